@@ -1,0 +1,55 @@
+"""Bodies: what a request's bytes become before they are stored (PROTOCOL.md §9)."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from msgspec import Struct
+
+from durable_streams_tw.protocol import content_types, json_mode
+from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.protocol.limits import RECORD_PAYLOAD
+
+
+class Body(Struct, frozen=True):
+    """Bytes in their stored form.
+
+    ``cuts`` are the ends of the messages within ``data``, given where a store has to cut a
+    large JSON body into records; empty otherwise. ``problem`` stands for a body that cannot
+    be stored: it is a value, for the checks that come before it have to come first.
+    """
+
+    data: bytes
+    cuts: tuple[int, ...] = ()
+    problem: Refusal | None = None
+
+
+NOTHING = Body(b"")
+
+
+def initial(content_type: str, raw: bytes) -> Body:
+    """The body of a PUT. Empty, and in JSON mode ``[]``, mean an empty stream (§9.1.3)."""
+    if not raw:
+        return NOTHING
+    return _json(raw) if content_types.is_json(content_type) else Body(raw)
+
+
+def appended(content_type: str | None, raw: bytes) -> Body:
+    """The body of a POST, not empty. In JSON mode ``[]`` is a problem (§9.1.3)."""
+    if content_type is None or not content_types.is_json(content_type):
+        return Body(raw)
+    body = _json(raw)
+    if body.problem is None and not body.data:
+        return Body(b"", problem=Refusal(Problem.INVALID_JSON, "an empty array appends no message"))
+    return body
+
+
+def _json(raw: bytes) -> Body:
+    try:
+        messages = json_mode.split(raw)
+    except Refused as refused:
+        return Body(b"", problem=refused.refusal)
+    data = json_mode.join(messages)
+    if len(data) <= RECORD_PAYLOAD:
+        return Body(data)
+    return Body(data, tuple(accumulate([len(message) + 1 for message in messages])))

@@ -1,0 +1,119 @@
+"""Header and query names, and the grammar of their values (PROTOCOL.md §13.2).
+
+Names are lower-case bytes, as both doors deliver them; on the way out they are written in
+the protocol's own spelling.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from functools import lru_cache
+from typing import Final
+
+from durable_streams_tw.protocol.errors import Problem, Refused
+from durable_streams_tw.protocol.limits import MAX_SAFE_INTEGER, MAX_TOKEN, MAX_TTL
+
+# -- requests ---------------------------------------------------------------------------
+
+CONTENT_TYPE: Final = b"content-type"
+CONTENT_ENCODING: Final = b"content-encoding"
+IF_NONE_MATCH: Final = b"if-none-match"
+ACCEPT_ENCODING: Final = b"accept-encoding"
+STREAM_TTL: Final = b"stream-ttl"
+STREAM_EXPIRES_AT: Final = b"stream-expires-at"
+STREAM_CLOSED: Final = b"stream-closed"
+STREAM_SEQ: Final = b"stream-seq"
+STREAM_FORKED_FROM: Final = b"stream-forked-from"
+STREAM_FORK_OFFSET: Final = b"stream-fork-offset"
+STREAM_FORK_SUB_OFFSET: Final = b"stream-fork-sub-offset"
+PRODUCER_ID: Final = b"producer-id"
+PRODUCER_EPOCH: Final = b"producer-epoch"
+PRODUCER_SEQ: Final = b"producer-seq"
+
+# -- answers ----------------------------------------------------------------------------
+
+H_CONTENT_TYPE: Final = b"Content-Type"
+H_LOCATION: Final = b"Location"
+H_ETAG: Final = b"ETag"
+H_CACHE_CONTROL: Final = b"Cache-Control"
+H_NEXT_OFFSET: Final = b"Stream-Next-Offset"
+H_CURSOR: Final = b"Stream-Cursor"
+H_UP_TO_DATE: Final = b"Stream-Up-To-Date"
+H_CLOSED: Final = b"Stream-Closed"
+H_TTL: Final = b"Stream-TTL"
+H_EXPIRES_AT: Final = b"Stream-Expires-At"
+H_PRODUCER_EPOCH: Final = b"Producer-Epoch"
+H_PRODUCER_SEQ: Final = b"Producer-Seq"
+H_PRODUCER_EXPECTED_SEQ: Final = b"Producer-Expected-Seq"
+H_PRODUCER_RECEIVED_SEQ: Final = b"Producer-Received-Seq"
+H_SSE_DATA_ENCODING: Final = b"Stream-SSE-Data-Encoding"
+
+TRUE: Final = b"true"
+
+_DECIMAL: Final = re.compile(rb"0|[1-9][0-9]{0,15}")
+# RFC 3339 §5.6; the leap second is let through here and counted as the second after.
+_RFC3339: Final = re.compile(
+    r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}):(\d{2})(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+)
+
+
+def is_true(value: bytes | None) -> bool:
+    """Whether a Stream-Closed value means closed: exactly ``true``, in any case (§4.1)."""
+    return value is not None and (value == TRUE or value.lower() == TRUE)
+
+
+def parse_integer(name: str, value: bytes) -> int:
+    """A non-negative decimal integer up to 2^53-1, without sign or leading zeros.
+
+    Raises `Refused` (MALFORMED_FIELD), naming the field.
+    """
+    if _DECIMAL.fullmatch(value) is None or (number := int(value)) > MAX_SAFE_INTEGER:
+        raise Refused(
+            Problem.MALFORMED_FIELD,
+            f"{name} is a decimal integer up to {MAX_SAFE_INTEGER}, without sign or leading zeros",
+        )
+    return number
+
+
+def parse_ttl(value: bytes) -> int:
+    """A Stream-TTL in seconds (§5.1). Raises `Refused` (MALFORMED_FIELD)."""
+    seconds = parse_integer("Stream-TTL", value)
+    if seconds > MAX_TTL:
+        raise Refused(Problem.MALFORMED_FIELD, f"Stream-TTL is at most {MAX_TTL} seconds")
+    return seconds
+
+
+def parse_timestamp(name: str, value: bytes) -> int:
+    """An RFC 3339 timestamp in milliseconds since 1970. Raises `Refused` (MALFORMED_FIELD)."""
+    match = _RFC3339.fullmatch(value.decode("latin-1"))
+    if match is not None:
+        date, minutes, seconds, fraction, zone = match.groups()
+        leap = seconds == "60"
+        text = f"{date}T{minutes}:{'59' if leap else seconds}{zone.upper()}"
+        try:
+            whole = int(datetime.fromisoformat(text).timestamp()) + leap
+        except (ValueError, OverflowError):
+            pass
+        else:
+            return whole * 1000 + int(((fraction or ".0")[1:] + "00")[:3])
+    raise Refused(
+        Problem.MALFORMED_FIELD, f"{name} is an RFC 3339 timestamp such as 2030-01-31T12:00:00Z"
+    )
+
+
+@lru_cache(maxsize=4096)
+def parse_token(name: str, value: bytes) -> str:
+    """A short opaque string of the client's. Raises `Refused` (MALFORMED_FIELD).
+
+    Not empty, at most `MAX_TOKEN` bytes. UTF-8 where it is UTF-8, Latin-1 otherwise, so
+    that any header value survives a round trip.
+    """
+    if not value or len(value) > MAX_TOKEN:
+        raise Refused(
+            Problem.MALFORMED_FIELD, f"{name} has from 1 to {MAX_TOKEN} bytes, not {len(value)}"
+        )
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")

@@ -1,0 +1,157 @@
+"""Every bound and default of the server, each with its reason.
+
+A value that an operator may change has an option of the same name; all others are
+fixed here and nowhere else. Sizes are bytes, times are seconds, unless a name says
+otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# -- names ---------------------------------------------------------------------------
+
+#: The longest stream name, in bytes of UTF-8 after percent-decoding (PROTOCOL.md §12.2).
+MAX_PATH: Final = 2048
+
+#: The first segment that names control resources, never a stream (PROTOCOL.md §6).
+RESERVED_SEGMENT: Final = "__ds"
+
+#: Header values that name something of the client's: Producer-Id, Stream-Seq, Content-Type.
+#: They are stored with the stream, so they have to stay small.
+MAX_TOKEN: Final = 1024
+
+#: Integers of producers stay exact in JavaScript (PROTOCOL.md §5.2.1).
+MAX_SAFE_INTEGER: Final = 2**53 - 1
+
+#: The largest position that sixteen digits can write (PROTOCOL.md §8).
+MAX_POSITION: Final = 10**16 - 1
+
+#: The longest TTL: a century, far from every overflow of a millisecond clock.
+MAX_TTL: Final = 100 * 366 * 24 * 3600
+
+# -- requests --------------------------------------------------------------------------
+
+#: The largest request body (``--max-body``).
+MAX_BODY: Final = 64 * MIB
+
+#: The deepest nesting of a JSON message. A limit of our own: what the parser endures
+#: depends on how deep its caller's stack already is.
+MAX_JSON_DEPTH: Final = 256
+
+#: The most messages of one request. 16 MiB of ``1,`` would be eight million objects.
+MAX_JSON_MESSAGES: Final = 100_000
+
+#: Bodies above this are validated in a thread, so that no client can stop the reactor.
+INLINE_BODY: Final = 64 * KIB
+
+# -- answers ---------------------------------------------------------------------------
+
+#: About how much one catch-up or long-poll answer carries (``--max-chunk``).
+MAX_CHUNK: Final = 1 * MIB
+
+#: Smaller answers are not worth compressing.
+MIN_GZIP: Final = 1 * KIB
+
+#: Larger answers are compressed in a thread.
+INLINE_GZIP: Final = 16 * KIB
+
+# -- live readers ------------------------------------------------------------------------
+
+#: How long a long-poll waits (``--long-poll-timeout``).
+LONG_POLL_TIMEOUT: Final = 30.0
+
+#: After how long an SSE connection is asked to reconnect (``--sse-reconnect-interval``,
+#: PROTOCOL.md §10.2).
+SSE_RECONNECT_INTERVAL: Final = 60.0
+
+#: A comment goes to an SSE connection that was silent for this long: many proxies, and
+#: HTTP/2 peers, close what says nothing.
+SSE_COMMENT_INTERVAL: Final = 15.0
+
+#: How much of a followed stream's newest bytes is kept for its caught-up subscribers.
+#: One that has fallen further behind reads from the store.
+TAIL_WINDOW: Final = 1 * MIB
+
+#: The payload of one SSE event while catching up.
+SSE_CHUNK: Final = 256 * KIB
+
+#: How many subscribers one turn of the reactor writes to.
+FANOUT_SLICE: Final = 100
+
+# -- cursors (PROTOCOL.md §10.1) -----------------------------------------------------------
+
+#: 2024-10-09T00:00:00Z.
+CURSOR_EPOCH: Final = 1_728_432_000
+CURSOR_INTERVAL: Final = 20
+CURSOR_MAX_JITTER: Final = 3600
+
+# -- storage -----------------------------------------------------------------------------
+
+#: The largest value of a data record: four pages less LMDB's header, so that no long run
+#: of contiguous free pages is ever needed.
+MAX_RECORD: Final = 16_368
+
+#: How many stored bytes such a record holds, next to its checksum and flags.
+RECORD_PAYLOAD: Final = MAX_RECORD - 5
+
+#: A stream's last record is extended in place up to this size: beyond it LMDB moves a value
+#: to overflow pages of its own, and rewriting it would cost a page each time.
+MERGE_RECORD: Final = 1_900
+
+#: How many body bytes share one commit; the pages that they dirty are heap.
+MAX_BATCH: Final = 16 * MIB
+
+#: How many bytes may wait for the committer. Beyond it appends are answered 503 with
+#: Retry-After.
+MAX_QUEUE: Final = 256 * MIB
+
+#: How many commands may wait for the committer.
+MAX_QUEUED_COMMANDS: Final = 100_000
+
+#: The map is opened this large and never grows; what it covers is not allocated.
+MAP_SIZE: Final = 1024 * 1024 * MIB
+
+#: Reader slots of the LMDB environment.
+MAX_READERS: Final = 1024
+
+#: Threads that read from disk.
+READ_THREADS: Final = 4
+
+#: Writes stop, with 507, when the disk has less room than this, or than a twentieth of
+#: itself where that is less: deleting needs pages too.
+DISK_RESERVE: Final = 64 * MIB
+
+#: How many streams' states each cache holds.
+STATE_CACHE: Final = 32_768
+
+#: How many producers' states the committer's cache holds.
+PRODUCER_CACHE: Final = 65_536
+
+#: Newest bytes held for readers that ask for them again.
+CHUNK_CACHE: Final = 64 * MIB
+
+#: The largest chunk that this cache takes.
+CHUNK_CACHE_ENTRY: Final = 64 * KIB
+
+#: How many records one step of a deletion frees.
+DELETE_STEP: Final = 1_000
+
+#: How often expired streams are looked for.
+SWEEP_INTERVAL: Final = 1.0
+
+#: How many expired streams one sweep takes.
+SWEEP_STEP: Final = 1_000
+
+#: How often readers' resets of a TTL are written down. A crash may shorten a window by as
+#: much, never lengthen it.
+ACCESS_FLUSH_INTERVAL: Final = 5.0
+
+#: How often slots of dead readers are freed.
+READER_CHECK_INTERVAL: Final = 60.0
+
+#: How deep forks of forks may go (PROTOCOL.md §4.2 sets none).
+MAX_FORK_DEPTH: Final = 1_000

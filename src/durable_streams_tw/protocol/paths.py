@@ -1,0 +1,52 @@
+"""Stream names: the part of a URL's path behind the root (PROTOCOL.md §3, §12.2)."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from durable_streams_tw.protocol.errors import Problem, Refused
+from durable_streams_tw.protocol.limits import MAX_PATH, RESERVED_SEGMENT
+
+_BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+# C0 and C1 control characters, DEL, and the line separators that browsers and logs act on.
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+@lru_cache(maxsize=16_384)
+def stream_name(raw: bytes) -> str:
+    """The name that a raw (percent-encoded) path behind the root gives a stream.
+
+    Percent-decoded exactly once. Raises `Refused` (MALFORMED_PATH) for an empty name,
+    an empty, ``.`` or ``..`` segment, a control character, a broken escape, bytes that are
+    not UTF-8, and a name of over `MAX_PATH` bytes.
+    """
+    if _BAD_ESCAPE.search(raw):
+        raise Refused(Problem.MALFORMED_PATH, "the path has a broken percent escape")
+    decoded = unquote_to_bytes(raw) if b"%" in raw else raw
+    try:
+        name = decoded.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Refused(Problem.MALFORMED_PATH, "the path is not UTF-8") from None
+    check_name(name)
+    return name
+
+
+def check_name(name: str) -> None:
+    """Raise `Refused` (MALFORMED_PATH) where a decoded name cannot name a stream."""
+    if not name:
+        raise Refused(Problem.MALFORMED_PATH, "the path names no stream")
+    if len(name.encode("utf-8", "surrogatepass")) > MAX_PATH:
+        raise Refused(Problem.MALFORMED_PATH, f"the path is longer than {MAX_PATH} bytes")
+    if _CONTROL.search(name):
+        raise Refused(Problem.MALFORMED_PATH, "the path has a control character")
+    for segment in name.split("/"):
+        if segment in ("", ".", ".."):
+            raise Refused(Problem.MALFORMED_PATH, "the path has an empty, '.' or '..' segment")
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a name belongs to the control resources (PROTOCOL.md §6)."""
+    return name == RESERVED_SEGMENT or name.startswith(RESERVED_SEGMENT + "/")

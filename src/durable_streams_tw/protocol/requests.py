@@ -1,0 +1,197 @@
+"""Commands: what a request asks for, as frozen values (PROTOCOL.md §5).
+
+Each parser reads one method's query and header fields and raises `Refused` at the first
+that is malformed. Header names are lower-case; a repeated field arrives as one value joined
+with commas (RFC 9110 §5.3), which no grammar here allows where one value is meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final
+from urllib.parse import unquote_plus
+
+from msgspec import Struct
+
+from durable_streams_tw.protocol import content_types, fields
+from durable_streams_tw.protocol.bodies import Body
+from durable_streams_tw.protocol.cursors import parse_cursor
+from durable_streams_tw.protocol.errors import Problem, Refused
+from durable_streams_tw.protocol.offsets import START, parse_offset
+from durable_streams_tw.protocol.producers import ProducerClaim
+from durable_streams_tw.protocol.state import FOR_EVER, Lifetime
+
+FieldMap = Mapping[bytes, bytes]
+
+
+class Live(Enum):
+    """How a reader follows a stream (§5.7, §5.8)."""
+
+    LONG_POLL = "long-poll"
+    SSE = "sse"
+
+
+class Create(Struct, frozen=True):
+    """PUT: create a stream. ``content_type`` is None where the request has none."""
+
+    path: str
+    content_type: str | None
+    lifetime: Lifetime
+    closed: bool
+    body: Body
+
+
+class Append(Struct, frozen=True):
+    """POST: append, close, or both. ``body`` is None where the request's is empty."""
+
+    path: str
+    content_type: str | None
+    body: Body | None
+    closed: bool = False
+    stream_seq: bytes | None = None
+    producer: ProducerClaim | None = None
+
+
+class Delete(Struct, frozen=True):
+    """DELETE: end a stream."""
+
+    path: str
+
+
+class ReadQuery(Struct, frozen=True):
+    """What a GET's query says. ``offset`` is a position or `offsets.NOW`."""
+
+    offset: int
+    live: Live | None = None
+    cursor: int | None = None
+
+
+class CreateFields(Struct, frozen=True):
+    """What a PUT's header says."""
+
+    content_type: str | None
+    lifetime: Lifetime
+    closed: bool
+
+
+class AppendFields(Struct, frozen=True):
+    """What a POST's header says."""
+
+    content_type: str | None
+    closed: bool
+    stream_seq: bytes | None
+    producer: ProducerClaim | None
+
+
+_CATCH_UP_ALL: Final = ReadQuery(START)
+_LIVE: Final = {mode.value: mode for mode in Live}
+_KNOWN: Final = frozenset(("offset", "live", "cursor"))
+
+
+def read_query(query: bytes) -> ReadQuery:
+    """The query of a GET (§5.6-§5.8). Unknown parameters are ignored (§11.1)."""
+    if not query:
+        return _CATCH_UP_ALL
+    given: dict[str, str] = {}
+    for part in query.decode("latin-1").split("&"):
+        name, _, value = part.partition("=")
+        if "%" in part or "+" in part:
+            name, value = unquote_plus(name), unquote_plus(value)
+        if name in _KNOWN:
+            if name in given:
+                raise Refused(Problem.MALFORMED_REQUEST, f"the parameter {name!r} is given twice")
+            given[name] = value
+    live: Live | None = None
+    if "live" in given:
+        live = _LIVE.get(given["live"])
+        if live is None:
+            raise Refused(Problem.MALFORMED_REQUEST, "live is 'long-poll' or 'sse'")
+        if "offset" not in given:
+            raise Refused(Problem.MALFORMED_OFFSET, "a live read needs an offset")
+    offset = parse_offset(given["offset"]) if "offset" in given else START
+    cursor = given.get("cursor")
+    return ReadQuery(offset, live, parse_cursor(cursor) if cursor else None)
+
+
+def create_fields(header: FieldMap, now: int) -> CreateFields:
+    """The header of a PUT (§5.1); ``now`` is in milliseconds since 1970."""
+    _refuse_encoding(header)
+    return CreateFields(
+        content_type(header),
+        lifetime(header, now),
+        fields.is_true(header.get(fields.STREAM_CLOSED)),
+    )
+
+
+def append_fields(header: FieldMap) -> AppendFields:
+    """The header of a POST (§5.2, §5.2.1)."""
+    _refuse_encoding(header)
+    seq = header.get(fields.STREAM_SEQ)
+    if seq is not None:
+        fields.parse_token("Stream-Seq", seq)
+    return AppendFields(
+        content_type(header),
+        fields.is_true(header.get(fields.STREAM_CLOSED)),
+        seq,
+        producer(header),
+    )
+
+
+def content_type(header: FieldMap) -> str | None:
+    """The Content-Type, None where it is missing or empty. Raises `Refused`."""
+    value = header.get(fields.CONTENT_TYPE)
+    if not value:
+        return None
+    text = fields.parse_token("Content-Type", value)
+    if not content_types.is_media_type(text):
+        raise Refused(Problem.MALFORMED_FIELD, "Content-Type is a media type such as text/plain")
+    return text
+
+
+def lifetime(header: FieldMap, now: int) -> Lifetime:
+    """Stream-TTL or Stream-Expires-At (§5.1); both, or a past moment, are refused."""
+    ttl = header.get(fields.STREAM_TTL)
+    expires_at = header.get(fields.STREAM_EXPIRES_AT)
+    if ttl is None and expires_at is None:
+        return FOR_EVER
+    if expires_at is None:
+        assert ttl is not None
+        return Lifetime(ttl=fields.parse_ttl(ttl))
+    if ttl is not None:
+        raise Refused(
+            Problem.MALFORMED_FIELD, "Stream-TTL and Stream-Expires-At exclude each other"
+        )
+    moment = fields.parse_timestamp("Stream-Expires-At", expires_at)
+    if moment <= now:
+        raise Refused(Problem.MALFORMED_FIELD, "Stream-Expires-At lies in the past")
+    return Lifetime(expires_at=moment, expires_at_text=expires_at.decode("latin-1"))
+
+
+def producer(header: FieldMap) -> ProducerClaim | None:
+    """The three producer fields: all of them or none (§5.2.1). Raises `Refused`."""
+    producer_id = header.get(fields.PRODUCER_ID)
+    epoch = header.get(fields.PRODUCER_EPOCH)
+    seq = header.get(fields.PRODUCER_SEQ)
+    if producer_id is None or epoch is None or seq is None:
+        if producer_id is epoch is seq is None:
+            return None
+        raise Refused(
+            Problem.MALFORMED_FIELD,
+            "Producer-Id, Producer-Epoch and Producer-Seq are given together or not at all",
+        )
+    return ProducerClaim(
+        fields.parse_token("Producer-Id", producer_id),
+        fields.parse_integer("Producer-Epoch", epoch),
+        fields.parse_integer("Producer-Seq", seq),
+    )
+
+
+def _refuse_encoding(header: FieldMap) -> None:
+    encoding = header.get(fields.CONTENT_ENCODING)
+    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+        raise Refused(
+            Problem.UNSUPPORTED_ENCODING,
+            "bodies are stored as they come: send them without Content-Encoding",
+            ((b"Accept-Encoding", b"identity"),),
+        )

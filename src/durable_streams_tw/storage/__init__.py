@@ -1,0 +1,1 @@
+"""Storage: the store interface, the stores, and how a command reaches a disk."""

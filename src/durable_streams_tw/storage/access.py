@@ -1,0 +1,51 @@
+"""Accesses that reset a TTL but are not written down yet (PROTOCOL.md §5.1).
+
+Writing a commit for every read would be absurd, so the last access of each stream is kept
+here and written down now and then: a crash may shorten a window by that interval.
+"""
+
+from __future__ import annotations
+
+
+class AccessTimes:
+    """Last accesses by stream id, and which streams a live reader holds.
+
+    Written by the reactor's thread and read by the committer's; every operation is one
+    that a dictionary carries out whole.
+    """
+
+    def __init__(self) -> None:
+        self._noted: dict[int, int] = {}
+        self._pins: dict[int, int] = {}
+        self._unwritten: set[int] = set()
+
+    def note(self, stream_id: int, now: int) -> None:
+        """The stream was accessed at a time (milliseconds since 1970)."""
+        self._noted[stream_id] = now
+        self._unwritten.add(stream_id)
+
+    def last(self, stream_id: int, now: int) -> int:
+        """The last access known here; ``now`` while a live reader holds the stream."""
+        return now if stream_id in self._pins else self._noted.get(stream_id, 0)
+
+    def pin(self, stream_id: int) -> None:
+        """A live reader came."""
+        self._pins[stream_id] = self._pins.get(stream_id, 0) + 1
+
+    def unpin(self, stream_id: int, now: int) -> None:
+        """A live reader went at a time (milliseconds since 1970)."""
+        count = self._pins.pop(stream_id) - 1
+        if count:
+            self._pins[stream_id] = count
+        self.note(stream_id, now)
+
+    def forget(self, stream_id: int) -> None:
+        """The stream is gone."""
+        self._noted.pop(stream_id, None)
+        self._unwritten.discard(stream_id)
+
+    def take_unwritten(self, now: int) -> dict[int, int]:
+        """The accesses since the last call, pinned streams' as ``now``, to write down."""
+        taken, self._unwritten = self._unwritten, set()
+        taken.update(list(self._pins))
+        return {stream_id: self.last(stream_id, now) for stream_id in taken}

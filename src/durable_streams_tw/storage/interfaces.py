@@ -1,0 +1,153 @@
+"""What a store is: commands in, outcomes out; reads; and word of every commit.
+
+Two interfaces. `IStreamStore` is what the rest of the server sees. `Transaction` is what
+`apply` needs while it carries out one command; each store supplies its own, so that the
+rules, which live in `protocol.transitions`, are the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+from zope.interface import Interface
+
+from durable_streams_tw.protocol.bodies import Body
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.producers import ProducerState
+from durable_streams_tw.protocol.requests import Append, Create, Delete
+from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.protocol.transitions import Appended, Created, Deleted
+
+Command = Create | Append | Delete
+Outcome = Created | Appended | Deleted | Refusal
+
+
+class Chunk(Struct, frozen=True):
+    """Bytes read, and the stream as it was at that moment.
+
+    ``data`` are stored bytes from ``start``: whole messages in JSON mode.
+    """
+
+    state: StreamState
+    start: int
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        """The position behind the last byte read."""
+        return self.start + len(self.data)
+
+    @property
+    def at_tail(self) -> bool:
+        """Whether the read reached the end of what the stream had."""
+        return self.end == self.state.tail
+
+
+class Change(Struct, frozen=True):
+    """What one commit did to one stream.
+
+    ``state`` is the stream afterwards, ``data`` the bytes that were appended from
+    ``start``. ``gone`` says that it was deleted or has expired. A creation is a change too.
+    """
+
+    state: StreamState
+    start: int
+    data: bytes
+    gone: bool = False
+
+
+Listener = Callable[[Sequence[Change]], None]
+
+
+class StoreUnusable(Exception):
+    """A store cannot be opened; the message is a sentence for the operator."""
+
+
+class IStreamStore(Interface):
+    """A place where streams are kept. All calls are made on the reactor's thread.
+
+    Durable first, then visible, then told: an outcome's Deferred fires, and listeners are
+    called, only when the commit cannot be lost any more, and a read that begins afterwards
+    sees it.
+    """
+
+    def open() -> None:
+        """Make ready. May block. Raises `StoreUnusable`."""
+
+    def close() -> Deferred[None]:
+        """Finish the commands that were accepted, then release everything."""
+
+    def submit(command: Command) -> Deferred[Outcome]:
+        """Carry out a command. Cancelling the Deferred does not undo the command.
+
+        Fails only through a bug: what can go wrong is a `Refusal`.
+        """
+
+    def look(path: str) -> Deferred[StreamState | Refusal]:
+        """The stream at a path, as it is now. Does not count as an access (§5.1)."""
+
+    def read(
+        path: str, offset: int, limit: int, stream_id: int | None = None
+    ) -> Deferred[Chunk | Refusal]:
+        """Bytes of the stream at a path from a position (or `offsets.NOW`).
+
+        About ``limit`` bytes: in JSON mode the message that crosses the limit comes whole.
+        Counts as an access, which resets a TTL. With ``stream_id`` the stream must still be
+        that one, not a later one of the same path.
+        """
+
+    def pin(stream_id: int) -> None:
+        """Keep a stream with a live reader from ending by its TTL. Calls add up."""
+
+    def unpin(stream_id: int) -> None:
+        """Undo one `pin`; the TTL starts anew."""
+
+    def watch(listener: Listener) -> None:
+        """Call ``listener`` on the reactor's thread, once per commit, with its changes."""
+
+
+class Transaction(Protocol):
+    """What carrying out one command needs of a store.
+
+    What is written is read back by later commands of the same batch. `apply` decides
+    before it writes, so a refused command leaves no trace and nothing is ever undone.
+    """
+
+    changes: list[Change]
+    """What listeners will be told."""
+
+    def stream_at(self, path: str) -> StreamState | None:
+        """The stream that holds a path, deleted ones that live on for their forks too."""
+
+    def stream(self, stream_id: int) -> StreamState | None:
+        """The stream of an id."""
+
+    def new_id(self) -> int:
+        """An id that was never used and never will be again."""
+
+    def accessed_at(self, stream_id: int, now: int) -> int:
+        """The last access that is not written down (ms since 1970); ``now`` if pinned."""
+
+    def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
+        """What the stream remembers of a producer."""
+
+    def read_bytes(self, state: StreamState, start: int, stop: int) -> bytes:
+        """Stored bytes of a stream, inherited ones too."""
+
+    def boundary(self, state: StreamState, position: int) -> bool:
+        """Whether a position lies between messages (always, outside JSON mode)."""
+
+    def save(self, state: StreamState) -> None:
+        """Write a stream's state, new or changed."""
+
+    def save_producer(self, stream_id: int, producer_id: str, state: ProducerState) -> None:
+        """Write what a stream remembers of a producer."""
+
+    def append(self, state: StreamState, start: int, body: Body) -> None:
+        """Write bytes at ``start``, the tail until now. ``state`` is the stream afterwards."""
+
+    def forget(self, state: StreamState) -> None:
+        """End a stream: path, state, producers and bytes (these perhaps in later steps)."""

@@ -1,0 +1,239 @@
+"""The store that keeps nothing: same rules and answers, no disk (used without a data
+directory, and by tests)."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred, succeed
+from zope.interface import implementer
+
+from durable_streams_tw.protocol import content_types, json_mode, transitions
+from durable_streams_tw.protocol.bodies import Body
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.limits import RECORD_PAYLOAD
+from durable_streams_tw.protocol.producers import ProducerState
+from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.storage.access import AccessTimes
+from durable_streams_tw.storage.apply import apply, expire
+from durable_streams_tw.storage.cutting import cut
+from durable_streams_tw.storage.extents import TORN, extents, resolve
+from durable_streams_tw.storage.interfaces import (
+    Change,
+    Chunk,
+    Command,
+    IStreamStore,
+    Listener,
+    Outcome,
+)
+
+
+class _Log:
+    """One stream's own bytes, its message boundaries in JSON mode, and its producers.
+
+    ``boundaries`` has the end of every append, and the cuts of large ones.
+    """
+
+    __slots__ = ("boundaries", "data", "origin", "producers", "state")
+
+    def __init__(self, state: StreamState) -> None:
+        self.state = state
+        self.origin = state.origin
+        self.data = bytearray()
+        self.boundaries = array("Q", [state.origin])
+        self.producers: dict[str, ProducerState] = {}
+
+    def slice(self, start: int, stop: int) -> bytes:
+        with memoryview(self.data) as view:
+            return bytes(view[start - self.origin : stop - self.origin])
+
+    def boundary_from(self, position: int) -> int:
+        """The first message boundary at or behind a position."""
+        return self.boundaries[bisect_left(self.boundaries, position)]
+
+    def is_boundary(self, position: int) -> bool:
+        """Whether a position lies between messages."""
+        following = bisect_left(self.boundaries, position)
+        if self.boundaries[following] == position:
+            return True
+        before, after = self.boundaries[following - 1], self.boundaries[following]
+        # What is larger than a record and has no cut in it is one message.
+        return after - before <= RECORD_PAYLOAD and json_mode.is_boundary(self.slice(before, position))
+
+
+@implementer(IStreamStore)
+class MemoryStore:
+    """Streams in dictionaries. Every Deferred that it returns has fired.
+
+    ``now`` tells the time in milliseconds since 1970.
+    """
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self._now = now
+        self._by_path: dict[str, int] = {}
+        self._logs: dict[int, _Log] = {}
+        self._next_id = 1
+        self._access = AccessTimes()
+        self._listeners: list[Listener] = []
+        self.changes: list[Change] = []
+
+    # -- IStreamStore ---------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Nothing to make ready."""
+
+    def close(self) -> Deferred[None]:
+        """Nothing to finish."""
+        return succeed(None)
+
+    def submit(self, command: Command) -> Deferred[Outcome]:
+        """Carry out a command at once."""
+        outcome = apply(self, command, self._now())
+        self._tell()
+        return succeed(outcome)
+
+    def look(self, path: str) -> Deferred[StreamState | Refusal]:
+        """The stream at a path."""
+        return succeed(self._look(path, self._now()))
+
+    def read(
+        self, path: str, offset: int, limit: int, stream_id: int | None = None
+    ) -> Deferred[Chunk | Refusal]:
+        """Bytes of the stream at a path."""
+        return succeed(self._read(path, offset, limit, stream_id))
+
+    def pin(self, stream_id: int) -> None:
+        """A live reader came."""
+        self._access.pin(stream_id)
+
+    def unpin(self, stream_id: int) -> None:
+        """A live reader went."""
+        self._access.unpin(stream_id, self._now())
+
+    def watch(self, listener: Listener) -> None:
+        """Tell ``listener`` of every change."""
+        self._listeners.append(listener)
+
+    def sweep(self) -> None:
+        """End the streams whose time has come."""
+        now = self._now()
+        for stream_id, log in list(self._logs.items()):
+            if log.state.deadline() is not None:
+                expire(self, stream_id, now)
+        self._tell()
+
+    # -- Transaction ------------------------------------------------------------------------
+
+    def stream_at(self, path: str) -> StreamState | None:
+        """The stream that holds a path."""
+        stream_id = self._by_path.get(path)
+        return None if stream_id is None else self._logs[stream_id].state
+
+    def stream(self, stream_id: int) -> StreamState | None:
+        """The stream of an id."""
+        log = self._logs.get(stream_id)
+        return None if log is None else log.state
+
+    def new_id(self) -> int:
+        """The next id."""
+        self._next_id += 1
+        return self._next_id - 1
+
+    def accessed_at(self, stream_id: int, now: int) -> int:
+        """The last access."""
+        return self._access.last(stream_id, now)
+
+    def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
+        """What the stream remembers of a producer."""
+        return self._logs[stream_id].producers.get(producer_id)
+
+    def read_bytes(self, state: StreamState, start: int, stop: int) -> bytes:
+        """Stored bytes of a stream, inherited ones too."""
+        return b"".join(
+            [
+                self._logs[extent.stream_id].slice(extent.start, extent.stop)
+                for extent in extents(self.stream, state, start, stop)
+            ]
+        )
+
+    def boundary(self, state: StreamState, position: int) -> bool:
+        """Whether a position lies between messages."""
+        if position in (0, state.tail) or not content_types.is_json(state.content_type):
+            return True
+        (extent,) = extents(self.stream, state, position - 1, position)
+        return self._logs[extent.stream_id].is_boundary(position)
+
+    def save(self, state: StreamState) -> None:
+        """Write a stream's state."""
+        log = self._logs.get(state.id)
+        if log is None:
+            self._logs[state.id] = _Log(state)
+            self._by_path[state.path] = state.id
+        else:
+            log.state = state
+
+    def save_producer(self, stream_id: int, producer_id: str, state: ProducerState) -> None:
+        """Write what a stream remembers of a producer."""
+        self._logs[stream_id].producers[producer_id] = state
+
+    def append(self, state: StreamState, start: int, body: Body) -> None:
+        """Write bytes at the tail."""
+        log = self._logs[state.id]
+        log.data += body.data
+        if content_types.is_json(state.content_type):
+            for piece in cut(body, RECORD_PAYLOAD):
+                if not piece.torn_after:
+                    log.boundaries.append(start + piece.stop)
+
+    def forget(self, state: StreamState) -> None:
+        """End a stream."""
+        del self._logs[state.id]
+        del self._by_path[state.path]
+        self._access.forget(state.id)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def _look(self, path: str, now: int) -> StreamState | Refusal:
+        state = self.stream_at(path)
+        accessed_at = 0 if state is None else self._access.last(state.id, now)
+        missing = transitions.absent(state, now, accessed_at)
+        if missing is not None:
+            return missing
+        assert state is not None
+        return state
+
+    def _read(self, path: str, offset: int, limit: int, stream_id: int | None) -> Chunk | Refusal:
+        now = self._now()
+        state = self._look(path, now)
+        if isinstance(state, Refusal):
+            return state
+        position = resolve(state, offset, stream_id)
+        if isinstance(position, Refusal):
+            return position
+        if not self.boundary(state, position):
+            return TORN
+        if state.lifetime.ttl is not None:
+            self._access.note(state.id, now)
+        return Chunk(state, position, self._gather(state, position, limit))
+
+    def _gather(self, state: StreamState, start: int, limit: int) -> bytes:
+        whole = content_types.is_json(state.content_type)
+        parts: list[bytes] = []
+        for extent in extents(self.stream, state, start, state.tail):
+            log = self._logs[extent.stream_id]
+            stop = min(extent.stop, extent.start + limit)
+            if whole and stop < extent.stop:
+                stop = min(extent.stop, log.boundary_from(stop))
+            parts.append(log.slice(extent.start, stop))
+            limit -= stop - extent.start
+            if limit <= 0:
+                break
+        return b"".join(parts)
+
+    def _tell(self) -> None:
+        if self.changes:
+            changes, self.changes = self.changes, []
+            for listener in self._listeners:
+                listener(changes)
