@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from msgspec import Struct
 
@@ -41,10 +40,3 @@ class Response(Struct, frozen=True):
     status: int
     fields: list[Field]
     body: bytes | Follow = b""
-
-
-class Respond(Protocol):
-    """What both doors call."""
-
-    def __call__(self, request: Request) -> object:
-        """A Deferred of a `Response`."""
