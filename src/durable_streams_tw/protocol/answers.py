@@ -73,7 +73,7 @@ def created(outcome: Created, location: bytes) -> Answer:
 
 
 def appended(outcome: Appended) -> Answer:
-    """POST (§5.2): 200 where a producer's batch is new, 204 for every other success."""
+    """POST (§5.2): 200 where a producer's bytes are new, 204 for every other success."""
     state = outcome.state
     answer = [next_offset(state.tail)]
     producer = outcome.producer
@@ -82,7 +82,7 @@ def appended(outcome: Appended) -> Answer:
         answer.append((fields.H_PRODUCER_SEQ, b"%d" % producer.last_seq))
     if state.closed:
         answer.append(_CLOSED)
-    return Answer(204 if producer is None or outcome.duplicate else 200, answer)
+    return Answer(200 if producer is not None and outcome.grew else 204, answer)
 
 
 def deleted() -> Answer:
@@ -100,7 +100,7 @@ def described(state: StreamState) -> Answer:
         answer.append((fields.H_EXPIRES_AT, lifetime.expires_at_text.encode("latin-1")))
     if state.closed:
         answer.append(_CLOSED)
-    answer.append((fields.H_ETAG, caching.etag(state.id, state.origin, state.tail, state.closed)))
+    answer.append((fields.H_ETAG, caching.etag(state.id, 0, state.tail, state.closed)))
     return Answer(200, answer)
 
 

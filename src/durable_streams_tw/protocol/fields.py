@@ -52,6 +52,7 @@ H_SSE_DATA_ENCODING: Final = b"Stream-SSE-Data-Encoding"
 TRUE: Final = b"true"
 
 _DECIMAL: Final = re.compile(rb"0|[1-9][0-9]{0,15}")
+_DIGITS: Final = re.compile(rb"[0-9]{1,32}")
 # RFC 3339 §5.6; the leap second is let through here and counted as the second after.
 _RFC3339: Final = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}):(\d{2})(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
@@ -72,6 +73,18 @@ def parse_integer(name: str, value: bytes) -> int:
         raise Refused(
             Problem.MALFORMED_FIELD,
             f"{name} is a decimal integer up to {MAX_SAFE_INTEGER}, without sign or leading zeros",
+        )
+    return number
+
+
+def parse_count(name: str, value: bytes) -> int:
+    """A non-negative integer up to 2^53-1 (§5.2.1), which says nothing of leading zeros.
+
+    Raises `Refused` (MALFORMED_FIELD), naming the field.
+    """
+    if _DIGITS.fullmatch(value) is None or (number := int(value)) > MAX_SAFE_INTEGER:
+        raise Refused(
+            Problem.MALFORMED_FIELD, f"{name} is an integer from 0 to {MAX_SAFE_INTEGER}"
         )
     return number
 

@@ -182,8 +182,8 @@ def producer(header: FieldMap) -> ProducerClaim | None:
         )
     return ProducerClaim(
         fields.parse_token("Producer-Id", producer_id),
-        fields.parse_integer("Producer-Epoch", epoch),
-        fields.parse_integer("Producer-Seq", seq),
+        fields.parse_count("Producer-Epoch", epoch),
+        fields.parse_count("Producer-Seq", seq),
     )
 
 

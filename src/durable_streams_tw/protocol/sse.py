@@ -1,8 +1,8 @@
 """Server-Sent Events: framing bytes so that no payload can forge an event (§5.8).
 
 Lines of data are split on CRLF, CR and LF, which is what a parser splits on, and each
-begins ``data: `` with one space: a parser strips exactly one, so a payload's own leading
-space survives. A carriage return reaches the reader as a line feed; the event stream format
+begins ``data:``. A parser strips one space behind that, so a line that begins with a space
+gets one more and arrives whole. A carriage return reaches the reader as a line feed; the event stream format
 has no way to carry one.
 """
 
@@ -43,9 +43,12 @@ def data_event(kind: Framing, payload: bytes) -> bytes:
         text = json_mode.document(payload) if kind is Framing.JSON else payload
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if b"\n" in text:
-            text = text.replace(b"\n", b"\ndata: ")
-    return b"event: data\ndata: " + text + b"\n\n"
+        text = b"\n" + text
+        # Every line feed is followed by our own prefix, so the second pattern matches where
+        # a line begins with a space, and nothing that a payload says.
+        text = text.replace(b"\n", b"\ndata:").replace(b"\ndata: ", b"\ndata:  ")
+        return b"event: data" + text + b"\n\n"
+    return b"event: data\ndata:" + text + b"\n\n"
 
 
 def control_event(position: int, cursor: int, up_to_date: bool, closed: bool) -> bytes:
@@ -61,7 +64,7 @@ def control_event(position: int, cursor: int, up_to_date: bool, closed: bool) ->
         rest = f',"streamCursor":"{cursor}","upToDate":true'
     else:
         rest = f',"streamCursor":"{cursor}"'
-    return f'event: control\ndata: {{"streamNextOffset":"{offset}"{rest}}}\n\n'.encode("ascii")
+    return f'event: control\ndata:{{"streamNextOffset":"{offset}"{rest}}}\n\n'.encode("ascii")
 
 
 def deliverable(kind: Framing, payload: bytes, at_tail: bool) -> int:

@@ -35,12 +35,14 @@ class Appended(Struct, frozen=True):
     """The command is done; ``state`` is the stream after it.
 
     ``producer`` is the producer's state where the request named one; ``duplicate`` says
-    that nothing changed because the batch had been accepted before.
+    that nothing changed because the batch had been accepted before, or the stream was closed
+    already; ``grew`` that bytes were appended.
     """
 
     state: StreamState
     producer: ProducerState | None = None
     duplicate: bool = False
+    grew: bool = False
 
 
 class Deleted(Struct, frozen=True):
@@ -161,7 +163,7 @@ def append(
         closed_by=claim if command.closed else None,
         last_seq=state.last_seq if seq is None else seq,
     )
-    return Appended(changed, advanced)
+    return Appended(changed, advanced, grew=body is not None)
 
 
 def _append_to_closed(
