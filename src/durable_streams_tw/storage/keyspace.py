@@ -1,0 +1,85 @@
+"""An ordered map of bytes on a disk: all that the durable store asks of LMDB.
+
+Kept this small so that another engine, or one that fails on purpose, can stand in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+Buffer = bytes | memoryview
+
+
+class KeyspaceFull(Exception):
+    """There is no room; nothing of the batch was written."""
+
+
+class KeyspaceFailed(Exception):
+    """The disk or the map failed: a batch under way may be written or not."""
+
+
+class View(Protocol):
+    """Reading. Values may be windows into the map: copy what has to outlive the view."""
+
+    def get(self, key: bytes) -> Buffer | None:
+        """The value of a key, None where it has none."""
+
+    def scan(self, first: bytes, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
+        """The pairs with ``first <= key < stop``, in order."""
+
+    def scan_from_floor(
+        self, first: bytes, lowest: bytes, stop: bytes
+    ) -> Iterator[tuple[Buffer, Buffer]]:
+        """Like `scan`, beginning at the greatest key that is not behind ``first``.
+
+        Where no such key lies in ``[lowest, first]`` it begins at ``first``.
+        """
+
+
+class Snapshot(View, Protocol):
+    """The map as one commit left it. Close it soon: it keeps that commit's pages."""
+
+    @property
+    def version(self) -> int:
+        """The number of that commit; later commits have greater ones."""
+
+
+class WriteBatch(View, Protocol):
+    """Changes that become durable together, read back within the batch."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set a key's value. Raises `KeyspaceFull` or `KeyspaceFailed`."""
+
+    def delete(self, key: bytes) -> None:
+        """Remove a key, if it is there. Raises `KeyspaceFull` or `KeyspaceFailed`."""
+
+    def commit(self) -> int:
+        """Make the batch durable; the number of this commit.
+
+        Raises `KeyspaceFull` where nothing was written, `KeyspaceFailed` where that is not
+        known.
+        """
+
+    def abort(self) -> None:
+        """Drop the batch."""
+
+
+class Keyspace(Protocol):
+    """The map. Snapshots may be taken in any thread; there is one batch at a time."""
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        """The map as it is now. Raises `KeyspaceFailed`."""
+
+    def begin(self) -> WriteBatch:
+        """Begin a batch. Raises `KeyspaceFailed`."""
+
+    def room(self) -> int:
+        """How many bytes can still be written (on the disk and in freed pages)."""
+
+    def used(self) -> int:
+        """How many bytes the stored pairs take."""
+
+    def close(self) -> None:
+        """Release the map. No snapshot or batch may be open."""

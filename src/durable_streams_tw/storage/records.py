@@ -1,0 +1,227 @@
+"""Keys and values of the durable store: one table of all keys, one codec pair a record.
+
+=======  =====================================  =======================================
+prefix   key behind it                          value (sealed: CRC-32 before it)
+=======  =====================================  =======================================
+``m``    --                                     what wrote this store: `Meta`
+``n``    --                                     the next stream id
+``p``    path, up to 480 bytes                  stream id
+``P``    440 bytes of a longer path, SHA-256    stream id, whole path
+``s``    stream id                              `StreamRecord`
+``d``    stream id, position                    flags, bytes from that position
+``q``    stream id, producer id (or SHA-256)    `ProducerState`
+``x``    deadline (ms since 1970), stream id    nothing: when to look whether it expired
+``g``    stream id                              nothing: ended, bytes still to be freed
+=======  =====================================  =======================================
+
+Integers in keys are eight bytes, big-endian, so that keys sort as they do. LMDB 0.9 checks
+no bytes, so every value that says something carries a CRC-32 over its key and itself.
+Prefixes and layouts never change their meaning; a new one gets a new prefix and a new
+format number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+from zlib import crc32
+
+import msgspec
+from msgspec import Struct
+
+from durable_streams_tw.protocol.producers import ProducerState
+from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.storage.keyspace import Buffer
+
+FORMAT: Final = 1
+"""The layout above. A store of a greater number is refused."""
+
+META_KEY: Final = b"m"
+NEXT_ID_KEY: Final = b"n"
+DEADLINES: Final = (b"x", b"y")
+GARBAGE: Final = (b"g", b"h")
+STREAMS: Final = (b"s", b"t")
+PATHS: Final = ((b"p", b"q"), (b"P", b"Q"))
+
+TORN_BEFORE: Final = 1
+"""Flag of a data record whose first message began in an earlier record."""
+
+TORN_AFTER: Final = 2
+"""Flag of a data record whose last message goes on in the next one."""
+
+_LONG_PATH: Final = 480
+_LONG_PATH_PREFIX: Final = 440
+_LONG_PRODUCER: Final = 128
+
+
+class CorruptRecord(Exception):
+    """Stored bytes are missing or fail their checksum; ``key`` says where."""
+
+    def __init__(self, key: bytes, what: str) -> None:
+        super().__init__(f"{what}: key {key!r}")
+        self.key = key
+
+
+class Meta(Struct, frozen=True):
+    """Who wrote a store: its layout, the program's version, when (ms since 1970)."""
+
+    format: int
+    version: str
+    created_at: int
+    kind: str = "durable-streams"
+
+
+class StreamRecord(Struct, frozen=True, array_like=True):
+    """A stream's state and what the store has to find again.
+
+    ``indexed_at`` is the moment of its entry among the deadlines, None where it has none;
+    ``last_start`` the position at which its last data record begins, None where it has no
+    bytes of its own.
+    """
+
+    state: StreamState
+    indexed_at: int | None = None
+    last_start: int | None = None
+
+
+_meta: Final = msgspec.json.Decoder(Meta)
+_packer: Final = msgspec.msgpack.Encoder()
+_stream: Final = msgspec.msgpack.Decoder(StreamRecord)
+_producer: Final = msgspec.msgpack.Decoder(ProducerState)
+
+
+def seal(key: bytes, payload: bytes) -> bytes:
+    """A value: the checksum over key and payload, then the payload."""
+    return crc32(payload, crc32(key)).to_bytes(4, "big") + payload
+
+
+def unseal(key: bytes, value: Buffer) -> memoryview:
+    """The payload of a value. Raises `CorruptRecord`."""
+    view = memoryview(value)
+    payload = view[4:]
+    if crc32(payload, crc32(key)) != int.from_bytes(view[:4], "big"):
+        raise CorruptRecord(key, "a record fails its checksum")
+    return payload
+
+
+def pack_integer(number: int) -> bytes:
+    """Eight bytes that sort as the number."""
+    return number.to_bytes(8, "big")
+
+
+def unpack_integer(packed: Buffer) -> int:
+    """The number of eight bytes."""
+    return int.from_bytes(packed, "big")
+
+
+# -- keys -----------------------------------------------------------------------------
+
+
+def path_key(path: str) -> bytes:
+    """The key of a path; longer than LMDB's keys, a prefix and a hash of it."""
+    raw = path.encode("utf-8")
+    if len(raw) <= _LONG_PATH:
+        return b"p" + raw
+    return b"P" + raw[:_LONG_PATH_PREFIX] + hashlib.sha256(raw).digest()
+
+
+def stream_key(stream_id: int) -> bytes:
+    """The key of a stream's record."""
+    return b"s" + stream_id.to_bytes(8, "big")
+
+
+def data_key(stream_id: int, position: int) -> bytes:
+    """The key of the data record that begins at a position."""
+    return b"d" + stream_id.to_bytes(8, "big") + position.to_bytes(8, "big")
+
+
+def producer_key(stream_id: int, producer_id: str) -> bytes:
+    """The key of what a stream remembers of a producer."""
+    raw = producer_id.encode("utf-8")
+    if len(raw) <= _LONG_PRODUCER:
+        return b"q" + stream_id.to_bytes(8, "big") + b"=" + raw
+    return b"q" + stream_id.to_bytes(8, "big") + b"#" + hashlib.sha256(raw).digest()
+
+
+def deadline_key(deadline: int, stream_id: int) -> bytes:
+    """The key that brings a stream to the sweep's notice at a moment (ms since 1970)."""
+    return b"x" + deadline.to_bytes(8, "big") + stream_id.to_bytes(8, "big")
+
+
+def garbage_key(stream_id: int) -> bytes:
+    """The key that says that a stream's bytes are to be freed."""
+    return b"g" + stream_id.to_bytes(8, "big")
+
+
+def owned_ranges(stream_id: int) -> tuple[tuple[bytes, bytes], ...]:
+    """The key ranges that a stream's bytes and producers lie in."""
+    here, behind = pack_integer(stream_id), pack_integer(stream_id + 1)
+    return ((b"d" + here, b"d" + behind), (b"q" + here, b"q" + behind))
+
+
+def position_of(key: Buffer) -> int:
+    """The position in a data record's key."""
+    return int.from_bytes(key[9:17], "big")
+
+
+# -- values -----------------------------------------------------------------------------
+
+
+def pack_meta(meta: Meta) -> bytes:
+    """The value of `META_KEY`: plain JSON, which every later program can read."""
+    return msgspec.json.encode(meta)
+
+
+def unpack_meta(value: Buffer) -> Meta:
+    """What wrote a store. Raises `msgspec.MsgspecError` where it is none of ours."""
+    return _meta.decode(value)
+
+
+def pack_path(path: str, stream_id: int) -> bytes:
+    """The payload of a path's record."""
+    raw = path.encode("utf-8")
+    return pack_integer(stream_id) + (raw if len(raw) > _LONG_PATH else b"")
+
+
+def unpack_path(payload: Buffer) -> int:
+    """The stream id in a path's record."""
+    return int.from_bytes(payload[:8], "big")
+
+
+def pack_stream(record: StreamRecord) -> bytes:
+    """The payload of a stream's record."""
+    return _packer.encode(record)
+
+
+def unpack_stream(key: bytes, value: Buffer) -> StreamRecord:
+    """A stream's record. Raises `CorruptRecord`."""
+    payload = unseal(key, value)
+    try:
+        return _stream.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise CorruptRecord(key, f"a stream record cannot be read ({error})") from None
+
+
+def pack_producer(state: ProducerState) -> bytes:
+    """The payload of a producer's record."""
+    return _packer.encode(state)
+
+
+def unpack_producer(key: bytes, value: Buffer) -> ProducerState:
+    """A producer's record. Raises `CorruptRecord`."""
+    payload = unseal(key, value)
+    try:
+        return _producer.decode(payload)
+    except msgspec.MsgspecError as error:
+        raise CorruptRecord(key, f"a producer record cannot be read ({error})") from None
+
+
+def pack_data(key: bytes, flags: int, payload: bytes) -> bytes:
+    """The whole value of a data record."""
+    return seal(key, bytes((flags,)) + payload)
+
+
+def unpack_data(key: bytes, value: Buffer) -> tuple[int, memoryview]:
+    """Flags and bytes of a data record. Raises `CorruptRecord`."""
+    payload = unseal(key, value)
+    return payload[0], payload[1:]
