@@ -49,6 +49,7 @@ class Problem(Enum):
     CORRUPT_RECORD = "corrupt-record", 500, "Stored bytes failed their checksum"
     OVERLOADED = "overloaded", 503, "Too many writes are waiting"
     OUTCOME_UNKNOWN = "outcome-unknown", 503, "The commit failed with an unknown outcome"
+    STORAGE_UNAVAILABLE = "storage-unavailable", 503, "The disk does not answer"
     STOPPING = "stopping", 503, "The server is stopping"
     STORAGE_FULL = "storage-full", 507, "There is no room left"
 

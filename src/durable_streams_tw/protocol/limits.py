@@ -131,6 +131,9 @@ STATE_CACHE: Final = 32_768
 #: How many producers' states the committer's cache holds.
 PRODUCER_CACHE: Final = 65_536
 
+#: How many bytes of streams' last records the committer keeps, to extend them unread.
+PAYLOAD_CACHE: Final = 16 * MIB
+
 #: Newest bytes held for readers that ask for them again.
 CHUNK_CACHE: Final = 64 * MIB
 

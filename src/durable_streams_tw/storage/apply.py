@@ -6,6 +6,8 @@ pure function, and writes what came of it.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from durable_streams_tw.protocol import transitions
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.requests import Append, Create, Delete
@@ -87,6 +89,13 @@ def expire(transaction: Transaction, stream_id: int, now: int) -> int | None:
         end(transaction, state)
         return None
     return state.deadline(accessed_at)
+
+
+def touch(transaction: Transaction, stream_id: int, accessed_at: int) -> None:
+    """Write down when a stream was last accessed (milliseconds since 1970)."""
+    state = transaction.stream(stream_id)
+    if state is not None and not state.deleted and state.touched_at < accessed_at:
+        transaction.save(replace(state, touched_at=accessed_at))
 
 
 def end(transaction: Transaction, state: StreamState) -> transitions.Deleted:

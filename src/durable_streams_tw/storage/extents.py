@@ -49,7 +49,6 @@ def extents(
             source = lookup(state.fork.source_id)
             assert source is not None, "a source outlives its forks"
             state = source
-            stop = min(stop, state.tail)
     found.reverse()
     return found
 

@@ -75,8 +75,8 @@ class Keyspace(Protocol):
     def begin(self) -> WriteBatch:
         """Begin a batch. Raises `KeyspaceFailed`."""
 
-    def room(self) -> int:
-        """How many bytes can still be written (on the disk and in freed pages)."""
+    def has_room(self, reserve: int) -> bool:
+        """Whether so many bytes can still be written (on the disk and in freed pages)."""
 
     def used(self) -> int:
         """How many bytes the stored pairs take."""

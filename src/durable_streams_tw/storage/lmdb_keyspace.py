@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import Condition
+from typing import Any
 
 import lmdb
 
@@ -22,6 +24,7 @@ from durable_streams_tw.protocol.limits import MAP_SIZE, MAX_READERS
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.keyspace import Buffer, KeyspaceFailed, KeyspaceFull
 
+_END: tuple[Buffer, Buffer] = (b"", b"")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -31,6 +34,9 @@ class LMDBKeyspace:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._environment = self._open()
+        # How many snapshots are open: the map must not go away under one.
+        self._snapshots = 0
+        self._idle = Condition()
 
     def _open(self) -> lmdb.Environment:
         size = MAP_SIZE
@@ -65,14 +71,20 @@ class LMDBKeyspace:
     @contextmanager
     def snapshot(self) -> Iterator[_Snapshot]:
         """The map as it is now; values are windows into it."""
+        with self._idle:
+            self._snapshots += 1
+        transaction = None
         try:
             transaction = self._environment.begin(buffers=True)
+            yield _Snapshot(transaction)
         except lmdb.Error as error:
             raise KeyspaceFailed(str(error)) from error
-        try:
-            yield _Snapshot(transaction)
         finally:
-            transaction.abort()
+            if transaction is not None:
+                transaction.abort()
+            with self._idle:
+                self._snapshots -= 1
+                self._idle.notify_all()
 
     def begin(self) -> _WriteBatch:
         """Begin a batch."""
@@ -85,20 +97,24 @@ class LMDBKeyspace:
             raise KeyspaceFailed(str(error)) from error
 
     def _reopen(self) -> None:
-        # A commit that failed in its meta page leaves the environment unusable. What the
-        # disk has is read anew; readers that hold the old one fail and are asked again.
-        try:
-            self._environment.close()
-            self._environment = self._open()
-        except (lmdb.Error, StoreUnusable) as error:
-            raise KeyspaceFailed(str(error)) from error
+        # A commit that failed in its meta page leaves the environment unusable: what the
+        # disk has is read anew.
+        with self._idle:
+            self._idle.wait_for(lambda: self._snapshots == 0)
+            try:
+                self._environment.close()
+                self._environment = self._open()
+            except (lmdb.Error, StoreUnusable) as error:
+                raise KeyspaceFailed(str(error)) from error
 
-    def room(self) -> int:
-        """Free bytes of the file system, and of the map's own freed pages."""
+    def has_room(self, reserve: int) -> bool:
+        """Whether the file system, or else the map's own freed pages too, have room."""
         free = self.disk_room()
+        if free >= reserve:
+            return True
         info, stat = self._environment.info(), self._environment.stat()
-        spare = info["last_pgno"] + 1 - self._pages(stat)
-        return free + max(0, spare) * int(stat["psize"])
+        spare = int(info["last_pgno"]) + 1 - self._pages(stat)
+        return free + max(0, spare) * int(stat["psize"]) >= reserve
 
     def disk_room(self) -> int:
         """Free bytes of the file system."""
@@ -116,8 +132,8 @@ class LMDBKeyspace:
         return self._pages(stat) * int(stat["psize"])
 
     @staticmethod
-    def _pages(stat: dict[str, int]) -> int:
-        return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+    def _pages(stat: Mapping[str, Any]) -> int:
+        return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
 
     def check_readers(self) -> None:
         """Free the slots of readers whose process died."""
@@ -153,7 +169,10 @@ class _View:
 
     def get(self, key: bytes) -> Buffer | None:
         """The value of a key."""
-        value: Buffer | None = self._transaction.get(key)
+        try:
+            value: Buffer | None = self._transaction.get(key)
+        except lmdb.Error as error:
+            raise KeyspaceFailed(str(error)) from error
         return value
 
     def scan(self, first: bytes, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
@@ -172,15 +191,21 @@ class _View:
                 yield from self._until(cursor, stop)
                 return
             stepped = cursor.prev() if found else cursor.last()
-            if stepped and bytes(cursor.key()) >= lowest:
-                yield from self._until(cursor, stop)
-            elif found and cursor.set_range(first):
-                yield from self._until(cursor, stop)
+            if not (stepped and bytes(cursor.key()) >= lowest):
+                if not found:
+                    return
+                cursor.set_range(first)
+            yield from self._until(cursor, stop)
 
     @staticmethod
     def _until(cursor: lmdb.Cursor, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
-        for key, value in cursor.iternext():
-            if bytes(key) >= stop:
+        pairs = cursor.iternext()
+        while True:
+            try:
+                key, value = next(pairs, _END)
+            except lmdb.Error as error:
+                raise KeyspaceFailed(str(error)) from error
+            if not key or bytes(key) >= stop:
                 return
             yield key, value
 
@@ -196,6 +221,7 @@ class _WriteBatch(_View):
     def __init__(self, keyspace: LMDBKeyspace, transaction: lmdb.Transaction) -> None:
         super().__init__(transaction)
         self._keyspace = keyspace
+        self._ended = False
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set a key's value."""
@@ -214,6 +240,7 @@ class _WriteBatch(_View):
     def commit(self) -> int:
         """Make the batch durable."""
         version = int(self._transaction.id())
+        self._ended = True
         try:
             self._transaction.commit()
         except lmdb.Error as error:
@@ -221,5 +248,7 @@ class _WriteBatch(_View):
         return version
 
     def abort(self) -> None:
-        """Drop the batch."""
-        self._transaction.abort()
+        """Drop the batch, unless its commit has ended it already."""
+        if not self._ended:
+            self._ended = True
+            self._transaction.abort()

@@ -60,7 +60,9 @@ class _Log:
             return True
         before, after = self.boundaries[following - 1], self.boundaries[following]
         # What is larger than a record and has no cut in it is one message.
-        return after - before <= RECORD_PAYLOAD and json_mode.is_boundary(self.slice(before, position))
+        return after - before <= RECORD_PAYLOAD and json_mode.is_boundary(
+            self.slice(before, position)
+        )
 
 
 @implementer(IStreamStore)

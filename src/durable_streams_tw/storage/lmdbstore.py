@@ -1,0 +1,389 @@
+"""The durable store: LMDB behind one committing thread and a few that read.
+
+Commands queue for the committer, which takes all that has queued into one commit. Reads
+are answered on the reactor's thread where memory has what they need, and in a reading
+thread otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from durable_streams_tw.protocol import transitions
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.limits import (
+    ACCESS_FLUSH_INTERVAL,
+    DISK_RESERVE,
+    MAX_BATCH,
+    MAX_QUEUE,
+    MAX_QUEUED_COMMANDS,
+    READER_CHECK_INTERVAL,
+    SWEEP_INTERVAL,
+)
+from durable_streams_tw.protocol.requests import Delete
+from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.storage import reading, records
+from durable_streams_tw.storage.access import AccessTimes
+from durable_streams_tw.storage.committer import BUG, CORRUPT, UNAVAILABLE, Committed, Committer
+from durable_streams_tw.storage.directory import Claim
+from durable_streams_tw.storage.extents import TORN, resolve
+from durable_streams_tw.storage.interfaces import (
+    Chunk,
+    Command,
+    IStreamStore,
+    Listener,
+    Outcome,
+    StoreUnusable,
+)
+from durable_streams_tw.storage.keyspace import KeyspaceFailed, View
+from durable_streams_tw.storage.lanes import Lanes
+from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace
+from durable_streams_tw.storage.published import Published, RecentChunks, Unpublished
+from durable_streams_tw.storage.records import CorruptRecord, Meta
+
+_STOPPING: Final = Refusal(Problem.STOPPING, "the server is stopping")
+_OVERLOADED: Final = Refusal(
+    Problem.OVERLOADED, "too many writes are waiting for the disk", ((b"Retry-After", b"1"),)
+)
+
+
+class _Submitted(Struct):
+    command: Command
+    size: int
+    done: Deferred[Outcome]
+
+
+class _Chore(Struct):
+    run: Callable[[], Committed | None]
+
+
+class _Seen(Struct):
+    state: StreamState | None
+    chunk: Chunk | Refusal
+    version: int
+
+
+@implementer(IStreamStore)
+class LMDBStore:
+    """Streams in a directory.
+
+    ``directory`` is made if it is missing; ``clock`` runs the sweep; ``quota`` bounds the
+    bytes that streams may take on the disk, None for no bound; ``now`` tells milliseconds
+    since 1970.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        directory: str,
+        clock: IReactorTime,
+        lanes: Lanes,
+        *,
+        quota: int | None = None,
+        now: Callable[[], int] | None = None,
+    ) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._lanes = lanes
+        self._quota = quota
+        self._now = now or _wall_clock
+        self._access = AccessTimes()
+        self._published = Published()
+        self._recent = RecentChunks()
+        self._listeners: list[Listener] = []
+        self._timers: dict[str, IDelayedCall] = {}
+        self._open = False
+        self._queued = self._queued_bytes = 0
+
+    # -- life -----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Claim the directory, open the map, start the lanes and the sweep."""
+        self._claim = Claim(self._directory)
+        try:
+            self._keyspace = LMDBKeyspace(self._directory)
+            try:
+                _know(self._keyspace, self._directory, self._now())
+            except BaseException:
+                self._keyspace.close()
+                raise
+        except BaseException:
+            self._claim.release()
+            raise
+        reserve = min(DISK_RESERVE, self._keyspace.disk_size() // 20)
+        self._committer = Committer(self._keyspace, self._access, self._now, reserve, self._quota)
+        self._lanes.start(self._work)
+        self._open = True
+        self._later("sweep", 0, self._sweep)
+        self._later("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
+        self._later("readers", READER_CHECK_INTERVAL, self._check_readers)
+
+    def close(self) -> Deferred[None]:
+        """Write down what is accepted, then let go of the directory."""
+        if not self._open:
+            return succeed(None)
+        self._open = False
+        for timer in self._timers.values():
+            if timer.active():
+                timer.cancel()
+        self._timers.clear()
+        accesses = self._access.take_unwritten(self._now())
+        if accesses:
+            self._chore(lambda: self._committer.write_accesses(accesses))
+        return self._lanes.stop().addCallback(self._released)
+
+    def _released(self, _: None) -> None:
+        self._keyspace.close()
+        self._claim.release()
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def submit(self, command: Command) -> Deferred[Outcome]:
+        """Queue a command for the committer."""
+        if not self._open:
+            return succeed(_STOPPING)
+        body = None if isinstance(command, Delete) else command.body
+        size = 0 if body is None else len(body.data)
+        if self._queued_bytes + size > MAX_QUEUE or self._queued >= MAX_QUEUED_COMMANDS:
+            return succeed(_OVERLOADED)
+        self._queued += 1
+        self._queued_bytes += size
+        done: Deferred[Outcome] = Deferred()
+        self._lanes.write(_Submitted(command, size, done))
+        return done
+
+    def _work(self, jobs: list[_Submitted | _Chore]) -> None:
+        """In the committing lane: carry out what has queued, in bounded batches."""
+        batch: list[_Submitted] = []
+        size = 0
+        for job in jobs:
+            if isinstance(job, _Chore):
+                committed = self._guard(job.run)
+                if committed is not None:
+                    self._tell([], committed)
+                continue
+            if batch and size + job.size > MAX_BATCH:
+                self._step(batch)
+                batch, size = [], 0
+            batch.append(job)
+            size += job.size
+        if batch:
+            self._step(batch)
+
+    def _step(self, batch: list[_Submitted]) -> None:
+        commands = [job.command for job in batch]
+        committed = self._guard(lambda: self._committer.step(commands))
+        self._tell(batch, committed or Committed([BUG] * len(batch), [], {}, 0))
+
+    def _guard(self, work: Callable[[], Committed | None]) -> Committed | None:
+        # The committing thread outlives every bug; whoever waits is told.
+        try:
+            return work()
+        except Exception:  # noqa: BLE001
+            failure = Failure()
+            self._lanes.tell(lambda: self._log.failure("committing failed", failure))
+            return None
+
+    def _tell(self, batch: list[_Submitted], committed: Committed) -> None:
+        self._lanes.tell(lambda: self._committed(batch, committed))
+
+    def _committed(self, batch: list[_Submitted], committed: Committed) -> None:
+        """Back on the reactor's thread: visible first, then the writers, then the readers."""
+        self._published.publish(committed.published, committed.version)
+        recent = self._recent
+        for change in committed.changes:
+            if change.gone:
+                self._access.forget(change.state.id)
+            elif change.data:
+                recent.put(change.state.id, change.start, change.data)
+        self._queued -= len(batch)
+        for job, outcome in zip(batch, committed.outcomes, strict=True):
+            self._queued_bytes -= job.size
+            job.done.callback(outcome)
+        if committed.changes:
+            for listener in self._listeners:
+                listener(committed.changes)
+        if committed.more and self._open:
+            self._chore(self._committer.sweep)
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def look(self, path: str) -> Deferred[StreamState | Refusal]:
+        """The stream at a path."""
+        state = self._published.get(path)
+        if not isinstance(state, Unpublished):
+            return succeed(self._usable(state))
+        return self.read(path, 0, 0).addCallback(
+            lambda chunk: chunk if isinstance(chunk, Refusal) else chunk.state
+        )
+
+    def read(
+        self, path: str, offset: int, limit: int, stream_id: int | None = None
+    ) -> Deferred[Chunk | Refusal]:
+        """Bytes of the stream at a path."""
+        if not self._open:
+            return succeed(_STOPPING)
+        state = self._published.get(path)
+        if not isinstance(state, Unpublished):
+            usable = self._usable(state)
+            if isinstance(usable, Refusal):
+                return succeed(usable)
+            position = resolve(usable, offset, stream_id)
+            if isinstance(position, Refusal):
+                return succeed(position)
+            self._note(usable)
+            data = self._remembered(usable, position, limit)
+            if data is not None:
+                return succeed(Chunk(usable, position, data))
+        return self._lanes.read(lambda: self._read(path, offset, limit, stream_id)).addCallback(
+            self._seen, path
+        )
+
+    def pin(self, stream_id: int) -> None:
+        """A live reader came."""
+        self._access.pin(stream_id)
+
+    def unpin(self, stream_id: int) -> None:
+        """A live reader went."""
+        self._access.unpin(stream_id, self._now())
+
+    def watch(self, listener: Listener) -> None:
+        """Tell ``listener`` of every commit."""
+        self._listeners.append(listener)
+
+    def _usable(self, state: StreamState | None) -> StreamState | Refusal:
+        now = self._now()
+        accessed_at = 0 if state is None else self._access.last(state.id, now)
+        missing = transitions.absent(state, now, accessed_at)
+        if missing is not None:
+            return missing
+        assert state is not None
+        return state
+
+    def _note(self, state: StreamState) -> None:
+        if state.lifetime.ttl is not None:
+            self._access.note(state.id, self._now())
+
+    def _remembered(self, state: StreamState, position: int, limit: int) -> bytes | None:
+        """The whole answer to a read, where memory has it."""
+        if position == state.tail or (limit == 0 and position == 0):
+            return b""
+        data = self._recent.get(state.id, position)
+        if data is not None and position + len(data) == state.tail and len(data) <= limit:
+            return data
+        return None
+
+    def _read(self, path: str, offset: int, limit: int, stream_id: int | None) -> _Seen:
+        """In a reading lane: the state and the bytes, of one commit."""
+        try:
+            with self._keyspace.snapshot() as view:
+                record = reading.load_stream_at(view, path)
+                state = None if record is None else record.state
+                return _Seen(
+                    state, self._chunk(view, state, offset, limit, stream_id), view.version
+                )
+        except CorruptRecord as corrupt:
+            self._log.error("{corrupt}", corrupt=corrupt)
+            return _Seen(None, CORRUPT, -1)
+        except KeyspaceFailed as failure:
+            self._log.error("a read failed: {failure}", failure=failure)
+            return _Seen(None, UNAVAILABLE, -1)
+
+    def _chunk(
+        self,
+        view: View,
+        state: StreamState | None,
+        offset: int,
+        limit: int,
+        stream_id: int | None,
+    ) -> Chunk | Refusal:
+        usable = self._usable(state)
+        if isinstance(usable, Refusal):
+            return usable
+        position = resolve(usable, offset, stream_id)
+        if isinstance(position, Refusal):
+            return position
+        lookup = reading.lookup_in(view)
+        if not reading.is_boundary(view, lookup, usable, position):
+            return TORN
+        data = b""
+        if limit and position < usable.tail:
+            data = reading.gather(view, lookup, usable, position, usable.tail, limit)
+        return Chunk(usable, position, data)
+
+    def _seen(self, seen: _Seen, path: str) -> Chunk | Refusal:
+        """Back on the reactor's thread with what a reading lane saw."""
+        if seen.version >= 0:
+            self._published.put(path, seen.state, seen.version)
+        chunk = seen.chunk
+        if not isinstance(chunk, Refusal):
+            self._note(chunk.state)
+            self._recent.put(chunk.state.id, chunk.start, chunk.data)
+        return chunk
+
+    # -- housekeeping -----------------------------------------------------------------------------
+
+    def _later(self, name: str, delay: float, what: Callable[[], None]) -> None:
+        self._timers[name] = self._clock.callLater(delay, what)
+
+    def _chore(self, run: Callable[[], Committed | None]) -> None:
+        self._lanes.write(_Chore(run))
+
+    def _sweep(self) -> None:
+        self._chore(self._committer.sweep)
+        self._later("sweep", SWEEP_INTERVAL, self._sweep)
+
+    def _write_accesses(self) -> None:
+        accesses = self._access.take_unwritten(self._now())
+        if accesses:
+            self._chore(lambda: self._committer.write_accesses(accesses))
+        self._later("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
+
+    def _check_readers(self) -> None:
+        self._chore(self._keyspace.check_readers)
+        self._later("readers", READER_CHECK_INTERVAL, self._check_readers)
+
+
+def _wall_clock() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _know(keyspace: LMDBKeyspace, directory: str, now: int) -> None:
+    """Make sure that a store is ours and not newer than we are; mark a new one."""
+    from durable_streams_tw import __version__
+
+    with keyspace.snapshot() as view:
+        value = view.get(records.META_KEY)
+        known = None if value is None else bytes(value)
+        empty = next(view.scan(b"\x00", b"\xff"), None) is None
+    if known is not None:
+        try:
+            meta = records.unpack_meta(known)
+        except msgspec.MsgspecError:
+            raise StoreUnusable(f"{directory} holds a database that is not this server's") from None
+        if meta.format > records.FORMAT:
+            raise StoreUnusable(
+                f"{directory} was written by version {meta.version}, which this version "
+                f"({__version__}) cannot read"
+            )
+    elif empty:
+        batch = keyspace.begin()
+        meta = Meta(records.FORMAT, __version__, now)
+        batch.put(records.META_KEY, records.pack_meta(meta))
+        batch.commit()
+    else:
+        raise StoreUnusable(f"{directory} holds a database that is not this server's")
+
+
+__all__: Sequence[str] = ["LMDBStore"]

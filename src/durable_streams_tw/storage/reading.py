@@ -1,0 +1,110 @@
+"""Reading a stream's bytes from a view of the keyspace, through its fork's sources too.
+
+Nothing here keeps a window into the map: what is returned is copied before the view closes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from durable_streams_tw.protocol import content_types, json_mode
+from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.storage import records
+from durable_streams_tw.storage.extents import Extent, extents
+from durable_streams_tw.storage.keyspace import View
+from durable_streams_tw.storage.records import CorruptRecord
+
+Lookup = Callable[[int], StreamState | None]
+
+
+def load_stream(view: View, stream_id: int) -> records.StreamRecord | None:
+    """The record of a stream. Raises `CorruptRecord`."""
+    key = records.stream_key(stream_id)
+    value = view.get(key)
+    return None if value is None else records.unpack_stream(key, value)
+
+
+def load_stream_at(view: View, path: str) -> records.StreamRecord | None:
+    """The record of the stream that holds a path. Raises `CorruptRecord`."""
+    key = records.path_key(path)
+    value = view.get(key)
+    if value is None:
+        return None
+    record = load_stream(view, records.unpack_path(records.unseal(key, value)))
+    if record is None or record.state.path != path:
+        raise CorruptRecord(key, "a path leads to no stream")
+    return record
+
+
+def lookup_in(view: View) -> Lookup:
+    """States by id, as the view has them."""
+
+    def lookup(stream_id: int) -> StreamState | None:
+        record = load_stream(view, stream_id)
+        return None if record is None else record.state
+
+    return lookup
+
+
+def gather(
+    view: View, lookup: Lookup, state: StreamState, start: int, stop: int, limit: int
+) -> bytes:
+    """About ``limit`` stored bytes of the positions ``[start, stop)``.
+
+    ``lookup`` gives the states of a fork's sources. In JSON mode the message that crosses
+    the limit comes whole, in all others the limit is exact. Raises `CorruptRecord`.
+    """
+    whole = content_types.is_json(state.content_type)
+    parts: list[memoryview] = []
+    for extent in extents(lookup, state, start, stop):
+        limit = _gather_extent(view, extent, limit, whole, parts)
+        if limit <= 0:
+            break
+    return b"".join(parts)
+
+
+def _gather_extent(
+    view: View, extent: Extent, limit: int, whole: bool, parts: list[memoryview]
+) -> int:
+    """Collect an extent's bytes; what is left of the limit, not above 0 when it is reached."""
+    position = extent.start
+    first = records.data_key(extent.stream_id, position)
+    lowest = records.data_key(extent.stream_id, 0)
+    behind = records.data_key(extent.stream_id, extent.stop)
+    for key, value in view.scan_from_floor(first, lowest, behind):
+        flags, payload = records.unpack_data(bytes(key), value)
+        begin = records.position_of(key)
+        skipped = position - begin
+        if not 0 <= skipped < len(payload) or (skipped and position != extent.start):
+            raise CorruptRecord(bytes(key), f"bytes are missing or doubled at {position}")
+        piece = payload[skipped : min(len(payload), extent.stop - begin)]
+        if not whole and len(piece) > limit:
+            piece = piece[:limit]
+        parts.append(piece)
+        position += len(piece)
+        limit -= len(piece)
+        if limit <= 0 and not (whole and flags & records.TORN_AFTER):
+            return limit
+    if position < extent.stop:
+        raise CorruptRecord(first, f"bytes are missing at {position}")
+    return limit
+
+
+def is_boundary(view: View, lookup: Lookup, state: StreamState, position: int) -> bool:
+    """Whether a position lies between messages (always, outside JSON mode).
+
+    Raises `CorruptRecord`.
+    """
+    if position in (0, state.tail) or not content_types.is_json(state.content_type):
+        return True
+    (extent,) = extents(lookup, state, position, position + 1)
+    first = records.data_key(extent.stream_id, position)
+    lowest = records.data_key(extent.stream_id, 0)
+    behind = records.data_key(extent.stream_id, position + 1)
+    for key, value in view.scan_from_floor(first, lowest, behind):
+        flags, payload = records.unpack_data(bytes(key), value)
+        into = position - records.position_of(key)
+        if into == 0:
+            return not flags & records.TORN_BEFORE
+        return not flags and json_mode.is_boundary(bytes(payload[:into]))
+    raise CorruptRecord(first, f"bytes are missing at {position}")

@@ -1,0 +1,279 @@
+"""One batch of commands on a keyspace: what `apply` writes, gathered and put down at once.
+
+Every call into LMDB gives the interpreter's lock away and has to win it back, so a batch
+makes few: one read of a stream's record, if it is not remembered; at the end one write of
+it, however many commands changed it, and as few data records as its new bytes fill.
+"""
+
+from __future__ import annotations
+
+from durable_streams_tw.protocol.bodies import Body
+from durable_streams_tw.protocol.limits import MERGE_RECORD, RECORD_PAYLOAD
+from durable_streams_tw.protocol.producers import ProducerState
+from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.storage import reading, records
+from durable_streams_tw.storage.access import AccessTimes
+from durable_streams_tw.storage.cutting import cut
+from durable_streams_tw.storage.interfaces import Change
+from durable_streams_tw.storage.keyspace import WriteBatch
+from durable_streams_tw.storage.records import CorruptRecord, StreamRecord
+from durable_streams_tw.storage.written import OpenStream, Written
+
+
+class BatchTransaction:
+    """A `Transaction` over a batch. Nothing reaches the batch before `flush`.
+
+    ``published`` is what readers are to see once the batch is durable: states by path, None
+    where a stream is gone.
+    """
+
+    def __init__(self, batch: WriteBatch, written: Written, access: AccessTimes) -> None:
+        self.changes: list[Change] = []
+        self.published: dict[str, StreamState | None] = {}
+        self._batch = batch
+        self._written = written
+        self._access = access
+        self._dirty: dict[int, OpenStream] = {}
+        self._dirty_producers: dict[tuple[int, str], ProducerState] = {}
+        self._puts: dict[bytes, bytes] = {}
+        self._deletes: list[bytes] = []
+        self._absent: set[str] = set()
+        self._gone: set[int] = set()
+
+    # -- Transaction ------------------------------------------------------------------------
+
+    def stream_at(self, path: str) -> StreamState | None:
+        """The stream that holds a path."""
+        stream = self._written.by_path.get(path)
+        if stream is None:
+            if path in self._absent:
+                return None
+            record = reading.load_stream_at(self._batch, path)
+            if record is None:
+                self._absent.add(path)
+                return None
+            stream = self._remember(record)
+        return stream.state
+
+    def stream(self, stream_id: int) -> StreamState | None:
+        """The stream of an id."""
+        stream = self._open(stream_id)
+        return None if stream is None else stream.state
+
+    def new_id(self) -> int:
+        """The next id; the counter is durable with the batch that uses it."""
+        written = self._written
+        if written.next_id is None:
+            value = self._batch.get(records.NEXT_ID_KEY)
+            if value is None:
+                written.next_id = 1
+            else:
+                payload = records.unseal(records.NEXT_ID_KEY, value)
+                written.next_id = records.unpack_integer(payload)
+        given = written.next_id
+        written.next_id = given + 1
+        self._put(records.NEXT_ID_KEY, records.pack_integer(given + 1))
+        return given
+
+    def accessed_at(self, stream_id: int, now: int) -> int:
+        """The last access."""
+        return self._access.last(stream_id, now)
+
+    def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
+        """What the stream remembers of a producer."""
+        known = self._written.producers.get((stream_id, producer_id))
+        if known is not None:
+            return known
+        key = records.producer_key(stream_id, producer_id)
+        value = self._batch.get(key)
+        if value is None:
+            return None
+        state = records.unpack_producer(key, value)
+        self._written.producers[stream_id, producer_id] = state
+        return state
+
+    def read_bytes(self, state: StreamState, start: int, stop: int) -> bytes:
+        """Stored bytes of a stream, those of this batch too."""
+        self._flush_data()
+        return reading.gather(self._batch, self.stream, state, start, stop, stop - start)
+
+    def boundary(self, state: StreamState, position: int) -> bool:
+        """Whether a position lies between messages."""
+        self._flush_data()
+        return reading.is_boundary(self._batch, self.stream, state, position)
+
+    def save(self, state: StreamState) -> None:
+        """Write a stream's state."""
+        stream = self._open(state.id)
+        if stream is None:
+            stream = self._remember(StreamRecord(state))
+            key = records.path_key(state.path)
+            self._put(key, records.pack_path(state.path, state.id))
+            self._absent.discard(state.path)
+        stream.state = state
+        self._index(stream, None if state.deleted else state.deadline())
+        self._dirty[state.id] = stream
+        self.published[state.path] = state
+
+    def save_producer(self, stream_id: int, producer_id: str, state: ProducerState) -> None:
+        """Write what a stream remembers of a producer."""
+        self._written.producers[stream_id, producer_id] = state
+        self._dirty_producers[stream_id, producer_id] = state
+
+    def append(self, state: StreamState, start: int, body: Body) -> None:
+        """Write bytes at the tail."""
+        stream = self._dirty[state.id]
+        if not stream.pending:
+            stream.pending_from = start
+        stream.pending.append(body)
+
+    def forget(self, state: StreamState) -> None:
+        """End a stream: its names go now, its bytes in later steps."""
+        stream = self._open(state.id)
+        assert stream is not None, "only a stream that exists is forgotten"
+        self._written.forget(state)
+        self._dirty.pop(state.id, None)
+        self._absent.add(state.path)
+        self._gone.add(state.id)
+        path_key = records.path_key(state.path)
+        self._puts.pop(path_key, None)
+        self._deletes += [path_key, records.stream_key(state.id)]
+        self._index(stream, None)
+        self._puts[records.garbage_key(state.id)] = b""
+        self.published[state.path] = None
+
+    # -- for the sweep ------------------------------------------------------------------------
+
+    def reindex(self, stream_id: int, found_at: int, deadline: int | None) -> None:
+        """Move a stream's entry among the deadlines from where it was found."""
+        stream = self._open(stream_id)
+        if stream is None or stream.indexed_at != found_at:
+            self._deletes.append(records.deadline_key(found_at, stream_id))
+        if stream is not None and stream.state.id not in self._dirty:
+            self._index(stream, None)
+            self._index(stream, deadline)
+            self._dirty[stream_id] = stream
+
+    def delete_key(self, key: bytes) -> None:
+        """Remove a key of a stream that is gone."""
+        self._deletes.append(key)
+
+    # -- writing down -------------------------------------------------------------------------
+
+    def flush(self) -> bool:
+        """Put everything into the batch; whether there was anything.
+
+        Raises `KeyspaceFull` and `KeyspaceFailed`.
+        """
+        batch = self._batch
+        for key in self._deletes:
+            batch.delete(key)
+        for stream in self._dirty.values():
+            if stream.pending:
+                self._write_data(stream)
+            key = records.stream_key(stream.state.id)
+            self._put(key, records.pack_stream(stream.record()))
+        for (stream_id, producer_id), state in self._dirty_producers.items():
+            if stream_id in self._dirty:
+                key = records.producer_key(stream_id, producer_id)
+                self._put(key, records.pack_producer(state))
+        for key, value in self._puts.items():
+            batch.put(key, value)
+        return bool(self._puts or self._deletes)
+
+    def _put(self, key: bytes, payload: bytes) -> None:
+        self._puts[key] = records.seal(key, payload)
+
+    def _flush_data(self) -> None:
+        for stream in self._dirty.values():
+            if stream.pending:
+                self._write_data(stream)
+        for key in [key for key in self._puts if key[:1] == b"d"]:
+            self._batch.put(key, self._puts.pop(key))
+
+    def _open(self, stream_id: int) -> OpenStream | None:
+        stream = self._written.by_id.get(stream_id)
+        if stream is None and stream_id not in self._gone:
+            record = reading.load_stream(self._batch, stream_id)
+            return None if record is None else self._remember(record)
+        return stream
+
+    def _remember(self, record: StreamRecord) -> OpenStream:
+        stream = OpenStream(record)
+        self._written.remember(stream)
+        return stream
+
+    def _index(self, stream: OpenStream, deadline: int | None) -> None:
+        # An entry that is early is harmless: the sweep looks and moves it. So a TTL that is
+        # reset by every append costs no write here.
+        indexed = stream.indexed_at
+        if deadline is not None and indexed is not None and indexed <= deadline:
+            return
+        stream_id = stream.state.id
+        if indexed is not None:
+            key = records.deadline_key(indexed, stream_id)
+            self._puts.pop(key, None)
+            self._deletes.append(key)
+        if deadline is not None:
+            self._puts[records.deadline_key(deadline, stream_id)] = b""
+        stream.indexed_at = deadline
+
+    def _write_data(self, stream: OpenStream) -> None:
+        bodies, stream.pending = stream.pending, []
+        stream_id = stream.state.id
+        start = stream.pending_from
+        added = sum([len(body.data) for body in bodies])
+        last = self._extendable(stream, start, added)
+        if last is not None and stream.last_start is not None:
+            run = [last]
+            filled = len(last)
+            start = stream.last_start
+        else:
+            run, filled = [], 0
+        for body in bodies:
+            size = len(body.data)
+            if filled + size <= RECORD_PAYLOAD:
+                run.append(body.data)
+                filled += size
+                continue
+            if run:
+                start = self._write_record(stream, start, b"".join(run), 0)
+                run, filled = [], 0
+            if size <= RECORD_PAYLOAD:
+                run, filled = [body.data], size
+                continue
+            for piece in cut(body, RECORD_PAYLOAD):
+                flags = (records.TORN_BEFORE if piece.torn_before else 0) | (
+                    records.TORN_AFTER if piece.torn_after else 0
+                )
+                payload = body.data[piece.start : piece.stop]
+                start = self._write_record(stream, start, payload, flags)
+        if run:
+            payload = b"".join(run)
+            self._write_record(stream, start, payload, 0)
+            if len(payload) < MERGE_RECORD:
+                self._written.keep_payload(stream_id, payload)
+
+    def _write_record(self, stream: OpenStream, start: int, payload: bytes, flags: int) -> int:
+        key = records.data_key(stream.state.id, start)
+        self._puts[key] = records.pack_data(key, flags, payload)
+        stream.last_start = start
+        return start + len(payload)
+
+    def _extendable(self, stream: OpenStream, tail: int, added: int) -> bytes | None:
+        """The bytes of the last record, where the new ones fit in behind them."""
+        kept = self._written.take_payload(stream.state.id)
+        if stream.last_start is None or tail - stream.last_start + added > MERGE_RECORD:
+            return None
+        if kept is not None:
+            return kept
+        key = records.data_key(stream.state.id, stream.last_start)
+        value = self._batch.get(key)
+        if value is None:
+            return None
+        try:
+            flags, payload = records.unpack_data(key, value)
+        except CorruptRecord:
+            # Left as it is, so that reading finds it: rewriting would bless wrong bytes.
+            return None
+        return None if flags else bytes(payload)
