@@ -6,26 +6,34 @@ no parser, and each message boundary has a position of its own.
 
 Validation is msgspec's, with four cares of our own:
 
-1. it lets invalid UTF-8 pass, so bytes are decoded strictly first;
+1. it lets invalid UTF-8 pass, so bytes are checked first;
 2. it refuses lone surrogate escapes, which clients send when they cut a token stream inside
    an emoji: on refusal a copy of the same length without them is validated instead;
-3. the depth that it endures depends on the caller's stack, so ours is counted first;
+3. the depth that it endures depends on the caller's stack, so messages have a limit of ours;
 4. an array of millions of small messages is millions of objects, so the number is bounded.
+
+Large bodies are looked at in a thread, beside a busy reactor. So no step here keeps the
+interpreter to itself for long, takes memory many times the body's, or goes over the same
+bytes again and again, whatever the bytes are.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
+from collections.abc import Iterator
 from itertools import accumulate
+from operator import countOf
 from typing import Final
 
 import msgspec
 from msgspec import Raw
 
 from durable_streams_tw.protocol.errors import Problem, Refused
-from durable_streams_tw.protocol.limits import MAX_JSON_DEPTH, MAX_JSON_MESSAGES
+from durable_streams_tw.protocol.limits import KIB, MAX_JSON_DEPTH, MAX_JSON_MESSAGES
 
 _WHITESPACE: Final = b" \t\n\r"
+_GAP: Final = re.compile(rb"[ \t\n\r,]*+")
 _one: Final = msgspec.json.Decoder(Raw)
 _many: Final = msgspec.json.Decoder(list[Raw])
 
@@ -36,9 +44,13 @@ _ESCAPES: Final = re.compile(
     rb"|\\.",
     re.DOTALL,
 )
-_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_NOT_BRACKETS: Final = bytes(b for b in range(256) if b not in b"[]{}")
-_DEPTH_OF: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_REPLACEMENT: Final = rb"\uFFFD"
+
+_ESCAPE: Final = re.compile(rb"\\.", re.DOTALL)
+_NOT_MARKS: Final = bytes(b for b in range(256) if b not in b"[]{},")
+_NOT_BRACKETS: Final = _NOT_MARKS + b","
+_DEEPER: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1, ord(","): 0}
+_STEP: Final = 64 * KIB
 
 
 def split(body: bytes) -> tuple[bytes, ...]:
@@ -49,23 +61,10 @@ def split(body: bytes) -> tuple[bytes, ...]:
     deep, TOO_MANY_MESSAGES beyond the cap.
     """
     if not body.isascii():
-        try:
-            body.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise Refused(
-                Problem.INVALID_JSON, f"the body is not UTF-8 at byte {error.start}"
-            ) from None
-    _check_depth(body)
-    try:
-        return _decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
-        patched = _ESCAPES.sub(_without_lone_surrogate, body)
-        if patched == body:
-            raise _invalid(error) from None
-        try:
-            return _spans(body, _decode(patched))
-        except (msgspec.DecodeError, RecursionError) as second:
-            raise _invalid(second) from None
+        _check_utf8(body)
+    messages = _messages(body)
+    _check_depth(messages)
+    return messages
 
 
 def join(messages: tuple[bytes, ...]) -> bytes:
@@ -90,10 +89,23 @@ def is_boundary(stored: bytes) -> bool:
     if not stored.endswith(b","):
         return False
     try:
-        split(document(stored))
+        _messages(document(stored))
     except Refused:
         return False
     return True
+
+
+def _messages(body: bytes) -> tuple[bytes, ...]:
+    try:
+        return _decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        patched = _without_lone_surrogates(body)
+        if patched == body:
+            raise _invalid(error) from None
+        try:
+            return _spans(body, _decode(patched))
+        except (msgspec.DecodeError, RecursionError) as second:
+            raise _invalid(second) from None
 
 
 def _decode(body: bytes) -> tuple[bytes, ...]:
@@ -104,32 +116,69 @@ def _decode(body: bytes) -> tuple[bytes, ...]:
     return tuple([bytes(raw) for raw in _many.decode(body)])
 
 
+def _check_utf8(body: bytes) -> None:
+    # In steps: decoded whole, a body takes up to four times its size.
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(body), _STEP):
+        held_back = len(decoder.getstate()[0])
+        try:
+            decoder.decode(body[start : start + _STEP], start + _STEP >= len(body))
+        except UnicodeDecodeError as error:
+            position = start - held_back + error.start
+            raise Refused(
+                Problem.INVALID_JSON, f"the body is not UTF-8 at byte {position}"
+            ) from None
+
+
 def _check_count(body: bytes) -> None:
     # Counted before the elements become objects: the commas at the first level of nesting.
     depth = commas = 0
-    for token in re.finditer(rb"[\[\]{},]", _STRINGS.sub(b"", body)):
-        mark = token[0]
-        if mark == b",":
-            commas += depth == 1
-            if commas >= MAX_JSON_MESSAGES:
+    for marks in _marks(body, _NOT_MARKS):
+        depths = list(accumulate(map(_DEEPER.__getitem__, marks), initial=depth))
+        depth = depths.pop()
+        commas += countOf(zip(marks, depths, strict=True), (ord(","), 1))
+        if commas >= MAX_JSON_MESSAGES:
+            raise Refused(
+                Problem.TOO_MANY_MESSAGES, f"the body has more than {MAX_JSON_MESSAGES} messages"
+            )
+
+
+def _check_depth(messages: tuple[bytes, ...]) -> None:
+    for message in messages:
+        if message.count(b"[") + message.count(b"{") <= MAX_JSON_DEPTH:
+            continue
+        depth = 0
+        for brackets in _marks(message, _NOT_BRACKETS):
+            depths = list(accumulate(map(_DEEPER.__getitem__, brackets), initial=depth))
+            depth = depths[-1]
+            if max(depths) > MAX_JSON_DEPTH:
                 raise Refused(
-                    Problem.TOO_MANY_MESSAGES,
-                    f"the body has more than {MAX_JSON_MESSAGES} messages",
+                    Problem.INVALID_JSON, f"a message nests deeper than {MAX_JSON_DEPTH} levels"
                 )
-        else:
-            depth += _DEPTH_OF[mark[0]]
 
 
-def _check_depth(body: bytes) -> None:
-    if body.count(b"[") + body.count(b"{") <= MAX_JSON_DEPTH:
-        return
-    brackets = _STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS)
-    if max(accumulate(map(_DEPTH_OF.__getitem__, brackets)), default=0) > MAX_JSON_DEPTH:
-        raise Refused(Problem.INVALID_JSON, f"the body nests deeper than {MAX_JSON_DEPTH} levels")
+def _marks(text: bytes, others: bytes) -> Iterator[bytes]:
+    """What is left of JSON text, step by step, without its strings and without ``others``."""
+    start = 0
+    in_string = False
+    while start < len(text):
+        step = text[start : start + _STEP]
+        if (len(step) - len(step.rstrip(b"\\"))) % 2:
+            # The last backslash escapes the byte behind it.
+            step = text[start : start + _STEP + 1]
+        start += len(step)
+        parts = (_ESCAPE.sub(b"", step) if b"\\" in step else step).split(b'"')
+        yield b"".join(parts[in_string::2]).translate(None, others)
+        if len(parts) % 2 == 0:
+            in_string = not in_string
 
 
-def _without_lone_surrogate(match: re.Match[bytes]) -> bytes:
-    return match[0] if match[1] is None else b"\\uFFFD"
+def _without_lone_surrogates(body: bytes) -> bytes:
+    patched = bytearray(body)
+    for match in _ESCAPES.finditer(body):
+        if match[1] is not None:
+            patched[match.start() : match.end()] = _REPLACEMENT
+    return bytes(patched)
 
 
 def _spans(body: bytes, patched: tuple[bytes, ...]) -> tuple[bytes, ...]:
@@ -140,10 +189,10 @@ def _spans(body: bytes, patched: tuple[bytes, ...]) -> tuple[bytes, ...]:
     messages = []
     position = body.index(b"[") + 1
     for message in patched:
-        while body[position] in b" \t\n\r,":
-            position += 1
-        messages.append(body[position : position + len(message)])
-        position += len(message)
+        gap = _GAP.match(body, position)
+        assert gap is not None, "the pattern matches the empty string"
+        position = gap.end() + len(message)
+        messages.append(body[gap.end() : position])
     return tuple(messages)
 
 
