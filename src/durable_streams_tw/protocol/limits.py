@@ -48,6 +48,34 @@ MAX_JSON_MESSAGES: Final = 100_000
 #: Bodies above this are validated in a thread, so that no client can stop the reactor.
 INLINE_BODY: Final = 64 * KIB
 
+#: How many body bytes all requests of a site that are still arriving may hold together.
+#: Beyond it uploads are answered 503.
+MAX_BODIES: Final = 256 * MIB
+
+#: The head of a request: request line and fields. Real ones are far below.
+MAX_HEAD: Final = 16 * KIB
+
+#: How many fields a request's head has at most.
+MAX_FIELDS: Final = 100
+
+# -- connections -----------------------------------------------------------------------
+
+#: A request's head that has begun is complete within this time.
+HEAD_TIMEOUT: Final = 10.0
+
+#: A connection between two requests is kept this long, and longer than a long-poll.
+IDLE_TIMEOUT: Final = 60.0
+
+#: After an early refusal the rest of the request is read and dropped for this long: closing
+#: at once would reset the connection and could take the answer with it (RFC 9112 §9.6).
+LINGER: Final = 5.0
+
+#: How long a server that stops waits for answers to be read.
+STOP_GRACE: Final = 5.0
+
+#: How often such a server looks for connections that have become idle.
+STOP_CHECK: Final = 0.05
+
 # -- answers ---------------------------------------------------------------------------
 
 #: About how much one catch-up or long-poll answer carries (``--max-chunk``).
