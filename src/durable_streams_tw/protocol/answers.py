@@ -14,8 +14,8 @@ from msgspec import Struct
 from durable_streams_tw.protocol import caching, fields
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.outcomes import Appended, Created
 from durable_streams_tw.protocol.state import StreamState
-from durable_streams_tw.protocol.transitions import Appended, Created
 
 Field = tuple[bytes, bytes]
 

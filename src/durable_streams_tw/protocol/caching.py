@@ -10,6 +10,9 @@ NO_CACHE: Final = b"no-cache"
 PUBLIC: Final = b"public, max-age=60, stale-while-revalidate=300"
 PRIVATE: Final = b"private, max-age=60, stale-while-revalidate=300"
 
+_FRESH: Final = 60
+_STALE: Final = 300
+
 # RFC 9110 §8.8.3: an optional weakness mark, then anything but quotes between quotes.
 _ENTITY_TAG: Final = re.compile(rb'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
@@ -22,6 +25,22 @@ def etag(stream_id: int, start: int, end: int, closed: bool, encoding: str = "")
     mark = ":c" if closed else ""
     coded = f":{encoding}" if encoding else ""
     return f'"{stream_id}:{start}:{end}{mark}{coded}"'.encode("ascii")
+
+
+def directives(private: bool, left: float | None) -> bytes:
+    """The Cache-Control of bytes that never change while their stream lives.
+
+    ``left`` is how long it still will (seconds), None for ever: a cache must not go on
+    serving a stream that has expired. ``private`` keeps shared caches out.
+    """
+    if left is None or left >= _FRESH + _STALE:
+        return PRIVATE if private else PUBLIC
+    seconds = max(0, int(left))
+    fresh = min(_FRESH, seconds)
+    visibility = "private" if private else "public"
+    return f"{visibility}, max-age={fresh}, stale-while-revalidate={seconds - fresh}".encode(
+        "ascii"
+    )
 
 
 def is_match(if_none_match: bytes | None, tag: bytes) -> bool:

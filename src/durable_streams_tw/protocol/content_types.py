@@ -9,8 +9,13 @@ from typing import Final
 DEFAULT: Final = "application/octet-stream"
 JSON: Final = "application/json"
 
-# RFC 9110 §8.3.1: type "/" subtype, each a token; parameters are kept but not compared.
-_MEDIA_TYPE: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# RFC 9110 §8.3.1: type "/" subtype, each a token; parameters are kept but not compared. Of
+# them only so much is asked that they are printable and that no comma, outside quotes, makes
+# the value two.
+_MEDIA_TYPE: Final = re.compile(
+    r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+    r'(?:[ \t]*;(?:[\t !#-+\--~]|"(?:[\t !#-\[\]-~]|\\[\t -~])*+")*+)?'
+)
 
 
 @lru_cache(maxsize=1024)
@@ -22,7 +27,7 @@ def essence(content_type: str) -> str:
 @lru_cache(maxsize=1024)
 def is_media_type(content_type: str) -> bool:
     """Whether the value has the form of a media type (RFC 9110 §8.3.1)."""
-    return _MEDIA_TYPE.fullmatch(essence(content_type)) is not None
+    return _MEDIA_TYPE.fullmatch(content_type.strip(" \t")) is not None
 
 
 def same(one: str, other: str) -> bool:

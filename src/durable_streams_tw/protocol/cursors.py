@@ -6,7 +6,7 @@ from durable_streams_tw.protocol.limits import (
     CURSOR_EPOCH,
     CURSOR_INTERVAL,
     CURSOR_MAX_JITTER,
-    MAX_SAFE_INTEGER,
+    MAX_CURSOR_DIGITS,
 )
 
 
@@ -18,16 +18,18 @@ def interval_at(now: float) -> int:
 def parse_cursor(text: str) -> int | None:
     """The interval number that a client echoes, or None where it is not one of ours.
 
-    A cursor only spreads cache keys, so a strange one is ignored, not refused.
+    A cursor only spreads cache keys, so a strange one is ignored, not refused. A large one is
+    none: what answers it has to be larger still.
     """
-    if text.isascii() and text.isdigit() and len(text) <= 16:
-        return min(int(text), MAX_SAFE_INTEGER)
+    if text.isascii() and text.isdigit() and len(text) <= MAX_CURSOR_DIGITS:
+        return int(text)
     return None
 
 
 def next_cursor(now: float, echoed: int | None, chance: float) -> int:
     """The cursor of an answer: the current interval, or beyond the client's.
 
+    ``now`` is in seconds since 1970, ``echoed`` what `parse_cursor` made of the client's.
     ``chance`` is a random number in [0, 1): it spreads clients whose cursor is not behind
     over the next hour (1 to 3600 seconds, in whole intervals).
     """

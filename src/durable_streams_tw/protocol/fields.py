@@ -53,10 +53,15 @@ TRUE: Final = b"true"
 
 _DECIMAL: Final = re.compile(rb"0|[1-9][0-9]{0,15}")
 _DIGITS: Final = re.compile(rb"[0-9]{1,32}")
-# RFC 3339 §5.6; the leap second is let through here and counted as the second after.
+# RFC 3339 §5.6. Second 60 is the leap second (§5.7), counted as the second after.
 _RFC3339: Final = re.compile(
-    r"(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}):(\d{2})(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+    r"(\d{4}-\d{2}-\d{2})[Tt]([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)(\.\d{1,100})?"
+    r"([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
+    re.ASCII,
 )
+# RFC 9110 §5.5: a field's value has no control characters but the tab.
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_DAY: Final = 24 * 3600
 
 
 def is_true(value: bytes | None) -> bool:
@@ -83,9 +88,7 @@ def parse_count(name: str, value: bytes) -> int:
     Raises `Refused` (MALFORMED_FIELD), naming the field.
     """
     if _DIGITS.fullmatch(value) is None or (number := int(value)) > MAX_SAFE_INTEGER:
-        raise Refused(
-            Problem.MALFORMED_FIELD, f"{name} is an integer from 0 to {MAX_SAFE_INTEGER}"
-        )
+        raise Refused(Problem.MALFORMED_FIELD, f"{name} is an integer from 0 to {MAX_SAFE_INTEGER}")
     return number
 
 
@@ -100,32 +103,41 @@ def parse_ttl(value: bytes) -> int:
 def parse_timestamp(name: str, value: bytes) -> int:
     """An RFC 3339 timestamp in milliseconds since 1970. Raises `Refused` (MALFORMED_FIELD)."""
     match = _RFC3339.fullmatch(value.decode("latin-1"))
-    if match is not None:
-        date, minutes, seconds, fraction, zone = match.groups()
-        leap = seconds == "60"
-        text = f"{date}T{minutes}:{'59' if leap else seconds}{zone.upper()}"
-        try:
-            whole = int(datetime.fromisoformat(text).timestamp()) + leap
-        except (ValueError, OverflowError):
-            pass
-        else:
-            return whole * 1000 + int(((fraction or ".0")[1:] + "00")[:3])
-    raise Refused(
-        Problem.MALFORMED_FIELD, f"{name} is an RFC 3339 timestamp such as 2030-01-31T12:00:00Z"
-    )
+    moment = None if match is None else _moment(*match.groups(default=""))
+    if moment is None:
+        raise Refused(
+            Problem.MALFORMED_FIELD,
+            f"{name} is an RFC 3339 timestamp such as 2030-01-31T12:00:00Z",
+        )
+    return moment
+
+
+def _moment(date: str, hour: str, minute: str, second: str, fraction: str, zone: str) -> int | None:
+    leap = second == "60"
+    text = f"{date}T{hour}:{minute}:{'59' if leap else second}{zone.upper()}"
+    try:
+        whole = int(datetime.fromisoformat(text).timestamp()) + leap
+    except ValueError:
+        return None
+    if leap and whole % _DAY:
+        # A leap second is the last of a day in UTC.
+        return None
+    return whole * 1000 + int((fraction[1:] + "000")[:3])
 
 
 @lru_cache(maxsize=4096)
 def parse_token(name: str, value: bytes) -> str:
     """A short opaque string of the client's. Raises `Refused` (MALFORMED_FIELD).
 
-    Not empty, at most `MAX_TOKEN` bytes. UTF-8 where it is UTF-8, Latin-1 otherwise, so
-    that any header value survives a round trip.
+    Not empty, at most `MAX_TOKEN` bytes, no control characters. Read as UTF-8 where it is
+    UTF-8 and as Latin-1 otherwise: clients send both, and mean the same text.
     """
     if not value or len(value) > MAX_TOKEN:
         raise Refused(
             Problem.MALFORMED_FIELD, f"{name} has from 1 to {MAX_TOKEN} bytes, not {len(value)}"
         )
+    if _CONTROL.search(value):
+        raise Refused(Problem.MALFORMED_FIELD, f"{name} has a control character")
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:

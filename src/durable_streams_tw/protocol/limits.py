@@ -38,8 +38,8 @@ MAX_TTL: Final = 100 * 366 * 24 * 3600
 #: The largest request body (``--max-body``).
 MAX_BODY: Final = 64 * MIB
 
-#: The deepest nesting of a JSON message. A limit of our own: what the parser endures
-#: depends on how deep its caller's stack already is.
+#: The deepest nesting of a JSON message, the array around a batch not counted. A limit of
+#: our own: what the parser endures depends on how deep its caller's stack already is.
 MAX_JSON_DEPTH: Final = 256
 
 #: The most messages of one request. 16 MiB of ``1,`` would be eight million objects.
@@ -117,6 +117,9 @@ CURSOR_EPOCH: Final = 1_728_432_000
 CURSOR_INTERVAL: Final = 20
 CURSOR_MAX_JITTER: Final = 3600
 
+#: Cursors of more digits are not read; ours have eight.
+MAX_CURSOR_DIGITS: Final = 100
+
 # -- storage -----------------------------------------------------------------------------
 
 #: The largest value of a data record: four pages less LMDB's header, so that no long run
@@ -186,3 +189,7 @@ READER_CHECK_INTERVAL: Final = 60.0
 
 #: How deep forks of forks may go (PROTOCOL.md §4.2 sets none).
 MAX_FORK_DEPTH: Final = 1_000
+
+#: How many stored bytes are looked at a time while a fork's sub-offset counts messages: few
+#: enough that they cannot hold more messages than JSON mode splits.
+FORK_COUNT_STEP: Final = 64 * KIB

@@ -13,9 +13,10 @@ from durable_streams_tw.protocol.limits import MAX_PATH, RESERVED_SEGMENT
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 # C0 and C1 control characters, DEL, and the line separators that browsers and logs act on.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Longer paths are looked at each time: remembered, they would be a hundred megabytes.
+_SHORT: Final = 256
 
 
-@lru_cache(maxsize=16_384)
 def stream_name(raw: bytes) -> str:
     """The name that a raw (percent-encoded) path behind the root gives a stream.
 
@@ -23,6 +24,10 @@ def stream_name(raw: bytes) -> str:
     an empty, ``.`` or ``..`` segment, a control character, a broken escape, bytes that are
     not UTF-8, and a name of over `MAX_PATH` bytes.
     """
+    return _short_name(raw) if len(raw) <= _SHORT else _name(raw)
+
+
+def _name(raw: bytes) -> str:
     if _BAD_ESCAPE.search(raw):
         raise Refused(Problem.MALFORMED_PATH, "the path has a broken percent escape")
     decoded = unquote_to_bytes(raw) if b"%" in raw else raw
@@ -34,11 +39,18 @@ def stream_name(raw: bytes) -> str:
     return name
 
 
+_short_name: Final = lru_cache(maxsize=16_384)(_name)
+
+
 def check_name(name: str) -> None:
     """Raise `Refused` (MALFORMED_PATH) where a decoded name cannot name a stream."""
     if not name:
         raise Refused(Problem.MALFORMED_PATH, "the path names no stream")
-    if len(name.encode("utf-8", "surrogatepass")) > MAX_PATH:
+    try:
+        size = len(name.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise Refused(Problem.MALFORMED_PATH, "the path has half of a character") from None
+    if size > MAX_PATH:
         raise Refused(Problem.MALFORMED_PATH, f"the path is longer than {MAX_PATH} bytes")
     if _CONTROL.search(name):
         raise Refused(Problem.MALFORMED_PATH, "the path has a control character")

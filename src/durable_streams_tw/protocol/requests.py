@@ -18,7 +18,8 @@ from durable_streams_tw.protocol import content_types, fields
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.cursors import parse_cursor
 from durable_streams_tw.protocol.errors import Problem, Refused
-from durable_streams_tw.protocol.offsets import START, parse_offset
+from durable_streams_tw.protocol.offsets import NOW, START, parse_offset
+from durable_streams_tw.protocol.paths import is_reserved, stream_name
 from durable_streams_tw.protocol.producers import ProducerClaim
 from durable_streams_tw.protocol.state import FOR_EVER, Lifetime
 
@@ -32,14 +33,31 @@ class Live(Enum):
     SSE = "sse"
 
 
+class ForkRequest(Struct, frozen=True):
+    """What a PUT says of the stream it forks from (§4.2).
+
+    ``source`` is a stream name; ``offset`` a position, None for the source's tail;
+    ``sub_offset`` counts messages (JSON mode) or bytes from there.
+    """
+
+    source: str
+    offset: int | None = None
+    sub_offset: int = 0
+
+
 class Create(Struct, frozen=True):
-    """PUT: create a stream. ``content_type`` is None where the request has none."""
+    """PUT: create a stream, or a fork of one.
+
+    ``content_type`` is None where the request has none; a fork's ``body`` is then the
+    request's own bytes, to be framed as what the source holds.
+    """
 
     path: str
     content_type: str | None
     lifetime: Lifetime
     closed: bool
     body: Body
+    fork: ForkRequest | None = None
 
 
 class Append(Struct, frozen=True):
@@ -73,6 +91,7 @@ class CreateFields(Struct, frozen=True):
     content_type: str | None
     lifetime: Lifetime
     closed: bool
+    fork: ForkRequest | None
 
 
 class AppendFields(Struct, frozen=True):
@@ -114,14 +133,54 @@ def read_query(query: bytes) -> ReadQuery:
     return ReadQuery(offset, live, parse_cursor(cursor) if cursor else None)
 
 
-def create_fields(header: FieldMap, now: int) -> CreateFields:
-    """The header of a PUT (§5.1); ``now`` is in milliseconds since 1970."""
+def create_fields(header: FieldMap, now: int, root: bytes) -> CreateFields:
+    """The header of a PUT (§5.1).
+
+    ``now`` is in milliseconds since 1970; ``root`` the raw path, ``/`` at its end, that
+    stream names stand behind.
+    """
     _refuse_encoding(header)
     return CreateFields(
         content_type(header),
         lifetime(header, now),
         fields.is_true(header.get(fields.STREAM_CLOSED)),
+        fork_request(header, root),
     )
+
+
+def fork_request(header: FieldMap, root: bytes) -> ForkRequest | None:
+    """The three fork fields (§4.2); None without Stream-Forked-From. Raises `Refused`."""
+    source = header.get(fields.STREAM_FORKED_FROM)
+    offset = header.get(fields.STREAM_FORK_OFFSET)
+    sub_offset = header.get(fields.STREAM_FORK_SUB_OFFSET)
+    if source is None:
+        if offset is None and sub_offset is None:
+            return None
+        raise Refused(
+            Problem.INVALID_FORK,
+            "Stream-Fork-Offset and Stream-Fork-Sub-Offset need Stream-Forked-From",
+        )
+    position = None if offset is None else _fork_offset(offset)
+    past = 0 if sub_offset is None else fields.parse_integer("Stream-Fork-Sub-Offset", sub_offset)
+    if not source.startswith(root):
+        raise Refused(
+            Problem.STREAM_NOT_FOUND,
+            f"Stream-Forked-From is the path of a stream of this server, below {root.decode()}",
+        )
+    name = stream_name(source[len(root) :])
+    if is_reserved(name):
+        raise Refused(Problem.STREAM_NOT_FOUND, "Stream-Forked-From names no stream")
+    return ForkRequest(name, position, past)
+
+
+def _fork_offset(value: bytes) -> int:
+    position = parse_offset(value.decode("latin-1"))
+    if position == NOW or value == b"-1":
+        raise Refused(
+            Problem.MALFORMED_OFFSET,
+            "Stream-Fork-Offset is a value that this server returned in Stream-Next-Offset",
+        )
+    return position
 
 
 def append_fields(header: FieldMap) -> AppendFields:

@@ -2,8 +2,8 @@
 
 Lines of data are split on CRLF, CR and LF, which is what a parser splits on, and each
 begins ``data:``. A parser strips one space behind that, so a line that begins with a space
-gets one more and arrives whole. A carriage return reaches the reader as a line feed; the event stream format
-has no way to carry one.
+gets one more and arrives whole. A carriage return reaches the reader as a line feed; the
+event stream format has no way to carry one.
 """
 
 from __future__ import annotations

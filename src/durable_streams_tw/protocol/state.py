@@ -30,8 +30,9 @@ class ForkPoint(Struct, frozen=True, array_like=True):
     """Where a fork leaves its source (PROTOCOL.md §4.2).
 
     ``source_id`` and ``position`` say which bytes are inherited: those of the source before
-    ``position``. ``source``, ``offset`` and ``sub_offset`` are what the client asked for,
-    ``depth`` how many sources lie above.
+    ``position``. ``source`` (a stream name), ``offset`` and ``sub_offset`` are what the
+    client asked for, ``depth`` how many sources lie above. ``inherits_lifetime`` says that
+    the client named no expiry.
     """
 
     source_id: int
@@ -40,6 +41,7 @@ class ForkPoint(Struct, frozen=True, array_like=True):
     offset: int | None
     sub_offset: int
     depth: int
+    inherits_lifetime: bool
 
 
 class StreamState(Struct, frozen=True, array_like=True):

@@ -6,49 +6,16 @@ transaction, so every store decides alike (PROTOCOL.md §5.1-§5.4, §12.4, §12
 
 from __future__ import annotations
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from durable_streams_tw.protocol import content_types, fields
+from durable_streams_tw.protocol import content_types, fields, forks
 from durable_streams_tw.protocol.errors import Fields, Problem, Refusal
 from durable_streams_tw.protocol.limits import MAX_POSITION
 from durable_streams_tw.protocol.offsets import format_offset
-from durable_streams_tw.protocol.producers import (
-    Duplicate,
-    ProducerClaim,
-    ProducerState,
-    fence,
-    judge,
-)
+from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
+from durable_streams_tw.protocol.producers import Duplicate, ProducerState, fence, judge
 from durable_streams_tw.protocol.requests import Append, Create
-from durable_streams_tw.protocol.state import StreamState
-
-
-class Created(Struct, frozen=True):
-    """The stream is there; ``fresh`` where this command made it."""
-
-    state: StreamState
-    fresh: bool
-
-
-class Appended(Struct, frozen=True):
-    """The command is done; ``state`` is the stream after it.
-
-    ``producer`` is the producer's state where the request named one; ``duplicate`` says
-    that nothing changed because the batch had been accepted before, or the stream was closed
-    already; ``grew`` that bytes were appended.
-    """
-
-    state: StreamState
-    producer: ProducerState | None = None
-    duplicate: bool = False
-    grew: bool = False
-
-
-class Deleted(Struct, frozen=True):
-    """The stream is gone; ``state`` is what it was, or what stays for its forks."""
-
-    state: StreamState
+from durable_streams_tw.protocol.state import FOR_EVER, StreamState
 
 
 def absent(state: StreamState | None, now: int, accessed_at: int) -> Refusal | None:
@@ -62,35 +29,30 @@ def absent(state: StreamState | None, now: int, accessed_at: int) -> Refusal | N
     return None
 
 
-def create(
-    existing: StreamState | None, command: Create, new_id: int, now: int
-) -> Created | Refusal:
-    """PUT without fork fields (§5.1).
+def create(command: Create, now: int) -> Created | Refusal:
+    """PUT without fork fields where nothing is at the path (§5.1).
 
-    ``existing`` is the stream at the path, None where there is none or it has expired;
-    ``now`` is in milliseconds. The new state's tail already counts the initial bytes.
+    ``now`` is in milliseconds. The new stream's tail counts the initial bytes; its id is 0,
+    for the store to replace.
     """
-    if existing is not None:
-        return recreate(existing, command)
-    if command.body.problem is not None:
-        return command.body.problem
-    return Created(
-        StreamState(
-            id=new_id,
-            path=command.path,
-            content_type=command.content_type or content_types.DEFAULT,
-            tail=len(command.body.data),
-            created_at=now,
-            touched_at=now,
-            lifetime=command.lifetime,
-            closed=command.closed,
-        ),
-        fresh=True,
+    body = command.body
+    if body.problem is not None:
+        return body.problem
+    state = StreamState(
+        id=0,
+        path=command.path,
+        content_type=command.content_type or content_types.DEFAULT,
+        tail=len(body.data),
+        created_at=now,
+        touched_at=now,
+        lifetime=command.lifetime,
+        closed=command.closed,
     )
+    return Created(state, fresh=True, body=body)
 
 
 def recreate(existing: StreamState, command: Create) -> Created | Refusal:
-    """A PUT where a stream is already: the same configuration, or a conflict (§5.1)."""
+    """A PUT where a stream is already: the same configuration, or a conflict (§4.2, §5.1)."""
     if existing.deleted:
         return Refusal(Problem.PATH_HELD, "a deleted stream that still has forks holds the path")
     difference = _difference(existing, command)
@@ -100,15 +62,21 @@ def recreate(existing: StreamState, command: Create) -> Created | Refusal:
 
 
 def _difference(existing: StreamState, command: Create) -> str | None:
-    requested_type = command.content_type or content_types.DEFAULT
-    if not content_types.same(existing.content_type, requested_type):
-        return f"content type {existing.content_type}"
-    if not existing.lifetime.matches(command.lifetime):
+    point, request = existing.fork, command.fork
+    if (point is None) != (request is None):
+        return "another origin: it is a fork" if request is None else "another origin"
+    if point is not None and request is not None and not forks.asks_for(point, request):
+        return f"another origin: it is a fork of {point.source}"
+    # A fork that leaves these out inherits them, on the first request and on every other.
+    inherits = point is not None and point.inherits_lifetime and command.lifetime == FOR_EVER
+    if command.content_type is not None or point is None:
+        requested_type = command.content_type or content_types.DEFAULT
+        if not content_types.same(existing.content_type, requested_type):
+            return f"content type {existing.content_type}"
+    if not inherits and not existing.lifetime.matches(command.lifetime):
         return "another TTL or expiry"
     if existing.closed != command.closed:
         return "the other closure status"
-    if existing.fork is not None:
-        return "another origin: it is a fork"
     return None
 
 
@@ -118,8 +86,8 @@ def append(
     """POST: append, append and close, or close only (§5.2, §5.3).
 
     ``state`` is a stream that `absent` let pass; ``producer`` what it remembers of the
-    command's producer. The checks run in this order: stale epoch, closed, content type,
-    producer sequence, Stream-Seq, body.
+    command's producer. The checks run in this order: stale epoch, closed, empty body, content
+    type, producer sequence, Stream-Seq, body.
     """
     claim = command.producer
     if claim is not None:
@@ -129,6 +97,8 @@ def append(
     if state.closed:
         return _append_to_closed(state, producer, command)
     body = command.body
+    if body is None and not command.closed:
+        return Refusal(Problem.EMPTY_BODY, "an append needs a body, or Stream-Closed: true")
     if body is not None:
         mismatch = _mismatch(state, command.content_type)
         if mismatch is not None:
@@ -153,8 +123,6 @@ def append(
         tail += len(body.data)
         if tail > MAX_POSITION:
             return Refusal(Problem.STORAGE_FULL, "the stream has reached its largest offset")
-    elif not command.closed:
-        return Refusal(Problem.EMPTY_BODY, "an append needs a body, or Stream-Closed: true")
     changed = replace(
         state,
         tail=tail,
@@ -202,17 +170,3 @@ def _mismatch(state: StreamState, content_type: str | None) -> Refusal | None:
 def delete(state: StreamState) -> Deleted:
     """DELETE (§5.4): a stream that has forks stays for them, hidden; any other ends."""
     return Deleted(replace(state, deleted=True) if state.forks else state)
-
-
-__all__ = [
-    "Appended",
-    "Created",
-    "Deleted",
-    "ProducerClaim",
-    "absent",
-    "append",
-    "closed_refusal",
-    "create",
-    "delete",
-    "recreate",
-]

@@ -17,6 +17,7 @@ class AccessTimes:
     def __init__(self) -> None:
         self._noted: dict[int, int] = {}
         self._pins: dict[int, int] = {}
+        self._gone: set[int] = set()
         self._unwritten: set[int] = set()
 
     def note(self, stream_id: int, now: int) -> None:
@@ -37,15 +38,20 @@ class AccessTimes:
         count = self._pins.pop(stream_id) - 1
         if count:
             self._pins[stream_id] = count
-        self.note(stream_id, now)
+        if stream_id not in self._gone:
+            self.note(stream_id, now)
+        elif not count:
+            self._gone.remove(stream_id)
 
     def forget(self, stream_id: int) -> None:
-        """The stream is gone."""
+        """The stream is gone; readers that hold it will go later."""
+        if stream_id in self._pins:
+            self._gone.add(stream_id)
         self._noted.pop(stream_id, None)
         self._unwritten.discard(stream_id)
 
     def take_unwritten(self, now: int) -> dict[int, int]:
         """The accesses since the last call, pinned streams' as ``now``, to write down."""
         taken, self._unwritten = self._unwritten, set()
-        taken.update(list(self._pins))
+        taken.update(set(self._pins) - self._gone)
         return {stream_id: self.last(stream_id, now) for stream_id in taken}

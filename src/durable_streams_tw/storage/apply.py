@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from durable_streams_tw.protocol import transitions
+from durable_streams_tw.protocol import forks, transitions
 from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.limits import FORK_COUNT_STEP
+from durable_streams_tw.protocol.outcomes import Created, Deleted
 from durable_streams_tw.protocol.requests import Append, Create, Delete
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage.interfaces import Change, Command, Outcome, Transaction
@@ -53,15 +55,43 @@ def _create(transaction: Transaction, command: Create, now: int) -> Outcome:
     if existing is not None and _has_ended(transaction, existing, now):
         end(transaction, existing)
         existing = transaction.stream_at(command.path)
-    new_id = 0 if existing is not None else transaction.new_id()
-    outcome = transitions.create(existing, command, new_id, now)
-    if isinstance(outcome, Refusal) or not outcome.fresh:
+    if existing is not None:
+        return transitions.recreate(existing, command)
+    source: StreamState | None = None
+    outcome: Created | Refusal
+    if command.fork is None:
+        outcome = transitions.create(command, now)
+    else:
+        source = transaction.stream_at(command.fork.source)
+        expired = source is not None and _has_ended(transaction, source, now)
+        outcome = forks.unusable(source, expired) or _fork(transaction, source, command, now)
+    if isinstance(outcome, Refusal):
         return outcome
-    transaction.save(outcome.state)
-    if command.body.data:
-        transaction.append(outcome.state, outcome.state.origin, command.body)
-    transaction.changes.append(Change(outcome.state, outcome.state.origin, command.body.data))
-    return outcome
+    state = replace(outcome.state, id=transaction.new_id())
+    if source is not None:
+        transaction.save(forks.referenced(source))
+    transaction.save(state)
+    data = outcome.body.data
+    start = state.tail - len(data)
+    if data:
+        transaction.append(state, start, outcome.body)
+    transaction.changes.append(Change(state, start, data))
+    return Created(state, fresh=True, body=outcome.body)
+
+
+def _fork(
+    transaction: Transaction, source: StreamState | None, command: Create, now: int
+) -> Created | Refusal:
+    assert source is not None
+    point = forks.anchor(source, command)
+    if isinstance(point, forks.Advance) and not transaction.boundary(source, point.position):
+        return forks.TORN
+    while isinstance(point, forks.Advance):
+        stored = transaction.gather(source, point.position, FORK_COUNT_STEP)
+        point = forks.advance(point, stored)
+    if isinstance(point, Refusal):
+        return point
+    return forks.fork(source, command, point, transaction.boundary(source, point), now)
 
 
 def _has_ended(transaction: Transaction, state: StreamState, now: int) -> bool:
@@ -98,12 +128,26 @@ def touch(transaction: Transaction, stream_id: int, accessed_at: int) -> None:
         transaction.save(replace(state, touched_at=accessed_at))
 
 
-def end(transaction: Transaction, state: StreamState) -> transitions.Deleted:
+def end(transaction: Transaction, state: StreamState) -> Deleted:
     """Delete a stream that exists, whoever asked for it."""
     outcome = transitions.delete(state)
     if outcome.state.deleted:
         transaction.save(outcome.state)
     else:
         transaction.forget(state)
+        _release(transaction, state)
     transaction.changes.append(Change(outcome.state, state.tail, b"", gone=True))
     return outcome
+
+
+def _release(transaction: Transaction, state: StreamState) -> None:
+    """A fork is gone: count it out, and up the chain end what lived for it only (§4.2)."""
+    while state.fork is not None:
+        source = transaction.stream(state.fork.source_id)
+        assert source is not None, "a source outlives its forks"
+        left = forks.released(source)
+        if left is not None:
+            transaction.save(left)
+            return
+        transaction.forget(source)
+        state = source

@@ -30,10 +30,11 @@ def cut(body: Body, size: int) -> Iterator[Piece]:
     """The pieces of a body, none larger than ``size`` bytes.
 
     A body without cuts is one run of bytes with no message to tear: its pieces are just
-    full.
+    full. (A JSON body of at most `RECORD_PAYLOAD` bytes has none either, so ``size`` is not
+    smaller.) An empty body has no pieces.
     """
     length = len(body.data)
-    if length <= size:
+    if 0 < length <= size:
         yield Piece(0, length)
     elif not body.cuts:
         for start in range(0, length, size):

@@ -16,10 +16,10 @@ from zope.interface import Interface
 
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.requests import Append, Create, Delete
 from durable_streams_tw.protocol.state import StreamState
-from durable_streams_tw.protocol.transitions import Appended, Created, Deleted
 
 Command = Create | Append | Delete
 Outcome = Created | Appended | Deleted | Refusal
@@ -134,8 +134,11 @@ class Transaction(Protocol):
     def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
         """What the stream remembers of a producer."""
 
-    def read_bytes(self, state: StreamState, start: int, stop: int) -> bytes:
-        """Stored bytes of a stream, inherited ones too."""
+    def gather(self, state: StreamState, start: int, limit: int) -> bytes:
+        """About ``limit`` stored bytes of a stream, inherited ones too, up to its tail.
+
+        In JSON mode the message that crosses the limit comes whole.
+        """
 
     def boundary(self, state: StreamState, position: int) -> bool:
         """Whether a position lies between messages (always, outside JSON mode)."""

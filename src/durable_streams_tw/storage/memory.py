@@ -151,14 +151,20 @@ class MemoryStore:
         """What the stream remembers of a producer."""
         return self._logs[stream_id].producers.get(producer_id)
 
-    def read_bytes(self, state: StreamState, start: int, stop: int) -> bytes:
+    def gather(self, state: StreamState, start: int, limit: int) -> bytes:
         """Stored bytes of a stream, inherited ones too."""
-        return b"".join(
-            [
-                self._logs[extent.stream_id].slice(extent.start, extent.stop)
-                for extent in extents(self.stream, state, start, stop)
-            ]
-        )
+        whole = content_types.is_json(state.content_type)
+        parts: list[bytes] = []
+        for extent in extents(self.stream, state, start, state.tail):
+            log = self._logs[extent.stream_id]
+            stop = min(extent.stop, extent.start + limit)
+            if whole and stop < extent.stop:
+                stop = min(extent.stop, log.boundary_from(stop))
+            parts.append(log.slice(extent.start, stop))
+            limit -= stop - extent.start
+            if limit <= 0:
+                break
+        return b"".join(parts)
 
     def boundary(self, state: StreamState, position: int) -> bool:
         """Whether a position lies between messages."""
@@ -218,21 +224,7 @@ class MemoryStore:
             return TORN
         if state.lifetime.ttl is not None:
             self._access.note(state.id, now)
-        return Chunk(state, position, self._gather(state, position, limit))
-
-    def _gather(self, state: StreamState, start: int, limit: int) -> bytes:
-        whole = content_types.is_json(state.content_type)
-        parts: list[bytes] = []
-        for extent in extents(self.stream, state, start, state.tail):
-            log = self._logs[extent.stream_id]
-            stop = min(extent.stop, extent.start + limit)
-            if whole and stop < extent.stop:
-                stop = min(extent.stop, log.boundary_from(stop))
-            parts.append(log.slice(extent.start, stop))
-            limit -= stop - extent.start
-            if limit <= 0:
-                break
-        return b"".join(parts)
+        return Chunk(state, position, self.gather(state, position, limit))
 
     def _tell(self) -> None:
         if self.changes:

@@ -92,10 +92,10 @@ class BatchTransaction:
         self._written.producers[stream_id, producer_id] = state
         return state
 
-    def read_bytes(self, state: StreamState, start: int, stop: int) -> bytes:
+    def gather(self, state: StreamState, start: int, limit: int) -> bytes:
         """Stored bytes of a stream, those of this batch too."""
         self._flush_data()
-        return reading.gather(self._batch, self.stream, state, start, stop, stop - start)
+        return reading.gather(self._batch, self.stream, state, start, state.tail, limit)
 
     def boundary(self, state: StreamState, position: int) -> bool:
         """Whether a position lies between messages."""
