@@ -1,8 +1,16 @@
-"""All tests of the server. ``trial tests`` runs those that need no network and no real time."""
+"""All tests of the server. ``trial tests`` runs those that need no network and no real time.
+
+Properties are tried on few examples, so that the whole is quick.
+``HYPOTHESIS_PROFILE=thorough trial tests`` takes its time.
+"""
+
+import os
 
 from hypothesis import settings
 
 # A slow machine is no bug, so an example has no deadline. In CI a run must not depend on luck.
-settings.register_profile("ours", deadline=None, print_blob=True)
+settings.register_profile("ours", deadline=None, print_blob=True, max_examples=30)
 settings.register_profile("ci", settings.get_profile("ours"), derandomize=True)
-settings.load_profile("ci" if settings.get_current_profile_name() == "ci" else "ours")
+settings.register_profile("thorough", settings.get_profile("ours"), max_examples=1500)
+_usual = "ci" if settings.get_current_profile_name() == "ci" else "ours"
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", _usual))

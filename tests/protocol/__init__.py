@@ -1,0 +1,1 @@
+"""Tests of the protocol's rules and codecs: plain values, no reactor, no store."""

@@ -1,0 +1,124 @@
+"""Tests of `durable_streams_tw.protocol.cursors`."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durable_streams_tw.protocol.cursors import interval_at, next_cursor, parse_cursor
+from durable_streams_tw.protocol.limits import (
+    CURSOR_EPOCH,
+    CURSOR_INTERVAL,
+    CURSOR_MAX_JITTER,
+    MAX_CURSOR_DIGITS,
+)
+from tests.protocol.refusing import RefusingTestCase
+
+TIMES = st.floats(0, 4e9)
+CHANCES = st.floats(0, 1, exclude_max=True)
+# 2026-11-24T12:00:07Z, in the middle of an interval.
+NOW = 1_795_521_607.0
+CURRENT = 3_354_480
+
+
+class IntervalTests(RefusingTestCase):
+    """The number of the interval."""
+
+    def test_counted_from_the_epoch(self) -> None:
+        """Intervals of 20 seconds since 2024-10-09T00:00:00Z."""
+        for now, interval in (
+            (CURSOR_EPOCH, 0),
+            (CURSOR_EPOCH + 19.999, 0),
+            (CURSOR_EPOCH + 20, 1),
+            (CURSOR_EPOCH + 86_400, 4320),
+            (NOW, CURRENT),
+        ):
+            self.assertEqual(interval_at(now), interval)
+
+    def test_a_clock_before_the_epoch(self) -> None:
+        """A machine whose clock is not set has no negative cursors."""
+        self.assertEqual(interval_at(0.0), 0)
+        self.assertEqual(interval_at(CURSOR_EPOCH - 0.5), 0)
+
+    @given(TIMES, TIMES)
+    def test_never_backwards(self, one: float, other: float) -> None:
+        """A later time has no smaller number."""
+        earlier, later = sorted((one, other))
+        self.assertLessEqual(interval_at(earlier), interval_at(later))
+
+
+class ParseTests(RefusingTestCase):
+    """What clients echo."""
+
+    def test_numbers(self) -> None:
+        """Decimal numbers of any sensible size are read exactly."""
+        for text, cursor in (
+            ("0", 0),
+            ("1000", 1000),
+            ("0001", 1),
+            (str(2**53), 2**53),
+            ("9" * MAX_CURSOR_DIGITS, 10**MAX_CURSOR_DIGITS - 1),
+        ):
+            self.assertEqual(parse_cursor(text), cursor)
+
+    def test_anything_else_is_ignored(self) -> None:
+        """A cursor spreads cache keys; a strange one is no reason to refuse a read."""
+        for text in (
+            *("", " ", "abc", "-1", "+1", "1.0", "1e3", "1e+23", "0x10", " 1", "1 ", "1\n", "1_0"),
+            *("\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT ONE}", "\N{FULLWIDTH DIGIT ONE}"),
+            *("9" * (MAX_CURSOR_DIGITS + 1), "1" * 10_000),
+        ):
+            self.assertIsNone(parse_cursor(text), text)
+
+
+class NextTests(RefusingTestCase):
+    """What clients are given."""
+
+    def test_without_an_echo(self) -> None:
+        """The current interval."""
+        self.assertEqual(next_cursor(NOW, None, 0.5), CURRENT)
+
+    def test_behind(self) -> None:
+        """A client that is behind is brought to the current interval, whatever the chance."""
+        for chance in (0.0, 0.5, 0.999_999):
+            self.assertEqual(next_cursor(NOW, CURRENT - 1, chance), CURRENT)
+            self.assertEqual(next_cursor(NOW, 0, chance), CURRENT)
+
+    def test_jitter(self) -> None:
+        """A client that is not behind goes on by 1 to 3600 seconds, in whole intervals."""
+        for echoed in (CURRENT, CURRENT + 1, CURRENT + 10_000):
+            self.assertEqual(next_cursor(NOW, echoed, 0.0), echoed + 1)
+            self.assertEqual(next_cursor(NOW, echoed, 0.5), echoed + 90)
+            self.assertEqual(next_cursor(NOW, echoed, 1 - 2**-53), echoed + 180)
+
+    @given(TIMES, st.none() | st.integers(0, 10**40), CHANCES)
+    def test_progress(self, now: float, echoed: int | None, chance: float) -> None:
+        """Never behind the clock; strictly beyond a client that was not behind."""
+        cursor = next_cursor(now, echoed, chance)
+        current = interval_at(now)
+        self.assertGreaterEqual(cursor, current)
+        if echoed is not None and echoed >= current:
+            self.assertGreater(cursor, echoed)
+            self.assertLessEqual(cursor, echoed + CURSOR_MAX_JITTER // CURSOR_INTERVAL)
+        else:
+            self.assertEqual(cursor, current)
+
+    @given(
+        TIMES,
+        st.lists(st.tuples(st.floats(0, 1000), CHANCES), max_size=20),
+        st.integers(0, 10**20) | st.none(),
+    )
+    def test_never_backwards(
+        self, now: float, steps: list[tuple[float, float]], echoed: int | None
+    ) -> None:
+        """A client that echoes what it was given is always given something that is not less,
+        and something new whenever it comes back within an interval."""
+        for passed, chance in steps:
+            now += passed
+            cursor = next_cursor(now, echoed, chance)
+            if echoed is not None:
+                self.assertGreater(cursor, echoed) if echoed >= interval_at(
+                    now
+                ) else self.assertGreaterEqual(cursor, echoed)
+            self.assertEqual(parse_cursor(str(cursor)), cursor)
+            echoed = cursor
