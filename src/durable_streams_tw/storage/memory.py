@@ -126,6 +126,10 @@ class MemoryStore:
                 expire(self, stream_id, now)
         self._tell()
 
+    def count(self) -> int:
+        """How many streams there are, those that live on for their forks too."""
+        return len(self._logs)
+
     # -- Transaction ------------------------------------------------------------------------
 
     def stream_at(self, path: str) -> StreamState | None:

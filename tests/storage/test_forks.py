@@ -1,0 +1,34 @@
+"""Random trees of forks on the store in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.storage.interfaces import IStreamStore
+from durable_streams_tw.storage.memory import MemoryStore
+from tests.storage.fork_model import ForkSuite
+
+
+class MemoryForkTests(ForkSuite, SynchronousTestCase):
+    """The store that keeps nothing: a restart is none."""
+
+    def make_fork_store(self) -> IStreamStore:
+        return MemoryStore(lambda: self.now)
+
+    def reopen_fork_store(self, store: IStreamStore) -> IStreamStore:
+        return store
+
+    def sweep_fork_store(self, store: IStreamStore) -> None:
+        assert isinstance(store, MemoryStore)
+        store.sweep()
+
+    def finish_fork_store(self, store: IStreamStore, streams: int) -> None:
+        assert isinstance(store, MemoryStore)
+        store.sweep()
+        self.assertEqual(store.count(), streams)
+
+    def now_of(self, deferred: Deferred[Any]) -> Any:
+        return self.successResultOf(deferred)
