@@ -1,0 +1,1 @@
+"""The public clients, unchanged, against a running service."""

@@ -1,0 +1,189 @@
+"""Runs the public conformance suite and the public clients against the real service.
+
+    python -m tests.conformance.run                   both stores
+    python -m tests.conformance.run --store memory    one of them: memory or lmdb
+    python -m tests.conformance.run --url URL         a server that runs already, http://host:port
+
+Ends with 0 when all is well, 1 when anything failed, and 77 when there is no Node to run with.
+Nothing is tried twice.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.conformance.service import ServiceFault, running
+from tests.conformance.verdict import judge, pattern
+
+HERE = Path(__file__).parent
+TOP = HERE.parent.parent
+NODE_MAJOR = 20
+NO_NODE = 77
+LONG_POLL_SECONDS = 2
+# The suite gives its long-poll tests this long, plus a second.
+LONG_POLL_TEST_MS = 10_000
+STEP_SECONDS = 300
+STORES = ("memory", "lmdb")
+
+
+@dataclass
+class Tally:
+    """What has passed and failed so far, in tests where they can be counted."""
+
+    passed: int = 0
+    excluded: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def noting(self, what: str) -> Iterator[None]:
+        """Notes a fault of the service, or of a step that never ended, in place of raising it."""
+        try:
+            yield
+        except (ServiceFault, subprocess.TimeoutExpired) as fault:
+            self.faults.append(f"{what}: {fault}")
+            print(f"{what}: {fault}", flush=True)
+
+
+def node_is_missing() -> str | None:
+    """The sentence to print when there is no Node that is new enough, else None."""
+    node = shutil.which("node")
+    if node is None or shutil.which("npm") is None:
+        return f"Node {NODE_MAJOR} or newer is needed, with npm, and is not on the path."
+    said = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
+    number = re.match(r"v(\d+)", said)
+    if number is None or int(number[1]) < NODE_MAJOR:
+        return f"Node {NODE_MAJOR} or newer is needed; {node} is {said.strip()}."
+    return None
+
+
+def install_packages() -> None:
+    """Brings the pinned npm packages here, unless they are here already."""
+    lock = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
+    stamp = HERE / "node_modules" / ".stamp"
+    if stamp.exists() and stamp.read_text() == lock:
+        return
+    subprocess.run(["npm", "ci", "--no-progress"], cwd=HERE, check=True)
+    stamp.write_text(lock)
+
+
+def step(name: str, command: list[str], cwd: Path, variables: Mapping[str, str]) -> int:
+    """Runs one command with more environment variables; gives its exit code."""
+    print(f"--- {name}", flush=True)
+    environment = {**os.environ, **variables, "NO_COLOR": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, timeout=STEP_SECONDS).returncode
+
+
+def run_suite(tally: Tally, store: str, address: str, scratch: Path) -> None:
+    """The public suite, all of it but the groups that excluded.json names."""
+    groups: dict[str, str] = json.loads((HERE / "excluded.json").read_text())
+    report = scratch / "report.json"
+    report.unlink(missing_ok=True)
+    vitest = ["npx", "--no-install", "vitest", "run", "-t", pattern(groups)]
+    vitest += ["--reporter=dot", "--reporter=json", f"--outputFile.json={report}"]
+    variables = {
+        "CONFORMANCE_URL": address,
+        "CONFORMANCE_LONG_POLL_MS": str(LONG_POLL_TEST_MS),
+    }
+    code = step(f"public suite, {store}", vitest, HERE, variables)
+    if not report.exists():
+        tally.faults.append(f"public suite, {store}: no report, exit code {code}")
+        return
+    verdict = judge(json.loads(report.read_text()), groups)
+    tally.passed += verdict.passed
+    tally.excluded += sum(verdict.excluded.values())
+    tally.faults += [f"public suite, {store}: {fault}" for fault in verdict.faults]
+    if code != 0 and not verdict.faults:
+        tally.faults.append(f"public suite, {store}: exit code {code} without a failed test")
+    left_out = ", ".join(f"{n} of {name!r}" for name, n in verdict.excluded.items())
+    print(f"public suite, {store}: {verdict.passed} passed, {len(verdict.faults)} faults")
+    print(f"public suite, {store}: left out by name: {left_out or 'nothing'}", flush=True)
+
+
+def run_client(
+    tally: Tally, what: str, command: list[str], cwd: Path, more: dict[str, str]
+) -> None:
+    """One script of clients/: it counts as one, and says itself what went wrong."""
+    if step(what, command, cwd, more) == 0:
+        tally.passed += 1
+    else:
+        tally.faults.append(what)
+
+
+def run_clients(tally: Tally, store: str, address: str, phase: str, scratch: Path) -> None:
+    """Both clients: ``phase`` is ``client``, or ``before`` or ``after`` a restart."""
+    script = "client" if phase == "client" else "restart"
+    for kind in ("npm", "pypi"):
+        variables = {
+            "STREAMS_URL": f"{address}/v1/stream/",
+            "RESTART_PHASE": phase,
+            "RESTART_STATE": str(scratch / f"{kind}-state.json"),
+        }
+        if kind == "npm":
+            command, cwd = ["node", "--test", f"npm_{script}.test.mjs"], HERE / "clients"
+        else:
+            module = f"tests.conformance.clients.pypi_{script}"
+            command, cwd = [sys.executable, "-m", "unittest", module], TOP
+        run_client(tally, f"{kind} {phase}, {store}", command, cwd, variables)
+
+
+def run_store(tally: Tally, store: str) -> None:
+    """Everything against one store; the durable one is stopped and started again in between."""
+    with tempfile.TemporaryDirectory(prefix="durable-streams-") as folder:
+        scratch = Path(folder)
+        log = scratch / "twistd.log"
+        options = ["--long-poll-timeout", f"{LONG_POLL_SECONDS}s"]
+        if store == "lmdb":
+            options += ["--data-dir", str(scratch / "data")]
+        before = len(tally.faults)
+        with tally.noting(f"service, {store}"), running(options, log) as address:
+            run_suite(tally, store, address, scratch)
+            run_clients(tally, store, address, "client", scratch)
+            if store == "lmdb":
+                run_clients(tally, store, address, "before", scratch)
+        if store == "lmdb":
+            with tally.noting(f"service, {store}, again"), running(options, log) as address:
+                run_clients(tally, store, address, "after", scratch)
+        if len(tally.faults) > before and log.exists():
+            print(f"--- the log's end, {store}")
+            print("\n".join(log.read_text(errors="replace").splitlines()[-80:]), flush=True)
+
+
+def main() -> int:
+    """Reads the command line, runs what it asks for, and prints the sums."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--store", action="append", choices=STORES, help="only this one")
+    parser.add_argument("--url", help="a running server, http://host:port, in place of our own")
+    arguments = parser.parse_args()
+    sentence = node_is_missing()
+    if sentence is not None:
+        print(sentence)
+        return NO_NODE
+    install_packages()
+    tally = Tally()
+    if arguments.url:
+        with tempfile.TemporaryDirectory(prefix="durable-streams-") as folder:
+            address = arguments.url.rstrip("/")
+            run_suite(tally, "given server", address, Path(folder))
+            run_clients(tally, "given server", address, "client", Path(folder))
+    else:
+        for store in arguments.store or STORES:
+            run_store(tally, store)
+    for fault in tally.faults:
+        print(f"FAULT {fault}")
+    sums = f"{tally.passed} passed, {len(tally.faults)} failed, {tally.excluded} skipped"
+    print(f"conformance: {sums}", flush=True)
+    return 1 if tally.faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""The real service as a child process: ``twistd -n durable-streams``, on a free loopback port."""
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+START_SECONDS = 20.0
+STOP_SECONDS = 20.0
+# What twistd writes last when it has stopped in order.
+FAREWELL = "Server Shut Down."
+# What no run may leave in the log, whatever the clients did.
+COMPLAINTS = ("Traceback", "Unhandled")
+
+
+class ServiceFault(Exception):
+    """The service did not start, did not stop in order, or complained in its log."""
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(options: Sequence[str], log: Path) -> Iterator[str]:
+    """Runs the service while the block runs, and stops it in order.
+
+    ``options`` are those of ``durable-streams``, but for the address; ``log`` is a file that gets
+    all that the service prints (added to the end, when it exists). Gives ``http://host:port``.
+
+    Raises ``ServiceFault`` when the service does not answer within ``START_SECONDS``, ends by
+    itself, is not gone ``STOP_SECONDS`` after SIGTERM, or has logged a complaint.
+    """
+    port = free_port()
+    twistd = Path(sys.executable).with_name("twistd")
+    command = [str(twistd), "--pidfile=", "-n", "durable-streams"]
+    command += ["--listen", f"tcp:{port}:interface=127.0.0.1", *options]
+    start = log.stat().st_size if log.exists() else 0
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=log.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _await_port(process, port)
+        yield f"http://127.0.0.1:{port}"
+        if process.poll() is not None:
+            raise ServiceFault(f"the service ended by itself, with code {process.returncode}")
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise ServiceFault(f"no end {STOP_SECONDS:.0f} s after SIGTERM") from None
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    _read_log(log, start)
+
+
+def _await_port(process: "subprocess.Popen[bytes]", port: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServiceFault(f"the service ended at its start, with code {process.returncode}")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise ServiceFault(f"nobody listens after {START_SECONDS:.0f} s")
+
+
+def _read_log(log: Path, start: int) -> None:
+    text = log.read_bytes()[start:].decode("utf-8", "replace")
+    for complaint in COMPLAINTS:
+        if complaint in text:
+            raise ServiceFault(f"the log has a line with {complaint!r}")
+    if FAREWELL not in text:
+        raise ServiceFault(f"the log does not end with {FAREWELL!r}")
