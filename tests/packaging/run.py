@@ -1,0 +1,88 @@
+"""Builds the package, installs it into fresh environments, and asks twistd whether it is there.
+
+Twice: from the wheel (built from the source distribution, as a release is), and editable. Both
+have to bring the plugin file without bringing an ``__init__.py`` into ``twisted/``.
+"""
+
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+TOP = Path(__file__).parent.parent.parent
+PLUGIN = "twisted/plugins/durable_streams_tw.py"
+NEEDED = ("durable_streams_tw/__init__.py", "durable_streams_tw/py.typed", PLUGIN)
+PACKAGES = ("durable_streams_tw/", "twisted/plugins/", "durable_streams_tw-")
+
+
+def output_of(*command: str | Path, cwd: Path) -> str:
+    """What a command prints; ends the run with it when the command fails."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        sys.exit(f"{done.stdout}\n{' '.join(map(str, command))}: exit code {done.returncode}")
+    return done.stdout
+
+
+def wheel_faults(wheel: Path) -> list[str]:
+    """What is missing in the wheel, or has no business there."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    faults = [f"the wheel lacks {name}" for name in NEEDED if name not in names]
+    if not any(name.endswith("LICENSE") for name in names):
+        faults.append("the wheel lacks the licence")
+    for name in names:
+        foreign = name.startswith("twisted/") and name != PLUGIN
+        if foreign or not name.startswith(PACKAGES):
+            faults.append(f"the wheel has {name}")
+    return faults
+
+
+def install_faults(kind: str, what: list[str], scratch: Path) -> list[str]:
+    """What is wrong in a fresh environment after ``pip install`` of ``what``."""
+    home = scratch / kind
+    venv.create(home, with_pip=True)
+    python, twistd = home / "bin" / "python", home / "bin" / "twistd"
+    output_of(python, "-m", "pip", "install", "--quiet", *what, cwd=scratch)
+    faults = []
+    # Twice: twistd writes a cache of its plugins, and reads it the second time.
+    for attempt in ("first", "second"):
+        if "durable-streams" not in output_of(twistd, "--help", cwd=scratch):
+            faults.append(f"{kind}: the {attempt} twistd --help does not list durable-streams")
+    if "--data-dir" not in output_of(twistd, "durable-streams", "--help", cwd=scratch):
+        faults.append(f"{kind}: twistd durable-streams --help does not name --data-dir")
+    place = "import durable_streams_tw as d, pathlib; print(pathlib.Path(d.__file__).resolve())"
+    found = Path(output_of(python, "-c", place, cwd=scratch).strip())
+    expected = TOP / "src" if kind == "editable" else home.resolve()
+    if not found.is_relative_to(expected):
+        faults.append(f"{kind}: the package came from {found}")
+    return faults
+
+
+def main() -> int:
+    """Builds, installs, looks; gives the exit code."""
+    with tempfile.TemporaryDirectory(prefix="durable-streams-") as folder:
+        scratch = Path(folder)
+        output_of(sys.executable, "-m", "build", "--outdir", scratch / "dist", TOP, cwd=scratch)
+        (wheel,) = (scratch / "dist").glob("*.whl")
+        print(f"built {wheel.name}", flush=True)
+        faults = wheel_faults(wheel)
+        for kind, what in {"wheel": [str(wheel)], "editable": ["--editable", str(TOP)]}.items():
+            found = install_faults(kind, what, scratch)
+            print(f"{kind} install: {'wrong' if found else 'good'}", flush=True)
+            faults += found
+    for fault in faults:
+        print(f"FAULT {fault}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
