@@ -1,0 +1,1 @@
+"""Readers that wait: long-polls and event streams, woken by commits."""
