@@ -136,6 +136,9 @@ MERGE_RECORD: Final = 1_900
 #: How many body bytes share one commit; the pages that they dirty are heap.
 MAX_BATCH: Final = 16 * MIB
 
+#: How many commands share one commit: each may dirty pages of its own.
+MAX_BATCH_COMMANDS: Final = 4_000
+
 #: How many bytes may wait for the committer. Beyond it appends are answered 503 with
 #: Retry-After.
 MAX_QUEUE: Final = 256 * MIB
@@ -179,6 +182,9 @@ SWEEP_INTERVAL: Final = 1.0
 
 #: How many expired streams one sweep takes.
 SWEEP_STEP: Final = 1_000
+
+#: After how long the sweep looks again at a stream that it could not read.
+SWEEP_RETRY: Final = 3600.0
 
 #: How often readers' resets of a TTL are written down. A crash may shorten a window by as
 #: much, never lengthen it.
