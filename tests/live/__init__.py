@@ -1,0 +1,1 @@
+"""Tests of `durable_streams_tw.live`."""

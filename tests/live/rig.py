@@ -1,0 +1,320 @@
+"""What the tests of live readers stand on: a clock, a store that can be made to dawdle, and
+sinks that record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from durable_streams_tw.live.fanout import Fanout, Subscriber
+from durable_streams_tw.live.tails import Tails
+from durable_streams_tw.live.waiters import LongPolls
+from durable_streams_tw.protocol import bodies
+from durable_streams_tw.protocol.cursors import interval_at
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.limits import MAX_CHUNK, SSE_CHUNK
+from durable_streams_tw.protocol.offsets import START, format_offset, parse_offset
+from durable_streams_tw.protocol.requests import Append, Create, Delete
+from durable_streams_tw.protocol.state import FOR_EVER, Lifetime, StreamState
+from durable_streams_tw.storage.interfaces import (
+    Change,
+    Chunk,
+    Command,
+    IStreamStore,
+    Listener,
+    Outcome,
+)
+from durable_streams_tw.storage.memory import MemoryStore
+from tests.sse_parser import parse
+
+PATH = "s"
+BEGAN = 1_760_000_007.0
+TIMEOUT = 30.0
+RECONNECT = 60.0
+COMMENT = 15.0
+
+
+@implementer(IStreamStore)
+class DawdlingStore:
+    """A store in memory whose answers, and whose news, come when a test says so.
+
+    While ``holding``, what a read saw is delivered by `release`. While ``mute``, commits are
+    made known by `tell`. ``hooks`` run one by one, each once, between what a read sees and
+    its answer. ``broken`` is what reads come to instead.
+    """
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self.memory = MemoryStore(now)
+        self.memory.watch(self._changed)
+        self.holding = False
+        self.mute = False
+        self.broken: Refusal | Exception | None = None
+        self.hooks: list[Callable[[], object]] = []
+        self.reads = 0
+        self.pins: dict[int, int] = {}
+        self._held: list[tuple[Deferred[Chunk | Refusal], Deferred[Chunk | Refusal]]] = []
+        self._untold: list[Change] = []
+        self._listeners: list[Listener] = []
+
+    def open(self) -> None:
+        """Nothing to make ready."""
+
+    def close(self) -> Deferred[None]:
+        """Nothing to finish."""
+        return succeed(None)
+
+    def submit(self, command: Command) -> Deferred[Outcome]:
+        """At once."""
+        return self.memory.submit(command)
+
+    def look(self, path: str) -> Deferred[StreamState | Refusal]:
+        """At once."""
+        return self.memory.look(path)
+
+    def read(
+        self, path: str, offset: int, limit: int, stream_id: int | None = None
+    ) -> Deferred[Chunk | Refusal]:
+        """What there is now, perhaps later."""
+        self.reads += 1
+        if isinstance(self.broken, Exception):
+            return fail(self.broken)
+        if self.broken is not None:
+            return succeed(self.broken)
+        answer = self.memory.read(path, offset, limit, stream_id)
+        if self.hooks:
+            self.hooks.pop(0)()
+        if not self.holding:
+            return answer
+        waiting: Deferred[Chunk | Refusal] = Deferred()
+        self._held.append((waiting, answer))
+        return waiting
+
+    def pin(self, stream_id: int) -> None:
+        """Counted."""
+        self.pins[stream_id] = self.pins.get(stream_id, 0) + 1
+        self.memory.pin(stream_id)
+
+    def unpin(self, stream_id: int) -> None:
+        """Counted."""
+        self.pins[stream_id] -= 1
+        self.memory.unpin(stream_id)
+
+    def watch(self, listener: Listener) -> None:
+        """Told when the test says so."""
+        self._listeners.append(listener)
+
+    def release(self) -> None:
+        """Deliver what reads have seen."""
+        held, self._held = self._held, []
+        for waiting, answer in held:
+            answer.addCallback(waiting.callback)
+
+    def tell(self) -> None:
+        """Make known what was committed."""
+        untold, self._untold = self._untold, []
+        if untold:
+            for listener in self._listeners:
+                listener(untold)
+
+    def _changed(self, changes: Sequence[Change]) -> None:
+        self._untold.extend(changes)
+        if not self.mute:
+            self.tell()
+
+
+class RecordingSink:
+    """Keeps what it is given. Above ``room`` bytes it pauses its producer, as transports do."""
+
+    def __init__(self, room: int | None = None) -> None:
+        self.room = room
+        self.writes: list[bytes] = []
+        self.ended = self.aborted = False
+        self.buffered = 0
+        self.paused = False
+        self.producer: Subscriber | None = None
+        self.failing = False
+        self.on_write: Callable[[], object] | None = None
+
+    def write(self, data: bytes) -> None:
+        """Record; pause where there is no room."""
+        assert not self.over, "a body that is over was written to"
+        if self.failing:
+            raise RuntimeError("the sink is broken")
+        self.writes.append(data)
+        self.buffered += len(data)
+        if self.on_write is not None:
+            self.on_write()
+        if self.room is not None and self.buffered > self.room:
+            self.pause()
+
+    def finish(self) -> None:
+        """Record."""
+        assert not self.over, "a body that is over was ended"
+        self.ended = True
+
+    def abort(self) -> None:
+        """Record."""
+        assert not self.over, "a body that is over was cut"
+        self.aborted = True
+
+    @property
+    def over(self) -> bool:
+        """Whether the body has ended, one way or the other."""
+        return self.ended or self.aborted
+
+    def pause(self) -> None:
+        """The buffer is full."""
+        if not self.paused and self.producer is not None:
+            self.paused = True
+            self.producer.pauseProducing()
+
+    def drain(self) -> None:
+        """The client has read everything."""
+        self.buffered = 0
+        if self.paused and self.producer is not None:
+            self.paused = False
+            self.producer.resumeProducing()
+
+    @property
+    def bytes(self) -> bytes:
+        """All that was written."""
+        return b"".join(self.writes)
+
+    @property
+    def events(self) -> list[tuple[str, str]]:
+        """All events, as a browser sees them."""
+        return [(event.type, event.data) for event in parse(self.bytes)]
+
+    @property
+    def payload(self) -> str:
+        """The data of all data events."""
+        return "".join([data for kind, data in self.events if kind == "data"])
+
+    @property
+    def controls(self) -> list[dict[str, Any]]:
+        """The control events."""
+        return [json.loads(data) for kind, data in self.events if kind == "control"]
+
+    @property
+    def position(self) -> int:
+        """Where the last control event left the client."""
+        return parse_offset(self.controls[-1]["streamNextOffset"])
+
+
+class LiveTestCase(SynchronousTestCase):
+    """A store, and the live layer over it."""
+
+    def setUp(self) -> None:
+        """Begin at a fixed time."""
+        self.clock = Clock()
+        self.clock.advance(BEGAN)
+        self.store = DawdlingStore(lambda: int(self.clock.seconds() * 1000))
+        self.tails = Tails(self.store, self.clock)
+        self.polls = LongPolls(self.store, self.tails, self.clock, TIMEOUT)
+        self.chance = 0.5
+        self.fanout = Fanout(
+            self.store, self.tails, self.clock, RECONNECT, COMMENT, random=lambda: self.chance
+        )
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def submit(self, command: Command) -> Outcome:
+        """Carry out a command, which must succeed."""
+        outcome = self.successResultOf(self.store.submit(command))
+        self.assertNotIsInstance(outcome, Refusal)
+        return outcome
+
+    def create(
+        self,
+        content_type: str = "text/plain",
+        body: bytes = b"",
+        path: str = PATH,
+        lifetime: Lifetime = FOR_EVER,
+    ) -> None:
+        """Make a stream."""
+        self.submit(
+            Create(
+                path=path,
+                content_type=content_type,
+                lifetime=lifetime,
+                closed=False,
+                body=bodies.initial(content_type, body),
+            )
+        )
+
+    def append(self, data: bytes, path: str = PATH, closed: bool = False) -> None:
+        """Append, perhaps close."""
+        content_type = self.state(path).content_type
+        body = bodies.appended(content_type, data)
+        self.submit(Append(path=path, content_type=content_type, body=body, closed=closed))
+
+    def close(self, path: str = PATH) -> None:
+        """Close a stream."""
+        self.submit(Append(path=path, content_type=None, body=None, closed=True))
+
+    def delete(self, path: str = PATH) -> None:
+        """Delete a stream."""
+        self.submit(Delete(path=path))
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def state(self, path: str = PATH) -> StreamState:
+        """The stream now."""
+        state = self.successResultOf(self.store.look(path))
+        assert isinstance(state, StreamState)
+        return state
+
+    def chunk(self, offset: int = START, path: str = PATH, limit: int = SSE_CHUNK) -> Chunk:
+        """What a request's own read finds."""
+        chunk = self.successResultOf(self.store.memory.read(path, offset, limit))
+        assert isinstance(chunk, Chunk)
+        return chunk
+
+    def wait(self, chunk: Chunk) -> Deferred[Chunk | Refusal]:
+        """Long-poll from the end of a chunk."""
+        return self.polls.wait(chunk, MAX_CHUNK)
+
+    def subscribe(
+        self,
+        offset: int = START,
+        path: str = PATH,
+        *,
+        cursor: int | None = None,
+        room: int | None = None,
+        chunk: Chunk | None = None,
+    ) -> RecordingSink:
+        """Follow a stream; the first turn is still to come."""
+        sink = RecordingSink(room)
+        sink.producer = self.fanout.subscribe(chunk or self.chunk(offset, path), cursor, sink)
+        return sink
+
+    def turn(self) -> None:
+        """Let the reactor do all that is due now."""
+        self.clock.advance(0)
+
+    def assertNothingLeft(self) -> None:
+        """All readers are gone: nothing may be held for them."""
+        self.assertEqual(self.fanout.count, 0)
+        self.assertEqual(self.polls.count, 0)
+        self.assertEqual(self.tails.count, 0)
+        self.assertEqual([pins for pins in self.store.pins.values() if pins], [])
+        self.turn()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+def control(position: int, *, up_to_date: bool = True, closed: bool = False) -> dict[str, Any]:
+    """The control event of a position, at the time at which tests begin."""
+    event: dict[str, Any] = {"streamNextOffset": format_offset(position)}
+    if not closed:
+        event["streamCursor"] = str(interval_at(BEGAN))
+    if up_to_date or closed:
+        event["upToDate"] = True
+    if closed:
+        event["streamClosed"] = True
+    return event
