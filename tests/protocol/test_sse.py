@@ -1,0 +1,259 @@
+"""Tests of `durable_streams_tw.protocol.sse`."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64decode
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durable_streams_tw.protocol.json_mode import join, split
+from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.sse import (
+    COMMENT,
+    Framing,
+    control_event,
+    data_event,
+    deliverable,
+    framing,
+)
+from tests.protocol.refusing import RefusingTestCase
+from tests.sse_parser import Event, Parser, parse
+
+# What a payload may try, and what framing may trip over.
+SCRAPS = (
+    *(
+        "\n",
+        "\r",
+        "\r\n",
+        "\n\n",
+        " ",
+        "  ",
+        "data:",
+        "data: ",
+        "\ndata: ",
+        "event: control\n",
+        ":",
+    ),
+    *("id: 1\n", "retry: 1\n", "\0", "\N{BOM}", "\u2028", "\x85", "\x0b", "é", "\U0001f600", "x"),
+    'event: control\ndata: {"streamNextOffset":"x","streamClosed":true}\n\n',
+)
+TEXTS = st.lists(st.sampled_from(SCRAPS) | st.text(max_size=4), max_size=8).map("".join)
+
+
+def _with_line_feeds(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+class FramingTests(RefusingTestCase):
+    """Which content types travel how."""
+
+    def test_framing(self) -> None:
+        """PROTOCOL.md §5.8: text and JSON as they are, all else in base64."""
+        for content_type, kind in (
+            ("text/plain", Framing.TEXT),
+            ("TEXT/Markdown; charset=utf-8", Framing.TEXT),
+            ("text/event-stream", Framing.TEXT),
+            ("application/json", Framing.JSON),
+            ("Application/JSON ; charset=utf-8", Framing.JSON),
+            ("application/octet-stream", Framing.BASE64),
+            ("application/ndjson", Framing.BASE64),
+            ("application/ld+json", Framing.BASE64),
+            ("application/jsonl", Framing.BASE64),
+            ("application/x-protobuf", Framing.BASE64),
+            ("image/png", Framing.BASE64),
+            ("textual/plain", Framing.BASE64),
+        ):
+            self.assertEqual(framing(content_type), kind, content_type)
+
+
+class DataTests(RefusingTestCase):
+    """``data`` events."""
+
+    def test_lines(self) -> None:
+        """Each line of the payload is a line of data; a space goes in only before a space."""
+        for payload, event in (
+            (b"abc", b"event: data\ndata:abc\n\n"),
+            (
+                b"line1\nline2\r\nline3\rline4",
+                b"event: data\ndata:line1\ndata:line2\ndata:line3\ndata:line4\n\n",
+            ),
+            (b" a\n  b\n\n", b"event: data\ndata:  a\ndata:   b\ndata:\ndata:\n\n"),
+            (b"data: x\n data: y", b"event: data\ndata:data: x\ndata:  data: y\n\n"),
+            (b"\r\n\r\n", b"event: data\ndata:\ndata:\ndata:\n\n"),
+            (b"\n\r", b"event: data\ndata:\ndata:\ndata:\n\n"),
+        ):
+            self.assertEqual(data_event(Framing.TEXT, payload), event)
+
+    def test_json(self) -> None:
+        """Messages travel as one array, without white space of our own."""
+        self.assertEqual(
+            data_event(Framing.JSON, b'{"a":1},[2],'), b'event: data\ndata:[{"a":1},[2]]\n\n'
+        )
+
+    def test_base64(self) -> None:
+        """Standard alphabet, padded, one line, empty for no bytes."""
+        self.assertEqual(data_event(Framing.BASE64, b"\xfb\xff\n"), b"event: data\ndata:+/8K\n\n")
+        self.assertEqual(data_event(Framing.BASE64, b"a"), b"event: data\ndata:YQ==\n\n")
+        self.assertEqual(data_event(Framing.BASE64, b""), b"event: data\ndata:\n\n")
+
+    @given(TEXTS)
+    def test_any_text(self, text: str) -> None:
+        """Any text arrives as exactly one event, whole but for the kind of its line ends."""
+        events = parse(data_event(Framing.TEXT, text.encode()))
+        self.assertEqual(events, [Event("data", _with_line_feeds(text))])
+
+    @given(st.lists(TEXTS, max_size=4))
+    def test_any_messages(self, texts: list[str]) -> None:
+        """Messages whose white space has line ends arrive as the same values."""
+        messages = [
+            b'{\r"t"\n:\r\n' + json.dumps(text, ensure_ascii=False).encode() + b"\n}"
+            for text in texts
+        ]
+        (event,) = parse(data_event(Framing.JSON, join(tuple(messages))))
+        self.assertEqual(event.type, "data")
+        self.assertEqual(json.loads(event.data), [{"t": text} for text in texts])
+        arrived = split(event.data.encode())
+        self.assertEqual(
+            [_with_line_feeds(message.decode()) for message in messages],
+            [message.decode() for message in arrived],
+        )
+
+    @given(st.binary(max_size=200))
+    def test_any_bytes(self, payload: bytes) -> None:
+        """Any bytes arrive exactly through base64."""
+        (event,) = parse(data_event(Framing.BASE64, payload))
+        self.assertEqual(event.type, "data")
+        self.assertEqual(b64decode(event.data, validate=True), payload)
+        self.assertEqual(len(event.data) % 4, 0)
+        self.assertNotIn("\n", event.data)
+
+
+class ControlTests(RefusingTestCase):
+    """``control`` events."""
+
+    def test_states(self) -> None:
+        """PROTOCOL.md §5.8: the cursor while the stream is open, the end when it is not."""
+        offset = format_offset(12)
+        for up_to_date, closed, rest in (
+            (False, False, {"streamCursor": "7"}),
+            (True, False, {"streamCursor": "7", "upToDate": True}),
+            (True, True, {"upToDate": True, "streamClosed": True}),
+            (False, True, {"upToDate": True, "streamClosed": True}),
+        ):
+            raw = control_event(12, 7, up_to_date, closed)
+            (event,) = parse(raw)
+            self.assertEqual(event.type, "control")
+            self.assertEqual(json.loads(event.data), {"streamNextOffset": offset, **rest})
+
+    def test_no_space_before_the_object(self) -> None:
+        """Readers that look for the object right behind the colon find it."""
+        raw = control_event(0, 1, True, False).decode()
+        self.assertIsNotNone(re.match(r"event: control\s*\ndata:({[^}]+})", raw))
+
+    def test_comment(self) -> None:
+        """A keep-alive is nothing to a reader."""
+        parser = Parser()
+        self.assertEqual(parser.feed(COMMENT), [])
+        self.assertEqual(parser.comments, 1)
+        self.assertFalse(parser.pending)
+
+    @given(st.lists(TEXTS, min_size=1, max_size=5), st.integers(1, 7))
+    def test_a_connection(self, texts: list[str], size: int) -> None:
+        """Events one behind the other, whatever pieces they arrive in."""
+        expected: list[Event] = []
+        raw = b""
+        for position, text in enumerate(texts):
+            raw += data_event(Framing.TEXT, text.encode()) + COMMENT
+            control = control_event(position, position, True, False)
+            raw += control
+            expected += [Event("data", _with_line_feeds(text)), *parse(control)]
+        parser = Parser()
+        events = []
+        for start in range(0, len(raw), size):
+            events += parser.feed(raw[start : start + size])
+        self.assertEqual(events, expected)
+        self.assertFalse(parser.pending)
+
+
+class DeliverableTests(RefusingTestCase):
+    """How much of what is there may go out."""
+
+    def test_other_framings(self) -> None:
+        """Only text has characters that can be torn."""
+        for kind in (Framing.JSON, Framing.BASE64):
+            self.assertEqual(deliverable(kind, b"abc\xe2\x82", True), 5)
+            self.assertEqual(deliverable(kind, b"abc\r", False), 4)
+        for kind in Framing:
+            self.assertEqual(deliverable(kind, b"", True), 0)
+
+    def test_text(self) -> None:
+        """An incomplete character is held back, a complete one and garbage are not."""
+        for payload, size in (
+            (b"abc", 3),
+            (b"ab\xc3", 2),
+            (b"ab\xc3\xa9", 4),
+            (b"\xc3", 0),
+            (b"a\xe2", 1),
+            (b"a\xe2\x82", 1),
+            (b"a\xe2\x82\xac", 4),
+            (b"a\xf0", 1),
+            (b"a\xf0\x9f", 1),
+            (b"a\xf0\x9f\x98", 1),
+            (b"a\xf0\x9f\x98\x80", 5),
+            (b"\xf0\x9f\x98", 0),
+            # Continuation bytes without a beginning, and what begins nothing.
+            (b"\x80", 1),
+            (b"\x80\x80", 2),
+            (b"\x80\x80\x80\x80", 4),
+            (b"a\x80\x80\x80", 4),
+            (b"\xc3\xa9\xa9", 3),
+            (b"a\xff", 2),
+            (b"a\xf5\x80", 3),
+        ):
+            self.assertEqual(deliverable(Framing.TEXT, payload, True), size, payload)
+            self.assertEqual(deliverable(Framing.TEXT, payload, False), size, payload)
+
+    def test_carriage_return(self) -> None:
+        """Short of the tail, a CR waits for the LF that may be next."""
+        self.assertEqual(deliverable(Framing.TEXT, b"a\r", False), 1)
+        self.assertEqual(deliverable(Framing.TEXT, b"a\r", True), 2)
+        self.assertEqual(deliverable(Framing.TEXT, b"a\r\n", False), 3)
+        self.assertEqual(deliverable(Framing.TEXT, b"a\r\r", False), 2)
+
+    @given(st.text(max_size=8), st.integers(0, 40), st.booleans())
+    def test_never_tears(self, text: str, cut: int, at_tail: bool) -> None:
+        """Of text that was cut anywhere, whole characters go out and at most three bytes
+        stay."""
+        payload = text.encode()[:cut]
+        size = deliverable(Framing.TEXT, payload, at_tail)
+        payload[:size].decode()
+        self.assertLessEqual(len(payload) - size, 3)
+        self.assertLessEqual(size, len(payload))
+
+    @given(st.binary(max_size=12), st.booleans())
+    def test_any_bytes(self, payload: bytes, at_tail: bool) -> None:
+        """Bytes that are no text are held back no longer."""
+        size = deliverable(Framing.TEXT, payload, at_tail)
+        self.assertTrue(0 <= len(payload) - size <= 3)
+        held = payload[size:]
+        self.assertTrue(not held or held == b"\r" or held[0] >= 0xC0, held)
+
+    @given(TEXTS, st.lists(st.integers(1, 5), min_size=1))
+    def test_torn_by_appends(self, text: str, sizes: list[int]) -> None:
+        """However appends tear a text, its reader has it whole in the end, and never saw half
+        a character."""
+        payload = text.replace("\r", "").encode()
+        received = ""
+        position = reach = 0
+        for size in sizes * (len(payload) + 1):
+            reach += size
+            piece = payload[position:reach]
+            piece = piece[: deliverable(Framing.TEXT, piece, True)]
+            position += len(piece)
+            if piece:
+                (event,) = parse(data_event(Framing.TEXT, piece))
+                received += event.data
+        self.assertEqual(received.encode(), payload)
