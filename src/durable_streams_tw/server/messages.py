@@ -13,12 +13,14 @@ from durable_streams_tw.protocol.answers import Field
 class Request(Struct, frozen=True):
     """One complete request for a stream.
 
-    ``path`` is the raw path behind the root, still percent-encoded; ``query`` the raw query,
-    without its question mark. ``header`` has lower-case names, repeated fields joined with
-    ``, ``. ``url`` is the stream's absolute URL as the client sees it, without query.
+    ``path`` is the raw path behind the root, still percent-encoded; ``root`` the raw path up
+    to there, a slash at its end; ``query`` the raw query, without its question mark.
+    ``header`` has lower-case names, repeated fields joined with ``, ``. ``url`` is the
+    stream's absolute URL as the client sees it, without query.
     """
 
     method: bytes
+    root: bytes
     path: bytes
     query: bytes
     header: Mapping[bytes, bytes]

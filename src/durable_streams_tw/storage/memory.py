@@ -8,12 +8,14 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
 from durable_streams_tw.protocol import content_types, json_mode, transitions
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.limits import RECORD_PAYLOAD
+from durable_streams_tw.protocol.limits import RECORD_PAYLOAD, SWEEP_INTERVAL
 from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage.access import AccessTimes
@@ -69,13 +71,19 @@ class _Log:
 class MemoryStore:
     """Streams in dictionaries. Every Deferred that it returns has fired.
 
-    ``now`` tells the time in milliseconds since 1970.
+    ``now`` tells the time in milliseconds since 1970. ``clock`` runs the sweep between `open`
+    and `close`; without one, expired streams that nobody asks for stay in memory.
     """
 
-    def __init__(self, now: Callable[[], int]) -> None:
+    def __init__(self, now: Callable[[], int], clock: IReactorTime | None = None) -> None:
         self._now = now
+        self._sweeps: LoopingCall | None = None
+        if clock is not None:
+            self._sweeps = LoopingCall(self.sweep)
+            self._sweeps.clock = clock
         self._by_path: dict[str, int] = {}
         self._logs: dict[int, _Log] = {}
+        self._mortal: set[int] = set()
         self._next_id = 1
         self._access = AccessTimes()
         self._listeners: list[Listener] = []
@@ -84,10 +92,14 @@ class MemoryStore:
     # -- IStreamStore ---------------------------------------------------------------------
 
     def open(self) -> None:
-        """Nothing to make ready."""
+        """Begin to sweep."""
+        if self._sweeps is not None:
+            self._sweeps.start(SWEEP_INTERVAL, now=False)
 
     def close(self) -> Deferred[None]:
-        """Nothing to finish."""
+        """Sweep no more."""
+        if self._sweeps is not None and self._sweeps.running:
+            self._sweeps.stop()
         return succeed(None)
 
     def submit(self, command: Command) -> Deferred[Outcome]:
@@ -121,9 +133,8 @@ class MemoryStore:
     def sweep(self) -> None:
         """End the streams whose time has come."""
         now = self._now()
-        for stream_id, log in list(self._logs.items()):
-            if log.state.deadline() is not None:
-                expire(self, stream_id, now)
+        for stream_id in list(self._mortal):
+            expire(self, stream_id, now)
         self._tell()
 
     def count(self) -> int:
@@ -183,6 +194,8 @@ class MemoryStore:
         if log is None:
             self._logs[state.id] = _Log(state)
             self._by_path[state.path] = state.id
+            if state.deadline() is not None:
+                self._mortal.add(state.id)
         else:
             log.state = state
 
@@ -203,6 +216,7 @@ class MemoryStore:
         """End a stream."""
         del self._logs[state.id]
         del self._by_path[state.path]
+        self._mortal.discard(state.id)
         self._access.forget(state.id)
 
     # -- reading ----------------------------------------------------------------------------

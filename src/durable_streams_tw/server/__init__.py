@@ -1,0 +1,1 @@
+"""The server: stream operations behind every door, the Klein tree, and the in-process API."""

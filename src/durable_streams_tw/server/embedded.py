@@ -1,0 +1,277 @@
+"""`DurableStreams`: everything wired together, as a server's heart or inside a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from random import random
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+
+from durable_streams_tw.live.fanout import Fanout
+from durable_streams_tw.live.tails import Tails
+from durable_streams_tw.live.waiters import LongPolls
+from durable_streams_tw.protocol import fields, offsets, paths
+from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.server import values
+from durable_streams_tw.server.following import Following
+from durable_streams_tw.server.policies import Policies
+from durable_streams_tw.server.reads import Reads
+from durable_streams_tw.server.settings import Settings
+from durable_streams_tw.server.site import StreamSite
+from durable_streams_tw.server.streams import StreamOperations
+from durable_streams_tw.server.tree import StreamTree
+from durable_streams_tw.server.values import Batch, StreamError, StreamInfo, Written
+from durable_streams_tw.server.writing import InThread, Writing
+from durable_streams_tw.storage.interfaces import IStreamStore
+from durable_streams_tw.storage.memory import MemoryStore
+
+T = TypeVar("T")
+
+Producer = tuple[str, int, int]
+"""An idempotent producer's id, epoch, and the sequence number of this batch (§5.2.1)."""
+
+
+class DurableStreams(Service):
+    """A set of durable streams: over HTTP through `resource`, in the process through methods.
+
+    With ``data_dir`` the streams are kept in that directory, which is made if it is missing;
+    without it they are in memory, and gone with the process. A service: start it before use,
+    with `startService` or as part of an application, and stop it to let readers go and to
+    close the store. It is started once.
+
+    ``reactor`` (default: the global one) gives time and threads. ``store`` and ``in_thread``
+    stand in for what these would make of it.
+
+    Methods that return a Deferred fail it with `StreamError` where the streams refuse.
+    Stream names are as in a URL behind the root, but not percent-encoded: ``chat/42``.
+    Writes to one stream are carried out in the order of the calls: nobody has to wait for
+    one before the next. Cancelling does not undo them.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | None = None,
+        *,
+        settings: Settings | None = None,
+        reactor: Any = None,
+        store: IStreamStore | None = None,
+        in_thread: InThread | None = None,
+    ) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
+        self._reactor = reactor
+        self._settings = settings = settings or Settings()
+        self._in_thread = in_thread or self._in_pool
+        self._started = False
+        if store is None:
+            store = MemoryStore(self._now, reactor) if data_dir is None else self._on_disk(data_dir)
+        self._store = store
+        tails = Tails(store, reactor)
+        self._long_polls = LongPolls(store, tails, reactor, settings.long_poll_timeout)
+        self._fanout = Fanout(store, tails, reactor, settings.sse_reconnect_interval, random=random)
+        self._writing = Writing(store, self._now, self._in_thread)
+        self._policies = Policies(settings.cors_origins)
+        reads = Reads(
+            store,
+            self._long_polls,
+            self._fanout,
+            seconds=reactor.seconds,
+            random=random,
+            in_thread=self._in_thread,
+            max_chunk=settings.max_chunk,
+            private=settings.private,
+        )
+        self.operations = StreamOperations(store, self._writing, reads, self._policies)
+
+    # -- service ----------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        """Open the store. Raises `StoreUnusable`, whose message is for the operator."""
+        if self._started:
+            raise RuntimeError("these streams were started before: make new ones")
+        self._store.open()
+        self._started = True
+        Service.startService(self)
+
+    def release(self) -> None:
+        """Let all waiting readers go: long-polls are answered, event streams end."""
+        self._long_polls.stop()
+        self._fanout.stop()
+
+    def stopService(self) -> Deferred[None]:
+        """Let readers go, finish what was accepted, close the store."""
+        Service.stopService(self)
+        self.release()
+        return self._store.close()
+
+    # -- doors ------------------------------------------------------------------------------
+
+    def resource(self, root: bytes = b"") -> IResource:
+        """The streams as a resource, to be mounted in any site, under any prefix.
+
+        ``root``, a raw path that ends with a slash, moves the streams further down.
+        """
+        return StreamTree(self.operations, self._settings).resource(root)
+
+    def site(self, root: bytes = b"v1/stream/") -> StreamSite:
+        """A whole site for these streams alone, with bounds on what it takes in."""
+        return StreamSite(self.resource(root), self._policies, self._settings, self._reactor)
+
+    # -- in the process ---------------------------------------------------------------------
+
+    def create(
+        self,
+        path: str,
+        content_type: str | None = None,
+        data: bytes | str = b"",
+        *,
+        ttl: int | None = None,
+        expires_at: datetime | str | None = None,
+        closed: bool = False,
+        forked_from: str | None = None,
+        fork_offset: str | None = None,
+        fork_sub_offset: int | None = None,
+    ) -> Deferred[StreamInfo]:
+        """Make a stream, or make sure that it is there (§5.1).
+
+        ``ttl`` is in seconds; ``expires_at`` an aware datetime or an RFC 3339 timestamp;
+        ``forked_from`` the name of a stream whose first part it shares (§4.2).
+        """
+        header = _header(
+            (fields.CONTENT_TYPE, content_type),
+            (fields.STREAM_TTL, ttl),
+            (fields.STREAM_EXPIRES_AT, _timestamp(expires_at)),
+            (fields.STREAM_CLOSED, "true" if closed else None),
+            (fields.STREAM_FORKED_FROM, None if forked_from is None else quote(forked_from)),
+            (fields.STREAM_FORK_OFFSET, fork_offset),
+            (fields.STREAM_FORK_SUB_OFFSET, fork_sub_offset),
+        )
+        return _told(
+            lambda: self._writing.create(_name(path), header, _bytes(data), b""),
+            values.created_from,
+        )
+
+    def append(
+        self,
+        path: str,
+        data: bytes | str = b"",
+        *,
+        content_type: str | None = None,
+        close: bool = False,
+        seq: str | None = None,
+        producer: Producer | None = None,
+    ) -> Deferred[Written]:
+        """Add bytes to the end of a stream, and perhaps close it with them (§5.2).
+
+        In JSON mode ``data`` is JSON: one message, or an array of them. Without a
+        ``content_type`` it is taken to be the stream's.
+        """
+        named, epoch, number = producer or (None, None, None)
+        header = _header(
+            (fields.CONTENT_TYPE, content_type),
+            (fields.STREAM_CLOSED, "true" if close else None),
+            (fields.STREAM_SEQ, seq),
+            (fields.PRODUCER_ID, named),
+            (fields.PRODUCER_EPOCH, epoch),
+            (fields.PRODUCER_SEQ, number),
+        )
+        raw = _bytes(data)
+        write = self._writing.append
+        if raw and content_type is None:
+            write = self._writing.append_as_it_is
+        return _told(lambda: write(_name(path), header, raw), values.written_from)
+
+    def close(self, path: str, *, producer: Producer | None = None) -> Deferred[Written]:
+        """End a stream: nothing can be appended any more (§5.3)."""
+        return self.append(path, close=True, producer=producer)
+
+    def delete(self, path: str) -> Deferred[None]:
+        """Remove a stream and all its bytes (§5.4)."""
+        return _told(lambda: self._writing.delete(_name(path)), lambda _: None)
+
+    def head(self, path: str) -> Deferred[StreamInfo]:
+        """What a stream is now (§5.5). Does not count as an access."""
+        return _told(lambda: self._store.look(_name(path)), values.info_of)
+
+    def read(self, path: str, offset: str = "-1", limit: int | None = None) -> Deferred[Batch]:
+        """Bytes of a stream from an offset, about ``limit`` of them at most (§5.6)."""
+        size = limit or self._settings.max_chunk
+        return _told(
+            lambda: self._store.read(_name(path), offsets.parse_offset(offset), size),
+            values.batch_of,
+        )
+
+    def tail(self, path: str, offset: str = "-1") -> Following:
+        """A stream's batches from an offset on, for ``async for``; ends when it is closed.
+
+        Raises `StreamError` where path or offset are malformed.
+        """
+        try:
+            position = offsets.parse_offset(offset)
+            name = _name(path)
+        except Refused as refused:
+            raise StreamError(refused.refusal) from None
+        return Following(self._store, self._long_polls, name, position, self._settings.max_chunk)
+
+    # -- its own ----------------------------------------------------------------------------
+
+    def _now(self) -> int:
+        return int(self._reactor.seconds() * 1000)
+
+    def _in_pool(self, call: Callable[..., T], *arguments: Any) -> Deferred[T]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call, *arguments)
+
+    def _on_disk(self, data_dir: str) -> IStreamStore:
+        # Here, so that a program whose streams are in memory does without LMDB.
+        from durable_streams_tw.storage.lanes import ThreadLanes
+        from durable_streams_tw.storage.lmdbstore import LMDBStore
+
+        store: IStreamStore = LMDBStore(data_dir, self._reactor, ThreadLanes(self._reactor))
+        return store
+
+
+def _name(path: str) -> str:
+    paths.check_name(path)
+    if paths.is_reserved(path):
+        raise Refused(Problem.NOT_FOUND, "names below __ds are reserved")
+    return path
+
+
+def _bytes(data: bytes | str) -> bytes:
+    return data.encode("utf-8") if isinstance(data, str) else data
+
+
+def _timestamp(moment: datetime | str | None) -> str | None:
+    if not isinstance(moment, datetime):
+        return moment
+    if moment.tzinfo is None:
+        raise ValueError("expires_at needs a time zone")
+    return moment.isoformat()
+
+
+def _header(*given: tuple[bytes, str | int | None]) -> dict[bytes, bytes]:
+    return {name: str(value).encode("utf-8") for name, value in given if value is not None}
+
+
+def _told(ask: Callable[[], Deferred[Any]], tell: Callable[[Any], T]) -> Deferred[T]:
+    """What came of a question, as a public value or as `StreamError`."""
+
+    def answered(outcome: Any) -> T:
+        if isinstance(outcome, Refusal):
+            raise StreamError(outcome)
+        return tell(outcome)
+
+    def failed(failure: Failure) -> T:
+        refused = failure.value
+        if isinstance(refused, Refused):
+            raise StreamError(refused.refusal) from None
+        failure.raiseException()
+
+    return maybeDeferred(ask).addCallbacks(answered, failed)

@@ -1,0 +1,158 @@
+"""What answers carry whatever they say: CORS, security fields, cache directives, gzip
+(PROTOCOL.md §10.1, §12.5, §12.7)."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Final
+
+from durable_streams_tw.protocol import answers, caching, content_types, fields
+from durable_streams_tw.protocol.answers import Answer, Field
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.limits import MIN_GZIP
+from durable_streams_tw.server.messages import Response
+
+METHODS: Final = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
+ALLOW: Final[Field] = (b"Allow", METHODS)
+VARY_ENCODING: Final[Field] = (b"Vary", b"Accept-Encoding")
+GZIPPED: Final[Field] = (b"Content-Encoding", b"gzip")
+
+#: What a browser's page may send.
+_REQUEST_FIELDS: Final = b", ".join(
+    (
+        b"Accept",
+        b"Authorization",
+        b"Cache-Control",
+        b"Content-Type",
+        b"If-None-Match",
+        b"Last-Event-ID",
+        b"Producer-Epoch",
+        b"Producer-Id",
+        b"Producer-Seq",
+        b"Stream-Closed",
+        b"Stream-Expires-At",
+        b"Stream-Fork-Offset",
+        b"Stream-Fork-Sub-Offset",
+        b"Stream-Forked-From",
+        b"Stream-Seq",
+        b"Stream-TTL",
+    )
+)
+
+#: What a browser's page may see.
+_ANSWER_FIELDS: Final = b", ".join(
+    (
+        fields.H_ETAG,
+        fields.H_LOCATION,
+        fields.H_PRODUCER_EPOCH,
+        fields.H_PRODUCER_EXPECTED_SEQ,
+        fields.H_PRODUCER_RECEIVED_SEQ,
+        fields.H_PRODUCER_SEQ,
+        b"Retry-After",
+        fields.H_CLOSED,
+        fields.H_CURSOR,
+        fields.H_EXPIRES_AT,
+        fields.H_NEXT_OFFSET,
+        fields.H_SSE_DATA_ENCODING,
+        fields.H_TTL,
+        fields.H_UP_TO_DATE,
+    )
+)
+
+_SECURITY: Final[tuple[Field, ...]] = (
+    (b"X-Content-Type-Options", b"nosniff"),
+    (b"Cross-Origin-Resource-Policy", b"cross-origin"),
+)
+_EXPOSE: Final[Field] = (b"Access-Control-Expose-Headers", _ANSWER_FIELDS)
+_PREFLIGHT: Final[tuple[Field, ...]] = (
+    ALLOW,
+    (b"Access-Control-Allow-Methods", METHODS),
+    (b"Access-Control-Allow-Headers", _REQUEST_FIELDS),
+    (b"Access-Control-Max-Age", b"86400"),
+)
+
+# A stream's bytes are whatever a client has put there: never let a browser run them.
+_SANDBOX: Final[Field] = (b"Content-Security-Policy", b"default-src 'none'; sandbox")
+_ATTACHMENT: Final[Field] = (b"Content-Disposition", b"attachment")
+_SHOWN: Final = frozenset((content_types.JSON, "text/plain"))
+
+# Media types that compress. What is not here is compressed already, or unknown.
+_TEXT: Final = re.compile(
+    r"text/.+|.+\+(?:json|xml|yaml)|(?:application|image)/(?:x-)?"
+    r"(?:json|json-seq|jsonl|ndjson|jsonlines|xml|yaml|javascript|ecmascript|sql|toml|svg|bmp)"
+)
+
+EVENT_STREAM: Final[tuple[Field, ...]] = (
+    (fields.H_CONTENT_TYPE, b"text/event-stream"),
+    (fields.H_CACHE_CONTROL, caching.NO_CACHE),
+    # Without it some proxies hold events back until a buffer is full.
+    (b"X-Accel-Buffering", b"no"),
+    _SANDBOX,
+)
+BASE64: Final[Field] = (fields.H_SSE_DATA_ENCODING, b"base64")
+
+
+class Policies:
+    """The fields that every answer carries, for the origins that may use the server.
+
+    ``origins`` are origins such as ``https://app.example``, or ``*`` for all.
+    """
+
+    def __init__(self, origins: Collection[str] = ("*",)) -> None:
+        everybody = (b"Access-Control-Allow-Origin", b"*")
+        self._narrow = "*" not in origins
+        self._others: tuple[Field, ...] = (*_SECURITY, everybody, _EXPOSE)
+        self._known: dict[bytes, tuple[Field, ...]] = {}
+        if self._narrow:
+            varies = (b"Vary", b"Origin")
+            self._others = (*_SECURITY, varies)
+            for origin in origins:
+                value = origin.encode("latin-1")
+                allowed = (b"Access-Control-Allow-Origin", value)
+                self._known[value] = (*_SECURITY, varies, allowed, _EXPOSE)
+
+    def common(self, origin: bytes | None) -> tuple[Field, ...]:
+        """What every answer to a request from this Origin carries."""
+        if self._narrow and origin is not None:
+            return self._known.get(origin, self._others)
+        return self._others
+
+    def options(self, origin: bytes | None) -> Response:
+        """The answer to OPTIONS, whether a browser's preflight or not."""
+        return Response(204, [*_PREFLIGHT, *self.common(origin)])
+
+    def refusal(self, refusal: Refusal, origin: bytes | None) -> Response:
+        """The answer to a request that is refused."""
+        return self.complete(answers.refused(refusal), origin)
+
+    def complete(self, answer: Answer, origin: bytes | None) -> Response:
+        """An answer with what every answer carries. Takes its fields over."""
+        answer.fields.extend(self.common(origin))
+        return Response(answer.status, answer.fields, answer.body)
+
+
+@lru_cache(maxsize=1024)
+def content(content_type: str) -> tuple[Field, ...]:
+    """The fields of an answer that carries a stream's own bytes."""
+    kind = (fields.H_CONTENT_TYPE, content_type.encode("utf-8"))
+    if content_types.essence(content_type) in _SHOWN:
+        return (kind, _SANDBOX)
+    return (kind, _SANDBOX, _ATTACHMENT)
+
+
+@lru_cache(maxsize=1024)
+def _compresses(content_type: str) -> bool:
+    return _TEXT.fullmatch(content_types.essence(content_type)) is not None
+
+
+def worth_gzip(content_type: str, size: int) -> bool:
+    """Whether an answer of so many bytes of this type is compressed where the client likes."""
+    return size >= MIN_GZIP and _compresses(content_type)
+
+
+def gzip(data: bytes) -> bytes:
+    """The bytes in gzip form (RFC 1952), without a date: equal bytes stay equal."""
+    return zlib.compress(data, 4, zlib.MAX_WBITS | 16)

@@ -1,0 +1,153 @@
+"""GET: catch-up, long-poll and SSE reads, conditional and compressed (PROTOCOL.md §5.6-§5.8,
+§8, §10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from twisted.internet.defer import Deferred
+
+from durable_streams_tw.live.fanout import Fanout
+from durable_streams_tw.live.waiters import LongPolls
+from durable_streams_tw.protocol import (
+    answers,
+    caching,
+    content_types,
+    cursors,
+    fields,
+    json_mode,
+    requests,
+    sse,
+)
+from durable_streams_tw.protocol.answers import Answer, Field
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.limits import INLINE_GZIP, SSE_CHUNK
+from durable_streams_tw.protocol.offsets import NOW
+from durable_streams_tw.protocol.requests import Live, ReadQuery
+from durable_streams_tw.server import policies
+from durable_streams_tw.server.messages import Request, Response
+from durable_streams_tw.server.writing import InThread
+from durable_streams_tw.storage.interfaces import Chunk, IStreamStore
+
+
+class Reads:
+    """Answers GET, but for the fields that every answer carries.
+
+    ``seconds`` tells the time in seconds since 1970, ``random`` gives numbers in [0, 1).
+    Methods raise `Refused` where the query is malformed.
+    """
+
+    def __init__(
+        self,
+        store: IStreamStore,
+        long_polls: LongPolls,
+        fanout: Fanout,
+        *,
+        seconds: Callable[[], float],
+        random: Callable[[], float],
+        in_thread: InThread,
+        max_chunk: int,
+        private: bool,
+    ) -> None:
+        self._store = store
+        self._long_polls = long_polls
+        self._fanout = fanout
+        self._seconds = seconds
+        self._random = random
+        self._in_thread = in_thread
+        self._max_chunk = max_chunk
+        self._private = private
+
+    def read(self, request: Request, path: str) -> Deferred[Response]:
+        """Answer a GET."""
+        query = requests.read_query(request.query)
+        limit = SSE_CHUNK if query.live is Live.SSE else self._max_chunk
+        chunk = self._store.read(path, query.offset, limit)
+        return chunk.addCallback(self._looked, request, query)
+
+    def _looked(
+        self, chunk: Chunk | Refusal, request: Request, query: ReadQuery
+    ) -> Response | Deferred[Response]:
+        if isinstance(chunk, Refusal):
+            return _plain(answers.refused(chunk))
+        if query.live is None:
+            return self._content(chunk, request, query)
+        if query.live is Live.SSE:
+            return self._events(chunk, query)
+        if chunk.data or chunk.state.closed:
+            return self._news(chunk, request, query)
+        waited = self._long_polls.wait(chunk, self._max_chunk)
+        return waited.addCallback(self._news, request, query)
+
+    def _news(
+        self, chunk: Chunk | Refusal, request: Request, query: ReadQuery
+    ) -> Response | Deferred[Response]:
+        if isinstance(chunk, Refusal):
+            return _plain(answers.refused(chunk))
+        if chunk.data:
+            return self._content(chunk, request, query)
+        return _plain(answers.no_news(chunk.state, self._cursor(query)))
+
+    def _cursor(self, query: ReadQuery) -> int:
+        return cursors.next_cursor(self._seconds(), query.cursor, self._random())
+
+    # -- bytes ------------------------------------------------------------------------------
+
+    def _content(
+        self, chunk: Chunk, request: Request, query: ReadQuery
+    ) -> Response | Deferred[Response]:
+        state = chunk.state
+        kind = state.content_type
+        header = request.header
+        may_zip = query.live is None and policies.worth_gzip(kind, len(chunk.data))
+        zips = may_zip and caching.accepts_gzip(header.get(fields.ACCEPT_ENCODING))
+        cursor = None if query.live is None else self._cursor(query)
+        about = answers.read_fields(state, chunk.end, cursor)
+        if may_zip:
+            about.append(policies.VARY_ENCODING)
+        if query.offset == NOW:
+            # The same URL means other bytes a moment later.
+            about.append((fields.H_CACHE_CONTROL, caching.NO_STORE))
+        else:
+            ends = state.closed and chunk.at_tail
+            tag = caching.etag(state.id, chunk.start, chunk.end, ends, "gzip" if zips else "")
+            about.append((fields.H_ETAG, tag))
+            about.append((fields.H_CACHE_CONTROL, self._directives(chunk)))
+            if caching.is_match(header.get(fields.IF_NONE_MATCH), tag):
+                return Response(304, about)
+        about.extend(policies.content(kind))
+        body = json_mode.document(chunk.data) if content_types.is_json(kind) else chunk.data
+        if not zips:
+            return Response(200, about, body)
+        about.append(policies.GZIPPED)
+        if len(body) <= INLINE_GZIP:
+            return Response(200, about, policies.gzip(body))
+        return self._in_thread(policies.gzip, body).addCallback(partial(Response, 200, about))
+
+    def _directives(self, chunk: Chunk) -> bytes:
+        state = chunk.state
+        if not chunk.data and not state.closed:
+            # Nothing yet is nothing to keep: who asks again wants to know.
+            return caching.NO_CACHE
+        lifetime = state.lifetime
+        left: float | None = None
+        if lifetime.ttl is not None:
+            left = lifetime.ttl
+        elif lifetime.expires_at is not None:
+            left = lifetime.expires_at / 1000 - self._seconds()
+        return caching.directives(self._private, left)
+
+    # -- events -----------------------------------------------------------------------------
+
+    def _events(self, chunk: Chunk, query: ReadQuery) -> Response:
+        about: list[Field] = list(policies.EVENT_STREAM)
+        if sse.framing(chunk.state.content_type) is sse.Framing.BASE64:
+            about.append(policies.BASE64)
+        if not chunk.data and chunk.state.closed:
+            about.extend(answers.read_fields(chunk.state, chunk.end, None))
+        return Response(200, about, partial(self._fanout.subscribe, chunk, query.cursor))
+
+
+def _plain(answer: Answer) -> Response:
+    return Response(answer.status, answer.fields, answer.body)

@@ -1,0 +1,313 @@
+"""A site that bounds what it takes in, and that stops gently.
+
+twisted.web takes bodies of any size, spools them to disk, and waits for ever for a head that
+trickles in. Who mounts the streams in a site of their own can use the request class alone:
+``Site(resource, requestFactory=StreamRequest)``.
+
+Early refusals are written by hand: twisted.web cannot answer before a body has come. What
+still comes then is read and dropped for a while, for closing at once would reset the
+connection and could take the answer with it (RFC 9112 §9.6).
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITransport
+from twisted.internet.protocol import connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
+from twisted.web.http import RESPONSES, HTTPChannel, _GenericHTTPChannelProtocol
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site
+
+from durable_streams_tw.protocol import limits
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.server import failures, targets
+from durable_streams_tw.server.messages import Response
+from durable_streams_tw.server.policies import Policies
+from durable_streams_tw.server.settings import Settings
+from durable_streams_tw.server.sinks import cut
+from durable_streams_tw.server.tree import refuse
+
+_MALFORMED: Final = Refusal(Problem.MALFORMED_REQUEST, "this is not a well-formed HTTP request")
+_NO_PATH: Final = Refusal(Problem.MALFORMED_REQUEST, "a request target begins with a slash")
+_TARGET_TOO_LONG: Final = Refusal(Problem.TARGET_TOO_LONG, "the request target is too long")
+_HEAD_TOO_LARGE: Final = Refusal(
+    Problem.HEAD_TOO_LARGE,
+    f"a request's head has at most {limits.MAX_HEAD} bytes and {limits.MAX_FIELDS} fields",
+)
+_HEAD_TOO_SLOW: Final = Refusal(
+    Problem.REQUEST_TIMEOUT, f"a request's head comes within {limits.HEAD_TIMEOUT:g} seconds"
+)
+_NO_ROOM: Final = Refusal(
+    Problem.OVERLOADED, "too many bodies are on their way at once", ((b"Retry-After", b"1"),)
+)
+
+
+class StreamRequest(Request):
+    """A request whose body stays in memory, and has a bound.
+
+    The bounds are those of the site where that is a `StreamSite`, else the defaults.
+    """
+
+    defaultContentType = None
+    _refusal: Refusal | None = None
+    _size = 0
+
+    def gotLength(self, length: int | None) -> None:
+        """The head is complete; ``length`` is the body's, None where it is not known yet."""
+        self.content: Any = BytesIO()
+        if length is not None and length > self._site().max_body:
+            self._turn_away(self._too_large())
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """A part of the body has come."""
+        if self._refusal is not None:
+            return
+        site = self._site()
+        if not self._size:
+            self.notifyFinish().addBoth(self._release, site)
+        self._size += len(data)
+        site.held += len(data)
+        if self._size > site.max_body:
+            self._turn_away(self._too_large())
+        elif site.held > site.max_held:
+            self._turn_away(_NO_ROOM)
+        else:
+            self.content.write(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """The request is complete."""
+        if self._refusal is None:
+            Request.requestReceived(self, command, targets.origin_form(path), version)
+        elif version == b"HTTP/2":
+            self.method, self.uri, self.clientproto = command, path, version
+            self._refuse(self._refusal)
+
+    def process(self) -> None:
+        """Find the resource and let it answer."""
+        if self.uri.startswith(b"/"):
+            Request.process(self)
+        elif self.uri == b"*" and self.method == b"OPTIONS":
+            refuse(self._site().policies.options(self.getHeader(b"origin")), self)
+        else:
+            self._refuse(_NO_PATH)
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """A resource has failed."""
+        refusal = failures.logged(reason)
+        if self.startedWriting:
+            cut(self)
+        else:
+            self._refuse(refusal)
+        return reason
+
+    def _site(self) -> StreamSite | _Elsewhere:
+        site: Any = self.channel.site  # type: ignore[attr-defined]
+        return site if isinstance(site, StreamSite) else _ELSEWHERE
+
+    def _too_large(self) -> Refusal:
+        return body_too_large(self._site().max_body)
+
+    def _turn_away(self, refusal: Refusal) -> None:
+        self._refusal = refusal
+        self.content = BytesIO()
+        if isinstance(self.channel, HTTPChannel):
+            # Or twisted.web would ask for the body behind the answer.
+            self.requestHeaders.removeHeader(b"expect")
+            origin = self.getHeader(b"origin")
+            turn_away(self.channel, self._site().policies.refusal(refusal, origin))
+
+    def _release(self, _: object, site: StreamSite | _Elsewhere) -> None:
+        site.held -= self._size
+
+    def _refuse(self, refusal: Refusal) -> None:
+        refuse(self._site().policies.refusal(refusal, self.getHeader(b"origin")), self)
+
+
+class StreamChannel(HTTPChannel):
+    """HTTP/1.1 with bounds on heads, and with problem details where twisted.web has none."""
+
+    MAX_LENGTH = limits.MAX_HEAD
+    totalHeadersSize = limits.MAX_HEAD
+    maxHeaders = limits.MAX_FIELDS
+    site: StreamSite
+
+    def __init__(self) -> None:
+        HTTPChannel.__init__(self)
+        self._head_timer: IDelayedCall | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes have come."""
+        HTTPChannel.dataReceived(self, data)
+        in_head = self.line_mode and (self._buffer or self._receivedHeaderSize)
+        if in_head and self._head_timer is None:
+            self._head_timer = self.site.reactor.callLater(limits.HEAD_TIMEOUT, self._head_is_late)
+        elif not in_head:
+            self._forget_head()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection has ended."""
+        self._forget_head()
+        HTTPChannel.connectionLost(self, reason)
+
+    def timeoutConnection(self) -> None:
+        """The connection was idle for too long: nothing to write home about."""
+        self._abortingCall = self.site.reactor.callLater(self.abortTimeout, abort, self)
+        HTTPChannel.loseConnection(self)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """A line of a head is longer than a whole head may be."""
+        self._turn_away(_HEAD_TOO_LARGE if self.requests else _TARGET_TOO_LONG)
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        large = (
+            self._receivedHeaderSize > self.totalHeadersSize
+            or self._receivedHeaderCount > self.maxHeaders
+        )
+        self._turn_away(_HEAD_TOO_LARGE if large else _MALFORMED)
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        self._turn_away(_HEAD_TOO_SLOW)
+
+    def _turn_away(self, refusal: Refusal) -> None:
+        turn_away(self, self.site.policies.refusal(refusal, None))
+
+    def _forget_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class _Connection(_GenericHTTPChannelProtocol):
+    """One connection, HTTP/1.1 or HTTP/2, that its site knows of."""
+
+    _channel: Any
+
+    def makeConnection(self, transport: ITransport) -> None:
+        self._channel.site.connections.add(self)
+        self._channel.makeConnection(transport)
+
+    def connectionLost(self, reason: Failure) -> None:
+        self._channel.site.connections.discard(self)
+        self._channel.connectionLost(reason)
+
+    def is_busy(self) -> bool:
+        """Whether a request is coming in, or being answered."""
+        channel = self._channel
+        return bool(getattr(channel, "requests", ()) or getattr(channel, "streams", ()))
+
+    def close(self, *, now: bool) -> None:
+        transport = self._channel.transport
+        if now:
+            transport.abortConnection()
+        else:
+            transport.loseConnection()
+
+
+class StreamSite(Site):
+    """A site for streams, and for whatever else is small."""
+
+    noisy = False
+
+    def __init__(
+        self, resource: IResource, policies: Policies, settings: Settings, reactor: IReactorTime
+    ) -> None:
+        # Between requests a connection may be as idle as within one: HTTP/2 does not tell
+        # them apart.
+        idle = max(limits.IDLE_TIMEOUT, settings.long_poll_timeout + limits.SSE_COMMENT_INTERVAL)
+        Site.__init__(
+            self,
+            resource,
+            requestFactory=StreamRequest,
+            timeout=idle,
+            reactor=reactor,
+            parsePOSTFormSubmission=False,
+        )
+        self.policies = policies
+        self.max_body = settings.max_body
+        self.max_held = max(limits.MAX_BODIES, settings.max_body)
+        self.held = 0
+        self.connections: set[_Connection] = set()
+
+    def protocol(self) -> _Connection:
+        """What speaks on a new connection."""
+        return _Connection(StreamChannel())
+
+    def startFactory(self) -> None:
+        """Nothing to begin: no line is logged for each request."""
+
+    def stopFactory(self) -> None:
+        """Nothing to end."""
+
+    def log(self, request: object) -> None:
+        """Requests are not logged."""
+
+    def drain(self) -> Deferred[None]:
+        """Close every connection once it is idle; cut what is not after a while."""
+        deadline = self.reactor.seconds() + limits.STOP_GRACE
+
+        def close_idle() -> None:
+            late = self.reactor.seconds() >= deadline
+            for connection in list(self.connections):
+                if late or not connection.is_busy():
+                    connection.close(now=late)
+            if late or not self.connections:
+                calls.stop()
+
+        calls = LoopingCall(close_idle)
+        calls.clock = self.reactor
+        done: Deferred[Any] = calls.start(limits.STOP_CHECK)
+        return done.addCallback(lambda _: None)
+
+
+class _Elsewhere:
+    """Stands in for a site that is not ours."""
+
+    def __init__(self) -> None:
+        self.policies = Policies()
+        self.max_body = limits.MAX_BODY
+        self.max_held = limits.MAX_BODIES
+        self.held = 0
+
+
+_ELSEWHERE: Final = _Elsewhere()
+
+
+def body_too_large(limit: int) -> Refusal:
+    """What is said to a request whose body is larger than ``limit`` bytes."""
+    return Refusal(Problem.BODY_TOO_LARGE, f"a body has at most {limit} bytes")
+
+
+def turn_away(channel: HTTPChannel, response: Response) -> None:
+    """Answer what has not come whole, read on only to drop it, and close soon."""
+    body = response.body
+    assert isinstance(body, bytes), "a refusal has no live body"
+    phrase = RESPONSES.get(response.status, b"Refused")
+    lines = [b"HTTP/1.1 %d %s" % (response.status, phrase)]
+    lines += [name + b": " + value for name, value in response.fields]
+    lines += [b"Content-Length: %d" % len(body), b"Connection: close", b"", body]
+    transport: Any = channel.transport
+    transport.write(b"\r\n".join(lines))
+    channel.dataReceived = _drop  # type: ignore[method-assign]
+    channel.clearLineBuffer()
+    channel.setTimeout(None)
+    if hasattr(transport, "loseWriteConnection"):
+        transport.loseWriteConnection()
+    call_later: Any = channel.callLater
+    channel._abortingCall = call_later(limits.LINGER, abort, channel)
+
+
+def abort(channel: HTTPChannel) -> None:
+    """Give a connection up that should have ended by now."""
+    channel._abortingCall = None
+    transport: Any = channel.transport
+    transport.abortConnection()
+
+
+def _drop(data: bytes) -> None:
+    """Bytes that nobody wants any more."""

@@ -1,0 +1,122 @@
+"""The stream operations, behind every door alike: a request in, a response out.
+
+What is decided here is which part answers what; the rules are `protocol`'s, the bytes are the
+store's, and waiting is `live`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.python.failure import Failure
+
+from durable_streams_tw.protocol import answers, paths
+from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.protocol.outcomes import Appended, Created
+from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.server import failures
+from durable_streams_tw.server.messages import Request, Response
+from durable_streams_tw.server.policies import ALLOW, Policies
+from durable_streams_tw.server.reads import Reads
+from durable_streams_tw.server.writing import Writing
+from durable_streams_tw.storage.interfaces import IStreamStore, Outcome
+
+_ORIGIN = b"origin"
+_NO_STREAM = Refusal(Problem.NOT_FOUND, "names below __ds are reserved, and nothing is here")
+_NO_METHOD = Refusal(
+    Problem.METHOD_NOT_ALLOWED, "a stream knows GET, HEAD, POST, PUT, DELETE and OPTIONS", (ALLOW,)
+)
+
+
+class StreamOperations:
+    """What a client can do with a stream (PROTOCOL.md §5)."""
+
+    def __init__(
+        self, store: IStreamStore, writing: Writing, reads: Reads, policies: Policies
+    ) -> None:
+        self._store = store
+        self._writing = writing
+        self._reads = reads
+        self._policies = policies
+        self._methods: dict[bytes, Callable[[Request, str], Deferred[Response]]] = {
+            b"GET": self._read,
+            b"POST": self._append,
+            b"PUT": self._create,
+            b"HEAD": self._describe,
+            b"DELETE": self._delete,
+        }
+
+    def respond(self, request: Request) -> Deferred[Response]:
+        """Answer a request for a stream.
+
+        Never fails but by cancelling, which says that the client is gone: a reader that
+        waits is let go, a write goes on.
+        """
+        return maybeDeferred(self._begin, request).addErrback(self._failed, request)
+
+    def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
+        """What says no to a request, with the Origin that it named."""
+        return self._policies.refusal(refusal, origin)
+
+    def failure(self, failure: Failure, origin: bytes | None) -> Response:
+        """What answers a request that met a bug: nothing of it but where the log has it."""
+        return self.refuse(failures.logged(failure), origin)
+
+    def _begin(self, request: Request) -> Deferred[Response]:
+        method = self._methods.get(request.method)
+        if method is None:
+            origin = request.header.get(_ORIGIN)
+            if request.method == b"OPTIONS":
+                return succeed(self._policies.options(origin))
+            return succeed(self.refuse(_NO_METHOD, origin))
+        name = paths.stream_name(request.path)
+        if paths.is_reserved(name):
+            return succeed(self.refuse(_NO_STREAM, request.header.get(_ORIGIN)))
+        return method(request, name)
+
+    def _failed(self, failure: Failure, request: Request) -> Response:
+        if failure.check(CancelledError):
+            failure.raiseException()
+        origin = request.header.get(_ORIGIN)
+        if isinstance(failure.value, Refused):
+            return self.refuse(failure.value.refusal, origin)
+        return self.failure(failure, origin)
+
+    # -- methods ----------------------------------------------------------------------------
+
+    def _read(self, request: Request, path: str) -> Deferred[Response]:
+        return self._reads.read(request, path).addCallback(self._with_common_fields, request)
+
+    def _with_common_fields(self, response: Response, request: Request) -> Response:
+        response.fields.extend(self._policies.common(request.header.get(_ORIGIN)))
+        return response
+
+    def _append(self, request: Request, path: str) -> Deferred[Response]:
+        outcome = self._writing.append(path, request.header, request.body)
+        return outcome.addCallback(self._written, request)
+
+    def _create(self, request: Request, path: str) -> Deferred[Response]:
+        outcome = self._writing.create(path, request.header, request.body, request.root)
+        return outcome.addCallback(self._written, request)
+
+    def _delete(self, request: Request, path: str) -> Deferred[Response]:
+        return self._writing.delete(path).addCallback(self._written, request)
+
+    def _written(self, outcome: Outcome, request: Request) -> Response:
+        if isinstance(outcome, Appended):
+            answer = answers.appended(outcome)
+        elif isinstance(outcome, Refusal):
+            answer = answers.refused(outcome)
+        elif isinstance(outcome, Created):
+            answer = answers.created(outcome, request.url)
+        else:
+            answer = answers.deleted()
+        return self._policies.complete(answer, request.header.get(_ORIGIN))
+
+    def _describe(self, request: Request, path: str) -> Deferred[Response]:
+        return self._store.look(path).addCallback(self._described, request)
+
+    def _described(self, found: StreamState | Refusal, request: Request) -> Response:
+        answer = answers.refused(found) if isinstance(found, Refusal) else answers.described(found)
+        return self._policies.complete(answer, request.header.get(_ORIGIN))

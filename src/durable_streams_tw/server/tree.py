@@ -1,0 +1,134 @@
+"""The Klein tree: the door through which any Twisted site reaches the streams.
+
+It translates twisted.web's requests into `messages` and back; what they mean is decided
+behind it. Cares of twisted.web and Klein are taken here:
+
+1. Klein matches decoded paths, redirects ``//`` and fails where a path is not UTF-8. So the
+   raw path behind the mount is taken from the request target, and Klein is shown it as one
+   segment in which every byte is safe.
+2. A request whose Host Klein could not bear is answered before it.
+3. Klein cancels what an endpoint waits for when the client leaves. The operations know what
+   that ends, and what goes on.
+4. An event stream is a push producer; a body that cannot be completed is cut.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any, Final
+from urllib.parse import quote, unquote_to_bytes
+
+from klein import Klein
+from klein.resource import KleinResource
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET
+from twisted.web.server import Request as WebRequest
+
+from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.server import targets
+from durable_streams_tw.server.messages import Request, Response
+from durable_streams_tw.server.settings import Settings
+from durable_streams_tw.server.sinks import RequestSink, cut
+from durable_streams_tw.server.streams import StreamOperations
+
+_NO_BODY: Final = (204, 304)
+_OUTSIDE: Final = Refusal(Problem.NOT_FOUND, "streams are found elsewhere on this server")
+
+
+class StreamTree:
+    """The resources of one set of streams."""
+
+    app = Klein()
+
+    def __init__(self, operations: StreamOperations, settings: Settings) -> None:
+        self._operations = operations
+        self._settings = settings
+
+    def resource(self, root: bytes = b"") -> IResource:
+        """A resource to be mounted anywhere.
+
+        Streams are found behind the mount and ``root``, which is empty or a raw path that
+        ends with a slash.
+        """
+        return _Mount(self._operations, self.app.resource(), root)
+
+    @app.route("/")
+    @app.route("/<target>")
+    def stream(self, request: WebRequest, target: str = "") -> Deferred[bytes]:
+        """Any stream; ``target`` is its raw path, quoted as a whole."""
+        responded = self._operations.respond(self._message(request, unquote_to_bytes(target)))
+        return responded.addCallback(send, request)
+
+    @app.handle_errors(Exception)  # type: ignore[arg-type]
+    def failed(self, request: WebRequest, failure: Failure) -> bytes | Deferred[bytes]:
+        """A bug of the door's own."""
+        response = self._operations.failure(failure, request.getHeader(b"origin"))
+        if request.startedWriting:
+            cut(request)
+            return b""
+        return send(response, request)
+
+    def _message(self, request: WebRequest, path: bytes) -> Request:
+        header = {
+            name.lower(): b", ".join(values)
+            for name, values in request.requestHeaders.getAllRawHeaders()
+        }
+        uri = targets.origin_form(request.uri)
+        path_of_url, _, query = uri.partition(b"?")
+        base = targets.base_url(
+            header, targets.host_of(request), request.isSecure(), self._settings.trust_proxy
+        )
+        content: Any = request.content
+        # Read whole: where this is our own site, its size is bounded and it is in memory.
+        body = content.getvalue() if isinstance(content, BytesIO) else content.read()
+        root = path_of_url[: len(path_of_url) - len(path)]
+        return Request(request.method, root, path, query, header, body, base + path_of_url)
+
+
+class _Mount(Resource):
+    """Takes requests to Klein, or answers those that Klein cannot take."""
+
+    isLeaf = True
+
+    def __init__(self, operations: StreamOperations, klein: KleinResource, root: bytes) -> None:
+        Resource.__init__(self)
+        self._operations = operations
+        self._klein = klein
+        self._root = root
+
+    def render(self, request: WebRequest) -> Any:
+        """Answer a request, at once or later."""
+        try:
+            targets.host_of(request)
+            path = targets.raw_path(request.uri, len(request.postpath or ()))
+            if not path.startswith(self._root):
+                raise Refused(_OUTSIDE.problem, _OUTSIDE.detail)
+        except Refused as refused:
+            refuse(self._operations.refuse(refused.refusal, request.getHeader(b"origin")), request)
+            return NOT_DONE_YET
+        request.postpath = [quote(path[len(self._root) :], safe="").encode("ascii")]
+        return self._klein.render(request)
+
+
+def send(response: Response, request: WebRequest) -> bytes | Deferred[bytes]:
+    """Write a response's head; what is returned is its body, or fires when that has ended."""
+    request.setResponseCode(response.status)
+    head = request.responseHeaders
+    for name, value in response.fields:
+        head.addRawHeader(name, value)
+    body = response.body
+    if not isinstance(body, bytes):
+        return RequestSink(request).follow(body)
+    if request.method != b"HEAD" and response.status not in _NO_BODY:
+        head.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+    return body
+
+
+def refuse(response: Response, request: WebRequest) -> None:
+    """Write a whole response whose body is bytes."""
+    body = send(response, request)
+    assert isinstance(body, bytes), "a refusal has no live body"
+    request.write(body)
+    request.finish()

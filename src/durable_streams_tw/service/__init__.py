@@ -1,0 +1,1 @@
+"""The ``durable-streams`` service of twistd: options, ports, start and stop."""

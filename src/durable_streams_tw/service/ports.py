@@ -1,0 +1,114 @@
+"""The ports that a site is served on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.endpoints import SSL4ServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from durable_streams_tw.server.embedded import DurableStreams
+from durable_streams_tw.server.site import StreamSite
+from durable_streams_tw.service.startup import CannotStart
+
+
+class Ports(Service):
+    """The ports of one site.
+
+    Opened before privileges are shed. When they are closed, readers that wait are let go,
+    and connections have a moment to take what was written to them. ``root`` is the raw path,
+    without its first slash, under which streams live.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        endpoints: list[IStreamServerEndpoint],
+        site: StreamSite,
+        streams: DurableStreams,
+        root: bytes,
+        reactor: Any,
+    ) -> None:
+        self._endpoints = endpoints
+        self._site = site
+        self._streams = streams
+        self._root = root.decode("ascii")
+        self._reactor = reactor
+        self._opened: list[Deferred[IListeningPort | None]] = []
+        self._opening = False
+
+    def privilegedStartService(self) -> None:
+        """Open the ports. Raises `CannotStart` where one cannot be had."""
+        Service.privilegedStartService(self)
+        self._opening = True
+        for endpoint in self._endpoints:
+            opened: Deferred[Any] = maybeDeferred(endpoint.listen, self._site)
+            self._opened.append(opened.addErrback(self._refused))
+        self._opening = False
+
+    def startService(self) -> None:
+        """Open the ports if nobody has, and say where the streams are."""
+        Service.startService(self)
+        if not self._opened:
+            self.privilegedStartService()
+        for endpoint, opened in zip(self._endpoints, self._opened, strict=True):
+            opened.addCallback(self._announce, endpoint)
+
+    def stopService(self) -> Deferred[None]:
+        """Close the ports, let readers go, wait for connections to end."""
+        Service.stopService(self)
+        opened, self._opened = self._opened, []
+        for port in opened:
+            port.addCallback(lambda port: None if port is None else port.stopListening())
+        closed: Deferred[Any] = gatherResults(opened)
+        return closed.addCallback(self._closed)
+
+    def _closed(self, _: object) -> Deferred[None]:
+        self._streams.release()
+        return self._site.drain()
+
+    def _refused(self, failure: Failure) -> None:
+        error = failure.value
+        if self._opening:
+            if isinstance(error, CannotListenError | OSError):
+                raise CannotStart(_why(error))
+            failure.raiseException()
+        # An endpoint that took its time: the service has started, and must not go on.
+        self._log.failure("A port cannot be opened: stopping", failure)
+        self._reactor.callWhenRunning(self._reactor.stop)
+
+    def _announce(self, port: IListeningPort | None, endpoint: object) -> IListeningPort | None:
+        if port is not None:
+            scheme = "https" if isinstance(endpoint, SSL4ServerEndpoint) else "http"
+            self._log.info(
+                "Durable streams are at {url}", url=_url(scheme, port.getHost(), self._root)
+            )
+        return port
+
+
+def _why(error: Exception) -> str:
+    if not isinstance(error, CannotListenError):
+        return f"a port cannot be opened: {error}"
+    reason = getattr(error.socketError, "strerror", None) or error.socketError
+    if not isinstance(error.port, int):
+        return f"cannot listen on {error.port}: {reason}"
+    where = f" of {error.interface}" if error.interface else ""
+    return f"cannot listen on port {error.port}{where}: {reason}"
+
+
+def _url(scheme: str, address: IAddress, root: str) -> str:
+    if not isinstance(address, IPv4Address | IPv6Address):
+        return f"/{root} on {address}"
+    host = address.host
+    if host in ("0.0.0.0", "::"):
+        host = "localhost"
+    elif ":" in host:
+        host = f"[{host}]"
+    return f"{scheme}://{host}:{address.port}/{root}"
