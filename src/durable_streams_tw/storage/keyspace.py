@@ -43,7 +43,10 @@ class Snapshot(View, Protocol):
 
     @property
     def version(self) -> int:
-        """The number of that commit; later commits have greater ones."""
+        """The number of that commit; later commits have greater ones.
+
+        So has whatever is seen after a failed commit.
+        """
 
 
 class WriteBatch(View, Protocol):
@@ -72,14 +75,22 @@ class Keyspace(Protocol):
     def snapshot(self) -> AbstractContextManager[Snapshot]:
         """The map as it is now. Raises `KeyspaceFailed`."""
 
+    @property
+    def floor(self) -> int:
+        """Below every version that is seen from now on. A failed commit raises it: what was
+        seen before may not be what the disk has."""
+
     def begin(self) -> WriteBatch:
         """Begin a batch. Raises `KeyspaceFailed`."""
 
     def has_room(self, reserve: int) -> bool:
-        """Whether so many bytes can still be written (on the disk and in freed pages)."""
+        """Whether so many bytes can still be written (on the disk and in freed pages).
+
+        Raises `KeyspaceFailed`.
+        """
 
     def used(self) -> int:
-        """How many bytes the stored pairs take."""
+        """How many bytes the stored pairs take. Raises `KeyspaceFailed`."""
 
     def close(self) -> None:
         """Release the map. No snapshot or batch may be open."""

@@ -16,29 +16,46 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Condition
-from typing import Any
+from typing import Any, Final
 
 import lmdb
 
-from durable_streams_tw.protocol.limits import MAP_SIZE, MAX_READERS
+from durable_streams_tw.protocol.limits import MAP_SIZE, MAX_BATCH, MAX_READERS, READ_THREADS
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.keyspace import Buffer, KeyspaceFailed, KeyspaceFull
 
-_END: tuple[Buffer, Buffer] = (b"", b"")
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DATA_FILE: Final = "data.mdb"
+LOCK_FILE: Final = "lock.mdb"
+
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NOTEWORTHY: Final = (*_NO_SPACE, errno.EIO)
+
+# 64 bytes a reader slot, and a page for what comes before them.
+_LOCK_SIZE: Final = MAX_READERS * 64 + 4096
+
+# A generation's versions lie above all those of the one before.
+_GENERATION_BITS: Final = 48
 
 
 class LMDBKeyspace:
-    """The environment in a directory that exists already."""
+    """The environment in a directory that exists already.
+
+    Raises `StoreUnusable` where it cannot be opened.
+    """
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
-        self._environment = self._open()
+        # Counts the failures after which what was seen before is not to be trusted.
+        self._generation = 0
         # How many snapshots are open: the map must not go away under one.
         self._snapshots = 0
+        self._reopening = False
         self._idle = Condition()
+        self._broken = False
+        self._environment = self._open()
 
     def _open(self) -> lmdb.Environment:
+        _allocate_lock_file(os.path.join(self._directory, LOCK_FILE))
         size = MAP_SIZE
         while True:
             try:
@@ -47,38 +64,61 @@ class LMDBKeyspace:
                     map_size=size,
                     max_dbs=0,
                     max_readers=MAX_READERS,
+                    max_spare_txns=READ_THREADS,
                     sync=True,
                     metasync=True,
                     writemap=False,
                     mode=0o600,
                 )
-            except MemoryError:
+                break
+            except (MemoryError, lmdb.MemoryError) as error:
                 size //= 2
+                if size < 1 << 30:
+                    raise StoreUnusable(
+                        f"there is no address space for {self._directory}: {error}"
+                    ) from None
             except lmdb.InvalidError:
                 raise StoreUnusable(f"{self._directory} holds no LMDB database") from None
-            except lmdb.Error as error:
-                if size > 1 << 30 and "annot allocate memory" in str(error):
-                    size //= 2
-                    continue
+            except (lmdb.Error, OSError) as error:
                 raise StoreUnusable(f"{self._directory} cannot be opened: {error}") from None
-            else:
-                break
-        environment.reader_check()
-        # What a crash left in the page cache becomes durable before anybody builds on it.
-        environment.sync(True)
+        try:
+            self._check_size(environment)
+            environment.reader_check()
+            # What a crash left in the page cache becomes durable before anybody builds on it.
+            environment.sync(True)
+        except (lmdb.Error, OSError) as error:
+            environment.close()
+            raise StoreUnusable(f"{self._directory} cannot be opened: {error}") from None
+        except BaseException:
+            environment.close()
+            raise
         return environment
+
+    def _check_size(self, environment: lmdb.Environment) -> None:
+        # Reading a page behind the end of the file kills the process. Pages that the last
+        # batches took and gave back may be missing there, but no more than those.
+        expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        size = os.stat(os.path.join(self._directory, DATA_FILE)).st_size
+        if size + MAX_BATCH < expected:
+            raise StoreUnusable(
+                f"{self._directory}/{DATA_FILE} has {size} bytes of {expected}: it was cut short"
+            )
 
     @contextmanager
     def snapshot(self) -> Iterator[_Snapshot]:
         """The map as it is now; values are windows into it."""
         with self._idle:
+            while self._reopening:
+                self._idle.wait()
             self._snapshots += 1
+            environment, generation = self._environment, self._generation
         transaction = None
         try:
-            transaction = self._environment.begin(buffers=True)
-            yield _Snapshot(transaction)
-        except lmdb.Error as error:
-            raise KeyspaceFailed(str(error)) from error
+            try:
+                transaction = environment.begin(buffers=True)
+            except lmdb.Error as error:
+                raise KeyspaceFailed(str(error)) from error
+            yield _Snapshot(transaction, generation)
         finally:
             if transaction is not None:
                 transaction.abort()
@@ -86,49 +126,118 @@ class LMDBKeyspace:
                 self._snapshots -= 1
                 self._idle.notify_all()
 
+    @property
+    def floor(self) -> int:
+        """Below every version that is seen from now on."""
+        return self._generation << _GENERATION_BITS
+
     def begin(self) -> _WriteBatch:
-        """Begin a batch."""
+        """Begin a batch. An environment that a failure has broken is opened anew first."""
+        if self._broken:
+            self._reopen()
         try:
-            return _WriteBatch(self, self._environment.begin(write=True))
+            transaction = self._environment.begin(write=True)
         except lmdb.PanicError:
             self._reopen()
-            return _WriteBatch(self, self._environment.begin(write=True))
+            try:
+                transaction = self._environment.begin(write=True)
+            except lmdb.Error as error:
+                raise KeyspaceFailed(str(error)) from error
         except lmdb.Error as error:
             raise KeyspaceFailed(str(error)) from error
+        return _WriteBatch(self, transaction, self._generation)
 
     def _reopen(self) -> None:
-        # A commit that failed in its meta page leaves the environment unusable: what the
-        # disk has is read anew.
+        """Read anew what the disk has, once the snapshots that are open have ended.
+
+        A commit that fails in its meta page leaves the environment refusing everything,
+        reads too.
+        """
+        self._broken = True
         with self._idle:
-            self._idle.wait_for(lambda: self._snapshots == 0)
+            self._reopening = True
             try:
+                self._idle.wait_for(lambda: not self._snapshots)
                 self._environment.close()
                 self._environment = self._open()
-            except (lmdb.Error, StoreUnusable) as error:
+                self._generation += 1
+                self._broken = False
+            except StoreUnusable as error:
                 raise KeyspaceFailed(str(error)) from error
+            finally:
+                self._reopening = False
+                self._idle.notify_all()
+
+    def commit_failed(self, error: lmdb.Error) -> KeyspaceFull | KeyspaceFailed:
+        """What a failed commit means; afterwards the environment works again if it can.
+
+        Only a failure in the meta page, the last that a commit writes, breaks the
+        environment, and only then is it not known what the disk has.
+        """
+        meaning = self.failure(error)
+        with self._idle:
+            self._generation += 1
+        try:
+            self._environment.begin(write=True).abort()
+        except lmdb.Error:
+            meaning = KeyspaceFailed(str(error))
+            try:
+                self._reopen()
+            except KeyspaceFailed as second:
+                # The next batch tries again.
+                meaning = KeyspaceFailed(f"{error}; opening anew: {second}")
+        return meaning
+
+    def failure(self, error: lmdb.Error) -> KeyspaceFull | KeyspaceFailed:
+        """What an error of LMDB's means for the batch that met it."""
+        if isinstance(error, lmdb.MapFullError):
+            return KeyspaceFull("the map is full")
+        # A full disk arrives as ENOSPC or, through the write that it cut short, as EIO.
+        number = _number(error)
+        if number in _NO_SPACE or (number == errno.EIO and self._disk_is_full()):
+            return KeyspaceFull(f"the disk is full ({error})")
+        return KeyspaceFailed(str(error))
+
+    def _disk_is_full(self) -> bool:
+        try:
+            return self.disk_room() < 1 << 20
+        except KeyspaceFailed:
+            return False
 
     def has_room(self, reserve: int) -> bool:
         """Whether the file system, or else the map's own freed pages too, have room."""
         free = self.disk_room()
         if free >= reserve:
             return True
-        info, stat = self._environment.info(), self._environment.stat()
+        try:
+            info, stat = self._environment.info(), self._environment.stat()
+        except lmdb.Error as error:
+            raise KeyspaceFailed(str(error)) from error
         spare = int(info["last_pgno"]) + 1 - self._pages(stat)
         return free + max(0, spare) * int(stat["psize"]) >= reserve
 
     def disk_room(self) -> int:
-        """Free bytes of the file system."""
-        status = os.statvfs(self._directory)
+        """Free bytes of the file system. Raises `KeyspaceFailed`."""
+        status = self._statvfs()
         return status.f_bavail * status.f_frsize
 
     def disk_size(self) -> int:
-        """All bytes of the file system."""
-        status = os.statvfs(self._directory)
+        """All bytes of the file system. Raises `KeyspaceFailed`."""
+        status = self._statvfs()
         return status.f_blocks * status.f_frsize
+
+    def _statvfs(self) -> os.statvfs_result:
+        try:
+            return os.statvfs(self._directory)
+        except OSError as error:
+            raise KeyspaceFailed(str(error)) from error
 
     def used(self) -> int:
         """Bytes of the pages that hold pairs."""
-        stat = self._environment.stat()
+        try:
+            stat = self._environment.stat()
+        except lmdb.Error as error:
+            raise KeyspaceFailed(str(error)) from error
         return self._pages(stat) * int(stat["psize"])
 
     @staticmethod
@@ -136,36 +245,53 @@ class LMDBKeyspace:
         return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
 
     def check_readers(self) -> None:
-        """Free the slots of readers whose process died."""
-        self._environment.reader_check()
+        """Free the slots of readers whose process died. Raises `KeyspaceFailed`."""
+        try:
+            self._environment.reader_check()
+        except lmdb.Error as error:
+            raise KeyspaceFailed(str(error)) from error
 
     def close(self) -> None:
         """Release the map."""
         self._environment.close()
 
-    def failure(self, error: Exception) -> KeyspaceFull | KeyspaceFailed:
-        """What an error of LMDB's means for the batch that met it."""
-        if isinstance(error, lmdb.MapFullError):
-            return KeyspaceFull("the map is full")
-        # A full disk arrives as ENOSPC or, through the write that it cut short, as EIO.
-        number = getattr(error, "errno", None) or _errno_of(error)
-        if number in _NO_SPACE or (number == errno.EIO and self.disk_room() < 1 << 20):
-            return KeyspaceFull("the disk is full")
-        return KeyspaceFailed(str(error))
+
+def _allocate_lock_file(path: str) -> None:
+    # LMDB makes this file sparse and writes to it through memory: a page that is not there
+    # yet when the disk is full would end the process. So it is filled beforehand.
+    try:
+        with open(path, "ab", opener=_private) as file:
+            file.write(bytes(max(0, _LOCK_SIZE - file.tell())))
+    except OSError as error:
+        raise StoreUnusable(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _errno_of(error: Exception) -> int | None:
-    # py-lmdb has no attribute for a system error's number, only strerror's text.
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _number(error: lmdb.Error) -> int | None:
+    """The number of the system's error, None where it is one of LMDB's own."""
+    number: int | None = getattr(error, "code", None)
+    if number is not None:
+        return number
+    # Older versions of the binding give strerror's text only.
     text = str(error)
-    for number in (*_NO_SPACE, errno.EIO):
+    for number in _NOTEWORTHY:
         if os.strerror(number) in text:
             return number
     return None
 
 
 class _View:
-    def __init__(self, transaction: lmdb.Transaction) -> None:
+    def __init__(self, transaction: lmdb.Transaction[Any], generation: int) -> None:
         self._transaction = transaction
+        self._generation = generation
+
+    @property
+    def version(self) -> int:
+        """The number of the commit that is seen, or of the batch's own."""
+        return self._generation << _GENERATION_BITS | self._transaction.id()
 
     def get(self, key: bytes) -> Buffer | None:
         """The value of a key."""
@@ -177,49 +303,47 @@ class _View:
 
     def scan(self, first: bytes, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
         """The pairs from ``first`` up to ``stop``."""
-        with self._transaction.cursor() as cursor:
-            if cursor.set_range(first):
-                yield from self._until(cursor, stop)
+        try:
+            with self._transaction.cursor() as cursor:
+                if cursor.set_range(first):
+                    yield from _until(cursor, stop)
+        except lmdb.Error as error:
+            raise KeyspaceFailed(str(error)) from error
 
     def scan_from_floor(
         self, first: bytes, lowest: bytes, stop: bytes
     ) -> Iterator[tuple[Buffer, Buffer]]:
         """The pairs from the greatest key that is not behind ``first``."""
-        with self._transaction.cursor() as cursor:
-            found = cursor.set_range(first)
-            if found and bytes(cursor.key()) == first:
-                yield from self._until(cursor, stop)
-                return
-            stepped = cursor.prev() if found else cursor.last()
-            if not (stepped and bytes(cursor.key()) >= lowest):
-                if not found:
-                    return
-                cursor.set_range(first)
-            yield from self._until(cursor, stop)
+        try:
+            with self._transaction.cursor() as cursor:
+                found = cursor.set_range(first)
+                if not found or bytes(cursor.key()) != first:
+                    stepped = cursor.prev() if found else cursor.last()
+                    if not (stepped and bytes(cursor.key()) >= lowest) and not (
+                        found and cursor.set_range(first)
+                    ):
+                        return
+                yield from _until(cursor, stop)
+        except lmdb.Error as error:
+            raise KeyspaceFailed(str(error)) from error
 
-    @staticmethod
-    def _until(cursor: lmdb.Cursor, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
-        pairs = cursor.iternext()
-        while True:
-            try:
-                key, value = next(pairs, _END)
-            except lmdb.Error as error:
-                raise KeyspaceFailed(str(error)) from error
-            if not key or bytes(key) >= stop:
-                return
-            yield key, value
+
+def _until(cursor: lmdb.Cursor[Any], stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
+    for key, value in cursor.iternext():
+        if bytes(key) >= stop:
+            return
+        yield key, value
 
 
 class _Snapshot(_View):
-    @property
-    def version(self) -> int:
-        """The number of the commit that is seen."""
-        return int(self._transaction.id())
+    pass
 
 
 class _WriteBatch(_View):
-    def __init__(self, keyspace: LMDBKeyspace, transaction: lmdb.Transaction) -> None:
-        super().__init__(transaction)
+    def __init__(
+        self, keyspace: LMDBKeyspace, transaction: lmdb.Transaction[Any], generation: int
+    ) -> None:
+        super().__init__(transaction, generation)
         self._keyspace = keyspace
         self._ended = False
 
@@ -239,12 +363,12 @@ class _WriteBatch(_View):
 
     def commit(self) -> int:
         """Make the batch durable."""
-        version = int(self._transaction.id())
+        version = self.version
         self._ended = True
         try:
             self._transaction.commit()
         except lmdb.Error as error:
-            raise self._keyspace.failure(error) from error
+            raise self._keyspace.commit_failed(error) from error
         return version
 
     def abort(self) -> None:
