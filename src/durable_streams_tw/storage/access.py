@@ -6,6 +6,8 @@ here and written down now and then: a crash may shorten a window by that interva
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class AccessTimes:
     """Last accesses by stream id, and which streams a live reader holds.
@@ -55,3 +57,13 @@ class AccessTimes:
         taken, self._unwritten = self._unwritten, set()
         taken.update(set(self._pins) - self._gone)
         return {stream_id: self.last(stream_id, now) for stream_id in taken}
+
+    def give_back(self, accesses: Mapping[int, int]) -> None:
+        """These could not be written down: they are to be taken again."""
+        self._unwritten.update(self._noted.keys() & accesses.keys())
+
+    def settle(self, accesses: Mapping[int, int]) -> None:
+        """These are written down, and known by now to whoever looks."""
+        for stream_id, accessed_at in accesses.items():
+            if self._noted.get(stream_id) == accessed_at and stream_id not in self._unwritten:
+                del self._noted[stream_id]

@@ -122,9 +122,11 @@ def expire(transaction: Transaction, stream_id: int, now: int) -> int | None:
 
 
 def touch(transaction: Transaction, stream_id: int, accessed_at: int) -> None:
-    """Write down when a stream was last accessed (milliseconds since 1970)."""
+    """Write down when a stream was last accessed (milliseconds since 1970), if that matters."""
     state = transaction.stream(stream_id)
-    if state is not None and not state.deleted and state.touched_at < accessed_at:
+    if state is None or state.deleted or state.lifetime.ttl is None:
+        return
+    if state.touched_at < accessed_at:
         transaction.save(replace(state, touched_at=accessed_at))
 
 

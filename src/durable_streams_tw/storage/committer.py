@@ -4,26 +4,28 @@ A plain function over a keyspace, without a thread of its own, so that a keyspac
 fails, delays or lies can be put under it. The rules of a batch:
 
 1. commands are decided in order, each on what the ones before it left;
-2. a refused command leaves no trace, and the others go on; so does one that meets a bug of
-   ours: the batch is begun again without it;
+2. a refused command leaves no trace, and the others go on. So does one that meets a bug of
+   ours or a record that cannot be read: where it has changed something by then, the batch is
+   begun again without it;
 3. a batch in which nothing changed is not committed;
 4. where there is no room, commands that only shrink or end things are still carried out;
 5. a commit that fails otherwise has an unknown outcome, and every command of the batch says
-   so: even a refusal might rest on what was not written.
+   so: even a refusal might rest on what was not written. All that is remembered is dropped,
+   and once the disk answers again those who follow the batch's streams are told to look.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import Struct
 from twisted.logger import Logger
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import DELETE_STEP, SWEEP_STEP
+from durable_streams_tw.protocol.limits import DELETE_STEP, SWEEP_RETRY, SWEEP_STEP
 from durable_streams_tw.protocol.requests import Append, Create
 from durable_streams_tw.protocol.state import StreamState
-from durable_streams_tw.storage import records
+from durable_streams_tw.storage import reading, records
 from durable_streams_tw.storage.access import AccessTimes
 from durable_streams_tw.storage.apply import apply, expire, touch
 from durable_streams_tw.storage.interfaces import Change, Command, Outcome
@@ -52,7 +54,9 @@ class Committed(Struct, frozen=True):
     """What came of a batch.
 
     ``outcomes`` belong to the commands in order; ``changes`` and ``published`` are what
-    listeners and readers are to see of the commit numbered ``version``.
+    listeners and readers are to see of the commit numbered ``version``. ``more`` asks for
+    another sweep at once. ``failed`` says that nothing was written, or that this is not
+    known: then ``doubt`` is the version before which nothing that was seen may be trusted.
     """
 
     outcomes: list[Outcome]
@@ -60,6 +64,8 @@ class Committed(Struct, frozen=True):
     published: dict[str, StreamState | None]
     version: int
     more: bool = False
+    failed: bool = False
+    doubt: int | None = None
 
 
 class Committer:
@@ -84,33 +90,39 @@ class Committer:
         self._now = now
         self._reserve = reserve
         self._quota = quota
+        self._had_room = True
         self._written = Written()
+        # Streams that a commit of unknown outcome was to change, as it was to leave them.
+        self._doubtful: dict[int, StreamState] = {}
 
     def step(self, commands: Sequence[Command]) -> Committed:
         """Carry out commands in one commit. Raises nothing that a disk or a client can cause."""
         spared: dict[int, Refusal] = {}
-        full = not self._has_room()
+        full: bool | None = None
         while True:
             try:
+                if full is None:
+                    full = not self._has_room()
                 batch = self._keyspace.begin()
             except KeyspaceFailed as failure:
                 return self._failed(len(commands), UNAVAILABLE, failure)
             transaction = BatchTransaction(batch, self._written, self._access)
-            broken = len(spared)
             try:
+                self._settle(batch, transaction)
                 outcomes = self._decide(transaction, commands, full, spared)
-                if len(spared) > broken:
-                    self._drop(batch)
-                    continue
-                return self._commit(batch, transaction, outcomes)
+                if outcomes is not None:
+                    return self._commit(batch, transaction, outcomes)
             except KeyspaceFull as failure:
-                self._drop(batch)
                 if full:
+                    self._drop(batch)
                     return self._failed(len(commands), FULL, failure)
                 full = True
             except KeyspaceFailed as failure:
+                return self._unknown(batch, transaction, len(commands), failure)
+            except BaseException:
                 self._drop(batch)
-                return self._failed(len(commands), UNKNOWN, failure)
+                raise
+            self._drop(batch)
 
     def sweep(self) -> Committed | None:
         """End expired streams and free a step's worth of ended streams' bytes.
@@ -118,45 +130,56 @@ class Committer:
         None where there is nothing to do. ``more`` says that another step is due at once.
         """
         now = self._now()
-        try:
-            due, garbage = self._due(now)
-            if not due and not garbage:
-                return None
-            batch = self._keyspace.begin()
-        except KeyspaceFailed as failure:
-            return self._failed(0, UNAVAILABLE, failure)
-        transaction = BatchTransaction(batch, self._written, self._access)
-        try:
-            for deadline, stream_id in due:
-                transaction.reindex(stream_id, deadline, self._expire(transaction, stream_id, now))
-            freeing = bool(garbage) and self._free(batch, transaction, garbage[0])
-            committed = self._commit(batch, transaction, [])
-        except (KeyspaceFull, KeyspaceFailed) as failure:
+        spared: set[int] = set()
+        while True:
+            try:
+                # First of all, for it makes a broken keyspace whole again.
+                batch = self._keyspace.begin()
+            except KeyspaceFailed as failure:
+                return self._failed(0, UNAVAILABLE, failure)
+            transaction = BatchTransaction(batch, self._written, self._access)
+            try:
+                due, garbage = _due(batch, now)
+                if not due and not garbage and not self._doubtful:
+                    batch.abort()
+                    return None
+                self._settle(batch, transaction)
+                if self._expire(transaction, due, spared, now):
+                    more = _free(batch, transaction, garbage) or len(due) == SWEEP_STEP
+                    return self._commit(batch, transaction, [], more)
+            except KeyspaceFull as failure:
+                self._drop(batch)
+                return self._failed(0, FULL, failure)
+            except KeyspaceFailed as failure:
+                return self._unknown(batch, transaction, 0, failure)
+            except BaseException:
+                self._drop(batch)
+                raise
             self._drop(batch)
-            return self._failed(0, UNAVAILABLE, failure)
-        except BaseException:
-            self._drop(batch)
-            raise
-        more = freeing or len(garbage) > 1 or len(due) == SWEEP_STEP
-        return Committed([], committed.changes, committed.published, committed.version, more)
 
-    def write_accesses(self, accesses: dict[int, int]) -> Committed:
-        """Write down when streams were last read (ms since 1970, by id)."""
+    def write_accesses(self, accesses: Iterable[tuple[int, int]]) -> Committed:
+        """Write down when streams were last read: pairs of id and ms since 1970."""
         try:
             batch = self._keyspace.begin()
         except KeyspaceFailed as failure:
             return self._failed(0, UNAVAILABLE, failure)
         transaction = BatchTransaction(batch, self._written, self._access)
         try:
-            for stream_id, accessed_at in accesses.items():
+            self._settle(batch, transaction)
+            for stream_id, accessed_at in accesses:
                 try:
                     touch(transaction, stream_id, accessed_at)
                 except CorruptRecord as corrupt:
                     self._log.error("{corrupt}", corrupt=corrupt)
             return self._commit(batch, transaction, [])
-        except (KeyspaceFull, KeyspaceFailed) as failure:
+        except KeyspaceFull as failure:
             self._drop(batch)
-            return self._failed(0, UNAVAILABLE, failure)
+            return self._failed(0, FULL, failure)
+        except KeyspaceFailed as failure:
+            return self._unknown(batch, transaction, 0, failure)
+        except BaseException:
+            self._drop(batch)
+            raise
 
     # -- one batch ----------------------------------------------------------------------------
 
@@ -166,8 +189,12 @@ class Committer:
         commands: Sequence[Command],
         full: bool,
         spared: dict[int, Refusal],
-    ) -> list[Outcome]:
-        """Each command's outcome; one that meets a bug is put among the ``spared``."""
+    ) -> list[Outcome] | None:
+        """Each command's outcome.
+
+        None where one has failed and left a trace: it is among the ``spared`` now, and the
+        batch is to begin again.
+        """
         now = self._now()
         outcomes: list[Outcome] = []
         for index, command in enumerate(commands):
@@ -177,30 +204,51 @@ class Committer:
             elif full and _grows(command):
                 outcome = FULL
             else:
+                writes = transaction.writes
                 try:
                     outcome = apply(transaction, command, now)
                 except CorruptRecord as corrupt:
                     self._log.error("{corrupt}", corrupt=corrupt)
                     outcome = CORRUPT
+                    if transaction.writes != writes:
+                        spared[index] = CORRUPT
+                        return None
                 except (KeyspaceFull, KeyspaceFailed):
                     raise
                 except Exception:  # noqa: BLE001 - whatever it is, it is one command's
                     self._log.failure("a command failed")
                     spared[index] = BUG
-                    return outcomes
+                    return None
             outcomes.append(outcome)
         return outcomes
 
     def _commit(
-        self, batch: WriteBatch, transaction: BatchTransaction, outcomes: list[Outcome]
+        self,
+        batch: WriteBatch,
+        transaction: BatchTransaction,
+        outcomes: list[Outcome],
+        more: bool = False,
     ) -> Committed:
         if transaction.flush():
             version = batch.commit()
         else:
             batch.abort()
             version = 0
+        self._doubtful.clear()
         self._written.trim()
-        return Committed(outcomes, transaction.changes, transaction.published, version)
+        return Committed(outcomes, transaction.changes, transaction.published, version, more)
+
+    def _settle(self, batch: WriteBatch, transaction: BatchTransaction) -> None:
+        """After a commit of unknown outcome: say anew what its streams are."""
+        for stream_id, state in self._doubtful.items():
+            try:
+                record = reading.load_stream(batch, stream_id)
+            except CorruptRecord:
+                # Whoever reads the stream is told.
+                continue
+            gone = record is None or record.state.deleted
+            state = state if record is None else record.state
+            transaction.changes.append(Change(state, state.tail, b"", gone))
 
     def _drop(self, batch: WriteBatch) -> None:
         batch.abort()
@@ -209,49 +257,97 @@ class Committer:
     def _failed(self, count: int, refusal: Refusal, failure: Exception) -> Committed:
         self._written.clear()
         self._log.error("a batch was not written: {failure}", failure=failure)
-        return Committed([refusal] * count, [], {}, 0)
+        return Committed([refusal] * count, [], {}, 0, failed=True)
+
+    def _unknown(
+        self, batch: WriteBatch, transaction: BatchTransaction, count: int, failure: Exception
+    ) -> Committed:
+        self._drop(batch)
+        for change in transaction.changes:
+            self._doubtful[change.state.id] = change.state
+        self._log.error("the outcome of a batch is unknown: {failure}", failure=failure)
+        return Committed([UNKNOWN] * count, [], {}, 0, failed=True, doubt=self._keyspace.floor)
 
     def _has_room(self) -> bool:
         keyspace = self._keyspace
-        if self._quota is not None and keyspace.used() >= self._quota:
-            return False
-        return keyspace.has_room(self._reserve)
+        room = self._quota is None or keyspace.used() < self._quota
+        room = room and keyspace.has_room(self._reserve)
+        if room != self._had_room:
+            self._had_room = room
+            if room:
+                self._log.info("there is room again: streams can grow")
+            else:
+                self._log.warn("there is no room: streams cannot grow until some is made")
+        return room
 
     # -- the sweep ----------------------------------------------------------------------------
 
-    def _due(self, now: int) -> tuple[list[tuple[int, int]], list[int]]:
-        due: list[tuple[int, int]] = []
-        with self._keyspace.snapshot() as view:
-            first, _ = records.DEADLINES
-            for key, _ in view.scan(first, records.deadline_key(now + 1, 0)):
-                due.append((records.unpack_integer(key[1:9]), records.unpack_integer(key[9:17])))
-                if len(due) == SWEEP_STEP:
-                    break
-            garbage: list[int] = []
-            for key, _ in view.scan(*records.GARBAGE):
-                garbage.append(records.unpack_integer(key[1:9]))
-                if len(garbage) == 2:
-                    break
-        return due, garbage
+    def _expire(
+        self,
+        transaction: BatchTransaction,
+        due: list[tuple[int, int]],
+        spared: set[int],
+        now: int,
+    ) -> bool:
+        """End the streams whose time has come, and move the others' entries.
 
-    def _expire(self, transaction: BatchTransaction, stream_id: int, now: int) -> int | None:
-        try:
-            return expire(transaction, stream_id, now)
-        except CorruptRecord as corrupt:
-            self._log.error("{corrupt}", corrupt=corrupt)
-            return None
+        False where one has failed: it is among the ``spared`` now, and the sweep is to begin
+        again.
+        """
+        for found_at, stream_id in due:
+            if stream_id in spared:
+                transaction.postpone(stream_id, found_at, now + int(SWEEP_RETRY * 1000))
+                continue
+            try:
+                deadline = expire(transaction, stream_id, now)
+                if deadline is not None:
+                    # An entry must not lie behind what is known of the stream after a crash.
+                    touch(transaction, stream_id, self._access.last(stream_id, now))
+                transaction.reindex(stream_id, found_at, deadline)
+            except CorruptRecord as corrupt:
+                self._log.error("{corrupt}", corrupt=corrupt)
+            except (KeyspaceFull, KeyspaceFailed):
+                raise
+            except Exception:  # noqa: BLE001 - the others' time has come too
+                self._log.failure("ending an expired stream failed")
+            else:
+                continue
+            spared.add(stream_id)
+            return False
+        return True
 
-    def _free(self, batch: WriteBatch, transaction: BatchTransaction, stream_id: int) -> bool:
-        """Free up to a step's worth of records; whether some may be left."""
-        freed = 0
+
+def _due(batch: WriteBatch, now: int) -> tuple[list[tuple[int, int]], list[int]]:
+    """Entries whose time has come (deadline and stream id), and ended streams."""
+    due: list[tuple[int, int]] = []
+    first, _ = records.DEADLINES
+    for key, _ in batch.scan(first, records.deadline_key(now + 1, 0)):
+        due.append((records.unpack_integer(key[1:9]), records.unpack_integer(key[9:17])))
+        if len(due) == SWEEP_STEP:
+            break
+    garbage: list[int] = []
+    for key, _ in batch.scan(*records.GARBAGE):
+        garbage.append(records.unpack_integer(key[1:9]))
+        if len(garbage) == DELETE_STEP:
+            break
+    return due, garbage
+
+
+def _free(batch: WriteBatch, transaction: BatchTransaction, garbage: list[int]) -> bool:
+    """Free up to a step's worth of ended streams' records; whether some may be left."""
+    left = DELETE_STEP
+    for stream_id in garbage:
         for first, behind in records.owned_ranges(stream_id):
             for key, _ in batch.scan(first, behind):
-                transaction.delete_key(bytes(key))
-                freed += 1
-                if freed == DELETE_STEP:
+                if not left:
                     return True
+                transaction.delete_key(bytes(key))
+                left -= 1
+        if not left:
+            return True
         transaction.delete_key(records.garbage_key(stream_id))
-        return False
+        left -= 1
+    return len(garbage) == DELETE_STEP
 
 
 def _grows(command: Command) -> bool:

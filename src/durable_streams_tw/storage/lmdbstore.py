@@ -8,10 +8,11 @@ thread otherwise.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from typing import Final
 
-import msgspec
 from msgspec import Struct
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -25,18 +26,21 @@ from durable_streams_tw.protocol.limits import (
     ACCESS_FLUSH_INTERVAL,
     DISK_RESERVE,
     MAX_BATCH,
+    MAX_BATCH_COMMANDS,
     MAX_QUEUE,
     MAX_QUEUED_COMMANDS,
     READER_CHECK_INTERVAL,
     SWEEP_INTERVAL,
 )
+from durable_streams_tw.protocol.offsets import START
 from durable_streams_tw.protocol.requests import Delete
 from durable_streams_tw.protocol.state import StreamState
-from durable_streams_tw.storage import reading, records
+from durable_streams_tw.storage import reading
 from durable_streams_tw.storage.access import AccessTimes
-from durable_streams_tw.storage.committer import BUG, CORRUPT, UNAVAILABLE, Committed, Committer
-from durable_streams_tw.storage.directory import Claim
+from durable_streams_tw.storage.committer import BUG, CORRUPT, Committed, Committer
+from durable_streams_tw.storage.directory import Claim, persist
 from durable_streams_tw.storage.extents import TORN, resolve
+from durable_streams_tw.storage.format import recognise
 from durable_streams_tw.storage.interfaces import (
     Chunk,
     Command,
@@ -49,9 +53,10 @@ from durable_streams_tw.storage.keyspace import KeyspaceFailed, View
 from durable_streams_tw.storage.lanes import Lanes
 from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace
 from durable_streams_tw.storage.published import Published, RecentChunks, Unpublished
-from durable_streams_tw.storage.records import CorruptRecord, Meta
+from durable_streams_tw.storage.records import CorruptRecord
 
 _STOPPING: Final = Refusal(Problem.STOPPING, "the server is stopping")
+_UNREADABLE: Final = Refusal(Problem.STORAGE_UNAVAILABLE, "the disk failed: try again")
 _OVERLOADED: Final = Refusal(
     Problem.OVERLOADED, "too many writes are waiting for the disk", ((b"Retry-After", b"1"),)
 )
@@ -64,10 +69,17 @@ class _Submitted(Struct):
 
 
 class _Chore(Struct):
+    """Work of the store's own in the committing lane, and what follows on the reactor's
+    thread: with None where there was nothing to do, or it failed."""
+
     run: Callable[[], Committed | None]
+    then: Callable[[Committed | None], None] | None = None
 
 
 class _Seen(Struct):
+    """What a reading lane saw: the state at a path, and the answer. ``version`` is -1 where
+    it saw nothing."""
+
     state: StreamState | None
     chunk: Chunk | Refusal
     version: int
@@ -104,7 +116,11 @@ class LMDBStore:
         self._listeners: list[Listener] = []
         self._timers: dict[str, IDelayedCall] = {}
         self._open = False
+        self._closed: Deferred[None] | None = None
         self._queued = self._queued_bytes = 0
+        self._sweeping = False
+        # Accesses that are on the disk since the last time that some were written.
+        self._written_accesses: dict[int, int] = {}
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -114,14 +130,18 @@ class LMDBStore:
         try:
             self._keyspace = LMDBKeyspace(self._directory)
             try:
-                _know(self._keyspace, self._directory, self._now())
+                recognise(self._keyspace, self._directory, self._now())
+                persist(self._directory)
+                reserve = min(DISK_RESERVE, self._keyspace.disk_size() // 20)
             except BaseException:
                 self._keyspace.close()
                 raise
+        except KeyspaceFailed as failure:
+            self._claim.release()
+            raise StoreUnusable(f"{self._directory} cannot be used: {failure}") from None
         except BaseException:
             self._claim.release()
             raise
-        reserve = min(DISK_RESERVE, self._keyspace.disk_size() // 20)
         self._committer = Committer(self._keyspace, self._access, self._now, reserve, self._quota)
         self._lanes.start(self._work)
         self._open = True
@@ -132,16 +152,20 @@ class LMDBStore:
     def close(self) -> Deferred[None]:
         """Write down what is accepted, then let go of the directory."""
         if not self._open:
+            if self._closed is not None and not self._closed.called:
+                # Already under way: whoever asks again waits for the same end.
+                again: Deferred[None] = Deferred()
+                self._closed.chainDeferred(again)
+                return again
             return succeed(None)
         self._open = False
         for timer in self._timers.values():
             if timer.active():
                 timer.cancel()
         self._timers.clear()
-        accesses = self._access.take_unwritten(self._now())
-        if accesses:
-            self._chore(lambda: self._committer.write_accesses(accesses))
-        return self._lanes.stop().addCallback(self._released)
+        self._write_accesses_now()
+        self._closed = self._lanes.stop().addCallback(self._released)
+        return self._closed
 
     def _released(self, _: None) -> None:
         self._keyspace.close()
@@ -169,11 +193,9 @@ class LMDBStore:
         size = 0
         for job in jobs:
             if isinstance(job, _Chore):
-                committed = self._guard(job.run)
-                if committed is not None:
-                    self._tell([], committed)
+                self._lanes.tell(partial(self._done, job, self._guard(job.run)))
                 continue
-            if batch and size + job.size > MAX_BATCH:
+            if batch and (size + job.size > MAX_BATCH or len(batch) == MAX_BATCH_COMMANDS):
                 self._step(batch)
                 batch, size = [], 0
             batch.append(job)
@@ -183,25 +205,26 @@ class LMDBStore:
 
     def _step(self, batch: list[_Submitted]) -> None:
         commands = [job.command for job in batch]
-        committed = self._guard(lambda: self._committer.step(commands))
-        self._tell(batch, committed or Committed([BUG] * len(batch), [], {}, 0))
+        committed = self._guard(partial(self._committer.step, commands))
+        if committed is None:
+            committed = Committed([BUG] * len(batch), [], {}, 0, failed=True)
+        self._lanes.tell(partial(self._committed, batch, committed))
 
     def _guard(self, work: Callable[[], Committed | None]) -> Committed | None:
         # The committing thread outlives every bug; whoever waits is told.
         try:
             return work()
         except Exception:  # noqa: BLE001
-            failure = Failure()
-            self._lanes.tell(lambda: self._log.failure("committing failed", failure))
+            self._lanes.tell(partial(self._log.failure, "committing failed", Failure()))
             return None
-
-    def _tell(self, batch: list[_Submitted], committed: Committed) -> None:
-        self._lanes.tell(lambda: self._committed(batch, committed))
 
     def _committed(self, batch: list[_Submitted], committed: Committed) -> None:
         """Back on the reactor's thread: visible first, then the writers, then the readers."""
-        self._published.publish(committed.published, committed.version)
         recent = self._recent
+        if committed.doubt is not None:
+            self._published.distrust(committed.doubt)
+            recent.clear()
+        self._published.publish(committed.published, committed.version)
         for change in committed.changes:
             if change.gone:
                 self._access.forget(change.state.id)
@@ -213,19 +236,29 @@ class LMDBStore:
             job.done.callback(outcome)
         if committed.changes:
             for listener in self._listeners:
-                listener(committed.changes)
-        if committed.more and self._open:
-            self._chore(self._committer.sweep)
+                try:
+                    listener(committed.changes)
+                except Exception:  # noqa: BLE001 - one listener's bug is not the others'
+                    self._log.failure("a listener failed")
+
+    def _done(self, chore: _Chore, committed: Committed | None) -> None:
+        """Back on the reactor's thread after work of the store's own."""
+        if committed is not None:
+            self._committed([], committed)
+        if chore.then is not None:
+            chore.then(committed)
 
     # -- reading --------------------------------------------------------------------------------
 
     def look(self, path: str) -> Deferred[StreamState | Refusal]:
         """The stream at a path."""
+        if not self._open:
+            return succeed(_STOPPING)
         state = self._published.get(path)
         if not isinstance(state, Unpublished):
             return succeed(self._usable(state))
-        return self.read(path, 0, 0).addCallback(
-            lambda chunk: chunk if isinstance(chunk, Refusal) else chunk.state
+        return self._lanes.read(partial(self._read, path, START, 0, None)).addCallback(
+            self._looked, path
         )
 
     def read(
@@ -246,7 +279,7 @@ class LMDBStore:
             data = self._remembered(usable, position, limit)
             if data is not None:
                 return succeed(Chunk(usable, position, data))
-        return self._lanes.read(lambda: self._read(path, offset, limit, stream_id)).addCallback(
+        return self._lanes.read(partial(self._read, path, offset, limit, stream_id)).addCallback(
             self._seen, path
         )
 
@@ -298,7 +331,7 @@ class LMDBStore:
             return _Seen(None, CORRUPT, -1)
         except KeyspaceFailed as failure:
             self._log.error("a read failed: {failure}", failure=failure)
-            return _Seen(None, UNAVAILABLE, -1)
+            return _Seen(None, _UNREADABLE, -1)
 
     def _chunk(
         self,
@@ -322,14 +355,20 @@ class LMDBStore:
             data = reading.gather(view, lookup, usable, position, usable.tail, limit)
         return Chunk(usable, position, data)
 
-    def _seen(self, seen: _Seen, path: str) -> Chunk | Refusal:
+    def _looked(self, seen: _Seen, path: str) -> StreamState | Refusal:
         """Back on the reactor's thread with what a reading lane saw."""
         if seen.version >= 0:
             self._published.put(path, seen.state, seen.version)
+        return seen.chunk if isinstance(seen.chunk, Refusal) else seen.chunk.state
+
+    def _seen(self, seen: _Seen, path: str) -> Chunk | Refusal:
+        """The same for what counts as an access."""
+        newest = seen.version >= 0 and self._published.put(path, seen.state, seen.version)
         chunk = seen.chunk
         if not isinstance(chunk, Refusal):
             self._note(chunk.state)
-            self._recent.put(chunk.state.id, chunk.start, chunk.data)
+            if newest:
+                self._recent.put(chunk.state.id, chunk.start, chunk.data)
         return chunk
 
     # -- housekeeping -----------------------------------------------------------------------------
@@ -337,53 +376,40 @@ class LMDBStore:
     def _later(self, name: str, delay: float, what: Callable[[], None]) -> None:
         self._timers[name] = self._clock.callLater(delay, what)
 
-    def _chore(self, run: Callable[[], Committed | None]) -> None:
-        self._lanes.write(_Chore(run))
-
     def _sweep(self) -> None:
-        self._chore(self._committer.sweep)
         self._later("sweep", SWEEP_INTERVAL, self._sweep)
+        if not self._sweeping:
+            self._sweeping = True
+            self._lanes.write(_Chore(self._committer.sweep, self._swept))
+
+    def _swept(self, committed: Committed | None) -> None:
+        self._sweeping = committed is not None and committed.more and self._open
+        if self._sweeping:
+            self._lanes.write(_Chore(self._committer.sweep, self._swept))
 
     def _write_accesses(self) -> None:
-        accesses = self._access.take_unwritten(self._now())
-        if accesses:
-            self._chore(lambda: self._committer.write_accesses(accesses))
         self._later("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
+        # By now no read is under way that began before these were written.
+        self._access.settle(self._written_accesses)
+        self._written_accesses = {}
+        self._write_accesses_now()
+
+    def _write_accesses_now(self) -> None:
+        accesses = iter(self._access.take_unwritten(self._now()).items())
+        while part := dict(islice(accesses, MAX_BATCH_COMMANDS)):
+            write = partial(self._committer.write_accesses, part.items())
+            self._lanes.write(_Chore(write, partial(self._accesses_done, part)))
+
+    def _accesses_done(self, accesses: dict[int, int], committed: Committed | None) -> None:
+        if committed is None or committed.failed:
+            self._access.give_back(accesses)
+        else:
+            self._written_accesses.update(accesses)
 
     def _check_readers(self) -> None:
-        self._chore(self._keyspace.check_readers)
         self._later("readers", READER_CHECK_INTERVAL, self._check_readers)
+        self._lanes.write(_Chore(self._keyspace.check_readers))
 
 
 def _wall_clock() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _know(keyspace: LMDBKeyspace, directory: str, now: int) -> None:
-    """Make sure that a store is ours and not newer than we are; mark a new one."""
-    from durable_streams_tw import __version__
-
-    with keyspace.snapshot() as view:
-        value = view.get(records.META_KEY)
-        known = None if value is None else bytes(value)
-        empty = next(view.scan(b"\x00", b"\xff"), None) is None
-    if known is not None:
-        try:
-            meta = records.unpack_meta(known)
-        except msgspec.MsgspecError:
-            raise StoreUnusable(f"{directory} holds a database that is not this server's") from None
-        if meta.format > records.FORMAT:
-            raise StoreUnusable(
-                f"{directory} was written by version {meta.version}, which this version "
-                f"({__version__}) cannot read"
-            )
-    elif empty:
-        batch = keyspace.begin()
-        meta = Meta(records.FORMAT, __version__, now)
-        batch.put(records.META_KEY, records.pack_meta(meta))
-        batch.commit()
-    else:
-        raise StoreUnusable(f"{directory} holds a database that is not this server's")
-
-
-__all__: Sequence[str] = ["LMDBStore"]

@@ -33,19 +33,28 @@ class Published:
         known = self._states.get(path)
         return UNPUBLISHED if known is None else known[0]
 
-    def put(self, path: str, state: StreamState | None, version: int) -> None:
-        """Take in a state that a commit left."""
-        known = self._states.pop(path, None)
-        if known is not None and known[1] > version:
-            self._states[path] = known
-            return
-        if known is None and version < self._dropped:
-            # What was dropped may have been newer than this.
-            return
+    def put(self, path: str, state: StreamState | None, version: int) -> bool:
+        """Take in a state that a commit left; whether it is the newest that is known."""
+        known = self._states.get(path)
+        if known is None:
+            if version < self._dropped:
+                # What was dropped may have been newer than this.
+                return False
+        elif known[1] > version:
+            return False
+        else:
+            # Put in again, and so behind all others in the order of dropping.
+            del self._states[path]
         self._states[path] = (state, version)
         if len(self._states) > self._size:
             oldest = next(iter(self._states))
             self._dropped = max(self._dropped, self._states.pop(oldest)[1])
+        return True
+
+    def distrust(self, version: int) -> None:
+        """Forget everything, and believe nothing that was seen before a version."""
+        self._states.clear()
+        self._dropped = max(self._dropped, version)
 
     def publish(self, states: dict[str, StreamState | None], version: int) -> None:
         """Take in all that one commit changed."""
@@ -68,6 +77,11 @@ class RecentChunks:
         self._size = size
         self._largest = largest
         self._chunks: dict[tuple[int, int], bytes] = {}
+        self._bytes = 0
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._chunks.clear()
         self._bytes = 0
 
     def get(self, stream_id: int, start: int) -> bytes | None:

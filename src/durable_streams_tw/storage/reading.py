@@ -36,6 +36,14 @@ def load_stream_at(view: View, path: str) -> records.StreamRecord | None:
     return record
 
 
+def load_next_id(view: View) -> int:
+    """The next stream id. Raises `CorruptRecord`: without it ids would be given twice."""
+    value = view.get(records.NEXT_ID_KEY)
+    if value is None:
+        raise CorruptRecord(records.NEXT_ID_KEY, "the next stream id is missing")
+    return records.unpack_integer(records.unseal(records.NEXT_ID_KEY, value))
+
+
 def lookup_in(view: View) -> Lookup:
     """States by id, as the view has them."""
 
@@ -106,5 +114,7 @@ def is_boundary(view: View, lookup: Lookup, state: StreamState, position: int) -
         into = position - records.position_of(key)
         if into == 0:
             return not flags & records.TORN_BEFORE
+        if into >= len(payload):
+            break
         return not flags and json_mode.is_boundary(bytes(payload[:into]))
     raise CorruptRecord(first, f"bytes are missing at {position}")

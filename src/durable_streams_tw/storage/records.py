@@ -36,6 +36,9 @@ from durable_streams_tw.storage.keyspace import Buffer
 FORMAT: Final = 1
 """The layout above. A store of a greater number is refused."""
 
+KIND: Final = "durable-streams"
+"""Whose stores these are."""
+
 META_KEY: Final = b"m"
 NEXT_ID_KEY: Final = b"n"
 DEADLINES: Final = (b"x", b"y")
@@ -68,7 +71,7 @@ class Meta(Struct, frozen=True):
     format: int
     version: str
     created_at: int
-    kind: str = "durable-streams"
+    kind: str = KIND
 
 
 class StreamRecord(Struct, frozen=True, array_like=True):

@@ -21,15 +21,17 @@ from durable_streams_tw.storage.written import OpenStream, Written
 
 
 class BatchTransaction:
-    """A `Transaction` over a batch. Nothing reaches the batch before `flush`.
+    """A `Transaction` over a batch.
 
     ``published`` is what readers are to see once the batch is durable: states by path, None
-    where a stream is gone.
+    where a stream is gone. ``writes`` grows with every change of a stream, so that whoever
+    met a failure can tell whether it left a trace.
     """
 
     def __init__(self, batch: WriteBatch, written: Written, access: AccessTimes) -> None:
         self.changes: list[Change] = []
         self.published: dict[str, StreamState | None] = {}
+        self.writes = 0
         self._batch = batch
         self._written = written
         self._access = access
@@ -38,7 +40,8 @@ class BatchTransaction:
         self._puts: dict[bytes, bytes] = {}
         self._deletes: list[bytes] = []
         self._absent: set[str] = set()
-        self._gone: set[int] = set()
+        # Ids that have no record to be read: of streams that are gone, and of new ones.
+        self._unwritten: set[int] = set()
 
     # -- Transaction ------------------------------------------------------------------------
 
@@ -64,15 +67,11 @@ class BatchTransaction:
         """The next id; the counter is durable with the batch that uses it."""
         written = self._written
         if written.next_id is None:
-            value = self._batch.get(records.NEXT_ID_KEY)
-            if value is None:
-                written.next_id = 1
-            else:
-                payload = records.unseal(records.NEXT_ID_KEY, value)
-                written.next_id = records.unpack_integer(payload)
+            written.next_id = reading.load_next_id(self._batch)
         given = written.next_id
         written.next_id = given + 1
         self._put(records.NEXT_ID_KEY, records.pack_integer(given + 1))
+        self._unwritten.add(given)
         return given
 
     def accessed_at(self, stream_id: int, now: int) -> int:
@@ -104,6 +103,7 @@ class BatchTransaction:
 
     def save(self, state: StreamState) -> None:
         """Write a stream's state."""
+        self.writes += 1
         stream = self._open(state.id)
         if stream is None:
             stream = self._remember(StreamRecord(state))
@@ -131,10 +131,11 @@ class BatchTransaction:
         """End a stream: its names go now, its bytes in later steps."""
         stream = self._open(state.id)
         assert stream is not None, "only a stream that exists is forgotten"
+        self.writes += 1
         self._written.forget(state)
         self._dirty.pop(state.id, None)
         self._absent.add(state.path)
-        self._gone.add(state.id)
+        self._unwritten.add(state.id)
         path_key = records.path_key(state.path)
         self._puts.pop(path_key, None)
         self._deletes += [path_key, records.stream_key(state.id)]
@@ -149,10 +150,15 @@ class BatchTransaction:
         stream = self._open(stream_id)
         if stream is None or stream.indexed_at != found_at:
             self._deletes.append(records.deadline_key(found_at, stream_id))
-        if stream is not None and stream.state.id not in self._dirty:
+        if stream is not None:
             self._index(stream, None)
             self._index(stream, deadline)
             self._dirty[stream_id] = stream
+
+    def postpone(self, stream_id: int, found_at: int, until: int) -> None:
+        """Move the entry of a stream that cannot be read, unseen."""
+        self._deletes.append(records.deadline_key(found_at, stream_id))
+        self._puts[records.deadline_key(until, stream_id)] = b""
 
     def delete_key(self, key: bytes) -> None:
         """Remove a key of a stream that is gone."""
@@ -193,7 +199,7 @@ class BatchTransaction:
 
     def _open(self, stream_id: int) -> OpenStream | None:
         stream = self._written.by_id.get(stream_id)
-        if stream is None and stream_id not in self._gone:
+        if stream is None and stream_id not in self._unwritten:
             record = reading.load_stream(self._batch, stream_id)
             return None if record is None else self._remember(record)
         return stream
@@ -276,4 +282,5 @@ class BatchTransaction:
         except CorruptRecord:
             # Left as it is, so that reading finds it: rewriting would bless wrong bytes.
             return None
-        return None if flags else bytes(payload)
+        whole = not flags and len(payload) == tail - stream.last_start
+        return bytes(payload) if whole else None

@@ -1,0 +1,58 @@
+"""Which program wrote a store, and whether this one may use it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from durable_streams_tw import __version__
+from durable_streams_tw.storage import records
+from durable_streams_tw.storage.interfaces import StoreUnusable
+from durable_streams_tw.storage.keyspace import Keyspace, KeyspaceFailed, KeyspaceFull
+
+
+def recognise(keyspace: Keyspace, where: str, now: int) -> None:
+    """Make sure that a keyspace is ours and not newer than we are; mark an empty one.
+
+    ``where`` names it in sentences, ``now`` is in milliseconds since 1970. Raises
+    `StoreUnusable`.
+    """
+    try:
+        with keyspace.snapshot() as view:
+            value = view.get(records.META_KEY)
+            known = None if value is None else bytes(value)
+            empty = next(view.scan(b"\x00", b"\xff"), None) is None
+        if known is not None:
+            _judge(known, where)
+        elif empty:
+            _mark(keyspace, now)
+        else:
+            raise StoreUnusable(f"{where} holds a database that is not this server's")
+    except (KeyspaceFull, KeyspaceFailed) as failure:
+        raise StoreUnusable(f"{where} cannot be used: {failure}") from None
+
+
+def _judge(value: bytes, where: str) -> None:
+    try:
+        meta = records.unpack_meta(value)
+    except msgspec.MsgspecError:
+        meta = None
+    if meta is None or meta.kind != records.KIND:
+        raise StoreUnusable(f"{where} holds a database that is not this server's")
+    if meta.format > records.FORMAT:
+        raise StoreUnusable(
+            f"{where} was written by version {meta.version}, which this version "
+            f"({__version__}) cannot read"
+        )
+
+
+def _mark(keyspace: Keyspace, now: int) -> None:
+    batch = keyspace.begin()
+    try:
+        batch.put(
+            records.META_KEY, records.pack_meta(records.Meta(records.FORMAT, __version__, now))
+        )
+        batch.put(records.NEXT_ID_KEY, records.seal(records.NEXT_ID_KEY, records.pack_integer(1)))
+        batch.commit()
+    except BaseException:
+        batch.abort()
+        raise
