@@ -57,8 +57,10 @@ test("bytes: 3 MB in one append come back unchanged", limit, async () => {
   const handle = await create("bytes", "application/octet-stream")
   const sent = new Uint8Array(3_000_000).map((_, i) => (i * 7919) >> 5)
   await handle.append(sent)
-  const got = await (await stream({ url: handle.url, live: false })).body()
-  assert.deepEqual(Buffer.from(got), Buffer.from(sent))
+  // Not with `live: false`: this client then takes one answer, and the server sends it in several.
+  const got = await (await stream({ url: handle.url })).body()
+  assert.equal(got.length, sent.length)
+  assert.ok(Buffer.from(sent).equals(got))
 })
 
 test("bytes: appendStream pipes a source through one request", limit, async () => {
@@ -207,7 +209,7 @@ test("sse: bytes arrive by base64", limit, async () => {
     })
   })
   for (let at = 0; at < sent.length; at += 100) await handle.append(sent.subarray(at, at + 100))
-  assert.deepEqual(await tail, sent)
+  assert.ok(sent.equals(await tail))
 })
 
 test("delete: the stream is gone", limit, async () => {
