@@ -2,7 +2,8 @@
 
 Each parser reads one method's query and header fields and raises `Refused` at the first
 that is malformed. Header names are lower-case; a repeated field arrives as one value joined
-with commas (RFC 9110 §5.3), which no grammar here allows where one value is meant.
+with commas (RFC 9110 §5.3), which no grammar here allows where one value is meant; only in
+opaque values (Stream-Seq, Producer-Id) it cannot be told from one that has a comma.
 """
 
 from __future__ import annotations

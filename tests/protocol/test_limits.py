@@ -1,0 +1,47 @@
+"""Tests of `durable_streams_tw.protocol.limits`: bounds that have to fit each other."""
+
+from __future__ import annotations
+
+from durable_streams_tw.protocol import limits
+from tests.protocol.refusing import RefusingTestCase
+
+
+class LimitsTests(RefusingTestCase):
+    """One bound must not make another one wrong."""
+
+    def test_all_are_bounds(self) -> None:
+        """Every number is positive, and nothing else is in the module but one name."""
+        values = {name: value for name, value in vars(limits).items() if name.isupper()}
+        self.assertEqual(values.pop("RESERVED_SEGMENT"), "__ds")
+        for name, value in values.items():
+            self.assertIsInstance(value, (int, float), name)
+            self.assertGreater(value, 0, name)
+
+    def test_a_body_fits(self) -> None:
+        """The largest body can be queued and committed, in records that hold something."""
+        self.assertLessEqual(limits.MAX_BODY, limits.MAX_QUEUE)
+        self.assertLess(limits.RECORD_PAYLOAD, limits.MAX_RECORD)
+        self.assertLess(limits.MERGE_RECORD, limits.RECORD_PAYLOAD)
+
+    def test_messages_of_a_record_are_judged(self) -> None:
+        """A record holds fewer messages (two bytes each) than JSON mode takes; so does a step
+        of counting a fork's sub-offset, which may end with one more record."""
+        self.assertLess(limits.RECORD_PAYLOAD // 2, limits.MAX_JSON_MESSAGES)
+        step = limits.FORK_COUNT_STEP + limits.RECORD_PAYLOAD
+        self.assertLess(step // 2, limits.MAX_JSON_MESSAGES)
+
+    def test_positions_are_exact(self) -> None:
+        """Offsets have sixteen digits; what is appended to the largest stream is refused."""
+        self.assertEqual(len(str(limits.MAX_POSITION)), 16)
+        self.assertEqual(limits.MAX_SAFE_INTEGER, 2**53 - 1)
+
+    def test_a_ttl_is_no_overflow(self) -> None:
+        """A deadline fits eight bytes of milliseconds for a long time."""
+        self.assertLess(limits.MAX_TTL * 1000 + 10**14, 2**63)
+
+    def test_times(self) -> None:
+        """A silent connection gets its comment before proxies lose patience with it, and an
+        idle one outlives a long-poll."""
+        self.assertLess(limits.SSE_COMMENT_INTERVAL, limits.SSE_RECONNECT_INTERVAL)
+        self.assertLess(limits.LONG_POLL_TIMEOUT, limits.IDLE_TIMEOUT)
+        self.assertLessEqual(limits.CURSOR_INTERVAL, limits.CURSOR_MAX_JITTER)
