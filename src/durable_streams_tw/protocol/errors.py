@@ -45,14 +45,17 @@ class Problem(Enum):
     TOO_MANY_MESSAGES = "too-many-messages", 413, "The body has too many messages"
     TARGET_TOO_LONG = "target-too-long", 414, "The request target is too long"
     UNSUPPORTED_ENCODING = "unsupported-encoding", 415, "The content encoding is not supported"
+    EXPECTATION_FAILED = "expectation-failed", 417, "The expectation cannot be met"
     TOO_MANY_REQUESTS = "too-many-requests", 429, "Too many requests"
     HEAD_TOO_LARGE = "head-too-large", 431, "The request's head is too large"
     INTERNAL = "internal", 500, "The server failed"
     CORRUPT_RECORD = "corrupt-record", 500, "Stored bytes failed their checksum"
+    UNKNOWN_CODING = "unknown-coding", 501, "The transfer coding is not supported"
     OVERLOADED = "overloaded", 503, "Too many writes are waiting"
     OUTCOME_UNKNOWN = "outcome-unknown", 503, "The commit failed with an unknown outcome"
     STORAGE_UNAVAILABLE = "storage-unavailable", 503, "The disk does not answer"
     STOPPING = "stopping", 503, "The server is stopping"
+    UNKNOWN_VERSION = "unknown-version", 505, "The HTTP version is not supported"
     STORAGE_FULL = "storage-full", 507, "There is no room left"
 
     def __init__(self, slug: str, status: int, title: str) -> None:

@@ -66,6 +66,31 @@ HEAD_TIMEOUT: Final = 10.0
 #: A connection between two requests is kept this long, and longer than a long-poll.
 IDLE_TIMEOUT: Final = 60.0
 
+#: A body comes at this many bytes a second or faster. What a modem could do in 1985.
+BODY_RATE: Final = 240
+
+#: Over how many seconds that is measured.
+BODY_SPAN: Final = 10.0
+
+#: How long a client may leave an answer unread before it is given up.
+SEND_TIMEOUT: Final = 60.0
+
+#: How long what was asked may still take when a client has said that it will send no more:
+#: one that has left looks just the same.
+HALF_CLOSED_TIMEOUT: Final = 10.0
+
+#: How many requests that wait for their turn on one connection stop its reading.
+MAX_PIPELINE: Final = 64
+
+#: How many bytes of requests that nobody works on yet stop a connection's reading.
+READ_AHEAD: Final = 256 * KIB
+
+#: The longest line that frames a chunk, its extensions included.
+MAX_CHUNK_LINE: Final = 256
+
+#: How many connections there may be (``--max-connections``).
+MAX_CONNECTIONS: Final = 100_000
+
 #: After an early refusal the rest of the request is read and dropped for this long: closing
 #: at once would reset the connection and could take the answer with it (RFC 9112 §9.6).
 LINGER: Final = 5.0
