@@ -100,16 +100,15 @@ class DurableStreams(Service):
         self._started = True
         Service.startService(self)
 
-    def release(self) -> None:
+    def release(self) -> Deferred[None]:
         """Let all waiting readers go: long-polls are answered, event streams end."""
-        self._long_polls.stop()
         self._fanout.stop()
+        return self._long_polls.stop()
 
     def stopService(self) -> Deferred[None]:
         """Let readers go, finish what was accepted, close the store."""
         Service.stopService(self)
-        self.release()
-        return self._store.close()
+        return self.release().addCallback(lambda _: self._store.close())
 
     # -- doors ------------------------------------------------------------------------------
 

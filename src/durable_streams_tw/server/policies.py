@@ -11,7 +11,7 @@ from typing import Final
 
 from durable_streams_tw.protocol import answers, caching, content_types, fields
 from durable_streams_tw.protocol.answers import Answer, Field
-from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import MIN_GZIP
 from durable_streams_tw.server.messages import Response
 
@@ -132,6 +132,11 @@ class Policies:
         """An answer with what every answer carries. Takes its fields over."""
         answer.fields.extend(self.common(origin))
         return Response(answer.status, answer.fields, answer.body)
+
+
+def body_too_large(limit: int) -> Refusal:
+    """What is said to a request whose body is larger than ``limit`` bytes."""
+    return Refusal(Problem.BODY_TOO_LARGE, f"a body has at most {limit} bytes")
 
 
 @lru_cache(maxsize=1024)

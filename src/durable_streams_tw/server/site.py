@@ -27,7 +27,7 @@ from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.server import failures, targets
 from durable_streams_tw.server.messages import Response
-from durable_streams_tw.server.policies import Policies
+from durable_streams_tw.server.policies import Policies, body_too_large
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.sinks import cut
 from durable_streams_tw.server.tree import refuse
@@ -276,11 +276,6 @@ class _Elsewhere:
 
 
 _ELSEWHERE: Final = _Elsewhere()
-
-
-def body_too_large(limit: int) -> Refusal:
-    """What is said to a request whose body is larger than ``limit`` bytes."""
-    return Refusal(Problem.BODY_TOO_LARGE, f"a body has at most {limit} bytes")
 
 
 def turn_away(channel: HTTPChannel, response: Response) -> None:

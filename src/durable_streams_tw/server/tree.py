@@ -14,13 +14,13 @@ behind it. Cares of twisted.web and Klein are taken here:
 
 from __future__ import annotations
 
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
 from klein import Klein
 from klein.resource import KleinResource
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
@@ -29,6 +29,7 @@ from twisted.web.server import Request as WebRequest
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.server import targets
 from durable_streams_tw.server.messages import Request, Response
+from durable_streams_tw.server.policies import body_too_large
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.sinks import RequestSink, cut
 from durable_streams_tw.server.streams import StreamOperations
@@ -58,13 +59,19 @@ class StreamTree:
     @app.route("/<target>")
     def stream(self, request: WebRequest, target: str = "") -> Deferred[bytes]:
         """Any stream; ``target`` is its raw path, quoted as a whole."""
+        if _size(request) > self._settings.max_body:
+            # Only elsewhere: our own site has refused it before it came.
+            too_large = body_too_large(self._settings.max_body)
+            return succeed(self._operations.refuse(too_large, _origin(request))).addCallback(
+                send, request
+            )
         responded = self._operations.respond(self._message(request, unquote_to_bytes(target)))
         return responded.addCallback(send, request)
 
     @app.handle_errors(Exception)  # type: ignore[arg-type]
     def failed(self, request: WebRequest, failure: Failure) -> bytes | Deferred[bytes]:
         """A bug of the door's own."""
-        response = self._operations.failure(failure, request.getHeader(b"origin"))
+        response = self._operations.failure(failure, _origin(request))
         if request.startedWriting:
             cut(request)
             return b""
@@ -106,10 +113,21 @@ class _Mount(Resource):
             if not path.startswith(self._root):
                 raise Refused(_OUTSIDE.problem, _OUTSIDE.detail)
         except Refused as refused:
-            refuse(self._operations.refuse(refused.refusal, request.getHeader(b"origin")), request)
+            refuse(self._operations.refuse(refused.refusal, _origin(request)), request)
             return NOT_DONE_YET
         request.postpath = [quote(path[len(self._root) :], safe="").encode("ascii")]
         return self._klein.render(request)
+
+
+def _origin(request: WebRequest) -> bytes | None:
+    return request.getHeader(b"origin")
+
+
+def _size(request: WebRequest) -> int:
+    content: Any = request.content
+    size: int = content.seek(0, SEEK_END)
+    content.seek(0)
+    return size
 
 
 def send(response: Response, request: WebRequest) -> bytes | Deferred[bytes]:

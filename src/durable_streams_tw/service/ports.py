@@ -71,8 +71,7 @@ class Ports(Service):
         return closed.addCallback(self._closed)
 
     def _closed(self, _: object) -> Deferred[None]:
-        self._streams.release()
-        return self._site.drain()
+        return self._streams.release().addCallback(lambda _: self._site.drain())
 
     def _refused(self, failure: Failure) -> None:
         error = failure.value

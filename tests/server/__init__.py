@@ -1,0 +1,1 @@
+"""Tests of the server: operations, doors, policies, the in-process API."""
