@@ -87,6 +87,7 @@ class MemoryStore:
         self._next_id = 1
         self._access = AccessTimes()
         self._listeners: list[Listener] = []
+        self._telling = False
         self.changes: list[Change] = []
 
     # -- IStreamStore ---------------------------------------------------------------------
@@ -198,6 +199,8 @@ class MemoryStore:
                 self._mortal.add(state.id)
         else:
             log.state = state
+            if state.deleted:
+                self._mortal.discard(state.id)
 
     def save_producer(self, stream_id: int, producer_id: str, state: ProducerState) -> None:
         """Write what a stream remembers of a producer."""
@@ -245,7 +248,14 @@ class MemoryStore:
         return Chunk(state, position, self.gather(state, position, limit))
 
     def _tell(self) -> None:
-        if self.changes:
-            changes, self.changes = self.changes, []
-            for listener in self._listeners:
-                listener(changes)
+        # A listener may submit a command itself: that is told when all know of the first.
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while self.changes:
+                changes, self.changes = self.changes, []
+                for listener in self._listeners:
+                    listener(changes)
+        finally:
+            self._telling = False
