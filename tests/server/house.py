@@ -148,7 +148,10 @@ class House:
         body: bytes | None = None,
     ) -> Answer:
         """One request on a connection of its own, for a path below the root."""
-        return self.connect().ask(method, ROOT + path, header, body)
+        client = self.connect()
+        answer = client.ask(method, ROOT + path, header, body)
+        client.leave()
+        return answer
 
     def put(self, path: str, content_type: str = "text/plain", body: bytes = b"") -> None:
         """Make a stream that is not there."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
@@ -69,7 +69,7 @@ class DurableStreams(Service):
         self._reactor = reactor
         self._settings = settings = settings or Settings()
         self._in_thread = in_thread or self._in_pool
-        self._started = False
+        self._started = self._released = False
         if store is None:
             store = MemoryStore(self._now, reactor) if data_dir is None else self._on_disk(data_dir)
         self._store = store
@@ -101,7 +101,13 @@ class DurableStreams(Service):
         Service.startService(self)
 
     def release(self) -> Deferred[None]:
-        """Let all waiting readers go: long-polls are answered, event streams end."""
+        """Let all waiting readers go: long-polls are answered, event streams end.
+
+        Fires when they have been; a second call has nothing to do.
+        """
+        if self._released:
+            return succeed(None)
+        self._released = True
         self._fanout.stop()
         return self._long_polls.stop()
 
