@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -247,13 +248,14 @@ class EventStreamTests(SynchronousTestCase):
     def test_slow_reader(self) -> None:
         """A full transport gets nothing more, and all of it later."""
         self.follow()
-        self.client.transport.producer.pauseProducing()
+        producer: Any = self.client.transport.producer
+        producer.pauseProducing()
         before = len(self.client.transport.value())
         for number in range(50):
             self.house.post("a", b"%d;" % number)
             self.house.turn()
         self.assertEqual(len(self.client.transport.value()), before)
-        self.client.transport.producer.resumeProducing()
+        producer.resumeProducing()
         self.house.turn()
         got = "".join(data for kind, data in self.events() if kind == "data")
         self.assertEqual(got, "old" + "".join(f"{number};" for number in range(50)))
@@ -262,7 +264,7 @@ class EventStreamTests(SynchronousTestCase):
         """A transport that is full before anything was followed pauses the reader too."""
         house = self.house
         house.put("big", "application/octet-stream", b"x" * 1_000_000)
-        transport = self.client.transport
+        transport: Any = self.client.transport
         write = transport.writeSequence
 
         def full(data: list[bytes]) -> None:
