@@ -1,0 +1,257 @@
+"""Streams that end by themselves (PROTOCOL.md §5.1), and what keeps them."""
+
+from __future__ import annotations
+
+from durable_streams_tw.protocol.errors import Problem
+from durable_streams_tw.protocol.offsets import NOW
+from durable_streams_tw.protocol.outcomes import Created
+from durable_streams_tw.protocol.requests import Create
+from durable_streams_tw.protocol.state import Lifetime
+from tests.storage.store_rig import JSON, START, StoreRig, post, put
+
+TWO_SECONDS = Lifetime(ttl=2)
+
+
+def until(seconds: float) -> Lifetime:
+    """A hard deadline so long after the beginning."""
+    return Lifetime(expires_at=START + round(seconds * 1000), expires_at_text="then")
+
+
+class ExpirySuite(StoreRig):
+    """TTL, Expires-At, pins and sweeps. The times are exact to the millisecond."""
+
+    def assertEndsAfter(self, seconds: float, path: str = "a") -> None:
+        """Assert that a stream lives for so long from now and no longer. Looking at it is no
+        access."""
+        self.sleep(seconds - 0.001)
+        self.look(path)
+        self.sleep(0.001)
+        self.assertGone(path)
+
+    def test_ttl(self) -> None:
+        """Idle for so long, and it is gone for every kind of request."""
+        self.created(put(lifetime=TWO_SECONDS))
+        self.assertEndsAfter(2)
+
+    def test_expires_at(self) -> None:
+        """When the moment comes, whatever was done with it."""
+        self.created(put(lifetime=until(3)))
+        self.sleep(2)
+        self.appended(post(b"x"))
+        self.read()
+        stream_id = self.look().id
+        self.store.pin(stream_id)
+        self.sleep(0.5)
+        self.appended(post(closed=True))
+        self.assertEndsAfter(0.5)
+        self.store.unpin(stream_id)
+        self.assertGone()
+
+    def test_no_time_at_all(self) -> None:
+        """A TTL of nothing is a stream that is gone at once."""
+        self.created(put(raw=b"x", lifetime=Lifetime(ttl=0)))
+        self.assertGone()
+        self.created(put())
+
+    def test_for_ever(self) -> None:
+        """Without a lifetime nothing ends."""
+        self.created(put())
+        self.sleep(10**9)
+        self.sweep(self.store)
+        self.assertEqual(self.content(), b"")
+
+    def test_what_resets_a_ttl(self) -> None:
+        """Reads of any kind, also those that find nothing, and writes of any kind, also those
+        that only close."""
+        for number, touch in enumerate(
+            (
+                lambda path: self.read(path=path),
+                lambda path: self.read(2, path=path),
+                lambda path: self.read(NOW, path=path),
+                lambda path: self.read(5, path=path),
+                lambda path: self.appended(post(b"x", path)),
+                lambda path: self.appended(post(b"x", path, producer=("p", 0, 0))),
+                lambda path: self.appended(post(path=path, closed=True)),
+                lambda path: self.appended(post(path=path, closed=True, producer=("p", 0, 0))),
+            )
+        ):
+            path = f"s{number}"
+            self.created(put(path, raw=b"hello", lifetime=TWO_SECONDS))
+            for _ in range(3 if number < 6 else 1):
+                self.sleep(1.5)
+                if number == 5:
+                    # Only what is new is a write.
+                    seq = self.now - START
+                    self.appended(post(b"x", path, producer=(f"p{seq}", 0, 0)))
+                else:
+                    touch(path)
+            self.assertEndsAfter(2, path)
+
+    def test_what_does_not(self) -> None:
+        """Looking, asking for what it is not, and being refused."""
+        self.created(put("a", JSON, b"1", TWO_SECONDS))
+        self.sleep(1)
+        self.look()
+        self.assertEqual(
+            self.submit(put("a", JSON, b"", TWO_SECONDS)), Created(self.look(), fresh=False)
+        )
+        self.assertRefused(Problem.STREAM_EXISTS, self.submit(put()))
+        self.assertRefused(Problem.CONTENT_TYPE_MISMATCH, self.submit(post(b"x")))
+        self.assertRefused(Problem.INVALID_JSON, self.submit(post(b"{", content_type=JSON)))
+        self.assertEndsAfter(1)
+
+    def test_a_closed_stream_too(self) -> None:
+        """Ends, and is kept by its readers."""
+        self.created(put(raw=b"x", lifetime=TWO_SECONDS, closed=True))
+        self.sleep(1)
+        self.read()
+        self.assertEndsAfter(2)
+
+    def test_a_long_ttl(self) -> None:
+        """A century is counted."""
+        self.created(put(lifetime=Lifetime(ttl=100 * 366 * 24 * 3600)))
+        self.sleep(99 * 366 * 24 * 3600)
+        self.sweep(self.store)
+        self.look()
+
+    def test_a_new_one(self) -> None:
+        """A path whose stream has expired is free, swept or not, for any other."""
+        for swept in (False, True):
+            first = self.created(put(raw=b"old", lifetime=TWO_SECONDS))
+            self.appended(post(b"x", seq=b"9", producer=("p", 5, 0)))
+            self.sleep(2)
+            if swept:
+                self.sweep(self.store)
+            second = self.created(put("a", JSON, b"1", Lifetime(ttl=2)))
+            self.assertGreater(second.id, first.id)
+            self.assertEqual(self.messages(), (b"1",))
+            self.appended(post(b"2", content_type=JSON, seq=b"1", producer=("p", 0, 0)))
+            self.sleep(1.5)
+            self.sweep(self.store)
+            self.assertEqual(self.messages(), (b"1", b"2"))
+            self.deleted()
+
+    def test_pinned(self) -> None:
+        """A live reader keeps a stream; when the last goes, the window begins anew."""
+        stream_id = self.created(put(lifetime=TWO_SECONDS)).id
+        self.store.pin(stream_id)
+        self.store.pin(stream_id)
+        self.sleep(100)
+        self.sweep(self.store)
+        self.look()
+        self.store.unpin(stream_id)
+        self.sleep(100)
+        self.sweep(self.store)
+        self.look()
+        self.store.unpin(stream_id)
+        self.assertEndsAfter(2)
+
+    def test_pinned_and_gone(self) -> None:
+        """A stream that was deleted under its readers does not come back when they go."""
+        stream_id = self.created(put(lifetime=TWO_SECONDS)).id
+        self.store.pin(stream_id)
+        self.deleted()
+        self.assertGone()
+        second = self.created(put(lifetime=TWO_SECONDS))
+        self.sleep(1)
+        self.store.unpin(stream_id)
+        self.assertNotEqual(second.id, stream_id)
+        self.assertEndsAfter(1)
+
+    def test_sweep(self) -> None:
+        """What has expired is ended, each once, and what has not is left."""
+        commands: list[Create] = [
+            put("ttl", lifetime=TWO_SECONDS),
+            put("moment", lifetime=until(2)),
+            put("read", raw=b"x", lifetime=TWO_SECONDS),
+            put("written", lifetime=TWO_SECONDS),
+            put("later", lifetime=until(3)),
+            put("pinned", lifetime=TWO_SECONDS),
+            put("never"),
+        ]
+        states = {command.path: self.created(command) for command in commands}
+        self.store.pin(states["pinned"].id)
+        self.sleep(1.5)
+        self.read(path="read")
+        written = self.appended(post(b"y", "written"))
+        self.told.clear()
+        self.sweep(self.store)
+        self.assertEqual(self.told, [])
+        self.sleep(0.5)
+        self.sweep(self.store)
+        ended = [change for changes in self.told for change in changes]
+        self.assertTrue(all(change.gone and not change.data for change in ended))
+        self.assertEqual(sorted(change.state.path for change in ended), ["moment", "ttl"])
+        for path in ("ttl", "moment"):
+            self.assertGone(path)
+        for path in ("read", "written", "later", "pinned", "never"):
+            self.look(path)
+        self.told.clear()
+        self.sleep(1)
+        self.sweep(self.store)
+        self.sweep(self.store)
+        ended = [change for changes in self.told for change in changes]
+        self.assertEqual(sorted(change.state.path for change in ended), ["later"])
+        self.sleep(0.5)
+        self.sweep(self.store)
+        ended = [change for changes in self.told for change in changes]
+        self.assertEqual(
+            sorted(change.state.path for change in ended), ["later", "read", "written"]
+        )
+        self.assertEqual(ended[-1].state.id in (states["read"].id, written.id), True)
+        self.store.unpin(states["pinned"].id)
+
+    def test_sweep_again_and_again(self) -> None:
+        """A stream in use is looked at many times, and outlives all of it."""
+        self.created(put(lifetime=TWO_SECONDS))
+        for _ in range(10):
+            self.sleep(1)
+            self.appended(post(b"x"))
+            self.sleep(0.9)
+            self.sweep(self.store)
+        self.assertEqual(self.content(), b"x" * 10)
+        self.sleep(2)
+        self.sweep(self.store)
+        self.assertGone()
+
+    def test_many_end_at_once(self) -> None:
+        """More than one step of a sweep."""
+        paths = [f"s{number}" for number in range(1100)]
+        self.submit_all(*[put(path, lifetime=Lifetime(ttl=1)) for path in paths])
+        self.created(put("b", lifetime=TWO_SECONDS))
+        self.told.clear()
+        self.sleep(1)
+        self.sweep(self.store)
+        ended = [change.state.path for changes in self.told for change in changes]
+        self.assertEqual(sorted(ended), sorted(paths))
+        self.assertGone("s1000")
+        self.look("b")
+
+    def test_restart(self) -> None:
+        """Lifetimes and last accesses outlive an orderly restart."""
+        self.created(put("written", lifetime=TWO_SECONDS))
+        self.created(put("read", lifetime=TWO_SECONDS))
+        self.created(put("idle", lifetime=TWO_SECONDS))
+        self.created(put("moment", lifetime=until(3)))
+        self.sleep(1.5)
+        self.appended(post(b"x", "written"))
+        self.read(path="read")
+        self.restart()
+        self.assertEqual(self.look("moment").lifetime, until(3))
+        self.sleep(0.5)
+        self.assertGone("idle")
+        self.sleep(0.999)
+        self.look("moment")
+        self.sleep(0.001)
+        self.assertGone("moment")
+        self.sleep(0.499)
+        for path in ("written", "read"):
+            self.look(path)
+        self.sleep(0.001)
+        for path in ("written", "read"):
+            self.assertGone(path)
+        self.told.clear()
+        self.sweep(self.store)
+        # A refused request may have ended them already, and said so.
+        ended = {change.state.path for changes in self.told for change in changes}
+        self.assertLessEqual(ended, {"written", "read", "idle", "moment"})

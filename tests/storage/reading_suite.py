@@ -1,0 +1,233 @@
+"""Reads of a store: every position, every limit."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from durable_streams_tw.protocol import json_mode
+from durable_streams_tw.protocol.errors import Problem
+from durable_streams_tw.protocol.limits import MAX_POSITION, RECORD_PAYLOAD
+from durable_streams_tw.protocol.offsets import NOW
+from tests.storage.store_rig import JSON, StoreRig, post, put
+
+# Messages of which every byte that could look like a boundary is none.
+TRICKY = (
+    *(
+        b"1",
+        b'"a,b"',
+        b"[1,2,[3,4]]",
+        b'{"a":1,"b":[{"c":","},2]}',
+        b'"\\",\\\\"',
+        b"[]",
+        b"-1.0e5",
+    ),
+    *(b'"],["', b'"\\ud83d,"', '"é,\U0001f600"'.encode(), b'{"a" : 1 ,\n"b":2 }', b"null"),
+)
+# From one byte to more than any record, so that records end between messages and in them.
+SIZES = (1, 3, 900, 2, 16_362, 16_361, 16_363, 1, 1, 16_364, 5_000, 40_000, 2, 200_000, 7, 32_726)
+
+
+def message(size: int, mark: int) -> bytes:
+    """A message of a size, full of commas."""
+    if size < 3:
+        return b"%d" % (mark % 10 ** min(size, 1) if size == 1 else 10 + mark % 90)
+    return b'"' + (b"%d," % mark * size)[: size - 2] + b'"'
+
+
+class ReadingSuite(StoreRig):
+    """Bytes come back exactly, and messages whole."""
+
+    def test_every_position_and_limit(self) -> None:
+        """A stream of bytes can be read from any position, in pieces of any size."""
+        self.created(put(raw=b"01234"))
+        self.appended(post(b"5678"))
+        self.appended(post(b"9abcdef"))
+        whole = b"0123456789abcdef"
+        for _ in range(2):
+            for start in range(len(whole) + 1):
+                for limit in (1, 3, 4, 5, 15, 16, 1000):
+                    chunks = self.chunks(limit, start=start)
+                    self.assertEqual(b"".join([chunk.data for chunk in chunks]), whole[start:])
+                    self.assertEqual(chunks[0].start, start)
+                    self.assertTrue(all(len(chunk.data) <= limit for chunk in chunks))
+            self.restart()
+
+    def test_large_streams_of_bytes(self) -> None:
+        """Whatever records a store makes of them."""
+        self.created(put(content_type="application/octet-stream"))
+        whole = b""
+        for number, size in enumerate(SIZES):
+            raw = bytes([number]) * size
+            self.appended(post(raw, content_type="application/octet-stream"))
+            whole += raw
+        self.restart()
+        for limit in (1000, RECORD_PAYLOAD - 1, RECORD_PAYLOAD, RECORD_PAYLOAD + 1, 100_000, 2**24):
+            chunks = self.chunks(limit)
+            self.assertEqual(b"".join([chunk.data for chunk in chunks]), whole)
+            self.assertTrue(all(len(chunk.data) <= limit for chunk in chunks))
+            positions = [chunk.start for chunk in chunks]
+            self.assertEqual(positions, [0, *[chunk.end for chunk in chunks[:-1]]])
+
+    def test_now(self) -> None:
+        """The tail, wherever it is."""
+        self.created(put())
+        for content in (b"", b"abc"):
+            if content:
+                self.appended(post(content))
+            chunk = self.read(NOW)
+            self.assertEqual((chunk.start, chunk.data, chunk.at_tail), (len(content), b"", True))
+
+    def test_the_tail(self) -> None:
+        """There is nothing at it, and nothing wrong with it."""
+        for path, content_type, raw in (("a", "text/plain", b"abc"), ("b", JSON, b"[1,2]")):
+            tail = self.created(put(path, content_type, raw)).tail
+            chunk = self.read(tail, path=path)
+            self.assertEqual((chunk.start, chunk.data, chunk.at_tail), (tail, b"", True))
+
+    def test_beyond_the_tail(self) -> None:
+        """Is not of this stream, yet."""
+        self.created(put(raw=b"abc"))
+        self.created(put("j", JSON, b"[1,2]"))
+        for path, offset in (("a", 4), ("a", MAX_POSITION), ("j", 5), ("j", 6)):
+            outcome = self.result(self.store.read(path, offset, 100))
+            self.assertRefused(Problem.OFFSET_OUT_OF_RANGE, outcome)
+        self.appended(post(b"d"))
+        self.assertEqual(self.read(4).data, b"")
+
+    def test_the_state_that_was_read(self) -> None:
+        """A chunk comes with the stream as it was at that moment."""
+        self.created(put(raw=b"abc"))
+        early = self.read()
+        late = self.appended(post(b"d", closed=True))
+        self.assertEqual((early.state.tail, early.state.closed), (3, False))
+        self.assertEqual(self.read().state, late)
+        self.assertEqual(self.read(2, 1).state, late)
+        self.assertFalse(self.read(2, 1).at_tail)
+
+    def test_the_stream_that_was_meant(self) -> None:
+        """A reader that goes on does not end up in another stream of the same path."""
+        first = self.created(put(raw=b"first"))
+        self.assertEqual(self.read(2, stream_id=first.id).data, b"rst")
+        self.deleted()
+        outcome = self.result(self.store.read("a", 2, 100, first.id))
+        self.assertRefused(Problem.STREAM_NOT_FOUND, outcome)
+        second = self.created(put(raw=b"second"))
+        for offset in (0, 2, NOW, 1000):
+            outcome = self.result(self.store.read("a", offset, 100, first.id))
+            self.assertRefused(Problem.STREAM_NOT_FOUND, outcome)
+        self.assertEqual(self.read(2, stream_id=second.id).data, b"cond")
+
+    def test_unknown(self) -> None:
+        """There is nothing to read where no stream is."""
+        for offset in (0, NOW, 5):
+            outcome = self.result(self.store.read("a", offset, 100))
+            self.assertRefused(Problem.STREAM_NOT_FOUND, outcome)
+        self.assertRefused(Problem.STREAM_NOT_FOUND, self.result(self.store.look("a")))
+
+    def test_read_your_writes(self) -> None:
+        """A read that begins when an outcome is known sees it; so does one that was sent with
+        many writes before it."""
+        self.created(put())
+        for number in range(1, 30):
+            self.appended(post(b"x"))
+            self.assertEqual(self.read(number - 1).data, b"x")
+            self.assertEqual(self.look().tail, number)
+
+    # -- JSON mode ----------------------------------------------------------------------------
+
+    def _check_boundaries(self, messages: list[bytes]) -> None:
+        """Every position between messages reads the rest; every other one is refused."""
+        whole = json_mode.join(tuple(messages))
+        boundaries = set(accumulate((len(message) + 1 for message in messages), initial=0))
+        for position in range(len(whole) + 1):
+            if position in boundaries:
+                self.assertEqual(self.content(start=position), whole[position:])
+            else:
+                outcome = self.result(self.store.read("a", position, 100))
+                self.assertRefused(Problem.OFFSET_OUT_OF_RANGE, outcome)
+
+    def test_positions_in_one_append(self) -> None:
+        """Of one batch."""
+        self.created(put(content_type=JSON))
+        self.appended(post(b"[" + b" ,\n".join(TRICKY) + b"]", content_type=JSON))
+        self._check_boundaries(list(TRICKY))
+        self.restart()
+        self._check_boundaries(list(TRICKY))
+
+    def test_positions_in_many_appends(self) -> None:
+        """Of appends one by one, and of some that were sent together."""
+        self.created(put("a", JSON, TRICKY[1]))
+        messages = [TRICKY[1]]
+        for tricky in TRICKY:
+            self.appended(post(b"[%b]" % tricky, content_type=JSON))
+            messages.append(tricky)
+        self.submit_all(*[post(b"[%b,0]" % tricky, content_type=JSON) for tricky in TRICKY])
+        for tricky in TRICKY:
+            messages += [tricky, b"0"]
+        self._check_boundaries(messages)
+        self.restart()
+        self._check_boundaries(messages)
+
+    def _large_messages(self) -> list[bytes]:
+        messages = [message(size, mark) for mark, size in enumerate(SIZES)]
+        self.assertEqual([len(message) for message in messages], list(SIZES))
+        return messages
+
+    def _check_chunks(self, messages: list[bytes]) -> None:
+        whole = json_mode.join(tuple(messages))
+        for limit in (1, 1024, 1025, RECORD_PAYLOAD, 50_000, 2**24):
+            chunks = self.chunks(limit)
+            self.assertEqual(b"".join([chunk.data for chunk in chunks]), whole)
+            found: list[bytes] = []
+            for chunk in chunks:
+                parts = json_mode.split(json_mode.document(chunk.data))
+                found += parts
+                # Nothing that begins behind the limit, a store's records aside.
+                last = len(parts[-1]) + 1
+                self.assertLess(len(chunk.data) - max(last, RECORD_PAYLOAD), limit)
+            self.assertEqual(found, messages)
+
+    def test_chunks_of_one_append(self) -> None:
+        """No limit tears a message of a large batch."""
+        messages = self._large_messages()
+        self.created(put(content_type=JSON))
+        self.appended(post(b"[" + b",".join(messages) + b"]", content_type=JSON))
+        self._check_chunks(messages)
+        self.restart()
+        self._check_chunks(messages)
+
+    def test_chunks_of_many_appends(self) -> None:
+        """Nor of many, one by one and sent together."""
+        messages = self._large_messages()
+        self.created(put("a", JSON, messages[0]))
+        for one in messages[1:]:
+            self.appended(post(b"[%b]" % one, content_type=JSON))
+        self.submit_all(*[post(b"[%b]" % one, content_type=JSON) for one in messages])
+        self._check_chunks(messages * 2)
+        self.restart()
+        self._check_chunks(messages * 2)
+
+    def test_positions_in_large_messages(self) -> None:
+        """Also where a record of the store begins, and at every comma near it."""
+        messages = self._large_messages()
+        self.created(put(content_type=JSON))
+        self.appended(post(b"[" + b",".join(messages) + b"]", content_type=JSON))
+        whole = json_mode.join(tuple(messages))
+        boundaries = set(accumulate((len(message) + 1 for message in messages), initial=0))
+        tried = {position + by for position in boundaries for by in (-2, -1, 0, 1, 2, 3)}
+        for boundary in boundaries:
+            tried |= {boundary + RECORD_PAYLOAD * times for times in range(1, 13)}
+        for position in sorted(tried):
+            if position in boundaries:
+                self.assertEqual(self.read(position, 2**24).data, whole[position:])
+            elif 0 <= position <= len(whole):
+                outcome = self.result(self.store.read("a", position, 100))
+                self.assertRefused(Problem.OFFSET_OUT_OF_RANGE, outcome)
+
+    def test_the_deepest_message(self) -> None:
+        """What was accepted can be read from behind it, and from before."""
+        deepest = b'{"a":' * 256 + b"1" + b"}" * 256
+        self.created(put(content_type=JSON))
+        self.appended(post(b"[1,%b,2]" % deepest, content_type=JSON))
+        self.assertEqual(self.messages(start=2), (deepest, b"2"))
+        self.assertEqual(self.messages(start=3 + len(deepest)), (b"2",))

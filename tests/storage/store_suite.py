@@ -1,0 +1,13 @@
+"""Everything that a store has to do, as one mixin. How to use it is said in `store_rig`."""
+
+from __future__ import annotations
+
+from tests.storage.expiry_suite import ExpirySuite
+from tests.storage.model_suite import ModelSuite
+from tests.storage.reading_suite import ReadingSuite
+from tests.storage.watching_suite import WatchingSuite
+from tests.storage.writing_suite import WritingSuite
+
+
+class StoreSuite(WritingSuite, ReadingSuite, ExpirySuite, WatchingSuite, ModelSuite):
+    """All of them."""

@@ -1,0 +1,79 @@
+"""The store in memory."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from durable_streams_tw.protocol.limits import SWEEP_INTERVAL
+from durable_streams_tw.protocol.state import Lifetime
+from durable_streams_tw.storage.interfaces import IStreamStore
+from durable_streams_tw.storage.memory import MemoryStore
+from tests.storage.store_rig import StoreRig, post, put
+from tests.storage.store_suite import StoreSuite
+
+
+class _InMemory(StoreRig):
+    def make_store(self) -> IStreamStore:
+        self.clock = Clock()
+        store = MemoryStore(lambda: self.now, self.clock)
+        store.open()
+        return store
+
+    def sweep(self, store: IStreamStore) -> None:
+        assert isinstance(store, MemoryStore)
+        store.sweep()
+
+
+class MemoryStoreTests(_InMemory, StoreSuite, SynchronousTestCase):
+    """What every store does."""
+
+
+class MemoryTests(_InMemory, SynchronousTestCase):
+    """What is its own."""
+
+    def test_interface(self) -> None:
+        """It is a store."""
+        verifyObject(IStreamStore, self.store)
+
+    def test_sweeps_by_itself(self) -> None:
+        """While it is open, and with a clock."""
+        self.created(put(lifetime=Lifetime(ttl=1)))
+        self.told.clear()
+        self.sleep(1)
+        self.clock.advance(SWEEP_INTERVAL)
+        self.assertEqual([change.gone for changes in self.told for change in changes], [True])
+        self.result(self.store.close())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_without_a_clock(self) -> None:
+        """It can be had without one: then what has expired is not seen, but stays."""
+        store = MemoryStore(lambda: self.now)
+        store.open()
+        self.store = store
+        self.created(put(lifetime=Lifetime(ttl=1)))
+        self.sleep(1)
+        self.assertGone()
+        self.assertEqual(store.count(), 1)
+        store.sweep()
+        self.assertEqual(store.count(), 0)
+
+    def test_keeps_nothing_of_what_is_gone(self) -> None:
+        """Ended streams leave no bytes, and readers that go later leave no trace."""
+        store = self.store
+        assert isinstance(store, MemoryStore)
+        for number in range(20):
+            state = self.created(put(raw=b"x" * 1000, lifetime=Lifetime(ttl=1)))
+            self.appended(post(b"x", producer=(f"p{number}", 0, 0)))
+            store.pin(state.id)
+            self.read()
+            if number % 2:
+                self.deleted()
+            else:
+                store.unpin(state.id)
+                self.sleep(1)
+                store.sweep()
+                store.pin(state.id)
+            store.unpin(state.id)
+        self.assertEqual(store.count(), 0)
