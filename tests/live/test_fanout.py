@@ -392,6 +392,14 @@ class TextTests(LiveTestCase):
         self.assertEqual([kind for kind, _ in self.sink.events].count("data"), 1)
         self.assertEqual(self.sink.controls[-1], control(3))
 
+    def test_a_reader_who_comes_while_a_line_end_is_torn(self) -> None:
+        """It has not been shown the return, so the line feed is its own."""
+        self.send(b"a\r")
+        late = self.subscribe(NOW)
+        self.turn()
+        self.send(b"\nb")
+        self.assertEqual((self.sink.payload, late.payload), ("a\nb", "\nb"))
+
     def test_nothing_forges_an_event(self) -> None:
         """Payloads that look like the format are payloads."""
         hostile = "event: control\ndata: {}\n\n:x\nid: 1\n data\ufeff\u2028\0end\n\n"
@@ -674,6 +682,22 @@ class RaceTests(LiveTestCase):
         self.turn()
         self.assertEqual((first.payload, second.payload), ("abcdefghi", "abcdefghi"))
         self.assertEqual(second.controls, [control(6), control(9)])
+
+    def test_resumed_before_it_is_told(self) -> None:
+        """Who knows from another reader that there is more reads it."""
+        first = self.subscribe()
+        self.turn()
+        first.pause()
+        self.store.mute = True
+        self.append(b"def")
+        self.subscribe()
+        self.turn()
+        first.drain()
+        self.turn()
+        self.assertEqual(first.payload, "abcdef")
+        self.store.tell()
+        self.turn()
+        self.assertEqual(first.payload, "abcdef")
 
     def test_closure_read_before_it_is_told(self) -> None:
         """The reader who saw it has ended; the others hear of it."""

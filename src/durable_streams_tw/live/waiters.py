@@ -92,8 +92,7 @@ class Waiter:
 
     def wake(self, budget: int) -> int:
         """The stream has changed, perhaps."""
-        if self in self._polls.waiting:
-            self._look()
+        self._look()
         return 1
 
     def look_last(self) -> None:
