@@ -256,7 +256,7 @@ class Committer:
 
     def _failed(self, count: int, refusal: Refusal, failure: Exception) -> Committed:
         self._written.clear()
-        self._log.error("a batch was not written: {failure}", failure=failure)
+        self._log.error("a batch was not written: {reason}", reason=failure)
         return Committed([refusal] * count, [], {}, 0, failed=True)
 
     def _unknown(
@@ -265,7 +265,7 @@ class Committer:
         self._drop(batch)
         for change in transaction.changes:
             self._doubtful[change.state.id] = change.state
-        self._log.error("the outcome of a batch is unknown: {failure}", failure=failure)
+        self._log.error("the outcome of a batch is unknown: {reason}", reason=failure)
         return Committed([UNKNOWN] * count, [], {}, 0, failed=True, doubt=self._keyspace.floor)
 
     def _has_room(self) -> bool:

@@ -330,7 +330,7 @@ class LMDBStore:
             self._log.error("{corrupt}", corrupt=corrupt)
             return _Seen(None, CORRUPT, -1)
         except KeyspaceFailed as failure:
-            self._log.error("a read failed: {failure}", failure=failure)
+            self._log.error("a read failed: {reason}", reason=failure)
             return _Seen(None, _UNREADABLE, -1)
 
     def _chunk(

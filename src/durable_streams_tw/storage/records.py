@@ -227,4 +227,6 @@ def pack_data(key: bytes, flags: int, payload: bytes) -> bytes:
 def unpack_data(key: bytes, value: Buffer) -> tuple[int, memoryview]:
     """Flags and bytes of a data record. Raises `CorruptRecord`."""
     payload = unseal(key, value)
+    if not payload:
+        raise CorruptRecord(key, "a data record has no flags")
     return payload[0], payload[1:]

@@ -1,0 +1,72 @@
+"""The committer on a keyspace that fails on demand: what tests of it share."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.storage import reading
+from durable_streams_tw.storage.access import AccessTimes
+from durable_streams_tw.storage.committer import Committer
+from durable_streams_tw.storage.format import recognise
+from durable_streams_tw.storage.interfaces import Command, Outcome
+from tests.storage.fake_keyspace import FakeKeyspace
+from tests.storage.soundness import assert_sound
+
+
+class CommitterCase(SynchronousTestCase):
+    """A committer on a fake keyspace, both sound in the end."""
+
+    quota: int | None = None
+
+    def setUp(self) -> None:
+        self.keyspace = FakeKeyspace()
+        recognise(self.keyspace, "the fake", 0)
+        self.now = 1_000_000
+        self.restart()
+
+    def tearDown(self) -> None:
+        self.keyspace.well()
+        assert_sound(self, self.keyspace)
+
+    def restart(self) -> None:
+        """Crash: all that is left is what the disk has."""
+        self.keyspace = FakeKeyspace(self.keyspace.content)
+        self.access = AccessTimes()
+        self.committer = Committer(self.keyspace, self.access, lambda: self.now, quota=self.quota)
+
+    def step(self, *commands: Command) -> list[Outcome]:
+        """The outcomes of commands in one batch."""
+        return self.committer.step(commands).outcomes
+
+    def sweep(self) -> int:
+        """Sweep until nothing is left to do; how many steps that took."""
+        steps = 0
+        while True:
+            committed = self.committer.sweep()
+            if committed is None:
+                return steps
+            self.assertFalse(committed.failed)
+            steps += 1
+
+    def problems(self, outcomes: list[Outcome]) -> list[str]:
+        """The slugs of refusals, an empty string for every success."""
+        return [
+            outcome.problem.slug if isinstance(outcome, Refusal) else "" for outcome in outcomes
+        ]
+
+    def state(self, path: str) -> StreamState | None:
+        """A stream as the disk has it."""
+        with self.keyspace.snapshot() as view:
+            record = reading.load_stream_at(view, path)
+            return None if record is None else record.state
+
+    def content(self, path: str) -> bytes:
+        """A stream's bytes as the disk has them."""
+        with self.keyspace.snapshot() as view:
+            record = reading.load_stream_at(view, path)
+            assert record is not None, path
+            state = record.state
+            lookup = reading.lookup_in(view)
+            return reading.gather(view, lookup, state, 0, state.tail, state.tail)

@@ -1,0 +1,210 @@
+"""A keyspace in memory whose calls fail on demand."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from durable_streams_tw.protocol.limits import MAX_RECORD
+from durable_streams_tw.storage.keyspace import Buffer, KeyspaceFailed, KeyspaceFull
+
+_LONGEST_KEY = 511
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A call that fails. ``applied`` is for commits: the disk has the batch all the same."""
+
+    error: type[KeyspaceFull] | type[KeyspaceFailed]
+    applied: bool = False
+
+
+def nth(call: str, number: int, fault: Fault) -> Callable[[str], Fault | None]:
+    """A plan: the ``number``-th call of a kind (from 0) fails, and no other."""
+    left = number
+
+    def plan(made: str) -> Fault | None:
+        nonlocal left
+        if made != call:
+            return None
+        left -= 1
+        return fault if left == -1 else None
+
+    return plan
+
+
+def always(call: str, fault: Fault) -> Callable[[str], Fault | None]:
+    """A plan: all calls of a kind fail."""
+    return lambda made: fault if made == call else None
+
+
+def _no_fault(_: str) -> Fault | None:
+    return None
+
+
+class FakeKeyspace:
+    """A `Keyspace` over a dictionary.
+
+    ``content`` is what the disk has: a keyspace made from another's content is the same
+    disk after a crash. ``plan`` is asked before every call (``snapshot``, ``begin``,
+    ``get``, ``scan``, ``put``, ``delete``, ``commit``, ``has_room``, ``used``) whether it
+    fails; it may do anything else too. ``calls`` counts them, ``fired`` how many failed.
+    """
+
+    def __init__(self, content: Mapping[bytes, bytes] | None = None) -> None:
+        self.content = dict(content or {})
+        self.plan: Callable[[str], Fault | None] = _no_fault
+        self.room = True
+        self.calls: Counter[str] = Counter()
+        self.fired = 0
+        self.commits = 0
+        self.closed = False
+        self.busy = False
+        self._generation = 0
+
+    @property
+    def floor(self) -> int:
+        return self._generation << 32
+
+    def called(self, call: str) -> Fault | None:
+        """Count a call, and ask the plan about it."""
+        assert not self.closed, "the keyspace is closed"
+        self.calls[call] += 1
+        fault = self.plan(call)
+        if fault is not None:
+            self.fired += 1
+        return fault
+
+    def call(self, call: str) -> None:
+        """Like `called`, and fail as the plan says."""
+        fault = self.called(call)
+        if fault is not None:
+            raise fault.error(f"{call} fails by plan")
+
+    def well(self) -> None:
+        """Let no call fail any more."""
+        self.plan = _no_fault
+
+    @contextmanager
+    def snapshot(self) -> Iterator[_FakeSnapshot]:
+        self.call("snapshot")
+        view = _FakeSnapshot(self, self.content, self.floor | self.commits)
+        try:
+            yield view
+        finally:
+            view.end()
+
+    def begin(self) -> _FakeBatch:
+        self.call("begin")
+        assert not self.busy, "a batch is still open"
+        self.busy = True
+        return _FakeBatch(self, self.content, self.floor | (self.commits + 1))
+
+    def finish(self, content: dict[bytes, bytes]) -> None:
+        """A commit."""
+        fault = self.called("commit")
+        self.busy = False
+        if fault is None or fault.applied:
+            self.content = content
+            self.commits += 1
+        if fault is not None:
+            if fault.error is KeyspaceFailed:
+                self._generation += 1
+            raise fault.error("the commit fails by plan")
+
+    def has_room(self, reserve: int) -> bool:
+        self.call("has_room")
+        return self.room
+
+    def used(self) -> int:
+        self.call("used")
+        return sum(len(key) + len(value) for key, value in self.content.items())
+
+    def close(self) -> None:
+        assert not self.busy, "a batch is still open"
+        self.closed = True
+
+
+class _FakeView:
+    def __init__(self, keyspace: FakeKeyspace, content: dict[bytes, bytes], version: int) -> None:
+        self._keyspace = keyspace
+        self._content = content
+        self._keys: list[bytes] | None = None
+        self.version = version
+
+    def get(self, key: bytes) -> Buffer | None:
+        self._keyspace.call("get")
+        value = self._content.get(key)
+        return None if value is None else self._window(value)
+
+    def scan(self, first: bytes, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
+        self._keyspace.call("scan")
+        keys = self._sorted()
+        for key in keys[bisect_left(keys, first) : bisect_left(keys, stop)]:
+            yield self._window(key), self._window(self._content[key])
+
+    def scan_from_floor(
+        self, first: bytes, lowest: bytes, stop: bytes
+    ) -> Iterator[tuple[Buffer, Buffer]]:
+        keys = self._sorted()
+        index = bisect_left(keys, first)
+        if (index == len(keys) or keys[index] != first) and index and keys[index - 1] >= lowest:
+            first = keys[index - 1]
+        return self.scan(first, stop)
+
+    def _sorted(self) -> list[bytes]:
+        if self._keys is None:
+            self._keys = sorted(self._content)
+        return self._keys
+
+    def _window(self, value: bytes) -> Buffer:
+        return value
+
+
+class _FakeSnapshot(_FakeView):
+    """Its values are windows that show nonsense once it has ended."""
+
+    def __init__(self, keyspace: FakeKeyspace, content: dict[bytes, bytes], version: int) -> None:
+        super().__init__(keyspace, content, version)
+        self._shown: list[bytearray] = []
+
+    def _window(self, value: bytes) -> Buffer:
+        shown = bytearray(value)
+        self._shown.append(shown)
+        return memoryview(shown)
+
+    def end(self) -> None:
+        for shown in self._shown:
+            shown[:] = b"\xdd" * len(shown)
+
+
+class _FakeBatch(_FakeView):
+    def __init__(self, keyspace: FakeKeyspace, content: dict[bytes, bytes], version: int) -> None:
+        super().__init__(keyspace, dict(content), version)
+        self._ended = False
+
+    def put(self, key: bytes, value: bytes) -> None:
+        assert 0 < len(key) <= _LONGEST_KEY, key
+        assert len(value) <= MAX_RECORD, key
+        self._keyspace.call("put")
+        self._keys = None
+        self._content[key] = value
+
+    def delete(self, key: bytes) -> None:
+        self._keyspace.call("delete")
+        self._keys = None
+        self._content.pop(key, None)
+
+    def commit(self) -> int:
+        assert not self._ended
+        self._ended = True
+        self._keyspace.finish(self._content)
+        return self.version
+
+    def abort(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._keyspace.busy = False

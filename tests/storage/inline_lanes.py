@@ -1,0 +1,87 @@
+"""Lanes without threads: work is done where it is asked for, or when a test says so."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+
+from durable_streams_tw.storage.lanes import Job
+
+T = TypeVar("T")
+
+
+class InlineLanes:
+    """A `Lanes` on the thread that calls it.
+
+    While ``held`` is true jobs and reads queue; `release` lets them go, all jobs that have
+    queued at once. ``batches`` are the sizes of what the committing lane was given.
+    """
+
+    def __init__(self) -> None:
+        self.held = False
+        self.stopped = False
+        self.batches: list[int] = []
+        self._jobs: deque[Job] = deque()
+        self._reads: deque[Callable[[], None]] = deque()
+        self._told: deque[Callable[[], None]] = deque()
+        self._running = False
+
+    def start(self, work: Callable[[list[Job]], None]) -> None:
+        self._work = work
+
+    def read(self, look: Callable[[], T]) -> Deferred[T]:
+        done: Deferred[T] = Deferred()
+
+        def read() -> None:
+            maybeDeferred(look).chainDeferred(done)
+
+        self._reads.append(read)
+        self._run()
+        return done
+
+    def write(self, job: Job) -> None:
+        assert not self.stopped, "a job came after the lanes were stopped"
+        self._jobs.append(job)
+        self._run()
+
+    def tell(self, what: Callable[[], None]) -> None:
+        self._told.append(what)
+
+    def stop(self) -> Deferred[None]:
+        self.release()
+        self.stopped = True
+        return succeed(None)
+
+    def release(self) -> None:
+        """Do what has queued, and from now on everything at once."""
+        self.held = False
+        self._run()
+
+    def turn(self) -> None:
+        """Do what has queued, and go on holding."""
+        jobs, self._jobs = list(self._jobs), deque()
+        reads, self._reads = list(self._reads), deque()
+        if jobs:
+            self._commit(jobs)
+        for read in reads:
+            read()
+
+    def _run(self) -> None:
+        # What is told may bring more work: it is done in turn, not within.
+        if self._running or self.held:
+            return
+        self._running = True
+        try:
+            while self._jobs or self._reads:
+                self.turn()
+        finally:
+            self._running = False
+
+    def _commit(self, jobs: list[Job]) -> None:
+        self.batches.append(len(jobs))
+        self._work(jobs)
+        while self._told:
+            self._told.popleft()()

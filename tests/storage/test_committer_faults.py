@@ -1,0 +1,360 @@
+"""What becomes of a batch when the disk is full, fails, or has gone bad."""
+
+from __future__ import annotations
+
+from durable_streams_tw.protocol.limits import SWEEP_RETRY
+from durable_streams_tw.protocol.outcomes import Appended
+from durable_streams_tw.storage import records
+from durable_streams_tw.storage.check import check
+from durable_streams_tw.storage.findings import Flaw
+from durable_streams_tw.storage.interfaces import Command
+from durable_streams_tw.storage.keyspace import KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.records import CorruptRecord
+from tests.storage.commands import append, close, create, delete, fork
+from tests.storage.committer_case import CommitterCase
+from tests.storage.fake_keyspace import Fault, always, nth
+
+FULL = Fault(KeyspaceFull)
+FAILED = Fault(KeyspaceFailed)
+APPLIED = Fault(KeyspaceFailed, applied=True)
+
+
+class FullTests(CommitterCase):
+    """No room: what grows is refused with 507, what shrinks or ends goes on."""
+
+    batch: tuple[Command, ...] = (
+        append("a", b"grows"),
+        create("new"),
+        create("a"),
+        close("a"),
+        append("missing", b"x"),
+        append("b", b"x", closed=True),
+        delete("b"),
+    )
+    expected = ["storage-full"] * 3 + [""] + ["storage-full"] * 2 + [""]
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.step(create("a", b"was"), create("b"))
+
+    def check_full(self) -> None:
+        self.assertEqual(self.problems(self.step(*self.batch)), self.expected)
+        self.assertEqual(self.content("a"), b"was")
+        state = self.state("a")
+        assert state is not None
+        self.assertTrue(state.closed)
+        self.assertIsNone(self.state("b"))
+
+    def check_recovered(self) -> None:
+        self.assertEqual(self.problems(self.step(create("c", b"room"))), [""])
+        self.assertEqual(self.content("c"), b"room")
+
+    def test_known_beforehand(self) -> None:
+        self.keyspace.room = False
+        self.check_full()
+        self.keyspace.room = True
+        self.check_recovered()
+
+    def test_at_a_put(self) -> None:
+        for number in range(3):
+            self.keyspace.plan = nth("put", number, FULL)
+            self.check_full()
+            self.step(create("b"), delete("a"), create("a", b"was"))
+        self.check_recovered()
+
+    def test_at_the_commit(self) -> None:
+        self.keyspace.plan = nth("commit", 0, FULL)
+        self.check_full()
+        self.check_recovered()
+
+    def test_for_good(self) -> None:
+        """Where not even a deletion can be written, everything waits for room."""
+        self.keyspace.plan = always("commit", FULL)
+        content = self.keyspace.content
+        outcomes = self.step(*self.batch)
+        self.assertEqual(set(self.problems(outcomes)), {"storage-full"})
+        self.assertEqual(self.keyspace.content, content)
+        self.keyspace.well()
+        self.assertEqual(self.problems(self.step(delete("b"))), [""])
+        self.check_recovered()
+
+    def test_sweep(self) -> None:
+        self.step(create("t", b"x", ttl=1), delete("b"))
+        self.now += 1000
+        self.keyspace.plan = nth("commit", 0, FULL)
+        committed = self.committer.sweep()
+        assert committed is not None
+        self.assertEqual((committed.failed, committed.doubt), (True, None))
+        self.sweep()
+        self.assertIsNone(self.state("t"))
+
+    def test_accesses(self) -> None:
+        self.step(create("t", ttl=10))
+        state = self.state("t")
+        assert state is not None
+        self.keyspace.plan = nth("put", 0, FULL)
+        written = [self.committer.write_accesses([(state.id, self.now + 5)]) for _ in range(2)]
+        self.assertEqual([committed.failed for committed in written], [True, False])
+
+
+class FailedTests(CommitterCase):
+    """The disk fails: every command of the batch is told that its outcome is unknown."""
+
+    retry = append("a", b"r", producer=("p", 0, 0))
+    batch: tuple[Command, ...] = (
+        retry,
+        append("a", b"x", producer=("q", 0, 0)),
+        append("missing", b"x"),
+        create("a"),
+        create("new"),
+        append("a", b"one", producer=("p", 0, 1)),
+        delete("b"),
+    )
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.step(create("a"), create("b"), self.retry)
+
+    def test_begin(self) -> None:
+        """Nothing was written, and that is known."""
+        content = self.keyspace.content
+        self.keyspace.plan = nth("begin", 0, FAILED)
+        committed = self.committer.step(self.batch)
+        self.assertEqual(set(self.problems(committed.outcomes)), {"storage-unavailable"})
+        self.assertEqual((committed.failed, committed.doubt), (True, None))
+        self.assertEqual(self.keyspace.content, content)
+        self.assertEqual(self.problems(self.step(self.batch[1])), [""])
+
+    def test_room(self) -> None:
+        """Not even how much room there is can be asked."""
+        self.keyspace.plan = nth("has_room", 0, FAILED)
+        self.assertEqual(set(self.problems(self.step(*self.batch))), {"storage-unavailable"})
+
+    def check_unknown(self, applied: bool) -> None:
+        before = self.keyspace.content
+        committed = self.committer.step(self.batch)
+        self.assertEqual(self.keyspace.fired, 1)
+        self.keyspace.fired = 0
+        self.assertEqual(self.problems(committed.outcomes), ["outcome-unknown"] * len(self.batch))
+        self.assertEqual((committed.failed, committed.doubt), (True, self.keyspace.floor))
+        self.assertEqual((committed.changes, committed.published), ([], {}))
+        self.assertEqual(self.keyspace.content != before, applied)
+
+    def check_retries(self, applied: bool) -> None:
+        """What a retry is told is what the disk has."""
+        committed = self.committer.step([self.batch[1], self.batch[5], delete("b")])
+        outcomes = committed.outcomes
+        duplicates = [made.duplicate for made in outcomes if isinstance(made, Appended)]
+        self.assertEqual(duplicates, [applied, applied])
+        self.assertEqual(self.problems(outcomes), ["", "", "stream-not-found" if applied else ""])
+        self.assertEqual(self.content("a"), b"rxone")
+
+    def test_get(self) -> None:
+        for number in range(3):
+            self.restart()
+            self.keyspace.plan = nth("get", number, FAILED)
+            self.check_unknown(applied=False)
+        self.check_retries(applied=False)
+
+    def test_put(self) -> None:
+        for number in range(5):
+            self.keyspace.plan = nth("put", number, FAILED)
+            self.check_unknown(applied=False)
+        self.check_retries(applied=False)
+
+    def test_delete(self) -> None:
+        self.keyspace.plan = nth("delete", 1, FAILED)
+        self.check_unknown(applied=False)
+        self.check_retries(applied=False)
+
+    def test_commit_lost(self) -> None:
+        self.keyspace.plan = nth("commit", 0, FAILED)
+        self.check_unknown(applied=False)
+        self.check_retries(applied=False)
+
+    def test_commit_applied(self) -> None:
+        self.keyspace.plan = nth("commit", 0, APPLIED)
+        self.check_unknown(applied=True)
+        self.check_retries(applied=True)
+
+    def test_versions_rise_above_what_was_seen(self) -> None:
+        with self.keyspace.snapshot() as before:
+            seen = before.version
+        self.keyspace.plan = nth("commit", 0, FAILED)
+        doubt = self.committer.step(self.batch).doubt
+        assert doubt is not None
+        with self.keyspace.snapshot() as after:
+            self.assertGreaterEqual(after.version, doubt)
+        self.assertGreater(doubt, seen)
+
+    def test_followers_are_told_afterwards(self) -> None:
+        """Whatever comes next says anew what the doubtful streams are, and says it once."""
+        state = self.state("b")
+        assert state is not None
+        for fault, gone in ((FAILED, False), (APPLIED, True)):
+            self.keyspace.plan = nth("commit", 0, fault)
+            self.committer.step([append("a", b"x"), delete("b")])
+            # While the disk fails, it is not forgotten.
+            self.keyspace.plan = nth("begin", 0, FAILED)
+            failed = self.committer.sweep()
+            assert failed is not None
+            self.assertTrue(failed.failed)
+            committed = self.committer.sweep()
+            assert committed is not None
+            told = {change.state.path: change for change in committed.changes}
+            self.assertEqual(set(told), {"a", "b"})
+            self.assertEqual(told["b"].gone, gone)
+            self.assertEqual(told["a"].state.tail, len(self.content("a")))
+            self.assertEqual(told["a"].data, b"")
+            self.sweep()
+            self.assertIsNone(self.committer.sweep())
+
+    def test_sweep(self) -> None:
+        self.step(create("t", ttl=1))
+        self.now += 1000
+        self.keyspace.plan = nth("commit", 0, APPLIED)
+        committed = self.committer.sweep()
+        assert committed is not None
+        self.assertEqual((committed.failed, committed.doubt), (True, self.keyspace.floor))
+        again = self.committer.sweep()
+        assert again is not None
+        self.assertEqual([change.gone for change in again.changes], [True])
+
+    def test_accesses(self) -> None:
+        self.step(create("t", ttl=10))
+        state = self.state("t")
+        assert state is not None
+        for call in ("begin", "commit"):
+            self.keyspace.plan = nth(call, 0, FAILED)
+            accesses = [(state.id, self.now + 5)]
+            self.assertTrue(self.committer.write_accesses(accesses).failed)
+        self.assertFalse(self.committer.write_accesses(accesses).failed)
+
+
+class CorruptTests(CommitterCase):
+    """Bytes have gone bad: a 500 for whoever needs them, and for nobody else."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.step(
+            create("a", b"0123"),
+            create("b", b"0123"),
+            append("a", b"45", producer=("p", 0, 0)),
+            create("t", ttl=1),
+            fork("f", "a", 2),
+        )
+
+    def tearDown(self) -> None:
+        """All that is wrong with the store is what the test has damaged."""
+        self.assertEqual(
+            {finding.flaw for finding in check(self.keyspace)} - {Flaw.CORRUPT_RECORD}, self.also
+        )
+
+    also: frozenset[Flaw] | set[Flaw] = frozenset()
+
+    def damage(self, key: bytes) -> None:
+        value = bytearray(self.keyspace.content[key])
+        value[-1] ^= 1
+        self.keyspace.content[key] = bytes(value)
+        self.restart()
+
+    def id_of(self, path: str) -> int:
+        state = self.state(path)
+        assert state is not None
+        return state.id
+
+    def check_others_go_on(self) -> None:
+        outcomes = self.step(append("b", b"x"), create("c"), append("a", b"?"), append("b", b"y"))
+        self.assertEqual(self.problems(outcomes), ["", "", "corrupt-record", ""])
+        self.assertEqual(self.content("b"), b"0123xy")
+
+    def test_stream_record(self) -> None:
+        self.damage(records.stream_key(self.id_of("a")))
+        self.check_others_go_on()
+        outcomes = self.step(delete("a"), create("a"), fork("g", "a"))
+        self.assertEqual(self.problems(outcomes), ["corrupt-record"] * 3)
+
+    def test_path_record(self) -> None:
+        self.damage(records.path_key("a"))
+        self.check_others_go_on()
+
+    def test_path_of_no_stream(self) -> None:
+        del self.keyspace.content[records.stream_key(self.id_of("a"))]
+        self.also = {Flaw.PATH, Flaw.ORPHAN, Flaw.FORK}
+        self.restart()
+        self.check_others_go_on()
+
+    def test_producer_record(self) -> None:
+        self.damage(records.producer_key(self.id_of("a"), "p"))
+        outcomes = self.step(
+            append("a", b"?", producer=("p", 0, 1)),
+            append("a", b"6", producer=("q", 0, 0)),
+            append("a", b"7"),
+        )
+        self.assertEqual(self.problems(outcomes), ["corrupt-record", "", ""])
+        self.assertEqual(self.content("a"), b"01234567")
+
+    def test_last_data_record(self) -> None:
+        """It is not extended, for a new checksum would bless wrong bytes."""
+        stream_id = self.id_of("a")
+        self.damage(records.data_key(stream_id, 0))
+        self.assertEqual(self.problems(self.step(append("a", b"67"))), [""])
+        with self.assertRaises(CorruptRecord):
+            self.content("a")
+        self.assertIn(records.data_key(stream_id, 6), self.keyspace.content)
+
+    def test_last_data_record_missing_or_short(self) -> None:
+        """A record that is not the whole of what lies behind it is not extended either."""
+        self.also = {Flaw.DATA}
+        missing = records.data_key(self.id_of("a"), 0)
+        short = records.data_key(self.id_of("b"), 0)
+        del self.keyspace.content[missing]
+        self.keyspace.content[short] = records.pack_data(short, 0, b"01")
+        self.restart()
+        outcomes = self.step(append("a", b"67"), append("b", b"67"))
+        self.assertEqual(self.problems(outcomes), ["", ""])
+        for path in ("a", "b"):
+            with self.assertRaises(CorruptRecord):
+                self.content(path)
+        self.assertNotIn(missing, self.keyspace.content)
+
+    def test_next_id(self) -> None:
+        """Without it no stream is made: an id that is given twice would mix up two streams."""
+        self.damage(records.NEXT_ID_KEY)
+        outcomes = self.step(create("c"), append("b", b"x"), fork("g", "b"))
+        self.assertEqual(self.problems(outcomes), ["corrupt-record", "", "corrupt-record"])
+        del self.keyspace.content[records.NEXT_ID_KEY]
+        self.restart()
+        self.assertEqual(self.problems(self.step(create("c"))), ["corrupt-record"])
+
+    def test_no_trace(self) -> None:
+        """A fork whose source cannot be read cannot be counted out, so it stays."""
+        self.damage(records.stream_key(self.id_of("a")))
+        content = self.keyspace.content
+        outcomes = self.step(delete("f"), append("b", b"x"))
+        self.assertEqual(self.problems(outcomes), ["corrupt-record", ""])
+        self.assertIsNotNone(self.state("f"))
+        changed = {key for key in content if content[key] != self.keyspace.content.get(key)}
+        self.assertEqual(changed, {records.stream_key(self.id_of("b")), records.data_key(2, 0)})
+
+    def test_sweep_goes_on(self) -> None:
+        """A stream that cannot be read does not stop the others from ending."""
+        self.step(create("t2", ttl=1), create("t3", ttl=2))
+        self.damage(records.stream_key(self.id_of("t")))
+        self.now += 1000
+        self.sweep()
+        self.assertIsNone(self.state("t2"))
+        self.now += 1000
+        self.sweep()
+        self.assertIsNone(self.state("t3"))
+        self.assertEqual(self.sweep(), 0)
+        self.now += int(SWEEP_RETRY * 1000)
+        self.assertEqual(self.sweep(), 1)
+        self.assertEqual(self.sweep(), 0)
+
+    def test_accesses_go_on(self) -> None:
+        self.step(create("t2", ttl=5))
+        bad, good = self.id_of("t"), self.id_of("t2")
+        self.damage(records.stream_key(bad))
+        committed = self.committer.write_accesses([(bad, self.now + 1), (good, self.now + 1)])
+        self.assertEqual((committed.failed, set(committed.published)), (False, {"t2"}))
