@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, note
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
@@ -54,6 +54,8 @@ STEPS = st.one_of(
 class ModelSuite(StoreRig):
     """The store and the model give the same answers and have the same bytes."""
 
+    # Every store's test inherits this, so it is run by several classes.
+    @settings(suppress_health_check=[HealthCheck.differing_executors])
     @given(st.lists(STEPS, max_size=14))
     def test_any_history(self, steps: list[Any]) -> None:
         """Batches of writes, reads, time, sweeps and restarts in any order."""

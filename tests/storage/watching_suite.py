@@ -152,6 +152,19 @@ class WatchingSuite(StoreRig):
             self.appended(post(b"x"))
             self.assertEqual(self.changes()[-1].start, number)
 
+    def test_a_listener_that_fails(self) -> None:
+        """Costs neither the writer its answer nor the other listeners what they are told."""
+
+        def fail(changes: Sequence[Change]) -> None:
+            raise ZeroDivisionError
+
+        later: list[Sequence[Change]] = []
+        self.store.watch(fail)
+        self.store.watch(later.append)
+        state = self.created(put(raw=b"x"))
+        self.assertEqual(self.flushLoggedErrors(ZeroDivisionError)[0].type, ZeroDivisionError)
+        self.assertEqual(later, [[Change(state, 0, b"x")]])
+
     def test_a_listener_that_writes(self) -> None:
         """What a listener submits is told in its turn, after what it heard, to all alike."""
         done: list[Deferred[Outcome]] = []

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from durable_streams_tw.protocol import content_types, json_mode, transitions
@@ -74,6 +75,8 @@ class MemoryStore:
     ``now`` tells the time in milliseconds since 1970. ``clock`` runs the sweep between `open`
     and `close`; without one, expired streams that nobody asks for stay in memory.
     """
+
+    _log = Logger()
 
     def __init__(self, now: Callable[[], int], clock: IReactorTime | None = None) -> None:
         self._now = now
@@ -256,6 +259,9 @@ class MemoryStore:
             while self.changes:
                 changes, self.changes = self.changes, []
                 for listener in self._listeners:
-                    listener(changes)
+                    try:
+                        listener(changes)
+                    except Exception:  # noqa: BLE001 - one listener's bug is not the others'
+                        self._log.failure("a listener failed")
         finally:
             self._telling = False
