@@ -1,0 +1,33 @@
+"""The pages that a user looks things up in name everything that there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.protocol.errors import Problem
+from durable_streams_tw.service.options import Options
+
+_TOP = Path(__file__).parent.parent
+
+
+class ReferenceTests(SynchronousTestCase):
+    """Pages against code."""
+
+    def test_problems(self) -> None:
+        """docs/protocol.md has every problem, with its status and title, and no other."""
+        page = (_TOP / "docs" / "protocol.md").read_text("utf-8")
+        rows = re.findall(r"^\| `([a-z0-9-]+)` \| (\d+) \| (.+) \|$", page, re.MULTILINE)
+        self.assertEqual(
+            [(slug, int(status), title) for slug, status, title in rows],
+            [(problem.slug, problem.status, problem.title) for problem in Problem],
+        )
+
+    def test_options(self) -> None:
+        """The README's table has every option of the service, and no other."""
+        page = (_TOP / "README.md").read_text("utf-8")
+        named = re.findall(r"^\| `--([a-z-]+)", page, re.MULTILINE)
+        known = set(Options().longOpt) - {"version", "help"}
+        self.assertEqual(sorted(named), sorted(name.rstrip("=") for name in known))
