@@ -1,0 +1,210 @@
+"""The door of the fast channel: it makes connections, bounds them, and closes gently."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Protocol
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocolNegotiationFactory,
+    IReactorTime,
+)
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import ServerFactory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from durable_streams_tw.protocol import limits
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.server.channel import FastChannel
+from durable_streams_tw.server.channel_live import Frames
+from durable_streams_tw.server.channel_wheel import Wheel
+from durable_streams_tw.server.messages import Request, Response
+from durable_streams_tw.server.settings import Settings
+from durable_streams_tw.server.site import StreamSite
+from durable_streams_tw.server.wire_answers import Openings
+from durable_streams_tw.server.wire_heads import Surroundings
+
+
+class Operations(Protocol):
+    """What answers requests: `streams.StreamOperations`."""
+
+    def respond(self, request: Request) -> Deferred[Response]:
+        """Answer a request. Cancelling says that the client is gone."""
+
+    def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
+        """What says no to a request, with the Origin that it named."""
+
+    def failure(self, failure: Failure, origin: bytes | None) -> Response:
+        """What answers a request that met a bug."""
+
+
+class Bounds(Struct, frozen=True, kw_only=True):
+    """What connections may cost. Times are in seconds; 0 connections are any number."""
+
+    head_timeout: float = limits.HEAD_TIMEOUT
+    idle_timeout: float = limits.IDLE_TIMEOUT
+    max_connections: int = limits.MAX_CONNECTIONS
+    max_per_address: int = 0
+
+
+@implementer(IProtocolNegotiationFactory)
+class FastDoor(ServerFactory):
+    """Serves streams below ``root``, a raw path with a slash at both ends.
+
+    All else, and HTTP/2, is left to ``site``, which serves the same streams.
+    """
+
+    noisy = False
+    _log = Logger()
+
+    def __init__(
+        self,
+        operations: Operations,
+        site: StreamSite,
+        clock: IReactorTime,
+        root: bytes,
+        settings: Settings | None = None,
+        bounds: Bounds | None = None,
+    ) -> None:
+        settings = settings or Settings()
+        self.bounds = bounds or Bounds()
+        self.respond = operations.respond
+        self.refuse = operations.refuse
+        self.failure = operations.failure
+        self.openings = Openings()
+        self.frames = Frames()
+        self.stopping = False
+        # Bytes of incomplete requests on all connections, and how many there may be.
+        self.held = 0
+        self.max_held = max(limits.MAX_BODIES, settings.max_body)
+        self._site: Any = site
+        self._clock = clock
+        self.wheel = Wheel(clock, self.openings.tick)
+        self._connections: set[FastChannel] = set()
+        self._addresses: Counter[object] = Counter()
+        self._full = False
+        self._drained: Deferred[None] | None = None
+
+        @lru_cache(maxsize=64)
+        def surroundings(secure: bool, reached: bytes) -> Surroundings:
+            return Surroundings(root, settings.max_body, secure, settings.trust_proxy, reached)
+
+        self.surroundings = surroundings
+
+    # -- factory --------------------------------------------------------------------------------
+
+    def startFactory(self) -> None:
+        """The first port has opened."""
+        self._site.doStart()
+
+    def stopFactory(self) -> None:
+        """The last port has closed."""
+        self._site.doStop()
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """What may be chosen over TLS (ALPN)."""
+        protocols: list[bytes] = self._site.acceptableProtocols()
+        return protocols
+
+    def buildProtocol(self, address: IAddress | None) -> TwistedProtocol:
+        """Take a connection, or turn it away where there are too many."""
+        bounds = self.bounds
+        full = bounds.max_connections and self.count >= bounds.max_connections
+        if full and not self._full:
+            self._log.warn("{count} connections: more are turned away", count=self.count)
+        self._full = bool(full)
+        host = getattr(address, "host", None)
+        crowded = bounds.max_per_address and self._addresses[host] >= bounds.max_per_address
+        if full or crowded or self.stopping:
+            return _TurnedAway()
+        channel = FastChannel(self, address)
+        channel.factory = self
+        return channel
+
+    # -- the connections' -----------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)
+
+    def arrived(self, channel: FastChannel) -> None:
+        """Count a connection."""
+        self._connections.add(channel)
+        host = getattr(channel.address, "host", None)
+        if host is not None:
+            self._addresses[host] += 1
+
+    def left(self, channel: FastChannel) -> None:
+        """Forget a connection."""
+        self.wheel.remove(channel)
+        self._connections.discard(channel)
+        host = getattr(channel.address, "host", None)
+        if host is not None:
+            self._addresses[host] -= 1
+            if not self._addresses[host]:
+                del self._addresses[host]
+        if not self._connections and self._drained is not None:
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Call something in the next turn of the reactor."""
+        self._clock.callLater(0, call)
+
+    def look_in(self, channel: FastChannel, seconds: float) -> float:
+        """Have the wheel look at a connection in so many seconds; returns the time now."""
+        now = self._clock.seconds()
+        self.wheel.look(channel, now + seconds)
+        return now
+
+    def heir(self, address: IAddress | None) -> Any:
+        """What speaks on a connection that is no longer a `FastChannel`'s affair."""
+        return self._site.buildProtocol(address)
+
+    # -- stopping -------------------------------------------------------------------------------
+
+    def drain(self) -> Deferred[None]:
+        """Close every connection once what it has begun is answered; cut those that take long.
+
+        New ones are turned away. Readers that wait have to be let go by whoever calls this.
+        """
+        self.stopping = True
+        drained: Deferred[None] = Deferred()
+        self._drained = drained
+        for channel in list(self._connections):
+            channel.drain()
+        if not self._connections:
+            self._drained = None
+            drained.callback(None)
+        else:
+            patience = self._clock.callLater(limits.STOP_GRACE, self._cut)
+            drained.addCallback(lambda _: _call_off(patience))
+        both: Deferred[Any] = gatherResults([drained, self._site.drain()])
+        return both.addCallback(lambda _: None)
+
+    def _cut(self) -> None:
+        for channel in list(self._connections):
+            channel.cut()
+
+
+def _call_off(call: IDelayedCall) -> None:
+    if call.active():
+        call.cancel()
+
+
+class _TurnedAway(TwistedProtocol):
+    """A connection that there is no room for."""
+
+    def connectionMade(self) -> None:
+        """A client has come."""
+        transport: Any = self.transport
+        transport.abortConnection()

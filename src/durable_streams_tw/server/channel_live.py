@@ -1,0 +1,100 @@
+"""A live body on a connection: what its subscriber writes goes out in chunks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from durable_streams_tw.live.fanout import Subscriber
+from durable_streams_tw.server.messages import Follow
+from durable_streams_tw.server.wire_answers import chunk
+
+if TYPE_CHECKING:
+    from durable_streams_tw.server.channel import FastChannel
+
+
+class Frames:
+    """Bytes as chunks, made once for all connections that get the same bytes in turn."""
+
+    __slots__ = ("_data", "_frame")
+
+    def __init__(self) -> None:
+        self._data = b""
+        self._frame = b""
+
+    def frame(self, data: bytes) -> bytes:
+        """The bytes as one chunk."""
+        if data is not self._data:
+            self._frame = chunk(data)
+            self._data = data
+        return self._frame
+
+
+class LiveBody:
+    """A `Sink` between a subscriber and a connection.
+
+    ``frames`` is None where the client knows no chunks: its body ends with the connection.
+    """
+
+    __slots__ = ("_channel", "_frames", "_over", "_paused", "_subscriber")
+
+    def __init__(self, channel: FastChannel, frames: Frames | None) -> None:
+        self._channel = channel
+        self._frames = frames
+        self._subscriber: Subscriber | None = None
+        self._paused = False
+        self._over = False
+
+    def follow(self, begin: Follow) -> None:
+        """Begin the body."""
+        subscriber = begin(self)
+        if not self._over:
+            self._subscriber = subscriber
+            if self._paused:
+                subscriber.pauseProducing()
+
+    # -- Sink -----------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        # An empty chunk would be the last.
+        if data and not self._over:
+            frames = self._frames
+            self._channel.send(data if frames is None else frames.frame(data))
+
+    def finish(self) -> None:
+        """End the body as complete."""
+        if not self._over:
+            self._leave()
+            self._channel.live_ended(self._frames is not None)
+
+    def abort(self) -> None:
+        """Cut the connection, so that the client sees that the body is not complete."""
+        if not self._over:
+            self._leave()
+            self._channel.cut()
+
+    # -- the connection's ---------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """The transport is full."""
+        self._paused = True
+        if self._subscriber is not None:
+            self._subscriber.pauseProducing()
+
+    def resume(self) -> None:
+        """The transport is empty again."""
+        self._paused = False
+        if self._subscriber is not None:
+            self._subscriber.resumeProducing()
+
+    def stop(self) -> None:
+        """The client is gone."""
+        subscriber = self._subscriber
+        if not self._over:
+            self._leave()
+            if subscriber is not None:
+                subscriber.stopProducing()
+
+    def _leave(self) -> None:
+        self._over = True
+        self._subscriber = None

@@ -1,0 +1,99 @@
+"""The way from a connection to its client: bytes go out at once where they can.
+
+Twisted's own way to write costs a trip round the reactor and two calls of epoll for every
+answer. An eager write tries to send first, and leaves to the transport only what the socket
+does not take.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.internet import tcp
+from twisted.internet.interfaces import ISSLTransport
+
+# Where a transport keeps what it still has to send. Others than TCP's are not known.
+_Socket = tcp.Server
+
+
+class Outlet:
+    """Sends over one transport, and ends it.
+
+    ``secure`` says that it is TLS.
+    """
+
+    __slots__ = ("_eager", "_socket", "_transport", "secure")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport: Any = transport
+        self.secure: Final = bool(ISSLTransport.providedBy(transport))
+        # Exactly TCP's own class: others have these methods too, as a way around TLS for one.
+        plain = type(transport) is _Socket and not transport.TLS
+        self._eager: Any = transport if plain else None
+        below = transport if plain else getattr(transport, "transport", None)
+        self._socket: Any = below if type(below) is _Socket else None
+        if self._socket is not None:
+            self._socket.setTcpNoDelay(True)
+
+    def reached(self) -> bytes:
+        """The host and port that the client has come to, as a URL has them."""
+        address = self._transport.getHost()
+        host = getattr(address, "host", None)
+        if host is None:
+            return b"localhost"
+        written = f"[{host}]" if ":" in host else host
+        return f"{written}:{address.port}".encode("ascii")
+
+    def send(self, data: bytes) -> None:
+        """Send bytes, at once if nothing waits before them."""
+        eager = self._eager
+        if eager is None or eager.dataBuffer or eager._tempDataBuffer:
+            self._transport.write(data)
+            return
+        sent = eager.writeSomeData(data)
+        if sent.__class__ is int and sent >= len(data):
+            return
+        self._send_rest(memoryview(data), sent)
+
+    def _send_rest(self, data: memoryview, sent: Any) -> None:
+        eager = self._eager
+        while isinstance(sent, int) and sent >= 0:
+            data = data[sent:]
+            if not data:
+                return
+            if sent < eager.SEND_LIMIT:
+                self._transport.write(bytes(data))
+                return
+            sent = eager.writeSomeData(data)
+        # The client has gone. The reactor will say so.
+        self.abort()
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes the client has not taken, where that can be known; else 0."""
+        socket = self._socket
+        if socket is None:
+            return 0
+        waiting: int = len(socket.dataBuffer) - socket.offset + socket._tempDataLen
+        return waiting
+
+    def close(self, linger: bool) -> None:
+        """End the connection behind what was sent.
+
+        With ``linger`` the client's bytes are still read, until it ends the connection too:
+        closing at once would reset it, and could take the last answer with it
+        (RFC 9112 §9.6).
+        """
+        transport, self._eager = self._transport, None
+        # A paused producer would keep a transport open for ever.
+        transport.unregisterProducer()
+        if linger and type(transport) is _Socket and not transport.TLS:
+            transport.resumeProducing()
+            transport.loseWriteConnection()
+        else:
+            transport.loseConnection()
+
+    def abort(self) -> None:
+        """End the connection at once. What was not sent is lost."""
+        self._eager = None
+        self._transport.abortConnection()

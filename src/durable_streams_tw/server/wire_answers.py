@@ -1,0 +1,101 @@
+"""Responses become bytes (RFC 9112 §4, §6, §7.1).
+
+The one place where bytes for clients are built. What comes from elsewhere, field values above
+all, is checked here: an answer whose head would be torn is not sent.
+"""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+
+from durable_streams_tw.server.messages import Response
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+_NO_BODY: Final = frozenset((204, 304))
+_PHRASES: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
+
+_CLOSE: Final = b"Connection: close\r\n"
+_KEEP: Final = b"Connection: keep-alive\r\n"
+
+
+class TornHead(ValueError):
+    """A field of a response has bytes that would end its line."""
+
+
+class Openings:
+    """First lines of answers: the status, and the Date, which is made once a second."""
+
+    __slots__ = ("_date", "_known", "_second")
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._date = b""
+        self._known: dict[int, bytes] = {}
+
+    def tick(self, now: float) -> None:
+        """Tell the time, in seconds since 1970."""
+        if int(now) != self._second:
+            self._second = int(now)
+            self._date = formatdate(self._second, usegmt=True).encode("ascii")
+            self._known.clear()
+
+    def opening(self, status: int) -> bytes:
+        """Status line and Date, without the last line's end."""
+        known = self._known.get(status)
+        if known is None:
+            phrase = _PHRASES.get(status, b"")
+            known = b"HTTP/1.1 %d %b\r\nDate: %b" % (status, phrase, self._date)
+            self._known[status] = known
+        return known
+
+
+def whole(
+    opening: bytes, response: Response, body: bytes, *, bodiless: bool, old: bool, last: bool
+) -> bytes:
+    """A whole answer.
+
+    ``bodiless`` says that the request was a HEAD, ``old`` that it was of HTTP/1.0, ``last``
+    that the connection ends. Raises `TornHead`.
+    """
+    if last:
+        persistence = _CLOSE
+    elif old:
+        persistence = _KEEP
+    else:
+        persistence = b""
+    if response.status in _NO_BODY:
+        return b"%b\r\n%b\r\n" % (_fields(opening, response), persistence)
+    if bodiless:
+        # Of what is not there, the length is not known either.
+        length = b"Content-Length: %d\r\n" % len(body) if body else b""
+        return b"%b\r\n%b%b\r\n" % (_fields(opening, response), persistence, length)
+    start = b"\r\n%bContent-Length: %d\r\n\r\n" % (persistence, len(body))
+    return b"".join((_fields(opening, response), start, body))
+
+
+def live(opening: bytes, response: Response, *, old: bool, last: bool) -> bytes:
+    """The head of an answer whose body is live: in chunks, but to HTTP/1.0 until it closes.
+
+    Raises `TornHead`.
+    """
+    coding = b"" if old else b"Transfer-Encoding: chunked\r\n"
+    persistence = _CLOSE if last or old else b""
+    return b"%b\r\n%b%b\r\n" % (_fields(opening, response), persistence, coding)
+
+
+def chunk(data: bytes) -> bytes:
+    """Bytes, of which there are some, as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _fields(opening: bytes, response: Response) -> bytes:
+    fields = response.fields
+    lines = b"\r\n".join((opening, *map(b": ".join, fields)))
+    ends = len(fields) + 1
+    if lines.count(b"\n") != ends or lines.count(b"\r") != ends:
+        raise TornHead(f"a field of a {response.status} answer has a line's end in it")
+    return lines
