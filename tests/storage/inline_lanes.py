@@ -51,14 +51,24 @@ class InlineLanes:
         self._told.append(what)
 
     def stop(self) -> Deferred[None]:
-        self.release()
+        self.drain()
         self.stopped = True
         return succeed(None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something has queued."""
+        return bool(self._jobs or self._reads)
 
     def release(self) -> None:
         """Do what has queued, and from now on everything at once."""
         self.held = False
         self._run()
+
+    def drain(self) -> None:
+        """Do what has queued and what comes of it, and go on holding."""
+        while self.busy:
+            self.turn()
 
     def turn(self) -> None:
         """Do what has queued, and go on holding."""

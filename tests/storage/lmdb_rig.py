@@ -1,0 +1,83 @@
+"""The durable store in a directory of its own, without threads and real time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from typing import TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from durable_streams_tw.protocol.limits import SWEEP_INTERVAL
+from durable_streams_tw.storage.interfaces import IStreamStore
+from durable_streams_tw.storage.lmdbstore import LMDBStore
+from tests.storage.inline_lanes import InlineLanes
+from tests.storage.soundness import assert_sound_directory
+from tests.storage.store_rig import StoreRig
+
+T = TypeVar("T")
+
+# Flushing to a real disk tests the disk, and takes its time.
+_SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def scratch_directory() -> str:
+    """A new empty directory, in memory where there is one."""
+    return tempfile.mkdtemp(prefix="streams-test-", dir=_SCRATCH)
+
+
+class LMDBRig(StoreRig):
+    """An `LMDBStore` whose lanes run when a result is asked for, so that commands which are
+    submitted together share a batch. The checker has the last word in every test."""
+
+    quota: int | None = None
+    damaged = False
+    """Whether the test has damaged what the checker would look at."""
+
+    _scratch: str | None = None
+
+    def make_store(self) -> LMDBStore:
+        if self._scratch is None:
+            self._scratch = scratch_directory()
+            self.addCleanup(shutil.rmtree, self._scratch)
+        self.directory = tempfile.mkdtemp(dir=self._scratch)
+        return self.open_store()
+
+    def open_store(self) -> LMDBStore:
+        """A store in the directory, open."""
+        self.clock = Clock()
+        self.lanes = InlineLanes()
+        self.lanes.held = True
+        store = LMDBStore(
+            self.directory, self.clock, self.lanes, quota=self.quota, now=lambda: self.now
+        )
+        store.open()
+        return store
+
+    def reopen(self, store: IStreamStore) -> IStreamStore:
+        self.result(store.close())
+        self.check()
+        return self.open_store()
+
+    def sweep(self, store: IStreamStore) -> None:
+        self.clock.advance(SWEEP_INTERVAL)
+        self.lanes.drain()
+
+    def settle(self, store: IStreamStore) -> None:
+        self.lanes.drain()
+
+    def result(self, deferred: Deferred[T]) -> T:
+        while not deferred.called and self.lanes.busy:
+            self.lanes.turn()
+        return self.successResultOf(deferred)
+
+    def finish(self) -> None:
+        super().finish()
+        self.check()
+
+    def check(self) -> None:
+        """Walk over what is on the disk."""
+        if not self.damaged:
+            assert_sound_directory(self, self.directory)

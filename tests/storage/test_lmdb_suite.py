@@ -1,0 +1,50 @@
+"""The durable store does what every store does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.storage import records
+from durable_streams_tw.storage.interfaces import IStreamStore
+from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace
+from tests.storage.fork_model import ForkSuite
+from tests.storage.lmdb_rig import LMDBRig
+from tests.storage.store_suite import StoreSuite
+
+
+class LMDBStoreTests(LMDBRig, StoreSuite, SynchronousTestCase):
+    """Every test of the suite, with restarts that are real ones."""
+
+
+class LMDBForkTests(LMDBRig, ForkSuite, SynchronousTestCase):
+    """Random trees of forks; whatever has ended leaves nothing behind."""
+
+    def setUp(self) -> None:
+        """The suite makes its stores itself."""
+
+    def make_fork_store(self) -> IStreamStore:
+        return self.make_store()
+
+    def reopen_fork_store(self, store: IStreamStore) -> IStreamStore:
+        return self.reopen(store)
+
+    def sweep_fork_store(self, store: IStreamStore) -> None:
+        self.sweep(store)
+
+    def finish_fork_store(self, store: IStreamStore, streams: int) -> None:
+        self.sweep(store)
+        self.result(store.close())
+        self.check()
+        keyspace = LMDBKeyspace(self.directory)
+        with keyspace.snapshot() as view:
+            left = [bytes(key) for key, _ in view.scan(b"\x00", b"\xff")]
+        keyspace.close()
+        self.assertEqual(len([key for key in left if key[:1] == b"s"]), streams)
+        self.assertEqual(len([key for key in left if key[:1] in b"dgq"]), 0)
+        self.assertIn(records.META_KEY, left)
+
+    def now_of(self, deferred: Deferred[Any]) -> Any:
+        return self.result(deferred)
