@@ -6,7 +6,7 @@ Properties are tried on few examples, so that the whole is quick.
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # A slow machine is no bug, so an example has no deadline. In CI a run must not depend on luck.
 settings.register_profile("ours", deadline=None, print_blob=True, max_examples=30)
