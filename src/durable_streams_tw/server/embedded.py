@@ -89,6 +89,7 @@ class DurableStreams(Service):
             private=settings.private,
         )
         self.operations = StreamOperations(store, self._writing, reads, self._policies)
+        self._tree = StreamTree(self.operations, settings)
 
     # -- service ----------------------------------------------------------------------------
 
@@ -123,7 +124,7 @@ class DurableStreams(Service):
 
         ``root``, a raw path that ends with a slash, moves the streams further down.
         """
-        return StreamTree(self.operations, self._settings).resource(root)
+        return self._tree.resource(root)
 
     def site(self, root: bytes = b"v1/stream/") -> StreamSite:
         """A whole site for these streams alone, with bounds on what it takes in."""

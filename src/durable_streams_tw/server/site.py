@@ -187,6 +187,34 @@ class _Connection(_GenericHTTPChannelProtocol):
     """One connection, HTTP/1.1 or HTTP/2, that its site knows of."""
 
     _channel: Any
+    _negotiatedProtocol: Any
+    _closing = False
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._negotiatedProtocol is None:
+            negotiated = getattr(self._channel.transport, "negotiatedProtocol", None)
+            self._negotiatedProtocol = negotiated or b"http/1.1"
+            if negotiated == b"h2":
+                self._change_to_http2()
+        self._channel.dataReceived(data)
+
+    def _change_to_http2(self) -> None:
+        # As twisted.web does it, but for the kind of connection, and the reactor.
+        from durable_streams_tw.server.http2 import Http2Connection
+
+        old = self._channel
+        old._networkProducer.unregisterProducer()
+        old.setTimeout(None)
+        make: Any = Http2Connection
+        new = make(old.site.reactor)
+        new.requestFactory = old.requestFactory
+        new.site = old.site
+        new.factory = old.factory
+        new.timeOut = old.timeOut
+        new.callLater = old.callLater
+        self._channel = new
+        new.makeConnection(old.transport)
+        old._networkProducer.registerProducer(new, True)
 
     def makeConnection(self, transport: ITransport) -> None:
         self._channel.site.connections.add(self)
@@ -202,10 +230,14 @@ class _Connection(_GenericHTTPChannelProtocol):
         return bool(getattr(channel, "requests", ()) or getattr(channel, "streams", ()))
 
     def close(self, *, now: bool) -> None:
+        """End the connection: cut it, or let it take what was written to it."""
         transport = self._channel.transport
         if now:
             transport.abortConnection()
-        else:
+        elif not self._closing:
+            self._closing = True
+            if self._negotiatedProtocol == b"h2":
+                self._channel.goAway()
             transport.loseConnection()
 
 

@@ -46,6 +46,7 @@ class StreamTree:
     def __init__(self, operations: StreamOperations, settings: Settings) -> None:
         self._operations = operations
         self._settings = settings
+        self._klein = self.app.resource()
 
     def resource(self, root: bytes = b"") -> IResource:
         """A resource to be mounted anywhere.
@@ -53,7 +54,7 @@ class StreamTree:
         Streams are found behind the mount and ``root``, which is empty or a raw path that
         ends with a slash.
         """
-        return _Mount(self._operations, self.app.resource(), root)
+        return _Mount(self._operations, self._klein, root)
 
     @app.route("/")
     @app.route("/<target>")
