@@ -89,6 +89,8 @@ class NextTests(RefusingTestCase):
         for echoed in (CURRENT, CURRENT + 1, CURRENT + 10_000):
             self.assertEqual(next_cursor(NOW, echoed, 0.0), echoed + 1)
             self.assertEqual(next_cursor(NOW, echoed, 0.5), echoed + 90)
+            self.assertEqual(next_cursor(NOW, echoed, 38.5 / 3600), echoed + 1)
+            self.assertEqual(next_cursor(NOW, echoed, 39.5 / 3600), echoed + 2)
             self.assertEqual(next_cursor(NOW, echoed, 1 - 2**-53), echoed + 180)
 
     @given(TIMES, st.none() | st.integers(0, 10**40), CHANCES)

@@ -57,6 +57,7 @@ class ParseTests(RefusingTestCase):
             ("0_11", 11),
             ("00_0000011", 11),
             ("0" * 32 + "_" + "7".zfill(32), 7),
+            (f"0_{MAX_POSITION}", MAX_POSITION),
         ):
             self.assertEqual(parse_offset(token), position, token)
 
