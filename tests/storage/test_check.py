@@ -126,9 +126,14 @@ class CheckTests(SynchronousTestCase):
     @given(st.data())
     def test_any_lost_record(self, data: st.DataObject) -> None:
         keyspace = FakeKeyspace(self.keyspace.content)
-        # That a producer was there is known from nothing else.
-        kept = sorted(key for key in keyspace.content if key[:1] != b"q")
-        del keyspace.content[data.draw(st.sampled_from(kept))]
+        # That a producer was there is known from nothing else, and what is to be freed may go.
+        (garbage,) = [key for key in keyspace.content if key[:1] == b"g"]
+        known = [
+            key
+            for key in keyspace.content
+            if key[:1] != b"q" and not (key[:1] == b"d" and key[1:9] == garbage[1:])
+        ]
+        del keyspace.content[data.draw(st.sampled_from(sorted(known)))]
         self.assertNotEqual(list(check(keyspace)), [])
 
     @given(st.binary(min_size=1, max_size=30), st.binary(max_size=30))
@@ -177,6 +182,9 @@ class CheckTests(SynchronousTestCase):
     def test_keys_of_strange_form(self) -> None:
         stream = records.stream_key(1)
         for key in (
+            b"d",
+            b"d\x01",
+            b"q\xff",
             stream + b"\x00",
             b"s",
             records.data_key(1, 0) + b"\x00",

@@ -141,20 +141,6 @@ class _Walk:
     def _has(self, key: bytes) -> bool:
         return self._view.get(key) is not None
 
-    def _ids(self, prefix: bytes) -> Iterator[int]:
-        """The ids behind a prefix, each once, however many keys it has."""
-        first, stop = prefix, bytes((prefix[0] + 1,))
-        while True:
-            found = next(self._view.scan(first, stop), None)
-            if found is None:
-                return
-            stream_id = records.unpack_integer(found[0][1:9])
-            self._greatest_id = max(self._greatest_id, stream_id)
-            yield stream_id
-            if stream_id == 2**64 - 1:
-                return
-            first = prefix + records.pack_integer(stream_id + 1)
-
     # -- paths and streams --------------------------------------------------------------------
 
     def _paths(self) -> Iterator[Finding]:
@@ -270,12 +256,22 @@ class _Walk:
 
     def _orphans(self) -> Iterator[Finding]:
         for prefix, what in ((b"d", "bytes"), (b"q", "producers")):
-            for stream_id in self._ids(prefix):
+            first, stop = prefix, bytes((prefix[0] + 1,))
+            # From each id to the next, however many keys it has.
+            while (found := next(self._view.scan(first, stop), None)) is not None:
+                key = bytes(found[0])
+                if len(key) < 9:
+                    yield Finding(Flaw.STRANGE_KEY, key, "it names no stream")
+                    first = key + b"\x00"
+                    continue
+                stream_id = records.unpack_integer(key[1:9])
+                self._greatest_id = max(self._greatest_id, stream_id)
                 if not self._has(records.stream_key(stream_id)) and not self._has(
                     records.garbage_key(stream_id)
                 ):
-                    key = prefix + records.pack_integer(stream_id)
-                    yield Finding(Flaw.ORPHAN, key, f"{what} of stream {stream_id}, which is gone")
+                    owner = f"stream {stream_id}, which is gone"
+                    yield Finding(Flaw.ORPHAN, key[:9], f"{what} of {owner}")
+                first = key[:9] + b"\xff" * 512
 
     # -- forks ----------------------------------------------------------------------------------
 
