@@ -1,0 +1,68 @@
+"""Making the files of an open LMDB environment fail, from inside the process that has it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE
+
+SUPPORTED = os.path.isdir("/proc/self/fdinfo") and os.path.exists("/dev/full")
+"""Whether this system lets one see and replace one's own open files."""
+
+
+def descriptors(directory: str) -> tuple[int, int]:
+    """The descriptors by which LMDB writes an environment's pages, and its meta pages."""
+    path = os.path.realpath(os.path.join(directory, DATA_FILE))
+    pages = meta = -1
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue
+        if target == path:
+            if _flags(name) & os.O_DSYNC:
+                meta = int(name)
+            else:
+                pages = int(name)
+    assert pages >= 0, f"{path} is not open"
+    return pages, meta
+
+
+def _flags(descriptor: str) -> int:
+    with open(f"/proc/self/fdinfo/{descriptor}") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name == "flags":
+                return int(value, 8)
+    raise AssertionError(f"descriptor {descriptor} has no flags")
+
+
+def replace(descriptor: int, path: str, flags: int) -> None:
+    """Let a descriptor lead to another file."""
+    other = os.open(path, flags)
+    os.dup2(other, descriptor)
+    os.close(other)
+
+
+@contextmanager
+def pages_fail(directory: str, full: bool) -> Iterator[None]:
+    """No page can be written: the disk is full, or does not take writes at all."""
+    pages, _ = descriptors(directory)
+    whole = os.dup(pages)
+    if full:
+        replace(pages, "/dev/full", os.O_RDWR)
+    else:
+        replace(pages, os.path.join(directory, DATA_FILE), os.O_RDONLY)
+    try:
+        yield
+    finally:
+        os.dup2(whole, pages)
+        os.close(whole)
+
+
+def break_meta(directory: str) -> None:
+    """From now on no meta page can be written, until the environment is opened anew."""
+    _, meta = descriptors(directory)
+    replace(meta, "/dev/full", os.O_RDWR)
