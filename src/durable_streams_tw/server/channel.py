@@ -297,7 +297,7 @@ class FastChannel(Protocol):
     def _end(self, item: Fault | Foreign) -> None:
         """Take what no request comes behind."""
         if isinstance(item, Fault):
-            response = self._door.refuse(item.refusal, None)
+            response = self._door.refuse(item.refusal, item.origin)
             assert isinstance(response.body, bytes), "a refusal has no live body"
             opening = self._door.openings.opening(response.status)
             self._out.append(

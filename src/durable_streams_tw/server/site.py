@@ -24,13 +24,14 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from durable_streams_tw.protocol import limits
-from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.server import failures, targets
 from durable_streams_tw.server.messages import Response
 from durable_streams_tw.server.policies import Policies, body_too_large
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.sinks import cut
 from durable_streams_tw.server.tree import refuse
+from durable_streams_tw.server.wire_heads import RefusedHead, Surroundings, read_head
 
 _MALFORMED: Final = Refusal(Problem.MALFORMED_REQUEST, "this is not a well-formed HTTP request")
 _NO_PATH: Final = Refusal(Problem.MALFORMED_REQUEST, "a request target begins with a slash")
@@ -139,6 +140,7 @@ class StreamChannel(HTTPChannel):
     def __init__(self) -> None:
         HTTPChannel.__init__(self)
         self._head_timer: IDelayedCall | None = None
+        self._head = bytearray()
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes have come."""
@@ -148,6 +150,18 @@ class StreamChannel(HTTPChannel):
             self._head_timer = self.site.reactor.callLater(limits.HEAD_TIMEOUT, self._head_is_late)
         elif not in_head:
             self._forget_head()
+
+    def lineReceived(self, line: bytes) -> None:
+        """A line of a head has come."""
+        if line or self._head:
+            self._head += line + b"\r\n"
+            if not line:
+                # twisted.web repairs what is ambiguous, and no two servers repair alike. So
+                # heads are judged here as by the fast channel.
+                raw, self._head = bytes(self._head), bytearray()
+                if self._refuses(raw):
+                    return
+        HTTPChannel.lineReceived(self, line)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection has ended."""
@@ -170,12 +184,23 @@ class StreamChannel(HTTPChannel):
         )
         self._turn_away(_HEAD_TOO_LARGE if large else _MALFORMED)
 
+    def _refuses(self, raw: bytes) -> bool:
+        try:
+            head = read_head(raw, self.site.surroundings)
+        except Refused as refused:
+            origin = refused.origin if isinstance(refused, RefusedHead) else None
+            self._turn_away(refused.refusal, origin)
+            return True
+        if head.refusal is not None:
+            self._turn_away(head.refusal, head.header.get(b"origin"))
+        return head.refusal is not None
+
     def _head_is_late(self) -> None:
         self._head_timer = None
         self._turn_away(_HEAD_TOO_SLOW)
 
-    def _turn_away(self, refusal: Refusal) -> None:
-        turn_away(self, self.site.policies.refusal(refusal, None))
+    def _turn_away(self, refusal: Refusal, origin: bytes | None = None) -> None:
+        turn_away(self, self.site.policies.refusal(refusal, origin))
 
     def _forget_head(self) -> None:
         if self._head_timer is not None:
@@ -262,6 +287,7 @@ class StreamSite(Site):
         )
         self.policies = policies
         self.max_body = settings.max_body
+        self.surroundings = Surroundings(b"/", settings.max_body)
         self.max_held = max(limits.MAX_BODIES, settings.max_body)
         self.held = 0
         self.connections: set[_Connection] = set()
@@ -323,7 +349,8 @@ def turn_away(channel: HTTPChannel, response: Response) -> None:
     channel.dataReceived = _drop  # type: ignore[method-assign]
     channel.clearLineBuffer()
     channel.setTimeout(None)
-    if hasattr(transport, "loseWriteConnection"):
+    # Below TLS there is such a method too, and it would end TLS without a word.
+    if not channel.isSecure() and hasattr(transport, "loseWriteConnection"):
         transport.loseWriteConnection()
     call_later: Any = channel.callLater
     channel._abortingCall = call_later(limits.LINGER, abort, channel)

@@ -19,6 +19,7 @@ from durable_streams_tw.server.wire_chunks import Chunks
 from durable_streams_tw.server.wire_heads import (
     CHUNKED,
     Head,
+    RefusedHead,
     Surroundings,
     check_start,
     read_head,
@@ -30,9 +31,13 @@ _CRLF: Final = b"\r\n"
 
 
 class Fault(Struct, frozen=True):
-    """The bytes are no request that may be served. The connection ends with the answer."""
+    """The bytes are no request that may be served. The connection ends with the answer.
+
+    ``origin`` is the request's Origin, as far as it is known.
+    """
 
     refusal: Refusal
+    origin: bytes | None = None
 
 
 class Foreign(Struct, frozen=True):
@@ -121,7 +126,10 @@ class Wire:
 
     def refuse(self, refusal: Refusal) -> None:
         """Give up what is not complete, and say so behind what is."""
-        self._end(Fault(refusal))
+        head = self._head if self.in_body else None
+        origin = None if head is None else head.header.get(b"origin")
+        self.ready.append(Fault(refusal, origin))
+        self._end()
 
     def feed(self, data: bytes) -> None:
         """Take bytes that have come."""
@@ -149,8 +157,11 @@ class Wire:
                     start = stop
                 else:
                     self._begin_body(head)
+        except RefusedHead as fault:
+            self.ready.append(Fault(fault.refusal, fault.origin))
+            self._end()
         except Refused as fault:
-            self._end(Fault(fault.refusal))
+            self.refuse(fault.refusal)
 
     def _complete(self, head: Head, body: bytes) -> None:
         request = Request(
@@ -241,8 +252,7 @@ class Wire:
         self.rest += memoryview(data)[start:]
         return len(data)
 
-    def _end(self, fault: Fault) -> None:
-        self.ready.append(fault)
+    def _end(self) -> None:
         self.rest.clear()
         self._body.clear()
         self._chunks = None

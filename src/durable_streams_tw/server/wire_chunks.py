@@ -5,7 +5,8 @@
     last-chunk   = 1*("0") [ chunk-ext ] CRLF
 
 Extensions and trailers are read to find where the body ends, and dropped: a trailer that
-became a header field could say what nobody has checked (RFC 9110 §6.5.1).
+became a header field could say what nobody has checked. One that would say where a request
+ends is refused, for somebody might believe it (RFC 9110 §6.5.1).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from durable_streams_tw.server.wire_fields import FIELD_LINE
 from durable_streams_tw.server.wire_heads import TOO_LARGE, body_too_large, refused
 
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
+_FRAMING: Final = re.compile(rb"(?:content-length|transfer-encoding):", re.IGNORECASE)
 _CRLF: Final = b"\r\n"
 
 _BAD_SIZE: Final = Refusal(Problem.MALFORMED_REQUEST, "the size of a chunk is malformed")
@@ -104,5 +106,5 @@ class Chunks:
             self._trailer_bytes += len(line)
             if self._trailers > MAX_FIELDS or self._trailer_bytes > MAX_HEAD:
                 raise refused(TOO_LARGE)
-            if FIELD_LINE.fullmatch(line) is None:
+            if FIELD_LINE.fullmatch(line) is None or _FRAMING.match(line):
                 raise refused(_BAD_TRAILER)

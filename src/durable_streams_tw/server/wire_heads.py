@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol import paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.protocol.limits import MAX_FIELDS, MAX_HEAD
+from durable_streams_tw.protocol.limits import MAX_FIELDS, MAX_HEAD, RESERVED_SEGMENT
 from durable_streams_tw.server import targets
 from durable_streams_tw.server.wire_fields import (
     BARE,
@@ -43,6 +43,8 @@ _LENGTH: Final = re.compile(rb"[0-9]++")
 _FRAMING: Final = re.compile(
     rb"(?:\A|\n)(content-length|transfer-encoding):[ \t]*+([^\r]*)", re.IGNORECASE
 )
+
+_RESERVED: Final = RESERVED_SEGMENT.encode("ascii")
 
 # Lengths of more digits than this are beyond every limit, and slow to make numbers of.
 _DIGITS: Final = 18
@@ -114,6 +116,14 @@ class Head(Struct, frozen=True):
     refusal: Refusal | None
 
 
+class RefusedHead(Refused):
+    """A head that can be read, but not be followed. ``origin`` is its Origin field."""
+
+    def __init__(self, refusal: Refusal, origin: bytes | None) -> None:
+        super().__init__(refusal.problem, refusal.detail, refusal.fields)
+        self.origin = origin
+
+
 def body_too_large(limit: int) -> Refused:
     """What is said to a body of more than ``limit`` bytes."""
     return refused(Refusal(Problem.BODY_TOO_LARGE, f"a body has at most {limit} bytes"))
@@ -158,14 +168,17 @@ def read_head(raw: bytes, around: Surroundings) -> Head:
     if FIELD_BLOCK.fullmatch(raw, start) is None:
         raise refused(_BARE if BARE.search(raw) else _FIELDS)
     count = raw.count(b"\n", start) - 1
-    if count > MAX_FIELDS:
+    if count > MAX_FIELDS or len(raw) > MAX_HEAD:
         raise refused(TOO_LARGE)
     block = raw[start:]
     old = minor == b"0"
     mapping = read_block(block)
     if mapping is None or mapping.count != count:
-        raise refused(_block_fault(block, old))
-    return _understood(method, target, old, mapping, around)
+        raise refused(_block_fault(block, old, around.max_body))
+    try:
+        return _understood(method, target, old, mapping, around)
+    except Refused as fault:
+        raise RefusedHead(fault.refusal, mapping.header.get(b"origin")) from None
 
 
 def _understood(
@@ -216,7 +229,7 @@ def _line_fault(line: bytes) -> Refusal:
     return _MALFORMED if _OTHER_VERSION.fullmatch(line) is None else _VERSION
 
 
-def _block_fault(block: bytes, old: bool) -> Refusal:
+def _block_fault(block: bytes, old: bool, limit: int) -> Refusal:
     """Why llhttp has refused a block: most of all, it judges framing fields itself."""
     given: dict[bytes, bytes] = {}
     for name, value in _FRAMING.findall(block):
@@ -224,10 +237,11 @@ def _block_fault(block: bytes, old: bool) -> Refusal:
         value = value.strip(b" \t")
         given[name] = given[name] + b", " + value if name in given else value
     try:
-        _body_length(given.get(b"content-length"), given.get(b"transfer-encoding"), old)
+        length = _body_length(given.get(b"content-length"), given.get(b"transfer-encoding"), old)
     except Refused as fault:
         return fault.refusal
-    return _FIELDS
+    # Lengths that are no number of llhttp's are among those that are too large.
+    return body_too_large(limit).refusal if length > limit else _FIELDS
 
 
 def _body_length(length: bytes | None, coding: bytes | None, old: bool) -> int:
@@ -265,10 +279,10 @@ def _names_stream(path: bytes, root: bytes) -> bool:
     """Whether a path is a stream's, and not the root itself or a control resource's."""
     if not path.startswith(root) or len(path) == len(root):
         return False
-    first = path[len(root) :].partition(b"/")[0]
-    if b"%" in first:
-        first = unquote_to_bytes(first).partition(b"/")[0]
-    return not paths.is_reserved(first.decode("latin-1"))
+    if b"%" not in path and not path.startswith(_RESERVED, len(root)):
+        return True
+    name = unquote_to_bytes(path[len(root) :])
+    return not paths.is_reserved(name.decode("latin-1"))
 
 
 def _persists(connection: bytes | None, old: bool) -> bool:
