@@ -1,0 +1,1 @@
+"""What peers need to be run here."""

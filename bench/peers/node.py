@@ -1,0 +1,52 @@
+"""The reference server, from npm: pinned, installed beside this file, run by ``server.mjs``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PACKAGE = "@durable-streams/server"
+MAJOR = 20
+
+
+def missing() -> str | None:
+    """The sentence to print where there is no Node that is new enough, else None."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        return f"Node {MAJOR} or newer, with npm, is not on the path"
+    number = re.match(r"v(\d+)", node_version())
+    if number is None or int(number[1]) < MAJOR:
+        return f"Node {MAJOR} or newer is needed; here is {node_version()}"
+    return None
+
+
+def install() -> None:
+    """Brings the pinned packages here, unless they are here already."""
+    lock = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
+    stamp = HERE / "node_modules" / ".stamp"
+    if stamp.exists() and stamp.read_text() == lock:
+        return
+    subprocess.run(["npm", "ci", "--no-progress", "--silent"], cwd=HERE, check=True)
+    stamp.write_text(lock)
+
+
+def command(port: int, directory: Path | None) -> list[str]:
+    """Runs it with its file store, or in memory."""
+    kept = [] if directory is None else [str(directory)]
+    return ["node", str(HERE / "server.mjs"), str(port), *kept]
+
+
+def node_version() -> str:
+    """Such as ``v20.1.0``."""
+    said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
+    return said.stdout.strip()
+
+
+def package_version() -> str:
+    """The version that is installed."""
+    about = json.loads((HERE / "node_modules" / PACKAGE / "package.json").read_text())
+    return str(about["version"])

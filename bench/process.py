@@ -1,0 +1,148 @@
+"""A server as a child process: started, watched through /proc, stopped or killed."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+STOP_SECONDS = 20.0
+# Between two looks whether a server that starts answers by now.
+GLANCE = 0.002
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Fault(Exception):
+    """A server did not start, or ended by itself."""
+
+
+class Process:
+    """One running server.
+
+    Start-up is timed from the start of the process to the first answer of status 200 or 404.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        port: int,
+        log: Path,
+        profile: Path | None = None,
+    ) -> None:
+        self.port = port
+        self.log = log
+        self._profiler: subprocess.Popen[bytes] | None = None
+        self._started = time.perf_counter()
+        with log.open("ab") as output:
+            self._child = subprocess.Popen(
+                list(command),
+                cwd=log.parent,
+                env=dict(os.environ) | dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        if profile is not None:
+            self._profiler = subprocess.Popen(
+                [
+                    "py-spy",
+                    "record",
+                    "-r250",
+                    "-d86400",
+                    "-o",
+                    str(profile),
+                    "-p",
+                    str(self._child.pid),
+                ],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+
+    def await_answer(self, path: str, within: float) -> float:
+        """Waits until a HEAD of ``path`` is answered; gives the seconds since the start.
+
+        Raises `Fault` where that takes longer than ``within`` seconds, or the server ends.
+        """
+        while time.perf_counter() - self._started < within:
+            if self._child.poll() is not None:
+                raise Fault(f"ended at its start with code {self._child.returncode}: {self.last()}")
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=within)
+            try:
+                connection.request("HEAD", path)
+                status = connection.getresponse().status
+            except OSError:
+                time.sleep(GLANCE)
+            else:
+                if status in (200, 404):
+                    return time.perf_counter() - self._started
+                time.sleep(GLANCE)
+            finally:
+                connection.close()
+        raise Fault(f"did not answer within {within:g} s of its start")
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._child.poll() is None
+
+    def cpu(self) -> float:
+        """Seconds of processor time that all its threads have used."""
+        fields = self._read("stat").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+    def resident(self) -> int:
+        """Resident memory now, in bytes."""
+        return self._kibibytes("VmRSS")
+
+    def peak(self) -> int:
+        """The most resident memory since the start or `forget_peak`, in bytes."""
+        return self._kibibytes("VmHWM")
+
+    def forget_peak(self) -> None:
+        """Starts a new peak at what is resident now."""
+        Path(f"/proc/{self._child.pid}/clear_refs").write_text("5")
+
+    def stop(self) -> None:
+        """Ends it in order; by force where that takes too long."""
+        if self._profiler is not None:
+            self._profiler.send_signal(signal.SIGINT)
+            self._profiler.wait(STOP_SECONDS)
+        if self.alive:
+            self._child.terminate()
+            try:
+                self._child.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """Ends it at once, as a crash would."""
+        self._child.kill()
+        self._child.wait()
+
+    def last(self) -> str:
+        """The end of what it printed, in one line."""
+        text = self.log.read_text("utf-8", "replace").strip()
+        return " / ".join(text.splitlines()[-3:])[-300:]
+
+    def _kibibytes(self, name: str) -> int:
+        for line in self._read("status").splitlines():
+            if line.startswith(name + ":"):
+                return int(line.split()[1]) * 1024
+        raise Fault(f"there is no {name} of the server's process")
+
+    def _read(self, name: str) -> str:
+        try:
+            return Path(f"/proc/{self._child.pid}/{name}").read_text()
+        except OSError as error:
+            raise Fault(f"the server is gone: {self.last()}") from error
+
+
+def can_profile() -> bool:
+    """Whether py-spy can be run."""
+    return shutil.which("py-spy") is not None

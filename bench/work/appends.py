@@ -1,0 +1,78 @@
+"""Appends of 100 bytes: one stream or ten thousand, one connection or many."""
+
+from __future__ import annotations
+
+from bench.client import BYTES, ROOT, Client, Ruler, check_count
+from bench.crowd import fill, put
+from bench.figures import Figure
+from bench.process import Process
+from bench.servers import Store
+from bench.work import loads
+from bench.work.row import Row, Trial, Unmeasurable
+
+SIZE = 100
+MANY = 10_000
+FIGURES = (Figure("rate", "appends", "/s", "more"), *loads.CONTEXT)
+
+
+class Appends(Row):
+    """POST of 100 bytes, to the same stream."""
+
+    figures = FIGURES
+
+    def __init__(self, connections: int, stores: tuple[Store, ...]) -> None:
+        self.name = f"append-{connections}"
+        self.title = f"append of 100 B, {connections} connection" + "s" * (connections > 1)
+        self.stores = stores
+        self._connections = connections
+
+    def measure(self, trial: Trial) -> dict[str, float]:
+        """Every append that was acknowledged is there afterwards."""
+        with trial.server() as server, Client(server.port) as client:
+            return to_one(server, client, self._connections, trial.settings.seconds).figures
+
+
+def to_one(server: Process, client: Client, connections: int, seconds: float) -> loads.Loaded:
+    """Loads one new stream with appends, and checks that all are there. Raises `Mismatch`."""
+    ruler = Ruler(client, "ruler", SIZE)
+    client.create("one")
+    before = client.tail("one")
+    target = ROOT + "one"
+    loaded = loads.run(server, target, connections, seconds, ["append", str(SIZE)])
+    there = ruler.appends(before, client.tail("one"))
+    check_count(there, loaded.answered, loaded.under_way)
+    return loaded
+
+
+class AppendsToMany(Row):
+    """The same, to the next of ten thousand streams each."""
+
+    name = "append-many"
+    title = "append of 100 B, 64 connections, over 10,000 streams"
+    stores = ("durable",)
+    figures = FIGURES
+
+    def measure(self, trial: Trial) -> dict[str, float]:
+        """The sum over all streams is what was acknowledged."""
+        settings = trial.settings
+        count = settings.scaled(MANY)
+        with trial.server() as server, Client(server.port) as client:
+            requests = (put(f"{ROOT}many{number}", BYTES) for number in range(count))
+            filled = fill(server.port, requests, count, 64, settings.fill_limit)
+            if filled.acknowledged < count:
+                raise Unmeasurable(f"made only {filled.acknowledged} of {count} streams in time")
+            ruler = Ruler(client, "ruler", SIZE)
+            return to_many(server, client, ruler, "many", count, settings.seconds).figures
+
+
+def to_many(
+    server: Process, client: Client, ruler: Ruler, prefix: str, count: int, seconds: float
+) -> loads.Loaded:
+    """Loads many streams that exist with appends, and checks that all are there."""
+    names = [f"{prefix}{number}" for number in range(count)]
+    before = sum(map(client.tail, names))
+    arguments = ["append-to", str(SIZE), ROOT + prefix, "0", str(count)]
+    loaded = loads.run(server, ROOT, 64, seconds, arguments)
+    there = ruler.appends(before, sum(map(client.tail, names)))
+    check_count(there, loaded.answered, loaded.under_way)
+    return loaded

@@ -1,0 +1,83 @@
+"""kill -9 under load: what was acknowledged is there once, and how soon it is served again."""
+
+from __future__ import annotations
+
+import statistics
+from itertools import repeat
+
+from bench.client import BYTES, ROOT, Client, Mismatch, Ruler
+from bench.crowd import Crowd, post
+from bench.figures import Figure
+from bench.process import Fault
+from bench.work.row import Row, Trial
+
+CONNECTIONS = 16
+SIZE = 100
+KILLS = 2
+RESTART_SECONDS = 30.0
+
+
+class Kills(Row):
+    """Sixteen writers, each with a stream of its own, and a kill in the middle."""
+
+    name = "kill"
+    title = "kill -9 under load of 16 writers, twice a round"
+    needs_wrk = False
+    stores = ("durable",)
+    figures = (
+        Figure("seconds", "restart to first answer", "s", "less"),
+        Figure("lost", "lost", "", "context"),
+        Figure("doubled", "doubled", "", "context"),
+        Figure("unserved", "kills without a restart", "", "context"),
+        Figure("acknowledged", "appends acknowledged", "", "context"),
+    )
+
+    def measure(self, trial: Trial) -> dict[str, float]:
+        """Counts what was acknowledged to each writer, and what is there afterwards.
+
+        Raises `Mismatch` where the server was never served again.
+        """
+        restarts: list[float] = []
+        totals = dict.fromkeys(("lost", "doubled", "unserved", "acknowledged"), 0)
+        for number in range(KILLS):
+            # Not always at the same moment of a batch.
+            load = 0.5 + 0.137 * (number + KILLS * (trial.round - 1))
+            try:
+                restarts.append(_kill(trial, load, totals))
+            except Fault:
+                totals["unserved"] += 1
+        if not restarts:
+            raise Mismatch(f"served again after none of {KILLS} kills")
+        return {"seconds": statistics.median(restarts)} | totals
+
+
+def _kill(trial: Trial, load: float, totals: dict[str, int]) -> float:
+    home = trial.fresh()
+    names = [f"writer{number}" for number in range(CONNECTIONS)]
+    with trial.server(home) as server:
+        with Client(server.port) as client:
+            ruler = Ruler(client, "ruler", SIZE)
+            for name in names:
+                client.create(name)
+            empty = client.tail(names[0])
+        bodies = [repeat(post(ROOT + name, BYTES, b"x" * SIZE)) for name in names]
+        crowd = Crowd(server.port, bodies)
+        crowd.run(load)
+        server.kill()
+        # What had been sent before it died is still read, and counts.
+        crowd.run(5.0)
+        crowd.close()
+    server = trial.start(home)
+    try:
+        seconds = server.await_answer(ROOT + names[0], RESTART_SECONDS)
+        with Client(server.port) as client:
+            for name, talk in zip(names, crowd.all, strict=True):
+                there = ruler.appends(empty, client.tail(name))
+                totals["acknowledged"] += talk.acknowledged
+                totals["lost"] += max(0, talk.acknowledged - there)
+                # One more was under way on each connection.
+                totals["doubled"] += max(0, there - talk.acknowledged - 1)
+                client.append(name, b"x" * SIZE)
+    finally:
+        server.stop()
+    return seconds

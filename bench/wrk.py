@@ -1,0 +1,103 @@
+"""Runs wrk, the load generator, and reads what it says.
+
+The script ``load.lua`` ends a run with one line of JSON, so nothing is read from prose.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCRIPT = Path(__file__).with_name("load.lua")
+MISSING = "wrk is not on the path (Debian and Ubuntu have it as package wrk)"
+# How long an answer may take before it counts as an error, and a run longer than asked.
+ANSWER_SECONDS = 30
+
+
+class BadLoad(Exception):
+    """A run of wrk whose numbers mean nothing: refused requests, broken connections."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a run came to: requests answered, seconds, bytes read, milliseconds of latency.
+
+    ``cpu`` is the share of one core that wrk itself took, 0 to 1.
+    """
+
+    requests: int
+    seconds: float
+    read: int
+    p50: float
+    p99: float
+    cpu: float
+
+    @property
+    def rate(self) -> float:
+        """Answered requests per second."""
+        return self.requests / self.seconds
+
+
+def available() -> bool:
+    """Whether wrk can be run."""
+    return shutil.which("wrk") is not None
+
+
+def parse(output: str, cpu_seconds: float = 0.0) -> Load:
+    """Reads the output of a run.
+
+    Raises `BadLoad` where the line is missing, or counts an answer above 399, a broken
+    connection or a timeout.
+    """
+    for line in output.splitlines():
+        if line.startswith('{"requests"'):
+            said: dict[str, Any] = json.loads(line)
+            break
+    else:
+        raise BadLoad(f"wrk gave no result: {output.strip()[-200:]!r}")
+    wrong = [
+        f"{said[kind]} {name}"
+        for kind, name in (
+            ("status", "answers above 399"),
+            ("connect", "failed connects"),
+            ("read", "failed reads"),
+            ("write", "failed writes"),
+            ("timeout", f"answers later than {ANSWER_SECONDS} s"),
+        )
+        if said[kind]
+    ]
+    if wrong:
+        raise BadLoad(", ".join(wrong) + f" of {said['requests']} requests")
+    if not said["requests"]:
+        raise BadLoad("no request was answered")
+    seconds = said["microseconds"] / 1e6
+    return Load(
+        requests=said["requests"],
+        seconds=seconds,
+        read=said["bytes"],
+        p50=said["p50"] / 1e3,
+        p99=said["p99"] / 1e3,
+        cpu=cpu_seconds / seconds,
+    )
+
+
+def run(url: str, connections: int, seconds: float, *arguments: str) -> Load:
+    """Loads a server for some whole seconds; ``arguments`` are those of ``load.lua``.
+
+    Raises `BadLoad`, and `subprocess.TimeoutExpired` where wrk does not end by itself.
+    """
+    whole = max(1, round(seconds))
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{whole}s", f"--timeout={ANSWER_SECONDS}s"]
+    command += ["-s", str(SCRIPT), url, "--", *arguments]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=whole + 2 * ANSWER_SECONDS
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return parse(done.stdout + done.stderr, used)
