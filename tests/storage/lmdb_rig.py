@@ -47,13 +47,11 @@ class LMDBRig(StoreRig):
 
     def open_store(self) -> LMDBStore:
         """A store in the directory, open."""
-        self.clock = Clock()
-        self.lanes = InlineLanes()
-        self.lanes.held = True
-        store = LMDBStore(
-            self.directory, self.clock, self.lanes, quota=self.quota, now=lambda: self.now
-        )
+        clock, lanes = Clock(), InlineLanes()
+        lanes.held = True
+        store = LMDBStore(self.directory, clock, lanes, quota=self.quota, now=lambda: self.now)
         store.open()
+        self.clock, self.lanes = clock, lanes
         return store
 
     def reopen(self, store: IStreamStore) -> IStreamStore:

@@ -126,7 +126,8 @@ class StoreRig(_Base):
 
     def submit_all(self, *commands: Command) -> list[Outcome]:
         """Commands one behind the other, none waiting for the one before."""
-        return [self.result(deferred) for deferred in map(self.store.submit, commands)]
+        submitted = list(map(self.store.submit, commands))
+        return [self.result(deferred) for deferred in submitted]
 
     def created(self, command: Create) -> StreamState:
         """Create what is not there yet."""

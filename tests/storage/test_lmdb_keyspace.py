@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import lmdb
 from hypothesis import given
@@ -223,7 +224,7 @@ class OpeningTests(SynchronousTestCase):
         real = lmdb.open
         tried: list[int] = []
 
-        def scarce(directory: str, map_size: int, **options: object) -> object:
+        def scarce(directory: str, map_size: int, **options: Any) -> object:
             tried.append(map_size)
             if map_size > 1 << 36:
                 raise lmdb.MemoryError("Cannot allocate memory")

@@ -1,0 +1,592 @@
+"""What is the durable store's own: batches, bounds, caches, its directory and its clock."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.limits import (
+    ACCESS_FLUSH_INTERVAL,
+    DELETE_STEP,
+    RECORD_PAYLOAD,
+    SWEEP_INTERVAL,
+)
+from durable_streams_tw.protocol.offsets import NOW
+from durable_streams_tw.protocol.outcomes import Created
+from durable_streams_tw.protocol.requests import Delete
+from durable_streams_tw.protocol.state import Lifetime, StreamState
+from durable_streams_tw.storage import lmdbstore, reading, records
+from durable_streams_tw.storage.check import check_directory
+from durable_streams_tw.storage.committer import Committed
+from durable_streams_tw.storage.interfaces import (
+    Chunk,
+    Command,
+    IStreamStore,
+    Outcome,
+    StoreUnusable,
+)
+from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LMDBKeyspace
+from durable_streams_tw.storage.lmdbstore import LMDBStore
+from tests.storage.inline_lanes import InlineLanes
+from tests.storage.lmdb_rig import LMDBRig
+from tests.storage.store_rig import JSON, START, post, put
+
+
+class _Case(LMDBRig, SynchronousTestCase):
+    store: LMDBStore
+
+    def count_steps(self) -> list[int]:
+        """How many commands each batch has from now on."""
+        sizes: list[int] = []
+        step = self.store._committer.step
+
+        def counted(commands: Sequence[Command]) -> Committed:
+            sizes.append(len(commands))
+            return step(commands)
+
+        self.patch(self.store._committer, "step", counted)
+        return sizes
+
+    def crash(self) -> None:
+        """Go on with what is on the disk, as if the process had ended here."""
+        directory = tempfile.mkdtemp(dir=self._scratch)
+        shutil.copy(os.path.join(self.directory, DATA_FILE), directory)
+        self.addCleanup(self.store.close)
+        self.directory = directory
+        self.store = self.open_store()
+        self.store.watch(self.told.append)
+
+    def touched_at(self, path: str = "a") -> int:
+        """When the disk says that a stream was last used."""
+        with self.store._keyspace.snapshot() as view:
+            record = reading.load_stream_at(view, path)
+            assert record is not None
+            return record.state.touched_at
+
+
+class BatchTests(_Case):
+    """All that has queued shares a commit, within bounds."""
+
+    def test_interface(self) -> None:
+        verifyObject(IStreamStore, self.store)
+
+    def test_what_has_queued_is_one_batch(self) -> None:
+        sizes = self.count_steps()
+        self.submit_all(put(), *[post(b"x") for _ in range(99)], put("b"))
+        self.submit(post(b"y"))
+        self.assertEqual(sizes, [101, 1])
+
+    def test_bounded_in_bytes(self) -> None:
+        self.patch(lmdbstore, "MAX_BATCH", 1000)
+        sizes = self.count_steps()
+        self.submit_all(put(), *[post(b"x" * size) for size in (400, 600, 1, 5000, 999, 1, 1)])
+        self.assertEqual(sizes, [3, 1, 1, 2, 1])
+        self.assertEqual(len(self.content()), 7002)
+
+    def test_bounded_in_number(self) -> None:
+        self.patch(lmdbstore, "MAX_BATCH_COMMANDS", 4)
+        sizes = self.count_steps()
+        self.submit_all(put(), *[post(b"%d" % number) for number in range(9)])
+        self.assertEqual(sizes, [4, 4, 2])
+        self.assertEqual(self.content(), b"012345678")
+
+    def test_visible_then_answered_then_told(self) -> None:
+        """Whoever is told anything finds it when looking."""
+        self.submit(put())
+        order: list[str] = []
+
+        def looked(who: str) -> None:
+            state = self.successResultOf(self.store.look("a"))
+            assert isinstance(state, StreamState)
+            order.append(f"{who} sees {state.tail}")
+
+        self.store.watch(lambda changes: looked(f"listener of {len(changes)}"))
+        for number in range(2):
+            answered = self.store.submit(post(b"xx"))
+            answered.addCallback(partial(lambda who, _: looked(who), f"writer {number}"))
+        self.lanes.drain()
+        self.assertEqual(order, ["writer 0 sees 4", "writer 1 sees 4", "listener of 2 sees 4"])
+
+    def test_a_cancelled_command_is_carried_out(self) -> None:
+        self.submit(put())
+        answered = self.store.submit(post(b"x"))
+        answered.addErrback(lambda _: None)
+        answered.cancel()
+        self.lanes.drain()
+        self.assertEqual(self.content(), b"x")
+
+    def test_too_much_at_once(self) -> None:
+        """In bytes or in number: what does not fit is sent away, what queued goes on."""
+        self.submit(put())
+        self.patch(lmdbstore, "MAX_QUEUE", 1000)
+        first = self.store.submit(post(b"x" * 900))
+        refusal = self.assertRefused(
+            Problem.OVERLOADED, self.successResultOf(self.store.submit(post(b"y" * 101)))
+        )
+        self.assertIn((b"Retry-After", b"1"), refusal.fields)
+        second = self.store.submit(post(b"z" * 100))
+        self.lanes.drain()
+        for answered in (first, second):
+            self.assertNotIsInstance(self.successResultOf(answered), Refusal)
+        self.patch(lmdbstore, "MAX_QUEUED_COMMANDS", 2)
+        answers = [self.store.submit(post(b"w")) for _ in range(3)]
+        self.lanes.drain()
+        self.assertRefused(Problem.OVERLOADED, self.successResultOf(answers[2]))
+        self.assertEqual(self.content(), b"x" * 900 + b"z" * 100 + b"ww")
+        self.appended(post(b"!" * 900))
+
+    def test_a_bug_in_the_committing_lane(self) -> None:
+        """It costs its batch; the lane goes on."""
+        self.submit(put())
+
+        def broken(_: Sequence[Command]) -> Committed:
+            raise ZeroDivisionError
+
+        with_bug = self.patch(self.store._committer, "step", broken)
+        for outcome in self.submit_all(post(b"x"), post(b"y")):
+            self.assertRefused(Problem.INTERNAL, outcome)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        with_bug.restore()
+        self.appended(post(b"z"))
+        self.assertEqual(self.content(), b"z")
+
+
+class ClosingTests(_Case):
+    """Accepted is carried out; after that nothing is."""
+
+    def test_the_queue_is_drained(self) -> None:
+        answers: list[Deferred[Outcome]] = [
+            self.store.submit(command) for command in (put(), post(b"x"), post(b"y"))
+        ]
+        read = self.store.read("a", 0, 10)
+        closed = self.store.close()
+        self.assertRefused(Problem.STOPPING, self.successResultOf(self.store.submit(post(b"late"))))
+        self.result(closed)
+        for answered in answers:
+            self.assertNotIsInstance(self.successResultOf(answered), Refusal)
+        self.assertIsInstance(self.successResultOf(read), Chunk)
+        self.store = self.open_store()
+        self.assertEqual(self.content(), b"xy")
+
+    def test_closed(self) -> None:
+        self.submit(put())
+        self.result(self.store.close())
+        asks: list[Deferred[Any]] = [
+            self.store.submit(post(b"x")),
+            self.store.read("a", 0, 1),
+            self.store.look("a"),
+        ]
+        for asked in asks:
+            self.assertRefused(Problem.STOPPING, self.successResultOf(asked))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_closed_twice(self) -> None:
+        """Whoever asks again is told the same."""
+        self.patch(self.lanes, "stop", lambda: stopped)
+        stopped: Deferred[None] = Deferred()
+        first, second = self.store.close(), self.store.close()
+        self.assertNoResult(first)
+        self.assertNoResult(second)
+        stopped.callback(None)
+        for closed in (first, second, self.store.close()):
+            self.assertIsNone(self.successResultOf(closed))
+
+    def test_never_opened(self) -> None:
+        store = LMDBStore(self.directory, self.clock, InlineLanes())
+        self.assertIsNone(self.successResultOf(store.close()))
+        self.assertRefused(Problem.STOPPING, self.successResultOf(store.submit(put())))
+
+    def test_last_accesses_are_written_down(self) -> None:
+        self.created(put(lifetime=Lifetime(ttl=10)))
+        self.sleep(7)
+        self.read()
+        self.restart()
+        self.sleep(9)
+        self.assertIsNotNone(self.look())
+
+
+class ReadingTests(_Case):
+    """Memory answers what it can; the disk is asked in a lane of its own."""
+
+    def asked(self, deferred: Deferred[Any]) -> bool:
+        """Whether a read had to ask the disk."""
+        asked = not deferred.called
+        self.lanes.drain()
+        self.assertNotIsInstance(self.successResultOf(deferred), Refusal)
+        return asked
+
+    def test_the_tail_is_in_memory(self) -> None:
+        self.submit_all(put(), post(b"01234"))
+        self.submit(post(b"56789"))
+        store = self.store
+        self.assertFalse(self.asked(store.read("a", 5, 100)))
+        self.assertFalse(self.asked(store.read("a", 10, 100)))
+        self.assertFalse(self.asked(store.read("a", NOW, 100)))
+        self.assertFalse(self.asked(store.look("a")))
+        self.assertTrue(self.asked(store.read("a", 0, 100)))
+        self.assertFalse(self.asked(store.read("a", 0, 100)), "what was read is known then")
+        self.assertTrue(self.asked(store.read("a", 5, 2)), "a part of it is not")
+
+    def test_after_a_restart(self) -> None:
+        self.submit_all(put(), post(b"01234"))
+        self.restart()
+        store = self.store
+        self.assertTrue(self.asked(store.look("a")))
+        self.assertFalse(self.asked(store.look("a")))
+        self.assertTrue(self.asked(store.read("a", 0, 100)))
+        self.assertFalse(self.asked(store.read("a", 0, 100)))
+
+    def test_absence_is_remembered(self) -> None:
+        for missing in (True, False):
+            looked = self.store.look("a")
+            self.assertEqual(looked.called, not missing)
+            self.assertRefused(Problem.STREAM_NOT_FOUND, self.result(looked))
+        self.created(put())
+        self.look()
+
+    def test_a_read_that_is_overtaken(self) -> None:
+        """It began before a commit and comes back after it: what it saw does not count."""
+        self.submit_all(put(), post(b"old"))
+        self.restart()
+        read = self.store.read("a", 0, 100)
+        seen = self.store._read("a", 0, 100, None)
+        self.lanes._reads.clear()
+        self.submit(post(b"new"))
+        chunk = self.store._seen(seen, "a")
+        assert isinstance(chunk, Chunk)
+        self.assertEqual(chunk.data, b"old")
+        self.assertEqual(self.look().tail, 6)
+        self.assertEqual(self.content(), b"oldnew")
+        self.assertNoResult(read)
+
+    def test_looking_is_no_access(self) -> None:
+        """Not even when the disk has to be asked."""
+        self.created(put(lifetime=Lifetime(ttl=10)))
+        self.restart()
+        self.sleep(6)
+        self.look()
+        self.sleep(4)
+        self.assertGone()
+
+    def test_one_view(self) -> None:
+        """State and bytes of an answer are of one moment, however many records there are."""
+        self.submit_all(put(content_type=JSON), post(b"[1,2,3]", content_type=JSON))
+        self.submit(post(b'"' + b"x" * 50_000 + b'"', content_type=JSON))
+        self.restart()
+        chunk = self.read(2, 1)
+        self.assertEqual((chunk.data[:4], len(chunk.data)), (b"2,3,", 4))
+        chunk = self.read(6, 1)
+        self.assertEqual(len(chunk.data), 50_003)
+        self.assertTrue(chunk.at_tail)
+
+
+class HousekeepingTests(_Case):
+    """The sweep, accesses that are written down now and then, and what they cost."""
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass for the clock and for the streams."""
+        while seconds > 0:
+            step = min(seconds, SWEEP_INTERVAL)
+            self.sleep(step)
+            self.clock.advance(step)
+            self.lanes.drain()
+            seconds -= step
+
+    def test_streams_end_by_themselves(self) -> None:
+        self.created(put(lifetime=Lifetime(ttl=10)))
+        self.submit(post(b"x" * 100_000))
+        self.told.clear()
+        self.advance(9)
+        self.assertEqual(self.told, [])
+        self.advance(1)
+        self.assertEqual([change.gone for changes in self.told for change in changes], [True])
+        self.advance(2)
+        self.assertEqual(self.keys(), [records.META_KEY, records.NEXT_ID_KEY])
+
+    def keys(self) -> list[bytes]:
+        with self.store._keyspace.snapshot() as view:
+            return [bytes(key) for key, _ in view.scan(b"\x00", b"\xff")]
+
+    def test_accesses_are_written_down_lazily(self) -> None:
+        """A crash may shorten a stream's life by that interval, and no more."""
+        self.created(put(lifetime=Lifetime(ttl=10)))
+        self.advance(6)
+        self.read()
+        self.assertEqual(self.touched_at(), START)
+        self.advance(ACCESS_FLUSH_INTERVAL)
+        self.assertEqual(self.touched_at(), START + 6000)
+        self.crash()
+        self.look()
+        self.advance(5)
+        self.assertGone()
+
+    def test_a_crash_before_that(self) -> None:
+        self.created(put(lifetime=Lifetime(ttl=10)))
+        self.advance(6)
+        self.read()
+        self.crash()
+        self.advance(4)
+        self.assertGone()
+
+    def test_accesses_are_forgotten_once_written(self) -> None:
+        """They are in the stream's state by then, wherever it is looked up."""
+        stream_id = self.created(put(lifetime=Lifetime(ttl=100))).id
+        self.read()
+        access = self.store._access
+        self.assertEqual(access.last(stream_id, self.now), START)
+        self.advance(2 * ACCESS_FLUSH_INTERVAL)
+        self.assertEqual(access.last(stream_id, self.now), 0)
+        self.advance(80)
+        self.read()
+        self.advance(99)
+        self.look()
+        self.advance(1)
+        self.assertGone()
+
+    def test_accesses_that_could_not_be_written(self) -> None:
+        """They are tried again, and count all the while."""
+        stream_id = self.created(put(lifetime=Lifetime(ttl=30))).id
+        self.advance(2)
+        self.read()
+        noted = self.now
+
+        def failed(_: object) -> Committed:
+            return Committed([], [], {}, 0, failed=True)
+
+        full = self.patch(self.store._committer, "write_accesses", failed)
+        self.advance(2 * ACCESS_FLUSH_INTERVAL - 1)
+        self.assertEqual(self.touched_at(), START)
+        self.assertEqual(self.store._access.last(stream_id, self.now), noted)
+        self.look()
+        full.restore()
+        self.read()
+        self.advance(ACCESS_FLUSH_INTERVAL)
+        self.assertGreater(self.touched_at(), noted)
+
+    def test_pinned_streams_live(self) -> None:
+        stream_id = self.created(put(lifetime=Lifetime(ttl=3))).id
+        self.store.pin(stream_id)
+        self.advance(20)
+        self.assertGreaterEqual(self.touched_at(), self.now - ACCESS_FLUSH_INTERVAL * 1000)
+        self.crash()
+        self.look()
+        self.advance(3)
+        self.assertGone()
+
+    def test_readers_of_lasting_streams_cost_no_commits(self) -> None:
+        stream_id = self.created(put()).id
+        self.store.pin(stream_id)
+        with self.store._keyspace.snapshot() as view:
+            before = view.version
+        self.advance(20)
+        self.store.unpin(stream_id)
+        self.advance(20)
+        with self.store._keyspace.snapshot() as view:
+            self.assertEqual(view.version, before)
+
+    def test_sweeps_do_not_pile_up(self) -> None:
+        """A disk that is slower than the clock is asked for one sweep at a time."""
+        self.lanes.drain()
+        self.lanes.batches.clear()
+        for _ in range(4):
+            self.clock.advance(SWEEP_INTERVAL)
+        self.lanes.drain()
+        self.assertEqual(self.lanes.batches, [1])
+
+    def test_large_deletions_go_on_after_a_crash(self) -> None:
+        self.created(put())
+        self.submit(post(b"x" * (RECORD_PAYLOAD * DELETE_STEP * 3)))
+        self.deleted()
+        left = []
+        for _ in range(4):
+            self.clock.advance(SWEEP_INTERVAL)
+            self.lanes.turn()
+            left.append(len([key for key in self.keys() if key[:1] == b"d"]))
+            self.crash()
+        self.assertEqual(left, [2 * DELETE_STEP, DELETE_STEP, 0, 0])
+        self.assertEqual(self.keys(), [records.META_KEY, records.NEXT_ID_KEY])
+
+    def test_large_deletions_go_on_by_themselves(self) -> None:
+        """One step after the other, and others' commands between them."""
+        self.created(put())
+        self.submit(post(b"x" * (RECORD_PAYLOAD * DELETE_STEP * 2)))
+        self.deleted()
+        self.clock.advance(SWEEP_INTERVAL)
+        self.lanes.turn()
+        created = self.store.submit(put("b"))
+        self.lanes.turn()
+        self.assertIsInstance(self.successResultOf(created), Created)
+        self.lanes.drain()
+        self.assertEqual([key for key in self.keys() if key[:1] in b"dg"], [])
+
+    def test_slots_of_dead_readers(self) -> None:
+        """Looked for now and then; that they cannot be is no reason to stop."""
+        self.advance(61)
+        self.patch(self.store._keyspace, "check_readers", self.fail_to_check)
+        self.advance(61)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.created(put())
+
+    def fail_to_check(self) -> None:
+        raise ZeroDivisionError
+
+
+class RoomTests(_Case):
+    """A quota, and a reserve of the disk."""
+
+    quota = 300_000
+
+    def test_quota(self) -> None:
+        self.submit_all(put(), put("b"))
+        self.submit(post(b"x" * 400_000))
+        for command in (post(b"x"), put("c"), post(b"x", "b", closed=True)):
+            self.assertRefused(Problem.STORAGE_FULL, self.submit(command))
+        self.assertEqual(len(self.content()), 400_000)
+        self.appended(post(path="b", closed=True))
+        self.deleted()
+        self.sweep(self.store)
+        self.created(put("c", raw=b"room"))
+        self.assertEqual(self.content("c"), b"room")
+
+    def test_reserve(self) -> None:
+        self.submit(put())
+        full = self.patch(self.store._keyspace, "disk_room", lambda: 0)
+        self.assertRefused(Problem.STORAGE_FULL, self.submit(post(b"x")))
+        self.appended(post(closed=True))
+        full.restore()
+        self.created(put("b"))
+
+
+class DirectoryTests(_Case):
+    """Whose directory it is."""
+
+    def assertUnusable(self, sentence: str) -> None:
+        with self.assertRaisesRegex(StoreUnusable, sentence):
+            self.open_store()
+
+    def test_modes(self) -> None:
+        for name in os.listdir(self.directory):
+            mode = os.stat(os.path.join(self.directory, name)).st_mode & 0o777
+            self.assertEqual(mode, 0o600, name)
+
+    def test_made(self) -> None:
+        self.result(self.store.close())
+        self.directory = os.path.join(self.directory, "deep", "data")
+        self.store = self.open_store()
+        self.assertEqual(os.stat(self.directory).st_mode & 0o777, 0o700)
+
+    def test_in_use(self) -> None:
+        self.assertUnusable(r"in use by another server \(process")
+        self.created(put())
+
+    def test_refused_and_let_go(self) -> None:
+        """Whatever was wrong, the directory can be had once it is right."""
+        self.result(self.store.close())
+        keyspace = LMDBKeyspace(self.directory)
+        batch = keyspace.begin()
+        newer = records.Meta(records.FORMAT + 1, "9.9", 0)
+        batch.put(records.META_KEY, records.pack_meta(newer))
+        batch.commit()
+        keyspace.close()
+        for _ in range(2):
+            self.assertUnusable("was written by version 9.9")
+        keyspace = LMDBKeyspace(self.directory)
+        batch = keyspace.begin()
+        batch.put(records.META_KEY, records.pack_meta(records.Meta(records.FORMAT, "9", 0)))
+        batch.commit()
+        keyspace.close()
+        self.store = self.open_store()
+
+    def test_no_database(self) -> None:
+        self.result(self.store.close())
+        path = os.path.join(self.directory, DATA_FILE)
+        os.rename(path, path + ".kept")
+        with open(path, "wb") as file:
+            file.write(b"no database" * 1000)
+        self.assertUnusable("holds no LMDB database")
+        os.rename(path + ".kept", path)
+        self.store = self.open_store()
+
+    def test_everything_is_kept(self) -> None:
+        """A stream is the same after a restart, to the last field."""
+        long = "long/" + "\N{PILE OF POO}" * 400
+        self.submit_all(
+            put(long, JSON, b'[1,{"a":"\xc3\xa9"}]', Lifetime(ttl=100)),
+            put(long + "x", closed=True),
+            post(b"[1e400]", long, "application/json; charset=utf-8", seq=b"s1"),
+            post(b"[2]", long, JSON, closed=True, producer=("p" * 500, 3, 0)),
+        )
+        before = [self.look(path) for path in (long, long + "x")]
+        self.restart()
+        self.assertEqual([self.look(path) for path in (long, long + "x")], before)
+        self.assertEqual(self.content(long), b'1,{"a":"\xc3\xa9"},1e400,2,')
+        again = self.submit(post(b"[2]", long, JSON, closed=True, producer=("p" * 500, 3, 0)))
+        self.assertEqual(getattr(again, "duplicate", None), True)
+
+
+class DamageTests(_Case):
+    """Bytes on the disk have changed: an error, never other bytes."""
+
+    damaged = True
+
+    def damage(self, key: bytes) -> None:
+        """Flip a bit of a value while the store is closed."""
+        self.result(self.store.close())
+        keyspace = LMDBKeyspace(self.directory)
+        batch = keyspace.begin()
+        value = bytearray(batch.get(key) or b"")
+        value[len(value) // 2] ^= 4
+        batch.put(key, bytes(value))
+        batch.commit()
+        keyspace.close()
+        self.store = self.open_store()
+
+    def finish(self) -> None:
+        super().finish()
+        flaws = [finding.flaw.name for finding in check_directory(self.directory)]
+        self.assertEqual(flaws, ["CORRUPT_RECORD"])
+
+    def assertCorrupt(self, outcome: object) -> None:
+        refusal = self.assertRefused(Problem.CORRUPT_RECORD, outcome)
+        self.assertEqual(refusal.problem.status, 500)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.submit_all(put(), put("b"), post(b"x" * 50_000), post(b"y", "b"))
+        self.stream_id = self.look().id
+
+    def test_bytes(self) -> None:
+        self.damage(records.data_key(self.stream_id, RECORD_PAYLOAD))
+        for offset, limit in ((0, 2**20), (RECORD_PAYLOAD, 1), (20_000, 10)):
+            self.assertCorrupt(self.result(self.store.read("a", offset, limit)))
+        self.assertEqual(self.read(0, RECORD_PAYLOAD).data, b"x" * RECORD_PAYLOAD)
+        self.assertEqual(len(self.read(3 * RECORD_PAYLOAD).data), 50_000 - 3 * RECORD_PAYLOAD)
+        self.appended(post(b"more"))
+        self.assertEqual(self.read(50_000).data, b"more")
+        self.assertEqual(self.content("b"), b"y")
+
+    def test_stream(self) -> None:
+        self.damage(records.stream_key(self.stream_id))
+        for outcome in (
+            self.result(self.store.look("a")),
+            self.result(self.store.read("a", 0, 10)),
+            *self.submit_all(post(b"x"), put(), Delete("a")),
+        ):
+            self.assertCorrupt(outcome)
+        self.assertEqual(self.content("b"), b"y")
+        self.appended(post(b"z", "b"))
+
+    def test_path(self) -> None:
+        self.damage(records.path_key("a"))
+        self.assertCorrupt(self.result(self.store.read("a", 0, 10)))
+        self.assertCorrupt(self.submit(put()))
+        self.assertEqual(self.content("b"), b"y")
