@@ -1,0 +1,138 @@
+"""The disk fails under an open store: what is answered, seen and told, then and afterwards."""
+
+from __future__ import annotations
+
+import lmdb
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.protocol.errors import Problem
+from durable_streams_tw.protocol.outcomes import Appended
+from durable_streams_tw.protocol.requests import Delete
+from durable_streams_tw.storage.keyspace import WriteBatch
+from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace
+from durable_streams_tw.storage.lmdbstore import LMDBStore
+from tests.storage.failing_files import SUPPORTED, break_meta, pages_fail
+from tests.storage.lmdb_rig import LMDBRig
+from tests.storage.store_rig import post, put
+
+
+class DoubtTests(LMDBRig, SynchronousTestCase):
+    """A stream with a producer, that a failed commit was to change."""
+
+    store: LMDBStore
+
+    if not SUPPORTED:
+        skip = "this system does not let one replace one's own open files"
+
+    once = post(b"second", producer=("p", 0, 1))
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.submit_all(put(), put("b"), post(b"first,", producer=("p", 0, 0)))
+        self.look()
+        self.look("b")
+        self.told.clear()
+
+    def lie(self) -> None:
+        """Let the next commit succeed and report that it failed."""
+        keyspace = self.store._keyspace
+        begin = keyspace.begin
+
+        def lying() -> WriteBatch:
+            self.patch(keyspace, "begin", begin)
+            batch = begin()
+            self.patch(batch, "commit", lambda: self.commit_and_fail(keyspace, batch))
+            return batch
+
+        self.patch(keyspace, "begin", lying)
+
+    def commit_and_fail(self, keyspace: LMDBKeyspace, batch: WriteBatch) -> int:
+        type(batch).commit(batch)
+        raise keyspace.commit_failed(lmdb.Error("the acknowledgement was lost"))
+
+    def fail_batch(self, applied: bool = False) -> None:
+        """A batch of all kinds whose outcome is unknown."""
+        if applied:
+            self.lie()
+        else:
+            break_meta(self.directory)
+        for outcome in self.submit_all(self.once, post(b"?", "missing"), put(), Delete("b")):
+            self.assertRefused(Problem.OUTCOME_UNKNOWN, outcome)
+        self.assertEqual(self.told, [])
+
+    def test_lost(self) -> None:
+        """Reads go on at once, and the retry is accepted."""
+        self.fail_batch()
+        self.assertEqual(self.content(), b"first,")
+        self.look("b")
+        self.appended(self.once)
+        self.assertEqual(self.content(), b"first,second")
+
+    def test_applied(self) -> None:
+        """Whoever looks sees what the disk has, though nobody was told; the retry is known."""
+        self.fail_batch(applied=True)
+        self.assertEqual(self.look().tail, 12)
+        self.assertEqual(self.content(), b"first,second")
+        self.assertGone("b")
+        outcome = self.submit(self.once)
+        assert isinstance(outcome, Appended)
+        self.assertTrue(outcome.duplicate)
+        self.assertEqual(self.content(), b"first,second")
+
+    def test_followers_are_told(self) -> None:
+        """At the next sweep at the latest, by themselves."""
+        for applied in (False, True):
+            self.fail_batch(applied)
+            self.sweep(self.store)
+            (changes,) = self.told
+            self.assertEqual(
+                {change.state.path: (change.state.tail, change.gone) for change in changes},
+                {"a": (12 if applied else 6, False), "b": (0, applied)},
+            )
+            self.told.clear()
+            self.sweep(self.store)
+            self.assertEqual(self.told, [])
+
+    def test_a_read_that_began_before(self) -> None:
+        """What it saw is answered, but not remembered."""
+        self.restart()
+        seen = self.store._read("a", 0, 100, None)
+        self.fail_batch(applied=True)
+        self.store._seen(seen, "a")
+        self.assertEqual(self.content(), b"first,second")
+
+    def test_full(self) -> None:
+        """507, and nothing is in doubt."""
+        with pages_fail(self.directory, full=True):
+            for outcome in self.submit_all(self.once, put("c"), Delete("b")):
+                self.assertRefused(Problem.STORAGE_FULL, outcome)
+            self.assertEqual(self.content(), b"first,")
+            self.assertRefused(Problem.STREAM_NOT_FOUND, self.result(self.store.look("c")))
+        self.appended(self.once)
+        self.deleted("b")
+
+    def test_failing_pages(self) -> None:
+        with pages_fail(self.directory, full=False):
+            for outcome in self.submit_all(self.once, put("c")):
+                self.assertRefused(Problem.OUTCOME_UNKNOWN, outcome)
+            self.assertEqual(self.content(), b"first,")
+        self.appended(self.once)
+
+    def test_again_and_again(self) -> None:
+        """Failures of every kind in turn; in the end each append is there once."""
+        for number in range(2, 12):
+            append = post(b"%d," % number, producer=("q", 0, number - 2))
+            if number % 3 == 0:
+                self.lie()
+            elif number % 3 == 1:
+                break_meta(self.directory)
+            first = self.submit(append)
+            if number % 3 < 2:
+                self.assertRefused(Problem.OUTCOME_UNKNOWN, first)
+            outcome = self.submit(append)
+            assert isinstance(outcome, Appended)
+            self.assertEqual(outcome.duplicate, number % 3 != 1)
+            if number % 4 == 0:
+                self.restart()
+        expected = b"first," + b"".join([b"%d," % number for number in range(2, 12)])
+        self.assertEqual(self.content(), expected)
