@@ -204,6 +204,10 @@ class DeliverableTests(RefusingTestCase):
             (b"a\xf0\x9f\x98", 1),
             (b"a\xf0\x9f\x98\x80", 5),
             (b"\xf0\x9f\x98", 0),
+            # The first and the last beginnings of each width.
+            *((b"a\xc2", 1), (b"a\xdf", 1), (b"a\xdf\xbf", 3)),
+            *((b"a\xe0\xa0", 1), (b"a\xef\xbf", 1), (b"a\xef\xbf\xbf", 4)),
+            *((b"a\xf0\x90\x80", 1), (b"a\xf4\x8f\xbf", 1), (b"a\xf4\x8f\xbf\xbf", 5)),
             # Continuation bytes without a beginning, and what begins nothing.
             (b"\x80", 1),
             (b"\x80\x80", 2),
