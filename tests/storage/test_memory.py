@@ -59,6 +59,16 @@ class MemoryTests(_InMemory, SynchronousTestCase):
         store.sweep()
         self.assertEqual(store.count(), 0)
 
+    def test_ids_of_another_process(self) -> None:
+        """A store that is started later gives other ids, so no entity tag of a client's is
+        taken for one of its streams."""
+        before = [self.created(put(f"s{number}")).id for number in range(10)]
+        self.sleep(0.001)
+        self.store = self.make_store()
+        after = [self.created(put(f"s{number}")).id for number in range(10)]
+        self.assertGreater(min(after), max(before))
+        self.assertLess(max(after), 2**63)
+
     def test_keeps_nothing_of_what_is_gone(self) -> None:
         """Ended streams leave no bytes, and readers that go later leave no trace."""
         store = self.store

@@ -87,7 +87,8 @@ class MemoryStore:
         self._by_path: dict[str, int] = {}
         self._logs: dict[int, _Log] = {}
         self._mortal: set[int] = set()
-        self._next_id = 1
+        # Entity tags name streams by id, and clients keep them for longer than a process lives.
+        self._next_id = (now() << 20) + 1
         self._access = AccessTimes()
         self._listeners: list[Listener] = []
         self._telling = False
