@@ -42,16 +42,22 @@ class Ports(Service):
         self._root = root.decode("ascii")
         self._reactor = reactor
         self._opened: list[Deferred[IListeningPort | None]] = []
-        self._opening = False
+        # While ports are being opened, what could not be.
+        self._refusals: list[Failure] | None = None
 
     def privilegedStartService(self) -> None:
         """Open the ports. Raises `CannotStart` where one cannot be had."""
         Service.privilegedStartService(self)
-        self._opening = True
+        self._refusals = []
         for endpoint in self._endpoints:
             opened: Deferred[Any] = maybeDeferred(endpoint.listen, self._site)
             self._opened.append(opened.addErrback(self._refused))
-        self._opening = False
+        refusals, self._refusals = self._refusals, None
+        for failure in refusals:
+            error = failure.value
+            if isinstance(error, CannotListenError | OSError):
+                raise CannotStart(_why(error))
+            failure.raiseException()
 
     def startService(self) -> None:
         """Open the ports if nobody has, and say where the streams are."""
@@ -74,11 +80,9 @@ class Ports(Service):
         return self._streams.release().addCallback(lambda _: self._site.drain())
 
     def _refused(self, failure: Failure) -> None:
-        error = failure.value
-        if self._opening:
-            if isinstance(error, CannotListenError | OSError):
-                raise CannotStart(_why(error))
-            failure.raiseException()
+        if self._refusals is not None:
+            self._refusals.append(failure)
+            return
         # An endpoint that took its time: the service has started, and must not go on.
         self._log.failure("A port cannot be opened: stopping", failure)
         self._reactor.callWhenRunning(self._reactor.stop)
