@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from tests.protocol.refusing import RefusingTestCase
@@ -19,14 +20,24 @@ class ProblemTests(RefusingTestCase):
             self.assertRegex(slug, re.compile(r"\A[a-z]+(-[a-z]+)*\Z"))
 
     def test_statuses(self) -> None:
-        """The protocol's statuses, and those of the server's own bounds."""
-        statuses = {
-            *(400, 401, 403, 404, 405, 408, 409, 410, 413, 414, 415, 429, 431),
-            *(500, 503, 507),
-        }
+        """Each is an error that HTTP knows, with a title; the protocol's own are its own."""
         for problem in Problem:
-            self.assertIn(problem.status, statuses, problem)
+            self.assertGreaterEqual(HTTPStatus(problem.status), 400)
             self.assertTrue(problem.title)
+        for status, problems in (
+            (400, (Problem.MALFORMED_OFFSET, Problem.EMPTY_BODY, Problem.INVALID_JSON)),
+            (400, (Problem.MALFORMED_FIELD, Problem.EPOCH_WITHOUT_RESTART, Problem.INVALID_FORK)),
+            (403, (Problem.STALE_EPOCH,)),
+            (404, (Problem.STREAM_NOT_FOUND,)),
+            (409, (Problem.STREAM_CLOSED, Problem.CONTENT_TYPE_MISMATCH, Problem.SEQUENCE_GAP)),
+            (409, (Problem.SEQUENCE_REGRESSION, Problem.STREAM_EXISTS, Problem.PATH_HELD)),
+            (409, (Problem.SOURCE_GONE,)),
+            (410, (Problem.STREAM_GONE,)),
+            (413, (Problem.BODY_TOO_LARGE, Problem.TOO_MANY_MESSAGES)),
+            (415, (Problem.UNSUPPORTED_ENCODING,)),
+            (507, (Problem.STORAGE_FULL,)),
+        ):
+            self.assertEqual([problem.status for problem in problems], [status] * len(problems))
 
     def test_types_are_stable(self) -> None:
         """Clients may match on them, so they do not change with the enumeration's names."""
