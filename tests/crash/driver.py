@@ -1,0 +1,124 @@
+"""A process with a durable store in it, for others to kill.
+
+Run as ``python -m tests.crash.driver DIRECTORY``. It reads one JSON array a line from its
+standard input, ``[number, operation, path, ...]``, and writes one for each to its standard
+output, ``[number, outcome, ...]``, when the store has answered, in the order of the answers.
+The first line that it writes is ``["open", seconds]``.
+
+=========  ==========================================  ====================================
+operation  more arguments                              outcome
+=========  ==========================================  ====================================
+create     body                                        ``"done"``, tail
+append     body (or null), producer (or null), closed  ``"done"`` or ``"duplicate"``, tail
+fork       source                                      ``"done"``, tail
+delete                                                 ``"done"``
+read       position                                    ``"read"``, text, tail, closed
+=========  ==========================================  ====================================
+
+A refusal is the slug of its problem. ``CRASH_QUOTA`` bounds the store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from twisted.internet.interfaces import IReactorCore
+from twisted.internet.stdio import StandardIO
+from twisted.protocols.basic import LineReceiver
+
+from durable_streams_tw.protocol.bodies import NOTHING, Body
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.outcomes import Appended, Created
+from durable_streams_tw.protocol.producers import ProducerClaim
+from durable_streams_tw.protocol.requests import Append, Create, Delete, ForkRequest
+from durable_streams_tw.protocol.state import FOR_EVER
+from durable_streams_tw.storage.interfaces import Chunk, Outcome
+from durable_streams_tw.storage.lanes import ThreadLanes
+from durable_streams_tw.storage.lmdbstore import LMDBStore
+
+TYPE = "text/plain"
+
+
+class Driver(LineReceiver):
+    """Carries out lines on a store."""
+
+    delimiter = b"\n"
+    MAX_LENGTH = 2**24
+
+    def __init__(self, store: LMDBStore, reactor: Any) -> None:
+        self._store = store
+        self._reactor = reactor
+
+    def lineReceived(self, line: bytes) -> None:
+        number, operation, path, *arguments = json.loads(line)
+        if operation == "read":
+            read = self._store.read(path, arguments[0], 2**20)
+            read.addCallback(lambda chunk: self._say(number, *_read(chunk)))
+            return
+        command: Create | Append | Delete
+        if operation == "append":
+            body, producer, closed = arguments
+            command = Append(
+                path,
+                TYPE,
+                None if body is None else Body(body.encode()),
+                closed,
+                None,
+                None if producer is None else ProducerClaim(*producer),
+            )
+        elif operation == "delete":
+            command = Delete(path)
+        elif operation == "fork":
+            command = Create(path, None, FOR_EVER, False, NOTHING, ForkRequest(arguments[0]))
+        else:
+            command = Create(path, TYPE, FOR_EVER, False, Body(arguments[0].encode()))
+        done = self._store.submit(command)
+        done.addCallback(lambda outcome: self._say(number, *_told(outcome)))
+
+    def _say(self, *answer: object) -> None:
+        self.sendLine(json.dumps(answer).encode())
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self._store.close().addBoth(lambda _: self._reactor.stop())
+
+
+def _told(outcome: Outcome) -> tuple[object, ...]:
+    if isinstance(outcome, Refusal):
+        return (outcome.problem.slug,)
+    if isinstance(outcome, Appended):
+        return ("duplicate" if outcome.duplicate else "done", outcome.state.tail)
+    if isinstance(outcome, Created):
+        return ("done" if outcome.fresh else "duplicate", outcome.state.tail)
+    return ("done",)
+
+
+def _read(chunk: Chunk | Refusal) -> tuple[object, ...]:
+    if isinstance(chunk, Refusal):
+        return (chunk.problem.slug,)
+    return ("read", chunk.data.decode(), chunk.state.tail, chunk.state.closed)
+
+
+def main(directory: str) -> None:
+    """Serve standard input until it ends, or we do."""
+    from twisted.internet import reactor
+
+    running: Any = reactor
+    quota = os.environ.get("CRASH_QUOTA")
+    started = time.monotonic()
+    store = LMDBStore(
+        directory, running, ThreadLanes(running), quota=None if quota is None else int(quota)
+    )
+    store.open()
+    driver = Driver(store, running)
+    StandardIO(driver)
+    driver.sendLine(json.dumps(["open", time.monotonic() - started]).encode())
+    assert IReactorCore.providedBy(running)
+    running.run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
