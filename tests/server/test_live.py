@@ -40,7 +40,7 @@ class LongPollTests(SynchronousTestCase):
         (answer,) = self.client.answers()
         self.assertEqual((answer.status, answer.body), (200, b"news"))
         self.assertEqual(answer.header["stream-up-to-date"], "true")
-        self.assertEqual(answer.header["etag"], '"1:0:4"')
+        self.assertTrue(answer.header["etag"].endswith(':0:4"'))
         self.assertEqual(
             answer.header["cache-control"], "public, max-age=60, stale-while-revalidate=300"
         )

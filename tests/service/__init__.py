@@ -1,0 +1,1 @@
+"""Tests of the twistd service: options, start, stop, and twistd itself."""

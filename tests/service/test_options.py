@@ -1,0 +1,118 @@
+"""The options of ``twistd durable-streams``."""
+
+from __future__ import annotations
+
+import os
+
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.server.settings import Settings
+from durable_streams_tw.service.maker import Options
+
+
+class OptionsTests(SynchronousTestCase):
+    """What is given, what is left out, what is refused."""
+
+    def parse(self, *arguments: str) -> Options:
+        """The options of a command line."""
+        options = Options()
+        options.parseOptions(list(arguments))
+        return options
+
+    def refused(self, *arguments: str) -> str:
+        """The sentence that a command line is refused with."""
+        return str(self.assertRaises(UsageError, self.parse, *arguments))
+
+    def port(self, options: Options) -> tuple[int, str]:
+        """Port and interface of the only endpoint."""
+        (endpoint,) = options.endpoints
+        assert isinstance(endpoint, TCP4ServerEndpoint)
+        return endpoint._port, endpoint._interface
+
+    def test_defaults(self) -> None:
+        """Everything in memory on the protocol's port."""
+        options = self.parse()
+        self.assertEqual(options.settings, Settings())
+        self.assertIsNone(options["data-dir"])
+        self.assertEqual(options["root"], b"v1/stream/")
+        self.assertEqual(self.port(options), (4437, ""))
+
+    def test_all_of_them(self) -> None:
+        """Each finds its place."""
+        options = self.parse(
+            "--port=8080",
+            "--interface=127.0.0.1",
+            "--root=/streams",
+            "--long-poll-timeout=2m",
+            "--sse-reconnect-interval=500ms",
+            "--max-body=1MiB",
+            "--max-chunk=64k",
+            "--cors-origin=https://one.example",
+            "--cors-origin=https://two.example",
+            "--cache=private",
+            "--trust-proxy",
+        )
+        self.assertEqual(
+            options.settings,
+            Settings(
+                long_poll_timeout=120.0,
+                sse_reconnect_interval=0.5,
+                max_body=1024**2,
+                max_chunk=64 * 1024,
+                cors_origins=("https://one.example", "https://two.example"),
+                private=True,
+                trust_proxy=True,
+            ),
+        )
+        self.assertEqual(options["root"], b"streams/")
+        self.assertEqual(self.port(options), (8080, "127.0.0.1"))
+
+    def test_data_dir_is_absolute(self) -> None:
+        """twistd changes its directory when it becomes a daemon."""
+        self.assertEqual(self.parse("--data-dir=x/y")["data-dir"], os.path.abspath("x/y"))
+        self.assertIn("--data-dir", self.refused("--data-dir="))
+
+    def test_listen(self) -> None:
+        """Endpoints as Twisted writes them, several of them."""
+        options = self.parse("--listen=tcp:1:interface=127.0.0.1", "--listen", "unix:/tmp/x.sock")
+        self.assertEqual(len(options.endpoints), 2)
+
+    def test_listen_in_place_of_port(self) -> None:
+        """Not both: one would be forgotten."""
+        self.assertIn("--listen", self.refused("--listen=tcp:1", "--port=2"))
+        self.assertIn("--listen", self.refused("--listen=tcp:1", "--interface=::1"))
+
+    def test_bad_endpoints(self) -> None:
+        """What Twisted cannot make of a description is named."""
+        for text in ("nonsense", "tcp:x", "tcp", "what:ever", "ssl:1:privateKey=/missing.pem"):
+            self.assertIn(f"--listen {text}", self.refused(f"--listen={text}"))
+
+    def test_ipv6(self) -> None:
+        """An address with colons needs no escapes."""
+        for text in ("::1", "[::1]"):
+            (endpoint,) = self.parse(f"--interface={text}", "--port=1").endpoints
+            self.assertEqual(vars(endpoint)["_interface"], "::1")
+
+    def test_refused(self) -> None:
+        """A sentence that names the option."""
+        for argument in (
+            "--port=x",
+            "--root=x",
+            "--long-poll-timeout=soon",
+            "--sse-reconnect-interval=0",
+            "--max-body=much",
+            "--max-chunk=-1",
+            "--cors-origin=everybody",
+            "--cache=sometimes",
+        ):
+            self.assertIn(argument.partition("=")[0], self.refused(argument))
+        self.assertIn("nonsense", self.refused("--nonsense"))
+        self.refused("stray")
+
+    def test_help(self) -> None:
+        """Every option says what it is for."""
+        text = str(Options())
+        for name in ("port", "listen", "data-dir", "root", "cors-origin", "trust-proxy"):
+            self.assertIn(f"--{name}", text)
