@@ -180,8 +180,6 @@ CASES: list[Case] = [
     ("X!", "text", {}, b"", 405, "method-not-allowed"),
     ("PROPFIND", "a//b", {}, b"", 405, "method-not-allowed"),
     # reserved
-    ("GET", "__ds/jwks.json", {}, b"", 404, "not-found"),
-    ("PUT", "__ds/x", TEXT, b"x", 404, "not-found"),
 ]
 
 

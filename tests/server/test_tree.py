@@ -70,7 +70,7 @@ class RawPathTests(SynchronousTestCase):
 
     def test_reserved(self) -> None:
         """Names below ``__ds`` are no streams."""
-        for path in ("__ds", "__ds/subscriptions/x", "%5F_ds/x"):
+        for path in ("__ds", "__ds/x", "%5F_ds/x", "__ds%2Fsubscriptions%2Fx", "_%5Fd%73%2fx"):
             self.assertEqual((path, self.house.ask("PUT", path, TEXT).status), (path, 404))
         self.house.put("__dsx")
         self.house.put("a/__ds")

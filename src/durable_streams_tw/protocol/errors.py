@@ -26,11 +26,16 @@ class Problem(Enum):
     INVALID_JSON = "invalid-json", 400, "The body is not valid JSON"
     EPOCH_WITHOUT_RESTART = "epoch-without-restart", 400, "A new epoch starts at sequence 0"
     INVALID_FORK = "invalid-fork", 400, "The fork point is not valid"
+    INVALID_REQUEST = "invalid-request", 400, "The control request is not valid"
+    WEBHOOK_URL_REJECTED = "webhook-url-rejected", 400, "The webhook's URL is not allowed"
     UNAUTHORIZED = "unauthorized", 401, "Credentials are missing or wrong"
+    TOKEN_INVALID = "token-invalid", 401, "The wake's token is missing or wrong"
+    TOKEN_EXPIRED = "token-expired", 401, "The wake's token has expired"
     FORBIDDEN = "forbidden", 403, "The credentials do not allow this"
     STALE_EPOCH = "stale-epoch", 403, "The producer was fenced by a newer epoch"
     NOT_FOUND = "not-found", 404, "There is nothing here"
     STREAM_NOT_FOUND = "stream-not-found", 404, "There is no such stream"
+    SUBSCRIPTION_NOT_FOUND = "subscription-not-found", 404, "There is no such subscription"
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "The method is not supported here"
     REQUEST_TIMEOUT = "request-timeout", 408, "The request did not come in time"
     STREAM_EXISTS = "stream-exists", 409, "The stream exists with another configuration"
@@ -40,6 +45,15 @@ class Problem(Enum):
     SEQUENCE_REGRESSION = "sequence-regression", 409, "Stream-Seq does not increase"
     PATH_HELD = "path-held", 409, "A deleted stream with forks holds the path"
     SOURCE_GONE = "source-gone", 409, "The source stream is deleted"
+    SUBSCRIPTION_ALREADY_EXISTS = (
+        "subscription-already-exists",
+        409,
+        "The subscription exists with another configuration",
+    )
+    FENCED = "fenced", 409, "The wake is over"
+    ALREADY_CLAIMED = "already-claimed", 409, "Another worker holds the subscription"
+    NO_PENDING_WORK = "no-pending-work", 409, "There is nothing to be done"
+    INVALID_OFFSET = "invalid-offset", 409, "The offset cannot be acknowledged"
     STREAM_GONE = "stream-gone", 410, "The stream is deleted"
     BODY_TOO_LARGE = "body-too-large", 413, "The body is too large"
     TOO_MANY_MESSAGES = "too-many-messages", 413, "The body has too many messages"

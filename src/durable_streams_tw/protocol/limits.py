@@ -224,3 +224,74 @@ MAX_FORK_DEPTH: Final = 1_000
 #: How many stored bytes are looked at a time while a fork's sub-offset counts messages: few
 #: enough that they cannot hold more messages than JSON mode splits.
 FORK_COUNT_STEP: Final = 64 * KIB
+
+# -- subscriptions (PROTOCOL.md §6, §7) ------------------------------------------------------
+
+#: The longest subscription id, in bytes of UTF-8: it is a key of the store.
+MAX_SUBSCRIPTION_ID: Final = 256
+
+#: The longest description, and the longest name of a worker, in characters.
+MAX_DESCRIPTION: Final = 1024
+
+#: The longest webhook URL.
+MAX_WEBHOOK_URL: Final = 2048
+
+#: How many wildcards a glob may have. Matching is quick with any number; nobody needs more.
+MAX_GLOB_STARS: Final = 16
+
+#: How many streams a subscription may name; what matches its glob is not counted.
+MAX_EXPLICIT_STREAMS: Final = 10_000
+
+#: The largest body of a control request: some thousands of paths or acks.
+MAX_CONTROL_BODY: Final = 1 * MIB
+
+#: Leases, in milliseconds.
+DEFAULT_LEASE_TTL_MS: Final = 30_000
+MIN_LEASE_TTL_MS: Final = 1_000
+MAX_LEASE_TTL_MS: Final = 600_000
+
+#: How many streams one wake shows to its worker; what is left over wakes again.
+MAX_WAKE_STREAMS: Final = 1_000
+
+#: How many bytes their names may have together.
+MAX_WAKE_NAMES: Final = 256 * KIB
+
+#: How many streams the description of a subscription lists.
+MAX_LISTED_STREAMS: Final = 10_000
+
+#: The pause behind a first failed delivery, and the longest one, in milliseconds. Each
+#: failure doubles it, and a share of it is left to chance, lest all retries meet.
+RETRY_FIRST_MS: Final = 1_000
+RETRY_LAST_MS: Final = 60_000
+RETRY_JITTER: Final = 0.2
+
+#: For how many stream names the store remembers which subscriptions they belong to.
+MATCH_CACHE: Final = 16_384
+
+#: How many of its records of all kinds the committer remembers.
+RECORD_CACHE: Final = 65_536
+
+#: How many webhook calls are under way at once; the others wait their turn.
+MAX_DELIVERIES: Final = 64
+
+#: How long a webhook may take to answer, where the lease is not shorter.
+WEBHOOK_TIMEOUT: Final = 30.0
+
+#: How long a call whose wake is over may still go on before the next one is made.
+DELIVERY_GRACE: Final = 5.0
+
+#: How much of a webhook's answer is read.
+MAX_WEBHOOK_ANSWER: Final = 64 * KIB
+
+#: How long finding the addresses of a webhook's name may take.
+RESOLVE_TIMEOUT: Final = 5.0
+
+#: After how long what the store could not do for a subscription is asked of it again.
+OBLIGATION_RETRY: Final = 1.0
+
+#: How long a callback or claim token is valid. It is renewed by heartbeats in its second half.
+TOKEN_LIFETIME: Final = 3600
+
+#: A new signing key is published for so long before it signs, and an old one for so long after
+#: its last signature: JWKS caches (300 s) and replay windows (five minutes) pass by.
+KEY_OVERLAP: Final = 600

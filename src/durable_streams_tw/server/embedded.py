@@ -20,6 +20,7 @@ from durable_streams_tw.live.waiters import LongPolls
 from durable_streams_tw.protocol import fields, offsets, paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.server import values
+from durable_streams_tw.server.control import ControlOperations
 from durable_streams_tw.server.following import Following
 from durable_streams_tw.server.policies import Policies
 from durable_streams_tw.server.reads import Reads
@@ -31,6 +32,8 @@ from durable_streams_tw.server.values import Batch, StreamError, StreamInfo, Wri
 from durable_streams_tw.server.writing import InThread, Writing
 from durable_streams_tw.storage.interfaces import IStreamStore
 from durable_streams_tw.storage.memory import MemoryStore
+from durable_streams_tw.subscriptions.calling import Caller
+from durable_streams_tw.subscriptions.service import Subscriptions
 
 T = TypeVar("T")
 
@@ -46,8 +49,8 @@ class DurableStreams(Service):
     with `startService` or as part of an application, and stop it to let readers go and to
     close the store. It is started once.
 
-    ``reactor`` (default: the global one) gives time and threads. ``store`` and ``in_thread``
-    stand in for what these would make of it.
+    ``reactor`` (default: the global one) gives time, threads and connections. ``store``,
+    ``in_thread`` and ``caller`` stand in for what these would make of it.
 
     Methods that return a Deferred fail it with `StreamError` where the streams refuse.
     Stream names are as in a URL behind the root, but not percent-encoded: ``chat/42``.
@@ -63,6 +66,7 @@ class DurableStreams(Service):
         reactor: Any = None,
         store: IStreamStore | None = None,
         in_thread: InThread | None = None,
+        caller: Caller | None = None,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
@@ -88,7 +92,20 @@ class DurableStreams(Service):
             max_chunk=settings.max_chunk,
             private=settings.private,
         )
-        self.operations = StreamOperations(store, self._writing, reads, self._policies)
+        # Where the ports are, as far as anybody has said.
+        self._reached_at: str | None = None
+        self._loopback: bool | None = None
+        self._subscriptions = Subscriptions(
+            store,
+            reactor,
+            directory=data_dir,
+            base=self._base,
+            allow_local=self._allow_local,
+            rotate=settings.rotate_webhook_key,
+            caller=caller,
+        )
+        control = ControlOperations(self._subscriptions, self._policies)
+        self.operations = StreamOperations(store, self._writing, reads, self._policies, control)
         self._tree = StreamTree(self.operations, settings)
 
     # -- service ----------------------------------------------------------------------------
@@ -98,6 +115,11 @@ class DurableStreams(Service):
         if self._started:
             raise RuntimeError("these streams were started before: make new ones")
         self._store.open()
+        try:
+            self._subscriptions.start()
+        except BaseException:
+            self._store.close()
+            raise
         self._started = True
         Service.startService(self)
 
@@ -113,9 +135,20 @@ class DurableStreams(Service):
         return self._long_polls.stop()
 
     def stopService(self) -> Deferred[None]:
-        """Let readers go, finish what was accepted, close the store."""
+        """Let readers go, end webhook calls, finish what was accepted, close the store."""
         Service.stopService(self)
-        return self.release().addCallback(lambda _: self._store.close())
+        stopped = self.release().addCallback(lambda _: self._subscriptions.stop())
+        return stopped.addCallback(lambda _: self._store.close())
+
+    def reached_at(self, url: str | None, loopback: bool) -> None:
+        """Say where a port is: the URL of the streams' root there, None where it has none, and
+        whether only this machine can reach it.
+
+        The first one is where webhooks call back, unless the settings have a public URL. While
+        all are on the loopback, webhooks may lead there too.
+        """
+        self._reached_at = self._reached_at or url
+        self._loopback = loopback and self._loopback is not False
 
     # -- doors ------------------------------------------------------------------------------
 
@@ -227,6 +260,12 @@ class DurableStreams(Service):
         return Following(self._store, self._long_polls, name, position, self._settings.max_chunk)
 
     # -- its own ----------------------------------------------------------------------------
+
+    def _base(self) -> str | None:
+        return self._settings.public_url or self._reached_at
+
+    def _allow_local(self) -> bool:
+        return self._settings.allow_local_webhooks or self._loopback is True
 
     def _now(self) -> int:
         return int(self._reactor.seconds() * 1000)

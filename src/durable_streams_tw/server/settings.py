@@ -14,6 +14,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     ``private`` keeps answers out of shared caches. ``trust_proxy`` believes
     X-Forwarded-Proto and X-Forwarded-Host, which any client can send: only for a server that
     is reached through a proxy that sets them.
+
+    ``public_url`` is the URL of the streams' root as others reach it, a slash at its end: webhooks
+    are told to call back there. ``allow_local_webhooks`` lets webhooks lead to this machine's
+    loopback, without TLS too. ``rotate_webhook_key`` makes a new signing key at the start, which
+    takes over once receivers know it.
     """
 
     max_body: int = limits.MAX_BODY
@@ -23,3 +28,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ("*",)
     private: bool = False
     trust_proxy: bool = False
+    public_url: str | None = None
+    allow_local_webhooks: bool = False
+    rotate_webhook_key: bool = False

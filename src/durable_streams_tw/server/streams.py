@@ -16,6 +16,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.outcomes import Appended, Created
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.server import failures
+from durable_streams_tw.server.control import ControlOperations, is_control
 from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.policies import ALLOW, Policies
 from durable_streams_tw.server.reads import Reads
@@ -33,12 +34,18 @@ class StreamOperations:
     """What a client can do with a stream (PROTOCOL.md §5)."""
 
     def __init__(
-        self, store: IStreamStore, writing: Writing, reads: Reads, policies: Policies
+        self,
+        store: IStreamStore,
+        writing: Writing,
+        reads: Reads,
+        policies: Policies,
+        control: ControlOperations | None = None,
     ) -> None:
         self._store = store
         self._writing = writing
         self._reads = reads
         self._policies = policies
+        self._control = control
         self._methods: dict[bytes, Callable[[Request, str], Deferred[Response]]] = {
             b"GET": self._read,
             b"POST": self._append,
@@ -48,7 +55,7 @@ class StreamOperations:
         }
 
     def respond(self, request: Request) -> Deferred[Response]:
-        """Answer a request for a stream.
+        """Answer a request for a stream, or for a control resource where these are served.
 
         Never fails but by cancelling, which says that the client is gone: a reader that
         waits is let go, a write goes on.
@@ -70,6 +77,8 @@ class StreamOperations:
             if request.method == b"OPTIONS":
                 return succeed(self._policies.options(origin))
             return succeed(self.refuse(_NO_METHOD, origin))
+        if self._control is not None and is_control(request.path):
+            return self._control.respond(request)
         name = paths.stream_name(request.path)
         if paths.is_reserved(name):
             return succeed(self.refuse(_NO_STREAM, request.header.get(_ORIGIN)))

@@ -40,9 +40,12 @@ class Options(usage.Options):
         ["max-body", None, "64MiB", "the largest request body"],
         ["max-chunk", None, "1MiB", "about how much one read returns"],
         ["cache", None, "public", "whether shared caches may keep what is read: public or private"],
+        ["public-url", None, None, "where others reach this server: webhooks call back there"],
     ]
     optFlags: ClassVar[list[list[Any]]] = [
         ["trust-proxy", None, "believe X-Forwarded-Proto and X-Forwarded-Host"],
+        ["allow-local-webhooks", None, "let webhooks lead to this machine, without TLS too"],
+        ["rotate-webhook-key", None, "make a new key for webhook signatures at this start"],
     ]
     compData = usage.Completions(
         optActions={
@@ -93,6 +96,9 @@ class Options(usage.Options):
             cors_origins=tuple(self["cors-origin"]) or ("*",),
             private=self["cache"] == "private",
             trust_proxy=bool(self["trust-proxy"]),
+            public_url=units.public_url(self["public-url"], self["root"]),
+            allow_local_webhooks=bool(self["allow-local-webhooks"]),
+            rotate_webhook_key=bool(self["rotate-webhook-key"]),
         )
 
     def _tcp(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.application.service import Service
@@ -90,9 +91,13 @@ class Ports(Service):
     def _announce(self, port: IListeningPort | None, endpoint: object) -> IListeningPort | None:
         if port is not None:
             scheme = "https" if isinstance(endpoint, SSL4ServerEndpoint) else "http"
-            self._log.info(
-                "Durable streams are at {url}", url=_url(scheme, port.getHost(), self._root)
-            )
+            address = port.getHost()
+            url = _url(scheme, address, self._root)
+            self._log.info("Durable streams are at {url}", url=url)
+            if isinstance(address, IPv4Address | IPv6Address):
+                self._streams.reached_at(url, ip_address(address.host).is_loopback)
+            else:
+                self._streams.reached_at(None, False)
         return port
 
 

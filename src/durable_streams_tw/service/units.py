@@ -27,6 +27,10 @@ _BYTES: Final = {
 }
 # RFC 6454 §6.2: what a browser sends as Origin, for pages that have one.
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]+)?")
+_PUBLIC_URL: Final = re.compile(
+    r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?"
+    r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*"
+)
 # RFC 3986 §3.3: segments without escapes, so that there is one way to write each.
 _ROOT: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/")
 
@@ -82,3 +86,16 @@ def origin(text: str) -> str:
             f"--cors-origin is an origin such as https://app.example, or *, not {text!r}"
         )
     return text.lower()
+
+
+def public_url(text: str | None, root: bytes) -> str | None:
+    """The URL of the streams' root, from where others reach the server: scheme, host, and what a
+    proxy may have before ``root``."""
+    if text is None:
+        return None
+    base = text.rstrip("/")
+    if _PUBLIC_URL.fullmatch(base) is None:
+        raise UsageError(
+            f"--public-url is a URL such as https://streams.example, without a query, not {text!r}"
+        )
+    return f"{base}/{root.decode('ascii')}"

@@ -11,43 +11,28 @@ from msgspec.structs import replace
 from durable_streams_tw.protocol import forks, transitions
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import FORK_COUNT_STEP
-from durable_streams_tw.protocol.outcomes import Created, Deleted
+from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.requests import Append, Create, Delete
 from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.storage import pending, subscribing
+from durable_streams_tw.storage.appending import append
 from durable_streams_tw.storage.interfaces import Change, Command, Outcome, Transaction
 
 
 def apply(transaction: Transaction, command: Command, now: int) -> Outcome:
     """Carry out a command at a time (milliseconds since 1970)."""
     if isinstance(command, Append):
-        return _append(transaction, command, now)
+        outcome = append(transaction, command, now)
+        if transaction.index and isinstance(outcome, Appended) and outcome.grew:
+            assert command.body is not None, "a stream grows by a body"
+            before = outcome.state.tail - len(command.body.data)
+            pending.grown(transaction, command.path, before, now)
+        return outcome
     if isinstance(command, Create):
         return _create(transaction, command, now)
-    return _delete(transaction, command, now)
-
-
-def _append(transaction: Transaction, command: Append, now: int) -> Outcome:
-    state = transaction.stream_at(command.path)
-    accessed_at = 0 if state is None else transaction.accessed_at(state.id, now)
-    missing = transitions.absent(state, now, accessed_at)
-    if missing is not None:
-        return missing
-    assert state is not None
-    claim = command.producer
-    known = None if claim is None else transaction.producer(state.id, claim.id)
-    outcome = transitions.append(state, known, command, now)
-    if isinstance(outcome, Refusal) or outcome.duplicate:
-        return outcome
-    after = outcome.state
-    transaction.save(after)
-    if claim is not None and outcome.producer is not None:
-        transaction.save_producer(state.id, claim.id, outcome.producer)
-    data = b""
-    if command.body is not None:
-        data = command.body.data
-        transaction.append(after, state.tail, command.body)
-    transaction.changes.append(Change(after, state.tail, data))
-    return outcome
+    if isinstance(command, Delete):
+        return _delete(transaction, command, now)
+    return subscribing.carry_out(transaction, command, now)
 
 
 def _create(transaction: Transaction, command: Create, now: int) -> Outcome:
@@ -76,6 +61,10 @@ def _create(transaction: Transaction, command: Create, now: int) -> Outcome:
     if data:
         transaction.append(state, start, outcome.body)
     transaction.changes.append(Change(state, start, data))
+    if transaction.index:
+        pending.created(transaction, state.path, now)
+        if data:
+            pending.grown(transaction, state.path, start, now)
     return Created(state, fresh=True, body=outcome.body)
 
 
@@ -139,6 +128,8 @@ def end(transaction: Transaction, state: StreamState) -> Deleted:
         transaction.forget(state)
         _release(transaction, state)
     transaction.changes.append(Change(outcome.state, state.tail, b"", gone=True))
+    if transaction.index:
+        pending.ended(transaction, state.path)
     return outcome
 
 

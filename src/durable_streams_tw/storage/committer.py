@@ -25,10 +25,11 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import DELETE_STEP, SWEEP_RETRY, SWEEP_STEP
 from durable_streams_tw.protocol.requests import Append, Create
 from durable_streams_tw.protocol.state import StreamState
-from durable_streams_tw.storage import reading, records
+from durable_streams_tw.protocol.subscription_requests import LinkStreams, Subscribe
+from durable_streams_tw.storage import reading, recording, records
 from durable_streams_tw.storage.access import AccessTimes
 from durable_streams_tw.storage.apply import apply, expire, touch
-from durable_streams_tw.storage.interfaces import Change, Command, Outcome
+from durable_streams_tw.storage.interfaces import Change, Command, Note, Outcome
 from durable_streams_tw.storage.keyspace import (
     Keyspace,
     KeyspaceFailed,
@@ -53,8 +54,8 @@ BUG = Refusal(Problem.INTERNAL, "the server failed; nothing was written")
 class Committed(Struct, frozen=True):
     """What came of a batch.
 
-    ``outcomes`` belong to the commands in order; ``changes`` and ``published`` are what
-    listeners and readers are to see of the commit numbered ``version``. ``more`` asks for
+    ``outcomes`` belong to the commands in order; ``changes``, ``notes`` and ``published`` are
+    what listeners and readers are to see of the commit numbered ``version``. ``more`` asks for
     another sweep at once. ``failed`` says that nothing was written, or that this is not
     known: then ``doubt`` is the version before which nothing that was seen may be trusted.
     """
@@ -66,6 +67,7 @@ class Committed(Struct, frozen=True):
     more: bool = False
     failed: bool = False
     doubt: int | None = None
+    notes: Sequence[Note] = ()
 
 
 class Committer:
@@ -94,6 +96,8 @@ class Committer:
         self._written = Written()
         # Streams that a commit of unknown outcome was to change, as it was to leave them.
         self._doubtful: dict[int, StreamState] = {}
+        # Watched records that it was to change, by whole key.
+        self._doubtful_notes: dict[bytes, Note] = {}
 
     def step(self, commands: Sequence[Command]) -> Committed:
         """Carry out commands in one commit. Raises nothing that a disk or a client can cause."""
@@ -106,7 +110,7 @@ class Committer:
                 batch = self._keyspace.begin()
             except KeyspaceFailed as failure:
                 return self._failed(len(commands), UNAVAILABLE, failure)
-            transaction = BatchTransaction(batch, self._written, self._access)
+            transaction = BatchTransaction(batch, self._written, self._access, not full)
             try:
                 self._settle(batch, transaction)
                 outcomes = self._decide(transaction, commands, full, spared)
@@ -140,7 +144,8 @@ class Committer:
             transaction = BatchTransaction(batch, self._written, self._access)
             try:
                 due, garbage = _due(batch, now)
-                if not due and not garbage and not self._doubtful:
+                doubtful = self._doubtful or self._doubtful_notes
+                if not due and not garbage and not doubtful:
                     batch.abort()
                     return None
                 self._settle(batch, transaction)
@@ -235,8 +240,16 @@ class Committer:
             batch.abort()
             version = 0
         self._doubtful.clear()
+        self._doubtful_notes.clear()
         self._written.trim()
-        return Committed(outcomes, transaction.changes, transaction.published, version, more)
+        return Committed(
+            outcomes,
+            transaction.changes,
+            transaction.published,
+            version,
+            more,
+            notes=transaction.notes,
+        )
 
     def _settle(self, batch: WriteBatch, transaction: BatchTransaction) -> None:
         """After a commit of unknown outcome: say anew what its streams are."""
@@ -249,6 +262,12 @@ class Committer:
             gone = record is None or record.state.deleted
             state = state if record is None else record.state
             transaction.changes.append(Change(state, state.tail, b"", gone))
+        for note in self._doubtful_notes.values():
+            try:
+                value = recording.load(batch, note.table, note.key)
+            except CorruptRecord:
+                continue
+            transaction.notes.append(Note(note.table, note.key, value))
 
     def _drop(self, batch: WriteBatch) -> None:
         batch.abort()
@@ -265,6 +284,8 @@ class Committer:
         self._drop(batch)
         for change in transaction.changes:
             self._doubtful[change.state.id] = change.state
+        for note in transaction.notes:
+            self._doubtful_notes[note.table.prefix + note.key] = note
         self._log.error("the outcome of a batch is unknown: {reason}", reason=failure)
         return Committed([UNKNOWN] * count, [], {}, 0, failed=True, doubt=self._keyspace.floor)
 
@@ -337,7 +358,10 @@ def _free(batch: WriteBatch, transaction: BatchTransaction, garbage: list[int]) 
     """Free up to a step's worth of ended streams' records; whether some may be left."""
     left = DELETE_STEP
     for stream_id in garbage:
-        for first, behind in records.owned_ranges(stream_id):
+        for first, behind in (
+            *records.owned_ranges(stream_id),
+            *records.owned_record_ranges(stream_id),
+        ):
             for key, _ in batch.scan(first, behind):
                 if not left:
                     return True
@@ -351,4 +375,6 @@ def _free(batch: WriteBatch, transaction: BatchTransaction, garbage: list[int]) 
 
 
 def _grows(command: Command) -> bool:
-    return isinstance(command, Create) or (isinstance(command, Append) and command.body is not None)
+    if isinstance(command, Append):
+        return command.body is not None
+    return isinstance(command, Create | Subscribe | LinkStreams)

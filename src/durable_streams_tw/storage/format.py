@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from durable_streams_tw import __version__
 from durable_streams_tw.storage import records
@@ -23,6 +24,7 @@ def recognise(keyspace: Keyspace, where: str, now: int) -> None:
             empty = next(view.scan(b"\x00", b"\xff"), None) is None
         if known is not None:
             _judge(known, where)
+            _upgrade(keyspace, known)
         elif empty:
             _mark(keyspace, now)
         else:
@@ -43,6 +45,20 @@ def _judge(value: bytes, where: str) -> None:
             f"{where} was written by version {meta.version}, which this version "
             f"({__version__}) cannot read"
         )
+
+
+def _upgrade(keyspace: Keyspace, value: bytes) -> None:
+    """Mark an older store as one that may have this version's records from now on."""
+    meta = records.unpack_meta(value)
+    if meta.format == records.FORMAT:
+        return
+    batch = keyspace.begin()
+    try:
+        batch.put(records.META_KEY, records.pack_meta(replace(meta, format=records.FORMAT)))
+        batch.commit()
+    except BaseException:
+        batch.abort()
+        raise
 
 
 def _mark(keyspace: Keyspace, now: int) -> None:

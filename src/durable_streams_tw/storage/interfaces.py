@@ -7,8 +7,8 @@ rules, which live in `protocol.transitions`, are the same for all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
@@ -20,9 +20,15 @@ from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.requests import Append, Create, Delete
 from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.protocol.subscription_index import SubscriptionIndex
+from durable_streams_tw.protocol.subscription_outcomes import SubscriptionOutcome
+from durable_streams_tw.protocol.subscription_requests import SubscriptionCommand
+from durable_streams_tw.storage.tables import Table
 
-Command = Create | Append | Delete
-Outcome = Created | Appended | Deleted | Refusal
+T = TypeVar("T")
+
+Command = Create | Append | Delete | SubscriptionCommand
+Outcome = Created | Appended | Deleted | SubscriptionOutcome | Refusal
 
 
 class Chunk(Struct, frozen=True):
@@ -60,6 +66,33 @@ class Change(Struct, frozen=True):
 
 
 Listener = Callable[[Sequence[Change]], None]
+
+
+class Note(Struct, frozen=True):
+    """What one commit did to one record of a watched table: its value now, None for gone."""
+
+    table: Table[Any]
+    key: bytes
+    value: Any
+
+
+NoteListener = Callable[[Sequence[Note]], None]
+
+
+class Moment(Protocol):
+    """A store as one commit left it: what a question is asked of."""
+
+    def get(self, table: Table[T], key: bytes) -> T | None:
+        """The record of a key."""
+
+    def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
+        """The records with ``first <= key < stop``, in order; None for all behind ``first``."""
+
+    def living(self, path: str) -> StreamState | None:
+        """The stream at a path, where a client may use it."""
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """The names of streams that begin with a text, some of which may not be living."""
 
 
 class StoreUnusable(Exception):
@@ -108,6 +141,16 @@ class IStreamStore(Interface):
     def watch(listener: Listener) -> None:
         """Call ``listener`` on the reactor's thread, once per commit, with its changes."""
 
+    def ask(question: Callable[[Moment], T]) -> Deferred[T | Refusal]:
+        """What a function finds in the store as it is now.
+
+        It may be called in a thread, and must copy what it keeps.
+        """
+
+    def watch_records(listener: NoteListener) -> None:
+        """Call ``listener`` with what each commit did to records of watched tables, before
+        the outcomes are told. A note may repeat what is known."""
+
 
 class Transaction(Protocol):
     """What carrying out one command needs of a store.
@@ -154,3 +197,35 @@ class Transaction(Protocol):
 
     def forget(self, state: StreamState) -> None:
         """End a stream: path, state, producers and bytes (these perhaps in later steps)."""
+
+    # -- records ----------------------------------------------------------------------------
+
+    @property
+    def index(self) -> SubscriptionIndex:
+        """Which subscriptions there are, kept up to date by whoever writes their records."""
+
+    @property
+    def roomy(self) -> bool:
+        """Whether streams may grow by what no client has sent."""
+
+    def get(self, table: Table[T], key: bytes) -> T | None:
+        """The record of a key."""
+
+    def put(self, table: Table[T], key: bytes, value: T) -> None:
+        """Set a record."""
+
+    def remove(self, table: Table[T], key: bytes) -> None:
+        """Remove a record, if it is there."""
+
+    def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
+        """The records with ``first <= key < stop``, in order; None for all behind ``first``.
+
+        Write nothing to the table before the walk has ended.
+        """
+
+    def forget_owner(self, number: int) -> None:
+        """Let go of all records that a number owns, perhaps in later steps. It is never used
+        again."""
+
+    def entropy(self, size: int) -> bytes:
+        """Bytes that nobody can guess."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred, succeed
@@ -33,7 +33,7 @@ from durable_streams_tw.protocol.limits import (
     SWEEP_INTERVAL,
 )
 from durable_streams_tw.protocol.offsets import START
-from durable_streams_tw.protocol.requests import Delete
+from durable_streams_tw.protocol.requests import Append, Create
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage import reading
 from durable_streams_tw.storage.access import AccessTimes
@@ -46,6 +46,8 @@ from durable_streams_tw.storage.interfaces import (
     Command,
     IStreamStore,
     Listener,
+    Moment,
+    NoteListener,
     Outcome,
     StoreUnusable,
 )
@@ -53,7 +55,10 @@ from durable_streams_tw.storage.keyspace import KeyspaceFailed, View
 from durable_streams_tw.storage.lanes import Lanes
 from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace
 from durable_streams_tw.storage.published import Published, RecentChunks, Unpublished
+from durable_streams_tw.storage.recording import ViewMoment
 from durable_streams_tw.storage.records import CorruptRecord
+
+T = TypeVar("T")
 
 _STOPPING: Final = Refusal(Problem.STOPPING, "the server is stopping")
 _UNREADABLE: Final = Refusal(Problem.STORAGE_UNAVAILABLE, "the disk failed: try again")
@@ -114,6 +119,7 @@ class LMDBStore:
         self._published = Published()
         self._recent = RecentChunks()
         self._listeners: list[Listener] = []
+        self._note_listeners: list[NoteListener] = []
         self._timers: dict[str, IDelayedCall] = {}
         self._open = False
         self._closed: Deferred[None] | None = None
@@ -177,7 +183,7 @@ class LMDBStore:
         """Queue a command for the committer."""
         if not self._open:
             return succeed(_STOPPING)
-        body = None if isinstance(command, Delete) else command.body
+        body = command.body if isinstance(command, Append | Create) else None
         size = 0 if body is None else len(body.data)
         if self._queued_bytes + size > MAX_QUEUE or self._queued >= MAX_QUEUED_COMMANDS:
             return succeed(_OVERLOADED)
@@ -230,6 +236,12 @@ class LMDBStore:
                 self._access.forget(change.state.id)
             elif change.data:
                 recent.put(change.state.id, change.start, change.data)
+        if committed.notes:
+            for note_listener in self._note_listeners:
+                try:
+                    note_listener(committed.notes)
+                except Exception:  # noqa: BLE001 - one listener's bug is not the others'
+                    self._log.failure("a listener failed")
         self._queued -= len(batch)
         for job, outcome in zip(batch, committed.outcomes, strict=True):
             self._queued_bytes -= job.size
@@ -294,6 +306,31 @@ class LMDBStore:
     def watch(self, listener: Listener) -> None:
         """Tell ``listener`` of every commit."""
         self._listeners.append(listener)
+
+    def ask(self, question: Callable[[Moment], T]) -> Deferred[T | Refusal]:
+        """What a function finds, in a reading lane."""
+        if not self._open:
+            return succeed(_STOPPING)
+        answer: Deferred[T | Refusal] = self._lanes.read(partial(self._ask, question))
+        return answer
+
+    def _ask(self, question: Callable[[Moment], T]) -> T | Refusal:
+        def usable(state: StreamState) -> bool:
+            return not isinstance(self._usable(state), Refusal)
+
+        try:
+            with self._keyspace.snapshot() as view:
+                return question(ViewMoment(view, usable))
+        except CorruptRecord as corrupt:
+            self._log.error("{corrupt}", corrupt=corrupt)
+            return CORRUPT
+        except KeyspaceFailed as failure:
+            self._log.error("a read failed: {cause}", cause=failure)
+            return _UNREADABLE
+
+    def watch_records(self, listener: NoteListener) -> None:
+        """Tell ``listener`` of every change of a watched record."""
+        self._note_listeners.append(listener)
 
     def _usable(self, state: StreamState | None) -> StreamState | Refusal:
         now = self._now()

@@ -3,9 +3,11 @@ directory, and by tests)."""
 
 from __future__ import annotations
 
+import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -19,6 +21,7 @@ from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import RECORD_PAYLOAD, SWEEP_INTERVAL
 from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.protocol.subscription_index import SubscriptionIndex
 from durable_streams_tw.storage.access import AccessTimes
 from durable_streams_tw.storage.apply import apply, expire
 from durable_streams_tw.storage.cutting import cut
@@ -29,8 +32,15 @@ from durable_streams_tw.storage.interfaces import (
     Command,
     IStreamStore,
     Listener,
+    Moment,
+    Note,
+    NoteListener,
     Outcome,
 )
+from durable_streams_tw.storage.memory_tables import MemoryTables
+from durable_streams_tw.storage.tables import Table
+
+T = TypeVar("T")
 
 
 class _Log:
@@ -91,8 +101,13 @@ class MemoryStore:
         self._next_id = (now() << 20) + 1
         self._access = AccessTimes()
         self._listeners: list[Listener] = []
+        self._note_listeners: list[NoteListener] = []
         self._telling = False
+        self._tables = MemoryTables()
+        self._notes: list[Note] = []
         self.changes: list[Change] = []
+        self.index = SubscriptionIndex()
+        self.roomy = True
 
     # -- IStreamStore ---------------------------------------------------------------------
 
@@ -134,6 +149,15 @@ class MemoryStore:
     def watch(self, listener: Listener) -> None:
         """Tell ``listener`` of every change."""
         self._listeners.append(listener)
+
+    def ask(self, question: Callable[[Moment], T]) -> Deferred[T | Refusal]:
+        """What a function finds."""
+        answer: T | Refusal = question(self)
+        return succeed(answer)
+
+    def watch_records(self, listener: NoteListener) -> None:
+        """Tell ``listener`` of every change of a watched record."""
+        self._note_listeners.append(listener)
 
     def sweep(self) -> None:
         """End the streams whose time has come."""
@@ -226,6 +250,47 @@ class MemoryStore:
         self._mortal.discard(state.id)
         self._access.forget(state.id)
 
+    # -- records ----------------------------------------------------------------------------
+
+    def get(self, table: Table[T], key: bytes) -> T | None:
+        """The record of a key."""
+        return self._tables.get(table, key)
+
+    def put(self, table: Table[T], key: bytes, value: T) -> None:
+        """Set a record."""
+        self._tables.put(table, key, value)
+        if table.watched:
+            self._notes.append(Note(table, key, value))
+
+    def remove(self, table: Table[T], key: bytes) -> None:
+        """Remove a record."""
+        self._tables.delete(table, key)
+        if table.watched:
+            self._notes.append(Note(table, key, None))
+
+    def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
+        """Records in order."""
+        return self._tables.range(table, first, stop)
+
+    def forget_owner(self, number: int) -> None:
+        """Let go of all that a number owns."""
+        self._tables.forget_owner(number)
+
+    def entropy(self, size: int) -> bytes:
+        """Bytes that nobody can guess."""
+        return os.urandom(size)
+
+    # -- Moment -----------------------------------------------------------------------------
+
+    def living(self, path: str) -> StreamState | None:
+        """The stream at a path, where a client may use it."""
+        state = self._look(path, self._now())
+        return None if isinstance(state, Refusal) else state
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """The names of streams that begin with a text."""
+        return iter(sorted([path for path in self._by_path if path.startswith(prefix)]))
+
     # -- reading ----------------------------------------------------------------------------
 
     def _look(self, path: str, now: int) -> StreamState | Refusal:
@@ -257,8 +322,16 @@ class MemoryStore:
             return
         self._telling = True
         try:
-            while self.changes:
+            while self.changes or self._notes:
+                notes, self._notes = self._notes, []
+                for note_listener in self._note_listeners if notes else ():
+                    try:
+                        note_listener(notes)
+                    except Exception:  # noqa: BLE001 - one listener's bug is not the others'
+                        self._log.failure("a listener failed")
                 changes, self.changes = self.changes, []
+                if not changes:
+                    continue
                 for listener in self._listeners:
                     try:
                         listener(changes)

@@ -12,6 +12,9 @@ prefix   key behind it                          value (sealed: CRC-32 before it)
 ``q``    stream id, producer id (or SHA-256)    `ProducerState`
 ``x``    deadline (ms since 1970), stream id    nothing: when to look whether it expired
 ``g``    stream id                              nothing: ended, bytes still to be freed
+``u``    subscription id                        `Subscription`
+``e``    its number, stream name (or hash)      `Named`: an explicit link
+``k``    its number, stream name (or hash)      `Cursor` of a stream with pending work
 =======  =====================================  =======================================
 
 Integers in keys are eight bytes, big-endian, so that keys sort as they do. LMDB 0.9 checks
@@ -33,8 +36,8 @@ from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage.keyspace import Buffer
 
-FORMAT: Final = 1
-"""The layout above. A store of a greater number is refused."""
+FORMAT: Final = 2
+"""The layout above. A store of a greater number is refused. Format 1 had no subscriptions."""
 
 KIND: Final = "durable-streams"
 """Whose stores these are."""
@@ -45,6 +48,7 @@ DEADLINES: Final = (b"x", b"y")
 GARBAGE: Final = (b"g", b"h")
 STREAMS: Final = (b"s", b"t")
 PATHS: Final = ((b"p", b"q"), (b"P", b"Q"))
+SUBSCRIPTIONS: Final = (b"u", b"v")
 
 TORN_BEFORE: Final = 1
 """Flag of a data record whose first message began in an earlier record."""
@@ -162,6 +166,30 @@ def owned_ranges(stream_id: int) -> tuple[tuple[bytes, bytes], ...]:
     return ((b"d" + here, b"d" + behind), (b"q" + here, b"q" + behind))
 
 
+def owned_record_ranges(number: int) -> tuple[tuple[bytes, bytes], ...]:
+    """The key ranges that a subscription's links and cursors lie in. Numbers are stream ids
+    that no stream has."""
+    here, behind = pack_integer(number), pack_integer(number + 1)
+    return ((b"e" + here, b"e" + behind), (b"k" + here, b"k" + behind))
+
+
+def path_ranges(prefix: str) -> tuple[tuple[bytes, bytes], ...]:
+    """The key ranges that hold the paths which begin with a text, and perhaps others."""
+    raw = prefix.encode("utf-8")
+    found = []
+    for first, behind in PATHS:
+        start = first + raw[:_LONG_PATH_PREFIX]
+        stop = start.rstrip(b"\xff")
+        stop = behind if len(stop) <= 1 else stop[:-1] + bytes((stop[-1] + 1,))
+        found.append((start, stop))
+    return tuple(found)
+
+
+def path_of(key: bytes, payload: Buffer) -> str:
+    """The path of a path's record."""
+    return bytes(payload[8:] or key[1:]).decode("utf-8")
+
+
 def position_of(key: Buffer) -> int:
     """The position in a data record's key."""
     return int.from_bytes(key[9:17], "big")
@@ -177,7 +205,10 @@ def pack_meta(meta: Meta) -> bytes:
 
 def unpack_meta(value: Buffer) -> Meta:
     """What wrote a store. Raises `msgspec.MsgspecError` where it is none of ours."""
-    return _meta.decode(value)
+    try:
+        return _meta.decode(value)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from None
 
 
 def pack_path(path: str, stream_id: int) -> bytes:

@@ -7,17 +7,29 @@ it, however many commands changed it, and as few data records as its new bytes f
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from twisted.logger import Logger
+
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.limits import MERGE_RECORD, RECORD_PAYLOAD
 from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.state import StreamState
-from durable_streams_tw.storage import reading, records
+from durable_streams_tw.protocol.subscription_index import SubscriptionIndex
+from durable_streams_tw.storage import reading, recording, records
 from durable_streams_tw.storage.access import AccessTimes
 from durable_streams_tw.storage.cutting import cut
-from durable_streams_tw.storage.interfaces import Change
+from durable_streams_tw.storage.interfaces import Change, Note
 from durable_streams_tw.storage.keyspace import WriteBatch
 from durable_streams_tw.storage.records import CorruptRecord, StreamRecord
+from durable_streams_tw.storage.tables import Table
 from durable_streams_tw.storage.written import OpenStream, Written
+
+T = TypeVar("T")
+
+_MISSING: Any = object()
 
 
 class BatchTransaction:
@@ -25,11 +37,18 @@ class BatchTransaction:
 
     ``published`` is what readers are to see once the batch is durable: states by path, None
     where a stream is gone. ``writes`` grows with every change of a stream, so that whoever
-    met a failure can tell whether it left a trace.
+    met a failure can tell whether it left a trace. ``roomy`` is false while there is no room
+    on the disk for what grows.
     """
 
-    def __init__(self, batch: WriteBatch, written: Written, access: AccessTimes) -> None:
+    _log = Logger()
+
+    def __init__(
+        self, batch: WriteBatch, written: Written, access: AccessTimes, roomy: bool = True
+    ) -> None:
+        self.roomy = roomy
         self.changes: list[Change] = []
+        self.notes: list[Note] = []
         self.published: dict[str, StreamState | None] = {}
         self.writes = 0
         self._batch = batch
@@ -37,8 +56,11 @@ class BatchTransaction:
         self._access = access
         self._dirty: dict[int, OpenStream] = {}
         self._dirty_producers: dict[tuple[int, str], ProducerState] = {}
+        # Records by whole key, not put down yet.
+        self._dirty_records: dict[bytes, tuple[Table[Any], Any]] = {}
         self._puts: dict[bytes, bytes] = {}
         self._deletes: list[bytes] = []
+        self._put_down = False
         self._absent: set[str] = set()
         # Ids that have no record to be read: of streams that are gone, and of new ones.
         self._unwritten: set[int] = set()
@@ -143,6 +165,74 @@ class BatchTransaction:
         self._puts[records.garbage_key(state.id)] = b""
         self.published[state.path] = None
 
+    # -- records ------------------------------------------------------------------------------
+
+    @property
+    def index(self) -> SubscriptionIndex:
+        """Which subscriptions there are."""
+        index = self._written.index
+        if index is None:
+            index = self._written.index = recording.load_index(self._batch, self._unreadable)
+        return index
+
+    def get(self, table: Table[T], key: bytes) -> T | None:
+        """The record of a key."""
+        remembered = self._written.records
+        whole = table.prefix + key
+        known: T | None = remembered.get(whole, _MISSING)
+        if known is _MISSING:
+            known = remembered[whole] = recording.load(self._batch, table, key)
+        return known
+
+    def put(self, table: Table[T], key: bytes, value: T) -> None:
+        """Set a record."""
+        self._record(table, key, value)
+
+    def remove(self, table: Table[T], key: bytes) -> None:
+        """Remove a record."""
+        self._record(table, key, None)
+
+    def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
+        """Records in order, those of this batch too."""
+        self._flush_records(table)
+        return recording.scan(self._batch, table, first, stop)
+
+    def forget_owner(self, number: int) -> None:
+        """Let go of all that a number owns, in later steps."""
+        self.writes += 1
+        self._puts[records.garbage_key(number)] = b""
+
+    def entropy(self, size: int) -> bytes:
+        """Bytes that nobody can guess."""
+        return os.urandom(size)
+
+    def _record(self, table: Table[T], key: bytes, value: T | None) -> None:
+        self.writes += 1
+        whole = table.prefix + key
+        self._written.records[whole] = value
+        self._dirty_records[whole] = (table, value)
+        if table.watched:
+            self.notes.append(Note(table, key, value))
+
+    def _flush_records(self, table: Table[Any] | None = None) -> bool:
+        """Put records down, of one table or of all; whether there were any."""
+        chosen = [
+            (whole, of, value)
+            for whole, (of, value) in self._dirty_records.items()
+            if table is None or of is table
+        ]
+        for whole, of, value in chosen:
+            if value is None:
+                self._batch.delete(whole)
+            else:
+                self._batch.put(whole, records.seal(whole, of.pack(value)))
+            del self._dirty_records[whole]
+        self._put_down = self._put_down or bool(chosen)
+        return self._put_down
+
+    def _unreadable(self, corrupt: CorruptRecord) -> None:
+        self._log.error("a subscription is left out: {corrupt}", corrupt=corrupt)
+
     # -- for the sweep ------------------------------------------------------------------------
 
     def reindex(self, stream_id: int, found_at: int, deadline: int | None) -> None:
@@ -185,7 +275,7 @@ class BatchTransaction:
                 self._put(key, records.pack_producer(state))
         for key, value in self._puts.items():
             batch.put(key, value)
-        return bool(self._puts or self._deletes)
+        return self._flush_records() or bool(self._puts or self._deletes)
 
     def _put(self, key: bytes, payload: bytes) -> None:
         self._puts[key] = records.seal(key, payload)

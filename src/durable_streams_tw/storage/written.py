@@ -6,10 +6,18 @@ what the disk has; after a batch that failed everything is forgotten.
 
 from __future__ import annotations
 
+from typing import Any
+
 from durable_streams_tw.protocol.bodies import Body
-from durable_streams_tw.protocol.limits import PAYLOAD_CACHE, PRODUCER_CACHE, STATE_CACHE
+from durable_streams_tw.protocol.limits import (
+    PAYLOAD_CACHE,
+    PRODUCER_CACHE,
+    RECORD_CACHE,
+    STATE_CACHE,
+)
 from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.protocol.subscription_index import SubscriptionIndex
 from durable_streams_tw.storage.records import StreamRecord
 
 
@@ -43,6 +51,9 @@ class Written:
         self.producers: dict[tuple[int, str], ProducerState] = {}
         self.payloads: dict[int, bytes] = {}
         self.next_id: int | None = None
+        # Records by whole key, None where there is none; and which subscriptions there are.
+        self.records: dict[bytes, Any] = {}
+        self.index: SubscriptionIndex | None = None
         self._payload_bytes = 0
 
     def remember(self, stream: OpenStream) -> None:
@@ -75,6 +86,8 @@ class Written:
             self.forget(next(iter(self.by_path.values())).state)
         while len(self.producers) > PRODUCER_CACHE:
             del self.producers[next(iter(self.producers))]
+        while len(self.records) > RECORD_CACHE:
+            del self.records[next(iter(self.records))]
         while self._payload_bytes > PAYLOAD_CACHE:
             self.take_payload(next(iter(self.payloads)))
 
@@ -85,4 +98,6 @@ class Written:
         self.producers.clear()
         self.payloads.clear()
         self.next_id = None
+        self.records.clear()
+        self.index = None
         self._payload_bytes = 0

@@ -1,0 +1,296 @@
+"""The control operations below ``__ds``: subscriptions, and the keys that sign webhooks
+(PROTOCOL.md §6, §7).
+
+Errors are ``{"error": {"code", "message"}}``. The path is taken apart as it is written, so that a
+slash within an id or a stream's name is told from one between segments.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
+
+from durable_streams_tw.protocol import caching, fields
+from durable_streams_tw.protocol import subscription_requests as requests
+from durable_streams_tw.protocol.answers import Answer, Field
+from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.protocol.limits import RESERVED_SEGMENT
+from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.subscription_outcomes import Claimed, Settled, Subscribed
+from durable_streams_tw.protocol.subscriptions import AlreadyClaimed, Kind, Proof, Subscription
+from durable_streams_tw.server.messages import Request, Response
+from durable_streams_tw.server.policies import Policies
+from durable_streams_tw.storage.interfaces import Outcome
+from durable_streams_tw.subscriptions.listing import Description
+from durable_streams_tw.subscriptions.service import Subscriptions
+from durable_streams_tw.subscriptions.tokens import MISSING
+from durable_streams_tw.subscriptions.webhooks import work_item
+
+_RESERVED: Final = RESERVED_SEGMENT.encode("ascii")
+_AUTHORIZATION: Final = b"authorization"
+_JSON: Final = b"application/json"
+_JWK_SET: Final = b"application/jwk-set+json"
+_KEYS_CACHING: Final = b"public, max-age=300"
+_NO_STORE: Final[Field] = (fields.H_CACHE_CONTROL, caching.NO_STORE)
+
+# RFC 6750 §2.1; the scheme's name is compared without case (RFC 9110 §11.1).
+_BEARER: Final = re.compile(rb"bearer +([A-Za-z0-9\-._~+/]+=*)", re.IGNORECASE)
+
+_NOTHING: Final = Refusal(Problem.NOT_FOUND, "names below __ds are reserved, and nothing is here")
+_INVALID: Final = frozenset(
+    (
+        Problem.MALFORMED_FIELD,
+        Problem.MALFORMED_OFFSET,
+        Problem.MALFORMED_PATH,
+        Problem.MALFORMED_REQUEST,
+        Problem.INVALID_JSON,
+    )
+)
+
+
+def is_control(path: bytes) -> bool:
+    """Whether a raw path behind the root is reserved, however it is encoded."""
+    if path[:1] not in (b"_", b"%"):
+        return False
+    first = unquote_to_bytes(path.partition(b"/")[0]).partition(b"/")[0]
+    return first == _RESERVED
+
+
+class ControlOperations:
+    """What a client can do with subscriptions."""
+
+    def __init__(self, subscriptions: Subscriptions, policies: Policies) -> None:
+        self._subscriptions = subscriptions
+        self._policies = policies
+
+    def respond(self, request: Request) -> Deferred[Response]:
+        """Answer a request for a control resource. Fails only by a bug."""
+        responded: Deferred[Any] = maybeDeferred(self._route, request)
+        responded.addErrback(_refused)
+        return responded.addCallback(self._policies.complete, request.header.get(b"origin"))
+
+    def _route(self, request: Request) -> Answer | Deferred[Answer]:
+        _, *segments = request.path.split(b"/")
+        names = [unquote_to_bytes(segment) for segment in segments]
+        if names == [b"jwks.json"]:
+            return _only(request, b"GET", self._keys)
+        if len(names) < 2 or names[0] != b"subscriptions":
+            return refused(_NOTHING)
+        name = requests.subscription_id(segments[1])
+        if len(names) == 2:
+            return self._subscription(request, name)
+        action = names[2]
+        if action == b"streams":
+            return self._streams(request, name, segments[3:])
+        operation = self._actions().get(action)
+        if operation is None or len(names) > 3:
+            return refused(_NOTHING)
+        return _only(request, b"POST", lambda: operation(request, name))
+
+    # -- resources ----------------------------------------------------------------------------
+
+    def _keys(self) -> Answer:
+        keys = self._subscriptions.keyring.jwks()
+        return Answer(
+            200,
+            [(fields.H_CONTENT_TYPE, _JWK_SET), (fields.H_CACHE_CONTROL, _KEYS_CACHING)],
+            keys,
+        )
+
+    def _subscription(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+        if request.method == b"PUT":
+            command = requests.subscribe(name, request.body)
+            made: Deferred[Any] = self._subscriptions.subscribe(command)
+            return made.addCallback(self._subscribed)
+        if request.method in (b"GET", b"HEAD"):
+            described: Deferred[Any] = self._subscriptions.describe(name)
+            return described.addCallback(self._described, 200)
+        if request.method == b"DELETE":
+            return self._done(requests.Unsubscribe(name), _empty)
+        return _not_allowed(b"GET, HEAD, PUT, DELETE")
+
+    def _streams(self, request: Request, name: str, rest: list[bytes]) -> Answer | Deferred[Answer]:
+        if not rest:
+            return _only(
+                request,
+                b"POST",
+                lambda: self._done(requests.link_streams(name, request.body), _empty),
+            )
+        return _only(
+            request,
+            b"DELETE",
+            lambda: self._done(requests.unlink_stream(name, b"/".join(rest)), _empty),
+        )
+
+    def _actions(self) -> dict[bytes, Callable[[Request, str], Answer | Deferred[Answer]]]:
+        return {
+            b"callback": self._callback,
+            b"claim": self._claim,
+            b"ack": self._ack,
+            b"release": self._release,
+        }
+
+    def _callback(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+        return self._settle(request, name, Kind.WEBHOOK)
+
+    def _ack(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+        return self._settle(request, name, Kind.PULL)
+
+    def _settle(self, request: Request, name: str, kind: Kind) -> Answer | Deferred[Answer]:
+        token, proof = self._proof(request, name, kind)
+        command = requests.settle(name, kind, proof, request.body)
+        return self._done(command, lambda outcome: self._settled(outcome, token, command.done))
+
+    def _claim(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+        return self._done(requests.claim(name, request.body), self._claimed)
+
+    def _release(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+        _, proof = self._proof(request, name, Kind.PULL)
+        return self._done(requests.release(name, proof, request.body), _empty)
+
+    def _proof(self, request: Request, name: str, kind: Kind) -> tuple[str, Proof | Refusal]:
+        """The token of a request, and what it says. Raises `Refused` where there is none."""
+        given = _BEARER.fullmatch(request.header.get(_AUTHORIZATION, b""))
+        if given is None:
+            raise Refused(MISSING.problem, MISSING.detail, MISSING.fields)
+        token = given[1].decode("ascii")
+        return token, self._subscriptions.tokens.check(token, name, kind)
+
+    # -- answers ------------------------------------------------------------------------------
+
+    def _done(self, command: Any, tell: Callable[[Any], Answer]) -> Deferred[Answer]:
+        submitted: Deferred[Any] = self._subscriptions.submit(command)
+        return submitted.addCallback(
+            lambda outcome: refused(outcome) if isinstance(outcome, Refusal) else tell(outcome)
+        )
+
+    def _subscribed(self, outcome: Outcome) -> Answer | Deferred[Answer]:
+        if isinstance(outcome, Refusal):
+            return refused(outcome)
+        assert isinstance(outcome, Subscribed), "what subscribing comes to"
+        status = 201 if outcome.fresh else 200
+        described: Deferred[Any] = self._subscriptions.describe(outcome.state.id)
+        return described.addCallback(self._described, status)
+
+    def _described(self, found: Description | Refusal, status: int) -> Answer:
+        if isinstance(found, Refusal):
+            return refused(found)
+        return _json(status, self._description(found))
+
+    def _description(self, found: Description) -> dict[str, Any]:
+        state = found.state
+        config = state.config
+        described: dict[str, Any] = {
+            "id": state.id,
+            "subscription_id": state.id,
+            "type": config.kind.value,
+            "pattern": config.pattern,
+            "streams": [
+                {
+                    "path": link.path,
+                    "link_type": "explicit" if link.explicit else "glob",
+                    "acked_offset": format_offset(link.acked),
+                }
+                for link in found.links
+            ],
+            "webhook": None if config.url is None else self._webhook(config.url),
+            "wake_stream": config.wake_stream,
+            "lease_ttl_ms": config.lease_ttl,
+            "created_at": _timestamp(state.created_at),
+            "status": "failed" if state.failing else "active",
+            "description": config.description,
+        }
+        if not found.complete:
+            described["streams_complete"] = False
+        return described
+
+    def _webhook(self, url: str) -> dict[str, Any]:
+        base = self._subscriptions.base() or ""
+        return {
+            "url": url,
+            "signing": {
+                "alg": "ed25519",
+                "kid": self._subscriptions.keyring.kid,
+                "jwks_url": f"{base}{RESERVED_SEGMENT}/jwks.json",
+            },
+        }
+
+    def _claimed(self, outcome: Claimed) -> Answer:
+        state: Subscription = outcome.state
+        return _json(
+            200,
+            {
+                "wake_id": state.wake_id,
+                "generation": state.generation,
+                "token": self._subscriptions.tokens.issue(state),
+                "streams": [work_item(item) for item in outcome.items],
+                "lease_ttl_ms": state.config.lease_ttl,
+            },
+        )
+
+    def _settled(self, outcome: Settled, token: str, done: bool) -> Answer:
+        told: dict[str, Any] = {"ok": True, "next_wake": outcome.next_wake}
+        if not done and outcome.state is not None:
+            renewed = self._subscriptions.tokens.renewed(token, outcome.state)
+            if renewed is not None:
+                told["token"] = renewed
+        return _json(200, told)
+
+
+def _refused(failure: Failure) -> Answer:
+    failure.trap(Refused)
+    refused_by: Any = failure.value
+    return refused(refused_by.refusal)
+
+
+def refused(refusal: Refusal) -> Answer:
+    """A refusal in the form of the control operations."""
+    problem = refusal.problem
+    code = Problem.INVALID_REQUEST if problem in _INVALID else problem
+    error: dict[str, Any] = {"code": code.name, "message": refusal.detail}
+    if isinstance(refusal, AlreadyClaimed):
+        error["current_holder"] = refusal.holder
+        error["generation"] = refusal.generation
+    answer = _json(problem.status, {"error": error})
+    answer.fields.extend(refusal.fields)
+    return answer
+
+
+def _json(status: int, value: dict[str, Any]) -> Answer:
+    body = json.dumps(value).encode("ascii")
+    return Answer(status, [(fields.H_CONTENT_TYPE, _JSON), _NO_STORE], body)
+
+
+def _empty(_: object) -> Answer:
+    return Answer(204, [_NO_STORE])
+
+
+def _only(
+    request: Request, method: bytes, answer: Callable[[], Answer | Deferred[Answer]]
+) -> Answer | Deferred[Answer]:
+    if request.method == method or (method == b"GET" and request.method == b"HEAD"):
+        return answer()
+    return _not_allowed(b"GET, HEAD" if method == b"GET" else method)
+
+
+def _not_allowed(methods: bytes) -> Answer:
+    allow = methods + b", OPTIONS"
+    return refused(
+        Refusal(
+            Problem.METHOD_NOT_ALLOWED,
+            f"this control resource knows {allow.decode('ascii')}",
+            ((b"Allow", allow),),
+        )
+    )
+
+
+def _timestamp(milliseconds: int) -> str:
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,43 @@
+"""An append in a transaction, without what it means for subscriptions."""
+
+from __future__ import annotations
+
+from durable_streams_tw.protocol import transitions
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.outcomes import Appended
+from durable_streams_tw.protocol.requests import Append
+from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.storage.interfaces import Change, Transaction
+
+
+def append(transaction: Transaction, command: Append, now: int) -> Appended | Refusal:
+    """Carry out an append at a time (milliseconds since 1970)."""
+    state = transaction.stream_at(command.path)
+    accessed_at = 0 if state is None else transaction.accessed_at(state.id, now)
+    missing = transitions.absent(state, now, accessed_at)
+    if missing is not None:
+        return missing
+    assert state is not None
+    claim = command.producer
+    known = None if claim is None else transaction.producer(state.id, claim.id)
+    outcome = transitions.append(state, known, command, now)
+    if isinstance(outcome, Refusal) or outcome.duplicate:
+        return outcome
+    after = outcome.state
+    transaction.save(after)
+    if claim is not None and outcome.producer is not None:
+        transaction.save_producer(state.id, claim.id, outcome.producer)
+    data = b""
+    if command.body is not None:
+        data = command.body.data
+        transaction.append(after, state.tail, command.body)
+    transaction.changes.append(Change(after, state.tail, data))
+    return outcome
+
+
+def living(transaction: Transaction, path: str, now: int) -> StreamState | None:
+    """The stream at a path, where a client may use it."""
+    state = transaction.stream_at(path)
+    if state is None or state.deleted:
+        return None
+    return None if state.has_expired(now, transaction.accessed_at(state.id, now)) else state

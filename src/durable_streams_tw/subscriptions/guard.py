@@ -1,0 +1,187 @@
+"""Where webhooks may lead: URLs and addresses that the server may call (PROTOCOL.md §12.8).
+
+Whoever can make a subscription can make the server send requests. They must not reach what only
+the server can reach. So
+
+1. URLs are ``https``, without user names and fragments, and written in a way that nobody reads
+   differently;
+2. a name is as good as its addresses: each of them is looked at when the subscription is made
+   and again before every call, and the connection goes to an address that was looked at;
+3. an address has to lie in a range that is given out for the public Internet, and not in one
+   that leads back inside: what is not known to be good is refused.
+
+`ipaddress.is_global` alone is not enough: it takes 6to4 and NAT64 addresses, which carry a
+private IPv4 address, and multicast for global.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Final
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from durable_streams_tw.protocol.errors import Problem, Refused
+from durable_streams_tw.protocol.limits import MAX_WEBHOOK_URL
+
+Address = IPv4Address | IPv6Address
+
+# RFC 6890 and the IANA special-purpose registries, multicast (RFC 5771), class E, and hosts of
+# clouds that lie among public addresses (Azure's 168.63.129.16).
+_REFUSED_4: Final = tuple(
+    map(
+        ip_network,
+        (
+            *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+            *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24"),
+            *("192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24"),
+            *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "168.63.129.16/32"),
+            *("224.0.0.0/4", "240.0.0.0/4"),
+        ),
+    )
+)
+
+# Unicast addresses are given out from here only (RFC 4291 §2.4): mapped, NAT64, unique local,
+# link-local and multicast addresses lie outside.
+_GLOBAL_6: Final = ip_network("2000::/3")
+
+# Protocol assignments with Teredo, documentation, 6to4, and what was given back.
+_REFUSED_6: Final = tuple(
+    map(
+        ip_network,
+        (
+            *("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48"),
+            *("3ffe::/16", "3fff::/20"),
+        ),
+    )
+)
+
+# RFC 5214 §6.1: an interface identifier that carries an IPv4 address (ISATAP).
+_ISATAP: Final = (0x00005EFE, 0x02005EFE)
+
+# RFC 1123 §2.1 labels; names are ASCII by then (RFC 5891).
+_NAME: Final = re.compile(
+    r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*"
+    r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+)
+# What some parser reads as an IPv4 address: all that ends in a number (WHATWG URL §3.5).
+_NUMBER_AT_END: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
+_PLAIN: Final = re.compile(r"[!-~]+")
+_LOCAL_NAMES: Final = ("localhost",)
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+class Target(Struct, frozen=True):
+    """A webhook's URL, taken apart: what may be connected to.
+
+    ``host`` is a name or a literal address, ``local`` says that it is this machine.
+    """
+
+    url: str
+    secure: bool
+    host: str
+    port: int
+    local: bool
+
+
+def target_of(url: str, allow_local: bool) -> Target:
+    """Take a URL apart. Raises `Refused` (WEBHOOK_URL_REJECTED) where it may not be called.
+
+    With ``allow_local`` it may lead to this machine's loopback, also without TLS.
+    """
+    if len(url) > MAX_WEBHOOK_URL:
+        raise _refused(f"it has more than {MAX_WEBHOOK_URL} characters")
+    if _PLAIN.fullmatch(url) is None or "\\" in url:
+        raise _refused("it has characters that belong into no URL: percent-encode them")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        host = parts.hostname
+    except ValueError:
+        raise _refused("it is malformed") from None
+    scheme = parts.scheme
+    if scheme not in _PORTS:
+        raise _refused("it is not https")
+    if "@" in parts.netloc:
+        raise _refused("it has a user name")
+    if "#" in url:
+        raise _refused("it has a fragment")
+    if not host or port == 0 or parts.netloc.endswith(":"):
+        raise _refused("it names no host, or no port")
+    host = host.removesuffix(".")
+    local = _judge_host(host, parts.netloc.startswith("["), allow_local)
+    if scheme == "http" and not local:
+        raise _refused("it is not https")
+    return Target(url, scheme == "https", host, port or _PORTS[scheme], local)
+
+
+def _judge_host(host: str, bracketed: bool, allow_local: bool) -> bool:
+    """Whether a host is this machine. Raises `Refused` where it may not be called."""
+    address = literal(host)
+    if address is None:
+        if bracketed or _NUMBER_AT_END.fullmatch(host) or not _NAME.fullmatch(host):
+            raise _refused("its host is no name and no address")
+        local = host in _LOCAL_NAMES or host.endswith(".localhost")
+    elif str(address) != host:
+        raise _refused("its host is an address in a form that is read in several ways")
+    elif address.is_loopback:
+        local = True
+    elif allowed(address):
+        return False
+    else:
+        raise _refused("its host is not on the public Internet")
+    if local and not allow_local:
+        raise _refused("its host is not on the public Internet")
+    return local
+
+
+def literal(host: str) -> Address | None:
+    """The address that a host is, in any of the ways in which one can be written."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        pass
+    try:
+        # 127.1, 2130706433, 0x7f.1, 0177.0.0.1.
+        return IPv4Address(socket.inet_aton(host))
+    except (OSError, ValueError):
+        return None
+
+
+def allowed(address: Address) -> bool:
+    """Whether an address is on the public Internet, and leads nowhere else."""
+    if isinstance(address, IPv4Address):
+        return address.is_global and not any(address in network for network in _REFUSED_4)
+    return (
+        address in _GLOBAL_6
+        and address.scope_id is None
+        and address.is_global
+        and not any(address in network for network in _REFUSED_6)
+        and (int(address) >> 32) & 0xFFFF_FFFF not in _ISATAP
+    )
+
+
+def screened(target: Target, found: list[str]) -> list[Address]:
+    """The addresses of a target's name, each of which may be called.
+
+    Raises `Refused` (WEBHOOK_URL_REJECTED) where there is one that may not: whoever answers
+    with a good and a bad address is up to something.
+    """
+    addresses: list[Address] = []
+    for text in found:
+        try:
+            address = ip_address(text)
+        except ValueError:
+            raise _refused("its host has an address that is none") from None
+        good = address.is_loopback if target.local else allowed(address)
+        if not good:
+            raise _refused("its host is not on the public Internet")
+        addresses.append(address)
+    return addresses
+
+
+def _refused(reason: str) -> Refused:
+    return Refused(Problem.WEBHOOK_URL_REJECTED, f"webhook.url is refused: {reason}")

@@ -1,0 +1,140 @@
+"""The keyring: signing keys and the tokens' secret, in a file that nobody else can read."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from durable_streams_tw.storage.interfaces import StoreUnusable
+from durable_streams_tw.subscriptions import signing
+from durable_streams_tw.subscriptions.signing import SigningKey
+
+KEYS_FILE: Final = "keys.json"
+_SECRET_BYTES: Final = 32
+_FORMAT: Final = 1
+
+
+class _StoredKey(Struct):
+    public: bytes
+    private: bytes | None
+    signs_from: int
+
+
+class _Stored(Struct):
+    format: int
+    secret: bytes
+    keys: list[_StoredKey]
+
+
+class Keyring:
+    """The keys of one server.
+
+    Kept in ``directory``, in memory only where that is None. ``seconds`` tells the time since
+    1970. `open` it before use.
+    """
+
+    def __init__(self, directory: str | None, seconds: Callable[[], float]) -> None:
+        self._path = None if directory is None else Path(directory) / KEYS_FILE
+        self._seconds = seconds
+        self._keys: tuple[SigningKey, ...] = ()
+        self.secret = b""
+
+    def open(self, rotate: bool = False) -> None:
+        """Read the keys, or make the first; with ``rotate`` add one that will take over.
+
+        Raises `StoreUnusable` where they cannot be read, or others could have read them.
+        """
+        now = self._now()
+        stored = None if self._path is None else _read(self._path)
+        if stored is None:
+            self.secret = secrets.token_bytes(_SECRET_BYTES)
+            self._keys = (signing.new_key(0),)
+            self._write()
+            return
+        self.secret, keys = stored
+        kept = signing.rotated(keys, now) if rotate else signing.pruned(keys, now)
+        self._keys = kept
+        if kept != keys:
+            self._write()
+
+    def sign(self, body: bytes) -> str:
+        """The Webhook-Signature of a body that is sent now."""
+        now = self._now()
+        return signing.signature(signing.signer(self._keys, now), body, now)
+
+    @property
+    def kid(self) -> str:
+        """The name of the key that signs now."""
+        return signing.signer(self._keys, self._now()).kid
+
+    def jwks(self) -> bytes:
+        """The published keys as a JWK Set."""
+        return signing.jwks(self._keys, self._now())
+
+    def _now(self) -> int:
+        return int(self._seconds())
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        keys = [_StoredKey(key.public, key.private, key.signs_from) for key in self._keys]
+        # msgspec writes bytes as base64 (RFC 4648 §4).
+        text = msgspec.json.format(msgspec.json.encode(_Stored(_FORMAT, self.secret, keys)))
+        _replace(self._path, text)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file that only we can read, whole or not at all."""
+    # Here, so that a program whose streams are in memory does without LMDB.
+    from durable_streams_tw.storage.directory import persist
+
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+        persist(str(path.parent))
+    except OSError as error:
+        raise StoreUnusable(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _read(path: Path) -> tuple[bytes, tuple[SigningKey, ...]] | None:
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            loose = stat.S_IMODE(status.st_mode) & 0o077
+            if loose or status.st_uid not in (os.geteuid(), 0):
+                raise StoreUnusable(
+                    f"{path} holds secrets, and others than its owner can read or change it: "
+                    f"chmod 600 {path}, or take it away for new keys"
+                )
+            content = file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreUnusable(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        stored = msgspec.json.decode(content, type=_Stored)
+    except msgspec.MsgspecError as error:
+        raise StoreUnusable(f"{path} is damaged ({error}): restore it, or take it away") from None
+    keys = tuple([SigningKey(key.public, key.private, key.signs_from) for key in stored.keys])
+    sound = (
+        stored.format == _FORMAT
+        and len(stored.secret) == _SECRET_BYTES
+        and any(key.private is not None for key in keys)
+        and all(len(key.public) == 32 and len(key.private or b"x" * 32) == 32 for key in keys)
+    )
+    if not sound:
+        raise StoreUnusable(f"{path} is not a key file of this version: restore it")
+    return stored.secret, keys

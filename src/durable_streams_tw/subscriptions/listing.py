@@ -1,0 +1,83 @@
+"""Describing a subscription: its streams, and how far each is acknowledged (PROTOCOL.md §6.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.globs import literal_prefix, matches, parse_glob
+from durable_streams_tw.protocol.limits import MAX_LISTED_STREAMS
+from durable_streams_tw.protocol.subscriptions import GONE, Subscription
+from durable_streams_tw.storage.interfaces import Moment
+from durable_streams_tw.storage.tables import (
+    CURSORS,
+    NAMED,
+    SUBSCRIPTIONS,
+    owned_range,
+    stream_key,
+    subscription_key,
+)
+
+
+class Link(Struct, frozen=True):
+    """A stream of a subscription, acknowledged up to the position ``acked``."""
+
+    path: str
+    explicit: bool
+    acked: int
+
+
+class Description(Struct, frozen=True):
+    """A subscription and its streams, sorted; not ``complete`` where there are too many to be
+    listed."""
+
+    state: Subscription
+    links: tuple[Link, ...]
+    complete: bool
+
+
+def describe(moment: Moment, name: str) -> Description | Refusal:
+    """The subscription of an id."""
+    state = moment.get(SUBSCRIPTIONS, subscription_key(name))
+    if state is None:
+        return GONE
+    explicit = {link.path for _, link in moment.range(NAMED, *owned_range(state.number))}
+    paths = _first(explicit)
+    complete = len(paths) == len(explicit)
+    for path in _matching(moment, state):
+        if path not in explicit:
+            if len(paths) >= MAX_LISTED_STREAMS:
+                complete = False
+                break
+            paths.append(path)
+    links = [_link(moment, state, path, path in explicit) for path in sorted(paths)]
+    return Description(state, tuple(links), complete)
+
+
+def _first(explicit: Iterable[str]) -> list[str]:
+    return sorted(explicit)[:MAX_LISTED_STREAMS]
+
+
+def _matching(moment: Moment, state: Subscription) -> Iterable[str]:
+    """Living streams that the glob matches, but for the wake stream."""
+    pattern = state.config.pattern
+    if pattern is None:
+        return
+    glob = parse_glob(pattern)
+    for path in moment.names(literal_prefix(glob)):
+        if (
+            matches(glob, path)
+            and path != state.config.wake_stream
+            and moment.living(path) is not None
+        ):
+            yield path
+
+
+def _link(moment: Moment, state: Subscription, path: str, explicit: bool) -> Link:
+    cursor = moment.get(CURSORS, stream_key(state.number, path))
+    if cursor is not None:
+        return Link(path, explicit, cursor.acked)
+    stream = moment.living(path)
+    return Link(path, explicit, 0 if stream is None else stream.tail)

@@ -1,0 +1,83 @@
+"""The subscriptions of a store, wired together: started and stopped with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import random
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, succeed
+
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.subscription_requests import Subscribe
+from durable_streams_tw.protocol.subscriptions import Kind
+from durable_streams_tw.storage.interfaces import IStreamStore, Outcome
+from durable_streams_tw.subscriptions.calling import Caller
+from durable_streams_tw.subscriptions.keyring import Keyring
+from durable_streams_tw.subscriptions.listing import Description, describe
+from durable_streams_tw.subscriptions.tokens import Tokens
+from durable_streams_tw.subscriptions.wakes import Wakes
+from durable_streams_tw.subscriptions.webhooks import Deliveries
+
+T = TypeVar("T")
+
+_NOWHERE = Refusal(
+    Problem.INVALID_REQUEST,
+    "webhooks are not served here: the server does not know the URL under which it is called back",
+)
+
+
+class Subscriptions:
+    """What is done for the subscriptions of a store, and how they are asked for.
+
+    ``directory`` keeps the keys, None for memory. ``base`` gives the URL of the streams' root, a
+    slash at its end, None where nobody knows it; ``allow_local`` says whether webhooks may lead
+    to this machine. ``caller`` stands in for the one that calls them.
+    """
+
+    def __init__(
+        self,
+        store: IStreamStore,
+        reactor: Any,
+        *,
+        directory: str | None,
+        base: Callable[[], str | None],
+        allow_local: Callable[[], bool],
+        rotate: bool = False,
+        caller: Caller | None = None,
+    ) -> None:
+        self._store = store
+        self._rotate = rotate
+        self.base = base
+        self.keyring = Keyring(directory, reactor.seconds)
+        self.tokens = Tokens(lambda: self.keyring.secret, reactor.seconds)
+        self._caller = caller or Caller(reactor, allow_local)
+        deliveries = Deliveries(store, self._caller.post, self.keyring, self.tokens, base, random)
+        self._wakes = Wakes(store, deliveries.deliver, reactor)
+
+    def start(self) -> None:
+        """Take up what is owed. The store is open. Raises `StoreUnusable`."""
+        self.keyring.open(self._rotate)
+        self._wakes.start()
+
+    def stop(self) -> Deferred[None]:
+        """Let go of everything but the store; fires when no call is under way."""
+        return self._wakes.stop()
+
+    def subscribe(self, command: Subscribe) -> Deferred[Outcome]:
+        """Make a subscription. Fails with `Refused` where its webhook may not be called."""
+        url = command.config.url
+        if command.config.kind is not Kind.WEBHOOK or url is None:
+            return self._store.submit(command)
+        if self.base() is None:
+            return succeed(_NOWHERE)
+        inspected: Deferred[Any] = self._caller.inspect(url)
+        return inspected.addCallback(lambda _: self._store.submit(command))
+
+    def describe(self, name: str) -> Deferred[Description | Refusal]:
+        """The subscription of an id, and its streams."""
+        return self._store.ask(lambda moment: describe(moment, name))
+
+    def submit(self, command: Any) -> Deferred[Outcome]:
+        """Any other command."""
+        return self._store.submit(command)

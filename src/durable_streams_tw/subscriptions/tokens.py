@@ -1,0 +1,113 @@
+"""Tokens of wakes: signed JWTs that are good for one wake of one subscription (PROTOCOL.md
+§7.1-§7.3, §12.9).
+
+The rules of RFC 8725: one algorithm, which the token does not choose (§3.1); a secret of full
+entropy (§3.5); a ``typ`` of its own (§3.11); issuer, subject and audience are checked, each use
+has an audience of its own (§3.8, §3.9, §3.12); everything that says something is required.
+"""
+
+from __future__ import annotations
+
+import binascii
+from collections.abc import Callable
+from typing import Any, Final
+
+import jwt
+
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.limits import TOKEN_LIFETIME
+from durable_streams_tw.protocol.subscriptions import Kind, Proof, Subscription, Wake
+
+_ALGORITHM: Final = "HS256"
+_TYPE: Final = "ds-wake+jwt"
+_ISSUER: Final = "durable-streams"
+_AUDIENCES: Final = {
+    Kind.WEBHOOK: "durable-streams:callback",
+    Kind.PULL: "durable-streams:claim",
+}
+_REQUIRED: Final = ["aud", "exp", "gen", "iat", "iss", "jti", "num", "sub"]
+# What we issue is far below; what comes in may be anything.
+_LONGEST: Final = 4096
+
+_INVALID: Final = Refusal(
+    Problem.TOKEN_INVALID, "the token is none of this server's, or was not given for this"
+)
+_EXPIRED: Final = Refusal(Problem.TOKEN_EXPIRED, "the token has expired")
+MISSING: Final = Refusal(
+    Problem.TOKEN_INVALID,
+    "the wake's token is missing: Authorization: Bearer <token>",
+    ((b"WWW-Authenticate", b"Bearer"),),
+)
+
+
+class Tokens:
+    """Issues and checks tokens with the secret that ``secret`` gives, at times that ``seconds``
+    tells (since 1970)."""
+
+    def __init__(self, secret: Callable[[], bytes], seconds: Callable[[], float]) -> None:
+        self._secret = secret
+        self._seconds = seconds
+
+    def issue(self, state: Subscription) -> str:
+        """A token for the wake in flight."""
+        now = int(self._seconds())
+        claims = {
+            "iss": _ISSUER,
+            "aud": _AUDIENCES[state.config.kind],
+            "sub": state.id,
+            "num": state.number,
+            "gen": state.generation,
+            "jti": state.wake_id,
+            "iat": now,
+            "exp": now + TOKEN_LIFETIME,
+        }
+        header = {"typ": _TYPE}
+        return jwt.encode(claims, self._secret(), algorithm=_ALGORITHM, headers=header)
+
+    def check(self, token: str, name: str, kind: Kind) -> Proof | Refusal:
+        """What a token says of a subscription's wake, or why it says nothing."""
+        claims = self._claims(token, kind)
+        if isinstance(claims, Refusal):
+            return claims
+        number, generation, wake_id = claims["num"], claims["gen"], claims["jti"]
+        if claims["sub"] != name or not (_counts(number) and _counts(generation)):
+            return _INVALID
+        return Proof(number, Wake(generation, wake_id))
+
+    def renewed(self, token: str, state: Subscription) -> str | None:
+        """A new token for one that is past the middle of its life, for the same wake."""
+        claims = self._claims(token, state.config.kind)
+        if isinstance(claims, Refusal) or claims["exp"] - self._seconds() > TOKEN_LIFETIME / 2:
+            return None
+        return self.issue(state)
+
+    def _claims(self, token: str, kind: Kind) -> dict[str, Any] | Refusal:
+        if len(token) > _LONGEST:
+            return _INVALID
+        try:
+            # Expiry is compared below, with a clock of ours.
+            whole = jwt.decode_complete(
+                token,
+                self._secret(),
+                algorithms=[_ALGORITHM],
+                audience=_AUDIENCES[kind],
+                issuer=_ISSUER,
+                options={
+                    "require": _REQUIRED,
+                    "strict_aud": True,
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_nbf": False,
+                },
+            )
+        except (jwt.InvalidTokenError, binascii.Error, UnicodeError, RecursionError):
+            return _INVALID
+        claims: dict[str, Any] = whole["payload"]
+        if whole["header"].get("typ") != _TYPE or not _counts(claims["exp"]):
+            return _INVALID
+        return _EXPIRED if self._seconds() >= claims["exp"] else claims
+
+
+def _counts(value: object) -> bool:
+    # Exactly that: True is an integer too.
+    return type(value) is int and 0 <= value < 2**64
