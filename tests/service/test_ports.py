@@ -94,12 +94,12 @@ class PortsTests(SynchronousTestCase):
             self.refused(CannotListenError("192.0.2.1", 80, taken)),
             "cannot listen on port 80 of 192.0.2.1: Address already in use",
         )
-        unresolvable = CannotListenError("nowhere", 80, "DNS lookup failed")  # type: ignore[arg-type]
+        unresolvable = CannotListenError("nowhere", 80, "DNS lookup failed")
         self.assertIn("DNS lookup failed", self.refused(unresolvable))
 
     def test_socket_file(self) -> None:
         """A socket of the file system has no number."""
-        error = CannotListenError(None, "/run/x.sock", OSError(13, "Permission denied"))  # type: ignore[arg-type]
+        error = CannotListenError(None, "/run/x.sock", OSError(13, "Permission denied"))
         self.assertEqual(self.refused(error), "cannot listen on /run/x.sock: Permission denied")
 
     def test_other_trouble(self) -> None:

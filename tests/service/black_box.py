@@ -1,0 +1,169 @@
+"""The real twistd in a process of its own, seen from outside: signals, sockets, files."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+from types import TracebackType
+
+SOURCE = Path(__file__).parents[2] / "src"
+PATIENCE = 60.0
+ROOT = "/v1/stream/"
+
+_URL = re.compile(r"Durable streams are at http://[^:]+:(\d+)/")
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """A command line of twistd, with the Python that runs the tests."""
+    run = "from twisted.scripts.twistd import run; run()"
+    return [sys.executable, "-c", run, *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """The environment, in which the plugin is found without being installed."""
+    paths = [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run(directory: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run twistd to its end: that of the process that was started, and of all that hold its
+    output."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=directory,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+def ports_in(log: str) -> list[int]:
+    """The ports that a log names."""
+    return [int(port) for port in _URL.findall(log)]
+
+
+class Foreground:
+    """``twistd -n`` with these arguments, until the block ends."""
+
+    def __init__(self, directory: Path, *arguments: str | Path, ports: int = 1) -> None:
+        self.log = ""
+        self._wanted = ports
+        self._process = subprocess.Popen(
+            command("--pidfile=", "-n", *arguments),
+            cwd=directory,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def __enter__(self) -> Foreground:
+        assert self._process.stdout is not None
+        while len(self.ports) < self._wanted:
+            line = self._process.stdout.readline()
+            assert line, self.log
+            self.log += line
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process.poll() is None:
+            self.stop()
+
+    @property
+    def ports(self) -> list[int]:
+        """Where it serves."""
+        return ports_in(self.log)
+
+    @property
+    def port(self) -> int:
+        """Where it serves, on one port."""
+        (port,) = self.ports
+        return port
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Stop it, and wait for that. Gives the exit status."""
+        self.signal(number)
+        return self.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait for its end. Gives the exit status."""
+        rest, _ = self._process.communicate(timeout=PATIENCE)
+        self.log += rest
+        return self._process.returncode
+
+
+class Daemon:
+    """``twistd`` with these arguments: it goes its own way, and leaves a pidfile and a log."""
+
+    def __init__(self, directory: Path, *arguments: str | Path) -> None:
+        self._pidfile = directory / "twistd.pid"
+        self._logfile = directory / "twistd.log"
+        self._logfile.unlink(missing_ok=True)
+        self.started = run(
+            directory, f"--pidfile={self._pidfile}", f"--logfile={self._logfile}", *arguments
+        )
+
+    @property
+    def log(self) -> str:
+        """What it has logged."""
+        return self._logfile.read_text()
+
+    @property
+    def port(self) -> int:
+        """Where it serves."""
+        (port,) = ports_in(self.log)
+        return port
+
+    @property
+    def has_pidfile(self) -> bool:
+        """Whether its pidfile is there."""
+        return self._pidfile.exists()
+
+    def stop(self) -> None:
+        """Stop it, and wait for that."""
+        if not self.has_pidfile:
+            return
+        number = int(self._pidfile.read_text())
+        os.kill(number, signal.SIGTERM)
+        deadline = time.monotonic() + PATIENCE
+        # It is nobody's child, so there is nothing to wait for but its traces.
+        while self.has_pidfile or Path(f"/proc/{number}").exists():
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.02)
+
+
+def ask(
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    content_type: str = "text/plain",
+    **header: str,
+) -> tuple[int, bytes]:
+    """One request; status and body of its answer."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        fields = {name.replace("_", "-"): value for name, value in header.items()}
+        connection.request(method, ROOT + path, body, {"Content-Type": content_type, **fields})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()

@@ -1,0 +1,209 @@
+"""``twistd durable-streams`` as an operator meets it: started, used, stopped, started again."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.service.black_box import PATIENCE, ROOT, Daemon, Foreground, ask, run
+
+ANYWHERE = ("--listen", "tcp:0:interface=127.0.0.1")
+
+TWO = """
+from twisted.application.service import Application
+from durable_streams_tw.service.maker import Options, makeService
+
+application = Application("two")
+for arguments in (["--data-dir", "data"], ["--root", "/v1/stream"]):
+    options = Options()
+    options.parseOptions(["--listen", "tcp:0:interface=127.0.0.1", *arguments])
+    makeService(options).setServiceParent(application)
+"""
+
+
+class TwistdTestCase(SynchronousTestCase):
+    """A directory to work in."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).resolve()
+        self.directory.mkdir(parents=True)
+
+    def sound(self, log: str) -> None:
+        """The log of a service that has met with no surprise, and has stopped."""
+        self.assertIn("Server Shut Down.", log)
+        self.assertNotIn("Traceback", log)
+        self.assertNotIn("Unhandled", log)
+
+
+class ForegroundTests(TwistdTestCase):
+    """``twistd -n``."""
+
+    def test_memory(self) -> None:
+        """Without a data directory nothing is kept, and the log says so."""
+        with Foreground(self.directory, "durable-streams", *ANYWHERE) as server:
+            self.assertEqual(ask(server.port, "PUT", "a")[0], 201)
+            self.assertEqual(ask(server.port, "POST", "a", b"first line")[0], 204)
+            self.assertEqual(ask(server.port, "GET", "a"), (200, b"first line"))
+            self.assertEqual(ask(server.port, "PATCH", "a")[0], 405)
+            self.assertEqual(server.stop(), -signal.SIGTERM)
+        self.assertIn("nothing is kept", server.log)
+        self.sound(server.log)
+        self.assertEqual(list(self.directory.iterdir()), [])
+
+    def test_kept(self) -> None:
+        """With one, all is there again: bytes, ends, producers."""
+        options = ("durable-streams", "--data-dir", "data", *ANYWHERE)
+        batch = {"Producer_Id": "p", "Producer_Epoch": "0", "Producer_Seq": "0"}
+        with Foreground(self.directory, *options) as server:
+            ask(server.port, "PUT", "a")
+            self.assertEqual(ask(server.port, "POST", "a", b"first line", **batch)[0], 200)
+            self.assertEqual(ask(server.port, "PUT", "b", b"x", Stream_Closed="true")[0], 201)
+            self.assertEqual(server.stop(signal.SIGINT), -signal.SIGINT)
+        self.assertNotIn("nothing is kept", server.log)
+        self.sound(server.log)
+        with Foreground(self.directory, *options) as server:
+            self.assertEqual(ask(server.port, "POST", "a", b"first line", **batch)[0], 204)
+            self.assertEqual(ask(server.port, "GET", "a"), (200, b"first line"))
+            self.assertEqual(ask(server.port, "POST", "b", b"y")[0], 409)
+        self.sound(server.log)
+
+    def test_readers_are_let_go(self) -> None:
+        """A stop answers who waits, and ends event streams whole."""
+        with Foreground(self.directory, "durable-streams", *ANYWHERE) as server:
+            ask(server.port, "PUT", "a")
+            readers = []
+            for mode in ("long-poll", "sse"):
+                reader = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
+                self.addCleanup(reader.close)
+                head = f"GET {ROOT}a?offset=now&live={mode} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                reader.sendall(head.encode())
+                readers.append(reader.makefile("rb"))
+            long_poll, events = readers
+            line = b""
+            while not line.startswith(b"data:"):
+                line = events.readline()
+            # Both requests are under way: the second was answered behind the first.
+            server.signal(signal.SIGTERM)
+            answer, rest = long_poll.read(), events.read()
+            server.wait()
+        self.assertTrue(answer.startswith(b"HTTP/1.1 204 "), answer)
+        self.assertTrue(rest.endswith(b"0\r\n\r\n"), rest)
+        self.sound(server.log)
+
+    def test_asyncio(self) -> None:
+        """The same on another reactor."""
+        with Foreground(
+            self.directory, "--reactor=asyncio", "durable-streams", "--data-dir=d", *ANYWHERE
+        ) as server:
+            self.assertIn("asyncio", server.log)
+            self.assertEqual(ask(server.port, "PUT", "a", b"x")[0], 201)
+            self.assertEqual(ask(server.port, "GET", "a"), (200, b"x"))
+        self.sound(server.log)
+
+    def test_two_in_one_process(self) -> None:
+        """Services of one process have nothing in common."""
+        (self.directory / "two.tac").write_text(TWO)
+        with Foreground(self.directory, "-y", "two.tac", ports=2) as server:
+            first, second = server.ports
+            self.assertEqual(ask(first, "PUT", "a", b"x")[0], 201)
+            self.assertEqual(ask(second, "GET", "a")[0], 404)
+            self.assertEqual(ask(second, "PUT", "a", b"y")[0], 201)
+            self.assertEqual(ask(first, "GET", "a"), (200, b"x"))
+        self.sound(server.log)
+
+    def test_help(self) -> None:
+        """twistd knows of the service, and what it can be told."""
+        listed = run(self.directory, "--help")
+        self.assertIn("durable-streams", listed.stdout)
+        told = run(self.directory, "durable-streams", "--help")
+        self.assertEqual(told.returncode, 0)
+        self.assertIn("--data-dir", told.stdout)
+
+    def test_usage(self) -> None:
+        """What cannot be understood is named last."""
+        result = run(self.directory, "-n", "durable-streams", "--long-poll-timeout=soon")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("--long-poll-timeout", result.stdout.splitlines()[-1])
+        self.assertNotIn("Traceback", result.stdout + result.stderr)
+
+
+class DaemonTests(TwistdTestCase):
+    """``twistd`` without ``-n``."""
+
+    def test_daemon(self) -> None:
+        """It serves when twistd has returned, stops by a signal, and starts again."""
+        # A relative directory, and twistd goes elsewhere.
+        (self.directory / "elsewhere").mkdir()
+        arguments = ("--rundir=elsewhere", "durable-streams", "--data-dir", "data", *ANYWHERE)
+        daemon = Daemon(self.directory, *arguments)
+        self.addCleanup(daemon.stop)
+        self.assertEqual(daemon.started.returncode, 0, daemon.started)
+        self.assertEqual(daemon.started.stderr, "")
+        self.assertEqual(ask(daemon.port, "PUT", "a", b"kept")[0], 201)
+        daemon.stop()
+        self.sound(daemon.log)
+        self.assertTrue((self.directory / "data").is_dir())
+        self.assertEqual((self.directory / "data").stat().st_mode & 0o777, 0o700)
+        again = Daemon(self.directory, *arguments)
+        self.addCleanup(again.stop)
+        self.assertEqual(ask(again.port, "GET", "a"), (200, b"kept"))
+
+
+class NoStartTests(TwistdTestCase):
+    """What is no bug ends in one sentence and status 1, in the foreground and as a daemon."""
+
+    def refused(self, sentence: str, *arguments: str) -> None:
+        """The service does not start with these arguments, and says why."""
+        options = ("durable-streams", *arguments)
+        result = run(self.directory, "--pidfile=x.pid", "-n", *options)
+        self.assertEqual(result.returncode, 1, result)
+        (line,) = result.stderr.splitlines()
+        self.assertTrue(line.startswith("durable-streams: "), line)
+        self.assertIn(sentence, line)
+        self.assertNotIn("Traceback", result.stdout)
+        self.assertFalse((self.directory / "x.pid").exists())
+
+        daemon = Daemon(self.directory, *options)
+        self.addCleanup(daemon.stop)
+        self.assertEqual(daemon.started.returncode, 1, daemon.started)
+        self.assertEqual(daemon.started.stderr.splitlines()[0], line)
+        self.assertNotIn("Traceback", daemon.started.stderr + daemon.log)
+        self.assertIn(sentence, daemon.log)
+        self.assertFalse(daemon.has_pidfile)
+
+    def test_port(self) -> None:
+        """A port that somebody else has."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            self.refused(f"port {port}", "--port", str(port), "--interface=127.0.0.1")
+            self.refused(f"port {port}", *ANYWHERE, "--listen", f"tcp:{port}:interface=127.0.0.1")
+
+    def test_directory_in_use(self) -> None:
+        """A data directory belongs to one process."""
+        options = ("--data-dir", "data", *ANYWHERE)
+        with Foreground(self.directory, "durable-streams", *options) as server:
+            self.refused("in use", *options)
+            self.assertEqual(ask(server.port, "PUT", "a")[0], 201)
+
+    def test_directory_is_a_file(self) -> None:
+        """A data directory is a directory."""
+        (self.directory / "file").touch()
+        self.refused(str(self.directory / "file"), "--data-dir", "file", *ANYWHERE)
+
+    def test_directory_cannot_be_made(self) -> None:
+        """A directory below a file."""
+        (self.directory / "file").touch()
+        self.refused(str(self.directory / "file"), "--data-dir", "file/data", *ANYWHERE)
+
+    def test_directory_is_not_ours(self) -> None:
+        """Somebody else's files are left alone."""
+        foreign = self.directory / "foreign"
+        foreign.mkdir()
+        (foreign / "data.mdb").write_bytes(b"precious")
+        self.refused(str(foreign), "--data-dir", "foreign", *ANYWHERE)
+        self.assertEqual((foreign / "data.mdb").read_bytes(), b"precious")
