@@ -28,6 +28,7 @@ class Writer:
     last: int | None = None
     next: int = 0
     acknowledged: int = 0
+    closed: bool = False
     sizes: dict[int, int] = field(default_factory=dict)
 
     def text(self, number: int) -> str:
@@ -106,6 +107,7 @@ class Load:
                 if writer.last is not None:
                     numbers = found.get(writer.name, [])
                     assert closed == (writer.last in numbers), (writer, numbers, closed)
+                    writer.closed = closed
                 else:
                     assert not closed, writer
             numbers = contents[writer.path].get(writer.name, [])
@@ -130,7 +132,11 @@ class Load:
         return found
 
     def retry(self, process: DriverProcess, stored: int) -> None:
-        """Send again what was not acknowledged: exactly what is stored is a duplicate."""
+        """Send again what was not acknowledged: exactly what is stored is a duplicate.
+
+        On a closed stream only the message that closed it is one, all others are told that it
+        is closed (PROTOCOL.md §5.2.1).
+        """
         asked: dict[int, tuple[Writer, int]] = {}
         for writer in self.writers:
             for number in range(writer.acknowledged, writer.next):
@@ -141,6 +147,9 @@ class Load:
         duplicates = 0
         for sent, outcome, *_ in process.await_answers(len(asked)):
             writer, number = asked.pop(sent)
+            if outcome == "stream-closed":
+                assert writer.closed and number != writer.last, (writer, number)
+                outcome = "duplicate"
             assert outcome in ("done", "duplicate"), (writer, number, outcome)
             assert number == writer.acknowledged, (writer, number)
             writer.acknowledged += 1
