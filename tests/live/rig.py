@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
@@ -28,10 +28,14 @@ from durable_streams_tw.storage.interfaces import (
     Command,
     IStreamStore,
     Listener,
+    Moment,
+    NoteListener,
     Outcome,
 )
 from durable_streams_tw.storage.memory import MemoryStore
 from tests.sse_parser import parse
+
+T = TypeVar("T")
 
 PATH = "s"
 BEGAN = 1_760_000_007.0
@@ -108,6 +112,14 @@ class DawdlingStore:
     def watch(self, listener: Listener) -> None:
         """Told when the test says so."""
         self._listeners.append(listener)
+
+    def ask(self, question: Callable[[Moment], T]) -> Deferred[T | Refusal]:
+        """At once."""
+        return self.memory.ask(question)
+
+    def watch_records(self, listener: NoteListener) -> None:
+        """Told at once."""
+        self.memory.watch_records(listener)
 
     def release(self) -> None:
         """Deliver what reads have seen."""

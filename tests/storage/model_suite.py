@@ -116,6 +116,7 @@ class ModelSuite(StoreRig):
             return 201 if outcome.fresh else 200
         if isinstance(outcome, Deleted):
             return 204
+        assert isinstance(outcome, Appended), outcome
         return 200 if outcome.producer is not None and outcome.grew else 204
 
     def _read(self, path: str, offset: int, limit: int) -> None:

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import RECORD_PAYLOAD
-from durable_streams_tw.protocol.outcomes import Appended
+from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.requests import Append, Create, Delete, ForkRequest
 from durable_streams_tw.protocol.state import FOR_EVER, Lifetime, StreamState
 from durable_streams_tw.storage import reading
@@ -131,6 +131,7 @@ def meaning(outcome: Outcome) -> tuple[object, ...]:
     """What a client can tell of an outcome; ids differ between a store and its model."""
     if isinstance(outcome, Refusal):
         return (outcome.problem,)
+    assert isinstance(outcome, Created | Appended | Deleted), outcome
     told: tuple[object, ...] = (type(outcome), outcome.state.tail, outcome.state.closed)
     if isinstance(outcome, Appended):
         told += (outcome.producer, outcome.duplicate)
