@@ -5,9 +5,12 @@ from __future__ import annotations
 from itertools import accumulate
 
 from durable_streams_tw.protocol import json_mode
+from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.limits import MAX_POSITION, RECORD_PAYLOAD
 from durable_streams_tw.protocol.offsets import NOW
+from durable_streams_tw.protocol.requests import Create, ForkRequest
+from durable_streams_tw.protocol.state import FOR_EVER
 from tests.storage.store_rig import JSON, StoreRig, post, put
 
 # Messages of which every byte that could look like a boundary is none.
@@ -67,6 +70,30 @@ class ReadingSuite(StoreRig):
             self.assertTrue(all(len(chunk.data) <= limit for chunk in chunks))
             positions = [chunk.start for chunk in chunks]
             self.assertEqual(positions, [0, *[chunk.end for chunk in chunks[:-1]]])
+
+    def test_every_position_and_limit_of_forks(self) -> None:
+        """Inherited bytes and own ones read as one stream, in pieces of exactly the limit."""
+        self.created(put("a", raw=b"0123456789"))
+        whole = {"a": b"0123456789"}
+        for path, source, point, own in (
+            ("b", "a", 6, b"abcdef"),
+            ("c", "b", 9, b"ABC"),
+            ("d", "c", 4, b""),
+            ("e", "d", 4, b"xyz"),
+        ):
+            request = ForkRequest(source, point)
+            self.created(Create(path, None, FOR_EVER, False, Body(own), request))
+            whole[path] = whole[source][:point] + own
+        self.appended(post(b"later", "a"))
+        whole["a"] += b"later"
+        for _ in range(2):
+            for path, content in whole.items():
+                for start in range(len(content) + 1):
+                    for limit in (1, 2, 3, 5, 7, 100):
+                        found = [chunk.data for chunk in self.chunks(limit, path, start)]
+                        self.assertEqual(b"".join(found), content[start:])
+                        self.assertTrue(all(len(piece) == limit for piece in found[:-1]))
+            self.restart()
 
     def test_now(self) -> None:
         """The tail, wherever it is."""
