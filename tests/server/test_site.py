@@ -59,8 +59,6 @@ class HeadTests(SynchronousTestCase):
             "GET\r\n\r\n",
             "nonsense without end \r\n\r\n",
             f"GET {ROOT}a\r\n\r\n",
-            f"GET {ROOT}a HTTP/2.0\r\n\r\n",
-            f"GET {ROOT}a HTTP/0.9\r\n\r\n",
             f"GET {ROOT}a b HTTP/1.1\r\n\r\n",
             f"G\x00T {ROOT}a HTTP/1.1\r\n\r\n",
             f"{GET}Host: h\r\nno colon\r\n\r\n",
@@ -75,6 +73,8 @@ class HeadTests(SynchronousTestCase):
             f"{POST}Transfer-Encoding: chunked\r\n\r\n1\r\nxx\r\n",
         ):
             self.refused(data, 400, "malformed-request")
+        for version in ("0.9", "1.2", "2.0"):
+            self.refused(f"GET {ROOT}a HTTP/{version}\r\n\r\n", 505, "unknown-version")
         coding = f"{GET}Host: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
         self.refused(coding, 501, "unknown-coding")
 

@@ -122,6 +122,7 @@ class FastChannel(Protocol):
             self.phase is IDLE
             and self._head is None
             and not self._stalled
+            and not self._held
             and wire.between
             and not wire.ready
         ):
@@ -435,7 +436,7 @@ class FastChannel(Protocol):
         grown = held - self._held
         self._held = held
         door.held += grown
-        return grown <= 0 or held <= limits.READ_AHEAD or door.held <= door.max_held
+        return grown <= 0 or door.held <= door.max_held
 
     # -- timeouts -------------------------------------------------------------------------------
 

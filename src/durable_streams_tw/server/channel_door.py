@@ -88,7 +88,7 @@ class FastDoor(ServerFactory):
         self._site: Any = site
         self._clock = clock
         self.wheel = Wheel(clock, self.openings.tick)
-        self._connections: set[FastChannel] = set()
+        self.connections: set[FastChannel] = set()
         self._addresses: Counter[object] = Counter()
         self._full = False
         self._drained: Deferred[None] | None = None
@@ -134,11 +134,11 @@ class FastDoor(ServerFactory):
     @property
     def count(self) -> int:
         """How many connections there are."""
-        return len(self._connections)
+        return len(self.connections)
 
     def arrived(self, channel: FastChannel) -> None:
         """Count a connection."""
-        self._connections.add(channel)
+        self.connections.add(channel)
         host = getattr(channel.address, "host", None)
         if host is not None:
             self._addresses[host] += 1
@@ -146,13 +146,13 @@ class FastDoor(ServerFactory):
     def left(self, channel: FastChannel) -> None:
         """Forget a connection."""
         self.wheel.remove(channel)
-        self._connections.discard(channel)
+        self.connections.discard(channel)
         host = getattr(channel.address, "host", None)
         if host is not None:
             self._addresses[host] -= 1
             if not self._addresses[host]:
                 del self._addresses[host]
-        if not self._connections and self._drained is not None:
+        if not self.connections and self._drained is not None:
             drained, self._drained = self._drained, None
             drained.callback(None)
 
@@ -180,9 +180,9 @@ class FastDoor(ServerFactory):
         self.stopping = True
         drained: Deferred[None] = Deferred()
         self._drained = drained
-        for channel in list(self._connections):
+        for channel in list(self.connections):
             channel.drain()
-        if not self._connections:
+        if not self.connections:
             self._drained = None
             drained.callback(None)
         else:
@@ -192,7 +192,7 @@ class FastDoor(ServerFactory):
         return both.addCallback(lambda _: None)
 
     def _cut(self) -> None:
-        for channel in list(self._connections):
+        for channel in list(self.connections):
             channel.cut()
 
 

@@ -31,7 +31,7 @@ from durable_streams_tw.server.policies import Policies, body_too_large
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.sinks import cut
 from durable_streams_tw.server.tree import refuse
-from durable_streams_tw.server.wire_heads import RefusedHead, Surroundings, read_head
+from durable_streams_tw.server.wire_heads import RefusedHead, Surroundings, check_line, read_head
 
 _MALFORMED: Final = Refusal(Problem.MALFORMED_REQUEST, "this is not a well-formed HTTP request")
 _NO_PATH: Final = Refusal(Problem.MALFORMED_REQUEST, "a request target begins with a slash")
@@ -154,13 +154,14 @@ class StreamChannel(HTTPChannel):
     def lineReceived(self, line: bytes) -> None:
         """A line of a head has come."""
         if line or self._head:
+            # twisted.web repairs what is ambiguous, and no two servers repair alike. So heads
+            # are judged here as by the fast channel: the first line, then the whole.
+            first = not self._head
             self._head += line + b"\r\n"
+            if (first or not line) and self._refuses(bytes(self._head), whole=not line):
+                return
             if not line:
-                # twisted.web repairs what is ambiguous, and no two servers repair alike. So
-                # heads are judged here as by the fast channel.
-                raw, self._head = bytes(self._head), bytearray()
-                if self._refuses(raw):
-                    return
+                self._head.clear()
         HTTPChannel.lineReceived(self, line)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -184,8 +185,11 @@ class StreamChannel(HTTPChannel):
         )
         self._turn_away(_HEAD_TOO_LARGE if large else _MALFORMED)
 
-    def _refuses(self, raw: bytes) -> bool:
+    def _refuses(self, raw: bytes, whole: bool) -> bool:
         try:
+            if not whole:
+                check_line(raw)
+                return False
             head = read_head(raw, self.site.surroundings)
         except Refused as refused:
             origin = refused.origin if isinstance(refused, RefusedHead) else None

@@ -134,6 +134,12 @@ def refused(refusal: Refusal) -> Refused:
     return Refused(refusal.problem, refusal.detail, refusal.fields)
 
 
+def check_line(line: bytes) -> None:
+    """Look at a first line and its end. Raises `Refused`."""
+    if _REQUEST_LINE.fullmatch(line) is None:
+        raise refused(_line_fault(line))
+
+
 def check_start(start: bytes | bytearray, seen: int, line_seen: bool) -> bool:
     """Look at what has come of a head that is not complete.
 
@@ -145,9 +151,7 @@ def check_start(start: bytes | bytearray, seen: int, line_seen: bool) -> bool:
     if not line_seen:
         end = start.find(b"\r\n", since, MAX_HEAD)
         if end >= 0:
-            line = bytes(start[: end + 2])
-            if _REQUEST_LINE.fullmatch(line) is None:
-                raise refused(_line_fault(line))
+            check_line(bytes(start[: end + 2]))
             line_seen = True
         elif _SOME_LINE.fullmatch(start, since, MAX_HEAD) is None:
             raise refused(_MALFORMED)
