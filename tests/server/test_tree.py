@@ -212,3 +212,22 @@ class MountTests(SynchronousTestCase):
         answer = client.ask("POST", "/a", TEXT, b"x" * 11)
         self.assertEqual(answer.status, 413)
         self.assertEqual(client.ask("GET", "/a").body, b"x" * 10)
+
+
+class BugTests(SynchronousTestCase):
+    """Bugs of the door's own."""
+
+    def test_bug(self) -> None:
+        """500 in the usual form; the log has the failure, the client a mark."""
+        house = House()
+
+        def respond(request: object) -> None:
+            raise RuntimeError("a secret")
+
+        self.patch(house.streams.operations, "respond", respond)
+        answer = house.ask("GET", "a", {"Origin": "https://app.example"})
+        self.assertEqual(answer.status, 500)
+        self.assertEqual(answer.header["content-type"], "application/problem+json")
+        self.assertEqual(answer.header["access-control-allow-origin"], "*")
+        self.assertNotIn(b"secret", answer.body)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
