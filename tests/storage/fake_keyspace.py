@@ -41,6 +41,23 @@ def always(call: str, fault: Fault) -> Callable[[str], Fault | None]:
     return lambda made: fault if made == call else None
 
 
+def narrow(number: int) -> Callable[[str], Fault | None]:
+    """A plan: a batch has room for so many changes, as if pages were that scarce."""
+    left = 0
+
+    def plan(made: str) -> Fault | None:
+        nonlocal left
+        if made == "begin":
+            left = number
+        elif made in ("put", "delete"):
+            left -= 1
+            if left < 0:
+                return Fault(KeyspaceFull)
+        return None
+
+    return plan
+
+
 def _no_fault(_: str) -> Fault | None:
     return None
 

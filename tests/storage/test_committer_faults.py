@@ -12,7 +12,7 @@ from durable_streams_tw.storage.keyspace import KeyspaceFailed, KeyspaceFull
 from durable_streams_tw.storage.records import CorruptRecord
 from tests.storage.commands import append, close, create, delete, fork
 from tests.storage.committer_case import CommitterCase
-from tests.storage.fake_keyspace import Fault, always, nth
+from tests.storage.fake_keyspace import Fault, always, narrow, nth
 
 FULL = Fault(KeyspaceFull)
 FAILED = Fault(KeyspaceFailed)
@@ -81,12 +81,67 @@ class FullTests(CommitterCase):
     def test_sweep(self) -> None:
         self.step(create("t", b"x", ttl=1), delete("b"))
         self.now += 1000
-        self.keyspace.plan = nth("commit", 0, FULL)
-        committed = self.committer.sweep()
-        assert committed is not None
-        self.assertEqual((committed.failed, committed.doubt), (True, None))
-        self.sweep()
+        for plan, failed in ((nth("commit", 0, FULL), False), (always("commit", FULL), True)):
+            self.keyspace.plan = plan
+            committed = self.committer.sweep()
+            assert committed is not None
+            self.assertEqual((committed.failed, committed.doubt), (failed, None))
+            self.keyspace.well()
+            self.sweep()
+            self.assertIsNone(self.state("t"))
+            self.step(create("t", b"x", ttl=1), delete("a"), create("a"))
+            self.now += 1000
+
+    def test_freeing_in_small_portions(self) -> None:
+        """To free takes pages too: where a whole step does not fit, less at a time does, and
+        more again as soon as it fits."""
+        self.step(append("b", bytes(2_000_000), producer=("p", 0, 0)), create("t", ttl=1))
+        self.step(delete("b"))
+        self.now += 1000
+        self.keyspace.plan = narrow(10)
+        self.assertGreater(self.sweep(), 12)
+        self.assertEqual([key for key in self.keyspace.content if key[:1] in b"gx"], [])
         self.assertIsNone(self.state("t"))
+        self.step(append("a", bytes(2_000_000)))
+        self.keyspace.well()
+        self.step(append("a", bytes(8_000_000)), delete("a"))
+        self.assertLess(self.sweep(), 12)
+
+    def test_ending_in_small_portions(self) -> None:
+        self.step(*[create(f"t{number}", b"x", ttl=1) for number in range(100)])
+        self.now += 1000
+        self.keyspace.plan = narrow(12)
+        self.sweep()
+        self.assertEqual([self.state(f"t{number}") for number in range(100)], [None] * 100)
+
+    def test_deleting_in_small_portions(self) -> None:
+        self.step(*[create(f"s{number}") for number in range(30)])
+        self.keyspace.plan = narrow(9)
+        outcomes = self.step(
+            *[delete(f"s{number}") for number in range(30)], append("a", b"x"), close("a")
+        )
+        self.assertEqual(self.problems(outcomes), [""] * 30 + ["storage-full", ""])
+        self.assertEqual([self.state(f"s{number}") for number in range(30)], [None] * 30)
+
+    def test_failure_in_small_portions(self) -> None:
+        """The halves have outcomes of their own; what is told of the others is told."""
+        self.step(create("c"), create("d"))
+        calls = []
+        scarce = narrow(3)
+
+        def plan(made: str) -> Fault | None:
+            if made == "commit":
+                calls.append(made)
+                return FAILED if len(calls) == 2 else None
+            return scarce(made)
+
+        self.keyspace.plan = plan
+        committed = self.committer.step([delete("b"), delete("c"), delete("d")])
+        self.assertEqual(self.problems(committed.outcomes), ["", "outcome-unknown", ""])
+        self.assertEqual([change.state.path for change in committed.changes], ["b", "c", "d"])
+        self.assertEqual([change.gone for change in committed.changes], [True, False, True])
+        self.assertEqual(set(committed.published), {"b", "d"})
+        self.assertEqual((committed.failed, committed.doubt), (True, self.keyspace.floor))
 
     def test_accesses(self) -> None:
         self.step(create("t", ttl=10))

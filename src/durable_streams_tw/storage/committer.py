@@ -8,7 +8,9 @@ fails, delays or lies can be put under it. The rules of a batch:
    ours or a record that cannot be read: where it has changed something by then, the batch is
    begun again without it;
 3. a batch in which nothing changed is not committed;
-4. where there is no room, commands that only shrink or end things are still carried out;
+4. where there is no room, commands that only shrink or end things are still carried out, and
+   as this takes pages too, which are free only two commits after those that free them: in
+   smaller and smaller portions, down to one command or one record at a time;
 5. a commit that fails otherwise has an unknown outcome, and every command of the batch says
    so: even a refusal might rest on what was not written. All that is remembered is dropped,
    and once the disk answers again those who follow the batch's streams are told to look.
@@ -17,6 +19,7 @@ fails, delays or lies can be put under it. The rules of a batch:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from msgspec import Struct
 from twisted.logger import Logger
@@ -49,6 +52,8 @@ UNKNOWN = Refusal(
 UNAVAILABLE = Refusal(Problem.STORAGE_UNAVAILABLE, "the disk failed; nothing was written")
 CORRUPT = Refusal(Problem.CORRUPT_RECORD, "stored bytes of this stream failed their checksum")
 BUG = Refusal(Problem.INTERNAL, "the server failed; nothing was written")
+
+_LARGEST: Final = max(DELETE_STEP, SWEEP_STEP)
 
 
 class Committed(Struct, frozen=True):
@@ -93,16 +98,20 @@ class Committer:
         self._reserve = reserve
         self._quota = quota
         self._had_room = True
+        # How much a sweep takes at a time.
+        self._portion = _LARGEST
         self._written = Written()
         # Streams that a commit of unknown outcome was to change, as it was to leave them.
         self._doubtful: dict[int, StreamState] = {}
         # Watched records that it was to change, by whole key.
         self._doubtful_notes: dict[bytes, Note] = {}
 
-    def step(self, commands: Sequence[Command]) -> Committed:
-        """Carry out commands in one commit. Raises nothing that a disk or a client can cause."""
+    def step(self, commands: Sequence[Command], full: bool | None = None) -> Committed:
+        """Carry out commands in one commit. Raises nothing that a disk or a client can cause.
+
+        ``full`` says that nothing may grow; None, that this is to be found out.
+        """
         spared: dict[int, Refusal] = {}
-        full: bool | None = None
         while True:
             try:
                 if full is None:
@@ -119,7 +128,9 @@ class Committer:
             except KeyspaceFull as failure:
                 if full:
                     self._drop(batch)
-                    return self._failed(len(commands), FULL, failure)
+                    if len(commands) > 1:
+                        return self._in_halves(commands)
+                    return self._failed(1, FULL, failure)
                 full = True
             except KeyspaceFailed as failure:
                 return self._unknown(batch, transaction, len(commands), failure)
@@ -143,18 +154,23 @@ class Committer:
                 return self._failed(0, UNAVAILABLE, failure)
             transaction = BatchTransaction(batch, self._written, self._access)
             try:
-                due, garbage = _due(batch, now)
+                due, garbage = _due(batch, now, self._portion)
                 doubtful = self._doubtful or self._doubtful_notes
                 if not due and not garbage and not doubtful:
                     batch.abort()
                     return None
                 self._settle(batch, transaction)
                 if self._expire(transaction, due, spared, now):
-                    more = _free(batch, transaction, garbage) or len(due) == SWEEP_STEP
-                    return self._commit(batch, transaction, [], more)
+                    left = _free(batch, transaction, garbage, min(DELETE_STEP, self._portion))
+                    more = left or len(due) == min(SWEEP_STEP, self._portion)
+                    committed = self._commit(batch, transaction, [], more)
+                    self._portion = min(2 * self._portion, _LARGEST)
+                    return committed
             except KeyspaceFull as failure:
-                self._drop(batch)
-                return self._failed(0, FULL, failure)
+                if self._portion == 1:
+                    self._drop(batch)
+                    return self._failed(0, FULL, failure)
+                self._portion = max(self._portion // 8, 1)
             except KeyspaceFailed as failure:
                 return self._unknown(batch, transaction, 0, failure)
             except BaseException:
@@ -187,6 +203,21 @@ class Committer:
             raise
 
     # -- one batch ----------------------------------------------------------------------------
+
+    def _in_halves(self, commands: Sequence[Command]) -> Committed:
+        """Carry out what shrinks of a batch that is too large for the room there is."""
+        half = len(commands) // 2
+        first = self.step(commands[:half], full=True)
+        second = self.step(commands[half:], full=True)
+        return Committed(
+            first.outcomes + second.outcomes,
+            first.changes + second.changes,
+            {**first.published, **second.published},
+            max(first.version, second.version),
+            failed=first.failed or second.failed,
+            doubt=first.doubt if second.doubt is None else second.doubt,
+            notes=[*first.notes, *second.notes],
+        )
 
     def _decide(
         self,
@@ -338,25 +369,25 @@ class Committer:
         return True
 
 
-def _due(batch: WriteBatch, now: int) -> tuple[list[tuple[int, int]], list[int]]:
+def _due(batch: WriteBatch, now: int, most: int) -> tuple[list[tuple[int, int]], list[int]]:
     """Entries whose time has come (deadline and stream id), and ended streams."""
     due: list[tuple[int, int]] = []
     first, _ = records.DEADLINES
     for key, _ in batch.scan(first, records.deadline_key(now + 1, 0)):
         due.append((records.unpack_integer(key[1:9]), records.unpack_integer(key[9:17])))
-        if len(due) == SWEEP_STEP:
+        if len(due) == min(SWEEP_STEP, most):
             break
     garbage: list[int] = []
     for key, _ in batch.scan(*records.GARBAGE):
         garbage.append(records.unpack_integer(key[1:9]))
-        if len(garbage) == DELETE_STEP:
+        if len(garbage) == min(DELETE_STEP, most):
             break
     return due, garbage
 
 
-def _free(batch: WriteBatch, transaction: BatchTransaction, garbage: list[int]) -> bool:
-    """Free up to a step's worth of ended streams' records; whether some may be left."""
-    left = DELETE_STEP
+def _free(batch: WriteBatch, transaction: BatchTransaction, garbage: list[int], most: int) -> bool:
+    """Free so many records of ended streams; whether some may be left."""
+    left = most
     for stream_id in garbage:
         for first, behind in (
             *records.owned_ranges(stream_id),
@@ -371,7 +402,7 @@ def _free(batch: WriteBatch, transaction: BatchTransaction, garbage: list[int]) 
             return True
         transaction.delete_key(records.garbage_key(stream_id))
         left -= 1
-    return len(garbage) == DELETE_STEP
+    return len(garbage) == most
 
 
 def _grows(command: Command) -> bool:

@@ -1,0 +1,222 @@
+"""A disk that is really full: a small file system of its own, filled to the last block."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from twisted.internet.task import Clock
+from twisted.python.runtime import platform
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from durable_streams_tw.protocol.errors import Problem
+from durable_streams_tw.protocol.outcomes import Appended
+from durable_streams_tw.storage import lmdbstore
+from durable_streams_tw.storage.interfaces import StoreUnusable
+from durable_streams_tw.storage.lmdb_keyspace import LOCK_FILE
+from tests.storage.lmdb_rig import LMDBRig
+from tests.storage.store_rig import post, put
+
+_SIZE = 24 * 2**20
+
+
+def _mount(*options: str) -> None:
+    try:
+        subprocess.run(["mount", *options], check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise SkipTest("this system has no mount command") from None
+    except subprocess.CalledProcessError as error:
+        raise SkipTest(f"a file system cannot be mounted: {error.stderr.strip()}") from None
+
+
+class _FullDisk(LMDBRig, SynchronousTestCase):
+    """A store on a small file system."""
+
+    if not platform.isLinux():
+        skip = "small file systems are made as Linux makes them"
+
+    def mount(self, place: str) -> None:
+        """Make the file system."""
+        raise NotImplementedError
+
+    def setUp(self) -> None:
+        if os.geteuid() != 0:
+            raise SkipTest("only root may mount a file system to fill")
+        self.place = tempfile.mkdtemp()
+        self.addCleanup(os.rmdir, self.place)
+        self.mount(self.place)
+        self.addCleanup(subprocess.run, ["umount", self.place], check=True)
+        super().setUp()
+
+    def make_store(self) -> lmdbstore.LMDBStore:
+        self.directory = os.path.join(self.place, "data")
+        return self.open_store()
+
+    # -- the disk ---------------------------------------------------------------------------
+
+    def occupy(self, leave: int = 0) -> None:
+        """Somebody else fills the disk."""
+        with open(os.path.join(self.place, "other"), "ab", buffering=0) as other:
+            for size in (2**20, 4096, 1):
+                try:
+                    while shutil.disk_usage(self.place).free - size >= leave:
+                        other.write(bytes(size))
+                except OSError:
+                    continue
+
+    def vacate(self) -> None:
+        """Somebody else's file goes."""
+        os.unlink(os.path.join(self.place, "other"))
+
+    # -- the store --------------------------------------------------------------------------
+
+    def fill(self, paths: int = 10) -> int:
+        """Append to streams in turn until there is no room; how much each has at least."""
+        for number in range(paths):
+            self.created(put(f"s{number}"))
+        for written in range(10_000):
+            outcomes = self.submit_all(
+                *[post(b"%d" % number * 10_000, f"s{number}") for number in range(paths)]
+            )
+            if not all(isinstance(outcome, Appended) for outcome in outcomes):
+                for outcome in outcomes:
+                    if not isinstance(outcome, Appended):
+                        self.assertRefused(Problem.STORAGE_FULL, outcome)
+                return written * 10_000
+        raise AssertionError("the disk never was full")
+
+    def assertFull(self) -> None:
+        for command in (post(b"x" * 20_000, "s9"), put("new")):
+            self.assertRefused(Problem.STORAGE_FULL, self.submit(command))
+
+    def assertReadable(self, number: int, size: int) -> None:
+        content = self.content(f"s{number}")
+        self.assertGreaterEqual(len(content), size)
+        self.assertEqual(content, b"%d" % number * len(content))
+
+    def assertRecovers(self, size: int) -> None:
+        """Delete half of what is there: then there is room, without a restart."""
+        for number in range(5):
+            self.deleted(f"s{number}")
+        for _ in range(5):
+            self.sweep(self.store)
+        for number in range(5, 10):
+            self.assertReadable(number, size)
+            self.appended(post(b"%d" % number * 30_000, f"s{number}"))
+            self.assertReadable(number, size + 30_000)
+        self.created(put("new", raw=b"whole"))
+        self.assertEqual(self.content("new"), b"whole")
+        self.restart()
+        self.assertEqual(self.content("new"), b"whole")
+
+    # -- tests --------------------------------------------------------------------------------
+
+    def test_reserve(self) -> None:
+        """Writes stop before the disk is full; deleting makes room."""
+        size = self.fill()
+        self.assertGreater(shutil.disk_usage(self.place).free, 0)
+        self.assertFull()
+        self.assertReadable(9, size)
+        self.appended(post(closed=True, path="s0"))
+        self.assertRecovers(size)
+
+    def test_no_reserve(self) -> None:
+        """Commits fail for want of room, one after the other, and leave nothing in doubt."""
+        self.result(self.store.close())
+        self.patch(lmdbstore, "DISK_RESERVE", 0)
+        self.store = self.open_store()
+        size = self.fill()
+        for _ in range(5):
+            self.assertRefused(Problem.STORAGE_FULL, self.submit(post(b"x" * 200_000, "s9")))
+        self.assertReadable(9, size)
+        self.assertRecovers(size)
+
+    def test_taken_by_others(self) -> None:
+        """Not a block is left: deleting goes on in what is free inside the map."""
+        size = self.fill()
+        self.occupy()
+        self.assertEqual(shutil.disk_usage(self.place).free, 0)
+        self.assertFull()
+        self.assertReadable(9, size)
+        self.appended(post(closed=True, path="s0"))
+        self.assertRecovers(size)
+
+    def test_room_appears(self) -> None:
+        """Without any deletion, and without a restart."""
+        self.created(put("s9"))
+        self.appended(post(b"9" * 1_000_000, "s9"))
+        self.occupy()
+        self.assertFull()
+        self.assertReadable(9, 1_000_000)
+        self.vacate()
+        self.appended(post(b"9" * 1_000_000, "s9"))
+        self.assertReadable(9, 2_000_000)
+
+    def test_opened_while_full(self) -> None:
+        """A server can be started on a full disk, to read and to delete."""
+        size = self.fill()
+        self.occupy()
+        self.restart()
+        self.assertFull()
+        self.assertReadable(9, size)
+        self.assertRecovers(size)
+
+    def test_made_while_full(self) -> None:
+        """A new store cannot be made; that is said, and nothing crashes."""
+        self.result(self.store.close())
+        self.occupy()
+        self.directory = os.path.join(self.place, "second")
+        store = lmdbstore.LMDBStore(self.directory, Clock(), self.lanes)
+        with self.assertRaisesRegex(StoreUnusable, "No space left|cannot be"):
+            store.open()
+        self.vacate()
+        self.store = self.open_store()
+
+    def test_lock_file_lost_while_full(self) -> None:
+        """LMDB would write it through memory, and die: in a process of its own."""
+        self.result(self.store.close())
+        os.unlink(os.path.join(self.directory, LOCK_FILE))
+        self.occupy()
+        script = (
+            "import sys\n"
+            "from durable_streams_tw.storage.interfaces import StoreUnusable\n"
+            "from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace\n"
+            "try: LMDBKeyspace(sys.argv[1])\n"
+            "except StoreUnusable as error: print(error)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, self.directory],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            check=True,
+        )
+        self.assertIn("cannot be written: No space left on device", done.stdout)
+        self.vacate()
+        self.store = self.open_store()
+
+
+class TmpfsTests(_FullDisk):
+    """A file system in memory: a write is cut short where it is full."""
+
+    def mount(self, place: str) -> None:
+        _mount("-t", "tmpfs", "-o", f"size={_SIZE}", "tmpfs", place)
+
+
+class LoopTests(_FullDisk):
+    """A file system with delayed allocation, in a file."""
+
+    def mount(self, place: str) -> None:
+        if shutil.which("mkfs.ext4") is None:
+            raise SkipTest("there is no mkfs.ext4")
+        image = tempfile.mkstemp()[1]
+        self.addCleanup(os.unlink, image)
+        os.truncate(image, _SIZE)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
+        _mount("-o", "loop", image, place)
+
+
+del _FullDisk
