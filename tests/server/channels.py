@@ -10,7 +10,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.server.channel_door import Bounds, FastDoor
+from durable_streams_tw.server.channel_door import FastDoor
 from durable_streams_tw.server.messages import Request, Response
 from tests.server.hostile import SETTINGS, Recorder, site_of
 from tests.server.house import MORNING, Client
@@ -98,7 +98,6 @@ class Caller(Client):
 class ChannelTestCase(SynchronousTestCase):
     """One door, its operations, and connections to it."""
 
-    bounds = Bounds()
     settings = SETTINGS
 
     def setUp(self) -> None:
@@ -106,9 +105,7 @@ class ChannelTestCase(SynchronousTestCase):
         self.clock.rightNow = MORNING
         self.desk = Desk()
         self.site = site_of(self.desk, self.clock)
-        self.door = FastDoor(
-            self.desk, self.site, self.clock, b"/v1/stream/", self.settings, self.bounds
-        )
+        self.door = FastDoor(self.desk, self.site, self.clock, b"/v1/stream/", self.settings)
         self.callers: list[Caller] = []
 
     def tearDown(self) -> None:
@@ -116,7 +113,7 @@ class ChannelTestCase(SynchronousTestCase):
         for caller in self.callers:
             caller.leave()
         self.clock.advance(0)
-        self.assertEqual((self.door.count, self.door.held), (0, 0))
+        self.assertEqual((len(self.door.connections), self.door.held), (0, 0))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def connect(self) -> Caller:

@@ -10,7 +10,6 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from durable_streams_tw.protocol import limits
-from durable_streams_tw.server.channel_door import Bounds
 from durable_streams_tw.server.messages import Response
 from durable_streams_tw.server.settings import Settings
 from tests.server.channels import Caller, ChannelTestCase, ok
@@ -404,7 +403,7 @@ class TimeoutTests(ChannelTestCase):
 class ShortBoundsTests(ChannelTestCase):
     """Bounds that somebody has chosen."""
 
-    bounds = Bounds(head_timeout=2, idle_timeout=4, max_connections=3, max_per_address=2)
+    settings = Settings(head_timeout=2, idle_timeout=4)
 
     def test_head(self) -> None:
         """The chosen times count."""

@@ -10,7 +10,7 @@ from twisted.web.http import H2_ENABLED
 from zope.interface.verify import verifyObject
 
 from durable_streams_tw.protocol import limits
-from durable_streams_tw.server.channel_door import Bounds
+from durable_streams_tw.server.settings import Settings
 from tests.server.channels import Caller, ChannelTestCase, Writes, ok
 from tests.server.hostile_rows import HOST, get, post, sized
 
@@ -20,7 +20,7 @@ HEALTH = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"
 class CountTests(ChannelTestCase):
     """Bounds on connections."""
 
-    bounds = Bounds(max_connections=3, max_per_address=2)
+    settings = Settings(max_connections=3, max_connections_per_address=2)
 
     def come(self, host: str | None) -> Caller:
         """A connection from this address."""
@@ -35,7 +35,7 @@ class CountTests(ChannelTestCase):
         """There are so many connections at most; one that ends makes room."""
         callers = [self.come(f"10.0.0.{number}") for number in range(4)]
         gone = [caller.transport.disconnected for caller in callers]
-        self.assertEqual((gone, self.door.count), ([False] * 3 + [True], 3))
+        self.assertEqual((gone, len(self.door.connections)), ([False] * 3 + [True], 3))
         callers[0].leave()
         self.assertFalse(self.come("10.0.0.9").transport.disconnected)
 
@@ -59,9 +59,9 @@ class CountTests(ChannelTestCase):
         """A connection that twisted.web has taken over still counts, until it ends."""
         caller = self.come("10.0.0.1")
         caller.send(HEALTH)
-        self.assertEqual(self.door.count, 1)
+        self.assertEqual(len(self.door.connections), 1)
         caller.leave()
-        self.assertEqual(self.door.count, 0)
+        self.assertEqual(len(self.door.connections), 0)
 
 
 class HandOverTests(ChannelTestCase):

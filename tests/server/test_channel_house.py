@@ -6,7 +6,6 @@ from types import ModuleType
 from typing import Any
 
 from durable_streams_tw.protocol import limits
-from durable_streams_tw.server.channel_door import FastDoor
 from tests.server import house, test_bad_input, test_live, test_site, test_tree
 
 
@@ -15,13 +14,7 @@ class FastHouse(house.House):
 
     def __init__(self, *arguments: Any, **others: Any) -> None:
         house.House.__init__(self, *arguments, **others)
-        door: Any = FastDoor(
-            self.streams.operations,
-            self.site,
-            self.clock,
-            b"/v1/stream/",
-            self.streams._settings,
-        )
+        door: Any = self.streams.door()
         self.site = door
 
 

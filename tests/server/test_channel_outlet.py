@@ -115,7 +115,7 @@ class TcpTestCase(SynchronousTestCase):
         self.client.close()
         self.transport.abortConnection()
         self.reactor.turn()
-        self.assertEqual((self.door.count, self.door.held), (0, 0))
+        self.assertEqual((len(self.door.connections), self.door.held), (0, 0))
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def send(self, data: bytes) -> None:
@@ -190,7 +190,7 @@ class EagerTests(TcpTestCase):
         if self.desk.waiting:
             self.desk.waiting.pop(0).callback(ok(b"2"))
         self.reactor.advance(0)
-        self.assertEqual(self.door.count, 0)
+        self.assertEqual(len(self.door.connections), 0)
 
     def test_slow_reader_that_reads(self) -> None:
         """A client that reads slowly is not given up, one that has stopped is."""
@@ -201,9 +201,9 @@ class EagerTests(TcpTestCase):
             for _ in range(12):
                 self.read(8 * limits.KIB)
                 self.reactor.turn()
-        self.assertEqual(self.door.count, 1)
+        self.assertEqual(len(self.door.connections), 1)
         self.reactor.pump([1.0] * int(2 * limits.SEND_TIMEOUT + 2))
-        self.assertEqual(self.door.count, 0)
+        self.assertEqual(len(self.door.connections), 0)
 
 
 class EndTests(TcpTestCase):
@@ -218,11 +218,11 @@ class EndTests(TcpTestCase):
         self.read_all()
         (answer,) = self.answers()
         self.assertEqual((answer.status, answer.complete), (413, True))
-        self.assertEqual(self.door.count, 1)
+        self.assertEqual(len(self.door.connections), 1)
         self.client.close()
         self.reactor.turn()
         self.reactor.turn()
-        self.assertEqual(self.door.count, 0)
+        self.assertEqual(len(self.door.connections), 0)
 
     def test_lingers_not_for_ever(self) -> None:
         """Who goes on sending is cut after a while."""
@@ -231,9 +231,9 @@ class EndTests(TcpTestCase):
             self.client.send(b"x")
             self.reactor.turn()
             self.reactor.advance(1)
-        self.assertEqual(self.door.count, 1)
+        self.assertEqual(len(self.door.connections), 1)
         self.reactor.pump([1.0] * 3)
-        self.assertEqual(self.door.count, 0)
+        self.assertEqual(len(self.door.connections), 0)
 
     def test_last_answer(self) -> None:
         """The last answer is read to its end, however long it takes."""
@@ -249,14 +249,14 @@ class EndTests(TcpTestCase):
         self.read_all(2_000)
         (answer,) = self.answers()
         self.assertEqual(answer.body == body, True)
-        self.assertEqual(self.door.count, 0)
+        self.assertEqual(len(self.door.connections), 0)
 
     def test_client_ends(self) -> None:
         """A client that closes is noticed at once."""
         self.client.close()
         self.reactor.turn()
         self.reactor.turn()
-        self.assertEqual(self.door.count, 0)
+        self.assertEqual(len(self.door.connections), 0)
 
     def test_client_ends_its_side(self) -> None:
         """A client that will send no more gets its answers."""
@@ -264,13 +264,13 @@ class EndTests(TcpTestCase):
         self.client.shutdown(socket.SHUT_WR)
         self.reactor.turn()
         self.reactor.turn()
-        self.assertEqual(self.door.count, 1)
+        self.assertEqual(len(self.door.connections), 1)
         self.desk.at_once = ok(b"2")
         self.desk.waiting.pop(0).callback(ok(b"1"))
         self.read_all()
         self.assertEqual([answer.body for answer in self.answers()], [b"1", b"2"])
         self.reactor.turn()
-        self.assertEqual(self.door.count, 0)
+        self.assertEqual(len(self.door.connections), 0)
 
     def test_closed_while_paused(self) -> None:
         """A connection that ends while its reading is paused is still drained."""

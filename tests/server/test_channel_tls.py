@@ -145,7 +145,7 @@ class TlsTests(ChannelTestCase):
         self.pump(pump)
         # The server's own settings come first: a frame of type 4 on stream 0.
         self.assertEqual(reader.received[3:4] + reader.received[5:9], b"\x04" + b"\0" * 4)
-        self.assertEqual((self.door.count, len(self.site.connections)), (1, 1))
+        self.assertEqual((len(self.door.connections), len(self.site.connections)), (1, 1))
         self.end(reader, pump)
 
     def test_handed_over(self) -> None:

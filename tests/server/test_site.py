@@ -369,3 +369,32 @@ class DrainTests(SynchronousTestCase):
         client.leave()
         house.clock.advance(limits.STOP_CHECK)
         self.successResultOf(drained)
+
+
+class RoomTests(SynchronousTestCase):
+    """Connections that there is no room for."""
+
+    def test_turned_away(self) -> None:
+        """There are so many connections at most; one that ends makes room."""
+        house = House(Settings(max_connections=2))
+        clients = [house.connect() for _ in range(3)]
+        gone = [client.transport.disconnected for client in clients]
+        self.assertEqual(gone, [False, False, True])
+        clients[0].leave()
+        self.assertFalse(house.connect().transport.disconnected)
+
+    def test_each_address(self) -> None:
+        """One address has so many at most."""
+        house = House(Settings(max_connections_per_address=1))
+        client, other = house.connect(), house.connect()
+        self.assertTrue(other.transport.disconnected)
+        client.leave()
+        self.assertFalse(house.connect().transport.disconnected)
+
+    def test_chosen_head_timeout(self) -> None:
+        """How long a head may take can be chosen."""
+        house = House(Settings(head_timeout=2))
+        client = house.connect()
+        client.send(b"G")
+        house.clock.advance(3)
+        self.assertEqual(client.answers()[0].status, 408)

@@ -53,6 +53,10 @@ class OptionsTests(SynchronousTestCase):
             "--cors-origin=https://two.example",
             "--cache=private",
             "--trust-proxy",
+            "--request-header-timeout=5s",
+            "--idle-timeout=5m",
+            "--max-connections=500",
+            "--max-connections-per-address=50",
         )
         self.assertEqual(
             options.settings,
@@ -64,6 +68,10 @@ class OptionsTests(SynchronousTestCase):
                 cors_origins=("https://one.example", "https://two.example"),
                 private=True,
                 trust_proxy=True,
+                head_timeout=5.0,
+                idle_timeout=300.0,
+                max_connections=500,
+                max_connections_per_address=50,
             ),
         )
         self.assertEqual(options["root"], b"streams/")
@@ -106,6 +114,10 @@ class OptionsTests(SynchronousTestCase):
             "--max-chunk=-1",
             "--cors-origin=everybody",
             "--cache=sometimes",
+            "--request-header-timeout=never",
+            "--idle-timeout=0",
+            "--max-connections=many",
+            "--max-connections-per-address=-1",
         ):
             self.assertIn(argument.partition("=")[0], self.refused(argument))
         self.assertIn("nonsense", self.refused("--nonsense"))

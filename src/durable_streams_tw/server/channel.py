@@ -469,7 +469,7 @@ class FastChannel(Protocol):
         """How long the phase may last, or may last without anything that moves."""
         phase = self.phase
         if phase is HEAD:
-            return self._door.bounds.head_timeout
+            return self._door.settings.head_timeout
         if phase is BODY:
             return limits.BODY_SPAN
         if phase is STALL or (phase is END and self._outlet.unsent):
@@ -478,7 +478,7 @@ class FastChannel(Protocol):
             return limits.LINGER
         if phase is ANSWER and self._half:
             return limits.HALF_CLOSED_TIMEOUT
-        return self._door.bounds.idle_timeout
+        return self._door.settings.idle_timeout
 
     def _time_out(self) -> None:
         self._wire.refuse(_TOO_SLOW)

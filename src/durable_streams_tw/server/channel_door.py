@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Protocol
 
-from msgspec import Struct
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import (
     IAddress,
@@ -25,6 +23,7 @@ from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.server.channel import FastChannel
 from durable_streams_tw.server.channel_live import Frames
+from durable_streams_tw.server.channel_room import Room, TurnedAway
 from durable_streams_tw.server.channel_wheel import Wheel
 from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.settings import Settings
@@ -46,15 +45,6 @@ class Operations(Protocol):
         """What answers a request that met a bug."""
 
 
-class Bounds(Struct, frozen=True, kw_only=True):
-    """What connections may cost. Times are in seconds; 0 connections are any number."""
-
-    head_timeout: float = limits.HEAD_TIMEOUT
-    idle_timeout: float = limits.IDLE_TIMEOUT
-    max_connections: int = limits.MAX_CONNECTIONS
-    max_per_address: int = 0
-
-
 @implementer(IProtocolNegotiationFactory)
 class FastDoor(ServerFactory):
     """Serves streams below ``root``, a raw path with a slash at both ends.
@@ -72,10 +62,8 @@ class FastDoor(ServerFactory):
         clock: IReactorTime,
         root: bytes,
         settings: Settings | None = None,
-        bounds: Bounds | None = None,
     ) -> None:
-        settings = settings or Settings()
-        self.bounds = bounds or Bounds()
+        self.settings = settings = settings or Settings()
         self.respond = operations.respond
         self.refuse = operations.refuse
         self.failure = operations.failure
@@ -89,8 +77,7 @@ class FastDoor(ServerFactory):
         self._clock = clock
         self.wheel = Wheel(clock, self.openings.tick)
         self.connections: set[FastChannel] = set()
-        self._addresses: Counter[object] = Counter()
-        self._full = False
+        self._room = Room(settings)
         self._drained: Deferred[None] | None = None
 
         @lru_cache(maxsize=64)
@@ -116,42 +103,24 @@ class FastDoor(ServerFactory):
 
     def buildProtocol(self, address: IAddress | None) -> TwistedProtocol:
         """Take a connection, or turn it away where there are too many."""
-        bounds = self.bounds
-        full = bounds.max_connections and self.count >= bounds.max_connections
-        if full and not self._full:
-            self._log.warn("{count} connections: more are turned away", count=self.count)
-        self._full = bool(full)
-        host = getattr(address, "host", None)
-        crowded = bounds.max_per_address and self._addresses[host] >= bounds.max_per_address
-        if full or crowded or self.stopping:
-            return _TurnedAway()
+        if self.stopping or not self._room.has_room_for(address):
+            return TurnedAway()
         channel = FastChannel(self, address)
         channel.factory = self
         return channel
 
     # -- the connections' -----------------------------------------------------------------------
 
-    @property
-    def count(self) -> int:
-        """How many connections there are."""
-        return len(self.connections)
-
     def arrived(self, channel: FastChannel) -> None:
         """Count a connection."""
         self.connections.add(channel)
-        host = getattr(channel.address, "host", None)
-        if host is not None:
-            self._addresses[host] += 1
+        self._room.enter(channel.address)
 
     def left(self, channel: FastChannel) -> None:
         """Forget a connection."""
         self.wheel.remove(channel)
         self.connections.discard(channel)
-        host = getattr(channel.address, "host", None)
-        if host is not None:
-            self._addresses[host] -= 1
-            if not self._addresses[host]:
-                del self._addresses[host]
+        self._room.leave(channel.address)
         if not self.connections and self._drained is not None:
             drained, self._drained = self._drained, None
             drained.callback(None)
@@ -199,12 +168,3 @@ class FastDoor(ServerFactory):
 def _call_off(call: IDelayedCall) -> None:
     if call.active():
         call.cancel()
-
-
-class _TurnedAway(TwistedProtocol):
-    """A connection that there is no room for."""
-
-    def connectionMade(self) -> None:
-        """A client has come."""
-        transport: Any = self.transport
-        transport.abortConnection()

@@ -13,7 +13,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     ``cors_origins`` are the origins whose pages may use the server, ``*`` for all.
     ``private`` keeps answers out of shared caches. ``trust_proxy`` believes
     X-Forwarded-Proto and X-Forwarded-Host, which any client can send: only for a server that
-    is reached through a proxy that sets them.
+    is reached through a proxy that sets them. ``max_connections`` are all of a site, or of
+    one address; 0 are any number.
 
     ``public_url`` is the URL of the streams' root as others reach it, a slash at its end: webhooks
     are told to call back there. ``allow_local_webhooks`` lets webhooks lead to this machine's
@@ -28,6 +29,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ("*",)
     private: bool = False
     trust_proxy: bool = False
+    head_timeout: float = limits.HEAD_TIMEOUT
+    idle_timeout: float = limits.IDLE_TIMEOUT
+    max_connections: int = limits.MAX_CONNECTIONS
+    max_connections_per_address: int = 0
     public_url: str | None = None
     allow_local_webhooks: bool = False
     rotate_webhook_key: bool = False

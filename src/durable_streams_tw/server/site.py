@@ -15,7 +15,7 @@ from io import BytesIO
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITransport
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
@@ -26,6 +26,7 @@ from twisted.web.server import Request, Site
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.server import failures, targets
+from durable_streams_tw.server.channel_room import Room, TurnedAway
 from durable_streams_tw.server.messages import Response
 from durable_streams_tw.server.policies import Policies, body_too_large
 from durable_streams_tw.server.settings import Settings
@@ -40,9 +41,7 @@ _HEAD_TOO_LARGE: Final = Refusal(
     Problem.HEAD_TOO_LARGE,
     f"a request's head has at most {limits.MAX_HEAD} bytes and {limits.MAX_FIELDS} fields",
 )
-_HEAD_TOO_SLOW: Final = Refusal(
-    Problem.REQUEST_TIMEOUT, f"a request's head comes within {limits.HEAD_TIMEOUT:g} seconds"
-)
+_TOO_SLOW: Final = Refusal(Problem.REQUEST_TIMEOUT, "the request did not come in time")
 _NO_ROOM: Final = Refusal(
     Problem.OVERLOADED, "too many bodies are on their way at once", ((b"Retry-After", b"1"),)
 )
@@ -147,7 +146,9 @@ class StreamChannel(HTTPChannel):
         HTTPChannel.dataReceived(self, data)
         in_head = self.line_mode and (self._buffer or self._receivedHeaderSize)
         if in_head and self._head_timer is None:
-            self._head_timer = self.site.reactor.callLater(limits.HEAD_TIMEOUT, self._head_is_late)
+            self._head_timer = self.site.reactor.callLater(
+                self.site.head_timeout, self._head_is_late
+            )
         elif not in_head:
             self._forget_head()
 
@@ -201,7 +202,7 @@ class StreamChannel(HTTPChannel):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        self._turn_away(_HEAD_TOO_SLOW)
+        self._turn_away(_TOO_SLOW)
 
     def _turn_away(self, refusal: Refusal, origin: bytes | None = None) -> None:
         turn_away(self, self.site.policies.refusal(refusal, origin))
@@ -218,6 +219,7 @@ class _Connection(_GenericHTTPChannelProtocol):
     _channel: Any
     _negotiatedProtocol: Any
     _closing = False
+    _peer: IAddress
 
     def dataReceived(self, data: bytes) -> None:
         if self._negotiatedProtocol is None:
@@ -247,10 +249,13 @@ class _Connection(_GenericHTTPChannelProtocol):
 
     def makeConnection(self, transport: ITransport) -> None:
         self._channel.site.connections.add(self)
+        self._peer = transport.getPeer()
+        self._channel.site.room.enter(self._peer)
         self._channel.makeConnection(transport)
 
     def connectionLost(self, reason: Failure) -> None:
         self._channel.site.connections.discard(self)
+        self._channel.site.room.leave(self._peer)
         self._channel.connectionLost(reason)
 
     def is_busy(self) -> bool:
@@ -280,7 +285,7 @@ class StreamSite(Site):
     ) -> None:
         # Between requests a connection may be as idle as within one: HTTP/2 does not tell
         # them apart.
-        idle = max(limits.IDLE_TIMEOUT, settings.long_poll_timeout + limits.SSE_COMMENT_INTERVAL)
+        idle = max(settings.idle_timeout, settings.long_poll_timeout + limits.SSE_COMMENT_INTERVAL)
         Site.__init__(
             self,
             resource,
@@ -290,6 +295,8 @@ class StreamSite(Site):
             parsePOSTFormSubmission=False,
         )
         self.policies = policies
+        self.head_timeout = settings.head_timeout
+        self.room = Room(settings)
         self.max_body = settings.max_body
         self.surroundings = Surroundings(b"/", settings.max_body)
         self.max_held = max(limits.MAX_BODIES, settings.max_body)
@@ -299,6 +306,12 @@ class StreamSite(Site):
     def protocol(self) -> _Connection:
         """What speaks on a new connection."""
         return _Connection(StreamChannel())
+
+    def buildProtocol(self, address: IAddress | None) -> Any:
+        """Take a connection, or turn it away where there are too many."""
+        if not self.room.has_room_for(address):
+            return TurnedAway()
+        return Site.buildProtocol(self, address)
 
     def startFactory(self) -> None:
         """Nothing to begin: no line is logged for each request."""

@@ -25,7 +25,7 @@ def makeService(options: Options) -> IService:
     data_dir: str | None = options["data-dir"]
     root: bytes = options["root"]
     streams = DurableStreams(data_dir, settings=options.settings, reactor=reactor)
-    site = streams.site(root)
+    site = streams.site(root) if options["no-fast-channel"] else streams.door(root)
     twistd: Any = getattr(options, "parent", None)
     mouth = Mouth(keep=twistd is not None and not twistd["nodaemon"])
 

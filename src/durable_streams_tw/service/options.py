@@ -9,6 +9,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python import usage
 
+from durable_streams_tw.protocol import limits
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.service import units
 
@@ -39,10 +40,25 @@ class Options(usage.Options):
         ],
         ["max-body", None, "64MiB", "the largest request body"],
         ["max-chunk", None, "1MiB", "about how much one read returns"],
+        ["request-header-timeout", None, "10s", "how long the head of a request may take"],
+        ["idle-timeout", None, "60s", "how long a connection is kept between two requests"],
+        [
+            "max-connections",
+            None,
+            f"{limits.MAX_CONNECTIONS}",
+            "how many connections there may be; 0: any number",
+        ],
+        [
+            "max-connections-per-address",
+            None,
+            "0",
+            "how many of them one address may have; 0: any number",
+        ],
         ["cache", None, "public", "whether shared caches may keep what is read: public or private"],
         ["public-url", None, None, "where others reach this server: webhooks call back there"],
     ]
     optFlags: ClassVar[list[list[Any]]] = [
+        ["no-fast-channel", None, "leave HTTP/1.1 to twisted.web too: slower, and well known"],
         ["trust-proxy", None, "believe X-Forwarded-Proto and X-Forwarded-Host"],
         ["allow-local-webhooks", None, "let webhooks lead to this machine, without TLS too"],
         ["rotate-webhook-key", None, "make a new key for webhook signatures at this start"],
@@ -96,6 +112,12 @@ class Options(usage.Options):
             cors_origins=tuple(self["cors-origin"]) or ("*",),
             private=self["cache"] == "private",
             trust_proxy=bool(self["trust-proxy"]),
+            head_timeout=units.seconds("request-header-timeout", self["request-header-timeout"]),
+            idle_timeout=units.seconds("idle-timeout", self["idle-timeout"]),
+            max_connections=units.count("max-connections", self["max-connections"]),
+            max_connections_per_address=units.count(
+                "max-connections-per-address", self["max-connections-per-address"]
+            ),
             public_url=units.public_url(self["public-url"], self["root"]),
             allow_local_webhooks=bool(self["allow-local-webhooks"]),
             rotate_webhook_key=bool(self["rotate-webhook-key"]),

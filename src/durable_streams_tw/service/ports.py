@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerE
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from durable_streams_tw.server.channel_door import FastDoor
 from durable_streams_tw.server.embedded import DurableStreams
 from durable_streams_tw.server.site import StreamSite
 from durable_streams_tw.service.startup import CannotStart
@@ -32,7 +33,7 @@ class Ports(Service):
     def __init__(
         self,
         endpoints: list[IStreamServerEndpoint],
-        site: StreamSite,
+        site: StreamSite | FastDoor,
         streams: DurableStreams,
         root: bytes,
         reactor: Any,

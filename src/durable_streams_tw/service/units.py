@@ -61,6 +61,13 @@ def size(option: str, text: str) -> int:
     return value
 
 
+def count(option: str, text: str) -> int:
+    """A number of things, or 0 for any number."""
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise UsageError(f"--{option} is a number, or 0 for any number, not {text!r}")
+    return int(text)
+
+
 def port(text: str) -> int:
     """A TCP port; 0 lets the system choose one."""
     if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
