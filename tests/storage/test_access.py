@@ -73,6 +73,44 @@ class AccessTimesTests(SynchronousTestCase):
         self.assertEqual(self.access.last(1, 400), 0)
         self.assertEqual(self.access.take_unwritten(400), {})
 
+    def test_settled(self) -> None:
+        """What is written down, and has not changed since, need not be known here any more."""
+        self.access.note(1, 100)
+        self.access.note(2, 150)
+        self.access.note(3, 170)
+        taken = self.access.take_unwritten(200)
+        self.access.note(2, 250)
+        self.access.note(3, 170)
+        self.access.settle(taken)
+        self.access.settle({4: 100})
+        self.assertEqual([self.access.last(number, 300) for number in (1, 2, 3)], [0, 250, 170])
+        self.assertEqual(self.access.take_unwritten(300), {2: 250, 3: 170})
+        self.access.settle({2: 249, 3: 170})
+        self.assertEqual([self.access.last(number, 300) for number in (2, 3)], [250, 0])
+
+    def test_given_back(self) -> None:
+        """What could not be written down is taken again, as it is by then, if it is still
+        there."""
+        for number in (1, 2, 3):
+            self.access.note(number, 100)
+        taken = self.access.take_unwritten(200)
+        self.access.note(2, 250)
+        self.access.forget(3)
+        self.access.give_back(taken)
+        self.assertEqual(self.access.take_unwritten(300), {1: 100, 2: 250})
+
+    def test_pinned_again_after_the_end(self) -> None:
+        """Of an ended stream nothing stays even when its readers come and go for a while."""
+        self.access.pin(1)
+        self.access.forget(1)
+        self.access.pin(1)
+        self.access.unpin(1, 200)
+        self.access.unpin(1, 300)
+        # An id is never used again, but a test may look: it would be as new.
+        self.access.pin(1)
+        self.access.unpin(1, 400)
+        self.assertEqual(self.access.last(1, 500), 400)
+
     def test_without_a_pin(self) -> None:
         """To let go of what was never held is a bug of the caller's."""
         self.assertRaises(KeyError, self.access.unpin, 1, 100)
