@@ -265,6 +265,7 @@ def fence(
         or proof.wake != wake
         or not current(state, wake)
         or lapsed(state, now)
+        or (kind is Kind.PULL and not state.leased)
     ):
         return FENCED
     return None

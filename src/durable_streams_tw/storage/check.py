@@ -12,9 +12,10 @@ What has to be true of every store that a batch has left:
    which the stream ends, and no other;
 6. bytes and producers belong to streams, or to ended ones that wait to be freed;
 7. a fork's source is there, older, and reaches the fork point; sources know how many forks
-   they have, and a deleted stream has some.
+   they have, and a deleted stream has some;
+8. subscriptions, their links and their cursors agree (`check_subscriptions`).
 
-Goes through keys in their order and keeps nothing of them, so the size of a store is a
+Goes through keys in their order and keeps next to nothing of them, so the size of a store is a
 matter of time, not of memory.
 """
 
@@ -31,6 +32,7 @@ from durable_streams_tw.protocol.limits import MAX_FORK_DEPTH
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage import reading, records
 from durable_streams_tw.storage.check_log import LogWalk
+from durable_streams_tw.storage.check_subscriptions import SubscriptionWalk
 from durable_streams_tw.storage.directory import Claim
 from durable_streams_tw.storage.findings import Finding, Flaw, unreadable
 from durable_streams_tw.storage.interfaces import StoreUnusable
@@ -45,12 +47,14 @@ _COUNTED: Final = 100_000
 _STRANGE: Final = (
     (b"\x00", b"P"),
     (b"Q", b"d"),
-    (b"e", b"g"),
-    (b"h", b"m"),
+    (b"f", b"g"),
+    (b"h", b"k"),
+    (b"l", b"m"),
     (b"m\x00", b"n"),
     (b"n\x00", b"p"),
     (b"r", b"s"),
-    (b"t", b"x"),
+    (b"t", b"u"),
+    (b"v", b"x"),
     (b"y", b"\xff" * 512),
 )
 
@@ -102,6 +106,9 @@ class _Walk:
         yield from self._orphans()
         yield from self._deadlines()
         yield from self._fork_counts()
+        subscriptions = SubscriptionWalk(self._view)
+        yield from subscriptions.findings()
+        self._greatest_id = max(self._greatest_id, subscriptions.greatest)
         yield from self._next_id()
 
     # -- the store as a whole -----------------------------------------------------------------

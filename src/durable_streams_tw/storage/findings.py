@@ -25,6 +25,7 @@ class Flaw(Enum):
     GARBAGE = "a stream that is there is to be freed"
     ORPHAN = "bytes or producers belong to no stream"
     FORK = "a fork and its source do not agree"
+    SUBSCRIPTION = "a subscription, its links and its cursors do not agree"
 
 
 class Finding(Struct, frozen=True):

@@ -233,7 +233,11 @@ def _release(
 def _delivered(
     transaction: Transaction, state: Subscription, command: Delivered, now: int
 ) -> SubscriptionOutcome:
-    if not subscriptions.current(state, command.wake) or subscriptions.lapsed(state, now):
+    if (
+        state.config.kind is not Kind.WEBHOOK
+        or not subscriptions.current(state, command.wake)
+        or subscriptions.lapsed(state, now)
+    ):
         return Settled(state)
     if command.result is Result.DONE:
         for ack in command.seen:

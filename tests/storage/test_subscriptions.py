@@ -1,0 +1,28 @@
+"""Subscriptions in both stores."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.storage.interfaces import IStreamStore
+from durable_streams_tw.storage.memory import MemoryStore
+from tests.storage.lmdb_rig import LMDBRig
+from tests.storage.subscription_suite import SubscriptionSuite
+
+
+class MemorySubscriptionTests(SubscriptionSuite, SynchronousTestCase):
+    """In memory."""
+
+    def make_store(self) -> IStreamStore:
+        store = MemoryStore(lambda: self.now, Clock())
+        store.open()
+        return store
+
+    def sweep(self, store: IStreamStore) -> None:
+        assert isinstance(store, MemoryStore)
+        store.sweep()
+
+
+class LMDBSubscriptionTests(SubscriptionSuite, LMDBRig, SynchronousTestCase):
+    """On LMDB, with restarts that are real ones; the checker ends each test."""
