@@ -624,6 +624,19 @@ class SubscriptionSuite(SubscriptionRig):
         self.settled(self.delivered(state, Result.DONE, ("events/a", 3)))
         self.assertTrue(self.now_is().idle)
 
+    def test_webhook_answers_too_late(self) -> None:
+        """Its lease has run out, told or not."""
+        state = self.hook()
+        self.settled(self.settled_call(state))
+        self.sleep(LEASE / 1000)
+        before = self.now_is()
+        self.settled(self.delivered(state, Result.DONE, ("events/a", 3)))
+        self.assertEqual((self.now_is(), self.cursors()), (before, {"events/a": 0}))
+
+    def settled_call(self, state: Subscription) -> Settle:
+        """A sign of life that comes before the answer."""
+        return self.ack(state, done=False, kind=Kind.WEBHOOK)
+
     def test_webhook_never_calls_back(self) -> None:
         state = self.hook()
         self.settled(self.delivered(state, Result.ACCEPTED))
