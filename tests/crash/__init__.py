@@ -1,4 +1,4 @@
-"""Real processes with real stores, killed at any moment.
+"""Real processes with real stores: killed at any moment, or out of room.
 
 A few kills are part of the usual run. ``CRASH_ROUNDS=1000 trial tests.crash`` takes its time;
 ``CRASH_SEED`` repeats a run's script (not its timing), ``CRASH_DIRECTORY`` says on which disk.

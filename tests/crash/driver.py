@@ -15,13 +15,14 @@ delete                                                 ``"done"``
 read       position                                    ``"read"``, text, tail, closed
 =========  ==========================================  ====================================
 
-A refusal is the slug of its problem. ``CRASH_QUOTA`` bounds the store.
+A refusal is the slug of its problem. ``CRASH_FILE_LIMIT`` bounds the size of files (bytes).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import time
 from typing import Any
@@ -107,11 +108,11 @@ def main(directory: str) -> None:
     from twisted.internet import reactor
 
     running: Any = reactor
-    quota = os.environ.get("CRASH_QUOTA")
+    limit = os.environ.get("CRASH_FILE_LIMIT")
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     started = time.monotonic()
-    store = LMDBStore(
-        directory, running, ThreadLanes(running), quota=None if quota is None else int(quota)
-    )
+    store = LMDBStore(directory, running, ThreadLanes(running))
     store.open()
     driver = Driver(store, running)
     StandardIO(driver)

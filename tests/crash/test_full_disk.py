@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 from twisted.internet.task import Clock
 from twisted.python.runtime import platform
@@ -17,7 +18,10 @@ from durable_streams_tw.protocol.outcomes import Appended
 from durable_streams_tw.storage import lmdbstore
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.lmdb_keyspace import LOCK_FILE
-from tests.storage.lmdb_rig import LMDBRig
+from tests.crash.load import read
+from tests.crash.processes import DriverProcess
+from tests.storage.lmdb_rig import LMDBRig, scratch_directory
+from tests.storage.soundness import assert_sound_directory
 from tests.storage.store_rig import post, put
 
 _SIZE = 24 * 2**20
@@ -217,6 +221,36 @@ class LoopTests(_FullDisk):
         os.truncate(image, _SIZE)
         subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True)
         _mount("-o", "loop", image, place)
+
+
+class FileLimitTests(SynchronousTestCase):
+    """Files may not grow beyond a limit, while the file system has room."""
+
+    def test_limit(self) -> None:
+        """The same as a full disk: 507, reads and deletes go on, and so do writes then."""
+        scratch = scratch_directory()
+        self.addCleanup(shutil.rmtree, scratch)
+        directory = os.path.join(scratch, "data")
+        process = DriverProcess(directory, CRASH_FILE_LIMIT=str(8 * 2**20))
+        for path in ("a", "b"):
+            self.assertEqual(process.ask("create", path, "")[0], "done")
+        outcomes: list[str] = []
+        size = 0
+        while outcomes[-1:] != ["storage-full"]:
+            outcomes += process.ask("append", "a", "x" * 100_000, None, False)[:1]
+            size += 100_000 * (outcomes[-1] == "done")
+            self.assertLess(len(outcomes), 1000)
+        self.assertEqual(set(outcomes), {"done", "storage-full"})
+        self.assertEqual(read(process, "a"), ("x" * size, False))
+        self.assertEqual(process.ask("delete", "a"), ["done"])
+        deadline = time.monotonic() + 30
+        while process.ask("append", "b", "y" * 1_000_000, None, False)[0] != "done":
+            self.assertLess(time.monotonic(), deadline, "there never was room again")
+            process.answers(0.1)
+        text, _ = read(process, "b")
+        self.assertEqual(text, "y" * len(text))
+        process.stop()
+        assert_sound_directory(self, directory)
 
 
 del _FullDisk

@@ -33,6 +33,9 @@ _NOTEWORTHY: Final = (*_NO_SPACE, errno.EIO)
 # 64 bytes a reader slot, and a page for what comes before them.
 _LOCK_SIZE: Final = MAX_READERS * 64 + 4096
 
+# Less is as good as none (bytes).
+_LEAST_ROOM: Final = 1 << 20
+
 # A generation's versions lie above all those of the one before.
 _GENERATION_BITS: Final = 48
 
@@ -192,17 +195,24 @@ class LMDBKeyspace:
         """What an error of LMDB's means for the batch that met it."""
         if isinstance(error, lmdb.MapFullError):
             return KeyspaceFull("the map is full")
-        # A full disk arrives as ENOSPC or, through the write that it cut short, as EIO.
+        # No room arrives as ENOSPC or, through the write that it cut short, as EIO.
         number = _number(error)
-        if number in _NO_SPACE or (number == errno.EIO and self._disk_is_full()):
+        if number in _NO_SPACE or (number == errno.EIO and not self._can_grow()):
             return KeyspaceFull(f"the disk is full ({error})")
         return KeyspaceFailed(str(error))
 
-    def _disk_is_full(self) -> bool:
+    def _can_grow(self) -> bool:
+        """Whether the file system, quotas and limits let the data file grow."""
         try:
-            return self.disk_room() < 1 << 20
+            with open(os.path.join(self._directory, DATA_FILE), "r+b", buffering=0) as file:
+                end = file.seek(0, os.SEEK_END)
+                file.write(b"\x00")
+                file.truncate(end)
+            return self.disk_room() >= _LEAST_ROOM
+        except OSError as error:
+            return error.errno not in _NO_SPACE
         except KeyspaceFailed:
-            return False
+            return True
 
     def has_room(self, reserve: int) -> bool:
         """Whether the file system, or else the map's own freed pages too, have room."""

@@ -1,0 +1,63 @@
+"""A stream of 100 MB, read by several at once: right to the last byte, in little memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from twisted.python.runtime import platform
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.crash.processes import DriverProcess
+from tests.storage.lmdb_rig import scratch_directory
+
+_APPENDS = 100
+_APPEND = 2**20
+_READERS = 4
+_MEMORY = 40 * 2**20
+"""How much more memory than before the reading process may take: a few chunks a reader."""
+
+
+class LargeStreamTests(SynchronousTestCase):
+    """In a process of its own, whose memory is looked at all the while."""
+
+    if not platform.isLinux():
+        skip = "the system does not say how much memory another process takes"
+
+    def test_read_by_four(self) -> None:
+        scratch = scratch_directory()
+        self.addCleanup(shutil.rmtree, scratch)
+        directory = os.path.join(scratch, "data")
+        writer = DriverProcess(directory)
+        writer.ask("create", "a", "")
+        for number in range(_APPENDS):
+            text = (f"{number:07d}," * (_APPEND // 8))[:_APPEND]
+            self.assertEqual(writer.ask("append", "a", text, None, False)[0], "done")
+        writer.stop()
+        reader = DriverProcess(directory)
+        before = reader.resident()
+        most = 0
+        positions = [0] * _READERS
+        tail = _APPENDS * _APPEND
+        asked = {reader.send("read", "a", 0): index for index in range(_READERS)}
+        while asked:
+            for sent, outcome, *found in reader.answers(60.0):
+                self.assertEqual(outcome, "read")
+                data, end, _ = found
+                index = asked.pop(sent)
+                position = positions[index]
+                self.assertEqual(end, tail)
+                self.assertEqual(data, self.expected(position, len(data)))
+                positions[index] += len(data)
+                if positions[index] < tail:
+                    asked[reader.send("read", "a", positions[index])] = index
+            most = max(most, reader.resident())
+        self.assertEqual(positions, [tail] * _READERS)
+        self.assertLess(most - before, _MEMORY)
+        reader.stop()
+
+    def expected(self, start: int, size: int) -> str:
+        """What was written at a position."""
+        first, last = start // _APPEND, (start + size - 1) // _APPEND
+        text = "".join([f"{number:07d}," * (_APPEND // 8) for number in range(first, last + 1)])
+        return text[start - first * _APPEND :][:size]
