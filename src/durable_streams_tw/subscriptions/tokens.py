@@ -9,6 +9,7 @@ has an audience of its own (§3.8, §3.9, §3.12); everything that says somethin
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ _AUDIENCES: Final = {
     Kind.PULL: "durable-streams:claim",
 }
 _REQUIRED: Final = ["aud", "exp", "gen", "iat", "iss", "jti", "num", "sub"]
+# RFC 7515 §3.1, without padding: there is one way to write a token.
+_FORM: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 # What we issue is far below; what comes in may be anything.
 _LONGEST: Final = 4096
 
@@ -82,7 +85,7 @@ class Tokens:
         return self.issue(state)
 
     def _claims(self, token: str, kind: Kind) -> dict[str, Any] | Refusal:
-        if len(token) > _LONGEST:
+        if len(token) > _LONGEST or _FORM.fullmatch(token) is None:
             return _INVALID
         try:
             # Expiry is compared below, with a clock of ours.

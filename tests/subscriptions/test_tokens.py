@@ -1,0 +1,182 @@
+"""Tokens of wakes, and RFC 8725's list of what may go wrong with them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.limits import TOKEN_LIFETIME
+from durable_streams_tw.protocol.subscriptions import (
+    Config,
+    Kind,
+    Proof,
+    Subscription,
+    Wake,
+)
+from durable_streams_tw.subscriptions.tokens import Tokens
+from tests.protocol.refusing import RefusingTestCase
+
+SECRET = b"s" * 32
+STATE = Subscription(
+    2**63 + 5,
+    "sub/1 ä",
+    Config(Kind.PULL, "*", None, "wake", 30_000, None),
+    b"",
+    0,
+    generation=7,
+    wake_id="w_abc",
+)
+
+
+class TokenTests(RefusingTestCase):
+    """One token, changed in one way after the other."""
+
+    def setUp(self) -> None:
+        self.now = 1_800_000_000.0
+        self.tokens = Tokens(lambda: SECRET, lambda: self.now)
+        self.token = self.tokens.issue(STATE)
+
+    def check(self, token: str, name: str = STATE.id, kind: Kind = Kind.PULL) -> Proof | Refusal:
+        return self.tokens.check(token, name, kind)
+
+    def assertInvalid(self, token: str, **kwargs: Any) -> None:
+        self.assertRefusal(Problem.TOKEN_INVALID, self.check(token, **kwargs))
+
+    def forge(self, header: dict[str, Any] | None = None, key: Any = SECRET, **claims: Any) -> str:
+        """A token with other claims (None leaves one out), signed all the same."""
+        payload = {**self.claims(), **claims}
+        payload = {name: value for name, value in payload.items() if value is not None}
+        head = {"typ": "ds-wake+jwt", "alg": "HS256", **(header or {})}
+        text = json.dumps(payload).encode()
+        return jwt.PyJWS().encode(text, key, algorithm=head["alg"], headers=head)
+
+    def claims(self) -> dict[str, Any]:
+        text = base64.urlsafe_b64decode(self.token.split(".")[1] + "==")
+        claims: dict[str, Any] = json.loads(text)
+        return claims
+
+    def test_good(self) -> None:
+        self.assertEqual(self.check(self.token), Proof(STATE.number, Wake(7, "w_abc")))
+        self.assertEqual(self.check(self.forge()), self.check(self.token))
+
+    def test_scope(self) -> None:
+        """For one subscription (§3.8 subject), and for one use (§3.9 audience)."""
+        self.assertInvalid(self.token, name="other")
+        self.assertInvalid(self.token, kind=Kind.WEBHOOK)
+        hook = replace(STATE, config=replace(STATE.config, kind=Kind.WEBHOOK))
+        token = self.tokens.issue(hook)
+        self.assertInvalid(token)
+        self.assertIsInstance(self.check(token, kind=Kind.WEBHOOK), Proof)
+
+    def test_expiry(self) -> None:
+        self.now += TOKEN_LIFETIME - 1
+        self.assertIsInstance(self.check(self.token), Proof)
+        self.now += 1
+        self.assertRefusal(Problem.TOKEN_EXPIRED, self.check(self.token))
+        # Whoever cannot sign does not learn that.
+        self.assertInvalid(self.token[:-4] + "AAAA")
+
+    def test_renewal(self) -> None:
+        """In the second half of its life, for the same wake."""
+        self.assertIsNone(self.tokens.renewed(self.token, STATE))
+        self.now += TOKEN_LIFETIME / 2
+        renewed = self.tokens.renewed(self.token, STATE)
+        assert renewed is not None
+        self.now += TOKEN_LIFETIME / 2
+        self.assertEqual(self.check(renewed), Proof(STATE.number, Wake(7, "w_abc")))
+        self.assertIsNone(self.tokens.renewed(self.token, STATE))
+
+    def test_algorithm(self) -> None:
+        """§2.1, §3.1: the token does not choose; none at all is no algorithm."""
+        head, payload, _ = self.token.split(".")
+        for alg in ("none", "None", "NONE", "nOnE", ""):
+            text = json.dumps({"alg": alg, "typ": "ds-wake+jwt"}).encode()
+            unsigned = base64.urlsafe_b64encode(text).rstrip(b"=").decode()
+            for end in ("", "AAAA"):
+                self.assertInvalid(f"{unsigned}.{payload}.{end}")
+        self.assertInvalid(f"{head}.{payload}.")
+        for alg in ("HS384", "HS512"):
+            self.assertInvalid(self.forge({"alg": alg}, key=SECRET * 2))
+        key = Ed25519PrivateKey.generate()
+        self.assertInvalid(self.forge({"alg": "EdDSA"}, key=key))
+
+    def test_other_secrets(self) -> None:
+        """§3.5: neither another server's key, nor a weak one."""
+        for key in (b"t" * 32, b"secret" * 6, b"\x00" * 32):
+            self.assertInvalid(self.forge(key=key))
+
+    def test_type(self) -> None:
+        """§2.8, §3.11: other JWTs of the same secret are no tokens of wakes."""
+        for typ in ("JWT", "at+jwt", "DS-WAKE+JWT", "application/ds-wake+jwt"):
+            self.assertInvalid(self.forge({"typ": typ}))
+        self.assertInvalid(self.forge({"typ": None}))
+
+    def test_headers_that_change_the_meaning(self) -> None:
+        """§3.10: nothing in a header is followed; what is critical is not understood."""
+        tempting = {"kid": "../../dev/null", "jku": "https://evil.example/", "x5u": "file:///x"}
+        self.assertIsInstance(self.check(self.forge(tempting)), Proof)
+        self.assertInvalid(self.forge({"crit": ["exp"], "exp": 1}))
+
+    def test_claims(self) -> None:
+        """§3.8, §3.9, §3.12: issuer, audience, and all that says something."""
+        for name in self.claims():
+            self.assertInvalid(self.forge(**{name: None}))
+        audience = self.claims()["aud"]
+        for changed in (
+            {"iss": "other"},
+            {"iss": ["durable-streams"]},
+            {"aud": [audience]},
+            {"aud": [audience, "other"]},
+            {"aud": "durable-streams"},
+            {"sub": "sub/2"},
+            {"num": str(STATE.number)},
+            {"num": True},
+            {"num": -1},
+            {"num": 2**64},
+            {"gen": "7"},
+            {"gen": 7.0},
+            {"jti": "w"},
+            {"exp": "never"},
+            {"exp": 2**70},
+            {"exp": self.now + 10.5},
+        ):
+            if changed == {"jti": "w"}:
+                self.assertEqual(
+                    self.check(self.forge(**changed)), Proof(STATE.number, Wake(7, "w"))
+                )
+            else:
+                self.assertInvalid(self.forge(**changed))
+
+    def test_form(self) -> None:
+        """§2.4, §2.6: no encryption, no other serialization, no other encoding."""
+        head, payload, end = self.token.split(".")
+        for token in (
+            *("", ".", "..", "...", head, f"{head}.{payload}", f"{self.token}.x", f" {self.token}"),
+            *(f"{self.token}=", f"{head}.{payload}.{end}\n", self.token.replace(".", " ")),
+            json.dumps({"payload": payload, "protected": head, "signature": end}),
+            f"{head}.{payload}.x.{end}.y",
+            "a" * 5000,
+        ):
+            self.assertInvalid(token)
+
+    @given(st.text(max_size=200) | st.binary(max_size=100).map(lambda raw: raw.decode("latin-1")))
+    def test_anything(self, token: str) -> None:
+        self.assertInvalid(token)
+
+    @given(st.data())
+    def test_any_change(self, data: st.DataObject) -> None:
+        """One character changed, and it is no longer valid (but for bits that say nothing)."""
+        at = data.draw(st.integers(0, len(self.token) - 1))
+        other = data.draw(st.sampled_from("ABCxyz019-_."))
+        changed = self.token[:at] + other + self.token[at + 1 :]
+        checked = self.check(changed)
+        if isinstance(checked, Proof):
+            self.assertEqual(checked, self.check(self.token))
