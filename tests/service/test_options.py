@@ -39,6 +39,13 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(options["root"], b"v1/stream/")
         self.assertEqual(self.port(options), (4437, ""))
 
+    def test_max_stored(self) -> None:
+        """A bound on the disk is nothing without one."""
+        options = self.parse("--data-dir=streams", "--max-stored=10GiB")
+        self.assertEqual(options.settings.max_stored, 10 * 1024**3)
+        self.assertIn("--data-dir", self.refused("--max-stored=10GiB"))
+        self.assertIn("--max-stored", self.refused("--data-dir=streams", "--max-stored=much"))
+
     def test_all_of_them(self) -> None:
         """Each finds its place."""
         options = self.parse(

@@ -288,7 +288,9 @@ class DurableStreams(Service):
         from durable_streams_tw.storage.lanes import ThreadLanes
         from durable_streams_tw.storage.lmdbstore import LMDBStore
 
-        store: IStreamStore = LMDBStore(data_dir, self._reactor, ThreadLanes(self._reactor))
+        lanes = ThreadLanes(self._reactor)
+        quota = self._settings.max_stored
+        store: IStreamStore = LMDBStore(data_dir, self._reactor, lanes, quota=quota)
         return store
 
 

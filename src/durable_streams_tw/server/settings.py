@@ -14,7 +14,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     ``private`` keeps answers out of shared caches. ``trust_proxy`` believes
     X-Forwarded-Proto and X-Forwarded-Host, which any client can send: only for a server that
     is reached through a proxy that sets them. ``max_connections`` are all of a site, or of
-    one address; 0 are any number.
+    one address; 0 are any number. ``max_stored`` bounds what streams take on the disk; None is
+    no bound but the disk's.
 
     ``public_url`` is the URL of the streams' root as others reach it, a slash at its end: webhooks
     are told to call back there. ``allow_local_webhooks`` lets webhooks lead to this machine's
@@ -24,6 +25,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     max_body: int = limits.MAX_BODY
     max_chunk: int = limits.MAX_CHUNK
+    max_stored: int | None = None
     long_poll_timeout: float = limits.LONG_POLL_TIMEOUT
     sse_reconnect_interval: float = limits.SSE_RECONNECT_INTERVAL
     cors_origins: tuple[str, ...] = ("*",)

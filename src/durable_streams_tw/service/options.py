@@ -40,6 +40,7 @@ class Options(usage.Options):
         ],
         ["max-body", None, "64MiB", "the largest request body"],
         ["max-chunk", None, "1MiB", "about how much one read returns"],
+        ["max-stored", None, None, "how much streams may take in --data-dir (default: the disk)"],
         ["request-header-timeout", None, "10s", "how long the head of a request may take"],
         ["idle-timeout", None, "60s", "how long a connection is kept between two requests"],
         [
@@ -98,6 +99,8 @@ class Options(usage.Options):
                 raise usage.UsageError("--data-dir names a directory, and may not be empty")
             # twistd may change its directory before the streams are opened.
             self["data-dir"] = os.path.abspath(self["data-dir"])
+        elif self["max-stored"] is not None:
+            raise usage.UsageError("--max-stored bounds what is in --data-dir: give that too")
         if self["cache"] not in ("public", "private"):
             raise usage.UsageError(f"--cache is public or private, not {self['cache']!r}")
         self["root"] = units.root(self["root"])
@@ -105,6 +108,9 @@ class Options(usage.Options):
         self.settings = Settings(
             max_body=units.size("max-body", self["max-body"]),
             max_chunk=units.size("max-chunk", self["max-chunk"]),
+            max_stored=(
+                None if self["max-stored"] is None else units.size("max-stored", self["max-stored"])
+            ),
             long_poll_timeout=units.seconds("long-poll-timeout", self["long-poll-timeout"]),
             sse_reconnect_interval=units.seconds(
                 "sse-reconnect-interval", self["sse-reconnect-interval"]
