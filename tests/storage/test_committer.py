@@ -215,6 +215,16 @@ class BugTests(CommitterCase):
         self.assertEqual(self.content("a"), b"")
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
+    def test_a_bug_that_all_meet(self) -> None:
+        """It is found out in fewer beginnings than there are commands."""
+        self.break_apply()
+        begun = self.keyspace.calls["begin"]
+        outcomes = self.step(*[append("a", b"x") for _ in range(300)], append("b", b"1"))
+        self.assertEqual(self.problems(outcomes), ["internal"] * 300 + [""])
+        self.assertEqual(self.content("b"), b"1")
+        self.assertLess(self.keyspace.calls["begin"] - begun, 900)
+        self.flushLoggedErrors(ZeroDivisionError)
+
     def test_bug_while_writing_down(self) -> None:
         """The batch is dropped with all that was remembered of it; the next one works."""
 
@@ -398,7 +408,7 @@ class QuotaTests(CommitterCase):
         )
         self.assertEqual(
             self.problems(outcomes),
-            ["storage-full", "storage-full", "storage-full", "", "stream-not-found"],
+            ["storage-full", "storage-full", "stream-not-found", "", "stream-not-found"],
         )
         self.step(delete("a"))
         self.sweep()

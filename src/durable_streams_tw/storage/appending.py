@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from durable_streams_tw.protocol import transitions
-from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.outcomes import Appended
 from durable_streams_tw.protocol.requests import Append
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage.interfaces import Change, Transaction
+
+FULL: Final = Refusal(Problem.STORAGE_FULL, "there is no room for more bytes")
 
 
 def append(transaction: Transaction, command: Append, now: int) -> Appended | Refusal:
@@ -23,6 +27,8 @@ def append(transaction: Transaction, command: Append, now: int) -> Appended | Re
     outcome = transitions.append(state, known, command, now)
     if isinstance(outcome, Refusal) or outcome.duplicate:
         return outcome
+    if outcome.grew and not transaction.roomy:
+        return FULL
     after = outcome.state
     transaction.save(after)
     if claim is not None and outcome.producer is not None:

@@ -15,7 +15,7 @@ from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.requests import Append, Create, Delete
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage import pending, subscribing
-from durable_streams_tw.storage.appending import append
+from durable_streams_tw.storage.appending import FULL, append
 from durable_streams_tw.storage.interfaces import Change, Command, Outcome, Transaction
 
 
@@ -52,6 +52,8 @@ def _create(transaction: Transaction, command: Create, now: int) -> Outcome:
         outcome = forks.unusable(source, expired) or _fork(transaction, source, command, now)
     if isinstance(outcome, Refusal):
         return outcome
+    if not transaction.roomy:
+        return FULL
     state = replace(outcome.state, id=transaction.new_id())
     if source is not None:
         transaction.save(forks.referenced(source))

@@ -26,11 +26,11 @@ from twisted.logger import Logger
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import DELETE_STEP, SWEEP_RETRY, SWEEP_STEP
-from durable_streams_tw.protocol.requests import Append, Create
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.protocol.subscription_requests import LinkStreams, Subscribe
 from durable_streams_tw.storage import reading, recording, records
 from durable_streams_tw.storage.access import AccessTimes
+from durable_streams_tw.storage.appending import FULL
 from durable_streams_tw.storage.apply import apply, expire, touch
 from durable_streams_tw.storage.interfaces import Change, Command, Note, Outcome
 from durable_streams_tw.storage.keyspace import (
@@ -43,7 +43,6 @@ from durable_streams_tw.storage.records import CorruptRecord
 from durable_streams_tw.storage.transaction import BatchTransaction
 from durable_streams_tw.storage.written import Written
 
-FULL = Refusal(Problem.STORAGE_FULL, "there is no room for more bytes")
 UNKNOWN = Refusal(
     Problem.OUTCOME_UNKNOWN,
     "the disk failed while this was written: it may have happened or not. A producer's retry "
@@ -55,6 +54,7 @@ BUG = Refusal(Problem.INTERNAL, "the server failed; nothing was written")
 
 _LARGEST: Final = max(DELETE_STEP, SWEEP_STEP)
 _RIPE: Final = 2
+_SPARED: Final = 16
 
 
 class Committed(Struct, frozen=True):
@@ -133,7 +133,7 @@ class Committer:
                 if full:
                     self._drop(batch)
                     if len(commands) > 1:
-                        return self._in_halves(commands)
+                        return self._in_halves(commands, full)
                     return self._failed(1, FULL, failure)
                 full = True
             except KeyspaceFailed as failure:
@@ -142,6 +142,9 @@ class Committer:
                 self._drop(batch)
                 raise
             self._drop(batch)
+            if len(spared) > _SPARED:
+                # Each costs the whole batch another beginning.
+                return self._in_halves(commands, full)
 
     def sweep(self) -> Committed | None:
         """End expired streams and free a step's worth of ended streams' bytes.
@@ -211,11 +214,10 @@ class Committer:
 
     # -- one batch ----------------------------------------------------------------------------
 
-    def _in_halves(self, commands: Sequence[Command]) -> Committed:
-        """Carry out what shrinks of a batch that is too large for the room there is."""
+    def _in_halves(self, commands: Sequence[Command], full: bool) -> Committed:
+        """Carry out a batch in two."""
         half = len(commands) // 2
-        first = self.step(commands[:half], full=True)
-        second = self.step(commands[half:], full=True)
+        first, second = self.step(commands[:half], full), self.step(commands[half:], full)
         return Committed(
             first.outcomes + second.outcomes,
             first.changes + second.changes,
@@ -423,6 +425,6 @@ def _free(batch: WriteBatch, transaction: BatchTransaction, garbage: list[int], 
 
 
 def _grows(command: Command) -> bool:
-    if isinstance(command, Append):
-        return command.body is not None
-    return isinstance(command, Create | Subscribe | LinkStreams)
+    """Whether a command is refused unseen where there is no room. Those of streams are decided:
+    a duplicate, or a stream that is there already, takes none."""
+    return isinstance(command, Subscribe | LinkStreams)

@@ -206,7 +206,7 @@ class Transaction(Protocol):
 
     @property
     def roomy(self) -> bool:
-        """Whether streams may grow by what no client has sent."""
+        """Whether there is room; where there is none, what would grow is refused, or waits."""
 
     def get(self, table: Table[T], key: bytes) -> T | None:
         """The record of a key."""
