@@ -188,7 +188,7 @@ class GoodRequestsTests(SynchronousTestCase):
         for piece in (b"", get()[:9], b"", get()[9:], b""):
             wire.feed(piece)
         self.assertEqual(len(wire.ready), 1)
-        self.assertTrue(wire.between)
+        self.assertTrue(wire.open is None)
 
 
 class StateTests(SynchronousTestCase):
@@ -197,14 +197,14 @@ class StateTests(SynchronousTestCase):
     def test_places(self) -> None:
         """Between requests, in a head, in a body."""
         wire = Wire(AROUND)
-        self.assertTrue(wire.between)
+        self.assertTrue(wire.open is None)
         data = sized()
         wire.feed(data[:10])
         self.assertEqual((wire.in_head, wire.in_body, wire.held), (True, False, 10))
         wire.feed(data[10:-4])
         self.assertEqual((wire.in_head, wire.in_body, wire.held), (False, True, 1))
         wire.feed(data[-4:])
-        self.assertEqual((wire.between, wire.held, wire.received), (True, 0, 5))
+        self.assertEqual((wire.open is None, wire.held, wire.received), (True, 0, 5))
 
     def test_held_in_chunks(self) -> None:
         """Bytes of chunks are held until the last."""
@@ -212,7 +212,7 @@ class StateTests(SynchronousTestCase):
         wire.feed(chunked(b"5\r\nhello\r\n"))
         self.assertEqual((wire.in_body, wire.held), (True, 5))
         wire.feed(b"0\r\n\r\n")
-        self.assertEqual((wire.between, wire.held), (True, 0))
+        self.assertEqual((wire.open is None, wire.held), (True, 0))
 
     def test_expecting(self) -> None:
         """A client waits for a word until the first byte of the body."""

@@ -44,10 +44,12 @@ class Phase(Enum):
     ANSWER = 3
     STALL = 4
     END = 5
+    UNSETTLED = 6
 
 
 IDLE, HEAD, BODY = Phase.IDLE, Phase.HEAD, Phase.BODY
 ANSWER, STALL, END = Phase.ANSWER, Phase.STALL, Phase.END
+UNSETTLED = Phase.UNSETTLED
 
 _log = Logger()
 
@@ -116,18 +118,10 @@ class FastChannel(Protocol):
             return
         wire = self._wire
         wire.feed(data)
-        if wire.ready and self._free:
+        if wire.ready and self._head is None and not self._stalled:
             self._work()
-        if (
-            self.phase is IDLE
-            and self._head is None
-            and not self._stalled
-            and not self._held
-            and wire.between
-            and not wire.ready
-        ):
-            self._since = self._wheel.now
-        else:
+        # Most requests come whole, and are answered at once.
+        if self.phase is not IDLE or wire.open is not None:
             self._settle()
 
     def readConnectionLost(self) -> None:
@@ -141,7 +135,7 @@ class FastChannel(Protocol):
         elif self.phase is END:
             self.transport.loseConnection()
         else:
-            self.phase = IDLE
+            self.phase = UNSETTLED
             self._settle()
 
     def writeConnectionLost(self) -> None:
@@ -172,7 +166,9 @@ class FastChannel(Protocol):
         self._stalled = True
         if self._live is not None:
             self._live.pause()
-        if not self._working:
+        if self._working:
+            self.phase = UNSETTLED
+        else:
             self._settle()
 
     def resumeProducing(self) -> None:
@@ -205,7 +201,7 @@ class FastChannel(Protocol):
         door = self._door
         respond = door.respond
         ready = self._wire.ready
-        self.phase = IDLE
+        self.phase = UNSETTLED
         self._working = True
         done = 0
         for item in ready:
@@ -231,8 +227,12 @@ class FastChannel(Protocol):
                     answer.addErrback(_seen)
                     result = door.failure(result, head.header.get(b"origin"))
                 self._answer(head, result)
-            if not self._free:
+            if self._head is not None or self._stalled or self._detour is not None:
                 break
+        else:
+            if not self._held:
+                self.phase = IDLE
+                self._since = self._wheel.now
         del ready[:done]
         self._flush()
         self._working = False

@@ -54,8 +54,9 @@ class Wire:
     """The requests of one connection.
 
     ``ready`` is the queue, which its user empties. ``rest`` holds the bytes of a head that is
-    not complete, or all those of what is `Foreign`. ``received`` counts the bytes of bodies
-    that did not come in one piece with their heads. ``expecting`` is true while a client
+    not complete, or all those of what is `Foreign`. ``open`` is None where nothing is
+    incomplete. ``received`` counts the bytes of bodies that did not come in one piece with
+    their heads. ``expecting`` is true while a client
     waits for a word (100 Continue) before it sends a body; its user resets it. ``dropped``
     says that bytes have come behind the end.
     """
@@ -68,10 +69,10 @@ class Wire:
         "_head",
         "_left",
         "_line_seen",
-        "_open",
         "_raw",
         "dropped",
         "expecting",
+        "open",
         "ready",
         "received",
         "rest",
@@ -86,7 +87,7 @@ class Wire:
         self.expecting = False
         # What takes bytes while something is not complete. It returns where it has stopped,
         # and stops within the bytes only where the next request begins.
-        self._open: Callable[[bytes, int], int] | None = None
+        self.open: Callable[[bytes, int], int] | None = None
         # The head that was read last, and its bytes: requests often differ in their bodies
         # alone, and equal bytes mean the same.
         self._head: Head | None = None
@@ -107,21 +108,16 @@ class Wire:
     @property
     def in_head(self) -> bool:
         """Whether a head has begun and is not complete."""
-        return self._open == self._more_head
+        return self.open == self._more_head
 
     @property
     def in_body(self) -> bool:
         """Whether a head is complete and its body is not."""
-        return self._open == self._more_body or self._open == self._more_chunks
-
-    @property
-    def between(self) -> bool:
-        """Whether all that came was complete."""
-        return self._open is None
+        return self.open == self._more_body or self.open == self._more_chunks
 
     def forget(self) -> None:
         """Give the memory of the last head back: nothing will come for long."""
-        if self._open is None:
+        if self.open is None:
             self._raw, self._head = b"", None
 
     def refuse(self, refusal: Refusal) -> None:
@@ -137,8 +133,8 @@ class Wire:
         size = len(data)
         try:
             while start < size:
-                if self._open is not None:
-                    start = self._open(data, start)
+                if self.open is not None:
+                    start = self.open(data, start)
                     continue
                 head = self._head
                 if head is not None and data.startswith(self._raw, start):
@@ -147,7 +143,7 @@ class Wire:
                     begin = start + 2 if data.startswith(_CRLF, start) else start
                     end = data.find(_END, begin, begin + MAX_HEAD) + len(_END)
                     if end < len(_END):
-                        self._open = self._more_head
+                        self.open = self._more_head
                         continue
                     head = self._understand(data[begin:end])
                     start = end
@@ -168,7 +164,7 @@ class Wire:
             head.method, head.root, head.path, head.query, head.header, body, head.url
         )
         self.ready.append((head, request))
-        self._open = None if head.keep else self._drop
+        self.open = None if head.keep else self._drop
 
     # -- heads --------------------------------------------------------------------------------
 
@@ -205,14 +201,14 @@ class Wire:
     def _begin_body(self, head: Head) -> None:
         if not head.stream:
             self.ready.append(_FOREIGN)
-            self._open = self._more_foreign
+            self.open = self._more_foreign
         elif head.length == CHUNKED:
             self._chunks = Chunks(self._around.max_body)
-            self._open = self._more_chunks
+            self.open = self._more_chunks
             self.expecting = head.expects
         elif head.length:
             self._left = head.length
-            self._open = self._more_body
+            self.open = self._more_body
             self.expecting = head.expects
         else:
             self._complete(head, b"")
@@ -258,7 +254,7 @@ class Wire:
         self._chunks = None
         self.expecting = False
         self.dropped = True
-        self._open = self._drop
+        self.open = self._drop
 
     def _drop(self, data: bytes, start: int) -> int:
         self.dropped = True

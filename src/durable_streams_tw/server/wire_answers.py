@@ -67,14 +67,14 @@ def whole(
         persistence = _KEEP
     else:
         persistence = b""
+    lines = _lines(opening, response)
     if response.status in _NO_BODY:
-        return b"%b\r\n%b\r\n" % (_fields(opening, response), persistence)
+        return b"%b\r\n%b\r\n" % (lines, persistence)
     if bodiless:
         # Of what is not there, the length is not known either.
         length = b"Content-Length: %d\r\n" % len(body) if body else b""
-        return b"%b\r\n%b%b\r\n" % (_fields(opening, response), persistence, length)
-    start = b"\r\n%bContent-Length: %d\r\n\r\n" % (persistence, len(body))
-    return b"".join((_fields(opening, response), start, body))
+        return b"%b\r\n%b%b\r\n" % (lines, persistence, length)
+    return b"%b\r\n%bContent-Length: %d\r\n\r\n%b" % (lines, persistence, len(body), body)
 
 
 def live(opening: bytes, response: Response, *, old: bool, last: bool) -> bytes:
@@ -84,7 +84,7 @@ def live(opening: bytes, response: Response, *, old: bool, last: bool) -> bytes:
     """
     coding = b"" if old else b"Transfer-Encoding: chunked\r\n"
     persistence = _CLOSE if last or old else b""
-    return b"%b\r\n%b%b\r\n" % (_fields(opening, response), persistence, coding)
+    return b"%b\r\n%b%b\r\n" % (_lines(opening, response), persistence, coding)
 
 
 def chunk(data: bytes) -> bytes:
@@ -92,7 +92,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _fields(opening: bytes, response: Response) -> bytes:
+def _lines(opening: bytes, response: Response) -> bytes:
     fields = response.fields
     lines = b"\r\n".join((opening, *map(b": ".join, fields)))
     ends = len(fields) + 1

@@ -39,7 +39,6 @@ _OTHER_VERSION: Final = re.compile(
 )
 _SOME_LINE: Final = re.compile(rb"[\x20-\x7e]*+\r?")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?]*+)(.*)", re.IGNORECASE)
-_LENGTH: Final = re.compile(rb"[0-9]++")
 _FRAMING: Final = re.compile(
     rb"(?:\A|\n)(content-length|transfer-encoding):[ \t]*+([^\r]*)", re.IGNORECASE
 )
@@ -207,7 +206,7 @@ def _understood(
     expect = header.get(b"expect")
     if expect is not None and expect.lower() != b"100-continue":
         raise refused(_EXPECTATION)
-    if target[:1] != b"/":
+    if not target.startswith(b"/"):
         host, target = _unfolded(method, target, host)
     path, _, query = target.partition(b"?")
     stream = _names_stream(path, around.root)
@@ -260,7 +259,7 @@ def _body_length(length: bytes | None, coding: bytes | None, old: bool) -> int:
         return CHUNKED
     if length is None:
         return 0
-    if _LENGTH.fullmatch(length) is None:
+    if not length.isdigit():
         raise refused(_BAD_LENGTH)
     return int(length) if len(length) <= _DIGITS else 10**_DIGITS
 
