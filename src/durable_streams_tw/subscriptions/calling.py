@@ -16,11 +16,13 @@ from typing import Any, Final
 import treq
 from msgspec import Struct
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
@@ -55,12 +57,15 @@ class Unreachable(Exception):
     """The webhook's name leads nowhere."""
 
 
+class TooLarge(Exception):
+    """The webhook answers more than anybody would read."""
+
+
 class Caller:
     """Makes the calls.
 
     ``reactor`` gives connections and time; ``allow_local`` says whether this machine may be
-    called. ``resolve`` and ``client`` stand in for the reactor's resolver, and for what makes a
-    client that connects to the addresses of a target.
+    called; ``resolve`` stands in for the reactor's resolver.
     """
 
     def __init__(
@@ -68,12 +73,10 @@ class Caller:
         reactor: Any,
         allow_local: Callable[[], bool],
         resolve: Resolve | None = None,
-        client: Callable[[Target, Sequence[Address]], HTTPClient] | None = None,
     ) -> None:
         self._reactor = reactor
         self._allow_local = allow_local
         self._resolve = resolve or self._ask_reactor
-        self._client = client or self._connecting
 
     def inspect(self, url: str) -> Deferred[None]:
         """Whether a URL may be called, as far as can be told before a call.
@@ -97,7 +100,7 @@ class Caller:
         ``timeout`` (in seconds, at most `WEBHOOK_TIMEOUT`) is for all of it. Cancelling ends
         the connection.
         """
-        posted: Deferred[Answered] = ensureDeferred(self._post(url, body, header))
+        posted = _cancellable(ensureDeferred(self._post(url, body, header)))
         return posted.addTimeout(min(timeout, WEBHOOK_TIMEOUT), self._reactor)
 
     async def _post(self, url: str, body: bytes, header: Mapping[str, str]) -> Answered:
@@ -105,11 +108,25 @@ class Caller:
         addresses = await self._addresses(target, WEBHOOK_TIMEOUT)
         if not addresses:
             raise Unreachable(f"{target.host} has no address")
-        client = self._client(target, addresses)
-        response = await client.post(
+        endpoints = _Endpoints(self._reactor, target, addresses)
+        try:
+            answered = await self._exchange(endpoints, url, body, header)
+        except BaseException:
+            endpoints.abort()
+            raise
+        if len(answered.body) > MAX_WEBHOOK_ANSWER:
+            raise TooLarge(f"the answer of {target.host} has more than {MAX_WEBHOOK_ANSWER} bytes")
+        return answered
+
+    async def _exchange(
+        self, endpoints: _Endpoints, url: str, body: bytes, header: Mapping[str, str]
+    ) -> Answered:
+        pool = HTTPConnectionPool(self._reactor, persistent=False)
+        agent = Agent.usingEndpointFactory(self._reactor, endpoints, pool)
+        response = await HTTPClient(_AsItComes(agent)).post(
             url,
-            data=body,
-            headers=_fields({**header, "Accept-Encoding": "identity"}),
+            data=_Body(body),
+            headers=Headers({name: [value] for name, value in header.items()}),
             allow_redirects=False,
             reactor=self._reactor,
         )
@@ -129,12 +146,6 @@ class Caller:
         found = _Found()
         self._reactor.nameResolver.resolveHostName(found, name)
         return found.done
-
-    def _connecting(self, target: Target, addresses: Sequence[Address]) -> HTTPClient:
-        pool = HTTPConnectionPool(self._reactor, persistent=False)
-        endpoints = _Endpoints(self._reactor, target, addresses)
-        agent = Agent.usingEndpointFactory(self._reactor, endpoints, pool)
-        return HTTPClient(_AsItComes(agent))
 
 
 class _Found:
@@ -156,28 +167,47 @@ class _Found:
             self.done.callback(self._found)
 
 
-@implementer(IAgentEndpointFactory)
+@implementer(IBodyProducer)
+class _Body:
+    """A body that is there, and is written in one piece."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """It has been written."""
+
+    def resumeProducing(self) -> None:
+        """There is no more of it."""
+
+    def stopProducing(self) -> None:
+        """There is nothing to stop."""
+
+
+@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
 class _Endpoints:
-    """Leads every URI to the addresses that were looked at."""
+    """Leads every URI to the first address, of those that were looked at, which answers."""
 
     def __init__(self, reactor: Any, target: Target, addresses: Sequence[Address]) -> None:
         self._reactor = reactor
         self._target = target
         self._addresses = addresses
+        self._connections: list[Any] = []
+
+    def abort(self) -> None:
+        """End what is still connected."""
+        for connection in self._connections:
+            connection.transport.abortConnection()
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         assert uri.port == self._target.port, "one client calls one target"
-        return _Looked(self._reactor, self._target, self._addresses)
-
-
-@implementer(IStreamClientEndpoint)
-class _Looked:
-    """Connects to the first of some addresses that answers."""
-
-    def __init__(self, reactor: Any, target: Target, addresses: Sequence[Address]) -> None:
-        self._reactor = reactor
-        self._target = target
-        self._addresses = addresses
+        endpoint: IStreamClientEndpoint = self
+        return endpoint
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         metering: Any = WrappingFactory(factory)
@@ -190,9 +220,12 @@ class _Looked:
         for address in self._addresses:
             try:
                 wrapper: Any = await self._endpoint(address).connect(factory)
+            except (CancelledError, ConnectingCancelledError):
+                raise
             except Exception as error:  # noqa: BLE001 - the next address may do better
                 reason = error
             else:
+                self._connections.append(wrapper)
                 protocol: IProtocol = wrapper.wrappedProtocol
                 return protocol
         raise reason
@@ -236,7 +269,9 @@ class _AsItComes:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
-        requested: Deferred[IResponse] = self._agent.request(method, uri, headers, bodyProducer)
+        asked = Headers() if headers is None else headers.copy()
+        asked.setRawHeaders(b"accept-encoding", [b"identity"])
+        requested: Deferred[IResponse] = self._agent.request(method, uri, asked, bodyProducer)
         return requested.addCallback(_without_coding)
 
 
@@ -245,5 +280,24 @@ def _without_coding(response: IResponse) -> IResponse:
     return response
 
 
-def _fields(header: Mapping[str, str]) -> Headers:
-    return Headers({name: [value] for name, value in header.items()})
+def _cancellable(inner: Deferred[Answered]) -> Deferred[Answered]:
+    """The same, failing with `CancelledError` when it is cancelled: what is under way has many
+    names for that."""
+    cancelled = False
+
+    def cancel(_: Deferred[Answered]) -> None:
+        nonlocal cancelled
+        cancelled = True
+        inner.cancel()
+
+    def settle(result: Answered | Failure) -> None:
+        if cancelled:
+            return
+        if isinstance(result, Failure):
+            outer.errback(result)
+        else:
+            outer.callback(result)
+
+    outer: Deferred[Answered] = Deferred(cancel)
+    inner.addBoth(settle)
+    return outer

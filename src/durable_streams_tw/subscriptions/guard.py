@@ -125,6 +125,9 @@ def _judge_host(host: str, bracketed: bool, allow_local: bool) -> bool:
         if bracketed or _NUMBER_AT_END.fullmatch(host) or not _NAME.fullmatch(host):
             raise _refused("its host is no name and no address")
         local = host in _LOCAL_NAMES or host.endswith(".localhost")
+    elif isinstance(address, IPv6Address):
+        # The clients of this world do not agree on these, nor does the one that is used here.
+        raise _refused("its host is an IPv6 address: give it a name")
     elif str(address) != host:
         raise _refused("its host is an address in a form that is read in several ways")
     elif address.is_loopback:
