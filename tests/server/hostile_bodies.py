@@ -56,6 +56,10 @@ bad(
     post(b"Content-Length: 5", b"CONTENT-LENGTH: 5", body=b"hello"),
 )
 bad("a length of 0 and another", post(b"Content-Length: 0", b"Content-Length: 44", body=HIDDEN))
+bad(
+    "two lengths behind another pair",
+    post(b"Origin: a", b"Origin: a", b"Content-Length: 5", b"Content-Length: 5", body=b"hello"),
+)
 bad("two lengths in a GET", get(b"Content-Length: 0", b"Content-Length: 5"))
 bad(
     "a length one above the limit",

@@ -250,6 +250,8 @@ bad("no Host, for a POST", LINE + b"Content-Length: 2\r\n\r\nhi")
 bad("two Hosts", GET + HOST + b"Host: b\r\n\r\n")
 bad("the same Host twice", GET + HOST + HOST + b"\r\n")
 bad("two Hosts, one in capitals", GET + HOST + b"HOST: a\r\n\r\n")
+bad("two Hosts behind another pair", GET + b"Origin: a\r\nOrigin: a\r\n" + HOST + HOST + b"\r\n")
+bad("two Hosts around another pair", GET + HOST + b"Origin: a\r\nOrigin: a\r\n" + HOST + b"\r\n")
 bad("two Hosts, one empty", GET + b"Host:\r\n" + HOST + b"\r\n")
 for host in (
     b"",

@@ -65,6 +65,9 @@ SINGLE: Final = frozenset(
     )
 )
 
+#: Of these, such that two of them leave in doubt what a request is, or where it ends.
+CLOSING: Final = frozenset((b"host", b"content-length"))
+
 # llhttp wants a request line before fields. Ours have been read, and may say what it refuses.
 _ANY_LINE: Final = b"GET / HTTP/1.1\r\n"
 
@@ -74,7 +77,7 @@ FieldMap = dict[bytes, bytes]
 class FieldMapping:
     """Gathers fields as they are read: lower-case names, repeated lists joined by commas.
 
-    ``doubled`` is the first name that came twice and may not.
+    ``doubled`` is a name that came twice and may not: the first one, or one of `CLOSING`.
     """
 
     __slots__ = ("count", "doubled", "header")
@@ -94,7 +97,7 @@ class FieldMapping:
             header[name] = value
         elif name not in SINGLE:
             header[name] += b", " + value
-        elif self.doubled is None:
+        elif self.doubled is None or name in CLOSING:
             self.doubled = name
 
 

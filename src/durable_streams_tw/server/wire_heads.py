@@ -22,6 +22,7 @@ from durable_streams_tw.protocol.limits import MAX_FIELDS, MAX_HEAD, RESERVED_SE
 from durable_streams_tw.server import targets
 from durable_streams_tw.server.wire_fields import (
     BARE,
+    CLOSING,
     FIELD_BLOCK,
     TOKEN,
     FieldMapping,
@@ -190,7 +191,7 @@ def _understood(
     header = mapping.header
     length = _body_length(header.get(b"content-length"), header.get(b"transfer-encoding"), old)
     host = header.get(b"host")
-    if mapping.doubled in (b"host", b"content-length"):
+    if mapping.doubled in CLOSING:
         raise refused(_NO_HOST if mapping.doubled == b"host" else _BAD_LENGTH)
     if host is None and old:
         host = around.reached
