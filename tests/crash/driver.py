@@ -10,9 +10,11 @@ operation  more arguments                              outcome
 =========  ==========================================  ====================================
 create     body                                        ``"done"``, tail
 append     body (or null), producer (or null), closed  ``"done"`` or ``"duplicate"``, tail
+repeat     text, times: append so much of it           ``"done"``, tail
 fork       source                                      ``"done"``, tail
 delete                                                 ``"done"``
 read       position                                    ``"read"``, text, tail, closed
+digest     position                                    ``"digest"``, size, CRC-32, tail
 =========  ==========================================  ====================================
 
 A refusal is the slug of its problem. ``CRASH_FILE_LIMIT`` bounds the size of files (bytes).
@@ -26,6 +28,7 @@ import resource
 import sys
 import time
 from typing import Any
+from zlib import crc32
 
 from twisted.internet.interfaces import IReactorCore
 from twisted.internet.stdio import StandardIO
@@ -56,9 +59,10 @@ class Driver(LineReceiver):
 
     def lineReceived(self, line: bytes) -> None:
         number, operation, path, *arguments = json.loads(line)
-        if operation == "read":
+        if operation in ("read", "digest"):
+            tell = _read if operation == "read" else _digest
             read = self._store.read(path, arguments[0], 2**20)
-            read.addCallback(lambda chunk: self._say(number, *_read(chunk)))
+            read.addCallback(lambda chunk: self._say(number, *tell(chunk)))
             return
         command: Create | Append | Delete
         if operation == "append":
@@ -71,6 +75,9 @@ class Driver(LineReceiver):
                 None,
                 None if producer is None else ProducerClaim(*producer),
             )
+        elif operation == "repeat":
+            text, times = arguments
+            command = Append(path, TYPE, Body(text.encode() * times))
         elif operation == "delete":
             command = Delete(path)
         elif operation == "fork":
@@ -101,6 +108,12 @@ def _read(chunk: Chunk | Refusal) -> tuple[object, ...]:
     if isinstance(chunk, Refusal):
         return (chunk.problem.slug,)
     return ("read", chunk.data.decode(), chunk.state.tail, chunk.state.closed)
+
+
+def _digest(chunk: Chunk | Refusal) -> tuple[object, ...]:
+    if isinstance(chunk, Refusal):
+        return (chunk.problem.slug,)
+    return ("digest", len(chunk.data), crc32(chunk.data), chunk.state.tail)
 
 
 def main(directory: str) -> None:

@@ -24,7 +24,7 @@ from tests.storage.lmdb_rig import LMDBRig, scratch_directory
 from tests.storage.soundness import assert_sound_directory
 from tests.storage.store_rig import post, put
 
-_SIZE = 24 * 2**20
+_SIZE = 12 * 2**20
 
 
 def _mount(*options: str) -> None:
@@ -231,7 +231,7 @@ class FileLimitTests(SynchronousTestCase):
         scratch = scratch_directory()
         self.addCleanup(shutil.rmtree, scratch)
         directory = os.path.join(scratch, "data")
-        process = DriverProcess(directory, CRASH_FILE_LIMIT=str(8 * 2**20))
+        process = DriverProcess(directory, CRASH_FILE_LIMIT=str(4 * 2**20))
         for path in ("a", "b"):
             self.assertEqual(process.ask("create", path, "")[0], "done")
         outcomes: list[str] = []

@@ -14,7 +14,7 @@ from tests.crash.processes import DriverProcess
 from tests.storage.lmdb_rig import scratch_directory
 from tests.storage.soundness import assert_sound_directory
 
-ROUNDS = int(os.environ.get("CRASH_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("CRASH_ROUNDS", "3"))
 PLACE = os.environ.get("CRASH_DIRECTORY")
 SEED = os.environ.get("CRASH_SEED", "usual")
 
