@@ -134,6 +134,13 @@ class DawdlingStore:
             for listener in self._listeners:
                 listener(untold)
 
+    def tell_states(self) -> None:
+        """Make known what streams have become, without the bytes: after a commit of unknown
+        outcome a store cannot say more."""
+        states = {change.state.id: change.state for change in self._untold}
+        self._untold = [Change(state, state.tail, b"") for state in states.values()]
+        self.tell()
+
     def _changed(self, changes: Sequence[Change]) -> None:
         self._untold.extend(changes)
         if not self.mute:

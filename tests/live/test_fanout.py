@@ -728,6 +728,24 @@ class RaceTests(LiveTestCase):
         self.turn()
         self.assertEqual(sink.payload, "abcdefghi")
 
+    def test_told_without_the_bytes(self) -> None:
+        """They are read, also behind others that are still to be sent."""
+        for number, pending in enumerate((b"", b"def")):
+            path = f"s{number}"
+            self.create(body=b"abc", path=path)
+            sink = self.subscribe(path=path)
+            self.turn()
+            if pending:
+                self.append(pending, path)
+            self.store.mute = True
+            self.append(b"ghi", path, closed=True)
+            self.store.tell_states()
+            self.store.mute = False
+            for _ in range(4):
+                self.turn()
+            self.assertEqual(sink.payload, f"abc{pending.decode()}ghi")
+            self.assertTrue(sink.ended)
+
     def test_committed_within_a_write(self) -> None:
         """A program in the same process may append where it is written to."""
         sink = self.subscribe()

@@ -102,7 +102,7 @@ class Feed:
             if subscriber.position != position or subscriber.after_cr is not after_cr:
                 position, after_cr, cursor = subscriber.position, subscriber.after_cr, -1
                 piece = self._shared(position, after_cr)
-                if piece is not None and piece.reach < self.window.end:
+                if piece is not None and piece.reach < self.tail.state.tail:
                     self._again = True
             if piece is None:
                 subscriber.fall_behind()
