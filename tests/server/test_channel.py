@@ -431,6 +431,20 @@ class LargeBodyTests(ChannelTestCase):
         self.owed().callback(ok())
         self.assertFalse(client.transport.paused)
 
+    def test_many_bodies_behind_a_wait(self) -> None:
+        """Whether they are complete or not makes no difference."""
+        client = self.connect()
+        client.send(get())
+        body = b"x" * (limits.READ_AHEAD // 4)
+        for _ in range(4):
+            client.send(sized(body))
+        self.assertFalse(client.transport.paused)
+        client.send(sized(body))
+        self.assertTrue(client.transport.paused)
+        self.assertEqual(self.door.held, 5 * len(body))
+        self.owed().callback(ok())
+        self.assertFalse(client.transport.paused)
+
     def test_bodies_have_a_bound(self) -> None:
         """All bodies that are on their way hold so much together, and no more."""
         self.door.max_held = limits.MIB

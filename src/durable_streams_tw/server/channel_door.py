@@ -24,7 +24,7 @@ from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.server.channel import FastChannel
 from durable_streams_tw.server.channel_live import Frames
 from durable_streams_tw.server.channel_room import Room, TurnedAway
-from durable_streams_tw.server.channel_wheel import Wheel
+from durable_streams_tw.server.channel_wheel import Watched, Wheel
 from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.site import StreamSite
@@ -129,7 +129,7 @@ class FastDoor(ServerFactory):
         """Call something in the next turn of the reactor."""
         self._clock.callLater(0, call)
 
-    def look_in(self, channel: FastChannel, seconds: float) -> float:
+    def look_in(self, channel: Watched, seconds: float) -> float:
         """Have the wheel look at a connection in so many seconds; returns the time now."""
         now = self._clock.seconds()
         self.wheel.look(channel, now + seconds)

@@ -101,9 +101,10 @@ class Wire:
 
     @property
     def held(self) -> int:
-        """How many bytes wait for others that belong to them."""
+        """How many bytes wait: for others that belong to them, or for their turn."""
         body = self._body if self._chunks is None else self._chunks.body
-        return len(self.rest) + len(body)
+        queued = sum([len(item[1].body) for item in self.ready if isinstance(item, tuple)])
+        return len(self.rest) + len(body) + queued
 
     @property
     def in_head(self) -> bool:
