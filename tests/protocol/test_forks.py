@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol import bodies, forks, transitions
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.protocol.limits import MAX_FORK_DEPTH
+from durable_streams_tw.protocol.limits import MAX_FORK_DEPTH, MAX_JSON_MESSAGES
 from durable_streams_tw.protocol.outcomes import Created
 from durable_streams_tw.protocol.requests import Create, ForkRequest, create_fields, fork_request
 from durable_streams_tw.protocol.state import FOR_EVER, Lifetime, StreamState
@@ -143,6 +143,15 @@ class AnchorTests(SynchronousTestCase):
         self.assertEqual(step, forks.Advance(len(stored), 1))
         assert isinstance(step, forks.Advance)
         self.assertIs(self.problem(forks.advance(step, b"")), Problem.INVALID_FORK)
+
+    def test_no_store_counts_for_long(self) -> None:
+        of = source(JSON, 10**9)
+        nearest = forks.anchor(of, asking(offset=0, sub_offset=MAX_JSON_MESSAGES))
+        self.assertIsInstance(nearest, forks.Advance)
+        beyond = forks.anchor(of, asking(offset=0, sub_offset=MAX_JSON_MESSAGES + 1))
+        self.assertIs(self.problem(beyond), Problem.INVALID_FORK)
+        of = source(TEXT, 10**9)
+        self.assertEqual(forks.anchor(of, asking(offset=0, sub_offset=10**8)), 10**8)
 
     def test_no_messages_asked_for_is_no_counting(self) -> None:
         self.assertEqual(forks.anchor(source(JSON, 4), asking(offset=2, sub_offset=0)), 2)

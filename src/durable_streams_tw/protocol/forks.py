@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from durable_streams_tw.protocol import bodies, content_types, json_mode
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import MAX_FORK_DEPTH, MAX_POSITION
+from durable_streams_tw.protocol.limits import MAX_FORK_DEPTH, MAX_JSON_MESSAGES, MAX_POSITION
 from durable_streams_tw.protocol.outcomes import Created
 from durable_streams_tw.protocol.requests import Create, ForkRequest
 from durable_streams_tw.protocol.state import FOR_EVER, ForkPoint, StreamState
@@ -26,6 +26,12 @@ class Advance(Struct, frozen=True):
 
 _OVERSHOOT = Refusal(
     Problem.INVALID_FORK, "Stream-Fork-Sub-Offset names a position behind the end of the source"
+)
+# No request brings more messages, so behind the anchor there is a nearer offset (§4.2: the
+# sub-offset stays before the next data boundary); and nobody makes a store count for long.
+_TOO_FAR = Refusal(
+    Problem.INVALID_FORK,
+    f"Stream-Fork-Sub-Offset is at most {MAX_JSON_MESSAGES} messages: fork from a later offset",
 )
 TORN = Refusal(
     Problem.INVALID_FORK,
@@ -64,6 +70,8 @@ def anchor(source: StreamState, command: Create) -> int | Advance | Refusal:
     if base > source.tail:
         return Refusal(Problem.INVALID_FORK, "Stream-Fork-Offset lies behind the end of the source")
     if request.sub_offset and content_types.is_json(source.content_type):
+        if request.sub_offset > MAX_JSON_MESSAGES:
+            return _TOO_FAR
         return Advance(base, request.sub_offset)
     position = base + request.sub_offset
     return _OVERSHOOT if position > source.tail else position
