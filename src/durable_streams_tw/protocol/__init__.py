@@ -10,6 +10,8 @@ Where each section of PROTOCOL.md lives:
 5.5                   answers
 5.6, 5.7              requests, answers
 5.8                   sse
+6.1-6.4               subscription_requests, subscription_index, globs
+7                     subscriptions
 8                     offsets
 9                     content_types, bodies
 9.1                   json_mode
