@@ -38,16 +38,18 @@ class Kills(Row):
         Raises `Mismatch` where the server was never served again.
         """
         restarts: list[float] = []
+        faults: list[str] = []
         totals = dict.fromkeys(("lost", "doubled", "unserved", "acknowledged"), 0)
         for number in range(KILLS):
             # Not always at the same moment of a batch.
             load = 0.5 + 0.137 * (number + KILLS * (trial.round - 1))
             try:
                 restarts.append(_kill(trial, load, totals))
-            except Fault:
-                totals["unserved"] += 1
+            except Fault as fault:
+                faults.append(str(fault))
         if not restarts:
-            raise Mismatch(f"served again after none of {KILLS} kills")
+            raise Mismatch(f"served again after none of {KILLS} kills: {faults[0]}")
+        totals["unserved"] = len(faults)
         return {"seconds": statistics.median(restarts)} | totals
 
 

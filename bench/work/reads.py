@@ -14,7 +14,7 @@ from bench.work.row import Row, Trial, Unmeasurable
 
 SMALL = 1024
 LARGE = 100_000_000
-READS = 3
+READS = 5
 MIB = 2**20
 
 
@@ -58,7 +58,7 @@ class CatchUps(Row):
         self._size = size
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """Read three times; figures are for one time. Every byte has to come."""
+        """Read five times; figures are for one time. Every byte has to come."""
         if trial.variant.store == "memory":
             with trial.server() as server:
                 size = self._fill(trial, server)

@@ -1,0 +1,1 @@
+"""Tests of the benchmarks' arithmetic; the measuring itself is no unit test."""

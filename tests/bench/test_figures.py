@@ -1,0 +1,108 @@
+"""Medians, ranges, percentiles, ratios, and how numbers are written."""
+
+from __future__ import annotations
+
+from bench.figures import Figure, Spread, advantage, percentile, short, spread, times
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+RATE = Figure("rate", "appends", "/s", "more")
+DELAY = Figure("p50", "delay", "ms", "less")
+SHARE = Figure("cpu", "client's core", "%", "context")
+
+
+class SpreadTests(SynchronousTestCase):
+    """What rounds come to."""
+
+    def test_odd(self) -> None:
+        """The middle one."""
+        self.assertEqual(spread([3.0, 1.0, 2.0]), Spread(2.0, 1.0, 3.0, 3))
+
+    def test_even(self) -> None:
+        """Halfway between the middle two."""
+        self.assertEqual(spread([1.0, 2.0]), Spread(1.5, 1.0, 2.0, 2))
+
+    def test_nothing(self) -> None:
+        """Nothing has no median."""
+        self.assertRaises(ValueError, spread, [])
+
+
+class PercentileTests(SynchronousTestCase):
+    """Nearest rank: a value that was measured, never one in between."""
+
+    def test_hundred(self) -> None:
+        """Of 1 to 100 the p-th is p."""
+        ordered = [float(number) for number in range(1, 101)]
+        self.assertEqual([percentile(ordered, at) for at in (0.01, 0.5, 0.99, 1)], [1, 50, 99, 100])
+
+    def test_few(self) -> None:
+        """With few values the highest is soon reached."""
+        self.assertEqual(percentile([1.0, 5.0], 0.5), 1.0)
+        self.assertEqual(percentile([1.0, 5.0], 0.51), 5.0)
+        self.assertEqual(percentile([7.0], 0.0), 7.0)
+
+    def test_nothing(self) -> None:
+        """Nothing has no percentile."""
+        self.assertRaises(ValueError, percentile, [], 0.5)
+
+    @given(
+        st.lists(st.floats(-1e9, 1e9), min_size=1).map(sorted),
+        st.fractions(0, 1, max_denominator=64),
+    )
+    def test_share(self, ordered: list[float], share: object) -> None:
+        """At least that share is not above it, and below it there is less."""
+        wanted = float(share)  # type: ignore[arg-type]
+        value = percentile(ordered, wanted)
+        self.assertIn(value, ordered)
+        self.assertGreaterEqual(sum(one <= value for one in ordered), wanted * len(ordered))
+        if value != ordered[0]:
+            self.assertLess(sum(one < value for one in ordered), wanted * len(ordered))
+
+
+class AdvantageTests(SynchronousTestCase):
+    """Above 1 is always good for us."""
+
+    def test_more_is_better(self) -> None:
+        """Twice the rate."""
+        self.assertEqual(advantage(RATE, 200.0, 100.0), 2.0)
+
+    def test_less_is_better(self) -> None:
+        """Half the delay."""
+        self.assertEqual(advantage(DELAY, 5.0, 10.0), 2.0)
+
+    def test_no_judgement(self) -> None:
+        """The context is not compared."""
+        self.assertIsNone(advantage(SHARE, 1.0, 2.0))
+
+    def test_nothing_measurable(self) -> None:
+        """Zero per cent are not infinitely better."""
+        self.assertIsNone(advantage(DELAY, 0.0, 10.0))
+        self.assertIsNone(advantage(RATE, 10.0, 0.0))
+
+
+class WritingTests(SynchronousTestCase):
+    """Three digits that matter."""
+
+    def test_short(self) -> None:
+        """From small to large, with the borders between the units."""
+        written = {
+            0.0: "0",
+            0.05: "0.05",
+            1.234: "1.23",
+            9.994: "9.99",
+            9.996: "10.0",
+            99.94: "99.9",
+            99.96: "100",
+            999.4: "999",
+            999.6: "1.00k",
+            12_345.0: "12.3k",
+            999_400.0: "999k",
+            999_600.0: "1.00M",
+            2_700_000.0: "2.70M",
+        }
+        self.assertEqual({value: short(value) for value in written}, written)
+
+    def test_times(self) -> None:
+        """A ratio, or an empty cell."""
+        self.assertEqual([times(1.0), times(17.94), times(None)], ["1.00x", "17.9x", ""])
