@@ -166,6 +166,11 @@ class SubscriptionTests(ControlCase):
         self.house.put("events/c")
         body = self.ask("GET", "subscriptions/s").body
         self.assertEqual((len(body["streams"]), body["streams_complete"]), (2, False))
+        self.patch(listing, "MAX_LISTED_STREAMS", 10)
+        self.assertNotIn("streams_complete", self.ask("GET", "subscriptions/s").body)
+        self.patch(listing, "MAX_SCANNED_NAMES", 1)
+        body = self.ask("GET", "subscriptions/s").body
+        self.assertEqual((len(body["streams"]), body["streams_complete"]), (1, False))
 
     def test_delete(self) -> None:
         self.work()
@@ -462,6 +467,16 @@ class NowhereTests(ControlCase):
             made.body["webhook"]["signing"]["jwks_url"],
             "http://127.0.0.1:1/v1/stream/__ds/jwks.json",
         )
+
+    def test_behind_a_proxy(self) -> None:
+        """Then the loopback is where strangers come from, too."""
+        for settings in (Settings(trust_proxy=True), Settings(public_url=BASE)):
+            streams = DurableStreams(settings=settings, reactor=self.house.clock)
+            streams.reached_at("http://127.0.0.1:1/", True)
+            self.assertFalse(streams._allow_local())
+        allowed = Settings(trust_proxy=True, allow_local_webhooks=True)
+        streams = DurableStreams(settings=allowed, reactor=self.house.clock)
+        self.assertTrue(streams._allow_local())
 
     def test_loopback_only(self) -> None:
         """While every port is on the loopback, webhooks may lead there too."""

@@ -11,6 +11,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import (
     DELIVERY_GRACE,
     MAX_DELIVERIES,
+    OBLIGATION_EARLY,
     OBLIGATION_RETRY,
     WEBHOOK_TIMEOUT,
 )
@@ -401,3 +402,23 @@ class FlakyTests(WakesCase):
         self.submit(Unsubscribe("s"))
         late.callback(answers[0])
         self.assertEqual(self.wakes._charges, {})
+
+
+class ClockTests(WakesCase):
+    """A store whose clock is a little behind the reactor's."""
+
+    behind = 0.0
+
+    def make_store(self) -> IStreamStore:
+        return MemoryStore(lambda: int((self.clock.seconds() - self.behind) * 1000))
+
+    def test_asked_again_soon(self) -> None:
+        self.submit(create("wake", content_type=JSON))
+        self.submit(subscribe("p", "events/*", wake_stream="wake", lease_ttl=LEASE))
+        self.write()
+        self.claim()
+        self.behind = 0.01
+        self.turn(LEASE / 1000)
+        self.assertEqual(self.state("p").generation, 1)
+        self.turn(OBLIGATION_EARLY)
+        self.assertEqual(self.state("p").generation, 2)

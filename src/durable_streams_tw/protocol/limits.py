@@ -259,6 +259,9 @@ MAX_WAKE_NAMES: Final = 256 * KIB
 #: How many streams the description of a subscription lists.
 MAX_LISTED_STREAMS: Final = 10_000
 
+#: How many names are looked at for streams that its glob matches.
+MAX_SCANNED_NAMES: Final = 100_000
+
 #: The pause behind a first failed delivery, and the longest one, in milliseconds. Each
 #: failure doubles it, and a share of it is left to chance, lest all retries meet.
 RETRY_FIRST_MS: Final = 1_000
@@ -288,6 +291,9 @@ RESOLVE_TIMEOUT: Final = 5.0
 
 #: After how long what the store could not do for a subscription is asked of it again.
 OBLIGATION_RETRY: Final = 1.0
+
+#: The same where only the clocks did not agree that it was due.
+OBLIGATION_EARLY: Final = 0.05
 
 #: How long a callback or claim token is valid. It is renewed by heartbeats in its second half.
 TOKEN_LIFETIME: Final = 3600

@@ -146,7 +146,8 @@ class DurableStreams(Service):
         whether only this machine can reach it.
 
         The first one is where webhooks call back, unless the settings have a public URL. While
-        all are on the loopback, webhooks may lead there too.
+        all are on the loopback, and nothing says that a proxy is before them, webhooks may lead
+        there too.
         """
         self._reached_at = self._reached_at or url
         self._loopback = loopback and self._loopback is not False
@@ -275,7 +276,12 @@ class DurableStreams(Service):
         return self._settings.public_url or self._reached_at
 
     def _allow_local(self) -> bool:
-        return self._settings.allow_local_webhooks or self._loopback is True
+        settings = self._settings
+        if settings.allow_local_webhooks:
+            return True
+        # Whoever has a proxy or a public URL is reached by others all the same.
+        alone = settings.public_url is None and not settings.trust_proxy
+        return alone and self._loopback is True
 
     def _now(self) -> int:
         return int(self._reactor.seconds() * 1000)

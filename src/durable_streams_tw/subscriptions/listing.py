@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.globs import literal_prefix, matches, parse_glob
-from durable_streams_tw.protocol.limits import MAX_LISTED_STREAMS
+from durable_streams_tw.protocol.limits import MAX_LISTED_STREAMS, MAX_SCANNED_NAMES
 from durable_streams_tw.protocol.subscriptions import GONE, Subscription
 from durable_streams_tw.storage.interfaces import Moment
 from durable_streams_tw.storage.tables import (
@@ -46,12 +46,15 @@ def describe(moment: Moment, name: str) -> Description | Refusal:
     explicit = {link.path for _, link in moment.range(NAMED, *owned_range(state.number))}
     paths = _first(explicit)
     complete = len(paths) == len(explicit)
-    for path in _matching(moment, state):
-        if path not in explicit:
-            if len(paths) >= MAX_LISTED_STREAMS:
-                complete = False
-                break
+    for scanned, path in enumerate(_candidates(moment, state)):
+        # One more than is listed shows that there are more.
+        if scanned >= MAX_SCANNED_NAMES or len(paths) > MAX_LISTED_STREAMS:
+            complete = False
+            break
+        if path is not None and path not in explicit:
             paths.append(path)
+    complete = complete and len(paths) <= MAX_LISTED_STREAMS
+    del paths[MAX_LISTED_STREAMS:]
     links = [_link(moment, state, path, path in explicit) for path in sorted(paths)]
     return Description(state, tuple(links), complete)
 
@@ -60,19 +63,20 @@ def _first(explicit: Iterable[str]) -> list[str]:
     return sorted(explicit)[:MAX_LISTED_STREAMS]
 
 
-def _matching(moment: Moment, state: Subscription) -> Iterable[str]:
-    """Living streams that the glob matches, but for the wake stream."""
+def _candidates(moment: Moment, state: Subscription) -> Iterable[str | None]:
+    """Streams that the glob may match: the name where it does and the stream lives, and is not
+    the wake stream, otherwise None."""
     pattern = state.config.pattern
     if pattern is None:
         return
     glob = parse_glob(pattern)
     for path in moment.names(literal_prefix(glob)):
-        if (
+        linked = (
             matches(glob, path)
             and path != state.config.wake_stream
             and moment.living(path) is not None
-        ):
-            yield path
+        )
+        yield path if linked else None
 
 
 def _link(moment: Moment, state: Subscription, path: str, explicit: bool) -> Link:

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import DELIVERY_GRACE, OBLIGATION_RETRY
+from durable_streams_tw.protocol.limits import DELIVERY_GRACE, OBLIGATION_EARLY, OBLIGATION_RETRY
 from durable_streams_tw.protocol.subscription_requests import Due
 from durable_streams_tw.protocol.subscriptions import Duty, Subscription, Wake, current, obligation
 from durable_streams_tw.storage.interfaces import IStreamStore, Moment, Note
@@ -184,19 +184,20 @@ class Wakes:
         charge.patience = None
         if isinstance(known, Failure) and not known.check(CancelledError):
             _log.failure("a delivery failed", known)
-        self._again(charge, before)
+        self._again(charge, before, OBLIGATION_RETRY)
 
     def _told(self, outcome: object, charge: _Charge, before: Subscription) -> None:
         if isinstance(outcome, Failure):
             _log.failure("a subscription's turn failed", outcome)
-        self._again(charge, before)
+        failed = isinstance(outcome, Failure | Refusal)
+        self._again(charge, before, OBLIGATION_RETRY if failed else OBLIGATION_EARLY)
 
-    def _again(self, charge: _Charge, before: Subscription) -> None:
-        """Go on. Where nothing has come of it (the disk, a clock), not at once."""
+    def _again(self, charge: _Charge, before: Subscription, pause: float) -> None:
+        """Go on, after a pause where nothing has come of it."""
         if self._running and self._charges.get(charge.state.id) is charge:
             unchanged = charge.state is before
             if charge.timer is None or unchanged:
-                self._plan(charge, OBLIGATION_RETRY if unchanged else 0.0)
+                self._plan(charge, pause if unchanged else 0.0)
 
 
 def _owed(moment: Moment) -> list[Subscription]:
