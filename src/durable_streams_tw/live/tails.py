@@ -48,8 +48,12 @@ class Tail:
         self.followers: dict[Follower, None] = {}
 
     def saw(self, state: StreamState) -> None:
-        """Somebody looked, and this is what the stream was."""
-        if state.tail >= self.state.tail and not self.state.closed:
+        """Somebody looked, and this is what the stream was.
+
+        A look that tells nothing new counts as none: it would ask for another.
+        """
+        known = self.state
+        if state.tail > known.tail or (state.closed and not known.closed):
             self.state = state
             self.version += 1
 
