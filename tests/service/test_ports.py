@@ -19,13 +19,14 @@ from tests.server.house import Client, House
 class Port:
     """A port that is open until the test says otherwise."""
 
-    def __init__(self, diary: list[str]) -> None:
+    def __init__(self, diary: list[str], host: str = "127.0.0.1") -> None:
         self.diary = diary
+        self.host = host
         self.closed: Deferred[None] = Deferred()
 
     def getHost(self) -> IPv4Address:
         """Where it is."""
-        return IPv4Address("TCP", "127.0.0.1", 4437)
+        return IPv4Address("TCP", self.host, 4437)
 
     def stopListening(self) -> Deferred[None]:
         """Close."""
@@ -142,6 +143,22 @@ class PortsTests(SynchronousTestCase):
         idle.leave()
         self.house.clock.advance(1)
         self.successResultOf(stopped)
+
+    def test_webhooks(self) -> None:
+        """They call back where the first port is, and may lead to this machine while nobody
+        else can reach any."""
+        for hosts, local in (
+            (("127.0.0.1",), True),
+            (("127.0.0.1", "0.0.0.0"), False),
+            (("192.0.2.1", "127.0.0.1"), False),
+        ):
+            self.house = House()
+            service = self.ports(*[succeed(Port(self.diary, host)) for host in hosts])
+            service.privilegedStartService()
+            service.startService()
+            streams = self.house.streams
+            self.assertEqual(streams._base(), f"http://{hosts[0]}:4437/v1/stream/")
+            self.assertEqual(streams._allow_local(), local)
 
     def test_urls(self) -> None:
         """What is logged can be pasted into a client."""

@@ -88,3 +88,20 @@ class UnitsTests(SynchronousTestCase):
             "cors-origin",
             *("", "app.example", "https://", "https://a/", "https://a/b", "null", "https://a b"),
         )
+
+    def test_public_url(self) -> None:
+        """Scheme, host and what a proxy has before the root; the root comes behind it."""
+        for text, value in {
+            "https://streams.example": "https://streams.example/v1/stream/",
+            "http://10.0.0.1:4437/": "http://10.0.0.1:4437/v1/stream/",
+            "https://[2001:db8::1]:8443/a/b/": "https://[2001:db8::1]:8443/a/b/v1/stream/",
+        }.items():
+            self.assertEqual(units.public_url(text, b"v1/stream/"), value)
+        self.assertEqual(units.public_url("https://a.example", b""), "https://a.example/")
+        self.assertIsNone(units.public_url(None, b"v1/stream/"))
+        self.refused(
+            lambda text: units.public_url(text, b""),
+            "public-url",
+            *("", "streams.example", "ftp://a", "https://", "https:///a", "https://a//b"),
+            *("https://a?b", "https://a#b", "https://u@a", "https://a b", "https://a:port"),
+        )
