@@ -122,7 +122,8 @@ class TokenTests(RefusingTestCase):
     def test_headers_that_change_the_meaning(self) -> None:
         """§3.10: nothing in a header is followed; what is critical is not understood."""
         tempting = {"kid": "../../dev/null", "jku": "https://evil.example/", "x5u": "file:///x"}
-        self.assertIsInstance(self.check(self.forge(tempting)), Proof)
+        for name, value in tempting.items():
+            self.assertInvalid(self.forge({name: value}))
         self.assertInvalid(self.forge({"crit": ["exp"], "exp": 1}))
 
     def test_claims(self) -> None:

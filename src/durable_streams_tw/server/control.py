@@ -24,6 +24,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import RESERVED_SEGMENT
 from durable_streams_tw.protocol.offsets import format_offset
 from durable_streams_tw.protocol.subscription_outcomes import Claimed, Settled, Subscribed
+from durable_streams_tw.protocol.subscription_requests import SubscriptionCommand
 from durable_streams_tw.protocol.subscriptions import AlreadyClaimed, Kind, Proof, Subscription
 from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.policies import Policies
@@ -165,7 +166,9 @@ class ControlOperations:
 
     # -- answers ------------------------------------------------------------------------------
 
-    def _done(self, command: Any, tell: Callable[[Any], Answer]) -> Deferred[Answer]:
+    def _done(
+        self, command: SubscriptionCommand, tell: Callable[[Any], Answer]
+    ) -> Deferred[Answer]:
         submitted: Deferred[Any] = self._subscriptions.submit(command)
         return submitted.addCallback(
             lambda outcome: refused(outcome) if isinstance(outcome, Refusal) else tell(outcome)

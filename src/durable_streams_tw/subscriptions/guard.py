@@ -59,6 +59,9 @@ _REFUSED_6: Final = tuple(
     )
 )
 
+_LOOPBACK_4: Final = ip_network("127.0.0.0/8")
+_LOOPBACK_6: Final = ip_address("::1")
+
 # RFC 5214 §6.1: an interface identifier that carries an IPv4 address (ISATAP).
 _ISATAP: Final = (0x00005EFE, 0x02005EFE)
 
@@ -130,7 +133,7 @@ def _judge_host(host: str, bracketed: bool, allow_local: bool) -> bool:
         raise _refused("its host is an IPv6 address: give it a name")
     elif str(address) != host:
         raise _refused("its host is an address in a form that is read in several ways")
-    elif address.is_loopback:
+    elif _is_loopback(address):
         local = True
     elif allowed(address):
         return False
@@ -167,6 +170,11 @@ def allowed(address: Address) -> bool:
     )
 
 
+def _is_loopback(address: Address) -> bool:
+    # Some Pythons take mapped addresses for what they carry.
+    return address in _LOOPBACK_4 or address == _LOOPBACK_6
+
+
 def screened(target: Target, found: list[str]) -> list[Address]:
     """The addresses of a target's name, each of which may be called.
 
@@ -179,7 +187,7 @@ def screened(target: Target, found: list[str]) -> list[Address]:
             address = ip_address(text)
         except ValueError:
             raise _refused("its host has an address that is none") from None
-        good = address.is_loopback if target.local else allowed(address)
+        good = _is_loopback(address) if target.local else allowed(address)
         if not good:
             raise _refused("its host is not on the public Internet")
         addresses.append(address)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, succeed
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.subscription_requests import Subscribe
+from durable_streams_tw.protocol.subscription_requests import Subscribe, SubscriptionCommand
 from durable_streams_tw.protocol.subscriptions import Kind
 from durable_streams_tw.storage.interfaces import IStreamStore, Outcome
 from durable_streams_tw.subscriptions.calling import Caller
@@ -78,6 +78,6 @@ class Subscriptions:
         """The subscription of an id, and its streams."""
         return self._store.ask(lambda moment: describe(moment, name))
 
-    def submit(self, command: Any) -> Deferred[Outcome]:
+    def submit(self, command: SubscriptionCommand) -> Deferred[Outcome]:
         """Any other command."""
         return self._store.submit(command)

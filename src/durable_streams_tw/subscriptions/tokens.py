@@ -20,7 +20,7 @@ from durable_streams_tw.protocol.limits import TOKEN_LIFETIME
 from durable_streams_tw.protocol.subscriptions import Kind, Proof, Subscription, Wake
 
 _ALGORITHM: Final = "HS256"
-_TYPE: Final = "ds-wake+jwt"
+_HEADER: Final = {"alg": _ALGORITHM, "typ": "ds-wake+jwt"}
 _ISSUER: Final = "durable-streams"
 _AUDIENCES: Final = {
     Kind.WEBHOOK: "durable-streams:callback",
@@ -64,8 +64,7 @@ class Tokens:
             "iat": now,
             "exp": now + TOKEN_LIFETIME,
         }
-        header = {"typ": _TYPE}
-        return jwt.encode(claims, self._secret(), algorithm=_ALGORITHM, headers=header)
+        return jwt.encode(claims, self._secret(), algorithm=_ALGORITHM, headers=_HEADER)
 
     def check(self, token: str, name: str, kind: Kind) -> Proof | Refusal:
         """What a token says of a subscription's wake, or why it says nothing."""
@@ -106,7 +105,8 @@ class Tokens:
         except (jwt.InvalidTokenError, binascii.Error, UnicodeError, RecursionError):
             return _INVALID
         claims: dict[str, Any] = whole["payload"]
-        if whole["header"].get("typ") != _TYPE or not _counts(claims["exp"]):
+        # Exactly what is issued: no key ids, no extensions that somebody finds critical.
+        if whole["header"] != _HEADER or not _counts(claims["exp"]):
             return _INVALID
         return _EXPIRED if self._seconds() >= claims["exp"] else claims
 
