@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.server.messages import Request
 from durable_streams_tw.server.wire import Fault, Foreign, Item, Wire
-from durable_streams_tw.server.wire_heads import Surroundings
+from durable_streams_tw.server.wire_section import Surroundings
 from tests.server.hostile_rows import HIDDEN, HOST, chunked, get, post, sized
 
 MAX_BODY = 5_000
@@ -171,6 +171,22 @@ class GoodRequestsTests(SynchronousTestCase):
         items, _ = items_of([short + short + long + other + long + short])
         bodies = [request.body for request in requests_of(items)]
         self.assertEqual(bodies, [b"a", b"a", b"b", b"0123456789", b"b", b"a"])
+
+    def test_fields_like_the_last(self) -> None:
+        """The same fields mean the same for another target, and else for another version."""
+        fields = HOST + b"Connection: keep-alive\r\nContent-Length: 2\r\n\r\n"
+        targets = [b"a", b"b?x", b"a", b"c%2Fd"]
+        lines = [b"POST /v1/stream/" + target + b" HTTP/1.1\r\n" for target in targets]
+        other = b"POST http://b/v1/stream/e HTTP/1.1\r\n"
+        items, _ = items_of([b"".join([line + fields + b"hi" for line in [*lines, other]])])
+        requests = requests_of(items)
+        self.assertEqual([one.path for one in requests], [b"a", b"b", b"a", b"c%2Fd", b"e"])
+        self.assertEqual({one.body for one in requests}, {b"hi"})
+        self.assertEqual([one.url[:9] for one in requests[-2:]], [b"http://a/", b"http://b/"])
+        plain = HOST + b"\r\n"
+        versions = [b"GET /v1/stream/s HTTP/1." + minor + b"\r\n" + plain for minor in (b"1", b"0")]
+        items, _ = items_of([versions[0] + versions[1] + versions[0]])
+        self.assertEqual(len(items), 2)
 
     def test_forget(self) -> None:
         """A wire that has forgotten the last head reads the next one; within a body it keeps it."""

@@ -9,13 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.limits import MAX_HEAD
 from durable_streams_tw.server.wire_fields import CLOSING, SINGLE, mapped
-from durable_streams_tw.server.wire_heads import (
-    CHUNKED,
-    Head,
-    Surroundings,
-    check_start,
-    read_head,
-)
+from durable_streams_tw.server.wire_heads import Head, check_start, read_head
+from durable_streams_tw.server.wire_section import CHUNKED, Surroundings
 from tests.server.hostile_rows import GET, HOST, get, post
 
 AROUND = Surroundings(b"/v1/stream/", 1_000, reached=b"127.0.0.1:4437")

@@ -29,7 +29,7 @@ from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.site import StreamSite
 from durable_streams_tw.server.wire_answers import Openings
-from durable_streams_tw.server.wire_heads import Surroundings
+from durable_streams_tw.server.wire_section import Surroundings
 
 
 class Operations(Protocol):

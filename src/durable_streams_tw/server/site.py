@@ -32,7 +32,8 @@ from durable_streams_tw.server.policies import Policies, body_too_large
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.sinks import cut
 from durable_streams_tw.server.tree import refuse
-from durable_streams_tw.server.wire_heads import RefusedHead, Surroundings, check_line, read_head
+from durable_streams_tw.server.wire_heads import check_line, read_head
+from durable_streams_tw.server.wire_section import RefusedHead, Surroundings
 
 _MALFORMED: Final = Refusal(Problem.MALFORMED_REQUEST, "this is not a well-formed HTTP request")
 _NO_PATH: Final = Refusal(Problem.MALFORMED_REQUEST, "a request target begins with a slash")
