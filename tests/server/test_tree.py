@@ -95,6 +95,8 @@ class RawPathTests(SynchronousTestCase):
         answer = client.ask("PUT", f"http://streams.example{ROOT}a", TEXT)
         self.assertEqual(answer.status, 201)
         self.assertEqual(answer.header["location"], f"http://streams.example{ROOT}a")
+        answer = client.ask("PUT", f"http://other.example:80{ROOT}b", TEXT)
+        self.assertEqual(answer.header["location"], f"http://other.example:80{ROOT}b")
 
 
 class LocationTests(SynchronousTestCase):

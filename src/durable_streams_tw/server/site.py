@@ -82,6 +82,9 @@ class StreamRequest(Request):
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """The request is complete."""
+        authority = targets.authority_of(path)
+        if authority is not None:
+            self.requestHeaders.setRawHeaders(b"host", [authority])
         if self._refusal is None:
             Request.requestReceived(self, command, targets.origin_form(path), version)
         elif version == b"HTTP/2":

@@ -23,7 +23,7 @@ _HOST: Final = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=-]{1,253})(?::[0-9]{0,5})?"
 )
 # RFC 9112 §3.2.2: scheme and authority before the path.
-_ABSOLUTE_FORM: Final = re.compile(rb"https?://[^/?#]*(?=[/?]|\Z)", re.IGNORECASE)
+_ABSOLUTE_FORM: Final = re.compile(rb"https?://([^/?#]*)(?=[/?]|\Z)", re.IGNORECASE)
 
 
 @lru_cache(maxsize=1024)
@@ -45,6 +45,12 @@ def origin_form(target: bytes) -> bytes:
         return target
     rest = target[match.end() :]
     return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def authority_of(target: bytes) -> bytes | None:
+    """The host and port in a target of absolute form, which count more than a Host field."""
+    match = _ABSOLUTE_FORM.match(target)
+    return None if match is None else match[1]
 
 
 def raw_path(uri: bytes, below: int) -> bytes:
