@@ -168,6 +168,17 @@ class MountTests(SynchronousTestCase):
         """A foreign site."""
         return Site(resource, reactor=self.clock)
 
+    def test_fields_given_twice(self) -> None:
+        """Behind a foreign site too, a field that has one value comes once."""
+        client = Client(self.site(self.streams.resource()))
+        client.ask("PUT", "/a", TEXT)
+        client.transport.clear()
+        fields = b"Content-Type: text/plain\r\nStream-Seq: 1\r\nStream-Seq: 2\r\nContent-Length: 1"
+        client.send(b"POST /a HTTP/1.1\r\nHost: h\r\n" + fields + b"\r\n\r\nx")
+        (answer,) = client.answers()
+        self.assertEqual(answer.status, 400)
+        self.assertIn(b"Stream-Seq is given twice", answer.body)
+
     def test_as_the_whole_site(self) -> None:
         """At the very top."""
         self.check(self.site(self.streams.resource()), "/")

@@ -33,8 +33,10 @@ from durable_streams_tw.server.policies import body_too_large
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.sinks import RequestSink, cut
 from durable_streams_tw.server.streams import StreamOperations
+from durable_streams_tw.server.wire_fields import CLOSING, SINGLE, doubled
 
 _NO_BODY: Final = (204, 304)
+_SINGLE: Final = SINGLE - CLOSING
 _OUTSIDE: Final = Refusal(Problem.NOT_FOUND, "streams are found elsewhere on this server")
 
 
@@ -110,6 +112,7 @@ class _Mount(Resource):
         """Answer a request, at once or later."""
         try:
             targets.host_of(request)
+            _check_fields(request)
             path = targets.raw_path(request.uri, len(request.postpath or ()))
             if not path.startswith(self._root):
                 raise Refused(_OUTSIDE.problem, _OUTSIDE.detail)
@@ -118,6 +121,13 @@ class _Mount(Resource):
             return NOT_DONE_YET
         request.postpath = [quote(path[len(self._root) :], safe="").encode("ascii")]
         return self._klein.render(request)
+
+
+def _check_fields(request: WebRequest) -> None:
+    for name, values in request.requestHeaders.getAllRawHeaders():
+        if len(values) > 1 and name.lower() in _SINGLE:
+            refusal = doubled(name.lower())
+            raise Refused(refusal.problem, refusal.detail)
 
 
 def _origin(request: WebRequest) -> bytes | None:
