@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.limits import MAX_HEAD
-from durable_streams_tw.server.wire_fields import CLOSING, SINGLE, mapped
+from durable_streams_tw.server.wire_fields import CLOSING, SINGLE
 from durable_streams_tw.server.wire_heads import Head, check_start, read_head
 from durable_streams_tw.server.wire_section import CHUNKED, Surroundings
 from tests.server.hostile_rows import GET, HOST, get, post
@@ -95,12 +95,6 @@ class FramingTests(SynchronousTestCase):
             b"/v1/stream/s", b"Host: a", b"X: 1", b"X: 2", b"If-None-Match: a", b"Via: b"
         )
         self.assertIsNone(head.refusal)
-
-    def test_mapped(self) -> None:
-        """Fields that somebody else has read become the same map."""
-        mapping = mapped([(b"X-A", b" 1"), (b"x-a", b"2 "), (b"Host", b"a"), (b"host", b"a")])
-        self.assertEqual(mapping.header, {b"x-a": b"1, 2", b"host": b"a"})
-        self.assertEqual(mapping.doubled, b"host")
 
 
 class StartTests(SynchronousTestCase):

@@ -12,7 +12,6 @@ continues another (RFC 9112 §5.2).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -117,12 +116,4 @@ def read_block(block: bytes) -> FieldMapping | None:
         return mapping
     except HttpParserError:
         return None
-    return mapping
-
-
-def mapped(pairs: Iterable[tuple[bytes, bytes]]) -> FieldMapping:
-    """The same of fields that somebody else has read."""
-    mapping = FieldMapping()
-    for name, value in pairs:
-        mapping.on_header(name, value)
     return mapping
