@@ -379,6 +379,19 @@ class TextTests(LiveTestCase):
         self.assertEqual(at_the_tear.controls[0], control(1, up_to_date=False))
         self.assertEqual(at_the_tear.controls[-1], control(5))
 
+    def test_a_character_whose_rest_was_seen_and_not_told(self) -> None:
+        """Whoever has its start reads on in the store, once, instead of looking for ever."""
+        self.send(b"a", b"\xe2")
+        self.store.mute = True
+        self.append(b"\x82\xac")
+        late = self.subscribe(NOW)
+        self.sink.pause()
+        self.sink.drain()
+        self.turn()
+        self.assertEqual(self.sink.payload, "a\N{EURO SIGN}")
+        self.assertEqual(self.sink.controls[-1], control(4))
+        self.assertEqual(late.controls, [control(4)])
+
     def test_a_torn_line_end(self) -> None:
         """CR LF is one line end, also where the two come one by one."""
         self.send(b"a\r", b"\nb\r", b"\r\n", b"\n")

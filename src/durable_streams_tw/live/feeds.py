@@ -134,7 +134,11 @@ class Feed:
         if data is None or (not data and position < state.tail):
             return None
         drained = position + len(data) >= window.end
-        return Piece(self.kind, state, position, data, drained, after_cr)
+        piece = Piece(self.kind, state, position, data, drained, after_cr)
+        if piece.reach < state.tail and not piece.says_something(position):
+            # The start of a character whose rest was seen elsewhere before it was told here.
+            return None
+        return piece
 
     # -- reading behind ---------------------------------------------------------------------------
 
