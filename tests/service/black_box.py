@@ -63,7 +63,9 @@ class Foreground:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            # communicate() with a timeout reads the descriptor itself: a line that a buffer
+            # holds already would be lost.
+            bufsize=0,
         )
 
     def __enter__(self) -> Foreground:
@@ -71,7 +73,7 @@ class Foreground:
         while len(self.ports) < self._wanted:
             line = self._process.stdout.readline()
             assert line, self.log
-            self.log += line
+            self.log += line.decode()
         return self
 
     def __exit__(
@@ -106,7 +108,7 @@ class Foreground:
     def wait(self) -> int:
         """Wait for its end. Gives the exit status."""
         rest, _ = self._process.communicate(timeout=PATIENCE)
-        self.log += rest
+        self.log += rest.decode()
         return self._process.returncode
 
 
