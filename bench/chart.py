@@ -9,8 +9,8 @@ from html import escape
 
 from bench.figures import times
 
-WIDTH = 960
-LEFT = 400
+WIDTH = 1060
+LEFT = 500
 RIGHT = 70
 BAR = 13
 GAP = 12

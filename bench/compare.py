@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from bench import machine, report, results, wrk
 from bench.client import Mismatch
+from bench.figures import told
 from bench.held import NotHeld
 from bench.process import Fault, can_profile
 from bench.results import Results, Sample
@@ -144,7 +146,7 @@ class Comparison:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         said = ", ".join(
-            f"{figure.title} {figures[figure.key]:,.4g} {figure.unit}".strip()
+            f"{figure.title} {told(figure, figures[figure.key])} {figure.unit}".strip()
             for figure in row.figures
             if figure.key in figures
         )
@@ -191,16 +193,19 @@ def main(arguments: Sequence[str]) -> int:
     cores, warning = machine.choose_cores(options.server_core, options.load_core)
     files = machine.raise_file_limit()
     found = gather(options.servers, options.caddy, options.rust)
+    rows = choose(options, found.skipped)
+    remarks = [f"Not measured: {line}" for line in found.skipped]
     if warning is not None:
-        found.skipped.append(warning)
+        remarks.append(warning)
     busy = machine.foreign_load()
     if busy > QUIET:
-        found.skipped.append(f"in peace: other work took {100 * busy:.0f} % of this machine before")
-    rows = choose(options, found.skipped)
+        remarks.append(
+            f"Other work took {100 * busy:.0f} % of this machine just before: trust no figure"
+        )
     if options.profile and not can_profile():
-        found.skipped.append('profiles: py-spy is not on the path; the extra "bench" has it')
-    for line in found.skipped:
-        print(f"Not measured: {line}", flush=True)
+        remarks.append('No profiles: py-spy is not on the path (the extra "bench" has it)')
+    for line in remarks:
+        print(line, flush=True)
     cores.take_load()
     settings = Settings(
         seconds=options.seconds,
@@ -224,7 +229,7 @@ def main(arguments: Sequence[str]) -> int:
                 "scale": options.scale,
                 "full": options.full,
             },
-            skipped=found.skipped,
+            remarks=remarks,
             samples=results.load(file).samples if options.add and file.exists() else [],
         )
         comparison = Comparison(settings, found, kept, folder, file)
@@ -236,6 +241,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does: a server that runs is stopped, its directory removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

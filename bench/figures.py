@@ -61,6 +61,11 @@ def advantage(figure: Figure, ours: float, theirs: float) -> float | None:
     return ours / theirs if figure.better == "more" else theirs / ours
 
 
+def told(figure: Figure, value: float) -> str:
+    """A value of a figure: a count in full, anything else in three digits."""
+    return short(value) if figure.unit else f"{value:,.0f}"
+
+
 def short(value: float) -> str:
     """Three digits that matter, thousands as ``k``, millions as ``M``."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
@@ -74,7 +79,7 @@ def _three(value: float) -> str:
     size = abs(value)
     if size == 0:
         return "0"
-    digits = 0 if size >= 99.95 else 1 if size >= 9.995 else 2
+    digits = 0 if size >= 99.95 else 1 if size >= 9.995 else 2 if size >= 0.0995 else 3
     return f"{value:.{digits}f}"
 
 

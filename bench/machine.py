@@ -35,9 +35,9 @@ def choose_cores(server: int | None, load: int | None) -> tuple[Cores, str | Non
     """Two cores, those asked for where they are given; and a sentence where there are not two."""
     usable = sorted(os.sched_getaffinity(0))
     if shutil.which("taskset") is None:
-        return Cores(None, None), "taskset is not on the path: nothing is pinned"
+        return Cores(None, None), "Nothing is pinned: taskset is not on the path"
     if len(usable) < 2:
-        return Cores(None, None), "there is one core only: server and load share it"
+        return Cores(None, None), "Server and load share the only core that there is"
     chosen = usable[0] if server is None else server
     other = next(core for core in usable if core != chosen) if load is None else load
     return Cores(chosen, other), None

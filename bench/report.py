@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench import chart
-from bench.figures import Figure, Spread, advantage, short, times
+from bench.figures import Figure, Spread, advantage, times, told
 from bench.results import Results
 from bench.servers import OURS, STORES, TITLES
 from bench.work.row import Row
@@ -72,9 +72,8 @@ def peers(results: Results) -> list[str]:
 def page(results: Results, rows: Sequence[Row]) -> str:
     """The whole page, in Markdown."""
     lines = [INTRODUCTION, *_circumstances(results), "", "## Ratios", ""]
-    lines.append("How many times better ours is; below 1 it is worse.")
-    lines.append("![The ratios, on a logarithmic scale](benchmarks.svg)")
-    lines.append("")
+    lines.append("How many times better ours is; below 1 it is worse.\n")
+    lines.append("![The ratios, on a logarithmic scale](benchmarks.svg)\n")
     lines += _ratios(results, rows)
     for row in rows:
         lines += _section(results, row)
@@ -100,11 +99,11 @@ def _circumstances(results: Results) -> Iterator[str]:
     yield f"- Date: {results.date}"
     yield f"- Machine: {results.machine}"
     yield f"- Versions: {versions}"
-    yield f"- Command: `{results.command}` ({lengths})"
+    yield f"- Command: `{results.command}`; {lengths}"
     if results.settings["scale"] != 1:
         yield f"- **Scaled by {results.settings['scale']:g}: a trial of the bench, no result.**"
-    for line in results.skipped:
-        yield f"- Not measured: {line}"
+    for line in results.remarks:
+        yield f"- {line}"
 
 
 def _ratios(results: Results, rows: Sequence[Row]) -> Iterator[str]:
@@ -117,7 +116,7 @@ def _ratios(results: Results, rows: Sequence[Row]) -> Iterator[str]:
             for figure in row.figures:
                 if figure.better != "context" and figure.key in mine:
                     ratios = [_ratio(results, row, figure, store, peer) for peer in others]
-                    value = f"{short(mine[figure.key].median)} {figure.unit}".strip()
+                    value = f"{told(figure, mine[figure.key].median)} {figure.unit}".strip()
                     work = f"{row.title}, {store}"
                     yield _cells([work, figure.title, value, *map(times, ratios)])
     yield ""
@@ -160,12 +159,12 @@ def _section(results: Results, row: Row) -> Iterator[str]:
 def _spread(figure: Figure, found: Spread | None) -> str:
     if found is None:
         return ""
-    middle = short(found.median)
+    middle = told(figure, found.median)
     if figure.key in ("client_cpu", "load_cpu") and found.median >= BUSY:
         return f"{middle} (busy)"
     if found.least == found.most or figure.better == "context":
         return middle
-    return f"{middle} ({short(found.least)} to {short(found.most)})"
+    return f"{middle} ({told(figure, found.least)} to {told(figure, found.most)})"
 
 
 def _cells(cells: Sequence[str]) -> str:

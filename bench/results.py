@@ -27,7 +27,8 @@ class Sample:
 class Results:
     """All measurements and what they were made with.
 
-    ``date`` is that of the newest, ``settings`` are numbers and switches by name.
+    ``date`` is that of the newest, ``settings`` are numbers and switches by name,
+    ``remarks`` are sentences: what could not be measured, what may have disturbed it.
     """
 
     date: str
@@ -35,7 +36,7 @@ class Results:
     machine: str
     versions: dict[str, str]
     settings: dict[str, float]
-    skipped: list[str]
+    remarks: list[str]
     samples: list[Sample] = field(default_factory=list)
 
     def spreads(self, row: str, server: str, store: str) -> dict[str, Spread]:

@@ -15,6 +15,7 @@ from bench.work.row import Row, Trial, Unmeasurable
 SMALL = 1024
 LARGE = 100_000_000
 READS = 5
+FILLERS = 64
 MIB = 2**20
 
 
@@ -52,9 +53,9 @@ class CatchUps(Row):
         Figure("requests", "requests", "", "context"),
     )
 
-    def __init__(self, name: str, size: int) -> None:
-        self.name = f"catchup-{name}"
-        self.title = f"catch-up of 100 MB written as {name.upper().replace('K', ' K')} appends"
+    def __init__(self, name: str, written: str, size: int) -> None:
+        self.name = name
+        self.title = f"catch-up of 100 MB written as {written} appends"
         self._size = size
 
     def measure(self, trial: Trial) -> dict[str, float]:
@@ -76,7 +77,7 @@ class CatchUps(Row):
         request = post(ROOT + "large", BYTES, b"x" * self._size)
         with Client(server.port) as client:
             client.create("large")
-        filled = fill(server.port, repeat(request, count), count, 16, settings.fill_limit)
+        filled = fill(server.port, repeat(request, count), count, FILLERS, settings.fill_limit)
         if filled.refused:
             raise Mismatch(f"{len(filled.refused)} appends were answered {filled.refused[0]}")
         if filled.acknowledged < count:

@@ -95,7 +95,9 @@ class Trial:
     def _profile(self) -> Path | None:
         if self.settings.profiles is None or self.variant.server not in ("fast", "klein"):
             return None
-        return self.settings.profiles / f"{self.label}-{self.variant}.svg".replace(" ", "-")
+        # A row may start its server more than once.
+        folder, name = self.settings.profiles, f"{self.label}-{self.variant}".replace(" ", "-")
+        return folder / f"{name}-{len(list(folder.glob(f'{name}-*.svg'))) + 1}.svg"
 
 
 class Row(ABC):

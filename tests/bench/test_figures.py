@@ -88,7 +88,9 @@ class WritingTests(SynchronousTestCase):
         """From small to large, with the borders between the units."""
         written = {
             0.0: "0",
-            0.05: "0.05",
+            0.0063: "0.006",
+            0.0994: "0.099",
+            0.0996: "0.10",
             1.234: "1.23",
             9.994: "9.99",
             9.996: "10.0",

@@ -114,7 +114,7 @@ class PageTests(SynchronousTestCase):
 
     def test_circumstances(self) -> None:
         """Date, machine, versions, command, and what was left out."""
-        for words in (DATE, "a box", "Thing 1.0", "`run it`", "Not measured: x: y"):
+        for words in (DATE, "a box", "Thing 1.0", "`run it`", "- x: y"):
             self.assertIn(words, self.page)
         self.assertNotIn("Scaled", self.page)
 
