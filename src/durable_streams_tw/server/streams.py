@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from durable_streams_tw.protocol import answers, paths
@@ -60,7 +60,11 @@ class StreamOperations:
         Never fails but by cancelling, which says that the client is gone: a reader that
         waits is let go, a write goes on.
         """
-        return maybeDeferred(self._begin, request).addErrback(self._failed, request)
+        try:
+            answer = self._begin(request)
+        except Exception:  # noqa: BLE001 - refusals come this way too, and all have an answer
+            answer = fail()
+        return answer.addErrback(self._failed, request)
 
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
         """What says no to a request, with the Origin that it named."""
