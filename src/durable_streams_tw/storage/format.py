@@ -67,7 +67,9 @@ def _mark(keyspace: Keyspace, now: int) -> None:
         batch.put(
             records.META_KEY, records.pack_meta(records.Meta(records.FORMAT, __version__, now))
         )
-        batch.put(records.NEXT_ID_KEY, records.seal(records.NEXT_ID_KEY, records.pack_integer(1)))
+        # No id of an earlier store in the same place: a cache may still know that one's.
+        first_id = records.pack_integer((now << 20) + 1)
+        batch.put(records.NEXT_ID_KEY, records.seal(records.NEXT_ID_KEY, first_id))
         batch.commit()
     except BaseException:
         batch.abort()
