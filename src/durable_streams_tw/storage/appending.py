@@ -16,12 +16,9 @@ FULL: Final = Refusal(Problem.STORAGE_FULL, "there is no room for more bytes")
 
 def append(transaction: Transaction, command: Append, now: int) -> Appended | Refusal:
     """Carry out an append at a time (milliseconds since 1970)."""
-    state = transaction.stream_at(command.path)
-    accessed_at = 0 if state is None else transaction.accessed_at(state.id, now)
-    missing = transitions.absent(state, now, accessed_at)
-    if missing is not None:
-        return missing
-    assert state is not None
+    state = usable(transaction, command.path, now)
+    if isinstance(state, Refusal):
+        return state
     claim = command.producer
     known = None if claim is None else transaction.producer(state.id, claim.id)
     outcome = transitions.append(state, known, command, now)
@@ -39,6 +36,17 @@ def append(transaction: Transaction, command: Append, now: int) -> Appended | Re
         transaction.append(after, state.tail, command.body)
     transaction.changes.append(Change(after, state.tail, data))
     return outcome
+
+
+def usable(transaction: Transaction, path: str, now: int) -> StreamState | Refusal:
+    """The stream at a path, or why a client cannot use it."""
+    state = transaction.stream_at(path)
+    accessed_at = 0 if state is None else transaction.accessed_at(state.id, now)
+    missing = transitions.absent(state, now, accessed_at)
+    if missing is not None:
+        return missing
+    assert state is not None, "what is not missing is there"
+    return state
 
 
 def living(transaction: Transaction, path: str, now: int) -> StreamState | None:

@@ -15,7 +15,7 @@ from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.requests import Append, Create, Delete
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage import pending, subscribing
-from durable_streams_tw.storage.appending import FULL, append
+from durable_streams_tw.storage.appending import FULL, append, usable
 from durable_streams_tw.storage.interfaces import Change, Command, Outcome, Transaction
 
 
@@ -91,13 +91,8 @@ def _has_ended(transaction: Transaction, state: StreamState, now: int) -> bool:
 
 
 def _delete(transaction: Transaction, command: Delete, now: int) -> Outcome:
-    state = transaction.stream_at(command.path)
-    accessed_at = 0 if state is None else transaction.accessed_at(state.id, now)
-    missing = transitions.absent(state, now, accessed_at)
-    if missing is not None:
-        return missing
-    assert state is not None
-    return end(transaction, state)
+    state = usable(transaction, command.path, now)
+    return state if isinstance(state, Refusal) else end(transaction, state)
 
 
 def expire(transaction: Transaction, stream_id: int, now: int) -> int | None:
