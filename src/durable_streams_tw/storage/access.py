@@ -6,7 +6,11 @@ here and written down now and then: a crash may shorten a window by that interva
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from durable_streams_tw.protocol import transitions
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.state import StreamState
 
 
 class AccessTimes:
@@ -67,3 +71,18 @@ class AccessTimes:
         for stream_id, accessed_at in accesses.items():
             if self._noted.get(stream_id) == accessed_at and stream_id not in self._unwritten:
                 del self._noted[stream_id]
+
+
+def usable(
+    state: StreamState | None, last: Callable[[int, int], int], now: int
+) -> StreamState | Refusal:
+    """The stream that a path has, or why a client cannot use it at a time (ms since 1970).
+
+    ``last`` tells the last access that is not written down, as `AccessTimes.last` does.
+    """
+    accessed_at = 0 if state is None else last(state.id, now)
+    missing = transitions.absent(state, now, accessed_at)
+    if missing is not None:
+        return missing
+    assert state is not None, "what is not missing is there"
+    return state

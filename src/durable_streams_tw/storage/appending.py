@@ -9,6 +9,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.outcomes import Appended
 from durable_streams_tw.protocol.requests import Append
 from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.storage.access import usable
 from durable_streams_tw.storage.interfaces import Change, Transaction
 
 FULL: Final = Refusal(Problem.STORAGE_FULL, "there is no room for more bytes")
@@ -16,7 +17,7 @@ FULL: Final = Refusal(Problem.STORAGE_FULL, "there is no room for more bytes")
 
 def append(transaction: Transaction, command: Append, now: int) -> Appended | Refusal:
     """Carry out an append at a time (milliseconds since 1970)."""
-    state = usable(transaction, command.path, now)
+    state = usable(transaction.stream_at(command.path), transaction.accessed_at, now)
     if isinstance(state, Refusal):
         return state
     claim = command.producer
@@ -38,20 +39,7 @@ def append(transaction: Transaction, command: Append, now: int) -> Appended | Re
     return outcome
 
 
-def usable(transaction: Transaction, path: str, now: int) -> StreamState | Refusal:
-    """The stream at a path, or why a client cannot use it."""
-    state = transaction.stream_at(path)
-    accessed_at = 0 if state is None else transaction.accessed_at(state.id, now)
-    missing = transitions.absent(state, now, accessed_at)
-    if missing is not None:
-        return missing
-    assert state is not None, "what is not missing is there"
-    return state
-
-
 def living(transaction: Transaction, path: str, now: int) -> StreamState | None:
     """The stream at a path, where a client may use it."""
-    state = transaction.stream_at(path)
-    if state is None or state.deleted:
-        return None
-    return None if state.has_expired(now, transaction.accessed_at(state.id, now)) else state
+    state = usable(transaction.stream_at(path), transaction.accessed_at, now)
+    return None if isinstance(state, Refusal) else state

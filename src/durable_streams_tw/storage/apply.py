@@ -15,7 +15,8 @@ from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.requests import Append, Create, Delete
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage import pending, subscribing
-from durable_streams_tw.storage.appending import FULL, append, usable
+from durable_streams_tw.storage.access import usable
+from durable_streams_tw.storage.appending import FULL, append
 from durable_streams_tw.storage.interfaces import Change, Command, Outcome, Transaction
 
 
@@ -91,7 +92,7 @@ def _has_ended(transaction: Transaction, state: StreamState, now: int) -> bool:
 
 
 def _delete(transaction: Transaction, command: Delete, now: int) -> Outcome:
-    state = usable(transaction, command.path, now)
+    state = usable(transaction.stream_at(command.path), transaction.accessed_at, now)
     return state if isinstance(state, Refusal) else end(transaction, state)
 
 

@@ -20,7 +20,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from durable_streams_tw.protocol import transitions
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import (
     ACCESS_FLUSH_INTERVAL,
@@ -36,7 +35,7 @@ from durable_streams_tw.protocol.offsets import START
 from durable_streams_tw.protocol.requests import Append, Create
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage import reading
-from durable_streams_tw.storage.access import AccessTimes
+from durable_streams_tw.storage.access import AccessTimes, usable
 from durable_streams_tw.storage.committer import BUG, CORRUPT, Committed, Committer
 from durable_streams_tw.storage.directory import Claim, persist
 from durable_streams_tw.storage.extents import TORN, resolve
@@ -333,13 +332,7 @@ class LMDBStore:
         self._note_listeners.append(listener)
 
     def _usable(self, state: StreamState | None) -> StreamState | Refusal:
-        now = self._now()
-        accessed_at = 0 if state is None else self._access.last(state.id, now)
-        missing = transitions.absent(state, now, accessed_at)
-        if missing is not None:
-            return missing
-        assert state is not None
-        return state
+        return usable(state, self._access.last, self._now())
 
     def _note(self, state: StreamState) -> None:
         if state.lifetime.ttl is not None:

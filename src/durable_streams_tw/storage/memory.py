@@ -15,14 +15,14 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from durable_streams_tw.protocol import content_types, json_mode, transitions
+from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import RECORD_PAYLOAD, SWEEP_INTERVAL
 from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.protocol.subscription_index import SubscriptionIndex
-from durable_streams_tw.storage.access import AccessTimes
+from durable_streams_tw.storage.access import AccessTimes, usable
 from durable_streams_tw.storage.apply import apply, expire
 from durable_streams_tw.storage.cutting import cut
 from durable_streams_tw.storage.extents import TORN, extents, resolve
@@ -294,13 +294,7 @@ class MemoryStore:
     # -- reading ----------------------------------------------------------------------------
 
     def _look(self, path: str, now: int) -> StreamState | Refusal:
-        state = self.stream_at(path)
-        accessed_at = 0 if state is None else self._access.last(state.id, now)
-        missing = transitions.absent(state, now, accessed_at)
-        if missing is not None:
-            return missing
-        assert state is not None
-        return state
+        return usable(self.stream_at(path), self._access.last, now)
 
     def _read(self, path: str, offset: int, limit: int, stream_id: int | None) -> Chunk | Refusal:
         now = self._now()
