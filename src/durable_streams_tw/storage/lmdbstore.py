@@ -56,6 +56,7 @@ from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace
 from durable_streams_tw.storage.published import Published, RecentChunks, Unpublished
 from durable_streams_tw.storage.recording import ViewMoment
 from durable_streams_tw.storage.records import CorruptRecord
+from durable_streams_tw.storage.telling import tell
 
 T = TypeVar("T")
 
@@ -235,22 +236,12 @@ class LMDBStore:
                 self._access.forget(change.state.id)
             elif change.data:
                 recent.put(change.state.id, change.start, change.data)
-        if committed.notes:
-            for note_listener in self._note_listeners:
-                try:
-                    note_listener(committed.notes)
-                except Exception:  # noqa: BLE001 - one listener's bug is not the others'
-                    self._log.failure("a listener failed")
+        tell(self._note_listeners, committed.notes)
         self._queued -= len(batch)
         for job, outcome in zip(batch, committed.outcomes, strict=True):
             self._queued_bytes -= job.size
             job.done.callback(outcome)
-        if committed.changes:
-            for listener in self._listeners:
-                try:
-                    listener(committed.changes)
-                except Exception:  # noqa: BLE001 - one listener's bug is not the others'
-                    self._log.failure("a listener failed")
+        tell(self._listeners, committed.changes)
 
     def _done(self, chore: _Chore, committed: Committed | None) -> None:
         """Back on the reactor's thread after work of the store's own."""

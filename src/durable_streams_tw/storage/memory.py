@@ -12,7 +12,6 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from durable_streams_tw.protocol import content_types, json_mode
@@ -39,6 +38,7 @@ from durable_streams_tw.storage.interfaces import (
 )
 from durable_streams_tw.storage.memory_tables import MemoryTables
 from durable_streams_tw.storage.tables import Table
+from durable_streams_tw.storage.telling import tell
 
 T = TypeVar("T")
 
@@ -85,8 +85,6 @@ class MemoryStore:
     ``now`` tells the time in milliseconds since 1970. ``clock`` runs the sweep between `open`
     and `close`; without one, expired streams that nobody asks for stay in memory.
     """
-
-    _log = Logger()
 
     def __init__(self, now: Callable[[], int], clock: IReactorTime | None = None) -> None:
         self._now = now
@@ -318,18 +316,8 @@ class MemoryStore:
         try:
             while self.changes or self._notes:
                 notes, self._notes = self._notes, []
-                for note_listener in self._note_listeners if notes else ():
-                    try:
-                        note_listener(notes)
-                    except Exception:  # noqa: BLE001 - one listener's bug is not the others'
-                        self._log.failure("a listener failed")
+                tell(self._note_listeners, notes)
                 changes, self.changes = self.changes, []
-                if not changes:
-                    continue
-                for listener in self._listeners:
-                    try:
-                        listener(changes)
-                    except Exception:  # noqa: BLE001 - one listener's bug is not the others'
-                        self._log.failure("a listener failed")
+                tell(self._listeners, changes)
         finally:
             self._telling = False
