@@ -1,8 +1,7 @@
 """The control operations below ``__ds``: subscriptions, and the keys that sign webhooks
 (PROTOCOL.md §6, §7).
 
-Errors are ``{"error": {"code", "message"}}``. The path is taken apart as it is written, so that a
-slash within an id or a stream's name is told from one between segments.
+Errors are ``{"error": {"code", "message"}}``.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
@@ -20,6 +19,7 @@ from twisted.python.failure import Failure
 from durable_streams_tw.protocol import caching, fields
 from durable_streams_tw.protocol import subscription_requests as requests
 from durable_streams_tw.protocol.answers import Answer, Field
+from durable_streams_tw.protocol.control_paths import Place, read_path
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import RESERVED_SEGMENT
 from durable_streams_tw.protocol.offsets import format_offset
@@ -34,7 +34,6 @@ from durable_streams_tw.subscriptions.service import Subscriptions
 from durable_streams_tw.subscriptions.tokens import MISSING
 from durable_streams_tw.subscriptions.webhooks import work_item
 
-_RESERVED: Final = RESERVED_SEGMENT.encode("ascii")
 _AUTHORIZATION: Final = b"authorization"
 _JSON: Final = b"application/json"
 _JWK_SET: Final = b"application/jwk-set+json"
@@ -56,14 +55,6 @@ _INVALID: Final = frozenset(
 )
 
 
-def is_control(path: bytes) -> bool:
-    """Whether a raw path behind the root is reserved, however it is encoded."""
-    if path[:1] not in (b"_", b"%"):
-        return False
-    first = unquote_to_bytes(path.partition(b"/")[0]).partition(b"/")[0]
-    return first == _RESERVED
-
-
 class ControlOperations:
     """What a client can do with subscriptions."""
 
@@ -78,21 +69,19 @@ class ControlOperations:
         return responded.addCallback(self._policies.complete, request.header.get(b"origin"))
 
     def _route(self, request: Request) -> Answer | Deferred[Answer]:
-        _, *segments = request.path.split(b"/")
-        names = [unquote_to_bytes(segment) for segment in segments]
-        if names == [b"jwks.json"]:
+        path = read_path(request.path)
+        place = path.place
+        if place is Place.KEYS:
             return _only(request, b"GET", self._keys)
-        if len(names) < 2 or names[0] != b"subscriptions":
+        if place is Place.NOTHING:
             return refused(_NOTHING)
-        name = requests.subscription_id(segments[1])
-        if len(names) == 2:
+        name = requests.subscription_id(path.id)
+        if place is Place.SUBSCRIPTION:
             return self._subscription(request, name)
-        action = names[2]
-        if action == b"streams":
-            return self._streams(request, name, segments[3:])
-        operation = self._actions().get(action)
-        if operation is None or len(names) > 3:
-            return refused(_NOTHING)
+        if place is Place.STREAM:
+            unlink = partial(self._unlink, name, path.stream)
+            return _only(request, b"DELETE", unlink)
+        operation = self._actions()[place]
         return _only(request, b"POST", lambda: operation(request, name))
 
     # -- resources ----------------------------------------------------------------------------
@@ -117,25 +106,19 @@ class ControlOperations:
             return self._done(requests.Unsubscribe(name), _empty)
         return _not_allowed(b"GET, HEAD, PUT, DELETE")
 
-    def _streams(self, request: Request, name: str, rest: list[bytes]) -> Answer | Deferred[Answer]:
-        if not rest:
-            return _only(
-                request,
-                b"POST",
-                lambda: self._done(requests.link_streams(name, request.body), _empty),
-            )
-        return _only(
-            request,
-            b"DELETE",
-            lambda: self._done(requests.unlink_stream(name, b"/".join(rest)), _empty),
-        )
+    def _link(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+        return self._done(requests.link_streams(name, request.body), _empty)
 
-    def _actions(self) -> dict[bytes, Callable[[Request, str], Answer | Deferred[Answer]]]:
+    def _unlink(self, name: str, raw_path: bytes) -> Answer | Deferred[Answer]:
+        return self._done(requests.unlink_stream(name, raw_path), _empty)
+
+    def _actions(self) -> dict[Place, Callable[[Request, str], Answer | Deferred[Answer]]]:
         return {
-            b"callback": self._callback,
-            b"claim": self._claim,
-            b"ack": self._ack,
-            b"release": self._release,
+            Place.STREAMS: self._link,
+            Place.CALLBACK: self._callback,
+            Place.CLAIM: self._claim,
+            Place.ACK: self._ack,
+            Place.RELEASE: self._release,
         }
 
     def _callback(self, request: Request, name: str) -> Answer | Deferred[Answer]:

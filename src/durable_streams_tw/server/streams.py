@@ -12,11 +12,12 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from durable_streams_tw.protocol import answers, paths
+from durable_streams_tw.protocol.control_paths import is_control
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.outcomes import Appended, Created
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.server import failures
-from durable_streams_tw.server.control import ControlOperations, is_control
+from durable_streams_tw.server.control import ControlOperations
 from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.policies import ALLOW, Policies
 from durable_streams_tw.server.reads import Reads

@@ -1,0 +1,76 @@
+"""Control paths: which resource below ``__ds`` a raw path names (PROTOCOL.md §6, §7).
+
+A path is taken apart as it is written, so that a slash within an id or a stream's name is told
+from one between segments.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from msgspec import Struct
+
+from durable_streams_tw.protocol.limits import RESERVED_SEGMENT
+
+
+class Place(Enum):
+    """The control resources."""
+
+    NOTHING = "nothing"
+    KEYS = "jwks.json"
+    SUBSCRIPTION = "subscriptions/:id"
+    STREAMS = "subscriptions/:id/streams"
+    STREAM = "subscriptions/:id/streams/:path"
+    CALLBACK = "subscriptions/:id/callback"
+    CLAIM = "subscriptions/:id/claim"
+    ACK = "subscriptions/:id/ack"
+    RELEASE = "subscriptions/:id/release"
+
+
+class ControlPath(Struct, frozen=True):
+    """A path that was taken apart. ``id`` and ``stream`` are raw, and empty where there is none."""
+
+    place: Place
+    id: bytes = b""
+    stream: bytes = b""
+
+
+_RESERVED: Final = RESERVED_SEGMENT.encode("ascii")
+_NOTHING: Final = ControlPath(Place.NOTHING)
+_ACTIONS: Final = {
+    b"callback": Place.CALLBACK,
+    b"claim": Place.CLAIM,
+    b"ack": Place.ACK,
+    b"release": Place.RELEASE,
+}
+
+
+def is_control(path: bytes) -> bool:
+    """Whether a raw path behind the root is reserved, however it is encoded."""
+    if path[:1] not in (b"_", b"%"):
+        return False
+    first = unquote_to_bytes(path.partition(b"/")[0]).partition(b"/")[0]
+    return first == _RESERVED
+
+
+def read_path(path: bytes) -> ControlPath:
+    """What a reserved raw path names."""
+    _, *segments = path.split(b"/")
+    names = [unquote_to_bytes(segment) for segment in segments]
+    if names == [b"jwks.json"]:
+        return ControlPath(Place.KEYS)
+    if len(names) < 2 or names[0] != b"subscriptions":
+        return _NOTHING
+    if len(names) == 2:
+        return ControlPath(Place.SUBSCRIPTION, segments[1])
+    if names[2] == b"streams":
+        rest = segments[3:]
+        if not rest:
+            return ControlPath(Place.STREAMS, segments[1])
+        return ControlPath(Place.STREAM, segments[1], b"/".join(rest))
+    place = _ACTIONS.get(names[2])
+    if place is None or len(names) > 3:
+        return _NOTHING
+    return ControlPath(place, segments[1])
