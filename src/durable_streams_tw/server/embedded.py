@@ -23,6 +23,7 @@ from durable_streams_tw.server import values
 from durable_streams_tw.server.channel_door import FastDoor
 from durable_streams_tw.server.control import ControlOperations
 from durable_streams_tw.server.following import Following
+from durable_streams_tw.server.operators import Front
 from durable_streams_tw.server.policies import Policies
 from durable_streams_tw.server.reads import Reads
 from durable_streams_tw.server.settings import Settings
@@ -161,17 +162,23 @@ class DurableStreams(Service):
         """
         return self._tree.resource(root)
 
-    def site(self, root: bytes = b"v1/stream/") -> StreamSite:
-        """A whole site for these streams alone, with bounds on what it takes in."""
-        return StreamSite(self.resource(root), self._policies, self._settings, self._reactor)
+    def site(self, root: bytes = b"v1/stream/", operators: IResource | None = None) -> StreamSite:
+        """A whole site for these streams alone, with bounds on what it takes in.
 
-    def door(self, root: bytes = b"v1/stream/") -> FastDoor:
+        ``operators`` (an `operators.OperatorTree`) is found below ``/-/``.
+        """
+        resource = self.resource(root)
+        if operators is not None:
+            resource = Front(operators, resource)
+        return StreamSite(resource, self._policies, self._settings, self._reactor)
+
+    def door(self, root: bytes = b"v1/stream/", operators: IResource | None = None) -> FastDoor:
         """The same as a factory that answers HTTP/1.1 requests for streams by itself, much faster.
 
         All else it leaves to a `site`.
         """
         return FastDoor(
-            self.operations, self.site(root), self._reactor, b"/" + root, self._settings
+            self.operations, self.site(root, operators), self._reactor, b"/" + root, self._settings
         )
 
     # -- in the process ---------------------------------------------------------------------

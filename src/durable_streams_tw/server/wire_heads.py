@@ -179,6 +179,9 @@ def _names_stream(path: bytes, root: bytes) -> bool:
     """Whether a path is a stream's, and not the root itself or a control resource's."""
     if not path.startswith(root) or len(path) == len(root):
         return False
+    if root == b"/" and path.startswith(b"/-/"):
+        # The operators' (`operators.PREFIX`), where streams are all over the site.
+        return False
     if b"%" not in path and not path.startswith(_RESERVED, len(root)):
         return True
     name = unquote_to_bytes(path[len(root) :])

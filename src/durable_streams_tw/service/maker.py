@@ -1,33 +1,42 @@
-"""Makes the service of ``twistd durable-streams``."""
+"""Makes the service of ``twistd durable-streams``, and of the ``run`` command."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from twisted.application.service import IService, MultiService
+from twisted.application.service import MultiService
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
 from durable_streams_tw.server.embedded import DurableStreams
+from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.options import Options
 from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.startup import Mouth, Startup
 
-__all__ = ["Options", "makeService"]
+__all__ = ["Options", "makeService", "service_of"]
 
 _log = Logger()
 
 
-def makeService(options: Options) -> IService:
-    """The service that the options ask for: the streams, then the ports they are reached by."""
-    # The one that twistd runs.
+def makeService(options: Options) -> Startup:
+    """The service that twistd's command line asks for."""
+    twistd: Any = options.parent
+    mouth = Mouth(keep=twistd is not None and not twistd["nodaemon"])
+    return service_of(options.configuration, options.endpoints, mouth)
+
+
+def service_of(
+    configuration: Configuration, endpoints: list[IStreamServerEndpoint], mouth: Mouth
+) -> Startup:
+    """The service that the settings ask for: the streams, then the ports they are reached by."""
+    # The one that runs.
     from twisted.internet import reactor
 
-    data_dir: str | None = options["data-dir"]
-    root: bytes = options["root"]
-    streams = DurableStreams(data_dir, settings=options.settings, reactor=reactor)
-    site = streams.site(root) if options["no-fast-channel"] else streams.door(root)
-    twistd: Any = getattr(options, "parent", None)
-    mouth = Mouth(keep=twistd is not None and not twistd["nodaemon"])
+    data_dir: str | None = configuration["data-dir"]
+    root: bytes = configuration["root"]
+    streams = DurableStreams(data_dir, settings=configuration.settings, reactor=reactor)
+    site = streams.door(root) if configuration["fast-channel"] else streams.site(root)
 
     def started() -> None:
         mouth.shut()
@@ -37,7 +46,7 @@ def makeService(options: Options) -> IService:
             _log.info("Streams are kept in {directory}", directory=data_dir)
 
     service = Startup(mouth.say, started)
-    ports = Ports(options.endpoints, site, streams, root, reactor)
+    ports = Ports(endpoints, site, streams, root, reactor)
     for part in (streams, ports):
         MultiService.addService(service, part)
     return service
