@@ -66,6 +66,9 @@ class Missing(Resource):
 
     isLeaf = True
 
+    def __init__(self) -> None:
+        Resource.__init__(self)
+
     def render(self, request: Request) -> Any:
         """Say so, whatever was asked."""
         return send(refusal(_NOTHING), request)
@@ -76,6 +79,9 @@ class OperatorTree(Resource):
 
     A child that is a leaf gets all that stands behind its name too.
     """
+
+    def __init__(self) -> None:
+        Resource.__init__(self)
 
     def getChild(self, path: bytes, request: Request) -> IResource:
         """Nothing was put there."""
