@@ -7,6 +7,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+import durable_streams_tw
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.service.options import Options
 
@@ -31,3 +32,9 @@ class ReferenceTests(SynchronousTestCase):
         named = re.findall(r"^\| `--([a-z-]+)", page, re.MULTILINE)
         known = set(Options().longOpt) - {"version", "help"}
         self.assertEqual(sorted(named), sorted(name.rstrip("=") for name in known))
+
+    def test_api(self) -> None:
+        """docs/api.md has an entry for everything that the package offers, and for no more."""
+        page = (_TOP / "docs" / "api.md").read_text("utf-8")
+        named = re.findall(r"^\.\. auto(?:class|exception):: (\w+)$", page, re.MULTILINE)
+        self.assertEqual(sorted(named), sorted(durable_streams_tw.__all__))
