@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+import sys
+from io import StringIO
+from pathlib import Path
 
 from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.python import usage
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.service.maker import Options
+from durable_streams_tw.service.table import TABLE
 
 
 class OptionsTests(SynchronousTestCase):
     """What is given, what is left out, what is refused."""
 
-    def parse(self, *arguments: str) -> Options:
+    def parse(self, *arguments: str, **environment: str) -> Options:
         """The options of a command line."""
+        self.patch(Options, "environment", environment)
         options = Options()
         options.parseOptions(list(arguments))
         return options
@@ -34,16 +40,16 @@ class OptionsTests(SynchronousTestCase):
     def test_defaults(self) -> None:
         """Everything in memory on the protocol's port."""
         options = self.parse()
-        self.assertEqual(options.settings, Settings())
-        self.assertIsNone(options["data-dir"])
-        self.assertEqual(options["root"], b"v1/stream/")
+        self.assertEqual(options.configuration.settings, Settings())
+        self.assertIsNone(options.configuration["data-dir"])
+        self.assertEqual(options.configuration["root"], b"v1/stream/")
         self.assertEqual(self.port(options), (4437, ""))
 
     def test_max_stored(self) -> None:
         """A bound on the disk is nothing without one."""
         options = self.parse("--data-dir=streams", "--max-stored=10GiB")
-        self.assertEqual(options.settings.max_stored, 10 * 1024**3)
-        self.assertIn("--data-dir", self.refused("--max-stored=10GiB"))
+        self.assertEqual(options.configuration.settings.max_stored, 10 * 1024**3)
+        self.assertIn("data-dir", self.refused("--max-stored=10GiB"))
         self.assertIn("--max-stored", self.refused("--data-dir=streams", "--max-stored=much"))
 
     def test_all_of_them(self) -> None:
@@ -69,7 +75,7 @@ class OptionsTests(SynchronousTestCase):
             "--max-connections-per-address=50",
         )
         self.assertEqual(
-            options.settings,
+            options.configuration.settings,
             Settings(
                 long_poll_timeout=120.0,
                 sse_reconnect_interval=0.5,
@@ -87,12 +93,12 @@ class OptionsTests(SynchronousTestCase):
                 max_connections_per_address=50,
             ),
         )
-        self.assertEqual(options["root"], b"streams/")
+        self.assertEqual(options.configuration["root"], b"streams/")
         self.assertEqual(self.port(options), (8080, "127.0.0.1"))
 
     def test_data_dir_is_absolute(self) -> None:
         """twistd changes its directory when it becomes a daemon."""
-        self.assertEqual(self.parse("--data-dir=x/y")["data-dir"], os.path.abspath("x/y"))
+        self.assertEqual(self.parse("--data-dir=x/y").configuration["data-dir"], os.path.abspath("x/y"))
         self.assertIn("--data-dir", self.refused("--data-dir="))
 
     def test_listen(self) -> None:
@@ -136,8 +142,51 @@ class OptionsTests(SynchronousTestCase):
         self.assertIn("nonsense", self.refused("--nonsense"))
         self.refused("stray")
 
+    def test_last_one_counts(self) -> None:
+        """A value that is given twice is the last one, as everywhere; a list has both."""
+        options = self.parse("--port=1", "--port=2")
+        self.assertEqual(options.configuration["port"], 2)
+
+    def test_flags_have_an_opposite(self) -> None:
+        """What a file switches on can be switched off; both at once mean nothing."""
+        self.assertIs(self.parse("--no-fast-channel").configuration["fast-channel"], False)
+        self.assertIs(self.parse("--fast-channel").configuration["fast-channel"], True)
+        self.assertIn("--no-trust-proxy", self.refused("--trust-proxy", "--no-trust-proxy"))
+
+    def test_sources(self) -> None:
+        """The command line stands before the environment, and that before the file."""
+        path = self.mktemp()
+        Path(path).write_text('max-body = "1k"\nmax-chunk = "1k"\nroot = "/file"\n')
+        options = self.parse(
+            f"--config={path}",
+            "--max-body=3k",
+            DURABLE_STREAMS_MAX_BODY="2k",
+            DURABLE_STREAMS_MAX_CHUNK="2k",
+        )
+        configuration = options.configuration
+        self.assertEqual(configuration["max-body"], 3072)
+        self.assertEqual(configuration["max-chunk"], 2048)
+        self.assertEqual(configuration["root"], b"file/")
+        self.assertEqual(configuration["port"], 4437)
+
+    def test_end_below_twistd(self) -> None:
+        """twistd prints all of its help for a usage error, and reports success."""
+        stderr = StringIO()
+        self.patch(sys, "stderr", stderr)
+        options = Options()
+        options.parent = usage.Options()
+        done = self.assertRaises(SystemExit, options.parseOptions, ["--max-body=much"])
+        self.assertEqual(done.code, 1)
+        self.assertEqual(
+            stderr.getvalue(),
+            "durable-streams: --max-body is a size such as 65536, 512k or 64MiB, not 'much'\n",
+        )
+
     def test_help(self) -> None:
-        """Every option says what it is for."""
-        text = str(Options())
-        for name in ("port", "listen", "data-dir", "root", "cors-origin", "trust-proxy"):
-            self.assertIn(f"--{name}", text)
+        """Every setting is an option, with what it is for and its default."""
+        text = " ".join(str(Options()).split())
+        for setting in TABLE:
+            self.assertIn(f"--{setting.name}", text)
+            if setting.kind == "flag":
+                self.assertIn(f"--no-{setting.name}", text)
+        self.assertIn("how long a long-poll waits (default: 30s)", text)

@@ -1,14 +1,15 @@
-"""Times, sizes, paths and origins as people write them on a command line.
+"""Times, sizes, paths and origins as people write them.
 
-Every parser raises `usage.UsageError` with a sentence that says what would be right.
+Every parser raises `BadValue`, which says what would be right. Who asked for the value knows
+where it stands, and puts that before it.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from typing import Final
-
-from twisted.python.usage import UsageError
 
 _NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", re.ASCII)
 _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -35,44 +36,91 @@ _PUBLIC_URL: Final = re.compile(
 _ROOT: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/")
 
 _DAY: Final = 24 * 3600
+_TRUE: Final = frozenset({"true", "yes", "on", "1"})
+_FALSE: Final = frozenset({"false", "no", "off", "0"})
 
 
-def seconds(option: str, text: str) -> float:
+class BadValue(Exception):
+    """A value is not understood.
+
+    The message goes on where its name has been said: ``is a size such as 64MiB``.
+    """
+
+
+def seconds(text: str) -> float:
     """A time such as ``500ms``, ``30s``, ``2m`` or ``1h``; a bare number means seconds."""
     match = _NUMBER.fullmatch(text.strip())
     factor = None if match is None else _SECONDS.get(match[2].lower())
     if match is None or factor is None:
-        raise UsageError(f"--{option} is a time such as 500ms, 30s, 2m or 1h, not {text!r}")
+        raise BadValue("is a time such as 500ms, 30s, 2m or 1h")
     value = float(match[1]) * factor
     if not 0 < value <= _DAY:
-        raise UsageError(f"--{option} is more than nothing and at most a day, not {text!r}")
+        raise BadValue("is more than nothing and at most a day")
     return value
 
 
-def size(option: str, text: str) -> int:
+def size(text: str) -> int:
     """A size such as ``512k`` or ``64MiB``, in units of 1024; a bare number means bytes."""
     match = _NUMBER.fullmatch(text.strip())
     factor = None if match is None else _BYTES.get(match[2].lower())
     if match is None or factor is None:
-        raise UsageError(f"--{option} is a size such as 65536, 512k or 64MiB, not {text!r}")
+        raise BadValue("is a size such as 65536, 512k or 64MiB")
     value = int(float(match[1]) * factor)
     if value < 1:
-        raise UsageError(f"--{option} is at least one byte, not {text!r}")
+        raise BadValue("is at least one byte")
     return value
 
 
-def count(option: str, text: str) -> int:
+def count(text: str) -> int:
     """A number of things, or 0 for any number."""
     if not re.fullmatch("[0-9]{1,9}", text):
-        raise UsageError(f"--{option} is a number, or 0 for any number, not {text!r}")
+        raise BadValue("is a number, or 0 for any number")
     return int(text)
 
 
 def port(text: str) -> int:
     """A TCP port; 0 lets the system choose one."""
     if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
-        raise UsageError(f"--port is a number from 0 to 65535, not {text!r}")
+        raise BadValue("is a number from 0 to 65535")
     return int(text)
+
+
+def interface(text: str) -> str:
+    """An address of this machine; an IPv6 address may stand in brackets."""
+    return text.strip("[]")
+
+
+def endpoint(text: str) -> str:
+    """A description of an endpoint; what it means, Twisted says."""
+    if not text.strip():
+        raise BadValue("is an endpoint such as tcp:4437")
+    return text
+
+
+def directory(text: str) -> str:
+    """A directory, absolute from here on: a daemon changes its own."""
+    if not text:
+        raise BadValue("names a directory, and may not be empty")
+    return os.path.abspath(text)
+
+
+def flag(text: str) -> bool:
+    """Yes or no, in the usual words."""
+    word = text.strip().lower()
+    if word not in _TRUE | _FALSE:
+        raise BadValue("is true or false")
+    return word in _TRUE
+
+
+def choice(*words: str) -> Callable[[str], str]:
+    """A parser that takes one of these words."""
+
+    def chosen(text: str) -> str:
+        if text not in words:
+            raise BadValue(f"is {' or '.join(words)}")
+        return text
+
+    return chosen
 
 
 def root(text: str) -> bytes:
@@ -80,7 +128,7 @@ def root(text: str) -> bytes:
     path = text if text.endswith("/") else text + "/"
     segments = path.split("/")
     if _ROOT.fullmatch(path) is None or "." in segments or ".." in segments:
-        raise UsageError(f"--root is a path such as /v1/stream/, of plain characters, not {text!r}")
+        raise BadValue("is a path such as /v1/stream/, of plain characters")
     return path[1:].encode("ascii")
 
 
@@ -89,20 +137,13 @@ def origin(text: str) -> str:
     if text == "*":
         return text
     if _ORIGIN.fullmatch(text.lower()) is None:
-        raise UsageError(
-            f"--cors-origin is an origin such as https://app.example, or *, not {text!r}"
-        )
+        raise BadValue("is an origin such as https://app.example, or *")
     return text.lower()
 
 
-def public_url(text: str | None, root: bytes) -> str | None:
-    """The URL of the streams' root, from where others reach the server: scheme, host, and what a
-    proxy may have before ``root``."""
-    if text is None:
-        return None
+def public_url(text: str) -> str:
+    """A URL of scheme, host, and what a proxy may have before the root; no slash at its end."""
     base = text.rstrip("/")
     if _PUBLIC_URL.fullmatch(base) is None:
-        raise UsageError(
-            f"--public-url is a URL such as https://streams.example, without a query, not {text!r}"
-        )
-    return f"{base}/{root.decode('ascii')}"
+        raise BadValue("is a URL such as https://streams.example, without a query")
+    return base

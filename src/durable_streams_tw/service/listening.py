@@ -1,0 +1,37 @@
+"""Where a server listens, as Twisted's endpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
+
+from durable_streams_tw.service.configuration import Configuration
+
+
+def endpoints(configuration: Configuration) -> list[IStreamServerEndpoint]:
+    """The endpoints that the settings describe. Raises `BadConfiguration`."""
+    # The one that twistd has installed, or installs now.
+    from twisted.internet import reactor
+
+    found: list[IStreamServerEndpoint] = []
+    for text in configuration["listen"] or (_tcp(configuration),):
+        try:
+            found.append(serverFromString(reactor, text))
+        except Exception as error:
+            name = "listen" if configuration["listen"] else "interface"
+            raise configuration.refuse(name, _why(error), text) from error
+    return found
+
+
+def _tcp(configuration: Configuration) -> str:
+    port: int = configuration["port"]
+    interface: str = (configuration["interface"] or "").replace(":", r"\:")
+    return f"tcp:{port}" + (f":interface={interface}" if interface else "")
+
+
+def _why(error: Any) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__

@@ -1,0 +1,290 @@
+"""The one table of what can be chosen.
+
+A row here is an option of ``twistd durable-streams`` and of ``durable-streams-server run``, a
+variable of the environment, a key of the configuration file, and a paragraph of the reference
+page. All are read as text by the same parser, so the same text means the same everywhere.
+
+To add a setting, add a row. ``configuration["its-name"]`` is its value; with ``field`` it also
+becomes that field of `server.settings.Settings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+from msgspec import Struct
+
+from durable_streams_tw.protocol import limits
+from durable_streams_tw.service import units
+
+#: PROTOCOL.md §13.1.
+DEFAULT_PORT: Final = 4437
+
+#: What the variables of the environment begin with.
+PREFIX: Final = "DURABLE_STREAMS_"
+
+
+class Setting(Struct, frozen=True, kw_only=True):
+    """Something that whoever runs the server may choose.
+
+    ``meaning`` is half a sentence for ``--help``; ``more`` are sentences, in Markdown, that only
+    the reference page has. ``default`` is a text as somebody would write it, None is nothing at
+    all. A ``list`` may be given several times, and its default is split at spaces. ``parse``
+    reads one text and raises `units.BadValue`.
+
+    ``secret`` keeps the value out of everything that is printed. ``dev`` is what the ``dev``
+    command sets; ``in_dev`` says whether that command has the option.
+    """
+
+    name: str
+    group: str
+    meaning: str
+    parse: Callable[[str], Any]
+    more: str = ""
+    kind: Literal["value", "flag", "list"] = "value"
+    default: str | None = None
+    metavar: str = ""
+    short: str | None = None
+    choices: tuple[str, ...] = ()
+    directory: bool = False
+    field: str | None = None
+    secret: bool = False
+    dev: str | None = None
+    in_dev: bool = True
+
+    @property
+    def variable(self) -> str:
+        """Its variable in the environment."""
+        return PREFIX + self.name.upper().replace("-", "_")
+
+    @property
+    def defaults(self) -> tuple[str, ...]:
+        """The texts that stand for it when nobody says anything."""
+        if self.default is None:
+            return ()
+        return tuple(self.default.split()) if self.kind == "list" else (self.default,)
+
+
+def _flag(name: str, group: str, meaning: str, **more: Any) -> Setting:
+    return Setting(
+        name=name,
+        group=group,
+        meaning=meaning,
+        parse=units.flag,
+        kind="flag",
+        **{"default": "false", **more},
+    )
+
+
+_LISTENING = "Where it listens"
+_KEEPING = "What it keeps"
+_READING = "Readers"
+_BOUNDS = "Bounds"
+_BROWSERS = "Browsers, caches, proxies"
+_WEBHOOKS = "Webhooks"
+
+TABLE: Final[tuple[Setting, ...]] = (
+    Setting(
+        name="port",
+        group=_LISTENING,
+        meaning="TCP port to listen on",
+        more="0 lets the system choose one; the log says which.",
+        parse=units.port,
+        default=str(DEFAULT_PORT),
+        metavar="N",
+        short="p",
+    ),
+    Setting(
+        name="interface",
+        group=_LISTENING,
+        meaning="address to listen on with port (without it: every one)",
+        parse=units.interface,
+        metavar="ADDRESS",
+        short="i",
+        dev="127.0.0.1",
+        in_dev=False,
+    ),
+    Setting(
+        name="listen",
+        group=_LISTENING,
+        meaning="Twisted endpoint to listen on in place of port and interface; repeatable",
+        more=(
+            "Any [endpoint](https://docs.twisted.org/en/stable/core/howto/endpoints.html), e.g. "
+            "`tcp:4437:interface=127.0.0.1`, `unix:/run/streams.sock` or "
+            "`ssl:443:privateKey=key.pem:certKey=cert.pem`."
+        ),
+        parse=units.endpoint,
+        kind="list",
+        metavar="ENDPOINT",
+        in_dev=False,
+    ),
+    Setting(
+        name="root",
+        group=_LISTENING,
+        meaning="path under which streams live",
+        parse=units.root,
+        default="/v1/stream/",
+        metavar="PATH",
+    ),
+    _flag(
+        "fast-channel",
+        _LISTENING,
+        "answer HTTP/1.1 on a channel of our own; without it twisted.web does, slower",
+        default="true",
+    ),
+    Setting(
+        name="data-dir",
+        group=_KEEPING,
+        meaning="directory that keeps the streams (without it: memory, nothing is kept)",
+        more=(
+            "It is made if it is missing. A relative path starts at the directory that the "
+            "server is started in, also when it stands in a file."
+        ),
+        parse=units.directory,
+        metavar="DIR",
+        short="d",
+        directory=True,
+        in_dev=False,
+    ),
+    Setting(
+        name="max-stored",
+        group=_KEEPING,
+        meaning="how much streams may take in data-dir (without it: what the disk has)",
+        more="Beyond it, what would grow is answered 507.",
+        parse=units.size,
+        metavar="SIZE",
+        field="max_stored",
+        in_dev=False,
+    ),
+    Setting(
+        name="long-poll-timeout",
+        group=_READING,
+        meaning="how long a long-poll waits",
+        parse=units.seconds,
+        default="30s",
+        metavar="TIME",
+        field="long_poll_timeout",
+    ),
+    Setting(
+        name="sse-reconnect-interval",
+        group=_READING,
+        meaning="after how long an event stream is ended, to be resumed",
+        more="Caches collapse the readers that come back at the same time.",
+        parse=units.seconds,
+        default="60s",
+        metavar="TIME",
+        field="sse_reconnect_interval",
+    ),
+    Setting(
+        name="max-chunk",
+        group=_READING,
+        meaning="about how much one read returns",
+        parse=units.size,
+        default="1MiB",
+        metavar="SIZE",
+        field="max_chunk",
+    ),
+    Setting(
+        name="max-body",
+        group=_BOUNDS,
+        meaning="the largest request body",
+        more="A larger one is answered 413.",
+        parse=units.size,
+        default="64MiB",
+        metavar="SIZE",
+        field="max_body",
+    ),
+    Setting(
+        name="request-header-timeout",
+        group=_BOUNDS,
+        meaning="how long the head of a request may take",
+        parse=units.seconds,
+        default="10s",
+        metavar="TIME",
+        field="head_timeout",
+    ),
+    Setting(
+        name="idle-timeout",
+        group=_BOUNDS,
+        meaning="how long a connection is kept between two requests",
+        parse=units.seconds,
+        default="60s",
+        metavar="TIME",
+        field="idle_timeout",
+    ),
+    Setting(
+        name="max-connections",
+        group=_BOUNDS,
+        meaning="how many connections there may be; 0: any number",
+        parse=units.count,
+        default=str(limits.MAX_CONNECTIONS),
+        metavar="N",
+        field="max_connections",
+    ),
+    Setting(
+        name="max-connections-per-address",
+        group=_BOUNDS,
+        meaning="how many of them one address may have; 0: any number",
+        parse=units.count,
+        default="0",
+        metavar="N",
+        field="max_connections_per_address",
+    ),
+    Setting(
+        name="cors-origin",
+        group=_BROWSERS,
+        meaning="origin whose pages may use the server, or * for all; repeatable",
+        parse=units.origin,
+        kind="list",
+        default="*",
+        metavar="ORIGIN",
+        field="cors_origins",
+    ),
+    Setting(
+        name="cache",
+        group=_BROWSERS,
+        meaning="whether shared caches may keep what is read: public or private",
+        parse=units.choice("public", "private"),
+        choices=("public", "private"),
+        default="public",
+        metavar="WORD",
+    ),
+    _flag(
+        "trust-proxy",
+        _BROWSERS,
+        "believe X-Forwarded-Proto and X-Forwarded-Host",
+        more="Any client can send these: only for a server behind a proxy that sets them.",
+        field="trust_proxy",
+        in_dev=False,
+    ),
+    Setting(
+        name="public-url",
+        group=_WEBHOOKS,
+        meaning="where others reach this server: webhooks call back there (without it: where it "
+        "listens)",
+        more="Scheme, host, and what a proxy has before `root`.",
+        parse=units.public_url,
+        metavar="URL",
+    ),
+    _flag(
+        "allow-local-webhooks",
+        _WEBHOOKS,
+        "let webhooks lead to this machine, without TLS too",
+        more=(
+            "It is on by itself while the server listens on the loopback only, without "
+            "`public-url` and `trust-proxy`."
+        ),
+        field="allow_local_webhooks",
+    ),
+    _flag(
+        "rotate-webhook-key",
+        _WEBHOOKS,
+        "make a new key for webhook signatures at this start",
+        more="It takes over after ten minutes.",
+        field="rotate_webhook_key",
+        in_dev=False,
+    ),
+)
+
+SETTINGS: Final = {setting.name: setting for setting in TABLE}
