@@ -6,7 +6,7 @@ import gzip
 import json
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -38,9 +38,9 @@ class Case(SynchronousTestCase):
             for name, value in header.items()
         }
         url = b"http://h/s/" + path
-        return self.operations.respond(
-            Request(method.encode(), b"/s/", path, query, fields, body, url)
-        )
+        request = Request(method.encode(), b"/s/", path, query, fields, body, url)
+        responded: Deferred[Any] = maybeDeferred(self.operations.respond, request)
+        return responded
 
     def ask(self, method: str, target: str, body: bytes = b"", **header: str) -> Response:
         """Ask, and have the answer."""

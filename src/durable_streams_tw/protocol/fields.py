@@ -19,6 +19,7 @@ from durable_streams_tw.protocol.limits import MAX_SAFE_INTEGER, MAX_TOKEN, MAX_
 CONTENT_TYPE: Final = b"content-type"
 CONTENT_ENCODING: Final = b"content-encoding"
 IF_NONE_MATCH: Final = b"if-none-match"
+ORIGIN: Final = b"origin"
 ACCEPT_ENCODING: Final = b"accept-encoding"
 STREAM_TTL: Final = b"stream-ttl"
 STREAM_EXPIRES_AT: Final = b"stream-expires-at"

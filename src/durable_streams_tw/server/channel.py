@@ -173,15 +173,11 @@ class FastChannel(PhasedConnection):
                 self._answer(head, door.refuse(head.refusal, head.header.get(b"origin")))
             else:
                 answer = respond(request)
-                if not answer.called or answer.paused:
+                if not isinstance(answer, Response):
                     self._head, self._pending = head, answer
-                    answer.addCallbacks(self._answered, self._failed).addErrback(self._broken)
-                    break
-                result: Any = answer.result
-                if isinstance(result, Failure):
-                    answer.addErrback(_seen)
-                    result = door.failure(result, head.header.get(b"origin"))
-                self._answer(head, result)
+                    answer.addCallbacks(self._answered, self._failed)
+                else:
+                    self._answer(head, answer)
             if self._head is not None or self._stalled or self._detour is not None:
                 break
         else:
@@ -195,19 +191,21 @@ class FastChannel(PhasedConnection):
     def _answered(self, response: Response) -> None:
         """What an answer has waited for is there."""
         head, self._head, self._pending = self._head, None, None
-        if head is not None and not self._gone:
+        if head is None or self._gone:
+            return
+        try:
             self._since = self._wheel.now
             self._answer(head, response)
-            self._go_on()
+            if not self._working:
+                self._go_on()
+        except Exception:  # noqa: BLE001 - nobody else would hear of it
+            _log.failure("a connection has met a bug, and ends")
+            self.cut()
 
     def _failed(self, failure: Failure) -> None:
         head = self._head
         if head is not None and not self._gone:
             self._answered(self._door.failure(failure, head.header.get(b"origin")))
-
-    def _broken(self, failure: Failure) -> None:
-        _log.failure("a connection has met a bug, and ends", failure)
-        self.cut()
 
     def _answer(self, head: Head, response: Response) -> None:
         door = self._door
@@ -332,7 +330,3 @@ class FastChannel(PhasedConnection):
             self._close()
         elif not self._working:
             self._go_on()
-
-
-def _seen(failure: Failure) -> None:
-    """Take a failure that was taken care of."""

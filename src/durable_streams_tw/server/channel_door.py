@@ -35,7 +35,7 @@ from durable_streams_tw.server.wire_section import Surroundings
 class Operations(Protocol):
     """What answers requests: `streams.StreamOperations`."""
 
-    def respond(self, request: Request) -> Deferred[Response]:
+    def respond(self, request: Request) -> Response | Deferred[Response]:
         """Answer a request. Cancelling says that the client is gone."""
 
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:

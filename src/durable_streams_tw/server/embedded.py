@@ -88,6 +88,7 @@ class DurableStreams(Service):
             store,
             self._long_polls,
             self._fanout,
+            self._policies,
             seconds=reactor.seconds,
             random=random,
             in_thread=self._in_thread,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from msgspec import Struct
 
@@ -28,6 +29,24 @@ class Request(Struct, frozen=True):
     url: bytes
 
 
+class CommonFields:
+    """Fields that many responses carry, in order, and the same as lines of a head.
+
+    ``lines`` begins with a line's end, and has none behind the last. Raises `ValueError`
+    where a field would end its line.
+    """
+
+    __slots__ = ("fields", "lines")
+
+    def __init__(self, *given: Field) -> None:
+        self.fields = given
+        self.lines = b"".join([b"\r\n%b: %b" % field for field in given])
+        if self.lines.count(b"\n") != len(given) or self.lines.count(b"\r") != len(given):
+            raise ValueError("a field has a line's end in it")
+
+
+NO_FIELDS: Final = CommonFields()
+
 Follow = Callable[[Sink], Subscriber]
 """Begins a live body: given where to write, returns what has to be told of pauses and of
 the end."""
@@ -36,9 +55,16 @@ the end."""
 class Response(Struct, frozen=True):
     """What a door sends: status, fields in order, and a body that is bytes or live.
 
-    Doors add what is theirs: Content-Length or chunks, Date, Connection.
+    ``common`` come behind ``own``. Doors add what is theirs: Content-Length or chunks, Date,
+    Connection.
     """
 
     status: int
-    fields: list[Field]
+    own: list[Field]
     body: bytes | Follow = b""
+    common: CommonFields = NO_FIELDS
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """All fields in order."""
+        return (*self.own, *self.common.fields)

@@ -13,7 +13,7 @@ from durable_streams_tw.protocol import answers, caching, content_types, fields
 from durable_streams_tw.protocol.answers import Answer, Field
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import MIN_GZIP
-from durable_streams_tw.server.messages import Response
+from durable_streams_tw.server.messages import CommonFields, Response
 
 METHODS: Final = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
 ALLOW: Final[Field] = (b"Allow", METHODS)
@@ -104,17 +104,17 @@ class Policies:
     def __init__(self, origins: Collection[str] = ("*",)) -> None:
         everybody = (b"Access-Control-Allow-Origin", b"*")
         self._narrow = "*" not in origins
-        self._others: tuple[Field, ...] = (*_SECURITY, everybody, _EXPOSE)
-        self._known: dict[bytes, tuple[Field, ...]] = {}
+        self._others = CommonFields(*_SECURITY, everybody, _EXPOSE)
+        self._known: dict[bytes, CommonFields] = {}
         if self._narrow:
             varies = (b"Vary", b"Origin")
-            self._others = (*_SECURITY, varies)
+            self._others = CommonFields(*_SECURITY, varies)
             for origin in origins:
                 value = origin.encode("latin-1")
                 allowed = (b"Access-Control-Allow-Origin", value)
-                self._known[value] = (*_SECURITY, varies, allowed, _EXPOSE)
+                self._known[value] = CommonFields(*_SECURITY, varies, allowed, _EXPOSE)
 
-    def common(self, origin: bytes | None) -> tuple[Field, ...]:
+    def common(self, origin: bytes | None) -> CommonFields:
         """What every answer to a request from this Origin carries."""
         if self._narrow and origin is not None:
             return self._known.get(origin, self._others)
@@ -122,7 +122,7 @@ class Policies:
 
     def options(self, origin: bytes | None) -> Response:
         """The answer to OPTIONS, whether a browser's preflight or not."""
-        return Response(204, [*_PREFLIGHT, *self.common(origin)])
+        return Response(204, list(_PREFLIGHT), b"", self.common(origin))
 
     def refusal(self, refusal: Refusal, origin: bytes | None) -> Response:
         """The answer to a request that is refused."""
@@ -130,8 +130,7 @@ class Policies:
 
     def complete(self, answer: Answer, origin: bytes | None) -> Response:
         """An answer with what every answer carries. Takes its fields over."""
-        answer.fields.extend(self.common(origin))
-        return Response(answer.status, answer.fields, answer.body)
+        return Response(answer.status, answer.fields, answer.body, self.common(origin))
 
 
 def body_too_large(limit: int) -> Refusal:

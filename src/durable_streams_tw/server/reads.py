@@ -27,12 +27,14 @@ from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.requests import Live, ReadQuery
 from durable_streams_tw.server import policies
 from durable_streams_tw.server.messages import Request, Response
+from durable_streams_tw.server.policies import Policies
+from durable_streams_tw.server.promptly import promptly
 from durable_streams_tw.server.writing import InThread
 from durable_streams_tw.storage.interfaces import Chunk, IStreamStore
 
 
 class Reads:
-    """Answers GET, but for the fields that every answer carries.
+    """Answers GET.
 
     ``seconds`` tells the time in seconds since 1970, ``random`` gives numbers in [0, 1).
     Methods raise `Refused` where the query is malformed.
@@ -43,6 +45,7 @@ class Reads:
         store: IStreamStore,
         long_polls: LongPolls,
         fanout: Fanout,
+        common: Policies,
         *,
         seconds: Callable[[], float],
         random: Callable[[], float],
@@ -53,41 +56,44 @@ class Reads:
         self._store = store
         self._long_polls = long_polls
         self._fanout = fanout
+        self._policies = common
         self._seconds = seconds
         self._random = random
         self._in_thread = in_thread
         self._max_chunk = max_chunk
         self._private = private
 
-    def read(self, request: Request, path: str) -> Deferred[Response]:
+    def read(self, request: Request, path: str) -> Response | Deferred[Response]:
         """Answer a GET."""
         query = requests.read_query(request.query)
         limit = SSE_CHUNK if query.live is Live.SSE else self._max_chunk
         chunk = self._store.read(path, query.offset, limit)
-        return chunk.addCallback(self._looked, request, query)
+        return promptly(chunk, self._looked, (request, query))
 
     def _looked(
-        self, chunk: Chunk | Refusal, request: Request, query: ReadQuery
+        self, chunk: Chunk | Refusal, asked: tuple[Request, ReadQuery]
     ) -> Response | Deferred[Response]:
+        request, query = asked
         if isinstance(chunk, Refusal):
-            return _plain(answers.refused(chunk))
+            return self._plain(answers.refused(chunk), request)
         if query.live is None:
             return self._content(chunk, request, query)
         if query.live is Live.SSE:
-            return self._events(chunk, query)
+            return self._events(chunk, request, query)
         if chunk.data or chunk.state.closed:
-            return self._news(chunk, request, query)
+            return self._news(chunk, asked)
         waited = self._long_polls.wait(chunk, self._max_chunk)
-        return waited.addCallback(self._news, request, query)
+        return promptly(waited, self._news, asked)
 
     def _news(
-        self, chunk: Chunk | Refusal, request: Request, query: ReadQuery
+        self, chunk: Chunk | Refusal, asked: tuple[Request, ReadQuery]
     ) -> Response | Deferred[Response]:
+        request, query = asked
         if isinstance(chunk, Refusal):
-            return _plain(answers.refused(chunk))
+            return self._plain(answers.refused(chunk), request)
         if chunk.data:
             return self._content(chunk, request, query)
-        return _plain(answers.no_news(chunk.state, self._cursor(query)))
+        return self._plain(answers.no_news(chunk.state, self._cursor(query)), request)
 
     def _cursor(self, query: ReadQuery) -> int:
         return cursors.next_cursor(self._seconds(), query.cursor, self._random())
@@ -100,6 +106,7 @@ class Reads:
         state = chunk.state
         kind = state.content_type
         header = request.header
+        common = self._policies.common(_origin(request))
         may_zip = query.live is None and policies.worth_gzip(kind, len(chunk.data))
         zips = may_zip and caching.accepts_gzip(header.get(fields.ACCEPT_ENCODING))
         cursor = None if query.live is None else self._cursor(query)
@@ -115,15 +122,16 @@ class Reads:
             about.append((fields.H_ETAG, tag))
             about.append((fields.H_CACHE_CONTROL, self._directives(chunk)))
             if caching.is_match(header.get(fields.IF_NONE_MATCH), tag):
-                return Response(304, about)
+                return Response(304, about, b"", common)
         about.extend(policies.content(kind))
         body = json_mode.document(chunk.data) if content_types.is_json(kind) else chunk.data
         if not zips:
-            return Response(200, about, body)
+            return Response(200, about, body, common)
         about.append(policies.GZIPPED)
         if len(body) <= INLINE_GZIP:
-            return Response(200, about, policies.gzip(body))
-        return self._in_thread(policies.gzip, body).addCallback(partial(Response, 200, about))
+            return Response(200, about, policies.gzip(body), common)
+        zipped: Deferred[bytes] = self._in_thread(policies.gzip, body)
+        return zipped.addCallback(lambda small: Response(200, about, small, common))
 
     def _directives(self, chunk: Chunk) -> bytes:
         state = chunk.state
@@ -140,14 +148,18 @@ class Reads:
 
     # -- events -----------------------------------------------------------------------------
 
-    def _events(self, chunk: Chunk, query: ReadQuery) -> Response:
+    def _events(self, chunk: Chunk, request: Request, query: ReadQuery) -> Response:
         about: list[Field] = list(policies.EVENT_STREAM)
         if sse.framing(chunk.state.content_type) is sse.Framing.BASE64:
             about.append(policies.BASE64)
         if not chunk.data and chunk.state.closed:
             about.extend(answers.read_fields(chunk.state, chunk.end, None))
-        return Response(200, about, partial(self._fanout.subscribe, chunk, query.cursor))
+        follow = partial(self._fanout.subscribe, chunk, query.cursor)
+        return Response(200, about, follow, self._policies.common(_origin(request)))
+
+    def _plain(self, answer: Answer, request: Request) -> Response:
+        return self._policies.complete(answer, _origin(request))
 
 
-def _plain(answer: Answer) -> Response:
-    return Response(answer.status, answer.fields, answer.body)
+def _origin(request: Request) -> bytes | None:
+    return request.header.get(fields.ORIGIN)

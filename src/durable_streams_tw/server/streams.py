@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from durable_streams_tw.protocol import answers, paths
+from durable_streams_tw.protocol import answers, fields, paths
 from durable_streams_tw.protocol.control_paths import is_control
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.outcomes import Appended, Created
@@ -20,11 +20,11 @@ from durable_streams_tw.server import failures
 from durable_streams_tw.server.control import ControlOperations
 from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.policies import ALLOW, Policies
+from durable_streams_tw.server.promptly import promptly
 from durable_streams_tw.server.reads import Reads
 from durable_streams_tw.server.writing import Writing
 from durable_streams_tw.storage.interfaces import IStreamStore, Outcome
 
-_ORIGIN = b"origin"
 _NO_STREAM = Refusal(Problem.NOT_FOUND, "names below __ds are reserved, and nothing is here")
 _NO_METHOD = Refusal(
     Problem.METHOD_NOT_ALLOWED, "a stream knows GET, HEAD, POST, PUT, DELETE and OPTIONS", (ALLOW,)
@@ -47,7 +47,7 @@ class StreamOperations:
         self._reads = reads
         self._policies = policies
         self._control = control
-        self._methods: dict[bytes, Callable[[Request, str], Deferred[Response]]] = {
+        self._methods: dict[bytes, Callable[[Request, str], Response | Deferred[Response]]] = {
             b"GET": self._read,
             b"POST": self._append,
             b"PUT": self._create,
@@ -55,7 +55,7 @@ class StreamOperations:
             b"DELETE": self._delete,
         }
 
-    def respond(self, request: Request) -> Deferred[Response]:
+    def respond(self, request: Request) -> Response | Deferred[Response]:
         """Answer a request for a stream, or for a control resource where these are served.
 
         Never fails but by cancelling, which says that the client is gone: a reader that
@@ -64,7 +64,9 @@ class StreamOperations:
         try:
             answer = self._begin(request)
         except Exception:  # noqa: BLE001 - refusals come this way too, and all have an answer
-            answer = fail()
+            return self._failed(Failure(), request)
+        if isinstance(answer, Response):
+            return answer
         return answer.addErrback(self._failed, request)
 
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
@@ -75,47 +77,43 @@ class StreamOperations:
         """What answers a request that met a bug: nothing of it but where the log has it."""
         return self.refuse(failures.logged(failure), origin)
 
-    def _begin(self, request: Request) -> Deferred[Response]:
+    def _begin(self, request: Request) -> Response | Deferred[Response]:
         method = self._methods.get(request.method)
         if method is None:
-            origin = request.header.get(_ORIGIN)
+            origin = request.header.get(fields.ORIGIN)
             if request.method == b"OPTIONS":
-                return succeed(self._policies.options(origin))
-            return succeed(self.refuse(_NO_METHOD, origin))
+                return self._policies.options(origin)
+            return self.refuse(_NO_METHOD, origin)
         if self._control is not None and is_control(request.path):
             return self._control.respond(request)
         name = paths.stream_name(request.path)
         if paths.is_reserved(name):
-            return succeed(self.refuse(_NO_STREAM, request.header.get(_ORIGIN)))
+            return self.refuse(_NO_STREAM, request.header.get(fields.ORIGIN))
         return method(request, name)
 
     def _failed(self, failure: Failure, request: Request) -> Response:
         if failure.check(CancelledError):
             failure.raiseException()
-        origin = request.header.get(_ORIGIN)
+        origin = request.header.get(fields.ORIGIN)
         if isinstance(failure.value, Refused):
             return self.refuse(failure.value.refusal, origin)
         return self.failure(failure, origin)
 
     # -- methods ----------------------------------------------------------------------------
 
-    def _read(self, request: Request, path: str) -> Deferred[Response]:
-        return self._reads.read(request, path).addCallback(self._with_common_fields, request)
+    def _read(self, request: Request, path: str) -> Response | Deferred[Response]:
+        return self._reads.read(request, path)
 
-    def _with_common_fields(self, response: Response, request: Request) -> Response:
-        response.fields.extend(self._policies.common(request.header.get(_ORIGIN)))
-        return response
-
-    def _append(self, request: Request, path: str) -> Deferred[Response]:
+    def _append(self, request: Request, path: str) -> Response | Deferred[Response]:
         outcome = self._writing.append(path, request.header, request.body)
-        return outcome.addCallback(self._written, request)
+        return promptly(outcome, self._written, request)
 
-    def _create(self, request: Request, path: str) -> Deferred[Response]:
+    def _create(self, request: Request, path: str) -> Response | Deferred[Response]:
         outcome = self._writing.create(path, request.header, request.body, request.root)
-        return outcome.addCallback(self._written, request)
+        return promptly(outcome, self._written, request)
 
-    def _delete(self, request: Request, path: str) -> Deferred[Response]:
-        return self._writing.delete(path).addCallback(self._written, request)
+    def _delete(self, request: Request, path: str) -> Response | Deferred[Response]:
+        return promptly(self._writing.delete(path), self._written, request)
 
     def _written(self, outcome: Outcome, request: Request) -> Response:
         if isinstance(outcome, Appended):
@@ -126,11 +124,11 @@ class StreamOperations:
             answer = answers.created(outcome, request.url)
         else:
             answer = answers.deleted()
-        return self._policies.complete(answer, request.header.get(_ORIGIN))
+        return self._policies.complete(answer, request.header.get(fields.ORIGIN))
 
-    def _describe(self, request: Request, path: str) -> Deferred[Response]:
-        return self._store.look(path).addCallback(self._described, request)
+    def _describe(self, request: Request, path: str) -> Response | Deferred[Response]:
+        return promptly(self._store.look(path), self._described, request)
 
     def _described(self, found: StreamState | Refusal, request: Request) -> Response:
         answer = answers.refused(found) if isinstance(found, Refusal) else answers.described(found)
-        return self._policies.complete(answer, request.header.get(_ORIGIN))
+        return self._policies.complete(answer, request.header.get(fields.ORIGIN))

@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from klein import Klein
 from klein.resource import KleinResource
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
@@ -68,8 +68,10 @@ class StreamTree:
             return succeed(self._operations.refuse(too_large, _origin(request))).addCallback(
                 send, request
             )
-        responded = self._operations.respond(self._message(request, unquote_to_bytes(target)))
-        return responded.addCallback(send, request)
+        message = self._message(request, unquote_to_bytes(target))
+        responded: Deferred[Any] = maybeDeferred(self._operations.respond, message)
+        sent: Deferred[bytes] = responded.addCallback(send, request)
+        return sent
 
     @app.handle_errors(Exception)  # type: ignore[arg-type]
     def failed(self, request: WebRequest, failure: Failure) -> bytes | Deferred[bytes]:

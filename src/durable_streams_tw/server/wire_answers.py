@@ -93,9 +93,9 @@ def chunk(data: bytes) -> bytes:
 
 
 def _lines(opening: bytes, response: Response) -> bytes:
-    fields = response.fields
+    fields = response.own
     lines = b"\r\n".join((opening, *map(b": ".join, fields)))
     ends = len(fields) + 1
     if lines.count(b"\n") != ends or lines.count(b"\r") != ends:
         raise TornHead(f"a field of a {response.status} answer has a line's end in it")
-    return lines
+    return lines + response.common.lines
