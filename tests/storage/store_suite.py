@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from tests.storage.expiry_suite import ExpirySuite
+from tests.storage.listing_suite import ListingSuite
 from tests.storage.model_suite import ModelSuite
 from tests.storage.reading_suite import ReadingSuite
 from tests.storage.watching_suite import WatchingSuite
 from tests.storage.writing_suite import WritingSuite
 
 
-class StoreSuite(WritingSuite, ReadingSuite, ExpirySuite, WatchingSuite, ModelSuite):
+class StoreSuite(WritingSuite, ReadingSuite, ExpirySuite, WatchingSuite, ListingSuite, ModelSuite):
     """All of them."""

@@ -91,8 +91,12 @@ class Moment(Protocol):
     def living(self, path: str) -> StreamState | None:
         """The stream at a path, where a client may use it."""
 
-    def names(self, prefix: str) -> Iterator[str]:
-        """The names of streams that begin with a text, some of which may not be living."""
+    def names(self, prefix: str, after: str = "") -> Iterator[str]:
+        """The names of streams that begin with a text, and perhaps others; some may not be
+        living.
+
+        In the order of `records.order_key`, from behind ``after``, which need not be there.
+        """
 
 
 class StoreUnusable(Exception):

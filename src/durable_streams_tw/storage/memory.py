@@ -37,6 +37,7 @@ from durable_streams_tw.storage.interfaces import (
     Outcome,
 )
 from durable_streams_tw.storage.memory_tables import MemoryTables
+from durable_streams_tw.storage.ordered_names import OrderedNames
 from durable_streams_tw.storage.tables import Table
 from durable_streams_tw.storage.telling import tell
 
@@ -94,6 +95,7 @@ class MemoryStore:
             self._sweeps.clock = clock
         self._by_path: dict[str, int] = {}
         self._logs: dict[int, _Log] = {}
+        self._names: OrderedNames | None = None
         self._mortal: set[int] = set()
         # Entity tags name streams by id, and clients keep them for longer than a process lives.
         self._next_id = (now() << 20) + 1
@@ -221,6 +223,8 @@ class MemoryStore:
         if log is None:
             self._logs[state.id] = _Log(state)
             self._by_path[state.path] = state.id
+            if self._names is not None:
+                self._names.add(state.path)
             if state.deadline() is not None:
                 self._mortal.add(state.id)
         else:
@@ -245,6 +249,8 @@ class MemoryStore:
         """End a stream."""
         del self._logs[state.id]
         del self._by_path[state.path]
+        if self._names is not None:
+            self._names.remove(state.path)
         self._mortal.discard(state.id)
         self._access.forget(state.id)
 
@@ -285,9 +291,12 @@ class MemoryStore:
         state = self._look(path, self._now())
         return None if isinstance(state, Refusal) else state
 
-    def names(self, prefix: str) -> Iterator[str]:
-        """The names of streams that begin with a text."""
-        return iter(sorted([path for path in self._by_path if path.startswith(prefix)]))
+    def names(self, prefix: str, after: str = "") -> Iterator[str]:
+        """The names of streams that begin with a text, and perhaps others."""
+        if self._names is None:
+            # From now on kept in order; until somebody asks, that would be work for nothing.
+            self._names = OrderedNames(self._by_path)
+        return self._names.following(prefix, after)
 
     # -- reading ----------------------------------------------------------------------------
 

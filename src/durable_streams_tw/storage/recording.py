@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from heapq import merge
+from itertools import starmap
 from typing import TypeVar
 
 from durable_streams_tw.protocol.state import StreamState
@@ -88,11 +90,12 @@ class ViewMoment:
         record = reading.load_stream_at(self._view, path)
         return None if record is None or not self._usable(record.state) else record.state
 
-    def names(self, prefix: str) -> Iterator[str]:
-        """The names of streams that begin with a text."""
-        for first, stop in records.path_ranges(prefix):
-            for raw, value in self._view.scan(first, stop):
-                key = bytes(raw)
-                name = records.path_of(key, records.unseal(key, value))
-                if name.startswith(prefix):
-                    yield name
+    def names(self, prefix: str, after: str = "") -> Iterator[str]:
+        """The names of streams that begin with a text, and perhaps others."""
+        ranges = records.path_ranges(prefix, after)
+        return merge(*starmap(self._names, ranges), key=records.order_key)
+
+    def _names(self, first: bytes, stop: bytes) -> Iterator[str]:
+        for raw, value in self._view.scan(first, stop):
+            key = bytes(raw)
+            yield records.path_of(key, records.unseal(key, value))

@@ -173,16 +173,49 @@ def owned_record_ranges(number: int) -> tuple[tuple[bytes, bytes], ...]:
     return ((b"e" + here, b"e" + behind), (b"k" + here, b"k" + behind))
 
 
-def path_ranges(prefix: str) -> tuple[tuple[bytes, bytes], ...]:
-    """The key ranges that hold the paths which begin with a text, and perhaps others."""
-    raw = prefix.encode("utf-8")
-    found = []
-    for first, behind in PATHS:
-        start = first + raw[:_LONG_PATH_PREFIX]
-        stop = start.rstrip(b"\xff")
-        stop = behind if len(stop) <= 1 else stop[:-1] + bytes((stop[-1] + 1,))
-        found.append((start, stop))
-    return tuple(found)
+def order_key(path: str) -> bytes:
+    """What paths are listed by: their bytes.
+
+    Those that are too long for a key have its hash in place of their end, so that they can be
+    walked through in this order too. No path has the byte between, so they stand behind all
+    shorter ones that begin as they do, and no two share a place.
+    """
+    raw = path.encode("utf-8")
+    if len(raw) <= _LONG_PATH:
+        return raw
+    return raw[:_LONG_PATH_PREFIX] + b"\xff" + hashlib.sha256(raw).digest()
+
+
+def path_ranges(prefix: str, after: str = "") -> tuple[tuple[bytes, bytes], ...]:
+    """The key ranges that hold the paths which begin with a text, and perhaps others.
+
+    Only those behind ``after`` in the order of `order_key`.
+    """
+    raw, passed = prefix.encode("utf-8"), after.encode("utf-8")
+    short, long = PATHS
+    # All long paths that begin as a short one does stand behind it.
+    least = long[0] + passed[:_LONG_PATH_PREFIX]
+    if len(passed) > _LONG_PATH:
+        least = path_key(after) + b"\x00"
+    return (
+        _path_range(short, raw[:_LONG_PATH], short[0] + order_key(after) + b"\x00"),
+        _path_range(long, raw[:_LONG_PATH_PREFIX], least),
+    )
+
+
+def order_range(prefix: str) -> tuple[bytes, bytes]:
+    """The part of the order of `order_key` that holds the paths which begin with a text."""
+    raw = prefix.encode("utf-8")[:_LONG_PATH_PREFIX]
+    return raw, _behind(raw) or b"\xff"
+
+
+def _path_range(kind: tuple[bytes, bytes], raw: bytes, least: bytes) -> tuple[bytes, bytes]:
+    return max(kind[0] + raw, least), kind[0] + _behind(raw) if raw else kind[1]
+
+
+def _behind(raw: bytes) -> bytes:
+    """The least bytes behind all that begin with some, which are of UTF-8: none is 0xFF."""
+    return raw[:-1] + bytes((raw[-1] + 1,)) if raw else b""
 
 
 def path_of(key: bytes, payload: Buffer) -> str:
