@@ -21,7 +21,6 @@ matter of time, not of memory.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Final
 
@@ -33,11 +32,9 @@ from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage import reading, records
 from durable_streams_tw.storage.check_log import LogWalk
 from durable_streams_tw.storage.check_subscriptions import SubscriptionWalk
-from durable_streams_tw.storage.directory import Claim
 from durable_streams_tw.storage.findings import Finding, Flaw, unreadable
-from durable_streams_tw.storage.interfaces import StoreUnusable
-from durable_streams_tw.storage.keyspace import Keyspace, KeyspaceFailed, View
-from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LMDBKeyspace
+from durable_streams_tw.storage.inspection import Inspection
+from durable_streams_tw.storage.keyspace import KeyspaceFailed, Snapshots, View
 from durable_streams_tw.storage.records import CorruptRecord, StreamRecord
 
 # How many sources' forks are counted at a time.
@@ -59,7 +56,7 @@ _STRANGE: Final = (
 )
 
 
-def check(keyspace: Keyspace, deep: bool = False) -> Iterator[Finding]:
+def check(keyspace: Snapshots, deep: bool = False) -> Iterator[Finding]:
     """What is wrong with a store; nothing, if all is well.
 
     ``deep`` parses every JSON message too.
@@ -72,21 +69,12 @@ def check(keyspace: Keyspace, deep: bool = False) -> Iterator[Finding]:
 
 
 def check_directory(directory: str, deep: bool = False) -> Iterator[Finding]:
-    """What is wrong with the store in a directory that no server is using.
+    """What is wrong with the last commit of the store in a directory, whoever is using it.
 
     Raises `StoreUnusable` where there is none, or it cannot be had.
     """
-    if not os.path.exists(os.path.join(directory, DATA_FILE)):
-        raise StoreUnusable(f"there is no store in {directory}")
-    claim = Claim(directory)
-    try:
-        keyspace = LMDBKeyspace(directory)
-        try:
-            yield from check(keyspace, deep)
-        finally:
-            keyspace.close()
-    finally:
-        claim.release()
+    with Inspection(directory) as store:
+        yield from check(store, deep)
 
 
 class _Walk:

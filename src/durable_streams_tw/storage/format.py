@@ -33,6 +33,14 @@ def recognise(keyspace: Keyspace, where: str, now: int) -> None:
         raise StoreUnusable(f"{where} cannot be used: {failure}") from None
 
 
+def first_id(now: int) -> int:
+    """The first id of a store that is made now (ms since 1970).
+
+    No id of an earlier store in the same place: a cache may still know that one's.
+    """
+    return (now << 20) + 1
+
+
 def _judge(value: bytes, where: str) -> None:
     try:
         meta = records.unpack_meta(value)
@@ -67,9 +75,8 @@ def _mark(keyspace: Keyspace, now: int) -> None:
         batch.put(
             records.META_KEY, records.pack_meta(records.Meta(records.FORMAT, __version__, now))
         )
-        # No id of an earlier store in the same place: a cache may still know that one's.
-        first_id = records.pack_integer((now << 20) + 1)
-        batch.put(records.NEXT_ID_KEY, records.seal(records.NEXT_ID_KEY, first_id))
+        packed = records.pack_integer(first_id(now))
+        batch.put(records.NEXT_ID_KEY, records.seal(records.NEXT_ID_KEY, packed))
         batch.commit()
     except BaseException:
         batch.abort()

@@ -69,11 +69,15 @@ class WriteBatch(View, Protocol):
         """Drop the batch."""
 
 
-class Keyspace(Protocol):
-    """The map. Snapshots may be taken in any thread; there is one batch at a time."""
+class Snapshots(Protocol):
+    """The map, for those who only look."""
 
     def snapshot(self) -> AbstractContextManager[Snapshot]:
         """The map as it is now. Raises `KeyspaceFailed`."""
+
+
+class Keyspace(Snapshots, Protocol):
+    """The map. Snapshots may be taken in any thread; there is one batch at a time."""
 
     @property
     def floor(self) -> int:

@@ -58,34 +58,18 @@ class LMDBKeyspace:
         self._environment = self._open()
 
     def _open(self) -> lmdb.Environment:
-        _allocate_lock_file(os.path.join(self._directory, LOCK_FILE))
-        size = MAP_SIZE
-        while True:
-            try:
-                environment = lmdb.open(
-                    self._directory,
-                    map_size=size,
-                    max_dbs=0,
-                    max_readers=MAX_READERS,
-                    max_spare_txns=READ_THREADS,
-                    sync=True,
-                    metasync=True,
-                    writemap=False,
-                    mode=0o600,
-                )
-                break
-            except (MemoryError, lmdb.MemoryError) as error:
-                size //= 2
-                if size < 1 << 30:
-                    raise StoreUnusable(
-                        f"there is no address space for {self._directory}: {error}"
-                    ) from None
-            except lmdb.InvalidError:
-                raise StoreUnusable(f"{self._directory} holds no LMDB database") from None
-            except (lmdb.Error, OSError) as error:
-                raise StoreUnusable(f"{self._directory} cannot be opened: {error}") from None
+        allocate_lock_file(self._directory)
+        environment = open_environment(
+            self._directory,
+            self._directory,
+            max_spare_txns=READ_THREADS,
+            sync=True,
+            metasync=True,
+            writemap=False,
+            mode=0o600,
+        )
         try:
-            self._check_size(environment)
+            check_size(environment, os.path.join(self._directory, DATA_FILE))
             environment.reader_check()
             # What a crash left in the page cache becomes durable before anybody builds on it.
             environment.sync(True)
@@ -97,18 +81,8 @@ class LMDBKeyspace:
             raise
         return environment
 
-    def _check_size(self, environment: lmdb.Environment) -> None:
-        # Reading a page behind the end of the file kills the process. Pages that the last
-        # batches took and gave back may be missing there, but no more than those.
-        expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-        size = os.stat(os.path.join(self._directory, DATA_FILE)).st_size
-        if size + MAX_BATCH < expected:
-            raise StoreUnusable(
-                f"{self._directory}/{DATA_FILE} has {size} bytes of {expected}: it was cut short"
-            )
-
     @contextmanager
-    def snapshot(self) -> Iterator[_Snapshot]:
+    def snapshot(self) -> Iterator[LMDBSnapshot]:
         """The map as it is now; values are windows into it."""
         with self._idle:
             while self._reopening:
@@ -121,7 +95,7 @@ class LMDBKeyspace:
                 transaction = environment.begin(buffers=True)
             except lmdb.Error as error:
                 raise KeyspaceFailed(str(error)) from error
-            yield _Snapshot(transaction, generation)
+            yield LMDBSnapshot(transaction, generation)
         finally:
             if transaction is not None:
                 transaction.abort()
@@ -223,7 +197,7 @@ class LMDBKeyspace:
             info, stat = self._environment.info(), self._environment.stat()
         except lmdb.Error as error:
             raise KeyspaceFailed(str(error)) from error
-        spare = int(info["last_pgno"]) + 1 - self._pages(stat)
+        spare = int(info["last_pgno"]) + 1 - pages(stat)
         return free + max(0, spare) * int(stat["psize"]) >= reserve
 
     def disk_room(self) -> int:
@@ -248,11 +222,7 @@ class LMDBKeyspace:
             stat = self._environment.stat()
         except lmdb.Error as error:
             raise KeyspaceFailed(str(error)) from error
-        return self._pages(stat) * int(stat["psize"])
-
-    @staticmethod
-    def _pages(stat: Mapping[str, Any]) -> int:
-        return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+        return pages(stat) * int(stat["psize"])
 
     def check_readers(self) -> None:
         """Free the slots of readers whose process died. Raises `KeyspaceFailed`."""
@@ -266,9 +236,49 @@ class LMDBKeyspace:
         self._environment.close()
 
 
-def _allocate_lock_file(path: str) -> None:
-    # LMDB makes this file sparse and writes to it through memory: a page that is not there
-    # yet when the disk is full would end the process. So it is filled beforehand.
+def open_environment(path: str, where: str, **options: Any) -> lmdb.Environment:
+    """An environment with a map that is as large as address space allows.
+
+    ``where`` names it in sentences. Raises `StoreUnusable`.
+    """
+    size = MAP_SIZE
+    while True:
+        try:
+            return lmdb.open(path, map_size=size, max_dbs=0, max_readers=MAX_READERS, **options)
+        except (MemoryError, lmdb.MemoryError) as error:
+            size //= 2
+            if size < 1 << 30:
+                raise StoreUnusable(f"there is no address space for {where}: {error}") from None
+        except lmdb.InvalidError:
+            raise StoreUnusable(f"{where} holds no LMDB database") from None
+        except (lmdb.Error, OSError) as error:
+            raise StoreUnusable(f"{where} cannot be opened: {error}") from None
+
+
+def pages(stat: Mapping[str, Any]) -> int:
+    """How many pages hold pairs, from an environment's or a transaction's statistics."""
+    return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
+
+
+def check_size(environment: lmdb.Environment, data_file: str) -> None:
+    """Raise `StoreUnusable` where a data file is shorter than it says it is.
+
+    Reading a page behind the end of the file kills the process. Pages that the last batches
+    took and gave back may be missing there, but no more than those.
+    """
+    expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    size = os.stat(data_file).st_size
+    if size + MAX_BATCH < expected:
+        raise StoreUnusable(f"{data_file} has {size} bytes of {expected}: it was cut short")
+
+
+def allocate_lock_file(directory: str) -> None:
+    """Fill the lock file of a directory's environment, so that LMDB finds all of it there.
+
+    LMDB makes this file sparse and writes to it through memory: a page that is not there yet
+    when the disk is full would end the process. Raises `StoreUnusable`.
+    """
+    path = os.path.join(directory, LOCK_FILE)
     try:
         with open(path, "ab", opener=_private) as file:
             file.write(bytes(max(0, _LOCK_SIZE - file.tell())))
@@ -345,8 +355,8 @@ def _until(cursor: lmdb.Cursor[Any], stop: bytes) -> Iterator[tuple[Buffer, Buff
         yield key, value
 
 
-class _Snapshot(_View):
-    pass
+class LMDBSnapshot(_View):
+    """The map as one commit left it."""
 
 
 class _WriteBatch(_View):

@@ -1,0 +1,202 @@
+"""Backups: a directory with a compacted copy of a store, proven sound, and what belongs to it.
+
+A backup is made beside a server that runs. It is the store as one commit left it: every write
+that was acknowledged before the backup began is in it, and nothing by halves.
+
+=================  ===================================================================
+file               holds
+=================  ===================================================================
+``backup.json``    what the backup is: `Manifest`
+``data.mdb``       the store
+others             as they stood in the data directory, such as ``keys.json``
+=================  ===================================================================
+
+It is written under another name (``.partial`` behind it) and gets its own when all of it is on
+the disk. One that was interrupted is never mistaken for one that is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from durable_streams_tw import __version__
+from durable_streams_tw.storage import records
+from durable_streams_tw.storage.copies import (
+    CopiedFile,
+    Copy,
+    Progress,
+    copy_file,
+    copy_store,
+    need_room,
+    prove,
+)
+from durable_streams_tw.storage.directory import CLAIM_FILE, Claim, persist
+from durable_streams_tw.storage.inspection import Inspection
+from durable_streams_tw.storage.interfaces import StoreUnusable
+from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE
+
+MANIFEST_FILE: Final = "backup.json"
+KIND: Final = "durable-streams backup"
+
+_FORMAT: Final = 1
+_PARTIAL: Final = ".partial"
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """What a backup is.
+
+    ``began_at`` is in milliseconds since 1970: what was acknowledged before is in it.
+    ``store_format`` is the layout of its store, ``commit`` the number of the last commit in it.
+    ``flaws`` counts what was wrong with the store already.
+    """
+
+    kind: str
+    format: int
+    version: str
+    began_at: int
+    store_format: int
+    commit: int
+    files: list[CopiedFile]
+    flaws: int = 0
+
+
+def back_up(
+    directory: str,
+    destination: str,
+    others: Sequence[str],
+    now: Callable[[], int],
+    progress: Progress,
+    *,
+    even_flawed: bool = False,
+    deep: bool = False,
+) -> Manifest:
+    """Make a backup of a data directory, whether a server is using it or not.
+
+    ``destination`` is made, and must not be there. ``others`` are names of files beside the
+    store that belong to it, where they are there. Raises `StoreUnusable`, and `Flawed` where
+    the store is not sound: with ``even_flawed`` there is a backup of it all the same.
+    """
+    destination = destination.rstrip("/") or "/"
+    _refuse_used(directory, destination)
+    draft = destination + _PARTIAL
+    _discard_partial(draft, others)
+    claim = Claim(draft)
+    try:
+        began_at = now()
+        with Inspection(directory) as source:
+            figures = source.figures()
+            need_room(draft, figures.used)
+            files = [copy_store(source, os.path.join(draft, DATA_FILE), progress)]
+        for name in others:
+            original = os.path.join(directory, name)
+            if os.path.exists(original):
+                files.append(copy_file(original, os.path.join(draft, name), progress))
+        flaws, meta = _look(os.path.join(draft, DATA_FILE), directory, progress, even_flawed, deep)
+        manifest = Manifest(
+            kind=KIND,
+            format=_FORMAT,
+            version=__version__,
+            began_at=began_at,
+            store_format=meta.format,
+            commit=figures.commit,
+            files=files,
+            flaws=flaws,
+        )
+        with Copy(os.path.join(draft, MANIFEST_FILE)) as copy:
+            copy.write(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+        claim.erase()
+        persist(draft)
+        _rename(draft, destination)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    finally:
+        claim.release()
+    return manifest
+
+
+def read_manifest(backup: str) -> Manifest:
+    """What a directory says of itself. Raises `StoreUnusable` where it is no backup."""
+    path = os.path.join(backup, MANIFEST_FILE)
+    try:
+        with open(path, "rb") as file:
+            manifest = msgspec.json.decode(file.read(), type=Manifest)
+    except FileNotFoundError:
+        why = "it was interrupted" if backup.endswith(_PARTIAL) else f"it has no {MANIFEST_FILE}"
+        raise StoreUnusable(f"{backup} is no backup: {why}") from None
+    except OSError as error:
+        raise StoreUnusable(f"{path} cannot be read: {error.strerror}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise StoreUnusable(f"{path} is damaged: {error}") from None
+    if manifest.kind != KIND:
+        raise StoreUnusable(f"{backup} is no backup of this server")
+    if manifest.format > _FORMAT or manifest.store_format > records.FORMAT:
+        raise StoreUnusable(
+            f"{backup} was made by version {manifest.version}, which this version "
+            f"({__version__}) cannot read"
+        )
+    names = [file.name for file in manifest.files]
+    if DATA_FILE not in names or any(os.path.basename(name) != name for name in names):
+        raise StoreUnusable(f"{path} is damaged: its files are {', '.join(names)}")
+    return manifest
+
+
+def _refuse_used(directory: str, destination: str) -> None:
+    inside = os.path.realpath(directory)
+    if os.path.commonpath((inside, os.path.realpath(destination))) == inside:
+        raise StoreUnusable(f"{destination} is inside the data directory: choose another place")
+    if os.path.lexists(destination):
+        raise StoreUnusable(f"{destination} is there already: a backup overwrites nothing")
+
+
+def _discard_partial(draft: str, others: Sequence[str]) -> None:
+    """Take away what an interrupted backup has left, unless it is still being made."""
+    if not os.path.lexists(draft):
+        return
+    known = frozenset((DATA_FILE, MANIFEST_FILE, *others))
+    claim = Claim(draft, known)
+    try:
+        foreign = set(os.listdir(draft)) - known - {CLAIM_FILE}
+        if foreign:
+            raise StoreUnusable(
+                f"{draft} is in the way, and has files that are no backup's: "
+                f"{', '.join(sorted(foreign))}"
+            )
+        shutil.rmtree(draft)
+    except OSError as error:
+        raise StoreUnusable(f"{draft} is in the way: {error.strerror}") from None
+    finally:
+        claim.release()
+
+
+def _look(
+    data: str, where: str, progress: Progress, even_flawed: bool, deep: bool
+) -> tuple[int, records.Meta]:
+    """How many flaws a copied store has, and what wrote it."""
+    with Inspection(data, alone=True) as copied:
+        flaws = prove(copied, where, progress, deep=deep, tolerant=even_flawed)
+        with copied.snapshot() as view:
+            found = view.get(records.META_KEY)
+            value = None if found is None else bytes(found)
+        meta = None
+        if value is not None:
+            with suppress(msgspec.MsgspecError):
+                meta = records.unpack_meta(value)
+        if meta is None or meta.kind != records.KIND:
+            raise StoreUnusable(f"{where} holds a database that is not this server's")
+        return flaws, meta
+
+
+def _rename(draft: str, destination: str) -> None:
+    try:
+        os.rename(draft, destination)
+        persist(destination)
+    except OSError as error:
+        raise StoreUnusable(f"{destination} cannot be made: {error.strerror}") from None

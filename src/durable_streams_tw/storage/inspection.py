@@ -1,0 +1,184 @@
+"""A store that is only looked at, beside the server that owns it.
+
+LMDB lets other processes read: a snapshot is one commit, whole, however long it is looked at,
+and neither side waits for the other. What that costs: the pages of that commit are not used
+again while it is open, so a busy store grows meanwhile. A process that dies leaves a slot in
+the table of readers, which the server frees within a minute.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from threading import Thread
+from typing import Any, Final
+
+import lmdb
+from msgspec import Struct
+
+from durable_streams_tw.storage.directory import visit
+from durable_streams_tw.storage.interfaces import StoreUnusable
+from durable_streams_tw.storage.keyspace import KeyspaceFailed
+from durable_streams_tw.storage.lmdb_keyspace import (
+    DATA_FILE,
+    LOCK_FILE,
+    LMDBSnapshot,
+    allocate_lock_file,
+    check_size,
+    open_environment,
+    pages,
+)
+
+_PIECE: Final = 1 << 20
+
+
+class Figures(Struct, frozen=True):
+    """What a store takes, in bytes where nothing else is said.
+
+    ``used`` is in pages that hold pairs, ``free`` in pages inside the file that wait to be
+    used again; ``entries`` counts pairs, ``commit`` is the number of the last one. ``readers``
+    counts the slots of readers in all processes.
+    """
+
+    file: int
+    used: int
+    free: int
+    map: int
+    entries: int
+    commit: int
+    readers: int
+
+
+class Inspection:
+    """The store in a directory, or, with ``alone``, in a data file that nobody else knows of.
+
+    Use it as a context manager. Raises `StoreUnusable` where there is none.
+    """
+
+    def __init__(self, path: str, *, alone: bool = False) -> None:
+        self._path = path
+        self._alone = alone
+        self._data = path if alone else os.path.join(path, DATA_FILE)
+        self._holds = ExitStack()
+
+    def __enter__(self) -> Inspection:
+        if not os.path.exists(self._data):
+            raise StoreUnusable(f"there is no store in {self._path}")
+        with self._holds:
+            self._environment = self._open()
+            self._holds.callback(self._environment.close)
+            try:
+                check_size(self._environment, self._data)
+            except (lmdb.Error, OSError) as error:
+                raise StoreUnusable(f"{self._path} cannot be read: {error}") from None
+            self._holds = self._holds.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._holds.close()
+
+    def _open(self) -> lmdb.Environment:
+        options: dict[str, Any] = {"readonly": True, "create": False, "subdir": not self._alone}
+        if self._alone:
+            return open_environment(self._path, self._path, lock=False, **options)
+        self._holds.enter_context(visit(self._path))
+        if os.access(self._path, os.W_OK):
+            allocate_lock_file(self._path)
+            give_to_owner(os.path.join(self._path, LOCK_FILE), self._data)
+        return open_environment(self._path, self._path, **options)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[LMDBSnapshot]:
+        """The map as the last commit left it. Raises `KeyspaceFailed`."""
+        try:
+            transaction = self._environment.begin(buffers=True)
+        except lmdb.Error as error:
+            raise KeyspaceFailed(str(error)) from error
+        try:
+            yield LMDBSnapshot(transaction, 0)
+        finally:
+            transaction.abort()
+
+    def figures(self) -> Figures:
+        """How large it is. Raises `StoreUnusable`."""
+        try:
+            info, found = self._environment.info(), self._environment.stat()
+            size = os.stat(self._data).st_size
+        except (lmdb.Error, OSError) as error:
+            raise StoreUnusable(f"{self._path} cannot be read: {error}") from None
+        page = int(found["psize"])
+        used = pages(found)
+        # Two pages say where all others are.
+        free = max(0, int(info["last_pgno"]) - 1 - used)
+        return Figures(
+            file=size,
+            used=used * page,
+            free=free * page,
+            map=int(info["map_size"]),
+            entries=int(found["entries"]),
+            commit=int(info["last_txnid"]),
+            readers=int(info["num_readers"]),
+        )
+
+    def copy(self, write: Callable[[bytes], None]) -> None:
+        """Hand out a data file with what the last commit left, and no page that is free.
+
+        Raises `Leaking` where LMDB cannot tell which those are, after all has been handed
+        out: `copy_whole` can still be had. Raises `StoreUnusable` where the copy fails.
+        """
+        self._copy(write, compact=True)
+
+    def copy_whole(self, write: Callable[[bytes], None]) -> None:
+        """The same with all pages. Raises `StoreUnusable`."""
+        self._copy(write, compact=False)
+
+    def _copy(self, write: Callable[[bytes], None], compact: bool) -> None:
+        # LMDB writes into a pipe, so that whoever interrupts us ends the copy too.
+        source, sink = os.pipe()
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            with suppress(OSError):
+                fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, _PIECE)
+        failures: list[lmdb.Error] = []
+
+        def run() -> None:
+            try:
+                self._environment.copyfd(sink, compact=compact)
+            except lmdb.Error as error:
+                failures.append(error)
+            finally:
+                os.close(sink)
+
+        thread = Thread(target=run, name="copy")
+        thread.start()
+        try:
+            while piece := os.read(source, _PIECE):
+                write(piece)
+        finally:
+            os.close(source)
+            thread.join()
+        for failure in failures:
+            if isinstance(failure, lmdb.IncompatibleError) and compact:
+                raise Leaking(self._path)
+            raise StoreUnusable(f"{self._path} cannot be copied: {failure}")
+
+
+class Leaking(Exception):
+    """A store has pages that are neither used nor known to be free."""
+
+
+def give_to_owner(path: str, like: str) -> None:
+    """Let a file belong to whoever ``like`` belongs to, if it is root who asks: a server that
+    runs as somebody else has to be able to open what root has made beside its files.
+
+    Raises `StoreUnusable`.
+    """
+    try:
+        if os.geteuid() == 0:
+            model = os.stat(like)
+            made = os.stat(path)
+            if (made.st_uid, made.st_gid) != (model.st_uid, model.st_gid):
+                os.chown(path, model.st_uid, model.st_gid)
+    except OSError as error:
+        raise StoreUnusable(f"{path} cannot be given to its owner: {error.strerror}") from None
