@@ -123,11 +123,19 @@ class ForegroundTests(TwistdTestCase):
         self.assertIn("--data-dir", told.stdout)
 
     def test_usage(self) -> None:
-        """What cannot be understood is named last."""
-        result = run(self.directory, "-n", "durable-streams", "--long-poll-timeout=soon")
-        self.assertEqual(result.returncode, 1)
-        self.assertIn("--long-poll-timeout", result.stdout.splitlines()[-1])
-        self.assertNotIn("Traceback", result.stdout + result.stderr)
+        """What cannot be understood is said in one sentence."""
+        (self.directory / "a.toml").write_text("# Mine.\nlong-poll-timeout = 'soon'\n")
+        for argument, named in {
+            "--long-poll-timeout=soon": "--long-poll-timeout",
+            "--config=a.toml": "a.toml, line 2: long-poll-timeout",
+            "--nonsense": "--nonsense",
+        }.items():
+            result = run(self.directory, "-n", "durable-streams", argument)
+            self.assertEqual(result.returncode, 1)
+            (line,) = result.stderr.splitlines()
+            self.assertTrue(line.startswith("durable-streams: "), line)
+            self.assertIn(named, line)
+            self.assertEqual(result.stdout, "")
 
 
 class DaemonTests(TwistdTestCase):

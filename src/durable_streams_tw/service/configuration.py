@@ -28,7 +28,7 @@ class Configuration:
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = tuple(sources)
         self._values: dict[str, Any] = {}
-        problems = []
+        problems: list[str] = []
         for setting in TABLE:
             try:
                 self._values[setting.name] = self._value(setting)
@@ -94,7 +94,7 @@ class Configuration:
 
     def _contradictions(self) -> list[str]:
         """What cannot be together; and of what stands in for another, the nearer one stays."""
-        problems = []
+        problems: list[str] = []
         listen = self.source("listen")
         if listen is not None and self["listen"]:
             for name in ("port", "interface"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -27,9 +28,16 @@ def makeService(options: Options) -> Startup:
 
 
 def service_of(
-    configuration: Configuration, endpoints: list[IStreamServerEndpoint], mouth: Mouth
+    configuration: Configuration,
+    endpoints: list[IStreamServerEndpoint],
+    mouth: Mouth,
+    greet: Callable[[str], None] | None = None,
 ) -> Startup:
-    """The service that the settings ask for: the streams, then the ports they are reached by."""
+    """The service that the settings ask for: the streams, then the ports they are reached by.
+
+    ``greet`` is told the URL of the streams at each port; without it the log says where they are
+    kept.
+    """
     # The one that runs.
     from twisted.internet import reactor
 
@@ -40,13 +48,15 @@ def service_of(
 
     def started() -> None:
         mouth.shut()
+        if greet is not None:
+            return
         if data_dir is None:
             _log.warn("Without --data-dir streams are in memory only: nothing is kept")
         else:
             _log.info("Streams are kept in {directory}", directory=data_dir)
 
     service = Startup(mouth.say, started)
-    ports = Ports(endpoints, site, streams, root, reactor)
+    ports = Ports(endpoints, site, streams, root, reactor, greet)
     for part in (streams, ports):
         MultiService.addService(service, part)
     return service

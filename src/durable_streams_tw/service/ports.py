@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
@@ -25,7 +26,7 @@ class Ports(Service):
 
     Opened before privileges are shed. When they are closed, readers that wait are let go,
     and connections have a moment to take what was written to them. ``root`` is the raw path,
-    without its first slash, under which streams live.
+    without its first slash, under which streams live. ``greet`` is told the URL of each port.
     """
 
     _log = Logger()
@@ -37,12 +38,14 @@ class Ports(Service):
         streams: DurableStreams,
         root: bytes,
         reactor: Any,
+        greet: Callable[[str], None] | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._site = site
         self._streams = streams
         self._root = root.decode("ascii")
         self._reactor = reactor
+        self._greet = greet
         self._opened: list[Deferred[IListeningPort | None]] = []
         # While ports are being opened, what could not be.
         self._refusals: list[Failure] | None = None
@@ -95,6 +98,8 @@ class Ports(Service):
             address = port.getHost()
             url = _url(scheme, address, self._root)
             self._log.info("Durable streams are at {url}", url=url)
+            if self._greet is not None:
+                self._greet(url)
             if isinstance(address, IPv4Address | IPv6Address):
                 self._streams.reached_at(url, ip_address(address.host).is_loopback)
             else:

@@ -1,0 +1,1 @@
+"""The command ``durable-streams-server``."""

@@ -1,0 +1,104 @@
+"""``config check`` and ``config show``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from durable_streams_tw.cli.settings_options import (
+    Refused,
+    SettingsCommand,
+    configuration_of,
+    with_settings,
+)
+from durable_streams_tw.service.configuration import Configuration
+from durable_streams_tw.service.sources import BadConfiguration
+from durable_streams_tw.service.table import TABLE, Setting
+
+
+@click.group()
+def config() -> None:
+    """Check or show the settings of a server.
+
+    Both take the options of `run` and read the same environment and file.
+    """
+
+
+@config.command(cls=SettingsCommand)
+@with_settings
+def check(**options: Any) -> None:
+    """Say whether `run` would accept these settings.
+
+    Nothing is opened for writing, no port is taken. Exit status 2 when something is wrong.
+    """
+    configuration = configuration_of(options)
+    # Endpoints and certificates are Twisted's to read.
+    from durable_streams_tw.service.listening import endpoints
+
+    try:
+        endpoints(configuration)
+    except BadConfiguration as bad:
+        raise Refused(bad) from None
+    click.echo("These settings are good.")
+
+
+@config.command(cls=SettingsCommand)
+@with_settings
+def show(**options: Any) -> None:
+    """Print all settings as they would be in force, and where each was said.
+
+    What is printed is a configuration file. Secrets are left out.
+    """
+    click.echo(shown(configuration_of(options)), nl=False)
+
+
+def shown(configuration: Configuration) -> str:
+    """Settings as a configuration file, with the origin of each as a comment."""
+    lines: list[tuple[str, str]] = []
+    group = ""
+    for setting in TABLE:
+        if setting.group != group:
+            group = setting.group
+            lines.append((f"\n# {group}" if lines else f"# {group}", ""))
+        lines.append((_line(setting, configuration), configuration.origin(setting.name)))
+    width = max((len(text) for text, origin in lines if origin), default=0)
+    width = min(width, 48)
+    return "".join(
+        f"{text}\n" if not origin else f"{text:<{width}}  # {_one_line(origin)}\n"
+        for text, origin in lines
+    )
+
+
+def _line(setting: Setting, configuration: Configuration) -> str:
+    texts = configuration.texts(setting.name)
+    if not texts and setting.kind != "list":
+        return f"# {setting.name} is not set"
+    if setting.secret and texts:
+        return f"# {setting.name} is a secret"
+    if setting.kind == "flag":
+        return f"{setting.name} = {'true' if configuration[setting.name] else 'false'}"
+    if setting.directory:
+        texts = (configuration[setting.name],)
+    if setting.kind == "list":
+        return f"{setting.name} = [{', '.join(map(_quoted, texts))}]"
+    return f"{setting.name} = {_quoted(texts[0])}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _quoted(text: str) -> str:
+    """A number as it is, all else as a TOML basic string: with quotes, backslashes and control
+    characters escaped."""
+    if re.fullmatch("0|[1-9][0-9]{0,17}", text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c.isprintable() else _escape(c) for c in escaped) + '"'
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

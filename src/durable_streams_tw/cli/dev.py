@@ -1,0 +1,61 @@
+"""``dev``: a server to try out, without any configuration."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from durable_streams_tw.cli.settings_options import (
+    Refused,
+    SettingsCommand,
+    given,
+    with_dev_settings,
+)
+from durable_streams_tw.service.configuration import Configuration
+from durable_streams_tw.service.sources import BadConfiguration, CommandLine, Preset
+from durable_streams_tw.service.table import TABLE
+
+PRESET = {setting.name: (setting.dev,) for setting in TABLE if setting.dev is not None}
+
+
+@click.command(cls=SettingsCommand)
+@with_dev_settings
+def dev(**options: Any) -> None:
+    """Serve streams from memory on this machine, to try out.
+
+    Only this machine can reach it, and what is written is gone when it stops. Neither the
+    environment nor a file is read. Ctrl-C stops it.
+    """
+    try:
+        configuration = Configuration([CommandLine(given(options)), Preset(PRESET, "dev")])
+        from durable_streams_tw.service.foreground import serve
+
+        sys.exit(serve(configuration, greet=greet, quiet=True))
+    except BadConfiguration as bad:
+        raise Refused(bad) from None
+
+
+def greet(url: str) -> None:
+    """Say where the streams are, and what to try: lines to be copied into another shell."""
+    click.echo(greeting(url))
+
+
+def greeting(url: str) -> str:
+    """What is said when the streams at this URL, with a slash at its end, can be reached."""
+    stream = f"{url}hello"
+    return f"""\
+Durable streams are at {url}
+in memory: what you write is gone when this stops. Ctrl-C stops it.
+
+Make a stream, append to it, read it:
+
+  curl -X PUT {stream} -H 'Content-Type: text/plain'
+  curl -X POST {stream} -H 'Content-Type: text/plain' -d 'first line'
+  curl {stream}
+
+Follow it, while another shell appends:
+
+  curl -N '{stream}?offset=-1&live=sse'
+"""

@@ -1,0 +1,43 @@
+"""Which commands there are, and where each of them is.
+
+A command's module is imported when the command is used: ``--help`` and shell completion list all
+of them from here. To add a command, write a module with a click command in it, and a row here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import Struct
+
+
+class Entry(Struct, frozen=True):
+    """A command: under which heading it is listed, where it is, and what it does, in one line.
+
+    ``place`` is ``module:name`` of a `click.Command`. ``help`` is the command's own first line,
+    without its full stop; a test compares them.
+    """
+
+    section: str
+    place: str
+    help: str
+
+
+#: What the console script is called.
+PROGRAM: Final = "durable-streams-server"
+
+_HERE: Final = "durable_streams_tw.cli"
+
+RUN: Final = "Serve"
+STORE: Final = "Look after a data directory"
+CLIENT: Final = "Use any server of the protocol"
+OTHER: Final = "Besides"
+
+COMMANDS: Final[dict[str, Entry]] = {
+    "dev": Entry(RUN, f"{_HERE}.dev:dev", "Serve streams from memory on this machine, to try out"),
+    "run": Entry(RUN, f"{_HERE}.run:run", "Run the server in the foreground"),
+    "config": Entry(RUN, f"{_HERE}.config:config", "Check or show the settings of a server"),
+    "completion": Entry(
+        OTHER, f"{_HERE}.completion:completion", "Print a shell's completion of these commands"
+    ),
+}
