@@ -1,0 +1,1 @@
+"""A client of any server of the protocol, on treq: requests, followers and producers."""

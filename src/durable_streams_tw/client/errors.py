@@ -1,0 +1,124 @@
+"""What can go wrong between a client and a server, as exceptions with fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+#: These may succeed when they are asked again: too early, too many, or a server or proxy
+#: that is not well just now (RFC 9110 §15.5, §15.6; RFC 6585 §4).
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+#: The longest `Retry-After` that anybody waits for, in seconds.
+_LONGEST_WAIT: Final = 60.0
+
+
+class ClientError(Exception):
+    """Something went wrong; the message is a sentence for people."""
+
+
+class BadTarget(ClientError):
+    """What should be the URL of a stream is none."""
+
+
+class Unreachable(ClientError):
+    """There was no connection, or it was lost before the answer was complete.
+
+    ``sent`` says that the request may have reached the server: what it was to change may
+    have been changed.
+    """
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class Untrusted(ClientError):
+    """The server's certificate is not one to trust; asking again would not change it."""
+
+
+class Broken(ClientError):
+    """The server's answer is not one of this protocol."""
+
+
+class Rejected(ClientError):
+    """The server has refused a request.
+
+    ``status`` is that of the answer, ``header`` its fields by lower-case name, ``detail`` what
+    the server says about it, in one line, and may be empty.
+    """
+
+    def __init__(self, status: int, header: Mapping[str, str], detail: str) -> None:
+        super().__init__(f"the server answers {status}" + (f": {detail}" if detail else ""))
+        self.status = status
+        self.header = header
+        self.detail = detail
+
+    @property
+    def closed(self) -> bool:
+        """Whether the reason is that the stream is closed (PROTOCOL.md §5.2)."""
+        return self.header.get("stream-closed", "").lower() == "true"
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may succeed a while later."""
+        return self.status in _PASSING
+
+
+class Fenced(ClientError):
+    """Another producer of the same name has taken over, or was here before (§5.2.1)."""
+
+
+class OutcomeUnknown(ClientError):
+    """What was to be appended may be there or not, and nothing tells which."""
+
+
+def detail_of(content_type: str, body: bytes) -> str:
+    """What an error's body says, in one printable line.
+
+    Servers answer problem details (RFC 9457), JSON of their own, or text; a page of HTML
+    says nothing to anybody here.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    text = body[:4096].decode("utf-8", "replace")
+    if kind.endswith(("/json", "+json")):
+        try:
+            said = json.loads(body)
+        except ValueError:
+            return _line(text)
+        return _line(_words(said) or text)
+    return "" if "html" in kind else _line(text)
+
+
+def retry_after(header: Mapping[str, str], now: float) -> float:
+    """How long a server asks to be left alone, in seconds (RFC 9110 §10.2.3); 0 without.
+
+    ``now`` is seconds since 1970.
+    """
+    text = header.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:9]), _LONGEST_WAIT)
+    try:
+        then = parsedate_to_datetime(text).timestamp()
+    except ValueError:
+        return 0.0
+    return min(max(then - now, 0.0), _LONGEST_WAIT)
+
+
+def _words(said: object) -> str:
+    if isinstance(said, dict):
+        for key in ("detail", "message", "error", "title"):
+            value = said.get(key)
+            if isinstance(value, str) and value:
+                return value
+            if isinstance(value, dict):
+                return _words(value)
+    return said if isinstance(said, str) else ""
+
+
+def _line(text: str) -> str:
+    # What a server says goes to a terminal: no control sequences.
+    kept = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(kept.split())[:500]

@@ -1,0 +1,302 @@
+"""The operations of the protocol, on streams of any server (PROTOCOL.md §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from random import random
+from typing import Any, TypeVar
+
+from msgspec import Struct
+from twisted.internet.task import deferLater
+
+from durable_streams_tw.client.errors import (
+    BadTarget,
+    Broken,
+    OutcomeUnknown,
+    Rejected,
+    Unreachable,
+    detail_of,
+    retry_after,
+)
+from durable_streams_tw.client.pauses import Patience
+from durable_streams_tw.client.targets import Target
+from durable_streams_tw.client.wire import Answer, Wire
+
+T = TypeVar("T")
+
+
+class Info(Struct, frozen=True):
+    """A stream at one moment.
+
+    ``offset`` is its end. ``ttl`` (seconds) and ``expires_at`` (RFC 3339) are as the server
+    says them; ``created`` tells that the request has made the stream.
+    """
+
+    content_type: str
+    offset: str
+    closed: bool
+    ttl: int | None = None
+    expires_at: str | None = None
+    created: bool = False
+
+
+class Written(Struct, frozen=True):
+    """What an append has come to: the stream's end, and whether it is closed now.
+
+    ``duplicate`` says that a producer's batch was there already; ``numbered`` that the server
+    keeps count of the producer's batches.
+    """
+
+    offset: str
+    closed: bool
+    duplicate: bool = False
+    numbered: bool = False
+
+
+class StreamClient:
+    """Streams of any server.
+
+    ``wire`` makes the requests. ``header`` gives the fields that each carries (a token, say):
+    it is asked anew for every request, so a token that was renewed is the one that is sent.
+    ``endure`` is how many seconds of failures in a row are endured, 0 for none, None for any
+    number; ``random`` is a number from 0 to 1. ``notice`` is told, in a sentence, when a
+    request failed and will be made again.
+
+    All methods raise `ClientError`.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        header: Callable[[], Mapping[str, str]] = dict,
+        *,
+        endure: float | None = 30.0,
+        random: Callable[[], float] = random,
+        notice: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        self.wire = wire
+        self._header = header
+        self._endure = endure
+        self._random = random
+        self._notice = notice
+
+    # -- writes -----------------------------------------------------------------------------
+
+    async def create(
+        self,
+        target: Target,
+        content_type: str | None = None,
+        data: bytes = b"",
+        *,
+        ttl: int | None = None,
+        expires_at: datetime | str | None = None,
+        closed: bool = False,
+        source: Target | None = None,
+        fork_offset: str | None = None,
+        fork_sub_offset: int | None = None,
+    ) -> Info:
+        """Make a stream, or make sure that it is there (§5.1); with ``source`` as a fork of
+        that (§4.2)."""
+        if source is not None and source.origin != target.origin:
+            raise BadTarget("a fork is on the same server as its source")
+        moment = expires_at.isoformat() if isinstance(expires_at, datetime) else expires_at
+        header = _fields(
+            ("Content-Type", content_type),
+            ("Stream-TTL", ttl),
+            ("Stream-Expires-At", moment),
+            ("Stream-Closed", "true" if closed else None),
+            ("Stream-Forked-From", None if source is None else source.path),
+            ("Stream-Fork-Offset", fork_offset),
+            ("Stream-Fork-Sub-Offset", fork_sub_offset),
+        )
+        # A PUT that is repeated finds what it has made: it may be sent again.
+        answer = await self.insist(
+            lambda: self.ask("PUT", target.url, header, data), again=lambda _: True
+        )
+        return _info(answer, answer.status == 201)
+
+    async def append(
+        self,
+        target: Target,
+        data: bytes,
+        content_type: str,
+        *,
+        close: bool = False,
+        seq: str | None = None,
+    ) -> Written:
+        """Add bytes, and perhaps close the stream with them (§5.2).
+
+        Such a request must not be sent twice: where nothing tells whether it was carried
+        out, `OutcomeUnknown` is raised. A `Producer` has an answer to that.
+        """
+        header = _fields(
+            ("Content-Type", content_type),
+            ("Stream-Closed", "true" if close else None),
+            ("Stream-Seq", seq),
+        )
+        try:
+            answer = await self.insist(
+                lambda: self.ask("POST", target.url, header, data), again=_without_effect
+            )
+        except Unreachable as error:
+            if error.sent:
+                raise OutcomeUnknown(
+                    f"{error}, and nothing tells whether the bytes were appended"
+                ) from error
+            raise
+        return written(answer)
+
+    async def close(self, target: Target) -> Written:
+        """End a stream (§5.3). Closing it twice is closing it once."""
+        header = {"Stream-Closed": "true"}
+        answer = await self.insist(
+            lambda: self.ask("POST", target.url, header), again=lambda _: True
+        )
+        return written(answer)
+
+    async def delete(self, target: Target) -> None:
+        """Remove a stream (§5.4)."""
+        gone = {404, 410}
+        doubtful = False
+
+        async def attempt() -> None:
+            nonlocal doubtful
+            try:
+                await self.ask("DELETE", target.url)
+            except Unreachable as error:
+                doubtful = doubtful or error.sent
+                raise
+            except Rejected as error:
+                # What the lost answer was about.
+                if not (doubtful and error.status in gone):
+                    raise
+
+        await self.insist(attempt, again=lambda _: True)
+
+    # -- reads ------------------------------------------------------------------------------
+
+    async def head(self, target: Target) -> Info:
+        """What a stream is now (§5.5)."""
+        answer = await self.insist(lambda: self.ask("HEAD", target.url), again=lambda _: True)
+        return _info(answer)
+
+    # -- for the other parts of the client ------------------------------------------------------
+
+    async def ask(
+        self,
+        method: str,
+        url: str,
+        header: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        wait: float | None = None,
+    ) -> Answer:
+        """One request, once. Raises `Rejected` for every answer that is no success."""
+        fields = self.fields(header)
+        answer = await self.wire.ask(method, url, fields, body, wait)
+        return self.judged(answer)
+
+    def fields(self, header: Mapping[str, str] | None = None) -> dict[str, str]:
+        """A request's fields: its own, and those that every request carries."""
+        return {**self._header(), **(header or {})}
+
+    def judged(self, answer: Answer) -> Answer:
+        """The same answer, if it is a success."""
+        if 200 <= answer.status < 300:
+            return answer
+        said = detail_of(answer.header.get("content-type", ""), answer.body)
+        if 300 <= answer.status < 400 and "location" in answer.header:
+            said = f"the stream is said to be at {answer.header['location']}"
+        raise Rejected(answer.status, answer.header, said)
+
+    def patience(self) -> Patience:
+        """For one thing that is to be done in spite of failures."""
+        return Patience(self._endure, self.wire.reactor.seconds, self._random)
+
+    async def rest(self, patience: Patience, error: Exception) -> None:
+        """Wait after a failure, or raise it again where patience is at its end."""
+        first = not patience.tried
+        asked = 0.0
+        if isinstance(error, Rejected):
+            asked = retry_after(error.header, self.wire.reactor.seconds())
+        pause = patience.failed(asked)
+        if pause is None:
+            raise error
+        if first:
+            self._notice(f"{error}; trying again")
+        await self.pause(pause)
+
+    async def pause(self, seconds: float) -> None:
+        """Let time pass."""
+        clock: Any = self.wire.reactor
+        await deferLater(clock, seconds)
+
+    async def insist(
+        self,
+        attempt: Callable[[], Any],
+        again: Callable[[Rejected | Unreachable], bool],
+    ) -> Any:
+        """Try until something comes of it: a success, a refusal for good, or too many failures.
+
+        ``again`` says whether a failure leaves the world such that the request may be repeated.
+        """
+        patience = self.patience()
+        while True:
+            try:
+                return await attempt()
+            except (Rejected, Unreachable) as error:
+                if not (passing(error) and again(error)):
+                    raise
+                await self.rest(patience, error)
+
+
+def passing(error: Rejected | Unreachable) -> bool:
+    """Whether a failure may pass by itself."""
+    return isinstance(error, Unreachable) or error.passing
+
+
+def written(answer: Answer) -> Written:
+    """What an answer says about an append."""
+    numbered = "producer-epoch" in answer.header or "producer-seq" in answer.header
+    return Written(
+        answer.header.get("stream-next-offset", ""),
+        is_true(answer, "stream-closed"),
+        answer.status == 204 and numbered,
+        numbered,
+    )
+
+
+def is_true(answer: Answer, name: str) -> bool:
+    """Whether a field says ``true`` (PROTOCOL.md §4.1)."""
+    return answer.header.get(name, "").lower() == "true"
+
+
+def next_offset(answer: Answer) -> str:
+    """Where to read on. Raises `Broken` where the answer does not say."""
+    offset = answer.header.get("stream-next-offset")
+    if not offset:
+        raise Broken("the answer has no Stream-Next-Offset: is this URL a durable stream?")
+    return offset
+
+
+def _without_effect(error: Rejected | Unreachable) -> bool:
+    """Whether an append that failed so has certainly not been carried out."""
+    if isinstance(error, Unreachable):
+        return not error.sent
+    return error.status == 429
+
+
+def _info(answer: Answer, created: bool = False) -> Info:
+    ttl = answer.header.get("stream-ttl", "")
+    return Info(
+        answer.header.get("content-type", ""),
+        next_offset(answer),
+        is_true(answer, "stream-closed"),
+        int(ttl) if ttl.isascii() and ttl.isdigit() else None,
+        answer.header.get("stream-expires-at"),
+        created,
+    )
+
+
+def _fields(*given: tuple[str, str | int | None]) -> dict[str, str]:
+    return {name: str(value) for name, value in given if value is not None}

@@ -1,0 +1,317 @@
+"""One request and its answer, on treq: whole, or as its bytes come.
+
+Nothing is repeated, followed or decompressed here. An answer that does not come whole is
+none: what a broken connection has cut must not look like an end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from msgspec import Struct
+from treq.client import HTTPClient
+from twisted.internet import error
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web._newclient import RequestNotSent
+from twisted.web.client import ResponseDone, ResponseFailed
+from twisted.web.error import SchemeNotSupported
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from durable_streams_tw.client.errors import Broken, ClientError, Unreachable, Untrusted
+
+#: The most bytes of an answer that is read whole. Servers cut reads into chunks of a few MiB.
+MAX_ANSWER: Final = 256 * 1024 * 1024
+
+#: How much of an answer that comes in pieces may wait to be taken; then reading stops.
+_READ_AHEAD: Final = 1024 * 1024
+
+# A connection was never made, so nothing can have been sent.
+_NEVER_SENT: Final = (
+    error.ConnectError,
+    error.DNSLookupError,
+    RequestNotSent,
+    SchemeNotSupported,
+)
+
+
+class Answer(Struct, frozen=True):
+    """A response that has come whole. ``header`` has lower-case names."""
+
+    status: int
+    header: dict[str, str]
+    body: bytes
+
+
+class Inflow(Protocol):
+    """The body of a response, taken piece by piece as it comes.
+
+    ``quiet`` is after how many seconds without a byte the connection counts as lost.
+    """
+
+    def __init__(self, reactor: IReactorTime, quiet: float) -> None:
+        self._reactor = reactor
+        self._quiet = quiet
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._paused = False
+        self._ended: Failure | None = None
+        self._waiting: Deferred[None] | None = None
+        self._timer: IDelayedCall | None = None
+
+    async def take(self) -> bytes | None:
+        """All that has come, at least one byte; None at the end of a complete body.
+
+        Raises `Unreachable` where the body ends in the middle.
+        """
+        if not self._pieces and self._ended is None:
+            self._waiting = Deferred()
+            self._timer = self._reactor.callLater(self._quiet, self._too_quiet)
+            try:
+                await self._waiting
+            finally:
+                self._waiting = None
+                if self._timer.active():
+                    self._timer.cancel()
+        if self._pieces:
+            data = b"".join(self._pieces)
+            self._pieces, self._size = [], 0
+            if self._paused:
+                self._paused = False
+                self._flow("resumeProducing")
+            return data
+        assert self._ended is not None, "woken without a cause"
+        if self._ended.check(ResponseDone):
+            return None
+        raise _lost(self._ended.value)
+
+    def close(self) -> None:
+        """Nobody wants the rest: the connection is ended."""
+        if self._ended is None:
+            self._ended = Failure(error.ConnectionAborted())
+            abort = getattr(self.transport, "abortConnection", None)
+            if abort is None:
+                self._flow("loseConnection")
+            else:
+                abort()
+
+    # -- IProtocol --------------------------------------------------------------------------
+
+    def dataReceived(self, data: bytes) -> None:
+        """A piece has come."""
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size > _READ_AHEAD and not self._paused:
+            self._paused = True
+            self._flow("pauseProducing")
+        self._wake()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The body has ended, well or not."""
+        if self._ended is None:
+            self._ended = reason
+        self._wake()
+
+    def _flow(self, name: str) -> None:
+        transport: Any = self.transport
+        if transport is not None:
+            getattr(transport, name)()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.called:
+            self._waiting.callback(None)
+
+    def _too_quiet(self) -> None:
+        self.close()
+        self._ended = Failure(_Quiet(f"nothing has come for {self._quiet:g} s"))
+        self._wake()
+
+
+class Response(Struct, frozen=True):
+    """A response whose body is still coming."""
+
+    status: int
+    header: dict[str, str]
+    body: Inflow
+
+
+class Wire:
+    """Makes requests.
+
+    ``agent`` connects; ``reactor`` gives the time. ``patience`` is how many seconds the head
+    of an answer may take, and how long a body that is read whole may be silent.
+    """
+
+    def __init__(self, agent: IAgent, reactor: Any, patience: float = 30.0) -> None:
+        self._treq = HTTPClient(_AsItComes(agent))
+        self.reactor = reactor
+        self._patience = patience
+
+    async def ask(
+        self,
+        method: str,
+        url: str,
+        header: Mapping[str, str],
+        body: bytes | None = None,
+        wait: float | None = None,
+    ) -> Answer:
+        """Send a request, take the whole answer.
+
+        ``wait`` stands in for the usual patience. Raises `Unreachable`, or `Broken` where the
+        answer is larger than anybody would send.
+        """
+        response = await self.open(method, url, header, body, wait)
+        inflow, pieces, size = response.body, [], 0
+        try:
+            while (piece := await inflow.take()) is not None:
+                pieces.append(piece)
+                size += len(piece)
+                if size > MAX_ANSWER:
+                    raise Broken(f"the server's answer has more than {MAX_ANSWER} bytes")
+        finally:
+            inflow.close()
+        return Answer(response.status, response.header, b"".join(pieces))
+
+    async def open(
+        self,
+        method: str,
+        url: str,
+        header: Mapping[str, str],
+        body: bytes | None = None,
+        wait: float | None = None,
+        quiet: float | None = None,
+    ) -> Response:
+        """Send a request, take the head of the answer. Raises `Unreachable`.
+
+        ``quiet`` is how many seconds the body may be silent. Whoever calls this closes the
+        body when he has done.
+        """
+        patience = self._patience if wait is None else wait
+        # A body that is there and empty has a length: an empty POST may close a stream.
+        requested: Deferred[Any] = self._treq.request(
+            method,
+            url,
+            headers=Headers({name: [value] for name, value in header.items()}),
+            data=_Body(body) if body else None,
+            allow_redirects=False,
+            unbuffered=True,
+            reactor=self.reactor,
+        )
+        late = False
+
+        def give_up() -> None:
+            nonlocal late
+            late = True
+            requested.cancel()
+
+        timer = self.reactor.callLater(patience, give_up)
+        try:
+            response = await requested
+        except CancelledError:
+            if late:
+                raise Unreachable(f"no answer within {patience:g} s", sent=True) from None
+            raise
+        except Exception as failure:
+            if late:
+                raise Unreachable(f"no answer within {patience:g} s", sent=True) from failure
+            raise _lost(failure) from failure
+        finally:
+            if timer.active():
+                timer.cancel()
+        inflow = Inflow(self.reactor, self._patience if quiet is None else quiet)
+        response.deliverBody(inflow)
+        fields = {
+            name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
+            for name, values in response.headers.getAllRawHeaders()
+        }
+        return Response(response.code, fields, inflow)
+
+
+class _Quiet(Exception):
+    """A connection has brought nothing for too long."""
+
+
+@implementer(IBodyProducer)
+class _Body:
+    """A body that is there, and is written in one piece."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(self._body)
+        done: Deferred[None] = Deferred()
+        done.callback(None)
+        return done
+
+    def pauseProducing(self) -> None:
+        """It has been written."""
+
+    def resumeProducing(self) -> None:
+        """There is no more of it."""
+
+    def stopProducing(self) -> None:
+        """There is nothing to stop."""
+
+
+@implementer(IAgent)
+class _AsItComes:
+    """An agent that asks for plain bytes: a proxy that compresses an event stream holds its
+    events back until it has enough of them."""
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        asked = Headers() if headers is None else headers.copy()
+        asked.setRawHeaders(b"accept-encoding", [b"identity"])
+        return self._agent.request(method, uri, asked, bodyProducer)
+
+
+def _lost(failure: BaseException | None) -> ClientError:
+    """What became of a connection, in one sentence."""
+    reasons = getattr(failure, "reasons", None)
+    if reasons:
+        # The last one is what the others have come to.
+        inner = [reason.value for reason in reasons]
+        telling = [one for one in inner if not isinstance(one, ResponseDone)]
+        return _lost((telling or inner)[-1])
+    if type(failure).__module__.partition(".")[0] in ("OpenSSL", "service_identity"):
+        return Untrusted(f"the server's certificate cannot be trusted: {_openssl(failure)}")
+    sent = not isinstance(failure, _NEVER_SENT)
+    return Unreachable(_sentence(failure), sent=sent)
+
+
+def _sentence(failure: BaseException | None) -> str:
+    if isinstance(failure, error.ConnectionRefusedError):
+        return "nobody listens there (connection refused)"
+    if isinstance(failure, error.DNSLookupError):
+        return "the server's name has no address"
+    if isinstance(failure, error.TimeoutError):
+        return "the server does not take the connection"
+    if isinstance(failure, PotentialDataLoss):
+        return "the answer has no length, so nobody can tell whether it is whole"
+    if isinstance(failure, error.ConnectionDone | error.ConnectionLost | ResponseFailed):
+        return "the connection was lost"
+    text = str(failure)
+    return text or type(failure).__name__
+
+
+def _openssl(failure: BaseException | None) -> str:
+    # Its errors are a list of (library, function, reason).
+    found = getattr(failure, "args", ())
+    said = [entry[-1] for entry in (found[0] if found else ()) if isinstance(entry, tuple)]
+    return ", ".join(said) or str(failure) or type(failure).__name__
