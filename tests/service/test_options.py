@@ -98,7 +98,9 @@ class OptionsTests(SynchronousTestCase):
 
     def test_data_dir_is_absolute(self) -> None:
         """twistd changes its directory when it becomes a daemon."""
-        self.assertEqual(self.parse("--data-dir=x/y").configuration["data-dir"], os.path.abspath("x/y"))
+        self.assertEqual(
+            self.parse("--data-dir=x/y").configuration["data-dir"], os.path.abspath("x/y")
+        )
         self.assertIn("--data-dir", self.refused("--data-dir="))
 
     def test_listen(self) -> None:

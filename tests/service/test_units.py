@@ -77,7 +77,17 @@ class UnitsTests(SynchronousTestCase):
         }.items():
             self.assertEqual(units.root(text), value)
         self.refused(
-            units.root, "a path", "v1", "//", "/a//b", "/a/../b", "/./", "/a b", "/a?b", "/%61", "/é"
+            units.root,
+            "a path",
+            "v1",
+            "//",
+            "/a//b",
+            "/a/../b",
+            "/./",
+            "/a b",
+            "/a?b",
+            "/%61",
+            "/é",
         )
 
     def test_origin(self) -> None:
