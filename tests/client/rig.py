@@ -1,0 +1,238 @@
+"""A client and a server in one process, and a wire between them that can be cut anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from durable_streams_tw.client.streams import StreamClient
+from durable_streams_tw.client.targets import Target, target_of
+from durable_streams_tw.client.wire import Wire
+from tests.server.house import House
+
+T = TypeVar("T")
+
+HOST = "http://streams.example/v1/stream/"
+
+
+class End(StringTransport):
+    """One end of a connection in memory."""
+
+    connected = True
+
+    def take(self) -> bytes:
+        """What was written to it since the last time."""
+        data = self.value()
+        self.clear()
+        return data
+
+    def abortConnection(self) -> None:
+        self.connected = False
+
+
+class Link:
+    """A connection: what one end writes, the other reads when `carry` is called."""
+
+    def __init__(self, client: Any, server: Any, room: int | None) -> None:
+        self.client, self.server = client, server
+        self.near, self.far = End(), End()
+        self.room = room
+        self.alive = True
+        server.makeConnection(self.far)
+        client.makeConnection(self.near)
+
+    def carry(self) -> bool:
+        """Move what there is; tells whether anything has moved."""
+        if not self.alive:
+            return False
+        moved = False
+        if asked := self.near.take():
+            self.server.dataReceived(asked)
+            moved = True
+        if self.near.producerState != "paused" and (answered := self.far.take()):
+            if self.room is not None and len(answered) >= self.room:
+                answered = answered[: self.room]
+                if answered:
+                    self.client.dataReceived(answered)
+                self.cut()
+                return True
+            self.room = None if self.room is None else self.room - len(answered)
+            self.client.dataReceived(answered)
+            moved = True
+        if self.far.disconnecting or not self.far.connected:
+            self._end(ConnectionDone())
+            return True
+        if self.near.disconnecting or not self.near.connected:
+            self._end(ConnectionLost())
+            return True
+        return moved
+
+    def cut(self) -> None:
+        """The connection is lost at both ends."""
+        self._end(ConnectionLost())
+
+    def _end(self, reason: Exception) -> None:
+        if self.alive:
+            self.alive = False
+            self.client.connectionLost(Failure(reason))
+            producer: Any = self.far.producer
+            if producer is not None:
+                producer.stopProducing()
+            self.server.connectionLost(Failure(reason))
+
+
+@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
+class Network:
+    """Leads every request to one site.
+
+    ``cuts`` are after how many bytes of answers each next connection is lost, None for never;
+    beyond the list none is. ``down`` refuses connections.
+    """
+
+    def __init__(self, build: Callable[[], Any], cuts: list[int | None]) -> None:
+        self.build = build
+        self.cuts = cuts
+        self.links: list[Link] = []
+        self.down = False
+        self.connects = 0
+
+    def endpointForURI(self, uri: object) -> Network:
+        return self
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        self.connects += 1
+        if self.down:
+            return fail(ConnectionRefusedError())
+        client = factory.buildProtocol(None)
+        room = self.cuts.pop(0) if self.cuts else None
+        self.links.append(Link(client, self.build(), room))
+        return succeed(client)
+
+    def carry(self) -> bool:
+        """Move all that there is, once."""
+        return any([link.carry() for link in list(self.links)])
+
+
+class Rig:
+    """A client and the streams it talks to.
+
+    ``build`` makes the server's side of a connection, in place of that of `House`.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], Any] | None = None,
+        cuts: list[int | None] | None = None,
+        endure: float | None = 60.0,
+        header: dict[str, str] | None = None,
+        settings: Any = None,
+    ) -> None:
+        self.house = House(settings)
+        self.clock = self.house.clock
+        at = End().getPeer()
+        self.network = Network(build or (lambda: self.house.site.buildProtocol(at)), cuts or [])
+        pool = HTTPConnectionPool(self.clock, persistent=False)
+        network: Any = self.network
+        agent = Agent.usingEndpointFactory(self.clock, network, pool)
+        self.notices: list[str] = []
+        self.client = StreamClient(
+            Wire(agent, self.clock),
+            lambda: header or {},
+            endure=endure,
+            random=lambda: 0.0,
+            notice=self.notices.append,
+        )
+
+    def target(self, name: str) -> Target:
+        """A stream of the server."""
+        return target_of(name, HOST)
+
+    def turn(self, seconds: float = 0.0) -> None:
+        """Let everything happen that happens by itself, then some time pass."""
+        for _ in range(1000):
+            moved = self.network.carry()
+            self.clock.advance(0)
+            if not moved and not self.network.carry():
+                break
+        self.clock.advance(seconds)
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Deferred[T]:
+        """Begin something that takes its time."""
+        return ensureDeferred(work)
+
+    def finish(self, done: Deferred[T], step: float = 0.25, steps: int = 2000) -> T:
+        """What comes of it, time passing as it must."""
+        found: list[Any] = []
+        done.addBoth(found.append)
+        for _ in range(steps):
+            self.turn()
+            if found:
+                break
+            self.clock.advance(step)
+        assert found, "nothing comes of it"
+        if isinstance(found[0], Failure):
+            found[0].raiseException()
+        result: T = found[0]
+        return result
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something, to its end."""
+        return self.finish(self.start(work))
+
+
+class Script:
+    """The server's side of connections that follow a script: one answer to each request, as
+    bytes; after it the connection ends."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers = list(answers)
+        self.requests: list[bytes] = []
+
+    def __call__(self) -> _Scripted:
+        return _Scripted(self)
+
+
+class _Scripted:
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self._got = b""
+        self._transport: Any = None
+
+    def makeConnection(self, transport: Any) -> None:
+        self._transport = transport
+
+    def dataReceived(self, data: bytes) -> None:
+        self._got += data
+        head, blank, body = self._got.partition(b"\r\n\r\n")
+        if not blank:
+            return
+        size = 0
+        for line in head.split(b"\r\n"):
+            if line.lower().startswith(b"content-length:"):
+                size = int(line.partition(b":")[2])
+        if len(body) >= size:
+            self._script.requests.append(self._got)
+            self._got = b""
+            answer = self._script.answers.pop(0)
+            self._transport.write(answer)
+            self._transport.loseConnection()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The client has left."""
+
+
+def answer(status: str, body: bytes = b"", **header: str) -> bytes:
+    """A response as it stands on the wire; names of fields with underscores for hyphens."""
+    lines = [f"HTTP/1.1 {status}", *(f"{n.replace('_', '-')}: {v}" for n, v in header.items())]
+    if not status.startswith("204"):
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
