@@ -23,6 +23,7 @@ from durable_streams_tw.server import values
 from durable_streams_tw.server.channel_door import FastDoor
 from durable_streams_tw.server.control import ControlOperations
 from durable_streams_tw.server.following import Following
+from durable_streams_tw.server.listing import Listing
 from durable_streams_tw.server.operators import Front
 from durable_streams_tw.server.policies import Policies
 from durable_streams_tw.server.reads import Reads
@@ -181,6 +182,11 @@ class DurableStreams(Service):
         return FastDoor(
             self.operations, self.site(root, operators), self._reactor, b"/" + root, self._settings
         )
+
+    def listing(self, root: bytes = b"v1/stream/") -> IResource:
+        """What lists the streams for operators, to be put into their tree as ``streams``."""
+        listing: IResource = Listing(self._store, root)
+        return listing
 
     # -- in the process ---------------------------------------------------------------------
 
