@@ -32,6 +32,8 @@ class Problem(Enum):
     TOKEN_INVALID = "token-invalid", 401, "The wake's token is missing or wrong"
     TOKEN_EXPIRED = "token-expired", 401, "The wake's token has expired"
     FORBIDDEN = "forbidden", 403, "The credentials do not allow this"
+    HOST_NOT_ALLOWED = "host-not-allowed", 403, "The server is not called by that name"
+    CROSS_SITE = "cross-site", 403, "Pages of that origin may change nothing here"
     STALE_EPOCH = "stale-epoch", 403, "The producer was fenced by a newer epoch"
     NOT_FOUND = "not-found", 404, "There is nothing here"
     STREAM_NOT_FOUND = "stream-not-found", 404, "There is no such stream"
@@ -67,6 +69,11 @@ class Problem(Enum):
     UNKNOWN_CODING = "unknown-coding", 501, "The transfer coding is not supported"
     OVERLOADED = "overloaded", 503, "Too many writes are waiting"
     OUTCOME_UNKNOWN = "outcome-unknown", 503, "The commit failed with an unknown outcome"
+    CREDENTIALS_UNCHECKED = (
+        "credentials-unchecked",
+        503,
+        "The credentials cannot be checked at the moment",
+    )
     STORAGE_UNAVAILABLE = "storage-unavailable", 503, "The disk does not answer"
     STOPPING = "stopping", 503, "The server is stopping"
     UNKNOWN_VERSION = "unknown-version", 505, "The HTTP version is not supported"

@@ -57,6 +57,7 @@ class FastChannel(PhasedConnection):
     def connectionMade(self) -> None:
         """A client has come."""
         door = self._door
+        self._respond = door.serving(getattr(self.address, "host", None))
         self._outlet = outlet = Outlet(self.transport)
         self._wire = Wire(door.surroundings(outlet.secure, outlet.reached()))
         if outlet.secure:
@@ -154,7 +155,7 @@ class FastChannel(PhasedConnection):
     def _work(self) -> None:
         """Answer what is complete, in order, until an answer takes time."""
         door = self._door
-        respond = door.respond
+        respond = self._respond
         ready = self._wire.ready
         self.phase = UNSETTLED
         self._working = True

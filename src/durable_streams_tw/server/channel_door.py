@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import (
@@ -16,33 +16,18 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.protocol import limits
-from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.server.channel import FastChannel
 from durable_streams_tw.server.channel_live import Frames
 from durable_streams_tw.server.channel_room import Room, TurnedAway
 from durable_streams_tw.server.channel_wheel import Watched, Wheel
-from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.site import StreamSite
+from durable_streams_tw.server.streams import Operations
 from durable_streams_tw.server.wire_answers import Openings
 from durable_streams_tw.server.wire_section import Surroundings
-
-
-class Operations(Protocol):
-    """What answers requests: `streams.StreamOperations`."""
-
-    def respond(self, request: Request) -> Response | Deferred[Response]:
-        """Answer a request. Cancelling says that the client is gone."""
-
-    def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
-        """What says no to a request, with the Origin that it named."""
-
-    def failure(self, failure: Failure, origin: bytes | None) -> Response:
-        """What answers a request that met a bug."""
 
 
 @implementer(IProtocolNegotiationFactory)
@@ -64,7 +49,7 @@ class FastDoor(ServerFactory):
         settings: Settings | None = None,
     ) -> None:
         self.settings = settings = settings or Settings()
-        self.respond = operations.respond
+        self.serving = operations.serving
         self.refuse = operations.refuse
         self.failure = operations.failure
         self.openings = Openings()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from random import random
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from twisted.application.service import Service
@@ -14,12 +14,14 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
+from durable_streams_tw.auth.origins import Hosts, Origins
 from durable_streams_tw.live.fanout import Fanout
 from durable_streams_tw.live.tails import Tails
 from durable_streams_tw.live.waiters import LongPolls
 from durable_streams_tw.protocol import fields, offsets, paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.server import values
+from durable_streams_tw.server.admission import Admission, Conditions
 from durable_streams_tw.server.channel_door import FastDoor
 from durable_streams_tw.server.control import ControlOperations
 from durable_streams_tw.server.following import Following
@@ -38,6 +40,9 @@ from durable_streams_tw.storage.memory import MemoryStore
 from durable_streams_tw.subscriptions.calling import Caller
 from durable_streams_tw.subscriptions.service import Subscriptions
 
+if TYPE_CHECKING:
+    from twisted.cred.checkers import ICredentialsChecker
+
 T = TypeVar("T")
 
 Producer = tuple[str, int, int]
@@ -53,7 +58,9 @@ class DurableStreams(Service):
     close the store. It is started once.
 
     ``reactor`` (default: the global one) gives time, threads and connections. ``store``,
-    ``in_thread`` and ``caller`` stand in for what these would make of it.
+    ``in_thread`` and ``caller`` stand in for what these would make of it. ``checkers`` of
+    twisted.cred know the tokens of clients (`auth.identities.IBearerToken`); without any,
+    everybody may do everything.
 
     Methods that return a Deferred fail it with `StreamError` where the streams refuse.
     Stream names are as in a URL behind the root, but not percent-encoded: ``chat/42``.
@@ -70,6 +77,7 @@ class DurableStreams(Service):
         store: IStreamStore | None = None,
         in_thread: InThread | None = None,
         caller: Caller | None = None,
+        checkers: Sequence[ICredentialsChecker] = (),
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
@@ -84,7 +92,11 @@ class DurableStreams(Service):
         self._long_polls = LongPolls(store, tails, reactor, settings.long_poll_timeout)
         self._fanout = Fanout(store, tails, reactor, settings.sse_reconnect_interval, random=random)
         self._writing = Writing(store, self._now, self._in_thread)
-        self._policies = Policies(settings.cors_origins)
+        cookie = settings.auth_cookie if checkers else None
+        credentials = (b"Authorization", b"Cookie") if cookie else (b"Authorization",)
+        self._policies = Policies(
+            settings.cors_origins, credentials if checkers else (), cookie is not None
+        )
         reads = Reads(
             store,
             self._long_polls,
@@ -94,7 +106,7 @@ class DurableStreams(Service):
             random=random,
             in_thread=self._in_thread,
             max_chunk=settings.max_chunk,
-            private=settings.private,
+            private=settings.private or bool(checkers),
         )
         # Where the ports are, as far as anybody has said.
         self._reached_at: str | None = None
@@ -110,7 +122,25 @@ class DurableStreams(Service):
         )
         control = ControlOperations(self._subscriptions, self._policies)
         self.operations = StreamOperations(store, self._writing, reads, self._policies, control)
-        self._tree = StreamTree(self.operations, settings)
+        conditions = Conditions(
+            checkers=tuple(checkers),
+            cookie=None if cookie is None else cookie.encode("ascii"),
+            hosts=Hosts(settings.allowed_hosts),
+            origins=Origins(settings.cors_origins),
+            rate=settings.rate,
+            trust_proxy=settings.trust_proxy,
+            # Equal timeouts may fire a little later.
+            live=1.1 * max(settings.sse_reconnect_interval, settings.long_poll_timeout) + 1,
+        )
+        #: What asks requests for credentials and more; None where nothing is asked.
+        self.admission: Admission | None = None
+        served: Admission | StreamOperations = self.operations
+        if conditions:
+            served = self.admission = Admission(
+                self.operations, self._policies, self._subscriptions, conditions, reactor
+            )
+        self._served = served
+        self._tree = StreamTree(served, settings)
 
     # -- service ----------------------------------------------------------------------------
 
@@ -180,7 +210,7 @@ class DurableStreams(Service):
         All else it leaves to a `site`.
         """
         return FastDoor(
-            self.operations, self.site(root, operators), self._reactor, b"/" + root, self._settings
+            self._served, self.site(root, operators), self._reactor, b"/" + root, self._settings
         )
 
     def listing(self, root: bytes = b"v1/stream/") -> IResource:

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Final
 
+from durable_streams_tw.auth.origins import LOCAL, is_local_origin
 from durable_streams_tw.protocol import answers, caching, content_types, fields
 from durable_streams_tw.protocol.answers import Answer, Field
 from durable_streams_tw.protocol.errors import Problem, Refusal
@@ -98,25 +99,42 @@ BASE64: Final[Field] = (fields.H_SSE_DATA_ENCODING, b"base64")
 class Policies:
     """The fields that every answer carries, for the origins that may use the server.
 
-    ``origins`` are origins such as ``https://app.example``, or ``*`` for all.
+    ``origins`` are origins such as ``https://app.example``, ``*`` for all, or `origins.LOCAL` for
+    those of this machine. ``credentials`` are the fields that answers depend on beyond that;
+    ``cookies`` says that pages of named origins may use the user's.
     """
 
-    def __init__(self, origins: Collection[str] = ("*",)) -> None:
+    def __init__(
+        self,
+        origins: Collection[str] = ("*",),
+        credentials: tuple[bytes, ...] = (),
+        cookies: bool = False,
+    ) -> None:
         everybody = (b"Access-Control-Allow-Origin", b"*")
         self._narrow = "*" not in origins
-        self._others = CommonFields(*_SECURITY, everybody, _EXPOSE)
+        self._local = LOCAL in origins
+        varies = [(b"Vary", name) for name in credentials]
+        self._others = CommonFields(*_SECURITY, *varies, everybody, _EXPOSE)
         self._known: dict[bytes, CommonFields] = {}
         if self._narrow:
-            varies = (b"Vary", b"Origin")
-            self._others = CommonFields(*_SECURITY, varies)
+            varies = [(b"Vary", b", ".join((b"Origin", *credentials)))]
+            self._others = CommonFields(*_SECURITY, *varies)
+            shared = [(b"Access-Control-Allow-Credentials", b"true")] if cookies else []
+
+            def known(origin: bytes) -> CommonFields:
+                allowed = (b"Access-Control-Allow-Origin", origin)
+                return CommonFields(*_SECURITY, *varies, allowed, *shared, _EXPOSE)
+
+            self._near = lru_cache(maxsize=64)(known)
             for origin in origins:
                 value = origin.encode("latin-1")
-                allowed = (b"Access-Control-Allow-Origin", value)
-                self._known[value] = CommonFields(*_SECURITY, varies, allowed, _EXPOSE)
+                self._known[value] = known(value)
 
     def common(self, origin: bytes | None) -> CommonFields:
         """What every answer to a request from this Origin carries."""
         if self._narrow and origin is not None:
+            if self._local and is_local_origin(origin):
+                return self._near(origin)
             return self._known.get(origin, self._others)
         return self._others
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from durable_streams_tw.auth.rates import Rate
 from durable_streams_tw.protocol import limits
 
 
@@ -21,6 +22,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     are told to call back there. ``allow_local_webhooks`` lets webhooks lead to this machine's
     loopback, without TLS too. ``rotate_webhook_key`` makes a new signing key at the start, which
     takes over once receivers know it.
+
+    ``allowed_hosts`` are the names by which the server may be called, none are all;
+    ``auth_cookie`` is the name of a cookie that may hold a client's token; ``rate`` is how many
+    requests each client may make.
     """
 
     max_body: int = limits.MAX_BODY
@@ -38,3 +43,6 @@ class Settings(Struct, frozen=True, kw_only=True):
     public_url: str | None = None
     allow_local_webhooks: bool = False
     rotate_webhook_key: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    auth_cookie: str | None = None
+    rate: Rate | None = None

@@ -7,6 +7,7 @@ store's, and waiting is `live`'s.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -29,6 +30,24 @@ _NO_STREAM = Refusal(Problem.NOT_FOUND, "names below __ds are reserved, and noth
 _NO_METHOD = Refusal(
     Problem.METHOD_NOT_ALLOWED, "a stream knows GET, HEAD, POST, PUT, DELETE and OPTIONS", (ALLOW,)
 )
+
+Respond = Callable[[Request], "Response | Deferred[Response]"]
+
+
+class Operations(Protocol):
+    """What answers requests: `StreamOperations`, or what stands before them.
+
+    Answering fails by cancelling alone, which says that the client is gone.
+    """
+
+    def serving(self, host: str | None) -> Respond:
+        """What answers the requests of a connection from an address."""
+
+    def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
+        """What says no to a request, with the Origin that it named."""
+
+    def failure(self, failure: Failure, origin: bytes | None) -> Response:
+        """What answers a request that met a bug."""
 
 
 class StreamOperations:
@@ -68,6 +87,10 @@ class StreamOperations:
         if isinstance(answer, Response):
             return answer
         return answer.addErrback(self._failed, request)
+
+    def serving(self, host: str | None) -> Respond:
+        """What answers the requests of a connection from an address: the same for all."""
+        return self.respond
 
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
         """What says no to a request, with the Origin that it named."""

@@ -32,7 +32,7 @@ from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.policies import body_too_large
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.sinks import RequestSink, cut
-from durable_streams_tw.server.streams import StreamOperations
+from durable_streams_tw.server.streams import Operations
 from durable_streams_tw.server.wire_fields import CLOSING, SINGLE, doubled
 
 _NO_BODY: Final = (204, 304)
@@ -45,7 +45,7 @@ class StreamTree:
 
     app = Klein()
 
-    def __init__(self, operations: StreamOperations, settings: Settings) -> None:
+    def __init__(self, operations: Operations, settings: Settings) -> None:
         self._operations = operations
         self._settings = settings
         self._klein = self.app.resource()
@@ -69,7 +69,8 @@ class StreamTree:
                 send, request
             )
         message = self._message(request, unquote_to_bytes(target))
-        responded: Deferred[Any] = maybeDeferred(self._operations.respond, message)
+        respond = self._operations.serving(getattr(request.getClientAddress(), "host", None))
+        responded: Deferred[Any] = maybeDeferred(respond, message)
         sent: Deferred[bytes] = responded.addCallback(send, request)
         return sent
 
@@ -104,7 +105,7 @@ class _Mount(Resource):
 
     isLeaf = True
 
-    def __init__(self, operations: StreamOperations, klein: KleinResource, root: bytes) -> None:
+    def __init__(self, operations: Operations, klein: KleinResource, root: bytes) -> None:
         Resource.__init__(self)
         self._operations = operations
         self._klein = klein

@@ -123,7 +123,7 @@ class Caller:
     ) -> Answered:
         pool = HTTPConnectionPool(self._reactor, persistent=False)
         agent = Agent.usingEndpointFactory(self._reactor, endpoints, pool)
-        response = await HTTPClient(_AsItComes(agent)).post(
+        response = await HTTPClient(AsItComes(agent)).post(
             url,
             data=_Body(body),
             headers=Headers({name: [value] for name, value in header.items()}),
@@ -256,7 +256,7 @@ class _Meter(ProtocolWrapper):
 
 
 @implementer(IAgent)
-class _AsItComes:
+class AsItComes:
     """An agent whose responses nobody decompresses: few bytes could become many."""
 
     def __init__(self, agent: IAgent) -> None:

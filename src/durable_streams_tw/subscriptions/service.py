@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.subscription_requests import Subscribe, SubscriptionCommand
 from durable_streams_tw.protocol.subscriptions import Kind
-from durable_streams_tw.storage.interfaces import IStreamStore, Outcome
+from durable_streams_tw.storage.interfaces import IStreamStore, Moment, Outcome
 from durable_streams_tw.subscriptions.calling import Caller
 from durable_streams_tw.subscriptions.keyring import Keyring
 from durable_streams_tw.subscriptions.listing import Description, describe
@@ -77,6 +77,10 @@ class Subscriptions:
     def describe(self, name: str) -> Deferred[Description | Refusal]:
         """The subscription of an id, and its streams."""
         return self._store.ask(lambda moment: describe(moment, name))
+
+    def ask(self, question: Callable[[Moment], T]) -> Deferred[T | Refusal]:
+        """What the store has to say of its subscriptions."""
+        return self._store.ask(question)
 
     def submit(self, command: SubscriptionCommand) -> Deferred[Outcome]:
         """Any other command."""

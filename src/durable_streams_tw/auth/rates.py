@@ -1,0 +1,97 @@
+"""How many requests a client may make: a bucket of tokens for each, kept as one number.
+
+The number is the time at which its bucket will be full again (the generic cell rate algorithm):
+a bucket whose time has come is as good as none, and is forgotten.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Final
+
+from msgspec import Struct
+
+from durable_streams_tw.protocol.limits import RATE_CLIENTS
+
+_ADDRESS: Final = re.compile(
+    r"([0-9.]{1,15})(?::[0-9]{1,5})?|\[([0-9A-Fa-f:.]{1,45})\](?::[0-9]{1,5})?"
+    r"|([0-9A-Fa-f:.]{1,45})(?:%.{1,32})?"
+)
+
+
+class Rate(Struct, frozen=True):
+    """So many requests in so many seconds, and as many at once."""
+
+    count: int
+    seconds: float
+
+
+class Rates:
+    """The buckets of all clients of one server."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._step = rate.seconds / rate.count
+        self._depth = rate.seconds
+        self._full_at: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._full_at)
+
+    def take(self, client: str, now: float) -> float:
+        """Count a request. 0 where it may be answered, otherwise the seconds to wait.
+
+        What is refused is not counted.
+        """
+        # However clocks are set back, nobody waits for longer than a bucket takes to fill.
+        known = min(self._full_at.get(client, now), now + self._depth)
+        full_at = max(known, now) + self._step
+        late = full_at - self._depth - now
+        # Fractions add up: a billionth of a second is nobody's affair.
+        if late > 1e-9:
+            return late
+        # Whoever was seen last stands last.
+        self._full_at.pop(client, None)
+        self._full_at[client] = full_at
+        self._forget(now)
+        return 0.0
+
+    def _forget(self, now: float) -> None:
+        """Let two of those that were seen longest ago go, where they are full or too many."""
+        for _ in range(2):
+            oldest = next(iter(self._full_at))
+            if self._full_at[oldest] > now and len(self._full_at) <= RATE_CLIENTS:
+                return
+            del self._full_at[oldest]
+
+
+def client_of(host: str | None, forwarded: bytes | None) -> str:
+    """What tells clients without a name apart: the address, of IPv6 the network of 64 bits.
+
+    ``host`` is where the connection comes from; ``forwarded`` is X-Forwarded-For where a proxy is
+    trusted. Of a list the last counts: the proxy has written it, all before it anybody may have.
+    """
+    if forwarded:
+        last = forwarded.rpartition(b",")[2].strip().decode("latin-1")
+        behind = _network(last)
+        if behind is not None:
+            return behind
+    return "?" if host is None else _network(host) or host
+
+
+@lru_cache(maxsize=4096)
+def _network(text: str) -> str | None:
+    """The network of an address, which some proxies write with a port; None for other text."""
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        address = ip_address(match[1] or match[2] or match[3])
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ip_network((int(address), 64), strict=False))
+    return str(address)
