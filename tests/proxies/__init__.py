@@ -1,0 +1,1 @@
+"""The configurations of docs/how-to/proxies, in the proxies that they are for."""

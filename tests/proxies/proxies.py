@@ -1,0 +1,187 @@
+"""Real proxies, with the configurations of the documentation and other addresses in them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import ClassVar
+
+from tests.proxies.certificate import Certificate
+
+PAGES = Path(__file__).parents[2] / "docs" / "how-to" / "proxies"
+PATIENCE = 30.0
+# Where Debian has daemons, and the path of a user who is not root has nothing.
+_SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def program(name: str) -> str | None:
+    """Where a program is, or None."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM}")
+
+
+def free_port() -> int:
+    """A port that nobody has at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Proxy:
+    """A proxy in front of a port, reached by TLS, from `start` to `stop`."""
+
+    #: The program, and the page that has its configuration.
+    name: ClassVar[str]
+    page: ClassVar[str]
+
+    def __init__(self, directory: Path, behind: int) -> None:
+        self.directory = directory
+        self.certificate = Certificate(directory)
+        self.behind = behind
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def changes(self) -> dict[str, str]:
+        """What stands in the documentation, and what has to stand there for a test."""
+        raise NotImplementedError
+
+    def command(self, configuration: str) -> list[str]:
+        """The command line, behind the program's name; writes what it refers to."""
+        raise NotImplementedError
+
+    def configuration(self) -> str:
+        """The documented configuration, with this test's addresses and files."""
+        text = (PAGES / self.page).read_text("utf-8")
+        for documented, ours in {"127.0.0.1:4437": self.server, **self.changes()}.items():
+            assert documented in text, f"{self.page} no longer has {documented}"
+            text = text.replace(documented, ours)
+        return text
+
+    @property
+    def server(self) -> str:
+        """Host and port of the server behind it."""
+        return f"127.0.0.1:{self.behind}"
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        found = program(self.name)
+        assert found is not None, f"{self.name} is not here"
+        log = (self.directory / "log").open("wb")
+        with log:
+            self._process = subprocess.Popen(
+                [found, *self.command(self.configuration())],
+                cwd=self.directory,
+                env={
+                    **os.environ,
+                    "HOME": str(self.directory),
+                    "XDG_DATA_HOME": "",
+                    "XDG_CONFIG_HOME": "",
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        deadline = time.monotonic() + PATIENCE
+        while not self._takes_connections():
+            assert self._process.poll() is None and time.monotonic() < deadline, self.log
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop it, and wait for its end."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return (self.directory / "log").read_text("utf-8", "replace")
+
+    def _takes_connections(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
+
+class Nginx(Proxy):
+    """nginx."""
+
+    name = "nginx"
+    page = "nginx.conf"
+
+    def changes(self) -> dict[str, str]:
+        return {
+            "listen 443 ": f"listen 127.0.0.1:{self.port} ",
+            "server_name streams.example;": "",
+            "/etc/ssl/streams.example/fullchain.pem": str(self.certificate.certificate),
+            "/etc/ssl/streams.example/privkey.pem": str(self.certificate.key),
+        }
+
+    def command(self, configuration: str) -> list[str]:
+        # The file that includes it, as small as it can be.
+        around = [
+            # Root's nginx gives its workers to a user who may not enter this directory.
+            "user root;" if os.getuid() == 0 else "",
+            "daemon off; worker_processes 1; error_log stderr; pid nginx.pid;",
+            "events { worker_connections 512; }",
+            "http { access_log off;",
+            *(f"{what}_temp_path {what};" for what in ("client_body", "proxy", "fastcgi")),
+            *(f"{what}_temp_path {what};" for what in ("uwsgi", "scgi")),
+            configuration,
+            "}",
+        ]
+        path = self.directory / "nginx.conf"
+        path.write_text("\n".join(around), "utf-8")
+        return ["-p", str(self.directory), "-e", "stderr", "-c", str(path)]
+
+
+class HAProxy(Proxy):
+    """HAProxy."""
+
+    name = "haproxy"
+    page = "haproxy.cfg"
+
+    def changes(self) -> dict[str, str]:
+        return {
+            "bind :443 ": f"bind 127.0.0.1:{self.port} ",
+            "/etc/haproxy/streams.example.pem": str(self.certificate.both),
+        }
+
+    def command(self, configuration: str) -> list[str]:
+        # What Debian's file has before it, as far as it is about HTTP.
+        around = "defaults\n mode http\n timeout connect 5000\n timeout client 50000\n"
+        path = self.directory / "haproxy.cfg"
+        path.write_text(f"{around} timeout server 50000\n{configuration}", "utf-8")
+        return ["-db", "-f", str(path)]
+
+
+class Caddy(Proxy):
+    """Caddy."""
+
+    name = "caddy"
+    page = "Caddyfile"
+
+    def changes(self) -> dict[str, str]:
+        certificate = f"tls {self.certificate.certificate} {self.certificate.key}"
+        return {
+            "\nstreams.example {": f"\nhttps://localhost:{self.port} {{\n\tbind 127.0.0.1\n"
+            f"\t{certificate}\n"
+        }
+
+    def command(self, configuration: str) -> list[str]:
+        path = self.directory / "Caddyfile"
+        alone = "{\n\tadmin off\n\tauto_https disable_redirects\n}\n"
+        path.write_text(alone + configuration, "utf-8")
+        return ["run", "--adapter", "caddyfile", "--config", str(path)]
