@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 PATIENCE = 60.0
 ROOT = "/v1/stream/"
 
-_URL = re.compile(r"Durable streams are at http://[^:]+:(\d+)/")
+_URL = re.compile(r"Durable streams are at https?://[^:]+:(\d+)/")
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -69,12 +69,21 @@ class Foreground:
         )
 
     def __enter__(self) -> Foreground:
-        assert self._process.stdout is not None
         while len(self.ports) < self._wanted:
-            line = self._process.stdout.readline()
-            assert line, self.log
-            self.log += line.decode()
+            self._read()
         return self
+
+    def until(self, words: str) -> None:
+        """Wait for a line of its log that has not been read yet."""
+        while words not in self._read():
+            pass
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().decode()
+        assert line, self.log
+        self.log += line
+        return line
 
     def __exit__(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 
+from durable_streams_tw.service.certificates import KIND, TLSEndpoint
 from durable_streams_tw.service.configuration import Configuration
 
 
@@ -18,11 +19,19 @@ def endpoints(configuration: Configuration) -> list[IStreamServerEndpoint]:
     found: list[IStreamServerEndpoint] = []
     for text in configuration["listen"] or (_tcp(configuration),):
         try:
-            found.append(serverFromString(reactor, text))
+            found.append(_endpoint(reactor, text))
         except Exception as error:
             name = "listen" if configuration["listen"] else "interface"
             raise configuration.refuse(name, _why(error), text) from error
     return found
+
+
+def _endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
+    if text.startswith(KIND):
+        tls: IStreamServerEndpoint = TLSEndpoint(reactor, text)
+        return tls
+    endpoint: IStreamServerEndpoint = serverFromString(reactor, text)
+    return endpoint
 
 
 def _tcp(configuration: Configuration) -> str:

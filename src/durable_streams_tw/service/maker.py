@@ -10,9 +10,11 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 
 from durable_streams_tw.server.embedded import DurableStreams
+from durable_streams_tw.service.certificates import TLSEndpoint
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.options import Options
 from durable_streams_tw.service.ports import Ports
+from durable_streams_tw.service.reloading import Reloading
 from durable_streams_tw.service.startup import Mouth, Startup
 
 __all__ = ["Options", "makeService", "service_of"]
@@ -57,6 +59,7 @@ def service_of(
 
     service = Startup(mouth.say, started)
     ports = Ports(endpoints, site, streams, root, reactor, greet)
-    for part in (streams, ports):
+    tls = [endpoint for endpoint in endpoints if isinstance(endpoint, TLSEndpoint)]
+    for part in (streams, ports, Reloading(tls, reactor)):
         MultiService.addService(service, part)
     return service

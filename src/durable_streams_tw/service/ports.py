@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from durable_streams_tw.server.channel_door import FastDoor
 from durable_streams_tw.server.embedded import DurableStreams
 from durable_streams_tw.server.site import StreamSite
+from durable_streams_tw.service.certificates import TLSEndpoint
 from durable_streams_tw.service.startup import CannotStart
 
 
@@ -94,7 +95,8 @@ class Ports(Service):
 
     def _announce(self, port: IListeningPort | None, endpoint: object) -> IListeningPort | None:
         if port is not None:
-            scheme = "https" if isinstance(endpoint, SSL4ServerEndpoint) else "http"
+            secure = isinstance(endpoint, SSL4ServerEndpoint | TLSEndpoint)
+            scheme = "https" if secure else "http"
             address = port.getHost()
             url = _url(scheme, address, self._root)
             self._log.info("Durable streams are at {url}", url=url)

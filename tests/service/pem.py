@@ -1,0 +1,55 @@
+"""Keys and certificates in files, made for a test."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+
+class Pem:
+    """A key, and a certificate for it that says ``localhost`` and 127.0.0.1."""
+
+    def __init__(self, name: str) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        now = datetime.now(UTC)
+        names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=2))
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        self.certificate = made.public_bytes(serialization.Encoding.PEM)
+        self.key = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write both, in place of what is there."""
+        (folder / "key.pem").write_bytes(self.key)
+        (folder / "cert.pem").write_bytes(self.certificate)
+
+
+@lru_cache
+def pem(name: str = "first") -> Pem:
+    """One for every name."""
+    return Pem(name)
+
+
+def endpoint(folder: Path, port: int = 0) -> str:
+    """An endpoint with the files of a folder, reachable from this machine only."""
+    return f"ssl:{port}:interface=127.0.0.1:privateKey={folder}/key.pem:certKey={folder}/cert.pem"
