@@ -37,6 +37,33 @@ class OrderTests(ChannelTestCase):
         self.assertEqual(len(client.transport.writes), 1)
         self.assertEqual(client.bodies(), [b"now"] * 40)
 
+    def test_many_connections(self) -> None:
+        """What many are answered in one turn goes out behind the turn, each in one send."""
+        self.desk.at_once = ok(b"x")
+        callers = [self.connect() for _ in range(limits.FEW_CONNECTIONS + 2)]
+        gone, cut, *others = callers
+        for caller in callers:
+            caller.send(get())
+            caller.send(get())
+        self.assertEqual([caller.transport.writes for caller in callers], [[]] * len(callers))
+        gone.leave()
+        cut.protocol.cut()
+        self.clock.advance(0)
+        for caller in others:
+            self.assertEqual(len(caller.transport.writes), 1)
+            self.assertEqual(len(caller.answers()), 2)
+        self.assertEqual(gone.transport.writes + cut.transport.writes, [])
+
+    def test_last_word_of_many(self) -> None:
+        """An end does not overtake what was gathered before it."""
+        self.desk.at_once = ok(b"x")
+        callers = [self.connect() for _ in range(limits.FEW_CONNECTIONS)]
+        callers[0].send(get())
+        callers[0].send(b"nonsense\r\n\r\n")
+        self.assertEqual([answer.status for answer in callers[0].answers()], [200, 400])
+        self.clock.advance(0)
+        self.assertEqual(len(callers[0].transport.writes), 1)
+
     def test_one_send_behind_a_wait(self) -> None:
         """So does what was waited for, with what is answered at once behind it."""
         client = self.connect()

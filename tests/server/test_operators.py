@@ -48,9 +48,10 @@ class OperatorTreeTests(SynchronousTestCase):
     def ask(self, site: Site, method: str, target: str, body: bytes | None = None) -> Answer:
         """One request on a connection of its own."""
         client = Client(site)
-        self.addCleanup(client.leave)
         header = {"Origin": "https://app.example", "Content-Type": "text/plain"}
-        return client.ask(method, target, header, body)
+        answer = client.ask(method, target, header, body)
+        client.leave()
+        return answer
 
     def test_found(self) -> None:
         """What was put there answers, wherever streams live, and gets what stands behind."""

@@ -98,6 +98,7 @@ class HeadTests(SynchronousTestCase):
         for host in ("h", "h:80", "H.example.", "[::1]:4437", "127.0.0.1", "a_b", "xn--caf-dma"):
             client = self.house.connect()
             client.send(f"{GET}Host: {host}\r\n\r\n".encode())
+            self.house.clock.advance(0)
             self.assertEqual(client.answers()[0].status, 200, host)
 
     def test_targets(self) -> None:

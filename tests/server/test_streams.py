@@ -40,7 +40,7 @@ class Case(SynchronousTestCase):
         url = b"http://h/s/" + path
         request = Request(method.encode(), b"/s/", path, query, fields, body, url)
         responded: Deferred[Any] = maybeDeferred(self.operations.respond, request)
-        return responded
+        return responded.addErrback(self.operations.failure, fields.get(b"origin"))
 
     def ask(self, method: str, target: str, body: bytes = b"", **header: str) -> Response:
         """Ask, and have the answer."""

@@ -30,6 +30,9 @@ class _Turns:
     def callFromThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:
         self._calls.put(lambda: callable(*args, **kwargs))
 
+    def callLater(self, seconds: float, callable: Callable[..., Any]) -> None:
+        self._calls.put(callable)
+
     def turn(self) -> None:
         """Make the next call."""
         self._calls.get(timeout=_PATIENCE)()

@@ -350,3 +350,6 @@ TOKEN_CACHE: Final = 16_384
 
 #: How many clients' rates are remembered.
 RATE_CLIENTS: Final = 100_000
+
+FEW_CONNECTIONS: Final = 8
+"""Below so many connections each answer is sent at once."""

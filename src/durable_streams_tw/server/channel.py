@@ -24,7 +24,7 @@ from durable_streams_tw.protocol import limits
 from durable_streams_tw.server import wire_answers
 from durable_streams_tw.server.channel_live import LiveBody
 from durable_streams_tw.server.channel_outlet import Outlet
-from durable_streams_tw.server.channel_phases import END, IDLE, UNSETTLED, PhasedConnection
+from durable_streams_tw.server.channel_phases import ANSWER, END, IDLE, UNSETTLED, PhasedConnection
 from durable_streams_tw.server.messages import Response
 from durable_streams_tw.server.wire import Fault, Foreign, Wire
 from durable_streams_tw.server.wire_heads import Head
@@ -76,8 +76,10 @@ class FastChannel(PhasedConnection):
         wire.feed(data)
         if wire.ready and self._head is None and not self._stalled:
             self._work()
-        # Most requests come whole, and are answered at once.
-        if self.phase is not IDLE or wire.open is not None:
+        # Most requests come whole, and are answered at once, or wait for nothing but that.
+        phase = self.phase
+        idle = phase is IDLE and wire.open is None
+        if not idle and (phase is not ANSWER or not self._quiet):
             self._settle()
 
     def readConnectionLost(self) -> None:
@@ -106,6 +108,7 @@ class FastChannel(PhasedConnection):
         live, self._live = self._live, None
         pending, self._pending = self._pending, None
         self._wire.ready.clear()
+        self._out.clear()
         if heir is not None:
             heir.connectionLost(reason)
         if live is not None:
@@ -140,6 +143,14 @@ class FastChannel(PhasedConnection):
     # -- requests and answers -------------------------------------------------------------------
 
     @property
+    def _quiet(self) -> bool:
+        """Whether nothing but an answer keeps the connection from being idle."""
+        wire = self._wire
+        if wire.ready or wire.open is not None or self._detour is not None:
+            return False
+        return not (self._held or self._stalled or self._paused or self._half)
+
+    @property
     def _free(self) -> bool:
         """Whether nothing stands in the way of the next request."""
         return self._head is None and self._detour is None and not self._stalled
@@ -148,8 +159,8 @@ class FastChannel(PhasedConnection):
         """Work on what waits, if nothing stands in the way."""
         if self._wire.ready and self._free:
             self._work()
-        else:
-            self._flush()
+        elif self._out:
+            self._door.send_soon(self)
         self._settle()
 
     def _work(self) -> None:
@@ -186,7 +197,12 @@ class FastChannel(PhasedConnection):
                 self.phase = IDLE
                 self._since = self._wheel.now
         del ready[:done]
-        self._flush()
+        if self._quiet and self._pending is not None:
+            # The wheel looks in by itself, for both phases have the same patience.
+            self.phase = ANSWER
+            self._since = self._wheel.now
+        if self._out:
+            door.send_soon(self)
         self._working = False
 
     def _answered(self, response: Response) -> None:
@@ -197,7 +213,12 @@ class FastChannel(PhasedConnection):
         try:
             self._since = self._wheel.now
             self._answer(head, response)
-            if not self._working:
+            if self._working:
+                return
+            if self.phase is ANSWER and self._live is None and self._quiet:
+                self.phase = IDLE
+                self._door.send_soon(self)
+            else:
                 self._go_on()
         except Exception:  # noqa: BLE001 - nobody else would hear of it
             _log.failure("a connection has met a bug, and ends")
@@ -230,7 +251,7 @@ class FastChannel(PhasedConnection):
             return
         self._out.append(data)
         if not isinstance(body, bytes):
-            self._flush()
+            self.flush()
             self._head = head
             self._live = LiveBody(self, None if head.old else door.frames)
             self._wire.forget()
@@ -238,9 +259,10 @@ class FastChannel(PhasedConnection):
         elif last:
             self._close()
         elif len(data) >= _GATHER:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what has been gathered."""
         out = self._out
         if out:
             data = out[0] if len(out) == 1 else b"".join(out)
@@ -268,7 +290,7 @@ class FastChannel(PhasedConnection):
 
     def _hand_over(self, data: bytes) -> None:
         """Leave the connection to twisted.web, beginning with these bytes."""
-        self._flush()
+        self.flush()
         self._hold(0)
         self.phase = END
         self._wheel.remove(self)
@@ -291,7 +313,7 @@ class FastChannel(PhasedConnection):
 
     def _close(self) -> None:
         """End the connection behind the last answer."""
-        self._flush()
+        self.flush()
         self._hold(0)
         self._detour = self._discard
         self._wire.ready.clear()
@@ -301,6 +323,7 @@ class FastChannel(PhasedConnection):
     def cut(self) -> None:
         """End the connection at once, in the middle of whatever it is."""
         self._detour = self._discard
+        self._out.clear()
         self._enter(END)
         self._outlet.abort()
 
@@ -316,7 +339,7 @@ class FastChannel(PhasedConnection):
 
     def send(self, data: bytes) -> None:
         """Send bytes of a live body."""
-        if self._working:
+        if self._out or self._working:
             self._out.append(data)
         else:
             self._outlet.send(data)

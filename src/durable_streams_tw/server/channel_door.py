@@ -64,6 +64,8 @@ class FastDoor(ServerFactory):
         self.connections: set[FastChannel] = set()
         self._room = Room(settings)
         self._drained: Deferred[None] | None = None
+        # Those that have something to send when this turn of the reactor is over.
+        self._senders: list[FastChannel] = []
 
         @lru_cache(maxsize=64)
         def surroundings(secure: bool, reached: bytes) -> Surroundings:
@@ -113,6 +115,29 @@ class FastDoor(ServerFactory):
     def later(self, call: Callable[[], None]) -> None:
         """Call something in the next turn of the reactor."""
         self._clock.callLater(0, call)
+
+    def send_soon(self, channel: FastChannel) -> None:
+        """Have a connection send what it has gathered: now, or behind what others do this turn.
+
+        A client that is woken by each of many answers, and sleeps again, costs the sender more
+        than the answers do; so where there are many connections, all their answers go out in
+        one go.
+        """
+        if len(self.connections) < limits.FEW_CONNECTIONS:
+            channel.flush()
+            return
+        if not self._senders:
+            self._clock.callLater(0, self._send)
+        self._senders.append(channel)
+
+    def _send(self) -> None:
+        senders, self._senders = self._senders, []
+        for channel in senders:
+            try:
+                channel.flush()
+            except Exception:  # noqa: BLE001 - one's bug is not the others'
+                self._log.failure("a connection has met a bug, and ends")
+                channel.cut()
 
     def look_in(self, channel: Watched, seconds: float) -> float:
         """Have the wheel look at a connection in so many seconds; returns the time now."""

@@ -35,10 +35,7 @@ Respond = Callable[[Request], "Response | Deferred[Response]"]
 
 
 class Operations(Protocol):
-    """What answers requests: `StreamOperations`, or what stands before them.
-
-    Answering fails by cancelling alone, which says that the client is gone.
-    """
+    """What answers requests: `StreamOperations`, or what stands before them."""
 
     def serving(self, host: str | None) -> Respond:
         """What answers the requests of a connection from an address."""
@@ -47,7 +44,7 @@ class Operations(Protocol):
         """What says no to a request, with the Origin that it named."""
 
     def failure(self, failure: Failure, origin: bytes | None) -> Response:
-        """What answers a request that met a bug."""
+        """What answers a request whose answer has failed."""
 
 
 class StreamOperations:
@@ -77,16 +74,13 @@ class StreamOperations:
     def respond(self, request: Request) -> Response | Deferred[Response]:
         """Answer a request for a stream, or for a control resource where these are served.
 
-        Never fails but by cancelling, which says that the client is gone: a reader that
-        waits is let go, a write goes on.
+        What is answered later may fail, for `failure` to answer. Cancelling it says that the
+        client is gone: a reader that waits is let go, a write goes on.
         """
         try:
-            answer = self._begin(request)
+            return self._begin(request)
         except Exception:  # noqa: BLE001 - refusals come this way too, and all have an answer
-            return self._failed(Failure(), request)
-        if isinstance(answer, Response):
-            return answer
-        return answer.addErrback(self._failed, request)
+            return self.failure(Failure(), request.header.get(fields.ORIGIN))
 
     def serving(self, host: str | None) -> Respond:
         """What answers the requests of a connection from an address: the same for all."""
@@ -97,7 +91,16 @@ class StreamOperations:
         return self._policies.refusal(refusal, origin)
 
     def failure(self, failure: Failure, origin: bytes | None) -> Response:
-        """What answers a request that met a bug: nothing of it but where the log has it."""
+        """What answers a request that has failed: what it was refused for, or where the log has
+        the bug that it met.
+
+        Raises `CancelledError` where nobody waits for an answer.
+        """
+        error = failure.value
+        if isinstance(error, Refused):
+            return self.refuse(error.refusal, origin)
+        if isinstance(error, CancelledError):
+            raise error
         return self.refuse(failures.logged(failure), origin)
 
     def _begin(self, request: Request) -> Response | Deferred[Response]:
@@ -113,14 +116,6 @@ class StreamOperations:
         if paths.is_reserved(name):
             return self.refuse(_NO_STREAM, request.header.get(fields.ORIGIN))
         return method(request, name)
-
-    def _failed(self, failure: Failure, request: Request) -> Response:
-        if failure.check(CancelledError):
-            failure.raiseException()
-        origin = request.header.get(fields.ORIGIN)
-        if isinstance(failure.value, Refused):
-            return self.refuse(failure.value.refusal, origin)
-        return self.failure(failure, origin)
 
     # -- methods ----------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
@@ -41,12 +40,14 @@ class Lanes(Protocol):
 
 
 class ThreadLanes:
-    """Lanes of real threads beside a reactor."""
+    """Lanes of real threads beside a reactor, whose time is used too."""
 
-    def __init__(self, reactor: IReactorFromThreads, readers: int = READ_THREADS) -> None:
+    def __init__(self, reactor: Any, readers: int = READ_THREADS) -> None:
         self._reactor = reactor
         self._pool = ThreadPool(minthreads=0, maxthreads=readers, name="durable-streams-read")
-        self._queue: SimpleQueue[Job] = SimpleQueue()
+        # Jobs of the running turn, and those of turns before it.
+        self._turn: list[Job] = []
+        self._queue: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._stopped: Deferred[None] = Deferred()
 
     def start(self, work: Callable[[list[Job]], None]) -> None:
@@ -61,8 +62,20 @@ class ThreadLanes:
         return deferToThreadPool(self._reactor, self._pool, look)
 
     def write(self, job: Job) -> None:
-        """Queue a job; the committing thread takes all that has queued at once."""
-        self._queue.put(job)
+        """Queue a job; the committing thread takes all that has queued at once.
+
+        It gets those of one turn of the reactor together: a commit of the first would make
+        the others wait for the next.
+        """
+        if not self._turn:
+            self._reactor.callLater(0, self._hand_over)
+        self._turn.append(job)
+
+    def _hand_over(self) -> None:
+        # Nothing may come behind the end.
+        if self._turn:
+            turn, self._turn = self._turn, []
+            self._queue.put(turn)
 
     def tell(self, what: Callable[[], None]) -> None:
         """Call something on the reactor's thread."""
@@ -70,18 +83,18 @@ class ThreadLanes:
 
     def stop(self) -> Deferred[None]:
         """End both lanes; fires when the last job is done."""
+        self._hand_over()
         self._queue.put(None)
         return self._stopped
 
     def _commit(self, work: Callable[[list[Job]], None]) -> None:
         queue = self._queue
-        while True:
-            jobs = [queue.get()]
-            jobs += [queue.get_nowait() for _ in range(queue.qsize())]
-            if jobs[-1] is None:
-                work(jobs[:-1])
-                break
-            work(jobs)
+        last = False
+        while not last:
+            turns = [queue.get()]
+            turns += [queue.get_nowait() for _ in range(queue.qsize())]
+            last = turns[-1] is None
+            work([job for turn in turns if turn for job in turn])
         self._reactor.callFromThread(self._end)
 
     def _end(self) -> None:
