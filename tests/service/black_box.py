@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,14 @@ PATIENCE = 60.0
 ROOT = "/v1/stream/"
 
 _URL = re.compile(r"Durable streams are at https?://[^:]+:(\d+)/")
+
+# sd_listen_fds(3): the process that it is meant for is named by its number.
+_ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3, inheritable=True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="streams")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -51,15 +61,27 @@ def ports_in(log: str) -> list[int]:
 
 
 class Foreground:
-    """``twistd -n`` with these arguments, until the block ends."""
+    """``twistd -n`` with these arguments, or another command line, until the block ends.
 
-    def __init__(self, directory: Path, *arguments: str | Path, ports: int = 1) -> None:
+    ``inherited`` is a listening socket that it is handed as systemd would hand it.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *arguments: str | Path,
+        ports: int = 1,
+        line: list[str] | None = None,
+        variables: Mapping[str, str] | None = None,
+        inherited: socket.socket | None = None,
+    ) -> None:
         self.log = ""
         self._wanted = ports
         self._process = subprocess.Popen(
-            command("--pidfile=", "-n", *arguments),
+            self._activated(inherited) + (line or command("--pidfile=", "-n", *arguments)),
             cwd=directory,
-            env=environment(),
+            env={**environment(), **(variables or {})},
+            pass_fds=[] if inherited is None else [inherited.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -67,6 +89,13 @@ class Foreground:
             # holds already would be lost.
             bufsize=0,
         )
+
+    @staticmethod
+    def _activated(inherited: socket.socket | None) -> list[str]:
+        """What stands before a command that is to find a socket at descriptor 3."""
+        if inherited is None:
+            return []
+        return [sys.executable, "-c", _ACTIVATE, str(inherited.fileno())]
 
     def __enter__(self) -> Foreground:
         while len(self.ports) < self._wanted:

@@ -22,7 +22,7 @@ def endpoints(configuration: Configuration) -> list[IStreamServerEndpoint]:
             found.append(_endpoint(reactor, text))
         except Exception as error:
             name = "listen" if configuration["listen"] else "interface"
-            raise configuration.refuse(name, _why(error), text) from error
+            raise configuration.refuse(name, _why(error, text), text) from error
     return found
 
 
@@ -40,7 +40,9 @@ def _tcp(configuration: Configuration) -> str:
     return f"tcp:{port}" + (f":interface={interface}" if interface else "")
 
 
-def _why(error: Any) -> str:
+def _why(error: Any, text: str) -> str:
+    if text.startswith("systemd:") and isinstance(error, LookupError):
+        return "no such socket was handed over: it is for a service that systemd starts"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__

@@ -16,6 +16,7 @@ from durable_streams_tw.service.options import Options
 from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.reloading import Reloading
 from durable_streams_tw.service.startup import Mouth, Startup
+from durable_streams_tw.service.supervision import Supervision
 
 __all__ = ["Options", "makeService", "service_of"]
 
@@ -60,6 +61,7 @@ def service_of(
     service = Startup(mouth.say, started)
     ports = Ports(endpoints, site, streams, root, reactor, greet)
     tls = [endpoint for endpoint in endpoints if isinstance(endpoint, TLSEndpoint)]
-    for part in (streams, ports, Reloading(tls, reactor)):
+    supervision = Supervision.of()
+    for part in (streams, ports, Reloading(tls, reactor, supervision), supervision):
         MultiService.addService(service, part)
     return service
