@@ -19,6 +19,9 @@ from durable_streams_tw.cli.registry import COMMANDS
 ROOT = "durable_streams_tw"
 SOURCES = Path(__file__).resolve().parent.parent / "src"
 PLUGIN = SOURCES / "twisted" / "plugins" / f"{ROOT}.py"
+AUTH_PLUGIN = PLUGIN.with_name(f"{ROOT}_auth.py")
+# What the second one imports.
+AUTH_TYPES = f"{ROOT}.service.auth_types"
 
 # A package imports itself and the ones before it.
 ORDER = (
@@ -165,6 +168,14 @@ class ArchitectureTests(SynchronousTestCase):
         """Every run of twistd imports it, so it imports the name holder only."""
         plugin = Module("plugin", PLUGIN)
         self.assertEqual(list(plugin.imports()), ["twisted.application.service.ServiceMaker"])
+        auth = Module("plugin", AUTH_PLUGIN)
+        self.assertEqual(list(auth.imports()), [f"{AUTH_TYPES}.LazyCheckerFactory"])
+        outside = [
+            name
+            for name in self.modules[AUTH_TYPES].imports(top_level=True)
+            if not name.startswith(("__future__", "typing", "zope", "twisted."))
+        ]
+        self.assertEqual(outside, [], "nothing of ours before it is used")
         for folder in (PLUGIN.parent, PLUGIN.parent.parent):
             self.assertFalse((folder / "__init__.py").exists(), "twisted.plugins is Twisted's")
 
@@ -178,7 +189,7 @@ class ArchitectureTests(SynchronousTestCase):
         }
         waiting = [ROOT, *(named & set(self.modules))]
         self.assertEqual(len(waiting), 2, "the plugin names a module of ours")
-        waiting += [CONSOLE, *(entry.place.partition(":")[0] for entry in COMMANDS.values())]
+        waiting += [AUTH_TYPES, CONSOLE, *(entry.place.partition(":")[0] for entry in COMMANDS.values())]
         reached = self._reached(waiting)
         self.assertNotIn(AHEAD, reached, "no exception is needed any more")
         reached |= self._reached([AHEAD])

@@ -39,6 +39,10 @@ def check(**options: Any) -> None:
 
     try:
         endpoints(configuration)
+        if configuration["auth"]:
+            from durable_streams_tw.service.authenticating import checkers
+
+            checkers(configuration)
     except BadConfiguration as bad:
         raise Refused(bad) from None
     click.echo("These settings are good.")

@@ -25,6 +25,7 @@ from durable_streams_tw.server.admission import Admission, Conditions
 from durable_streams_tw.server.channel_door import FastDoor
 from durable_streams_tw.server.control import ControlOperations
 from durable_streams_tw.server.following import Following
+from durable_streams_tw.server.guarded import GuardedOperators
 from durable_streams_tw.server.listing import Listing
 from durable_streams_tw.server.operators import Front
 from durable_streams_tw.server.policies import Policies
@@ -201,6 +202,8 @@ class DurableStreams(Service):
         """
         resource = self.resource(root)
         if operators is not None:
+            if self.admission is not None:
+                operators = GuardedOperators(operators, self.admission)
             resource = Front(operators, resource)
         return StreamSite(resource, self._policies, self._settings, self._reactor)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.options import Options
 from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.reloading import Reloading
+from durable_streams_tw.service.sources import BadConfiguration
 from durable_streams_tw.service.startup import Mouth, Startup
 from durable_streams_tw.service.supervision import Supervision
 
@@ -27,7 +29,12 @@ def makeService(options: Options) -> Startup:
     """The service that twistd's command line asks for."""
     twistd: Any = options.parent
     mouth = Mouth(keep=twistd is not None and not twistd["nodaemon"])
-    return service_of(options.configuration, options.endpoints, mouth)
+    try:
+        return service_of(options.configuration, options.endpoints, mouth)
+    except BadConfiguration as bad:
+        for problem in bad.problems:
+            mouth.say(problem)
+        sys.exit(1)
 
 
 def service_of(
@@ -39,14 +46,25 @@ def service_of(
     """The service that the settings ask for: the streams, then the ports they are reached by.
 
     ``greet`` is told the URL of the streams at each port; without it the log says where they are
-    kept.
+    kept. Raises `BadConfiguration`.
     """
     # The one that runs.
     from twisted.internet import reactor
 
     data_dir: str | None = configuration["data-dir"]
     root: bytes = configuration["root"]
-    streams = DurableStreams(data_dir, settings=configuration.settings, reactor=reactor)
+    known: tuple[Any, ...] = ()
+    if configuration["auth"]:
+        # Here, so that whoever asks for no tokens need not wait for what knows them.
+        from durable_streams_tw.service.authenticating import checkers
+
+        known = checkers(configuration)
+    streams = DurableStreams(
+        data_dir,
+        settings=configuration.settings,
+        reactor=reactor,
+        checkers=known,
+    )
     site = streams.door(root) if configuration["fast-channel"] else streams.site(root)
 
     def started() -> None:

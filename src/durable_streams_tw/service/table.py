@@ -82,6 +82,7 @@ _KEEPING = "What it keeps"
 _READING = "Readers"
 _BOUNDS = "Bounds"
 _BROWSERS = "Browsers, caches, proxies"
+_CLIENTS = "Who may do what"
 _WEBHOOKS = "Webhooks"
 
 TABLE: Final[tuple[Setting, ...]] = (
@@ -234,12 +235,17 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="cors-origin",
         group=_BROWSERS,
-        meaning="origin whose pages may use the server, or * for all; repeatable",
+        meaning="origin whose pages may use the server, * for all, local for those of this "
+        "machine; repeatable",
+        more=(
+            "Pages of others can read no answer, and what they ask to be changed is answered 403."
+        ),
         parse=units.origin,
         kind="list",
         default="*",
         metavar="ORIGIN",
         field="cors_origins",
+        dev="local",
     ),
     Setting(
         name="cache",
@@ -253,10 +259,67 @@ TABLE: Final[tuple[Setting, ...]] = (
     _flag(
         "trust-proxy",
         _BROWSERS,
-        "believe X-Forwarded-Proto and X-Forwarded-Host",
+        "believe X-Forwarded-Proto, X-Forwarded-Host and X-Forwarded-For",
         more="Any client can send these: only for a server behind a proxy that sets them.",
         field="trust_proxy",
         in_dev=False,
+    ),
+    Setting(
+        name="auth",
+        group=_CLIENTS,
+        meaning="who knows the clients' tokens: file:PATH or jwt:...; repeatable (without it: "
+        "everybody may do everything)",
+        more=(
+            "`file:tokens.toml`, or "
+            "`jwt:issuer=https://id.example,audience=streams,jwks=https://id.example/jwks.json`. "
+            "See [who may do what](auth.md)."
+        ),
+        parse=units.auth,
+        kind="list",
+        metavar="KIND:ARGUMENT",
+        in_dev=False,
+    ),
+    Setting(
+        name="auth-cookie",
+        group=_CLIENTS,
+        meaning="cookie that may hold a client's token, for EventSource",
+        more=(
+            "Browsers send it along with the requests of any page; so what changes something is "
+            "then refused for pages of other origins than the server's own and those that "
+            "`cors-origin` names one by one."
+        ),
+        parse=units.cookie,
+        metavar="NAME",
+        field="auth_cookie",
+        in_dev=False,
+    ),
+    Setting(
+        name="max-rate",
+        group=_CLIENTS,
+        meaning="how many requests each client may make, such as 100/s; 0: any number",
+        more=(
+            "As many may come at once. What is beyond it is answered 429 with `Retry-After`. A "
+            "client is whoever its token says, and without one its address (of IPv6 the /64)."
+        ),
+        parse=units.rate,
+        default="0",
+        metavar="RATE",
+        field="rate",
+    ),
+    Setting(
+        name="allowed-host",
+        group=_CLIENTS,
+        meaning="name by which the server may be called, or local for those of this machine; "
+        "repeatable (without it: any)",
+        more=(
+            "A request for another is answered 403. It keeps out pages that have their own name "
+            "lead to this server (DNS rebinding)."
+        ),
+        parse=units.host,
+        kind="list",
+        metavar="NAME",
+        field="allowed_hosts",
+        dev="local",
     ),
     Setting(
         name="public-url",

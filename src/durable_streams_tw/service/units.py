@@ -11,6 +11,10 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from durable_streams_tw.auth.bearers import COOKIE_NAME
+from durable_streams_tw.auth.origins import LOCAL
+from durable_streams_tw.auth.rates import Rate
+
 _NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", re.ASCII)
 _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES: Final = {
@@ -32,6 +36,8 @@ _PUBLIC_URL: Final = re.compile(
     r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?"
     r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*"
 )
+_HOST_NAME: Final = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9._-]+")
+_RATE: Final = re.compile(r"([0-9]{1,9})/([0-9.]*(?:ms|s|m|h))", re.ASCII)
 # RFC 3986 §3.3: segments without escapes, so that there is one way to write each.
 _ROOT: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/")
 
@@ -133,12 +139,44 @@ def root(text: str) -> bytes:
 
 
 def origin(text: str) -> str:
-    """An origin as browsers send it, or ``*`` for all."""
-    if text == "*":
+    """An origin as browsers send it, ``*`` for all, ``local`` for those of this machine."""
+    if text in ("*", LOCAL):
         return text
     if _ORIGIN.fullmatch(text.lower()) is None:
-        raise BadValue("is an origin such as https://app.example, or *")
+        raise BadValue("is an origin such as https://app.example, or *, or local")
     return text.lower()
+
+
+def host(text: str) -> str:
+    """A name by which the server may be called, or ``local``; no port."""
+    if _HOST_NAME.fullmatch(text.lower()) is None:
+        raise BadValue("is a host's name such as streams.example, without a port, or local")
+    return text.lower()
+
+
+def auth(text: str) -> str:
+    """Who knows the tokens: a kind and its argument. What the kind makes of it comes later."""
+    if re.fullmatch(r"[a-z][a-z0-9_-]*(?::\S*)?", text) is None:
+        raise BadValue("is a kind and its argument, such as file:tokens.toml, without spaces")
+    return text
+
+
+def cookie(text: str) -> str:
+    """The name of a cookie."""
+    if COOKIE_NAME.fullmatch(text) is None:
+        raise BadValue("is the name of a cookie, such as __Host-token")
+    return text
+
+
+def rate(text: str) -> Rate | None:
+    """So many in a time, such as ``100/s``; 0 is any number."""
+    if text == "0":
+        return None
+    match = _RATE.fullmatch(text)
+    if match is None or not int(match[1]):
+        raise BadValue("is a number in a time, such as 100/s, 3000/m or 50/10s, or 0")
+    span = match[2] if match[2][0].isdigit() else f"1{match[2]}"
+    return Rate(int(match[1]), seconds(span))
 
 
 def public_url(text: str) -> str:
