@@ -67,8 +67,7 @@ def shown(configuration: Configuration) -> str:
             group = setting.group
             lines.append((f"\n# {group}" if lines else f"# {group}", ""))
         lines.append((_line(setting, configuration), configuration.origin(setting.name)))
-    width = max((len(text) for text, origin in lines if origin), default=0)
-    width = min(width, 48)
+    width = min(max(len(text) for text, origin in lines if origin), 48)
     return "".join(
         f"{text}\n" if not origin else f"{text:<{width}}  # {_one_line(origin)}\n"
         for text, origin in lines
@@ -77,6 +76,9 @@ def shown(configuration: Configuration) -> str:
 
 def _line(setting: Setting, configuration: Configuration) -> str:
     texts = configuration.texts(setting.name)
+    instead = configuration.overruled(setting.name)
+    if instead is not None:
+        return f"# {setting.name}: {instead} stands in for it"
     if not texts and setting.kind != "list":
         return f"# {setting.name} is not set"
     if setting.secret and texts:

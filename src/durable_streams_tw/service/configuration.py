@@ -68,6 +68,14 @@ class Configuration:
         source = self.source(name)
         return "default" if source is None else source.origin(name)
 
+    def overruled(self, name: str) -> str | None:
+        """The setting that stands in for this one, if any does."""
+        if name in ("port", "interface"):
+            return "listen" if self["listen"] else None
+        if name == "listen" and self.texts(name) and not self[name]:
+            return "port" if self.source("port") is not None else "interface"
+        return None
+
     def refuse(self, name: str, trouble: str, text: str | None = None) -> BadConfiguration:
         """An error about a setting, to be raised by whoever finds that it cannot be used.
 

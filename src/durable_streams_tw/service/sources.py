@@ -20,7 +20,9 @@ from durable_streams_tw.service.table import PREFIX, SETTINGS, TABLE
 CONFIG_VARIABLE: Final = PREFIX + "CONFIG"
 
 #: Variables with our prefix that are for the client commands, not for the server.
-CLIENT_VARIABLES: Final = frozenset({PREFIX + "URL", PREFIX + "TOKEN", PREFIX + "HEADERS"})
+CLIENT_VARIABLES: Final = frozenset(
+    PREFIX + name for name in ("URL", "TOKEN", "TOKEN_FILE", "HEADERS", "CACERT")
+)
 
 #: The largest file that is read.
 MAX_FILE: Final = 1 << 20
@@ -30,6 +32,7 @@ MAX_FILE: Final = 1 << 20
 _LINKS: Final = re.compile(
     r"DURABLE_STREAMS_(NAME|SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?|ENV_\w+)"
 )
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")
 _AT: Final = re.compile(r" \(at (line \d+, column \d+|end of document)\)$")
 
 
@@ -144,7 +147,8 @@ class File(Source):
 
     def called(self, name: str) -> str:
         """File, line and key."""
-        return f"{self.origin(name)}: {name}"
+        plain = _PLAIN.fullmatch(name) is not None
+        return f"{self.origin(name)}: {name if plain else repr(name)}"
 
     def origin(self, name: str) -> str:
         """File and line."""
@@ -185,11 +189,11 @@ class File(Source):
         begins behind the longest one before that. So the parser itself tells.
         """
         found: dict[str, int] = {}
-        lines = self._text.splitlines(keepends=True)
+        lines = self._text.split("\n")
         begin = 1
         for number in range(1, len(lines) + 1):
             try:
-                document = tomllib.loads("".join(lines[:number]))
+                document = tomllib.loads("\n".join(lines[:number]))
             except tomllib.TOMLDecodeError:
                 continue
             for key in document:

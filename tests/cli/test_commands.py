@@ -1,0 +1,132 @@
+"""The group of all commands: what it lists, and that it imports none for that."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+from click.testing import CliRunner
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw import __version__
+from durable_streams_tw.cli.commands import commands
+from durable_streams_tw.cli.completion import VARIABLE
+from durable_streams_tw.cli.registry import COMMANDS, PROGRAM
+from tests.service.black_box import PATIENCE, environment
+
+
+def server(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command, as the console script runs it, to its end."""
+    call = "from durable_streams_tw.cli.commands import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", call, *arguments],
+        env={**environment(), **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+class RegistryTests(SynchronousTestCase):
+    """The registry against the commands."""
+
+    def test_commands(self) -> None:
+        """Each is a command, and its help begins with what the registry says."""
+        context = click.Context(commands)
+        for name, entry in COMMANDS.items():
+            command = commands.get_command(context, name)
+            assert command is not None
+            self.assertEqual(command.name, name)
+            first = " ".join((command.help or "").split("\n\n")[0].split())
+            self.assertEqual(first, f"{entry.help}.", name)
+        self.assertIsNone(commands.get_command(context, "nonsense"))
+
+    def test_helps(self) -> None:
+        """Every command has a help."""
+        for name in COMMANDS:
+            result = CliRunner().invoke(commands, [name, "--help"])
+            self.assertEqual(result.exit_code, 0, result.output)
+            self.assertIn("Usage: ", result.output)
+
+
+class GroupTests(SynchronousTestCase):
+    """As a process of its own."""
+
+    def test_help_is_quick(self) -> None:
+        """The list of commands is printed without importing any, and without Twisted."""
+        call = (
+            "import sys; from durable_streams_tw.cli.commands import commands\n"
+            "commands.main(['--help'], standalone_mode=False)\n"
+            "parts = {name.split('.')[0] for name in sys.modules}\n"
+            "print(sorted(parts & {'twisted', 'rich', 'treq', 'lmdb'}))\n"
+            "print([name for name in sys.modules if name.startswith('durable_streams_tw.cli.')])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", call],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        *listed, foreign, own = done.stdout.splitlines()
+        self.assertEqual(foreign, "[]")
+        self.assertEqual(
+            own, "['durable_streams_tw.cli.registry', 'durable_streams_tw.cli.commands']"
+        )
+        for name, entry in COMMANDS.items():
+            words = [line.split() for line in listed if line.split()[:1] == [name]]
+            self.assertEqual(len(words), 1, name)
+            self.assertEqual(words[0][1], entry.help.split()[0])
+
+    def test_version(self) -> None:
+        """That of the package."""
+        result = CliRunner().invoke(commands, ["--version"])
+        self.assertIn(__version__, result.output)
+
+    def test_mistakes(self) -> None:
+        """Exit status 2, and what was not understood."""
+        for arguments in (["nonsense"], ["run", "--nonsense"], ["dev", "--data-dir=x"]):
+            result = CliRunner().invoke(commands, arguments)
+            self.assertEqual(result.exit_code, 2)
+            self.assertIn(arguments[-1].partition("=")[0], result.output)
+
+
+class CompletionTests(SynchronousTestCase):
+    """What shells get."""
+
+    def complete(self, *words: str) -> list[str]:
+        """What bash would offer for the last word."""
+        variables = {
+            VARIABLE: "bash_complete",
+            "COMP_WORDS": " ".join([PROGRAM, *words]),
+            "COMP_CWORD": str(len(words)),
+        }
+        done = server(**variables)
+        self.assertEqual(done.stderr, "")
+        return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+    def test_scripts(self) -> None:
+        """A script for each shell, that asks by the variable that is answered."""
+        for shell in ("bash", "zsh", "fish"):
+            result = CliRunner().invoke(commands, ["completion", shell])
+            self.assertEqual(result.exit_code, 0, result.output)
+            self.assertIn(f"{VARIABLE}={shell}_complete", result.stdout)
+            self.assertIn(PROGRAM, result.stdout)
+        self.assertEqual(CliRunner().invoke(commands, ["completion", "tcsh"]).exit_code, 2)
+
+    def test_bash_reads_it(self) -> None:
+        """The script is one that bash can read."""
+        script = CliRunner().invoke(commands, ["completion", "bash"]).stdout
+        done = subprocess.run(
+            ["bash", "-c", f"{script}\ncomplete -p {PROGRAM}"], capture_output=True, text=True
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_words(self) -> None:
+        """Commands, their options, and the words that options take."""
+        self.assertEqual(self.complete("conf"), ["config"])
+        self.assertEqual(self.complete("config", ""), ["check", "show"])
+        self.assertEqual(self.complete("run", "--max-b"), ["--max-body"])
+        self.assertEqual(self.complete("run", "--cache", "p"), ["public", "private"])

@@ -1,0 +1,145 @@
+"""``config check`` and ``config show``."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.cli import config
+from durable_streams_tw.cli.commands import commands
+from durable_streams_tw.service.configuration import Configuration, configured
+from durable_streams_tw.service.sources import CommandLine
+from durable_streams_tw.service.table import SETTINGS, TABLE, Setting
+
+
+class ConfigTestCase(SynchronousTestCase):
+    """The command, in this process."""
+
+    def run_config(self, *arguments: str, **variables: str) -> Result:
+        """What comes of a command line."""
+        return CliRunner(env=variables).invoke(commands, ["config", *arguments])
+
+    def file(self, content: str) -> str:
+        """A file with this content."""
+        path = Path(self.mktemp())
+        path.write_text(content)
+        return str(path)
+
+
+class CheckTests(ConfigTestCase):
+    """Whether settings are good."""
+
+    def test_good(self) -> None:
+        """Nothing is made and nothing opened."""
+        path = self.file("data-dir = 'nowhere'\nport = 1\n")
+        result = self.run_config("check", "--config", path)
+        self.assertEqual((result.exit_code, result.output), (0, "These settings are good.\n"))
+        self.assertFalse(Path("nowhere").exists())
+
+    def test_bad(self) -> None:
+        """A sentence for each reason, and status 2."""
+        path = self.file("max-body = 'much'\nmax-chunk = 'more'\n")
+        result = self.run_config("check", "--config", path)
+        self.assertEqual(result.exit_code, 2)
+        self.assertEqual(result.stdout, "")
+        one, two = result.stderr.splitlines()
+        self.assertTrue(one.startswith(f"Error: {path}, line 2: max-chunk is a size"), one)
+        self.assertTrue(two.strip().startswith(f"{path}, line 1: max-body is a size"), two)
+
+    def test_environment(self) -> None:
+        """It counts, as it would for the server."""
+        result = self.run_config("check", DURABLE_STREAMS_PORT="x")
+        self.assertEqual(result.exit_code, 2)
+        self.assertIn("DURABLE_STREAMS_PORT is a number", result.stderr)
+
+    def test_endpoints(self) -> None:
+        """What only Twisted understands is understood; files that it needs are looked for."""
+        path = self.file("listen = ['ssl:1:privateKey=/missing.pem']\n")
+        result = self.run_config("check", "--config", path)
+        self.assertEqual(result.exit_code, 2)
+        self.assertIn(f"{path}, line 1: listen", result.stderr)
+        self.assertIn("missing.pem", result.stderr)
+        self.assertEqual(self.run_config("check", "--listen=what:ever").exit_code, 2)
+
+
+class ShowTests(ConfigTestCase):
+    """What is in force, and why."""
+
+    def shown(self, *arguments: str, **variables: str) -> dict[str, str]:
+        """Printed lines by what they begin with."""
+        result = self.run_config("show", *arguments, **variables)
+        self.assertEqual(result.exit_code, 0, result.output)
+        lines = [line.removeprefix("# ") for line in result.stdout.splitlines()]
+        return {line.split(":")[0].split()[0]: line for line in lines if line.strip()}
+
+    def test_origins(self) -> None:
+        """Each setting has its place."""
+        path = self.file("\nmax-chunk = '2k'\n")
+        lines = self.shown(
+            "--config", path, "--max-body=8m", "--no-fast-channel", DURABLE_STREAMS_PORT="80"
+        )
+        self.assertRegex(lines["max-body"], '^max-body = "8m" +# --max-body$')
+        self.assertRegex(lines["port"], "^port = 80 +# DURABLE_STREAMS_PORT$")
+        self.assertRegex(lines["max-chunk"], f'^max-chunk = "2k" +# {path}, line 2$')
+        self.assertRegex(lines["fast-channel"], "^fast-channel = false +# --no-fast-channel$")
+        self.assertRegex(lines["idle-timeout"], '^idle-timeout = "60s" +# default$')
+        self.assertRegex(lines["data-dir"], "^data-dir is not set +# default$")
+        self.assertLessEqual(set(SETTINGS), set(lines))
+
+    def test_stood_in_for(self) -> None:
+        """A port that `listen` stands in for is no line of the file."""
+        lines = self.shown("--listen=tcp:1", DURABLE_STREAMS_PORT="80")
+        self.assertIn("port: listen stands in for it", lines["port"])
+        self.assertIn('listen = ["tcp:1"]', lines["listen"])
+
+    def test_secrets(self) -> None:
+        """They are not printed, wherever they come from."""
+        secret = Setting(
+            name="secret", group="Secrets", meaning="", parse=str, metavar="N", secret=True
+        )
+        self.patch(config, "TABLE", (*TABLE, secret))
+        SETTINGS["secret"] = secret
+        self.addCleanup(SETTINGS.pop, "secret")
+        chosen = configured({"secret": ("hunter2",)}, {}, None)
+        chosen._values["secret"] = "hunter2"
+        text = config.shown(chosen)
+        self.assertNotIn("hunter2", text)
+        self.assertRegex(text, "# secret is a secret +# --secret")
+
+    @given(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "port": st.integers(0, 65535).map(str),
+                "interface": st.sampled_from(["::1", "127.0.0.1"]),
+                "root": st.sampled_from(["/", "/a/b", "/v1/stream/"]),
+                "data-dir": st.text(st.characters(exclude_characters="\0"), min_size=1),
+                "max-body": st.sampled_from(["1", "8 MiB", "1.5k"]),
+                "public-url": st.just("https://a.example/b"),
+                "trust-proxy": st.sampled_from(["true", "false"]),
+                "fast-channel": st.sampled_from(["true", "false"]),
+                "cache": st.sampled_from(["public", "private"]),
+            },
+        ),
+        st.lists(st.text(min_size=1).filter(str.strip), max_size=3),
+    )
+    def test_is_a_file(self, given: dict[str, str], listen: list[str]) -> None:
+        """What is printed is a file that means the same."""
+        options: dict[str, tuple[str, ...]] = {name: (text,) for name, text in given.items()}
+        if listen:
+            options = {"listen": tuple(listen), **options}
+            options.pop("port", None)
+            options.pop("interface", None)
+        chosen = Configuration([CommandLine(options)])
+        text = config.shown(chosen)
+        tomllib.loads(text)
+        again = configured({}, {}, self.file(text))
+        for setting in TABLE:
+            if chosen.overruled(setting.name) is None:
+                self.assertEqual(again[setting.name], chosen[setting.name], setting.name)
+        self.assertEqual(again.settings, chosen.settings)

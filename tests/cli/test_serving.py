@@ -1,0 +1,122 @@
+"""``dev`` and ``run``, as processes of their own: started, used, stopped."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.cli.dev import greeting
+from tests.cli.test_commands import server
+from tests.service.black_box import PATIENCE, ROOT, Foreground, ask
+
+CALL = [sys.executable, "-c", "from durable_streams_tw.cli.commands import main; main()"]
+
+
+class ServingTestCase(SynchronousTestCase):
+    """A directory to work in."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).resolve()
+        self.directory.mkdir(parents=True)
+
+    def start(self, *arguments: str, **variables: str) -> Foreground:
+        """The command, once the block is entered."""
+        return Foreground(self.directory, line=[*CALL, *arguments], variables=variables)
+
+
+class DevTests(ServingTestCase):
+    """Nothing to configure."""
+
+    def test_dev(self) -> None:
+        """In memory, on the loopback, whatever the environment says; Ctrl-C is a good end."""
+        with self.start("dev", "--port=0", DURABLE_STREAMS_DATA_DIR="kept") as dev:
+            self.assertIn("http://127.0.0.1:", dev.log)
+            self.assertEqual(ask(dev.port, "PUT", "a", b"x")[0], 201)
+            self.assertEqual(ask(dev.port, "GET", "a"), (200, b"x"))
+            self.assertEqual(dev.stop(signal.SIGINT), 0)
+        self.assertEqual(list(self.directory.iterdir()), [])
+        self.assertNotIn("Traceback", dev.log)
+        # Those who try things out are spared the log.
+        self.assertNotIn("[", dev.log)
+
+    def test_readers_are_let_go(self) -> None:
+        """Ctrl-C ends event streams whole."""
+        with self.start("dev", "--port=0") as dev:
+            ask(dev.port, "PUT", "a")
+            reader = socket.create_connection(("127.0.0.1", dev.port), PATIENCE)
+            self.addCleanup(reader.close)
+            head = f"GET {ROOT}a?offset=now&live=sse HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            reader.sendall(head.encode())
+            events = reader.makefile("rb")
+            while not events.readline().startswith(b"data:"):
+                pass
+            dev.signal(signal.SIGINT)
+            self.assertTrue(events.read().endswith(b"0\r\n\r\n"))
+            self.assertEqual(dev.wait(), 0)
+
+    def test_greeting(self) -> None:
+        """The lines can be pasted into a shell: each is a curl command for that URL."""
+        url = "http://127.0.0.1:4437/v1/stream/"
+        lines = re.findall(r"^  (curl .*)$", greeting(url), re.MULTILINE)
+        self.assertEqual(len(lines), 4)
+        for line in lines:
+            (target,) = [word for word in shlex.split(line) if word.startswith("http")]
+            self.assertTrue(target.startswith(url + "hello"), target)
+
+    def test_taken_port(self) -> None:
+        """One sentence, and status 1."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = str(taken.getsockname()[1])
+            done = server("dev", "--port", port)
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        (line,) = done.stderr.splitlines()
+        self.assertIn(f"cannot listen on port {port} of 127.0.0.1: ", line)
+
+
+class RunTests(ServingTestCase):
+    """The server as it is configured."""
+
+    def test_run(self) -> None:
+        """From a file, an option and the environment; what was kept is there again."""
+        (self.directory / "streams.toml").write_text('port = 0\ndata-dir = "data"\nroot = "/r"\n')
+        arguments = ("run", "--config=streams.toml", f"--root={ROOT}")
+        variables = {"DURABLE_STREAMS_INTERFACE": "127.0.0.1"}
+        for number, code in ((signal.SIGTERM, 201), (signal.SIGINT, 200)):
+            with self.start(*arguments, **variables) as run:
+                self.assertIn("http://127.0.0.1:", run.log)
+                self.assertEqual(ask(run.port, "PUT", "a", b"x")[0], code)
+                self.assertEqual(ask(run.port, "GET", "a"), (200, b"x"))
+                self.assertEqual(run.stop(number), 0)
+            self.assertIn(f"Streams are kept in {self.directory / 'data'}", run.log)
+            self.assertNotIn("Traceback", run.log)
+            self.assertNotIn("Unhandled", run.log)
+
+    def test_bad_settings(self) -> None:
+        """Refused at once."""
+        path = self.directory / "streams.toml"
+        path.write_text("port = 0\nmax_body = 1\n")
+        done = server("run", f"--config={path}")
+        self.assertEqual((done.returncode, done.stdout), (2, ""))
+        self.assertEqual(
+            done.stderr, f"Error: {path}, line 2: max_body is no setting: is max-body meant?\n"
+        )
+
+    def test_directory_in_use(self) -> None:
+        """What prevents a start is a sentence, and status 1."""
+        arguments = ("run", "--port=0", "--interface=127.0.0.1", "--data-dir", "data")
+        with self.start(*arguments) as run:
+            data = str(self.directory / "data")
+            done = server("run", "--port=0", "--interface=127.0.0.1", "--data-dir", data)
+            self.assertEqual(done.returncode, 1, done)
+            (line,) = done.stderr.splitlines()
+            self.assertIn("in use", line)
+            self.assertNotIn("Traceback", done.stdout)
+            self.assertEqual(ask(run.port, "PUT", "a")[0], 201)

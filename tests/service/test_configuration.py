@@ -1,0 +1,181 @@
+"""What sources come to together."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.server.settings import Settings
+from durable_streams_tw.service import configuration
+from durable_streams_tw.service.configuration import Configuration, configured
+from durable_streams_tw.service.sources import BadConfiguration, CommandLine, Environment, Preset
+from durable_streams_tw.service.table import SETTINGS, TABLE, Setting
+from durable_streams_tw.service.units import count
+
+
+class TableTests(SynchronousTestCase):
+    """The rows."""
+
+    def test_fields(self) -> None:
+        """A row's field is one of the settings of the streams, and no two share one."""
+        fields = [setting.field for setting in TABLE if setting.field is not None]
+        self.assertEqual(len(fields), len(set(fields)))
+        self.assertLessEqual(set(fields), {field.name for field in structs.fields(Settings)})
+
+    def test_names(self) -> None:
+        """One name each, in small letters; one letter each; groups stand together."""
+        self.assertEqual(len(SETTINGS), len(TABLE))
+        letters = [setting.short for setting in TABLE if setting.short is not None]
+        self.assertEqual(len({*letters, "c", "h"}), len(letters) + 2)
+        groups = [setting.group for setting in TABLE]
+        moves = sum(one != other for one, other in pairwise(groups))
+        self.assertEqual(moves + 1, len(set(groups)))
+        for setting in TABLE:
+            self.assertRegex(setting.name, "^[a-z]+(-[a-z]+)*$")
+            self.assertFalse(setting.name.startswith("no-"), setting.name)
+            self.assertNotEqual(setting.name, "config")
+            self.assertTrue(setting.metavar or setting.kind == "flag", setting.name)
+
+    def test_presets(self) -> None:
+        """What `dev` sets is understood."""
+        for setting in TABLE:
+            if setting.dev is not None:
+                setting.parse(setting.dev)
+
+
+class ConfigurationTests(SynchronousTestCase):
+    """Precedence, contradictions, sentences."""
+
+    def file(self, content: str) -> str:
+        """A file with this content."""
+        path = Path(self.mktemp())
+        path.write_text(content)
+        return str(path)
+
+    def refused(
+        self,
+        options: dict[str, tuple[str, ...]],
+        environment: dict[str, str] | None = None,
+        file: str | None = None,
+    ) -> tuple[str, ...]:
+        """Why these cannot be used."""
+        path = None if file is None else self.file(file)
+        bad = self.assertRaises(BadConfiguration, configured, options, environment or {}, path)
+        problems: tuple[str, ...] = bad.problems
+        return problems
+
+    def test_defaults(self) -> None:
+        """Those of the streams are the defaults here."""
+        self.assertEqual(configured({}, {}, None).settings, Settings())
+
+    def test_file_of_the_environment(self) -> None:
+        """A variable may name the file; the option stands before it."""
+        one, two = self.file("port = 1"), self.file("port = 2")
+        environment = {"DURABLE_STREAMS_CONFIG": one}
+        self.assertEqual(configured({}, environment, None)["port"], 1)
+        self.assertEqual(configured({}, environment, two)["port"], 2)
+
+    @given(st.sets(st.sampled_from(["option", "variable", "file"])))
+    def test_precedence(self, places: set[str]) -> None:
+        """Option, variable, file, default; a list comes whole from one of them."""
+        values = {"option": "1s", "variable": "2s", "file": "3s"}
+        origins = {"https://option.example", "https://variable.example", "https://file.example"}
+        options: dict[str, tuple[str, ...]] = {}
+        environment = {}
+        file = ""
+        if "option" in places:
+            options = {"idle-timeout": ("1s",), "cors-origin": ("https://option.example",)}
+        if "variable" in places:
+            environment = {
+                "DURABLE_STREAMS_IDLE_TIMEOUT": "2s",
+                "DURABLE_STREAMS_CORS_ORIGIN": "https://variable.example",
+            }
+        if "file" in places:
+            file = "idle-timeout = '3s'\ncors-origin = ['https://file.example']\n"
+        path = self.file(file)
+        chosen = configured(options, environment, path)
+        first = next((place for place in values if place in places), None)
+        if first is None:
+            self.assertEqual(chosen["idle-timeout"], 60.0)
+            self.assertEqual(chosen["cors-origin"], ("*",))
+            self.assertEqual(chosen.origin("idle-timeout"), "default")
+            return
+        self.assertEqual(chosen.texts("idle-timeout"), (values[first],))
+        self.assertEqual(chosen["cors-origin"], (f"https://{first}.example",))
+        self.assertLess(set(chosen["cors-origin"]), origins)
+        told = {
+            "option": "--idle-timeout",
+            "variable": "DURABLE_STREAMS_IDLE_TIMEOUT",
+            "file": f"{path}, line 1",
+        }
+        self.assertEqual(chosen.origin("idle-timeout"), told[first])
+
+    def test_places(self) -> None:
+        """The same sentence, behind the place; all that is wrong at once."""
+        sentence = "is a size such as 65536, 512k or 64MiB, not 'much'"
+        self.assertEqual(
+            self.refused({"max-body": ("much",), "port": ("x",)}),
+            ("--port is a number from 0 to 65535, not 'x'", f"--max-body {sentence}"),
+        )
+        self.assertEqual(
+            self.refused({}, {"DURABLE_STREAMS_MAX_BODY": "much"}),
+            (f"DURABLE_STREAMS_MAX_BODY {sentence}",),
+        )
+        (problem,) = self.refused({}, {}, "\nmax-body = 'much'\n")
+        self.assertTrue(problem.endswith(f", line 2: max-body {sentence}"), problem)
+
+    def test_listen_and_port(self) -> None:
+        """One stands in for the other: the nearer one counts, of one place neither."""
+        one = configured({"listen": ("tcp:1",)}, {"DURABLE_STREAMS_PORT": "2"}, None)
+        self.assertEqual(one["listen"], ("tcp:1",))
+        self.assertEqual(one.overruled("port"), "listen")
+        self.assertIsNone(one.overruled("listen"))
+        other = configured({"port": ("2",)}, {"DURABLE_STREAMS_LISTEN": "tcp:1"}, None)
+        self.assertEqual((other["listen"], other["port"]), ((), 2))
+        self.assertEqual(other.overruled("listen"), "port")
+        self.assertIsNone(other.overruled("port"))
+        both = configured({"interface": ("::1",)}, {"DURABLE_STREAMS_LISTEN": "tcp:1"}, None)
+        self.assertEqual(both.overruled("listen"), "interface")
+        (problem,) = self.refused({}, {}, "port = 1\nlisten = ['tcp:1']")
+        self.assertIn("line 2: listen stands in for port", problem)
+        self.assertEqual(configured({"port": ("1",)}, {}, self.file("listen = []"))["port"], 1)
+
+    def test_max_stored(self) -> None:
+        """A bound on a directory that there is not."""
+        (problem,) = self.refused({}, {"DURABLE_STREAMS_MAX_STORED": "1GiB"})
+        self.assertIn("DURABLE_STREAMS_MAX_STORED bounds what is in data-dir", problem)
+        both = configured({"data-dir": ("x",)}, {"DURABLE_STREAMS_MAX_STORED": "1GiB"}, None)
+        self.assertEqual(both.settings.max_stored, 1024**3)
+
+    def test_secrets(self) -> None:
+        """What is secret is in no sentence."""
+        secret = Setting(name="secret", group="", meaning="", parse=count, metavar="N", secret=True)
+        self.patch(configuration, "TABLE", (*TABLE, secret))
+        SETTINGS["secret"] = secret
+        self.addCleanup(SETTINGS.pop, "secret")
+        problems = self.refused({"secret": ("hunter2",)})
+        self.assertEqual(problems, ("--secret is a number, or 0 for any number",))
+        chosen = configured({"secret": ("17",)}, {}, None)
+        self.assertEqual(str(chosen.refuse("secret", "is wrong", "17")), "--secret is wrong")
+
+    def test_preset(self) -> None:
+        """What a command sets stands behind what it is told."""
+        sources = [
+            CommandLine({"port": ("1",)}),
+            Preset({"port": ("2",), "interface": ("127.0.0.1",)}, "dev"),
+        ]
+        chosen = Configuration(sources)
+        self.assertEqual((chosen["port"], chosen["interface"]), (1, "127.0.0.1"))
+        self.assertEqual(chosen.origin("interface"), "dev")
+        bad = self.assertRaises(BadConfiguration, Configuration, [Preset({"port": ("x",)}, "dev")])
+        self.assertIn("dev: port", str(bad))
+
+    def test_environment_alone(self) -> None:
+        """Any order of sources will do."""
+        chosen = Configuration([Environment({"DURABLE_STREAMS_TRUST_PROXY": "on"})])
+        self.assertIs(chosen.settings.trust_proxy, True)

@@ -1,0 +1,199 @@
+"""Where settings are said: each source points to what it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.service.sources import (
+    MAX_FILE,
+    BadConfiguration,
+    CommandLine,
+    Environment,
+    File,
+)
+from durable_streams_tw.service.table import TABLE
+
+
+class FileTests(SynchronousTestCase):
+    """TOML, and the places in it."""
+
+    def file(self, content: str | bytes) -> File:
+        """A file with this content."""
+        self.path = Path(self.mktemp())
+        self.path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return File(self.path)
+
+    def refused(self, content: str | bytes) -> tuple[str, ...]:
+        """What is wrong with a file, without its name."""
+        bad = self.assertRaises(BadConfiguration, self.file, content)
+        for problem in bad.problems:
+            self.assertTrue(problem.startswith(str(self.path)), problem)
+        return tuple(problem.removeprefix(str(self.path)) for problem in bad.problems)
+
+    def test_values(self) -> None:
+        """Texts, numbers, switches and lists become texts."""
+        file = self.file(
+            'max-body = "8MiB"\nport = 80\nidle-timeout = 1.5\ntrust-proxy = true\n'
+            'fast-channel = false\ncors-origin = ["*"]\nlisten = "tcp:1"\n'
+        )
+        self.assertEqual(
+            file.given,
+            {
+                "max-body": ("8MiB",),
+                "port": ("80",),
+                "idle-timeout": ("1.5",),
+                "trust-proxy": ("true",),
+                "fast-channel": ("false",),
+                "cors-origin": ("*",),
+                "listen": ("tcp:1",),
+            },
+        )
+
+    def test_lines(self) -> None:
+        """A key is where it begins, whatever stands between and in values."""
+        file = self.file(
+            "# port = 1\n\nlisten = [\n  'tcp:1', # port = 2\n  'tcp:2',\n]\r\n"
+            'root = """\\\n  /a\nport = 3\n"""\nport = 4'
+        )
+        self.assertEqual(file.origin("listen"), f"{self.path}, line 3")
+        self.assertEqual(file.origin("root"), f"{self.path}, line 7")
+        self.assertEqual(file.called("port"), f"{self.path}, line 11: port")
+        self.assertEqual(file.given["port"], ("4",))
+
+    def test_unknown_keys(self) -> None:
+        """All of them at once, with what may be meant."""
+        self.assertEqual(
+            self.refused("port = 1\nmax_body = 1\n\n[server]\nport = 2\n"),
+            (
+                ", line 2: max_body is no setting: is max-body meant?",
+                ", line 4: server is no setting; settings stand at the top, not in tables",
+            ),
+        )
+
+    def test_wrong_kinds(self) -> None:
+        """What no text could stand for."""
+        self.assertEqual(
+            self.refused(
+                'trust-proxy = "yes"\nport = true\nmax-body = [1]\nroot = {}\n'
+                "listen = [['x']]\nmax-chunk = 2024-01-01\n"
+            ),
+            (
+                ", line 1: trust-proxy is true or false, without quotes",
+                ", line 2: port is a text or a number",
+                ", line 3: max-body is a text or a number",
+                ", line 4: root is a text or a number",
+                ", line 5: listen is a list of texts",
+                ", line 6: max-chunk is a text or a number",
+            ),
+        )
+
+    def test_no_toml(self) -> None:
+        """The place where the parser gave up."""
+        (problem,) = self.refused("port = 1\nmax-body = 3 3\n")
+        self.assertTrue(problem.startswith(", line 2, column 14: "), problem)
+        (problem,) = self.refused("port = 1\nport = 2\n")
+        self.assertTrue(problem.startswith(", line 2, "), problem)
+        (problem,) = self.refused("listen = [")
+        self.assertTrue(problem.startswith(", at its end: "), problem)
+
+    def test_no_text(self) -> None:
+        """Bytes that are no text, and far too many."""
+        self.assertEqual(
+            self.refused(b"port = 1\nroot = '\xff'\n"), (", line 2: this is not UTF-8",)
+        )
+        self.assertIn("mebibyte", *self.refused(b"#" * (MAX_FILE + 1)))
+
+    def test_no_file(self) -> None:
+        """A file that is not there, or is none."""
+        for path, trouble in {"missing.toml": "No such file", ".": "Is a directory"}.items():
+            bad = self.assertRaises(BadConfiguration, File, path)
+            self.assertIn(trouble, str(bad))
+            self.assertTrue(str(bad).startswith(f"{path}: "), bad)
+
+    def test_strange_keys(self) -> None:
+        """A key can be any text; a line of TOML ends where TOML says."""
+        self.assertEqual(
+            self.refused("# \u2028 \x85\n'a b' = 1\n\"\\n\" = 1\n"),
+            (", line 2: 'a b' is no setting", ", line 3: '\\n' is no setting"),
+        )
+
+    @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+    def test_anything(self, content: bytes) -> None:
+        """Whatever a file has, it is read or refused in sentences of one line."""
+        try:
+            self.file(content)
+        except BadConfiguration as bad:
+            self.assertTrue(bad.problems)
+            for problem in bad.problems:
+                self.assertEqual(problem.splitlines(), [problem])
+
+
+class EnvironmentTests(SynchronousTestCase):
+    """Variables."""
+
+    def test_values(self) -> None:
+        """By the name of the setting; lists are split, what is empty or another's is left."""
+        environment = Environment(
+            {
+                "DURABLE_STREAMS_MAX_BODY": "8 MiB",
+                "DURABLE_STREAMS_CORS_ORIGIN": " https://a.example  https://b.example ",
+                "DURABLE_STREAMS_DATA_DIR": "",
+                "DURABLE_STREAMS_CONFIG": "streams.toml",
+                "DURABLE_STREAMS_URL": "http://localhost:4437",
+                "PATH": "/bin",
+            }
+        )
+        self.assertEqual(
+            environment.given,
+            {
+                "max-body": ("8 MiB",),
+                "cors-origin": ("https://a.example", "https://b.example"),
+            },
+        )
+        self.assertEqual(environment.called("max-body"), "DURABLE_STREAMS_MAX_BODY")
+        self.assertEqual(environment.origin("max-body"), "DURABLE_STREAMS_MAX_BODY")
+
+    def test_unknown(self) -> None:
+        """A typo would go unnoticed."""
+        bad = self.assertRaises(
+            BadConfiguration,
+            Environment,
+            {"DURABLE_STREAMS_MAXBODY": "1", "DURABLE_STREAMS_XYZZY": "1"},
+        )
+        self.assertEqual(len(bad.problems), 2)
+        self.assertIn("is DURABLE_STREAMS_MAX_BODY meant?", bad.problems[0])
+        self.assertIn("DURABLE_STREAMS_XYZZY is no variable", bad.problems[1])
+
+    def test_links(self) -> None:
+        """What container platforms say of a service of the same name."""
+        environment = Environment(
+            {
+                "DURABLE_STREAMS_SERVICE_HOST": "10.0.0.1",
+                "DURABLE_STREAMS_SERVICE_PORT": "4437",
+                "DURABLE_STREAMS_SERVICE_PORT_HTTP": "4437",
+                "DURABLE_STREAMS_PORT": "tcp://10.0.0.1:4437",
+                "DURABLE_STREAMS_PORT_4437_TCP": "tcp://10.0.0.1:4437",
+                "DURABLE_STREAMS_PORT_4437_TCP_ADDR": "10.0.0.1",
+            }
+        )
+        self.assertEqual(environment.given, {})
+
+    def test_names(self) -> None:
+        """No variable is two settings', and none looks like a platform's."""
+        names = {setting.variable: "1" for setting in TABLE}
+        self.assertEqual(set(Environment(names).given), {setting.name for setting in TABLE})
+
+
+class CommandLineTests(SynchronousTestCase):
+    """Options."""
+
+    def test_called(self) -> None:
+        """As it was typed."""
+        line = CommandLine({"trust-proxy": ("false",), "fast-channel": ("true",), "port": ("1",)})
+        self.assertEqual(line.called("trust-proxy"), "--no-trust-proxy")
+        self.assertEqual(line.called("fast-channel"), "--fast-channel")
+        self.assertEqual(line.origin("port"), "--port")
