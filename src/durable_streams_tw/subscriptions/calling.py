@@ -269,6 +269,7 @@ class AsItComes:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
+        """Ask, and for no compression."""
         asked = Headers() if headers is None else headers.copy()
         asked.setRawHeaders(b"accept-encoding", [b"identity"])
         requested: Deferred[IResponse] = self._agent.request(method, uri, asked, bodyProducer)
