@@ -19,6 +19,7 @@ fails, delays or lies can be put under it. The rules of a batch:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from time import perf_counter
 from typing import Final
 
 from msgspec import Struct
@@ -64,6 +65,7 @@ class Committed(Struct, frozen=True):
     what listeners and readers are to see of the commit numbered ``version``. ``more`` asks for
     another sweep at once. ``failed`` says that nothing was written, or that this is not
     known: then ``doubt`` is the version before which nothing that was seen may be trusted.
+    ``seconds`` is how long the disk took.
     """
 
     outcomes: list[Outcome]
@@ -74,6 +76,7 @@ class Committed(Struct, frozen=True):
     failed: bool = False
     doubt: int | None = None
     notes: Sequence[Note] = ()
+    seconds: float = 0.0
 
 
 class Committer:
@@ -212,6 +215,16 @@ class Committer:
             self._drop(batch)
             raise
 
+    def obstacle(self) -> str | None:
+        """Why streams cannot grow, None where they can. On the thread that calls the rest."""
+        try:
+            if not self._has_room():
+                return "there is no room: streams cannot grow until some is made"
+            self._keyspace.begin().abort()
+        except KeyspaceFailed as failure:
+            return f"the disk failed: {failure}"
+        return None
+
     # -- one batch ----------------------------------------------------------------------------
 
     def _in_halves(self, commands: Sequence[Command], full: bool) -> Committed:
@@ -226,6 +239,7 @@ class Committer:
             failed=first.failed or second.failed,
             doubt=first.doubt if second.doubt is None else second.doubt,
             notes=[*first.notes, *second.notes],
+            seconds=first.seconds + second.seconds,
         )
 
     def _decide(
@@ -274,8 +288,11 @@ class Committer:
         outcomes: list[Outcome],
         more: bool = False,
     ) -> Committed:
+        seconds = 0.0
         if transaction.flush():
+            begun = perf_counter()
             version = batch.commit()
+            seconds = perf_counter() - begun
             self._unripe = max(self._unripe - 1, 0)
         else:
             batch.abort()
@@ -290,6 +307,7 @@ class Committer:
             version,
             more,
             notes=transaction.notes,
+            seconds=seconds,
         )
 
     def _ripen(self, batch: WriteBatch) -> Committed:

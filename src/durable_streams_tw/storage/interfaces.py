@@ -8,7 +8,7 @@ rules, which live in `protocol.transitions`, are the same for all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
@@ -24,6 +24,9 @@ from durable_streams_tw.protocol.subscription_index import SubscriptionIndex
 from durable_streams_tw.protocol.subscription_outcomes import SubscriptionOutcome
 from durable_streams_tw.protocol.subscription_requests import SubscriptionCommand
 from durable_streams_tw.storage.tables import Table
+
+if TYPE_CHECKING:
+    from durable_streams_tw.storage.meter import Levels, Meter
 
 T = TypeVar("T")
 
@@ -154,6 +157,18 @@ class IStreamStore(Interface):
     def watch_records(listener: NoteListener) -> None:
         """Call ``listener`` with what each commit did to records of watched tables, before
         the outcomes are told. A note may repeat what is known."""
+
+    def measure(meter: Meter) -> None:
+        """Count what is done into ``meter`` from now on."""
+
+    def levels() -> Deferred[Levels | None]:
+        """How the store stands on its disk, None where it has none, or cannot tell."""
+
+    def obstacle() -> Deferred[str | None]:
+        """Why nothing can be written: a sentence; None where it can.
+
+        Fires when everything that writes has come round: not at all where a part is dead.
+        """
 
 
 class Transaction(Protocol):

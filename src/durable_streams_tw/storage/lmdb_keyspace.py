@@ -224,6 +224,27 @@ class LMDBKeyspace:
             raise KeyspaceFailed(str(error)) from error
         return pages(stat) * int(stat["psize"])
 
+    def standing(self) -> tuple[int, int, int, int, int, int]:
+        """Bytes that pairs take, that the map can hold, that the file has, that the file system
+        has left; open snapshots, and how many commits the oldest is behind.
+
+        Raises `KeyspaceFailed`. Not for the reactor's thread.
+        """
+        with self.snapshot():
+            environment = self._environment
+            try:
+                info, stat, table = environment.info(), environment.stat(), environment.readers()
+                file_size = os.stat(os.path.join(self._directory, DATA_FILE)).st_size
+            except (lmdb.Error, OSError) as error:
+                raise KeyspaceFailed(str(error)) from error
+            # Process, thread and transaction of each reader; a slot that waits has none.
+            seen = [int(row[2]) for row in map(str.split, table.splitlines()[1:]) if _reads(row)]
+        # The snapshot that was held here is none of those that somebody waits for.
+        used = pages(stat) * int(stat["psize"])
+        lag = max(0, int(info["last_txnid"]) - min(seen, default=int(info["last_txnid"])))
+        room = self.disk_room()
+        return used, int(info["map_size"]), file_size, room, max(0, len(seen) - 1), lag
+
     def check_readers(self) -> None:
         """Free the slots of readers whose process died. Raises `KeyspaceFailed`."""
         try:
@@ -288,6 +309,10 @@ def allocate_lock_file(directory: str) -> None:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def _reads(row: list[str]) -> bool:
+    return len(row) == 3 and row[2].isdigit()
 
 
 def _number(error: lmdb.Error) -> int | None:

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from time import perf_counter
 from typing import Final, TypeVar
 
 from msgspec import Struct
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -53,10 +54,12 @@ from durable_streams_tw.storage.interfaces import (
 from durable_streams_tw.storage.keyspace import KeyspaceFailed, View
 from durable_streams_tw.storage.lanes import Lanes
 from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace
+from durable_streams_tw.storage.meter import Levels, Meter
 from durable_streams_tw.storage.published import Published, RecentChunks, Unpublished
 from durable_streams_tw.storage.recording import ViewMoment
 from durable_streams_tw.storage.records import CorruptRecord
 from durable_streams_tw.storage.telling import tell
+from durable_streams_tw.storage.write_probe import write_obstacle
 
 T = TypeVar("T")
 
@@ -125,6 +128,9 @@ class LMDBStore:
         self._closed: Deferred[None] | None = None
         self._queued = self._queued_bytes = 0
         self._sweeping = False
+        self._meter: Meter | None = None
+        # Since when, by the process's clock, the oldest command waits that is not taken up yet.
+        self._waits_since = 0.0
         # Accesses that are on the disk since the last time that some were written.
         self._written_accesses: dict[int, int] = {}
 
@@ -186,7 +192,11 @@ class LMDBStore:
         body = command.body if isinstance(command, Append | Create) else None
         size = 0 if body is None else len(body.data)
         if self._queued_bytes + size > MAX_QUEUE or self._queued >= MAX_QUEUED_COMMANDS:
+            if self._meter is not None:
+                self._meter.refused(command, _OVERLOADED)
             return succeed(_OVERLOADED)
+        if not self._waits_since:
+            self._waits_since = perf_counter()
         self._queued += 1
         self._queued_bytes += size
         done: Deferred[Outcome] = Deferred()
@@ -195,6 +205,8 @@ class LMDBStore:
 
     def _work(self, jobs: list[_Submitted | _Chore]) -> None:
         """In the committing lane: carry out what has queued, in bounded batches."""
+        since, self._waits_since = self._waits_since, 0.0
+        waited = perf_counter() - since if since else 0.0
         batch: list[_Submitted] = []
         size = 0
         for job in jobs:
@@ -202,19 +214,20 @@ class LMDBStore:
                 self._lanes.tell(partial(self._done, job, self._guard(job.run)))
                 continue
             if batch and (size + job.size > MAX_BATCH or len(batch) == MAX_BATCH_COMMANDS):
-                self._step(batch)
+                self._step(batch, waited)
                 batch, size = [], 0
             batch.append(job)
             size += job.size
         if batch:
-            self._step(batch)
+            self._step(batch, waited)
 
-    def _step(self, batch: list[_Submitted]) -> None:
-        commands = [job.command for job in batch]
+    def _step(self, batch: list[_Submitted], waited: float) -> None:
+        begun, commands = perf_counter(), [job.command for job in batch]
         committed = self._guard(partial(self._committer.step, commands))
         if committed is None:
             committed = Committed([BUG] * len(batch), [], {}, 0, failed=True)
-        self._lanes.tell(partial(self._committed, batch, committed))
+        took = perf_counter() - begun
+        self._lanes.tell(partial(self._stepped, batch, committed, waited, took))
 
     def _guard(self, work: Callable[[], Committed | None]) -> Committed | None:
         # The committing thread outlives every bug; whoever waits is told.
@@ -243,6 +256,14 @@ class LMDBStore:
             job.done.callback(outcome)
         tell(self._listeners, committed.changes)
 
+    def _stepped(
+        self, batch: list[_Submitted], committed: Committed, waited: float, took: float
+    ) -> None:
+        self._committed(batch, committed)
+        if self._meter is not None:
+            came = [job.command for job in batch], committed.outcomes, committed.changes
+            self._meter.batch(*came, waited, took, committed.seconds, committed.failed)
+
     def _done(self, chore: _Chore, committed: Committed | None) -> None:
         """Back on the reactor's thread after work of the store's own."""
         if committed is not None:
@@ -259,7 +280,7 @@ class LMDBStore:
         state = self._published.get(path)
         if not isinstance(state, Unpublished):
             return succeed(self._usable(state))
-        return self._lanes.read(partial(self._read, path, START, 0, None)).addCallback(
+        return self._in_lane(partial(self._read, path, START, 0, None)).addCallback(
             self._looked, path
         )
 
@@ -281,7 +302,7 @@ class LMDBStore:
             data = self._remembered(usable, position, limit)
             if data is not None:
                 return succeed(Chunk(usable, position, data))
-        return self._lanes.read(partial(self._read, path, offset, limit, stream_id)).addCallback(
+        return self._in_lane(partial(self._read, path, offset, limit, stream_id)).addCallback(
             self._seen, path
         )
 
@@ -301,7 +322,7 @@ class LMDBStore:
         """What a function finds, in a reading lane."""
         if not self._open:
             return succeed(_STOPPING)
-        answer: Deferred[T | Refusal] = self._lanes.read(partial(self._ask, question))
+        answer: Deferred[T | Refusal] = self._in_lane(partial(self._ask, question))
         return answer
 
     def _ask(self, question: Callable[[Moment], T]) -> T | Refusal:
@@ -317,6 +338,10 @@ class LMDBStore:
         except KeyspaceFailed as failure:
             self._log.error("a read failed: {cause}", cause=failure)
             return _UNREADABLE
+
+    def _in_lane(self, look: Callable[[], T]) -> Deferred[T]:
+        meter, read = self._meter, self._lanes.read
+        return read(look) if meter is None else meter.timed(read, look)
 
     def watch_records(self, listener: NoteListener) -> None:
         """Tell ``listener`` of every change of a watched record."""
@@ -391,6 +416,44 @@ class LMDBStore:
             if newest:
                 self._recent.put(chunk.state.id, chunk.start, chunk.data)
         return chunk
+
+    # -- what operators ask -----------------------------------------------------------------------
+
+    def measure(self, meter: Meter) -> None:
+        """Count into ``meter`` from now on."""
+        self._meter = meter
+
+    def levels(self) -> Deferred[Levels | None]:
+        """How the store stands."""
+        if not self._open:
+            return succeed(None)
+        queued, size = self._queued, self._queued_bytes
+
+        def look() -> Levels | None:
+            try:
+                return Levels(queued, size, *self._keyspace.standing())
+            except KeyspaceFailed as failure:
+                self._log.error("the store's levels cannot be read: {reason}", reason=failure)
+                return None
+
+        return self._lanes.read(look)
+
+    def obstacle(self) -> Deferred[str | None]:
+        """Why nothing can be written, None where it can."""
+        if not self._open:
+            return succeed("the store is closed")
+        # Both lanes have to come round.
+        written = self._lanes.read(partial(write_obstacle, self._directory))
+        looked: Deferred[str | None] = Deferred()
+        found: list[str | None] = []
+        self._lanes.write(
+            _Chore(
+                lambda: found.append(self._committer.obstacle()),
+                lambda _: looked.callback(found[0] if found else "the committer met a bug"),
+            )
+        )
+        both: Deferred[list[str | None]] = gatherResults([written, looked])
+        return both.addCallback(lambda answers: answers[0] or answers[1])
 
     # -- housekeeping -----------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from durable_streams_tw.storage.interfaces import (
     Outcome,
 )
 from durable_streams_tw.storage.memory_tables import MemoryTables
+from durable_streams_tw.storage.meter import Levels, Meter
 from durable_streams_tw.storage.ordered_names import OrderedNames
 from durable_streams_tw.storage.tables import Table
 from durable_streams_tw.storage.telling import tell
@@ -103,6 +104,7 @@ class MemoryStore:
         self._listeners: list[Listener] = []
         self._note_listeners: list[NoteListener] = []
         self._telling = False
+        self._meter: Meter | None = None
         self._tables = MemoryTables()
         self._notes: list[Note] = []
         self.changes: list[Change] = []
@@ -124,7 +126,10 @@ class MemoryStore:
 
     def submit(self, command: Command) -> Deferred[Outcome]:
         """Carry out a command at once."""
+        known = len(self.changes)
         outcome = apply(self, command, self._now())
+        if self._meter is not None:
+            self._meter.count((command,), (outcome,), self.changes[known:])
         self._tell()
         return succeed(outcome)
 
@@ -158,6 +163,18 @@ class MemoryStore:
     def watch_records(self, listener: NoteListener) -> None:
         """Tell ``listener`` of every change of a watched record."""
         self._note_listeners.append(listener)
+
+    def measure(self, meter: Meter) -> None:
+        """Count into ``meter`` from now on."""
+        self._meter = meter
+
+    def levels(self) -> Deferred[Levels | None]:
+        """There is no disk."""
+        return succeed(None)
+
+    def obstacle(self) -> Deferred[str | None]:
+        """There is none."""
+        return succeed(None)
 
     def sweep(self) -> None:
         """End the streams whose time has come."""
