@@ -95,11 +95,19 @@ class ListingTests(SynchronousTestCase):
     def test_expiry(self) -> None:
         """A deadline as its client wrote it."""
         self.ask("PUT", ROOT + "a", Stream_Expires_At="2030-01-01T00:00:00+01:00")
+        self.assertEqual(self.page("pre%66ix=b")["streams"], [])
         self.assertEqual(self.page()["streams"][0]["expires_at"], "2030-01-01T00:00:00+01:00")
 
     def test_refused(self) -> None:
         """Questions that mean nothing, and other methods."""
-        for query in ("limit=0", "limit=1001", "limit=x", "prefix=%FF", "after=" + "x" * 2049):
+        for query in (
+            "limit=0",
+            "limit=1001",
+            "limit=x",
+            "prefix=%FF",
+            "after=" + "x" * 2049,
+            "prefix=a&pr%65fix=b",
+        ):
             answer = self.ask("GET", f"/-/streams?{query}")
             self.assertEqual(answer.status, 400, query)
             self.assertEqual(answer.header["content-type"], "application/problem+json")

@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qs
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -75,18 +75,22 @@ class Listing(Resource):
 
 
 def _asked(query: bytes) -> dict[str, Any]:
-    """The arguments of a query. Raises `Refused` (MALFORMED_REQUEST)."""
+    """The arguments of a query. Raises `Refused` (MALFORMED_REQUEST).
+
+    Taken apart as whoever guards this does (`guarded.may_list`), so that both see one prefix.
+    """
+    try:
+        given = parse_qs(query.decode("latin-1"), keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise Refused(Problem.MALFORMED_REQUEST, "the query is not UTF-8") from None
     asked: dict[str, Any] = {"limit": LISTING_PAGE}
-    for pair in query.split(b"&"):
-        raw_name, _, raw_value = pair.partition(b"=")
-        name = raw_name.decode("latin-1")
-        if name not in (*_TEXTS, "limit"):
-            # Parameters that nobody knows mean nothing (PROTOCOL.md §11.1).
+    # Parameters that nobody knows mean nothing (PROTOCOL.md §11.1).
+    for name in (*_TEXTS, "limit"):
+        if name not in given:
             continue
-        try:
-            value = unquote_to_bytes(raw_value.replace(b"+", b" ")).decode("utf-8")
-        except UnicodeDecodeError:
-            raise Refused(Problem.MALFORMED_REQUEST, f"{name} is not UTF-8") from None
+        value, *more = given[name]
+        if more:
+            raise Refused(Problem.MALFORMED_REQUEST, f"{name} is given twice")
         if name in _TEXTS:
             if len(value.encode("utf-8")) > MAX_PATH:
                 raise Refused(Problem.MALFORMED_REQUEST, f"{name} is longer than any name")

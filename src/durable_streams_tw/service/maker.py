@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from durable_streams_tw.server.embedded import DurableStreams
 from durable_streams_tw.service.certificates import TLSEndpoint
 from durable_streams_tw.service.configuration import Configuration
+from durable_streams_tw.service.operating import operator_tree
 from durable_streams_tw.service.options import Options
 from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.reloading import Reloading
@@ -65,7 +66,8 @@ def service_of(
         reactor=reactor,
         checkers=known,
     )
-    site = streams.door(root) if configuration["fast-channel"] else streams.site(root)
+    door = streams.door if configuration["fast-channel"] else streams.site
+    site = door(root, operator_tree(configuration, streams))
 
     def started() -> None:
         mouth.shut()

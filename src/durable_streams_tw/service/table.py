@@ -83,6 +83,7 @@ _READING = "Readers"
 _BOUNDS = "Bounds"
 _BROWSERS = "Browsers, caches, proxies"
 _CLIENTS = "Who may do what"
+_OPERATORS = "Operators"
 _WEBHOOKS = "Webhooks"
 
 TABLE: Final[tuple[Setting, ...]] = (
@@ -320,6 +321,20 @@ TABLE: Final[tuple[Setting, ...]] = (
         metavar="NAME",
         field="allowed_hosts",
         dev="local",
+    ),
+    _flag(
+        "listing",
+        _OPERATORS,
+        "list the streams at /-/streams",
+        more="Whoever may ask, which without `auth` is everybody, learns the names of all streams.",
+        dev="true",
+    ),
+    _flag(
+        "console",
+        _OPERATORS,
+        "serve a console for browsers at /-/console, and the listing with it",
+        more="See [the console](console.md).",
+        dev="true",
     ),
     Setting(
         name="public-url",

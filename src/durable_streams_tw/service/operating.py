@@ -1,0 +1,20 @@
+"""What operators find below ``/-/``."""
+
+from __future__ import annotations
+
+from durable_streams_tw.server.embedded import DurableStreams
+from durable_streams_tw.server.operators import OperatorTree
+from durable_streams_tw.service.configuration import Configuration
+
+
+def operator_tree(configuration: Configuration, streams: DurableStreams) -> OperatorTree:
+    """The tree that the settings ask for."""
+    tree = OperatorTree()
+    if configuration["listing"] or configuration["console"]:
+        tree.putChild(b"streams", streams.listing(configuration["root"]))
+    if configuration["console"]:
+        # Here, so that others need not wait for it.
+        from durable_streams_tw.server.console import Console
+
+        tree.putChild(b"console", Console())
+    return tree
