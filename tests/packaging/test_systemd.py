@@ -1,0 +1,64 @@
+"""The units of docs/how-to/systemd, as systemd reads them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+_UNITS = Path(__file__).parents[2] / "docs" / "how-to" / "systemd"
+_COMMAND = "/opt/durable-streams/bin/durable-streams-server"
+# Of ten. What it has is the network, and memory that can be written and executed.
+_EXPOSURE = 2.0
+
+
+class UnitTests(SynchronousTestCase):
+    """Both units, in a directory of their own."""
+
+    def setUp(self) -> None:
+        if shutil.which("systemd-analyze") is None:
+            raise SkipTest("systemd-analyze is not installed")
+        self.directory = Path(self.mktemp()).resolve()
+        self.directory.mkdir(parents=True)
+        for unit in _UNITS.iterdir():
+            # systemd looks whether the command is there, and here it is not.
+            text = unit.read_text("utf-8").replace(_COMMAND, sys.executable)
+            (self.directory / unit.name).write_text(text, "utf-8")
+
+    def analyze(self, *arguments: str) -> str:
+        """What systemd-analyze says."""
+        done = subprocess.run(
+            ["systemd-analyze", *arguments],
+            cwd=self.directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(done.returncode, 0, done.stdout)
+        return done.stdout
+
+    def test_nothing_is_unknown(self) -> None:
+        """But for what the older versions are known not to know."""
+        self.assertIn(_COMMAND, (_UNITS / "durable-streams.service").read_text("utf-8"))
+        version = int(self.analyze("--version").split()[1].partition(".")[0].partition("~")[0])
+        for kind in ("service", "socket"):
+            path = str(self.directory / f"durable-streams.{kind}")
+            said = self.analyze("verify", "--man=no", path).splitlines()
+            if version < 253:
+                said = [line for line in said if not line.endswith("ignoring: notify-reload")]
+            # It looks at what it depends on too, which is not ours.
+            ours = [line for line in said if "durable-streams" in line]
+            self.assertEqual(ours, [])
+
+    def test_hardened(self) -> None:
+        """systemd's own measure of what a service could do to its machine."""
+        path = str(self.directory / "durable-streams.service")
+        said = self.analyze("security", "--offline=true", "--no-pager", path)
+        found = re.search(r"Overall exposure level for durable-streams\.service: ([0-9.]+)", said)
+        assert found is not None, said
+        self.assertLess(float(found[1]), _EXPOSURE)
