@@ -48,8 +48,8 @@ class Rates:
         known = min(self._full_at.get(client, now), now + self._depth)
         full_at = max(known, now) + self._step
         late = full_at - self._depth - now
-        # Fractions add up: a billionth of a second is nobody's affair.
-        if late > 1e-9:
+        # Times since 1970 are exact to less than a microsecond only, and fractions add up.
+        if late > 1e-5:
             return late
         # Whoever was seen last stands last.
         self._full_at.pop(client, None)
