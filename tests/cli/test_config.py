@@ -111,6 +111,19 @@ class ShowTests(ConfigTestCase):
         self.assertNotIn("hunter2", text)
         self.assertRegex(text, "# secret is a secret +# --secret")
 
+    def test_secrets_of_auth(self) -> None:
+        """Neither `show` nor a refusal prints what a token's source is asked with."""
+        auth = "jwt:issuer=i,audience=a,jwks=https://me:hunter2@id.example/keys?hunter2"
+        result = self.run_config("show", f"--auth={auth}")
+        self.assertEqual(result.exit_code, 0)
+        self.assertIn("# with a secret: auth = [", result.output)
+        self.assertIn("id.example", result.output)
+        self.assertNotIn("hunter2", result.output)
+        for text in ("jwt:jwks=https://hunter2@id.example/ x", "memory:me:hunter2"):
+            result = self.run_config("check", f"--auth={text}")
+            self.assertEqual(result.exit_code, 2)
+            self.assertNotIn("hunter2", result.output)
+
     @given(
         st.fixed_dictionaries(
             {},

@@ -60,6 +60,22 @@ class DevTests(ServingTestCase):
             self.assertTrue(events.read().endswith(b"0\r\n\r\n"))
             self.assertEqual(dev.wait(), 0)
 
+    def test_no_patience(self) -> None:
+        """A second Ctrl-C ends it at once, whatever is under way."""
+        with self.start("dev", "--port=0") as dev:
+            # A body that never comes to its end.
+            writer = socket.create_connection(("127.0.0.1", dev.port), PATIENCE)
+            self.addCleanup(writer.close)
+            head = f"PUT {ROOT}a HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+            writer.sendall(f"{head}Content-Length: 10\r\n\r\n".encode())
+            self.assertIn(b"100", writer.recv(64))
+            port = dev.port
+            dev.signal(signal.SIGINT)
+            with self.assertRaises(ConnectionRefusedError):
+                while True:
+                    socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+            self.assertEqual(dev.stop(signal.SIGINT), -signal.SIGINT)
+
     def test_greeting(self) -> None:
         """The lines can be pasted into a shell: each is a curl command for that URL."""
         url = "http://127.0.0.1:4437/v1/stream/"

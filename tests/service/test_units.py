@@ -140,3 +140,17 @@ class UnitsTests(SynchronousTestCase):
         self.refused(units.endpoint, "an endpoint such as", "", " ")
         self.assertEqual(units.directory("x"), os.path.abspath("x"))
         self.refused(units.directory, "may not be empty", "")
+
+    def test_auth_shown(self) -> None:
+        """Paths and issuers may be printed, what a URL or a foreign kind carries may not."""
+        for text, shown in {
+            "file:tokens.toml": "file:tokens.toml",
+            "jwt:issuer=https://id.example,jwks=https://id.example/keys,audience=a": None,
+            "jwt:jwks=https://me:s3cret@id.example/keys?k=s3cret,audience=a": (
+                "jwt:jwks=https://***@id.example/keys?***,audience=a"
+            ),
+            "memory:user:s3cret": "memory:***",
+            "s3cret with spaces:s3cret": "s3cret with spaces:***",
+            "memory": "memory",
+        }.items():
+            self.assertEqual(units.auth_shown(text), shown or text)

@@ -88,7 +88,10 @@ def _line(setting: Setting, configuration: Configuration) -> str:
     if setting.directory:
         texts = (configuration[setting.name],)
     if setting.kind == "list":
-        return f"{setting.name} = [{', '.join(map(_quoted, texts))}]"
+        printed = tuple(map(setting.printable, texts))
+        # What lacks a part is no line of a file that could be used.
+        begin = "" if printed == texts else "# with a secret: "
+        return f"{begin}{setting.name} = [{', '.join(map(_quoted, printed))}]"
     return f"{setting.name} = {_quoted(texts[0])}"
 
 

@@ -32,9 +32,13 @@ def dev(**options: Any) -> None:
         configuration = Configuration([CommandLine(given(options)), Preset(PRESET, "dev")])
         from durable_streams_tw.service.foreground import serve
 
-        sys.exit(serve(configuration, greet=greet, quiet=True))
+        status = serve(configuration, greet=greet, quiet=True)
     except BadConfiguration as bad:
         raise Refused(bad) from None
+    if status == 0:
+        # Behind the ^C that a terminal shows.
+        click.echo("\nStopped.")
+    sys.exit(status)
 
 
 def greet(url: str) -> None:

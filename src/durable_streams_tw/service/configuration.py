@@ -85,7 +85,7 @@ class Configuration:
         source = self.source(name)
         subject = name if source is None else source.called(name)
         if text is not None and not SETTINGS[name].secret:
-            subject += f" {text}:"
+            subject += f" {SETTINGS[name].printable(text)}:"
         return BadConfiguration([f"{subject} {trouble}"])
 
     def _value(self, setting: Setting) -> Any:
@@ -94,7 +94,7 @@ class Configuration:
             try:
                 values.append(setting.parse(text))
             except BadValue as bad:
-                shown = "" if setting.secret else f", not {text!r}"
+                shown = "" if setting.secret else f", not {setting.printable(text)!r}"
                 raise self.refuse(setting.name, f"{bad}{shown}") from None
         if setting.kind == "list":
             return tuple(values)

@@ -21,6 +21,9 @@ from durable_streams_tw.service import units
 #: PROTOCOL.md §13.1.
 DEFAULT_PORT: Final = 4437
 
+#: Stands for what is not printed.
+HIDDEN: Final = units.HIDDEN
+
 #: What the variables of the environment begin with.
 PREFIX: Final = "DURABLE_STREAMS_"
 
@@ -33,7 +36,8 @@ class Setting(Struct, frozen=True, kw_only=True):
     all. A ``list`` may be given several times, and its default is split at spaces. ``parse``
     reads one text and raises `units.BadValue`.
 
-    ``secret`` keeps the value out of everything that is printed. ``dev`` is what the ``dev``
+    ``secret`` keeps the value out of everything that is printed; ``shown`` takes out of a text
+    what may be secret in it. ``dev`` is what the ``dev``
     command sets; ``in_dev`` says whether that command has the option.
     """
 
@@ -50,6 +54,7 @@ class Setting(Struct, frozen=True, kw_only=True):
     directory: bool = False
     field: str | None = None
     secret: bool = False
+    shown: Callable[[str], str] | None = None
     dev: str | None = None
     in_dev: bool = True
 
@@ -57,6 +62,12 @@ class Setting(Struct, frozen=True, kw_only=True):
     def variable(self) -> str:
         """Its variable in the environment."""
         return PREFIX + self.name.upper().replace("-", "_")
+
+    def printable(self, text: str) -> str:
+        """A text of it, without anything secret."""
+        if self.secret:
+            return HIDDEN
+        return text if self.shown is None else self.shown(text)
 
     @property
     def defaults(self) -> tuple[str, ...]:
@@ -276,6 +287,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             "See [who may do what](auth.md)."
         ),
         parse=units.auth,
+        shown=units.auth_shown,
         kind="list",
         metavar="KIND:ARGUMENT",
         in_dev=False,

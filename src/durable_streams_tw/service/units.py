@@ -41,6 +41,12 @@ _RATE: Final = re.compile(r"([0-9]{1,9})/([0-9.]*(?:ms|s|m|h))", re.ASCII)
 # RFC 3986 §3.3: segments without escapes, so that there is one way to write each.
 _ROOT: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/")
 
+# User and password of a URL, and its query.
+_URL_SECRETS: Final = re.compile(r"(?<=://)[^/?#,\s]*(?=@)|(?<=\?)[^,\s]*")
+
+#: Stands for what is not printed.
+HIDDEN: Final = "***"
+
 _DAY: Final = 24 * 3600
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
@@ -159,6 +165,17 @@ def auth(text: str) -> str:
     if re.fullmatch(r"[a-z][a-z0-9_-]*(?::\S*)?", text) is None:
         raise BadValue("is a kind and its argument, such as file:tokens.toml, without spaces")
     return text
+
+
+def auth_shown(text: str) -> str:
+    """The same without what may be secret: of URLs who asks and what for, and of kinds that are
+    not ours all but their name."""
+    kind, colon, _ = text.partition(":")
+    if kind == "file":
+        return text
+    if kind == "jwt":
+        return _URL_SECRETS.sub(HIDDEN, text)
+    return kind + colon + (HIDDEN if colon else "")
 
 
 def cookie(text: str) -> str:
