@@ -52,6 +52,17 @@ class Fanout:
         """How many connections there are."""
         return sum([len(feed.subscribers) for feed in self._around.feeds.values()])
 
+    @property
+    def lagging(self) -> int:
+        """How many of them are not caught up."""
+        feeds = self._around.feeds.values()
+        return sum([len(feed.subscribers) - len(feed.ready) for feed in feeds])
+
+    @property
+    def dropped(self) -> int:
+        """How many have been cut so far, or have gone while their transport was full."""
+        return self._around.dropped
+
     def subscribe(self, chunk: Chunk, cursor: int | None, sink: Sink) -> Subscriber:
         """Send a stream to ``sink``, beginning with ``chunk``, which was just read.
 

@@ -64,7 +64,9 @@ NEW, BEHIND, READY, DONE = Place.NEW, Place.BEHIND, Place.READY, Place.DONE
 class Surroundings:
     """What all feeds of a server share."""
 
-    __slots__ = ("clock", "comments", "feeds", "reconnects", "stopping", "store", "tails")
+    __slots__ = (
+        *("clock", "comments", "dropped", "feeds", "reconnects", "stopping", "store", "tails"),
+    )
 
     def __init__(
         self,
@@ -81,6 +83,8 @@ class Surroundings:
         self.reconnects = reconnects
         self.feeds: dict[int, Feed] = {}
         self.stopping = False
+        # Connections that ended before they had all: cut, or given up while they lagged.
+        self.dropped = 0
 
 
 @implementer(IPushProducer)
@@ -147,7 +151,8 @@ class Subscriber:
 
     def stopProducing(self) -> None:
         """The client is gone: forget it, without a word to the sink."""
-        self._leave()
+        if self._leave() and self._paused:
+            self.feed.around.dropped += 1
 
     # -- the feed's and the tails' -------------------------------------------------------------
 
@@ -223,6 +228,7 @@ class Subscriber:
     def abort(self) -> None:
         """Cut the connection."""
         if self._leave():
+            self.feed.around.dropped += 1
             try:
                 self._sink.abort()
             except Exception:  # noqa: BLE001 - the sink's bug is nobody else's

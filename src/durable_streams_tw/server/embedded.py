@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from datetime import datetime
 from random import random
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +27,7 @@ from durable_streams_tw.server.control import ControlOperations
 from durable_streams_tw.server.following import Following
 from durable_streams_tw.server.guarded import GuardedOperators
 from durable_streams_tw.server.listing import Listing
+from durable_streams_tw.server.observed import Observed
 from durable_streams_tw.server.operators import Front
 from durable_streams_tw.server.policies import Policies
 from durable_streams_tw.server.reads import Reads
@@ -89,7 +90,7 @@ class DurableStreams(Service):
         if store is None:
             store = MemoryStore(self._now, reactor) if data_dir is None else self._on_disk(data_dir)
         self._store = store
-        tails = Tails(store, reactor)
+        self._tails = tails = Tails(store, reactor)
         self._long_polls = LongPolls(store, tails, reactor, settings.long_poll_timeout)
         self._fanout = Fanout(store, tails, reactor, settings.sse_reconnect_interval, random=random)
         self._writing = Writing(store, self._now, self._in_thread)
@@ -109,6 +110,8 @@ class DurableStreams(Service):
             max_chunk=settings.max_chunk,
             private=settings.private or bool(checkers),
         )
+        # Connections of the outermost door.
+        self._connections: Sized = ()
         # Where the ports are, as far as anybody has said.
         self._reached_at: str | None = None
         self._loopback: bool | None = None
@@ -205,21 +208,39 @@ class DurableStreams(Service):
             if self.admission is not None:
                 operators = GuardedOperators(operators, self.admission)
             resource = Front(operators, resource)
-        return StreamSite(resource, self._policies, self._settings, self._reactor)
+        site = StreamSite(resource, self._policies, self._settings, self._reactor)
+        self._connections = site.connections
+        return site
 
     def door(self, root: bytes = b"v1/stream/", operators: IResource | None = None) -> FastDoor:
         """The same as a factory that answers HTTP/1.1 requests for streams by itself, much faster.
 
         All else it leaves to a `site`.
         """
-        return FastDoor(
+        door = FastDoor(
             self._served, self.site(root, operators), self._reactor, b"/" + root, self._settings
         )
+        self._connections = door.connections
+        return door
 
     def listing(self, root: bytes = b"v1/stream/") -> IResource:
         """What lists the streams for operators, to be put into their tree as ``streams``."""
         listing: IResource = Listing(self._store, root)
         return listing
+
+    def observed(self) -> Observed:
+        """What operators see of these streams; counting begins now."""
+        return Observed(
+            self._store,
+            self._fanout,
+            self._long_polls,
+            self._tails,
+            self._subscriptions.calls,
+            lambda: self._connections,
+            self._reactor,
+            self._in_thread,
+            not isinstance(self._store, MemoryStore),
+        )
 
     # -- in the process ---------------------------------------------------------------------
 

@@ -53,6 +53,8 @@ class Subscriptions:
         self.tokens = Tokens(lambda: self.keyring.secret, reactor.seconds)
         self._caller = caller or Caller(reactor, allow_local)
         deliveries = Deliveries(store, self._caller.post, self.keyring, self.tokens, base, random)
+        #: Webhook calls by what came of them.
+        self.calls = deliveries.calls
         self._wakes = Wakes(store, deliveries.deliver, reactor)
 
     def start(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -68,6 +69,8 @@ class Deliveries:
         self._base = base
         self._random = random
         self._room = DeferredSemaphore(MAX_DELIVERIES)
+        #: Calls by what came of them: done, accepted, refused (another status), failed.
+        self.calls: Counter[str] = Counter()
 
     def deliver(self, state: Subscription) -> Deferred[bool]:
         """Call the webhook of a wake. Whether the store knows now what came of it.
@@ -113,13 +116,17 @@ class Deliveries:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
             detail = error.refusal.detail if isinstance(error, Refused) else repr(error)
             self._log.info("the webhook of {id!r} failed: {why}", id=state.id, why=detail)
+            self.calls["failed"] += 1
             return Result.FAILED
         if not 200 <= answered.status < 300:
             self._log.info(
                 "the webhook of {id!r} answered {status}", id=state.id, status=answered.status
             )
+            self.calls["refused"] += 1
             return Result.FAILED
-        return Result.DONE if _says_done(answered.body) else Result.ACCEPTED
+        done = _says_done(answered.body)
+        self.calls["done" if done else "accepted"] += 1
+        return Result.DONE if done else Result.ACCEPTED
 
     def _body(self, state: Subscription, items: tuple[WorkItem, ...], base: str) -> bytes:
         told = {

@@ -1,0 +1,1 @@
+"""What operators see: metrics, probes, logs for machines, traces."""

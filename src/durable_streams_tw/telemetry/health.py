@@ -1,0 +1,136 @@
+"""Probes: ``/-/live`` says that the reactor turns, ``/-/ready`` that writes would succeed.
+
+Live is for whoever restarts a process that hangs, ready for whoever sends it requests. A full
+disk is no reason for a restart, so only ready tells of it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from durable_streams_tw.server import operators
+from durable_streams_tw.server.messages import Response
+from durable_streams_tw.server.observed import Observed
+from durable_streams_tw.server.tree import send
+from durable_streams_tw.telemetry.answering import answer_later
+
+#: How long writing may take that is well (seconds). Probes are given a few, by whoever asks.
+READY_TIMEOUT: Final = 2.0
+
+#: For how long what was found is told again (seconds): probes of many cost the disk one write.
+READY_FOR: Final = 1.0
+
+_JSON: Final = b"application/json"
+_SLOW: Final = f"nothing was written for {READY_TIMEOUT:g} s: the disk hangs, or its thread is dead"
+
+
+class Live(Resource):
+    """``GET /-/live``: whoever reads the answer knows that the process serves."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        Resource.__init__(self)
+
+    def render(self, request: Request) -> Any:
+        """Answer at once."""
+        if request.postpath:
+            return operators.Missing().render(request)
+        if request.method not in (b"GET", b"HEAD"):
+            return send(operators.read_only(), request)
+        return send(_told(200, "live"), request)
+
+
+class Readiness:
+    """Whether writes would succeed, found out in threads; asked by as many as like.
+
+    While one look is under way all share it, so a disk that hangs costs one thread, not one
+    for each probe.
+    """
+
+    _log = Logger()
+
+    def __init__(self, observed: Observed) -> None:
+        self._observed = observed
+        self._clock = observed.reactor
+        self._looking = False
+        self._waiting: list[Deferred[str | None]] = []
+        self._found: str | None = None
+        self._found_at = -READY_FOR
+        self._was_ready = True
+
+    def obstacle(self) -> Deferred[str | None]:
+        """Why the server is not ready, None where it is. Fires in `READY_TIMEOUT` seconds."""
+        answer: Deferred[str | None] = Deferred(self._left)
+        if not self._looking and self._clock.seconds() - self._found_at < READY_FOR:
+            answer.callback(self._found)
+            return answer
+        self._waiting.append(answer)
+        answer.addTimeout(READY_TIMEOUT, self._clock, lambda _, __: _SLOW)
+        answer.addCallback(self._noted)
+        if not self._looking:
+            self._looking = True
+            self._observed.obstacle().addErrback(_bug).addCallback(self._looked)
+        return answer
+
+    def _left(self, answer: Deferred[str | None]) -> None:
+        self._waiting.remove(answer)
+
+    def _looked(self, found: str | None) -> None:
+        self._looking = False
+        self._found, self._found_at = found, self._clock.seconds()
+        waiting, self._waiting = self._waiting, []
+        for answer in waiting:
+            answer.callback(found)
+
+    def _noted(self, found: str | None) -> str | None:
+        ready = found is None
+        if ready is not self._was_ready:
+            self._was_ready = ready
+            if ready:
+                self._log.info("ready again")
+            else:
+                self._log.warn("not ready: {why}", why=found)
+        return found
+
+
+class Ready(Resource):
+    """``GET /-/ready``: 200 where the store is open, its disk takes bytes and the committer
+    comes round; 503 with a sentence where not."""
+
+    isLeaf = True
+
+    def __init__(self, observed: Observed) -> None:
+        Resource.__init__(self)
+        self._readiness = Readiness(observed)
+
+    def render(self, request: Request) -> Any:
+        """Answer when that is known."""
+        if request.postpath:
+            return operators.Missing().render(request)
+        if request.method not in (b"GET", b"HEAD"):
+            return send(operators.read_only(), request)
+        return answer_later(request, self._readiness.obstacle().addCallback(_ready))
+
+
+def _ready(obstacle: str | None) -> Response:
+    if obstacle is None:
+        return _told(200, "ready")
+    return _told(503, "not ready", obstacle)
+
+
+def _told(status: int, word: str, why: str | None = None) -> Response:
+    said = {"status": word} if why is None else {"status": word, "why": why}
+    return operators.page(status, _JSON, json.dumps(said).encode("ascii") + b"\n")
+
+
+def _bug(failure: Failure) -> str:
+    Readiness._log.failure("looking at the store failed", failure)
+    return "the server met a bug; its log says more"

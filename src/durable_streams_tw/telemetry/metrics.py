@@ -1,0 +1,190 @@
+"""``/-/metrics`` for Prometheus: counters are read, and levels asked for, when it scrapes.
+
+Nothing is kept twice: the registry has one collector, which reads what the streams count
+anyway, and a registry of its own, so that an application's metrics and these do not mix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from durable_streams_tw import __version__
+from durable_streams_tw.server import operators
+from durable_streams_tw.server.messages import Response
+from durable_streams_tw.server.observed import Observed
+from durable_streams_tw.server.tree import send
+from durable_streams_tw.storage.meter import Distribution, Levels
+from durable_streams_tw.telemetry import families
+from durable_streams_tw.telemetry.answering import answer_later
+from durable_streams_tw.telemetry.families import Family
+
+#: How long a scrape waits for the disk's levels (seconds); then it goes without them.
+LEVELS_TIMEOUT: Final = 2.0
+
+
+class Exposition:
+    """The metrics of one set of streams, as text."""
+
+    def __init__(self, observed: Observed) -> None:
+        # prometheus_client takes a while to import: nobody waits for it who does not scrape.
+        from prometheus_client import CollectorRegistry, ProcessCollector
+
+        self._observed = observed
+        self._registry = CollectorRegistry()
+        self._levels: Levels | None = None
+        ProcessCollector(namespace=families.NAMESPACE, registry=self._registry)
+        collector: Any = self
+        self._registry.register(collector)
+
+    def text(self, accept: str, levels: Levels | None) -> tuple[bytes, str]:
+        """The exposition in the format that is liked best, and its content type."""
+        from prometheus_client.exposition import choose_encoder
+
+        self._levels = levels
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+    def describe(self) -> Iterable[Any]:
+        """Nothing beforehand: registering must not read."""
+        return ()
+
+    def collect(self) -> Iterator[Any]:
+        """All families with their values now (for the registry)."""
+        observed = self._observed
+        meter, levels = observed.meter, self._levels
+        commands = {
+            (operation, result): 0
+            for operation in families.OPERATIONS
+            for result in families.RESULTS
+        }
+        yield _labelled(families.COMMANDS, {**commands, **meter.commands})
+        yield _labelled(families.BODY_BYTES, {**dict.fromkeys(families.RESULTS, 0), **meter.sizes})
+        yield _labelled(families.REFUSALS, meter.refusals)
+        yield _labelled(
+            families.WEBHOOK_CALLS, {**dict.fromkeys(families.CALL_RESULTS, 0), **observed.calls}
+        )
+        yield _single(families.CONNECTIONS, observed.connections)
+        yield _labelled(
+            families.SUBSCRIBERS,
+            {"long_poll": observed.long_polls, "sse": observed.event_streams},
+        )
+        yield _single(families.LAGGING, observed.lagging)
+        yield _single(families.DROPPED, observed.dropped)
+        yield _single(families.FOLLOWED, observed.followed)
+        yield _labelled(families.BUILD, {__version__: 1})
+        if not observed.on_disk:
+            return
+        yield _histogram(families.BATCH_SIZE, meter.batch_size)
+        yield _histogram(families.BATCH_SECONDS, meter.batch_seconds)
+        yield _histogram(families.COMMIT_SECONDS, meter.commit_seconds)
+        yield _histogram(families.QUEUE_SECONDS, meter.queue_seconds)
+        yield _histogram(families.READ_WAIT_SECONDS, meter.read_wait_seconds)
+        yield _single(families.COMMITS, meter.commits)
+        yield _single(families.FAILED_BATCHES, meter.failures)
+        if levels is None:
+            return
+        yield _single(families.QUEUED, levels.queued)
+        yield _single(families.QUEUED_BYTES, levels.queued_size)
+        yield _single(families.MAP_USED, levels.map_used)
+        yield _single(families.MAP_FREE, max(0, levels.map_size - levels.map_used))
+        yield _single(families.FILE_SIZE, levels.file_size)
+        yield _single(families.DISK_FREE, levels.disk_free)
+        yield _single(families.READERS, levels.readers)
+        yield _single(families.READER_LAG, levels.reader_lag)
+
+
+class Metrics(Resource):
+    """``GET /-/metrics``."""
+
+    isLeaf = True
+
+    def __init__(self, observed: Observed) -> None:
+        Resource.__init__(self)
+        self._observed = observed
+        self._exposition: Exposition | None = None
+
+    def render(self, request: Request) -> Any:
+        """Answer once the disk has said how it stands, or without it."""
+        if request.postpath:
+            return operators.Missing().render(request)
+        if request.method not in (b"GET", b"HEAD"):
+            return send(operators.read_only(), request)
+        accept = request.getHeader("accept") or ""
+        told: Deferred[Any] = self._levels().addCallback(self._exposed, accept)
+        return answer_later(request, told)
+
+    def _levels(self) -> Deferred[Levels | None]:
+        observed = self._observed
+        levels: Deferred[Levels | None] = Deferred()
+        # What hangs may answer after all, when nobody waits any more.
+        observed.levels().addCallbacks(
+            lambda found: None if levels.called else levels.callback(found),
+            lambda failure: None if levels.called else levels.errback(failure),
+        )
+        return levels.addTimeout(LEVELS_TIMEOUT, observed.reactor, _without)
+
+    def _exposed(self, levels: Levels | None, accept: str) -> Response | Deferred[Response]:
+        if self._exposition is None:
+            made: Deferred[Exposition] = self._observed.in_thread(Exposition, self._observed)
+            return made.addCallback(self._keep).addCallback(
+                lambda exposition: _page(exposition, accept, levels)
+            )
+        return _page(self._exposition, accept, levels)
+
+    def _keep(self, exposition: Exposition) -> Exposition:
+        self._exposition = self._exposition or exposition
+        return self._exposition
+
+
+def _page(exposition: Exposition, accept: str, levels: Levels | None) -> Response:
+    text, content_type = exposition.text(accept, levels)
+    return operators.page(200, content_type.encode("ascii"), text)
+
+
+def _without(_: object, timeout: float) -> None:
+    """The time is over: go on without levels."""
+
+
+def _labelled(family: Family, values: Any) -> Any:
+    made = _metric(family)
+    for labels, value in values.items():
+        made.add_metric((labels,) if isinstance(labels, str) else labels, value)
+    return made
+
+
+def _single(family: Family, value: float) -> Any:
+    made = _metric(family)
+    made.add_metric((), value)
+    return made
+
+
+def _histogram(family: Family, distribution: Distribution) -> Any:
+    made = _metric(family)
+    running = 0
+    buckets = []
+    for bound, count in zip((*distribution.bounds, "+Inf"), distribution.counts, strict=True):
+        running += count
+        buckets.append((str(bound), running))
+    made.add_metric((), buckets, distribution.total)
+    return made
+
+
+def _metric(family: Family) -> Any:
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+
+    kinds: dict[str, Any] = {
+        "counter": CounterMetricFamily,
+        "gauge": GaugeMetricFamily,
+        "histogram": HistogramMetricFamily,
+    }
+    name = f"{families.NAMESPACE}_{family.name}"
+    return kinds[family.kind](name, family.meaning, labels=family.labels)
