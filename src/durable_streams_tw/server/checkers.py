@@ -133,26 +133,39 @@ class JwtTokens:
         """Whose token it is. Fails with `Rejected`, and with `CannotTell`."""
         token: str = credentials.token
         try:
-            plan = self._freshness.known(self._clock.seconds())
-            if plan is Keys.USE or plan is Keys.REFRESH:
-                if plan is Keys.REFRESH:
-                    self._begin()
-                try:
-                    return succeed(self._check(token))
-                except UnknownKey:
-                    if not self._fetching and not self._freshness.unknown(self._clock.seconds()):
-                        raise
-            elif plan is Keys.REFUSE and not self._fetching:
-                raise self._cannot_tell()
+            wait = self._must_wait(token)
+            if isinstance(wait, Identity):
+                return succeed(wait)
+        except (Invalid, CannotTell) as error:
+            return fail(self._answer(error))
+        return wait.addCallback(lambda _: self._check(token)).addErrback(self._explained)
+
+    def _must_wait(self, token: str) -> Identity | Deferred[None]:
+        """Whose token it is, or what has to be waited for."""
+        plan = self._freshness.known(self._clock.seconds())
+        if plan is Keys.REFRESH:
             self._begin()
-            return self._wait().addCallback(lambda _: self._check(token))
-        except UnknownKey as unknown:
-            # It may be new, where the issuer has not answered when it was asked last.
-            return fail(self._cannot_tell() if self._failed else Rejected(str(unknown)))
-        except Invalid as invalid:
-            return fail(Rejected(str(invalid)))
-        except CannotTell as sorry:
-            return fail(sorry)
+        if plan is Keys.USE or plan is Keys.REFRESH:
+            try:
+                return self._check(token)
+            except UnknownKey:
+                if not self._fetching and not self._freshness.unknown(self._clock.seconds()):
+                    raise
+        elif plan is Keys.REFUSE and not self._fetching:
+            raise self._cannot_tell()
+        self._begin()
+        return self._wait()
+
+    def _explained(self, failure: Failure) -> Failure:
+        error = failure.value
+        return Failure(self._answer(error)) if isinstance(error, Invalid) else failure
+
+    def _answer(self, error: Exception) -> Exception:
+        """What is said of a token, once everything is known that can be."""
+        if isinstance(error, UnknownKey) and self._failed:
+            # It may be new: the issuer has not answered when it was asked last.
+            return self._cannot_tell()
+        return Rejected(str(error)) if isinstance(error, Invalid) else error
 
     # -- tokens -------------------------------------------------------------------------------
 
