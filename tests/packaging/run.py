@@ -12,8 +12,8 @@ import zipfile
 from pathlib import Path
 
 TOP = Path(__file__).parent.parent.parent
-PLUGIN = "twisted/plugins/durable_streams_tw.py"
-NEEDED = ("durable_streams_tw/__init__.py", "durable_streams_tw/py.typed", PLUGIN)
+PLUGINS = ("twisted/plugins/durable_streams_tw.py", "twisted/plugins/durable_streams_tw_auth.py")
+NEEDED = ("durable_streams_tw/__init__.py", "durable_streams_tw/py.typed", *PLUGINS)
 PACKAGES = ("durable_streams_tw/", "twisted/plugins/", "durable_streams_tw-")
 
 
@@ -40,7 +40,7 @@ def wheel_faults(wheel: Path) -> list[str]:
     if not any(name.endswith("LICENSE") for name in names):
         faults.append("the wheel lacks the licence")
     for name in names:
-        foreign = name.startswith("twisted/") and name != PLUGIN
+        foreign = name.startswith("twisted/") and name not in PLUGINS
         if foreign or not name.startswith(PACKAGES):
             faults.append(f"the wheel has {name}")
     return faults
@@ -59,6 +59,9 @@ def install_faults(kind: str, what: list[str], scratch: Path) -> list[str]:
             faults.append(f"{kind}: the {attempt} twistd --help does not list durable-streams")
     if "--data-dir" not in output_of(twistd, "durable-streams", "--help", cwd=scratch):
         faults.append(f"{kind}: twistd durable-streams --help does not name --data-dir")
+    server = home / "bin" / "durable-streams-server"
+    if "good" not in output_of(server, "config", "check", "--data-dir=x", cwd=scratch):
+        faults.append(f"{kind}: durable-streams-server does not find good settings good")
     place = "import durable_streams_tw as d, pathlib; print(pathlib.Path(d.__file__).resolve())"
     found = Path(output_of(python, "-c", place, cwd=scratch).strip())
     expected = TOP / "src" if kind == "editable" else home.resolve()
