@@ -335,6 +335,13 @@ TABLE: Final[tuple[Setting, ...]] = (
         dev="local",
     ),
     _flag(
+        "metrics",
+        _OPERATORS,
+        "count what is done, for Prometheus, at /-/metrics",
+        more="Numbers only, no names: see [observability](observability.md).",
+        default="true",
+    ),
+    _flag(
         "listing",
         _OPERATORS,
         "list the streams at /-/streams",

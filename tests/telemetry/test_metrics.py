@@ -1,0 +1,309 @@
+"""``/-/metrics``: whole scrapes, read as Prometheus reads them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.server.embedded import DurableStreams
+from durable_streams_tw.server.operators import OperatorTree
+from durable_streams_tw.storage.lmdbstore import LMDBStore
+from durable_streams_tw.storage.meter import Distribution, Meter
+from durable_streams_tw.telemetry import families
+from durable_streams_tw.telemetry.metrics import LEVELS_TIMEOUT, Metrics
+from tests.server.house import MORNING, ROOT, Answer, Client, at_once
+from tests.storage.inline_lanes import InlineLanes
+from tests.storage.lmdb_rig import scratch_directory
+
+_TOP = Path(__file__).parent.parent.parent
+_OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+_SECRET = "c4n4ry"
+
+
+class _Scraping(SynchronousTestCase):
+    def serve(self, streams: DurableStreams) -> None:
+        """Start a server, with metrics."""
+        streams.startService()
+        self.addCleanup(lambda: self.successResultOf(streams.stopService()))
+        self.streams = streams
+        self.observed = streams.observed()
+        tree = OperatorTree()
+        tree.putChild(b"metrics", Metrics(self.observed))
+        self.site = streams.site(b"v1/stream/", tree)
+
+    def connect(self) -> Client:
+        """A new connection."""
+        client = Client(self.site)
+        self.addCleanup(client.leave)
+        return client
+
+    def ask(self, method: str, path: str, body: bytes | None = None, **header: str) -> Answer:
+        """A request for a stream."""
+        given = {"Content-Type": "text/plain"}
+        given |= {name.replace("_", "-"): value for name, value in header.items()}
+        return self.connect().ask(method, ROOT + path, given, body)
+
+    def scrape(self) -> dict[str, float]:
+        """All samples, by name and labels."""
+        answer = self.connect().ask("GET", "/-/metrics")
+        self.assertEqual(answer.status, 200)
+        return self.samples(answer)
+
+    def samples(self, answer: Answer) -> dict[str, float]:
+        """A scrape's samples."""
+        found = {}
+        for family in text_string_to_metric_families(answer.body.decode("utf-8")):
+            self.assertTrue(family.documentation, family.name)
+            for sample in family.samples:
+                labels = ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()))
+                found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        return found
+
+
+class MemoryMetricsTests(_Scraping):
+    """Streams in memory."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.rightNow = MORNING
+        self.serve(DurableStreams(reactor=self.clock, in_thread=at_once))
+
+    def test_from_the_start(self) -> None:
+        """A counter is there before the first event, so that its rate is right."""
+        samples = self.scrape()
+        for operation in families.OPERATIONS:
+            for result in families.RESULTS:
+                key = f"durable_streams_commands_total{{operation={operation},result={result}}}"
+                self.assertEqual(samples[key], 0)
+        for result in families.CALL_RESULTS:
+            self.assertEqual(samples[f"durable_streams_webhook_calls_total{{result={result}}}"], 0)
+
+    def test_writes(self) -> None:
+        """What requests have come to."""
+        self.ask("PUT", "a", b"123")
+        self.ask("POST", "a", b"4567")
+        self.ask("POST", "missing", b"4567")
+        self.ask("DELETE", "a")
+        samples = self.scrape()
+        told = {
+            key.removeprefix("durable_streams_"): value
+            for key, value in samples.items()
+            if key.split("{")[0].endswith("_total") and value and "process" not in key
+        }
+        self.assertEqual(
+            told,
+            {
+                "commands_total{operation=append,result=done}": 1,
+                "commands_total{operation=append,result=refused}": 1,
+                "commands_total{operation=create,result=done}": 1,
+                "commands_total{operation=delete,result=done}": 1,
+                "body_bytes_total{result=done}": 7,
+                "body_bytes_total{result=refused}": 4,
+                "refusals_total{problem=stream-not-found}": 1,
+            },
+        )
+
+    def test_readers(self) -> None:
+        """Who follows, who lags, and who was dropped."""
+        self.ask("PUT", "a", b"123")
+        follower, waiter = self.connect(), self.connect()
+        follower.request("GET", f"{ROOT}a?offset=-1&live=sse")
+        waiter.request("GET", f"{ROOT}a?offset=now&live=long-poll")
+        self.clock.pump([0] * 5)
+        samples = self.scrape()
+        self.assertEqual(samples["durable_streams_live_subscribers{kind=sse}"], 1)
+        self.assertEqual(samples["durable_streams_live_subscribers{kind=long_poll}"], 1)
+        self.assertEqual(samples["durable_streams_followed_streams"], 1)
+        self.assertEqual(samples["durable_streams_lagging_subscribers"], 0)
+        self.assertEqual(samples["durable_streams_connections"], len(self.site.connections))
+        producer: Any = follower.transport.producer
+        producer.pauseProducing()
+        self.ask("POST", "a", b"456")
+        self.clock.pump([0] * 5)
+        self.assertEqual(self.scrape()["durable_streams_lagging_subscribers"], 1)
+        follower.leave()
+        samples = self.scrape()
+        self.assertEqual(samples["durable_streams_lagging_subscribers"], 0)
+        self.assertEqual(samples["durable_streams_dropped_subscribers_total"], 1)
+
+    def test_webhooks(self) -> None:
+        """Calls by result."""
+        calls: Any = self.observed.calls
+        calls["failed"] += 2
+        self.assertEqual(self.scrape()["durable_streams_webhook_calls_total{result=failed}"], 2)
+
+    def test_nothing_of_a_disk(self) -> None:
+        """What is not there is not told as nothing."""
+        names = {key.split("{")[0] for key in self.scrape()}
+        for family in families.ON_DISK:
+            self.assertNotIn(family.full_name, names)
+
+    def test_no_names(self) -> None:
+        """Neither paths nor anything else that a client chose is told."""
+        secret = {"Producer-Id": _SECRET, "Producer-Epoch": "0", "Producer-Seq": "0"}
+        self.ask("PUT", _SECRET, _SECRET.encode())
+        self.ask("POST", _SECRET, _SECRET.encode(), **secret, Authorization=f"Bearer {_SECRET}")
+        self.ask("PUT", f"__ds/subscriptions/{_SECRET}", b'{"type": "%s"}' % _SECRET.encode())
+        answer = self.connect().ask("GET", f"/-/metrics?{_SECRET}", {"X-A": _SECRET})
+        self.assertEqual(answer.status, 200)
+        self.assertNotIn(_SECRET.encode(), answer.body)
+
+    def test_formats(self) -> None:
+        """The classic text, or OpenMetrics where it is asked for; never kept by caches."""
+        self.ask("PUT", "a", b"123")
+        classic = self.connect().ask("GET", "/-/metrics")
+        self.assertEqual(classic.header["content-type"].partition(";")[0], "text/plain")
+        self.assertEqual(classic.header["cache-control"], "no-store")
+        answer = self.connect().ask("GET", "/-/metrics", {"Accept": _OPENMETRICS})
+        kind = answer.header["content-type"].partition(";")[0]
+        self.assertEqual(kind, "application/openmetrics-text")
+        names = {
+            family.name
+            for family in openmetrics.text_string_to_metric_families(answer.body.decode("utf-8"))
+        }
+        self.assertIn("durable_streams_commands", names)
+
+    def test_methods_and_names(self) -> None:
+        """It is for looking at."""
+        self.assertEqual(self.connect().ask("POST", "/-/metrics", {}, b"").status, 405)
+        self.assertEqual(self.connect().ask("GET", "/-/metrics/x").status, 404)
+
+    def test_registries_of_their_own(self) -> None:
+        """Two servers in a process do not meet."""
+        other = DurableStreams(reactor=self.clock, in_thread=at_once)
+        other.startService()
+        self.addCleanup(other.stopService)
+        self.ask("PUT", "a", b"123")
+        tree = OperatorTree()
+        tree.putChild(b"metrics", Metrics(other.observed()))
+        client = Client(other.site(b"v1/stream/", tree))
+        self.addCleanup(client.leave)
+        key = "durable_streams_body_bytes_total{result=done}"
+        self.assertEqual(self.samples(client.ask("GET", "/-/metrics"))[key], 0)
+        self.assertEqual(self.scrape()[key], 3)
+
+
+class DurableMetricsTests(_Scraping):
+    """Streams on a disk."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.rightNow = MORNING
+        lanes = InlineLanes()
+        now = lambda: int(self.clock.seconds() * 1000)  # noqa: E731
+        directory = scratch_directory()
+        self.addCleanup(shutil.rmtree, directory)
+        self.store = LMDBStore(directory, self.clock, lanes, now=now)
+        self.serve(DurableStreams(reactor=self.clock, store=self.store, in_thread=at_once))
+
+    def test_all(self) -> None:
+        """Every family of the table is there, and no other."""
+        self.ask("PUT", "a", b"123")
+        self.ask("POST", "missing", b"123")
+        told = {key.split("{")[0] for key in self.scrape()}
+        told = {name for name in told if not name.startswith("durable_streams_process_")}
+        known = set()
+        for family in families.FAMILIES:
+            histogram = family.kind == "histogram"
+            for ending in ("_bucket", "_count", "_sum") if histogram else ("",):
+                known.add(family.full_name + ending)
+        self.assertEqual(told, known)
+
+    def test_levels(self) -> None:
+        """What the disk says, and what batches took."""
+        self.ask("PUT", "a", b"1" * 100_000)
+        samples = self.scrape()
+        self.assertGreater(samples["durable_streams_map_used_bytes"], 100_000)
+        self.assertGreater(samples["durable_streams_disk_free_bytes"], 0)
+        self.assertEqual(samples["durable_streams_commits_total"], 1)
+        self.assertEqual(samples["durable_streams_batch_size_sum"], 1)
+        self.assertEqual(samples["durable_streams_batch_size_bucket{le=1.0}"], 1)
+        self.assertEqual(samples["durable_streams_batch_size_bucket{le=+Inf}"], 1)
+        self.assertEqual(samples["durable_streams_commit_seconds_count"], 1)
+
+    def test_a_disk_that_hangs(self) -> None:
+        """A scrape waits for it only so long, and the numbers that need none come."""
+        late: Deferred[Any] = Deferred()
+        self.patch(self.observed, "levels", lambda: late)
+        client = self.connect()
+        client.request("GET", "/-/metrics")
+        self.assertEqual(client.answers(), [])
+        self.clock.advance(LEVELS_TIMEOUT)
+        (answer,) = client.answers()
+        samples = self.samples(answer)
+        self.assertIn("durable_streams_commits_total", samples)
+        self.assertNotIn("durable_streams_disk_free_bytes", samples)
+        late.callback(None)
+
+    def test_a_scraper_that_leaves(self) -> None:
+        """Nobody is answered, and nothing is logged."""
+        late: Deferred[Any] = Deferred()
+        self.patch(self.observed, "levels", lambda: late)
+        client = self.connect()
+        client.request("GET", "/-/metrics")
+        client.leave()
+        late.callback(None)
+        self.assertEqual(client.transport.value(), b"")
+
+    def test_a_bug(self) -> None:
+        """500, and the log has it."""
+        self.patch(self.observed, "levels", lambda: fail(ZeroDivisionError()))
+        self.assertEqual(self.connect().ask("GET", "/-/metrics").status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.patch(self.observed, "levels", lambda: succeed(None))
+        self.assertEqual(self.connect().ask("GET", "/-/metrics").status, 200)
+
+
+class HistogramTests(SynchronousTestCase):
+    """Bounds are of use only if values lie between them."""
+
+    def test_bounds(self) -> None:
+        """They rise."""
+        found = [value for value in vars(Meter()).values() if isinstance(value, Distribution)]
+        self.assertEqual(len(found), 5)
+        for distribution in found:
+            self.assertEqual(list(distribution.bounds), sorted(set(distribution.bounds)))
+
+
+class PageTests(SynchronousTestCase):
+    """docs/observability.md and the dashboard against the table."""
+
+    def test_page(self) -> None:
+        """Every metric has its row, with kind, labels and meaning, and no other has one."""
+        page = (_TOP / "docs" / "observability.md").read_text("utf-8")
+        rows = [
+            f"| `{family.full_name}` | {family.kind} "
+            f"| {', '.join(f'`{label}`' for label in family.labels)} | {family.meaning} |"
+            for family in families.FAMILIES
+        ]
+        told = [line for line in page.split("\n") if line.startswith("| `durable_streams_")]
+        self.assertEqual(sorted(map(_spaced, told)), sorted(map(_spaced, rows)))
+
+    def test_dashboard(self) -> None:
+        """It asks for metrics that there are, and leaves no family out but what runs."""
+        board = json.loads((_TOP / "docs/dashboards/durable-streams.json").read_text("utf-8"))
+        asked = json.dumps([panel.get("targets", []) for panel in board["panels"]])
+        known = {family.full_name for family in families.FAMILIES}
+        named = set(re.findall(r"durable_streams_[a-z_]+", asked))
+        process = {name for name in named if name.startswith("durable_streams_process_")}
+        plain = {
+            name.removesuffix("_bucket").removesuffix("_count").removesuffix("_sum")
+            if name not in known
+            else name
+            for name in named - process
+        }
+        self.assertEqual(plain - known, set())
+        self.assertEqual(known - plain, {families.BUILD.full_name})
+
+
+def _spaced(row: str) -> str:
+    return " ".join(row.split())
