@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from durable_streams_tw.cli.commands import commands
 from durable_streams_tw.service.configuration import Configuration, configured
 from durable_streams_tw.service.sources import CommandLine
 from durable_streams_tw.service.table import SETTINGS, TABLE, Setting
+from tests.settings_page import PAGE
 
 
 class ConfigTestCase(SynchronousTestCase):
@@ -156,3 +158,48 @@ class ShowTests(ConfigTestCase):
             if chosen.overruled(setting.name) is None:
                 self.assertEqual(again[setting.name], chosen[setting.name], setting.name)
         self.assertEqual(again.settings, chosen.settings)
+
+
+class PageTests(ConfigTestCase):
+    """docs/configuration.md says what happens."""
+
+    def setUp(self) -> None:
+        self.page = PAGE.read_text("utf-8")
+
+    def blocks(self, language: str) -> list[str]:
+        """All blocks of code in a language."""
+        found = re.findall(rf"```{language}\n(.*?)```", self.page, re.DOTALL)
+        self.assertTrue(found)
+        return found
+
+    def test_files(self) -> None:
+        """Files can be used as they stand there, the one that a Caddyfile becomes too."""
+        example, translated = self.blocks("toml")
+        result = self.run_config("check", "--config", self.file(example))
+        self.assertEqual((result.exit_code, result.stderr), (0, ""))
+        chosen = configured({}, {}, self.file(translated))
+        self.assertEqual(chosen["port"], 4437)
+        self.assertEqual(chosen["root"], b"v1/stream/")
+        self.assertEqual(chosen["data-dir"], str(Path("data").resolve()))
+        self.assertEqual(chosen.settings.long_poll_timeout, 30)
+        self.assertEqual(chosen.settings.sse_reconnect_interval, 120)
+
+    def test_translations(self) -> None:
+        """Each setting that a directive becomes is one, with a value that it takes."""
+        _, _, table = self.page.partition("| Caddyfile | here |")
+        pairs = re.findall(r"`([a-z-]+) = ([^`]+)`", table)
+        self.assertGreater(len(pairs), 8)
+        for name, value in pairs:
+            beside = "" if name == "data-dir" else "data-dir = 'x'\n"
+            configured({}, {}, self.file(f"{beside}{name} = {value}\n"))
+
+    def test_refusals(self) -> None:
+        """What is printed there is printed."""
+        example = self.blocks("toml")[0].replace("200GiB", "200 gigs")
+        file, variable = re.findall(r"^(Error: .*)$", self.page, re.MULTILINE)
+        Path("streams.toml").write_text(example)
+        self.addCleanup(Path("streams.toml").unlink)
+        result = self.run_config("check", "--config", "streams.toml")
+        self.assertEqual(result.stderr.splitlines(), [file])
+        result = self.run_config("check", DURABLE_STREAMS_MAX_BDY="1k")
+        self.assertEqual(result.stderr.splitlines(), [variable])
