@@ -129,7 +129,7 @@ class MemoryStore:
         known = len(self.changes)
         outcome = apply(self, command, self._now())
         if self._meter is not None:
-            self._meter.count((command,), (outcome,), self.changes[known:])
+            self._meter.one(command, outcome, self.changes[known:])
         self._tell()
         return succeed(outcome)
 

@@ -43,6 +43,7 @@ _KINDS: Final[dict[type, str]] = {
     Deleted: "delete",
 }
 _OTHER: Final = "subscription"
+_APPENDED: Final = ("append", "done")
 
 
 class Distribution:
@@ -113,6 +114,15 @@ class Meter:
                 if isinstance(outcome, Refusal):
                     self.refused(command, outcome)
         self.sizes["done"] += sum([len(change.data) for change in changes])
+
+    def one(self, command: Command, outcome: Outcome, changes: Sequence[Change]) -> None:
+        """Count what came of one command: the same, at less cost where it is an append."""
+        if isinstance(outcome, Appended) and not outcome.duplicate:
+            self.commands[_APPENDED] += 1
+            for change in changes:
+                self.sizes["done"] += len(change.data)
+        else:
+            self.count((command,), (outcome,), changes)
 
     def batch(
         self,
