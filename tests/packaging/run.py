@@ -4,12 +4,17 @@ Twice: from the wheel (built from the source distribution, as a release is), and
 have to bring the plugin file without bringing an ``__init__.py`` into ``twisted/``.
 """
 
+import json
+import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
+
+from tools import release
 
 TOP = Path(__file__).parent.parent.parent
 PLUGINS = ("twisted/plugins/durable_streams_tw.py", "twisted/plugins/durable_streams_tw_auth.py")
@@ -46,6 +51,27 @@ def wheel_faults(wheel: Path) -> list[str]:
     return faults
 
 
+def sbom_faults(sbom: Path) -> list[str]:
+    """Whether the list of what an installation brings has what the project asks for, and no more
+    than a user gets."""
+    told = json.loads(sbom.read_text("utf-8"))
+    listed = {_plain(component["name"]) for component in told["components"]}
+    project = tomllib.loads((TOP / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = {_plain(text) for text in project["dependencies"]}
+    faults = [f"the SBOM lacks {name}" for name in sorted(wanted - listed)]
+    tools = listed & {"pip", "setuptools", "mypy", "ruff", "sphinx", "hypothesis"}
+    faults += [f"the SBOM has {name}" for name in sorted(tools)]
+    if told["metadata"]["component"].get("version") != release.version():
+        faults.append("the SBOM does not name the version")
+    return faults
+
+
+def _plain(requirement: str) -> str:
+    """The name in a requirement, as all ways to write it have in common (PEP 503)."""
+    name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def install_faults(kind: str, what: list[str], scratch: Path) -> list[str]:
     """What is wrong in a fresh environment after ``pip install`` of ``what``."""
     home = scratch / kind
@@ -74,10 +100,11 @@ def main() -> int:
     """Builds, installs, looks; gives the exit code."""
     with tempfile.TemporaryDirectory(prefix="durable-streams-") as folder:
         scratch = Path(folder)
-        output_of(sys.executable, "-m", "build", "--outdir", scratch / "dist", TOP, cwd=scratch)
-        (wheel,) = (scratch / "dist").glob("*.whl")
+        wheel = release.build(scratch / "dist")
         print(f"built {wheel.name}", flush=True)
         faults = wheel_faults(wheel)
+        release.sbom(wheel, scratch / release.SBOM)
+        faults += sbom_faults(scratch / release.SBOM)
         for kind, what in {"wheel": [str(wheel)], "editable": ["--editable", str(TOP)]}.items():
             found = install_faults(kind, what, scratch)
             print(f"{kind} install: {'wrong' if found else 'good'}", flush=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 
 from twisted.logger import capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from durable_streams_tw.service.reloading import Reloading
 from durable_streams_tw.service.supervision import Supervision
@@ -19,15 +22,18 @@ HANDED_OVER = "--listen=systemd:domain=INET:name=streams"
 
 
 class Manager:
-    """A service manager's end of the socket."""
+    """A service manager's end of the socket; in a file, or as Linux has it too, without one."""
 
-    def __init__(self, case: SynchronousTestCase) -> None:
-        # A name without a file: where trial works, paths are too long for a socket.
-        self.address = f"@{case.mktemp()}"[:100]
+    def __init__(self, case: SynchronousTestCase, *, abstract: bool = False) -> None:
+        # Where trial works, paths are too long for a socket.
+        folder = mkdtemp(prefix="ds-")
+        case.addCleanup(rmtree, folder)
+        path = f"{folder}/notify"
+        self.address = f"@{path}" if abstract else path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         case.addCleanup(self._socket.close)
         self._socket.settimeout(PATIENCE)
-        self._socket.bind("\0" + self.address[1:])
+        self._socket.bind(f"\0{path}" if abstract else path)
 
     def hear(self) -> str:
         """The next thing that it is told."""
@@ -57,6 +63,14 @@ class SupervisionTests(SynchronousTestCase):
         after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self.assertTrue(before <= int(told[1]) <= after)
         self.assertEqual(self.manager.hear(), "READY=1")
+
+    def test_abstract(self) -> None:
+        """An address that begins with @ is a name without a file."""
+        if sys.platform != "linux":
+            raise SkipTest("only Linux has such sockets")
+        manager = Manager(self, abstract=True)
+        Supervision(manager.address).ready()
+        self.assertEqual(manager.hear(), "READY=1")
 
     def test_environment(self) -> None:
         """Where the environment names nobody, nobody is told."""

@@ -1,0 +1,142 @@
+"""Makes what a release consists of, in a new folder.
+
+    python -m tools.release dist
+
+A source distribution, a wheel built from it, ``sbom.cdx.json`` (CycloneDX: every package that an
+installation of the wheel brings, with its version), ``notes.md`` (the version's section of the
+changelog) and ``SHA256SUMS`` over all of these. With SOURCE_DATE_EPOCH set, the same sources give
+the same bytes.
+
+``--tag v0.2.0`` makes sure that this is what a tag says; then a section of the changelog and no
+news fragment may be missing or left over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TOP = Path(__file__).parent.parent
+SBOM = "sbom.cdx.json"
+NOTES = "notes.md"
+SUMS = "SHA256SUMS"
+
+
+class CannotRelease(Exception):
+    """What is there is no release; the message is a sentence."""
+
+
+def version() -> str:
+    """The version that the package gives itself."""
+    text = (TOP / "src" / "durable_streams_tw" / "__init__.py").read_text("utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise CannotRelease("the package has no version")
+    return found[1]
+
+
+def notes(changelog: str, number: str) -> str:
+    """The section of a version in the changelog, without its title. Raises `CannotRelease`."""
+    title = rf"^## {re.escape(number)} \([0-9-]+\)\n"
+    found = re.search(rf"{title}(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
+    if found is None or not found[1].strip():
+        raise CannotRelease(f"the changelog has no section for {number}")
+    return found[1].strip() + "\n"
+
+
+def check_tag(tag: str, number: str, fragments: list[str]) -> None:
+    """Whether a tag and a version belong together. Raises `CannotRelease`."""
+    if tag != f"v{number}":
+        raise CannotRelease(f"the tag is {tag}, and the package calls itself {number}")
+    if fragments:
+        raise CannotRelease(f"towncrier has not gathered {', '.join(sorted(fragments))}")
+
+
+def build(target: Path) -> Path:
+    """Builds both distributions into a folder; gives the wheel."""
+    _run(sys.executable, "-m", "build", "--outdir", target, TOP)
+    (wheel,) = target.glob("*.whl")
+    return wheel
+
+
+def sbom(wheel: Path, target: Path) -> None:
+    """Writes down what an installation of the wheel, with TLS, consists of."""
+    with tempfile.TemporaryDirectory(prefix="durable-streams-") as folder:
+        # Without pip, which would be listed too.
+        _run(sys.executable, "-m", "venv", "--without-pip", folder)
+        python = Path(folder) / "bin" / "python"
+        pip = (sys.executable, "-m", "pip", "--python", python)
+        _run(*pip, "install", "--quiet", f"{wheel}[tls]")
+        _run(
+            *(sys.executable, "-m", "cyclonedx_py", "environment", python),
+            *("--pyproject", TOP / "pyproject.toml", "--output-reproducible"),
+            *("--output-format", "JSON", "--output-file", target),
+        )
+    # Our own version is said in the sources, which it does not read.
+    told = json.loads(target.read_text("utf-8"))
+    told["metadata"]["component"]["version"] = version()
+    target.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+
+
+def sums(folder: Path) -> str:
+    """A line for each file of a folder, as ``sha256sum --check`` reads it."""
+    files = sorted(path for path in folder.iterdir() if path.name != SUMS)
+    return "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files
+    )
+
+
+def main() -> int:
+    """Reads the command line, makes the folder; gives the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where it goes; may not exist yet")
+    parser.add_argument("--tag", help="the tag that this is built for")
+    arguments = parser.parse_args()
+    folder: Path = arguments.folder.resolve()
+    try:
+        number = version()
+        section = None
+        if arguments.tag is not None:
+            fragments = [path.name for path in (TOP / "newsfragments").glob("+*.md")]
+            check_tag(arguments.tag, number, fragments)
+            section = notes((TOP / "CHANGELOG.md").read_text("utf-8"), number)
+        if folder.exists():
+            raise CannotRelease(f"{folder} is there already")
+        folder.mkdir(parents=True)
+        wheel = build(folder)
+        sbom(wheel, folder / SBOM)
+    except CannotRelease as reason:
+        print(f"No release: {reason}.", file=sys.stderr)
+        return 1
+    if section is not None:
+        (folder / NOTES).write_text(section, "utf-8")
+    (folder / SUMS).write_text(sums(folder), "utf-8")
+    print((folder / SUMS).read_text("utf-8"), end="")
+    return 0
+
+
+def _run(*command: str | Path) -> None:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=TOP,
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode != 0:
+        print(done.stdout, file=sys.stderr)
+        raise CannotRelease(f"{' '.join(map(str, command[:4]))} has failed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
