@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.address import IPv4Address, UNIXAddress
-from twisted.internet.interfaces import IProtocolNegotiationFactory
+from twisted.internet.interfaces import IProtocolNegotiationFactory, ITCPTransport
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import H2_ENABLED
+from zope.interface import alsoProvides
 from zope.interface.verify import verifyObject
 
 from durable_streams_tw.protocol import limits
+from durable_streams_tw.server.channel_room import Room, TurnedAway
 from durable_streams_tw.server.settings import Settings
 from tests.server.channels import Caller, ChannelTestCase, Writes, ok
 from tests.server.hostile_rows import HOST, get, post, sized
+from tests.server.house import parse
 
 HEALTH = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"
 
@@ -189,3 +194,58 @@ class StopTests(ChannelTestCase):
         client.leave()
         self.wait(1)
         self.successResultOf(done)
+
+
+class PlainTCP(Writes):
+    """A transport of plain TCP."""
+
+    def loseWriteConnection(self) -> None:
+        """This side has nothing more to say."""
+
+
+class TurnedAwayTests(SynchronousTestCase):
+    """Connections that there is no room for."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.room = Room(Settings(max_connections=2, max_connections_per_address=1))
+
+    def come(self, host: str) -> Any:
+        """A connection from this address that is turned away, over plain TCP."""
+        transport: Any = PlainTCP()
+        alsoProvides(transport, ITCPTransport)
+        transport.peerAddr = IPv4Address("TCP", host, 5)
+        protocol = TurnedAway(self.room, self.clock)
+        protocol.makeConnection(transport)
+        transport.protocol = protocol
+        return transport
+
+    def test_one_address(self) -> None:
+        """It is told that it has too many, and when to come again."""
+        self.room.enter(IPv4Address("TCP", "10.0.0.1", 5))
+        (answer,) = parse(self.come("10.0.0.1").value())
+        self.assertEqual((answer.status, answer.header["retry-after"]), (429, "5"))
+        self.assertTrue(answer.complete)
+
+    def test_all(self) -> None:
+        """The others are told that the server has."""
+        (answer,) = parse(self.come("10.0.0.2").value())
+        self.assertEqual((answer.status, answer.header["retry-after"]), (503, "5"))
+
+    def test_not_for_long(self) -> None:
+        """Whoever does not go is gone a moment later."""
+        transport = self.come("10.0.0.1")
+        self.assertFalse(transport.disconnected)
+        self.clock.advance(limits.TURNED_AWAY_LINGER)
+        self.assertTrue(transport.disconnected)
+        transport.protocol.connectionLost()
+        self.assertEqual(self.room.leaving, 0)
+
+    def test_not_many(self) -> None:
+        """A flood is told nothing."""
+        flood = [self.come("10.0.0.1") for _ in range(limits.MAX_TURNED_AWAY + 3)]
+        self.assertEqual([bool(one.value()) for one in flood[-4:]], [True, False, False, False])
+        for one in flood:
+            one.protocol.connectionLost()
+        self.assertEqual(self.room.leaving, 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

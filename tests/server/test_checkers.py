@@ -249,6 +249,25 @@ class JwtTests(CheckerCase):
         self.answer("p256")
         self.successResultOf(waiting)
 
+    def test_after_an_idle_night(self) -> None:
+        """What was withdrawn while nobody came is not good for the first who comes."""
+        self.started()
+        old = self.good("p256")
+        self.clock.advance(8 * 3600)
+        waiting = self.check(old)
+        self.assertNoResult(waiting)
+        self.answer("p256-new")
+        self.failureResultOf(waiting, Rejected)
+
+    def test_after_an_idle_night_without_the_issuer(self) -> None:
+        """But where the issuer does not answer, keys serve for as long as is said."""
+        self.started()
+        old = self.good("p256")
+        self.clock.advance(8 * 3600)
+        waiting = self.check(old)
+        self.fail_fetch()
+        self.successResultOf(waiting)
+
     def test_never_answered(self) -> None:
         """Nobody gets in while there are no keys."""
         waiting = self.check(self.good())

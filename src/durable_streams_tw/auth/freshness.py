@@ -33,7 +33,10 @@ class Freshness:
         if self._fetched is None or now >= self._fetched + KEY_SET_STALE:
             return Keys.WAIT if may_ask else Keys.REFUSE
         if now >= self._fetched + KEY_SET_FRESH and may_ask:
-            return Keys.REFRESH
+            # Where nobody has asked for so long, nobody knows what was withdrawn meanwhile. While
+            # the issuer does not answer it is asked often, and nobody waits.
+            idle = self._asked is None or now >= self._asked + 2 * KEY_SET_FRESH
+            return Keys.WAIT if idle else Keys.REFRESH
         return Keys.USE
 
     def unknown(self, now: float) -> bool:

@@ -309,6 +309,10 @@ TOKEN_LIFETIME: Final = 3600
 #: its last signature: JWKS caches (300 s) and replay windows (five minutes) pass by.
 KEY_OVERLAP: Final = 600
 
+#: How many connections that there is no room for are told so at a time, and for how long.
+MAX_TURNED_AWAY: Final = 64
+TURNED_AWAY_LINGER: Final = 2.0
+
 # -- who may do what -----------------------------------------------------------------------
 
 #: How many grants one client may have.

@@ -90,8 +90,10 @@ class FastDoor(ServerFactory):
 
     def buildProtocol(self, address: IAddress | None) -> TwistedProtocol:
         """Take a connection, or turn it away where there are too many."""
-        if self.stopping or not self._room.has_room_for(address):
+        if self.stopping:
             return TurnedAway()
+        if not self._room.has_room_for(address):
+            return TurnedAway(self._room, self._clock)
         channel = FastChannel(self, address)
         channel.factory = self
         return channel

@@ -314,7 +314,7 @@ class StreamSite(Site):
     def buildProtocol(self, address: IAddress | None) -> Any:
         """Take a connection, or turn it away where there are too many."""
         if not self.room.has_room_for(address):
-            return TurnedAway()
+            return TurnedAway(self.room, self.reactor)
         return Site.buildProtocol(self, address)
 
     def startFactory(self) -> None:

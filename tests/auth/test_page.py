@@ -1,0 +1,58 @@
+"""docs/auth.md: its files and programs are such."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.auth.grants import VERBS, Verb
+from durable_streams_tw.auth.token_file import read_table
+from durable_streams_tw.service.authenticating import read_jwt
+from durable_streams_tw.service.table import SETTINGS
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "auth.md").read_text("utf-8")
+
+
+def blocks(kind: str) -> list[str]:
+    """The blocks of code of one kind."""
+    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+class PageTests(SynchronousTestCase):
+    """The page."""
+
+    def test_file(self) -> None:
+        """The file of tokens can be used."""
+        (text,) = blocks("toml")
+        self.assertEqual(len(read_table(text.encode(), b"k")), 2)
+
+    def test_jwt(self) -> None:
+        """The argument of ``jwt:`` is understood."""
+        (argument,) = re.findall(r"--auth jwt:(\S+)", "\n".join(blocks("sh")))
+        expected, jwks = read_jwt(argument)
+        self.assertEqual((expected.issuer, expected.audience), ("https://id.example", "streams"))
+        self.assertTrue(jwks.startswith("https://id.example/"))
+
+    def test_program(self) -> None:
+        """The checker works."""
+        (text,) = blocks("python")
+        text = text.replace('DurableStreams("./data", ', "DurableStreams(")
+        space: dict[str, Any] = {}
+        exec(compile(text, "docs/auth.md", "exec"), space)
+        checker = space["Sessions"]({"secret": "ann"})
+        from durable_streams_tw.auth.identities import BearerToken
+
+        who = self.successResultOf(checker.requestAvatarId(BearerToken("secret")))
+        self.assertTrue(who.grants.allow(Verb.READ, "users/ann/1"))
+        self.failureResultOf(checker.requestAvatarId(BearerToken("other")))
+
+    def test_complete(self) -> None:
+        """It has every verb, and names no option that is none."""
+        self.assertEqual(
+            [verb for verb in VERBS if not re.search(rf"^\| `{verb}` \|", PAGE, re.MULTILINE)], []
+        )
+        for name in re.findall(r"--([a-z][a-z-]*)", PAGE):
+            self.assertIn(name, {*SETTINGS})
