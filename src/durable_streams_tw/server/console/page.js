@@ -488,29 +488,56 @@ async function numbers() {
   const now = { time: performance.now(), values: new Map() };
   const help = new Map();
   for (const line of text.split("\n")) {
-    const told = /^# HELP (durable_streams_\w+) (.*)/.exec(line);
+    const told = /^# HELP durable_streams_(\w+) (.*)/.exec(line);
     if (told) help.set(told[1], told[2]);
-    const sample = /^(durable_streams_\w+)(?:\{.*\})? (\S+)/.exec(line);
-    if (!sample || /_(bucket|created|sum|info)$/.test(sample[1])) continue;
+    const sample = /^durable_streams_(\w+)(?:\{.*\})? (\S+)/.exec(line);
+    if (!sample || /_(bucket|created|info)$/.test(sample[1])) continue;
     // Labels are added up: how it came out matters less here than how much there was.
     now.values.set(sample[1], (now.values.get(sample[1]) || 0) + Number(sample[2]));
   }
-  const rows = [];
-  for (const [name, value] of now.values) {
-    const row = element("div");
-    const words = help.get(name) || help.get(name.replace(/_(count|total)$/, "")) || name;
-    const term = element("dt", name.replace("durable_streams_", "").replace(/_total$/, "").replaceAll("_", " "));
-    term.title = words;
-    row.append(term, element("dd", /_bytes(_total)?$/.test(name) ? size(value) : value.toLocaleString("en", { maximumFractionDigits: 2 })));
-    if (before && /_(total|count)$/.test(name)) {
-      const rate = ((value - (before.values.get(name) || 0)) * 1000) / (now.time - before.time);
-      if (rate > 0) row.append(element("span", `${/_bytes/.test(name) ? size(rate) : rate.toLocaleString("en", { maximumFractionDigits: 1 })}/s`, "rate"));
-    }
-    rows.push(row);
-  }
+  // The process comes behind what it does.
+  const names = [...now.values.keys()].filter((name) => !UNSHOWN.test(name));
+  names.sort((a, b) => a.startsWith("process_") - b.startsWith("process_"));
+  const rows = names.map((name) => numbered(name, now, help.get(name.replace(/_count$/, "")) || help.get(name)));
   before = now;
   $("numbers").replaceChildren(...rows);
   $("numbers-pane").hidden = rows.length === 0;
+}
+
+const UNSHOWN = /_sum$|^process_(virtual_memory_bytes|max_fds)$|^map_free_bytes$/;
+
+const milliseconds = (seconds) =>
+  `${(seconds * 1000).toLocaleString("en", { maximumFractionDigits: seconds < 0.01 ? 2 : 0 })} ms`;
+
+// One number, and how fast it grows.
+function numbered(name, now, help) {
+  const value = now.values.get(name);
+  const since = (other) => now.values.get(other) - ((before && before.values.get(other)) || 0);
+  const rate = before && /_(total|count)$/.test(name) ? (since(name) * 1000) / (now.time - before.time) : 0;
+  const bytes = /_bytes(_total)?$/.test(name);
+  const write = (number) => (bytes ? size(Math.round(number)) : number.toLocaleString("en", { maximumFractionDigits: 1 }));
+  let label = name.replace(/_total$/, "").replace(/(_bytes|_seconds)?(_count)?$/, "");
+  let shown = write(value);
+  let speed = rate > 0 ? `${write(rate)}/s` : "";
+  const sum = name.replace(/_count$/, "_sum");
+  if (sum !== name && now.values.has(sum)) {
+    // Lately, or where nothing happened lately, ever.
+    const mean = since(name) > 0 ? since(sum) / since(name) : value > 0 ? now.values.get(sum) / value : 0;
+    shown = name.endsWith("_seconds_count") ? milliseconds(mean) : write(mean);
+    label += ", mean";
+  } else if (name === "process_start_time_seconds") {
+    const minutes = Math.floor((Date.now() / 1000 - value) / 60);
+    shown = minutes < 120 ? `${minutes} min` : minutes < 2880 ? `${Math.floor(minutes / 60)} h` : `${Math.floor(minutes / 1440)} d`;
+    label = "up for";
+  } else if (name === "process_cpu_seconds_total") {
+    shown = before ? `${Math.round(rate * 100)} %` : "…";
+    speed = "";
+  }
+  const row = element("div");
+  row.title = help || name;
+  row.append(element("dt", label.replace(/^process_/, "").replaceAll("_", " ")), element("dd", shown));
+  if (speed) row.append(element("dd", speed, "rate"));
+  return row;
 }
 
 function watch() {

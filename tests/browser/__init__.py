@@ -1,0 +1,1 @@
+"""Pages in a real Chromium, with real servers: run by `./check browser`, not by plain trial."""

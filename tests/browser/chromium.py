@@ -1,0 +1,26 @@
+"""Where Chromium is, and how it is started to talk to nobody but us."""
+
+from __future__ import annotations
+
+import shutil
+
+#: Chromium looks for its makers at every start, unless it is told not to. The sandbox is for
+#: pages of strangers, and root has none.
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def program() -> str | None:
+    """The program, None where there is none."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        found = shutil.which(name)
+        if found is not None:
+            return found
+    return None

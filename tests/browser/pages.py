@@ -1,0 +1,55 @@
+"""A browser, and pages in it that must not complain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+from tests.browser.chromium import OPTIONS, program
+from tests.service.black_box import ROOT
+from tests.service.test_twistd import TwistdTestCase
+
+#: How long anything may take to be seen (milliseconds).
+PATIENCE = 15_000.0
+
+
+class BrowserTestCase(TwistdTestCase):
+    """A browser for every test."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        playwright = sync_playwright().start()
+        self.addCleanup(playwright.stop)
+        self.browser = playwright.chromium.launch(executable_path=program(), args=OPTIONS)
+        self.addCleanup(self.browser.close)
+
+    def page(self, **context: Any) -> Page:
+        """An empty page of a browser that knows nothing yet. Whatever it complains of, the
+        policy's refusals among it, fails the test; but for answers that say no."""
+        made = self.browser.new_context(**context)
+        made.set_default_timeout(PATIENCE)
+        self.addCleanup(made.close)
+        page: Page = made.new_page()
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "console",
+            lambda said: (
+                complaints.append(said.text)
+                if said.type == "error" and not said.text.startswith("Failed to load resource")
+                else None
+            ),
+        )
+        self.addCleanup(lambda: self.assertEqual(complaints, []))
+        return page
+
+
+def url(port: int, scheme: str = "http") -> str:
+    """Where a server of this machine is."""
+    return f"{scheme}://localhost:{port}"
+
+
+def stream(name: str) -> str:
+    """The path of a stream."""
+    return ROOT + name
