@@ -122,8 +122,8 @@ class AdmissionCase(SynchronousTestCase):
 
 def both(case: type[Any]) -> tuple[type[Any], type[Any]]:
     """The same tests at both doors."""
-    fast = type(f"Fast{case.__name__}", (case, AdmissionCase), {"fast": True})
-    slow = type(f"Web{case.__name__}", (case, AdmissionCase), {"fast": False})
+    fast = type(f"Fast{case.__name__}", (case,), {"fast": True})
+    slow = type(f"Web{case.__name__}", (case,), {"fast": False})
     for one in (fast, slow):
         one.__module__ = case.__module__
     return fast, slow
