@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.threads import deferToThreadPool
@@ -21,7 +21,7 @@ from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
-from durable_streams_tw.auth.origins import host_name, is_local
+from durable_streams_tw.auth.origins import is_local
 from durable_streams_tw.protocol.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
 from durable_streams_tw.subscriptions.calling import AsItComes
 
@@ -51,7 +51,7 @@ def source_of(text: str, reactor: Any) -> tuple[Fetch, str]:
         raise UnusableSource("jwks is the URL of a key set, or the path of a file")
     if parts.username is not None or parts.fragment:
         raise UnusableSource("jwks is a URL without a user and without a fragment")
-    if parts.scheme == "http" and not is_local(host_name(host)):
+    if parts.scheme == "http" and not is_local(host.removesuffix(".")):
         # Whoever can change the keys on their way can make tokens.
         raise UnusableSource("jwks is fetched over https; over http from this machine only")
     if parts.scheme == "https":
@@ -86,7 +86,9 @@ def fetch(reactor: Any, url: str) -> Deferred[bytes]:
         pool=HTTPConnectionPool(reactor, persistent=False),
     )
     fetched = ensureDeferred(_fetch(HTTPClient(AsItComes(agent)), url, reactor))
-    explained: Deferred[bytes] = fetched.addTimeout(KEY_SET_TIMEOUT, reactor).addErrback(_explained)
+    explained: Deferred[bytes] = fetched.addTimeout(KEY_SET_TIMEOUT, reactor, _late).addErrback(
+        _explained
+    )
     return explained
 
 
@@ -105,12 +107,14 @@ async def _fetch(client: HTTPClient, url: str, reactor: Any) -> bytes:
     return received
 
 
+def _late(_: object, seconds: float) -> bytes:
+    raise CannotFetch(f"it did not answer in {seconds:g} seconds")
+
+
 def _explained(failure: Failure) -> bytes:
     error = failure.value
     if isinstance(error, CannotFetch):
         raise error
-    if isinstance(error, TimeoutError | CancelledError):
-        raise CannotFetch(f"it did not answer in {KEY_SET_TIMEOUT:g} seconds") from None
     if isinstance(error, ConnectError):
         raise CannotFetch(f"it cannot be reached: {error}") from None
     raise CannotFetch(f"it cannot be asked: {type(error).__name__}") from None
