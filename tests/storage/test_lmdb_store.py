@@ -34,6 +34,7 @@ from durable_streams_tw.storage.interfaces import (
     Outcome,
     StoreUnusable,
 )
+from durable_streams_tw.storage.listing import Page, list_streams
 from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LMDBKeyspace
 from durable_streams_tw.storage.lmdbstore import LMDBStore
 from tests.storage.inline_lanes import InlineLanes
@@ -590,3 +591,14 @@ class DamageTests(_Case):
         self.assertCorrupt(self.result(self.store.read("a", 0, 10)))
         self.assertCorrupt(self.submit(put()))
         self.assertEqual(self.content("b"), b"y")
+
+    def test_listing(self) -> None:
+        for key in (records.stream_key(self.stream_id), records.path_key("a")):
+            self.damage(key)
+            for after, listed, unreadable in (("", ["b"], ("a",)), ("a", ["b"], ())):
+                page = self.result(self.store.ask(partial(list_streams, after=after)))
+                assert isinstance(page, Page), page
+                self.assertEqual([state.path for state in page.streams], listed)
+                self.assertEqual(page.unreadable, unreadable)
+            self.damage(key)
+        self.damage(records.path_key("a"))

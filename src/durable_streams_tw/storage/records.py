@@ -218,6 +218,11 @@ def _behind(raw: bytes) -> bytes:
     return raw[:-1] + bytes((raw[-1] + 1,)) if raw else b""
 
 
+def is_short(key: bytes) -> bool:
+    """Whether a path's key has the whole path."""
+    return key[:1] == PATHS[0][0]
+
+
 def path_of(key: bytes, payload: Buffer) -> str:
     """The path of a path's record."""
     return bytes(payload[8:] or key[1:]).decode("utf-8")
