@@ -37,6 +37,39 @@ COMMANDS: Final[dict[str, Entry]] = {
     "dev": Entry(RUN, f"{_HERE}.dev:dev", "Serve streams from memory on this machine, to try out"),
     "run": Entry(RUN, f"{_HERE}.run:run", "Run the server in the foreground"),
     "config": Entry(RUN, f"{_HERE}.config:config", "Check or show the settings of a server"),
+    "create": Entry(
+        CLIENT, f"{_HERE}.client_writes:create", "Make a stream, or make sure that it is there"
+    ),
+    "append": Entry(
+        CLIENT, f"{_HERE}.client_writes:append", "Add to a stream, from standard input or as given"
+    ),
+    "read": Entry(CLIENT, f"{_HERE}.client_reads:read", "Print what a stream has"),
+    "tail": Entry(
+        CLIENT,
+        f"{_HERE}.client_reads:tail",
+        "Print what a stream has, and what comes, until it is closed",
+    ),
+    "head": Entry(
+        CLIENT,
+        f"{_HERE}.client_reads:head",
+        "Print what a stream is: its type, its end, whether it is closed, when it expires",
+    ),
+    "close": Entry(
+        CLIENT,
+        f"{_HERE}.client_writes:close",
+        "End a stream: its readers are told, and nothing can be appended any more",
+    ),
+    "fork": Entry(
+        CLIENT, f"{_HERE}.client_writes:fork", "Make a stream that begins as another one does"
+    ),
+    "delete": Entry(
+        CLIENT, f"{_HERE}.client_writes:delete", "Remove a stream and all that is in it"
+    ),
+    "token": Entry(
+        OTHER,
+        f"{_HERE}.token:token",
+        "Make a token for a client, and its entry in a file of tokens",
+    ),
     "completion": Entry(
         OTHER, f"{_HERE}.completion:completion", "Print a shell's completion of these commands"
     ),

@@ -34,7 +34,7 @@ class Producer:
     ) -> None:
         self._client = client
         self._target = target
-        self._content_type = content_type
+        self.content_type = content_type
         self._may_claim = epoch is None
         if epoch is None:
             epoch = 0 if name is None else int(client.wire.reactor.seconds() * 1000)
@@ -71,7 +71,7 @@ class Producer:
             "Producer-Seq": str(self._seq),
         }
         if data:
-            header["Content-Type"] = self._content_type
+            header["Content-Type"] = self.content_type
         if close:
             header["Stream-Closed"] = "true"
         try:

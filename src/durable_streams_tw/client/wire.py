@@ -203,23 +203,18 @@ class Wire:
             unbuffered=True,
             reactor=self.reactor,
         )
-        late = False
-
-        def give_up() -> None:
-            nonlocal late
-            late = True
-            requested.cancel()
-
-        timer = self.reactor.callLater(patience, give_up)
+        coming = _cancellable(requested)
+        timer = self.reactor.callLater(
+            patience, lambda: coming.errback(_Late()) if not coming.called else None
+        )
         try:
-            response = await requested
+            response = await coming
         except CancelledError:
-            if late:
-                raise Unreachable(f"no answer within {patience:g} s", sent=True) from None
             raise
+        except _Late:
+            requested.cancel()
+            raise Unreachable(f"no answer within {patience:g} s", sent=True) from None
         except Exception as failure:
-            if late:
-                raise Unreachable(f"no answer within {patience:g} s", sent=True) from failure
             raise _lost(failure) from failure
         finally:
             if timer.active():
@@ -231,6 +226,10 @@ class Wire:
             for name, values in response.headers.getAllRawHeaders()
         }
         return Response(response.code, fields, inflow)
+
+
+class _Late(Exception):
+    """The head of an answer has not come in time."""
 
 
 class _Quiet(Exception):
@@ -279,6 +278,28 @@ class _AsItComes:
         asked = Headers() if headers is None else headers.copy()
         asked.setRawHeaders(b"accept-encoding", [b"identity"])
         return self._agent.request(method, uri, asked, bodyProducer)
+
+
+def _cancellable(inner: Deferred[Any]) -> Deferred[Any]:
+    """The same, failing with `CancelledError` when it is cancelled: what is under way has many
+    names for that."""
+
+    def settle(result: Any) -> None:
+        if outer.called or cancelled:
+            return
+        if isinstance(result, Failure):
+            outer.errback(result)
+        else:
+            outer.callback(result)
+
+    def cancel(_: Deferred[Any]) -> None:
+        cancelled.append(True)
+        inner.cancel()
+
+    cancelled: list[bool] = []
+    outer: Deferred[Any] = Deferred(cancel)
+    inner.addBoth(settle)
+    return outer
 
 
 def _lost(failure: BaseException | None) -> ClientError:
