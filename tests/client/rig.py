@@ -31,7 +31,7 @@ class End(StringTransport):
 
     def take(self) -> bytes:
         """What was written to it since the last time."""
-        data = self.value()
+        data: bytes = self.value()
         self.clear()
         return data
 
@@ -119,7 +119,8 @@ class Network:
 
     def carry(self) -> bool:
         """Move all that there is, once."""
-        return any([link.carry() for link in list(self.links)])
+        moved = [link.carry() for link in list(self.links)]
+        return any(moved)
 
 
 class Rig:
@@ -230,7 +231,7 @@ class _Scripted:
         """The client has left."""
 
 
-def answer(status: str, body: bytes = b"", **header: str) -> bytes:
+def answer(status: str, body: bytes = b"", /, **header: str) -> bytes:
     """A response as it stands on the wire; names of fields with underscores for hyphens."""
     lines = [f"HTTP/1.1 {status}", *(f"{n.replace('_', '-')}: {v}" for n, v in header.items())]
     if not status.startswith("204"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from hyperlink import URL
 from msgspec import Struct
@@ -58,8 +58,8 @@ def target_of(text: str, base: str = DEFAULT_BASE) -> Target:
     authorization = None
     if url.userinfo:
         # Credentials may hold colons of their own behind the first (RFC 7617 §2).
-        named, _, secret = URL.from_text(text).to_iri().userinfo.partition(":")
-        pair = f"{named}:{secret}".encode()
+        named, _, secret = url.userinfo.partition(":")
+        pair = f"{unquote(named)}:{unquote(secret)}".encode()
         authorization = "Basic " + b64encode(pair).decode("ascii")
     plain = url.replace(userinfo="", fragment="")
     whole = plain.to_text()
