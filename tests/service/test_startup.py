@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import gc
 import sys
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.service.startup import SWITCH_INTERVAL, CannotStart, Mouth, Startup
+from durable_streams_tw.service import interpreter
+from durable_streams_tw.service.startup import CannotStart, Mouth, Startup
 from durable_streams_tw.storage.interfaces import StoreUnusable
 
 
@@ -44,6 +46,8 @@ class StartupTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.patch(sys, "excepthook", sys.excepthook)
         self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
+        self.addCleanup(gc.set_threshold, *gc.get_threshold())
+        self.addCleanup(gc.unfreeze)
         self.diary: list[str] = []
         self.said: list[str] = []
         self.service = Startup(self.said.append, lambda: self.diary.append("started"))
@@ -61,7 +65,9 @@ class StartupTests(SynchronousTestCase):
         self.service.privilegedStartService()
         self.service.startService()
         self.assertEqual(self.diary, ["open a", "open b", "start a", "start b", "started"])
-        self.assertAlmostEqual(sys.getswitchinterval(), SWITCH_INTERVAL)
+        self.assertAlmostEqual(sys.getswitchinterval(), interpreter.SWITCH_INTERVAL)
+        self.assertEqual(gc.get_threshold(), interpreter.COLLECTIONS)
+        self.assertGreater(gc.get_freeze_count(), 0)
         self.assertEqual(self.said, [])
 
     def test_stop(self) -> None:

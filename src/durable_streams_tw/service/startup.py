@@ -15,16 +15,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
 
+from durable_streams_tw.service import interpreter
 from durable_streams_tw.storage.interfaces import StoreUnusable
-
-#: The committing thread and the reactor hand the interpreter to each other hundreds of times
-#: a batch; at Python's default of 5 ms each hand-over of a busy reactor costs as much.
-SWITCH_INTERVAL = 0.0002
 
 
 class CannotStart(Exception):
@@ -43,6 +42,13 @@ class Startup(MultiService):
         MultiService.__init__(self)
         self._say = say
         self._started = started
+        self.log: ILogObserver | None = None
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Become part of an application, which logs into ``log`` then, where that is set."""
+        if self.log is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self.log)
+        MultiService.setServiceParent(self, parent)
 
     def privilegedStartService(self) -> None:
         """Start what needs privileges. Raises `CannotStart`."""
@@ -51,7 +57,7 @@ class Startup(MultiService):
 
     def startService(self) -> None:
         """Start. Raises `CannotStart`."""
-        sys.setswitchinterval(SWITCH_INTERVAL)
+        interpreter.tune()
         with self._explained():
             MultiService.startService(self)
         self._started()
