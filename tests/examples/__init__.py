@@ -1,0 +1,1 @@
+"""The programs of examples/ and the tutorial, run as a reader would run them."""

@@ -1,0 +1,78 @@
+"""Starting what the examples and the tutorial start."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from tests.service.black_box import PATIENCE, environment
+
+TOP = Path(__file__).parents[2]
+EXAMPLES = TOP / "examples"
+_URL = re.compile(rb"(http://[a-z0-9.]+:(\d+)/\S*)")
+
+
+def surroundings(directory: Path) -> dict[str, str]:
+    """An environment that has the command and this Python, as an activated one would."""
+    folder = directory / "bin"
+    folder.mkdir(exist_ok=True)
+    run = "from durable_streams_tw.cli.commands import main; main()"
+    for name, call in (
+        ("durable-streams-server", f'{sys.executable} -c "{run}"'),
+        ("python", sys.executable),
+    ):
+        script = folder / name
+        script.write_text(f'#!/bin/sh\nexec {call} "$@"\n')
+        script.chmod(0o755)
+    found = environment()
+    return {**found, "PATH": f"{folder}{os.pathsep}{found['PATH']}"}
+
+
+class Serving:
+    """A program that says where it serves, until the block ends."""
+
+    def __init__(self, directory: Path, *command: str) -> None:
+        self._process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=surroundings(directory),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self.url = ""
+
+    def __enter__(self) -> Serving:
+        assert self._process.stdout is not None
+        while True:
+            line = self._process.stdout.readline()
+            assert line, f"it has ended with {self._process.wait(PATIENCE)}"
+            found = _URL.search(line)
+            if found is not None:
+                self.url, self.port = found[1].decode(), int(found[2])
+                return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.terminate()
+        self._process.communicate(timeout=PATIENCE)
+
+
+def finish(directory: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
+    """Run something to its end."""
+    return subprocess.run(
+        command,
+        cwd=directory,
+        env=surroundings(directory),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=PATIENCE,
+    )

@@ -1,0 +1,38 @@
+"""Whoever follows the tutorial sees what it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.examples import tutorial
+from tests.examples.programs import TOP, Serving, finish
+
+
+class TutorialTests(SynchronousTestCase):
+    """Each command, in its order, with its output. The page has a test in a browser."""
+
+    def test_commands(self) -> None:
+        here = Path(self.mktemp()).absolute()
+        here.mkdir()
+        with Serving(here, "durable-streams-server", "dev", "--port", "0") as server:
+            tutorial.write_files(here, server.url)
+            sessions = tutorial.sessions()
+            self.assertGreater(len(sessions), 12)
+            for command, output in sessions:
+                line = f"export DURABLE_STREAMS_URL={server.url}; {command}"
+                done = finish(here, "sh", "-c", line)
+                said = (done.returncode, done.stderr, done.stdout.decode().rstrip("\n"))
+                expected = tutorial.moved(output, server.url).rstrip("\n")
+                self.assertEqual((command, *said), (command, 0, b"", expected))
+
+    def test_installing(self) -> None:
+        """The first commands are those of the README, but for the server that is started."""
+        install, serve = tutorial.blocks("sh")
+        self.assertEqual(install.splitlines()[-1], "durable-streams-server dev")
+        readme = (TOP / "README.md").read_text("utf-8")
+        for line in ("python3 -m venv .venv", "pip install ."):
+            self.assertIn(line, install.splitlines())
+            self.assertIn(line, readme)
+        self.assertEqual(serve, "python -m http.server 8000\n")
