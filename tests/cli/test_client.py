@@ -17,20 +17,19 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.cli.client_input import Lines, Pieces
 from tests.service.black_box import PATIENCE, Foreground, ask, environment
+from tests.service.pem import pem
 
 _MAIN = [sys.executable, "-c", "from durable_streams_tw.cli.commands import main; main()"]
 
 
-class ClientTests(SynchronousTestCase):
-    """Against a server in a process of its own."""
+class ClientCase(SynchronousTestCase):
+    """A folder, and commands that run in it."""
+
+    port = 1
 
     def setUp(self) -> None:
         self.here = Path(self.mktemp())
         self.here.mkdir()
-        self.server = Foreground(self.here, "durable-streams", "--interface=127.0.0.1", "--port=0")
-        self.server.__enter__()
-        self.addCleanup(self.server.stop)
-        self.port = self.server.port
 
     def begin(self, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
         """Start a command."""
@@ -49,6 +48,17 @@ class ClientTests(SynchronousTestCase):
         process = self.begin(*arguments)
         out, err = process.communicate(stdin, timeout=PATIENCE)
         return process.returncode, out, err
+
+
+class ClientTests(ClientCase):
+    """Against a server in a process of its own."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = Foreground(self.here, "durable-streams", "--interface=127.0.0.1", "--port=0")
+        self.server.__enter__()
+        self.addCleanup(self.server.stop)
+        self.port = self.server.port
 
     def test_a_life(self) -> None:
         """Every command, its output and its exit status."""
@@ -138,6 +148,31 @@ class ClientTests(SynchronousTestCase):
             status = process.returncode
             self.assertIn(status, (2, 6))
             self.assertNotIn(canary.encode(), out + err)
+
+
+class SecureTests(ClientCase):
+    """TLS."""
+
+    def test_trust(self) -> None:
+        """A certificate counts where it is trusted, and only for its own name."""
+        pem().write(self.here)
+        listen = "ssl:0:interface=127.0.0.1:privateKey=key.pem:certKey=cert.pem"
+        with Foreground(self.here, "durable-streams", "--listen", listen) as server:
+            url = f"https://127.0.0.1:{server.port}/v1/stream/"
+            trusted = ("--cacert", "cert.pem")
+            self.assertEqual(self.call("create", url + "s", *trusted)[0], 0)
+            self.assertEqual(self.call("append", url + "s", *trusted, stdin=b"x")[0], 0)
+            self.assertEqual(self.call("read", url + "s", *trusted), (0, b"x", b""))
+            status, _, err = self.call("read", url + "s")
+            self.assertEqual(status, 6)
+            self.assertIn(b"cannot be trusted", err)
+            other = Foreground(
+                self.here, "durable-streams", "--listen", listen.replace("0.0.1", "0.0.2")
+            )
+            with other:
+                elsewhere = f"https://127.0.0.2:{other.port}/v1/stream/s"
+                status, _, err = self.call("read", elsewhere, *trusted)
+            self.assertEqual((status, err.count(b"\n")), (6, 1), err)
 
 
 class CuttingTests(SynchronousTestCase):
