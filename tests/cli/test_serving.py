@@ -7,6 +7,7 @@ import shlex
 import signal
 import socket
 import sys
+from io import BufferedReader
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -45,17 +46,23 @@ class DevTests(ServingTestCase):
         # Those who try things out are spared the log.
         self.assertNotIn("[", dev.log)
 
+    def follow(self, port: int) -> BufferedReader:
+        """A reader of events, that has had its first one."""
+        ask(port, "PUT", "a")
+        reader = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        self.addCleanup(reader.close)
+        head = f"GET {ROOT}a?offset=now&live=sse HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        reader.sendall(head.encode())
+        events = reader.makefile("rb")
+        line = b"\n"
+        while line and not line.startswith(b"data:"):
+            line = events.readline()
+        return events
+
     def test_readers_are_let_go(self) -> None:
         """Ctrl-C ends event streams whole."""
         with self.start("dev", "--port=0") as dev:
-            ask(dev.port, "PUT", "a")
-            reader = socket.create_connection(("127.0.0.1", dev.port), PATIENCE)
-            self.addCleanup(reader.close)
-            head = f"GET {ROOT}a?offset=now&live=sse HTTP/1.1\r\nHost: localhost\r\n\r\n"
-            reader.sendall(head.encode())
-            events = reader.makefile("rb")
-            while not events.readline().startswith(b"data:"):
-                pass
+            events = self.follow(dev.port)
             dev.signal(signal.SIGINT)
             self.assertTrue(events.read().endswith(b"0\r\n\r\n"))
             self.assertEqual(dev.wait(), 0)
@@ -66,20 +73,22 @@ class DevTests(ServingTestCase):
             # A body that never comes to its end.
             writer = socket.create_connection(("127.0.0.1", dev.port), PATIENCE)
             self.addCleanup(writer.close)
-            head = f"PUT {ROOT}a HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+            head = f"PUT {ROOT}b HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
             writer.sendall(f"{head}Content-Length: 10\r\n\r\n".encode())
             self.assertIn(b"100", writer.recv(64))
-            port = dev.port
+            events = self.follow(dev.port)
             dev.signal(signal.SIGINT)
-            with self.assertRaises(ConnectionRefusedError):
-                while True:
-                    socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+            # It is let go, so the stop has begun.
+            events.read()
             self.assertEqual(dev.stop(signal.SIGINT), -signal.SIGINT)
 
     def test_greeting(self) -> None:
         """The lines can be pasted into a shell: each is a curl command for that URL."""
         url = "http://127.0.0.1:4437/v1/stream/"
-        lines = re.findall(r"^  (curl .*)$", greeting(url), re.MULTILINE)
+        text = greeting(url, console=True)
+        self.assertIn("\n  http://127.0.0.1:4437/-/console\n", text)
+        self.assertNotIn("console", greeting(url, console=False))
+        lines = re.findall(r"^  (curl .*)$", text, re.MULTILINE)
         self.assertEqual(len(lines), 4)
         for line in lines:
             (target,) = [word for word in shlex.split(line) if word.startswith("http")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from typing import Any
+from urllib.parse import urljoin
 
 import click
 
@@ -32,6 +33,9 @@ def dev(**options: Any) -> None:
         configuration = Configuration([CommandLine(given(options)), Preset(PRESET, "dev")])
         from durable_streams_tw.service.foreground import serve
 
+        def greet(url: str) -> None:
+            click.echo(greeting(url, console=configuration["console"]))
+
         status = serve(configuration, greet=greet, quiet=True)
     except BadConfiguration as bad:
         raise Refused(bad) from None
@@ -41,14 +45,11 @@ def dev(**options: Any) -> None:
     sys.exit(status)
 
 
-def greet(url: str) -> None:
-    """Say where the streams are, and what to try: lines to be copied into another shell."""
-    click.echo(greeting(url))
-
-
-def greeting(url: str) -> str:
-    """What is said when the streams at this URL, with a slash at its end, can be reached."""
+def greeting(url: str, *, console: bool) -> str:
+    """What is said when the streams at this URL, with a slash at its end, can be reached: lines to
+    be copied into another shell."""
     stream = f"{url}hello"
+    look = f"\nLook at it in a browser:\n\n  {urljoin(url, '/-/console')}\n" if console else ""
     return f"""\
 Durable streams are at {url}
 in memory: what you write is gone when this stops. Ctrl-C stops it.
@@ -62,4 +63,4 @@ Make a stream, append to it, read it:
 Follow it, while another shell appends:
 
   curl -N '{stream}?offset=-1&live=sse'
-"""
+{look}"""

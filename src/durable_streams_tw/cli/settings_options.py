@@ -42,7 +42,7 @@ class SettingsCommand(click.Command):
 def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command an option for every setting, and ``--config``."""
     for setting in reversed(TABLE):
-        command = _option(setting)(command)
+        command = _option(setting, setting.default)(command)
     file = click.option(
         "--config",
         "-c",
@@ -57,7 +57,7 @@ def with_dev_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command an option for every setting that ``dev`` has."""
     for setting in reversed(TABLE):
         if setting.in_dev:
-            command = _option(setting)(command)
+            command = _option(setting, setting.dev or setting.default)(command)
     return command
 
 
@@ -88,18 +88,20 @@ def configuration_of(parameters: Mapping[str, Any]) -> Configuration:
         raise Refused(bad) from None
 
 
-def _option(setting: Setting) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _option(
+    setting: Setting, default: str | None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     names = [f"--{setting.name}"]
     if setting.short is not None:
         names.append(f"-{setting.short}")
     text = setting.meaning
     if setting.kind == "flag":
-        state = "on" if setting.default == "true" else "off"
+        state = "on" if default == "true" else "off"
         return click.option(
             f"--{setting.name}/--no-{setting.name}", default=None, help=f"{text} (default: {state})"
         )
-    if setting.default is not None:
-        text = f"{text} (default: {setting.default})"
+    if default is not None:
+        text = f"{text} (default: {default})"
     return click.option(
         *names,
         metavar=setting.metavar,
