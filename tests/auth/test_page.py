@@ -55,4 +55,4 @@ class PageTests(SynchronousTestCase):
             [verb for verb in VERBS if not re.search(rf"^\| `{verb}` \|", PAGE, re.MULTILINE)], []
         )
         for name in re.findall(r"--([a-z][a-z-]*)", PAGE):
-            self.assertIn(name, {*SETTINGS})
+            self.assertIn(name, {*SETTINGS, "grant"})
