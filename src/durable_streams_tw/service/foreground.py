@@ -41,7 +41,7 @@ def serve(
 
     running: Any = reactor
     listening = endpoints(configuration)
-    globalLogBeginner.beginLoggingTo([_observer(quiet)], redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo([_observer(configuration, quiet)], redirectStandardIO=False)
     service = service_of(configuration, listening, Mouth(keep=False), greet)
     try:
         service.privilegedStartService()
@@ -59,10 +59,19 @@ def serve(
     return 0
 
 
-def _observer(quiet: bool) -> ILogObserver:
+def _observer(configuration: Configuration, quiet: bool) -> ILogObserver:
     level = LogLevel.warn if quiet else LogLevel.info
+    output = sys.stderr if quiet else sys.stdout
+    written: ILogObserver
+    if configuration["log-format"] == "json":
+        # Here, for whoever reads with their own eyes need not wait for it.
+        from durable_streams_tw.telemetry.logs import JSONLog
+
+        written = JSONLog(output.fileno())
+    else:
+        written = textFileLogObserver(output)
     observer: ILogObserver = FilteringLogObserver(
-        textFileLogObserver(sys.stderr if quiet else sys.stdout),
+        written,
         [_not_said, LogLevelFilterPredicate(defaultLogLevel=level)],
     )
     return observer

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
 
 from durable_streams_tw.server.embedded import DurableStreams
 from durable_streams_tw.service.certificates import TLSEndpoint
@@ -31,11 +31,26 @@ def makeService(options: Options) -> Startup:
     twistd: Any = options.parent
     mouth = Mouth(keep=twistd is not None and not twistd["nodaemon"])
     try:
-        return service_of(options.configuration, options.endpoints, mouth)
+        service = service_of(options.configuration, options.endpoints, mouth)
+        if twistd is not None and options.configuration["log-format"] == "json":
+            service.log = _json_log(twistd)
+        return service
     except BadConfiguration as bad:
         for problem in bad.problems:
             mouth.say(problem)
         sys.exit(1)
+
+
+def _json_log(twistd: Mapping[str, Any]) -> ILogObserver:
+    """A log where twistd would have logged in its own words."""
+    from durable_streams_tw.telemetry.logs import JSONLog, to_file
+
+    path = twistd["logfile"]
+    if path == "-" or (not path and twistd["nodaemon"]):
+        log: ILogObserver = JSONLog(1)
+    else:
+        log = to_file(path or "twistd.log")
+    return log
 
 
 def service_of(

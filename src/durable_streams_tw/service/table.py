@@ -334,6 +334,19 @@ TABLE: Final[tuple[Setting, ...]] = (
         field="allowed_hosts",
         dev="local",
     ),
+    Setting(
+        name="log-format",
+        group=_OPERATORS,
+        meaning="what a line of the log is: text or json",
+        more=(
+            "In [JSON](observability.md#logs) each line is one flat object. Under twistd it goes "
+            "to twistd's `--logfile`, which is then not rotated by twistd."
+        ),
+        parse=units.choice("text", "json"),
+        choices=("text", "json"),
+        default="text",
+        metavar="WORD",
+    ),
     _flag(
         "metrics",
         _OPERATORS,

@@ -1,0 +1,405 @@
+"""Logs for machines: flat, a line for each event, no secrets, and no reason to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.logger import (
+    FileLogObserver,
+    Logger,
+    LogLevel,
+    LogPublisher,
+    formatEventAsClassicLogText,
+    globalLogPublisher,
+)
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from durable_streams_tw.server.embedded import DurableStreams
+from durable_streams_tw.server.operators import OperatorTree
+from durable_streams_tw.subscriptions.calling import Caller
+from durable_streams_tw.telemetry.health import Ready
+from durable_streams_tw.telemetry.logs import JSONLog, Lines, entry, line_of, to_file
+from durable_streams_tw.telemetry.metrics import Metrics
+from tests.server.house import MORNING, Client, at_once
+from tests.service.black_box import PATIENCE, Foreground, command
+
+CANARY = "k4n4rienv0gel"
+
+_values = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.just(object())
+)
+
+
+class EntryTests(SynchronousTestCase):
+    """An event as an object."""
+
+    def told(self, say: Callable[[Logger], None]) -> dict[str, Any]:
+        """What becomes of a logged event."""
+        events: list[dict[str, Any]] = []
+        keep: Any = events.append
+        say(Logger("a.place", observer=LogPublisher(keep)))
+        (event,) = events
+        event["log_time"] = MORNING + 0.25
+        told: dict[str, Any] = json.loads(line_of(event))
+        return told
+
+    def test_flat(self) -> None:
+        """The sentence, and what it was made of."""
+        self.assertEqual(
+            self.told(lambda log: log.warn("{count} of {name}", count=3, name="x")),
+            {
+                "time": "2027-01-15T08:00:00.250Z",
+                "level": "warn",
+                "source": "a.place",
+                "message": "3 of x",
+                "count": 3,
+                "name": "x",
+            },
+        )
+
+    def test_failure(self) -> None:
+        """A failure has its type and where it was, and the mark that the client was told."""
+        failure = Failure(KeyError("no"))
+        told = self.told(lambda log: log.failure("Oh {mark}", failure, mark="abc"))
+        self.assertEqual(told["level"], "critical")
+        self.assertEqual((told["message"], told["request_id"]), ("Oh abc", "abc"))
+        self.assertEqual(told["error"], "builtins.KeyError")
+        self.assertIn("KeyError", told["trace"])
+        self.assertNotIn("mark", told)
+
+    @given(st.dictionaries(st.text(), _values), st.text())
+    def test_any(self, parts: dict[str, Any], form: str) -> None:
+        """Whatever an event has in it: one line, one object, nothing nested."""
+        line = line_of({"log_format": form, "log_level": LogLevel.info, "log_time": 0.0, **parts})
+        self.assertEqual(line.count(b"\n"), 1)
+        told = json.loads(line)
+        for value in told.values():
+            self.assertNotIsInstance(value, dict | list)
+        for name in ("time", "level", "source", "message"):
+            self.assertIsInstance(told[name], str)
+
+    def test_own_names_stay(self) -> None:
+        """An event's parts do not take the place of what every line has."""
+        told = self.told(lambda log: log.info("{message}", message="m", source="s", trace="t"))
+        self.assertEqual((told["source"], told["message"]), ("a.place", "m"))
+        self.assertNotIn("trace", told)
+
+    def test_bounded(self) -> None:
+        """A long text is cut."""
+        told = self.told(lambda log: log.info("{text}", text="x" * 100_000))
+        self.assertLess(len(json.dumps(told)), 10_000)
+
+    def test_levels(self) -> None:
+        """Debugging is left out, also what older code logs has a level."""
+        self.assertEqual(entry({"log_format": "x"})["level"], "info")
+        reader, writer = os.pipe()
+        self.addCleanup(os.close, reader)
+        self.addCleanup(os.close, writer)
+        observer = JSONLog(writer)
+        observer({"log_format": "quiet", "log_level": LogLevel.debug})
+        observer({"log_format": "loud", "log_level": LogLevel.error})
+        self.assertEqual(json.loads(os.read(reader, 10_000))["message"], "loud")
+
+
+class LinesTests(SynchronousTestCase):
+    """A disk that does not take lines."""
+
+    def setUp(self) -> None:
+        self.taken = b""
+        self.room = 1_000_000
+        patched = mock.patch.object(os, "write", self.write)
+        patched.start()
+        self.addCleanup(patched.stop)
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        """Stands in for the system's, with so much room."""
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        part = data[: self.room]
+        self.room -= len(part)
+        self.taken += part
+        return len(part)
+
+    def test_lost_and_told(self) -> None:
+        """Lines that found no room are counted, and their number is the next line."""
+        lines = Lines(1)
+        lines.write(b"one\n")
+        self.room = 0
+        for _ in range(3):
+            lines.write(b"lost\n")
+        self.room = 1_000_000
+        lines.write(b"two\n")
+        lines.write(b"three\n")
+        first, told, *rest = self.taken.splitlines()
+        self.assertEqual((first, rest), (b"one", [b"two", b"three"]))
+        self.assertEqual(json.loads(told)["lost"], 3)
+
+    def test_cut_short(self) -> None:
+        """Half a line stays a line of its own, and counts as lost."""
+        lines = Lines(1)
+        self.room = 3
+        lines.write(b"one line\n")
+        lines.write(b"another\n")
+        self.room = 1_000_000
+        lines.write(b"two\n")
+        first, told, last = self.taken.splitlines()
+        self.assertEqual((first, last), (b"one", b"two"))
+        self.assertEqual(json.loads(told)["lost"], 2)
+
+    @given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 30))))
+    def test_any_disk(self, steps: list[tuple[int, int]]) -> None:
+        """Every line is there whole or counted, whenever there is room and however much."""
+        self.taken = b""
+        lines = Lines(1)
+        written = 0
+        for number, (room, size) in enumerate(steps):
+            self.room = room
+            lines.write(b"%d:" % number + b"x" * size + b"\n")
+            written += 1
+        self.room = 1_000_000
+        lines.write(b"end\n")
+        whole = lost = 0
+        for line in self.taken.splitlines():
+            name, _, rest = line.partition(b":")
+            if line.startswith(b'{"level') and line.endswith(b"}"):
+                lost += json.loads(line)["lost"]
+            elif name.isdigit() and len(rest) == steps[int(name)][1]:
+                whole += 1
+        # A line without its end is whole to the eye, and counted all the same.
+        self.assertGreaterEqual(whole + lost, written)
+        self.assertLessEqual(lost, written)
+        self.assertTrue(self.taken.endswith(b"end\n"))
+
+
+class FileTests(SynchronousTestCase):
+    """A log in a file."""
+
+    def test_added(self) -> None:
+        """What was there stays, and the file is nobody else's."""
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory, "log")
+            for text in ("one", "two"):
+                to_file(path)({"log_format": text, "log_level": LogLevel.info})
+            told = [json.loads(line)["message"] for line in path.read_text().splitlines()]
+            self.assertEqual(told, ["one", "two"])
+            self.assertEqual(path.stat().st_mode & 0o027, 0)
+
+
+#: Fields that a request may have, each with something secret in it.
+_FIELDS = (
+    *("Authorization", "Cookie", "Content-Type", "Content-Encoding", "Accept", "Origin", "Referer"),
+    *("If-None-Match", "Last-Event-ID", "Producer-Id", "Producer-Epoch", "Producer-Seq"),
+    *("Stream-Seq", "Stream-TTL", "Stream-Expires-At", "Stream-Closed", "Stream-Forked-From"),
+    *("Stream-Fork-Offset", "User-Agent", "X-Forwarded-For", "X-Forwarded-Host", "Expect"),
+    *("Proxy-Authorization", "Range", "TE", "Upgrade", "Forwarded", "X-Anything"),
+)
+_TARGETS = (
+    "/v1/stream/a",
+    "/v1/stream/missing",
+    "/v1/stream/__ds/subscriptions/s",
+    "/v1/stream/__ds/subscriptions/s/callback",
+    "/v1/stream/__ds/subscriptions/s/claim",
+    "/v1/stream/__ds/nothing",
+    "/-/ready",
+    "/-/metrics",
+    "/elsewhere",
+)
+_BODIES = (
+    CANARY,
+    f'{{"{CANARY}": "{CANARY}"}}',
+    f'["{CANARY}", {CANARY}]',
+    f'{{"type": "webhook", "webhook": {{"url": "https://u:{CANARY}@h.example/?t={CANARY}"}}}}',
+)
+
+
+def _requests() -> Iterator[tuple[str, str, dict[str, str], str | None]]:
+    """Requests with a canary in each field, in each kind of body, and in the query."""
+    yield "PUT", "/v1/stream/a", {"Content-Type": "text/plain"}, CANARY
+    for field in _FIELDS:
+        value = f"Bearer {CANARY}" if field.endswith("Authorization") else CANARY
+        for method, body in (("GET", None), ("PUT", CANARY), ("POST", CANARY)):
+            kind = {} if body is None else {"Content-Type": "text/plain"}
+            yield method, "/v1/stream/a", kind | {field: value}, body
+    everything = {field: CANARY for field in _FIELDS if field not in ("Expect", "Upgrade")}
+    for target in _TARGETS:
+        for method in ("GET", "PUT", "POST", "DELETE", "HEAD", "OPTIONS", CANARY.upper()):
+            yield method, f"{target}?offset={CANARY}&{CANARY}", everything, None
+            for body in _BODIES:
+                yield method, target, {"Content-Type": "application/json"}, body
+
+
+class CanaryTests(SynchronousTestCase):
+    """Nothing that a client sends comes out at another end, whatever becomes of it."""
+
+    def setUp(self) -> None:
+        self.text = StringIO()
+        self.lines: list[bytes] = []
+        text = FileLogObserver(self.text, formatEventAsClassicLogText)
+        observers: tuple[Any, ...] = (text, lambda event: self.lines.append(line_of(event)))
+        for observer in observers:
+            globalLogPublisher.addObserver(observer)
+            self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.clock = Clock()
+        self.clock.rightNow = MORNING
+        caller = Caller(self.clock, lambda: False, lambda _: succeed([]))
+        self.streams = DurableStreams(reactor=self.clock, in_thread=at_once, caller=caller)
+        self.streams.startService()
+        self.addCleanup(self.streams.stopService)
+        self.streams.reached_at("http://h.example/v1/stream/", False)
+        self.tree = OperatorTree()
+        self.observed = self.streams.observed()
+        self.tree.putChild(b"ready", Ready(self.observed))
+        self.tree.putChild(b"metrics", Metrics(self.observed))
+
+    def send(self, *doors: Any) -> int:
+        """Send all of it; how many were answered."""
+        answered = 0
+        for door in doors:
+            for method, target, header, body in _requests():
+                client = Client(door)
+                client.request(method, target, header, None if body is None else body.encode())
+                self.clock.pump([0] * 3)
+                answered += client.transport.value().startswith(b"HTTP/1.1 ")
+                client.leave()
+        self.clock.pump([1] * 30)
+        return answered
+
+    def check(self) -> None:
+        """Search the logs, and what operators see."""
+        metrics = Client(self.streams.site(b"x/", self.tree)).ask("GET", "/-/metrics")
+        ready = Client(self.streams.site(b"x/", self.tree)).ask("GET", "/-/ready")
+        output = self.text.getvalue().encode() + b"".join(self.lines) + metrics.body + ready.body
+        self.assertIn(b"durable_streams_commands_total", output)
+        self.assertNotIn(CANARY.encode(), output.lower())
+
+    def doors(self) -> list[Any]:
+        """Both of them."""
+        root = b"v1/stream/"
+        return [self.streams.site(root, self.tree), self.streams.door(root, self.tree)]
+
+    def test_all(self) -> None:
+        """Requests that succeed, and that are refused."""
+        answered = self.send(*self.doors())
+        self.assertGreater(answered, 2 * 0.9 * len(list(_requests())))
+        self.check()
+
+    def test_webhooks_that_fail(self) -> None:
+        """A webhook's URL may have a password in it."""
+        (door, _) = self.doors()
+        body = {"type": "webhook", "streams": ["a"], "pattern": "**"}
+        body["webhook"] = {"url": f"https://h.example/{CANARY}?t={CANARY}"}  # type: ignore[assignment]
+        kind = {"Content-Type": "application/json"}
+        name = "/v1/stream/__ds/subscriptions/s"
+        made = Client(door).ask("PUT", name, kind, json.dumps(body).encode())
+        self.assertEqual(made.status, 201, made.body)
+        plain = {"Content-Type": "text/plain"}
+        self.assertEqual(Client(door).ask("PUT", "/v1/stream/a", plain, b"x").status, 201)
+        self.clock.pump([1] * 30)
+        self.assertGreater(self.observed.calls["failed"], 0)
+        self.assertIn("failed", self.text.getvalue())
+        self.check()
+
+    def test_bugs(self) -> None:
+        """A request that meets a bug is logged under a mark, which the client is told."""
+
+        def bug(*_: object) -> Deferred[Any]:
+            raise RuntimeError("a bug")
+
+        self.patch(self.streams._store, "submit", bug)
+        self.patch(self.streams._store, "read", bug)
+        self.patch(self.streams._store, "look", bug)
+        self.send(*self.doors())
+        self.assertGreater(len(self.flushLoggedErrors(RuntimeError)), 10)
+        told = [json.loads(line) for line in self.lines]
+        marks = [line["request_id"] for line in told if "request_id" in line]
+        self.assertEqual(len(set(marks)), len(marks))
+        plain = {"Content-Type": "text/plain"}
+        answer = Client(self.doors()[0]).ask("PUT", "/v1/stream/b", plain, b"x")
+        self.flushLoggedErrors(RuntimeError)
+        mark = json.loads(self.lines[-1])["request_id"]
+        self.assertEqual(answer.status, 500)
+        self.assertIn(mark, answer.body.decode())
+        self.restore_store()
+        self.check()
+
+    def restore_store(self) -> None:
+        """Undo the bug, for what operators see is asked of the store."""
+        for name in ("submit", "read", "look"):
+            delattr(self.streams._store, name)
+
+
+class ServedTests(TestCase):
+    """The real server, seen from outside."""
+
+    def test_canary(self) -> None:
+        """Nothing secret is in all that it prints, in JSON lines that are whole."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        where = ("--interface", "127.0.0.1", "--port", "0", "--data-dir", "data")
+        with Foreground(directory, "durable-streams", *where, "--log-format", "json") as server:
+            answered = 0
+            connection = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+            for method, target, header, body in _requests():
+                if "Expect" in header or method == CANARY.upper():
+                    continue
+                connection.request(method, target, body, header)
+                answer = connection.getresponse()
+                answer.read()
+                answered += 1
+            connection.close()
+            server.stop()
+        self.assertGreater(answered, 100)
+        self.assertNotIn(CANARY, server.log.lower())
+        lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+        self.assertEqual(len(lines), len(server.log.splitlines()))
+        self.assertIn("Durable streams are at", "".join(line["message"] for line in lines))
+
+    def test_full_disk(self) -> None:
+        """A log that takes nothing costs its lines, and no request."""
+        if not os.path.exists("/dev/full"):
+            self.skipTest("this system has no disk that is always full")
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        where = ("--interface", "127.0.0.1", "--port", str(port))
+        for form in ("json", "text"):
+            log = ("--logfile", "/dev/full", "--pidfile=", "-n", "durable-streams")
+            line = [*command(*log), *where, "--log-format", form]
+            with Foreground(directory, ports=0, line=line) as server:
+                until = time.monotonic() + PATIENCE
+                while True:
+                    try:
+                        status = _status(port)
+                        break
+                    except ConnectionRefusedError:
+                        self.assertLess(time.monotonic(), until)
+                        time.sleep(0.05)
+                self.assertEqual([status, *(_status(port) for _ in range(20))], [404] * 21, form)
+                server.stop()
+
+
+def _status(port: int) -> int:
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request("GET", "/v1/stream/missing")
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+    finally:
+        connection.close()
