@@ -37,6 +37,27 @@ COMMANDS: Final[dict[str, Entry]] = {
     "dev": Entry(RUN, f"{_HERE}.dev:dev", "Serve streams from memory on this machine, to try out"),
     "run": Entry(RUN, f"{_HERE}.run:run", "Run the server in the foreground"),
     "config": Entry(RUN, f"{_HERE}.config:config", "Check or show the settings of a server"),
+    "check": Entry(
+        STORE,
+        f"{_HERE}.store_check:check",
+        "Prove that a store holds together, also beside its server",
+    ),
+    "backup": Entry(
+        STORE,
+        f"{_HERE}.store_backup:backup",
+        "Back a store up into a new directory, also beside its server",
+    ),
+    "restore": Entry(STORE, f"{_HERE}.store_backup:restore", "Make a data directory of a backup"),
+    "compact": Entry(
+        STORE,
+        f"{_HERE}.store_backup:compact",
+        "Give the space of deleted streams back to the disk",
+    ),
+    "stats": Entry(
+        STORE,
+        f"{_HERE}.store_stats:stats",
+        "Say how large a store is and what is in it, also beside its server",
+    ),
     "create": Entry(
         CLIENT, f"{_HERE}.client_writes:create", "Make a stream, or make sure that it is there"
     ),

@@ -152,9 +152,10 @@ def _explained(path: str) -> Iterator[None]:
 class Watched:
     """A store whose pairs are counted while they are walked through."""
 
-    def __init__(self, source: Inspection, progress: Progress) -> None:
+    def __init__(self, source: Inspection, progress: Progress, what: str = "checking") -> None:
         self._source = source
         self._progress = progress
+        self._what = what
         self._total = source.figures().entries
         self._count = 0
 
@@ -163,13 +164,13 @@ class Watched:
         """The map as the last commit left it. Raises `KeyspaceFailed`."""
         with self._source.snapshot() as view:
             yield _WatchedSnapshot(view, self._step)
-        self._progress("checking", self._count, self._count)
+        self._progress(self._what, self._count, self._count)
 
     def _step(self) -> None:
         # Some are walked through twice, so the end is a guess.
         self._count += 1
         if self._count % _TOLD_EVERY == 0:
-            self._progress("checking", self._count, max(self._total, self._count))
+            self._progress(self._what, self._count, max(self._total, self._count))
 
 
 class _WatchedSnapshot:

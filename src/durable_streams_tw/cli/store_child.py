@@ -1,0 +1,159 @@
+"""The process that touches a store's file for the store commands.
+
+A damaged map can end the process that reads it, so that is never the one that talks to people.
+The task is the first argument, as JSON; what comes of it are lines of JSON on standard output,
+each an object with one field: ``progress``, ``finding``, ``flawed``, ``unusable`` or ``done``.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from durable_streams_tw.storage import backup, census, copies, restoring
+from durable_streams_tw.storage.directory import owner
+from durable_streams_tw.storage.findings import Finding
+from durable_streams_tw.storage.inspection import Inspection
+from durable_streams_tw.storage.interfaces import StoreUnusable
+from durable_streams_tw.storage.keyspace import KeyspaceFailed
+from durable_streams_tw.subscriptions.keyring import KEYS_FILE
+
+#: What belongs to a store beside its data file, by the name in the data directory.
+BESIDE: Final = (KEYS_FILE,)
+
+_TOLD_EVERY: Final = 0.1
+_INTERRUPTED: Final = 130
+
+
+class Task(Struct, frozen=True, kw_only=True):
+    """What is to be done, and how. ``place`` is the backup that is made or restored."""
+
+    name: str
+    directory: str
+    place: str = ""
+    deep: bool = False
+    even_flawed: bool = False
+    top: int = 0
+    quick: bool = False
+
+
+def main(argument: str) -> None:
+    """Carry out a task."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    task = msgspec.json.decode(argument, type=Task)
+    try:
+        say("done", WORK[task.name](task))
+    except copies.Flawed as flawed:
+        findings = [_plain(finding) for finding in flawed.findings]
+        say("flawed", {"sentence": str(flawed), "count": flawed.count, "findings": findings})
+    except (StoreUnusable, KeyspaceFailed) as error:
+        say("unusable", str(error))
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    # Once: what tidies up is not interrupted again.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def say(kind: str, what: object) -> None:
+    """Write a line."""
+    sys.stdout.buffer.write(msgspec.json.encode({kind: what}) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _plain(finding: Finding) -> dict[str, str]:
+    return {
+        "flaw": finding.flaw.name,
+        "meaning": finding.flaw.value,
+        "key": finding.key.hex(),
+        "detail": finding.detail,
+    }
+
+
+def _teller() -> copies.Progress:
+    last_at, last_what = 0.0, ""
+
+    def progress(what: str, done: int, of: int) -> None:
+        nonlocal last_at, last_what
+        now = time.monotonic()
+        if what != last_what or now - last_at > _TOLD_EVERY:
+            last_at, last_what = now, what
+            say("progress", [what, done, of])
+
+    return progress
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _check(task: Task) -> object:
+    count = 0
+    with Inspection(task.directory) as store:
+        entries = store.figures().entries
+        for finding in copies.walk(store, task.deep, _teller()):
+            count += 1
+            say("finding", _plain(finding))
+    return {"entries": entries, "flaws": count, "owner": owner(task.directory)}
+
+
+def _back_up(task: Task) -> object:
+    return backup.back_up(
+        task.directory,
+        task.place,
+        BESIDE,
+        _now,
+        _teller(),
+        even_flawed=task.even_flawed,
+        deep=task.deep,
+    )
+
+
+def _restore(task: Task) -> object:
+    return restoring.restore(
+        task.place,
+        task.directory,
+        _now(),
+        _teller(),
+        even_flawed=task.even_flawed,
+        deep=task.deep,
+    )
+
+
+def _compact(task: Task) -> object:
+    return restoring.compact(task.directory, _teller(), even_flawed=task.even_flawed)
+
+
+def _stats(task: Task) -> object:
+    counted = None
+    with Inspection(task.directory) as store:
+        figures = store.figures()
+        if not task.quick:
+            with copies.Watched(store, _teller(), "counting").snapshot() as view:
+                counted = census.count(view, task.top)
+    return {"owner": owner(task.directory), "store": figures, "counted": counted}
+
+
+#: Every task by its name.
+WORK: Final[dict[str, Callable[[Task], Any]]] = {
+    "check": _check,
+    "backup": _back_up,
+    "restore": _restore,
+    "compact": _compact,
+    "stats": _stats,
+}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
