@@ -1,0 +1,106 @@
+"""Backups of a server under load, that are killed, and that are restored."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from threading import Event, Thread
+
+from durable_streams_tw.cli.store_work import IMPOSSIBLE
+from durable_streams_tw.storage.backup import read_manifest
+from tests.crash.test_kill import SEED
+from tests.crash.test_server_kill import Producer, Server, ServerKillTests
+from tests.storage.soundness import assert_sound_directory
+
+
+def command(*arguments: str) -> subprocess.Popen[bytes]:
+    """A store command, begun."""
+    call = "from durable_streams_tw.cli.commands import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", call, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+class HotBackupTests(ServerKillTests):
+    """What was acknowledged before a backup began is in it, once and in order."""
+
+    def test_producers(self) -> None:
+        """Eight clients, a backup that is killed, one that is not, and a server that is."""
+        chance = random.Random(SEED)
+        producers = [Producer(f"p{n}", "shared" if n < 4 else f"own{n}") for n in range(8)]
+        server = Server(self.directory)
+        for path in {producer.path for producer in producers}:
+            self.assertEqual(self.request(server, "PUT", path)[0], 201)
+        go_on = Event()
+        go_on.set()
+        threads = [Thread(target=p.run, args=(server.port, go_on)) for p in producers]
+        for thread in threads:
+            thread.start()
+        try:
+            while any(p.acknowledged < 20 for p in producers):
+                time.sleep(0.01)
+            backup = os.path.join(os.path.dirname(self.directory), "backup")
+            arguments = ("backup", "--data-dir", self.directory, backup)
+            killed = command(*arguments)
+            time.sleep(chance.random() * 0.5)
+            killed.kill()
+            killed.communicate()
+            if os.path.exists(backup):
+                # Too late to do harm: what has the name is whole.
+                read_manifest(backup)
+            self._await_end_of(killed, backup)
+            before = [p.acknowledged for p in producers]
+            output, _ = (hot := command(*arguments)).communicate()
+            self.assertEqual(hot.returncode, 0, output)
+            behind = [p.acknowledged for p in producers]
+            refused = command("compact", "--data-dir", self.directory)
+            output, _ = refused.communicate()
+            self.assertEqual(refused.returncode, IMPOSSIBLE, output)
+            self.assertIn(b"in use by another server", output)
+        finally:
+            go_on.clear()
+            for thread in threads:
+                thread.join()
+            server.kill()
+        self.assertGreater(sum(behind), sum(before), "the server went on meanwhile")
+        assert_sound_directory(self, self.directory)
+        shutil.rmtree(self.directory)
+        restored = command("restore", "--data-dir", self.directory, backup)
+        output, _ = restored.communicate()
+        self.assertEqual(restored.returncode, 0, output)
+        self.assertTrue(os.path.exists(os.path.join(self.directory, "keys.json")))
+        server = Server(self.directory)
+        for producer, least, most in zip(producers, before, behind, strict=True):
+            messages = self.content(server, producer.path).split(b";")[:-1]
+            own = [m for m in messages if m.startswith(producer.name.encode() + b":")]
+            expected = [f"{producer.name}:{number}".encode() for number in range(len(own))]
+            self.assertEqual(own, expected)
+            # One more may have been stored, and not acknowledged yet.
+            self.assertTrue(least <= len(own) <= most + 1, (least, len(own), most))
+        server.stop()
+        self.assertNotIn("Traceback", server.log())
+        assert_sound_directory(self, self.directory)
+
+    def _await_end_of(self, killed: subprocess.Popen[bytes], backup: str) -> None:
+        """The process that did the work ends when nobody listens; whatever it had come to, the
+        place is free."""
+        deadline = time.monotonic() + 30
+        while True:
+            shutil.rmtree(backup, ignore_errors=True)
+            probe = command("backup", "--data-dir", self.directory, backup)
+            output, _ = probe.communicate()
+            if probe.returncode == 0:
+                break
+            self.assertIn(b"in use", output)
+            self.assertLess(time.monotonic(), deadline)
+        shutil.rmtree(backup)
+
+
+del ServerKillTests
