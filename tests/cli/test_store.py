@@ -1,0 +1,138 @@
+"""The store commands, from the outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from typing import Any
+
+from click.testing import CliRunner, Result
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.cli.commands import commands
+from durable_streams_tw.cli.store_work import IMPOSSIBLE, WRONG, amount, plain_lines, size
+from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE
+from tests.storage.lmdb_rig import LMDBRig
+from tests.storage.store_rig import put
+
+
+class StoreCommandTests(LMDBRig, SynchronousTestCase):
+    """On a store that no server uses."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.created(put("chat", raw=b"7" * 20_000))
+        self.created(put("gone", raw=b"8" * 200_000))
+        self.deleted("gone")
+        self.sweep(self.store)
+        self.result(self.store.close())
+        self.place = os.path.abspath(self.mktemp())
+        os.mkdir(self.place)
+        self.backup = os.path.join(self.place, "backup")
+
+    def run_command(self, *arguments: str, status: int = 0, **variables: str) -> Result:
+        """Run a command in this process, and its child."""
+        result = CliRunner().invoke(commands, arguments, env=variables)
+        self.assertEqual(result.exit_code, status, result.output)
+        return result
+
+    def printed(self, *arguments: str, status: int = 0) -> Any:
+        """What a command prints as JSON."""
+        result = self.run_command(
+            *arguments, "--json", status=status, DURABLE_STREAMS_DATA_DIR=self.directory
+        )
+        return json.loads(result.stdout)
+
+    def test_rounds(self) -> None:
+        """There and back; the directory is the environment's, or said."""
+        self.assertEqual(self.printed("check")["findings"], [])
+        made = self.printed("backup", self.backup)
+        self.assertEqual([file["name"] for file in made["files"]], [DATA_FILE])
+        new = os.path.join(self.place, "new")
+        restored = self.run_command("restore", "-d", new, self.backup)
+        self.assertIn(f"{new} has data.mdb (", restored.stdout)
+        self.assertIn("copying: ", restored.stderr)
+        self.assertIn(f"{new} is sound: ", self.run_command("check", "-d", new, "--deep").stdout)
+        sizes = self.printed("compact")
+        self.assertLess(sizes["after"], sizes["before"])
+
+    def test_stats(self) -> None:
+        told = self.printed("stats", "--top", "1")
+        self.assertEqual(told["counted"]["streams"], 1)
+        self.assertEqual(told["counted"]["largest"], [{"path": "chat", "size": 20_000}])
+        self.assertIsNone(told["owner"])
+        lines = self.run_command("stats", "-d", self.directory).stdout.splitlines()
+        self.assertIn("      19.5 KiB  chat", lines)
+        quick = self.run_command("stats", "-d", self.directory, "--quick").stdout
+        self.assertNotIn("largest", quick)
+        self.assertIn("free inside the file", quick)
+
+    def test_flaws(self) -> None:
+        """Each is told, and the exit status says that there are some."""
+        self.damaged = True
+        path = os.path.join(self.directory, DATA_FILE)
+        with open(path, "r+b") as file:
+            content = file.read()
+            file.seek(0)
+            file.write(content.replace(b"7" * 1000, b"7" * 999 + b"6"))
+        findings = self.printed("check", status=WRONG)["findings"]
+        self.assertEqual({finding["flaw"] for finding in findings}, {"CORRUPT_RECORD"})
+        lines = self.run_command("check", "-d", self.directory, status=WRONG).stdout
+        self.assertIn("a record fails its checksum", lines)
+        self.assertIn("is not sound: 2 findings.", lines)
+        refused = self.run_command("backup", "-d", self.directory, self.backup, status=WRONG)
+        self.assertIn("--even-flawed", refused.stderr)
+        self.assertFalse(os.path.exists(self.backup))
+        self.assertEqual(self.printed("backup", self.backup, "--even-flawed")["flaws"], 2)
+
+    def test_damaged_beyond_reading(self) -> None:
+        """A file that ends the process which reads it ends no other."""
+        self.damaged = True
+        copy = os.path.join(self.place, "copy")
+        os.mkdir(copy)
+        path = os.path.join(copy, DATA_FILE)
+        shutil.copy(os.path.join(self.directory, DATA_FILE), path)
+        # Two pages that say where all others are, and no others.
+        os.truncate(path, 8192)
+        result = self.run_command("check", "-d", copy, status=WRONG)
+        self.assertIn("reading it ended the process (SIG", result.stderr)
+
+    def test_impossible(self) -> None:
+        """One sentence, and its own exit status."""
+        for arguments, sentence in (
+            (("check",), "which data directory?"),
+            (("check", "-d", self.place), "there is no store in"),
+            (("backup", "-d", self.directory, self.place), "is there already"),
+            (("restore", "-d", self.backup, self.place), "is no backup"),
+            (("stats", "-d", self.directory + "/nowhere"), "there is no store"),
+        ):
+            result = self.run_command(*arguments, status=IMPOSSIBLE)
+            self.assertIn(sentence, result.stderr)
+            self.assertNotIn("Traceback", result.output)
+
+
+class ShowingTests(SynchronousTestCase):
+    """How far a task is, for people."""
+
+    def test_plain_lines(self) -> None:
+        """One when something begins, and one every ten seconds."""
+        now = 0.0
+        lines: list[str] = []
+        show = plain_lines(lines.append, lambda: now)
+        for now in (0.0, 5.0, 9.9, 10.0, 12.0):
+            show("copying", int(now) * 1024, 20_480)
+        show("checking", 5, 3)
+        self.assertEqual(
+            lines,
+            [
+                "copying: 0 bytes of 20.0 KiB",
+                "copying: 10.0 KiB of 20.0 KiB",
+                "checking: 5 of about 5 records",
+            ],
+        )
+
+    def test_amounts(self) -> None:
+        self.assertEqual(amount("counting", 1000, 2000), "1,000 of about 2,000 records")
+        for number, text in ((1023, "1,023 bytes"), (1024, "1.0 KiB"), (3 << 50, "3,072.0 TiB")):
+            self.assertEqual(size(number), text)
