@@ -19,6 +19,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.differing_executors],
 )
 settings.register_profile("ci", settings.get_profile("ours"), derandomize=True)
+settings.register_profile("brief", settings.get_profile("ci"), max_examples=8)
 settings.register_profile("thorough", settings.get_profile("ours"), max_examples=1500)
 _usual = "ci" if settings.get_current_profile_name() == "ci" else "ours"
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", _usual))
