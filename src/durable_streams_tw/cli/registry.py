@@ -58,6 +58,11 @@ COMMANDS: Final[dict[str, Entry]] = {
         f"{_HERE}.store_stats:stats",
         "Say how large a store is and what is in it, also beside its server",
     ),
+    "doctor": Entry(
+        STORE,
+        f"{_HERE}.doctor:doctor",
+        "Say what on this machine would trouble a server with these settings",
+    ),
     "create": Entry(
         CLIENT, f"{_HERE}.client_writes:create", "Make a stream, or make sure that it is there"
     ),

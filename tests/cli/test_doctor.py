@@ -1,0 +1,136 @@
+"""``doctor``: its verdicts, and what it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+
+from click.testing import CliRunner
+from msgspec.structs import replace
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.cli import examination
+from durable_streams_tw.cli.commands import commands
+from durable_streams_tw.cli.examination import Verdict
+from durable_streams_tw.cli.store_work import WRONG
+from durable_streams_tw.protocol.limits import MAP_SIZE
+from durable_streams_tw.server.settings import Settings
+
+GIB = 1 << 30
+DEFAULTS = Settings()
+
+
+class VerdictTests(SynchronousTestCase):
+    """Figures, and what is made of them."""
+
+    def assertGrades(self, cases: list[tuple[Verdict, str]]) -> None:
+        self.assertEqual([verdict.grade for verdict, _ in cases], [grade for _, grade in cases])
+
+    def test_open_files(self) -> None:
+        look = examination.open_files
+        self.assertGrades(
+            [
+                (look(1_000_000, 100_000), "good"),
+                (look(resource.RLIM_INFINITY, 0), "good"),
+                (look(1024, 960), "good"),
+                (look(1024, 961), "warning"),
+                (look(1024, 0), "warning"),
+                (look(255, 1000), "bad"),
+            ]
+        )
+
+    def test_address_space(self) -> None:
+        look = examination.address_space
+        self.assertGrades(
+            [
+                (look(resource.RLIM_INFINITY), "good"),
+                (look(3 * MAP_SIZE), "good"),
+                (look(100 * GIB), "warning"),
+                (look(GIB), "bad"),
+            ]
+        )
+
+    def test_timeouts(self) -> None:
+        for changes, troubles in (
+            ({}, []),
+            ({"long_poll_timeout": 60.0}, ["long-poll timeout"]),
+            ({"head_timeout": 20.0, "idle_timeout": 10.0}, ["idle timeout"]),
+            ({"head_timeout": 1.0, "idle_timeout": 2.0}, ["idle timeout"]),
+            ({"sse_reconnect_interval": 1.0}, ["event streams"]),
+        ):
+            found = list(examination.timeouts(replace(DEFAULTS, **changes)))
+            self.assertEqual([one.name for one in found if one.grade != "good"], troubles)
+
+    def test_bodies(self) -> None:
+        look = examination.bodies
+        self.assertGrades([(look(DEFAULTS), "good"), (look(Settings(max_body=GIB)), "bad")])
+
+    def test_disks(self) -> None:
+        room, kind, flush = examination.room, examination.file_system, examination.flushing
+        self.assertGrades(
+            [
+                (room(100 * GIB, 50 * GIB, 20 * GIB), "good"),
+                (room(100 * GIB, 50 * GIB, 200 * GIB), "warning"),
+                (room(100 * GIB, GIB - 1, None), "warning"),
+                (room(100 * GIB, 1 << 20, None), "bad"),
+                (kind("ext4"), "good"),
+                (kind(None), "good"),
+                (kind("tmpfs"), "warning"),
+                (kind("overlay"), "warning"),
+                (kind("nfs4"), "bad"),
+                (flush([0.001, 0.002, 1.0]), "good"),
+                (flush([0.03]), "warning"),
+                (flush([0.000001]), "warning"),
+                (flush([1.0]), "bad"),
+            ]
+        )
+
+    def test_directories(self) -> None:
+        place = self.mktemp()
+        os.mkdir(place)
+        look = examination.data_directory
+        cases = [(look(place + "/new", place, None), "good"), (look(place, place, None), "good")]
+        with open(os.path.join(place, "letter.txt"), "w"):
+            cases += [(look(place, place, None), "bad"), (look(place, place, 5), "good")]
+        self.assertGrades(cases)
+        keys = examination.key_file
+        self.assertGrades([(keys("keys", 0o600), "good"), (keys("keys", 0o640), "bad")])
+
+    def test_mounts(self) -> None:
+        text = (
+            "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+            "30 22 0:25 / /dev/shm rw - tmpfs tmpfs rw\nnonsense\n"
+        )
+        self.assertEqual(examination.kind_among(text, os.makedev(0, 25)), "tmpfs")
+        self.assertEqual(examination.kind_among(text, os.makedev(8, 1)), "ext4")
+        self.assertIsNone(examination.kind_among(text, os.makedev(9, 9)))
+
+
+class CommandTests(SynchronousTestCase):
+    """On this machine."""
+
+    def test_printed(self) -> None:
+        """A line for each, and a status for what is bad; nothing is left in the directory."""
+        place = os.path.abspath(self.mktemp())
+        os.mkdir(place)
+        arguments = ["doctor", "--data-dir", place, "--max-connections", "10"]
+        result = CliRunner().invoke(commands, [*arguments, "--json"])
+        verdicts = {one["name"]: one["grade"] for one in json.loads(result.stdout)}
+        self.assertEqual(verdicts["data directory"], "good")
+        self.assertLessEqual({"disk", "flushing", "open files", "file system"}, set(verdicts))
+        self.assertEqual(result.exit_code, WRONG if "bad" in verdicts.values() else 0)
+        self.assertEqual(os.listdir(place), [])
+        bad = CliRunner().invoke(commands, [*arguments, "--max-body", "1GiB"])
+        self.assertEqual(bad.exit_code, WRONG, bad.output)
+        self.assertIn("BAD   request bodies", bad.stdout)
+
+    def test_nowhere(self) -> None:
+        """Without a directory, and with one that can never be."""
+        memory = CliRunner().invoke(commands, ["doctor"], env={"DURABLE_STREAMS_DATA_DIR": None})
+        self.assertIn("nothing is kept", memory.stdout)
+        place = os.path.abspath(self.mktemp())
+        with open(place, "w"):
+            result = CliRunner().invoke(commands, ["doctor", "-d", place + "/below"])
+        self.assertIn(f"{place} cannot be written to", result.stdout)
+        self.assertEqual(result.exit_code, WRONG)
