@@ -34,6 +34,7 @@ from durable_streams_tw.storage.interfaces import (
     Outcome,
 )
 from durable_streams_tw.storage.memory import MemoryStore
+from durable_streams_tw.storage.meter import Levels, Meter
 from tests.sse_parser import parse
 
 T = TypeVar("T")
@@ -134,6 +135,18 @@ class DawdlingStore:
     def watch(self, listener: Listener) -> None:
         """Told when the test says so."""
         self._listeners.append(listener)
+
+    def measure(self, meter: Meter) -> None:
+        """In memory."""
+        self.memory.measure(meter)
+
+    def levels(self) -> Deferred[Levels | None]:
+        """There is no disk."""
+        return self.memory.levels()
+
+    def obstacle(self) -> Deferred[str | None]:
+        """None in memory."""
+        return self.memory.obstacle()
 
     def ask(self, question: Callable[[Moment], T]) -> Deferred[T | Refusal]:
         """At once."""

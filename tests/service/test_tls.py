@@ -41,8 +41,8 @@ class CurlTests(TlsTestCase):
 
     def curl(self, *arguments: str) -> tuple[str, str, bytes]:
         """The HTTP version, the status and the body that one request came to."""
-        always = ("--silent", "--show-error", "--cacert", "cert.pem", "--http2")
-        always += ("--write-out", "%{stderr}%{http_version} %{http_code}")
+        always = ["--silent", "--show-error", "--cacert", "cert.pem", "--http2"]
+        always += ["--write-out", "%{stderr}%{http_version} %{http_code}"]
         done = subprocess.run(
             ["curl", *always, *arguments],
             cwd=self.directory,
