@@ -33,7 +33,7 @@ from durable_streams_tw.server.policies import Policies
 from durable_streams_tw.server.reads import Reads
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.site import StreamSite
-from durable_streams_tw.server.streams import StreamOperations
+from durable_streams_tw.server.streams import Operations, StreamOperations
 from durable_streams_tw.server.tree import StreamTree
 from durable_streams_tw.server.values import Batch, StreamError, StreamInfo, Written
 from durable_streams_tw.server.writing import InThread, Writing
@@ -80,6 +80,7 @@ class DurableStreams(Service):
         in_thread: InThread | None = None,
         caller: Caller | None = None,
         checkers: Sequence[ICredentialsChecker] = (),
+        around: Callable[[Operations], Operations] | None = None,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
@@ -138,11 +139,13 @@ class DurableStreams(Service):
         )
         #: What asks requests for credentials and more; None where nothing is asked.
         self.admission: Admission | None = None
-        served: Admission | StreamOperations = self.operations
+        served: Operations = self.operations
         if conditions:
             served = self.admission = Admission(
                 self.operations, self._policies, self._subscriptions, conditions, reactor
             )
+        if around is not None:
+            served = around(served)
         self._served = served
         self._tree = StreamTree(served, settings)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
 from twisted.internet.interfaces import IStreamServerEndpoint
@@ -20,6 +20,9 @@ from durable_streams_tw.service.reloading import Reloading
 from durable_streams_tw.service.sources import BadConfiguration
 from durable_streams_tw.service.startup import Mouth, Startup
 from durable_streams_tw.service.supervision import Supervision
+
+if TYPE_CHECKING:
+    from durable_streams_tw.telemetry.tracing import Tracing
 
 __all__ = ["Options", "makeService", "service_of"]
 
@@ -53,6 +56,17 @@ def _json_log(twistd: Mapping[str, Any]) -> ILogObserver:
     return log
 
 
+def _tracing(configuration: Configuration, reactor: Any) -> Tracing:
+    try:
+        from durable_streams_tw.telemetry.tracing import Tracing
+    except ImportError as error:
+        raise configuration.refuse(
+            "tracing",
+            f"{error.name} is not installed: pip install 'durable-streams-tw[tracing]'",
+        ) from None
+    return Tracing(reactor)
+
+
 def service_of(
     configuration: Configuration,
     endpoints: list[IStreamServerEndpoint],
@@ -75,11 +89,13 @@ def service_of(
         from durable_streams_tw.service.authenticating import checkers
 
         known = checkers(configuration)
+    tracing = _tracing(configuration, reactor) if configuration["tracing"] else None
     streams = DurableStreams(
         data_dir,
         settings=configuration.settings,
         reactor=reactor,
         checkers=known,
+        around=None if tracing is None else tracing.around,
     )
     door = streams.door if configuration["fast-channel"] else streams.site
     site = door(root, operator_tree(configuration, streams))
@@ -97,6 +113,9 @@ def service_of(
     ports = Ports(endpoints, site, streams, root, reactor, greet)
     tls = [endpoint for endpoint in endpoints if isinstance(endpoint, TLSEndpoint)]
     supervision = Supervision.of()
+    if tracing is not None:
+        # Before the streams, and so stopped behind them.
+        MultiService.addService(service, tracing)
     for part in (streams, ports, Reloading(tls, reactor, supervision), supervision):
         MultiService.addService(service, part)
     return service

@@ -355,6 +355,15 @@ TABLE: Final[tuple[Setting, ...]] = (
         default="true",
     ),
     _flag(
+        "tracing",
+        _OPERATORS,
+        "give a span for each request to an OpenTelemetry collector",
+        more=(
+            "Needs the extra `tracing`; `OTEL_*` variables say where the collector is: see "
+            "[observability](observability.md#traces)."
+        ),
+    ),
+    _flag(
         "listing",
         _OPERATORS,
         "list the streams at /-/streams",

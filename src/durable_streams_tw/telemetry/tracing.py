@@ -1,0 +1,188 @@
+"""Traces: a span for each request for a stream, for OpenTelemetry.
+
+Imported only where traces are asked for, and then it is all that a request pays for. Names stay
+out: a span has the route's form and no path, no query, no field of the client's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from threading import Thread
+from typing import Any, Final
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from durable_streams_tw import __version__
+from durable_streams_tw.protocol.control_paths import Place, is_control, read_path
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.server.messages import Request, Response
+from durable_streams_tw.server.streams import Operations, Respond
+
+FLUSH_TIMEOUT: Final = 3.0
+"""How long spans that are not delivered yet may hold up the end (seconds)."""
+
+QUIET: Final = 60.0
+"""How long nothing is logged of a collector that is lost after it was (seconds)."""
+
+_METHODS: Final = {
+    method: method.decode("ascii")
+    for method in (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS")
+}
+_OTHER: Final = "_OTHER"
+_CARRIED: Final = (b"traceparent", b"tracestate")
+_PROPAGATOR: Final = TraceContextTextMapPropagator()
+_LIBRARY: Final = "opentelemetry"
+
+
+class Traced:
+    """Operations that leave a span for each request.
+
+    A span ends when the head of its answer is given: how long a reader follows is its own affair.
+    """
+
+    def __init__(self, operations: Operations, tracer: Any) -> None:
+        self._operations = operations
+        self._tracer = tracer
+
+    def serving(self, host: str | None) -> Respond:
+        """What answers the requests of a connection from an address."""
+        inner = self._operations.serving(host)
+        return lambda request: self._traced(request, inner)
+
+    def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
+        """What says no to a request, with the Origin that it named."""
+        return self._operations.refuse(refusal, origin)
+
+    def failure(self, failure: Failure, origin: bytes | None) -> Response:
+        """What answers a request whose answer has failed."""
+        return self._operations.failure(failure, origin)
+
+    def _traced(self, request: Request, respond: Respond) -> Response | Deferred[Response]:
+        method = _METHODS.get(request.method, _OTHER)
+        route = route_of(request)
+        span = self._tracer.start_span(
+            f"{'HTTP' if method == _OTHER else method} {route}",
+            context=_parent(request),
+            kind=SpanKind.SERVER,
+            attributes={"http.request.method": method, "http.route": route},
+        )
+        try:
+            answer = respond(request)
+        except BaseException:
+            _end(span, 500)
+            raise
+        if isinstance(answer, Response):
+            _end(span, answer.status)
+            return answer
+        return answer.addBoth(self._answered, span, request)
+
+    def _answered(self, answer: Response | Failure, span: Span, request: Request) -> Any:
+        if isinstance(answer, Failure) and answer.check(CancelledError) is None:
+            # The door would do the same; here its status is known.
+            answer = self._operations.failure(answer, request.header.get(b"origin"))
+        _end(span, answer.status if isinstance(answer, Response) else None)
+        return answer
+
+
+def route_of(request: Request) -> str:
+    """The form of a request's path, without names."""
+    root = request.root.decode("latin-1")
+    if not is_control(request.path):
+        return root + "{stream}"
+    place = read_path(request.path).place
+    return f"{root}__ds/*" if place is Place.NOTHING else f"{root}__ds/{place.value}"
+
+
+def _parent(request: Request) -> Any:
+    carried = {
+        name.decode("ascii"): request.header[name].decode("latin-1")
+        for name in _CARRIED
+        if name in request.header
+    }
+    return _PROPAGATOR.extract(carried) if carried else None
+
+
+def _end(span: Span, status: int | None) -> None:
+    """End a span; without a status the client has gone."""
+    if status is not None:
+        span.set_attribute("http.response.status_code", status)
+        if status >= 500:
+            span.set_status(Status(StatusCode.ERROR))
+    span.end()
+
+
+class Tracing(Service):
+    """Gives spans to a collector while the service runs.
+
+    Where that is, and what else there is to say, the ``OTEL_*`` variables tell. ``processor``
+    stands in for the collector. Start it before what it traces, and stop it behind that.
+    """
+
+    def __init__(self, reactor: Any, processor: SpanProcessor | None = None) -> None:
+        self._reactor = reactor
+        self._processor = processor
+        resource = Resource.create({SERVICE_NAME: "durable-streams", SERVICE_VERSION: __version__})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._complaints = _Complaints(reactor.seconds)
+
+    def around(self, operations: Operations) -> Operations:
+        """The same operations, traced."""
+        return Traced(operations, self._provider.get_tracer("durable_streams_tw", __version__))
+
+    def startService(self) -> None:
+        """Begin to deliver: a thread does it, so this is for the process that serves."""
+        Service.startService(self)
+        library = logging.getLogger(_LIBRARY)
+        library.addHandler(self._complaints)
+        library.propagate = False
+        processor = self._processor or BatchSpanProcessor(OTLPSpanExporter())
+        self._provider.add_span_processor(processor)
+
+    def stopService(self) -> Deferred[None]:
+        """Deliver what is left, within bounds."""
+        Service.stopService(self)
+        stopped: Deferred[None] = Deferred()
+
+        def end() -> None:
+            if not stopped.called:
+                if patience.active():
+                    patience.cancel()
+                logging.getLogger(_LIBRARY).removeHandler(self._complaints)
+                stopped.callback(None)
+
+        def flush() -> None:
+            self._provider.shutdown()
+            self._reactor.callFromThread(end)
+
+        patience = self._reactor.callLater(FLUSH_TIMEOUT, end)
+        # The library waits for half a minute, and no pool of ours may wait for it.
+        Thread(target=flush, name="durable-streams-spans", daemon=True).start()
+        return stopped
+
+
+class _Complaints(logging.Handler):
+    """What the library says of a lost collector, in our log, and not each time."""
+
+    _log = Logger(namespace=__name__)
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        logging.Handler.__init__(self, logging.WARNING)
+        self._seconds = seconds
+        self._said: float | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass a line on, if nothing was said for a while."""
+        now = self._seconds()
+        if self._said is None or now - self._said >= QUIET:
+            self._said = now
+            self._log.warn("traces: {line}", line=record.getMessage())
