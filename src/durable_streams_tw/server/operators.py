@@ -74,6 +74,27 @@ class Missing(Resource):
         return send(refusal(_NOTHING), request)
 
 
+class Look(Resource):
+    """One thing to look at: nothing is behind its name, and nothing can be done to it."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        Resource.__init__(self)
+
+    def render(self, request: Request) -> Any:
+        """Show it, where that is what was asked for."""
+        if request.postpath:
+            return Missing().render(request)
+        if request.method not in (b"GET", b"HEAD"):
+            return send(read_only(), request)
+        return self.show(request)
+
+    def show(self, request: Request) -> Any:
+        """Answer a GET or HEAD for it, as `Resource.render` does."""
+        raise NotImplementedError
+
+
 class OperatorTree(Resource):
     """The directory ``/-/``: put what operators look at under names of one segment.
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from durable_streams_tw.server import operators
@@ -31,20 +30,11 @@ _JSON: Final = b"application/json"
 _SLOW: Final = f"nothing was written for {READY_TIMEOUT:g} s: the disk hangs, or its thread is dead"
 
 
-class Live(Resource):
+class Live(operators.Look):
     """``GET /-/live``: whoever reads the answer knows that the process serves."""
 
-    isLeaf = True
-
-    def __init__(self) -> None:
-        Resource.__init__(self)
-
-    def render(self, request: Request) -> Any:
+    def show(self, request: Request) -> Any:
         """Answer at once."""
-        if request.postpath:
-            return operators.Missing().render(request)
-        if request.method not in (b"GET", b"HEAD"):
-            return send(operators.read_only(), request)
         return send(_told(200, "live"), request)
 
 
@@ -101,22 +91,16 @@ class Readiness:
         return found
 
 
-class Ready(Resource):
+class Ready(operators.Look):
     """``GET /-/ready``: 200 where the store is open, its disk takes bytes and the committer
     comes round; 503 with a sentence where not."""
 
-    isLeaf = True
-
     def __init__(self, observed: Observed) -> None:
-        Resource.__init__(self)
+        operators.Look.__init__(self)
         self._readiness = Readiness(observed)
 
-    def render(self, request: Request) -> Any:
+    def show(self, request: Request) -> Any:
         """Answer when that is known."""
-        if request.postpath:
-            return operators.Missing().render(request)
-        if request.method not in (b"GET", b"HEAD"):
-            return send(operators.read_only(), request)
         return answer_later(request, self._readiness.obstacle().addCallback(_ready))
 
 

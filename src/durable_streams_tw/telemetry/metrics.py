@@ -10,14 +10,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from durable_streams_tw import __version__
 from durable_streams_tw.server import operators
 from durable_streams_tw.server.messages import Response
 from durable_streams_tw.server.observed import Observed
-from durable_streams_tw.server.tree import send
 from durable_streams_tw.storage.meter import Distribution, Levels
 from durable_streams_tw.telemetry import families
 from durable_streams_tw.telemetry.answering import answer_later
@@ -98,22 +96,16 @@ class Exposition:
         yield _single(families.READER_LAG, levels.reader_lag)
 
 
-class Metrics(Resource):
+class Metrics(operators.Look):
     """``GET /-/metrics``."""
 
-    isLeaf = True
-
     def __init__(self, observed: Observed) -> None:
-        Resource.__init__(self)
+        operators.Look.__init__(self)
         self._observed = observed
         self._exposition: Exposition | None = None
 
-    def render(self, request: Request) -> Any:
+    def show(self, request: Request) -> Any:
         """Answer once the disk has said how it stands, or without it."""
-        if request.postpath:
-            return operators.Missing().render(request)
-        if request.method not in (b"GET", b"HEAD"):
-            return send(operators.read_only(), request)
         accept = request.getHeader("accept") or ""
         told: Deferred[Any] = self._levels().addCallback(self._exposed, accept)
         return answer_later(request, told)

@@ -14,7 +14,6 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any, Final
 
-from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from durable_streams_tw.server import operators
@@ -24,20 +23,11 @@ from durable_streams_tw.server.tree import send
 _HTML: Final = b"text/html; charset=utf-8"
 
 
-class Console(Resource):
+class Console(operators.Look):
     """The page."""
 
-    isLeaf = True
-
-    def __init__(self) -> None:
-        Resource.__init__(self)
-
-    def render(self, request: Request) -> Any:
+    def show(self, request: Request) -> Any:
         """Answer with the page."""
-        if request.postpath:
-            return operators.Missing().render(request)
-        if request.method not in (b"GET", b"HEAD"):
-            return send(operators.read_only(), request)
         body, policy = whole_page()
         fields = ((b"Content-Security-Policy", policy), (b"Referrer-Policy", b"same-origin"))
         return send(_page(body, *fields), request)
