@@ -158,8 +158,6 @@ class Admission:
         return answer.addErrback(self._failed, request)
 
     def _failed(self, failure: Failure, request: Request) -> Response:
-        if failure.check(CancelledError):
-            failure.raiseException()
         if isinstance(failure.value, Refused):
             return self._say(request, failure.value.refusal)
         return self._operations.failure(failure, request.header.get(b"origin"))
