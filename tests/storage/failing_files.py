@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from durable_streams_tw.storage.journal import JOURNAL_FILES
 from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE
 
 SUPPORTED = os.path.isdir("/proc/self/fdinfo") and os.path.exists("/dev/full")
@@ -28,6 +29,18 @@ def descriptors(directory: str) -> tuple[int, int]:
                 pages = int(name)
     assert pages >= 0, f"{path} is not open"
     return pages, meta
+
+
+def break_journal(directory: str) -> None:
+    """From now on the journal cannot be written, until it is opened anew."""
+    paths = [os.path.realpath(os.path.join(directory, name)) for name in JOURNAL_FILES]
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            path = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:
+            continue
+        if path in paths:
+            replace(int(name), path, os.O_RDONLY)
 
 
 def _flags(descriptor: str) -> int:

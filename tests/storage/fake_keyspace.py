@@ -140,6 +140,9 @@ class FakeKeyspace:
         self.call("used")
         return sum(len(key) + len(value) for key, value in self.content.items())
 
+    def check_readers(self) -> None:
+        self.call("check_readers")
+
     def close(self) -> None:
         assert not self.busy, "a batch is still open"
         self.closed = True

@@ -10,7 +10,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from durable_streams_tw.protocol.limits import SWEEP_INTERVAL
+from durable_streams_tw.protocol.limits import KIB, SWEEP_INTERVAL
 from durable_streams_tw.storage.interfaces import IStreamStore
 from durable_streams_tw.storage.lmdbstore import LMDBStore
 from tests.storage.inline_lanes import InlineLanes
@@ -20,6 +20,9 @@ from tests.storage.store_rig import StoreRig
 T = TypeVar("T")
 
 # Flushing to a real disk tests the disk, and takes its time.
+# So small that tests fill its files again and again.
+_JOURNAL = 32 * KIB
+
 _SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
@@ -49,7 +52,14 @@ class LMDBRig(StoreRig):
         """A store in the directory, open."""
         clock, lanes = Clock(), InlineLanes()
         lanes.held = True
-        store = LMDBStore(self.directory, clock, lanes, quota=self.quota, now=lambda: self.now)
+        store = LMDBStore(
+            self.directory,
+            clock,
+            lanes,
+            quota=self.quota,
+            journal_size=_JOURNAL,
+            now=lambda: self.now,
+        )
         store.open()
         self.clock, self.lanes = clock, lanes
         return store

@@ -116,25 +116,6 @@ class FullTests(CommitterCase):
         self.step(append("a", bytes(8_000_000)), delete("a"))
         self.assertLess(self.sweep(), 12)
 
-    def test_freed_pages_ripen(self) -> None:
-        """Two commits, for their own sake where there are no others; and then no more."""
-        for others in (0, 1, 2, 3):
-            self.keyspace.plan = always("commit", FULL)
-            self.step(close("a"))
-            self.keyspace.well()
-            for number in range(others):
-                self.step(create(f"other{others}.{number}"))
-            commits, content = self.keyspace.commits, self.keyspace.content
-            self.assertEqual(self.sweep(), max(2 - others, 0))
-            self.assertEqual(self.keyspace.commits, commits + max(2 - others, 0))
-            self.assertEqual(self.keyspace.content, content)
-        self.keyspace.plan = nth("commit", 0, FULL)
-        self.step(create("c"))
-        self.keyspace.plan = always("commit", FULL)
-        committed = self.committer.sweep()
-        assert committed is not None
-        self.assertTrue(committed.failed)
-
     def test_ending_in_small_portions(self) -> None:
         self.step(*[create(f"t{number}", b"x", ttl=1) for number in range(100)])
         self.now += 1000

@@ -11,13 +11,13 @@ from durable_streams_tw.protocol.requests import Delete
 from durable_streams_tw.storage.keyspace import WriteBatch
 from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace
 from durable_streams_tw.storage.lmdbstore import LMDBStore
-from tests.storage.failing_files import SUPPORTED, break_meta, pages_fail
+from tests.storage.failing_files import SUPPORTED, break_journal, break_meta, pages_fail
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import post, put
 
 
 class DoubtTests(LMDBRig, SynchronousTestCase):
-    """A stream with a producer, that a failed commit was to change."""
+    """A stream with a producer, that a failed commit was to change, and no journal."""
 
     store: LMDBStore
 
@@ -28,14 +28,21 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
 
     def setUp(self) -> None:
         super().setUp()
+        break_journal(self.directory)
         self.submit_all(put(), put("b"), post(b"first,", producer=("p", 0, 0)))
         self.look()
         self.look("b")
         self.told.clear()
 
+    def lose_journal(self, path: str) -> None:
+        """The next batch finds that it cannot be written, and so do those behind it."""
+        break_journal(self.directory)
+        self.created(put(path))
+        self.told.clear()
+
     def lie(self) -> None:
         """Let the next commit succeed and report that it failed."""
-        keyspace = self.store._keyspace
+        keyspace = self.store._map
         begin = keyspace.begin
 
         def lying() -> WriteBatch:
@@ -96,6 +103,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
     def test_a_read_that_began_before(self) -> None:
         """What it saw is answered, but not remembered."""
         self.restart()
+        self.lose_journal("c")
         seen = self.store._read("a", 0, 100, None)
         self.fail_batch(applied=True)
         self.store._seen(seen, "a")
@@ -134,5 +142,6 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
             self.assertEqual(outcome.duplicate, number % 3 != 1)
             if number % 4 == 0:
                 self.restart()
+                self.lose_journal(f"c{number}")
         expected = b"first," + b"".join([b"%d," % number for number in range(2, 12)])
         self.assertEqual(self.content(), expected)

@@ -34,12 +34,16 @@ from durable_streams_tw.storage.interfaces import (
     Outcome,
     StoreUnusable,
 )
+from durable_streams_tw.storage.journal import JOURNAL_FILES
 from durable_streams_tw.storage.listing import Page, list_streams
 from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LMDBKeyspace
 from durable_streams_tw.storage.lmdbstore import LMDBStore
 from tests.storage.inline_lanes import InlineLanes
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import JSON, START, post, put
+
+# What a store without streams has.
+_EMPTY = [records.JOURNAL_KEY, records.META_KEY, records.NEXT_ID_KEY]
 
 
 class _Case(LMDBRig, SynchronousTestCase):
@@ -60,7 +64,8 @@ class _Case(LMDBRig, SynchronousTestCase):
     def crash(self) -> None:
         """Go on with what is on the disk, as if the process had ended here."""
         directory = tempfile.mkdtemp(dir=self._scratch)
-        shutil.copy(os.path.join(self.directory, DATA_FILE), directory)
+        for name in (DATA_FILE, *JOURNAL_FILES):
+            shutil.copy(os.path.join(self.directory, name), directory)
         self.addCleanup(self.store.close)
         self.directory = directory
         self.store = self.open_store()
@@ -311,7 +316,7 @@ class HousekeepingTests(_Case):
         self.advance(1)
         self.assertEqual([change.gone for changes in self.told for change in changes], [True])
         self.advance(2)
-        self.assertEqual(self.keys(), [records.META_KEY, records.NEXT_ID_KEY])
+        self.assertEqual(self.keys(), _EMPTY)
 
     def keys(self) -> list[bytes]:
         with self.store._keyspace.snapshot() as view:
@@ -414,7 +419,7 @@ class HousekeepingTests(_Case):
             left.append(len([key for key in self.keys() if key[:1] == b"d"]))
             self.crash()
         self.assertEqual(left, [2 * DELETE_STEP, DELETE_STEP, 0, 0])
-        self.assertEqual(self.keys(), [records.META_KEY, records.NEXT_ID_KEY])
+        self.assertEqual(self.keys(), _EMPTY)
 
     def test_large_deletions_go_on_by_themselves(self) -> None:
         """One step after the other, and others' commands between them."""
@@ -432,7 +437,7 @@ class HousekeepingTests(_Case):
     def test_slots_of_dead_readers(self) -> None:
         """Looked for now and then; that they cannot be is no reason to stop."""
         self.advance(61)
-        self.patch(self.store._keyspace, "check_readers", self.fail_to_check)
+        self.patch(self.store._map, "check_readers", self.fail_to_check)
         self.advance(61)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.created(put())
@@ -460,7 +465,7 @@ class RoomTests(_Case):
 
     def test_reserve(self) -> None:
         self.submit(put())
-        full = self.patch(self.store._keyspace, "disk_room", lambda: 0)
+        full = self.patch(self.store._map, "disk_room", lambda: 0)
         self.assertRefused(Problem.STORAGE_FULL, self.submit(post(b"x")))
         self.appended(post(closed=True))
         full.restore()

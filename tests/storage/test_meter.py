@@ -173,6 +173,11 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         self.result(self.store.submit(commands.create("a", b"1" * 50_000)))
         before = self.result(self.store.levels())
         assert before is not None
+        self.assertGreater(before.journaled, 50_000)
+        self.store._keyspace.fold()
+        before = self.result(self.store.levels())
+        assert before is not None
+        self.assertEqual(before.journaled, 0)
         self.assertGreater(before.map_used, 50_000)
         self.assertGreaterEqual(before.file_size, before.map_used)
         self.assertGreater(before.map_size, before.file_size)
@@ -181,6 +186,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         with self.store._keyspace.snapshot():
             for _ in range(3):
                 self.result(self.store.submit(commands.append("a", b"1")))
+                self.store._keyspace.fold()
             held = self._elsewhere()
         self.assertEqual((held.readers, held.reader_lag), (1, 3))
         asked = self.store.submit(commands.append("a", b"123"))
@@ -192,8 +198,8 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
     def _elsewhere(self) -> Levels:
         """The levels as a reading thread sees them: LMDB has one reader a thread."""
         found: list[Levels] = []
-        standing = self.store._keyspace.standing
-        thread = Thread(target=lambda: found.append(Levels(0, 0, *standing())))
+        standing = self.store._map.standing
+        thread = Thread(target=lambda: found.append(Levels(0, 0, 0, *standing())))
         thread.start()
         thread.join()
         return found[0]

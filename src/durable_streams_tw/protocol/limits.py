@@ -161,6 +161,17 @@ MERGE_RECORD: Final = 1_900
 #: How many body bytes share one commit; the pages that they dirty are heap.
 MAX_BATCH: Final = 16 * MIB
 
+#: The size of each of the journal's two files. What is journaled and not in the map yet is held
+#: in memory too.
+JOURNAL_FILE: Final = 8 * MIB
+
+#: The largest batch that is journaled. One that has more goes straight into the map: to write its
+#: bytes twice would cost more than the flush that this saves.
+JOURNALED_BATCH: Final = 512 * KIB
+
+#: How long what is journaled may wait before it goes into the map.
+FOLD_INTERVAL: Final = 0.25
+
 #: How many commands share one commit: each may dirty pages of its own.
 MAX_BATCH_COMMANDS: Final = 4_000
 

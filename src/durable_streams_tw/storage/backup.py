@@ -36,6 +36,7 @@ from durable_streams_tw.storage.copies import (
     copy_store,
     need_room,
     prove,
+    refuse_flawed,
 )
 from durable_streams_tw.storage.directory import CLAIM_FILE, Claim, persist
 from durable_streams_tw.storage.inspection import Inspection
@@ -91,6 +92,7 @@ def back_up(
     try:
         began_at = now()
         with Inspection(directory) as source:
+            refuse_flawed(source, directory, even_flawed)
             figures = source.figures()
             need_room(draft, figures.used)
             files = [copy_store(source, os.path.join(draft, DATA_FILE), progress)]

@@ -10,7 +10,7 @@ fails, delays or lies can be put under it. The rules of a batch:
 3. a batch in which nothing changed is not committed;
 4. where there is no room, commands that only shrink or end things are still carried out, and
    as this takes pages too, in smaller and smaller portions, down to one command or one record
-   at a time. Freed pages can be used two commits later, so those commits are made;
+   at a time;
 5. a commit that fails otherwise has an unknown outcome, and every command of the batch says
    so: even a refusal might rest on what was not written. All that is remembered is dropped,
    and once the disk answers again those who follow the batch's streams are told to look.
@@ -54,7 +54,6 @@ CORRUPT = Refusal(Problem.CORRUPT_RECORD, "stored bytes of this stream failed th
 BUG = Refusal(Problem.INTERNAL, "the server failed; nothing was written")
 
 _LARGEST: Final = max(DELETE_STEP, SWEEP_STEP)
-_RIPE: Final = 2
 _SPARED: Final = 16
 
 
@@ -104,8 +103,6 @@ class Committer:
         self._had_room = True
         # How much a sweep takes at a time.
         self._portion = _LARGEST
-        # How many commits freed pages may be short of, since there was no room.
-        self._unripe = 0
         self._written = Written()
         # Streams that a commit of unknown outcome was to change, as it was to leave them.
         self._doubtful: dict[int, StreamState] = {}
@@ -132,7 +129,6 @@ class Committer:
                 if outcomes is not None:
                     return self._commit(batch, transaction, outcomes)
             except KeyspaceFull as failure:
-                self._unripe = _RIPE
                 if full:
                     self._drop(batch)
                     if len(commands) > 1:
@@ -167,8 +163,6 @@ class Committer:
                 due, garbage = _due(batch, now, self._portion)
                 doubtful = self._doubtful or self._doubtful_notes
                 if not due and not garbage and not doubtful:
-                    if self._unripe:
-                        return self._ripen(batch)
                     batch.abort()
                     return None
                 self._settle(batch, transaction)
@@ -179,7 +173,6 @@ class Committer:
                     self._portion = min(2 * self._portion, _LARGEST)
                     return committed
             except KeyspaceFull as failure:
-                self._unripe = _RIPE
                 if self._portion == 1:
                     self._drop(batch)
                     return self._failed(0, FULL, failure)
@@ -293,7 +286,6 @@ class Committer:
             begun = perf_counter()
             version = batch.commit()
             seconds = perf_counter() - begun
-            self._unripe = max(self._unripe - 1, 0)
         else:
             batch.abort()
             version = 0
@@ -309,15 +301,6 @@ class Committer:
             notes=transaction.notes,
             seconds=seconds,
         )
-
-    def _ripen(self, batch: WriteBatch) -> Committed:
-        """A commit for its own sake."""
-        meta = batch.get(records.META_KEY)
-        assert meta is not None, "a store is marked before it is used"
-        batch.put(records.META_KEY, bytes(meta))
-        version = batch.commit()
-        self._unripe -= 1
-        return Committed([], [], {}, version, self._unripe > 0)
 
     def _settle(self, batch: WriteBatch, transaction: BatchTransaction) -> None:
         """After a commit of unknown outcome: say anew what its streams are."""

@@ -12,11 +12,12 @@ from typing import Final
 
 from msgspec import Struct
 
+from durable_streams_tw.storage.amending import complete
 from durable_streams_tw.storage.check import check
 from durable_streams_tw.storage.findings import Finding
 from durable_streams_tw.storage.inspection import Inspection, Leaking
 from durable_streams_tw.storage.interfaces import StoreUnusable
-from durable_streams_tw.storage.keyspace import Buffer, Snapshot
+from durable_streams_tw.storage.keyspace import Buffer, KeyspaceFailed, Snapshot
 
 Progress = Callable[[str, int, int], None]
 """Told now and then: what is being done, how much of it is done, and how much there is."""
@@ -91,6 +92,16 @@ def copy_store(source: Inspection, path: str, progress: Progress) -> CopiedFile:
 
     Raises `StoreUnusable`.
     """
+    try:
+        # First of all: what leaves the journal in between is in the map by then.
+        journaled = source.journaled()
+    except KeyspaceFailed as failure:
+        raise StoreUnusable(f"{path} cannot be made: {failure}") from None
+    copied = _copy_map(source, path, progress)
+    return _described(path) if complete(path, journaled) else copied
+
+
+def _copy_map(source: Inspection, path: str, progress: Progress) -> CopiedFile:
     # Pages of a tree that is being cut down to its pairs stay, and two that lead to all.
     size = source.figures().used
 
@@ -108,6 +119,12 @@ def copy_store(source: Inspection, path: str, progress: Progress) -> CopiedFile:
         with Copy(path) as copy:
             source.copy_whole(written(copy))
     return copy.described()
+
+
+def _described(path: str) -> CopiedFile:
+    with _explained(path), open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return CopiedFile(os.path.basename(path), os.fstat(file.fileno()).st_size, digest)
 
 
 def copy_file(source: str, path: str, progress: Progress) -> CopiedFile:
@@ -190,7 +207,8 @@ class _WatchedSnapshot:
 
 def walk(source: Inspection, deep: bool, progress: Progress) -> Iterator[Finding]:
     """What is wrong with a store, while ``progress`` is told how far the walk is."""
-    return check(Watched(source, progress), deep)
+    yield from source.journal_findings()
+    yield from check(Watched(source, progress), deep)
 
 
 def prove(
@@ -211,3 +229,11 @@ def prove(
     if count and not tolerant:
         raise Flawed(where, first, count)
     return count
+
+
+def refuse_flawed(source: Inspection, where: str, tolerant: bool) -> None:
+    """Raise `Flawed` where a store's journal is damaged, unless ``tolerant``: a copy has what
+    can be read of it, and would not show that there was more."""
+    findings = source.journal_findings()
+    if findings and not tolerant:
+        raise Flawed(where, findings, len(findings))

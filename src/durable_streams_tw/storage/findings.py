@@ -14,6 +14,7 @@ class Flaw(Enum):
 
     UNREADABLE = "the map cannot be read"
     FORMAT = "it is not known what wrote the store"
+    JOURNAL = "the journal is damaged"
     STRANGE_KEY = "a key is of no known kind"
     CORRUPT_RECORD = "a record fails its checksum or cannot be read"
     NEXT_ID = "ids would be given twice"

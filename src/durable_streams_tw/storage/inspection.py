@@ -18,9 +18,14 @@ from typing import Any, Final
 import lmdb
 from msgspec import Struct
 
-from durable_streams_tw.storage.directory import visit
+from durable_streams_tw.storage.checkpoint import read_mark
+from durable_streams_tw.storage.directory import owner, visit
+from durable_streams_tw.storage.findings import Finding, Flaw
 from durable_streams_tw.storage.interfaces import StoreUnusable
-from durable_streams_tw.storage.keyspace import KeyspaceFailed
+from durable_streams_tw.storage.journal import flaws, read_journal
+from durable_streams_tw.storage.journal_entries import Entry, following
+from durable_streams_tw.storage.keyspace import KeyspaceFailed, Snapshot, View
+from durable_streams_tw.storage.layers import Layer, LayeredSnapshot
 from durable_streams_tw.storage.lmdb_keyspace import (
     DATA_FILE,
     LOCK_FILE,
@@ -30,6 +35,7 @@ from durable_streams_tw.storage.lmdb_keyspace import (
     open_environment,
     pages,
 )
+from durable_streams_tw.storage.records import CorruptRecord
 
 _PIECE: Final = 1 << 20
 
@@ -54,12 +60,14 @@ class Figures(Struct, frozen=True):
 class Inspection:
     """The store in a directory, or, with ``alone``, in a data file that nobody else knows of.
 
-    Use it as a context manager. Raises `StoreUnusable` where there is none.
+    ``journal`` is where the journal of such a file lies, None where it has none. Use it as a
+    context manager. Raises `StoreUnusable` where there is none.
     """
 
-    def __init__(self, path: str, *, alone: bool = False) -> None:
+    def __init__(self, path: str, *, alone: bool = False, journal: str | None = None) -> None:
         self._path = path
         self._alone = alone
+        self._journal = journal if alone else path
         self._data = path if alone else os.path.join(path, DATA_FILE)
         self._holds = ExitStack()
 
@@ -90,8 +98,22 @@ class Inspection:
         return open_environment(self._path, self._path, **options)
 
     @contextmanager
-    def snapshot(self) -> Iterator[LMDBSnapshot]:
-        """The map as the last commit left it. Raises `KeyspaceFailed`."""
+    def snapshot(self) -> Iterator[Snapshot]:
+        """The store as the last commit left it. Raises `KeyspaceFailed`."""
+        # The journal first: what leaves it in between is in the map by then.
+        journaled = self.journaled()
+        with self._map() as view:
+            left = following(journaled, self._applied(view)) if journaled else []
+            if left:
+                layer = Layer()
+                for entry in left:
+                    layer.take(entry.number, entry.pairs)
+                yield LayeredSnapshot([layer.at(left[-1].number)], view, left[-1].number)
+            else:
+                yield view
+
+    @contextmanager
+    def _map(self) -> Iterator[LMDBSnapshot]:
         try:
             transaction = self._environment.begin(buffers=True)
         except lmdb.Error as error:
@@ -100,6 +122,48 @@ class Inspection:
             yield LMDBSnapshot(transaction, 0)
         finally:
             transaction.abort()
+
+    # -- the journal --------------------------------------------------------------------------
+
+    def journaled(self) -> list[Entry]:
+        """What the journal has at this moment; the map may have it too. Raises `StoreUnusable`
+        and `KeyspaceFailed`."""
+        lineage = self._lineage()
+        if self._journal is None or lineage is None:
+            return []
+        return read_journal(self._journal, lineage)
+
+    def journal_findings(self) -> list[Finding]:
+        """What is wrong with the journal; nothing is found while a server is writing it.
+
+        Raises `StoreUnusable`.
+        """
+        if self._journal is None or not (self._alone or owner(self._path) is None):
+            return []
+        try:
+            lineage = self._lineage()
+            if lineage is None:
+                return []
+            with self._map() as view:
+                sentences = flaws(self._journal, lineage, self._applied(view))
+        except KeyspaceFailed as failure:
+            raise StoreUnusable(f"{self._path} cannot be read: {failure}") from None
+        return [Finding(Flaw.JOURNAL, b"", sentence) for sentence in sentences]
+
+    def _lineage(self) -> bytes | None:
+        """Whose journal belongs to the map; None where it never had one, or does not tell."""
+        with self._map() as view, suppress(CorruptRecord):
+            mark = read_mark(view)
+            return None if mark is None else mark.lineage
+        return None
+
+    def _applied(self, view: View) -> int:
+        with suppress(CorruptRecord):
+            mark = read_mark(view)
+            return 0 if mark is None else mark.applied
+        return 0
+
+    # -- figures and copies -------------------------------------------------------------------
 
     def figures(self) -> Figures:
         """How large it is. Raises `StoreUnusable`."""

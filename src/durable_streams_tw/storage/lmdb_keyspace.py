@@ -193,10 +193,11 @@ class LMDBKeyspace:
         free = self.disk_room()
         if free >= reserve:
             return True
-        try:
-            info, stat = self._environment.info(), self._environment.stat()
-        except lmdb.Error as error:
-            raise KeyspaceFailed(str(error)) from error
+        with self.snapshot():
+            try:
+                info, stat = self._environment.info(), self._environment.stat()
+            except lmdb.Error as error:
+                raise KeyspaceFailed(str(error)) from error
         spare = int(info["last_pgno"]) + 1 - pages(stat)
         return free + max(0, spare) * int(stat["psize"]) >= reserve
 
@@ -218,10 +219,11 @@ class LMDBKeyspace:
 
     def used(self) -> int:
         """Bytes of the pages that hold pairs."""
-        try:
-            stat = self._environment.stat()
-        except lmdb.Error as error:
-            raise KeyspaceFailed(str(error)) from error
+        with self.snapshot():
+            try:
+                stat = self._environment.stat()
+            except lmdb.Error as error:
+                raise KeyspaceFailed(str(error)) from error
         return pages(stat) * int(stat["psize"])
 
     def standing(self) -> tuple[int, int, int, int, int, int]:

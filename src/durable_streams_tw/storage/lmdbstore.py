@@ -1,4 +1,4 @@
-"""The durable store: LMDB behind one committing thread and a few that read.
+"""The durable store: a journal and LMDB behind one committing thread and a few that read.
 
 Commands queue for the committer, which takes all that has queued into one commit. Reads
 are answered on the reactor's thread where memory has what they need, and in a reading
@@ -10,33 +10,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
 from time import perf_counter
 from typing import Final, TypeVar
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred, gatherResults, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import (
-    ACCESS_FLUSH_INTERVAL,
     DISK_RESERVE,
+    JOURNAL_FILE,
     MAX_BATCH,
     MAX_BATCH_COMMANDS,
     MAX_QUEUE,
     MAX_QUEUED_COMMANDS,
-    READER_CHECK_INTERVAL,
-    SWEEP_INTERVAL,
 )
 from durable_streams_tw.protocol.offsets import START
 from durable_streams_tw.protocol.requests import Append, Create
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage import reading
 from durable_streams_tw.storage.access import AccessTimes, usable
+from durable_streams_tw.storage.chores import Chore, Chores
 from durable_streams_tw.storage.committer import BUG, CORRUPT, Committed, Committer
 from durable_streams_tw.storage.directory import Claim, persist
 from durable_streams_tw.storage.extents import TORN, resolve
@@ -51,6 +49,7 @@ from durable_streams_tw.storage.interfaces import (
     Outcome,
     StoreUnusable,
 )
+from durable_streams_tw.storage.journaled_keyspace import JournaledKeyspace
 from durable_streams_tw.storage.keyspace import KeyspaceFailed, View
 from durable_streams_tw.storage.lanes import Lanes
 from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace
@@ -76,14 +75,6 @@ class _Submitted(Struct):
     done: Deferred[Outcome]
 
 
-class _Chore(Struct):
-    """Work of the store's own in the committing lane, and what follows on the reactor's
-    thread: with None where there was nothing to do, or it failed."""
-
-    run: Callable[[], Committed | None]
-    then: Callable[[Committed | None], None] | None = None
-
-
 class _Seen(Struct):
     """What a reading lane saw: the state at a path, and the answer. ``version`` is -1 where
     it saw nothing."""
@@ -98,8 +89,8 @@ class LMDBStore:
     """Streams in a directory.
 
     ``directory`` is made if it is missing; ``clock`` runs the sweep; ``quota`` bounds the
-    bytes that streams may take on the disk, None for no bound; ``now`` tells milliseconds
-    since 1970.
+    bytes that streams may take on the disk, None for no bound; ``journal_size`` is what each of
+    the journal's two files takes, in bytes; ``now`` tells milliseconds since 1970.
     """
 
     _log = Logger()
@@ -111,28 +102,26 @@ class LMDBStore:
         lanes: Lanes,
         *,
         quota: int | None = None,
+        journal_size: int = JOURNAL_FILE,
         now: Callable[[], int] | None = None,
     ) -> None:
         self._directory = directory
         self._clock = clock
         self._lanes = lanes
         self._quota = quota
+        self._journal_size = journal_size
         self._now = now or _wall_clock
         self._access = AccessTimes()
         self._published = Published()
         self._recent = RecentChunks()
         self._listeners: list[Listener] = []
         self._note_listeners: list[NoteListener] = []
-        self._timers: dict[str, IDelayedCall] = {}
         self._open = False
         self._closed: Deferred[None] | None = None
         self._queued = self._queued_bytes = 0
-        self._sweeping = False
         self._meter: Meter | None = None
         # Since when, by the process's clock, the oldest command waits that is not taken up yet.
         self._waits_since = 0.0
-        # Accesses that are on the disk since the last time that some were written.
-        self._written_accesses: dict[int, int] = {}
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -140,13 +129,14 @@ class LMDBStore:
         """Claim the directory, open the map, start the lanes and the sweep."""
         self._claim = Claim(self._directory)
         try:
-            self._keyspace = LMDBKeyspace(self._directory)
+            self._map = LMDBKeyspace(self._directory)
             try:
-                recognise(self._keyspace, self._directory, self._now())
+                recognise(self._map, self._directory, self._now())
                 persist(self._directory)
-                reserve = min(DISK_RESERVE, self._keyspace.disk_size() // 20)
+                self._keyspace = JournaledKeyspace(self._directory, self._map, self._journal_size)
+                reserve = min(DISK_RESERVE, self._map.disk_size() // 20)
             except BaseException:
-                self._keyspace.close()
+                self._map.close()
                 raise
         except KeyspaceFailed as failure:
             self._claim.release()
@@ -157,9 +147,10 @@ class LMDBStore:
         self._committer = Committer(self._keyspace, self._access, self._now, reserve, self._quota)
         self._lanes.start(self._work)
         self._open = True
-        self._later("sweep", 0, self._sweep)
-        self._later("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
-        self._later("readers", READER_CHECK_INTERVAL, self._check_readers)
+        self._chores = Chores(
+            self._clock, self._lanes, self._committer, self._keyspace, self._access, self._now
+        )
+        self._chores.start()
 
     def close(self) -> Deferred[None]:
         """Write down what is accepted, then let go of the directory."""
@@ -171,11 +162,7 @@ class LMDBStore:
                 return again
             return succeed(None)
         self._open = False
-        for timer in self._timers.values():
-            if timer.active():
-                timer.cancel()
-        self._timers.clear()
-        self._write_accesses_now()
+        self._chores.stop()
         self._closed = self._lanes.stop().addCallback(self._released)
         return self._closed
 
@@ -203,14 +190,14 @@ class LMDBStore:
         self._lanes.write(_Submitted(command, size, done))
         return done
 
-    def _work(self, jobs: list[_Submitted | _Chore]) -> None:
+    def _work(self, jobs: list[_Submitted | Chore]) -> None:
         """In the committing lane: carry out what has queued, in bounded batches."""
         since, self._waits_since = self._waits_since, 0.0
         waited = perf_counter() - since if since else 0.0
         batch: list[_Submitted] = []
         size = 0
         for job in jobs:
-            if isinstance(job, _Chore):
+            if isinstance(job, Chore):
                 self._lanes.tell(partial(self._done, job, self._guard(job.run)))
                 continue
             if batch and (size + job.size > MAX_BATCH or len(batch) == MAX_BATCH_COMMANDS):
@@ -264,7 +251,7 @@ class LMDBStore:
             came = [job.command for job in batch], committed.outcomes, committed.changes
             self._meter.batch(*came, waited, took, committed.seconds, committed.failed)
 
-    def _done(self, chore: _Chore, committed: Committed | None) -> None:
+    def _done(self, chore: Chore, committed: Committed | None) -> None:
         """Back on the reactor's thread after work of the store's own."""
         if committed is not None:
             self._committed([], committed)
@@ -431,7 +418,8 @@ class LMDBStore:
 
         def look() -> Levels | None:
             try:
-                return Levels(queued, size, *self._keyspace.standing())
+                unfolded = self._keyspace.unfolded()
+                return Levels(queued, size, unfolded, *self._map.standing())
             except KeyspaceFailed as failure:
                 self._log.error("the store's levels cannot be read: {reason}", reason=failure)
                 return None
@@ -447,52 +435,13 @@ class LMDBStore:
         looked: Deferred[str | None] = Deferred()
         found: list[str | None] = []
         self._lanes.write(
-            _Chore(
+            Chore(
                 lambda: found.append(self._committer.obstacle()),
                 lambda _: looked.callback(found[0] if found else "the committer met a bug"),
             )
         )
         both: Deferred[list[str | None]] = gatherResults([written, looked])
         return both.addCallback(lambda answers: answers[0] or answers[1])
-
-    # -- housekeeping -----------------------------------------------------------------------------
-
-    def _later(self, name: str, delay: float, what: Callable[[], None]) -> None:
-        self._timers[name] = self._clock.callLater(delay, what)
-
-    def _sweep(self) -> None:
-        self._later("sweep", SWEEP_INTERVAL, self._sweep)
-        if not self._sweeping:
-            self._sweeping = True
-            self._lanes.write(_Chore(self._committer.sweep, self._swept))
-
-    def _swept(self, committed: Committed | None) -> None:
-        self._sweeping = committed is not None and committed.more and self._open
-        if self._sweeping:
-            self._lanes.write(_Chore(self._committer.sweep, self._swept))
-
-    def _write_accesses(self) -> None:
-        self._later("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
-        # By now no read is under way that began before these were written.
-        self._access.settle(self._written_accesses)
-        self._written_accesses = {}
-        self._write_accesses_now()
-
-    def _write_accesses_now(self) -> None:
-        accesses = iter(self._access.take_unwritten(self._now()).items())
-        while part := dict(islice(accesses, MAX_BATCH_COMMANDS)):
-            write = partial(self._committer.write_accesses, part.items())
-            self._lanes.write(_Chore(write, partial(self._accesses_done, part)))
-
-    def _accesses_done(self, accesses: dict[int, int], committed: Committed | None) -> None:
-        if committed is None or committed.failed:
-            self._access.give_back(accesses)
-        else:
-            self._written_accesses.update(accesses)
-
-    def _check_readers(self) -> None:
-        self._later("readers", READER_CHECK_INTERVAL, self._check_readers)
-        self._lanes.write(_Chore(self._keyspace.check_readers))
 
 
 def _wall_clock() -> int:

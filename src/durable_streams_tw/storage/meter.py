@@ -178,7 +178,8 @@ def _size(command: Command) -> int:
 class Levels(Struct, frozen=True):
     """How a store on a disk stands, at one moment. Sizes are bytes.
 
-    ``queued`` and ``queued_size`` wait for the committer. ``map_used`` is what pages with data
+    ``queued`` and ``queued_size`` wait for the committer, ``journaled`` bytes are
+    on the disk and not in the map yet. ``map_used`` is what pages with data
     take, ``map_size`` what the map can hold at most, ``file_size`` the file, ``disk_free`` what
     the file system has left. ``readers`` are open snapshots, and ``reader_lag`` how many commits
     the oldest of them is behind: no page freed since can be used again.
@@ -186,6 +187,7 @@ class Levels(Struct, frozen=True):
 
     queued: int
     queued_size: int
+    journaled: int
     map_used: int
     map_size: int
     file_size: int

@@ -5,6 +5,7 @@ prefix   key behind it                          value (sealed: CRC-32 before it)
 =======  =====================================  =======================================
 ``m``    --                                     what wrote this store: `Meta`
 ``n``    --                                     the next stream id
+``j``    --                                     how much of which journal is in here: `Mark`
 ``p``    path, up to 480 bytes                  stream id
 ``P``    440 bytes of a longer path, SHA-256    stream id, whole path
 ``s``    stream id                              `StreamRecord`
@@ -36,14 +37,16 @@ from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage.keyspace import Buffer
 
-FORMAT: Final = 2
-"""The layout above. A store of a greater number is refused. Format 1 had no subscriptions."""
+FORMAT: Final = 3
+"""The layout above. A store of a greater number is refused. Format 1 had no subscriptions, format 2
+no journal."""
 
 KIND: Final = "durable-streams"
 """Whose stores these are."""
 
 META_KEY: Final = b"m"
 NEXT_ID_KEY: Final = b"n"
+JOURNAL_KEY: Final = b"j"
 DEADLINES: Final = (b"x", b"y")
 GARBAGE: Final = (b"g", b"h")
 STREAMS: Final = (b"s", b"t")

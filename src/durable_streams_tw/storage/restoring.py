@@ -11,11 +11,9 @@ import os
 from contextlib import suppress
 from typing import Final
 
-import lmdb
 from msgspec import Struct
 
-from durable_streams_tw.storage import format as formats
-from durable_streams_tw.storage import reading, records
+from durable_streams_tw.storage.amending import part
 from durable_streams_tw.storage.backup import Manifest, read_manifest
 from durable_streams_tw.storage.copies import (
     Progress,
@@ -23,16 +21,12 @@ from durable_streams_tw.storage.copies import (
     copy_store,
     need_room,
     prove,
+    refuse_flawed,
 )
 from durable_streams_tw.storage.directory import CLAIM_FILE, Claim, exchange, persist
 from durable_streams_tw.storage.inspection import Inspection, give_to_owner
 from durable_streams_tw.storage.interfaces import StoreUnusable
-from durable_streams_tw.storage.lmdb_keyspace import (
-    DATA_FILE,
-    LOCK_FILE,
-    LMDBSnapshot,
-    open_environment,
-)
+from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LOCK_FILE
 
 _RESTORING: Final = ".restoring"
 _COMPACTING: Final = DATA_FILE + ".compacting"
@@ -63,7 +57,7 @@ def restore(
             draft = os.path.join(directory, DATA_FILE + _RESTORING)
             with Inspection(draft, alone=True) as copied:
                 prove(copied, backup, progress, deep=deep, tolerant=even_flawed)
-            _give_new_ids(draft, now)
+            part(draft, now)
             for file in manifest.files:
                 give_to_owner(os.path.join(directory, file.name + _RESTORING), directory)
         except BaseException:
@@ -105,24 +99,6 @@ def _fill(manifest: Manifest, backup: str, directory: str, progress: Progress) -
             )
 
 
-def _give_new_ids(path: str, now: int) -> None:
-    """Let no stream that is made from now on share the id of one made after the backup: a
-    cache may still know that one's bytes."""
-    environment = open_environment(path, path, subdir=False, lock=False, create=False)
-    try:
-        with environment.begin(write=True) as transaction:
-            next_id = reading.load_next_id(LMDBSnapshot(transaction, 0))
-            packed = records.pack_integer(max(next_id, formats.first_id(now)))
-            transaction.put(records.NEXT_ID_KEY, records.seal(records.NEXT_ID_KEY, packed))
-        environment.sync(True)
-    except records.CorruptRecord as corrupt:
-        raise StoreUnusable(f"{path} cannot be restored: {corrupt}") from None
-    except lmdb.Error as error:
-        raise StoreUnusable(f"{path} cannot be written: {error}") from None
-    finally:
-        environment.close()
-
-
 class Compacted(Struct, frozen=True):
     """Sizes of a store's file, in bytes."""
 
@@ -152,7 +128,8 @@ def compact(
     try:
         with exchange(directory):
             _drop(directory, [_COMPACTING])
-            with Inspection(data, alone=True) as source:
+            with Inspection(data, alone=True, journal=directory) as source:
+                refuse_flawed(source, directory, even_flawed)
                 figures = source.figures()
                 need_room(directory, figures.used)
                 copied = copy_store(source, draft, progress)

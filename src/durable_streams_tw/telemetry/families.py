@@ -69,6 +69,9 @@ LAGGING: Final = Family(
 FOLLOWED: Final = Family("followed_streams", "gauge", "Streams that somebody follows live.")
 QUEUED: Final = Family("queued_commands", "gauge", "Writes that wait for their answers.")
 QUEUED_BYTES: Final = Family("queued_bytes", "gauge", "Bytes in the bodies of these writes.")
+JOURNALED: Final = Family(
+    "journaled_bytes", "gauge", "Bytes that are journaled and not in the map yet."
+)
 MAP_USED: Final = Family("map_used_bytes", "gauge", "Bytes of the pages that hold data.")
 MAP_FREE: Final = Family("map_free_bytes", "gauge", "How much more the map can hold at most.")
 FILE_SIZE: Final = Family("data_file_bytes", "gauge", "The size of the data file.")
@@ -85,7 +88,7 @@ BUILD: Final = Family("build_info", "gauge", "Always 1; the labels say what runs
 ON_DISK: Final = (
     *(BATCH_SIZE, BATCH_SECONDS, COMMIT_SECONDS, QUEUE_SECONDS, READ_WAIT_SECONDS),
     *(COMMITS, FAILED_BATCHES, QUEUED, QUEUED_BYTES),
-    *(MAP_USED, MAP_FREE, FILE_SIZE, DISK_FREE, READERS, READER_LAG),
+    *(JOURNALED, MAP_USED, MAP_FREE, FILE_SIZE, DISK_FREE, READERS, READER_LAG),
 )
 
 FAMILIES: Final[tuple[Family, ...]] = (

@@ -88,6 +88,7 @@ class Exposition:
             return
         yield _single(families.QUEUED, levels.queued)
         yield _single(families.QUEUED_BYTES, levels.queued_size)
+        yield _single(families.JOURNALED, levels.journaled)
         yield _single(families.MAP_USED, levels.map_used)
         yield _single(families.MAP_FREE, max(0, levels.map_size - levels.map_used))
         yield _single(families.FILE_SIZE, levels.file_size)

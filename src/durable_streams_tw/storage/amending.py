@@ -1,0 +1,65 @@
+"""Changing a data file that nobody else knows of: a copy that is being made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import lmdb
+
+from durable_streams_tw.storage import format as formats
+from durable_streams_tw.storage import reading, records
+from durable_streams_tw.storage.checkpoint import first_mark, pack_mark, read_mark
+from durable_streams_tw.storage.interfaces import StoreUnusable
+from durable_streams_tw.storage.journal_entries import Entry, following
+from durable_streams_tw.storage.lmdb_keyspace import LMDBSnapshot, open_environment
+
+
+def complete(path: str, journaled: Sequence[Entry]) -> bool:
+    """Put what was journaled into a copy of the map that was made afterwards; whether anything
+    was missing in it. Raises `StoreUnusable`."""
+    if not journaled:
+        return False
+    with _amended(path) as transaction:
+        mark = read_mark(LMDBSnapshot(transaction, 0))
+        left = [] if mark is None else following(journaled, mark.applied)
+        if mark is None or not left:
+            return False
+        for entry in left:
+            for key, value in entry.pairs.items():
+                if value is None:
+                    transaction.delete(key)
+                else:
+                    transaction.put(key, value)
+        transaction.put(records.JOURNAL_KEY, pack_mark(mark.at(left[-1].number)))
+    return True
+
+
+def part(path: str, now: int) -> None:
+    """Let a copy go its own way from now on (ms since 1970).
+
+    No stream that is made in it shares the id of one made in the other since: a cache may still
+    know that one's bytes. And no journal of the other is ever taken for its own. Raises
+    `StoreUnusable`.
+    """
+    with _amended(path) as transaction:
+        next_id = reading.load_next_id(LMDBSnapshot(transaction, 0))
+        packed = records.pack_integer(max(next_id, formats.first_id(now)))
+        transaction.put(records.NEXT_ID_KEY, records.seal(records.NEXT_ID_KEY, packed))
+        transaction.put(records.JOURNAL_KEY, pack_mark(first_mark()))
+
+
+@contextmanager
+def _amended(path: str) -> Iterator[lmdb.Transaction[Any]]:
+    environment = open_environment(path, path, subdir=False, lock=False, create=False)
+    try:
+        with environment.begin(write=True) as transaction:
+            yield transaction
+        environment.sync(True)
+    except records.CorruptRecord as corrupt:
+        raise StoreUnusable(f"{path} cannot be changed: {corrupt}") from None
+    except lmdb.Error as error:
+        raise StoreUnusable(f"{path} cannot be written: {error}") from None
+    finally:
+        environment.close()

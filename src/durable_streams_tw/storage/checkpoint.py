@@ -1,0 +1,118 @@
+"""Bringing the map up to date with what was journaled.
+
+All of it goes into one commit, together with the number of the last batch that is in. Where
+there is no room for that, it goes in smaller and smaller portions, what is removed first: until
+the number is written, the journal says all of it again, so portions do no harm.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from durable_streams_tw.storage import records
+from durable_streams_tw.storage.journal_entries import LINEAGE_SIZE
+from durable_streams_tw.storage.keyspace import Keyspace, KeyspaceFull, View
+
+_FINER: Final = 8
+
+# Pages that a commit has freed can be used two commits later.
+_RIPE: Final = 2
+
+
+class Mark(Struct, frozen=True):
+    """How far the map is: the number of the last batch that is in it, and whose journal that
+    number belongs to."""
+
+    lineage: bytes
+    applied: int
+
+    def at(self, number: int) -> Mark:
+        """The same further on."""
+        return Mark(self.lineage, number)
+
+
+def first_mark() -> Mark:
+    """The mark of a store that never had a journal, and of one that parts from another."""
+    return Mark(os.urandom(LINEAGE_SIZE), 0)
+
+
+def read_mark(view: View) -> Mark | None:
+    """How far a map is. Raises `CorruptRecord`."""
+    value = view.get(records.JOURNAL_KEY)
+    if value is None:
+        return None
+    payload = records.unseal(records.JOURNAL_KEY, value)
+    return Mark(bytes(payload[:LINEAGE_SIZE]), records.unpack_integer(payload[LINEAGE_SIZE:]))
+
+
+def pack_mark(mark: Mark) -> bytes:
+    """The value that says how far a map is."""
+    return records.seal(records.JOURNAL_KEY, mark.lineage + records.pack_integer(mark.applied))
+
+
+def bring_up(keyspace: Keyspace, pairs: Mapping[bytes, bytes | None], mark: Mark) -> None:
+    """Put pairs, and how far the map is with them, into the map.
+
+    Raises `KeyspaceFull` where there is no room for all, and `KeyspaceFailed`; either way the
+    same can be done again.
+    """
+    # In their order, keys that share a page come one after the other.
+    changes = sorted(pairs.items())
+    last = (records.JOURNAL_KEY, pack_mark(mark))
+    try:
+        put_down(keyspace, [*changes, last])
+    except KeyspaceFull:
+        removed = [change for change in changes if change[1] is None]
+        kept = [change for change in changes if change[1] is not None]
+        _in_portions(keyspace, [*removed, *kept])
+        put_down(keyspace, [last])
+
+
+def put_down(keyspace: Keyspace, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
+    """Make changes in one commit. Raises `KeyspaceFull` and `KeyspaceFailed`."""
+    batch = keyspace.begin()
+    try:
+        for key, value in changes:
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        batch.commit()
+    except BaseException:
+        batch.abort()
+        raise
+
+
+def _in_portions(keyspace: Keyspace, changes: list[tuple[bytes, bytes | None]]) -> None:
+    portion = max(len(changes) // _FINER, 1)
+    done, ripened = 0, False
+    while done < len(changes):
+        try:
+            put_down(keyspace, changes[done : done + portion])
+        except KeyspaceFull:
+            if portion > 1:
+                portion = max(portion // _FINER, 1)
+            elif not ripened:
+                ripen(keyspace)
+                ripened = True
+            else:
+                raise
+        else:
+            done += portion
+            ripened = False
+
+
+def ripen(keyspace: Keyspace) -> None:
+    """Commits for their own sake, after which the pages that earlier ones have freed can be used.
+
+    Raises `KeyspaceFull` and `KeyspaceFailed`.
+    """
+    with keyspace.snapshot() as view:
+        found = view.get(records.JOURNAL_KEY)
+        mark = b"" if found is None else bytes(found)
+    for _ in range(_RIPE):
+        put_down(keyspace, [(records.JOURNAL_KEY, mark)])

@@ -1,0 +1,135 @@
+"""The bytes of the journal: a head for each file, and behind it one entry after another.
+
+An entry is a batch: which pairs of the keyspace it sets and which keys it removes.
+
+=========  =====================================================================
+bytes      of an entry
+=========  =====================================================================
+4          a mark
+4          how long the pairs are
+8          its number: entries are numbered without a gap
+4          CRC-32 of the store's lineage, the sixteen bytes before, and the pairs
+as said    the pairs, MessagePack: keys to values, or to nil where they go
+=========  =====================================================================
+
+A file is used again from its beginning, so behind the newest entry stand zeros or what is left
+of older ones. Those have smaller numbers, and what a crash has torn fails its checksum: the run
+of entries ends at the first that does not follow on the one before. The lineage is known to no
+client, so bytes that somebody appends to a stream can never pass for an entry.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Final
+from zlib import crc32
+
+import msgspec
+from msgspec import Struct
+
+LINEAGE_SIZE: Final = 16
+"""Bytes that tell whose journal it is: random, and the same in the store's map."""
+
+HEAD_SIZE: Final = 512
+"""Where the first entry begins: writing it must not touch the head's sector."""
+
+Pairs = Mapping[bytes, bytes | None]
+"""Keys and their values, None where a key goes."""
+
+_FILE_MARK: Final = b"DSTWJRN1"
+_MARK: Final = b"\xf5DSe"
+_HEAD: Final = struct.Struct(">4sIQ")
+_BEHIND_HEAD: Final = _HEAD.size + 4
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(dict[bytes, bytes | None])
+
+
+class Entry(Struct, frozen=True):
+    """A batch: its number, its pairs, and how many bytes it takes in the journal."""
+
+    number: int
+    pairs: Pairs
+    size: int
+
+
+def pack_head(lineage: bytes) -> bytes:
+    """What a file begins with."""
+    text = _FILE_MARK + lineage
+    return text + crc32(text).to_bytes(4, "big")
+
+
+def unpack_head(data: bytes) -> bytes | None:
+    """Whose file it is; None where nothing says so."""
+    end = len(_FILE_MARK) + LINEAGE_SIZE
+    text, check = data[:end], data[end : end + 4]
+    if text[: len(_FILE_MARK)] != _FILE_MARK or crc32(text).to_bytes(4, "big") != check:
+        return None
+    return text[len(_FILE_MARK) :]
+
+
+def pack_entry(lineage: bytes, number: int, pairs: Pairs) -> bytes:
+    """The bytes of an entry."""
+    payload = _encoder.encode(pairs)
+    head = _HEAD.pack(_MARK, len(payload), number)
+    check = crc32(payload, crc32(head, crc32(lineage)))
+    return b"".join((head, check.to_bytes(4, "big"), payload))
+
+
+def run(data: bytes, lineage: bytes) -> list[Entry]:
+    """The entries of a file's bytes, from the first on, as far as they follow on each other."""
+    found: list[Entry] = []
+    position = HEAD_SIZE
+    while True:
+        entry = _entry_at(data, position, lineage)
+        if entry is None or (found and entry.number != found[-1].number + 1):
+            return found
+        found.append(entry)
+        position += entry.size
+
+
+def cut_off(data: bytes, lineage: bytes, entries: list[Entry], applied: int) -> int | None:
+    """The number of an entry that stands behind a run and is newer, None where there is none.
+
+    ``applied`` is the number of the last entry that is in the map: no older one is missed.
+
+    Where there is one, the bytes between were damaged: an entry is written only when the one
+    before is on the disk, so a crash leaves none behind what it tore.
+    """
+    newest = max(entries[-1].number, applied) if entries else applied
+    position = HEAD_SIZE + sum(entry.size for entry in entries)
+    while (position := data.find(_MARK, position)) >= 0:
+        head = data[position : position + _HEAD.size]
+        if len(head) == _HEAD.size and _HEAD.unpack(head)[2] > newest:
+            entry = _entry_at(data, position, lineage)
+            if entry is not None:
+                return entry.number
+        position += 1
+    return None
+
+
+def following(entries: Iterable[Entry], applied: int) -> list[Entry]:
+    """Those of some entries that come behind a number, in order, up to the first gap."""
+    found: list[Entry] = []
+    for entry in sorted(entries, key=lambda entry: entry.number):
+        if entry.number == applied + len(found) + 1:
+            found.append(entry)
+    return found
+
+
+def _entry_at(data: bytes, position: int, lineage: bytes) -> Entry | None:
+    head = data[position : position + _HEAD.size]
+    if len(head) < _HEAD.size or not head.startswith(_MARK):
+        return None
+    _, length, number = _HEAD.unpack(head)
+    begin = position + _BEHIND_HEAD
+    payload = memoryview(data)[begin : begin + length]
+    check = int.from_bytes(data[begin - 4 : begin], "big")
+    if len(payload) < length or crc32(payload, crc32(head, crc32(lineage))) != check:
+        return None
+    try:
+        pairs = _decoder.decode(payload)
+    except msgspec.MsgspecError:
+        return None
+    return Entry(number, pairs, _BEHIND_HEAD + length)
