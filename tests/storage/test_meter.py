@@ -170,15 +170,15 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
 
     def test_levels(self) -> None:
         """What the map, the file and the disk say, and who is behind."""
-        self.result(self.store.submit(commands.create("a", b"1" * 50_000)))
+        self.result(self.store.submit(commands.create("a", b"1" * 3_000)))
         before = self.result(self.store.levels())
         assert before is not None
-        self.assertGreater(before.journaled, 50_000)
+        self.assertGreater(before.journaled, 3_000)
         self.store._keyspace.fold()
         before = self.result(self.store.levels())
         assert before is not None
         self.assertEqual(before.journaled, 0)
-        self.assertGreater(before.map_used, 50_000)
+        self.assertGreater(before.map_used, 3_000)
         self.assertGreaterEqual(before.file_size, before.map_used)
         self.assertGreater(before.map_size, before.file_size)
         self.assertGreater(before.disk_free, 0)

@@ -40,12 +40,12 @@ def entry(event: LogEvent) -> dict[str, Any]:
 
     ``request_id`` is what the client of a request that failed was told too.
     """
-    level = event.get("log_level") or LogLevel.info
-    moment = datetime.fromtimestamp(event.get("log_time", 0.0), UTC)
+    when = event.get("log_time")
+    moment = datetime.fromtimestamp(when if isinstance(when, float) else 0.0, UTC)
     told: dict[str, Any] = {
         "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "level": level.name,
-        "source": event.get("log_namespace") or "-",
+        "level": getattr(event.get("log_level"), "name", LogLevel.info.name),
+        "source": _short(str(event.get("log_namespace") or "-"), _LONGEST),
         "message": _short(formatEvent(event), _LONGEST),
     }
     if "mark" in event:
