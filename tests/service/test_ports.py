@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from twisted.internet import tcp
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet.protocol import ServerFactory
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from durable_streams_tw.server.nested_poll import nested_poll
 from durable_streams_tw.service import ports
 from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.startup import CannotStart
@@ -143,6 +146,19 @@ class PortsTests(SynchronousTestCase):
         idle.leave()
         self.house.clock.advance(1)
         self.successResultOf(stopped)
+
+    def test_read_together(self) -> None:
+        """Connections of the fast channel are, where the reactor watches descriptors."""
+        from twisted.internet import reactor
+
+        if nested_poll(reactor) is None:
+            raise SkipTest("this system has no epoll")
+        for door, together in ((self.house.streams.door(), True), (self.house.site, False)):
+            port = tcp.Port(0, ServerFactory(), reactor=reactor)
+            endpoints: Any = [Endpoint(succeed(port))]
+            service = Ports(endpoints, door, self.house.streams, b"", reactor)
+            service.privilegedStartService()
+            self.assertEqual(port.transport is not tcp.Server, together)
 
     def test_webhooks(self) -> None:
         """They call back where the first port is, and may lead to this machine while nobody

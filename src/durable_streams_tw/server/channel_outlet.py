@@ -12,8 +12,10 @@ from typing import Any, Final
 from twisted.internet import tcp
 from twisted.internet.interfaces import ISSLTransport
 
-# Where a transport keeps what it still has to send. Others than TCP's are not known.
-_Socket = tcp.Server
+from durable_streams_tw.server.nested_poll import PolledServer
+
+# Where these keep what they still have to send is known, of no others.
+_SOCKETS: Final = (tcp.Server, PolledServer)
 
 
 class Outlet:
@@ -27,11 +29,11 @@ class Outlet:
     def __init__(self, transport: Any) -> None:
         self._transport: Any = transport
         self.secure: Final = bool(ISSLTransport.providedBy(transport))
-        # Exactly TCP's own class: others have these methods too, as a way around TLS for one.
-        plain = type(transport) is _Socket and not transport.TLS
+        # Exactly TCP's own classes: others have these methods too, as a way around TLS for one.
+        plain = type(transport) in _SOCKETS and not transport.TLS
         self._eager: Any = transport if plain else None
         below = transport if plain else getattr(transport, "transport", None)
-        self._socket: Any = below if type(below) is _Socket else None
+        self._socket: Any = below if type(below) in _SOCKETS else None
         if self._socket is not None:
             self._socket.setTcpNoDelay(True)
 
@@ -87,7 +89,7 @@ class Outlet:
         transport, self._eager = self._transport, None
         # A paused producer would keep a transport open for ever.
         transport.unregisterProducer()
-        if linger and type(transport) is _Socket and not transport.TLS:
+        if linger and type(transport) in _SOCKETS and not transport.TLS:
             transport.resumeProducing()
             transport.loseWriteConnection()
         else:

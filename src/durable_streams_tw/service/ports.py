@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from durable_streams_tw.server.channel_door import FastDoor
 from durable_streams_tw.server.embedded import DurableStreams
+from durable_streams_tw.server.nested_poll import NestedPoll, nested_poll
 from durable_streams_tw.server.site import StreamSite
 from durable_streams_tw.service.certificates import TLSEndpoint
 from durable_streams_tw.service.startup import CannotStart
@@ -48,6 +49,7 @@ class Ports(Service):
         self._reactor = reactor
         self._greet = greet
         self._opened: list[Deferred[IListeningPort | None]] = []
+        self._poll: NestedPoll | None = None
         # While ports are being opened, what could not be.
         self._refusals: list[Failure] | None = None
 
@@ -55,8 +57,11 @@ class Ports(Service):
         """Open the ports. Raises `CannotStart` where one cannot be had."""
         Service.privilegedStartService(self)
         self._refusals = []
+        if isinstance(self._site, FastDoor):
+            self._poll = nested_poll(self._reactor)
         for endpoint in self._endpoints:
             opened: Deferred[Any] = maybeDeferred(endpoint.listen, self._site)
+            opened.addCallback(self._watched)
             self._opened.append(opened.addErrback(self._refused))
         refusals, self._refusals = self._refusals, None
         for failure in refusals:
@@ -84,6 +89,11 @@ class Ports(Service):
 
     def _closed(self, _: object) -> Deferred[None]:
         return self._streams.release().addCallback(lambda _: self._site.drain())
+
+    def _watched(self, port: IListeningPort) -> IListeningPort:
+        if self._poll is not None:
+            self._poll.watch(port)
+        return port
 
     def _refused(self, failure: Failure) -> None:
         if self._refusals is not None:
