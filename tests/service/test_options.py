@@ -12,6 +12,7 @@ from twisted.python import usage
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.protocol.limits import ACCEPT_BACKLOG
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.service.maker import Options
 from durable_streams_tw.service.table import TABLE
@@ -123,6 +124,18 @@ class OptionsTests(SynchronousTestCase):
         for text in ("::1", "[::1]"):
             (endpoint,) = self.parse(f"--interface={text}", "--port=1").endpoints
             self.assertEqual(vars(endpoint)["_interface"], "::1")
+
+    def test_backlog(self) -> None:
+        """Many may come at once, unless an endpoint says otherwise."""
+        for argument, backlog in (
+            ("--port=1", ACCEPT_BACKLOG),
+            ("--listen=tcp:1:interface=::1".replace("::", r"\:\:"), ACCEPT_BACKLOG),
+            ("--listen=tcp:1:backlog=7", 7),
+        ):
+            (endpoint,) = self.parse(argument).endpoints
+            self.assertEqual(vars(endpoint)["_backlog"], backlog, argument)
+        (unix,) = self.parse("--listen=unix:/tmp/x.sock:mode=600").endpoints
+        self.assertEqual(vars(unix)["_backlog"], ACCEPT_BACKLOG)
 
     def test_refused(self) -> None:
         """A sentence that names the option."""

@@ -91,6 +91,10 @@ MAX_CHUNK_LINE: Final = 256
 #: How many connections there may be (``--max-connections``).
 MAX_CONNECTIONS: Final = 100_000
 
+#: How many connections may wait to be taken; the system may allow fewer (net.core.somaxconn).
+#: An endpoint's own ``backlog=`` counts before it.
+ACCEPT_BACKLOG: Final = 4096
+
 #: After an early refusal the rest of the request is read and dropped for this long: closing
 #: at once would reset the connection and could take the answer with it (RFC 9112 §9.6).
 LINGER: Final = 5.0

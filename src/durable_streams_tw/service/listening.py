@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 
+from durable_streams_tw.protocol.limits import ACCEPT_BACKLOG
 from durable_streams_tw.service.certificates import KIND, TLSEndpoint
 from durable_streams_tw.service.configuration import Configuration
+
+_BACKLOGGED: Final = ("tcp:", "ssl:", "unix:")
+_BACKLOG: Final = re.compile(r"(?<!\\):backlog=")
 
 
 def endpoints(configuration: Configuration) -> list[IStreamServerEndpoint]:
@@ -27,11 +32,23 @@ def endpoints(configuration: Configuration) -> list[IStreamServerEndpoint]:
 
 
 def _endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
+    text = _with_backlog(text)
     if text.startswith(KIND):
         tls: IStreamServerEndpoint = TLSEndpoint(reactor, text)
         return tls
     endpoint: IStreamServerEndpoint = serverFromString(reactor, text)
     return endpoint
+
+
+def _with_backlog(text: str) -> str:
+    """An endpoint with room for many clients that come at once, where it says nothing of that.
+
+    Twisted's 50 are fewer than the readers of one busy stream: when they all come back after a
+    restart, those for whom there is no room wait for TCP to try again.
+    """
+    if not text.startswith(_BACKLOGGED) or _BACKLOG.search(text):
+        return text
+    return f"{text}:backlog={ACCEPT_BACKLOG}"
 
 
 def _tcp(configuration: Configuration) -> str:

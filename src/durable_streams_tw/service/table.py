@@ -125,7 +125,8 @@ TABLE: Final[tuple[Setting, ...]] = (
         more=(
             "Any [endpoint](https://docs.twisted.org/en/stable/core/howto/endpoints.html), e.g. "
             "`tcp:4437:interface=127.0.0.1`, `unix:/run/streams.sock` or "
-            "`ssl:443:privateKey=key.pem:certKey=cert.pem`."
+            "`ssl:443:privateKey=key.pem:certKey=cert.pem`. Without a `backlog=` of its own it has "
+            "room for 4,096 clients that come at once, or what the system allows."
         ),
         parse=units.endpoint,
         kind="list",
