@@ -36,6 +36,7 @@ from twisted.protocols.basic import LineReceiver
 
 from durable_streams_tw.protocol.bodies import NOTHING, Body
 from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.protocol.outcomes import Appended, Created
 from durable_streams_tw.protocol.producers import ProducerClaim
 from durable_streams_tw.protocol.requests import Append, Create, Delete, ForkRequest
@@ -45,6 +46,9 @@ from durable_streams_tw.storage.lanes import ThreadLanes
 from durable_streams_tw.storage.lmdbstore import LMDBStore
 
 TYPE = "text/plain"
+
+# So small that its files are used again many times before somebody kills the process.
+_JOURNAL = 64 * KIB
 
 
 class Driver(LineReceiver):
@@ -125,7 +129,7 @@ def main(directory: str) -> None:
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     started = time.monotonic()
-    store = LMDBStore(directory, running, ThreadLanes(running))
+    store = LMDBStore(directory, running, ThreadLanes(running), journal_size=_JOURNAL)
     store.open()
     driver = Driver(store, running)
     StandardIO(driver)

@@ -70,6 +70,8 @@ class Chores:
         self._running = False
         self._sweeping = False
         self._folding = False
+        # Whether more was journaled while that was under way.
+        self._fold_again = False
         self._fold_fails = False
         # Accesses that are on the disk since the last time that some were written.
         self._written_accesses: dict[int, int] = {}
@@ -142,16 +144,20 @@ class Chores:
         timer = self._timers.pop("fold", None)
         if timer is not None and timer.active():
             timer.cancel()
-        if not self._running or self._folding:
-            # Whoever folds now looks for more when that is done.
+        if not self._running:
             return
-        self._folding = True
+        if self._folding:
+            self._fold_again = True
+            return
+        self._folding, self._fold_again = True, False
         self._lanes.read(self._keyspace.fold).addCallbacks(self._folded, self._not_folded)
 
     def _folded(self, _: None) -> None:
         if self._fold_fails:
             self._log.info("the journal is folded into the map again")
         self._fold_fails = self._folding = False
+        if self._fold_again:
+            self._fold_due(at_once=False)
 
     def _not_folded(self, failure: Failure) -> None:
         self._folding = False
@@ -162,8 +168,7 @@ class Chores:
                 "the journal cannot be folded into the map: {reason}", reason=failure.value
             )
         self._fold_fails = True
-        if self._running:
-            self._fold_due(at_once=False)
+        self._fold_due(at_once=False)
 
     def _fold_last(self) -> None:
         try:

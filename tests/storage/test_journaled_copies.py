@@ -1,0 +1,162 @@
+"""What looks at a store from outside sees all of it, also what is journaled only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.storage.backup import back_up, read_manifest
+from durable_streams_tw.storage.census import count
+from durable_streams_tw.storage.check import check_directory
+from durable_streams_tw.storage.copies import Flawed
+from durable_streams_tw.storage.directory import Claim
+from durable_streams_tw.storage.findings import Flaw
+from durable_streams_tw.storage.inspection import Inspection
+from durable_streams_tw.storage.interfaces import StoreUnusable
+from durable_streams_tw.storage.journal import JOURNAL_FILES
+from durable_streams_tw.storage.journal_entries import Entry
+from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE
+from durable_streams_tw.storage.lmdbstore import LMDBStore
+from durable_streams_tw.storage.restoring import compact, restore
+from tests.storage.lmdb_rig import LMDBRig
+from tests.storage.store_rig import post, put
+from tests.storage.test_backup import NOW, quiet
+
+
+class JournaledCase(LMDBRig, SynchronousTestCase):
+    """A store that is open, with batches in both files of its journal and none in its map."""
+
+    store: LMDBStore
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.created(put("kept", raw=b"kept,"))
+        self.created(put("gone", raw=b"gone"))
+        # The background does not come to it, and the map is as it was made.
+        self.store._keyspace._freeze()
+        self.appended(post(b"more", "kept"))
+        self.deleted("gone")
+        self.place = tempfile.mkdtemp(dir=self._scratch)
+        self.backup = os.path.join(self.place, "backup")
+        self.assertFalse(self.map_has("kept"))
+
+    def map_has(self, path: str) -> bool:
+        with self.store._map.snapshot() as view:
+            return view.get(b"p" + path.encode()) is not None
+
+    def crashed(self) -> str:
+        """The directory as a crash would leave it at this moment."""
+        directory = tempfile.mkdtemp(dir=self._scratch)
+        for name in (DATA_FILE, *JOURNAL_FILES):
+            shutil.copy(os.path.join(self.directory, name), directory)
+        return directory
+
+    def damage(self, directory: str) -> None:
+        """Lose the first batch of all."""
+        with open(os.path.join(directory, JOURNAL_FILES[0]), "r+b") as file:
+            file.seek(520)
+            file.write(b"\xff\xff\xff")
+
+    def assertWhole(self, directory: str) -> None:
+        """It opens, with everything in it."""
+        self.result(self.store.close())
+        self.directory = directory
+        self.store = self.open_store()
+        self.assertEqual(self.content("kept"), b"kept,more")
+        self.assertGone("gone")
+
+
+class JournaledCopyTests(JournaledCase):
+    """Backups and compactions of such a store."""
+
+    def test_backed_up(self) -> None:
+        """A backup has all of it in its one file, and is what it says it is."""
+        back_up(self.crashed(), self.backup, (), lambda: NOW, quiet)
+        self.assertEqual(list(check_directory(self.backup, deep=True)), [])
+        restored = os.path.join(self.place, "restored")
+        restore(self.backup, restored, NOW, quiet)
+        self.assertWhole(restored)
+
+    def test_compacted_after_a_crash(self) -> None:
+        directory = self.crashed()
+        compact(directory, quiet)
+        self.assertWhole(directory)
+
+    def test_a_restored_store_goes_its_own_way(self) -> None:
+        """A journal of the one that was backed up does not belong to it."""
+        back_up(self.crashed(), self.backup, (), lambda: NOW, quiet)
+        restored = os.path.join(self.place, "restored")
+        restore(self.backup, restored, NOW, quiet)
+        for name in JOURNAL_FILES:
+            shutil.copy(os.path.join(self.directory, name), restored)
+        self.result(self.store.close())
+        whole, self.directory = self.directory, restored
+        with self.assertRaisesRegex(StoreUnusable, "belongs to another store"):
+            self.open_store()
+        self.directory = whole
+        self.store = self.open_store()
+
+    def test_damaged(self) -> None:
+        """No copy is made that looks whole, unless that is asked for."""
+        directory = self.crashed()
+        self.damage(directory)
+        found = {finding.flaw for finding in check_directory(directory)}
+        self.assertEqual(found, {Flaw.JOURNAL})
+        with self.assertRaisesRegex(Flawed, "journal"):
+            back_up(directory, self.backup, (), lambda: NOW, quiet)
+        with self.assertRaisesRegex(Flawed, "journal"):
+            compact(directory, quiet)
+        back_up(directory, self.backup, (), lambda: NOW, quiet, even_flawed=True)
+        self.assertEqual(read_manifest(self.backup).flaws, 0)
+
+
+class JournaledInspectionTests(JournaledCase):
+    """Looking at it."""
+
+    def assertSeen(self, store: Inspection) -> None:
+        with store.snapshot() as view:
+            found = count(view, 1)
+        self.assertEqual((found.streams, found.size), (1, 9))
+
+    def test_seen(self) -> None:
+        with Inspection(self.crashed()) as store:
+            self.assertSeen(store)
+            self.assertEqual(store.journal_findings(), [])
+
+    def test_folded_meanwhile(self) -> None:
+        """What leaves the journal between two looks is in the map by then."""
+        with Inspection(self.crashed()) as store:
+            journaled = store.journaled()
+        self.assertEqual(len(journaled), 4)
+        for _ in range(2):
+            self.store._keyspace.fold()
+            self.assertTrue(self.map_has("kept"))
+            with Inspection(self.crashed()) as store:
+                self.patch(store, "journaled", lambda: journaled)
+                self.assertSeen(store)
+
+    def test_used_again_meanwhile(self) -> None:
+        """What stands behind a gap is newer than what was asked for, and left out."""
+        with Inspection(self.crashed()) as store:
+            last = store.journaled()[-1]
+            gap = Entry(last.number + 2, {b"p?": b"strange"}, 0)
+            journaled = [*store.journaled(), gap]
+            self.patch(store, "journaled", lambda: journaled)
+            self.assertSeen(store)
+
+    def test_a_server_is_writing(self) -> None:
+        """Then nobody else can tell whether the journal is damaged."""
+        directory = self.crashed()
+        self.damage(directory)
+        claim = Claim(directory)
+        with Inspection(directory) as store:
+            self.assertEqual(store.journal_findings(), [])
+        claim.release()
+        with Inspection(directory) as store:
+            self.assertNotEqual(store.journal_findings(), [])
+
+
+del JournaledCase
