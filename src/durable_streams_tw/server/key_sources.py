@@ -23,7 +23,7 @@ from twisted.web.http_headers import Headers
 
 from durable_streams_tw.auth.origins import is_local
 from durable_streams_tw.protocol.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
-from durable_streams_tw.subscriptions.calling import AsItComes
+from durable_streams_tw.subscriptions.exchange import AsItComes
 
 Fetch = Callable[[], "Deferred[bytes]"]
 """Gets the bytes of a key set; fails with `CannotFetch`."""

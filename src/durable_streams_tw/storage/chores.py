@@ -84,6 +84,8 @@ class Chores:
         self._later("sweep", 0, self._sweep)
         self._later("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
         self._later("tend", READER_CHECK_INTERVAL, self._tend)
+        # What a crash has left may not have been folded in yet.
+        self._fold_due(at_once=False)
 
     def stop(self) -> None:
         """End, and leave the last of it to the lanes."""
