@@ -417,8 +417,51 @@ class OpeningTests(_Case):
         self.assertRaises(KeyspaceFailed, self.keyspace.fold)
         put(self.keyspace, {b"a": b"2"})
         os.unlink(os.path.join(self.directory, "journal.a"))
+        with self.assertRaisesRegex(StoreUnusable, "the other file of the journal is not"):
+            self.open(self.map.content)
+
+    def test_an_older_file_is_used_again(self) -> None:
+        """By somebody else: what stands before the newest batches is gone."""
+        self.map.plan = always("commit", Fault(KeyspaceFailed))
+        put(self.keyspace, {b"a": b"1"})
+        self.assertRaises(KeyspaceFailed, self.keyspace.fold)
+        put(self.keyspace, {b"a": b"2"})
+        with open(os.path.join(self.directory, "journal.a"), "r+b") as file:
+            file.write(bytes(SIZE))
         with self.assertRaisesRegex(StoreUnusable, "batch 1 is missing"):
             self.open(self.map.content)
+
+    def test_a_head_is_damaged(self) -> None:
+        """It only says whose the file is, and so does each entry."""
+        put(self.keyspace, {b"a": b"1"})
+        self.damage("journal.a", 9)
+        for _ in range(2):
+            self.crash()
+            self.assertEqual(content(self.keyspace), {b"a": b"1"})
+            put(self.keyspace, {b"a": b"1"})
+
+    def test_made_by_halves(self) -> None:
+        """A crash comes while the journal is made, or the files were cut short."""
+        os.unlink(os.path.join(self.directory, "journal.b"))
+        self.crash()
+        put(self.keyspace, {b"a": b"1"})
+        for name in JOURNAL_FILES:
+            os.truncate(os.path.join(self.directory, name), 700)
+        self.crash()
+        self.assertEqual(content(self.keyspace), {b"a": b"1"})
+        for name in JOURNAL_FILES:
+            self.assertEqual(os.stat(os.path.join(self.directory, name)).st_size, SIZE)
+
+    def test_without_a_call_for_room(self) -> None:
+        """Some file systems cannot be asked for room: it is written to."""
+        self.keyspace.close()
+        for name in JOURNAL_FILES:
+            os.unlink(os.path.join(self.directory, name))
+        self.patch(os, "posix_fallocate", _unsupported)
+        self.open({})
+        self.assertEqual(os.stat(os.path.join(self.directory, "journal.a")).st_size, SIZE)
+        put(self.keyspace, {b"a": b"1"})
+        self.assertNotIn(b"a", self.map.content)
 
     def test_of_another_store(self) -> None:
         put(self.keyspace, {b"a": b"1"})
@@ -564,3 +607,7 @@ class ModelTests(SynchronousTestCase):
 
 def _no_space(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _unsupported(*_: object) -> None:
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))

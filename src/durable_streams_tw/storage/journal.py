@@ -94,12 +94,19 @@ def flaws(directory: str, lineage: bytes, applied: int) -> list[str]:
     """
     found: list[str] = []
     missed: list[Entry] = []
-    for path, entries, data in _read(directory, lineage):
+    used: list[str] = []
+    read = _read(directory, lineage)
+    for path, entries, data in read:
         beyond = cut_off(data, lineage, entries, applied)
         if beyond is not None:
             newest = f"batch {entries[-1].number}" if entries else "its beginning"
             found.append(f"{path} cannot be read between {newest} and batch {beyond}")
         missed += [entry for entry in entries if entry.number > applied]
+        used += [path] if entries else []
+    # A crash while they are made leaves the first alone, and nothing in it.
+    first = os.path.join(directory, JOURNAL_FILES[0])
+    if len(read) == 1 and (used or read[0][0] != first):
+        found.append(f"{read[0][0]} is there, and the other file of the journal is not")
     left = following(missed, applied)
     if len(left) < len(missed):
         found.append(f"batch {applied + len(left) + 1} is missing in the journal in {directory}")
@@ -117,13 +124,14 @@ def _read(directory: str, lineage: bytes) -> list[tuple[str, list[Entry], bytes]
             continue
         except OSError as error:
             raise StoreUnusable(f"{path} cannot be read: {error.strerror}") from None
-        if _belongs(path, data, lineage):
-            found.append((path, run(data, lineage), data))
+        _refuse_foreign(path, data, lineage)
+        # Whatever became of its head: entries say themselves whose they are.
+        found.append((path, run(data, lineage), data))
     return found
 
 
-def _belongs(path: str, data: bytes, lineage: bytes) -> bool:
-    """Whether a file has a head. Raises `StoreUnusable` where that is another store's."""
+def _refuse_foreign(path: str, data: bytes, lineage: bytes) -> bool:
+    """Whether a file says that it is ours. Raises `StoreUnusable` where it is another store's."""
     owner = unpack_head(data)
     if owner is not None and owner != lineage:
         raise StoreUnusable(
@@ -136,9 +144,13 @@ def _belongs(path: str, data: bytes, lineage: bytes) -> bool:
 def _open(path: str, lineage: bytes, size: int) -> int:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if not _belongs(path, os.pread(file, HEAD_SIZE, 0), lineage):
+        ours = _refuse_foreign(path, os.pread(file, HEAD_SIZE, 0), lineage)
+        whole = os.fstat(file).st_size >= size
+        if not whole:
             _allocate(file, size)
+        if not ours:
             os.pwrite(file, pack_head(lineage), 0)
+        if not (whole and ours):
             os.fsync(file)
     except BaseException:
         os.close(file)
@@ -156,9 +168,8 @@ def _allocate(file: int, size: int) -> None:
                 raise
         else:
             return
-    os.ftruncate(file, 0)
     piece = bytes(1 << 20)
-    for start in range(0, size, len(piece)):
+    for start in range(os.fstat(file).st_size, size, len(piece)):
         os.pwrite(file, piece[: size - start], start)
 
 

@@ -133,8 +133,8 @@ class LMDBStore:
             try:
                 recognise(self._map, self._directory, self._now())
                 persist(self._directory)
-                self._keyspace = JournaledKeyspace(self._directory, self._map, self._journal_size)
                 reserve = min(DISK_RESERVE, self._map.disk_size() // 20)
+                self._keyspace = JournaledKeyspace(self._directory, self._map, self._journal_size)
             except BaseException:
                 self._map.close()
                 raise
