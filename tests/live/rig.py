@@ -100,6 +100,10 @@ class DawdlingStore:
         """At once."""
         return self.memory.submit(command)
 
+    def carry_out(self, command: Command, told: Callable[[Outcome], object]) -> None:
+        """At once."""
+        self.memory.carry_out(command, told)
+
     def look(self, path: str) -> Deferred[StreamState | Refusal]:
         """At once."""
         return self.memory.look(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -317,21 +318,20 @@ class Slow(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__(lambda: int(MORNING * 1000))
-        self.waiting: list[tuple[Command, Deferred[Outcome]]] = []
+        self.waiting: list[tuple[Command, Callable[[Outcome], object]]] = []
 
-    def submit(self, command: Command) -> Deferred[Outcome]:
+    def carry_out(self, command: Command, told: Callable[[Outcome], object]) -> None:
         """Let appends wait."""
-        if not isinstance(command, Append):
-            return super().submit(command)
-        outcome: Deferred[Outcome] = Deferred()
-        self.waiting.append((command, outcome))
-        return outcome
+        if isinstance(command, Append):
+            self.waiting.append((command, told))
+        else:
+            super().carry_out(command, told)
 
     def commit(self) -> None:
         """Carry out what waits."""
         waiting, self.waiting = self.waiting, []
-        for command, outcome in waiting:
-            super().submit(command).chainDeferred(outcome)
+        for command, told in waiting:
+            super().carry_out(command, told)
 
 
 class LeavingWriterTests(SynchronousTestCase):

@@ -536,21 +536,21 @@ class _Machine(RuleBasedStateMachine):
             self.keyspace.tend()
 
     @rule(
-        plan=st.sampled_from(
+        make=st.sampled_from(
             [
-                nth("commit", 0, Fault(KeyspaceFailed, applied=True)),
-                nth("commit", 0, Fault(KeyspaceFailed)),
-                nth("commit", 1, Fault(KeyspaceFailed, applied=True)),
-                always("commit", Fault(KeyspaceFailed)),
-                always("commit", Fault(KeyspaceFull)),
-                always("put", Fault(KeyspaceFull)),
-                always("begin", Fault(KeyspaceFailed)),
-                narrow(1),
+                lambda: nth("commit", 0, Fault(KeyspaceFailed, applied=True)),
+                lambda: nth("commit", 0, Fault(KeyspaceFailed)),
+                lambda: nth("commit", 1, Fault(KeyspaceFailed, applied=True)),
+                lambda: always("commit", Fault(KeyspaceFailed)),
+                lambda: always("commit", Fault(KeyspaceFull)),
+                lambda: always("put", Fault(KeyspaceFull)),
+                lambda: always("begin", Fault(KeyspaceFailed)),
+                lambda: narrow(1),
             ]
         )
     )
-    def spoil_map(self, plan: Callable[[str], Fault | None]) -> None:
-        self.map.plan = plan
+    def spoil_map(self, make: Callable[[], Callable[[str], Fault | None]]) -> None:
+        self.map.plan = make()
 
     @precondition(lambda self: self.keyspace._journal is not None)
     @rule(written=st.booleans())

@@ -26,6 +26,7 @@ from durable_streams_tw.server.channel_live import LiveBody
 from durable_streams_tw.server.channel_outlet import Outlet
 from durable_streams_tw.server.channel_phases import ANSWER, END, IDLE, UNSETTLED, PhasedConnection
 from durable_streams_tw.server.messages import Response
+from durable_streams_tw.server.promptly import Awaited
 from durable_streams_tw.server.wire import Fault, Foreign, Wire
 from durable_streams_tw.server.wire_heads import Head
 
@@ -48,7 +49,7 @@ class FastChannel(PhasedConnection):
         self._out: list[bytes] = []
         self._heir: Any = None
         # What the answer waits for.
-        self._pending: Deferred[Response] | None = None
+        self._pending: Deferred[Response] | Awaited[Response] | None = None
         self._working = False
         self._gone = False
 

@@ -21,7 +21,7 @@ from durable_streams_tw.server import failures
 from durable_streams_tw.server.control import ControlOperations
 from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.policies import ALLOW, Policies
-from durable_streams_tw.server.promptly import promptly
+from durable_streams_tw.server.promptly import Awaited, at_leisure, promptly
 from durable_streams_tw.server.reads import Reads
 from durable_streams_tw.server.writing import Writing
 from durable_streams_tw.storage.interfaces import IStreamStore, Outcome
@@ -31,7 +31,8 @@ _NO_METHOD = Refusal(
     Problem.METHOD_NOT_ALLOWED, "a stream knows GET, HEAD, POST, PUT, DELETE and OPTIONS", (ALLOW,)
 )
 
-Respond = Callable[[Request], "Response | Deferred[Response]"]
+Answering = Response | Deferred[Response] | Awaited[Response]
+Respond = Callable[[Request], Answering]
 
 
 class Operations(Protocol):
@@ -63,7 +64,7 @@ class StreamOperations:
         self._reads = reads
         self._policies = policies
         self._control = control
-        self._methods: dict[bytes, Callable[[Request, str], Response | Deferred[Response]]] = {
+        self._methods: dict[bytes, Callable[[Request, str], Answering]] = {
             b"GET": self._read,
             b"POST": self._append,
             b"PUT": self._create,
@@ -77,6 +78,10 @@ class StreamOperations:
         What is answered later may fail, for `failure` to answer. Cancelling it says that the
         client is gone: a reader that waits is let go, a write goes on.
         """
+        return at_leisure(self.answer(request))
+
+    def answer(self, request: Request) -> Answering:
+        """The same, for a door that makes nothing more of it."""
         try:
             return self._begin(request)
         except Exception:  # noqa: BLE001 - refusals come this way too, and all have an answer
@@ -84,7 +89,7 @@ class StreamOperations:
 
     def serving(self, host: str | None) -> Respond:
         """What answers the requests of a connection from an address: the same for all."""
-        return self.respond
+        return self.answer
 
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
         """What says no to a request, with the Origin that it named."""
@@ -103,7 +108,7 @@ class StreamOperations:
             raise error
         return self.refuse(failures.logged(failure), origin)
 
-    def _begin(self, request: Request) -> Response | Deferred[Response]:
+    def _begin(self, request: Request) -> Answering:
         method = self._methods.get(request.method)
         if method is None:
             origin = request.header.get(fields.ORIGIN)
@@ -122,9 +127,10 @@ class StreamOperations:
     def _read(self, request: Request, path: str) -> Response | Deferred[Response]:
         return self._reads.read(request, path)
 
-    def _append(self, request: Request, path: str) -> Response | Deferred[Response]:
-        outcome = self._writing.append(path, request.header, request.body)
-        return promptly(outcome, self._written, request)
+    def _append(self, request: Request, path: str) -> Response | Awaited[Response]:
+        awaited = Awaited(self._written, request)
+        self._writing.append_for(path, request.header, request.body, awaited.came, awaited.failed)
+        return awaited.now()
 
     def _create(self, request: Request, path: str) -> Response | Deferred[Response]:
         outcome = self._writing.create(path, request.header, request.body, request.root)

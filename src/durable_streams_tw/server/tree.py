@@ -30,6 +30,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.server import targets
 from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.policies import body_too_large
+from durable_streams_tw.server.promptly import at_leisure
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.sinks import RequestSink, cut
 from durable_streams_tw.server.streams import Operations
@@ -71,6 +72,7 @@ class StreamTree:
         message = self._message(request, unquote_to_bytes(target))
         respond = self._operations.serving(getattr(request.getClientAddress(), "host", None))
         responded: Deferred[Any] = maybeDeferred(respond, message)
+        responded.addCallback(at_leisure)
         sent: Deferred[bytes] = responded.addCallback(send, request)
         return sent
 

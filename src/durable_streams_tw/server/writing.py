@@ -75,12 +75,28 @@ class Writing:
 
     def append(self, path: str, header: FieldMap, raw: bytes) -> Deferred[Outcome]:
         """POST (PROTOCOL.md §5.2, §5.3)."""
+        outcome: Deferred[Outcome] = Deferred()
+        self.append_for(path, header, raw, outcome.callback, outcome.errback)
+        return outcome
+
+    def append_for(
+        self,
+        path: str,
+        header: FieldMap,
+        raw: bytes,
+        told: Callable[[Outcome], object],
+        failed: Callable[[Failure], object],
+    ) -> None:
+        """The same, for one who is told, at once or later, and must not raise anything then."""
         asked = requests.append_fields(header)
         if _takes_long(asked.content_type, raw) or path in self._turns:
-            return self._in_turn(path, lambda: self._append(path, asked, asked.content_type, raw))
+            turn = self._in_turn(path, lambda: self._append(path, asked, asked.content_type, raw))
+            turn.addCallbacks(told, failed)
+            return
         body = bodies.appended(asked.content_type, raw) if raw else None
-        return self._store.submit(
-            Append(path, asked.content_type, body, asked.closed, asked.stream_seq, asked.producer)
+        self._store.carry_out(
+            Append(path, asked.content_type, body, asked.closed, asked.stream_seq, asked.producer),
+            told,
         )
 
     def append_as_it_is(self, path: str, header: FieldMap, raw: bytes) -> Deferred[Outcome]:

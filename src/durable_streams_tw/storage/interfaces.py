@@ -120,8 +120,13 @@ class IStreamStore(Interface):
     def close() -> Deferred[None]:
         """Finish the commands that were accepted, then release everything."""
 
+    def carry_out(command: Command, told: Callable[[Outcome], object]) -> None:
+        """Carry out a command, and call ``told`` with what came of it, on the reactor's thread, at
+        once or later. It must not raise anything.
+        """
+
     def submit(command: Command) -> Deferred[Outcome]:
-        """Carry out a command. Cancelling the Deferred does not undo the command.
+        """The same, for those who wait. Cancelling the Deferred does not undo the command.
 
         Fails only through a bug: what can go wrong is a `Refusal`.
         """

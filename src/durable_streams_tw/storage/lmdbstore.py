@@ -72,7 +72,7 @@ _OVERLOADED: Final = Refusal(
 class _Submitted(Struct):
     command: Command
     size: int
-    done: Deferred[Outcome]
+    told: Callable[[Outcome], object]
 
 
 class _Seen(Struct):
@@ -174,21 +174,27 @@ class LMDBStore:
 
     def submit(self, command: Command) -> Deferred[Outcome]:
         """Queue a command for the committer."""
+        done: Deferred[Outcome] = Deferred()
+        self.carry_out(command, done.callback)
+        return done
+
+    def carry_out(self, command: Command, told: Callable[[Outcome], object]) -> None:
+        """Queue a command for the committer."""
         if not self._open:
-            return succeed(_STOPPING)
+            told(_STOPPING)
+            return
         body = command.body if isinstance(command, Append | Create) else None
         size = 0 if body is None else len(body.data)
         if self._queued_bytes + size > MAX_QUEUE or self._queued >= MAX_QUEUED_COMMANDS:
             if self._meter is not None:
                 self._meter.refused(command, _OVERLOADED)
-            return succeed(_OVERLOADED)
+            told(_OVERLOADED)
+            return
         if not self._waits_since:
             self._waits_since = perf_counter()
         self._queued += 1
         self._queued_bytes += size
-        done: Deferred[Outcome] = Deferred()
-        self._lanes.write(_Submitted(command, size, done))
-        return done
+        self._lanes.write(_Submitted(command, size, told))
 
     def _work(self, jobs: list[_Submitted | Chore]) -> None:
         """In the committing lane: carry out what has queued, in bounded batches."""
@@ -240,7 +246,7 @@ class LMDBStore:
         self._queued -= len(batch)
         for job, outcome in zip(batch, committed.outcomes, strict=True):
             self._queued_bytes -= job.size
-            job.done.callback(outcome)
+            job.told(outcome)
         tell(self._listeners, committed.changes)
 
     def _stepped(

@@ -126,12 +126,18 @@ class MemoryStore:
 
     def submit(self, command: Command) -> Deferred[Outcome]:
         """Carry out a command at once."""
+        done: Deferred[Outcome] = Deferred()
+        self.carry_out(command, done.callback)
+        return done
+
+    def carry_out(self, command: Command, told: Callable[[Outcome], object]) -> None:
+        """Carry out a command at once."""
         known = len(self.changes)
         outcome = apply(self, command, self._now())
         if self._meter is not None:
             self._meter.one(command, outcome, self.changes[known:])
         self._tell()
-        return succeed(outcome)
+        told(outcome)
 
     def look(self, path: str) -> Deferred[StreamState | Refusal]:
         """The stream at a path."""

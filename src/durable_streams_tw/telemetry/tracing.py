@@ -26,6 +26,7 @@ from durable_streams_tw import __version__
 from durable_streams_tw.protocol.control_paths import Place, is_control, read_path
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.server.messages import Request, Response
+from durable_streams_tw.server.promptly import at_leisure
 from durable_streams_tw.server.streams import Operations, Respond
 
 FLUSH_TIMEOUT: Final = 3.0
@@ -84,7 +85,9 @@ class Traced:
         if isinstance(answer, Response):
             _end(span, answer.status)
             return answer
-        return answer.addBoth(self._answered, span, request)
+        later: Any = at_leisure(answer)
+        traced: Deferred[Response] = later.addBoth(self._answered, span, request)
+        return traced
 
     def _answered(self, answer: Response | Failure, span: Span, request: Request) -> Any:
         if isinstance(answer, Failure) and answer.check(CancelledError) is None:
