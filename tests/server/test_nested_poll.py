@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import tempfile
 from functools import partial
 from typing import Any
 
-from twisted.internet import error, reactor
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet import error, tcp, unix
 from twisted.internet.interfaces import IHalfCloseableProtocol, IReactorFDSet
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface import implementer
 
 from durable_streams_tw.server import nested_poll as module
@@ -78,7 +75,7 @@ class Halved(Noting):
         pass
 
 
-class NestedPollTests(SynchronousTestCase):
+class NestedPollCase(SynchronousTestCase):
     """Sockets that are real, and a reactor that is not."""
 
     def setUp(self) -> None:
@@ -106,6 +103,10 @@ class NestedPollTests(SynchronousTestCase):
         protocol.makeConnection(server)
         self.addCleanup(_close, server)
         return server, client
+
+
+class NestedPollTests(NestedPollCase):
+    """Connections side by side."""
 
     def test_several(self) -> None:
         """All that is ready is read in one event, and only that."""
@@ -267,60 +268,48 @@ class NestedPollTests(SynchronousTestCase):
         self.assertEqual(self.nest.logPrefix(), "FastChannel")
 
 
-class PortTests(TestCase):
-    """Ports of the real reactor."""
+class PortTests(NestedPollCase):
+    """Ports, whose connections are read together."""
 
-    def setUp(self) -> None:
-        nest = nested_poll(reactor)
-        if nest is None:
-            raise SkipTest("this reactor has its own way to read")
-        self.nest = nest
-
-    async def test_accepted(self) -> None:
+    def test_accepted(self) -> None:
         """What a port accepts is read by the nest."""
-        came: Deferred[Protocol] = Deferred()
-        transports: list[object] = []
+        protocols: list[Noting] = []
 
-        class Answering(Protocol):
-            transport: Any
+        def build(_: object) -> Noting:
+            protocols.append(Noting())
+            return protocols[-1]
 
-            def dataReceived(self, data: bytes) -> None:
-                transports.append(self.transport)
-                self.transport.write(data.upper())
-                self.transport.loseConnection()
-
-        class Asking(Noting):
-            transport: Any
-
-            def connectionLost(self, reason: Failure = connectionDone) -> None:
-                came.callback(self)
-
-        listening: Any = reactor
-        port = listening.listenTCP(0, Factory.forProtocol(Answering), interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
+        factory = ServerFactory()
+        factory.noisy = False
+        factory.buildProtocol = build  # type: ignore[method-assign, assignment]
+        port: Any = tcp.Port(0, factory, interface="127.0.0.1", reactor=self.reactor)
         self.assertTrue(self.nest.watch(port))
         self.assertFalse(self.nest.watch(port))
-        asking = Asking()
-        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
-        await connectProtocol(endpoint, asking)
-        asking.transport.write(b"hello")
-        await came
-        self.assertEqual(asking.came, [b"HELLO"])
-        self.assertIsInstance(transports[0], PolledServer)
+        port.startListening()
+        self.addCleanup(port.connectionLost, Failure(error.ConnectionDone()))
+        client = socket.create_connection(("127.0.0.1", port.getHost().port))
+        self.addCleanup(client.close)
+        port.doRead()
+        client.sendall(b"hello")
+        self.nest.doRead()
+        (protocol,) = protocols
+        self.assertEqual(protocol.came, [b"hello"])
+        self.assertIsInstance(protocol.transport, PolledServer)
+        client.close()
+        self.nest.doRead()
+        self.assertEqual(protocol.ended, [error.ConnectionDone])
 
-    async def test_not_theirs(self) -> None:
+    def test_not_theirs(self) -> None:
         """Ports whose connections are of another kind are let alone."""
-        listening: Any = reactor
-        path = os.path.join(tempfile.mkdtemp(), "socket")
-        port = listening.listenUNIX(path, Factory.forProtocol(Protocol))
-        self.assertFalse(self.nest.watch(port))
+        self.assertFalse(self.nest.watch(unix.Port(b"x", ServerFactory(), reactor=self.reactor)))
         self.assertFalse(self.nest.watch(object()))
-        await port.stopListening()
-        os.rmdir(os.path.dirname(path))
 
     def test_other_reactors(self) -> None:
         """One that does not watch descriptors has no nest."""
         self.assertIsNone(nested_poll(Clock()))
+
+
+del NestedPollCase
 
 
 def _close(server: PolledServer) -> None:
