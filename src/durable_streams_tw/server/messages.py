@@ -32,15 +32,14 @@ class Request(Struct, frozen=True):
 class CommonFields:
     """Fields that many responses carry, in order, and the same as lines of a head.
 
-    ``lines`` begins with a line's end, and has none behind the last. Raises `ValueError`
-    where a field would end its line.
+    ``lines`` end with a line's end, each. Raises `ValueError` where a field would end its line.
     """
 
     __slots__ = ("fields", "lines")
 
     def __init__(self, *given: Field) -> None:
         self.fields = given
-        self.lines = b"".join([b"\r\n%b: %b" % field for field in given])
+        self.lines = b"".join([b"%b: %b\r\n" % field for field in given])
         if self.lines.count(b"\n") != len(given) or self.lines.count(b"\r") != len(given):
             raise ValueError("a field has a line's end in it")
 
