@@ -7,6 +7,7 @@ does not take.
 
 from __future__ import annotations
 
+from errno import EAGAIN, ENOBUFS
 from typing import Any, Final
 
 from twisted.internet import tcp
@@ -17,6 +18,9 @@ from durable_streams_tw.server.nested_poll import PolledServer
 # Where these keep what they still have to send is known, of no others.
 _SOCKETS: Final = (tcp.Server, PolledServer)
 
+# What a socket says that has no room.
+_FULL: Final = (EAGAIN, ENOBUFS)
+
 
 class Outlet:
     """Sends over one transport, and ends it.
@@ -24,7 +28,7 @@ class Outlet:
     ``secure`` says that it is TLS.
     """
 
-    __slots__ = ("_eager", "_socket", "_transport", "secure")
+    __slots__ = ("_eager", "_send", "_socket", "_transport", "secure")
 
     def __init__(self, transport: Any) -> None:
         self._transport: Any = transport
@@ -32,6 +36,8 @@ class Outlet:
         # Exactly TCP's own classes: others have these methods too, as a way around TLS for one.
         plain = type(transport) in _SOCKETS and not transport.TLS
         self._eager: Any = transport if plain else None
+        # Its own way there has a memoryview and two calls before this one.
+        self._send: Any = transport.socket.send if plain else None
         below = transport if plain else getattr(transport, "transport", None)
         self._socket: Any = below if type(below) in _SOCKETS else None
         if self._socket is not None:
@@ -52,23 +58,16 @@ class Outlet:
         if eager is None or eager.dataBuffer or eager._tempDataBuffer:
             self._transport.write(data)
             return
-        sent = eager.writeSomeData(data)
-        if sent.__class__ is int and sent >= len(data):
-            return
-        self._send_rest(memoryview(data), sent)
-
-    def _send_rest(self, data: memoryview, sent: Any) -> None:
-        eager = self._eager
-        while isinstance(sent, int) and sent >= 0:
-            data = data[sent:]
-            if not data:
+        try:
+            sent = self._send(data)
+        except OSError as error:
+            if error.errno not in _FULL:
+                # The client has gone. The reactor will say so.
+                self.abort()
                 return
-            if sent < eager.SEND_LIMIT:
-                self._transport.write(bytes(data))
-                return
-            sent = eager.writeSomeData(data)
-        # The client has gone. The reactor will say so.
-        self.abort()
+            sent = 0
+        if sent < len(data):
+            self._transport.write(data[sent:])
 
     @property
     def unsent(self) -> int:
