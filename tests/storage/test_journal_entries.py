@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.storage import journal_entries
 from durable_streams_tw.storage.journal_entries import (
     HEAD_SIZE,
     Entry,
+    Head,
     Pairs,
     cut_off,
     following,
@@ -31,7 +35,7 @@ def journal(
 ) -> bytes:
     """A file with so many entries, numbered from ``first`` on."""
     entries = [pack_entry(lineage, first + n, pairs) for n, pairs in enumerate(contents)]
-    head = pack_head(lineage)
+    head = pack_head(Head(lineage, 1000))
     return head + bytes(HEAD_SIZE - len(head)) + b"".join(entries) + behind
 
 
@@ -39,12 +43,12 @@ class HeadTests(SynchronousTestCase):
     """Whose file it is."""
 
     def test_read_back(self) -> None:
-        self.assertEqual(unpack_head(journal([])), LINEAGE)
+        self.assertEqual(unpack_head(journal([])), Head(LINEAGE, 1000))
         self.assertIsNone(unpack_head(b""))
         self.assertIsNone(unpack_head(bytes(HEAD_SIZE)))
 
     def test_damaged(self) -> None:
-        whole = bytearray(pack_head(LINEAGE))
+        whole = bytearray(pack_head(Head(LINEAGE, 1000)))
         for index in range(len(whole)):
             whole[index] ^= 1
             self.assertIsNone(unpack_head(bytes(whole)))
@@ -112,6 +116,21 @@ class RunTests(SynchronousTestCase):
         data = journal([{b"a": forged}], behind=forged)
         self.assertEqual(len(run(data, LINEAGE)), 1)
         self.assertIsNone(cut_off(data, LINEAGE, run(data, LINEAGE), 0))
+
+    def test_beginnings_of_clients(self) -> None:
+        """Nothing behind what looks like the beginning of an entry is looked at: there may be
+        hundreds of thousands, each of the rest of the file."""
+        forged = pack_entry(b"?" * 16, 9, {b"a": b"x" * 5000})[:24]
+        data = journal([{b"a": b"1"}], behind=forged * 100 + bytes(5000))
+        looked: list[int] = []
+
+        def noting(piece: bytes, start: int = 0) -> int:
+            looked.append(len(piece))
+            return crc32(piece, start)
+
+        self.patch(journal_entries, "crc32", noting)
+        self.assertIsNone(cut_off(data, LINEAGE, run(data, LINEAGE), 0))
+        self.assertLess(max(looked), 100)
 
     def test_not_pairs(self) -> None:
         """An entry of something else is none."""

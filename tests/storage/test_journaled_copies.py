@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.storage import checkpoint
 from durable_streams_tw.storage.backup import back_up, read_manifest
 from durable_streams_tw.storage.census import count
 from durable_streams_tw.storage.check import check_directory
@@ -18,6 +20,7 @@ from durable_streams_tw.storage.inspection import Inspection
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.journal import JOURNAL_FILES
 from durable_streams_tw.storage.journal_entries import Entry
+from durable_streams_tw.storage.keyspace import KeyspaceFailed, KeyspaceFull
 from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE
 from durable_streams_tw.storage.lmdbstore import LMDBStore
 from durable_streams_tw.storage.restoring import compact, restore
@@ -111,6 +114,57 @@ class JournaledCopyTests(JournaledCase):
             compact(directory, quiet)
         back_up(directory, self.backup, (), lambda: NOW, quiet, even_flawed=True)
         self.assertEqual(read_manifest(self.backup).flaws, 0)
+
+
+class PortionsTests(JournaledCase):
+    """The disk is full, and the map has parts of batches that have come since somebody read the
+    journal."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        put_down, made = checkpoint.put_down, iter((False, True, True, False))
+
+        def narrow(keyspace: Any, changes: Any) -> None:
+            if not next(made, False):
+                raise KeyspaceFull("by plan")
+            put_down(keyspace, changes)
+
+        patched = self.patch(checkpoint, "put_down", narrow)
+        self.assertRaises(KeyspaceFull, self.store._keyspace._fold_together, 4)
+        patched.restore()
+
+    def read_early(self) -> None:
+        """Whoever looks at the journal first sees what it was before the last batches."""
+        journaled, early = Inspection.journaled, [True]
+
+        def read(store: Inspection) -> list[Entry]:
+            return journaled(store)[: 2 if early and early.pop() else None]
+
+        self.patch(Inspection, "journaled", read)
+
+    def test_seen(self) -> None:
+        """Whole, or not at all."""
+        directory = self.crashed()
+        self.read_early()
+        with Inspection(directory) as store, store.snapshot() as view:
+            self.assertEqual(count(view, 1).size, 9)
+        self.patch(Inspection, "journaled", lambda store: [])
+        with Inspection(directory) as store, self.assertRaisesRegex(KeyspaceFailed, "try again"):
+            store.snapshot().__enter__()
+
+    def test_backed_up(self) -> None:
+        directory = self.crashed()
+        self.read_early()
+        back_up(directory, self.backup, (), lambda: NOW, quiet)
+        restored = os.path.join(self.place, "restored")
+        restore(self.backup, restored, NOW, quiet)
+        self.assertWhole(restored)
+
+    def test_not_backed_up(self) -> None:
+        directory = self.crashed()
+        self.patch(Inspection, "journaled", lambda store: [])
+        with self.assertRaisesRegex(StoreUnusable, "try again"):
+            back_up(directory, self.backup, (), lambda: NOW, quiet)
 
 
 class JournaledInspectionTests(JournaledCase):

@@ -25,6 +25,7 @@ from durable_streams_tw.storage import records
 from durable_streams_tw.storage.checkpoint import read_mark
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.journal import JOURNAL_FILES, Journal
+from durable_streams_tw.storage.journal_entries import HEAD_SIZE
 from durable_streams_tw.storage.journaled_keyspace import JournaledKeyspace
 from durable_streams_tw.storage.keyspace import KeyspaceFailed, KeyspaceFull
 from tests.storage.fake_keyspace import FakeKeyspace, Fault, always, narrow, nth
@@ -427,7 +428,8 @@ class OpeningTests(_Case):
         self.assertRaises(KeyspaceFailed, self.keyspace.fold)
         put(self.keyspace, {b"a": b"2"})
         with open(os.path.join(self.directory, "journal.a"), "r+b") as file:
-            file.write(bytes(SIZE))
+            file.seek(HEAD_SIZE)
+            file.write(bytes(SIZE - HEAD_SIZE))
         with self.assertRaisesRegex(StoreUnusable, "batch 1 is missing"):
             self.open(self.map.content)
 
@@ -445,12 +447,62 @@ class OpeningTests(_Case):
         os.unlink(os.path.join(self.directory, "journal.b"))
         self.crash()
         put(self.keyspace, {b"a": b"1"})
-        for name in JOURNAL_FILES:
-            os.truncate(os.path.join(self.directory, name), 700)
         self.crash()
         self.assertEqual(content(self.keyspace), {b"a": b"1"})
         for name in JOURNAL_FILES:
             self.assertEqual(os.stat(os.path.join(self.directory, name)).st_size, SIZE)
+
+    def test_damage_that_shows(self) -> None:
+        """Where the last batches stood; no crash leaves a file so."""
+        put(self.keyspace, {b"a": b"1"})
+        self.keyspace.fold()
+        put(self.keyspace, {b"a": b"2"})
+        path = os.path.join(self.directory, "journal.b")
+        with open(path, "rb") as file:
+            whole = file.read()
+        for damaged in (
+            b"",
+            whole[:20],
+            whole[:600],
+            bytes(SIZE),
+            bytes(600) + whole[600:],
+            b"?" * SIZE,
+        ):
+            with open(path, "wb") as file:
+                file.write(damaged)
+            with self.assertRaisesRegex(StoreUnusable, "journal.b (cannot be read|was cut short)"):
+                self.open(self.map.content)
+        with open(path, "wb") as file:
+            file.write(whole)
+        self.crash()
+        self.assertEqual(content(self.keyspace), {b"a": b"2"})
+
+    def test_made_larger(self) -> None:
+        """By a version that wants larger files; smaller ones are never made of them."""
+        put(self.keyspace, {b"a": b"1"})
+        for size in (2 * SIZE, SIZE):
+            keyspace = JournaledKeyspace(self.directory, FakeKeyspace(self.map.content), size)
+            self.assertEqual(content(keyspace), {b"a": b"1"})
+            keyspace.close()
+            for name in JOURNAL_FILES:
+                self.assertEqual(os.stat(os.path.join(self.directory, name)).st_size, 2 * SIZE)
+
+    def test_parts_without_their_journal(self) -> None:
+        """A map that has parts of batches, which nothing tells whole any more."""
+        put(self.keyspace, {b"a": b"1", b"b": b"2"})
+        self.assertRaises(KeyspaceFull, self.fold_by_halves)
+        for name in JOURNAL_FILES:
+            os.unlink(os.path.join(self.directory, name))
+        with self.assertRaisesRegex(StoreUnusable, "batch 1 is missing"):
+            self.open(self.map.content)
+
+    def fold_by_halves(self) -> None:
+        """Say that it has begun, put down the first portion, and no more."""
+        changes = iter([Fault(KeyspaceFull), None, None, Fault(KeyspaceFull)])
+        self.map.plan = lambda call: (
+            next(changes, Fault(KeyspaceFull)) if call == "commit" else None
+        )
+        self.keyspace.fold()
 
     def test_without_a_call_for_room(self) -> None:
         """Some file systems cannot be asked for room: it is written to."""

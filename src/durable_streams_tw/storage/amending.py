@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,15 +16,24 @@ from durable_streams_tw.storage.journal_entries import Entry, following
 from durable_streams_tw.storage.lmdb_keyspace import LMDBSnapshot, open_environment
 
 
-def complete(path: str, journaled: Sequence[Entry]) -> bool:
+def complete(path: str, journaled: Sequence[Entry], again: Callable[[], Sequence[Entry]]) -> bool:
     """Put what was journaled into a copy of the map that was made afterwards; whether anything
-    was missing in it. Raises `StoreUnusable`."""
-    if not journaled:
-        return False
+    was missing in it.
+
+    ``again`` reads the journal now: what the copy has parts of must be whole, and may have come
+    since. Raises `StoreUnusable`.
+    """
     with _amended(path) as transaction:
         mark = read_mark(LMDBSnapshot(transaction, 0))
-        left = [] if mark is None else following(journaled, mark.applied)
-        if mark is None or not left:
+        if mark is None:
+            return False
+        left = following(journaled, mark.applied)
+        if mark.applied + len(left) < mark.begun:
+            known = {entry.number: entry for entry in (*journaled, *again())}
+            left = following(known.values(), mark.applied)
+            if mark.applied + len(left) < mark.begun:
+                raise StoreUnusable("the disk is full, and the store is changing: try again")
+        if not left:
             return False
         for entry in left:
             for key, value in entry.pairs.items():

@@ -1,8 +1,9 @@
 """Bringing the map up to date with what was journaled.
 
 All of it goes into one commit, together with the number of the last batch that is in. Where
-there is no room for that, it goes in smaller and smaller portions, what is removed first: until
-the number is written, the journal says all of it again, so portions do no harm.
+there is no room for that, it goes in smaller and smaller portions, what is removed first. Until the
+last of them the map says that it has parts of batches up to a number: the journal says all of those
+again, so whoever has read that far sees them whole.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from msgspec import Struct
 
 from durable_streams_tw.storage import records
 from durable_streams_tw.storage.journal_entries import LINEAGE_SIZE
-from durable_streams_tw.storage.keyspace import Keyspace, KeyspaceFull, View
+from durable_streams_tw.storage.keyspace import Keyspace, KeyspaceFailed, KeyspaceFull, View
 
 _FINER: Final = 8
 
@@ -25,19 +26,20 @@ _RIPE: Final = 2
 
 class Mark(Struct, frozen=True):
     """How far the map is: the number of the last batch that is in it, and whose journal that
-    number belongs to."""
+    number belongs to. Of batches up to the number ``begun`` parts may be in it too."""
 
     lineage: bytes
     applied: int
+    begun: int
 
     def at(self, number: int) -> Mark:
         """The same further on."""
-        return Mark(self.lineage, number)
+        return Mark(self.lineage, number, number)
 
 
 def first_mark() -> Mark:
     """The mark of a store that never had a journal, and of one that parts from another."""
-    return Mark(os.urandom(LINEAGE_SIZE), 0)
+    return Mark(os.urandom(LINEAGE_SIZE), 0, 0)
 
 
 def read_mark(view: View) -> Mark | None:
@@ -46,12 +48,18 @@ def read_mark(view: View) -> Mark | None:
     if value is None:
         return None
     payload = records.unseal(records.JOURNAL_KEY, value)
-    return Mark(bytes(payload[:LINEAGE_SIZE]), records.unpack_integer(payload[LINEAGE_SIZE:]))
+    applied, begun = payload[LINEAGE_SIZE : LINEAGE_SIZE + 8], payload[LINEAGE_SIZE + 8 :]
+    return Mark(
+        bytes(payload[:LINEAGE_SIZE]),
+        records.unpack_integer(applied),
+        records.unpack_integer(begun),
+    )
 
 
 def pack_mark(mark: Mark) -> bytes:
     """The value that says how far a map is."""
-    return records.seal(records.JOURNAL_KEY, mark.lineage + records.pack_integer(mark.applied))
+    numbers = records.pack_integer(mark.applied) + records.pack_integer(mark.begun)
+    return records.seal(records.JOURNAL_KEY, mark.lineage + numbers)
 
 
 def bring_up(keyspace: Keyspace, pairs: Mapping[bytes, bytes | None], mark: Mark) -> None:
@@ -62,10 +70,12 @@ def bring_up(keyspace: Keyspace, pairs: Mapping[bytes, bytes | None], mark: Mark
     """
     # In their order, keys that share a page come one after the other.
     changes = sorted(pairs.items())
-    last = (records.JOURNAL_KEY, pack_mark(mark))
+    begun = max(mark.begun, _known(keyspace).begun)
+    last = (records.JOURNAL_KEY, pack_mark(Mark(mark.lineage, mark.applied, begun)))
     try:
         put_down(keyspace, [*changes, last])
     except KeyspaceFull:
+        _say_begun(keyspace, mark.applied)
         removed = [change for change in changes if change[1] is None]
         kept = [change for change in changes if change[1] is not None]
         _in_portions(keyspace, [*removed, *kept])
@@ -85,6 +95,25 @@ def put_down(keyspace: Keyspace, changes: Sequence[tuple[bytes, bytes | None]]) 
     except BaseException:
         batch.abort()
         raise
+
+
+def _known(keyspace: Keyspace) -> Mark:
+    """How far a map is now."""
+    try:
+        with keyspace.snapshot() as view:
+            mark = read_mark(view)
+    except records.CorruptRecord as corrupt:
+        raise KeyspaceFailed(str(corrupt)) from corrupt
+    assert mark is not None, "a map with a journal is marked"
+    return mark
+
+
+def _say_begun(keyspace: Keyspace, number: int) -> None:
+    """Mark a map as one that may have parts of batches up to a number."""
+    known = _known(keyspace)
+    if known.begun < number:
+        begun = Mark(known.lineage, known.applied, number)
+        put_down(keyspace, [(records.JOURNAL_KEY, pack_mark(begun))])
 
 
 def _in_portions(keyspace: Keyspace, changes: list[tuple[bytes, bytes | None]]) -> None:

@@ -95,10 +95,10 @@ def copy_store(source: Inspection, path: str, progress: Progress) -> CopiedFile:
     try:
         # First of all: what leaves the journal in between is in the map by then.
         journaled = source.journaled()
+        copied = _copy_map(source, path, progress)
+        return _described(path) if complete(path, journaled, source.journaled) else copied
     except KeyspaceFailed as failure:
         raise StoreUnusable(f"{path} cannot be made: {failure}") from None
-    copied = _copy_map(source, path, progress)
-    return _described(path) if complete(path, journaled) else copied
 
 
 def _copy_map(source: Inspection, path: str, progress: Progress) -> CopiedFile:

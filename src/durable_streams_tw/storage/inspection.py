@@ -18,7 +18,7 @@ from typing import Any, Final
 import lmdb
 from msgspec import Struct
 
-from durable_streams_tw.storage.checkpoint import read_mark
+from durable_streams_tw.storage.checkpoint import Mark, read_mark
 from durable_streams_tw.storage.directory import owner, visit
 from durable_streams_tw.storage.findings import Finding, Flaw
 from durable_streams_tw.storage.interfaces import StoreUnusable
@@ -38,6 +38,7 @@ from durable_streams_tw.storage.lmdb_keyspace import (
 from durable_streams_tw.storage.records import CorruptRecord
 
 _PIECE: Final = 1 << 20
+_ATTEMPTS: Final = 20
 
 
 class Figures(Struct, frozen=True):
@@ -100,17 +101,24 @@ class Inspection:
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """The store as the last commit left it. Raises `KeyspaceFailed`."""
-        # The journal first: what leaves it in between is in the map by then.
-        journaled = self.journaled()
-        with self._map() as view:
-            left = following(journaled, self._applied(view)) if journaled else []
-            if left:
-                layer = Layer()
-                for entry in left:
-                    layer.take(entry.number, entry.pairs)
-                yield LayeredSnapshot([layer.at(left[-1].number)], view, left[-1].number)
-            else:
-                yield view
+        for _ in range(_ATTEMPTS):
+            # The journal first: what leaves it in between is in the map by then.
+            journaled = self.journaled()
+            with self._map() as view:
+                mark = self._mark(view)
+                left = [] if mark is None else following(journaled, mark.applied)
+                if mark is None or not (left or mark.begun > mark.applied):
+                    yield view
+                    return
+                last = mark.applied + len(left)
+                # Otherwise the map has parts of batches that have come since.
+                if last >= mark.begun:
+                    layer = Layer()
+                    for entry in left:
+                        layer.take(entry.number, entry.pairs)
+                    yield LayeredSnapshot([layer.at(last)], view, last)
+                    return
+        raise KeyspaceFailed("the disk is full, and the store is changing: try again")
 
     @contextmanager
     def _map(self) -> Iterator[LMDBSnapshot]:
@@ -128,10 +136,11 @@ class Inspection:
     def journaled(self) -> list[Entry]:
         """What the journal has at this moment; the map may have it too. Raises `StoreUnusable`
         and `KeyspaceFailed`."""
-        lineage = self._lineage()
-        if self._journal is None or lineage is None:
+        if self._journal is None:
             return []
-        return read_journal(self._journal, lineage)
+        with self._map() as view:
+            mark = self._mark(view)
+        return [] if mark is None else read_journal(self._journal, mark.lineage)
 
     def journal_findings(self) -> list[Finding]:
         """What is wrong with the journal; nothing is found while a server is writing it.
@@ -141,27 +150,18 @@ class Inspection:
         if self._journal is None or not (self._alone or owner(self._path) is None):
             return []
         try:
-            lineage = self._lineage()
-            if lineage is None:
-                return []
             with self._map() as view:
-                sentences = flaws(self._journal, lineage, self._applied(view))
+                mark = self._mark(view)
+            sentences = [] if mark is None else flaws(self._journal, mark)
         except KeyspaceFailed as failure:
             raise StoreUnusable(f"{self._path} cannot be read: {failure}") from None
         return [Finding(Flaw.JOURNAL, b"", sentence) for sentence in sentences]
 
-    def _lineage(self) -> bytes | None:
-        """Whose journal belongs to the map; None where it never had one, or does not tell."""
-        with self._map() as view, suppress(CorruptRecord):
-            mark = read_mark(view)
-            return None if mark is None else mark.lineage
-        return None
-
-    def _applied(self, view: View) -> int:
+    def _mark(self, view: View) -> Mark | None:
+        """How far the map is; None where it never had a journal, or does not tell."""
         with suppress(CorruptRecord):
-            mark = read_mark(view)
-            return 0 if mark is None else mark.applied
-        return 0
+            return read_mark(view)
+        return None
 
     # -- figures and copies -------------------------------------------------------------------
 

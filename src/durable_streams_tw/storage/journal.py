@@ -13,11 +13,15 @@ import os
 import sys
 from typing import Final
 
+from msgspec import Struct
+
+from durable_streams_tw.storage.checkpoint import Mark
 from durable_streams_tw.storage.directory import persist
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.journal_entries import (
     HEAD_SIZE,
     Entry,
+    Head,
     cut_off,
     following,
     pack_head,
@@ -84,39 +88,51 @@ def read_journal(directory: str, lineage: bytes) -> list[Entry]:
 
     Raises `StoreUnusable` where it cannot be read, or belongs to another store.
     """
-    return [entry for _, entries, _ in _read(directory, lineage) for entry in entries]
+    return [entry for file in _read(directory, lineage) for entry in file.entries]
 
 
-def flaws(directory: str, lineage: bytes, applied: int) -> list[str]:
-    """What is wrong with a journal that nobody is writing, in sentences.
+def flaws(directory: str, mark: Mark) -> list[str]:
+    """What is wrong with a journal that nobody is writing, in sentences. ``mark`` is how far the
+    map is. Raises `StoreUnusable`.
 
-    ``applied`` is the number of the last batch that is in the map. Raises `StoreUnusable`.
+    A journal is made whole before anything is written to it: the first file with its size and its
+    head, and then the other.
     """
+    read = _read(directory, mark.lineage)
     found: list[str] = []
-    missed: list[Entry] = []
-    used: list[str] = []
-    read = _read(directory, lineage)
-    for path, entries, data in read:
-        beyond = cut_off(data, lineage, entries, applied)
+    used = any(file.entries for file in read)
+    for file in read:
+        beyond = cut_off(file.data, mark.lineage, file.entries, mark.applied)
         if beyond is not None:
-            newest = f"batch {entries[-1].number}" if entries else "its beginning"
-            found.append(f"{path} cannot be read between {newest} and batch {beyond}")
-        missed += [entry for entry in entries if entry.number > applied]
-        used += [path] if entries else []
-    # A crash while they are made leaves the first alone, and nothing in it.
-    first = os.path.join(directory, JOURNAL_FILES[0])
-    if len(read) == 1 and (used or read[0][0] != first):
-        found.append(f"{read[0][0]} is there, and the other file of the journal is not")
-    left = following(missed, applied)
-    if len(left) < len(missed):
-        found.append(f"batch {applied + len(left) + 1} is missing in the journal in {directory}")
+            newest = f"batch {file.entries[-1].number}" if file.entries else "its beginning"
+            found.append(f"{file.path} cannot be read between {newest} and batch {beyond}")
+        elif file.head is None and used and not file.entries:
+            found.append(f"{file.path} cannot be read")
+        elif file.head is not None and len(file.data) < file.head.size:
+            found.append(f"{file.path} was cut short")
+    if len(read) == 1 and (used or read[0].path != _paths(directory)[0]):
+        found.append(f"{read[0].path} is there, and the other file of the journal is not")
+    missed = [entry for file in read for entry in file.entries if entry.number > mark.applied]
+    last = mark.applied + len(following(missed, mark.applied))
+    if last < max(mark.begun, mark.applied + len(missed)):
+        found.append(f"batch {last + 1} is missing in the journal in {directory}")
     return found
 
 
-def _read(directory: str, lineage: bytes) -> list[tuple[str, list[Entry], bytes]]:
-    found: list[tuple[str, list[Entry], bytes]] = []
-    for name in JOURNAL_FILES:
-        path = os.path.join(directory, name)
+class _File(Struct, frozen=True):
+    path: str
+    head: Head | None
+    entries: list[Entry]
+    data: bytes
+
+
+def _paths(directory: str) -> list[str]:
+    return [os.path.join(directory, name) for name in JOURNAL_FILES]
+
+
+def _read(directory: str, lineage: bytes) -> list[_File]:
+    found: list[_File] = []
+    for path in _paths(directory):
         try:
             with open(path, "rb", buffering=0) as file:
                 data = file.read()
@@ -124,33 +140,50 @@ def _read(directory: str, lineage: bytes) -> list[tuple[str, list[Entry], bytes]
             continue
         except OSError as error:
             raise StoreUnusable(f"{path} cannot be read: {error.strerror}") from None
-        _refuse_foreign(path, data, lineage)
         # Whatever became of its head: entries say themselves whose they are.
-        found.append((path, run(data, lineage), data))
+        found.append(_File(path, _head(path, data, lineage), run(data, lineage), data))
     return found
 
 
-def _refuse_foreign(path: str, data: bytes, lineage: bytes) -> bool:
-    """Whether a file says that it is ours. Raises `StoreUnusable` where it is another store's."""
-    owner = unpack_head(data)
-    if owner is not None and owner != lineage:
+def _head(path: str, data: bytes, lineage: bytes) -> Head | None:
+    """A file's head. Raises `StoreUnusable` where it is another store's."""
+    head = unpack_head(data)
+    if head is not None and head.lineage != lineage:
         raise StoreUnusable(
             f"{path} belongs to another store: move it out of the data directory if the store "
             "was put there on purpose"
         )
-    return owner is not None
+    return head
+
+
+def settle(directory: str) -> None:
+    """Have on the disk what a killed process has written, before anybody builds on it.
+
+    Raises `StoreUnusable`.
+    """
+    for path in _paths(directory):
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StoreUnusable(f"{path} cannot be opened: {error.strerror}") from None
+        try:
+            os.fsync(file)
+        except OSError as error:
+            raise StoreUnusable(f"{path} cannot be written: {error.strerror}") from None
+        finally:
+            os.close(file)
 
 
 def _open(path: str, lineage: bytes, size: int) -> int:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        ours = _refuse_foreign(path, os.pread(file, HEAD_SIZE, 0), lineage)
-        whole = os.fstat(file).st_size >= size
-        if not whole:
+        size = max(size, os.fstat(file).st_size)
+        whole = Head(lineage, size)
+        if _head(path, os.pread(file, HEAD_SIZE, 0), lineage) != whole:
             _allocate(file, size)
-        if not ours:
-            os.pwrite(file, pack_head(lineage), 0)
-        if not (whole and ours):
+            os.pwrite(file, pack_head(whole), 0)
             os.fsync(file)
     except BaseException:
         os.close(file)

@@ -8,14 +8,16 @@ bytes      of an entry
 4          a mark
 4          how long the pairs are
 8          its number: entries are numbered without a gap
-4          CRC-32 of the store's lineage, the sixteen bytes before, and the pairs
+4          CRC-32 of the store's lineage and the sixteen bytes before
+4          CRC-32 of the store's lineage, the sixteen bytes, and the pairs
 as said    the pairs, MessagePack: keys to values, or to nil where they go
 =========  =====================================================================
 
 A file is used again from its beginning, so behind the newest entry stand zeros or what is left
 of older ones. Those have smaller numbers, and what a crash has torn fails its checksum: the run
 of entries ends at the first that does not follow on the one before. The lineage is known to no
-client, so bytes that somebody appends to a stream can never pass for an entry.
+client, so bytes that somebody appends to a stream never pass for an entry, nor for the beginning of
+one, which would have to be looked at more closely.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ Pairs = Mapping[bytes, bytes | None]
 _FILE_MARK: Final = b"DSTWJRN1"
 _MARK: Final = b"\xf5DSe"
 _HEAD: Final = struct.Struct(">4sIQ")
-_BEHIND_HEAD: Final = _HEAD.size + 4
+_CHECKS: Final = struct.Struct(">II")
+_BEHIND_HEAD: Final = _HEAD.size + _CHECKS.size
+_SIZE: Final = 8
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(dict[bytes, bytes | None])
@@ -54,27 +58,35 @@ class Entry(Struct, frozen=True):
     size: int
 
 
-def pack_head(lineage: bytes) -> bytes:
-    """What a file begins with."""
-    text = _FILE_MARK + lineage
+class Head(Struct, frozen=True):
+    """What a file begins with: whose it is, and how many bytes it has."""
+
+    lineage: bytes
+    size: int
+
+
+def pack_head(head: Head) -> bytes:
+    """The bytes of a head."""
+    text = _FILE_MARK + head.lineage + head.size.to_bytes(_SIZE, "big")
     return text + crc32(text).to_bytes(4, "big")
 
 
-def unpack_head(data: bytes) -> bytes | None:
-    """Whose file it is; None where nothing says so."""
-    end = len(_FILE_MARK) + LINEAGE_SIZE
+def unpack_head(data: bytes) -> Head | None:
+    """The head of a file; None where it has none that can be read."""
+    middle = len(_FILE_MARK) + LINEAGE_SIZE
+    end = middle + _SIZE
     text, check = data[:end], data[end : end + 4]
     if text[: len(_FILE_MARK)] != _FILE_MARK or crc32(text).to_bytes(4, "big") != check:
         return None
-    return text[len(_FILE_MARK) :]
+    return Head(text[len(_FILE_MARK) : middle], int.from_bytes(text[middle:], "big"))
 
 
 def pack_entry(lineage: bytes, number: int, pairs: Pairs) -> bytes:
     """The bytes of an entry."""
     payload = _encoder.encode(pairs)
     head = _HEAD.pack(_MARK, len(payload), number)
-    check = crc32(payload, crc32(head, crc32(lineage)))
-    return b"".join((head, check.to_bytes(4, "big"), payload))
+    check = crc32(head, crc32(lineage))
+    return b"".join((head, _CHECKS.pack(check, crc32(payload, check)), payload))
 
 
 def run(data: bytes, lineage: bytes) -> list[Entry]:
@@ -100,11 +112,9 @@ def cut_off(data: bytes, lineage: bytes, entries: list[Entry], applied: int) -> 
     newest = max(entries[-1].number, applied) if entries else applied
     position = HEAD_SIZE + sum(entry.size for entry in entries)
     while (position := data.find(_MARK, position)) >= 0:
-        head = data[position : position + _HEAD.size]
-        if len(head) == _HEAD.size and _HEAD.unpack(head)[2] > newest:
-            entry = _entry_at(data, position, lineage)
-            if entry is not None:
-                return entry.number
+        entry = _entry_at(data, position, lineage)
+        if entry is not None and entry.number > newest:
+            return entry.number
         position += 1
     return None
 
@@ -119,14 +129,16 @@ def following(entries: Iterable[Entry], applied: int) -> list[Entry]:
 
 
 def _entry_at(data: bytes, position: int, lineage: bytes) -> Entry | None:
+    begin = position + _BEHIND_HEAD
     head = data[position : position + _HEAD.size]
-    if len(head) < _HEAD.size or not head.startswith(_MARK):
+    if len(data) < begin or not head.startswith(_MARK):
+        return None
+    head_check, check = _CHECKS.unpack_from(data, position + _HEAD.size)
+    if crc32(head, crc32(lineage)) != head_check:
         return None
     _, length, number = _HEAD.unpack(head)
-    begin = position + _BEHIND_HEAD
     payload = memoryview(data)[begin : begin + length]
-    check = int.from_bytes(data[begin - 4 : begin], "big")
-    if len(payload) < length or crc32(payload, crc32(head, crc32(lineage))) != check:
+    if len(payload) < length or crc32(payload, head_check) != check:
         return None
     try:
         pairs = _decoder.decode(payload)

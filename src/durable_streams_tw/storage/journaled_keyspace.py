@@ -34,7 +34,7 @@ from durable_streams_tw.storage.checkpoint import (
     ripen,
 )
 from durable_streams_tw.storage.interfaces import StoreUnusable
-from durable_streams_tw.storage.journal import JOURNAL_FILES, Journal, flaws, read_journal
+from durable_streams_tw.storage.journal import JOURNAL_FILES, Journal, flaws, read_journal, settle
 from durable_streams_tw.storage.journal_entries import Pairs, following, pack_entry
 from durable_streams_tw.storage.keyspace import (
     Keyspace,
@@ -117,13 +117,14 @@ class JournaledKeyspace:
 
     def _recover(self) -> None:
         """Fold in what a crash left in the journal."""
-        lineage, applied = self._mark.lineage, self._mark.applied
-        for sentence in flaws(self._directory, lineage, applied):
+        settle(self._directory)
+        for sentence in flaws(self._directory, self._mark):
             raise StoreUnusable(
                 f"{sentence}: writes that were acknowledged are lost. To go on without them, move "
                 f"the journal ({' and '.join(JOURNAL_FILES)}) out of {self._directory}"
             )
-        left = following(read_journal(self._directory, lineage), applied)
+        journaled = read_journal(self._directory, self._mark.lineage)
+        left = following(journaled, self._mark.applied)
         if not left:
             return
         self._frozen = Layer()
