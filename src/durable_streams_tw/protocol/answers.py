@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol import caching, fields
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.offsets import offset_bytes
 from durable_streams_tw.protocol.outcomes import Appended, Created
 from durable_streams_tw.protocol.state import StreamState
 
@@ -35,7 +35,7 @@ class Answer(Struct, frozen=True):
 
 def next_offset(position: int) -> Field:
     """The Stream-Next-Offset field of a position."""
-    return (fields.H_NEXT_OFFSET, format_offset(position).encode("ascii"))
+    return (fields.H_NEXT_OFFSET, offset_bytes(position))
 
 
 def content_type(state: StreamState) -> Field:

@@ -27,6 +27,11 @@ def format_offset(position: int) -> str:
     return f"0000000000000000_{position:016d}"
 
 
+def offset_bytes(position: int) -> bytes:
+    """The same, as a header field has it."""
+    return b"0000000000000000_%016d" % position
+
+
 def parse_offset(token: str) -> int:
     """The position that a token names; `NOW` for ``now``, `START` for ``-1``.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_plus
 
@@ -108,6 +109,18 @@ _CATCH_UP_ALL: Final = ReadQuery(START)
 _LIVE: Final = {mode.value: mode for mode in Live}
 _KNOWN: Final = frozenset(("offset", "live", "cursor"))
 
+# What a POST's header may say beyond the type of its body, which is all that most of them say.
+_SELDOM: Final = frozenset(
+    (
+        fields.CONTENT_ENCODING,
+        fields.STREAM_CLOSED,
+        fields.STREAM_SEQ,
+        fields.PRODUCER_ID,
+        fields.PRODUCER_EPOCH,
+        fields.PRODUCER_SEQ,
+    )
+)
+
 
 def read_query(query: bytes) -> ReadQuery:
     """The query of a GET (§5.6-§5.8). Unknown parameters are ignored (§11.1)."""
@@ -186,21 +199,31 @@ def _fork_offset(value: bytes) -> int:
 
 def append_fields(header: FieldMap) -> AppendFields:
     """The header of a POST (§5.2, §5.2.1)."""
+    if _SELDOM.isdisjoint(header):
+        return _typed_append(header.get(fields.CONTENT_TYPE))
     _refuse_encoding(header)
     seq = header.get(fields.STREAM_SEQ)
     if seq is not None:
         fields.parse_token("Stream-Seq", seq)
     return AppendFields(
-        content_type(header),
+        _media_type(header.get(fields.CONTENT_TYPE)),
         fields.is_true(header.get(fields.STREAM_CLOSED)),
         seq,
         producer(header),
     )
 
 
+@lru_cache(maxsize=1024)
+def _typed_append(value: bytes | None) -> AppendFields:
+    return AppendFields(_media_type(value), False, None, None)
+
+
 def content_type(header: FieldMap) -> str | None:
     """The Content-Type, None where it is missing or empty. Raises `Refused`."""
-    value = header.get(fields.CONTENT_TYPE)
+    return _media_type(header.get(fields.CONTENT_TYPE))
+
+
+def _media_type(value: bytes | None) -> str | None:
     if not value:
         return None
     text = fields.parse_token("Content-Type", value)

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from durable_streams_tw.protocol import content_types, fields, forks
 from durable_streams_tw.protocol.errors import Fields, Problem, Refusal
 from durable_streams_tw.protocol.limits import MAX_POSITION
-from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.offsets import offset_bytes
 from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.producers import Duplicate, ProducerState, fence, judge
 from durable_streams_tw.protocol.requests import Append, Create
@@ -150,7 +150,7 @@ def closed_refusal(state: StreamState) -> Refusal:
     """What a writer to a closed stream is told: that, and where the stream ended (§5.2)."""
     closed_at: Fields = (
         (fields.H_CLOSED, fields.TRUE),
-        (fields.H_NEXT_OFFSET, format_offset(state.tail).encode("ascii")),
+        (fields.H_NEXT_OFFSET, offset_bytes(state.tail)),
     )
     return Refusal(
         Problem.STREAM_CLOSED, "the stream is closed: nothing can be appended", closed_at

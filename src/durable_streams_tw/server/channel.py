@@ -198,7 +198,7 @@ class FastChannel(PhasedConnection):
                 self.phase = IDLE
                 self._since = self._wheel.now
         del ready[:done]
-        if self._quiet and self._pending is not None:
+        if self._pending is not None and self._quiet:
             # The wheel looks in by itself, for both phases have the same patience.
             self.phase = ANSWER
             self._since = self._wheel.now
