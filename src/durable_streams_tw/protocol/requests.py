@@ -213,7 +213,7 @@ def append_fields(header: FieldMap) -> AppendFields:
     )
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _typed_append(value: bytes | None) -> AppendFields:
     return AppendFields(_media_type(value), False, None, None)
 
