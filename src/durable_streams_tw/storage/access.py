@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from durable_streams_tw.protocol import transitions
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.protocol.state import FOR_EVER, StreamState
 
 
 class AccessTimes:
@@ -80,6 +80,9 @@ def usable(
 
     ``last`` tells the last access that is not written down, as `AccessTimes.last` does.
     """
+    if state is not None and state.lifetime is FOR_EVER and not state.deleted:
+        # As are most, and then nothing has to be looked up.
+        return state
     accessed_at = 0 if state is None else last(state.id, now)
     missing = transitions.absent(state, now, accessed_at)
     if missing is not None:
