@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.live.timeouts import EqualTimeouts, Timeout
-from durable_streams_tw.protocol.limits import FANOUT_SLICE
+from durable_streams_tw.protocol.limits import TIMEOUT_SLICE
 
 
 class EqualTimeoutsTests(SynchronousTestCase):
@@ -93,13 +93,13 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def test_slices(self) -> None:
         """Thousands that are due at once share the reactor with others."""
-        for number in range(FANOUT_SLICE * 2 + 1):
+        for number in range(TIMEOUT_SLICE * 2 + 1):
             self.add(str(number))
         other: list[int] = []
         self.clock.callLater(10, lambda: other.append(len(self.fired)))
         self.clock.advance(10)
-        self.assertEqual(other, [FANOUT_SLICE])
-        self.assertEqual(len(self.fired), FANOUT_SLICE * 2 + 1)
+        self.assertEqual(other, [TIMEOUT_SLICE])
+        self.assertEqual(len(self.fired), TIMEOUT_SLICE * 2 + 1)
 
     def test_slack(self) -> None:
         """What is nearly due goes along with what is due."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from durable_streams_tw.protocol.limits import FANOUT_SLICE
+from durable_streams_tw.protocol.limits import TIMEOUT_SLICE
 
 
 class Timeout:
@@ -90,7 +90,7 @@ class EqualTimeouts:
     def _ring(self) -> None:
         self._call = None
         horizon = self._clock.seconds() + self._slack
-        for _ in range(FANOUT_SLICE):
+        for _ in range(TIMEOUT_SLICE):
             if not self._queue:
                 return
             head = next(iter(self._queue))

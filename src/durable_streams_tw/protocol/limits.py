@@ -136,8 +136,12 @@ TAIL_WINDOW: Final = 1 * MIB
 #: The payload of one SSE event while catching up.
 SSE_CHUNK: Final = 256 * KIB
 
-#: How many subscribers one turn of the reactor writes to.
-FANOUT_SLICE: Final = 100
+#: How many subscribers one turn of the reactor writes to. A writer waits for two or three such
+#: slices, and what it appends meanwhile reaches the others in one piece.
+FANOUT_SLICE: Final = 25
+
+#: How many timeouts that fall together fire in one turn of the reactor.
+TIMEOUT_SLICE: Final = 100
 
 # -- cursors (PROTOCOL.md §10.1) -----------------------------------------------------------
 
