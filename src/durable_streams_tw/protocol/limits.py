@@ -138,7 +138,7 @@ SSE_CHUNK: Final = 256 * KIB
 
 #: How many subscribers one turn of the reactor writes to. A writer waits for two or three such
 #: slices, and what it appends meanwhile reaches the others in one piece.
-FANOUT_SLICE: Final = 25
+FANOUT_SLICE: Final = 10
 
 #: How many timeouts that fall together fire in one turn of the reactor.
 TIMEOUT_SLICE: Final = 100
