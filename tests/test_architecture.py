@@ -25,8 +25,8 @@ AUTH_TYPES = f"{ROOT}.service.auth_types"
 
 # A package imports itself and the ones before it.
 ORDER = (
-    *("protocol", "storage", "live", "subscriptions", "auth", "server", "telemetry", "service"),
-    *("client", "cli"),
+    *("protocol", "outgoing", "storage", "live", "subscriptions", "auth", "server"),
+    *("telemetry", "service", "client", "cli"),
 )
 
 # What the store commands run in a process of its own.

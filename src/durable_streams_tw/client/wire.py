@@ -21,10 +21,11 @@ from twisted.web.client import ResponseDone, ResponseFailed
 from twisted.web.error import SchemeNotSupported
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
-from zope.interface import implementer
+from twisted.web.iweb import IAgent
 
 from durable_streams_tw.client.errors import Broken, ClientError, Unreachable, Untrusted
+from durable_streams_tw.outgoing.cancelling import cancellable
+from durable_streams_tw.outgoing.requests import PlainAgent, WholeBody
 
 #: The most bytes of an answer that is read whole. Servers cut reads into chunks of a few MiB.
 MAX_ANSWER: Final = 256 * 1024 * 1024
@@ -149,7 +150,8 @@ class Wire:
     """
 
     def __init__(self, agent: IAgent, reactor: Any, patience: float = 30.0) -> None:
-        self._treq = HTTPClient(_AsItComes(agent))
+        # A proxy that compresses an event stream holds its events back until it has enough.
+        self._treq = HTTPClient(PlainAgent(agent))
         self.reactor = reactor
         self._patience = patience
 
@@ -198,12 +200,12 @@ class Wire:
             method,
             url,
             headers=Headers({name: [value] for name, value in header.items()}),
-            data=_Body(body) if body else None,
+            data=WholeBody(body) if body else None,
             allow_redirects=False,
             unbuffered=True,
             reactor=self.reactor,
         )
-        coming = _cancellable(requested)
+        coming = cancellable(requested)
         timer = self.reactor.callLater(
             patience, lambda: coming.errback(_Late()) if not coming.called else None
         )
@@ -234,72 +236,6 @@ class _Late(Exception):
 
 class _Quiet(Exception):
     """A connection has brought nothing for too long."""
-
-
-@implementer(IBodyProducer)
-class _Body:
-    """A body that is there, and is written in one piece."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self.length = len(body)
-
-    def startProducing(self, consumer: Any) -> Deferred[None]:
-        consumer.write(self._body)
-        done: Deferred[None] = Deferred()
-        done.callback(None)
-        return done
-
-    def pauseProducing(self) -> None:
-        """It has been written."""
-
-    def resumeProducing(self) -> None:
-        """There is no more of it."""
-
-    def stopProducing(self) -> None:
-        """There is nothing to stop."""
-
-
-@implementer(IAgent)
-class _AsItComes:
-    """An agent that asks for plain bytes: a proxy that compresses an event stream holds its
-    events back until it has enough of them."""
-
-    def __init__(self, agent: IAgent) -> None:
-        self._agent = agent
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        asked = Headers() if headers is None else headers.copy()
-        asked.setRawHeaders(b"accept-encoding", [b"identity"])
-        return self._agent.request(method, uri, asked, bodyProducer)
-
-
-def _cancellable(inner: Deferred[Any]) -> Deferred[Any]:
-    """The same, failing with `CancelledError` when it is cancelled: what is under way has many
-    names for that."""
-
-    def settle(result: Any) -> None:
-        if outer.called or cancelled:
-            return
-        if isinstance(result, Failure):
-            outer.errback(result)
-        else:
-            outer.callback(result)
-
-    def cancel(_: Deferred[Any]) -> None:
-        cancelled.append(True)
-        inner.cancel()
-
-    cancelled: list[bool] = []
-    outer: Deferred[Any] = Deferred(cancel)
-    inner.addBoth(settle)
-    return outer
 
 
 def _lost(failure: BaseException | None) -> ClientError:

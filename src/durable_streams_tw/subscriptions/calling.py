@@ -12,8 +12,8 @@ from typing import Any, Final
 from msgspec import Struct
 from twisted.internet.defer import Deferred, TimeoutError, ensureDeferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from durable_streams_tw.outgoing.cancelling import cancellable
 from durable_streams_tw.protocol.limits import (
     MAX_WEBHOOK_ANSWER,
     RESOLVE_TIMEOUT,
@@ -82,7 +82,7 @@ class Caller:
         ``timeout`` (in seconds, at most `WEBHOOK_TIMEOUT`) is for all of it. Cancelling ends
         the connection.
         """
-        posted = _cancellable(ensureDeferred(self._post(url, body, header)))
+        posted = cancellable(ensureDeferred(self._post(url, body, header)))
         return posted.addTimeout(min(timeout, WEBHOOK_TIMEOUT), self._reactor)
 
     async def _post(self, url: str, body: bytes, header: Mapping[str, str]) -> Answered:
@@ -131,26 +131,3 @@ class _Found:
     def resolutionComplete(self) -> None:
         if not self.done.called:
             self.done.callback(self._found)
-
-
-def _cancellable(inner: Deferred[Answered]) -> Deferred[Answered]:
-    """The same, failing with `CancelledError` when it is cancelled: what is under way has many
-    names for that."""
-    cancelled = False
-
-    def cancel(_: Deferred[Answered]) -> None:
-        nonlocal cancelled
-        cancelled = True
-        inner.cancel()
-
-    def settle(result: Answered | Failure) -> None:
-        if cancelled:
-            return
-        if isinstance(result, Failure):
-            outer.errback(result)
-        else:
-            outer.callback(result)
-
-    outer: Deferred[Answered] = Deferred(cancel)
-    inner.addBoth(settle)
-    return outer

@@ -13,16 +13,17 @@ from typing import Any, Final
 
 import treq
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from durable_streams_tw.outgoing.requests import PlainAgent, WholeBody
 from durable_streams_tw.protocol.limits import MAX_HEAD, MAX_WEBHOOK_ANSWER
 from durable_streams_tw.subscriptions.calling import Unreachable
 from durable_streams_tw.subscriptions.guard import Address, Target
@@ -49,7 +50,7 @@ async def exchange(
     try:
         response = await HTTPClient(AsItComes(agent)).post(
             url,
-            data=_Body(body),
+            data=WholeBody(body),
             headers=Headers({name: [value] for name, value in header.items()}),
             allow_redirects=False,
             reactor=reactor,
@@ -58,28 +59,6 @@ async def exchange(
     except BaseException:
         endpoints.abort()
         raise
-
-
-@implementer(IBodyProducer)
-class _Body:
-    """A body that is there, and is written in one piece."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self.length = len(body)
-
-    def startProducing(self, consumer: Any) -> Deferred[None]:
-        consumer.write(self._body)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """It has been written."""
-
-    def resumeProducing(self) -> None:
-        """There is no more of it."""
-
-    def stopProducing(self) -> None:
-        """There is nothing to stop."""
 
 
 @implementer(IAgentEndpointFactory, IStreamClientEndpoint)
@@ -148,12 +127,8 @@ class _Meter(ProtocolWrapper):
             ProtocolWrapper.dataReceived(self, data)
 
 
-@implementer(IAgent)
-class AsItComes:
+class AsItComes(PlainAgent):
     """An agent whose responses nobody decompresses: few bytes could become many."""
-
-    def __init__(self, agent: IAgent) -> None:
-        self._agent = agent
 
     def request(
         self,
@@ -163,9 +138,7 @@ class AsItComes:
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
         """Ask, and for no compression."""
-        asked = Headers() if headers is None else headers.copy()
-        asked.setRawHeaders(b"accept-encoding", [b"identity"])
-        requested: Deferred[IResponse] = self._agent.request(method, uri, asked, bodyProducer)
+        requested = PlainAgent.request(self, method, uri, headers, bodyProducer)
         return requested.addCallback(_without_coding)
 
 

@@ -1,0 +1,1 @@
+"""What all requests to other servers share: those to webhooks and issuers, and the client's."""
