@@ -10,9 +10,9 @@ import lmdb
 
 from durable_streams_tw.storage import format as formats
 from durable_streams_tw.storage import reading, records
-from durable_streams_tw.storage.checkpoint import first_mark, pack_mark, read_mark
+from durable_streams_tw.storage.checkpoint import behind, first_mark, make, pack_mark, read_mark
 from durable_streams_tw.storage.interfaces import StoreUnusable
-from durable_streams_tw.storage.journal_entries import Entry, following
+from durable_streams_tw.storage.journal_entries import Entry
 from durable_streams_tw.storage.lmdb_keyspace import LMDBSnapshot, open_environment
 
 
@@ -27,20 +27,16 @@ def complete(path: str, journaled: Sequence[Entry], again: Callable[[], Sequence
         mark = read_mark(LMDBSnapshot(transaction, 0))
         if mark is None:
             return False
-        left = following(journaled, mark.applied)
-        if mark.applied + len(left) < mark.begun:
+        left = behind(mark, journaled)
+        if left is None:
             known = {entry.number: entry for entry in (*journaled, *again())}
-            left = following(known.values(), mark.applied)
-            if mark.applied + len(left) < mark.begun:
-                raise StoreUnusable("the disk is full, and the store is changing: try again")
+            left = behind(mark, known.values())
+        if left is None:
+            raise StoreUnusable("the disk is full, and the store is changing: try again")
         if not left:
             return False
         for entry in left:
-            for key, value in entry.pairs.items():
-                if value is None:
-                    transaction.delete(key)
-                else:
-                    transaction.put(key, value)
+            make(transaction, entry.pairs.items())
         transaction.put(records.JOURNAL_KEY, pack_mark(mark.at(left[-1].number)))
     return True
 

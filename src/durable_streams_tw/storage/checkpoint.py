@@ -9,19 +9,29 @@ again, so whoever has read that far sees them whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Protocol
 
 from msgspec import Struct
 
 from durable_streams_tw.storage import records
-from durable_streams_tw.storage.journal_entries import LINEAGE_SIZE
+from durable_streams_tw.storage.journal_entries import LINEAGE_SIZE, Entry, following
 from durable_streams_tw.storage.keyspace import Keyspace, KeyspaceFailed, KeyspaceFull, View
 
 _FINER: Final = 8
 
 # Pages that a commit has freed can be used two commits later.
 _RIPE: Final = 2
+
+
+class Changed(Protocol):
+    """Where keys are set and removed."""
+
+    def put(self, key: bytes, value: bytes, /) -> object:
+        """Set a key's value."""
+
+    def delete(self, key: bytes, /) -> object:
+        """Remove a key, if it is there."""
 
 
 class Mark(Struct, frozen=True):
@@ -62,6 +72,13 @@ def pack_mark(mark: Mark) -> bytes:
     return records.seal(records.JOURNAL_KEY, mark.lineage + numbers)
 
 
+def behind(mark: Mark, entries: Iterable[Entry]) -> list[Entry] | None:
+    """What a map lacks of some entries of its journal, in order, up to the first gap; None where it
+    has parts of batches that are not among them."""
+    left = following(entries, mark.applied)
+    return left if mark.applied + len(left) >= mark.begun else None
+
+
 def bring_up(keyspace: Keyspace, pairs: Mapping[bytes, bytes | None], mark: Mark) -> None:
     """Put pairs, and how far the map is with them, into the map.
 
@@ -86,15 +103,20 @@ def put_down(keyspace: Keyspace, changes: Sequence[tuple[bytes, bytes | None]]) 
     """Make changes in one commit. Raises `KeyspaceFull` and `KeyspaceFailed`."""
     batch = keyspace.begin()
     try:
-        for key, value in changes:
-            if value is None:
-                batch.delete(key)
-            else:
-                batch.put(key, value)
+        make(batch, changes)
         batch.commit()
     except BaseException:
         batch.abort()
         raise
+
+
+def make(target: Changed, changes: Iterable[tuple[bytes, bytes | None]]) -> None:
+    """Set and remove keys. Raises what ``target`` raises."""
+    for key, value in changes:
+        if value is None:
+            target.delete(key)
+        else:
+            target.put(key, value)
 
 
 def _known(keyspace: Keyspace) -> Mark:

@@ -18,14 +18,14 @@ from typing import Any, Final
 import lmdb
 from msgspec import Struct
 
-from durable_streams_tw.storage.checkpoint import Mark, read_mark
+from durable_streams_tw.storage.checkpoint import Mark, behind, read_mark
 from durable_streams_tw.storage.directory import owner, visit
 from durable_streams_tw.storage.findings import Finding, Flaw
 from durable_streams_tw.storage.interfaces import StoreUnusable
-from durable_streams_tw.storage.journal import flaws, read_journal
-from durable_streams_tw.storage.journal_entries import Entry, following
+from durable_streams_tw.storage.journal import read_journal, survey
+from durable_streams_tw.storage.journal_entries import Entry
 from durable_streams_tw.storage.keyspace import KeyspaceFailed, Snapshot, View
-from durable_streams_tw.storage.layers import Layer, LayeredSnapshot
+from durable_streams_tw.storage.layers import LayeredSnapshot, layer_of
 from durable_streams_tw.storage.lmdb_keyspace import (
     DATA_FILE,
     LOCK_FILE,
@@ -106,17 +106,14 @@ class Inspection:
             journaled = self.journaled()
             with self._map() as view:
                 mark = self._mark(view)
-                left = [] if mark is None else following(journaled, mark.applied)
-                if mark is None or not (left or mark.begun > mark.applied):
-                    yield view
+                left = [] if mark is None else behind(mark, journaled)
+                if left:
+                    last = left[-1].number
+                    yield LayeredSnapshot([layer_of(left).at(last)], view, last)
                     return
-                last = mark.applied + len(left)
                 # Otherwise the map has parts of batches that have come since.
-                if last >= mark.begun:
-                    layer = Layer()
-                    for entry in left:
-                        layer.take(entry.number, entry.pairs)
-                    yield LayeredSnapshot([layer.at(last)], view, last)
+                if left is not None:
+                    yield view
                     return
         raise KeyspaceFailed("the disk is full, and the store is changing: try again")
 
@@ -152,7 +149,7 @@ class Inspection:
         try:
             with self._map() as view:
                 mark = self._mark(view)
-            sentences = [] if mark is None else flaws(self._journal, mark)
+            sentences = [] if mark is None else survey(self._journal, mark)[1]
         except KeyspaceFailed as failure:
             raise StoreUnusable(f"{self._path} cannot be read: {failure}") from None
         return [Finding(Flaw.JOURNAL, b"", sentence) for sentence in sentences]

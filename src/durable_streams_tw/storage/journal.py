@@ -59,11 +59,6 @@ class Journal:
         """How many bytes the file that is written still takes."""
         return self._size - self._position
 
-    @property
-    def capacity(self) -> int:
-        """How many bytes a file takes."""
-        return self._size - HEAD_SIZE
-
     def append(self, entry: bytes) -> None:
         """Write an entry, and have it on the disk. Raises `OSError`: then it may be there."""
         file = self._files[self._current]
@@ -91,9 +86,9 @@ def read_journal(directory: str, lineage: bytes) -> list[Entry]:
     return [entry for file in _read(directory, lineage) for entry in file.entries]
 
 
-def flaws(directory: str, mark: Mark) -> list[str]:
-    """What is wrong with a journal that nobody is writing, in sentences. ``mark`` is how far the
-    map is. Raises `StoreUnusable`.
+def survey(directory: str, mark: Mark) -> tuple[list[Entry], list[str]]:
+    """What a journal that nobody is writing has behind the map, in order, and what is wrong with
+    it, in sentences. ``mark`` is how far the map is. Raises `StoreUnusable`.
 
     A journal is made whole before anything is written to it: the first file with its size and its
     head, and then the other.
@@ -113,10 +108,11 @@ def flaws(directory: str, mark: Mark) -> list[str]:
     if len(read) == 1 and (used or read[0].path != _paths(directory)[0]):
         found.append(f"{read[0].path} is there, and the other file of the journal is not")
     missed = [entry for file in read for entry in file.entries if entry.number > mark.applied]
-    last = mark.applied + len(following(missed, mark.applied))
+    left = following(missed, mark.applied)
+    last = mark.applied + len(left)
     if last < max(mark.begun, mark.applied + len(missed)):
         found.append(f"batch {last + 1} is missing in the journal in {directory}")
-    return found
+    return left, found
 
 
 class _File(Struct, frozen=True):

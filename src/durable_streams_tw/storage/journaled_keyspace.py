@@ -34,8 +34,8 @@ from durable_streams_tw.storage.checkpoint import (
     ripen,
 )
 from durable_streams_tw.storage.interfaces import StoreUnusable
-from durable_streams_tw.storage.journal import JOURNAL_FILES, Journal, flaws, read_journal, settle
-from durable_streams_tw.storage.journal_entries import Pairs, following, pack_entry
+from durable_streams_tw.storage.journal import JOURNAL_FILES, Journal, settle, survey
+from durable_streams_tw.storage.journal_entries import Pairs, pack_entry
 from durable_streams_tw.storage.keyspace import (
     Keyspace,
     KeyspaceFailed,
@@ -49,6 +49,7 @@ from durable_streams_tw.storage.layers import (
     LayeredSnapshot,
     LayeredView,
     Overlay,
+    layer_of,
 )
 
 # A generation's versions lie above all those of the one before.
@@ -118,18 +119,15 @@ class JournaledKeyspace:
     def _recover(self) -> None:
         """Fold in what a crash left in the journal."""
         settle(self._directory)
-        for sentence in flaws(self._directory, self._mark):
+        left, wrong = survey(self._directory, self._mark)
+        for sentence in wrong:
             raise StoreUnusable(
                 f"{sentence}: writes that were acknowledged are lost. To go on without them, move "
                 f"the journal ({' and '.join(JOURNAL_FILES)}) out of {self._directory}"
             )
-        journaled = read_journal(self._directory, self._mark.lineage)
-        left = following(journaled, self._mark.applied)
         if not left:
             return
-        self._frozen = Layer()
-        for entry in left:
-            self._frozen.take(entry.number, entry.pairs)
+        self._frozen = layer_of(left)
         self._number = self._frozen_until = left[-1].number
         try:
             self._fold_frozen()

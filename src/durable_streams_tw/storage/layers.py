@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
-from durable_streams_tw.storage.journal_entries import Pairs
+from durable_streams_tw.storage.journal_entries import Entry, Pairs
 from durable_streams_tw.storage.keyspace import Buffer, View
 
 _GROUP: Final = 9
@@ -70,6 +70,14 @@ class Layer:
     def at(self, number: int) -> Overlay:
         """The layer as the batch of a number left it."""
         return _LayerAt(self._newest, self._groups, number)
+
+
+def layer_of(entries: Sequence[Entry]) -> Layer:
+    """A layer of batches that stand in the journal, in their order."""
+    layer = Layer()
+    for entry in entries:
+        layer.take(entry.number, entry.pairs)
+    return layer
 
 
 class _LayerAt:

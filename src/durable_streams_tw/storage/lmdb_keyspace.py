@@ -193,11 +193,7 @@ class LMDBKeyspace:
         free = self.disk_room()
         if free >= reserve:
             return True
-        with self.snapshot():
-            try:
-                info, stat = self._environment.info(), self._environment.stat()
-            except lmdb.Error as error:
-                raise KeyspaceFailed(str(error)) from error
+        info, stat = self._statistics()
         spare = int(info["last_pgno"]) + 1 - pages(stat)
         return free + max(0, spare) * int(stat["psize"]) >= reserve
 
@@ -219,12 +215,16 @@ class LMDBKeyspace:
 
     def used(self) -> int:
         """Bytes of the pages that hold pairs."""
+        _, stat = self._statistics()
+        return pages(stat) * int(stat["psize"])
+
+    def _statistics(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """What LMDB says of the environment and of its tree; the map stays open meanwhile."""
         with self.snapshot():
             try:
-                stat = self._environment.stat()
+                return self._environment.info(), self._environment.stat()
             except lmdb.Error as error:
                 raise KeyspaceFailed(str(error)) from error
-        return pages(stat) * int(stat["psize"])
 
     def standing(self) -> tuple[int, int, int, int, int, int]:
         """Bytes that pairs take, that the map can hold, that the file has, that the file system
