@@ -24,7 +24,7 @@ _TOKEN: Final = re.compile(r"([0-9]{1,32})_([0-9]{1,32})")
 
 def format_offset(position: int) -> str:
     """The token of a position (bytes from the stream's start)."""
-    return f"0000000000000000_{position:016d}"
+    return offset_bytes(position).decode("ascii")
 
 
 def offset_bytes(position: int) -> bytes:

@@ -206,7 +206,7 @@ def append_fields(header: FieldMap) -> AppendFields:
     if seq is not None:
         fields.parse_token("Stream-Seq", seq)
     return AppendFields(
-        _media_type(header.get(fields.CONTENT_TYPE)),
+        content_type(header),
         fields.is_true(header.get(fields.STREAM_CLOSED)),
         seq,
         producer(header),
