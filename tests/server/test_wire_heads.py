@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
+from hypothesis import example, given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem, Refused
@@ -11,7 +14,8 @@ from durable_streams_tw.protocol.limits import MAX_HEAD
 from durable_streams_tw.server.wire_fields import CLOSING, SINGLE
 from durable_streams_tw.server.wire_heads import Head, check_start, read_head
 from durable_streams_tw.server.wire_section import CHUNKED, Surroundings
-from tests.server.hostile_rows import GET, HOST, get, post
+from tests.server.hostile_rows import GET, HOST, LINE, get, post
+from tests.server.hostile_table import ROWS
 
 AROUND = Surroundings(b"/v1/stream/", 1_000, reached=b"127.0.0.1:4437")
 
@@ -95,6 +99,97 @@ class FramingTests(SynchronousTestCase):
             b"/v1/stream/s", b"Host: a", b"X: 1", b"X: 2", b"If-None-Match: a", b"Via: b"
         )
         self.assertIsNone(head.refusal)
+
+
+LENGTH, SEQ = b"Content-Length: 10", b"Producer-Seq: 7"
+PRODUCER = (b"Producer-Id: p", b"Producer-Epoch: 0")
+
+# Heads that may come before others on their connection.
+EARLIER = (
+    post(LENGTH),
+    post(LENGTH, *PRODUCER, SEQ),
+    post(*PRODUCER, SEQ, b"content-length:\t3 ", b"Origin: https://a.example"),
+    post(LENGTH, SEQ, b"Expect: 100-continue"),
+    post(LENGTH, b"Connection: close"),
+    post(LENGTH, b"X-Content-Length: 1", b"Producer-Seq-X: 2", b"X: Producer-Seq: 1"),
+    post(LENGTH, b"Upgrade: h2c"),
+    post(SEQ, SEQ, LENGTH),
+    post(SEQ, b"Content-Length: 0"),
+    post(SEQ, b"Transfer-Encoding: chunked"),
+    LINE.replace(b"1.1", b"1.0") + HOST + LENGTH + b"\r\n\r\n",
+    b"POST http://b.example/v1/stream/s HTTP/1.1\r\n" + HOST + LENGTH + b"\r\n\r\n",
+    get(),
+)
+
+NUMBERS = st.sampled_from(
+    [b"", b"0", b"5", b"05", b"123456", b"9" * 18, b"9" * 19, b"+1", b"1,1", b"1 1", b"-1", b"a"]
+)
+NUMBER_NAMES = [b"Content-Length: ", b"content-length:", b"Producer-Seq: ", b"PRODUCER-SEQ:\t"]
+NUMBER_LINES = st.builds(
+    lambda name, number, end: name + number + end,
+    st.sampled_from(NUMBER_NAMES),
+    NUMBERS,
+    st.sampled_from([b"", b" ", b"\t"]),
+)
+OTHER_LINES = st.sampled_from(
+    [b"Host: b", b"Expect: 100-continue", b"Upgrade: h2c", b"Origin: o", b"X: 1", *PRODUCER]
+)
+HEADS = st.lists(NUMBER_LINES | OTHER_LINES, max_size=4).map(lambda fields: post(*fields))
+
+
+def outcome(raw: bytes, last: Head | None = None) -> tuple[Any, ...]:
+    """All that a head says, or that it is refused for."""
+    try:
+        head = read_head(raw, AROUND, last)
+    except Refused as fault:
+        return fault.refusal.problem, fault.refusal.detail, getattr(fault, "origin", None)
+    assert raw == head.line + head.section.block
+    names = [name for name in head.__struct_fields__ if name != "section"]
+    return tuple(getattr(head, name) for name in names)
+
+
+def head_or_none(raw: bytes) -> Head | None:
+    """A head, where it can be read."""
+    try:
+        return read_head(raw, AROUND)
+    except Refused:
+        return None
+
+
+class RepeatedTests(SynchronousTestCase):
+    """A head means the same, whatever came before it on its connection."""
+
+    def test_table(self) -> None:
+        """Every hostile head behind every earlier one."""
+        earlier = [head_or_none(raw) for raw in EARLIER]
+        self.assertNotIn(None, earlier)
+        heads = [row.data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" for row in ROWS]
+        for raw in {*heads, *EARLIER}:
+            expected = outcome(raw)
+            for last in earlier:
+                self.assertEqual(outcome(raw, last), expected, (raw, last))
+
+    @given(HEADS, HEADS)
+    @example(post(LENGTH, SEQ), post(b"Content-Length: 9", b"Producer-Seq: 8"))
+    @example(post(SEQ, LENGTH), post(SEQ, LENGTH, LENGTH))
+    @example(post(LENGTH), post(b"Content-Length: 1", b"Content-Length: 2"))
+    @example(post(LENGTH), post(b"Content-Length: 5000"))
+    def test_numbers(self, first: bytes, second: bytes) -> None:
+        """Fields that differ in numbers, or nearly."""
+        last = head_or_none(first)
+        self.assertEqual(outcome(second, last), outcome(second))
+
+    def test_numbers_alone(self) -> None:
+        """Where only numbers differ, nothing else is made anew, and so on from there."""
+        head = read_head(post(LENGTH, *PRODUCER, SEQ), AROUND)
+        for number in range(8, 12):
+            seq = b"Producer-Seq: %d" % number
+            raw = post(b"Content-Length: %d" % number, *PRODUCER, seq)
+            before, head = head, read_head(raw, AROUND, head)
+            self.assertEqual(head.length, number)
+            self.assertEqual(head.header[b"producer-seq"], b"%d" % number)
+            self.assertIs(head.section.base, before.section.base)
+            self.assertIs(head.line, before.line)
 
 
 class StartTests(SynchronousTestCase):

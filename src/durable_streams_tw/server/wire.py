@@ -17,7 +17,7 @@ from durable_streams_tw.protocol.limits import MAX_HEAD
 from durable_streams_tw.server.messages import Request
 from durable_streams_tw.server.wire_chunks import Chunks
 from durable_streams_tw.server.wire_heads import Head, check_start, read_head
-from durable_streams_tw.server.wire_section import CHUNKED, RefusedHead, Section, Surroundings
+from durable_streams_tw.server.wire_section import CHUNKED, RefusedHead, Surroundings
 
 _END: Final = b"\r\n\r\n"
 
@@ -64,7 +64,6 @@ class Wire:
         "_left",
         "_line_seen",
         "_raw",
-        "_section",
         "dropped",
         "expecting",
         "open",
@@ -87,7 +86,6 @@ class Wire:
         # alone, and equal bytes mean the same.
         self._head: Head | None = None
         self._raw = b""
-        self._section: Section | None = None
         # Of an incomplete head: whether an empty line came before it, and its first line.
         self._blank = False
         self._line_seen = False
@@ -115,7 +113,7 @@ class Wire:
     def forget(self) -> None:
         """Give the memory of the last head back: nothing will come for long."""
         if self.open is None:
-            self._raw, self._head, self._section = b"", None, None
+            self._raw, self._head = b"", None
 
     def refuse(self, refusal: Refusal) -> None:
         """Give up what is not complete, and say so behind what is."""
@@ -186,9 +184,9 @@ class Wire:
         return start
 
     def _understand(self, raw: bytes) -> Head:
-        head = read_head(raw, self._around, self._section)
+        head = read_head(raw, self._around, self._head)
         if head.stream:
-            self._raw, self._head, self._section = raw, head, head.section
+            self._raw, self._head = raw, head
         else:
             self.rest += raw
         return head

@@ -30,6 +30,7 @@ from durable_streams_tw.server.wire_section import (
     body_too_large,
     read_section,
     refused,
+    resembling,
 )
 
 # RFC 9112 §3. A target is printable ASCII; "#" never belongs into one (RFC 9112 §3.2).
@@ -54,10 +55,10 @@ _TOO_LONG: Final = Refusal(Problem.TARGET_TOO_LONG, "the request target is too l
 class Head(Struct, frozen=True):
     """A request but for its body; the first seven are those of `messages.Request`.
 
-    ``length`` is the body's, or `CHUNKED`. ``stream`` is false for what is not a stream's
-    affair: nothing else counts then. ``keep`` says that another request may follow, ``old``
-    that the client speaks HTTP/1.0, ``expects`` that it waits for a word before it sends the
-    body. A request with a ``refusal`` is well-formed, but to be refused.
+    ``line`` is the request line. ``length`` is the body's, or `CHUNKED`. ``stream`` is false for
+    what is not a stream's affair: nothing else counts then. ``keep`` says that another request
+    may follow, ``old`` that the client speaks HTTP/1.0, ``expects`` that it waits for a word
+    before it sends the body. A request with a ``refusal`` is well-formed, but to be refused.
     """
 
     method: bytes
@@ -72,6 +73,7 @@ class Head(Struct, frozen=True):
     old: bool
     expects: bool
     refusal: Refusal | None
+    line: bytes
     section: Section
 
 
@@ -103,31 +105,40 @@ def check_start(start: bytes | bytearray, seen: int, line_seen: bool) -> bool:
     return line_seen
 
 
-def read_head(raw: bytes, around: Surroundings, last: Section | None = None) -> Head:
+def read_head(raw: bytes, around: Surroundings, last: Head | None = None) -> Head:
     """The meaning of a complete head, up to and with its empty line. Raises `Refused`.
 
-    ``last`` are the fields of another head: equal ones are not read again, for clients often
-    send the same to many streams.
+    ``last`` is another head. What both have in common is not read again, for clients often send
+    the same to many streams, or nearly the same to one.
     """
+    if last is not None and raw.startswith(last.line):
+        section = resembling(last.section, raw[len(last.line) :])
+        if section is not None and len(raw) <= MAX_HEAD:
+            return _repeated(last, section, around)
     match = _REQUEST_LINE.match(raw)
     if match is None:
         raise refused(_line_fault(raw[: raw.find(b"\r\n") + 2]))
     method, target, minor = match.groups()
     block = raw[match.end() :]
     old = minor == b"0"
-    if last is not None and last.block == block and last.old is old:
-        section = last
-    else:
+    section = None
+    if last is not None and last.old is old:
+        section = last.section
+        if section.block != block:
+            section = resembling(section, block)
+    if section is None:
         section = read_section(block, old, around)
     if len(raw) > MAX_HEAD:
         raise refused(TOO_LARGE)
     try:
-        return _understood(method, target, section, around)
+        return _understood(match[0], method, target, section, around)
     except Refused as fault:
         raise RefusedHead(fault.refusal, section.header.get(b"origin")) from None
 
 
-def _understood(method: bytes, target: bytes, section: Section, around: Surroundings) -> Head:
+def _understood(
+    line: bytes, method: bytes, target: bytes, section: Section, around: Surroundings
+) -> Head:
     if method == b"CONNECT":
         raise refused(_CONNECT)
     base = section.base
@@ -137,9 +148,8 @@ def _understood(method: bytes, target: bytes, section: Section, around: Surround
     path, _, query = target.partition(b"?")
     root = around.root
     stream = _names_stream(path, root)
-    length = section.length
-    if stream and length > around.max_body:
-        raise body_too_large(around.max_body)
+    if stream:
+        _check_length(section, around)
     return Head(
         method,
         root,
@@ -147,14 +157,42 @@ def _understood(method: bytes, target: bytes, section: Section, around: Surround
         query,
         section.header,
         base + path,
-        length,
+        section.length,
         stream,
         section.keep,
         section.old,
         section.expects,
         section.refusal,
+        line,
         section,
     )
+
+
+def _repeated(last: Head, section: Section, around: Surroundings) -> Head:
+    """A head with the line of another, whose fields resemble its own."""
+    if last.stream:
+        _check_length(section, around)
+    return Head(
+        last.method,
+        last.root,
+        last.path,
+        last.query,
+        section.header,
+        last.url,
+        section.length,
+        last.stream,
+        last.keep,
+        last.old,
+        last.expects,
+        last.refusal,
+        last.line,
+        section,
+    )
+
+
+def _check_length(section: Section, around: Surroundings) -> None:
+    if section.length > around.max_body:
+        raise RefusedHead(body_too_large(around.max_body).refusal, section.header.get(b"origin"))
 
 
 def _line_fault(line: bytes) -> Refusal:

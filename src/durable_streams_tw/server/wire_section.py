@@ -30,6 +30,11 @@ _FRAMING: Final = re.compile(
     rb"(?:\A|\n)(content-length|transfer-encoding):[ \t]*+([^\r]*)", re.IGNORECASE
 )
 
+# Numbers that differ from one request of a client's to the next, in lines of their own.
+_NUMBER: Final = re.compile(
+    rb"(?:\A|\n)(content-length|producer-seq):[ \t]*+([0-9]++)[ \t]*+(?=\r)", re.IGNORECASE
+)
+
 # Lengths of more digits than this are beyond every limit, and slow to make numbers of.
 _DIGITS: Final = 18
 
@@ -72,12 +77,23 @@ class Surroundings(Struct, frozen=True):
     reached: bytes = b"localhost"
 
 
+class Pattern(Struct, frozen=True):
+    """A block of fields but for some numbers.
+
+    ``names`` are those of their fields, ``pieces`` the bytes before, between and behind them.
+    """
+
+    names: tuple[bytes, ...]
+    pieces: tuple[bytes, ...]
+
+
 class Section(Struct, frozen=True):
     """The fields of a head.
 
     ``block`` are their bytes, with the empty line that ends them; ``old`` says that they are
     of HTTP/1.0, which changes what they mean. ``base`` is scheme and host of the client's
-    URLs, ``host`` its Host. For the others see `wire_heads.Head`.
+    URLs, ``host`` its Host. ``pattern`` is the block's, once it was asked for. For the others
+    see `wire_heads.Head`.
     """
 
     block: bytes
@@ -89,6 +105,7 @@ class Section(Struct, frozen=True):
     keep: bool
     expects: bool
     refusal: Refusal | None
+    pattern: Pattern | None = None
 
 
 class RefusedHead(Refused):
@@ -154,6 +171,69 @@ def _understood(block: bytes, old: bool, mapping: FieldMapping, around: Surround
         expect is not None and not old,
         None if mapping.doubled is None else doubled(mapping.doubled),
     )
+
+
+def resembling(section: Section, block: bytes) -> Section | None:
+    """The meaning of a block that differs from another in numbers alone; None where it does not,
+    or where they might mean something else.
+
+    Most clients repeat their fields from request to request, but for the length of the body, and
+    for the sequence number where they are producers.
+    """
+    header = section.header
+    if section.length <= 0 or section.refusal is not None or b"upgrade" in header:
+        return None
+    pattern = section.pattern
+    if pattern is None:
+        pattern = _pattern(section.block)
+    numbers = _numbers(pattern.pieces, block)
+    if numbers is None:
+        return None
+    changed = {**header, **dict(zip(pattern.names, numbers, strict=True))}
+    return Section(
+        block,
+        section.old,
+        changed,
+        section.host,
+        section.base,
+        int(changed[b"content-length"]),
+        section.keep,
+        section.expects,
+        None,
+        pattern,
+    )
+
+
+def _pattern(block: bytes) -> Pattern:
+    names: list[bytes] = []
+    pieces: list[bytes] = []
+    position = 0
+    for match in _NUMBER.finditer(block):
+        names.append(match[1].lower())
+        pieces.append(block[position : match.start(2)])
+        position = match.end(2)
+    return Pattern(tuple(names), (*pieces, block[position:]))
+
+
+def _numbers(pieces: tuple[bytes, ...], block: bytes) -> list[bytes] | None:
+    """What stands between pieces that a block consists of, if it is numbers."""
+    first, *middle, last = pieces
+    if not block.startswith(first) or not block.endswith(last):
+        return None
+    numbers: list[bytes] = []
+    position = len(first)
+    # A number ends where its line does, so the next piece is where it first occurs.
+    for piece in middle:
+        end = block.find(piece, position)
+        if end < 0:
+            return None
+        numbers.append(block[position:end])
+        position = end + len(piece)
+    numbers.append(block[position : len(block) - len(last)])
+    for number in numbers:
+        if not number.isdigit() or len(number) > _DIGITS:
+            return None
+    return numbers
 
 
 def _block_fault(block: bytes, old: bool, limit: int) -> Refusal:
