@@ -89,6 +89,16 @@ class LayeredTests(SynchronousTestCase):
         size = sum(len(key) + len(value or b"") for key, value in model.items())
         self.assertEqual(layer.size, size)
 
+    @given(st.lists(batches, max_size=8))
+    def test_keys_meanwhile(self, changes: list[Pairs]) -> None:
+        """Keys are found whenever they are looked for, and once each."""
+        layer = Layer()
+        model: set[bytes] = set()
+        for number, pairs in enumerate(changes):
+            layer.take(number, pairs)
+            model.update(pairs)
+            self.assertEqual(sorted(layer.at(number).keys(b"\x00", b"\xff" * 20)), sorted(model))
+
     def test_untouched(self) -> None:
         """Before the first batch of a key nothing is said of it."""
         layer = Layer()

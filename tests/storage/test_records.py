@@ -70,6 +70,23 @@ class ValueTests(SynchronousTestCase):
         self.assertEqual((found, bytes(view)), (flags, payload))
         self.assertEqual(records.position_of(key), position)
 
+    @given(st.binary(max_size=300), st.binary(max_size=300))
+    def test_extended(self, payload: bytes, more: bytes) -> None:
+        """A record that is extended is one that was written whole."""
+        key = records.data_key(1, 2)
+        extended = records.extend_data(records.pack_data(key, 0, payload), more)
+        self.assertEqual(extended, records.pack_data(key, 0, payload + more))
+        self.assertEqual(records.data_size(extended), len(payload + more))
+
+    @given(st.binary(min_size=1, max_size=30), st.binary(max_size=30), st.integers(0))
+    def test_extended_damage(self, payload: bytes, more: bytes, place: int) -> None:
+        """Extending does not bless wrong bytes."""
+        key = records.data_key(1, 2)
+        value = bytearray(records.pack_data(key, 0, payload))
+        value[place % len(value)] ^= 0x10
+        extended = records.extend_data(bytes(value), more)
+        self.assertRaises(CorruptRecord, records.unpack_data, key, extended)
+
     @given(names, ids)
     def test_path(self, path: str, stream_id: int) -> None:
         self.assertEqual(records.unpack_path(records.pack_path(path, stream_id)), stream_id)

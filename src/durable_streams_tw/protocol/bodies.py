@@ -11,7 +11,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import RECORD_PAYLOAD
 
 
-class Body(Struct, frozen=True):
+class Body(Struct, frozen=True, gc=False):
     """Bytes in their stored form.
 
     ``cuts`` are the ends of the messages within ``data``, given where a store has to cut a

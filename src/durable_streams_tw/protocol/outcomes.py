@@ -9,7 +9,7 @@ from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.state import StreamState
 
 
-class Created(Struct, frozen=True):
+class Created(Struct, frozen=True, gc=False):
     """The stream is there; ``fresh`` where this command made it, with ``body`` in it."""
 
     state: StreamState
@@ -17,7 +17,7 @@ class Created(Struct, frozen=True):
     body: Body = NOTHING
 
 
-class Appended(Struct, frozen=True):
+class Appended(Struct, frozen=True, gc=False):
     """The command is done; ``state`` is the stream after it.
 
     ``producer`` is the producer's state where the request named one; ``duplicate`` says

@@ -10,7 +10,7 @@ from durable_streams_tw.protocol import fields
 from durable_streams_tw.protocol.errors import Problem, Refusal
 
 
-class ProducerClaim(Struct, frozen=True, array_like=True):
+class ProducerClaim(Struct, frozen=True, array_like=True, gc=False):
     """What a request says of its producer: id, epoch, sequence number of this batch."""
 
     id: str
@@ -18,7 +18,7 @@ class ProducerClaim(Struct, frozen=True, array_like=True):
     seq: int
 
 
-class ProducerState(Struct, frozen=True, array_like=True):
+class ProducerState(Struct, frozen=True, array_like=True, gc=False):
     """What a stream remembers of one producer: its epoch, the last number accepted."""
 
     epoch: int

@@ -47,7 +47,7 @@ class ForkRequest(Struct, frozen=True):
     sub_offset: int = 0
 
 
-class Create(Struct, frozen=True):
+class Create(Struct, frozen=True, gc=False):
     """PUT: create a stream, or a fork of one.
 
     ``content_type`` is None where the request has none; a fork's ``body`` is then the
@@ -62,7 +62,7 @@ class Create(Struct, frozen=True):
     fork: ForkRequest | None = None
 
 
-class Append(Struct, frozen=True):
+class Append(Struct, frozen=True, gc=False):
     """POST: append, close, or both. ``body`` is None where the request's is empty."""
 
     path: str
@@ -96,7 +96,7 @@ class CreateFields(Struct, frozen=True):
     fork: ForkRequest | None
 
 
-class AppendFields(Struct, frozen=True):
+class AppendFields(Struct, frozen=True, gc=False):
     """What a POST's header says."""
 
     content_type: str | None

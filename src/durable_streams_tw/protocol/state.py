@@ -7,7 +7,7 @@ from msgspec import Struct
 from durable_streams_tw.protocol.producers import ProducerClaim
 
 
-class Lifetime(Struct, frozen=True, array_like=True):
+class Lifetime(Struct, frozen=True, array_like=True, gc=False):
     """How long a stream lives: a sliding window, a deadline, or (both None) for ever.
 
     ``ttl`` is in seconds; ``expires_at`` in milliseconds since 1970, ``expires_at_text``
@@ -26,7 +26,7 @@ class Lifetime(Struct, frozen=True, array_like=True):
 FOR_EVER = Lifetime()
 
 
-class ForkPoint(Struct, frozen=True, array_like=True):
+class ForkPoint(Struct, frozen=True, array_like=True, gc=False):
     """Where a fork leaves its source (PROTOCOL.md §4.2).
 
     ``source_id`` and ``position`` say which bytes are inherited: those of the source before
@@ -44,7 +44,7 @@ class ForkPoint(Struct, frozen=True, array_like=True):
     inherits_lifetime: bool
 
 
-class StreamState(Struct, frozen=True, array_like=True):
+class StreamState(Struct, frozen=True, array_like=True, gc=False):
     """A stream at one moment: everything but its bytes and its producers.
 
     ``id`` is never reused. ``tail`` is the position behind the last byte. Times are in

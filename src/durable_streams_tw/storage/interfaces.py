@@ -55,7 +55,7 @@ class Chunk(Struct, frozen=True):
         return self.end == self.state.tail
 
 
-class Change(Struct, frozen=True):
+class Change(Struct, frozen=True, gc=False):
     """What one commit did to one stream.
 
     ``state`` is the stream afterwards, ``data`` the bytes that were appended from

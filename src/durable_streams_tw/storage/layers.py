@@ -7,6 +7,7 @@ as the layer does, so that whoever reads sees one batch whole and nothing of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
 from typing import Final, Protocol
 
 from durable_streams_tw.storage.journal_entries import Entry, Pairs
@@ -42,7 +43,7 @@ class Layer:
 
     def __init__(self) -> None:
         self._newest: dict[bytes, _Version] = {}
-        self._groups: dict[bytes, list[bytes]] = {}
+        self._groups = _Groups()
         # Bytes of the newest keys and values: what the map may grow by.
         self.size = 0
 
@@ -51,17 +52,19 @@ class Layer:
 
     def take(self, number: int, pairs: Pairs) -> None:
         """Take in the batch of a number, which is greater than all before."""
-        newest = self._newest
+        newest, taken = self._newest, self._groups.taken
+        size = 0
         for key, value in pairs.items():
             before = newest.get(key)
             if before is None:
-                self._groups.setdefault(key[:_GROUP], []).append(key)
-                self.size += len(key)
+                taken.append(key)
+                size += len(key)
             elif before[1] is not None:
-                self.size -= len(before[1])
+                size -= len(before[1])
             if value is not None:
-                self.size += len(value)
+                size += len(value)
             newest[key] = (number, value, before)
+        self.size += size
 
     def pairs(self) -> dict[bytes, bytes | None]:
         """Each key's newest value."""
@@ -70,6 +73,29 @@ class Layer:
     def at(self, number: int) -> Overlay:
         """The layer as the batch of a number left it."""
         return _LayerAt(self._newest, self._groups, number)
+
+
+class _Groups:
+    """Keys by their groups, put there when somebody first looks: most are never looked for.
+
+    ``taken`` are all keys in the order in which they came, each once.
+    """
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self._groups: dict[bytes, list[bytes]] = {}
+        self._grouped = 0
+        self._lock = Lock()
+
+    def up_to_date(self) -> dict[bytes, list[bytes]]:
+        """The keys of each group. Others may be adding to it."""
+        with self._lock:
+            groups = self._groups
+            new = self.taken[self._grouped :]
+            for key in new:
+                groups.setdefault(key[:_GROUP], []).append(key)
+            self._grouped += len(new)
+        return groups
 
 
 def layer_of(entries: Sequence[Entry]) -> Layer:
@@ -81,9 +107,7 @@ def layer_of(entries: Sequence[Entry]) -> Layer:
 
 
 class _LayerAt:
-    def __init__(
-        self, newest: dict[bytes, _Version], groups: dict[bytes, list[bytes]], number: int
-    ) -> None:
+    def __init__(self, newest: dict[bytes, _Version], groups: _Groups, number: int) -> None:
         self._newest = newest
         self._groups = groups
         self._number = number
@@ -95,8 +119,8 @@ class _LayerAt:
         return UNTOUCHED if version is None else version[1]
 
     def keys(self, first: bytes, stop: bytes) -> list[bytes]:
-        # Copied at one stroke, for the committer may be adding to them.
-        groups = self._groups
+        # Copied at one stroke, for other threads may be adding to them.
+        groups = self._groups.up_to_date()
         group = first[:_GROUP]
         if stop <= _behind(group):
             chosen = [group]

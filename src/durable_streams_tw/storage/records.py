@@ -59,6 +59,9 @@ TORN_BEFORE: Final = 1
 TORN_AFTER: Final = 2
 """Flag of a data record whose last message goes on in the next one."""
 
+# Checksum and flags.
+_BEFORE_DATA: Final = 5
+
 _LONG_PATH: Final = 480
 _LONG_PATH_PREFIX: Final = 440
 _LONG_PRODUCER: Final = 128
@@ -81,7 +84,7 @@ class Meta(Struct, frozen=True):
     kind: str = KIND
 
 
-class StreamRecord(Struct, frozen=True, array_like=True):
+class StreamRecord(Struct, frozen=True, array_like=True, gc=False):
     """A stream's state and what the store has to find again.
 
     ``indexed_at`` is the moment of its entry among the deadlines, None where it has none;
@@ -294,6 +297,20 @@ def unpack_producer(key: bytes, value: Buffer) -> ProducerState:
 def pack_data(key: bytes, flags: int, payload: bytes) -> bytes:
     """The whole value of a data record."""
     return seal(key, bytes((flags,)) + payload)
+
+
+def extend_data(value: bytes, more: bytes) -> bytes:
+    """The value of a data record with more bytes at its end.
+
+    The checksum goes on from the one that is there: wrong bytes stay wrong.
+    """
+    check = crc32(more, int.from_bytes(value[:4], "big"))
+    return b"".join((check.to_bytes(4, "big"), value[4:], more))
+
+
+def data_size(value: Buffer) -> int:
+    """How many bytes of a stream a data record has."""
+    return len(value) - _BEFORE_DATA
 
 
 def unpack_data(key: bytes, value: Buffer) -> tuple[int, memoryview]:

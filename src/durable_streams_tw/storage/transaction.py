@@ -267,8 +267,7 @@ class BatchTransaction:
         for stream in self._dirty.values():
             if stream.pending:
                 self._write_data(stream)
-            key = records.stream_key(stream.state.id)
-            self._put(key, records.pack_stream(stream.record()))
+            self._put(stream.key, records.pack_stream(stream.record()))
         for (stream_id, producer_id), state in self._dirty_producers.items():
             if stream_id in self._dirty:
                 key = records.producer_key(stream_id, producer_id)
@@ -316,16 +315,22 @@ class BatchTransaction:
 
     def _write_data(self, stream: OpenStream) -> None:
         bodies, stream.pending = stream.pending, []
-        stream_id = stream.state.id
         start = stream.pending_from
-        added = sum([len(body.data) for body in bodies])
-        last = self._extendable(stream, start, added)
+        run = [body.data for body in bodies]
+        more = run[0] if len(run) == 1 else b"".join(run)
+        last = self._extendable(stream, start, len(more))
         if last is not None and stream.last_start is not None:
-            run = [last]
-            filled = len(last)
-            start = stream.last_start
+            key = records.data_key(stream.state.id, stream.last_start)
+            self._put_data(stream, key, records.extend_data(last, more))
+        elif len(more) <= RECORD_PAYLOAD:
+            self._write_record(stream, start, more, 0)
         else:
-            run, filled = [], 0
+            self._write_long(stream, start, bodies)
+
+    def _write_long(self, stream: OpenStream, start: int, bodies: list[Body]) -> None:
+        """Write bodies into several records, whole ones together where they fit."""
+        run: list[bytes] = []
+        filled = 0
         for body in bodies:
             size = len(body.data)
             if filled + size <= RECORD_PAYLOAD:
@@ -345,32 +350,34 @@ class BatchTransaction:
                 payload = body.data[piece.start : piece.stop]
                 start = self._write_record(stream, start, payload, flags)
         if run:
-            payload = b"".join(run)
-            self._write_record(stream, start, payload, 0)
-            if len(payload) < MERGE_RECORD:
-                self._written.keep_payload(stream_id, payload)
+            self._write_record(stream, start, b"".join(run), 0)
 
     def _write_record(self, stream: OpenStream, start: int, payload: bytes, flags: int) -> int:
         key = records.data_key(stream.state.id, start)
-        self._puts[key] = records.pack_data(key, flags, payload)
         stream.last_start = start
+        self._put_data(stream, key, records.pack_data(key, flags, payload), flags)
         return start + len(payload)
 
+    def _put_data(self, stream: OpenStream, key: bytes, value: bytes, flags: int = 0) -> None:
+        self._puts[key] = value
+        extendable = not flags and records.data_size(value) < MERGE_RECORD
+        self._written.keep(stream, value if extendable else None)
+
     def _extendable(self, stream: OpenStream, tail: int, added: int) -> bytes | None:
-        """The bytes of the last record, where the new ones fit in behind them."""
-        kept = self._written.take_payload(stream.state.id)
+        """The value of the last record, where so many bytes fit in behind its own."""
         if stream.last_start is None or tail - stream.last_start + added > MERGE_RECORD:
             return None
-        if kept is not None:
-            return kept
+        if stream.last_value is not None:
+            return stream.last_value
         key = records.data_key(stream.state.id, stream.last_start)
-        value = self._batch.get(key)
-        if value is None:
+        found = self._batch.get(key)
+        if found is None:
             return None
+        value = bytes(found)
         try:
             flags, payload = records.unpack_data(key, value)
         except CorruptRecord:
-            # Left as it is, so that reading finds it: rewriting would bless wrong bytes.
+            # Left as it is, so that reading finds it.
             return None
         whole = not flags and len(payload) == tail - stream.last_start
-        return bytes(payload) if whole else None
+        return value if whole else None

@@ -18,22 +18,32 @@ from durable_streams_tw.protocol.limits import (
 from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.protocol.subscription_index import SubscriptionIndex
-from durable_streams_tw.storage.records import StreamRecord
+from durable_streams_tw.storage.records import StreamRecord, stream_key
 
 
 class OpenStream:
-    """A stream's record, taken apart so that a batch can change it in place.
+    """A stream's record, taken apart so that a batch can change it in place; ``key`` is its key.
 
-    ``pending`` are the bodies of the running batch, the first of which goes to the position
-    ``pending_from``.
+    ``last_value`` is the value of its last data record, where that is kept. ``pending`` are the
+    bodies of the running batch, the first of which goes to the position ``pending_from``.
     """
 
-    __slots__ = ("indexed_at", "last_start", "pending", "pending_from", "state")
+    __slots__ = (
+        "indexed_at",
+        "key",
+        "last_start",
+        "last_value",
+        "pending",
+        "pending_from",
+        "state",
+    )
 
     def __init__(self, record: StreamRecord) -> None:
         self.state: StreamState = record.state
+        self.key = stream_key(record.state.id)
         self.indexed_at = record.indexed_at
         self.last_start = record.last_start
+        self.last_value: bytes | None = None
         self.pending: list[Body] = []
         self.pending_from = 0
 
@@ -49,12 +59,12 @@ class Written:
         self.by_path: dict[str, OpenStream] = {}
         self.by_id: dict[int, OpenStream] = {}
         self.producers: dict[tuple[int, str], ProducerState] = {}
-        self.payloads: dict[int, bytes] = {}
         self.next_id: int | None = None
         # Records by whole key, None where there is none; and which subscriptions there are.
         self.records: dict[bytes, Any] = {}
         self.index: SubscriptionIndex | None = None
-        self._payload_bytes = 0
+        # Of the last data records that are kept.
+        self._kept_bytes = 0
 
     def remember(self, stream: OpenStream) -> None:
         """Keep a stream."""
@@ -64,21 +74,15 @@ class Written:
     def forget(self, state: StreamState) -> None:
         """Drop a stream that is gone."""
         del self.by_path[state.path]
-        del self.by_id[state.id]
-        self.take_payload(state.id)
+        self.keep(self.by_id.pop(state.id), None)
 
-    def keep_payload(self, stream_id: int, payload: bytes) -> None:
-        """Keep the bytes of a stream's last record, which the next batch may extend."""
-        self.take_payload(stream_id)
-        self.payloads[stream_id] = payload
-        self._payload_bytes += len(payload)
-
-    def take_payload(self, stream_id: int) -> bytes | None:
-        """The bytes of a stream's last record where they are kept; they are dropped."""
-        payload = self.payloads.pop(stream_id, None)
-        if payload is not None:
-            self._payload_bytes -= len(payload)
-        return payload
+    def keep(self, stream: OpenStream, value: bytes | None) -> None:
+        """Keep the value of a stream's last data record, which the next batch may extend."""
+        before, stream.last_value = stream.last_value, value
+        if before is not None:
+            self._kept_bytes -= len(before)
+        if value is not None:
+            self._kept_bytes += len(value)
 
     def trim(self) -> None:
         """Back within bounds, between batches."""
@@ -88,16 +92,22 @@ class Written:
             del self.producers[next(iter(self.producers))]
         while len(self.records) > RECORD_CACHE:
             del self.records[next(iter(self.records))]
-        while self._payload_bytes > PAYLOAD_CACHE:
-            self.take_payload(next(iter(self.payloads)))
+        if self._kept_bytes > PAYLOAD_CACHE:
+            self._keep_less()
+
+    def _keep_less(self) -> None:
+        # Down to half of what may be kept, or all streams would be gone through every time.
+        for stream in self.by_id.values():
+            if self._kept_bytes <= PAYLOAD_CACHE // 2:
+                return
+            self.keep(stream, None)
 
     def clear(self) -> None:
         """Forget everything: the disk may differ."""
         self.by_path.clear()
         self.by_id.clear()
         self.producers.clear()
-        self.payloads.clear()
         self.next_id = None
         self.records.clear()
         self.index = None
-        self._payload_bytes = 0
+        self._kept_bytes = 0
