@@ -17,14 +17,18 @@ FROM python:3.13-slim
 COPY --from=build /opt/durable-streams /opt/durable-streams
 # A number, so that a host which demands a user other than root can see that it is one.
 RUN install --directory --owner=10001 --group=10001 --mode=0700 /data
+ENV PATH=/opt/durable-streams/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    DURABLE_STREAMS_DATA_DIR=/data/streams
+# Python's own modules come without their compiled form here, and the server's user could not keep
+# it: every start, and every look at the server's health, would compile them anew.
+RUN python -c "import urllib.request, twisted.internet.reactor, durable_streams_tw.service.maker, \
+durable_streams_tw.storage.lmdbstore"
+ENV PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 4437
-ENV PATH=/opt/durable-streams/bin:$PATH \
-    PYTHONUNBUFFERED=1 \
-    PYTHONDONTWRITEBYTECODE=1 \
-    DURABLE_STREAMS_DATA_DIR=/data/streams
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:4437/-/ready', timeout=4)"]
 # The process itself gets the signals: a stop is a stop.
