@@ -169,6 +169,16 @@ class EagerTests(TcpTestCase):
         self.assertEqual([answer.body == body for answer in self.answers()], [True] * 3)
         self.assertEqual(self.reactor.readers, {self.transport})
 
+    def test_small_before_large(self) -> None:
+        """What was gathered goes before a large body, though nothing is put together."""
+        bodies = [b"1", b"2" * limits.MIB, b"3"]
+        self.send(get() * 3)
+        for body in bodies:
+            self.desk.waiting.pop(0).callback(ok(body))
+            self.read_all(600)
+        self.read_all(600)
+        self.assertEqual([answer.body for answer in self.answers()], bodies)
+
     def test_behind_the_rest(self) -> None:
         """Nothing overtakes what waits."""
         self.desk.at_once = ok(b"x" * limits.MIB)

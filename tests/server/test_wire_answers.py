@@ -17,7 +17,7 @@ def written(response: Response, **kind: bool) -> bytes:
     """A whole answer behind a short opening."""
     assert isinstance(response.body, bytes)
     kinds: dict[str, Any] = {"bodiless": False, "old": False, "last": False, **kind}
-    return whole(b"HTTP/1.1 1\r\nDate: d", response, response.body, **kinds)
+    return b"".join(whole(b"HTTP/1.1 1\r\nDate: d", response, response.body, **kinds))
 
 
 OPENING = b"HTTP/1.1 1\r\nDate: d\r\n"

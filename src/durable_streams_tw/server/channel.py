@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _log = Logger()
 
-# Answers are gathered up to this size before they are sent.
+# A body of this size is sent from where it lies, with all that was gathered before it.
 _GATHER: Final = 64 * limits.KIB
 
 
@@ -235,9 +235,10 @@ class FastChannel(PhasedConnection):
         last = not head.keep or door.stopping
         body = response.body
         opening = door.openings.opening(response.status)
+        rest = b""
         try:
             if isinstance(body, bytes):
-                data = wire_answers.whole(
+                data, rest = wire_answers.whole(
                     opening,
                     response,
                     body,
@@ -251,6 +252,12 @@ class FastChannel(PhasedConnection):
             self._answer(head, door.failure(Failure(), head.header.get(b"origin")))
             return
         self._out.append(data)
+        if len(rest) >= _GATHER:
+            self._out.append(rest)
+            self._outlet.send_parts(self._out)
+            self._out = []
+        elif rest:
+            self._out.append(rest)
         if not isinstance(body, bytes):
             self.flush()
             self._head = head
@@ -259,8 +266,6 @@ class FastChannel(PhasedConnection):
             self._live.follow(body)
         elif last:
             self._close()
-        elif len(data) >= _GATHER:
-            self.flush()
 
     def flush(self) -> None:
         """Send what has been gathered."""
@@ -278,10 +283,8 @@ class FastChannel(PhasedConnection):
             response = self._door.refuse(item.refusal, item.origin)
             assert isinstance(response.body, bytes), "a refusal has no live body"
             opening = self._door.openings.opening(response.status)
-            self._out.append(
-                wire_answers.whole(
-                    opening, response, response.body, bodiless=False, old=False, last=True
-                )
+            self._out += wire_answers.whole(
+                opening, response, response.body, bodiless=False, old=False, last=True
             )
             self._close()
         elif self._door.stopping:

@@ -7,6 +7,7 @@ does not take.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from errno import EAGAIN, ENOBUFS
 from typing import Any, Final
 
@@ -68,6 +69,24 @@ class Outlet:
             sent = 0
         if sent < len(data):
             self._transport.write(data[sent:])
+
+    def send_parts(self, parts: Sequence[bytes]) -> None:
+        """Send what lies in several places, large, so that to put it together would cost."""
+        eager = self._eager
+        if eager is None or eager.dataBuffer or eager._tempDataBuffer:
+            self._transport.write(b"".join(parts))
+            return
+        try:
+            sent = eager.socket.sendmsg(parts)
+        except OSError as error:
+            if error.errno not in _FULL:
+                self.abort()
+                return
+            sent = 0
+        for part in parts:
+            if sent < len(part):
+                self._transport.write(part[sent:])
+            sent = max(sent - len(part), 0)
 
     @property
     def unsent(self) -> int:

@@ -55,8 +55,8 @@ class Openings:
 
 def whole(
     opening: bytes, response: Response, body: bytes, *, bodiless: bool, old: bool, last: bool
-) -> bytes:
-    """A whole answer.
+) -> tuple[bytes, bytes]:
+    """A whole answer: its head, and what goes out of its body.
 
     ``bodiless`` says that the request was a HEAD, ``old`` that it was of HTTP/1.0, ``last``
     that the connection ends. Raises `TornHead`.
@@ -70,12 +70,13 @@ def whole(
     lines = _lines(opening, response)
     common = response.common.lines
     if response.status in _NO_BODY:
-        return b"".join((lines, common, persistence, b"\r\n"))
+        return b"".join((lines, common, persistence, b"\r\n")), b""
     if bodiless:
         # Of what is not there, the length is not known either.
         length = b"Content-Length: %d\r\n\r\n" % len(body) if body else b"\r\n"
-        return b"".join((lines, common, persistence, length))
-    return b"".join((lines, common, persistence, b"Content-Length: %d\r\n\r\n" % len(body), body))
+        return b"".join((lines, common, persistence, length)), b""
+    length = b"Content-Length: %d\r\n\r\n" % len(body)
+    return b"".join((lines, common, persistence, length)), body
 
 
 def live(opening: bytes, response: Response, *, old: bool, last: bool) -> bytes:

@@ -25,10 +25,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping
 from typing import Final
-from zlib import crc32
 
 import msgspec
 from msgspec import Struct
+from zlib_ng.zlib_ng import crc32
 
 LINEAGE_SIZE: Final = 16
 """Bytes that tell whose journal it is: random, and the same in the store's map."""

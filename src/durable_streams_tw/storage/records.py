@@ -28,10 +28,10 @@ from __future__ import annotations
 
 import hashlib
 from typing import Final
-from zlib import crc32
 
 import msgspec
 from msgspec import Struct
+from zlib_ng.zlib_ng import crc32
 
 from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.state import StreamState
