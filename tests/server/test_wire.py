@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -391,7 +392,8 @@ class AnyBytesTests(SynchronousTestCase):
         assume(b"HTTP/1.0" not in damaged)
         ours = [told(request) for request in requests_of(items_of([damaged])[0])]
         theirs = [(one.method, one.target, one.body) for one in heard_by_h11(damaged)]
-        trimmed = [(m, t.removesuffix(b"?"), b) for m, t, b in theirs[: len(ours)]]
+        # An empty query is none.
+        trimmed = [(m, re.sub(rb"\A([^?]*)\?\Z", rb"\1", t), b) for m, t, b in theirs[: len(ours)]]
         self.assertEqual(ours, trimmed, damaged)
 
     @given(st.binary(max_size=200), st.data())
