@@ -19,6 +19,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from durable_streams_tw.protocol.limits import MIB
+
 # Connections that are read before others of the reactor have their turn.
 _AT_ONCE: Final = 256
 
@@ -27,6 +29,10 @@ _log = Logger()
 
 class PolledServer(tcp.Server):
     """A TCP connection of a server, whose reading is a `NestedPoll`'s affair."""
+
+    # What is offered to the socket at a time. Each send wakes the client, and is a turn of the
+    # reactor's: an eighth of it, Twisted's own choice, makes eight of each.
+    SEND_LIMIT = MIB
 
     def __init__(self, nest: NestedPoll, *accepted: Any) -> None:
         self._nest = nest

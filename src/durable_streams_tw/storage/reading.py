@@ -79,21 +79,25 @@ def _gather_extent(
     first = records.data_key(extent.stream_id, position)
     lowest = records.data_key(extent.stream_id, 0)
     behind = records.data_key(extent.stream_id, extent.stop)
-    for key, value in view.scan_from_floor(first, lowest, behind):
-        flags, payload = records.unpack_data(bytes(key), value)
+    start, stop = extent.start, extent.stop
+    for raw, value in view.scan_from_floor(first, lowest, behind):
+        key = bytes(raw)
+        flags, piece = records.unpack_data(key, value)
         begin = records.position_of(key)
-        skipped = position - begin
-        if not 0 <= skipped < len(payload) or (skipped and position != extent.start):
-            raise CorruptRecord(bytes(key), f"bytes are missing or doubled at {position}")
-        piece = payload[skipped : min(len(payload), extent.stop - begin)]
-        if not whole and len(piece) > limit:
-            piece = piece[:limit]
+        skipped, size = position - begin, len(piece)
+        if not 0 <= skipped < size or (skipped and position != start):
+            raise CorruptRecord(key, f"bytes are missing or doubled at {position}")
+        most = stop - position if whole else min(stop - position, limit)
+        # Nearly all come whole, and need no cutting.
+        if skipped or size > most:
+            piece = piece[skipped : skipped + most]
+            size = len(piece)
         parts.append(piece)
-        position += len(piece)
-        limit -= len(piece)
+        position += size
+        limit -= size
         if limit <= 0 and not (whole and flags & records.TORN_AFTER):
             return limit
-    if position < extent.stop:
+    if position < stop:
         raise CorruptRecord(first, f"bytes are missing at {position}")
     return limit
 

@@ -27,6 +27,7 @@ format number.
 from __future__ import annotations
 
 import hashlib
+import struct
 from typing import Final
 
 import msgspec
@@ -60,7 +61,8 @@ TORN_AFTER: Final = 2
 """Flag of a data record whose last message goes on in the next one."""
 
 # Checksum and flags.
-_BEFORE_DATA: Final = 5
+_DATA_HEAD: Final = struct.Struct(">IB")
+_BEFORE_DATA: Final = _DATA_HEAD.size
 
 _LONG_PATH: Final = 480
 _LONG_PATH_PREFIX: Final = 440
@@ -315,7 +317,10 @@ def data_size(value: Buffer) -> int:
 
 def unpack_data(key: bytes, value: Buffer) -> tuple[int, memoryview]:
     """Flags and bytes of a data record. Raises `CorruptRecord`."""
-    payload = unseal(key, value)
-    if not payload:
+    view = memoryview(value)
+    if len(view) < _BEFORE_DATA:
         raise CorruptRecord(key, "a data record has no flags")
-    return payload[0], payload[1:]
+    check, flags = _DATA_HEAD.unpack_from(view)
+    if crc32(view[4:], crc32(key)) != check:
+        raise CorruptRecord(key, "a record fails its checksum")
+    return flags, view[_BEFORE_DATA:]
