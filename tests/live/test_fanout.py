@@ -9,7 +9,14 @@ from zope.interface.verify import verifyObject
 
 from durable_streams_tw.protocol.cursors import interval_at
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import FANOUT_SLICE, KIB, MIB, SSE_CHUNK, TAIL_WINDOW
+from durable_streams_tw.protocol.limits import (
+    FANOUT_SLICE,
+    FANOUT_SLICE_IN_BURSTS,
+    KIB,
+    MIB,
+    SSE_CHUNK,
+    TAIL_WINDOW,
+)
 from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.state import Lifetime
 from tests.live.rig import (
@@ -204,6 +211,33 @@ class FollowingTests(LiveTestCase):
             self.assertEqual(sink.payload, "abcmore")
             self.assertEqual(sink.controls[-1], control(7))
         self.assertEqual(sum(len(sink.writes) == 2 for sink in sinks), FANOUT_SLICE * 2)
+
+    def test_burst(self) -> None:
+        """While commits come faster than all are reached, a writer waits for few; then no more."""
+        sinks = [self.subscribe() for _ in range(FANOUT_SLICE * 3)]
+        self.turn()
+        reached: list[int] = []
+
+        def between_turns() -> None:
+            reached.append(sum(sink.payload != "" for sink in sinks))
+            if len(reached) == 1:
+                self.append(b"b")
+            if len(reached) < 3:
+                self.clock.callLater(0, between_turns)
+
+        self.append(b"a")
+        self.clock.callLater(0, between_turns)
+        self.turn()
+        first, later = FANOUT_SLICE, FANOUT_SLICE_IN_BURSTS
+        self.assertEqual(reached, [first, first + later, first + 2 * later])
+        self.assertEqual({sink.payload for sink in sinks}, {"ab"})
+        reached.clear()
+        self.append(b"c")
+        self.clock.callLater(
+            0, lambda: reached.append(sum(sink.payload == "abc" for sink in sinks))
+        )
+        self.turn()
+        self.assertEqual(reached, [FANOUT_SLICE])
 
     def test_up_to_date_only_at_the_tail(self) -> None:
         """A burst larger than a chunk comes in pieces; only the last is up to date."""

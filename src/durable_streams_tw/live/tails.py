@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from durable_streams_tw.live.window import Window
-from durable_streams_tw.protocol.limits import FANOUT_SLICE
+from durable_streams_tw.protocol.limits import FANOUT_SLICE, FANOUT_SLICE_IN_BURSTS
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage.interfaces import Change, IStreamStore
 
@@ -78,6 +78,8 @@ class Tails:
         self._tails: dict[int, Tail] = {}
         self._due: OrderedDict[Follower, None] = OrderedDict()
         self._call: IDelayedCall | None = None
+        # Whether a commit came before all were woken for the one before.
+        self._burst = False
         store.watch(self._committed)
 
     @property
@@ -133,6 +135,8 @@ class Tails:
                 del tails[change.state.id]
             if not marked or marked[-1] is not tail:
                 marked.append(tail)
+        if marked and self._due:
+            self._burst = True
         for tail in marked:
             self._due.update(tail.followers)
         self._schedule()
@@ -144,7 +148,7 @@ class Tails:
     def _turn(self) -> None:
         self._call = None
         due = self._due
-        budget = FANOUT_SLICE
+        budget = FANOUT_SLICE_IN_BURSTS if self._burst else FANOUT_SLICE
         while due and budget > 0:
             follower, _ = due.popitem(last=False)
             try:
@@ -152,4 +156,6 @@ class Tails:
             except Exception:  # noqa: BLE001 - one follower's bug is not the others'
                 self._log.failure("waking a reader failed")
                 budget -= 1
+        if not due:
+            self._burst = False
         self._schedule()

@@ -136,9 +136,11 @@ TAIL_WINDOW: Final = 1 * MIB
 #: The payload of one SSE event while catching up.
 SSE_CHUNK: Final = 256 * KIB
 
-#: How many subscribers one turn of the reactor writes to. A writer waits for two or three such
-#: slices, and what it appends meanwhile reaches the others in one piece.
-FANOUT_SLICE: Final = 10
+#: How many subscribers one turn of the reactor writes to, and how many while commits come faster
+#: than all are reached: a writer waits for two or three such slices, and the sooner it goes on, the
+#: more it appends that reaches the others in one piece.
+FANOUT_SLICE: Final = 25
+FANOUT_SLICE_IN_BURSTS: Final = 5
 
 #: How many timeouts that fall together fire in one turn of the reactor.
 TIMEOUT_SLICE: Final = 100
