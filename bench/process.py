@@ -100,6 +100,10 @@ class Process:
         """Resident memory now, in bytes."""
         return self._kibibytes("VmRSS")
 
+    def mapped(self) -> int:
+        """Resident memory that is the system's cache of files, in bytes."""
+        return self._kibibytes("RssFile")
+
     def peak(self) -> int:
         """The most resident memory since the start or `forget_peak`, in bytes."""
         return self._kibibytes("VmHWM")

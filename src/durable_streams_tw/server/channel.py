@@ -252,12 +252,11 @@ class FastChannel(PhasedConnection):
             self._answer(head, door.failure(Failure(), head.header.get(b"origin")))
             return
         self._out.append(data)
+        if rest:
+            self._out.append(rest)
         if len(rest) >= _GATHER:
-            self._out.append(rest)
-            self._outlet.send_parts(self._out)
-            self._out = []
-        elif rest:
-            self._out.append(rest)
+            out, self._out = self._out, []
+            self._outlet.send_parts(out)
         if not isinstance(body, bytes):
             self.flush()
             self._head = head
