@@ -98,5 +98,5 @@ def _file_system(directory: Path) -> str:
 
 def python_versions() -> dict[str, str]:
     """What our own server runs on here."""
-    names = ("durable-streams-tw", "twisted", "klein", "lmdb", "httptools", "msgspec")
+    names = ("durable-streams-tw", "twisted", "klein", "lmdb", "httptools", "msgspec", "zlib-ng")
     return {"Python": platform.python_version()} | {name: version(name) for name in names}
