@@ -376,8 +376,9 @@ class _View:
 
 
 def _until(cursor: lmdb.Cursor[Any], stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
-    for key, value in cursor.iternext():
-        if bytes(key) >= stop:
+    for raw, value in cursor.iternext():
+        key = bytes(raw)
+        if key >= stop:
             return
         yield key, value
 
