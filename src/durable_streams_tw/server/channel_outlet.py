@@ -7,7 +7,7 @@ does not take.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from errno import EAGAIN, ENOBUFS
 from typing import Any, Final
 
@@ -59,15 +59,8 @@ class Outlet:
         if eager is None or eager.dataBuffer or eager._tempDataBuffer:
             self._transport.write(data)
             return
-        try:
-            sent = self._send(data)
-        except OSError as error:
-            if error.errno not in _FULL:
-                # The client has gone. The reactor will say so.
-                self.abort()
-                return
-            sent = 0
-        if sent < len(data):
+        sent = self._at_once(self._send, data)
+        if sent is not None and sent < len(data):
             self._transport.write(data[sent:])
 
     def send_parts(self, parts: Sequence[bytes]) -> None:
@@ -76,17 +69,24 @@ class Outlet:
         if eager is None or eager.dataBuffer or eager._tempDataBuffer:
             self._transport.write(b"".join(parts))
             return
-        try:
-            sent = eager.socket.sendmsg(parts)
-        except OSError as error:
-            if error.errno not in _FULL:
-                self.abort()
-                return
-            sent = 0
+        sent = self._at_once(eager.socket.sendmsg, parts)
+        if sent is None:
+            return
         for part in parts:
             if sent < len(part):
                 self._transport.write(part[sent:])
             sent = max(sent - len(part), 0)
+
+    def _at_once(self, send: Callable[[Any], int], what: object) -> int | None:
+        """How many bytes the socket takes now, None where the client has gone."""
+        try:
+            return send(what)
+        except OSError as error:
+            if error.errno in _FULL:
+                return 0
+            # The reactor will say so.
+            self.abort()
+            return None
 
     @property
     def unsent(self) -> int:

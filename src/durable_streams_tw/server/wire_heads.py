@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from durable_streams_tw.protocol import paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
@@ -34,7 +35,7 @@ from durable_streams_tw.server.wire_section import (
 )
 
 # RFC 9112 §3. A target is printable ASCII; "#" never belongs into one (RFC 9112 §3.2).
-_REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n")
+_REQUEST_LINE: Final = re.compile(TOKEN + rb" [\x21\x22\x24-\x7e]++ HTTP/1\.[01]\r\n")
 _OTHER_VERSION: Final = re.compile(
     TOKEN + rb" [\x21\x22\x24-\x7e]++ HTTP/(?!1\.[01]\r)[0-9]\.[0-9]\r\n"
 )
@@ -111,34 +112,34 @@ def read_head(raw: bytes, around: Surroundings, last: Head | None = None) -> Hea
     ``last`` is another head. What both have in common is not read again, for clients often send
     the same to many streams, or nearly the same to one.
     """
-    if last is not None and raw.startswith(last.line):
-        section = resembling(last.section, raw[len(last.line) :])
-        if section is not None and len(raw) <= MAX_HEAD:
-            return _repeated(last, section, around)
-    match = _REQUEST_LINE.match(raw)
-    if match is None:
-        raise refused(_line_fault(raw[: raw.find(b"\r\n") + 2]))
-    method, target, minor = match.groups()
-    block = raw[match.end() :]
-    old = minor == b"0"
-    section = None
-    if last is not None and last.old is old:
-        section = last.section
-        if section.block != block:
-            section = resembling(section, block)
-    if section is None:
-        section = read_section(block, old, around)
+    line = last.line if last is not None and raw.startswith(last.line) else _line_of(raw)
+    block = raw[len(line) :]
+    old = line.endswith(b"0\r\n")
+    known = resembling(last.section, block) if last is not None and last.old is old else None
+    section = known or read_section(block, old, around)
     if len(raw) > MAX_HEAD:
         raise refused(TOO_LARGE)
     try:
-        return _understood(match[0], method, target, section, around)
+        if last is not None and line is last.line and known is not None:
+            head = replace(last, header=section.header, length=section.length, section=section)
+        else:
+            head = _understood(line, section, around)
+        if head.stream and head.length > around.max_body:
+            raise body_too_large(around.max_body)
     except Refused as fault:
         raise RefusedHead(fault.refusal, section.header.get(b"origin")) from None
+    return head
 
 
-def _understood(
-    line: bytes, method: bytes, target: bytes, section: Section, around: Surroundings
-) -> Head:
+def _line_of(raw: bytes) -> bytes:
+    match = _REQUEST_LINE.match(raw)
+    if match is None:
+        raise refused(_line_fault(raw[: raw.find(b"\r\n") + 2]))
+    return match[0]
+
+
+def _understood(line: bytes, section: Section, around: Surroundings) -> Head:
+    method, target, _ = line.split(b" ")
     if method == b"CONNECT":
         raise refused(_CONNECT)
     base = section.base
@@ -148,8 +149,6 @@ def _understood(
     path, _, query = target.partition(b"?")
     root = around.root
     stream = _names_stream(path, root)
-    if stream:
-        _check_length(section, around)
     return Head(
         method,
         root,
@@ -166,33 +165,6 @@ def _understood(
         line,
         section,
     )
-
-
-def _repeated(last: Head, section: Section, around: Surroundings) -> Head:
-    """A head with the line of another, whose fields resemble its own."""
-    if last.stream:
-        _check_length(section, around)
-    return Head(
-        last.method,
-        last.root,
-        last.path,
-        last.query,
-        section.header,
-        last.url,
-        section.length,
-        last.stream,
-        last.keep,
-        last.old,
-        last.expects,
-        last.refusal,
-        last.line,
-        section,
-    )
-
-
-def _check_length(section: Section, around: Surroundings) -> None:
-    if section.length > around.max_body:
-        raise RefusedHead(body_too_large(around.max_body).refusal, section.header.get(b"origin"))
 
 
 def _line_fault(line: bytes) -> Refusal:

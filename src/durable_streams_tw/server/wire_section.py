@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_FIELDS, MAX_HEAD
@@ -174,12 +175,14 @@ def _understood(block: bytes, old: bool, mapping: FieldMapping, around: Surround
 
 
 def resembling(section: Section, block: bytes) -> Section | None:
-    """The meaning of a block that differs from another in numbers alone; None where it does not,
-    or where they might mean something else.
+    """The meaning of a block that is like another but for numbers; None where it is not, or where
+    they might mean something else.
 
     Most clients repeat their fields from request to request, but for the length of the body, and
     for the sequence number where they are producers.
     """
+    if section.block == block:
+        return section
     header = section.header
     if section.length <= 0 or section.refusal is not None or b"upgrade" in header:
         return None
@@ -190,18 +193,8 @@ def resembling(section: Section, block: bytes) -> Section | None:
     if numbers is None:
         return None
     changed = {**header, **dict(zip(pattern.names, numbers, strict=True))}
-    return Section(
-        block,
-        section.old,
-        changed,
-        section.host,
-        section.base,
-        int(changed[b"content-length"]),
-        section.keep,
-        section.expects,
-        None,
-        pattern,
-    )
+    length = int(changed[b"content-length"])
+    return replace(section, block=block, header=changed, length=length, pattern=pattern)
 
 
 def _pattern(block: bytes) -> Pattern:

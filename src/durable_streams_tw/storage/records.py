@@ -27,7 +27,6 @@ format number.
 from __future__ import annotations
 
 import hashlib
-import struct
 from typing import Final
 
 import msgspec
@@ -61,8 +60,7 @@ TORN_AFTER: Final = 2
 """Flag of a data record whose last message goes on in the next one."""
 
 # Checksum and flags.
-_DATA_HEAD: Final = struct.Struct(">IB")
-_BEFORE_DATA: Final = _DATA_HEAD.size
+_BEFORE_DATA: Final = 5
 
 _LONG_PATH: Final = 480
 _LONG_PATH_PREFIX: Final = 440
@@ -317,10 +315,7 @@ def data_size(value: Buffer) -> int:
 
 def unpack_data(key: bytes, value: Buffer) -> tuple[int, memoryview]:
     """Flags and bytes of a data record. Raises `CorruptRecord`."""
-    view = memoryview(value)
-    if len(view) < _BEFORE_DATA:
+    payload = unseal(key, value)
+    if not payload:
         raise CorruptRecord(key, "a data record has no flags")
-    check, flags = _DATA_HEAD.unpack_from(view)
-    if crc32(view[4:], crc32(key)) != check:
-        raise CorruptRecord(key, "a record fails its checksum")
-    return flags, view[_BEFORE_DATA:]
+    return payload[0], payload[1:]

@@ -317,15 +317,17 @@ class BatchTransaction:
         bodies, stream.pending = stream.pending, []
         start = stream.pending_from
         run = [body.data for body in bodies]
-        more = run[0] if len(run) == 1 else b"".join(run)
-        last = self._extendable(stream, start, len(more))
+        added = sum(map(len, run))
+        if added > RECORD_PAYLOAD:
+            self._write_long(stream, start, bodies)
+            return
+        more = b"".join(run)
+        last = self._extendable(stream, start, added)
         if last is not None and stream.last_start is not None:
             key = records.data_key(stream.state.id, stream.last_start)
             self._put_data(stream, key, records.extend_data(last, more))
-        elif len(more) <= RECORD_PAYLOAD:
-            self._write_record(stream, start, more, 0)
         else:
-            self._write_long(stream, start, bodies)
+            self._write_record(stream, start, more, 0)
 
     def _write_long(self, stream: OpenStream, start: int, bodies: list[Body]) -> None:
         """Write bodies into several records, whole ones together where they fit."""
