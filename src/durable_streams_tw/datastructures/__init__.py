@@ -1,0 +1,1 @@
+"""Containers that several packages share. They import nothing of this project."""
