@@ -216,6 +216,16 @@ class ArchitectureTests(SynchronousTestCase):
                     waiting.append(inside)
         return reached
 
+    def test_no_dict_is_a_queue(self) -> None:
+        """Taking the first key of a plain dictionary walks over all slots deleted before it, so
+        a module that does it uses an ``OrderedDict`` or, better, a ``BoundedCache``."""
+        wrong = [
+            module.name
+            for module in self.modules.values()
+            if "next(iter(" in module.text and "OrderedDict" not in module.text
+        ]
+        self.assertEqual(wrong, [])
+
     def test_docstrings(self) -> None:
         """Every module, every public class and every public function says what it is."""
         missing = []

@@ -13,6 +13,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.protocol.limits import RATE_CLIENTS
 
 _ADDRESS: Final = re.compile(
@@ -34,7 +35,7 @@ class Rates:
     def __init__(self, rate: Rate) -> None:
         self._step = rate.seconds / rate.count
         self._depth = rate.seconds
-        self._full_at: dict[str, float] = {}
+        self._full_at: BoundedCache[str, float] = BoundedCache(RATE_CLIENTS)
 
     def __len__(self) -> int:
         return len(self._full_at)
@@ -51,19 +52,17 @@ class Rates:
         # Times since 1970 are exact to less than a microsecond only, and fractions add up.
         if late > 1e-5:
             return late
-        # Whoever was seen last stands last.
-        self._full_at.pop(client, None)
-        self._full_at[client] = full_at
-        self._forget(now)
+        self._full_at.put(client, full_at)
+        self._drop_full(now)
         return 0.0
 
-    def _forget(self, now: float) -> None:
-        """Let two of those that were seen longest ago go, where they are full or too many."""
+    def _drop_full(self, now: float) -> None:
+        """Drop up to two of the buckets used longest ago that are full again."""
         for _ in range(2):
-            oldest = next(iter(self._full_at))
-            if self._full_at[oldest] > now and len(self._full_at) <= RATE_CLIENTS:
+            oldest, full_at = self._full_at.oldest()
+            if full_at > now:
                 return
-            del self._full_at[oldest]
+            self._full_at.pop(oldest)
 
 
 def client_of(host: str | None, forwarded: bytes | None) -> str:

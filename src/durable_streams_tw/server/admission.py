@@ -33,6 +33,7 @@ from durable_streams_tw.auth.identities import BearerToken, CannotTell, Identity
 from durable_streams_tw.auth.needs import WAKE_KINDS, Coverage
 from durable_streams_tw.auth.origins import Hosts, Origins
 from durable_streams_tw.auth.rates import Rate, Rates, client_of
+from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.protocol import subscription_requests
 from durable_streams_tw.protocol.control_paths import ControlPath, Place, is_control, read_path
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
@@ -120,7 +121,7 @@ class Admission:
         self._clock = clock
         self._rates = None if conditions.rate is None else Rates(conditions.rate)
         # Tokens that were good a moment ago, by their hash: their owners' addresses do not pay.
-        self._known: dict[bytes, None] = {}
+        self._known: BoundedCache[bytes, None] = BoundedCache(TOKEN_CACHE)
         self.refuse = operations.refuse
         self.failure = operations.failure
 
@@ -303,7 +304,7 @@ class Admission:
             return judge(who)
 
         def unknown(failure: Failure) -> Response:
-            self._known.pop(digest, None)
+            self._known.pop(digest)
             return say(_why(failure))
 
         asked = self._ask(token, 0, None)
@@ -342,9 +343,7 @@ class Admission:
 
     def _remember(self, digest: bytes) -> None:
         if digest not in self._known:
-            self._known[digest] = None
-            if len(self._known) > TOKEN_CACHE:
-                del self._known[next(iter(self._known))]
+            self._known.put(digest, None)
 
 
 def unauthorized(detail: str) -> Refusal:

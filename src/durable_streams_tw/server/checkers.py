@@ -24,6 +24,7 @@ from durable_streams_tw.auth.identities import CannotTell, IBearerToken, Identit
 from durable_streams_tw.auth.jwts import Expected, Invalid, UnknownKey
 from durable_streams_tw.auth.key_sets import KeySet, MalformedKeySet, read_key_set
 from durable_streams_tw.auth.token_file import MalformedFile, TokenTable, read_table
+from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.protocol.limits import (
     KEY_SET_STALE,
     MAX_KEY_WAITERS,
@@ -119,7 +120,7 @@ class JwtTokens:
         self._raw = b""
         self._keys = KeySet(())
         # Tokens that were found good with these keys, by their hash.
-        self._good: dict[bytes, Identity] = {}
+        self._good: BoundedCache[bytes, Identity] = BoundedCache(TOKEN_CACHE)
         self._fetching = False
         self._failed = False
         self._waiting: dict[Deferred[None], None] = {}
@@ -176,10 +177,7 @@ class JwtTokens:
         if who is not None and (who.expires_at is None or now < who.expires_at):
             return who
         who = jwts.identity(token, self._expected, self._keys, now)
-        self._good.pop(digest, None)
-        self._good[digest] = who
-        if len(self._good) > TOKEN_CACHE:
-            del self._good[next(iter(self._good))]
+        self._good.put(digest, who)
         return who
 
     def _cannot_tell(self) -> CannotTell:

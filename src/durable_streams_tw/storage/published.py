@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.protocol.limits import CHUNK_CACHE, CHUNK_CACHE_ENTRY, STATE_CACHE
 from durable_streams_tw.protocol.state import StreamState
 
@@ -24,8 +25,7 @@ class Published:
     """A bounded memory of states by path; None is known absence."""
 
     def __init__(self, size: int = STATE_CACHE) -> None:
-        self._size = size
-        self._states: dict[str, tuple[StreamState | None, int]] = {}
+        self._states: BoundedCache[str, tuple[StreamState | None, int]] = BoundedCache(size)
         self._dropped = 0
 
     def get(self, path: str) -> StreamState | Unpublished | None:
@@ -42,13 +42,8 @@ class Published:
                 return False
         elif known[1] > version:
             return False
-        else:
-            # Put in again, and so behind all others in the order of dropping.
-            del self._states[path]
-        self._states[path] = (state, version)
-        if len(self._states) > self._size:
-            oldest = next(iter(self._states))
-            self._dropped = max(self._dropped, self._states.pop(oldest)[1])
+        for _, (_, dropped) in self._states.put(path, (state, version)):
+            self._dropped = max(self._dropped, dropped)
         return True
 
     def distrust(self, version: int) -> None:
@@ -66,6 +61,10 @@ _OVERHEAD: Final = 256
 """What an entry costs beside its bytes: key, objects, a slot of the dictionary."""
 
 
+def _weigh(data: bytes) -> int:
+    return len(data) + _OVERHEAD
+
+
 class RecentChunks:
     """Newest bytes by stream id and position, bounded in bytes.
 
@@ -74,29 +73,18 @@ class RecentChunks:
     """
 
     def __init__(self, size: int = CHUNK_CACHE, largest: int = CHUNK_CACHE_ENTRY) -> None:
-        self._size = size
         self._largest = largest
-        self._chunks: dict[tuple[int, int], bytes] = {}
-        self._bytes = 0
+        self._chunks: BoundedCache[tuple[int, int], bytes] = BoundedCache(size, _weigh)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries."""
         self._chunks.clear()
-        self._bytes = 0
 
     def get(self, stream_id: int, start: int) -> bytes | None:
-        """A run of bytes that begins at a position."""
+        """Return the run of bytes that begins at a position, if it is cached."""
         return self._chunks.get((stream_id, start))
 
     def put(self, stream_id: int, start: int, data: bytes) -> None:
         """Keep a run of bytes, whole messages in JSON mode."""
-        if not 0 < len(data) <= self._largest:
-            return
-        key = (stream_id, start)
-        previous = self._chunks.pop(key, None)
-        if previous is not None:
-            self._bytes -= len(previous) + _OVERHEAD
-        self._chunks[key] = data
-        self._bytes += len(data) + _OVERHEAD
-        while self._bytes > self._size:
-            self._bytes -= len(self._chunks.pop(next(iter(self._chunks)))) + _OVERHEAD
+        if 0 < len(data) <= self._largest:
+            self._chunks.put((stream_id, start), data)

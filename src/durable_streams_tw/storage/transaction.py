@@ -110,7 +110,7 @@ class BatchTransaction:
         if value is None:
             return None
         state = records.unpack_producer(key, value)
-        self._written.producers[stream_id, producer_id] = state
+        self._written.producers.insert((stream_id, producer_id), state)
         return state
 
     def gather(self, state: StreamState, start: int, limit: int) -> bytes:
@@ -139,7 +139,7 @@ class BatchTransaction:
 
     def save_producer(self, stream_id: int, producer_id: str, state: ProducerState) -> None:
         """Write what a stream remembers of a producer."""
-        self._written.producers[stream_id, producer_id] = state
+        self._written.producers.insert((stream_id, producer_id), state)
         self._dirty_producers[stream_id, producer_id] = state
 
     def append(self, state: StreamState, start: int, body: Body) -> None:
@@ -181,7 +181,8 @@ class BatchTransaction:
         whole = table.prefix + key
         known: T | None = remembered.get(whole, _MISSING)
         if known is _MISSING:
-            known = remembered[whole] = recording.load(self._batch, table, key)
+            known = recording.load(self._batch, table, key)
+            remembered.insert(whole, known)
         return known
 
     def put(self, table: Table[T], key: bytes, value: T) -> None:
@@ -209,7 +210,7 @@ class BatchTransaction:
     def _record(self, table: Table[T], key: bytes, value: T | None) -> None:
         self.writes += 1
         whole = table.prefix + key
-        self._written.records[whole] = value
+        self._written.records.insert(whole, value)
         self._dirty_records[whole] = (table, value)
         if table.watched:
             self.notes.append(Note(table, key, value))

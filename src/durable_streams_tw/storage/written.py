@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.limits import (
     PAYLOAD_CACHE,
@@ -56,24 +57,24 @@ class Written:
     """Bounded memories; what has been there longest goes first."""
 
     def __init__(self) -> None:
-        self.by_path: dict[str, OpenStream] = {}
+        self.by_path: BoundedCache[str, OpenStream] = BoundedCache(STATE_CACHE)
         self.by_id: dict[int, OpenStream] = {}
-        self.producers: dict[tuple[int, str], ProducerState] = {}
+        self.producers: BoundedCache[tuple[int, str], ProducerState] = BoundedCache(PRODUCER_CACHE)
         self.next_id: int | None = None
         # Records by whole key, None where there is none; and which subscriptions there are.
-        self.records: dict[bytes, Any] = {}
+        self.records: BoundedCache[bytes, Any] = BoundedCache(RECORD_CACHE)
         self.index: SubscriptionIndex | None = None
         # Of the last data records that are kept.
         self._kept_bytes = 0
 
     def remember(self, stream: OpenStream) -> None:
         """Keep a stream."""
-        self.by_path[stream.state.path] = stream
+        self.by_path.insert(stream.state.path, stream)
         self.by_id[stream.state.id] = stream
 
     def forget(self, state: StreamState) -> None:
         """Drop a stream that is gone."""
-        del self.by_path[state.path]
+        self.by_path.pop(state.path)
         self.keep(self.by_id.pop(state.id), None)
 
     def keep(self, stream: OpenStream, value: bytes | None) -> None:
@@ -86,12 +87,10 @@ class Written:
 
     def trim(self) -> None:
         """Back within bounds, between batches."""
-        while len(self.by_path) > STATE_CACHE:
-            self.forget(next(iter(self.by_path.values())).state)
-        while len(self.producers) > PRODUCER_CACHE:
-            del self.producers[next(iter(self.producers))]
-        while len(self.records) > RECORD_CACHE:
-            del self.records[next(iter(self.records))]
+        for _, stream in self.by_path.trim():
+            self.keep(self.by_id.pop(stream.state.id), None)
+        self.producers.trim()
+        self.records.trim()
         if self._kept_bytes > PAYLOAD_CACHE:
             self._keep_less()
 

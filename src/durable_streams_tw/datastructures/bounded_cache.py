@@ -1,0 +1,85 @@
+"""Cache with a bound on its size that evicts its oldest entries in constant time.
+
+A plain ``dict`` is no queue: ``next(iter(d))`` walks over every slot that was deleted before it,
+so evicting from the front of a full one costs more with each eviction.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class BoundedCache(Generic[K, V]):
+    """Mapping that keeps its newest entries, up to a total weight.
+
+    Each entry weighs 1, or what ``weigh`` returns for its value; an entry that replaces another
+    under its key becomes the newest. Not thread-safe.
+
+    ``get(key, default=None)`` is the method of the dictionary inside, without a call in between.
+    """
+
+    __slots__ = ("_entries", "_weigh", "get", "max_weight", "weight")
+
+    def __init__(self, max_weight: int, weigh: Callable[[V], int] | None = None) -> None:
+        self._entries: OrderedDict[K, V] = OrderedDict()
+        self._weigh = weigh
+        self.get = self._entries.get
+        self.max_weight = max_weight
+        self.weight = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._entries)
+
+    def put(self, key: K, value: V) -> list[tuple[K, V]]:
+        """Store an entry and evict the oldest ones beyond the bound; return these."""
+        self.insert(key, value)
+        return self.trim() if self.weight > self.max_weight else []
+
+    def insert(self, key: K, value: V) -> None:
+        """Store an entry without evicting any. Call `trim` once the entries may go."""
+        entries, weigh = self._entries, self._weigh
+        if key in entries:
+            if weigh is not None:
+                self.weight += weigh(value) - weigh(entries[key])
+            entries.move_to_end(key)
+        else:
+            self.weight += 1 if weigh is None else weigh(value)
+        entries[key] = value
+
+    def trim(self) -> list[tuple[K, V]]:
+        """Evict the oldest entries beyond the bound; return these."""
+        evicted = []
+        while self.weight > self.max_weight:
+            entry = self.oldest()
+            self.pop(entry[0])
+            evicted.append(entry)
+        return evicted
+
+    def oldest(self) -> tuple[K, V]:
+        """Return the oldest entry. Raises StopIteration if there is none."""
+        return next(iter(self._entries.items()))
+
+    def pop(self, key: K) -> V | None:
+        """Remove an entry if it is there; return its value."""
+        try:
+            value = self._entries.pop(key)
+        except KeyError:
+            return None
+        self.weight -= 1 if self._weigh is None else self._weigh(value)
+        return value
+
+    def clear(self) -> None:
+        """Remove all entries."""
+        self._entries.clear()
+        self.weight = 0
