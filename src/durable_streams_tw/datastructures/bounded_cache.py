@@ -59,10 +59,11 @@ class BoundedCache(Generic[K, V]):
 
     def trim(self) -> list[tuple[K, V]]:
         """Evict the oldest entries beyond the bound; return these."""
+        entries, weigh = self._entries, self._weigh
         evicted = []
         while self.weight > self.max_weight:
-            entry = self.oldest()
-            self.pop(entry[0])
+            entry = entries.popitem(last=False)
+            self.weight -= 1 if weigh is None else weigh(entry[1])
             evicted.append(entry)
         return evicted
 
