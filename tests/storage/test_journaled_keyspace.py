@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import shutil
 from collections.abc import Callable
+from weakref import ref
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -188,6 +190,18 @@ class CommitTests(_Case):
         self.assertEqual([bytes(key) for key, _ in batch.scan(b"a", b"d")], [b"b"])
         batch.abort()
         self.assertEqual(content(self.keyspace), {b"a": b"1"})
+
+    def test_bytes_are_released(self) -> None:
+        """A finished batch is freed by its reference count: no cycle keeps its bytes."""
+        gc.disable()
+        self.addCleanup(gc.enable)
+        batch = self.keyspace.begin()
+        batch.get(b"a")
+        batch.put(b"a", b"1")
+        batch.commit()
+        seen = ref(batch)
+        del batch
+        self.assertIsNone(seen())
 
     def test_room(self) -> None:
         """What is yet to be folded needs room too."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from queue import Queue
 from threading import Event, get_ident
+from time import monotonic, sleep
 from typing import Any, TypeVar
+from weakref import ref
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
@@ -83,6 +85,33 @@ class ThreadLanesTests(SynchronousTestCase):
         self.assertLessEqual(len(self.batches), 2)
         self.assertEqual(len(self.threads), 1)
         self.assertNotIn(get_ident(), self.threads)
+
+    def test_jobs_are_released(self) -> None:
+        """The committing thread keeps no reference to jobs that are done while it waits."""
+        done = Event()
+
+        class Body:
+            """Stands for the bytes of a command."""
+
+        def work(jobs: list[Job]) -> None:
+            self.lanes.tell(done.set)
+
+        body = Body()
+        seen = ref(body)
+        self.lanes.start(work)
+        self.lanes.write(body)
+        del body
+        while not done.is_set():
+            self.reactor.turn()
+        self.wait_until(lambda: seen() is None)
+        self.assertIsNone(seen())
+        self.stop()
+
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Give a thread the time to get somewhere."""
+        end = monotonic() + _PATIENCE
+        while not is_so() and monotonic() < end:
+            sleep(0.001)
 
     def test_nothing_to_do(self) -> None:
         """The end comes, and finds nothing to do."""

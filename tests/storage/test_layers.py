@@ -10,7 +10,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.journal_entries import Pairs
 from durable_streams_tw.storage.keyspace import View
-from durable_streams_tw.storage.layers import UNTOUCHED, BatchPairs, Layer, LayeredView
+from durable_streams_tw.storage.layers import (
+    UNTOUCHED,
+    BatchPairs,
+    Layer,
+    LayeredSnapshot,
+    LayeredView,
+)
 from tests.storage.fake_keyspace import FakeKeyspace
 
 # Keys with and without an owner, and some that share one; groups end at the ninth byte.
@@ -74,7 +80,7 @@ class LayeredTests(SynchronousTestCase):
                 _change(model, pairs)
         layers = [own, upper.at(seen), lower.at(seen)]
         with FakeKeyspace(below).snapshot() as map_:
-            self.assertSame(LayeredView(layers, lambda: map_), model, *asked)
+            self.assertSame(LayeredSnapshot(layers, map_, seen), model, *asked)
 
     @given(st.lists(batches, max_size=8))
     def test_newest(self, changes: list[Pairs]) -> None:
@@ -113,10 +119,11 @@ class LayeredTests(SynchronousTestCase):
         layer = Layer()
         layer.take(1, {b"a": b"1", b"b": None})
 
-        def unasked() -> View:
-            raise AssertionError("the map was asked")
+        class Unasked(LayeredView):
+            def _base(self) -> View:
+                raise AssertionError("the map was asked")
 
-        view = LayeredView([layer.at(1)], unasked)
+        view = Unasked([layer.at(1)])
         self.assertEqual((view.get(b"a"), view.get(b"b")), (b"1", None))
 
 

@@ -363,13 +363,13 @@ class _Batch(LayeredView):
         self, map_: Keyspace, layers: list[Overlay], commit: Callable[[Pairs], int]
     ) -> None:
         self._changes = BatchPairs()
-        super().__init__([self._changes, *layers], self._beneath)
+        super().__init__([self._changes, *layers])
         self._map = map_
         self._commit = commit
         self._held = ExitStack()
         self._view: View | None = None
 
-    def _beneath(self) -> View:
+    def _base(self) -> View:
         if self._view is None:
             self._view = self._held.enter_context(self._map.snapshot())
         return self._view

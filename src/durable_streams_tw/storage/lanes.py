@@ -95,6 +95,8 @@ class ThreadLanes:
             turns += [queue.get_nowait() for _ in range(queue.qsize())]
             last = turns[-1] is None
             work([job for turn in turns if turn for job in turn])
+            # Or the last batch's bytes live for as long as this thread waits for the next.
+            turns.clear()
         self._reactor.callFromThread(self._end)
 
     def _end(self) -> None:

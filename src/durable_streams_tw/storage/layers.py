@@ -6,7 +6,7 @@ as the layer does, so that whoever reads sees one batch whole and nothing of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from threading import Lock
 from typing import Final, Protocol
 
@@ -155,14 +155,18 @@ class BatchPairs:
 
 
 class LayeredView:
-    """A view of the map beneath some layers, the newest of which comes first.
+    """View of the map with layers over it, the newest layer first.
 
-    ``base`` gives the map's view, and is asked for it only where it is needed.
+    Subclasses override `_base`. It is a method and not a stored callable: a batch that held its
+    own bound method would be a reference cycle, and its bytes would wait for the collector.
     """
 
-    def __init__(self, layers: Sequence[Overlay], base: Callable[[], View]) -> None:
+    def __init__(self, layers: Sequence[Overlay]) -> None:
         self._layers = layers
-        self._base = base
+
+    def _base(self) -> View:
+        """Return the map's view. Called only where the layers do not have the answer."""
+        raise NotImplementedError
 
     def get(self, key: bytes) -> Buffer | None:
         """The value of a key."""
@@ -215,8 +219,12 @@ class LayeredSnapshot(LayeredView):
     """The map and what lies over it, as the batch of the number ``version`` left them."""
 
     def __init__(self, layers: Sequence[Overlay], view: View, version: int) -> None:
-        super().__init__(layers, lambda: view)
+        super().__init__(layers)
+        self._view = view
         self._version = version
+
+    def _base(self) -> View:
+        return self._view
 
     @property
     def version(self) -> int:
