@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.limits import KEY_OVERLAP
@@ -129,10 +131,35 @@ class KeyringTests(SynchronousTestCase):
         self.assertNotEqual(keyring.secret, other.secret)
         self.assertEqual(os.listdir(self.directory), [])
 
-    def test_too_loose(self) -> None:
-        """Nobody else may have read it."""
+    def test_access_of_the_group(self) -> None:
+        """A volume mounted with fsGroup gives the group access: the mode is repaired."""
+        kid = self.open().kid
+        for mode in (0o640, 0o660, 0o620, 0o670):
+            self.path.chmod(mode)
+            self.assertEqual(self.open().kid, kid)
+            self.assertEqual(stat.S_IMODE(self.path.stat().st_mode) & 0o077, 0)
+
+    def test_access_of_the_group_of_another_owner(self) -> None:
+        """A file of another user whose mode cannot be changed is read, with a warning."""
+
+        def refuse(descriptor: int, mode: int) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        kid = self.open().kid
+        self.path.chmod(0o660)
+        self.patch(os, "fchmod", refuse)
+        self.patch(os, "geteuid", lambda: 12345)
+        logged: list[LogEvent] = []
+        globalLogPublisher.addObserver(logged.append)
+        self.addCleanup(globalLogPublisher.removeObserver, logged.append)
+        self.assertEqual(self.open().kid, kid)
+        (event,) = [event for event in logged if event["log_level"] is LogLevel.warn]
+        self.assertIn("Operation not permitted", formatEvent(event))
+
+    def test_access_of_everyone(self) -> None:
+        """A file that every user can read or change is refused."""
         self.open()
-        for mode in (0o640, 0o604, 0o660, 0o620, 0o644, 0o601):
+        for mode in (0o604, 0o644, 0o601, 0o666):
             self.path.chmod(mode)
             error = self.assertRaises(StoreUnusable, self.open)
             self.assertIn("chmod 600", str(error))

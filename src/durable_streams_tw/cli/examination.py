@@ -141,9 +141,13 @@ def data_directory(directory: str, place: str, user: int | None) -> Verdict:
 
 def key_file(path: str, mode: int) -> Verdict:
     """Who may read the keys."""
-    if mode & 0o077:
-        return Verdict("webhook keys", "bad", f"others can read or change {path}: chmod 600")
-    return Verdict("webhook keys", "good", "nobody else can read them")
+    if mode & 0o007:
+        sentence = f"every user can read or change {path}: chmod 600 {path}"
+        return Verdict("webhook keys", "bad", sentence)
+    if mode & 0o070:
+        sentence = f"the group can read or change {path}; a start changes that"
+        return Verdict("webhook keys", "warning", sentence)
+    return Verdict("webhook keys", "good", "only their owner can read them")
 
 
 def file_system(kind: str | None) -> Verdict:

@@ -84,11 +84,23 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Bring all sources together. Raises `usage.UsageError`."""
+        self._leave_pid_file_out()
         try:
             self.configuration = configured(self._given(), self.environment, self["config"])
             self.endpoints = endpoints(self.configuration)
         except BadConfiguration as bad:
             raise usage.UsageError(str(bad)) from None
+
+    def _leave_pid_file_out(self) -> None:
+        """Write no PID file in the foreground, unless one is asked for.
+
+        A killed process leaves its file, and in a container the next process often has the
+        same number: twistd would refuse to start. The data directory has a lock of its own.
+        """
+        twistd: Any = self.parent
+        asked = any(argument.startswith("--pidfile") for argument in sys.argv)
+        if twistd is not None and twistd.get("nodaemon") and not asked:
+            twistd["pidfile"] = ""
 
     def _given(self) -> dict[str, tuple[str, ...]]:
         given: dict[str, tuple[str, ...]] = {}

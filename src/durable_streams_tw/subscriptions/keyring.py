@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from twisted.logger import Logger
 
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.subscriptions import signing
@@ -19,6 +20,8 @@ from durable_streams_tw.subscriptions.signing import SigningKey
 KEYS_FILE: Final = "keys.json"
 _SECRET_BYTES: Final = 32
 _FORMAT: Final = 1
+
+_log: Final = Logger()
 
 
 class _StoredKey(Struct):
@@ -49,7 +52,8 @@ class Keyring:
     def open(self, rotate: bool = False) -> None:
         """Read the keys, or make the first; with ``rotate`` add one that will take over.
 
-        Raises `StoreUnusable` where they cannot be read, or others could have read them.
+        Raises `StoreUnusable` if they cannot be read, or if every user of the system can
+        read or change them.
         """
         now = self._now()
         stored = None if self._path is None else _read(self._path)
@@ -109,16 +113,50 @@ def _replace(path: Path, content: bytes) -> None:
         raise StoreUnusable(f"{path} cannot be written: {error.strerror}") from None
 
 
+def _restrict(path: Path, descriptor: int) -> None:
+    """Take the group's access to the key file away, as far as this process may.
+
+    Kubernetes gives the group (``fsGroup``) access to each file of a volume at each mount, and
+    OpenShift runs each pod as another user of that group; so group access is a warning.
+    Raises `StoreUnusable` if every user of the system has access.
+    """
+    status = os.fstat(descriptor)
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o007:
+        raise StoreUnusable(
+            f"{path} holds secrets, and every user can read or change it (mode {mode:04o}): "
+            f"run chmod 600 {path}, or remove the file to get new keys"
+        )
+    if mode & 0o070:
+        try:
+            os.fchmod(descriptor, mode & 0o700)
+        except OSError as error:
+            _log.warn(
+                "{path} holds secrets, and its group can read or change it (mode {mode}); it "
+                "could not be changed to 0600: {reason}",
+                path=str(path),
+                mode=f"{mode:04o}",
+                reason=error.strerror,
+            )
+        else:
+            _log.warn(
+                "{path} holds secrets, and its group could read or change it (mode {mode}): "
+                "the mode is 0600 now",
+                path=str(path),
+                mode=f"{mode:04o}",
+            )
+    elif status.st_uid not in (os.geteuid(), 0):
+        _log.warn(
+            "{path} holds secrets and belongs to another user (uid {owner})",
+            path=str(path),
+            owner=status.st_uid,
+        )
+
+
 def _read(path: Path) -> tuple[bytes, tuple[SigningKey, ...]] | None:
     try:
         with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            loose = stat.S_IMODE(status.st_mode) & 0o077
-            if loose or status.st_uid not in (os.geteuid(), 0):
-                raise StoreUnusable(
-                    f"{path} holds secrets, and others than its owner can read or change it: "
-                    f"chmod 600 {path}, or take it away for new keys"
-                )
+            _restrict(path, file.fileno())
             content = file.read()
     except FileNotFoundError:
         return None
