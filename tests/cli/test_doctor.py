@@ -95,7 +95,8 @@ class VerdictTests(SynchronousTestCase):
             cases += [(look(place, place, None), "bad"), (look(place, place, 5), "good")]
         self.assertGrades(cases)
         keys = examination.key_file
-        self.assertGrades([(keys("keys", 0o600), "good"), (keys("keys", 0o640), "bad")])
+        self.assertGrades([(keys("keys", 0o600), "good"), (keys("keys", 0o640), "warning")])
+        self.assertGrades([(keys("keys", 0o604), "bad")])
 
     def test_mounts(self) -> None:
         text = (

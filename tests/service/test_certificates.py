@@ -11,6 +11,7 @@ from OpenSSL import crypto
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.test.iosim import connect, makeFakeClient, makeFakeServer
 from twisted.trial.unittest import SynchronousTestCase
@@ -156,8 +157,44 @@ class ReloadingTests(CertificateTestCase):
         self.assertEqual(signal.getsignal(signal.SIGHUP), self.before)
 
     def test_nothing_to_reload(self) -> None:
-        """The signal keeps its meaning."""
-        service = Reloading([], self.reactor)
+        """Without TLS the signal reopens the log, and the server goes on."""
+        reopened: list[None] = []
+        service = Reloading([], self.reactor, reopen_log=lambda: reopened.append(None))
         service.startService()
-        self.assertEqual(signal.getsignal(signal.SIGHUP), self.before)
+        service.hang_up()
+        self.assertEqual(len(reopened), 1)
         self.successResultOf(service.stopService())
+        self.assertEqual(signal.getsignal(signal.SIGHUP), self.before)
+
+    def test_log_that_cannot_be_opened(self) -> None:
+        """It is logged, and the certificates are loaded all the same."""
+
+        def refuse() -> None:
+            raise PermissionError(13, "Permission denied", "twistd.log")
+
+        self.successResultOf(self.endpoint.listen(Factory.forProtocol(Protocol)))
+        pem("second").write(self.folder)
+        with capturedLogs() as events:
+            Reloading([self.endpoint], self.reactor, reopen_log=refuse).reload()
+        self.assertEqual(self.shown(), "second")
+        self.assertIn("Permission denied", str(formatEvent(events[0])))
+
+    def test_closed_terminal(self) -> None:
+        """A server whose terminal was closed stops; under nohup it goes on."""
+        leader, follower = os.openpty()
+        os.close(leader)
+        self.addCleanup(os.close, follower)
+        asked = os.tcgetpgrp
+        self.patch(os, "tcgetpgrp", lambda descriptor: asked(follower))
+        stops: list[None] = []
+
+        class Stopping:
+            def stop(self) -> None:
+                stops.append(None)
+
+        service = Reloading([], Stopping())
+        service.hang_up()
+        self.assertEqual(len(stops), 1)
+        service._before = signal.SIG_IGN
+        service.hang_up()
+        self.assertEqual(len(stops), 1)

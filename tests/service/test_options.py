@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import sys
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import ServerFactory
 from twisted.python import usage
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.limits import ACCEPT_BACKLOG
 from durable_streams_tw.server.settings import Settings
+from durable_streams_tw.service.listening import DualStackEndpoint
 from durable_streams_tw.service.maker import Options
 from durable_streams_tw.service.table import TABLE
+
+
+class AdoptingReactor:
+    """Keeps the socket of the only port that it is handed."""
+
+    socket: socket.socket
+
+    def adoptStreamPort(self, descriptor: int, family: Any, factory: object) -> None:
+        """Duplicate the descriptor, as the real reactor does."""
+        self.socket = socket.fromfd(descriptor, family, socket.SOCK_STREAM)
 
 
 class OptionsTests(SynchronousTestCase):
@@ -33,8 +49,10 @@ class OptionsTests(SynchronousTestCase):
         return str(self.assertRaises(UsageError, self.parse, *arguments))
 
     def port(self, options: Options) -> tuple[int, str]:
-        """Port and interface of the only endpoint."""
+        """Port and interface of the only endpoint; ``any`` for all addresses."""
         (endpoint,) = options.endpoints
+        if isinstance(endpoint, DualStackEndpoint):
+            return endpoint._port, "any"
         assert isinstance(endpoint, TCP4ServerEndpoint)
         return endpoint._port, endpoint._interface
 
@@ -44,7 +62,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(options.configuration.settings, Settings())
         self.assertIsNone(options.configuration["data-dir"])
         self.assertEqual(options.configuration["root"], b"v1/stream/")
-        self.assertEqual(self.port(options), (4437, ""))
+        self.assertEqual(self.port(options), (4437, "any"))
 
     def test_max_stored(self) -> None:
         """A bound on the disk is nothing without one."""
@@ -128,7 +146,6 @@ class OptionsTests(SynchronousTestCase):
     def test_backlog(self) -> None:
         """Many may come at once, unless an endpoint says otherwise."""
         for argument, backlog in (
-            ("--port=1", ACCEPT_BACKLOG),
             ("--listen=tcp:1:interface=::1".replace("::", r"\:\:"), ACCEPT_BACKLOG),
             ("--listen=tcp:1:backlog=7", 7),
         ):
@@ -183,6 +200,43 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(configuration["max-chunk"], 2048)
         self.assertEqual(configuration["root"], b"file/")
         self.assertEqual(configuration["port"], 4437)
+
+    def test_without_ipv6(self) -> None:
+        """A machine without IPv6 listens on IPv4."""
+        self.patch(socket, "has_dualstack_ipv6", lambda: False)
+        self.assertEqual(self.port(self.parse()), (4437, ""))
+
+    def test_dual_stack(self) -> None:
+        """One port takes clients of IPv4 and IPv6, with room for many that come at once."""
+        endpoint: Any
+        taken: Any
+        (endpoint,) = self.parse("--port=0").endpoints
+        reactor = AdoptingReactor()
+        endpoint._reactor = reactor
+        self.successResultOf(endpoint.listen(ServerFactory()))
+        self.addCleanup(reactor.socket.close)
+        port = reactor.socket.getsockname()[1]
+        self.assertFalse(reactor.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port), 10).close()
+        (taken,) = self.parse(f"--port={port}").endpoints
+        failure = self.failureResultOf(taken.listen(ServerFactory()), CannotListenError)
+        self.assertEqual(failure.value.socketError.errno, errno.EADDRINUSE)
+
+    def test_pid_file(self) -> None:
+        """In the foreground twistd writes a PID file only if one is asked for."""
+        for asked, nodaemon, expected in (
+            ([], True, ""),
+            ([], False, "twistd.pid"),
+            (["--pidfile=twistd.pid"], True, "twistd.pid"),
+        ):
+            options = Options()
+            twistd = usage.Options()
+            twistd.update({"nodaemon": nodaemon, "pidfile": "twistd.pid"})
+            options.parent = twistd
+            self.patch(sys, "argv", ["twistd", *asked])
+            options.parseOptions([])
+            self.assertEqual(twistd["pidfile"], expected)
 
     def test_end_below_twistd(self) -> None:
         """twistd prints all of its help for a usage error, and reports success."""

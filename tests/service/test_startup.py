@@ -10,7 +10,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.service import interpreter
+from durable_streams_tw.service import process_tuning
 from durable_streams_tw.service.startup import CannotStart, Mouth, Startup
 from durable_streams_tw.storage.interfaces import StoreUnusable
 
@@ -65,8 +65,8 @@ class StartupTests(SynchronousTestCase):
         self.service.privilegedStartService()
         self.service.startService()
         self.assertEqual(self.diary, ["open a", "open b", "start a", "start b", "started"])
-        self.assertAlmostEqual(sys.getswitchinterval(), interpreter.SWITCH_INTERVAL)
-        self.assertEqual(gc.get_threshold(), interpreter.COLLECTIONS)
+        self.assertAlmostEqual(sys.getswitchinterval(), process_tuning.SWITCH_INTERVAL)
+        self.assertEqual(gc.get_threshold(), process_tuning.COLLECTIONS)
         self.assertGreater(gc.get_freeze_count(), 0)
         self.assertEqual(self.said, [])
 
@@ -103,7 +103,7 @@ class StartupTests(SynchronousTestCase):
             self.assertEqual(self.said, [str(trouble)])
             self.assertNotIn("started", self.diary)
             self.assertIsNone(error.__cause__)
-            # What the interpreter does at its end prints nothing, so that status 1 is all.
+            # What the process_tuning does at its end prints nothing, so that status 1 is all.
             self.assertEqual(self.printed(error), b"")
             self.assertIn(b"ValueError: a bug", self.printed(ValueError("a bug")))
 
@@ -116,7 +116,7 @@ class StartupTests(SynchronousTestCase):
         self.assertIs(sys.excepthook, before)
 
     def printed(self, error: Exception) -> bytes:
-        """What the interpreter would print, ended by this."""
+        """What the process_tuning would print, ended by this."""
         reading, writing = os.pipe()
         with os.fdopen(writing, "w") as stream:
             self.patch(sys, "stderr", stream)

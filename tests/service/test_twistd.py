@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.service.black_box import PATIENCE, ROOT, Daemon, Foreground, ask, run
+from tests.service.black_box import PATIENCE, ROOT, Daemon, Foreground, ask, command, run
 
 ANYWHERE = ("--listen", "tcp:0:interface=127.0.0.1")
 
@@ -22,6 +26,14 @@ for arguments in (["--data-dir", "data"], ["--root", "/v1/stream"]):
     options.parseOptions(["--listen", "tcp:0:interface=127.0.0.1", *arguments])
     makeService(options).setServiceParent(application)
 """
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 class TwistdTestCase(SynchronousTestCase):
@@ -158,6 +170,49 @@ class DaemonTests(TwistdTestCase):
         again = Daemon(self.directory, *arguments)
         self.addCleanup(again.stop)
         self.assertEqual(ask(again.port, "GET", "a"), (200, b"kept"))
+
+
+class HangUpTests(TwistdTestCase):
+    """SIGHUP, as logrotate and operators send it."""
+
+    def rotated(self, *arguments: str) -> str:
+        """Rename the log of a daemon, send SIGHUP, use the server; return the new log."""
+        daemon = Daemon(self.directory, "durable-streams", *ANYWHERE, *arguments)
+        self.addCleanup(daemon.stop)
+        port = daemon.port
+        log = self.directory / "twistd.log"
+        log.rename(log.with_suffix(".1"))
+        os.kill(int((self.directory / "twistd.pid").read_text()), signal.SIGHUP)
+        wait_for(log.exists)
+        wait_for(lambda: "SIGHUP" in log.read_text())
+        self.assertEqual(ask(port, "PUT", "a")[0], 201)
+        daemon.stop()
+        return log.read_text()
+
+    def test_text_log(self) -> None:
+        self.sound(self.rotated())
+
+    def test_json_log(self) -> None:
+        lines = [json.loads(line) for line in self.rotated("--log-format=json").splitlines()]
+        self.assertIn("SIGHUP", lines[0]["message"])
+
+    def test_foreground(self) -> None:
+        """A server without a log file and without TLS goes on."""
+        with Foreground(self.directory, "durable-streams", *ANYWHERE) as server:
+            server.signal(signal.SIGHUP)
+            server.until("SIGHUP")
+            self.assertEqual(ask(server.port, "PUT", "a")[0], 201)
+
+
+class KilledTests(TwistdTestCase):
+    """The command of the README after a kill -9, in a container where process numbers repeat."""
+
+    def test_starts_again(self) -> None:
+        line = command("-n", "durable-streams", *ANYWHERE)
+        with Foreground(self.directory, line=line) as server:
+            server.signal(signal.SIGKILL)
+            server.wait()
+        self.assertEqual(list(self.directory.iterdir()), [])
 
 
 class NoStartTests(TwistdTestCase):

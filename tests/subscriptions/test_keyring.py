@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.logger import LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.limits import KEY_OVERLAP
@@ -149,11 +149,9 @@ class KeyringTests(SynchronousTestCase):
         self.path.chmod(0o660)
         self.patch(os, "fchmod", refuse)
         self.patch(os, "geteuid", lambda: 12345)
-        logged: list[LogEvent] = []
-        globalLogPublisher.addObserver(logged.append)
-        self.addCleanup(globalLogPublisher.removeObserver, logged.append)
-        self.assertEqual(self.open().kid, kid)
-        (event,) = [event for event in logged if event["log_level"] is LogLevel.warn]
+        with capturedLogs() as events:
+            self.assertEqual(self.open().kid, kid)
+        (event,) = [event for event in events if event["log_level"] is LogLevel.warn]
         self.assertIn("Operation not permitted", formatEvent(event))
 
     def test_access_of_everyone(self) -> None:

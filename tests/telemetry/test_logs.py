@@ -116,6 +116,38 @@ class EntryTests(SynchronousTestCase):
         self.assertEqual(json.loads(os.read(reader, 10_000))["message"], "loud")
 
 
+class RotatedTests(SynchronousTestCase):
+    """A log file that another program renames."""
+
+    def test_reopened(self) -> None:
+        """Events go to the file that has the log's name now."""
+        path = Path(self.mktemp())
+        log = to_file(path)
+        self.addCleanup(os.close, log._lines._descriptor)
+        log({"log_format": "before", "log_level": LogLevel.info})
+        path.rename(path.with_suffix(".1"))
+        log({"log_format": "between", "log_level": LogLevel.info})
+        log.reopen()
+        log({"log_format": "after", "log_level": LogLevel.info})
+        old = path.with_suffix(".1").read_text().splitlines()
+        new = path.read_text().splitlines()
+        self.assertEqual(
+            [[json.loads(line)["message"] for line in lines] for lines in (old, new)],
+            [["before", "between"], ["after"]],
+        )
+
+    def test_cannot_be_opened(self) -> None:
+        """The file from before stays in use."""
+        path = Path(self.mktemp())
+        log = to_file(path)
+        self.addCleanup(os.close, log._lines._descriptor)
+        path.rename(path.with_suffix(".1"))
+        path.mkdir()
+        self.assertRaises(OSError, log.reopen)
+        log({"log_format": "after", "log_level": LogLevel.info})
+        self.assertIn("after", path.with_suffix(".1").read_text())
+
+
 class LinesTests(SynchronousTestCase):
     """A disk that does not take lines."""
 

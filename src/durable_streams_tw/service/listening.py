@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from zope.interface import implementer
 
 from durable_streams_tw.protocol.limits import ACCEPT_BACKLOG
 from durable_streams_tw.service.certificates import KIND, TLSEndpoint
@@ -16,12 +20,45 @@ _BACKLOGGED: Final = ("tcp:", "ssl:", "unix:")
 _BACKLOG: Final = re.compile(r"(?<!\\):backlog=")
 
 
+@implementer(IStreamServerEndpoint)
+class DualStackEndpoint:
+    """TCP port on all addresses of this machine, of IPv4 and IPv6.
+
+    Twisted's own endpoints take one family each, and the system decides whether a port of IPv6
+    takes IPv4 too (net.ipv6.bindv6only).
+    """
+
+    def __init__(self, reactor: Any, port: int) -> None:
+        self._reactor = reactor
+        self._port = port
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Open the port; the Deferred fails with `CannotListenError`."""
+        try:
+            return succeed(self._listen(protocolFactory))
+        except OSError as error:
+            return fail(CannotListenError("", self._port, error))
+
+    def _listen(self, factory: IProtocolFactory) -> IListeningPort:
+        with socket.create_server(
+            ("", self._port), family=socket.AF_INET6, backlog=ACCEPT_BACKLOG, dualstack_ipv6=True
+        ) as opened:
+            opened.setblocking(False)
+            # The reactor duplicates the descriptor.
+            port: IListeningPort = self._reactor.adoptStreamPort(
+                opened.fileno(), socket.AF_INET6, factory
+            )
+            return port
+
+
 def endpoints(configuration: Configuration) -> list[IStreamServerEndpoint]:
     """The endpoints that the settings describe. Raises `BadConfiguration`."""
     # The one that twistd has installed, or installs now.
     from twisted.internet import reactor
 
     found: list[IStreamServerEndpoint] = []
+    if not configuration["listen"] and not configuration["interface"] and _has_ipv6():
+        return [DualStackEndpoint(reactor, configuration["port"])]
     for text in configuration["listen"] or (_tcp(configuration),):
         try:
             found.append(_endpoint(reactor, text))
@@ -55,6 +92,18 @@ def _tcp(configuration: Configuration) -> str:
     port: int = configuration["port"]
     interface: str = (configuration["interface"] or "").replace(":", r"\:")
     return f"tcp:{port}" + (f":interface={interface}" if interface else "")
+
+
+def _has_ipv6() -> bool:
+    """Return whether this machine can listen on IPv6 and IPv4 with one socket."""
+    if not socket.has_dualstack_ipv6():
+        return False
+    try:
+        # A kernel without IPv6 addresses may still make the socket.
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True).close()
+    except OSError:
+        return False
+    return True
 
 
 def _why(error: Any, text: str) -> str:

@@ -6,20 +6,25 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
 from twisted.application.service import MultiService
 from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import ILogObserver, Logger, textFileLogObserver
+from twisted.python.logfile import LogFile
 
 from durable_streams_tw.server.embedded import DurableStreams
+from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.service.certificates import TLSEndpoint
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.operating import operator_tree
 from durable_streams_tw.service.options import Options
 from durable_streams_tw.service.ports import Ports
+from durable_streams_tw.service.process_tuning import connections_within, raise_file_limit
 from durable_streams_tw.service.reloading import Reloading
 from durable_streams_tw.service.sources import BadConfiguration
 from durable_streams_tw.service.startup import Mouth, Startup
 from durable_streams_tw.service.supervision import Supervision
+from durable_streams_tw.telemetry.logs import JSONLog, to_file
 
 if TYPE_CHECKING:
     from durable_streams_tw.telemetry.tracing import Tracing
@@ -34,9 +39,9 @@ def makeService(options: Options) -> Startup:
     twistd: Any = options.parent
     mouth = Mouth(keep=twistd is not None and not twistd["nodaemon"])
     try:
-        service = service_of(options.configuration, options.endpoints, mouth)
-        if twistd is not None and options.configuration["log-format"] == "json":
-            service.log = _json_log(twistd)
+        log, reopen_log = _log_of(twistd, options.configuration["log-format"])
+        service = service_of(options.configuration, options.endpoints, mouth, reopen_log=reopen_log)
+        service.log = log
         return service
     except BadConfiguration as bad:
         for problem in bad.problems:
@@ -44,16 +49,44 @@ def makeService(options: Options) -> Startup:
         sys.exit(1)
 
 
-def _json_log(twistd: Mapping[str, Any]) -> ILogObserver:
-    """A log where twistd would have logged in its own words."""
-    from durable_streams_tw.telemetry.logs import JSONLog, to_file
+def _log_of(
+    twistd: Mapping[str, Any] | None, log_format: str
+) -> tuple[ILogObserver | None, Callable[[], None] | None]:
+    """Return a log in place of twistd's, and a function that opens its file again.
 
+    None stands for twistd's own log, and for a log that is no file.
+    """
+    if twistd is None or twistd.get("logger") or twistd.get("syslog"):
+        return None, None
     path = twistd["logfile"]
-    if path == "-" or (not path and twistd["nodaemon"]):
-        log: ILogObserver = JSONLog(1)
-    else:
-        log = to_file(path or "twistd.log")
-    return log
+    to_stdout = path == "-" or (not path and twistd["nodaemon"])
+    if log_format == "json":
+        if to_stdout:
+            log: ILogObserver = JSONLog(1)
+            return log, None
+        json_log = to_file(path or "twistd.log")
+        log = json_log
+        return log, json_log.reopen
+    if to_stdout:
+        return None, None
+    # The file that twistd would open, which does not say how to reach it.
+    file = LogFile.fromFullPath(path or "twistd.log")
+    return textFileLogObserver(file), file.reopen
+
+
+def _within_file_limit(settings: Settings) -> Settings:
+    """Return the settings with no more connections than there may be open files."""
+    files = raise_file_limit()
+    most = connections_within(files, settings.max_connections)
+    if settings.max_connections and most < settings.max_connections:
+        _log.info(
+            "{files} files may be open, so {most} connections are served, fewer than "
+            "max-connections ({wanted}): raise the hard limit (ulimit -Hn, LimitNOFILE=)",
+            files=files,
+            most=most,
+            wanted=settings.max_connections,
+        )
+    return structs.replace(settings, max_connections=most)
 
 
 def _tracing(configuration: Configuration, reactor: Any) -> Tracing:
@@ -72,11 +105,13 @@ def service_of(
     endpoints: list[IStreamServerEndpoint],
     mouth: Mouth,
     greet: Callable[[str], None] | None = None,
+    reopen_log: Callable[[], None] | None = None,
 ) -> Startup:
-    """The service that the settings ask for: the streams, then the ports they are reached by.
+    """Return the service that the settings ask for: the streams, then the ports.
 
-    ``greet`` is told the URL of the streams at each port; without it the log says where they are
-    kept. Raises `BadConfiguration`.
+    ``greet`` is called with the URL of the streams at each port; without it the log says where
+    they are kept and who can reach them. ``reopen_log`` is called on SIGHUP. Raises
+    `BadConfiguration`.
     """
     # The one that runs.
     from twisted.internet import reactor
@@ -92,7 +127,7 @@ def service_of(
     tracing = _tracing(configuration, reactor) if configuration["tracing"] else None
     streams = DurableStreams(
         data_dir,
-        settings=configuration.settings,
+        settings=_within_file_limit(configuration.settings),
         reactor=reactor,
         checkers=known,
         around=None if tracing is None else tracing.around,
@@ -110,12 +145,14 @@ def service_of(
             _log.info("Streams are kept in {directory}", directory=data_dir)
 
     service = Startup(mouth.say, started)
-    ports = Ports(endpoints, site, streams, root, reactor, greet)
+    ports = Ports(endpoints, site, streams, root, reactor, greet, open_to_all=not known)
     tls = [endpoint for endpoint in endpoints if isinstance(endpoint, TLSEndpoint)]
     supervision = Supervision.of()
+    reloading = Reloading(tls, reactor, supervision, reopen_log)
     if tracing is not None:
         # Before the streams, and so stopped behind them.
         MultiService.addService(service, tracing)
-    for part in (streams, ports, Reloading(tls, reactor, supervision), supervision):
+    # The signal handler first: a SIGHUP that comes as soon as a port is open must not end it.
+    for part in (reloading, streams, ports, supervision):
         MultiService.addService(service, part)
     return service

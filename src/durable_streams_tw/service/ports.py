@@ -28,7 +28,9 @@ class Ports(Service):
 
     Opened before privileges are shed. When they are closed, readers that wait are let go,
     and connections have a moment to take what was written to them. ``root`` is the raw path,
-    without its first slash, under which streams live. ``greet`` is told the URL of each port.
+    without its first slash, under which streams live. ``greet`` is called with the URL of each
+    port. ``open_to_all`` says that requests need no credentials, which the log repeats for ports
+    that other machines can reach.
     """
 
     _log = Logger()
@@ -41,6 +43,8 @@ class Ports(Service):
         root: bytes,
         reactor: Any,
         greet: Callable[[str], None] | None = None,
+        *,
+        open_to_all: bool = False,
     ) -> None:
         self._endpoints = endpoints
         self._site = site
@@ -48,6 +52,7 @@ class Ports(Service):
         self._root = root.decode("ascii")
         self._reactor = reactor
         self._greet = greet
+        self._open_to_all = open_to_all
         self._opened: list[Deferred[IListeningPort | None]] = []
         self._poll: NestedPoll | None = None
         # While ports are being opened, what could not be.
@@ -113,7 +118,14 @@ class Ports(Service):
             if self._greet is not None:
                 self._greet(url)
             if isinstance(address, IPv4Address | IPv6Address):
-                self._streams.reached_at(url, ip_address(address.host).is_loopback)
+                loopback = ip_address(address.host).is_loopback
+                self._streams.reached_at(url, loopback)
+                if self._open_to_all and not loopback:
+                    self._log.warn(
+                        "Every client that can reach {where} may read and write all streams: "
+                        "restrict it with --interface 127.0.0.1 or --auth",
+                        where=_where(address),
+                    )
             else:
                 self._streams.reached_at(None, False)
         return port
@@ -127,6 +139,16 @@ def _why(error: Exception) -> str:
         return f"cannot listen on {error.port}: {reason}"
     where = f" of {error.interface}" if error.interface else ""
     return f"cannot listen on port {error.port}{where}: {reason}"
+
+
+def _where(address: IPv4Address | IPv6Address) -> str:
+    """Return how far a port is open, in words."""
+    if address.host == "::":
+        return f"port {address.port} of this machine (all IPv4 and IPv6 addresses)"
+    if address.host == "0.0.0.0":
+        return f"port {address.port} of this machine (all IPv4 addresses)"
+    host = f"[{address.host}]" if isinstance(address, IPv6Address) else address.host
+    return f"{host}:{address.port}"
 
 
 def _url(scheme: str, address: IAddress, root: str) -> str:

@@ -1,9 +1,11 @@
-"""What a running server reads anew on SIGHUP: certificates."""
+"""SIGHUP: load the certificates again, reopen the log file."""
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -15,11 +17,10 @@ from durable_streams_tw.service.supervision import Supervision
 
 
 class Reloading(Service):
-    """Reads the certificates of ``endpoints`` anew when the process gets SIGHUP.
+    """Loads the certificates of ``endpoints`` again, and reopens the log, on SIGHUP.
 
-    Without any of them the signal keeps its meaning: a terminal that is closed ends what runs
-    in it. Not so under a service manager: it sends the signal to ask for this, and waits to be
-    told that it is done.
+    ``reopen_log`` opens the log file again by its name, after another program has renamed it.
+    A server whose terminal was closed stops, unless it was started to ignore that (nohup).
     """
 
     _log = Logger()
@@ -29,41 +30,62 @@ class Reloading(Service):
         endpoints: Sequence[TLSEndpoint],
         reactor: Any,
         supervision: Supervision | None = None,
+        reopen_log: Callable[[], None] | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._reactor = reactor
         self._supervision = supervision or Supervision(None)
-        self._listens = bool(endpoints) or self._supervision.wanted
+        self._reopen_log = reopen_log
         self._before: Any = None
 
     def startService(self) -> None:
-        """Begin to listen for the signal."""
+        """Install the signal handler."""
         Service.startService(self)
-        if self._listens:
-            self._before = signal.signal(signal.SIGHUP, self._hear)
+        self._before = signal.signal(signal.SIGHUP, self._on_signal)
 
     def stopService(self) -> Deferred[None]:
-        """The signal means what it meant before."""
+        """Install the handler from before again."""
         Service.stopService(self)
-        if self._listens:
-            signal.signal(signal.SIGHUP, self._before)
+        signal.signal(signal.SIGHUP, self._before)
         return succeed(None)
 
-    def _hear(self, number: int, frame: object) -> None:
-        # A signal comes between any two steps of the program: the reactor's turn is safe.
-        self._reactor.callFromThread(self.reload)
-        # Of another service in the same process, perhaps.
+    def _on_signal(self, number: int, frame: object) -> None:
+        # The handler runs between any two steps of the program; the reactor's turn is safe.
+        self._reactor.callFromThread(self.hang_up)
+        # The handler of another service in the same process.
         if callable(self._before):
             self._before(number, frame)
 
+    def hang_up(self) -> None:
+        """Reload, or stop if the terminal of the process has been closed."""
+        if self._before != signal.SIG_IGN and _terminal_is_closed():
+            self._log.info("SIGHUP: the terminal was closed, stopping")
+            self._reactor.stop()
+        else:
+            self.reload()
+
     def reload(self) -> None:
-        """Read them anew; one that cannot be used keeps what it has, and the log says why."""
+        """Load everything again. A certificate that cannot be used is logged, and the one in use
+        stays."""
         self._supervision.reloading()
         try:
+            self._reopen()
+            self._log.info(
+                "SIGHUP: the log file is reopened and certificates are loaded again; other "
+                "settings take effect at the next start"
+            )
             for endpoint in self._endpoints:
                 self._reload(endpoint)
         finally:
             self._supervision.ready()
+
+    def _reopen(self) -> None:
+        if self._reopen_log is None:
+            return
+        try:
+            self._reopen_log()
+        except OSError as error:
+            self._log.error("Could not reopen the log file: {reason}", reason=str(error))
 
     def _reload(self, endpoint: TLSEndpoint) -> None:
         try:
@@ -80,3 +102,15 @@ class Reloading(Service):
                 "New connections to {endpoint} get the certificate that its files hold now",
                 endpoint=endpoint.text,
             )
+
+
+def _terminal_is_closed() -> bool:
+    """Return whether a standard stream of this process is a terminal that was hung up."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.tcgetpgrp(descriptor)
+        except OSError as error:
+            # Other files answer ENOTTY, a closed descriptor EBADF.
+            if error.errno == errno.EIO:
+                return True
+    return False

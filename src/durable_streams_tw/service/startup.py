@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from durable_streams_tw.service import interpreter
+from durable_streams_tw.service import process_tuning
 from durable_streams_tw.storage.interfaces import StoreUnusable
 
 
@@ -57,7 +57,7 @@ class Startup(MultiService):
 
     def startService(self) -> None:
         """Start. Raises `CannotStart`."""
-        interpreter.tune()
+        process_tuning.tune()
         with self._explained():
             MultiService.startService(self)
         self._started()

@@ -111,7 +111,7 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="interface",
         group=_LISTENING,
-        meaning="address to listen on with port (without it: every one)",
+        meaning="address to listen on with port (without it: all IPv4 and IPv6 addresses)",
         parse=units.interface,
         metavar="ADDRESS",
         short="i",

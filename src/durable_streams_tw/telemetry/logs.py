@@ -88,6 +88,14 @@ class Lines:
         # Whether the last line was cut short.
         self._torn = False
 
+    def reopen(self, path: str | Path) -> None:
+        """Write to the file that has this name now. Raises `OSError`."""
+        opened = _open(path)
+        try:
+            os.dup2(opened, self._descriptor, inheritable=False)
+        finally:
+            os.close(opened)
+
     def write(self, line: bytes) -> None:
         """Write a line. Raises nothing that a disk can cause."""
         if self._lost:
@@ -116,10 +124,19 @@ class Lines:
 
 @implementer(ILogObserver)
 class JSONLog:
-    """Writes events as lines of JSON."""
+    """Writes events as lines of JSON, to the file at ``path`` where that is known."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, path: str | Path | None = None) -> None:
         self._lines = Lines(descriptor)
+        self._path = path
+
+    def reopen(self) -> None:
+        """Go on in the file that has the log's name now, which another program has renamed.
+
+        Raises `OSError`.
+        """
+        if self._path is not None:
+            self._lines.reopen(self._path)
 
     def __call__(self, event: LogEvent) -> None:
         """Write an event. Debugging is left out."""
@@ -129,6 +146,9 @@ class JSONLog:
 
 
 def to_file(path: str | Path) -> JSONLog:
-    """A log that is added to the end of a file, so that others may rotate it by copying."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    return JSONLog(os.open(path, flags, 0o640))
+    """Log to the end of a file, so that other programs may rotate it by copying or renaming."""
+    return JSONLog(_open(path), path)
+
+
+def _open(path: str | Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)

@@ -1,0 +1,63 @@
+"""Limits of the process: open files, and the connections that fit."""
+
+from __future__ import annotations
+
+import resource
+
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.service.process_tuning import (
+    MOST_FILES,
+    OWN_FILES,
+    connections_within,
+    raise_file_limit,
+)
+
+
+class FileLimitTests(SynchronousTestCase):
+    """The soft limit of open files."""
+
+    def limits(self, soft: int, hard: int) -> list[tuple[int, int]]:
+        """Let the process have these limits; return the list of those that it sets."""
+        applied: list[tuple[int, int]] = []
+        self.patch(resource, "getrlimit", lambda kind: (soft, hard))
+        self.patch(resource, "setrlimit", lambda kind, pair: applied.append(pair))
+        return applied
+
+    def test_raised(self) -> None:
+        for soft, hard, expected in (
+            (1024, 524_288, 524_288),
+            (1024, 1 << 30, MOST_FILES),
+            (1024, resource.RLIM_INFINITY, MOST_FILES),
+        ):
+            applied = self.limits(soft, hard)
+            self.assertEqual(raise_file_limit(), expected)
+            self.assertEqual(applied, [(expected, hard)])
+
+    def test_enough(self) -> None:
+        """A limit is never lowered."""
+        for soft, hard in ((4096, 4096), (1 << 21, 1 << 21), (resource.RLIM_INFINITY,) * 2):
+            applied = self.limits(soft, hard)
+            self.assertEqual(raise_file_limit(), MOST_FILES if soft < 0 else soft)
+            self.assertEqual(applied, [])
+
+    def test_refused(self) -> None:
+        """The server goes on with what it has, and says so."""
+
+        def refuse(kind: int, pair: tuple[int, int]) -> None:
+            raise ValueError("not allowed to raise maximum limit")
+
+        self.limits(1024, 4096)
+        self.patch(resource, "setrlimit", refuse)
+        with capturedLogs() as events:
+            self.assertEqual(raise_file_limit(), 1024)
+        self.assertEqual(events[0]["reason"], "not allowed to raise maximum limit")
+
+    def test_connections(self) -> None:
+        """They leave files for the server itself."""
+        self.assertEqual(connections_within(1024, 100), 100)
+        self.assertEqual(connections_within(1024, 100_000), 1024 - OWN_FILES)
+        self.assertEqual(connections_within(1024, 0), 1024 - OWN_FILES)
+        self.assertEqual(connections_within(64, 0), 32)
+        self.assertEqual(connections_within(1, 0), 1)
