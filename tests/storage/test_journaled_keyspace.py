@@ -9,6 +9,7 @@ import gc
 import os
 import shutil
 from collections.abc import Callable
+from unittest import mock
 from weakref import ref
 
 from hypothesis import settings
@@ -23,7 +24,7 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage import records
+from durable_streams_tw.storage import journaled_keyspace, records
 from durable_streams_tw.storage.checkpoint import read_mark
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.journal import JOURNAL_FILES, Journal
@@ -232,11 +233,56 @@ class FailingTests(_Case):
             put(self.keyspace, {b"b": b"3"})
             self.assertEqual(content(self.keyspace), {b"a": b"1", b"b": b"3"})
             # Later there is a journal again.
-            self.keyspace.tend()
+            self.keyspace.fold()
             put(self.keyspace, {b"b": b"4"})
             self.assertEqual(self.map.content[b"b"], b"3")
             self.crash()
             self.assertEqual(content(self.keyspace), {b"a": b"1", b"b": b"4"})
+
+    def test_journal_is_opened_again(self) -> None:
+        """Each fold tries, and asks for another one until it succeeds. One line is logged."""
+        put(self.keyspace, {b"a": b"1"})
+        self.fail_journal()
+        self.due.clear()
+        put(self.keyspace, {b"a": b"2"})
+        self.assertEqual(self.due, [False])
+        with mock.patch.object(
+            journaled_keyspace, "Journal", side_effect=OSError(errno.EIO, "it is broken")
+        ):
+            for folds in range(2, 5):
+                self.keyspace.fold()
+                self.assertEqual(self.due, [False] * folds)
+        self.keyspace.fold()
+        self.assertEqual(self.due, [False] * folds)
+        put(self.keyspace, {b"a": b"3"})
+        self.assertEqual(self.map.content[b"a"], b"2")
+        self.crash()
+        self.assertEqual(content(self.keyspace), {b"a": b"3"})
+
+    def test_journal_with_entries_is_not_opened_again(self) -> None:
+        """Entries that the map lacks would be overwritten."""
+        put(self.keyspace, {b"a": b"1"})
+        self.fail_journal()
+        self.map.plan = always("commit", Fault(KeyspaceFailed))
+        self.assertRaises(KeyspaceFailed, put, self.keyspace, {b"b": b"2"})
+        self.assertRaises(KeyspaceFailed, self.keyspace.fold)
+        self.keyspace._restore_journal()
+        self.assertIsNone(self.keyspace._journal)
+        self.crash()
+        self.assertEqual(content(self.keyspace), {b"a": b"1"})
+
+    def test_obstacle(self) -> None:
+        """Why the map cannot be read or written, for as long as it cannot."""
+        self.assertIsNone(self.keyspace.obstacle())
+        put(self.keyspace, {b"a": b"1"})
+        for call in ("commit", "snapshot"):
+            self.map.plan = always(call, Fault(KeyspaceFailed))
+            with contextlib.suppress(KeyspaceFailed):
+                self.keyspace.fold()
+            self.assertIn("fails by plan", self.keyspace.obstacle() or "")
+            self.map.well()
+            self.keyspace.fold()
+            self.assertIsNone(self.keyspace.obstacle())
 
     def test_no_room_for_a_journal(self) -> None:
         """A store works without one."""

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import lmdb
 from hypothesis import given
@@ -312,7 +313,8 @@ class FailureTests(LMDBCase):
         self.assertEqual(self.get(b"a"), b"old")
 
     def test_cannot_be_opened_anew(self) -> None:
-        """Everything fails until it can be, and then goes on."""
+        """Everything fails until it can be. Then a read alone opens it: writes that go to the
+        journal may not touch the map for a long time."""
         break_meta(self.directory)
         path = os.path.join(self.directory, DATA_FILE)
         os.rename(path, path + ".away")
@@ -327,8 +329,20 @@ class FailureTests(LMDBCase):
                     ask()
         os.rmdir(path)
         os.rename(path + ".away", path)
+        floor = self.keyspace.floor
+        self.assertEqual(self.get(b"a"), b"old")
+        self.assertGreater(self.keyspace.floor, floor)
+        self.keyspace.check_readers()
         self.put(b"b", b"new")
         self.assertEqual((self.get(b"a"), self.get(b"b")), (b"old", b"new"))
+
+    def test_closed_while_it_cannot_be_opened(self) -> None:
+        """Stopping a server during a disk fault raises nothing."""
+        break_meta(self.directory)
+        with mock.patch.object(lmdb, "open", side_effect=lmdb.Error("Input/output error")):
+            with self.assertRaises(KeyspaceFailed):
+                self.put(b"a", b"new")
+            self.keyspace.close()
 
     def test_the_map_is_full(self) -> None:
         self.keyspace.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -23,7 +24,7 @@ from durable_streams_tw.storage.meter import Distribution, Levels, Meter
 from durable_streams_tw.storage.write_probe import write_obstacle
 from tests.storage import commands
 from tests.storage.lmdb_rig import LMDBRig
-from tests.storage.store_rig import StoreRig
+from tests.storage.store_rig import StoreRig, put
 
 
 class DistributionTests(SynchronousTestCase):
@@ -223,6 +224,21 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
 
         self.patch(LMDBKeyspace, "disk_room", broken)
         self.assertEqual(self.result(self.store.obstacle()), "the disk failed: input/output error")
+
+    def test_map_that_fails(self) -> None:
+        """A map that cannot be read is an obstacle, and so is one that the journal cannot be put
+        into; the journal takes writes all the while."""
+        for call in ("begin", "snapshot"):
+            self.submit(put(call))
+            with mock.patch.object(LMDBKeyspace, call, side_effect=KeyspaceFailed("it fails")):
+                with contextlib.suppress(KeyspaceFailed):
+                    self.store._keyspace.fold()
+                self.assertEqual(
+                    self.result(self.store.obstacle()),
+                    "the store's file cannot be read or written: it fails",
+                )
+            self.store._keyspace.fold()
+            self.assertIsNone(self.result(self.store.obstacle()))
 
     def test_a_bug_is_an_obstacle(self) -> None:
         """Whatever the committing lane meets, the answer comes."""

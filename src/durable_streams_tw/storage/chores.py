@@ -42,7 +42,7 @@ class Folded(Protocol):
         """Bring the map up to date. Raises `KeyspaceFull` and `KeyspaceFailed`."""
 
     def tend(self) -> None:
-        """What is due now and then. Raises the same."""
+        """Free the slots of dead readers. Raises `KeyspaceFailed`."""
 
 
 class Chores:

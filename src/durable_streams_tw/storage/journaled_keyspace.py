@@ -60,7 +60,7 @@ _GROWTH: Final = 2
 
 
 class TendedKeyspace(Keyspace, Protocol):
-    """A keyspace that wants something done now and then."""
+    """Keyspace with a table of readers in other processes."""
 
     def check_readers(self) -> None:
         """Free the slots of readers whose process died. Raises `KeyspaceFailed`."""
@@ -96,6 +96,10 @@ class JournaledKeyspace:
         self._generation = 0
         # Whether there was no room, when something was folded last.
         self._crammed = False
+        # Why the journal could not be folded in last time, None if it could.
+        self._not_folded: str | None = None
+        # Why there is no journal, as it was logged last.
+        self._no_journal: str | None = None
         # Whether commits may have freed pages that cannot be used yet.
         self._unripe = True
         self._mark = self._found_mark()
@@ -138,13 +142,19 @@ class JournaledKeyspace:
             self._log.info("{count} batches were left in the journal", count=len(left))
 
     def _open_journal(self) -> None:
-        """Have a journal, if there can be one and both of its files are free."""
-        if self._journal is not None or self._frozen is not None:
+        """Open the journal, unless entries in it are not folded in yet."""
+        if self._journal is not None or self._frozen is not None or len(self._active):
             return
         try:
             self._journal = Journal(self._directory, self._mark.lineage, self._size)
         except (OSError, StoreUnusable) as error:
-            self._log.warn("there is no journal, so writes are slower: {reason}", reason=error)
+            if self._no_journal != str(error):
+                self._no_journal = str(error)
+                self._log.warn("there is no journal, so writes are slower: {reason}", reason=error)
+            return
+        if self._no_journal is not None:
+            self._no_journal = None
+            self._log.info("there is a journal again")
 
     def close(self) -> None:
         """Release the journal and the map. What is not folded in stays in the journal."""
@@ -186,6 +196,17 @@ class JournaledKeyspace:
         """How many bytes are journaled only."""
         frozen = self._frozen
         return self._active.size + (0 if frozen is None else frozen.size)
+
+    def obstacle(self) -> str | None:
+        """Return why the map cannot be read or written, None if it can.
+
+        Called on any thread but the reactor's.
+        """
+        try:
+            with self.snapshot():
+                return self._not_folded
+        except KeyspaceFailed as failure:
+            return str(failure)
 
     # -- batches ------------------------------------------------------------------------------
 
@@ -243,9 +264,11 @@ class JournaledKeyspace:
         try:
             journal.append(entry)
         except OSError as error:
+            self._no_journal = error.strerror
             self._log.error("the journal cannot be written: {reason}", reason=error.strerror)
             journal.close()
             self._journal = None
+            self.due(False)
             with self._folding:
                 self._bury(self._number + 1)
             return False
@@ -291,10 +314,10 @@ class JournaledKeyspace:
     # -- folding ------------------------------------------------------------------------------
 
     def fold(self) -> None:
-        """Bring the map up to date with all that is journaled at this moment.
+        """Bring the map up to date with all that is journaled, and open a lost journal again.
 
-        In any thread but the reactor's. Raises `KeyspaceFull` and `KeyspaceFailed`: then it can
-        be tried again.
+        Called on any thread but the reactor's. Raises `KeyspaceFull` and `KeyspaceFailed`; the
+        caller then tries again.
         """
         with self._folding:
             self._fold_frozen()
@@ -303,6 +326,17 @@ class JournaledKeyspace:
                 self._freeze()
         with self._folding:
             self._fold_frozen()
+        if self._journal is None:
+            self._restore_journal()
+
+    def _restore_journal(self) -> None:
+        """Open a journal in place of one that could not be written, now or at a later `fold`."""
+        with self._writing, self._folding:
+            # A batch of unknown outcome may still stand in the old files.
+            if self._doubtful is None:
+                self._open_journal()
+        if self._journal is None:
+            self.due(False)
 
     def _freeze(self) -> None:
         """Let the batches so far be folded in, and others be journaled in the other file."""
@@ -329,10 +363,11 @@ class JournaledKeyspace:
     def _bring_up(self, pairs: Pairs, number: int) -> None:
         try:
             bring_up(self._map, pairs, self._mark.at(number))
-        except KeyspaceFull:
-            self._crammed = True
+        except (KeyspaceFull, KeyspaceFailed) as failure:
+            self._crammed = isinstance(failure, KeyspaceFull)
+            self._not_folded = str(failure)
             raise
-        self._crammed, self._unripe = False, True
+        self._crammed, self._unripe, self._not_folded = False, True, None
 
     def _forget_layers(self, number: int) -> None:
         """The map has everything, up to a number that the journal may not have."""
@@ -344,16 +379,8 @@ class JournaledKeyspace:
             self._journal.turn()
 
     def tend(self) -> None:
-        """What is due now and then: free the slots of dead readers, and have a journal again
-        where it could not be written. In the thread that makes batches.
-
-        Raises `KeyspaceFull` and `KeyspaceFailed`.
-        """
-        with self._writing, self._folding:
-            self._map.check_readers()
-            if self._journal is None and self._doubtful is None:
-                self._fold_together(self._number)
-                self._open_journal()
+        """Free the slots of dead readers. Raises `KeyspaceFailed`."""
+        self._map.check_readers()
 
 
 class _Batch(LayeredView):

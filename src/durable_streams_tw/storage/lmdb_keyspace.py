@@ -41,9 +41,13 @@ _GENERATION_BITS: Final = 48
 
 
 class LMDBKeyspace:
-    """The environment in a directory that exists already.
+    """LMDB environment of a data directory that exists already.
 
-    Raises `StoreUnusable` where it cannot be opened.
+    A commit that fails in its meta page leaves the environment refusing everything, reads too.
+    The environment is then closed and opened again: at once if the disk allows it, otherwise by
+    the next snapshot or batch. Until one of them succeeds, each raises `KeyspaceFailed`.
+
+    Raises `StoreUnusable` if the environment cannot be opened.
     """
 
     def __init__(self, directory: str) -> None:
@@ -54,8 +58,8 @@ class LMDBKeyspace:
         self._snapshots = 0
         self._reopening = False
         self._idle = Condition()
-        self._broken = False
-        self._environment = self._open()
+        # None from a failed attempt to open the environment again until one that succeeds.
+        self._environment: lmdb.Environment | None = self._open()
 
     def _open(self) -> lmdb.Environment:
         allocate_lock_file(self._directory)
@@ -71,7 +75,7 @@ class LMDBKeyspace:
         try:
             check_size(environment, os.path.join(self._directory, DATA_FILE))
             environment.reader_check()
-            # What a crash left in the page cache becomes durable before anybody builds on it.
+            # What a crash left in the page cache becomes durable before anything builds on it.
             environment.sync(True)
         except (lmdb.Error, OSError) as error:
             environment.close()
@@ -83,25 +87,45 @@ class LMDBKeyspace:
 
     @contextmanager
     def snapshot(self) -> Iterator[LMDBSnapshot]:
-        """The map as it is now; values are windows into it."""
-        with self._idle:
-            while self._reopening:
-                self._idle.wait()
-            self._snapshots += 1
-            environment, generation = self._environment, self._generation
-        transaction = None
-        try:
+        """The map as it is now; values are windows into it. Raises `KeyspaceFailed`."""
+        with self._held() as (environment, generation):
             try:
                 transaction = environment.begin(buffers=True)
             except lmdb.Error as error:
                 raise KeyspaceFailed(str(error)) from error
-            yield LMDBSnapshot(transaction, generation)
-        finally:
-            if transaction is not None:
+            try:
+                yield LMDBSnapshot(transaction, generation)
+            finally:
                 transaction.abort()
+
+    @contextmanager
+    def _held(self) -> Iterator[tuple[lmdb.Environment, int]]:
+        """Keep the environment open meanwhile. Yield it and its generation."""
+        with self._idle:
+            environment = self._usable()
+            generation = self._generation
+            self._snapshots += 1
+        try:
+            yield environment, generation
+        finally:
             with self._idle:
                 self._snapshots -= 1
                 self._idle.notify_all()
+
+    def _usable(self) -> lmdb.Environment:
+        """Return the environment; open it if it is closed. Call with ``_idle`` held.
+
+        Raises `KeyspaceFailed`.
+        """
+        while self._reopening:
+            self._idle.wait()
+        if self._environment is None:
+            try:
+                self._environment = self._open()
+            except StoreUnusable as error:
+                raise KeyspaceFailed(str(error)) from error
+            self._generation += 1
+        return self._environment
 
     @property
     def floor(self) -> int:
@@ -109,41 +133,37 @@ class LMDBKeyspace:
         return self._generation << _GENERATION_BITS
 
     def begin(self) -> _WriteBatch:
-        """Begin a batch. An environment that a failure has broken is opened anew first."""
-        if self._broken:
-            self._reopen()
+        """Begin a batch. Raises `KeyspaceFailed`."""
+        with self._idle:
+            environment = self._usable()
         try:
-            transaction = self._environment.begin(write=True)
+            transaction = environment.begin(write=True)
         except lmdb.PanicError:
-            self._reopen()
+            environment = self._reopen()
             try:
-                transaction = self._environment.begin(write=True)
+                transaction = environment.begin(write=True)
             except lmdb.Error as error:
                 raise KeyspaceFailed(str(error)) from error
         except lmdb.Error as error:
             raise KeyspaceFailed(str(error)) from error
         return _WriteBatch(self, transaction, self._generation)
 
-    def _reopen(self) -> None:
-        """Read anew what the disk has, once the snapshots that are open have ended.
+    def _reopen(self) -> lmdb.Environment:
+        """Close the environment once all open snapshots have ended, and open it again.
 
-        A commit that fails in its meta page leaves the environment refusing everything,
-        reads too.
+        Raises `KeyspaceFailed`: then it stays closed until `_usable` can open it.
         """
-        self._broken = True
         with self._idle:
             self._reopening = True
             try:
                 self._idle.wait_for(lambda: not self._snapshots)
-                self._environment.close()
-                self._environment = self._open()
-                self._generation += 1
-                self._broken = False
-            except StoreUnusable as error:
-                raise KeyspaceFailed(str(error)) from error
+                if self._environment is not None:
+                    self._environment.close()
+                    self._environment = None
             finally:
                 self._reopening = False
                 self._idle.notify_all()
+            return self._usable()
 
     def commit_failed(self, error: lmdb.Error) -> KeyspaceFull | KeyspaceFailed:
         """What a failed commit means; afterwards the environment works again if it can.
@@ -154,15 +174,16 @@ class LMDBKeyspace:
         meaning = self.failure(error)
         with self._idle:
             self._generation += 1
+            environment = self._usable()
         try:
-            self._environment.begin(write=True).abort()
+            environment.begin(write=True).abort()
         except lmdb.Error:
             meaning = KeyspaceFailed(str(error))
             try:
                 self._reopen()
             except KeyspaceFailed as second:
-                # The next batch tries again.
-                meaning = KeyspaceFailed(f"{error}; opening anew: {second}")
+                # The next snapshot or batch tries again.
+                meaning = KeyspaceFailed(f"{error}; opening the map again: {second}")
         return meaning
 
     def failure(self, error: lmdb.Error) -> KeyspaceFull | KeyspaceFailed:
@@ -219,10 +240,10 @@ class LMDBKeyspace:
         return pages(stat) * int(stat["psize"])
 
     def _statistics(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """What LMDB says of the environment and of its tree; the map stays open meanwhile."""
-        with self.snapshot():
+        """Return LMDB's statistics of the environment and of its tree. Raises `KeyspaceFailed`."""
+        with self._held() as (environment, _):
             try:
-                return self._environment.info(), self._environment.stat()
+                return environment.info(), environment.stat()
             except lmdb.Error as error:
                 raise KeyspaceFailed(str(error)) from error
 
@@ -232,8 +253,7 @@ class LMDBKeyspace:
 
         Raises `KeyspaceFailed`. Not for the reactor's thread.
         """
-        with self.snapshot():
-            environment = self._environment
+        with self._held() as (environment, _):
             try:
                 info, stat, table = environment.info(), environment.stat(), environment.readers()
                 file_size = os.stat(os.path.join(self._directory, DATA_FILE)).st_size
@@ -241,22 +261,23 @@ class LMDBKeyspace:
                 raise KeyspaceFailed(str(error)) from error
             # Process, thread and transaction of each reader; a slot that waits has none.
             seen = [int(row[2]) for row in map(str.split, table.splitlines()[1:]) if _reads(row)]
-        # The snapshot that was held here is none of those that somebody waits for.
         used = pages(stat) * int(stat["psize"])
         lag = max(0, int(info["last_txnid"]) - min(seen, default=int(info["last_txnid"])))
         room = self.disk_room()
-        return used, int(info["map_size"]), file_size, room, max(0, len(seen) - 1), lag
+        return used, int(info["map_size"]), file_size, room, len(seen), lag
 
     def check_readers(self) -> None:
         """Free the slots of readers whose process died. Raises `KeyspaceFailed`."""
-        try:
-            self._environment.reader_check()
-        except lmdb.Error as error:
-            raise KeyspaceFailed(str(error)) from error
+        with self._held() as (environment, _):
+            try:
+                environment.reader_check()
+            except lmdb.Error as error:
+                raise KeyspaceFailed(str(error)) from error
 
     def close(self) -> None:
         """Release the map."""
-        self._environment.close()
+        if self._environment is not None:
+            self._environment.close()
 
 
 def open_environment(path: str, where: str, **options: Any) -> lmdb.Environment:

@@ -437,7 +437,7 @@ class LMDBStore:
         if not self._open:
             return succeed("the store is closed")
         # Both lanes have to come round.
-        written = self._lanes.read(partial(write_obstacle, self._directory))
+        written = self._lanes.read(self._disk_obstacle)
         looked: Deferred[str | None] = Deferred()
         found: list[str | None] = []
         self._lanes.write(
@@ -448,6 +448,13 @@ class LMDBStore:
         )
         both: Deferred[list[str | None]] = gatherResults([written, looked])
         return both.addCallback(lambda answers: answers[0] or answers[1])
+
+    def _disk_obstacle(self) -> str | None:
+        """On a reader thread: return why the disk cannot be used, None if it can."""
+        obstacle = write_obstacle(self._directory)
+        if obstacle is None and (failure := self._keyspace.obstacle()) is not None:
+            obstacle = f"the store's file cannot be read or written: {failure}"
+        return obstacle
 
 
 def _wall_clock() -> int:
