@@ -25,6 +25,7 @@ AUTH_TYPES = f"{ROOT}.service.auth_types"
 # A package imports itself and the ones before it.
 ORDER = (
     *(
+        "clocks",
         "datastructures",
         "protocol",
         "outgoing",

@@ -57,21 +57,20 @@ class AbsentTests(RefusingTestCase):
     def test_usable(self) -> None:
         """A stream that is there, closed or not, and whose time has not come."""
         mortal = replace(OPEN, lifetime=Lifetime(ttl=4))
-        for state, accessed_at in ((OPEN, 0), (CLOSED, 0), (mortal, 5001), (mortal, NOW)):
-            self.assertIsNone(transitions.absent(state, NOW, accessed_at))
+        for state in (OPEN, CLOSED, mortal):
+            self.assertIsNone(transitions.absent(state, expired=False))
 
     def test_refused(self) -> None:
         """Unknown and expired: 404; deleted but held by forks: 410, also when it has expired."""
         mortal = replace(OPEN, lifetime=Lifetime(ttl=4))
         held = replace(mortal, forks=1, deleted=True)
-        for state, problem in (
-            (None, Problem.STREAM_NOT_FOUND),
-            (mortal, Problem.STREAM_NOT_FOUND),
-            (replace(OPEN, lifetime=Lifetime(expires_at=NOW)), Problem.STREAM_NOT_FOUND),
-            (held, Problem.STREAM_GONE),
-            (replace(held, lifetime=FOR_EVER), Problem.STREAM_GONE),
+        for state, expired, problem in (
+            (None, False, Problem.STREAM_NOT_FOUND),
+            (mortal, True, Problem.STREAM_NOT_FOUND),
+            (held, True, Problem.STREAM_GONE),
+            (replace(held, lifetime=FOR_EVER), False, Problem.STREAM_GONE),
         ):
-            self.assertRefusal(problem, transitions.absent(state, NOW, 5000))
+            self.assertRefusal(problem, transitions.absent(state, expired))
 
 
 class CreateTests(RefusingTestCase):

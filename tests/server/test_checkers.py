@@ -54,7 +54,7 @@ class FileTests(CheckerCase):
         CheckerCase.setUp(self)
         self.path = Path(self.mktemp())
         self.write(_entry("a", "one"))
-        self.checker = FileTokens(str(self.path), self.clock)
+        self.checker = FileTokens(str(self.path), self.clock, self.clock.seconds)
 
     def write(self, text: str) -> None:
         """Put another file in the place, as editors do."""
@@ -102,12 +102,14 @@ class FileTests(CheckerCase):
 
     def test_unusable_at_the_beginning(self) -> None:
         """Then there is no beginning."""
-        error = self.assertRaises(UnusableFile, FileTokens, "/nowhere/at/all", self.clock)
+        error = self.assertRaises(
+            UnusableFile, FileTokens, "/nowhere/at/all", self.clock, self.clock.seconds
+        )
         self.assertIn("/nowhere/at/all", str(error))
         self.write("[tokens.a]\n")
-        self.assertRaises(UnusableFile, FileTokens, str(self.path), self.clock)
+        self.assertRaises(UnusableFile, FileTokens, str(self.path), self.clock, self.clock.seconds)
         self.write("#" * (5 * 1024 * 1024))
-        self.assertRaises(UnusableFile, FileTokens, str(self.path), self.clock)
+        self.assertRaises(UnusableFile, FileTokens, str(self.path), self.clock, self.clock.seconds)
 
 
 class JwtTests(CheckerCase):
@@ -116,7 +118,9 @@ class JwtTests(CheckerCase):
     def setUp(self) -> None:
         CheckerCase.setUp(self)
         self.asked: list[Deferred[bytes]] = []
-        self.checker = JwtTokens(Expected(ISSUER, AUDIENCE), self.fetch, "id.example", self.clock)
+        self.checker = JwtTokens(
+            Expected(ISSUER, AUDIENCE), self.fetch, "id.example", self.clock, self.clock.seconds
+        )
 
     def fetch(self) -> Deferred[bytes]:
         """Remember that somebody has asked."""

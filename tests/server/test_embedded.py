@@ -236,7 +236,7 @@ class TailTests(Case):
         """No reader is waited for, no stream followed."""
         self.assertEqual(self.streams._long_polls.count, 0)
         store: Any = self.streams._store
-        self.assertEqual(store._access._pins, {})
+        self.assertEqual(store.access._pins, {})
 
     def test_follows_to_the_end(self) -> None:
         """What is there, what comes, and no more when the stream is closed."""

@@ -47,6 +47,29 @@ class ExpirySuite(StoreRig):
         self.store.unpin(stream_id)
         self.assertGone()
 
+    def test_wall_clock_set_forward(self) -> None:
+        """A TTL counts on as before; a deadline that is a date has passed."""
+        self.created(put("ttl", lifetime=TWO_SECONDS))
+        self.created(put("date", lifetime=until(1800)))
+        self.lead = 3_600_000
+        self.assertGone("date")
+        self.sweep(self.store)
+        self.look("ttl")
+        self.assertEndsAfter(2, "ttl")
+
+    def test_wall_clock_set_back(self) -> None:
+        """A TTL counts on as before; a deadline that is a date is further away."""
+        self.created(put("ttl", lifetime=TWO_SECONDS))
+        self.created(put("date", lifetime=until(10)))
+        self.lead = -3_600_000
+        self.assertEndsAfter(2, "ttl")
+        self.sleep(3600)
+        self.sweep(self.store)
+        self.look("date")
+        self.assertEndsAfter(8, "date")
+        self.sweep(self.store)
+        self.assertGone("date")
+
     def test_no_time_at_all(self) -> None:
         """A TTL of nothing is a stream that is gone at once."""
         self.created(put(raw=b"x", lifetime=Lifetime(ttl=0)))

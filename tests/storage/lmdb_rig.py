@@ -59,6 +59,7 @@ class LMDBRig(StoreRig):
             quota=self.quota,
             journal_size=_JOURNAL,
             now=lambda: self.now,
+            lead=lambda: self.lead,
         )
         store.open()
         self.clock, self.lanes = clock, lanes

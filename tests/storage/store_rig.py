@@ -70,8 +70,12 @@ def post(
 class StoreRig(_Base):
     """A fresh store for every test. `told` is what its listener heard, commit by commit."""
 
+    lead = 0
+    """How far the wall clock is ahead of the store's time (ms)."""
+
     def make_store(self) -> IStreamStore:
-        """A new store, open, empty, whose clock is ``self.now``."""
+        """Make an open, empty store whose clock is ``self.now``, and the wall clock ``self.lead``
+        ahead of it."""
         raise NotImplementedError
 
     def reopen(self, store: IStreamStore) -> IStreamStore:

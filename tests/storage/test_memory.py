@@ -17,7 +17,7 @@ from tests.storage.store_suite import StoreSuite
 class _InMemory(StoreRig):
     def make_store(self) -> IStreamStore:
         self.clock = Clock()
-        store = MemoryStore(lambda: self.now, self.clock)
+        store = MemoryStore(lambda: self.now, self.clock, lambda: self.lead)
         store.open()
         return store
 

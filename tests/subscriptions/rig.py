@@ -58,7 +58,10 @@ class WakesCase(SynchronousTestCase):
         self.begin()
 
     def make_store(self) -> IStreamStore:
-        return MemoryStore(lambda: int(self.clock.seconds() * 1000))
+        return MemoryStore(self.now)
+
+    def now(self) -> int:
+        return int(self.clock.seconds() * 1000)
 
     def begin(self) -> None:
         """Start, or start again on the same store."""
@@ -73,7 +76,7 @@ class WakesCase(SynchronousTestCase):
             lambda: self.base,
             lambda: self.chance,
         )
-        self.wakes = Wakes(self.store, self.deliveries.deliver, self.clock)
+        self.wakes = Wakes(self.store, self.deliveries.deliver, self.clock, self.now)
         self.wakes.start()
 
     def stop(self) -> None:

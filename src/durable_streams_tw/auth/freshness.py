@@ -21,7 +21,7 @@ class Keys(Enum):
 
 
 class Freshness:
-    """The times of one key set, in seconds of any clock that only goes on."""
+    """The times of one key set, in seconds of a monotonic clock."""
 
     def __init__(self) -> None:
         self._fetched: float | None = None
@@ -53,8 +53,7 @@ class Freshness:
 
     def wait(self, now: float) -> float:
         """After how many seconds it may be asked again."""
-        if self._asked is None or self._asked > now:
-            # Never, or the clock was set back.
+        if self._asked is None:
             return 0.0
         return max(0.0, self._asked + KEY_SET_PAUSE - now)
 

@@ -45,11 +45,9 @@ class Rates:
 
         What is refused is not counted.
         """
-        # However clocks are set back, nobody waits for longer than a bucket takes to fill.
-        known = min(self._full_at.get(client, now), now + self._depth)
-        full_at = max(known, now) + self._step
+        full_at = max(self._full_at.get(client, now), now) + self._step
         late = full_at - self._depth - now
-        # Times since 1970 are exact to less than a microsecond only, and fractions add up.
+        # Fractions add up: a bucket that is full to the microsecond is full.
         if late > 1e-5:
             return late
         self._full_at.put(client, full_at)

@@ -95,7 +95,10 @@ def run(main: Callable[[Any], Coroutine[Any, Any, None]], *, as_json: bool = Fal
     """
     from twisted.internet import reactor as installed
 
+    from durable_streams_tw.clocks import make_monotonic
+
     reactor: Any = installed
+    make_monotonic(reactor)
     outcome: list[Failure | None] = []
 
     def end(result: Failure | None) -> None:

@@ -125,7 +125,7 @@ class _Following:
 
     async def round(self) -> AsyncGenerator[Batch, None]:
         """What one live request brings; none where it has failed, and was worth waiting for."""
-        began = self._client.wire.reactor.seconds()
+        began = self._client.wire.timers.seconds()
         moved = False
         batches = self._events() if self._sse else self._poll()
         try:
@@ -147,7 +147,7 @@ class _Following:
         finally:
             await batches.aclose()
         self._patience.succeeded()
-        took = self._client.wire.reactor.seconds() - began
+        took = self._client.wire.timers.seconds() - began
         if not moved and not self.closed and took < _LEAST_ROUND:
             # A server whose waiting is short, or a cache in between.
             await self._client.pause(_LEAST_ROUND - took)

@@ -37,7 +37,7 @@ class Producer:
         self.content_type = content_type
         self._may_claim = epoch is None
         if epoch is None:
-            epoch = 0 if name is None else int(client.wire.reactor.seconds() * 1000)
+            epoch = 0 if name is None else int(client.wire.wall() * 1000)
         self.name = name or str(uuid4())
         self.epoch = epoch
         self._seq = 0

@@ -211,14 +211,14 @@ class StreamClient:
 
     def patience(self) -> Patience:
         """For one thing that is to be done in spite of failures."""
-        return Patience(self._endure, self.wire.reactor.seconds, self._random)
+        return Patience(self._endure, self.wire.timers.seconds, self._random)
 
     async def rest(self, patience: Patience, error: Exception) -> None:
         """Wait after a failure, or raise it again where patience is at its end."""
         first = not patience.tried
         asked = 0.0
         if isinstance(error, Rejected):
-            asked = retry_after(error.header, self.wire.reactor.seconds())
+            asked = retry_after(error.header, self.wire.wall())
         pause = patience.failed(asked)
         if pause is None:
             raise error
@@ -228,7 +228,7 @@ class StreamClient:
 
     async def pause(self, seconds: float) -> None:
         """Let time pass."""
-        clock: Any = self.wire.reactor
+        clock: Any = self.wire.timers
         await deferLater(clock, seconds)
 
     async def insist(

@@ -24,6 +24,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from durable_streams_tw.client.errors import Broken, ClientError, Unreachable, Untrusted
+from durable_streams_tw.clocks import timers_of, wall_clock
 from durable_streams_tw.outgoing.cancelling import cancellable
 from durable_streams_tw.outgoing.requests import PlainAgent, WholeBody
 
@@ -145,14 +146,17 @@ class Response(Struct, frozen=True):
 class Wire:
     """Makes requests.
 
-    ``agent`` connects; ``reactor`` gives the time. ``patience`` is how many seconds the head
-    of an answer may take, and how long a body that is read whole may be silent.
+    ``agent`` connects; ``reactor`` gives the time: ``timers`` is monotonic, ``wall`` the wall
+    clock. ``patience`` is how many seconds the head of an answer may take, and how long a body
+    that is read whole may be silent.
     """
 
     def __init__(self, agent: IAgent, reactor: Any, patience: float = 30.0) -> None:
         # A proxy that compresses an event stream holds its events back until it has enough.
         self._treq = HTTPClient(PlainAgent(agent))
         self.reactor = reactor
+        self.timers = timers_of(reactor)
+        self.wall = wall_clock(reactor)
         self._patience = patience
 
     async def ask(
@@ -206,7 +210,7 @@ class Wire:
             reactor=self.reactor,
         )
         coming = cancellable(requested)
-        timer = self.reactor.callLater(
+        timer = self.timers.callLater(
             patience, lambda: coming.errback(_Late()) if not coming.called else None
         )
         try:
@@ -221,7 +225,7 @@ class Wire:
         finally:
             if timer.active():
                 timer.cancel()
-        inflow = Inflow(self.reactor, self._patience if quiet is None else quiet)
+        inflow = Inflow(self.timers, self._patience if quiet is None else quiet)
         response.deliverBody(inflow)
         fields = {
             name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")

@@ -18,13 +18,13 @@ from durable_streams_tw.protocol.requests import Append, Create
 from durable_streams_tw.protocol.state import FOR_EVER, StreamState
 
 
-def absent(state: StreamState | None, now: int, accessed_at: int) -> Refusal | None:
-    """Refuse where a path has no stream that a client may use at this time."""
+def absent(state: StreamState | None, expired: bool) -> Refusal | None:
+    """Refuse where a path has no stream that a client may use; ``expired``: its time is over."""
     if state is None:
         return Refusal(Problem.STREAM_NOT_FOUND, "there is no stream at this path")
     if state.deleted:
         return Refusal(Problem.STREAM_GONE, "the stream was deleted and lives on in its forks only")
-    if state.has_expired(now, accessed_at):
+    if expired:
         return Refusal(Problem.STREAM_NOT_FOUND, "the stream has expired")
     return None
 

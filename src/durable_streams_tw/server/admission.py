@@ -33,6 +33,7 @@ from durable_streams_tw.auth.identities import BearerToken, CannotTell, Identity
 from durable_streams_tw.auth.needs import WAKE_KINDS, Coverage
 from durable_streams_tw.auth.origins import Hosts, Origins
 from durable_streams_tw.auth.rates import Rate, Rates, client_of
+from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.protocol import subscription_requests
 from durable_streams_tw.protocol.control_paths import ControlPath, Place, is_control, read_path
@@ -113,12 +114,14 @@ class Admission:
         subscriptions: Subscriptions,
         conditions: Conditions,
         clock: IReactorTime,
+        wall: Seconds,
     ) -> None:
         self._operations = operations
         self._policies = policies
         self._subscriptions = subscriptions
         self._conditions = conditions
         self._clock = clock
+        self._wall = wall
         self._rates = None if conditions.rate is None else Rates(conditions.rate)
         # Tokens that were good a moment ago, by their hash: their owners' addresses do not pay.
         self._known: BoundedCache[bytes, None] = BoundedCache(TOKEN_CACHE)
@@ -180,7 +183,7 @@ class Admission:
         answer = self._operations.respond(request)
         if request.method != b"GET" or who.expires_at is None:
             return answer
-        left = who.expires_at - self._clock.seconds()
+        left = who.expires_at - self._wall()
         if left > self._conditions.live:
             return answer
         return until(left, answer, self._clock, lambda: self._say(request, unauthorized(_ENDED)))
@@ -292,7 +295,7 @@ class Admission:
             return say(unauthorized(f"a token has at most {MAX_BEARER} characters, of base64"))
 
         def admitted(who: Identity) -> Response | Deferred[Response]:
-            if who.expires_at is not None and self._clock.seconds() >= who.expires_at:
+            if who.expires_at is not None and self._wall() >= who.expires_at:
                 return say(unauthorized(_ENDED))
             if self._rates is not None:
                 self._remember(digest)

@@ -18,6 +18,7 @@ from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.server.channel import FastChannel
 from durable_streams_tw.server.channel_live import Frames
@@ -34,7 +35,8 @@ from durable_streams_tw.server.wire_section import Surroundings
 class FastDoor(ServerFactory):
     """Serves streams below ``root``, a raw path with a slash at both ends.
 
-    All else, and HTTP/2, is left to ``site``, which serves the same streams.
+    All else, and HTTP/2, is left to ``site``, which serves the same streams. ``wall`` (default:
+    ``clock``) returns seconds since the Unix epoch, for the Date of answers.
     """
 
     noisy = False
@@ -47,6 +49,7 @@ class FastDoor(ServerFactory):
         clock: IReactorTime,
         root: bytes,
         settings: Settings | None = None,
+        wall: Seconds | None = None,
     ) -> None:
         self.settings = settings = settings or Settings()
         self.serving = operations.serving
@@ -60,7 +63,8 @@ class FastDoor(ServerFactory):
         self.max_held = max(limits.MAX_BODIES, settings.max_body)
         self._site: Any = site
         self._clock = clock
-        self.wheel = Wheel(clock, self.openings.tick)
+        date = wall or clock.seconds
+        self.wheel = Wheel(clock, lambda _: self.openings.tick(date()))
         self.connections: set[FastChannel] = set()
         self._room = Room(settings)
         self._drained: Deferred[None] | None = None

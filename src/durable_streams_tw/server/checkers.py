@@ -24,6 +24,7 @@ from durable_streams_tw.auth.identities import CannotTell, IBearerToken, Identit
 from durable_streams_tw.auth.jwts import Expected, Invalid, UnknownKey
 from durable_streams_tw.auth.key_sets import KeySet, MalformedKeySet, read_key_set
 from durable_streams_tw.auth.token_file import MalformedFile, TokenTable, read_table
+from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.protocol.limits import (
     KEY_SET_STALE,
@@ -50,9 +51,10 @@ class FileTokens:
 
     credentialInterfaces = (IBearerToken,)
 
-    def __init__(self, path: str, clock: IReactorTime) -> None:
+    def __init__(self, path: str, clock: IReactorTime, wall: Seconds) -> None:
         self._path = os.path.abspath(path)
         self._clock = clock
+        self._wall = wall
         self._key = token_bytes(32)
         self._looked = clock.seconds()
         self._seen: object = None
@@ -61,10 +63,10 @@ class FileTokens:
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
         """Whose token it is. Fails with `Rejected`."""
         now = self._clock.seconds()
-        if not self._looked <= now < self._looked + TOKEN_FILE_CHECK:
+        if now >= self._looked + TOKEN_FILE_CHECK:
             self._looked = now
             self._look_again()
-        who = self._table.find(credentials.token, now)
+        who = self._table.find(credentials.token, self._wall())
         return fail(Rejected("the token is not known")) if who is None else succeed(who)
 
     def _look_again(self) -> None:
@@ -106,16 +108,25 @@ class FileTokens:
 class JwtTokens:
     """Knows the tokens of an issuer, by its keys, which ``fetch`` gets.
 
-    ``source`` names the issuer in the log.
+    ``source`` names the issuer in the log; ``clock`` times the fetching of keys, ``wall`` is what
+    the tokens' claims are compared with.
     """
 
     credentialInterfaces = (IBearerToken,)
 
-    def __init__(self, expected: Expected, fetch: Fetch, source: str, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        expected: Expected,
+        fetch: Fetch,
+        source: str,
+        clock: IReactorTime,
+        wall: Seconds,
+    ) -> None:
         self._expected = expected
         self._fetch = fetch
         self._source = source
         self._clock = clock
+        self._wall = wall
         self._freshness = Freshness()
         self._raw = b""
         self._keys = KeySet(())
@@ -171,7 +182,7 @@ class JwtTokens:
     # -- tokens -------------------------------------------------------------------------------
 
     def _check(self, token: str) -> Identity:
-        now = self._clock.seconds()
+        now = self._wall()
         digest = hashlib.sha256(token.encode("ascii")).digest()
         who = self._good.get(digest)
         if who is not None and (who.expires_at is None or now < who.expires_at):

@@ -14,6 +14,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
+from durable_streams_tw import clocks
 from durable_streams_tw.auth.origins import Hosts, Origins
 from durable_streams_tw.live.fanout import Fanout
 from durable_streams_tw.live.tails import Tails
@@ -85,16 +86,22 @@ class DurableStreams(Service):
         if reactor is None:
             from twisted.internet import reactor
         self._reactor = reactor
+        #: Timers, on monotonic time; deadlines that a client or an issuer names are the wall
+        #: clock's; what a store counts from "now" runs by `clocks.StreamTime`.
+        timers = clocks.timers_of(reactor)
+        wall = clocks.wall_clock(reactor)
+        self._timers = timers
+        self._time = clocks.stream_time(reactor)
         self._settings = settings = settings or Settings()
         self._in_thread = in_thread or self._in_pool
         self._started = self._released = False
         if store is None:
-            store = MemoryStore(self._now, reactor) if data_dir is None else self._on_disk(data_dir)
+            store = self._in_memory() if data_dir is None else self._on_disk(data_dir)
         self._store = store
-        self._tails = tails = Tails(store, reactor)
-        self._long_polls = LongPolls(store, tails, reactor, settings.long_poll_timeout)
-        self._fanout = Fanout(store, tails, reactor, settings.sse_reconnect_interval, random=random)
-        self._writing = Writing(store, self._now, self._in_thread)
+        self._tails = tails = Tails(store, timers)
+        self._long_polls = LongPolls(store, tails, timers, settings.long_poll_timeout)
+        self._fanout = Fanout(store, tails, timers, settings.sse_reconnect_interval, random=random)
+        self._writing = Writing(store, lambda: int(wall() * 1000), self._in_thread)
         cookie = settings.auth_cookie if checkers else None
         credentials = (b"Authorization", b"Cookie") if cookie else (b"Authorization",)
         self._policies = Policies(
@@ -105,7 +112,7 @@ class DurableStreams(Service):
             self._long_polls,
             self._fanout,
             self._policies,
-            seconds=reactor.seconds,
+            seconds=wall,
             random=random,
             in_thread=self._in_thread,
             max_chunk=settings.max_chunk,
@@ -119,6 +126,7 @@ class DurableStreams(Service):
         self._subscriptions = Subscriptions(
             store,
             reactor,
+            now=self._time.now,
             directory=data_dir,
             base=self._base,
             allow_local=self._allow_local,
@@ -142,7 +150,7 @@ class DurableStreams(Service):
         served: Operations = self.operations
         if conditions:
             served = self.admission = Admission(
-                self.operations, self._policies, self._subscriptions, conditions, reactor
+                self.operations, self._policies, self._subscriptions, conditions, timers, wall
             )
         if around is not None:
             served = around(served)
@@ -211,7 +219,7 @@ class DurableStreams(Service):
             if self.admission is not None:
                 operators = GuardedOperators(operators, self.admission)
             resource = Front(operators, resource)
-        site = StreamSite(resource, self._policies, self._settings, self._reactor)
+        site = StreamSite(resource, self._policies, self._settings, self._timers)
         self._connections = site.connections
         return site
 
@@ -221,7 +229,12 @@ class DurableStreams(Service):
         All else it leaves to a `site`.
         """
         door = FastDoor(
-            self._served, self.site(root, operators), self._reactor, b"/" + root, self._settings
+            self._served,
+            self.site(root, operators),
+            self._timers,
+            b"/" + root,
+            self._settings,
+            clocks.wall_clock(self._reactor),
         )
         self._connections = door.connections
         return door
@@ -240,7 +253,7 @@ class DurableStreams(Service):
             self._tails,
             self._subscriptions.calls,
             lambda: self._connections,
-            self._reactor,
+            self._timers,
             self._in_thread,
             not isinstance(self._store, MemoryStore),
         )
@@ -354,20 +367,26 @@ class DurableStreams(Service):
         alone = settings.public_url is None and not settings.trust_proxy
         return alone and self._loopback is True
 
-    def _now(self) -> int:
-        return int(self._reactor.seconds() * 1000)
-
     def _in_pool(self, call: Callable[..., T], *arguments: Any) -> Deferred[T]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call, *arguments)
+
+    def _in_memory(self) -> IStreamStore:
+        return MemoryStore(self._time.now, self._timers, self._time.lead)
 
     def _on_disk(self, data_dir: str) -> IStreamStore:
         # Here, so that a program whose streams are in memory does without LMDB.
         from durable_streams_tw.storage.lanes import ThreadLanes
         from durable_streams_tw.storage.lmdbstore import LMDBStore
 
-        lanes = ThreadLanes(self._reactor)
-        quota = self._settings.max_stored
-        store: IStreamStore = LMDBStore(data_dir, self._reactor, lanes, quota=quota)
+        lanes = ThreadLanes(self._reactor, self._timers)
+        store: IStreamStore = LMDBStore(
+            data_dir,
+            self._timers,
+            lanes,
+            quota=self._settings.max_stored,
+            now=self._time.now,
+            lead=self._time.lead,
+        )
         return store
 
 

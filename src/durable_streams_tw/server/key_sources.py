@@ -22,6 +22,7 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
 from durable_streams_tw.auth.origins import is_local
+from durable_streams_tw.clocks import timers_of
 from durable_streams_tw.protocol.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
 from durable_streams_tw.subscriptions.exchange import AsItComes
 
@@ -86,9 +87,9 @@ def fetch(reactor: Any, url: str) -> Deferred[bytes]:
         pool=HTTPConnectionPool(reactor, persistent=False),
     )
     fetched = ensureDeferred(_fetch(HTTPClient(AsItComes(agent)), url, reactor))
-    explained: Deferred[bytes] = fetched.addTimeout(KEY_SET_TIMEOUT, reactor, _late).addErrback(
-        _explained
-    )
+    explained: Deferred[bytes] = fetched.addTimeout(
+        KEY_SET_TIMEOUT, timers_of(reactor), _late
+    ).addErrback(_explained)
     return explained
 
 

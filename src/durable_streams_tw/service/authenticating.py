@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from twisted.cred import strcred
 
+from durable_streams_tw import clocks
 from durable_streams_tw.auth.identities import IBearerToken
 from durable_streams_tw.auth.jwts import Expected
 from durable_streams_tw.auth.key_sets import ALGORITHMS
@@ -49,11 +50,10 @@ def file_tokens(argument: str) -> Any:
 
     from durable_streams_tw.server.checkers import FileTokens, UnusableFile
 
-    clock: Any = reactor
     if not argument:
         raise strcred.InvalidAuthArgumentString("names a file: file:tokens.toml")
     try:
-        return FileTokens(argument, clock)
+        return FileTokens(argument, clocks.timers_of(reactor), clocks.wall_clock(reactor))
     except UnusableFile as error:
         raise strcred.InvalidAuthArgumentString(str(error)) from None
 
@@ -66,14 +66,16 @@ def jwt_tokens(argument: str) -> Any:
     from durable_streams_tw.server.key_sources import UnusableSource, source_of
 
     expected, jwks = read_jwt(argument)
-    clock: Any = reactor
+    running: Any = reactor
     try:
         fetch, name = source_of(jwks, reactor)
     except UnusableSource as error:
         raise strcred.InvalidAuthArgumentString(str(error)) from None
-    checker = JwtTokens(expected, fetch, name, clock)
+    checker = JwtTokens(
+        expected, fetch, name, clocks.timers_of(reactor), clocks.wall_clock(reactor)
+    )
     # As soon as there is a reactor that runs: the first client need not wait.
-    clock.callWhenRunning(checker.warm_up)
+    running.callWhenRunning(checker.warm_up)
     return checker
 
 

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import ILogObserver, Logger, textFileLogObserver
 from twisted.python.logfile import LogFile
 
+from durable_streams_tw import clocks
 from durable_streams_tw.server.embedded import DurableStreams
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.service.certificates import TLSEndpoint
@@ -116,6 +117,8 @@ def service_of(
     # The one that runs.
     from twisted.internet import reactor
 
+    # Before anything is scheduled, and before anything asks which clock there is.
+    clocks.make_monotonic(reactor)
     data_dir: str | None = configuration["data-dir"]
     root: bytes = configuration["root"]
     known: tuple[Any, ...] = ()

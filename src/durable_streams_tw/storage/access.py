@@ -17,10 +17,12 @@ class AccessTimes:
     """Last accesses by stream id, and which streams a live reader holds.
 
     Written by the reactor's thread and read by the committer's; every operation is one
-    that a dictionary carries out whole.
+    that a dictionary carries out whole. ``lead`` returns how many milliseconds the wall clock is
+    ahead of the time that the store counts by (`clocks.StreamTime`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lead: Callable[[], int] = lambda: 0) -> None:
+        self.lead = lead
         self._noted: dict[int, int] = {}
         self._pins: dict[int, int] = {}
         self._gone: set[int] = set()
@@ -34,6 +36,16 @@ class AccessTimes:
     def last(self, stream_id: int, now: int) -> int:
         """The last access known here; ``now`` while a live reader holds the stream."""
         return now if stream_id in self._pins else self._noted.get(stream_id, 0)
+
+    def has_ended(self, state: StreamState, now: int) -> bool:
+        """Return whether a stream has expired at a time of the store (ms since the Unix epoch).
+
+        A TTL counts from the last access by the store's time, which no step of the wall clock
+        moves. A deadline that the client gave as a date is one of the wall clock's.
+        """
+        if state.lifetime.ttl is None:
+            return state.has_expired(now + self.lead())
+        return state.has_expired(now, self.last(state.id, now))
 
     def pin(self, stream_id: int) -> None:
         """A live reader came."""
@@ -73,18 +85,13 @@ class AccessTimes:
                 del self._noted[stream_id]
 
 
-def usable(
-    state: StreamState | None, last: Callable[[int, int], int], now: int
-) -> StreamState | Refusal:
-    """The stream that a path has, or why a client cannot use it at a time (ms since 1970).
-
-    ``last`` tells the last access that is not written down, as `AccessTimes.last` does.
-    """
+def usable(state: StreamState | None, access: AccessTimes, now: int) -> StreamState | Refusal:
+    """Return the stream that a path has, or why a client cannot use it at a time of the store
+    (ms since the Unix epoch)."""
     if state is not None and state.lifetime is FOR_EVER and not state.deleted:
         # As are most, and then nothing has to be looked up.
         return state
-    accessed_at = 0 if state is None else last(state.id, now)
-    missing = transitions.absent(state, now, accessed_at)
+    missing = transitions.absent(state, state is not None and access.has_ended(state, now))
     if missing is not None:
         return missing
     assert state is not None, "what is not missing is there"

@@ -17,7 +17,7 @@ FULL: Final = Refusal(Problem.STORAGE_FULL, "there is no room for more bytes")
 
 def append(transaction: Transaction, command: Append, now: int) -> Appended | Refusal:
     """Carry out an append at a time (milliseconds since 1970)."""
-    state = usable(transaction.stream_at(command.path), transaction.accessed_at, now)
+    state = usable(transaction.stream_at(command.path), transaction.access, now)
     if isinstance(state, Refusal):
         return state
     claim = command.producer
@@ -41,5 +41,5 @@ def append(transaction: Transaction, command: Append, now: int) -> Appended | Re
 
 def living(transaction: Transaction, path: str, now: int) -> StreamState | None:
     """The stream at a path, where a client may use it."""
-    state = usable(transaction.stream_at(path), transaction.accessed_at, now)
+    state = usable(transaction.stream_at(path), transaction.access, now)
     return None if isinstance(state, Refusal) else state

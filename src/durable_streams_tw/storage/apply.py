@@ -87,12 +87,11 @@ def _fork(
 
 
 def _has_ended(transaction: Transaction, state: StreamState, now: int) -> bool:
-    accessed_at = transaction.accessed_at(state.id, now)
-    return not state.deleted and state.has_expired(now, accessed_at)
+    return not state.deleted and transaction.access.has_ended(state, now)
 
 
 def _delete(transaction: Transaction, command: Delete, now: int) -> Outcome:
-    state = usable(transaction.stream_at(command.path), transaction.accessed_at, now)
+    state = usable(transaction.stream_at(command.path), transaction.access, now)
     return state if isinstance(state, Refusal) else end(transaction, state)
 
 
@@ -101,11 +100,10 @@ def expire(transaction: Transaction, stream_id: int, now: int) -> int | None:
     state = transaction.stream(stream_id)
     if state is None or state.deleted:
         return None
-    accessed_at = transaction.accessed_at(stream_id, now)
-    if state.has_expired(now, accessed_at):
+    if transaction.access.has_ended(state, now):
         end(transaction, state)
         return None
-    return state.deadline(accessed_at)
+    return state.deadline(transaction.access.last(stream_id, now))
 
 
 def touch(transaction: Transaction, stream_id: int, accessed_at: int) -> None:

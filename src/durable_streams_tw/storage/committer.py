@@ -160,7 +160,9 @@ class Committer:
                 return self._failed(0, UNAVAILABLE, failure)
             transaction = BatchTransaction(batch, self._written, self._access)
             try:
-                due, garbage = _due(batch, now, self._portion)
+                # Of an entry that is found, whichever clock its deadline is of has passed it.
+                due_by = now + min(0, self._access.lead())
+                due, garbage = _due(batch, due_by, self._portion)
                 doubtful = self._doubtful or self._doubtful_notes
                 if not due and not garbage and not doubtful:
                     batch.abort()

@@ -23,6 +23,7 @@ from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.protocol.subscription_index import SubscriptionIndex
 from durable_streams_tw.protocol.subscription_outcomes import SubscriptionOutcome
 from durable_streams_tw.protocol.subscription_requests import SubscriptionCommand
+from durable_streams_tw.storage.access import AccessTimes
 from durable_streams_tw.storage.tables import Table
 
 if TYPE_CHECKING:
@@ -186,6 +187,9 @@ class Transaction(Protocol):
     changes: list[Change]
     """What listeners will be told."""
 
+    access: AccessTimes
+    """The accesses that are not written down yet, and who has expired."""
+
     def stream_at(self, path: str) -> StreamState | None:
         """The stream that holds a path, deleted ones that live on for their forks too."""
 
@@ -194,9 +198,6 @@ class Transaction(Protocol):
 
     def new_id(self) -> int:
         """An id that was never used and never will be again."""
-
-    def accessed_at(self, stream_id: int, now: int) -> int:
-        """The last access that is not written down (ms since 1970); ``now`` if pinned."""
 
     def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
         """What the stream remembers of a producer."""

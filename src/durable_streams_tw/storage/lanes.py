@@ -11,6 +11,7 @@ from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
@@ -40,10 +41,14 @@ class Lanes(Protocol):
 
 
 class ThreadLanes:
-    """Lanes of real threads beside a reactor, whose time is used too."""
+    """Lanes of real threads beside a reactor; ``timers`` (default: the reactor's) say when a
+    turn is over."""
 
-    def __init__(self, reactor: Any, readers: int = READ_THREADS) -> None:
+    def __init__(
+        self, reactor: Any, timers: IReactorTime | None = None, readers: int = READ_THREADS
+    ) -> None:
         self._reactor = reactor
+        self._timers: IReactorTime = timers or reactor
         self._pool = ThreadPool(minthreads=0, maxthreads=readers, name="durable-streams-read")
         # Jobs of the running turn, and those of turns before it.
         self._turn: list[Job] = []
@@ -68,7 +73,7 @@ class ThreadLanes:
         the others wait for the next.
         """
         if not self._turn:
-            self._reactor.callLater(0, self._hand_over)
+            self._timers.callLater(0, self._hand_over)
         self._turn.append(job)
 
     def _hand_over(self) -> None:

@@ -90,7 +90,8 @@ class LMDBStore:
 
     ``directory`` is made if it is missing; ``clock`` runs the sweep; ``quota`` bounds the
     bytes that streams may take on the disk, None for no bound; ``journal_size`` is what each of
-    the journal's two files takes, in bytes; ``now`` tells milliseconds since 1970.
+    the journal's two files takes, in bytes; ``now`` and ``lead`` are those of a
+    `clocks.StreamTime`, the wall clock without them.
     """
 
     _log = Logger()
@@ -104,6 +105,7 @@ class LMDBStore:
         quota: int | None = None,
         journal_size: int = JOURNAL_FILE,
         now: Callable[[], int] | None = None,
+        lead: Callable[[], int] = lambda: 0,
     ) -> None:
         self._directory = directory
         self._clock = clock
@@ -111,7 +113,7 @@ class LMDBStore:
         self._quota = quota
         self._journal_size = journal_size
         self._now = now or _wall_clock
-        self._access = AccessTimes()
+        self._access = AccessTimes(lead)
         self._published = Published()
         self._recent = RecentChunks()
         self._listeners: list[Listener] = []
@@ -341,7 +343,7 @@ class LMDBStore:
         self._note_listeners.append(listener)
 
     def _usable(self, state: StreamState | None) -> StreamState | Refusal:
-        return usable(state, self._access.last, self._now())
+        return usable(state, self._access, self._now())
 
     def _note(self, state: StreamState) -> None:
         if state.lifetime.ttl is not None:

@@ -84,11 +84,16 @@ class _Log:
 class MemoryStore:
     """Streams in dictionaries. Every Deferred that it returns has fired.
 
-    ``now`` tells the time in milliseconds since 1970. ``clock`` runs the sweep between `open`
-    and `close`; without one, expired streams that nobody asks for stay in memory.
+    ``now`` and ``lead`` are those of a `clocks.StreamTime`. ``clock`` runs the sweep between
+    `open` and `close`; without one, expired streams that nobody asks for stay in memory.
     """
 
-    def __init__(self, now: Callable[[], int], clock: IReactorTime | None = None) -> None:
+    def __init__(
+        self,
+        now: Callable[[], int],
+        clock: IReactorTime | None = None,
+        lead: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._now = now
         self._sweeps: LoopingCall | None = None
         if clock is not None:
@@ -100,7 +105,7 @@ class MemoryStore:
         self._mortal: set[int] = set()
         # Entity tags name streams by id, and clients keep them for longer than a process lives.
         self._next_id = (now() << 20) + 1
-        self._access = AccessTimes()
+        self.access = AccessTimes(lead)
         self._listeners: list[Listener] = []
         self._note_listeners: list[NoteListener] = []
         self._telling = False
@@ -151,11 +156,11 @@ class MemoryStore:
 
     def pin(self, stream_id: int) -> None:
         """A live reader came."""
-        self._access.pin(stream_id)
+        self.access.pin(stream_id)
 
     def unpin(self, stream_id: int) -> None:
         """A live reader went."""
-        self._access.unpin(stream_id, self._now())
+        self.access.unpin(stream_id, self._now())
 
     def watch(self, listener: Listener) -> None:
         """Tell ``listener`` of every change."""
@@ -209,10 +214,6 @@ class MemoryStore:
         """The next id."""
         self._next_id += 1
         return self._next_id - 1
-
-    def accessed_at(self, stream_id: int, now: int) -> int:
-        """The last access."""
-        return self._access.last(stream_id, now)
 
     def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
         """What the stream remembers of a producer."""
@@ -275,7 +276,7 @@ class MemoryStore:
         if self._names is not None:
             self._names.remove(state.path)
         self._mortal.discard(state.id)
-        self._access.forget(state.id)
+        self.access.forget(state.id)
 
     # -- records ----------------------------------------------------------------------------
 
@@ -324,7 +325,7 @@ class MemoryStore:
     # -- reading ----------------------------------------------------------------------------
 
     def _look(self, path: str, now: int) -> StreamState | Refusal:
-        return usable(self.stream_at(path), self._access.last, now)
+        return usable(self.stream_at(path), self.access, now)
 
     def _read(self, path: str, offset: int, limit: int, stream_id: int | None) -> Chunk | Refusal:
         now = self._now()
@@ -337,7 +338,7 @@ class MemoryStore:
         if not self.boundary(state, position):
             return TORN
         if state.lifetime.ttl is not None:
-            self._access.note(state.id, now)
+            self.access.note(state.id, now)
         return Chunk(state, position, self.gather(state, position, limit))
 
     def _tell(self) -> None:

@@ -53,7 +53,7 @@ class BatchTransaction:
         self.writes = 0
         self._batch = batch
         self._written = written
-        self._access = access
+        self.access = access
         self._dirty: dict[int, OpenStream] = {}
         self._dirty_producers: dict[tuple[int, str], ProducerState] = {}
         # Records by whole key, not put down yet.
@@ -95,10 +95,6 @@ class BatchTransaction:
         self._put(records.NEXT_ID_KEY, records.pack_integer(given + 1))
         self._unwritten.add(given)
         return given
-
-    def accessed_at(self, stream_id: int, now: int) -> int:
-        """The last access."""
-        return self._access.last(stream_id, now)
 
     def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
         """What the stream remembers of a producer."""

@@ -13,6 +13,7 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred, TimeoutError, ensureDeferred
 from twisted.logger import Logger
 
+from durable_streams_tw.clocks import timers_of
 from durable_streams_tw.outgoing.cancelling import cancellable
 from durable_streams_tw.protocol.limits import (
     MAX_WEBHOOK_ANSWER,
@@ -57,6 +58,7 @@ class Caller:
         resolve: Resolve | None = None,
     ) -> None:
         self._reactor = reactor
+        self._timers = timers_of(reactor)
         self._allow_local = allow_local
         self._resolve = resolve or self._ask_reactor
 
@@ -83,7 +85,7 @@ class Caller:
         the connection.
         """
         posted = cancellable(ensureDeferred(self._post(url, body, header)))
-        return posted.addTimeout(min(timeout, WEBHOOK_TIMEOUT), self._reactor)
+        return posted.addTimeout(min(timeout, WEBHOOK_TIMEOUT), self._timers)
 
     async def _post(self, url: str, body: bytes, header: Mapping[str, str]) -> Answered:
         target = guard.target_of(url, self._allow_local())
@@ -103,7 +105,7 @@ class Caller:
         if literal is not None:
             found = [str(literal)]
         else:
-            found = await self._resolve(target.host).addTimeout(timeout, self._reactor)
+            found = await self._resolve(target.host).addTimeout(timeout, self._timers)
         return guard.screened(target, found)
 
     # -- the world outside --------------------------------------------------------------------

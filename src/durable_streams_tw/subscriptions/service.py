@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 
+from durable_streams_tw import clocks
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.subscription_requests import Subscribe, SubscriptionCommand
 from durable_streams_tw.protocol.subscriptions import Kind
@@ -30,9 +31,10 @@ _NOWHERE = Refusal(
 class Subscriptions:
     """What is done for the subscriptions of a store, and how they are asked for.
 
-    ``directory`` keeps the keys, None for memory. ``base`` gives the URL of the streams' root, a
-    slash at its end, None where nobody knows it; ``allow_local`` says whether webhooks may lead
-    to this machine. ``caller`` stands in for the one that calls them.
+    ``now`` returns the store's time (ms since the Unix epoch). ``directory`` keeps the keys, None
+    for memory. ``base`` gives the URL of the streams' root, a slash at its end, None where nobody
+    knows it; ``allow_local`` says whether webhooks may lead to this machine. ``caller`` stands in
+    for the one that calls them.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Subscriptions:
         store: IStreamStore,
         reactor: Any,
         *,
+        now: Callable[[], int],
         directory: str | None,
         base: Callable[[], str | None],
         allow_local: Callable[[], bool],
@@ -49,13 +52,14 @@ class Subscriptions:
         self._store = store
         self._rotate = rotate
         self.base = base
-        self.keyring = Keyring(directory, reactor.seconds)
-        self.tokens = Tokens(lambda: self.keyring.secret, reactor.seconds)
+        wall, timers = clocks.wall_clock(reactor), clocks.timers_of(reactor)
+        self.keyring = Keyring(directory, wall)
+        self.tokens = Tokens(lambda: self.keyring.secret, wall)
         self._caller = caller or Caller(reactor, allow_local)
         deliveries = Deliveries(store, self._caller.post, self.keyring, self.tokens, base, random)
         #: Webhook calls by what came of them.
         self.calls = deliveries.calls
-        self._wakes = Wakes(store, deliveries.deliver, reactor)
+        self._wakes = Wakes(store, deliveries.deliver, timers, now)
 
     def start(self) -> None:
         """Take up what is owed. The store is open. Raises `StoreUnusable`."""

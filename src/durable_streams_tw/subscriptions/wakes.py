@@ -8,7 +8,7 @@ one timer or one call under way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -52,12 +52,16 @@ class Wakes:
     """Keeps the server's promises to the subscriptions of a store.
 
     Make it before the store is opened, `start` it afterwards, `stop` it before it is closed.
+    ``now`` returns the store's time, in milliseconds since the Unix epoch.
     """
 
-    def __init__(self, store: IStreamStore, deliver: Deliver, clock: IReactorTime) -> None:
+    def __init__(
+        self, store: IStreamStore, deliver: Deliver, clock: IReactorTime, now: Callable[[], int]
+    ) -> None:
         self._store = store
         self._deliver = deliver
         self._clock = clock
+        self._now = now
         self._charges: dict[str, _Charge] = {}
         # What was heard of while the store was read, and is newer than that.
         self._heard: set[str] | None = None
@@ -163,7 +167,7 @@ class Wakes:
         if owed is None:
             self._charges.pop(charge.state.id, None)
             return
-        delay = max(owed[1] / 1000 - self._clock.seconds(), pause, 0.0)
+        delay = max((owed[1] - self._now()) / 1000, pause, 0.0)
         charge.timer = self._clock.callLater(delay, self._do, charge, owed[0])
 
     def _do(self, charge: _Charge, duty: Duty) -> None:

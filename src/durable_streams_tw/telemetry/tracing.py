@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from durable_streams_tw import __version__
+from durable_streams_tw.clocks import timers_of
 from durable_streams_tw.protocol.control_paths import Place, is_control, read_path
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.server.messages import Request, Response
@@ -133,10 +134,11 @@ class Tracing(Service):
 
     def __init__(self, reactor: Any, processor: SpanProcessor | None = None) -> None:
         self._reactor = reactor
+        self._timers = timers_of(reactor)
         self._processor = processor
         resource = Resource.create({SERVICE_NAME: "durable-streams", SERVICE_VERSION: __version__})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._complaints = _Complaints(reactor.seconds)
+        self._complaints = _Complaints(self._timers.seconds)
 
     def around(self, operations: Operations) -> Operations:
         """The same operations, traced."""
@@ -167,7 +169,7 @@ class Tracing(Service):
             self._provider.shutdown()
             self._reactor.callFromThread(end)
 
-        patience = self._reactor.callLater(FLUSH_TIMEOUT, end)
+        patience = self._timers.callLater(FLUSH_TIMEOUT, end)
         # The library waits for half a minute, and no pool of ours may wait for it.
         Thread(target=flush, name="durable-streams-spans", daemon=True).start()
         return stopped
