@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -51,6 +52,16 @@ class Client:
     def append(self, name: str, body: bytes, content_type: str = BYTES) -> None:
         """POST: one append. Raises `Mismatch` unless it is answered 200 or 204."""
         self._send("POST", ROOT + name, body, content_type, {200, 204})
+
+    def subscribe(self, name: str, pattern: str, wake_stream: str) -> bool:
+        """PUT: a pull-wake subscription. Returns whether the server has such a thing."""
+        config = {"type": "pull-wake", "pattern": pattern, "wake_stream": wake_stream}
+        target = f"{ROOT}__ds/subscriptions/{name}"
+        fields = {"Content-Type": "application/json"}
+        self._connection.request("PUT", target, json.dumps(config), fields)
+        answer = self._connection.getresponse()
+        answer.read()
+        return answer.status == 201
 
     def exists(self, name: str) -> bool:
         """Whether HEAD is answered 200."""

@@ -3,6 +3,9 @@
 --   append SIZE                           POST of SIZE bytes to the URL's path
 --   append-to SIZE PREFIX FIRST COUNT     the same, to each of COUNT paths PREFIX .. number in turn
 --   create PREFIX                         PUT of PREFIX .. number, counting up from 0
+--   mixed PREFIX ONE SIZE                 in turn: creates of PREFIX .. number that expire together
+--                                         every ten seconds, a producer's append and two reads of
+--                                         each, and a producer's appends to the path ONE
 
 local TYPE = "application/octet-stream"
 
@@ -31,6 +34,50 @@ function init(args)
       at = at + 1
       if at == count then at = 0 end
       return one
+    end
+  elseif mode == "mixed" then
+    local prefix, one = args[2], args[3]
+    local body = string.rep("x", tonumber(args[4]))
+    -- A read of a stream follows its creation by so many streams: it has been created by then.
+    local behind = 200
+    local number, step = 0, 0
+    local function producer(name, seq)
+      return {
+        ["Content-Type"] = TYPE, ["Producer-Id"] = name,
+        ["Producer-Epoch"] = "0", ["Producer-Seq"] = tostring(seq),
+      }
+    end
+    local function create()
+      local ends = (math.floor(os.time() / 10) + 4) * 10
+      return wrk.format("PUT", prefix .. number, {
+        ["Content-Type"] = TYPE, ["Content-Length"] = "0",
+        ["Stream-Expires-At"] = os.date("!%Y-%m-%dT%H:%M:%SZ", ends),
+      }, "")
+    end
+    local function read()
+      local target = one .. "?offset=now"
+      if number > behind then target = prefix .. (number - behind) .. "?offset=-1" end
+      return wrk.format("GET", target, {}, "")
+    end
+    local steps = {
+      create,
+      function()
+        local path = number > behind and prefix .. (number - behind) or one
+        return wrk.format("POST", path, producer("own" .. prefix .. number, 0), body)
+      end,
+      function() return wrk.format("POST", one, producer("p" .. prefix .. number, 0), body) end,
+      read,
+      function() return wrk.format("GET", one .. "?offset=now", {}, "") end,
+      create,
+      read,
+    }
+    -- wrk asks for one request before it begins, and does not send it: let it be a read.
+    step = #steps - 1
+    function request()
+      step = step % #steps + 1
+      -- Each create is of the next stream.
+      if step == 1 or step == 6 then number = number + 1 end
+      return steps[step]()
     end
   elseif mode == "create" then
     local whole = wrk.format(nil, args[2] .. "#")

@@ -100,6 +100,10 @@ class Process:
         """Resident memory now, in bytes."""
         return self._kibibytes("VmRSS")
 
+    def anonymous(self) -> int:
+        """Resident memory that is not the system's cache of files, in bytes."""
+        return self._kibibytes("RssAnon")
+
     def mapped(self) -> int:
         """Resident memory that is the system's cache of files, in bytes."""
         return self._kibibytes("RssFile")

@@ -9,6 +9,7 @@ from bench.work.idle import HalfHeads, Idle
 from bench.work.live import Bursts, Delays
 from bench.work.reads import CatchUps, Gets
 from bench.work.row import Row
+from bench.work.steady import Steady, SteadyMixed
 from bench.work.streams import Creates, EmptyStarts, Starts
 
 ROWS: tuple[Row, ...] = (
@@ -16,6 +17,8 @@ ROWS: tuple[Row, ...] = (
     Appends(64, STORES),
     Appends(256, ("durable",)),
     AppendsToMany(),
+    Steady(),
+    SteadyMixed(),
     Gets(),
     CatchUps("catchup-64kb", "64 KB", 65_536),
     CatchUps("catchup-1kb", "1 KB", 1_024),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench import wrk
@@ -10,6 +10,9 @@ from bench.figures import Figure
 from bench.process import Process
 
 WARM_UP = 1.0
+
+#: The arguments of ``load.lua`` for the slice of a load with this number.
+Arguments = Callable[[int], Sequence[str]]
 
 CONTEXT = (
     Figure("p50", "answer p50", "ms", "context"),
