@@ -20,7 +20,7 @@ from durable_streams_tw.protocol import bodies
 from durable_streams_tw.protocol.cursors import interval_at
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import MAX_CHUNK, SSE_CHUNK
-from durable_streams_tw.protocol.offsets import START, format_offset, parse_offset
+from durable_streams_tw.protocol.offsets import START, Asked, parse_offset
 from durable_streams_tw.protocol.requests import Append, Create, Delete
 from durable_streams_tw.protocol.state import FOR_EVER, Lifetime, StreamState
 from durable_streams_tw.storage.interfaces import (
@@ -36,6 +36,7 @@ from durable_streams_tw.storage.interfaces import (
 from durable_streams_tw.storage.memory import MemoryStore
 from durable_streams_tw.storage.meter import Levels, Meter
 from tests.sse_parser import parse
+from tests.tokens import at, bare
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ class DawdlingStore:
         return self.memory.look(path)
 
     def read(
-        self, path: str, offset: int, limit: int, stream_id: int | None = None
+        self, path: str, offset: Asked, limit: int, stream_id: int | None = None
     ) -> Deferred[Chunk | Refusal]:
         """What there is now, perhaps later."""
         self.reads += 1
@@ -256,13 +257,16 @@ class RecordingSink:
 
     @property
     def controls(self) -> list[dict[str, Any]]:
-        """The control events."""
-        return [json.loads(data) for kind, data in self.events if kind == "control"]
+        """The control events, their offsets without incarnation."""
+        told = [json.loads(data) for kind, data in self.events if kind == "control"]
+        return [{**event, "streamNextOffset": bare(event["streamNextOffset"])} for event in told]
 
     @property
     def position(self) -> int:
         """Where the last control event left the client."""
-        return parse_offset(self.controls[-1]["streamNextOffset"])
+        position = parse_offset(self.controls[-1]["streamNextOffset"])
+        assert isinstance(position, int)
+        return position
 
 
 class LiveTestCase(SynchronousTestCase):
@@ -368,7 +372,7 @@ class LiveTestCase(SynchronousTestCase):
 
 def control(position: int, *, up_to_date: bool = True, closed: bool = False) -> dict[str, Any]:
     """The control event of a position, at the time at which tests begin."""
-    event: dict[str, Any] = {"streamNextOffset": format_offset(position)}
+    event: dict[str, Any] = {"streamNextOffset": at(position)}
     if not closed:
         event["streamCursor"] = str(interval_at(BEGAN))
     if up_to_date or closed:

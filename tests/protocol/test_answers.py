@@ -16,7 +16,7 @@ from tests.protocol.refusing import RefusingTestCase
 
 OPEN = StreamState(7, "a", "Text/Plain; charset=utf-8", 12, created_at=1, touched_at=1)
 CLOSED = replace(OPEN, closed=True)
-TAIL = (b"Stream-Next-Offset", format_offset(12).encode())
+TAIL = (b"Stream-Next-Offset", format_offset(OPEN, 12).encode())
 TYPE = (b"Content-Type", b"Text/Plain; charset=utf-8")
 ENDED = (b"Stream-Closed", b"true")
 CAUGHT_UP = (b"Stream-Up-To-Date", b"true")
@@ -95,7 +95,7 @@ class ReadingTests(RefusingTestCase):
 
     def test_read_fields(self) -> None:
         """Caught up, and closed, are said only at the tail (§5.6)."""
-        short = (b"Stream-Next-Offset", format_offset(5).encode())
+        short = (b"Stream-Next-Offset", format_offset(OPEN, 5).encode())
         cursor = (b"Stream-Cursor", b"77")
         for state, end, echoed, expected in (
             (OPEN, 5, None, [short]),

@@ -9,36 +9,73 @@ from hypothesis import strategies as st
 
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.limits import MAX_POSITION
-from durable_streams_tw.protocol.offsets import NOW, START, format_offset, parse_offset
+from durable_streams_tw.protocol.offsets import (
+    BEYOND,
+    NOW,
+    OTHER_INCARNATION,
+    START,
+    Offset,
+    format_offset,
+    parse_offset,
+    resolve,
+)
+from durable_streams_tw.protocol.state import StreamState
 from tests.protocol.refusing import RefusingTestCase
 
 POSITIONS = st.integers(0, MAX_POSITION)
+INCARNATIONS = st.integers(1, 2**64 - 1)
+
+
+def stream(number: int, tail: int = MAX_POSITION) -> StreamState:
+    """Return a stream all of whose positions have one incarnation."""
+    return StreamState(number, "a", "text/plain", tail, created_at=0, touched_at=0)
 
 
 class FormatTests(RefusingTestCase):
     """What clients are given."""
 
-    def test_begins_at_zero(self) -> None:
-        """The first offset of every stream is a text that clients write out."""
-        self.assertEqual(format_offset(START), "0000000000000000_0000000000000000")
-
     def test_has_one_width(self) -> None:
-        """The largest position takes no more room than the smallest."""
-        self.assertEqual(format_offset(MAX_POSITION), "0000000000000000_9999999999999999")
-        self.assertEqual(format_offset(1), "0000000000000000_0000000000000001")
+        """The largest numbers take no more room than the smallest."""
+        last = format_offset(stream(2**64 - 1), MAX_POSITION)
+        self.assertEqual(last, "18446744073709551615_9999999999999999")
+        self.assertEqual(format_offset(stream(7), 1), "00000000000000000007_0000000000000001")
 
-    @given(POSITIONS)
-    def test_round_trip(self, position: int) -> None:
+    def test_without_a_stream(self) -> None:
+        """The offset that earlier versions gave, which sorts before all of a stream."""
+        self.assertEqual(format_offset(None, 0), "0000000000000000_0000000000000000")
+        self.assertLess(format_offset(None, MAX_POSITION), format_offset(stream(10**18), 0))
+
+    @given(INCARNATIONS, POSITIONS)
+    def test_round_trip(self, number: int, position: int) -> None:
         """A token names the position that it was made from, and is no sentinel."""
-        token = format_offset(position)
-        self.assertEqual(parse_offset(token), position)
-        self.assertRegex(token, re.compile(r"\A[0-9_]{33}\Z"))
+        token = format_offset(stream(number), position)
+        self.assertEqual(parse_offset(token), Offset(number, position))
+        self.assertRegex(token, re.compile(r"\A[0-9_]{37}\Z"))
 
-    @given(POSITIONS, POSITIONS)
-    def test_sorts_as_positions_do(self, one: int, other: int) -> None:
+    @given(INCARNATIONS, POSITIONS, POSITIONS)
+    def test_sorts_as_positions_do(self, number: int, one: int, other: int) -> None:
         """PROTOCOL.md §8: tokens compare as strings."""
-        self.assertEqual(format_offset(one) < format_offset(other), one < other)
-        self.assertEqual(format_offset(one) == format_offset(other), one == other)
+        first, second = (format_offset(stream(number), each) for each in (one, other))
+        self.assertEqual(first < second, one < other)
+        self.assertEqual(first == second, one == other)
+
+
+class ResolveTests(RefusingTestCase):
+    """Whether a stream has what an offset names."""
+
+    def test_positions(self) -> None:
+        """Bare positions and sentinels are the stream's own, up to its tail."""
+        for asked, position in ((START, 0), (5, 5), (10, 10), (NOW, 10)):
+            self.assertEqual(resolve(stream(7, 10), asked), position)
+        self.assertEqual(resolve(stream(7, 10), 11), BEYOND)
+
+    def test_incarnations(self) -> None:
+        """An offset of another incarnation is refused, and so is one beyond the tail."""
+        self.assertEqual(resolve(stream(7, 10), Offset(7, 10)), 10)
+        for asked in (Offset(6, 0), Offset(8, 10), Offset(7, 11)):
+            refusal = resolve(stream(7, 10), asked)
+            self.assertEqual(refusal, OTHER_INCARNATION)
+        self.assertEqual(OTHER_INCARNATION.problem.status, 410)
 
 
 class ParseTests(RefusingTestCase):
@@ -58,17 +95,14 @@ class ParseTests(RefusingTestCase):
             ("00_0000011", 11),
             ("0" * 32 + "_" + "7".zfill(32), 7),
             (f"0_{MAX_POSITION}", MAX_POSITION),
+            ("7_1", Offset(7, 1)),
+            ("0" * 31 + "7_0", Offset(7, 0)),
         ):
             self.assertEqual(parse_offset(token), position, token)
 
     def test_beyond_every_stream(self) -> None:
-        """A first half that is not zero, or a position that no stream can have."""
-        for token in (
-            "1_0",
-            "0000000000000001_0000000000000000",
-            "9999999999999999_9999999999999999",
-            f"0_{MAX_POSITION + 1}",
-        ):
+        """A position that no stream can have."""
+        for token in (f"0_{MAX_POSITION + 1}", f"1_{MAX_POSITION + 1}", "0_" + "9" * 32):
             self.assertRefused(Problem.OFFSET_OUT_OF_RANGE, parse_offset, token)
 
     def test_malformed(self) -> None:
@@ -91,17 +125,18 @@ class ParseTests(RefusingTestCase):
         except Refused as refused:
             self.assertEqual(refused.refusal.problem.status, 400)
         else:
-            self.assertRegex(text, re.compile(r"\A(-1|now|0+_[0-9]+)\Z"))
-            self.assertLessEqual(position, MAX_POSITION)
+            self.assertRegex(text, re.compile(r"\A(-1|now|[0-9]+_[0-9]+)\Z"))
+            bare = position.position if isinstance(position, Offset) else position
+            self.assertLessEqual(bare, MAX_POSITION)
 
     @given(
         POSITIONS,
         st.sampled_from([" ", "\n", "\r\n", "\0", ",", "/", "/..", "&", "=", "?", "_", "a", "\t"]),
-        st.integers(0, 33),
+        st.integers(0, 37),
     )
     def test_spoiled_tokens(self, position: int, spoiler: str, at: int) -> None:
         """A token of ours with anything put into it is none any more."""
-        token = format_offset(position)
+        token = format_offset(stream(7), position)
         self.assertRefused(
             Problem.MALFORMED_OFFSET, parse_offset, token[:at] + spoiler + token[at:]
         )

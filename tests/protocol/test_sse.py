@@ -19,8 +19,11 @@ from durable_streams_tw.protocol.sse import (
     deliverable,
     framing,
 )
+from durable_streams_tw.protocol.state import StreamState
 from tests.protocol.refusing import RefusingTestCase
 from tests.sse_parser import Event, Parser, parse
+
+STATE = StreamState(7, "a", "text/plain", 12, created_at=0, touched_at=0)
 
 # What a payload may try, and what framing may trip over.
 SCRAPS = (
@@ -136,21 +139,21 @@ class ControlTests(RefusingTestCase):
 
     def test_states(self) -> None:
         """PROTOCOL.md §5.8: the cursor while the stream is open, the end when it is not."""
-        offset = format_offset(12)
+        offset = format_offset(STATE, 12)
         for up_to_date, closed, rest in (
             (False, False, {"streamCursor": "7"}),
             (True, False, {"streamCursor": "7", "upToDate": True}),
             (True, True, {"upToDate": True, "streamClosed": True}),
             (False, True, {"upToDate": True, "streamClosed": True}),
         ):
-            raw = control_event(12, 7, up_to_date, closed)
+            raw = control_event(STATE, 12, 7, up_to_date, closed)
             (event,) = parse(raw)
             self.assertEqual(event.type, "control")
             self.assertEqual(json.loads(event.data), {"streamNextOffset": offset, **rest})
 
     def test_no_space_before_the_object(self) -> None:
         """Readers that look for the object right behind the colon find it."""
-        raw = control_event(0, 1, True, False).decode()
+        raw = control_event(STATE, 0, 1, True, False).decode()
         self.assertIsNotNone(re.match(r"event: control\s*\ndata:({[^}]+})", raw))
 
     def test_comment(self) -> None:
@@ -167,7 +170,7 @@ class ControlTests(RefusingTestCase):
         raw = b""
         for position, text in enumerate(texts):
             raw += data_event(Framing.TEXT, text.encode()) + COMMENT
-            control = control_event(position, position, True, False)
+            control = control_event(STATE, position, position, True, False)
             raw += control
             expected += [Event("data", _with_line_feeds(text)), *parse(control)]
         parser = Parser()

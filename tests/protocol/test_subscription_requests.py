@@ -181,7 +181,7 @@ class OtherTests(RefusingTestCase):
         return requests.settle("s", Kind.PULL, PROOF, raw(body))
 
     def test_settle(self) -> None:
-        offset = format_offset(84)
+        offset = format_offset(None, 84)
         acks = [{"stream": "/events/a", "offset": offset}, {"path": "b", "offset": "0_0"}]
         asked = self.settle(acks=acks, done=True)
         self.assertEqual(asked.acks, (Ack("events/a", 84), Ack("b", 0)))
@@ -207,7 +207,7 @@ class OtherTests(RefusingTestCase):
         )
         for changes in wrong:
             self.assertRefused(Problem.INVALID_REQUEST, lambda asked=changes: self.settle(**asked))
-        for offset in ("-1", "now", "", "x", "1_0", "0_1e3", "0_" + "9" * 32):
+        for offset in ("-1", "now", "", "x", "0_1e3", "0_" + "9" * 32):
             acks = [{"stream": "a", "offset": offset}]
             self.assertRefused(Problem.INVALID_OFFSET, lambda asked=acks: self.settle(acks=asked))
         self.assertRefused(Problem.INVALID_REQUEST, requests.release, "s", PROOF, b"{}")

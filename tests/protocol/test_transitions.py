@@ -25,7 +25,7 @@ BROKEN = bodies.appended("application/json", b"{")
 
 CLOSED_AT_12 = (
     (fields.H_CLOSED, b"true"),
-    (fields.H_NEXT_OFFSET, format_offset(12).encode()),
+    (fields.H_NEXT_OFFSET, format_offset(OPEN, 12).encode()),
 )
 
 

@@ -21,6 +21,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.proxies.proxies import PATIENCE, Caddy, HAProxy, Nginx, Proxy, program
 from tests.service.black_box import ROOT, Foreground
+from tests.tokens import position_of
 
 # At run time what the proxies have in common is no test of its own.
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ class _ProxyTests(_TestCase):
         assert tag is not None
         self.assertEqual(self.status("GET", "a?offset=-1", If_None_Match=tag), 304)
         head, _ = self.ask("HEAD", "a")
-        self.assertEqual(head.getheader("Stream-Next-Offset"), "0000000000000000_0000000000000004")
+        offset = head.getheader("Stream-Next-Offset")
+        self.assertEqual(position_of(offset or ""), 4)
         refused, body = self.ask("POST", "a", b"[]", Content_Type="application/json")
         self.assertEqual(refused.status, 409)
         self.assertIn("content-type-mismatch", json.loads(body)["type"])

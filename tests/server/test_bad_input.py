@@ -59,8 +59,9 @@ CASES: list[Case] = [
     get("offset=-1&offset=now", 400, "malformed-request"),
     get("offset=-1&%6Fffset=-1", 400, "malformed-request"),
     get("offset=0000000000000000_0000000000000009", 400, "offset-out-of-range"),
-    get("offset=9999999999999999_9999999999999999", 400, "offset-out-of-range"),
-    get("offset=0000000000000001_0000000000000000", 400, "offset-out-of-range"),
+    get("offset=9999999999999999_9999999999999999", 410, "offset-gone"),
+    get("offset=0_99999999999999999", 400, "offset-out-of-range"),
+    get("offset=0000000000000001_0000000000000000", 410, "offset-gone"),
     ("GET", f"json?offset={SECOND}", {}, b"", 400, "offset-out-of-range"),
     # live
     get("live=long-poll", 400, "malformed-offset"),

@@ -11,12 +11,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_LISTED_STREAMS, TOKEN_LIFETIME
-from durable_streams_tw.protocol.offsets import format_offset
 from durable_streams_tw.server.embedded import DurableStreams
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.subscriptions import listing
 from durable_streams_tw.subscriptions.calling import Answered
 from tests.server.house import Answer, House, at_once
+from tests.tokens import at, bare, position_of
 
 BASE = "https://streams.example/v1/stream/"
 HOOK = "https://hook.example/x"
@@ -115,7 +115,7 @@ class SubscriptionTests(ControlCase):
             "type": "webhook",
             "pattern": "events/*",
             "streams": [
-                {"path": path, "link_type": "explicit", "acked_offset": format_offset(0)}
+                {"path": path, "link_type": "explicit", "acked_offset": at(0)}
                 for path in ("a", "events/x")
             ],
             "webhook": {
@@ -149,10 +149,13 @@ class SubscriptionTests(ControlCase):
         self.house.put("events/b", body=b"xy")
         self.house.put("events/a", body=b"x")
         made = self.pull(streams=["events/b"])
-        links = [tuple(link.values()) for link in made.body["streams"]]
+        links = [
+            (link["path"], link["link_type"], position_of(link["acked_offset"]))
+            for link in made.body["streams"]
+        ]
         expected = [
-            ("events/a", "glob", format_offset(1)),
-            ("events/b", "explicit", format_offset(2)),
+            ("events/a", "glob", 1),
+            ("events/b", "explicit", 2),
         ]
         self.assertEqual(links, expected)
 
@@ -280,10 +283,12 @@ class WorkerTests(ControlCase):
         stream = {
             "path": "events/a",
             "link_type": "glob",
-            "acked_offset": format_offset(0),
-            "tail_offset": format_offset(3),
+            "acked_offset": at(0),
+            "tail_offset": at(3),
             "has_pending": True,
         }
+        for name in ("acked_offset", "tail_offset"):
+            claimed.body["streams"][0][name] = bare(claimed.body["streams"][0][name])
         self.assertEqual(
             claimed.body, {"generation": 1, "streams": [stream], "lease_ttl_ms": 30_000}
         )
@@ -292,12 +297,12 @@ class WorkerTests(ControlCase):
         self.assertEqual(busy.body["error"]["current_holder"], "w")
         self.assertEqual(busy.body["error"]["generation"], 1)
         body = {**claimed.body, "wake_id": wake_id, "token": token}
-        acks = [{"stream": "events/a", "offset": format_offset(2)}]
+        acks = [{"stream": "events/a", "offset": at(2)}]
         beat = self.settle("ack", body, acks=acks)
         self.assertEqual((beat.status, beat.body), (200, {"ok": True, "next_wake": False}))
-        bad = self.settle("ack", body, acks=[{"stream": "events/a", "offset": format_offset(1)}])
+        bad = self.settle("ack", body, acks=[{"stream": "events/a", "offset": at(1)}])
         self.assertError(bad, 409, "INVALID_OFFSET")
-        acks = [{"stream": "events/a", "offset": format_offset(3)}]
+        acks = [{"stream": "events/a", "offset": at(3)}]
         done = self.settle("ack", body, acks=acks, done=True)
         self.assertEqual((done.status, done.body), (200, {"ok": True, "next_wake": False}))
         self.assertError(self.settle("ack", body), 409, "FENCED")

@@ -15,6 +15,7 @@ from durable_streams_tw.server.embedded import DurableStreams
 from durable_streams_tw.server.operators import OperatorTree
 from durable_streams_tw.storage.memory import MemoryStore
 from tests.server.house import MORNING, ROOT, Answer, Client, at_once
+from tests.tokens import bare
 
 
 class Asked(MemoryStore):
@@ -63,6 +64,7 @@ class ListingTests(SynchronousTestCase):
         self.ask("PUT", ROOT + "c", Stream_Forked_From="/v1/stream/a/b", Stream_Closed="true")
         page = self.page()
         self.assertEqual((page["root"], page["after"]), ("/v1/stream/", None))
+        page["streams"][0]["next_offset"] = bare(page["streams"][0]["next_offset"])
         self.assertEqual(
             page["streams"][0],
             {

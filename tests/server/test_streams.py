@@ -15,8 +15,7 @@ from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.storage.memory import MemoryStore
 from tests.server.house import MORNING, House, Threads
-
-TAIL = "0000000000000000_%016d"
+from tests.tokens import at, position_of
 
 
 class Case(SynchronousTestCase):
@@ -69,7 +68,7 @@ class WriteTests(Case):
         self.assertEqual((fresh.status, fresh.body), (201, b""))
         self.assertEqual(self.fields(fresh)["location"], "http://h/s/a")
         self.assertEqual(self.fields(fresh)["content-type"], "text/plain")
-        self.assertEqual(self.fields(fresh)["stream-next-offset"], TAIL % 2)
+        self.assertEqual(position_of(self.fields(fresh)["stream-next-offset"]), 2)
         again = self.ask("PUT", "a", Content_Type="text/plain")
         self.assertEqual(again.status, 200)
         self.assertNotIn("location", self.fields(again))
@@ -77,7 +76,7 @@ class WriteTests(Case):
     def test_fork(self) -> None:
         """The source is named by its path, root included."""
         self.put("a", body=b"xyz")
-        answer = self.ask("PUT", "b", Stream_Forked_From="/s/a", Stream_Fork_Offset=TAIL % 2)
+        answer = self.ask("PUT", "b", Stream_Forked_From="/s/a", Stream_Fork_Offset=at(2))
         self.assertEqual(answer.status, 201)
         self.assertEqual(self.fields(answer)["content-type"], "text/plain")
         self.assertEqual(self.ask("GET", "b").body, b"xy")
@@ -87,7 +86,7 @@ class WriteTests(Case):
         self.put("a")
         answer = self.ask("POST", "a", b"xyz", Content_Type="text/plain")
         self.assertEqual((answer.status, answer.body), (204, b""))
-        self.assertEqual(self.fields(answer)["stream-next-offset"], TAIL % 3)
+        self.assertEqual(position_of(self.fields(answer)["stream-next-offset"]), 3)
 
     def test_producer(self) -> None:
         """200 for what is new, 204 for what was there."""
@@ -119,7 +118,7 @@ class WriteTests(Case):
         self.assertEqual((answer.status, answer.body), (200, b""))
         self.assertEqual(about["stream-ttl"], "60")
         self.assertEqual(about["stream-closed"], "true")
-        self.assertEqual(about["stream-next-offset"], TAIL % 3)
+        self.assertEqual(position_of(about["stream-next-offset"]), 3)
         self.assertEqual(about["cache-control"], "no-store")
         self.assertEqual(about["etag"], self.fields(self.ask("GET", "a"))["etag"])
 
@@ -243,9 +242,9 @@ class ReadTests(Case):
         fresh = "public, max-age=60, stale-while-revalidate=300"
         self.put("a", body=b"x")
         self.assertEqual(self.caching("a"), fresh)
-        self.assertEqual(self.caching(f"a?offset={TAIL % 1}"), "no-cache")
+        self.assertEqual(self.caching(f"a?offset={at(1)}"), "no-cache")
         self.ask("POST", "a", Stream_Closed="true")
-        self.assertEqual(self.caching(f"a?offset={TAIL % 1}"), fresh)
+        self.assertEqual(self.caching(f"a?offset={at(1)}"), fresh)
 
     def test_caching_of_what_ends(self) -> None:
         """No cache serves a stream beyond its end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.storage.expiry_suite import ExpirySuite
+from tests.storage.incarnation_suite import IncarnationSuite
 from tests.storage.listing_suite import ListingSuite
 from tests.storage.model_suite import ModelSuite
 from tests.storage.reading_suite import ReadingSuite
@@ -10,5 +11,13 @@ from tests.storage.watching_suite import WatchingSuite
 from tests.storage.writing_suite import WritingSuite
 
 
-class StoreSuite(WritingSuite, ReadingSuite, ExpirySuite, WatchingSuite, ListingSuite, ModelSuite):
+class StoreSuite(
+    WritingSuite,
+    ReadingSuite,
+    ExpirySuite,
+    WatchingSuite,
+    ListingSuite,
+    IncarnationSuite,
+    ModelSuite,
+):
     """All of them."""

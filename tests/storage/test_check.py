@@ -180,19 +180,21 @@ class CheckTests(SynchronousTestCase):
             del self.keyspace.content[key]
 
     def test_keys_of_strange_form(self) -> None:
-        stream = records.stream_key(1)
+        least = min(key for key in self.keyspace.content if key[:1] == b"s")
+        number = records.unpack_integer(least[1:])
+        stream = records.stream_key(number)
         for key in (
             b"d",
             b"d\x01",
             b"q\xff",
             stream + b"\x00",
             b"s",
-            records.data_key(1, 0) + b"\x00",
-            records.deadline_key(1, 1) + b"\x00",
+            records.data_key(number, 0) + b"\x00",
+            records.deadline_key(1, number) + b"\x00",
             b"x",
             b"g" + bytes(9),
-            b"q" + records.pack_integer(1) + b"?",
-            b"q" + records.pack_integer(1) + b"#x",
+            b"q" + records.pack_integer(number) + b"?",
+            b"q" + records.pack_integer(number) + b"#x",
         ):
             self.keyspace.content[key] = b""
             self.assertIn(Flaw.STRANGE_KEY, self.found(), key)

@@ -76,6 +76,10 @@ class CheckSubscriptionTests(SynchronousTestCase):
     def drop(self, table: Table[Any], key: bytes) -> None:
         del self.keyspace.content[table.prefix + key]
 
+    def number(self, name: str) -> int:
+        """The number of a subscription, which is another in every store."""
+        return self.state(name).number
+
     def assertFinds(self, flaw: Flaw = Flaw.SUBSCRIPTION) -> None:
         """The flaw, alone; then begin anew."""
         self.assertEqual(self.found(), {flaw})
@@ -108,7 +112,7 @@ class CheckSubscriptionTests(SynchronousTestCase):
 
     def test_identity(self) -> None:
         state = self.state("idle")
-        self.put(SUBSCRIPTIONS, subscription_key("other"), replace(state, number=10**6))
+        self.put(SUBSCRIPTIONS, subscription_key("other"), replace(state, number=10**18))
         self.assertIn(Flaw.SUBSCRIPTION, self.found())
         self.keyspace = subscribed_store()
         self.change("idle", id="other")
@@ -119,7 +123,7 @@ class CheckSubscriptionTests(SynchronousTestCase):
         self.change("idle", number=self.state("waking").number)
         self.assertIn(Flaw.SUBSCRIPTION, self.found())
         self.keyspace = subscribed_store()
-        new = Subscription(10**6, "new", self.state("idle").config, b"", 0)
+        new = Subscription(10**18, "new", self.state("idle").config, b"", 0)
         self.put(SUBSCRIPTIONS, b"new", new)
         self.assertFinds(Flaw.NEXT_ID)
 
@@ -134,32 +138,29 @@ class CheckSubscriptionTests(SynchronousTestCase):
             self.keyspace = subscribed_store()
 
     def test_links(self) -> None:
-        number = self.state("idle").number
-        self.drop(NAMED, stream_key(number, "missing"))
+        self.drop(NAMED, stream_key(self.number("idle"), "missing"))
         self.assertFinds()
-        self.put(NAMED, stream_key(number, "more"), Named("more"))
+        self.put(NAMED, stream_key(self.number("idle"), "more"), Named("more"))
         self.assertFinds()
-        self.put(NAMED, stream_key(number, "quiet"), Named("b"))
+        self.put(NAMED, stream_key(self.number("idle"), "quiet"), Named("b"))
         self.assertFinds()
-        self.put(NAMED, stream_key(10**6, "a"), Named("a"))
+        self.put(NAMED, stream_key(10**18, "a"), Named("a"))
         self.assertIn(Flaw.ORPHAN, self.found())
 
     def test_cursors(self) -> None:
-        idle, offered = self.state("idle").number, self.state("offered").number
-        self.put(CURSORS, stream_key(idle, "quiet"), Cursor("quiet", 0))
+        self.put(CURSORS, stream_key(self.number("idle"), "quiet"), Cursor("quiet", 0))
         self.assertFinds()
-        key = stream_key(offered, "a")
         for cursor in (Cursor("a", 1), Cursor("a", 9), Cursor("a", -1), Cursor("b", 0)):
-            self.put(CURSORS, key, cursor)
+            self.put(CURSORS, stream_key(self.number("offered"), "a"), cursor)
             self.assertFinds()
-        self.put(CURSORS, stream_key(offered, "wake"), Cursor("wake", 0))
+        self.put(CURSORS, stream_key(self.number("offered"), "wake"), Cursor("wake", 0))
         self.assertFinds()
-        self.put(CURSORS, stream_key(offered, "none"), Cursor("none", 0))
+        self.put(CURSORS, stream_key(self.number("offered"), "none"), Cursor("none", 0))
         self.assertFinds()
         for path in ("a", LONG):
-            self.drop(CURSORS, stream_key(offered, path))
+            self.drop(CURSORS, stream_key(self.number("offered"), path))
         self.assertFinds()
-        self.put(CURSORS, stream_key(10**6, "a"), Cursor("a", 0))
+        self.put(CURSORS, stream_key(10**18, "a"), Cursor("a", 0))
         self.assertIn(Flaw.ORPHAN, self.found())
 
     def test_keys_of_strange_form(self) -> None:

@@ -107,8 +107,8 @@ class BatchTests(CommitterCase):
         self.restart()
         self.keyspace.calls.clear()
         self.step(append("a", b"after a restart"))
-        # Path, stream, and the record that is extended.
-        self.assertEqual(self.keyspace.calls["get"], 3)
+        # Path, stream, and the record that is extended; the next id, twice, for the incarnation.
+        self.assertEqual(self.keyspace.calls["get"], 5)
         self.assertEqual(data_records(self.keyspace.content), 1)
         self.assertEqual(self.content("a"), b"0123456789" * 10 + b"after a restart")
 

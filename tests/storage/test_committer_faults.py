@@ -399,7 +399,9 @@ class CorruptTests(CommitterCase):
         self.assertEqual(self.problems(outcomes), ["corrupt-record", ""])
         self.assertIsNotNone(self.state("f"))
         changed = {key for key in content if content[key] != self.keyspace.content.get(key)}
-        self.assertEqual(changed, {records.stream_key(self.id_of("b")), records.data_key(2, 0)})
+        number = self.id_of("b")
+        written = {records.stream_key(number), records.data_key(number, 0), records.NEXT_ID_KEY}
+        self.assertEqual(changed, written)
 
     def test_sweep_goes_on(self) -> None:
         """A stream that cannot be read does not stop the others from ending."""

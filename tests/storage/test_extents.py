@@ -8,9 +8,9 @@ from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.limits import MAX_FORK_DEPTH
-from durable_streams_tw.protocol.offsets import NOW, START
+from durable_streams_tw.protocol.offsets import BEYOND, NOW, START
 from durable_streams_tw.protocol.state import ForkPoint, StreamState
-from durable_streams_tw.storage.extents import BEYOND, REPLACED, Extent, extents, resolve
+from durable_streams_tw.storage.extents import REPLACED, Extent, extents, resolve
 
 STREAM = StreamState(1, "a", "text/plain", 10, created_at=1, touched_at=1)
 NO_SOURCES: dict[int, StreamState] = {}

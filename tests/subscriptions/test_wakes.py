@@ -15,7 +15,6 @@ from durable_streams_tw.protocol.limits import (
     OBLIGATION_RETRY,
     WEBHOOK_TIMEOUT,
 )
-from durable_streams_tw.protocol.offsets import format_offset
 from durable_streams_tw.protocol.requests import Delete
 from durable_streams_tw.protocol.subscription_outcomes import Claimed
 from durable_streams_tw.protocol.subscription_requests import Delivered, Unsubscribe
@@ -26,6 +25,7 @@ from tests.storage.commands import JSON, create
 from tests.storage.subscription_suite import subscribe
 from tests.subscriptions.rig import BASE, LEASE, WakesCase
 from tests.subscriptions.test_keyring import verify
+from tests.tokens import at, bare
 
 DONE = b'{"done": true}'
 
@@ -44,8 +44,8 @@ class WebhookTests(WakesCase):
         stream = {
             "path": "events/b",
             "link_type": "glob",
-            "acked_offset": format_offset(0),
-            "tail_offset": format_offset(2),
+            "acked_offset": at(0),
+            "tail_offset": at(2),
             "has_pending": True,
         }
         expected = {
@@ -55,6 +55,8 @@ class WebhookTests(WakesCase):
             "streams": [stream],
             "callback_url": BASE + "__ds/subscriptions/sub%2F1/callback",
         }
+        for name in ("acked_offset", "tail_offset"):
+            call.body["streams"][0][name] = bare(call.body["streams"][0][name])
         self.assertEqual(call.body, expected)
         self.assertEqual(call.header["Content-Type"], "application/json")
         signature = call.header["Webhook-Signature"]
@@ -72,7 +74,7 @@ class WebhookTests(WakesCase):
         again = self.call()
         self.assertEqual(again.body["generation"], 2)
         self.assertNotEqual(again.body["wake_id"], call.body["wake_id"])
-        self.assertEqual(again.body["streams"][0]["acked_offset"], format_offset(3))
+        self.assertEqual(bare(again.body["streams"][0]["acked_offset"]), at(3))
         again.answer(201, b' {"x": [1], "done": true} ')
         self.assertQuiet()
         self.assertTrue(self.state().idle)

@@ -26,7 +26,17 @@ class Piece:
     for what comes after this piece.
     """
 
-    __slots__ = ("_event", "_frames", "_held", "_up_to_date", "end", "last", "leaves_cr", "reach")
+    __slots__ = (
+        "_event",
+        "_frames",
+        "_held",
+        "_state",
+        "_up_to_date",
+        "end",
+        "last",
+        "leaves_cr",
+        "reach",
+    )
 
     def __init__(
         self,
@@ -54,6 +64,7 @@ class Piece:
             if after_cr and data[0] == _LF:
                 data = data[1:]
         self._event = sse.data_event(kind, data) if data else b""
+        self._state = state
         self._frames: dict[int, bytes] = {}
         self._held = 0
 
@@ -65,7 +76,7 @@ class Piece:
         """The data event, where there is data to show, and the control event behind it."""
         frame = self._frames.get(cursor)
         if frame is None:
-            control = sse.control_event(self.end, cursor, self._up_to_date, self.last)
+            control = sse.control_event(self._state, self.end, cursor, self._up_to_date, self.last)
             frame = self._event + control
             self._held += len(frame)
             if self._held > TAIL_WINDOW:

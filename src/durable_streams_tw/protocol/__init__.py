@@ -12,7 +12,7 @@ Where each section of PROTOCOL.md lives:
 5.8                   sse
 6.1-6.4               subscription_requests, subscription_index, globs
 7                     subscriptions
-8                     offsets
+8                     offsets, lineage
 9                     content_types, bodies
 9.1                   json_mode
 10.1                  cursors, caching

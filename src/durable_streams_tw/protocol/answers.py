@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol import caching, fields
 from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.lineage import incarnation
 from durable_streams_tw.protocol.offsets import offset_bytes
 from durable_streams_tw.protocol.outcomes import Appended, Created
 from durable_streams_tw.protocol.state import StreamState
@@ -33,9 +34,9 @@ class Answer(Struct, frozen=True):
     body: bytes = b""
 
 
-def next_offset(position: int) -> Field:
+def next_offset(state: StreamState, position: int) -> Field:
     """The Stream-Next-Offset field of a position."""
-    return (fields.H_NEXT_OFFSET, offset_bytes(position))
+    return (fields.H_NEXT_OFFSET, offset_bytes(state, position))
 
 
 def content_type(state: StreamState) -> Field:
@@ -64,7 +65,7 @@ def refused(refusal: Refusal) -> Answer:
 def created(outcome: Created, location: bytes) -> Answer:
     """PUT (§5.1): 201 with the stream's URL, or 200 where it was there already."""
     state = outcome.state
-    answer = [content_type(state), next_offset(state.tail)]
+    answer = [content_type(state), next_offset(state, state.tail)]
     if outcome.fresh:
         answer.append((fields.H_LOCATION, location))
     if state.closed:
@@ -75,7 +76,7 @@ def created(outcome: Created, location: bytes) -> Answer:
 def appended(outcome: Appended) -> Answer:
     """POST (§5.2): 200 where a producer's bytes are new, 204 for every other success."""
     state = outcome.state
-    answer = [next_offset(state.tail)]
+    answer = [next_offset(state, state.tail)]
     producer = outcome.producer
     if producer is not None:
         answer.append((fields.H_PRODUCER_EPOCH, b"%d" % producer.epoch))
@@ -92,7 +93,7 @@ def deleted() -> Answer:
 
 def described(state: StreamState) -> Answer:
     """HEAD (§5.5): the stream as it is now, not to be cached."""
-    answer = [content_type(state), next_offset(state.tail), _NO_STORE]
+    answer = [content_type(state), next_offset(state, state.tail), _NO_STORE]
     lifetime = state.lifetime
     if lifetime.ttl is not None:
         answer.append((fields.H_TTL, b"%d" % lifetime.ttl))
@@ -100,7 +101,9 @@ def described(state: StreamState) -> Answer:
         answer.append((fields.H_EXPIRES_AT, lifetime.expires_at_text.encode("latin-1")))
     if state.closed:
         answer.append(_CLOSED)
-    answer.append((fields.H_ETAG, caching.etag(state.id, 0, state.tail, state.closed)))
+    answer.append(
+        (fields.H_ETAG, caching.etag(incarnation(state, state.tail), 0, state.tail, state.closed))
+    )
     return Answer(200, answer)
 
 
@@ -109,7 +112,7 @@ def read_fields(state: StreamState, end: int, cursor: int | None) -> list[Field]
 
     ``cursor`` is given for live reads (§5.7).
     """
-    answer = [next_offset(end)]
+    answer = [next_offset(state, end)]
     if cursor is not None:
         answer.append((fields.H_CURSOR, b"%d" % cursor))
     if end == state.tail:

@@ -17,14 +17,15 @@ _STALE: Final = 300
 _ENTITY_TAG: Final = re.compile(rb'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 
-def etag(stream_id: int, start: int, end: int, closed: bool, encoding: str = "") -> bytes:
+def etag(incarnation: int, start: int, end: int, closed: bool, encoding: str = "") -> bytes:
     """The entity tag of the bytes from ``start`` to ``end`` of a stream.
 
-    Changes when the stream is closed there, and differs between encodings.
+    ``incarnation`` is the one that owns ``end`` (`lineage.incarnation`). The tag changes when the
+    stream is closed there, and differs between encodings.
     """
     mark = ":c" if closed else ""
     coded = f":{encoding}" if encoding else ""
-    return f'"{stream_id}:{start}:{end}{mark}{coded}"'.encode("ascii")
+    return f'"{incarnation}:{start}:{end}{mark}{coded}"'.encode("ascii")
 
 
 def directives(private: bool, left: float | None) -> bytes:

@@ -57,6 +57,7 @@ class Problem(Enum):
     NO_PENDING_WORK = "no-pending-work", 409, "There is nothing to be done"
     INVALID_OFFSET = "invalid-offset", 409, "The offset cannot be acknowledged"
     STREAM_GONE = "stream-gone", 410, "The stream is deleted"
+    OFFSET_GONE = "offset-gone", 410, "The offset is of another incarnation of the stream"
     BODY_TOO_LARGE = "body-too-large", 413, "The body is too large"
     TOO_MANY_MESSAGES = "too-many-messages", 413, "The body has too many messages"
     TARGET_TOO_LONG = "target-too-long", 414, "The request target is too long"

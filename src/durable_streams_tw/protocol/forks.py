@@ -9,9 +9,10 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from durable_streams_tw.protocol import bodies, content_types, json_mode
+from durable_streams_tw.protocol import bodies, content_types, json_mode, lineage, offsets
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import MAX_FORK_DEPTH, MAX_JSON_MESSAGES, MAX_POSITION
+from durable_streams_tw.protocol.offsets import Asked, Offset
 from durable_streams_tw.protocol.outcomes import Created
 from durable_streams_tw.protocol.requests import Create, ForkRequest
 from durable_streams_tw.protocol.state import FOR_EVER, ForkPoint, StreamState
@@ -24,6 +25,7 @@ class Advance(Struct, frozen=True):
     messages: int
 
 
+_BEYOND = Refusal(Problem.INVALID_FORK, "Stream-Fork-Offset lies beyond the end of the source")
 _OVERSHOOT = Refusal(
     Problem.INVALID_FORK, "Stream-Fork-Sub-Offset names a position behind the end of the source"
 )
@@ -66,9 +68,12 @@ def anchor(source: StreamState, command: Create) -> int | Advance | Refusal:
         return Refusal(
             Problem.INVALID_FORK, f"forks of forks go at most {MAX_FORK_DEPTH} levels deep"
         )
-    base = source.tail if request.offset is None else request.offset
-    if base > source.tail:
-        return Refusal(Problem.INVALID_FORK, "Stream-Fork-Offset lies behind the end of the source")
+    asked = offsets.NOW if request.offset is None else request.offset
+    base = offsets.resolve(source, asked)
+    if isinstance(base, Refusal):
+        # PROTOCOL.md §4.2 wants 400 for every offset beyond the source.
+        within = isinstance(asked, Offset) and asked.position <= source.tail
+        return base if within else _BEYOND
     if request.sub_offset and content_types.is_json(source.content_type):
         if request.sub_offset > MAX_JSON_MESSAGES:
             return _TOO_FAR
@@ -127,7 +132,7 @@ def fork(
             source_id=source.id,
             position=position,
             source=request.source,
-            offset=request.offset,
+            offset=_position(request.offset),
             sub_offset=request.sub_offset,
             depth=1 if source.fork is None else source.fork.depth + 1,
             inherits_lifetime=inherits,
@@ -136,13 +141,27 @@ def fork(
     return Created(state, fresh=True, body=body)
 
 
-def asks_for(point: ForkPoint, request: ForkRequest) -> bool:
+def identified(state: StreamState, source: StreamState, number: int) -> StreamState:
+    """A new fork under its own id, with the lineage that it has of its source."""
+    return replace(state, id=number, lineage=lineage.forked(source, number, state.origin))
+
+
+def asks_for(existing: StreamState, request: ForkRequest) -> bool:
     """Whether a request names the fork that exists: as it was asked for, or by the point."""
+    point = existing.fork
+    assert point is not None, "a fork has a fork point"
     if point.source != request.source:
         return False
-    if (point.offset, point.sub_offset) == (request.offset, request.sub_offset):
+    asked, position = request.offset, _position(request.offset)
+    if isinstance(asked, Offset) and not lineage.owns(existing, asked.incarnation, asked.position):
+        return False
+    if (point.offset, point.sub_offset) == (position, request.sub_offset):
         return True
-    return request.offset == point.position and not request.sub_offset
+    return position == point.position and not request.sub_offset
+
+
+def _position(asked: Asked | None) -> int | None:
+    return asked.position if isinstance(asked, Offset) else asked
 
 
 def referenced(source: StreamState) -> StreamState:

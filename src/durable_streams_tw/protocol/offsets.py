@@ -1,8 +1,10 @@
 """Offsets: the tokens by which clients name positions (PROTOCOL.md §8).
 
-A token is two runs of sixteen digits joined by an underscore, so tokens sort as their
-positions do. The first half is reserved and zero; the second is a position in the
-stream's stored bytes.
+A token is two decimal numbers of fixed width joined by an underscore: the incarnation of the
+stream that owns the position (`protocol.lineage`), and the position in the stream's stored
+bytes. So tokens of one stream sort as their positions do, and a token of another life of the
+stream is recognised. A first number of zero names a position without an incarnation: clients
+may have saved such tokens of earlier versions, and they remain readable.
 """
 
 from __future__ import annotations
@@ -10,8 +12,12 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from durable_streams_tw.protocol.errors import Problem, Refused
+from msgspec import Struct
+
+from durable_streams_tw.protocol import lineage
+from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_POSITION
+from durable_streams_tw.protocol.state import StreamState
 
 START: Final = 0
 """The position that the sentinel ``-1`` stands for."""
@@ -19,24 +25,53 @@ START: Final = 0
 NOW: Final = -1
 """Stands for the sentinel ``now`` among positions: the tail, wherever it is when read."""
 
+BEYOND: Final = Refusal(Problem.OFFSET_OUT_OF_RANGE, "the offset lies beyond the end of the stream")
+OTHER_INCARNATION: Final = Refusal(
+    Problem.OFFSET_GONE,
+    "the offset belongs to another incarnation of this stream: the stream was deleted and created "
+    "again, its store was restored or copied, or the offset is one of a fork or its source after "
+    "the fork point. Read the stream again from offset -1",
+)
+
 _TOKEN: Final = re.compile(r"([0-9]{1,32})_([0-9]{1,32})")
 
 
-def format_offset(position: int) -> str:
-    """The token of a position (bytes from the stream's start)."""
-    return offset_bytes(position).decode("ascii")
+class Offset(Struct, frozen=True):
+    """A position, and the incarnation that owned it when the offset was given."""
+
+    incarnation: int
+    position: int
 
 
-def offset_bytes(position: int) -> bytes:
-    """The same, as a header field has it."""
-    return b"0000000000000000_%016d" % position
+Asked = int | Offset
+"""What a client asks for: a bare position (`NOW` among them), or an `Offset` to be checked."""
 
 
-def parse_offset(token: str) -> int:
-    """The position that a token names; `NOW` for ``now``, `START` for ``-1``.
+def format_offset(state: StreamState | None, position: int) -> str:
+    """Return the token of a position (bytes from the stream's start).
 
-    Fewer digits than sixteen are read as the same number. Raises `Refused`
-    (MALFORMED_OFFSET) for everything that is not an offset.
+    Without a stream the token names no incarnation.
+    """
+    if state is None:
+        return f"{0:016d}_{position:016d}"
+    return offset_bytes(state, position).decode("ascii")
+
+
+def offset_bytes(state: StreamState, position: int) -> bytes:
+    """Return the token of a position as a header field has it."""
+    return b"%020d_%016d" % (lineage.incarnation(state, position), position)
+
+
+def offset_at(state: StreamState, position: int) -> Offset:
+    """Return the offset of a position of a stream."""
+    return Offset(lineage.incarnation(state, position), position)
+
+
+def parse_offset(token: str) -> Asked:
+    """Return what a token names; `NOW` for ``now``, `START` for ``-1``.
+
+    The width of either number does not matter. Raises `Refused` (MALFORMED_OFFSET) for
+    everything that is not an offset.
     """
     if token == "-1":
         return START
@@ -48,7 +83,23 @@ def parse_offset(token: str) -> int:
             Problem.MALFORMED_OFFSET,
             "an offset is '-1', 'now', or a value that this server returned in Stream-Next-Offset",
         )
-    reserved, position = int(match[1]), int(match[2])
-    if reserved != 0 or position > MAX_POSITION:
-        raise Refused(Problem.OFFSET_OUT_OF_RANGE, "the offset lies beyond the end of the stream")
-    return position
+    number, position = int(match[1]), int(match[2])
+    if position > MAX_POSITION:
+        raise Refused(BEYOND.problem, BEYOND.detail)
+    return Offset(number, position) if number else position
+
+
+def resolve(state: StreamState, asked: Asked) -> int | Refusal:
+    """Return the position of a stream that a client asks for, or why the stream has none.
+
+    A position beyond the tail under an incarnation of this very stream was given by a store of
+    which this one is an older copy.
+    """
+    if isinstance(asked, Offset):
+        position = asked.position
+        if position > state.tail or not lineage.owns(state, asked.incarnation, position):
+            return OTHER_INCARNATION
+        return position
+    if asked == NOW:
+        return state.tail
+    return BEYOND if asked > state.tail else asked

@@ -20,7 +20,7 @@ from durable_streams_tw.protocol import content_types, fields
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.cursors import parse_cursor
 from durable_streams_tw.protocol.errors import Problem, Refused
-from durable_streams_tw.protocol.offsets import NOW, START, parse_offset
+from durable_streams_tw.protocol.offsets import NOW, START, Asked, parse_offset
 from durable_streams_tw.protocol.paths import is_reserved, stream_name
 from durable_streams_tw.protocol.producers import ProducerClaim
 from durable_streams_tw.protocol.state import FOR_EVER, Lifetime
@@ -38,12 +38,12 @@ class Live(Enum):
 class ForkRequest(Struct, frozen=True):
     """What a PUT says of the stream it forks from (§4.2).
 
-    ``source`` is a stream name; ``offset`` a position, None for the source's tail;
-    ``sub_offset`` counts messages (JSON mode) or bytes from there.
+    ``source`` is a stream name; ``offset`` is None for the source's tail; ``sub_offset`` counts
+    messages (JSON mode) or bytes from there.
     """
 
     source: str
-    offset: int | None = None
+    offset: Asked | None = None
     sub_offset: int = 0
 
 
@@ -80,9 +80,9 @@ class Delete(Struct, frozen=True):
 
 
 class ReadQuery(Struct, frozen=True):
-    """What a GET's query says. ``offset`` is a position or `offsets.NOW`."""
+    """What a GET's query says."""
 
-    offset: int
+    offset: Asked
     live: Live | None = None
     cursor: int | None = None
 
@@ -187,14 +187,14 @@ def fork_request(header: FieldMap, root: bytes) -> ForkRequest | None:
     return ForkRequest(name, position, past)
 
 
-def _fork_offset(value: bytes) -> int:
-    position = parse_offset(value.decode("latin-1"))
-    if position == NOW or value == b"-1":
+def _fork_offset(value: bytes) -> Asked:
+    asked = parse_offset(value.decode("latin-1"))
+    if asked == NOW or value == b"-1":
         raise Refused(
             Problem.MALFORMED_OFFSET,
             "Stream-Fork-Offset is a value that this server returned in Stream-Next-Offset",
         )
-    return position
+    return asked
 
 
 def append_fields(header: FieldMap) -> AppendFields:

@@ -14,6 +14,7 @@ from typing import Final
 
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.state import StreamState
 
 COMMENT: Final = b": keep-alive\n\n"
 """What an idle connection is sent so that nothing on the way closes it."""
@@ -51,13 +52,15 @@ def data_event(kind: Framing, payload: bytes) -> bytes:
     return b"event: data\ndata:" + text + b"\n\n"
 
 
-def control_event(position: int, cursor: int, up_to_date: bool, closed: bool) -> bytes:
+def control_event(
+    state: StreamState, position: int, cursor: int, up_to_date: bool, closed: bool
+) -> bytes:
     """The ``control`` event that follows data, opens a stream and ends it.
 
     ``closed`` says that the stream ends at ``position``; the cursor, which nobody needs
     then, is left out.
     """
-    offset = format_offset(position)
+    offset = format_offset(state, position)
     if closed:
         rest = ',"upToDate":true,"streamClosed":true'
     elif up_to_date:

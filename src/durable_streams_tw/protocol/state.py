@@ -44,6 +44,20 @@ class ForkPoint(Struct, frozen=True, array_like=True, gc=False):
     inherits_lifetime: bool
 
 
+class Lineage(Struct, frozen=True, array_like=True, gc=False):
+    """Incarnations that own a stream's positions, oldest first (see `protocol.lineage`).
+
+    ``ids[i]`` owns the positions after ``starts[i]``, up to and including ``starts[i + 1]``;
+    ``ids[0]`` owns position 0 too. Ids increase, so offsets sort as their positions do.
+    ``least`` is the smallest id that the first range stands for: less than ``ids[0]`` where
+    older incarnations were merged into it.
+    """
+
+    ids: tuple[int, ...]
+    starts: tuple[int, ...]
+    least: int
+
+
 class StreamState(Struct, frozen=True, array_like=True, gc=False):
     """A stream at one moment: everything but its bytes and its producers.
 
@@ -51,7 +65,7 @@ class StreamState(Struct, frozen=True, array_like=True, gc=False):
     milliseconds since 1970; ``touched_at`` is the last read or write that is written down.
     ``closed_by`` is the producer batch that closed the stream, where one did. ``forks``
     counts the streams that inherit from this one; ``deleted`` marks one that lives on only
-    for them.
+    for them. ``lineage`` is None where every position was written under ``id``.
     """
 
     id: int
@@ -67,6 +81,7 @@ class StreamState(Struct, frozen=True, array_like=True, gc=False):
     fork: ForkPoint | None = None
     forks: int = 0
     deleted: bool = False
+    lineage: Lineage | None = None
 
     @property
     def origin(self) -> int:

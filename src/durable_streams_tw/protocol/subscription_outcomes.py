@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.protocol.subscriptions import Subscription
 
 
 class WorkItem(Struct, frozen=True):
-    """A stream of a wake: how far it is acknowledged, and how far it goes (positions)."""
+    """A stream of a wake: the position up to which it is acknowledged, and its state."""
 
     path: str
     explicit: bool
     acked: int
-    tail: int
+    stream: StreamState
+
+    @property
+    def tail(self) -> int:
+        """The position up to which there is work."""
+        return self.stream.tail
 
 
 class Subscribed(Struct, frozen=True):

@@ -27,7 +27,7 @@ from durable_streams_tw.protocol.limits import (
     MAX_WEBHOOK_URL,
     MIN_LEASE_TTL_MS,
 )
-from durable_streams_tw.protocol.offsets import NOW, parse_offset
+from durable_streams_tw.protocol.offsets import NOW, Asked, parse_offset
 from durable_streams_tw.protocol.paths import check_name, is_reserved, stream_name
 from durable_streams_tw.protocol.subscriptions import Config, Kind, Proof, Wake
 
@@ -71,10 +71,10 @@ class Claim(Struct, frozen=True):
 
 
 class Ack(Struct, frozen=True):
-    """A stream's name, and the position up to which it is done."""
+    """A stream's name, and the offset up to which it is done."""
 
     path: str
-    position: int
+    offset: Asked
 
 
 class Settle(Struct, frozen=True):
@@ -306,11 +306,11 @@ def _name(path: str) -> str:
 def _ack(given: _Ack) -> Ack:
     path = _name(given.stream or given.path or "")
     try:
-        position = parse_offset(given.offset)
+        offset = parse_offset(given.offset)
     except Refused as refused:
         raise Refused(Problem.INVALID_OFFSET, refused.refusal.detail) from None
-    if position == NOW or given.offset == "-1":
+    if offset == NOW or given.offset == "-1":
         raise Refused(
             Problem.INVALID_OFFSET, "an ack names an offset that this server returned, no sentinel"
         )
-    return Ack(path, position)
+    return Ack(path, offset)

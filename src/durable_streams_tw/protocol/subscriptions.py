@@ -271,13 +271,10 @@ def fence(
     return None
 
 
-def acknowledge(acked: int, tail: int, position: int) -> Refusal | None:
-    """Refuse to move a cursor from ``acked`` to a position that lies before it, or behind the
-    stream's tail."""
+def acknowledge(acked: int, position: int) -> Refusal | None:
+    """Refuse to move a cursor from ``acked`` to a position that lies before it."""
     if position < acked:
         return Refusal(Problem.INVALID_OFFSET, "the offset lies before what is acknowledged")
-    if position > tail:
-        return Refusal(Problem.INVALID_OFFSET, "the offset lies behind the end of the stream")
     return None
 
 

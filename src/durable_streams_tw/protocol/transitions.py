@@ -65,7 +65,7 @@ def _difference(existing: StreamState, command: Create) -> str | None:
     point, request = existing.fork, command.fork
     if (point is None) != (request is None):
         return "another origin: it is a fork" if request is None else "another origin"
-    if point is not None and request is not None and not forks.asks_for(point, request):
+    if point is not None and request is not None and not forks.asks_for(existing, request):
         return f"another origin: it is a fork of {point.source}"
     # A fork that leaves these out inherits them, on the first request and on every other.
     inherits = point is not None and point.inherits_lifetime and command.lifetime == FOR_EVER
@@ -150,7 +150,7 @@ def closed_refusal(state: StreamState) -> Refusal:
     """What a writer to a closed stream is told: that, and where the stream ended (§5.2)."""
     closed_at: Fields = (
         (fields.H_CLOSED, fields.TRUE),
-        (fields.H_NEXT_OFFSET, offset_bytes(state.tail)),
+        (fields.H_NEXT_OFFSET, offset_bytes(state, state.tail)),
     )
     return Refusal(
         Problem.STREAM_CLOSED, "the stream is closed: nothing can be appended", closed_at

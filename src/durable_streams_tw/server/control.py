@@ -182,7 +182,7 @@ class ControlOperations:
                 {
                     "path": link.path,
                     "link_type": "explicit" if link.explicit else "glob",
-                    "acked_offset": format_offset(link.acked),
+                    "acked_offset": format_offset(link.stream, link.acked),
                 }
                 for link in found.links
             ],

@@ -6,6 +6,7 @@ from twisted.internet.defer import Deferred
 
 from durable_streams_tw.live.waiters import LongPolls
 from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.offsets import Asked
 from durable_streams_tw.server.values import Batch, StreamError, batch_of
 from durable_streams_tw.storage.interfaces import Chunk, IStreamStore
 
@@ -21,7 +22,7 @@ class Following:
     """
 
     def __init__(
-        self, store: IStreamStore, long_polls: LongPolls, path: str, offset: int, limit: int
+        self, store: IStreamStore, long_polls: LongPolls, path: str, offset: Asked, limit: int
     ) -> None:
         self._store = store
         self._long_polls = long_polls

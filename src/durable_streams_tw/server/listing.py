@@ -108,7 +108,7 @@ def _described(state: StreamState) -> dict[str, Any]:
     described: dict[str, Any] = {
         "path": state.path,
         "content_type": state.content_type,
-        "next_offset": format_offset(state.tail),
+        "next_offset": format_offset(state, state.tail),
         "size": state.tail,
         "closed": state.closed,
         "created_at": _timestamp(state.created_at),

@@ -23,6 +23,7 @@ from durable_streams_tw.protocol import (
 from durable_streams_tw.protocol.answers import Answer, Field
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import INLINE_GZIP, SSE_CHUNK
+from durable_streams_tw.protocol.lineage import incarnation
 from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.requests import Live, ReadQuery
 from durable_streams_tw.server import policies
@@ -118,7 +119,9 @@ class Reads:
             about.append((fields.H_CACHE_CONTROL, caching.NO_STORE))
         else:
             ends = state.closed and chunk.at_tail
-            tag = caching.etag(state.id, chunk.start, chunk.end, ends, "gzip" if zips else "")
+            tag = caching.etag(
+                incarnation(state, chunk.end), chunk.start, chunk.end, ends, "gzip" if zips else ""
+            )
             about.append((fields.H_ETAG, tag))
             about.append((fields.H_CACHE_CONTROL, self._directives(chunk)))
             if caching.is_match(header.get(fields.IF_NONE_MATCH), tag):

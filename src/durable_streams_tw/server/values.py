@@ -90,7 +90,7 @@ def info_of(state: StreamState, created: bool = False) -> StreamInfo:
     return StreamInfo(
         state.path,
         state.content_type,
-        format_offset(state.tail),
+        format_offset(state, state.tail),
         state.closed,
         state.lifetime.ttl,
         state.lifetime.expires_at_text,
@@ -106,7 +106,7 @@ def created_from(outcome: Created) -> StreamInfo:
 def written_from(outcome: Appended) -> Written:
     """What is told of an append."""
     state = outcome.state
-    return Written(format_offset(state.tail), state.closed, outcome.duplicate)
+    return Written(format_offset(state, state.tail), state.closed, outcome.duplicate)
 
 
 def batch_of(chunk: Chunk) -> Batch:
@@ -118,7 +118,7 @@ def batch_of(chunk: Chunk) -> Batch:
     return Batch(
         state.content_type,
         data,
-        format_offset(chunk.end),
+        format_offset(state, chunk.end),
         chunk.at_tail,
         chunk.at_tail and state.closed,
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from durable_streams_tw.protocol import transitions
+from msgspec.structs import replace
+
+from durable_streams_tw.protocol import lineage, transitions
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.outcomes import Appended
 from durable_streams_tw.protocol.requests import Append
@@ -28,6 +30,10 @@ def append(transaction: Transaction, command: Append, now: int) -> Appended | Re
     if outcome.grew and not transaction.roomy:
         return FULL
     after = outcome.state
+    if outcome.grew and lineage.newest(after) < transaction.life:
+        # Bytes that a copy of this store has appended since may have the same positions.
+        after = lineage.renewed(after, transaction.new_id(), state.tail)
+        outcome = replace(outcome, state=after)
     transaction.save(after)
     if claim is not None and outcome.producer is not None:
         transaction.save_producer(state.id, claim.id, outcome.producer)

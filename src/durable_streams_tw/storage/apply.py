@@ -55,8 +55,10 @@ def _create(transaction: Transaction, command: Create, now: int) -> Outcome:
         return outcome
     if not transaction.roomy:
         return FULL
-    state = replace(outcome.state, id=transaction.new_id())
-    if source is not None:
+    if source is None:
+        state = replace(outcome.state, id=transaction.new_id())
+    else:
+        state = forks.identified(outcome.state, source, transaction.new_id())
         transaction.save(forks.referenced(source))
     transaction.save(state)
     data = outcome.body.data

@@ -33,6 +33,7 @@ from durable_streams_tw.storage import reading, recording, records
 from durable_streams_tw.storage.access import AccessTimes
 from durable_streams_tw.storage.appending import FULL
 from durable_streams_tw.storage.apply import apply, expire, touch
+from durable_streams_tw.storage.format import first_id
 from durable_streams_tw.storage.interfaces import Change, Command, Note, Outcome
 from durable_streams_tw.storage.keyspace import (
     Keyspace,
@@ -103,7 +104,8 @@ class Committer:
         self._had_room = True
         # How much a sweep takes at a time.
         self._portion = _LARGEST
-        self._written = Written()
+        # No id that an earlier process or a copy of the store has given.
+        self._written = Written(first_id(now()))
         # Streams that a commit of unknown outcome was to change, as it was to leave them.
         self._doubtful: dict[int, StreamState] = {}
         # Watched records that it was to change, by whole key.

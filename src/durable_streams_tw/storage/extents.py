@@ -10,11 +10,10 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from durable_streams_tw.protocol import offsets
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.state import StreamState
 
-BEYOND = Refusal(Problem.OFFSET_OUT_OF_RANGE, "the offset lies beyond the end of the stream")
 TORN = Refusal(
     Problem.OFFSET_OUT_OF_RANGE,
     "the offset lies inside a message: use one that this server returned in Stream-Next-Offset",
@@ -53,13 +52,11 @@ def extents(
     return found
 
 
-def resolve(state: StreamState, offset: int, stream_id: int | None) -> int | Refusal:
+def resolve(state: StreamState, offset: offsets.Asked, stream_id: int | None) -> int | Refusal:
     """The position that a reader asks for, where the stream has it.
 
     ``stream_id`` is the stream that the reader has been reading, None where it begins.
     """
     if stream_id is not None and stream_id != state.id:
         return REPLACED
-    if offset == NOW:
-        return state.tail
-    return BEYOND if offset > state.tail else offset
+    return offsets.resolve(state, offset)

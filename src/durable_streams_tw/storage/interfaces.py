@@ -16,6 +16,7 @@ from zope.interface import Interface
 
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.offsets import Asked
 from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.requests import Append, Create, Delete
@@ -136,9 +137,9 @@ class IStreamStore(Interface):
         """The stream at a path, as it is now. Does not count as an access (§5.1)."""
 
     def read(
-        path: str, offset: int, limit: int, stream_id: int | None = None
+        path: str, offset: Asked, limit: int, stream_id: int | None = None
     ) -> Deferred[Chunk | Refusal]:
-        """Bytes of the stream at a path from a position (or `offsets.NOW`).
+        """Bytes of the stream at a path from an offset of a client, or from a position.
 
         About ``limit`` bytes: in JSON mode the message that crosses the limit comes whole.
         Counts as an access, which resets a TTL. With ``stream_id`` the stream must still be
@@ -198,6 +199,10 @@ class Transaction(Protocol):
 
     def new_id(self) -> int:
         """An id that was never used and never will be again."""
+
+    @property
+    def life(self) -> int:
+        """A number that all ids given by this process reach, and none given before."""
 
     def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
         """What the stream remembers of a producer."""

@@ -29,7 +29,7 @@ from durable_streams_tw.protocol.limits import (
     MAX_QUEUE,
     MAX_QUEUED_COMMANDS,
 )
-from durable_streams_tw.protocol.offsets import START
+from durable_streams_tw.protocol.offsets import START, Asked
 from durable_streams_tw.protocol.requests import Append, Create
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage import reading
@@ -280,7 +280,7 @@ class LMDBStore:
         )
 
     def read(
-        self, path: str, offset: int, limit: int, stream_id: int | None = None
+        self, path: str, offset: Asked, limit: int, stream_id: int | None = None
     ) -> Deferred[Chunk | Refusal]:
         """Bytes of the stream at a path."""
         if not self._open:
@@ -358,7 +358,7 @@ class LMDBStore:
             return data
         return None
 
-    def _read(self, path: str, offset: int, limit: int, stream_id: int | None) -> _Seen:
+    def _read(self, path: str, offset: Asked, limit: int, stream_id: int | None) -> _Seen:
         """In a reading lane: the state and the bytes, of one commit."""
         try:
             with self._keyspace.snapshot() as view:
@@ -378,7 +378,7 @@ class LMDBStore:
         self,
         view: View,
         state: StreamState | None,
-        offset: int,
+        offset: Asked,
         limit: int,
         stream_id: int | None,
     ) -> Chunk | Refusal:

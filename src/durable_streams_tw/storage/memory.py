@@ -18,6 +18,7 @@ from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import RECORD_PAYLOAD, SWEEP_INTERVAL
+from durable_streams_tw.protocol.offsets import Asked
 from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.protocol.subscription_index import SubscriptionIndex
@@ -103,8 +104,8 @@ class MemoryStore:
         self._logs: dict[int, _Log] = {}
         self._names: OrderedNames | None = None
         self._mortal: set[int] = set()
-        # Entity tags name streams by id, and clients keep them for longer than a process lives.
-        self._next_id = (now() << 20) + 1
+        # Offsets and entity tags carry ids, and clients keep them for longer than a process lives.
+        self._next_id = self.life = (now() << 20) + 1
         self.access = AccessTimes(lead)
         self._listeners: list[Listener] = []
         self._note_listeners: list[NoteListener] = []
@@ -149,7 +150,7 @@ class MemoryStore:
         return succeed(self._look(path, self._now()))
 
     def read(
-        self, path: str, offset: int, limit: int, stream_id: int | None = None
+        self, path: str, offset: Asked, limit: int, stream_id: int | None = None
     ) -> Deferred[Chunk | Refusal]:
         """Bytes of the stream at a path."""
         return succeed(self._read(path, offset, limit, stream_id))
@@ -327,7 +328,7 @@ class MemoryStore:
     def _look(self, path: str, now: int) -> StreamState | Refusal:
         return usable(self.stream_at(path), self.access, now)
 
-    def _read(self, path: str, offset: int, limit: int, stream_id: int | None) -> Chunk | Refusal:
+    def _read(self, path: str, offset: Asked, limit: int, stream_id: int | None) -> Chunk | Refusal:
         now = self._now()
         state = self._look(path, now)
         if isinstance(state, Refusal):

@@ -200,7 +200,7 @@ def work_of(
         if len(items) == MAX_WAKE_STREAMS or (items and size > MAX_WAKE_NAMES):
             break
         explicit = records.get(NAMED, key) is not None
-        items.append(WorkItem(cursor.path, explicit, cursor.acked, stream.tail))
+        items.append(WorkItem(cursor.path, explicit, cursor.acked, stream))
     return tuple(items)
 
 

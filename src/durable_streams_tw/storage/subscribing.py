@@ -5,7 +5,7 @@ Like `apply`: read what the decision needs, ask the pure function, write what ca
 
 from __future__ import annotations
 
-from durable_streams_tw.protocol import subscriptions
+from durable_streams_tw.protocol import offsets, subscriptions
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.globs import Glob, parse_glob
 from durable_streams_tw.protocol.limits import MAX_EXPLICIT_STREAMS
@@ -294,8 +294,11 @@ def _refuse_ack(
         return _UNKNOWN_STREAM
     cursor = transaction.get(CURSORS, stream_key(state.number, ack.path))
     acked = stream.tail if cursor is None else cursor.acked
-    refusal = subscriptions.acknowledge(acked, stream.tail, ack.position)
-    if refusal is None and not transaction.boundary(stream, ack.position):
+    position = offsets.resolve(stream, ack.offset)
+    if isinstance(position, Refusal):
+        return Refusal(Problem.INVALID_OFFSET, position.detail)
+    refusal = subscriptions.acknowledge(acked, position)
+    if refusal is None and not transaction.boundary(stream, position):
         return _BETWEEN
     return refusal
 
@@ -304,10 +307,13 @@ def _acknowledge(transaction: Transaction, state: Subscription, ack: Ack, now: i
     """Move a cursor forward, as `_refuse_ack` lets it."""
     key = stream_key(state.number, ack.path)
     cursor = transaction.get(CURSORS, key)
-    if cursor is None or ack.position <= cursor.acked:
-        return
     stream = living(transaction, ack.path, now)
-    if stream is not None and stream.tail == ack.position:
+    if cursor is None or stream is None:
+        return
+    position = offsets.resolve(stream, ack.offset)
+    if isinstance(position, Refusal) or position <= cursor.acked:
+        return
+    if stream.tail == position:
         transaction.remove(CURSORS, key)
     else:
-        transaction.put(CURSORS, key, Cursor(ack.path, ack.position))
+        transaction.put(CURSORS, key, Cursor(ack.path, position))

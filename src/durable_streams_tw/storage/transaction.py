@@ -89,12 +89,27 @@ class BatchTransaction:
         """The next id; the counter is durable with the batch that uses it."""
         written = self._written
         if written.next_id is None:
-            written.next_id = reading.load_next_id(self._batch)
+            written.next_id = max(reading.load_next_id(self._batch), self.life)
         given = written.next_id
         written.next_id = given + 1
         self._put(records.NEXT_ID_KEY, records.pack_integer(given + 1))
         self._unwritten.add(given)
         return given
+
+    @property
+    def life(self) -> int:
+        """What all ids given by this process reach, and none given before."""
+        written = self._written
+        if written.life is None:
+            try:
+                known = reading.load_next_id(self._batch)
+                # By chance, or copies whose clocks were set back would give the same ids.
+                chance = int.from_bytes(self.entropy(2), "big")
+                written.life = max(known, written.first_id) + chance
+            except CorruptRecord:
+                # Then no ids are given, and no incarnation can be told from another.
+                return 0
+        return written.life
 
     def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
         """What the stream remembers of a producer."""

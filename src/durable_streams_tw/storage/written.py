@@ -54,9 +54,15 @@ class OpenStream:
 
 
 class Written:
-    """Bounded memories; what has been there longest goes first."""
+    """Bounded memories; what has been there longest goes first.
 
-    def __init__(self) -> None:
+    ``first_id`` is the least id that this process may give (`format.first_id`), ``life`` the one
+    from which on it does: greater where the clock was set back.
+    """
+
+    def __init__(self, first_id: int = 0) -> None:
+        self.first_id = first_id
+        self.life: int | None = None
         self.by_path: BoundedCache[str, OpenStream] = BoundedCache(STATE_CACHE)
         self.by_id: dict[int, OpenStream] = {}
         self.producers: BoundedCache[tuple[int, str], ProducerState] = BoundedCache(PRODUCER_CACHE)

@@ -9,6 +9,7 @@ from msgspec import Struct
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.globs import literal_prefix, matches, parse_glob
 from durable_streams_tw.protocol.limits import MAX_LISTED_STREAMS, MAX_SCANNED_NAMES
+from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.protocol.subscriptions import GONE, Subscription
 from durable_streams_tw.storage.interfaces import Moment
 from durable_streams_tw.storage.tables import (
@@ -22,11 +23,15 @@ from durable_streams_tw.storage.tables import (
 
 
 class Link(Struct, frozen=True):
-    """A stream of a subscription, acknowledged up to the position ``acked``."""
+    """A stream of a subscription, acknowledged up to the position ``acked``.
+
+    ``stream`` is None where there is no stream at the path.
+    """
 
     path: str
     explicit: bool
     acked: int
+    stream: StreamState | None
 
 
 class Description(Struct, frozen=True):
@@ -81,7 +86,6 @@ def _candidates(moment: Moment, state: Subscription) -> Iterable[str | None]:
 
 def _link(moment: Moment, state: Subscription, path: str, explicit: bool) -> Link:
     cursor = moment.get(CURSORS, stream_key(state.number, path))
-    if cursor is not None:
-        return Link(path, explicit, cursor.acked)
     stream = moment.living(path)
-    return Link(path, explicit, 0 if stream is None else stream.tail)
+    tail = 0 if stream is None else stream.tail
+    return Link(path, explicit, tail if cursor is None else cursor.acked, stream)

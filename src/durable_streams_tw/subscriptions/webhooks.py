@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from durable_streams_tw import __version__
 from durable_streams_tw.protocol.errors import Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_DELIVERIES, MAX_WEBHOOK_ANSWER
-from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.offsets import format_offset, offset_at
 from durable_streams_tw.protocol.subscription_outcomes import WorkItem
 from durable_streams_tw.protocol.subscription_requests import Ack, Delivered, Result
 from durable_streams_tw.protocol.subscriptions import Subscription, Wake, current
@@ -94,7 +94,7 @@ class Deliveries:
             # The ports are about to be opened.
             return False
         result = await self._call(state, items, base) if items else Result.DONE
-        seen = tuple([Ack(item.path, item.tail) for item in items])
+        seen = tuple([Ack(item.path, offset_at(item.stream, item.tail)) for item in items])
         outcome = await self._store.submit(
             Delivered(state.id, state.number, wake, result, seen, self._random())
         )
@@ -168,7 +168,7 @@ def work_item(item: WorkItem) -> dict[str, Any]:
     return {
         "path": item.path,
         "link_type": "explicit" if item.explicit else "glob",
-        "acked_offset": format_offset(item.acked),
-        "tail_offset": format_offset(item.tail),
+        "acked_offset": format_offset(item.stream, item.acked),
+        "tail_offset": format_offset(item.stream, item.tail),
         "has_pending": item.tail > item.acked,
     }
