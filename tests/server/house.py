@@ -116,6 +116,7 @@ class Client:
             producer: Any = self.transport.producer
             if producer is not None:
                 producer.stopProducing()
+                self.transport.producer = None
             self.protocol.connectionLost(Failure(ConnectionLost()))
 
 

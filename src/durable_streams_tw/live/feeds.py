@@ -61,6 +61,9 @@ class Feed:
         """A subscriber is done. The last one takes the feed with it."""
         self.subscribers.discard(subscriber)
         if not self.subscribers:
+            # A round that is cut short names subscribers, and they the feed.
+            self._round.clear()
+            self._pieces.clear()
             self.tail.window = None
             self.around.tails.leave(self.tail, self)
             if self.around.feeds.get(self.tail.state.id) is self:

@@ -118,7 +118,8 @@ class Subscriber:
         self.position = chunk.start
         self.after_cr = False
         self._chunk: Chunk | None = chunk
-        self._sink = sink
+        # None once it has ended: the sink holds the subscriber.
+        self._sink: Sink | None = sink
         self._paused = False
         self._reading = False
         # Whether a look made after the registration has reached the tail: from then on the
@@ -219,18 +220,20 @@ class Subscriber:
 
     def finish(self) -> None:
         """End the body as complete."""
-        if self._leave():
+        sink = self._sink
+        if self._leave() and sink is not None:
             try:
-                self._sink.finish()
+                sink.finish()
             except Exception:  # noqa: BLE001 - the sink's bug is nobody else's
                 _log.failure("ending an event stream failed")
 
     def abort(self) -> None:
         """Cut the connection."""
-        if self._leave():
+        sink = self._sink
+        if self._leave() and sink is not None:
             self.feed.around.dropped += 1
             try:
-                self._sink.abort()
+                sink.abort()
             except Exception:  # noqa: BLE001 - the sink's bug is nobody else's
                 _log.failure("cutting an event stream failed")
 
@@ -272,8 +275,11 @@ class Subscriber:
             self._write(sse.COMMENT)
 
     def _write(self, data: bytes) -> None:
+        sink = self._sink
+        if sink is None:
+            return
         try:
-            self._sink.write(data)
+            sink.write(data)
         except Exception:  # noqa: BLE001 - the sink's bug is nobody else's
             _log.failure("writing to an event stream failed")
             self.abort()
@@ -285,7 +291,7 @@ class Subscriber:
         if self.place is READY:
             del feed.ready[self]
         self.place = DONE
-        self._chunk = None
+        self._chunk = self._sink = None
         if self._quiet is not None:
             self._quiet.cancel()
             self._quiet = None

@@ -23,11 +23,13 @@ class Timeout:
 
     def __init__(self, queue: EqualTimeouts, due: float, fire: Callable[[], object]) -> None:
         self._queue = queue
-        self._fire = fire
+        self._fire: Callable[[], object] | None = fire
         self.due = due
 
     def cancel(self) -> None:
         """Never fire. No error where it has fired already."""
+        # Its owner holds the timeout, and the callback its owner: a reference cycle.
+        self._fire = None
         self._queue.discard(self)
 
     def restart(self, now: float) -> None:
@@ -35,8 +37,10 @@ class Timeout:
         self._queue.postpone(self, now)
 
     def fire(self) -> None:
-        """Do what the timeout is for."""
-        self._fire()
+        """Call the callback, unless the timeout was cancelled."""
+        fire, self._fire = self._fire, None
+        if fire is not None:
+            fire()
 
 
 class EqualTimeouts:

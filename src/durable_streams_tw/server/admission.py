@@ -156,12 +156,17 @@ class Admission:
                 judge = partial(self._stream, request)
             answer = self.examine(visit, judge, say, open_to_all)
         except Exception:  # noqa: BLE001 - whatever it is, nothing is carried out
-            return self._failed(Failure(), request)
+            return self._refused(Failure(), request)
         if isinstance(answer, Response):
             return answer
-        return answer.addErrback(self._failed, request)
+        failed: Callable[[Failure, Request], Any] = self._failed
+        return answer.addErrback(failed, request)
 
-    def _failed(self, failure: Failure, request: Request) -> Response:
+    def _failed(self, failure: Failure, request: Request) -> Response | Failure:
+        # Passed on and not raised: a traceback holds frames, and they the request.
+        return failure if failure.check(CancelledError) else self._refused(failure, request)
+
+    def _refused(self, failure: Failure, request: Request) -> Response:
         if isinstance(failure.value, Refused):
             return self._say(request, failure.value.refusal)
         return self._operations.failure(failure, request.header.get(b"origin"))
@@ -306,15 +311,16 @@ class Admission:
                 return say(_CROSS_SITE)
             return judge(who)
 
-        def unknown(failure: Failure) -> Response:
+        def unknown(failure: Failure) -> Response | Failure:
             self._known.pop(digest)
-            return say(_why(failure))
+            return failure if failure.check(CancelledError) else say(_why(failure))
 
         asked = self._ask(token, 0, None)
         result = asked.result if asked.called and not asked.paused else None
         if isinstance(result, Identity):
             return admitted(result)
-        return asked.addCallbacks(admitted, unknown)
+        found: Deferred[Any] = asked.addCallbacks(admitted, unknown)
+        return found
 
     def _ask(self, token: str, index: int, sorry: Failure | None) -> Deferred[Any]:
         """Ask one checker after the other who has a token."""
@@ -370,8 +376,6 @@ def too_many(wait: float) -> Refusal:
 
 def _why(failure: Failure) -> Refusal:
     """What is said to a token that no checker knows."""
-    if failure.check(CancelledError):
-        failure.raiseException()
     error = failure.value
     if isinstance(error, Rejected):
         return unauthorized(str(error))

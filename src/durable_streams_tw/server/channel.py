@@ -63,7 +63,7 @@ class FastChannel(PhasedConnection):
         self._wire = Wire(door.surroundings(outlet.secure, outlet.reached()))
         if outlet.secure:
             # What is spoken is known only once the client has spoken.
-            self._detour = self._negotiated
+            self._detour = FastChannel._negotiated
         self.transport.registerProducer(self, True)
         door.arrived(self)
         self._enter(IDLE)
@@ -71,7 +71,7 @@ class FastChannel(PhasedConnection):
     def dataReceived(self, data: bytes) -> None:
         """Bytes have come."""
         if self._detour is not None:
-            self._detour(data)
+            self._detour(self, data)
             return
         wire = self._wire
         wire.feed(data)
@@ -88,7 +88,7 @@ class FastChannel(PhasedConnection):
         self._half = True
         if self._heir is not None:
             # twisted.web takes this for the end. What it has sent shall arrive.
-            self._detour = self._discard
+            self._detour = FastChannel._discard
             self._enter(END)
             self.transport.loseConnection()
         elif self.phase is END:
@@ -104,11 +104,11 @@ class FastChannel(PhasedConnection):
         """The connection has ended."""
         self._gone = True
         self.phase = END
-        self._detour = self._discard
+        self._detour = FastChannel._discard
         heir, self._heir = self._heir, None
         live, self._live = self._live, None
         pending, self._pending = self._pending, None
-        self._wire.ready.clear()
+        self._wire.close()
         self._out.clear()
         if heir is not None:
             heir.connectionLost(reason)
@@ -302,7 +302,7 @@ class FastChannel(PhasedConnection):
         if self._paused:
             self.transport.resumeProducing()
         self._heir = heir = self._door.heir(self.address)
-        self._detour = heir.dataReceived
+        self._detour = FastChannel._pass_on
         heir.makeConnection(self.transport)
         heir.dataReceived(data)
 
@@ -318,14 +318,16 @@ class FastChannel(PhasedConnection):
         """End the connection behind the last answer."""
         self.flush()
         self._hold(0)
-        self._detour = self._discard
-        self._wire.ready.clear()
-        self._outlet.close(linger=self._wire.dropped and not self._half)
+        self._detour = FastChannel._discard
+        dropped = self._wire.dropped
+        self._wire.close()
+        self._outlet.close(linger=dropped and not self._half)
         self._enter(END)
 
     def cut(self) -> None:
         """End the connection at once, in the middle of whatever it is."""
-        self._detour = self._discard
+        self._detour = FastChannel._discard
+        self._wire.close()
         self._out.clear()
         self._enter(END)
         self._outlet.abort()
@@ -336,7 +338,11 @@ class FastChannel(PhasedConnection):
             self._close()
 
     def _discard(self, data: bytes) -> None:
-        """Nobody wants these bytes."""
+        """Drop bytes that come after the end."""
+
+    def _pass_on(self, data: bytes) -> None:
+        """Give bytes to the protocol that the connection was handed over to."""
+        self._heir.dataReceived(data)
 
     # -- live bodies ----------------------------------------------------------------------------
 

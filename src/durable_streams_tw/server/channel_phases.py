@@ -61,8 +61,9 @@ class PhasedConnection(Protocol, ABC):
         self._wheel = door.wheel
         self._wire: Wire
         self._outlet: Outlet
-        # Where bytes go instead of the wire.
-        self._detour: Callable[[bytes], None] | None = None
+        # Where bytes go instead of the wire. A function and not a bound method: that would be a
+        # reference cycle, and the connection's bytes would wait for the collector.
+        self._detour: Callable[[Any, bytes], None] | None = None
         # Of the request that is being answered: its head, and its live body.
         self._head: Head | None = None
         self._live: LiveBody | None = None

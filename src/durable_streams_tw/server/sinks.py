@@ -28,7 +28,8 @@ class RequestSink:
         self._subscriber: Subscriber | None = None
         self._paused = False
         self._over = False
-        self._ended: Deferred[bytes] = Deferred(lambda _: self.stopProducing())
+        # None once it has ended: the Deferred holds the sink.
+        self._ended: Deferred[bytes] | None = Deferred(lambda _: self.stopProducing())
 
     def follow(self, begin: Follow) -> Deferred[bytes]:
         """Send the head and begin the body.
@@ -36,6 +37,8 @@ class RequestSink:
         The Deferred fires with no bytes when the body has ended; cancelling it says that
         the client is gone.
         """
+        ended = self._ended
+        assert ended is not None, "a body begins once"
         self._request.registerProducer(self, True)
         self._request.write(b"")
         subscriber = begin(self)
@@ -43,7 +46,7 @@ class RequestSink:
             self._subscriber = subscriber
             if self._paused:
                 subscriber.pauseProducing()
-        return self._ended
+        return ended
 
     # -- Sink -------------------------------------------------------------------------------
 
@@ -54,9 +57,10 @@ class RequestSink:
 
     def finish(self) -> None:
         """End the body as complete."""
-        if self._leave():
+        ended = self._ended
+        if self._leave() and ended is not None:
             self._request.unregisterProducer()
-            self._ended.callback(b"")
+            ended.callback(b"")
 
     def abort(self) -> None:
         """Cut the connection, so that the client sees that the body is not complete."""
@@ -68,7 +72,7 @@ class RequestSink:
         if self._over:
             return False
         self._over = True
-        self._subscriber = None
+        self._subscriber = self._ended = None
         return True
 
     # -- IPushProducer ----------------------------------------------------------------------

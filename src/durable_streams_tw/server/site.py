@@ -173,6 +173,10 @@ class StreamChannel(HTTPChannel):
         """The connection has ended."""
         self._forget_head()
         HTTPChannel.connectionLost(self, reason)
+        # Each refers to the channel, and holds bytes of a body.
+        self._transferDecoder = None
+        self.requests.clear()
+        self._dataBuffer.clear()
 
     def timeoutConnection(self) -> None:
         """The connection was idle for too long: nothing to write home about."""
@@ -306,6 +310,7 @@ class StreamSite(Site):
         self.max_held = max(limits.MAX_BODIES, settings.max_body)
         self.held = 0
         self.connections: set[_Connection] = set()
+        self._draining: LoopingCall | None = None
 
     def protocol(self) -> _Connection:
         """What speaks on a new connection."""
@@ -329,19 +334,20 @@ class StreamSite(Site):
     def drain(self) -> Deferred[None]:
         """Close every connection once it is idle; cut what is not after a while."""
         deadline = self.reactor.seconds() + limits.STOP_GRACE
-
-        def close_idle() -> None:
-            late = self.reactor.seconds() >= deadline
-            for connection in list(self.connections):
-                if late or not connection.is_busy():
-                    connection.close(now=late)
-            if late or not self.connections:
-                calls.stop()
-
-        calls = LoopingCall(close_idle)
+        calls = LoopingCall(self._close_idle, deadline)
         calls.clock = self.reactor
+        self._draining = calls
         done: Deferred[Any] = calls.start(limits.STOP_CHECK)
         return done.addCallback(lambda _: None)
+
+    def _close_idle(self, deadline: float) -> None:
+        late = self.reactor.seconds() >= deadline
+        for connection in list(self.connections):
+            if late or not connection.is_busy():
+                connection.close(now=late)
+        calls = self._draining
+        if calls is not None and (late or not self.connections):
+            calls.stop()
 
 
 class _Elsewhere:

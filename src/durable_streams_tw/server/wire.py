@@ -80,8 +80,10 @@ class Wire:
         self.dropped = False
         self.expecting = False
         # What takes bytes while something is not complete. It returns where it has stopped,
-        # and stops within the bytes only where the next request begins.
-        self.open: Callable[[bytes, int], int] | None = None
+        # and stops within the bytes only where the next request begins. A function and not a
+        # bound method: that would be a reference cycle, which keeps a body's bytes until the
+        # collector comes by.
+        self.open: Callable[[Wire, bytes, int], int] | None = None
         # The head that was read last, and its bytes: requests often differ in their bodies
         # alone, and equal bytes mean the same.
         self._head: Head | None = None
@@ -103,17 +105,23 @@ class Wire:
     @property
     def in_head(self) -> bool:
         """Whether a head has begun and is not complete."""
-        return self.open == self._more_head
+        return self.open is Wire._more_head
 
     @property
     def in_body(self) -> bool:
         """Whether a head is complete and its body is not."""
-        return self.open == self._more_body or self.open == self._more_chunks
+        return self.open is Wire._more_body or self.open is Wire._more_chunks
 
     def forget(self) -> None:
         """Give the memory of the last head back: nothing will come for long."""
         if self.open is None:
             self._raw, self._head = b"", None
+
+    def close(self) -> None:
+        """Release every byte: the connection has ended."""
+        self.ready.clear()
+        self._end()
+        self._raw, self._head = b"", None
 
     def refuse(self, refusal: Refusal) -> None:
         """Give up what is not complete, and say so behind what is."""
@@ -129,7 +137,7 @@ class Wire:
         try:
             while start < size:
                 if self.open is not None:
-                    start = self.open(data, start)
+                    start = self.open(self, data, start)
                     continue
                 head = self._head
                 if head is not None and data.startswith(self._raw, start):
@@ -138,7 +146,7 @@ class Wire:
                     begin = start + 2 if data.startswith(_CRLF, start) else start
                     end = data.find(_END, begin, begin + MAX_HEAD) + len(_END)
                     if end < len(_END):
-                        self.open = self._more_head
+                        self.open = Wire._more_head
                         continue
                     head = self._understand(data[begin:end])
                     start = end
@@ -159,7 +167,7 @@ class Wire:
             head.method, head.root, head.path, head.query, head.header, body, head.url
         )
         self.ready.append((head, request))
-        self.open = None if head.keep else self._drop
+        self.open = None if head.keep else Wire._drop
 
     # -- heads --------------------------------------------------------------------------------
 
@@ -196,14 +204,14 @@ class Wire:
     def _begin_body(self, head: Head) -> None:
         if not head.stream:
             self.ready.append(_FOREIGN)
-            self.open = self._more_foreign
+            self.open = Wire._more_foreign
         elif head.length == CHUNKED:
             self._chunks = Chunks(self._around.max_body)
-            self.open = self._more_chunks
+            self.open = Wire._more_chunks
             self.expecting = head.expects
         elif head.length:
             self._left = head.length
-            self.open = self._more_body
+            self.open = Wire._more_body
             self.expecting = head.expects
         else:
             self._complete(head, b"")
@@ -244,12 +252,12 @@ class Wire:
         return len(data)
 
     def _end(self) -> None:
-        self.rest.clear()
-        self._body.clear()
+        self.rest = bytearray()
+        self._body = bytearray()
         self._chunks = None
         self.expecting = False
         self.dropped = True
-        self.open = self._drop
+        self.open = Wire._drop
 
     def _drop(self, data: bytes, start: int) -> int:
         self.dropped = True
