@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import os
 import shutil
+import tarfile
 import tempfile
+from functools import partial
 from typing import Any
+from unittest import mock
 
+from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage import checkpoint
+from durable_streams_tw.protocol.limits import KIB
+from durable_streams_tw.storage import checkpoint, records
 from durable_streams_tw.storage.backup import back_up, read_manifest
 from durable_streams_tw.storage.census import count
 from durable_streams_tw.storage.check import check_directory
-from durable_streams_tw.storage.copies import Flawed
+from durable_streams_tw.storage.copies import Flawed, Progress
 from durable_streams_tw.storage.directory import Claim
 from durable_streams_tw.storage.findings import Flaw
 from durable_streams_tw.storage.inspection import Inspection
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.journal import JOURNAL_FILES
-from durable_streams_tw.storage.journal_entries import Entry
+from durable_streams_tw.storage.journal_entries import Entry, pack_entry
+from durable_streams_tw.storage.journaled_keyspace import JournaledKeyspace
 from durable_streams_tw.storage.keyspace import KeyspaceFailed, KeyspaceFull
-from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE
+from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LMDBKeyspace
 from durable_streams_tw.storage.lmdbstore import LMDBStore
 from durable_streams_tw.storage.restoring import compact, restore
-from tests.storage.lmdb_rig import LMDBRig
+from tests.storage.lmdb_rig import LMDBRig, scratch_directory
 from tests.storage.store_rig import post, put
 from tests.storage.test_backup import NOW, quiet
+
+_JOURNAL = 256 * KIB
 
 
 class JournaledCase(LMDBRig, SynchronousTestCase):
@@ -148,9 +156,22 @@ class PortionsTests(JournaledCase):
         self.read_early()
         with Inspection(directory) as store, store.snapshot() as view:
             self.assertEqual(count(view, 1).size, 9)
-        self.patch(Inspection, "journaled", lambda store: [])
+        self.patch(Inspection, "unapplied", lambda store, mark, journaled: None)
         with Inspection(directory) as store, self.assertRaisesRegex(KeyspaceFailed, "try again"):
             store.snapshot().__enter__()
+
+    def test_folded_while_the_journal_is_read(self) -> None:
+        """What the journal has then is not what it had when the map was looked at."""
+        with Inspection(self.crashed()) as store:
+            with store._map() as view:
+                mark = checkpoint.read_mark(view)
+            assert mark is not None
+            self.patch(store, "journaled", list)
+            left = store.unapplied(mark, [])
+            assert left is not None
+            self.assertEqual([entry.number for entry in left], [1, 2, 3, 4])
+            self.patch(store, "_mark", lambda view: mark.at(4))
+            self.assertIsNone(store.unapplied(mark, []))
 
     def test_backed_up(self) -> None:
         directory = self.crashed()
@@ -162,9 +183,118 @@ class PortionsTests(JournaledCase):
 
     def test_not_backed_up(self) -> None:
         directory = self.crashed()
-        self.patch(Inspection, "journaled", lambda store: [])
+        self.patch(Inspection, "unapplied", lambda store, mark, journaled: None)
         with self.assertRaisesRegex(StoreUnusable, "try again"):
             back_up(directory, self.backup, (), lambda: NOW, quiet)
+
+    def test_lost(self) -> None:
+        """The map has parts of batches, and the journal that has them whole is gone: each command
+        says so, and what is left can be had."""
+        directory = self.crashed()
+        for name in JOURNAL_FILES:
+            os.unlink(os.path.join(directory, name))
+        findings = list(check_directory(directory))
+        self.assertEqual([f.flaw for f in findings], [Flaw.JOURNAL, Flaw.UNREADABLE])
+        for finding in findings:
+            self.assertIn("batch 1 is missing in the journal", finding.detail)
+        for copy in (partial(compact, directory), partial(self.back_up, directory)):
+            with self.assertRaisesRegex(Flawed, "batch 1 is missing"):
+                copy(quiet)
+        self.result(self.store.close())
+        self.directory, whole = directory, self.directory
+        with self.assertRaisesRegex(StoreUnusable, "acknowledged are lost.*backup --even-flawed"):
+            self.open_store()
+        back_up(directory, self.backup, (), lambda: NOW, quiet, even_flawed=True)
+        restored = os.path.join(self.place, "restored")
+        restore(self.backup, restored, NOW, quiet, even_flawed=True)
+        self.directory = restored
+        self.result(self.open_store().close())
+        self.directory = whole
+        self.store = self.open_store()
+
+    def back_up(self, directory: str, progress: Progress) -> None:
+        back_up(directory, self.backup, (), lambda: NOW, progress)
+
+
+class BegunAheadTests(SynchronousTestCase):
+    """A store of an earlier server whose map says that it has begun a batch that the journal never
+    took: 74 batches are in the map, 75 to 104 in the journal, 105 was answered with an error."""
+
+    def setUp(self) -> None:
+        self.place = scratch_directory()
+        self.addCleanup(shutil.rmtree, self.place)
+        archive = FilePath(__file__).sibling("stores").child("begun-ahead.tar.gz")
+        with tarfile.open(archive.path) as tar:
+            tar.extractall(self.place, filter="data")
+        self.directory = os.path.join(self.place, "begun-ahead")
+
+    def keyspace(self) -> JournaledKeyspace:
+        keyspace = JournaledKeyspace(self.directory, LMDBKeyspace(self.directory), _JOURNAL)
+        self.addCleanup(keyspace.close)
+        return keyspace
+
+    def state(self) -> tuple[int, dict[str, int]]:
+        """The last batch, and the tails of all streams."""
+        with Inspection(self.directory) as store, store.snapshot() as view:
+            tails = {
+                state.path: state.tail
+                for key, value in view.scan(*records.STREAMS)
+                for state in [records.unpack_stream(bytes(key), value).state]
+            }
+            return view.version, tails
+
+    def test_opens(self) -> None:
+        """With all that was acknowledged, and for good."""
+        version, tails = self.state()
+        self.assertEqual(version, 104)
+        self.assertEqual(list(check_directory(self.directory)), [])
+        for number in (106, 107):
+            keyspace = self.keyspace()
+            self.assertEqual(keyspace.unfolded(), 0)
+            batch = keyspace.begin()
+            batch.put(records.META_KEY, bytes(batch.get(records.META_KEY) or b""))
+            self.assertEqual(batch.commit(), number)
+            # As a crash leaves it.
+            keyspace.close()
+            self.assertEqual(self.state(), (number, tails))
+            self.assertEqual(list(check_directory(self.directory)), [])
+
+    def test_while_the_map_has_no_room(self) -> None:
+        """Its content can be read; writes are refused, and the state stays what it was."""
+        version, tails = self.state()
+        with mock.patch.object(checkpoint, "put_down", side_effect=KeyspaceFull("by plan")):
+            keyspace = self.keyspace()
+            with keyspace.snapshot() as view:
+                self.assertEqual(sum(1 for _ in view.scan(*records.STREAMS)), len(tails))
+            batch = keyspace.begin()
+            batch.put(records.META_KEY, b"")
+            self.assertRaises(KeyspaceFull, batch.commit)
+            keyspace.close()
+        self.assertEqual(self.state(), (version, tails))
+
+    def test_copied(self) -> None:
+        """Backed up and compacted like any other."""
+        _, tails = self.state()
+        backup = os.path.join(self.place, "backup")
+        back_up(self.directory, backup, (), lambda: NOW, quiet)
+        compact(self.directory, quiet)
+        self.assertEqual(self.state()[1], tails)
+        self.assertEqual(self.keyspace()._number, 104)
+        self.directory = backup
+        self.assertEqual(self.state()[1], tails)
+
+    def test_torn(self) -> None:
+        """A batch of that number is in the journal, and cannot be read: it may have been
+        acknowledged."""
+        with Inspection(self.directory) as store, store._map() as view:
+            mark = checkpoint.read_mark(view)
+        assert mark is not None
+        entry = pack_entry(mark.lineage, 105, {b"k": b"v"})
+        with open(os.path.join(self.directory, "journal.b"), "r+b") as file:
+            file.seek(63481)
+            file.write(entry[:-1])
+        with self.assertRaisesRegex(StoreUnusable, "batch 105 is missing"):
+            self.keyspace()
 
 
 class JournaledInspectionTests(JournaledCase):

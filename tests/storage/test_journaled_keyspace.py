@@ -8,7 +8,11 @@ import errno
 import gc
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from threading import Thread
+from typing import Any
 from unittest import mock
 from weakref import ref
 
@@ -62,6 +66,18 @@ def content(keyspace: JournaledKeyspace) -> dict[bytes, bytes]:
     return pairs
 
 
+def portions(number: int) -> Callable[[str], Fault | None]:
+    """A plan: the map has no room for a commit, then takes so many, and no more."""
+    commits = iter([Fault(KeyspaceFull), *[None] * number])
+    return lambda call: next(commits, Fault(KeyspaceFull)) if call == "commit" else None
+
+
+def torn_append(journal: Journal, entry: bytes) -> None:
+    """An append that a short write has ended."""
+    os.pwrite(journal._files[journal._current], entry[:-1], journal._position)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 class _Case(SynchronousTestCase):
     def setUp(self) -> None:
         self.directory = scratch_directory()
@@ -91,6 +107,10 @@ class _Case(SynchronousTestCase):
             raise OSError(error, os.strerror(error))
 
         self.patch(journal, "append", fail)
+
+    def tear_journal(self) -> None:
+        """The next entry is written by halves."""
+        self.patch(self.journal(), "append", partial(torn_append, self.journal()))
 
     def journal(self) -> Journal:
         journal = self.keyspace._journal
@@ -387,6 +407,64 @@ class FailingTests(_Case):
                 self.assertEqual(content(self.keyspace), {b"a": b"1", b"c": b"3"})
                 put(self.keyspace, {b"c": None})
 
+    def test_full_map_behind_a_failing_journal(self) -> None:
+        """The map has parts of what was journaled, and the next batch is in neither, or torn in the
+        journal: a crash then loses nothing, and the batch does not count as one that is missing."""
+        for torn in (False, True):
+            put(self.keyspace, {b"a": b"%d" % torn, b"b": b"2"})
+            before = content(self.keyspace)
+            self.fail_journal()
+            if torn:
+                self.tear_journal()
+            self.map.plan = portions(2)
+            self.assertRaises(KeyspaceFailed, put, self.keyspace, {b"c": b"3"})
+            self.assertEqual(self.map.content[b"a"], b"%d" % torn)
+            self.crash()
+            self.assertEqual(content(self.keyspace), before)
+            put(self.keyspace, {b"c": b"4"})
+            self.crash()
+            self.assertEqual(content(self.keyspace), {**before, b"c": b"4"})
+
+    def test_parts_of_later_batches(self) -> None:
+        """The map has parts of the second batch, and then the first is folded alone: the mark goes
+        on saying so, otherwise a backup would take the map for the first batch."""
+        put(self.keyspace, {b"a": b"1"})
+        self.keyspace._freeze()
+        put(self.keyspace, {b"b": b"2", b"c": b"2"})
+        self.map.plan = portions(3)
+        self.assertRaises(KeyspaceFull, self.keyspace._fold_together, 2)
+        self.assertIn(b"b", self.map.content)
+        self.assertNotIn(b"c", self.map.content)
+        self.map.well()
+        self.keyspace._fold_frozen()
+        with self.map.snapshot() as view:
+            mark = read_mark(view)
+        assert mark is not None
+        self.assertEqual((mark.applied, mark.begun), (1, 2))
+        self.keyspace.fold()
+        self.assertEqual(self.applied(), 2)
+
+    def test_folded_while_a_snapshot_is_taken(self) -> None:
+        """The map's snapshot is older than the fold, so what was folded has to be seen beside it:
+        none of it is forgotten before the snapshot knows what lies over the map."""
+        put(self.keyspace, {b"a": b"1"})
+        snapshot = self.map.snapshot
+        fold = Thread(target=self.keyspace.fold)
+
+        @contextlib.contextmanager
+        def slow() -> Iterator[Any]:
+            with snapshot() as view:
+                if threading.current_thread() is not fold and not fold.ident:
+                    fold.start()
+                    # It ends at once, unless it has to wait for this snapshot.
+                    fold.join(0.2)
+                yield view
+
+        self.patch(self.map, "snapshot", slow)
+        self.assertEqual(content(self.keyspace), {b"a": b"1"})
+        fold.join()
+        self.assertEqual(content(self.keyspace), {b"a": b"1"})
+
     def test_refused_behind_a_failing_journal(self) -> None:
         """The journal has a batch that the map then has no room for: it did not happen."""
         self.map.plan = narrow(1)
@@ -658,6 +736,8 @@ class _Machine(RuleBasedStateMachine):
                 lambda: always("put", Fault(KeyspaceFull)),
                 lambda: always("begin", Fault(KeyspaceFailed)),
                 lambda: narrow(1),
+                lambda: portions(2),
+                lambda: portions(3),
             ]
         )
     )
@@ -665,15 +745,17 @@ class _Machine(RuleBasedStateMachine):
         self.map.plan = make()
 
     @precondition(lambda self: self.keyspace._journal is not None)
-    @rule(written=st.booleans())
-    def spoil_journal(self, written: bool) -> None:
+    @rule(written=st.sampled_from(["whole", "torn", "not"]))
+    def spoil_journal(self, written: str) -> None:
         journal = self.keyspace._journal
         assert journal is not None
         append = journal.append
 
         def fail(entry: bytes) -> None:
-            if written:
+            if written == "whole":
                 append(entry)
+            if written == "torn":
+                torn_append(journal, entry)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
         journal.append = fail  # type: ignore[method-assign]

@@ -10,34 +10,31 @@ import lmdb
 
 from durable_streams_tw.storage import format as formats
 from durable_streams_tw.storage import reading, records
-from durable_streams_tw.storage.checkpoint import behind, first_mark, make, pack_mark, read_mark
+from durable_streams_tw.storage.checkpoint import Mark, first_mark, make, pack_mark, read_mark
+from durable_streams_tw.storage.inspection import CHANGING
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.journal_entries import Entry
 from durable_streams_tw.storage.lmdb_keyspace import LMDBSnapshot, open_environment
 
 
-def complete(path: str, journaled: Sequence[Entry], again: Callable[[], Sequence[Entry]]) -> bool:
-    """Put what was journaled into a copy of the map that was made afterwards; whether anything
-    was missing in it.
+def complete(path: str, unapplied: Callable[[Mark], Sequence[Entry] | None]) -> bool:
+    """Put the journaled entries that a copy of the map lacks into it. Return whether it changed.
 
-    ``again`` reads the journal now: what the copy has parts of must be whole, and may have come
-    since. Raises `StoreUnusable`.
+    ``unapplied`` returns them for the copy's mark, None if they cannot be had any more. Raises
+    `StoreUnusable`, and what ``unapplied`` raises.
     """
     with _amended(path) as transaction:
         mark = read_mark(LMDBSnapshot(transaction, 0))
         if mark is None:
             return False
-        left = behind(mark, journaled)
+        left = unapplied(mark)
         if left is None:
-            known = {entry.number: entry for entry in (*journaled, *again())}
-            left = behind(mark, known.values())
-        if left is None:
-            raise StoreUnusable("the disk is full, and the store is changing: try again")
-        if not left:
+            raise StoreUnusable(CHANGING)
+        if not left and mark.begun == mark.applied:
             return False
         for entry in left:
             make(transaction, entry.pairs.items())
-        transaction.put(records.JOURNAL_KEY, pack_mark(mark.at(left[-1].number)))
+        transaction.put(records.JOURNAL_KEY, pack_mark(mark.at(mark.applied + len(left))))
     return True
 
 

@@ -91,7 +91,7 @@ def back_up(
     claim = Claim(draft)
     try:
         began_at = now()
-        with Inspection(directory) as source:
+        with Inspection(directory, tolerant=even_flawed) as source:
             refuse_flawed(source, directory, even_flawed)
             figures = source.figures()
             need_room(draft, figures.used)

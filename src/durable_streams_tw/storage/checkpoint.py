@@ -73,30 +73,39 @@ def pack_mark(mark: Mark) -> bytes:
 
 
 def behind(mark: Mark, entries: Iterable[Entry]) -> list[Entry] | None:
-    """What a map lacks of some entries of its journal, in order, up to the first gap; None where it
-    has parts of batches that are not among them."""
+    """Return the entries that are not applied yet, in order, up to the first gap.
+
+    Return None if a checkpoint is half applied and the entries that complete it are missing.
+    """
     left = following(entries, mark.applied)
     return left if mark.applied + len(left) >= mark.begun else None
 
 
-def bring_up(keyspace: Keyspace, pairs: Mapping[bytes, bytes | None], mark: Mark) -> None:
-    """Put pairs, and how far the map is with them, into the map.
+def bring_up(
+    keyspace: Keyspace, pairs: Mapping[bytes, bytes | None], mark: Mark, last: int
+) -> None:
+    """Put pairs into the map, and the mark that says how far it is with them.
 
-    Raises `KeyspaceFull` where there is no room for all, and `KeyspaceFailed`; either way the
-    same can be done again.
+    ``last`` is the number of the last batch that any of the pairs belong to. ``mark`` may be one
+    further, at a batch that is to be skipped: the journal need not have that one, so the map must
+    never be marked as having begun it.
+
+    Raises `KeyspaceFull` if there is no room for all pairs, and `KeyspaceFailed`; either way the
+    caller can repeat the call.
     """
     # In their order, keys that share a page come one after the other.
     changes = sorted(pairs.items())
+    # Parts of later batches may be in the map already, from a call that failed.
     begun = max(mark.begun, _known(keyspace).begun)
-    last = (records.JOURNAL_KEY, pack_mark(Mark(mark.lineage, mark.applied, begun)))
+    marked = (records.JOURNAL_KEY, pack_mark(Mark(mark.lineage, mark.applied, begun)))
     try:
-        put_down(keyspace, [*changes, last])
+        put_down(keyspace, [*changes, marked])
     except KeyspaceFull:
-        _say_begun(keyspace, mark.applied)
+        _say_begun(keyspace, last)
         removed = [change for change in changes if change[1] is None]
         kept = [change for change in changes if change[1] is not None]
         _in_portions(keyspace, [*removed, *kept])
-        put_down(keyspace, [last])
+        put_down(keyspace, [marked])
 
 
 def put_down(keyspace: Keyspace, changes: Sequence[tuple[bytes, bytes | None]]) -> None:

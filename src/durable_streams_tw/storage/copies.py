@@ -14,9 +14,11 @@ from msgspec import Struct
 
 from durable_streams_tw.storage.amending import complete
 from durable_streams_tw.storage.check import check
+from durable_streams_tw.storage.checkpoint import Mark
 from durable_streams_tw.storage.findings import Finding
 from durable_streams_tw.storage.inspection import Inspection, Leaking
 from durable_streams_tw.storage.interfaces import StoreUnusable
+from durable_streams_tw.storage.journal_entries import Entry
 from durable_streams_tw.storage.keyspace import Buffer, KeyspaceFailed, Snapshot
 
 Progress = Callable[[str, int, int], None]
@@ -96,7 +98,11 @@ def copy_store(source: Inspection, path: str, progress: Progress) -> CopiedFile:
         # First of all: what leaves the journal in between is in the map by then.
         journaled = source.journaled()
         copied = _copy_map(source, path, progress)
-        return _described(path) if complete(path, journaled, source.journaled) else copied
+
+        def unapplied(mark: Mark) -> list[Entry] | None:
+            return source.unapplied(mark, journaled)
+
+        return _described(path) if complete(path, unapplied) else copied
     except KeyspaceFailed as failure:
         raise StoreUnusable(f"{path} cannot be made: {failure}") from None
 

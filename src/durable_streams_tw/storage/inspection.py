@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from threading import Thread
 from typing import Any, Final
@@ -37,6 +37,9 @@ from durable_streams_tw.storage.lmdb_keyspace import (
 )
 from durable_streams_tw.storage.records import CorruptRecord
 
+CHANGING: Final = "the disk is full, and the store is changing: try again"
+"""Why a store cannot be seen whole at this moment."""
+
 _PIECE: Final = 1 << 20
 _ATTEMPTS: Final = 20
 
@@ -61,13 +64,22 @@ class Figures(Struct, frozen=True):
 class Inspection:
     """The store in a directory, or, with ``alone``, in a data file that nobody else knows of.
 
-    ``journal`` is where the journal of such a file lies, None where it has none. Use it as a
-    context manager. Raises `StoreUnusable` where there is none.
+    ``journal`` is where the journal of such a file lies, None where it has none. With
+    ``tolerant`` batches that a damaged journal has lost are left out. Use it as a context
+    manager. Raises `StoreUnusable` if there is no store.
     """
 
-    def __init__(self, path: str, *, alone: bool = False, journal: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        alone: bool = False,
+        journal: str | None = None,
+        tolerant: bool = False,
+    ) -> None:
         self._path = path
         self._alone = alone
+        self._tolerant = tolerant
         self._journal = journal if alone else path
         self._data = path if alone else os.path.join(path, DATA_FILE)
         self._holds = ExitStack()
@@ -106,7 +118,7 @@ class Inspection:
             journaled = self.journaled()
             with self._map() as view:
                 mark = self._mark(view)
-                left = [] if mark is None else behind(mark, journaled)
+                left = [] if mark is None else self.unapplied(mark, journaled)
                 if left:
                     last = left[-1].number
                     yield LayeredSnapshot([layer_of(left).at(last)], view, last)
@@ -115,7 +127,33 @@ class Inspection:
                 if left is not None:
                     yield view
                     return
-        raise KeyspaceFailed("the disk is full, and the store is changing: try again")
+        raise KeyspaceFailed(CHANGING)
+
+    def unapplied(self, mark: Mark, journaled: Sequence[Entry]) -> list[Entry] | None:
+        """Return the entries that a map with a mark lacks, in order.
+
+        ``journaled`` are the entries that were read before the map. Return None if the map has
+        parts of batches that the journal does not have any more, since the store's own map has
+        moved on. Raises `KeyspaceFailed` if batches are lost, unless the inspection is tolerant.
+        """
+        left = behind(mark, journaled)
+        if left is not None or self._journal is None:
+            return left
+        known = {entry.number: entry for entry in (*journaled, *self.journaled())}
+        left = behind(mark, known.values())
+        if left is not None:
+            return left
+        try:
+            found = survey(self._journal, mark)
+        except StoreUnusable as unusable:
+            raise KeyspaceFailed(str(unusable)) from None
+        with self._map() as view:
+            # A file of the journal is written again only after the mark has passed its entries.
+            if self._mark(view) != mark:
+                return None
+        if found.findings and not self._tolerant:
+            raise KeyspaceFailed(found.findings[0])
+        return found.left
 
     @contextmanager
     def _map(self) -> Iterator[LMDBSnapshot]:
@@ -149,7 +187,7 @@ class Inspection:
         try:
             with self._map() as view:
                 mark = self._mark(view)
-            sentences = [] if mark is None else survey(self._journal, mark)[1]
+            sentences = [] if mark is None else survey(self._journal, mark).findings
         except KeyspaceFailed as failure:
             raise StoreUnusable(f"{self._path} cannot be read: {failure}") from None
         return [Finding(Flaw.JOURNAL, b"", sentence) for sentence in sentences]

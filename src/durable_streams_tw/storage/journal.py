@@ -22,6 +22,7 @@ from durable_streams_tw.storage.journal_entries import (
     HEAD_SIZE,
     Entry,
     Head,
+    begins,
     cut_off,
     following,
     pack_head,
@@ -86,12 +87,24 @@ def read_journal(directory: str, lineage: bytes) -> list[Entry]:
     return [entry for file in _read(directory, lineage) for entry in file.entries]
 
 
-def survey(directory: str, mark: Mark) -> tuple[list[Entry], list[str]]:
-    """What a journal that nobody is writing has behind the map, in order, and what is wrong with
-    it, in sentences. ``mark`` is how far the map is. Raises `StoreUnusable`.
+class Survey(Struct, frozen=True):
+    """State of a journal that is not being written, beside its map.
 
-    A journal is made whole before anything is written to it: the first file with its size and its
-    head, and then the other.
+    ``left`` are the entries that the map lacks, in order, up to the first gap. ``last`` is the
+    number of the last batch that is accounted for: of ``left``, or of the map if that is empty.
+    ``findings`` are sentences, one for each way in which acknowledged batches are lost.
+    """
+
+    left: list[Entry]
+    last: int
+    findings: list[str]
+
+
+def survey(directory: str, mark: Mark) -> Survey:
+    """Read the journal of a directory and compare it with the mark of the map.
+
+    Each file gets its name when it is whole and on the disk, the first file first. Raises
+    `StoreUnusable`.
     """
     read = _read(directory, mark.lineage)
     found: list[str] = []
@@ -110,9 +123,19 @@ def survey(directory: str, mark: Mark) -> tuple[list[Entry], list[str]]:
     missed = [entry for file in read for entry in file.entries if entry.number > mark.applied]
     left = following(missed, mark.applied)
     last = mark.applied + len(left)
+    whole = len(read) == len(JOURNAL_FILES) and all(file.head is not None for file in read)
+    if whole and not found and mark.begun == last + 1 and not _begins(read, mark):
+        # Earlier servers marked a batch that the journal did not take as begun, and the map had no
+        # room for the rest. That batch was answered with an error, and nothing of it is there.
+        last = mark.begun
     if last < max(mark.begun, mark.applied + len(missed)):
         found.append(f"batch {last + 1} is missing in the journal in {directory}")
-    return left, found
+    return Survey(left, last, found)
+
+
+def _begins(files: list[_File], mark: Mark) -> bool:
+    """Return whether the journal has anything of the last batch that the map has begun."""
+    return any(begins(file.data, mark.lineage, mark.begun) for file in files)
 
 
 class _File(Struct, frozen=True):

@@ -119,6 +119,19 @@ def cut_off(data: bytes, lineage: bytes, entries: list[Entry], applied: int) -> 
     return None
 
 
+def begins(data: bytes, lineage: bytes, number: int) -> bool:
+    """Return whether an entry of a number begins anywhere in a file, torn or not."""
+    position = HEAD_SIZE
+    while (position := data.find(_MARK, position)) >= 0:
+        head = data[position : position + _HEAD.size]
+        if len(data) >= position + _BEHIND_HEAD:
+            head_check, _ = _CHECKS.unpack_from(data, position + _HEAD.size)
+            if crc32(head, crc32(lineage)) == head_check and _HEAD.unpack(head)[2] == number:
+                return True
+        position += 1
+    return False
+
+
 def following(entries: Iterable[Entry], applied: int) -> list[Entry]:
     """Those of some entries that come behind a number, in order, up to the first gap."""
     found: list[Entry] = []

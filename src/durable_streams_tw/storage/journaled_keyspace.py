@@ -121,25 +121,35 @@ class JournaledKeyspace:
         return mark
 
     def _recover(self) -> None:
-        """Fold in what a crash left in the journal."""
+        """Fold in the entries that a crash left in the journal. Raises `StoreUnusable`."""
         settle(self._directory)
-        left, wrong = survey(self._directory, self._mark)
-        for sentence in wrong:
-            raise StoreUnusable(
-                f"{sentence}: writes that were acknowledged are lost. To go on without them, move "
-                f"the journal ({' and '.join(JOURNAL_FILES)}) out of {self._directory}"
-            )
-        if not left:
+        found = survey(self._directory, self._mark)
+        if found.findings:
+            raise StoreUnusable(f"{found.findings[0]}: {self._loss()}")
+        if found.last == self._mark.applied:
             return
-        self._frozen = layer_of(left)
-        self._number = self._frozen_until = left[-1].number
+        self._frozen = layer_of(found.left)
+        self._number = self._frozen_until = found.last
         try:
             self._fold_frozen()
         except (KeyspaceFailed, KeyspaceFull) as failure:
             # It is as readable as ever, and stays in the journal.
             self._log.error("the journal cannot be folded in yet: {reason}", reason=failure)
         else:
-            self._log.info("{count} batches were left in the journal", count=len(left))
+            self._log.info("{count} batches were left in the journal", count=len(found.left))
+
+    def _loss(self) -> str:
+        """Return what a damaged journal means, and what the operator can do."""
+        lost = "writes that were acknowledged are lost. "
+        if self._mark.begun > self._mark.applied:
+            return (
+                f"{lost}The map has parts of them, so it cannot be used alone. Restore a backup; "
+                "or keep what is left with `backup --even-flawed`, and restore that"
+            )
+        return (
+            f"{lost}To go on without them, move the journal ({' and '.join(JOURNAL_FILES)}) out "
+            f"of {self._directory}"
+        )
 
     def _open_journal(self) -> None:
         """Open the journal, unless entries in it are not folded in yet."""
@@ -362,7 +372,8 @@ class JournaledKeyspace:
 
     def _bring_up(self, pairs: Pairs, number: int) -> None:
         try:
-            bring_up(self._map, pairs, self._mark.at(number))
+            # A number beyond the last batch is that of one to be skipped.
+            bring_up(self._map, pairs, self._mark.at(number), min(number, self._number))
         except (KeyspaceFull, KeyspaceFailed) as failure:
             self._crammed = isinstance(failure, KeyspaceFull)
             self._not_folded = str(failure)

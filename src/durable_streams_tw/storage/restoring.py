@@ -128,7 +128,7 @@ def compact(
     try:
         with exchange(directory):
             _drop(directory, [_COMPACTING])
-            with Inspection(data, alone=True, journal=directory) as source:
+            with Inspection(data, alone=True, journal=directory, tolerant=even_flawed) as source:
                 refuse_flawed(source, directory, even_flawed)
                 figures = source.figures()
                 need_room(directory, figures.used)
