@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,11 +16,12 @@ from durable_streams_tw.storage.layers import (
     Layer,
     LayeredSnapshot,
     LayeredView,
+    Untouched,
 )
 from tests.storage.fake_keyspace import FakeKeyspace
 
 # Keys with and without an owner, and some that share one; groups end at the ninth byte.
-_heads = st.sampled_from([b"", b"a", b"d" + bytes(7) + b"\x01", b"d" + bytes(7) + b"\x02"])
+_heads = st.sampled_from([b"", b"a", b"x", b"d" + bytes(7) + b"\x01", b"d" + bytes(7) + b"\x02"])
 _last = b"d" + b"\xff" * 8
 keys = st.builds(
     lambda head, rest: (head + rest) or b"-",
@@ -103,7 +104,26 @@ class LayeredTests(SynchronousTestCase):
         for number, pairs in enumerate(changes):
             layer.take(number, pairs)
             model.update(pairs)
-            self.assertEqual(sorted(layer.at(number).keys(b"\x00", b"\xff" * 20)), sorted(model))
+            self.assertEqual(list(layer.at(number).keys(b"\x00", b"\xff" * 20)), sorted(model))
+
+    def test_a_scan_looks_at_few_keys(self) -> None:
+        """The first pair of a range is found without the value of any other key."""
+        layer, looked = Layer(), []
+
+        class Counting:
+            def get(self, key: bytes) -> bytes | Untouched | None:
+                looked.append(key)
+                return layer.at(1).get(key)
+
+            def keys(self, first: bytes, stop: bytes) -> Sequence[bytes]:
+                return layer.at(1).keys(first, stop)
+
+        layer.take(1, {b"x%03d" % number: b"" for number in range(1000)})
+        with FakeKeyspace({b"x500+": b""}).snapshot() as map_:
+            view = LayeredSnapshot([Counting()], map_, 1)
+            self.assertEqual(next(view.scan(b"x500", b"y"))[0], b"x500")
+            self.assertEqual(next(view.scan_from_floor(b"x5000", b"x", b"y"))[0], b"x500+")
+        self.assertLess(len(looked), 10)
 
     def test_untouched(self) -> None:
         """Before the first batch of a key nothing is said of it."""
@@ -111,7 +131,9 @@ class LayeredTests(SynchronousTestCase):
         layer.take(2, {b"a": b"1"})
         layer.take(4, {b"a": None})
         self.assertIs(layer.at(1).get(b"a"), UNTOUCHED)
-        self.assertEqual(layer.at(1).keys(b"\x00", b"\xff"), [])
+        with FakeKeyspace().snapshot() as map_:
+            view = LayeredSnapshot([layer.at(1)], map_, 1)
+            self.assertEqual(_pairs(view.scan(b"\x00", b"\xff")), [])
         self.assertEqual([layer.at(number).get(b"a") for number in (2, 3, 4)], [b"1", b"1", None])
 
     def test_the_map_is_let_alone(self) -> None:

@@ -305,6 +305,11 @@ MATCH_CACHE: Final = 16_384
 #: How many of its records of all kinds the committer remembers.
 RECORD_CACHE: Final = 65_536
 
+#: How many keys of a subscription's pending streams the committer looks for at a time, to know
+#: whether there is any, and for how many subscriptions it remembers them.
+OWNED_AHEAD: Final = 64
+OWNED_AHEAD_CACHE: Final = 1_024
+
 #: How many webhook calls are under way at once; the others wait their turn.
 MAX_DELIVERIES: Final = 64
 

@@ -253,6 +253,12 @@ class Transaction(Protocol):
         Write nothing to the table before the walk has ended.
         """
 
+    def owns(self, table: Table[Any], number: int) -> bool:
+        """Return whether a number owns any record of a table.
+
+        Takes the same time however many there are, and were removed before.
+        """
+
     def forget_owner(self, number: int) -> None:
         """Let go of all records that a number owns, perhaps in later steps. It is never used
         again."""

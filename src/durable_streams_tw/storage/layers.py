@@ -6,15 +6,19 @@ as the layer does, so that whoever reads sees one batch whole and nothing of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from heapq import merge
+from itertools import islice
 from threading import Lock
 from typing import Final, Protocol
 
 from durable_streams_tw.storage.journal_entries import Entry, Pairs
 from durable_streams_tw.storage.keyspace import Buffer, View
+from durable_streams_tw.storage.records import OWNED_PREFIXES
 
 _GROUP: Final = 9
-"""Keys are grouped by their prefix and, where they have one, the number that owns them."""
+"""Length of a group's name: the prefix and the number that owns the key."""
 
 
 class Untouched:
@@ -30,8 +34,8 @@ class Overlay(Protocol):
     def get(self, key: bytes) -> bytes | Untouched | None:
         """The value of a key, None where it was removed."""
 
-    def keys(self, first: bytes, stop: bytes) -> list[bytes]:
-        """The keys with ``first <= key < stop``, in any order; removed ones too."""
+    def keys(self, first: bytes, stop: bytes) -> Sequence[bytes]:
+        """Return the keys with ``first <= key < stop`` in order, removed and untouched ones too."""
 
 
 _Version = tuple[int, bytes | None, "_Version | None"]
@@ -43,7 +47,11 @@ class Layer:
 
     def __init__(self) -> None:
         self._newest: dict[bytes, _Version] = {}
-        self._groups = _Groups()
+        # All keys, in the order in which they came.
+        taken: list[bytes] = []
+        self._taken = taken
+        # A bound method here would be a cycle, which keeps the batches' bytes until a collection.
+        self._groups = _Groups(lambda index: taken[index:])
         # Bytes of the newest keys and values: what the map may grow by.
         self.size = 0
 
@@ -52,7 +60,7 @@ class Layer:
 
     def take(self, number: int, pairs: Pairs) -> None:
         """Take in the batch of a number, which is greater than all before."""
-        newest, taken = self._newest, self._groups.taken
+        newest, taken = self._newest, self._taken
         size = 0
         for key, value in pairs.items():
             before = newest.get(key)
@@ -76,26 +84,51 @@ class Layer:
 
 
 class _Groups:
-    """Keys by their groups, put there when somebody first looks: most are never looked for.
+    """Sorted keys by group. Keys are sorted when a range is asked for: most never are.
 
-    ``taken`` are all keys in the order in which they came, each once.
+    ``new`` returns the keys from an index on, in the order in which they came. Any thread may
+    ask. A list that was returned from here is never changed.
     """
 
-    def __init__(self) -> None:
-        self.taken: list[bytes] = []
-        self._groups: dict[bytes, list[bytes]] = {}
-        self._grouped = 0
+    def __init__(self, new: Callable[[int], Sequence[bytes]]) -> None:
+        self._new = new
+        self._count = 0
+        self._sorted: dict[bytes, list[bytes]] = {}
+        # Keys that came since their group was sorted.
+        self._unsorted: dict[bytes, list[bytes]] = {}
         self._lock = Lock()
 
-    def up_to_date(self) -> dict[bytes, list[bytes]]:
-        """The keys of each group. Others may be adding to it."""
+    def between(self, first: bytes, stop: bytes) -> Sequence[bytes]:
+        """Return the keys with ``first <= key < stop`` in order."""
+        name = _group(first)
         with self._lock:
-            groups = self._groups
-            new = self.taken[self._grouped :]
-            for key in new:
-                groups.setdefault(key[:_GROUP], []).append(key)
-            self._grouped += len(new)
-        return groups
+            self._add(self._new(self._count))
+            if stop <= _behind(name):
+                return self._within(name, first, stop)
+            found: list[bytes] = []
+            for name in {*self._sorted, *self._unsorted}:
+                if name < stop and (name >= first or first.startswith(name)):
+                    found += self._within(name, first, stop)
+        found.sort()
+        return found
+
+    def _add(self, new: Sequence[bytes]) -> None:
+        unsorted = self._unsorted
+        for key in new:
+            unsorted.setdefault(_group(key), []).append(key)
+        self._count += len(new)
+
+    def _within(self, name: bytes, first: bytes, stop: bytes) -> Sequence[bytes]:
+        more = self._unsorted.pop(name, None)
+        keys = self._sorted.get(name, [])
+        if more is not None:
+            keys = self._sorted[name] = sorted(keys + more)
+        return keys[bisect_left(keys, first) : bisect_left(keys, stop)]
+
+
+def _group(key: bytes) -> bytes:
+    """The name of a key's group: its prefix, and the number that owns it where there is one."""
+    return key[:_GROUP] if key[:1] in OWNED_PREFIXES else key[:1]
 
 
 def layer_of(entries: Sequence[Entry]) -> Layer:
@@ -118,40 +151,37 @@ class _LayerAt:
             version = version[2]
         return UNTOUCHED if version is None else version[1]
 
-    def keys(self, first: bytes, stop: bytes) -> list[bytes]:
-        # Copied at one stroke, for other threads may be adding to them.
-        groups = self._groups.up_to_date()
-        group = first[:_GROUP]
-        if stop <= _behind(group):
-            chosen = [group]
-        else:
-            chosen = [name for name in list(groups) if group <= name < stop]
-        found: list[bytes] = []
-        for name in chosen:
-            found += [key for key in list(groups.get(name, ())) if first <= key < stop]
-        return [key for key in found if self.get(key) is not UNTOUCHED]
+    def keys(self, first: bytes, stop: bytes) -> Sequence[bytes]:
+        return self._groups.between(first, stop)
 
 
-def _behind(group: bytes) -> bytes:
-    """The least bytes behind all keys of a group that is whole; of a shorter one, itself."""
-    if len(group) < _GROUP or group[1:] == b"\xff" * (_GROUP - 1):
-        return group
-    return group[:1] + (int.from_bytes(group[1:], "big") + 1).to_bytes(_GROUP - 1, "big")
+def _behind(name: bytes) -> bytes:
+    """The least bytes behind all keys of a group that is whole; of a shorter name, itself."""
+    length = _GROUP if name[:1] in OWNED_PREFIXES else 1
+    if len(name) < length or name[-1:] == b"\xff":
+        return name
+    return name[:-1] + bytes((name[-1] + 1,))
 
 
 class BatchPairs:
     """What a batch has set and removed so far."""
 
     def __init__(self) -> None:
-        self.pairs: dict[bytes, bytes | None] = {}
+        pairs: dict[bytes, bytes | None] = {}
+        self.pairs = pairs
+        # Keys are only ever added, and a dictionary keeps their order. A bound method here would be
+        # a cycle, which keeps the batch's bytes until a collection.
+        self._groups = _Groups(
+            lambda index: list(islice(pairs, index, None)) if index < len(pairs) else ()
+        )
 
     def get(self, key: bytes) -> bytes | Untouched | None:
         """The value of a key, None where it was removed."""
         return self.pairs.get(key, UNTOUCHED)
 
-    def keys(self, first: bytes, stop: bytes) -> list[bytes]:
-        """The keys with ``first <= key < stop``."""
-        return [key for key in self.pairs if first <= key < stop]
+    def keys(self, first: bytes, stop: bytes) -> Sequence[bytes]:
+        """Return the keys with ``first <= key < stop`` in order."""
+        return self._groups.between(first, stop)
 
 
 class LayeredView:
@@ -179,24 +209,31 @@ class LayeredView:
     def scan(self, first: bytes, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
         """The pairs from ``first`` up to ``stop``."""
         pairs = self._base().scan(first, stop)
-        over = self._over(first, stop)
-        return _merged(pairs, over) if over else pairs
+        spans = [keys for layer in self._layers if (keys := layer.keys(first, stop))]
+        return _merged(pairs, self._over(spans)) if spans else pairs
 
     def scan_from_floor(
         self, first: bytes, lowest: bytes, stop: bytes
     ) -> Iterator[tuple[Buffer, Buffer]]:
         """The pairs from the greatest key that is not behind ``first``."""
-        over = self._over(lowest, stop)
-        if not over:
+        spans = [layer.keys(lowest, stop) for layer in self._layers]
+        if not any(spans):
             return self._base().scan_from_floor(first, lowest, stop)
-        return self.scan(self._floor(first, lowest, over), stop)
+        return self.scan(self._floor(first, lowest, spans), stop)
 
-    def _floor(self, first: bytes, lowest: bytes, over: dict[bytes, bytes | None]) -> bytes:
+    def _floor(self, first: bytes, lowest: bytes, spans: list[Sequence[bytes]]) -> bytes:
         """The greatest key in ``[lowest, first]``, or ``first`` where there is none."""
-        known = max((key for key in over if key <= first and over[key] is not None), default=b"")
+        known = b""
+        for keys in spans:
+            for index in range(bisect_right(keys, first) - 1, -1, -1):
+                key = keys[index]
+                if key <= known:
+                    break
+                if isinstance(self._look(key), bytes):
+                    known = key
         for raw, _ in self._base().scan_from_floor(first, lowest, first + b"\x00"):
             below = bytes(raw)
-            if below in over and over[below] is None and below > known:
+            if below > known and self._look(below) is None:
                 # It is gone: one before it may be the greatest. Rare, so it may cost a walk.
                 for raw, _ in self.scan(lowest, first + b"\x00"):
                     known = bytes(raw)
@@ -205,14 +242,24 @@ class LayeredView:
             break
         return known or first
 
-    def _over(self, first: bytes, stop: bytes) -> dict[bytes, bytes | None]:
-        over: dict[bytes, bytes | None] = {}
-        for layer in reversed(self._layers):
-            for key in layer.keys(first, stop):
-                value = layer.get(key)
-                if not isinstance(value, Untouched):
-                    over[key] = value
-        return over
+    def _look(self, key: bytes) -> bytes | Untouched | None:
+        """The value of a key in the newest layer that says something of it."""
+        for layer in self._layers:
+            value = layer.get(key)
+            if not isinstance(value, Untouched):
+                return value
+        return UNTOUCHED
+
+    def _over(self, spans: list[Sequence[bytes]]) -> Iterator[tuple[bytes, bytes | None]]:
+        """Keys of the layers in order, each once, and their values."""
+        last = b""
+        for key in spans[0] if len(spans) == 1 else merge(*spans):
+            if key == last:
+                continue
+            last = key
+            value = self._look(key)
+            if not isinstance(value, Untouched):
+                yield key, value
 
 
 class LayeredSnapshot(LayeredView):
@@ -233,23 +280,19 @@ class LayeredSnapshot(LayeredView):
 
 
 def _merged(
-    pairs: Iterator[tuple[Buffer, Buffer]], over: dict[bytes, bytes | None]
+    pairs: Iterator[tuple[Buffer, Buffer]], over: Iterator[tuple[bytes, bytes | None]]
 ) -> Iterator[tuple[Buffer, Buffer]]:
-    """Pairs in order, with others laid over them."""
-    waiting = sorted(over, reverse=True)
+    """Pairs in order, with others laid over them, None for what was removed."""
+    above = next(over, None)
     for raw, value in pairs:
         key = bytes(raw)
-        while waiting and waiting[-1] < key:
-            yield from _live(waiting.pop(), over)
-        if waiting and waiting[-1] == key:
-            yield from _live(waiting.pop(), over)
-        else:
+        while above is not None and above[0] < key:
+            if above[1] is not None:
+                yield above[0], above[1]
+            above = next(over, None)
+        if above is None or above[0] > key:
             yield key, value
-    while waiting:
-        yield from _live(waiting.pop(), over)
-
-
-def _live(key: bytes, over: dict[bytes, bytes | None]) -> Iterator[tuple[Buffer, Buffer]]:
-    value = over[key]
-    if value is not None:
-        yield key, value
+    while above is not None:
+        if above[1] is not None:
+            yield above[0], above[1]
+        above = next(over, None)

@@ -7,7 +7,7 @@ import os
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -40,7 +40,7 @@ from durable_streams_tw.storage.interfaces import (
 from durable_streams_tw.storage.memory_tables import MemoryTables
 from durable_streams_tw.storage.meter import Levels, Meter
 from durable_streams_tw.storage.ordered_names import OrderedNames
-from durable_streams_tw.storage.tables import Table
+from durable_streams_tw.storage.tables import Table, owned_range
 from durable_streams_tw.storage.telling import tell
 
 T = TypeVar("T")
@@ -300,6 +300,10 @@ class MemoryStore:
     def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
         """Records in order."""
         return self._tables.range(table, first, stop)
+
+    def owns(self, table: Table[Any], number: int) -> bool:
+        """Return whether a number owns any record of a table."""
+        return next(self._tables.range(table, *owned_range(number)), None) is not None
 
     def forget_owner(self, number: int) -> None:
         """Let go of all that a number owns."""

@@ -102,12 +102,8 @@ def drop(transaction: Transaction, member: Member, path: str) -> None:
     state = transaction.get(SUBSCRIPTIONS, subscription_key(name))
     assert state is not None and state.number == number, "cursors belong to a subscription"
     transaction.remove(CURSORS, key)
-    if not state.idle and not state.leased and not _any(transaction, number):
+    if not state.idle and not state.leased and not transaction.owns(CURSORS, number):
         save(transaction, subscriptions.rested(state))
-
-
-def _any(transaction: Transaction, number: int) -> bool:
-    return next(transaction.range(CURSORS, *owned_range(number)), None) is not None
 
 
 # -- wakes --------------------------------------------------------------------------------------

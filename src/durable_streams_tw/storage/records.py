@@ -53,6 +53,9 @@ STREAMS: Final = (b"s", b"t")
 PATHS: Final = ((b"p", b"q"), (b"P", b"Q"))
 SUBSCRIPTIONS: Final = (b"u", b"v")
 
+OWNED_PREFIXES: Final = frozenset((b"d", b"q", b"e", b"k"))
+"""The prefixes of keys that begin with the number of a stream or subscription."""
+
 TORN_BEFORE: Final = 1
 """Flag of a data record whose first message began in an earlier record."""
 

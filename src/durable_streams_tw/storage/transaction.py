@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 from twisted.logger import Logger
 
 from durable_streams_tw.protocol.bodies import Body
-from durable_streams_tw.protocol.limits import MERGE_RECORD, RECORD_PAYLOAD
+from durable_streams_tw.protocol.limits import MERGE_RECORD, OWNED_AHEAD, RECORD_PAYLOAD
 from durable_streams_tw.protocol.producers import ProducerState
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.protocol.subscription_index import SubscriptionIndex
@@ -24,7 +25,7 @@ from durable_streams_tw.storage.cutting import cut
 from durable_streams_tw.storage.interfaces import Change, Note
 from durable_streams_tw.storage.keyspace import WriteBatch
 from durable_streams_tw.storage.records import CorruptRecord, StreamRecord
-from durable_streams_tw.storage.tables import Table
+from durable_streams_tw.storage.tables import Table, owned_range
 from durable_streams_tw.storage.written import OpenStream, Written
 
 T = TypeVar("T")
@@ -59,6 +60,9 @@ class BatchTransaction:
         # Records by whole key, not put down yet.
         self._dirty_records: dict[bytes, tuple[Table[Any], Any]] = {}
         self._puts: dict[bytes, bytes] = {}
+        # Data records among these, and streams with bodies that are not in any yet.
+        self._data: dict[bytes, bytes] = {}
+        self._bodies: dict[int, OpenStream] = {}
         self._deletes: list[bytes] = []
         self._put_down = False
         self._absent: set[str] = set()
@@ -131,7 +135,8 @@ class BatchTransaction:
 
     def boundary(self, state: StreamState, position: int) -> bool:
         """Whether a position lies between messages."""
-        self._flush_data()
+        if position not in (0, state.tail):
+            self._flush_data()
         return reading.is_boundary(self._batch, self.stream, state, position)
 
     def save(self, state: StreamState) -> None:
@@ -158,6 +163,7 @@ class BatchTransaction:
         stream = self._dirty[state.id]
         if not stream.pending:
             stream.pending_from = start
+            self._bodies[state.id] = stream
         stream.pending.append(body)
 
     def forget(self, state: StreamState) -> None:
@@ -167,6 +173,7 @@ class BatchTransaction:
         self.writes += 1
         self._written.forget(state)
         self._dirty.pop(state.id, None)
+        self._bodies.pop(state.id, None)
         self._absent.add(state.path)
         self._unwritten.add(state.id)
         path_key = records.path_key(state.path)
@@ -208,6 +215,29 @@ class BatchTransaction:
         """Records in order, those of this batch too."""
         self._flush_records(table)
         return recording.scan(self._batch, table, first, stop)
+
+    def owns(self, table: Table[Any], number: int) -> bool:
+        """Return whether a number owns any record of a table.
+
+        Keys are looked for some at a time, each time behind those before: a search from the
+        first would pass over all that were removed since the map was brought up to date.
+        """
+        name = table.prefix, number
+        known = self._written.ahead.get(name, [])
+        behind = known[0] + b"\x00" if known else b""
+        while known:
+            if self.get(table, known[-1]) is not None:
+                return True
+            known.pop()
+        first, stop = owned_range(number)
+        behind = max(behind, first)
+        for begin, end in ((behind, stop), (first, behind)):
+            found = [key for key, _ in islice(self.range(table, begin, end), OWNED_AHEAD)]
+            if found:
+                self._written.ahead.put(name, found[::-1])
+                return True
+        self._written.ahead.pop(name)
+        return False
 
     def forget_owner(self, number: int) -> None:
         """Let go of all that a number owns, in later steps."""
@@ -276,9 +306,8 @@ class BatchTransaction:
         batch = self._batch
         for key in self._deletes:
             batch.delete(key)
+        self._flush_data()
         for stream in self._dirty.values():
-            if stream.pending:
-                self._write_data(stream)
             self._put(stream.key, records.pack_stream(stream.record()))
         for (stream_id, producer_id), state in self._dirty_producers.items():
             if stream_id in self._dirty:
@@ -292,11 +321,13 @@ class BatchTransaction:
         self._puts[key] = records.seal(key, payload)
 
     def _flush_data(self) -> None:
-        for stream in self._dirty.values():
-            if stream.pending:
-                self._write_data(stream)
-        for key in [key for key in self._puts if key[:1] == b"d"]:
-            self._batch.put(key, self._puts.pop(key))
+        bodies, self._bodies = self._bodies, {}
+        for stream in bodies.values():
+            self._write_data(stream)
+        data, self._data = self._data, {}
+        for key, value in data.items():
+            self._batch.put(key, value)
+        self._put_down = self._put_down or bool(data)
 
     def _open(self, stream_id: int) -> OpenStream | None:
         stream = self._written.by_id.get(stream_id)
@@ -373,7 +404,7 @@ class BatchTransaction:
         return start + len(payload)
 
     def _put_data(self, stream: OpenStream, key: bytes, value: bytes, flags: int = 0) -> None:
-        self._puts[key] = value
+        self._data[key] = value
         extendable = not flags and records.data_size(value) < MERGE_RECORD
         self._written.keep(stream, value if extendable else None)
 

@@ -11,6 +11,7 @@ from typing import Any
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.limits import (
+    OWNED_AHEAD_CACHE,
     PAYLOAD_CACHE,
     PRODUCER_CACHE,
     RECORD_CACHE,
@@ -70,6 +71,9 @@ class Written:
         # Records by whole key, None where there is none; and which subscriptions there are.
         self.records: BoundedCache[bytes, Any] = BoundedCache(RECORD_CACHE)
         self.index: SubscriptionIndex | None = None
+        # Keys of a table's records that a number owned when they were looked for, the next one
+        # last, by the table's prefix and the number.
+        self.ahead: BoundedCache[tuple[bytes, int], list[bytes]] = BoundedCache(OWNED_AHEAD_CACHE)
         # Of the last data records that are kept.
         self._kept_bytes = 0
 
@@ -115,4 +119,5 @@ class Written:
         self.next_id = None
         self.records.clear()
         self.index = None
+        self.ahead.clear()
         self._kept_bytes = 0
