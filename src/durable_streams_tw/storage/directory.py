@@ -113,12 +113,21 @@ def owner(directory: str) -> int | None:
 
 
 def persist(directory: str) -> None:
-    """Make the names of a directory's files durable, and its own. Raises `StoreUnusable`."""
+    """Flush the names in a directory to the disk, its own name, and the names of its parents.
+
+    Any of the parents may be as new as the directory. Raises `StoreUnusable`.
+    """
     try:
         _sync(directory)
-        # The parent may be one that we may pass through but not read.
-        with suppress(PermissionError):
-            _sync(os.path.dirname(os.path.abspath(directory)))
+        device, path = os.stat(directory).st_dev, os.path.realpath(directory)
+        while os.path.dirname(path) != path:
+            path = os.path.dirname(path)
+            if os.stat(path).st_dev != device:
+                # The name of a mount point is not on this file system.
+                break
+            # A parent may be one that we may pass through but not read.
+            with suppress(PermissionError):
+                _sync(path)
     except OSError as error:
         raise StoreUnusable(
             f"the data directory {directory} cannot be used: {error.strerror}"

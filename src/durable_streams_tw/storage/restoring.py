@@ -64,8 +64,10 @@ def restore(
             _drop(directory, [file.name + _RESTORING for file in manifest.files])
             raise
         _drop(directory, [LOCK_FILE])
-        # The store's file last: without it there is no store.
+        # The store's file last: without it there is no store. A power cut may reorder renames that
+        # are not flushed: the store without its keys, or keys that nothing tells from a stranger's.
         for file in sorted(manifest.files, key=lambda file: file.name == DATA_FILE):
+            persist(directory)
             path = os.path.join(directory, file.name)
             os.replace(path + _RESTORING, path)
         persist(directory)

@@ -1,0 +1,80 @@
+"""A durable store without threads and real time, for processes that write and judge images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.limits import KIB
+from durable_streams_tw.storage.interfaces import Chunk, Outcome
+from durable_streams_tw.storage.lmdbstore import LMDBStore
+from tests.crash.acknowledged import Contents, Operation, command, outcome_of
+from tests.storage.inline_lanes import InlineLanes
+
+JOURNAL = 32 * KIB
+"""The size of a file of the journal: so small that it is used again and again."""
+
+NOW = 1_800_000_000_000
+_PIECE = 1 << 20
+
+
+class InlineStore:
+    """An open store. What is submitted together is committed together."""
+
+    def __init__(self, directory: str, journal: int = JOURNAL) -> None:
+        self.clock, self.lanes = Clock(), InlineLanes()
+        self.lanes.held = True
+        self.store = LMDBStore(
+            directory, self.clock, self.lanes, journal_size=journal, now=lambda: NOW
+        )
+        self.store.open()
+        self.lanes.drain()
+
+    def submit(self, operations: Sequence[Operation]) -> list[str]:
+        """Carry out commands as one batch; their outcomes."""
+        done = [self.store.submit(command(operation)) for operation in operations]
+        self.lanes.turn()
+        return [outcome_of(self._result(one)) for one in done]
+
+    def _result(self, deferred: Deferred[Outcome]) -> Outcome:
+        found: list[Outcome] = []
+        deferred.addCallback(found.append)
+        while not found:
+            assert self.lanes.busy, "a command was never answered"
+            self.lanes.turn()
+        return found[0]
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and what is due happen."""
+        self.clock.advance(seconds)
+        self.lanes.drain()
+
+    def contents(self, paths: Sequence[str]) -> Contents:
+        """What those streams hold that are there."""
+        found = {path: self.content(path) for path in paths}
+        return {path: one for path, one in found.items() if one is not None}
+
+    def content(self, path: str) -> tuple[bytes, bool] | None:
+        """All bytes of a stream, and whether it is closed; None where there is none."""
+        data = b""
+        while True:
+            chunks: list[Chunk | Refusal] = []
+            self.store.read(path, len(data), _PIECE).addCallback(chunks.append)
+            self.lanes.drain()
+            (chunk,) = chunks
+            if isinstance(chunk, Refusal):
+                assert chunk.problem.slug in ("stream-not-found", "stream-gone"), chunk
+                return None
+            data += chunk.data
+            if chunk.at_tail:
+                return data, chunk.state.closed
+
+    def close(self) -> None:
+        """Write down what is accepted, and let go of the directory."""
+        closed: list[None] = []
+        self.store.close().addCallback(closed.append)
+        self.lanes.drain()
+        assert closed, "the store does not close"

@@ -1,0 +1,315 @@
+"""Workloads of a process whose file calls are recorded.
+
+Run as ``python -m tests.crash.workloads NAME ROOT SEED``. Each works below ROOT, and writes marks
+into the trace:
+
+===============================  ==========================================================
+mark                             meaning
+===============================  ==========================================================
+``{"store": directory}``         the next marks are about this store, below ROOT
+``{"do": operation}``            a command is submitted
+``{"told": outcome}``            a command is answered
+``{"seen": digest}``             all streams have been read
+``{"copied": kind}``             a ``backup``, ``restore`` or ``compact`` has returned
+``{"keys": [secret, number]}``   the keyring is open: its secret, and how many keys it has
+===============================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from durable_streams_tw.protocol.limits import FOLD_INTERVAL, KIB, SWEEP_INTERVAL
+from durable_streams_tw.storage.backup import back_up
+from durable_streams_tw.storage.lanes import ThreadLanes
+from durable_streams_tw.storage.lmdbstore import LMDBStore
+from durable_streams_tw.storage.restoring import compact, restore
+from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
+from tests.crash.acknowledged import Operation, State, command, digest, outcome_of
+from tests.crash.faulty_files import mark
+from tests.crash.inline_store import JOURNAL, NOW, InlineStore
+
+DATA = "data"
+DEEP = "new/folders/data"
+BACKUP = "backup"
+RESTORED = "restored"
+
+
+def say(**what: Any) -> None:
+    """Write a mark."""
+    mark(json.dumps(what))
+
+
+class Writer:
+    """Makes up commands, and knows what they have come to so far."""
+
+    def __init__(self, seed: str) -> None:
+        self.chance = random.Random(seed)
+        self.state = State()
+        self._number = 0
+        self.largest = 60
+
+    def batch(self, size: int) -> list[Operation]:
+        """Commands that can be carried out one after the other; some are refused."""
+        state, made = self.state, []
+        for _ in range(size):
+            operation = self._operation(state)
+            state, _outcome = state.after(operation)
+            made.append(operation)
+        return made
+
+    def _operation(self, state: State) -> Operation:
+        self._number += 1
+        there = sorted(state.streams)
+        kind = self.chance.random()
+        if len(there) < 3 or (kind < 0.08 and len(there) < 15):
+            return ["create", f"s{self._number}", self._text(), self._times()]
+        path = self.chance.choice(there)
+        if kind < 0.12 and not state.streams[path][1]:
+            return ["fork", f"f{self._number}", path]
+        if kind < 0.17:
+            return ["delete", path]
+        if kind < 0.20:
+            return ["append", f"absent{self._number}", self._text(), 1, None, False]
+        producer = None
+        if kind < 0.6 and not state.streams[path][1]:
+            name = self.chance.choice("pqr")
+            last = state.producers.get((path, name), -1)
+            producer = [name, last if last >= 0 and kind < 0.25 else last + 1]
+        return ["append", path, self._text(), self._times(), producer, kind > 0.97]
+
+    def _text(self) -> str:
+        return f"<{self._number}>"
+
+    def _times(self) -> int:
+        return self.chance.randrange(1, self.largest)
+
+    def took(self, operations: Sequence[Operation], outcomes: Sequence[str]) -> None:
+        """Take in what commands have come to."""
+        for operation, outcome in zip(operations, outcomes, strict=True):
+            after, expected = self.state.after(operation)
+            if outcome == expected:
+                self.state = after
+            else:
+                # The disk fails; whether it happened is seen later.
+                assert outcome in ("storage-unavailable", "storage-full", "outcome-unknown"), (
+                    outcome
+                )
+
+
+class Session:
+    """A store below ROOT and a writer, with marks for all that happens."""
+
+    def __init__(self, root: str, seed: str, name: str = DATA) -> None:
+        self.root = root
+        self.name = name
+        self.directory = os.path.join(root, name)
+        self.writer = Writer(seed)
+        self.chance = self.writer.chance
+        say(store=name)
+
+    def open(self, journal: int = JOURNAL) -> None:
+        """Open the store."""
+        self.store = InlineStore(self.directory, journal)
+
+    def batches(self, number: int, *, folds: bool = True) -> None:
+        """Carry out batches of some commands, while time passes now and then."""
+        for _ in range(number):
+            operations = self.writer.batch(self.chance.choice([1, 1, 2, 5]))
+            for operation in operations:
+                say(do=operation)
+            outcomes = self.store.submit(operations)
+            for outcome in outcomes:
+                say(told=outcome)
+            self.writer.took(operations, outcomes)
+            if folds and self.chance.random() < 0.15:
+                self.store.advance(self.chance.choice([FOLD_INTERVAL, SWEEP_INTERVAL, 6.0]))
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    def see(self) -> None:
+        """Read all that there may be."""
+        say(seen=digest(self.store.contents(sorted(self.writer.state.streams))))
+
+
+# -- workloads -------------------------------------------------------------------------------
+
+
+def first(root: str, seed: str) -> None:
+    """The first start of a directory whose parents are missing too, and the second start."""
+    session = Session(root, seed, DEEP)
+    session.open()
+    session.batches(4)
+    session.close()
+    session.open()
+    session.batches(2)
+    session.close()
+
+
+def steady(root: str, seed: str) -> None:
+    """Many small batches: the journal's files change places again and again."""
+    session = Session(root, seed)
+    session.open()
+    session.batches(90)
+    session.close()
+    session.open()
+    session.batches(30)
+    session.see()
+
+
+def large(root: str, seed: str) -> None:
+    """Batches that go straight into the map, between small ones."""
+    session = Session(root, seed)
+    session.open()
+    for _ in range(8):
+        session.writer.largest = session.chance.choice([60, 2000, 30_000])
+        session.batches(3)
+    session.close()
+
+
+def full_journal(root: str, seed: str) -> None:
+    """Both files of the journal fill before anything is folded in by the clock."""
+    session = Session(root, seed)
+    session.open(16 * KIB)
+    session.writer.largest = 400
+    session.batches(70, folds=False)
+
+
+def threads(root: str, seed: str) -> None:
+    """Several commands under way on real threads, with folding beside them."""
+    from twisted.internet import reactor
+
+    running: Any = reactor
+    writer = Writer(seed)
+    say(store=DATA)
+    lanes = ThreadLanes(running)
+    store = LMDBStore(
+        os.path.join(root, DATA), running, lanes, journal_size=JOURNAL, now=lambda: NOW
+    )
+    store.open()
+    left = 25
+
+    def burst(_: object = None) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            store.close().addCallback(lambda _: running.stop())
+            return
+        operations = writer.batch(writer.chance.choice([1, 3, 10, 25]))
+        done: list[Deferred[str]] = []
+        for operation in operations:
+            say(do=operation)
+            answered = store.submit(command(operation)).addCallback(outcome_of)
+            done.append(answered.addCallback(told))
+        gathered = DeferredList(done, fireOnOneErrback=True).addCallback(
+            lambda results: writer.took(operations, [outcome for _, outcome in results])
+        )
+        gathered.addCallback(burst)
+        gathered.addErrback(failed)
+
+    def told(outcome: str) -> str:
+        say(told=outcome)
+        return outcome
+
+    def failed(failure: Any) -> None:
+        failure.printTraceback()
+        os._exit(1)
+
+    running.callWhenRunning(burst)
+    running.run()
+
+
+def keys(root: str, _seed: str) -> None:
+    """A keyring: the first, one that is read again, two that are rotated."""
+    directory = os.path.join(root, DATA)
+    Session(root, "").open()
+    seconds = 1_800_000_000.0
+    for rotate in (False, False, True, True):
+        keyring = Keyring(directory, partial(float, seconds))
+        keyring.open(rotate)
+        say(keys=[keyring.secret.hex(), keyring.jwks().count(b'"kid"')])
+        seconds += 10 * 86400
+
+
+def unheard(_what: str, _done: int, _of: int) -> None:
+    """Ignore the progress of a copy."""
+
+
+def copies(root: str, seed: str) -> None:
+    """A backup, a restore of it, and a compaction, with writes between them."""
+    session = Session(root, seed)
+    session.open()
+    Keyring(session.directory, lambda: 1_800_000_000.0).open()
+    session.writer.largest = 300
+    session.batches(40)
+    session.close()
+    backup, restored = os.path.join(root, BACKUP), os.path.join(root, RESTORED)
+    back_up(session.directory, backup, [KEYS_FILE], lambda: NOW, unheard)
+    say(copied="backup")
+    restore(backup, restored, NOW, unheard)
+    say(copied="restore")
+    compact(session.directory, unheard)
+    say(copied="compact")
+    session.open()
+    session.batches(10)
+    session.close()
+
+
+def small(root: str, seed: str) -> None:
+    """A first start and some batches, for a disk on which calls fail."""
+    session = Session(root, seed)
+    session.open()
+    session.batches(15)
+    session.close()
+
+
+def reopen(root: str, seed: str) -> None:
+    """Stores that a crash has left, one after the other: opened, read, written on."""
+    for name in sorted(os.listdir(root)):
+        session = Session(root, seed, name)
+        with open(os.path.join(os.path.dirname(root), "paths")) as file:
+            paths = json.load(file)
+        session.open()
+        say(seen=digest(session.store.contents(paths)))
+        _write_on(session)
+        session.close()
+
+
+def _write_on(session: Session) -> None:
+    """Write to streams that were not there."""
+    for number in range(4):
+        operations: list[Operation] = [["create", f"again{number}", "<again>", number * 40]]
+        operations.append(["append", f"again{number}", "<more>", 20, None, False])
+        for operation in operations:
+            say(do=operation)
+        for outcome in session.store.submit(operations):
+            say(told=outcome)
+        if number == 2:
+            session.store.advance(FOLD_INTERVAL)
+
+
+WORKLOADS: dict[str, Callable[[str, str], None]] = {
+    "first": first,
+    "steady": steady,
+    "large": large,
+    "full-journal": full_journal,
+    "threads": threads,
+    "keys": keys,
+    "copies": copies,
+    "small": small,
+    "reopen": reopen,
+}
+
+
+if __name__ == "__main__":
+    WORKLOADS[sys.argv[1]](sys.argv[2], sys.argv[3])
