@@ -110,20 +110,34 @@ class DawdlingStore:
         return self.memory.look(path)
 
     def read(
-        self, path: str, offset: Asked, limit: int, stream_id: int | None = None
+        self,
+        path: str,
+        offset: Asked,
+        limit: int,
+        stream_id: int | None = None,
+        piece: int | None = None,
     ) -> Deferred[Chunk | Refusal]:
         """What there is now, perhaps later."""
+        return self._read(lambda: self.memory.read(path, offset, limit, stream_id, piece))
+
+    def read_range(
+        self, path: str, stream_id: int, start: int, stop: int
+    ) -> Deferred[bytes | Refusal]:
+        """What there is now, perhaps later."""
+        return self._read(lambda: self.memory.read_range(path, stream_id, start, stop))
+
+    def _read(self, look: Callable[[], Deferred[Any]]) -> Deferred[Any]:
         self.reads += 1
         if isinstance(self.broken, Exception):
             return fail(self.broken)
         if self.broken is not None:
             return succeed(self.broken)
-        answer = self.memory.read(path, offset, limit, stream_id)
+        answer = look()
         if self.hooks:
             self.hooks.pop(0)()
         if not self.holding:
             return answer
-        waiting: Deferred[Chunk | Refusal] = Deferred()
+        waiting: Deferred[Any] = Deferred()
         self._held.append((waiting, answer))
         return waiting
 

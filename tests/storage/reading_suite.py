@@ -11,6 +11,7 @@ from durable_streams_tw.protocol.limits import MAX_POSITION, RECORD_PAYLOAD
 from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.requests import Create, ForkRequest
 from durable_streams_tw.protocol.state import FOR_EVER
+from durable_streams_tw.storage.interfaces import Chunk
 from tests.storage.store_rig import JSON, StoreRig, post, put
 
 # Messages of which every byte that could look like a boundary is none.
@@ -94,6 +95,44 @@ class ReadingSuite(StoreRig):
                         self.assertEqual(b"".join(found), content[start:])
                         self.assertTrue(all(len(piece) == limit for piece in found[:-1]))
             self.restart()
+
+    def test_answers_in_pieces(self) -> None:
+        """A piece is cut exactly; the rest of the same answer comes by range, torn messages too."""
+        self.created(put("a", JSON, b"[" + b",".join(map(message, SIZES, range(1, 17))) + b"]"))
+        self.created(put("b", "text/plain", b"0123456789"))
+        point = self.appended(post(b'["last",1,2]', "a", content_type=JSON)).tail - 2
+        request = ForkRequest("a", point)
+        self.created(Create("f", None, FOR_EVER, False, Body(b"[3,4]"), request))
+        for path in ("a", "b", "f"):
+            tail = self.look(path).tail
+            whole = self.content(path)
+            for _ in range(2):
+                for limit in (1, 3, 905, 16_363, 60_000, point, tail, 2**40):
+                    plain = self.read(0, limit, path)
+                    for piece in (1, 2, 1000, RECORD_PAYLOAD, tail - 1, 2**20):
+                        chunk = self.result(self.store.read(path, 0, limit, None, piece))
+                        assert isinstance(chunk, Chunk), chunk
+                        self.assertEqual(chunk.end, plain.end)
+                        self.assertEqual(chunk.at_tail, plain.at_tail)
+                        self.assertEqual(chunk.data, whole[: min(piece, plain.end)])
+                        if chunk.more:
+                            stop = chunk.end - chunk.more
+                            rest = self.result(
+                                self.store.read_range(path, chunk.state.id, stop, chunk.end)
+                            )
+                            self.assertEqual(rest, whole[stop : chunk.end])
+                self.restart()
+
+    def test_range_of_another_stream(self) -> None:
+        """A range is read of the stream that it was asked of, or not at all."""
+        first = self.created(put("a", raw=b"abcdef"))
+        self.assertEqual(self.result(self.store.read_range("a", first.id, 1, 4)), b"bcd")
+        self.deleted("a")
+        outcome = self.result(self.store.read_range("a", first.id, 1, 4))
+        self.assertRefused(Problem.STREAM_NOT_FOUND, outcome)
+        self.created(put("a", raw=b"ABCDEF"))
+        outcome = self.result(self.store.read_range("a", first.id, 1, 4))
+        self.assertRefused(Problem.STREAM_NOT_FOUND, outcome)
 
     def test_now(self) -> None:
         """The tail, wherever it is."""

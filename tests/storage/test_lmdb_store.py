@@ -264,7 +264,7 @@ class ReadingTests(_Case):
         self.submit_all(put(), post(b"old"))
         self.restart()
         read = self.store.read("a", 0, 100)
-        seen = self.store._read("a", 0, 100, None)
+        seen = self.store._read("a", 0, 100, None, None)
         self.lanes._reads.clear()
         self.submit(post(b"new"))
         chunk = self.store._seen(seen, "a")

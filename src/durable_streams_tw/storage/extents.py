@@ -60,3 +60,10 @@ def resolve(state: StreamState, offset: offsets.Asked, stream_id: int | None) ->
     if stream_id is not None and stream_id != state.id:
         return REPLACED
     return offsets.resolve(state, offset)
+
+
+def same_stream(found: StreamState | Refusal, stream_id: int) -> StreamState | Refusal:
+    """Return what was found at a path, or a refusal where that is another stream."""
+    if isinstance(found, Refusal) or found.id == stream_id:
+        return found
+    return REPLACED

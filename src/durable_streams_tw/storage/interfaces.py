@@ -39,21 +39,24 @@ Outcome = Created | Appended | Deleted | SubscriptionOutcome | Refusal
 class Chunk(Struct, frozen=True):
     """Bytes read, and the stream as it was at that moment.
 
-    ``data`` are stored bytes from ``start``: whole messages in JSON mode.
+    ``data`` are stored bytes from ``start``. ``more`` is how many bytes of the answer follow them,
+    for `IStreamStore.read_range` to fetch. In JSON mode the answer, ``data`` and what follows, is
+    whole messages.
     """
 
     state: StreamState
     start: int
     data: bytes
+    more: int = 0
 
     @property
     def end(self) -> int:
-        """The position behind the last byte read."""
-        return self.start + len(self.data)
+        """Position after the last byte of the answer."""
+        return self.start + len(self.data) + self.more
 
     @property
     def at_tail(self) -> bool:
-        """Whether the read reached the end of what the stream had."""
+        """Whether the answer ends where the stream ended when it was read."""
         return self.end == self.state.tail
 
 
@@ -137,13 +140,25 @@ class IStreamStore(Interface):
         """The stream at a path, as it is now. Does not count as an access (§5.1)."""
 
     def read(
-        path: str, offset: Asked, limit: int, stream_id: int | None = None
+        path: str,
+        offset: Asked,
+        limit: int,
+        stream_id: int | None = None,
+        piece: int | None = None,
     ) -> Deferred[Chunk | Refusal]:
         """Bytes of the stream at a path from an offset of a client, or from a position.
 
         About ``limit`` bytes: in JSON mode the message that crosses the limit comes whole.
         Counts as an access, which resets a TTL. With ``stream_id`` the stream must still be
-        that one, not a later one of the same path.
+        that one, not a later one of the same path. With ``piece`` only the first ``piece`` bytes
+        of the answer are read, and `Chunk.more` counts the others.
+        """
+
+    def read_range(path: str, stream_id: int, start: int, stop: int) -> Deferred[bytes | Refusal]:
+        """Return exactly the stored bytes ``[start, stop)`` of the stream at a path.
+
+        ``stop`` is at most the tail. The range may begin and end inside a message. Refused where
+        the path no longer leads to the stream ``stream_id``.
         """
 
     def pin(stream_id: int) -> None:

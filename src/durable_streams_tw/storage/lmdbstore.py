@@ -37,7 +37,7 @@ from durable_streams_tw.storage.access import AccessTimes, usable
 from durable_streams_tw.storage.chores import Chore, Chores
 from durable_streams_tw.storage.committer import BUG, CORRUPT, Committed, Committer
 from durable_streams_tw.storage.directory import Claim, persist
-from durable_streams_tw.storage.extents import TORN, resolve
+from durable_streams_tw.storage.extents import TORN, resolve, same_stream
 from durable_streams_tw.storage.format import recognise
 from durable_streams_tw.storage.interfaces import (
     Chunk,
@@ -275,12 +275,17 @@ class LMDBStore:
         state = self._published.get(path)
         if not isinstance(state, Unpublished):
             return succeed(self._usable(state))
-        return self._in_lane(partial(self._read, path, START, 0, None)).addCallback(
+        return self._in_lane(partial(self._read, path, START, 0, None, None)).addCallback(
             self._looked, path
         )
 
     def read(
-        self, path: str, offset: Asked, limit: int, stream_id: int | None = None
+        self,
+        path: str,
+        offset: Asked,
+        limit: int,
+        stream_id: int | None = None,
+        piece: int | None = None,
     ) -> Deferred[Chunk | Refusal]:
         """Bytes of the stream at a path."""
         if not self._open:
@@ -294,12 +299,32 @@ class LMDBStore:
             if isinstance(position, Refusal):
                 return succeed(position)
             self._note(usable)
-            data = self._remembered(usable, position, limit)
+            most = limit if piece is None or piece > limit else piece
+            data = self._remembered(usable, position, most)
             if data is not None:
                 return succeed(Chunk(usable, position, data))
-        return self._in_lane(partial(self._read, path, offset, limit, stream_id)).addCallback(
-            self._seen, path
+        look = partial(self._read, path, offset, limit, stream_id, piece)
+        return self._in_lane(look).addCallback(self._seen, path)
+
+    def read_range(
+        self, path: str, stream_id: int, start: int, stop: int
+    ) -> Deferred[bytes | Refusal]:
+        """Exactly the bytes ``[start, stop)`` of a stream, in a reading lane."""
+        if not self._open:
+            return succeed(_STOPPING)
+        answer: Deferred[bytes | Refusal] = self._in_lane(
+            partial(self._reading, partial(self._range, path, stream_id, start, stop))
         )
+        return answer
+
+    def _range(
+        self, path: str, stream_id: int, start: int, stop: int, view: View
+    ) -> bytes | Refusal:
+        record = reading.load_stream_at(view, path)
+        state = same_stream(self._usable(None if record is None else record.state), stream_id)
+        if isinstance(state, Refusal):
+            return state
+        return reading.gather(view, reading.lookup_in(view), state, start, stop, stop - start)
 
     def pin(self, stream_id: int) -> None:
         """A live reader came."""
@@ -324,9 +349,13 @@ class LMDBStore:
         def usable(state: StreamState) -> bool:
             return not isinstance(self._usable(state), Refusal)
 
+        return self._reading(lambda view: question(ViewMoment(view, usable)))
+
+    def _reading(self, look: Callable[[View], T]) -> T | Refusal:
+        """Call a function on a snapshot, in a reading lane; return a refusal where it fails."""
         try:
             with self._keyspace.snapshot() as view:
-                return question(ViewMoment(view, usable))
+                return look(view)
         except CorruptRecord as corrupt:
             self._log.error("{corrupt}", corrupt=corrupt)
             return CORRUPT
@@ -358,21 +387,19 @@ class LMDBStore:
             return data
         return None
 
-    def _read(self, path: str, offset: Asked, limit: int, stream_id: int | None) -> _Seen:
+    def _read(
+        self, path: str, offset: Asked, limit: int, stream_id: int | None, piece: int | None
+    ) -> _Seen:
         """In a reading lane: the state and the bytes, of one commit."""
-        try:
-            with self._keyspace.snapshot() as view:
-                record = reading.load_stream_at(view, path)
-                state = None if record is None else record.state
-                return _Seen(
-                    state, self._chunk(view, state, offset, limit, stream_id), view.version
-                )
-        except CorruptRecord as corrupt:
-            self._log.error("{corrupt}", corrupt=corrupt)
-            return _Seen(None, CORRUPT, -1)
-        except KeyspaceFailed as failure:
-            self._log.error("a read failed: {reason}", reason=failure)
-            return _Seen(None, _UNREADABLE, -1)
+
+        def look(view: View) -> _Seen:
+            record = reading.load_stream_at(view, path)
+            state = None if record is None else record.state
+            chunk = self._chunk(view, state, offset, limit, stream_id, piece)
+            return _Seen(state, chunk, view.version)
+
+        seen = self._reading(look)
+        return _Seen(None, seen, -1) if isinstance(seen, Refusal) else seen
 
     def _chunk(
         self,
@@ -381,6 +408,7 @@ class LMDBStore:
         offset: Asked,
         limit: int,
         stream_id: int | None,
+        piece: int | None,
     ) -> Chunk | Refusal:
         usable = self._usable(state)
         if isinstance(usable, Refusal):
@@ -391,10 +419,15 @@ class LMDBStore:
         lookup = reading.lookup_in(view)
         if not reading.is_boundary(view, lookup, usable, position):
             return TORN
-        data = b""
-        if limit and position < usable.tail:
-            data = reading.gather(view, lookup, usable, position, usable.tail, limit)
-        return Chunk(usable, position, data)
+        if not limit or position == usable.tail:
+            return Chunk(usable, position, b"")
+        stop, more = usable.tail, 0
+        if piece is not None:
+            end = reading.answer_end(view, lookup, usable, position, limit)
+            stop, limit = min(end, position + piece), piece
+            more = end - stop
+        data = reading.gather(view, lookup, usable, position, stop, limit)
+        return Chunk(usable, position, data, more)
 
     def _looked(self, seen: _Seen, path: str) -> StreamState | Refusal:
         """Back on the reactor's thread with what a reading lane saw."""

@@ -25,7 +25,7 @@ from durable_streams_tw.protocol.subscription_index import SubscriptionIndex
 from durable_streams_tw.storage.access import AccessTimes, usable
 from durable_streams_tw.storage.apply import apply, expire
 from durable_streams_tw.storage.cutting import cut
-from durable_streams_tw.storage.extents import TORN, extents, resolve
+from durable_streams_tw.storage.extents import TORN, extents, resolve, same_stream
 from durable_streams_tw.storage.interfaces import (
     Change,
     Chunk,
@@ -150,10 +150,24 @@ class MemoryStore:
         return succeed(self._look(path, self._now()))
 
     def read(
-        self, path: str, offset: Asked, limit: int, stream_id: int | None = None
+        self,
+        path: str,
+        offset: Asked,
+        limit: int,
+        stream_id: int | None = None,
+        piece: int | None = None,
     ) -> Deferred[Chunk | Refusal]:
         """Bytes of the stream at a path."""
-        return succeed(self._read(path, offset, limit, stream_id))
+        return succeed(self._read(path, offset, limit, stream_id, piece))
+
+    def read_range(
+        self, path: str, stream_id: int, start: int, stop: int
+    ) -> Deferred[bytes | Refusal]:
+        """Exactly the bytes ``[start, stop)`` of a stream."""
+        state = same_stream(self._look(path, self._now()), stream_id)
+        if isinstance(state, Refusal):
+            return succeed(state)
+        return succeed(b"".join(self._parts(state, start, stop)))
 
     def pin(self, stream_id: int) -> None:
         """A live reader came."""
@@ -222,18 +236,26 @@ class MemoryStore:
 
     def gather(self, state: StreamState, start: int, limit: int) -> bytes:
         """Stored bytes of a stream, inherited ones too."""
-        whole = content_types.is_json(state.content_type)
-        parts: list[bytes] = []
+        return b"".join(self._parts(state, start, self._answer_end(state, start, limit)))
+
+    def _answer_end(self, state: StreamState, start: int, limit: int) -> int:
+        """Return where an answer of about ``limit`` bytes from ``start`` ends."""
+        stop = start + limit
+        if stop >= state.tail or not content_types.is_json(state.content_type):
+            return min(stop, state.tail)
         for extent in extents(self.stream, state, start, state.tail):
-            log = self._logs[extent.stream_id]
-            stop = min(extent.stop, extent.start + limit)
-            if whole and stop < extent.stop:
-                stop = min(extent.stop, log.boundary_from(stop))
-            parts.append(log.slice(extent.start, stop))
-            limit -= stop - extent.start
-            if limit <= 0:
+            if stop < extent.stop:
+                # A fork may end a source's extent where the source's log has no cut.
+                return min(extent.stop, self._logs[extent.stream_id].boundary_from(stop))
+            if stop == extent.stop:
                 break
-        return b"".join(parts)
+        return stop
+
+    def _parts(self, state: StreamState, start: int, stop: int) -> list[bytes]:
+        return [
+            self._logs[extent.stream_id].slice(extent.start, extent.stop)
+            for extent in extents(self.stream, state, start, stop)
+        ]
 
     def boundary(self, state: StreamState, position: int) -> bool:
         """Whether a position lies between messages."""
@@ -332,7 +354,9 @@ class MemoryStore:
     def _look(self, path: str, now: int) -> StreamState | Refusal:
         return usable(self.stream_at(path), self.access, now)
 
-    def _read(self, path: str, offset: Asked, limit: int, stream_id: int | None) -> Chunk | Refusal:
+    def _read(
+        self, path: str, offset: Asked, limit: int, stream_id: int | None, piece: int | None
+    ) -> Chunk | Refusal:
         now = self._now()
         state = self._look(path, now)
         if isinstance(state, Refusal):
@@ -344,7 +368,10 @@ class MemoryStore:
             return TORN
         if state.lifetime.ttl is not None:
             self.access.note(state.id, now)
-        return Chunk(state, position, self.gather(state, position, limit))
+        end = self._answer_end(state, position, limit)
+        stop = end if piece is None else min(end, position + piece)
+        data = b"".join(self._parts(state, position, stop))
+        return Chunk(state, position, data, end - stop)
 
     def _tell(self) -> None:
         # A listener may submit a command itself: that is told when all know of the first.

@@ -62,13 +62,32 @@ def gather(
     ``lookup`` gives the states of a fork's sources. In JSON mode the message that crosses
     the limit comes whole, in all others the limit is exact. Raises `CorruptRecord`.
     """
+    return b"".join(_parts(view, lookup, state, start, stop, limit))
+
+
+def answer_end(view: View, lookup: Lookup, state: StreamState, start: int, limit: int) -> int:
+    """Return where an answer of about ``limit`` bytes (at least 1) from ``start`` ends.
+
+    In JSON mode after the message that crosses the limit, in all others exactly at the limit; at
+    the tail at the latest. Copies no payload. Raises `CorruptRecord`.
+    """
+    if limit >= state.tail - start:
+        return state.tail
+    last = start + limit - 1
+    return last + sum(map(len, _parts(view, lookup, state, last, state.tail, 1)))
+
+
+def _parts(
+    view: View, lookup: Lookup, state: StreamState, start: int, stop: int, limit: int
+) -> list[memoryview]:
+    """Return windows into the map: valid while the view is open."""
     whole = content_types.is_json(state.content_type)
     parts: list[memoryview] = []
     for extent in extents(lookup, state, start, stop):
         limit = _gather_extent(view, extent, limit, whole, parts)
         if limit <= 0:
             break
-    return b"".join(parts)
+    return parts
 
 
 def _gather_extent(
