@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from durable_streams_tw.live.fanout import Fanout, Subscriber
 from durable_streams_tw.live.tails import Tails
+from durable_streams_tw.live.transfers import Transfer
 from durable_streams_tw.live.waiters import LongPolls
 from durable_streams_tw.protocol import bodies
 from durable_streams_tw.protocol.cursors import interval_at
@@ -210,7 +211,7 @@ class RecordingSink:
         self.ended = self.aborted = False
         self.buffered = 0
         self.paused = False
-        self.producer: Subscriber | None = None
+        self.producer: Subscriber | Transfer | None = None
         self.failing = False
         self.on_write: Callable[[], object] | None = None
 

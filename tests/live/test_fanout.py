@@ -982,7 +982,7 @@ class EndingTests(LiveTestCase):
         chunk = self.chunk()
         self.append(b"abc")
         sink = self.subscribe(chunk=chunk)
-        self.patch(self.store.memory, "gather", lambda *_: b"")
+        self.patch(self.store.memory, "_parts", lambda *_: [])
         self.turn()
         self.assertTrue(sink.aborted)
 

@@ -90,7 +90,7 @@ class Outcome(Struct):
 def site_of(recorder: Recorder, clock: Clock) -> StreamSite:
     """The twisted.web door."""
     operations: Any = recorder
-    resource = StreamTree(operations, SETTINGS).resource(b"v1/stream/")
+    resource = StreamTree(operations, SETTINGS, clock).resource(b"v1/stream/")
     return StreamSite(resource, Policies(), SETTINGS, clock)
 
 

@@ -183,6 +183,54 @@ class Http2Tests(Http2TestCase):
         self.assertEqual(self.ask("GET", "a").body, b"")
 
 
+class LongAnswerTests(Http2TestCase):
+    """Answers that are longer than a piece."""
+
+    BODY = b"0123456789abcde\n" * (limits.READ_PIECE // 5)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.house.put("a", body=self.BODY)
+
+    def test_whole(self) -> None:
+        """Everything up to the tail, with its length, and a clean end."""
+        answer = self.ask("GET", "a?offset=-1")
+        self.flush()
+        self.assertTrue(answer.body == self.BODY)
+        self.assertTrue(answer.ended)
+        self.assertEqual(answer.header["content-length"], str(len(self.BODY)))
+        self.assertEqual(answer.header["stream-up-to-date"], "true")
+
+    def test_reader_that_does_not_read(self) -> None:
+        """What a window does not let through stays in the store."""
+        answer = self.ask("GET", "a", credit=False)
+        queued = sum(len(part) for part in self.server._channel._outboundStreamQueues[1])
+        self.assertLessEqual(queued, limits.READ_PIECE)
+        self.wire.increment_flow_control_window(4_000_000)
+        self.wire.increment_flow_control_window(4_000_000, 1)
+        self.flush()
+        self.assertTrue(answer.ended and answer.body == self.BODY)
+
+    def test_stream_deleted_midway(self) -> None:
+        """The HTTP/2 stream is reset: no clean end."""
+        answer = self.ask("GET", "a", credit=False)
+        self.assertEqual(self.ask("DELETE", "a").status, 204)
+        self.wire.increment_flow_control_window(4_000_000)
+        self.wire.increment_flow_control_window(4_000_000, 1)
+        self.flush()
+        self.assertTrue(answer.reset)
+        self.assertFalse(answer.ended)
+        self.assertEqual(self.house.streams._transfers.running, set())
+
+    def test_client_leaves(self) -> None:
+        """A reset frees what was held."""
+        self.ask("GET", "a", credit=False)
+        self.assertEqual(len(self.house.streams._transfers.running), 1)
+        self.wire.reset_stream(1)
+        self.flush()
+        self.assertEqual(self.house.streams._transfers.running, set())
+
+
 class EventStreamTests(Http2TestCase):
     """Live bodies."""
 

@@ -73,7 +73,7 @@ class WholeTests(SynchronousTestCase):
                 self.assertRaises(TornHead, written, Response(200, [field]))
                 self.assertRaises(TornHead, written, Response(204, [*FIELDS, field]))
                 response = Response(200, [field, *FIELDS])
-                self.assertRaises(TornHead, live, b"a\r\nb", response, old=False, last=False)
+                self.assertRaises(TornHead, live, b"a\r\nb", response, None, old=False, last=False)
 
 
 class LiveTests(SynchronousTestCase):
@@ -84,13 +84,18 @@ class LiveTests(SynchronousTestCase):
         response = Response(200, FIELDS)
         opening = b"HTTP/1.1 1\r\nDate: d"
         chunks, close = b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n"
-        for old, last, lines in (
-            (False, False, chunks),
-            (False, True, close + chunks),
-            (True, False, close),
-            (True, True, close),
+        size, keep = b"Content-Length: 700000\r\n", b"Connection: keep-alive\r\n"
+        for length, old, last, lines in (
+            (None, False, False, chunks),
+            (None, False, True, close + chunks),
+            (None, True, False, close),
+            (None, True, True, close),
+            (700_000, False, False, size),
+            (700_000, False, True, close + size),
+            (700_000, True, False, keep + size),
+            (700_000, True, True, close + size),
         ):
-            head = live(opening, response, old=old, last=last)
+            head = live(opening, response, length, old=old, last=last)
             self.assertEqual(head, OPENING + BLOCK + lines + b"\r\n")
 
     def test_chunk(self) -> None:

@@ -106,7 +106,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
         """What it saw is answered, but not remembered."""
         self.restart()
         self.lose_journal("c")
-        seen = self.store._read("a", 0, 100, None)
+        seen = self.store._read("a", 0, 100, None, None)
         self.fail_batch(applied=True)
         self.store._seen(seen, "a")
         self.assertEqual(self.content(), b"first,second")

@@ -34,15 +34,16 @@ class LongPolls:
         """How many readers wait."""
         return len(self.waiting)
 
-    def wait(self, chunk: Chunk, limit: int) -> Deferred[Chunk | Refusal]:
+    def wait(self, chunk: Chunk, limit: int, piece: int | None = None) -> Deferred[Chunk | Refusal]:
         """What a reader finds who found nothing at the tail of an open stream.
 
-        ``chunk`` is what it found. Fires with a chunk of about ``limit`` bytes as soon as
-        there are any; with an empty one when the stream has been closed or the time is over;
-        with the store's refusal when the stream is gone or cannot be read. Cancelling it
-        frees all. Fails only where the store does, which is a bug.
+        ``chunk`` is what it found. Fires with a chunk of about ``limit`` bytes, of which ``piece``
+        are read (see `IStreamStore.read`), as soon as there are any; with an empty one when the
+        stream has been closed or the time is over; with the store's refusal when the stream is
+        gone or cannot be read. Cancelling it frees all. Fails only where the store does, which is
+        a bug.
         """
-        return Waiter(self, chunk, limit).answer
+        return Waiter(self, chunk, limit, piece).answer
 
     def stop(self) -> Deferred[None]:
         """Let all waiters look once more and answer, and whoever comes later too.
@@ -69,6 +70,7 @@ class Waiter:
         "_chunk",
         "_last",
         "_limit",
+        "_piece",
         "_polls",
         "_reading",
         "_tail",
@@ -76,11 +78,12 @@ class Waiter:
         "answer",
     )
 
-    def __init__(self, polls: LongPolls, chunk: Chunk, limit: int) -> None:
+    def __init__(self, polls: LongPolls, chunk: Chunk, limit: int, piece: int | None) -> None:
         self.answer: Deferred[Chunk | Refusal] = Deferred(self._cancelled)
         self._polls = polls
         self._chunk = chunk
         self._limit = limit
+        self._piece = piece
         # Whether a look is under way, whether another has to follow, and whether that, or
         # this one, is the last.
         self._reading = self._again = False
@@ -107,10 +110,11 @@ class Waiter:
             return
         self._reading = True
         self._again = False
-        chunk = self._chunk
-        maybeDeferred(
-            self._polls.store.read, chunk.state.path, chunk.end, self._limit, chunk.state.id
-        ).addCallbacks(self._looked, self._failed)
+        state, position = self._chunk.state, self._chunk.end
+        read = self._polls.store.read
+        maybeDeferred(read, state.path, position, self._limit, state.id, self._piece).addCallbacks(
+            self._looked, self._failed
+        )
 
     def _looked(self, found: Chunk | Refusal) -> None:
         self._reading = False

@@ -77,6 +77,22 @@ def document(stored: bytes) -> bytes:
     return b"[" + stored[:-1] + b"]"
 
 
+def document_piece(stored: bytes, first: bool, last: bool) -> bytes:
+    """Return the part of a `document` that comes of a part of its stored bytes.
+
+    ``stored`` is not empty, and may begin and end inside a message. The document of a whole run
+    has `document_size` bytes.
+    """
+    if last:
+        return b"".join((b"[" if first else b"", stored[:-1], b"]"))
+    return b"[" + stored if first else stored
+
+
+def document_size(stored: int) -> int:
+    """Return the size of the `document` of a run of so many stored bytes, not 0."""
+    return stored + 1
+
+
 def is_boundary(stored: bytes) -> bool:
     """Whether stored bytes that begin at a message also end with one.
 

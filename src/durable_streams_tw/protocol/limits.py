@@ -110,7 +110,12 @@ STOP_CHECK: Final = 0.05
 
 # -- answers ---------------------------------------------------------------------------
 
-#: About how much one catch-up or long-poll answer carries (``--max-chunk``).
+#: The most bytes that a catch-up or long-poll answer holds in memory. A longer one is read and
+#: sent in pieces of this size.
+READ_PIECE: Final = 256 * KIB
+
+#: About how many bytes one read inside the process returns, where neither the call nor
+#: ``--max-chunk`` says.
 MAX_CHUNK: Final = 1 * MIB
 
 #: Smaller answers are not worth compressing.

@@ -25,7 +25,7 @@ from durable_streams_tw.server import wire_answers
 from durable_streams_tw.server.channel_live import LiveBody
 from durable_streams_tw.server.channel_outlet import Outlet
 from durable_streams_tw.server.channel_phases import ANSWER, END, IDLE, UNSETTLED, PhasedConnection
-from durable_streams_tw.server.messages import Response
+from durable_streams_tw.server.messages import Response, StreamedBody
 from durable_streams_tw.server.promptly import Awaited
 from durable_streams_tw.server.wire import Fault, Foreign, Wire
 from durable_streams_tw.server.wire_heads import Head
@@ -236,6 +236,7 @@ class FastChannel(PhasedConnection):
         body = response.body
         opening = door.openings.opening(response.status)
         rest = b""
+        size: int | None = None
         try:
             if isinstance(body, bytes):
                 data, rest = wire_answers.whole(
@@ -247,7 +248,9 @@ class FastChannel(PhasedConnection):
                     last=last,
                 )
             else:
-                data = wire_answers.live(opening, response, old=head.old, last=last)
+                ends = isinstance(body, StreamedBody)
+                size = body.size if isinstance(body, StreamedBody) else None
+                data = wire_answers.live(opening, response, size, old=head.old, last=last)
         except wire_answers.TornHead:
             self._answer(head, door.failure(Failure(), head.header.get(b"origin")))
             return
@@ -260,9 +263,10 @@ class FastChannel(PhasedConnection):
         if not isinstance(body, bytes):
             self.flush()
             self._head = head
-            self._live = LiveBody(self, None if head.old else door.frames)
+            frames = None if head.old or size is not None else door.frames
+            self._live = LiveBody(self, frames, sized=size is not None, ends=ends)
             self._wire.forget()
-            self._live.follow(body)
+            self._live.follow(body.follow if isinstance(body, StreamedBody) else body)
         elif last:
             self._close()
 
@@ -353,13 +357,13 @@ class FastChannel(PhasedConnection):
         else:
             self._outlet.send(data)
 
-    def live_ended(self, chunked: bool) -> None:
-        """The live body is complete."""
+    def live_ended(self, chunked: bool, delimited: bool) -> None:
+        """The live body is complete; ``delimited`` says that the client can tell."""
         head, self._head, self._live = self._head, None, None
         assert head is not None, "a live body answers a request"
         if chunked:
             self._out.append(wire_answers.LAST_CHUNK)
-        if not chunked or not head.keep or self._door.stopping:
+        if not delimited or not head.keep or self._door.stopping:
             self._close()
         elif not self._working:
             self._go_on()

@@ -1,11 +1,10 @@
-"""A live body on a connection: what its subscriber writes goes out in chunks."""
+"""Body that is written as it comes, on a connection of the fast channel."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from durable_streams_tw.live.fanout import Subscriber
-from durable_streams_tw.server.messages import Follow
+from durable_streams_tw.server.messages import BodyProducer, Follow
 from durable_streams_tw.server.wire_answers import chunk
 
 if TYPE_CHECKING:
@@ -30,17 +29,23 @@ class Frames:
 
 
 class LiveBody:
-    """A `Sink` between a subscriber and a connection.
+    """A `Sink` between what writes a body and a connection.
 
-    ``frames`` is None where the client knows no chunks: its body ends with the connection.
+    ``frames`` is None for a body that is not sent in chunks. ``sized`` says that its length was
+    sent in the head; without chunks and length the body ends with the connection. ``ends`` says
+    that it comes to its end by itself: a client that sends no more may still wait for that.
     """
 
-    __slots__ = ("_channel", "_frames", "_over", "_paused", "_subscriber")
+    __slots__ = ("_channel", "_frames", "_over", "_paused", "_sized", "_subscriber", "ends")
 
-    def __init__(self, channel: FastChannel, frames: Frames | None) -> None:
+    def __init__(
+        self, channel: FastChannel, frames: Frames | None, *, sized: bool, ends: bool
+    ) -> None:
         self._channel = channel
         self._frames = frames
-        self._subscriber: Subscriber | None = None
+        self._sized = sized
+        self.ends = ends
+        self._subscriber: BodyProducer | None = None
         self._paused = False
         self._over = False
 
@@ -65,7 +70,8 @@ class LiveBody:
         """End the body as complete."""
         if not self._over:
             self._leave()
-            self._channel.live_ended(self._frames is not None)
+            chunked = self._frames is not None
+            self._channel.live_ended(chunked, delimited=chunked or self._sized)
 
     def abort(self) -> None:
         """Cut the connection, so that the client sees that the body is not complete."""

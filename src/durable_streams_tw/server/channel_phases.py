@@ -97,9 +97,10 @@ class PhasedConnection(Protocol, ABC):
             return
         wire = self._wire
         busy = self._head is not None or bool(wire.ready)
-        if self._half and (self._live is not None or not busy):
-            # Nobody reads a live body and has nothing more to say: this client is gone.
-            if self._live is None:
+        live = self._live
+        if self._half and (not busy if live is None else not live.ends):
+            # A client that follows and has nothing more to say is gone.
+            if live is None:
                 self._close()
             else:
                 self.cut()

@@ -18,8 +18,9 @@ from durable_streams_tw import clocks
 from durable_streams_tw.auth.origins import Hosts, Origins
 from durable_streams_tw.live.fanout import Fanout
 from durable_streams_tw.live.tails import Tails
+from durable_streams_tw.live.transfers import Transfers
 from durable_streams_tw.live.waiters import LongPolls
-from durable_streams_tw.protocol import fields, offsets, paths
+from durable_streams_tw.protocol import fields, limits, offsets, paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.server import values
 from durable_streams_tw.server.admission import Admission, Conditions
@@ -101,6 +102,8 @@ class DurableStreams(Service):
         self._tails = tails = Tails(store, timers)
         self._long_polls = LongPolls(store, tails, timers, settings.long_poll_timeout)
         self._fanout = Fanout(store, tails, timers, settings.sse_reconnect_interval, random=random)
+        self._transfers = Transfers(store, tails, self._in_thread)
+        self._batch = settings.max_chunk or limits.MAX_CHUNK
         self._writing = Writing(store, lambda: int(wall() * 1000), self._in_thread)
         cookie = settings.auth_cookie if checkers else None
         credentials = (b"Authorization", b"Cookie") if cookie else (b"Authorization",)
@@ -111,6 +114,7 @@ class DurableStreams(Service):
             store,
             self._long_polls,
             self._fanout,
+            self._transfers,
             self._policies,
             seconds=wall,
             random=random,
@@ -155,7 +159,7 @@ class DurableStreams(Service):
         if around is not None:
             served = around(served)
         self._served = served
-        self._tree = StreamTree(served, settings)
+        self._tree = StreamTree(served, settings, timers)
 
     # -- service ----------------------------------------------------------------------------
 
@@ -336,7 +340,7 @@ class DurableStreams(Service):
 
     def read(self, path: str, offset: str = "-1", limit: int | None = None) -> Deferred[Batch]:
         """Bytes of a stream from an offset, about ``limit`` of them at most (§5.6)."""
-        size = limit or self._settings.max_chunk
+        size = limit or self._batch
         return _told(
             lambda: self._store.read(_name(path), offsets.parse_offset(offset), size),
             values.batch_of,
@@ -352,7 +356,7 @@ class DurableStreams(Service):
             name = _name(path)
         except Refused as refused:
             raise StreamError(refused.refusal) from None
-        return Following(self._store, self._long_polls, name, position, self._settings.max_chunk)
+        return Following(self._store, self._long_polls, name, position, self._batch)
 
     # -- its own ----------------------------------------------------------------------------
 

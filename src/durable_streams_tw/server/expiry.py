@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.live.fanout import Sink
-from durable_streams_tw.server.messages import Follow, Response
+from durable_streams_tw.server.messages import Follow, Response, StreamedBody
 
 
 def until(
@@ -47,7 +47,8 @@ def until(
 
 def _bounded(response: Response, seconds: float, clock: IReactorTime) -> Response:
     body = response.body
-    if isinstance(body, bytes):
+    if isinstance(body, bytes | StreamedBody):
+        # Streamed is what the stream had when the token was good.
         return response
     return replace(response, body=lambda sink: _Bounded(sink, body, seconds, clock))
 

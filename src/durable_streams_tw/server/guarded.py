@@ -94,9 +94,7 @@ class GuardedOperators(Resource):
             if answer is _LATER:
                 request.render(getChildForRequest(self._resource, request))
                 return
-            body = send(answer, request)
-            assert isinstance(body, bytes), "a refusal has no live body"
-            request.write(body)
+            request.write(send(answer, request))
             request.finish()
 
         answer: Any = _LATER

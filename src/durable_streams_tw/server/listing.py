@@ -136,7 +136,5 @@ def _failed(failure: Failure) -> Response | None:
 
 def _finish(response: Response | None, request: Request) -> None:
     if response is not None:
-        body = send(response, request)
-        assert isinstance(body, bytes), "a page has no live body"
-        request.write(body)
+        request.write(send(response, request))
         request.finish()

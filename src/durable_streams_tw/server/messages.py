@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from msgspec import Struct
 
-from durable_streams_tw.live.fanout import Sink, Subscriber
+from durable_streams_tw.live.fanout import Sink
 from durable_streams_tw.protocol.answers import Field
 
 
@@ -46,13 +46,39 @@ class CommonFields:
 
 NO_FIELDS: Final = CommonFields()
 
-Follow = Callable[[Sink], Subscriber]
-"""Begins a live body: given where to write, returns what has to be told of pauses and of
-the end."""
+
+class BodyProducer(Protocol):
+    """Writes a body to a sink, and is told of its transport (`IPushProducer`)."""
+
+    def pauseProducing(self) -> None:
+        """The transport's buffer is full."""
+
+    def resumeProducing(self) -> None:
+        """The transport's buffer is empty again."""
+
+    def stopProducing(self) -> None:
+        """The client is gone."""
+
+
+Follow = Callable[[Sink], BodyProducer]
+"""Begins a body that is written as it comes: given where to write, returns what has to be told of
+pauses and of the end."""
+
+
+class StreamedBody(Struct, frozen=True):
+    """A body that is written in pieces and comes to its end by itself.
+
+    ``size`` is its length in bytes, None where that is not known before.
+    """
+
+    follow: Follow
+    size: int | None
 
 
 class Response(Struct, frozen=True):
-    """What a door sends: status, fields in order, and a body that is bytes or live.
+    """What a door sends: status, fields in order, and a body: bytes, streamed, or live.
+
+    A live body (`Follow`) has an end that the server chooses.
 
     ``common`` come behind ``own``. Doors add what is theirs: Content-Length or chunks, Date,
     Connection.
@@ -60,7 +86,7 @@ class Response(Struct, frozen=True):
 
     status: int
     own: list[Field]
-    body: bytes | Follow = b""
+    body: bytes | StreamedBody | Follow = b""
     common: CommonFields = NO_FIELDS
 
     @property

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 from durable_streams_tw.auth.origins import LOCAL, is_local_origin
+from durable_streams_tw.live.transfers import Encoder
 from durable_streams_tw.protocol import answers, caching, content_types, fields
 from durable_streams_tw.protocol.answers import Answer, Field
 from durable_streams_tw.protocol.errors import Problem, Refusal
@@ -93,6 +94,10 @@ EVENT_STREAM: Final[tuple[Field, ...]] = (
     (b"X-Accel-Buffering", b"no"),
     _SANDBOX,
 )
+# A compromise between time and size; the second makes the format gzip, with the largest window.
+_LEVEL: Final = 4
+_GZIP: Final = zlib.MAX_WBITS | 16
+
 BASE64: Final[Field] = (fields.H_SSE_DATA_ENCODING, b"base64")
 
 
@@ -177,4 +182,9 @@ def worth_gzip(content_type: str, size: int) -> bool:
 
 def gzip(data: bytes) -> bytes:
     """The bytes in gzip form (RFC 1952), without a date: equal bytes stay equal."""
-    return zlib.compress(data, 4, zlib.MAX_WBITS | 16)
+    return zlib.compress(data, _LEVEL, _GZIP)
+
+
+def gzip_encoder() -> Encoder:
+    """Return what makes the same of bytes that come in pieces. It holds about 256 KiB."""
+    return zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)

@@ -8,7 +8,8 @@ from functools import partial
 
 from twisted.internet.defer import Deferred
 
-from durable_streams_tw.live.fanout import Fanout
+from durable_streams_tw.live.fanout import Fanout, Sink
+from durable_streams_tw.live.transfers import Transfers
 from durable_streams_tw.live.waiters import LongPolls
 from durable_streams_tw.protocol import (
     answers,
@@ -22,12 +23,12 @@ from durable_streams_tw.protocol import (
 )
 from durable_streams_tw.protocol.answers import Answer, Field
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.limits import INLINE_GZIP, SSE_CHUNK
+from durable_streams_tw.protocol.limits import INLINE_GZIP, MAX_POSITION, READ_PIECE, SSE_CHUNK
 from durable_streams_tw.protocol.lineage import incarnation
 from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.requests import Live, ReadQuery
 from durable_streams_tw.server import policies
-from durable_streams_tw.server.messages import Request, Response
+from durable_streams_tw.server.messages import BodyProducer, Request, Response, StreamedBody
 from durable_streams_tw.server.policies import Policies
 from durable_streams_tw.server.promptly import promptly
 from durable_streams_tw.server.writing import InThread
@@ -46,29 +47,34 @@ class Reads:
         store: IStreamStore,
         long_polls: LongPolls,
         fanout: Fanout,
+        transfers: Transfers,
         common: Policies,
         *,
         seconds: Callable[[], float],
         random: Callable[[], float],
         in_thread: InThread,
-        max_chunk: int,
+        max_chunk: int | None,
         private: bool,
     ) -> None:
         self._store = store
         self._long_polls = long_polls
         self._fanout = fanout
+        self._transfers = transfers
         self._policies = common
         self._seconds = seconds
         self._random = random
         self._in_thread = in_thread
-        self._max_chunk = max_chunk
+        # Without a bound an answer goes to the tail that it finds.
+        self._limit = MAX_POSITION if max_chunk is None else max_chunk
         self._private = private
 
     def read(self, request: Request, path: str) -> Response | Deferred[Response]:
         """Answer a GET."""
         query = requests.read_query(request.query)
-        limit = SSE_CHUNK if query.live is Live.SSE else self._max_chunk
-        chunk = self._store.read(path, query.offset, limit)
+        if query.live is Live.SSE:
+            chunk = self._store.read(path, query.offset, SSE_CHUNK)
+        else:
+            chunk = self._store.read(path, query.offset, self._limit, None, READ_PIECE)
         return promptly(chunk, self._looked, (request, query))
 
     def _looked(
@@ -83,7 +89,7 @@ class Reads:
             return self._events(chunk, request, query)
         if chunk.data or chunk.state.closed:
             return self._news(chunk, asked)
-        waited = self._long_polls.wait(chunk, self._max_chunk)
+        waited = self._long_polls.wait(chunk, self._limit, READ_PIECE)
         return promptly(waited, self._news, asked)
 
     def _news(
@@ -127,6 +133,8 @@ class Reads:
             if caching.is_match(header.get(fields.IF_NONE_MATCH), tag):
                 return Response(304, about, b"", common)
         about.extend(policies.content(kind))
+        if chunk.more:
+            return Response(200, about, self._streamed(chunk, about, zips), common)
         body = json_mode.document(chunk.data) if content_types.is_json(kind) else chunk.data
         if not zips:
             return Response(200, about, body, common)
@@ -135,6 +143,20 @@ class Reads:
             return Response(200, about, policies.gzip(body), common)
         zipped: Deferred[bytes] = self._in_thread(policies.gzip, body)
         return zipped.addCallback(lambda small: Response(200, about, small, common))
+
+    def _streamed(self, chunk: Chunk, about: list[Field], zips: bool) -> StreamedBody:
+        """Return the body of an answer that is longer than one piece."""
+        size = chunk.end - chunk.start
+        if content_types.is_json(chunk.state.content_type):
+            size = json_mode.document_size(size)
+        if zips:
+            about.append(policies.GZIPPED)
+
+        def begin(sink: Sink) -> BodyProducer:
+            encoder = policies.gzip_encoder() if zips else None
+            return self._transfers.begin(chunk, encoder, sink)
+
+        return StreamedBody(begin, None if zips else size)
 
     def _directives(self, chunk: Chunk) -> bytes:
         state = chunk.state

@@ -11,6 +11,9 @@ from durable_streams_tw.protocol import limits
 class Settings(Struct, frozen=True, kw_only=True):
     """Choices with their defaults. Sizes are bytes, times are seconds.
 
+    ``max_chunk`` is about how much one read returns; without it a read over HTTP returns all up to
+    the tail, in one answer, and one inside the process `limits.MAX_CHUNK`.
+
     ``cors_origins`` are the origins whose pages may use the server, ``*`` for all.
     ``private`` keeps answers out of shared caches. ``trust_proxy`` believes
     X-Forwarded-Proto and X-Forwarded-Host, which any client can send: only for a server that
@@ -29,7 +32,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """
 
     max_body: int = limits.MAX_BODY
-    max_chunk: int = limits.MAX_CHUNK
+    max_chunk: int | None = None
     max_stored: int | None = None
     long_poll_timeout: float = limits.LONG_POLL_TIMEOUT
     sse_reconnect_interval: float = limits.SSE_RECONNECT_INTERVAL

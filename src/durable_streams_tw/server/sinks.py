@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from durable_streams_tw.live.fanout import Subscriber
-from durable_streams_tw.server.messages import Follow
+from durable_streams_tw.live.timeouts import EqualTimeouts, Timeout
+from durable_streams_tw.server.messages import BodyProducer, Follow
 
 
 @implementer(IPushProducer)
@@ -20,12 +20,16 @@ class RequestSink:
     """Where a live body goes, between a subscriber and a request.
 
     It stands in as the request's producer from before the subscriber's first write, for a
-    large one fills the transport's buffer at once.
+    large one fills the transport's buffer at once. A client that leaves the transport full for
+    as long as ``timeouts`` says is cut.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, timeouts: EqualTimeouts) -> None:
         self._request = request
-        self._subscriber: Subscriber | None = None
+        self._timeouts = timeouts
+        # Runs while the transport is full.
+        self._timeout: Timeout | None = None
+        self._subscriber: BodyProducer | None = None
         self._paused = False
         self._over = False
         # None once it has ended: the Deferred holds the sink.
@@ -73,7 +77,19 @@ class RequestSink:
             return False
         self._over = True
         self._subscriber = self._ended = None
+        self._relax()
         return True
+
+    def _relax(self) -> None:
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
+
+    def _give_up(self) -> None:
+        subscriber = self._subscriber
+        self.abort()
+        if subscriber is not None:
+            subscriber.stopProducing()
 
     # -- IPushProducer ----------------------------------------------------------------------
 
@@ -81,6 +97,8 @@ class RequestSink:
         """The transport's buffer is full."""
         if not self._paused:
             self._paused = True
+            if not self._over:
+                self._timeout = self._timeouts.add(self._give_up)
             if self._subscriber is not None:
                 self._subscriber.pauseProducing()
 
@@ -88,6 +106,7 @@ class RequestSink:
         """The transport's buffer is empty again."""
         if self._paused:
             self._paused = False
+            self._relax()
             if self._subscriber is not None:
                 self._subscriber.resumeProducing()
 

@@ -21,14 +21,17 @@ from urllib.parse import quote, unquote_to_bytes
 from klein import Klein
 from klein.resource import KleinResource
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Request as WebRequest
 
+from durable_streams_tw.live.timeouts import EqualTimeouts
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.protocol.limits import SEND_TIMEOUT
 from durable_streams_tw.server import targets
-from durable_streams_tw.server.messages import Request, Response
+from durable_streams_tw.server.messages import Request, Response, StreamedBody
 from durable_streams_tw.server.policies import body_too_large
 from durable_streams_tw.server.promptly import at_leisure
 from durable_streams_tw.server.settings import Settings
@@ -46,8 +49,9 @@ class StreamTree:
 
     app = Klein()
 
-    def __init__(self, operations: Operations, settings: Settings) -> None:
+    def __init__(self, operations: Operations, settings: Settings, clock: IReactorTime) -> None:
         self._operations = operations
+        self._send_timeouts = EqualTimeouts(clock, SEND_TIMEOUT)
         self._settings = settings
         self._klein = self.app.resource()
 
@@ -73,7 +77,7 @@ class StreamTree:
         respond = self._operations.serving(getattr(request.getClientAddress(), "host", None))
         responded: Deferred[Any] = maybeDeferred(respond, message)
         responded.addCallback(at_leisure)
-        sent: Deferred[bytes] = responded.addCallback(send, request)
+        sent: Deferred[bytes] = responded.addCallback(self._send, request)
         return sent
 
     @app.handle_errors(Exception)  # type: ignore[arg-type]
@@ -84,6 +88,18 @@ class StreamTree:
             cut(request)
             return b""
         return send(response, request)
+
+    def _send(self, response: Response, request: WebRequest) -> bytes | Deferred[bytes]:
+        body = response.body
+        if isinstance(body, bytes):
+            return send(response, request)
+        begin_response(response, request)
+        sink = RequestSink(request, self._send_timeouts)
+        if not isinstance(body, StreamedBody):
+            return sink.follow(body)
+        if body.size is not None:
+            request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % body.size])
+        return sink.follow(body.follow)
 
     def _message(self, request: WebRequest, path: bytes) -> Request:
         header = {
@@ -146,23 +162,24 @@ def _size(request: WebRequest) -> int:
     return size
 
 
-def send(response: Response, request: WebRequest) -> bytes | Deferred[bytes]:
-    """Write a response's head; what is returned is its body, or fires when that has ended."""
-    request.setResponseCode(response.status)
-    head = request.responseHeaders
-    for name, value in response.fields:
-        head.addRawHeader(name, value)
+def send(response: Response, request: WebRequest) -> bytes:
+    """Write the head of a response whose body is bytes; return the body."""
+    begin_response(response, request)
     body = response.body
-    if not isinstance(body, bytes):
-        return RequestSink(request).follow(body)
+    assert isinstance(body, bytes), "only streams have bodies that come in pieces"
     if request.method != b"HEAD" and response.status not in _NO_BODY:
-        head.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+        request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
     return body
+
+
+def begin_response(response: Response, request: WebRequest) -> None:
+    """Set the status and the fields of a response."""
+    request.setResponseCode(response.status)
+    for name, value in response.fields:
+        request.responseHeaders.addRawHeader(name, value)
 
 
 def refuse(response: Response, request: WebRequest) -> None:
     """Write a whole response whose body is bytes."""
-    body = send(response, request)
-    assert isinstance(body, bytes), "a refusal has no live body"
-    request.write(body)
+    request.write(send(response, request))
     request.finish()

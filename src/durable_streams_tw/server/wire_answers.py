@@ -79,13 +79,18 @@ def whole(
     return b"".join((lines, common, persistence, length)), body
 
 
-def live(opening: bytes, response: Response, *, old: bool, last: bool) -> bytes:
-    """The head of an answer whose body is live: in chunks, but to HTTP/1.0 until it closes.
+def live(opening: bytes, response: Response, size: int | None, *, old: bool, last: bool) -> bytes:
+    """Return the head of an answer whose body comes in pieces.
 
-    Raises `TornHead`.
+    ``size`` is its length. Where it is None the body is sent in chunks, but to HTTP/1.0 until the
+    connection closes. Raises `TornHead`.
     """
-    coding = b"" if old else b"Transfer-Encoding: chunked\r\n"
-    persistence = _CLOSE if last or old else b""
+    if size is not None:
+        coding = b"Content-Length: %d\r\n" % size
+        persistence = _CLOSE if last else _KEEP if old else b""
+    else:
+        coding = b"" if old else b"Transfer-Encoding: chunked\r\n"
+        persistence = _CLOSE if last or old else b""
     lines = _lines(opening, response)
     return b"".join((lines, response.common.lines, persistence, coding, b"\r\n"))
 

@@ -193,9 +193,13 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="max-chunk",
         group=_READING,
-        meaning="about how much one read returns",
+        meaning="about how much one read returns (without it: everything up to the tail)",
+        more=(
+            "An answer is sent in pieces and held in memory one piece at a time, however long it "
+            "is. With this setting a reader gets pages, and has to ask again until an answer "
+            "carries Stream-Up-To-Date; some clients take only the first page."
+        ),
         parse=units.size,
-        default="1MiB",
         metavar="SIZE",
         field="max_chunk",
     ),

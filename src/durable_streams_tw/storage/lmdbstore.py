@@ -50,7 +50,7 @@ from durable_streams_tw.storage.interfaces import (
     StoreUnusable,
 )
 from durable_streams_tw.storage.journaled_keyspace import JournaledKeyspace
-from durable_streams_tw.storage.keyspace import KeyspaceFailed, View
+from durable_streams_tw.storage.keyspace import KeyspaceFailed, Snapshot, View
 from durable_streams_tw.storage.lanes import Lanes
 from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace
 from durable_streams_tw.storage.meter import Levels, Meter
@@ -351,7 +351,7 @@ class LMDBStore:
 
         return self._reading(lambda view: question(ViewMoment(view, usable)))
 
-    def _reading(self, look: Callable[[View], T]) -> T | Refusal:
+    def _reading(self, look: Callable[[Snapshot], T]) -> T | Refusal:
         """Call a function on a snapshot, in a reading lane; return a refusal where it fails."""
         try:
             with self._keyspace.snapshot() as view:
@@ -392,7 +392,7 @@ class LMDBStore:
     ) -> _Seen:
         """In a reading lane: the state and the bytes, of one commit."""
 
-        def look(view: View) -> _Seen:
+        def look(view: Snapshot) -> _Seen:
             record = reading.load_stream_at(view, path)
             state = None if record is None else record.state
             chunk = self._chunk(view, state, offset, limit, stream_id, piece)
