@@ -19,6 +19,7 @@ class CommitterCase(SynchronousTestCase):
     """A committer on a fake keyspace, both sound in the end."""
 
     quota: int | None = None
+    seconds = tick = 0.0
 
     def setUp(self) -> None:
         self.keyspace = FakeKeyspace()
@@ -34,7 +35,14 @@ class CommitterCase(SynchronousTestCase):
         """Crash: all that is left is what the disk has."""
         self.keyspace = FakeKeyspace(self.keyspace.content)
         self.access = AccessTimes()
-        self.committer = Committer(self.keyspace, self.access, lambda: self.now, quota=self.quota)
+        self.committer = Committer(
+            self.keyspace, self.access, lambda: self.now, quota=self.quota, clock=self.clock
+        )
+
+    def clock(self) -> float:
+        """Seconds that only go on as the test says: ``tick`` whenever somebody looks."""
+        self.seconds += self.tick
+        return self.seconds
 
     def step(self, *commands: Command) -> list[Outcome]:
         """The outcomes of commands in one batch."""

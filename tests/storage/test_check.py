@@ -32,7 +32,7 @@ def rich_store() -> FakeKeyspace:
     """A store with something of everything."""
     keyspace = FakeKeyspace()
     recognise(keyspace, "the fake", 0)
-    committer = Committer(keyspace, AccessTimes(), lambda: 1000)
+    committer = Committer(keyspace, AccessTimes(), lambda: 1000, clock=lambda: 0.0)
     batches: list[list[Command]] = [
         [create("bytes", b"0" * 40_000), append("bytes", b"1" * 1000, producer=("p", 0, 0))],
         [create("json", b"[1,[2]]", content_type=JSON), create("empty"), create(LONG, b"x")],

@@ -38,7 +38,7 @@ def subscribed_store() -> FakeKeyspace:
     """Subscriptions of both kinds in all phases, and one that waits to be freed."""
     keyspace = FakeKeyspace()
     recognise(keyspace, "the fake", 0)
-    committer = Committer(keyspace, AccessTimes(), lambda: 1000)
+    committer = Committer(keyspace, AccessTimes(), lambda: 1000, clock=lambda: 0.0)
     batches: list[list[Command]] = [
         [create("wake", content_type=JSON), create("a", b"abc"), create(LONG, b"x")],
         [create("quiet", b"abc")],

@@ -164,7 +164,9 @@ class ModelTests(SynchronousTestCase):
         self.assertEqual([key for key in self.keyspace.content if key[:1] == b"g"], [])
 
     def open(self) -> None:
-        self.committer = Committer(self.keyspace, AccessTimes(), lambda: self.now)
+        self.committer = Committer(
+            self.keyspace, AccessTimes(), lambda: self.now, clock=lambda: 0.0
+        )
 
     def run_batch(self, step: Step) -> None:
         committed = self.committer.step(step.batch)

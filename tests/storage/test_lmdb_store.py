@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.outcomes import Created
 from durable_streams_tw.protocol.requests import Delete
 from durable_streams_tw.protocol.state import Lifetime, StreamState
-from durable_streams_tw.storage import lmdbstore, reading, records
+from durable_streams_tw.storage import chores, lmdbstore, reading, records
 from durable_streams_tw.storage.check import check_directory
 from durable_streams_tw.storage.committer import Committed
 from durable_streams_tw.storage.interfaces import (
@@ -357,6 +357,32 @@ class HousekeepingTests(_Case):
         self.look()
         self.advance(1)
         self.assertGone()
+
+    def test_accesses_are_written_in_steps(self) -> None:
+        """Each waits for the one before, so that commands go between; at the end none waits."""
+        self.patch(chores, "ACCESS_STEP", 2)
+        paths = [f"a{number}" for number in range(5)]
+        self.submit_all(*[put(path, lifetime=Lifetime(ttl=100)) for path in paths])
+        self.now += 1
+        for path in paths:
+            self.result(self.store.read(path, 0, 100))
+        write = self.store._committer.write_accesses
+        queued: list[int] = []
+
+        def counted(accesses: Iterable[tuple[int, int]]) -> Committed:
+            queued.append(len(self.lanes._jobs))
+            return write(accesses)
+
+        self.patch(self.store._committer, "write_accesses", counted)
+        self.clock.advance(ACCESS_FLUSH_INTERVAL)
+        self.lanes.drain()
+        self.assertEqual(queued, [0, 0, 0])
+        self.assertEqual({self.look(path).touched_at for path in paths}, {START + 1})
+        self.now += 1
+        for path in paths:
+            self.result(self.store.read(path, 0, 100))
+        self.restart()
+        self.assertEqual({self.look(path).touched_at for path in paths}, {self.now})
 
     def test_accesses_that_could_not_be_written(self) -> None:
         """They are tried again, and count all the while."""

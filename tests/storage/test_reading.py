@@ -24,7 +24,7 @@ def store(*batches: list[Command]) -> FakeKeyspace:
     """A store that some batches have left."""
     keyspace = FakeKeyspace()
     recognise(keyspace, "the fake", 0)
-    committer = Committer(keyspace, AccessTimes(), lambda: 1000)
+    committer = Committer(keyspace, AccessTimes(), lambda: 1000, clock=lambda: 0.0)
     for batch in batches:
         committer.step(batch)
     return keyspace

@@ -146,7 +146,9 @@ class _World:
 
     def crash(self) -> None:
         self.keyspace = FakeKeyspace(self.keyspace.content)
-        self.committer = Committer(self.keyspace, AccessTimes(), lambda: self.now)
+        self.committer = Committer(
+            self.keyspace, AccessTimes(), lambda: self.now, clock=lambda: 0.0
+        )
 
     def states(self) -> dict[str, Subscription]:
         with self.keyspace.snapshot() as view:

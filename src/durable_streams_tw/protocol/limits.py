@@ -193,6 +193,10 @@ FOLD_INTERVAL: Final = 0.25
 #: How many commands share one commit: each may dirty pages of its own.
 MAX_BATCH_COMMANDS: Final = 4_000
 
+#: For how many seconds a batch's commands are decided, and a step of a sweep goes on; writing down
+#: what came of them takes about as long again. Commands that there is no time for stay queued.
+BATCH_TIME: Final = 0.008
+
 #: How many bytes may wait for the committer. Beyond it appends are answered 503 with
 #: Retry-After.
 MAX_QUEUE: Final = 256 * MIB
@@ -243,6 +247,9 @@ SWEEP_RETRY: Final = 3600.0
 #: How often readers' resets of a TTL are written down. A crash may shorten a window by as
 #: much, never lengthen it.
 ACCESS_FLUSH_INTERVAL: Final = 5.0
+
+#: How many of them one step writes.
+ACCESS_STEP: Final = 500
 
 #: How often slots of dead readers are freed.
 READER_CHECK_INTERVAL: Final = 60.0

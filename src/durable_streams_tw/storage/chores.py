@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Protocol
 
 from msgspec import Struct
@@ -14,8 +14,8 @@ from twisted.python.failure import Failure
 
 from durable_streams_tw.protocol.limits import (
     ACCESS_FLUSH_INTERVAL,
+    ACCESS_STEP,
     FOLD_INTERVAL,
-    MAX_BATCH_COMMANDS,
     READER_CHECK_INTERVAL,
     SWEEP_INTERVAL,
 )
@@ -73,6 +73,8 @@ class Chores:
         # Whether more was journaled while that was under way.
         self._fold_again = False
         self._fold_fails = False
+        # Accesses that are being written down, a step at a time.
+        self._accesses: Iterator[tuple[int, int]] | None = None
         # Accesses that are on the disk since the last time that some were written.
         self._written_accesses: dict[int, int] = {}
 
@@ -117,22 +119,37 @@ class Chores:
 
     def _write_accesses(self) -> None:
         self._later("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
+        if self._accesses is not None:
+            return
         # By now no read is under way that began before these were written.
         self._access.settle(self._written_accesses)
         self._written_accesses = {}
-        self._write_accesses_now()
+        self._accesses = iter(self._access.take_unwritten(self._now()).items())
+        self._write_some_accesses()
 
     def _write_accesses_now(self) -> None:
-        accesses = iter(self._access.take_unwritten(self._now()).items())
-        while part := dict(islice(accesses, MAX_BATCH_COMMANDS)):
-            write = partial(self._committer.write_accesses, part.items())
-            self._lanes.write(Chore(write, partial(self._accesses_done, part)))
+        """Queue all steps at once: the store closes."""
+        left = self._accesses or iter(())
+        self._accesses = chain(left, self._access.take_unwritten(self._now()).items())
+        while self._accesses is not None:
+            self._write_some_accesses()
+
+    def _write_some_accesses(self) -> None:
+        """Queue the next step, so that commands which came meanwhile go before the one after."""
+        part = dict(islice(self._accesses or (), ACCESS_STEP))
+        if not part:
+            self._accesses = None
+            return
+        write = partial(self._committer.write_accesses, part.items())
+        self._lanes.write(Chore(write, partial(self._accesses_done, part)))
 
     def _accesses_done(self, accesses: dict[int, int], committed: Committed | None) -> None:
         if committed is None or committed.failed:
             self._access.give_back(accesses)
         else:
             self._written_accesses.update(accesses)
+        if self._running:
+            self._write_some_accesses()
 
     # -- the journal --------------------------------------------------------------------------
 

@@ -11,7 +11,9 @@ fails, delays or lies can be put under it. The rules of a batch:
 4. where there is no room, commands that only shrink or end things are still carried out, and
    as this takes pages too, in smaller and smaller portions, down to one command or one record
    at a time;
-5. a commit that fails otherwise has an unknown outcome, and every command of the batch says
+5. a batch is committed once its time is over, however many of its commands are left: these stay
+   queued. So the time for which no other work is done is bounded, whatever the commands are;
+6. a commit that fails otherwise has an unknown outcome, and every command of the batch says
    so: even a refusal might rest on what was not written. All that is remembered is dropped,
    and once the disk answers again those who follow the batch's streams are told to look.
 """
@@ -19,14 +21,14 @@ fails, delays or lies can be put under it. The rules of a batch:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Final
 
 from msgspec import Struct
 from twisted.logger import Logger
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import DELETE_STEP, SWEEP_RETRY, SWEEP_STEP
+from durable_streams_tw.protocol.limits import BATCH_TIME, DELETE_STEP, SWEEP_RETRY, SWEEP_STEP
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.protocol.subscription_requests import LinkStreams, Subscribe
 from durable_streams_tw.storage import reading, recording, records
@@ -61,7 +63,8 @@ _SPARED: Final = 16
 class Committed(Struct, frozen=True):
     """What came of a batch.
 
-    ``outcomes`` belong to the commands in order; ``changes``, ``notes`` and ``published`` are
+    ``outcomes`` belong to the commands in order, and to as many of them as there was time for;
+    ``changes``, ``notes`` and ``published`` are
     what listeners and readers are to see of the commit numbered ``version``. ``more`` asks for
     another sweep at once. ``failed`` says that nothing was written, or that this is not
     known: then ``doubt`` is the version before which nothing that was seen may be trusted.
@@ -83,7 +86,8 @@ class Committer:
     """Carries out batches, one at a time, on whatever thread calls it.
 
     ``now`` tells milliseconds since 1970; ``reserve`` and ``quota`` are bytes that stay free
-    on the disk and that stored pairs may take (None for no quota).
+    on the disk and that stored pairs may take (None for no quota). ``clock`` counts monotonic
+    seconds, by which the time of a batch is bounded.
     """
 
     _log = Logger()
@@ -95,7 +99,9 @@ class Committer:
         now: Callable[[], int],
         reserve: int = 0,
         quota: int | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
+        self._clock = clock
         self._keyspace = keyspace
         self._access = access
         self._now = now
@@ -104,6 +110,8 @@ class Committer:
         self._had_room = True
         # How much a sweep takes at a time.
         self._portion = _LARGEST
+        # How far it has come.
+        self._passed = _NOTHING_PASSED
         # No id that an earlier process or a copy of the store has given.
         self._written = Written(first_id(now()))
         # Streams that a commit of unknown outcome was to change, as it was to leave them.
@@ -111,8 +119,15 @@ class Committer:
         # Watched records that it was to change, by whole key.
         self._doubtful_notes: dict[bytes, Note] = {}
 
-    def step(self, commands: Sequence[Command], full: bool | None = None) -> Committed:
-        """Carry out commands in one commit. Raises nothing that a disk or a client can cause.
+    def step(self, commands: Sequence[Command]) -> Committed:
+        """Carry out commands in one commit, one at least and as many as BATCH_TIME allows.
+
+        Raises nothing that a disk or a client can cause.
+        """
+        return self._step(commands, None, self._clock() + BATCH_TIME)
+
+    def _step(self, commands: Sequence[Command], full: bool | None, until: float) -> Committed:
+        """Carry out commands up to a time of the clock.
 
         ``full`` says that nothing may grow; None, that this is to be found out.
         """
@@ -127,14 +142,14 @@ class Committer:
             transaction = BatchTransaction(batch, self._written, self._access, not full)
             try:
                 self._settle(batch, transaction)
-                outcomes = self._decide(transaction, commands, full, spared)
+                outcomes = self._decide(transaction, commands, full, spared, until)
                 if outcomes is not None:
                     return self._commit(batch, transaction, outcomes)
             except KeyspaceFull as failure:
                 if full:
                     self._drop(batch)
                     if len(commands) > 1:
-                        return self._in_halves(commands, full)
+                        return self._in_halves(commands, full, until)
                     return self._failed(1, FULL, failure)
                 full = True
             except KeyspaceFailed as failure:
@@ -145,7 +160,7 @@ class Committer:
             self._drop(batch)
             if len(spared) > _SPARED:
                 # Each costs the whole batch another beginning.
-                return self._in_halves(commands, full)
+                return self._in_halves(commands, full, until)
 
     def sweep(self) -> Committed | None:
         """End expired streams and free a step's worth of ended streams' bytes.
@@ -153,6 +168,7 @@ class Committer:
         None where there is nothing to do. ``more`` says that another step is due at once.
         """
         now = self._now()
+        until = self._clock() + BATCH_TIME
         spared: set[int] = set()
         while True:
             try:
@@ -164,16 +180,23 @@ class Committer:
             try:
                 # Of an entry that is found, whichever clock its deadline is of has passed it.
                 due_by = now + min(0, self._access.lead())
-                due, garbage = _due(batch, due_by, self._portion)
+                due, garbage = _due(batch, self._passed, due_by, self._portion)
                 doubtful = self._doubtful or self._doubtful_notes
                 if not due and not garbage and not doubtful:
                     batch.abort()
+                    self._passed = _NOTHING_PASSED
                     return None
                 self._settle(batch, transaction)
-                if self._expire(transaction, due, spared, now):
-                    left = _free(batch, transaction, garbage, min(DELETE_STEP, self._portion))
-                    more = left or len(due) == min(SWEEP_STEP, self._portion)
+                ended = self._expire(transaction, due, spared, now, until)
+                if ended is not None:
+                    most = min(DELETE_STEP, self._portion)
+                    freed, gone, left = self._free(batch, transaction, garbage, most, until)
+                    more = left or ended < len(due) or ended == min(SWEEP_STEP, self._portion)
+                    last = records.deadline_key(*due[ended - 1]) if ended else b""
                     committed = self._commit(batch, transaction, [], more)
+                    passed = _Passed(last or self._passed.deadline, gone, freed)
+                    # What came in between, and belongs before that, is the next sweep's.
+                    self._passed = passed if more else _NOTHING_PASSED
                     self._portion = min(2 * self._portion, _LARGEST)
                     return committed
             except KeyspaceFull as failure:
@@ -224,10 +247,13 @@ class Committer:
 
     # -- one batch ----------------------------------------------------------------------------
 
-    def _in_halves(self, commands: Sequence[Command], full: bool) -> Committed:
-        """Carry out a batch in two."""
+    def _in_halves(self, commands: Sequence[Command], full: bool, until: float) -> Committed:
+        """Carry out a batch in two, or the first of them where there is no time for more."""
         half = len(commands) // 2
-        first, second = self.step(commands[:half], full), self.step(commands[half:], full)
+        first = self._step(commands[:half], full, until)
+        if len(first.outcomes) < half or self._clock() >= until:
+            return first
+        second = self._step(commands[half:], full, until)
         return Committed(
             first.outcomes + second.outcomes,
             first.changes + second.changes,
@@ -245,15 +271,21 @@ class Committer:
         commands: Sequence[Command],
         full: bool,
         spared: dict[int, Refusal],
+        until: float,
     ) -> list[Outcome] | None:
-        """Each command's outcome.
+        """Each command's outcome, up to a time of the clock.
 
         None where one has failed and left a trace: it is among the ``spared`` now, and the
         batch is to begin again.
         """
         now = self._now()
         outcomes: list[Outcome] = []
+        # Those before a spared one were decided before, so what a failure costs is bounded too.
+        least = max(spared, default=0) + 1
+        clock = self._clock
         for index, command in enumerate(commands):
+            if index >= least and clock() >= until:
+                break
             outcome: Outcome
             if index in spared:
                 outcome = spared[index]
@@ -327,6 +359,7 @@ class Committer:
     def _drop(self, batch: WriteBatch) -> None:
         batch.abort()
         self._written.clear()
+        self._passed = _NOTHING_PASSED
 
     def _failed(self, count: int, refusal: Refusal, failure: Exception) -> Committed:
         self._written.clear()
@@ -364,13 +397,17 @@ class Committer:
         due: list[tuple[int, int]],
         spared: set[int],
         now: int,
-    ) -> bool:
-        """End the streams whose time has come, and move the others' entries.
+        until: float,
+    ) -> int | None:
+        """End streams whose time has come, and move the others' entries; how many there was time
+        for.
 
-        False where one has failed: it is among the ``spared`` now, and the sweep is to begin
+        None where one has failed: it is among the ``spared`` now, and the sweep is to begin
         again.
         """
-        for found_at, stream_id in due:
+        for done, (found_at, stream_id) in enumerate(due):
+            if done > len(spared) and self._clock() >= until:
+                return done
             if stream_id in spared:
                 transaction.postpone(stream_id, found_at, now + int(SWEEP_RETRY * 1000))
                 continue
@@ -389,44 +426,78 @@ class Committer:
             else:
                 continue
             spared.add(stream_id)
-            return False
-        return True
+            return None
+        return len(due)
+
+    def _free(
+        self,
+        batch: WriteBatch,
+        transaction: BatchTransaction,
+        garbage: list[int],
+        most: int,
+        until: float,
+    ) -> tuple[bytes, bytes, bool]:
+        """Free so many records of ended streams, up to a time of the clock.
+
+        Return the last key that was freed, that of the last stream with nothing left, and whether
+        some may be left.
+        """
+        freed, ended = self._passed.freed, self._passed.garbage
+        left = most
+        for stream_id in garbage:
+            for first, behind in (
+                *records.owned_ranges(stream_id),
+                *records.owned_record_ranges(stream_id),
+            ):
+                if first <= freed < behind:
+                    first = freed + b"\x00"
+                for key, _ in batch.scan(first, behind):
+                    if not left or (left < most and self._clock() >= until):
+                        return freed, ended, True
+                    freed = bytes(key)
+                    transaction.delete_key(freed)
+                    left -= 1
+            if not left or (left < most and self._clock() >= until):
+                return freed, ended, True
+            ended = records.garbage_key(stream_id)
+            transaction.delete_key(ended)
+            left -= 1
+        return freed, ended, len(garbage) == most
 
 
-def _due(batch: WriteBatch, now: int, most: int) -> tuple[list[tuple[int, int]], list[int]]:
+class _Passed(Struct, frozen=True):
+    """How far a sweep of several steps has come: the last deadline and ended stream that are dealt
+    with, and the last record that was freed.
+
+    A search from the first key would pass over all that was removed since the map was brought up
+    to date, step after step.
+    """
+
+    deadline: bytes = b""
+    garbage: bytes = b""
+    freed: bytes = b""
+
+
+_NOTHING_PASSED: Final = _Passed()
+
+
+def _due(
+    batch: WriteBatch, passed: _Passed, now: int, most: int
+) -> tuple[list[tuple[int, int]], list[int]]:
     """Entries whose time has come (deadline and stream id), and ended streams."""
     due: list[tuple[int, int]] = []
-    first, _ = records.DEADLINES
+    first = max(records.DEADLINES[0], passed.deadline + b"\x00")
     for key, _ in batch.scan(first, records.deadline_key(now + 1, 0)):
         due.append((records.unpack_integer(key[1:9]), records.unpack_integer(key[9:17])))
         if len(due) == min(SWEEP_STEP, most):
             break
     garbage: list[int] = []
-    for key, _ in batch.scan(*records.GARBAGE):
+    first, behind = records.GARBAGE
+    for key, _ in batch.scan(max(first, passed.garbage + b"\x00"), behind):
         garbage.append(records.unpack_integer(key[1:9]))
         if len(garbage) == min(DELETE_STEP, most):
             break
     return due, garbage
-
-
-def _free(batch: WriteBatch, transaction: BatchTransaction, garbage: list[int], most: int) -> bool:
-    """Free so many records of ended streams; whether some may be left."""
-    left = most
-    for stream_id in garbage:
-        for first, behind in (
-            *records.owned_ranges(stream_id),
-            *records.owned_record_ranges(stream_id),
-        ):
-            for key, _ in batch.scan(first, behind):
-                if not left:
-                    return True
-                transaction.delete_key(bytes(key))
-                left -= 1
-        if not left:
-            return True
-        transaction.delete_key(records.garbage_key(stream_id))
-        left -= 1
-    return len(garbage) == most
 
 
 def _grows(command: Command) -> bool:

@@ -88,10 +88,10 @@ class _Seen(Struct):
 class LMDBStore:
     """Streams in a directory.
 
-    ``directory`` is made if it is missing; ``clock`` runs the sweep; ``quota`` bounds the
-    bytes that streams may take on the disk, None for no bound; ``journal_size`` is what each of
-    the journal's two files takes, in bytes; ``now`` and ``lead`` are those of a
-    `clocks.StreamTime`, the wall clock without them.
+    ``directory`` is made if it is missing; ``clock`` runs the sweep and bounds the time of batches;
+    ``quota`` bounds the bytes that streams may take on the disk, None for no bound;
+    ``journal_size`` is what each of the journal's two files takes, in bytes; ``now`` and ``lead``
+    are those of a `clocks.StreamTime`, the wall clock without them.
     """
 
     _log = Logger()
@@ -146,7 +146,9 @@ class LMDBStore:
         except BaseException:
             self._claim.release()
             raise
-        self._committer = Committer(self._keyspace, self._access, self._now, reserve, self._quota)
+        self._committer = Committer(
+            self._keyspace, self._access, self._now, reserve, self._quota, self._clock.seconds
+        )
         self._lanes.start(self._work)
         self._open = True
         self._chores = Chores(
@@ -208,21 +210,25 @@ class LMDBStore:
             if isinstance(job, Chore):
                 self._lanes.tell(partial(self._done, job, self._guard(job.run)))
                 continue
-            if batch and (size + job.size > MAX_BATCH or len(batch) == MAX_BATCH_COMMANDS):
-                self._step(batch, waited)
-                batch, size = [], 0
+            while batch and (size + job.size > MAX_BATCH or len(batch) == MAX_BATCH_COMMANDS):
+                batch = self._step(batch, waited)
+                size = sum([left.size for left in batch])
             batch.append(job)
             size += job.size
-        if batch:
-            self._step(batch, waited)
+        while batch:
+            batch = self._step(batch, waited)
 
-    def _step(self, batch: list[_Submitted], waited: float) -> None:
+    def _step(self, batch: list[_Submitted], waited: float) -> list[_Submitted]:
+        """In the committing lane: carry out a batch; what there was no time for is returned."""
         begun, commands = perf_counter(), [job.command for job in batch]
         committed = self._guard(partial(self._committer.step, commands))
         if committed is None:
             committed = Committed([BUG] * len(batch), [], {}, 0, failed=True)
         took = perf_counter() - begun
+        done = len(committed.outcomes)
+        batch, left = (batch[:done], batch[done:]) if done < len(batch) else (batch, [])
         self._lanes.tell(partial(self._stepped, batch, committed, waited, took))
+        return left
 
     def _guard(self, work: Callable[[], Committed | None]) -> Committed | None:
         # The committing thread outlives every bug; whoever waits is told.
