@@ -62,3 +62,8 @@ def check_name(name: str) -> None:
 def is_reserved(name: str) -> bool:
     """Whether a name belongs to the control resources (PROTOCOL.md §6)."""
     return name == RESERVED_SEGMENT or name.startswith(RESERVED_SEGMENT + "/")
+
+
+def resembles_subscription(name: str) -> bool:
+    """Whether a name is the path of a subscription below another root than the server's."""
+    return f"/{RESERVED_SEGMENT}/subscriptions/" in name

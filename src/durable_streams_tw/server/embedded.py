@@ -108,7 +108,10 @@ class DurableStreams(Service):
         cookie = settings.auth_cookie if checkers else None
         credentials = (b"Authorization", b"Cookie") if cookie else (b"Authorization",)
         self._policies = Policies(
-            settings.cors_origins, credentials if checkers else (), cookie is not None
+            settings.cors_origins,
+            credentials if checkers else (),
+            cookie is not None,
+            settings.cors_headers,
         )
         reads = Reads(
             store,
@@ -332,7 +335,7 @@ class DurableStreams(Service):
 
     def delete(self, path: str) -> Deferred[None]:
         """Remove a stream and all its bytes (§5.4)."""
-        return _told(lambda: self._writing.delete(_name(path)), lambda _: None)
+        return _told(lambda: self._writing.delete(_name(path), {}), lambda _: None)
 
     def head(self, path: str) -> Deferred[StreamInfo]:
         """What a stream is now (§5.5). Does not count as an access."""

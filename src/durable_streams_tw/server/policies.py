@@ -22,26 +22,28 @@ ALLOW: Final[Field] = (b"Allow", METHODS)
 VARY_ENCODING: Final[Field] = (b"Vary", b"Accept-Encoding")
 GZIPPED: Final[Field] = (b"Content-Encoding", b"gzip")
 
-#: What a browser's page may send.
-_REQUEST_FIELDS: Final = b", ".join(
-    (
-        b"Accept",
-        b"Authorization",
-        b"Cache-Control",
-        b"Content-Type",
-        b"If-None-Match",
-        b"Last-Event-ID",
-        b"Producer-Epoch",
-        b"Producer-Id",
-        b"Producer-Seq",
-        b"Stream-Closed",
-        b"Stream-Expires-At",
-        b"Stream-Fork-Offset",
-        b"Stream-Fork-Sub-Offset",
-        b"Stream-Forked-From",
-        b"Stream-Seq",
-        b"Stream-TTL",
-    )
+#: What a browser's page may send, beside what a setting names.
+_REQUEST_FIELDS: Final = (
+    b"Accept",
+    b"Authorization",
+    b"Cache-Control",
+    b"Content-Type",
+    b"If-Match",
+    b"If-None-Match",
+    b"Last-Event-ID",
+    b"Producer-Epoch",
+    b"Producer-Id",
+    b"Producer-Seq",
+    b"Stream-Closed",
+    b"Stream-Expires-At",
+    b"Stream-Fork-Offset",
+    b"Stream-Fork-Sub-Offset",
+    b"Stream-Forked-From",
+    b"Stream-Seq",
+    b"Stream-TTL",
+    # W3C Trace Context, which browser instrumentation adds to every request.
+    b"traceparent",
+    b"tracestate",
 )
 
 #: What a browser's page may see.
@@ -72,7 +74,6 @@ _EXPOSE: Final[Field] = (b"Access-Control-Expose-Headers", _ANSWER_FIELDS)
 _PREFLIGHT: Final[tuple[Field, ...]] = (
     ALLOW,
     (b"Access-Control-Allow-Methods", METHODS),
-    (b"Access-Control-Allow-Headers", _REQUEST_FIELDS),
     (b"Access-Control-Max-Age", b"86400"),
 )
 
@@ -106,7 +107,8 @@ class Policies:
 
     ``origins`` are origins such as ``https://app.example``, ``*`` for all, or `origins.LOCAL` for
     those of this machine. ``credentials`` are the fields that answers depend on beyond that;
-    ``cookies`` says that pages of named origins may use the user's.
+    ``cookies`` says that pages of named origins may use the user's. ``request_fields`` are names of
+    header fields that pages may send beside those of the protocol.
     """
 
     def __init__(
@@ -114,7 +116,10 @@ class Policies:
         origins: Collection[str] = ("*",),
         credentials: tuple[bytes, ...] = (),
         cookies: bool = False,
+        request_fields: Collection[str] = (),
     ) -> None:
+        named = b", ".join((*_REQUEST_FIELDS, *[name.encode("ascii") for name in request_fields]))
+        self._preflight = (*_PREFLIGHT, (b"Access-Control-Allow-Headers", named))
         everybody = (b"Access-Control-Allow-Origin", b"*")
         self._narrow = "*" not in origins
         self._local = LOCAL in origins
@@ -145,7 +150,7 @@ class Policies:
 
     def options(self, origin: bytes | None) -> Response:
         """The answer to OPTIONS, whether a browser's preflight or not."""
-        return Response(204, list(_PREFLIGHT), b"", self.common(origin))
+        return Response(204, list(self._preflight), b"", self.common(origin))
 
     def refusal(self, refusal: Refusal, origin: bytes | None) -> Response:
         """The answer to a request that is refused."""

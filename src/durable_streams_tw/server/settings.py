@@ -14,7 +14,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     ``max_chunk`` is about how much one read returns; without it a read over HTTP returns all up to
     the tail, in one answer, and one inside the process `limits.MAX_CHUNK`.
 
-    ``cors_origins`` are the origins whose pages may use the server, ``*`` for all.
+    ``cors_origins`` are the origins whose pages may use the server, ``*`` for all;
+    ``cors_headers`` are header fields that they may send beside those of the protocol.
     ``private`` keeps answers out of shared caches. ``trust_proxy`` believes
     X-Forwarded-Proto and X-Forwarded-Host, which any client can send: only for a server that
     is reached through a proxy that sets them. ``max_connections`` are all of a site, or of
@@ -37,6 +38,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     long_poll_timeout: float = limits.LONG_POLL_TIMEOUT
     sse_reconnect_interval: float = limits.SSE_RECONNECT_INTERVAL
     cors_origins: tuple[str, ...] = ("*",)
+    cors_headers: tuple[str, ...] = ()
     private: bool = False
     trust_proxy: bool = False
     head_timeout: float = limits.HEAD_TIMEOUT

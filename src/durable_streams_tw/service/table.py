@@ -137,6 +137,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         name="root",
         group=_LISTENING,
         meaning="path under which streams live",
+        more="Subscriptions are at `__ds/` below it: see [subscriptions](subscriptions.md).",
         parse=units.root,
         default="/v1/stream/",
         metavar="PATH",
@@ -263,6 +264,20 @@ TABLE: Final[tuple[Setting, ...]] = (
         metavar="ORIGIN",
         field="cors_origins",
         dev="local",
+    ),
+    Setting(
+        name="cors-header",
+        group=_BROWSERS,
+        meaning="request header field that pages may send beside those of the protocol; repeatable",
+        more=(
+            "For fields that a proxy or an authentication layer before the server reads, such as "
+            "`X-Request-Id`. Always allowed are the fields of the protocol, `Authorization`, "
+            "`traceparent` and `tracestate`."
+        ),
+        parse=units.field_name,
+        kind="list",
+        metavar="NAME",
+        field="cors_headers",
     ),
     Setting(
         name="cache",

@@ -153,6 +153,13 @@ def origin(text: str) -> str:
     return text.lower()
 
 
+def field_name(text: str) -> str:
+    """The name of a header field (RFC 9110 §5.1)."""
+    if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}", text) is None or text == "*":
+        raise BadValue("is the name of a header field such as X-Request-Id")
+    return text
+
+
 def host(text: str) -> str:
     """A name by which the server may be called, or ``local``; no port."""
     if _HOST_NAME.fullmatch(text.lower()) is None:
