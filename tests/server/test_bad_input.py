@@ -15,6 +15,7 @@ from tests.server.house import ROOT, House
 TEXT = {"Content-Type": "text/plain"}
 JSON = {"Content-Type": "application/json"}
 PRODUCER = {"Producer-Id": "p", "Producer-Epoch": "0", "Producer-Seq": "0"}
+DATE = "Sat, 28 Nov 2026 12:00:00 GMT"
 SECOND = "0000000000000000_0000000000000002"
 
 Case = tuple[str, str, dict[str, str], bytes, int, str]
@@ -140,6 +141,20 @@ CASES: list[Case] = [
     ("POST", "json", JSON, b"{'a': 1}", 400, "invalid-json"),
     ("POST", "json", JSON, b"[" + b" " * limits.INLINE_BODY + b"1,]", 400, "invalid-json"),
     ("POST", "missing", TEXT, b"x", 404, "stream-not-found"),
+    # preconditions
+    post({**TEXT, "If-Match": '"bogus"'}, b"x", 412, "precondition-failed"),
+    post({**TEXT, "If-None-Match": "*"}, b"x", 412, "precondition-failed"),
+    post({**TEXT, "If-Match": "bogus"}, b"x", 400, "malformed-field"),
+    post({**TEXT, "If-None-Match": '"a" "b"'}, b"x", 400, "malformed-field"),
+    post({**TEXT, "If-Unmodified-Since": DATE}, b"x", 412, "precondition-failed"),
+    ("DELETE", "text", {"If-Match": '"bogus"'}, b"", 412, "precondition-failed"),
+    ("DELETE", "text", {"If-None-Match": "*"}, b"", 412, "precondition-failed"),
+    ("DELETE", "text", {"If-Unmodified-Since": DATE}, b"", 412, "precondition-failed"),
+    ("DELETE", "missing", {"If-Match": "*"}, b"", 404, "stream-not-found"),
+    ("PUT", "text", {**TEXT, "If-None-Match": "*"}, b"", 412, "precondition-failed"),
+    ("PUT", "text", {**JSON, "If-None-Match": "*"}, b"", 409, "stream-exists"),
+    put({**TEXT, "If-Match": "*"}, b"", 412, "precondition-failed"),
+    put({**TEXT, "If-Unmodified-Since": DATE}, b"", 412, "precondition-failed"),
     # producers
     post({**TEXT, "Producer-Id": "p"}, b"x", 400, "malformed-field"),
     post({**TEXT, "Producer-Epoch": "0"}, b"x", 400, "malformed-field"),

@@ -105,6 +105,31 @@ class ControlCase(SynchronousTestCase):
 class SubscriptionTests(ControlCase):
     """PUT, GET, DELETE (§6.2, §6.3)."""
 
+    def test_preconditions(self) -> None:
+        """Whether there is a subscription may be asked for; it has no entity tag."""
+        config = {"type": "pull-wake", "pattern": "events/*", "wake_stream": "wake"}
+        only_new, only_there = {"If-None-Match": "*"}, {"If-Match": "*"}
+
+        def ask(method: str, path: str, header: dict[str, str]) -> Reply:
+            body = config if method == "PUT" else b""
+            return self.ask(method, path, body, **header)
+
+        self.assertError(ask("PUT", "subscriptions/s", only_there), 412, "PRECONDITION_FAILED")
+        self.assertEqual(ask("PUT", "subscriptions/s", only_new).status, 201)
+        self.assertError(ask("PUT", "subscriptions/s", only_new), 412, "PRECONDITION_FAILED")
+        self.assertEqual(ask("PUT", "subscriptions/s", only_there).status, 200)
+        for header in ({"If-Match": '"x"'}, only_new, {"If-Unmodified-Since": "x"}):
+            refused = ask("DELETE", "subscriptions/s", header)
+            self.assertError(refused, 412, "PRECONDITION_FAILED")
+        self.assertError(
+            ask("DELETE", "subscriptions/s", {"If-Match": "x"}), 400, "INVALID_REQUEST"
+        )
+        for method, path in (("POST", "claim"), ("POST", "streams"), ("DELETE", "streams/a")):
+            refused = ask(method, f"subscriptions/s/{path}", {"If-Match": "*"})
+            self.assertError(refused, 412, "PRECONDITION_FAILED")
+        self.assertEqual(ask("DELETE", "subscriptions/s", only_there).status, 204)
+        self.assertError(ask("DELETE", "subscriptions/s", only_there), 412, "PRECONDITION_FAILED")
+
     def test_webhook(self) -> None:
         made = self.hook(description="d", lease_ttl_ms=1000, streams=["a", "events/x"])
         self.assertEqual(made.status, 201)

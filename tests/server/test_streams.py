@@ -73,6 +73,15 @@ class WriteTests(Case):
         self.assertEqual(again.status, 200)
         self.assertNotIn("location", self.fields(again))
 
+    def test_subscriptions_of_another_root(self) -> None:
+        """A PUT that was meant for a subscription makes no stream."""
+        path = "v1/stream/__ds/subscriptions/s"
+        answer = self.ask("PUT", path, b"{}", Content_Type="application/json")
+        self.assertEqual(answer.status, 404)
+        assert isinstance(answer.body, bytes)
+        self.assertIn(b"--root", answer.body)
+        self.assertEqual(self.ask("PUT", "a/__ds/b", Content_Type="text/plain").status, 201)
+
     def test_fork(self) -> None:
         """The source is named by its path, root included."""
         self.put("a", body=b"xyz")
@@ -139,7 +148,8 @@ class WriteTests(Case):
             about = self.fields(answer)
             self.assertEqual(answer.status, 204)
             self.assertIn("If-None-Match", about["access-control-allow-headers"])
-            self.assertIn("Producer-Id", about["access-control-allow-headers"])
+            for name in ("Producer-Id", "If-Match", "traceparent", "tracestate"):
+                self.assertIn(name, about["access-control-allow-headers"].split(", "))
             self.assertIn("DELETE", about["access-control-allow-methods"])
             self.assertIn("HEAD", about["allow"])
 

@@ -81,7 +81,7 @@ class OrderTests(SynchronousTestCase):
     def test_deletion_waits_too(self) -> None:
         """What is deleted after an append is deleted with it."""
         appended = self.writing.append_as_it_is("a", {}, b"0")
-        deleted = self.writing.delete("a")
+        deleted = self.writing.delete("a", {})
         created = self.writing.create("a", {b"content-type": b"text/plain"}, b"new", b"/")
         self.store.find()
         for outcome in (appended, deleted, created):

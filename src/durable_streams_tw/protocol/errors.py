@@ -58,6 +58,7 @@ class Problem(Enum):
     INVALID_OFFSET = "invalid-offset", 409, "The offset cannot be acknowledged"
     STREAM_GONE = "stream-gone", 410, "The stream is deleted"
     OFFSET_GONE = "offset-gone", 410, "The offset is of another incarnation of the stream"
+    PRECONDITION_FAILED = "precondition-failed", 412, "A precondition is not met"
     BODY_TOO_LARGE = "body-too-large", 413, "The body is too large"
     TOO_MANY_MESSAGES = "too-many-messages", 413, "The body has too many messages"
     TARGET_TOO_LONG = "target-too-long", 414, "The request target is too long"

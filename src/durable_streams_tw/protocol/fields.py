@@ -18,7 +18,9 @@ from durable_streams_tw.protocol.limits import MAX_SAFE_INTEGER, MAX_TOKEN, MAX_
 
 CONTENT_TYPE: Final = b"content-type"
 CONTENT_ENCODING: Final = b"content-encoding"
+IF_MATCH: Final = b"if-match"
 IF_NONE_MATCH: Final = b"if-none-match"
+IF_UNMODIFIED_SINCE: Final = b"if-unmodified-since"
 ORIGIN: Final = b"origin"
 ACCEPT_ENCODING: Final = b"accept-encoding"
 STREAM_TTL: Final = b"stream-ttl"

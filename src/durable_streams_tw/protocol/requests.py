@@ -22,6 +22,7 @@ from durable_streams_tw.protocol.cursors import parse_cursor
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.offsets import NOW, START, Asked, parse_offset
 from durable_streams_tw.protocol.paths import is_reserved, stream_name
+from durable_streams_tw.protocol.preconditions import CONDITIONAL, Precondition, precondition
 from durable_streams_tw.protocol.producers import ProducerClaim
 from durable_streams_tw.protocol.state import FOR_EVER, Lifetime
 
@@ -60,6 +61,7 @@ class Create(Struct, frozen=True, gc=False):
     closed: bool
     body: Body
     fork: ForkRequest | None = None
+    precondition: Precondition | None = None
 
 
 class Append(Struct, frozen=True, gc=False):
@@ -71,12 +73,14 @@ class Append(Struct, frozen=True, gc=False):
     closed: bool = False
     stream_seq: bytes | None = None
     producer: ProducerClaim | None = None
+    precondition: Precondition | None = None
 
 
 class Delete(Struct, frozen=True):
     """DELETE: end a stream."""
 
     path: str
+    precondition: Precondition | None = None
 
 
 class ReadQuery(Struct, frozen=True):
@@ -94,6 +98,7 @@ class CreateFields(Struct, frozen=True):
     lifetime: Lifetime
     closed: bool
     fork: ForkRequest | None
+    precondition: Precondition | None = None
 
 
 class AppendFields(Struct, frozen=True, gc=False):
@@ -103,6 +108,7 @@ class AppendFields(Struct, frozen=True, gc=False):
     closed: bool
     stream_seq: bytes | None
     producer: ProducerClaim | None
+    precondition: Precondition | None = None
 
 
 _CATCH_UP_ALL: Final = ReadQuery(START)
@@ -118,6 +124,7 @@ _SELDOM: Final = frozenset(
         fields.PRODUCER_ID,
         fields.PRODUCER_EPOCH,
         fields.PRODUCER_SEQ,
+        *CONDITIONAL,
     )
 )
 
@@ -159,6 +166,7 @@ def create_fields(header: FieldMap, now: int, root: bytes) -> CreateFields:
         lifetime(header, now),
         fields.is_true(header.get(fields.STREAM_CLOSED)),
         fork_request(header, root),
+        precondition(header),
     )
 
 
@@ -210,6 +218,7 @@ def append_fields(header: FieldMap) -> AppendFields:
         fields.is_true(header.get(fields.STREAM_CLOSED)),
         seq,
         producer(header),
+        precondition(header),
     )
 
 

@@ -29,6 +29,7 @@ from durable_streams_tw.protocol.limits import (
 )
 from durable_streams_tw.protocol.offsets import NOW, Asked, parse_offset
 from durable_streams_tw.protocol.paths import check_name, is_reserved, stream_name
+from durable_streams_tw.protocol.preconditions import Precondition
 from durable_streams_tw.protocol.subscriptions import Config, Kind, Proof, Wake
 
 T = TypeVar("T")
@@ -41,12 +42,14 @@ class Subscribe(Struct, frozen=True):
     config: Config
     streams: tuple[str, ...]
     digest: bytes
+    precondition: Precondition | None = None
 
 
 class Unsubscribe(Struct, frozen=True):
     """DELETE: end a subscription."""
 
     id: str
+    precondition: Precondition | None = None
 
 
 class LinkStreams(Struct, frozen=True):
@@ -201,7 +204,7 @@ def subscription_id(raw: bytes) -> str:
     return name
 
 
-def subscribe(name: str, raw: bytes) -> Subscribe:
+def subscribe(name: str, raw: bytes, asked_for: Precondition | None = None) -> Subscribe:
     """The body of a PUT (§6.2). Whether the URL may be called is not looked at here."""
     asked = _decode(raw, _Subscribe)
     kind = asked.type
@@ -226,7 +229,7 @@ def subscribe(name: str, raw: bytes) -> Subscribe:
             )
     ttl = DEFAULT_LEASE_TTL_MS if asked.lease_ttl_ms is None else asked.lease_ttl_ms
     config = Config(kind, pattern, url, wake_stream, ttl, asked.description)
-    return Subscribe(name, config, streams, config_digest(config, streams))
+    return Subscribe(name, config, streams, config_digest(config, streams), asked_for)
 
 
 def config_digest(config: Config, streams: tuple[str, ...]) -> bytes:

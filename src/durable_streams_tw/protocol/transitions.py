@@ -13,6 +13,7 @@ from durable_streams_tw.protocol.errors import Fields, Problem, Refusal
 from durable_streams_tw.protocol.limits import MAX_POSITION
 from durable_streams_tw.protocol.offsets import offset_bytes
 from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
+from durable_streams_tw.protocol.preconditions import unmet
 from durable_streams_tw.protocol.producers import Duplicate, ProducerState, fence, judge
 from durable_streams_tw.protocol.requests import Append, Create
 from durable_streams_tw.protocol.state import FOR_EVER, StreamState
@@ -58,7 +59,7 @@ def recreate(existing: StreamState, command: Create) -> Created | Refusal:
     difference = _difference(existing, command)
     if difference is not None:
         return Refusal(Problem.STREAM_EXISTS, f"the stream exists with {difference}")
-    return Created(existing, fresh=False)
+    return unmet(command.precondition, existing) or Created(existing, fresh=False)
 
 
 def _difference(existing: StreamState, command: Create) -> str | None:
@@ -114,7 +115,9 @@ def append(
     seq = command.stream_seq
     if seq is not None and state.last_seq is not None and seq <= state.last_seq:
         return Refusal(
-            Problem.SEQUENCE_REGRESSION, "Stream-Seq must be greater than the last one accepted"
+            Problem.SEQUENCE_REGRESSION,
+            # The official PHP client tells this 409 from others by the first two words.
+            "sequence conflict: Stream-Seq must be greater than the last one accepted",
         )
     tail = state.tail
     if body is not None:
@@ -123,6 +126,10 @@ def append(
         tail += len(body.data)
         if tail > MAX_POSITION:
             return Refusal(Problem.STORAGE_FULL, "the stream has reached its largest offset")
+    if command.precondition is not None:
+        refusal = unmet(command.precondition, state)
+        if refusal is not None:
+            return refusal
     changed = replace(
         state,
         tail=tail,
@@ -142,7 +149,7 @@ def _append_to_closed(
         if claim == state.closed_by:
             return Appended(state, producer, duplicate=True)
     elif command.closed and command.body is None:
-        return Appended(state, duplicate=True)
+        return unmet(command.precondition, state) or Appended(state, duplicate=True)
     return closed_refusal(state)
 
 

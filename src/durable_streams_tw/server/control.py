@@ -23,6 +23,7 @@ from durable_streams_tw.protocol.control_paths import Place, read_path
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import RESERVED_SEGMENT
 from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.preconditions import CONDITIONAL, precondition
 from durable_streams_tw.protocol.subscription_outcomes import Claimed, Settled, Subscribed
 from durable_streams_tw.protocol.subscription_requests import SubscriptionCommand
 from durable_streams_tw.protocol.subscriptions import AlreadyClaimed, Kind, Proof, Subscription
@@ -44,6 +45,10 @@ _NO_STORE: Final[Field] = (fields.H_CACHE_CONTROL, caching.NO_STORE)
 _BEARER: Final = re.compile(rb"bearer +([A-Za-z0-9\-._~+/]+=*)", re.IGNORECASE)
 
 _NOTHING: Final = Refusal(Problem.NOT_FOUND, "names below __ds are reserved, and nothing is here")
+_UNCONDITIONAL: Final = Refusal(
+    Problem.PRECONDITION_FAILED,
+    "this control resource has no state of its own that a precondition could be about",
+)
 _INVALID: Final = frozenset(
     (
         Problem.MALFORMED_FIELD,
@@ -76,6 +81,8 @@ class ControlOperations:
         if place is Place.NOTHING:
             return refused(_NOTHING)
         name = requests.subscription_id(path.id)
+        if place is not Place.SUBSCRIPTION and any(name in request.header for name in CONDITIONAL):
+            return refused(_UNCONDITIONAL)
         if place is Place.SUBSCRIPTION:
             return self._subscription(request, name)
         if place is Place.STREAM:
@@ -96,14 +103,14 @@ class ControlOperations:
 
     def _subscription(self, request: Request, name: str) -> Answer | Deferred[Answer]:
         if request.method == b"PUT":
-            command = requests.subscribe(name, request.body)
+            command = requests.subscribe(name, request.body, precondition(request.header))
             made: Deferred[Any] = self._subscriptions.subscribe(command)
             return made.addCallback(self._subscribed)
         if request.method in (b"GET", b"HEAD"):
             described: Deferred[Any] = self._subscriptions.describe(name)
             return described.addCallback(self._described, 200)
         if request.method == b"DELETE":
-            return self._done(requests.Unsubscribe(name), _empty)
+            return self._done(requests.Unsubscribe(name, precondition(request.header)), _empty)
         return _not_allowed(b"GET, HEAD, PUT, DELETE")
 
     def _link(self, request: Request, name: str) -> Answer | Deferred[Answer]:

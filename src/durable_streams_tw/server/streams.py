@@ -27,6 +27,11 @@ from durable_streams_tw.server.writing import Writing
 from durable_streams_tw.storage.interfaces import IStreamStore, Outcome
 
 _NO_STREAM = Refusal(Problem.NOT_FOUND, "names below __ds are reserved, and nothing is here")
+_ELSEWHERE = Refusal(
+    Problem.NOT_FOUND,
+    "subscriptions are found at __ds/subscriptions/ below the root of all streams (see --root), "
+    "not below another path",
+)
 _NO_METHOD = Refusal(
     Problem.METHOD_NOT_ALLOWED, "a stream knows GET, HEAD, POST, PUT, DELETE and OPTIONS", (ALLOW,)
 )
@@ -133,11 +138,14 @@ class StreamOperations:
         return awaited.now()
 
     def _create(self, request: Request, path: str) -> Response | Deferred[Response]:
+        if paths.resembles_subscription(path):
+            # Else a client of another root would make a stream, and take it for a subscription.
+            return self.refuse(_ELSEWHERE, request.header.get(fields.ORIGIN))
         outcome = self._writing.create(path, request.header, request.body, request.root)
         return promptly(outcome, self._written, request)
 
     def _delete(self, request: Request, path: str) -> Response | Deferred[Response]:
-        return promptly(self._writing.delete(path), self._written, request)
+        return promptly(self._writing.delete(path, request.header), self._written, request)
 
     def _written(self, outcome: Outcome, request: Request) -> Response:
         if isinstance(outcome, Appended):

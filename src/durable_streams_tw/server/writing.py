@@ -18,6 +18,7 @@ from durable_streams_tw.protocol import bodies, content_types, requests
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.errors import Refusal, Refused
 from durable_streams_tw.protocol.limits import INLINE_BODY
+from durable_streams_tw.protocol.preconditions import precondition
 from durable_streams_tw.protocol.requests import Append, AppendFields, Create, Delete, FieldMap
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage.interfaces import Command, IStreamStore, Outcome
@@ -61,7 +62,15 @@ class Writing:
         asked = requests.create_fields(header, self._now(), root)
 
         def command(body: Body) -> Command:
-            return Create(path, asked.content_type, asked.lifetime, asked.closed, body, asked.fork)
+            return Create(
+                path,
+                asked.content_type,
+                asked.lifetime,
+                asked.closed,
+                body,
+                asked.fork,
+                asked.precondition,
+            )
 
         # The body of a fork that names no type is framed as what its source holds.
         content_type = asked.content_type or content_types.DEFAULT
@@ -95,7 +104,15 @@ class Writing:
             return
         body = bodies.appended(asked.content_type, raw) if raw else None
         self._store.carry_out(
-            Append(path, asked.content_type, body, asked.closed, asked.stream_seq, asked.producer),
+            Append(
+                path,
+                asked.content_type,
+                body,
+                asked.closed,
+                asked.stream_seq,
+                asked.producer,
+                asked.precondition,
+            ),
             told,
         )
 
@@ -114,17 +131,26 @@ class Writing:
 
         return self._in_turn(path, prepare)
 
-    def delete(self, path: str) -> Deferred[Outcome]:
+    def delete(self, path: str, header: FieldMap) -> Deferred[Outcome]:
         """DELETE (PROTOCOL.md §5.4)."""
+        command = Delete(path, precondition(header))
         if path in self._turns:
-            return self._in_turn(path, lambda: Delete(path))
-        return self._store.submit(Delete(path))
+            return self._in_turn(path, lambda: command)
+        return self._store.submit(command)
 
     def _append(
         self, path: str, asked: AppendFields, content_type: str | None, raw: bytes
     ) -> Command | Deferred[Command]:
         def command(body: Body | None) -> Command:
-            return Append(path, content_type, body, asked.closed, asked.stream_seq, asked.producer)
+            return Append(
+                path,
+                content_type,
+                body,
+                asked.closed,
+                asked.stream_seq,
+                asked.producer,
+                asked.precondition,
+            )
 
         if not raw:
             return command(None)

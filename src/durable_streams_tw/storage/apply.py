@@ -12,6 +12,7 @@ from durable_streams_tw.protocol import forks, transitions
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import FORK_COUNT_STEP
 from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
+from durable_streams_tw.protocol.preconditions import unmet
 from durable_streams_tw.protocol.requests import Append, Create, Delete
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage import pending, subscribing
@@ -51,6 +52,8 @@ def _create(transaction: Transaction, command: Create, now: int) -> Outcome:
         source = transaction.stream_at(command.fork.source)
         expired = source is not None and _has_ended(transaction, source, now)
         outcome = forks.unusable(source, expired) or _fork(transaction, source, command, now)
+    if isinstance(outcome, Created):
+        outcome = unmet(command.precondition, None) or outcome
     if isinstance(outcome, Refusal):
         return outcome
     if not transaction.roomy:
@@ -94,7 +97,9 @@ def _has_ended(transaction: Transaction, state: StreamState, now: int) -> bool:
 
 def _delete(transaction: Transaction, command: Delete, now: int) -> Outcome:
     state = usable(transaction.stream_at(command.path), transaction.access, now)
-    return state if isinstance(state, Refusal) else end(transaction, state)
+    if isinstance(state, Refusal):
+        return state
+    return unmet(command.precondition, state) or end(transaction, state)
 
 
 def expire(transaction: Transaction, stream_id: int, now: int) -> int | None:

@@ -9,6 +9,7 @@ from durable_streams_tw.protocol import offsets, subscriptions
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.globs import Glob, parse_glob
 from durable_streams_tw.protocol.limits import MAX_EXPLICIT_STREAMS
+from durable_streams_tw.protocol.preconditions import unmet_by
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.protocol.subscription_index import Member, SubscriptionIndex
 from durable_streams_tw.protocol.subscription_outcomes import (
@@ -68,6 +69,9 @@ def carry_out(
     if isinstance(command, Subscribe):
         return _subscribe(transaction, state, command, now)
     if isinstance(command, Unsubscribe):
+        refusal = unmet_by(command.precondition, exists=state is not None)
+        if refusal is not None:
+            return refusal
         if state is not None:
             _end(transaction, state)
         return Unsubscribed()
@@ -110,7 +114,12 @@ def _subscribe(
     transaction: Transaction, existing: Subscription | None, command: Subscribe, now: int
 ) -> SubscriptionOutcome | Refusal:
     if existing is not None:
-        return subscriptions.reconfirm(existing, command.digest) or Subscribed(existing, False)
+        refusal = subscriptions.reconfirm(existing, command.digest)
+        refusal = refusal or unmet_by(command.precondition, exists=True)
+        return refusal or Subscribed(existing, False)
+    refusal = unmet_by(command.precondition, exists=False)
+    if refusal is not None:
+        return refusal
     config = command.config
     state = Subscription(
         transaction.new_id(), command.id, config, command.digest, now, len(command.streams)

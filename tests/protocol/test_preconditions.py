@@ -1,0 +1,94 @@
+"""Tests of `durable_streams_tw.protocol.preconditions`."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from durable_streams_tw.protocol import caching
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.preconditions import (
+    Precondition,
+    precondition,
+    unmet,
+    unmet_by,
+)
+from durable_streams_tw.protocol.state import StreamState
+from tests.protocol.refusing import RefusingTestCase
+
+STREAM = StreamState(7, "a", "text/plain", 12, created_at=0, touched_at=0)
+TAG = caching.etag(7, 0, 12, False)
+
+
+class ParseTests(RefusingTestCase):
+    """Header fields."""
+
+    def test_fields(self) -> None:
+        """Lists of tags, and any."""
+        for header, asked in (
+            ({}, None),
+            ({b"if-modified-since": b"x", b"if-range": b"x"}, None),
+            ({b"if-match": b" * "}, Precondition(match=(b"*",))),
+            (
+                {b"if-none-match": b'"a", W/"b,c" ,, "" '},
+                Precondition(None, (b'"a"', b'W/"b,c"', b'""')),
+            ),
+        ):
+            self.assertEqual(precondition(header), asked)
+
+    def test_refused(self) -> None:
+        """What is no list of tags, and what nothing here can tell."""
+        for value in (b"", b"a", b'"a', b"*, *", b'w/"a"', b'"a" "b"', b'"a", *'):
+            for name in (b"if-match", b"if-none-match"):
+                self.assertRefused(Problem.MALFORMED_FIELD, precondition, {name: value})
+        date = {b"if-unmodified-since": b"Sat, 28 Nov 2026 12:00:00 GMT"}
+        self.assertRefused(Problem.PRECONDITION_FAILED, precondition, date)
+
+
+class UnmetTests(RefusingTestCase):
+    """Whether a stream is as the client wants it to be."""
+
+    def test_match(self) -> None:
+        """The current tag, strongly compared; any means that there is a stream."""
+        closed = replace(STREAM, closed=True)
+        for tags, state, met in (
+            ((b"*",), STREAM, True),
+            ((b"*",), None, False),
+            ((TAG,), STREAM, True),
+            ((b'"x"', TAG), STREAM, True),
+            ((caching.etag(7, 0, 12, False, "gzip"),), STREAM, True),
+            ((b"W/" + TAG,), STREAM, False),
+            ((TAG,), closed, False),
+            ((TAG,), None, False),
+            ((b'"bogus"',), STREAM, False),
+        ):
+            refusal = unmet(Precondition(match=tags), state)
+            self.assertEqual(refusal is None, met, tags)
+
+    def test_none_match(self) -> None:
+        """Anything but these, weakly compared; any means that there must be no stream."""
+        for tags, state, met in (
+            ((b"*",), None, True),
+            ((b"*",), STREAM, False),
+            ((TAG,), STREAM, False),
+            ((b"W/" + TAG,), STREAM, False),
+            ((b'"x"',), STREAM, True),
+            ((TAG,), None, True),
+        ):
+            refusal = unmet(Precondition(none_match=tags), state)
+            self.assertEqual(refusal is None, met, tags)
+
+    def test_tells_the_current_tag(self) -> None:
+        refusal = unmet(Precondition(match=(b'"bogus"',)), STREAM)
+        assert isinstance(refusal, Refusal)
+        self.assertEqual((refusal.problem.status, refusal.fields), (412, ((b"ETag", TAG),)))
+
+    def test_without_tags(self) -> None:
+        """A resource without entity tags has none that could match."""
+        for asked, exists, met in (
+            (None, True, True),
+            (Precondition(match=(TAG,)), True, False),
+            (Precondition(match=(b"*",)), True, True),
+            (Precondition(none_match=(TAG,)), True, True),
+            (Precondition(none_match=(b"*",)), True, False),
+        ):
+            self.assertEqual(unmet_by(asked, exists=exists) is None, met)
