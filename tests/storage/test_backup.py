@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from types import SimpleNamespace
 from typing import Any
 
@@ -143,28 +144,62 @@ class BackupTests(StoreFileCase):
             self.assertEqual(os.listdir(self.place), [])
         self.make()
 
-    def test_killed(self) -> None:
-        """What is left is no backup, and is taken away by the next one."""
-        draft = self.backup + ".partial"
-        os.mkdir(draft)
-        for name in (DATA_FILE, KEYS, CLAIM_FILE):
+    def leave(self, *names: str) -> str:
+        """Leave what a killed backup leaves. Return the directory."""
+        draft = tempfile.mkdtemp(prefix="backup.partial-", dir=self.place)
+        for name in names:
             with open(os.path.join(draft, name), "w") as file:
                 file.write("half")
-        self.assertUnusable("no backup: it was interrupted", read_manifest, draft)
+        return draft
+
+    def test_killed(self) -> None:
+        """What is left is no backup, and is removed by the next one."""
+        for names in ((), (CLAIM_FILE,), (DATA_FILE, KEYS, CLAIM_FILE)):
+            draft = self.leave(*names)
+            self.assertUnusable("no backup: it was interrupted", read_manifest, draft)
         self.make()
         self.assertEqual(os.listdir(self.place), ["backup"])
 
-    def test_draft_in_the_way(self) -> None:
-        """Another backup's is left alone, and so is what is none."""
-        draft = self.backup + ".partial"
-        claim = Claim(draft)
-        self.assertUnusable("in use", self.make)
+    def test_drafts_of_others(self) -> None:
+        """The directory of a backup that is being made stays, and so does one with other files, or
+        one that another user can change."""
+        busy, letter, open_to_all = self.leave(), self.leave(DATA_FILE, "letter"), self.leave()
+        os.chmod(open_to_all, 0o770)
+        os.symlink(self.directory, self.backup + ".partial-link")
+        before = self.content_of(self.directory)
+        claim = Claim(busy)
+        self.make()
         claim.release()
-        with open(os.path.join(draft, "letter.txt"), "w"):
-            self.assertUnusable("files that are not", self.make)
-        with open(os.path.join(draft, DATA_FILE), "w"):
-            self.assertUnusable("files that are no backup's: letter.txt", self.make)
-        self.assertIn("letter.txt", os.listdir(draft))
+        for path in (busy, letter, open_to_all, self.backup + ".partial-link"):
+            self.assertTrue(os.path.lexists(path), path)
+        self.assertIn("letter", os.listdir(letter))
+        self.assertEqual(self.content_of(self.directory), before)
+
+    def test_planted_links(self) -> None:
+        """A link of another user in the place of a backup's directory leads nowhere."""
+        victim = os.path.join(self.place, "victim")
+        os.mkdir(victim)
+        with open(os.path.join(victim, "precious"), "w") as file:
+            file.write("precious")
+        planted = self.backup + ".partial"
+        os.mkdir(planted)
+        os.symlink(os.path.join(victim, "precious"), os.path.join(planted, CLAIM_FILE))
+        self.make()
+        with open(os.path.join(victim, "precious")) as file:
+            self.assertEqual(file.read(), "precious")
+        os.symlink(victim, self.backup + "-2")
+        self.backup += "-2"
+        self.assertUnusable("is there already", self.make)
+        self.assertEqual(os.listdir(victim), ["precious"])
+
+    def test_linked_keys(self) -> None:
+        """A file of the store that is a link is not copied: it may lead to a secret."""
+        path = os.path.join(self.directory, KEYS)
+        os.rename(path, path + ".away")
+        os.symlink("/etc/passwd", path)
+        self.assertUnusable("keys.json is a symbolic link", self.make)
+        self.assertEqual(os.listdir(self.place), [])
+        os.rename(path + ".away", path)
 
     def test_no_room(self) -> None:
         self.patch(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))

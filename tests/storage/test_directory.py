@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from durable_streams_tw.storage import records
-from durable_streams_tw.storage.directory import CLAIM_FILE, Claim, persist
+from durable_streams_tw.storage import files, records
+from durable_streams_tw.storage.check import check_directory
+from durable_streams_tw.storage.directory import CLAIM_FILE, Claim, owner
+from durable_streams_tw.storage.files import persist
 from durable_streams_tw.storage.format import recognise
+from durable_streams_tw.storage.inspection import give_to_owner
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.keyspace import KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LOCK_FILE
+from durable_streams_tw.storage.lmdbstore import LMDBStore
 from tests.storage.fake_keyspace import FakeKeyspace, Fault, always
+from tests.storage.inline_lanes import InlineLanes
+from tests.storage.lmdb_rig import scratch_directory
 
 _CLAIM_AND_WAIT = """
 import sys
@@ -87,6 +98,51 @@ class ClaimTests(SynchronousTestCase):
         self.directory = os.path.join(self.directory, "below")
         self.assertUnusable("cannot be used: Not a directory")
 
+    def test_asked_at_the_same_moment(self) -> None:
+        """A process that asks who the owner is does not keep a server from starting."""
+        Claim(self.directory).release()
+        path = os.path.join(self.directory, CLAIM_FILE)
+        with open(path) as asking:
+            fcntl.flock(asking, fcntl.LOCK_SH)
+            pauses: list[float] = []
+
+            def pause(seconds: float) -> None:
+                pauses.append(seconds)
+                if len(pauses) == 3:
+                    fcntl.flock(asking, fcntl.LOCK_UN)
+
+            self.patch(time, "sleep", pause)
+            claim = Claim(self.directory)
+            self.assertEqual(len(pauses), 3)
+            # An owner is an owner, however many ask.
+            self.assertEqual(owner(self.directory), os.getpid())
+            self.assertUnusable("in use by another server")
+            self.assertEqual(len(pauses), 3)
+            claim.release()
+        self.assertIsNone(owner(self.directory))
+
+    def test_asked_for_ever(self) -> None:
+        """A process that goes on holding the shared lock is not waited for without end."""
+        Claim(self.directory).release()
+        with open(os.path.join(self.directory, CLAIM_FILE)) as asking:
+            fcntl.flock(asking, fcntl.LOCK_SH)
+            pauses: list[float] = []
+            self.patch(time, "sleep", pauses.append)
+            self.assertUnusable("in use by another server")
+            self.assertLess(sum(pauses), 5)
+
+    def test_all_users_may_write(self) -> None:
+        """Their right is taken away, if the directory is ours to change."""
+        os.mkdir(self.directory)
+        os.chmod(self.directory, 0o2777)
+        Claim(self.directory).release()
+        self.assertEqual(os.stat(self.directory).st_mode & 0o7777, 0o2775)
+        if os.geteuid() == 0:
+            os.chmod(self.directory, 0o777)
+            os.chown(self.directory, 65_533, -1)
+            Claim(self.directory).release()
+            self.assertEqual(os.stat(self.directory).st_mode & 0o777, 0o777)
+
     def test_claim_file_that_is_none(self) -> None:
         os.makedirs(os.path.join(self.directory, CLAIM_FILE))
         self.assertUnusable("cannot be used: Is a directory")
@@ -105,6 +161,104 @@ class ClaimTests(SynchronousTestCase):
     def test_persist_what_is_not_there(self) -> None:
         with self.assertRaisesRegex(StoreUnusable, "No such file"):
             persist(self.directory)
+
+
+class PlantedTests(SynchronousTestCase):
+    """Files that another user has put into a data directory."""
+
+    def setUp(self) -> None:
+        self.directory = scratch_directory()
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.victim = os.path.join(self.directory, "victim")
+        with open(self.victim, "w") as file:
+            file.write("precious")
+        self.data = os.path.join(self.directory, "data")
+        os.mkdir(self.data)
+
+    def open_store(self) -> None:
+        """Start and stop a server's store."""
+        store = LMDBStore(self.data, Clock(), InlineLanes())
+        store.open()
+        store.close()
+
+    def assertRefused(self, name: str, sentence: str) -> None:
+        """The store does not open, and the file that it would have written is as it was."""
+        with self.assertRaisesRegex(StoreUnusable, f"{name} {sentence}"):
+            self.open_store()
+        with open(self.victim) as file:
+            self.assertEqual(file.read(), "precious")
+
+    def test_links(self) -> None:
+        """They are not followed, wherever they lead."""
+        self.open_store()
+        missing = os.path.join(self.directory, "nothing")
+        for name in (CLAIM_FILE, LOCK_FILE, "journal.a", "journal.b"):
+            path = os.path.join(self.data, name)
+            os.rename(path, path + ".away")
+            for target in (self.victim, missing):
+                os.symlink(target, path)
+                self.assertRefused(name, "is a symbolic link: remove it")
+                self.assertFalse(os.path.lexists(missing))
+                os.unlink(path)
+            os.rename(path + ".away", path)
+            self.open_store()
+
+    def test_links_before_the_first_start(self) -> None:
+        """Those with the names of drafts are removed, others are refused."""
+        os.symlink(self.victim, os.path.join(self.data, DATA_FILE + files.DRAFT))
+        for name in (CLAIM_FILE, LOCK_FILE):
+            path = os.path.join(self.data, name)
+            os.symlink(self.victim, path)
+            self.assertRefused(name, "is a symbolic link: remove it")
+            os.unlink(path)
+        self.open_store()
+        os.unlink(os.path.join(self.data, "journal.a"))
+        os.unlink(os.path.join(self.data, "journal.b"))
+        os.symlink(self.victim, os.path.join(self.data, "journal.a" + files.DRAFT))
+        self.open_store()
+        with open(self.victim) as file:
+            self.assertEqual(file.read(), "precious")
+
+    def test_links_for_commands(self) -> None:
+        """Nor by those that root runs beside the server."""
+        self.open_store()
+        for name in (LOCK_FILE, "journal.a"):
+            path = os.path.join(self.data, name)
+            os.rename(path, path + ".away")
+            os.symlink(self.victim, path)
+            with self.assertRaisesRegex(StoreUnusable, f"{name} is a symbolic link"):
+                list(check_directory(self.data))
+            os.rename(path + ".away", path)
+        os.rename(os.path.join(self.data, CLAIM_FILE), os.path.join(self.data, "away"))
+        os.symlink(self.victim, os.path.join(self.data, CLAIM_FILE))
+        self.assertIsNone(owner(self.data))
+        give_to_owner(os.path.join(self.data, CLAIM_FILE), self.data)
+        with open(self.victim) as file:
+            self.assertEqual(file.read(), "precious")
+
+    def test_named_pipe(self) -> None:
+        """Opening one would wait for ever."""
+        os.mkfifo(os.path.join(self.data, CLAIM_FILE))
+        self.assertIsNone(owner(self.data))
+        self.assertRefused(CLAIM_FILE, "is not a regular file: remove it")
+
+    def test_of_another_user(self) -> None:
+        """Where all users can write, a file of one of them may be read by that one; a hard link
+        may be a file that matters elsewhere."""
+        if os.geteuid() != 0:
+            raise SkipTest("only root can give files away")
+        path = os.path.join(self.data, CLAIM_FILE)
+        with open(path, "w"):
+            os.chown(path, 65_533, -1)
+        # Not in a directory that its owner and root alone control.
+        self.open_store()
+        os.chown(self.data, 65_532, -1)
+        self.assertRefused(CLAIM_FILE, "belongs to user 65533")
+        os.chown(path, 65_532, -1)
+        self.open_store()
+        os.unlink(path)
+        os.link(self.victim, path)
+        self.assertRefused(CLAIM_FILE, "is a hard link")
 
 
 class FormatTests(SynchronousTestCase):

@@ -30,6 +30,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage import journaled_keyspace, records
 from durable_streams_tw.storage.checkpoint import read_mark
+from durable_streams_tw.storage.files import DRAFT
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.journal import JOURNAL_FILES, Journal
 from durable_streams_tw.storage.journal_entries import HEAD_SIZE
@@ -618,8 +619,10 @@ class OpeningTests(_Case):
     def test_made_larger(self) -> None:
         """By a version that wants larger files; smaller ones are never made of them."""
         put(self.keyspace, {b"a": b"1"})
+        map_ = FakeKeyspace(self.map.content)
         for size in (2 * SIZE, SIZE):
-            keyspace = JournaledKeyspace(self.directory, FakeKeyspace(self.map.content), size)
+            map_ = FakeKeyspace(map_.content)
+            keyspace = JournaledKeyspace(self.directory, map_, size)
             self.assertEqual(content(keyspace), {b"a": b"1"})
             keyspace.close()
             for name in JOURNAL_FILES:
@@ -652,6 +655,40 @@ class OpeningTests(_Case):
         self.assertEqual(os.stat(os.path.join(self.directory, "journal.a")).st_size, SIZE)
         put(self.keyspace, {b"a": b"1"})
         self.assertNotIn(b"a", self.map.content)
+
+    def test_sparse(self) -> None:
+        """A copy of the files may have holes where they had zeros. They are made again when the
+        journal is opened, so that no append meets a disk without room for it."""
+        put(self.keyspace, {b"a": b"1"})
+        self.keyspace.close()
+        for name in JOURNAL_FILES:
+            path = os.path.join(self.directory, name)
+            with open(path, "r+b") as file:
+                whole = file.read()
+                file.truncate(0)
+                file.write(whole[:HEAD_SIZE])
+                file.truncate(100 * SIZE)
+                file.seek(100 * SIZE - 1)
+        for name in JOURNAL_FILES:
+            status = os.stat(os.path.join(self.directory, name))
+            self.assertLess(status.st_blocks * 512, status.st_size)
+        self.open(self.map.content)
+        for name in JOURNAL_FILES:
+            status = os.stat(os.path.join(self.directory, name))
+            self.assertGreaterEqual(status.st_blocks * 512, status.st_size)
+
+    def test_creation_that_a_crash_has_ended(self) -> None:
+        """A draft is no file of the journal, whatever is in it."""
+        self.keyspace.close()
+        for name in JOURNAL_FILES:
+            path = os.path.join(self.directory, name)
+            os.rename(path, path + DRAFT)
+            os.truncate(path + DRAFT, 100)
+        self.open({})
+        put(self.keyspace, {b"a": b"1"})
+        self.crash()
+        self.assertEqual(content(self.keyspace), {b"a": b"1"})
+        self.assertEqual(sorted(os.listdir(self.directory)), list(JOURNAL_FILES))
 
     def test_of_another_store(self) -> None:
         put(self.keyspace, {b"a": b"1"})

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.limits import MAX_BATCH
 from durable_streams_tw.storage import lmdb_keyspace
+from durable_streams_tw.storage.files import DRAFT
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.keyspace import KeyspaceFailed, KeyspaceFull
 from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LOCK_FILE, LMDBKeyspace
@@ -189,6 +190,22 @@ class OpeningTests(SynchronousTestCase):
                 file.write(content)
             self.assertUnusable("holds no LMDB database")
 
+    def test_empty(self) -> None:
+        """LMDB would make a new database of it."""
+        self.fill(1)
+        os.truncate(self.path, 0)
+        self.assertUnusable("is empty: it was cut short")
+        self.assertEqual(os.stat(self.path).st_size, 0)
+
+    def test_creation_that_a_crash_has_ended(self) -> None:
+        """What is left of it has another name, and does no harm."""
+        for content in (b"", b"half", bytes(8192)):
+            with open(self.path + DRAFT, "wb") as file:
+                file.write(content)
+            self.fill(1)
+            self.assertFalse(os.path.exists(self.path + DRAFT))
+            os.unlink(self.path)
+
     def test_no_file(self) -> None:
         os.mkdir(self.path)
         self.assertUnusable("cannot be opened")
@@ -335,6 +352,19 @@ class FailureTests(LMDBCase):
         self.keyspace.check_readers()
         self.put(b"b", b"new")
         self.assertEqual((self.get(b"a"), self.get(b"b")), (b"old", b"new"))
+
+    def test_gone(self) -> None:
+        """A file that is missing is not replaced by an empty store."""
+        path = os.path.join(self.directory, DATA_FILE)
+        break_meta(self.directory)
+        os.rename(path, path + ".away")
+        with self.assertRaises(KeyspaceFailed):
+            self.put(b"a", b"new")
+        with self.assertRaisesRegex(KeyspaceFailed, "No such file"):
+            self.get(b"a")
+        self.assertFalse(os.path.exists(path))
+        os.rename(path + ".away", path)
+        self.assertEqual(self.get(b"a"), b"old")
 
     def test_closed_while_it_cannot_be_opened(self) -> None:
         """Stopping a server during a disk fault raises nothing."""

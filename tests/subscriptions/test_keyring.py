@@ -11,6 +11,7 @@ import stat
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -182,6 +183,20 @@ class KeyringTests(SynchronousTestCase):
         self.path.unlink()
         self.path.mkdir()
         self.assertRaises(StoreUnusable, self.open)
+
+    def test_cannot_be_written(self) -> None:
+        """The first file, and one that is to be changed: each failure is a sentence."""
+        draft = self.path.with_name(KEYS_FILE + ".new")
+        draft.mkdir()
+        error = self.assertRaises(StoreUnusable, self.open)
+        self.assertIn("keys.json cannot be written: Is a directory", str(error))
+        draft.rmdir()
+        self.open()
+        for call in ("open", "fsync", "replace"):
+            with mock.patch.object(os, call, side_effect=OSError(errno.EIO, "it fails")):
+                error = self.assertRaises(StoreUnusable, self.open, rotate=True)
+            self.assertIn("keys.json cannot be written: it fails", str(error))
+            self.open()
 
     def test_rotation(self) -> None:
         """Receivers know the new key before it signs, and the old one after (§6.5)."""

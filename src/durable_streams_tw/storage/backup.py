@@ -11,14 +11,17 @@ file               holds
 others             as they stood in the data directory, such as ``keys.json``
 =================  ===================================================================
 
-It is written under another name (``.partial`` behind it) and gets its own when all of it is on
-the disk. One that was interrupted is never mistaken for one that is whole.
+It is written in a directory beside it, ``NAME.partial-RANDOM``, that no other user can enter, and
+gets its own name when all of it is on the disk. One that was interrupted is never mistaken for one
+that is whole.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -38,7 +41,8 @@ from durable_streams_tw.storage.copies import (
     prove,
     refuse_flawed,
 )
-from durable_streams_tw.storage.directory import CLAIM_FILE, Claim, persist
+from durable_streams_tw.storage.directory import CLAIM_FILE, Claim
+from durable_streams_tw.storage.files import persist
 from durable_streams_tw.storage.inspection import Inspection
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE
@@ -86,8 +90,8 @@ def back_up(
     """
     destination = destination.rstrip("/") or "/"
     _refuse_used(directory, destination)
-    draft = destination + _PARTIAL
-    _discard_partial(draft, others)
+    _discard_partial(destination, others)
+    draft = _make_draft(destination)
     claim = Claim(draft)
     try:
         began_at = now()
@@ -131,7 +135,8 @@ def read_manifest(backup: str) -> Manifest:
         with open(path, "rb") as file:
             manifest = msgspec.json.decode(file.read(), type=Manifest)
     except FileNotFoundError:
-        why = "it was interrupted" if backup.endswith(_PARTIAL) else f"it has no {MANIFEST_FILE}"
+        interrupted = _PARTIAL in os.path.basename(backup)
+        why = "it was interrupted" if interrupted else f"it has no {MANIFEST_FILE}"
         raise StoreUnusable(f"{backup} is no backup: {why}") from None
     except OSError as error:
         raise StoreUnusable(f"{path} cannot be read: {error.strerror}") from None
@@ -158,24 +163,45 @@ def _refuse_used(directory: str, destination: str) -> None:
         raise StoreUnusable(f"{destination} is there already: a backup overwrites nothing")
 
 
-def _discard_partial(draft: str, others: Sequence[str]) -> None:
-    """Take away what an interrupted backup has left, unless it is still being made."""
-    if not os.path.lexists(draft):
-        return
-    known = frozenset((DATA_FILE, MANIFEST_FILE, *others))
-    claim = Claim(draft, known)
+def _make_draft(destination: str) -> str:
+    """Make a directory beside a backup to come. Return its path. Raises `StoreUnusable`."""
+    parent, name = os.path.split(os.path.abspath(destination))
     try:
-        foreign = set(os.listdir(draft)) - known - {CLAIM_FILE}
-        if foreign:
-            raise StoreUnusable(
-                f"{draft} is in the way, and has files that are no backup's: "
-                f"{', '.join(sorted(foreign))}"
-            )
-        shutil.rmtree(draft)
+        os.makedirs(parent, exist_ok=True)
+        # A name that no other user can foresee: a link of that name would be followed.
+        return tempfile.mkdtemp(prefix=f"{name}{_PARTIAL}-", dir=parent)
     except OSError as error:
-        raise StoreUnusable(f"{draft} is in the way: {error.strerror}") from None
-    finally:
-        claim.release()
+        raise StoreUnusable(f"{destination} cannot be made: {error.strerror}") from None
+
+
+def _discard_partial(destination: str, others: Sequence[str]) -> None:
+    """Remove what interrupted backups of this user to the same place have left.
+
+    Directories of backups that are still being made stay, and those with other files.
+    """
+    known = frozenset((DATA_FILE, MANIFEST_FILE, *others))
+    parent, name = os.path.split(os.path.abspath(destination))
+    with suppress(OSError):
+        for entry in list(os.scandir(parent)):
+            if not entry.name.startswith(f"{name}{_PARTIAL}-") or not _is_own(entry):
+                continue
+            with suppress(StoreUnusable):
+                claim = Claim(entry.path, known)
+                try:
+                    if set(os.listdir(entry.path)) <= known | {CLAIM_FILE}:
+                        shutil.rmtree(entry.path)
+                finally:
+                    claim.release()
+
+
+def _is_own(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a directory of this user that no other user can enter."""
+    found = entry.stat(follow_symlinks=False)
+    return (
+        entry.is_dir(follow_symlinks=False)
+        and found.st_uid == os.geteuid()
+        and not stat.S_IMODE(found.st_mode) & 0o077
+    )
 
 
 def _look(

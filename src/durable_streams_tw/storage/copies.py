@@ -15,6 +15,7 @@ from msgspec import Struct
 from durable_streams_tw.storage.amending import complete
 from durable_streams_tw.storage.check import check
 from durable_streams_tw.storage.checkpoint import Mark
+from durable_streams_tw.storage.files import open_file
 from durable_streams_tw.storage.findings import Finding
 from durable_streams_tw.storage.inspection import Inspection, Leaking
 from durable_streams_tw.storage.interfaces import StoreUnusable
@@ -136,7 +137,7 @@ def _described(path: str) -> CopiedFile:
 def copy_file(source: str, path: str, progress: Progress) -> CopiedFile:
     """Copy a file into a new one. Raises `StoreUnusable`."""
     with _explained(source):
-        descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_file(source, os.O_RDONLY)
     with open(descriptor, "rb", buffering=0) as original, Copy(path) as copy:
         size = os.fstat(original.fileno()).st_size
         while True:

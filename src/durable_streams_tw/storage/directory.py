@@ -5,16 +5,26 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
+import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from twisted.logger import Logger
+
+from durable_streams_tw.storage.files import DRAFT, open_file
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LOCK_FILE
 
 CLAIM_FILE: Final = "owner.lock"
 
-_HARMLESS: Final = frozenset((CLAIM_FILE, LOCK_FILE, "lost+found"))
+_HARMLESS: Final = frozenset((CLAIM_FILE, LOCK_FILE, DATA_FILE + DRAFT, "lost+found"))
+
+# How often a claim tries to get the lock while other processes ask who has it, and the pause
+# between two attempts (seconds).
+_ATTEMPTS: Final = 100
+_PAUSE: Final = 0.01
 
 
 class Claim:
@@ -24,12 +34,15 @@ class Claim:
     names ``expected``, and no others. Raises `StoreUnusable` where it cannot be had.
     """
 
+    _log = Logger()
+
     def __init__(self, directory: str, expected: Set[str] = frozenset()) -> None:
         self._path = os.path.join(directory, CLAIM_FILE)
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             _refuse_foreign(directory, expected)
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _refuse_others(directory)
+            descriptor = open_file(self._path, os.O_RDWR | os.O_CREAT)
             try:
                 _lock(directory, descriptor)
             except BaseException:
@@ -92,54 +105,35 @@ def _held(directory: str, kind: int, otherwise: str) -> Iterator[None]:
 
 
 def owner(directory: str) -> int | None:
-    """The process that owns a directory at this moment; None where nobody does, 0 where it is
-    not known who."""
+    """Return the number of the process that owns a directory at this moment, 0 if the number is
+    not known, None if there is no such process."""
     try:
-        descriptor = os.open(os.path.join(directory, CLAIM_FILE), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        descriptor = open_file(os.path.join(directory, CLAIM_FILE), os.O_RDONLY)
+    except (OSError, StoreUnusable):
         return None
     try:
-        # Shared: several may ask at once. Whoever wants to own it in this moment is refused.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if not _owned(descriptor):
+            return None
         number = os.read(descriptor, 32).strip()
         return int(number) if number.isdigit() else 0
     except OSError:
         return 0
-    else:
-        return None
     finally:
         os.close(descriptor)
 
 
-def persist(directory: str) -> None:
-    """Flush the names in a directory to the disk, its own name, and the names of its parents.
+def _owned(descriptor: int) -> bool:
+    """Return whether a claim file is locked by an owner. Raises `OSError`.
 
-    Any of the parents may be as new as the directory. Raises `StoreUnusable`.
+    The lock that finds out is shared, so that several processes may ask at once. A `Claim` that
+    meets it tries again.
     """
     try:
-        _sync(directory)
-        device, path = os.stat(directory).st_dev, os.path.realpath(directory)
-        while os.path.dirname(path) != path:
-            path = os.path.dirname(path)
-            if os.stat(path).st_dev != device:
-                # The name of a mount point is not on this file system.
-                break
-            # A parent may be one that we may pass through but not read.
-            with suppress(PermissionError):
-                _sync(path)
-    except OSError as error:
-        raise StoreUnusable(
-            f"the data directory {directory} cannot be used: {error.strerror}"
-        ) from None
-
-
-def _sync(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
 
 
 def _refuse_foreign(directory: str, expected: Set[str]) -> None:
@@ -151,14 +145,44 @@ def _refuse_foreign(directory: str, expected: Set[str]) -> None:
         )
 
 
+def _refuse_others(directory: str) -> None:
+    """Take the right to write from all users, if the directory is ours; warn if it is not."""
+    found = os.stat(directory)
+    if not found.st_mode & stat.S_IWOTH:
+        return
+    if found.st_uid == os.geteuid():
+        os.chmod(directory, stat.S_IMODE(found.st_mode) & ~stat.S_IWOTH)
+        Claim._log.warn(
+            "all users could write to {directory}: now they cannot", directory=directory
+        )
+    else:
+        Claim._log.warn(
+            "all users can write to the data directory {directory}: run chmod o-w on it",
+            directory=directory,
+        )
+
+
+def _locked(descriptor: int) -> bool:
+    """Lock a claim file. Return False if another process owns it. Raises `OSError`."""
+    for _ in range(_ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if _owned(descriptor):
+                return False
+            # Another process asks at this moment who the owner is: that takes microseconds.
+            time.sleep(_PAUSE)
+        else:
+            return True
+    return False
+
+
 def _lock(directory: str, descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _locked(descriptor):
         owner = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
         raise StoreUnusable(
             f"the data directory {directory} is in use by another server (process {owner})"
-        ) from None
+        )
     os.ftruncate(descriptor, 0)
     try:
         os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)

@@ -276,8 +276,9 @@ def give_to_owner(path: str, like: str) -> None:
     try:
         if os.geteuid() == 0:
             model = os.stat(like)
-            made = os.stat(path)
+            made = os.lstat(path)
             if (made.st_uid, made.st_gid) != (model.st_uid, model.st_gid):
-                os.chown(path, model.st_uid, model.st_gid)
+                # A link in place of the file must not have another one given away.
+                os.chown(path, model.st_uid, model.st_gid, follow_symlinks=False)
     except OSError as error:
         raise StoreUnusable(f"{path} cannot be given to its owner: {error.strerror}") from None

@@ -11,12 +11,13 @@ import errno
 import fcntl
 import os
 import sys
+from contextlib import suppress
 from typing import Final
 
 from msgspec import Struct
 
 from durable_streams_tw.storage.checkpoint import Mark
-from durable_streams_tw.storage.directory import persist
+from durable_streams_tw.storage.files import DRAFT, open_file, sync_directory
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.journal_entries import (
     HEAD_SIZE,
@@ -32,14 +33,17 @@ from durable_streams_tw.storage.journal_entries import (
 
 JOURNAL_FILES: Final = ("journal.a", "journal.b")
 
+# The unit of `st_blocks`, in bytes.
+_BLOCK: Final = 512
+
 _UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 class Journal:
-    """The journal of a data directory, made where it is missing.
+    """Journal of a data directory, made if it is missing.
 
-    ``size`` is what each file takes, in bytes. Raises `OSError` where there cannot be one, and
-    `StoreUnusable` where there is another store's.
+    ``size`` is what each file takes, in bytes. Raises `OSError` if there cannot be one, and
+    `StoreUnusable` if there is one of another store.
     """
 
     def __init__(self, directory: str, lineage: bytes, size: int) -> None:
@@ -47,7 +51,6 @@ class Journal:
         try:
             for name in JOURNAL_FILES:
                 self._files.append(_open(os.path.join(directory, name), lineage, size))
-            persist(directory)
             self._size = min(os.fstat(file).st_size for file in self._files)
         except BaseException:
             self.close()
@@ -63,8 +66,7 @@ class Journal:
     def append(self, entry: bytes) -> None:
         """Write an entry, and have it on the disk. Raises `OSError`: then it may be there."""
         file = self._files[self._current]
-        if os.pwrite(file, entry, self._position) != len(entry):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        _write_at(file, entry, self._position)
         _flush(file)
         self._position += len(entry)
 
@@ -153,7 +155,7 @@ def _read(directory: str, lineage: bytes) -> list[_File]:
     found: list[_File] = []
     for path in _paths(directory):
         try:
-            with open(path, "rb", buffering=0) as file:
+            with open(open_file(path, os.O_RDONLY), "rb", buffering=0) as file:
                 data = file.read()
         except FileNotFoundError:
             continue
@@ -176,13 +178,13 @@ def _head(path: str, data: bytes, lineage: bytes) -> Head | None:
 
 
 def settle(directory: str) -> None:
-    """Have on the disk what a killed process has written, before anybody builds on it.
+    """Flush what a killed process has written, before anything builds on it.
 
     Raises `StoreUnusable`.
     """
     for path in _paths(directory):
         try:
-            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            file = open_file(path, os.O_RDWR)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -196,16 +198,46 @@ def settle(directory: str) -> None:
 
 
 def _open(path: str, lineage: bytes, size: int) -> int:
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Open a file of the journal; make it again unless it is whole. Raises `OSError`."""
     try:
-        size = max(size, os.fstat(file).st_size)
-        whole = Head(lineage, size)
-        if _head(path, os.pread(file, HEAD_SIZE, 0), lineage) != whole:
-            _allocate(file, size)
-            os.pwrite(file, pack_head(whole), 0)
-            os.fsync(file)
+        file = open_file(path, os.O_RDWR)
+    except FileNotFoundError:
+        return _make(path, Head(lineage, size))
+    try:
+        status = os.fstat(file)
+        whole = Head(lineage, max(size, status.st_size))
+        # Some ways of copying a file leave holes where it has zeros: an append there may find no
+        # room on the disk.
+        sparse = status.st_blocks * _BLOCK < status.st_size
+        if not sparse and _head(path, os.pread(file, HEAD_SIZE, 0), lineage) == whole:
+            return file
     except BaseException:
         os.close(file)
+        raise
+    os.close(file)
+    return _make(path, whole)
+
+
+def _make(path: str, head: Head) -> int:
+    """Make a file of the journal without entries, in place of any other, and return its
+    descriptor. Raises `OSError`.
+
+    A crash leaves no file with that name that is not whole.
+    """
+    draft = path + DRAFT
+    with suppress(FileNotFoundError):
+        os.unlink(draft)
+    file = open_file(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        _allocate(file, head.size)
+        _write_at(file, pack_head(head), 0)
+        os.fsync(file)
+        os.rename(draft, path)
+        sync_directory(os.path.dirname(path))
+    except BaseException:
+        os.close(file)
+        with suppress(FileNotFoundError):
+            os.unlink(draft)
         raise
     return file
 
@@ -221,8 +253,14 @@ def _allocate(file: int, size: int) -> None:
         else:
             return
     piece = bytes(1 << 20)
-    for start in range(os.fstat(file).st_size, size, len(piece)):
-        os.pwrite(file, piece[: size - start], start)
+    for start in range(0, size, len(piece)):
+        _write_at(file, piece[: size - start], start)
+
+
+def _write_at(file: int, data: bytes, position: int) -> None:
+    """Write bytes at a position of a file. Raises `OSError`, also if some of them were written."""
+    if os.pwrite(file, data, position) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _flush(file: int) -> None:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Condition
 from typing import Any, Final
 
 import lmdb
 
 from durable_streams_tw.protocol.limits import MAP_SIZE, MAX_BATCH, MAX_READERS, READ_THREADS
+from durable_streams_tw.storage.files import DRAFT, open_file, sync_directory
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.keyspace import Buffer, KeyspaceFailed, KeyspaceFull
 
@@ -41,7 +42,7 @@ _GENERATION_BITS: Final = 48
 
 
 class LMDBKeyspace:
-    """LMDB environment of a data directory that exists already.
+    """LMDB environment of a data directory, created if it has none.
 
     A commit that fails in its meta page leaves the environment refusing everything, reads too.
     The environment is then closed and opened again: at once if the disk allows it, otherwise by
@@ -52,6 +53,8 @@ class LMDBKeyspace:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
+        if not os.path.lexists(os.path.join(directory, DATA_FILE)):
+            _create(directory)
         # Counts the failures after which what was seen before is not to be trusted.
         self._generation = 0
         # How many snapshots are open: the map must not go away under one.
@@ -62,6 +65,13 @@ class LMDBKeyspace:
         self._environment: lmdb.Environment | None = self._open()
 
     def _open(self) -> lmdb.Environment:
+        data_file = os.path.join(self._directory, DATA_FILE)
+        # LMDB would make a new database of a file that is missing or empty.
+        try:
+            if not os.stat(data_file).st_size:
+                raise StoreUnusable(f"{data_file} is empty: it was cut short")
+        except OSError as error:
+            raise StoreUnusable(f"{data_file} cannot be opened: {error.strerror}") from None
         allocate_lock_file(self._directory)
         environment = open_environment(
             self._directory,
@@ -73,7 +83,7 @@ class LMDBKeyspace:
             mode=0o600,
         )
         try:
-            check_size(environment, os.path.join(self._directory, DATA_FILE))
+            check_size(environment, data_file)
             environment.reader_check()
             # What a crash left in the page cache becomes durable before anything builds on it.
             environment.sync(True)
@@ -324,14 +334,31 @@ def allocate_lock_file(directory: str) -> None:
     """
     path = os.path.join(directory, LOCK_FILE)
     try:
-        with open(path, "ab", opener=_private) as file:
+        with open(path, "ab", opener=open_file) as file:
             file.write(bytes(max(0, _LOCK_SIZE - file.tell())))
     except OSError as error:
         raise StoreUnusable(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def _create(directory: str) -> None:
+    """Create an empty map. A crash leaves it whole or not at all. Raises `StoreUnusable`."""
+    path = os.path.join(directory, DATA_FILE)
+    draft = path + DRAFT
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(draft)
+        # LMDB would follow a symbolic link, and takes an empty file for a new one.
+        os.close(open_file(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        environment = open_environment(draft, directory, subdir=False, lock=False)
+        try:
+            environment.sync(True)
+        finally:
+            environment.close()
+        os.rename(draft, path)
+        sync_directory(directory)
+    except (lmdb.Error, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise StoreUnusable(f"{path} cannot be created: {reason}") from None
 
 
 def _reads(row: list[str]) -> bool:

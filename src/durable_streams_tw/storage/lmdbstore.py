@@ -36,8 +36,9 @@ from durable_streams_tw.storage import reading
 from durable_streams_tw.storage.access import AccessTimes, usable
 from durable_streams_tw.storage.chores import Chore, Chores
 from durable_streams_tw.storage.committer import BUG, CORRUPT, Committed, Committer
-from durable_streams_tw.storage.directory import Claim, persist
+from durable_streams_tw.storage.directory import Claim
 from durable_streams_tw.storage.extents import TORN, resolve, same_stream
+from durable_streams_tw.storage.files import persist
 from durable_streams_tw.storage.format import recognise
 from durable_streams_tw.storage.interfaces import (
     Chunk,

@@ -23,7 +23,8 @@ from durable_streams_tw.storage.copies import (
     prove,
     refuse_flawed,
 )
-from durable_streams_tw.storage.directory import CLAIM_FILE, Claim, exchange, persist
+from durable_streams_tw.storage.directory import CLAIM_FILE, Claim, exchange
+from durable_streams_tw.storage.files import persist
 from durable_streams_tw.storage.inspection import Inspection, give_to_owner
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LOCK_FILE

@@ -95,14 +95,14 @@ class Keyring:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file that only we can read, whole or not at all."""
+    """Write a file that only its owner can read, whole or not at all. Raises `StoreUnusable`."""
     # Here, so that a program whose streams are in memory does without LMDB.
-    from durable_streams_tw.storage.directory import persist
+    from durable_streams_tw.storage.files import persist
 
     draft = path.with_name(path.name + ".new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
