@@ -113,7 +113,7 @@ class ChannelTestCase(SynchronousTestCase):
         for caller in self.callers:
             caller.leave()
         self.clock.advance(0)
-        self.assertEqual((len(self.door.connections), self.door.held), (0, 0))
+        self.assertEqual((len(self.door.connections), self.door.bodies.held), (0, 0))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def connect(self) -> Caller:

@@ -25,7 +25,7 @@ from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.policies import Policies
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.site import StreamSite
-from durable_streams_tw.server.streams import Respond
+from durable_streams_tw.server.streams import Decision, Respond
 from durable_streams_tw.server.tree import StreamTree
 from tests.server.house import parse
 
@@ -68,6 +68,10 @@ class Recorder:
 
     def serving(self, host: str | None) -> Respond:
         """Answer everybody alike."""
+        return self.respond
+
+    def decide(self, host: str | None, request: Request) -> Decision:
+        """Let every body come."""
         return self.respond
 
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:

@@ -115,7 +115,7 @@ class TcpTestCase(SynchronousTestCase):
         self.client.close()
         self.transport.abortConnection()
         self.reactor.turn()
-        self.assertEqual((len(self.door.connections), self.door.held), (0, 0))
+        self.assertEqual((len(self.door.connections), self.door.bodies.held), (0, 0))
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def send(self, data: bytes) -> None:

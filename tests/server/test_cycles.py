@@ -596,14 +596,14 @@ def old_http(stage: Stage) -> None:
 @scenario
 def too_many(stage: Stage) -> None:
     """More bytes of bodies on their way than may be."""
-    held = stage.site.max_held
-    stage.site.max_held = 15_000
+    held = stage.site.bodies.limit
+    stage.site.bodies.limit = 15_000
     client = stage.connect()
     client.send(stage.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20001"))
     client.send(_BODY)
     stage.turn(10)
     assert b" 503 " in client.transport.value()
-    stage.site.max_held = held
+    stage.site.bodies.limit = held
     client.leave()
 
 

@@ -175,7 +175,7 @@ class Http2Tests(Http2TestCase):
         answer = self.ask("POST", "a", b"x" * 50_000, content_type="text/plain")
         self.assertEqual(answer.status, 413)
         self.assertIn("body-too-large", json.loads(answer.body)["type"])
-        self.assertEqual(self.house.site.held, 0)
+        self.assertEqual(self.house.site.bodies.held, 0)
         announced = self.ask(
             "POST", "a", b"x" * 50_000, content_type="text/plain", content_length="50000"
         )

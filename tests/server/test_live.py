@@ -361,4 +361,4 @@ class LeavingWriterTests(SynchronousTestCase):
         )
         client.leave()
         self.assertEqual(house.ask("GET", "a").body, b"")
-        self.assertEqual(house.site.held, 0)
+        self.assertEqual(house.site.bodies.held, 0)

@@ -185,7 +185,7 @@ class BodyTests(SynchronousTestCase):
         self.house.clock.advance(limits.LINGER + 1)
         self.assertTrue(self.client.transport.disconnected)
         self.client.leave()
-        self.assertEqual(self.house.site.held, 0)
+        self.assertEqual(self.house.site.bodies.held, 0)
         self.assertEqual(self.house.ask("GET", "a").body, b"")
 
     def test_refused_at_the_head(self) -> None:
@@ -217,7 +217,7 @@ class BodyTests(SynchronousTestCase):
         self.client.send(f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode())
         self.client.send(b"1f4\r\n" + b"x" * 500 + b"\r\n")
         self.assertEqual(self.client.answers(), [])
-        self.assertEqual(self.house.site.held, 500)
+        self.assertEqual(self.house.site.bodies.held, 500)
         self.client.send(b"1f5\r\n" + b"x" * 501 + b"\r\n0\r\n\r\n")
         self.refused(413, "body-too-large")
 
@@ -227,12 +227,12 @@ class BodyTests(SynchronousTestCase):
         self.client.send(b"3\r\nabc\r\n3;ext=1\r\ndef\r\n0\r\nTrailer: x\r\n\r\n")
         (answer,) = self.client.answers()
         self.assertEqual(answer.status, 204)
-        self.assertEqual(self.house.site.held, 0)
+        self.assertEqual(self.house.site.bodies.held, 0)
         self.assertEqual(self.house.ask("GET", "a").body, b"abcdef")
 
     def test_all_together(self) -> None:
         """What all uploads hold has a bound too."""
-        self.house.site.max_held = 1500
+        self.house.site.bodies.limit = 1500
         other = self.house.connect()
         other.send(f"{POST}Content-Length: 1000\r\n\r\n".encode() + b"x" * 999)
         self.client.send(f"{POST}Content-Length: 1000\r\n\r\n".encode() + b"x" * 900)
@@ -240,10 +240,10 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual((answer.status, problem(answer)), (503, "overloaded"))
         self.assertEqual(answer.header["retry-after"], "1")
         self.client.leave()
-        self.assertEqual(self.house.site.held, 999)
+        self.assertEqual(self.house.site.bodies.held, 999)
         other.send(b"x")
         self.assertEqual(other.answers()[0].status, 204)
-        self.assertEqual(self.house.site.held, 0)
+        self.assertEqual(self.house.site.bodies.held, 0)
 
     def test_cors_of_a_refusal(self) -> None:
         """A browser's page may read why, where it may use the server."""

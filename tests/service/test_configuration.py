@@ -152,6 +152,17 @@ class ConfigurationTests(SynchronousTestCase):
         both = configured({"data-dir": ("x",)}, {"DURABLE_STREAMS_MAX_STORED": "1GiB"}, None)
         self.assertEqual(both.settings.max_stored, 1024**3)
 
+    def test_max_body_memory(self) -> None:
+        """Room for all bodies that none of the largest ever fits into."""
+        (problem,) = self.refused({}, {"DURABLE_STREAMS_MAX_BODY_MEMORY": "1MiB"})
+        self.assertIn("DURABLE_STREAMS_MAX_BODY_MEMORY is less than max-body", problem)
+        given = {"max-body-memory": ("1GiB",), "max-body": ("1GiB",)}
+        self.assertEqual(configured(given, {}, None).settings.body_memory, 1024**3)
+        self.assertEqual(
+            configured({"max-body": ("1GiB",)}, {}, None).settings.body_memory, 1024**3
+        )
+        self.assertEqual(configured({}, {}, None).settings.body_memory, 256 * 1024**2)
+
     def test_secrets(self) -> None:
         """What is secret is in no sentence."""
         secret = Setting(name="secret", group="", meaning="", parse=count, metavar="N", secret=True)

@@ -118,11 +118,11 @@ def timeouts(settings: Settings) -> Iterator[Verdict]:
 
 def bodies(settings: Settings) -> Verdict:
     """The largest body, beside what all together may take."""
-    if settings.max_body > limits.MAX_BODIES:
-        most = limits.MAX_BODIES >> 20
-        sentence = f"all together may take {most:,} MiB: none as large as max-body ever gets in"
-        return Verdict("request bodies", "bad", sentence)
-    return Verdict("request bodies", "good", f"{limits.MAX_BODIES // settings.max_body:,} fit")
+    fit = settings.body_memory // settings.max_body
+    if fit < 2:
+        sentence = "a second one of max-body does not fit beside one: raise max-body-memory"
+        return Verdict("request bodies", "warning", sentence)
+    return Verdict("request bodies", "good", f"{fit:,} of max-body fit into max-body-memory")
 
 
 def data_directory(directory: str, place: str, user: int | None) -> Verdict:

@@ -51,9 +51,13 @@ MAX_JSON_MESSAGES: Final = 100_000
 #: Bodies above this are validated in a thread, so that no client can stop the reactor.
 INLINE_BODY: Final = 64 * KIB
 
-#: How many body bytes all requests of a site that are still arriving may hold together.
-#: Beyond it uploads are answered 503.
+#: How many bytes the bodies of all requests may take together, from their first byte until the
+#: answer (``--max-body-memory``). Beyond it uploads are answered 503.
 MAX_BODIES: Final = 256 * MIB
+
+#: Smaller bodies are never refused to make room for others, and do not count while they wait for
+#: their answer: the store's queue bounds them.
+LARGE_BODY: Final = 64 * KIB
 
 #: The head of a request: request line and fields. Real ones are far below.
 MAX_HEAD: Final = 16 * KIB
@@ -69,7 +73,11 @@ HEAD_TIMEOUT: Final = 10.0
 #: A connection between two requests is kept this long, and longer than a long-poll.
 IDLE_TIMEOUT: Final = 60.0
 
-#: A body comes at this many bytes a second or faster. What a modem could do in 1985.
+#: How long a request body may pause (``--request-body-timeout``). Programs that append what they
+#: are told, such as the tokens of a language model, pause for as long as that does.
+BODY_TIMEOUT: Final = 120.0
+
+#: A body of HTTP/2 comes at this many bytes a second or faster. What a modem could do in 1985.
 BODY_RATE: Final = 240
 
 #: Over how many seconds that is measured.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import Enum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -33,6 +33,11 @@ from durable_streams_tw.protocol.preconditions import Precondition
 from durable_streams_tw.protocol.subscriptions import Config, Kind, Proof, Wake
 
 T = TypeVar("T")
+
+#: The answer to a control request whose body is too large.
+BODY_TOO_LARGE: Final = Refusal(
+    Problem.BODY_TOO_LARGE, f"a control request has at most {MAX_CONTROL_BODY} bytes"
+)
 
 
 class Subscribe(Struct, frozen=True):
@@ -272,9 +277,7 @@ def release(name: str, proof: Proof | Refusal, raw: bytes) -> Release:
 
 def _decode(raw: bytes, kind: type[T]) -> T:
     if len(raw) > MAX_CONTROL_BODY:
-        raise Refused(
-            Problem.BODY_TOO_LARGE, f"a control request has at most {MAX_CONTROL_BODY} bytes"
-        )
+        raise Refused(BODY_TOO_LARGE.problem, BODY_TOO_LARGE.detail)
     try:
         # The parser lets broken UTF-8 through where it only skips.
         text: Any = raw.decode("utf-8")

@@ -45,7 +45,7 @@ from durable_streams_tw.server import control
 from durable_streams_tw.server.expiry import until
 from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.policies import Policies
-from durable_streams_tw.server.streams import Respond, StreamOperations
+from durable_streams_tw.server.streams import Decision, Respond, StreamOperations
 from durable_streams_tw.subscriptions.coverage import coverage
 from durable_streams_tw.subscriptions.service import Subscriptions
 from durable_streams_tw.subscriptions.tokens import MISSING
@@ -101,7 +101,7 @@ class Visit(Struct, frozen=True):
     authority: bytes
 
 
-Judged = Callable[[Identity | None], "Response | Deferred[Response]"]
+Judged = Callable[[Identity | None], Any]
 
 
 class Admission:
@@ -138,29 +138,68 @@ class Admission:
         """Answer a request from nobody knows where. Fails only when it is cancelled."""
         return self._respond(None, request)
 
+    def decide(self, host: str | None, request: Request) -> Decision | Deferred[Decision]:
+        """Decide by the head who a client is and what it may do. The rate counts it once."""
+        decision: Decision | Deferred[Decision] = self._guarded(
+            request, lambda: self._examined(host, request, self._decided, self._decided_of_control)
+        )
+        return decision
+
     def _respond(self, host: str | None, request: Request) -> Response | Deferred[Response]:
+        answer: Response | Deferred[Response] = self._guarded(
+            request, lambda: self._examined(host, request, self._stream, self._control)
+        )
+        return answer
+
+    def _examined(
+        self,
+        host: str | None,
+        request: Request,
+        stream: Callable[[Request, Identity | None], Any],
+        control: Callable[[Request, ControlPath, Identity | None], Any],
+    ) -> Any:
+        """Go on with ``stream`` or ``control`` once it is known who it is; or say why not."""
         say = partial(self._say, request)
+        if request.method == b"OPTIONS":
+            # A preflight carries no credentials, and is told nothing of any stream.
+            if not self._conditions.hosts.allow(request.header):
+                return say(_HOST)
+            return self._operations.respond(request)
         visit = self._visit(host, request.method, request.header, request.url)
+        if is_control(request.path):
+            path = read_path(request.path)
+            open_to_all = needs.is_open(path, request.method) or path.place in WAKE_KINDS
+            return self.examine(visit, partial(control, request, path), say, open_to_all)
+        return self.examine(visit, partial(stream, request), say)
+
+    def _guarded(self, request: Request, call: Callable[[], Any]) -> Any:
+        """Make a call, with an answer to whatever it fails with, now or later."""
         try:
-            if request.method == b"OPTIONS":
-                # A preflight carries no credentials, and is told nothing of any stream.
-                if not self._conditions.hosts.allow(request.header):
-                    return say(_HOST)
-                return self._operations.respond(request)
-            if is_control(request.path):
-                path = read_path(request.path)
-                open_to_all = needs.is_open(path, request.method) or path.place in WAKE_KINDS
-                judge: Judged = partial(self._control, request, path)
-            else:
-                open_to_all = False
-                judge = partial(self._stream, request)
-            answer = self.examine(visit, judge, say, open_to_all)
+            answer = call()
         except Exception:  # noqa: BLE001 - whatever it is, nothing is carried out
             return self._refused(Failure(), request)
-        if isinstance(answer, Response):
-            return answer
-        failed: Callable[[Failure, Request], Any] = self._failed
-        return answer.addErrback(failed, request)
+        if isinstance(answer, Deferred):
+            failed: Callable[[Failure, Request], Any] = self._failed
+            return answer.addErrback(failed, request)
+        return answer
+
+    def _decided(self, request: Request, who: Identity | None) -> Decision:
+        missing = self._missing(request, who)
+        if missing is not None:
+            return missing
+        decision = self._operations.decide(None, request)
+        if isinstance(decision, Response):
+            return decision
+        return lambda whole: self._guarded(whole, lambda: self._stream(whole, who))
+
+    def _decided_of_control(
+        self, request: Request, path: ControlPath, who: Identity | None
+    ) -> Decision:
+        decision = self._operations.decide(None, request)
+        if isinstance(decision, Response):
+            return decision
+        # What is granted depends on the body.
+        return lambda whole: self._guarded(whole, lambda: self._control(whole, path, who))
 
     def _failed(self, failure: Failure, request: Request) -> Response | Failure:
         # Passed on and not raised: a traceback holds frames, and they the request.
@@ -178,20 +217,25 @@ class Admission:
         return self._operations.refuse(refusal, origin)
 
     def _stream(self, request: Request, who: Identity | None) -> Response | Deferred[Response]:
-        if who is None:
-            return self._operations.respond(request)
-        missing = needs.allowed(
-            who.grants, request.method, request.path, request.header, request.root
-        )
+        missing = self._missing(request, who)
         if missing is not None:
-            return self._say(request, forbidden(missing))
+            return missing
         answer = self._operations.respond(request)
-        if request.method != b"GET" or who.expires_at is None:
+        if who is None or request.method != b"GET" or who.expires_at is None:
             return answer
         left = who.expires_at - self._wall()
         if left > self._conditions.live:
             return answer
         return until(left, answer, self._clock, lambda: self._say(request, unauthorized(_ENDED)))
+
+    def _missing(self, request: Request, who: Identity | None) -> Response | None:
+        """Say what a client is not granted."""
+        if who is None:
+            return None
+        missing = needs.allowed(
+            who.grants, request.method, request.path, request.header, request.root
+        )
+        return None if missing is None else self._say(request, forbidden(missing))
 
     # -- subscriptions --------------------------------------------------------------------------
 
@@ -265,7 +309,7 @@ class Admission:
         judge: Judged,
         say: Callable[[Refusal], Response],
         open_to_all: bool = False,
-    ) -> Response | Deferred[Response]:
+    ) -> Any:
         """Find out who it is, and leave the rest to ``judge``, or ``say`` why not.
 
         ``judge`` is told None where nobody is asked for a token; where checkers are, that is
@@ -299,7 +343,7 @@ class Admission:
         if not token:
             return say(unauthorized(f"a token has at most {MAX_BEARER} characters, of base64"))
 
-        def admitted(who: Identity) -> Response | Deferred[Response]:
+        def admitted(who: Identity) -> Any:
             if who.expires_at is not None and self._wall() >= who.expires_at:
                 return say(unauthorized(_ENDED))
             if self._rates is not None:

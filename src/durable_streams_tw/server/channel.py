@@ -27,7 +27,8 @@ from durable_streams_tw.server.channel_outlet import Outlet
 from durable_streams_tw.server.channel_phases import ANSWER, END, IDLE, UNSETTLED, PhasedConnection
 from durable_streams_tw.server.messages import Response, StreamedBody
 from durable_streams_tw.server.promptly import Awaited
-from durable_streams_tw.server.wire import Fault, Foreign, Wire
+from durable_streams_tw.server.streams import Decision, Respond
+from durable_streams_tw.server.wire import Early, Fault, Foreign, Wire
 from durable_streams_tw.server.wire_heads import Head
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ class FastChannel(PhasedConnection):
         self._out: list[bytes] = []
         self._heir: Any = None
         # What the answer waits for.
-        self._pending: Deferred[Response] | Awaited[Response] | None = None
+        self._pending: Deferred[Any] | Awaited[Response] | None = None
+        # What answers the request whose body is coming, once its head was found good.
+        self._admitted: Respond | None = None
         self._working = False
         self._gone = False
 
@@ -149,7 +152,9 @@ class FastChannel(PhasedConnection):
         wire = self._wire
         if wire.ready or wire.open is not None or self._detour is not None:
             return False
-        return not (self._held or self._stalled or self._paused or self._half)
+        if self.held or self._answering:
+            return False
+        return not (self._stalled or self._paused or self._half)
 
     @property
     def _free(self) -> bool:
@@ -185,16 +190,21 @@ class FastChannel(PhasedConnection):
             if head.refusal is not None:
                 self._answer(head, door.refuse(head.refusal, head.header.get(b"origin")))
             else:
-                answer = respond(request)
+                if self._admitted is None:
+                    answer = respond(request)
+                else:
+                    answer, self._admitted = self._admitted(request), None
                 if not isinstance(answer, Response):
                     self._head, self._pending = head, answer
+                    if len(request.body) >= limits.LARGE_BODY:
+                        self._answering = len(request.body)
                     answer.addCallbacks(self._answered, self._failed)
                 else:
                     self._answer(head, answer)
             if self._head is not None or self._stalled or self._detour is not None:
                 break
         else:
-            if not self._held:
+            if not self.held:
                 self.phase = IDLE
                 self._since = self._wheel.now
         del ready[:done]
@@ -209,6 +219,7 @@ class FastChannel(PhasedConnection):
     def _answered(self, response: Response) -> None:
         """What an answer has waited for is there."""
         head, self._head, self._pending = self._head, None, None
+        self._answering = 0
         if head is None or self._gone:
             return
         try:
@@ -229,6 +240,44 @@ class FastChannel(PhasedConnection):
         head = self._head
         if head is not None and not self._gone:
             self._answered(self._door.failure(failure, head.header.get(b"origin")))
+
+    def _decide(self) -> bool:
+        wire = self._wire
+        wire.undecided = False
+        head = wire.begun
+        origin = head.header.get(b"origin")
+        if head.refusal is not None:
+            if not wire.expecting:
+                # The end of the body is known, so the connection can go on after it.
+                return False
+            return self._decided(self._door.refuse(head.refusal, origin))
+        host = getattr(self.address, "host", None)
+        decision = self._door.decide(host, wire.head_alone())
+        if not isinstance(decision, Deferred):
+            return self._decided(decision)
+        self._head, self._pending = head, decision
+        decision.addCallbacks(self._decided_later, self._failed_to_decide)
+        if self._pending is not None:
+            self._settle()
+        return True
+
+    def _decided(self, decision: Decision) -> bool:
+        if isinstance(decision, Response):
+            self._wire.reject(decision)
+            self._go_on()
+            return True
+        self._admitted = decision
+        return False
+
+    def _decided_later(self, decision: Decision) -> None:
+        self._head = self._pending = None
+        if not self._gone and not self._decided(decision):
+            self._go_on()
+
+    def _failed_to_decide(self, failure: Failure) -> None:
+        head = self._head
+        if head is not None and not self._gone:
+            self._decided_later(self._door.failure(failure, head.header.get(b"origin")))
 
     def _answer(self, head: Head, response: Response) -> None:
         door = self._door
@@ -280,14 +329,18 @@ class FastChannel(PhasedConnection):
 
     # -- ends -----------------------------------------------------------------------------------
 
-    def _end(self, item: Fault | Foreign) -> None:
+    def _end(self, item: Fault | Foreign | Early) -> None:
         """Take what no request comes behind."""
-        if isinstance(item, Fault):
-            response = self._door.refuse(item.refusal, item.origin)
+        if not isinstance(item, Foreign):
+            bodiless = False
+            if isinstance(item, Early):
+                response, bodiless = item.response, item.bodiless
+            else:
+                response = self._door.refuse(item.refusal, item.origin)
             assert isinstance(response.body, bytes), "a refusal has no live body"
             opening = self._door.openings.opening(response.status)
             self._out += wire_answers.whole(
-                opening, response, response.body, bodiless=False, old=False, last=True
+                opening, response, response.body, bodiless=bodiless, old=False, last=True
             )
             self._close()
         elif self._door.stopping:

@@ -53,14 +53,14 @@ class FastDoor(ServerFactory):
     ) -> None:
         self.settings = settings = settings or Settings()
         self.serving = operations.serving
+        self.decide = operations.decide
         self.refuse = operations.refuse
         self.failure = operations.failure
         self.openings = Openings()
         self.frames = Frames()
         self.stopping = False
-        # Bytes of incomplete requests on all connections, and how many there may be.
-        self.held = 0
-        self.max_held = max(limits.MAX_BODIES, settings.max_body)
+        # Shared with the site: connections come from there and go there.
+        self.bodies = site.bodies
         self._site: Any = site
         self._clock = clock
         date = wall or clock.seconds

@@ -16,6 +16,7 @@ from twisted.internet.protocol import Protocol
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.server import wire_answers
+from durable_streams_tw.server.body_budget import NO_ROOM
 from durable_streams_tw.server.channel_live import LiveBody
 from durable_streams_tw.server.channel_outlet import Outlet
 from durable_streams_tw.server.wire import Wire
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from durable_streams_tw.server.channel_door import FastDoor
 
 _TOO_SLOW: Final = Refusal(Problem.REQUEST_TIMEOUT, "the request did not come in time")
-_NO_ROOM: Final = Refusal(
-    Problem.OVERLOADED, "too many bodies are on their way at once", ((b"Retry-After", b"1"),)
-)
 
 
 class Phase(Enum):
@@ -75,7 +73,9 @@ class PhasedConnection(Protocol, ABC):
         self.phase = IDLE
         self._since = 0.0
         self._moved = 0
-        self._held = 0
+        # Bytes of bodies: what the budget counts, and how many of them are being answered.
+        self.held = 0
+        self._answering = 0
 
     @abstractmethod
     def cut(self) -> None:
@@ -84,6 +84,17 @@ class PhasedConnection(Protocol, ABC):
     @abstractmethod
     def _close(self) -> None:
         """End the connection behind the last answer."""
+
+    @abstractmethod
+    def _decide(self) -> bool:
+        """Decide on the request whose body is coming, by its head.
+
+        Returns false where the body may come; otherwise all that follows is done or arranged.
+        """
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Send what has been gathered."""
 
     @abstractmethod
     def _go_on(self) -> None:
@@ -106,9 +117,8 @@ class PhasedConnection(Protocol, ABC):
                 self.cut()
             return
         held = wire.held
-        if not self._hold(held):
-            wire.refuse(_NO_ROOM)
-            self._go_on()
+        if not self._hold(held + self._answering):
+            self.refuse_body()
             return
         full = (
             self._stalled
@@ -128,9 +138,14 @@ class PhasedConnection(Protocol, ABC):
         elif wire.in_head:
             phase = HEAD
         elif wire.in_body:
+            if wire.undecided and self._decide():
+                return
             phase = BODY
+            self._since = self._wheel.now
             if wire.expecting:
                 wire.expecting = False
+                # What was answered before comes first.
+                self.flush()
                 self._outlet.send(wire_answers.CONTINUE)
         else:
             phase = IDLE
@@ -139,16 +154,18 @@ class PhasedConnection(Protocol, ABC):
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
-        self._moved = self._wire.received if phase is BODY else self._outlet.unsent
+        self._moved = self._outlet.unsent
         self._since = self._door.look_in(self, self._patience())
 
     def _hold(self, held: int) -> bool:
         """Account for bytes that wait for others; false where there are too many of them."""
-        door = self._door
-        grown = held - self._held
-        self._held = held
-        door.held += grown
-        return grown <= 0 or door.held <= door.max_held
+        return self._door.bodies.account(self, held, self._wire.in_body)
+
+    def refuse_body(self) -> None:
+        """Refuse the body that is coming, to make room for others."""
+        self._wire.refuse(NO_ROOM)
+        self._hold(self._wire.held + self._answering)
+        self._go_on()
 
     # -- timeouts -------------------------------------------------------------------------------
 
@@ -159,14 +176,8 @@ class PhasedConnection(Protocol, ABC):
             phase = self.phase
             if phase is IDLE:
                 self._close()
-            elif phase is HEAD:
+            elif phase is HEAD or phase is BODY:
                 self._time_out()
-            elif phase is BODY:
-                received = self._wire.received
-                if received - self._moved < limits.BODY_RATE * passed:
-                    self._time_out()
-                else:
-                    self._since, self._moved = now, received
             elif phase is ANSWER and not self._half:
                 self._since = now
             else:
@@ -183,7 +194,7 @@ class PhasedConnection(Protocol, ABC):
         if phase is HEAD:
             return self._door.settings.head_timeout
         if phase is BODY:
-            return limits.BODY_SPAN
+            return self._door.settings.body_timeout
         if phase is STALL or (phase is END and self._outlet.unsent):
             return limits.SEND_TIMEOUT
         if phase is END:

@@ -21,7 +21,7 @@ from durable_streams_tw.protocol import subscription_requests as requests
 from durable_streams_tw.protocol.answers import Answer, Field
 from durable_streams_tw.protocol.control_paths import Place, read_path
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.protocol.limits import RESERVED_SEGMENT
+from durable_streams_tw.protocol.limits import MAX_CONTROL_BODY, RESERVED_SEGMENT
 from durable_streams_tw.protocol.offsets import format_offset
 from durable_streams_tw.protocol.preconditions import CONDITIONAL, precondition
 from durable_streams_tw.protocol.subscription_outcomes import Claimed, Settled, Subscribed
@@ -72,6 +72,17 @@ class ControlOperations:
         responded: Deferred[Any] = maybeDeferred(self._route, request)
         responded.addErrback(_refused)
         return responded.addCallback(self._policies.complete, request.header.get(b"origin"))
+
+    def misdirected(self, request: Request) -> Response | None:
+        """Answer a request whose head shows that it is refused, whatever its body is."""
+        length = request.header.get(b"content-length", b"")
+        if read_path(request.path).place is Place.NOTHING:
+            answer = refused(_NOTHING)
+        elif length.isdigit() and (len(length) > 9 or int(length) > MAX_CONTROL_BODY):
+            answer = refused(requests.BODY_TOO_LARGE)
+        else:
+            return None
+        return self._policies.complete(answer, request.header.get(b"origin"))
 
     def _route(self, request: Request) -> Answer | Deferred[Answer]:
         path = read_path(request.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Sized
 from datetime import datetime
+from functools import partial
 from random import random
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -227,6 +228,7 @@ class DurableStreams(Service):
                 operators = GuardedOperators(operators, self.admission)
             resource = Front(operators, resource)
         site = StreamSite(resource, self._policies, self._settings, self._timers)
+        site.decide = partial(self._tree.decide, b"/" + root)
         self._connections = site.connections
         return site
 

@@ -22,6 +22,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     one address; 0 are any number. ``max_stored`` bounds what streams take on the disk; None is
     no bound but the disk's.
 
+    ``body_timeout`` is how long a request body may pause. ``max_body_memory`` bounds the bodies of
+    all requests together; None is `limits.MAX_BODIES`, or ``max_body`` where that is more.
+
     ``public_url`` is the URL of the streams' root as others reach it, a slash at its end: webhooks
     are told to call back there. ``allow_local_webhooks`` lets webhooks lead to this machine's
     loopback, without TLS too. ``rotate_webhook_key`` makes a new signing key at the start, which
@@ -42,6 +45,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     private: bool = False
     trust_proxy: bool = False
     head_timeout: float = limits.HEAD_TIMEOUT
+    body_timeout: float = limits.BODY_TIMEOUT
+    max_body_memory: int | None = None
     idle_timeout: float = limits.IDLE_TIMEOUT
     max_connections: int = limits.MAX_CONNECTIONS
     max_connections_per_address: int = 0
@@ -51,3 +56,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     allowed_hosts: tuple[str, ...] = ()
     auth_cookie: str | None = None
     rate: Rate | None = None
+
+    @property
+    def body_memory(self) -> int:
+        """How many bytes the bodies of all requests may take together."""
+        if self.max_body_memory is None:
+            return max(limits.MAX_BODIES, self.max_body)
+        return self.max_body_memory

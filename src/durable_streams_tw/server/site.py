@@ -11,10 +11,11 @@ connection and could take the answer with it (RFC 9112 §9.6).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
@@ -26,11 +27,13 @@ from twisted.web.server import Request, Site
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.server import failures, targets
+from durable_streams_tw.server.body_budget import NO_ROOM, BodyBudget
 from durable_streams_tw.server.channel_room import Room, TurnedAway
 from durable_streams_tw.server.messages import Response
 from durable_streams_tw.server.policies import Policies, body_too_large
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.sinks import cut
+from durable_streams_tw.server.streams import Decision, Respond
 from durable_streams_tw.server.tree import refuse
 from durable_streams_tw.server.wire_heads import check_line, read_head
 from durable_streams_tw.server.wire_section import RefusedHead, Surroundings
@@ -43,9 +46,9 @@ _HEAD_TOO_LARGE: Final = Refusal(
     f"a request's head has at most {limits.MAX_HEAD} bytes and {limits.MAX_FIELDS} fields",
 )
 _TOO_SLOW: Final = Refusal(Problem.REQUEST_TIMEOUT, "the request did not come in time")
-_NO_ROOM: Final = Refusal(
-    Problem.OVERLOADED, "too many bodies are on their way at once", ((b"Retry-After", b"1"),)
-)
+
+
+Decide = Callable[[Request], "Decision | Deferred[Decision] | None"]
 
 
 class StreamRequest(Request):
@@ -55,14 +58,59 @@ class StreamRequest(Request):
     """
 
     defaultContentType = None
-    _refusal: Refusal | None = None
+    #: What answers the complete request, once its head was found good.
+    admitted: Respond | None = None
+    #: The budget's.
+    held = 0
+    _refusal: Response | None = None
     _size = 0
+    # While it is found out what may be done: what then follows.
+    _deciding: Deferred[Decision] | None = None
+    _expects = False
+    _complete: tuple[bytes, bytes, bytes] | None = None
 
     def gotLength(self, length: int | None) -> None:
         """The head is complete; ``length`` is the body's, None where it is not known yet."""
         self.content: Any = BytesIO()
         if length is not None and length > self._site().max_body:
             self._turn_away(self._too_large())
+        elif length != 0 and isinstance(self.channel, StreamChannel):
+            self._decide(self.channel)
+
+    def _decide(self, channel: StreamChannel) -> None:
+        """Decide on the request by its head, before the body is asked for."""
+        site = self._site()
+        decide = site.decide if isinstance(site, StreamSite) else None
+        if decide is None:
+            return
+        self._take_line(channel._command, channel._path)
+        decision = decide(self)
+        if not isinstance(decision, Deferred):
+            self._decided(decision)
+            return
+        self._deciding = decision
+        self._expects = self.requestHeaders.hasHeader(b"expect")
+        # Or twisted.web would ask for the body now.
+        self.requestHeaders.removeHeader(b"expect")
+        self.notifyFinish().addErrback(_cancelling(decision))
+        decision.addCallbacks(self._decided, self._failed_to_decide)
+
+    def _decided(self, decision: Decision | None) -> None:
+        later, self._deciding = self._deciding, None
+        if isinstance(decision, Response):
+            self._answer_early(decision)
+            return
+        self.admitted = decision
+        if later is None or self.channel is None:
+            return
+        if self._expects and not self._size:
+            self.channel._send100Continue()
+        if self._complete is not None:
+            self.requestReceived(*self._complete)
+
+    def _failed_to_decide(self, failure: Failure) -> None:
+        if failure.check(CancelledError) is None:
+            self._decided(self._site().policies.refusal(failures.logged(failure), None))
 
     def handleContentChunk(self, data: bytes) -> None:
         """A part of the body has come."""
@@ -72,24 +120,35 @@ class StreamRequest(Request):
         if not self._size:
             self.notifyFinish().addBoth(self._release, site)
         self._size += len(data)
-        site.held += len(data)
         if self._size > site.max_body:
             self._turn_away(self._too_large())
-        elif site.held > site.max_held:
-            self._turn_away(_NO_ROOM)
-        else:
+        elif site.bodies.account(self, self._size, arriving=True):
             self.content.write(data)
+        else:
+            self.refuse_body()
+
+    def refuse_body(self) -> None:
+        """Refuse the body that is coming, to make room for others."""
+        self._turn_away(NO_ROOM)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """The request is complete."""
-        authority = targets.authority_of(path)
-        if authority is not None:
-            self.requestHeaders.setRawHeaders(b"host", [authority])
+        if self._deciding is not None:
+            self._complete = command, path, version
+            return
+        self._take_line(command, path)
+        self._site().bodies.account(self, self.held, arriving=False)
         if self._refusal is None:
             Request.requestReceived(self, command, targets.origin_form(path), version)
         elif version == b"HTTP/2":
             self.method, self.uri, self.clientproto = command, path, version
-            self._refuse(self._refusal)
+            refuse(self._refusal, self)
+
+    def _take_line(self, command: bytes, path: bytes) -> None:
+        self.method, self.uri = command, targets.origin_form(path)
+        authority = targets.authority_of(path)
+        if authority is not None:
+            self.requestHeaders.setRawHeaders(b"host", [authority])
 
     def process(self) -> None:
         """Find the resource and let it answer."""
@@ -117,16 +176,21 @@ class StreamRequest(Request):
         return body_too_large(self._site().max_body)
 
     def _turn_away(self, refusal: Refusal) -> None:
-        self._refusal = refusal
+        self._answer_early(self._site().policies.refusal(refusal, self.getHeader(b"origin")))
+
+    def _answer_early(self, response: Response) -> None:
+        """Answer before the body is complete, and drop what has come of it."""
+        self._refusal = response
         self.content = BytesIO()
+        site = self._site()
+        site.bodies.account(self, 0, arriving=False)
         if isinstance(self.channel, HTTPChannel):
-            # Or twisted.web would ask for the body behind the answer.
+            # Or twisted.web would ask for the body after the answer.
             self.requestHeaders.removeHeader(b"expect")
-            origin = self.getHeader(b"origin")
-            turn_away(self.channel, self._site().policies.refusal(refusal, origin))
+            turn_away(self.channel, response, bodiless=self.method == b"HEAD")
 
     def _release(self, _: object, site: StreamSite | _Elsewhere) -> None:
-        site.held -= self._size
+        site.bodies.account(self, 0, arriving=False)
 
     def _refuse(self, refusal: Refusal) -> None:
         refuse(self._site().policies.refusal(refusal, self.getHeader(b"origin")), self)
@@ -143,6 +207,7 @@ class StreamChannel(HTTPChannel):
     def __init__(self) -> None:
         HTTPChannel.__init__(self)
         self._head_timer: IDelayedCall | None = None
+        self._body_timer: IDelayedCall | None = None
         self._head = bytearray()
 
     def dataReceived(self, data: bytes) -> None:
@@ -155,6 +220,30 @@ class StreamChannel(HTTPChannel):
             )
         elif not in_head:
             self._forget_head()
+        self._time_body()
+
+    def _time_body(self) -> None:
+        """Let a body that has begun pause for so long from now."""
+        timer = self._body_timer
+        if self._transferDecoder is None or self.line_mode:
+            if timer is not None:
+                timer.cancel()
+                self._body_timer = None
+        elif timer is None:
+            self._body_timer = self.site.reactor.callLater(
+                self.site.body_timeout, self._body_is_late
+            )
+        else:
+            timer.reset(self.site.body_timeout)
+
+    def _body_is_late(self) -> None:
+        self._body_timer = None
+        self.requests[-1]._turn_away(_TOO_SLOW)
+
+    def end_body(self) -> None:
+        """Take no more of a body."""
+        self._transferDecoder = None
+        self._time_body()
 
     def lineReceived(self, line: bytes) -> None:
         """A line of a head has come."""
@@ -174,12 +263,16 @@ class StreamChannel(HTTPChannel):
         self._forget_head()
         HTTPChannel.connectionLost(self, reason)
         # Each refers to the channel, and holds bytes of a body.
-        self._transferDecoder = None
+        self.end_body()
         self.requests.clear()
         self._dataBuffer.clear()
 
     def timeoutConnection(self) -> None:
-        """The connection was idle for too long: nothing to write home about."""
+        """Close a connection that was idle for too long; a body has a timeout of its own."""
+        if self._body_timer is not None:
+            set_timeout: Any = self.setTimeout
+            set_timeout(self.timeOut)
+            return
         self._abortingCall = self.site.reactor.callLater(self.abortTimeout, abort, self)
         HTTPChannel.loseConnection(self)
 
@@ -304,11 +397,13 @@ class StreamSite(Site):
         )
         self.policies = policies
         self.head_timeout = settings.head_timeout
+        self.body_timeout = settings.body_timeout
+        #: What decides on requests by their heads; None stands for no decision.
+        self.decide: Decide | None = None
         self.room = Room(settings)
         self.max_body = settings.max_body
         self.surroundings = Surroundings(b"/", settings.max_body)
-        self.max_held = max(limits.MAX_BODIES, settings.max_body)
-        self.held = 0
+        self.bodies = BodyBudget(settings.body_memory)
         self.connections: set[_Connection] = set()
         self._draining: LoopingCall | None = None
 
@@ -356,31 +451,37 @@ class _Elsewhere:
     def __init__(self) -> None:
         self.policies = Policies()
         self.max_body = limits.MAX_BODY
-        self.max_held = limits.MAX_BODIES
-        self.held = 0
+        self.bodies = BodyBudget(limits.MAX_BODIES)
 
 
 _ELSEWHERE: Final = _Elsewhere()
 
 
-def turn_away(channel: HTTPChannel, response: Response) -> None:
+def turn_away(channel: HTTPChannel, response: Response, bodiless: bool = False) -> None:
     """Answer what has not come whole, read on only to drop it, and close soon."""
     body = response.body
     assert isinstance(body, bytes), "a refusal has no live body"
     phrase = RESPONSES.get(response.status, b"Refused")
     lines = [b"HTTP/1.1 %d %s" % (response.status, phrase)]
     lines += [name + b": " + value for name, value in response.fields]
-    lines += [b"Content-Length: %d" % len(body), b"Connection: close", b"", body]
+    lines += [b"Content-Length: %d" % len(body), b"Connection: close", b""]
+    lines.append(b"" if bodiless else body)
     transport: Any = channel.transport
     transport.write(b"\r\n".join(lines))
     channel.dataReceived = _drop  # type: ignore[method-assign]
     channel.clearLineBuffer()
+    if isinstance(channel, StreamChannel):
+        channel.end_body()
     channel.setTimeout(None)
     # Below TLS there is such a method too, and it would end TLS without a word.
     if not channel.isSecure() and hasattr(transport, "loseWriteConnection"):
         transport.loseWriteConnection()
     call_later: Any = channel.callLater
     channel._abortingCall = call_later(limits.LINGER, abort, channel)
+
+
+def _cancelling(decision: Deferred[Any]) -> Callable[[Failure], None]:
+    return lambda _: decision.cancel()
 
 
 def abort(channel: HTTPChannel) -> None:

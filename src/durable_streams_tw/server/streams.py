@@ -39,12 +39,22 @@ _NO_METHOD = Refusal(
 Answering = Response | Deferred[Response] | Awaited[Response]
 Respond = Callable[[Request], Answering]
 
+Decision = Response | Respond
+"""What comes of a request's head: a refusal, or what answers the complete request."""
+
 
 class Operations(Protocol):
     """What answers requests: `StreamOperations`, or what stands before them."""
 
     def serving(self, host: str | None) -> Respond:
         """What answers the requests of a connection from an address."""
+
+    def decide(self, host: str | None, request: Request) -> Decision | Deferred[Decision]:
+        """Decide on a request from an address by its head, before its body has come.
+
+        A body that would be refused anyway is then neither asked for nor read. What answers the
+        complete request decides nothing again that is decided here. Fails only when cancelled.
+        """
 
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
         """What says no to a request, with the Origin that it named."""
@@ -96,6 +106,14 @@ class StreamOperations:
         """What answers the requests of a connection from an address: the same for all."""
         return self.answer
 
+    def decide(self, host: str | None, request: Request) -> Decision:
+        """Decide on a request by its head: by its method and its path."""
+        try:
+            refused = self._misdirected(request)
+        except Exception:  # noqa: BLE001 - refusals come this way too
+            return self.failure(Failure(), request.header.get(fields.ORIGIN))
+        return refused or self.answer
+
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
         """What says no to a request, with the Origin that it named."""
         return self._policies.refusal(refusal, origin)
@@ -126,6 +144,16 @@ class StreamOperations:
         if paths.is_reserved(name):
             return self.refuse(_NO_STREAM, request.header.get(fields.ORIGIN))
         return method(request, name)
+
+    def _misdirected(self, request: Request) -> Response | None:
+        origin = request.header.get(fields.ORIGIN)
+        if request.method not in self._methods:
+            return None if request.method == b"OPTIONS" else self.refuse(_NO_METHOD, origin)
+        if self._control is not None and is_control(request.path):
+            return self._control.misdirected(request)
+        if paths.is_reserved(paths.stream_name(request.path)):
+            return self.refuse(_NO_STREAM, origin)
+        return None
 
     # -- methods ----------------------------------------------------------------------------
 

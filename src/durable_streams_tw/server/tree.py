@@ -36,7 +36,7 @@ from durable_streams_tw.server.policies import body_too_large
 from durable_streams_tw.server.promptly import at_leisure
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.sinks import RequestSink, cut
-from durable_streams_tw.server.streams import Operations
+from durable_streams_tw.server.streams import Decision, Operations, Respond
 from durable_streams_tw.server.wire_fields import CLOSING, SINGLE, doubled
 
 _NO_BODY: Final = (204, 304)
@@ -63,6 +63,22 @@ class StreamTree:
         """
         return _Mount(self._operations, self._klein, root)
 
+    def decide(self, root: bytes, request: WebRequest) -> Decision | Deferred[Decision] | None:
+        """Decide on a request by its head; None where it is not for a stream below a raw path.
+
+        Its method, target and fields are there, its body is not.
+        """
+        path, _, _ = request.uri.partition(b"?")
+        if not path.startswith(root) or path.startswith(b"/-/"):
+            return None
+        try:
+            targets.host_of(request)
+            _check_fields(request)
+        except Refused as refused:
+            return self._operations.refuse(refused.refusal, _origin(request))
+        host = getattr(request.getClientAddress(), "host", None)
+        return self._operations.decide(host, self._message(request, path[len(root) :]))
+
     @app.route("/")
     @app.route("/<target>")
     def stream(self, request: WebRequest, target: str = "") -> Deferred[bytes]:
@@ -74,7 +90,13 @@ class StreamTree:
                 send, request
             )
         message = self._message(request, unquote_to_bytes(target))
-        respond = self._operations.serving(getattr(request.getClientAddress(), "host", None))
+        # Where this is our own site, the head may have been decided on before the body came.
+        given: Any = request
+        respond: Respond | None = getattr(request, "admitted", None)
+        if respond is None:
+            respond = self._operations.serving(getattr(request.getClientAddress(), "host", None))
+        else:
+            given.admitted = None
         responded: Deferred[Any] = maybeDeferred(respond, message)
         responded.addCallback(at_leisure)
         sent: Deferred[bytes] = responded.addCallback(self._send, request)

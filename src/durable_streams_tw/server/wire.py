@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol.errors import Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_HEAD
-from durable_streams_tw.server.messages import Request
+from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.wire_chunks import Chunks
 from durable_streams_tw.server.wire_heads import Head, check_start, read_head
 from durable_streams_tw.server.wire_section import CHUNKED, RefusedHead, Surroundings
@@ -38,8 +38,15 @@ class Foreign(Struct, frozen=True):
     """What follows is not for a stream: all bytes from there on are in `Wire.rest`."""
 
 
+class Early(Struct, frozen=True):
+    """A request is answered before its body has come. The connection ends with the answer."""
+
+    response: Response
+    bodiless: bool
+
+
 Message = tuple[Head, Request]
-Item = Message | Fault | Foreign
+Item = Message | Fault | Foreign | Early
 
 _FOREIGN: Final = Foreign()
 
@@ -51,7 +58,8 @@ class Wire:
     not complete, or all those of what is `Foreign`. ``open`` is None where nothing is
     incomplete. ``received`` counts the bytes of bodies that did not come in one piece with
     their heads. ``expecting`` is true while a client
-    waits for a word (100 Continue) before it sends a body; its user resets it. ``dropped``
+    waits for a word (100 Continue) before it sends a body; its user resets it. ``undecided``
+    is true once a body has begun, until its user resets it or the body is complete. ``dropped``
     says that bytes have come behind the end.
     """
 
@@ -70,6 +78,7 @@ class Wire:
         "ready",
         "received",
         "rest",
+        "undecided",
     )
 
     def __init__(self, around: Surroundings) -> None:
@@ -79,6 +88,7 @@ class Wire:
         self.received = 0
         self.dropped = False
         self.expecting = False
+        self.undecided = False
         # What takes bytes while something is not complete. It returns where it has stopped,
         # and stops within the bytes only where the next request begins. A function and not a
         # bound method: that would be a reference cycle, which keeps a body's bytes until the
@@ -122,6 +132,22 @@ class Wire:
         self.ready.clear()
         self._end()
         self._raw, self._head = b"", None
+
+    @property
+    def begun(self) -> Head:
+        """The head of the request whose body is coming."""
+        assert self._head is not None, "it is the one that was read last"
+        return self._head
+
+    def head_alone(self) -> Request:
+        """Return the request whose body is coming, without it."""
+        head = self.begun
+        return Request(head.method, head.root, head.path, head.query, head.header, b"", head.url)
+
+    def reject(self, response: Response) -> None:
+        """Answer the request whose body is coming, and take nothing after it."""
+        self.ready[:] = [Early(response, self.begun.method == b"HEAD")]
+        self._end()
 
     def refuse(self, refusal: Refusal) -> None:
         """Give up what is not complete, and say so behind what is."""
@@ -209,10 +235,12 @@ class Wire:
             self._chunks = Chunks(self._around.max_body)
             self.open = Wire._more_chunks
             self.expecting = head.expects
+            self.undecided = True
         elif head.length:
             self._left = head.length
             self.open = Wire._more_body
             self.expecting = head.expects
+            self.undecided = True
         else:
             self._complete(head, b"")
 
@@ -241,9 +269,8 @@ class Wire:
         self.expecting = False
 
     def _end_body(self, body: bytearray) -> None:
-        head = self._head
-        assert head is not None, "the head of the body that ends was read last"
-        self._complete(head, bytes(body))
+        self.undecided = False
+        self._complete(self.begun, bytes(body))
 
     # -- ends ---------------------------------------------------------------------------------
 
@@ -255,7 +282,7 @@ class Wire:
         self.rest = bytearray()
         self._body = bytearray()
         self._chunks = None
-        self.expecting = False
+        self.expecting = self.undecided = False
         self.dropped = True
         self.open = Wire._drop
 

@@ -117,6 +117,9 @@ class Configuration:
             problems += self.refuse(
                 "max-stored", "bounds what is in data-dir: give that too"
             ).problems
+        together = self["max-body-memory"]
+        if together is not None and together < self["max-body"]:
+            problems += self.refuse("max-body-memory", "is less than max-body").problems
         return problems
 
     def _rank(self, source: Source) -> int:

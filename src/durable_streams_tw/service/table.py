@@ -215,6 +215,20 @@ TABLE: Final[tuple[Setting, ...]] = (
         field="max_body",
     ),
     Setting(
+        name="max-body-memory",
+        group=_BOUNDS,
+        meaning="how much the bodies of all requests may take together (without it: 256MiB, or "
+        "max-body where that is more)",
+        more=(
+            "A body counts from its first byte until its request is answered. Where they take "
+            "more, the largest that is still arriving is answered 503 with `Retry-After`. At least "
+            "`max-body`. See [sizing](how-to/sizing.md#memory)."
+        ),
+        parse=units.size,
+        metavar="SIZE",
+        field="max_body_memory",
+    ),
+    Setting(
         name="request-header-timeout",
         group=_BOUNDS,
         meaning="how long the head of a request may take",
@@ -222,6 +236,19 @@ TABLE: Final[tuple[Setting, ...]] = (
         default="10s",
         metavar="TIME",
         field="head_timeout",
+    ),
+    Setting(
+        name="request-body-timeout",
+        group=_BOUNDS,
+        meaning="how long a request body may pause",
+        more=(
+            "Longer pauses are answered 408, and nothing is appended. However slow, a body that "
+            "does not pause for so long is taken."
+        ),
+        parse=units.seconds,
+        default="120s",
+        metavar="TIME",
+        field="body_timeout",
     ),
     Setting(
         name="idle-timeout",

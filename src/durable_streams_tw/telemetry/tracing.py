@@ -28,7 +28,7 @@ from durable_streams_tw.protocol.control_paths import Place, is_control, read_pa
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.promptly import at_leisure
-from durable_streams_tw.server.streams import Operations, Respond
+from durable_streams_tw.server.streams import Decision, Operations, Respond
 
 FLUSH_TIMEOUT: Final = 3.0
 """How long spans that are not delivered yet may hold up the end (seconds)."""
@@ -60,6 +60,20 @@ class Traced:
         """What answers the requests of a connection from an address."""
         inner = self._operations.serving(host)
         return lambda request: self._traced(request, inner)
+
+    def decide(self, host: str | None, request: Request) -> Decision | Deferred[Decision]:
+        """Decide on a request by its head. One that is refused leaves its span at once."""
+        decision = self._operations.decide(host, request)
+        if isinstance(decision, Deferred):
+            return decision.addCallback(self._decided, request)
+        return self._decided(decision, request)
+
+    def _decided(self, decision: Decision, request: Request) -> Decision:
+        if not isinstance(decision, Response):
+            return lambda whole: self._traced(whole, decision)
+        refused = decision
+        self._traced(request, lambda _: refused)
+        return refused
 
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
         """What says no to a request, with the Origin that it named."""
