@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from itertools import pairwise
 
 from twisted.internet.interfaces import IPushProducer
 from zope.interface.verify import verifyObject
@@ -15,6 +16,8 @@ from durable_streams_tw.protocol.limits import (
     KIB,
     MIB,
     SSE_CHUNK,
+    SSE_LIFETIME_SPREAD,
+    SSE_RETRY_FIRST_MS,
     TAIL_WINDOW,
 )
 from durable_streams_tw.protocol.offsets import NOW
@@ -27,6 +30,7 @@ from tests.live.rig import (
     RecordingSink,
     control,
 )
+from tests.sse_parser import Parser
 
 
 class BeginningTests(LiveTestCase):
@@ -347,6 +351,7 @@ class FollowingTests(LiveTestCase):
     def test_does_not_expire_while_followed(self) -> None:
         """A TTL counts from when the last reader has gone."""
         self.create(path="t", lifetime=Lifetime(ttl=5))
+        self.chance = 0.0
         sink = self.subscribe(path="t")
         self.turn()
         self.clock.advance(RECONNECT - 1)
@@ -623,6 +628,7 @@ class PausingTests(LiveTestCase):
 
     def test_one_that_never_reads_costs_nothing(self) -> None:
         """No bytes, no reads, no comments, no timers but the one that ends it."""
+        self.chance = 0.0
         sink = self.subscribe(room=0)
         self.turn()
         reads = self.store.reads
@@ -855,13 +861,42 @@ class SilenceTests(LiveTestCase):
     def test_reconnect(self) -> None:
         """The connection ends cleanly, and its last event is a control event."""
         self.append(b"abc")
-        self.clock.advance(RECONNECT - 0.25)
+        self.clock.advance(RECONNECT * 0.9 - 0.25)
         self.assertFalse(self.sink.ended)
         self.clock.advance(0.25)
         self.assertTrue(self.sink.ended)
         self.assertEqual(self.sink.events[-1][0], "control")
         self.assertEqual(self.sink.position, 3)
         self.assertNothingLeft()
+
+    def test_connections_that_began_together_end_apart(self) -> None:
+        """Each lives for a part of the interval, so that they do not come back together."""
+        sinks = []
+        for step in range(100):
+            self.chance = step / 100
+            sinks.append(self.subscribe())
+        self.turn()
+        ended = []
+        for _ in range(int(RECONNECT) + 1):
+            ended.append(sum(sink.ended for sink in sinks))
+            self.clock.advance(1)
+        self.assertEqual(ended[int(RECONNECT * (1 - SSE_LIFETIME_SPREAD)) - 2], 0)
+        self.assertEqual(sum(sink.ended for sink in sinks), 100)
+        most = max(later - before for before, later in pairwise(ended))
+        self.assertLess(most, 20)
+        self.clock.advance(RECONNECT)
+
+    def test_browsers_are_told_to_come_back_apart(self) -> None:
+        """Each connection begins with a time of its own, in the block of its first event."""
+        told = []
+        for chance in (0.0, 0.5, 0.99):
+            self.chance = chance
+            sink = self.subscribe()
+            self.turn()
+            parser = Parser()
+            self.assertEqual(len(parser.feed(sink.bytes)), 1)
+            told.append(parser.retry)
+        self.assertEqual(told, [SSE_RETRY_FIRST_MS, 1750, 2975])
 
     def test_reconnect_while_catching_up(self) -> None:
         """The client goes on from the last control event."""

@@ -15,6 +15,7 @@ from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.storage.interfaces import Command, Outcome
 from durable_streams_tw.storage.memory import MemoryStore
 from tests.server.house import MORNING, ROOT, Client, House
+from tests.sse_parser import Parser
 from tests.sse_parser import parse as parse_events
 from tests.tokens import bare
 
@@ -152,6 +153,7 @@ class EventStreamTests(SynchronousTestCase):
         self.assertEqual(answer.header["content-type"], "text/event-stream")
         self.assertEqual(answer.header["cache-control"], "no-cache")
         self.assertEqual(answer.header["x-accel-buffering"], "no")
+        self.assertIn("Last-Event-ID", answer.header["vary"])
         self.assertEqual(answer.header["transfer-encoding"], "chunked")
         self.assertNotIn("content-length", answer.header)
         self.assertNotIn("content-encoding", answer.header)
@@ -206,6 +208,85 @@ class EventStreamTests(SynchronousTestCase):
         ((kind, data),) = self.events()
         self.assertEqual(kind, "control")
         self.assertTrue(json.loads(data)["streamClosed"])
+
+    def resume(self, last: str, offset: str = "-1", path: str = "a") -> Client:
+        """Reconnect as a browser's EventSource does."""
+        client = self.house.connect()
+        target = f"{ROOT}{path}?offset={offset}&live=sse"
+        client.request("GET", target, {"Last-Event-ID": last})
+        self.house.turn()
+        return client
+
+    def test_event_source_resumes_anywhere(self) -> None:
+        """Wherever the connection is cut, what was dispatched is neither lost nor repeated."""
+        self.house.put("j", "application/json", b'["first"]')
+        self.follow("j")
+        for message in (b'"second"', b'["third","fourth"]'):
+            self.house.post("j", message, "application/json")
+            self.house.turn()
+        self.house.ask("POST", "j", {"Stream-Closed": "true"}, b"")
+        self.house.turn()
+        (answer,) = self.client.answers()
+        body = answer.body
+        for cut in range(len(body) + 1):
+            parser = Parser()
+            seen = parser.feed(body[:cut])
+            if not parser.last_event_id:
+                self.assertEqual(seen, [])
+                continue
+            client = self.resume(parser.last_event_id, path="j")
+            (answer,) = client.answers()
+            rest = parse_events(answer.body)
+            found = [
+                message
+                for event in [*seen, *rest]
+                if event.type == "data"
+                for message in json.loads(event.data)
+            ]
+            self.assertEqual(found, ["first", "second", "third", "fourth"])
+            client.leave()
+
+    def test_event_source_at_now(self) -> None:
+        """The first control event says where ``now`` was: nothing of the pause is lost."""
+        self.follow(offset="now")
+        (answer,) = self.client.answers()
+        parser = Parser()
+        parser.feed(answer.body)
+        self.client.leave()
+        self.house.post("a", b"new")
+        client = self.resume(parser.last_event_id, "now")
+        (answer,) = client.answers()
+        self.assertEqual(parse_events(answer.body)[0].data, "new")
+        client.leave()
+
+    def test_event_source_at_the_end(self) -> None:
+        """204 ends an EventSource that has all of a closed stream; others get the last event."""
+        self.house.ask("POST", "a", {"Stream-Closed": "true"}, b"")
+        self.follow()
+        (answer,) = self.client.answers()
+        parser = Parser()
+        self.assertEqual(len(parser.feed(answer.body)), 2)
+        client = self.resume(parser.last_event_id)
+        (answer,) = client.answers()
+        self.assertEqual((answer.status, answer.body), (204, b""))
+        self.assertEqual(answer.header["stream-closed"], "true")
+        self.assertEqual(answer.header["stream-next-offset"], parser.last_event_id)
+        self.assertEqual(answer.header["cache-control"], "no-store")
+        client.leave()
+        client = self.resume(START)
+        (answer,) = client.answers()
+        self.assertEqual((answer.status, parse_events(answer.body)[0].data), (200, "old"))
+        client.leave()
+        self.follow(offset=parser.last_event_id)
+        self.assertEqual([kind for kind, _ in self.events()], ["control"])
+
+    def test_event_source_with_a_bad_id(self) -> None:
+        """What is no offset is refused, which ends an EventSource; none at all is none."""
+        for last, status in (("7", 400), ("0_99999", 400), ("é", 400), ("", 200)):
+            client = self.resume(last)
+            (answer,) = client.answers()
+            self.assertEqual(answer.status, status)
+            client.leave()
 
     def test_not_there(self) -> None:
         """A stream that is missing is an ordinary 404."""

@@ -11,7 +11,11 @@ from durable_streams_tw.live.subscribers import Sink, Subscriber, Surroundings
 from durable_streams_tw.live.tails import Tails
 from durable_streams_tw.live.timeouts import EqualTimeouts
 from durable_streams_tw.protocol import cursors
-from durable_streams_tw.protocol.limits import SSE_COMMENT_INTERVAL
+from durable_streams_tw.protocol.limits import (
+    SSE_COMMENT_INTERVAL,
+    SSE_LIFETIME_SPREAD,
+    SSE_LIFETIMES,
+)
 from durable_streams_tw.storage.interfaces import Chunk, IStreamStore
 
 __all__ = ["Fanout", "Sink", "Subscriber"]
@@ -19,13 +23,16 @@ __all__ = ["Fanout", "Sink", "Subscriber"]
 # Equal timeouts of readers may fire together within this part of their length.
 _SLACK = 1 / 64
 
+# Parts of the reconnect interval, of which each connection gets one.
+_LIFETIMES = [1 - SSE_LIFETIME_SPREAD * step / SSE_LIFETIMES for step in range(SSE_LIFETIMES)]
+
 
 class Fanout:
     """The event streams of one store.
 
-    A connection ends after ``reconnect_interval`` seconds and hears a comment after
-    ``comment_interval`` seconds of silence. ``random`` gives numbers in [0, 1) that spread
-    cursors.
+    A connection ends after ``reconnect_interval`` seconds, or a little earlier by chance, and is
+    sent a comment after ``comment_interval`` seconds of silence. ``random`` gives numbers in
+    [0, 1) that spread cursors and reconnections.
     """
 
     def __init__(
@@ -44,7 +51,11 @@ class Fanout:
             tails,
             clock,
             EqualTimeouts(clock, comment_interval, comment_interval * _SLACK),
-            EqualTimeouts(clock, reconnect_interval, reconnect_interval * _SLACK),
+            [
+                EqualTimeouts(clock, part * reconnect_interval, reconnect_interval * _SLACK)
+                for part in _LIFETIMES
+            ],
+            random,
         )
 
     @property

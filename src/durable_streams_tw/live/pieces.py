@@ -77,7 +77,7 @@ class Piece:
         frame = self._frames.get(cursor)
         if frame is None:
             control = sse.control_event(self._state, self.end, cursor, self._up_to_date, self.last)
-            frame = self._event + control
+            frame = sse.event_id(self._state, self.end) + self._event + control
             self._held += len(frame)
             if self._held > TAIL_WINDOW:
                 self._frames.clear()

@@ -13,6 +13,7 @@ No place has a queue: what a subscriber has not been sent is in the store.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -65,7 +66,8 @@ class Surroundings:
     """What all feeds of a server share."""
 
     __slots__ = (
-        *("clock", "comments", "dropped", "feeds", "reconnects", "stopping", "store", "tails"),
+        *("clock", "comments", "dropped", "feeds", "lifetimes", "random", "stopping", "store"),
+        "tails",
     )
 
     def __init__(
@@ -74,13 +76,15 @@ class Surroundings:
         tails: Tails,
         clock: IReactorTime,
         comments: EqualTimeouts,
-        reconnects: EqualTimeouts,
+        lifetimes: Sequence[EqualTimeouts],
+        random: Callable[[], float],
     ) -> None:
         self.store = store
         self.tails = tails
         self.clock = clock
         self.comments = comments
-        self.reconnects = reconnects
+        self.lifetimes = lifetimes
+        self.random = random
         self.feeds: dict[int, Feed] = {}
         self.stopping = False
         # Connections that ended before they had all: cut, or given up while they lagged.
@@ -126,7 +130,8 @@ class Subscriber:
         # feed's window knows of all that is new.
         self._settled = False
         self._quiet: Timeout | None = around.comments.add(self._comment)
-        self._reconnect = around.reconnects.add(self.end)
+        lifetimes = around.lifetimes
+        self._reconnect = lifetimes[int(around.random() * len(lifetimes))].add(self.end)
         feed.subscribers.add(self)
         around.tails.soon(self)
 
@@ -246,7 +251,8 @@ class Subscriber:
         self.place = BEHIND
         feed = self.feed
         state = feed.tail.state
-        self._show(Piece(feed.kind, state, chunk.start, chunk.data, chunk.at_tail, False))
+        piece = Piece(feed.kind, state, chunk.start, chunk.data, chunk.at_tail, False)
+        self._show(piece, sse.reconnection_time(feed.around.random()))
         if feed.around.stopping:
             self.finish()
 
@@ -262,10 +268,10 @@ class Subscriber:
         else:
             feed.around.tails.soon(self)
 
-    def _show(self, piece: Piece) -> None:
+    def _show(self, piece: Piece, opening: bytes = b"") -> None:
         now = self.feed.around.clock.seconds()
         cursor = max(self.floor, cursors.interval_at(now))
-        self.deliver(piece, piece.frame(cursor), now)
+        self.deliver(piece, opening + piece.frame(cursor), now)
 
     def _comment(self) -> None:
         # Nobody owes a paused transport a sign of life, and its buffer must not grow.

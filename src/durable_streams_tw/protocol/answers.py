@@ -125,3 +125,11 @@ def read_fields(state: StreamState, end: int, cursor: int | None) -> list[Field]
 def no_news(state: StreamState, cursor: int) -> Answer:
     """A long-poll that ended without data, at the tail (§5.7)."""
     return Answer(204, [*read_fields(state, state.tail, cursor), _NO_STORE])
+
+
+def nothing_follows(state: StreamState) -> Answer:
+    """A reconnect of an EventSource that has all of a closed stream.
+
+    204 is what ends an EventSource (WHATWG HTML §9.2.3): after any other end it reconnects.
+    """
+    return Answer(204, [*read_fields(state, state.tail, None), _NO_STORE])

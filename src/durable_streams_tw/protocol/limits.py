@@ -141,6 +141,16 @@ LONG_POLL_TIMEOUT: Final = 30.0
 #: PROTOCOL.md §10.2).
 SSE_RECONNECT_INTERVAL: Final = 60.0
 
+#: Each connection lives for a random part of that, so that connections that began together, after
+#: a restart say, do not come back together for ever: from ``1 - SSE_LIFETIME_SPREAD`` to 1, in so
+#: many steps.
+SSE_LIFETIME_SPREAD: Final = 0.2
+SSE_LIFETIMES: Final = 16
+
+#: A browser's EventSource is told to reconnect after a random time between these, in milliseconds.
+SSE_RETRY_FIRST_MS: Final = 500
+SSE_RETRY_LAST_MS: Final = 3_000
+
 #: A comment goes to an SSE connection that was silent for this long: many proxies, and
 #: HTTP/2 peers, close what says nothing.
 SSE_COMMENT_INTERVAL: Final = 15.0

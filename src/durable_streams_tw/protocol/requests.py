@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import unquote_plus
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from durable_streams_tw.protocol import content_types, fields
 from durable_streams_tw.protocol.bodies import Body
@@ -152,6 +153,17 @@ def read_query(query: bytes) -> ReadQuery:
     offset = parse_offset(given["offset"]) if "offset" in given else START
     cursor = given.get("cursor")
     return ReadQuery(offset, live, parse_cursor(cursor) if cursor else None)
+
+
+def resumed(query: ReadQuery, last_event_id: bytes | None) -> ReadQuery:
+    """Return the query of an event stream as its Last-Event-ID changes it.
+
+    A browser's EventSource reconnects to the URL that it began with, and sends the id of the last
+    event: that offset counts. Raises `Refused` (MALFORMED_OFFSET).
+    """
+    if not last_event_id:
+        return query
+    return replace(query, offset=parse_offset(last_event_id.decode("latin-1")))
 
 
 def create_fields(header: FieldMap, now: int, root: bytes) -> CreateFields:

@@ -13,7 +13,8 @@ from enum import Enum
 from typing import Final
 
 from durable_streams_tw.protocol import content_types, json_mode
-from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.limits import SSE_RETRY_FIRST_MS, SSE_RETRY_LAST_MS
+from durable_streams_tw.protocol.offsets import format_offset, offset_bytes
 from durable_streams_tw.protocol.state import StreamState
 
 COMMENT: Final = b": keep-alive\n\n"
@@ -68,6 +69,24 @@ def control_event(
     else:
         rest = f',"streamCursor":"{cursor}"'
     return f'event: control\ndata:{{"streamNextOffset":"{offset}"{rest}}}\n\n'.encode("ascii")
+
+
+def event_id(state: StreamState, position: int) -> bytes:
+    """The line that makes a browser's EventSource resume at ``position``, by its Last-Event-ID.
+
+    It stands before the event that brings the reader there: the data event where there is one, so
+    that a connection that is lost before the control event neither loses nor repeats data.
+    """
+    return b"id:%b\n" % offset_bytes(state, position)
+
+
+def reconnection_time(chance: float) -> bytes:
+    """The line that tells an EventSource how long to wait before it reconnects.
+
+    ``chance`` in [0, 1) spreads the readers that lose their connections together.
+    """
+    spread = SSE_RETRY_LAST_MS - SSE_RETRY_FIRST_MS
+    return b"retry:%d\n" % (SSE_RETRY_FIRST_MS + chance * spread)
 
 
 def deliverable(kind: Framing, payload: bytes, at_tail: bool) -> int:

@@ -93,6 +93,7 @@ EVENT_STREAM: Final[tuple[Field, ...]] = (
     (fields.H_CACHE_CONTROL, caching.NO_CACHE),
     # Without it some proxies hold events back until a buffer is full.
     (b"X-Accel-Buffering", b"no"),
+    (b"Vary", b"Last-Event-ID"),
     _SANDBOX,
 )
 # A compromise between time and size; the second makes the format gzip, with the largest window.

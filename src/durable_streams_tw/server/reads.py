@@ -72,6 +72,7 @@ class Reads:
         """Answer a GET."""
         query = requests.read_query(request.query)
         if query.live is Live.SSE:
+            query = requests.resumed(query, request.header.get(fields.LAST_EVENT_ID))
             chunk = self._store.read(path, query.offset, SSE_CHUNK)
         else:
             chunk = self._store.read(path, query.offset, self._limit, None, READ_PIECE)
@@ -174,10 +175,13 @@ class Reads:
     # -- events -----------------------------------------------------------------------------
 
     def _events(self, chunk: Chunk, request: Request, query: ReadQuery) -> Response:
+        ended = not chunk.data and chunk.state.closed
+        if ended and request.header.get(fields.LAST_EVENT_ID):
+            return self._plain(answers.nothing_follows(chunk.state), request)
         about: list[Field] = list(policies.EVENT_STREAM)
         if sse.framing(chunk.state.content_type) is sse.Framing.BASE64:
             about.append(policies.BASE64)
-        if not chunk.data and chunk.state.closed:
+        if ended:
             about.extend(answers.read_fields(chunk.state, chunk.end, None))
         follow = partial(self._fanout.subscribe, chunk, query.cursor)
         return Response(200, about, follow, self._policies.common(_origin(request)))

@@ -184,8 +184,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="sse-reconnect-interval",
         group=_READING,
-        meaning="after how long an event stream is ended, to be resumed",
-        more="Caches collapse the readers that come back at the same time.",
+        meaning="after how long at most an event stream is ended, to be resumed",
+        more=(
+            "Each connection lives for a random time between four fifths of it and the whole, so "
+            "that readers that came together, after a restart say, do not come back together."
+        ),
         parse=units.seconds,
         default="60s",
         metavar="TIME",
