@@ -126,7 +126,8 @@ class Network:
 class Rig:
     """A client and the streams it talks to.
 
-    ``build`` makes the server's side of a connection, in place of that of `House`.
+    ``build`` makes the server's side of a connection, in place of that of `House`. ``tokens`` are
+    what the source of tokens gives, one after the other, the last one for ever.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Rig:
         endure: float | None = 60.0,
         header: dict[str, str] | None = None,
         settings: Any = None,
+        tokens: list[str] | None = None,
     ) -> None:
         self.house = House(settings)
         self.clock = self.house.clock
@@ -145,9 +147,17 @@ class Rig:
         network: Any = self.network
         agent = Agent.usingEndpointFactory(self.clock, network, pool)
         self.notices: list[str] = []
+        left = list(tokens or ())
+
+        def fields() -> dict[str, str]:
+            if not left:
+                return header or {}
+            token = left.pop(0) if len(left) > 1 else left[0]
+            return {"Authorization": f"Bearer {token}"}
+
         self.client = StreamClient(
             Wire(agent, self.clock),
-            lambda: header or {},
+            fields,
             endure=endure,
             random=lambda: 0.0,
             notice=self.notices.append,

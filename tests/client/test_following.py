@@ -99,6 +99,30 @@ class FollowTests(SynchronousTestCase):
             rig.run(gather(rig, rest, offset=batch.offset))
             self.assertEqual(content(seen[: number + 1]) + content(rest), b"".join(parts))
 
+    def test_a_token_that_was_renewed(self) -> None:
+        """A live request that is refused for its old token is made again with the new one."""
+        fields = {"Stream_Next_Offset": "a", "Content_Type": "text/plain"}
+        caught_up = answer("200 OK", b"x", Stream_Up_To_Date="true", **fields)
+        event_stream = answer(
+            "200 OK",
+            event("data", "y")
+            + event("control", '{"streamNextOffset": "b", "streamClosed": true}'),
+            Content_Type="text/event-stream",
+        )
+        poll = answer("200 OK", b"y", Stream_Closed="true", **fields)
+        modes: tuple[tuple[Live, bytes], ...] = (("sse", event_stream), ("long-poll", poll))
+        for live, last in modes:
+            script = Script(caught_up, answer("401 Unauthorized"), last)
+            rig = Rig(script, tokens=["old", "old", "new"])
+            seen: list[Batch] = []
+            rig.run(gather(rig, seen, live=live))
+            self.assertEqual(content(seen), b"xy")
+            self.assertIn(b"Bearer new", script.requests[-1])
+            self.assertEqual(rig.notices, [])
+            script = Script(caught_up, answer("401 Unauthorized"))
+            rig = Rig(script, tokens=["old"])
+            self.assertRaises(Rejected, rig.run, gather(rig, [], live=live))
+
     def test_now(self) -> None:
         """From now on: nothing of what there is, and an offset from the start."""
         rig = Rig()

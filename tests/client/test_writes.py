@@ -8,8 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.client.errors import Fenced, OutcomeUnknown, Rejected, Unreachable
+from durable_streams_tw.client.errors import (
+    BadProducer,
+    Broken,
+    Fenced,
+    OutcomeUnknown,
+    Rejected,
+    Unreachable,
+)
 from durable_streams_tw.client.producer import Producer
+from durable_streams_tw.client.targets import target_of
 from tests.client.rig import Rig, Script, answer
 
 LOST = b""
@@ -69,6 +77,38 @@ class ProducerTests(SynchronousTestCase):
         rig.run(producer.send(data))
         return producer
 
+    def test_gives_up_in_doubt(self) -> None:
+        """A batch that a proxy answered for may be there when the producer gives up."""
+        for replies in (
+            [answer("502 Bad Gateway")] * 20,
+            [answer("502 Bad Gateway"), answer("404 Not Found")],
+            [LOST] * 20,
+        ):
+            rig = Rig(Script(*replies), endure=5)
+            self.assertRaises(OutcomeUnknown, self.produce, rig, [b"1"])
+        rig = Rig(Script(answer("404 Not Found")))
+        self.assertRaises(Rejected, self.produce, rig, [b"1"])
+
+    def test_a_token_that_was_renewed(self) -> None:
+        """A producer goes on with the new token."""
+        done = answer("200 OK", Stream_Next_Offset="a", Producer_Epoch="0", Producer_Seq="0")
+        script = Script(answer("401 Unauthorized"), done, done)
+        self.produce(Rig(script, tokens=["old", "new"]), [b"1"])
+        self.assertIn(b"Bearer new", script.requests[1])
+
+    def test_refused_names(self) -> None:
+        """What no server takes."""
+        rig = Rig()
+        for how in (
+            {"name": ""},
+            {"name": "a\nb"},
+            {"name": " a"},
+            {"epoch": -1},
+            {"epoch": 2**53},
+        ):
+            with self.assertRaises(BadProducer):
+                Producer(rig.client, rig.target("s"), "text/plain", **how)
+
     def test_a_server_that_does_not_count(self) -> None:
         """Is not sent anything twice."""
         done = answer("204 No Content", Stream_Next_Offset="a")
@@ -92,7 +132,30 @@ class AppendTests(SynchronousTestCase):
         """It is sent once only."""
         self.assertRaises(OutcomeUnknown, self.append, LOST)
         self.assertEqual(len(self.script.requests), 1)
-        self.assertRaises(Rejected, self.append, answer("503 Service Unavailable"))
+        # A proxy's answer, which may follow an append that was carried out.
+        for status in ("500 Error", "502 Bad Gateway", "504 Timeout", "499 Gone", "520 Unknown"):
+            self.assertRaises(OutcomeUnknown, self.append, answer(status), endure=60)
+            self.assertEqual(len(self.script.requests), 1)
+
+    def test_refused(self) -> None:
+        """A refusal of the server itself is one, whatever the status; others are sent again."""
+        full, busy = (
+            answer(
+                status,
+                b'{"type": "urn:durable-streams:problem:%b", "detail": "d"}' % slug,
+                Content_Type="application/problem+json",
+            )
+            for status, slug in (("507 Full", b"storage-full"), ("503 Busy", b"overloaded"))
+        )
+        with self.assertRaises(Rejected) as caught:
+            self.append(full)
+        self.assertEqual(caught.exception.problem, "urn:durable-streams:problem:storage-full")
+        self.assertRaises(Rejected, self.append, answer("409 Conflict"))
+        done = answer("204 No Content", Stream_Next_Offset="a")
+        self.assertEqual(self.append(busy, busy, done), 3)
+        doubt = b'{"type": "urn:durable-streams:problem:outcome-unknown"}'
+        unknown = answer("503 Fault", doubt, Content_Type="application/problem+json")
+        self.assertRaises(OutcomeUnknown, self.append, unknown)
 
     def test_turned_away(self) -> None:
         """Who was asked to come again comes again."""
@@ -120,13 +183,45 @@ class AppendTests(SynchronousTestCase):
         for body, kind, said in (
             (b'{"title":"t","detail":"no\\u001b[31m room"}', "application/problem+json", "no [31m"),
             (b"plain\nwords", "text/plain", "plain words"),
-            (b"<html>proxy</html>", "text/html", "answers 403"),
+            (b"<html>proxy</html>", "text/html", "answered 403"),
             (b'{"error":{"message":"inner"}}', "application/json", "inner"),
         ):
             with self.assertRaises(Rejected) as caught:
                 self.append(answer("403 Forbidden", body, Content_Type=kind))
             self.assertIn(said, str(caught.exception))
             self.assertTrue(str(caught.exception).isprintable())
+
+    def test_errors_name_the_stream(self) -> None:
+        """Whatever goes wrong; without the query, which may hold a secret."""
+        url = "http://streams.example/v1/stream/s"
+        for reply, kind in (
+            (answer("404 Not Found"), Rejected),
+            (LOST, Unreachable),
+            (answer("200 OK"), Broken),
+        ):
+            rig = Rig(Script(reply), endure=0)
+            target = target_of(f"{url}?key=secret") if kind is Rejected else rig.target("s")
+            with self.assertRaises(kind) as caught:
+                rig.run(rig.client.head(target))
+            self.assertEqual(caught.exception.url, target.url.partition("?")[0])
+            self.assertTrue(str(caught.exception).startswith(url), caught.exception)
+            self.assertNotIn("secret", str(caught.exception))
+        with self.assertRaises(OutcomeUnknown) as unknown:
+            self.append(LOST)
+        self.assertTrue(str(unknown.exception).startswith(url + ": the connection was lost"))
+
+    def test_a_token_that_was_renewed(self) -> None:
+        """A request that comes too late with the old token is sent again with the new one."""
+        late, done = answer("401 Unauthorized"), answer("204 No Content", Stream_Next_Offset="a")
+        script = Script(late, done)
+        rig = Rig(script, tokens=["old", "new"])
+        rig.run(rig.client.append(rig.target("s"), b"x", "text/plain"))
+        self.assertIn(b"Bearer old", script.requests[0])
+        self.assertIn(b"Bearer new", script.requests[1])
+        script = Script(late)
+        rig = Rig(script, tokens=["old"])
+        appending = rig.client.append(rig.target("s"), b"x", "text/plain")
+        self.assertRaises(Rejected, rig.run, appending)
 
     def test_deleting_in_doubt(self) -> None:
         """A stream that is gone when it is asked again was deleted; else it is missing."""

@@ -13,6 +13,7 @@ from msgspec import json
 
 from durable_streams_tw.cli.client_options import Access, for_client, json_option
 from durable_streams_tw.cli.client_run import NoReader, Output, run
+from durable_streams_tw.client.errors import about
 from durable_streams_tw.client.following import Batch, Live, catch_up, follow
 from durable_streams_tw.client.messages import on_one_line
 from durable_streams_tw.client.streams import Info
@@ -115,7 +116,8 @@ def _show(
 
     async def show(batches: AsyncGenerator[Batch, None]) -> None:
         async for batch in batches:
-            output.write(_told(batch) if as_json else shown(batch))
+            with about(target.url):
+                output.write(_told(batch) if as_json else shown(batch))
             if offset_file is not None:
                 _keep(offset_file, batch.offset)
 

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from durable_streams_tw.cli.registry import PROGRAM
 from durable_streams_tw.client.errors import (
+    BadProducer,
     BadTarget,
     ClientError,
     Fenced,
@@ -44,7 +45,8 @@ _STATUSES: Final = {
     404: NOT_FOUND,
     409: CONFLICT,
     410: NOT_FOUND,
-    **dict.fromkeys((408, 425, 429, 500, 502, 503, 504), UNREACHABLE),
+    **dict.fromkeys((408, 425, 429), UNREACHABLE),
+    **dict.fromkeys((500, 502, 503, 504, *range(520, 525)), UNREACHABLE),
 }
 
 
@@ -137,6 +139,8 @@ def told(error: ClientError, as_json: bool) -> None:
         click.echo(f"{PROGRAM}: {error}", err=True)
         return
     said: dict[str, Any] = {"error": str(error)}
+    if error.url is not None:
+        said["url"] = error.url
     if isinstance(error, Rejected):
         said["status"] = error.status
         if error.closed:
@@ -151,6 +155,7 @@ def status_of(error: ClientError) -> int:
         return _STATUSES.get(error.status, FAILED)
     kinds: tuple[tuple[type[ClientError], int], ...] = (
         (BadTarget, USAGE),
+        (BadProducer, USAGE),
         (Fenced, CONFLICT),
         (OutcomeUnknown, UNKNOWN_OUTCOME),
         (Unreachable, UNREACHABLE),

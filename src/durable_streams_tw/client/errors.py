@@ -3,20 +3,65 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-#: These may succeed when they are asked again: too early, too many, or a server or proxy
-#: that is not well just now (RFC 9110 §15.5, §15.6; RFC 6585 §4).
-_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+#: Statuses of requests that may succeed later: too early, too many, or a server or proxy with
+#: trouble of its own (RFC 9110 §15.5, §15.6; RFC 6585 §4; 520 to 524 are Cloudflare's).
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+
+#: Statuses that say nothing about whether the server has carried the request out. A proxy answers
+#: 408 and 499 for a request that it may have passed on.
+_AMBIGUOUS: Final = frozenset({408, 499})
+
+#: Problems of this project's server, with a status from 500 on, that mean that nothing was
+#: changed.
+_REFUSALS: Final = frozenset(
+    f"urn:durable-streams:problem:{slug}"
+    for slug in (
+        "credentials-unchecked",
+        "overloaded",
+        "stopping",
+        "storage-full",
+        "storage-unavailable",
+        "unknown-coding",
+        "unknown-version",
+    )
+)
 
 #: The longest `Retry-After` that anybody waits for, in seconds.
 _LONGEST_WAIT: Final = 60.0
 
 
 class ClientError(Exception):
-    """Something went wrong; the message is a sentence for people."""
+    """Something went wrong; the message is a sentence for people.
+
+    ``url`` is that of the stream, without query, where the failure is about one.
+    """
+
+    url: str | None = None
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if self.url is None else f"{self.url}: {message}"
+
+
+@contextmanager
+def about(url: str) -> Iterator[None]:
+    """Name a stream in the errors that the block raises, unless they name one already."""
+    try:
+        yield
+    except ClientError as error:
+        if error.url is None:
+            # A query may hold a signature or a token.
+            error.url = url.partition("?")[0]
+        raise
+
+
+class BadProducer(ClientError, ValueError):
+    """A producer's name or epoch is not one that a server can accept."""
 
 
 class BadTarget(ClientError):
@@ -47,14 +92,18 @@ class Rejected(ClientError):
     """The server has refused a request.
 
     ``status`` is that of the answer, ``header`` its fields by lower-case name, ``detail`` what
-    the server says about it, in one line, and may be empty.
+    the server says about it, in one line, and may be empty; ``problem`` is the type of its problem
+    details (RFC 9457), empty without.
     """
 
-    def __init__(self, status: int, header: Mapping[str, str], detail: str) -> None:
-        super().__init__(f"the server answers {status}" + (f": {detail}" if detail else ""))
+    def __init__(
+        self, status: int, header: Mapping[str, str], detail: str, problem: str = ""
+    ) -> None:
+        super().__init__(f"the server answered {status}" + (f": {detail}" if detail else ""))
         self.status = status
         self.header = header
         self.detail = detail
+        self.problem = problem
 
     @property
     def closed(self) -> bool:
@@ -65,6 +114,16 @@ class Rejected(ClientError):
     def passing(self) -> bool:
         """Whether the same request may succeed a while later."""
         return self.status in _PASSING
+
+    @property
+    def definite(self) -> bool:
+        """Whether the request has certainly changed nothing.
+
+        Behind a proxy, a status from 500 on may follow a request that the server has carried out.
+        """
+        if self.status >= 500:
+            return self.problem in _REFUSALS
+        return self.status not in _AMBIGUOUS
 
 
 class Fenced(ClientError):
@@ -90,6 +149,18 @@ def detail_of(content_type: str, body: bytes) -> str:
             return _line(text)
         return _line(_words(said) or text)
     return "" if "html" in kind else _line(text)
+
+
+def problem_of(content_type: str, body: bytes) -> str:
+    """Return the type of the problem details in an error's body (RFC 9457), empty without."""
+    if content_type.partition(";")[0].strip().lower() != "application/problem+json":
+        return ""
+    try:
+        said = json.loads(body)
+    except ValueError:
+        return ""
+    kind = said.get("type") if isinstance(said, dict) else None
+    return kind if isinstance(kind, str) else ""
 
 
 def retry_after(header: Mapping[str, str], now: float) -> float:

@@ -15,9 +15,15 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 
 from durable_streams_tw.client import messages
-from durable_streams_tw.client.errors import Broken, Rejected, Unreachable
+from durable_streams_tw.client.errors import Broken, Rejected, Unreachable, about
 from durable_streams_tw.client.events import Event, EventParser
-from durable_streams_tw.client.streams import StreamClient, is_true, next_offset, passing
+from durable_streams_tw.client.streams import (
+    UNAUTHORIZED,
+    StreamClient,
+    is_true,
+    next_offset,
+    passing,
+)
 from durable_streams_tw.client.targets import Target
 from durable_streams_tw.client.wire import Answer
 from durable_streams_tw.protocol import content_types
@@ -78,12 +84,14 @@ async def catch_up(
             lambda: client.ask("GET", target.asked(offset=asked)),  # noqa: B023 - awaited here
             again=lambda _: True,
         )
-        batch = _read(answer)
+        with about(target.url):
+            batch = _read(answer)
         yield batch
         if batch.up_to_date or batch.closed:
             return
         if batch.offset == offset:
-            raise Broken("the server has no more at this offset, and does not say so")
+            with about(target.url):
+                raise Broken("the server has no more at this offset, and does not say so")
         offset = batch.offset
 
 
@@ -129,12 +137,13 @@ class _Following:
         moved = False
         batches = self._events() if self._sse else self._poll()
         try:
-            async for batch in batches:
-                self._patience.succeeded()
-                moved = moved or batch.offset != self._offset
-                self._offset = batch.offset
-                self.closed = batch.closed
-                yield batch
+            with about(self._target.url):
+                async for batch in batches:
+                    self._patience.succeeded()
+                    moved = moved or batch.offset != self._offset
+                    self._offset = batch.offset
+                    self.closed = batch.closed
+                    yield batch
         except (Rejected, Unreachable) as error:
             if self._sse and self._falls_back(error):
                 return
@@ -168,7 +177,15 @@ class _Following:
     async def _events(self) -> AsyncGenerator[Batch, None]:
         client = self._client
         url = self._target.asked(offset=self._offset, live="sse", cursor=self._cursor)
-        response = await client.wire.open("GET", url, client.fields({"Accept": _SSE}), quiet=QUIET)
+        fields = client.fields({"Accept": _SSE})
+        response = await client.wire.open("GET", url, fields, quiet=QUIET)
+        while response.status == UNAUTHORIZED:
+            renewed = client.fields({"Accept": _SSE})
+            if renewed == fields:
+                break
+            response.body.close()
+            fields = renewed
+            response = await client.wire.open("GET", url, fields, quiet=QUIET)
         inflow = response.body
         try:
             if response.status != 200:

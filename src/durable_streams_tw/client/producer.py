@@ -6,21 +6,33 @@ from __future__ import annotations
 from typing import Final
 from uuid import uuid4
 
-from durable_streams_tw.client.errors import Fenced, OutcomeUnknown, Rejected, Unreachable
+from durable_streams_tw.client.errors import (
+    BadProducer,
+    Broken,
+    Fenced,
+    OutcomeUnknown,
+    Rejected,
+    Unreachable,
+    about,
+)
 from durable_streams_tw.client.streams import StreamClient, Written, passing, written
 from durable_streams_tw.client.targets import Target
 from durable_streams_tw.client.wire import Answer
+from durable_streams_tw.protocol.limits import MAX_SAFE_INTEGER, MAX_TOKEN
 
 _FORBIDDEN: Final = 403
-_TOO_MANY: Final = 429
+_UNKNOWN: Final = "the batch may have been appended or not"
 
 
 class Producer:
     """Appends to one stream, batch after batch: one at a time.
 
-    Without a ``name`` it is a new one, with a random name. With one it takes over from whoever
+    Without a ``name`` it is a new one, with a random name. With one it fences the producers that
     had the name before: its epoch is the time of its start in milliseconds, unless ``epoch``
     says another. It goes on trying for as long as the client endures failures.
+
+    Raises `BadProducer` for a name that is empty, too long or not printable, and for an epoch that
+    is negative or above 2**53 - 1.
     """
 
     def __init__(
@@ -32,13 +44,21 @@ class Producer:
         name: str | None = None,
         epoch: int | None = None,
     ) -> None:
+        if name is not None and not (
+            name and name.isprintable() and name == name.strip() and len(name.encode()) <= MAX_TOKEN
+        ):
+            raise BadProducer(
+                f"a producer's name is printable text of 1 to {MAX_TOKEN} bytes: {name!r}"
+            )
+        if epoch is not None and not 0 <= epoch <= MAX_SAFE_INTEGER:
+            raise BadProducer(f"a producer's epoch is a number from 0 to 2**53 - 1, not {epoch}")
         self._client = client
         self._target = target
         self.content_type = content_type
         self._may_claim = epoch is None
         if epoch is None:
             epoch = 0 if name is None else int(client.wire.wall() * 1000)
-        self.name = name or str(uuid4())
+        self.name = str(uuid4()) if name is None else name
         self.epoch = epoch
         self._seq = 0
         # Whether an answer to the batch at hand was lost.
@@ -49,11 +69,20 @@ class Producer:
         """Append a batch, and perhaps close the stream with it; with no bytes, only close it.
 
         Raises `Fenced` where another producer of this name is in the way, `OutcomeUnknown`
-        where a server that does not count batches leaves one in doubt, and all that the
-        client raises.
+        where the batch may have been appended and the client gives up, or the server does not
+        count batches; and all that the client raises.
         """
+        with about(self._target.url):
+            return await self._send(data, close)
+
+    async def _send(self, data: bytes, close: bool) -> Written:
         self._doubtful = False
-        answer = await self._client.insist(lambda: self._attempt(data, close), again=self._again)
+        try:
+            answer = await self._client.insist(lambda: self._attempt(data, close), again=passing)
+        except (Broken, Rejected, Unreachable) as error:
+            if not self._doubtful and not isinstance(error, Broken):
+                raise
+            raise OutcomeUnknown(f"{error.args[0]}; {_UNKNOWN}") from error
         done = written(answer)
         self._numbered = done.numbered or bool(self._numbered)
         if done.duplicate and data and not self._doubtful:
@@ -77,12 +106,7 @@ class Producer:
         try:
             return await self._client.ask("POST", self._target.url, header, data)
         except Unreachable as error:
-            if error.sent and self._numbered is False:
-                raise OutcomeUnknown(
-                    f"{error}, and this server does not count a producer's batches: nothing "
-                    "tells whether this one was appended"
-                ) from error
-            self._doubtful = self._doubtful or error.sent
+            self._doubt(error, error.sent)
             raise
         except Rejected as error:
             current = error.header.get("producer-epoch", "")
@@ -94,9 +118,14 @@ class Producer:
                 raise Fenced(
                     f"producer {self.name!r} was taken over: its epoch is {current} now"
                 ) from error
-            # What was turned away (429) was not carried out; of all else nobody can be sure.
-            self._doubtful = self._doubtful or (error.passing and error.status != _TOO_MANY)
+            self._doubt(error, not error.definite)
             raise
 
-    def _again(self, error: Rejected | Unreachable) -> bool:
-        return passing(error)
+    def _doubt(self, error: Rejected | Unreachable, doubtful: bool) -> None:
+        """Note that an attempt may have been carried out. Raises `OutcomeUnknown` where the
+        server would append a second one too."""
+        if doubtful and self._numbered is False:
+            raise OutcomeUnknown(
+                f"{error.args[0]}; {_UNKNOWN}, and this server does not count a producer's batches"
+            ) from error
+        self._doubtful = self._doubtful or doubtful

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from random import random
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 from twisted.internet.task import deferLater
@@ -16,7 +16,9 @@ from durable_streams_tw.client.errors import (
     OutcomeUnknown,
     Rejected,
     Unreachable,
+    about,
     detail_of,
+    problem_of,
     retry_after,
 )
 from durable_streams_tw.client.pauses import Patience
@@ -24,6 +26,8 @@ from durable_streams_tw.client.targets import Target
 from durable_streams_tw.client.wire import Answer, Wire
 
 T = TypeVar("T")
+
+UNAUTHORIZED: Final = 401
 
 
 class Info(Struct, frozen=True):
@@ -58,7 +62,8 @@ class StreamClient:
     """Streams of any server.
 
     ``wire`` makes the requests. ``header`` gives the fields that each carries (a token, say):
-    it is asked anew for every request, so a token that was renewed is the one that is sent.
+    it is called for every request, and once more where the server answers 401: a request whose
+    token was renewed meanwhile is sent again.
     ``endure`` is how many seconds of failures in a row are endured, 0 for none, None for any
     number; ``random`` is a number from 0 to 1. ``notice`` is told, in a sentence, when a
     request failed and will be made again.
@@ -114,7 +119,8 @@ class StreamClient:
         answer = await self.insist(
             lambda: self.ask("PUT", target.url, header, data), again=lambda _: True
         )
-        return _info(answer, answer.status == 201)
+        with about(target.url):
+            return _info(answer, answer.status == 201)
 
     async def append(
         self,
@@ -127,8 +133,9 @@ class StreamClient:
     ) -> Written:
         """Add bytes, and perhaps close the stream with them (§5.2).
 
-        Such a request must not be sent twice: where nothing tells whether it was carried
-        out, `OutcomeUnknown` is raised. A `Producer` has an answer to that.
+        Such a request must not be sent twice. Raises `OutcomeUnknown` unless the server
+        has certainly not carried it out: where the answer was lost, and where a proxy may have
+        answered in place of the server. A `Producer` can send its batches again.
         """
         header = _fields(
             ("Content-Type", content_type),
@@ -139,12 +146,13 @@ class StreamClient:
             answer = await self.insist(
                 lambda: self.ask("POST", target.url, header, data), again=_without_effect
             )
-        except Unreachable as error:
-            if error.sent:
+        except (Broken, Rejected, Unreachable) as error:
+            if not isinstance(error, Broken) and _without_effect(error):
+                raise
+            with about(target.url):
                 raise OutcomeUnknown(
-                    f"{error}, and nothing tells whether the bytes were appended"
+                    f"{error.args[0]}; the bytes may have been appended or not"
                 ) from error
-            raise
         return written(answer)
 
     async def close(self, target: Target) -> Written:
@@ -179,7 +187,8 @@ class StreamClient:
     async def head(self, target: Target) -> Info:
         """What a stream is now (§5.5)."""
         answer = await self.insist(lambda: self.ask("HEAD", target.url), again=lambda _: True)
-        return _info(answer)
+        with about(target.url):
+            return _info(answer)
 
     # -- for the other parts of the client ------------------------------------------------------
 
@@ -192,9 +201,14 @@ class StreamClient:
         wait: float | None = None,
     ) -> Answer:
         """One request, once. Raises `Rejected` for every answer that is no success."""
-        fields = self.fields(header)
-        answer = await self.wire.ask(method, url, fields, body, wait)
-        return self.judged(answer)
+        with about(url):
+            fields = self.fields(header)
+            answer = await self.wire.ask(method, url, fields, body, wait)
+            while answer.status == UNAUTHORIZED and (renewed := self.fields(header)) != fields:
+                # The token has expired while the request was on its way, or waited.
+                fields = renewed
+                answer = await self.wire.ask(method, url, fields, body, wait)
+            return self.judged(answer)
 
     def fields(self, header: Mapping[str, str] | None = None) -> dict[str, str]:
         """A request's fields: its own, and those that every request carries."""
@@ -206,8 +220,9 @@ class StreamClient:
             return answer
         said = detail_of(answer.header.get("content-type", ""), answer.body)
         if 300 <= answer.status < 400 and "location" in answer.header:
-            said = f"the stream is said to be at {answer.header['location']}"
-        raise Rejected(answer.status, answer.header, said)
+            said = f"the stream has moved to {answer.header['location']}"
+        problem = problem_of(answer.header.get("content-type", ""), answer.body)
+        raise Rejected(answer.status, answer.header, said, problem)
 
     def patience(self) -> Patience:
         """For one thing that is to be done in spite of failures."""
@@ -281,9 +296,7 @@ def next_offset(answer: Answer) -> str:
 
 def _without_effect(error: Rejected | Unreachable) -> bool:
     """Whether an append that failed so has certainly not been carried out."""
-    if isinstance(error, Unreachable):
-        return not error.sent
-    return error.status == 429
+    return not error.sent if isinstance(error, Unreachable) else error.definite
 
 
 def _info(answer: Answer, created: bool = False) -> Info:

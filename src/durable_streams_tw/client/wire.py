@@ -258,13 +258,13 @@ def _lost(failure: BaseException | None) -> ClientError:
 
 def _sentence(failure: BaseException | None) -> str:
     if isinstance(failure, error.ConnectionRefusedError):
-        return "nobody listens there (connection refused)"
+        return "could not connect: connection refused"
     if isinstance(failure, error.DNSLookupError):
-        return "the server's name has no address"
+        return "could not connect: the host name has no address"
     if isinstance(failure, error.TimeoutError):
-        return "the server does not take the connection"
+        return "could not connect: timed out"
     if isinstance(failure, PotentialDataLoss):
-        return "the answer has no length, so nobody can tell whether it is whole"
+        return "the answer has no length, so it may be incomplete"
     if isinstance(failure, error.ConnectionDone | error.ConnectionLost | ResponseFailed):
         return "the connection was lost"
     text = str(failure)
