@@ -121,54 +121,56 @@ def outcome_of(outcome: Outcome) -> str:
 class Ledger:
     """What a store may hold, from the marks of the process that had it.
 
-    ``{"do": operation}`` is written when a command is submitted, ``{"told": outcome}`` when it is
-    answered, in the order of the commands, and ``{"seen": digest}`` when somebody has read all
-    streams: then no other state is possible any more. ``acknowledged`` says whether anything was
-    answered.
+    ``{"do": operation}`` is written when a command is submitted, and ``{"told": outcome}`` when it
+    is answered, in the order of the commands. ``{"seen": digest}`` is written when a process has
+    read all streams after it opened the store: then no other state is possible any more.
+    ``{"found": digest}`` is written when it has read them after an outcome was unknown: the store
+    goes on from there, but until the next command is done, a crash may bring the other outcome.
+
+    ``acknowledged`` says whether anything was answered.
     """
 
-    def __init__(self, states: list[State] | None = None) -> None:
-        # Each list has the states that are possible after so many commands. Those of the first
-        # are acknowledged, all others may have happened too.
-        self._states = [[State()] if states is None else states]
+    def __init__(self, states: list[State] | None = None, acknowledged: bool = False) -> None:
+        # Those that are acknowledged: one, and others while an outcome is unknown.
+        self._settled = [State()] if states is None else states
+        # From which of them the store goes on.
+        self._going_on = self._settled
         self._submitted: list[Operation] = []
-        self.acknowledged = states is not None
+        self.acknowledged = acknowledged
 
     def take(self, mark: dict[str, Any]) -> None:
         """Take in a mark."""
         if "do" in mark:
             self._submitted.append(mark["do"])
-            self._states.append([state.after(mark["do"])[0] for state in self._states[-1]])
         elif "told" in mark:
-            self.acknowledged = True
             self._told(mark["told"])
-        elif "seen" in mark:
-            found = [state for state in self.possible() if digest(state.streams) == mark["seen"]]
+        else:
+            held = mark.get("seen", mark.get("found"))
+            found = [state for state in self.possible() if digest(state.streams) == held][:1]
             assert found, "what was read is nothing that was written"
-            self._states, self._submitted = [found[:1]], []
+            self._going_on, self._submitted = found, []
+            if "seen" in mark:
+                self._settled = found
 
     def _told(self, outcome: str) -> None:
+        self.acknowledged = True
         operation = self._submitted.pop(0)
-        before = self._states[0]
+        carried_out = [state.after(operation) for state in self._going_on]
         if outcome in ("done", "duplicate"):
-            after = [state.after(operation) for state in before]
-            del self._states[0]
-            self._states[0] = [state for state, expected in after if expected == outcome]
-            assert self._states[0], f"{operation} was answered {outcome}"
+            self._going_on = [state for state, expected in carried_out if expected == outcome]
+            assert self._going_on, f"{operation} was answered {outcome}"
+            self._settled = self._going_on
         elif outcome == "outcome-unknown":
-            self._restart([*before, *[state.after(operation)[0] for state in before]])
-        else:
-            self._restart(before)
-
-    def _restart(self, states: list[State]) -> None:
-        """Begin from other states, with the commands that are still submitted."""
-        self._states = [states]
-        for operation in self._submitted:
-            self._states.append([state.after(operation)[0] for state in self._states[-1]])
+            self._going_on = [*self._going_on, *[state for state, _ in carried_out]]
+            self._settled = [*self._settled, *[state for state, _ in carried_out]]
 
     def possible(self) -> list[State]:
         """The states that the store may be in, the latest last."""
-        return [state for states in self._states for state in states]
+        found, states = list(self._settled), self._going_on
+        for operation in self._submitted:
+            states = [state.after(operation)[0] for state in states]
+            found += states
+        return found
 
 
 def marked(data: bytes) -> dict[str, Any]:

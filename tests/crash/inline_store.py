@@ -21,6 +21,10 @@ NOW = 1_800_000_000_000
 _PIECE = 1 << 20
 
 
+class Unreadable(Exception):
+    """A read was refused."""
+
+
 class InlineStore:
     """An open store. What is submitted together is committed together."""
 
@@ -57,6 +61,13 @@ class InlineStore:
         found = {path: self.content(path) for path in paths}
         return {path: one for path, one in found.items() if one is not None}
 
+    def contents_or_none(self, paths: Sequence[str]) -> Contents | None:
+        """The same; None while the disk fails."""
+        try:
+            return self.contents(paths)
+        except Unreadable:
+            return None
+
     def content(self, path: str) -> tuple[bytes, bool] | None:
         """All bytes of a stream, and whether it is closed; None where there is none."""
         data = b""
@@ -66,8 +77,9 @@ class InlineStore:
             self.lanes.drain()
             (chunk,) = chunks
             if isinstance(chunk, Refusal):
-                assert chunk.problem.slug in ("stream-not-found", "stream-gone"), chunk
-                return None
+                if chunk.problem.slug in ("stream-not-found", "stream-gone"):
+                    return None
+                raise Unreadable(chunk)
             data += chunk.data
             if chunk.at_tail:
                 return data, chunk.state.closed

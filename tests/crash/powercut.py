@@ -166,21 +166,32 @@ def record_without_journal(seed: str) -> Recording:
         return Recording("without-journal", disk, list(read_trace(recorder.layer.trace)))
 
 
-def record_killed(seed: str) -> Recording:
-    """A process is killed inside a call, another goes on with what is in the page cache."""
+def record_faults(seed: str) -> Recording:
+    """Calls fail now and then."""
     chance = random.Random(seed)
     with _recorder() as recorder:
         disk = LossyDisk(recorder.root)
-        calls, skip = chance.choice(
-            [
-                ({Call.WRITE}, chance.randrange(10, 60)),
-                ({Call.FDATASYNC}, chance.randrange(3, 40)),
-                ({Call.FSYNC, Call.OPEN, Call.ALLOCATE}, chance.randrange(18)),
-            ]
-        )
-        recorder.layer.fail(calls, KILL, skip=skip)
+        for _ in range(4):
+            calls = chance.choice([{Call.WRITE}, {Call.FDATASYNC}, {Call.WRITE, Call.FDATASYNC}])
+            error = chance.choice([errno.EIO, errno.ENOSPC])
+            name = chance.choice(["journal.*", "data.mdb", "*"])
+            count = chance.choice([1, 2, 5])
+            recorder.layer.fail(calls, error, name=name, skip=chance.randrange(8, 50), count=count)
+        recorder.run("faults", seed)
+        return Recording("faults", disk, list(read_trace(recorder.layer.trace)))
+
+
+def record_killed(seed: str, calls: set[Call], name: str, most: int, full: bool) -> Recording:
+    """A process is killed in one of its first calls of some kinds, ``most`` at most. Another goes
+    on with what is in the page cache; with ``full`` the map cannot be written then."""
+    chance = random.Random(seed)
+    with _recorder() as recorder:
+        disk = LossyDisk(recorder.root)
+        recorder.layer.fail(calls, KILL, name=name, skip=chance.randrange(most))
         recorder.run("small", seed, expected=-signal.SIGKILL)
         recorder.layer.mend()
+        if full:
+            recorder.layer.fail({Call.WRITE}, errno.ENOSPC, name="data.mdb")
         killed = Recording("killed", disk, list(read_trace(recorder.layer.trace)))
         recorder.paths(killed.paths())
         recorder.run("reopen", seed)
@@ -205,7 +216,9 @@ def record_recoveries(seed: str) -> Recording:
                 os.mkdir(target)
             shutil.rmtree(inside)
             found = known.ledgers.get(known.store)
-            ledgers[name] = Ledger([State()] if found is None else found.possible())
+            ledgers[name] = Ledger()
+            if found is not None:
+                ledgers[name] = Ledger(found.possible(), found.acknowledged)
         disk = LossyDisk(recorder.root)
         recorder.paths(base.paths())
         recorder.run("reopen", seed)
@@ -219,7 +232,18 @@ WORKLOADS: dict[str, Callable[[str], Recording]] = {
         for name in ("first", "steady", "large", "full-journal", "threads", "keys", "copies")
     },
     "without-journal": record_without_journal,
-    "killed": record_killed,
+    "faults": record_faults,
+    "killed": partial(
+        record_killed, calls={Call.FSYNC, Call.OPEN, Call.ALLOCATE}, name="*", most=18, full=False
+    ),
+    "killed-journal": partial(
+        record_killed,
+        calls={Call.FDATASYNC},
+        name="journal.*",
+        most=12,
+        full=True,
+    ),
+    "killed-map": partial(record_killed, calls={Call.WRITE}, name="data.mdb", most=8, full=False),
     "recoveries": record_recoveries,
 }
 

@@ -25,9 +25,12 @@ _STARTS_IN = 30.0
 
 
 class Server:
-    """``twistd -n durable-streams`` on a free port of this machine."""
+    """``twistd -n durable-streams`` on a free port of this machine.
 
-    def __init__(self, directory: str) -> None:
+    ``environment`` is added to the process's own.
+    """
+
+    def __init__(self, directory: str, **environment: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -42,7 +45,7 @@ class Server:
                 ],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
         while True:
             assert self._process.poll() is None, self.log()

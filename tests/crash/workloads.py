@@ -10,6 +10,7 @@ mark                             meaning
 ``{"do": operation}``            a command is submitted
 ``{"told": outcome}``            a command is answered
 ``{"seen": digest}``             all streams have been read
+``{"found": digest}``            the same, after an outcome was unknown
 ``{"copied": kind}``             a ``backup``, ``restore`` or ``compact`` has returned
 ``{"keys": [secret, number]}``   the keyring is open: its secret, and how many keys it has
 ===============================  ==========================================================
@@ -41,6 +42,9 @@ DATA = "data"
 DEEP = "new/folders/data"
 BACKUP = "backup"
 RESTORED = "restored"
+
+_REFUSED = {"storage-unavailable", "storage-full"}
+_ATTEMPTS = 100
 
 
 def say(**what: Any) -> None:
@@ -92,17 +96,20 @@ class Writer:
     def _times(self) -> int:
         return self.chance.randrange(1, self.largest)
 
-    def took(self, operations: Sequence[Operation], outcomes: Sequence[str]) -> None:
-        """Take in what commands have come to."""
+    def took(self, operations: Sequence[Operation], outcomes: Sequence[str]) -> list[State]:
+        """Take in what the commands of a batch have come to; the states that are possible if the
+        disk has left that open."""
+        possible: list[State] = []
         for operation, outcome in zip(operations, outcomes, strict=True):
             after, expected = self.state.after(operation)
-            if outcome == expected:
-                self.state = after
+            if outcome == "outcome-unknown":
+                possible = possible or [self.state]
+            elif outcome in _REFUSED:
+                continue
             else:
-                # The disk fails; whether it happened is seen later.
-                assert outcome in ("storage-unavailable", "storage-full", "outcome-unknown"), (
-                    outcome
-                )
+                assert outcome == expected, (operation, outcome, expected)
+            self.state = after
+        return [*possible, self.state] if possible else []
 
 
 class Session:
@@ -129,9 +136,26 @@ class Session:
             outcomes = self.store.submit(operations)
             for outcome in outcomes:
                 say(told=outcome)
-            self.writer.took(operations, outcomes)
+            possible = self.writer.took(operations, outcomes)
+            if possible:
+                self._find_out(possible)
             if folds and self.chance.random() < 0.15:
                 self.store.advance(self.chance.choice([FOLD_INTERVAL, SWEEP_INTERVAL, 6.0]))
+
+    def _find_out(self, possible: list[State]) -> None:
+        """Read until the disk works again, and go on from what is there."""
+        paths = sorted({path for state in possible for path in state.streams})
+        for _ in range(_ATTEMPTS):
+            found = self.store.contents_or_none(paths)
+            if found is not None:
+                held = digest(found)
+                (self.writer.state,) = [
+                    state for state in possible if digest(state.streams) == held
+                ][:1]
+                say(found=held)
+                return
+            self.store.advance(SWEEP_INTERVAL)
+        raise AssertionError("the disk never worked again")
 
     def close(self) -> None:
         """Close the store."""
@@ -273,6 +297,16 @@ def small(root: str, seed: str) -> None:
     session.close()
 
 
+def faults(root: str, seed: str) -> None:
+    """Small and large batches, for a disk on which calls fail now and then."""
+    session = Session(root, seed)
+    session.open()
+    for _ in range(8):
+        session.writer.largest = session.chance.choice([60, 60, 3000])
+        session.batches(6)
+    session.close()
+
+
 def reopen(root: str, seed: str) -> None:
     """Stores that a crash has left, one after the other: opened, read, written on."""
     for name in sorted(os.listdir(root)):
@@ -307,6 +341,7 @@ WORKLOADS: dict[str, Callable[[str, str], None]] = {
     "keys": keys,
     "copies": copies,
     "small": small,
+    "faults": faults,
     "reopen": reopen,
 }
 

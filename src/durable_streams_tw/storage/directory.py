@@ -60,8 +60,9 @@ class Claim:
             os.unlink(self._path)
 
     def release(self) -> None:
-        """Let go of the directory."""
-        os.close(self._descriptor)
+        """Let go of the directory. The descriptor is gone even if the disk reports an error."""
+        with suppress(OSError):
+            os.close(self._descriptor)
 
 
 @contextmanager

@@ -76,9 +76,11 @@ class Journal:
         self._position = HEAD_SIZE
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files. Errors are ignored: what counts was flushed, and the descriptors are
+        gone either way."""
         while self._files:
-            os.close(self._files.pop())
+            with suppress(OSError):
+                os.close(self._files.pop())
 
 
 def read_journal(directory: str, lineage: bytes) -> list[Entry]:

@@ -1,0 +1,288 @@
+"""Calls that fail under a running server: each kind, once, five times and for some seconds.
+
+    python -m tests.crash.fault_sweep
+    python -m tests.crash.fault_sweep --seconds 1 --only fdatasync
+
+A real server runs under `faulty_files` while a few producers append. For each fault
+
+- every answer is 200, 204, 503 or 507, and no connection breaks;
+- while all appends are refused, ``/-/ready`` says so;
+- after its end each stream takes appends and is read again, and the server is ready, soon;
+- each stream has what was acknowledged, once and in order.
+
+Now and then the server is killed and started again, and the checker looks at what it left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import http.client
+import itertools
+import os
+import random
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event, Thread
+from typing import Final
+
+from durable_streams_tw.storage.check import check_directory
+from tests.crash.faulty_files import SHORT, Call, FaultyFiles
+from tests.crash.test_server_kill import Server
+from tests.storage.lmdb_rig import scratch_directory
+
+_PRODUCERS = 4
+_TIMEOUT = 30.0
+_RIGHT = {200, 204, 503, 507}
+
+# As often as the rest of a sweep needs it: a start takes a second.
+_RESTART_EVERY = 12
+
+TIMES: Final = ("once", "five times", "seconds")
+
+
+class Wrong(AssertionError):
+    """The server answered what it must not."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Calls that fail: kinds, files, the error, and how often (one of `TIMES`)."""
+
+    calls: frozenset[Call]
+    name: str
+    error: int
+    times: str
+
+    def __str__(self) -> str:
+        kinds = ", ".join(sorted(call.name.lower() for call in self.calls))
+        error = "short" if self.error == SHORT else errno.errorcode[self.error]
+        return f"{kinds} of {self.name}: {error} {self.times}"
+
+
+def faults() -> list[Fault]:
+    """All of a sweep."""
+    found = []
+    names = ("data.mdb", "journal.*", "*")
+    files: list[tuple[Collection[Call], Sequence[str], Sequence[int]]] = [
+        ([Call.WRITE], names, (errno.EIO, errno.ENOSPC, SHORT)),
+        ([Call.FDATASYNC], names, (errno.EIO, errno.ENOSPC)),
+        ([Call.FSYNC, Call.FDATASYNC], ("*",), (errno.EIO,)),
+        (set(Call) - {Call.MARK}, ("*",), (errno.EIO, errno.ENOSPC)),
+    ]
+    for call in (Call.FSYNC, Call.OPEN, Call.ALLOCATE, Call.TRUNCATE, Call.CLOSE, Call.RENAME):
+        files.append(([call], ("*",), (errno.EIO, errno.ENOSPC)))
+    for calls, patterns, errors in files:
+        for name, error, times in itertools.product(patterns, errors, TIMES):
+            found.append(Fault(frozenset(calls), name, error, times))
+    return found
+
+
+@dataclass
+class _Producer:
+    """A client with one message under way, which is sent again until it is acknowledged."""
+
+    name: str
+    acknowledged: int = 0
+    statuses: Counter[int] = field(default_factory=Counter)
+    broken: str = ""
+
+    def run(self, port: int, go_on: Event) -> None:
+        """Append until told to stop."""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
+        try:
+            while go_on.is_set():
+                self.statuses[self._post(connection)] += 1
+                time.sleep(0.005)
+        except (OSError, http.client.HTTPException) as error:
+            self.broken = f"{type(error).__name__}: {error}"
+        finally:
+            connection.close()
+
+    def _post(self, connection: http.client.HTTPConnection) -> int:
+        body = f"{self.acknowledged};".encode()
+        fields = {
+            "Content-Type": "text/plain",
+            "Producer-Id": self.name,
+            "Producer-Epoch": "0",
+            "Producer-Seq": str(self.acknowledged),
+        }
+        connection.request("POST", f"/v1/stream/{self.name}", body, fields)
+        response = connection.getresponse()
+        response.read()
+        self.acknowledged += response.status in (200, 204)
+        return response.status
+
+
+class Sweep:
+    """A server under the layer, and what its producers were told."""
+
+    def __init__(self, seconds: float, within: float) -> None:
+        self._seconds = seconds
+        self._within = within
+        self._scratch = scratch_directory()
+        self._directory = os.path.join(self._scratch, "data")
+        self.layer = FaultyFiles(self._scratch, self._directory, traced=False)
+        self._producers = [_Producer(f"p{number}") for number in range(_PRODUCERS)]
+        self.slowest = 0.0
+        self._server = Server(self._directory, **self.layer.environment)
+        for producer in self._producers:
+            status, _ = self._request("PUT", f"/v1/stream/{producer.name}")
+            assert status == 201, status
+
+    def finish(self) -> None:
+        """End the server, and look at what it left. Raises `Wrong`."""
+        self.restart()
+        self._server.stop()
+        if "Traceback" in self._server.log():
+            raise Wrong(self._server.log()[-4000:])
+
+    def close(self) -> None:
+        """End everything, whatever it is like."""
+        self._server.kill()
+        self.layer.close()
+        shutil.rmtree(self._scratch)
+
+    def restart(self) -> None:
+        """Kill the server, check the store, start again, compare. Raises `Wrong`."""
+        self._server.kill()
+        findings = list(check_directory(self._directory, deep=True))
+        if findings:
+            raise Wrong(f"check: {findings[:3]}")
+        self._server = Server(self._directory, **self.layer.environment)
+        self._compare()
+
+    def log(self) -> str:
+        """Return what the server has logged."""
+        return self._server.log()
+
+    def run(self, fault: Fault) -> None:
+        """Let calls fail, and see what becomes of it. Raises `Wrong`."""
+        for producer in self._producers:
+            producer.statuses.clear()
+        with self._load():
+            ready = self._fail(fault)
+            ended = time.monotonic()
+            counts = sum((producer.statuses for producer in self._producers), Counter[int]())
+            self._await_service(ended)
+        if not set(counts) <= _RIGHT:
+            raise Wrong(f"answers: {dict(counts)}")
+        if fault.times == "seconds" and not counts[200] + counts[204] and 503 not in ready:
+            raise Wrong(f"nothing was written, and readiness said {sorted(ready)}")
+        broken = [producer.broken for producer in self._producers if producer.broken]
+        if broken:
+            raise Wrong(f"connections broke: {broken}")
+        self._compare()
+
+    @contextmanager
+    def _load(self) -> Iterator[None]:
+        go_on = Event()
+        go_on.set()
+        port = self._server.port
+        threads = [Thread(target=one.run, args=(port, go_on)) for one in self._producers]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self.layer.mend()
+            go_on.clear()
+            for thread in threads:
+                thread.join()
+
+    def _fail(self, fault: Fault) -> set[int]:
+        """Have the fault, until it has ended; what readiness said meanwhile."""
+        ready = set()
+        count = {"once": 1, "five times": 5, "seconds": -1}[fault.times]
+        self.layer.fail(fault.calls, fault.error, name=fault.name, count=count)
+        # Some calls are rare, and need not come at all.
+        until = time.monotonic() + self._seconds
+        while time.monotonic() < until and self.layer.hits() != count:
+            ready.add(self._request("GET", "/-/ready")[0])
+            time.sleep(0.1)
+        self.layer.mend()
+        return ready
+
+    def _await_service(self, ended: float) -> None:
+        def serves() -> bool:
+            for producer in self._producers:
+                fields = {"Content-Type": "text/plain"}
+                path = f"/v1/stream/plain-{producer.name}"
+                if self._request("PUT", path, fields)[0] not in (200, 201):
+                    return False
+                if self._request("POST", path, fields, b"x")[0] != 204:
+                    return False
+                if self._request("GET", f"/v1/stream/{producer.name}")[0] != 200:
+                    return False
+            return self._request("GET", "/-/ready")[0] == 200
+
+        while not serves():
+            if time.monotonic() - ended > self._within:
+                raise Wrong(f"no full service {self._within} s after the end of the fault")
+            time.sleep(0.02)
+        self.slowest = max(self.slowest, time.monotonic() - ended)
+
+    def _compare(self) -> None:
+        for producer in self._producers:
+            status, content = self._request("GET", f"/v1/stream/{producer.name}")
+            numbers = content.split(b";")[:-1]
+            if status != 200 or numbers != [b"%d" % number for number in range(len(numbers))]:
+                raise Wrong(f"{producer.name}: {status}, {content[-100:]!r}")
+            # The last one may have been carried out without a word.
+            if not producer.acknowledged <= len(numbers) <= producer.acknowledged + 1:
+                raise Wrong(f"{producer.name}: {len(numbers)} of {producer.acknowledged}")
+
+    def _request(
+        self, method: str, path: str, fields: dict[str, str] | None = None, body: bytes = b""
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=_TIMEOUT)
+        try:
+            connection.request(method, path, body, fields or {"Content-Type": "text/plain"})
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Sweep, and print what is wrong; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.crash.fault_sweep")
+    parser.add_argument("--seconds", type=float, default=4, help="how long faults last (4)")
+    parser.add_argument("--within", type=float, default=2, help="seconds until full service (2)")
+    parser.add_argument("--only", default="", help="faults with this word in their name")
+    parser.add_argument("--log", action="store_true", help="show the server's log of what is wrong")
+    options = parser.parse_args(arguments)
+    chosen = [fault for fault in faults() if options.only in str(fault)]
+    random.Random(0).shuffle(chosen)
+    failed = 0
+    slowest = 0.0
+    sweep = Sweep(options.seconds, options.within)
+    for number, fault in enumerate(chosen, 1):
+        said = "right"
+        try:
+            sweep.run(fault)
+            if number == len(chosen):
+                sweep.finish()
+            elif number % _RESTART_EVERY == 0:
+                sweep.restart()
+        except Wrong as wrong:
+            failed += 1
+            said = f"WRONG: {wrong}"
+            if options.log:
+                said += "\n" + sweep.log()
+            sweep.close()
+            sweep = Sweep(options.seconds, options.within)
+        slowest = max(slowest, sweep.slowest)
+        print(f"{number}/{len(chosen)} {fault}: {said}", flush=True)
+    sweep.close()
+    print(f"{len(chosen)} faults, {failed} wrong; full service after {slowest:.2f} s at most")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
