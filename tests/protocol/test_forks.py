@@ -138,11 +138,14 @@ class AnchorTests(SynchronousTestCase):
         for messages in range(1, 5):
             step = forks.anchor(of, asking(offset=0, sub_offset=messages))
             assert isinstance(step, forks.Advance)
-            self.assertEqual(forks.advance(step, stored), ends[messages])
-        step = forks.advance(forks.Advance(0, 5), stored)
-        self.assertEqual(step, forks.Advance(len(stored), 1))
+            self.assertEqual(forks.advance(step, len(stored), stored), ends[messages])
+        step = forks.advance(forks.Advance(0, 6), len(stored), stored)
+        self.assertEqual(step, forks.Advance(24, 2))
         assert isinstance(step, forks.Advance)
-        self.assertIs(self.problem(forks.advance(step, b"")), Problem.INVALID_FORK)
+        step = forks.advance(step, 20_000, None)
+        self.assertEqual(step, forks.Advance(20_024, 1))
+        assert isinstance(step, forks.Advance)
+        self.assertEqual(forks.advance(step, 20_000, None), 40_024)
 
     def test_no_store_counts_for_long(self) -> None:
         of = source(JSON, 10**9)

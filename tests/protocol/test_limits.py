@@ -24,11 +24,8 @@ class LimitsTests(RefusingTestCase):
         self.assertLess(limits.MERGE_RECORD, limits.RECORD_PAYLOAD)
 
     def test_messages_of_a_record_are_judged(self) -> None:
-        """A record holds fewer messages (two bytes each) than JSON mode takes; so does a step
-        of counting a fork's sub-offset, which may end with one more record."""
+        """A record holds fewer messages (two bytes each) than JSON mode takes."""
         self.assertLess(limits.RECORD_PAYLOAD // 2, limits.MAX_JSON_MESSAGES)
-        step = limits.FORK_COUNT_STEP + limits.RECORD_PAYLOAD
-        self.assertLess(step // 2, limits.MAX_JSON_MESSAGES)
 
     def test_positions_are_exact(self) -> None:
         """Offsets have sixteen digits; what is appended to the largest stream is refused."""

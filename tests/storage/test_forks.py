@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.storage import forking
 from durable_streams_tw.storage.interfaces import IStreamStore
 from durable_streams_tw.storage.memory import MemoryStore
 from tests.storage.fork_model import ForkSuite
@@ -32,3 +33,11 @@ class MemoryForkTests(ForkSuite, SynchronousTestCase):
 
     def now_of(self, deferred: Deferred[Any]) -> Any:
         return self.successResultOf(deferred)
+
+
+class CountedForkTests(MemoryForkTests):
+    """Where a transaction counts nothing itself."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(forking, "FORK_INLINE_COUNT", -1)

@@ -26,7 +26,7 @@ class Advance(Struct, frozen=True):
 
 
 _BEYOND = Refusal(Problem.INVALID_FORK, "Stream-Fork-Offset lies beyond the end of the source")
-_OVERSHOOT = Refusal(
+OVERSHOOT = Refusal(
     Problem.INVALID_FORK, "Stream-Fork-Sub-Offset names a position behind the end of the source"
 )
 # No request brings more messages, so behind the anchor there is a nearer offset (§4.2: the
@@ -34,6 +34,11 @@ _OVERSHOOT = Refusal(
 _TOO_FAR = Refusal(
     Problem.INVALID_FORK,
     f"Stream-Fork-Sub-Offset is at most {MAX_JSON_MESSAGES} messages: fork from a later offset",
+)
+UNCOUNTED = Refusal(
+    Problem.OVERLOADED,
+    "the stream at Stream-Forked-From has changed while its messages were counted: try again",
+    ((b"Retry-After", b"1"),),
 )
 TORN = Refusal(
     Problem.INVALID_FORK,
@@ -79,21 +84,21 @@ def anchor(source: StreamState, command: Create) -> int | Advance | Refusal:
             return _TOO_FAR
         return Advance(base, request.sub_offset)
     position = base + request.sub_offset
-    return _OVERSHOOT if position > source.tail else position
+    return OVERSHOOT if position > source.tail else position
 
 
-def advance(step: Advance, stored: bytes) -> int | Advance | Refusal:
-    """Count on through stored messages that begin at the step's position.
+def advance(step: Advance, size: int, stored: bytes | None) -> int | Advance:
+    """Count on through ``size`` bytes of whole stored messages that begin at the step's position.
 
-    ``stored`` is a run of whole messages, empty at the source's end. The fork point once it
-    is reached; otherwise how far it still is.
+    ``stored`` is None where they are one message, whose bytes do not matter then. The fork point
+    once it is reached; otherwise how far it still is.
     """
-    if not stored:
-        return _OVERSHOOT
-    messages = json_mode.split(json_mode.document(stored))
-    taken = messages[: step.messages]
-    position = step.position + sum([len(message) + 1 for message in taken])
-    missing = step.messages - len(taken)
+    if stored is None:
+        position, missing = step.position + size, step.messages - 1
+    else:
+        taken = json_mode.messages(stored)[: step.messages]
+        position = step.position + sum([len(message) + 1 for message in taken])
+        missing = step.messages - len(taken)
     return Advance(position, missing) if missing else position
 
 

@@ -93,6 +93,11 @@ def document_size(stored: int) -> int:
     return stored + 1
 
 
+def messages(stored: bytes) -> tuple[bytes, ...]:
+    """Return the messages of a run of whole stored messages, at most a record."""
+    return _messages(document(stored))
+
+
 def is_boundary(stored: bytes) -> bool:
     """Whether stored bytes that begin at a message also end with one.
 

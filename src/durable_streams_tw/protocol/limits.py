@@ -275,9 +275,15 @@ READER_CHECK_INTERVAL: Final = 60.0
 #: How deep forks of forks may go (PROTOCOL.md §4.2 sets none).
 MAX_FORK_DEPTH: Final = 1_000
 
-#: How many stored bytes are looked at a time while a fork's sub-offset counts messages: few
-#: enough that they cannot hold more messages than JSON mode splits.
-FORK_COUNT_STEP: Final = 64 * KIB
+#: How many stored bytes behind a fork's offset its sub-offset counts messages in within the
+#: transaction.
+FORK_INLINE_COUNT: Final = 16 * KIB
+
+#: How many bytes one step of counting beside it looks at, what it costs to look at a run of
+#: messages counted as bytes, and how many forks may wait for their turn.
+FORK_COUNT_STEP: Final = 512 * KIB
+FORK_COUNT_COST: Final = 1 * KIB
+MAX_COUNTED_FORKS: Final = 10_000
 
 # -- subscriptions (PROTOCOL.md §6, §7) ------------------------------------------------------
 

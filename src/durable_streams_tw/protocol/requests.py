@@ -37,16 +37,30 @@ class Live(Enum):
     SSE = "sse"
 
 
+class Counted(Struct, frozen=True):
+    """The position that a Stream-Fork-Sub-Offset comes to, found before the request is carried out:
+    so many messages behind ``start`` in the stream ``source_id``."""
+
+    source_id: int
+    start: int
+    position: int
+
+    def of(self, source_id: int, start: int) -> bool:
+        """Return whether this was counted in a stream and from a position."""
+        return (self.source_id, self.start) == (source_id, start)
+
+
 class ForkRequest(Struct, frozen=True):
     """What a PUT says of the stream it forks from (§4.2).
 
     ``source`` is a stream name; ``offset`` is None for the source's tail; ``sub_offset`` counts
-    messages (JSON mode) or bytes from there.
+    messages (JSON mode) or bytes from there. ``counted`` is set by the store.
     """
 
     source: str
     offset: Asked | None = None
     sub_offset: int = 0
+    counted: Counted | None = None
 
 
 class Create(Struct, frozen=True, gc=False):

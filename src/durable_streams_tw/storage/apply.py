@@ -10,12 +10,11 @@ from msgspec.structs import replace
 
 from durable_streams_tw.protocol import forks, transitions
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.limits import FORK_COUNT_STEP
 from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.preconditions import unmet
 from durable_streams_tw.protocol.requests import Append, Create, Delete
 from durable_streams_tw.protocol.state import StreamState
-from durable_streams_tw.storage import pending, subscribing
+from durable_streams_tw.storage import forking, pending, subscribing
 from durable_streams_tw.storage.access import usable
 from durable_streams_tw.storage.appending import FULL, append
 from durable_streams_tw.storage.interfaces import Change, Command, Outcome, Transaction
@@ -51,7 +50,11 @@ def _create(transaction: Transaction, command: Create, now: int) -> Outcome:
     else:
         source = transaction.stream_at(command.fork.source)
         expired = source is not None and _has_ended(transaction, source, now)
-        outcome = forks.unusable(source, expired) or _fork(transaction, source, command, now)
+        refusal = forks.unusable(source, expired)
+        if refusal is not None:
+            return refusal
+        assert source is not None, "what is usable is there"
+        outcome = forking.fork(transaction, source, command, now)
     if isinstance(outcome, Created):
         outcome = unmet(command.precondition, None) or outcome
     if isinstance(outcome, Refusal):
@@ -74,21 +77,6 @@ def _create(transaction: Transaction, command: Create, now: int) -> Outcome:
         if data:
             pending.grown(transaction, state.path, start, now)
     return Created(state, fresh=True, body=outcome.body)
-
-
-def _fork(
-    transaction: Transaction, source: StreamState | None, command: Create, now: int
-) -> Created | Refusal:
-    assert source is not None
-    point = forks.anchor(source, command)
-    if isinstance(point, forks.Advance) and not transaction.boundary(source, point.position):
-        return forks.TORN
-    while isinstance(point, forks.Advance):
-        stored = transaction.gather(source, point.position, FORK_COUNT_STEP)
-        point = forks.advance(point, stored)
-    if isinstance(point, Refusal):
-        return point
-    return forks.fork(source, command, point, transaction.boundary(source, point), now)
 
 
 def _has_ended(transaction: Transaction, state: StreamState, now: int) -> bool:

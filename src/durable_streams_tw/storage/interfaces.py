@@ -222,10 +222,11 @@ class Transaction(Protocol):
     def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
         """What the stream remembers of a producer."""
 
-    def gather(self, state: StreamState, start: int, limit: int) -> bytes:
-        """About ``limit`` stored bytes of a stream, inherited ones too, up to its tail.
+    def runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
+        """The stored messages of a stream in JSON mode, inherited ones too, from a boundary up to
+        its tail: sizes of runs of whole messages, and their bytes, at most a record.
 
-        In JSON mode the message that crosses the limit comes whole.
+        None in their place for one message that is larger than a record.
         """
 
     def boundary(self, state: StreamState, position: int) -> bool:

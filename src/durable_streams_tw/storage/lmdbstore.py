@@ -32,13 +32,14 @@ from durable_streams_tw.protocol.limits import (
 from durable_streams_tw.protocol.offsets import START, Asked
 from durable_streams_tw.protocol.requests import Append, Create
 from durable_streams_tw.protocol.state import StreamState
-from durable_streams_tw.storage import reading
+from durable_streams_tw.storage import forking, reading
 from durable_streams_tw.storage.access import AccessTimes, usable
 from durable_streams_tw.storage.chores import Chore, Chores
 from durable_streams_tw.storage.committer import BUG, CORRUPT, Committed, Committer
 from durable_streams_tw.storage.directory import Claim
 from durable_streams_tw.storage.extents import TORN, resolve, same_stream
 from durable_streams_tw.storage.files import persist
+from durable_streams_tw.storage.forking import Counting, ForkCounter
 from durable_streams_tw.storage.format import recognise
 from durable_streams_tw.storage.interfaces import (
     Chunk,
@@ -122,6 +123,7 @@ class LMDBStore:
         self._open = False
         self._closed: Deferred[None] | None = None
         self._queued = self._queued_bytes = 0
+        self._counter = ForkCounter(self._count, BUG)
         self._meter: Meter | None = None
         # Since when, by the process's clock, the oldest command waits that is not taken up yet.
         self._waits_since = 0.0
@@ -167,6 +169,7 @@ class LMDBStore:
                 return again
             return succeed(None)
         self._open = False
+        self._counter.stop(_STOPPING)
         self._chores.stop()
         self._closed = self._lanes.stop().addCallback(self._released)
         return self._closed
@@ -195,11 +198,48 @@ class LMDBStore:
                 self._meter.refused(command, _OVERLOADED)
             told(_OVERLOADED)
             return
-        if not self._waits_since:
-            self._waits_since = perf_counter()
         self._queued += 1
         self._queued_bytes += size
-        self._lanes.write(_Submitted(command, size, told))
+        if forking.needs_count(command):
+            assert isinstance(command, Create)
+            self._counter.count(command, partial(self._counted, size, told))
+        else:
+            self._write(_Submitted(command, size, told))
+
+    def _write(self, submitted: _Submitted) -> None:
+        if not self._waits_since:
+            self._waits_since = perf_counter()
+        self._lanes.write(submitted)
+
+    def _counted(
+        self, size: int, told: Callable[[Outcome], object], counted: Create | Refusal
+    ) -> None:
+        """A fork may be carried out, or not."""
+        if self._open and not isinstance(counted, Refusal):
+            self._write(_Submitted(counted, size, told))
+            return
+        self._queued -= 1
+        self._queued_bytes -= size
+        told(counted if isinstance(counted, Refusal) else _STOPPING)
+
+    def _count(
+        self, command: Create, counting: Counting | None
+    ) -> Deferred[Create | Counting | Refusal]:
+        return self._in_lane(partial(self._count_some, command, counting))
+
+    def _count_some(
+        self, command: Create, counting: Counting | None
+    ) -> Create | Counting | Refusal:
+        """In a reading lane: count messages of a fork's source."""
+        try:
+            with self._keyspace.snapshot() as view:
+                return forking.count_some(reading.ViewReader(view), command, counting)
+        except CorruptRecord as corrupt:
+            self._log.error("{corrupt}", corrupt=corrupt)
+            return CORRUPT
+        except KeyspaceFailed as failure:
+            self._log.error("a read failed: {reason}", reason=failure)
+            return _UNREADABLE
 
     def _work(self, jobs: list[_Submitted | Chore]) -> None:
         """In the committing lane: carry out what has queued, in bounded batches."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -16,16 +17,19 @@ from zope.interface import implementer
 
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.bodies import Body
-from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import RECORD_PAYLOAD, SWEEP_INTERVAL
 from durable_streams_tw.protocol.offsets import Asked
 from durable_streams_tw.protocol.producers import ProducerState
+from durable_streams_tw.protocol.requests import Create
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.protocol.subscription_index import SubscriptionIndex
+from durable_streams_tw.storage import forking
 from durable_streams_tw.storage.access import AccessTimes, usable
 from durable_streams_tw.storage.apply import apply, expire
 from durable_streams_tw.storage.cutting import cut
 from durable_streams_tw.storage.extents import TORN, extents, resolve, same_stream
+from durable_streams_tw.storage.forking import Counting, ForkCounter
 from durable_streams_tw.storage.interfaces import (
     Change,
     Chunk,
@@ -44,6 +48,10 @@ from durable_streams_tw.storage.tables import Table, owned_range
 from durable_streams_tw.storage.telling import tell
 
 T = TypeVar("T")
+
+
+_STOPPING: Final = Refusal(Problem.STOPPING, "the server is stopping")
+_BUG: Final = Refusal(Problem.INTERNAL, "the server failed; nothing was written")
 
 
 class _Log:
@@ -68,6 +76,13 @@ class _Log:
     def boundary_from(self, position: int) -> int:
         """The first message boundary at or behind a position."""
         return self.boundaries[bisect_left(self.boundaries, position)]
+
+    def run_end(self, position: int) -> int:
+        """Where a run of messages ends that begins at a boundary: at most a record, or one
+        message that is larger."""
+        following = bisect_right(self.boundaries, position + RECORD_PAYLOAD)
+        end = self.boundaries[following - 1]
+        return end if end > position else self.boundaries[following]
 
     def is_boundary(self, position: int) -> bool:
         """Whether a position lies between messages."""
@@ -96,6 +111,8 @@ class MemoryStore:
         lead: Callable[[], int] = lambda: 0,
     ) -> None:
         self._now = now
+        self._clock = clock
+        self._counter = ForkCounter(self._count, _BUG)
         self._sweeps: LoopingCall | None = None
         if clock is not None:
             self._sweeps = LoopingCall(self.sweep)
@@ -128,6 +145,7 @@ class MemoryStore:
         """Sweep no more."""
         if self._sweeps is not None and self._sweeps.running:
             self._sweeps.stop()
+        self._counter.stop(_STOPPING)
         return succeed(None)
 
     def submit(self, command: Command) -> Deferred[Outcome]:
@@ -137,7 +155,33 @@ class MemoryStore:
         return done
 
     def carry_out(self, command: Command, told: Callable[[Outcome], object]) -> None:
-        """Carry out a command at once."""
+        """Carry out a command at once, but for a fork whose messages take long to count."""
+        if forking.needs_count(command):
+            assert isinstance(command, Create)
+            self._counter.count(command, partial(self._counted, told))
+        else:
+            self._apply(command, told)
+
+    def _counted(self, told: Callable[[Outcome], object], counted: Create | Refusal) -> None:
+        if isinstance(counted, Refusal):
+            told(counted)
+        else:
+            self._apply(counted, told)
+
+    def _count(
+        self, command: Create, counting: Counting | None
+    ) -> Deferred[Create | Counting | Refusal]:
+        """Count messages of a fork's source: a step in each turn of the reactor."""
+        reached = forking.count_some(self, command, counting)
+        while isinstance(reached, Counting) and self._clock is None:
+            reached = forking.count_some(self, command, reached)
+        if not isinstance(reached, Counting) or self._clock is None:
+            return succeed(reached)
+        later: Deferred[Create | Counting | Refusal] = Deferred()
+        self._clock.callLater(0, later.callback, reached)
+        return later
+
+    def _apply(self, command: Command, told: Callable[[Outcome], object]) -> None:
         known = len(self.changes)
         outcome = apply(self, command, self._now())
         if self._meter is not None:
@@ -256,6 +300,16 @@ class MemoryStore:
             self._logs[extent.stream_id].slice(extent.start, extent.stop)
             for extent in extents(self.stream, state, start, stop)
         ]
+
+    def runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
+        """The stored messages of a stream."""
+        for extent in extents(self.stream, state, start, state.tail):
+            log, position = self._logs[extent.stream_id], extent.start
+            while position < extent.stop:
+                end = min(log.run_end(position), extent.stop)
+                size = end - position
+                yield size, log.slice(position, end) if size <= RECORD_PAYLOAD else None
+                position = end
 
     def boundary(self, state: StreamState, position: int) -> bool:
         """Whether a position lies between messages."""

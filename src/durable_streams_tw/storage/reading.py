@@ -5,7 +5,7 @@ Nothing here keeps a window into the map: what is returned is copied before the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.state import StreamState
@@ -119,6 +119,69 @@ def _gather_extent(
     if position < stop:
         raise CorruptRecord(first, f"bytes are missing at {position}")
     return limit
+
+
+def runs(
+    view: View, lookup: Lookup, state: StreamState, start: int
+) -> Iterator[tuple[int, bytes | None]]:
+    """The stored messages of a stream in JSON mode from a boundary up to its tail.
+
+    Sizes of runs of whole messages, and their bytes, at most a record; None in their place for one
+    message that is larger than a record. Raises `CorruptRecord`.
+    """
+    for extent in extents(lookup, state, start, state.tail):
+        yield from _extent_runs(view, extent)
+
+
+def _extent_runs(view: View, extent: Extent) -> Iterator[tuple[int, bytes | None]]:
+    position = extent.start
+    first = records.data_key(extent.stream_id, position)
+    lowest = records.data_key(extent.stream_id, 0)
+    behind = records.data_key(extent.stream_id, extent.stop)
+    # Bytes of a message that goes on in the next record.
+    torn = 0
+    for raw, value in view.scan_from_floor(first, lowest, behind):
+        key = bytes(raw)
+        flags, payload = records.unpack_data(key, value)
+        skipped = position - records.position_of(key)
+        if not 0 <= skipped < len(payload) or (skipped and position != extent.start):
+            raise CorruptRecord(key, f"bytes are missing or doubled at {position}")
+        piece = payload[skipped : skipped + extent.stop - position]
+        position += len(piece)
+        if not flags:
+            yield len(piece), bytes(piece)
+            continue
+        torn += len(piece)
+        if not flags & records.TORN_AFTER:
+            yield torn, None
+            torn = 0
+    if position < extent.stop or torn:
+        raise CorruptRecord(first, f"bytes are missing at {position}")
+
+
+class ViewReader:
+    """What forks are counted with, over a view. Raises `CorruptRecord`."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._lookup = lookup_in(view)
+
+    def stream_at(self, path: str) -> StreamState | None:
+        """The stream that holds a path."""
+        record = load_stream_at(self._view, path)
+        return None if record is None else record.state
+
+    def stream(self, stream_id: int) -> StreamState | None:
+        """The stream of an id."""
+        return self._lookup(stream_id)
+
+    def boundary(self, state: StreamState, position: int) -> bool:
+        """Whether a position lies between messages."""
+        return is_boundary(self._view, self._lookup, state, position)
+
+    def runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
+        """The stored messages of a stream."""
+        return runs(self._view, self._lookup, state, start)
 
 
 def is_boundary(view: View, lookup: Lookup, state: StreamState, position: int) -> bool:

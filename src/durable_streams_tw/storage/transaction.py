@@ -128,10 +128,10 @@ class BatchTransaction:
         self._written.producers.insert((stream_id, producer_id), state)
         return state
 
-    def gather(self, state: StreamState, start: int, limit: int) -> bytes:
-        """Stored bytes of a stream, those of this batch too."""
+    def runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
+        """The stored messages of a stream, those of this batch too."""
         self._flush_data()
-        return reading.gather(self._batch, self.stream, state, start, state.tail, limit)
+        return reading.runs(self._batch, self.stream, state, start)
 
     def boundary(self, state: StreamState, position: int) -> bool:
         """Whether a position lies between messages."""
