@@ -375,6 +375,22 @@ class WorkerTests(ControlCase):
         good = self.ask("POST", path, wake, Authorization=f"bearer  {claimed['token']}")
         self.assertEqual(good.status, 200)
 
+    def test_offsets_of_another_incarnation(self) -> None:
+        """An ack with an offset of a stream that was deleted acknowledges nothing of the next."""
+        self.work()
+        shown = self.claim().body
+        old = shown["streams"][0]["tail_offset"]
+        self.house.ask("DELETE", "events/a")
+        self.house.put("events/a", body=b"another stream")
+        acks = [{"stream": "events/a", "offset": old}]
+        refused = self.settle("ack", shown, acks=acks, done=True)
+        self.assertError(refused, 409, "INVALID_OFFSET")
+        self.assertIn("incarnation", refused.body["error"]["message"])
+        self.settle("ack", shown, done=True)
+        (item,) = self.claim().body["streams"]
+        self.assertNotEqual(item["tail_offset"].partition("_")[0], old.partition("_")[0])
+        self.assertEqual(position_of(item["acked_offset"]), 0)
+
     def test_tokens_grow_old(self) -> None:
         """Heartbeats renew them; one that has expired says so."""
         self.work()
