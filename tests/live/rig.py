@@ -14,13 +14,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from durable_streams_tw.live.fanout import Fanout, Subscriber
+from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.live.tails import Tails
 from durable_streams_tw.live.transfers import Transfer
 from durable_streams_tw.live.waiters import LongPolls
 from durable_streams_tw.protocol import bodies
 from durable_streams_tw.protocol.cursors import interval_at
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.limits import MAX_CHUNK, SSE_CHUNK
+from durable_streams_tw.protocol.limits import MAX_CHUNK, READ_PIECE
 from durable_streams_tw.protocol.offsets import START, Asked, parse_offset
 from durable_streams_tw.protocol.requests import Append, Create, Delete
 from durable_streams_tw.protocol.state import FOR_EVER, Lifetime, StreamState
@@ -295,8 +296,15 @@ class LiveTestCase(SynchronousTestCase):
         self.tails = Tails(self.store, self.clock)
         self.polls = LongPolls(self.store, self.tails, self.clock, TIMEOUT)
         self.chance = 0.5
+        self.pieces = PieceSize()
         self.fanout = Fanout(
-            self.store, self.tails, self.clock, RECONNECT, COMMENT, random=lambda: self.chance
+            self.store,
+            self.tails,
+            self.clock,
+            RECONNECT,
+            COMMENT,
+            random=lambda: self.chance,
+            pieces=self.pieces,
         )
 
     # -- writing ------------------------------------------------------------------------------
@@ -347,7 +355,7 @@ class LiveTestCase(SynchronousTestCase):
         assert isinstance(state, StreamState)
         return state
 
-    def chunk(self, offset: int = START, path: str = PATH, limit: int = SSE_CHUNK) -> Chunk:
+    def chunk(self, offset: int = START, path: str = PATH, limit: int = READ_PIECE) -> Chunk:
         """What a request's own read finds."""
         chunk = self.successResultOf(self.store.memory.read(path, offset, limit))
         assert isinstance(chunk, Chunk)
@@ -380,6 +388,7 @@ class LiveTestCase(SynchronousTestCase):
         self.assertEqual(self.fanout.count, 0)
         self.assertEqual(self.polls.count, 0)
         self.assertEqual(self.tails.count, 0)
+        self.assertEqual(self.pieces.slow, 0)
         self.assertEqual([pins for pins in self.store.pins.values() if pins], [])
         self.turn()
         self.assertEqual(self.clock.getDelayedCalls(), [])

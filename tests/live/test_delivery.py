@@ -145,7 +145,7 @@ class DeliveryTests(LiveTestCase):
     def setUp(self) -> None:
         """Tiny bounds."""
         super().setUp()
-        self.patch(limits, "SSE_CHUNK", CHUNK)
+        self.patch(limits, "READ_PIECE", CHUNK)
         self.patch(window, "TAIL_WINDOW", WINDOW)
         self.patch(window, "_STEP", 6)
         self.patch(pieces, "TAIL_WINDOW", WINDOW)

@@ -15,7 +15,7 @@ from durable_streams_tw.protocol.limits import (
     FANOUT_SLICE_IN_BURSTS,
     KIB,
     MIB,
-    SSE_CHUNK,
+    READ_PIECE,
     SSE_LIFETIME_SPREAD,
     SSE_RETRY_FIRST_MS,
     TAIL_WINDOW,
@@ -104,11 +104,11 @@ class BeginningTests(LiveTestCase):
         kinds = [kind for kind, _ in sink.events]
         self.assertEqual(kinds, ["data", "control"] * 5)
         self.assertEqual(sink.payload.encode(), data)
-        ends = [SSE_CHUNK * number for number in (1, 2, 3, 4)]
+        ends = [READ_PIECE * number for number in (1, 2, 3, 4)]
         self.assertEqual(
             sink.controls, [control(end, up_to_date=False) for end in ends] + [control(MIB + 3)]
         )
-        self.assertLess(max(map(len, sink.writes)), SSE_CHUNK + KIB)
+        self.assertLess(max(map(len, sink.writes)), READ_PIECE + KIB)
 
     def test_catch_up_gives_turns_to_others(self) -> None:
         """A reader of a long stream does not hold the reactor."""
@@ -247,14 +247,14 @@ class FollowingTests(LiveTestCase):
         """A burst larger than a chunk comes in pieces; only the last is up to date."""
         sink = self.subscribe()
         self.turn()
-        self.append(b"x" * SSE_CHUNK)
+        self.append(b"x" * READ_PIECE)
         self.append(b"y" * 10)
         self.turn()
         self.assertEqual(
             sink.controls[1:],
-            [control(SSE_CHUNK, up_to_date=False), control(SSE_CHUNK + 10)],
+            [control(READ_PIECE, up_to_date=False), control(READ_PIECE + 10)],
         )
-        self.assertLess(max(map(len, sink.writes)), SSE_CHUNK + KIB)
+        self.assertLess(max(map(len, sink.writes)), READ_PIECE + KIB)
 
     def test_more_than_the_window_holds(self) -> None:
         """Then the store serves all of it."""
@@ -278,7 +278,7 @@ class FollowingTests(LiveTestCase):
         self.turn()
         self.assertEqual(sink.payload.count("m" * 1000), 300)
         self.assertTrue(sink.payload.endswith("1]"))
-        self.assertLess(max(map(len, sink.writes)), SSE_CHUNK + 20 * KIB)
+        self.assertLess(max(map(len, sink.writes)), READ_PIECE + 20 * KIB)
 
     def test_the_window_is_let_go(self) -> None:
         """Bytes that all have been sent are not kept, and none without readers."""
@@ -599,7 +599,7 @@ class PausingTests(LiveTestCase):
 
     def test_paused_while_it_reads(self) -> None:
         """What was read for it is dropped, and read again."""
-        self.append(b"x" * SSE_CHUNK * 2)
+        self.append(b"x" * READ_PIECE * 2)
         sink = self.subscribe()
         self.store.holding = True
         self.turn()
@@ -610,11 +610,11 @@ class PausingTests(LiveTestCase):
         sink.drain()
         self.turn()
         self.store.release()
-        self.assertEqual(sink.controls[-1], control(SSE_CHUNK * 2))
+        self.assertEqual(sink.controls[-1], control(READ_PIECE * 2))
 
     def test_paused_and_resumed_while_it_reads(self) -> None:
         """One read is enough."""
-        self.append(b"x" * SSE_CHUNK * 2)
+        self.append(b"x" * READ_PIECE * 2)
         sink = self.subscribe()
         self.store.holding = True
         self.turn()
@@ -624,7 +624,7 @@ class PausingTests(LiveTestCase):
         self.turn()
         self.assertEqual(self.store.reads, reads)
         self.store.release()
-        self.assertEqual(sink.controls[-1], control(SSE_CHUNK * 2))
+        self.assertEqual(sink.controls[-1], control(READ_PIECE * 2))
 
     def test_one_that_never_reads_costs_nothing(self) -> None:
         """No bytes, no reads, no comments, no timers but the one that ends it."""
@@ -905,7 +905,7 @@ class SilenceTests(LiveTestCase):
         self.turn()
         self.clock.advance(RECONNECT)
         self.assertTrue(late.ended)
-        self.assertEqual(late.controls, [control(SSE_CHUNK, up_to_date=False)])
+        self.assertEqual(late.controls, [control(READ_PIECE, up_to_date=False)])
 
     def test_reconnect_before_the_first_write(self) -> None:
         """Even then the client is told where it is."""

@@ -37,7 +37,7 @@ class TransferTests(LiveTestCase):
         chunk = self.successResultOf(read)
         assert isinstance(chunk, Chunk)
         self.assertEqual(len(chunk.data), READ_PIECE)
-        self.transfers = Transfers(self.store, self.tails, self.in_thread)
+        self.transfers = Transfers(self.store, self.tails, self.in_thread, self.pieces)
         sink = RecordingSink(room)
         sink.producer = self.transfers.begin(chunk, encoder, sink)
         return sink

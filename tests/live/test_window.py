@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.live.window import Window
-from durable_streams_tw.protocol.limits import SSE_CHUNK, TAIL_WINDOW
+from durable_streams_tw.protocol.limits import READ_PIECE, TAIL_WINDOW
 
 
 class WindowTests(SynchronousTestCase):
@@ -58,21 +58,21 @@ class WindowTests(SynchronousTestCase):
     def test_whole_is_cut_between_appends(self) -> None:
         """Where no append ends within the limit, only the store can cut."""
         window = Window(0, whole=True)
-        window.add(0, b"1" * (SSE_CHUNK - 1))
-        window.add(SSE_CHUNK - 1, b"2" * 50)
-        window.add(window.end, b"3" * (SSE_CHUNK + 1))
-        self.assertEqual(window.slice(0, SSE_CHUNK), b"1" * (SSE_CHUNK - 1))
-        self.assertIsNone(window.slice(SSE_CHUNK + 49, SSE_CHUNK))
-        self.assertEqual(len(window.slice(SSE_CHUNK + 50, SSE_CHUNK) or b""), SSE_CHUNK)
+        window.add(0, b"1" * (READ_PIECE - 1))
+        window.add(READ_PIECE - 1, b"2" * 50)
+        window.add(window.end, b"3" * (READ_PIECE + 1))
+        self.assertEqual(window.slice(0, READ_PIECE), b"1" * (READ_PIECE - 1))
+        self.assertIsNone(window.slice(READ_PIECE + 49, READ_PIECE))
+        self.assertEqual(len(window.slice(READ_PIECE + 50, READ_PIECE) or b""), READ_PIECE)
 
     def test_whole_tiny_appends(self) -> None:
         """Cuts are remembered now and then, so half a chunk can always be had."""
         window = Window(0, whole=True)
         while window.end < TAIL_WINDOW - 6:
             window.add(window.end, b"12345,")
-        piece = window.slice(0, SSE_CHUNK)
+        piece = window.slice(0, READ_PIECE)
         assert piece is not None
-        self.assertGreater(len(piece), SSE_CHUNK // 2)
+        self.assertGreater(len(piece), READ_PIECE // 2)
         self.assertEqual(len(piece) % 6, 0)
 
     @given(st.lists(st.integers(1, 90_000), min_size=1, max_size=60), st.integers(0, 2**21))
@@ -86,8 +86,8 @@ class WindowTests(SynchronousTestCase):
         window.trim(max([end for end in ends if end <= trimmed]))
         position = min([end for end in ends if end >= window.start])
         while position < window.end:
-            piece = window.slice(position, SSE_CHUNK)
+            piece = window.slice(position, READ_PIECE)
             assert piece is not None
-            self.assertLessEqual(len(piece), SSE_CHUNK)
+            self.assertLessEqual(len(piece), READ_PIECE)
             position += len(piece)
             self.assertIn(position, ends)

@@ -54,7 +54,7 @@ class EventStreamTests(Moved, test_live.EventStreamTests):
         transport.write = full
         self.follow("big")
         size = len(transport.value())
-        self.assertLess(size, 2 * limits.SSE_CHUNK)
+        self.assertLess(size, 2 * limits.READ_PIECE)
         for _ in range(20):
             transport.producer.resumeProducing()
             self.house.turn()

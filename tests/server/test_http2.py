@@ -261,7 +261,7 @@ class EventStreamTests(Http2TestCase):
         self.house.put("a", body=b"x" * 2_000_000)
         self.ask("GET", "a?offset=-1&live=sse", credit=False)
         queued = sum(len(part) for part in self.server._channel._outboundStreamQueues[1])
-        self.assertLess(queued, 3 * limits.SSE_CHUNK)
+        self.assertLess(queued, 3 * limits.READ_PIECE)
         self.wire.increment_flow_control_window(4_000_000)
         self.wire.increment_flow_control_window(4_000_000, 1)
         self.flush()

@@ -357,7 +357,7 @@ class EventStreamTests(SynchronousTestCase):
         transport.writeSequence = full
         self.follow("big")
         size = len(transport.value())
-        self.assertLess(size, 2 * limits.SSE_CHUNK)
+        self.assertLess(size, 2 * limits.READ_PIECE)
         house.turn()
         self.assertEqual(len(transport.value()), size)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 
 from durable_streams_tw.live.feeds import Feed
+from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.live.subscribers import Sink, Subscriber, Surroundings
 from durable_streams_tw.live.tails import Tails
 from durable_streams_tw.live.timeouts import EqualTimeouts
@@ -44,6 +45,7 @@ class Fanout:
         comment_interval: float = SSE_COMMENT_INTERVAL,
         *,
         random: Callable[[], float],
+        pieces: PieceSize | None = None,
     ) -> None:
         self._random = random
         self._around = Surroundings(
@@ -56,6 +58,7 @@ class Fanout:
                 for part in _LIFETIMES
             ],
             random,
+            pieces or PieceSize(),
         )
 
     @property
@@ -77,7 +80,7 @@ class Fanout:
     def subscribe(self, chunk: Chunk, cursor: int | None, sink: Sink) -> Subscriber:
         """Send a stream to ``sink``, beginning with ``chunk``, which was just read.
 
-        ``chunk`` is at most about `limits.SSE_CHUNK` bytes; ``cursor`` is what the client
+        ``chunk`` is at most about `limits.READ_PIECE` bytes; ``cursor`` is what the client
         echoed. Nothing is written before this has returned: there is time to register the
         subscriber as the producer of whatever the sink writes to.
         """

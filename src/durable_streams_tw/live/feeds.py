@@ -9,7 +9,7 @@ from twisted.python.failure import Failure
 from durable_streams_tw.live.pieces import Piece
 from durable_streams_tw.live.subscribers import READY, Subscriber, Surroundings
 from durable_streams_tw.live.window import Window
-from durable_streams_tw.protocol import cursors, limits, sse
+from durable_streams_tw.protocol import cursors, sse
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.sse import Framing
 from durable_streams_tw.protocol.state import StreamState
@@ -133,7 +133,7 @@ class Feed:
     def cut(self, position: int, after_cr: bool) -> Piece | None:
         """What comes at a position, from the window; None where only the store knows."""
         window, state = self.window, self.tail.state
-        data = window.slice(position, limits.SSE_CHUNK)
+        data = window.slice(position, self.around.pieces.bytes)
         if data is None or (not data and position < state.tail):
             return None
         drained = position + len(data) >= window.end
@@ -155,7 +155,7 @@ class Feed:
         self._reads[position] = [subscriber]
         state = self.tail.state
         maybeDeferred(
-            self.around.store.read, state.path, position, limits.SSE_CHUNK, state.id
+            self.around.store.read, state.path, position, self.around.pieces.bytes, state.id
         ).addCallbacks(
             self._answered, self._failed, callbackArgs=(position,), errbackArgs=(position,)
         )

@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.live.pieces import Piece
 from durable_streams_tw.live.tails import Tails
 from durable_streams_tw.live.timeouts import EqualTimeouts, Timeout
@@ -67,7 +68,7 @@ class Surroundings:
 
     __slots__ = (
         *("clock", "comments", "dropped", "feeds", "lifetimes", "random", "stopping", "store"),
-        "tails",
+        *("pieces", "tails"),
     )
 
     def __init__(
@@ -78,8 +79,10 @@ class Surroundings:
         comments: EqualTimeouts,
         lifetimes: Sequence[EqualTimeouts],
         random: Callable[[], float],
+        pieces: PieceSize,
     ) -> None:
         self.store = store
+        self.pieces = pieces
         self.tails = tails
         self.clock = clock
         self.comments = comments
@@ -107,6 +110,7 @@ class Subscriber:
         "_reconnect",
         "_settled",
         "_sink",
+        "_slow",
         "after_cr",
         "feed",
         "floor",
@@ -125,6 +129,9 @@ class Subscriber:
         # None once it has ended: the sink holds the subscriber.
         self._sink: Sink | None = sink
         self._paused = False
+        # Until it has taken the first piece it may be one that takes none.
+        self._slow = False
+        self._count_as(slow=True)
         self._reading = False
         # Whether a look made after the registration has reached the tail: from then on the
         # feed's window knows of all that is new.
@@ -140,6 +147,7 @@ class Subscriber:
     def pauseProducing(self) -> None:
         """The transport's buffer is full."""
         self._paused = True
+        self._count_as(slow=True)
         if self.place is READY:
             self.place = BEHIND
             del self.feed.ready[self]
@@ -149,6 +157,7 @@ class Subscriber:
         self._paused = False
         if self.place is DONE:
             return
+        self._count_as(slow=False)
         around = self.feed.around
         if self._quiet is None:
             self._quiet = around.comments.add(self._comment)
@@ -168,6 +177,7 @@ class Subscriber:
             return 1
         if self.place is NEW:
             self._begin()
+            self._count_as(slow=self._paused)
         if self.place is not BEHIND or self._paused:
             return 1
         piece = self.feed.cut(self.position, self.after_cr) if self._settled else None
@@ -290,6 +300,13 @@ class Subscriber:
             _log.failure("writing to an event stream failed")
             self.abort()
 
+    def _count_as(self, *, slow: bool) -> None:
+        # A transport that loses its client within a write may pause it afterwards.
+        slow = slow and self.place is not DONE
+        if slow is not self._slow:
+            self._slow = slow
+            self.feed.around.pieces.slow += 1 if slow else -1
+
     def _leave(self) -> bool:
         if self.place is DONE:
             return False
@@ -298,6 +315,7 @@ class Subscriber:
             del feed.ready[self]
         self.place = DONE
         self._chunk = self._sink = None
+        self._count_as(slow=False)
         if self._quiet is not None:
             self._quiet.cancel()
             self._quiet = None

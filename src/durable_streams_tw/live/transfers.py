@@ -16,11 +16,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.live.subscribers import Sink
 from durable_streams_tw.live.tails import Tails
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import READ_PIECE
 from durable_streams_tw.storage.interfaces import Chunk, IStreamStore
 
 _log = Logger()
@@ -49,8 +49,13 @@ class Transfers:
     """
 
     def __init__(
-        self, store: IStreamStore, tails: Tails, in_thread: Callable[..., Deferred[Any]]
+        self,
+        store: IStreamStore,
+        tails: Tails,
+        in_thread: Callable[..., Deferred[Any]],
+        pieces: PieceSize | None = None,
     ) -> None:
+        self.pieces = pieces or PieceSize()
         self.store = store
         self.tails = tails
         self.in_thread = in_thread
@@ -114,10 +119,14 @@ class Transfer:
 
     def pauseProducing(self) -> None:
         """The transport's buffer is full."""
+        if not self._paused and not self._over:
+            self._transfers.pieces.slow += 1
         self._paused = True
 
     def resumeProducing(self) -> None:
         """The transport's buffer is empty again."""
+        if self._paused and not self._over:
+            self._transfers.pieces.slow -= 1
         self._paused = False
         if not self._over and not self._busy:
             self._transfers.tails.soon(self)
@@ -141,7 +150,7 @@ class Transfer:
     def _read(self) -> None:
         self._busy = True
         start = self._position
-        stop = min(start + READ_PIECE, self._stop)
+        stop = min(start + self._transfers.pieces.bytes, self._stop)
         read = self._transfers.store.read_range
         maybeDeferred(read, self._path, self._stream_id, start, stop).addCallbacks(
             self._came, self._failed, callbackArgs=(stop - start,)
@@ -219,6 +228,8 @@ class Transfer:
         self._over = True
         self._piece = self._encoder = None
         transfers = self._transfers
+        if self._paused:
+            transfers.pieces.slow -= 1
         transfers.running.discard(self)
         transfers.tails.forget(self)
         transfers.store.unpin(self._stream_id)

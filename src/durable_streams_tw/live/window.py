@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from durable_streams_tw.protocol.limits import SSE_CHUNK, TAIL_WINDOW
+from durable_streams_tw.protocol.limits import READ_PIECE, TAIL_WINDOW
 
-_STEP = SSE_CHUNK // 4
+_STEP = READ_PIECE // 4
 
 
 class Window:

@@ -118,8 +118,8 @@ STOP_CHECK: Final = 0.05
 
 # -- answers ---------------------------------------------------------------------------
 
-#: The most bytes that a catch-up or long-poll answer holds in memory. A longer one is read and
-#: sent in pieces of this size.
+#: The most bytes that an answer or an event stream holds in memory, about. What is longer is read
+#: and sent in pieces of this size, or smaller ones where many readers are slow.
 READ_PIECE: Final = 256 * KIB
 
 #: About how many bytes one read inside the process returns, where neither the call nor
@@ -155,12 +155,21 @@ SSE_RETRY_LAST_MS: Final = 3_000
 #: HTTP/2 peers, close what says nothing.
 SSE_COMMENT_INTERVAL: Final = 15.0
 
+#: Pieces of answers and event streams get smaller where readers that do not read hold more than
+#: this together, down to `LEAST_PIECE`.
+SLOW_READERS: Final = 64 * MIB
+LEAST_PIECE: Final = 16 * KIB
+
+#: A reader is paused when it has left so much of what it was sent to the server: less than a piece.
+READER_BUFFER: Final = 16 * KIB
+
+#: How much of an answer the kernel takes before the client does (TCP_NOTSENT_LOWAT); without it as
+#: much as net.ipv4.tcp_wmem allows, 4 MiB, for each client that does not read.
+UNSENT_IN_KERNEL: Final = 256 * KIB
+
 #: How much of a followed stream's newest bytes is kept for its caught-up subscribers.
 #: One that has fallen further behind reads from the store.
 TAIL_WINDOW: Final = 1 * MIB
-
-#: The payload of one SSE event while catching up.
-SSE_CHUNK: Final = 256 * KIB
 
 #: How many subscribers one turn of the reactor writes to, and how many while commits come faster
 #: than all are reached: a writer waits for two or three such slices, and the sooner it goes on, the

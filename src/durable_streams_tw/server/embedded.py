@@ -18,6 +18,7 @@ from twisted.web.resource import IResource
 from durable_streams_tw import clocks
 from durable_streams_tw.auth.origins import Hosts, Origins
 from durable_streams_tw.live.fanout import Fanout
+from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.live.tails import Tails
 from durable_streams_tw.live.transfers import Transfers
 from durable_streams_tw.live.waiters import LongPolls
@@ -102,8 +103,11 @@ class DurableStreams(Service):
         self._store = store
         self._tails = tails = Tails(store, timers)
         self._long_polls = LongPolls(store, tails, timers, settings.long_poll_timeout)
-        self._fanout = Fanout(store, tails, timers, settings.sse_reconnect_interval, random=random)
-        self._transfers = Transfers(store, tails, self._in_thread)
+        pieces = PieceSize()
+        self._fanout = Fanout(
+            store, tails, timers, settings.sse_reconnect_interval, random=random, pieces=pieces
+        )
+        self._transfers = Transfers(store, tails, self._in_thread, pieces)
         self._batch = settings.max_chunk or limits.MAX_CHUNK
         self._writing = Writing(store, lambda: int(wall() * 1000), self._in_thread)
         cookie = settings.auth_cookie if checkers else None

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from durable_streams_tw.protocol.limits import MIB
+from durable_streams_tw.protocol.limits import MIB, READER_BUFFER
 
 # Connections that are read before others of the reactor have their turn.
 _AT_ONCE: Final = 256
@@ -33,6 +33,9 @@ class PolledServer(tcp.Server):
     # What is offered to the socket at a time. Each send wakes the client, and is a turn of the
     # reactor's: an eighth of it, Twisted's own choice, makes eight of each.
     SEND_LIMIT = MIB
+
+    # Beyond it a reader counts as one that does not read, and is sent no more until it has all.
+    bufferSize = READER_BUFFER
 
     def __init__(self, nest: NestedPoll, *accepted: Any) -> None:
         self._nest = nest

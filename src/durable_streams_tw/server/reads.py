@@ -23,7 +23,7 @@ from durable_streams_tw.protocol import (
 )
 from durable_streams_tw.protocol.answers import Answer, Field
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.limits import INLINE_GZIP, MAX_POSITION, READ_PIECE, SSE_CHUNK
+from durable_streams_tw.protocol.limits import INLINE_GZIP, MAX_POSITION
 from durable_streams_tw.protocol.lineage import incarnation
 from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.requests import Live, ReadQuery
@@ -71,11 +71,12 @@ class Reads:
     def read(self, request: Request, path: str) -> Response | Deferred[Response]:
         """Answer a GET."""
         query = requests.read_query(request.query)
+        piece = self._transfers.pieces.bytes
         if query.live is Live.SSE:
             query = requests.resumed(query, request.header.get(fields.LAST_EVENT_ID))
-            chunk = self._store.read(path, query.offset, SSE_CHUNK)
+            chunk = self._store.read(path, query.offset, piece)
         else:
-            chunk = self._store.read(path, query.offset, self._limit, None, READ_PIECE)
+            chunk = self._store.read(path, query.offset, self._limit, None, piece)
         return promptly(chunk, self._looked, (request, query))
 
     def _looked(
@@ -90,7 +91,7 @@ class Reads:
             return self._events(chunk, request, query)
         if chunk.data or chunk.state.closed:
             return self._news(chunk, asked)
-        waited = self._long_polls.wait(chunk, self._limit, READ_PIECE)
+        waited = self._long_polls.wait(chunk, self._limit, self._transfers.pieces.bytes)
         return promptly(waited, self._news, asked)
 
     def _news(

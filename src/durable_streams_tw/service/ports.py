@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -15,12 +16,16 @@ from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerE
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from durable_streams_tw.protocol.limits import UNSENT_IN_KERNEL
 from durable_streams_tw.server.channel_door import FastDoor
 from durable_streams_tw.server.embedded import DurableStreams
 from durable_streams_tw.server.nested_poll import NestedPoll, nested_poll
 from durable_streams_tw.server.site import StreamSite
 from durable_streams_tw.service.certificates import TLSEndpoint
 from durable_streams_tw.service.startup import CannotStart
+
+# Not every system has it.
+_NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 
 class Ports(Service):
@@ -98,6 +103,7 @@ class Ports(Service):
     def _watched(self, port: IListeningPort) -> IListeningPort:
         if self._poll is not None:
             self._poll.watch(port)
+        _bound_kernel_buffers(port)
         return port
 
     def _refused(self, failure: Failure) -> None:
@@ -129,6 +135,16 @@ class Ports(Service):
             else:
                 self._streams.reached_at(None, False)
         return port
+
+
+def _bound_kernel_buffers(port: Any) -> None:
+    """Let the kernel hold little of what clients do not take, for all connections of a port."""
+    listening = getattr(port, "socket", None)
+    if listening is None or _NOTSENT_LOWAT is None:
+        return
+    if listening.family in (socket.AF_INET, socket.AF_INET6):
+        # Connections inherit it.
+        listening.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_IN_KERNEL)
 
 
 def _why(error: Exception) -> str:

@@ -1,0 +1,73 @@
+"""How much is written at a time, by how many readers take nothing."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.live.piece_size import PieceSize
+from durable_streams_tw.protocol import limits
+from durable_streams_tw.protocol.limits import LEAST_PIECE, MIB, READ_PIECE
+from tests.live.rig import LiveTestCase, RecordingSink
+
+
+class PieceSizeTests(SynchronousTestCase):
+    """The size alone."""
+
+    def test_all_together(self) -> None:
+        """Ten thousand readers that stop one by one hold less than 350 MiB."""
+        pieces = PieceSize()
+        held = 0
+        sizes = []
+        for _ in range(10_000):
+            sizes.append(pieces.bytes)
+            held += pieces.bytes
+            pieces.slow += 1
+        self.assertLess(held, 350 * MIB)
+        self.assertEqual((sizes[0], sizes[200], sizes[-1]), (READ_PIECE, READ_PIECE, LEAST_PIECE))
+
+
+def leave(sink: RecordingSink) -> None:
+    """The client is gone."""
+    assert sink.producer is not None
+    sink.producer.stopProducing()
+
+
+class CountTests(LiveTestCase):
+    """Who counts as slow."""
+
+    def tearDown(self) -> None:
+        """Whoever has gone does not count."""
+        self.assertNothingLeft()
+
+    def test_readers_that_stop(self) -> None:
+        """They get smaller pieces the more they are; when they read on, all come large again."""
+        self.patch(limits, "SLOW_READERS", 4 * READ_PIECE)
+        self.create("application/octet-stream", bytes(8 * READ_PIECE))
+        sinks = []
+        for count in range(1, 30):
+            sink = self.subscribe(room=1, chunk=self.chunk(limit=self.pieces.bytes))
+            self.turn()
+            self.assertEqual(self.pieces.slow, count)
+            sinks.append(sink)
+        sizes = [len(sink.bytes) for sink in sinks]
+        self.assertEqual(sizes, sorted(sizes, reverse=True))
+        self.assertLess(sizes[-1], READ_PIECE // 4)
+        for sink in sinks[1:]:
+            leave(sink)
+        self.assertEqual(self.pieces.slow, 1)
+        reader = sinks[0]
+        for _ in range(40):
+            reader.drain()
+            self.turn()
+        self.assertEqual(reader.position, 8 * READ_PIECE)
+        leave(reader)
+
+    def test_new_readers(self) -> None:
+        """So do those that have not been written to yet: their first pieces are in memory."""
+        self.create("application/octet-stream", b"x")
+        sinks = [self.subscribe() for _ in range(3)]
+        self.assertEqual(self.pieces.slow, 3)
+        self.turn()
+        self.assertEqual(self.pieces.slow, 0)
+        for sink in sinks:
+            leave(sink)
