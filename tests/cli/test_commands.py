@@ -128,5 +128,5 @@ class CompletionTests(SynchronousTestCase):
         """Commands, their options, and the words that options take."""
         self.assertEqual(self.complete("conf"), ["config"])
         self.assertEqual(self.complete("config", ""), ["check", "show"])
-        self.assertEqual(self.complete("run", "--max-b"), ["--max-body"])
+        self.assertEqual(self.complete("run", "--max-st"), ["--max-stored"])
         self.assertEqual(self.complete("run", "--cache", "p"), ["public", "private"])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -13,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.service import process_tuning
 from durable_streams_tw.service.startup import CannotStart, Mouth, Startup
 from durable_streams_tw.storage.interfaces import StoreUnusable
+from tests.service.black_box import PATIENCE, environment
 
 
 class Part(Service):
@@ -38,6 +42,22 @@ class Part(Service):
         """Stop, when the test says."""
         self.diary.append(f"stop {self.label}")
         return self.stopped
+
+
+class PreloadTests(SynchronousTestCase):
+    """A running server imports nothing."""
+
+    def test_no_late_imports(self) -> None:
+        """An upgrade in place and a lack of file descriptors do not harm it."""
+        program = Path(__file__).with_name("late_imports.py")
+        done = subprocess.run(
+            [sys.executable, program, self.mktemp()],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        self.assertEqual(json.loads(done.stdout.splitlines()[-1]), [], done.stderr)
 
 
 class StartupTests(SynchronousTestCase):

@@ -23,6 +23,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from durable_streams_tw.service import process_tuning
+from durable_streams_tw.service.preload import preload
 from durable_streams_tw.storage.interfaces import StoreUnusable
 
 
@@ -57,6 +58,7 @@ class Startup(MultiService):
 
     def startService(self) -> None:
         """Start. Raises `CannotStart`."""
+        preload()
         process_tuning.tune()
         with self._explained():
             MultiService.startService(self)

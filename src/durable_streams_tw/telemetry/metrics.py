@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
 from twisted.internet.defer import Deferred
 from twisted.web.server import Request
 
@@ -29,9 +32,6 @@ class Exposition:
     """The metrics of one set of streams, as text."""
 
     def __init__(self, observed: Observed) -> None:
-        # prometheus_client takes a while to import: nobody waits for it who does not scrape.
-        from prometheus_client import CollectorRegistry, ProcessCollector
-
         self._observed = observed
         self._registry = CollectorRegistry()
         self._levels: Levels | None = None
@@ -41,8 +41,6 @@ class Exposition:
 
     def text(self, accept: str, levels: Levels | None) -> tuple[bytes, str]:
         """The exposition in the format that is liked best, and its content type."""
-        from prometheus_client.exposition import choose_encoder
-
         self._levels = levels
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
@@ -168,12 +166,6 @@ def _histogram(family: Family, distribution: Distribution) -> Any:
 
 
 def _metric(family: Family) -> Any:
-    from prometheus_client.core import (
-        CounterMetricFamily,
-        GaugeMetricFamily,
-        HistogramMetricFamily,
-    )
-
     kinds: dict[str, Any] = {
         "counter": CounterMetricFamily,
         "gauge": GaugeMetricFamily,

@@ -26,6 +26,11 @@ _HTML: Final = b"text/html; charset=utf-8"
 class Console(operators.Look):
     """The page."""
 
+    def __init__(self) -> None:
+        operators.Look.__init__(self)
+        # Read at the start: an upgrade in place may replace the files of a running server.
+        whole_page()
+
     def show(self, request: Request) -> Any:
         """Answer with the page."""
         body, policy = whole_page()
