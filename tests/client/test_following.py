@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.client import messages
 from durable_streams_tw.client.errors import Broken, Rejected, Unreachable
 from durable_streams_tw.client.following import Batch, Live, catch_up, follow
 from durable_streams_tw.server.settings import Settings
 from tests.client.rig import Rig, Script, answer
 
+WHOLE = Settings(long_poll_timeout=2.0, sse_reconnect_interval=3.0)
 SMALL = Settings(max_chunk=64, long_poll_timeout=2.0, sse_reconnect_interval=3.0)
 OFFSET = "0000000000000000_0000000000000000"
 
@@ -34,10 +38,15 @@ class FollowTests(SynchronousTestCase):
     """Against the real streams."""
 
     def followed(
-        self, content_type: str, live: Live, parts: list[bytes], cuts: list[int | None]
+        self,
+        content_type: str,
+        live: Live,
+        parts: list[bytes],
+        cuts: list[int | None],
+        settings: Settings = SMALL,
     ) -> list[Batch]:
         """What a follower sees of parts that are appended while it follows."""
-        rig = Rig(cuts=list(cuts), settings=SMALL)
+        rig = Rig(cuts=list(cuts), settings=settings)
         rig.house.put("s", content_type)
         half = len(parts) // 2
         for part in parts[:half]:
@@ -85,6 +94,40 @@ class FollowTests(SynchronousTestCase):
         self.assertLessEqual({*expected}, {*sent})
         self.assertEqual([m for batch in seen for m in batch.messages()], expected)
 
+    @given(
+        st.sampled_from(["sse", "long-poll"]),
+        st.lists(st.text("aß€", min_size=1, max_size=90), max_size=8),
+        st.lists(st.integers(0, 1500), max_size=12),
+    )
+    def test_long_answers(self, live: Live, parts: list[str], cuts: list[int]) -> None:
+        """They are handed out in pieces, and what was handed out is not handed out again."""
+        with patch.object(messages, "PIECE", 20):
+            raw = [part.encode() for part in parts]
+            for kind in ("application/octet-stream", "text/plain"):
+                mode: Live = "long-poll" if kind == "text/plain" else live
+                seen = self.followed(kind, mode, raw, [*cuts], WHOLE)
+                self.assertEqual(content(seen), b"".join(raw))
+                if kind == "text/plain":
+                    self.assertEqual("".join(batch.data.decode() for batch in seen), "".join(parts))
+            sent = [json.dumps({"text": [part, {"a": "],"}]}).encode() for part in parts]
+            seen = self.followed("application/json", live, sent, [*cuts], WHOLE)
+            self.assertEqual([m for batch in seen for m in batch.messages()], sent)
+
+    def test_another_stream_midway(self) -> None:
+        """What is left of an answer is not taken from a stream of another life."""
+        rig = Rig(cuts=[400_000], settings=WHOLE)
+        seen: list[Batch] = []
+        with patch.object(messages, "PIECE", 20):
+            rig.house.put("s", "text/plain", b"1" * 600_000)
+            done = rig.start(gather(rig, seen))
+            rig.turn()
+            self.assertGreater(len(content(seen)), 0)
+            self.assertIsNone(seen[-1].offset)
+            rig.house.ask("DELETE", "s")
+            rig.house.put("s", "text/plain", b"2" * 600_000)
+            self.assertRaises(Broken, rig.finish, done)
+        self.assertNotIn(b"2", content(seen))
+
     def test_offsets_resume(self) -> None:
         """Every offset that was handed out is one to go on from, without gap or overlap."""
         parts = [bytes([number]) * 50 for number in range(6)]
@@ -130,7 +173,7 @@ class FollowTests(SynchronousTestCase):
         seen: list[Batch] = []
         done = rig.start(gather(rig, seen, offset="now"))
         rig.turn(1)
-        self.assertEqual([(batch.data, batch.offset[-1]) for batch in seen], [(b"", "3")])
+        self.assertEqual([(batch.data, str(batch.offset)[-1]) for batch in seen], [(b"", "3")])
         rig.house.post("s", b"new")
         rig.house.ask("POST", "s", {"Stream-Closed": "true"})
         rig.finish(done)

@@ -39,7 +39,7 @@ def read(access: Access, stream: str, offset: str, offset_file: Path | None, as_
     """Print what a stream has.
 
     Bytes as they are; the messages of a JSON stream one a line. With --json one object a
-    chunk, with the offset behind it.
+    chunk, with the offset that it leads to; null in the middle of a long answer.
     """
     _show(access, stream, offset, offset_file, as_json, None)
 
@@ -118,7 +118,7 @@ def _show(
         async for batch in batches:
             with about(target.url):
                 output.write(_told(batch) if as_json else shown(batch))
-            if offset_file is not None:
+            if offset_file is not None and batch.offset is not None:
                 _keep(offset_file, batch.offset)
 
     async def work(reactor: Any) -> None:

@@ -1,8 +1,9 @@
 """Reading a stream from an offset on: what is there, then what comes (PROTOCOL.md §5.6-5.8).
 
-Bytes are handed out only together with the offset behind them. Where a connection ends before
-that offset is known, what it brought is dropped and asked for again from the offset before: so
-nothing is lost and nothing comes twice, wherever the connection breaks.
+An answer may be as long as the stream: it is handed out in pieces, and only the last one has the
+offset that it leads to. Where a connection ends before that, the same answer is asked for again
+from the offset before, and what was handed out of it already is skipped: bytes of a stream never
+change. So nothing is lost and nothing comes twice, wherever the connection breaks.
 """
 
 from __future__ import annotations
@@ -13,20 +14,17 @@ from collections.abc import AsyncGenerator
 from typing import Any, Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from durable_streams_tw.client import messages
 from durable_streams_tw.client.errors import Broken, Rejected, Unreachable, about
 from durable_streams_tw.client.events import Event, EventParser
-from durable_streams_tw.client.streams import (
-    UNAUTHORIZED,
-    StreamClient,
-    is_true,
-    next_offset,
-    passing,
-)
+from durable_streams_tw.client.messages import ArrayCutter, BytesCutter
+from durable_streams_tw.client.streams import StreamClient, is_true, next_offset, passing
 from durable_streams_tw.client.targets import Target
 from durable_streams_tw.client.wire import Answer
-from durable_streams_tw.protocol import content_types
+from durable_streams_tw.protocol import content_types, sse
+from durable_streams_tw.protocol.sse import Framing
 
 Live = Literal["auto", "sse", "long-poll"]
 """How new bytes are waited for.
@@ -51,13 +49,13 @@ class Batch(Struct, frozen=True):
     """Some bytes of a stream, and where they end.
 
     ``data`` are as the protocol has them: in JSON mode an array. ``offset`` is where to go on
-    another time. ``up_to_date`` says that there was no more when it was sent, ``closed`` that
-    there never will be.
+    another time, None in the middle of an answer. ``up_to_date`` says that there was no more when
+    it was sent, ``closed`` that there never will be.
     """
 
     content_type: str
     data: bytes
-    offset: str
+    offset: str | None
     up_to_date: bool
     closed: bool
 
@@ -79,20 +77,92 @@ async def catch_up(
     Raises `ClientError`.
     """
     while True:
-        asked = offset
-        answer = await client.insist(
-            lambda: client.ask("GET", target.asked(offset=asked)),  # noqa: B023 - awaited here
-            again=lambda _: True,
-        )
-        with about(target.url):
-            batch = _read(answer)
-        yield batch
+        answer = _Reading(client, target.asked(offset=offset))
+        patience = client.patience()
+        batch: Batch | None = None
+        while batch is None or batch.offset is None:
+            batches = answer.batches()
+            try:
+                with about(target.url):
+                    async for batch in batches:
+                        patience.succeeded()
+                        yield batch
+            except (Rejected, Unreachable) as error:
+                if not passing(error):
+                    raise
+                await client.rest(patience, error)
+            finally:
+                await batches.aclose()
         if batch.up_to_date or batch.closed:
             return
         if batch.offset == offset:
             with about(target.url):
                 raise Broken("the server has no more at this offset, and does not say so")
         offset = batch.offset
+
+
+class _Reading:
+    """One answer to a read, asked for until it has come whole.
+
+    ``content_type`` stands in where the answer names none.
+    """
+
+    def __init__(self, client: StreamClient, url: str, content_type: str | None = None) -> None:
+        self._client = client
+        self.url = url
+        self._content_type = content_type
+        # How many bytes of it, or messages in JSON mode, were handed out, and of which stream.
+        self._told = 0
+        self._life = ""
+        self.header: dict[str, str] = {}
+
+    @property
+    def begun(self) -> bool:
+        """Whether some of the answer was handed out, and its end was not."""
+        return self._told > 0
+
+    async def batches(self, wait: float | None = None) -> AsyncGenerator[Batch, None]:
+        """Ask once; what follows what was handed out before. The last batch has an offset.
+
+        ``wait`` is how many seconds the head may take. Raises `ClientError`.
+        """
+        response = await self._client.open(self.url, wait=wait)
+        inflow = response.body
+        try:
+            self.header = response.header
+            end = _read(Answer(response.status, response.header, b""), self._content_type)
+            self._same_stream()
+            cutter = _cutter(end.content_type, self._told)
+            while (piece := await inflow.take()) is not None:
+                data, count = cutter.feed(piece)
+                if count:
+                    self._told += count
+                    yield Batch(end.content_type, data, None, False, False)
+            data = cutter.finish()
+            self._told = 0
+            yield replace(end, data=data)
+        finally:
+            inflow.close()
+
+    def _same_stream(self) -> None:
+        """Refuse to go on in an answer of another stream under the same URL.
+
+        Entity tags begin with the id of the stream (PROTOCOL.md §5.6).
+        """
+        life, _, rest = self.header.get("etag", "").removeprefix("W/").partition(":")
+        life = life if rest else ""
+        if self._told and life != self._life:
+            raise Broken("the stream was deleted and created again while it was read")
+        self._life = life
+
+
+def _cutter(content_type: str, told: int) -> BytesCutter | ArrayCutter:
+    if content_types.is_json(content_type):
+        return ArrayCutter(told)
+    if content_types.is_text(content_type):
+        # Characters are not torn.
+        return BytesCutter(told, lambda data: sse.deliverable(Framing.TEXT, data, True))
+    return BytesCutter(told)
 
 
 async def follow(
@@ -123,7 +193,10 @@ class _Following:
         self._client = client
         self._target = target
         self._content_type = at.content_type
+        assert at.offset is not None, "catching up ends with an offset"
         self._offset = at.offset
+        # The answer to a long-poll that is under way.
+        self._reading: _Reading | None = None
         self._cursor: str | None = None
         text = content_types.is_text(at.content_type) and not at.is_json
         self._sse = live == "sse" or (live == "auto" and not text)
@@ -141,7 +214,7 @@ class _Following:
                 async for batch in batches:
                     self._patience.succeeded()
                     moved = moved or batch.offset != self._offset
-                    self._offset = batch.offset
+                    self._offset = batch.offset or self._offset
                     self.closed = batch.closed
                     yield batch
         except (Rejected, Unreachable) as error:
@@ -169,28 +242,23 @@ class _Following:
         return False
 
     async def _poll(self) -> AsyncGenerator[Batch, None]:
-        url = self._target.asked(offset=self._offset, live="long-poll", cursor=self._cursor)
-        answer = await self._client.ask("GET", url, wait=QUIET)
-        self._cursor = answer.header.get("stream-cursor", self._cursor)
-        yield _read(answer, self._content_type)
+        reading = self._reading
+        if reading is None or not reading.begun:
+            url = self._target.asked(offset=self._offset, live="long-poll", cursor=self._cursor)
+            reading = self._reading = _Reading(self._client, url, self._content_type)
+        batches = reading.batches(wait=QUIET)
+        try:
+            async for batch in batches:
+                self._cursor = reading.header.get("stream-cursor", self._cursor)
+                yield batch
+        finally:
+            await batches.aclose()
 
     async def _events(self) -> AsyncGenerator[Batch, None]:
-        client = self._client
         url = self._target.asked(offset=self._offset, live="sse", cursor=self._cursor)
-        fields = client.fields({"Accept": _SSE})
-        response = await client.wire.open("GET", url, fields, quiet=QUIET)
-        while response.status == UNAUTHORIZED:
-            renewed = client.fields({"Accept": _SSE})
-            if renewed == fields:
-                break
-            response.body.close()
-            fields = renewed
-            response = await client.wire.open("GET", url, fields, quiet=QUIET)
+        response = await self._client.open(url, {"Accept": _SSE}, quiet=QUIET)
         inflow = response.body
         try:
-            if response.status != 200:
-                body = await inflow.take()
-                client.judged(Answer(response.status, response.header, body or b""))
             if content_types.essence(response.header.get("content-type", "")) != _SSE:
                 # A server that does not know the parameter answers as if it were not there.
                 raise Rejected(501, response.header, "it has no event streams")

@@ -23,7 +23,7 @@ from durable_streams_tw.client.errors import (
 )
 from durable_streams_tw.client.pauses import Patience
 from durable_streams_tw.client.targets import Target
-from durable_streams_tw.client.wire import Answer, Wire
+from durable_streams_tw.client.wire import Answer, Response, Wire
 
 T = TypeVar("T")
 
@@ -209,6 +209,32 @@ class StreamClient:
                 fields = renewed
                 answer = await self.wire.ask(method, url, fields, body, wait)
             return self.judged(answer)
+
+    async def open(
+        self,
+        url: str,
+        header: Mapping[str, str] | None = None,
+        wait: float | None = None,
+        quiet: float | None = None,
+    ) -> Response:
+        """Send one GET, take the head of its answer (see `Wire.open`). The caller closes the body.
+
+        Raises `Rejected` for every answer that is no success.
+        """
+        with about(url):
+            fields = self.fields(header)
+            response = await self.wire.open("GET", url, fields, wait=wait, quiet=quiet)
+            while response.status == UNAUTHORIZED and (renewed := self.fields(header)) != fields:
+                response.body.close()
+                fields = renewed
+                response = await self.wire.open("GET", url, fields, wait=wait, quiet=quiet)
+            if not 200 <= response.status < 300:
+                try:
+                    body = await response.body.whole()
+                finally:
+                    response.body.close()
+                self.judged(Answer(response.status, response.header, body))
+            return response
 
     def fields(self, header: Mapping[str, str] | None = None) -> dict[str, str]:
         """A request's fields: its own, and those that every request carries."""

@@ -28,8 +28,8 @@ from durable_streams_tw.clocks import timers_of, wall_clock
 from durable_streams_tw.outgoing.cancelling import cancellable
 from durable_streams_tw.outgoing.requests import PlainAgent, WholeBody
 
-#: The most bytes of an answer that is read whole. Servers cut reads into chunks of a few MiB.
-MAX_ANSWER: Final = 256 * 1024 * 1024
+#: The most bytes of an answer that is read whole: what streams have is read in pieces.
+MAX_ANSWER: Final = 16 * 1024 * 1024
 
 #: How much of an answer that comes in pieces may wait to be taken; then reading stops.
 _READ_AHEAD: Final = 1024 * 1024
@@ -92,6 +92,16 @@ class Inflow(Protocol):
         if self._ended.check(ResponseDone):
             return None
         raise _lost(self._ended.value)
+
+    async def whole(self) -> bytes:
+        """All of the body. Raises `Unreachable`, or `Broken` where that is too much."""
+        pieces, size = [], 0
+        while (piece := await self.take()) is not None:
+            pieces.append(piece)
+            size += len(piece)
+            if size > MAX_ANSWER:
+                raise Broken(f"the server's answer has more than {MAX_ANSWER} bytes")
+        return b"".join(pieces)
 
     def close(self) -> None:
         """Nobody wants the rest: the connection is ended."""
@@ -173,16 +183,10 @@ class Wire:
         answer is larger than anybody would send.
         """
         response = await self.open(method, url, header, body, wait)
-        inflow, pieces, size = response.body, [], 0
         try:
-            while (piece := await inflow.take()) is not None:
-                pieces.append(piece)
-                size += len(piece)
-                if size > MAX_ANSWER:
-                    raise Broken(f"the server's answer has more than {MAX_ANSWER} bytes")
+            return Answer(response.status, response.header, await response.body.whole())
         finally:
-            inflow.close()
-        return Answer(response.status, response.header, b"".join(pieces))
+            response.body.close()
 
     async def open(
         self,

@@ -57,10 +57,20 @@ test("bytes: 3 MB in one append come back unchanged", limit, async () => {
   const handle = await create("bytes", "application/octet-stream")
   const sent = new Uint8Array(3_000_000).map((_, i) => (i * 7919) >> 5)
   await handle.append(sent)
-  // Not with `live: false`: this client then takes one answer, and the server sends it in several.
-  const got = await (await stream({ url: handle.url })).body()
-  assert.equal(got.length, sent.length)
-  assert.ok(Buffer.from(sent).equals(got))
+  // With `live: false` this client takes one answer: everything has to be in it.
+  for (const live of [false, true]) {
+    const got = await (await stream({ url: handle.url, live })).body()
+    assert.equal(got.length, sent.length)
+    assert.ok(Buffer.from(sent).equals(got))
+  }
+})
+
+test("json: 8 MB are all in the first answer", limit, async () => {
+  const handle = await create("all-json", "application/json")
+  const rows = Array.from({ length: 8000 }, (_, n) => ({ n, text: "x".repeat(1000) }))
+  for (let start = 0; start < rows.length; start += 1000)
+    await handle.append(JSON.stringify(rows.slice(start, start + 1000)))
+  assert.deepEqual((await itemsOf(handle.url)).flat(), rows)
 })
 
 test("bytes: appendStream pipes a source through one request", limit, async () => {

@@ -101,6 +101,19 @@ class Writing(unittest.TestCase):
             self.assertEqual(len(got), len(sent))
             self.assertTrue(got == sent)
 
+    def test_read_all(self) -> None:
+        """Everything is in the first answer: the client takes no second one."""
+        rows = [{"n": n, "text": "x" * 1000} for n in range(8000)]
+        with create("all-json", "application/json") as handle:
+            for start in range(0, len(rows), 1000):
+                handle.append(rows[start : start + 1000])
+            self.assertTrue([row for batch in items_of(handle.url) for row in batch] == rows)
+        sent = bytes(range(256)) * 30_000
+        with create("all-bytes", "application/octet-stream") as handle:
+            handle.append(sent)
+            with stream(handle.url, live=False, timeout=TIMEOUT) as response:
+                self.assertTrue(response.read_bytes() == sent)
+
     def test_json(self) -> None:
         """Messages come back one by one; an array that was one message stays one."""
         sent: list[Any] = [{"n": 1}, [1, [2]], "data: x\n\n", 1.5, None, True, {"é": "🙂"}]
