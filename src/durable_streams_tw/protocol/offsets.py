@@ -10,6 +10,7 @@ may have saved such tokens of earlier versions, and they remain readable.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -59,7 +60,15 @@ def format_offset(state: StreamState | None, position: int) -> str:
 
 def offset_bytes(state: StreamState, position: int) -> bytes:
     """Return the token of a position as a header field has it."""
-    return b"%020d_%016d" % (lineage.incarnation(state, position), position)
+    if state.lineage is None and state.fork is None:
+        return _prefix(state.id) + b"%016d" % position
+    return _prefix(lineage.incarnation(state, position)) + b"%016d" % position
+
+
+@lru_cache(maxsize=4096)
+def _prefix(incarnation: int) -> bytes:
+    # Kept, for twenty digits take as long to write as all the rest of an offset.
+    return b"%020d_" % incarnation
 
 
 def offset_at(state: StreamState, position: int) -> Offset:
