@@ -9,7 +9,7 @@ COPY src ./src
 # There are wheels for all of it, so nothing to compile with is needed. twistd leaves a list of
 # plugins behind, which the server's user could not write.
 RUN python -m venv /opt/durable-streams \
- && /opt/durable-streams/bin/pip install --no-cache-dir '.[tls]' \
+ && /opt/durable-streams/bin/pip install --no-cache-dir . \
  && /opt/durable-streams/bin/pip uninstall --yes pip \
  && /opt/durable-streams/bin/twistd --help > /dev/null
 

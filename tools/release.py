@@ -67,13 +67,13 @@ def build(target: Path) -> Path:
 
 
 def sbom(wheel: Path, target: Path) -> None:
-    """Writes down what an installation of the wheel, with TLS, consists of."""
+    """Writes down what an installation of the wheel consists of."""
     with tempfile.TemporaryDirectory(prefix="durable-streams-") as folder:
         # Without pip, which would be listed too.
         _run(sys.executable, "-m", "venv", "--without-pip", folder)
         python = Path(folder) / "bin" / "python"
         pip = (sys.executable, "-m", "pip", "--python", python)
-        _run(*pip, "install", "--quiet", f"{wheel}[tls]")
+        _run(*pip, "install", "--quiet", wheel)
         _run(
             *(sys.executable, "-m", "cyclonedx_py", "environment", python),
             *("--pyproject", TOP / "pyproject.toml", "--output-reproducible"),

@@ -95,7 +95,7 @@ def site_of(recorder: Recorder, clock: Clock) -> StreamSite:
     """The twisted.web door."""
     operations: Any = recorder
     resource = StreamTree(operations, SETTINGS, clock).resource(b"v1/stream/")
-    return StreamSite(resource, Policies(), SETTINGS, clock)
+    return StreamSite(resource, operations, Policies(), SETTINGS, clock, b"/v1/stream/")
 
 
 def at_fast_channel(pieces: list[bytes]) -> Outcome:

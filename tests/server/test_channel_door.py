@@ -8,7 +8,6 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.interfaces import IProtocolNegotiationFactory, ITCPTransport
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.http import H2_ENABLED
 from zope.interface import alsoProvides
 from zope.interface.verify import verifyObject
 
@@ -130,7 +129,7 @@ class HandOverTests(ChannelTestCase):
         """What TLS may choose is what the site speaks."""
         verifyObject(IProtocolNegotiationFactory, self.door)
         protocols = self.door.acceptableProtocols()
-        self.assertEqual(protocols, [b"h2", b"http/1.1"] if H2_ENABLED else [b"http/1.1"])
+        self.assertEqual(protocols, [b"h2", b"http/1.1"])
 
 
 class StopTests(ChannelTestCase):

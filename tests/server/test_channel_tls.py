@@ -11,8 +11,6 @@ from twisted.internet.ssl import CertificateOptions, KeyPair, PrivateCertificate
 from twisted.internet.task import Clock
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.test.iosim import IOPump, connect, makeFakeClient, makeFakeServer
-from twisted.trial.unittest import SkipTest
-from twisted.web.http import H2_ENABLED
 from zope.interface import implementer
 
 from durable_streams_tw.protocol import limits
@@ -137,15 +135,13 @@ class TlsTests(ChannelTestCase):
         self.end(reader, pump)
 
     def test_http2(self) -> None:
-        """Where HTTP/2 was chosen, twisted.web speaks it."""
-        if not H2_ENABLED:
-            raise SkipTest("HTTP/2 needs the packages of twisted[http2]")
+        """The connection of a client that has chosen HTTP/2 is one of HTTP/2."""
         reader, pump = self.shake(b"h2", b"http/1.1")
         reader.transport.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS_FRAME)
         self.pump(pump)
         # The server's own settings come first: a frame of type 4 on stream 0.
         self.assertEqual(reader.received[3:4] + reader.received[5:9], b"\x04" + b"\0" * 4)
-        self.assertEqual((len(self.door.connections), len(self.site.connections)), (1, 1))
+        self.assertEqual((len(self.door.connections), len(self.site.http2.connections)), (1, 1))
         self.end(reader, pump)
 
     def test_handed_over(self) -> None:

@@ -1,124 +1,17 @@
-"""The same streams over HTTP/2, where twisted.web can."""
+"""The same streams over HTTP/2."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from twisted.internet.testing import StringTransport
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
-from twisted.web.http import H2_ENABLED
-
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.requests import Append
 from durable_streams_tw.server.settings import Settings
-from tests.server.house import MORNING, ROOT, House
+from tests.server.house import MORNING, House
+from tests.server.http2_client import Got, Http2TestCase
 from tests.server.test_live import Slow
 from tests.sse_parser import parse as parse_events
-
-if H2_ENABLED:
-    import h2.config
-    import h2.connection
-    import h2.events
-
-
-class Got:
-    """What one request has been answered."""
-
-    def __init__(self) -> None:
-        self.header: dict[str, str] = {}
-        self.body = b""
-        self.ended = False
-        self.reset = False
-
-    @property
-    def status(self) -> int:
-        """The status."""
-        return int(self.header[":status"])
-
-
-class Http2TestCase(SynchronousTestCase):
-    """One HTTP/2 connection to a house."""
-
-    def setUp(self) -> None:
-        if not H2_ENABLED:
-            raise SkipTest("h2 and priority are not installed")
-        self.begin(House())
-
-    def begin(self, house: House) -> None:
-        """Connect to a house."""
-        self.house = house
-        self.transport = StringTransport()
-        self.transport.negotiatedProtocol = b"h2"  # type: ignore[attr-defined]
-        self.server: Any = house.site.buildProtocol(self.transport.getPeer())
-        self.server.makeConnection(self.transport)
-        config = h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
-        self.wire = h2.connection.H2Connection(config)
-        self.wire.initiate_connection()
-        self.got: dict[int, Got] = {}
-        self.gone_away = False
-        self.flush()
-
-    def flush(self, credit: bool = True) -> None:
-        """Let both sides talk until neither has anything to say.
-
-        Without ``credit`` the client does not make room for what it has received.
-        """
-        for _ in range(50):
-            sent = self.wire.data_to_send()
-            if sent:
-                self.server.dataReceived(sent)
-            self.house.clock.advance(0)
-            received = self.transport.value()
-            self.transport.clear()
-            if not received and not sent:
-                break
-            for event in self.wire.receive_data(received):
-                self.take(event, credit)
-
-    def take(self, event: Any, credit: bool) -> None:
-        """One event of the client's side."""
-        got = self.got.get(getattr(event, "stream_id", 0))
-        if isinstance(event, h2.events.ResponseReceived):
-            assert got is not None
-            got.header = {str(name): str(value) for name, value in event.headers}
-        elif isinstance(event, h2.events.DataReceived):
-            assert got is not None
-            got.body += event.data
-            if credit:
-                self.wire.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-        elif isinstance(event, h2.events.StreamEnded):
-            assert got is not None
-            got.ended = True
-        elif isinstance(event, h2.events.StreamReset):
-            assert got is not None
-            got.reset = True
-        elif isinstance(event, h2.events.ConnectionTerminated):
-            self.gone_away = True
-
-    def ask(
-        self, method: str, target: str, body: bytes = b"", credit: bool = True, **header: str
-    ) -> Got:
-        """Send a request, and what has come of it so far."""
-        stream = self.wire.get_next_available_stream_id()
-        head = [
-            (":method", method),
-            (":scheme", "https"),
-            (":authority", "streams.example"),
-            (":path", ROOT + target),
-        ]
-        head += [(name.lower().replace("_", "-"), value) for name, value in header.items()]
-        self.got[stream] = Got()
-        self.wire.send_headers(stream, head, end_stream=not body)
-        while body:
-            self.flush(credit)
-            room = min(self.wire.local_flow_control_window(stream), 16_384)
-            if self.got[stream].ended or self.got[stream].reset or not room:
-                break
-            self.wire.send_data(stream, body[:room], end_stream=len(body) <= room)
-            body = body[room:]
-        self.flush(credit)
-        return self.got[stream]
 
 
 class Http2Tests(Http2TestCase):
@@ -182,6 +75,78 @@ class Http2Tests(Http2TestCase):
         self.assertEqual(announced.status, 413)
         self.assertEqual(self.ask("GET", "a").body, b"")
 
+    def test_expect(self) -> None:
+        """A client that waits for a word before it sends the body gets one."""
+        self.house.put("a")
+        self.wire.send_headers(
+            1, self.head("POST", "a", content_type="text/plain", expect="100-continue")
+        )
+        self.got[1] = Got()
+        self.flush()
+        self.assertEqual(self.got[1].informed, 100)
+        self.wire.send_data(1, b"x", end_stream=True)
+        self.flush()
+        self.assertEqual(self.got[1].status, 204)
+
+    def test_refused_by_its_head(self) -> None:
+        """A body that is not wanted is not waited for, and the connection goes on."""
+        self.house.put("a")
+        self.got[1] = Got()
+        self.wire.send_headers(1, self.head("POST", "a", content_length="999999999"))
+        self.flush()
+        self.assertEqual(self.got[1].status, 413)
+        self.assertTrue(self.got[1].ended)
+        self.assertEqual((self.got[1].reset, self.got[1].code), (True, 0))
+        self.assertEqual(self.ask("HEAD", "a").status, 200)
+
+    def test_wrong_length(self) -> None:
+        """A body that is not as long as it says is refused, longer or shorter."""
+        self.house.put("a")
+        for body in (b"xyz", b"x"):
+            answer = self.ask("POST", "a", body, content_type="text/plain", content_length="2")
+            self.assertEqual(answer.status, 400)
+        self.assertEqual(self.ask("GET", "a").body, b"")
+
+    def test_no_resource(self) -> None:
+        """What is no stream is answered by the site's resources."""
+        answer = self.ask("GET", "", path="/elsewhere")
+        self.assertEqual((answer.status, answer.ended), (404, True))
+        self.assertEqual(self.ask("HEAD", "", path="/elsewhere").body, b"")
+        self.assertEqual(self.ask("OPTIONS", "", path="*").status, 204)
+
+    def test_many_at_once(self) -> None:
+        """Requests of one turn are all answered, those that have to wait for room too."""
+        self.house.put("a", body=b"x" * 50_000)
+        self.wire.increment_flow_control_window(2**30)
+        for number in range(1, 199, 2):
+            self.got[number] = Got()
+            self.wire.send_headers(number, self.head("GET", "a"), end_stream=True)
+        self.flush()
+        self.assertEqual({len(got.body) for got in self.got.values()}, {50_000})
+        self.assertEqual(self.connection._catch_ups, 0)
+
+    def test_large_blocks(self) -> None:
+        """Heads above the size of one frame are read, and heads above the limit refused."""
+        self.house.put("a")
+        self.assertEqual(self.ask("GET", "a", x="y" * 16_000).status, 200)
+        self.assertEqual(self.ask("GET", "a", x="y" * 20_000).status, 431)
+        self.assertEqual(self.ask("GET", "a?" + "y" * 20_000).status, 414)
+        self.assertEqual(self.ask("GET", "a").status, 200)
+
+    def test_failure(self) -> None:
+        """A request that meets a bug is answered 500, and the connection goes on."""
+        from durable_streams_tw.storage.memory import MemoryStore
+
+        class Breaking(MemoryStore):
+            def look(self, *args: Any, **kwargs: Any) -> Any:
+                raise RuntimeError("a bug")
+
+        self.begin(House(store=Breaking(lambda: int(MORNING * 1000))))
+        self.house.put("a")
+        self.assertEqual(self.ask("HEAD", "a").status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(self.ask("GET", "a").status, 200)
+
 
 class LongAnswerTests(Http2TestCase):
     """Answers that are longer than a piece."""
@@ -204,8 +169,7 @@ class LongAnswerTests(Http2TestCase):
     def test_reader_that_does_not_read(self) -> None:
         """What a window does not let through stays in the store."""
         answer = self.ask("GET", "a", credit=False)
-        queued = sum(len(part) for part in self.server._channel._outboundStreamQueues[1])
-        self.assertLessEqual(queued, limits.READ_PIECE)
+        self.assertLessEqual(self.connection._unsent, limits.READ_PIECE)
         self.wire.increment_flow_control_window(4_000_000)
         self.wire.increment_flow_control_window(4_000_000, 1)
         self.flush()
@@ -260,8 +224,8 @@ class EventStreamTests(Http2TestCase):
         """What a window does not let through stays in the store."""
         self.house.put("a", body=b"x" * 2_000_000)
         self.ask("GET", "a?offset=-1&live=sse", credit=False)
-        queued = sum(len(part) for part in self.server._channel._outboundStreamQueues[1])
-        self.assertLess(queued, 3 * limits.READ_PIECE)
+        (stream,) = self.connection.streams.values()
+        self.assertLess(stream.unsent, 3 * limits.READ_PIECE)
         self.wire.increment_flow_control_window(4_000_000)
         self.wire.increment_flow_control_window(4_000_000, 1)
         self.flush()

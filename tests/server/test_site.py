@@ -303,7 +303,10 @@ class OtherResourceTests(SynchronousTestCase):
 
     def site(self, resource: Resource) -> StreamSite:
         """A site of ours around a resource of somebody else's."""
-        return StreamSite(resource, Policies(), Settings(), House().clock)
+        house = House()
+        return StreamSite(
+            resource, house.streams.operations, Policies(), Settings(), house.clock, b"/s/"
+        )
 
     def test_bug(self) -> None:
         """500 with a mark, under which the log has the rest."""
@@ -328,7 +331,9 @@ class DrainTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = House().clock
-        self.site = StreamSite(Waiting(), Policies(), Settings(), self.clock)
+        self.site = StreamSite(
+            Waiting(), House().streams.operations, Policies(), Settings(), self.clock, b"/s/"
+        )
 
     def test_nobody_there(self) -> None:
         """Nothing to wait for."""

@@ -226,13 +226,7 @@ def _read(path: str) -> str:
 
 
 def _trust(cacert: str | None) -> Any:
-    try:
-        import service_identity as identity  # noqa: F401 - Twisted would go without it
-        from twisted.internet.ssl import Certificate, trustRootFromCertificates
-    except ImportError:
-        raise click.UsageError(
-            "https needs more packages: pip install 'durable-streams-tw[tls]'"
-        ) from None
+    from twisted.internet.ssl import Certificate, trustRootFromCertificates
     from twisted.web.client import BrowserLikePolicyForHTTPS
 
     if cacert is None:

@@ -77,12 +77,6 @@ IDLE_TIMEOUT: Final = 60.0
 #: are told, such as the tokens of a language model, pause for as long as that does.
 BODY_TIMEOUT: Final = 120.0
 
-#: A body of HTTP/2 comes at this many bytes a second or faster. What a modem could do in 1985.
-BODY_RATE: Final = 240
-
-#: Over how many seconds that is measured.
-BODY_SPAN: Final = 10.0
-
 #: How long a client may leave an answer unread before it is given up.
 SEND_TIMEOUT: Final = 60.0
 
@@ -115,6 +109,56 @@ STOP_GRACE: Final = 5.0
 
 #: How often such a server looks for connections that have become idle.
 STOP_CHECK: Final = 0.05
+
+# -- HTTP/2 ----------------------------------------------------------------------------
+
+#: Requests that one connection may have open at a time (SETTINGS_MAX_CONCURRENT_STREAMS).
+MAX_STREAMS: Final = 100
+
+#: How many bytes of request bodies a client may send ahead, on a stream and on a connection.
+RECEIVE_WINDOW: Final = 1 * MIB
+
+#: The largest field block, as sent and as decoded (RFC 9113 §6.5.2). A head above `MAX_HEAD` is
+#: refused with 431; a block above this ends the connection.
+MAX_FIELD_BLOCK: Final = 64 * KIB
+
+#: How many frames one field block may be spread over.
+MAX_CONTINUATIONS: Final = 16
+
+#: How many field blocks a connection remembers with their meaning.
+REMEMBERED_HEADS: Final = 8
+
+#: How many frames of one connection are read before others have their turn.
+FRAMES_A_TURN: Final = 128
+
+#: How many settings one SETTINGS frame may have; there are seven.
+MAX_SETTINGS: Final = 32
+
+#: While this many bytes of answers on one connection are unsent, its next GETs wait.
+MAX_UNSENT: Final = 4 * MIB
+
+#: How many catch-up reads of one connection are under way at a time.
+MAX_CATCH_UPS: Final = 4
+
+#: A live body pauses when this much of it is unsent.
+UNSENT_HIGH: Final = 64 * KIB
+
+#: An answer is taken at this many bytes a second or faster while its window is what it waits for,
+#: over `SEND_TIMEOUT`. What a modem could do in 1985.
+SEND_RATE: Final = 240
+
+#: How many streams a client may reset, at once and per second (CVE-2023-44487). Streams that the
+#: server refuses or resets for an error of the client count too. Beyond it the connection ends.
+RESET_BURST: Final = 1_000
+RESET_RATE: Final = 33.0
+
+#: The same for frames that carry nothing: SETTINGS, PING, PRIORITY, empty DATA, unknown types,
+#: and windows opened by so little that an answer leaves in pieces below `SMALL_PIECE`.
+IDLE_FRAME_BURST: Final = 1_000
+IDLE_FRAME_RATE: Final = 33.0
+
+#: Below this size a DATA frame that a window has cut short counts as an idle frame.
+SMALL_PIECE: Final = 1 * KIB
 
 # -- answers ---------------------------------------------------------------------------
 

@@ -346,10 +346,10 @@ class FastChannel(PhasedConnection):
         elif self._door.stopping:
             self._close()
         else:
-            self._hand_over(bytes(self._wire.rest))
+            self._hand_over(self._door.heir(self.address), bytes(self._wire.rest))
 
-    def _hand_over(self, data: bytes) -> None:
-        """Leave the connection to twisted.web, beginning with these bytes."""
+    def _hand_over(self, heir: Any, data: bytes) -> None:
+        """Leave the connection to another protocol, beginning with these bytes."""
         self.flush()
         self._hold(0)
         self.phase = END
@@ -358,7 +358,7 @@ class FastChannel(PhasedConnection):
         self.transport.unregisterProducer()
         if self._paused:
             self.transport.resumeProducing()
-        self._heir = heir = self._door.heir(self.address)
+        self._heir = heir
         self._detour = FastChannel._pass_on
         heir.makeConnection(self.transport)
         heir.dataReceived(data)
@@ -367,7 +367,7 @@ class FastChannel(PhasedConnection):
         """Learn, over TLS, whether the client has chosen HTTP/2."""
         self._detour = None
         if getattr(self.transport, "negotiatedProtocol", None) == b"h2":
-            self._hand_over(data)
+            self._hand_over(self._door.http2(self.address), data)
         else:
             self.dataReceived(data)
 

@@ -155,6 +155,10 @@ class FastDoor(ServerFactory):
         """What speaks on a connection that is no longer a `FastChannel`'s affair."""
         return self._site.buildProtocol(address)
 
+    def http2(self, address: IAddress | None) -> Any:
+        """Return what speaks on a connection whose client has chosen HTTP/2."""
+        return self._site.http2.buildProtocol(address)
+
     # -- stopping -------------------------------------------------------------------------------
 
     def drain(self) -> Deferred[None]:

@@ -231,7 +231,15 @@ class DurableStreams(Service):
             if self.admission is not None:
                 operators = GuardedOperators(operators, self.admission)
             resource = Front(operators, resource)
-        site = StreamSite(resource, self._policies, self._settings, self._timers)
+        site = StreamSite(
+            resource,
+            self._served,
+            self._policies,
+            self._settings,
+            self._timers,
+            b"/" + root,
+            clocks.wall_clock(self._reactor),
+        )
         site.decide = partial(self._tree.decide, b"/" + root)
         self._connections = site.connections
         return site

@@ -55,13 +55,6 @@ def source_of(text: str, reactor: Any) -> tuple[Fetch, str]:
     if parts.scheme == "http" and not is_local(host.removesuffix(".")):
         # Whoever can change the keys on their way can make tokens.
         raise UnusableSource("jwks is fetched over https; over http from this machine only")
-    if parts.scheme == "https":
-        try:
-            import twisted.internet.ssl  # noqa: F401
-        except ImportError:
-            raise UnusableSource(
-                "keys over https need TLS: pip install 'durable-streams-tw[tls]'"
-            ) from None
     return partial(fetch, reactor, text), host
 
 

@@ -24,16 +24,18 @@ from twisted.web.http import RESPONSES, HTTPChannel, _GenericHTTPChannelProtocol
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
+from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.server import failures, targets
 from durable_streams_tw.server.body_budget import NO_ROOM, BodyBudget
 from durable_streams_tw.server.channel_room import Room, TurnedAway
+from durable_streams_tw.server.http2 import Http2Factory
 from durable_streams_tw.server.messages import Response
 from durable_streams_tw.server.policies import Policies, body_too_large
 from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.sinks import cut
-from durable_streams_tw.server.streams import Decision, Respond
+from durable_streams_tw.server.streams import Decision, Operations, Respond
 from durable_streams_tw.server.tree import refuse
 from durable_streams_tw.server.wire_heads import check_line, read_head
 from durable_streams_tw.server.wire_section import RefusedHead, Surroundings
@@ -331,38 +333,28 @@ class _Connection(_GenericHTTPChannelProtocol):
         self._channel.dataReceived(data)
 
     def _change_to_http2(self) -> None:
-        # As twisted.web does it, but for the kind of connection, and the reactor.
-        from durable_streams_tw.server.http2 import Http2Connection
-
         old = self._channel
         old._networkProducer.unregisterProducer()
         old.setTimeout(None)
-        make: Any = Http2Connection
-        new = make(old.site.reactor)
-        new.requestFactory = old.requestFactory
-        new.site = old.site
-        new.factory = old.factory
-        new.timeOut = old.timeOut
-        new.callLater = old.callLater
-        self._channel = new
-        new.makeConnection(old.transport)
-        old._networkProducer.registerProducer(new, True)
+        self._known.connections.discard(self)
+        self._channel = self._known.http2.buildProtocol(self._peer)
+        self._channel.makeConnection(old.transport)
 
     def makeConnection(self, transport: ITransport) -> None:
-        self._channel.site.connections.add(self)
+        self._known: StreamSite = self._channel.site
+        self._known.connections.add(self)
         self._peer = transport.getPeer()
-        self._channel.site.room.enter(self._peer)
+        self._known.room.enter(self._peer)
         self._channel.makeConnection(transport)
 
     def connectionLost(self, reason: Failure) -> None:
-        self._channel.site.connections.discard(self)
-        self._channel.site.room.leave(self._peer)
+        self._known.connections.discard(self)
+        self._known.room.leave(self._peer)
         self._channel.connectionLost(reason)
 
     def is_busy(self) -> bool:
         """Whether a request is coming in, or being answered."""
-        channel = self._channel
-        return bool(getattr(channel, "requests", ()) or getattr(channel, "streams", ()))
+        return bool(self._channel.requests)
 
     def close(self, *, now: bool) -> None:
         """End the connection: cut it, or let it take what was written to it."""
@@ -371,8 +363,6 @@ class _Connection(_GenericHTTPChannelProtocol):
             transport.abortConnection()
         elif not self._closing:
             self._closing = True
-            if self._negotiatedProtocol == b"h2":
-                self._channel.goAway()
             transport.loseConnection()
 
 
@@ -382,10 +372,16 @@ class StreamSite(Site):
     noisy = False
 
     def __init__(
-        self, resource: IResource, policies: Policies, settings: Settings, reactor: IReactorTime
+        self,
+        resource: IResource,
+        operations: Operations,
+        policies: Policies,
+        settings: Settings,
+        reactor: IReactorTime,
+        root: bytes,
+        wall: Seconds | None = None,
     ) -> None:
-        # Between requests a connection may be as idle as within one: HTTP/2 does not tell
-        # them apart.
+        # twisted.web does not tell the time between requests from the time within one.
         idle = max(settings.idle_timeout, settings.long_poll_timeout + limits.SSE_COMMENT_INTERVAL)
         Site.__init__(
             self,
@@ -406,6 +402,11 @@ class StreamSite(Site):
         self.bodies = BodyBudget(settings.body_memory)
         self.connections: set[_Connection] = set()
         self._draining: LoopingCall | None = None
+        self.http2 = Http2Factory(operations, self, reactor, root, settings, wall)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Return the protocols that a client may choose over TLS (ALPN)."""
+        return [b"h2", b"http/1.1"]
 
     def protocol(self) -> _Connection:
         """What speaks on a new connection."""
@@ -429,6 +430,7 @@ class StreamSite(Site):
     def drain(self) -> Deferred[None]:
         """Close every connection once it is idle; cut what is not after a while."""
         deadline = self.reactor.seconds() + limits.STOP_GRACE
+        self.http2.drain()
         calls = LoopingCall(self._close_idle, deadline)
         calls.clock = self.reactor
         self._draining = calls
@@ -440,8 +442,10 @@ class StreamSite(Site):
         for connection in list(self.connections):
             if late or not connection.is_busy():
                 connection.close(now=late)
+        if late:
+            self.http2.cut()
         calls = self._draining
-        if calls is not None and (late or not self.connections):
+        if calls is not None and (late or not (self.connections or self.http2.connections)):
             calls.stop()
 
 
