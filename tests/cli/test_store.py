@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.cli.commands import commands
 from durable_streams_tw.cli.store_work import IMPOSSIBLE, WRONG, amount, plain_lines, size
-from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE
+from durable_streams_tw.storage.format import recognise
+from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LMDBKeyspace
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import put
 
@@ -86,16 +87,35 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
         self.assertFalse(os.path.exists(self.backup))
         self.assertEqual(self.printed("backup", self.backup, "--even-flawed")["flaws"], 2)
 
-    def test_damaged_beyond_reading(self) -> None:
-        """A file that ends the process which reads it ends no other."""
+    def damaged_copy(self) -> str:
+        """Return the path of the data file of a copy of the store."""
         self.damaged = True
         copy = os.path.join(self.place, "copy")
         os.mkdir(copy)
-        path = os.path.join(copy, DATA_FILE)
-        shutil.copy(os.path.join(self.directory, DATA_FILE), path)
+        return shutil.copy(os.path.join(self.directory, DATA_FILE), copy)
+
+    def test_cut_short(self) -> None:
+        """A file that lacks pages is not read, and what is wrong is said."""
+        path = self.damaged_copy()
         # Two pages that say where all others are, and no others.
         os.truncate(path, 8192)
-        result = self.run_command("check", "-d", copy, status=WRONG)
+        for arguments in (("check",), ("backup", self.backup), ("stats",), ("compact",)):
+            result = self.run_command(*arguments, "-d", os.path.dirname(path), status=IMPOSSIBLE)
+            self.assertRegex(result.stderr, "data.mdb has 8192 bytes of .*: it was cut short")
+
+    def test_damaged_beyond_reading(self) -> None:
+        """A file that ends the process which reads it ends no other."""
+        directory = os.path.join(self.place, "small")
+        os.mkdir(directory)
+        keyspace = LMDBKeyspace(directory)
+        recognise(keyspace, directory, 0)
+        keyspace.close()
+        with open(os.path.join(directory, DATA_FILE), "r+b") as file:
+            for page in range(2 * 4096, os.fstat(file.fileno()).st_size, 4096):
+                # Each page says that its first nodes lie far behind the end of the file.
+                file.seek(page + 16)
+                file.write(b"\xff" * 4)
+        result = self.run_command("check", "-d", directory, status=WRONG)
         self.assertIn("reading it ended the process (SIG", result.stderr)
 
     def test_impossible(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+from itertools import combinations, islice
 from typing import Any
 
 from hypothesis import given
@@ -15,15 +17,20 @@ from durable_streams_tw.protocol.producers import ProducerClaim
 from durable_streams_tw.storage import check as checking
 from durable_streams_tw.storage import reading, records
 from durable_streams_tw.storage.access import AccessTimes
+from durable_streams_tw.storage.backup import back_up
 from durable_streams_tw.storage.check import check, check_directory
 from durable_streams_tw.storage.committer import Committer
+from durable_streams_tw.storage.copies import Flawed
 from durable_streams_tw.storage.findings import Finding, Flaw
 from durable_streams_tw.storage.format import recognise
 from durable_streams_tw.storage.interfaces import Command, StoreUnusable
 from durable_streams_tw.storage.keyspace import KeyspaceFailed
+from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE
 from durable_streams_tw.storage.records import StreamRecord
 from tests.storage.commands import JSON, append, create, delete, fork
 from tests.storage.fake_keyspace import FakeKeyspace, Fault, always
+from tests.storage.lmdb_rig import LMDBRig
+from tests.storage.store_rig import put
 
 LONG = "long/" + "x" * 700
 
@@ -51,6 +58,52 @@ def rich_store() -> FakeKeyspace:
         outcomes = committer.step(batch).outcomes
         assert all(hasattr(outcome, "state") for outcome in outcomes), outcomes
     return keyspace
+
+
+def leaf_pages(data: bytes) -> dict[bytes, int]:
+    """Where pages with pairs begin in an LMDB file, by their first key."""
+    found: dict[bytes, int] = {}
+    for begin in range(2 * 4096, len(data), 4096):
+        number, _, flags, lower, _, first = struct.unpack_from("=QHHHHH", data, begin)
+        if number * 4096 == begin and flags == 0x02 and lower > 16:
+            key_size = struct.unpack_from("=H", data, begin + first + 6)[0]
+            found[data[begin + first + 8 : begin + first + 8 + key_size]] = begin
+    return found
+
+
+class SwappedPagesTests(LMDBRig, SynchronousTestCase):
+    """Two pages of the map have changed places. Their records are whole, and out of order."""
+
+    damaged = True
+
+    def test_ends(self) -> None:
+        """Each walk ends, with a finding, whichever pages they are; and so does a backup."""
+        self.submit_all(*[put(f"{number}", raw=b"%d;" % number * 200) for number in range(40)])
+        self.result(self.store.close())
+        path = os.path.join(self.directory, DATA_FILE)
+        with open(path, "rb") as file:
+            whole = file.read()
+        keys = sorted(key for key in leaf_pages(whole) if key[:1] == b"d")
+        self.assertGreater(len(keys), 2)
+        walks = 0
+        for first, second in combinations(keys, 2):
+            one, other = (leaf_pages(whole)[key] for key in (first, second))
+            swapped = bytearray(whole)
+            swapped[one : one + 4096] = whole[other : other + 4096]
+            swapped[other : other + 4096] = whole[one : one + 4096]
+            with open(path, "wb") as file:
+                file.write(swapped)
+            # More findings than there are records: it walks in a circle.
+            findings = list(islice(check_directory(self.directory), 1000))
+            self.assertTrue(0 < len(findings) < 1000, (first, second))
+            walks += any(finding.flaw is Flaw.UNREADABLE for finding in findings)
+        self.assertGreater(walks, 0)
+        backup = os.path.join(self.directory, "..", "backup")
+        with self.assertRaisesRegex(Flawed, "has flaws"):
+            back_up(self.directory, backup, (), lambda: 0, lambda *_: None)
+        with open(path, "wb") as file:
+            file.write(whole)
+        self.store = self.open_store()
 
 
 class CheckTests(SynchronousTestCase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -13,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.protocol.limits import MAX_BATCH
 from durable_streams_tw.storage import lmdb_keyspace
 from durable_streams_tw.storage.files import DRAFT
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.keyspace import KeyspaceFailed, KeyspaceFull
 from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LOCK_FILE, LMDBKeyspace
+from durable_streams_tw.storage.lmdb_pages import DamagedPages
 from tests.storage.failing_files import SUPPORTED, break_meta, pages_fail
 from tests.storage.fake_keyspace import FakeKeyspace
 from tests.storage.lmdb_rig import scratch_directory
@@ -225,17 +226,33 @@ class OpeningTests(SynchronousTestCase):
 
     def test_cut_short(self) -> None:
         """Reading past the end of the file would end the process, so it is looked for."""
-        self.fill(MAX_BATCH // 16_000 * 3)
+        self.fill(100)
         size = os.stat(self.path).st_size
         os.truncate(self.path, size // 2)
         self.assertUnusable(f"has {size // 2} bytes of .*: it was cut short")
 
     def test_a_little_short(self) -> None:
-        """Pages at the end that were taken and given back are never written: no reason to
-        refuse."""
+        """Pages at the end that were taken and given back are never written: no reason to refuse.
+        The file has them afterwards, so that the next start need not look at each page."""
+        self.fill(100)
+        size = os.stat(self.path).st_size
+        with open(self.path, "r+b") as file:
+            for page in (0, 1):
+                file.seek(page * 4096 + 136)
+                file.write((size // 4096 + 1).to_bytes(8, sys.byteorder))
+        LMDBKeyspace(self.directory).close()
+        self.assertEqual(os.stat(self.path).st_size, size + 8192)
+        self.patch(lmdb_keyspace, "pages_end", None)
+        LMDBKeyspace(self.directory).close()
+
+    def test_damaged_and_short(self) -> None:
         self.fill(100)
         os.truncate(self.path, os.stat(self.path).st_size - 8192)
-        LMDBKeyspace(self.directory).close()
+        self.patch(lmdb_keyspace, "pages_end", self.damaged)
+        self.assertUnusable("is damaged: page 7 belongs to no tree")
+
+    def damaged(self, *_: object) -> int:
+        raise DamagedPages("page 7 belongs to no tree")
 
     def test_little_address_space(self) -> None:
         """The map is as large as it can be."""

@@ -36,7 +36,7 @@ from durable_streams_tw.storage.check_log import LogWalk
 from durable_streams_tw.storage.check_subscriptions import SubscriptionWalk
 from durable_streams_tw.storage.findings import Finding, Flaw, unreadable
 from durable_streams_tw.storage.inspection import Inspection
-from durable_streams_tw.storage.keyspace import KeyspaceFailed, Snapshots, View
+from durable_streams_tw.storage.keyspace import Buffer, KeyspaceFailed, Snapshots, View
 from durable_streams_tw.storage.records import CorruptRecord, StreamRecord
 
 # How many sources' forks are counted at a time.
@@ -60,13 +60,14 @@ _STRANGE: Final = (
 
 
 def check(keyspace: Snapshots, deep: bool = False) -> Iterator[Finding]:
-    """What is wrong with a store; nothing, if all is well.
+    """Yield what is wrong with a store.
 
-    ``deep`` parses every JSON message too.
+    ``deep`` parses every JSON message too. The walk ends where the map cannot be read, or its keys
+    are not in order.
     """
     try:
         with keyspace.snapshot() as view:
-            yield from _Walk(view, deep).findings()
+            yield from _Walk(_Ordered(view), deep).findings()
     except KeyspaceFailed as failure:
         yield Finding(Flaw.UNREADABLE, b"", str(failure))
 
@@ -79,6 +80,41 @@ def check_directory(directory: str, deep: bool = False) -> Iterator[Finding]:
     with Inspection(directory) as store:
         yield from store.journal_findings()
         yield from check(store, deep)
+
+
+class _Ordered:
+    """View that refuses keys which are out of order: a walk that goes on from each key to the one
+    after it would never end.
+
+    LMDB trusts its pages. Two that have changed places still have valid records.
+    """
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self.get = view.get
+
+    def scan(self, first: bytes, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
+        """Yield the pairs from ``first`` up to ``stop``. Raises `KeyspaceFailed`."""
+        return _in_order(self._view.scan(first, stop), first, stop)
+
+    def scan_from_floor(
+        self, first: bytes, lowest: bytes, stop: bytes
+    ) -> Iterator[tuple[Buffer, Buffer]]:
+        """Yield the pairs from the greatest key up to ``first``. Raises `KeyspaceFailed`."""
+        return _in_order(self._view.scan_from_floor(first, lowest, stop), lowest, stop)
+
+
+def _in_order(
+    pairs: Iterator[tuple[Buffer, Buffer]], first: bytes, stop: bytes
+) -> Iterator[tuple[Buffer, Buffer]]:
+    last: bytes | None = None
+    for raw, value in pairs:
+        key = bytes(raw)
+        if not first <= key < stop or (last is not None and key <= last):
+            before = first if last is None else last
+            raise KeyspaceFailed(f"its keys are out of order: {key.hex()} after {before.hex()}")
+        last = key
+        yield key, value
 
 
 class _Walk:

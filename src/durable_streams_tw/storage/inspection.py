@@ -34,6 +34,7 @@ from durable_streams_tw.storage.lmdb_keyspace import (
     check_size,
     open_environment,
     pages,
+    refuse_empty,
 )
 from durable_streams_tw.storage.records import CorruptRecord
 
@@ -87,6 +88,7 @@ class Inspection:
     def __enter__(self) -> Inspection:
         if not os.path.exists(self._data):
             raise StoreUnusable(f"there is no store in {self._path}")
+        refuse_empty(self._data)
         with self._holds:
             self._environment = self._open()
             self._holds.callback(self._environment.close)

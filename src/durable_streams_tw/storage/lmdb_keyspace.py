@@ -20,10 +20,11 @@ from typing import Any, Final
 
 import lmdb
 
-from durable_streams_tw.protocol.limits import MAP_SIZE, MAX_BATCH, MAX_READERS, READ_THREADS
+from durable_streams_tw.protocol.limits import MAP_SIZE, MAX_READERS, READ_THREADS
 from durable_streams_tw.storage.files import DRAFT, open_file, sync_directory
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.keyspace import Buffer, KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.lmdb_pages import DamagedPages, pages_end
 
 DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "lock.mdb"
@@ -66,12 +67,7 @@ class LMDBKeyspace:
 
     def _open(self) -> lmdb.Environment:
         data_file = os.path.join(self._directory, DATA_FILE)
-        # LMDB would make a new database of a file that is missing or empty.
-        try:
-            if not os.stat(data_file).st_size:
-                raise StoreUnusable(f"{data_file} is empty: it was cut short")
-        except OSError as error:
-            raise StoreUnusable(f"{data_file} cannot be opened: {error.strerror}") from None
+        refuse_empty(data_file)
         allocate_lock_file(self._directory)
         environment = open_environment(
             self._directory,
@@ -83,7 +79,10 @@ class LMDBKeyspace:
             mode=0o600,
         )
         try:
-            check_size(environment, data_file)
+            expected = check_size(environment, data_file)
+            if os.stat(data_file).st_size < expected:
+                # The next start need not look at all pages again.
+                os.truncate(data_file, expected)
             environment.reader_check()
             # What a crash left in the page cache becomes durable before anything builds on it.
             environment.sync(True)
@@ -314,16 +313,35 @@ def pages(stat: Mapping[str, Any]) -> int:
     return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
 
 
-def check_size(environment: lmdb.Environment, data_file: str) -> None:
-    """Raise `StoreUnusable` where a data file is shorter than it says it is.
+def refuse_empty(data_file: str) -> None:
+    """Raise `StoreUnusable` if a data file is missing or empty: LMDB would make a new database."""
+    try:
+        if not os.stat(data_file).st_size:
+            raise StoreUnusable(f"{data_file} is empty: it was cut short")
+    except OSError as error:
+        raise StoreUnusable(f"{data_file} cannot be opened: {error.strerror}") from None
 
-    Reading a page behind the end of the file kills the process. Pages that the last batches
-    took and gave back may be missing there, but no more than those.
+
+def check_size(environment: lmdb.Environment, data_file: str) -> int:
+    """Return how many bytes a data file has if all its pages have been written.
+
+    Reading a page beyond the end of the file ends the process. Pages at the end that a commit took
+    and gave back are never written, so a shorter file is whole if no tree leads to a missing page:
+    only then all pages are looked at. Raises `StoreUnusable` if the file was cut short, and
+    `lmdb.Error` and `OSError`.
     """
-    expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    size = os.stat(data_file).st_size
-    if size + MAX_BATCH < expected:
-        raise StoreUnusable(f"{data_file} has {size} bytes of {expected}: it was cut short")
+    # The snapshot keeps a server in another process from using its pages again.
+    with environment.begin() as snapshot:
+        expected: int = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        size = os.stat(data_file).st_size
+        if size < expected:
+            try:
+                needed = pages_end(data_file, snapshot.id())
+            except DamagedPages as damaged:
+                raise StoreUnusable(f"{data_file} is damaged: {damaged}") from None
+            if size < needed:
+                raise StoreUnusable(f"{data_file} has {size} bytes of {needed}: it was cut short")
+    return expected
 
 
 def allocate_lock_file(directory: str) -> None:
