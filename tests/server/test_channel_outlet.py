@@ -25,6 +25,7 @@ from tests.server.channels import Desk, ok
 from tests.server.hostile import site_of
 from tests.server.hostile_rows import get, post
 from tests.server.house import MORNING, Answer, parse
+from tests.server.test_channel_tls import certificate
 
 #: What a socket holds, about.
 BUFFER = 32 * limits.KIB
@@ -214,6 +215,31 @@ class EagerTests(TcpTestCase):
         self.assertEqual(len(self.door.connections), 1)
         self.reactor.pump([1.0] * int(2 * limits.SEND_TIMEOUT + 2))
         self.assertEqual(len(self.door.connections), 0)
+
+
+class StartTlsTests(TcpTestCase):
+    """A transport that begins TLS by itself keeps its class, its socket and its methods."""
+
+    def assert_sealed(self, outlet: Outlet) -> None:
+        """What is sent does not reach the client as it is."""
+        outlet.send(b"a secret")
+        outlet.send_parts([b"another ", b"secret"])
+        self.reactor.turn()
+        self.read()
+        self.assertNotIn(b"secret", self.received)
+
+    def test_before(self) -> None:
+        """TLS has begun when the outlet is made."""
+        self.transport.startTLS(certificate().options())
+        self.assert_sealed(Outlet(self.transport))
+
+    def test_afterwards(self) -> None:
+        """TLS begins while the outlet is in use."""
+        outlet = Outlet(self.transport)
+        outlet.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        self.transport.startTLS(certificate().options())
+        self.assert_sealed(outlet)
+        self.assertTrue(self.received.startswith(b"HTTP/1.1 101 "))
 
 
 class EndTests(TcpTestCase):

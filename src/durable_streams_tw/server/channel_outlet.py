@@ -56,7 +56,7 @@ class Outlet:
     def send(self, data: bytes) -> None:
         """Send bytes, at once if nothing waits before them."""
         eager = self._eager
-        if eager is None or eager.dataBuffer or eager._tempDataBuffer:
+        if eager is None or eager.TLS or eager.dataBuffer or eager._tempDataBuffer:
             self._transport.write(data)
             return
         sent = self._at_once(self._send, data)
@@ -66,7 +66,7 @@ class Outlet:
     def send_parts(self, parts: Sequence[bytes]) -> None:
         """Send what lies in several places, large, so that to put it together would cost."""
         eager = self._eager
-        if eager is None or eager.dataBuffer or eager._tempDataBuffer:
+        if eager is None or eager.TLS or eager.dataBuffer or eager._tempDataBuffer:
             self._transport.write(b"".join(parts))
             return
         sent = self._at_once(eager.socket.sendmsg, parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from ipaddress import ip_address
+from time import monotonic
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -22,6 +23,7 @@ from durable_streams_tw.server.embedded import DurableStreams
 from durable_streams_tw.server.nested_poll import NestedPoll, nested_poll
 from durable_streams_tw.server.site import StreamSite
 from durable_streams_tw.service.certificates import TLSEndpoint
+from durable_streams_tw.service.file_exhaustion import FileExhaustion
 from durable_streams_tw.service.startup import CannotStart
 
 # Not every system has it.
@@ -60,6 +62,7 @@ class Ports(Service):
         self._open_to_all = open_to_all
         self._opened: list[Deferred[IListeningPort | None]] = []
         self._poll: NestedPoll | None = None
+        self._exhaustion = FileExhaustion(monotonic)
         # While ports are being opened, what could not be.
         self._refusals: list[Failure] | None = None
 
@@ -103,6 +106,7 @@ class Ports(Service):
     def _watched(self, port: IListeningPort) -> IListeningPort:
         if self._poll is not None:
             self._poll.watch(port)
+        self._exhaustion.watch(port)
         _bound_kernel_buffers(port)
         return port
 

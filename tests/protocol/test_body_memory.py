@@ -1,0 +1,60 @@
+"""Bodies take a bounded multiple of their size while they are framed, whatever is in them."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.protocol import bodies
+from durable_streams_tw.protocol.limits import MAX_JSON_MESSAGES, MIB
+
+SIZE = 2 * MIB
+
+#: The most that framing takes at a time, in sizes of the body, which is not counted itself; and for
+#: each message that is taken, in bytes.
+MOST = 6
+PER_MESSAGE = 150
+
+
+def _array(message: bytes, count: int) -> bytes:
+    return b"[" + b",".join([message] * count) + b"]"
+
+
+BOMBS = {
+    "too many messages": _array(b"1", SIZE // 2),
+    "too many empty arrays": _array(b"[]", SIZE // 3),
+    "as many messages as there may be": _array(
+        b'"%s"' % (b"x" * (SIZE // MAX_JSON_MESSAGES - 3)), MAX_JSON_MESSAGES - 1
+    ),
+    "one message of many values": b"[" + _array(b"1", SIZE // 2) + b"]",
+    "brackets": b"[" * (SIZE // 2) + b"]" * (SIZE // 2),
+    "open brackets": b"[" * SIZE,
+    "objects": b'{"a":' * (SIZE // 6) + b"1" + b"}" * (SIZE // 6),
+    "escapes": b'["' + b"\\u0041" * (SIZE // 6) + b'"]',
+    "lone surrogates": b'["' + b"\\ud800" * (SIZE // 6) + b'"]',
+    "backslashes": b'["' + b"\\\\" * (SIZE // 2) + b'"]',
+    "white space": b" " * SIZE + b"1",
+    "one string": b'"' + b"x" * SIZE + b'"',
+    "other alphabets": '"{}"'.format("\U0001f600" * (SIZE // 4)).encode(),
+    "broken UTF-8": b'"' + b"\xff" * SIZE + b'"',
+    "one long number": b"1" * SIZE,
+}
+
+
+class BodyMemoryTests(SynchronousTestCase):
+    """JSON that is meant to hurt."""
+
+    def test_bombs(self) -> None:
+        """The peak is bounded for what is taken and for what is refused alike."""
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        peaks = {}
+        for name, body in BOMBS.items():
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            framed = bodies.appended("application/json", body)
+            _, peak = tracemalloc.get_traced_memory()
+            peaks[name] = (peak - before - PER_MESSAGE * len(framed.cuts)) / len(body)
+        worst = {name: round(peak, 1) for name, peak in peaks.items() if peak > MOST}
+        self.assertEqual(worst, {})

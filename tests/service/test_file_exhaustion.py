@@ -1,0 +1,73 @@
+"""What is logged when no file descriptor is free: little, however many clients come."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.protocol import ServerFactory
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.service.file_exhaustion import QUIET, FileExhaustion
+
+
+class _Listener:
+    """A listening socket of a process that has as many files as it may; then nothing more comes."""
+
+    def __init__(self, clients: int) -> None:
+        self.clients = clients
+        self._full = True
+
+    def accept(self) -> tuple[socket.socket, tuple[str, int]]:
+        if not self.clients:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        self._full = not self._full
+        if not self._full:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        self.clients -= 1
+        one, other = socket.socketpair()
+        other.close()
+        return one, ("192.0.2.1", 1)
+
+
+class FileExhaustionTests(SynchronousTestCase):
+    """With Twisted's own port."""
+
+    def setUp(self) -> None:
+        self.now = 0.0
+        self.logged: list[LogEvent] = []
+        observer: Any = self.logged.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        reactor: Any = MemoryReactorClock()
+        self.port: Any = tcp.Port(0, ServerFactory(), reactor=reactor)
+        FileExhaustion(lambda: self.now).watch(self.port)
+
+    def come(self, clients: int) -> list[str]:
+        """Clients come, one by one; what is logged of it."""
+        self.logged.clear()
+        for _ in range(clients):
+            self.port.socket = _Listener(1)
+            self.port.numberAccepts = 10
+            self.port.doRead()
+        return [str(event["log_format"]).format(**event) for event in self.logged]
+
+    def test_one_line_a_minute(self) -> None:
+        """The first is told of at once, the others together."""
+        (first,) = self.come(200)
+        self.assertIn("1 connections were closed without an answer", first)
+        self.now = QUIET - 1
+        self.assertEqual(self.come(1), [])
+        self.now = QUIET
+        (second,) = self.come(1)
+        self.assertIn("201 connections", second)
+
+    def test_the_rest(self) -> None:
+        """Other events of a port are logged as ever."""
+        self.port._logger.warn("something else")
+        self.assertEqual([event["log_format"] for event in self.logged], ["something else"])
