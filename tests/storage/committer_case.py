@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.limits import MAX_PRODUCERS
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage import reading
 from durable_streams_tw.storage.access import AccessTimes
@@ -19,6 +20,7 @@ class CommitterCase(SynchronousTestCase):
     """A committer on a fake keyspace, both sound in the end."""
 
     quota: int | None = None
+    max_producers = MAX_PRODUCERS
     seconds = tick = 0.0
 
     def setUp(self) -> None:
@@ -36,7 +38,12 @@ class CommitterCase(SynchronousTestCase):
         self.keyspace = FakeKeyspace(self.keyspace.content)
         self.access = AccessTimes()
         self.committer = Committer(
-            self.keyspace, self.access, lambda: self.now, quota=self.quota, clock=self.clock
+            self.keyspace,
+            self.access,
+            lambda: self.now,
+            quota=self.quota,
+            clock=self.clock,
+            max_producers=self.max_producers,
         )
 
     def clock(self) -> float:

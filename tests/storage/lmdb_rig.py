@@ -10,7 +10,7 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from durable_streams_tw.protocol.limits import KIB, SWEEP_INTERVAL
+from durable_streams_tw.protocol.limits import KIB, MAX_PRODUCERS, SWEEP_INTERVAL
 from durable_streams_tw.storage.interfaces import IStreamStore
 from durable_streams_tw.storage.lmdbstore import LMDBStore
 from tests.storage.inline_lanes import InlineLanes
@@ -36,6 +36,7 @@ class LMDBRig(StoreRig):
     submitted together share a batch. The checker has the last word in every test."""
 
     quota: int | None = None
+    max_producers = MAX_PRODUCERS
     damaged = False
     """Whether the test has damaged what the checker would look at."""
 
@@ -60,6 +61,7 @@ class LMDBRig(StoreRig):
             journal_size=_JOURNAL,
             now=lambda: self.now,
             lead=lambda: self.lead,
+            max_producers=self.max_producers,
         )
         store.open()
         self.clock, self.lanes = clock, lanes

@@ -349,7 +349,7 @@ class CorruptTests(CommitterCase):
         self.check_others_go_on()
 
     def test_producer_record(self) -> None:
-        self.damage(records.producer_key(self.id_of("a"), "p"))
+        self.damage(records.producer_key(self.id_of("a"), 0, b"=p"))
         outcomes = self.step(
             append("a", b"?", producer=("p", 0, 1)),
             append("a", b"6", producer=("q", 0, 0)),

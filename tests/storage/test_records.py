@@ -57,7 +57,7 @@ class ValueTests(SynchronousTestCase):
 
     @given(ids, counts, counts)
     def test_producer(self, stream_id: int, epoch: int, seq: int) -> None:
-        key = records.producer_key(stream_id, "p")
+        key = producer_key(stream_id, "p")
         state = ProducerState(epoch, seq)
         value = records.seal(key, records.pack_producer(state))
         self.assertEqual(records.unpack_producer(key, value), state)
@@ -164,6 +164,11 @@ class ValueTests(SynchronousTestCase):
             records.unpack_data(b"key", records.seal(b"key", b""))
 
 
+def producer_key(stream_id: int, producer_id: str, generation: int = 0) -> bytes:
+    """The key of a producer's record."""
+    return records.producer_key(stream_id, generation, records.producer_name(producer_id))
+
+
 class KeyTests(SynchronousTestCase):
     """One table of all keys."""
 
@@ -172,9 +177,10 @@ class KeyTests(SynchronousTestCase):
             records.path_key(path),
             records.stream_key(stream_id),
             records.data_key(stream_id, number),
-            records.producer_key(stream_id, path),
+            producer_key(stream_id, path, number),
             records.deadline_key(number, stream_id),
             records.garbage_key(stream_id),
+            records.forgotten_key(stream_id, number),
             records.META_KEY,
             records.NEXT_ID_KEY,
         ]
@@ -194,13 +200,13 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(len(set(one)), len(one))
         same = [path1 == path2, id1 == id2, (id1, n1) == (id2, n2)]
         self.assertEqual([one[k] == other[k] for k in (0, 1, 2)], same)
-        self.assertEqual(one[3] == other[3], (id1, path1) == (id2, path2))
+        self.assertEqual(one[3] == other[3], (id1, n1, path1) == (id2, n2, path2))
         self.assertEqual(one[4] == other[4], (n1, id1) == (n2, id2))
 
     def test_long_names(self) -> None:
         """Names that differ only far behind have keys of their own; the path is kept whole."""
         start = "x" * 600
-        for make in (records.path_key, lambda name: records.producer_key(1, name)):
+        for make in (records.path_key, lambda name: producer_key(1, name)):
             self.assertEqual(len({make(start + tail) for tail in ("", "a", "b", "ab")}), 4)
         self.assertIn(start.encode(), records.pack_path(start, 1))
         edges = {records.path_key("x" * length) for length in range(470, 490)}
@@ -208,10 +214,10 @@ class KeyTests(SynchronousTestCase):
 
     def test_a_name_cannot_pass_for_a_hash(self) -> None:
         """A short producer id that looks like the hashed form of a long one."""
-        hashed = records.producer_key(1, "x" * 200)
+        hashed = producer_key(1, "x" * 200)
         self.assertEqual(hashed[9:10], b"#")
         for text in ("#", "=", "#" + "x" * 32):
-            self.assertEqual(records.producer_key(1, text)[9:10], b"=")
+            self.assertEqual(producer_key(1, text)[9:10], b"=")
 
     @given(ids, positions, ids, positions)
     def test_order(self, id1: int, n1: int, id2: int, n2: int) -> None:
@@ -226,14 +232,22 @@ class KeyTests(SynchronousTestCase):
         """What belongs to a stream lies in its ranges, and what belongs to others does not."""
         owned = records.owned_ranges(stream_id)
         for owner in (stream_id, stream_id + 1, max(stream_id - 1, 0)):
-            for key in (records.data_key(owner, number), records.producer_key(owner, name)):
+            for key in (records.data_key(owner, number), producer_key(owner, name, number)):
                 inside = [first <= key < behind for first, behind in owned]
                 self.assertEqual(any(inside), owner == stream_id)
+
+    @given(ids, positions, positions, names)
+    def test_forgotten_producers(self, stream_id: int, old: int, until: int, name: str) -> None:
+        """What an entry frees are the producers of the generations before its own."""
+        key = producer_key(stream_id, name, old)
+        self.assertEqual(records.producer_of(key), (old, records.producer_name(name)))
+        ((first, behind),) = records.garbage_ranges(records.forgotten_key(stream_id, until))
+        self.assertEqual(first <= key < behind, old < until or not old)
 
     @given(ids, positions, names)
     def test_kinds(self, stream_id: int, number: int, path: str) -> None:
         """The ranges of kinds hold their own keys."""
-        path_key, stream, _, _, deadline, garbage, _, _ = self.all_keys(stream_id, number, path)
+        path_key, stream, _, _, deadline, garbage, _, _, _ = self.all_keys(stream_id, number, path)
         for key, kinds in (
             (path_key, records.PATHS),
             (stream, (records.STREAMS,)),

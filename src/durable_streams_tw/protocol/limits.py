@@ -291,6 +291,10 @@ DISK_RESERVE: Final = 64 * MIB
 #: How many streams' states each cache holds.
 STATE_CACHE: Final = 32_768
 
+#: How many producers a stream remembers at least, those that appended last; at most twice as many
+#: (``--max-producers``).
+MAX_PRODUCERS: Final = 10_000
+
 #: How many producers' states the committer's cache holds.
 PRODUCER_CACHE: Final = 65_536
 

@@ -1,4 +1,10 @@
-"""Idempotent producers: epochs fence, sequence numbers deduplicate (PROTOCOL.md §5.2.1)."""
+"""Idempotent producers: epochs fence, sequence numbers deduplicate (PROTOCOL.md §5.2.1).
+
+A stream remembers a bounded number of producers, in two generations. One that appends joins the
+current generation. When that is full a new one begins, and the one before the last is forgotten. So
+at least as many producers are remembered as a generation holds, those that appended last, and at
+most twice as many; and no append has to search for the one to forget.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +29,27 @@ class ProducerState(Struct, frozen=True, array_like=True, gc=False):
 
     epoch: int
     last_seq: int
+
+
+class Generation(Struct, frozen=True, array_like=True, gc=False):
+    """The current generation of a stream's producers: its number, and how many are in it."""
+
+    number: int = 0
+    size: int = 0
+
+    def remembers(self, number: int) -> bool:
+        """Return whether producers of a generation are still remembered."""
+        return number >= self.number - 1
+
+    def joined(self, most: int) -> Generation:
+        """Return the generation after one more producer joins: the next one where ``most`` are in
+        this; 0 is no bound."""
+        if most and self.size >= most:
+            return Generation(self.number + 1, 1)
+        return Generation(self.number, self.size + 1)
+
+
+FIRST_GENERATION: Final = Generation()
 
 
 class Duplicate(Struct, frozen=True):

@@ -392,7 +392,9 @@ class DurableStreams(Service):
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call, *arguments)
 
     def _in_memory(self) -> IStreamStore:
-        return MemoryStore(self._time.now, self._timers, self._time.lead)
+        return MemoryStore(
+            self._time.now, self._timers, self._time.lead, self._settings.max_producers
+        )
 
     def _on_disk(self, data_dir: str) -> IStreamStore:
         # Here, so that a program whose streams are in memory does without LMDB.
@@ -407,6 +409,7 @@ class DurableStreams(Service):
             quota=self._settings.max_stored,
             now=self._time.now,
             lead=self._time.lead,
+            max_producers=self._settings.max_producers,
         )
         return store
 

@@ -20,7 +20,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     X-Forwarded-Proto and X-Forwarded-Host, which any client can send: only for a server that
     is reached through a proxy that sets them. ``max_connections`` are all of a site, or of
     one address; 0 are any number. ``max_stored`` bounds what streams take on the disk; None is
-    no bound but the disk's.
+    no bound but the disk's. ``max_producers`` is how many producers a stream remembers at least.
 
     ``body_timeout`` is how long a request body may pause. ``max_body_memory`` bounds the bodies of
     all requests together; None is `limits.MAX_BODIES`, or ``max_body`` where that is more.
@@ -38,6 +38,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_body: int = limits.MAX_BODY
     max_chunk: int | None = None
     max_stored: int | None = None
+    max_producers: int = limits.MAX_PRODUCERS
     long_poll_timeout: float = limits.LONG_POLL_TIMEOUT
     sse_reconnect_interval: float = limits.SSE_RECONNECT_INTERVAL
     cors_origins: tuple[str, ...] = ("*",)

@@ -173,6 +173,20 @@ TABLE: Final[tuple[Setting, ...]] = (
         in_dev=False,
     ),
     Setting(
+        name="max-producers",
+        group=_KEEPING,
+        meaning="how many idempotent producers a stream remembers; 0: all",
+        more=(
+            "Those that appended last are remembered: at least so many of them, at most twice as "
+            "many. One that is forgotten is treated as new: it has to begin with sequence 0 again, "
+            "and older epochs of it are not fenced any more."
+        ),
+        parse=units.count,
+        default=str(limits.MAX_PRODUCERS),
+        metavar="N",
+        field="max_producers",
+    ),
+    Setting(
         name="long-poll-timeout",
         group=_READING,
         meaning="how long a long-poll waits",

@@ -75,7 +75,8 @@ def count(view: View, top: int) -> Census:
     found.largest = _top(largest, top)
     found.records = _pairs(view, b"d", b"e")
     found.producers = _pairs(view, b"q", b"r")
-    found.ended = _pairs(view, *records.GARBAGE)
+    # Longer entries are of producers that are forgotten.
+    found.ended = sum(1 for key, _ in view.scan(*records.GARBAGE) if len(key) == 9)
     for _, subscription in scan_all(view, SUBSCRIPTIONS, b"", None):
         if isinstance(subscription, CorruptRecord):
             found.unreadable += 1

@@ -30,6 +30,7 @@ import msgspec
 from durable_streams_tw.protocol import content_types
 from durable_streams_tw.protocol.limits import MAX_FORK_DEPTH
 from durable_streams_tw.protocol.lineage import newest
+from durable_streams_tw.protocol.producers import Generation
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage import reading, records
 from durable_streams_tw.storage.check_log import LogWalk
@@ -224,7 +225,7 @@ class _Walk:
                 yield Finding(Flaw.STREAM, key, "an open stream was closed by a producer")
             yield from self._deadline_of(key, record)
             yield from LogWalk(self._view, key, record, self._deep).findings()
-            yield from self._producers(stream_id)
+            yield from self._producers(stream_id, record.producers)
             if state.fork is not None:
                 yield from self._fork(key, state)
 
@@ -256,12 +257,16 @@ class _Walk:
 
     # -- what belongs to streams ----------------------------------------------------------------
 
-    def _producers(self, stream_id: int) -> Iterator[Finding]:
+    def _producers(self, stream_id: int, current: Generation) -> Iterator[Finding]:
         _, (first, behind) = records.owned_ranges(stream_id)
         for raw, value in self._view.scan(first, behind):
             key = bytes(raw)
-            if not (key[9:10] == b"=" or (key[9:10] == b"#" and len(key) == 42)):
+            generation, name = records.producer_of(key)
+            if not (name[:1] == b"=" or (name[:1] == b"#" and len(name) == 33)):
                 yield Finding(Flaw.STRANGE_KEY, key, "it names no producer")
+                continue
+            if generation > current.number:
+                yield Finding(Flaw.STRANGE_KEY, key, "its generation has not begun")
                 continue
             try:
                 records.unpack_producer(key, value)
@@ -280,15 +285,27 @@ class _Walk:
     def _garbage(self) -> Iterator[Finding]:
         for raw, value in self._view.scan(*records.GARBAGE):
             key = bytes(raw)
-            if len(key) != 9 or len(value):
+            if len(key) not in (9, 17) or len(value):
                 yield Finding(Flaw.STRANGE_KEY, key, "an ended stream's entry is an id, no more")
                 continue
-            stream_id = records.unpack_integer(key[1:])
+            stream_id = records.unpack_integer(key[1:9])
             self._greatest_id = max(self._greatest_id, stream_id)
+            if len(key) == 17:
+                yield from self._forgotten(key, stream_id)
+                continue
             if self._has(records.stream_key(stream_id)):
                 yield Finding(Flaw.GARBAGE, key, f"stream {stream_id} is there")
             else:
                 yield from self._owned(stream_id)
+
+    def _forgotten(self, key: bytes, stream_id: int) -> Iterator[Finding]:
+        """An entry of producers that a stream has forgotten. One that has ended may have some."""
+        record = self._record(stream_id)
+        if isinstance(record, StreamRecord):
+            if not 0 < records.unpack_integer(key[9:]) < record.producers.number:
+                yield Finding(Flaw.STRANGE_KEY, key, "no producers were forgotten so")
+        elif record is None and not self._has(records.garbage_key(stream_id)):
+            yield Finding(Flaw.STRANGE_KEY, key, "there is no stream whose producers they were")
 
     def _orphans(self) -> Iterator[Finding]:
         for prefix, what in ((b"d", "bytes"), (b"q", "producers")):

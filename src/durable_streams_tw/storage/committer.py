@@ -28,7 +28,13 @@ from msgspec import Struct
 from twisted.logger import Logger
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import BATCH_TIME, DELETE_STEP, SWEEP_RETRY, SWEEP_STEP
+from durable_streams_tw.protocol.limits import (
+    BATCH_TIME,
+    DELETE_STEP,
+    MAX_PRODUCERS,
+    SWEEP_RETRY,
+    SWEEP_STEP,
+)
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.protocol.subscription_requests import LinkStreams, Subscribe
 from durable_streams_tw.storage import reading, recording, records
@@ -87,7 +93,8 @@ class Committer:
 
     ``now`` tells milliseconds since 1970; ``reserve`` and ``quota`` are bytes that stay free
     on the disk and that stored pairs may take (None for no quota). ``clock`` counts monotonic
-    seconds, by which the time of a batch is bounded.
+    seconds, by which the time of a batch is bounded. ``max_producers`` is how many producers a
+    stream remembers at least.
     """
 
     _log = Logger()
@@ -100,6 +107,7 @@ class Committer:
         reserve: int = 0,
         quota: int | None = None,
         clock: Callable[[], float] = monotonic,
+        max_producers: int = MAX_PRODUCERS,
     ) -> None:
         self._clock = clock
         self._keyspace = keyspace
@@ -113,7 +121,7 @@ class Committer:
         # How far it has come.
         self._passed = _NOTHING_PASSED
         # No id that an earlier process or a copy of the store has given.
-        self._written = Written(first_id(now()))
+        self._written = Written(first_id(now()), max_producers)
         # Streams that a commit of unknown outcome was to change, as it was to leave them.
         self._doubtful: dict[int, StreamState] = {}
         # Watched records that it was to change, by whole key.
@@ -433,22 +441,19 @@ class Committer:
         self,
         batch: WriteBatch,
         transaction: BatchTransaction,
-        garbage: list[int],
+        garbage: list[bytes],
         most: int,
         until: float,
     ) -> tuple[bytes, bytes, bool]:
-        """Free so many records of ended streams, up to a time of the clock.
+        """Free so many records of ended streams and forgotten producers, up to a time of the clock.
 
-        Return the last key that was freed, that of the last stream with nothing left, and whether
+        Return the last key that was freed, the last entry with nothing left, and whether
         some may be left.
         """
         freed, ended = self._passed.freed, self._passed.garbage
         left = most
-        for stream_id in garbage:
-            for first, behind in (
-                *records.owned_ranges(stream_id),
-                *records.owned_record_ranges(stream_id),
-            ):
+        for entry in garbage:
+            for first, behind in records.garbage_ranges(entry):
                 if first <= freed < behind:
                     first = freed + b"\x00"
                 for key, _ in batch.scan(first, behind):
@@ -459,7 +464,7 @@ class Committer:
                     left -= 1
             if not left or (left < most and self._clock() >= until):
                 return freed, ended, True
-            ended = records.garbage_key(stream_id)
+            ended = entry
             transaction.delete_key(ended)
             left -= 1
         return freed, ended, len(garbage) == most
@@ -483,18 +488,18 @@ _NOTHING_PASSED: Final = _Passed()
 
 def _due(
     batch: WriteBatch, passed: _Passed, now: int, most: int
-) -> tuple[list[tuple[int, int]], list[int]]:
-    """Entries whose time has come (deadline and stream id), and ended streams."""
+) -> tuple[list[tuple[int, int]], list[bytes]]:
+    """Entries whose time has come (deadline and stream id), and those of what is to be freed."""
     due: list[tuple[int, int]] = []
     first = max(records.DEADLINES[0], passed.deadline + b"\x00")
     for key, _ in batch.scan(first, records.deadline_key(now + 1, 0)):
         due.append((records.unpack_integer(key[1:9]), records.unpack_integer(key[9:17])))
         if len(due) == min(SWEEP_STEP, most):
             break
-    garbage: list[int] = []
+    garbage: list[bytes] = []
     first, behind = records.GARBAGE
     for key, _ in batch.scan(max(first, passed.garbage + b"\x00"), behind):
-        garbage.append(records.unpack_integer(key[1:9]))
+        garbage.append(bytes(key))
         if len(garbage) == min(DELETE_STEP, most):
             break
     return due, garbage

@@ -26,6 +26,7 @@ from durable_streams_tw.protocol.limits import (
     JOURNAL_FILE,
     MAX_BATCH,
     MAX_BATCH_COMMANDS,
+    MAX_PRODUCERS,
     MAX_QUEUE,
     MAX_QUEUED_COMMANDS,
 )
@@ -93,7 +94,8 @@ class LMDBStore:
     ``directory`` is made if it is missing; ``clock`` runs the sweep and bounds the time of batches;
     ``quota`` bounds the bytes that streams may take on the disk, None for no bound;
     ``journal_size`` is what each of the journal's two files takes, in bytes; ``now`` and ``lead``
-    are those of a `clocks.StreamTime`, the wall clock without them.
+    are those of a `clocks.StreamTime`, the wall clock without them. ``max_producers`` is how many
+    producers a stream remembers at least.
     """
 
     _log = Logger()
@@ -108,7 +110,9 @@ class LMDBStore:
         journal_size: int = JOURNAL_FILE,
         now: Callable[[], int] | None = None,
         lead: Callable[[], int] = lambda: 0,
+        max_producers: int = MAX_PRODUCERS,
     ) -> None:
+        self._max_producers = max_producers
         self._directory = directory
         self._clock = clock
         self._lanes = lanes
@@ -150,7 +154,13 @@ class LMDBStore:
             self._claim.release()
             raise
         self._committer = Committer(
-            self._keyspace, self._access, self._now, reserve, self._quota, self._clock.seconds
+            self._keyspace,
+            self._access,
+            self._now,
+            reserve,
+            self._quota,
+            self._clock.seconds,
+            self._max_producers,
         )
         self._lanes.start(self._work)
         self._open = True

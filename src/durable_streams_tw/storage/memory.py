@@ -18,9 +18,9 @@ from zope.interface import implementer
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import RECORD_PAYLOAD, SWEEP_INTERVAL
+from durable_streams_tw.protocol.limits import MAX_PRODUCERS, RECORD_PAYLOAD, SWEEP_INTERVAL
 from durable_streams_tw.protocol.offsets import Asked
-from durable_streams_tw.protocol.producers import ProducerState
+from durable_streams_tw.protocol.producers import Generation, ProducerState
 from durable_streams_tw.protocol.requests import Create
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.protocol.subscription_index import SubscriptionIndex
@@ -60,14 +60,16 @@ class _Log:
     ``boundaries`` has the end of every append, and the cuts of large ones.
     """
 
-    __slots__ = ("boundaries", "data", "origin", "producers", "state")
+    __slots__ = ("boundaries", "data", "earlier", "origin", "producers", "state")
 
     def __init__(self, state: StreamState) -> None:
         self.state = state
         self.origin = state.origin
         self.data = bytearray()
         self.boundaries = array("Q", [state.origin])
+        # The current generation, and the one before.
         self.producers: dict[str, ProducerState] = {}
+        self.earlier: dict[str, ProducerState] = {}
 
     def slice(self, start: int, stop: int) -> bytes:
         with memoryview(self.data) as view:
@@ -109,7 +111,9 @@ class MemoryStore:
         now: Callable[[], int],
         clock: IReactorTime | None = None,
         lead: Callable[[], int] = lambda: 0,
+        max_producers: int = MAX_PRODUCERS,
     ) -> None:
+        self._max_producers = max_producers
         self._now = now
         self._clock = clock
         self._counter = ForkCounter(self._count, _BUG)
@@ -276,7 +280,8 @@ class MemoryStore:
 
     def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
         """What the stream remembers of a producer."""
-        return self._logs[stream_id].producers.get(producer_id)
+        log = self._logs[stream_id]
+        return log.producers.get(producer_id) or log.earlier.get(producer_id)
 
     def gather(self, state: StreamState, start: int, limit: int) -> bytes:
         """Stored bytes of a stream, inherited ones too."""
@@ -335,7 +340,13 @@ class MemoryStore:
 
     def save_producer(self, stream_id: int, producer_id: str, state: ProducerState) -> None:
         """Write what a stream remembers of a producer."""
-        self._logs[stream_id].producers[producer_id] = state
+        log = self._logs[stream_id]
+        if producer_id not in log.producers:
+            log.earlier.pop(producer_id, None)
+            size = len(log.producers)
+            if Generation(0, size).joined(self._max_producers).number:
+                log.earlier, log.producers = log.producers, {}
+        log.producers[producer_id] = state
 
     def append(self, state: StreamState, start: int, body: Body) -> None:
         """Write bytes at the tail."""

@@ -10,9 +10,11 @@ prefix   key behind it                          value (sealed: CRC-32 before it)
 ``P``    440 bytes of a longer path, SHA-256    stream id, whole path
 ``s``    stream id                              `StreamRecord`
 ``d``    stream id, position                    flags, bytes from that position
-``q``    stream id, producer id (or SHA-256)    `ProducerState`
+``q``    stream id, generation but for the      `ProducerState`
+         first, producer id (or SHA-256)
 ``x``    deadline (ms since 1970), stream id    nothing: when to look whether it expired
 ``g``    stream id                              nothing: ended, bytes still to be freed
+``g``    stream id, generation                  nothing: producers of those before it to be freed
 ``u``    subscription id                        `Subscription`
 ``e``    its number, stream name (or hash)      `Named`: an explicit link
 ``k``    its number, stream name (or hash)      `Cursor` of a stream with pending work
@@ -33,13 +35,13 @@ import msgspec
 from msgspec import Struct
 from zlib_ng.zlib_ng import crc32
 
-from durable_streams_tw.protocol.producers import ProducerState
+from durable_streams_tw.protocol.producers import FIRST_GENERATION, Generation, ProducerState
 from durable_streams_tw.protocol.state import StreamState
 from durable_streams_tw.storage.keyspace import Buffer
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """The layout above. A store of a greater number is refused. Format 1 had no subscriptions, format 2
-no journal."""
+no journal, format 3 one generation of producers."""
 
 KIND: Final = "durable-streams"
 """Whose stores these are."""
@@ -65,6 +67,7 @@ TORN_AFTER: Final = 2
 # Checksum and flags.
 _BEFORE_DATA: Final = 5
 
+_LARGEST_ID: Final = 2**64 - 1
 _LONG_PATH: Final = 480
 _LONG_PATH_PREFIX: Final = 440
 _LONG_PRODUCER: Final = 128
@@ -92,12 +95,13 @@ class StreamRecord(Struct, frozen=True, array_like=True, gc=False):
 
     ``indexed_at`` is the moment of its entry among the deadlines, None where it has none;
     ``last_start`` the position at which its last data record begins, None where it has no
-    bytes of its own.
+    bytes of its own; ``producers`` the current generation of its producers.
     """
 
     state: StreamState
     indexed_at: int | None = None
     last_start: int | None = None
+    producers: Generation = FIRST_GENERATION
 
 
 _meta: Final = msgspec.json.Decoder(Meta)
@@ -151,12 +155,27 @@ def data_key(stream_id: int, position: int) -> bytes:
     return b"d" + stream_id.to_bytes(8, "big") + position.to_bytes(8, "big")
 
 
-def producer_key(stream_id: int, producer_id: str) -> bytes:
-    """The key of what a stream remembers of a producer."""
+def producer_name(producer_id: str) -> bytes:
+    """What a producer is found by: its id, or a hash where that is long."""
     raw = producer_id.encode("utf-8")
-    if len(raw) <= _LONG_PRODUCER:
-        return b"q" + stream_id.to_bytes(8, "big") + b"=" + raw
-    return b"q" + stream_id.to_bytes(8, "big") + b"#" + hashlib.sha256(raw).digest()
+    return b"=" + raw if len(raw) <= _LONG_PRODUCER else b"#" + hashlib.sha256(raw).digest()
+
+
+def producer_key(stream_id: int, generation: int, name: bytes) -> bytes:
+    """The key of what a stream remembers of a producer.
+
+    Those of the first generation sort before all others, and are as formats up to 3 had them.
+    """
+    if not generation:
+        return b"q" + stream_id.to_bytes(8, "big") + name
+    return b"q" + stream_id.to_bytes(8, "big") + b"@" + generation.to_bytes(8, "big") + name
+
+
+def producer_of(key: bytes) -> tuple[int, bytes]:
+    """The generation and the name in a producer's key."""
+    if key[9:10] != b"@":
+        return 0, key[9:]
+    return int.from_bytes(key[10:18], "big"), key[18:]
 
 
 def deadline_key(deadline: int, stream_id: int) -> bytes:
@@ -169,17 +188,37 @@ def garbage_key(stream_id: int) -> bytes:
     return b"g" + stream_id.to_bytes(8, "big")
 
 
+def forgotten_key(stream_id: int, generation: int) -> bytes:
+    """The key that says that producers of the generations before one are to be freed."""
+    return garbage_key(stream_id) + generation.to_bytes(8, "big")
+
+
+def garbage_ranges(key: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """The key ranges that are to be freed by an entry among `GARBAGE`."""
+    stream_id = unpack_integer(key[1:9])
+    if len(key) == len(garbage_key(stream_id)):
+        # Entries of its producers first: without the stream they would say nothing.
+        entries = key + b"\x00", _owned(GARBAGE[0], stream_id)[1]
+        return (entries, *owned_ranges(stream_id), *owned_record_ranges(stream_id))
+    return ((b"q" + key[1:9], b"q" + key[1:9] + b"@" + key[9:17]),)
+
+
 def owned_ranges(stream_id: int) -> tuple[tuple[bytes, bytes], ...]:
     """The key ranges that a stream's bytes and producers lie in."""
-    here, behind = pack_integer(stream_id), pack_integer(stream_id + 1)
-    return ((b"d" + here, b"d" + behind), (b"q" + here, b"q" + behind))
+    return (_owned(b"d", stream_id), _owned(b"q", stream_id))
 
 
 def owned_record_ranges(number: int) -> tuple[tuple[bytes, bytes], ...]:
     """The key ranges that a subscription's links and cursors lie in. Numbers are stream ids
     that no stream has."""
-    here, behind = pack_integer(number), pack_integer(number + 1)
-    return ((b"e" + here, b"e" + behind), (b"k" + here, b"k" + behind))
+    return (_owned(b"e", number), _owned(b"k", number))
+
+
+def _owned(prefix: bytes, number: int) -> tuple[bytes, bytes]:
+    first = prefix + pack_integer(number)
+    if number == _LARGEST_ID:
+        return first, bytes((prefix[0] + 1,))
+    return first, prefix + pack_integer(number + 1)
 
 
 def order_key(path: str) -> bytes:

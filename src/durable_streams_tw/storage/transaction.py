@@ -56,7 +56,8 @@ class BatchTransaction:
         self._written = written
         self.access = access
         self._dirty: dict[int, OpenStream] = {}
-        self._dirty_producers: dict[tuple[int, str], ProducerState] = {}
+        # Generation and state.
+        self._dirty_producers: dict[tuple[int, str], tuple[int, ProducerState]] = {}
         # Records by whole key, not put down yet.
         self._dirty_records: dict[bytes, tuple[Table[Any], Any]] = {}
         self._puts: dict[bytes, bytes] = {}
@@ -117,16 +118,28 @@ class BatchTransaction:
 
     def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
         """What the stream remembers of a producer."""
+        known = self._producer(stream_id, producer_id)
+        return None if known is None else known[1]
+
+    def _producer(self, stream_id: int, producer_id: str) -> tuple[int, ProducerState] | None:
+        """A producer's generation and state, where the stream remembers it."""
+        stream = self._open(stream_id)
+        assert stream is not None, "producers are those of a stream that exists"
+        current = stream.producers
         known = self._written.producers.get((stream_id, producer_id))
         if known is not None:
-            return known
-        key = records.producer_key(stream_id, producer_id)
-        value = self._batch.get(key)
-        if value is None:
+            if known[0] == current.number or current.remembers(known[0]):
+                return known
             return None
-        state = records.unpack_producer(key, value)
-        self._written.producers.insert((stream_id, producer_id), state)
-        return state
+        name = records.producer_name(producer_id)
+        for number in range(current.number, max(current.number - 2, -1), -1):
+            key = records.producer_key(stream_id, number, name)
+            value = self._batch.get(key)
+            if value is not None:
+                known = number, records.unpack_producer(key, value)
+                self._written.producers.insert((stream_id, producer_id), known)
+                return known
+        return None
 
     def runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
         """The stored messages of a stream, those of this batch too."""
@@ -155,8 +168,25 @@ class BatchTransaction:
 
     def save_producer(self, stream_id: int, producer_id: str, state: ProducerState) -> None:
         """Write what a stream remembers of a producer."""
-        self._written.producers.insert((stream_id, producer_id), state)
-        self._dirty_producers[stream_id, producer_id] = state
+        stream = self._dirty[stream_id]
+        whole = stream_id, producer_id
+        known = self._written.producers.get(whole)
+        if known is None or known[0] != stream.producers.number:
+            self._join(stream, producer_id)
+        written = stream.producers.number, state
+        self._written.producers.insert(whole, written)
+        self._dirty_producers[whole] = written
+
+    def _join(self, stream: OpenStream, producer_id: str) -> None:
+        """Move a producer into the current generation, or the next one where that is full."""
+        before, stream_id = stream.producers, stream.state.id
+        known = self._producer(stream_id, producer_id)
+        after = stream.producers = before.joined(self._written.max_producers)
+        if after.number > max(before.number, 1):
+            self._puts[records.forgotten_key(stream_id, after.number - 1)] = b""
+        if known is not None:
+            name = records.producer_name(producer_id)
+            self._deletes.append(records.producer_key(stream_id, known[0], name))
 
     def append(self, state: StreamState, start: int, body: Body) -> None:
         """Write bytes at the tail."""
@@ -309,10 +339,12 @@ class BatchTransaction:
         self._flush_data()
         for stream in self._dirty.values():
             self._put(stream.key, records.pack_stream(stream.record()))
-        for (stream_id, producer_id), state in self._dirty_producers.items():
+        for (stream_id, producer_id), (number, producer) in self._dirty_producers.items():
+            # One that was deleted in this batch has none.
             if stream_id in self._dirty:
-                key = records.producer_key(stream_id, producer_id)
-                self._put(key, records.pack_producer(state))
+                name = records.producer_name(producer_id)
+                key = records.producer_key(stream_id, number, name)
+                self._put(key, records.pack_producer(producer))
         for key, value in self._puts.items():
             batch.put(key, value)
         return self._flush_records() or bool(self._puts or self._deletes)

@@ -11,6 +11,7 @@ from typing import Any
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.limits import (
+    MAX_PRODUCERS,
     OWNED_AHEAD_CACHE,
     PAYLOAD_CACHE,
     PRODUCER_CACHE,
@@ -37,6 +38,7 @@ class OpenStream:
         "last_value",
         "pending",
         "pending_from",
+        "producers",
         "state",
     )
 
@@ -45,28 +47,34 @@ class OpenStream:
         self.key = stream_key(record.state.id)
         self.indexed_at = record.indexed_at
         self.last_start = record.last_start
+        self.producers = record.producers
         self.last_value: bytes | None = None
         self.pending: list[Body] = []
         self.pending_from = 0
 
     def record(self) -> StreamRecord:
         """The record as it is to be written."""
-        return StreamRecord(self.state, self.indexed_at, self.last_start)
+        return StreamRecord(self.state, self.indexed_at, self.last_start, self.producers)
 
 
 class Written:
     """Bounded memories; what has been there longest goes first.
 
     ``first_id`` is the least id that this process may give (`format.first_id`), ``life`` the one
-    from which on it does: greater where the clock was set back.
+    from which on it does: greater where the clock was set back. ``max_producers`` is how many
+    producers a generation of a stream's has.
     """
 
-    def __init__(self, first_id: int = 0) -> None:
+    def __init__(self, first_id: int = 0, max_producers: int = MAX_PRODUCERS) -> None:
         self.first_id = first_id
+        self.max_producers = max_producers
         self.life: int | None = None
         self.by_path: BoundedCache[str, OpenStream] = BoundedCache(STATE_CACHE)
         self.by_id: dict[int, OpenStream] = {}
-        self.producers: BoundedCache[tuple[int, str], ProducerState] = BoundedCache(PRODUCER_CACHE)
+        # Generation and state by stream and producer id.
+        self.producers: BoundedCache[tuple[int, str], tuple[int, ProducerState]] = BoundedCache(
+            PRODUCER_CACHE
+        )
         self.next_id: int | None = None
         # Records by whole key, None where there is none; and which subscriptions there are.
         self.records: BoundedCache[bytes, Any] = BoundedCache(RECORD_CACHE)

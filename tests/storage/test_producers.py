@@ -1,0 +1,160 @@
+"""Producers of a stream are bounded: both stores alike, in memory and on the disk."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.protocol.producers import Generation
+from durable_streams_tw.storage import records
+from durable_streams_tw.storage.interfaces import IStreamStore
+from durable_streams_tw.storage.lmdbstore import LMDBStore
+from durable_streams_tw.storage.memory import MemoryStore
+from durable_streams_tw.storage.records import StreamRecord, producer_key
+from tests.storage.commands import append, create, delete
+from tests.storage.committer_case import CommitterCase
+from tests.storage.lmdb_rig import LMDBRig
+from tests.storage.producer_suite import MOST, ProducerSuite
+
+
+class GenerationTests(SynchronousTestCase):
+    """The rule alone."""
+
+    def test_joined(self) -> None:
+        generation = Generation()
+        seen = []
+        for _ in range(7):
+            generation = generation.joined(3)
+            seen.append((generation.number, generation.size))
+        self.assertEqual(seen, [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3), (2, 1)])
+        self.assertEqual(
+            [generation.remembers(number) for number in range(4)], [False, True, True, True]
+        )
+
+    def test_no_bound(self) -> None:
+        self.assertEqual(Generation(0, 10**6).joined(0), Generation(0, 10**6 + 1))
+
+
+class MemoryProducerTests(ProducerSuite, SynchronousTestCase):
+    """The store in memory; a restart is none."""
+
+    def make_store(self) -> IStreamStore:
+        return MemoryStore(lambda: self.now, max_producers=MOST)
+
+    def test_memory(self) -> None:
+        """Nothing is left of those that are forgotten."""
+        for number in range(100):
+            self.known(f"p{number}")
+        assert isinstance(self.store, MemoryStore)
+        (log,) = self.store._logs.values()
+        self.assertLessEqual(len(log.producers) + len(log.earlier), 2 * MOST)
+
+
+class LMDBProducerTests(ProducerSuite, LMDBRig, SynchronousTestCase):
+    """The durable store."""
+
+    store: LMDBStore
+    max_producers = MOST
+
+    def producers(self) -> int:
+        """How many records there are."""
+        with self.store._keyspace.snapshot() as view:
+            return sum(1 for _ in view.scan(b"q", b"r"))
+
+    def test_disk(self) -> None:
+        """Those that are forgotten are freed by the sweep."""
+        for number in range(100):
+            self.known(f"p{number}")
+        self.sweep(self.store)
+        self.assertLessEqual(self.producers(), 2 * MOST)
+        with self.store._keyspace.snapshot() as view:
+            self.assertEqual(list(view.scan(*records.GARBAGE)), [])
+        self.restart()
+        self.assertTrue(self.known("p99"))
+
+
+class ProducerRecordTests(CommitterCase):
+    """Records as they lie on the disk."""
+
+    max_producers = MOST
+
+    def producers(self) -> list[tuple[int, bytes]]:
+        """Generation and name of each, in order."""
+        return [
+            records.producer_of(key) for key in sorted(self.keyspace.content) if key[:1] == b"q"
+        ]
+
+    def append(self, *names: str, seq: int = 0) -> None:
+        self.step(*[append("a", b"x", producer=(name, 0, seq)) for name in names])
+
+    def test_one_that_moves(self) -> None:
+        """It is in one generation at a time."""
+        self.step(create("a"))
+        self.append("a", "b", "c", "d")
+        self.append("a", seq=1)
+        self.assertEqual(self.producers(), [(0, b"=b"), (0, b"=c"), (1, b"=a"), (1, b"=d")])
+        self.append("a", seq=2)
+        self.assertEqual(len(self.producers()), 4)
+
+    def test_few_calls(self) -> None:
+        """An append of a producer that is known costs no read, and one put beside the others."""
+        self.step(create("a"))
+        self.append("p")
+        self.keyspace.calls.clear()
+        self.append("p", seq=1)
+        calls = self.keyspace.calls
+        self.assertEqual((calls["get"], calls["scan"], calls["put"], calls["delete"]), (0, 0, 3, 0))
+
+    def test_a_store_of_format_3(self) -> None:
+        """Its producers are the first generation, however many there are."""
+        self.step(create("a"))
+        state = self.state("a")
+        assert state is not None
+        for number in range(20):
+            key = producer_key(state.id, 0, b"=p%d" % number)
+            self.keyspace.content[key] = records.seal(key, b"\x92\x00\x00")
+        key = records.stream_key(state.id)
+        with self.keyspace.snapshot() as view:
+            old = records.unpack_stream(key, bytes(view.get(key) or b""))
+        packed = records.pack_stream(StreamRecord(old.state, old.indexed_at, old.last_start))
+        # A record of three fields: the last one is the generation.
+        self.keyspace.content[key] = records.seal(key, b"\x93" + packed[1:-3])
+        self.restart()
+        self.append(*[f"p{number}" for number in range(20)])
+        self.assertEqual(self.content("a"), b"", "all are known")
+        self.append("p7", seq=1)
+        self.append("n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7")
+        self.sweep()
+        self.assertEqual(len(self.producers()), 3 + 2)
+
+    def test_deleted_in_the_same_batch(self) -> None:
+        """No producer is written for a stream that is gone by then."""
+        self.step(create("a"))
+        self.step(append("a", b"x", producer=("p", 0, 0)), delete("a"))
+        self.assertEqual(self.producers(), [])
+        self.sweep()
+
+    def test_deleted_with_all_generations(self) -> None:
+        self.step(create("a"))
+        self.append(*[f"p{number}" for number in range(20)])
+        self.step(delete("a"))
+        self.sweep()
+        self.assertEqual(set(self.keyspace.content), {records.META_KEY, records.NEXT_ID_KEY})
+
+    def test_forgotten_is_freed_in_steps(self) -> None:
+        self.step(create("a"))
+        self.append(*[f"p{number}" for number in range(100)])
+        self.tick = 0.01
+        self.assertGreater(self.sweep(), 5)
+        self.assertLessEqual(len(self.producers()), 2 * MOST)
+
+
+class UnboundedTests(CommitterCase):
+    """0 is no bound."""
+
+    max_producers = 0
+
+    def test_all(self) -> None:
+        self.step(create("a"))
+        self.step(*[append("a", b"x", producer=(f"p{number}", 0, 0)) for number in range(99)])
+        self.step(*[append("a", b"x", producer=(f"p{number}", 0, 0)) for number in range(99)])
+        self.assertEqual(len(self.content("a")), 99)
