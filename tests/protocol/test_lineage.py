@@ -96,6 +96,18 @@ class LineageTests(SynchronousTestCase):
         for number, owned in ((9, False), (10, True), (20, True), (21, True), (22, False)):
             self.assertEqual(lineage.owns(state, number, 101), owned)
 
+    def test_deep_forks(self) -> None:
+        """A fork has the offsets of all its sources, however many there are."""
+        state = ROOT
+        for depth in range(3 * MAX_LINEAGE):
+            source, state = state, forked(state, 20 + depth, 50 + depth, 1)
+            self.assertEqual(lineage.incarnation(state, 0), ROOT.id)
+            tail = format_offset(source, source.tail)
+            if depth:
+                self.assertEqual(format_offset(state, state.tail - 1), tail)
+        kept = lineage.lineage_of(state)
+        self.assertEqual(len(kept.ids), 3 * MAX_LINEAGE + 1)
+
     @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=12), st.data())
     def test_sorts(self, steps: list[tuple[bool, int]], data: st.DataObject) -> None:
         """Tokens sort as positions do, whatever has become of a stream, and forks share them."""

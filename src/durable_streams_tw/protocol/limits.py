@@ -30,7 +30,8 @@ MAX_SAFE_INTEGER: Final = 2**53 - 1
 #: The largest position that sixteen digits can write (PROTOCOL.md §8).
 MAX_POSITION: Final = 10**16 - 1
 
-#: How many incarnations a stream distinguishes among its positions; older ones are merged.
+#: How many incarnations a stream distinguishes among its positions, but for those that a fork has
+#: of its sources; older ones are merged when a process appends for the first time.
 MAX_LINEAGE: Final = 64
 
 #: The longest TTL: a century, far from every overflow of a millisecond clock.

@@ -60,7 +60,12 @@ def lineage_of(state: StreamState) -> Lineage:
 
 def renewed(state: StreamState, number: int, position: int) -> StreamState:
     """Return a stream whose positions after ``position``, its last one, get a new incarnation."""
-    return replace(state, lineage=_extended(lineage_of(state), number, position))
+    lineage = _extended(lineage_of(state), number, position)
+    if len(lineage.ids) > MAX_LINEAGE:
+        # The two oldest become one, under the greater id: what is read on sorts after what was
+        # read before.
+        lineage = Lineage(lineage.ids[1:], (0, *lineage.starts[2:]), lineage.least)
+    return replace(state, lineage=lineage)
 
 
 def forked(source: StreamState, number: int, position: int) -> Lineage:
@@ -72,16 +77,11 @@ def forked(source: StreamState, number: int, position: int) -> Lineage:
 
 
 def _extended(lineage: Lineage, number: int, position: int) -> Lineage:
-    ids, starts, least = lineage.ids, lineage.starts, lineage.least
+    ids, starts = lineage.ids, lineage.starts
     if len(ids) > 1 and starts[-1] == position:
         # Nothing was written under the last one.
         ids, starts = ids[:-1], starts[:-1]
-    ids, starts = (*ids, number), (*starts, position)
-    if len(ids) > MAX_LINEAGE:
-        # The two oldest become one, under the greater id: what is read on sorts after what was
-        # read before.
-        ids, starts = ids[1:], (0, *starts[2:])
-    return Lineage(ids, starts, least)
+    return Lineage((*ids, number), (*starts, position), lineage.least)
 
 
 def _range(lineage: Lineage, position: int) -> int:
