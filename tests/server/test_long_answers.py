@@ -4,18 +4,64 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.limits import READ_PIECE, SEND_TIMEOUT
+from durable_streams_tw.server.expiry import until
+from durable_streams_tw.server.messages import Response, StreamedBody
 from durable_streams_tw.server.settings import Settings
+from durable_streams_tw.storage.lmdbstore import LMDBStore
 from tests.server.house import ROOT, Client, House
 from tests.server.test_channel_house import FastHouse
+from tests.storage.inline_lanes import InlineLanes
+from tests.storage.lmdb_rig import scratch_directory
 
 BODY = b"0123456789abcde\n" * (READ_PIECE // 5)
 MESSAGES = [{"number": n, "text": "x" * 1000} for n in range(READ_PIECE // 300)]
+
+
+class StoreTests(SynchronousTestCase):
+    """The durable store under a transfer."""
+
+    def test_no_snapshot_waits_for_a_client(self) -> None:
+        """Between two pieces nothing of the map is pinned."""
+        directory = scratch_directory()
+        self.addCleanup(shutil.rmtree, directory)
+        store = LMDBStore(directory, Clock(), InlineLanes(), journal_size=64 * 1024)
+        house = FastHouse(store=store)
+        house.put("a", body=BODY)
+        client = house.connect()
+        client.request("GET", ROOT + "a")
+        producer: Any = client.transport.producer
+        producer.pauseProducing()
+        house.turn()
+        self.assertEqual(len(house.streams._transfers.running), 1)
+        levels = self.successResultOf(store.levels())
+        assert levels is not None
+        self.assertEqual(levels.readers, 0)
+        producer.resumeProducing()
+        for _ in range(20):
+            house.turn()
+        (answer,) = client.answers()
+        self.assertTrue(answer.complete and answer.body == BODY)
+        client.leave()
+        self.successResultOf(house.streams.stopService())
+
+
+class TokenTests(SynchronousTestCase):
+    """Answers to a token that expires."""
+
+    def test_long_answer(self) -> None:
+        """What the stream had when the token was good is sent to its end."""
+        clock = Clock()
+        response = Response(200, [], StreamedBody(lambda sink: self.fail("not begun"), 7))
+        self.assertIs(until(1.0, response, clock, lambda: response), response)
+        self.assertEqual(clock.getDelayedCalls(), [])
 
 
 class KleinTests(SynchronousTestCase):
