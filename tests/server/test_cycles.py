@@ -593,6 +593,68 @@ def old_http(stage: Stage) -> None:
         client.leave()
 
 
+def _long_read(stage: Stage, **fields: str) -> Client:
+    """Begin a read that is longer than one piece."""
+    client = stage.connect()
+    client.request("GET", ROOT + "long", stage.header(**fields))
+    return client
+
+
+@scenario
+def long_answer(stage: Stage) -> None:
+    """An answer in pieces, plain and zipped, over HTTP/1.0 too."""
+    for fields in ({}, {"Accept_Encoding": "gzip"}):
+        client = _long_read(stage, **fields)
+        for _ in range(5):
+            stage.turn()
+        (answer,) = client.answers()
+        assert answer.complete, answer.header
+        client.leave()
+    client = stage.connect()
+    client.request("GET", ROOT + "long", stage.header(), version="HTTP/1.0")
+    stage.turn()
+    client.leave()
+
+
+@scenario
+def long_answer_gone(stage: Stage) -> None:
+    """Gone in the middle, also while a thread zips."""
+    for fields in ({}, {"Accept_Encoding": "gzip"}):
+        for turns in range(3):
+            client = _long_read(stage, **fields)
+            producer: Any = client.transport.producer
+            if turns < 2:
+                producer.pauseProducing()
+            if turns:
+                stage.turn()
+            client.leave()
+            stage.turn()
+
+
+@scenario
+def long_answer_unread(stage: Stage) -> None:
+    """Given up, for the client reads nothing."""
+    client = _long_read(stage)
+    producer: Any = client.transport.producer
+    producer.pauseProducing()
+    stage.turn(100)
+    assert client.transport.disconnecting
+    client.leave()
+
+
+@scenario
+def long_answer_cut(stage: Stage) -> None:
+    """Cut, for the stream is deleted in the middle."""
+    client = _long_read(stage)
+    producer: Any = client.transport.producer
+    producer.pauseProducing()
+    stage.ask("DELETE", "long")
+    producer.resumeProducing()
+    stage.turn()
+    assert client.transport.disconnecting
+    client.leave()
+
+
 @scenario
 def too_many(stage: Stage) -> None:
     """More bytes of bodies on their way than may be."""
@@ -633,8 +695,10 @@ class CycleCase:
         for path, fields in (("text", TEXT), ("json", JSON), ("binary", BINARY)):
             stage.ask("PUT", path, b"[1,2,3]" if fields is JSON else _BODY, **fields)
         stage.ask("PUT", "wakes", b"", **JSON)
-        for path in ("closing", "deleted"):
+        for path in ("closing", "deleted", "long"):
             stage.ask("PUT", path, b"", **TEXT)
+        for _ in range(4):
+            stage.ask("POST", "long", b"x" * 190_000, **TEXT)
         gc.collect()
         gc.freeze()
         gc.disable()
