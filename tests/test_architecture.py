@@ -26,6 +26,7 @@ AUTH_TYPES = f"{ROOT}.service.auth_types"
 ORDER = (
     *(
         "clocks",
+        "concurrency",
         "datastructures",
         "protocol",
         "outgoing",

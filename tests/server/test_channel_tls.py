@@ -107,6 +107,35 @@ class TlsTests(ChannelTestCase):
         self.assertEqual(self.desk.requests[0].url, b"https://a/v1/stream/s")
         self.end(reader, pump)
 
+    def test_stopped_while_idle(self) -> None:
+        """The server's end of an idle connection does not wait for the client's end of TLS, which
+        a client sends when it next looks."""
+        self.desk.at_once = ok(b"sealed")
+        for send in (b"", sized()):
+            self.door.stopping = False
+            reader, pump = self.shake(b"http/1.1")
+            reader.transport.write(send)
+            self.pump(pump)
+            done = self.door.drain()
+            self.assertTrue(pump.serverIO.disconnecting)
+            self.pump(pump)
+            self.assertTrue(reader.lost)
+            self.clock.advance(1)
+            self.successResultOf(done)
+
+    def test_handed_over_and_stopped_while_idle(self) -> None:
+        """So it is with a connection that twisted.web serves."""
+        reader, pump = self.shake(b"http/1.1")
+        reader.transport.write(HEALTH)
+        self.pump(pump)
+        self.assertTrue(reader.received)
+        done = self.door.drain()
+        self.assertTrue(pump.serverIO.disconnecting)
+        self.pump(pump)
+        self.assertTrue(reader.lost)
+        self.clock.advance(1)
+        self.successResultOf(done)
+
     def test_last(self) -> None:
         """The last answer comes whole before the end, a large one too."""
         self.desk.at_once = ok(b"x" * limits.MIB)

@@ -200,6 +200,20 @@ class CallTests(Case):
         self.now(self.streams.stopService())
         self.assertEqual(self.house.clock.getDelayedCalls(), [])
 
+    def test_stop_with_a_bug(self) -> None:
+        """The store is closed, whatever failed before."""
+        closed: list[str] = []
+
+        def stop() -> None:
+            raise ZeroDivisionError
+
+        self.patch(self.streams._fanout, "stop", stop)
+        self.patch(self.streams._subscriptions, "stop", stop)
+        self.patch(self.streams._store, "close", lambda: closed.append("store"))
+        self.now(self.streams.stopService())
+        self.assertEqual(closed, ["store"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
     def test_started_once(self) -> None:
         """Streams that were stopped stay stopped."""
         self.now(self.streams.stopService())

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.error import ConnectionRefusedError
-from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseDone
 
+from durable_streams_tw.outgoing.resolver import Resolver
 from durable_streams_tw.protocol.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
 from durable_streams_tw.server.key_sources import (
     CannotFetch,
@@ -19,6 +20,7 @@ from durable_streams_tw.server.key_sources import (
     fetch,
     source_of,
 )
+from tests.outgoing.name_service import LookupReactor, NameService
 
 URL = "http://127.0.0.1:8080/jwks.json"
 
@@ -27,8 +29,10 @@ class FetchTests(SynchronousTestCase):
     """`fetch`."""
 
     def setUp(self) -> None:
-        self.reactor = MemoryReactorClock()
-        self.fetched = fetch(self.reactor, URL)
+        self.reactor = LookupReactor()
+        self.names = NameService()
+        self.resolver = Resolver(self.reactor, self.names)
+        self.fetched = fetch(self.reactor, URL, self.resolver)
         self.reactor.advance(0)
 
     def connect(self) -> Any:
@@ -75,6 +79,18 @@ class FetchTests(SynchronousTestCase):
         """Nor what would become more."""
         self.answer(b"200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4", b"\x1f\x8b\x08\x00")
         self.assertEqual(self.successResultOf(self.fetched), b"\x1f\x8b\x08\x00")
+
+    def test_name_server_that_hangs(self) -> None:
+        """Ends the wait like an issuer that does not answer, without a traceback."""
+        self.fetched.cancel()
+        self.why()
+        self.names.hanging.add("id.example")
+        self.fetched = fetch(self.reactor, "http://id.example/keys", self.resolver)
+        self.reactor.advance(KEY_SET_TIMEOUT)
+        self.assertIn("did not answer", self.why())
+        self.names.answer("id.example")
+        self.reactor.advance(0)
+        self.assertEqual(len(self.reactor.tcpClients), 1)
 
     def test_refused(self) -> None:
         """Nobody is there."""

@@ -73,6 +73,16 @@ class PortsTests(SynchronousTestCase):
         self.reactor = Reactor()
         self.diary: list[str] = []
 
+    def test_port_that_does_not_close(self) -> None:
+        """Readers are let go and connections drained all the same."""
+        port = Port(self.diary)
+        ports = self.ports(succeed(port))
+        ports.startService()
+        port.closed.errback(OSError("a port that does not close"))
+        self.successResultOf(ports.stopService())
+        self.assertTrue(self.house.streams._released)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+
     def ports(self, *outcomes: Any) -> Ports:
         """The ports that these endpoints give."""
         endpoints: Any = [Endpoint(outcome) for outcome in outcomes]

@@ -56,11 +56,13 @@ def subscribe(
     wake_stream: str | None = "wake",
     lease_ttl: int = LEASE,
     description: str | None = None,
+    url: str = "https://hook.example/",
 ) -> Subscribe:
     """A pull-wake subscription, or a webhook where it has no wake stream."""
     kind = Kind.WEBHOOK if wake_stream is None else Kind.PULL
-    url = "https://hook.example/" if wake_stream is None else None
-    config = Config(kind, pattern, url, wake_stream, lease_ttl, description)
+    config = Config(
+        kind, pattern, url if wake_stream is None else None, wake_stream, lease_ttl, description
+    )
     return Subscribe(name, config, streams, config_digest(config, streams))
 
 

@@ -75,6 +75,7 @@ class WakesCase(SynchronousTestCase):
             self.tokens,
             lambda: self.base,
             lambda: self.chance,
+            self.clock.seconds,
         )
         self.wakes = Wakes(self.store, self.deliveries.deliver, self.clock, self.now)
         self.wakes.start()

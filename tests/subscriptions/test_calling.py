@@ -6,19 +6,21 @@ import gzip
 import os
 from typing import Any
 
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
-from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from durable_streams_tw.outgoing.resolver import Resolver
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.limits import (
     MAX_WEBHOOK_ANSWER,
     RESOLVE_TIMEOUT,
+    RESOLVER_CACHE,
     WEBHOOK_TIMEOUT,
 )
 from durable_streams_tw.subscriptions.calling import Answered, Caller, Unreachable
+from tests.outgoing.name_service import LookupReactor, NameService
 from tests.protocol.refusing import RefusingTestCase
 
 URL = "https://worker.example/hooks?x=1"
@@ -66,22 +68,29 @@ class CallingCase(RefusingTestCase):
     """A caller whose reactor and resolver are the test's."""
 
     def setUp(self) -> None:
-        self.reactor = MemoryReactorClock()
+        self.reactor = LookupReactor()
         self.local = False
-        # What the name resolves to, answer by answer; the last one stays.
-        self.found: list[list[str] | Deferred[list[str]]] = [[GOOD]]
-        self.asked: list[str] = []
-        self.caller = Caller(self.reactor, lambda: self.local, self.resolve)
+        self.names = NameService()
+        self.resolver = Resolver(self.reactor, self.names)
+        self.caller = Caller(self.reactor, lambda: self.local, self.resolver.resolve)
+        self.resolve_to(GOOD)
         self.seen = 0
 
-    def resolve(self, name: str) -> Deferred[list[str]]:
-        self.asked.append(name)
-        found = self.found.pop(0) if len(self.found) > 1 else self.found[0]
-        return found if isinstance(found, Deferred) else succeed(found)
+    def resolve_to(self, *addresses: str) -> None:
+        """Set the addresses of every name. What was found before is forgotten."""
+        self.names.known = {"worker.example": list(addresses), "localhost": list(addresses)}
+        self.reactor.advance(RESOLVER_CACHE)
 
     def post(self, url: str = URL, timeout: float = 30.0) -> Deferred[Answered]:
         header = {"Content-Type": "application/json", "Webhook-Signature": "t=1"}
-        return self.caller.post(url, b'{"a": 1}', header, timeout)
+        posted = self.caller.post(url, b'{"a": 1}', header, timeout)
+        self.reactor.advance(0)
+        return posted
+
+    def inspect(self, url: str) -> Deferred[None]:
+        inspected = self.caller.inspect(url)
+        self.reactor.advance(0)
+        return inspected
 
     def connection(self) -> Connection:
         """The next connection that was asked for."""
@@ -100,7 +109,7 @@ class CallingCase(RefusingTestCase):
     def local_call(self) -> tuple[Deferred[Answered], Connection]:
         """A call without TLS, connected."""
         self.local = True
-        self.found = [["127.0.0.1"]]
+        self.resolve_to("127.0.0.1")
         posted = self.post(LOCAL)
         connection = self.connection()
         connection.accept()
@@ -115,7 +124,7 @@ class AddressTests(CallingCase):
         posted = self.post()
         connection = self.connection()
         self.assertEqual((connection.host, connection.port), (GOOD, 443))
-        self.assertEqual(self.asked, ["worker.example"])
+        self.assertEqual(self.names.asked, ["worker.example"])
         connection.accept()
         hello = connection.transport.value()
         self.assertEqual(hello[:1], b"\x16", "a TLS handshake")
@@ -127,34 +136,37 @@ class AddressTests(CallingCase):
 
     def test_rebinding(self) -> None:
         """A name that is good when the subscription is made, and bad when it is called."""
-        self.found = [[GOOD], ["169.254.169.254"]]
-        self.successResultOf(self.caller.inspect(URL))
+        self.successResultOf(self.inspect(URL))
+        self.resolve_to("169.254.169.254")
         self.assertRejected(self.post())
         self.assertUnconnected()
 
     def test_mixed(self) -> None:
         """One bad address among good ones, whichever would be tried first."""
-        self.found = [[GOOD, "10.0.0.1"]]
-        self.assertRejected(self.caller.inspect(URL))
+        self.resolve_to(GOOD, "10.0.0.1")
+        self.assertRejected(self.inspect(URL))
         self.assertRejected(self.post())
-        self.found = [["::ffff:127.0.0.1"]]
+        self.resolve_to("::ffff:127.0.0.1")
         self.assertRejected(self.post())
         self.assertUnconnected()
 
     def test_inspection(self) -> None:
         """When the subscription is made: what is known to be bad is refused."""
         for url in ("https://127.1/", "https://10.0.0.1/", "http://worker.example/", LOCAL):
-            self.assertRejected(self.caller.inspect(url))
-        self.assertEqual(self.asked, [])
-        self.found = [["192.168.0.1"]]
-        self.assertRejected(self.caller.inspect(URL))
+            self.assertRejected(self.inspect(url))
+        self.assertEqual(self.names.asked, [])
+        self.resolve_to("192.168.0.1")
+        self.assertRejected(self.inspect(URL))
         # A name that has no address yet may get one.
-        self.found = [[]]
-        self.successResultOf(self.caller.inspect(URL))
-        slow: Deferred[list[str]] = Deferred()
-        self.found = [slow]
-        inspected = self.caller.inspect(URL)
-        self.reactor.advance(RESOLVE_TIMEOUT)
+        self.resolve_to()
+        self.successResultOf(self.inspect(URL))
+        # A name server that hangs, and whose lookup nothing can stop, ends only the wait.
+        self.reactor.advance(RESOLVER_CACHE)
+        self.names.hanging.add("worker.example")
+        inspected = self.inspect(URL)
+        self.reactor.advance(RESOLVE_TIMEOUT - 1)
+        self.assertNoResult(inspected)
+        self.reactor.advance(1)
         self.successResultOf(inspected)
 
     def test_literal(self) -> None:
@@ -162,24 +174,24 @@ class AddressTests(CallingCase):
         posted = self.post("https://8.8.8.8:8443/")
         connection = self.connection()
         self.assertEqual((connection.host, connection.port), ("8.8.8.8", 8443))
-        self.assertEqual(self.asked, [])
+        self.assertEqual(self.names.asked, [])
         posted.cancel()
         self.failureResultOf(posted)
 
     def test_no_longer_allowed(self) -> None:
         """A local webhook of before, on a server that others can reach now."""
-        self.found = [["127.0.0.1"]]
+        self.resolve_to("127.0.0.1")
         self.assertRejected(self.post(LOCAL))
         self.local = True
         posted = self.post(LOCAL)
         self.assertEqual(self.connection().host, "127.0.0.1")
         posted.cancel()
         self.failureResultOf(posted)
-        self.found = [["10.0.0.1"]]
+        self.resolve_to("10.0.0.1")
         self.assertRejected(self.post(LOCAL))
 
     def test_next_address(self) -> None:
-        self.found = [[GOOD, "8.8.8.8"]]
+        self.resolve_to(GOOD, "8.8.8.8")
         posted = self.post()
         self.connection().refuse()
         second = self.connection()
@@ -188,7 +200,7 @@ class AddressTests(CallingCase):
         self.failureResultOf(posted, ConnectionRefusedError)
 
     def test_no_address(self) -> None:
-        self.found = [[]]
+        self.resolve_to()
         self.failureResultOf(self.post(), Unreachable)
 
     def test_no_proxy(self) -> None:
@@ -201,23 +213,10 @@ class AddressTests(CallingCase):
         posted.cancel()
         self.failureResultOf(posted)
 
-    def test_reactors_resolver(self) -> None:
+    def test_both_kinds(self) -> None:
         """Both kinds of addresses, in the order in which they are found."""
-
-        class Resolver:
-            def resolveHostName(self, receiver: Any, name: str) -> None:
-                receiver.resolutionBegan(self)
-                receiver.addressResolved(IPv4Address("TCP", "8.8.8.8", 0))
-                receiver.addressResolved(IPv6Address("TCP", "2606:4700::1111", 0))
-                receiver.resolutionComplete()
-
-            def cancel(self) -> None:
-                raise NotImplementedError
-
-        reactor: Any = self.reactor
-        reactor.nameResolver = Resolver()
-        caller = Caller(reactor, lambda: False)
-        posted = caller.post(URL, b"", {}, 10.0)
+        self.resolve_to("8.8.8.8", "2606:4700::1111")
+        posted = self.post()
         self.connection().refuse()
         self.assertEqual(self.connection().host, "2606:4700::1111")
         posted.cancel()
@@ -295,7 +294,7 @@ class AnswerTests(CallingCase):
         """For all of it together: name, connection, head and body."""
         for said in (None, b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"):
             self.local = True
-            self.found = [["127.0.0.1"]]
+            self.resolve_to("127.0.0.1")
             posted = self.post(LOCAL, timeout=1000.0)
             connection = self.connection()
             if said is not None:
@@ -311,10 +310,10 @@ class AnswerTests(CallingCase):
         self.connection().accept()
         self.reactor.advance(1)
         self.failureResultOf(posted, TimeoutError)
-        never: Deferred[list[str]] = Deferred()
-        self.found = [never]
+        self.reactor.advance(RESOLVER_CACHE)
+        self.names.hanging.add("worker.example")
         posted = self.post()
-        self.reactor.advance(WEBHOOK_TIMEOUT)
+        self.reactor.advance(RESOLVE_TIMEOUT)
         self.failureResultOf(posted, TimeoutError)
 
     def test_nonsense(self) -> None:

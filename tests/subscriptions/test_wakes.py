@@ -9,6 +9,8 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import (
+    DELIVERIES_KEPT,
+    DELIVERIES_SHARE,
     DELIVERY_GRACE,
     MAX_DELIVERIES,
     OBLIGATION_EARLY,
@@ -238,12 +240,12 @@ class WebhookTests(WakesCase):
         self.assertTrue(self.state().idle)
 
     def test_bounded(self) -> None:
-        """So many calls at once, however many are due."""
-        for number in range(MAX_DELIVERIES + 5):
+        """So many calls of one host at once, however many are due."""
+        for number in range(DELIVERIES_SHARE + 5):
             self.hook(f"s{number}", "a")
         self.write("a")
         self.turn()
-        self.assertEqual(len(self.calls), MAX_DELIVERIES)
+        self.assertEqual(len(self.calls), DELIVERIES_SHARE)
         calls, self.calls = self.calls, []
         for call in calls[:3]:
             call.answer(200, DONE)
@@ -251,6 +253,40 @@ class WebhookTests(WakesCase):
         self.assertEqual(len(self.calls), 3)
         self.stop()
         self.assertTrue(all(call.cancelled for call in calls[3:] + self.calls))
+
+    def test_hanging_receivers(self) -> None:
+        """Two hundred subscriptions whose receiver hangs delay no other receiver."""
+        for number in range(200):
+            self.hook(f"s{number}", "a", url=f"https://h{number}.hanging.example/{number}")
+        self.hook("healthy", "a", url="https://healthy.example/")
+        self.write("a")
+        self.turn()
+        urls = [call.url for call in self.calls]
+        self.assertEqual(len(urls), DELIVERIES_SHARE + 1)
+        self.assertIn("https://healthy.example/", urls)
+
+    def test_hanging_receivers_on_this_machine(self) -> None:
+        """Ports tell them apart."""
+        for number in range(200):
+            self.hook(f"s{number}", "a", url=f"http://localhost:3000/{number}")
+        self.hook("healthy", "a", url="http://localhost:3001/")
+        self.write("a")
+        self.turn()
+        self.assertIn("http://localhost:3001/", [call.url for call in self.calls])
+
+    def test_receivers_that_hang_on_many_domains(self) -> None:
+        """They cannot have what is kept for receivers that answered promptly."""
+        self.hook("healthy", "h", url="https://healthy.example/")
+        self.write("h")
+        self.call().answer(200, DONE)
+        for number in range(MAX_DELIVERIES):
+            self.hook(f"s{number}", "a", url=f"https://hanging-{number}.example/")
+        self.write("a")
+        self.turn()
+        self.assertEqual(len(self.calls), MAX_DELIVERIES - DELIVERIES_KEPT)
+        self.write("h")
+        self.turn()
+        self.assertIn("https://healthy.example/", [call.url for call in self.calls])
 
     def test_timeout_is_bounded_by_the_lease(self) -> None:
         self.submit(subscribe("s", "a", wake_stream=None, lease_ttl=1500))

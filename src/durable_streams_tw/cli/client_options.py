@@ -87,6 +87,7 @@ class Access(Struct, frozen=True):
 
         from durable_streams_tw.client.streams import StreamClient
         from durable_streams_tw.client.wire import Wire
+        from durable_streams_tw.outgoing.resolver import Resolver, ResolvingReactor
 
         pool = HTTPConnectionPool(reactor)
         # What may be asked twice, the client decides.
@@ -94,7 +95,8 @@ class Access(Struct, frozen=True):
         more: dict[str, Any] = {}
         if any(target.url.startswith("https:") for target in targets):
             more["contextFactory"] = _trust(self.cacert)
-        agent = Agent(reactor, connectTimeout=10.0, pool=pool, **more)
+        resolving: Any = ResolvingReactor(reactor, Resolver(reactor))
+        agent = Agent(resolving, connectTimeout=10.0, pool=pool, **more)
         known = [target.authorization for target in targets if target.authorization is not None]
         own = {"Authorization": known[0]} if known else {}
 

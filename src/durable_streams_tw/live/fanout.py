@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
+from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.live.feeds import Feed
 from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.live.subscribers import Sink, Subscriber, Surroundings
@@ -33,7 +34,8 @@ class Fanout:
 
     A connection ends after ``reconnect_interval`` seconds, or a little earlier by chance, and is
     sent a comment after ``comment_interval`` seconds of silence. ``random`` gives numbers in
-    [0, 1) that spread cursors and reconnections.
+    [0, 1) that spread cursors and reconnections; cursors follow ``wall`` (default: ``clock``), in
+    seconds since the Unix epoch.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Fanout:
         *,
         random: Callable[[], float],
         pieces: PieceSize | None = None,
+        wall: Seconds | None = None,
     ) -> None:
         self._random = random
         self._around = Surroundings(
@@ -59,6 +62,7 @@ class Fanout:
             ],
             random,
             pieces or PieceSize(),
+            wall or clock.seconds,
         )
 
     @property
@@ -102,7 +106,7 @@ class Fanout:
     def _floor(self, echoed: int | None) -> int:
         # A client whose cursor is not behind must get beyond it (§10.1); one that is behind,
         # or has none, follows the time.
-        now = self._around.clock.seconds()
+        now = self._around.wall()
         if echoed is None or echoed < cursors.interval_at(now):
             return 0
         return cursors.next_cursor(now, echoed, self._random())

@@ -94,7 +94,7 @@ class Feed:
 
     def _write(self, batch: list[Subscriber]) -> None:
         now = self.around.clock.seconds()
-        current = cursors.interval_at(now)
+        current = cursors.interval_at(self.around.wall())
         position = cursor = -1
         after_cr = False
         piece: Piece | None = None

@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.live.pieces import Piece
 from durable_streams_tw.live.tails import Tails
@@ -68,7 +69,7 @@ class Surroundings:
 
     __slots__ = (
         *("clock", "comments", "dropped", "feeds", "lifetimes", "random", "stopping", "store"),
-        *("pieces", "tails"),
+        *("pieces", "tails", "wall"),
     )
 
     def __init__(
@@ -80,11 +81,14 @@ class Surroundings:
         lifetimes: Sequence[EqualTimeouts],
         random: Callable[[], float],
         pieces: PieceSize,
+        wall: Seconds,
     ) -> None:
         self.store = store
         self.pieces = pieces
         self.tails = tails
         self.clock = clock
+        # What cursors follow (§10.1): seconds since the Unix epoch.
+        self.wall = wall
         self.comments = comments
         self.lifetimes = lifetimes
         self.random = random
@@ -280,7 +284,7 @@ class Subscriber:
 
     def _show(self, piece: Piece, opening: bytes = b"") -> None:
         now = self.feed.around.clock.seconds()
-        cursor = max(self.floor, cursors.interval_at(now))
+        cursor = max(self.floor, cursors.interval_at(self.feed.around.wall()))
         self.deliver(piece, opening + piece.frame(cursor), now)
 
     def _comment(self) -> None:

@@ -404,8 +404,23 @@ RECORD_CACHE: Final = 65_536
 OWNED_AHEAD: Final = 64
 OWNED_AHEAD_CACHE: Final = 1_024
 
+#: How many threads validate large JSON bodies and compress large answers.
+WORK_THREADS: Final = 4
+
 #: How many webhook calls are under way at once; the others wait their turn.
-MAX_DELIVERIES: Final = 64
+MAX_DELIVERIES: Final = 512
+
+#: How many of these may go to one domain, or to one host that answered promptly last time.
+DELIVERIES_SHARE: Final = 64
+
+#: How many of these are kept for hosts that answered promptly last time.
+DELIVERIES_KEPT: Final = 128
+
+#: How many such hosts are remembered.
+DELIVERIES_MEMORY: Final = 4096
+
+#: How long the answer of a webhook may take to count as prompt (seconds).
+DELIVERY_PROMPT: Final = 5.0
 
 #: How long a webhook may take to answer, where the lease is not shorter.
 WEBHOOK_TIMEOUT: Final = 30.0
@@ -416,8 +431,29 @@ DELIVERY_GRACE: Final = 5.0
 #: How much of a webhook's answer is read.
 MAX_WEBHOOK_ANSWER: Final = 64 * KIB
 
-#: How long finding the addresses of a webhook's name may take.
+#: How long finding the addresses of a webhook's name may take (seconds).
 RESOLVE_TIMEOUT: Final = 5.0
+
+#: How many names one resolver looks up at once, in a thread each.
+RESOLVER_THREADS: Final = 16
+
+#: How many of these threads the names of one domain may occupy.
+RESOLVER_SHARE: Final = 3
+
+#: How many of these threads are kept for names that were found promptly last time.
+RESOLVER_KEPT: Final = 4
+
+#: How long finding a name may take to count as prompt (seconds).
+RESOLVER_PROMPT: Final = 1.0
+
+#: How many names one resolver remembers.
+RESOLVER_MEMORY: Final = 4096
+
+#: How long the addresses of a name are used again (seconds).
+RESOLVER_CACHE: Final = 5.0
+
+#: How many names may wait to be looked up; more are refused.
+MAX_LOOKUPS: Final = 1024
 
 #: After how long what the store could not do for a subscription is asked of it again.
 OBLIGATION_RETRY: Final = 1.0

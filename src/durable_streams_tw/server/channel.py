@@ -378,7 +378,7 @@ class FastChannel(PhasedConnection):
         self._detour = FastChannel._discard
         dropped = self._wire.dropped
         self._wire.close()
-        self._outlet.close(linger=dropped and not self._half)
+        self._outlet.close(linger=dropped and not self._half, hang_up=self._door.stopping)
         self._enter(END)
 
     def cut(self) -> None:
@@ -391,7 +391,9 @@ class FastChannel(PhasedConnection):
 
     def drain(self) -> None:
         """Close as soon as what has begun is answered: the server stops."""
-        if self._detour is None and self._head is None and not self._wire.ready:
+        detour = self._detour
+        unused = detour is None or detour is FastChannel._negotiated
+        if unused and self._head is None and not self._wire.ready:
             self._close()
 
     def _discard(self, data: bytes) -> None:

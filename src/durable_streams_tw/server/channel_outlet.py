@@ -97,12 +97,12 @@ class Outlet:
         waiting: int = len(socket.dataBuffer) - socket.offset + socket._tempDataLen
         return waiting
 
-    def close(self, linger: bool) -> None:
+    def close(self, linger: bool, hang_up: bool = False) -> None:
         """End the connection behind what was sent.
 
         With ``linger`` the client's bytes are still read, until it ends the connection too:
         closing at once would reset it, and could take the last answer with it
-        (RFC 9112 §9.6).
+        (RFC 9112 §9.6). With ``hang_up`` nothing waits for the client's end of TLS.
         """
         transport, self._eager = self._transport, None
         # A paused producer would keep a transport open for ever.
@@ -110,6 +110,8 @@ class Outlet:
         if linger and type(transport) in _SOCKETS and not transport.TLS:
             transport.resumeProducing()
             transport.loseWriteConnection()
+        elif hang_up:
+            hang_up_on(transport)
         else:
             transport.loseConnection()
 
@@ -117,3 +119,16 @@ class Outlet:
         """End the connection at once. What was not sent is lost."""
         self._eager = None
         self._transport.abortConnection()
+
+
+def hang_up_on(transport: Any) -> None:
+    """End a connection after what was written, whatever the client does.
+
+    Twisted's TLS answers a loseConnection with an alert and then waits for the client's, which an
+    idle client sends when it next uses the connection: a server that stops would wait for its
+    longest patience. RFC 8446 §6.1 lets it close at once.
+    """
+    transport.loseConnection()
+    below = getattr(transport, "transport", None)
+    if below is not None and ISSLTransport.providedBy(transport):
+        below.loseConnection()

@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from durable_streams_tw import clocks
 from durable_streams_tw.auth.origins import Hosts, Origins
+from durable_streams_tw.concurrency import WorkerPool, stop_all
 from durable_streams_tw.live.fanout import Fanout
 from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.live.tails import Tails
@@ -24,6 +24,7 @@ from durable_streams_tw.live.transfers import Transfers
 from durable_streams_tw.live.waiters import LongPolls
 from durable_streams_tw.protocol import fields, limits, offsets, paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.protocol.limits import WORK_THREADS
 from durable_streams_tw.server import values
 from durable_streams_tw.server.admission import Admission, Conditions
 from durable_streams_tw.server.channel_door import FastDoor
@@ -96,7 +97,11 @@ class DurableStreams(Service):
         self._timers = timers
         self._time = clocks.stream_time(reactor)
         self._settings = settings = settings or Settings()
-        self._in_thread = in_thread or self._in_pool
+        self._work = WorkerPool(reactor, WORK_THREADS, "durable-streams-work")
+        # A scrape does not queue for clients' bodies.
+        self._reports = WorkerPool(reactor, 1, "durable-streams-report")
+        self._in_thread = in_thread or self._work
+        self._report = in_thread or self._reports
         self._started = self._released = False
         if store is None:
             store = self._in_memory() if data_dir is None else self._on_disk(data_dir)
@@ -105,7 +110,13 @@ class DurableStreams(Service):
         self._long_polls = LongPolls(store, tails, timers, settings.long_poll_timeout)
         pieces = PieceSize()
         self._fanout = Fanout(
-            store, tails, timers, settings.sse_reconnect_interval, random=random, pieces=pieces
+            store,
+            tails,
+            timers,
+            settings.sse_reconnect_interval,
+            random=random,
+            pieces=pieces,
+            wall=wall,
         )
         self._transfers = Transfers(store, tails, self._in_thread, pieces)
         self._batch = settings.max_chunk or limits.MAX_CHUNK
@@ -192,14 +203,18 @@ class DurableStreams(Service):
         if self._released:
             return succeed(None)
         self._released = True
-        self._fanout.stop()
-        return self._long_polls.stop()
+        return stop_all(self._fanout.stop, self._long_polls.stop)
 
     def stopService(self) -> Deferred[None]:
         """Let readers go, end webhook calls, finish what was accepted, close the store."""
         Service.stopService(self)
-        stopped = self.release().addCallback(lambda _: self._subscriptions.stop())
-        return stopped.addCallback(lambda _: self._store.close())
+        return stop_all(
+            self.release,
+            self._subscriptions.stop,
+            self._store.close,
+            self._work.stop,
+            self._reports.stop,
+        )
 
     def reached_at(self, url: str | None, loopback: bool) -> None:
         """Say where a port is: the URL of the streams' root there, None where it has none, and
@@ -275,7 +290,7 @@ class DurableStreams(Service):
             self._subscriptions.calls,
             lambda: self._connections,
             self._timers,
-            self._in_thread,
+            self._report,
             not isinstance(self._store, MemoryStore),
         )
 
@@ -387,9 +402,6 @@ class DurableStreams(Service):
         # Whoever has a proxy or a public URL is reached by others all the same.
         alone = settings.public_url is None and not settings.trust_proxy
         return alone and self._loopback is True
-
-    def _in_pool(self, call: Callable[..., T], *arguments: Any) -> Deferred[T]:
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call, *arguments)
 
     def _in_memory(self) -> IStreamStore:
         return MemoryStore(

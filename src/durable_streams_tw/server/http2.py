@@ -1061,7 +1061,7 @@ class Http2Connection(Protocol):
         if self._paused:
             self.transport.resumeProducing()
         self._look(limits.LINGER)
-        self._outlet.close(linger=False)
+        self._outlet.close(linger=False, hang_up=self._draining)
 
     def _let_go(self) -> None:
         """Stop all streams: no answer can be sent any more."""

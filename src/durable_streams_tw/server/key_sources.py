@@ -15,7 +15,6 @@ from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
@@ -23,6 +22,8 @@ from twisted.web.http_headers import Headers
 
 from durable_streams_tw.auth.origins import is_local
 from durable_streams_tw.clocks import timers_of
+from durable_streams_tw.concurrency import in_daemon_thread
+from durable_streams_tw.outgoing.resolver import Resolver, ResolvingReactor
 from durable_streams_tw.protocol.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
 from durable_streams_tw.subscriptions.exchange import AsItComes
 
@@ -41,7 +42,7 @@ class UnusableSource(Exception):
 def source_of(text: str, reactor: Any) -> tuple[Fetch, str]:
     """How to get the keys at a URL or in a file, and a name for it. Raises `UnusableSource`."""
     if "://" not in text:
-        return partial(_in_thread, reactor, text), text
+        return partial(in_daemon_thread, reactor, _read, text), text
     try:
         parts = urlsplit(text)
         host = parts.hostname
@@ -55,12 +56,8 @@ def source_of(text: str, reactor: Any) -> tuple[Fetch, str]:
     if parts.scheme == "http" and not is_local(host.removesuffix(".")):
         # Whoever can change the keys on their way can make tokens.
         raise UnusableSource("jwks is fetched over https; over http from this machine only")
-    return partial(fetch, reactor, text), host
-
-
-def _in_thread(reactor: Any, path: str) -> Deferred[bytes]:
-    read: Deferred[bytes] = deferToThreadPool(reactor, reactor.getThreadPool(), _read, path)
-    return read
+    # Of its own: names that strangers choose must not keep the issuer waiting.
+    return partial(fetch, reactor, text, Resolver(reactor)), host
 
 
 def _read(path: str) -> bytes:
@@ -72,10 +69,10 @@ def _read(path: str) -> bytes:
         raise CannotFetch(f"{error.strerror}") from None
 
 
-def fetch(reactor: Any, url: str) -> Deferred[bytes]:
+def fetch(reactor: Any, url: str, resolver: Resolver) -> Deferred[bytes]:
     """Get what a URL answers. Fails with `CannotFetch`."""
     agent = Agent(
-        reactor,
+        ResolvingReactor(reactor, resolver),
         connectTimeout=KEY_SET_TIMEOUT,
         pool=HTTPConnectionPool(reactor, persistent=False),
     )

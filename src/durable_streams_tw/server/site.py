@@ -29,6 +29,7 @@ from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.server import failures, targets
 from durable_streams_tw.server.body_budget import NO_ROOM, BodyBudget
+from durable_streams_tw.server.channel_outlet import hang_up_on
 from durable_streams_tw.server.channel_room import Room, TurnedAway
 from durable_streams_tw.server.http2 import Http2Factory
 from durable_streams_tw.server.messages import Response
@@ -363,7 +364,9 @@ class _Connection(_GenericHTTPChannelProtocol):
             transport.abortConnection()
         elif not self._closing:
             self._closing = True
-            transport.loseConnection()
+            # TLS would wait for a producer's end.
+            transport.unregisterProducer()
+            hang_up_on(transport)
 
 
 class StreamSite(Site):

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IAddress, IListeningPort, IStreamServerE
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.protocol.limits import UNSENT_IN_KERNEL
 from durable_streams_tw.server.channel_door import FastDoor
 from durable_streams_tw.server.embedded import DurableStreams
@@ -97,11 +98,9 @@ class Ports(Service):
         opened, self._opened = self._opened, []
         for port in opened:
             port.addCallback(lambda port: None if port is None else port.stopListening())
+            port.addErrback(lambda failure: self._log.failure("a port was not closed", failure))
         closed: Deferred[Any] = gatherResults(opened)
-        return closed.addCallback(self._closed)
-
-    def _closed(self, _: object) -> Deferred[None]:
-        return self._streams.release().addCallback(lambda _: self._site.drain())
+        return stop_all(lambda: closed, self._streams.release, self._site.drain)
 
     def _watched(self, port: IListeningPort) -> IListeningPort:
         if self._poll is not None:

@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
+from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.service import process_tuning
 from durable_streams_tw.service.preload import preload
 from durable_streams_tw.storage.interfaces import StoreUnusable
@@ -67,11 +68,7 @@ class Startup(MultiService):
     def stopService(self) -> Deferred[None]:
         """Stop; fires when the last has stopped."""
         Service.stopService(self)
-        stopped: Deferred[None] = succeed(None)
-        for service in reversed(list(self)):
-            stopped.addCallback(_stop, service)
-            stopped.addErrback(lambda failure: self._log.failure("stopping failed", failure))
-        return stopped
+        return stop_all(*[service.stopService for service in reversed(list(self))])
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -83,10 +80,6 @@ class Startup(MultiService):
             self._say(sentence)
             sys.excepthook = _without_trace
             raise CannotStart("the reason stands above, and in the log") from None
-
-
-def _stop(_: object, service: IService) -> Deferred[None]:
-    return maybeDeferred(service.stopService)
 
 
 def _without_trace(

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import (
     DISK_RESERVE,
@@ -179,14 +180,14 @@ class LMDBStore:
                 return again
             return succeed(None)
         self._open = False
-        self._counter.stop(_STOPPING)
-        self._chores.stop()
-        self._closed = self._lanes.stop().addCallback(self._released)
+        self._closed = stop_all(
+            lambda: self._counter.stop(_STOPPING),
+            self._chores.stop,
+            self._lanes.stop,
+            self._keyspace.close,
+            self._claim.release,
+        )
         return self._closed
-
-    def _released(self, _: None) -> None:
-        self._keyspace.close()
-        self._claim.release()
 
     # -- writing --------------------------------------------------------------------------------
 

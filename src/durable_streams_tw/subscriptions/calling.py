@@ -1,7 +1,8 @@
 """Calling webhooks: one POST, to an address that was looked at, bounded in time and size.
 
-The name is resolved for every call, and each address that it has is judged (`guard`). The
-connection goes to one of those (`exchange`), whatever the name says a moment later.
+Each address that the name has, or had within the last seconds (`outgoing.resolver`), is judged for
+every call (`guard`). The connection goes to one of those (`exchange`), whatever the name says a
+moment later.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from twisted.logger import Logger
 
 from durable_streams_tw.clocks import timers_of
 from durable_streams_tw.outgoing.cancelling import cancellable
+from durable_streams_tw.outgoing.resolver import LookupRefused, Resolver
 from durable_streams_tw.protocol.limits import (
     MAX_WEBHOOK_ANSWER,
     RESOLVE_TIMEOUT,
@@ -48,7 +50,7 @@ class Caller:
     """Makes the calls.
 
     ``reactor`` gives connections and time; ``allow_local`` says whether this machine may be
-    called; ``resolve`` stands in for the reactor's resolver.
+    called; ``resolve`` stands in for a resolver of its own.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Caller:
         self._reactor = reactor
         self._timers = timers_of(reactor)
         self._allow_local = allow_local
-        self._resolve = resolve or self._ask_reactor
+        self._resolve = resolve or Resolver(reactor).resolve
 
     def inspect(self, url: str) -> Deferred[None]:
         """Whether a URL may be called, as far as can be told before a call.
@@ -72,8 +74,8 @@ class Caller:
     async def _inspect(self, url: str) -> None:
         target = guard.target_of(url, self._allow_local())
         try:
-            await self._addresses(target, RESOLVE_TIMEOUT)
-        except TimeoutError as late:
+            await self._addresses(target)
+        except (TimeoutError, LookupRefused) as late:
             _log.info("{host} is not resolved yet: {late}", host=target.host, late=late)
 
     def post(
@@ -89,7 +91,7 @@ class Caller:
 
     async def _post(self, url: str, body: bytes, header: Mapping[str, str]) -> Answered:
         target = guard.target_of(url, self._allow_local())
-        addresses = await self._addresses(target, WEBHOOK_TIMEOUT)
+        addresses = await self._addresses(target)
         if not addresses:
             raise Unreachable(f"{target.host} has no address")
         # Slow to import, and most servers never call anybody.
@@ -100,36 +102,10 @@ class Caller:
             raise TooLarge(f"the answer of {target.host} has more than {MAX_WEBHOOK_ANSWER} bytes")
         return Answered(status, answer)
 
-    async def _addresses(self, target: Target, timeout: float) -> list[Address]:
+    async def _addresses(self, target: Target) -> list[Address]:
         literal = guard.literal(target.host)
         if literal is not None:
             found = [str(literal)]
         else:
-            found = await self._resolve(target.host).addTimeout(timeout, self._timers)
+            found = await self._resolve(target.host).addTimeout(RESOLVE_TIMEOUT, self._timers)
         return guard.screened(target, found)
-
-    # -- the world outside --------------------------------------------------------------------
-
-    def _ask_reactor(self, name: str) -> Deferred[list[str]]:
-        found = _Found()
-        self._reactor.nameResolver.resolveHostName(found, name)
-        return found.done
-
-
-class _Found:
-    """Collects what a resolver finds (an `IResolutionReceiver`)."""
-
-    def __init__(self) -> None:
-        self._found: list[str] = []
-        self._resolution: Any = None
-        self.done: Deferred[list[str]] = Deferred(lambda _: self._resolution.cancel())
-
-    def resolutionBegan(self, resolution: Any) -> None:
-        self._resolution = resolution
-
-    def addressResolved(self, address: Any) -> None:
-        self._found.append(address.host)
-
-    def resolutionComplete(self) -> None:
-        if not self.done.called:
-            self.done.callback(self._found)

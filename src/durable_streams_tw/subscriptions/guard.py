@@ -127,7 +127,7 @@ def _judge_host(host: str, bracketed: bool, allow_local: bool) -> bool:
     if address is None:
         if bracketed or _NUMBER_AT_END.fullmatch(host) or not _NAME.fullmatch(host):
             raise _refused("its host is no name and no address")
-        local = host in _LOCAL_NAMES or host.endswith(".localhost")
+        local = _is_this_machine(host)
     elif isinstance(address, IPv6Address):
         # The clients of this world do not agree on these, nor does the one that is used here.
         raise _refused("its host is an IPv6 address: give it a name")
@@ -142,6 +142,24 @@ def _judge_host(host: str, bracketed: bool, allow_local: bool) -> bool:
     if local and not allow_local:
         raise _refused("its host is not on the public Internet")
     return local
+
+
+def receiver_of(url: str) -> str:
+    """Return the host of a URL, with its port where it is this machine: what shares a limit with
+    other webhooks. An empty text stands for every URL that may not be called anyway."""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").removesuffix(".")
+    except ValueError:
+        return ""
+    return parts.netloc if _is_this_machine(host) else host
+
+
+def _is_this_machine(host: str) -> bool:
+    address = literal(host)
+    if address is None:
+        return host in _LOCAL_NAMES or host.endswith(".localhost")
+    return _is_loopback(address)
 
 
 def literal(host: str) -> Address | None:

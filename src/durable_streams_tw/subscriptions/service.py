@@ -56,7 +56,9 @@ class Subscriptions:
         self.keyring = Keyring(directory, wall)
         self.tokens = Tokens(lambda: self.keyring.secret, wall)
         self._caller = caller or Caller(reactor, allow_local)
-        deliveries = Deliveries(store, self._caller.post, self.keyring, self.tokens, base, random)
+        deliveries = Deliveries(
+            store, self._caller.post, self.keyring, self.tokens, base, random, timers.seconds
+        )
         #: Webhook calls by what came of them.
         self.calls = deliveries.calls
         self._wakes = Wakes(store, deliveries.deliver, timers, now)

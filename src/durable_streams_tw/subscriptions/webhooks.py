@@ -10,12 +10,20 @@ from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.logger import Logger
 
 from durable_streams_tw import __version__
+from durable_streams_tw.outgoing.fair_limiter import FairLimiter
 from durable_streams_tw.protocol.errors import Refusal, Refused
-from durable_streams_tw.protocol.limits import MAX_DELIVERIES, MAX_WEBHOOK_ANSWER
+from durable_streams_tw.protocol.limits import (
+    DELIVERIES_KEPT,
+    DELIVERIES_MEMORY,
+    DELIVERIES_SHARE,
+    DELIVERY_PROMPT,
+    MAX_DELIVERIES,
+    MAX_WEBHOOK_ANSWER,
+)
 from durable_streams_tw.protocol.offsets import format_offset, offset_at
 from durable_streams_tw.protocol.subscription_outcomes import WorkItem
 from durable_streams_tw.protocol.subscription_requests import Ack, Delivered, Result
@@ -24,6 +32,7 @@ from durable_streams_tw.storage.interfaces import IStreamStore, Moment
 from durable_streams_tw.storage.pending import work_of
 from durable_streams_tw.storage.tables import SUBSCRIPTIONS, subscription_key
 from durable_streams_tw.subscriptions.calling import Answered
+from durable_streams_tw.subscriptions.guard import receiver_of
 from durable_streams_tw.subscriptions.keyring import Keyring
 from durable_streams_tw.subscriptions.tokens import Tokens
 
@@ -48,7 +57,8 @@ class Deliveries:
     """Calls webhooks, a bounded number at once, and tells the store what came of it.
 
     ``base`` gives the URL of the streams' root, a slash at its end; ``random`` a number from 0
-    to 1.
+    to 1; ``seconds`` monotonic time. A receiver that hangs keeps other deliveries to its domain
+    waiting, not those to other hosts (`FairLimiter`).
     """
 
     _log = Logger()
@@ -61,6 +71,7 @@ class Deliveries:
         tokens: Tokens,
         base: Callable[[], str | None],
         random: Callable[[], float],
+        seconds: Callable[[], float],
     ) -> None:
         self._store = store
         self._post = post
@@ -68,7 +79,10 @@ class Deliveries:
         self._tokens = tokens
         self._base = base
         self._random = random
-        self._room = DeferredSemaphore(MAX_DELIVERIES)
+        self._seconds = seconds
+        self._limiter = FairLimiter(
+            MAX_DELIVERIES, DELIVERIES_SHARE, DELIVERIES_KEPT, DELIVERIES_MEMORY
+        )
         #: Calls by what came of them: done, accepted, refused (another status), failed.
         self.calls: Counter[str] = Counter()
 
@@ -77,8 +91,17 @@ class Deliveries:
 
         Cancelling ends the call, and tells nobody: it is to be made again.
         """
-        delivered: Deferred[bool] = self._room.run(lambda: ensureDeferred(self._deliver(state)))
-        return delivered
+        return ensureDeferred(self._deliver_in_turn(state))
+
+    async def _deliver_in_turn(self, state: Subscription) -> bool:
+        slot = await self._limiter.enter(receiver_of(state.config.url or ""))
+        began, known = self._seconds(), False
+        try:
+            known = await self._deliver(state)
+        finally:
+            prompt = known and self._seconds() - began <= DELIVERY_PROMPT
+            self._limiter.leave(slot, prompt=prompt)
+        return known
 
     async def _deliver(self, state: Subscription) -> bool:
         assert state.wake_id is not None, "a wake is delivered"

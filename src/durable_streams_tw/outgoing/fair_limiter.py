@@ -1,0 +1,148 @@
+"""Limit on what runs at once for hosts that strangers name, with a share for each of them.
+
+A host that hangs keeps what it was given until a timeout. So no group of hosts gets more than its
+share, groups take turns, and part of the whole is kept for hosts that answered promptly last time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from ipaddress import ip_address
+
+from twisted.internet.defer import Deferred
+
+from durable_streams_tw.datastructures.bounded_cache import BoundedCache
+
+
+class Slot:
+    """Permission to run, from `FairLimiter.enter` to `FairLimiter.leave`."""
+
+    __slots__ = ("group", "host", "prompt")
+
+    def __init__(self, host: str, group: str, prompt: bool) -> None:
+        self.host = host
+        self.group = group
+        self.prompt = prompt
+
+
+class FairLimiter:
+    """At most ``total`` slots, at most ``share`` for each group, ``kept`` for prompt hosts.
+
+    A host that answered promptly last time is a group of its own; all others are grouped by the
+    last two labels of their name, since whoever owns a domain can make any number of names in it.
+    The ``remembered`` hosts that were prompt most recently are known as such. For one thread.
+    """
+
+    def __init__(self, total: int, share: int, kept: int, remembered: int) -> None:
+        self._total = total
+        self._share = share
+        self._kept = kept
+        self._prompt: BoundedCache[str, None] = BoundedCache(remembered)
+        self._running: Counter[str] = Counter()
+        self._taken = 0
+        self._unproven = 0
+        # By whether the host was prompt: groups in the order of their turns, and the Deferreds of
+        # each in the order in which they came.
+        self._waiting: dict[bool, OrderedDict[str, OrderedDict[Deferred[Slot], Slot]]] = {
+            True: OrderedDict(),
+            False: OrderedDict(),
+        }
+        self._admitting = False
+        self._prompt_first = True
+
+    @property
+    def running(self) -> int:
+        """The number of slots in use."""
+        return self._taken
+
+    @property
+    def waiting(self) -> int:
+        """The number of Deferreds that wait for a slot."""
+        return sum(len(queue) for groups in self._waiting.values() for queue in groups.values())
+
+    def is_prompt(self, host: str) -> bool:
+        """Return whether a host answered promptly last time."""
+        return host in self._prompt
+
+    def enter(self, host: str) -> Deferred[Slot]:
+        """Return a Deferred that fires with a slot. Cancelling it leaves the queue."""
+        prompt = self.is_prompt(host)
+        slot = Slot(host, host if prompt else group_of(host), prompt)
+        entered: Deferred[Slot] = Deferred(lambda entered: self._remove(slot, entered))
+        if self._has_room(prompt) and self._running[slot.group] < self._share:
+            self._take(slot)
+            entered.callback(slot)
+        else:
+            self._waiting[prompt].setdefault(slot.group, OrderedDict())[entered] = slot
+        return entered
+
+    def leave(self, slot: Slot, *, prompt: bool) -> None:
+        """Return a slot; ``prompt`` says whether the host answered in good time."""
+        self._running[slot.group] -= 1
+        if not self._running[slot.group]:
+            del self._running[slot.group]
+        self._taken -= 1
+        self._unproven -= not slot.prompt
+        if prompt:
+            self._prompt.put(slot.host, None)
+        else:
+            self._prompt.pop(slot.host)
+        self._admit()
+
+    def _has_room(self, prompt: bool) -> bool:
+        return self._taken < self._total and (prompt or self._unproven < self._total - self._kept)
+
+    def _take(self, slot: Slot) -> None:
+        self._running[slot.group] += 1
+        self._taken += 1
+        self._unproven += not slot.prompt
+
+    def _remove(self, slot: Slot, entered: Deferred[Slot]) -> None:
+        groups = self._waiting[slot.prompt]
+        queue = groups[slot.group]
+        del queue[entered]
+        if not queue:
+            del groups[slot.group]
+
+    def _admit(self) -> None:
+        """Give free slots to Deferreds that wait, group by group."""
+        # One that fires may leave at once, which comes here again: the loop below goes on.
+        if self._admitting:
+            return
+        self._admitting = True
+        try:
+            while (found := self._next()) is not None:
+                entered, slot = found
+                self._remove(slot, entered)
+                groups = self._waiting[slot.prompt]
+                if slot.group in groups:
+                    groups.move_to_end(slot.group)
+                self._take(slot)
+                # In turns, so that neither kind waits for ever.
+                self._prompt_first = not slot.prompt
+                entered.callback(slot)
+        finally:
+            self._admitting = False
+
+    def _next(self) -> tuple[Deferred[Slot], Slot] | None:
+        for prompt in (self._prompt_first, not self._prompt_first):
+            if not self._has_room(prompt):
+                continue
+            # Few groups can have all of their share, so this ends soon.
+            for group, queue in self._waiting[prompt].items():
+                if self._running[group] < self._share:
+                    return next(iter(queue.items()))
+        return None
+
+
+def group_of(host: str) -> str:
+    """Return what a host is grouped by: the last two labels of a name, an address as it is."""
+    name, _, port = host.partition(":")
+    if port:
+        # A host that has a port of its own to tell it apart.
+        return host
+    try:
+        ip_address(name)
+    except ValueError:
+        return ".".join(name.rsplit(".", 2)[-2:])
+    return name

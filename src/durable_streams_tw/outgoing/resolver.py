@@ -1,0 +1,224 @@
+"""Addresses of host names, looked up in threads of its own.
+
+`socket.getaddrinfo` blocks for as long as a name server likes, tens of seconds, and cannot be
+interrupted. In the reactor's thread pool ten such names stop everything else that runs there.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from ipaddress import ip_address
+from threading import Thread
+from typing import Any, Protocol
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import (
+    IAddress,
+    IHostnameResolver,
+    IHostResolution,
+    IReactorPluggableNameResolver,
+    IResolutionReceiver,
+)
+from twisted.logger import Logger
+from zope.interface import directlyProvides, implementer, providedBy
+
+from durable_streams_tw.clocks import timers_of
+from durable_streams_tw.datastructures.bounded_cache import BoundedCache
+from durable_streams_tw.outgoing.fair_limiter import FairLimiter, Slot
+from durable_streams_tw.protocol.limits import (
+    MAX_LOOKUPS,
+    RESOLVER_CACHE,
+    RESOLVER_KEPT,
+    RESOLVER_MEMORY,
+    RESOLVER_PROMPT,
+    RESOLVER_SHARE,
+    RESOLVER_THREADS,
+)
+
+_log = Logger()
+
+
+class LookupRefused(Exception):
+    """Too many names wait to be looked up."""
+
+
+class Ask(Protocol):
+    """Looks up a name without blocking the caller, and without a way to stop it."""
+
+    def __call__(self, name: str, told: Callable[[list[str]], None]) -> None:
+        """Call ``told`` once with what was found, on any thread. Raises RuntimeError if no thread
+        can be started."""
+
+
+def ask_in_thread(name: str, told: Callable[[list[str]], None]) -> None:
+    """Ask the operating system, in a new thread that does not keep the process alive."""
+
+    def run() -> None:
+        try:
+            addresses = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            found = [str(address[0]) for *_, address in addresses]
+        except (OSError, UnicodeError):
+            # No address, no name server, or a label that no name may have.
+            found = []
+        told(found)
+
+    Thread(target=run, name="durable-streams-resolve", daemon=True).start()
+
+
+class _Lookup:
+    """One lookup, and the Deferreds that wait for it."""
+
+    __slots__ = ("began", "slot", "waiting")
+
+    def __init__(self) -> None:
+        self.began = 0.0
+        self.slot: Slot | Deferred[Slot] | None = None
+        self.waiting: dict[Deferred[list[str]], None] = {}
+
+
+class Resolver:
+    """Looks up host names in at most `RESOLVER_THREADS` threads of its own.
+
+    A name that is looked up already is not looked up twice, and what was found is used again for
+    `RESOLVER_CACHE` seconds. Cancelling fails the caller's Deferred at once; the thread goes on
+    until the name server answers. Names of one domain get `RESOLVER_SHARE` threads at most, and
+    names that were resolved promptly the last time have `RESOLVER_KEPT` for themselves.
+
+    ``ask`` stands in for the operating system.
+    """
+
+    def __init__(self, reactor: Any, ask: Ask = ask_in_thread) -> None:
+        self._reactor = reactor
+        self._timers = timers_of(reactor)
+        self._ask = ask
+        self._limiter = FairLimiter(
+            RESOLVER_THREADS, RESOLVER_SHARE, RESOLVER_KEPT, RESOLVER_MEMORY
+        )
+        self._lookups: dict[str, _Lookup] = {}
+        # What was found, and when.
+        self._found: BoundedCache[str, tuple[float, list[str]]] = BoundedCache(RESOLVER_MEMORY)
+
+    def resolve(self, name: str) -> Deferred[list[str]]:
+        """Return the addresses of a name as text, an empty list if it has none.
+
+        Fails with `LookupRefused` while `MAX_LOOKUPS` names are being looked up.
+        """
+        if _is_address(name):
+            return succeed([name])
+        known = self._found.get(name)
+        if known is not None and self._timers.seconds() - known[0] < RESOLVER_CACHE:
+            return succeed(list(known[1]))
+        lookup = self._lookups.get(name)
+        if lookup is None:
+            if len(self._lookups) >= MAX_LOOKUPS and not self._limiter.is_prompt(name):
+                return fail(LookupRefused("too many host names are being looked up"))
+            lookup = self._lookups[name] = _Lookup()
+            self._begin(name, lookup)
+        waiting: Deferred[list[str]] = Deferred(lambda waiting: self._leave(name, waiting))
+        lookup.waiting[waiting] = None
+        return waiting
+
+    def _begin(self, name: str, lookup: _Lookup) -> None:
+        told = partial(self._reactor.callFromThread, self._end, name, lookup)
+
+        def start(slot: Slot) -> None:
+            lookup.slot = slot
+            lookup.began = self._timers.seconds()
+            try:
+                self._ask(name, told)
+            except RuntimeError as error:
+                _log.error("cannot look up {name}: {error}", name=name, error=error)
+                told([])
+
+        lookup.slot = entered = self._limiter.enter(name)
+        # It fails only when it is cancelled, below.
+        entered.addCallbacks(start, lambda _: None)
+
+    def _leave(self, name: str, waiting: Deferred[list[str]]) -> None:
+        lookup = self._lookups[name]
+        del lookup.waiting[waiting]
+        if not lookup.waiting and isinstance(lookup.slot, Deferred):
+            # No thread has begun.
+            del self._lookups[name]
+            lookup.slot.cancel()
+
+    def _end(self, name: str, lookup: _Lookup, found: list[str]) -> None:
+        now = self._timers.seconds()
+        assert isinstance(lookup.slot, Slot), "a lookup has a slot when it begins"
+        del self._lookups[name]
+        self._found.put(name, (now, found))
+        self._limiter.leave(
+            lookup.slot, prompt=bool(found) and now - lookup.began <= RESOLVER_PROMPT
+        )
+        waiting, lookup.waiting = lookup.waiting, {}
+        for one in waiting:
+            one.callback(list(found))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+@implementer(IHostnameResolver)
+class HostnameResolver:
+    """A `Resolver` as Twisted's endpoints want it."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    def resolveHostName(
+        self,
+        resolutionReceiver: IResolutionReceiver,
+        hostName: str,
+        portNumber: int = 0,
+        addressTypes: Sequence[type[IAddress]] | None = None,
+        transportSemantics: str = "TCP",
+    ) -> IHostResolution:
+        """Look a name up; a failure is told as no address."""
+        resolution = _Resolution(hostName)
+        resolutionReceiver.resolutionBegan(resolution)
+
+        transport: Any = transportSemantics
+
+        def found(addresses: list[str]) -> None:
+            for text in addresses:
+                kind = IPv6Address if ":" in text else IPv4Address
+                if addressTypes is None or kind in addressTypes:
+                    resolutionReceiver.addressResolved(kind(transport, text, portNumber))
+
+        resolution.wait = self._resolver.resolve(hostName)
+        resolution.wait.addCallback(found).addErrback(lambda _: None).addCallback(
+            lambda _: resolutionReceiver.resolutionComplete()
+        )
+        return resolution
+
+
+@implementer(IHostResolution)
+class _Resolution:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.wait: Deferred[Any] | None = None
+
+    def cancel(self) -> None:
+        """End the wait."""
+        if self.wait is not None:
+            self.wait.cancel()
+
+
+class ResolvingReactor:
+    """A reactor as it is, but for its name resolver: for Twisted's `Agent`."""
+
+    def __init__(self, reactor: Any, resolver: Resolver) -> None:
+        self._reactor = reactor
+        self.nameResolver = HostnameResolver(resolver)
+        directlyProvides(self, providedBy(reactor), IReactorPluggableNameResolver)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)

@@ -1,0 +1,96 @@
+"""Threads of our own, and stopping that no failure keeps from going on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from queue import Queue
+from threading import Event, current_thread
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.concurrency import WorkerPool, in_daemon_thread, stop_all
+
+_PATIENCE = 30.0
+
+
+class Turns:
+    """A reactor that threads call, one call a turn."""
+
+    def __init__(self) -> None:
+        self._calls: Queue[Callable[[], Any]] = Queue()
+
+    def callFromThread(self, callable: Callable[..., Any], *arguments: object) -> None:
+        """Queue a call."""
+        self._calls.put(lambda: callable(*arguments))
+
+    def turn(self) -> None:
+        """Make the next call."""
+        self._calls.get(timeout=_PATIENCE)()
+
+
+class ThreadTests(SynchronousTestCase):
+    """`in_daemon_thread` and `WorkerPool`."""
+
+    def setUp(self) -> None:
+        self.reactor = Turns()
+
+    def result(self, deferred: Deferred[Any]) -> Any:
+        while not deferred.called:
+            self.reactor.turn()
+        return self.successResultOf(deferred)
+
+    def test_daemon_thread(self) -> None:
+        """A call that hangs does not keep the process from ending."""
+        thread = self.result(in_daemon_thread(self.reactor, current_thread))
+        self.assertTrue(thread.daemon)
+        failed = in_daemon_thread(self.reactor, int, "x")
+        self.reactor.turn()
+        self.failureResultOf(failed, ValueError)
+
+    def test_cancelled(self) -> None:
+        """The Deferred fails at once; what the thread brings later is dropped."""
+        may_end = Event()
+        waiting = in_daemon_thread(self.reactor, may_end.wait, _PATIENCE)
+        waiting.cancel()
+        self.failureResultOf(waiting)
+        may_end.set()
+        self.reactor.turn()
+
+    def test_pool(self) -> None:
+        """Its calls share a few threads, which end with it."""
+        pool = WorkerPool(self.reactor, 2, "test")
+        pool.stop()
+        threads = {self.result(pool(current_thread)) for _ in range(10)}
+        self.assertLessEqual(len(threads), 2)
+        pool.stop()
+        self.assertFalse(any(thread.is_alive() for thread in threads))
+
+
+class StopTests(SynchronousTestCase):
+    """`stop_all`."""
+
+    def test_in_order(self) -> None:
+        """Each step begins when the one before has ended, well or not."""
+        diary: list[str] = []
+        waiting: Deferred[None] = Deferred()
+
+        def slow() -> Deferred[None]:
+            diary.append("slow")
+            return waiting
+
+        def raises() -> None:
+            diary.append("raises")
+            raise ValueError("a bug")
+
+        def fails() -> Deferred[None]:
+            diary.append("fails")
+            return fail(ValueError("another"))
+
+        stopped = stop_all(raises, slow, fails, lambda: diary.append("last"))
+        self.assertEqual(diary, ["raises", "slow"])
+        waiting.callback(None)
+        self.assertEqual(diary, ["raises", "slow", "fails", "last"])
+        self.assertIsNone(self.successResultOf(stopped))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
