@@ -48,11 +48,12 @@ class ThreadLanesTests(SynchronousTestCase):
         self.lanes = ThreadLanes(self.reactor, readers=2)
         self.batches: list[list[Job]] = []
         self.threads: set[int] = set()
-        self.may_work = Event()
+        self.working, self.may_work = Event(), Event()
 
     def work(self, jobs: list[Job]) -> None:
         """What the committing lane does: it waits to be let."""
         self.threads.add(get_ident())
+        self.working.set()
         assert self.may_work.wait(_PATIENCE)
         self.batches.append(jobs)
         for job in jobs:
@@ -112,6 +113,19 @@ class ThreadLanesTests(SynchronousTestCase):
         end = monotonic() + _PATIENCE
         while not is_so() and monotonic() < end:
             sleep(0.001)
+
+    def test_turns_that_gather_share_a_batch(self) -> None:
+        """What comes while the committing lane is busy, in whatever turns, is its next batch."""
+        self.lanes.start(self.work)
+        self.lanes.write(lambda: None)
+        self.reactor.turn()
+        self.assertTrue(self.working.wait(_PATIENCE))
+        for _ in range(5):
+            self.lanes.write(lambda: None)
+            self.reactor.turn()
+        self.may_work.set()
+        self.stop()
+        self.assertEqual([len(jobs) for jobs in self.batches if jobs], [1, 5])
 
     def test_nothing_to_do(self) -> None:
         """The end comes, and finds nothing to do."""

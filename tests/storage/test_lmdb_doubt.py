@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import lmdb
+from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.outcomes import Appended
 from durable_streams_tw.protocol.requests import Delete
+from durable_streams_tw.storage.interfaces import Chunk
 from durable_streams_tw.storage.keyspace import WriteBatch
 from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace
-from durable_streams_tw.storage.lmdbstore import LMDBStore
+from durable_streams_tw.storage.lmdbstore import LMDBStore, _Seen
 from tests.storage.failing_files import SUPPORTED, break_journal, break_meta, pages_fail
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import post, put
@@ -101,6 +103,19 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
             self.told.clear()
             self.sweep(self.store)
             self.assertEqual(self.told, [])
+
+    def test_bytes_that_were_read_and_lost(self) -> None:
+        """A reader has seen a commit that the disk then did not have: its bytes are not served in
+        place of those that came afterwards."""
+        state = replace(self.look(), tail=12)
+        with self.store._keyspace.snapshot() as view:
+            version = view.version + 1
+        seen = _Seen(state, Chunk(state, 3, b"st,second"), version)
+        self.assertEqual(self.store._seen(seen, "a"), seen.chunk)
+        self.assertEqual(self.content(start=3), b"st,second")
+        self.fail_batch()
+        self.appended(post(b"other!", producer=("p", 0, 1)))
+        self.assertEqual(self.content(start=3), b"st,other!")
 
     def test_a_read_that_began_before(self) -> None:
         """What it saw is answered, but not remembered."""
