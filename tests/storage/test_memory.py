@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from durable_streams_tw.protocol.limits import SWEEP_INTERVAL
+from durable_streams_tw.protocol.limits import BATCH_TIME, SWEEP_INTERVAL
 from durable_streams_tw.protocol.state import Lifetime
 from durable_streams_tw.storage.interfaces import IStreamStore
 from durable_streams_tw.storage.memory import MemoryStore
@@ -46,6 +48,39 @@ class MemoryTests(_InMemory, SynchronousTestCase):
         self.assertEqual([change.gone for changes in self.told for change in changes], [True])
         self.result(self.store.close())
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_sweep_of_many(self) -> None:
+        """It ends as many in a turn as there is time for; requests go between."""
+        self.submit_all(*[put(f"a{number}", lifetime=Lifetime(ttl=1)) for number in range(50)])
+        self.submit(put("b"))
+        self.sleep(1)
+        self.told.clear()
+        now = 0.0
+
+        def seconds() -> float:
+            nonlocal now
+            now += BATCH_TIME / 4
+            return now
+
+        later: list[Callable[[], object]] = []
+
+        def call_later(delay: float, call: Callable[[], object]) -> None:
+            later.append(call)
+
+        self.patch(self.clock, "seconds", seconds)
+        self.patch(self.clock, "callLater", call_later)
+        self.sweep(self.store)
+        turns = 0
+        while later:
+            # The next sweep is due, while this one goes on.
+            self.sweep(self.store)
+            self.assertEqual(len(later), 1)
+            later.pop()()
+            self.appended(post(b"x", "b"))
+            turns += 1
+        self.assertGreater(turns, 10)
+        assert isinstance(self.store, MemoryStore)
+        self.assertEqual(self.store.count(), 1)
 
     def test_without_a_clock(self) -> None:
         """It can be had without one: then what has expired is not seen, but stays."""

@@ -3,6 +3,7 @@ directory, and by tests)."""
 
 from __future__ import annotations
 
+import math
 import os
 from array import array
 from bisect import bisect_left, bisect_right
@@ -18,7 +19,12 @@ from zope.interface import implementer
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import MAX_PRODUCERS, RECORD_PAYLOAD, SWEEP_INTERVAL
+from durable_streams_tw.protocol.limits import (
+    BATCH_TIME,
+    MAX_PRODUCERS,
+    RECORD_PAYLOAD,
+    SWEEP_INTERVAL,
+)
 from durable_streams_tw.protocol.offsets import Asked
 from durable_streams_tw.protocol.producers import Generation, ProducerState
 from durable_streams_tw.protocol.requests import Create
@@ -125,6 +131,8 @@ class MemoryStore:
         self._logs: dict[int, _Log] = {}
         self._names: OrderedNames | None = None
         self._mortal: set[int] = set()
+        # Those of them that the sweep under way has not looked at.
+        self._mortal_left: list[int] = []
         # Offsets and entity tags carry ids, and clients keep them for longer than a process lives.
         self._next_id = self.life = (now() << 20) + 1
         self.access = AccessTimes(lead)
@@ -149,6 +157,7 @@ class MemoryStore:
         """Sweep no more."""
         if self._sweeps is not None and self._sweeps.running:
             self._sweeps.stop()
+        self._mortal_left.clear()
         self._counter.stop(_STOPPING)
         return succeed(None)
 
@@ -251,11 +260,21 @@ class MemoryStore:
         return succeed(None)
 
     def sweep(self) -> None:
-        """End the streams whose time has come."""
-        now = self._now()
-        for stream_id in list(self._mortal):
-            expire(self, stream_id, now)
+        """End the streams whose time has come, in each turn as many as BATCH_TIME allows."""
+        if not self._mortal_left:
+            self._mortal_left = list(self._mortal)
+            self._sweep_some()
+
+    def _sweep_some(self) -> None:
+        now, clock, left = self._now(), self._clock, self._mortal_left
+        until = math.inf if clock is None else clock.seconds() + BATCH_TIME
+        while left:
+            expire(self, left.pop(), now)
+            if clock is not None and clock.seconds() >= until:
+                break
         self._tell()
+        if left and clock is not None:
+            clock.callLater(0, self._sweep_some)
 
     def count(self) -> int:
         """How many streams there are, those that live on for their forks too."""
