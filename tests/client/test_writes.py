@@ -82,6 +82,7 @@ class ProducerTests(SynchronousTestCase):
         for replies in (
             [answer("502 Bad Gateway")] * 20,
             [answer("502 Bad Gateway"), answer("404 Not Found")],
+            [answer("502 Bad Gateway"), answer("403 Forbidden", Producer_Epoch="9")],
             [LOST] * 20,
         ):
             rig = Rig(Script(*replies), endure=5)

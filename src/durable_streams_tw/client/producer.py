@@ -115,9 +115,10 @@ class Producer:
                     self._may_claim = False
                     self.epoch = int(current) + 1
                     return await self._attempt(data, close)
-                raise Fenced(
-                    f"producer {self.name!r} was taken over: its epoch is {current} now"
-                ) from error
+                taken = f"producer {self.name!r} was taken over: its epoch is {current} now"
+                if self._doubtful:
+                    raise OutcomeUnknown(f"{taken}; {_UNKNOWN}") from error
+                raise Fenced(taken) from error
             self._doubt(error, not error.definite)
             raise
 
