@@ -52,17 +52,27 @@ class Wrong(AssertionError):
 
 @dataclass(frozen=True)
 class Fault:
-    """Calls that fail: kinds, files, the error, and how often (one of `TIMES`)."""
+    """Calls that fail: kinds, files, the error, and how often (one of `TIMES`).
+
+    Calls of the kinds ``later`` fail too, but for the first.
+    """
 
     calls: frozenset[Call]
     name: str
     error: int
     times: str
+    later: frozenset[Call] = frozenset()
 
     def __str__(self) -> str:
-        kinds = ", ".join(sorted(call.name.lower() for call in self.calls))
+        kinds = ", ".join(sorted(call.name.lower() for call in self.calls | self.later))
         error = "short" if self.error == SHORT else errno.errorcode[self.error]
         return f"{kinds} of {self.name}: {error} {self.times}"
+
+
+META_AND_SYNC: Final = Fault(
+    frozenset({Call.DSYNC}), "data.mdb", errno.EIO, "seconds", frozenset({Call.FDATASYNC})
+)
+"""A commit fails in its meta page, which closes the map, and the map cannot be opened again."""
 
 
 def faults() -> list[Fault]:
@@ -71,6 +81,7 @@ def faults() -> list[Fault]:
     names = ("data.mdb", "journal.*", "*")
     files: list[tuple[Collection[Call], Sequence[str], Sequence[int]]] = [
         ([Call.WRITE], names, (errno.EIO, errno.ENOSPC, SHORT)),
+        ([Call.DSYNC], ("data.mdb",), (errno.EIO, errno.ENOSPC, SHORT)),
         ([Call.FDATASYNC], names, (errno.EIO, errno.ENOSPC)),
         ([Call.FSYNC, Call.FDATASYNC], ("*",), (errno.EIO,)),
         (set(Call) - {Call.MARK}, ("*",), (errno.EIO, errno.ENOSPC)),
@@ -80,7 +91,7 @@ def faults() -> list[Fault]:
     for calls, patterns, errors in files:
         for name, error, times in itertools.product(patterns, errors, TIMES):
             found.append(Fault(frozenset(calls), name, error, times))
-    return found
+    return [*found, META_AND_SYNC]
 
 
 @dataclass
@@ -200,6 +211,8 @@ class Sweep:
         ready = set()
         count = {"once": 1, "five times": 5, "seconds": -1}[fault.times]
         self.layer.fail(fault.calls, fault.error, name=fault.name, count=count)
+        if fault.later:
+            self.layer.fail(fault.later, fault.error, name=fault.name, skip=1, count=count)
         # Some calls are rare, and need not come at all.
         until = time.monotonic() + self._seconds
         while time.monotonic() < until and self.layer.hits() != count:

@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 enum call { OPEN, WRITE, TRUNCATE, ALLOCATE, FSYNC, FDATASYNC, RENAME, LINK, UNLINK, MKDIR, RMDIR,
-            CLOSE, MSYNC, RANGE, MARK };
+            CLOSE, MSYNC, RANGE, MARK, DSYNC };
 
 /* Outcomes of a rule besides an error number. */
 enum { SHORT = -1, KILL = -2 };
@@ -259,6 +259,8 @@ static ssize_t writing(int file, const struct iovec *data, int pieces, int64_t o
     pthread_mutex_lock(&turn);
     struct handle *handle = &handles[file];
     int failed = verdict(WRITE, handle->path);
+    /* LMDB writes its meta pages so, and those alone. */
+    if (!failed && handle->flags & O_DSYNC) failed = verdict(DSYNC, handle->path);
     struct iovec parts[pieces];
     memcpy(parts, data, pieces * sizeof *parts);
     int count = pieces;

@@ -57,7 +57,10 @@ _RULES: Final = 16
 
 
 class Call(IntEnum):
-    """Kinds of calls, as ``faulty_files.c`` numbers them. OPEN includes creating."""
+    """Kinds of calls, as ``faulty_files.c`` numbers them. OPEN includes creating.
+
+    DSYNC is a WRITE to a file that was opened with O_DSYNC, for rules only.
+    """
 
     OPEN = 0
     WRITE = 1
@@ -74,6 +77,7 @@ class Call(IntEnum):
     MSYNC = 12
     RANGE = 13
     MARK = 14
+    DSYNC = 15
 
 
 class Traced(NamedTuple):

@@ -6,7 +6,7 @@ import errno
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.crash.fault_sweep import Fault, Sweep
+from tests.crash.fault_sweep import META_AND_SYNC, Fault, Sweep
 from tests.crash.faulty_files import SHORT, SUPPORTED, Call
 
 _ALL = frozenset(Call) - {Call.MARK}
@@ -17,6 +17,7 @@ _FAULTS = (
     Fault(frozenset({Call.CLOSE, Call.WRITE}), "journal.*", errno.EIO, "five times"),
     Fault(frozenset({Call.WRITE}), "*", errno.ENOSPC, "seconds"),
     Fault(_ALL, "*", errno.EIO, "seconds"),
+    META_AND_SYNC,
 )
 
 

@@ -659,23 +659,21 @@ class OpeningTests(_Case):
     def test_sparse(self) -> None:
         """A copy of the files may have holes where they had zeros. They are made again when the
         journal is opened, so that no append meets a disk without room for it."""
-        put(self.keyspace, {b"a": b"1"})
         self.keyspace.close()
-        for name in JOURNAL_FILES:
-            path = os.path.join(self.directory, name)
-            with open(path, "r+b") as file:
-                whole = file.read()
-                file.truncate(0)
-                file.write(whole[:HEAD_SIZE])
-                file.truncate(100 * SIZE)
-                file.seek(100 * SIZE - 1)
-        for name in JOURNAL_FILES:
-            status = os.stat(os.path.join(self.directory, name))
-            self.assertLess(status.st_blocks * 512, status.st_size)
-        self.open(self.map.content)
-        for name in JOURNAL_FILES:
-            status = os.stat(os.path.join(self.directory, name))
-            self.assertGreaterEqual(status.st_blocks * 512, status.st_size)
+        for _ in range(2):
+            JournaledKeyspace(self.directory, FakeKeyspace(self.map.content), 16 * SIZE).close()
+            for name in JOURNAL_FILES:
+                path = os.path.join(self.directory, name)
+                status = os.stat(path)
+                self.assertEqual(status.st_size, 16 * SIZE)
+                self.assertGreaterEqual(status.st_blocks * 512, status.st_size)
+                with open(path, "r+b") as file:
+                    head = file.read(HEAD_SIZE)
+                    file.truncate(0)
+                    file.seek(0)
+                    file.write(head)
+                    file.truncate(16 * SIZE)
+                self.assertLess(os.stat(path).st_blocks * 512, 16 * SIZE)
 
     def test_creation_that_a_crash_has_ended(self) -> None:
         """A draft is no file of the journal, whatever is in it."""

@@ -9,7 +9,13 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.server.operators import OperatorTree
-from durable_streams_tw.telemetry.health import READY_FOR, READY_TIMEOUT, Live, Ready
+from durable_streams_tw.telemetry.health import (
+    NOT_READY_FOR,
+    READY_FOR,
+    READY_TIMEOUT,
+    Live,
+    Ready,
+)
 from tests.server.house import Answer, Client, House
 
 
@@ -87,6 +93,17 @@ class ProbeTests(SynchronousTestCase):
         self.assertEqual(len(self.looks), 1)
         self.house.clock.advance(READY_FOR)
         self.begin()
+        self.assertEqual(len(self.looks), 2)
+
+    def test_obstacle_is_gone(self) -> None:
+        """It is told for a shorter time than that there is none."""
+        first = self.begin()
+        self.looks[0].callback("the disk is full")
+        self.assertEqual((self.told(first)[0], self.told(self.begin())[0]), (503, 503))
+        self.house.clock.advance(NOT_READY_FOR)
+        second = self.begin()
+        self.looks[1].callback(None)
+        self.assertEqual((self.told(second)[0], self.told(self.begin())[0]), (200, 200))
         self.assertEqual(len(self.looks), 2)
 
     def test_hangs(self) -> None:

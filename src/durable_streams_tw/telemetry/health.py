@@ -26,6 +26,9 @@ READY_TIMEOUT: Final = 2.0
 #: For how long what was found is told again (seconds): probes of many cost the disk one write.
 READY_FOR: Final = 1.0
 
+#: The same for an obstacle (seconds): it may be gone, and clients are kept away until that is told.
+NOT_READY_FOR: Final = 0.25
+
 _JSON: Final = b"application/json"
 _SLOW: Final = f"nothing was written for {READY_TIMEOUT:g} s: the disk hangs, or its thread is dead"
 
@@ -59,7 +62,8 @@ class Readiness:
     def obstacle(self) -> Deferred[str | None]:
         """Why the server is not ready, None where it is. Fires in `READY_TIMEOUT` seconds."""
         answer: Deferred[str | None] = Deferred(self._left)
-        if not self._looking and self._clock.seconds() - self._found_at < READY_FOR:
+        recent = READY_FOR if self._found is None else NOT_READY_FOR
+        if not self._looking and self._clock.seconds() - self._found_at < recent:
             answer.callback(self._found)
             return answer
         self._waiting.append(answer)
