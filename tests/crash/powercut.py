@@ -181,13 +181,15 @@ def record_faults(seed: str) -> Recording:
         return Recording("faults", disk, list(read_trace(recorder.layer.trace)))
 
 
-def record_killed(seed: str, calls: set[Call], name: str, most: int, full: bool) -> Recording:
-    """A process is killed in one of its first calls of some kinds, ``most`` at most. Another goes
-    on with what is in the page cache; with ``full`` the map cannot be written then."""
+def record_killed(
+    seed: str, calls: set[Call], name: str, skip: Sequence[int], full: bool = False
+) -> Recording:
+    """A process is killed in a call of some kinds, after so many of them. Another goes on with what
+    is in the page cache; with ``full`` the map cannot be written then."""
     chance = random.Random(seed)
     with _recorder() as recorder:
         disk = LossyDisk(recorder.root)
-        recorder.layer.fail(calls, KILL, name=name, skip=chance.randrange(most))
+        recorder.layer.fail(calls, KILL, name=name, skip=chance.choice(skip))
         recorder.run("small", seed, expected=-signal.SIGKILL)
         recorder.layer.mend()
         if full:
@@ -233,17 +235,14 @@ WORKLOADS: dict[str, Callable[[str], Recording]] = {
     },
     "without-journal": record_without_journal,
     "faults": record_faults,
-    "killed": partial(
-        record_killed, calls={Call.FSYNC, Call.OPEN, Call.ALLOCATE}, name="*", most=18, full=False
+    "killed-early": partial(
+        record_killed, calls={Call.FSYNC, Call.OPEN, Call.ALLOCATE}, name="*", skip=range(18)
     ),
-    "killed-journal": partial(
-        record_killed,
-        calls={Call.FDATASYNC},
-        name="journal.*",
-        most=12,
-        full=True,
+    "killed-in-append": partial(
+        record_killed, calls={Call.FDATASYNC}, name="journal.*", skip=range(12), full=True
     ),
-    "killed-map": partial(record_killed, calls={Call.WRITE}, name="data.mdb", most=8, full=False),
+    # The first pages and meta pages are those of the store's format and of its first mark.
+    "killed-in-fold": partial(record_killed, calls={Call.WRITE}, name="data.mdb", skip=[5]),
     "recoveries": record_recoveries,
 }
 
