@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -124,6 +125,20 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(os.listdir(place), [])
         narrow = CliRunner().invoke(commands, [*arguments, "--max-body", "1GiB"])
         self.assertRegex(narrow.stdout, "(?m)^look  request bodies")
+
+    def test_failing_disk(self) -> None:
+        """What is timed is a flush: one that fails is told."""
+
+        def failing(_: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        place = os.path.abspath(self.mktemp())
+        os.mkdir(place)
+        self.patch(os, "fsync", failing)
+        result = CliRunner().invoke(commands, ["doctor", "--data-dir", place, "--json"])
+        (flushing,) = [one for one in json.loads(result.stdout) if one["name"] == "flushing"]
+        self.assertEqual(flushing["grade"], "bad")
+        self.assertIn("cannot be written to: Input/output error", json.dumps(flushing))
 
     def test_nowhere(self) -> None:
         """Without a directory, and with one that can never be."""

@@ -109,11 +109,12 @@ class Cut(NamedTuple):
 
 NOTHING_KEPT: Final = Cut(0.0, 0.0)
 ALL_KEPT: Final = Cut(1.0, 0.0)
+HALF_KEPT: Final = Cut(0.5, 0.0)
 CUTS: Final = (
     NOTHING_KEPT,
     ALL_KEPT,
     Cut(0.1, 0.5),
-    Cut(0.5, 0.0),
+    HALF_KEPT,
     Cut(0.5, 0.5),
     Cut(0.9, 0.3),
     Cut(1.0, 0.7),

@@ -11,7 +11,8 @@ image, in this process. Then
   acknowledged is missing, doubled or changed, and nothing refused is there;
 - producers that retry are told so, and go on; new writes work;
 - the checker finds nothing;
-- a backup that has its name is whole, a restore that was cut can be repeated, keys are the same.
+- a backup that has its name is whole, a restore that was cut can be repeated, what was compacted is
+  so still, keys are the same.
 
 The same seed makes the same images, but for the workload ``threads``.
 """
@@ -44,7 +45,7 @@ from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
 from tests.crash.acknowledged import Ledger, Operation, State, digest, marked
 from tests.crash.faulty_files import KILL, Call, FaultyFiles, Traced, read_trace
 from tests.crash.inline_store import NOW, InlineStore
-from tests.crash.lossy_disk import CUTS, NOTHING_KEPT, Cut, Image, LossyDisk
+from tests.crash.lossy_disk import CUTS, HALF_KEPT, NOTHING_KEPT, Cut, Image, LossyDisk
 from tests.crash.workloads import BACKUP, DATA, RESTORED, unheard
 from tests.storage.lmdb_rig import scratch_directory
 
@@ -92,7 +93,7 @@ class Known:
     store: str = DATA
     copied: set[str] = field(default_factory=set)
     backed_up: State | None = None
-    compacted: bool = False
+    compacted: int | None = None
     keys: tuple[str, int] | None = None
 
     def take(self, mark: dict[str, Any]) -> None:
@@ -102,9 +103,11 @@ class Known:
             self.ledgers.setdefault(self.store, Ledger())
         elif "copied" in mark:
             self.copied.add(mark["copied"])
+            self.compacted = mark.get("size")
         elif "keys" in mark:
             self.keys = (mark["keys"][0], mark["keys"][1])
         else:
+            self.compacted = None
             self.ledgers[self.store].take(mark)
 
 
@@ -271,10 +274,12 @@ def _moments(recording: Recording, seed: str, numbers: Sequence[int]) -> list[_M
     marks = kinds[Call.MARK]
     flushes = [*kinds.get(Call.FSYNC, []), *kinds.get(Call.FDATASYNC, [])]
     chance.shuffle(flushes)
+    renamed = _renamed(calls) or flushes
+    chance.shuffle(renamed)
     touching = sorted(kinds.keys() & _AT_DISK)
     found = []
     for number in numbers:
-        turn, way = divmod(number, 3)
+        turn, way = divmod(number, 4)
         chance = random.Random(f"{seed}:{number}")
         cut = chance.choice(CUTS)
         if way == 0:
@@ -283,12 +288,27 @@ def _moments(recording: Recording, seed: str, numbers: Sequence[int]) -> list[_M
         elif way == 1:
             # At this moment most is under way.
             found.append(_Moment(flushes[turn % len(flushes)], False, number, cut))
+        elif way == 2:
+            # A new name may be there without what it names, or without other names.
+            found.append(_Moment(renamed[turn % len(renamed)], False, number, HALF_KEPT))
         else:
-            # There are few renames among many writes.
             positions = kinds[touching[turn % len(touching)]]
             at = positions[turn // len(touching) % len(positions)]
             found.append(_Moment(at, chance.random() < 0.5, number, cut))
     return sorted(found)
+
+
+def _renamed(calls: Sequence[Traced]) -> list[int]:
+    """The positions from each rename to the end of the flush that follows."""
+    found = []
+    unsafe = False
+    for position, call in enumerate(calls, 1):
+        unsafe = unsafe or call.call is Call.RENAME
+        if unsafe and call.call in _AT_DISK:
+            found.append(position)
+        if call.call is Call.FSYNC:
+            unsafe = False
+    return found
 
 
 def images(
@@ -324,6 +344,10 @@ def images(
 def judge(directory: str, known: Known, chance: random.Random, one: bool) -> None:
     """Look at an image that is in a directory. Raises `Lost`, and what the store raises."""
     _judge_keys(os.path.join(directory, DATA), known)
+    if known.compacted is not None:
+        size = os.stat(os.path.join(directory, DATA, DATA_FILE)).st_size
+        if size != known.compacted:
+            raise Lost(f"the store has {size} bytes, and was compacted to {known.compacted}")
     for name, ledger in known.ledgers.items():
         if one and name != known.store:
             continue

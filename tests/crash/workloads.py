@@ -11,7 +11,8 @@ mark                             meaning
 ``{"told": outcome}``            a command is answered
 ``{"seen": digest}``             all streams have been read
 ``{"found": digest}``            the same, after an outcome was unknown
-``{"copied": kind}``             a ``backup``, ``restore`` or ``compact`` has returned
+``{"copied": kind}``             a ``backup``, ``restore`` or ``compact`` has returned; with
+                                 ``compact`` comes the ``size`` of the store's file
 ``{"keys": [secret, number]}``   the keyring is open: its secret, and how many keys it has
 ===============================  ==========================================================
 """
@@ -31,6 +32,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from durable_streams_tw.protocol.limits import FOLD_INTERVAL, KIB, SWEEP_INTERVAL
 from durable_streams_tw.storage.backup import back_up
 from durable_streams_tw.storage.lanes import ThreadLanes
+from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE
 from durable_streams_tw.storage.lmdbstore import LMDBStore
 from durable_streams_tw.storage.restoring import compact, restore
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
@@ -283,7 +285,7 @@ def copies(root: str, seed: str) -> None:
     restore(backup, restored, NOW, unheard)
     say(copied="restore")
     compact(session.directory, unheard)
-    say(copied="compact")
+    say(copied="compact", size=os.stat(os.path.join(session.directory, DATA_FILE)).st_size)
     session.open()
     session.batches(10)
     session.close()

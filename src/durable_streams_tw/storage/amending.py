@@ -54,11 +54,11 @@ def part(path: str, now: int) -> None:
 
 @contextmanager
 def _amended(path: str) -> Iterator[lmdb.Transaction[Any]]:
+    # Its commits are synchronous, so what is amended is on the disk afterwards.
     environment = open_environment(path, path, subdir=False, lock=False, create=False)
     try:
         with environment.begin(write=True) as transaction:
             yield transaction
-        environment.sync(True)
     except records.CorruptRecord as corrupt:
         raise StoreUnusable(f"{path} cannot be changed: {corrupt}") from None
     except lmdb.Error as error:

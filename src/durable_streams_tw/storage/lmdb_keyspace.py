@@ -21,7 +21,7 @@ from typing import Any, Final
 import lmdb
 
 from durable_streams_tw.protocol.limits import MAP_SIZE, MAX_READERS, READ_THREADS
-from durable_streams_tw.storage.files import DRAFT, open_file, sync_directory
+from durable_streams_tw.storage.files import DRAFT, open_file
 from durable_streams_tw.storage.interfaces import StoreUnusable
 from durable_streams_tw.storage.keyspace import Buffer, KeyspaceFailed, KeyspaceFull
 from durable_streams_tw.storage.lmdb_pages import DamagedPages, pages_end
@@ -372,8 +372,8 @@ def _create(directory: str) -> None:
             environment.sync(True)
         finally:
             environment.close()
+        # The name reaches the disk with those of the directory, before anything is acknowledged.
         os.rename(draft, path)
-        sync_directory(directory)
     except (lmdb.Error, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise StoreUnusable(f"{path} cannot be created: {reason}") from None
