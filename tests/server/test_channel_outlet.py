@@ -260,6 +260,23 @@ class EndTests(TcpTestCase):
         self.reactor.turn()
         self.assertEqual(len(self.door.connections), 0)
 
+    def test_reads_no_more(self) -> None:
+        """An upload that was refused is not read to its end: the client has time for the answer."""
+        self.send(post(b"Content-Length: 99999999999"))
+        for _ in range(limits.LINGER_BYTES // 10_000 + 200):
+            try:
+                self.client.send(b"x" * 10_000)
+            except BlockingIOError:
+                break
+            self.reactor.turn()
+        self.assertNotIn(self.transport, self.reactor.readers)
+        self.read_all(3)
+        (answer,) = self.answers()
+        self.assertEqual((answer.status, answer.complete), (413, True))
+        self.assertEqual(len(self.door.connections), 1)
+        self.reactor.pump([1.0] * int(limits.LINGER + 2))
+        self.assertEqual(len(self.door.connections), 0)
+
     def test_lingers_not_for_ever(self) -> None:
         """Who goes on sending is cut after a while."""
         self.send(b"nonsense\r\n\r\n")

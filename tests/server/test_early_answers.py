@@ -71,6 +71,18 @@ class Heads(AdmissionCase):
         )
         self.assert_refused(client, 401)
 
+    def test_not_read(self) -> None:
+        """Nor is the upload read to its end."""
+        if self.fast:
+            # Its transport has to be a real one: see test_channel_outlet.
+            return
+        client = self.head(size=limits.MAX_BODY)
+        for _ in range(limits.LINGER_BYTES // len(_BODY)):
+            client.send(_BODY)
+        self.assertEqual(client.transport.producerState, "producing")
+        client.send(_BODY)
+        self.assertEqual(client.transport.producerState, "paused")
+
     def test_not_granted(self) -> None:
         """So is one that may not do this, or asks for what there is not."""
         self.give("reader", ("", "read"))

@@ -105,6 +105,10 @@ ACCEPT_BACKLOG: Final = 4096
 #: at once would reset the connection and could take the answer with it (RFC 9112 §9.6).
 LINGER: Final = 5.0
 
+#: How much of it: a refused upload is not read beyond this, and the client has the rest of the time
+#: to read the answer.
+LINGER_BYTES: Final = 1 * MIB
+
 #: How long a server that stops waits for answers to be read.
 STOP_GRACE: Final = 5.0
 

@@ -55,6 +55,7 @@ class FastChannel(PhasedConnection):
         self._admitted: Respond | None = None
         self._working = False
         self._gone = False
+        self._discarded = 0
 
     # -- Protocol -------------------------------------------------------------------------------
 
@@ -397,7 +398,10 @@ class FastChannel(PhasedConnection):
             self._close()
 
     def _discard(self, data: bytes) -> None:
-        """Drop bytes that come after the end."""
+        """Drop bytes that come after the end, and read no more where there are many."""
+        self._discarded += len(data)
+        if self._discarded > limits.LINGER_BYTES and not self._gone:
+            self.transport.pauseProducing()
 
     def _pass_on(self, data: bytes) -> None:
         """Give bytes to the protocol that the connection was handed over to."""

@@ -475,7 +475,7 @@ def turn_away(channel: HTTPChannel, response: Response, bodiless: bool = False) 
     lines.append(b"" if bodiless else body)
     transport: Any = channel.transport
     transport.write(b"\r\n".join(lines))
-    channel.dataReceived = _drop  # type: ignore[method-assign]
+    channel.dataReceived = _Dropping(transport)  # type: ignore[method-assign]
     channel.clearLineBuffer()
     if isinstance(channel, StreamChannel):
         channel.end_body()
@@ -498,5 +498,14 @@ def abort(channel: HTTPChannel) -> None:
     transport.abortConnection()
 
 
-def _drop(data: bytes) -> None:
-    """Bytes that nobody wants any more."""
+class _Dropping:
+    """What takes bytes that come after an early answer: up to a bound, then reading stops."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._left = limits.LINGER_BYTES
+
+    def __call__(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            self._transport.pauseProducing()
