@@ -1,16 +1,18 @@
-"""Rows of bytes that a client may send, and the three that judge them.
+"""Rows of bytes that a client may send, and the four that judge them.
 
 A row says what the fast channel does with its bytes: the statuses that it answers, how many
 requests it carries out, and whether the connection is kept. The same bytes are shown to the
 twisted.web door and to h11; where one of them carries out another number of requests, the row
-says which and why.
+says which and why. What HTTP/2 can say too is said to an HTTP/2 connection.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, Final
 
 import h11
+from hpack import Decoder, Encoder
 from msgspec import Struct
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
@@ -20,7 +22,9 @@ from twisted.python.failure import Failure
 
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.server import http2_frames as frames
 from durable_streams_tw.server.channel_door import FastDoor
+from durable_streams_tw.server.http2_heads import RawFields
 from durable_streams_tw.server.messages import Request, Response
 from durable_streams_tw.server.policies import Policies
 from durable_streams_tw.server.settings import Settings
@@ -33,6 +37,9 @@ from tests.server.house import parse
 MAX_BODY = 1_000
 
 SETTINGS = Settings(max_body=MAX_BODY)
+
+# What is about a connection or a coding of HTTP/1.1.
+_OF_HTTP11: Final = {b"connection", b"transfer-encoding", b"upgrade", b"keep-alive", b"te"}
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -84,11 +91,12 @@ class Recorder:
 
 
 class Outcome(Struct):
-    """What came of some bytes."""
+    """What came of some bytes. ``problems`` are the types of the answers that refuse."""
 
     statuses: tuple[int, ...]
     requests: list[Request]
     kept: bool
+    problems: tuple[str, ...] = ()
 
 
 def site_of(recorder: Recorder, clock: Clock) -> StreamSite:
@@ -128,8 +136,71 @@ def _fed(factory: Any, recorder: Recorder, clock: Clock, pieces: list[bytes]) ->
     kept = not (transport.disconnecting or transport.disconnected)
     protocol.connectionLost(Failure(ConnectionDone()))
     methods = tuple([request.method.decode("latin-1") for request in recorder.requests])
-    statuses = tuple([answer.status for answer in parse(transport.value(), methods)])
-    return Outcome(statuses, recorder.requests, kept)
+    answers = parse(transport.value(), methods)
+    statuses = tuple([answer.status for answer in answers])
+    problems = tuple([json.loads(answer.body)["type"] for answer in answers if answer.body])
+    return Outcome(statuses, recorder.requests, kept, problems)
+
+
+def at_http2(fields: RawFields, body: bytes) -> Outcome:
+    """What an HTTP/2 connection makes of a request of these fields."""
+    recorder, clock = Recorder(), Clock()
+    transport = StringTransport()
+    transport.negotiatedProtocol = b"h2"  # type: ignore[attr-defined]
+    protocol: Any = site_of(recorder, clock).buildProtocol(transport.getPeer())
+    protocol.makeConnection(transport)
+    block = Encoder().encode(fields)
+    protocol.dataReceived(frames.PREFACE + frames.settings() + frames.headers(1, block, False))
+    parts = [body[start : start + 16_384] for start in range(0, len(body), 16_384)] or [b""]
+    for index, part in enumerate(parts):
+        last = frames.END_STREAM if index + 1 == len(parts) else 0
+        protocol.dataReceived(frames.head(len(part), frames.DATA, last, 1) + part)
+    kept = not (transport.disconnecting or transport.disconnected)
+    protocol.connectionLost(Failure(ConnectionDone()))
+    decoder = Decoder()
+    statuses: list[int] = []
+    answer = b""
+    received = transport.value()
+    while received:
+        size, kind = int.from_bytes(received[:3], "big"), received[3]
+        payload = received[9 : 9 + size]
+        received = received[9 + size :]
+        if kind == frames.HEADERS:
+            statuses.append(int(dict(decoder.decode(payload, raw=True))[b":status"]))
+        elif kind == frames.DATA:
+            answer += payload
+    problems = (json.loads(answer)["type"],) if answer else ()
+    found = tuple([status for status in statuses if status != 100])
+    return Outcome(found, recorder.requests, kept, problems)
+
+
+def as_http2(row: Row) -> tuple[RawFields, bytes] | None:
+    """The fields and the body that say in HTTP/2 what a row says; None where they cannot."""
+    head, blank, rest = row.data.partition(b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    words = first.split(b" ")
+    if not blank or row.open or len(row.statuses) != 1 or len(words) != 3:
+        return None
+    method, target, version = words
+    if version != b"HTTP/1.1":
+        return None
+    fields = []
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon:
+            return None
+        fields.append((name.lower(), value.strip(b" \t")))
+    if {name for name, _ in fields} & _OF_HTTP11:
+        return None
+    hosts = [value for name, value in fields if name == b"host"]
+    if len(hosts) == 1:
+        fields = [(name, value) for name, value in fields if name != b"host"]
+    if row.statuses == (200,) and not target.startswith(b"/"):
+        _, _, hosts[0], target = target.split(b"/", 3)
+        target = b"/" + target
+    pseudo = [(b":method", method), (b":scheme", b"https"), (b":path", target)]
+    pseudo += [(b":authority", host) for host in hosts if len(hosts) == 1]
+    return [*pseudo, *fields], rest
 
 
 def at_h11(data: bytes) -> int:

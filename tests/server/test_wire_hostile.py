@@ -1,4 +1,4 @@
-"""The table of hostile requests, before the fast channel, the twisted.web door and h11."""
+"""The table of hostile requests, at the fast channel, the twisted.web door, HTTP/2 and h11."""
 
 from __future__ import annotations
 
@@ -85,13 +85,37 @@ class OtherReadersTests(SynchronousTestCase):
     """What others make of the same bytes."""
 
     def test_tree(self) -> None:
-        """The twisted.web door carries out as many, however the bytes are cut."""
+        """The twisted.web door gives the same answers, however the bytes are cut."""
         for row in ROWS:
-            expected = row.executed if row.tree is None else row.tree
+            if row.tree is not None:
+                self.assertEqual(len(hostile.at_tree([row.data]).requests), row.tree, row.name)
+                continue
+            fast = hostile.at_fast_channel([row.data])
             for pieces in ([row.data], *cuts(row)[:2]):
-                outcome = hostile.at_tree(pieces)
-                self.assertEqual(len(outcome.requests), expected, (row.name, pieces[:3]))
-                self.assertEqual(outcome.statuses.count(200), expected, row.name)
+                tree = hostile.at_tree(pieces)
+                self.assertEqual(
+                    (tree.statuses, tree.problems, len(tree.requests)),
+                    (fast.statuses, fast.problems, row.executed),
+                    (row.name, pieces[:3]),
+                )
+
+    def test_http2(self) -> None:
+        """HTTP/2 gives the same answers to all that it can express."""
+        said = 0
+        for row in ROWS:
+            translated = hostile.as_http2(row)
+            if translated is None:
+                continue
+            said += 1
+            fast = hostile.at_fast_channel([row.data])
+            other = hostile.at_http2(*translated)
+            self.assertEqual(
+                (other.statuses, other.problems, len(other.requests)),
+                (fast.statuses, fast.problems, row.executed),
+                row.name,
+            )
+            self.assertTrue(other.kept, row.name)
+        self.assertGreater(said, 240)
 
     def test_h11(self) -> None:
         """Whatever is carried out, h11 takes for a request too."""

@@ -38,7 +38,8 @@ from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.server.sinks import cut
 from durable_streams_tw.server.streams import Decision, Operations, Respond
 from durable_streams_tw.server.tree import refuse
-from durable_streams_tw.server.wire_heads import check_line, read_head
+from durable_streams_tw.server.wire_chunks import Chunks
+from durable_streams_tw.server.wire_heads import check_line, check_start, read_head
 from durable_streams_tw.server.wire_section import RefusedHead, Surroundings
 
 _MALFORMED: Final = Refusal(Problem.MALFORMED_REQUEST, "this is not a well-formed HTTP request")
@@ -211,12 +212,32 @@ class StreamChannel(HTTPChannel):
         HTTPChannel.__init__(self)
         self._head_timer: IDelayedCall | None = None
         self._body_timer: IDelayedCall | None = None
+        # The lines of a head that is incomplete, how many of its bytes were looked at, and
+        # whether its first line is complete. Nothing of it is twisted.web's before it is whole.
         self._head = bytearray()
+        self._seen = 0
+        self._line_seen = False
+        self._keeps = True
+        self._refused = False
+        self._receiving = False
+
+    @property
+    def in_head(self) -> bool:
+        """Whether a head has begun and is not complete."""
+        return bool(self.line_mode and (self._buffer or self._head)) and not self._refused
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes have come."""
+        nested, self._receiving = self._receiving, True
         HTTPChannel.dataReceived(self, data)
-        in_head = self.line_mode and (self._buffer or self._receivedHeaderSize)
+        self._receiving = nested
+        if nested:
+            # An answer was given at once: what comes after its request is read by the caller.
+            return
+        in_head = self.in_head
+        if in_head:
+            self._check_start()
+            in_head = self.in_head
         if in_head and self._head_timer is None:
             self._head_timer = self.site.reactor.callLater(
                 self.site.head_timeout, self._head_is_late
@@ -250,16 +271,47 @@ class StreamChannel(HTTPChannel):
 
     def lineReceived(self, line: bytes) -> None:
         """A line of a head has come."""
-        if line or self._head:
-            # twisted.web repairs what is ambiguous, and no two servers repair alike. So heads
-            # are judged here as by the fast channel: the first line, then the whole.
-            first = not self._head
-            self._head += line + b"\r\n"
-            if (first or not line) and self._refuses(bytes(self._head), whole=not line):
-                return
-            if not line:
-                self._head.clear()
-        HTTPChannel.lineReceived(self, line)
+        if self._refused:
+            return
+        if not line and not self._head:
+            HTTPChannel.lineReceived(self, line)
+            return
+        # twisted.web repairs what is ambiguous, and no two servers repair alike. So heads are
+        # judged here as by the fast channel: the first line, then the whole.
+        first = not self._head
+        self._head += line + b"\r\n"
+        if (first or not line) and self._refuses(bytes(self._head), whole=not line):
+            return
+        if not line:
+            lines = bytes(self._head).split(b"\r\n")[:-1]
+            self._head.clear()
+            self._seen, self._line_seen = 0, False
+            for one in lines:
+                HTTPChannel.lineReceived(self, one)
+
+    def _check_start(self) -> None:
+        """Refuse a head that is incomplete as soon as it cannot become a good one."""
+        start = bytes(self._head) + bytes(self._buffer)
+        try:
+            self._line_seen = check_start(start, self._seen, self._line_seen)
+        except Refused as refused:
+            self._turn_away(refused.refusal)
+        self._seen = len(start)
+
+    def allHeadersReceived(self) -> None:
+        """Begin a body: one in chunks is read as strictly as by the fast channel."""
+        if self.length is None:
+            decoder: Any = _ChunkDecoder(self, self.requests[-1], self.site.max_body)
+            self._transferDecoder = decoder
+        HTTPChannel.allHeadersReceived(self)
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        """Return whether the connection outlives a request; one of HTTP/1.0 is never kept."""
+        persistent = bool(HTTPChannel.checkPersistence(self, request, version))
+        if persistent and not self._keeps:
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            return False
+        return persistent
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection has ended."""
@@ -281,7 +333,7 @@ class StreamChannel(HTTPChannel):
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """A line of a head is longer than a whole head may be."""
-        self._turn_away(_HEAD_TOO_LARGE if self.requests else _TARGET_TOO_LONG)
+        self._turn_away(_HEAD_TOO_LARGE if self._head else _TARGET_TOO_LONG)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         large = (
@@ -296,6 +348,7 @@ class StreamChannel(HTTPChannel):
                 check_line(raw)
                 return False
             head = read_head(raw, self.site.surroundings)
+            self._keeps = head.keep
         except Refused as refused:
             origin = refused.origin if isinstance(refused, RefusedHead) else None
             self._turn_away(refused.refusal, origin)
@@ -309,12 +362,40 @@ class StreamChannel(HTTPChannel):
         self._turn_away(_TOO_SLOW)
 
     def _turn_away(self, refusal: Refusal, origin: bytes | None = None) -> None:
+        self._refused = True
         turn_away(self, self.site.policies.refusal(refusal, origin))
 
     def _forget_head(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+class _ChunkDecoder:
+    """Decoder of a body in chunks, for twisted.web, whose own reads over what is malformed."""
+
+    def __init__(self, channel: StreamChannel, request: Any, limit: int) -> None:
+        # `StreamChannel.end_body` cuts the cycle.
+        self._finish: Any = channel._finishRequestBody
+        self._request = request
+        self._chunks = Chunks(limit)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes of the body, and perhaps what comes after it."""
+        chunks = self._chunks
+        try:
+            stop = chunks.take(data, 0)
+        except Refused as refused:
+            self._request._turn_away(refused.refusal)
+            return
+        if chunks.body:
+            part, chunks.body = bytes(chunks.body), bytearray()
+            self._request.handleContentChunk(part)
+        if chunks.complete:
+            self._finish(data[stop:])
+
+    def noMoreData(self) -> None:
+        """Do nothing: the connection has ended within the body."""
 
 
 class _Connection(_GenericHTTPChannelProtocol):
@@ -355,7 +436,7 @@ class _Connection(_GenericHTTPChannelProtocol):
 
     def is_busy(self) -> bool:
         """Whether a request is coming in, or being answered."""
-        return bool(self._channel.requests)
+        return bool(self._channel.requests or self._channel.in_head)
 
     def close(self, *, now: bool) -> None:
         """End the connection: cut it, or let it take what was written to it."""

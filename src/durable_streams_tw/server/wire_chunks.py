@@ -32,15 +32,28 @@ _SIZE, _DATA, _DATA_END, _TRAILERS, _NOTHING = range(5)
 
 
 class Chunks:
-    """The body of one request as it comes. At most ``limit`` bytes of it are taken."""
+    """The body of one request as it comes. At most ``limit`` bytes of it are taken.
 
-    __slots__ = ("_left", "_limit", "_line", "_next", "_trailer_bytes", "_trailers", "body")
+    ``body`` is what has come of it; its user may empty it in between.
+    """
+
+    __slots__ = (
+        "_left",
+        "_limit",
+        "_line",
+        "_next",
+        "_size",
+        "_trailer_bytes",
+        "_trailers",
+        "body",
+    )
 
     def __init__(self, limit: int) -> None:
         self.body = bytearray()
         self._limit = limit
         self._next = _SIZE
         self._left = 0
+        self._size = 0
         self._line = bytearray()
         self._trailers = 0
         self._trailer_bytes = 0
@@ -60,6 +73,7 @@ class Chunks:
             if self._next == _DATA:
                 stop = min(start + self._left, size)
                 self.body += memoryview(data)[start:stop]
+                self._size += stop - start
                 self._left -= stop - start
                 start = stop
                 if not self._left:
@@ -92,7 +106,7 @@ class Chunks:
             if match is None:
                 raise refused(_BAD_SIZE)
             self._left = int(match[1], 16)
-            if len(self.body) + self._left > self._limit:
+            if self._size + self._left > self._limit:
                 raise body_too_large(self._limit)
             self._next = _DATA if self._left else _TRAILERS
         elif self._next == _DATA_END:
