@@ -52,6 +52,12 @@ class VerdictTests(SynchronousTestCase):
             ]
         )
 
+    def test_protocols(self) -> None:
+        look = examination.protocols
+        self.assertGrades([(look([]), "good"), (look(["hpack"]), "bad")])
+        self.assertIn("hpack", look(["hpack"]).sentence)
+        self.assertEqual(examination._missing_packages(), [])
+
     def test_timeouts(self) -> None:
         for changes, troubles in (
             ({}, []),
@@ -120,7 +126,9 @@ class CommandTests(SynchronousTestCase):
         result = CliRunner().invoke(commands, [*arguments, "--json"])
         verdicts = {one["name"]: one["grade"] for one in json.loads(result.stdout)}
         self.assertEqual(verdicts["data directory"], "good")
-        self.assertLessEqual({"disk", "flushing", "open files", "file system"}, set(verdicts))
+        self.assertLessEqual(
+            {"TLS and HTTP/2", "disk", "flushing", "open files", "file system"}, set(verdicts)
+        )
         self.assertEqual(result.exit_code, WRONG if "bad" in verdicts.values() else 0)
         self.assertEqual(os.listdir(place), [])
         narrow = CliRunner().invoke(commands, [*arguments, "--max-body", "1GiB"])

@@ -12,7 +12,8 @@ import stat
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -53,6 +54,7 @@ def examine(configuration: Configuration) -> Iterator[Verdict]:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield open_files(files, settings.max_connections)
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    yield protocols(_missing_packages())
     yield from timeouts(settings)
     yield bodies(settings)
     directory: str | None = configuration["data-dir"]
@@ -93,6 +95,26 @@ def address_space(limit: int) -> Verdict:
     grade: Literal["warning", "bad"] = "bad" if limit < 1 << 31 else "warning"
     sentence = f"ulimit -v leaves {limit >> 30:,} GiB: the store cannot grow beyond that"
     return Verdict("address space", grade, sentence)
+
+
+def protocols(missing: Sequence[str]) -> Verdict:
+    """Judge by the packages that cannot be imported whether TLS and HTTP/2 are available."""
+    if not missing:
+        sentence = "available: clients of an ssl: endpoint may choose HTTP/2"
+        return Verdict("TLS and HTTP/2", "good", sentence)
+    names = ", ".join(missing)
+    sentence = f"not available, since {names} cannot be imported: install the server again with pip"
+    return Verdict("TLS and HTTP/2", "bad", sentence)
+
+
+def _missing_packages() -> list[str]:
+    missing = []
+    for name in ("OpenSSL", "service_identity", "hpack"):
+        try:
+            import_module(name)
+        except ImportError:
+            missing.append(name)
+    return missing
 
 
 def timeouts(settings: Settings) -> Iterator[Verdict]:

@@ -136,6 +136,9 @@ REMEMBERED_HEADS: Final = 8
 #: How many frames of one connection are read before others have their turn.
 FRAMES_A_TURN: Final = 128
 
+#: How many frames a request counts for: it is carried out too.
+FRAMES_A_REQUEST: Final = 9
+
 #: How many settings one SETTINGS frame may have; there are seven.
 MAX_SETTINGS: Final = 32
 

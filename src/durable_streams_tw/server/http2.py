@@ -281,13 +281,15 @@ class Http2Connection(Protocol):
         """Read the frames that have come: all, or as many as a turn of the reactor may take."""
         reader = self._reader
         with self._guarded():
-            for _ in range(limits.FRAMES_A_TURN):
+            left = limits.FRAMES_A_TURN
+            while left > 0:
                 frame = reader.next()
                 if frame is None:
                     break
                 self._take(frame)
                 if self._over:
                     return
+                left -= limits.FRAMES_A_REQUEST if frame.kind == frames.HEADERS else 1
             else:
                 self._will_read = True
                 self._factory.later(self._read_on)

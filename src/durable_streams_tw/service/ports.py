@@ -123,7 +123,8 @@ class Ports(Service):
             scheme = "https" if secure else "http"
             address = port.getHost()
             url = _url(scheme, address, self._root)
-            self._log.info("Durable streams are at {url}", url=url)
+            versions = "HTTP/2 and HTTP/1.1 over TLS" if secure else "HTTP/1.1"
+            self._log.info("Durable streams are at {url} ({versions})", url=url, versions=versions)
             if self._greet is not None:
                 self._greet(url)
             if isinstance(address, IPv4Address | IPv6Address):
