@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol import subscription_requests as requests
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.protocol.limits import MAX_WAKE_STREAMS
 from durable_streams_tw.protocol.offsets import format_offset
 from durable_streams_tw.protocol.subscription_requests import Ack, Subscribe
 from durable_streams_tw.protocol.subscriptions import Config, Kind, Proof, Wake
@@ -203,6 +204,7 @@ class OtherTests(RefusingTestCase):
             {"acks": [{}]},
             {"acks": [{"stream": "a"}]},
             {"acks": [{"offset": "0_0"}]},
+            {"acks": [{"stream": "a", "offset": "0_0"}] * (MAX_WAKE_STREAMS + 1)},
             {"acks": [{"stream": "a//b", "offset": "0_0"}]},
         )
         for changes in wrong:

@@ -378,6 +378,9 @@ MAX_LEASE_TTL_MS: Final = 600_000
 #: How many streams one wake shows to its worker; what is left over wakes again.
 MAX_WAKE_STREAMS: Final = 1_000
 
+#: How many acks of one request are checked against message boundaries within the transaction.
+INLINE_ACKS: Final = 16
+
 #: How many bytes their names may have together.
 MAX_WAKE_NAMES: Final = 256 * KIB
 

@@ -24,6 +24,7 @@ from durable_streams_tw.protocol.limits import (
     MAX_LEASE_TTL_MS,
     MAX_SAFE_INTEGER,
     MAX_SUBSCRIPTION_ID,
+    MAX_WAKE_STREAMS,
     MAX_WEBHOOK_URL,
     MIN_LEASE_TTL_MS,
 )
@@ -89,7 +90,8 @@ class Settle(Struct, frozen=True):
     """POST callback or ack: acknowledge, and go on or be ``done``.
 
     ``kind`` is of the subscriptions that it is meant for; ``proof`` what the token says, or
-    why it is refused.
+    why it is refused. ``between`` is set by the store: positions by stream id that are known to lie
+    between messages.
     """
 
     id: str
@@ -98,6 +100,7 @@ class Settle(Struct, frozen=True):
     wake: Wake
     acks: tuple[Ack, ...]
     done: bool
+    between: frozenset[tuple[int, int]] = frozenset()
 
 
 class Release(Struct, frozen=True):
@@ -189,7 +192,7 @@ class _Wake(Struct):
 
 
 class _Settle(_Wake):
-    acks: list[_Ack] | None = None
+    acks: Annotated[list[_Ack], Meta(max_length=MAX_WAKE_STREAMS)] | None = None
     done: bool | None = None
 
 

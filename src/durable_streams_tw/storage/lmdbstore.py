@@ -24,6 +24,7 @@ from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import (
     DISK_RESERVE,
+    INLINE_ACKS,
     JOURNAL_FILE,
     MAX_BATCH,
     MAX_BATCH_COMMANDS,
@@ -34,7 +35,8 @@ from durable_streams_tw.protocol.limits import (
 from durable_streams_tw.protocol.offsets import START, Asked
 from durable_streams_tw.protocol.requests import Append, Create
 from durable_streams_tw.protocol.state import StreamState
-from durable_streams_tw.storage import forking, reading
+from durable_streams_tw.protocol.subscription_requests import Settle
+from durable_streams_tw.storage import forking, reading, recording, subscribing
 from durable_streams_tw.storage.access import AccessTimes, usable
 from durable_streams_tw.storage.chores import Chore, Chores
 from durable_streams_tw.storage.committer import BUG, CORRUPT, Committed, Committer
@@ -61,6 +63,7 @@ from durable_streams_tw.storage.meter import Levels, Meter
 from durable_streams_tw.storage.published import Published, RecentChunks, Unpublished
 from durable_streams_tw.storage.recording import ViewMoment
 from durable_streams_tw.storage.records import CorruptRecord
+from durable_streams_tw.storage.tables import SUBSCRIPTIONS, subscription_key
 from durable_streams_tw.storage.telling import tell
 from durable_streams_tw.storage.write_probe import write_obstacle
 
@@ -214,6 +217,9 @@ class LMDBStore:
         if forking.needs_count(command):
             assert isinstance(command, Create)
             self._counter.count(command, partial(self._counted, size, told))
+        elif isinstance(command, Settle) and len(command.acks) > INLINE_ACKS:
+            checked = self._in_lane(partial(self._check_acks, command))
+            checked.addErrback(self._not_checked).addCallback(partial(self._counted, size, told))
         else:
             self._write(_Submitted(command, size, told))
 
@@ -223,15 +229,33 @@ class LMDBStore:
         self._lanes.write(submitted)
 
     def _counted(
-        self, size: int, told: Callable[[Outcome], object], counted: Create | Refusal
+        self, size: int, told: Callable[[Outcome], object], counted: Create | Settle | Refusal
     ) -> None:
-        """A fork may be carried out, or not."""
+        """A command that was looked into before may be carried out, or not."""
         if self._open and not isinstance(counted, Refusal):
             self._write(_Submitted(counted, size, told))
             return
         self._queued -= 1
         self._queued_bytes -= size
         told(counted if isinstance(counted, Refusal) else _STOPPING)
+
+    def _check_acks(self, command: Settle) -> Settle | Refusal:
+        """In a reading lane: find the acks that lie between messages."""
+        try:
+            with self._keyspace.snapshot() as view:
+                state = recording.load(view, SUBSCRIPTIONS, subscription_key(command.id))
+                reader = reading.ViewReader(view)
+                return subscribing.check_acks(reader, state, command, self._now())
+        except CorruptRecord:
+            # Which the transaction meets and tells of.
+            return command
+        except KeyspaceFailed as failure:
+            self._log.error("a read failed: {reason}", reason=failure)
+            return _UNREADABLE
+
+    def _not_checked(self, failure: Failure) -> Refusal:
+        self._log.failure("checking acks failed", failure)
+        return BUG
 
     def _count(
         self, command: Create, counting: Counting | None

@@ -5,6 +5,8 @@ Like `apply`: read what the decision needs, ask the pure function, write what ca
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from durable_streams_tw.protocol import offsets, subscriptions
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.globs import Glob, parse_glob
@@ -43,6 +45,7 @@ from durable_streams_tw.protocol.subscriptions import (
 )
 from durable_streams_tw.storage import pending
 from durable_streams_tw.storage.appending import living
+from durable_streams_tw.storage.forking import Reader
 from durable_streams_tw.storage.interfaces import Transaction
 from durable_streams_tw.storage.tables import (
     CURSORS,
@@ -216,7 +219,7 @@ def _settle(
     if refusal is not None:
         return refusal
     for ack in command.acks:
-        refusal = _refuse_ack(transaction, state, ack, now)
+        refusal = _refuse_ack(transaction, state, ack, now, command.between)
         if refusal is not None:
             return refusal
     for ack in command.acks:
@@ -250,7 +253,8 @@ def _delivered(
         return Settled(state)
     if command.result is Result.DONE:
         for ack in command.seen:
-            if _refuse_ack(transaction, state, ack, now) is None:
+            # This server told it the offset.
+            if _refuse_ack(transaction, state, ack, now, None) is None:
                 _acknowledge(transaction, state, ack, now)
         after = _next(transaction, state, now, command.seen)
         return Settled(after, next_wake=not after.idle)
@@ -294,8 +298,14 @@ def _next(
 
 
 def _refuse_ack(
-    transaction: Transaction, state: Subscription, ack: Ack, now: int
+    transaction: Transaction,
+    state: Subscription,
+    ack: Ack,
+    now: int,
+    between: frozenset[tuple[int, int]] | None,
 ) -> Refusal | None:
+    """Refuse an ack that is wrong. ``between`` are positions by stream id that are known to lie
+    between messages, None where that need not be looked at."""
     if _member(state) not in transaction.index.matching(ack.path):
         return _UNKNOWN_STREAM
     stream = living(transaction, ack.path, now)
@@ -307,9 +317,29 @@ def _refuse_ack(
     if isinstance(position, Refusal):
         return Refusal(Problem.INVALID_OFFSET, position.detail)
     refusal = subscriptions.acknowledge(acked, position)
-    if refusal is None and not transaction.boundary(stream, position):
-        return _BETWEEN
-    return refusal
+    if refusal is not None or between is None or (stream.id, position) in between:
+        return refusal
+    return None if transaction.boundary(stream, position) else _BETWEEN
+
+
+def check_acks(reader: Reader, state: Subscription | None, command: Settle, now: int) -> Settle:
+    """Find the acks that lie between messages, before the request is carried out.
+
+    Each costs a record that is read and parsed, and a request may have MAX_WAKE_STREAMS of them.
+    """
+    if state is None or subscriptions.fence(state, command.kind, command.proof, command.wake, now):
+        return command
+    between: set[tuple[int, int]] = set()
+    for ack in command.acks:
+        stream = reader.stream_at(ack.path)
+        position = None if stream is None else offsets.resolve(stream, ack.offset)
+        if stream is None or not isinstance(position, int):
+            break
+        if not reader.boundary(stream, position):
+            break
+        between.add((stream.id, position))
+    # The transaction refuses the request at the first one that is wrong.
+    return replace(command, between=frozenset(between))
 
 
 def _acknowledge(transaction: Transaction, state: Subscription, ack: Ack, now: int) -> None:
