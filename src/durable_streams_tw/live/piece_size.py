@@ -24,5 +24,8 @@ class PieceSize:
     @property
     def bytes(self) -> int:
         """About how much the next piece of any reader may have."""
-        share = limits.SLOW_READERS // (self.slow + 1)
+        slow = self.slow
+        if not slow:
+            return limits.READ_PIECE
+        share = limits.SLOW_READERS // (slow + 1)
         return min(limits.READ_PIECE, max(limits.LEAST_PIECE, share))
