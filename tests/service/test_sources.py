@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +17,14 @@ from durable_streams_tw.service.sources import (
     CommandLine,
     Environment,
     File,
+    lines_of_keys,
 )
 from durable_streams_tw.service.table import TABLE
+
+
+def _quoted(text: str) -> str:
+    """A TOML string of one line."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 class FileTests(SynchronousTestCase):
@@ -63,6 +72,44 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(file.origin("root"), f"{self.path}, line 7")
         self.assertEqual(file.called("port"), f"{self.path}, line 11: port")
         self.assertEqual(file.given["port"], ("4",))
+
+    def test_lines_of_many_keys(self) -> None:
+        """Each statement is parsed once: the work grows with the file, not with its square."""
+        parsed: list[int] = []
+        loads = tomllib.loads
+
+        def count(text: str) -> dict[str, Any]:
+            parsed.append(len(text))
+            return loads(text)
+
+        self.patch(tomllib, "loads", count)
+        values = ",\n".join(f"'{number}'" for number in range(3000))
+        text = f"listen = [\n{values}\n]\n" + "".join(f"k{n} = 1\n" for n in range(3000))
+        lines = lines_of_keys(text)
+        self.assertEqual((lines["listen"], lines["k0"], lines["k2999"]), (1, 3003, 6002))
+        self.assertLessEqual(sum(parsed), len(text))
+
+    def test_lines_of_strings(self) -> None:
+        """What looks like a statement within a string is none."""
+        text = (
+            'a = """x\n[b]\nc = """"\nd = \'\'\'y\n"""\n\'\'\'\'\'\n'
+            "e = \"\\\"[\" # [ '''\nf = '\\'\n[g]\nh = 1\n[[i.j]]\n[g.k]\n"
+        )
+        self.assertEqual(list(tomllib.loads(text)), ["a", "d", "e", "f", "g", "i"])
+        self.assertEqual(lines_of_keys(text), {"a": 1, "d": 4, "e": 7, "f": 8, "g": 9, "i": 11})
+
+    @given(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=8))
+    def test_lines_of_anything(self, values: dict[str, str]) -> None:
+        """Whatever keys and values are, each key is on its line."""
+        lines, text = {}, ""
+        for key, value in values.items():
+            lines[key] = text.count("\n") + 1
+            written = _quoted(value)
+            if "\\n" in written:
+                broken = written.replace("\\n", "\n")
+                written = f'""{broken}""'
+            text += f"{_quoted(key)} = {written}\n"
+        self.assertEqual(lines_of_keys(text), lines)
 
     def test_unknown_keys(self) -> None:
         """All of them at once, with what may be meant."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,17 @@ MAX_FILE: Final = 1 << 20
 # and in DURABLE_STREAMS_PORT=tcp://10.0.0.1:4437: nobody has written them.
 _LINKS: Final = re.compile(
     r"DURABLE_STREAMS_(NAME|SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?|ENV_\w+)"
+)
+# Strings and comments, in which a newline or a bracket means nothing, and newlines and brackets. A
+# string of several lines may end with two quotes of its own before the three that close it.
+_TOKEN: Final = re.compile(
+    r'"""(?:\\.|[^"\\]|"{1,2}(?!"))*"{3,5}'
+    r"|'''(?:[^']|'{1,2}(?!'))*'{3,5}"
+    r'|"(?:\\.|[^"\\\n])*"'
+    r"|'[^'\n]*'"
+    r"|\#[^\n]*"
+    r"|[\[\]{}\n]",
+    re.DOTALL,
 )
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")
 _AT: Final = re.compile(r" \(at (line \d+, column \d+|end of document)\)$")
@@ -183,23 +194,43 @@ class File(Source):
 
     @cached_property
     def _lines(self) -> dict[str, int]:
-        """The line that each key begins on.
+        """The line that each key begins on."""
+        return lines_of_keys(self._text)
 
-        A key is complete in the shortest beginning of the file that is TOML and has it, and it
-        begins behind the longest one before that. So the parser itself tells.
-        """
-        found: dict[str, int] = {}
-        lines = self._text.split("\n")
-        begin = 1
-        for number in range(1, len(lines) + 1):
-            try:
-                document = tomllib.loads("\n".join(lines[:number]))
-            except tomllib.TOMLDecodeError:
-                continue
-            for key in document:
-                found.setdefault(key, begin)
-            begin = number + 1
-        return found
+
+def lines_of_keys(text: str) -> dict[str, int]:
+    """Return the line on which each key of a TOML document first stands, in linear time.
+
+    ``text`` is well-formed TOML. tomllib keeps no positions, so the document is cut into
+    statements here, and tomllib is asked for the key of each.
+    """
+    found: dict[str, int] = {}
+    in_table = False
+    for line, statement in _statements(text):
+        header = statement.lstrip().startswith("[")
+        in_table = in_table or header
+        if header or not in_table:
+            for key in tomllib.loads(statement):
+                found.setdefault(key, line)
+    return found
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the statements of a TOML document with the line that each begins on: a key and its
+    value, the header of a table, a comment or an empty line."""
+    begin, line, depth = 0, 1, 0
+    for token in _TOKEN.finditer(text):
+        written = token[0]
+        if written in ("[", "{"):
+            depth += 1
+        elif written in ("]", "}"):
+            depth -= 1
+        elif written == "\n" and not depth:
+            statement = text[begin : token.end()]
+            yield line, statement
+            line += statement.count("\n")
+            begin = token.end()
+    yield line, text[begin:]
 
 
 def _text_of(path: Path) -> str:
