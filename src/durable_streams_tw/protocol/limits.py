@@ -432,6 +432,9 @@ DELIVERIES_MEMORY: Final = 4096
 #: How long the answer of a webhook may take to count as prompt (seconds).
 DELIVERY_PROMPT: Final = 5.0
 
+#: How long a PROXY header may take to come, at a ``haproxy:`` endpoint (seconds).
+PROXY_HEADER_TIMEOUT: Final = 5.0
+
 #: How long a webhook may take to answer, where the lease is not shorter.
 WEBHOOK_TIMEOUT: Final = 30.0
 

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from zope.interface import implementer
 
 from durable_streams_tw.protocol.limits import ACCEPT_BACKLOG
+from durable_streams_tw.service import proxy_protocol
 from durable_streams_tw.service.certificates import KIND, TLSEndpoint
 from durable_streams_tw.service.configuration import Configuration
 
@@ -69,6 +70,10 @@ def endpoints(configuration: Configuration) -> list[IStreamServerEndpoint]:
 
 
 def _endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
+    if text.startswith(proxy_protocol.KIND):
+        behind = _endpoint(reactor, text.removeprefix(proxy_protocol.KIND))
+        proxied: IStreamServerEndpoint = proxy_protocol.ProxyEndpoint(behind, reactor)
+        return proxied
     text = _with_backlog(text)
     if text.startswith(KIND):
         tls: IStreamServerEndpoint = TLSEndpoint(reactor, text)

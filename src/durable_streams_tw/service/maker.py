@@ -21,6 +21,7 @@ from durable_streams_tw.service.operating import operator_tree
 from durable_streams_tw.service.options import Options
 from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.process_tuning import connections_within, raise_file_limit
+from durable_streams_tw.service.proxy_protocol import without_proxy
 from durable_streams_tw.service.reloading import Reloading
 from durable_streams_tw.service.sources import BadConfiguration
 from durable_streams_tw.service.startup import Mouth, Startup
@@ -149,7 +150,8 @@ def service_of(
 
     service = Startup(mouth.say, started)
     ports = Ports(endpoints, site, streams, root, reactor, greet, open_to_all=not known)
-    tls = [endpoint for endpoint in endpoints if isinstance(endpoint, TLSEndpoint)]
+    inner = map(without_proxy, endpoints)
+    tls = [endpoint for endpoint in inner if isinstance(endpoint, TLSEndpoint)]
     supervision = Supervision.of()
     reloading = Reloading(tls, reactor, supervision, reopen_log)
     if tracing is not None:

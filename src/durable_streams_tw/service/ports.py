@@ -25,6 +25,7 @@ from durable_streams_tw.server.nested_poll import NestedPoll, nested_poll
 from durable_streams_tw.server.site import StreamSite
 from durable_streams_tw.service.certificates import TLSEndpoint
 from durable_streams_tw.service.file_exhaustion import FileExhaustion
+from durable_streams_tw.service.proxy_protocol import without_proxy
 from durable_streams_tw.service.startup import CannotStart
 
 # Not every system has it.
@@ -117,9 +118,11 @@ class Ports(Service):
         self._log.failure("A port cannot be opened: stopping", failure)
         self._reactor.callWhenRunning(self._reactor.stop)
 
-    def _announce(self, port: IListeningPort | None, endpoint: object) -> IListeningPort | None:
+    def _announce(
+        self, port: IListeningPort | None, endpoint: IStreamServerEndpoint
+    ) -> IListeningPort | None:
         if port is not None:
-            secure = isinstance(endpoint, SSL4ServerEndpoint | TLSEndpoint)
+            secure = isinstance(without_proxy(endpoint), SSL4ServerEndpoint | TLSEndpoint)
             scheme = "https" if secure else "http"
             address = port.getHost()
             url = _url(scheme, address, self._root)
