@@ -217,6 +217,28 @@ class EagerTests(TcpTestCase):
         self.assertEqual(len(self.door.connections), 0)
 
 
+class UnreadTests(TcpTestCase):
+    """Answers that clients do not read have a bound, all together."""
+
+    def test_within(self) -> None:
+        """What is left unread counts until it is read."""
+        self.desk.at_once = ok(b"x" * 2 * limits.MIB)
+        self.send(get())
+        self.assertEqual(self.door.unread.held, self.channel._outlet.unsent)
+        self.assertGreater(self.door.unread.held, limits.MIB)
+        self.read_all(2_000)
+        self.assertEqual((self.door.unread.held, len(self.door.connections)), (0, 1))
+
+    def test_beyond(self) -> None:
+        """A connection that leaves too much is cut."""
+        self.door.unread.limit = limits.MIB
+        self.desk.at_once = ok(b"x" * 2 * limits.MIB)
+        self.send(get())
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual((self.door.unread.held, len(self.door.connections)), (0, 0))
+
+
 class StartTlsTests(TcpTestCase):
     """A transport that begins TLS by itself keeps its class, its socket and its methods."""
 

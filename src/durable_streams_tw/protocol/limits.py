@@ -212,6 +212,10 @@ SSE_COMMENT_INTERVAL: Final = 15.0
 SLOW_READERS: Final = 64 * MIB
 LEAST_PIECE: Final = 16 * KIB
 
+#: How many bytes of answers that clients do not read a process holds together
+#: (``--max-unread-memory``). Beyond it connections are cut, those that hold most first.
+MAX_UNREAD: Final = 256 * MIB
+
 #: A reader is paused when it has left so much of what it was sent to the server: less than a piece.
 READER_BUFFER: Final = 16 * KIB
 

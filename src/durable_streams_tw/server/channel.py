@@ -41,6 +41,20 @@ _log = Logger()
 _GATHER: Final = 64 * limits.KIB
 
 
+class Backlog:
+    """What one client leaves unread, for the budget of all."""
+
+    __slots__ = ("_channel", "held")
+
+    def __init__(self, channel: FastChannel) -> None:
+        self.held = 0
+        self._channel = channel
+
+    def refuse_body(self) -> None:
+        """Cut the connection."""
+        self._channel.give_up()
+
+
 @implementer(IPushProducer, IHalfCloseableProtocol)
 class FastChannel(PhasedConnection):
     """One connection of a `FastDoor`."""
@@ -56,6 +70,8 @@ class FastChannel(PhasedConnection):
         self._working = False
         self._gone = False
         self._discarded = 0
+        # What the client leaves unread, while the transport is full.
+        self._backlog: Backlog | None = None
 
     # -- Protocol -------------------------------------------------------------------------------
 
@@ -121,6 +137,7 @@ class FastChannel(PhasedConnection):
         if pending is not None:
             pending.cancel()
         self._hold(0)
+        self._release_backlog()
         self._door.left(self)
 
     # -- IPushProducer, for the transport -------------------------------------------------------
@@ -128,6 +145,7 @@ class FastChannel(PhasedConnection):
     def pauseProducing(self) -> None:
         """The transport is full."""
         self._stalled = True
+        self._count_backlog()
         if self._live is not None:
             self._live.pause()
         if self._working:
@@ -138,9 +156,33 @@ class FastChannel(PhasedConnection):
     def resumeProducing(self) -> None:
         """The transport is empty again."""
         self._stalled = False
+        self._release_backlog()
         if self._live is not None:
             self._live.resume()
         self._go_on()
+
+    def _count_backlog(self) -> None:
+        backlog = self._backlog
+        if backlog is None and not self._gone:
+            backlog = self._backlog = Backlog(self)
+        unread = self._door.unread
+        if backlog is not None and not unread.account(backlog, self._outlet.unsent, True):
+            backlog.refuse_body()
+
+    def _release_backlog(self) -> None:
+        backlog, self._backlog = self._backlog, None
+        if backlog is not None:
+            self._door.unread.account(backlog, 0, arriving=False)
+
+    def give_up(self) -> None:
+        """Cut the connection, to make room for what others leave unread."""
+        self._release_backlog()
+        # A transport may be in the middle of a write.
+        self._door.later(self._cut_if_there)
+
+    def _cut_if_there(self) -> None:
+        if not self._gone:
+            self.cut()
 
     def stopProducing(self) -> None:
         """The transport is gone; `connectionLost` comes next."""

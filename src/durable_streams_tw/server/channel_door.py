@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.protocol import limits
+from durable_streams_tw.server.body_budget import BodyBudget
 from durable_streams_tw.server.channel import FastChannel
 from durable_streams_tw.server.channel_live import Frames
 from durable_streams_tw.server.channel_room import Room, TurnedAway
@@ -61,6 +62,8 @@ class FastDoor(ServerFactory):
         self.stopping = False
         # Shared with the site: connections come from there and go there.
         self.bodies = site.bodies
+        # What clients have not read, of all connections that are paused for it.
+        self.unread = BodyBudget(settings.max_unread_memory)
         self._site: Any = site
         self._clock = clock
         date = wall or clock.seconds

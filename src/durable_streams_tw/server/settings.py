@@ -24,6 +24,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     ``body_timeout`` is how long a request body may pause. ``max_body_memory`` bounds the bodies of
     all requests together; None is `limits.MAX_BODIES`, or ``max_body`` where that is more.
+    ``max_unread_memory`` bounds what clients of the fast channel leave unread, all together.
 
     ``public_url`` is the URL of the streams' root as others reach it, a slash at its end: webhooks
     are told to call back there. ``allow_local_webhooks`` lets webhooks lead to this machine's
@@ -48,6 +49,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     head_timeout: float = limits.HEAD_TIMEOUT
     body_timeout: float = limits.BODY_TIMEOUT
     max_body_memory: int | None = None
+    max_unread_memory: int = limits.MAX_UNREAD
     idle_timeout: float = limits.IDLE_TIMEOUT
     max_connections: int = limits.MAX_CONNECTIONS
     max_connections_per_address: int = 0

@@ -246,6 +246,19 @@ TABLE: Final[tuple[Setting, ...]] = (
         field="max_body_memory",
     ),
     Setting(
+        name="max-unread-memory",
+        group=_BOUNDS,
+        meaning="how much answers that clients do not read may take together",
+        more=(
+            "Beyond it connections are cut, those that hold most first; their clients can resume. "
+            "It counts what clients of the `fast-channel` leave unread."
+        ),
+        parse=units.size,
+        default="256MiB",
+        metavar="SIZE",
+        field="max_unread_memory",
+    ),
+    Setting(
         name="request-header-timeout",
         group=_BOUNDS,
         meaning="how long the head of a request may take",
