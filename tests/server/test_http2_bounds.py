@@ -110,6 +110,8 @@ class TimeoutTests(FramesTestCase):
     def test_never_closes(self) -> None:
         """A client that ignores the end is cut off."""
         self.assertEqual(self.ended(self.say(frame(DATA, 0, 0, b"x"))), Code.PROTOCOL_ERROR)
+        # What it still sends is not read.
+        self.assertEqual(self.transport.producerState, "paused")
         self.assertFalse(self.transport.disconnected)
         self.say(frame(HEADERS, WHOLE, 1, block()))
         self.wait(limits.LINGER + 2)

@@ -139,6 +139,9 @@ FRAMES_A_TURN: Final = 128
 #: How many frames a request counts for: it is carried out too.
 FRAMES_A_REQUEST: Final = 9
 
+#: The same for a reset: a request that is reset at once cost as much as one that is not.
+FRAMES_A_RESET: Final = 24
+
 #: How many settings one SETTINGS frame may have; there are seven.
 MAX_SETTINGS: Final = 32
 
@@ -157,7 +160,7 @@ SEND_RATE: Final = 240
 
 #: How many streams a client may reset, at once and per second (CVE-2023-44487). Streams that the
 #: server refuses or resets for an error of the client count too. Beyond it the connection ends.
-RESET_BURST: Final = 1_000
+RESET_BURST: Final = 400
 RESET_RATE: Final = 33.0
 
 #: The same for frames that carry nothing: SETTINGS, PING, PRIORITY, empty DATA, unknown types,

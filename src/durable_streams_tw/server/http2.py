@@ -75,6 +75,12 @@ _WRITE: Final = 64 * limits.KIB
 # still be on their way.
 _RESETS: Final = 256
 
+# What frames count for in a turn of the reactor, those that are not mentioned one.
+_COSTS: Final = {
+    frames.HEADERS: limits.FRAMES_A_REQUEST,
+    frames.RST_STREAM: limits.FRAMES_A_RESET,
+}
+
 # How often producers are resumed and their bytes sent in one turn of the reactor.
 _ROUNDS: Final = 4
 
@@ -289,7 +295,7 @@ class Http2Connection(Protocol):
                 self._take(frame)
                 if self._over:
                     return
-                left -= limits.FRAMES_A_REQUEST if frame.kind == frames.HEADERS else 1
+                left -= _COSTS.get(frame.kind, 1)
             else:
                 self._will_read = True
                 self._factory.later(self._read_on)
@@ -1060,8 +1066,15 @@ class Http2Connection(Protocol):
         self._let_go()
         self._stalled = self._will_read = False
         self._write()
-        if self._paused:
-            self.transport.resumeProducing()
+        # A client that broke a rule may send on: to read and drop that would cost as much as
+        # before. Others are read from, to see the end of TLS.
+        faulty = code is not Code.NO_ERROR
+        if faulty is not self._paused:
+            self._paused = faulty
+            if faulty:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
         self._look(limits.LINGER)
         self._outlet.close(linger=False, hang_up=self._draining)
 
