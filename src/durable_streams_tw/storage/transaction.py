@@ -58,8 +58,8 @@ class BatchTransaction:
         self._dirty: dict[int, OpenStream] = {}
         # Generation and state.
         self._dirty_producers: dict[tuple[int, str], tuple[int, ProducerState]] = {}
-        # Records by whole key, not put down yet.
-        self._dirty_records: dict[bytes, tuple[Table[Any], Any]] = {}
+        # Records by table and whole key, not put down yet.
+        self._dirty_records: dict[Table[Any], dict[bytes, Any]] = {}
         self._puts: dict[bytes, bytes] = {}
         # Data records among these, and streams with bodies that are not in any yet.
         self._data: dict[bytes, bytes] = {}
@@ -282,24 +282,23 @@ class BatchTransaction:
         self.writes += 1
         whole = table.prefix + key
         self._written.records.insert(whole, value)
-        self._dirty_records[whole] = (table, value)
+        self._dirty_records.setdefault(table, {})[whole] = value
         if table.watched:
             self.notes.append(Note(table, key, value))
 
     def _flush_records(self, table: Table[Any] | None = None) -> bool:
         """Put records down, of one table or of all; whether there were any."""
-        chosen = [
-            (whole, of, value)
-            for whole, (of, value) in self._dirty_records.items()
-            if table is None or of is table
-        ]
-        for whole, of, value in chosen:
-            if value is None:
-                self._batch.delete(whole)
-            else:
-                self._batch.put(whole, records.seal(whole, of.pack(value)))
-            del self._dirty_records[whole]
-        self._put_down = self._put_down or bool(chosen)
+        chosen = [table] if table is not None else list(self._dirty_records)
+        for of in chosen:
+            dirty = self._dirty_records.pop(of, None)
+            if not dirty:
+                continue
+            self._put_down = True
+            for whole, value in dirty.items():
+                if value is None:
+                    self._batch.delete(whole)
+                else:
+                    self._batch.put(whole, records.seal(whole, of.pack(value)))
         return self._put_down
 
     def _unreadable(self, corrupt: CorruptRecord) -> None:
