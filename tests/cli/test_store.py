@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import signal
 from typing import Any
+from unittest import mock
 
 from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.cli import store_child
 from durable_streams_tw.cli.commands import commands
 from durable_streams_tw.cli.store_work import IMPOSSIBLE, WRONG, amount, plain_lines, size
 from durable_streams_tw.storage.format import recognise
@@ -117,6 +121,21 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
                 file.write(b"\xff" * 4)
         result = self.run_command("check", "-d", directory, status=WRONG)
         self.assertIn("reading it ended the process (SIG", result.stderr)
+
+    def test_system_call_that_fails(self) -> None:
+        """Whatever fails, a sentence says what and where."""
+        for error, sentence in (
+            (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+            (OSError(errno.ENOSPC, "No space left", "/data/x"), "/data/x: No space left"),
+        ):
+            task = json.dumps({"name": "fail", "directory": self.directory})
+            with (
+                mock.patch.object(store_child, "say") as say,
+                mock.patch.dict(store_child.WORK, fail=mock.Mock(side_effect=error)),
+                mock.patch.object(signal, "signal"),
+            ):
+                store_child.main(task)
+            say.assert_called_once_with("unusable", sentence)
 
     def test_impossible(self) -> None:
         """One sentence, and its own exit status."""

@@ -55,6 +55,9 @@ def main(argument: str) -> None:
         say("flawed", {"sentence": str(flawed), "count": flawed.count, "findings": findings})
     except (StoreUnusable, KeyspaceFailed) as error:
         say("unusable", str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        say("unusable", f"{where}{error.strerror}")
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
 
