@@ -183,6 +183,16 @@ class CommitTests(_Case):
         self.crash()
         self.assertEqual(content(self.keyspace), {b"a": b"3"})
 
+    def test_large_is_not_copied(self) -> None:
+        """No entry is made of a batch that the journal has no use for."""
+
+        def pack(*given: object) -> bytes:
+            raise AssertionError("a large batch was packed")
+
+        self.patch(journaled_keyspace, "pack_entry", pack)
+        put(self.keyspace, {b"a": bytes(SIZE)})
+        self.assertEqual(content(self.keyspace), {b"a": bytes(SIZE)})
+
     def test_versions(self) -> None:
         """They grow, and a snapshot has the one of the last batch in it."""
         versions = [put(self.keyspace, {b"a": b"%d" % n}) for n in range(3)]

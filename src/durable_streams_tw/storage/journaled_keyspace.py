@@ -253,7 +253,9 @@ class JournaledKeyspace:
     def _commit(self, pairs: Pairs) -> int:
         with self._writing:
             journal = self._journal
-            if journal is not None:
+            # Of a batch that is too large no entry is made: that would hold the interpreter, and
+            # with it the reactor, for as long as the batch takes to copy.
+            if journal is not None and _bytes_in(pairs) <= self._largest:
                 entry = pack_entry(self._mark.lineage, self._number + 1, pairs)
                 if len(entry) <= self._largest and self._journaled(journal, entry):
                     return self._laid_over(pairs)
@@ -392,6 +394,10 @@ class JournaledKeyspace:
     def tend(self) -> None:
         """Free the slots of dead readers. Raises `KeyspaceFailed`."""
         self._map.check_readers()
+
+
+def _bytes_in(pairs: Pairs) -> int:
+    return sum([len(value) for value in pairs.values() if value is not None])
 
 
 class _Batch(LayeredView):
