@@ -97,29 +97,42 @@ class LMDBKeyspace:
     @contextmanager
     def snapshot(self) -> Iterator[LMDBSnapshot]:
         """The map as it is now; values are windows into it. Raises `KeyspaceFailed`."""
-        with self._held() as (environment, generation):
+        environment, generation = self._hold()
+        transaction = None
+        try:
             try:
                 transaction = environment.begin(buffers=True)
             except lmdb.Error as error:
                 raise KeyspaceFailed(str(error)) from error
-            try:
-                yield LMDBSnapshot(transaction, generation)
-            finally:
+            yield LMDBSnapshot(transaction, generation)
+        finally:
+            if transaction is not None:
                 transaction.abort()
+            self._let_go()
 
     @contextmanager
-    def _held(self) -> Iterator[tuple[lmdb.Environment, int]]:
-        """Keep the environment open meanwhile. Yield it and its generation."""
+    def _held(self) -> Iterator[lmdb.Environment]:
+        """Keep the environment open meanwhile. Raises `KeyspaceFailed`."""
+        environment, _ = self._hold()
+        try:
+            yield environment
+        finally:
+            self._let_go()
+
+    def _hold(self) -> tuple[lmdb.Environment, int]:
+        """Return the environment and its generation; it stays open until `_let_go`.
+
+        Raises `KeyspaceFailed`.
+        """
         with self._idle:
             environment = self._usable()
-            generation = self._generation
             self._snapshots += 1
-        try:
-            yield environment, generation
-        finally:
-            with self._idle:
-                self._snapshots -= 1
-                self._idle.notify_all()
+            return environment, self._generation
+
+    def _let_go(self) -> None:
+        with self._idle:
+            self._snapshots -= 1
+            self._idle.notify_all()
 
     def _usable(self) -> lmdb.Environment:
         """Return the environment; open it if it is closed. Call with ``_idle`` held.
@@ -250,7 +263,7 @@ class LMDBKeyspace:
 
     def _statistics(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Return LMDB's statistics of the environment and of its tree. Raises `KeyspaceFailed`."""
-        with self._held() as (environment, _):
+        with self._held() as environment:
             try:
                 return environment.info(), environment.stat()
             except lmdb.Error as error:
@@ -262,7 +275,7 @@ class LMDBKeyspace:
 
         Raises `KeyspaceFailed`. Not for the reactor's thread.
         """
-        with self._held() as (environment, _):
+        with self._held() as environment:
             try:
                 info, stat, table = environment.info(), environment.stat(), environment.readers()
                 file_size = os.stat(os.path.join(self._directory, DATA_FILE)).st_size
@@ -277,7 +290,7 @@ class LMDBKeyspace:
 
     def check_readers(self) -> None:
         """Free the slots of readers whose process died. Raises `KeyspaceFailed`."""
-        with self._held() as (environment, _):
+        with self._held() as environment:
             try:
                 environment.reader_check()
             except lmdb.Error as error:
