@@ -63,6 +63,7 @@ CORRUPT = Refusal(Problem.CORRUPT_RECORD, "stored bytes of this stream failed th
 BUG = Refusal(Problem.INTERNAL, "the server failed; nothing was written")
 
 _LARGEST: Final = max(DELETE_STEP, SWEEP_STEP)
+_SLOWEST: Final = 32
 _SPARED: Final = 16
 
 
@@ -118,6 +119,8 @@ class Committer:
         self._had_room = True
         # How much a sweep takes at a time.
         self._portion = _LARGEST
+        # How much of that there was time for.
+        self._pace = _LARGEST
         # How far it has come.
         self._passed = _NOTHING_PASSED
         # No id that an earlier process or a copy of the store has given.
@@ -184,11 +187,12 @@ class Committer:
                 batch = self._keyspace.begin()
             except KeyspaceFailed as failure:
                 return self._failed(0, UNAVAILABLE, failure)
+            portion = min(self._portion, self._pace)
             transaction = BatchTransaction(batch, self._written, self._access)
             try:
                 # Of an entry that is found, whichever clock its deadline is of has passed it.
                 due_by = now + min(0, self._access.lead())
-                due, garbage = _due(batch, self._passed, due_by, self._portion)
+                due, garbage = _due(batch, self._passed, due_by, portion)
                 doubtful = self._doubtful or self._doubtful_notes
                 if not due and not garbage and not doubtful:
                     batch.abort()
@@ -197,10 +201,13 @@ class Committer:
                 self._settle(batch, transaction)
                 ended = self._expire(transaction, due, spared, now, until)
                 if ended is not None:
-                    most = min(DELETE_STEP, self._portion)
+                    most = min(DELETE_STEP, portion)
                     freed, gone, left = self._free(batch, transaction, garbage, most, until)
-                    more = left or ended < len(due) or ended == min(SWEEP_STEP, self._portion)
+                    more = left or ended < len(due) or ended == min(SWEEP_STEP, portion)
                     last = records.deadline_key(*due[ended - 1]) if ended else b""
+                    # What there is no time for is not looked up either.
+                    late = self._clock() >= until
+                    self._pace = max(portion // 2, _SLOWEST) if late else min(2 * portion, _LARGEST)
                     committed = self._commit(batch, transaction, [], more)
                     passed = _Passed(last or self._passed.deadline, gone, freed)
                     # What came in between, and belongs before that, is the next sweep's.
