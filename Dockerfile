@@ -22,8 +22,8 @@ ENV PATH=/opt/durable-streams/bin:$PATH \
     DURABLE_STREAMS_DATA_DIR=/data/streams
 # Python's own modules come without their compiled form here, and the server's user could not keep
 # it: every start, and every look at the server's health, would compile them anew.
-RUN python -c "import urllib.request, twisted.internet.reactor, durable_streams_tw.service.maker, \
-durable_streams_tw.storage.lmdbstore"
+RUN python -c "import urllib.request, twisted.internet.reactor, durable_streams_tw.service.make_service, \
+durable_streams_tw.storage.durable.store"
 ENV PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 WORKDIR /data

@@ -21,12 +21,12 @@ from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import react
 
-from durable_streams_tw.protocol.bodies import NOTHING, Body
-from durable_streams_tw.protocol.outcomes import Appended
-from durable_streams_tw.protocol.requests import Append, Create
-from durable_streams_tw.protocol.state import FOR_EVER
-from durable_streams_tw.storage.lanes import Job, ThreadLanes
-from durable_streams_tw.storage.lmdbstore import LMDBStore
+from durable_streams_tw.protocol.streams.bodies import NOTHING, Body
+from durable_streams_tw.protocol.streams.commands import Append, Create
+from durable_streams_tw.protocol.streams.outcomes import Appended
+from durable_streams_tw.protocol.streams.state import FOR_EVER
+from durable_streams_tw.storage.durable.executor import Job, ThreadLanes
+from durable_streams_tw.storage.durable.store import LMDBStore
 
 BYTES = "application/octet-stream"
 

@@ -22,15 +22,15 @@ from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import react
 
-from durable_streams_tw.protocol.bodies import NOTHING, Body
-from durable_streams_tw.protocol.outcomes import Appended, Created
-from durable_streams_tw.protocol.requests import Append, Create
-from durable_streams_tw.protocol.state import FOR_EVER
-from durable_streams_tw.protocol.subscription_outcomes import Subscribed
-from durable_streams_tw.protocol.subscription_requests import Subscribe, config_digest
-from durable_streams_tw.protocol.subscriptions import Config, Kind
-from durable_streams_tw.storage.lanes import ThreadLanes
-from durable_streams_tw.storage.lmdbstore import LMDBStore
+from durable_streams_tw.protocol.streams.bodies import NOTHING, Body
+from durable_streams_tw.protocol.streams.commands import Append, Create
+from durable_streams_tw.protocol.streams.outcomes import Appended, Created
+from durable_streams_tw.protocol.streams.state import FOR_EVER
+from durable_streams_tw.protocol.subscriptions.commands import Subscribe, config_digest
+from durable_streams_tw.protocol.subscriptions.outcomes import Subscribed
+from durable_streams_tw.protocol.subscriptions.state import Config, Kind
+from durable_streams_tw.storage.durable.executor import ThreadLanes
+from durable_streams_tw.storage.durable.store import LMDBStore
 
 BYTES = "application/octet-stream"
 STREAMS = 100

@@ -20,8 +20,8 @@ from twisted.web.client import Agent
 
 from durable_streams_tw.client.producer import Producer
 from durable_streams_tw.client.streams import StreamClient
-from durable_streams_tw.client.targets import target_of
-from durable_streams_tw.client.wire import Wire
+from durable_streams_tw.client.transport import Wire
+from durable_streams_tw.client.urls import target_of
 
 #: While so many bytes wait for the server, the command is not read: it waits too.
 ENOUGH = 1024 * 1024

@@ -24,10 +24,10 @@ from twisted.internet.task import react
 from twisted.web.client import Agent
 
 from durable_streams_tw.client.errors import OutcomeUnknown, Rejected
-from durable_streams_tw.client.following import catch_up, follow
+from durable_streams_tw.client.follow import catch_up, follow
 from durable_streams_tw.client.streams import StreamClient
-from durable_streams_tw.client.targets import target_of
-from durable_streams_tw.client.wire import Wire
+from durable_streams_tw.client.transport import Wire
+from durable_streams_tw.client.urls import target_of
 
 JSON = "application/json"
 TABLES = """

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from durable_streams_tw.server.embedded import DurableStreams
-    from durable_streams_tw.server.settings import Settings
-    from durable_streams_tw.server.site import StreamRequest
-    from durable_streams_tw.server.values import Batch, StreamError, StreamInfo, Written
+    from durable_streams_tw.embedded.api import DurableStreams
+    from durable_streams_tw.embedded.values import Batch, StreamError, StreamInfo, Written
+    from durable_streams_tw.http.settings import Settings
+    from durable_streams_tw.http.twisted_web.site import StreamRequest
 
 __version__ = "0.1.0"
 
@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Batch": "values",
-    "DurableStreams": "embedded",
-    "Settings": "settings",
-    "StreamError": "values",
-    "StreamInfo": "values",
-    "StreamRequest": "site",
-    "Written": "values",
+    "Batch": "embedded.values",
+    "DurableStreams": "embedded.api",
+    "Settings": "http.settings",
+    "StreamError": "embedded.values",
+    "StreamInfo": "embedded.values",
+    "StreamRequest": "http.twisted_web.site",
+    "Written": "embedded.values",
 }
 
 
@@ -44,4 +44,4 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"durable_streams_tw.server.{home}"), name)
+    return getattr(import_module(f"durable_streams_tw.{home}"), name)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.auth.grants import Grant, Grants, MalformedGrants, Verb, grants_of
-from durable_streams_tw.protocol.globs import matches, parse_glob
+from durable_streams_tw.protocol.subscriptions.globs import matches, parse_glob
 
 # Few letters and short names, so that much coincides.
 SEGMENTS = st.sampled_from(["a", "b", "ab", "A", "*x"[1:]])

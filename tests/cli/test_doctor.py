@@ -15,8 +15,8 @@ from durable_streams_tw.cli import examination
 from durable_streams_tw.cli.commands import commands
 from durable_streams_tw.cli.examination import Verdict
 from durable_streams_tw.cli.store_work import WRONG
+from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol.limits import MAP_SIZE
-from durable_streams_tw.server.settings import Settings
 
 GIB = 1 << 30
 DEFAULTS = Settings()

@@ -16,8 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.cli import store_child
 from durable_streams_tw.cli.commands import commands
 from durable_streams_tw.cli.store_work import IMPOSSIBLE, WRONG, amount, plain_lines, size
-from durable_streams_tw.storage.format import recognise
-from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LMDBKeyspace
+from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LMDBKeyspace
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import put
 

@@ -15,9 +15,9 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from durable_streams_tw.client.streams import StreamClient
-from durable_streams_tw.client.targets import Target, target_of
-from durable_streams_tw.client.wire import Wire
-from tests.server.house import House
+from durable_streams_tw.client.transport import Wire
+from durable_streams_tw.client.urls import Target, target_of
+from tests.http.house import House
 
 T = TypeVar("T")
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.client.backoff import Patience
 from durable_streams_tw.client.errors import BadTarget, Broken, retry_after
 from durable_streams_tw.client.events import EventParser
 from durable_streams_tw.client.messages import messages, on_one_line
-from durable_streams_tw.client.pauses import Patience
-from durable_streams_tw.client.targets import target_of
+from durable_streams_tw.client.urls import target_of
 from tests.sse_parser import Parser
 
 _JSON = st.recursive(

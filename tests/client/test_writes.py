@@ -17,7 +17,7 @@ from durable_streams_tw.client.errors import (
     Unreachable,
 )
 from durable_streams_tw.client.producer import Producer
-from durable_streams_tw.client.targets import target_of
+from durable_streams_tw.client.urls import target_of
 from tests.client.rig import Rig, Script, answer
 
 LOST = b""

@@ -23,13 +23,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from durable_streams_tw.protocol.bodies import NOTHING, Body
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.outcomes import Appended, Created
-from durable_streams_tw.protocol.producers import ProducerClaim
-from durable_streams_tw.protocol.requests import Append, Create, Delete, ForkRequest
-from durable_streams_tw.protocol.state import FOR_EVER
-from durable_streams_tw.storage.interfaces import Command, Outcome
+from durable_streams_tw.protocol.streams.bodies import NOTHING, Body
+from durable_streams_tw.protocol.streams.commands import Append, Create, Delete, ForkRequest
+from durable_streams_tw.protocol.streams.outcomes import Appended, Created
+from durable_streams_tw.protocol.streams.producers import ProducerClaim
+from durable_streams_tw.protocol.streams.state import FOR_EVER
+from durable_streams_tw.storage.api import Command, Outcome
 
 TYPE = "text/plain"
 

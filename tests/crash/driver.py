@@ -34,16 +34,16 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.internet.stdio import StandardIO
 from twisted.protocols.basic import LineReceiver
 
-from durable_streams_tw.protocol.bodies import NOTHING, Body
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import KIB
-from durable_streams_tw.protocol.outcomes import Appended, Created
-from durable_streams_tw.protocol.producers import ProducerClaim
-from durable_streams_tw.protocol.requests import Append, Create, Delete, ForkRequest
-from durable_streams_tw.protocol.state import FOR_EVER
-from durable_streams_tw.storage.interfaces import Chunk, Outcome
-from durable_streams_tw.storage.lanes import ThreadLanes
-from durable_streams_tw.storage.lmdbstore import LMDBStore
+from durable_streams_tw.protocol.streams.bodies import NOTHING, Body
+from durable_streams_tw.protocol.streams.commands import Append, Create, Delete, ForkRequest
+from durable_streams_tw.protocol.streams.outcomes import Appended, Created
+from durable_streams_tw.protocol.streams.producers import ProducerClaim
+from durable_streams_tw.protocol.streams.state import FOR_EVER
+from durable_streams_tw.storage.api import Chunk, Outcome
+from durable_streams_tw.storage.durable.executor import ThreadLanes
+from durable_streams_tw.storage.durable.store import LMDBStore
 
 TYPE = "text/plain"
 

@@ -9,8 +9,8 @@ from twisted.internet.task import Clock
 
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import KIB
-from durable_streams_tw.storage.interfaces import Chunk, Outcome
-from durable_streams_tw.storage.lmdbstore import LMDBStore
+from durable_streams_tw.storage.api import Chunk, Outcome
+from durable_streams_tw.storage.durable.store import LMDBStore
 from tests.crash.acknowledged import Contents, Operation, command, outcome_of
 from tests.storage.inline_lanes import InlineLanes
 

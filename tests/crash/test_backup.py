@@ -11,7 +11,7 @@ import time
 from threading import Event, Thread
 
 from durable_streams_tw.cli.store_work import IMPOSSIBLE
-from durable_streams_tw.storage.backup import read_manifest
+from durable_streams_tw.storage.admin.backup import read_manifest
 from tests.crash.test_kill import SEED
 from tests.crash.test_server_kill import Producer, Server, ServerKillTests
 from tests.storage.soundness import assert_sound_directory

@@ -14,10 +14,10 @@ from twisted.python.runtime import platform
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem
-from durable_streams_tw.protocol.outcomes import Appended
-from durable_streams_tw.storage import lmdbstore
-from durable_streams_tw.storage.interfaces import StoreUnusable
-from durable_streams_tw.storage.lmdb_keyspace import LOCK_FILE
+from durable_streams_tw.protocol.streams.outcomes import Appended
+from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.durable import store as durable_store
+from durable_streams_tw.storage.engine.lmdb import LOCK_FILE
 from tests.crash.load import read
 from tests.crash.processes import DriverProcess
 from tests.storage.lmdb_rig import LMDBRig, scratch_directory
@@ -55,7 +55,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
         self.addCleanup(subprocess.run, ["umount", self.place], check=True)
         super().setUp()
 
-    def make_store(self) -> lmdbstore.LMDBStore:
+    def make_store(self) -> durable_store.LMDBStore:
         self.directory = os.path.join(self.place, "data")
         return self.open_store()
 
@@ -130,7 +130,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
     def test_no_reserve(self) -> None:
         """Commits fail for want of room, one after the other, and leave nothing in doubt."""
         self.result(self.store.close())
-        self.patch(lmdbstore, "DISK_RESERVE", 0)
+        self.patch(durable_store, "DISK_RESERVE", 0)
         self.store = self.open_store()
         size = self.fill()
         for _ in range(5):
@@ -173,7 +173,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
         self.result(self.store.close())
         self.occupy()
         self.directory = os.path.join(self.place, "second")
-        store = lmdbstore.LMDBStore(self.directory, Clock(), self.lanes)
+        store = durable_store.LMDBStore(self.directory, Clock(), self.lanes)
         with self.assertRaisesRegex(StoreUnusable, "No space left|cannot be"):
             store.open()
         self.vacate()
@@ -186,8 +186,8 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
         self.occupy()
         script = (
             "import sys\n"
-            "from durable_streams_tw.storage.interfaces import StoreUnusable\n"
-            "from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace\n"
+            "from durable_streams_tw.storage.api import StoreUnusable\n"
+            "from durable_streams_tw.storage.engine.lmdb import LMDBKeyspace\n"
             "try: LMDBKeyspace(sys.argv[1])\n"
             "except StoreUnusable as error: print(error)\n"
         )

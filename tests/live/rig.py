@@ -13,19 +13,19 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from durable_streams_tw.live.fanout import Fanout, Subscriber
+from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.live.piece_size import PieceSize
-from durable_streams_tw.live.tails import Tails
+from durable_streams_tw.live.registry import Tails
+from durable_streams_tw.live.sse.broadcaster import Fanout, Subscriber
 from durable_streams_tw.live.transfers import Transfer
-from durable_streams_tw.live.waiters import LongPolls
-from durable_streams_tw.protocol import bodies
 from durable_streams_tw.protocol.cursors import interval_at
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import MAX_CHUNK, READ_PIECE
 from durable_streams_tw.protocol.offsets import START, Asked, parse_offset
-from durable_streams_tw.protocol.requests import Append, Create, Delete
-from durable_streams_tw.protocol.state import FOR_EVER, Lifetime, StreamState
-from durable_streams_tw.storage.interfaces import (
+from durable_streams_tw.protocol.streams import bodies
+from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
+from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime, StreamState
+from durable_streams_tw.storage.api import (
     Change,
     Chunk,
     Command,
@@ -35,8 +35,8 @@ from durable_streams_tw.storage.interfaces import (
     NoteListener,
     Outcome,
 )
-from durable_streams_tw.storage.memory import MemoryStore
-from durable_streams_tw.storage.meter import Levels, Meter
+from durable_streams_tw.storage.memory.store import MemoryStore
+from durable_streams_tw.storage.metrics import Levels, Meter
 from tests.sse_parser import parse
 from tests.tokens import at, bare
 

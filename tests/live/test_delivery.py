@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from durable_streams_tw.live import pieces, tails, window
+from durable_streams_tw.live import registry
+from durable_streams_tw.live.sse import event_batch, tail_buffer
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.offsets import NOW
 from tests.live.rig import PATH, LiveTestCase, RecordingSink
@@ -146,10 +147,10 @@ class DeliveryTests(LiveTestCase):
         """Tiny bounds."""
         super().setUp()
         self.patch(limits, "READ_PIECE", CHUNK)
-        self.patch(window, "TAIL_WINDOW", WINDOW)
-        self.patch(window, "_STEP", 6)
-        self.patch(pieces, "TAIL_WINDOW", WINDOW)
-        self.patch(tails, "FANOUT_SLICE", 2)
+        self.patch(tail_buffer, "TAIL_WINDOW", WINDOW)
+        self.patch(tail_buffer, "_STEP", 6)
+        self.patch(event_batch, "TAIL_WINDOW", WINDOW)
+        self.patch(registry, "FANOUT_SLICE", 2)
 
     @given(steps(TEXTS))
     def test_text(self, life: list[tuple[str, Any]]) -> None:

@@ -12,10 +12,10 @@ from durable_streams_tw.live.transfers import Encoder, Transfers
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import MAX_POSITION, READ_PIECE
 from durable_streams_tw.protocol.offsets import START
-from durable_streams_tw.protocol.state import Lifetime
-from durable_streams_tw.storage.interfaces import Chunk
+from durable_streams_tw.protocol.streams.state import Lifetime
+from durable_streams_tw.storage.api import Chunk
+from tests.http.house import Threads, at_once
 from tests.live.rig import PATH, LiveTestCase, RecordingSink
-from tests.server.house import Threads, at_once
 
 BODY = bytes(range(251)) * (3 * READ_PIECE // 251 + 7)
 

@@ -6,8 +6,8 @@ import tracemalloc
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.protocol import bodies
 from durable_streams_tw.protocol.limits import MAX_JSON_MESSAGES, MIB
+from durable_streams_tw.protocol.streams import bodies
 
 SIZE = 2 * MIB
 

@@ -8,10 +8,10 @@ from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol import lineage
-from durable_streams_tw.protocol.forks import identified
 from durable_streams_tw.protocol.limits import MAX_LINEAGE
 from durable_streams_tw.protocol.offsets import format_offset
-from durable_streams_tw.protocol.state import ForkPoint, Lineage, StreamState
+from durable_streams_tw.protocol.streams.forks import identified
+from durable_streams_tw.protocol.streams.state import ForkPoint, Lineage, StreamState
 
 ROOT = StreamState(10, "root", "text/plain", 100, created_at=0, touched_at=0)
 

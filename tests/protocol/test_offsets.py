@@ -19,7 +19,7 @@ from durable_streams_tw.protocol.offsets import (
     parse_offset,
     resolve,
 )
-from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.protocol.streams.state import StreamState
 from tests.protocol.refusing import RefusingTestCase
 
 POSITIONS = st.integers(0, MAX_POSITION)

@@ -12,7 +12,7 @@ from durable_streams_tw.protocol.preconditions import (
     unmet,
     unmet_by,
 )
-from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.protocol.streams.state import StreamState
 from tests.protocol.refusing import RefusingTestCase
 
 STREAM = StreamState(7, "a", "text/plain", 12, created_at=0, touched_at=0)

@@ -19,7 +19,7 @@ from durable_streams_tw.protocol.sse import (
     deliverable,
     framing,
 )
-from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.protocol.streams.state import StreamState
 from tests.protocol.refusing import RefusingTestCase
 from tests.sse_parser import Event, Parser, parse
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from twisted.internet import reactor as installed
 
-from durable_streams_tw.service.maker import Options, makeService
+from durable_streams_tw.service.make_service import Options, makeService
 
 JSON = {"Content-Type": "application/json"}
 TEXT = {"Content-Type": "text/plain"}

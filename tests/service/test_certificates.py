@@ -17,7 +17,7 @@ from twisted.test.iosim import connect, makeFakeClient, makeFakeServer
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.service.certificates import TLSEndpoint, UnusableCertificate
-from durable_streams_tw.service.reloading import Reloading
+from durable_streams_tw.service.reload import Reloading
 from tests.service.pem import endpoint, pem
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.server.settings import Settings
+from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.service import configuration
 from durable_streams_tw.service.configuration import Configuration, configured
 from durable_streams_tw.service.sources import BadConfiguration, CommandLine, Environment, Preset

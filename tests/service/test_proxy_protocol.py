@@ -10,12 +10,12 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.auth.rates import Rate
+from durable_streams_tw.embedded.api import DurableStreams
+from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol.limits import PROXY_HEADER_TIMEOUT
-from durable_streams_tw.server.embedded import DurableStreams
-from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.service.listening import _endpoint
 from durable_streams_tw.service.proxy_protocol import HeaderFactory, ProxyEndpoint
-from tests.server.house import MORNING, at_once, parse
+from tests.http.house import MORNING, at_once, parse
 
 PROXY = IPv4Address("TCP", "10.0.0.1", 5000)
 V1 = b"PROXY TCP4 %s 10.0.0.9 1234 443\r\n"

@@ -18,7 +18,7 @@ ANYWHERE = ("--listen", "tcp:0:interface=127.0.0.1")
 
 TWO = """
 from twisted.application.service import Application
-from durable_streams_tw.service.maker import Options, makeService
+from durable_streams_tw.service.make_service import Options, makeService
 
 application = Application("two")
 for arguments in (["--data-dir", "data"], ["--root", "/v1/stream"]):

@@ -6,12 +6,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import MAX_PRODUCERS
-from durable_streams_tw.protocol.state import StreamState
-from durable_streams_tw.storage import reading
-from durable_streams_tw.storage.access import AccessTimes
-from durable_streams_tw.storage.committer import Committer
-from durable_streams_tw.storage.format import recognise
-from durable_streams_tw.storage.interfaces import Command, Outcome
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.storage.access_times import AccessTimes
+from durable_streams_tw.storage.api import Command, Outcome
+from durable_streams_tw.storage.durable import reader
+from durable_streams_tw.storage.durable.committer import Committer
+from durable_streams_tw.storage.engine.format_version import recognise
 from tests.storage.fake_keyspace import FakeKeyspace
 from tests.storage.soundness import assert_sound
 
@@ -74,14 +74,14 @@ class CommitterCase(SynchronousTestCase):
     def state(self, path: str) -> StreamState | None:
         """A stream as the disk has it."""
         with self.keyspace.snapshot() as view:
-            record = reading.load_stream_at(view, path)
+            record = reader.load_stream_at(view, path)
             return None if record is None else record.state
 
     def content(self, path: str) -> bytes:
         """A stream's bytes as the disk has them."""
         with self.keyspace.snapshot() as view:
-            record = reading.load_stream_at(view, path)
+            record = reader.load_stream_at(view, path)
             assert record is not None, path
             state = record.state
-            lookup = reading.lookup_in(view)
-            return reading.gather(view, lookup, state, 0, state.tail, state.tail)
+            lookup = reader.lookup_in(view)
+            return reader.gather(view, lookup, state, 0, state.tail, state.tail)

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from durable_streams_tw.storage.journal import JOURNAL_FILES
-from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE
+from durable_streams_tw.storage.engine.lmdb import DATA_FILE
+from durable_streams_tw.storage.engine.wal.files import JOURNAL_FILES
 
 SUPPORTED = os.path.isdir("/proc/self/fdinfo") and os.path.exists("/dev/full")
 """Whether this system lets one see and replace one's own open files."""

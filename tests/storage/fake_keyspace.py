@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from durable_streams_tw.protocol.limits import MAX_RECORD
-from durable_streams_tw.storage.keyspace import Buffer, KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.engine.kv import Buffer, KeyspaceFailed, KeyspaceFull
 
 _LONGEST_KEY = 511
 

@@ -9,12 +9,12 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
-from durable_streams_tw.protocol import bodies
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
-from durable_streams_tw.protocol.requests import Append, Create, Delete, ForkRequest
-from durable_streams_tw.protocol.state import FOR_EVER, Lifetime
-from durable_streams_tw.storage.interfaces import Chunk, IStreamStore
+from durable_streams_tw.protocol.streams import bodies
+from durable_streams_tw.protocol.streams.commands import Append, Create, Delete, ForkRequest
+from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
+from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime
+from durable_streams_tw.storage.api import Chunk, IStreamStore
 
 JSON = "application/json"
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from durable_streams_tw.protocol import bodies
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.offsets import Asked, Offset, format_offset, parse_offset
-from durable_streams_tw.protocol.outcomes import Created
-from durable_streams_tw.protocol.requests import Create, ForkRequest
-from durable_streams_tw.protocol.state import FOR_EVER, Lifetime, StreamState
+from durable_streams_tw.protocol.streams import bodies
+from durable_streams_tw.protocol.streams.commands import Create, ForkRequest
+from durable_streams_tw.protocol.streams.outcomes import Created
+from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime, StreamState
 from tests.storage.store_rig import StoreRig, post, put
 
 

@@ -7,11 +7,11 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_streams_tw.protocol.bodies import Body
-from durable_streams_tw.protocol.requests import Create, Delete, ForkRequest
-from durable_streams_tw.protocol.state import FOR_EVER, Lifetime
-from durable_streams_tw.storage.listing import Page, list_streams
-from durable_streams_tw.storage.records import order_key
+from durable_streams_tw.protocol.streams.bodies import Body
+from durable_streams_tw.protocol.streams.commands import Create, Delete, ForkRequest
+from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime
+from durable_streams_tw.storage.engine.codec import order_key
+from durable_streams_tw.storage.queries import Page, list_streams
 from tests.storage.store_rig import StoreRig, put
 
 # Names around every length at which a key changes its form, alike in their beginnings.

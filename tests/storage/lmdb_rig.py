@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from durable_streams_tw.protocol.limits import KIB, MAX_PRODUCERS, SWEEP_INTERVAL
-from durable_streams_tw.storage.interfaces import IStreamStore
-from durable_streams_tw.storage.lmdbstore import LMDBStore
+from durable_streams_tw.storage.api import IStreamStore
+from durable_streams_tw.storage.durable.store import LMDBStore
 from tests.storage.inline_lanes import InlineLanes
 from tests.storage.soundness import assert_sound_directory
 from tests.storage.store_rig import StoreRig

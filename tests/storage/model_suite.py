@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.offsets import NOW
-from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
-from durable_streams_tw.protocol.requests import Delete
-from durable_streams_tw.protocol.state import FOR_EVER, Lifetime, StreamState
-from durable_streams_tw.storage.interfaces import Chunk, Command, Outcome
+from durable_streams_tw.protocol.streams.commands import Delete
+from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
+from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime, StreamState
+from durable_streams_tw.storage.api import Chunk, Command, Outcome
 from tests.storage.store_model import Model, Stream
 from tests.storage.store_rig import JSON, TEXT, StoreRig, post, put
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from durable_streams_tw.protocol.errors import Problem
-from durable_streams_tw.protocol.outcomes import Appended
+from durable_streams_tw.protocol.streams.outcomes import Appended
 from tests.storage.store_rig import StoreRig, post, put
 
 MOST = 3

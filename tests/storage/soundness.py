@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage.check import check, check_directory
-from durable_streams_tw.storage.keyspace import Keyspace
+from durable_streams_tw.storage.admin.fsck.store import check, check_directory
+from durable_streams_tw.storage.engine.kv import Keyspace
 
 
 def assert_sound(case: SynchronousTestCase, keyspace: Keyspace) -> None:

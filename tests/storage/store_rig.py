@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.protocol import bodies, content_types, json_mode
+from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
-from durable_streams_tw.protocol.producers import ProducerClaim
-from durable_streams_tw.protocol.requests import Append, Create, Delete
-from durable_streams_tw.protocol.state import FOR_EVER, Lifetime, StreamState
-from durable_streams_tw.storage.interfaces import Change, Chunk, Command, IStreamStore, Outcome
+from durable_streams_tw.protocol.streams import bodies
+from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
+from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
+from durable_streams_tw.protocol.streams.producers import ProducerClaim
+from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime, StreamState
+from durable_streams_tw.storage.api import Change, Chunk, Command, IStreamStore, Outcome
 
 if TYPE_CHECKING:
     _Base = SynchronousTestCase

@@ -9,15 +9,8 @@ from twisted.internet.defer import Deferred
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import MAX_EXPLICIT_STREAMS, MAX_WAKE_STREAMS
-from durable_streams_tw.protocol.state import Lifetime
-from durable_streams_tw.protocol.subscription_outcomes import (
-    Claimed,
-    Relinked,
-    Settled,
-    Subscribed,
-    Unsubscribed,
-)
-from durable_streams_tw.protocol.subscription_requests import (
+from durable_streams_tw.protocol.streams.state import Lifetime
+from durable_streams_tw.protocol.subscriptions.commands import (
     Ack,
     Claim,
     Delivered,
@@ -31,7 +24,14 @@ from durable_streams_tw.protocol.subscription_requests import (
     Unsubscribe,
     config_digest,
 )
-from durable_streams_tw.protocol.subscriptions import (
+from durable_streams_tw.protocol.subscriptions.outcomes import (
+    Claimed,
+    Relinked,
+    Settled,
+    Subscribed,
+    Unsubscribed,
+)
+from durable_streams_tw.protocol.subscriptions.state import (
     GONE,
     AlreadyClaimed,
     Config,
@@ -40,10 +40,15 @@ from durable_streams_tw.protocol.subscriptions import (
     Subscription,
     Wake,
 )
-from durable_streams_tw.storage.interfaces import Note
-from durable_streams_tw.storage.tables import CURSORS, SUBSCRIPTIONS, owned_range, subscription_key
-from durable_streams_tw.subscriptions.listing import Description, describe
-from tests.storage.commands import fork
+from durable_streams_tw.storage.api import Note
+from durable_streams_tw.storage.engine.tables import (
+    CURSORS,
+    SUBSCRIPTIONS,
+    owned_range,
+    subscription_key,
+)
+from durable_streams_tw.subscriptions.describe import Description, describe
+from tests.storage.command_builders import fork
 from tests.storage.store_rig import JSON, StoreRig, post, put
 
 LEASE = 1000

@@ -5,11 +5,12 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem
-from durable_streams_tw.protocol.state import StreamState
-from durable_streams_tw.protocol.subscription_requests import Result
-from durable_streams_tw.storage import lmdbstore, reading
-from durable_streams_tw.storage.lmdbstore import LMDBStore
-from durable_streams_tw.storage.transaction import BatchTransaction
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.protocol.subscriptions.commands import Result
+from durable_streams_tw.storage.durable import reader
+from durable_streams_tw.storage.durable import store as durable_store
+from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.transaction import BatchTransaction
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import JSON, post, put
 from tests.storage.subscription_suite import SubscriptionRig, SubscriptionSuite, subscribe
@@ -22,7 +23,7 @@ class CheckedSuiteTests(SubscriptionSuite, LMDBRig, SynchronousTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(lmdbstore, "INLINE_ACKS", 0)
+        self.patch(durable_store, "INLINE_ACKS", 0)
 
 
 class ManyAcksTests(SubscriptionRig, LMDBRig, SynchronousTestCase):
@@ -73,7 +74,7 @@ class ManyAcksTests(SubscriptionRig, LMDBRig, SynchronousTestCase):
         self.pending("wake")
         old = self.claimed().state
         self.settled(self.release(old))
-        self.patch(reading, "is_boundary", None)
+        self.patch(reader, "is_boundary", None)
         command = self.ack(old, *[(path, 4) for path in self.paths])
         self.assertRefused(Problem.FENCED, self.submit(command))
 

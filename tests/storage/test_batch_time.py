@@ -5,14 +5,14 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.limits import BATCH_TIME, RECORD_PAYLOAD
-from durable_streams_tw.protocol.outcomes import Created
-from durable_streams_tw.storage import committer as committing
-from durable_streams_tw.storage import records
-from durable_streams_tw.storage.apply import apply as carry_out
-from durable_streams_tw.storage.interfaces import Command, Outcome, Transaction
-from durable_streams_tw.storage.keyspace import KeyspaceFailed
-from durable_streams_tw.storage.lmdbstore import LMDBStore
-from tests.storage.commands import append, create, delete
+from durable_streams_tw.protocol.streams.outcomes import Created
+from durable_streams_tw.storage.api import Command, Outcome, Transaction
+from durable_streams_tw.storage.commands.streams import apply as carry_out
+from durable_streams_tw.storage.durable import committer as committing
+from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.kv import KeyspaceFailed
+from tests.storage.command_builders import append, create, delete
 from tests.storage.committer_case import CommitterCase
 from tests.storage.fake_keyspace import Fault
 from tests.storage.lmdb_rig import LMDBRig
@@ -85,7 +85,7 @@ class SweepTimeTests(CommitterCase):
     """What a sweep has no time for, the next step does."""
 
     def everything_is_gone(self) -> None:
-        self.assertEqual(set(self.keyspace.content), {records.META_KEY, records.NEXT_ID_KEY})
+        self.assertEqual(set(self.keyspace.content), {codec.META_KEY, codec.NEXT_ID_KEY})
 
     def test_streams_that_expire_together(self) -> None:
         self.step(*[create(f"s{number}", b"x", ttl=1) for number in range(100)])

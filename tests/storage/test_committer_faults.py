@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from durable_streams_tw.protocol.limits import SWEEP_RETRY
-from durable_streams_tw.protocol.outcomes import Appended
-from durable_streams_tw.storage import records
-from durable_streams_tw.storage.check import check
-from durable_streams_tw.storage.findings import Flaw
-from durable_streams_tw.storage.interfaces import Command
-from durable_streams_tw.storage.keyspace import KeyspaceFailed, KeyspaceFull
-from durable_streams_tw.storage.records import CorruptRecord
-from tests.storage.commands import append, close, create, delete, fork
+from durable_streams_tw.protocol.streams.outcomes import Appended
+from durable_streams_tw.storage.admin.fsck.findings import Flaw
+from durable_streams_tw.storage.admin.fsck.store import check
+from durable_streams_tw.storage.api import Command
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.codec import CorruptRecord
+from durable_streams_tw.storage.engine.kv import KeyspaceFailed, KeyspaceFull
+from tests.storage.command_builders import append, close, create, delete, fork
 from tests.storage.committer_case import CommitterCase
 from tests.storage.fake_keyspace import Fault, always, narrow, nth
 
@@ -333,23 +333,23 @@ class CorruptTests(CommitterCase):
         self.assertEqual(self.content("b"), b"0123xy")
 
     def test_stream_record(self) -> None:
-        self.damage(records.stream_key(self.id_of("a")))
+        self.damage(codec.stream_key(self.id_of("a")))
         self.check_others_go_on()
         outcomes = self.step(delete("a"), create("a"), fork("g", "a"))
         self.assertEqual(self.problems(outcomes), ["corrupt-record"] * 3)
 
     def test_path_record(self) -> None:
-        self.damage(records.path_key("a"))
+        self.damage(codec.path_key("a"))
         self.check_others_go_on()
 
     def test_path_of_no_stream(self) -> None:
-        del self.keyspace.content[records.stream_key(self.id_of("a"))]
+        del self.keyspace.content[codec.stream_key(self.id_of("a"))]
         self.also = {Flaw.PATH, Flaw.ORPHAN, Flaw.FORK}
         self.restart()
         self.check_others_go_on()
 
     def test_producer_record(self) -> None:
-        self.damage(records.producer_key(self.id_of("a"), 0, b"=p"))
+        self.damage(codec.producer_key(self.id_of("a"), 0, b"=p"))
         outcomes = self.step(
             append("a", b"?", producer=("p", 0, 1)),
             append("a", b"6", producer=("q", 0, 0)),
@@ -361,19 +361,19 @@ class CorruptTests(CommitterCase):
     def test_last_data_record(self) -> None:
         """It is not extended, for a new checksum would bless wrong bytes."""
         stream_id = self.id_of("a")
-        self.damage(records.data_key(stream_id, 0))
+        self.damage(codec.data_key(stream_id, 0))
         self.assertEqual(self.problems(self.step(append("a", b"67"))), [""])
         with self.assertRaises(CorruptRecord):
             self.content("a")
-        self.assertIn(records.data_key(stream_id, 6), self.keyspace.content)
+        self.assertIn(codec.data_key(stream_id, 6), self.keyspace.content)
 
     def test_last_data_record_missing_or_short(self) -> None:
         """A record that is not the whole of what lies behind it is not extended either."""
         self.also = {Flaw.DATA}
-        missing = records.data_key(self.id_of("a"), 0)
-        short = records.data_key(self.id_of("b"), 0)
+        missing = codec.data_key(self.id_of("a"), 0)
+        short = codec.data_key(self.id_of("b"), 0)
         del self.keyspace.content[missing]
-        self.keyspace.content[short] = records.pack_data(short, 0, b"01")
+        self.keyspace.content[short] = codec.pack_data(short, 0, b"01")
         self.restart()
         outcomes = self.step(append("a", b"67"), append("b", b"67"))
         self.assertEqual(self.problems(outcomes), ["", ""])
@@ -384,29 +384,29 @@ class CorruptTests(CommitterCase):
 
     def test_next_id(self) -> None:
         """Without it no stream is made: an id that is given twice would mix up two streams."""
-        self.damage(records.NEXT_ID_KEY)
+        self.damage(codec.NEXT_ID_KEY)
         outcomes = self.step(create("c"), append("b", b"x"), fork("g", "b"))
         self.assertEqual(self.problems(outcomes), ["corrupt-record", "", "corrupt-record"])
-        del self.keyspace.content[records.NEXT_ID_KEY]
+        del self.keyspace.content[codec.NEXT_ID_KEY]
         self.restart()
         self.assertEqual(self.problems(self.step(create("c"))), ["corrupt-record"])
 
     def test_no_trace(self) -> None:
         """A fork whose source cannot be read cannot be counted out, so it stays."""
-        self.damage(records.stream_key(self.id_of("a")))
+        self.damage(codec.stream_key(self.id_of("a")))
         content = self.keyspace.content
         outcomes = self.step(delete("f"), append("b", b"x"))
         self.assertEqual(self.problems(outcomes), ["corrupt-record", ""])
         self.assertIsNotNone(self.state("f"))
         changed = {key for key in content if content[key] != self.keyspace.content.get(key)}
         number = self.id_of("b")
-        written = {records.stream_key(number), records.data_key(number, 0), records.NEXT_ID_KEY}
+        written = {codec.stream_key(number), codec.data_key(number, 0), codec.NEXT_ID_KEY}
         self.assertEqual(changed, written)
 
     def test_sweep_goes_on(self) -> None:
         """A stream that cannot be read does not stop the others from ending."""
         self.step(create("t2", ttl=1), create("t3", ttl=2))
-        self.damage(records.stream_key(self.id_of("t")))
+        self.damage(codec.stream_key(self.id_of("t")))
         self.now += 1000
         self.sweep()
         self.assertIsNone(self.state("t2"))
@@ -421,6 +421,6 @@ class CorruptTests(CommitterCase):
     def test_accesses_go_on(self) -> None:
         self.step(create("t2", ttl=5))
         bad, good = self.id_of("t"), self.id_of("t2")
-        self.damage(records.stream_key(bad))
+        self.damage(codec.stream_key(bad))
         committed = self.committer.write_accesses([(bad, self.now + 1), (good, self.now + 1)])
         self.assertEqual((committed.failed, set(committed.published)), (False, {"t2"}))

@@ -12,21 +12,21 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.protocol.bodies import Body
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import RECORD_PAYLOAD
-from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
-from durable_streams_tw.protocol.requests import Create, Delete, ForkRequest
-from durable_streams_tw.protocol.state import FOR_EVER, Lifetime, StreamState
-from durable_streams_tw.storage import reading
-from durable_streams_tw.storage.access import AccessTimes
-from durable_streams_tw.storage.apply import apply
-from durable_streams_tw.storage.committer import Committer
-from durable_streams_tw.storage.format import recognise
-from durable_streams_tw.storage.interfaces import Command, Outcome
-from durable_streams_tw.storage.keyspace import KeyspaceFailed, KeyspaceFull
-from durable_streams_tw.storage.memory import MemoryStore
-from tests.storage.commands import BYTES, JSON, append, create
+from durable_streams_tw.protocol.streams.bodies import Body
+from durable_streams_tw.protocol.streams.commands import Create, Delete, ForkRequest
+from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
+from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime, StreamState
+from durable_streams_tw.storage.access_times import AccessTimes
+from durable_streams_tw.storage.api import Command, Outcome
+from durable_streams_tw.storage.commands.streams import apply
+from durable_streams_tw.storage.durable import reader
+from durable_streams_tw.storage.durable.committer import Committer
+from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.engine.kv import KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.memory.store import MemoryStore
+from tests.storage.command_builders import BYTES, JSON, append, create
 from tests.storage.fake_keyspace import FakeKeyspace, Fault, nth
 from tests.storage.soundness import assert_sound
 
@@ -206,15 +206,15 @@ class ModelTests(SynchronousTestCase):
     def compare(self) -> None:
         assert_sound(self, self.keyspace)
         with self.keyspace.snapshot() as view:
-            lookup = reading.lookup_in(view)
+            lookup = reader.lookup_in(view)
             for path in PATHS:
-                record = reading.load_stream_at(view, path)
+                record = reader.load_stream_at(view, path)
                 state = None if record is None else record.state
                 known = self.model.stream_at(path)
                 self.assertEqual(self.described(state), self.described(known), path)
                 if state is not None and known is not None:
                     self.assertEqual(
-                        reading.gather(view, lookup, state, 0, state.tail, state.tail),
+                        reader.gather(view, lookup, state, 0, state.tail, state.tail),
                         self.model.gather(known, 0, known.tail),
                         path,
                     )

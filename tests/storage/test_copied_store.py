@@ -6,8 +6,8 @@ import shutil
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage.backup import back_up
-from durable_streams_tw.storage.restoring import restore
+from durable_streams_tw.storage.admin.backup import back_up
+from durable_streams_tw.storage.admin.restore import restore
 from tests.storage.incarnation_suite import IncarnationSuite, offset
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import START, post, put

@@ -12,8 +12,8 @@ from typing import Any
 import lmdb
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage.interfaces import StoreUnusable
-from durable_streams_tw.storage.lmdbstore import LMDBStore
+from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.durable.store import LMDBStore
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import post, put
 

@@ -7,9 +7,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage import forking
-from durable_streams_tw.storage.interfaces import IStreamStore
-from durable_streams_tw.storage.memory import MemoryStore
+from durable_streams_tw.storage.api import IStreamStore
+from durable_streams_tw.storage.commands import forks
+from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage.fork_model import ForkSuite
 
 
@@ -40,4 +40,4 @@ class CountedForkTests(MemoryForkTests):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(forking, "FORK_INLINE_COUNT", -1)
+        self.patch(forks, "FORK_INLINE_COUNT", -1)

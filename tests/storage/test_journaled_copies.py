@@ -14,25 +14,26 @@ from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.limits import KIB
-from durable_streams_tw.storage import checkpoint, records
-from durable_streams_tw.storage.backup import back_up, read_manifest
-from durable_streams_tw.storage.census import count
-from durable_streams_tw.storage.check import check_directory
-from durable_streams_tw.storage.copies import Flawed, Progress
-from durable_streams_tw.storage.directory import Claim
-from durable_streams_tw.storage.findings import Flaw
-from durable_streams_tw.storage.inspection import Inspection
-from durable_streams_tw.storage.interfaces import StoreUnusable
-from durable_streams_tw.storage.journal import JOURNAL_FILES
-from durable_streams_tw.storage.journal_entries import Entry, pack_entry
-from durable_streams_tw.storage.journaled_keyspace import JournaledKeyspace
-from durable_streams_tw.storage.keyspace import KeyspaceFailed, KeyspaceFull
-from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LMDBKeyspace
-from durable_streams_tw.storage.lmdbstore import LMDBStore
-from durable_streams_tw.storage.restoring import compact, restore
+from durable_streams_tw.storage.admin.backup import back_up, read_manifest
+from durable_streams_tw.storage.admin.copy import Flawed, Progress
+from durable_streams_tw.storage.admin.data_dir import Claim
+from durable_streams_tw.storage.admin.fsck.findings import Flaw
+from durable_streams_tw.storage.admin.fsck.store import check_directory
+from durable_streams_tw.storage.admin.inspect import Inspection
+from durable_streams_tw.storage.admin.restore import compact, restore
+from durable_streams_tw.storage.admin.stats import count
+from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.kv import KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LMDBKeyspace
+from durable_streams_tw.storage.engine.wal import checkpoint
+from durable_streams_tw.storage.engine.wal.engine import JournaledKeyspace
+from durable_streams_tw.storage.engine.wal.files import JOURNAL_FILES
+from durable_streams_tw.storage.engine.wal.format import Entry, pack_entry
+from tests.storage.admin.test_backup import NOW, quiet
 from tests.storage.lmdb_rig import LMDBRig, scratch_directory
 from tests.storage.store_rig import post, put
-from tests.storage.test_backup import NOW, quiet
 
 _JOURNAL = 256 * KIB
 
@@ -238,8 +239,8 @@ class BegunAheadTests(SynchronousTestCase):
         with Inspection(self.directory) as store, store.snapshot() as view:
             tails = {
                 state.path: state.tail
-                for key, value in view.scan(*records.STREAMS)
-                for state in [records.unpack_stream(bytes(key), value).state]
+                for key, value in view.scan(*codec.STREAMS)
+                for state in [codec.unpack_stream(bytes(key), value).state]
             }
             return view.version, tails
 
@@ -252,7 +253,7 @@ class BegunAheadTests(SynchronousTestCase):
             keyspace = self.keyspace()
             self.assertEqual(keyspace.unfolded(), 0)
             batch = keyspace.begin()
-            batch.put(records.META_KEY, bytes(batch.get(records.META_KEY) or b""))
+            batch.put(codec.META_KEY, bytes(batch.get(codec.META_KEY) or b""))
             self.assertEqual(batch.commit(), number)
             # As a crash leaves it.
             keyspace.close()
@@ -265,9 +266,9 @@ class BegunAheadTests(SynchronousTestCase):
         with mock.patch.object(checkpoint, "put_down", side_effect=KeyspaceFull("by plan")):
             keyspace = self.keyspace()
             with keyspace.snapshot() as view:
-                self.assertEqual(sum(1 for _ in view.scan(*records.STREAMS)), len(tails))
+                self.assertEqual(sum(1 for _ in view.scan(*codec.STREAMS)), len(tails))
             batch = keyspace.begin()
-            batch.put(records.META_KEY, b"")
+            batch.put(codec.META_KEY, b"")
             self.assertRaises(KeyspaceFull, batch.commit)
             keyspace.close()
         self.assertEqual(self.state(), (version, tails))

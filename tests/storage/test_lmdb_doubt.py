@@ -7,12 +7,12 @@ from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem
-from durable_streams_tw.protocol.outcomes import Appended
-from durable_streams_tw.protocol.requests import Delete
-from durable_streams_tw.storage.interfaces import Chunk
-from durable_streams_tw.storage.keyspace import WriteBatch
-from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace
-from durable_streams_tw.storage.lmdbstore import LMDBStore, _Seen
+from durable_streams_tw.protocol.streams.commands import Delete
+from durable_streams_tw.protocol.streams.outcomes import Appended
+from durable_streams_tw.storage.api import Chunk
+from durable_streams_tw.storage.durable.store import LMDBStore, _Seen
+from durable_streams_tw.storage.engine.kv import WriteBatch
+from durable_streams_tw.storage.engine.lmdb import LMDBKeyspace
 from tests.storage.failing_files import SUPPORTED, break_journal, break_meta, pages_fail
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import post, put

@@ -21,29 +21,31 @@ from durable_streams_tw.protocol.limits import (
     SWEEP_INTERVAL,
 )
 from durable_streams_tw.protocol.offsets import NOW
-from durable_streams_tw.protocol.outcomes import Created
-from durable_streams_tw.protocol.requests import Delete
-from durable_streams_tw.protocol.state import Lifetime, StreamState
-from durable_streams_tw.storage import chores, lmdbstore, reading, records
-from durable_streams_tw.storage.check import check_directory
-from durable_streams_tw.storage.committer import Committed
-from durable_streams_tw.storage.interfaces import (
+from durable_streams_tw.protocol.streams.commands import Delete
+from durable_streams_tw.protocol.streams.outcomes import Created
+from durable_streams_tw.protocol.streams.state import Lifetime, StreamState
+from durable_streams_tw.storage.admin.fsck.store import check_directory
+from durable_streams_tw.storage.api import (
     Chunk,
     Command,
     IStreamStore,
     Outcome,
     StoreUnusable,
 )
-from durable_streams_tw.storage.journal import JOURNAL_FILES
-from durable_streams_tw.storage.listing import Page, list_streams
-from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE, LMDBKeyspace
-from durable_streams_tw.storage.lmdbstore import LMDBStore
+from durable_streams_tw.storage.durable import background, reader
+from durable_streams_tw.storage.durable import store as durable_store
+from durable_streams_tw.storage.durable.committer import Committed
+from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LMDBKeyspace
+from durable_streams_tw.storage.engine.wal.files import JOURNAL_FILES
+from durable_streams_tw.storage.queries import Page, list_streams
 from tests.storage.inline_lanes import InlineLanes
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import JSON, START, post, put
 
 # What a store without streams has.
-_EMPTY = [records.JOURNAL_KEY, records.META_KEY, records.NEXT_ID_KEY]
+_EMPTY = [codec.JOURNAL_KEY, codec.META_KEY, codec.NEXT_ID_KEY]
 
 
 class _Case(LMDBRig, SynchronousTestCase):
@@ -74,7 +76,7 @@ class _Case(LMDBRig, SynchronousTestCase):
     def touched_at(self, path: str = "a") -> int:
         """When the disk says that a stream was last used."""
         with self.store._keyspace.snapshot() as view:
-            record = reading.load_stream_at(view, path)
+            record = reader.load_stream_at(view, path)
             assert record is not None
             return record.state.touched_at
 
@@ -92,14 +94,14 @@ class BatchTests(_Case):
         self.assertEqual(sizes, [101, 1])
 
     def test_bounded_in_bytes(self) -> None:
-        self.patch(lmdbstore, "MAX_BATCH", 1000)
+        self.patch(durable_store, "MAX_BATCH", 1000)
         sizes = self.count_steps()
         self.submit_all(put(), *[post(b"x" * size) for size in (400, 600, 1, 5000, 999, 1, 1)])
         self.assertEqual(sizes, [3, 1, 1, 2, 1])
         self.assertEqual(len(self.content()), 7002)
 
     def test_bounded_in_number(self) -> None:
-        self.patch(lmdbstore, "MAX_BATCH_COMMANDS", 4)
+        self.patch(durable_store, "MAX_BATCH_COMMANDS", 4)
         sizes = self.count_steps()
         self.submit_all(put(), *[post(b"%d" % number) for number in range(9)])
         self.assertEqual(sizes, [4, 4, 2])
@@ -133,7 +135,7 @@ class BatchTests(_Case):
     def test_too_much_at_once(self) -> None:
         """In bytes or in number: what does not fit is sent away, what queued goes on."""
         self.submit(put())
-        self.patch(lmdbstore, "MAX_QUEUE", 1000)
+        self.patch(durable_store, "MAX_QUEUE", 1000)
         first = self.store.submit(post(b"x" * 900))
         refusal = self.assertRefused(
             Problem.OVERLOADED, self.successResultOf(self.store.submit(post(b"y" * 101)))
@@ -143,7 +145,7 @@ class BatchTests(_Case):
         self.lanes.drain()
         for answered in (first, second):
             self.assertNotIsInstance(self.successResultOf(answered), Refusal)
-        self.patch(lmdbstore, "MAX_QUEUED_COMMANDS", 2)
+        self.patch(durable_store, "MAX_QUEUED_COMMANDS", 2)
         answers = [self.store.submit(post(b"w")) for _ in range(3)]
         self.lanes.drain()
         self.assertRefused(Problem.OVERLOADED, self.successResultOf(answers[2]))
@@ -360,7 +362,7 @@ class HousekeepingTests(_Case):
 
     def test_accesses_are_written_in_steps(self) -> None:
         """Each waits for the one before, so that commands go between; at the end none waits."""
-        self.patch(chores, "ACCESS_STEP", 2)
+        self.patch(background, "ACCESS_STEP", 2)
         paths = [f"a{number}" for number in range(5)]
         self.submit_all(*[put(path, lifetime=Lifetime(ttl=100)) for path in paths])
         self.now += 1
@@ -525,15 +527,15 @@ class DirectoryTests(_Case):
         self.result(self.store.close())
         keyspace = LMDBKeyspace(self.directory)
         batch = keyspace.begin()
-        newer = records.Meta(records.FORMAT + 1, "9.9", 0)
-        batch.put(records.META_KEY, records.pack_meta(newer))
+        newer = codec.Meta(codec.FORMAT + 1, "9.9", 0)
+        batch.put(codec.META_KEY, codec.pack_meta(newer))
         batch.commit()
         keyspace.close()
         for _ in range(2):
             self.assertUnusable("was written by version 9.9")
         keyspace = LMDBKeyspace(self.directory)
         batch = keyspace.begin()
-        batch.put(records.META_KEY, records.pack_meta(records.Meta(records.FORMAT, "9", 0)))
+        batch.put(codec.META_KEY, codec.pack_meta(codec.Meta(codec.FORMAT, "9", 0)))
         batch.commit()
         keyspace.close()
         self.store = self.open_store()
@@ -597,7 +599,7 @@ class DamageTests(_Case):
         self.stream_id = self.look().id
 
     def test_bytes(self) -> None:
-        self.damage(records.data_key(self.stream_id, RECORD_PAYLOAD))
+        self.damage(codec.data_key(self.stream_id, RECORD_PAYLOAD))
         for offset, limit in ((0, 2**20), (RECORD_PAYLOAD, 1), (20_000, 10)):
             self.assertCorrupt(self.result(self.store.read("a", offset, limit)))
         self.assertEqual(self.read(0, RECORD_PAYLOAD).data, b"x" * RECORD_PAYLOAD)
@@ -607,7 +609,7 @@ class DamageTests(_Case):
         self.assertEqual(self.content("b"), b"y")
 
     def test_stream(self) -> None:
-        self.damage(records.stream_key(self.stream_id))
+        self.damage(codec.stream_key(self.stream_id))
         for outcome in (
             self.result(self.store.look("a")),
             self.result(self.store.read("a", 0, 10)),
@@ -618,13 +620,13 @@ class DamageTests(_Case):
         self.appended(post(b"z", "b"))
 
     def test_path(self) -> None:
-        self.damage(records.path_key("a"))
+        self.damage(codec.path_key("a"))
         self.assertCorrupt(self.result(self.store.read("a", 0, 10)))
         self.assertCorrupt(self.submit(put()))
         self.assertEqual(self.content("b"), b"y")
 
     def test_listing(self) -> None:
-        for key in (records.stream_key(self.stream_id), records.path_key("a")):
+        for key in (codec.stream_key(self.stream_id), codec.path_key("a")):
             self.damage(key)
             for after, listed, unreadable in (("", ["b"], ("a",)), ("a", ["b"], ())):
                 page = self.result(self.store.ask(partial(list_streams, after=after)))
@@ -632,4 +634,4 @@ class DamageTests(_Case):
                 self.assertEqual([state.path for state in page.streams], listed)
                 self.assertEqual(page.unreadable, unreadable)
             self.damage(key)
-        self.damage(records.path_key("a"))
+        self.damage(codec.path_key("a"))

@@ -7,9 +7,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage import records
-from durable_streams_tw.storage.interfaces import IStreamStore
-from durable_streams_tw.storage.lmdb_keyspace import LMDBKeyspace
+from durable_streams_tw.storage.api import IStreamStore
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.lmdb import LMDBKeyspace
 from tests.storage.fork_model import ForkSuite
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_suite import StoreSuite
@@ -44,7 +44,7 @@ class LMDBForkTests(LMDBRig, ForkSuite, SynchronousTestCase):
         keyspace.close()
         self.assertEqual(len([key for key in left if key[:1] == b"s"]), streams)
         self.assertEqual(len([key for key in left if key[:1] in b"dgq"]), 0)
-        self.assertIn(records.META_KEY, left)
+        self.assertIn(codec.META_KEY, left)
 
     def now_of(self, deferred: Deferred[Any]) -> Any:
         return self.result(deferred)

@@ -7,10 +7,10 @@ from functools import partial
 from random import Random
 
 from durable_streams_tw.protocol.limits import OWNED_AHEAD
-from durable_streams_tw.storage import recording
-from durable_streams_tw.storage.interfaces import Command
-from durable_streams_tw.storage.tables import SUBSCRIPTIONS, subscription_key
-from tests.storage.commands import create, delete
+from durable_streams_tw.storage.api import Command
+from durable_streams_tw.storage.engine import record_access
+from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
+from tests.storage.command_builders import create, delete
 from tests.storage.committer_case import CommitterCase
 from tests.storage.subscription_suite import subscribe
 
@@ -31,7 +31,7 @@ class PendingBoundsTests(CommitterCase):
     def idle(self) -> bool:
         """Whether the subscription is idle on the disk."""
         with self.keyspace.snapshot() as view:
-            state = recording.load(view, SUBSCRIPTIONS, subscription_key("s"))
+            state = record_access.load(view, SUBSCRIPTIONS, subscription_key("s"))
         assert state is not None
         return state.idle
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.protocol.producers import Generation
-from durable_streams_tw.storage import records
-from durable_streams_tw.storage.interfaces import IStreamStore
-from durable_streams_tw.storage.lmdbstore import LMDBStore
-from durable_streams_tw.storage.memory import MemoryStore
-from durable_streams_tw.storage.records import StreamRecord, producer_key
-from tests.storage.commands import append, create, delete
+from durable_streams_tw.protocol.streams.producers import Generation
+from durable_streams_tw.storage.api import IStreamStore
+from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.codec import StreamRecord, producer_key
+from durable_streams_tw.storage.memory.store import MemoryStore
+from tests.storage.command_builders import append, create, delete
 from tests.storage.committer_case import CommitterCase
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.producer_suite import MOST, ProducerSuite
@@ -67,7 +67,7 @@ class LMDBProducerTests(ProducerSuite, LMDBRig, SynchronousTestCase):
         self.sweep(self.store)
         self.assertLessEqual(self.producers(), 2 * MOST)
         with self.store._keyspace.snapshot() as view:
-            self.assertEqual(list(view.scan(*records.GARBAGE)), [])
+            self.assertEqual(list(view.scan(*codec.GARBAGE)), [])
         self.restart()
         self.assertTrue(self.known("p99"))
 
@@ -79,9 +79,7 @@ class ProducerRecordTests(CommitterCase):
 
     def producers(self) -> list[tuple[int, bytes]]:
         """Generation and name of each, in order."""
-        return [
-            records.producer_of(key) for key in sorted(self.keyspace.content) if key[:1] == b"q"
-        ]
+        return [codec.producer_of(key) for key in sorted(self.keyspace.content) if key[:1] == b"q"]
 
     def append(self, *names: str, seq: int = 0) -> None:
         self.step(*[append("a", b"x", producer=(name, 0, seq)) for name in names])
@@ -111,13 +109,13 @@ class ProducerRecordTests(CommitterCase):
         assert state is not None
         for number in range(20):
             key = producer_key(state.id, 0, b"=p%d" % number)
-            self.keyspace.content[key] = records.seal(key, b"\x92\x00\x00")
-        key = records.stream_key(state.id)
+            self.keyspace.content[key] = codec.seal(key, b"\x92\x00\x00")
+        key = codec.stream_key(state.id)
         with self.keyspace.snapshot() as view:
-            old = records.unpack_stream(key, bytes(view.get(key) or b""))
-        packed = records.pack_stream(StreamRecord(old.state, old.indexed_at, old.last_start))
+            old = codec.unpack_stream(key, bytes(view.get(key) or b""))
+        packed = codec.pack_stream(StreamRecord(old.state, old.indexed_at, old.last_start))
         # A record of three fields: the last one is the generation.
-        self.keyspace.content[key] = records.seal(key, b"\x93" + packed[1:-3])
+        self.keyspace.content[key] = codec.seal(key, b"\x93" + packed[1:-3])
         self.restart()
         self.append(*[f"p{number}" for number in range(20)])
         self.assertEqual(self.content("a"), b"", "all are known")
@@ -138,7 +136,7 @@ class ProducerRecordTests(CommitterCase):
         self.append(*[f"p{number}" for number in range(20)])
         self.step(delete("a"))
         self.sweep()
-        self.assertEqual(set(self.keyspace.content), {records.META_KEY, records.NEXT_ID_KEY})
+        self.assertEqual(set(self.keyspace.content), {codec.META_KEY, codec.NEXT_ID_KEY})
 
     def test_forgotten_is_freed_in_steps(self) -> None:
         self.step(create("a"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from durable_streams_tw.protocol.errors import Problem
-from durable_streams_tw.protocol.subscription_requests import Claim, Subscribe, Unsubscribe
-from durable_streams_tw.protocol.subscriptions import Subscription
-from durable_streams_tw.storage import records
-from durable_streams_tw.storage.keyspace import KeyspaceFailed
-from durable_streams_tw.storage.recording import load
-from durable_streams_tw.storage.tables import SUBSCRIPTIONS, subscription_key
-from tests.storage.commands import JSON, append, create
+from durable_streams_tw.protocol.subscriptions.commands import Claim, Subscribe, Unsubscribe
+from durable_streams_tw.protocol.subscriptions.state import Subscription
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.kv import KeyspaceFailed
+from durable_streams_tw.storage.engine.record_access import load
+from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
+from tests.storage.command_builders import JSON, append, create
 from tests.storage.committer_case import CommitterCase
 from tests.storage.fake_keyspace import Fault, nth
 from tests.storage.subscription_suite import subscribe
@@ -100,7 +100,7 @@ class CorruptTests(CommitterCase):
     def test_damaged_wake_stream(self) -> None:
         """The append is done, and the wake waits."""
         self.step(create("wake", content_type=JSON), subscribe("s", "a"), create("a"))
-        (key,) = [k for k in self.keyspace.content if k == records.path_key("wake")]
+        (key,) = [k for k in self.keyspace.content if k == codec.path_key("wake")]
         self.keyspace.content[key] = b"nonsense"
         self.restart()
         self.assertEqual(self.problems(self.step(append("a", b"x"))), [""])

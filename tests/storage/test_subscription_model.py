@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
-from durable_streams_tw.protocol.subscription_outcomes import Claimed, Settled, Subscribed
-from durable_streams_tw.protocol.subscription_requests import (
+from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
+from durable_streams_tw.protocol.subscriptions.commands import (
     Ack,
     Claim,
     Delivered,
@@ -31,16 +30,17 @@ from durable_streams_tw.protocol.subscription_requests import (
     UnlinkStream,
     Unsubscribe,
 )
-from durable_streams_tw.protocol.subscriptions import Kind, Proof, Subscription, Wake
-from durable_streams_tw.storage.access import AccessTimes
-from durable_streams_tw.storage.committer import Committer
-from durable_streams_tw.storage.format import recognise
-from durable_streams_tw.storage.interfaces import Command, Outcome
-from durable_streams_tw.storage.keyspace import KeyspaceFailed, KeyspaceFull
-from durable_streams_tw.storage.memory import MemoryStore
-from durable_streams_tw.storage.recording import scan
-from durable_streams_tw.storage.tables import CURSORS, SUBSCRIPTIONS
-from tests.storage.commands import JSON, append, create, delete
+from durable_streams_tw.protocol.subscriptions.outcomes import Claimed, Settled, Subscribed
+from durable_streams_tw.protocol.subscriptions.state import Kind, Proof, Subscription, Wake
+from durable_streams_tw.storage.access_times import AccessTimes
+from durable_streams_tw.storage.api import Command, Outcome
+from durable_streams_tw.storage.durable.committer import Committer
+from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.engine.kv import KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.engine.record_access import scan
+from durable_streams_tw.storage.engine.tables import CURSORS, SUBSCRIPTIONS
+from durable_streams_tw.storage.memory.store import MemoryStore
+from tests.storage.command_builders import JSON, append, create, delete
 from tests.storage.fake_keyspace import FakeKeyspace, Fault, nth
 from tests.storage.soundness import assert_sound
 from tests.storage.subscription_suite import subscribe

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage.interfaces import IStreamStore
-from durable_streams_tw.storage.memory import MemoryStore
+from durable_streams_tw.storage.api import IStreamStore
+from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.subscription_suite import SubscriptionSuite
 

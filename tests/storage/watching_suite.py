@@ -7,10 +7,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from durable_streams_tw.protocol.outcomes import Appended, Created
-from durable_streams_tw.protocol.requests import Delete
-from durable_streams_tw.protocol.state import Lifetime
-from durable_streams_tw.storage.interfaces import Change, Outcome
+from durable_streams_tw.protocol.streams.commands import Delete
+from durable_streams_tw.protocol.streams.outcomes import Appended, Created
+from durable_streams_tw.protocol.streams.state import Lifetime
+from durable_streams_tw.storage.api import Change, Outcome
 from tests.storage.store_rig import JSON, StoreRig, post, put
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from durable_streams_tw.protocol import content_types
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.offsets import offset_bytes
-from durable_streams_tw.protocol.outcomes import Appended, Created, Deleted
-from durable_streams_tw.protocol.producers import ProducerClaim, ProducerState
-from durable_streams_tw.protocol.requests import Append, Delete
-from durable_streams_tw.protocol.state import Lifetime
-from durable_streams_tw.storage.interfaces import Outcome
+from durable_streams_tw.protocol.streams.commands import Append, Delete
+from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
+from durable_streams_tw.protocol.streams.producers import ProducerClaim, ProducerState
+from durable_streams_tw.protocol.streams.state import Lifetime
+from durable_streams_tw.storage.api import Outcome
 from tests.storage.store_rig import JSON, START, StoreRig, post, put
 
 

@@ -11,17 +11,17 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.subscription_requests import Ack, Claim, Settle, Subscribe
-from durable_streams_tw.protocol.subscriptions import Kind, Proof, Subscription, Wake
-from durable_streams_tw.storage.interfaces import Command, IStreamStore, Outcome
-from durable_streams_tw.storage.memory import MemoryStore
-from durable_streams_tw.storage.tables import SUBSCRIPTIONS, subscription_key
-from durable_streams_tw.subscriptions.calling import Answered
+from durable_streams_tw.protocol.subscriptions.commands import Ack, Claim, Settle, Subscribe
+from durable_streams_tw.protocol.subscriptions.state import Kind, Proof, Subscription, Wake
+from durable_streams_tw.storage.api import Command, IStreamStore, Outcome
+from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
+from durable_streams_tw.storage.memory.store import MemoryStore
+from durable_streams_tw.subscriptions.delivery import Deliveries
 from durable_streams_tw.subscriptions.keyring import Keyring
+from durable_streams_tw.subscriptions.scheduler import Wakes
 from durable_streams_tw.subscriptions.tokens import Tokens
-from durable_streams_tw.subscriptions.wakes import Wakes
-from durable_streams_tw.subscriptions.webhooks import Deliveries
-from tests.storage.commands import append, create
+from durable_streams_tw.subscriptions.webhook_client import Answered
+from tests.storage.command_builders import append, create
 from tests.storage.subscription_suite import subscribe
 
 BASE = "https://streams.example/v1/stream/"

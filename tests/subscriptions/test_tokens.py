@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import TOKEN_LIFETIME
-from durable_streams_tw.protocol.subscriptions import (
+from durable_streams_tw.protocol.subscriptions.state import (
     Config,
     Kind,
     Proof,

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.server.operators import OperatorTree
+from durable_streams_tw.http.operators.resources import OperatorTree
 from durable_streams_tw.telemetry.health import (
     NOT_READY_FOR,
     READY_FOR,
@@ -16,7 +16,7 @@ from durable_streams_tw.telemetry.health import (
     Live,
     Ready,
 )
-from tests.server.house import Answer, Client, House
+from tests.http.house import Answer, Client, House
 
 
 class ProbeTests(SynchronousTestCase):

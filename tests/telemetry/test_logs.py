@@ -29,13 +29,13 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from durable_streams_tw.server.embedded import DurableStreams
-from durable_streams_tw.server.operators import OperatorTree
-from durable_streams_tw.subscriptions.calling import Caller
+from durable_streams_tw.embedded.api import DurableStreams
+from durable_streams_tw.http.operators.resources import OperatorTree
+from durable_streams_tw.subscriptions.webhook_client import Caller
 from durable_streams_tw.telemetry.health import Ready
 from durable_streams_tw.telemetry.logs import JSONLog, Lines, entry, line_of, to_file
 from durable_streams_tw.telemetry.metrics import Metrics
-from tests.server.house import MORNING, Client, at_once
+from tests.http.house import MORNING, Client, at_once
 from tests.service.black_box import PATIENCE, Foreground, command
 
 CANARY = "k4n4rienv0gel"

@@ -14,13 +14,13 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.server.embedded import DurableStreams
-from durable_streams_tw.server.operators import OperatorTree
-from durable_streams_tw.storage.lmdbstore import LMDBStore
-from durable_streams_tw.storage.meter import Distribution, Meter
+from durable_streams_tw.embedded.api import DurableStreams
+from durable_streams_tw.http.operators.resources import OperatorTree
+from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.metrics import Distribution, Meter
 from durable_streams_tw.telemetry import families
 from durable_streams_tw.telemetry.metrics import LEVELS_TIMEOUT, Metrics
-from tests.server.house import MORNING, ROOT, Answer, Client, at_once
+from tests.http.house import MORNING, ROOT, Answer, Client, at_once
 from tests.storage.inline_lanes import InlineLanes
 from tests.storage.lmdb_rig import scratch_directory
 

@@ -17,9 +17,9 @@ from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.server.embedded import DurableStreams
+from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.telemetry.tracing import QUIET, Tracing
-from tests.server.house import MORNING, Client
+from tests.http.house import MORNING, Client
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
@@ -171,7 +171,8 @@ class OffTests(SynchronousTestCase):
     def test_not_imported(self) -> None:
         """Nothing of the library is loaded by what makes the service."""
         program = (
-            "import sys, durable_streams_tw.service.maker, durable_streams_tw.service.operating;"
+            "import sys, durable_streams_tw.service.make_service;"
+            "import durable_streams_tw.service.operator_tree;"
             "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
         )
         self.assertEqual(subprocess.run([sys.executable, "-c", program]).returncode, 0)

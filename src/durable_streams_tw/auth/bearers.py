@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from durable_streams_tw.protocol.limits import MAX_BEARER
-from durable_streams_tw.protocol.requests import FieldMap
+from durable_streams_tw.protocol.streams.commands import FieldMap
 
 AUTHORIZATION: Final = b"authorization"
 _COOKIE: Final = b"cookie"

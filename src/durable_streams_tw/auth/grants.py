@@ -16,9 +16,9 @@ import msgspec
 from msgspec import Struct
 
 from durable_streams_tw.protocol.errors import Refused
-from durable_streams_tw.protocol.globs import MANY, Glob
 from durable_streams_tw.protocol.limits import MAX_GRANTS
 from durable_streams_tw.protocol.paths import check_name, is_reserved
+from durable_streams_tw.protocol.subscriptions.globs import MANY, Glob
 
 
 class Verb(Enum):

@@ -12,11 +12,13 @@ from typing import Final
 from msgspec import Struct
 
 from durable_streams_tw.auth.grants import Grants, Verb
-from durable_streams_tw.protocol import fields, paths, requests, subscription_requests
-from durable_streams_tw.protocol.control_paths import ControlPath, Place
-from durable_streams_tw.protocol.globs import parse_glob
-from durable_streams_tw.protocol.requests import FieldMap
-from durable_streams_tw.protocol.subscriptions import Kind
+from durable_streams_tw.protocol import headers, paths
+from durable_streams_tw.protocol.streams import commands
+from durable_streams_tw.protocol.streams.commands import FieldMap
+from durable_streams_tw.protocol.subscriptions import commands as subscriptions_commands
+from durable_streams_tw.protocol.subscriptions.control_paths import ControlPath, Place
+from durable_streams_tw.protocol.subscriptions.globs import parse_glob
+from durable_streams_tw.protocol.subscriptions.state import Kind
 
 _VERBS: Final = {
     b"GET": Verb.READ,
@@ -63,8 +65,8 @@ def allowed(
         return None
     if not grants.allow(verb, paths.stream_name(path)):
         return f"this needs {verb.value} on the stream"
-    if verb is Verb.CREATE and fields.STREAM_FORKED_FROM in header:
-        fork = requests.fork_request(header, root)
+    if verb is Verb.CREATE and headers.STREAM_FORKED_FROM in header:
+        fork = commands.fork_request(header, root)
         if fork is not None and not grants.allow(Verb.READ, fork.source):
             return "a fork needs read on its source"
     return None
@@ -75,7 +77,7 @@ def subscribing(grants: Grants, body: bytes) -> str | None:
 
     Raises `Refused` where the body is malformed.
     """
-    asked = subscription_requests.subscribe("-", body)
+    asked = subscriptions_commands.subscribe("-", body)
     if not Coverage(asked.config.pattern, asked.streams).allowed(grants):
         return "a subscription needs read and subscribe on every stream that it could ever match"
     wake_stream = asked.config.wake_stream
@@ -89,7 +91,7 @@ def linking(grants: Grants, body: bytes) -> str | None:
 
     Raises `Refused` where the body is malformed.
     """
-    return naming(grants, subscription_requests.link_streams("-", body).streams)
+    return naming(grants, subscriptions_commands.link_streams("-", body).streams)
 
 
 def naming(grants: Grants, streams: Iterable[str]) -> str | None:

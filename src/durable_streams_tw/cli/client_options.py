@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from durable_streams_tw.cli.registry import PROGRAM
 from durable_streams_tw.client.errors import BadTarget
-from durable_streams_tw.client.targets import DEFAULT_BASE, Target, target_of
+from durable_streams_tw.client.urls import DEFAULT_BASE, Target, target_of
 
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", re.ASCII)
 _SECONDS: Final = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -86,7 +86,7 @@ class Access(Struct, frozen=True):
         from twisted.web.client import Agent, HTTPConnectionPool
 
         from durable_streams_tw.client.streams import StreamClient
-        from durable_streams_tw.client.wire import Wire
+        from durable_streams_tw.client.transport import Wire
         from durable_streams_tw.outgoing.resolver import Resolver, ResolvingReactor
 
         pool = HTTPConnectionPool(reactor)

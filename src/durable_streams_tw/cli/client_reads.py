@@ -14,7 +14,7 @@ from msgspec import json
 from durable_streams_tw.cli.client_options import Access, for_client, json_option
 from durable_streams_tw.cli.client_run import NoReader, Output, run
 from durable_streams_tw.client.errors import about
-from durable_streams_tw.client.following import Batch, Live, catch_up, follow
+from durable_streams_tw.client.follow import Batch, Live, catch_up, follow
 from durable_streams_tw.client.messages import on_one_line
 from durable_streams_tw.client.streams import Info
 from durable_streams_tw.protocol import content_types

@@ -12,7 +12,7 @@ from durable_streams_tw.cli.client_options import Access, Duration, for_client, 
 from durable_streams_tw.cli.client_run import run
 from durable_streams_tw.client.producer import Producer
 from durable_streams_tw.client.streams import Info, StreamClient, Written
-from durable_streams_tw.client.targets import Target
+from durable_streams_tw.client.urls import Target
 from durable_streams_tw.protocol import content_types
 
 _expiry = (

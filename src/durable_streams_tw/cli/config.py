@@ -40,7 +40,7 @@ def check(**options: Any) -> None:
     try:
         endpoints(configuration)
         if configuration["auth"]:
-            from durable_streams_tw.service.authenticating import checkers
+            from durable_streams_tw.service.auth_checkers import checkers
 
             checkers(configuration)
     except BadConfiguration as bad:

@@ -31,7 +31,7 @@ def dev(**options: Any) -> None:
     """
     try:
         configuration = Configuration([CommandLine(given(options)), Preset(PRESET, "dev")])
-        from durable_streams_tw.service.foreground import serve
+        from durable_streams_tw.service.run import serve
 
         def greet(url: str) -> None:
             click.echo(greeting(url, console=configuration["console"]))

@@ -18,11 +18,11 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol import limits
-from durable_streams_tw.server.settings import Settings
 from durable_streams_tw.service.configuration import Configuration
-from durable_streams_tw.storage.directory import owner
-from durable_streams_tw.storage.lmdb_keyspace import DATA_FILE
+from durable_streams_tw.storage.admin.data_dir import owner
+from durable_streams_tw.storage.engine.lmdb import DATA_FILE
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE
 
 _FLUSHES: Final = 20

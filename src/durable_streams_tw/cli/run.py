@@ -27,7 +27,7 @@ def run(**options: Any) -> None:
     """
     configuration = configuration_of(options)
     # Twisted only now: settings that are wrong are refused at once.
-    from durable_streams_tw.service.foreground import serve
+    from durable_streams_tw.service.run import serve
 
     try:
         sys.exit(serve(configuration))

@@ -16,12 +16,12 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from durable_streams_tw.storage import backup, census, copies, restoring
-from durable_streams_tw.storage.directory import owner
-from durable_streams_tw.storage.findings import Finding
-from durable_streams_tw.storage.inspection import Inspection
-from durable_streams_tw.storage.interfaces import StoreUnusable
-from durable_streams_tw.storage.keyspace import KeyspaceFailed
+from durable_streams_tw.storage.admin import backup, copy, restore, stats
+from durable_streams_tw.storage.admin.data_dir import owner
+from durable_streams_tw.storage.admin.fsck.findings import Finding
+from durable_streams_tw.storage.admin.inspect import Inspection
+from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.engine.kv import KeyspaceFailed
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE
 
 #: What belongs to a store beside its data file, by the name in the data directory.
@@ -50,7 +50,7 @@ def main(argument: str) -> None:
     task = msgspec.json.decode(argument, type=Task)
     try:
         say("done", WORK[task.name](task))
-    except copies.Flawed as flawed:
+    except copy.Flawed as flawed:
         findings = [_plain(finding) for finding in flawed.findings]
         say("flawed", {"sentence": str(flawed), "count": flawed.count, "findings": findings})
     except (StoreUnusable, KeyspaceFailed) as error:
@@ -84,7 +84,7 @@ def _plain(finding: Finding) -> dict[str, str]:
     }
 
 
-def _teller() -> copies.Progress:
+def _teller() -> copy.Progress:
     last_at, last_what = 0.0, ""
 
     def progress(what: str, done: int, of: int) -> None:
@@ -105,7 +105,7 @@ def _check(task: Task) -> object:
     count = 0
     with Inspection(task.directory) as store:
         entries = store.figures().entries
-        for finding in copies.walk(store, task.deep, _teller()):
+        for finding in copy.walk(store, task.deep, _teller()):
             count += 1
             say("finding", _plain(finding))
     return {"entries": entries, "flaws": count, "owner": owner(task.directory)}
@@ -124,7 +124,7 @@ def _back_up(task: Task) -> object:
 
 
 def _restore(task: Task) -> object:
-    return restoring.restore(
+    return restore.restore(
         task.place,
         task.directory,
         _now(),
@@ -135,7 +135,7 @@ def _restore(task: Task) -> object:
 
 
 def _compact(task: Task) -> object:
-    return restoring.compact(task.directory, _teller(), even_flawed=task.even_flawed)
+    return restore.compact(task.directory, _teller(), even_flawed=task.even_flawed)
 
 
 def _stats(task: Task) -> object:
@@ -143,8 +143,8 @@ def _stats(task: Task) -> object:
     with Inspection(task.directory) as store:
         figures = store.figures()
         if not task.quick:
-            with copies.Watched(store, _teller(), "counting").snapshot() as view:
-                counted = census.count(view, task.top)
+            with copy.Watched(store, _teller(), "counting").snapshot() as view:
+                counted = stats.count(view, task.top)
     return {"owner": owner(task.directory), "store": figures, "counted": counted}
 
 

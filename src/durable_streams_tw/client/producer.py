@@ -16,8 +16,8 @@ from durable_streams_tw.client.errors import (
     about,
 )
 from durable_streams_tw.client.streams import StreamClient, Written, passing, written
-from durable_streams_tw.client.targets import Target
-from durable_streams_tw.client.wire import Answer
+from durable_streams_tw.client.transport import Answer
+from durable_streams_tw.client.urls import Target
 from durable_streams_tw.protocol.limits import MAX_SAFE_INTEGER, MAX_TOKEN
 
 _FORBIDDEN: Final = 403

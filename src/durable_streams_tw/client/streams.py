@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from msgspec import Struct
 from twisted.internet.task import deferLater
 
+from durable_streams_tw.client.backoff import Patience
 from durable_streams_tw.client.errors import (
     BadTarget,
     Broken,
@@ -21,9 +22,8 @@ from durable_streams_tw.client.errors import (
     problem_of,
     retry_after,
 )
-from durable_streams_tw.client.pauses import Patience
-from durable_streams_tw.client.targets import Target
-from durable_streams_tw.client.wire import Answer, Response, Wire
+from durable_streams_tw.client.transport import Answer, Response, Wire
+from durable_streams_tw.client.urls import Target
 
 T = TypeVar("T")
 

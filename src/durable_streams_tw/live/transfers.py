@@ -17,11 +17,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.live.piece_size import PieceSize
-from durable_streams_tw.live.subscribers import Sink
-from durable_streams_tw.live.tails import Tails
+from durable_streams_tw.live.registry import Tails
+from durable_streams_tw.live.sse.subscriber import Sink
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.storage.interfaces import Chunk, IStreamStore
+from durable_streams_tw.storage.api import Chunk, IStreamStore
 
 _log = Logger()
 

@@ -16,7 +16,7 @@ from bisect import bisect_left
 from msgspec.structs import replace
 
 from durable_streams_tw.protocol.limits import MAX_LINEAGE
-from durable_streams_tw.protocol.state import Lineage, StreamState
+from durable_streams_tw.protocol.streams.state import Lineage, StreamState
 
 
 def incarnation(state: StreamState, position: int) -> int:

@@ -18,7 +18,7 @@ from msgspec import Struct
 from durable_streams_tw.protocol import lineage
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_POSITION
-from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.protocol.streams.state import StreamState
 
 START: Final = 0
 """The position that the sentinel ``-1`` stands for."""

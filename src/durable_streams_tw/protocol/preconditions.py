@@ -13,14 +13,14 @@ from typing import Final
 
 from msgspec import Struct
 
-from durable_streams_tw.protocol import caching, fields
+from durable_streams_tw.protocol import caching, headers
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.lineage import incarnation
-from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.protocol.streams.state import StreamState
 
 #: The fields that make a request conditional, and that no request to change something ignores.
 #: If-Modified-Since and If-Range are for reading only (RFC 9110 §13.1.3, §13.1.5).
-CONDITIONAL: Final = (fields.IF_MATCH, fields.IF_NONE_MATCH, fields.IF_UNMODIFIED_SINCE)
+CONDITIONAL: Final = (headers.IF_MATCH, headers.IF_NONE_MATCH, headers.IF_UNMODIFIED_SINCE)
 
 _ANY: Final = b"*"
 _TAG: Final = rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
@@ -45,14 +45,14 @@ def precondition(header: Mapping[bytes, bytes]) -> Precondition | None:
 
     Raises `Refused` where it is malformed, or cannot be evaluated.
     """
-    if fields.IF_UNMODIFIED_SINCE in header:
+    if headers.IF_UNMODIFIED_SINCE in header:
         raise Refused(
             Problem.PRECONDITION_FAILED,
             "If-Unmodified-Since cannot be evaluated, since nothing here has a modification date: "
             "use If-Match with the ETag that HEAD returns",
         )
-    match = _tags("If-Match", header.get(fields.IF_MATCH))
-    none_match = _tags("If-None-Match", header.get(fields.IF_NONE_MATCH))
+    match = _tags("If-Match", header.get(headers.IF_MATCH))
+    none_match = _tags("If-None-Match", header.get(headers.IF_NONE_MATCH))
     if match is None and none_match is None:
         return None
     return Precondition(match, none_match)
@@ -70,7 +70,7 @@ def unmet(asked: Precondition | None, state: StreamState | None) -> Refusal | No
     refusal = unmet_by(asked, exists=True, tags=(tag, zipped))
     if refusal is None:
         return None
-    return Refusal(refusal.problem, refusal.detail, ((fields.H_ETAG, tag),))
+    return Refusal(refusal.problem, refusal.detail, ((headers.H_ETAG, tag),))
 
 
 def unmet_by(

@@ -15,7 +15,7 @@ from typing import Final
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.limits import SSE_RETRY_FIRST_MS, SSE_RETRY_LAST_MS
 from durable_streams_tw.protocol.offsets import format_offset, offset_bytes
-from durable_streams_tw.protocol.state import StreamState
+from durable_streams_tw.protocol.streams.state import StreamState
 
 COMMENT: Final = b": keep-alive\n\n"
 """What an idle connection is sent so that nothing on the way closes it."""

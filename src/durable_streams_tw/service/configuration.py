@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from durable_streams_tw.server.settings import Settings
+from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.service.sources import (
     CONFIG_VARIABLE,
     BadConfiguration,

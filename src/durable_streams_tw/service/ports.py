@@ -18,11 +18,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from durable_streams_tw.concurrency import stop_all
+from durable_streams_tw.embedded.api import DurableStreams
+from durable_streams_tw.http.http1.epoll import NestedPoll, nested_poll
+from durable_streams_tw.http.http1.factory import FastDoor
+from durable_streams_tw.http.twisted_web.site import StreamSite
 from durable_streams_tw.protocol.limits import UNSENT_IN_KERNEL
-from durable_streams_tw.server.channel_door import FastDoor
-from durable_streams_tw.server.embedded import DurableStreams
-from durable_streams_tw.server.nested_poll import NestedPoll, nested_poll
-from durable_streams_tw.server.site import StreamSite
 from durable_streams_tw.service.certificates import TLSEndpoint
 from durable_streams_tw.service.file_exhaustion import FileExhaustion
 from durable_streams_tw.service.proxy_protocol import without_proxy

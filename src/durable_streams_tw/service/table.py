@@ -5,7 +5,7 @@ variable of the environment, a key of the configuration file, and a paragraph of
 page. All are read as text by the same parser, so the same text means the same everywhere.
 
 To add a setting, add a row. ``configuration["its-name"]`` is its value; with ``field`` it also
-becomes that field of `server.settings.Settings`.
+becomes that field of `http.settings.Settings`.
 """
 
 from __future__ import annotations

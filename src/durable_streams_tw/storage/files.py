@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from typing import Final
 
-from durable_streams_tw.storage.interfaces import StoreUnusable
+from durable_streams_tw.storage.api import StoreUnusable
 
 DRAFT: Final = ".new"
 """Ends the name of a file that is being made. It gets its own when it is whole and on the disk."""

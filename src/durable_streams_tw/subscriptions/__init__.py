@@ -2,5 +2,5 @@
 (PROTOCOL.md §6, §7).
 
 What becomes of a subscription is decided in the store's transactions, by
-`protocol.subscriptions`; here is what has to be done about it in the world outside.
+`protocol.subscriptions.state`; here is what has to be done about it in the world outside.
 """

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.subscriptions import GONE
-from durable_streams_tw.storage.interfaces import Moment
-from durable_streams_tw.storage.tables import NAMED, SUBSCRIPTIONS, owned_range, subscription_key
+from durable_streams_tw.protocol.subscriptions.state import GONE
+from durable_streams_tw.storage.api import Moment
+from durable_streams_tw.storage.engine.tables import (
+    NAMED,
+    SUBSCRIPTIONS,
+    owned_range,
+    subscription_key,
+)
 
 
 def coverage(moment: Moment, name: str) -> tuple[str | None, tuple[str, ...]] | Refusal:

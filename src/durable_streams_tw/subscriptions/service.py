@@ -10,15 +10,15 @@ from twisted.internet.defer import Deferred, succeed
 
 from durable_streams_tw import clocks
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.subscription_requests import Subscribe, SubscriptionCommand
-from durable_streams_tw.protocol.subscriptions import Kind
-from durable_streams_tw.storage.interfaces import IStreamStore, Moment, Outcome
-from durable_streams_tw.subscriptions.calling import Caller
+from durable_streams_tw.protocol.subscriptions.commands import Subscribe, SubscriptionCommand
+from durable_streams_tw.protocol.subscriptions.state import Kind
+from durable_streams_tw.storage.api import IStreamStore, Moment, Outcome
+from durable_streams_tw.subscriptions.delivery import Deliveries
+from durable_streams_tw.subscriptions.describe import Description, describe
 from durable_streams_tw.subscriptions.keyring import Keyring
-from durable_streams_tw.subscriptions.listing import Description, describe
+from durable_streams_tw.subscriptions.scheduler import Wakes
 from durable_streams_tw.subscriptions.tokens import Tokens
-from durable_streams_tw.subscriptions.wakes import Wakes
-from durable_streams_tw.subscriptions.webhooks import Deliveries
+from durable_streams_tw.subscriptions.webhook_client import Caller
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ import jwt
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import TOKEN_LIFETIME
-from durable_streams_tw.protocol.subscriptions import Kind, Proof, Subscription, Wake
+from durable_streams_tw.protocol.subscriptions.state import Kind, Proof, Subscription, Wake
 
 _ALGORITHM: Final = "HS256"
 _HEADER: Final = {"alg": _ALGORITHM, "typ": "ds-wake+jwt"}

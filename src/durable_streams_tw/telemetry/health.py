@@ -14,11 +14,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.server import Request
 
-from durable_streams_tw.server import operators
-from durable_streams_tw.server.messages import Response
-from durable_streams_tw.server.observed import Observed
-from durable_streams_tw.server.tree import send
-from durable_streams_tw.telemetry.answering import answer_later
+from durable_streams_tw.http.messages import Response
+from durable_streams_tw.http.operators import resources
+from durable_streams_tw.http.operators.snapshot import Observed
+from durable_streams_tw.http.twisted_web.resource import send
+from durable_streams_tw.telemetry.responses import answer_later
 
 #: How long writing may take that is well (seconds). Probes are given a few, by whoever asks.
 READY_TIMEOUT: Final = 2.0
@@ -33,7 +33,7 @@ _JSON: Final = b"application/json"
 _SLOW: Final = f"nothing was written for {READY_TIMEOUT:g} s: the disk hangs, or its thread is dead"
 
 
-class Live(operators.Look):
+class Live(resources.Look):
     """``GET /-/live``: whoever reads the answer knows that the process serves."""
 
     def show(self, request: Request) -> Any:
@@ -95,12 +95,12 @@ class Readiness:
         return found
 
 
-class Ready(operators.Look):
+class Ready(resources.Look):
     """``GET /-/ready``: 200 where the store is open, its disk takes bytes and the committer
     comes round; 503 with a sentence where not."""
 
     def __init__(self, observed: Observed) -> None:
-        operators.Look.__init__(self)
+        resources.Look.__init__(self)
         self._readiness = Readiness(observed)
 
     def show(self, request: Request) -> Any:
@@ -116,7 +116,7 @@ def _ready(obstacle: str | None) -> Response:
 
 def _told(status: int, word: str, why: str | None = None) -> Response:
     said = {"status": word} if why is None else {"status": word, "why": why}
-    return operators.page(status, _JSON, json.dumps(said).encode("ascii") + b"\n")
+    return resources.page(status, _JSON, json.dumps(said).encode("ascii") + b"\n")
 
 
 def _bug(failure: Failure) -> str:

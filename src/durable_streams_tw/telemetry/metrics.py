@@ -16,13 +16,13 @@ from twisted.internet.defer import Deferred
 from twisted.web.server import Request
 
 from durable_streams_tw import __version__
-from durable_streams_tw.server import operators
-from durable_streams_tw.server.messages import Response
-from durable_streams_tw.server.observed import Observed
-from durable_streams_tw.storage.meter import Distribution, Levels
+from durable_streams_tw.http.messages import Response
+from durable_streams_tw.http.operators import resources
+from durable_streams_tw.http.operators.snapshot import Observed
+from durable_streams_tw.storage.metrics import Distribution, Levels
 from durable_streams_tw.telemetry import families
-from durable_streams_tw.telemetry.answering import answer_later
 from durable_streams_tw.telemetry.families import Family
+from durable_streams_tw.telemetry.responses import answer_later
 
 #: How long a scrape waits for the disk's levels (seconds); then it goes without them.
 LEVELS_TIMEOUT: Final = 2.0
@@ -95,11 +95,11 @@ class Exposition:
         yield _single(families.READER_LAG, levels.reader_lag)
 
 
-class Metrics(operators.Look):
+class Metrics(resources.Look):
     """``GET /-/metrics``."""
 
     def __init__(self, observed: Observed) -> None:
-        operators.Look.__init__(self)
+        resources.Look.__init__(self)
         self._observed = observed
         self._exposition: Exposition | None = None
 
@@ -134,7 +134,7 @@ class Metrics(operators.Look):
 
 def _page(exposition: Exposition, accept: str, levels: Levels | None) -> Response:
     text, content_type = exposition.text(accept, levels)
-    return operators.page(200, content_type.encode("ascii"), text)
+    return resources.page(200, content_type.encode("ascii"), text)
 
 
 def _without(_: object, timeout: float) -> None:

@@ -24,11 +24,11 @@ from twisted.python.failure import Failure
 
 from durable_streams_tw import __version__
 from durable_streams_tw.clocks import timers_of
-from durable_streams_tw.protocol.control_paths import Place, is_control, read_path
+from durable_streams_tw.http.handlers.deferred_result import at_leisure
+from durable_streams_tw.http.handlers.streams import Decision, Operations, Respond
+from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.server.messages import Request, Response
-from durable_streams_tw.server.promptly import at_leisure
-from durable_streams_tw.server.streams import Decision, Operations, Respond
+from durable_streams_tw.protocol.subscriptions.control_paths import Place, is_control, read_path
 
 FLUSH_TIMEOUT: Final = 3.0
 """How long spans that are not delivered yet may hold up the end (seconds)."""

@@ -8,7 +8,7 @@ from twisted.application.service import ServiceMaker
 
 durableStreams = ServiceMaker(
     "Durable Streams server",
-    "durable_streams_tw.service.maker",
+    "durable_streams_tw.service.make_service",
     "A server for the Durable Streams protocol.",
     "durable-streams",
 )

@@ -1,0 +1,335 @@
+"""Reading a stream from an offset on: what is there, then what comes (PROTOCOL.md §5.6-5.8).
+
+An answer may be as long as the stream: it is handed out in pieces, and only the last one has the
+offset that it leads to. Where a connection ends before that, the same answer is asked for again
+from the offset before, and what was handed out of it already is skipped: bytes of a stream never
+change. So nothing is lost and nothing comes twice, wherever the connection breaks.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import AsyncGenerator
+from typing import Any, Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from durable_streams_tw.client import messages
+from durable_streams_tw.client.errors import Broken, Rejected, Unreachable, about
+from durable_streams_tw.client.events import Event, EventParser
+from durable_streams_tw.client.messages import ArrayCutter, BytesCutter
+from durable_streams_tw.client.streams import StreamClient, is_true, next_offset, passing
+from durable_streams_tw.client.transport import Answer
+from durable_streams_tw.client.urls import Target
+from durable_streams_tw.protocol import content_types, sse
+from durable_streams_tw.protocol.sse import Framing
+
+Live = Literal["auto", "sse", "long-poll"]
+"""How new bytes are waited for.
+
+``auto`` takes event streams for JSON and for binary streams, and long-polls for text: an event
+stream cannot carry the carriage returns of a text.
+"""
+
+#: A connection of a live reader that has been silent for so long is taken to be dead. Servers
+#: end long-polls and event streams after a minute or less (PROTOCOL.md §10.2).
+QUIET: Final = 90.0
+
+#: The least time between two live requests that have brought nothing.
+_LEAST_ROUND: Final = 0.5
+
+_SSE: Final = "text/event-stream"
+#: What a server without event streams says to one who asks for them.
+_NO_SUCH_MODE: Final = frozenset({400, 404, 405, 406, 415, 501})
+
+
+class Batch(Struct, frozen=True):
+    """Some bytes of a stream, and where they end.
+
+    ``data`` are as the protocol has them: in JSON mode an array. ``offset`` is where to go on
+    another time, None in the middle of an answer. ``up_to_date`` says that there was no more when
+    it was sent, ``closed`` that there never will be.
+    """
+
+    content_type: str
+    data: bytes
+    offset: str | None
+    up_to_date: bool
+    closed: bool
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the stream is in JSON mode (PROTOCOL.md §9.1)."""
+        return content_types.is_json(self.content_type)
+
+    def messages(self) -> list[bytes]:
+        """The messages of a stream in JSON mode, each as it was sent. Raises `Broken`."""
+        return messages.messages(self.data) if self.data else []
+
+
+async def catch_up(
+    client: StreamClient, target: Target, offset: str = "-1"
+) -> AsyncGenerator[Batch, None]:
+    """What a stream has from an offset on; ends where the reader is up to date.
+
+    Raises `ClientError`.
+    """
+    while True:
+        answer = _Reading(client, target.asked(offset=offset))
+        patience = client.patience()
+        batch: Batch | None = None
+        while batch is None or batch.offset is None:
+            batches = answer.batches()
+            try:
+                with about(target.url):
+                    async for batch in batches:
+                        patience.succeeded()
+                        yield batch
+            except (Rejected, Unreachable) as error:
+                if not passing(error):
+                    raise
+                await client.rest(patience, error)
+            finally:
+                await batches.aclose()
+        if batch.up_to_date or batch.closed:
+            return
+        if batch.offset == offset:
+            with about(target.url):
+                raise Broken("the server has no more at this offset, and does not say so")
+        offset = batch.offset
+
+
+class _Reading:
+    """One answer to a read, asked for until it has come whole.
+
+    ``content_type`` stands in where the answer names none.
+    """
+
+    def __init__(self, client: StreamClient, url: str, content_type: str | None = None) -> None:
+        self._client = client
+        self.url = url
+        self._content_type = content_type
+        # How many bytes of it, or messages in JSON mode, were handed out, and of which stream.
+        self._told = 0
+        self._life = ""
+        self.header: dict[str, str] = {}
+
+    @property
+    def begun(self) -> bool:
+        """Whether some of the answer was handed out, and its end was not."""
+        return self._told > 0
+
+    async def batches(self, wait: float | None = None) -> AsyncGenerator[Batch, None]:
+        """Ask once; what follows what was handed out before. The last batch has an offset.
+
+        ``wait`` is how many seconds the head may take. Raises `ClientError`.
+        """
+        response = await self._client.open(self.url, wait=wait)
+        inflow = response.body
+        try:
+            self.header = response.header
+            end = _read(Answer(response.status, response.header, b""), self._content_type)
+            self._same_stream()
+            cutter = _cutter(end.content_type, self._told)
+            while (piece := await inflow.take()) is not None:
+                data, count = cutter.feed(piece)
+                if count:
+                    self._told += count
+                    yield Batch(end.content_type, data, None, False, False)
+            data = cutter.finish()
+            self._told = 0
+            yield replace(end, data=data)
+        finally:
+            inflow.close()
+
+    def _same_stream(self) -> None:
+        """Refuse to go on in an answer of another stream under the same URL.
+
+        Entity tags begin with the id of the stream (PROTOCOL.md §5.6).
+        """
+        life, _, rest = self.header.get("etag", "").removeprefix("W/").partition(":")
+        life = life if rest else ""
+        if self._told and life != self._life:
+            raise Broken("the stream was deleted and created again while it was read")
+        self._life = life
+
+
+def _cutter(content_type: str, told: int) -> BytesCutter | ArrayCutter:
+    if content_types.is_json(content_type):
+        return ArrayCutter(told)
+    if content_types.is_text(content_type):
+        # Characters are not torn.
+        return BytesCutter(told, lambda data: sse.deliverable(Framing.TEXT, data, True))
+    return BytesCutter(told)
+
+
+async def follow(
+    client: StreamClient, target: Target, offset: str = "-1", live: Live = "auto"
+) -> AsyncGenerator[Batch, None]:
+    """What a stream has from an offset on, and what comes; ends when the stream is closed.
+
+    Lost connections are made again from the last offset. Raises `ClientError` when the server
+    refuses for good, or does not come back for as long as the client endures. Close it
+    (`aclose`) to leave early.
+    """
+    batch: Batch | None = None
+    async for batch in catch_up(client, target, offset):
+        yield batch
+    assert batch is not None, "catching up yields at least once"
+    if batch.closed:
+        return
+    following = _Following(client, target, batch, live)
+    while not following.closed:
+        async for batch in following.round():
+            yield batch
+
+
+class _Following:
+    """A reader that is up to date."""
+
+    def __init__(self, client: StreamClient, target: Target, at: Batch, live: Live) -> None:
+        self._client = client
+        self._target = target
+        self._content_type = at.content_type
+        assert at.offset is not None, "catching up ends with an offset"
+        self._offset = at.offset
+        # The answer to a long-poll that is under way.
+        self._reading: _Reading | None = None
+        self._cursor: str | None = None
+        text = content_types.is_text(at.content_type) and not at.is_json
+        self._sse = live == "sse" or (live == "auto" and not text)
+        self._may_fall_back = live == "auto"
+        self._patience = client.patience()
+        self.closed = False
+
+    async def round(self) -> AsyncGenerator[Batch, None]:
+        """What one live request brings; none where it has failed, and was worth waiting for."""
+        began = self._client.wire.timers.seconds()
+        moved = False
+        batches = self._events() if self._sse else self._poll()
+        try:
+            with about(self._target.url):
+                async for batch in batches:
+                    self._patience.succeeded()
+                    moved = moved or batch.offset != self._offset
+                    self._offset = batch.offset or self._offset
+                    self.closed = batch.closed
+                    yield batch
+        except (Rejected, Unreachable) as error:
+            if self._sse and self._falls_back(error):
+                return
+            if not passing(error):
+                raise
+            # One who was just served need not wait.
+            if not moved:
+                await self._client.rest(self._patience, error)
+            return
+        finally:
+            await batches.aclose()
+        self._patience.succeeded()
+        took = self._client.wire.timers.seconds() - began
+        if not moved and not self.closed and took < _LEAST_ROUND:
+            # A server whose waiting is short, or a cache in between.
+            await self._client.pause(_LEAST_ROUND - took)
+
+    def _falls_back(self, error: Rejected | Unreachable) -> bool:
+        if self._may_fall_back and isinstance(error, Rejected) and error.status in _NO_SUCH_MODE:
+            # If it is about something else, the long-poll will be told the same.
+            self._sse = False
+            return True
+        return False
+
+    async def _poll(self) -> AsyncGenerator[Batch, None]:
+        reading = self._reading
+        if reading is None or not reading.begun:
+            url = self._target.asked(offset=self._offset, live="long-poll", cursor=self._cursor)
+            reading = self._reading = _Reading(self._client, url, self._content_type)
+        batches = reading.batches(wait=QUIET)
+        try:
+            async for batch in batches:
+                self._cursor = reading.header.get("stream-cursor", self._cursor)
+                yield batch
+        finally:
+            await batches.aclose()
+
+    async def _events(self) -> AsyncGenerator[Batch, None]:
+        url = self._target.asked(offset=self._offset, live="sse", cursor=self._cursor)
+        response = await self._client.open(url, {"Accept": _SSE}, quiet=QUIET)
+        inflow = response.body
+        try:
+            if content_types.essence(response.header.get("content-type", "")) != _SSE:
+                # A server that does not know the parameter answers as if it were not there.
+                raise Rejected(501, response.header, "it has no event streams")
+            coded = response.header.get("stream-sse-data-encoding", "").lower() == "base64"
+            gathering = _Gathering(self._content_type, coded)
+            parser = EventParser()
+            while (piece := await inflow.take()) is not None:
+                for event in parser.feed(piece):
+                    batch = gathering.take(event)
+                    if batch is not None:
+                        self._cursor = gathering.cursor or self._cursor
+                        yield batch
+                        if batch.closed:
+                            return
+        finally:
+            inflow.close()
+
+
+class _Gathering:
+    """Data events that wait for the control event that says where they end."""
+
+    def __init__(self, content_type: str, coded: bool) -> None:
+        self._content_type = content_type
+        self._coded = coded
+        self._data: list[bytes] = []
+        self.cursor: str | None = None
+
+    def take(self, event: Event) -> Batch | None:
+        """What an event completes. Raises `Broken`."""
+        if event.type == b"data":
+            self._data.append(self._decoded(event.data))
+        if event.type != b"control":
+            return None
+        said = _control(event.data)
+        self.cursor = said.get("streamCursor") or self.cursor
+        data, self._data = self._joined(), []
+        closed = said.get("streamClosed") is True
+        up_to_date = closed or said.get("upToDate") is True
+        return Batch(self._content_type, data, said["streamNextOffset"], up_to_date, closed)
+
+    def _decoded(self, data: bytes) -> bytes:
+        if not self._coded:
+            return data
+        try:
+            return b64decode(data.replace(b"\n", b""), validate=True)
+        except ValueError:
+            raise Broken("the server's event is not the base64 that it should be") from None
+
+    def _joined(self) -> bytes:
+        if len(self._data) > 1 and content_types.is_json(self._content_type):
+            found = [message for data in self._data for message in messages.messages(data)]
+            return b"[" + b",".join(found) + b"]"
+        return b"".join(self._data)
+
+
+def _control(data: bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(data)
+    except ValueError:
+        said = None
+    if not isinstance(said, dict) or not isinstance(said.get("streamNextOffset"), str):
+        raise Broken("the server's control event does not say where the data end")
+    return said
+
+
+def _read(answer: Answer, content_type: str | None = None) -> Batch:
+    closed = is_true(answer, "stream-closed")
+    return Batch(
+        content_type or answer.header.get("content-type", content_types.DEFAULT),
+        answer.body,
+        next_offset(answer),
+        closed or is_true(answer, "stream-up-to-date"),
+        closed,
+    )

@@ -1,0 +1,1 @@
+"""The API of programs that mount or use the streams in their own process."""

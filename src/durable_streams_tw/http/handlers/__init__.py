@@ -1,0 +1,1 @@
+"""Request handlers: stream operations, subscriptions, authorization."""

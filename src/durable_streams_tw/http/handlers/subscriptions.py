@@ -1,0 +1,305 @@
+"""The control operations below ``__ds``: subscriptions, and the keys that sign webhooks
+(PROTOCOL.md §6, §7).
+
+Errors are ``{"error": {"code", "message"}}``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
+
+from durable_streams_tw.http.headers import Policies
+from durable_streams_tw.http.messages import Request, Response
+from durable_streams_tw.protocol import caching, headers
+from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.protocol.limits import MAX_CONTROL_BODY, RESERVED_SEGMENT
+from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.preconditions import CONDITIONAL, precondition
+from durable_streams_tw.protocol.streams.responses import Answer, Field
+from durable_streams_tw.protocol.subscriptions import commands as requests
+from durable_streams_tw.protocol.subscriptions.commands import SubscriptionCommand
+from durable_streams_tw.protocol.subscriptions.control_paths import Place, read_path
+from durable_streams_tw.protocol.subscriptions.outcomes import Claimed, Settled, Subscribed
+from durable_streams_tw.protocol.subscriptions.state import (
+    AlreadyClaimed,
+    Kind,
+    Proof,
+    Subscription,
+)
+from durable_streams_tw.storage.api import Outcome
+from durable_streams_tw.subscriptions.delivery import work_item
+from durable_streams_tw.subscriptions.describe import Description
+from durable_streams_tw.subscriptions.service import Subscriptions
+from durable_streams_tw.subscriptions.tokens import MISSING
+
+_AUTHORIZATION: Final = b"authorization"
+_JSON: Final = b"application/json"
+_JWK_SET: Final = b"application/jwk-set+json"
+_KEYS_CACHING: Final = b"public, max-age=300"
+_NO_STORE: Final[Field] = (headers.H_CACHE_CONTROL, caching.NO_STORE)
+
+# RFC 6750 §2.1; the scheme's name is compared without case (RFC 9110 §11.1).
+_BEARER: Final = re.compile(rb"bearer +([A-Za-z0-9\-._~+/]+=*)", re.IGNORECASE)
+
+_NOTHING: Final = Refusal(Problem.NOT_FOUND, "names below __ds are reserved, and nothing is here")
+_UNCONDITIONAL: Final = Refusal(
+    Problem.PRECONDITION_FAILED,
+    "this control resource has no state of its own that a precondition could be about",
+)
+_INVALID: Final = frozenset(
+    (
+        Problem.MALFORMED_FIELD,
+        Problem.MALFORMED_OFFSET,
+        Problem.MALFORMED_PATH,
+        Problem.MALFORMED_REQUEST,
+        Problem.INVALID_JSON,
+    )
+)
+
+
+class ControlOperations:
+    """What a client can do with subscriptions."""
+
+    def __init__(self, subscriptions: Subscriptions, policies: Policies) -> None:
+        self._subscriptions = subscriptions
+        self._policies = policies
+
+    def respond(self, request: Request) -> Deferred[Response]:
+        """Answer a request for a control resource. Fails only by a bug."""
+        responded: Deferred[Any] = maybeDeferred(self._route, request)
+        responded.addErrback(_refused)
+        return responded.addCallback(self._policies.complete, request.header.get(b"origin"))
+
+    def misdirected(self, request: Request) -> Response | None:
+        """Answer a request whose head shows that it is refused, whatever its body is."""
+        length = request.header.get(b"content-length", b"")
+        if read_path(request.path).place is Place.NOTHING:
+            answer = refused(_NOTHING)
+        elif length.isdigit() and (len(length) > 9 or int(length) > MAX_CONTROL_BODY):
+            answer = refused(requests.BODY_TOO_LARGE)
+        else:
+            return None
+        return self._policies.complete(answer, request.header.get(b"origin"))
+
+    def _route(self, request: Request) -> Answer | Deferred[Answer]:
+        path = read_path(request.path)
+        place = path.place
+        if place is Place.KEYS:
+            return _only(request, b"GET", self._keys)
+        if place is Place.NOTHING:
+            return refused(_NOTHING)
+        name = requests.subscription_id(path.id)
+        if place is not Place.SUBSCRIPTION and any(name in request.header for name in CONDITIONAL):
+            return refused(_UNCONDITIONAL)
+        if place is Place.SUBSCRIPTION:
+            return self._subscription(request, name)
+        if place is Place.STREAM:
+            unlink = partial(self._unlink, name, path.stream)
+            return _only(request, b"DELETE", unlink)
+        operation = self._actions()[place]
+        return _only(request, b"POST", lambda: operation(request, name))
+
+    # -- resources ----------------------------------------------------------------------------
+
+    def _keys(self) -> Answer:
+        keys = self._subscriptions.keyring.jwks()
+        return Answer(
+            200,
+            [(headers.H_CONTENT_TYPE, _JWK_SET), (headers.H_CACHE_CONTROL, _KEYS_CACHING)],
+            keys,
+        )
+
+    def _subscription(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+        if request.method == b"PUT":
+            command = requests.subscribe(name, request.body, precondition(request.header))
+            made: Deferred[Any] = self._subscriptions.subscribe(command)
+            return made.addCallback(self._subscribed)
+        if request.method in (b"GET", b"HEAD"):
+            described: Deferred[Any] = self._subscriptions.describe(name)
+            return described.addCallback(self._described, 200)
+        if request.method == b"DELETE":
+            return self._done(requests.Unsubscribe(name, precondition(request.header)), _empty)
+        return _not_allowed(b"GET, HEAD, PUT, DELETE")
+
+    def _link(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+        return self._done(requests.link_streams(name, request.body), _empty)
+
+    def _unlink(self, name: str, raw_path: bytes) -> Answer | Deferred[Answer]:
+        return self._done(requests.unlink_stream(name, raw_path), _empty)
+
+    def _actions(self) -> dict[Place, Callable[[Request, str], Answer | Deferred[Answer]]]:
+        return {
+            Place.STREAMS: self._link,
+            Place.CALLBACK: self._callback,
+            Place.CLAIM: self._claim,
+            Place.ACK: self._ack,
+            Place.RELEASE: self._release,
+        }
+
+    def _callback(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+        return self._settle(request, name, Kind.WEBHOOK)
+
+    def _ack(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+        return self._settle(request, name, Kind.PULL)
+
+    def _settle(self, request: Request, name: str, kind: Kind) -> Answer | Deferred[Answer]:
+        token, proof = self._proof(request, name, kind)
+        command = requests.settle(name, kind, proof, request.body)
+        return self._done(command, lambda outcome: self._settled(outcome, token, command.done))
+
+    def _claim(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+        return self._done(requests.claim(name, request.body), self._claimed)
+
+    def _release(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+        _, proof = self._proof(request, name, Kind.PULL)
+        return self._done(requests.release(name, proof, request.body), _empty)
+
+    def _proof(self, request: Request, name: str, kind: Kind) -> tuple[str, Proof | Refusal]:
+        """The token of a request, and what it says. Raises `Refused` where there is none."""
+        given = _BEARER.fullmatch(request.header.get(_AUTHORIZATION, b""))
+        if given is None:
+            raise Refused(MISSING.problem, MISSING.detail, MISSING.fields)
+        token = given[1].decode("ascii")
+        return token, self._subscriptions.tokens.check(token, name, kind)
+
+    # -- answers ------------------------------------------------------------------------------
+
+    def _done(
+        self, command: SubscriptionCommand, tell: Callable[[Any], Answer]
+    ) -> Deferred[Answer]:
+        submitted: Deferred[Any] = self._subscriptions.submit(command)
+        return submitted.addCallback(
+            lambda outcome: refused(outcome) if isinstance(outcome, Refusal) else tell(outcome)
+        )
+
+    def _subscribed(self, outcome: Outcome) -> Answer | Deferred[Answer]:
+        if isinstance(outcome, Refusal):
+            return refused(outcome)
+        assert isinstance(outcome, Subscribed), "what subscribing comes to"
+        status = 201 if outcome.fresh else 200
+        described: Deferred[Any] = self._subscriptions.describe(outcome.state.id)
+        return described.addCallback(self._described, status)
+
+    def _described(self, found: Description | Refusal, status: int) -> Answer:
+        if isinstance(found, Refusal):
+            return refused(found)
+        return _json(status, self._description(found))
+
+    def _description(self, found: Description) -> dict[str, Any]:
+        state = found.state
+        config = state.config
+        described: dict[str, Any] = {
+            "id": state.id,
+            "subscription_id": state.id,
+            "type": config.kind.value,
+            "pattern": config.pattern,
+            "streams": [
+                {
+                    "path": link.path,
+                    "link_type": "explicit" if link.explicit else "glob",
+                    "acked_offset": format_offset(link.stream, link.acked),
+                }
+                for link in found.links
+            ],
+            "webhook": None if config.url is None else self._webhook(config.url),
+            "wake_stream": config.wake_stream,
+            "lease_ttl_ms": config.lease_ttl,
+            "created_at": _timestamp(state.created_at),
+            "status": "failed" if state.failing else "active",
+            "description": config.description,
+        }
+        if not found.complete:
+            described["streams_complete"] = False
+        return described
+
+    def _webhook(self, url: str) -> dict[str, Any]:
+        base = self._subscriptions.base() or ""
+        return {
+            "url": url,
+            "signing": {
+                "alg": "ed25519",
+                "kid": self._subscriptions.keyring.kid,
+                "jwks_url": f"{base}{RESERVED_SEGMENT}/jwks.json",
+            },
+        }
+
+    def _claimed(self, outcome: Claimed) -> Answer:
+        state: Subscription = outcome.state
+        return _json(
+            200,
+            {
+                "wake_id": state.wake_id,
+                "generation": state.generation,
+                "token": self._subscriptions.tokens.issue(state),
+                "streams": [work_item(item) for item in outcome.items],
+                "lease_ttl_ms": state.config.lease_ttl,
+            },
+        )
+
+    def _settled(self, outcome: Settled, token: str, done: bool) -> Answer:
+        told: dict[str, Any] = {"ok": True, "next_wake": outcome.next_wake}
+        if not done and outcome.state is not None:
+            renewed = self._subscriptions.tokens.renewed(token, outcome.state)
+            if renewed is not None:
+                told["token"] = renewed
+        return _json(200, told)
+
+
+def _refused(failure: Failure) -> Answer:
+    failure.trap(Refused)
+    refused_by: Any = failure.value
+    return refused(refused_by.refusal)
+
+
+def refused(refusal: Refusal) -> Answer:
+    """A refusal in the form of the control operations."""
+    problem = refusal.problem
+    code = Problem.INVALID_REQUEST if problem in _INVALID else problem
+    error: dict[str, Any] = {"code": code.name, "message": refusal.detail}
+    if isinstance(refusal, AlreadyClaimed):
+        error["current_holder"] = refusal.holder
+        error["generation"] = refusal.generation
+    answer = _json(problem.status, {"error": error})
+    answer.fields.extend(refusal.fields)
+    return answer
+
+
+def _json(status: int, value: dict[str, Any]) -> Answer:
+    body = json.dumps(value).encode("ascii")
+    return Answer(status, [(headers.H_CONTENT_TYPE, _JSON), _NO_STORE], body)
+
+
+def _empty(_: object) -> Answer:
+    return Answer(204, [_NO_STORE])
+
+
+def _only(
+    request: Request, method: bytes, answer: Callable[[], Answer | Deferred[Answer]]
+) -> Answer | Deferred[Answer]:
+    if request.method == method or (method == b"GET" and request.method == b"HEAD"):
+        return answer()
+    return _not_allowed(b"GET, HEAD" if method == b"GET" else method)
+
+
+def _not_allowed(methods: bytes) -> Answer:
+    allow = methods + b", OPTIONS"
+    return refused(
+        Refusal(
+            Problem.METHOD_NOT_ALLOWED,
+            f"this control resource knows {allow.decode('ascii')}",
+            ((b"Allow", allow),),
+        )
+    )
+
+
+def _timestamp(milliseconds: int) -> str:
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

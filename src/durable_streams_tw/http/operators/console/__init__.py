@@ -1,0 +1,72 @@
+"""``/-/console``: one page on which operators see streams, follow them, and write to them.
+
+The page is static and the same for everybody: it holds nothing, and asks the server's other
+resources with the token that its user types in. So it needs no credentials itself. Its script
+and its style stand in the page, and the content security policy names them by their hashes:
+nothing else can run on it.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from typing import Any, Final
+
+from twisted.web.server import Request
+
+from durable_streams_tw.http.messages import Response
+from durable_streams_tw.http.operators import resources
+from durable_streams_tw.http.twisted_web.resource import send
+
+_HTML: Final = b"text/html; charset=utf-8"
+
+
+class Console(resources.Look):
+    """The page."""
+
+    def __init__(self) -> None:
+        resources.Look.__init__(self)
+        # Read at the start: an upgrade in place may replace the files of a running server.
+        whole_page()
+
+    def show(self, request: Request) -> Any:
+        """Answer with the page."""
+        body, policy = whole_page()
+        fields = ((b"Content-Security-Policy", policy), (b"Referrer-Policy", b"same-origin"))
+        return send(_page(body, *fields), request)
+
+
+def _page(body: bytes, *fields: tuple[bytes, bytes]) -> Response:
+    return resources.page(200, _HTML, body, *fields)
+
+
+@cache
+def whole_page() -> tuple[bytes, bytes]:
+    """The page with script and style in their places, and the policy that lets only these run."""
+    folder = files(__name__)
+    style = folder.joinpath("page.css").read_bytes()
+    script = folder.joinpath("page.js").read_bytes()
+    page = folder.joinpath("page.html").read_bytes()
+    for mark, content in ((b"/* page.css */", style), (b"/* page.js */", script)):
+        before, found, after = page.partition(mark)
+        assert found, "the page has a place for it"
+        page = before + content + after
+    directives = (
+        b"default-src 'none'",
+        b"script-src " + _hash(script),
+        b"style-src " + _hash(style),
+        b"connect-src 'self'",
+        b"img-src data:",
+        b"base-uri 'none'",
+        b"form-action 'none'",
+        b"frame-ancestors 'none'",
+        b"require-trusted-types-for 'script'",
+        b"trusted-types 'none'",
+    )
+    return page, b"; ".join(directives)
+
+
+def _hash(content: bytes) -> bytes:
+    return b"'sha256-" + b64encode(sha256(content).digest()) + b"'"

@@ -1,0 +1,141 @@
+"""``GET /-/streams``: the streams that there are, page by page, for operators."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from durable_streams_tw.http import problems
+from durable_streams_tw.http.messages import Response
+from durable_streams_tw.http.operators import resources
+from durable_streams_tw.http.twisted_web.resource import send
+from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.protocol.limits import LISTING_PAGE, MAX_LISTING_PAGE, MAX_PATH
+from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.storage.api import IStreamStore
+from durable_streams_tw.storage.queries import Page, list_streams
+
+_JSON: Final = b"application/json"
+_LIMIT: Final = re.compile("[0-9]{1,4}", re.ASCII)
+_TEXTS: Final = ("prefix", "after")
+
+
+class Listing(Resource):
+    """Pages of streams: ``?prefix=`` what their names begin with, ``?after=`` the name that the
+    page before has as its own ``after``, ``?limit=`` how many at most.
+
+    ``root`` is the raw path, without its first slash, under which streams live.
+    """
+
+    isLeaf = True
+
+    def __init__(self, store: IStreamStore, root: bytes) -> None:
+        Resource.__init__(self)
+        self._store = store
+        self._root = "/" + root.decode("ascii")
+
+    def render(self, request: Request) -> Any:
+        """Answer with one page."""
+        if request.method not in (b"GET", b"HEAD"):
+            return send(resources.read_only(), request)
+        if request.postpath:
+            return resources.Missing().render(request)
+        try:
+            question = partial(list_streams, **_asked(request.uri.partition(b"?")[2]))
+        except Refused as refused:
+            return send(resources.refusal(refused.refusal), request)
+        answered: Deferred[Any] = self._store.ask(question)
+        # A client that leaves is waited for no longer; the page is made and forgotten.
+        request.notifyFinish().addErrback(lambda _: answered.cancel())
+        answered.addCallback(self._response)
+        answered.addErrback(_failed)
+        answered.addCallback(_finish, request)
+        return NOT_DONE_YET
+
+    def _response(self, page: Page | Refusal) -> Response:
+        if isinstance(page, Refusal):
+            return resources.refusal(page)
+        told: dict[str, Any] = {
+            "root": self._root,
+            "streams": [_described(state) for state in page.streams],
+            "after": page.after,
+        }
+        if page.unreadable:
+            told["unreadable"] = page.unreadable
+        return resources.page(200, _JSON, json.dumps(told, ensure_ascii=False).encode("utf-8"))
+
+
+def _asked(query: bytes) -> dict[str, Any]:
+    """The arguments of a query. Raises `Refused` (MALFORMED_REQUEST).
+
+    Taken apart as whoever guards this does (`guarded.may_list`), so that both see one prefix.
+    """
+    try:
+        given = parse_qs(query.decode("latin-1"), keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise Refused(Problem.MALFORMED_REQUEST, "the query is not UTF-8") from None
+    asked: dict[str, Any] = {"limit": LISTING_PAGE}
+    # Parameters that nobody knows mean nothing (PROTOCOL.md §11.1).
+    for name in (*_TEXTS, "limit"):
+        if name not in given:
+            continue
+        value, *more = given[name]
+        if more:
+            raise Refused(Problem.MALFORMED_REQUEST, f"{name} is given twice")
+        if name in _TEXTS:
+            if len(value.encode("utf-8")) > MAX_PATH:
+                raise Refused(Problem.MALFORMED_REQUEST, f"{name} is longer than any name")
+            asked[name] = value
+        elif _LIMIT.fullmatch(value) is None or not 1 <= int(value) <= MAX_LISTING_PAGE:
+            raise Refused(
+                Problem.MALFORMED_REQUEST, f"limit is a number from 1 to {MAX_LISTING_PAGE}"
+            )
+        else:
+            asked[name] = int(value)
+    return asked
+
+
+def _described(state: StreamState) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "path": state.path,
+        "content_type": state.content_type,
+        "next_offset": format_offset(state, state.tail),
+        "size": state.tail,
+        "closed": state.closed,
+        "created_at": _timestamp(state.created_at),
+        "ttl_seconds": state.lifetime.ttl,
+        "expires_at": None,
+        "forked_from": None if state.fork is None else state.fork.source,
+    }
+    if state.lifetime.expires_at is not None:
+        described["expires_at"] = state.lifetime.expires_at_text or _timestamp(
+            state.lifetime.expires_at
+        )
+    return described
+
+
+def _timestamp(milliseconds: int) -> str:
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _failed(failure: Failure) -> Response | None:
+    if failure.check(CancelledError):
+        return None
+    return resources.refusal(problems.logged(failure))
+
+
+def _finish(response: Response | None, request: Request) -> None:
+    if response is not None:
+        request.write(send(response, request))
+        request.finish()

@@ -1,0 +1,1 @@
+"""Klein resource and site on twisted.web."""

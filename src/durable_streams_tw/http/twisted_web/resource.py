@@ -1,0 +1,207 @@
+"""The Klein tree: the door through which any Twisted site reaches the streams.
+
+It translates twisted.web's requests into `messages` and back; what they mean is decided
+behind it. Cares of twisted.web and Klein are taken here:
+
+1. Klein matches decoded paths, redirects ``//`` and fails where a path is not UTF-8. So the
+   raw path behind the mount is taken from the request target, and Klein is shown it as one
+   segment in which every byte is safe.
+2. A request whose Host Klein could not bear is answered before it.
+3. Klein cancels what an endpoint waits for when the client leaves. The operations know what
+   that ends, and what goes on.
+4. An event stream is a push producer; a body that cannot be completed is cut.
+"""
+
+from __future__ import annotations
+
+from io import SEEK_END, BytesIO
+from typing import Any, Final
+from urllib.parse import quote, unquote_to_bytes
+
+from klein import Klein
+from klein.resource import KleinResource
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET
+from twisted.web.server import Request as WebRequest
+
+from durable_streams_tw.http.handlers.deferred_result import at_leisure
+from durable_streams_tw.http.handlers.streams import Decision, Operations, Respond
+from durable_streams_tw.http.headers import body_too_large
+from durable_streams_tw.http.http1.fields import CLOSING, SINGLE, doubled
+from durable_streams_tw.http.messages import Request, Response, StreamedBody
+from durable_streams_tw.http.settings import Settings
+from durable_streams_tw.http.twisted_web import request_target
+from durable_streams_tw.http.twisted_web.streaming import RequestSink, cut
+from durable_streams_tw.live.timer_queue import EqualTimeouts
+from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.protocol.limits import SEND_TIMEOUT
+
+_NO_BODY: Final = (204, 304)
+_SINGLE: Final = SINGLE - CLOSING
+_OUTSIDE: Final = Refusal(Problem.NOT_FOUND, "streams are found elsewhere on this server")
+
+
+class StreamTree:
+    """The resources of one set of streams."""
+
+    app = Klein()
+
+    def __init__(self, operations: Operations, settings: Settings, clock: IReactorTime) -> None:
+        self._operations = operations
+        self._send_timeouts = EqualTimeouts(clock, SEND_TIMEOUT)
+        self._settings = settings
+        self._klein = self.app.resource()
+
+    def resource(self, root: bytes = b"") -> IResource:
+        """A resource to be mounted anywhere.
+
+        Streams are found behind the mount and ``root``, which is empty or a raw path that
+        ends with a slash.
+        """
+        return _Mount(self._operations, self._klein, root)
+
+    def decide(self, root: bytes, request: WebRequest) -> Decision | Deferred[Decision] | None:
+        """Decide on a request by its head; None where it is not for a stream below a raw path.
+
+        Its method, target and fields are there, its body is not.
+        """
+        path, _, _ = request.uri.partition(b"?")
+        if not path.startswith(root) or path.startswith(b"/-/"):
+            return None
+        try:
+            request_target.host_of(request)
+            _check_fields(request)
+        except Refused as refused:
+            return self._operations.refuse(refused.refusal, _origin(request))
+        host = getattr(request.getClientAddress(), "host", None)
+        return self._operations.decide(host, self._message(request, path[len(root) :]))
+
+    @app.route("/")
+    @app.route("/<target>")
+    def stream(self, request: WebRequest, target: str = "") -> Deferred[bytes]:
+        """Any stream; ``target`` is its raw path, quoted as a whole."""
+        if _size(request) > self._settings.max_body:
+            # Only elsewhere: our own site has refused it before it came.
+            too_large = body_too_large(self._settings.max_body)
+            return succeed(self._operations.refuse(too_large, _origin(request))).addCallback(
+                send, request
+            )
+        message = self._message(request, unquote_to_bytes(target))
+        # Where this is our own site, the head may have been decided on before the body came.
+        given: Any = request
+        respond: Respond | None = getattr(request, "admitted", None)
+        if respond is None:
+            respond = self._operations.serving(getattr(request.getClientAddress(), "host", None))
+        else:
+            given.admitted = None
+        responded: Deferred[Any] = maybeDeferred(respond, message)
+        responded.addCallback(at_leisure)
+        sent: Deferred[bytes] = responded.addCallback(self._send, request)
+        return sent
+
+    @app.handle_errors(Exception)  # type: ignore[arg-type]
+    def failed(self, request: WebRequest, failure: Failure) -> bytes | Deferred[bytes]:
+        """A bug of the door's own."""
+        response = self._operations.failure(failure, _origin(request))
+        if request.startedWriting:
+            cut(request)
+            return b""
+        return send(response, request)
+
+    def _send(self, response: Response, request: WebRequest) -> bytes | Deferred[bytes]:
+        body = response.body
+        if isinstance(body, bytes):
+            return send(response, request)
+        begin_response(response, request)
+        sink = RequestSink(request, self._send_timeouts)
+        if not isinstance(body, StreamedBody):
+            return sink.follow(body)
+        if body.size is not None:
+            request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % body.size])
+        return sink.follow(body.follow)
+
+    def _message(self, request: WebRequest, path: bytes) -> Request:
+        header = {
+            name.lower(): b", ".join(values)
+            for name, values in request.requestHeaders.getAllRawHeaders()
+        }
+        uri = request_target.origin_form(request.uri)
+        path_of_url, _, query = uri.partition(b"?")
+        base = request_target.base_url(
+            header, request_target.host_of(request), request.isSecure(), self._settings.trust_proxy
+        )
+        content: Any = request.content
+        # Read whole: where this is our own site, its size is bounded and it is in memory.
+        body = content.getvalue() if isinstance(content, BytesIO) else content.read()
+        root = path_of_url[: len(path_of_url) - len(path)]
+        return Request(request.method, root, path, query, header, body, base + path_of_url)
+
+
+class _Mount(Resource):
+    """Takes requests to Klein, or answers those that Klein cannot take."""
+
+    isLeaf = True
+
+    def __init__(self, operations: Operations, klein: KleinResource, root: bytes) -> None:
+        Resource.__init__(self)
+        self._operations = operations
+        self._klein = klein
+        self._root = root
+
+    def render(self, request: WebRequest) -> Any:
+        """Answer a request, at once or later."""
+        try:
+            request_target.host_of(request)
+            _check_fields(request)
+            path = request_target.raw_path(request.uri, len(request.postpath or ()))
+            if not path.startswith(self._root):
+                raise Refused(_OUTSIDE.problem, _OUTSIDE.detail)
+        except Refused as refused:
+            refuse(self._operations.refuse(refused.refusal, _origin(request)), request)
+            return NOT_DONE_YET
+        request.postpath = [quote(path[len(self._root) :], safe="").encode("ascii")]
+        return self._klein.render(request)
+
+
+def _check_fields(request: WebRequest) -> None:
+    for name, values in request.requestHeaders.getAllRawHeaders():
+        if len(values) > 1 and name.lower() in _SINGLE:
+            refusal = doubled(name.lower())
+            raise Refused(refusal.problem, refusal.detail)
+
+
+def _origin(request: WebRequest) -> bytes | None:
+    return request.getHeader(b"origin")
+
+
+def _size(request: WebRequest) -> int:
+    content: Any = request.content
+    size: int = content.seek(0, SEEK_END)
+    content.seek(0)
+    return size
+
+
+def send(response: Response, request: WebRequest) -> bytes:
+    """Write the head of a response whose body is bytes; return the body."""
+    begin_response(response, request)
+    body = response.body
+    assert isinstance(body, bytes), "only streams have bodies that come in pieces"
+    if request.method != b"HEAD" and response.status not in _NO_BODY:
+        request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+    return body
+
+
+def begin_response(response: Response, request: WebRequest) -> None:
+    """Set the status and the fields of a response."""
+    request.setResponseCode(response.status)
+    for name, value in response.fields:
+        request.responseHeaders.addRawHeader(name, value)
+
+
+def refuse(response: Response, request: WebRequest) -> None:
+    """Write a whole response whose body is bytes."""
+    request.write(send(response, request))
+    request.finish()

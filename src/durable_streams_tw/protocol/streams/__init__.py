@@ -1,0 +1,1 @@
+"""Rules of streams: commands, what they do to a state, and the responses."""

@@ -1,0 +1,135 @@
+"""Outcomes become answers: status, header fields, body (PROTOCOL.md §5.5 and the response
+sections of §5.1-§5.7).
+
+What belongs on every answer (CORS, security) is `http.headers`' to add.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from msgspec import Struct
+
+from durable_streams_tw.protocol import caching, headers
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.lineage import incarnation
+from durable_streams_tw.protocol.offsets import offset_bytes
+from durable_streams_tw.protocol.streams.outcomes import Appended, Created
+from durable_streams_tw.protocol.streams.state import StreamState
+
+Field = tuple[bytes, bytes]
+
+PROBLEM_JSON: Final = b"application/problem+json"
+_NO_STORE: Final[Field] = (headers.H_CACHE_CONTROL, caching.NO_STORE)
+_CLOSED: Final[Field] = (headers.H_CLOSED, headers.TRUE)
+_UP_TO_DATE: Final[Field] = (headers.H_UP_TO_DATE, headers.TRUE)
+
+
+class Answer(Struct, frozen=True):
+    """One complete answer: status, fields in order, body."""
+
+    status: int
+    fields: list[Field]
+    body: bytes = b""
+
+
+def next_offset(state: StreamState, position: int) -> Field:
+    """The Stream-Next-Offset field of a position."""
+    return (headers.H_NEXT_OFFSET, offset_bytes(state, position))
+
+
+def content_type(state: StreamState) -> Field:
+    """The Content-Type field of a stream's own bytes."""
+    return (headers.H_CONTENT_TYPE, state.content_type.encode("utf-8"))
+
+
+def refused(refusal: Refusal) -> Answer:
+    """A refusal as problem details (RFC 9457)."""
+    problem = refusal.problem
+    body = json.dumps(
+        {
+            "type": problem.type,
+            "title": problem.title,
+            "status": problem.status,
+            "detail": refusal.detail,
+        }
+    ).encode("utf-8")
+    return Answer(
+        problem.status,
+        [(headers.H_CONTENT_TYPE, PROBLEM_JSON), _NO_STORE, *refusal.fields],
+        body,
+    )
+
+
+def created(outcome: Created, location: bytes) -> Answer:
+    """PUT (§5.1): 201 with the stream's URL, or 200 where it was there already."""
+    state = outcome.state
+    answer = [content_type(state), next_offset(state, state.tail)]
+    if outcome.fresh:
+        answer.append((headers.H_LOCATION, location))
+    if state.closed:
+        answer.append(_CLOSED)
+    return Answer(201 if outcome.fresh else 200, answer)
+
+
+def appended(outcome: Appended) -> Answer:
+    """POST (§5.2): 200 where a producer's bytes are new, 204 for every other success."""
+    state = outcome.state
+    answer = [next_offset(state, state.tail)]
+    producer = outcome.producer
+    if producer is not None:
+        answer.append((headers.H_PRODUCER_EPOCH, b"%d" % producer.epoch))
+        answer.append((headers.H_PRODUCER_SEQ, b"%d" % producer.last_seq))
+    if state.closed:
+        answer.append(_CLOSED)
+    return Answer(200 if producer is not None and outcome.grew else 204, answer)
+
+
+def deleted() -> Answer:
+    """DELETE (§5.4)."""
+    return Answer(204, [])
+
+
+def described(state: StreamState) -> Answer:
+    """HEAD (§5.5): the stream as it is now, not to be cached."""
+    answer = [content_type(state), next_offset(state, state.tail), _NO_STORE]
+    lifetime = state.lifetime
+    if lifetime.ttl is not None:
+        answer.append((headers.H_TTL, b"%d" % lifetime.ttl))
+    if lifetime.expires_at_text is not None:
+        answer.append((headers.H_EXPIRES_AT, lifetime.expires_at_text.encode("latin-1")))
+    if state.closed:
+        answer.append(_CLOSED)
+    answer.append(
+        (headers.H_ETAG, caching.etag(incarnation(state, state.tail), 0, state.tail, state.closed))
+    )
+    return Answer(200, answer)
+
+
+def read_fields(state: StreamState, end: int, cursor: int | None) -> list[Field]:
+    """The fields that say where a read of ``state`` has ended and what that means (§5.6).
+
+    ``cursor`` is given for live reads (§5.7).
+    """
+    answer = [next_offset(state, end)]
+    if cursor is not None:
+        answer.append((headers.H_CURSOR, b"%d" % cursor))
+    if end == state.tail:
+        answer.append(_UP_TO_DATE)
+        if state.closed:
+            answer.append(_CLOSED)
+    return answer
+
+
+def no_news(state: StreamState, cursor: int) -> Answer:
+    """A long-poll that ended without data, at the tail (§5.7)."""
+    return Answer(204, [*read_fields(state, state.tail, cursor), _NO_STORE])
+
+
+def nothing_follows(state: StreamState) -> Answer:
+    """A reconnect of an EventSource that has all of a closed stream.
+
+    204 is what ends an EventSource (WHATWG HTML §9.2.3): after any other end it reconnects.
+    """
+    return Answer(204, [*read_fields(state, state.tail, None), _NO_STORE])

@@ -1,0 +1,180 @@
+"""What a command does to a stream: state and command in, new state or refusal out.
+
+Nothing here knows a store, a clock or a socket. A store calls these functions inside its
+transaction, so every store decides alike (PROTOCOL.md §5.1-§5.4, §12.4, §12.6).
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from durable_streams_tw.protocol import content_types, headers
+from durable_streams_tw.protocol.errors import Fields, Problem, Refusal
+from durable_streams_tw.protocol.limits import MAX_POSITION
+from durable_streams_tw.protocol.offsets import offset_bytes
+from durable_streams_tw.protocol.preconditions import unmet
+from durable_streams_tw.protocol.streams import forks
+from durable_streams_tw.protocol.streams.commands import Append, Create
+from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
+from durable_streams_tw.protocol.streams.producers import Duplicate, ProducerState, fence, judge
+from durable_streams_tw.protocol.streams.state import FOR_EVER, StreamState
+
+
+def absent(state: StreamState | None, expired: bool) -> Refusal | None:
+    """Refuse where a path has no stream that a client may use; ``expired``: its time is over."""
+    if state is None:
+        return Refusal(Problem.STREAM_NOT_FOUND, "there is no stream at this path")
+    if state.deleted:
+        return Refusal(Problem.STREAM_GONE, "the stream was deleted and lives on in its forks only")
+    if expired:
+        return Refusal(Problem.STREAM_NOT_FOUND, "the stream has expired")
+    return None
+
+
+def create(command: Create, now: int) -> Created | Refusal:
+    """PUT without fork fields where nothing is at the path (§5.1).
+
+    ``now`` is in milliseconds. The new stream's tail counts the initial bytes; its id is 0,
+    for the store to replace.
+    """
+    body = command.body
+    if body.problem is not None:
+        return body.problem
+    state = StreamState(
+        id=0,
+        path=command.path,
+        content_type=command.content_type or content_types.DEFAULT,
+        tail=len(body.data),
+        created_at=now,
+        touched_at=now,
+        lifetime=command.lifetime,
+        closed=command.closed,
+    )
+    return Created(state, fresh=True, body=body)
+
+
+def recreate(existing: StreamState, command: Create) -> Created | Refusal:
+    """A PUT where a stream is already: the same configuration, or a conflict (§4.2, §5.1)."""
+    if existing.deleted:
+        return Refusal(Problem.PATH_HELD, "a deleted stream that still has forks holds the path")
+    difference = _difference(existing, command)
+    if difference is not None:
+        return Refusal(Problem.STREAM_EXISTS, f"the stream exists with {difference}")
+    return unmet(command.precondition, existing) or Created(existing, fresh=False)
+
+
+def _difference(existing: StreamState, command: Create) -> str | None:
+    point, request = existing.fork, command.fork
+    if (point is None) != (request is None):
+        return "another origin: it is a fork" if request is None else "another origin"
+    if point is not None and request is not None and not forks.asks_for(existing, request):
+        return f"another origin: it is a fork of {point.source}"
+    # A fork that leaves these out inherits them, on the first request and on every other.
+    inherits = point is not None and point.inherits_lifetime and command.lifetime == FOR_EVER
+    if command.content_type is not None or point is None:
+        requested_type = command.content_type or content_types.DEFAULT
+        if not content_types.same(existing.content_type, requested_type):
+            return f"content type {existing.content_type}"
+    if not inherits and not existing.lifetime.matches(command.lifetime):
+        return "another TTL or expiry"
+    if existing.closed != command.closed:
+        return "the other closure status"
+    return None
+
+
+def append(
+    state: StreamState, producer: ProducerState | None, command: Append, now: int
+) -> Appended | Refusal:
+    """POST: append, append and close, or close only (§5.2, §5.3).
+
+    ``state`` is a stream that `absent` let pass; ``producer`` what it remembers of the
+    command's producer. The checks run in this order: stale epoch, closed, empty body, content
+    type, producer sequence, Stream-Seq, body.
+    """
+    claim = command.producer
+    if claim is not None:
+        fenced = fence(producer, claim)
+        if fenced is not None:
+            return fenced
+    if state.closed:
+        return _append_to_closed(state, producer, command)
+    body = command.body
+    if body is None and not command.closed:
+        return Refusal(Problem.EMPTY_BODY, "an append needs a body, or Stream-Closed: true")
+    if body is not None:
+        mismatch = _mismatch(state, command.content_type)
+        if mismatch is not None:
+            return mismatch
+    advanced: ProducerState | None = None
+    if claim is not None:
+        verdict = judge(producer, claim)
+        if isinstance(verdict, Refusal):
+            return verdict
+        if isinstance(verdict, Duplicate):
+            return Appended(state, verdict.state, duplicate=True)
+        advanced = verdict
+    seq = command.stream_seq
+    if seq is not None and state.last_seq is not None and seq <= state.last_seq:
+        return Refusal(
+            Problem.SEQUENCE_REGRESSION,
+            # The official PHP client tells this 409 from others by the first two words.
+            "sequence conflict: Stream-Seq must be greater than the last one accepted",
+        )
+    tail = state.tail
+    if body is not None:
+        if body.problem is not None:
+            return body.problem
+        tail += len(body.data)
+        if tail > MAX_POSITION:
+            return Refusal(Problem.STORAGE_FULL, "the stream has reached its largest offset")
+    if command.precondition is not None:
+        refusal = unmet(command.precondition, state)
+        if refusal is not None:
+            return refusal
+    changed = replace(
+        state,
+        tail=tail,
+        touched_at=now,
+        closed=command.closed,
+        closed_by=claim if command.closed else None,
+        last_seq=state.last_seq if seq is None else seq,
+    )
+    return Appended(changed, advanced, grew=body is not None)
+
+
+def _append_to_closed(
+    state: StreamState, producer: ProducerState | None, command: Append
+) -> Appended | Refusal:
+    claim = command.producer
+    if claim is not None:
+        if claim == state.closed_by:
+            return Appended(state, producer, duplicate=True)
+    elif command.closed and command.body is None:
+        return unmet(command.precondition, state) or Appended(state, duplicate=True)
+    return closed_refusal(state)
+
+
+def closed_refusal(state: StreamState) -> Refusal:
+    """What a writer to a closed stream is told: that, and where the stream ended (§5.2)."""
+    closed_at: Fields = (
+        (headers.H_CLOSED, headers.TRUE),
+        (headers.H_NEXT_OFFSET, offset_bytes(state, state.tail)),
+    )
+    return Refusal(
+        Problem.STREAM_CLOSED, "the stream is closed: nothing can be appended", closed_at
+    )
+
+
+def _mismatch(state: StreamState, content_type: str | None) -> Refusal | None:
+    if content_type is None:
+        return Refusal(Problem.MALFORMED_FIELD, "an append with a body needs a Content-Type")
+    if not content_types.same(state.content_type, content_type):
+        return Refusal(
+            Problem.CONTENT_TYPE_MISMATCH, f"the stream's content type is {state.content_type}"
+        )
+    return None
+
+
+def delete(state: StreamState) -> Deleted:
+    """DELETE (§5.4): a stream that has forks stays for them, hidden; any other ends."""
+    return Deleted(replace(state, deleted=True) if state.forks else state)

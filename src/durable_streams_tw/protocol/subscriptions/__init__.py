@@ -1,0 +1,1 @@
+"""Rules of subscriptions: commands, states, control paths, and the index by pattern."""

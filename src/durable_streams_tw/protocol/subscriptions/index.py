@@ -1,0 +1,159 @@
+"""Which subscriptions a stream belongs to, found without walking all of them.
+
+Explicit links are looked up by name, globs in a trie of their segments. What has been found is
+remembered, so a stream that is appended to again costs one look into a dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from durable_streams_tw.protocol.limits import MATCH_CACHE
+from durable_streams_tw.protocol.subscriptions.globs import MANY, ONE, Glob
+
+Member = tuple[int, str]
+"""A subscription's number and id."""
+
+_NOBODY: Final[tuple[Member, ...]] = ()
+
+
+class _Node:
+    """What the segments up to here may be followed by, and whose globs end here."""
+
+    __slots__ = ("children", "ends", "loops")
+
+    def __init__(self, loops: bool) -> None:
+        self.children: dict[str | int, _Node] = {}
+        self.ends: dict[int, str] = {}
+        # Whether the node takes any segment and stays: it stands behind a **.
+        self.loops = loops
+
+
+class SubscriptionIndex:
+    """Subscriptions by the streams that they are linked to.
+
+    Streams that are somebody's wake stream belong to nobody: a wake must not cause wakes.
+    """
+
+    def __init__(self) -> None:
+        self._root = _Node(False)
+        self._explicit: dict[str, dict[int, str]] = {}
+        self._wake_streams: dict[str, dict[int, str]] = {}
+        self._found: dict[str, tuple[Member, ...]] = {}
+        self._size = 0
+
+    def __bool__(self) -> bool:
+        """Whether there is any subscription."""
+        return self._size > 0
+
+    def matching(self, path: str) -> tuple[Member, ...]:
+        """The subscriptions that a stream of this name is linked to."""
+        found = self._found.get(path)
+        if found is None:
+            found = self._search(path)
+            if len(self._found) >= MATCH_CACHE:
+                self._found.clear()
+            self._found[path] = found
+        return found
+
+    def waking_through(self, path: str) -> tuple[Member, ...]:
+        """The subscriptions whose wake stream has this name."""
+        known = self._wake_streams.get(path)
+        return _NOBODY if known is None else tuple(known.items())
+
+    # -- changes ----------------------------------------------------------------------------
+
+    def add(self, member: Member, glob: Glob | None, wake_stream: str | None) -> None:
+        """A subscription has come, without its explicit links."""
+        number, name = member
+        self._size += 1
+        if wake_stream is not None:
+            self._wake_streams.setdefault(wake_stream, {})[number] = name
+        if glob is not None:
+            node = self._root
+            for part in glob:
+                child = node.children.get(part)
+                if child is None:
+                    child = node.children[part] = _Node(part == MANY)
+                node = child
+            node.ends[number] = name
+        self._found.clear()
+
+    def remove(
+        self, member: Member, glob: Glob | None, wake_stream: str | None, explicit: Iterable[str]
+    ) -> None:
+        """A subscription is gone, with its explicit links."""
+        number, _ = member
+        self._size -= 1
+        if wake_stream is not None:
+            _take(self._wake_streams, wake_stream, number)
+        if glob is not None:
+            self._prune(glob, number)
+        for path in explicit:
+            _take(self._explicit, path, number)
+        self._found.clear()
+
+    def link(self, member: Member, path: str) -> None:
+        """A subscription names a stream."""
+        number, name = member
+        self._explicit.setdefault(path, {})[number] = name
+        self._found.pop(path, None)
+
+    def unlink(self, member: Member, path: str) -> None:
+        """It does so no longer."""
+        _take(self._explicit, path, member[0])
+        self._found.pop(path, None)
+
+    # -- the trie ---------------------------------------------------------------------------
+
+    def _search(self, path: str) -> tuple[Member, ...]:
+        if path in self._wake_streams:
+            return _NOBODY
+        # All places of the trie at which the segments so far may end, each of them once.
+        places = _with_many({self._root: None})
+        for segment in path.split("/"):
+            reached: dict[_Node, None] = {}
+            for node in places:
+                for part in (segment, ONE):
+                    child = node.children.get(part)
+                    if child is not None:
+                        reached[child] = None
+                if node.loops:
+                    reached[node] = None
+            if not reached:
+                places = reached
+                break
+            places = _with_many(reached)
+        found = dict(self._explicit.get(path, ()))
+        for node in places:
+            found.update(node.ends)
+        return tuple(sorted(found.items()))
+
+    def _prune(self, glob: Glob, number: int) -> None:
+        nodes = [self._root]
+        for part in glob:
+            nodes.append(nodes[-1].children[part])
+        nodes[-1].ends.pop(number, None)
+        for part, parent in zip(reversed(glob), reversed(nodes[:-1]), strict=True):
+            child = parent.children[part]
+            if child.children or child.ends:
+                return
+            del parent.children[part]
+
+
+def _with_many(places: dict[_Node, None]) -> dict[_Node, None]:
+    # A ** may be nothing at all. Two never follow each other, so one look is enough.
+    for node in list(places):
+        many = node.children.get(MANY)
+        if many is not None:
+            places[many] = None
+    return places
+
+
+def _take(table: dict[str, dict[int, str]], path: str, number: int) -> None:
+    known = table.get(path)
+    if known is not None:
+        known.pop(number, None)
+        if not known:
+            del table[path]

@@ -1,0 +1,163 @@
+"""Makes the service of ``twistd durable-streams``, and of the ``run`` command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
+from twisted.application.service import MultiService
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import ILogObserver, Logger, textFileLogObserver
+from twisted.python.logfile import LogFile
+
+from durable_streams_tw import clocks
+from durable_streams_tw.embedded.api import DurableStreams
+from durable_streams_tw.http.settings import Settings
+from durable_streams_tw.service.certificates import TLSEndpoint
+from durable_streams_tw.service.configuration import Configuration
+from durable_streams_tw.service.operator_tree import operator_tree
+from durable_streams_tw.service.options import Options
+from durable_streams_tw.service.ports import Ports
+from durable_streams_tw.service.process_tuning import connections_within, raise_file_limit
+from durable_streams_tw.service.proxy_protocol import without_proxy
+from durable_streams_tw.service.reload import Reloading
+from durable_streams_tw.service.sources import BadConfiguration
+from durable_streams_tw.service.startup import Mouth, Startup
+from durable_streams_tw.service.systemd_notify import Supervision
+from durable_streams_tw.telemetry.logs import JSONLog, to_file
+
+if TYPE_CHECKING:
+    from durable_streams_tw.telemetry.tracing import Tracing
+
+__all__ = ["Options", "makeService", "service_of"]
+
+_log = Logger()
+
+
+def makeService(options: Options) -> Startup:
+    """The service that twistd's command line asks for."""
+    twistd: Any = options.parent
+    mouth = Mouth(keep=twistd is not None and not twistd["nodaemon"])
+    try:
+        log, reopen_log = _log_of(twistd, options.configuration["log-format"])
+        service = service_of(options.configuration, options.endpoints, mouth, reopen_log=reopen_log)
+        service.log = log
+        return service
+    except BadConfiguration as bad:
+        for problem in bad.problems:
+            mouth.say(problem)
+        sys.exit(1)
+
+
+def _log_of(
+    twistd: Mapping[str, Any] | None, log_format: str
+) -> tuple[ILogObserver | None, Callable[[], None] | None]:
+    """Return a log in place of twistd's, and a function that opens its file again.
+
+    None stands for twistd's own log, and for a log that is no file.
+    """
+    if twistd is None or twistd.get("logger") or twistd.get("syslog"):
+        return None, None
+    path = twistd["logfile"]
+    to_stdout = path == "-" or (not path and twistd["nodaemon"])
+    if log_format == "json":
+        if to_stdout:
+            log: ILogObserver = JSONLog(1)
+            return log, None
+        json_log = to_file(path or "twistd.log")
+        log = json_log
+        return log, json_log.reopen
+    if to_stdout:
+        return None, None
+    # The file that twistd would open, which does not say how to reach it.
+    file = LogFile.fromFullPath(path or "twistd.log")
+    return textFileLogObserver(file), file.reopen
+
+
+def _within_file_limit(settings: Settings) -> Settings:
+    """Return the settings with no more connections than there may be open files."""
+    files = raise_file_limit()
+    most = connections_within(files, settings.max_connections)
+    if settings.max_connections and most < settings.max_connections:
+        _log.info(
+            "{files} files may be open, so {most} connections are served, fewer than "
+            "max-connections ({wanted}): raise the hard limit (ulimit -Hn, LimitNOFILE=)",
+            files=files,
+            most=most,
+            wanted=settings.max_connections,
+        )
+    return structs.replace(settings, max_connections=most)
+
+
+def _tracing(configuration: Configuration, reactor: Any) -> Tracing:
+    try:
+        from durable_streams_tw.telemetry.tracing import Tracing
+    except ImportError as error:
+        raise configuration.refuse(
+            "tracing",
+            f"{error.name} is not installed: pip install 'durable-streams-tw[tracing]'",
+        ) from None
+    return Tracing(reactor)
+
+
+def service_of(
+    configuration: Configuration,
+    endpoints: list[IStreamServerEndpoint],
+    mouth: Mouth,
+    greet: Callable[[str], None] | None = None,
+    reopen_log: Callable[[], None] | None = None,
+) -> Startup:
+    """Return the service that the settings ask for: the streams, then the ports.
+
+    ``greet`` is called with the URL of the streams at each port; without it the log says where
+    they are kept and who can reach them. ``reopen_log`` is called on SIGHUP. Raises
+    `BadConfiguration`.
+    """
+    # The one that runs.
+    from twisted.internet import reactor
+
+    # Before anything is scheduled, and before anything asks which clock there is.
+    clocks.make_monotonic(reactor)
+    data_dir: str | None = configuration["data-dir"]
+    root: bytes = configuration["root"]
+    known: tuple[Any, ...] = ()
+    if configuration["auth"]:
+        # Here, so that whoever asks for no tokens need not wait for what knows them.
+        from durable_streams_tw.service.auth_checkers import checkers
+
+        known = checkers(configuration)
+    tracing = _tracing(configuration, reactor) if configuration["tracing"] else None
+    streams = DurableStreams(
+        data_dir,
+        settings=_within_file_limit(configuration.settings),
+        reactor=reactor,
+        checkers=known,
+        around=None if tracing is None else tracing.around,
+    )
+    door = streams.door if configuration["fast-channel"] else streams.site
+    site = door(root, operator_tree(configuration, streams))
+
+    def started() -> None:
+        mouth.shut()
+        if greet is not None:
+            return
+        if data_dir is None:
+            _log.warn("Without --data-dir streams are in memory only: nothing is kept")
+        else:
+            _log.info("Streams are kept in {directory}", directory=data_dir)
+
+    service = Startup(mouth.say, started)
+    ports = Ports(endpoints, site, streams, root, reactor, greet, open_to_all=not known)
+    inner = map(without_proxy, endpoints)
+    tls = [endpoint for endpoint in inner if isinstance(endpoint, TLSEndpoint)]
+    supervision = Supervision.of()
+    reloading = Reloading(tls, reactor, supervision, reopen_log)
+    if tracing is not None:
+        # Before the streams, and so stopped behind them.
+        MultiService.addService(service, tracing)
+    # The signal handler first: a SIGHUP that comes as soon as a port is open must not end it.
+    for part in (reloading, streams, ports, supervision):
+        MultiService.addService(service, part)
+    return service

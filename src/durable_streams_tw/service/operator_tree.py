@@ -1,0 +1,27 @@
+"""What operators find below ``/-/``."""
+
+from __future__ import annotations
+
+from durable_streams_tw.embedded.api import DurableStreams
+from durable_streams_tw.http.operators.resources import OperatorTree
+from durable_streams_tw.service.configuration import Configuration
+from durable_streams_tw.telemetry.health import Live, Ready
+from durable_streams_tw.telemetry.metrics import Metrics
+
+
+def operator_tree(configuration: Configuration, streams: DurableStreams) -> OperatorTree:
+    """The tree that the settings ask for."""
+    tree = OperatorTree()
+    observed = streams.observed()
+    tree.putChild(b"live", Live())
+    tree.putChild(b"ready", Ready(observed))
+    if configuration["metrics"]:
+        tree.putChild(b"metrics", Metrics(observed))
+    if configuration["listing"] or configuration["console"]:
+        tree.putChild(b"streams", streams.listing(configuration["root"]))
+    if configuration["console"]:
+        # Here, so that others need not wait for it.
+        from durable_streams_tw.http.operators.console import Console
+
+        tree.putChild(b"console", Console())
+    return tree

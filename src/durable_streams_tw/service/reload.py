@@ -1,0 +1,116 @@
+"""SIGHUP: load the certificates again, reopen the log file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+
+from durable_streams_tw.service.certificates import TLSEndpoint, UnusableCertificate
+from durable_streams_tw.service.systemd_notify import Supervision
+
+
+class Reloading(Service):
+    """Loads the certificates of ``endpoints`` again, and reopens the log, on SIGHUP.
+
+    ``reopen_log`` opens the log file again by its name, after another program has renamed it.
+    A server whose terminal was closed stops, unless it was started to ignore that (nohup).
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        endpoints: Sequence[TLSEndpoint],
+        reactor: Any,
+        supervision: Supervision | None = None,
+        reopen_log: Callable[[], None] | None = None,
+    ) -> None:
+        self._endpoints = endpoints
+        self._reactor = reactor
+        self._supervision = supervision or Supervision(None)
+        self._reopen_log = reopen_log
+        self._before: Any = None
+
+    def startService(self) -> None:
+        """Install the signal handler."""
+        Service.startService(self)
+        self._before = signal.signal(signal.SIGHUP, self._on_signal)
+
+    def stopService(self) -> Deferred[None]:
+        """Install the handler from before again."""
+        Service.stopService(self)
+        signal.signal(signal.SIGHUP, self._before)
+        return succeed(None)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        # The handler runs between any two steps of the program; the reactor's turn is safe.
+        self._reactor.callFromThread(self.hang_up)
+        # The handler of another service in the same process.
+        if callable(self._before):
+            self._before(number, frame)
+
+    def hang_up(self) -> None:
+        """Reload, or stop if the terminal of the process has been closed."""
+        if self._before != signal.SIG_IGN and _terminal_is_closed():
+            self._log.info("SIGHUP: the terminal was closed, stopping")
+            self._reactor.stop()
+        else:
+            self.reload()
+
+    def reload(self) -> None:
+        """Load everything again. A certificate that cannot be used is logged, and the one in use
+        stays."""
+        self._supervision.reloading()
+        try:
+            self._reopen()
+            self._log.info(
+                "SIGHUP: the log file is reopened and certificates are loaded again; other "
+                "settings take effect at the next start"
+            )
+            for endpoint in self._endpoints:
+                self._reload(endpoint)
+        finally:
+            self._supervision.ready()
+
+    def _reopen(self) -> None:
+        if self._reopen_log is None:
+            return
+        try:
+            self._reopen_log()
+        except OSError as error:
+            self._log.error("Could not reopen the log file: {reason}", reason=str(error))
+
+    def _reload(self, endpoint: TLSEndpoint) -> None:
+        try:
+            endpoint.reload()
+        except UnusableCertificate as unusable:
+            self._log.error(
+                "The certificate of {endpoint} cannot be used, the one from before goes on "
+                "serving: {reason}",
+                endpoint=endpoint.text,
+                reason=str(unusable),
+            )
+        else:
+            self._log.info(
+                "New connections to {endpoint} get the certificate that its files hold now",
+                endpoint=endpoint.text,
+            )
+
+
+def _terminal_is_closed() -> bool:
+    """Return whether a standard stream of this process is a terminal that was hung up."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.tcgetpgrp(descriptor)
+        except OSError as error:
+            # Other files answer ENOTTY, a closed descriptor EBADF.
+            if error.errno == errno.EIO:
+                return True
+    return False

@@ -1,0 +1,1 @@
+"""Tools for a data directory: lock, backup, restore, compact, stats."""

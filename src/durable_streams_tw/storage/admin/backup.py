@@ -1,0 +1,230 @@
+"""Backups: a directory with a compacted copy of a store, proven sound, and what belongs to it.
+
+A backup is made beside a server that runs. It is the store as one commit left it: every write
+that was acknowledged before the backup began is in it, and nothing by halves.
+
+=================  ===================================================================
+file               holds
+=================  ===================================================================
+``backup.json``    what the backup is: `Manifest`
+``data.mdb``       the store
+others             as they stood in the data directory, such as ``keys.json``
+=================  ===================================================================
+
+It is written in a directory beside it, ``NAME.partial-RANDOM``, that no other user can enter, and
+gets its own name when all of it is on the disk. One that was interrupted is never mistaken for one
+that is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from durable_streams_tw import __version__
+from durable_streams_tw.storage.admin.copy import (
+    CopiedFile,
+    Copy,
+    Progress,
+    copy_file,
+    copy_store,
+    need_room,
+    prove,
+    refuse_flawed,
+)
+from durable_streams_tw.storage.admin.data_dir import CLAIM_FILE, Claim
+from durable_streams_tw.storage.admin.inspect import Inspection
+from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.lmdb import DATA_FILE
+from durable_streams_tw.storage.files import persist
+
+MANIFEST_FILE: Final = "backup.json"
+KIND: Final = "durable-streams backup"
+
+_FORMAT: Final = 1
+_PARTIAL: Final = ".partial"
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """What a backup is.
+
+    ``began_at`` is in milliseconds since 1970: what was acknowledged before is in it.
+    ``store_format`` is the layout of its store, ``commit`` the number of the last commit in it.
+    ``flaws`` counts what was wrong with the store already.
+    """
+
+    kind: str
+    format: int
+    version: str
+    began_at: int
+    store_format: int
+    commit: int
+    files: list[CopiedFile]
+    flaws: int = 0
+
+
+def back_up(
+    directory: str,
+    destination: str,
+    others: Sequence[str],
+    now: Callable[[], int],
+    progress: Progress,
+    *,
+    even_flawed: bool = False,
+    deep: bool = False,
+) -> Manifest:
+    """Make a backup of a data directory, whether a server is using it or not.
+
+    ``destination`` is made, and must not be there. ``others`` are names of files beside the
+    store that belong to it, where they are there. Raises `StoreUnusable`, and `Flawed` where
+    the store is not sound: with ``even_flawed`` there is a backup of it all the same.
+    """
+    destination = destination.rstrip("/") or "/"
+    _refuse_used(directory, destination)
+    _discard_partial(destination, others)
+    draft = _make_draft(destination)
+    claim = Claim(draft)
+    try:
+        began_at = now()
+        with Inspection(directory, tolerant=even_flawed) as source:
+            refuse_flawed(source, directory, even_flawed)
+            figures = source.figures()
+            need_room(draft, figures.used)
+            files = [copy_store(source, os.path.join(draft, DATA_FILE), progress)]
+        for name in others:
+            original = os.path.join(directory, name)
+            if os.path.exists(original):
+                files.append(copy_file(original, os.path.join(draft, name), progress))
+        flaws, meta = _look(os.path.join(draft, DATA_FILE), directory, progress, even_flawed, deep)
+        manifest = Manifest(
+            kind=KIND,
+            format=_FORMAT,
+            version=__version__,
+            began_at=began_at,
+            store_format=meta.format,
+            commit=figures.commit,
+            files=files,
+            flaws=flaws,
+        )
+        with Copy(os.path.join(draft, MANIFEST_FILE)) as copy:
+            copy.write(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+        claim.erase()
+        persist(draft)
+        _rename(draft, destination)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    finally:
+        claim.release()
+    return manifest
+
+
+def read_manifest(backup: str) -> Manifest:
+    """What a directory says of itself. Raises `StoreUnusable` where it is no backup."""
+    path = os.path.join(backup, MANIFEST_FILE)
+    try:
+        with open(path, "rb") as file:
+            manifest = msgspec.json.decode(file.read(), type=Manifest)
+    except FileNotFoundError:
+        interrupted = _PARTIAL in os.path.basename(backup)
+        why = "it was interrupted" if interrupted else f"it has no {MANIFEST_FILE}"
+        raise StoreUnusable(f"{backup} is no backup: {why}") from None
+    except OSError as error:
+        raise StoreUnusable(f"{path} cannot be read: {error.strerror}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise StoreUnusable(f"{path} is damaged: {error}") from None
+    if manifest.kind != KIND:
+        raise StoreUnusable(f"{backup} is no backup of this server")
+    if manifest.format > _FORMAT or manifest.store_format > codec.FORMAT:
+        raise StoreUnusable(
+            f"{backup} was made by version {manifest.version}, which this version "
+            f"({__version__}) cannot read"
+        )
+    names = [file.name for file in manifest.files]
+    if DATA_FILE not in names or any(os.path.basename(name) != name for name in names):
+        raise StoreUnusable(f"{path} is damaged: its files are {', '.join(names)}")
+    return manifest
+
+
+def _refuse_used(directory: str, destination: str) -> None:
+    inside = os.path.realpath(directory)
+    if os.path.commonpath((inside, os.path.realpath(destination))) == inside:
+        raise StoreUnusable(f"{destination} is inside the data directory: choose another place")
+    if os.path.lexists(destination):
+        raise StoreUnusable(f"{destination} is there already: a backup overwrites nothing")
+
+
+def _make_draft(destination: str) -> str:
+    """Make a directory beside a backup to come. Return its path. Raises `StoreUnusable`."""
+    parent, name = os.path.split(os.path.abspath(destination))
+    try:
+        os.makedirs(parent, exist_ok=True)
+        # A name that no other user can foresee: a link of that name would be followed.
+        return tempfile.mkdtemp(prefix=f"{name}{_PARTIAL}-", dir=parent)
+    except OSError as error:
+        raise StoreUnusable(f"{destination} cannot be made: {error.strerror}") from None
+
+
+def _discard_partial(destination: str, others: Sequence[str]) -> None:
+    """Remove what interrupted backups of this user to the same place have left.
+
+    Directories of backups that are still being made stay, and those with other files.
+    """
+    known = frozenset((DATA_FILE, MANIFEST_FILE, *others))
+    parent, name = os.path.split(os.path.abspath(destination))
+    with suppress(OSError):
+        for entry in list(os.scandir(parent)):
+            if not entry.name.startswith(f"{name}{_PARTIAL}-") or not _is_own(entry):
+                continue
+            with suppress(StoreUnusable):
+                claim = Claim(entry.path, known)
+                try:
+                    if set(os.listdir(entry.path)) <= known | {CLAIM_FILE}:
+                        shutil.rmtree(entry.path)
+                finally:
+                    claim.release()
+
+
+def _is_own(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a directory of this user that no other user can enter."""
+    found = entry.stat(follow_symlinks=False)
+    return (
+        entry.is_dir(follow_symlinks=False)
+        and found.st_uid == os.geteuid()
+        and not stat.S_IMODE(found.st_mode) & 0o077
+    )
+
+
+def _look(
+    data: str, where: str, progress: Progress, even_flawed: bool, deep: bool
+) -> tuple[int, codec.Meta]:
+    """How many flaws a copied store has, and what wrote it."""
+    with Inspection(data, alone=True) as copied:
+        flaws = prove(copied, where, progress, deep=deep, tolerant=even_flawed)
+        with copied.snapshot() as view:
+            found = view.get(codec.META_KEY)
+            value = None if found is None else bytes(found)
+        meta = None
+        if value is not None:
+            with suppress(msgspec.MsgspecError):
+                meta = codec.unpack_meta(value)
+        if meta is None or meta.kind != codec.KIND:
+            raise StoreUnusable(f"{where} holds a database that is not this server's")
+        return flaws, meta
+
+
+def _rename(draft: str, destination: str) -> None:
+    try:
+        os.rename(draft, destination)
+        persist(destination)
+    except OSError as error:
+        raise StoreUnusable(f"{destination} cannot be made: {error.strerror}") from None

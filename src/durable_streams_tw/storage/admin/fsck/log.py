@@ -1,0 +1,99 @@
+"""Walking along one stream's data records: no gap, no overlap, and whole messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from durable_streams_tw.protocol import content_types, json_mode
+from durable_streams_tw.protocol.errors import Refused
+from durable_streams_tw.protocol.limits import MAX_RECORD
+from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw, unreadable
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.codec import CorruptRecord, StreamRecord
+from durable_streams_tw.storage.engine.kv import View
+
+
+class LogWalk:
+    """The walk along one stream's data records. ``key`` is that of the stream's own record."""
+
+    def __init__(self, view: View, key: bytes, record: StreamRecord, deep: bool) -> None:
+        self._view = view
+        self._key = key
+        self._record = record
+        self._json = content_types.is_json(record.state.content_type)
+        self._deep = deep and self._json
+        # Where the next record has to begin, and whether inside a message; None where a
+        # record that cannot be read leaves that open.
+        self._position: int | None = record.state.origin
+        self._torn: bool | None = False
+        # The pieces of the message that goes on, where all of them are known.
+        self._pieces: list[bytes] | None = []
+
+    def findings(self) -> Iterator[Finding]:
+        """What is wrong with them."""
+        state = self._record.state
+        last_start: int | None = None
+        (first, behind), _ = codec.owned_ranges(state.id)
+        for raw, value in self._view.scan(first, behind):
+            key = bytes(raw)
+            if len(key) != 17:
+                yield Finding(Flaw.STRANGE_KEY, key, "a data record's key has 17 bytes")
+                continue
+            last_start = codec.position_of(key)
+            try:
+                flags, payload = codec.unpack_data(key, value)
+            except CorruptRecord as corrupt:
+                yield unreadable(corrupt)
+                self._position = self._torn = self._pieces = None
+                continue
+            yield from self._place(key, last_start, payload, len(value))
+            yield from self._messages(key, flags, payload)
+        if self._position is not None and self._position != state.tail:
+            yield Finding(
+                Flaw.DATA, self._key, f"bytes end at {self._position}, the stream at {state.tail}"
+            )
+        if self._torn:
+            yield Finding(Flaw.MESSAGES, self._key, "the last message has no end")
+        if last_start != self._record.last_start:
+            yield Finding(
+                Flaw.DATA,
+                self._key,
+                f"the last record begins at {last_start}, not {self._record.last_start}",
+            )
+
+    def _place(self, key: bytes, start: int, payload: memoryview, size: int) -> Iterator[Finding]:
+        if self._position is not None and start != self._position:
+            yield Finding(Flaw.DATA, key, f"a record for {self._position} is due here")
+        if not payload or size > MAX_RECORD:
+            yield Finding(Flaw.DATA, key, f"the record has {size} bytes")
+        self._position = start + len(payload)
+
+    def _messages(self, key: bytes, flags: int, payload: memoryview) -> Iterator[Finding]:
+        before, after = flags & codec.TORN_BEFORE, flags & codec.TORN_AFTER
+        if flags & ~(codec.TORN_BEFORE | codec.TORN_AFTER) or (flags and not self._json):
+            yield Finding(Flaw.MESSAGES, key, f"flags {flags} mean nothing here")
+        if self._torn is not None and self._torn != bool(before):
+            yield Finding(Flaw.MESSAGES, key, "it does not go on where the one before it ends")
+        self._torn = bool(after)
+        if self._json and not after and bytes(payload[-1:]) != b",":
+            yield Finding(Flaw.MESSAGES, key, "it does not end with a message")
+        elif self._deep:
+            yield from self._parse(key, before, after, payload)
+
+    def _parse(self, key: bytes, before: int, after: int, payload: memoryview) -> Iterator[Finding]:
+        if not before:
+            self._pieces = []
+        if self._pieces is None:
+            return
+        self._pieces.append(bytes(payload))
+        if after:
+            return
+        stored = b"".join(self._pieces)
+        self._pieces = []
+        try:
+            messages = json_mode.split(json_mode.document(stored))
+        except Refused as refused:
+            yield Finding(Flaw.MESSAGES, key, refused.refusal.detail)
+            return
+        if before and len(messages) != 1:
+            yield Finding(Flaw.MESSAGES, key, f"{len(messages)} messages stand in cut records")

@@ -1,0 +1,95 @@
+"""Counting what a store has: streams, bytes, producers, subscriptions."""
+
+from __future__ import annotations
+
+from heapq import nlargest
+
+from msgspec import Struct
+
+from durable_streams_tw.protocol.subscriptions.state import Kind
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.codec import CorruptRecord
+from durable_streams_tw.storage.engine.kv import View
+from durable_streams_tw.storage.engine.record_access import scan_all
+from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS
+
+# How many streams are kept before the larger half of them is chosen.
+_KEPT = 1_000
+
+
+class Sized(Struct, frozen=True):
+    """A stream's name and how many bytes of its own it has."""
+
+    path: str
+    size: int
+
+
+class Census(Struct, kw_only=True):
+    """What was counted.
+
+    ``size`` is the bytes that streams have themselves, without what forks share with their
+    sources. ``held`` streams are deleted, and kept for their forks; ``ended`` ones wait to have
+    their bytes freed, as do subscriptions. ``pending`` subscriptions have work that is not
+    acknowledged. ``unreadable`` records were not counted otherwise. ``largest`` are the streams
+    with the most bytes of their own.
+    """
+
+    streams: int = 0
+    closed: int = 0
+    expiring: int = 0
+    forks: int = 0
+    held: int = 0
+    ended: int = 0
+    size: int = 0
+    records: int = 0
+    producers: int = 0
+    webhooks: int = 0
+    pull_wakes: int = 0
+    pending: int = 0
+    unreadable: int = 0
+    largest: list[Sized] = []
+
+
+def count(view: View, top: int) -> Census:
+    """Walk through a store and count; name so many of the largest streams."""
+    found = Census()
+    largest: list[Sized] = []
+    for raw, value in view.scan(*codec.STREAMS):
+        try:
+            state = codec.unpack_stream(bytes(raw), value).state
+        except CorruptRecord:
+            found.unreadable += 1
+            continue
+        if state.deleted:
+            found.held += 1
+        else:
+            found.streams += 1
+            found.closed += state.closed
+            found.expiring += state.deadline() is not None
+        found.forks += state.fork is not None
+        own = state.tail - state.origin
+        found.size += own
+        largest.append(Sized(state.path, own))
+        if len(largest) >= max(_KEPT, 2 * top):
+            largest = _top(largest, top)
+    found.largest = _top(largest, top)
+    found.records = _pairs(view, b"d", b"e")
+    found.producers = _pairs(view, b"q", b"r")
+    # Longer entries are of producers that are forgotten.
+    found.ended = sum(1 for key, _ in view.scan(*codec.GARBAGE) if len(key) == 9)
+    for _, subscription in scan_all(view, SUBSCRIPTIONS, b"", None):
+        if isinstance(subscription, CorruptRecord):
+            found.unreadable += 1
+            continue
+        found.webhooks += subscription.config.kind is Kind.WEBHOOK
+        found.pull_wakes += subscription.config.kind is not Kind.WEBHOOK
+        found.pending += not subscription.idle
+    return found
+
+
+def _top(streams: list[Sized], number: int) -> list[Sized]:
+    return nlargest(number, streams, key=lambda stream: stream.size)
+
+
+def _pairs(view: View, first: bytes, stop: bytes) -> int:
+    return sum(1 for _ in view.scan(first, stop))

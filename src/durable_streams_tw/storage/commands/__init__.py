@@ -1,0 +1,1 @@
+"""Commands carried out in a transaction of any store."""

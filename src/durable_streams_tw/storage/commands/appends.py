@@ -1,0 +1,52 @@
+"""An append in a transaction, without what it means for subscriptions."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from durable_streams_tw.protocol import lineage
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.streams import transitions
+from durable_streams_tw.protocol.streams.commands import Append
+from durable_streams_tw.protocol.streams.outcomes import Appended
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.storage.access_times import usable
+from durable_streams_tw.storage.api import Change, Transaction
+
+FULL: Final = Refusal(Problem.STORAGE_FULL, "there is no room for more bytes")
+
+
+def append(transaction: Transaction, command: Append, now: int) -> Appended | Refusal:
+    """Carry out an append at a time (milliseconds since 1970)."""
+    state = usable(transaction.stream_at(command.path), transaction.access, now)
+    if isinstance(state, Refusal):
+        return state
+    claim = command.producer
+    known = None if claim is None else transaction.producer(state.id, claim.id)
+    outcome = transitions.append(state, known, command, now)
+    if isinstance(outcome, Refusal) or outcome.duplicate:
+        return outcome
+    if outcome.grew and not transaction.roomy:
+        return FULL
+    after = outcome.state
+    if outcome.grew and lineage.newest(after) < transaction.life:
+        # Bytes that a copy of this store has appended since may have the same positions.
+        after = lineage.renewed(after, transaction.new_id(), state.tail)
+        outcome = replace(outcome, state=after)
+    transaction.save(after)
+    if claim is not None and outcome.producer is not None:
+        transaction.save_producer(state.id, claim.id, outcome.producer)
+    data = b""
+    if command.body is not None:
+        data = command.body.data
+        transaction.append(after, state.tail, command.body)
+    transaction.changes.append(Change(after, state.tail, data))
+    return outcome
+
+
+def living(transaction: Transaction, path: str, now: int) -> StreamState | None:
+    """The stream at a path, where a client may use it."""
+    state = usable(transaction.stream_at(path), transaction.access, now)
+    return None if isinstance(state, Refusal) else state

@@ -1,0 +1,138 @@
+"""One command in one transaction: the imperative side of `protocol.streams.transitions`.
+
+Every store runs its commands through `apply`. It reads what the decision needs, asks the
+pure function, and writes what came of it.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.preconditions import unmet
+from durable_streams_tw.protocol.streams import forks, transitions
+from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
+from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.storage.access_times import usable
+from durable_streams_tw.storage.api import Change, Command, Outcome, Transaction
+from durable_streams_tw.storage.commands import forks as commands_forks
+from durable_streams_tw.storage.commands import pending, subscriptions
+from durable_streams_tw.storage.commands.appends import FULL, append
+
+
+def apply(transaction: Transaction, command: Command, now: int) -> Outcome:
+    """Carry out a command at a time (milliseconds since 1970)."""
+    if isinstance(command, Append):
+        outcome = append(transaction, command, now)
+        if transaction.index and isinstance(outcome, Appended) and outcome.grew:
+            assert command.body is not None, "a stream grows by a body"
+            before = outcome.state.tail - len(command.body.data)
+            pending.grown(transaction, command.path, before, now)
+        return outcome
+    if isinstance(command, Create):
+        return _create(transaction, command, now)
+    if isinstance(command, Delete):
+        return _delete(transaction, command, now)
+    return subscriptions.carry_out(transaction, command, now)
+
+
+def _create(transaction: Transaction, command: Create, now: int) -> Outcome:
+    existing = transaction.stream_at(command.path)
+    if existing is not None and _has_ended(transaction, existing, now):
+        end(transaction, existing)
+        existing = transaction.stream_at(command.path)
+    if existing is not None:
+        return transitions.recreate(existing, command)
+    source: StreamState | None = None
+    outcome: Created | Refusal
+    if command.fork is None:
+        outcome = transitions.create(command, now)
+    else:
+        source = transaction.stream_at(command.fork.source)
+        expired = source is not None and _has_ended(transaction, source, now)
+        refusal = forks.unusable(source, expired)
+        if refusal is not None:
+            return refusal
+        assert source is not None, "what is usable is there"
+        outcome = commands_forks.fork(transaction, source, command, now)
+    if isinstance(outcome, Created):
+        outcome = unmet(command.precondition, None) or outcome
+    if isinstance(outcome, Refusal):
+        return outcome
+    if not transaction.roomy:
+        return FULL
+    if source is None:
+        state = replace(outcome.state, id=transaction.new_id())
+    else:
+        state = forks.identified(outcome.state, source, transaction.new_id())
+        transaction.save(forks.referenced(source))
+    transaction.save(state)
+    data = outcome.body.data
+    start = state.tail - len(data)
+    if data:
+        transaction.append(state, start, outcome.body)
+    transaction.changes.append(Change(state, start, data))
+    if transaction.index:
+        pending.created(transaction, state.path, now)
+        if data:
+            pending.grown(transaction, state.path, start, now)
+    return Created(state, fresh=True, body=outcome.body)
+
+
+def _has_ended(transaction: Transaction, state: StreamState, now: int) -> bool:
+    return not state.deleted and transaction.access.has_ended(state, now)
+
+
+def _delete(transaction: Transaction, command: Delete, now: int) -> Outcome:
+    state = usable(transaction.stream_at(command.path), transaction.access, now)
+    if isinstance(state, Refusal):
+        return state
+    return unmet(command.precondition, state) or end(transaction, state)
+
+
+def expire(transaction: Transaction, stream_id: int, now: int) -> int | None:
+    """End a stream if its time has come; otherwise say when that will be (ms since 1970)."""
+    state = transaction.stream(stream_id)
+    if state is None or state.deleted:
+        return None
+    if transaction.access.has_ended(state, now):
+        end(transaction, state)
+        return None
+    return state.deadline(transaction.access.last(stream_id, now))
+
+
+def touch(transaction: Transaction, stream_id: int, accessed_at: int) -> None:
+    """Write down when a stream was last accessed (milliseconds since 1970), if that matters."""
+    state = transaction.stream(stream_id)
+    if state is None or state.deleted or state.lifetime.ttl is None:
+        return
+    if state.touched_at < accessed_at:
+        transaction.save(replace(state, touched_at=accessed_at))
+
+
+def end(transaction: Transaction, state: StreamState) -> Deleted:
+    """Delete a stream that exists, whoever asked for it."""
+    outcome = transitions.delete(state)
+    if outcome.state.deleted:
+        transaction.save(outcome.state)
+    else:
+        transaction.forget(state)
+        _release(transaction, state)
+    transaction.changes.append(Change(outcome.state, state.tail, b"", gone=True))
+    if transaction.index:
+        pending.ended(transaction, state.path)
+    return outcome
+
+
+def _release(transaction: Transaction, state: StreamState) -> None:
+    """A fork is gone: count it out, and up the chain end what lived for it only (§4.2)."""
+    while state.fork is not None:
+        source = transaction.stream(state.fork.source_id)
+        assert source is not None, "a source outlives its forks"
+        left = forks.released(source)
+        if left is not None:
+            transaction.save(left)
+            return
+        transaction.forget(source)
+        state = source

@@ -1,0 +1,361 @@
+"""Control requests in one transaction: the imperative side of `protocol.subscriptions.state`.
+
+Like `apply`: read what the decision needs, ask the pure function, write what came of it.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from durable_streams_tw.protocol import offsets
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.limits import MAX_EXPLICIT_STREAMS
+from durable_streams_tw.protocol.preconditions import unmet_by
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.protocol.subscriptions import state as subscriptions_state
+from durable_streams_tw.protocol.subscriptions.commands import (
+    Ack,
+    Claim,
+    Delivered,
+    Due,
+    LinkStreams,
+    Release,
+    Result,
+    Settle,
+    Subscribe,
+    SubscriptionCommand,
+    UnlinkStream,
+    Unsubscribe,
+)
+from durable_streams_tw.protocol.subscriptions.globs import Glob, parse_glob
+from durable_streams_tw.protocol.subscriptions.index import Member, SubscriptionIndex
+from durable_streams_tw.protocol.subscriptions.outcomes import (
+    Claimed,
+    Relinked,
+    Settled,
+    Subscribed,
+    SubscriptionOutcome,
+    Unsubscribed,
+)
+from durable_streams_tw.protocol.subscriptions.state import (
+    Config,
+    Cursor,
+    Kind,
+    Named,
+    Subscription,
+)
+from durable_streams_tw.storage.api import Transaction
+from durable_streams_tw.storage.commands import pending
+from durable_streams_tw.storage.commands.appends import living
+from durable_streams_tw.storage.commands.forks import Reader
+from durable_streams_tw.storage.engine.tables import (
+    CURSORS,
+    NAMED,
+    SUBSCRIPTIONS,
+    owned_range,
+    stream_key,
+    subscription_key,
+)
+
+_BETWEEN = Refusal(
+    Problem.INVALID_OFFSET, "the offset lies inside a message: use one that this server returned"
+)
+_UNKNOWN_STREAM = Refusal(
+    Problem.INVALID_OFFSET, "the subscription is not linked to the stream, or there is none"
+)
+
+
+def carry_out(
+    transaction: Transaction, command: SubscriptionCommand, now: int
+) -> SubscriptionOutcome | Refusal:
+    """Carry out a control request at a time (milliseconds since 1970)."""
+    state = transaction.get(SUBSCRIPTIONS, subscription_key(command.id))
+    if isinstance(command, Subscribe):
+        return _subscribe(transaction, state, command, now)
+    if isinstance(command, Unsubscribe):
+        refusal = unmet_by(command.precondition, exists=state is not None)
+        if refusal is not None:
+            return refusal
+        if state is not None:
+            _end(transaction, state)
+        return Unsubscribed()
+    if isinstance(command, Delivered | Due):
+        if state is None or state.number != command.number:
+            return Settled(None)
+        if isinstance(command, Due):
+            return _due(transaction, state, now)
+        return _delivered(transaction, state, command, now)
+    if state is None:
+        return subscriptions_state.GONE
+    if isinstance(command, LinkStreams):
+        return _link(transaction, state, command.streams)
+    if isinstance(command, UnlinkStream):
+        return _unlink(transaction, state, command.path)
+    if isinstance(command, Claim):
+        return _claim(transaction, state, command, now)
+    if isinstance(command, Settle):
+        return _settle(transaction, state, command, now)
+    return _release(transaction, state, command, now)
+
+
+# -- coming and going ---------------------------------------------------------------------------
+
+
+def register(index: SubscriptionIndex, state: Subscription) -> None:
+    """Tell an index of a subscription, but for its explicit links."""
+    index.add(_member(state), _glob(state.config), state.config.wake_stream)
+
+
+def _member(state: Subscription) -> Member:
+    return state.number, state.id
+
+
+def _glob(config: Config) -> Glob | None:
+    return None if config.pattern is None else parse_glob(config.pattern)
+
+
+def _subscribe(
+    transaction: Transaction, existing: Subscription | None, command: Subscribe, now: int
+) -> SubscriptionOutcome | Refusal:
+    if existing is not None:
+        refusal = subscriptions_state.reconfirm(existing, command.digest)
+        refusal = refusal or unmet_by(command.precondition, exists=True)
+        return refusal or Subscribed(existing, False)
+    refusal = unmet_by(command.precondition, exists=False)
+    if refusal is not None:
+        return refusal
+    config = command.config
+    state = Subscription(
+        transaction.new_id(), command.id, config, command.digest, now, len(command.streams)
+    )
+    if config.wake_stream is not None:
+        # From now on it belongs to nobody: what was pending there wakes no one.
+        for member in transaction.index.matching(config.wake_stream):
+            pending.drop(transaction, member, config.wake_stream)
+    register(transaction.index, state)
+    for path in command.streams:
+        _name(transaction, state, path)
+    pending.save(transaction, state)
+    return Subscribed(state, True)
+
+
+def _name(transaction: Transaction, state: Subscription, path: str) -> None:
+    transaction.put(NAMED, stream_key(state.number, path), Named(path))
+    transaction.index.link(_member(state), path)
+
+
+def _end(transaction: Transaction, state: Subscription) -> None:
+    explicit = [link.path for _, link in transaction.range(NAMED, *owned_range(state.number))]
+    transaction.index.remove(
+        _member(state), _glob(state.config), state.config.wake_stream, explicit
+    )
+    transaction.remove(SUBSCRIPTIONS, subscription_key(state.id))
+    transaction.forget_owner(state.number)
+
+
+def _link(
+    transaction: Transaction, state: Subscription, paths: tuple[str, ...]
+) -> SubscriptionOutcome | Refusal:
+    fresh = [
+        path for path in paths if transaction.get(NAMED, stream_key(state.number, path)) is None
+    ]
+    if state.config.wake_stream in fresh:
+        return Refusal(
+            Problem.INVALID_REQUEST, "a subscription cannot be woken by its own wake stream"
+        )
+    explicit = state.explicit + len(fresh)
+    if explicit > MAX_EXPLICIT_STREAMS:
+        return Refusal(
+            Problem.INVALID_REQUEST,
+            f"a subscription names at most {MAX_EXPLICIT_STREAMS} streams: use a pattern",
+        )
+    if fresh:
+        for path in fresh:
+            _name(transaction, state, path)
+        state = subscriptions_state.naming(state, explicit)
+        pending.save(transaction, state)
+    return Relinked(state)
+
+
+def _unlink(transaction: Transaction, state: Subscription, path: str) -> SubscriptionOutcome:
+    key = stream_key(state.number, path)
+    if transaction.get(NAMED, key) is None:
+        return Relinked(state)
+    transaction.remove(NAMED, key)
+    transaction.index.unlink(_member(state), path)
+    state = subscriptions_state.naming(state, state.explicit - 1)
+    pending.save(transaction, state)
+    if _member(state) not in transaction.index.matching(path):
+        pending.drop(transaction, _member(state), path)
+    return Relinked(state)
+
+
+# -- working --------------------------------------------------------------------------------------
+
+
+def _claim(
+    transaction: Transaction, state: Subscription, command: Claim, now: int
+) -> SubscriptionOutcome | Refusal:
+    if subscriptions_state.lapsed(state, now):
+        # Its timer is only late.
+        state = _next(transaction, state, now)
+    claimed = subscriptions_state.claim(state, command.worker, now)
+    if isinstance(claimed, Refusal):
+        return claimed
+
+    def look(path: str) -> StreamState | None:
+        return living(transaction, path, now)
+
+    items = pending.work_of(transaction, look, claimed)
+    if not items:
+        return subscriptions_state.NOTHING_PENDING
+    pending.save(transaction, claimed)
+    return Claimed(claimed, items)
+
+
+def _settle(
+    transaction: Transaction, state: Subscription, command: Settle, now: int
+) -> SubscriptionOutcome | Refusal:
+    refusal = subscriptions_state.fence(state, command.kind, command.proof, command.wake, now)
+    if refusal is not None:
+        return refusal
+    for ack in command.acks:
+        refusal = _refuse_ack(transaction, state, ack, now, command.between)
+        if refusal is not None:
+            return refusal
+    for ack in command.acks:
+        _acknowledge(transaction, state, ack, now)
+    if command.done:
+        after = _next(transaction, state, now, command.acks)
+        return Settled(after, next_wake=not after.idle)
+    state = subscriptions_state.leased(state, now)
+    pending.save(transaction, state)
+    return Settled(state)
+
+
+def _release(
+    transaction: Transaction, state: Subscription, command: Release, now: int
+) -> SubscriptionOutcome | Refusal:
+    refusal = subscriptions_state.fence(state, Kind.PULL, command.proof, command.wake, now)
+    if refusal is not None:
+        return refusal
+    after = _next(transaction, state, now)
+    return Settled(after, next_wake=not after.idle)
+
+
+def _delivered(
+    transaction: Transaction, state: Subscription, command: Delivered, now: int
+) -> SubscriptionOutcome:
+    if (
+        state.config.kind is not Kind.WEBHOOK
+        or not subscriptions_state.current(state, command.wake)
+        or subscriptions_state.lapsed(state, now)
+    ):
+        return Settled(state)
+    if command.result is Result.DONE:
+        for ack in command.seen:
+            # This server told it the offset.
+            if _refuse_ack(transaction, state, ack, now, None) is None:
+                _acknowledge(transaction, state, ack, now)
+        after = _next(transaction, state, now, command.seen)
+        return Settled(after, next_wake=not after.idle)
+    if state.leased:
+        # It has called back meanwhile, and knows better than its connection.
+        return Settled(state)
+    if command.result is Result.ACCEPTED:
+        state = subscriptions_state.leased(state, now)
+    else:
+        state = subscriptions_state.failed(state, now, command.chance)
+    pending.save(transaction, state)
+    return Settled(state)
+
+
+def _due(transaction: Transaction, state: Subscription, now: int) -> SubscriptionOutcome:
+    owed = subscriptions_state.obligation(state)
+    if owed is None or now < owed[1]:
+        return Settled(state)
+    if owed[0] is subscriptions_state.Duty.LAPSE:
+        after = _next(transaction, state, now)
+        return Settled(after, next_wake=not after.idle)
+    if owed[0] is subscriptions_state.Duty.OFFER:
+        state = pending.offer(transaction, state, now)
+        pending.save(transaction, state)
+    return Settled(state)
+
+
+def _next(
+    transaction: Transaction, state: Subscription, now: int, acks: tuple[Ack, ...] = ()
+) -> Subscription:
+    """The wake is over: what follows it is written, and returned."""
+    keys = [stream_key(state.number, ack.path) for ack in acks]
+    behind = max(keys, default=stream_key(state.number, state.trigger))
+    after = subscriptions_state.rested(state)
+    after = pending.wake_if_pending(transaction, after, behind, now)
+    pending.save(transaction, after)
+    return after
+
+
+# -- cursors -----------------------------------------------------------------------------------
+
+
+def _refuse_ack(
+    transaction: Transaction,
+    state: Subscription,
+    ack: Ack,
+    now: int,
+    between: frozenset[tuple[int, int]] | None,
+) -> Refusal | None:
+    """Refuse an ack that is wrong. ``between`` are positions by stream id that are known to lie
+    between messages, None where that need not be looked at."""
+    if _member(state) not in transaction.index.matching(ack.path):
+        return _UNKNOWN_STREAM
+    stream = living(transaction, ack.path, now)
+    if stream is None:
+        return _UNKNOWN_STREAM
+    cursor = transaction.get(CURSORS, stream_key(state.number, ack.path))
+    acked = stream.tail if cursor is None else cursor.acked
+    position = offsets.resolve(stream, ack.offset)
+    if isinstance(position, Refusal):
+        return Refusal(Problem.INVALID_OFFSET, position.detail)
+    refusal = subscriptions_state.acknowledge(acked, position)
+    if refusal is not None or between is None or (stream.id, position) in between:
+        return refusal
+    return None if transaction.boundary(stream, position) else _BETWEEN
+
+
+def check_acks(reader: Reader, state: Subscription | None, command: Settle, now: int) -> Settle:
+    """Find the acks that lie between messages, before the request is carried out.
+
+    Each costs a record that is read and parsed, and a request may have MAX_WAKE_STREAMS of them.
+    """
+    if state is None or subscriptions_state.fence(
+        state, command.kind, command.proof, command.wake, now
+    ):
+        return command
+    between: set[tuple[int, int]] = set()
+    for ack in command.acks:
+        stream = reader.stream_at(ack.path)
+        position = None if stream is None else offsets.resolve(stream, ack.offset)
+        if stream is None or not isinstance(position, int):
+            break
+        if not reader.boundary(stream, position):
+            break
+        between.add((stream.id, position))
+    # The transaction refuses the request at the first one that is wrong.
+    return replace(command, between=frozenset(between))
+
+
+def _acknowledge(transaction: Transaction, state: Subscription, ack: Ack, now: int) -> None:
+    """Move a cursor forward, as `_refuse_ack` lets it."""
+    key = stream_key(state.number, ack.path)
+    cursor = transaction.get(CURSORS, key)
+    stream = living(transaction, ack.path, now)
+    if cursor is None or stream is None:
+        return
+    position = offsets.resolve(stream, ack.offset)
+    if isinstance(position, Refusal) or position <= cursor.acked:
+        return
+    if stream.tail == position:
+        transaction.remove(CURSORS, key)
+    else:
+        transaction.put(CURSORS, key, Cursor(ack.path, position))

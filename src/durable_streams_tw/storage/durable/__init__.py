@@ -1,0 +1,1 @@
+"""Durable store: committer, transactions, caches, readers."""

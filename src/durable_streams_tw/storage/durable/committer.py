@@ -1,0 +1,519 @@
+"""The committer: a batch of commands in, one durable commit, their outcomes out.
+
+A plain function over a keyspace, without a thread of its own, so that a keyspace which
+fails, delays or lies can be put under it. The rules of a batch:
+
+1. commands are decided in order, each on what the ones before it left;
+2. a refused command leaves no trace, and the others go on. So does one that meets a bug of
+   ours or a record that cannot be read: where it has changed something by then, the batch is
+   begun again without it;
+3. a batch in which nothing changed is not committed;
+4. where there is no room, commands that only shrink or end things are still carried out, and
+   as this takes pages too, in smaller and smaller portions, down to one command or one record
+   at a time;
+5. a batch is committed once its time is over, however many of its commands are left: these stay
+   queued. So the time for which no other work is done is bounded, whatever the commands are;
+6. a commit that fails otherwise has an unknown outcome, and every command of the batch says
+   so: even a refusal might rest on what was not written. All that is remembered is dropped,
+   and once the disk answers again those who follow the batch's streams are told to look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic, perf_counter
+from typing import Final
+
+from msgspec import Struct
+from twisted.logger import Logger
+
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.limits import (
+    BATCH_TIME,
+    DELETE_STEP,
+    MAX_PRODUCERS,
+    SWEEP_RETRY,
+    SWEEP_STEP,
+)
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.protocol.subscriptions.commands import LinkStreams, Subscribe
+from durable_streams_tw.storage.access_times import AccessTimes
+from durable_streams_tw.storage.api import Change, Command, Note, Outcome
+from durable_streams_tw.storage.commands.appends import FULL
+from durable_streams_tw.storage.commands.streams import apply, expire, touch
+from durable_streams_tw.storage.durable import reader
+from durable_streams_tw.storage.durable.transaction import BatchTransaction
+from durable_streams_tw.storage.durable.write_cache import Written
+from durable_streams_tw.storage.engine import codec, record_access
+from durable_streams_tw.storage.engine.codec import CorruptRecord
+from durable_streams_tw.storage.engine.format_version import first_id
+from durable_streams_tw.storage.engine.kv import (
+    Keyspace,
+    KeyspaceFailed,
+    KeyspaceFull,
+    WriteBatch,
+)
+
+UNKNOWN = Refusal(
+    Problem.OUTCOME_UNKNOWN,
+    "the disk failed while this was written: it may have happened or not. A producer's retry "
+    "finds out",
+)
+UNAVAILABLE = Refusal(Problem.STORAGE_UNAVAILABLE, "the disk failed; nothing was written")
+CORRUPT = Refusal(Problem.CORRUPT_RECORD, "stored bytes of this stream failed their checksum")
+BUG = Refusal(Problem.INTERNAL, "the server failed; nothing was written")
+
+_LARGEST: Final = max(DELETE_STEP, SWEEP_STEP)
+_SLOWEST: Final = 32
+_SPARED: Final = 16
+
+
+class Committed(Struct, frozen=True):
+    """What came of a batch.
+
+    ``outcomes`` belong to the commands in order, and to as many of them as there was time for;
+    ``changes``, ``notes`` and ``published`` are
+    what listeners and readers are to see of the commit numbered ``version``. ``more`` asks for
+    another sweep at once. ``failed`` says that nothing was written, or that this is not
+    known: then ``doubt`` is the version before which nothing that was seen may be trusted.
+    ``seconds`` is how long the disk took.
+    """
+
+    outcomes: list[Outcome]
+    changes: list[Change]
+    published: dict[str, StreamState | None]
+    version: int
+    more: bool = False
+    failed: bool = False
+    doubt: int | None = None
+    notes: Sequence[Note] = ()
+    seconds: float = 0.0
+
+
+class Committer:
+    """Carries out batches, one at a time, on whatever thread calls it.
+
+    ``now`` tells milliseconds since 1970; ``reserve`` and ``quota`` are bytes that stay free
+    on the disk and that stored pairs may take (None for no quota). ``clock`` counts monotonic
+    seconds, by which the time of a batch is bounded. ``max_producers`` is how many producers a
+    stream remembers at least.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        keyspace: Keyspace,
+        access: AccessTimes,
+        now: Callable[[], int],
+        reserve: int = 0,
+        quota: int | None = None,
+        clock: Callable[[], float] = monotonic,
+        max_producers: int = MAX_PRODUCERS,
+    ) -> None:
+        self._clock = clock
+        self._keyspace = keyspace
+        self._access = access
+        self._now = now
+        self._reserve = reserve
+        self._quota = quota
+        self._had_room = True
+        # How much a sweep takes at a time.
+        self._portion = _LARGEST
+        # How much of that there was time for.
+        self._pace = _LARGEST
+        # How far it has come.
+        self._passed = _NOTHING_PASSED
+        # No id that an earlier process or a copy of the store has given.
+        self._written = Written(first_id(now()), max_producers)
+        # Streams that a commit of unknown outcome was to change, as it was to leave them.
+        self._doubtful: dict[int, StreamState] = {}
+        # Watched records that it was to change, by whole key.
+        self._doubtful_notes: dict[bytes, Note] = {}
+
+    def step(self, commands: Sequence[Command]) -> Committed:
+        """Carry out commands in one commit, one at least and as many as BATCH_TIME allows.
+
+        Raises nothing that a disk or a client can cause.
+        """
+        return self._step(commands, None, self._clock() + BATCH_TIME)
+
+    def _step(self, commands: Sequence[Command], full: bool | None, until: float) -> Committed:
+        """Carry out commands up to a time of the clock.
+
+        ``full`` says that nothing may grow; None, that this is to be found out.
+        """
+        spared: dict[int, Refusal] = {}
+        while True:
+            try:
+                if full is None:
+                    full = not self._has_room()
+                batch = self._keyspace.begin()
+            except KeyspaceFailed as failure:
+                return self._failed(len(commands), UNAVAILABLE, failure)
+            transaction = BatchTransaction(batch, self._written, self._access, not full)
+            try:
+                self._settle(batch, transaction)
+                outcomes = self._decide(transaction, commands, full, spared, until)
+                if outcomes is not None:
+                    return self._commit(batch, transaction, outcomes)
+            except KeyspaceFull as failure:
+                if full:
+                    self._drop(batch)
+                    if len(commands) > 1:
+                        return self._in_halves(commands, full, until)
+                    return self._failed(1, FULL, failure)
+                full = True
+            except KeyspaceFailed as failure:
+                return self._unknown(batch, transaction, len(commands), failure)
+            except BaseException:
+                self._drop(batch)
+                raise
+            self._drop(batch)
+            if len(spared) > _SPARED:
+                # Each costs the whole batch another beginning.
+                return self._in_halves(commands, full, until)
+
+    def sweep(self) -> Committed | None:
+        """End expired streams and free a step's worth of ended streams' bytes.
+
+        None where there is nothing to do. ``more`` says that another step is due at once.
+        """
+        now = self._now()
+        until = self._clock() + BATCH_TIME
+        spared: set[int] = set()
+        while True:
+            try:
+                # First of all, for it makes a broken keyspace whole again.
+                batch = self._keyspace.begin()
+            except KeyspaceFailed as failure:
+                return self._failed(0, UNAVAILABLE, failure)
+            portion = min(self._portion, self._pace)
+            transaction = BatchTransaction(batch, self._written, self._access)
+            try:
+                # Of an entry that is found, whichever clock its deadline is of has passed it.
+                due_by = now + min(0, self._access.lead())
+                due, garbage = _due(batch, self._passed, due_by, portion)
+                doubtful = self._doubtful or self._doubtful_notes
+                if not due and not garbage and not doubtful:
+                    batch.abort()
+                    self._passed = _NOTHING_PASSED
+                    return None
+                self._settle(batch, transaction)
+                ended = self._expire(transaction, due, spared, now, until)
+                if ended is not None:
+                    most = min(DELETE_STEP, portion)
+                    freed, gone, left = self._free(batch, transaction, garbage, most, until)
+                    more = left or ended < len(due) or ended == min(SWEEP_STEP, portion)
+                    last = codec.deadline_key(*due[ended - 1]) if ended else b""
+                    # What there is no time for is not looked up either.
+                    late = self._clock() >= until
+                    self._pace = max(portion // 2, _SLOWEST) if late else min(2 * portion, _LARGEST)
+                    committed = self._commit(batch, transaction, [], more)
+                    passed = _Passed(last or self._passed.deadline, gone, freed)
+                    # What came in between, and belongs before that, is the next sweep's.
+                    self._passed = passed if more else _NOTHING_PASSED
+                    self._portion = min(2 * self._portion, _LARGEST)
+                    return committed
+            except KeyspaceFull as failure:
+                if self._portion == 1:
+                    self._drop(batch)
+                    return self._failed(0, FULL, failure)
+                self._portion = max(self._portion // 8, 1)
+            except KeyspaceFailed as failure:
+                return self._unknown(batch, transaction, 0, failure)
+            except BaseException:
+                self._drop(batch)
+                raise
+            self._drop(batch)
+
+    def write_accesses(self, accesses: Iterable[tuple[int, int]]) -> Committed:
+        """Write down when streams were last read: pairs of id and ms since 1970."""
+        try:
+            batch = self._keyspace.begin()
+        except KeyspaceFailed as failure:
+            return self._failed(0, UNAVAILABLE, failure)
+        transaction = BatchTransaction(batch, self._written, self._access)
+        try:
+            self._settle(batch, transaction)
+            for stream_id, accessed_at in accesses:
+                try:
+                    touch(transaction, stream_id, accessed_at)
+                except CorruptRecord as corrupt:
+                    self._log.error("{corrupt}", corrupt=corrupt)
+            return self._commit(batch, transaction, [])
+        except KeyspaceFull as failure:
+            self._drop(batch)
+            return self._failed(0, FULL, failure)
+        except KeyspaceFailed as failure:
+            return self._unknown(batch, transaction, 0, failure)
+        except BaseException:
+            self._drop(batch)
+            raise
+
+    def obstacle(self) -> str | None:
+        """Why streams cannot grow, None where they can. On the thread that calls the rest."""
+        try:
+            if not self._has_room():
+                return "there is no room: streams cannot grow until some is made"
+            self._keyspace.begin().abort()
+        except KeyspaceFailed as failure:
+            return f"the disk failed: {failure}"
+        return None
+
+    # -- one batch ----------------------------------------------------------------------------
+
+    def _in_halves(self, commands: Sequence[Command], full: bool, until: float) -> Committed:
+        """Carry out a batch in two, or the first of them where there is no time for more."""
+        half = len(commands) // 2
+        first = self._step(commands[:half], full, until)
+        if len(first.outcomes) < half or self._clock() >= until:
+            return first
+        second = self._step(commands[half:], full, until)
+        return Committed(
+            first.outcomes + second.outcomes,
+            first.changes + second.changes,
+            {**first.published, **second.published},
+            max(first.version, second.version),
+            failed=first.failed or second.failed,
+            doubt=first.doubt if second.doubt is None else second.doubt,
+            notes=[*first.notes, *second.notes],
+            seconds=first.seconds + second.seconds,
+        )
+
+    def _decide(
+        self,
+        transaction: BatchTransaction,
+        commands: Sequence[Command],
+        full: bool,
+        spared: dict[int, Refusal],
+        until: float,
+    ) -> list[Outcome] | None:
+        """Each command's outcome, up to a time of the clock.
+
+        None where one has failed and left a trace: it is among the ``spared`` now, and the
+        batch is to begin again.
+        """
+        now = self._now()
+        outcomes: list[Outcome] = []
+        # Those before a spared one were decided before, so what a failure costs is bounded too.
+        least = max(spared, default=0) + 1
+        clock = self._clock
+        for index, command in enumerate(commands):
+            if index >= least and clock() >= until:
+                break
+            outcome: Outcome
+            if index in spared:
+                outcome = spared[index]
+            elif full and _grows(command):
+                outcome = FULL
+            else:
+                writes = transaction.writes
+                try:
+                    outcome = apply(transaction, command, now)
+                except CorruptRecord as corrupt:
+                    self._log.error("{corrupt}", corrupt=corrupt)
+                    outcome = CORRUPT
+                    if transaction.writes != writes:
+                        spared[index] = CORRUPT
+                        return None
+                except (KeyspaceFull, KeyspaceFailed):
+                    raise
+                except Exception:  # noqa: BLE001 - whatever it is, it is one command's
+                    self._log.failure("a command failed")
+                    spared[index] = BUG
+                    return None
+            outcomes.append(outcome)
+        return outcomes
+
+    def _commit(
+        self,
+        batch: WriteBatch,
+        transaction: BatchTransaction,
+        outcomes: list[Outcome],
+        more: bool = False,
+    ) -> Committed:
+        seconds = 0.0
+        if transaction.flush():
+            begun = perf_counter()
+            version = batch.commit()
+            seconds = perf_counter() - begun
+        else:
+            batch.abort()
+            version = 0
+        self._doubtful.clear()
+        self._doubtful_notes.clear()
+        self._written.trim()
+        return Committed(
+            outcomes,
+            transaction.changes,
+            transaction.published,
+            version,
+            more,
+            notes=transaction.notes,
+            seconds=seconds,
+        )
+
+    def _settle(self, batch: WriteBatch, transaction: BatchTransaction) -> None:
+        """After a commit of unknown outcome: say anew what its streams are."""
+        for stream_id, state in self._doubtful.items():
+            try:
+                record = reader.load_stream(batch, stream_id)
+            except CorruptRecord:
+                # Whoever reads the stream is told.
+                continue
+            gone = record is None or record.state.deleted
+            state = state if record is None else record.state
+            transaction.changes.append(Change(state, state.tail, b"", gone))
+        for note in self._doubtful_notes.values():
+            try:
+                value = record_access.load(batch, note.table, note.key)
+            except CorruptRecord:
+                continue
+            transaction.notes.append(Note(note.table, note.key, value))
+
+    def _drop(self, batch: WriteBatch) -> None:
+        batch.abort()
+        self._written.clear()
+        self._passed = _NOTHING_PASSED
+
+    def _failed(self, count: int, refusal: Refusal, failure: Exception) -> Committed:
+        self._written.clear()
+        self._log.error("a batch was not written: {reason}", reason=failure)
+        return Committed([refusal] * count, [], {}, 0, failed=True)
+
+    def _unknown(
+        self, batch: WriteBatch, transaction: BatchTransaction, count: int, failure: Exception
+    ) -> Committed:
+        self._drop(batch)
+        for change in transaction.changes:
+            self._doubtful[change.state.id] = change.state
+        for note in transaction.notes:
+            self._doubtful_notes[note.table.prefix + note.key] = note
+        self._log.error("the outcome of a batch is unknown: {reason}", reason=failure)
+        return Committed([UNKNOWN] * count, [], {}, 0, failed=True, doubt=self._keyspace.floor)
+
+    def _has_room(self) -> bool:
+        keyspace = self._keyspace
+        room = self._quota is None or keyspace.used() < self._quota
+        room = room and keyspace.has_room(self._reserve)
+        if room != self._had_room:
+            self._had_room = room
+            if room:
+                self._log.info("there is room again: streams can grow")
+            else:
+                self._log.warn("there is no room: streams cannot grow until some is made")
+        return room
+
+    # -- the sweep ----------------------------------------------------------------------------
+
+    def _expire(
+        self,
+        transaction: BatchTransaction,
+        due: list[tuple[int, int]],
+        spared: set[int],
+        now: int,
+        until: float,
+    ) -> int | None:
+        """End streams whose time has come, and move the others' entries; how many there was time
+        for.
+
+        None where one has failed: it is among the ``spared`` now, and the sweep is to begin
+        again.
+        """
+        for done, (found_at, stream_id) in enumerate(due):
+            if done > len(spared) and self._clock() >= until:
+                return done
+            if stream_id in spared:
+                transaction.postpone(stream_id, found_at, now + int(SWEEP_RETRY * 1000))
+                continue
+            try:
+                deadline = expire(transaction, stream_id, now)
+                if deadline is not None:
+                    # An entry must not lie behind what is known of the stream after a crash.
+                    touch(transaction, stream_id, self._access.last(stream_id, now))
+                transaction.reindex(stream_id, found_at, deadline)
+            except CorruptRecord as corrupt:
+                self._log.error("{corrupt}", corrupt=corrupt)
+            except (KeyspaceFull, KeyspaceFailed):
+                raise
+            except Exception:  # noqa: BLE001 - the others' time has come too
+                self._log.failure("ending an expired stream failed")
+            else:
+                continue
+            spared.add(stream_id)
+            return None
+        return len(due)
+
+    def _free(
+        self,
+        batch: WriteBatch,
+        transaction: BatchTransaction,
+        garbage: list[bytes],
+        most: int,
+        until: float,
+    ) -> tuple[bytes, bytes, bool]:
+        """Free so many records of ended streams and forgotten producers, up to a time of the clock.
+
+        Return the last key that was freed, the last entry with nothing left, and whether
+        some may be left.
+        """
+        freed, ended = self._passed.freed, self._passed.garbage
+        left = most
+        for entry in garbage:
+            for first, behind in codec.garbage_ranges(entry):
+                if first <= freed < behind:
+                    first = freed + b"\x00"
+                for key, _ in batch.scan(first, behind):
+                    if not left or (left < most and self._clock() >= until):
+                        return freed, ended, True
+                    freed = bytes(key)
+                    transaction.delete_key(freed)
+                    left -= 1
+            if not left or (left < most and self._clock() >= until):
+                return freed, ended, True
+            ended = entry
+            transaction.delete_key(ended)
+            left -= 1
+        return freed, ended, len(garbage) == most
+
+
+class _Passed(Struct, frozen=True):
+    """How far a sweep of several steps has come: the last deadline and ended stream that are dealt
+    with, and the last record that was freed.
+
+    A search from the first key would pass over all that was removed since the map was brought up
+    to date, step after step.
+    """
+
+    deadline: bytes = b""
+    garbage: bytes = b""
+    freed: bytes = b""
+
+
+_NOTHING_PASSED: Final = _Passed()
+
+
+def _due(
+    batch: WriteBatch, passed: _Passed, now: int, most: int
+) -> tuple[list[tuple[int, int]], list[bytes]]:
+    """Entries whose time has come (deadline and stream id), and those of what is to be freed."""
+    due: list[tuple[int, int]] = []
+    first = max(codec.DEADLINES[0], passed.deadline + b"\x00")
+    for key, _ in batch.scan(first, codec.deadline_key(now + 1, 0)):
+        due.append((codec.unpack_integer(key[1:9]), codec.unpack_integer(key[9:17])))
+        if len(due) == min(SWEEP_STEP, most):
+            break
+    garbage: list[bytes] = []
+    first, behind = codec.GARBAGE
+    for key, _ in batch.scan(max(first, passed.garbage + b"\x00"), behind):
+        garbage.append(bytes(key))
+        if len(garbage) == min(DELETE_STEP, most):
+            break
+    return due, garbage
+
+
+def _grows(command: Command) -> bool:
+    """Whether a command is refused unseen where there is no room. Those of streams are decided:
+    a duplicate, or a stream that is there already, takes none."""
+    return isinstance(command, Subscribe | LinkStreams)

@@ -1,0 +1,206 @@
+"""Reading a stream's bytes from a view of the keyspace, through its fork's sources too.
+
+Nothing here keeps a window into the map: what is returned is copied before the view closes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from durable_streams_tw.protocol import content_types, json_mode
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.codec import CorruptRecord
+from durable_streams_tw.storage.engine.kv import View
+from durable_streams_tw.storage.fork_ranges import Extent, extents
+
+Lookup = Callable[[int], StreamState | None]
+
+
+def load_stream(view: View, stream_id: int) -> codec.StreamRecord | None:
+    """The record of a stream. Raises `CorruptRecord`."""
+    key = codec.stream_key(stream_id)
+    value = view.get(key)
+    return None if value is None else codec.unpack_stream(key, value)
+
+
+def load_stream_at(view: View, path: str) -> codec.StreamRecord | None:
+    """The record of the stream that holds a path. Raises `CorruptRecord`."""
+    key = codec.path_key(path)
+    value = view.get(key)
+    if value is None:
+        return None
+    record = load_stream(view, codec.unpack_path(codec.unseal(key, value)))
+    if record is None or record.state.path != path:
+        raise CorruptRecord(key, "a path leads to no stream")
+    return record
+
+
+def load_next_id(view: View) -> int:
+    """The next stream id. Raises `CorruptRecord`: without it ids would be given twice."""
+    value = view.get(codec.NEXT_ID_KEY)
+    if value is None:
+        raise CorruptRecord(codec.NEXT_ID_KEY, "the next stream id is missing")
+    return codec.unpack_integer(codec.unseal(codec.NEXT_ID_KEY, value))
+
+
+def lookup_in(view: View) -> Lookup:
+    """States by id, as the view has them."""
+
+    def lookup(stream_id: int) -> StreamState | None:
+        record = load_stream(view, stream_id)
+        return None if record is None else record.state
+
+    return lookup
+
+
+def gather(
+    view: View, lookup: Lookup, state: StreamState, start: int, stop: int, limit: int
+) -> bytes:
+    """About ``limit`` stored bytes of the positions ``[start, stop)``.
+
+    ``lookup`` gives the states of a fork's sources. In JSON mode the message that crosses
+    the limit comes whole, in all others the limit is exact. Raises `CorruptRecord`.
+    """
+    return b"".join(_parts(view, lookup, state, start, stop, limit))
+
+
+def answer_end(view: View, lookup: Lookup, state: StreamState, start: int, limit: int) -> int:
+    """Return where an answer of about ``limit`` bytes (at least 1) from ``start`` ends.
+
+    In JSON mode after the message that crosses the limit, in all others exactly at the limit; at
+    the tail at the latest. Copies no payload. Raises `CorruptRecord`.
+    """
+    if limit >= state.tail - start:
+        return state.tail
+    last = start + limit - 1
+    return last + sum(map(len, _parts(view, lookup, state, last, state.tail, 1)))
+
+
+def _parts(
+    view: View, lookup: Lookup, state: StreamState, start: int, stop: int, limit: int
+) -> list[memoryview]:
+    """Return windows into the map: valid while the view is open."""
+    whole = content_types.is_json(state.content_type)
+    parts: list[memoryview] = []
+    for extent in extents(lookup, state, start, stop):
+        limit = _gather_extent(view, extent, limit, whole, parts)
+        if limit <= 0:
+            break
+    return parts
+
+
+def _gather_extent(
+    view: View, extent: Extent, limit: int, whole: bool, parts: list[memoryview]
+) -> int:
+    """Collect an extent's bytes; what is left of the limit, not above 0 when it is reached."""
+    position = extent.start
+    first = codec.data_key(extent.stream_id, position)
+    lowest = codec.data_key(extent.stream_id, 0)
+    behind = codec.data_key(extent.stream_id, extent.stop)
+    start, stop = extent.start, extent.stop
+    for raw, value in view.scan_from_floor(first, lowest, behind):
+        key = bytes(raw)
+        flags, piece = codec.unpack_data(key, value)
+        begin = codec.position_of(key)
+        skipped, size = position - begin, len(piece)
+        if not 0 <= skipped < size or (skipped and position != start):
+            raise CorruptRecord(key, f"bytes are missing or doubled at {position}")
+        most = stop - position if whole else min(stop - position, limit)
+        # Nearly all come whole, and need no cutting.
+        if skipped or size > most:
+            piece = piece[skipped : skipped + most]
+            size = len(piece)
+        parts.append(piece)
+        position += size
+        limit -= size
+        if limit <= 0 and not (whole and flags & codec.TORN_AFTER):
+            return limit
+    if position < stop:
+        raise CorruptRecord(first, f"bytes are missing at {position}")
+    return limit
+
+
+def runs(
+    view: View, lookup: Lookup, state: StreamState, start: int
+) -> Iterator[tuple[int, bytes | None]]:
+    """The stored messages of a stream in JSON mode from a boundary up to its tail.
+
+    Sizes of runs of whole messages, and their bytes, at most a record; None in their place for one
+    message that is larger than a record. Raises `CorruptRecord`.
+    """
+    for extent in extents(lookup, state, start, state.tail):
+        yield from _extent_runs(view, extent)
+
+
+def _extent_runs(view: View, extent: Extent) -> Iterator[tuple[int, bytes | None]]:
+    position = extent.start
+    first = codec.data_key(extent.stream_id, position)
+    lowest = codec.data_key(extent.stream_id, 0)
+    behind = codec.data_key(extent.stream_id, extent.stop)
+    # Bytes of a message that goes on in the next record.
+    torn = 0
+    for raw, value in view.scan_from_floor(first, lowest, behind):
+        key = bytes(raw)
+        flags, payload = codec.unpack_data(key, value)
+        skipped = position - codec.position_of(key)
+        if not 0 <= skipped < len(payload) or (skipped and position != extent.start):
+            raise CorruptRecord(key, f"bytes are missing or doubled at {position}")
+        piece = payload[skipped : skipped + extent.stop - position]
+        position += len(piece)
+        if not flags:
+            yield len(piece), bytes(piece)
+            continue
+        torn += len(piece)
+        if not flags & codec.TORN_AFTER:
+            yield torn, None
+            torn = 0
+    if position < extent.stop or torn:
+        raise CorruptRecord(first, f"bytes are missing at {position}")
+
+
+class ViewReader:
+    """What forks are counted with, over a view. Raises `CorruptRecord`."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._lookup = lookup_in(view)
+
+    def stream_at(self, path: str) -> StreamState | None:
+        """The stream that holds a path."""
+        record = load_stream_at(self._view, path)
+        return None if record is None else record.state
+
+    def stream(self, stream_id: int) -> StreamState | None:
+        """The stream of an id."""
+        return self._lookup(stream_id)
+
+    def boundary(self, state: StreamState, position: int) -> bool:
+        """Whether a position lies between messages."""
+        return is_boundary(self._view, self._lookup, state, position)
+
+    def runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
+        """The stored messages of a stream."""
+        return runs(self._view, self._lookup, state, start)
+
+
+def is_boundary(view: View, lookup: Lookup, state: StreamState, position: int) -> bool:
+    """Whether a position lies between messages (always, outside JSON mode).
+
+    Raises `CorruptRecord`.
+    """
+    if position in (0, state.tail) or not content_types.is_json(state.content_type):
+        return True
+    (extent,) = extents(lookup, state, position, position + 1)
+    first = codec.data_key(extent.stream_id, position)
+    lowest = codec.data_key(extent.stream_id, 0)
+    behind = codec.data_key(extent.stream_id, position + 1)
+    for key, value in view.scan_from_floor(first, lowest, behind):
+        flags, payload = codec.unpack_data(bytes(key), value)
+        into = position - codec.position_of(key)
+        if into == 0:
+            return not flags & codec.TORN_BEFORE
+        if into >= len(payload):
+            break
+        return not flags and json_mode.is_boundary(bytes(payload[:into]))
+    raise CorruptRecord(first, f"bytes are missing at {position}")

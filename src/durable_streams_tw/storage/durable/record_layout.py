@@ -1,0 +1,61 @@
+"""Cutting bodies into records, so that no read ever tears a JSON message.
+
+A record begins and ends between messages wherever it can. A message that is larger than a
+record is cut into records of its own, and each of them says on which side it was cut.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from durable_streams_tw.protocol.streams.bodies import Body
+
+
+class Piece(Struct, frozen=True):
+    """A run of a body's bytes, ``[start, stop)``, that one record holds.
+
+    ``torn_before`` and ``torn_after`` say that a message goes on beyond that side.
+    """
+
+    start: int
+    stop: int
+    torn_before: bool = False
+    torn_after: bool = False
+
+
+def cut(body: Body, size: int) -> Iterator[Piece]:
+    """The pieces of a body, none larger than ``size`` bytes.
+
+    A body without cuts is one run of bytes with no message to tear: its pieces are just
+    full. (A JSON body of at most `RECORD_PAYLOAD` bytes has none either, so ``size`` is not
+    smaller.) An empty body has no pieces.
+    """
+    length = len(body.data)
+    if 0 < length <= size:
+        yield Piece(0, length)
+    elif not body.cuts:
+        for start in range(0, length, size):
+            yield Piece(start, min(start + size, length))
+    else:
+        yield from _between_messages(body.cuts, length, size)
+
+
+def _between_messages(cuts: tuple[int, ...], length: int, size: int) -> Iterator[Piece]:
+    start = 0
+    while start < length:
+        following = bisect_right(cuts, start + size)
+        stop = cuts[following - 1] if following else 0
+        if stop > start:
+            yield Piece(start, stop)
+            start = stop
+            continue
+        # The next message alone is larger than a record.
+        stop = cuts[bisect_right(cuts, start)]
+        first = start
+        while start < stop:
+            end = min(start + size, stop)
+            yield Piece(start, end, torn_before=start > first, torn_after=end < stop)
+            start = end

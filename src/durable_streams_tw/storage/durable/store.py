@@ -1,0 +1,582 @@
+"""The durable store: a journal and LMDB behind one committing thread and a few that read.
+
+Commands queue for the committer, which takes all that has queued into one commit. Reads
+are answered on the reactor's thread where memory has what they need, and in a reading
+thread otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter
+from typing import Final, TypeVar
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from durable_streams_tw.concurrency import stop_all
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.limits import (
+    DISK_RESERVE,
+    INLINE_ACKS,
+    JOURNAL_FILE,
+    MAX_BATCH,
+    MAX_BATCH_COMMANDS,
+    MAX_PRODUCERS,
+    MAX_QUEUE,
+    MAX_QUEUED_COMMANDS,
+)
+from durable_streams_tw.protocol.offsets import START, Asked
+from durable_streams_tw.protocol.streams.commands import Append, Create
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.protocol.subscriptions.commands import Settle
+from durable_streams_tw.storage.access_times import AccessTimes, usable
+from durable_streams_tw.storage.admin.data_dir import Claim
+from durable_streams_tw.storage.admin.write_probe import write_obstacle
+from durable_streams_tw.storage.api import (
+    Chunk,
+    Command,
+    IStreamStore,
+    Listener,
+    Moment,
+    NoteListener,
+    Outcome,
+    StoreUnusable,
+)
+from durable_streams_tw.storage.commands import forks, subscriptions
+from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
+from durable_streams_tw.storage.durable import reader as durable_reader
+from durable_streams_tw.storage.durable.background import Chore, Chores
+from durable_streams_tw.storage.durable.committer import BUG, CORRUPT, Committed, Committer
+from durable_streams_tw.storage.durable.executor import Lanes
+from durable_streams_tw.storage.durable.read_cache import Published, RecentChunks, Unpublished
+from durable_streams_tw.storage.engine import record_access
+from durable_streams_tw.storage.engine.codec import CorruptRecord
+from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.engine.kv import KeyspaceFailed, Snapshot, View
+from durable_streams_tw.storage.engine.lmdb import LMDBKeyspace
+from durable_streams_tw.storage.engine.record_access import ViewMoment
+from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
+from durable_streams_tw.storage.engine.wal.engine import JournaledKeyspace
+from durable_streams_tw.storage.files import persist
+from durable_streams_tw.storage.fork_ranges import TORN, resolve, same_stream
+from durable_streams_tw.storage.listeners import tell
+from durable_streams_tw.storage.metrics import Levels, Meter
+
+T = TypeVar("T")
+
+_STOPPING: Final = Refusal(Problem.STOPPING, "the server is stopping")
+_UNREADABLE: Final = Refusal(Problem.STORAGE_UNAVAILABLE, "the disk failed: try again")
+_OVERLOADED: Final = Refusal(
+    Problem.OVERLOADED, "too many writes are waiting for the disk", ((b"Retry-After", b"1"),)
+)
+
+
+class _Submitted(Struct):
+    command: Command
+    size: int
+    told: Callable[[Outcome], object]
+
+
+class _Seen(Struct):
+    """What a reading lane saw: the state at a path, and the answer. ``version`` is -1 where
+    it saw nothing."""
+
+    state: StreamState | None
+    chunk: Chunk | Refusal
+    version: int
+
+
+@implementer(IStreamStore)
+class LMDBStore:
+    """Streams in a directory.
+
+    ``directory`` is made if it is missing; ``clock`` runs the sweep and bounds the time of batches;
+    ``quota`` bounds the bytes that streams may take on the disk, None for no bound;
+    ``journal_size`` is what each of the journal's two files takes, in bytes; ``now`` and ``lead``
+    are those of a `clocks.StreamTime`, the wall clock without them. ``max_producers`` is how many
+    producers a stream remembers at least.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        directory: str,
+        clock: IReactorTime,
+        lanes: Lanes,
+        *,
+        quota: int | None = None,
+        journal_size: int = JOURNAL_FILE,
+        now: Callable[[], int] | None = None,
+        lead: Callable[[], int] = lambda: 0,
+        max_producers: int = MAX_PRODUCERS,
+    ) -> None:
+        self._max_producers = max_producers
+        self._directory = directory
+        self._clock = clock
+        self._lanes = lanes
+        self._quota = quota
+        self._journal_size = journal_size
+        self._now = now or _wall_clock
+        self._access = AccessTimes(lead)
+        self._published = Published()
+        self._recent = RecentChunks()
+        self._listeners: list[Listener] = []
+        self._note_listeners: list[NoteListener] = []
+        self._open = False
+        self._closed: Deferred[None] | None = None
+        self._queued = self._queued_bytes = 0
+        self._counter = ForkCounter(self._count, BUG)
+        self._meter: Meter | None = None
+        # Since when, by the process's clock, the oldest command waits that is not taken up yet.
+        self._waits_since = 0.0
+
+    # -- life -----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Claim the directory, open the map, start the lanes and the sweep."""
+        self._claim = Claim(self._directory)
+        try:
+            self._map = LMDBKeyspace(self._directory)
+            try:
+                recognise(self._map, self._directory, self._now())
+                persist(self._directory)
+                reserve = min(DISK_RESERVE, self._map.disk_size() // 20)
+                self._keyspace = JournaledKeyspace(self._directory, self._map, self._journal_size)
+            except BaseException:
+                self._map.close()
+                raise
+        except KeyspaceFailed as failure:
+            self._claim.release()
+            raise StoreUnusable(f"{self._directory} cannot be used: {failure}") from None
+        except BaseException:
+            self._claim.release()
+            raise
+        self._committer = Committer(
+            self._keyspace,
+            self._access,
+            self._now,
+            reserve,
+            self._quota,
+            self._clock.seconds,
+            self._max_producers,
+        )
+        self._lanes.start(self._work)
+        self._open = True
+        self._chores = Chores(
+            self._clock, self._lanes, self._committer, self._keyspace, self._access, self._now
+        )
+        self._chores.start()
+
+    def close(self) -> Deferred[None]:
+        """Write down what is accepted, then let go of the directory."""
+        if not self._open:
+            if self._closed is not None and not self._closed.called:
+                # Already under way: whoever asks again waits for the same end.
+                again: Deferred[None] = Deferred()
+                self._closed.chainDeferred(again)
+                return again
+            return succeed(None)
+        self._open = False
+        self._closed = stop_all(
+            lambda: self._counter.stop(_STOPPING),
+            self._chores.stop,
+            self._lanes.stop,
+            self._keyspace.close,
+            self._claim.release,
+        )
+        return self._closed
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def submit(self, command: Command) -> Deferred[Outcome]:
+        """Queue a command for the committer."""
+        done: Deferred[Outcome] = Deferred()
+        self.carry_out(command, done.callback)
+        return done
+
+    def carry_out(self, command: Command, told: Callable[[Outcome], object]) -> None:
+        """Queue a command for the committer."""
+        if not self._open:
+            told(_STOPPING)
+            return
+        body = command.body if isinstance(command, Append | Create) else None
+        size = 0 if body is None else len(body.data)
+        if self._queued_bytes + size > MAX_QUEUE or self._queued >= MAX_QUEUED_COMMANDS:
+            if self._meter is not None:
+                self._meter.refused(command, _OVERLOADED)
+            told(_OVERLOADED)
+            return
+        self._queued += 1
+        self._queued_bytes += size
+        if forks.needs_count(command):
+            assert isinstance(command, Create)
+            self._counter.count(command, partial(self._counted, size, told))
+        elif isinstance(command, Settle) and len(command.acks) > INLINE_ACKS:
+            checked = self._in_lane(partial(self._check_acks, command))
+            checked.addErrback(self._not_checked).addCallback(partial(self._counted, size, told))
+        else:
+            self._write(_Submitted(command, size, told))
+
+    def _write(self, submitted: _Submitted) -> None:
+        if not self._waits_since:
+            self._waits_since = perf_counter()
+        self._lanes.write(submitted)
+
+    def _counted(
+        self, size: int, told: Callable[[Outcome], object], counted: Create | Settle | Refusal
+    ) -> None:
+        """A command that was looked into before may be carried out, or not."""
+        if self._open and not isinstance(counted, Refusal):
+            self._write(_Submitted(counted, size, told))
+            return
+        self._queued -= 1
+        self._queued_bytes -= size
+        told(counted if isinstance(counted, Refusal) else _STOPPING)
+
+    def _check_acks(self, command: Settle) -> Settle | Refusal:
+        """In a reading lane: find the acks that lie between messages."""
+        try:
+            with self._keyspace.snapshot() as view:
+                state = record_access.load(view, SUBSCRIPTIONS, subscription_key(command.id))
+                reader = durable_reader.ViewReader(view)
+                return subscriptions.check_acks(reader, state, command, self._now())
+        except CorruptRecord:
+            # Which the transaction meets and tells of.
+            return command
+        except KeyspaceFailed as failure:
+            self._log.error("a read failed: {reason}", reason=failure)
+            return _UNREADABLE
+
+    def _not_checked(self, failure: Failure) -> Refusal:
+        self._log.failure("checking acks failed", failure)
+        return BUG
+
+    def _count(
+        self, command: Create, counting: Counting | None
+    ) -> Deferred[Create | Counting | Refusal]:
+        return self._in_lane(partial(self._count_some, command, counting))
+
+    def _count_some(
+        self, command: Create, counting: Counting | None
+    ) -> Create | Counting | Refusal:
+        """In a reading lane: count messages of a fork's source."""
+        try:
+            with self._keyspace.snapshot() as view:
+                return forks.count_some(durable_reader.ViewReader(view), command, counting)
+        except CorruptRecord as corrupt:
+            self._log.error("{corrupt}", corrupt=corrupt)
+            return CORRUPT
+        except KeyspaceFailed as failure:
+            self._log.error("a read failed: {reason}", reason=failure)
+            return _UNREADABLE
+
+    def _work(self, jobs: list[_Submitted | Chore]) -> None:
+        """In the committing lane: carry out what has queued, in bounded batches."""
+        since, self._waits_since = self._waits_since, 0.0
+        waited = perf_counter() - since if since else 0.0
+        batch: list[_Submitted] = []
+        size = 0
+        for job in jobs:
+            if isinstance(job, Chore):
+                self._lanes.tell(partial(self._done, job, self._guard(job.run)))
+                continue
+            while batch and (size + job.size > MAX_BATCH or len(batch) == MAX_BATCH_COMMANDS):
+                batch = self._step(batch, waited)
+                size = sum([left.size for left in batch])
+            batch.append(job)
+            size += job.size
+        while batch:
+            batch = self._step(batch, waited)
+
+    def _step(self, batch: list[_Submitted], waited: float) -> list[_Submitted]:
+        """In the committing lane: carry out a batch; what there was no time for is returned."""
+        begun, commands = perf_counter(), [job.command for job in batch]
+        committed = self._guard(partial(self._committer.step, commands))
+        if committed is None:
+            committed = Committed([BUG] * len(batch), [], {}, 0, failed=True)
+        took = perf_counter() - begun
+        done = len(committed.outcomes)
+        batch, left = (batch[:done], batch[done:]) if done < len(batch) else (batch, [])
+        self._lanes.tell(partial(self._stepped, batch, committed, waited, took))
+        return left
+
+    def _guard(self, work: Callable[[], Committed | None]) -> Committed | None:
+        # The committing thread outlives every bug; whoever waits is told.
+        try:
+            return work()
+        except Exception:  # noqa: BLE001
+            self._lanes.tell(partial(self._log.failure, "committing failed", Failure()))
+            return None
+
+    def _committed(self, batch: list[_Submitted], committed: Committed) -> None:
+        """Back on the reactor's thread: visible first, then the writers, then the readers."""
+        recent = self._recent
+        if committed.doubt is not None:
+            self._published.distrust(committed.doubt)
+            recent.clear()
+        self._published.publish(committed.published, committed.version)
+        for change in committed.changes:
+            if change.gone:
+                self._access.forget(change.state.id)
+            elif change.data:
+                recent.put(change.state.id, change.start, change.data)
+        tell(self._note_listeners, committed.notes)
+        self._queued -= len(batch)
+        for job, outcome in zip(batch, committed.outcomes, strict=True):
+            self._queued_bytes -= job.size
+            job.told(outcome)
+        tell(self._listeners, committed.changes)
+
+    def _stepped(
+        self, batch: list[_Submitted], committed: Committed, waited: float, took: float
+    ) -> None:
+        self._committed(batch, committed)
+        if self._meter is not None:
+            came = [job.command for job in batch], committed.outcomes, committed.changes
+            self._meter.batch(*came, waited, took, committed.seconds, committed.failed)
+
+    def _done(self, chore: Chore, committed: Committed | None) -> None:
+        """Back on the reactor's thread after work of the store's own."""
+        if committed is not None:
+            self._committed([], committed)
+        if chore.then is not None:
+            chore.then(committed)
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def look(self, path: str) -> Deferred[StreamState | Refusal]:
+        """The stream at a path."""
+        if not self._open:
+            return succeed(_STOPPING)
+        state = self._published.get(path)
+        if not isinstance(state, Unpublished):
+            return succeed(self._usable(state))
+        return self._in_lane(partial(self._read, path, START, 0, None, None)).addCallback(
+            self._looked, path
+        )
+
+    def read(
+        self,
+        path: str,
+        offset: Asked,
+        limit: int,
+        stream_id: int | None = None,
+        piece: int | None = None,
+    ) -> Deferred[Chunk | Refusal]:
+        """Bytes of the stream at a path."""
+        if not self._open:
+            return succeed(_STOPPING)
+        state = self._published.get(path)
+        if not isinstance(state, Unpublished):
+            usable = self._usable(state)
+            if isinstance(usable, Refusal):
+                return succeed(usable)
+            position = resolve(usable, offset, stream_id)
+            if isinstance(position, Refusal):
+                return succeed(position)
+            self._note(usable)
+            most = limit if piece is None or piece > limit else piece
+            data = self._remembered(usable, position, most)
+            if data is not None:
+                return succeed(Chunk(usable, position, data))
+        look = partial(self._read, path, offset, limit, stream_id, piece)
+        return self._in_lane(look).addCallback(self._seen, path)
+
+    def read_range(
+        self, path: str, stream_id: int, start: int, stop: int
+    ) -> Deferred[bytes | Refusal]:
+        """Exactly the bytes ``[start, stop)`` of a stream, in a reading lane."""
+        if not self._open:
+            return succeed(_STOPPING)
+        answer: Deferred[bytes | Refusal] = self._in_lane(
+            partial(self._reading, partial(self._range, path, stream_id, start, stop))
+        )
+        return answer
+
+    def _range(
+        self, path: str, stream_id: int, start: int, stop: int, view: View
+    ) -> bytes | Refusal:
+        record = durable_reader.load_stream_at(view, path)
+        state = same_stream(self._usable(None if record is None else record.state), stream_id)
+        if isinstance(state, Refusal):
+            return state
+        return durable_reader.gather(
+            view, durable_reader.lookup_in(view), state, start, stop, stop - start
+        )
+
+    def pin(self, stream_id: int) -> None:
+        """A live reader came."""
+        self._access.pin(stream_id)
+
+    def unpin(self, stream_id: int) -> None:
+        """A live reader went."""
+        self._access.unpin(stream_id, self._now())
+
+    def watch(self, listener: Listener) -> None:
+        """Tell ``listener`` of every commit."""
+        self._listeners.append(listener)
+
+    def ask(self, question: Callable[[Moment], T]) -> Deferred[T | Refusal]:
+        """What a function finds, in a reading lane."""
+        if not self._open:
+            return succeed(_STOPPING)
+        answer: Deferred[T | Refusal] = self._in_lane(partial(self._ask, question))
+        return answer
+
+    def _ask(self, question: Callable[[Moment], T]) -> T | Refusal:
+        def usable(state: StreamState) -> bool:
+            return not isinstance(self._usable(state), Refusal)
+
+        return self._reading(lambda view: question(ViewMoment(view, usable)))
+
+    def _reading(self, look: Callable[[Snapshot], T]) -> T | Refusal:
+        """Call a function on a snapshot, in a reading lane; return a refusal where it fails."""
+        try:
+            with self._keyspace.snapshot() as view:
+                return look(view)
+        except CorruptRecord as corrupt:
+            self._log.error("{corrupt}", corrupt=corrupt)
+            return CORRUPT
+        except KeyspaceFailed as failure:
+            self._log.error("a read failed: {cause}", cause=failure)
+            return _UNREADABLE
+
+    def _in_lane(self, look: Callable[[], T]) -> Deferred[T]:
+        meter, read = self._meter, self._lanes.read
+        return read(look) if meter is None else meter.timed(read, look)
+
+    def watch_records(self, listener: NoteListener) -> None:
+        """Tell ``listener`` of every change of a watched record."""
+        self._note_listeners.append(listener)
+
+    def _usable(self, state: StreamState | None) -> StreamState | Refusal:
+        return usable(state, self._access, self._now())
+
+    def _note(self, state: StreamState) -> None:
+        if state.lifetime.ttl is not None:
+            self._access.note(state.id, self._now())
+
+    def _remembered(self, state: StreamState, position: int, limit: int) -> bytes | None:
+        """The whole answer to a read, where memory has it."""
+        if position == state.tail or (limit == 0 and position == 0):
+            return b""
+        data = self._recent.get(state.id, position)
+        if data is not None and position + len(data) == state.tail and len(data) <= limit:
+            return data
+        return None
+
+    def _read(
+        self, path: str, offset: Asked, limit: int, stream_id: int | None, piece: int | None
+    ) -> _Seen:
+        """In a reading lane: the state and the bytes, of one commit."""
+
+        def look(view: Snapshot) -> _Seen:
+            record = durable_reader.load_stream_at(view, path)
+            state = None if record is None else record.state
+            chunk = self._chunk(view, state, offset, limit, stream_id, piece)
+            return _Seen(state, chunk, view.version)
+
+        seen = self._reading(look)
+        return _Seen(None, seen, -1) if isinstance(seen, Refusal) else seen
+
+    def _chunk(
+        self,
+        view: View,
+        state: StreamState | None,
+        offset: Asked,
+        limit: int,
+        stream_id: int | None,
+        piece: int | None,
+    ) -> Chunk | Refusal:
+        usable = self._usable(state)
+        if isinstance(usable, Refusal):
+            return usable
+        position = resolve(usable, offset, stream_id)
+        if isinstance(position, Refusal):
+            return position
+        lookup = durable_reader.lookup_in(view)
+        if not durable_reader.is_boundary(view, lookup, usable, position):
+            return TORN
+        if not limit or position == usable.tail:
+            return Chunk(usable, position, b"")
+        stop, more = usable.tail, 0
+        if piece is not None:
+            end = durable_reader.answer_end(view, lookup, usable, position, limit)
+            stop, limit = min(end, position + piece), piece
+            more = end - stop
+        data = durable_reader.gather(view, lookup, usable, position, stop, limit)
+        return Chunk(usable, position, data, more)
+
+    def _looked(self, seen: _Seen, path: str) -> StreamState | Refusal:
+        """Back on the reactor's thread with what a reading lane saw."""
+        if seen.version >= 0:
+            self._published.put(path, seen.state, seen.version)
+        return seen.chunk if isinstance(seen.chunk, Refusal) else seen.chunk.state
+
+    def _seen(self, seen: _Seen, path: str) -> Chunk | Refusal:
+        """The same for what counts as an access."""
+        newest = seen.version >= 0 and self._published.put(path, seen.state, seen.version)
+        chunk = seen.chunk
+        if not isinstance(chunk, Refusal):
+            self._note(chunk.state)
+            if newest:
+                self._recent.put(chunk.state.id, chunk.start, chunk.data)
+        return chunk
+
+    # -- what operators ask -----------------------------------------------------------------------
+
+    def measure(self, meter: Meter) -> None:
+        """Count into ``meter`` from now on."""
+        self._meter = meter
+
+    def levels(self) -> Deferred[Levels | None]:
+        """How the store stands."""
+        if not self._open:
+            return succeed(None)
+        queued, size = self._queued, self._queued_bytes
+
+        def look() -> Levels | None:
+            try:
+                unfolded = self._keyspace.unfolded()
+                return Levels(queued, size, unfolded, *self._map.standing())
+            except KeyspaceFailed as failure:
+                self._log.error("the store's levels cannot be read: {reason}", reason=failure)
+                return None
+
+        return self._lanes.read(look)
+
+    def obstacle(self) -> Deferred[str | None]:
+        """Why nothing can be written, None where it can."""
+        if not self._open:
+            return succeed("the store is closed")
+        # Both lanes have to come round.
+        written = self._lanes.read(self._disk_obstacle)
+        looked: Deferred[str | None] = Deferred()
+        found: list[str | None] = []
+        self._lanes.write(
+            Chore(
+                lambda: found.append(self._committer.obstacle()),
+                lambda _: looked.callback(found[0] if found else "the committer met a bug"),
+            )
+        )
+        both: Deferred[list[str | None]] = gatherResults([written, looked])
+        return both.addCallback(lambda answers: answers[0] or answers[1])
+
+    def _disk_obstacle(self) -> str | None:
+        """On a reader thread: return why the disk cannot be used, None if it can."""
+        obstacle = write_obstacle(self._directory)
+        if obstacle is None and (failure := self._keyspace.obstacle()) is not None:
+            obstacle = f"the store's file cannot be read or written: {failure}"
+        return obstacle
+
+
+def _wall_clock() -> int:
+    return time.time_ns() // 1_000_000

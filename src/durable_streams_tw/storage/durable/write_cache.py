@@ -1,0 +1,131 @@
+"""What the committer remembers between batches: streams, producers, last records.
+
+Only the committer's thread uses it, and one process owns a store, so what is remembered is
+what the disk has; after a batch that failed everything is forgotten.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from durable_streams_tw.datastructures.bounded_cache import BoundedCache
+from durable_streams_tw.protocol.limits import (
+    MAX_PRODUCERS,
+    OWNED_AHEAD_CACHE,
+    PAYLOAD_CACHE,
+    PRODUCER_CACHE,
+    RECORD_CACHE,
+    STATE_CACHE,
+)
+from durable_streams_tw.protocol.streams.bodies import Body
+from durable_streams_tw.protocol.streams.producers import ProducerState
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
+from durable_streams_tw.storage.engine.codec import StreamRecord, stream_key
+
+
+class OpenStream:
+    """A stream's record, taken apart so that a batch can change it in place; ``key`` is its key.
+
+    ``last_value`` is the value of its last data record, where that is kept. ``pending`` are the
+    bodies of the running batch, the first of which goes to the position ``pending_from``.
+    """
+
+    __slots__ = (
+        "indexed_at",
+        "key",
+        "last_start",
+        "last_value",
+        "pending",
+        "pending_from",
+        "producers",
+        "state",
+    )
+
+    def __init__(self, record: StreamRecord) -> None:
+        self.state: StreamState = record.state
+        self.key = stream_key(record.state.id)
+        self.indexed_at = record.indexed_at
+        self.last_start = record.last_start
+        self.producers = record.producers
+        self.last_value: bytes | None = None
+        self.pending: list[Body] = []
+        self.pending_from = 0
+
+    def record(self) -> StreamRecord:
+        """The record as it is to be written."""
+        return StreamRecord(self.state, self.indexed_at, self.last_start, self.producers)
+
+
+class Written:
+    """Bounded memories; what has been there longest goes first.
+
+    ``first_id`` is the least id that this process may give (`format.first_id`), ``life`` the one
+    from which on it does: greater where the clock was set back. ``max_producers`` is how many
+    producers a generation of a stream's has.
+    """
+
+    def __init__(self, first_id: int = 0, max_producers: int = MAX_PRODUCERS) -> None:
+        self.first_id = first_id
+        self.max_producers = max_producers
+        self.life: int | None = None
+        self.by_path: BoundedCache[str, OpenStream] = BoundedCache(STATE_CACHE)
+        self.by_id: dict[int, OpenStream] = {}
+        # Generation and state by stream and producer id.
+        self.producers: BoundedCache[tuple[int, str], tuple[int, ProducerState]] = BoundedCache(
+            PRODUCER_CACHE
+        )
+        self.next_id: int | None = None
+        # Records by whole key, None where there is none; and which subscriptions there are.
+        self.records: BoundedCache[bytes, Any] = BoundedCache(RECORD_CACHE)
+        self.index: SubscriptionIndex | None = None
+        # Keys of a table's records that a number owned when they were looked for, the next one
+        # last, by the table's prefix and the number.
+        self.ahead: BoundedCache[tuple[bytes, int], list[bytes]] = BoundedCache(OWNED_AHEAD_CACHE)
+        # Of the last data records that are kept.
+        self._kept_bytes = 0
+
+    def remember(self, stream: OpenStream) -> None:
+        """Keep a stream."""
+        self.by_path.insert(stream.state.path, stream)
+        self.by_id[stream.state.id] = stream
+
+    def forget(self, state: StreamState) -> None:
+        """Drop a stream that is gone."""
+        self.by_path.pop(state.path)
+        self.keep(self.by_id.pop(state.id), None)
+
+    def keep(self, stream: OpenStream, value: bytes | None) -> None:
+        """Keep the value of a stream's last data record, which the next batch may extend."""
+        before, stream.last_value = stream.last_value, value
+        if before is not None:
+            self._kept_bytes -= len(before)
+        if value is not None:
+            self._kept_bytes += len(value)
+
+    def trim(self) -> None:
+        """Back within bounds, between batches."""
+        for _, stream in self.by_path.trim():
+            self.keep(self.by_id.pop(stream.state.id), None)
+        self.producers.trim()
+        self.records.trim()
+        if self._kept_bytes > PAYLOAD_CACHE:
+            self._keep_less()
+
+    def _keep_less(self) -> None:
+        # Down to half of what may be kept, or all streams would be gone through every time.
+        for stream in self.by_id.values():
+            if self._kept_bytes <= PAYLOAD_CACHE // 2:
+                return
+            self.keep(stream, None)
+
+    def clear(self) -> None:
+        """Forget everything: the disk may differ."""
+        self.by_path.clear()
+        self.by_id.clear()
+        self.producers.clear()
+        self.next_id = None
+        self.records.clear()
+        self.index = None
+        self.ahead.clear()
+        self._kept_bytes = 0

@@ -1,0 +1,1 @@
+"""Write-ahead log over a key-value engine: files, memtable, checkpoint."""

@@ -1,0 +1,197 @@
+"""Deliveries: what a webhook is told of a wake, and what comes of telling it (PROTOCOL.md §7.1)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.logger import Logger
+
+from durable_streams_tw import __version__
+from durable_streams_tw.outgoing.fair_limiter import FairLimiter
+from durable_streams_tw.protocol.errors import Refusal, Refused
+from durable_streams_tw.protocol.limits import (
+    DELIVERIES_KEPT,
+    DELIVERIES_MEMORY,
+    DELIVERIES_SHARE,
+    DELIVERY_PROMPT,
+    MAX_DELIVERIES,
+    MAX_WEBHOOK_ANSWER,
+)
+from durable_streams_tw.protocol.offsets import format_offset, offset_at
+from durable_streams_tw.protocol.subscriptions.commands import Ack, Delivered, Result
+from durable_streams_tw.protocol.subscriptions.outcomes import WorkItem
+from durable_streams_tw.protocol.subscriptions.state import Subscription, Wake, current
+from durable_streams_tw.storage.api import IStreamStore, Moment
+from durable_streams_tw.storage.commands.pending import work_of
+from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
+from durable_streams_tw.subscriptions.keyring import Keyring
+from durable_streams_tw.subscriptions.ssrf_guard import receiver_of
+from durable_streams_tw.subscriptions.tokens import Tokens
+from durable_streams_tw.subscriptions.webhook_client import Answered
+
+
+class Post(Protocol):
+    """Sends a body to a URL: `calling.Caller.post`."""
+
+    def __call__(
+        self, url: str, body: bytes, header: dict[str, str], timeout: float
+    ) -> Deferred[Answered]:
+        """Fails with whatever went wrong."""
+
+
+class _Done(Struct):
+    done: bool = False
+
+
+_answer = msgspec.json.Decoder(_Done)
+
+
+class Deliveries:
+    """Calls webhooks, a bounded number at once, and tells the store what came of it.
+
+    ``base`` gives the URL of the streams' root, a slash at its end; ``random`` a number from 0
+    to 1; ``seconds`` monotonic time. A receiver that hangs keeps other deliveries to its domain
+    waiting, not those to other hosts (`FairLimiter`).
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: IStreamStore,
+        post: Post,
+        keyring: Keyring,
+        tokens: Tokens,
+        base: Callable[[], str | None],
+        random: Callable[[], float],
+        seconds: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._post = post
+        self._keyring = keyring
+        self._tokens = tokens
+        self._base = base
+        self._random = random
+        self._seconds = seconds
+        self._limiter = FairLimiter(
+            MAX_DELIVERIES, DELIVERIES_SHARE, DELIVERIES_KEPT, DELIVERIES_MEMORY
+        )
+        #: Calls by what came of them: done, accepted, refused (another status), failed.
+        self.calls: Counter[str] = Counter()
+
+    def deliver(self, state: Subscription) -> Deferred[bool]:
+        """Call the webhook of a wake. Whether the store knows now what came of it.
+
+        Cancelling ends the call, and tells nobody: it is to be made again.
+        """
+        return ensureDeferred(self._deliver_in_turn(state))
+
+    async def _deliver_in_turn(self, state: Subscription) -> bool:
+        slot = await self._limiter.enter(receiver_of(state.config.url or ""))
+        began, known = self._seconds(), False
+        try:
+            known = await self._deliver(state)
+        finally:
+            prompt = known and self._seconds() - began <= DELIVERY_PROMPT
+            self._limiter.leave(slot, prompt=prompt)
+        return known
+
+    async def _deliver(self, state: Subscription) -> bool:
+        assert state.wake_id is not None, "a wake is delivered"
+        wake = Wake(state.generation, state.wake_id)
+        items = await self._store.ask(lambda moment: _work(moment, state, wake))
+        if isinstance(items, Refusal):
+            return False
+        if items is None:
+            # The wake is over.
+            return True
+        base = self._base()
+        if base is None:
+            # The ports are about to be opened.
+            return False
+        result = await self._call(state, items, base) if items else Result.DONE
+        seen = tuple([Ack(item.path, offset_at(item.stream, item.tail)) for item in items])
+        outcome = await self._store.submit(
+            Delivered(state.id, state.number, wake, result, seen, self._random())
+        )
+        return not isinstance(outcome, Refusal)
+
+    async def _call(self, state: Subscription, items: tuple[WorkItem, ...], base: str) -> Result:
+        url = state.config.url
+        assert url is not None, "webhook subscriptions have a URL"
+        body = self._body(state, items, base)
+        header = {
+            "Content-Type": "application/json",
+            "User-Agent": f"durable-streams-tw/{__version__}",
+            "Webhook-Signature": self._keyring.sign(body),
+        }
+        try:
+            answered = await self._post(url, body, header, state.config.lease_ttl / 1000)
+        except CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+            detail = error.refusal.detail if isinstance(error, Refused) else repr(error)
+            self._log.info("the webhook of {id!r} failed: {why}", id=state.id, why=detail)
+            self.calls["failed"] += 1
+            return Result.FAILED
+        if not 200 <= answered.status < 300:
+            self._log.info(
+                "the webhook of {id!r} answered {status}", id=state.id, status=answered.status
+            )
+            self.calls["refused"] += 1
+            return Result.FAILED
+        done = _says_done(answered.body)
+        self.calls["done" if done else "accepted"] += 1
+        return Result.DONE if done else Result.ACCEPTED
+
+    def _body(self, state: Subscription, items: tuple[WorkItem, ...], base: str) -> bytes:
+        told = {
+            "subscription_id": state.id,
+            "wake_id": state.wake_id,
+            "generation": state.generation,
+            "streams": [work_item(item) for item in items],
+            "callback_url": callback_url(base, state.id),
+            "callback_token": self._tokens.issue(state),
+        }
+        return json.dumps(told).encode("ascii")
+
+
+def _work(moment: Moment, state: Subscription, wake: Wake) -> tuple[WorkItem, ...] | None:
+    """What a wake shows, None where it is over."""
+    known = moment.get(SUBSCRIPTIONS, subscription_key(state.id))
+    if known is None or known.number != state.number or not current(known, wake):
+        return None
+    return work_of(moment, moment.living, known)
+
+
+def _says_done(body: bytes) -> bool:
+    if len(body) > MAX_WEBHOOK_ANSWER:
+        return False
+    try:
+        return _answer.decode(body).done
+    except (msgspec.MsgspecError, RecursionError):
+        # A webhook may answer whatever it likes: then it calls back.
+        return False
+
+
+def callback_url(base: str, name: str) -> str:
+    """Where a webhook calls back; ``base`` is the URL of the streams' root."""
+    return f"{base}__ds/subscriptions/{quote(name, safe='')}/callback"
+
+
+def work_item(item: WorkItem) -> dict[str, Any]:
+    """A stream of a wake as workers are shown it."""
+    return {
+        "path": item.path,
+        "link_type": "explicit" if item.explicit else "glob",
+        "acked_offset": format_offset(item.stream, item.acked),
+        "tail_offset": format_offset(item.stream, item.tail),
+        "has_pending": item.tail > item.acked,
+    }

@@ -1,0 +1,147 @@
+"""One POST to addresses that were looked at.
+
+1. The connection goes to one of them; TLS asks for the name, and so does the Host field.
+2. Nothing is followed: no redirects, no proxies, no cookies, no connections kept.
+3. What comes back is counted where it arrives, heads included, and never decompressed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address
+from typing import Any, Final
+
+import treq
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.web.client import URI, Agent, HTTPConnectionPool
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from durable_streams_tw.outgoing.agent import PlainAgent, WholeBody
+from durable_streams_tw.protocol.limits import MAX_HEAD, MAX_WEBHOOK_ANSWER
+from durable_streams_tw.subscriptions.ssrf_guard import Address, Target
+from durable_streams_tw.subscriptions.webhook_client import Unreachable
+
+# TLS frames, certificates and chunk sizes come on top of what is read.
+_MOST_RECEIVED: Final = MAX_WEBHOOK_ANSWER + MAX_HEAD + 32 * 1024
+
+
+async def exchange(
+    reactor: Any,
+    target: Target,
+    addresses: Sequence[Address],
+    url: str,
+    body: bytes,
+    header: Mapping[str, str],
+) -> tuple[int, bytes]:
+    """Send a body; the status and the body of the answer.
+
+    Raises whatever went wrong; then, and when it is cancelled, nothing stays connected.
+    """
+    endpoints = _Endpoints(reactor, target, addresses)
+    pool = HTTPConnectionPool(reactor, persistent=False)
+    agent = Agent.usingEndpointFactory(reactor, endpoints, pool)
+    try:
+        response = await HTTPClient(AsItComes(agent)).post(
+            url,
+            data=WholeBody(body),
+            headers=Headers({name: [value] for name, value in header.items()}),
+            allow_redirects=False,
+            reactor=reactor,
+        )
+        return response.code, await treq.content(response)
+    except BaseException:
+        endpoints.abort()
+        raise
+
+
+@implementer(IAgentEndpointFactory, IStreamClientEndpoint)
+class _Endpoints:
+    """Leads every URI to the first address, of those that were looked at, which answers."""
+
+    def __init__(self, reactor: Any, target: Target, addresses: Sequence[Address]) -> None:
+        self._reactor = reactor
+        self._target = target
+        self._addresses = addresses
+        self._connections: list[Any] = []
+
+    def abort(self) -> None:
+        """End what is still connected."""
+        for connection in self._connections:
+            connection.transport.abortConnection()
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        assert uri.port == self._target.port, "one client calls one target"
+        endpoint: IStreamClientEndpoint = self
+        return endpoint
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        metering: Any = WrappingFactory(factory)
+        metering.noisy = False
+        metering.protocol = _Meter
+        return ensureDeferred(self._connect(metering))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        reason: Exception = Unreachable("there is no address")
+        for address in self._addresses:
+            try:
+                wrapper: Any = await self._endpoint(address).connect(factory)
+            except (CancelledError, ConnectingCancelledError):
+                raise
+            except Exception as error:  # noqa: BLE001 - the next address may do better
+                reason = error
+            else:
+                self._connections.append(wrapper)
+                protocol: IProtocol = wrapper.wrappedProtocol
+                return protocol
+        raise reason
+
+    def _endpoint(self, address: Address) -> IStreamClientEndpoint:
+        kind = TCP4ClientEndpoint if isinstance(address, IPv4Address) else TCP6ClientEndpoint
+        plain: IStreamClientEndpoint = kind(self._reactor, str(address), self._target.port)
+        if not self._target.secure:
+            return plain
+        from twisted.internet.ssl import optionsForClientTLS
+
+        secure: IStreamClientEndpoint = wrapClientTLS(optionsForClientTLS(self._target.host), plain)
+        return secure
+
+
+class _Meter(ProtocolWrapper):
+    """Ends a connection that brings more than anybody would read."""
+
+    _received = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received += len(data)
+        transport: Any = self.transport
+        if self._received > _MOST_RECEIVED:
+            transport.abortConnection()
+        else:
+            ProtocolWrapper.dataReceived(self, data)
+
+
+class AsItComes(PlainAgent):
+    """An agent whose responses nobody decompresses: few bytes could become many."""
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        """Ask, and for no compression."""
+        requested = PlainAgent.request(self, method, uri, headers, bodyProducer)
+        return requested.addCallback(_without_coding)
+
+
+def _without_coding(response: IResponse) -> IResponse:
+    response.headers.removeHeader(b"content-encoding")
+    return response

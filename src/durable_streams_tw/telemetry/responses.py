@@ -1,0 +1,26 @@
+"""Answers below ``/-/`` that take a while."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web.server import NOT_DONE_YET, Request
+
+from durable_streams_tw.http import problems
+from durable_streams_tw.http.messages import Response
+from durable_streams_tw.http.operators import resources
+from durable_streams_tw.http.twisted_web.resource import refuse
+
+
+def answer_later(request: Request, told: Deferred[Response]) -> int:
+    """Answer a request when the response is there, unless the client has gone by then."""
+    gone: list[Failure] = []
+    request.notifyFinish().addErrback(gone.append)
+
+    def answer(response: Response) -> None:
+        if not gone:
+            refuse(response, request)
+
+    told.addErrback(lambda failure: resources.refusal(problems.logged(failure)))
+    told.addCallback(answer)
+    return NOT_DONE_YET

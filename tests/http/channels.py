@@ -1,0 +1,136 @@
+"""What tests of the fast channel share: operations and transports that a test controls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.http.http1.factory import FastDoor
+from durable_streams_tw.http.messages import Request, Response
+from tests.http.hostile import SETTINGS, Recorder, site_of
+from tests.http.house import MORNING, Client
+
+
+class Desk(Recorder):
+    """Operations whose answers the test gives, in ``at_once`` or later.
+
+    ``waiting`` are those that are owed, in order.
+    """
+
+    def __init__(self) -> None:
+        Recorder.__init__(self)
+        self.at_once: Response | Failure | None = None
+        self.waiting: list[Deferred[Response]] = []
+        self.cancelled = 0
+        self.failures: list[Failure] = []
+
+    def respond(self, request: Request) -> Deferred[Response]:
+        """Answer a request, or owe the answer."""
+        self.requests.append(request)
+        if isinstance(self.at_once, Response):
+            return succeed(self.at_once)
+        answer: Deferred[Response] = Deferred(self._cancel)
+        if self.at_once is None:
+            self.waiting.append(answer)
+        else:
+            answer.errback(self.at_once)
+        return answer
+
+    def failure(self, failure: Failure, origin: bytes | None) -> Response:
+        """What answers a request that met a bug."""
+        self.failures.append(failure)
+        return Response(500, [], b"sorry")
+
+    def _cancel(self, answer: Deferred[Response]) -> None:
+        self.cancelled += 1
+
+
+class Writes(StringTransport):
+    """A transport that remembers how its bytes came, and that can be full."""
+
+    def __init__(self) -> None:
+        StringTransport.__init__(self)
+        self.writes: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Take bytes."""
+        self.writes.append(data)
+        StringTransport.write(self, data)
+
+    @property
+    def paused(self) -> bool:
+        """Whether its reading is paused."""
+        return bool(self.producerState == "paused")
+
+
+class Caller(Client):
+    """One connection to a door."""
+
+    transport: Writes
+
+    def __init__(self, door: Any, transport: Writes | None = None) -> None:
+        Client.__init__(self, door, transport or Writes())
+
+    def is_full(self) -> None:
+        """The transport is full."""
+        producer: Any = self.transport.producer
+        producer.pauseProducing()
+
+    def is_empty(self) -> None:
+        """The transport is empty again."""
+        producer: Any = self.transport.producer
+        producer.resumeProducing()
+
+    def bodies(self) -> list[bytes]:
+        """The bodies that have come."""
+        return [answer.body for answer in self.answers()]
+
+    def statuses(self) -> list[int]:
+        """The statuses that have come."""
+        return [answer.status for answer in self.answers()]
+
+
+class ChannelTestCase(SynchronousTestCase):
+    """One door, its operations, and connections to it."""
+
+    settings = SETTINGS
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.rightNow = MORNING
+        self.desk = Desk()
+        self.site = site_of(self.desk, self.clock)
+        self.door = FastDoor(self.desk, self.site, self.clock, b"/v1/stream/", self.settings)
+        self.callers: list[Caller] = []
+
+    def tearDown(self) -> None:
+        """A door without connections holds nothing, and has no timer."""
+        for caller in self.callers:
+            caller.leave()
+        self.clock.advance(0)
+        self.assertEqual((len(self.door.connections), self.door.bodies.held), (0, 0))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def connect(self) -> Caller:
+        """A new connection."""
+        caller = Caller(self.door)
+        self.callers.append(caller)
+        return caller
+
+    def owed(self) -> Deferred[Response]:
+        """The first answer that is owed."""
+        return self.desk.waiting.pop(0)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, second by second."""
+        self.clock.pump([1.0] * int(seconds))
+
+
+def ok(body: bytes = b"") -> Response:
+    """A good answer."""
+    return Response(200, [], body)

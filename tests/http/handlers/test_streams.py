@@ -1,0 +1,420 @@
+"""The stream operations: requests in, responses out, no door between."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.http.messages import Request, Response
+from durable_streams_tw.http.settings import Settings
+from durable_streams_tw.protocol import limits
+from durable_streams_tw.storage.memory.store import MemoryStore
+from tests.http.house import MORNING, House, Threads
+from tests.tokens import at, position_of
+
+
+class Case(SynchronousTestCase):
+    """Operations over a store in memory."""
+
+    settings: Settings | None = None
+
+    def setUp(self) -> None:
+        self.house = House(self.settings)
+        self.operations = self.house.streams.operations
+
+    def begin(
+        self, method: str, target: str, body: bytes = b"", **header: str
+    ) -> Deferred[Response]:
+        """Ask; fields are named without their hyphens."""
+        path, _, query = target.encode().partition(b"?")
+        fields = {
+            name.lower().replace("_", "-").encode(): value.encode()
+            for name, value in header.items()
+        }
+        url = b"http://h/s/" + path
+        request = Request(method.encode(), b"/s/", path, query, fields, body, url)
+        responded: Deferred[Any] = maybeDeferred(self.operations.respond, request)
+        return responded.addErrback(self.operations.failure, fields.get(b"origin"))
+
+    def ask(self, method: str, target: str, body: bytes = b"", **header: str) -> Response:
+        """Ask, and have the answer."""
+        return self.successResultOf(self.begin(method, target, body, **header))
+
+    def fields(self, response: Response) -> dict[str, str]:
+        """The fields of a response, lower-case names; none is there twice but Vary."""
+        found: dict[str, str] = {}
+        for name, value in response.fields:
+            key = name.decode().lower()
+            self.assertTrue(key not in found or key == "vary", key)
+            found[key] = f"{found[key]}, {value.decode()}" if key in found else value.decode()
+        return found
+
+    def put(self, path: str, content_type: str = "text/plain", body: bytes = b"") -> None:
+        """Make a stream."""
+        self.assertEqual(self.ask("PUT", path, body, Content_Type=content_type).status, 201)
+
+
+class WriteTests(Case):
+    """PUT, POST, DELETE, HEAD, OPTIONS."""
+
+    def test_create(self) -> None:
+        """201 with Location, then 200 without."""
+        fresh = self.ask("PUT", "a", b"xy", Content_Type="text/plain")
+        self.assertEqual((fresh.status, fresh.body), (201, b""))
+        self.assertEqual(self.fields(fresh)["location"], "http://h/s/a")
+        self.assertEqual(self.fields(fresh)["content-type"], "text/plain")
+        self.assertEqual(position_of(self.fields(fresh)["stream-next-offset"]), 2)
+        again = self.ask("PUT", "a", Content_Type="text/plain")
+        self.assertEqual(again.status, 200)
+        self.assertNotIn("location", self.fields(again))
+
+    def test_subscriptions_of_another_root(self) -> None:
+        """A PUT that was meant for a subscription makes no stream."""
+        path = "v1/stream/__ds/subscriptions/s"
+        answer = self.ask("PUT", path, b"{}", Content_Type="application/json")
+        self.assertEqual(answer.status, 404)
+        assert isinstance(answer.body, bytes)
+        self.assertIn(b"--root", answer.body)
+        self.assertEqual(self.ask("PUT", "a/__ds/b", Content_Type="text/plain").status, 201)
+
+    def test_fork(self) -> None:
+        """The source is named by its path, root included."""
+        self.put("a", body=b"xyz")
+        answer = self.ask("PUT", "b", Stream_Forked_From="/s/a", Stream_Fork_Offset=at(2))
+        self.assertEqual(answer.status, 201)
+        self.assertEqual(self.fields(answer)["content-type"], "text/plain")
+        self.assertEqual(self.ask("GET", "b").body, b"xy")
+
+    def test_append(self) -> None:
+        """204 and where the stream ends now."""
+        self.put("a")
+        answer = self.ask("POST", "a", b"xyz", Content_Type="text/plain")
+        self.assertEqual((answer.status, answer.body), (204, b""))
+        self.assertEqual(position_of(self.fields(answer)["stream-next-offset"]), 3)
+
+    def test_producer(self) -> None:
+        """200 for what is new, 204 for what was there."""
+        self.put("a")
+        batch: dict[str, str] = {
+            "Content_Type": "text/plain",
+            "Producer_Id": "p",
+            "Producer_Epoch": "0",
+            "Producer_Seq": "0",
+        }
+        first, second = self.ask("POST", "a", b"x", **batch), self.ask("POST", "a", b"x", **batch)
+        self.assertEqual((first.status, second.status), (200, 204))
+        self.assertEqual(self.fields(second)["producer-seq"], "0")
+        self.assertEqual(self.ask("GET", "a").body, b"x")
+
+    def test_delete(self) -> None:
+        """Gone for every method."""
+        self.put("a")
+        self.assertEqual(self.ask("DELETE", "a").status, 204)
+        for method in ("GET", "HEAD", "DELETE"):
+            self.assertEqual(self.ask(method, "a").status, 404)
+
+    def test_describe(self) -> None:
+        """HEAD tells all there is to tell, and is not kept anywhere."""
+        self.ask("PUT", "a", b"xyz", Content_Type="text/plain", Stream_TTL="60")
+        self.ask("POST", "a", Stream_Closed="TRUE")
+        answer = self.ask("HEAD", "a?offset=nonsense&live=sse")
+        about = self.fields(answer)
+        self.assertEqual((answer.status, answer.body), (200, b""))
+        self.assertEqual(about["stream-ttl"], "60")
+        self.assertEqual(about["stream-closed"], "true")
+        self.assertEqual(position_of(about["stream-next-offset"]), 3)
+        self.assertEqual(about["cache-control"], "no-store")
+        self.assertEqual(about["etag"], self.fields(self.ask("GET", "a"))["etag"])
+
+    def test_describing_is_no_access(self) -> None:
+        """HEAD leaves a TTL alone; reading, from the tail too, renews it."""
+        self.ask("PUT", "a", Content_Type="text/plain", Stream_TTL="10")
+        self.house.clock.rightNow += 9
+        self.assertEqual(self.ask("GET", "a?offset=now").status, 200)
+        self.house.clock.rightNow += 9
+        self.assertEqual(self.ask("HEAD", "a").status, 200)
+        self.house.clock.rightNow += 1.5
+        self.assertEqual(self.ask("HEAD", "a").status, 404)
+
+    def test_options(self) -> None:
+        """Any path: what may be asked is no secret."""
+        for path in ("a", "missing", "a//b"):
+            answer = self.ask("OPTIONS", path)
+            about = self.fields(answer)
+            self.assertEqual(answer.status, 204)
+            self.assertIn("If-None-Match", about["access-control-allow-headers"])
+            for name in ("Producer-Id", "If-Match", "traceparent", "tracestate"):
+                self.assertIn(name, about["access-control-allow-headers"].split(", "))
+            self.assertIn("DELETE", about["access-control-allow-methods"])
+            self.assertIn("HEAD", about["allow"])
+
+    def test_a_large_body_is_validated_in_a_thread(self) -> None:
+        """JSON only, and what comes meanwhile for the same stream waits its turn."""
+        threads = Threads()
+        self.house = House(in_thread=threads)
+        self.operations = self.house.streams.operations
+        self.put("a", "application/json")
+        self.put("b", "application/json")
+        large = b'"' + b"x" * limits.INLINE_BODY + b'"'
+        first = self.begin("POST", "a", large, Content_Type="application/json")
+        second = self.begin("POST", "a", b"2", Content_Type="application/json")
+        other = self.begin("POST", "b", b"3", Content_Type="application/json")
+        self.assertEqual(self.successResultOf(other).status, 204)
+        self.assertNoResult(first)
+        self.assertNoResult(second)
+        threads.run()
+        self.assertEqual(self.successResultOf(first).status, 204)
+        self.assertEqual(self.successResultOf(second).status, 204)
+        self.assertEqual(self.ask("GET", "a").body, b"[" + large + b",2]")
+
+    def test_a_large_body_of_bytes_is_not(self) -> None:
+        """There is nothing to validate."""
+        self.house = House(in_thread=Threads())
+        self.operations = self.house.streams.operations
+        self.put("a", "text/plain", b"x" * (limits.INLINE_BODY + 1))
+
+
+class ReadTests(Case):
+    """GET without waiting."""
+
+    def test_document(self) -> None:
+        """JSON streams are read as arrays, empty ones too."""
+        self.put("a", "application/json")
+        self.assertEqual(self.ask("GET", "a").body, b"[]")
+        self.ask("POST", "a", b'[1.0, {"b": "c,d"}]', Content_Type="application/json")
+        self.assertEqual(self.ask("GET", "a").body, b'[1.0,{"b": "c,d"}]')
+        self.assertEqual(self.ask("GET", "a?offset=now").body, b"[]")
+
+    def test_chunks(self) -> None:
+        """A large stream comes in pieces; only the last says that it is the last."""
+        self.house = House(Settings(max_chunk=1000))
+        self.operations = self.house.streams.operations
+        self.put("a", body=b"x" * 2500)
+        self.ask("POST", "a", Stream_Closed="true")
+        sizes, offset = [], "-1"
+        for last in (False, False, True):
+            answer = self.ask("GET", f"a?offset={offset}")
+            about = self.fields(answer)
+            sizes.append(len(bytes(answer.body)))  # type: ignore[arg-type]
+            self.assertEqual("stream-up-to-date" in about, last)
+            self.assertEqual("stream-closed" in about, last)
+            offset = about["stream-next-offset"]
+        self.assertEqual(sizes, [1000, 1000, 500])
+
+    def test_not_modified(self) -> None:
+        """304 repeats what a cache has to know."""
+        self.put("a", body=b"x")
+        before = self.ask("GET", "a")
+        tag = self.fields(before)["etag"]
+        answer = self.ask("GET", "a", If_None_Match=f'"other", W/{tag}')
+        about = self.fields(answer)
+        self.assertEqual((answer.status, answer.body), (304, b""))
+        for name in ("etag", "cache-control", "stream-next-offset", "stream-up-to-date"):
+            self.assertEqual(about[name], self.fields(before)[name])
+        self.assertNotIn("content-type", about)
+        self.assertEqual(self.ask("GET", "a", If_None_Match="*").status, 304)
+        self.assertEqual(self.ask("GET", "a", If_None_Match='"other"').status, 200)
+
+    def test_tags_change(self) -> None:
+        """With every append, with closing, and with another stream of the same name."""
+        tags = []
+        self.put("a", body=b"x")
+        tags.append(self.fields(self.ask("GET", "a"))["etag"])
+        self.ask("POST", "a", b"y", Content_Type="text/plain")
+        tags.append(self.fields(self.ask("GET", "a"))["etag"])
+        self.ask("POST", "a", Stream_Closed="true")
+        tags.append(self.fields(self.ask("GET", "a"))["etag"])
+        self.assertTrue(tags[-1].endswith(':c"'))
+        self.ask("DELETE", "a")
+        self.put("a", body=b"x")
+        tags.append(self.fields(self.ask("GET", "a"))["etag"])
+        self.assertEqual(len(set(tags)), 4)
+
+    def test_now_has_no_tag(self) -> None:
+        """The same URL means something else a moment later."""
+        self.put("a", body=b"x")
+        answer = self.ask("GET", "a?offset=now", If_None_Match="*")
+        self.assertEqual((answer.status, answer.body), (200, b""))
+        self.assertEqual(self.fields(answer)["cache-control"], "no-store")
+        self.assertNotIn("etag", self.fields(answer))
+
+    def caching(self, target: str) -> str:
+        """The Cache-Control of a read."""
+        return self.fields(self.ask("GET", target))["cache-control"]
+
+    def test_caching(self) -> None:
+        """Bytes never change, so caches may keep them; that there are none yet, they may not."""
+        fresh = "public, max-age=60, stale-while-revalidate=300"
+        self.put("a", body=b"x")
+        self.assertEqual(self.caching("a"), fresh)
+        self.assertEqual(self.caching(f"a?offset={at(1)}"), "no-cache")
+        self.ask("POST", "a", Stream_Closed="true")
+        self.assertEqual(self.caching(f"a?offset={at(1)}"), fresh)
+
+    def test_caching_of_what_ends(self) -> None:
+        """No cache serves a stream beyond its end."""
+        self.ask("PUT", "ttl", b"x", Content_Type="text/plain", Stream_TTL="100")
+        self.assertEqual(self.caching("ttl"), "public, max-age=60, stale-while-revalidate=40")
+        self.ask("PUT", "ttl2", b"x", Content_Type="text/plain", Stream_TTL="3600")
+        self.assertEqual(self.caching("ttl2"), "public, max-age=60, stale-while-revalidate=300")
+        # Five seconds after the fixture's morning.
+        moment = "2027-01-15T08:00:05.900Z"
+        self.ask("PUT", "at", b"x", Content_Type="text/plain", Stream_Expires_At=moment)
+        self.assertEqual(self.caching("at"), "public, max-age=5, stale-while-revalidate=0")
+
+    def test_what_browsers_may_do_with_it(self) -> None:
+        """Nothing runs, and only what is shown as text is shown at all."""
+        for kind, shown in (
+            ("text/plain", True),
+            ("text/plain; charset=utf-8", True),
+            ("application/json", True),
+            ("text/html", False),
+            ("image/svg+xml", False),
+            ("application/octet-stream", False),
+        ):
+            self.put("a", kind, b"1")
+            about = self.fields(self.ask("GET", "a"))
+            self.assertEqual(about["content-security-policy"], "default-src 'none'; sandbox")
+            self.assertEqual(about.get("content-disposition"), None if shown else "attachment")
+            self.assertEqual(about["content-type"], kind)
+            self.ask("DELETE", "a")
+
+
+class GzipTests(Case):
+    """Answers that are worth it are compressed for who likes it."""
+
+    BODY = b"text and more text, " * 500
+
+    def test_compressed(self) -> None:
+        """Smaller, the same when unpacked, and marked."""
+        self.put("a", body=self.BODY)
+        plain, small = self.ask("GET", "a"), self.ask("GET", "a", Accept_Encoding="br, gzip")
+        assert isinstance(small.body, bytes)
+        self.assertEqual(gzip.decompress(small.body), self.BODY)
+        self.assertLess(len(small.body), len(self.BODY) // 4)
+        self.assertEqual(self.fields(small)["content-encoding"], "gzip")
+        self.assertNotIn("content-encoding", self.fields(plain))
+        for answer in (plain, small):
+            self.assertEqual(self.fields(answer)["vary"], "Accept-Encoding")
+        self.assertNotEqual(self.fields(plain)["etag"], self.fields(small)["etag"])
+
+    def test_not_modified(self) -> None:
+        """Each form has its own tag."""
+        self.put("a", body=self.BODY)
+        tag = self.fields(self.ask("GET", "a", Accept_Encoding="gzip"))["etag"]
+        again = self.ask("GET", "a", Accept_Encoding="gzip", If_None_Match=tag)
+        self.assertEqual(again.status, 304)
+        self.assertEqual(self.fields(again)["vary"], "Accept-Encoding")
+        self.assertNotIn("content-encoding", self.fields(again))
+        self.assertEqual(self.ask("GET", "a", If_None_Match=tag).status, 200)
+
+    def test_not_wanted(self) -> None:
+        """Only who asks."""
+        self.put("a", body=self.BODY)
+        for wanted in ("identity", "gzip;q=0", "br", "*;q=0"):
+            self.assertEqual(self.ask("GET", "a", Accept_Encoding=wanted).body, self.BODY)
+
+    def test_not_worth_it(self) -> None:
+        """Little ones, and types that are compressed already: no word about it."""
+        self.put("a", body=b"x" * (limits.MIN_GZIP - 1))
+        self.put("b", "image/png", self.BODY)
+        for path in ("a", "b"):
+            about = self.fields(self.ask("GET", path, Accept_Encoding="gzip"))
+            self.assertNotIn("content-encoding", about)
+            self.assertNotIn("vary", about)
+
+    def test_json(self) -> None:
+        """What is compressed is the document."""
+        self.put("a", "application/json", b"[" + b",".join([b'{"a": 1}'] * 500) + b"]")
+        body = self.ask("GET", "a", Accept_Encoding="gzip").body
+        assert isinstance(body, bytes)
+        self.assertEqual(json.loads(gzip.decompress(body)), [{"a": 1}] * 500)
+
+    def test_large_ones_in_a_thread(self) -> None:
+        """The reactor has other things to do."""
+        threads = Threads()
+        self.house = House(in_thread=threads)
+        self.operations = self.house.streams.operations
+        self.put("a", body=b"x" * (limits.INLINE_GZIP + 1))
+        asked = self.begin("GET", "a", Accept_Encoding="gzip")
+        self.assertNoResult(asked)
+        threads.run()
+        self.assertEqual(self.fields(self.successResultOf(asked))["content-encoding"], "gzip")
+
+
+class CorsTests(Case):
+    """Who may use the server from a browser's page."""
+
+    settings = Settings(cors_origins=("https://one.example", "https://two.example"))
+
+    def test_known_origin(self) -> None:
+        """It is named, and every answer says that it depends."""
+        self.put("a")
+        for target, status in (("a", 200), ("missing", 404), ("a//b", 400), ("__ds", 404)):
+            answer = self.ask("GET", target, Origin="https://two.example")
+            about = self.fields(answer)
+            self.assertEqual(answer.status, status)
+            self.assertEqual(about["access-control-allow-origin"], "https://two.example")
+            self.assertEqual(about["vary"], "Origin")
+            self.assertIn("Stream-SSE-Data-Encoding", about["access-control-expose-headers"])
+
+    def test_others(self) -> None:
+        """Nothing is allowed to them."""
+        self.put("a")
+        for origin in ("https://three.example", "null", ""):
+            about = self.fields(self.ask("GET", "a", Origin=origin))
+            self.assertEqual(about["vary"], "Origin")
+            self.assertNotIn("access-control-allow-origin", about)
+            self.assertEqual(about["x-content-type-options"], "nosniff")
+
+    def test_preflight(self) -> None:
+        """The same for what a browser asks before."""
+        about = self.fields(self.ask("OPTIONS", "a", Origin="https://one.example"))
+        self.assertEqual(about["access-control-allow-origin"], "https://one.example")
+        self.assertNotIn("access-control-allow-origin", self.fields(self.ask("OPTIONS", "a")))
+
+    def test_private(self) -> None:
+        """Shared caches can be kept out."""
+        self.house = House(Settings(private=True))
+        self.operations = self.house.streams.operations
+        self.put("a", body=b"x")
+        self.assertEqual(
+            self.fields(self.ask("GET", "a"))["cache-control"],
+            "private, max-age=60, stale-while-revalidate=300",
+        )
+
+
+class FailureTests(Case):
+    """Bugs, which every server has."""
+
+    def test_failure(self) -> None:
+        """500 with a mark; the log has the mark, and the failure."""
+
+        class Broken(MemoryStore):
+            def look(self, path: str) -> Deferred[Any]:
+                raise RuntimeError("a secret")
+
+        self.house = House(store=Broken(lambda: int(MORNING * 1000)))
+        self.operations = self.house.streams.operations
+        answer = self.ask("HEAD", "a", Origin="https://app.example")
+        self.assertEqual(answer.status, 500)
+        self.assertEqual(self.fields(answer)["access-control-allow-origin"], "*")
+        assert isinstance(answer.body, bytes)
+        self.assertNotIn(b"secret", answer.body)
+        mark = json.loads(answer.body)["detail"].split()[-1]
+        self.assertEqual(len(mark), 12)
+        (logged,) = self.flushLoggedErrors(RuntimeError)
+        self.assertEqual(str(logged.value), "a secret")
+
+    def test_clock_is_a_wall_clock(self) -> None:
+        """Cursors and deadlines come from the same clock."""
+        self.assertIsInstance(self.house.clock, Clock)
+        self.put("a", body=b"x")
+        answer = self.ask("GET", "a?offset=-1&live=long-poll")
+        cursor = int(self.fields(answer)["stream-cursor"])
+        self.assertEqual(cursor, int(MORNING - limits.CURSOR_EPOCH) // limits.CURSOR_INTERVAL)

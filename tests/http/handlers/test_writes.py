@@ -1,0 +1,133 @@
+"""Writes keep their order, whatever delays one of them."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.http.handlers.writes import Writing
+from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.protocol.limits import INLINE_BODY
+from durable_streams_tw.protocol.streams.outcomes import Appended
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.storage.api import Chunk, Outcome
+from durable_streams_tw.storage.memory.store import MemoryStore
+from tests.http.house import Threads
+
+JSON = {b"content-type": b"application/json"}
+
+
+class LateLooks(MemoryStore):
+    """A store that looks things up when the test says."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: 0)
+        self.looks: list[tuple[str, Deferred[StreamState | Refusal]]] = []
+
+    def look(self, path: str) -> Deferred[StreamState | Refusal]:
+        """Wait."""
+        found: Deferred[StreamState | Refusal] = Deferred()
+        self.looks.append((path, found))
+        return found
+
+    def find(self) -> None:
+        """Answer the looks that wait."""
+        looks, self.looks = self.looks, []
+        for path, found in looks:
+            super().look(path).chainDeferred(found)
+
+
+class OrderTests(SynchronousTestCase):
+    """Each stream's writes are carried out in the order of the calls."""
+
+    def setUp(self) -> None:
+        self.store = LateLooks()
+        self.threads = Threads()
+        self.writing = Writing(self.store, lambda: 0, self.threads)
+        for path in ("a", "b"):
+            self.successResultOf(self.writing.create(path, JSON, b"", b"/"))
+
+    def content(self, path: str) -> bytes:
+        """What a stream holds."""
+        chunk = self.successResultOf(self.store.read(path, 0, 1_000_000_000))
+        assert isinstance(chunk, Chunk)
+        return chunk.data
+
+    def test_behind_a_look(self) -> None:
+        """A thousand appends behind one whose content type is looked up."""
+        outcomes = [self.writing.append_as_it_is("a", {}, b"0")]
+        outcomes += [self.writing.append("a", JSON, b"%d" % n) for n in range(1, 2000)]
+        other = self.writing.append("b", JSON, b"1")
+        self.assertIsInstance(self.successResultOf(other), Appended)
+        self.assertNoResult(outcomes[-1])
+        self.store.find()
+        for outcome in outcomes:
+            self.assertIsInstance(self.successResultOf(outcome), Appended)
+        self.assertEqual(self.content("a"), b"".join(b"%d," % n for n in range(2000)))
+        self.assertEqual(self.writing._turns, {})
+
+    def test_every_one_looks(self) -> None:
+        """A thousand appends that each look: one at a time, and no recursion."""
+        outcomes = [self.writing.append_as_it_is("a", {}, b"%d" % n) for n in range(2000)]
+        for _ in range(2000):
+            self.assertEqual(len(self.store.looks), 1)
+            self.store.find()
+        for outcome in outcomes:
+            self.assertIsInstance(self.successResultOf(outcome), Appended)
+        self.assertEqual(self.content("a"), b"".join(b"%d," % n for n in range(2000)))
+
+    def test_deletion_waits_too(self) -> None:
+        """What is deleted after an append is deleted with it."""
+        appended = self.writing.append_as_it_is("a", {}, b"0")
+        deleted = self.writing.delete("a", {})
+        created = self.writing.create("a", {b"content-type": b"text/plain"}, b"new", b"/")
+        self.store.find()
+        for outcome in (appended, deleted, created):
+            self.successResultOf(outcome)
+        self.assertEqual(self.content("a"), b"new")
+
+    def test_refused_look(self) -> None:
+        """A stream that is not there refuses that append, and holds nobody up."""
+        lost = self.writing.append_as_it_is("missing", {}, b"0")
+        created = self.writing.create("missing", JSON, b"1", b"/")
+        self.store.find()
+        refused = self.failureResultOf(lost, Refused).value
+        self.assertEqual(refused.refusal.problem, Problem.STREAM_NOT_FOUND)
+        self.successResultOf(created)
+        self.assertEqual(self.content("missing"), b"1,")
+
+    def test_cancelled(self) -> None:
+        """Who stops waiting undoes nothing."""
+        outcome = self.writing.append_as_it_is("a", {}, b"0")
+        outcome.addErrback(lambda _: None)
+        outcome.cancel()
+        self.store.find()
+        self.assertEqual(self.content("a"), b"0,")
+
+    @given(st.lists(st.sampled_from(["small", "large", "look"]), max_size=12), st.randoms())
+    def test_any_mix(self, kinds: list[str], luck: object) -> None:
+        """Whatever comes before whatever, and whenever threads and looks are done."""
+        self.setUp()
+        outcomes: list[Deferred[Outcome]] = []
+        expected = b""
+        for number, kind in enumerate(kinds):
+            raw = b"%d" % number
+            if kind == "large":
+                raw = b'"' + raw + b"x" * INLINE_BODY + b'"'
+            expected += raw + b","
+            if kind == "look":
+                outcomes.append(self.writing.append_as_it_is("a", {}, raw))
+            else:
+                outcomes.append(self.writing.append("a", JSON, raw))
+            if luck.random() < 0.3:  # type: ignore[attr-defined]
+                self.store.find()
+                self.threads.run()
+        while self.store.looks or self.threads.waiting:
+            self.store.find()
+            self.threads.run()
+        for outcome in outcomes:
+            self.assertIsInstance(self.successResultOf(outcome), Appended)
+        self.assertEqual(self.content("a"), expected)
+        self.assertEqual(self.writing._turns, {})

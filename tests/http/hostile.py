@@ -1,0 +1,226 @@
+"""Rows of bytes that a client may send, and the four that judge them.
+
+A row says what the fast channel does with its bytes: the statuses that it answers, how many
+requests it carries out, and whether the connection is kept. The same bytes are shown to the
+twisted.web door and to h11; where one of them carries out another number of requests, the row
+says which and why. What HTTP/2 can say too is said to an HTTP/2 connection.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import h11
+from hpack import Decoder, Encoder
+from msgspec import Struct
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+
+from durable_streams_tw.http.handlers.streams import Decision, Respond
+from durable_streams_tw.http.headers import Policies
+from durable_streams_tw.http.http1.factory import FastDoor
+from durable_streams_tw.http.http2 import frames as frames
+from durable_streams_tw.http.http2.heads import RawFields
+from durable_streams_tw.http.messages import Request, Response
+from durable_streams_tw.http.settings import Settings
+from durable_streams_tw.http.twisted_web.resource import StreamTree
+from durable_streams_tw.http.twisted_web.site import StreamSite
+from durable_streams_tw.protocol import limits
+from durable_streams_tw.protocol.errors import Refusal
+from tests.http.house import parse
+
+#: Small, so that rows which go beyond it are.
+MAX_BODY = 1_000
+
+SETTINGS = Settings(max_body=MAX_BODY)
+
+# What is about a connection or a coding of HTTP/1.1.
+_OF_HTTP11: Final = {b"connection", b"transfer-encoding", b"upgrade", b"keep-alive", b"te"}
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """What the bytes ``data`` lead to.
+
+    ``tree`` and ``h11`` are how many requests these carry out where that is another number
+    than ``executed``, and ``because`` says why. ``open`` marks bytes that end within a
+    request.
+    """
+
+    name: str
+    data: bytes
+    statuses: tuple[int, ...] = ()
+    executed: int = 0
+    kept: bool = False
+    open: bool = False
+    tree: int | None = None
+    h11: int | None = None
+    because: str = ""
+
+
+class Recorder:
+    """Operations that carry nothing out but remember what they were asked."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self._policies = Policies()
+
+    def respond(self, request: Request) -> Deferred[Response]:
+        """Remember a request."""
+        self.requests.append(request)
+        return succeed(Response(200, []))
+
+    def serving(self, host: str | None) -> Respond:
+        """Answer everybody alike."""
+        return self.respond
+
+    def decide(self, host: str | None, request: Request) -> Decision:
+        """Let every body come."""
+        return self.respond
+
+    def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
+        """Say no."""
+        return self._policies.refusal(refusal, origin)
+
+    def failure(self, failure: Failure, origin: bytes | None) -> Response:
+        """Nothing here may fail."""
+        failure.raiseException()
+
+
+class Outcome(Struct):
+    """What came of some bytes. ``problems`` are the types of the answers that refuse."""
+
+    statuses: tuple[int, ...]
+    requests: list[Request]
+    kept: bool
+    problems: tuple[str, ...] = ()
+
+
+def site_of(recorder: Recorder, clock: Clock) -> StreamSite:
+    """The twisted.web door."""
+    operations: Any = recorder
+    resource = StreamTree(operations, SETTINGS, clock).resource(b"v1/stream/")
+    return StreamSite(resource, operations, Policies(), SETTINGS, clock, b"/v1/stream/")
+
+
+def at_fast_channel(pieces: list[bytes]) -> Outcome:
+    """What the fast channel makes of bytes that come in these pieces."""
+    recorder, clock = Recorder(), Clock()
+    door = FastDoor(recorder, site_of(recorder, clock), clock, b"/v1/stream/", SETTINGS)
+    return _fed(door, recorder, clock, pieces)
+
+
+def at_tree(pieces: list[bytes]) -> Outcome:
+    """What the twisted.web door makes of them."""
+    recorder, clock = Recorder(), Clock()
+    return _fed(site_of(recorder, clock), recorder, clock, pieces)
+
+
+def _fed(factory: Any, recorder: Recorder, clock: Clock, pieces: list[bytes]) -> Outcome:
+    transport = StringTransport()
+    protocol = factory.buildProtocol(transport.getPeer())
+    protocol.makeConnection(transport)
+    for piece in pieces:
+        if transport.disconnecting or transport.disconnected:
+            break
+        protocol.dataReceived(piece)
+        # Whatever asked for another turn of the reactor gets it.
+        clock.advance(0)
+    for _ in range(100):
+        clock.advance(0)
+    # Who lingers has gone by then, and nobody else has lost patience.
+    clock.advance(limits.LINGER + 0.1)
+    kept = not (transport.disconnecting or transport.disconnected)
+    protocol.connectionLost(Failure(ConnectionDone()))
+    methods = tuple([request.method.decode("latin-1") for request in recorder.requests])
+    answers = parse(transport.value(), methods)
+    statuses = tuple([answer.status for answer in answers])
+    problems = tuple([json.loads(answer.body)["type"] for answer in answers if answer.body])
+    return Outcome(statuses, recorder.requests, kept, problems)
+
+
+def at_http2(fields: RawFields, body: bytes) -> Outcome:
+    """What an HTTP/2 connection makes of a request of these fields."""
+    recorder, clock = Recorder(), Clock()
+    transport = StringTransport()
+    transport.negotiatedProtocol = b"h2"  # type: ignore[attr-defined]
+    protocol: Any = site_of(recorder, clock).buildProtocol(transport.getPeer())
+    protocol.makeConnection(transport)
+    block = Encoder().encode(fields)
+    protocol.dataReceived(frames.PREFACE + frames.settings() + frames.headers(1, block, False))
+    parts = [body[start : start + 16_384] for start in range(0, len(body), 16_384)] or [b""]
+    for index, part in enumerate(parts):
+        last = frames.END_STREAM if index + 1 == len(parts) else 0
+        protocol.dataReceived(frames.head(len(part), frames.DATA, last, 1) + part)
+    kept = not (transport.disconnecting or transport.disconnected)
+    protocol.connectionLost(Failure(ConnectionDone()))
+    decoder = Decoder()
+    statuses: list[int] = []
+    answer = b""
+    received = transport.value()
+    while received:
+        size, kind = int.from_bytes(received[:3], "big"), received[3]
+        payload = received[9 : 9 + size]
+        received = received[9 + size :]
+        if kind == frames.HEADERS:
+            statuses.append(int(dict(decoder.decode(payload, raw=True))[b":status"]))
+        elif kind == frames.DATA:
+            answer += payload
+    problems = (json.loads(answer)["type"],) if answer else ()
+    found = tuple([status for status in statuses if status != 100])
+    return Outcome(found, recorder.requests, kept, problems)
+
+
+def as_http2(row: Row) -> tuple[RawFields, bytes] | None:
+    """The fields and the body that say in HTTP/2 what a row says; None where they cannot."""
+    head, blank, rest = row.data.partition(b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    words = first.split(b" ")
+    if not blank or row.open or len(row.statuses) != 1 or len(words) != 3:
+        return None
+    method, target, version = words
+    if version != b"HTTP/1.1":
+        return None
+    fields = []
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if not colon:
+            return None
+        fields.append((name.lower(), value.strip(b" \t")))
+    if {name for name, _ in fields} & _OF_HTTP11:
+        return None
+    hosts = [value for name, value in fields if name == b"host"]
+    if len(hosts) == 1:
+        fields = [(name, value) for name, value in fields if name != b"host"]
+    if row.statuses == (200,) and not target.startswith(b"/"):
+        _, _, hosts[0], target = target.split(b"/", 3)
+        target = b"/" + target
+    pseudo = [(b":method", method), (b":scheme", b"https"), (b":path", target)]
+    pseudo += [(b":authority", host) for host in hosts if len(hosts) == 1]
+    return [*pseudo, *fields], rest
+
+
+def at_h11(data: bytes) -> int:
+    """How many requests h11 would carry out."""
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=16 * 1024)
+    if data:
+        # No data would be the end of the connection.
+        connection.receive_data(data)
+    count = 0
+    try:
+        while True:
+            event = connection.next_event()
+            if isinstance(event, h11.EndOfMessage):
+                count += 1
+                connection.send(h11.Response(status_code=404, headers=[("content-length", "0")]))
+                connection.send(h11.EndOfMessage())
+                if connection.our_state is not h11.DONE:
+                    return count
+                connection.start_next_cycle()
+            elif event is h11.NEED_DATA or event is h11.PAUSED:
+                return count
+    except h11.RemoteProtocolError:
+        return count

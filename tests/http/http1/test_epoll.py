@@ -1,0 +1,317 @@
+"""Connections that are read in one event of the reactor: each as if it was alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from functools import partial
+from typing import Any
+
+from twisted.internet import error, tcp, unix
+from twisted.internet.interfaces import IHalfCloseableProtocol, IReactorFDSet
+from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from zope.interface import implementer
+
+from durable_streams_tw.http.http1 import epoll as module
+from durable_streams_tw.http.http1.epoll import NestedPoll, PolledServer, nested_poll
+from durable_streams_tw.http.http1.socket_writer import Outlet
+
+
+@implementer(IReactorFDSet)
+class FakeReactor(Clock):
+    """Knows what it reads and writes, and does neither."""
+
+    def __init__(self) -> None:
+        Clock.__init__(self)
+        self.readers: set[Any] = set()
+        self.writers: set[Any] = set()
+        self.addReader = self.readers.add
+        self.removeReader = self.readers.discard
+        self.addWriter = self.writers.add
+        self.removeWriter = self.writers.discard
+
+    def getReaders(self) -> list[Any]:
+        return list(self.readers)
+
+    def getWriters(self) -> list[Any]:
+        return list(self.writers)
+
+    def removeAll(self) -> list[Any]:
+        raise NotImplementedError
+
+
+class Noting(Protocol):
+    """Notes what comes, and does something about it."""
+
+    def __init__(self) -> None:
+        self.came: list[bytes] = []
+        self.ended: list[object] = []
+
+    def act(self) -> None:
+        """What it does when bytes come."""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.came.append(data)
+        self.act()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.ended.append(type(reason.value))
+
+
+@implementer(IHalfCloseableProtocol)
+class Halved(Noting):
+    """One that goes on writing when its client has ended."""
+
+    half = False
+
+    def readConnectionLost(self) -> None:
+        self.half = True
+
+    def writeConnectionLost(self) -> None:
+        pass
+
+
+class NestedPollCase(SynchronousTestCase):
+    """Sockets that are real, and a reactor that is not."""
+
+    def setUp(self) -> None:
+        self.reactor = FakeReactor()
+        nest = nested_poll(self.reactor)
+        if nest is None:
+            raise SkipTest("this system has no epoll")
+        self.nest: NestedPoll = nest
+
+    def connect(
+        self, protocol: Any, number: int | None = None
+    ) -> tuple[PolledServer, socket.socket]:
+        """A connection, with this descriptor if it matters, and the client's end of it."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            client = socket.create_connection(listening.getsockname())
+            accepted, address = listening.accept()
+        if number is not None:
+            # The first is free again, whatever was opened in between.
+            given, client = client, client.dup()
+            given.close()
+            os.dup2(accepted.detach(), number)
+            accepted = socket.socket(fileno=number)
+        self.addCleanup(client.close)
+        server = PolledServer(self.nest, accepted, protocol, address, None, 0, self.reactor)
+        protocol.makeConnection(server)
+        self.addCleanup(_close, server)
+        return server, client
+
+
+class NestedPollTests(NestedPollCase):
+    """Connections side by side."""
+
+    def test_several(self) -> None:
+        """All that is ready is read in one event, and only that."""
+        connections = [(protocol := Noting(), *self.connect(protocol)) for _ in range(3)]
+        self.assertEqual(self.reactor.readers, {self.nest})
+        for number, (_, _, client) in enumerate(connections[:2]):
+            client.sendall(b"%d" % number)
+        self.nest.doRead()
+        self.assertEqual([each[0].came for each in connections], [[b"0"], [b"1"], []])
+        self.nest.doRead()
+        self.assertEqual([each[0].came for each in connections], [[b"0"], [b"1"], []])
+
+    def test_the_reactor_watches_while_there_are_any(self) -> None:
+        first, second = self.connect(Noting())[0], self.connect(Noting())[0]
+        first.stopReading()
+        self.assertEqual(self.reactor.readers, {self.nest})
+        second.stopReading()
+        second.stopReading()
+        self.assertEqual(self.reactor.readers, set())
+        first.startReading()
+        first.startReading()
+        self.assertEqual(self.reactor.readers, {self.nest})
+
+    def test_pauses(self) -> None:
+        """What comes meanwhile is read afterwards."""
+        protocol = Noting()
+        server, client = self.connect(protocol)
+        server.pauseProducing()
+        client.sendall(b"later")
+        self.nest.doRead()
+        self.assertEqual(protocol.came, [])
+        server.resumeProducing()
+        self.nest.doRead()
+        self.assertEqual(protocol.came, [b"later"])
+
+    def test_a_bug(self) -> None:
+        """It ends one connection, and is logged; the others are read all the same."""
+        buggy, well = Noting(), Noting()
+        buggy.act = self.fail_to_act  # type: ignore[method-assign]
+        for protocol in (buggy, well):
+            self.connect(protocol)[1].sendall(b"x")
+        self.nest.doRead()
+        self.assertEqual((buggy.ended, well.ended), ([ZeroDivisionError], []))
+        self.assertEqual(well.came, [b"x"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def fail_to_act(self) -> None:
+        raise ZeroDivisionError
+
+    def test_a_bug_at_the_end(self) -> None:
+        buggy, well = Noting(), Noting()
+        self.patch(buggy, "connectionLost", lambda _: self.fail_to_act())
+        self.connect(buggy)[1].close()
+        self.connect(well)[1].sendall(b"x")
+        self.nest.doRead()
+        self.assertEqual(well.came, [b"x"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_the_client_ends(self) -> None:
+        """Half of it, for those who know halves; all of it for others."""
+        whole, half = Noting(), Halved()
+        self.connect(whole)[1].close()
+        server, client = self.connect(half)
+        client.shutdown(socket.SHUT_WR)
+        self.nest.doRead()
+        self.assertEqual(whole.ended, [error.ConnectionDone])
+        self.assertEqual((half.half, half.ended), (True, []))
+        # It is not told again, and can still write.
+        self.nest.doRead()
+        self.assertEqual(self.reactor.readers, set())
+        server.writeSomeData(b"bye")
+        self.assertEqual(client.recv(10), b"bye")
+
+    def test_the_last_bytes_come_first(self) -> None:
+        protocol = Noting()
+        _, client = self.connect(protocol)
+        client.sendall(b"last")
+        client.close()
+        self.nest.doRead()
+        self.assertEqual((protocol.came, protocol.ended), ([b"last"], []))
+        self.nest.doRead()
+        self.assertEqual((protocol.came, protocol.ended), ([b"last"], [error.ConnectionDone]))
+
+    def test_reset(self) -> None:
+        for protocol in (Noting(), Halved()):
+            _, client = self.connect(protocol)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            self.nest.doRead()
+            self.assertEqual(protocol.ended, [error.ConnectionLost])
+
+    def test_one_ends_another(self) -> None:
+        """It is not read any more, though it was ready."""
+        protocols = [Noting(), Noting()]
+        ends = [self.connect(protocol) for protocol in protocols]
+        for mine, theirs in ((0, 1), (1, 0)):
+            gone = Failure(error.ConnectionAborted())
+            end = partial(ends[theirs][0].connectionLost, gone)
+            protocols[mine].act = end  # type: ignore[method-assign]
+        for _, client in ends:
+            client.sendall(b"x")
+        self.nest.doRead()
+        self.assertEqual(sorted(len(each.came) for each in protocols), [0, 1])
+        self.assertEqual(sorted(len(each.ended) for each in protocols), [0, 1])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_number_is_used_again(self) -> None:
+        """By a connection that has nothing to do with the first."""
+        first, second = Noting(), Noting()
+        server, _ = self.connect(first)
+        number = server.fileno()
+        server.connectionLost(Failure(error.ConnectionDone()))
+        client = self.connect(second, number)[1]
+        server.stopReading()
+        client.sendall(b"mine")
+        self.nest.doRead()
+        self.assertEqual((first.came, second.came), ([], [b"mine"]))
+        self.assertEqual(self.reactor.readers, {self.nest})
+
+    def test_in_turn(self) -> None:
+        """So many are read at once; those that keep sending do not keep others from it."""
+        self.patch(module, "_AT_ONCE", 1)
+        protocols = [Noting() for _ in range(3)]
+        clients = [self.connect(protocol)[1] for protocol in protocols]
+        for _ in range(3):
+            for client in clients:
+                client.sendall(b"x")
+            self.nest.doRead()
+        self.assertEqual([len(protocol.came) for protocol in protocols], [1, 1, 1])
+
+    def test_the_reactor_ends(self) -> None:
+        protocols = [Noting(), Halved()]
+        for protocol in protocols:
+            self.connect(protocol)
+        self.nest.connectionLost(Failure(error.ConnectionLost()))
+        self.assertEqual([each.ended for each in protocols], [[error.ConnectionLost]] * 2)
+        self.assertEqual(self.reactor.readers, set())
+
+    def test_aborted(self) -> None:
+        """Nothing is read behind an abort."""
+        protocol = Noting()
+        server, client = self.connect(protocol)
+        client.sendall(b"x")
+        server.abortConnection()
+        self.nest.doRead()
+        self.reactor.advance(0)
+        self.assertEqual((protocol.came, protocol.ended), ([], [error.ConnectionAborted]))
+
+    def test_eager_writes(self) -> None:
+        """They go out at once, as over any plain connection."""
+        server, client = self.connect(Noting())
+        outlet = Outlet(server)
+        self.assertFalse(outlet.secure)
+        outlet.send(b"now")
+        self.assertEqual(client.recv(10), b"now")
+        self.assertEqual(self.reactor.writers, set())
+
+    def test_old_logs(self) -> None:
+        self.assertEqual(self.nest.logPrefix(), "FastChannel")
+
+
+class PortTests(NestedPollCase):
+    """Ports, whose connections are read together."""
+
+    def test_accepted(self) -> None:
+        """What a port accepts is read by the nest."""
+        protocols: list[Noting] = []
+
+        def build(_: object) -> Noting:
+            protocols.append(Noting())
+            return protocols[-1]
+
+        factory = ServerFactory()
+        factory.noisy = False
+        factory.buildProtocol = build  # type: ignore[method-assign, assignment]
+        port: Any = tcp.Port(0, factory, interface="127.0.0.1", reactor=self.reactor)
+        self.assertTrue(self.nest.watch(port))
+        self.assertFalse(self.nest.watch(port))
+        port.startListening()
+        self.addCleanup(port.connectionLost, Failure(error.ConnectionDone()))
+        client = socket.create_connection(("127.0.0.1", port.getHost().port))
+        self.addCleanup(client.close)
+        port.doRead()
+        client.sendall(b"hello")
+        self.nest.doRead()
+        (protocol,) = protocols
+        self.assertEqual(protocol.came, [b"hello"])
+        self.assertIsInstance(protocol.transport, PolledServer)
+        client.close()
+        self.nest.doRead()
+        self.assertEqual(protocol.ended, [error.ConnectionDone])
+
+    def test_not_theirs(self) -> None:
+        """Ports whose connections are of another kind are let alone."""
+        self.assertFalse(self.nest.watch(unix.Port(b"x", ServerFactory(), reactor=self.reactor)))
+        self.assertFalse(self.nest.watch(object()))
+
+    def test_other_reactors(self) -> None:
+        """One that does not watch descriptors has no nest."""
+        self.assertIsNone(nested_poll(Clock()))
+
+
+del NestedPollCase
+
+
+def _close(server: PolledServer) -> None:
+    if not server.disconnected:
+        server.connectionLost(Failure(error.ConnectionDone()))

@@ -1,0 +1,250 @@
+"""Tests of `durable_streams_tw.http.http1.factory`: how many may come in, and how they leave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.interfaces import IProtocolNegotiationFactory, ITCPTransport
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import alsoProvides
+from zope.interface.verify import verifyObject
+
+from durable_streams_tw.http.connection_limiter import Room, TurnedAway
+from durable_streams_tw.http.settings import Settings
+from durable_streams_tw.protocol import limits
+from tests.http.channels import Caller, ChannelTestCase, Writes, ok
+from tests.http.hostile_rows import HOST, get, post, sized
+from tests.http.house import parse
+
+HEALTH = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+class CountTests(ChannelTestCase):
+    """Bounds on connections."""
+
+    settings = Settings(max_connections=3, max_connections_per_address=2)
+
+    def come(self, host: str | None) -> Caller:
+        """A connection from this address."""
+        transport = Writes()
+        peer: Any = UNIXAddress(None) if host is None else IPv4Address("TCP", host, 5)
+        transport.peerAddr = peer
+        caller = Caller(self.door, transport)
+        self.callers.append(caller)
+        return caller
+
+    def test_all(self) -> None:
+        """There are so many connections at most; one that ends makes room."""
+        callers = [self.come(f"10.0.0.{number}") for number in range(4)]
+        gone = [caller.transport.disconnected for caller in callers]
+        self.assertEqual((gone, len(self.door.connections)), ([False] * 3 + [True], 3))
+        callers[0].leave()
+        self.assertFalse(self.come("10.0.0.9").transport.disconnected)
+
+    def test_each(self) -> None:
+        """One address has so many at most."""
+        callers = [self.come("10.0.0.1") for _ in range(3)]
+        self.assertEqual(
+            [caller.transport.disconnected for caller in callers], [False, False, True]
+        )
+        self.assertFalse(self.come("10.0.0.2").transport.disconnected)
+        callers[0].leave()
+        callers[1].leave()
+        self.assertFalse(self.come("10.0.0.1").transport.disconnected)
+
+    def test_no_address(self) -> None:
+        """Clients without an address, behind a socket in the file system, are not told apart."""
+        callers = [self.come(None) for _ in range(3)]
+        self.assertFalse(any(caller.transport.disconnected for caller in callers))
+
+    def test_handed_over_count(self) -> None:
+        """A connection that twisted.web has taken over still counts, until it ends."""
+        caller = self.come("10.0.0.1")
+        caller.send(HEALTH)
+        self.assertEqual(len(self.door.connections), 1)
+        caller.leave()
+        self.assertEqual(len(self.door.connections), 0)
+
+
+class HandOverTests(ChannelTestCase):
+    """What is not a stream's affair."""
+
+    def test_all_bytes(self) -> None:
+        """The site gets every byte from that request on, and streams are served there too."""
+        self.desk.at_once = ok(b"stream")
+        client = self.connect()
+        client.send(sized() + HEALTH + get())
+        client.send(get()[:7])
+        client.send(get()[7:])
+        self.assertEqual(client.statuses(), [200, 404, 200, 200])
+        self.assertEqual([request.path for request in self.desk.requests], [b"s"] * 3)
+
+    def test_behind_an_answer(self) -> None:
+        """It is handed over when what came before is answered."""
+        client = self.connect()
+        client.send(get() + HEALTH[:20])
+        client.send(HEALTH[20:] + HEALTH)
+        self.assertEqual(client.transport.value(), b"")
+        self.owed().callback(ok(b"first"))
+        self.assertEqual(client.statuses(), [200, 404, 404])
+
+    def test_reading_goes_on(self) -> None:
+        """A pause of ours does not outlive us."""
+        client = self.connect()
+        client.send(get() + HEALTH + b"x" * (limits.READ_AHEAD + 1))
+        self.assertTrue(client.transport.paused)
+        self.owed().callback(ok())
+        self.assertFalse(client.transport.paused)
+
+    def test_leaving(self) -> None:
+        """The site is told that the client is gone."""
+        client = self.connect()
+        client.send(HEALTH)
+        self.assertEqual(len(self.site.connections), 1)
+        client.leave()
+        self.assertEqual(len(self.site.connections), 0)
+
+    def test_half_closed(self) -> None:
+        """twisted.web takes a half-closed connection for an ended one."""
+        client = self.connect()
+        client.send(HEALTH)
+        client.protocol.readConnectionLost()
+        self.assertTrue(client.transport.disconnecting)
+        self.wait(limits.LINGER + 2)
+        self.assertTrue(client.transport.disconnected)
+
+    def test_own_timeouts(self) -> None:
+        """Ours end with the hand-over."""
+        client = self.connect()
+        client.send(HEALTH[:5])
+        self.wait(5)
+        client.send(HEALTH[5:])
+        self.wait(limits.HEAD_TIMEOUT + 5)
+        self.assertFalse(client.transport.disconnecting)
+        self.assertEqual(client.statuses(), [404])
+
+    def test_protocols(self) -> None:
+        """What TLS may choose is what the site speaks."""
+        verifyObject(IProtocolNegotiationFactory, self.door)
+        protocols = self.door.acceptableProtocols()
+        self.assertEqual(protocols, [b"h2", b"http/1.1"])
+
+
+class StopTests(ChannelTestCase):
+    """A gentle end."""
+
+    def test_nobody(self) -> None:
+        """Without connections it is over at once."""
+        self.assertIsNone(self.successResultOf(self.door.drain()))
+
+    def test_idle(self) -> None:
+        """Connections that nothing has come on, or not all of something, are closed."""
+        callers = [self.connect() for _ in range(3)]
+        callers[1].send(get()[:9])
+        callers[2].send(post(b"Content-Length: 9", body=b"x"))
+        done = self.door.drain()
+        self.assertTrue(all(caller.transport.disconnecting for caller in callers))
+        self.assertNoResult(done)
+        for caller in callers:
+            caller.leave()
+        self.clock.advance(1)
+        self.successResultOf(done)
+
+    def test_busy(self) -> None:
+        """What has begun is answered; what waits behind it is not begun."""
+        client = self.connect()
+        client.send(get() + get())
+        done = self.door.drain()
+        self.owed().callback(ok(b"done"))
+        (answer,) = client.answers()
+        self.assertEqual((answer.body, answer.header["connection"]), (b"done", "close"))
+        self.assertTrue(client.transport.disconnecting)
+        self.assertEqual(len(self.desk.requests), 1)
+        client.leave()
+        self.clock.advance(1)
+        self.successResultOf(done)
+
+    def test_nobody_new(self) -> None:
+        """New connections are turned away."""
+        first = self.connect()
+        first.send(get())
+        self.door.drain()
+        self.assertTrue(self.connect().transport.disconnected)
+
+    def test_too_long(self) -> None:
+        """Who takes too long is cut."""
+        client = self.connect()
+        client.send(get())
+        done = self.door.drain()
+        self.wait(limits.STOP_GRACE + 1)
+        self.assertTrue(client.transport.disconnected)
+        client.leave()
+        self.successResultOf(done)
+
+    def test_handed_over(self) -> None:
+        """So are connections that twisted.web has."""
+        client = self.connect()
+        client.send(HEALTH)
+        done = self.door.drain()
+        self.wait(1)
+        self.assertTrue(client.transport.disconnecting)
+        client.leave()
+        self.wait(1)
+        self.successResultOf(done)
+
+
+class PlainTCP(Writes):
+    """A transport of plain TCP."""
+
+    def loseWriteConnection(self) -> None:
+        """This side has nothing more to say."""
+
+
+class TurnedAwayTests(SynchronousTestCase):
+    """Connections that there is no room for."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.room = Room(Settings(max_connections=2, max_connections_per_address=1))
+
+    def come(self, host: str) -> Any:
+        """A connection from this address that is turned away, over plain TCP."""
+        transport: Any = PlainTCP()
+        alsoProvides(transport, ITCPTransport)
+        transport.peerAddr = IPv4Address("TCP", host, 5)
+        protocol = TurnedAway(self.room, self.clock)
+        protocol.makeConnection(transport)
+        transport.protocol = protocol
+        return transport
+
+    def test_one_address(self) -> None:
+        """It is told that it has too many, and when to come again."""
+        self.room.enter(IPv4Address("TCP", "10.0.0.1", 5))
+        (answer,) = parse(self.come("10.0.0.1").value())
+        self.assertEqual((answer.status, answer.header["retry-after"]), (429, "5"))
+        self.assertTrue(answer.complete)
+
+    def test_all(self) -> None:
+        """The others are told that the server has."""
+        (answer,) = parse(self.come("10.0.0.2").value())
+        self.assertEqual((answer.status, answer.header["retry-after"]), (503, "5"))
+
+    def test_not_for_long(self) -> None:
+        """Whoever does not go is gone a moment later."""
+        transport = self.come("10.0.0.1")
+        self.assertFalse(transport.disconnected)
+        self.clock.advance(limits.TURNED_AWAY_LINGER)
+        self.assertTrue(transport.disconnected)
+        transport.protocol.connectionLost()
+        self.assertEqual(self.room.leaving, 0)
+
+    def test_not_many(self) -> None:
+        """A flood is told nothing."""
+        flood = [self.come("10.0.0.1") for _ in range(limits.MAX_TURNED_AWAY + 3)]
+        self.assertEqual([bool(one.value()) for one in flood[-4:]], [True, False, False, False])
+        for one in flood:
+            one.protocol.connectionLost()
+        self.assertEqual(self.room.leaving, 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,0 +1,403 @@
+"""Tests of `durable_streams_tw.http.http1.parser`: bytes in any pieces, requests out."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Any
+
+import h11
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.http.http1.header_section import Surroundings
+from durable_streams_tw.http.http1.parser import Fault, Foreign, Item, Wire
+from durable_streams_tw.http.messages import Request
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from tests.http.hostile_rows import HIDDEN, HOST, chunked, get, post, sized
+
+MAX_BODY = 5_000
+AROUND = Surroundings(b"/v1/stream/", MAX_BODY)
+
+BODIES = st.binary(max_size=60) | st.just(HIDDEN) | st.just(b"x" * 3_000)
+NAMES = st.sampled_from([b"s", b"a/b", b"a%2Fb", b"s?offset=-1", b"s?"])
+FIELDS = st.lists(
+    st.sampled_from([b"X: y", b"Accept: a", b"accept: b", b"Producer-Id: p", b"Empty:", b"O:\t o "])
+)
+METHODS = st.sampled_from([b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"BREW"])
+
+
+@st.composite
+def in_chunks(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """A body, and the same in chunks."""
+    body = draw(BODIES)
+    places = draw(st.lists(st.integers(0, len(body)), max_size=5))
+    parts = [body[one:other] for one, other in pairwise(sorted({0, *places, len(body)}))]
+    style = draw(st.sampled_from([b"%x\r\n", b"%X;a=b\r\n", b"00%x\r\n"]))
+    written = b"".join([style % len(part) + part + b"\r\n" for part in parts if part])
+    trailer = draw(st.sampled_from([b"", b"X-Sum: 1\r\n"]))
+    return body, written + b"0\r\n" + trailer + b"\r\n"
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[bytes, tuple[bytes, bytes, bytes]]:
+    """A good request; also its method, target and body."""
+    method, target = draw(METHODS), b"/v1/stream/" + draw(NAMES)
+    fields = draw(FIELDS)
+    framing = draw(st.sampled_from(["none", "length", "chunks"]))
+    if framing == "none":
+        body = written = b""
+    elif framing == "length":
+        body = written = draw(BODIES)
+        fields.append(b"Content-Length: %d" % len(body))
+    else:
+        body, written = draw(in_chunks())
+        fields.append(b"Transfer-Encoding: chunked")
+    fields.insert(draw(st.integers(0, len(fields))), b"Host: a")
+    head = b"\r\n".join([method + b" " + target + b" HTTP/1.1", *fields, b"", b""])
+    return head + written, (method, target, body)
+
+
+Sent = tuple[bytes, tuple[bytes, bytes, bytes]]
+SEQUENCES = st.lists(requests(), min_size=1, max_size=6)
+
+
+@st.composite
+def cut(draw: st.DrawFn, data: bytes) -> list[bytes]:
+    """Bytes in pieces."""
+    places = draw(st.lists(st.integers(0, len(data)), max_size=8))
+    return [data[one:other] for one, other in pairwise(sorted([0, *places, len(data)]))]
+
+
+def items_of(pieces: list[bytes]) -> tuple[list[Item], bytes]:
+    """What a wire makes of these pieces, and what it leaves for somebody else."""
+    wire = Wire(AROUND)
+    for piece in pieces:
+        wire.feed(piece)
+    items = [_by_itself(item) for item in wire.ready]
+    return items, bytes(wire.rest) if Foreign() in items else b""
+
+
+def _by_itself(item: Item) -> Item:
+    """An item without what was found out for the sake of the next one."""
+    if not isinstance(item, tuple):
+        return item
+    head, request = item
+    return replace(head, section=replace(head.section, pattern=None)), request
+
+
+def requests_of(items: list[Item]) -> list[Request]:
+    """The requests among them."""
+    return [item[1] for item in items if isinstance(item, tuple)]
+
+
+def told(request: Request) -> tuple[bytes, bytes, bytes]:
+    """Method, target and body of a request."""
+    query = b"?" + request.query if request.query else b""
+    return request.method, request.root + request.path + query, request.body
+
+
+class Heard(Struct):
+    """A request as h11 hears it."""
+
+    method: bytes
+    target: bytes
+    body: bytes = b""
+
+
+def heard_by_h11(data: bytes) -> list[Heard]:
+    """All complete requests that h11 finds."""
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+    connection.receive_data(data)
+    # h11 wants no empty line before a request; RFC 9112 §2.2 allows one.
+    buffer: Any = connection._receive_buffer
+
+    def skip_line() -> None:
+        if bytes(buffer).startswith(b"\r\n"):
+            buffer.maybe_extract_at_most(2)
+
+    found: list[Heard] = []
+    current = Heard(b"", b"")
+    skip_line()
+    try:
+        while True:
+            event = connection.next_event()
+            if isinstance(event, h11.Request):
+                current = Heard(event.method, event.target)
+            elif isinstance(event, h11.Data):
+                current.body += bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                found.append(current)
+                connection.send(h11.Response(status_code=404, headers=[("content-length", "0")]))
+                connection.send(h11.EndOfMessage())
+                if connection.our_state is not h11.DONE:
+                    return found
+                connection.start_next_cycle()
+                skip_line()
+            else:
+                return found
+    except h11.RemoteProtocolError:
+        return found
+
+
+class GoodRequestsTests(SynchronousTestCase):
+    """What is well-formed, however it comes."""
+
+    @given(SEQUENCES, st.data())
+    def test_any_pieces(self, sequence: list[Sent], data: st.DataObject) -> None:
+        """Requests come out as they went in, whatever the pieces."""
+        whole = b"".join([written for written, _ in sequence])
+        expected = [meant for _, meant in sequence]
+        for pieces in (
+            [whole],
+            data.draw(cut(whole)),
+            [whole[i : i + 1] for i in range(len(whole))],
+        ):
+            items, _ = items_of(pieces)
+            self.assertEqual(len(items), len(sequence))
+            got = [(m, t.removesuffix(b"?"), b) for m, t, b in map(told, requests_of(items))]
+            self.assertEqual(got, [(m, t.removesuffix(b"?"), b) for m, t, b in expected])
+
+    def test_fields(self) -> None:
+        """Names are in small letters, values without the space around, lists joined."""
+        (item,), _ = items_of([get(b"X-A: \t 1 \t", b"x-a:2", b"EMPTY:", b"B:  ")])
+        assert isinstance(item, tuple)
+        self.assertEqual(item[1].header, {b"host": b"a", b"x-a": b"1, 2", b"empty": b"", b"b": b""})
+
+    def test_trailers_are_no_fields(self) -> None:
+        """What comes behind the last chunk is dropped."""
+        (item,), _ = items_of([chunked(b"2\r\nhi\r\n0\r\nStream-Closed: true\r\nX: y\r\n\r\n")])
+        assert isinstance(item, tuple)
+        self.assertEqual(set(item[1].header), {b"host", b"transfer-encoding"})
+        self.assertEqual(item[1].body, b"hi")
+
+    def test_like_the_last(self) -> None:
+        """A head like the last one means the same; one that only begins like it does not."""
+        short = post(b"Content-Length: 1", body=b"a")
+        long = post(b"Content-Length: 1", b"X: y", body=b"b")
+        other = post(b"Content-Length: 10", body=b"0123456789")
+        items, _ = items_of([short + short + long + other + long + short])
+        bodies = [request.body for request in requests_of(items)]
+        self.assertEqual(bodies, [b"a", b"a", b"b", b"0123456789", b"b", b"a"])
+
+    def test_fields_like_the_last(self) -> None:
+        """The same fields mean the same for another target, and else for another version."""
+        fields = HOST + b"Connection: keep-alive\r\nContent-Length: 2\r\n\r\n"
+        targets = [b"a", b"b?x", b"a", b"c%2Fd"]
+        lines = [b"POST /v1/stream/" + target + b" HTTP/1.1\r\n" for target in targets]
+        other = b"POST http://b/v1/stream/e HTTP/1.1\r\n"
+        items, _ = items_of([b"".join([line + fields + b"hi" for line in [*lines, other]])])
+        requests = requests_of(items)
+        self.assertEqual([one.path for one in requests], [b"a", b"b", b"a", b"c%2Fd", b"e"])
+        self.assertEqual({one.body for one in requests}, {b"hi"})
+        self.assertEqual([one.url[:9] for one in requests[-2:]], [b"http://a/", b"http://b/"])
+        plain = HOST + b"\r\n"
+        versions = [b"GET /v1/stream/s HTTP/1." + minor + b"\r\n" + plain for minor in (b"1", b"0")]
+        items, _ = items_of([versions[0] + versions[1] + versions[0]])
+        self.assertEqual(len(items), 2)
+
+    def test_forget(self) -> None:
+        """A wire that has forgotten the last head reads the next one; within a body it keeps it."""
+        wire = Wire(AROUND)
+        wire.feed(sized()[:-2])
+        wire.forget()
+        wire.feed(sized()[-2:] + sized())
+        wire.forget()
+        wire.feed(sized())
+        self.assertEqual([request.body for request in requests_of(wire.ready)], [b"hello"] * 3)
+
+    def test_empty_feed(self) -> None:
+        """No bytes change nothing."""
+        wire = Wire(AROUND)
+        for piece in (b"", get()[:9], b"", get()[9:], b""):
+            wire.feed(piece)
+        self.assertEqual(len(wire.ready), 1)
+        self.assertTrue(wire.open is None)
+
+
+class StateTests(SynchronousTestCase):
+    """What a wire says of itself."""
+
+    def test_places(self) -> None:
+        """Between requests, in a head, in a body."""
+        wire = Wire(AROUND)
+        self.assertTrue(wire.open is None)
+        data = sized()
+        wire.feed(data[:10])
+        self.assertEqual((wire.in_head, wire.in_body, wire.held), (True, False, 10))
+        wire.feed(data[10:-4])
+        self.assertEqual((wire.in_head, wire.in_body, wire.held), (False, True, 1))
+        wire.feed(data[-4:])
+        self.assertEqual((wire.open is None, wire.held, wire.received), (True, 5, 5))
+        wire.ready.clear()
+        self.assertEqual(wire.held, 0)
+
+    def test_held_in_chunks(self) -> None:
+        """Bytes of chunks are held until the last."""
+        wire = Wire(AROUND)
+        wire.feed(chunked(b"5\r\nhello\r\n"))
+        self.assertEqual((wire.in_body, wire.held), (True, 5))
+        wire.feed(b"0\r\n\r\n")
+        self.assertEqual((wire.open is None, wire.held), (True, 5))
+        wire.ready.clear()
+        self.assertEqual(wire.held, 0)
+
+    def test_expecting(self) -> None:
+        """A client waits for a word until the first byte of the body."""
+        wire = Wire(AROUND)
+        wire.feed(post(b"Expect: 100-continue", b"Content-Length: 2"))
+        self.assertTrue(wire.expecting)
+        wire.feed(b"h")
+        self.assertFalse(wire.expecting)
+
+    def test_nobody_waits(self) -> None:
+        """No word is due where the body has come, is empty, or belongs to HTTP/1.0."""
+        old = b"POST /v1/stream/s HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        for data in (
+            post(b"Expect: 100-continue"),
+            post(b"Expect: 100-continue", b"Content-Length: 0"),
+            post(b"Expect: 100-continue", b"Content-Length: 2", body=b"h"),
+            post(b"Content-Length: 2"),
+            old,
+        ):
+            wire = Wire(AROUND)
+            wire.feed(data)
+            self.assertFalse(wire.expecting, data)
+
+    def test_refuse(self) -> None:
+        """What is given up is replaced by a fault behind what was complete."""
+        wire = Wire(AROUND)
+        wire.feed(sized() + post(b"Origin: https://a", b"Content-Length: 9", body=b"x"))
+        fault = Fault(Refusal(Problem.OVERLOADED, "later"))
+        wire.refuse(fault.refusal)
+        wire.feed(get())
+        self.assertEqual(wire.ready[1:], [Fault(fault.refusal, b"https://a")])
+        self.assertEqual(wire.held, len(b"hello"))
+
+    def test_origin_of_a_fault(self) -> None:
+        """A fault says which page's request it was, where that could be read."""
+        origin = b"Origin: https://a"
+        for data in (
+            post(origin, b"Content-Length: 5001"),
+            post(origin, b"Transfer-Encoding: chunked", body=b"z\r\n"),
+        ):
+            (fault,), _ = items_of([data])
+            assert isinstance(fault, Fault)
+            self.assertEqual(fault.origin, b"https://a", data)
+
+
+class ForeignTests(SynchronousTestCase):
+    """What is not a stream's affair."""
+
+    def test_handed_on(self) -> None:
+        """All bytes from the first foreign request on are kept, in any pieces."""
+        foreign = b"POST /health HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\nhello"
+        data = sized() + foreign + get() + b"garbage"
+        for size in (1, 7, 100, len(data)):
+            pieces = [data[start : start + size] for start in range(0, len(data), size)]
+            items, rest = items_of(pieces)
+            self.assertEqual(len(items), 2)
+            self.assertEqual(rest, foreign + get() + b"garbage")
+
+    def test_which(self) -> None:
+        """Other paths, the root itself, reserved names in any spelling, the server itself."""
+        for target in (
+            b"/",
+            b"/v1/stream",
+            b"/v1/stream/",
+            b"/v1/stream?x",
+            b"/v1/streams/s",
+            b"/V1/stream/s",
+            b"/v1/%73tream/s",
+            b"/v1/stream/__ds",
+            b"/v1/stream/__ds/subscriptions",
+            b"/v1/stream/%5F_ds/x",
+            b"/v1/stream/__ds%2Fx",
+            b"http://a/health",
+            b"http://a",
+        ):
+            items, _ = items_of([b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n"])
+            self.assertEqual(items, [Foreign()], target)
+        for target in (b"/v1/stream/__dsx", b"/v1/stream/a/__ds", b"/v1/stream/%", b"/v1/stream//"):
+            items, _ = items_of([b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n"])
+            self.assertIsInstance(items[0], tuple, target)
+
+    def test_size_is_none_of_ours(self) -> None:
+        """Bodies of foreign requests have other bounds."""
+        head = b"POST /health HTTP/1.1\r\n" + HOST + b"Content-Length: 99999\r\n\r\n"
+        self.assertEqual(items_of([head])[0], [Foreign()])
+
+
+MUTATIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["replace", "insert", "delete", "repeat"]),
+        st.floats(0, 1, exclude_max=True),
+        st.sampled_from(
+            (
+                *(b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"\0", b"0", b"5", b"\xff", b",", b";"),
+                *(b"x", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", HIDDEN, HOST),
+            )
+        ),
+        st.integers(1, 12),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def mutated(data: bytes, mutations: list[tuple[str, float, bytes, int]]) -> bytes:
+    """Bytes with something done to them."""
+    for kind, where, what, size in mutations:
+        place = int(where * len(data))
+        if kind == "replace":
+            data = data[:place] + what + data[place + len(what) :]
+        elif kind == "insert":
+            data = data[:place] + what + data[place:]
+        elif kind == "delete":
+            data = data[:place] + data[place + size :]
+        else:
+            data = data[:place] + data[place : place + size] + data[place:]
+    return data
+
+
+class AnyBytesTests(SynchronousTestCase):
+    """What is not well-formed."""
+
+    @given(SEQUENCES, MUTATIONS, st.data())
+    def test_pieces_do_not_matter(
+        self,
+        sequence: list[Sent],
+        mutations: list[tuple[str, float, bytes, int]],
+        data: st.DataObject,
+    ) -> None:
+        """Bytes lead to the same items, whatever the pieces; a fault is the last of them."""
+        damaged = mutated(b"".join([written for written, _ in sequence]), mutations)
+        whole = items_of([damaged])
+        self.assertEqual(items_of(data.draw(cut(damaged))), whole)
+        self.assertEqual(items_of([damaged[i : i + 1] for i in range(len(damaged))]), whole)
+        self.assertTrue(all(isinstance(item, tuple) for item in whole[0][:-1]))
+
+    @given(SEQUENCES, MUTATIONS)
+    def test_no_more_than_h11(
+        self,
+        sequence: list[Sent],
+        mutations: list[tuple[str, float, bytes, int]],
+    ) -> None:
+        """Every request that comes out is the one that h11 hears at that place."""
+        damaged = mutated(b"".join([written for written, _ in sequence]), mutations)
+        # h11 keeps no connection of HTTP/1.0.
+        assume(b"HTTP/1.0" not in damaged)
+        ours = [told(request) for request in requests_of(items_of([damaged])[0])]
+        theirs = [(one.method, one.target, one.body) for one in heard_by_h11(damaged)]
+        # An empty query is none.
+        trimmed = [(m, re.sub(rb"\A([^?]*)\?\Z", rb"\1", t), b) for m, t, b in theirs[: len(ours)]]
+        self.assertEqual(ours, trimmed, damaged)
+
+    @given(st.binary(max_size=200), st.data())
+    def test_noise(self, noise: bytes, data: st.DataObject) -> None:
+        """Noise is no request."""
+        items, _ = items_of(data.draw(cut(noise)))
+        self.assertEqual(requests_of(items), [])

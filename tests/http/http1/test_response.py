@@ -1,0 +1,127 @@
+"""Tests of `durable_streams_tw.http.http1.response`: responses as bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.http.http1.response import Openings, TornHead, chunk, live, whole
+from durable_streams_tw.http.messages import Response
+
+FIELDS = [(b"Stream-Next-Offset", b"0_1"), (b"Vary", b"Origin"), (b"Vary", b"Accept-Encoding")]
+BLOCK = b"Stream-Next-Offset: 0_1\r\nVary: Origin\r\nVary: Accept-Encoding\r\n"
+
+
+def written(response: Response, **kind: bool) -> bytes:
+    """A whole answer behind a short opening."""
+    assert isinstance(response.body, bytes)
+    kinds: dict[str, Any] = {"bodiless": False, "old": False, "last": False, **kind}
+    return b"".join(whole(b"HTTP/1.1 1\r\nDate: d", response, response.body, **kinds))
+
+
+OPENING = b"HTTP/1.1 1\r\nDate: d\r\n"
+
+
+class WholeTests(SynchronousTestCase):
+    """Answers whose body is there."""
+
+    def test_body(self) -> None:
+        """Fields in order, the length, the body."""
+        self.assertEqual(
+            written(Response(200, FIELDS, b"hello")),
+            OPENING + BLOCK + b"Content-Length: 5\r\n\r\nhello",
+        )
+        self.assertEqual(written(Response(200, [])), OPENING + b"Content-Length: 0\r\n\r\n")
+
+    def test_persistence(self) -> None:
+        """The end is told to all, keeping only to HTTP/1.0."""
+        for kind, line in (
+            ({}, b""),
+            ({"last": True}, b"Connection: close\r\n"),
+            ({"old": True}, b"Connection: keep-alive\r\n"),
+            ({"old": True, "last": True}, b"Connection: close\r\n"),
+        ):
+            self.assertEqual(
+                written(Response(404, FIELDS, b"x"), **kind),
+                OPENING + BLOCK + line + b"Content-Length: 1\r\n\r\nx",
+            )
+            self.assertEqual(
+                written(Response(204, FIELDS), **kind), OPENING + BLOCK + line + b"\r\n"
+            )
+
+    def test_no_body(self) -> None:
+        """204 and 304 have neither body nor length (RFC 9110 §8.6)."""
+        for status in (204, 304):
+            self.assertEqual(written(Response(status, FIELDS, b"x")), OPENING + BLOCK + b"\r\n")
+
+    def test_head(self) -> None:
+        """A HEAD's answer has the length that the body would have, if it is known."""
+        body = Response(200, FIELDS, b"hello")
+        self.assertEqual(
+            written(body, bodiless=True), OPENING + BLOCK + b"Content-Length: 5\r\n\r\n"
+        )
+        self.assertEqual(
+            written(Response(200, FIELDS), bodiless=True, last=True),
+            OPENING + BLOCK + b"Connection: close\r\n\r\n",
+        )
+
+    def test_torn(self) -> None:
+        """No field ends its line, or the head."""
+        for value in (b"a\r\nX: y", b"a\nb", b"a\rb", b"\r\n", b"a\r\n\r\n<html>"):
+            for field in ((b"X", value), (value, b"y")):
+                self.assertRaises(TornHead, written, Response(200, [field]))
+                self.assertRaises(TornHead, written, Response(204, [*FIELDS, field]))
+                response = Response(200, [field, *FIELDS])
+                self.assertRaises(TornHead, live, b"a\r\nb", response, None, old=False, last=False)
+
+
+class LiveTests(SynchronousTestCase):
+    """Answers whose body is yet to come."""
+
+    def test_head(self) -> None:
+        """Chunks to those who know them; to others the body ends with the connection."""
+        response = Response(200, FIELDS)
+        opening = b"HTTP/1.1 1\r\nDate: d"
+        chunks, close = b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n"
+        size, keep = b"Content-Length: 700000\r\n", b"Connection: keep-alive\r\n"
+        for length, old, last, lines in (
+            (None, False, False, chunks),
+            (None, False, True, close + chunks),
+            (None, True, False, close),
+            (None, True, True, close),
+            (700_000, False, False, size),
+            (700_000, False, True, close + size),
+            (700_000, True, False, keep + size),
+            (700_000, True, True, close + size),
+        ):
+            head = live(opening, response, length, old=old, last=last)
+            self.assertEqual(head, OPENING + BLOCK + lines + b"\r\n")
+
+    def test_chunk(self) -> None:
+        """A size in hexadecimal, the bytes."""
+        self.assertEqual(chunk(b"x" * 26), b"1a\r\n" + b"x" * 26 + b"\r\n")
+
+
+class OpeningTests(SynchronousTestCase):
+    """Status lines with their Date."""
+
+    def test_date(self) -> None:
+        """The Date is that of the last tick (RFC 9110 §5.6.7)."""
+        openings = Openings()
+        openings.tick(784_111_777.9)
+        first = openings.opening(204)
+        self.assertEqual(first, b"HTTP/1.1 204 No Content\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT")
+        self.assertIs(openings.opening(204), first)
+        openings.tick(784_111_777.99)
+        self.assertIs(openings.opening(204), first)
+        openings.tick(784_111_778)
+        self.assertEqual(
+            openings.opening(404), b"HTTP/1.1 404 Not Found\r\nDate: Sun, 06 Nov 1994 08:49:38 GMT"
+        )
+
+    def test_unknown_status(self) -> None:
+        """A status without a phrase keeps its space (RFC 9112 §4)."""
+        openings = Openings()
+        openings.tick(0)
+        self.assertTrue(openings.opening(299).startswith(b"HTTP/1.1 299 \r\nDate: Thu, 01 Jan"))

@@ -1,0 +1,380 @@
+"""Tests of `durable_streams_tw.http.http1.socket_writer`: real transports, driven by hand.
+
+The sockets are real and local; nothing here waits for anything.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IReactorFDSet
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from durable_streams_tw.http.http1.factory import FastDoor
+from durable_streams_tw.http.http1.socket_writer import Outlet
+from durable_streams_tw.protocol import limits
+from tests.http.channels import Desk, ok
+from tests.http.hostile import site_of
+from tests.http.hostile_rows import get, post
+from tests.http.house import MORNING, Answer, parse
+from tests.http.test_channel_tls import certificate
+
+#: What a socket holds, about.
+BUFFER = 32 * limits.KIB
+
+
+@implementer(IReactorFDSet)
+class HandReactor(Clock):
+    """A reactor that reads and writes when it is told to."""
+
+    def __init__(self) -> None:
+        Clock.__init__(self)
+        self.readers: set[Any] = set()
+        self.writers: set[Any] = set()
+
+    def addReader(self, reader: Any) -> None:
+        """Watch for bytes."""
+        self.readers.add(reader)
+
+    def addWriter(self, writer: Any) -> None:
+        """Watch for room."""
+        self.writers.add(writer)
+
+    def removeReader(self, reader: Any) -> None:
+        """Do not watch for bytes."""
+        self.readers.discard(reader)
+
+    def removeWriter(self, writer: Any) -> None:
+        """Do not watch for room."""
+        self.writers.discard(writer)
+
+    def removeAll(self) -> list[Any]:
+        """Watch for nothing."""
+        return []
+
+    def getReaders(self) -> list[Any]:
+        """What is watched for bytes."""
+        return list(self.readers)
+
+    def getWriters(self) -> list[Any]:
+        """What is watched for room."""
+        return list(self.writers)
+
+    def turn(self) -> None:
+        """Go round once, as the real ones do."""
+        for descriptor in list(self.writers):
+            self._done(descriptor, descriptor.doWrite(), False)
+        for descriptor in list(self.readers):
+            self._done(descriptor, descriptor.doRead(), True)
+        self.advance(0)
+
+    def _done(self, descriptor: Any, why: Any, reading: bool) -> None:
+        if why:
+            self.readers.discard(descriptor)
+            if reading and isinstance(why, ConnectionDone):
+                descriptor.readConnectionLost(Failure(why))
+            else:
+                self.writers.discard(descriptor)
+                descriptor.connectionLost(Failure(why))
+
+
+class TcpTestCase(SynchronousTestCase):
+    """A door behind a real TCP transport."""
+
+    def setUp(self) -> None:
+        self.reactor = HandReactor()
+        self.reactor.rightNow = MORNING
+        self.desk = Desk()
+        self.door = FastDoor(
+            self.desk, site_of(self.desk, self.reactor), self.reactor, b"/v1/stream/"
+        )
+        # Small buffers, inherited by what is accepted: little is large enough then.
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        self.client = socket.socket()
+        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        self.client.connect(listening.getsockname())
+        accepted, peer = listening.accept()
+        listening.close()
+        self.client.setblocking(False)
+        self.channel: Any = self.door.buildProtocol(IPv4Address("TCP", *peer))
+        port: Any = None
+        self.transport: Any = tcp.Server(accepted, self.channel, peer, port, 1, self.reactor)
+        self.channel.makeConnection(self.transport)
+        self.received = b""
+
+    def tearDown(self) -> None:
+        """Nothing is left of a door without connections."""
+        self.client.close()
+        self.transport.abortConnection()
+        self.reactor.turn()
+        self.assertEqual((len(self.door.connections), self.door.bodies.held), (0, 0))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def send(self, data: bytes) -> None:
+        """The client sends, and the server takes it."""
+        self.client.sendall(data)
+        self.transport.doRead()
+
+    def read(self, most: int = 1 << 20) -> bool:
+        """The client reads what is there; false where that is the end."""
+        try:
+            data = self.client.recv(most)
+        except BlockingIOError:
+            return True
+        self.received += data
+        return data != b""
+
+    def read_all(self, turns: int = 400) -> None:
+        """Go round until the end, or often enough."""
+        for _ in range(turns):
+            self.reactor.turn()
+            if not self.read():
+                break
+
+    def answers(self) -> list[Answer]:
+        """What the client has got."""
+        return parse(self.received)
+
+
+class EagerTests(TcpTestCase):
+    """Sends that do not wait for the reactor."""
+
+    def test_at_once(self) -> None:
+        """An answer is there before the reactor goes round, and asks nothing of it."""
+        self.desk.at_once = ok(b"hello")
+        self.send(get() * 3)
+        self.read()
+        self.assertEqual([answer.body for answer in self.answers()], [b"hello"] * 3)
+        self.assertEqual(self.reactor.writers, set())
+
+    def test_the_rest(self) -> None:
+        """What the socket does not take is left to the transport, in order."""
+        body = bytes(range(256)) * 4 * 1_000
+        self.desk.at_once = ok(body)
+        self.client.sendall(get() * 3)
+        self.transport.doRead()
+        self.assertEqual(self.reactor.writers, {self.transport})
+        # The transport is full, so nothing more was begun and nothing is read.
+        self.assertEqual(len(self.desk.requests), 1)
+        self.assertEqual(self.reactor.readers, set())
+        self.read_all(2_000)
+        self.assertEqual([answer.body == body for answer in self.answers()], [True] * 3)
+        self.assertEqual(self.reactor.readers, {self.transport})
+
+    def test_small_before_large(self) -> None:
+        """What was gathered goes before a large body, though nothing is put together."""
+        bodies = [b"1", b"2" * limits.MIB, b"3"]
+        self.send(get() * 3)
+        for body in bodies:
+            self.desk.waiting.pop(0).callback(ok(body))
+            self.read_all(600)
+        self.read_all(600)
+        self.assertEqual([answer.body for answer in self.answers()], bodies)
+
+    def test_behind_the_rest(self) -> None:
+        """Nothing overtakes what waits."""
+        self.desk.at_once = ok(b"x" * limits.MIB)
+        self.send(get())
+        self.assertTrue(self.transport._isSendBufferFull())
+        outlet = self.channel._outlet
+        outlet.send(b"behind")
+        self.read_all(2_000)
+        self.assertTrue(self.received.endswith(b"xbehind"))
+        self.assertEqual(outlet.unsent, 0)
+
+    def test_client_gone(self) -> None:
+        """A send to a client that is gone ends the connection."""
+        self.send(get() + get())
+        linger = bytes([1, 0, 0, 0, 0, 0, 0, 0])
+        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.client.close()
+        self.desk.waiting.pop(0).callback(ok(b"1"))
+        if self.desk.waiting:
+            self.desk.waiting.pop(0).callback(ok(b"2"))
+        self.reactor.advance(0)
+        self.assertEqual(len(self.door.connections), 0)
+
+    def test_slow_reader_that_reads(self) -> None:
+        """A client that reads slowly is not given up, one that has stopped is."""
+        self.desk.at_once = ok(b"x" * 2 * limits.MIB)
+        self.send(get())
+        for _ in range(8):
+            self.reactor.pump([1.0] * int(limits.SEND_TIMEOUT - 10))
+            for _ in range(12):
+                self.read(8 * limits.KIB)
+                self.reactor.turn()
+        self.assertEqual(len(self.door.connections), 1)
+        self.reactor.pump([1.0] * int(2 * limits.SEND_TIMEOUT + 2))
+        self.assertEqual(len(self.door.connections), 0)
+
+
+class UnreadTests(TcpTestCase):
+    """Answers that clients do not read have a bound, all together."""
+
+    def test_within(self) -> None:
+        """What is left unread counts until it is read."""
+        self.desk.at_once = ok(b"x" * 2 * limits.MIB)
+        self.send(get())
+        self.assertEqual(self.door.unread.held, self.channel._outlet.unsent)
+        self.assertGreater(self.door.unread.held, limits.MIB)
+        self.read_all(2_000)
+        self.assertEqual((self.door.unread.held, len(self.door.connections)), (0, 1))
+
+    def test_beyond(self) -> None:
+        """A connection that leaves too much is cut."""
+        self.door.unread.limit = limits.MIB
+        self.desk.at_once = ok(b"x" * 2 * limits.MIB)
+        self.send(get())
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual((self.door.unread.held, len(self.door.connections)), (0, 0))
+
+
+class StartTlsTests(TcpTestCase):
+    """A transport that begins TLS by itself keeps its class, its socket and its methods."""
+
+    def assert_sealed(self, outlet: Outlet) -> None:
+        """What is sent does not reach the client as it is."""
+        outlet.send(b"a secret")
+        outlet.send_parts([b"another ", b"secret"])
+        self.reactor.turn()
+        self.read()
+        self.assertNotIn(b"secret", self.received)
+
+    def test_before(self) -> None:
+        """TLS has begun when the outlet is made."""
+        self.transport.startTLS(certificate().options())
+        self.assert_sealed(Outlet(self.transport))
+
+    def test_afterwards(self) -> None:
+        """TLS begins while the outlet is in use."""
+        outlet = Outlet(self.transport)
+        outlet.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        self.transport.startTLS(certificate().options())
+        self.assert_sealed(outlet)
+        self.assertTrue(self.received.startswith(b"HTTP/1.1 101 "))
+
+
+class EndTests(TcpTestCase):
+    """How connections end."""
+
+    def test_lingers(self) -> None:
+        """Who is refused in the middle of its request can still read why."""
+        self.send(post(b"Content-Length: 99999999999", body=b"x" * 1_000))
+        for _ in range(20):
+            self.client.sendall(b"x" * 10_000)
+            self.reactor.turn()
+        self.read_all()
+        (answer,) = self.answers()
+        self.assertEqual((answer.status, answer.complete), (413, True))
+        self.assertEqual(len(self.door.connections), 1)
+        self.client.close()
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual(len(self.door.connections), 0)
+
+    def test_reads_no_more(self) -> None:
+        """An upload that was refused is not read to its end: the client has time for the answer."""
+        self.send(post(b"Content-Length: 99999999999"))
+        for _ in range(limits.LINGER_BYTES // 10_000 + 200):
+            try:
+                self.client.send(b"x" * 10_000)
+            except BlockingIOError:
+                break
+            self.reactor.turn()
+        self.assertNotIn(self.transport, self.reactor.readers)
+        self.read_all(3)
+        (answer,) = self.answers()
+        self.assertEqual((answer.status, answer.complete), (413, True))
+        self.assertEqual(len(self.door.connections), 1)
+        self.reactor.pump([1.0] * int(limits.LINGER + 2))
+        self.assertEqual(len(self.door.connections), 0)
+
+    def test_lingers_not_for_ever(self) -> None:
+        """Who goes on sending is cut after a while."""
+        self.send(b"nonsense\r\n\r\n")
+        for _ in range(int(limits.LINGER) - 1):
+            self.client.send(b"x")
+            self.reactor.turn()
+            self.reactor.advance(1)
+        self.assertEqual(len(self.door.connections), 1)
+        self.reactor.pump([1.0] * 3)
+        self.assertEqual(len(self.door.connections), 0)
+
+    def test_last_answer(self) -> None:
+        """The last answer is read to its end, however long it takes."""
+        body = b"x" * 2 * limits.MIB
+        self.desk.at_once = ok(body)
+        self.send(get(b"Connection: close"))
+        for _ in range(4):
+            self.reactor.turn()
+            self.reactor.pump([1.0] * int(limits.LINGER + 10))
+            for _ in range(10):
+                self.read()
+                self.reactor.turn()
+        self.read_all(2_000)
+        (answer,) = self.answers()
+        self.assertEqual(answer.body == body, True)
+        self.assertEqual(len(self.door.connections), 0)
+
+    def test_client_ends(self) -> None:
+        """A client that closes is noticed at once."""
+        self.client.close()
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual(len(self.door.connections), 0)
+
+    def test_client_ends_its_side(self) -> None:
+        """A client that will send no more gets its answers."""
+        self.client.sendall(get() + get())
+        self.client.shutdown(socket.SHUT_WR)
+        self.reactor.turn()
+        self.reactor.turn()
+        self.assertEqual(len(self.door.connections), 1)
+        self.desk.at_once = ok(b"2")
+        self.desk.waiting.pop(0).callback(ok(b"1"))
+        self.read_all()
+        self.assertEqual([answer.body for answer in self.answers()], [b"1", b"2"])
+        self.reactor.turn()
+        self.assertEqual(len(self.door.connections), 0)
+
+    def test_closed_while_paused(self) -> None:
+        """A connection that ends while its reading is paused is still drained."""
+        self.send(get() * (limits.MAX_PIPELINE + 2) + b"nonsense\r\n\r\n")
+        self.assertEqual(self.reactor.readers, set())
+        self.desk.at_once = ok()
+        self.desk.waiting.pop(0).callback(ok())
+        self.read_all(10)
+        self.assertEqual(self.answers()[-1].status, 400)
+        self.assertEqual(self.reactor.readers, {self.transport})
+
+
+class OutletTests(SynchronousTestCase):
+    """What an outlet knows of its transport."""
+
+    def test_unknown(self) -> None:
+        """Of a transport that is not TCP nothing is known, and it is written to."""
+        transport = StringTransport()
+        outlet = Outlet(transport)
+        outlet.send(b"hello")
+        self.assertEqual(transport.value(), b"hello")
+        self.assertEqual((outlet.unsent, outlet.secure), (0, False))
+
+    def test_reached(self) -> None:
+        """Addresses are written as URLs want them."""
+        for address, written in (
+            (IPv4Address("TCP", "10.0.0.1", 80), b"10.0.0.1:80"),
+            (IPv4Address("TCP", "::1", 4437), b"[::1]:4437"),
+            (object(), b"localhost"),
+        ):
+            transport: Any = StringTransport(hostAddress=address)
+            self.assertEqual(Outlet(transport).reached(), written)

@@ -1,0 +1,228 @@
+"""Tests of `durable_streams_tw.http.http1.streaming`: bodies that are written as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from durable_streams_tw.http.messages import Response
+from durable_streams_tw.live.sse.broadcaster import Sink
+from durable_streams_tw.protocol import limits
+from tests.http.channels import Caller, ChannelTestCase, ok
+from tests.http.hostile_rows import HOST, get
+
+OLD = b"GET /v1/stream/s HTTP/1.0\r\n" + HOST + b"Connection: keep-alive\r\n\r\n"
+
+
+@implementer(IPushProducer)
+class Follower:
+    """Stands in for a subscriber: it remembers what it was told."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.told: list[str] = []
+
+    def pauseProducing(self) -> None:
+        """The transport is full."""
+        self.told.append("pause")
+
+    def resumeProducing(self) -> None:
+        """The transport is empty again."""
+        self.told.append("resume")
+
+    def stopProducing(self) -> None:
+        """The client is gone."""
+        self.told.append("stop")
+
+
+class LiveTestCase(ChannelTestCase):
+    """Operations that answer with a live body."""
+
+    def setUp(self) -> None:
+        ChannelTestCase.setUp(self)
+        self.followers: list[Follower] = []
+        self.begin: Callable[[Sink], object] = lambda sink: None
+        self.desk.at_once = Response(200, [(b"X", b"y")], self.follow)
+
+    def follow(self, sink: Sink) -> Any:
+        """Begin a live body."""
+        follower = Follower(sink)
+        self.followers.append(follower)
+        self.begin(sink)
+        return follower
+
+    def listen(self, request: bytes | None = None) -> tuple[Caller, Follower]:
+        """A client that follows."""
+        client = self.connect()
+        client.send(request or get())
+        return client, self.followers[-1]
+
+
+class BodyTests(LiveTestCase):
+    """What is written."""
+
+    def test_chunks(self) -> None:
+        """Each write is a chunk, behind a head that says so."""
+        client, follower = self.listen()
+        head = client.transport.value()
+        self.assertTrue(head.endswith(b"\r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n"), head)
+        follower.sink.write(b"hello")
+        follower.sink.write(b"x" * 20)
+        expected = b"5\r\nhello\r\n14\r\n" + b"x" * 20 + b"\r\n"
+        self.assertEqual(client.transport.value(), head + expected)
+        follower.sink.finish()
+        self.assertEqual(client.transport.value(), head + expected + b"0\r\n\r\n")
+        self.assertFalse(client.transport.disconnecting)
+
+    def test_no_bytes(self) -> None:
+        """No bytes are no chunk: the empty one is the last."""
+        client, follower = self.listen()
+        size = len(client.transport.value())
+        follower.sink.write(b"")
+        self.assertEqual(len(client.transport.value()), size)
+
+    def test_next_request(self) -> None:
+        """Behind the end the connection goes on, with what waited for it too."""
+        client, follower = self.listen(get() + get())
+        follower.sink.write(b"a")
+        self.assertEqual(len(self.followers), 1)
+        self.desk.at_once = ok(b"next")
+        follower.sink.finish()
+        client.send(get())
+        self.assertEqual(client.bodies(), [b"a", b"next", b"next"])
+
+    def test_last(self) -> None:
+        """Where the connection is to be closed, it is, behind the last chunk."""
+        client, follower = self.listen(get(b"Connection: close"))
+        follower.sink.write(b"a")
+        follower.sink.finish()
+        (answer,) = client.answers()
+        self.assertEqual((answer.body, answer.complete), (b"a", True))
+        self.assertEqual(answer.header["connection"], "close")
+        self.assertTrue(client.transport.disconnecting)
+
+    def test_old(self) -> None:
+        """To HTTP/1.0 the bytes go as they are, and the end is the connection's."""
+        client, follower = self.listen(OLD)
+        follower.sink.write(b"hello")
+        (answer,) = client.answers()
+        self.assertEqual(answer.header["connection"], "close")
+        self.assertNotIn("transfer-encoding", answer.header)
+        self.assertEqual(answer.body, b"hello")
+        self.assertFalse(client.transport.disconnecting)
+        follower.sink.finish()
+        self.assertEqual(client.bodies(), [b"hello"])
+        self.assertTrue(client.transport.disconnecting)
+
+    def test_cut(self) -> None:
+        """A body that cannot go on is cut, never ended."""
+        client, follower = self.listen()
+        follower.sink.write(b"a")
+        follower.sink.abort()
+        self.assertTrue(client.transport.disconnected)
+        self.assertFalse(client.answers()[0].complete)
+
+    def test_nothing_behind_the_end(self) -> None:
+        """An ended body takes nothing more, and does not end twice."""
+        for end in ("finish", "abort"):
+            client, follower = self.listen()
+            getattr(follower.sink, end)()
+            size = len(client.transport.value())
+            follower.sink.write(b"late")
+            follower.sink.finish()
+            follower.sink.abort()
+            self.assertEqual(len(client.transport.value()), size)
+            client.leave()
+            self.assertEqual(follower.told, [])
+
+    def test_at_once(self) -> None:
+        """A body may be written, and ended, while it begins."""
+
+        def begin(sink: Sink) -> None:
+            sink.write(b"all of it")
+            sink.finish()
+
+        self.begin = begin
+        client = self.connect()
+        client.send(get() * 3)
+        self.assertEqual(client.bodies(), [b"all of it"] * 3)
+        self.assertTrue(all(answer.complete for answer in client.answers()))
+        self.assertLessEqual(len(client.transport.writes), 4)
+
+    def test_one_frame_for_all(self) -> None:
+        """The same bytes become a chunk once for all who get them."""
+        listeners = [self.listen() for _ in range(3)]
+        event = b"data: x\n\n"
+        for _, follower in listeners:
+            follower.sink.write(event)
+        frames = {id(client.transport.writes[-1]) for client, _ in listeners}
+        self.assertEqual(len(frames), 1)
+        for _, follower in listeners:
+            follower.sink.write(b"data: y\n\n")
+        self.assertEqual(
+            {client.transport.writes[-1] for client, _ in listeners}, {b"9\r\ndata: y\n\n\r\n"}
+        )
+
+
+class PressureTests(LiveTestCase):
+    """Clients that do not read, and clients that go."""
+
+    def test_pauses(self) -> None:
+        """The transport's pauses reach the subscriber."""
+        client, follower = self.listen()
+        client.is_full()
+        client.is_empty()
+        client.is_full()
+        self.assertEqual(follower.told, ["pause", "resume", "pause"])
+        self.assertTrue(client.transport.paused)
+
+    def test_full_while_it_begins(self) -> None:
+        """So does a pause that comes before there is a subscriber."""
+        client = self.connect()
+        self.begin = lambda sink: client.is_full()
+        client.send(get())
+        (follower,) = self.followers
+        self.assertEqual(follower.told, ["pause"])
+        client.is_empty()
+        self.assertEqual(follower.told, ["pause", "resume"])
+
+    def test_leaving(self) -> None:
+        """A client that is gone is told of, once."""
+        client, follower = self.listen()
+        client.leave()
+        self.assertEqual(follower.told, ["stop"])
+
+    def test_half_closed(self) -> None:
+        """Nobody who follows ends one side only: this client is gone."""
+        client, follower = self.listen()
+        client.protocol.readConnectionLost()
+        self.assertTrue(client.transport.disconnected)
+        client.leave()
+        self.assertEqual(follower.told, ["stop"])
+
+    def test_patience(self) -> None:
+        """A live body may be silent for ever, but a client may not be deaf for ever."""
+        client, follower = self.listen()
+        self.wait(10_000)
+        self.assertFalse(client.transport.disconnected)
+        client.is_full()
+        self.wait(limits.SEND_TIMEOUT + 1)
+        self.assertTrue(client.transport.disconnected)
+        client.leave()
+        self.assertEqual(follower.told, ["pause", "stop"])
+
+    def test_more_requests(self) -> None:
+        """What a follower sends meanwhile waits, up to a bound."""
+        client, follower = self.listen()
+        client.send(get() * limits.MAX_PIPELINE)
+        self.assertFalse(client.transport.paused)
+        client.send(get())
+        self.assertTrue(client.transport.paused)
+        self.desk.at_once = ok()
+        follower.sink.finish()
+        self.clock.advance(0)
+        self.assertFalse(client.transport.paused)
+        self.assertEqual(len(client.answers()), 2 + limits.MAX_PIPELINE)

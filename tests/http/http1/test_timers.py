@@ -1,0 +1,133 @@
+"""Tests of `durable_streams_tw.http.http1.timers`: when it looks at what."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.http.http1.timers import Wheel
+
+
+class Visited:
+    """Remembers when it was looked at; ``again`` says after how long it wants that next."""
+
+    def __init__(self, clock: Clock, again: float = 0.0) -> None:
+        self.watch = 0
+        self.visits: list[float] = []
+        self.again = again
+        self._clock = clock
+
+    def visit(self, now: float) -> float:
+        """Be looked at."""
+        self.visits.append(self._clock.seconds())
+        return now + self.again if self.again else 0.0
+
+
+class WheelTests(SynchronousTestCase):
+    """When the wheel looks."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.rightNow = 1_000.25
+        self.ticks: list[float] = []
+        self.wheel = Wheel(self.clock, self.ticks.append)
+
+    def turn(self, seconds: float) -> None:
+        """Let time pass in small steps."""
+        self.clock.pump([0.25] * int(seconds * 4))
+
+    @given(st.lists(st.floats(0, 50), min_size=1, max_size=8))
+    def test_in_time(self, delays: list[float]) -> None:
+        """What is due is looked at within two seconds, never before."""
+        self.setUp()
+        watched = [Visited(self.clock) for _ in delays]
+        for one, delay in zip(watched, delays, strict=True):
+            self.wheel.look(one, self.clock.seconds() + delay)
+        self.turn(55)
+        for one, delay in zip(watched, delays, strict=True):
+            (visit,) = one.visits
+            self.assertGreaterEqual(visit, 1_000.25 + delay)
+            self.assertLessEqual(visit, 1_000.25 + delay + 2)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_again(self) -> None:
+        """A visit says when the next is due."""
+        one = Visited(self.clock, again=10)
+        self.wheel.look(one, 1_005)
+        self.turn(40)
+        gaps = [later - sooner for sooner, later in zip(one.visits, one.visits[1:], strict=False)]
+        self.assertEqual(len(one.visits), 4)
+        self.assertTrue(all(10 <= gap <= 12 for gap in gaps), gaps)
+        self.wheel.remove(one)
+
+    def test_sooner_not_later(self) -> None:
+        """A second word counts if it is sooner: the visit itself finds out what is later."""
+        one = Visited(self.clock)
+        self.wheel.look(one, 1_030)
+        self.wheel.look(one, 1_010)
+        self.wheel.look(one, 1_020)
+        self.turn(40)
+        self.assertEqual(len(one.visits), 1)
+        self.assertLessEqual(one.visits[0], 1_012)
+
+    def test_removed(self) -> None:
+        """What is removed is not looked at, nor is it removed twice."""
+        one, other = Visited(self.clock), Visited(self.clock)
+        self.wheel.look(one, 1_005)
+        self.wheel.look(other, 1_005)
+        self.wheel.remove(one)
+        self.wheel.remove(one)
+        self.turn(10)
+        self.assertEqual((one.visits, len(other.visits)), ([], 1))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_removed_by_a_visit(self) -> None:
+        """A visit may remove what it looks at, and what it does not."""
+        one, other = Visited(self.clock, again=1), Visited(self.clock, again=1)
+
+        def end(now: float) -> float:
+            self.wheel.remove(one)
+            self.wheel.remove(other)
+            return now + 1
+
+        self.patch(one, "visit", end)
+        self.patch(other, "visit", end)
+        self.wheel.look(one, 1_001)
+        self.wheel.look(other, 1_001)
+        self.turn(5)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_bug(self) -> None:
+        """A visit that fails is logged, and hinders nobody."""
+        one, other = Visited(self.clock), Visited(self.clock)
+
+        def fail(now: float) -> float:
+            raise ValueError
+
+        self.patch(one, "visit", fail)
+        self.wheel.look(one, 1_003)
+        self.wheel.look(other, 1_003)
+        self.turn(5)
+        self.assertEqual(len(other.visits), 1)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_ticks(self) -> None:
+        """Ticks are told from the first moment, and only while something is watched."""
+        self.turn(5)
+        self.assertEqual(self.ticks, [])
+        one = Visited(self.clock)
+        self.wheel.look(one, 1_100)
+        self.assertEqual(self.ticks, [1_005.25])
+        self.turn(3)
+        self.assertEqual((self.wheel.now, len(self.ticks)), (1_008.25, 4))
+        self.wheel.remove(one)
+
+    def test_clock_that_jumps(self) -> None:
+        """A clock that is put forward makes everything due, at no great cost."""
+        watched = [Visited(self.clock) for _ in range(3)]
+        for number, one in enumerate(watched):
+            self.wheel.look(one, 1_010 + 10 * number)
+        self.clock.advance(1e9)
+        self.assertEqual([len(one.visits) for one in watched], [1, 1, 1])

@@ -1,0 +1,284 @@
+"""The same streams over HTTP/2."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from durable_streams_tw.http.settings import Settings
+from durable_streams_tw.protocol import limits
+from durable_streams_tw.protocol.streams.commands import Append
+from tests.http.house import MORNING, House
+from tests.http.http2_client import Got, Http2TestCase
+from tests.http.test_live import Slow
+from tests.sse_parser import parse as parse_events
+
+
+class Http2Tests(Http2TestCase):
+    """Requests and answers."""
+
+    def test_all_of_it(self) -> None:
+        """Create, append, read, describe, delete."""
+        made = self.ask("PUT", "a%2Fb", content_type="text/plain")
+        self.assertEqual(made.status, 201)
+        self.assertEqual(made.header["location"], "http://streams.example/v1/stream/a%2Fb")
+        self.assertEqual(
+            self.ask("POST", "a/b", b"x" * 100_000, content_type="text/plain").status, 204
+        )
+        self.assertEqual(self.ask("GET", "a/b").body, b"x" * 100_000)
+        head = self.ask("HEAD", "a/b")
+        self.assertEqual((head.status, head.body, head.ended), (200, b"", True))
+        self.assertEqual(self.ask("DELETE", "a/b").status, 204)
+        self.assertEqual(self.ask("GET", "a/b").status, 404)
+
+    def test_long_poll(self) -> None:
+        """A request that waits does not hold the others up."""
+        self.house.put("a")
+        waiting = self.ask("GET", "a?offset=now&live=long-poll")
+        self.assertEqual(waiting.header, {})
+        self.assertEqual(self.ask("POST", "a", b"news", content_type="text/plain").status, 204)
+        self.assertEqual((waiting.status, waiting.body), (200, b"news"))
+
+    def test_long_poll_given_up(self) -> None:
+        """A reset frees what waits for it, and leaves the connection."""
+        self.house.put("a")
+        self.ask("GET", "a?offset=now&live=long-poll")
+        self.assertEqual(self.house.streams._long_polls.count, 1)
+        self.wire.reset_stream(1)
+        self.flush()
+        self.assertEqual(self.house.streams._long_polls.count, 0)
+        self.assertEqual(self.ask("HEAD", "a").status, 200)
+
+    def test_append_survives(self) -> None:
+        """An append that has come whole is carried out for a client that gives up."""
+        store = Slow()
+        self.begin(House(store=store))
+        self.house.put("a")
+        self.ask("POST", "a", b"kept", content_type="text/plain")
+        self.assertIsInstance(store.waiting[0][0], Append)
+        self.wire.reset_stream(1)
+        self.flush()
+        store.commit()
+        self.assertEqual(self.ask("GET", "a").body, b"kept")
+
+    def test_too_large(self) -> None:
+        """The body is dropped as it comes, then refused; the connection goes on."""
+        self.begin(House(Settings(max_body=10_000)))
+        self.house.put("a")
+        answer = self.ask("POST", "a", b"x" * 50_000, content_type="text/plain")
+        self.assertEqual(answer.status, 413)
+        self.assertIn("body-too-large", json.loads(answer.body)["type"])
+        self.assertEqual(self.house.site.bodies.held, 0)
+        announced = self.ask(
+            "POST", "a", b"x" * 50_000, content_type="text/plain", content_length="50000"
+        )
+        self.assertEqual(announced.status, 413)
+        self.assertEqual(self.ask("GET", "a").body, b"")
+
+    def test_expect(self) -> None:
+        """A client that waits for a word before it sends the body gets one."""
+        self.house.put("a")
+        self.wire.send_headers(
+            1, self.head("POST", "a", content_type="text/plain", expect="100-continue")
+        )
+        self.got[1] = Got()
+        self.flush()
+        self.assertEqual(self.got[1].informed, 100)
+        self.wire.send_data(1, b"x", end_stream=True)
+        self.flush()
+        self.assertEqual(self.got[1].status, 204)
+
+    def test_refused_by_its_head(self) -> None:
+        """A body that is not wanted is not waited for, and the connection goes on."""
+        self.house.put("a")
+        self.got[1] = Got()
+        self.wire.send_headers(1, self.head("POST", "a", content_length="999999999"))
+        self.flush()
+        self.assertEqual(self.got[1].status, 413)
+        self.assertTrue(self.got[1].ended)
+        self.assertEqual((self.got[1].reset, self.got[1].code), (True, 0))
+        self.assertEqual(self.ask("HEAD", "a").status, 200)
+
+    def test_wrong_length(self) -> None:
+        """A body that is not as long as it says is refused, longer or shorter."""
+        self.house.put("a")
+        for body in (b"xyz", b"x"):
+            answer = self.ask("POST", "a", body, content_type="text/plain", content_length="2")
+            self.assertEqual(answer.status, 400)
+        self.assertEqual(self.ask("GET", "a").body, b"")
+
+    def test_no_resource(self) -> None:
+        """What is no stream is answered by the site's resources."""
+        answer = self.ask("GET", "", path="/elsewhere")
+        self.assertEqual((answer.status, answer.ended), (404, True))
+        self.assertEqual(self.ask("HEAD", "", path="/elsewhere").body, b"")
+        self.assertEqual(self.ask("OPTIONS", "", path="*").status, 204)
+
+    def test_many_at_once(self) -> None:
+        """Requests of one turn are all answered, those that have to wait for room too."""
+        self.house.put("a", body=b"x" * 50_000)
+        self.wire.increment_flow_control_window(2**30)
+        for number in range(1, 199, 2):
+            self.got[number] = Got()
+            self.wire.send_headers(number, self.head("GET", "a"), end_stream=True)
+        self.flush()
+        self.assertEqual({len(got.body) for got in self.got.values()}, {50_000})
+        self.assertEqual(self.connection._catch_ups, 0)
+
+    def test_large_blocks(self) -> None:
+        """Heads above the size of one frame are read, and heads above the limit refused."""
+        self.house.put("a")
+        self.assertEqual(self.ask("GET", "a", x="y" * 16_000).status, 200)
+        self.assertEqual(self.ask("GET", "a", x="y" * 20_000).status, 431)
+        self.assertEqual(self.ask("GET", "a?" + "y" * 20_000).status, 414)
+        self.assertEqual(self.ask("GET", "a").status, 200)
+
+    def test_failure(self) -> None:
+        """A request that meets a bug is answered 500, and the connection goes on."""
+        from durable_streams_tw.storage.memory.store import MemoryStore
+
+        class Breaking(MemoryStore):
+            def look(self, *args: Any, **kwargs: Any) -> Any:
+                raise RuntimeError("a bug")
+
+        self.begin(House(store=Breaking(lambda: int(MORNING * 1000))))
+        self.house.put("a")
+        self.assertEqual(self.ask("HEAD", "a").status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(self.ask("GET", "a").status, 200)
+
+
+class LongAnswerTests(Http2TestCase):
+    """Answers that are longer than a piece."""
+
+    BODY = b"0123456789abcde\n" * (limits.READ_PIECE // 5)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.house.put("a", body=self.BODY)
+
+    def test_whole(self) -> None:
+        """Everything up to the tail, with its length, and a clean end."""
+        answer = self.ask("GET", "a?offset=-1")
+        self.flush()
+        self.assertTrue(answer.body == self.BODY)
+        self.assertTrue(answer.ended)
+        self.assertEqual(answer.header["content-length"], str(len(self.BODY)))
+        self.assertEqual(answer.header["stream-up-to-date"], "true")
+
+    def test_reader_that_does_not_read(self) -> None:
+        """What a window does not let through stays in the store."""
+        answer = self.ask("GET", "a", credit=False)
+        self.assertLessEqual(self.connection._unsent, limits.READ_PIECE)
+        self.wire.increment_flow_control_window(4_000_000)
+        self.wire.increment_flow_control_window(4_000_000, 1)
+        self.flush()
+        self.assertTrue(answer.ended and answer.body == self.BODY)
+
+    def test_stream_deleted_midway(self) -> None:
+        """The HTTP/2 stream is reset: no clean end."""
+        answer = self.ask("GET", "a", credit=False)
+        self.assertEqual(self.ask("DELETE", "a").status, 204)
+        self.wire.increment_flow_control_window(4_000_000)
+        self.wire.increment_flow_control_window(4_000_000, 1)
+        self.flush()
+        self.assertTrue(answer.reset)
+        self.assertFalse(answer.ended)
+        self.assertEqual(self.house.streams._transfers.running, set())
+
+    def test_client_leaves(self) -> None:
+        """A reset frees what was held."""
+        self.ask("GET", "a", credit=False)
+        self.assertEqual(len(self.house.streams._transfers.running), 1)
+        self.wire.reset_stream(1)
+        self.flush()
+        self.assertEqual(self.house.streams._transfers.running, set())
+
+
+class EventStreamTests(Http2TestCase):
+    """Live bodies."""
+
+    def test_follows(self) -> None:
+        """Events come, the end is an end, other requests go on."""
+        self.house.put("a", body=b"old")
+        events = self.ask("GET", "a?offset=-1&live=sse")
+        self.assertEqual(events.header["content-type"], "text/event-stream")
+        self.ask("POST", "a", b"new", content_type="text/plain", stream_closed="true")
+        self.assertTrue(events.ended)
+        data = [event.data for event in parse_events(events.body) if event.type == "data"]
+        self.assertEqual(data, ["old", "new"])
+
+    def test_idle(self) -> None:
+        """An event stream that only hears comments keeps its connection."""
+        house = House(Settings(sse_reconnect_interval=600.0))
+        self.begin(house)
+        house.put("a")
+        events = self.ask("GET", "a?offset=-1&live=sse")
+        for _ in range(30):
+            house.clock.advance(10)
+            self.flush()
+        self.assertFalse(events.ended or events.reset or self.transport.disconnecting)
+        self.assertIn(b": keep-alive", events.body)
+
+    def test_reader_that_does_not_read(self) -> None:
+        """What a window does not let through stays in the store."""
+        self.house.put("a", body=b"x" * 2_000_000)
+        self.ask("GET", "a?offset=-1&live=sse", credit=False)
+        (stream,) = self.connection.streams.values()
+        self.assertLess(stream.unsent, 3 * limits.READ_PIECE)
+        self.wire.increment_flow_control_window(4_000_000)
+        self.wire.increment_flow_control_window(4_000_000, 1)
+        self.flush()
+        text = "".join(
+            event.data for event in parse_events(self.got[1].body) if event.type == "data"
+        )
+        self.assertEqual(text, "x" * 2_000_000)
+
+    def test_unreadable(self) -> None:
+        """Where the store fails midway the stream is reset: no clean end."""
+        from durable_streams_tw.storage.memory.store import MemoryStore
+
+        class Breaking(MemoryStore):
+            broken = False
+
+            def read(self, *args: Any, **kwargs: Any) -> Any:
+                if self.broken:
+                    raise RuntimeError("the disk is gone")
+                return super().read(*args, **kwargs)
+
+        store = Breaking(lambda: int(MORNING * 1000))
+        self.begin(House(store=store))
+        self.house.put("a", body=b"x" * 2_000_000)
+        events = self.ask("GET", "a?offset=-1&live=sse", credit=False)
+        store.broken = True
+        self.wire.increment_flow_control_window(4_000_000)
+        self.wire.increment_flow_control_window(4_000_000, 1)
+        self.flush()
+        self.assertTrue(events.reset)
+        self.assertFalse(events.ended)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.assertEqual(self.house.streams._fanout.count, 0)
+        store.broken = False
+        self.assertEqual(self.ask("HEAD", "a").status, 200)
+
+    def test_client_leaves(self) -> None:
+        """A reset frees the reader."""
+        self.house.put("a")
+        self.ask("GET", "a?offset=-1&live=sse")
+        self.assertEqual(self.house.streams._fanout.count, 1)
+        self.wire.reset_stream(1)
+        self.flush()
+        self.assertEqual(self.house.streams._fanout.count, 0)
+
+    def test_drain(self) -> None:
+        """A server that stops ends its event streams, then the connection."""
+        self.house.put("a")
+        events = self.ask("GET", "a?offset=-1&live=sse")
+        self.successResultOf(self.house.streams.release())
+        drained = self.house.site.drain()
+        self.flush()
+        self.house.clock.advance(limits.STOP_CHECK)
+        self.assertTrue(events.ended)
+        self.assertTrue(self.gone_away)
+        self.assertTrue(self.transport.disconnecting)
+        self.assertNoResult(drained)

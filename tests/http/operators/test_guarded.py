@@ -1,0 +1,176 @@
+"""Who may look at what is below ``/-/``, at both doors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.web.resource import Resource
+
+from durable_streams_tw.auth.identities import CannotTell, Identity
+from durable_streams_tw.auth.rates import Rate
+from durable_streams_tw.http.operators.resources import OperatorTree
+from durable_streams_tw.http.settings import Settings
+from tests.http.admission_case import AdmissionCase, both, granting
+from tests.http.house import Answer
+
+
+class Shown(Resource):
+    """Something that answers with its name."""
+
+    isLeaf = True
+
+    def __init__(self, name: bytes) -> None:
+        Resource.__init__(self)
+        self.name = name
+
+    def render_GET(self, request: Any) -> bytes:
+        """Show it."""
+        return self.name
+
+
+class OperatorsCase(AdmissionCase):
+    """A tree with everything in it."""
+
+    def setUp(self) -> None:
+        AdmissionCase.setUp(self)
+        tree = OperatorTree()
+        for name in (b"live", b"ready", b"metrics", b"streams", b"console", b"other"):
+            tree.putChild(name, Shown(name))
+        self.site = (self.streams.door if self.fast else self.streams.site)(operators=tree)
+
+    def look(self, target: str, token: str | None = None, **fields: str) -> Answer:
+        """One request."""
+        client = self.connect()
+        answer = client.ask("GET", target, self.header(token, fields))
+        client.leave()
+        return answer
+
+
+class Operators(OperatorsCase):
+    """With tokens."""
+
+    def test_probes(self) -> None:
+        """They know none."""
+        for name in ("live", "ready"):
+            self.assertEqual(self.look(f"/-/{name}").body, name.encode())
+
+    def test_the_console_is_a_page(self) -> None:
+        """It holds nothing by itself."""
+        self.assertEqual(self.look("/-/console").body, b"console")
+
+    def test_without(self) -> None:
+        """Everything else is asked for, also what is not there."""
+        for target in (
+            "/-/metrics",
+            "/-/m%65trics",
+            "/-/streams",
+            "/-/streams/",
+            "/-/streams?prefix=a",
+            "/-/other",
+            "/-/nowhere",
+            "/-/",
+            "/-//metrics",
+            "/-//live",
+            "/-/live%2F..%2Fmetrics",
+            "/-/%6Cive/../metrics",
+        ):
+            answer = self.look(target)
+            if target.startswith("/-/%6Cive"):
+                # A leaf, and nothing is above it.
+                self.assertEqual(answer.body, b"live")
+                continue
+            self.assertEqual(answer.status, 401, target)
+            self.assertNotIn(b"metrics", answer.body)
+            self.assertIn("www-authenticate", answer.header)
+            self.assertEqual(answer.header["cache-control"], "no-store")
+
+    def test_metrics(self) -> None:
+        """Are about all streams."""
+        self.give("some", ("jobs", "metrics read list"))
+        self.give("all", ("", "metrics"))
+        self.give("reader", ("", "read append create delete subscribe list"))
+        self.assertEqual(self.look("/-/metrics", "all").body, b"metrics")
+        for token in ("some", "reader"):
+            self.assertEqual(self.look("/-/metrics", token).status, 403)
+            self.assertEqual(self.look("/-/other", token).status, 403)
+
+    def test_listing(self) -> None:
+        """By prefix, however it is written; of two both."""
+        self.give("t", ("jobs", "list"))
+        for query, allowed in (
+            ("?prefix=jobs/", True),
+            ("?prefix=jobs/a", True),
+            ("?prefix=jobs%2F", True),
+            ("?prefix=j%6Fbs/&after=x", True),
+            ("", False),
+            ("?prefix=", False),
+            ("?prefix=jobs", False),
+            ("?prefix=jobs2/", False),
+            ("?prefix=secret/", False),
+            ("?prefix=jobs/&prefix=secret/", False),
+            ("?prefix=secret/&prefix=jobs/", False),
+            ("?Prefix=jobs/", False),
+            ("?after=jobs/", False),
+            ("?prefix=jobs/;prefix=secret", True),
+            ("?prefix=%FF", False),
+        ):
+            status = self.look(f"/-/streams{query}", "t").status
+            self.assertEqual(status, 200 if allowed else 403, query)
+        self.assertEqual(self.look("/-/streams?prefix=secret/", "root").status, 200)
+
+    def test_checkers_that_take_their_time(self) -> None:
+        """And clients that leave meanwhile."""
+        answer: Deferred[object] = Deferred()
+        self.tokens.later["slow"] = answer
+        client = self.connect()
+        client.request("GET", "/-/metrics", {"Authorization": "Bearer slow"})
+        self.assertEqual(client.answers(), [])
+        answer.callback(Identity("slow", granting(("", "metrics"))))
+        self.assertEqual(client.answers()[0].body, b"metrics")
+        answer = Deferred()
+        self.tokens.later["slow"] = answer
+        client = self.connect()
+        client.request("GET", "/-/metrics", {"Authorization": "Bearer slow"})
+        client.leave()
+        answer.callback(Identity("slow", granting(("", "metrics"))))
+        self.assertEqual(client.answers(), [])
+
+    def test_checkers_that_fail(self) -> None:
+        """Nothing is shown."""
+        self.tokens.known["down"] = CannotTell("the issuer does not answer")
+        self.assertEqual(self.look("/-/metrics", "down").status, 503)
+        self.tokens.known["bug"] = ZeroDivisionError()
+        self.assertEqual(self.look("/-/metrics", "bug").status, 500)
+        self.flushLoggedErrors(ZeroDivisionError)
+
+
+class LocalOperators(OperatorsCase):
+    """Without tokens, for one name only."""
+
+    asks = False
+    settings = Settings(allowed_hosts=("local",), rate=Rate(3, 1.0))
+
+    def test_rebound(self) -> None:
+        """Only probes answer to any name; they are asked by address."""
+        for name in ("metrics", "streams", "console", "other", ""):
+            answer = self.look(f"/-/{name}")
+            self.assertEqual(answer.status, 403)
+            self.assertIn(b"host-not-allowed", answer.body)
+        self.assertEqual(self.look("/-/live").status, 200)
+
+
+class OpenOperators(OperatorsCase):
+    """Nothing is asked."""
+
+    asks = False
+
+    def test_open(self) -> None:
+        """Then all is shown."""
+        self.assertEqual(self.look("/-/metrics").body, b"metrics")
+
+
+FastOperators, WebOperators = both(Operators)
+FastLocalOperators, WebLocalOperators = both(LocalOperators)
+FastOpenOperators, WebOpenOperators = both(OpenOperators)
+del Operators, LocalOperators, OpenOperators

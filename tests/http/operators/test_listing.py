@@ -1,0 +1,148 @@
+"""Listing streams over HTTP."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.embedded.api import DurableStreams
+from durable_streams_tw.http.operators.resources import OperatorTree
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.storage.memory.store import MemoryStore
+from tests.http.house import MORNING, ROOT, Answer, Client, at_once
+from tests.tokens import bare
+
+
+class Asked(MemoryStore):
+    """Answers questions when a test says so, where it says so."""
+
+    waiting: Deferred[Any] | None = None
+
+    def ask(self, question: Any) -> Deferred[Any]:
+        """Answer, or wait."""
+        return self.waiting or super().ask(question)
+
+
+class ListingTests(SynchronousTestCase):
+    """Whole requests to a site."""
+
+    def setUp(self) -> None:
+        clock = Clock()
+        clock.advance(MORNING)
+        self.store = Asked(lambda: int(clock.seconds() * 1000))
+        self.streams = DurableStreams(reactor=clock, in_thread=at_once, store=self.store)
+        self.streams.startService()
+        self.addCleanup(self.streams.stopService)
+        tree = OperatorTree()
+        tree.putChild(b"streams", self.streams.listing())
+        self.site = self.streams.site(operators=tree)
+
+    def ask(self, method: str, target: str, **header: str) -> Answer:
+        """One request on a connection of its own."""
+        client = Client(self.site)
+        named = {name.replace("_", "-"): value for name, value in header.items()}
+        answer = client.ask(method, target, named, b"" if method == "PUT" else None)
+        client.leave()
+        return answer
+
+    def page(self, query: str = "") -> dict[str, Any]:
+        """One page."""
+        answer = self.ask("GET", f"/-/streams?{query}")
+        self.assertEqual(answer.status, 200, answer.body)
+        self.assertEqual(answer.header["content-type"], "application/json")
+        found: dict[str, Any] = json.loads(answer.body)
+        return found
+
+    def test_a_page(self) -> None:
+        """What a stream is, and where streams live."""
+        self.ask("PUT", ROOT + "a/b", Content_Type="text/plain", Stream_TTL="60")
+        self.ask("PUT", ROOT + "c", Stream_Forked_From="/v1/stream/a/b", Stream_Closed="true")
+        page = self.page()
+        self.assertEqual((page["root"], page["after"]), ("/v1/stream/", None))
+        page["streams"][0]["next_offset"] = bare(page["streams"][0]["next_offset"])
+        self.assertEqual(
+            page["streams"][0],
+            {
+                "path": "a/b",
+                "content_type": "text/plain",
+                "next_offset": "0000000000000000_0000000000000000",
+                "size": 0,
+                "closed": False,
+                "created_at": "2027-01-15T08:00:00.000Z",
+                "ttl_seconds": 60,
+                "expires_at": None,
+                "forked_from": None,
+            },
+        )
+        self.assertEqual(page["streams"][1]["forked_from"], "a/b")
+        self.assertTrue(page["streams"][1]["closed"])
+
+    def test_pages(self) -> None:
+        """Prefix, limit, and where to go on, whatever is in a name."""
+        names = ["a b/+", "a b/&=", "a b/%2f", "a b/é", "c"]
+        for name in names:
+            self.ask("PUT", ROOT + quote(name))
+        found, after = [], ""
+        while after is not None:
+            page = self.page(f"prefix=a+b/&limit=2&else=x&after={quote(after)}")
+            found += [stream["path"] for stream in page["streams"]]
+            after = page["after"]
+        self.assertEqual(found, sorted(names[:-1]))
+
+    def test_expiry(self) -> None:
+        """A deadline as its client wrote it."""
+        self.ask("PUT", ROOT + "a", Stream_Expires_At="2030-01-01T00:00:00+01:00")
+        self.assertEqual(self.page("pre%66ix=b")["streams"], [])
+        self.assertEqual(self.page()["streams"][0]["expires_at"], "2030-01-01T00:00:00+01:00")
+
+    def test_refused(self) -> None:
+        """Questions that mean nothing, and other methods."""
+        for query in (
+            "limit=0",
+            "limit=1001",
+            "limit=x",
+            "prefix=%FF",
+            "after=" + "x" * 2049,
+            "prefix=a&pr%65fix=b",
+        ):
+            answer = self.ask("GET", f"/-/streams?{query}")
+            self.assertEqual(answer.status, 400, query)
+            self.assertEqual(answer.header["content-type"], "application/problem+json")
+        self.assertEqual(self.ask("POST", "/-/streams").status, 405)
+        self.assertEqual(self.ask("GET", "/-/streams/a").status, 404)
+        head = self.ask("HEAD", "/-/streams")
+        self.assertEqual((head.status, head.body), (200, b""))
+
+    def test_closed_to_other_sites(self) -> None:
+        """A page of another origin may not read it."""
+        answer = self.ask("GET", "/-/streams", Origin="https://app.example")
+        self.assertNotIn("access-control-allow-origin", answer.header)
+        self.assertEqual(answer.header["cache-control"], "no-store")
+
+    def test_the_store_refuses(self) -> None:
+        """Its problem is the answer's."""
+        self.store.waiting = Deferred()
+        self.store.waiting.callback(Refusal(Problem.STORAGE_UNAVAILABLE, "no disk"))
+        self.assertEqual(self.ask("GET", "/-/streams").status, 503)
+
+    def test_a_bug(self) -> None:
+        """The log has it, the client its mark."""
+        self.store.waiting = Deferred()
+        self.store.waiting.errback(ZeroDivisionError())
+        self.assertEqual(self.ask("GET", "/-/streams").status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_a_client_that_leaves(self) -> None:
+        """Nothing is left of its question."""
+        cancelled: list[object] = []
+        self.store.waiting = Deferred(cancelled.append)
+        client = Client(self.site)
+        client.request("GET", "/-/streams")
+        client.leave()
+        self.assertEqual(len(cancelled), 1)
+        self.assertEqual(client.answers(), [])

@@ -1,0 +1,277 @@
+"""Pages of other origins, names of the server, and clients that ask too often; at both doors."""
+
+from __future__ import annotations
+
+from durable_streams_tw.auth.rates import Rate
+from durable_streams_tw.http.settings import Settings
+from tests.http.admission_case import AdmissionCase, both
+from tests.http.house import ROOT
+
+WRITES = (("PUT", b"x"), ("POST", b"x"), ("DELETE", None))
+
+
+class OpenToAll(AdmissionCase):
+    """Nothing is asked of anybody."""
+
+    asks = False
+
+    def test_nothing_in_between(self) -> None:
+        """Then nothing stands before the operations."""
+        self.assertIsNone(self.streams.admission)
+        self.assertIs(self.streams._served, self.streams.operations)
+        self.assertEqual(self.status("PUT", "a", None, b"", Origin="https://evil.example"), 201)
+
+
+class NamedOrigins(AdmissionCase):
+    """Without tokens whoever reaches the server is trusted: so are the pages in his browser."""
+
+    asks = False
+    settings = Settings(cors_origins=("https://app.example",))
+
+    def test_writes(self) -> None:
+        """Only pages of named origins, the server's own, and what is no page."""
+        for method, body in WRITES:
+            for fields, allowed in (
+                ({}, True),
+                ({"Origin": "https://app.example"}, True),
+                ({"Origin": "HTTPS://APP.example"}, True),
+                ({"Origin": "http://streams.example"}, True),
+                ({"Origin": "https://streams.example"}, True),
+                ({"Origin": "http://streams.example:80"}, False),
+                ({"Origin": "http://app.example"}, False),
+                ({"Origin": "https://evil.example"}, False),
+                ({"Origin": "https://app.example.evil.example"}, False),
+                ({"Origin": "https://app.example:8443"}, False),
+                ({"Origin": "https://xapp.example"}, False),
+                ({"Origin": "null"}, False),
+                ({"Origin": ""}, False),
+                ({"Origin": "https://evil.example/https://app.example"}, False),
+                ({"Origin": "http://streams.example@evil.example"}, False),
+                ({"Origin": "http://localhost"}, False),
+                ({"Origin": "https://evil.example", "Sec_Fetch_Site": "cross-site"}, False),
+                ({"Origin": "https://evil.example", "Sec_Fetch_Site": "same-site"}, False),
+                ({"Sec_Fetch_Site": "cross-site"}, False),
+                ({"Sec_Fetch_Site": "same-site"}, False),
+                ({"Sec_Fetch_Site": "same-origin"}, True),
+                ({"Sec_Fetch_Site": "none"}, True),
+            ):
+                answer = self.ask(method, "a", None, body, Content_Type="text/plain", **fields)
+                self.assertEqual(answer.status != 403, allowed, (method, fields, answer))
+                if not allowed:
+                    self.assertIn(b"cross-site", answer.body)
+
+    def test_reads(self) -> None:
+        """They change nothing, and what they read is not shown to the page."""
+        answer = self.ask("GET", "a", None, None, Origin="https://evil.example")
+        self.assertEqual(answer.status, 404)
+        self.assertNotIn("access-control-allow-origin", answer.header)
+
+    def test_control(self) -> None:
+        """Subscriptions too."""
+        path = "__ds/subscriptions/s"
+        self.assertEqual(self.status("PUT", path, None, b"{}", Origin="https://evil.example"), 403)
+        self.assertEqual(self.status("PUT", path, None, b"{}", Origin="https://app.example"), 400)
+
+
+class LocalPages(AdmissionCase):
+    """What ``dev`` is started with."""
+
+    asks = False
+    settings = Settings(cors_origins=("local",), allowed_hosts=("local",))
+
+    def ask_as(self, host: str, **fields: str) -> int:
+        """A write for a host."""
+        client = self.connect()
+        lines = [f"PUT {ROOT}a HTTP/1.1", f"Host: {host}", "Content-Length: 0"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+        client.send("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        status = client.answers()[0].status
+        client.leave()
+        return status
+
+    def test_hosts(self) -> None:
+        """A page that has its own name lead here is a stranger all the same."""
+        for host in ("localhost", "LOCALHOST:4437", "127.0.0.1:4437", "127.1.2.3", "[::1]:4437"):
+            self.assertIn(self.ask_as(host), (200, 201), host)
+        for host in (
+            "evil.example",
+            "evil.example:4437",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "0.0.0.0:4437",
+            "10.0.0.1",
+            "[::]:4437",
+            "notlocalhost",
+        ):
+            self.assertEqual(self.ask_as(host), 403, host)
+            # Such a page is of the same origin as it thinks.
+            rebound = {"Origin": f"http://{host}", "Sec_Fetch_Site": "same-origin"}
+            self.assertEqual(self.ask_as(host, **rebound), 403, host)
+            forwarded = {"X_Forwarded_Host": "localhost", "X_Forwarded_Proto": "http"}
+            self.assertEqual(self.ask_as(host, **forwarded), 403, host)
+
+    def test_reads_and_preflights(self) -> None:
+        """Nothing at all is told under another name."""
+        for method in ("GET", "HEAD", "OPTIONS"):
+            self.assertEqual(self.status(method, "a"), 403, method)
+
+    def test_origins(self) -> None:
+        """Pages of this machine, on whatever port."""
+        for origin in ("http://localhost:5173", "http://127.0.0.1:8000", "http://app.localhost"):
+            self.assertIn(self.ask_as("localhost:4437", Origin=origin), (200, 201), origin)
+        for origin in ("https://evil.example", "null", "http://localhost.evil.example"):
+            self.assertEqual(self.ask_as("localhost:4437", Origin=origin), 403, origin)
+
+    def test_shown(self) -> None:
+        """These pages see the answers too."""
+        client = self.connect()
+        head = f"GET {ROOT}a HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost:5173\r\n\r\n"
+        client.send(head.encode())
+        header = client.answers()[0].header
+        self.assertEqual(header["access-control-allow-origin"], "http://localhost:5173")
+        self.assertIn("Origin", header["vary"])
+
+
+class Cookies(AdmissionCase):
+    """Tokens that browsers send by themselves."""
+
+    settings = Settings(auth_cookie="__Host-token")
+
+    def test_cookie(self) -> None:
+        """It counts where there is no Authorization field."""
+        self.put("a", b"x")
+        good = "x=1; __Host-token=root; y=2"
+        self.assertEqual(self.status("GET", "a", Cookie=good), 200)
+        self.assertEqual(self.status("GET", "a", "nobody", Cookie=good), 401)
+        for value in (
+            "__host-token=root",
+            "x__Host-token=root",
+            "__Host-token=",
+            "__Host-token",
+            "__Host-token=root; __Host-token=other",
+            '__Host-token="root"',
+        ):
+            self.assertEqual(self.status("GET", "a", Cookie=value), 401, value)
+
+    def test_writes(self) -> None:
+        """A browser sends it with every page's requests; so the page is looked at."""
+        cookie = {"Cookie": "__Host-token=root", "Content_Type": "text/plain"}
+        for method, body in WRITES:
+            for origin, allowed in (
+                ("http://streams.example", True),
+                ("https://evil.example", False),
+                ("null", False),
+            ):
+                status = self.status(method, "a", None, body, Origin=origin, **cookie)
+                self.assertEqual(status != 403, allowed, (method, origin))
+                # A token that the page itself has to know is no accident.
+                status = self.status(method, "a", "root", body, Origin=origin, **cookie)
+                self.assertNotEqual(status, 403)
+        self.assertEqual(
+            self.status("POST", "a", None, b"x", Sec_Fetch_Site="cross-site", **cookie), 403
+        )
+
+    def test_vary(self) -> None:
+        """Answers depend on it, and pages of others see none of them."""
+        self.put("a", b"x")
+        answer = self.ask(
+            "GET", "a", None, None, Cookie="__Host-token=root", Origin="https://evil.example"
+        )
+        self.assertIn("Cookie", answer.header["vary"])
+        self.assertEqual(answer.header["access-control-allow-origin"], "*")
+        self.assertNotIn("access-control-allow-credentials", answer.header)
+
+
+class SharedCookies(AdmissionCase):
+    """The same, for an application of another origin."""
+
+    settings = Settings(auth_cookie="token", cors_origins=("https://app.example",))
+
+    def test_named(self) -> None:
+        """Named pages may use it, and see the answers."""
+        fields = {"Cookie": "token=root", "Origin": "https://app.example"}
+        answer = self.ask("PUT", "a", None, b"", **fields)
+        self.assertEqual(answer.status, 201)
+        self.assertEqual(answer.header["access-control-allow-credentials"], "true")
+        fields["Origin"] = "https://evil.example"
+        answer = self.ask("PUT", "a", None, b"", **fields)
+        self.assertEqual(answer.status, 403)
+        self.assertNotIn("access-control-allow-origin", answer.header)
+
+
+class RatesByAddress(AdmissionCase):
+    """How often somebody may ask whom nobody knows."""
+
+    asks = False
+    settings = Settings(rate=Rate(5, 1.0))
+
+    def test_rate(self) -> None:
+        """As many as that at once, and no more until time has passed."""
+        for _ in range(5):
+            self.assertEqual(self.status("GET", "a"), 404)
+        answer = self.ask("GET", "a")
+        self.assertEqual((answer.status, answer.header["retry-after"]), (429, "1"))
+        self.assertIn(b"too-many-requests", answer.body)
+        self.clock.advance(0.2)
+        self.assertEqual(self.status("GET", "a"), 404)
+        self.assertEqual(self.status("GET", "a"), 429)
+
+    def test_forwarded(self) -> None:
+        """Nobody is another because he says so."""
+        for number in range(5):
+            self.assertEqual(self.status("GET", "a", X_Forwarded_For=f"10.0.0.{number}"), 404)
+        self.assertEqual(self.status("GET", "a", X_Forwarded_For="10.0.0.9"), 429)
+
+
+class RatesBehindProxy(AdmissionCase):
+    """The same where a proxy says who it is."""
+
+    asks = False
+    settings = Settings(rate=Rate(2, 1.0), trust_proxy=True)
+
+    def test_forwarded(self) -> None:
+        """The proxy has written the last; what comes before it anybody may have."""
+        for number in range(2):
+            status = self.status("GET", "a", X_Forwarded_For=f"10.9.9.{number}, 10.0.0.1")
+            self.assertEqual(status, 404)
+        self.assertEqual(self.status("GET", "a", X_Forwarded_For="10.9.9.9, 10.0.0.1"), 429)
+        self.assertEqual(self.status("GET", "a", X_Forwarded_For="10.0.0.2"), 404)
+
+
+class RatesByName(AdmissionCase):
+    """How often somebody may ask who is known."""
+
+    settings = Settings(rate=Rate(3, 1.0))
+
+    def test_names(self) -> None:
+        """Each has a rate of his own, wherever he comes from."""
+        self.give("a", ("", "read"))
+        self.give("b", ("", "read"))
+        self.assertEqual([self.status("GET", "x", "a") for _ in range(4)], [404] * 3 + [429])
+        self.assertEqual(self.status("GET", "x", "b"), 404)
+
+    def test_guessing(self) -> None:
+        """Tokens that are not known are paid for by the address; a known one is not stopped."""
+        self.give("a", ("", "read"))
+        self.assertEqual(self.status("GET", "x", "a"), 404)
+        self.clock.advance(1)
+        guesses = [self.status("GET", "x", f"guess{number}") for number in range(5)]
+        self.assertEqual(guesses, [401] * 3 + [429] * 2)
+        self.assertEqual(self.status("GET", "x"), 429)
+        self.assertEqual(self.status("GET", "x", "a"), 404)
+
+
+for _case in (
+    OpenToAll,
+    NamedOrigins,
+    LocalPages,
+    Cookies,
+    SharedCookies,
+    RatesByAddress,
+    RatesBehindProxy,
+    RatesByName,
+):
+    for _one in both(_case):
+        globals()[_one.__name__] = _one
+    del globals()[_case.__name__]
+del AdmissionCase, _case, _one

@@ -1,0 +1,159 @@
+"""Where keys come from, over a wire that a test holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseDone
+
+from durable_streams_tw.http.jwks_sources import (
+    CannotFetch,
+    UnusableSource,
+    _read,
+    fetch,
+    source_of,
+)
+from durable_streams_tw.outgoing.resolver import Resolver
+from durable_streams_tw.protocol.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
+from tests.outgoing.name_service import LookupReactor, NameService
+
+URL = "http://127.0.0.1:8080/jwks.json"
+
+
+class FetchTests(SynchronousTestCase):
+    """`fetch`."""
+
+    def setUp(self) -> None:
+        self.reactor = LookupReactor()
+        self.names = NameService()
+        self.resolver = Resolver(self.reactor, self.names)
+        self.fetched = fetch(self.reactor, URL, self.resolver)
+        self.reactor.advance(0)
+
+    def connect(self) -> Any:
+        """The issuer takes the connection."""
+        _, _, factory, _, _ = self.reactor.tcpClients[-1]
+        self.transport: Any = StringTransport()
+        protocol: Any = factory.buildProtocol(None)
+        protocol.makeConnection(self.transport)
+        self.reactor.advance(0)
+        return protocol
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        """And answers."""
+        protocol = self.connect()
+        protocol.dataReceived(b"HTTP/1.1 " + head + b"\r\n\r\n" + body)
+
+    def why(self) -> str:
+        """Why it could not be fetched."""
+        return str(self.failureResultOf(self.fetched, CannotFetch).value)
+
+    def test_good(self) -> None:
+        """What it answers."""
+        self.answer(b"200 OK\r\nContent-Length: 4", b"keys")
+        self.assertEqual(self.successResultOf(self.fetched), b"keys")
+        sent = self.transport.value()
+        self.assertTrue(sent.startswith(b"GET /jwks.json HTTP/1.1\r\n"), sent)
+        self.assertNotIn(b"gzip", sent)
+
+    def test_statuses(self) -> None:
+        """Nothing but 200; and no redirect is followed, wherever it leads."""
+        for status in (b"404 No", b"500 No", b"302 Found\r\nLocation: http://evil.example/keys"):
+            self.setUp()
+            self.answer(status + b"\r\nContent-Length: 4", b"keys")
+            self.assertIn("it answers", self.why())
+            self.assertEqual(len(self.reactor.tcpClients), 1)
+
+    def test_large(self) -> None:
+        """More than anybody needs is not read."""
+        self.answer(b"200 OK\r\nContent-Length: 99999999", b"x" * (MAX_KEY_SET + 1))
+        self.assertIn("more than", self.why())
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_not_unpacked(self) -> None:
+        """Nor what would become more."""
+        self.answer(b"200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4", b"\x1f\x8b\x08\x00")
+        self.assertEqual(self.successResultOf(self.fetched), b"\x1f\x8b\x08\x00")
+
+    def test_name_server_that_hangs(self) -> None:
+        """Ends the wait like an issuer that does not answer, without a traceback."""
+        self.fetched.cancel()
+        self.why()
+        self.names.hanging.add("id.example")
+        self.fetched = fetch(self.reactor, "http://id.example/keys", self.resolver)
+        self.reactor.advance(KEY_SET_TIMEOUT)
+        self.assertIn("did not answer", self.why())
+        self.names.answer("id.example")
+        self.reactor.advance(0)
+        self.assertEqual(len(self.reactor.tcpClients), 1)
+
+    def test_refused(self) -> None:
+        """Nobody is there."""
+        _, _, factory, _, _ = self.reactor.tcpClients[-1]
+        nobody: Any = None
+        factory.clientConnectionFailed(nobody, Failure(ConnectionRefusedError()))
+        self.reactor.advance(1)
+        self.assertIn("cannot be reached", self.why())
+
+    def test_late(self) -> None:
+        """Neither a connection, nor a head, nor a body takes for ever."""
+        self.reactor.advance(KEY_SET_TIMEOUT)
+        self.assertIn("did not answer in", self.why())
+        for head in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nke"):
+            self.setUp()
+            protocol = self.connect()
+            protocol.dataReceived(head)
+            self.assertNoResult(self.fetched)
+            self.reactor.advance(KEY_SET_TIMEOUT)
+            self.assertIn("did not answer in", self.why())
+
+    def test_torn(self) -> None:
+        """Half of a key set is none."""
+        protocol = self.connect()
+        protocol.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nke")
+        protocol.connectionLost(Failure(ResponseDone()))
+        self.why()
+
+
+class SourceTests(SynchronousTestCase):
+    """`source_of`."""
+
+    def test_refused(self) -> None:
+        """What could be changed on its way, or holds a password, or is no URL."""
+        for text in (
+            "http://id.example/keys",
+            "http://10.0.0.1/keys",
+            "http://localhost.evil.example/keys",
+            "http://localhost@evil.example/keys",
+            "https://user:password@id.example/keys",
+            "https://id.example/keys#x",
+            "https://:443/keys",
+            "https://id.example:port/keys",
+            "ftp://id.example/keys",
+            "file:///etc/passwd",
+            "https://[::1/keys",
+        ):
+            error = self.assertRaises(UnusableSource, source_of, text, None)
+            self.assertNotIn("password", str(error))
+
+    def test_names(self) -> None:
+        """In the log a source is its host, or its path: a URL may hold more."""
+        for text, name in (
+            ("https://id.example/keys?secret=1", "id.example"),
+            ("http://localhost:1/keys", "localhost"),
+            ("http://[::1]:1/keys", "::1"),
+            ("/etc/keys.json", "/etc/keys.json"),
+        ):
+            self.assertEqual(source_of(text, None)[1], name)
+
+    def test_files(self) -> None:
+        """A file is read up to its bound."""
+        path = Path(self.mktemp())
+        self.assertRaises(CannotFetch, _read, str(path))
+        path.write_bytes(b"x" * (MAX_KEY_SET + 100))
+        self.assertEqual(len(_read(str(path))), MAX_KEY_SET + 1)

@@ -1,0 +1,246 @@
+"""The Klein tree: raw paths, mounts, clients that leave, live bodies."""
+
+from __future__ import annotations
+
+import json
+
+from klein import Klein
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import Request, Site
+
+from durable_streams_tw.embedded.api import DurableStreams
+from durable_streams_tw.http.settings import Settings
+from tests.http.house import MORNING, ROOT, Client, House, at_once
+
+TEXT = {"Content-Type": "text/plain"}
+
+
+class RawPathTests(SynchronousTestCase):
+    """Names come from the target as it was sent, percent-decoded once."""
+
+    def setUp(self) -> None:
+        self.house = House()
+
+    def test_encoded_slash(self) -> None:
+        """``a%2Fb`` is decoded once, to the same name as ``a/b``."""
+        self.house.put("a%2Fb", body=b"x")
+        self.assertEqual(self.house.ask("GET", "a/b").body, b"x")
+
+    def test_encoded_percent(self) -> None:
+        """A name may hold a percent sign: it is not decoded twice."""
+        self.house.put("a%252Fb", body=b"x")
+        self.assertEqual(self.house.ask("GET", "a/b").status, 404)
+        self.assertEqual(self.house.ask("GET", "a%252Fb").body, b"x")
+
+    def test_double_slash(self) -> None:
+        """``//`` is refused, never redirected."""
+        for path in ("a//b", "/a", "a/", "a//"):
+            answer = self.house.ask("PUT", path, TEXT)
+            self.assertEqual((path, answer.status), (path, 400))
+            self.assertEqual(json.loads(answer.body)["type"].rpartition(":")[2], "malformed-path")
+
+    def test_dots(self) -> None:
+        """Nothing walks up."""
+        for path in ("..", "a/../b", "%2e%2e/a", "a/%2E%2E", ".", "a/%2e/b"):
+            self.assertEqual((path, self.house.ask("PUT", path, TEXT).status), (path, 400))
+
+    def test_unicode(self) -> None:
+        """A name may be any text."""
+        self.house.put("caf%C3%A9/%E6%97%A5", body=b"x")
+        info = self.successResultOf(self.house.streams.head("café/日"))
+        self.assertEqual(info.path, "café/日")
+
+    def test_not_unicode(self) -> None:
+        """Bytes that are not UTF-8 are refused, without a word in the log."""
+        self.assertEqual(self.house.ask("PUT", "caf%E9", TEXT).status, 400)
+        self.assertEqual(self.house.ask("PUT", "%FF%FE", TEXT).status, 400)
+
+    def test_colon_and_reserved_characters(self) -> None:
+        """What routing could trip over is a name like another."""
+        for path in ("a:b", "a;b=c", "a=b", "@", "<int:x>", "a+b", "*", "%3Cpath:x%3E", "a%20b"):
+            self.house.put(path, body=path.encode())
+            self.assertEqual(self.house.ask("GET", path).body, path.encode())
+
+    def test_query_is_no_part_of_the_name(self) -> None:
+        """A question mark ends the path."""
+        self.house.put("a?b=c")
+        self.assertEqual(self.house.ask("HEAD", "a").status, 200)
+
+    def test_reserved(self) -> None:
+        """Names below ``__ds`` are no streams."""
+        for path in ("__ds", "__ds/x", "%5F_ds/x", "__ds%2Fsubscriptions%2Fx", "_%5Fd%73%2fx"):
+            self.assertEqual((path, self.house.ask("PUT", path, TEXT).status), (path, 404))
+        self.house.put("__dsx")
+        self.house.put("a/__ds")
+
+    def test_outside(self) -> None:
+        """Elsewhere is nothing, said in the usual form."""
+        client = self.house.connect()
+        for target in ("/", "/v1", "/v1/stream", "/v1/streams/a", "/v1//stream/a", "/V1/stream/a"):
+            answer = client.ask("GET", target)
+            self.assertEqual((target, answer.status), (target, 404))
+            self.assertEqual(answer.header["content-type"], "application/problem+json")
+            self.assertEqual(answer.header["access-control-allow-origin"], "*")
+            self.assertEqual(answer.header["x-content-type-options"], "nosniff")
+
+    def test_no_name(self) -> None:
+        """The root itself is no stream."""
+        self.assertEqual(self.house.ask("PUT", "", TEXT).status, 400)
+
+    def test_absolute_form(self) -> None:
+        """A target with scheme and host is the same target (RFC 9112 §3.2.2)."""
+        client = self.house.connect()
+        answer = client.ask("PUT", f"http://streams.example{ROOT}a", TEXT)
+        self.assertEqual(answer.status, 201)
+        self.assertEqual(answer.header["location"], f"http://streams.example{ROOT}a")
+        answer = client.ask("PUT", f"http://other.example:80{ROOT}b", TEXT)
+        self.assertEqual(answer.header["location"], f"http://other.example:80{ROOT}b")
+
+
+class LocationTests(SynchronousTestCase):
+    """Location is the URL that the client used."""
+
+    def location(self, settings: Settings | None = None, **header: str) -> str:
+        """The Location of a new stream, with fields named without their hyphens."""
+        sent = {name.replace("_", "-"): value for name, value in header.items()}
+        answer = House(settings).ask("PUT", "a%2Fb?x=y", TEXT | sent)
+        return answer.header["location"]
+
+    def test_from_host(self) -> None:
+        """Host and raw path, without the query."""
+        self.assertEqual(self.location(), "http://streams.example/v1/stream/a%2Fb")
+
+    def test_proxy_is_not_believed(self) -> None:
+        """Anybody could send these fields."""
+        location = self.location(X_Forwarded_Proto="https", X_Forwarded_Host="evil.example")
+        self.assertEqual(location, "http://streams.example/v1/stream/a%2Fb")
+
+    def test_trusted_proxy(self) -> None:
+        """With ``trust_proxy`` they say how the client came."""
+        location = self.location(
+            Settings(trust_proxy=True),
+            X_Forwarded_Proto="https, http",
+            X_Forwarded_Host="public.example:8443, inner",
+        )
+        self.assertEqual(location, "https://public.example:8443/v1/stream/a%2Fb")
+
+    def test_malformed_proxy_fields(self) -> None:
+        """What a proxy garbles is ignored."""
+        location = self.location(
+            Settings(trust_proxy=True), X_Forwarded_Proto="ftp", X_Forwarded_Host="a b/c"
+        )
+        self.assertEqual(location, "http://streams.example/v1/stream/a%2Fb")
+
+    def test_without_host(self) -> None:
+        """HTTP/1.0 needs no Host: the address that was reached stands in."""
+        client = House().connect()
+        client.send(b"PUT /v1/stream/a HTTP/1.0\r\nContent-Type: text/plain\r\n\r\n")
+        (answer,) = client.answers()
+        self.assertEqual(answer.header["location"], "http://10.0.0.1:12345/v1/stream/a")
+
+
+class MountTests(SynchronousTestCase):
+    """The tree works under any prefix, of any site."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.rightNow = MORNING
+        self.streams = DurableStreams(reactor=self.clock, in_thread=at_once)
+        self.streams.startService()
+
+    def check(self, site: Site, prefix: str) -> None:
+        """Streams work below the prefix, raw names too."""
+        client = Client(site)
+        for path in ("a", "a/b/c", "x%2Fy", "100%25"):
+            answer = client.ask("PUT", f"{prefix}{path}", TEXT, path.encode())
+            self.assertEqual((path, answer.status), (path, 201))
+            self.assertEqual(answer.header["location"], f"http://streams.example{prefix}{path}")
+            self.assertEqual(client.ask("GET", f"{prefix}{path}").body, path.encode())
+        self.assertEqual(client.ask("PUT", f"{prefix}a/../b", TEXT).status, 400)
+        self.assertEqual(self.successResultOf(self.streams.read("x/y")).data, b"x%2Fy")
+        fork = client.ask("PUT", f"{prefix}fork", {"Stream-Forked-From": f"{prefix}a/b/c"})
+        self.assertEqual(fork.status, 201)
+        self.assertEqual(client.ask("GET", f"{prefix}fork").body, b"a/b/c")
+
+    def site(self, resource: IResource) -> Site:
+        """A foreign site."""
+        return Site(resource, reactor=self.clock)
+
+    def test_fields_given_twice(self) -> None:
+        """Behind a foreign site too, a field that has one value comes once."""
+        client = Client(self.site(self.streams.resource()))
+        client.ask("PUT", "/a", TEXT)
+        client.transport.clear()
+        fields = b"Content-Type: text/plain\r\nStream-Seq: 1\r\nStream-Seq: 2\r\nContent-Length: 1"
+        client.send(b"POST /a HTTP/1.1\r\nHost: h\r\n" + fields + b"\r\n\r\nx")
+        (answer,) = client.answers()
+        self.assertEqual(answer.status, 400)
+        self.assertIn(b"Stream-Seq is given twice", answer.body)
+
+    def test_as_the_whole_site(self) -> None:
+        """At the very top."""
+        self.check(self.site(self.streams.resource()), "/")
+
+    def test_as_a_child(self) -> None:
+        """Below a resource."""
+        root = Resource()
+        root.putChild(b"streams", self.streams.resource())
+        self.check(self.site(root), "/streams/")
+
+    def test_deep(self) -> None:
+        """Below resources, and a root of its own."""
+        root, child = Resource(), Resource()
+        root.putChild(b"api", child)
+        child.putChild(b"v 2", self.streams.resource(b"streams/all/"))
+        self.check(self.site(root), "/api/v%202/streams/all/")
+
+    def test_in_a_klein_app(self) -> None:
+        """As a branch of somebody's Klein app."""
+        app = Klein()
+
+        @app.route("/hello")
+        def hello(request: Request) -> bytes:
+            return b"hello"
+
+        resource = self.streams.resource()
+
+        @app.route("/my/streams/", branch=True)
+        def streams(request: Request) -> IResource:
+            return resource
+
+        site = self.site(app.resource())
+        self.check(site, "/my/streams/")
+        self.assertEqual(Client(site).ask("GET", "/hello").body, b"hello")
+
+    def test_body_limit_in_a_foreign_site(self) -> None:
+        """Where the site takes any body, ours is the limit all the same."""
+        streams = DurableStreams(
+            settings=Settings(max_body=10), reactor=self.clock, in_thread=at_once
+        )
+        streams.startService()
+        client = Client(self.site(streams.resource()))
+        self.assertEqual(client.ask("PUT", "/a", TEXT, b"x" * 10).status, 201)
+        answer = client.ask("POST", "/a", TEXT, b"x" * 11)
+        self.assertEqual(answer.status, 413)
+        self.assertEqual(client.ask("GET", "/a").body, b"x" * 10)
+
+
+class BugTests(SynchronousTestCase):
+    """Bugs of the door's own."""
+
+    def test_bug(self) -> None:
+        """500 in the usual form; the log has the failure, the client a mark."""
+        house = House()
+
+        def respond(request: object) -> None:
+            raise RuntimeError("a secret")
+
+        self.patch(house.streams.operations, "answer", respond)
+        answer = house.ask("GET", "a", {"Origin": "https://app.example"})
+        self.assertEqual(answer.status, 500)
+        self.assertEqual(answer.header["content-type"], "application/problem+json")
+        self.assertEqual(answer.header["access-control-allow-origin"], "*")
+        self.assertNotIn(b"secret", answer.body)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)

@@ -1,0 +1,115 @@
+"""Tests of `durable_streams_tw.live.timer_queue`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.live.timer_queue import EqualTimeouts, Timeout
+from durable_streams_tw.protocol.limits import TIMEOUT_SLICE
+
+
+class EqualTimeoutsTests(SynchronousTestCase):
+    """Many timeouts, one timer."""
+
+    def setUp(self) -> None:
+        """Timeouts of ten seconds."""
+        self.clock = Clock()
+        self.timeouts = EqualTimeouts(self.clock, 10)
+        self.fired: list[str] = []
+
+    def add(self, name: str) -> Timeout:
+        """One that notes its name."""
+        return self.timeouts.add(lambda: self.fired.append(name))
+
+    def test_each_after_its_time(self) -> None:
+        """Not before it is due, and once."""
+        self.add("a")
+        self.clock.advance(4)
+        self.add("b")
+        self.clock.advance(5.75)
+        self.assertEqual(self.fired, [])
+        self.clock.advance(0.25)
+        self.assertEqual(self.fired, ["a"])
+        self.clock.advance(4)
+        self.assertEqual(self.fired, ["a", "b"])
+        self.clock.advance(100)
+        self.assertEqual(self.fired, ["a", "b"])
+
+    def test_one_timer(self) -> None:
+        """However many there are; none when there are none."""
+        running = [self.add(str(number)) for number in range(50)]
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        for timeout in running:
+            timeout.cancel()
+        self.assertEqual(self.timeouts.count, 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_cancelled(self) -> None:
+        """It never fires, and the others do."""
+        first, _ = self.add("a"), self.add("b")
+        first.cancel()
+        self.clock.advance(10)
+        self.assertEqual(self.fired, ["b"])
+        first.cancel()
+
+    def test_restarted(self) -> None:
+        """The time counts from the restart."""
+        first, _ = self.add("a"), self.add("b")
+        self.clock.advance(6)
+        first.restart(self.clock.seconds())
+        self.clock.advance(4)
+        self.assertEqual(self.fired, ["b"])
+        self.clock.advance(5.75)
+        self.assertEqual(self.fired, ["b"])
+        self.clock.advance(0.25)
+        self.assertEqual(self.fired, ["b", "a"])
+
+    def test_added_by_one_that_fires(self) -> None:
+        """A timeout may begin another, which has its whole time."""
+        self.timeouts.add(lambda: self.add("again"))
+        self.clock.advance(10)
+        self.assertEqual(self.fired, [])
+        self.clock.advance(10)
+        self.assertEqual(self.fired, ["again"])
+
+    def test_cancelled_by_one_that_fires(self) -> None:
+        """Equal ones are not fired from a copy."""
+        self.timeouts.add(lambda: second.cancel())
+        second = self.add("second")
+        self.add("third")
+        self.clock.advance(10)
+        self.assertEqual(self.fired, ["third"])
+
+    def test_a_failure_is_logged(self) -> None:
+        """And the others fire."""
+        self.timeouts.add(lambda: 1 // 0)
+        self.add("a")
+        self.clock.advance(10)
+        self.assertEqual(self.fired, ["a"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_slices(self) -> None:
+        """Thousands that are due at once share the reactor with others."""
+        for number in range(TIMEOUT_SLICE * 2 + 1):
+            self.add(str(number))
+        other: list[int] = []
+        self.clock.callLater(10, lambda: other.append(len(self.fired)))
+        self.clock.advance(10)
+        self.assertEqual(other, [TIMEOUT_SLICE])
+        self.assertEqual(len(self.fired), TIMEOUT_SLICE * 2 + 1)
+
+    def test_slack(self) -> None:
+        """What is nearly due goes along with what is due."""
+        timeouts = EqualTimeouts(self.clock, 10, 0.5)
+        for begun in (0, 0.25, 0.5, 0.75):
+            timeouts.add(partial(self.fired.append, str(begun)))
+            self.clock.advance(0.25)
+        self.clock.advance(8.75)
+        self.assertEqual(self.fired, [])
+        self.clock.advance(0.25)
+        self.assertEqual(self.fired, ["0", "0.25", "0.5"])
+        self.clock.advance(0.75)
+        self.assertEqual(self.fired[3:], ["0.75"])

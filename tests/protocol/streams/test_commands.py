@@ -1,0 +1,285 @@
+"""Tests of `durable_streams_tw.protocol.streams.commands`. Its fork fields: test_forks."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durable_streams_tw.protocol.errors import Problem, Refused
+from durable_streams_tw.protocol.limits import MAX_TOKEN
+from durable_streams_tw.protocol.offsets import NOW, START, format_offset
+from durable_streams_tw.protocol.streams import commands
+from durable_streams_tw.protocol.streams.commands import AppendFields, CreateFields, Live, ReadQuery
+from durable_streams_tw.protocol.streams.producers import ProducerClaim
+from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime
+from tests.protocol.refusing import RefusingTestCase
+
+ROOT = b"/v1/stream/"
+# 2026-11-24T12:00:00Z in milliseconds.
+TODAY = 1_795_521_600_000
+AT_5 = format_offset(None, 5).encode()
+PRODUCER = {b"producer-id": b"p", b"producer-epoch": b"0", b"producer-seq": b"7"}
+
+
+class ReadQueryTests(RefusingTestCase):
+    """The query of GET."""
+
+    def test_queries(self) -> None:
+        """PROTOCOL.md §5.6-§5.8; what is not known is ignored."""
+        for query, expected in (
+            (b"", ReadQuery(START)),
+            (b"offset=-1", ReadQuery(START)),
+            (b"offset=now", ReadQuery(NOW)),
+            (b"offset=" + AT_5, ReadQuery(5)),
+            (b"offset=" + AT_5 + b"&live=long-poll", ReadQuery(5, Live.LONG_POLL)),
+            (b"cursor=7&live=sse&offset=now", ReadQuery(NOW, Live.SSE, 7)),
+            (b"foo=bar", ReadQuery(START)),
+            (b"foo=1&foo=2&offset=-1&Offset=x&LIVE=y", ReadQuery(START)),
+            (b"&&offset=-1&&", ReadQuery(START)),
+            (b"=x&offset=-1", ReadQuery(START)),
+            (b"cursor=7", ReadQuery(START, None, 7)),
+            (b"cursor=", ReadQuery(START)),
+            (b"cursor", ReadQuery(START)),
+            (b"offset=-1&cursor=abc", ReadQuery(START)),
+            (b"o%66fset=%2D1", ReadQuery(START)),
+            (b"offset=n%6Fw&live=long%2Dpoll", ReadQuery(NOW, Live.LONG_POLL)),
+            (b"x=%&offset=-1", ReadQuery(START)),
+            (b"\xff=\xff&offset=-1", ReadQuery(START)),
+        ):
+            self.assertEqual(commands.read_query(query), expected, query)
+
+    def test_refused(self) -> None:
+        """Doubled, unknown, malformed."""
+        for query, problem in (
+            (b"offset=", Problem.MALFORMED_OFFSET),
+            (b"offset", Problem.MALFORMED_OFFSET),
+            (b"offset=%20", Problem.MALFORMED_OFFSET),
+            (b"offset=%00", Problem.MALFORMED_OFFSET),
+            (b"offset=%0A", Problem.MALFORMED_OFFSET),
+            (b"offset=%2C", Problem.MALFORMED_OFFSET),
+            (b"offset=-1%0A", Problem.MALFORMED_OFFSET),
+            (b"offset=-1%0d%0a", Problem.MALFORMED_OFFSET),
+            (b"offset=+-1", Problem.MALFORMED_OFFSET),
+            (b"offset=0,1", Problem.MALFORMED_OFFSET),
+            (b"offset=0_%D9%A1", Problem.MALFORMED_OFFSET),
+            (b"offset=" + AT_5 + b"%00", Problem.MALFORMED_OFFSET),
+            (b"offset=../" + AT_5, Problem.MALFORMED_OFFSET),
+            (b"offset=%zz", Problem.MALFORMED_OFFSET),
+            (b"offset=a=b", Problem.MALFORMED_OFFSET),
+            (b"offset=-1;live=sse", Problem.MALFORMED_OFFSET),
+            (b"offset=0_99999999999999999", Problem.OFFSET_OUT_OF_RANGE),
+            (b"offset=-1&offset=-1", Problem.MALFORMED_REQUEST),
+            (b"offset=-1&o%66fset=now", Problem.MALFORMED_REQUEST),
+            (b"offset=-1&live=sse&live=sse", Problem.MALFORMED_REQUEST),
+            (b"cursor=1&cursor=1", Problem.MALFORMED_REQUEST),
+            (b"cursor&cursor", Problem.MALFORMED_REQUEST),
+            (b"offset=-1&live=", Problem.MALFORMED_REQUEST),
+            (b"offset=-1&live", Problem.MALFORMED_REQUEST),
+            (b"offset=-1&live=true", Problem.MALFORMED_REQUEST),
+            (b"offset=-1&live=SSE", Problem.MALFORMED_REQUEST),
+            (b"offset=-1&live=longpoll", Problem.MALFORMED_REQUEST),
+            (b"offset=-1&live=sse%20", Problem.MALFORMED_REQUEST),
+            (b"live=sse", Problem.MALFORMED_OFFSET),
+            (b"live=long-poll&cursor=1", Problem.MALFORMED_OFFSET),
+            (b"live=sse&offset=", Problem.MALFORMED_OFFSET),
+        ):
+            refusal = self.assertRefused(problem, commands.read_query, query)
+            self.assertEqual(refusal.problem.status, 400)
+
+    @given(
+        st.binary(max_size=30)
+        | st.text("offset=live&now-1_0%+;cursor", max_size=40).map(str.encode)
+    )
+    def test_any_query(self, query: bytes) -> None:
+        """Any query is read or the client's fault."""
+        try:
+            commands.read_query(query)
+        except Refused as refused:
+            self.assertEqual(refused.refusal.problem.status, 400)
+
+    @given(
+        st.text(), st.sampled_from((" ", "\0", "\n", "\r\n", ",", "/", "/..", "&", "=")), st.text()
+    )
+    def test_spoiled_offsets(self, before: str, spoiler: str, behind: str) -> None:
+        """What no offset has is refused however it is escaped."""
+        query = b"offset=" + quote(before + spoiler + behind, safe="").encode()
+        self.assertRefused(Problem.MALFORMED_OFFSET, commands.read_query, query)
+
+
+class CreateFieldsTests(RefusingTestCase):
+    """The header of PUT."""
+
+    def _read(self, header: dict[bytes, bytes]) -> CreateFields:
+        return commands.create_fields(header, TODAY, ROOT)
+
+    def test_nothing(self) -> None:
+        """Every field is optional."""
+        self.assertEqual(self._read({}), CreateFields(None, FOR_EVER, False, None))
+
+    def test_content_type(self) -> None:
+        """Kept as it is written; empty is as good as none."""
+        for value, expected in (
+            (b"text/plain", "text/plain"),
+            (b"Text/Plain; charset=UTF-8", "Text/Plain; charset=UTF-8"),
+            (b"", None),
+        ):
+            self.assertEqual(self._read({b"content-type": value}).content_type, expected)
+        for bad in (
+            *(b"x", b"text/", b" ", b"text/plain, text/html", b"text/plain;a=b, text/html"),
+            *(
+                b"text/plain;\r\nx: y",
+                b"a/b;\xe9",
+                "a/b;é".encode(),
+                b"a/" + b"b" * MAX_TOKEN,
+                b"a/b\0",
+            ),
+        ):
+            self.assertRefused(Problem.MALFORMED_FIELD, self._read, {b"content-type": bad})
+
+    def test_closed(self) -> None:
+        """Only ``true`` closes."""
+        for value, closed in ((b"true", True), (b"TRUE", True), (b"false", False), (b"1", False)):
+            self.assertEqual(self._read({b"stream-closed": value}).closed, closed)
+
+    def test_ttl(self) -> None:
+        """PROTOCOL.md §5.1."""
+        for value, ttl in ((b"0", 0), (b"1", 1), (b"3600", 3600)):
+            self.assertEqual(self._read({b"stream-ttl": value}).lifetime, Lifetime(ttl=ttl))
+        for bad in (b"", b"abc", b"-1", b"00060", b"+60", b"60.5", b"1e3", b"60, 60", b"60 "):
+            self.assertRefused(Problem.MALFORMED_FIELD, self._read, {b"stream-ttl": bad})
+
+    def test_expires_at(self) -> None:
+        """The moment, and the text that said it."""
+        text = b"2026-11-24T13:00:00.25+01:00"
+        self.assertEqual(
+            self._read({b"stream-expires-at": text}).lifetime,
+            Lifetime(expires_at=TODAY + 250, expires_at_text=text.decode()),
+        )
+        for bad in (
+            *(b"", b"not-a-timestamp", b"2026-11-25", b"1896091200", b"2026-02-30T00:00:00Z"),
+            # Past, or now.
+            *(b"2026-11-24T11:59:59.999Z", b"2026-11-24T12:00:00Z", b"1970-01-01T00:00:00Z"),
+            b"2026-11-24T13:00:00+02:00",
+        ):
+            self.assertRefused(Problem.MALFORMED_FIELD, self._read, {b"stream-expires-at": bad})
+
+    def test_both(self) -> None:
+        """TTL and moment exclude each other."""
+        for ttl in (b"60", b"x"):
+            header = {b"stream-ttl": ttl, b"stream-expires-at": b"2030-01-31T12:00:00Z"}
+            self.assertRefused(Problem.MALFORMED_FIELD, self._read, header)
+
+    def test_encoding(self) -> None:
+        """Bodies are stored as they come, so they come without coding."""
+        for fine in (b"", b"identity", b"Identity", b" identity "):
+            self._read({b"content-encoding": fine})
+        for coded in (b"gzip", b"identity, gzip", b"br", b"x"):
+            for read in (self._read, commands.append_fields):
+                refusal = self.assertRefused(
+                    Problem.UNSUPPORTED_ENCODING, read, {b"content-encoding": coded}
+                )
+                self.assertIn((b"Accept-Encoding", b"identity"), refusal.fields)
+
+
+class AppendFieldsTests(RefusingTestCase):
+    """The header of POST."""
+
+    def test_nothing(self) -> None:
+        """Every field is optional here; what a body needs, the stream says."""
+        self.assertEqual(commands.append_fields({}), AppendFields(None, False, None, None))
+
+    def test_all(self) -> None:
+        """All of them together."""
+        header = {
+            **PRODUCER,
+            b"content-type": b"text/plain",
+            b"stream-closed": b"True",
+            b"stream-seq": b"009\xff",
+        }
+        self.assertEqual(
+            commands.append_fields(header),
+            AppendFields("text/plain", True, b"009\xff", ProducerClaim("p", 0, 7)),
+        )
+
+    def test_stream_seq(self) -> None:
+        """Opaque bytes, not empty, not too many, nothing that controls."""
+        for value in (b"0", b"a B", b"\xff", b"1, 2", b"a" * MAX_TOKEN):
+            self.assertEqual(commands.append_fields({b"stream-seq": value}).stream_seq, value)
+        for bad in (b"", b"a" * (MAX_TOKEN + 1), b"a\nb", b"\0"):
+            self.assertRefused(
+                Problem.MALFORMED_FIELD, commands.append_fields, {b"stream-seq": bad}
+            )
+
+    def test_all_producer_fields_or_none(self) -> None:
+        """That a field is there counts, not what it says."""
+        names = list(PRODUCER)
+        for chosen in range(1, 7):
+            header = {name: PRODUCER[name] for bit, name in enumerate(names) if chosen & 1 << bit}
+            self.assertRefused(Problem.MALFORMED_FIELD, commands.append_fields, header)
+            empty = dict.fromkeys(header, b"")
+            self.assertRefused(Problem.MALFORMED_FIELD, commands.append_fields, empty)
+
+    def test_producer_fields(self) -> None:
+        """A name and two counts."""
+        for name, bad in (
+            *[(b"producer-id", value) for value in (b"", b"p" * (MAX_TOKEN + 1), b"p\r\n", b"\0")],
+            *[
+                (name, value)
+                for name in (b"producer-epoch", b"producer-seq")
+                for value in (
+                    b"",
+                    b"1abc",
+                    b"0xyz",
+                    b"1e3",
+                    b"-1",
+                    b"1.0",
+                    b"9007199254740992",
+                    b"1, 1",
+                )
+            ],
+        ):
+            header = {**PRODUCER, name: bad}
+            self.assertRefused(Problem.MALFORMED_FIELD, commands.append_fields, header)
+        header = {
+            b"producer-id": b"caf\xe9 1",
+            b"producer-epoch": b"00",
+            b"producer-seq": b"9007199254740991",
+        }
+        self.assertEqual(
+            commands.append_fields(header).producer, ProducerClaim("café 1", 0, 2**53 - 1)
+        )
+
+    @given(
+        st.dictionaries(
+            st.sampled_from(
+                (
+                    *(
+                        b"content-type",
+                        b"stream-closed",
+                        b"stream-seq",
+                        b"producer-id",
+                        b"stream-ttl",
+                    ),
+                    *(
+                        b"producer-epoch",
+                        b"producer-seq",
+                        b"content-encoding",
+                        b"stream-expires-at",
+                    ),
+                )
+            ),
+            st.binary(max_size=12) | st.sampled_from((b"0", b"true", b"a/b", b"p")),
+        )
+    )
+    def test_any_header(self, header: dict[bytes, bytes]) -> None:
+        """Any values are read or the client's fault."""
+        for read in (
+            commands.append_fields,
+            lambda header: commands.create_fields(header, TODAY, ROOT),
+        ):
+            try:
+                read(header)
+            except Refused as refused:
+                self.assertIn(refused.refusal.problem.status, (400, 415))

@@ -1,1 +1,0 @@
-"""Tests of the server: operations, doors, policies, the in-process API."""

@@ -1,0 +1,138 @@
+"""What the service manager is told, and what it hands over."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from durable_streams_tw.service.reload import Reloading
+from durable_streams_tw.service.systemd_notify import Supervision
+from tests.service.black_box import PATIENCE, Foreground, ask, run
+
+HANDED_OVER = "--listen=systemd:domain=INET:name=streams"
+
+
+class Manager:
+    """A service manager's end of the socket; in a file, or as Linux has it too, without one."""
+
+    def __init__(self, case: SynchronousTestCase, *, abstract: bool = False) -> None:
+        # Where trial works, paths are too long for a socket.
+        folder = mkdtemp(prefix="ds-")
+        case.addCleanup(rmtree, folder)
+        path = f"{folder}/notify"
+        self.address = f"@{path}" if abstract else path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        case.addCleanup(self._socket.close)
+        self._socket.settimeout(PATIENCE)
+        self._socket.bind(f"\0{path}" if abstract else path)
+
+    def hear(self) -> str:
+        """The next thing that it is told."""
+        return self._socket.recv(4096).decode()
+
+
+class SupervisionTests(SynchronousTestCase):
+    """One process, no signals."""
+
+    def setUp(self) -> None:
+        self.manager = Manager(self)
+        self.supervision = Supervision(self.manager.address)
+
+    def test_life(self) -> None:
+        """Ready, and later stopping."""
+        self.supervision.startService()
+        self.assertEqual(self.manager.hear(), "READY=1")
+        self.successResultOf(self.supervision.stopService())
+        self.assertEqual(self.manager.hear(), "STOPPING=1")
+
+    def test_reloading(self) -> None:
+        """The manager's clock says when it began; then all is ready again."""
+        before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        Reloading([], None, self.supervision).reload()
+        told = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", self.manager.hear())
+        assert told is not None
+        after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self.assertTrue(before <= int(told[1]) <= after)
+        self.assertEqual(self.manager.hear(), "READY=1")
+
+    def test_abstract(self) -> None:
+        """An address that begins with @ is a name without a file."""
+        if sys.platform != "linux":
+            raise SkipTest("only Linux has such sockets")
+        manager = Manager(self, abstract=True)
+        Supervision(manager.address).ready()
+        self.assertEqual(manager.hear(), "READY=1")
+
+    def test_environment(self) -> None:
+        """Where the environment names nobody, nobody is told."""
+        self.assertFalse(Supervision.of({}).wanted)
+        self.assertFalse(Supervision.of({"NOTIFY_SOCKET": ""}).wanted)
+        self.assertTrue(Supervision.of({"NOTIFY_SOCKET": self.manager.address}).wanted)
+
+    def test_manager_is_gone(self) -> None:
+        """A log line, and no more."""
+        supervision = Supervision("@nobody-listens-here")
+        with capturedLogs() as events:
+            supervision.startService()
+        self.assertTrue(supervision.running)
+        self.assertIn("cannot be told READY=1", str(formatEvent(events[0])))
+
+
+class ManagedTests(SynchronousTestCase):
+    """The real process."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp()).resolve()
+        self.directory.mkdir(parents=True)
+
+    def test_notifications(self) -> None:
+        """Ready once requests are answered; a reload leaves it running; the stop is announced."""
+        manager = Manager(self)
+        with Foreground(
+            self.directory,
+            "durable-streams",
+            "--listen=tcp:0:interface=127.0.0.1",
+            variables={"NOTIFY_SOCKET": manager.address},
+        ) as server:
+            self.assertEqual(manager.hear(), "READY=1")
+            self.assertEqual(ask(server.port, "PUT", "a", b"x")[0], 201)
+            server.signal(signal.SIGHUP)
+            self.assertIn("RELOADING=1", manager.hear())
+            self.assertEqual(manager.hear(), "READY=1")
+            self.assertEqual(ask(server.port, "GET", "a"), (200, b"x"))
+            server.signal(signal.SIGTERM)
+            self.assertEqual(manager.hear(), "STOPPING=1")
+            server.wait()
+
+    def test_socket_activation(self) -> None:
+        """It serves on a socket that was opened before it, and what came meanwhile is answered."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+            early = socket.create_connection(("127.0.0.1", port), PATIENCE)
+            self.addCleanup(early.close)
+            early.sendall(b"HEAD /v1/stream/a HTTP/1.0\r\n\r\n")
+            with Foreground(
+                self.directory, "durable-streams", HANDED_OVER, inherited=listening
+            ) as server:
+                self.assertEqual(server.port, port)
+                self.assertEqual(early.recv(12), b"HTTP/1.1 404")
+                self.assertEqual(ask(port, "PUT", "a", b"x")[0], 201)
+                server.stop()
+            # Whoever connects between two processes waits for the next one.
+            socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+
+    def test_no_socket(self) -> None:
+        """A sentence, where nothing was handed over."""
+        done = run(self.directory, "--pidfile=", "-n", "durable-streams", HANDED_OVER)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("handed over", done.stderr + done.stdout)
+        self.assertNotIn("Traceback", done.stderr + done.stdout)

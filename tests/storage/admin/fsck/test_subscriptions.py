@@ -1,0 +1,191 @@
+"""The checker finds whatever is wrong with subscriptions, and nothing where nothing is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.protocol.subscriptions.commands import Claim, Unsubscribe
+from durable_streams_tw.protocol.subscriptions.state import (
+    Config,
+    Cursor,
+    Kind,
+    Named,
+    Subscription,
+)
+from durable_streams_tw.storage.access_times import AccessTimes
+from durable_streams_tw.storage.admin.fsck.findings import Flaw
+from durable_streams_tw.storage.admin.fsck.store import check
+from durable_streams_tw.storage.api import Command
+from durable_streams_tw.storage.durable.committer import Committer
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.engine.record_access import load
+from durable_streams_tw.storage.engine.tables import (
+    CURSORS,
+    NAMED,
+    SUBSCRIPTIONS,
+    Table,
+    stream_key,
+    subscription_key,
+)
+from tests.storage.command_builders import JSON, append, create, delete
+from tests.storage.fake_keyspace import FakeKeyspace
+from tests.storage.subscription_suite import subscribe
+
+LONG = "events/" + "x" * 600
+
+
+def subscribed_store() -> FakeKeyspace:
+    """Subscriptions of both kinds in all phases, and one that waits to be freed."""
+    keyspace = FakeKeyspace()
+    recognise(keyspace, "the fake", 0)
+    committer = Committer(keyspace, AccessTimes(), lambda: 1000, clock=lambda: 0.0)
+    batches: list[list[Command]] = [
+        [create("wake", content_type=JSON), create("a", b"abc"), create(LONG, b"x")],
+        [create("quiet", b"abc")],
+        [subscribe("idle", "none/*", ("quiet", "missing")), subscribe("leased", "events/**")],
+        [subscribe("waking", "**", (), None), subscribe("offered", None, ("a", LONG))],
+        [subscribe("gone", "**", ("a",))],
+        [append("a", b"d"), append(LONG, b"y"), delete("a"), create("a", b"z")],
+        [Claim("leased", "w"), Unsubscribe("gone")],
+    ]
+    for batch in batches:
+        for outcome in committer.step(batch).outcomes:
+            assert not hasattr(outcome, "problem"), outcome
+    return keyspace
+
+
+class CheckSubscriptionTests(SynchronousTestCase):
+    """One store, damaged in one way after the other."""
+
+    def setUp(self) -> None:
+        self.keyspace = subscribed_store()
+
+    def found(self) -> set[Flaw]:
+        return {finding.flaw for finding in check(self.keyspace, deep=True)}
+
+    def state(self, name: str) -> Subscription:
+        with self.keyspace.snapshot() as view:
+            state = load(view, SUBSCRIPTIONS, subscription_key(name))
+        assert state is not None, name
+        return state
+
+    def put(self, table: Table[Any], key: bytes, value: Any) -> None:
+        whole = table.prefix + key
+        self.keyspace.content[whole] = codec.seal(whole, table.pack(value))
+
+    def drop(self, table: Table[Any], key: bytes) -> None:
+        del self.keyspace.content[table.prefix + key]
+
+    def number(self, name: str) -> int:
+        """The number of a subscription, which is another in every store."""
+        return self.state(name).number
+
+    def assertFinds(self, flaw: Flaw = Flaw.SUBSCRIPTION) -> None:
+        """The flaw, alone; then begin anew."""
+        self.assertEqual(self.found(), {flaw})
+        self.keyspace = subscribed_store()
+
+    def change(self, name: str, **fields: Any) -> None:
+        state = self.state(name)
+        self.put(SUBSCRIPTIONS, subscription_key(name), replace(state, **fields))
+
+    def test_sound(self) -> None:
+        self.assertEqual(list(check(self.keyspace, deep=True)), [])
+        kinds = {key[:1] for key in self.keyspace.content}
+        self.assertLessEqual({b"u", b"e", b"k", b"g"}, kinds)
+
+    def test_phases(self) -> None:
+        for name, fields in (
+            ("idle", {"next_attempt_at": 5}),
+            ("idle", {"lease_until": 5}),
+            ("idle", {"holder": "w"}),
+            ("idle", {"failures": 1}),
+            ("idle", {"wake_id": "w"}),
+            ("waking", {"lease_until": 5}),
+            ("waking", {"next_attempt_at": None}),
+            ("waking", {"wake_id": None, "next_attempt_at": None}),
+            ("offered", {"wake_id": None}),
+            ("leased", {"holder": None}),
+        ):
+            self.change(name, **fields)
+            self.assertFinds()
+
+    def test_identity(self) -> None:
+        state = self.state("idle")
+        self.put(SUBSCRIPTIONS, subscription_key("other"), replace(state, number=10**18))
+        self.assertIn(Flaw.SUBSCRIPTION, self.found())
+        self.keyspace = subscribed_store()
+        self.change("idle", id="other")
+        self.assertFinds()
+        self.change("idle", number=1)
+        self.assertIn(Flaw.SUBSCRIPTION, self.found())
+        self.keyspace = subscribed_store()
+        self.change("idle", number=self.state("waking").number)
+        self.assertIn(Flaw.SUBSCRIPTION, self.found())
+        self.keyspace = subscribed_store()
+        new = Subscription(10**18, "new", self.state("idle").config, b"", 0)
+        self.put(SUBSCRIPTIONS, b"new", new)
+        self.assertFinds(Flaw.NEXT_ID)
+
+    def test_configuration(self) -> None:
+        for name, config in (
+            ("waking", Config(Kind.WEBHOOK, "**", None, None, 1000, None)),
+            ("waking", Config(Kind.WEBHOOK, "a//b", "https://x/", None, 1000, None)),
+            ("offered", Config(Kind.PULL, None, None, None, 1000, None)),
+        ):
+            self.change(name, config=config)
+            self.assertIn(Flaw.SUBSCRIPTION, self.found())
+            self.keyspace = subscribed_store()
+
+    def test_links(self) -> None:
+        self.drop(NAMED, stream_key(self.number("idle"), "missing"))
+        self.assertFinds()
+        self.put(NAMED, stream_key(self.number("idle"), "more"), Named("more"))
+        self.assertFinds()
+        self.put(NAMED, stream_key(self.number("idle"), "quiet"), Named("b"))
+        self.assertFinds()
+        self.put(NAMED, stream_key(10**18, "a"), Named("a"))
+        self.assertIn(Flaw.ORPHAN, self.found())
+
+    def test_cursors(self) -> None:
+        self.put(CURSORS, stream_key(self.number("idle"), "quiet"), Cursor("quiet", 0))
+        self.assertFinds()
+        for cursor in (Cursor("a", 1), Cursor("a", 9), Cursor("a", -1), Cursor("b", 0)):
+            self.put(CURSORS, stream_key(self.number("offered"), "a"), cursor)
+            self.assertFinds()
+        self.put(CURSORS, stream_key(self.number("offered"), "wake"), Cursor("wake", 0))
+        self.assertFinds()
+        self.put(CURSORS, stream_key(self.number("offered"), "none"), Cursor("none", 0))
+        self.assertFinds()
+        for path in ("a", LONG):
+            self.drop(CURSORS, stream_key(self.number("offered"), path))
+        self.assertFinds()
+        self.put(CURSORS, stream_key(10**18, "a"), Cursor("a", 0))
+        self.assertIn(Flaw.ORPHAN, self.found())
+
+    def test_keys_of_strange_form(self) -> None:
+        for key in (b"e", b"k123", b"e12345678"):
+            self.keyspace.content[key] = codec.seal(key, NAMED.pack(Named("a")))
+            self.assertIn(Flaw.STRANGE_KEY, self.found())
+            del self.keyspace.content[key]
+
+    def test_lost_subscription(self) -> None:
+        """What belonged to it belongs to nobody."""
+        self.drop(SUBSCRIPTIONS, subscription_key("offered"))
+        self.assertFinds(Flaw.ORPHAN)
+
+    @given(st.data())
+    def test_any_flipped_bit(self, data: st.DataObject) -> None:
+        keyspace = FakeKeyspace(self.keyspace.content)
+        key = data.draw(st.sampled_from(sorted(k for k in keyspace.content if k[:1] in b"uek")))
+        value = bytearray(keyspace.content[key])
+        bit = data.draw(st.integers(0, len(value) * 8 - 1))
+        value[bit // 8] ^= 1 << bit % 8
+        keyspace.content[key] = bytes(value)
+        self.assertIn((Flaw.CORRUPT_RECORD, key), [(f.flaw, f.key) for f in check(keyspace)])

@@ -1,0 +1,315 @@
+"""Data directories: made, claimed, refused."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from durable_streams_tw.storage import files
+from durable_streams_tw.storage.admin.data_dir import CLAIM_FILE, Claim, owner
+from durable_streams_tw.storage.admin.fsck.store import check_directory
+from durable_streams_tw.storage.admin.inspect import give_to_owner
+from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.engine.kv import KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LOCK_FILE
+from durable_streams_tw.storage.files import persist
+from tests.storage.fake_keyspace import FakeKeyspace, Fault, always
+from tests.storage.inline_lanes import InlineLanes
+from tests.storage.lmdb_rig import scratch_directory
+
+_CLAIM_AND_WAIT = """
+import sys
+from durable_streams_tw.storage.admin.data_dir import Claim
+claim = Claim(sys.argv[1])
+print("claimed", flush=True)
+sys.stdin.read()
+"""
+
+
+class ClaimTests(SynchronousTestCase):
+    """One owner at a time."""
+
+    def setUp(self) -> None:
+        self.directory = self.mktemp()
+
+    def assertUnusable(self, sentence: str) -> None:
+        with self.assertRaisesRegex(StoreUnusable, sentence):
+            Claim(self.directory)
+
+    def test_made(self) -> None:
+        """The directory and what is in it are the owner's alone."""
+        self.directory = os.path.join(self.directory, "deep", "data")
+        claim = Claim(self.directory)
+        self.assertEqual(os.stat(self.directory).st_mode & 0o777, 0o700)
+        lock = os.path.join(self.directory, CLAIM_FILE)
+        self.assertEqual(os.stat(lock).st_mode & 0o777, 0o600)
+        with open(lock) as file:
+            self.assertEqual(file.read(), f"{os.getpid()}\n")
+        persist(self.directory)
+        claim.release()
+
+    def test_there_already(self) -> None:
+        """Also with what file systems and earlier owners leave in it."""
+        os.makedirs(os.path.join(self.directory, "lost+found"))
+        for _ in range(2):
+            Claim(self.directory).release()
+
+    def test_second_in_the_same_process(self) -> None:
+        claim = Claim(self.directory)
+        self.assertUnusable(rf"in use by another server \(process {os.getpid()}\)")
+        claim.release()
+        Claim(self.directory).release()
+
+    def test_second_in_another_process(self) -> None:
+        """It may die as it likes: the claim dies with it."""
+        with subprocess.Popen(
+            [sys.executable, "-c", _CLAIM_AND_WAIT, os.path.abspath(self.directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        ) as other:
+            assert other.stdout is not None
+            self.assertEqual(other.stdout.readline(), b"claimed\n")
+            self.assertUnusable(rf"in use by another server \(process {other.pid}\)")
+            other.kill()
+            other.wait()
+            Claim(self.directory).release()
+
+    def test_foreign_files(self) -> None:
+        """Nothing is put beside them."""
+        os.makedirs(self.directory)
+        with open(os.path.join(self.directory, "letter.txt"), "w"):
+            self.assertUnusable("files that are not this server's")
+        self.assertEqual(os.listdir(self.directory), ["letter.txt"])
+
+    def test_no_directory(self) -> None:
+        with open(self.directory, "w"):
+            self.assertUnusable("cannot be used: File exists")
+        self.directory = os.path.join(self.directory, "below")
+        self.assertUnusable("cannot be used: Not a directory")
+
+    def test_asked_at_the_same_moment(self) -> None:
+        """A process that asks who the owner is does not keep a server from starting."""
+        Claim(self.directory).release()
+        path = os.path.join(self.directory, CLAIM_FILE)
+        with open(path) as asking:
+            fcntl.flock(asking, fcntl.LOCK_SH)
+            pauses: list[float] = []
+
+            def pause(seconds: float) -> None:
+                pauses.append(seconds)
+                if len(pauses) == 3:
+                    fcntl.flock(asking, fcntl.LOCK_UN)
+
+            self.patch(time, "sleep", pause)
+            claim = Claim(self.directory)
+            self.assertEqual(len(pauses), 3)
+            # An owner is an owner, however many ask.
+            self.assertEqual(owner(self.directory), os.getpid())
+            self.assertUnusable("in use by another server")
+            self.assertEqual(len(pauses), 3)
+            claim.release()
+        self.assertIsNone(owner(self.directory))
+
+    def test_asked_for_ever(self) -> None:
+        """A process that goes on holding the shared lock is not waited for without end."""
+        Claim(self.directory).release()
+        with open(os.path.join(self.directory, CLAIM_FILE)) as asking:
+            fcntl.flock(asking, fcntl.LOCK_SH)
+            pauses: list[float] = []
+            self.patch(time, "sleep", pauses.append)
+            self.assertUnusable("in use by another server")
+            self.assertLess(sum(pauses), 5)
+
+    def test_all_users_may_write(self) -> None:
+        """Their right is taken away, if the directory is ours to change."""
+        os.mkdir(self.directory)
+        os.chmod(self.directory, 0o2777)
+        Claim(self.directory).release()
+        self.assertEqual(os.stat(self.directory).st_mode & 0o7777, 0o2775)
+        if os.geteuid() == 0:
+            os.chmod(self.directory, 0o777)
+            os.chown(self.directory, 65_533, -1)
+            Claim(self.directory).release()
+            self.assertEqual(os.stat(self.directory).st_mode & 0o777, 0o777)
+
+    def test_claim_file_that_is_none(self) -> None:
+        os.makedirs(os.path.join(self.directory, CLAIM_FILE))
+        self.assertUnusable("cannot be used: Is a directory")
+
+    def test_not_ours_to_write(self) -> None:
+        """Whoever may write everywhere becomes somebody who may not."""
+        self.directory = tempfile.mkdtemp()
+        self.addCleanup(os.rmdir, self.directory)
+        os.chmod(self.directory, 0o555)
+        user = os.geteuid()
+        if user == 0:
+            self.addCleanup(os.seteuid, user)
+            os.seteuid(65_534)
+        self.assertUnusable("cannot be used: Permission denied")
+
+    def test_persist_what_is_not_there(self) -> None:
+        with self.assertRaisesRegex(StoreUnusable, "No such file"):
+            persist(self.directory)
+
+
+class PlantedTests(SynchronousTestCase):
+    """Files that another user has put into a data directory."""
+
+    def setUp(self) -> None:
+        self.directory = scratch_directory()
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.victim = os.path.join(self.directory, "victim")
+        with open(self.victim, "w") as file:
+            file.write("precious")
+        self.data = os.path.join(self.directory, "data")
+        os.mkdir(self.data)
+
+    def open_store(self) -> None:
+        """Start and stop a server's store."""
+        store = LMDBStore(self.data, Clock(), InlineLanes())
+        store.open()
+        store.close()
+
+    def assertRefused(self, name: str, sentence: str) -> None:
+        """The store does not open, and the file that it would have written is as it was."""
+        with self.assertRaisesRegex(StoreUnusable, f"{name} {sentence}"):
+            self.open_store()
+        with open(self.victim) as file:
+            self.assertEqual(file.read(), "precious")
+
+    def test_links(self) -> None:
+        """They are not followed, wherever they lead."""
+        self.open_store()
+        missing = os.path.join(self.directory, "nothing")
+        for name in (CLAIM_FILE, LOCK_FILE, "journal.a", "journal.b"):
+            path = os.path.join(self.data, name)
+            os.rename(path, path + ".away")
+            for target in (self.victim, missing):
+                os.symlink(target, path)
+                self.assertRefused(name, "is a symbolic link: remove it")
+                self.assertFalse(os.path.lexists(missing))
+                os.unlink(path)
+            os.rename(path + ".away", path)
+            self.open_store()
+
+    def test_links_before_the_first_start(self) -> None:
+        """Those with the names of drafts are removed, others are refused."""
+        os.symlink(self.victim, os.path.join(self.data, DATA_FILE + files.DRAFT))
+        for name in (CLAIM_FILE, LOCK_FILE):
+            path = os.path.join(self.data, name)
+            os.symlink(self.victim, path)
+            self.assertRefused(name, "is a symbolic link: remove it")
+            os.unlink(path)
+        self.open_store()
+        os.unlink(os.path.join(self.data, "journal.a"))
+        os.unlink(os.path.join(self.data, "journal.b"))
+        os.symlink(self.victim, os.path.join(self.data, "journal.a" + files.DRAFT))
+        self.open_store()
+        with open(self.victim) as file:
+            self.assertEqual(file.read(), "precious")
+
+    def test_links_for_commands(self) -> None:
+        """Nor by those that root runs beside the server."""
+        self.open_store()
+        for name in (LOCK_FILE, "journal.a"):
+            path = os.path.join(self.data, name)
+            os.rename(path, path + ".away")
+            os.symlink(self.victim, path)
+            with self.assertRaisesRegex(StoreUnusable, f"{name} is a symbolic link"):
+                list(check_directory(self.data))
+            os.rename(path + ".away", path)
+        os.rename(os.path.join(self.data, CLAIM_FILE), os.path.join(self.data, "away"))
+        os.symlink(self.victim, os.path.join(self.data, CLAIM_FILE))
+        self.assertIsNone(owner(self.data))
+        give_to_owner(os.path.join(self.data, CLAIM_FILE), self.data)
+        with open(self.victim) as file:
+            self.assertEqual(file.read(), "precious")
+
+    def test_named_pipe(self) -> None:
+        """Opening one would wait for ever."""
+        os.mkfifo(os.path.join(self.data, CLAIM_FILE))
+        self.assertIsNone(owner(self.data))
+        self.assertRefused(CLAIM_FILE, "is not a regular file: remove it")
+
+    def test_of_another_user(self) -> None:
+        """Where all users can write, a file of one of them may be read by that one; a hard link
+        may be a file that matters elsewhere."""
+        if os.geteuid() != 0:
+            raise SkipTest("only root can give files away")
+        path = os.path.join(self.data, CLAIM_FILE)
+        with open(path, "w"):
+            os.chown(path, 65_533, -1)
+        # Not in a directory that its owner and root alone control.
+        self.open_store()
+        os.chown(self.data, 65_532, -1)
+        self.assertRefused(CLAIM_FILE, "belongs to user 65533")
+        os.chown(path, 65_532, -1)
+        self.open_store()
+        os.unlink(path)
+        os.link(self.victim, path)
+        self.assertRefused(CLAIM_FILE, "is a hard link")
+
+
+class FormatTests(SynchronousTestCase):
+    """Whose store it is."""
+
+    def setUp(self) -> None:
+        self.keyspace = FakeKeyspace()
+
+    def assertUnusable(self, sentence: str) -> None:
+        content = dict(self.keyspace.content)
+        with self.assertRaisesRegex(StoreUnusable, sentence):
+            recognise(self.keyspace, "here", 5)
+        self.assertEqual(self.keyspace.content, content)
+
+    def test_marked_once(self) -> None:
+        recognise(self.keyspace, "here", 5)
+        marked = dict(self.keyspace.content)
+        meta = codec.unpack_meta(marked[codec.META_KEY])
+        self.assertEqual((meta.format, meta.created_at), (codec.FORMAT, 5))
+        recognise(self.keyspace, "here", 6)
+        self.assertEqual(self.keyspace.content, marked)
+        self.assertEqual(self.keyspace.commits, 1)
+
+    def test_newer(self) -> None:
+        meta = codec.Meta(codec.FORMAT + 1, "7.5", 0)
+        self.keyspace.content[codec.META_KEY] = codec.pack_meta(meta)
+        self.assertUnusable(r"here was written by version 7\.5, which this version")
+
+    def test_foreign(self) -> None:
+        for content in (
+            {b"anything": b"else"},
+            {codec.META_KEY: b"not json"},
+            {codec.META_KEY: b'{"format":1}'},
+            {codec.META_KEY: b'{"format":1,"version":"1","created_at":0,"kind":"other"}'},
+            {codec.META_KEY: b"[]"},
+        ):
+            self.keyspace.content = dict(content)
+            self.assertUnusable("here holds a database that is not this server's")
+
+    def test_failures(self) -> None:
+        for call, error in (
+            ("snapshot", KeyspaceFailed),
+            ("get", KeyspaceFailed),
+            ("begin", KeyspaceFailed),
+            ("put", KeyspaceFull),
+            ("commit", KeyspaceFull),
+            ("commit", KeyspaceFailed),
+        ):
+            self.keyspace.plan = always(call, Fault(error))
+            self.assertUnusable("here cannot be used: ")
+            self.assertFalse(self.keyspace.busy)
+        self.keyspace.well()
+        recognise(self.keyspace, "here", 5)

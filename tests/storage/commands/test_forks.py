@@ -1,0 +1,201 @@
+"""Forks with a sub-offset: messages are counted beside the committer, in steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.offsets import START
+from durable_streams_tw.protocol.streams import forks
+from durable_streams_tw.protocol.streams.bodies import Body
+from durable_streams_tw.protocol.streams.commands import Create, Delete, ForkRequest
+from durable_streams_tw.protocol.streams.outcomes import Created
+from durable_streams_tw.protocol.streams.state import FOR_EVER
+from durable_streams_tw.storage.api import IStreamStore, Outcome
+from durable_streams_tw.storage.commands import forks as commands_forks
+from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.engine.codec import CorruptRecord
+from durable_streams_tw.storage.memory.store import MemoryStore
+from tests.storage.lmdb_rig import LMDBRig
+from tests.storage.store_rig import JSON, StoreRig, post, put
+
+_LARGE = b'"' + b"x" * 50_000 + b'"'
+_MESSAGES = [b"%d" % number for number in range(3_000)] + [_LARGE, b"[1,2]", _LARGE, b"{}"]
+
+
+def fork(path: str, sub_offset: int, source: str = "a") -> Create:
+    """A PUT that forks a stream so many messages from its start."""
+    return Create(path, None, FOR_EVER, False, Body(b""), ForkRequest(source, START, sub_offset))
+
+
+class _Turns(Clock):
+    """A clock whose calls for the next turn wait for a second."""
+
+    def callLater(
+        self, delay: float, callable: Callable[..., Any], *args: object, **kw: object
+    ) -> IDelayedCall:
+        return super().callLater(delay or 1, callable, *args, **kw)
+
+
+class CountingSuite(StoreRig):
+    """What every store does. The source has more than a transaction would look at."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(commands_forks, "FORK_COUNT_STEP", 10_000)
+        self.submit(put(content_type=JSON))
+        for start in range(0, len(_MESSAGES), 500):
+            body = b"[" + b",".join(_MESSAGES[start : start + 500]) + b"]"
+            self.submit(post(body, content_type=JSON))
+
+    def assertForked(self, outcome: Outcome, messages: int) -> None:
+        assert isinstance(outcome, Created), outcome
+        expected = sum(len(message) + 1 for message in _MESSAGES[:messages])
+        self.assertEqual(outcome.state.tail, expected)
+
+    def test_counted(self) -> None:
+        """Up to any message, also through those that are larger than a record."""
+        for messages in (1, 499, 500, 501, 2_999, 3_000, 3_001, 3_002, 3_003, len(_MESSAGES)):
+            with self.subTest(messages):
+                self.assertForked(self.submit(fork(f"f{messages}", messages)), messages)
+        self.assertForked(self.submit(fork("of a fork", 3_001, "f3002")), 3_001)
+
+    def test_beyond_the_end(self) -> None:
+        for source, last in (("a", len(_MESSAGES)), ("f", 2_500)):
+            outcome = self.submit(fork("g", last + 1, source))
+            self.assertRefused(Problem.INVALID_FORK, outcome)
+            self.submit(fork("f", 2_500))
+
+    def test_again(self) -> None:
+        """A fork that is there needs no count."""
+        self.submit(fork("f", 2_500))
+        self.patch(commands_forks, "_count", None)
+        outcome = self.submit(fork("f", 2_500))
+        assert isinstance(outcome, Created)
+        self.assertFalse(outcome.fresh)
+        self.assertRefused(Problem.STREAM_EXISTS, self.submit(fork("f", 2_501)))
+
+    def test_no_source(self) -> None:
+        self.assertRefused(Problem.STREAM_NOT_FOUND, self.submit(fork("f", 1, "missing")))
+        self.submit_all(fork("f", 0), Delete("a"))
+        self.assertRefused(Problem.SOURCE_GONE, self.submit(fork("g", 2_500)))
+
+
+class MemoryCountingTests(CountingSuite, SynchronousTestCase):
+    """The store in memory, with a clock and without."""
+
+    def make_store(self) -> IStreamStore:
+        return MemoryStore(lambda: self.now)
+
+    def test_other_requests_go_between(self) -> None:
+        """On the reactor's thread, a step in each turn."""
+        clock = _Turns()
+        self.store = MemoryStore(lambda: self.now, clock)
+        self.submit(put(content_type=JSON))
+        self.submit(post(b"[" + b",".join(_MESSAGES) + b"]", content_type=JSON))
+        forked = self.store.submit(fork("f", 3_003))
+        turns = 0
+        while not forked.called:
+            self.submit(post(b"1", content_type=JSON))
+            clock.advance(1)
+            turns += 1
+        self.assertGreater(turns, 1)
+        self.assertForked(self.result(forked), 3_003)
+
+
+class LMDBCountingTests(CountingSuite, LMDBRig, SynchronousTestCase):
+    """The durable store: in reading lanes."""
+
+    store: LMDBStore
+
+    def test_writers_go_between(self) -> None:
+        """No committing lane is given a fork before it is counted, however many there are."""
+        forked = [self.store.submit(fork(f"f{number}", 3_003)) for number in range(20)]
+        self.lanes.turn()
+        self.appended(post(b"1", content_type=JSON))
+        self.assertEqual([made.called for made in forked], [False] * 20)
+        self.assertEqual(len(self.lanes._reads), 1, "and reads find a thread")
+        for made in forked:
+            self.assertForked(self.result(made), 3_003)
+
+    def test_the_source_is_another(self) -> None:
+        """Nothing is made of what was counted in the one before."""
+        forked = self.store.submit(fork("f", 3_003))
+        while self.lanes._reads:
+            self.lanes.turn()
+        # The fork waits for the committer, which is given this first.
+        jobs = list(self.lanes._jobs)
+        self.lanes._jobs.clear()
+        body = b"[" + b",".join(_MESSAGES[:3_002]) + b"]"
+        self.submit_all(Delete("a"), put(content_type=JSON), post(body, content_type=JSON))
+        self.lanes._jobs.extend(jobs)
+        self.assertRefused(Problem.OVERLOADED, self.result(forked))
+        self.assertRefused(Problem.STREAM_NOT_FOUND, self.result(self.store.look("f")))
+
+    def test_closed_meanwhile(self) -> None:
+        forked = [self.store.submit(fork(f"f{number}", 3_003)) for number in range(3)]
+        self.lanes.turn()
+        self.result(self.store.close())
+        for made in forked:
+            self.assertRefused(Problem.STOPPING, self.result(made))
+        self.assertEqual((self.store._queued, self.store._queued_bytes), (0, 0))
+        self.store = self.open_store()
+
+    def test_too_many(self) -> None:
+        self.patch(commands_forks, "MAX_COUNTED_FORKS", 2)
+        forked = [self.store.submit(fork(f"f{number}", 2_000)) for number in range(4)]
+        self.assertRefused(Problem.OVERLOADED, self.result(forked[3]))
+        for made in forked[:3]:
+            self.assertForked(self.result(made), 2_000)
+
+    def test_failures(self) -> None:
+        """Records that cannot be read, and bugs, cost the fork that meets them."""
+        for error, problem in (
+            (CorruptRecord(b"d", "broken by the test"), Problem.CORRUPT_RECORD),
+            (ZeroDivisionError(), Problem.INTERNAL),
+        ):
+
+            def count(*_: Any, error: Exception = error) -> None:
+                raise error
+
+            patched = self.patch(commands_forks, "_count", count)
+            self.assertRefused(problem, self.submit(fork("f", 2_000)))
+            patched.restore()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertForked(self.submit(fork("f", 2_000)), 2_000)
+
+
+class ForkCounterTests(SynchronousTestCase):
+    """Turns of those that wait."""
+
+    def test_in_turn(self) -> None:
+        """One that takes many steps does not hold up one that takes few."""
+        steps = {"long": 5, "short": 2}
+        running: list[tuple[str, Deferred[Any]]] = []
+        ended: list[str] = []
+
+        def run(command: Create, counting: Any) -> Deferred[Any]:
+            done: Deferred[Any] = Deferred()
+            running.append((command.path, done))
+            return done
+
+        def told(outcome: Create | Refusal) -> None:
+            assert isinstance(outcome, Create)
+            ended.append(outcome.path)
+
+        counter = commands_forks.ForkCounter(run, Refusal(Problem.INTERNAL, ""))
+        counting = commands_forks.Counting(1, 0, forks.Advance(0, 1))
+        for path in steps:
+            counter.count(fork(path, 9), told)
+        while running:
+            self.assertEqual(len(running), 1)
+            path, done = running.pop()
+            steps[path] -= 1
+            done.callback(counting if steps[path] else fork(path, 9))
+        self.assertEqual(ended, ["short", "long"])

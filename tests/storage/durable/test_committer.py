@@ -1,0 +1,416 @@
+"""Batches: what is written, what a refusal or a bug leaves, and what is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from durable_streams_tw.protocol.limits import (
+    DELETE_STEP,
+    MERGE_RECORD,
+    RECORD_PAYLOAD,
+    SWEEP_RETRY,
+)
+from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
+from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.storage.api import Command, Outcome, Transaction
+from durable_streams_tw.storage.commands.streams import apply as carry_out
+from durable_streams_tw.storage.commands.streams import expire as end_if_due
+from durable_streams_tw.storage.durable import committer as committing
+from durable_streams_tw.storage.durable.transaction import BatchTransaction
+from durable_streams_tw.storage.engine import codec
+from tests.storage.command_builders import JSON, append, close, create, delete, fork
+from tests.storage.committer_case import CommitterCase
+
+
+def data_records(content: Iterable[bytes]) -> int:
+    """How many data records a store has."""
+    return len([key for key in content if key[:1] == b"d"])
+
+
+class BatchTests(CommitterCase):
+    """Many commands, one commit."""
+
+    def test_one_commit(self) -> None:
+        commits = self.keyspace.commits
+        outcomes = self.step(
+            create("a"),
+            append("a", b"one"),
+            append("missing", b"x"),
+            append("a", b"two", closed=True),
+            append("a", b"three"),
+            create("b", b"whole"),
+            delete("b"),
+            create("b", b"again"),
+        )
+        self.assertEqual(
+            self.problems(outcomes),
+            ["", "", "stream-not-found", "", "stream-closed", "", "", ""],
+        )
+        self.assertEqual(self.keyspace.commits, commits + 1)
+        self.assertEqual(self.content("a"), b"onetwo")
+        self.assertEqual(self.content("b"), b"again")
+        first, second = outcomes[5], outcomes[7]
+        assert isinstance(first, Created) and isinstance(second, Created)
+        self.assertNotEqual(first.state.id, second.state.id)
+
+    def test_refusals_alone_are_not_committed(self) -> None:
+        self.step(create("a", closed=True))
+        commits, content = self.keyspace.commits, self.keyspace.content
+        outcomes = self.step(
+            append("a", b"x"),
+            append("missing", b"x"),
+            delete("missing"),
+            create("a"),
+            create("bad", b"{", content_type=JSON),
+            fork("f", "missing"),
+            close("a"),
+        )
+        self.assertEqual(
+            self.problems(outcomes),
+            [
+                "stream-closed",
+                "stream-not-found",
+                "stream-not-found",
+                "stream-exists",
+                "invalid-json",
+                "stream-not-found",
+                "",
+            ],
+        )
+        self.assertEqual(self.keyspace.commits, commits)
+        self.assertEqual(self.keyspace.content, content)
+
+    def test_few_calls(self) -> None:
+        """However many appends there are: one put of the record, and as many as bytes need."""
+        self.step(create("a"), append("a", b"warm"))
+        self.keyspace.calls.clear()
+        outcomes = self.step(*[append("a", b"x" * 100) for _ in range(64)])
+        self.assertEqual(set(self.problems(outcomes)), {""})
+        calls = self.keyspace.calls
+        self.assertEqual((calls["get"], calls["scan"], calls["put"]), (0, 0, 2))
+        self.assertEqual((calls["delete"], calls["commit"]), (0, 1))
+
+    def test_few_calls_for_many_streams(self) -> None:
+        """A new stream costs one look for its path, and puts for path, record and bytes."""
+        self.step(create("warm"))
+        self.keyspace.calls.clear()
+        self.step(*[create(f"s{number}", b"x") for number in range(50)])
+        calls = self.keyspace.calls
+        self.assertEqual((calls["get"], calls["put"], calls["commit"]), (50, 3 * 50 + 1, 1))
+
+    def test_last_record_is_extended(self) -> None:
+        self.step(create("a"))
+        for _ in range(10):
+            self.step(append("a", b"0123456789"))
+        self.assertEqual(data_records(self.keyspace.content), 1)
+        self.restart()
+        self.keyspace.calls.clear()
+        self.step(append("a", b"after a restart"))
+        # Path, stream, and the record that is extended; the next id, twice, for the incarnation.
+        self.assertEqual(self.keyspace.calls["get"], 5)
+        self.assertEqual(data_records(self.keyspace.content), 1)
+        self.assertEqual(self.content("a"), b"0123456789" * 10 + b"after a restart")
+
+    def test_records_stay_small(self) -> None:
+        self.step(create("a"))
+        for size in (1, MERGE_RECORD - 1, 1, 2000, RECORD_PAYLOAD, RECORD_PAYLOAD + 1, 100_000):
+            self.step(append("a", b"a" * size), append("a", b"b"), append("a", b"c" * 20))
+        sizes = [len(value) for key, value in self.keyspace.content.items() if key[:1] == b"d"]
+        self.assertLessEqual(max(sizes), RECORD_PAYLOAD + 5)
+
+    def test_large_json_is_cut_between_messages(self) -> None:
+        small = b",".join([b'{"n":%d}' % number for number in range(5000)])
+        self.step(
+            create("a", content_type=JSON),
+            append("a", b"[" + small + b"]", content_type=JSON),
+            append("a", b'"' + b"x" * 50_000 + b'"', content_type=JSON),
+            append("a", b"[1,2]", content_type=JSON),
+        )
+        self.assertEqual(self.content("a"), small + b"," + b'"' + b"x" * 50_000 + b'",' + b"1,2,")
+
+    def test_changes(self) -> None:
+        """Every change is told, in order, with its bytes; refusals are not."""
+        changes = self.committer.step(
+            [create("a", b"x"), append("a", b"yz"), append("b", b"?"), close("a"), delete("a")]
+        ).changes
+        self.assertEqual(
+            [(change.start, change.data, change.gone) for change in changes],
+            [(0, b"x", False), (1, b"yz", False), (3, b"", False), (3, b"", True)],
+        )
+
+    def test_producers(self) -> None:
+        self.step(create("a"))
+        once = append("a", b"x", producer=("p", 0, 0))
+        outcomes = self.step(once, once, append("a", b"y", producer=("p", 0, 1)))
+        duplicates = [isinstance(made, Appended) and made.duplicate for made in outcomes]
+        self.assertEqual(duplicates, [False, True, False])
+        self.restart()
+        outcomes = self.step(once, append("a", b"z", producer=("p", 0, 3)))
+        self.assertEqual(self.problems(outcomes), ["", "sequence-gap"])
+        self.assertEqual(self.content("a"), b"xy")
+
+    def test_long_producer_ids(self) -> None:
+        self.step(create("a"))
+        ids = ["p" * 128, "p" * 129, "p" * 1024, "\N{PILE OF POO}" * 256]
+        self.step(*[append("a", b"x", producer=(name, 0, 0)) for name in ids])
+        self.restart()
+        outcomes = self.step(*[append("a", b"x", producer=(name, 0, 0)) for name in ids])
+        self.assertTrue(all(isinstance(made, Appended) and made.duplicate for made in outcomes))
+
+    def test_producers_end_with_their_stream(self) -> None:
+        first = append("a", b"x", producer=("p", 5, 0))
+        self.step(create("a"), first, delete("a"), create("a"))
+        self.assertEqual(self.problems(self.step(append("a", b"y", producer=("p", 0, 0)))), [""])
+        self.assertEqual(self.content("a"), b"y")
+
+    def test_ids_are_never_given_again(self) -> None:
+        given: set[int] = set()
+        for _ in range(5):
+            (made,) = self.step(create("a"))
+            assert isinstance(made, Created)
+            self.assertNotIn(made.state.id, given)
+            given.add(made.state.id)
+            self.step(delete("a"))
+            self.sweep()
+            self.restart()
+
+    def test_fork_reads_its_own_batch(self) -> None:
+        """Bytes that are not in the keyspace yet are inherited all the same."""
+        outcomes = self.step(
+            create("a", b"[1,2]", content_type=JSON),
+            append("a", b"[3]", content_type=JSON),
+            fork("f", "a", 4),
+            append("f", b"[4]", content_type=JSON),
+            append("a", b"[5]", content_type=JSON),
+        )
+        self.assertEqual(set(self.problems(outcomes)), {""})
+        self.assertEqual(self.content("f"), b"1,2,4,")
+        self.assertEqual(self.content("a"), b"1,2,3,5,")
+
+
+class BugTests(CommitterCase):
+    """A bug of ours costs the command that meets it, and nobody else."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.step(create("a"), create("b"))
+
+    def break_apply(self) -> None:
+        def apply(transaction: Transaction, command: Command, now: int) -> Outcome:
+            outcome = carry_out(transaction, command, now)
+            if isinstance(command, Create | Append | Delete) and command.path == "a":
+                raise ZeroDivisionError
+            return outcome
+
+        self.patch(committing, "apply", apply)
+
+    def test_others_go_on(self) -> None:
+        self.break_apply()
+        outcomes = self.step(
+            append("b", b"1"), append("a", b"x"), append("b", b"2"), delete("a"), append("b", b"3")
+        )
+        self.assertEqual(self.problems(outcomes), ["", "internal", "", "internal", ""])
+        self.assertEqual(self.content("b"), b"123")
+        self.assertEqual(self.content("a"), b"")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
+    def test_a_bug_that_all_meet(self) -> None:
+        """It is found out in fewer beginnings than there are commands."""
+        self.break_apply()
+        begun = self.keyspace.calls["begin"]
+        outcomes = self.step(*[append("a", b"x") for _ in range(300)], append("b", b"1"))
+        self.assertEqual(self.problems(outcomes), ["internal"] * 300 + [""])
+        self.assertEqual(self.content("b"), b"1")
+        self.assertLess(self.keyspace.calls["begin"] - begun, 900)
+        self.flushLoggedErrors(ZeroDivisionError)
+
+    def test_bug_while_writing_down(self) -> None:
+        """The batch is dropped with all that was remembered of it; the next one works."""
+
+        def flush(_: BatchTransaction) -> bool:
+            raise ZeroDivisionError
+
+        with_bug = self.patch(BatchTransaction, "flush", flush)
+        for work in (
+            lambda: self.step(append("a", b"lost")),
+            lambda: self.committer.write_accesses([(1, self.now)]),
+        ):
+            with self.assertRaises(ZeroDivisionError):
+                work()
+            self.assertFalse(self.keyspace.busy)
+        with_bug.restore()
+        self.step(append("a", b"kept"))
+        self.assertEqual(self.content("a"), b"kept")
+
+    def test_bug_in_the_sweep(self) -> None:
+        """The stream that meets it is looked at again later; the others end in time."""
+        self.step(create("c", ttl=1), create("d", ttl=1))
+
+        def expire(transaction: Transaction, stream_id: int, now: int) -> int | None:
+            state = transaction.stream(stream_id)
+            assert state is not None
+            if state.path == "c":
+                raise ZeroDivisionError
+            return end_if_due(transaction, stream_id, now)
+
+        with_bug = self.patch(committing, "expire", expire)
+        self.now += 1000
+        self.sweep()
+        self.assertIsNone(self.state("d"))
+        self.assertIsNotNone(self.state("c"))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        with_bug.restore()
+        self.assertEqual(self.sweep(), 0)
+        self.now += int(SWEEP_RETRY * 1000)
+        self.sweep()
+        self.assertIsNone(self.state("c"))
+
+
+class SweepTests(CommitterCase):
+    """Streams end by themselves, and ended streams' bytes are freed in bounded steps."""
+
+    def test_nothing_to_do(self) -> None:
+        self.step(create("a"), create("b", ttl=10))
+        commits = self.keyspace.commits
+        self.assertIsNone(self.committer.sweep())
+        self.assertEqual(self.keyspace.commits, commits)
+
+    def test_expiry(self) -> None:
+        self.step(
+            create("ttl", b"x", ttl=10),
+            create("moment", b"x", expires_at=self.now + 10_000),
+            create("later", b"x", ttl=11),
+            create("never", b"x"),
+        )
+        self.now += 9_999
+        self.assertEqual(self.sweep(), 0)
+        self.now += 1
+        committed = self.committer.sweep()
+        assert committed is not None
+        self.assertEqual(
+            {change.state.path for change in committed.changes if change.gone}, {"ttl", "moment"}
+        )
+        self.assertEqual(committed.published["ttl"], None)
+        self.sweep()
+        self.assertIsNone(self.state("ttl"))
+        self.assertIsNone(self.state("moment"))
+        self.assertIsNotNone(self.state("later"))
+        self.assertEqual(data_records(self.keyspace.content), 2)
+
+    def test_appends_move_the_deadline(self) -> None:
+        """They cost no write to the index: the sweep finds the early entry, and moves it."""
+        self.step(create("a", ttl=10))
+        for _ in range(5):
+            self.now += 9_000
+            self.keyspace.calls.clear()
+            self.step(append("a", b"x"))
+            self.assertEqual(self.keyspace.calls["put"], 2)
+            self.sweep()
+            self.assertIsNotNone(self.state("a"))
+        self.now += 10_000
+        self.sweep()
+        self.assertIsNone(self.state("a"))
+
+    def test_access_that_is_not_written_down(self) -> None:
+        """The sweep writes it down with the new entry: the two cannot part in a crash."""
+        (made,) = self.step(create("a", ttl=10))
+        assert isinstance(made, Created)
+        self.now += 8_000
+        self.access.note(made.state.id, self.now)
+        self.now += 2_000
+        self.assertEqual(self.sweep(), 1)
+        state = self.state("a")
+        assert state is not None
+        self.assertEqual(state.deadline(), self.now + 8_000)
+        self.restart()
+        self.now += 8_000
+        self.sweep()
+        self.assertIsNone(self.state("a"))
+
+    def test_pinned_stream_lives(self) -> None:
+        (made,) = self.step(create("a", ttl=10))
+        assert isinstance(made, Created)
+        self.access.pin(made.state.id)
+        for _ in range(3):
+            self.now += 20_000
+            self.sweep()
+            self.assertIsNotNone(self.state("a"))
+        self.access.unpin(made.state.id, self.now)
+        self.now += 10_000
+        self.sweep()
+        self.assertIsNone(self.state("a"))
+
+    def test_accesses_are_written_down(self) -> None:
+        made = self.step(create("ttl", ttl=10), create("moment", expires_at=self.now + 1))
+        ids = [outcome.state.id for outcome in made if isinstance(outcome, Created)]
+        commits = self.keyspace.commits
+        committed = self.committer.write_accesses([(ids[1], self.now + 5), (999, self.now + 5)])
+        self.assertFalse(committed.failed)
+        self.assertEqual(self.keyspace.commits, commits, "a deadline that no access moves")
+        committed = self.committer.write_accesses([(ids[0], self.now + 5)])
+        self.assertEqual(set(committed.published), {"ttl"})
+        self.assertEqual(self.keyspace.commits, commits + 1)
+        state = self.state("ttl")
+        assert state is not None
+        self.assertEqual(state.touched_at, self.now + 5)
+
+    def test_large_deletion_in_steps(self) -> None:
+        self.step(create("big"))
+        size = RECORD_PAYLOAD * (DELETE_STEP * 2 + DELETE_STEP // 2)
+        self.step(append("big", bytes(size), producer=("p", 0, 0)))
+        (gone,) = self.step(delete("big"))
+        self.assertIsInstance(gone, Deleted)
+        self.assertIsNone(self.state("big"))
+        left = [DELETE_STEP * 2 + DELETE_STEP // 2]
+        while True:
+            # A crash between any two steps changes nothing.
+            self.restart()
+            committed = self.committer.sweep()
+            if committed is None:
+                break
+            left.append(data_records(self.keyspace.content))
+            self.tearDown()
+        self.assertEqual(left, [2500, 1500, 500, 0])
+        self.assertEqual(set(self.keyspace.content), {codec.META_KEY, codec.NEXT_ID_KEY})
+
+    def test_many_small_deletions_share_a_step(self) -> None:
+        count = DELETE_STEP
+        self.step(*[create(f"s{number}", b"x") for number in range(count)])
+        self.step(*[delete(f"s{number}") for number in range(count)])
+        # Each costs its data record and its entry.
+        self.assertIn(self.sweep(), (2, 3))
+        self.assertEqual(set(self.keyspace.content), {codec.META_KEY, codec.NEXT_ID_KEY})
+
+    def test_sources_end_with_their_last_fork(self) -> None:
+        self.step(
+            create("a", b"0123", ttl=10), fork("b", "a", 2), fork("c", "b", 1), append("b", b"x")
+        )
+        self.step(delete("a"), delete("b"))
+        held: list[StreamState | None] = [self.state("a"), self.state("b")]
+        self.assertEqual([state is not None and state.deleted for state in held], [True, True])
+        self.assertEqual(self.content("c"), b"0")
+        self.now += 10_000
+        self.sweep()
+        self.assertEqual(set(self.keyspace.content), {codec.META_KEY, codec.NEXT_ID_KEY})
+
+
+class QuotaTests(CommitterCase):
+    """A quota of our own, beside the disk's room."""
+
+    quota = 20_000
+
+    def test_quota(self) -> None:
+        self.step(create("a", bytes(15_000)))
+        self.assertEqual(self.problems(self.step(append("a", bytes(6_000)))), [""])
+        outcomes = self.step(
+            append("a", b"x"), create("b"), append("missing", b"x"), close("a"), delete("missing")
+        )
+        self.assertEqual(
+            self.problems(outcomes),
+            ["storage-full", "storage-full", "stream-not-found", "", "stream-not-found"],
+        )
+        self.step(delete("a"))
+        self.sweep()
+        self.assertEqual(self.problems(self.step(create("b", b"x"))), [""])
+        self.assertEqual(self.content("b"), b"x")

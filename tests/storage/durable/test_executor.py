@@ -1,0 +1,182 @@
+"""The real lanes: threads beside a reactor, which is the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from queue import Queue
+from threading import Event, get_ident
+from time import monotonic, sleep
+from typing import Any, TypeVar
+from weakref import ref
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from durable_streams_tw.storage.durable.executor import Job, ThreadLanes
+
+T = TypeVar("T")
+
+_PATIENCE = 30.0
+"""When a thread that does nothing has failed (seconds)."""
+
+
+@implementer(IReactorFromThreads)
+class _Turns:
+    """What threads want called, in order."""
+
+    def __init__(self) -> None:
+        self._calls: Queue[Callable[[], Any]] = Queue()
+
+    def callFromThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:
+        self._calls.put(lambda: callable(*args, **kwargs))
+
+    def callLater(self, seconds: float, callable: Callable[..., Any]) -> None:
+        self._calls.put(callable)
+
+    def turn(self) -> None:
+        """Make the next call."""
+        self._calls.get(timeout=_PATIENCE)()
+
+
+class ThreadLanesTests(SynchronousTestCase):
+    """Jobs in their order in one thread, reads in a few others."""
+
+    def setUp(self) -> None:
+        self.reactor = _Turns()
+        self.lanes = ThreadLanes(self.reactor, readers=2)
+        self.batches: list[list[Job]] = []
+        self.threads: set[int] = set()
+        self.working, self.may_work = Event(), Event()
+
+    def work(self, jobs: list[Job]) -> None:
+        """What the committing lane does: it waits to be let."""
+        self.threads.add(get_ident())
+        self.working.set()
+        assert self.may_work.wait(_PATIENCE)
+        self.batches.append(jobs)
+        for job in jobs:
+            self.lanes.tell(job)
+
+    def result(self, deferred: Deferred[T]) -> T:
+        """What a Deferred comes to, with calls of the threads made meanwhile."""
+        while not deferred.called:
+            self.reactor.turn()
+        return self.successResultOf(deferred)
+
+    def stop(self) -> None:
+        """End the lanes."""
+        self.may_work.set()
+        self.assertIsNone(self.result(self.lanes.stop()))
+
+    def test_jobs(self) -> None:
+        """What has queued is taken at once, and told of in order, here."""
+        told: list[tuple[int, int]] = []
+
+        def job(number: int) -> Callable[[], None]:
+            return lambda: told.append((number, get_ident()))
+
+        self.lanes.start(self.work)
+        for number in range(20):
+            self.lanes.write(job(number))
+        self.assertEqual(told, [])
+        self.stop()
+        self.assertEqual(told, [(number, get_ident()) for number in range(20)])
+        self.assertLessEqual(len(self.batches), 2)
+        self.assertEqual(len(self.threads), 1)
+        self.assertNotIn(get_ident(), self.threads)
+
+    def test_jobs_are_released(self) -> None:
+        """The committing thread keeps no reference to jobs that are done while it waits."""
+        done = Event()
+
+        class Body:
+            """Stands for the bytes of a command."""
+
+        def work(jobs: list[Job]) -> None:
+            self.lanes.tell(done.set)
+
+        body = Body()
+        seen = ref(body)
+        self.lanes.start(work)
+        self.lanes.write(body)
+        del body
+        while not done.is_set():
+            self.reactor.turn()
+        self.wait_until(lambda: seen() is None)
+        self.assertIsNone(seen())
+        self.stop()
+
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Give a thread the time to get somewhere."""
+        end = monotonic() + _PATIENCE
+        while not is_so() and monotonic() < end:
+            sleep(0.001)
+
+    def test_turns_that_gather_share_a_batch(self) -> None:
+        """What comes while the committing lane is busy, in whatever turns, is its next batch."""
+        self.lanes.start(self.work)
+        self.lanes.write(lambda: None)
+        self.reactor.turn()
+        self.assertTrue(self.working.wait(_PATIENCE))
+        for _ in range(5):
+            self.lanes.write(lambda: None)
+            self.reactor.turn()
+        self.may_work.set()
+        self.stop()
+        self.assertEqual([len(jobs) for jobs in self.batches if jobs], [1, 5])
+
+    def test_nothing_to_do(self) -> None:
+        """The end comes, and finds nothing to do."""
+        self.lanes.start(self.work)
+        self.stop()
+        self.assertEqual([job for jobs in self.batches for job in jobs], [])
+
+    def test_reads(self) -> None:
+        """Elsewhere, while the committing lane is busy, and several at a time."""
+        self.lanes.start(self.work)
+        self.lanes.write(lambda: None)
+        both = [Event(), Event()]
+
+        def look(own: Event, other: Event) -> int:
+            own.set()
+            assert other.wait(_PATIENCE)
+            return get_ident()
+
+        reads = [self.lanes.read(lambda: look(*both)), self.lanes.read(lambda: look(*both[::-1]))]
+        threads = {self.result(read) for read in reads}
+        self.assertEqual(len(threads), 2)
+        self.assertNotIn(get_ident(), threads)
+        self.assertEqual(self.batches, [])
+        self.stop()
+
+    def test_a_read_that_fails(self) -> None:
+        self.lanes.start(self.work)
+
+        def look() -> None:
+            raise ZeroDivisionError
+
+        read = self.lanes.read(look)
+        while not read.called:
+            self.reactor.turn()
+        self.failureResultOf(read, ZeroDivisionError)
+        self.stop()
+
+    def test_reads_under_way_at_the_end(self) -> None:
+        """The map must not go away under them: the end waits, and they are answered."""
+        self.lanes.start(self.work)
+        begun, may_read = Event(), Event()
+
+        def look() -> str:
+            begun.set()
+            assert may_read.wait(_PATIENCE)
+            return "read"
+
+        read = self.lanes.read(look)
+        self.assertTrue(begun.wait(_PATIENCE))
+        self.may_work.set()
+        stopped = self.lanes.stop()
+        may_read.set()
+        self.result(stopped)
+        self.assertEqual(self.result(read), "read")

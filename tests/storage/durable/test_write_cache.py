@@ -1,0 +1,52 @@
+"""Streams, producers and records that the committer caches."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.protocol.limits import PAYLOAD_CACHE, STATE_CACHE
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.storage.durable.write_cache import OpenStream, Written
+from durable_streams_tw.storage.engine.codec import StreamRecord
+
+
+def opened(written: Written, stream_id: int) -> OpenStream:
+    """A stream that is remembered."""
+    stream = OpenStream(StreamRecord(StreamState(stream_id, f"s{stream_id}", "a/b", 0, 0, 0)))
+    written.remember(stream)
+    return stream
+
+
+class BoundsTests(SynchronousTestCase):
+    """What has been there longest goes first."""
+
+    def setUp(self) -> None:
+        self.written = Written()
+
+    def test_streams(self) -> None:
+        """The oldest stream is forgotten, by its path and by its id."""
+        for stream_id in range(STATE_CACHE + 1):
+            opened(self.written, stream_id)
+        self.written.trim()
+        self.assertEqual(len(self.written.by_path), STATE_CACHE)
+        self.assertEqual(len(self.written.by_id), STATE_CACHE)
+        self.assertNotIn(0, self.written.by_id)
+
+    def test_records(self) -> None:
+        """Of last records, half of what may be kept is left; what was let go does not count."""
+        value = bytes(PAYLOAD_CACHE // 8)
+        streams = [opened(self.written, stream_id) for stream_id in range(12)]
+        for stream in streams[:8]:
+            self.written.keep(stream, value)
+        self.written.trim()
+        self.assertTrue(all(stream.last_value for stream in streams[:8]))
+        self.written.keep(streams[0], b"")
+        self.written.forget(streams[1].state)
+        for stream in streams[8:10]:
+            self.written.keep(stream, value)
+        self.written.trim()
+        self.assertTrue(all(stream.last_value for stream in streams[2:10]))
+        self.written.keep(streams[10], value)
+        self.written.trim()
+        kept = [stream.state.id for stream in streams if stream.last_value]
+        self.assertEqual(kept, [7, 8, 9, 10])

@@ -1,0 +1,431 @@
+"""The map on LMDB: order, versions, and what its failures mean."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import lmdb
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.engine import lmdb as engine_lmdb
+from durable_streams_tw.storage.engine.kv import KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LOCK_FILE, LMDBKeyspace
+from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages
+from durable_streams_tw.storage.files import DRAFT
+from tests.storage.failing_files import SUPPORTED, break_meta, pages_fail
+from tests.storage.fake_keyspace import FakeKeyspace
+from tests.storage.lmdb_rig import scratch_directory
+
+pairs = st.dictionaries(st.binary(min_size=1, max_size=3), st.binary(max_size=3), max_size=20)
+bounds = st.binary(min_size=1, max_size=3)
+
+
+class LMDBCase(SynchronousTestCase):
+    """An environment of its own for every test."""
+
+    def setUp(self) -> None:
+        self.directory = scratch_directory()
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.keyspace = LMDBKeyspace(self.directory)
+        self.addCleanup(lambda: self.keyspace.close())
+
+    def put(self, key: bytes, value: bytes) -> int:
+        """One pair in one commit; its version."""
+        batch = self.keyspace.begin()
+        try:
+            batch.put(key, value)
+            return batch.commit()
+        finally:
+            batch.abort()
+
+    def get(self, key: bytes) -> bytes | None:
+        """What a new snapshot has."""
+        with self.keyspace.snapshot() as view:
+            value = view.get(key)
+            return None if value is None else bytes(value)
+
+    def seen(self) -> int:
+        """The version of a new snapshot."""
+        with self.keyspace.snapshot() as view:
+            return view.version
+
+
+class MapTests(LMDBCase):
+    """When all is well."""
+
+    @given(pairs, pairs, bounds, bounds, bounds)
+    def test_like_the_fake(
+        self,
+        first: dict[bytes, bytes],
+        second: dict[bytes, bytes],
+        start: bytes,
+        lowest: bytes,
+        stop: bytes,
+    ) -> None:
+        """Gets and scans of snapshots and batches agree with those of a sorted dictionary."""
+        fake = FakeKeyspace()
+        for keyspace in (self.keyspace, fake):
+            with keyspace.snapshot() as view:
+                old = [bytes(key) for key, _ in view.scan(b"\x00", b"\xff" * 9)]
+            batch = keyspace.begin()
+            for key in old:
+                batch.delete(key)
+            for key, value in first.items():
+                batch.put(key, value)
+            batch.delete(b"never there")
+            batch.commit()
+        batches = (self.keyspace.begin(), fake.begin())
+        for batch in batches:
+            for key, value in second.items():
+                batch.put(key, value)
+            for key in list(first)[::2]:
+                batch.delete(key)
+        with self.keyspace.snapshot() as snapshot, fake.snapshot() as expected:
+            for found, known in ((snapshot, expected), batches):
+                self.assertEqual(
+                    *[
+                        [(bytes(key), bytes(value)) for key, value in view.scan(start, stop)]
+                        for view in (found, known)
+                    ]
+                )
+                self.assertEqual(
+                    *[
+                        [
+                            bytes(key)
+                            for key, _ in view.scan_from_floor(start, min(lowest, start), stop)
+                        ]
+                        for view in (found, known)
+                    ]
+                )
+                self.assertEqual(
+                    *[
+                        [None if value is None else bytes(value) for value in map(view.get, first)]
+                        for view in (found, known)
+                    ]
+                )
+        for batch in batches:
+            batch.abort()
+
+    def test_a_snapshot_stays_what_it_was(self) -> None:
+        self.put(b"a", b"1")
+        with self.keyspace.snapshot() as before:
+            version = self.put(b"a", b"2")
+            self.assertEqual(bytes(before.get(b"a") or b""), b"1")
+            self.assertLess(before.version, version)
+        self.assertEqual(self.seen(), version)
+        self.assertEqual(self.get(b"a"), b"2")
+
+    def test_an_aborted_batch_leaves_nothing(self) -> None:
+        version = self.put(b"a", b"1")
+        batch = self.keyspace.begin()
+        batch.put(b"a", b"2")
+        batch.abort()
+        batch.abort()
+        self.assertEqual((self.get(b"a"), self.seen()), (b"1", version))
+
+    def test_reopened(self) -> None:
+        version = self.put(b"a", b"1")
+        self.keyspace.close()
+        self.keyspace = LMDBKeyspace(self.directory)
+        self.assertEqual((self.get(b"a"), self.seen()), (b"1", version))
+
+    def test_files(self) -> None:
+        """They are the owner's alone, and the lock file has no holes."""
+        for name in (DATA_FILE, LOCK_FILE):
+            status = os.stat(os.path.join(self.directory, name))
+            self.assertEqual(status.st_mode & 0o777, 0o600, name)
+        self.assertGreaterEqual(status.st_blocks * 512, status.st_size)
+
+    def test_room(self) -> None:
+        """What was freed inside the map counts as room too."""
+        self.assertLessEqual(self.keyspace.disk_room(), self.keyspace.disk_size())
+        self.assertTrue(self.keyspace.has_room(0))
+        before = self.keyspace.used()
+        batch = self.keyspace.begin()
+        for number in range(500):
+            batch.put(b"%d" % number, bytes(16_000))
+        batch.commit()
+        self.assertGreater(self.keyspace.used(), before + 500 * 16_000)
+        self.patch(self.keyspace, "disk_room", lambda: 0)
+        self.assertFalse(self.keyspace.has_room(1_000_000))
+        batch = self.keyspace.begin()
+        for number in range(500):
+            batch.delete(b"%d" % number)
+        batch.commit()
+        self.assertTrue(self.keyspace.has_room(1_000_000))
+        self.assertFalse(self.keyspace.has_room(100_000_000))
+        self.assertLess(self.keyspace.used(), before + 100_000)
+
+
+class OpeningTests(SynchronousTestCase):
+    """Directories that cannot be opened, each with a sentence of its own."""
+
+    def setUp(self) -> None:
+        self.directory = scratch_directory()
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.path = os.path.join(self.directory, DATA_FILE)
+
+    def assertUnusable(self, sentence: str) -> None:
+        with self.assertRaisesRegex(StoreUnusable, sentence):
+            LMDBKeyspace(self.directory)
+
+    def fill(self, number: int) -> None:
+        keyspace = LMDBKeyspace(self.directory)
+        batch = keyspace.begin()
+        for key in range(number):
+            batch.put(b"%d" % key, bytes(16_000))
+        batch.commit()
+        keyspace.close()
+
+    def test_no_database(self) -> None:
+        for content in (b"short", b"x" * 100_000):
+            with open(self.path, "wb") as file:
+                file.write(content)
+            self.assertUnusable("holds no LMDB database")
+
+    def test_empty(self) -> None:
+        """LMDB would make a new database of it."""
+        self.fill(1)
+        os.truncate(self.path, 0)
+        self.assertUnusable("is empty: it was cut short")
+        self.assertEqual(os.stat(self.path).st_size, 0)
+
+    def test_creation_that_a_crash_has_ended(self) -> None:
+        """What is left of it has another name, and does no harm."""
+        for content in (b"", b"half", bytes(8192)):
+            with open(self.path + DRAFT, "wb") as file:
+                file.write(content)
+            self.fill(1)
+            self.assertFalse(os.path.exists(self.path + DRAFT))
+            os.unlink(self.path)
+
+    def test_no_file(self) -> None:
+        os.mkdir(self.path)
+        self.assertUnusable("cannot be opened")
+
+    def test_no_lock_file(self) -> None:
+        os.mkdir(os.path.join(self.directory, LOCK_FILE))
+        self.assertUnusable("cannot be written: Is a directory")
+
+    def test_another_version_of_lmdb(self) -> None:
+        self.fill(1)
+        with open(self.path, "r+b") as file:
+            for page in (0, 1):
+                # The version stands behind a page's header and the magic number.
+                file.seek(page * 4096 + 16 + 4)
+                file.write(b"\x63")
+        self.assertUnusable("cannot be opened")
+
+    def test_cut_short(self) -> None:
+        """Reading past the end of the file would end the process, so it is looked for."""
+        self.fill(100)
+        size = os.stat(self.path).st_size
+        os.truncate(self.path, size // 2)
+        self.assertUnusable(f"has {size // 2} bytes of .*: it was cut short")
+
+    def test_a_little_short(self) -> None:
+        """Pages at the end that were taken and given back are never written: no reason to refuse.
+        The file has them afterwards, so that the next start need not look at each page."""
+        self.fill(100)
+        size = os.stat(self.path).st_size
+        with open(self.path, "r+b") as file:
+            for page in (0, 1):
+                file.seek(page * 4096 + 136)
+                file.write((size // 4096 + 1).to_bytes(8, sys.byteorder))
+        LMDBKeyspace(self.directory).close()
+        self.assertEqual(os.stat(self.path).st_size, size + 8192)
+        self.patch(engine_lmdb, "pages_end", None)
+        LMDBKeyspace(self.directory).close()
+
+    def test_damaged_and_short(self) -> None:
+        self.fill(100)
+        os.truncate(self.path, os.stat(self.path).st_size - 8192)
+        self.patch(engine_lmdb, "pages_end", self.damaged)
+        self.assertUnusable("is damaged: page 7 belongs to no tree")
+
+    def damaged(self, *_: object) -> int:
+        raise DamagedPages("page 7 belongs to no tree")
+
+    def test_little_address_space(self) -> None:
+        """The map is as large as it can be."""
+        real = lmdb.open
+        tried: list[int] = []
+
+        def scarce(directory: str, map_size: int, **options: Any) -> object:
+            tried.append(map_size)
+            if map_size > 1 << 36:
+                raise lmdb.MemoryError("Cannot allocate memory")
+            return real(directory, map_size=map_size, **options)
+
+        self.patch(lmdb, "open", scarce)
+        LMDBKeyspace(self.directory).close()
+        self.assertEqual(tried[-1], 1 << 36)
+        self.patch(engine_lmdb, "MAP_SIZE", 1 << 70)
+        self.patch(lmdb, "open", self.no_memory)
+        self.assertUnusable("no address space")
+
+    def no_memory(self, *_: object, **__: object) -> None:
+        raise MemoryError
+
+
+class FailureTests(LMDBCase):
+    """The disk does not take what is written; afterwards everything works again."""
+
+    if not SUPPORTED:
+        skip = "this system does not let one replace one's own open files"
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.put(b"a", b"old")
+
+    def test_full(self) -> None:
+        """Nothing was written, and that is known."""
+        floor = self.keyspace.floor
+        with pages_fail(self.directory, full=True):
+            with self.assertRaises(KeyspaceFull):
+                self.put(b"a", b"new")
+            self.assertEqual(self.get(b"a"), b"old")
+        self.put(b"b", b"new")
+        self.assertEqual((self.get(b"a"), self.get(b"b")), (b"old", b"new"))
+        self.assertGreater(self.keyspace.floor, floor)
+
+    def test_failed(self) -> None:
+        seen = self.seen()
+        with pages_fail(self.directory, full=False):
+            with self.assertRaises(KeyspaceFailed):
+                self.put(b"a", b"new")
+            self.assertGreater(self.seen(), seen)
+            self.assertEqual(self.get(b"a"), b"old")
+        self.assertGreater(self.put(b"b", b"new"), self.seen() - 2)
+        self.assertEqual((self.get(b"a"), self.get(b"b")), (b"old", b"new"))
+
+    def test_meta_page(self) -> None:
+        """It breaks the environment, even for reading: it is opened anew at once. That the
+        disk was full does not make the outcome known."""
+        with self.keyspace.snapshot() as view:
+            seen = view.version
+        break_meta(self.directory)
+        with self.assertRaises(KeyspaceFailed):
+            self.put(b"a", b"new")
+        self.assertEqual(self.get(b"a"), b"old")
+        self.assertGreaterEqual(self.seen(), self.keyspace.floor)
+        self.assertGreater(self.keyspace.floor, seen)
+        self.assertGreater(self.put(b"a", b"newer"), self.keyspace.floor)
+        self.assertEqual(self.get(b"a"), b"newer")
+
+    def test_again_and_again(self) -> None:
+        for number in range(5):
+            break_meta(self.directory)
+            with self.assertRaises(KeyspaceFailed):
+                self.put(b"a", b"%d" % number)
+            self.put(b"b", b"%d" % number)
+            self.assertEqual((self.get(b"a"), self.get(b"b")), (b"old", b"%d" % number))
+
+    def test_opening_anew_waits_for_snapshots(self) -> None:
+        """The map must not go away under one that is open."""
+        snapshot = self.keyspace.snapshot()
+        view = snapshot.__enter__()
+
+        def wait_for(ready: Callable[[], bool]) -> None:
+            self.assertFalse(ready())
+            self.assertEqual(bytes(view.get(b"a") or b""), b"old")
+            snapshot.__exit__(None, None, None)
+            self.assertTrue(ready())
+
+        self.patch(self.keyspace._idle, "wait_for", wait_for)
+        break_meta(self.directory)
+        with self.assertRaises(KeyspaceFailed):
+            self.put(b"a", b"new")
+        self.assertEqual(self.get(b"a"), b"old")
+
+    def test_cannot_be_opened_anew(self) -> None:
+        """Everything fails until it can be. Then a read alone opens it: writes that go to the
+        journal may not touch the map for a long time."""
+        break_meta(self.directory)
+        path = os.path.join(self.directory, DATA_FILE)
+        os.rename(path, path + ".away")
+        os.mkdir(path)
+        for _ in range(2):
+            with self.assertRaisesRegex(KeyspaceFailed, "cannot be opened"):
+                self.put(b"a", b"new")
+            with self.assertRaises(KeyspaceFailed):
+                self.get(b"a")
+            for ask in (self.keyspace.used, self.keyspace.check_readers):
+                with self.assertRaises(KeyspaceFailed):
+                    ask()
+        os.rmdir(path)
+        os.rename(path + ".away", path)
+        floor = self.keyspace.floor
+        self.assertEqual(self.get(b"a"), b"old")
+        self.assertGreater(self.keyspace.floor, floor)
+        self.keyspace.check_readers()
+        self.put(b"b", b"new")
+        self.assertEqual((self.get(b"a"), self.get(b"b")), (b"old", b"new"))
+
+    def test_gone(self) -> None:
+        """A file that is missing is not replaced by an empty store."""
+        path = os.path.join(self.directory, DATA_FILE)
+        break_meta(self.directory)
+        os.rename(path, path + ".away")
+        with self.assertRaises(KeyspaceFailed):
+            self.put(b"a", b"new")
+        with self.assertRaisesRegex(KeyspaceFailed, "No such file"):
+            self.get(b"a")
+        self.assertFalse(os.path.exists(path))
+        os.rename(path + ".away", path)
+        self.assertEqual(self.get(b"a"), b"old")
+
+    def test_closed_while_it_cannot_be_opened(self) -> None:
+        """Stopping a server during a disk fault raises nothing."""
+        break_meta(self.directory)
+        with mock.patch.object(lmdb, "open", side_effect=lmdb.Error("Input/output error")):
+            with self.assertRaises(KeyspaceFailed):
+                self.put(b"a", b"new")
+            self.keyspace.close()
+
+    def test_the_map_is_full(self) -> None:
+        self.keyspace.close()
+        self.patch(engine_lmdb, "MAP_SIZE", 1 << 20)
+        self.keyspace = LMDBKeyspace(self.directory)
+        batch = self.keyspace.begin()
+        with self.assertRaises(KeyspaceFull):
+            for number in range(200):
+                batch.put(b"%d" % number, bytes(16_000))
+        batch.abort()
+        self.put(b"b", b"new")
+        self.assertEqual(self.get(b"0"), None)
+
+    def test_no_such_file_system(self) -> None:
+        """Not even its room can be asked."""
+        self.keyspace._directory += "/missing"
+        for ask in (self.keyspace.disk_room, self.keyspace.disk_size):
+            with self.assertRaises(KeyspaceFailed):
+                ask()
+        with self.assertRaises(KeyspaceFailed):
+            self.keyspace.has_room(1)
+
+    def test_use_after_the_end(self) -> None:
+        """A view that is over fails; it does not show whatever is in memory by then."""
+        with self.keyspace.snapshot() as view:
+            pass
+        batch = self.keyspace.begin()
+        batch.abort()
+        for over in (view, batch):
+            with self.assertRaises(KeyspaceFailed):
+                over.get(b"a")
+            with self.assertRaises(KeyspaceFailed):
+                list(over.scan(b"a", b"b"))
+            with self.assertRaises(KeyspaceFailed):
+                list(over.scan_from_floor(b"a", b"a", b"b"))
+        with self.assertRaises(KeyspaceFailed):
+            batch.put(b"a", b"b")
+        with self.assertRaises(KeyspaceFailed):
+            batch.delete(b"a")

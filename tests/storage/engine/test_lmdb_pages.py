@@ -1,0 +1,146 @@
+"""A data file that was cut short is refused in a sentence, whatever is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+
+import lmdb
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.storage.engine.lmdb import DATA_FILE
+from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages, pages_end
+from tests.storage.lmdb_rig import scratch_directory
+
+_PAGE = 4096
+
+# Opens a copy of a store cut to each of some sizes, reads all of it, and writes. A page that is
+# missing would end this process.
+_OPEN = """
+import json, os, shutil, sys
+from durable_streams_tw.storage.admin.fsck.store import check_directory
+from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.engine.lmdb import LMDBKeyspace
+
+directory, *sizes = json.loads(sys.argv[1])
+found = []
+for size in sizes:
+    copy = directory + "-copy"
+    shutil.copytree(directory, copy)
+    os.truncate(copy + "/data.mdb", size)
+    try:
+        keyspace = LMDBKeyspace(copy)
+    except StoreUnusable as unusable:
+        try:
+            list(check_directory(copy))
+        except StoreUnusable as again:
+            assert str(again) == str(unusable), (again, unusable)
+        found.append(str(unusable))
+    else:
+        with keyspace.snapshot() as view:
+            seen = sum(len(bytes(value)) for _, value in view.scan(b"0", b"z"))
+        for number in range(2):
+            batch = keyspace.begin()
+            for key in range(60):
+                batch.put(b"new%d" % key, bytes(2000))
+            batch.commit()
+        assert os.stat(copy + "/data.mdb").st_size >= size
+        found.append(seen)
+        keyspace.close()
+    shutil.rmtree(copy)
+json.dump(found, sys.stdout)
+"""
+
+
+class CutShortTests(SynchronousTestCase):
+    """Random stores, cut at every page."""
+
+    def setUp(self) -> None:
+        self.directory = scratch_directory()
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.store = os.path.join(self.directory, "store")
+        self.path = os.path.join(self.store, DATA_FILE)
+
+    def fill(self, seed: int) -> tuple[int, int, int]:
+        """Make a store. Return the bytes of its values, its pages' end, and what it says of it."""
+        chance = random.Random(seed)
+        with lmdb.open(self.store, map_size=1 << 30, sync=False) as environment:
+            for _ in range(chance.randrange(1, 8)):
+                with environment.begin(write=True) as batch:
+                    for _ in range(chance.randrange(1, 100)):
+                        size = chance.choice([10, 500, 3000, 9000, 16000])
+                        batch.put(b"%d" % chance.randrange(120), bytes(size))
+                    for _ in range(chance.randrange(220)):
+                        batch.delete(b"%d" % chance.randrange(120))
+            with environment.begin() as view:
+                values = sum(len(value) for _, value in view.cursor())
+                end = pages_end(self.path, view.id())
+            said = (environment.info()["last_pgno"] + 1) * _PAGE
+        return values, end, said
+
+    def open_cut(self, sizes: list[int]) -> list[int | str]:
+        """Open it cut to each of some sizes. Return the bytes of its values, or why it does not."""
+        done = subprocess.run(
+            [sys.executable, "-c", _OPEN, json.dumps([self.store, *sizes])],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        found: list[int | str] = json.loads(done.stdout)
+        return found
+
+    def test_every_size(self) -> None:
+        """It opens if the pages that are missing have never been written, and only then."""
+        shorter = 0
+        for seed in (0, 2, 5, 18, 26, 30):
+            values, end, said = self.fill(seed)
+            size = os.stat(self.path).st_size
+            self.assertLessEqual(end, size)
+            shorter += size < said
+            for found in self.open_cut([size, end]):
+                self.assertEqual(found, values)
+            sizes = sorted(
+                {0, 100, _PAGE, *range(2 * _PAGE, end, 17 * _PAGE), end - _PAGE, end - 1}
+            )
+            for cut, found in zip(sizes, self.open_cut(sizes), strict=True):
+                self.assertRegex(str(found), "cut short|no LMDB database", cut)
+            shutil.rmtree(self.store)
+        # Otherwise no file here needed to be looked at.
+        self.assertGreater(shorter, 0)
+
+    def test_damaged(self) -> None:
+        """Pages that belong to no tree, or lead in a circle, are not believed."""
+        self.fill(1)
+        with open(self.path, "rb") as file:
+            whole = file.read()
+        metas = [struct.unpack_from("=QQQ", whole, at + 128) for at in (0, _PAGE)]
+        root, _, newest = max(metas, key=lambda meta: meta[2])
+        with self.assertRaisesRegex(DamagedPages, "no meta page is that of commit"):
+            pages_end(self.path, newest + 1)
+        at = root * _PAGE
+        for content, why in (
+            (whole[: at + 10] + bytes(2) + whole[at + 12 :], "belongs to no tree"),
+            (whole[:at] + bytes(8) + whole[at + 8 :], "belongs to no tree"),
+            (whole[: at + 12] + b"\xff\xff" + whole[at + 14 :], "cannot be read"),
+            (whole[:16] + bytes(16) + whole[32:], "is no meta page"),
+            (whole[:100], "cannot be read"),
+            (self.circle(whole, root), "in a circle"),
+        ):
+            with open(self.path, "wb") as file:
+                file.write(content)
+            with self.assertRaisesRegex(DamagedPages, why):
+                pages_end(self.path, newest)
+
+    def circle(self, whole: bytes, root: int) -> bytes:
+        """Let the first node of the root, a branch, lead to the root again."""
+        begin = root * _PAGE
+        flags, first = (struct.unpack_from("=H", whole, begin + offset)[0] for offset in (10, 16))
+        self.assertTrue(flags & 1)
+        node = begin + first
+        return whole[:node] + struct.pack("=H", root) + whole[node + 2 :]

@@ -1,0 +1,176 @@
+"""Small records: their codecs and keys, and the tables of the store in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.protocol.limits import (
+    MAX_DESCRIPTION,
+    MAX_PATH,
+    MAX_RECORD,
+    MAX_SUBSCRIPTION_ID,
+    MAX_WEBHOOK_URL,
+)
+from durable_streams_tw.protocol.subscriptions.state import (
+    Config,
+    Cursor,
+    Kind,
+    Named,
+    Subscription,
+)
+from durable_streams_tw.storage.engine import codec, tables
+from durable_streams_tw.storage.engine.codec import CorruptRecord
+from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.engine.tables import CURSORS, NAMED, SUBSCRIPTIONS, Table
+from durable_streams_tw.storage.memory.tables import MemoryTables
+from tests.storage.fake_keyspace import FakeKeyspace
+
+_text = st.text(max_size=20)
+_counts = st.integers(0, 2**63 - 1)
+_moments = st.none() | _counts
+_configs = st.builds(
+    Config, st.sampled_from(Kind), st.none() | _text, st.none() | _text, st.none() | _text,
+    _counts, st.none() | _text,
+)  # fmt: skip
+_subscriptions = st.builds(
+    Subscription, _counts, _text, _configs, st.binary(max_size=32), _counts, _counts, _counts,
+    st.none() | _text, _text, _moments, _counts, st.none() | _text, _moments,
+)  # fmt: skip
+_cursors = st.builds(Cursor, _text, _counts)
+_named = st.builds(Named, _text)
+
+
+class CodecTests(SynchronousTestCase):
+    """What is written is read again, and nothing else is."""
+
+    def _comes_back(self, table: Table[Any], key: bytes, value: Any) -> None:
+        whole = table.prefix + key
+        sealed = codec.seal(whole, table.pack(value))
+        self.assertEqual(table.unpack(whole, sealed), value)
+        self.assertEqual(table.unpack(whole, memoryview(sealed)), value)
+        self.assertRaises(CorruptRecord, table.unpack, whole + b"x", sealed)
+        self.assertRaises(CorruptRecord, table.unpack, whole, sealed[:-1])
+
+    @given(st.binary(max_size=20), _subscriptions)
+    def test_subscriptions(self, key: bytes, value: Subscription) -> None:
+        self._comes_back(SUBSCRIPTIONS, key, value)
+
+    @given(st.binary(max_size=20), _cursors)
+    def test_cursors(self, key: bytes, value: Cursor) -> None:
+        self._comes_back(CURSORS, key, value)
+
+    @given(st.binary(max_size=20), _named)
+    def test_named(self, key: bytes, value: Named) -> None:
+        self._comes_back(NAMED, key, value)
+
+    @given(st.sampled_from((SUBSCRIPTIONS, CURSORS, NAMED)), st.binary(max_size=60))
+    def test_nonsense_under_a_right_checksum(self, table: Table[Any], payload: bytes) -> None:
+        key = table.prefix + b"key"
+        try:
+            value = table.unpack(key, codec.seal(key, payload))
+        except CorruptRecord:
+            return
+        self.assertEqual(table.unpack(key, codec.seal(key, table.pack(value))), value)
+
+    def test_the_largest_fits(self) -> None:
+        """In one record, whatever a client sends."""
+        wide = "\N{GRINNING FACE}"
+        config = Config(
+            Kind.PULL,
+            "x" * MAX_PATH,
+            None,
+            "x" * MAX_PATH,
+            600_000,
+            wide * MAX_DESCRIPTION,
+        )
+        state = Subscription(
+            2**64 - 1, "x" * MAX_SUBSCRIPTION_ID, config, b"x" * 32, 2**60, 10_000, 2**60,
+            "w_" + "x" * 16, "x" * MAX_PATH, 2**60, 2**60, wide * MAX_DESCRIPTION, None,
+        )  # fmt: skip
+        self.assertLess(len(SUBSCRIPTIONS.pack(state)) + 4, MAX_RECORD)
+        self.assertLessEqual(MAX_WEBHOOK_URL, MAX_PATH, "a webhook has a URL instead")
+
+
+class KeyTests(SynchronousTestCase):
+    """Keys fit, tell names apart, and lie where their owner's do."""
+
+    @given(st.integers(0, 2**64 - 2), st.lists(st.text(min_size=1, max_size=700), max_size=5))
+    def test_stream_keys(self, number: int, paths: list[str]) -> None:
+        first, stop = tables.owned_range(number)
+        keys = {tables.stream_key(number, path) for path in paths}
+        self.assertEqual(len(keys), len(set(paths)))
+        for key in keys:
+            self.assertTrue(first < key < stop)
+            self.assertLessEqual(len(key) + 1, 511)
+
+    def test_long_names(self) -> None:
+        """Names that differ at their end only."""
+        same = "x" * 700
+        self.assertNotEqual(tables.stream_key(1, same + "a"), tables.stream_key(1, same + "b"))
+        longest = tables.subscription_key("x" * MAX_SUBSCRIPTION_ID)
+        self.assertLess(len(longest), 511)
+
+    @given(st.text(min_size=1, max_size=600), st.text(max_size=600))
+    def test_names_by_prefix(self, path: str, prefix: str) -> None:
+        """A path's key lies in one of the ranges of each of its prefixes, and has it again."""
+        for begin in (path[: len(path) // 2], path, ""):
+            key = codec.path_key(path)
+            ranges = codec.path_ranges(begin)
+            self.assertTrue(any(first <= key < stop for first, stop in ranges), (path, begin))
+        payload = codec.pack_path(path, 7)
+        self.assertEqual(codec.path_of(codec.path_key(path), payload), path)
+        key = codec.path_key(prefix + path)
+        self.assertTrue(any(a <= key < b for a, b in codec.path_ranges(prefix)))
+
+
+class MemoryTablesTests(SynchronousTestCase):
+    """Like a dictionary whose keys are in order."""
+
+    @given(
+        st.lists(
+            st.tuples(st.booleans(), st.integers(0, 3), st.sampled_from("abc"), st.integers(0, 9)),
+            max_size=30,
+        )
+    )
+    def test_like_a_dictionary(self, steps: list[tuple[bool, int, str, int]]) -> None:
+        held = MemoryTables()
+        expected: dict[bytes, Cursor] = {}
+        for put, number, path, acked in steps:
+            key = tables.stream_key(number, path)
+            if put:
+                held.put(CURSORS, key, Cursor(path, acked))
+                expected[key] = Cursor(path, acked)
+            else:
+                held.delete(CURSORS, key)
+                expected.pop(key, None)
+            self.assertEqual(held.get(CURSORS, key), expected.get(key))
+        self.assertEqual(list(held.range(CURSORS, b"", None)), sorted(expected.items()))
+        self.assertEqual(list(held.range(NAMED, b"", None)), [])
+        first, stop = tables.owned_range(1)
+        within = [(key, expected[key]) for key in sorted(expected) if first <= key < stop]
+        self.assertEqual(list(held.range(CURSORS, first, stop)), within)
+        held.forget_owner(1)
+        self.assertEqual(list(held.range(CURSORS, first, stop)), [])
+        self.assertEqual(len(list(held.range(CURSORS, b"", None))), len(expected) - len(within))
+
+
+class FormatTests(SynchronousTestCase):
+    """A store of before subscriptions."""
+
+    def test_upgrade(self) -> None:
+        """It is taken over, and marked: an older program would not know its records."""
+        keyspace = FakeKeyspace()
+        recognise(keyspace, "the fake", 5)
+        old = codec.Meta(1, "0.0.9", 5)
+        keyspace.content[codec.META_KEY] = codec.pack_meta(old)
+        recognise(keyspace, "the fake", 9)
+        meta = codec.unpack_meta(keyspace.content[codec.META_KEY])
+        self.assertEqual(meta, msgspec.structs.replace(old, format=codec.FORMAT))
+        commits = keyspace.commits
+        recognise(keyspace, "the fake", 9)
+        self.assertEqual(keyspace.commits, commits)

@@ -1,0 +1,167 @@
+"""Layers over a map: what is read through them is what one map with all of it would say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.storage.engine.kv import View
+from durable_streams_tw.storage.engine.wal.format import Pairs
+from durable_streams_tw.storage.engine.wal.memtable import (
+    UNTOUCHED,
+    BatchPairs,
+    Layer,
+    LayeredSnapshot,
+    LayeredView,
+    Untouched,
+)
+from tests.storage.fake_keyspace import FakeKeyspace
+
+# Keys with and without an owner, and some that share one; groups end at the ninth byte.
+_heads = st.sampled_from([b"", b"a", b"x", b"d" + bytes(7) + b"\x01", b"d" + bytes(7) + b"\x02"])
+_last = b"d" + b"\xff" * 8
+keys = st.builds(
+    lambda head, rest: (head + rest) or b"-",
+    _heads | st.just(_last),
+    st.binary(max_size=2).map(lambda raw: bytes(byte % 3 for byte in raw)),
+)
+batches = st.dictionaries(keys, st.none() | st.binary(max_size=2), max_size=5)
+bounds = keys | st.sampled_from([b"\x00", b"d", b"e", b"\xff"])
+
+
+class LayeredTests(SynchronousTestCase):
+    """Against a plain map."""
+
+    def assertSame(self, view: View, model: dict[bytes, bytes], *asked: bytes) -> None:
+        plain = FakeKeyspace(model)
+        with plain.snapshot() as expected:
+            for key in [*model, *asked]:
+                self.assertEqual(_value(view.get(key)), model.get(key))
+            first, lowest, stop = asked
+            self.assertEqual(_pairs(view.scan(first, stop)), _pairs(expected.scan(first, stop)))
+            everything = b"\x00", b"\xff" * 12
+            self.assertEqual(_pairs(view.scan(*everything)), _pairs(expected.scan(*everything)))
+            if lowest <= first <= stop:
+                self.assertEqual(
+                    _pairs(view.scan_from_floor(first, lowest, stop)),
+                    _pairs(expected.scan_from_floor(first, lowest, stop)),
+                )
+
+    @given(
+        st.dictionaries(keys, st.binary(max_size=2)),
+        st.lists(batches, max_size=8),
+        st.integers(0, 8),
+        st.integers(0, 8),
+        st.tuples(bounds, bounds, bounds),
+    )
+    def test_like_one_map(
+        self,
+        below: dict[bytes, bytes],
+        changes: list[Pairs],
+        frozen: int,
+        seen: int,
+        asked: tuple[bytes, bytes, bytes],
+    ) -> None:
+        """As each batch left it, whatever came after; a layer below, and one that goes on."""
+        lower, upper, own = Layer(), Layer(), BatchPairs()
+        model = dict(below)
+        seen = min(seen, len(changes))
+        last = seen == len(changes) and seen > frozen
+        for number, pairs in enumerate(changes, 1):
+            if number <= frozen:
+                lower.take(number, pairs)
+            elif last and number == seen:
+                own.pairs.update(pairs)
+            else:
+                upper.take(number, pairs)
+            if number <= seen:
+                _change(model, pairs)
+        layers = [own, upper.at(seen), lower.at(seen)]
+        with FakeKeyspace(below).snapshot() as map_:
+            self.assertSame(LayeredSnapshot(layers, map_, seen), model, *asked)
+
+    @given(st.lists(batches, max_size=8))
+    def test_newest(self, changes: list[Pairs]) -> None:
+        """What a layer would make of the map, and how much of it there is."""
+        layer = Layer()
+        model: dict[bytes, bytes | None] = {}
+        for number, pairs in enumerate(changes):
+            layer.take(number, pairs)
+            model.update(pairs)
+        self.assertEqual(layer.pairs(), model)
+        self.assertEqual(len(layer), len(model))
+        size = sum(len(key) + len(value or b"") for key, value in model.items())
+        self.assertEqual(layer.size, size)
+
+    @given(st.lists(batches, max_size=8))
+    def test_keys_meanwhile(self, changes: list[Pairs]) -> None:
+        """Keys are found whenever they are looked for, and once each."""
+        layer = Layer()
+        model: set[bytes] = set()
+        for number, pairs in enumerate(changes):
+            layer.take(number, pairs)
+            model.update(pairs)
+            self.assertEqual(list(layer.at(number).keys(b"\x00", b"\xff" * 20)), sorted(model))
+
+    def test_a_scan_looks_at_few_keys(self) -> None:
+        """The first pair of a range is found without the value of any other key."""
+        layer, looked = Layer(), []
+
+        class Counting:
+            def get(self, key: bytes) -> bytes | Untouched | None:
+                looked.append(key)
+                return layer.at(1).get(key)
+
+            def keys(self, first: bytes, stop: bytes) -> Sequence[bytes]:
+                return layer.at(1).keys(first, stop)
+
+        layer.take(1, {b"x%03d" % number: b"" for number in range(1000)})
+        with FakeKeyspace({b"x500+": b""}).snapshot() as map_:
+            view = LayeredSnapshot([Counting()], map_, 1)
+            self.assertEqual(next(view.scan(b"x500", b"y"))[0], b"x500")
+            self.assertEqual(next(view.scan_from_floor(b"x5000", b"x", b"y"))[0], b"x500+")
+        self.assertLess(len(looked), 10)
+
+    def test_untouched(self) -> None:
+        """Before the first batch of a key nothing is said of it."""
+        layer = Layer()
+        layer.take(2, {b"a": b"1"})
+        layer.take(4, {b"a": None})
+        self.assertIs(layer.at(1).get(b"a"), UNTOUCHED)
+        with FakeKeyspace().snapshot() as map_:
+            view = LayeredSnapshot([layer.at(1)], map_, 1)
+            self.assertEqual(_pairs(view.scan(b"\x00", b"\xff")), [])
+        self.assertEqual([layer.at(number).get(b"a") for number in (2, 3, 4)], [b"1", b"1", None])
+
+    def test_the_map_is_let_alone(self) -> None:
+        """What the layers tell is not looked up, and a removed key is not there."""
+        layer = Layer()
+        layer.take(1, {b"a": b"1", b"b": None})
+
+        class Unasked(LayeredView):
+            def _base(self) -> View:
+                raise AssertionError("the map was asked")
+
+        view = Unasked([layer.at(1)])
+        self.assertEqual((view.get(b"a"), view.get(b"b")), (b"1", None))
+
+
+def _change(model: dict[bytes, bytes], pairs: Pairs) -> None:
+    for key, value in pairs.items():
+        if value is None:
+            model.pop(key, None)
+        else:
+            model[key] = value
+
+
+def _value(value: bytes | memoryview | None) -> bytes | None:
+    return None if value is None else bytes(value)
+
+
+def _pairs(
+    pairs: Iterator[tuple[bytes | memoryview, bytes | memoryview]],
+) -> list[tuple[bytes, bytes]]:
+    return [(bytes(key), bytes(value)) for key, value in pairs]

@@ -1,0 +1,124 @@
+"""The store in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from durable_streams_tw.protocol.limits import BATCH_TIME, SWEEP_INTERVAL
+from durable_streams_tw.protocol.streams.state import Lifetime
+from durable_streams_tw.storage.api import IStreamStore
+from durable_streams_tw.storage.memory.store import MemoryStore
+from tests.storage.store_rig import StoreRig, post, put
+from tests.storage.store_suite import StoreSuite
+
+
+class _InMemory(StoreRig):
+    def make_store(self) -> IStreamStore:
+        self.clock = Clock()
+        store = MemoryStore(lambda: self.now, self.clock, lambda: self.lead)
+        store.open()
+        return store
+
+    def sweep(self, store: IStreamStore) -> None:
+        assert isinstance(store, MemoryStore)
+        store.sweep()
+
+
+class MemoryStoreTests(_InMemory, StoreSuite, SynchronousTestCase):
+    """What every store does."""
+
+
+class MemoryTests(_InMemory, SynchronousTestCase):
+    """What is its own."""
+
+    def test_interface(self) -> None:
+        """It is a store."""
+        verifyObject(IStreamStore, self.store)
+
+    def test_sweeps_by_itself(self) -> None:
+        """While it is open, and with a clock."""
+        self.created(put(lifetime=Lifetime(ttl=1)))
+        self.told.clear()
+        self.sleep(1)
+        self.clock.advance(SWEEP_INTERVAL)
+        self.assertEqual([change.gone for changes in self.told for change in changes], [True])
+        self.result(self.store.close())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_sweep_of_many(self) -> None:
+        """It ends as many in a turn as there is time for; requests go between."""
+        self.submit_all(*[put(f"a{number}", lifetime=Lifetime(ttl=1)) for number in range(50)])
+        self.submit(put("b"))
+        self.sleep(1)
+        self.told.clear()
+        now = 0.0
+
+        def seconds() -> float:
+            nonlocal now
+            now += BATCH_TIME / 4
+            return now
+
+        later: list[Callable[[], object]] = []
+
+        def call_later(delay: float, call: Callable[[], object]) -> None:
+            later.append(call)
+
+        self.patch(self.clock, "seconds", seconds)
+        self.patch(self.clock, "callLater", call_later)
+        self.sweep(self.store)
+        turns = 0
+        while later:
+            # The next sweep is due, while this one goes on.
+            self.sweep(self.store)
+            self.assertEqual(len(later), 1)
+            later.pop()()
+            self.appended(post(b"x", "b"))
+            turns += 1
+        self.assertGreater(turns, 10)
+        assert isinstance(self.store, MemoryStore)
+        self.assertEqual(self.store.count(), 1)
+
+    def test_without_a_clock(self) -> None:
+        """It can be had without one: then what has expired is not seen, but stays."""
+        store = MemoryStore(lambda: self.now)
+        store.open()
+        self.store = store
+        self.created(put(lifetime=Lifetime(ttl=1)))
+        self.sleep(1)
+        self.assertGone()
+        self.assertEqual(store.count(), 1)
+        store.sweep()
+        self.assertEqual(store.count(), 0)
+
+    def test_ids_of_another_process(self) -> None:
+        """A store that is started later gives other ids, so no entity tag of a client's is
+        taken for one of its streams."""
+        before = [self.created(put(f"s{number}")).id for number in range(10)]
+        self.sleep(0.001)
+        self.store = self.make_store()
+        after = [self.created(put(f"s{number}")).id for number in range(10)]
+        self.assertGreater(min(after), max(before))
+        self.assertLess(max(after), 2**63)
+
+    def test_keeps_nothing_of_what_is_gone(self) -> None:
+        """Ended streams leave no bytes, and readers that go later leave no trace."""
+        store = self.store
+        assert isinstance(store, MemoryStore)
+        for number in range(20):
+            state = self.created(put(raw=b"x" * 1000, lifetime=Lifetime(ttl=1)))
+            self.appended(post(b"x", producer=(f"p{number}", 0, 0)))
+            store.pin(state.id)
+            self.read()
+            if number % 2:
+                self.deleted()
+            else:
+                store.unpin(state.id)
+                self.sleep(1)
+                store.sweep()
+                store.pin(state.id)
+            store.unpin(state.id)
+        self.assertEqual(store.count(), 0)

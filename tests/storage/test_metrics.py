@@ -1,0 +1,286 @@
+"""What a store counts, how it says that it stands, and what stands in its way."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from threading import Thread
+from typing import Any
+from unittest import mock
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.storage.admin.write_probe import write_obstacle
+from durable_streams_tw.storage.durable import store as durable_store
+from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.engine.kv import KeyspaceFailed
+from durable_streams_tw.storage.engine.lmdb import LMDBKeyspace
+from durable_streams_tw.storage.memory.store import MemoryStore
+from durable_streams_tw.storage.metrics import Distribution, Levels, Meter
+from tests.storage import command_builders as commands
+from tests.storage.lmdb_rig import LMDBRig
+from tests.storage.store_rig import StoreRig, put
+
+
+class DistributionTests(SynchronousTestCase):
+    """How often values were how large."""
+
+    @given(st.lists(st.integers(0, 40).map(lambda n: n / 10)))
+    def test_counts(self, values: list[float]) -> None:
+        """Every value is counted once, below the first bound that it does not exceed."""
+        bounds = (0.5, 1.0, 3.0)
+        distribution = Distribution(bounds)
+        for value in values:
+            distribution.add(value)
+        self.assertEqual(sum(distribution.counts), len(values))
+        self.assertAlmostEqual(distribution.total, sum(values))
+        running = 0
+        for bound, count in zip(bounds, distribution.counts, strict=False):
+            running += count
+            self.assertEqual(running, sum(value <= bound for value in values))
+
+
+class _Counting(StoreRig):
+    """What every store counts."""
+
+    def measured(self) -> Meter:
+        """A meter that the store counts into from now on."""
+        meter = Meter()
+        self.store.measure(meter)
+        return meter
+
+    def test_commands(self) -> None:
+        """By what was asked and what came of it, with the bytes of bodies."""
+        meter = self.measured()
+        for command in (
+            commands.create("a", b"12345"),
+            commands.append("a", b"123", producer=("p", 0, 0)),
+            commands.append("a", b"123", producer=("p", 0, 0)),
+            commands.append("a", b"1234"),
+            commands.append("missing", b"12"),
+            commands.close("a"),
+            commands.append("a", b"1"),
+        ):
+            self.result(self.store.submit(command))
+        self.assertEqual(
+            {key: number for key, number in meter.commands.items() if number},
+            {
+                ("create", "done"): 1,
+                ("append", "done"): 3,
+                ("append", "duplicate"): 1,
+                ("append", "refused"): 2,
+            },
+        )
+        self.assertEqual(dict(meter.sizes), {"done": 12, "duplicate": 3, "refused": 3})
+        self.assertEqual(dict(meter.refusals), {"stream-not-found": 1, "stream-closed": 1})
+
+    def test_bytes_once(self) -> None:
+        """Also where a listener submits a command of its own, which is told later."""
+        meter = self.measured()
+        self.result(self.store.submit(commands.create("a")))
+        answers: list[Deferred[Any]] = []
+
+        def more(_: object) -> None:
+            if not answers:
+                answers.append(self.store.submit(commands.append("a", b"12")))
+                answers.append(self.store.submit(commands.append("a", b"345")))
+
+        self.store.watch(more)
+        self.result(self.store.submit(commands.append("a", b"6")))
+        for answer in answers:
+            self.result(answer)
+        self.assertEqual(meter.sizes["done"], 6)
+        self.assertEqual(meter.commands["append", "done"], 3)
+
+    def test_nothing_in_the_way(self) -> None:
+        """A store that works says so."""
+        self.assertIsNone(self.result(self.store.obstacle()))
+
+
+class MemoryCountingTests(_Counting, SynchronousTestCase):
+    """In memory."""
+
+    def make_store(self) -> MemoryStore:
+        store = MemoryStore(lambda: self.now)
+        store.open()
+        return store
+
+    def test_no_disk(self) -> None:
+        """There are no levels."""
+        self.assertIsNone(self.result(self.store.levels()))
+
+
+class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
+    """On a disk."""
+
+    store: LMDBStore
+
+    def test_batches(self) -> None:
+        """How many commands share a commit, and that times were taken."""
+        meter = self.measured()
+        self.result(self.store.submit(commands.create("a")))
+        asked = [self.store.submit(commands.append("a", b"1")) for _ in range(5)]
+        for answer in asked:
+            self.result(answer)
+        self.result(self.store.submit(commands.append("missing", b"1")))
+        sizes = dict(zip(meter.batch_size.bounds, meter.batch_size.counts, strict=False))
+        self.assertEqual((sizes[1], sizes[8]), (2, 1))
+        self.assertEqual(meter.batch_size.total, 7)
+        # The refused command's batch changed nothing, and was not committed.
+        self.assertEqual((meter.commits, sum(meter.commit_seconds.counts)), (2, 2))
+        self.assertEqual(sum(meter.batch_seconds.counts), 3)
+        self.assertEqual(sum(meter.queue_seconds.counts), 3)
+        self.assertGreater(meter.commit_seconds.total, 0)
+        self.assertGreaterEqual(meter.batch_seconds.total, meter.commit_seconds.total)
+
+    def test_reads_wait(self) -> None:
+        """Reads in a lane are counted, those that memory answers are not."""
+        meter = self.measured()
+        self.result(self.store.look("missing"))
+        self.assertEqual(sum(meter.read_wait_seconds.counts), 1)
+        self.result(self.store.look("missing"))
+        self.assertEqual(sum(meter.read_wait_seconds.counts), 1)
+
+    def test_failed_batches(self) -> None:
+        """A disk that fails is counted, with what it cost."""
+        meter = self.measured()
+        self.result(self.store.submit(commands.create("a")))
+
+        def fail(_: object) -> None:
+            raise KeyspaceFailed("no")
+
+        self.patch(self.store._keyspace, "begin", lambda: fail(None))
+        self.result(self.store.submit(commands.append("a", b"123")))
+        self.assertEqual(meter.failures, 1)
+        self.assertEqual(meter.commands["append", "failed"], 1)
+        self.assertEqual(meter.sizes["failed"], 3)
+        self.assertEqual(meter.refusals["storage-unavailable"], 1)
+
+    def test_overloaded(self) -> None:
+        """What is turned away before it queues is counted too."""
+        meter = self.measured()
+        self.patch(durable_store, "MAX_QUEUED_COMMANDS", 0)
+        self.result(self.store.submit(commands.append("a", b"123")))
+        self.assertEqual(meter.refusals["overloaded"], 1)
+        self.assertEqual(meter.commands["append", "failed"], 1)
+
+    def test_levels(self) -> None:
+        """What the map, the file and the disk say, and who is behind."""
+        self.result(self.store.submit(commands.create("a", b"1" * 3_000)))
+        before = self.result(self.store.levels())
+        assert before is not None
+        self.assertGreater(before.journaled, 3_000)
+        self.store._keyspace.fold()
+        before = self.result(self.store.levels())
+        assert before is not None
+        self.assertEqual(before.journaled, 0)
+        self.assertGreater(before.map_used, 3_000)
+        self.assertGreaterEqual(before.file_size, before.map_used)
+        self.assertGreater(before.map_size, before.file_size)
+        self.assertGreater(before.disk_free, 0)
+        self.assertEqual((before.readers, before.reader_lag), (0, 0))
+        with self.store._keyspace.snapshot():
+            for _ in range(3):
+                self.result(self.store.submit(commands.append("a", b"1")))
+                self.store._keyspace.fold()
+            held = self._elsewhere()
+        self.assertEqual((held.readers, held.reader_lag), (1, 3))
+        asked = self.store.submit(commands.append("a", b"123"))
+        queued = self.result(self.store.levels())
+        assert queued is not None
+        self.assertEqual((queued.queued, queued.queued_size), (1, 3))
+        self.result(asked)
+
+    def _elsewhere(self) -> Levels:
+        """The levels as a reading thread sees them: LMDB has one reader a thread."""
+        found: list[Levels] = []
+        standing = self.store._map.standing
+        thread = Thread(target=lambda: found.append(Levels(0, 0, 0, *standing())))
+        thread.start()
+        thread.join()
+        return found[0]
+
+    def test_closed(self) -> None:
+        """A closed store has no levels, and takes nothing."""
+        self.result(self.store.close())
+        self.assertIsNone(self.result(self.store.levels()))
+        self.assertEqual(self.result(self.store.obstacle()), "the store is closed")
+        self.store = self.open_store()
+
+    def test_no_room(self) -> None:
+        """A disk with less than the reserve is an obstacle, and so is one that has failed."""
+        self.patch(LMDBKeyspace, "disk_room", lambda _: 0)
+        found = self.result(self.store.obstacle())
+        assert found is not None
+        self.assertIn("no room", found)
+
+        def broken(_: object) -> int:
+            raise KeyspaceFailed("input/output error")
+
+        self.patch(LMDBKeyspace, "disk_room", broken)
+        self.assertEqual(self.result(self.store.obstacle()), "the disk failed: input/output error")
+
+    def test_map_that_fails(self) -> None:
+        """A map that cannot be read is an obstacle, and so is one that the journal cannot be put
+        into; the journal takes writes all the while."""
+        for call in ("begin", "snapshot"):
+            self.submit(put(call))
+            with mock.patch.object(LMDBKeyspace, call, side_effect=KeyspaceFailed("it fails")):
+                with contextlib.suppress(KeyspaceFailed):
+                    self.store._keyspace.fold()
+                self.assertEqual(
+                    self.result(self.store.obstacle()),
+                    "the store's file cannot be read or written: it fails",
+                )
+            self.store._keyspace.fold()
+            self.assertIsNone(self.result(self.store.obstacle()))
+
+    def test_a_bug_is_an_obstacle(self) -> None:
+        """Whatever the committing lane meets, the answer comes."""
+
+        def bug() -> None:
+            raise RuntimeError("oh")
+
+        self.patch(self.store._committer, "obstacle", bug)
+        self.assertEqual(self.result(self.store.obstacle()), "the committer met a bug")
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_dead_committer(self) -> None:
+        """Where the committing lane does not come round, there is no answer."""
+        self.patch(self.lanes, "write", lambda job: None)
+        asked = self.store.obstacle()
+        self.lanes.drain()
+        self.assertNoResult(asked)
+
+
+class WriteProbeTests(SynchronousTestCase):
+    """A disk is asked by writing to it."""
+
+    def test_leaves_nothing(self) -> None:
+        """A directory is as it was."""
+        directory = tempfile.mkdtemp()
+        self.addCleanup(os.rmdir, directory)
+        self.assertIsNone(write_obstacle(directory))
+        self.assertEqual(os.listdir(directory), [])
+
+    def test_obstacles(self) -> None:
+        """Whatever the system says, at whatever call."""
+        directory = tempfile.mkdtemp()
+        self.addCleanup(os.rmdir, directory)
+
+        def refuse(number: int) -> Any:
+            return mock.Mock(side_effect=OSError(number, os.strerror(number)))
+
+        for name, number in (("fsync", errno.EIO), ("fsync", errno.ENOSPC), ("fsync", errno.EROFS)):
+            with mock.patch.object(os, name, refuse(number)):
+                found = write_obstacle(directory)
+            self.assertEqual(found, f"the data directory cannot be written: {os.strerror(number)}")
+        found = write_obstacle(os.path.join(directory, "missing"))
+        self.assertEqual(
+            found, f"the data directory cannot be written: {os.strerror(errno.ENOENT)}"
+        )

@@ -1,0 +1,462 @@
+"""What is owed to subscriptions is done when it is due, once, and again after a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.limits import (
+    DELIVERIES_KEPT,
+    DELIVERIES_SHARE,
+    DELIVERY_GRACE,
+    MAX_DELIVERIES,
+    OBLIGATION_EARLY,
+    OBLIGATION_RETRY,
+    WEBHOOK_TIMEOUT,
+)
+from durable_streams_tw.protocol.streams.commands import Delete
+from durable_streams_tw.protocol.subscriptions.commands import Delivered, Unsubscribe
+from durable_streams_tw.protocol.subscriptions.outcomes import Claimed
+from durable_streams_tw.storage.api import Command, IStreamStore, Moment, Outcome
+from durable_streams_tw.storage.memory.store import MemoryStore
+from durable_streams_tw.subscriptions.webhook_client import Unreachable
+from tests.storage.command_builders import JSON, create
+from tests.storage.subscription_suite import subscribe
+from tests.subscriptions.rig import BASE, LEASE, WakesCase
+from tests.subscriptions.test_keyring import verify
+from tests.tokens import at, bare
+
+DONE = b'{"done": true}'
+
+
+class WebhookTests(WakesCase):
+    """Calls of webhooks (§7.1)."""
+
+    def test_what_is_told(self) -> None:
+        self.hook("sub/1")
+        self.write("events/b", b"xy")
+        call = self.call()
+        state = self.state("sub/1")
+        self.assertEqual(call.url, "https://hook.example/")
+        token = call.body.pop("callback_token")
+        self.assertEqual(token.count("."), 2)
+        stream = {
+            "path": "events/b",
+            "link_type": "glob",
+            "acked_offset": at(0),
+            "tail_offset": at(2),
+            "has_pending": True,
+        }
+        expected = {
+            "subscription_id": "sub/1",
+            "wake_id": state.wake_id,
+            "generation": 1,
+            "streams": [stream],
+            "callback_url": BASE + "__ds/subscriptions/sub%2F1/callback",
+        }
+        for name in ("acked_offset", "tail_offset"):
+            call.body["streams"][0][name] = bare(call.body["streams"][0][name])
+        self.assertEqual(call.body, expected)
+        self.assertEqual(call.header["Content-Type"], "application/json")
+        signature = call.header["Webhook-Signature"]
+        self.assertTrue(verify(call.raw, signature, self.keyring.jwks()))
+        self.assertEqual(call.timeout, LEASE / 1000)
+
+    def test_done(self) -> None:
+        """What it was shown is acknowledged; what came meanwhile wakes again."""
+        self.hook()
+        self.write()
+        call = self.call()
+        self.write()
+        self.assertQuiet()
+        call.answer(body=DONE)
+        again = self.call()
+        self.assertEqual(again.body["generation"], 2)
+        self.assertNotEqual(again.body["wake_id"], call.body["wake_id"])
+        self.assertEqual(bare(again.body["streams"][0]["acked_offset"]), at(3))
+        again.answer(201, b' {"x": [1], "done": true} ')
+        self.assertQuiet()
+        self.assertTrue(self.state().idle)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_not_done(self) -> None:
+        """It is waited for, until its lease runs out (§7.3)."""
+        for answer in (b"", b"ok", b"{}", b'{"done": false}', b'{"done": "true"}', b"[true]"):
+            self.hook(f"s{len(answer)}", f"e{len(answer)}")
+            self.write(f"e{len(answer)}")
+            call = self.call()
+            call.answer(202, answer)
+            self.turn(LEASE / 1000 - 1)
+            self.assertQuiet()
+            self.turn(1)
+            again = self.call()
+            self.assertEqual(again.body["generation"], 2)
+            self.submit(Unsubscribe(f"s{len(answer)}"))
+
+    def test_callback(self) -> None:
+        self.hook()
+        self.write()
+        call = self.call()
+        call.answer(202)
+        self.turn(20)
+        self.call_back(call, done=False)
+        self.turn(20)
+        self.assertQuiet()
+        self.call_back(call, ("events/a", 3))
+        self.turn(1000)
+        self.assertQuiet()
+        self.assertTrue(self.state().idle)
+
+    def test_callback_before_the_answer(self) -> None:
+        """The next wake waits for the answer of the last, but not for ever."""
+        self.hook()
+        self.write()
+        for number in range(2):
+            call = self.call()
+            self.write()
+            self.call_back(call)
+            self.assertQuiet()
+            if number:
+                self.turn(DELIVERY_GRACE)
+                self.assertTrue(call.cancelled)
+            else:
+                self.turn(DELIVERY_GRACE - 1)
+                self.assertQuiet()
+                call.answer(500)
+        self.assertEqual(self.call().body["generation"], 3)
+
+    def test_heartbeat_before_the_answer(self) -> None:
+        """A lease that runs out ends the wake, whatever its call is about."""
+        self.hook()
+        self.write()
+        call = self.call()
+        self.call_back(call, done=False)
+        self.turn(LEASE / 1000)
+        self.assertEqual(self.state().generation, 2)
+        self.turn(DELIVERY_GRACE)
+        self.assertTrue(call.cancelled)
+        self.assertEqual(self.call().body["generation"], 2)
+
+    def test_retries(self) -> None:
+        """The same wake, at growing distances; a success makes all well (§7.1)."""
+        self.hook()
+        self.write()
+        call = self.call()
+        wake_id = call.body["wake_id"]
+        outcomes: list[Callable[[Any], None]] = [
+            lambda call: call.answer(500),
+            lambda call: call.answer(302),
+            lambda call: call.answer(404, DONE),
+            lambda call: call.done.errback(Unreachable("gone")),
+            lambda call: call.answer(199),
+        ]
+        for count, outcome in enumerate(outcomes):
+            outcome(call)
+            self.assertEqual(self.state().failures, count + 1)
+            self.turn(2**count - 0.01)
+            self.assertQuiet()
+            self.turn(0.01)
+            call = self.call()
+            self.assertEqual(call.body["wake_id"], wake_id)
+        call.answer(204)
+        self.assertFalse(self.state().failing)
+
+    def test_jitter(self) -> None:
+        self.hook()
+        for self.chance, pause in ((0.0, 0.8), (1.0, 1.2)):
+            self.write()
+            self.call().answer(500)
+            self.turn(pause - 0.01)
+            self.assertQuiet()
+            self.turn(0.01)
+            self.call().answer(200, DONE)
+
+    def test_restart(self) -> None:
+        """What was under way is done again, what was planned is kept (§7.1)."""
+        self.hook("a", "a")
+        self.hook("b", "b")
+        self.hook("c", "c")
+        self.write("a")
+        first = self.call()
+        self.write("b")
+        self.call().answer(500)
+        self.write("c")
+        self.call().answer(202)
+        self.stop()
+        self.assertTrue(first.cancelled)
+        self.assertEqual(self.state("a").failures, 0)
+        self.clock.advance(0.5)
+        self.begin()
+        again = self.call()
+        self.assertEqual(again.body["wake_id"], first.body["wake_id"])
+        again.answer(200, DONE)
+        self.turn(0.4)
+        self.assertQuiet()
+        self.turn(0.1)
+        self.assertEqual(self.call().body["subscription_id"], "b")
+        self.turn(LEASE / 1000 - 1.5)
+        self.assertQuiet()
+        self.turn(0.5)
+        self.assertEqual(self.call().body["subscription_id"], "c")
+
+    def test_deleted(self) -> None:
+        """A call that is under way is ended; one that follows under the same id is another."""
+        asked = self.hook()
+        self.write()
+        call = self.call()
+        self.submit(Unsubscribe("s"))
+        self.assertTrue(call.cancelled)
+        self.submit(asked)
+        self.write()
+        again = self.call()
+        self.assertEqual(again.body["generation"], 1)
+        again.answer(500)
+        self.submit(Unsubscribe("s"))
+        self.turn(100)
+        self.assertQuiet()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_made_anew_in_one_commit(self) -> None:
+        """Notes may leave out what lies between."""
+        self.hook()
+        self.write()
+        call = self.call()
+        state = self.state()
+        self.wakes._take(type(state)(9, "s", state.config, b"", 0))
+        self.assertTrue(call.cancelled)
+        self.assertEqual(self.wakes._charges, {})
+
+    def test_work_that_is_gone(self) -> None:
+        """A stream is deleted while its wake waits for the retry."""
+        self.hook()
+        self.write()
+        self.call().answer(500)
+        self.submit(Delete("events/a"))
+        self.turn(10)
+        self.assertQuiet()
+        self.assertTrue(self.state().idle)
+
+    def test_bounded(self) -> None:
+        """So many calls of one host at once, however many are due."""
+        for number in range(DELIVERIES_SHARE + 5):
+            self.hook(f"s{number}", "a")
+        self.write("a")
+        self.turn()
+        self.assertEqual(len(self.calls), DELIVERIES_SHARE)
+        calls, self.calls = self.calls, []
+        for call in calls[:3]:
+            call.answer(200, DONE)
+        self.turn()
+        self.assertEqual(len(self.calls), 3)
+        self.stop()
+        self.assertTrue(all(call.cancelled for call in calls[3:] + self.calls))
+
+    def test_hanging_receivers(self) -> None:
+        """Two hundred subscriptions whose receiver hangs delay no other receiver."""
+        for number in range(200):
+            self.hook(f"s{number}", "a", url=f"https://h{number}.hanging.example/{number}")
+        self.hook("healthy", "a", url="https://healthy.example/")
+        self.write("a")
+        self.turn()
+        urls = [call.url for call in self.calls]
+        self.assertEqual(len(urls), DELIVERIES_SHARE + 1)
+        self.assertIn("https://healthy.example/", urls)
+
+    def test_hanging_receivers_on_this_machine(self) -> None:
+        """Ports tell them apart."""
+        for number in range(200):
+            self.hook(f"s{number}", "a", url=f"http://localhost:3000/{number}")
+        self.hook("healthy", "a", url="http://localhost:3001/")
+        self.write("a")
+        self.turn()
+        self.assertIn("http://localhost:3001/", [call.url for call in self.calls])
+
+    def test_receivers_that_hang_on_many_domains(self) -> None:
+        """They cannot have what is kept for receivers that answered promptly."""
+        self.hook("healthy", "h", url="https://healthy.example/")
+        self.write("h")
+        self.call().answer(200, DONE)
+        for number in range(MAX_DELIVERIES):
+            self.hook(f"s{number}", "a", url=f"https://hanging-{number}.example/")
+        self.write("a")
+        self.turn()
+        self.assertEqual(len(self.calls), MAX_DELIVERIES - DELIVERIES_KEPT)
+        self.write("h")
+        self.turn()
+        self.assertIn("https://healthy.example/", [call.url for call in self.calls])
+
+    def test_timeout_is_bounded_by_the_lease(self) -> None:
+        self.submit(subscribe("s", "a", wake_stream=None, lease_ttl=1500))
+        self.write("a")
+        self.assertEqual(self.call().timeout, 1.5)
+        self.assertGreaterEqual(WEBHOOK_TIMEOUT, 1.5)
+
+    def test_before_the_ports_are_open(self) -> None:
+        """Nobody knows yet where to call back."""
+        self.base = None
+        self.hook()
+        self.write()
+        self.assertQuiet()
+        self.base = BASE
+        self.turn(OBLIGATION_RETRY)
+        self.call()
+
+    def test_stopped(self) -> None:
+        """Nothing is taken up any more."""
+        self.hook()
+        self.stop()
+        self.write()
+        self.assertQuiet()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class PullTests(WakesCase):
+    """Leases and wake events that wait (§7.2)."""
+
+    def pull(self) -> None:
+        self.submit(subscribe("p", "events/*", wake_stream="wake", lease_ttl=LEASE))
+
+    def test_lease(self) -> None:
+        self.submit(create("wake", content_type=JSON))
+        self.pull()
+        self.write()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        claimed = self.claim()
+        assert isinstance(claimed, Claimed), claimed
+        self.turn(LEASE / 1000 - 1)
+        self.assertEqual(self.state("p").generation, 1)
+        self.turn(1)
+        self.assertEqual((self.state("p").generation, self.state("p").holder), (2, None))
+
+    def test_wake_stream_that_is_missing(self) -> None:
+        """The event is tried again, and written when the stream is there."""
+        self.pull()
+        self.write()
+        for _ in range(10):
+            self.turn(1)
+        self.assertIn(self.state("p").failures, (3, 4))
+        self.submit(create("wake", content_type=JSON))
+        self.turn(100)
+        self.assertFalse(self.state("p").failing)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class FlakyStore(MemoryStore):
+    """Refuses, or fails, when told to."""
+
+    refusal: Refusal | None = None
+    error: Exception | None = None
+
+    def submit(self, command: Command) -> Deferred[Outcome]:
+        if isinstance(command, Delivered):
+            if self.error is not None:
+                return fail(self.error)
+            if self.refusal is not None:
+                return succeed(self.refusal)
+        return super().submit(command)
+
+    def ask(self, question: Callable[[Moment], Any]) -> Deferred[Any]:
+        if self.error is not None:
+            return fail(self.error)
+        if self.refusal is not None:
+            return succeed(self.refusal)
+        return super().ask(question)
+
+
+class FlakyTests(WakesCase):
+    """A store that does not answer: nothing is lost, and nobody is called in circles."""
+
+    store: FlakyStore
+
+    def make_store(self) -> IStreamStore:
+        return FlakyStore(lambda: int(self.clock.seconds() * 1000))
+
+    def test_refused(self) -> None:
+        self.hook()
+        self.store.refusal = Refusal(Problem.STORAGE_UNAVAILABLE, "")
+        self.write()
+        self.turn(3 * OBLIGATION_RETRY)
+        self.assertQuiet()
+        self.store.refusal = None
+        self.turn(OBLIGATION_RETRY)
+        call = self.call()
+        self.store.refusal = Refusal(Problem.OUTCOME_UNKNOWN, "")
+        call.answer(200, DONE)
+        self.assertQuiet()
+        self.store.refusal = None
+        self.turn(OBLIGATION_RETRY)
+        again = self.call()
+        self.assertEqual(again.body["wake_id"], call.body["wake_id"])
+        again.answer(200, DONE)
+        self.assertTrue(self.state().idle)
+
+    def test_failed(self) -> None:
+        """A bug is logged, and tried again a while later."""
+        self.hook()
+        self.store.error = ZeroDivisionError()
+        self.write()
+        self.turn(0)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.store.error = None
+        self.turn(OBLIGATION_RETRY)
+        self.call()
+
+    def test_unreadable_at_the_start(self) -> None:
+        """It is read later; what is heard of meanwhile is taken up at once."""
+        self.hook("a", "a")
+        self.hook("b", "b")
+        self.write("a")
+        self.call().answer(500)
+        self.stop()
+        self.turn(10)
+        self.store.refusal = Refusal(Problem.STORAGE_UNAVAILABLE, "")
+        self.begin()
+        self.assertQuiet()
+        self.store.refusal = None
+        self.write("b")
+        self.assertEqual(self.call().body["subscription_id"], "b")
+        self.turn(OBLIGATION_RETRY)
+        self.assertEqual(self.call().body["subscription_id"], "a")
+
+    def test_heard_while_it_is_read(self) -> None:
+        """What a commit says is newer than what was read before it."""
+        self.hook()
+        self.write()
+        self.call().answer(202)
+        self.stop()
+        late: Deferred[Any] = Deferred()
+        answers: list[Any] = []
+        ask = self.store.ask
+
+        def slow(question: Any) -> Deferred[Any]:
+            ask(question).addCallback(answers.append)
+            return late
+
+        self.patch(self.store, "ask", slow)
+        self.begin()
+        self.submit(Unsubscribe("s"))
+        late.callback(answers[0])
+        self.assertEqual(self.wakes._charges, {})
+
+
+class ClockTests(WakesCase):
+    """A store whose clock is a little behind the reactor's."""
+
+    behind = 0.0
+
+    def make_store(self) -> IStreamStore:
+        return MemoryStore(lambda: int((self.clock.seconds() - self.behind) * 1000))
+
+    def test_asked_again_soon(self) -> None:
+        self.submit(create("wake", content_type=JSON))
+        self.submit(subscribe("p", "events/*", wake_stream="wake", lease_ttl=LEASE))
+        self.write()
+        self.claim()
+        self.behind = 0.01
+        self.turn(LEASE / 1000)
+        self.assertEqual(self.state("p").generation, 1)
+        self.turn(OBLIGATION_EARLY)
+        self.assertEqual(self.state("p").generation, 2)
