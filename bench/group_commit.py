@@ -25,13 +25,13 @@ from durable_streams_tw.protocol.streams.bodies import NOTHING, Body
 from durable_streams_tw.protocol.streams.commands import Append, Create
 from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.protocol.streams.state import FOR_EVER
-from durable_streams_tw.storage.durable.executor import Job, ThreadLanes
+from durable_streams_tw.storage.durable.executor import Job, ThreadExecutor
 from durable_streams_tw.storage.durable.store import LMDBStore
 
 BYTES = "application/octet-stream"
 
 
-class SingleFile(ThreadLanes):
+class SingleFile(ThreadExecutor):
     """Lanes that commit one command at a time."""
 
     def start(self, work: Callable[[list[Job]], None]) -> None:
@@ -43,7 +43,7 @@ class SingleFile(ThreadLanes):
 
 
 async def rate(
-    reactor: Any, lanes: type[ThreadLanes], parent: str | None, seconds: float, writers: int
+    reactor: Any, lanes: type[ThreadExecutor], parent: str | None, seconds: float, writers: int
 ) -> float:
     """Acknowledged appends per second."""
     directory = tempfile.mkdtemp(dir=parent)
@@ -83,7 +83,7 @@ def main(reactor: IReactorCore) -> Deferred[None]:
     async def measure() -> None:
         results: dict[str, list[float]] = {"grouped": [], "one by one": []}
         for _ in range(options.rounds):
-            for name, lanes in (("grouped", ThreadLanes), ("one by one", SingleFile)):
+            for name, lanes in (("grouped", ThreadExecutor), ("one by one", SingleFile)):
                 figure = await rate(
                     reactor, lanes, options.directory, options.seconds, options.writers
                 )

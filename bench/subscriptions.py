@@ -29,7 +29,7 @@ from durable_streams_tw.protocol.streams.state import FOR_EVER
 from durable_streams_tw.protocol.subscriptions.commands import Subscribe, config_digest
 from durable_streams_tw.protocol.subscriptions.outcomes import Subscribed
 from durable_streams_tw.protocol.subscriptions.state import Config, Kind
-from durable_streams_tw.storage.durable.executor import ThreadLanes
+from durable_streams_tw.storage.durable.executor import ThreadExecutor
 from durable_streams_tw.storage.durable.store import LMDBStore
 
 BYTES = "application/octet-stream"
@@ -54,7 +54,7 @@ async def rate(
 ) -> tuple[float, float]:
     """Acknowledged appends per second, and microseconds of CPU for each."""
     directory = tempfile.mkdtemp(dir=parent)
-    store = LMDBStore(directory, reactor, ThreadLanes(reactor))
+    store = LMDBStore(directory, reactor, ThreadExecutor(reactor))
     store.open()
     try:
         made = await gatherResults([store.submit(command) for command in commands])

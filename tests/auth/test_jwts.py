@@ -15,11 +15,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.auth import jwts
 from durable_streams_tw.auth.grants import Verb
 from durable_streams_tw.auth.identities import Identity
-from durable_streams_tw.auth.jwts import Expected, Invalid, UnknownKey
+from durable_streams_tw.auth.jwts import InvalidToken, TokenRequirements, UnknownKey
 from durable_streams_tw.auth.key_sets import MalformedKeySet, read_key_set
 from tests.auth.issuer import AUDIENCE, ISSUER, NOW, jwk, key_set, part, private, token
 
-EXPECTED = Expected(ISSUER, AUDIENCE)
+EXPECTED = TokenRequirements(ISSUER, AUDIENCE)
 
 
 def check(text: str, *keys: str | dict[str, Any], now: float = NOW) -> Identity:
@@ -69,7 +69,7 @@ class BadTests(SynchronousTestCase):
 
     def refused(self, text: str, *keys: str | dict[str, Any], now: float = NOW) -> None:
         """It is, without a word of it."""
-        error = self.assertRaises(Invalid, check, text, *keys, now=now)
+        error = self.assertRaises(InvalidToken, check, text, *keys, now=now)
         self.assertNotIn(text[:20] or "-", str(error))
 
     def test_none(self) -> None:
@@ -233,7 +233,7 @@ class BadTests(SynchronousTestCase):
         other = chr((ord(good[place]) ^ change) & 0x7F)
         text = good[:place] + other + good[place + 1 :]
         if text != good:
-            self.assertRaises(Invalid, check, text, "ed")
+            self.assertRaises(InvalidToken, check, text, "ed")
 
 
 class KeySetTests(SynchronousTestCase):

@@ -6,16 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.auth.rates import Rate, Rates, client_of
+from durable_streams_tw.auth.rates import Rate, RateLimiter, client_of
 from tests.auth.issuer import NOW
 
 
 class RatesTests(SynchronousTestCase):
-    """`Rates`."""
+    """`RateLimiter`."""
 
     def test_burst_and_refill(self) -> None:
         """As many at once, then one for each step of time."""
-        rates = Rates(Rate(10, 1.0))
+        rates = RateLimiter(Rate(10, 1.0))
         self.assertEqual([rates.take("a", NOW) > 0 for _ in range(12)], [False] * 10 + [True] * 2)
         self.assertAlmostEqual(rates.take("a", NOW), 0.1, places=4)
         self.assertEqual(rates.take("b", NOW), 0)
@@ -25,7 +25,7 @@ class RatesTests(SynchronousTestCase):
     @given(st.lists(st.floats(0, 3), max_size=60))
     def test_bound(self, pauses: list[float]) -> None:
         """In any time no more than its share and one burst."""
-        rates = Rates(Rate(5, 2.0))
+        rates = RateLimiter(Rate(5, 2.0))
         now, passed = NOW, 0
         for pause in pauses:
             now += pause
@@ -34,7 +34,7 @@ class RatesTests(SynchronousTestCase):
 
     def test_waiting_helps(self) -> None:
         """Whoever waits as long as he is told is let through."""
-        rates = Rates(Rate(3, 7.0))
+        rates = RateLimiter(Rate(3, 7.0))
         now = NOW
         for _ in range(20):
             wait = rates.take("a", now)
@@ -44,7 +44,7 @@ class RatesTests(SynchronousTestCase):
 
     def test_forgotten(self) -> None:
         """Clients that are gone take no room; a crowd of new ones takes so much."""
-        rates = Rates(Rate(1, 1.0))
+        rates = RateLimiter(Rate(1, 1.0))
         for number in range(1000):
             rates.take(f"{number}", NOW)
         self.assertEqual(len(rates), 1000)
@@ -57,7 +57,7 @@ class RatesTests(SynchronousTestCase):
         from durable_streams_tw.auth import rates as module
 
         self.patch(module, "RATE_CLIENTS", 100)
-        rates = Rates(Rate(1, 1000.0))
+        rates = RateLimiter(Rate(1, 1000.0))
         for number in range(1000):
             rates.take(f"{number}", NOW)
             self.assertLessEqual(len(rates), 101)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.cli.client_input import Lines, Pieces
-from durable_streams_tw.cli.client_options import Access
+from durable_streams_tw.cli.client_options import ClientOptions
 from tests.service.black_box import PATIENCE, Foreground, ask, environment
 from tests.service.pem import pem
 
@@ -184,11 +184,11 @@ class AccessTests(SynchronousTestCase):
         """The next request has the new one; a token that was given stands before the file."""
         path = Path(self.mktemp())
         path.write_text("first\n")
-        access = Access("http://h/", None, str(path), ("X-A: b",), None, None, False)
+        access = ClientOptions("http://h/", None, str(path), ("X-A: b",), None, None, False)
         self.assertEqual(access.fields(), {"X-A": "b", "Authorization": "Bearer first"})
         path.write_text("second")
         self.assertEqual(access.fields()["Authorization"], "Bearer second")
-        given = Access("http://h/", "third", str(path), (), None, None, False)
+        given = ClientOptions("http://h/", "third", str(path), (), None, None, False)
         self.assertEqual(given.fields(), {"Authorization": "Bearer third"})
 
 

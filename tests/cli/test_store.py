@@ -17,7 +17,7 @@ from durable_streams_tw.cli import store_child
 from durable_streams_tw.cli.commands import commands
 from durable_streams_tw.cli.store_work import IMPOSSIBLE, WRONG, amount, plain_lines, size
 from durable_streams_tw.storage.engine.format_version import recognise
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LMDBKeyspace
+from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LMDBEngine
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import put
 
@@ -111,7 +111,7 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
         """A file that ends the process which reads it ends no other."""
         directory = os.path.join(self.place, "small")
         os.mkdir(directory)
-        keyspace = LMDBKeyspace(directory)
+        keyspace = LMDBEngine(directory)
         recognise(keyspace, directory, 0)
         keyspace.close()
         with open(os.path.join(directory, DATA_FILE), "r+b") as file:

@@ -42,7 +42,7 @@ from durable_streams_tw.protocol.streams.outcomes import Appended, Created
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
 from durable_streams_tw.protocol.streams.state import FOR_EVER
 from durable_streams_tw.storage.api import Chunk, Outcome
-from durable_streams_tw.storage.durable.executor import ThreadLanes
+from durable_streams_tw.storage.durable.executor import ThreadExecutor
 from durable_streams_tw.storage.durable.store import LMDBStore
 
 TYPE = "text/plain"
@@ -129,7 +129,7 @@ def main(directory: str) -> None:
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     started = time.monotonic()
-    store = LMDBStore(directory, running, ThreadLanes(running), journal_size=_JOURNAL)
+    store = LMDBStore(directory, running, ThreadExecutor(running), journal_size=_JOURNAL)
     store.open()
     driver = Driver(store, running)
     StandardIO(driver)

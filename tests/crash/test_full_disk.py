@@ -187,8 +187,8 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
         script = (
             "import sys\n"
             "from durable_streams_tw.storage.api import StoreUnusable\n"
-            "from durable_streams_tw.storage.engine.lmdb import LMDBKeyspace\n"
-            "try: LMDBKeyspace(sys.argv[1])\n"
+            "from durable_streams_tw.storage.engine.lmdb import LMDBEngine\n"
+            "try: LMDBEngine(sys.argv[1])\n"
             "except StoreUnusable as error: print(error)\n"
         )
         done = subprocess.run(

@@ -32,7 +32,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from durable_streams_tw.protocol.limits import FOLD_INTERVAL, KIB, SWEEP_INTERVAL
 from durable_streams_tw.storage.admin.backup import back_up
 from durable_streams_tw.storage.admin.restore import compact, restore
-from durable_streams_tw.storage.durable.executor import ThreadLanes
+from durable_streams_tw.storage.durable.executor import ThreadExecutor
 from durable_streams_tw.storage.durable.store import LMDBStore
 from durable_streams_tw.storage.engine.lmdb import DATA_FILE
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
@@ -218,7 +218,7 @@ def threads(root: str, seed: str) -> None:
     running: Any = reactor
     writer = Writer(seed)
     say(store=DATA)
-    lanes = ThreadLanes(running)
+    lanes = ThreadExecutor(running)
     store = LMDBStore(
         os.path.join(root, DATA), running, lanes, journal_size=JOURNAL, now=lambda: NOW
     )

@@ -10,7 +10,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.http.http1.factory import FastDoor
+from durable_streams_tw.http.http1.factory import Http1Factory
 from durable_streams_tw.http.messages import Request, Response
 from tests.http.hostile import SETTINGS, Recorder, site_of
 from tests.http.house import MORNING, Client
@@ -105,7 +105,7 @@ class ChannelTestCase(SynchronousTestCase):
         self.clock.rightNow = MORNING
         self.desk = Desk()
         self.site = site_of(self.desk, self.clock)
-        self.door = FastDoor(self.desk, self.site, self.clock, b"/v1/stream/", self.settings)
+        self.door = Http1Factory(self.desk, self.site, self.clock, b"/v1/stream/", self.settings)
         self.callers: list[Caller] = []
 
     def tearDown(self) -> None:

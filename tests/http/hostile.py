@@ -21,13 +21,13 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from durable_streams_tw.http.handlers.streams import Decision, Respond
-from durable_streams_tw.http.headers import Policies
-from durable_streams_tw.http.http1.factory import FastDoor
+from durable_streams_tw.http.headers import ResponseHeaders
+from durable_streams_tw.http.http1.factory import Http1Factory
 from durable_streams_tw.http.http2 import frames as frames
 from durable_streams_tw.http.http2.heads import RawFields
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.http.twisted_web.resource import StreamTree
+from durable_streams_tw.http.twisted_web.resource import StreamResources
 from durable_streams_tw.http.twisted_web.site import StreamSite
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Refusal
@@ -66,7 +66,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
-        self._policies = Policies()
+        self._policies = ResponseHeaders()
 
     def respond(self, request: Request) -> Deferred[Response]:
         """Remember a request."""
@@ -102,14 +102,14 @@ class Outcome(Struct):
 def site_of(recorder: Recorder, clock: Clock) -> StreamSite:
     """The twisted.web door."""
     operations: Any = recorder
-    resource = StreamTree(operations, SETTINGS, clock).resource(b"v1/stream/")
-    return StreamSite(resource, operations, Policies(), SETTINGS, clock, b"/v1/stream/")
+    resource = StreamResources(operations, SETTINGS, clock).resource(b"v1/stream/")
+    return StreamSite(resource, operations, ResponseHeaders(), SETTINGS, clock, b"/v1/stream/")
 
 
 def at_fast_channel(pieces: list[bytes]) -> Outcome:
     """What the fast channel makes of bytes that come in these pieces."""
     recorder, clock = Recorder(), Clock()
-    door = FastDoor(recorder, site_of(recorder, clock), clock, b"/v1/stream/", SETTINGS)
+    door = Http1Factory(recorder, site_of(recorder, clock), clock, b"/v1/stream/", SETTINGS)
     return _fed(door, recorder, clock, pieces)
 
 

@@ -13,8 +13,8 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.auth.identities import BearerToken, CannotTell, Identity, Rejected
-from durable_streams_tw.auth.jwts import Expected
-from durable_streams_tw.http.auth_checkers import FileTokens, JwtTokens, UnusableFile
+from durable_streams_tw.auth.jwts import TokenRequirements
+from durable_streams_tw.http.auth_checkers import JwtChecker, TokenFileChecker, UnusableFile
 from durable_streams_tw.http.jwks_sources import CannotFetch
 from durable_streams_tw.protocol.limits import (
     KEY_SET_FRESH,
@@ -48,13 +48,13 @@ def _entry(name: str, secret: str) -> str:
 
 
 class FileTests(CheckerCase):
-    """`FileTokens`."""
+    """`TokenFileChecker`."""
 
     def setUp(self) -> None:
         CheckerCase.setUp(self)
         self.path = Path(self.mktemp())
         self.write(_entry("a", "one"))
-        self.checker = FileTokens(str(self.path), self.clock, self.clock.seconds)
+        self.checker = TokenFileChecker(str(self.path), self.clock, self.clock.seconds)
 
     def write(self, text: str) -> None:
         """Put another file in the place, as editors do."""
@@ -103,23 +103,31 @@ class FileTests(CheckerCase):
     def test_unusable_at_the_beginning(self) -> None:
         """Then there is no beginning."""
         error = self.assertRaises(
-            UnusableFile, FileTokens, "/nowhere/at/all", self.clock, self.clock.seconds
+            UnusableFile, TokenFileChecker, "/nowhere/at/all", self.clock, self.clock.seconds
         )
         self.assertIn("/nowhere/at/all", str(error))
         self.write("[tokens.a]\n")
-        self.assertRaises(UnusableFile, FileTokens, str(self.path), self.clock, self.clock.seconds)
+        self.assertRaises(
+            UnusableFile, TokenFileChecker, str(self.path), self.clock, self.clock.seconds
+        )
         self.write("#" * (5 * 1024 * 1024))
-        self.assertRaises(UnusableFile, FileTokens, str(self.path), self.clock, self.clock.seconds)
+        self.assertRaises(
+            UnusableFile, TokenFileChecker, str(self.path), self.clock, self.clock.seconds
+        )
 
 
 class JwtTests(CheckerCase):
-    """`JwtTokens`, with an issuer that a test is."""
+    """`JwtChecker`, with an issuer that a test is."""
 
     def setUp(self) -> None:
         CheckerCase.setUp(self)
         self.asked: list[Deferred[bytes]] = []
-        self.checker = JwtTokens(
-            Expected(ISSUER, AUDIENCE), self.fetch, "id.example", self.clock, self.clock.seconds
+        self.checker = JwtChecker(
+            TokenRequirements(ISSUER, AUDIENCE),
+            self.fetch,
+            "id.example",
+            self.clock,
+            self.clock.seconds,
         )
 
     def fetch(self) -> Deferred[bytes]:

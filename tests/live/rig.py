@@ -15,8 +15,8 @@ from zope.interface import implementer
 
 from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.live.piece_size import PieceSize
-from durable_streams_tw.live.registry import Tails
-from durable_streams_tw.live.sse.broadcaster import Fanout, Subscriber
+from durable_streams_tw.live.registry import FollowerRegistry
+from durable_streams_tw.live.sse.broadcaster import Broadcaster, Subscriber
 from durable_streams_tw.live.transfers import Transfer
 from durable_streams_tw.protocol.cursors import interval_at
 from durable_streams_tw.protocol.errors import Refusal
@@ -31,12 +31,12 @@ from durable_streams_tw.storage.api import (
     Command,
     IStreamStore,
     Listener,
-    Moment,
     NoteListener,
     Outcome,
+    StoreSnapshot,
 )
 from durable_streams_tw.storage.memory.store import MemoryStore
-from durable_streams_tw.storage.metrics import Levels, Meter
+from durable_streams_tw.storage.metrics import StoreMetrics, StoreStats
 from tests.sse_parser import parse
 from tests.tokens import at, bare
 
@@ -157,11 +157,11 @@ class DawdlingStore:
         """Told when the test says so."""
         self._listeners.append(listener)
 
-    def measure(self, meter: Meter) -> None:
+    def measure(self, meter: StoreMetrics) -> None:
         """In memory."""
         self.memory.measure(meter)
 
-    def levels(self) -> Deferred[Levels | None]:
+    def levels(self) -> Deferred[StoreStats | None]:
         """There is no disk."""
         return self.memory.levels()
 
@@ -169,7 +169,7 @@ class DawdlingStore:
         """None in memory."""
         return self.memory.obstacle()
 
-    def ask(self, question: Callable[[Moment], T]) -> Deferred[T | Refusal]:
+    def ask(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
         """At once."""
         return self.memory.ask(question)
 
@@ -293,11 +293,11 @@ class LiveTestCase(SynchronousTestCase):
         self.clock = ImpatientClock()
         self.clock.advance(BEGAN)
         self.store = DawdlingStore(lambda: int(self.clock.seconds() * 1000))
-        self.tails = Tails(self.store, self.clock)
+        self.tails = FollowerRegistry(self.store, self.clock)
         self.polls = LongPolls(self.store, self.tails, self.clock, TIMEOUT)
         self.chance = 0.5
         self.pieces = PieceSize()
-        self.fanout = Fanout(
+        self.fanout = Broadcaster(
             self.store,
             self.tails,
             self.clock,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.live.registry import Tail
+from durable_streams_tw.live.registry import FollowedStream
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Change
 
@@ -17,7 +17,7 @@ class TailTests(SynchronousTestCase):
 
     def test_a_look_that_tells_nothing_new(self) -> None:
         """It asks for no other: readers at a torn character would look at it for ever."""
-        tail = Tail(STATE)
+        tail = FollowedStream(STATE)
         before = tail.version
         tail.saw(STATE)
         tail.saw(replace(STATE, touched_at=5))
@@ -26,7 +26,7 @@ class TailTests(SynchronousTestCase):
 
     def test_a_look_that_does(self) -> None:
         """Growth, or the end."""
-        tail = Tail(STATE)
+        tail = FollowedStream(STATE)
         tail.saw(replace(STATE, tail=11))
         self.assertEqual((tail.version, tail.state.tail), (1, 11))
         tail.saw(replace(STATE, tail=11, closed=True))
@@ -36,7 +36,7 @@ class TailTests(SynchronousTestCase):
 
     def test_every_commit(self) -> None:
         """A commit is news whatever it tells."""
-        tail = Tail(STATE)
+        tail = FollowedStream(STATE)
         before = tail.version
         tail.take(Change(STATE, 10, b""))
         self.assertGreater(tail.version, before)

@@ -7,7 +7,7 @@ from functools import partial
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.live.timer_queue import EqualTimeouts, Timeout
+from durable_streams_tw.live.timer_queue import Timeout, TimerQueue
 from durable_streams_tw.protocol.limits import TIMEOUT_SLICE
 
 
@@ -17,7 +17,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Timeouts of ten seconds."""
         self.clock = Clock()
-        self.timeouts = EqualTimeouts(self.clock, 10)
+        self.timeouts = TimerQueue(self.clock, 10)
         self.fired: list[str] = []
 
     def add(self, name: str) -> Timeout:
@@ -103,7 +103,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
 
     def test_slack(self) -> None:
         """What is nearly due goes along with what is due."""
-        timeouts = EqualTimeouts(self.clock, 10, 0.5)
+        timeouts = TimerQueue(self.clock, 10, 0.5)
         for begun in (0, 0.25, 0.5, 0.75):
             timeouts.add(partial(self.fired.append, str(begun)))
             self.clock.advance(0.25)

@@ -17,7 +17,7 @@ from twisted.test.iosim import connect, makeFakeClient, makeFakeServer
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.service.certificates import TLSEndpoint, UnusableCertificate
-from durable_streams_tw.service.reload import Reloading
+from durable_streams_tw.service.reload import ReloadService
 from tests.service.pem import endpoint, pem
 
 
@@ -116,7 +116,7 @@ class ReloadingTests(CertificateTestCase):
         class Threads:
             callFromThread = called.append
 
-        service = Reloading([self.endpoint], Threads)
+        service = ReloadService([self.endpoint], Threads)
         service.startService()
         self.successResultOf(self.endpoint.listen(Factory.forProtocol(Protocol)))
         pem("second").write(self.folder)
@@ -137,7 +137,7 @@ class ReloadingTests(CertificateTestCase):
         (other / "key.pem").unlink()
         self.successResultOf(self.endpoint.listen(Factory.forProtocol(Protocol)))
         pem("second").write(self.folder)
-        Reloading([broken, self.endpoint], self.reactor).reload()
+        ReloadService([broken, self.endpoint], self.reactor).reload()
         self.assertEqual(self.shown(), "second")
 
     def test_two_services(self) -> None:
@@ -147,7 +147,7 @@ class ReloadingTests(CertificateTestCase):
         class Threads:
             callFromThread = called.append
 
-        services = [Reloading([self.endpoint], Threads) for _ in range(2)]
+        services = [ReloadService([self.endpoint], Threads) for _ in range(2)]
         for service in services:
             service.startService()
         os.kill(os.getpid(), signal.SIGHUP)
@@ -159,7 +159,7 @@ class ReloadingTests(CertificateTestCase):
     def test_nothing_to_reload(self) -> None:
         """Without TLS the signal reopens the log, and the server goes on."""
         reopened: list[None] = []
-        service = Reloading([], self.reactor, reopen_log=lambda: reopened.append(None))
+        service = ReloadService([], self.reactor, reopen_log=lambda: reopened.append(None))
         service.startService()
         service.hang_up()
         self.assertEqual(len(reopened), 1)
@@ -175,7 +175,7 @@ class ReloadingTests(CertificateTestCase):
         self.successResultOf(self.endpoint.listen(Factory.forProtocol(Protocol)))
         pem("second").write(self.folder)
         with capturedLogs() as events:
-            Reloading([self.endpoint], self.reactor, reopen_log=refuse).reload()
+            ReloadService([self.endpoint], self.reactor, reopen_log=refuse).reload()
         self.assertEqual(self.shown(), "second")
         self.assertIn("Permission denied", str(formatEvent(events[0])))
 
@@ -192,7 +192,7 @@ class ReloadingTests(CertificateTestCase):
             def stop(self) -> None:
                 stops.append(None)
 
-        service = Reloading([], Stopping())
+        service = ReloadService([], Stopping())
         service.hang_up()
         self.assertEqual(len(stops), 1)
         service._before = signal.SIG_IGN

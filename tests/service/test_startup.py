@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.service import process_tuning
-from durable_streams_tw.service.startup import CannotStart, Mouth, Startup
+from durable_streams_tw.service.startup import CannotStart, ServiceGroup, StderrReporter
 from durable_streams_tw.storage.api import StoreUnusable
 from tests.service.black_box import PATIENCE, environment
 
@@ -70,7 +70,7 @@ class StartupTests(SynchronousTestCase):
         self.addCleanup(gc.unfreeze)
         self.diary: list[str] = []
         self.said: list[str] = []
-        self.service = Startup(self.said.append, lambda: self.diary.append("started"))
+        self.service = ServiceGroup(self.said.append, lambda: self.diary.append("started"))
 
     def part(self, name: str, trouble: Exception | None = None) -> Part:
         """One more service."""
@@ -150,7 +150,7 @@ class MouthTests(SynchronousTestCase):
 
     def test_copy(self) -> None:
         """The copy says what it has to say, and is let go."""
-        mouth = Mouth(keep=True)
+        mouth = StderrReporter(keep=True)
         copy = mouth._descriptor
         self.assertTrue(os.path.sameopenfile(copy, 2))
         reading, writing = os.pipe()
@@ -165,7 +165,7 @@ class MouthTests(SynchronousTestCase):
 
     def test_stderr_itself(self) -> None:
         """In the foreground there is nothing to copy, or to close."""
-        mouth = Mouth(keep=False)
+        mouth = StderrReporter(keep=False)
         self.assertEqual(mouth._descriptor, 2)
         mouth.shut()
         os.fstat(2)

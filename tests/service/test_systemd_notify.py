@@ -14,8 +14,8 @@ from tempfile import mkdtemp
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from durable_streams_tw.service.reload import Reloading
-from durable_streams_tw.service.systemd_notify import Supervision
+from durable_streams_tw.service.reload import ReloadService
+from durable_streams_tw.service.systemd_notify import SystemdNotifier
 from tests.service.black_box import PATIENCE, Foreground, ask, run
 
 HANDED_OVER = "--listen=systemd:domain=INET:name=streams"
@@ -45,7 +45,7 @@ class SupervisionTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.manager = Manager(self)
-        self.supervision = Supervision(self.manager.address)
+        self.supervision = SystemdNotifier(self.manager.address)
 
     def test_life(self) -> None:
         """Ready, and later stopping."""
@@ -57,7 +57,7 @@ class SupervisionTests(SynchronousTestCase):
     def test_reloading(self) -> None:
         """The manager's clock says when it began; then all is ready again."""
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        Reloading([], None, self.supervision).reload()
+        ReloadService([], None, self.supervision).reload()
         told = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", self.manager.hear())
         assert told is not None
         after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
@@ -69,18 +69,18 @@ class SupervisionTests(SynchronousTestCase):
         if sys.platform != "linux":
             raise SkipTest("only Linux has such sockets")
         manager = Manager(self, abstract=True)
-        Supervision(manager.address).ready()
+        SystemdNotifier(manager.address).ready()
         self.assertEqual(manager.hear(), "READY=1")
 
     def test_environment(self) -> None:
         """Where the environment names nobody, nobody is told."""
-        self.assertFalse(Supervision.of({}).wanted)
-        self.assertFalse(Supervision.of({"NOTIFY_SOCKET": ""}).wanted)
-        self.assertTrue(Supervision.of({"NOTIFY_SOCKET": self.manager.address}).wanted)
+        self.assertFalse(SystemdNotifier.of({}).wanted)
+        self.assertFalse(SystemdNotifier.of({"NOTIFY_SOCKET": ""}).wanted)
+        self.assertTrue(SystemdNotifier.of({"NOTIFY_SOCKET": self.manager.address}).wanted)
 
     def test_manager_is_gone(self) -> None:
         """A log line, and no more."""
-        supervision = Supervision("@nobody-listens-here")
+        supervision = SystemdNotifier("@nobody-listens-here")
         with capturedLogs() as events:
             supervision.startService()
         self.assertTrue(supervision.running)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from durable_streams_tw.storage.engine.lmdb import DATA_FILE
-from durable_streams_tw.storage.engine.wal.files import JOURNAL_FILES
+from durable_streams_tw.storage.engine.wal.files import SEGMENT_FILES
 
 SUPPORTED = os.path.isdir("/proc/self/fdinfo") and os.path.exists("/dev/full")
 """Whether this system lets one see and replace one's own open files."""
@@ -33,7 +33,7 @@ def descriptors(directory: str) -> tuple[int, int]:
 
 def break_journal(directory: str) -> None:
     """From now on the journal cannot be written, until it is opened anew."""
-    paths = [os.path.realpath(os.path.join(directory, name)) for name in JOURNAL_FILES]
+    paths = [os.path.realpath(os.path.join(directory, name)) for name in SEGMENT_FILES]
     for name in os.listdir("/proc/self/fd"):
         try:
             path = os.readlink(f"/proc/self/fd/{name}")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from durable_streams_tw.protocol.limits import MAX_RECORD
-from durable_streams_tw.storage.engine.kv import Buffer, KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, EngineFull
 
 _LONGEST_KEY = 511
 
@@ -18,7 +18,7 @@ _LONGEST_KEY = 511
 class Fault:
     """A call that fails. ``applied`` is for commits: the disk has the batch all the same."""
 
-    error: type[KeyspaceFull] | type[KeyspaceFailed]
+    error: type[EngineFull] | type[EngineFailed]
     applied: bool = False
 
 
@@ -52,7 +52,7 @@ def narrow(number: int) -> Callable[[str], Fault | None]:
         elif made in ("put", "delete"):
             left -= 1
             if left < 0:
-                return Fault(KeyspaceFull)
+                return Fault(EngineFull)
         return None
 
     return plan
@@ -128,7 +128,7 @@ class FakeKeyspace:
             self.content = content
             self.commits += 1
         if fault is not None:
-            if fault.error is KeyspaceFailed:
+            if fault.error is EngineFailed:
                 self._generation += 1
             raise fault.error("the commit fails by plan")
 

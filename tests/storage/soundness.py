@@ -5,10 +5,10 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.admin.fsck.store import check, check_directory
-from durable_streams_tw.storage.engine.kv import Keyspace
+from durable_streams_tw.storage.engine.kv import KeyValueEngine
 
 
-def assert_sound(case: SynchronousTestCase, keyspace: Keyspace) -> None:
+def assert_sound(case: SynchronousTestCase, keyspace: KeyValueEngine) -> None:
     """Fail unless a store holds together."""
     case.assertEqual(list(check(keyspace, deep=True)), [])
 

@@ -40,7 +40,7 @@ from durable_streams_tw.protocol.subscriptions.state import (
     Subscription,
     Wake,
 )
-from durable_streams_tw.storage.api import Note
+from durable_streams_tw.storage.api import RecordChange
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
     SUBSCRIPTIONS,
@@ -76,7 +76,7 @@ class SubscriptionRig(StoreRig):
 
     def begin(self) -> None:
         super().begin()
-        self.notes: list[Note] = []
+        self.notes: list[RecordChange] = []
         self.store.watch_records(self.notes.extend)
 
     def restart(self) -> None:

@@ -11,7 +11,7 @@ from durable_streams_tw.storage.commands.streams import apply as carry_out
 from durable_streams_tw.storage.durable import committer as committing
 from durable_streams_tw.storage.durable.store import LMDBStore
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed
+from durable_streams_tw.storage.engine.kv import EngineFailed
 from tests.storage.command_builders import append, create, delete
 from tests.storage.committer_case import CommitterCase
 from tests.storage.fake_keyspace import Fault
@@ -134,7 +134,7 @@ class SweepTimeTests(CommitterCase):
 
 def fail_commit(call: str) -> Fault | None:
     """Fail every commit, and lose it."""
-    return Fault(KeyspaceFailed) if call == "commit" else None
+    return Fault(EngineFailed) if call == "commit" else None
 
 
 class StoreTests(LMDBRig, SynchronousTestCase):

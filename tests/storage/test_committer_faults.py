@@ -9,14 +9,14 @@ from durable_streams_tw.storage.admin.fsck.store import check
 from durable_streams_tw.storage.api import Command
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.codec import CorruptRecord
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from tests.storage.command_builders import append, close, create, delete, fork
 from tests.storage.committer_case import CommitterCase
 from tests.storage.fake_keyspace import Fault, always, narrow, nth
 
-FULL = Fault(KeyspaceFull)
-FAILED = Fault(KeyspaceFailed)
-APPLIED = Fault(KeyspaceFailed, applied=True)
+FULL = Fault(EngineFull)
+FAILED = Fault(EngineFailed)
+APPLIED = Fault(EngineFailed, applied=True)
 
 
 class FullTests(CommitterCase):

@@ -24,7 +24,7 @@ from durable_streams_tw.storage.commands.streams import apply
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine.format_version import recognise
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage.command_builders import BYTES, JSON, append, create
 from tests.storage.fake_keyspace import FakeKeyspace, Fault, nth
@@ -84,18 +84,18 @@ def commands(draw: st.DrawFn) -> Command:
 
 faults = st.one_of(
     st.just(None),
-    st.tuples(st.sampled_from(["begin", "has_room"]), st.just(0), st.just(Fault(KeyspaceFailed))),
+    st.tuples(st.sampled_from(["begin", "has_room"]), st.just(0), st.just(Fault(EngineFailed))),
     st.tuples(
         st.sampled_from(["get", "put", "delete", "scan"]),
         st.integers(0, 8),
-        st.just(Fault(KeyspaceFailed)),
+        st.just(Fault(EngineFailed)),
     ),
-    st.tuples(st.sampled_from(["put", "delete"]), st.integers(0, 8), st.just(Fault(KeyspaceFull))),
+    st.tuples(st.sampled_from(["put", "delete"]), st.integers(0, 8), st.just(Fault(EngineFull))),
     st.tuples(
         st.just("commit"),
         st.just(0),
         st.sampled_from(
-            [Fault(KeyspaceFull), Fault(KeyspaceFailed), Fault(KeyspaceFailed, applied=True)]
+            [Fault(EngineFull), Fault(EngineFailed), Fault(EngineFailed, applied=True)]
         ),
     ),
 )
@@ -175,7 +175,7 @@ class ModelTests(SynchronousTestCase):
         fault = step.fault[2] if step.fault is not None and self.keyspace.fired else None
         note(f"{step} -> {[meaning(outcome) for outcome in outcomes]}")
         full = not step.room
-        if fault is not None and fault.error is KeyspaceFailed:
+        if fault is not None and fault.error is EngineFailed:
             slugs = {outcome.problem.slug for outcome in outcomes if isinstance(outcome, Refusal)}
             self.assertEqual(len(slugs), 1)
             if not fault.applied:
@@ -189,13 +189,13 @@ class ModelTests(SynchronousTestCase):
         for command, outcome in zip(step.batch, outcomes, strict=True):
             self.model.roomy = not full
             expected = meaning(apply(self.model, command, self.now))
-            if fault is None or fault.error is KeyspaceFull:
+            if fault is None or fault.error is EngineFull:
                 self.assertEqual(meaning(outcome), expected)
 
     def run_sweep(self, step: Step) -> None:
         committed = self.committer.sweep()
         fault = step.fault[2] if step.fault is not None and self.keyspace.fired else None
-        failed = fault is not None and fault.error is KeyspaceFailed
+        failed = fault is not None and fault.error is EngineFailed
         self.assertEqual(committed is not None and committed.failed, failed)
         if not failed or (fault is not None and fault.applied):
             self.model.sweep()

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.storage.admin.backup import back_up, read_manifest
 from durable_streams_tw.storage.admin.copy import Flawed, Progress
-from durable_streams_tw.storage.admin.data_dir import Claim
+from durable_streams_tw.storage.admin.data_dir import DataDirLock
 from durable_streams_tw.storage.admin.fsck.findings import Flaw
 from durable_streams_tw.storage.admin.fsck.store import check_directory
 from durable_streams_tw.storage.admin.inspect import Inspection
@@ -25,11 +25,11 @@ from durable_streams_tw.storage.admin.stats import count
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.durable.store import LMDBStore
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed, KeyspaceFull
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LMDBKeyspace
+from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
+from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LMDBEngine
 from durable_streams_tw.storage.engine.wal import checkpoint
-from durable_streams_tw.storage.engine.wal.engine import JournaledKeyspace
-from durable_streams_tw.storage.engine.wal.files import JOURNAL_FILES
+from durable_streams_tw.storage.engine.wal.engine import WALEngine
+from durable_streams_tw.storage.engine.wal.files import SEGMENT_FILES
 from durable_streams_tw.storage.engine.wal.format import Entry, pack_entry
 from tests.storage.admin.test_backup import NOW, quiet
 from tests.storage.lmdb_rig import LMDBRig, scratch_directory
@@ -62,13 +62,13 @@ class JournaledCase(LMDBRig, SynchronousTestCase):
     def crashed(self) -> str:
         """The directory as a crash would leave it at this moment."""
         directory = tempfile.mkdtemp(dir=self._scratch)
-        for name in (DATA_FILE, *JOURNAL_FILES):
+        for name in (DATA_FILE, *SEGMENT_FILES):
             shutil.copy(os.path.join(self.directory, name), directory)
         return directory
 
     def damage(self, directory: str) -> None:
         """Lose the first batch of all."""
-        with open(os.path.join(directory, JOURNAL_FILES[0]), "r+b") as file:
+        with open(os.path.join(directory, SEGMENT_FILES[0]), "r+b") as file:
             file.seek(520)
             file.write(b"\xff\xff\xff")
 
@@ -102,7 +102,7 @@ class JournaledCopyTests(JournaledCase):
         back_up(self.crashed(), self.backup, (), lambda: NOW, quiet)
         restored = os.path.join(self.place, "restored")
         restore(self.backup, restored, NOW, quiet)
-        for name in JOURNAL_FILES:
+        for name in SEGMENT_FILES:
             shutil.copy(os.path.join(self.directory, name), restored)
         self.result(self.store.close())
         whole, self.directory = self.directory, restored
@@ -135,11 +135,11 @@ class PortionsTests(JournaledCase):
 
         def narrow(keyspace: Any, changes: Any) -> None:
             if not next(made, False):
-                raise KeyspaceFull("by plan")
+                raise EngineFull("by plan")
             put_down(keyspace, changes)
 
         patched = self.patch(checkpoint, "put_down", narrow)
-        self.assertRaises(KeyspaceFull, self.store._keyspace._fold_together, 4)
+        self.assertRaises(EngineFull, self.store._keyspace._fold_together, 4)
         patched.restore()
 
     def read_early(self) -> None:
@@ -158,7 +158,7 @@ class PortionsTests(JournaledCase):
         with Inspection(directory) as store, store.snapshot() as view:
             self.assertEqual(count(view, 1).size, 9)
         self.patch(Inspection, "unapplied", lambda store, mark, journaled: None)
-        with Inspection(directory) as store, self.assertRaisesRegex(KeyspaceFailed, "try again"):
+        with Inspection(directory) as store, self.assertRaisesRegex(EngineFailed, "try again"):
             store.snapshot().__enter__()
 
     def test_folded_while_the_journal_is_read(self) -> None:
@@ -192,7 +192,7 @@ class PortionsTests(JournaledCase):
         """The map has parts of batches, and the journal that has them whole is gone: each command
         says so, and what is left can be had."""
         directory = self.crashed()
-        for name in JOURNAL_FILES:
+        for name in SEGMENT_FILES:
             os.unlink(os.path.join(directory, name))
         findings = list(check_directory(directory))
         self.assertEqual([f.flaw for f in findings], [Flaw.JOURNAL, Flaw.UNREADABLE])
@@ -229,8 +229,8 @@ class BegunAheadTests(SynchronousTestCase):
             tar.extractall(self.place, filter="data")
         self.directory = os.path.join(self.place, "begun-ahead")
 
-    def keyspace(self) -> JournaledKeyspace:
-        keyspace = JournaledKeyspace(self.directory, LMDBKeyspace(self.directory), _JOURNAL)
+    def keyspace(self) -> WALEngine:
+        keyspace = WALEngine(self.directory, LMDBEngine(self.directory), _JOURNAL)
         self.addCleanup(keyspace.close)
         return keyspace
 
@@ -263,13 +263,13 @@ class BegunAheadTests(SynchronousTestCase):
     def test_while_the_map_has_no_room(self) -> None:
         """Its content can be read; writes are refused, and the state stays what it was."""
         version, tails = self.state()
-        with mock.patch.object(checkpoint, "put_down", side_effect=KeyspaceFull("by plan")):
+        with mock.patch.object(checkpoint, "put_down", side_effect=EngineFull("by plan")):
             keyspace = self.keyspace()
             with keyspace.snapshot() as view:
                 self.assertEqual(sum(1 for _ in view.scan(*codec.STREAMS)), len(tails))
             batch = keyspace.begin()
             batch.put(codec.META_KEY, b"")
-            self.assertRaises(KeyspaceFull, batch.commit)
+            self.assertRaises(EngineFull, batch.commit)
             keyspace.close()
         self.assertEqual(self.state(), (version, tails))
 
@@ -336,7 +336,7 @@ class JournaledInspectionTests(JournaledCase):
         """Then nobody else can tell whether the journal is damaged."""
         directory = self.crashed()
         self.damage(directory)
-        claim = Claim(directory)
+        claim = DataDirLock(directory)
         with Inspection(directory) as store:
             self.assertEqual(store.journal_findings(), [])
         claim.release()

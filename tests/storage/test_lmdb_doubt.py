@@ -12,7 +12,7 @@ from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.storage.api import Chunk
 from durable_streams_tw.storage.durable.store import LMDBStore, _Seen
 from durable_streams_tw.storage.engine.kv import WriteBatch
-from durable_streams_tw.storage.engine.lmdb import LMDBKeyspace
+from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from tests.storage.failing_files import SUPPORTED, break_journal, break_meta, pages_fail
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import post, put
@@ -57,7 +57,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
 
         self.patch(keyspace, "begin", lying)
 
-    def commit_and_fail(self, keyspace: LMDBKeyspace, batch: WriteBatch) -> int:
+    def commit_and_fail(self, keyspace: LMDBEngine, batch: WriteBatch) -> int:
         type(batch).commit(batch)
         raise keyspace.commit_failed(lmdb.Error("the acknowledgement was lost"))
 

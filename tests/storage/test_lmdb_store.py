@@ -34,11 +34,11 @@ from durable_streams_tw.storage.api import (
 )
 from durable_streams_tw.storage.durable import background, reader
 from durable_streams_tw.storage.durable import store as durable_store
-from durable_streams_tw.storage.durable.committer import Committed
+from durable_streams_tw.storage.durable.committer import BatchResult
 from durable_streams_tw.storage.durable.store import LMDBStore
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LMDBKeyspace
-from durable_streams_tw.storage.engine.wal.files import JOURNAL_FILES
+from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LMDBEngine
+from durable_streams_tw.storage.engine.wal.files import SEGMENT_FILES
 from durable_streams_tw.storage.queries import Page, list_streams
 from tests.storage.inline_lanes import InlineLanes
 from tests.storage.lmdb_rig import LMDBRig
@@ -56,7 +56,7 @@ class _Case(LMDBRig, SynchronousTestCase):
         sizes: list[int] = []
         step = self.store._committer.step
 
-        def counted(commands: Sequence[Command]) -> Committed:
+        def counted(commands: Sequence[Command]) -> BatchResult:
             sizes.append(len(commands))
             return step(commands)
 
@@ -66,7 +66,7 @@ class _Case(LMDBRig, SynchronousTestCase):
     def crash(self) -> None:
         """Go on with what is on the disk, as if the process had ended here."""
         directory = tempfile.mkdtemp(dir=self._scratch)
-        for name in (DATA_FILE, *JOURNAL_FILES):
+        for name in (DATA_FILE, *SEGMENT_FILES):
             shutil.copy(os.path.join(self.directory, name), directory)
         self.addCleanup(self.store.close)
         self.directory = directory
@@ -156,7 +156,7 @@ class BatchTests(_Case):
         """It costs its batch; the lane goes on."""
         self.submit(put())
 
-        def broken(_: Sequence[Command]) -> Committed:
+        def broken(_: Sequence[Command]) -> BatchResult:
             raise ZeroDivisionError
 
         with_bug = self.patch(self.store._committer, "step", broken)
@@ -371,7 +371,7 @@ class HousekeepingTests(_Case):
         write = self.store._committer.write_accesses
         queued: list[int] = []
 
-        def counted(accesses: Iterable[tuple[int, int]]) -> Committed:
+        def counted(accesses: Iterable[tuple[int, int]]) -> BatchResult:
             queued.append(len(self.lanes._jobs))
             return write(accesses)
 
@@ -393,8 +393,8 @@ class HousekeepingTests(_Case):
         self.read()
         noted = self.now
 
-        def failed(_: object) -> Committed:
-            return Committed([], [], {}, 0, failed=True)
+        def failed(_: object) -> BatchResult:
+            return BatchResult([], [], {}, 0, failed=True)
 
         full = self.patch(self.store._committer, "write_accesses", failed)
         self.advance(2 * ACCESS_FLUSH_INTERVAL - 1)
@@ -525,7 +525,7 @@ class DirectoryTests(_Case):
     def test_refused_and_let_go(self) -> None:
         """Whatever was wrong, the directory can be had once it is right."""
         self.result(self.store.close())
-        keyspace = LMDBKeyspace(self.directory)
+        keyspace = LMDBEngine(self.directory)
         batch = keyspace.begin()
         newer = codec.Meta(codec.FORMAT + 1, "9.9", 0)
         batch.put(codec.META_KEY, codec.pack_meta(newer))
@@ -533,7 +533,7 @@ class DirectoryTests(_Case):
         keyspace.close()
         for _ in range(2):
             self.assertUnusable("was written by version 9.9")
-        keyspace = LMDBKeyspace(self.directory)
+        keyspace = LMDBEngine(self.directory)
         batch = keyspace.begin()
         batch.put(codec.META_KEY, codec.pack_meta(codec.Meta(codec.FORMAT, "9", 0)))
         batch.commit()
@@ -575,7 +575,7 @@ class DamageTests(_Case):
     def damage(self, key: bytes) -> None:
         """Flip a bit of a value while the store is closed."""
         self.result(self.store.close())
-        keyspace = LMDBKeyspace(self.directory)
+        keyspace = LMDBEngine(self.directory)
         batch = keyspace.begin()
         value = bytearray(batch.get(key) or b"")
         value[len(value) // 2] ^= 4

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.lmdb import LMDBKeyspace
+from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from tests.storage.fork_model import ForkSuite
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_suite import StoreSuite
@@ -38,7 +38,7 @@ class LMDBForkTests(LMDBRig, ForkSuite, SynchronousTestCase):
         self.sweep(store)
         self.result(store.close())
         self.check()
-        keyspace = LMDBKeyspace(self.directory)
+        keyspace = LMDBEngine(self.directory)
         with keyspace.snapshot() as view:
             left = [bytes(key) for key, _ in view.scan(b"\x00", b"\xff")]
         keyspace.close()

@@ -18,10 +18,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.storage.admin.write_probe import write_obstacle
 from durable_streams_tw.storage.durable import store as durable_store
 from durable_streams_tw.storage.durable.store import LMDBStore
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed
-from durable_streams_tw.storage.engine.lmdb import LMDBKeyspace
+from durable_streams_tw.storage.engine.kv import EngineFailed
+from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.memory.store import MemoryStore
-from durable_streams_tw.storage.metrics import Distribution, Levels, Meter
+from durable_streams_tw.storage.metrics import Histogram, StoreMetrics, StoreStats
 from tests.storage import command_builders as commands
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import StoreRig, put
@@ -34,7 +34,7 @@ class DistributionTests(SynchronousTestCase):
     def test_counts(self, values: list[float]) -> None:
         """Every value is counted once, below the first bound that it does not exceed."""
         bounds = (0.5, 1.0, 3.0)
-        distribution = Distribution(bounds)
+        distribution = Histogram(bounds)
         for value in values:
             distribution.add(value)
         self.assertEqual(sum(distribution.counts), len(values))
@@ -48,9 +48,9 @@ class DistributionTests(SynchronousTestCase):
 class _Counting(StoreRig):
     """What every store counts."""
 
-    def measured(self) -> Meter:
+    def measured(self) -> StoreMetrics:
         """A meter that the store counts into from now on."""
-        meter = Meter()
+        meter = StoreMetrics()
         self.store.measure(meter)
         return meter
 
@@ -152,7 +152,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         self.result(self.store.submit(commands.create("a")))
 
         def fail(_: object) -> None:
-            raise KeyspaceFailed("no")
+            raise EngineFailed("no")
 
         self.patch(self.store._keyspace, "begin", lambda: fail(None))
         self.result(self.store.submit(commands.append("a", b"123")))
@@ -196,11 +196,11 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         self.assertEqual((queued.queued, queued.queued_size), (1, 3))
         self.result(asked)
 
-    def _elsewhere(self) -> Levels:
+    def _elsewhere(self) -> StoreStats:
         """The levels as a reading thread sees them: LMDB has one reader a thread."""
-        found: list[Levels] = []
+        found: list[StoreStats] = []
         standing = self.store._map.standing
-        thread = Thread(target=lambda: found.append(Levels(0, 0, 0, *standing())))
+        thread = Thread(target=lambda: found.append(StoreStats(0, 0, 0, *standing())))
         thread.start()
         thread.join()
         return found[0]
@@ -214,15 +214,15 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
 
     def test_no_room(self) -> None:
         """A disk with less than the reserve is an obstacle, and so is one that has failed."""
-        self.patch(LMDBKeyspace, "disk_room", lambda _: 0)
+        self.patch(LMDBEngine, "disk_room", lambda _: 0)
         found = self.result(self.store.obstacle())
         assert found is not None
         self.assertIn("no room", found)
 
         def broken(_: object) -> int:
-            raise KeyspaceFailed("input/output error")
+            raise EngineFailed("input/output error")
 
-        self.patch(LMDBKeyspace, "disk_room", broken)
+        self.patch(LMDBEngine, "disk_room", broken)
         self.assertEqual(self.result(self.store.obstacle()), "the disk failed: input/output error")
 
     def test_map_that_fails(self) -> None:
@@ -230,8 +230,8 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         into; the journal takes writes all the while."""
         for call in ("begin", "snapshot"):
             self.submit(put(call))
-            with mock.patch.object(LMDBKeyspace, call, side_effect=KeyspaceFailed("it fails")):
-                with contextlib.suppress(KeyspaceFailed):
+            with mock.patch.object(LMDBEngine, call, side_effect=EngineFailed("it fails")):
+                with contextlib.suppress(EngineFailed):
                     self.store._keyspace.fold()
                 self.assertEqual(
                     self.result(self.store.obstacle()),

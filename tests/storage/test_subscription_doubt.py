@@ -6,7 +6,7 @@ from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.subscriptions.commands import Claim, Subscribe, Unsubscribe
 from durable_streams_tw.protocol.subscriptions.state import Subscription
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed
+from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.engine.record_access import load
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
 from tests.storage.command_builders import JSON, append, create
@@ -27,7 +27,7 @@ class DoubtTests(CommitterCase):
         for applied in (True, False):
             name = f"s{applied}"
             self.step(subscribe(name, f"{name}/*"))
-            self.keyspace.plan = nth("commit", 0, Fault(KeyspaceFailed, applied))
+            self.keyspace.plan = nth("commit", 0, Fault(EngineFailed, applied))
             outcomes = self.step(create(f"{name}/a", b"x"))
             self.assertEqual(self.problems(outcomes), ["outcome-unknown"])
             self.keyspace.well()
@@ -41,7 +41,7 @@ class DoubtTests(CommitterCase):
     def test_the_index_is_read_anew(self) -> None:
         """What was not written links nothing."""
         self.step(subscribe("s", "a"))
-        self.keyspace.plan = nth("commit", 0, Fault(KeyspaceFailed))
+        self.keyspace.plan = nth("commit", 0, Fault(EngineFailed))
         self.step(subscribe("t", "a"), Unsubscribe("s"))
         self.keyspace.well()
         self.step(create("a", b"x"))

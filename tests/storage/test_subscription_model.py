@@ -36,7 +36,7 @@ from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Command, Outcome
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine.format_version import recognise
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.engine.record_access import scan
 from durable_streams_tw.storage.engine.tables import CURSORS, SUBSCRIPTIONS
 from durable_streams_tw.storage.memory.store import MemoryStore
@@ -201,7 +201,7 @@ class SubscriptionModelTests(SynchronousTestCase):
                 st.sampled_from(("commit", "put", "delete", "get", "scan")),
                 st.integers(0, 6),
                 st.sampled_from(
-                    (Fault(KeyspaceFailed), Fault(KeyspaceFailed, True), Fault(KeyspaceFull))
+                    (Fault(EngineFailed), Fault(EngineFailed, True), Fault(EngineFull))
                 ),
             ),
             max_size=15,

@@ -16,11 +16,11 @@ from durable_streams_tw.protocol.subscriptions.state import Kind, Proof, Subscri
 from durable_streams_tw.storage.api import Command, IStreamStore, Outcome
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
 from durable_streams_tw.storage.memory.store import MemoryStore
-from durable_streams_tw.subscriptions.delivery import Deliveries
+from durable_streams_tw.subscriptions.delivery import WebhookDelivery
 from durable_streams_tw.subscriptions.keyring import Keyring
-from durable_streams_tw.subscriptions.scheduler import Wakes
+from durable_streams_tw.subscriptions.scheduler import Scheduler
 from durable_streams_tw.subscriptions.tokens import Tokens
-from durable_streams_tw.subscriptions.webhook_client import Answered
+from durable_streams_tw.subscriptions.webhook_client import WebhookResponse
 from tests.storage.command_builders import append, create
 from tests.storage.subscription_suite import subscribe
 
@@ -37,11 +37,11 @@ class Call(Struct):
     raw: bytes
     header: dict[str, str]
     timeout: float
-    done: Deferred[Answered]
+    done: Deferred[WebhookResponse]
     cancelled: bool = False
 
     def answer(self, status: int = 200, body: bytes = b"") -> None:
-        self.done.callback(Answered(status, body))
+        self.done.callback(WebhookResponse(status, body))
 
 
 class WakesCase(SynchronousTestCase):
@@ -68,7 +68,7 @@ class WakesCase(SynchronousTestCase):
         self.keyring = Keyring(None, self.clock.seconds)
         self.keyring.open()
         self.tokens = Tokens(lambda: self.keyring.secret, self.clock.seconds)
-        self.deliveries = Deliveries(
+        self.deliveries = WebhookDelivery(
             self.store,
             self.post,
             self.keyring,
@@ -77,7 +77,7 @@ class WakesCase(SynchronousTestCase):
             lambda: self.chance,
             self.clock.seconds,
         )
-        self.wakes = Wakes(self.store, self.deliveries.deliver, self.clock, self.now)
+        self.wakes = Scheduler(self.store, self.deliveries.deliver, self.clock, self.now)
         self.wakes.start()
 
     def stop(self) -> None:
@@ -86,11 +86,11 @@ class WakesCase(SynchronousTestCase):
 
     def post(
         self, url: str, body: bytes, header: dict[str, str], timeout: float
-    ) -> Deferred[Answered]:
-        def cancel(_: Deferred[Answered]) -> None:
+    ) -> Deferred[WebhookResponse]:
+        def cancel(_: Deferred[WebhookResponse]) -> None:
             call.cancelled = True
 
-        done: Deferred[Answered] = Deferred(cancel)
+        done: Deferred[WebhookResponse] = Deferred(cancel)
         call = Call(url, json.loads(body), body, header, timeout, done)
         self.calls.append(call)
         return done

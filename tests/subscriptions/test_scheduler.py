@@ -20,7 +20,7 @@ from durable_streams_tw.protocol.limits import (
 from durable_streams_tw.protocol.streams.commands import Delete
 from durable_streams_tw.protocol.subscriptions.commands import Delivered, Unsubscribe
 from durable_streams_tw.protocol.subscriptions.outcomes import Claimed
-from durable_streams_tw.storage.api import Command, IStreamStore, Moment, Outcome
+from durable_streams_tw.storage.api import Command, IStreamStore, Outcome, StoreSnapshot
 from durable_streams_tw.storage.memory.store import MemoryStore
 from durable_streams_tw.subscriptions.webhook_client import Unreachable
 from tests.storage.command_builders import JSON, create
@@ -358,7 +358,7 @@ class FlakyStore(MemoryStore):
                 return succeed(self.refusal)
         return super().submit(command)
 
-    def ask(self, question: Callable[[Moment], Any]) -> Deferred[Any]:
+    def ask(self, question: Callable[[StoreSnapshot], Any]) -> Deferred[Any]:
         if self.error is not None:
             return fail(self.error)
         if self.refusal is not None:

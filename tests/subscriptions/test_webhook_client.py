@@ -19,7 +19,11 @@ from durable_streams_tw.protocol.limits import (
     RESOLVER_CACHE,
     WEBHOOK_TIMEOUT,
 )
-from durable_streams_tw.subscriptions.webhook_client import Answered, Caller, Unreachable
+from durable_streams_tw.subscriptions.webhook_client import (
+    Unreachable,
+    WebhookClient,
+    WebhookResponse,
+)
 from tests.outgoing.name_service import LookupReactor, NameService
 from tests.protocol.refusing import RefusingTestCase
 
@@ -72,7 +76,7 @@ class CallingCase(RefusingTestCase):
         self.local = False
         self.names = NameService()
         self.resolver = Resolver(self.reactor, self.names)
-        self.caller = Caller(self.reactor, lambda: self.local, self.resolver.resolve)
+        self.caller = WebhookClient(self.reactor, lambda: self.local, self.resolver.resolve)
         self.resolve_to(GOOD)
         self.seen = 0
 
@@ -81,7 +85,7 @@ class CallingCase(RefusingTestCase):
         self.names.known = {"worker.example": list(addresses), "localhost": list(addresses)}
         self.reactor.advance(RESOLVER_CACHE)
 
-    def post(self, url: str = URL, timeout: float = 30.0) -> Deferred[Answered]:
+    def post(self, url: str = URL, timeout: float = 30.0) -> Deferred[WebhookResponse]:
         header = {"Content-Type": "application/json", "Webhook-Signature": "t=1"}
         posted = self.caller.post(url, b'{"a": 1}', header, timeout)
         self.reactor.advance(0)
@@ -106,7 +110,7 @@ class CallingCase(RefusingTestCase):
         refused: Any = self.failureResultOf(deferred, Refused).value
         self.assertEqual(refused.refusal.problem, Problem.WEBHOOK_URL_REJECTED)
 
-    def local_call(self) -> tuple[Deferred[Answered], Connection]:
+    def local_call(self) -> tuple[Deferred[WebhookResponse], Connection]:
         """A call without TLS, connected."""
         self.local = True
         self.resolve_to("127.0.0.1")
@@ -239,7 +243,7 @@ class AnswerTests(CallingCase):
         self.assertEqual(fields[b"Accept-Encoding"], b"identity")
         self.assertEqual(body, b'{"a": 1}')
         connection.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n" + b'{"done": true}')
-        self.assertEqual(self.successResultOf(posted), Answered(200, b'{"done": true}'))
+        self.assertEqual(self.successResultOf(posted), WebhookResponse(200, b'{"done": true}'))
         self.assertTrue(connection.ended, "connections are not kept")
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 

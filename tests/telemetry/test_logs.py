@@ -31,7 +31,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.operators.resources import OperatorTree
-from durable_streams_tw.subscriptions.webhook_client import Caller
+from durable_streams_tw.subscriptions.webhook_client import WebhookClient
 from durable_streams_tw.telemetry.health import Ready
 from durable_streams_tw.telemetry.logs import JSONLog, Lines, entry, line_of, to_file
 from durable_streams_tw.telemetry.metrics import Metrics
@@ -288,7 +288,7 @@ class CanaryTests(SynchronousTestCase):
             self.addCleanup(globalLogPublisher.removeObserver, observer)
         self.clock = Clock()
         self.clock.rightNow = MORNING
-        caller = Caller(self.clock, lambda: False, lambda _: succeed([]))
+        caller = WebhookClient(self.clock, lambda: False, lambda _: succeed([]))
         self.streams = DurableStreams(reactor=self.clock, in_thread=at_once, caller=caller)
         self.streams.startService()
         self.addCleanup(self.streams.stopService)

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.operators.resources import OperatorTree
 from durable_streams_tw.storage.durable.store import LMDBStore
-from durable_streams_tw.storage.metrics import Distribution, Meter
+from durable_streams_tw.storage.metrics import Histogram, StoreMetrics
 from durable_streams_tw.telemetry import families
 from durable_streams_tw.telemetry.metrics import LEVELS_TIMEOUT, Metrics
 from tests.http.house import MORNING, ROOT, Answer, Client, at_once
@@ -269,7 +269,7 @@ class HistogramTests(SynchronousTestCase):
 
     def test_bounds(self) -> None:
         """They rise."""
-        found = [value for value in vars(Meter()).values() if isinstance(value, Distribution)]
+        found = [value for value in vars(StoreMetrics()).values() if isinstance(value, Histogram)]
         self.assertEqual(len(found), 5)
         for distribution in found:
             self.assertEqual(list(distribution.bounds), sorted(set(distribution.bounds)))

@@ -21,26 +21,26 @@ COOKIE_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _PAIRS: Final = re.compile(rb"[;,]")
 
 
-class BadBearer(Exception):
+class MalformedAuthorization(Exception):
     """There is something where a token should be, and it is none."""
 
 
 def bearer(header: FieldMap) -> str | None:
     """The token in the Authorization field; None where there is no such field.
 
-    Raises `BadBearer`.
+    Raises `MalformedAuthorization`.
     """
     value = header.get(AUTHORIZATION)
     if value is None:
         return None
     match = _BEARER.fullmatch(value) if len(value) <= MAX_BEARER else None
     if match is None:
-        raise BadBearer
+        raise MalformedAuthorization
     return match[1].decode("ascii")
 
 
 def cookie(header: FieldMap, name: bytes) -> str | None:
-    """The token in a cookie; None where there is no such cookie. Raises `BadBearer`.
+    """The token in a cookie; None where there is no such cookie. Raises `MalformedAuthorization`.
 
     Two of one name are refused: another host of the same domain may have set one of them.
     """
@@ -50,5 +50,5 @@ def cookie(header: FieldMap, name: bytes) -> str | None:
         return None
     value = found.pop()
     if found or len(value) > MAX_BEARER or _TOKEN.fullmatch(value) is None:
-        raise BadBearer
+        raise MalformedAuthorization
     return value.decode("ascii")

@@ -11,7 +11,7 @@ from enum import Enum
 from durable_streams_tw.protocol.limits import KEY_SET_FRESH, KEY_SET_PAUSE, KEY_SET_STALE
 
 
-class Keys(Enum):
+class KeySetAction(Enum):
     """What is done with the keys at hand."""
 
     USE = "use them"
@@ -20,24 +20,24 @@ class Keys(Enum):
     REFUSE = "there are none, and it is too early to ask again"
 
 
-class Freshness:
+class KeySetFreshness:
     """The times of one key set, in seconds of a monotonic clock."""
 
     def __init__(self) -> None:
         self._fetched: float | None = None
         self._asked: float | None = None
 
-    def known(self, now: float) -> Keys:
+    def known(self, now: float) -> KeySetAction:
         """What is done for a token whose key is at hand, or might be."""
         may_ask = self._may_ask(now)
         if self._fetched is None or now >= self._fetched + KEY_SET_STALE:
-            return Keys.WAIT if may_ask else Keys.REFUSE
+            return KeySetAction.WAIT if may_ask else KeySetAction.REFUSE
         if now >= self._fetched + KEY_SET_FRESH and may_ask:
             # Where nobody has asked for so long, nobody knows what was withdrawn meanwhile. While
             # the issuer does not answer it is asked often, and nobody waits.
             idle = self._asked is None or now >= self._asked + 2 * KEY_SET_FRESH
-            return Keys.WAIT if idle else Keys.REFRESH
-        return Keys.USE
+            return KeySetAction.WAIT if idle else KeySetAction.REFRESH
+        return KeySetAction.USE
 
     def unknown(self, now: float) -> bool:
         """Whether, for a token whose key is not at hand, it is fetched now."""

@@ -41,7 +41,7 @@ _OPTIONS: Final[Any] = {
 }
 
 
-class Expected(Struct, frozen=True):
+class TokenRequirements(Struct, frozen=True):
     """What the tokens of an issuer have to be.
 
     ``claim`` is the name of the one that holds the grants; ``types`` are the values of ``typ``
@@ -55,16 +55,16 @@ class Expected(Struct, frozen=True):
     types: frozenset[str | None] = frozenset((None, "jwt", "at+jwt"))
 
 
-class Invalid(Exception):
+class InvalidToken(Exception):
     """The token says nothing to us; the message is for whoever has it, and holds none of it."""
 
 
-class UnknownKey(Invalid):
+class UnknownKey(InvalidToken):
     """The token names a key that is not in the set: perhaps it is new."""
 
 
-def identity(token: str, expected: Expected, keys: KeySet, now: float) -> Identity:
-    """Who has a token. Raises `Invalid`, and `UnknownKey` before anything is computed."""
+def identity(token: str, expected: TokenRequirements, keys: KeySet, now: float) -> Identity:
+    """Who has a token. Raises `InvalidToken`, and `UnknownKey` before anything is computed."""
     algorithm, kid = _header(token, expected)
     candidates = keys.candidates(kid, algorithm)
     if not candidates:
@@ -73,34 +73,34 @@ def identity(token: str, expected: Expected, keys: KeySet, now: float) -> Identi
     return _identity(claims, expected, now)
 
 
-def _header(token: str, expected: Expected) -> tuple[str, str | None]:
+def _header(token: str, expected: TokenRequirements) -> tuple[str, str | None]:
     """The algorithm and the key that a token names."""
     form = _FORM.fullmatch(token) if len(token) <= MAX_BEARER else None
     if form is None:
-        raise Invalid("the token is not a signed JWT")
+        raise InvalidToken("the token is not a signed JWT")
     part = form[1]
     try:
         header = json.loads(binascii.a2b_base64(part.translate(_URL_SAFE) + "=" * (-len(part) % 4)))
     except (ValueError, RecursionError):
-        raise Invalid("the token's header cannot be read") from None
+        raise InvalidToken("the token's header cannot be read") from None
     if not isinstance(header, dict):
-        raise Invalid("the token's header is no object")
+        raise InvalidToken("the token's header is no object")
     algorithm = header.get("alg")
     if not isinstance(algorithm, str) or algorithm not in expected.algorithms:
-        raise Invalid("the token's algorithm is not allowed")
+        raise InvalidToken("the token's algorithm is not allowed")
     if "crit" in header or "b64" in header:
-        raise Invalid("the token has an extension that is not understood")
+        raise InvalidToken("the token has an extension that is not understood")
     kind = header.get("typ")
     if isinstance(kind, str):
         # RFC 7515 §4.1.9: without case, and without the prefix of a media type.
         kind = kind.lower().removeprefix("application/")
     elif kind is not None:
-        raise Invalid("the token is of another kind")
+        raise InvalidToken("the token is of another kind")
     if kind not in expected.types:
-        raise Invalid("the token is of another kind")
+        raise InvalidToken("the token is of another kind")
     kid = header.get("kid")
     if kid is not None and not (isinstance(kid, str) and 0 < len(kid) <= _LONGEST_NAME):
-        raise Invalid("the token's kid is no name")
+        raise InvalidToken("the token's kid is no name")
     return algorithm, kid
 
 
@@ -111,33 +111,33 @@ def _verified(token: str, algorithm: str, public: Any) -> dict[str, Any]:
     try:
         return jwt.decode(token, public, algorithms=[algorithm], options=_OPTIONS)
     except (jwt.PyJWTError, ValueError, RecursionError):
-        raise Invalid("the token's signature does not verify") from None
+        raise InvalidToken("the token's signature does not verify") from None
 
 
-def _identity(claims: dict[str, Any], expected: Expected, now: float) -> Identity:
+def _identity(claims: dict[str, Any], expected: TokenRequirements, now: float) -> Identity:
     ends = _time(claims, "exp")
     if ends is None:
-        raise Invalid("the token has no end: exp is missing")
+        raise InvalidToken("the token has no end: exp is missing")
     if now >= ends:
-        raise Invalid("the token has expired")
+        raise InvalidToken("the token has expired")
     begins = _time(claims, "nbf")
     issued = _time(claims, "iat")
     if max(begins or 0, issued or 0) > now + CLOCK_SKEW:
-        raise Invalid("the token is not valid yet")
+        raise InvalidToken("the token is not valid yet")
     if claims.get("iss") != expected.issuer:
-        raise Invalid("the token is from another issuer")
+        raise InvalidToken("the token is from another issuer")
     audience = claims.get("aud")
     if isinstance(audience, str):
         audience = [audience]
     if not isinstance(audience, list) or expected.audience not in audience:
-        raise Invalid("the token is for another audience")
+        raise InvalidToken("the token is for another audience")
     subject = claims.get("sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= _LONGEST_NAME:
-        raise Invalid("the token has no subject")
+        raise InvalidToken("the token has no subject")
     try:
         grants = grants_of(claims.get(expected.claim, []), strict=False)
     except MalformedGrants:
-        raise Invalid("the token's grants are malformed") from None
+        raise InvalidToken("the token's grants are malformed") from None
     return Identity(f"{expected.issuer} {subject}", grants, ends)
 
 
@@ -151,4 +151,4 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
         return float(value)
     if type(value) is float and math.isfinite(value) and 0 <= value < 2**53:
         return value
-    raise Invalid(f"the token's {name} is no time")
+    raise InvalidToken(f"the token's {name} is no time")

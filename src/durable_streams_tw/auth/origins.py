@@ -46,7 +46,7 @@ def is_local_origin(origin: bytes) -> bool:
     return match is not None and is_local(host_name(match[1]))
 
 
-class Hosts:
+class AllowedHosts:
     """The names by which a server may be called; none are all."""
 
     def __init__(self, names: Collection[str]) -> None:
@@ -69,7 +69,7 @@ class Hosts:
         return name in self._names or (self._local and is_local(name))
 
 
-class Origins:
+class AllowedOrigins:
     """The origins whose pages may change something, ``*`` for all of them.
 
     The server's own are always among them.

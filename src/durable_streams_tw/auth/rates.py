@@ -29,7 +29,7 @@ class Rate(Struct, frozen=True):
     seconds: float
 
 
-class Rates:
+class RateLimiter:
     """The buckets of all clients of one server."""
 
     def __init__(self, rate: Rate) -> None:

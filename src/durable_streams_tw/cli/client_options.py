@@ -48,7 +48,7 @@ class Duration(click.ParamType["float | None"]):
         return float(match[1]) * _SECONDS[match[2]]
 
 
-class Access(Struct, frozen=True):
+class ClientOptions(Struct, frozen=True):
     """Who asks, and how stubbornly.
 
     ``retry_for`` is in seconds, None for ever.
@@ -130,7 +130,7 @@ def for_client(retry_for: str = "30s") -> Callable[[Callable[..., Any]], Callabl
             headers = (*_lines(os.environ.get(HEADERS, "")), *_spelled(header))
             for line in headers:
                 _field(line)
-            access = Access(url, token, token_file, headers, cacert, retry_for, quiet)
+            access = ClientOptions(url, token, token_file, headers, cacert, retry_for, quiet)
             access.fields()
             return command(access=access, **options)
 

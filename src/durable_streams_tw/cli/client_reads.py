@@ -11,7 +11,7 @@ from typing import Any
 import click
 from msgspec import json
 
-from durable_streams_tw.cli.client_options import Access, for_client, json_option
+from durable_streams_tw.cli.client_options import ClientOptions, for_client, json_option
 from durable_streams_tw.cli.client_run import NoReader, Output, run
 from durable_streams_tw.client.errors import about
 from durable_streams_tw.client.follow import Batch, Live, catch_up, follow
@@ -35,7 +35,9 @@ _offset_file = click.option(
 @_offset_file
 @json_option
 @for_client()
-def read(access: Access, stream: str, offset: str, offset_file: Path | None, as_json: bool) -> None:
+def read(
+    access: ClientOptions, stream: str, offset: str, offset_file: Path | None, as_json: bool
+) -> None:
     """Print what a stream has.
 
     Bytes as they are; the messages of a JSON stream one a line. With --json one object a
@@ -58,7 +60,7 @@ def read(access: Access, stream: str, offset: str, offset_file: Path | None, as_
 @json_option
 @for_client("forever")
 def tail(
-    access: Access,
+    access: ClientOptions,
     stream: str,
     offset: str,
     offset_file: Path | None,
@@ -76,7 +78,7 @@ def tail(
 @click.argument("stream")
 @json_option
 @for_client()
-def head(access: Access, stream: str, as_json: bool) -> None:
+def head(access: ClientOptions, stream: str, as_json: bool) -> None:
     """Print what a stream is: its type, its end, whether it is closed, when it expires."""
     target = access.target(stream)
 
@@ -102,7 +104,7 @@ def head(access: Access, stream: str, as_json: bool) -> None:
 
 
 def _show(
-    access: Access,
+    access: ClientOptions,
     stream: str,
     offset: str,
     offset_file: Path | None,

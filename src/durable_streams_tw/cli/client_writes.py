@@ -8,7 +8,7 @@ import click
 from msgspec import json
 
 from durable_streams_tw.cli.client_input import Input, Lines, Pieces
-from durable_streams_tw.cli.client_options import Access, Duration, for_client, json_option
+from durable_streams_tw.cli.client_options import ClientOptions, Duration, for_client, json_option
 from durable_streams_tw.cli.client_run import run
 from durable_streams_tw.client.producer import Producer
 from durable_streams_tw.client.streams import Info, StreamClient, Written
@@ -39,7 +39,7 @@ def _with_expiry(command: Any) -> Any:
 @json_option
 @for_client()
 def create(
-    access: Access,
+    access: ClientOptions,
     stream: str,
     content_type: str | None,
     ttl: float | None,
@@ -84,7 +84,7 @@ def create(
 @json_option
 @for_client()
 def fork(
-    access: Access,
+    access: ClientOptions,
     source: str,
     stream: str,
     offset: str | None,
@@ -139,7 +139,7 @@ def fork(
 @json_option
 @for_client()
 def append(
-    access: Access,
+    access: ClientOptions,
     stream: str,
     data: str | None,
     file: BinaryIO | None,
@@ -212,7 +212,7 @@ async def _flow(source: Input, producer: Producer, lines: bool, close: bool) -> 
 @click.argument("stream")
 @json_option
 @for_client()
-def close(access: Access, stream: str, as_json: bool) -> None:
+def close(access: ClientOptions, stream: str, as_json: bool) -> None:
     """End a stream: its readers are told, and nothing can be appended any more."""
     target = access.target(stream)
 
@@ -226,7 +226,7 @@ def close(access: Access, stream: str, as_json: bool) -> None:
 @click.argument("stream")
 @json_option
 @for_client()
-def delete(access: Access, stream: str, as_json: bool) -> None:
+def delete(access: ClientOptions, stream: str, as_json: bool) -> None:
     """Remove a stream and all that is in it."""
     target = access.target(stream)
 

@@ -21,7 +21,7 @@ from durable_streams_tw.storage.admin.data_dir import owner
 from durable_streams_tw.storage.admin.fsck.findings import Finding
 from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.api import StoreUnusable
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed
+from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE
 
 #: What belongs to a store beside its data file, by the name in the data directory.
@@ -53,7 +53,7 @@ def main(argument: str) -> None:
     except copy.Flawed as flawed:
         findings = [_plain(finding) for finding in flawed.findings]
         say("flawed", {"sentence": str(flawed), "count": flawed.count, "findings": findings})
-    except (StoreUnusable, KeyspaceFailed) as error:
+    except (StoreUnusable, EngineFailed) as error:
         say("unusable", str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

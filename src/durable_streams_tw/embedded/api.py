@@ -15,29 +15,29 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 
 from durable_streams_tw import clocks
-from durable_streams_tw.auth.origins import Hosts, Origins
+from durable_streams_tw.auth.origins import AllowedHosts, AllowedOrigins
 from durable_streams_tw.concurrency import WorkerPool, stop_all
 from durable_streams_tw.embedded import values
 from durable_streams_tw.embedded.tail import Following
 from durable_streams_tw.embedded.values import Batch, StreamError, StreamInfo, Written
-from durable_streams_tw.http.handlers.authorization import Admission, Conditions
-from durable_streams_tw.http.handlers.reads import Reads
-from durable_streams_tw.http.handlers.streams import Operations, StreamOperations
-from durable_streams_tw.http.handlers.subscriptions import ControlOperations
-from durable_streams_tw.http.handlers.writes import InThread, Writing
-from durable_streams_tw.http.headers import Policies
-from durable_streams_tw.http.http1.factory import FastDoor
-from durable_streams_tw.http.operators.guarded import GuardedOperators
-from durable_streams_tw.http.operators.listing import Listing
-from durable_streams_tw.http.operators.resources import Front
-from durable_streams_tw.http.operators.snapshot import Observed
+from durable_streams_tw.http.handlers.authorization import AccessPolicy, AuthorizedHandler
+from durable_streams_tw.http.handlers.reads import ReadHandler
+from durable_streams_tw.http.handlers.streams import RequestHandler, StreamHandler
+from durable_streams_tw.http.handlers.subscriptions import SubscriptionHandler
+from durable_streams_tw.http.handlers.writes import InThread, WriteHandler
+from durable_streams_tw.http.headers import ResponseHeaders
+from durable_streams_tw.http.http1.factory import Http1Factory
+from durable_streams_tw.http.operators.guarded import AuthorizedOperators
+from durable_streams_tw.http.operators.listing import StreamListing
+from durable_streams_tw.http.operators.resources import RootResource
+from durable_streams_tw.http.operators.snapshot import ServerSnapshot
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.http.twisted_web.resource import StreamTree
+from durable_streams_tw.http.twisted_web.resource import StreamResources
 from durable_streams_tw.http.twisted_web.site import StreamSite
 from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.live.piece_size import PieceSize
-from durable_streams_tw.live.registry import Tails
-from durable_streams_tw.live.sse.broadcaster import Fanout
+from durable_streams_tw.live.registry import FollowerRegistry
+from durable_streams_tw.live.sse.broadcaster import Broadcaster
 from durable_streams_tw.live.transfers import Transfers
 from durable_streams_tw.protocol import headers, limits, offsets, paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
@@ -45,7 +45,7 @@ from durable_streams_tw.protocol.limits import WORK_THREADS
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.memory.store import MemoryStore
 from durable_streams_tw.subscriptions.service import Subscriptions
-from durable_streams_tw.subscriptions.webhook_client import Caller
+from durable_streams_tw.subscriptions.webhook_client import WebhookClient
 
 if TYPE_CHECKING:
     from twisted.cred.checkers import ICredentialsChecker
@@ -83,9 +83,9 @@ class DurableStreams(Service):
         reactor: Any = None,
         store: IStreamStore | None = None,
         in_thread: InThread | None = None,
-        caller: Caller | None = None,
+        caller: WebhookClient | None = None,
         checkers: Sequence[ICredentialsChecker] = (),
-        around: Callable[[Operations], Operations] | None = None,
+        around: Callable[[RequestHandler], RequestHandler] | None = None,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
@@ -106,10 +106,10 @@ class DurableStreams(Service):
         if store is None:
             store = self._in_memory() if data_dir is None else self._on_disk(data_dir)
         self._store = store
-        self._tails = tails = Tails(store, timers)
+        self._tails = tails = FollowerRegistry(store, timers)
         self._long_polls = LongPolls(store, tails, timers, settings.long_poll_timeout)
         pieces = PieceSize()
-        self._fanout = Fanout(
+        self._fanout = Broadcaster(
             store,
             tails,
             timers,
@@ -120,16 +120,16 @@ class DurableStreams(Service):
         )
         self._transfers = Transfers(store, tails, self._in_thread, pieces)
         self._batch = settings.max_chunk or limits.MAX_CHUNK
-        self._writing = Writing(store, lambda: int(wall() * 1000), self._in_thread)
+        self._writing = WriteHandler(store, lambda: int(wall() * 1000), self._in_thread)
         cookie = settings.auth_cookie if checkers else None
         credentials = (b"Authorization", b"Cookie") if cookie else (b"Authorization",)
-        self._policies = Policies(
+        self._policies = ResponseHeaders(
             settings.cors_origins,
             credentials if checkers else (),
             cookie is not None,
             settings.cors_headers,
         )
-        reads = Reads(
+        reads = ReadHandler(
             store,
             self._long_polls,
             self._fanout,
@@ -156,29 +156,29 @@ class DurableStreams(Service):
             rotate=settings.rotate_webhook_key,
             caller=caller,
         )
-        control = ControlOperations(self._subscriptions, self._policies)
-        self.operations = StreamOperations(store, self._writing, reads, self._policies, control)
-        conditions = Conditions(
+        control = SubscriptionHandler(self._subscriptions, self._policies)
+        self.operations = StreamHandler(store, self._writing, reads, self._policies, control)
+        conditions = AccessPolicy(
             checkers=tuple(checkers),
             cookie=None if cookie is None else cookie.encode("ascii"),
-            hosts=Hosts(settings.allowed_hosts),
-            origins=Origins(settings.cors_origins),
+            hosts=AllowedHosts(settings.allowed_hosts),
+            origins=AllowedOrigins(settings.cors_origins),
             rate=settings.rate,
             trust_proxy=settings.trust_proxy,
             # Equal timeouts may fire a little later.
             live=1.1 * max(settings.sse_reconnect_interval, settings.long_poll_timeout) + 1,
         )
         #: What asks requests for credentials and more; None where nothing is asked.
-        self.admission: Admission | None = None
-        served: Operations = self.operations
+        self.admission: AuthorizedHandler | None = None
+        served: RequestHandler = self.operations
         if conditions:
-            served = self.admission = Admission(
+            served = self.admission = AuthorizedHandler(
                 self.operations, self._policies, self._subscriptions, conditions, timers, wall
             )
         if around is not None:
             served = around(served)
         self._served = served
-        self._tree = StreamTree(served, settings, timers)
+        self._tree = StreamResources(served, settings, timers)
 
     # -- service ----------------------------------------------------------------------------
 
@@ -244,8 +244,8 @@ class DurableStreams(Service):
         resource = self.resource(root)
         if operators is not None:
             if self.admission is not None:
-                operators = GuardedOperators(operators, self.admission)
-            resource = Front(operators, resource)
+                operators = AuthorizedOperators(operators, self.admission)
+            resource = RootResource(operators, resource)
         site = StreamSite(
             resource,
             self._served,
@@ -259,12 +259,12 @@ class DurableStreams(Service):
         self._connections = site.connections
         return site
 
-    def door(self, root: bytes = b"v1/stream/", operators: IResource | None = None) -> FastDoor:
+    def door(self, root: bytes = b"v1/stream/", operators: IResource | None = None) -> Http1Factory:
         """The same as a factory that answers HTTP/1.1 requests for streams by itself, much faster.
 
         All else it leaves to a `site`.
         """
-        door = FastDoor(
+        door = Http1Factory(
             self._served,
             self.site(root, operators),
             self._timers,
@@ -277,12 +277,12 @@ class DurableStreams(Service):
 
     def listing(self, root: bytes = b"v1/stream/") -> IResource:
         """What lists the streams for operators, to be put into their tree as ``streams``."""
-        listing: IResource = Listing(self._store, root)
+        listing: IResource = StreamListing(self._store, root)
         return listing
 
-    def observed(self) -> Observed:
+    def observed(self) -> ServerSnapshot:
         """What operators see of these streams; counting begins now."""
-        return Observed(
+        return ServerSnapshot(
             self._store,
             self._fanout,
             self._long_polls,
@@ -410,10 +410,10 @@ class DurableStreams(Service):
 
     def _on_disk(self, data_dir: str) -> IStreamStore:
         # Here, so that a program whose streams are in memory does without LMDB.
-        from durable_streams_tw.storage.durable.executor import ThreadLanes
+        from durable_streams_tw.storage.durable.executor import ThreadExecutor
         from durable_streams_tw.storage.durable.store import LMDBStore
 
-        lanes = ThreadLanes(self._reactor, self._timers)
+        lanes = ThreadExecutor(self._reactor, self._timers)
         store: IStreamStore = LMDBStore(
             data_dir,
             self._timers,

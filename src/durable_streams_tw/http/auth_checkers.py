@@ -19,9 +19,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.auth import jwts
-from durable_streams_tw.auth.freshness import Freshness, Keys
+from durable_streams_tw.auth.freshness import KeySetAction, KeySetFreshness
 from durable_streams_tw.auth.identities import CannotTell, IBearerToken, Identity, Rejected
-from durable_streams_tw.auth.jwts import Expected, Invalid, UnknownKey
+from durable_streams_tw.auth.jwts import InvalidToken, TokenRequirements, UnknownKey
 from durable_streams_tw.auth.key_sets import KeySet, MalformedKeySet, read_key_set
 from durable_streams_tw.auth.token_file import MalformedFile, TokenTable, read_table
 from durable_streams_tw.clocks import Seconds
@@ -43,7 +43,7 @@ class UnusableFile(Exception):
 
 
 @implementer(ICredentialsChecker)
-class FileTokens:
+class TokenFileChecker:
     """Knows the tokens of a file (see `auth.token_file`), which is read again when it changes.
 
     Raises `UnusableFile` where it cannot be used at the beginning.
@@ -105,7 +105,7 @@ class FileTokens:
 
 
 @implementer(ICredentialsChecker)
-class JwtTokens:
+class JwtChecker:
     """Knows the tokens of an issuer, by its keys, which ``fetch`` gets.
 
     ``source`` names the issuer in the log; ``clock`` times the fetching of keys, ``wall`` is what
@@ -116,7 +116,7 @@ class JwtTokens:
 
     def __init__(
         self,
-        expected: Expected,
+        expected: TokenRequirements,
         fetch: Fetch,
         source: str,
         clock: IReactorTime,
@@ -127,7 +127,7 @@ class JwtTokens:
         self._source = source
         self._clock = clock
         self._wall = wall
-        self._freshness = Freshness()
+        self._freshness = KeySetFreshness()
         self._raw = b""
         self._keys = KeySet(())
         # Tokens that were found good with these keys, by their hash.
@@ -138,7 +138,7 @@ class JwtTokens:
 
     def warm_up(self) -> None:
         """Fetch the keys now, so that the first client need not wait."""
-        if self._freshness.known(self._clock.seconds()) is Keys.WAIT:
+        if self._freshness.known(self._clock.seconds()) is KeySetAction.WAIT:
             self._begin()
 
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
@@ -148,36 +148,36 @@ class JwtTokens:
             wait = self._must_wait(token)
             if isinstance(wait, Identity):
                 return succeed(wait)
-        except (Invalid, CannotTell) as error:
+        except (InvalidToken, CannotTell) as error:
             return fail(self._answer(error))
         return wait.addCallback(lambda _: self._check(token)).addErrback(self._explained)
 
     def _must_wait(self, token: str) -> Identity | Deferred[None]:
         """Whose token it is, or what has to be waited for."""
         plan = self._freshness.known(self._clock.seconds())
-        if plan is Keys.REFRESH:
+        if plan is KeySetAction.REFRESH:
             self._begin()
-        if plan is Keys.USE or plan is Keys.REFRESH:
+        if plan is KeySetAction.USE or plan is KeySetAction.REFRESH:
             try:
                 return self._check(token)
             except UnknownKey:
                 if not self._fetching and not self._freshness.unknown(self._clock.seconds()):
                     raise
-        elif plan is Keys.REFUSE and not self._fetching:
+        elif plan is KeySetAction.REFUSE and not self._fetching:
             raise self._cannot_tell()
         self._begin()
         return self._wait()
 
     def _explained(self, failure: Failure) -> Failure:
         error = failure.value
-        return Failure(self._answer(error)) if isinstance(error, Invalid) else failure
+        return Failure(self._answer(error)) if isinstance(error, InvalidToken) else failure
 
     def _answer(self, error: Exception) -> Exception:
         """What is said of a token, once everything is known that can be."""
         if isinstance(error, UnknownKey) and self._failed:
             # It may be new: the issuer has not answered when it was asked last.
             return self._cannot_tell()
-        return Rejected(str(error)) if isinstance(error, Invalid) else error
+        return Rejected(str(error)) if isinstance(error, InvalidToken) else error
 
     # -- tokens -------------------------------------------------------------------------------
 
@@ -209,7 +209,7 @@ class JwtTokens:
         return waiting.addCallback(self._waited)
 
     def _waited(self, _: None) -> None:
-        if self._freshness.known(self._clock.seconds()) in (Keys.WAIT, Keys.REFUSE):
+        if self._freshness.known(self._clock.seconds()) in (KeySetAction.WAIT, KeySetAction.REFUSE):
             raise self._cannot_tell()
 
     def _begin(self) -> None:

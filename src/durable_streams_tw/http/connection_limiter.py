@@ -22,7 +22,7 @@ from durable_streams_tw.protocol.limits import MAX_TURNED_AWAY, TURNED_AWAY_LING
 from durable_streams_tw.protocol.streams import responses
 
 
-class Room:
+class ConnectionLimiter:
     """Counts the connections of one factory."""
 
     _log = Logger()
@@ -66,7 +66,7 @@ class Room:
                 del self._addresses[host]
 
 
-class TurnedAway(Protocol):
+class RejectedConnection(Protocol):
     """A connection that there is no room for.
 
     In place of no protocol at all, which factories that wrap others cannot bear. With a ``room``
@@ -74,7 +74,9 @@ class TurnedAway(Protocol):
     only few at a time, for whoever is turned away still holds a socket while he listens.
     """
 
-    def __init__(self, room: Room | None = None, clock: IReactorTime | None = None) -> None:
+    def __init__(
+        self, room: ConnectionLimiter | None = None, clock: IReactorTime | None = None
+    ) -> None:
         self._room = room
         self._clock = clock
         self._patience: IDelayedCall | None = None

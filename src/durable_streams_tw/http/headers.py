@@ -104,7 +104,7 @@ _GZIP: Final = zlib.MAX_WBITS | 16
 BASE64: Final[Field] = (headers.H_SSE_DATA_ENCODING, b"base64")
 
 
-class Policies:
+class ResponseHeaders:
     """The fields that every answer carries, for the origins that may use the server.
 
     ``origins`` are origins such as ``https://app.example``, ``*`` for all, or `origins.LOCAL` for

@@ -10,8 +10,8 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from durable_streams_tw.live.registry import Tails
-from durable_streams_tw.live.timer_queue import EqualTimeouts
+from durable_streams_tw.live.registry import FollowerRegistry
+from durable_streams_tw.live.timer_queue import TimerQueue
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.storage.api import Chunk, IStreamStore
 
@@ -20,12 +20,12 @@ class LongPolls:
     """The long-polls of one store; each waits ``timeout`` seconds at most."""
 
     def __init__(
-        self, store: IStreamStore, tails: Tails, clock: IReactorTime, timeout: float
+        self, store: IStreamStore, tails: FollowerRegistry, clock: IReactorTime, timeout: float
     ) -> None:
         self.store = store
         self.tails = tails
-        self.timeouts = EqualTimeouts(clock, timeout)
-        self.waiting: dict[Waiter, None] = {}
+        self.timeouts = TimerQueue(clock, timeout)
+        self.waiting: dict[LongPoll, None] = {}
         self.stopping = False
         self._all_answered: Deferred[None] = Deferred()
 
@@ -43,7 +43,7 @@ class LongPolls:
         gone or cannot be read. Cancelling it frees all. Fails only where the store does, which is
         a bug.
         """
-        return Waiter(self, chunk, limit, piece).answer
+        return LongPoll(self, chunk, limit, piece).answer
 
     def stop(self) -> Deferred[None]:
         """Let all waiters look once more and answer, and whoever comes later too.
@@ -62,7 +62,7 @@ class LongPolls:
             self._all_answered.callback(None)
 
 
-class Waiter:
+class LongPoll:
     """One long-poll."""
 
     __slots__ = (

@@ -14,7 +14,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from durable_streams_tw.live.sse.tail_buffer import Window
+from durable_streams_tw.live.sse.tail_buffer import TailBuffer
 from durable_streams_tw.protocol.limits import FANOUT_SLICE, FANOUT_SLICE_IN_BURSTS
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Change, IStreamStore
@@ -27,11 +27,11 @@ class Follower(Protocol):
         """Look, and do about ``budget`` units of work: as many small writes.
 
         Returns how many it has done, at least one. Whoever has more to do asks for another
-        turn (`Tails.soon`).
+        turn (`FollowerRegistry.soon`).
         """
 
 
-class Tail:
+class FollowedStream:
     """The end of one followed stream, as far as commits and looks have told.
 
     ``gone`` says that the stream was deleted or has expired. ``window`` is where new bytes
@@ -44,7 +44,7 @@ class Tail:
         self.state = state
         self.gone = False
         self.version = 0
-        self.window: Window | None = None
+        self.window: TailBuffer | None = None
         self.followers: dict[Follower, None] = {}
 
     def saw(self, state: StreamState) -> None:
@@ -67,7 +67,7 @@ class Tail:
             self.window.add(change.start, change.data)
 
 
-class Tails:
+class FollowerRegistry:
     """The tails of all followed streams of a store. While followed, none ends by its TTL."""
 
     _log = Logger()
@@ -75,7 +75,7 @@ class Tails:
     def __init__(self, store: IStreamStore, clock: IReactorTime) -> None:
         self._store = store
         self._clock = clock
-        self._tails: dict[int, Tail] = {}
+        self._tails: dict[int, FollowedStream] = {}
         self._due: OrderedDict[Follower, None] = OrderedDict()
         self._call: IDelayedCall | None = None
         # Whether a commit came before all were woken for the one before.
@@ -87,7 +87,7 @@ class Tails:
         """How many streams are followed."""
         return len(self._tails)
 
-    def follow(self, state: StreamState, follower: Follower) -> Tail:
+    def follow(self, state: StreamState, follower: Follower) -> FollowedStream:
         """Wake ``follower`` after every commit from now on that changes a stream.
 
         ``state`` is the stream as the follower saw it. It has to look again afterwards: what
@@ -95,14 +95,14 @@ class Tails:
         """
         tail = self._tails.get(state.id)
         if tail is None:
-            tail = self._tails[state.id] = Tail(state)
+            tail = self._tails[state.id] = FollowedStream(state)
             self._store.pin(state.id)
         else:
             tail.saw(state)
         tail.followers[follower] = None
         return tail
 
-    def leave(self, tail: Tail, follower: Follower) -> None:
+    def leave(self, tail: FollowedStream, follower: Follower) -> None:
         """Wake ``follower``, which followed ``tail``, no more."""
         self._due.pop(follower, None)
         del tail.followers[follower]
@@ -125,7 +125,7 @@ class Tails:
         tails = self._tails
         if not tails:
             return
-        marked: list[Tail] = []
+        marked: list[FollowedStream] = []
         for change in changes:
             tail = tails.get(change.state.id)
             if tail is None:

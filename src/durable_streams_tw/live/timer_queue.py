@@ -17,11 +17,11 @@ from durable_streams_tw.protocol.limits import TIMEOUT_SLICE
 
 
 class Timeout:
-    """One running timeout; `EqualTimeouts.add` makes it."""
+    """One running timeout; `TimerQueue.add` makes it."""
 
     __slots__ = ("_fire", "_queue", "due")
 
-    def __init__(self, queue: EqualTimeouts, due: float, fire: Callable[[], object]) -> None:
+    def __init__(self, queue: TimerQueue, due: float, fire: Callable[[], object]) -> None:
         self._queue = queue
         self._fire: Callable[[], object] | None = fire
         self.due = due
@@ -43,7 +43,7 @@ class Timeout:
             fire()
 
 
-class EqualTimeouts:
+class TimerQueue:
     """Timeouts of ``seconds`` each.
 
     ``slack`` is how many seconds early one may fire together with another that is due, so

@@ -17,8 +17,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.live.piece_size import PieceSize
-from durable_streams_tw.live.registry import Tails
-from durable_streams_tw.live.sse.subscriber import Sink
+from durable_streams_tw.live.registry import FollowerRegistry
+from durable_streams_tw.live.sse.subscriber import EventSink
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.storage.api import Chunk, IStreamStore
@@ -51,7 +51,7 @@ class Transfers:
     def __init__(
         self,
         store: IStreamStore,
-        tails: Tails,
+        tails: FollowerRegistry,
         in_thread: Callable[..., Deferred[Any]],
         pieces: PieceSize | None = None,
     ) -> None:
@@ -61,7 +61,7 @@ class Transfers:
         self.in_thread = in_thread
         self.running: set[Transfer] = set()
 
-    def begin(self, chunk: Chunk, encoder: Encoder | None, sink: Sink) -> Transfer:
+    def begin(self, chunk: Chunk, encoder: Encoder | None, sink: EventSink) -> Transfer:
         """Send the answer that ``chunk`` begins to ``sink``.
 
         The first piece may be written before this returns.
@@ -94,7 +94,7 @@ class Transfer:
     )
 
     def __init__(
-        self, transfers: Transfers, chunk: Chunk, encoder: Encoder | None, sink: Sink
+        self, transfers: Transfers, chunk: Chunk, encoder: Encoder | None, sink: EventSink
     ) -> None:
         state = chunk.state
         self._transfers = transfers
@@ -138,7 +138,7 @@ class Transfer:
     # -- pieces ---------------------------------------------------------------------------------
 
     def wake(self, budget: int) -> int:
-        """Write the piece that waits, or read the next one. Called by `Tails`."""
+        """Write the piece that waits, or read the next one. Called by `FollowerRegistry`."""
         if self._busy or self._paused or self._over:
             return 1
         if self._piece is not None:

@@ -12,7 +12,7 @@ from twisted.cred import strcred
 
 from durable_streams_tw import clocks
 from durable_streams_tw.auth.identities import IBearerToken
-from durable_streams_tw.auth.jwts import Expected
+from durable_streams_tw.auth.jwts import TokenRequirements
 from durable_streams_tw.auth.key_sets import ALGORITHMS
 from durable_streams_tw.service.configuration import Configuration
 
@@ -48,12 +48,12 @@ def file_tokens(argument: str) -> Any:
     """The checker of ``file:PATH``."""
     from twisted.internet import reactor
 
-    from durable_streams_tw.http.auth_checkers import FileTokens, UnusableFile
+    from durable_streams_tw.http.auth_checkers import TokenFileChecker, UnusableFile
 
     if not argument:
         raise strcred.InvalidAuthArgumentString("names a file: file:tokens.toml")
     try:
-        return FileTokens(argument, clocks.timers_of(reactor), clocks.wall_clock(reactor))
+        return TokenFileChecker(argument, clocks.timers_of(reactor), clocks.wall_clock(reactor))
     except UnusableFile as error:
         raise strcred.InvalidAuthArgumentString(str(error)) from None
 
@@ -62,7 +62,7 @@ def jwt_tokens(argument: str) -> Any:
     """The checker of ``jwt:issuer=...,audience=...,jwks=...``."""
     from twisted.internet import reactor
 
-    from durable_streams_tw.http.auth_checkers import JwtTokens
+    from durable_streams_tw.http.auth_checkers import JwtChecker
     from durable_streams_tw.http.jwks_sources import UnusableSource, source_of
 
     expected, jwks = read_jwt(argument)
@@ -71,7 +71,7 @@ def jwt_tokens(argument: str) -> Any:
         fetch, name = source_of(jwks, reactor)
     except UnusableSource as error:
         raise strcred.InvalidAuthArgumentString(str(error)) from None
-    checker = JwtTokens(
+    checker = JwtChecker(
         expected, fetch, name, clocks.timers_of(reactor), clocks.wall_clock(reactor)
     )
     # As soon as there is a reactor that runs: the first client need not wait.
@@ -79,7 +79,7 @@ def jwt_tokens(argument: str) -> Any:
     return checker
 
 
-def read_jwt(argument: str) -> tuple[Expected, str]:
+def read_jwt(argument: str) -> tuple[TokenRequirements, str]:
     """What tokens have to be, and where the keys are.
 
     Raises `strcred.InvalidAuthArgumentString`.
@@ -109,5 +109,7 @@ def read_jwt(argument: str) -> tuple[Expected, str]:
     claim = given.get("claim") or "grants"
     if "typ" in given:
         types: frozenset[str | None] = frozenset((given["typ"].lower(),))
-        return Expected(given["issuer"], given["audience"], algorithms, claim, types), given["jwks"]
-    return Expected(given["issuer"], given["audience"], algorithms, claim), given["jwks"]
+        return TokenRequirements(
+            given["issuer"], given["audience"], algorithms, claim, types
+        ), given["jwks"]
+    return TokenRequirements(given["issuer"], given["audience"], algorithms, claim), given["jwks"]

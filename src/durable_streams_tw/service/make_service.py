@@ -22,10 +22,10 @@ from durable_streams_tw.service.options import Options
 from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.process_tuning import connections_within, raise_file_limit
 from durable_streams_tw.service.proxy_protocol import without_proxy
-from durable_streams_tw.service.reload import Reloading
+from durable_streams_tw.service.reload import ReloadService
 from durable_streams_tw.service.sources import BadConfiguration
-from durable_streams_tw.service.startup import Mouth, Startup
-from durable_streams_tw.service.systemd_notify import Supervision
+from durable_streams_tw.service.startup import ServiceGroup, StderrReporter
+from durable_streams_tw.service.systemd_notify import SystemdNotifier
 from durable_streams_tw.telemetry.logs import JSONLog, to_file
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ __all__ = ["Options", "makeService", "service_of"]
 _log = Logger()
 
 
-def makeService(options: Options) -> Startup:
+def makeService(options: Options) -> ServiceGroup:
     """The service that twistd's command line asks for."""
     twistd: Any = options.parent
-    mouth = Mouth(keep=twistd is not None and not twistd["nodaemon"])
+    mouth = StderrReporter(keep=twistd is not None and not twistd["nodaemon"])
     try:
         log, reopen_log = _log_of(twistd, options.configuration["log-format"])
         service = service_of(options.configuration, options.endpoints, mouth, reopen_log=reopen_log)
@@ -105,10 +105,10 @@ def _tracing(configuration: Configuration, reactor: Any) -> Tracing:
 def service_of(
     configuration: Configuration,
     endpoints: list[IStreamServerEndpoint],
-    mouth: Mouth,
+    mouth: StderrReporter,
     greet: Callable[[str], None] | None = None,
     reopen_log: Callable[[], None] | None = None,
-) -> Startup:
+) -> ServiceGroup:
     """Return the service that the settings ask for: the streams, then the ports.
 
     ``greet`` is called with the URL of the streams at each port; without it the log says where
@@ -148,12 +148,12 @@ def service_of(
         else:
             _log.info("Streams are kept in {directory}", directory=data_dir)
 
-    service = Startup(mouth.say, started)
+    service = ServiceGroup(mouth.say, started)
     ports = Ports(endpoints, site, streams, root, reactor, greet, open_to_all=not known)
     inner = map(without_proxy, endpoints)
     tls = [endpoint for endpoint in inner if isinstance(endpoint, TLSEndpoint)]
-    supervision = Supervision.of()
-    reloading = Reloading(tls, reactor, supervision, reopen_log)
+    supervision = SystemdNotifier.of()
+    reloading = ReloadService(tls, reactor, supervision, reopen_log)
     if tracing is not None:
         # Before the streams, and so stopped behind them.
         MultiService.addService(service, tracing)

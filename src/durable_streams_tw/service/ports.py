@@ -19,8 +19,8 @@ from twisted.python.failure import Failure
 
 from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.embedded.api import DurableStreams
-from durable_streams_tw.http.http1.epoll import NestedPoll, nested_poll
-from durable_streams_tw.http.http1.factory import FastDoor
+from durable_streams_tw.http.http1.epoll import NestedEpoll, nested_poll
+from durable_streams_tw.http.http1.factory import Http1Factory
 from durable_streams_tw.http.twisted_web.site import StreamSite
 from durable_streams_tw.protocol.limits import UNSENT_IN_KERNEL
 from durable_streams_tw.service.certificates import TLSEndpoint
@@ -47,7 +47,7 @@ class Ports(Service):
     def __init__(
         self,
         endpoints: list[IStreamServerEndpoint],
-        site: StreamSite | FastDoor,
+        site: StreamSite | Http1Factory,
         streams: DurableStreams,
         root: bytes,
         reactor: Any,
@@ -63,7 +63,7 @@ class Ports(Service):
         self._greet = greet
         self._open_to_all = open_to_all
         self._opened: list[Deferred[IListeningPort | None]] = []
-        self._poll: NestedPoll | None = None
+        self._poll: NestedEpoll | None = None
         self._exhaustion = FileExhaustion(monotonic)
         # While ports are being opened, what could not be.
         self._refusals: list[Failure] | None = None
@@ -72,7 +72,7 @@ class Ports(Service):
         """Open the ports. Raises `CannotStart` where one cannot be had."""
         Service.privilegedStartService(self)
         self._refusals = []
-        if isinstance(self._site, FastDoor):
+        if isinstance(self._site, Http1Factory):
             self._poll = nested_poll(self._reactor)
         for endpoint in self._endpoints:
             opened: Deferred[Any] = maybeDeferred(endpoint.listen, self._site)

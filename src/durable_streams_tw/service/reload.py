@@ -13,10 +13,10 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from durable_streams_tw.service.certificates import TLSEndpoint, UnusableCertificate
-from durable_streams_tw.service.systemd_notify import Supervision
+from durable_streams_tw.service.systemd_notify import SystemdNotifier
 
 
-class Reloading(Service):
+class ReloadService(Service):
     """Loads the certificates of ``endpoints`` again, and reopens the log, on SIGHUP.
 
     ``reopen_log`` opens the log file again by its name, after another program has renamed it.
@@ -29,12 +29,12 @@ class Reloading(Service):
         self,
         endpoints: Sequence[TLSEndpoint],
         reactor: Any,
-        supervision: Supervision | None = None,
+        supervision: SystemdNotifier | None = None,
         reopen_log: Callable[[], None] | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._reactor = reactor
-        self._supervision = supervision or Supervision(None)
+        self._supervision = supervision or SystemdNotifier(None)
         self._reopen_log = reopen_log
         self._before: Any = None
 

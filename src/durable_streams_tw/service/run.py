@@ -23,7 +23,7 @@ from zope.interface import provider
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.listening import endpoints
 from durable_streams_tw.service.make_service import service_of
-from durable_streams_tw.service.startup import CannotStart, Mouth
+from durable_streams_tw.service.startup import CannotStart, StderrReporter
 
 
 def serve(
@@ -42,7 +42,7 @@ def serve(
     running: Any = reactor
     listening = endpoints(configuration)
     globalLogBeginner.beginLoggingTo([_observer(configuration, quiet)], redirectStandardIO=False)
-    service = service_of(configuration, listening, Mouth(keep=False), greet)
+    service = service_of(configuration, listening, StderrReporter(keep=False), greet)
     try:
         service.privilegedStartService()
         service.startService()

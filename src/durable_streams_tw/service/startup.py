@@ -32,7 +32,7 @@ class CannotStart(Exception):
     """The service cannot start, for a reason that is no bug; the message is a sentence."""
 
 
-class Startup(MultiService):
+class ServiceGroup(MultiService):
     """Services that start one after the other, and stop one by one in reverse.
 
     ``say`` tells the operator why they do not start; ``started`` is called when they have.
@@ -89,7 +89,7 @@ def _without_trace(
         sys.__excepthook__(kind, error, trace)
 
 
-class Mouth:
+class StderrReporter:
     """Says sentences on stderr: on the one that the process has, or on a copy of it.
 
     ``keep`` makes the copy now, for a process that is about to become a daemon.

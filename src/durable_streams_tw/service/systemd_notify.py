@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 
-class Supervision(Service):
+class SystemdNotifier(Service):
     """Says that the service is ready, reads its files anew, stops; to nobody where nobody listens.
 
     To be the last of the services: it starts when all others have, and stops before them.
@@ -29,7 +29,7 @@ class Supervision(Service):
         self._address = address
 
     @classmethod
-    def of(cls, environment: Mapping[str, str] = os.environ) -> Supervision:
+    def of(cls, environment: Mapping[str, str] = os.environ) -> SystemdNotifier:
         """The one that a process with this environment is under."""
         return cls(environment.get("NOTIFY_SOCKET") or None)
 

@@ -28,7 +28,7 @@ from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.engine.tables import Table
 
 if TYPE_CHECKING:
-    from durable_streams_tw.storage.metrics import Levels, Meter
+    from durable_streams_tw.storage.metrics import StoreMetrics, StoreStats
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ class Change(Struct, frozen=True, gc=False):
 Listener = Callable[[Sequence[Change]], None]
 
 
-class Note(Struct, frozen=True):
+class RecordChange(Struct, frozen=True):
     """What one commit did to one record of a watched table: its value now, None for gone."""
 
     table: Table[Any]
@@ -84,10 +84,10 @@ class Note(Struct, frozen=True):
     value: Any
 
 
-NoteListener = Callable[[Sequence[Note]], None]
+NoteListener = Callable[[Sequence[RecordChange]], None]
 
 
-class Moment(Protocol):
+class StoreSnapshot(Protocol):
     """A store as one commit left it: what a question is asked of."""
 
     def get(self, table: Table[T], key: bytes) -> T | None:
@@ -170,7 +170,7 @@ class IStreamStore(Interface):
     def watch(listener: Listener) -> None:
         """Call ``listener`` on the reactor's thread, once per commit, with its changes."""
 
-    def ask(question: Callable[[Moment], T]) -> Deferred[T | Refusal]:
+    def ask(question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
         """What a function finds in the store as it is now.
 
         It may be called in a thread, and must copy what it keeps.
@@ -180,10 +180,10 @@ class IStreamStore(Interface):
         """Call ``listener`` with what each commit did to records of watched tables, before
         the outcomes are told. A note may repeat what is known."""
 
-    def measure(meter: Meter) -> None:
+    def measure(meter: StoreMetrics) -> None:
         """Count what is done into ``meter`` from now on."""
 
-    def levels() -> Deferred[Levels | None]:
+    def levels() -> Deferred[StoreStats | None]:
         """How the store stands on its disk, None where it has none, or cannot tell."""
 
     def obstacle() -> Deferred[str | None]:

@@ -46,7 +46,7 @@ _OTHER: Final = "subscription"
 _APPENDED: Final = ("append", "done")
 
 
-class Distribution:
+class Histogram:
     """How often values were how large. ``counts`` has one number more than ``bounds``: what is
     above the last."""
 
@@ -63,7 +63,7 @@ class Distribution:
         self.total += value
 
 
-class Meter:
+class StoreMetrics:
     """The numbers of one store since it was made.
 
     ``commands`` and ``sizes`` (bytes of bodies) go by what was asked and what came of it:
@@ -78,11 +78,11 @@ class Meter:
         self.refusals: Counter[str] = Counter()
         self.commits = 0
         self.failures = 0
-        self.batch_size = Distribution(SIZES)
-        self.commit_seconds = Distribution(SECONDS)
-        self.batch_seconds = Distribution(SECONDS)
-        self.queue_seconds = Distribution(SECONDS)
-        self.read_wait_seconds = Distribution(SECONDS)
+        self.batch_size = Histogram(SIZES)
+        self.commit_seconds = Histogram(SECONDS)
+        self.batch_seconds = Histogram(SECONDS)
+        self.queue_seconds = Histogram(SECONDS)
+        self.read_wait_seconds = Histogram(SECONDS)
 
     def count(
         self, commands: Sequence[Command], outcomes: Sequence[Outcome], changes: Sequence[Change]
@@ -175,7 +175,7 @@ def _size(command: Command) -> int:
     return 0 if body is None else len(body.data)
 
 
-class Levels(Struct, frozen=True):
+class StoreStats(Struct, frozen=True):
     """How a store on a disk stands, at one moment. Sizes are bytes.
 
     ``queued`` and ``queued_size`` wait for the committer, ``journaled`` bytes are

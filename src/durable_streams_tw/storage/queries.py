@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol.limits import LISTING_PAGE, MAX_LISTING_SCAN
 from durable_streams_tw.protocol.streams.state import StreamState
-from durable_streams_tw.storage.api import Moment
+from durable_streams_tw.storage.api import StoreSnapshot
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 
 
@@ -22,7 +22,7 @@ class Page(Struct, frozen=True):
 
 
 def list_streams(
-    moment: Moment,
+    moment: StoreSnapshot,
     prefix: str = "",
     after: str = "",
     limit: int = LISTING_PAGE,

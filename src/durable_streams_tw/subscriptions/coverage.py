@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.subscriptions.state import GONE
-from durable_streams_tw.storage.api import Moment
+from durable_streams_tw.storage.api import StoreSnapshot
 from durable_streams_tw.storage.engine.tables import (
     NAMED,
     SUBSCRIPTIONS,
@@ -13,7 +13,7 @@ from durable_streams_tw.storage.engine.tables import (
 )
 
 
-def coverage(moment: Moment, name: str) -> tuple[str | None, tuple[str, ...]] | Refusal:
+def coverage(moment: StoreSnapshot, name: str) -> tuple[str | None, tuple[str, ...]] | Refusal:
     """The glob of the subscription of an id, and the streams that it names."""
     state = moment.get(SUBSCRIPTIONS, subscription_key(name))
     if state is None:

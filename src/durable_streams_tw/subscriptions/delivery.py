@@ -28,13 +28,13 @@ from durable_streams_tw.protocol.offsets import format_offset, offset_at
 from durable_streams_tw.protocol.subscriptions.commands import Ack, Delivered, Result
 from durable_streams_tw.protocol.subscriptions.outcomes import WorkItem
 from durable_streams_tw.protocol.subscriptions.state import Subscription, Wake, current
-from durable_streams_tw.storage.api import IStreamStore, Moment
+from durable_streams_tw.storage.api import IStreamStore, StoreSnapshot
 from durable_streams_tw.storage.commands.pending import work_of
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
 from durable_streams_tw.subscriptions.keyring import Keyring
 from durable_streams_tw.subscriptions.ssrf_guard import receiver_of
 from durable_streams_tw.subscriptions.tokens import Tokens
-from durable_streams_tw.subscriptions.webhook_client import Answered
+from durable_streams_tw.subscriptions.webhook_client import WebhookResponse
 
 
 class Post(Protocol):
@@ -42,7 +42,7 @@ class Post(Protocol):
 
     def __call__(
         self, url: str, body: bytes, header: dict[str, str], timeout: float
-    ) -> Deferred[Answered]:
+    ) -> Deferred[WebhookResponse]:
         """Fails with whatever went wrong."""
 
 
@@ -53,7 +53,7 @@ class _Done(Struct):
 _answer = msgspec.json.Decoder(_Done)
 
 
-class Deliveries:
+class WebhookDelivery:
     """Calls webhooks, a bounded number at once, and tells the store what came of it.
 
     ``base`` gives the URL of the streams' root, a slash at its end; ``random`` a number from 0
@@ -163,7 +163,7 @@ class Deliveries:
         return json.dumps(told).encode("ascii")
 
 
-def _work(moment: Moment, state: Subscription, wake: Wake) -> tuple[WorkItem, ...] | None:
+def _work(moment: StoreSnapshot, state: Subscription, wake: Wake) -> tuple[WorkItem, ...] | None:
     """What a wake shows, None where it is over."""
     known = moment.get(SUBSCRIPTIONS, subscription_key(state.id))
     if known is None or known.number != state.number or not current(known, wake):

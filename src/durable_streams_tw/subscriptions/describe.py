@@ -11,7 +11,7 @@ from durable_streams_tw.protocol.limits import MAX_LISTED_STREAMS, MAX_SCANNED_N
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.globs import literal_prefix, matches, parse_glob
 from durable_streams_tw.protocol.subscriptions.state import GONE, Subscription
-from durable_streams_tw.storage.api import Moment
+from durable_streams_tw.storage.api import StoreSnapshot
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
     NAMED,
@@ -43,7 +43,7 @@ class Description(Struct, frozen=True):
     complete: bool
 
 
-def describe(moment: Moment, name: str) -> Description | Refusal:
+def describe(moment: StoreSnapshot, name: str) -> Description | Refusal:
     """The subscription of an id."""
     state = moment.get(SUBSCRIPTIONS, subscription_key(name))
     if state is None:
@@ -68,7 +68,7 @@ def _first(explicit: Iterable[str]) -> list[str]:
     return sorted(explicit)[:MAX_LISTED_STREAMS]
 
 
-def _candidates(moment: Moment, state: Subscription) -> Iterable[str | None]:
+def _candidates(moment: StoreSnapshot, state: Subscription) -> Iterable[str | None]:
     """Streams that the glob may match: the name where it does and the stream lives, and is not
     the wake stream, otherwise None."""
     pattern = state.config.pattern
@@ -84,7 +84,7 @@ def _candidates(moment: Moment, state: Subscription) -> Iterable[str | None]:
         yield path if linked else None
 
 
-def _link(moment: Moment, state: Subscription, path: str, explicit: bool) -> Link:
+def _link(moment: StoreSnapshot, state: Subscription, path: str, explicit: bool) -> Link:
     cursor = moment.get(CURSORS, stream_key(state.number, path))
     stream = moment.living(path)
     tail = 0 if stream is None else stream.tail

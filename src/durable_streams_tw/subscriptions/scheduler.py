@@ -26,7 +26,7 @@ from durable_streams_tw.protocol.subscriptions.state import (
     current,
     obligation,
 )
-from durable_streams_tw.storage.api import IStreamStore, Moment, Note
+from durable_streams_tw.storage.api import IStreamStore, RecordChange, StoreSnapshot
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS
 
@@ -54,7 +54,7 @@ class _Charge:
         self.patience: IDelayedCall | None = None
 
 
-class Wakes:
+class Scheduler:
     """Keeps the server's promises to the subscriptions of a store.
 
     Make it before the store is opened, `start` it afterwards, `stop` it before it is closed.
@@ -121,7 +121,7 @@ class Wakes:
         _log.failure("reading subscriptions failed", failure)
         self._found(Refusal(Problem.INTERNAL, "the subscriptions were not read"))
 
-    def _committed(self, notes: Sequence[Note]) -> None:
+    def _committed(self, notes: Sequence[RecordChange]) -> None:
         if not self._running:
             return
         for note in notes:
@@ -210,7 +210,7 @@ class Wakes:
                 self._plan(charge, pause if unchanged else 0.0)
 
 
-def _owed(moment: Moment) -> list[Subscription]:
+def _owed(moment: StoreSnapshot) -> list[Subscription]:
     """The subscriptions that something is owed to. Those that cannot be read are left out."""
     found: list[Subscription] = []
     first = b""

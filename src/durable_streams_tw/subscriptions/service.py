@@ -12,13 +12,13 @@ from durable_streams_tw import clocks
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.subscriptions.commands import Subscribe, SubscriptionCommand
 from durable_streams_tw.protocol.subscriptions.state import Kind
-from durable_streams_tw.storage.api import IStreamStore, Moment, Outcome
-from durable_streams_tw.subscriptions.delivery import Deliveries
+from durable_streams_tw.storage.api import IStreamStore, Outcome, StoreSnapshot
+from durable_streams_tw.subscriptions.delivery import WebhookDelivery
 from durable_streams_tw.subscriptions.describe import Description, describe
 from durable_streams_tw.subscriptions.keyring import Keyring
-from durable_streams_tw.subscriptions.scheduler import Wakes
+from durable_streams_tw.subscriptions.scheduler import Scheduler
 from durable_streams_tw.subscriptions.tokens import Tokens
-from durable_streams_tw.subscriptions.webhook_client import Caller
+from durable_streams_tw.subscriptions.webhook_client import WebhookClient
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class Subscriptions:
         base: Callable[[], str | None],
         allow_local: Callable[[], bool],
         rotate: bool = False,
-        caller: Caller | None = None,
+        caller: WebhookClient | None = None,
     ) -> None:
         self._store = store
         self._rotate = rotate
@@ -55,13 +55,13 @@ class Subscriptions:
         wall, timers = clocks.wall_clock(reactor), clocks.timers_of(reactor)
         self.keyring = Keyring(directory, wall)
         self.tokens = Tokens(lambda: self.keyring.secret, wall)
-        self._caller = caller or Caller(reactor, allow_local)
-        deliveries = Deliveries(
+        self._caller = caller or WebhookClient(reactor, allow_local)
+        deliveries = WebhookDelivery(
             store, self._caller.post, self.keyring, self.tokens, base, random, timers.seconds
         )
         #: Webhook calls by what came of them.
         self.calls = deliveries.calls
-        self._wakes = Wakes(store, deliveries.deliver, timers, now)
+        self._wakes = Scheduler(store, deliveries.deliver, timers, now)
 
     def start(self) -> None:
         """Take up what is owed. The store is open. Raises `StoreUnusable`."""
@@ -86,7 +86,7 @@ class Subscriptions:
         """The subscription of an id, and its streams."""
         return self._store.ask(lambda moment: describe(moment, name))
 
-    def ask(self, question: Callable[[Moment], T]) -> Deferred[T | Refusal]:
+    def ask(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
         """What the store has to say of its subscriptions."""
         return self._store.ask(question)
 

@@ -31,7 +31,7 @@ Resolve = Callable[[str], "Deferred[list[str]]"]
 _log: Final = Logger()
 
 
-class Answered(Struct, frozen=True):
+class WebhookResponse(Struct, frozen=True):
     """What a webhook has answered."""
 
     status: int
@@ -46,7 +46,7 @@ class TooLarge(Exception):
     """The webhook answers more than anybody would read."""
 
 
-class Caller:
+class WebhookClient:
     """Makes the calls.
 
     ``reactor`` gives connections and time; ``allow_local`` says whether this machine may be
@@ -80,7 +80,7 @@ class Caller:
 
     def post(
         self, url: str, body: bytes, header: Mapping[str, str], timeout: float
-    ) -> Deferred[Answered]:
+    ) -> Deferred[WebhookResponse]:
         """Send a body. Fails with whatever went wrong, `Refused` where the call is not allowed.
 
         ``timeout`` (in seconds, at most `WEBHOOK_TIMEOUT`) is for all of it. Cancelling ends
@@ -89,7 +89,7 @@ class Caller:
         posted = cancellable(ensureDeferred(self._post(url, body, header)))
         return posted.addTimeout(min(timeout, WEBHOOK_TIMEOUT), self._timers)
 
-    async def _post(self, url: str, body: bytes, header: Mapping[str, str]) -> Answered:
+    async def _post(self, url: str, body: bytes, header: Mapping[str, str]) -> WebhookResponse:
         target = ssrf_guard.target_of(url, self._allow_local())
         addresses = await self._addresses(target)
         if not addresses:
@@ -100,7 +100,7 @@ class Caller:
         status, answer = await exchange(self._reactor, target, addresses, url, body, header)
         if len(answer) > MAX_WEBHOOK_ANSWER:
             raise TooLarge(f"the answer of {target.host} has more than {MAX_WEBHOOK_ANSWER} bytes")
-        return Answered(status, answer)
+        return WebhookResponse(status, answer)
 
     async def _addresses(self, target: Target) -> list[Address]:
         literal = ssrf_guard.literal(target.host)

@@ -16,7 +16,7 @@ from twisted.web.server import Request
 
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
-from durable_streams_tw.http.operators.snapshot import Observed
+from durable_streams_tw.http.operators.snapshot import ServerSnapshot
 from durable_streams_tw.http.twisted_web.resource import send
 from durable_streams_tw.telemetry.responses import answer_later
 
@@ -33,7 +33,7 @@ _JSON: Final = b"application/json"
 _SLOW: Final = f"nothing was written for {READY_TIMEOUT:g} s: the disk hangs, or its thread is dead"
 
 
-class Live(resources.Look):
+class Live(resources.OperatorResource):
     """``GET /-/live``: whoever reads the answer knows that the process serves."""
 
     def show(self, request: Request) -> Any:
@@ -50,7 +50,7 @@ class Readiness:
 
     _log = Logger()
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: ServerSnapshot) -> None:
         self._observed = observed
         self._clock = observed.reactor
         self._looking = False
@@ -95,12 +95,12 @@ class Readiness:
         return found
 
 
-class Ready(resources.Look):
+class Ready(resources.OperatorResource):
     """``GET /-/ready``: 200 where the store is open, its disk takes bytes and the committer
     comes round; 503 with a sentence where not."""
 
-    def __init__(self, observed: Observed) -> None:
-        resources.Look.__init__(self)
+    def __init__(self, observed: ServerSnapshot) -> None:
+        resources.OperatorResource.__init__(self)
         self._readiness = Readiness(observed)
 
     def show(self, request: Request) -> Any:

@@ -18,8 +18,8 @@ from twisted.web.server import Request
 from durable_streams_tw import __version__
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
-from durable_streams_tw.http.operators.snapshot import Observed
-from durable_streams_tw.storage.metrics import Distribution, Levels
+from durable_streams_tw.http.operators.snapshot import ServerSnapshot
+from durable_streams_tw.storage.metrics import Histogram, StoreStats
 from durable_streams_tw.telemetry import families
 from durable_streams_tw.telemetry.families import Family
 from durable_streams_tw.telemetry.responses import answer_later
@@ -31,15 +31,15 @@ LEVELS_TIMEOUT: Final = 2.0
 class Exposition:
     """The metrics of one set of streams, as text."""
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: ServerSnapshot) -> None:
         self._observed = observed
         self._registry = CollectorRegistry()
-        self._levels: Levels | None = None
+        self._levels: StoreStats | None = None
         ProcessCollector(namespace=families.NAMESPACE, registry=self._registry)
         collector: Any = self
         self._registry.register(collector)
 
-    def text(self, accept: str, levels: Levels | None) -> tuple[bytes, str]:
+    def text(self, accept: str, levels: StoreStats | None) -> tuple[bytes, str]:
         """The exposition in the format that is liked best, and its content type."""
         self._levels = levels
         encode, content_type = choose_encoder(accept)
@@ -95,11 +95,11 @@ class Exposition:
         yield _single(families.READER_LAG, levels.reader_lag)
 
 
-class Metrics(resources.Look):
+class Metrics(resources.OperatorResource):
     """``GET /-/metrics``."""
 
-    def __init__(self, observed: Observed) -> None:
-        resources.Look.__init__(self)
+    def __init__(self, observed: ServerSnapshot) -> None:
+        resources.OperatorResource.__init__(self)
         self._observed = observed
         self._exposition: Exposition | None = None
 
@@ -109,9 +109,9 @@ class Metrics(resources.Look):
         told: Deferred[Any] = self._levels().addCallback(self._exposed, accept)
         return answer_later(request, told)
 
-    def _levels(self) -> Deferred[Levels | None]:
+    def _levels(self) -> Deferred[StoreStats | None]:
         observed = self._observed
-        levels: Deferred[Levels | None] = Deferred()
+        levels: Deferred[StoreStats | None] = Deferred()
         # What hangs may answer after all, when nobody waits any more.
         observed.levels().addCallbacks(
             lambda found: None if levels.called else levels.callback(found),
@@ -119,7 +119,7 @@ class Metrics(resources.Look):
         )
         return levels.addTimeout(LEVELS_TIMEOUT, observed.reactor, _without)
 
-    def _exposed(self, levels: Levels | None, accept: str) -> Response | Deferred[Response]:
+    def _exposed(self, levels: StoreStats | None, accept: str) -> Response | Deferred[Response]:
         if self._exposition is None:
             made: Deferred[Exposition] = self._observed.in_thread(Exposition, self._observed)
             return made.addCallback(self._keep).addCallback(
@@ -132,7 +132,7 @@ class Metrics(resources.Look):
         return self._exposition
 
 
-def _page(exposition: Exposition, accept: str, levels: Levels | None) -> Response:
+def _page(exposition: Exposition, accept: str, levels: StoreStats | None) -> Response:
     text, content_type = exposition.text(accept, levels)
     return resources.page(200, content_type.encode("ascii"), text)
 
@@ -154,7 +154,7 @@ def _single(family: Family, value: float) -> Any:
     return made
 
 
-def _histogram(family: Family, distribution: Distribution) -> Any:
+def _histogram(family: Family, distribution: Histogram) -> Any:
     made = _metric(family)
     running = 0
     buckets = []

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from durable_streams_tw import __version__
 from durable_streams_tw.clocks import timers_of
 from durable_streams_tw.http.handlers.deferred_result import at_leisure
-from durable_streams_tw.http.handlers.streams import Decision, Operations, Respond
+from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.subscriptions.control_paths import Place, is_control, read_path
@@ -52,7 +52,7 @@ class Traced:
     A span ends when the head of its answer is given: how long a reader follows is its own affair.
     """
 
-    def __init__(self, operations: Operations, tracer: Any) -> None:
+    def __init__(self, operations: RequestHandler, tracer: Any) -> None:
         self._operations = operations
         self._tracer = tracer
 
@@ -154,7 +154,7 @@ class Tracing(Service):
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._complaints = _Complaints(self._timers.seconds)
 
-    def around(self, operations: Operations) -> Operations:
+    def around(self, operations: RequestHandler) -> RequestHandler:
         """The same operations, traced."""
         return Traced(operations, self._provider.get_tracer("durable_streams_tw", __version__))
 

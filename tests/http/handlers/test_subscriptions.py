@@ -14,7 +14,7 @@ from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_LISTED_STREAMS, TOKEN_LIFETIME
 from durable_streams_tw.subscriptions import describe
-from durable_streams_tw.subscriptions.webhook_client import Answered
+from durable_streams_tw.subscriptions.webhook_client import WebhookResponse
 from tests.http.house import Answer, House, at_once
 from tests.tokens import at, bare, position_of
 
@@ -29,7 +29,7 @@ class FakeCaller:
     def __init__(self) -> None:
         self.refusal: Refusal | None = None
         self.bodies: list[dict[str, Any]] = []
-        self.answer = Answered(202, b"")
+        self.answer = WebhookResponse(202, b"")
 
     def inspect(self, url: str) -> Deferred[None]:
         if self.refusal is not None:
@@ -39,7 +39,7 @@ class FakeCaller:
 
     def post(
         self, url: str, body: bytes, header: dict[str, str], timeout: float
-    ) -> Deferred[Answered]:
+    ) -> Deferred[WebhookResponse]:
         self.bodies.append(json.loads(body))
         return succeed(self.answer)
 
@@ -239,7 +239,7 @@ class SubscriptionTests(ControlCase):
         self.assertEqual(told["callback_url"], BASE + "__ds/subscriptions/team%2Fsub%201/callback")
 
     def test_status(self) -> None:
-        self.caller.answer = Answered(500, b"")
+        self.caller.answer = WebhookResponse(500, b"")
         self.hook()
         self.house.put("events/a", body=b"x")
         self.house.turn()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.http.handlers.writes import Writing
+from durable_streams_tw.http.handlers.writes import WriteHandler
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import INLINE_BODY
 from durable_streams_tw.protocol.streams.outcomes import Appended
@@ -45,7 +45,7 @@ class OrderTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.store = LateLooks()
         self.threads = Threads()
-        self.writing = Writing(self.store, lambda: 0, self.threads)
+        self.writing = WriteHandler(self.store, lambda: 0, self.threads)
         for path in ("a", "b"):
             self.successResultOf(self.writing.create(path, JSON, b"", b"/"))
 

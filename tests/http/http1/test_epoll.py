@@ -17,8 +17,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface import implementer
 
 from durable_streams_tw.http.http1 import epoll as module
-from durable_streams_tw.http.http1.epoll import NestedPoll, PolledServer, nested_poll
-from durable_streams_tw.http.http1.socket_writer import Outlet
+from durable_streams_tw.http.http1.epoll import NestedEpoll, PolledServer, nested_poll
+from durable_streams_tw.http.http1.socket_writer import SocketWriter
 
 
 @implementer(IReactorFDSet)
@@ -83,7 +83,7 @@ class NestedPollCase(SynchronousTestCase):
         nest = nested_poll(self.reactor)
         if nest is None:
             raise SkipTest("this system has no epoll")
-        self.nest: NestedPoll = nest
+        self.nest: NestedEpoll = nest
 
     def connect(
         self, protocol: Any, number: int | None = None
@@ -258,7 +258,7 @@ class NestedPollTests(NestedPollCase):
     def test_eager_writes(self) -> None:
         """They go out at once, as over any plain connection."""
         server, client = self.connect(Noting())
-        outlet = Outlet(server)
+        outlet = SocketWriter(server)
         self.assertFalse(outlet.secure)
         outlet.send(b"now")
         self.assertEqual(client.recv(10), b"now")

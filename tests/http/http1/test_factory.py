@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import alsoProvides
 from zope.interface.verify import verifyObject
 
-from durable_streams_tw.http.connection_limiter import Room, TurnedAway
+from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol import limits
 from tests.http.channels import Caller, ChannelTestCase, Writes, ok
@@ -207,14 +207,14 @@ class TurnedAwayTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.room = Room(Settings(max_connections=2, max_connections_per_address=1))
+        self.room = ConnectionLimiter(Settings(max_connections=2, max_connections_per_address=1))
 
     def come(self, host: str) -> Any:
         """A connection from this address that is turned away, over plain TCP."""
         transport: Any = PlainTCP()
         alsoProvides(transport, ITCPTransport)
         transport.peerAddr = IPv4Address("TCP", host, 5)
-        protocol = TurnedAway(self.room, self.clock)
+        protocol = RejectedConnection(self.room, self.clock)
         protocol.makeConnection(transport)
         transport.protocol = protocol
         return transport

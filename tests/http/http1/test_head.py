@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.http.http1.fields import CLOSING, SINGLE
-from durable_streams_tw.http.http1.head import Head, check_start, read_head
-from durable_streams_tw.http.http1.header_section import CHUNKED, Surroundings
+from durable_streams_tw.http.http1.head import RequestHead, check_start, read_head
+from durable_streams_tw.http.http1.header_section import CHUNKED, HeadContext
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.limits import MAX_HEAD
 from tests.http.hostile_rows import GET, HOST, LINE, get, post
 from tests.http.hostile_table import ROWS
 
-AROUND = Surroundings(b"/v1/stream/", 1_000, reached=b"127.0.0.1:4437")
+AROUND = HeadContext(b"/v1/stream/", 1_000, reached=b"127.0.0.1:4437")
 
 
-def head_of(target: bytes, *fields: bytes, around: Surroundings = AROUND) -> Head:
+def head_of(target: bytes, *fields: bytes, around: HeadContext = AROUND) -> RequestHead:
     """The head of a GET."""
     lines = [b"GET " + target + b" HTTP/1.1", *fields, b"", b""]
     return read_head(b"\r\n".join(lines), around)
@@ -38,7 +38,7 @@ class UrlTests(SynchronousTestCase):
 
     def test_secure(self) -> None:
         """Over TLS the URL is one of https."""
-        around = Surroundings(b"/v1/stream/", 1_000, secure=True)
+        around = HeadContext(b"/v1/stream/", 1_000, secure=True)
         self.assertEqual(head_of(b"/v1/stream/s", b"Host: a", around=around).url[:9], b"https://a")
 
     def test_absolute(self) -> None:
@@ -56,7 +56,7 @@ class UrlTests(SynchronousTestCase):
         """A proxy's word counts only where it is trusted."""
         fields = (b"Host: a", b"X-Forwarded-Proto: https", b"X-Forwarded-Host: b")
         self.assertEqual(head_of(b"/v1/stream/s", *fields).url, b"http://a/v1/stream/s")
-        around = Surroundings(b"/v1/stream/", 1_000, trust_proxy=True)
+        around = HeadContext(b"/v1/stream/", 1_000, trust_proxy=True)
         url = head_of(b"/v1/stream/s", *fields, around=around).url
         self.assertEqual(url, b"https://b/v1/stream/s")
 
@@ -137,7 +137,7 @@ OTHER_LINES = st.sampled_from(
 HEADS = st.lists(NUMBER_LINES | OTHER_LINES, max_size=4).map(lambda fields: post(*fields))
 
 
-def outcome(raw: bytes, last: Head | None = None) -> tuple[Any, ...]:
+def outcome(raw: bytes, last: RequestHead | None = None) -> tuple[Any, ...]:
     """All that a head says, or that it is refused for."""
     try:
         head = read_head(raw, AROUND, last)
@@ -148,7 +148,7 @@ def outcome(raw: bytes, last: Head | None = None) -> tuple[Any, ...]:
     return tuple(getattr(head, name) for name in names)
 
 
-def head_or_none(raw: bytes) -> Head | None:
+def head_or_none(raw: bytes) -> RequestHead | None:
     """A head, where it can be read."""
     try:
         return read_head(raw, AROUND)

@@ -13,14 +13,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.http.http1.header_section import Surroundings
-from durable_streams_tw.http.http1.parser import Fault, Foreign, Item, Wire
+from durable_streams_tw.http.http1.header_section import HeadContext
+from durable_streams_tw.http.http1.parser import Foreign, Item, MalformedRequest, RequestParser
 from durable_streams_tw.http.messages import Request
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from tests.http.hostile_rows import HIDDEN, HOST, chunked, get, post, sized
 
 MAX_BODY = 5_000
-AROUND = Surroundings(b"/v1/stream/", MAX_BODY)
+AROUND = HeadContext(b"/v1/stream/", MAX_BODY)
 
 BODIES = st.binary(max_size=60) | st.just(HIDDEN) | st.just(b"x" * 3_000)
 NAMES = st.sampled_from([b"s", b"a/b", b"a%2Fb", b"s?offset=-1", b"s?"])
@@ -74,7 +74,7 @@ def cut(draw: st.DrawFn, data: bytes) -> list[bytes]:
 
 def items_of(pieces: list[bytes]) -> tuple[list[Item], bytes]:
     """What a wire makes of these pieces, and what it leaves for somebody else."""
-    wire = Wire(AROUND)
+    wire = RequestParser(AROUND)
     for piece in pieces:
         wire.feed(piece)
     items = [_by_itself(item) for item in wire.ready]
@@ -201,7 +201,7 @@ class GoodRequestsTests(SynchronousTestCase):
 
     def test_forget(self) -> None:
         """A wire that has forgotten the last head reads the next one; within a body it keeps it."""
-        wire = Wire(AROUND)
+        wire = RequestParser(AROUND)
         wire.feed(sized()[:-2])
         wire.forget()
         wire.feed(sized()[-2:] + sized())
@@ -211,7 +211,7 @@ class GoodRequestsTests(SynchronousTestCase):
 
     def test_empty_feed(self) -> None:
         """No bytes change nothing."""
-        wire = Wire(AROUND)
+        wire = RequestParser(AROUND)
         for piece in (b"", get()[:9], b"", get()[9:], b""):
             wire.feed(piece)
         self.assertEqual(len(wire.ready), 1)
@@ -223,7 +223,7 @@ class StateTests(SynchronousTestCase):
 
     def test_places(self) -> None:
         """Between requests, in a head, in a body."""
-        wire = Wire(AROUND)
+        wire = RequestParser(AROUND)
         self.assertTrue(wire.open is None)
         data = sized()
         wire.feed(data[:10])
@@ -237,7 +237,7 @@ class StateTests(SynchronousTestCase):
 
     def test_held_in_chunks(self) -> None:
         """Bytes of chunks are held until the last."""
-        wire = Wire(AROUND)
+        wire = RequestParser(AROUND)
         wire.feed(chunked(b"5\r\nhello\r\n"))
         self.assertEqual((wire.in_body, wire.held), (True, 5))
         wire.feed(b"0\r\n\r\n")
@@ -247,7 +247,7 @@ class StateTests(SynchronousTestCase):
 
     def test_expecting(self) -> None:
         """A client waits for a word until the first byte of the body."""
-        wire = Wire(AROUND)
+        wire = RequestParser(AROUND)
         wire.feed(post(b"Expect: 100-continue", b"Content-Length: 2"))
         self.assertTrue(wire.expecting)
         wire.feed(b"h")
@@ -263,18 +263,18 @@ class StateTests(SynchronousTestCase):
             post(b"Content-Length: 2"),
             old,
         ):
-            wire = Wire(AROUND)
+            wire = RequestParser(AROUND)
             wire.feed(data)
             self.assertFalse(wire.expecting, data)
 
     def test_refuse(self) -> None:
         """What is given up is replaced by a fault behind what was complete."""
-        wire = Wire(AROUND)
+        wire = RequestParser(AROUND)
         wire.feed(sized() + post(b"Origin: https://a", b"Content-Length: 9", body=b"x"))
-        fault = Fault(Refusal(Problem.OVERLOADED, "later"))
+        fault = MalformedRequest(Refusal(Problem.OVERLOADED, "later"))
         wire.refuse(fault.refusal)
         wire.feed(get())
-        self.assertEqual(wire.ready[1:], [Fault(fault.refusal, b"https://a")])
+        self.assertEqual(wire.ready[1:], [MalformedRequest(fault.refusal, b"https://a")])
         self.assertEqual(wire.held, len(b"hello"))
 
     def test_origin_of_a_fault(self) -> None:
@@ -285,7 +285,7 @@ class StateTests(SynchronousTestCase):
             post(origin, b"Transfer-Encoding: chunked", body=b"z\r\n"),
         ):
             (fault,), _ = items_of([data])
-            assert isinstance(fault, Fault)
+            assert isinstance(fault, MalformedRequest)
             self.assertEqual(fault.origin, b"https://a", data)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.http.http1.response import Openings, TornHead, chunk, live, whole
+from durable_streams_tw.http.http1.response import InvalidHeader, StatusLines, chunk, live, whole
 from durable_streams_tw.http.messages import Response
 
 FIELDS = [(b"Stream-Next-Offset", b"0_1"), (b"Vary", b"Origin"), (b"Vary", b"Accept-Encoding")]
@@ -70,10 +70,12 @@ class WholeTests(SynchronousTestCase):
         """No field ends its line, or the head."""
         for value in (b"a\r\nX: y", b"a\nb", b"a\rb", b"\r\n", b"a\r\n\r\n<html>"):
             for field in ((b"X", value), (value, b"y")):
-                self.assertRaises(TornHead, written, Response(200, [field]))
-                self.assertRaises(TornHead, written, Response(204, [*FIELDS, field]))
+                self.assertRaises(InvalidHeader, written, Response(200, [field]))
+                self.assertRaises(InvalidHeader, written, Response(204, [*FIELDS, field]))
                 response = Response(200, [field, *FIELDS])
-                self.assertRaises(TornHead, live, b"a\r\nb", response, None, old=False, last=False)
+                self.assertRaises(
+                    InvalidHeader, live, b"a\r\nb", response, None, old=False, last=False
+                )
 
 
 class LiveTests(SynchronousTestCase):
@@ -108,7 +110,7 @@ class OpeningTests(SynchronousTestCase):
 
     def test_date(self) -> None:
         """The Date is that of the last tick (RFC 9110 §5.6.7)."""
-        openings = Openings()
+        openings = StatusLines()
         openings.tick(784_111_777.9)
         first = openings.opening(204)
         self.assertEqual(first, b"HTTP/1.1 204 No Content\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT")
@@ -122,6 +124,6 @@ class OpeningTests(SynchronousTestCase):
 
     def test_unknown_status(self) -> None:
         """A status without a phrase keeps its space (RFC 9112 §4)."""
-        openings = Openings()
+        openings = StatusLines()
         openings.tick(0)
         self.assertTrue(openings.opening(299).startswith(b"HTTP/1.1 299 \r\nDate: Thu, 01 Jan"))

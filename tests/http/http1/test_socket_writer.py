@@ -18,8 +18,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from durable_streams_tw.http.http1.factory import FastDoor
-from durable_streams_tw.http.http1.socket_writer import Outlet
+from durable_streams_tw.http.http1.factory import Http1Factory
+from durable_streams_tw.http.http1.socket_writer import SocketWriter
 from durable_streams_tw.protocol import limits
 from tests.http.channels import Desk, ok
 from tests.http.hostile import site_of
@@ -93,7 +93,7 @@ class TcpTestCase(SynchronousTestCase):
         self.reactor = HandReactor()
         self.reactor.rightNow = MORNING
         self.desk = Desk()
-        self.door = FastDoor(
+        self.door = Http1Factory(
             self.desk, site_of(self.desk, self.reactor), self.reactor, b"/v1/stream/"
         )
         # Small buffers, inherited by what is accepted: little is large enough then.
@@ -242,7 +242,7 @@ class UnreadTests(TcpTestCase):
 class StartTlsTests(TcpTestCase):
     """A transport that begins TLS by itself keeps its class, its socket and its methods."""
 
-    def assert_sealed(self, outlet: Outlet) -> None:
+    def assert_sealed(self, outlet: SocketWriter) -> None:
         """What is sent does not reach the client as it is."""
         outlet.send(b"a secret")
         outlet.send_parts([b"another ", b"secret"])
@@ -253,11 +253,11 @@ class StartTlsTests(TcpTestCase):
     def test_before(self) -> None:
         """TLS has begun when the outlet is made."""
         self.transport.startTLS(certificate().options())
-        self.assert_sealed(Outlet(self.transport))
+        self.assert_sealed(SocketWriter(self.transport))
 
     def test_afterwards(self) -> None:
         """TLS begins while the outlet is in use."""
-        outlet = Outlet(self.transport)
+        outlet = SocketWriter(self.transport)
         outlet.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
         self.transport.startTLS(certificate().options())
         self.assert_sealed(outlet)
@@ -364,7 +364,7 @@ class OutletTests(SynchronousTestCase):
     def test_unknown(self) -> None:
         """Of a transport that is not TCP nothing is known, and it is written to."""
         transport = StringTransport()
-        outlet = Outlet(transport)
+        outlet = SocketWriter(transport)
         outlet.send(b"hello")
         self.assertEqual(transport.value(), b"hello")
         self.assertEqual((outlet.unsent, outlet.secure), (0, False))
@@ -377,4 +377,4 @@ class OutletTests(SynchronousTestCase):
             (object(), b"localhost"),
         ):
             transport: Any = StringTransport(hostAddress=address)
-            self.assertEqual(Outlet(transport).reached(), written)
+            self.assertEqual(SocketWriter(transport).reached(), written)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.http.http1.timers import Wheel
+from durable_streams_tw.http.http1.timers import TimerWheel
 
 
 class Visited:
@@ -32,7 +32,7 @@ class WheelTests(SynchronousTestCase):
         self.clock = Clock()
         self.clock.rightNow = 1_000.25
         self.ticks: list[float] = []
-        self.wheel = Wheel(self.clock, self.ticks.append)
+        self.wheel = TimerWheel(self.clock, self.ticks.append)
 
     def turn(self, seconds: float) -> None:
         """Let time pass in small steps."""

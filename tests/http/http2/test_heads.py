@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.http.http1.head import Head
-from durable_streams_tw.http.http1.header_section import Surroundings
-from durable_streams_tw.http.http1.response import TornHead
+from durable_streams_tw.http.http1.head import RequestHead
+from durable_streams_tw.http.http1.header_section import HeadContext
+from durable_streams_tw.http.http1.response import InvalidHeader
 from durable_streams_tw.http.http2.frames import Code, ConnectionFault
 from durable_streams_tw.http.http2.heads import HeadReader, HeadWriter, RawFields, integer
 from durable_streams_tw.http.messages import NO_FIELDS, CommonFields
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refused
 
-AROUND = Surroundings(b"/s/", 1_000, secure=True)
+AROUND = HeadContext(b"/s/", 1_000, secure=True)
 GET: RawFields = [
     (b":method", b"GET"),
     (b":scheme", b"https"),
@@ -26,7 +26,7 @@ GET: RawFields = [
 DATE = b"Sat, 28 Nov 2026 17:50:35 GMT"
 
 
-def head_of(*fields: tuple[bytes, bytes]) -> Head:
+def head_of(*fields: tuple[bytes, bytes]) -> RequestHead:
     """The head that these fields make."""
     return HeadReader(AROUND).read(Encoder().encode(list(fields)))
 
@@ -59,7 +59,7 @@ class ReaderTests(SynchronousTestCase):
             (b"/t/x", False),
         ):
             self.assertEqual(head_of(*GET[:3], (b":path", path)).stream, stream)
-        operators = HeadReader(Surroundings(b"/", 1_000))
+        operators = HeadReader(HeadContext(b"/", 1_000))
         block = Encoder().encode([*GET[:3], (b":path", b"/-/ready")])
         self.assertFalse(operators.read(block).stream)
 
@@ -231,7 +231,7 @@ class WriterTests(SynchronousTestCase):
         """A field with a line's end in it is not sent."""
         for value in (b"a\r\nX: y", b"a\nb", b"a\rb", b"a\0b"):
             writer = HeadWriter()
-            self.assertRaises(TornHead, writer.write, 200, [(b"X", value)], NO_FIELDS, 0, DATE)
+            self.assertRaises(InvalidHeader, writer.write, 200, [(b"X", value)], NO_FIELDS, 0, DATE)
 
     @given(st.lists(st.tuples(st.from_regex(rb"[A-Z][a-z-]{0,200}", fullmatch=True), st.binary())))
     def test_any(self, fields: list[tuple[bytes, bytes]]) -> None:

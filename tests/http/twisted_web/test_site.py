@@ -9,7 +9,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from durable_streams_tw import StreamRequest
-from durable_streams_tw.http.headers import Policies
+from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web.site import StreamSite
 from durable_streams_tw.protocol import limits
@@ -305,7 +305,7 @@ class OtherResourceTests(SynchronousTestCase):
         """A site of ours around a resource of somebody else's."""
         house = House()
         return StreamSite(
-            resource, house.streams.operations, Policies(), Settings(), house.clock, b"/s/"
+            resource, house.streams.operations, ResponseHeaders(), Settings(), house.clock, b"/s/"
         )
 
     def test_bug(self) -> None:
@@ -332,7 +332,7 @@ class DrainTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = House().clock
         self.site = StreamSite(
-            Waiting(), House().streams.operations, Policies(), Settings(), self.clock, b"/s/"
+            Waiting(), House().streams.operations, ResponseHeaders(), Settings(), self.clock, b"/s/"
         )
 
     def test_nobody_there(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.live.sse.event_batch import Piece
+from durable_streams_tw.live.sse.event_batch import EventBatch
 from durable_streams_tw.protocol.limits import TAIL_WINDOW
 from durable_streams_tw.protocol.sse import Framing
 from durable_streams_tw.protocol.streams.state import StreamState
@@ -22,18 +22,18 @@ class PieceTests(SynchronousTestCase):
 
     def test_a_torn_character_that_could_not_be_held(self) -> None:
         """A source that gives but a part, short of the tail, would give it for ever."""
-        piece = Piece(Framing.TEXT, stream(9), 0, b"\xf0\x9f", False, False)
+        piece = EventBatch(Framing.TEXT, stream(9), 0, b"\xf0\x9f", False, False)
         self.assertEqual(piece.end, 2)
 
     def test_a_torn_character_that_a_commit_will_complete(self) -> None:
         """A source that had no more when it was asked will have more."""
-        piece = Piece(Framing.TEXT, stream(9), 0, b"\xf0\x9f", True, False)
+        piece = EventBatch(Framing.TEXT, stream(9), 0, b"\xf0\x9f", True, False)
         self.assertEqual(piece.end, 0)
         self.assertFalse(piece.says_something(0))
 
     def test_frames_are_bounded(self) -> None:
         """However many cursors there are, the encoded frames take no more than a window."""
-        piece = Piece(Framing.TEXT, stream(400_000), 0, b"x" * 400_000, True, False)
+        piece = EventBatch(Framing.TEXT, stream(400_000), 0, b"x" * 400_000, True, False)
         frames = [piece.frame(cursor) for cursor in range(20)]
         self.assertEqual(len(set(frames)), 20)
         self.assertLessEqual(sum(map(len, piece._frames.values())), TAIL_WINDOW)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.live.sse.tail_buffer import Window
+from durable_streams_tw.live.sse.tail_buffer import TailBuffer
 from durable_streams_tw.protocol.limits import READ_PIECE, TAIL_WINDOW
 
 
@@ -15,7 +15,7 @@ class WindowTests(SynchronousTestCase):
 
     def test_grows_and_is_trimmed(self) -> None:
         """What was added is there until it is let go of."""
-        window = Window(10, whole=False)
+        window = TailBuffer(10, whole=False)
         window.add(10, b"abc")
         window.add(13, b"def")
         self.assertEqual(window.slice(10, 100), b"abcdef")
@@ -27,13 +27,13 @@ class WindowTests(SynchronousTestCase):
 
     def test_nothing_at_the_end(self) -> None:
         """And nothing beyond it, which a reader of the store may have seen already."""
-        window = Window(10, whole=False)
+        window = TailBuffer(10, whole=False)
         self.assertEqual(window.slice(10, 5), b"")
         self.assertEqual(window.slice(12, 5), b"")
 
     def test_a_gap_begins_anew(self) -> None:
         """Bytes that do not follow are never joined to those before."""
-        window = Window(0, whole=False)
+        window = TailBuffer(0, whole=False)
         window.add(0, b"abc")
         window.add(5, b"fg")
         self.assertIsNone(window.slice(0, 100))
@@ -41,14 +41,14 @@ class WindowTests(SynchronousTestCase):
 
     def test_what_it_has_is_ignored(self) -> None:
         """News may arrive in another order than commits were made."""
-        window = Window(0, whole=False)
+        window = TailBuffer(0, whole=False)
         window.add(0, b"abc")
         window.add(0, b"a")
         self.assertEqual(window.slice(0, 100), b"abc")
 
     def test_bounded(self) -> None:
         """The oldest bytes go, and a change larger than all leaves nothing."""
-        window = Window(0, whole=False)
+        window = TailBuffer(0, whole=False)
         for index in range(20):
             window.add(index * 100_000, b"x" * 100_000)
         self.assertEqual(window.end - window.start, TAIL_WINDOW)
@@ -57,7 +57,7 @@ class WindowTests(SynchronousTestCase):
 
     def test_whole_is_cut_between_appends(self) -> None:
         """Where no append ends within the limit, only the store can cut."""
-        window = Window(0, whole=True)
+        window = TailBuffer(0, whole=True)
         window.add(0, b"1" * (READ_PIECE - 1))
         window.add(READ_PIECE - 1, b"2" * 50)
         window.add(window.end, b"3" * (READ_PIECE + 1))
@@ -67,7 +67,7 @@ class WindowTests(SynchronousTestCase):
 
     def test_whole_tiny_appends(self) -> None:
         """Cuts are remembered now and then, so half a chunk can always be had."""
-        window = Window(0, whole=True)
+        window = TailBuffer(0, whole=True)
         while window.end < TAIL_WINDOW - 6:
             window.add(window.end, b"12345,")
         piece = window.slice(0, READ_PIECE)
@@ -78,7 +78,7 @@ class WindowTests(SynchronousTestCase):
     @given(st.lists(st.integers(1, 90_000), min_size=1, max_size=60), st.integers(0, 2**21))
     def test_whole_pieces_end_where_appends_do(self, sizes: list[int], trimmed: int) -> None:
         """Whatever is added and trimmed, pieces walk from append to append to the end."""
-        window = Window(0, whole=True)
+        window = TailBuffer(0, whole=True)
         ends = {0}
         for size in sizes:
             window.add(window.end, b"x" * size)

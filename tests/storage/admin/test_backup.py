@@ -16,7 +16,13 @@ from durable_streams_tw.storage.admin import copy as admin_copy
 from durable_streams_tw.storage.admin import inspect
 from durable_streams_tw.storage.admin.backup import MANIFEST_FILE, back_up, read_manifest
 from durable_streams_tw.storage.admin.copy import CopiedFile, Flawed
-from durable_streams_tw.storage.admin.data_dir import CLAIM_FILE, Claim, exchange, owner, visit
+from durable_streams_tw.storage.admin.data_dir import (
+    CLAIM_FILE,
+    DataDirLock,
+    exchange,
+    owner,
+    visit,
+)
 from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.admin.restore import compact, restore
 from durable_streams_tw.storage.admin.stats import count
@@ -24,7 +30,7 @@ from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.durable.reader import load_next_id
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.format_version import first_id
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LOCK_FILE, LMDBKeyspace
+from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LOCK_FILE, LMDBEngine
 from tests.storage.command_builders import fork
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import post, put
@@ -169,7 +175,7 @@ class BackupTests(StoreFileCase):
         os.chmod(open_to_all, 0o770)
         os.symlink(self.directory, self.backup + ".partial-link")
         before = self.content_of(self.directory)
-        claim = Claim(busy)
+        claim = DataDirLock(busy)
         self.make()
         claim.release()
         for path in (busy, letter, open_to_all, self.backup + ".partial-link"):
@@ -335,7 +341,7 @@ class RestoreTests(StoreFileCase):
                 with open(os.path.join(self.target, name), "w") as file:
                     file.write("half")
             with self.assertRaisesRegex(StoreUnusable, "not this server's"):
-                Claim(self.target)
+                DataDirLock(self.target)
             self.restore()
             self.assertRestored()
 
@@ -370,7 +376,7 @@ class CompactTests(StoreFileCase):
 
     def test_not_beside_others(self) -> None:
         """Neither beside a server nor beside one who reads."""
-        claim = Claim(self.directory)
+        claim = DataDirLock(self.directory)
         self.assertUnusable("in use by another server", compact, self.directory, quiet)
         claim.release()
         with Inspection(self.directory):
@@ -461,7 +467,7 @@ class InspectionTests(StoreFileCase):
         with open(os.path.join(self.place, DATA_FILE), "wb") as file:
             file.write(b"x" * 10_000)
         self.assertUnusable("holds no LMDB database", Inspection(self.place).__enter__)
-        keyspace = LMDBKeyspace(self.directory)
+        keyspace = LMDBEngine(self.directory)
         keyspace.close()
 
 

@@ -14,14 +14,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from durable_streams_tw.storage import files
-from durable_streams_tw.storage.admin.data_dir import CLAIM_FILE, Claim, owner
+from durable_streams_tw.storage.admin.data_dir import CLAIM_FILE, DataDirLock, owner
 from durable_streams_tw.storage.admin.fsck.store import check_directory
 from durable_streams_tw.storage.admin.inspect import give_to_owner
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.durable.store import LMDBStore
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.format_version import recognise
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LOCK_FILE
 from durable_streams_tw.storage.files import persist
 from tests.storage.fake_keyspace import FakeKeyspace, Fault, always
@@ -30,8 +30,8 @@ from tests.storage.lmdb_rig import scratch_directory
 
 _CLAIM_AND_WAIT = """
 import sys
-from durable_streams_tw.storage.admin.data_dir import Claim
-claim = Claim(sys.argv[1])
+from durable_streams_tw.storage.admin.data_dir import DataDirLock
+claim = DataDirLock(sys.argv[1])
 print("claimed", flush=True)
 sys.stdin.read()
 """
@@ -45,12 +45,12 @@ class ClaimTests(SynchronousTestCase):
 
     def assertUnusable(self, sentence: str) -> None:
         with self.assertRaisesRegex(StoreUnusable, sentence):
-            Claim(self.directory)
+            DataDirLock(self.directory)
 
     def test_made(self) -> None:
         """The directory and what is in it are the owner's alone."""
         self.directory = os.path.join(self.directory, "deep", "data")
-        claim = Claim(self.directory)
+        claim = DataDirLock(self.directory)
         self.assertEqual(os.stat(self.directory).st_mode & 0o777, 0o700)
         lock = os.path.join(self.directory, CLAIM_FILE)
         self.assertEqual(os.stat(lock).st_mode & 0o777, 0o600)
@@ -63,13 +63,13 @@ class ClaimTests(SynchronousTestCase):
         """Also with what file systems and earlier owners leave in it."""
         os.makedirs(os.path.join(self.directory, "lost+found"))
         for _ in range(2):
-            Claim(self.directory).release()
+            DataDirLock(self.directory).release()
 
     def test_second_in_the_same_process(self) -> None:
-        claim = Claim(self.directory)
+        claim = DataDirLock(self.directory)
         self.assertUnusable(rf"in use by another server \(process {os.getpid()}\)")
         claim.release()
-        Claim(self.directory).release()
+        DataDirLock(self.directory).release()
 
     def test_second_in_another_process(self) -> None:
         """It may die as it likes: the claim dies with it."""
@@ -84,7 +84,7 @@ class ClaimTests(SynchronousTestCase):
             self.assertUnusable(rf"in use by another server \(process {other.pid}\)")
             other.kill()
             other.wait()
-            Claim(self.directory).release()
+            DataDirLock(self.directory).release()
 
     def test_foreign_files(self) -> None:
         """Nothing is put beside them."""
@@ -101,7 +101,7 @@ class ClaimTests(SynchronousTestCase):
 
     def test_asked_at_the_same_moment(self) -> None:
         """A process that asks who the owner is does not keep a server from starting."""
-        Claim(self.directory).release()
+        DataDirLock(self.directory).release()
         path = os.path.join(self.directory, CLAIM_FILE)
         with open(path) as asking:
             fcntl.flock(asking, fcntl.LOCK_SH)
@@ -113,7 +113,7 @@ class ClaimTests(SynchronousTestCase):
                     fcntl.flock(asking, fcntl.LOCK_UN)
 
             self.patch(time, "sleep", pause)
-            claim = Claim(self.directory)
+            claim = DataDirLock(self.directory)
             self.assertEqual(len(pauses), 3)
             # An owner is an owner, however many ask.
             self.assertEqual(owner(self.directory), os.getpid())
@@ -124,7 +124,7 @@ class ClaimTests(SynchronousTestCase):
 
     def test_asked_for_ever(self) -> None:
         """A process that goes on holding the shared lock is not waited for without end."""
-        Claim(self.directory).release()
+        DataDirLock(self.directory).release()
         with open(os.path.join(self.directory, CLAIM_FILE)) as asking:
             fcntl.flock(asking, fcntl.LOCK_SH)
             pauses: list[float] = []
@@ -136,12 +136,12 @@ class ClaimTests(SynchronousTestCase):
         """Their right is taken away, if the directory is ours to change."""
         os.mkdir(self.directory)
         os.chmod(self.directory, 0o2777)
-        Claim(self.directory).release()
+        DataDirLock(self.directory).release()
         self.assertEqual(os.stat(self.directory).st_mode & 0o7777, 0o2775)
         if os.geteuid() == 0:
             os.chmod(self.directory, 0o777)
             os.chown(self.directory, 65_533, -1)
-            Claim(self.directory).release()
+            DataDirLock(self.directory).release()
             self.assertEqual(os.stat(self.directory).st_mode & 0o777, 0o777)
 
     def test_claim_file_that_is_none(self) -> None:
@@ -301,12 +301,12 @@ class FormatTests(SynchronousTestCase):
 
     def test_failures(self) -> None:
         for call, error in (
-            ("snapshot", KeyspaceFailed),
-            ("get", KeyspaceFailed),
-            ("begin", KeyspaceFailed),
-            ("put", KeyspaceFull),
-            ("commit", KeyspaceFull),
-            ("commit", KeyspaceFailed),
+            ("snapshot", EngineFailed),
+            ("get", EngineFailed),
+            ("begin", EngineFailed),
+            ("put", EngineFull),
+            ("commit", EngineFull),
+            ("commit", EngineFailed),
         ):
             self.keyspace.plan = always(call, Fault(error))
             self.assertUnusable("here cannot be used: ")

@@ -10,9 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.limits import FOLD_INTERVAL, READER_CHECK_INTERVAL
 from durable_streams_tw.storage.access_times import AccessTimes
-from durable_streams_tw.storage.durable.background import Chore, Chores
+from durable_streams_tw.storage.durable.background import BackgroundTask, BackgroundTasks
 from durable_streams_tw.storage.durable.committer import Committer
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed
+from durable_streams_tw.storage.engine.kv import EngineFailed
 from tests.storage.fake_keyspace import FakeKeyspace
 from tests.storage.inline_lanes import InlineLanes
 
@@ -45,7 +45,7 @@ class FoldingTests(SynchronousTestCase):
         self.clock, self.lanes, self.keyspace = Clock(), InlineLanes(), Journaled()
         self.lanes.start(self.work)
         committer = Committer(FakeKeyspace(), AccessTimes(), lambda: 0)
-        self.chores = Chores(
+        self.chores = BackgroundTasks(
             self.clock, self.lanes, committer, self.keyspace, AccessTimes(), lambda: 0
         )
         self.chores.start()
@@ -53,7 +53,7 @@ class FoldingTests(SynchronousTestCase):
     def work(self, jobs: list[Any]) -> None:
         """The committing lane."""
         for job in jobs:
-            cast(Chore, job).run()
+            cast(BackgroundTask, job).run()
 
     def say(self, at_once: bool = False) -> None:
         """The committing lane has journaled something."""
@@ -97,7 +97,7 @@ class FoldingTests(SynchronousTestCase):
 
     def test_fails(self) -> None:
         """It is tried again and again, and told once."""
-        self.keyspace.trouble = KeyspaceFailed("no")
+        self.keyspace.trouble = EngineFailed("no")
         self.say()
         self.clock.pump([FOLD_INTERVAL] * 5)
         self.assertEqual(self.keyspace.folds, 5)
@@ -117,7 +117,7 @@ class FoldingTests(SynchronousTestCase):
 
     def test_tended(self) -> None:
         """Once a minute, whatever comes of it."""
-        self.keyspace.trouble = KeyspaceFailed("no")
+        self.keyspace.trouble = EngineFailed("no")
         for number in range(3):
             self.assertEqual(self.keyspace.tended, number)
             self.clock.advance(READER_CHECK_INTERVAL)
@@ -135,6 +135,6 @@ class FoldingTests(SynchronousTestCase):
 
     def test_the_end_of_one_that_fails(self) -> None:
         """It stays in the journal; the store closes all the same."""
-        self.keyspace.trouble = KeyspaceFailed("no")
+        self.keyspace.trouble = EngineFailed("no")
         self.chores.stop()
         self.assertEqual(self.keyspace.folds, 1)

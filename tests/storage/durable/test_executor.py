@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from durable_streams_tw.storage.durable.executor import Job, ThreadLanes
+from durable_streams_tw.storage.durable.executor import Job, ThreadExecutor
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class ThreadLanesTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor = _Turns()
-        self.lanes = ThreadLanes(self.reactor, readers=2)
+        self.lanes = ThreadExecutor(self.reactor, readers=2)
         self.batches: list[list[Job]] = []
         self.threads: set[int] = set()
         self.working, self.may_work = Event(), Event()

@@ -6,11 +6,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.limits import PAYLOAD_CACHE, STATE_CACHE
 from durable_streams_tw.protocol.streams.state import StreamState
-from durable_streams_tw.storage.durable.write_cache import OpenStream, Written
+from durable_streams_tw.storage.durable.write_cache import OpenStream, WriteCache
 from durable_streams_tw.storage.engine.codec import StreamRecord
 
 
-def opened(written: Written, stream_id: int) -> OpenStream:
+def opened(written: WriteCache, stream_id: int) -> OpenStream:
     """A stream that is remembered."""
     stream = OpenStream(StreamRecord(StreamState(stream_id, f"s{stream_id}", "a/b", 0, 0, 0)))
     written.remember(stream)
@@ -21,7 +21,7 @@ class BoundsTests(SynchronousTestCase):
     """What has been there longest goes first."""
 
     def setUp(self) -> None:
-        self.written = Written()
+        self.written = WriteCache()
 
     def test_streams(self) -> None:
         """The oldest stream is forgotten, by its path and by its id."""

@@ -16,8 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine import lmdb as engine_lmdb
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed, KeyspaceFull
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LOCK_FILE, LMDBKeyspace
+from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
+from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LOCK_FILE, LMDBEngine
 from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages
 from durable_streams_tw.storage.files import DRAFT
 from tests.storage.failing_files import SUPPORTED, break_meta, pages_fail
@@ -34,7 +34,7 @@ class LMDBCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.directory = scratch_directory()
         self.addCleanup(shutil.rmtree, self.directory)
-        self.keyspace = LMDBKeyspace(self.directory)
+        self.keyspace = LMDBEngine(self.directory)
         self.addCleanup(lambda: self.keyspace.close())
 
     def put(self, key: bytes, value: bytes) -> int:
@@ -134,7 +134,7 @@ class MapTests(LMDBCase):
     def test_reopened(self) -> None:
         version = self.put(b"a", b"1")
         self.keyspace.close()
-        self.keyspace = LMDBKeyspace(self.directory)
+        self.keyspace = LMDBEngine(self.directory)
         self.assertEqual((self.get(b"a"), self.seen()), (b"1", version))
 
     def test_files(self) -> None:
@@ -175,10 +175,10 @@ class OpeningTests(SynchronousTestCase):
 
     def assertUnusable(self, sentence: str) -> None:
         with self.assertRaisesRegex(StoreUnusable, sentence):
-            LMDBKeyspace(self.directory)
+            LMDBEngine(self.directory)
 
     def fill(self, number: int) -> None:
-        keyspace = LMDBKeyspace(self.directory)
+        keyspace = LMDBEngine(self.directory)
         batch = keyspace.begin()
         for key in range(number):
             batch.put(b"%d" % key, bytes(16_000))
@@ -240,10 +240,10 @@ class OpeningTests(SynchronousTestCase):
             for page in (0, 1):
                 file.seek(page * 4096 + 136)
                 file.write((size // 4096 + 1).to_bytes(8, sys.byteorder))
-        LMDBKeyspace(self.directory).close()
+        LMDBEngine(self.directory).close()
         self.assertEqual(os.stat(self.path).st_size, size + 8192)
         self.patch(engine_lmdb, "pages_end", None)
-        LMDBKeyspace(self.directory).close()
+        LMDBEngine(self.directory).close()
 
     def test_damaged_and_short(self) -> None:
         self.fill(100)
@@ -266,7 +266,7 @@ class OpeningTests(SynchronousTestCase):
             return real(directory, map_size=map_size, **options)
 
         self.patch(lmdb, "open", scarce)
-        LMDBKeyspace(self.directory).close()
+        LMDBEngine(self.directory).close()
         self.assertEqual(tried[-1], 1 << 36)
         self.patch(engine_lmdb, "MAP_SIZE", 1 << 70)
         self.patch(lmdb, "open", self.no_memory)
@@ -290,7 +290,7 @@ class FailureTests(LMDBCase):
         """Nothing was written, and that is known."""
         floor = self.keyspace.floor
         with pages_fail(self.directory, full=True):
-            with self.assertRaises(KeyspaceFull):
+            with self.assertRaises(EngineFull):
                 self.put(b"a", b"new")
             self.assertEqual(self.get(b"a"), b"old")
         self.put(b"b", b"new")
@@ -300,7 +300,7 @@ class FailureTests(LMDBCase):
     def test_failed(self) -> None:
         seen = self.seen()
         with pages_fail(self.directory, full=False):
-            with self.assertRaises(KeyspaceFailed):
+            with self.assertRaises(EngineFailed):
                 self.put(b"a", b"new")
             self.assertGreater(self.seen(), seen)
             self.assertEqual(self.get(b"a"), b"old")
@@ -313,7 +313,7 @@ class FailureTests(LMDBCase):
         with self.keyspace.snapshot() as view:
             seen = view.version
         break_meta(self.directory)
-        with self.assertRaises(KeyspaceFailed):
+        with self.assertRaises(EngineFailed):
             self.put(b"a", b"new")
         self.assertEqual(self.get(b"a"), b"old")
         self.assertGreaterEqual(self.seen(), self.keyspace.floor)
@@ -324,7 +324,7 @@ class FailureTests(LMDBCase):
     def test_again_and_again(self) -> None:
         for number in range(5):
             break_meta(self.directory)
-            with self.assertRaises(KeyspaceFailed):
+            with self.assertRaises(EngineFailed):
                 self.put(b"a", b"%d" % number)
             self.put(b"b", b"%d" % number)
             self.assertEqual((self.get(b"a"), self.get(b"b")), (b"old", b"%d" % number))
@@ -342,7 +342,7 @@ class FailureTests(LMDBCase):
 
         self.patch(self.keyspace._idle, "wait_for", wait_for)
         break_meta(self.directory)
-        with self.assertRaises(KeyspaceFailed):
+        with self.assertRaises(EngineFailed):
             self.put(b"a", b"new")
         self.assertEqual(self.get(b"a"), b"old")
 
@@ -354,12 +354,12 @@ class FailureTests(LMDBCase):
         os.rename(path, path + ".away")
         os.mkdir(path)
         for _ in range(2):
-            with self.assertRaisesRegex(KeyspaceFailed, "cannot be opened"):
+            with self.assertRaisesRegex(EngineFailed, "cannot be opened"):
                 self.put(b"a", b"new")
-            with self.assertRaises(KeyspaceFailed):
+            with self.assertRaises(EngineFailed):
                 self.get(b"a")
             for ask in (self.keyspace.used, self.keyspace.check_readers):
-                with self.assertRaises(KeyspaceFailed):
+                with self.assertRaises(EngineFailed):
                     ask()
         os.rmdir(path)
         os.rename(path + ".away", path)
@@ -375,9 +375,9 @@ class FailureTests(LMDBCase):
         path = os.path.join(self.directory, DATA_FILE)
         break_meta(self.directory)
         os.rename(path, path + ".away")
-        with self.assertRaises(KeyspaceFailed):
+        with self.assertRaises(EngineFailed):
             self.put(b"a", b"new")
-        with self.assertRaisesRegex(KeyspaceFailed, "No such file"):
+        with self.assertRaisesRegex(EngineFailed, "No such file"):
             self.get(b"a")
         self.assertFalse(os.path.exists(path))
         os.rename(path + ".away", path)
@@ -387,16 +387,16 @@ class FailureTests(LMDBCase):
         """Stopping a server during a disk fault raises nothing."""
         break_meta(self.directory)
         with mock.patch.object(lmdb, "open", side_effect=lmdb.Error("Input/output error")):
-            with self.assertRaises(KeyspaceFailed):
+            with self.assertRaises(EngineFailed):
                 self.put(b"a", b"new")
             self.keyspace.close()
 
     def test_the_map_is_full(self) -> None:
         self.keyspace.close()
         self.patch(engine_lmdb, "MAP_SIZE", 1 << 20)
-        self.keyspace = LMDBKeyspace(self.directory)
+        self.keyspace = LMDBEngine(self.directory)
         batch = self.keyspace.begin()
-        with self.assertRaises(KeyspaceFull):
+        with self.assertRaises(EngineFull):
             for number in range(200):
                 batch.put(b"%d" % number, bytes(16_000))
         batch.abort()
@@ -407,9 +407,9 @@ class FailureTests(LMDBCase):
         """Not even its room can be asked."""
         self.keyspace._directory += "/missing"
         for ask in (self.keyspace.disk_room, self.keyspace.disk_size):
-            with self.assertRaises(KeyspaceFailed):
+            with self.assertRaises(EngineFailed):
                 ask()
-        with self.assertRaises(KeyspaceFailed):
+        with self.assertRaises(EngineFailed):
             self.keyspace.has_room(1)
 
     def test_use_after_the_end(self) -> None:
@@ -419,13 +419,13 @@ class FailureTests(LMDBCase):
         batch = self.keyspace.begin()
         batch.abort()
         for over in (view, batch):
-            with self.assertRaises(KeyspaceFailed):
+            with self.assertRaises(EngineFailed):
                 over.get(b"a")
-            with self.assertRaises(KeyspaceFailed):
+            with self.assertRaises(EngineFailed):
                 list(over.scan(b"a", b"b"))
-            with self.assertRaises(KeyspaceFailed):
+            with self.assertRaises(EngineFailed):
                 list(over.scan_from_floor(b"a", b"a", b"b"))
-        with self.assertRaises(KeyspaceFailed):
+        with self.assertRaises(EngineFailed):
             batch.put(b"a", b"b")
-        with self.assertRaises(KeyspaceFailed):
+        with self.assertRaises(EngineFailed):
             batch.delete(b"a")

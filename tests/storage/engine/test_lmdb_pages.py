@@ -25,7 +25,7 @@ _OPEN = """
 import json, os, shutil, sys
 from durable_streams_tw.storage.admin.fsck.store import check_directory
 from durable_streams_tw.storage.api import StoreUnusable
-from durable_streams_tw.storage.engine.lmdb import LMDBKeyspace
+from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 
 directory, *sizes = json.loads(sys.argv[1])
 found = []
@@ -34,7 +34,7 @@ for size in sizes:
     shutil.copytree(directory, copy)
     os.truncate(copy + "/data.mdb", size)
     try:
-        keyspace = LMDBKeyspace(copy)
+        keyspace = LMDBEngine(copy)
     except StoreUnusable as unusable:
         try:
             list(check_directory(copy))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.memory import sorted_names
-from durable_streams_tw.storage.memory.sorted_names import OrderedNames
+from durable_streams_tw.storage.memory.sorted_names import SortedNames
 
 _NAMES = st.text("ab/é", min_size=1, max_size=4)
 
@@ -21,7 +21,7 @@ class OrderedNamesTests(SynchronousTestCase):
     def test_as_a_sorted_set(self, first: set[str], then: list[str], after: str) -> None:
         """Whatever is added and removed, what is left comes in order."""
         with mock.patch.object(sorted_names, "_LARGEST", 4):
-            names, left = OrderedNames(first), set(first)
+            names, left = SortedNames(first), set(first)
             for name in then:
                 if name in left:
                     names.remove(name)

@@ -31,14 +31,14 @@ from durable_streams_tw.auth import bearers, needs
 from durable_streams_tw.auth.grants import Grants, Verb
 from durable_streams_tw.auth.identities import BearerToken, CannotTell, Identity, Rejected
 from durable_streams_tw.auth.needs import WAKE_KINDS, Coverage
-from durable_streams_tw.auth.origins import Hosts, Origins
-from durable_streams_tw.auth.rates import Rate, Rates, client_of
+from durable_streams_tw.auth.origins import AllowedHosts, AllowedOrigins
+from durable_streams_tw.auth.rates import Rate, RateLimiter, client_of
 from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.http.handlers import subscriptions as handlers_subscriptions
-from durable_streams_tw.http.handlers.streams import Decision, Respond, StreamOperations
+from durable_streams_tw.http.handlers.streams import Decision, Respond, StreamHandler
 from durable_streams_tw.http.handlers.token_deadline import until
-from durable_streams_tw.http.headers import Policies
+from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_BEARER, TOKEN_CACHE
@@ -74,7 +74,7 @@ _TAKEN: Final = Refusal(
 )
 
 
-class Conditions(Struct, frozen=True, kw_only=True):
+class AccessPolicy(Struct, frozen=True, kw_only=True):
     """What is asked of requests.
 
     ``checkers`` know tokens (`auth.identities.IBearerToken`); without any, everybody may do
@@ -85,8 +85,8 @@ class Conditions(Struct, frozen=True, kw_only=True):
 
     checkers: Sequence[ICredentialsChecker] = ()
     cookie: bytes | None = None
-    hosts: Hosts
-    origins: Origins
+    hosts: AllowedHosts
+    origins: AllowedOrigins
     rate: Rate | None = None
     trust_proxy: bool = False
     live: float
@@ -96,7 +96,7 @@ class Conditions(Struct, frozen=True, kw_only=True):
         return bool(self.checkers or self.hosts or self.origins or self.rate)
 
 
-class Visit(Struct, frozen=True):
+class ClientRequest(Struct, frozen=True):
     """A request, as far as it matters who sends it. ``client`` is an address; ``authority`` the
     host and port that the client sees."""
 
@@ -109,15 +109,15 @@ class Visit(Struct, frozen=True):
 Judged = Callable[[Identity | None], Any]
 
 
-class Admission:
+class AuthorizedHandler:
     """Stream operations that ask first. ``operations`` carry out what is admitted."""
 
     def __init__(
         self,
-        operations: StreamOperations,
-        policies: Policies,
+        operations: StreamHandler,
+        policies: ResponseHeaders,
         subscriptions: Subscriptions,
-        conditions: Conditions,
+        conditions: AccessPolicy,
         clock: IReactorTime,
         wall: Seconds,
     ) -> None:
@@ -127,7 +127,7 @@ class Admission:
         self._conditions = conditions
         self._clock = clock
         self._wall = wall
-        self._rates = None if conditions.rate is None else Rates(conditions.rate)
+        self._rates = None if conditions.rate is None else RateLimiter(conditions.rate)
         # Tokens that were good a moment ago, by their hash: their owners' addresses do not pay.
         self._known: BoundedCache[bytes, None] = BoundedCache(TOKEN_CACHE)
         self.refuse = operations.refuse
@@ -288,7 +288,7 @@ class Admission:
         name = commands.subscription_id(path.id)
         try:
             token = bearers.bearer(request.header)
-        except bearers.BadBearer:
+        except bearers.MalformedAuthorization:
             token = None
         if token is None:
             return self._say(request, MISSING)
@@ -299,18 +299,20 @@ class Admission:
 
     # -- whoever it is --------------------------------------------------------------------------
 
-    def _visit(self, host: str | None, method: bytes, header: FieldMap, url: bytes) -> Visit:
+    def _visit(
+        self, host: str | None, method: bytes, header: FieldMap, url: bytes
+    ) -> ClientRequest:
         forwarded = header.get(b"x-forwarded-for") if self._conditions.trust_proxy else None
         authority = url.split(b"/", 3)[2] if url.count(b"/") > 1 else b""
-        return Visit(client_of(host, forwarded), method, header, authority)
+        return ClientRequest(client_of(host, forwarded), method, header, authority)
 
-    def visit(self, host: str | None, method: bytes, header: FieldMap, url: bytes) -> Visit:
+    def visit(self, host: str | None, method: bytes, header: FieldMap, url: bytes) -> ClientRequest:
         """What a request of any resource says of its sender. ``url`` is the absolute one."""
         return self._visit(host, method, header, url)
 
     def examine(
         self,
-        visit: Visit,
+        visit: ClientRequest,
         judge: Judged,
         say: Callable[[Refusal], Response],
         open_to_all: bool = False,
@@ -336,7 +338,7 @@ class Admission:
             if token is None and conditions.cookie is not None:
                 token = bearers.cookie(visit.header, conditions.cookie)
                 ambient = token is not None
-        except bearers.BadBearer:
+        except bearers.MalformedAuthorization:
             token = ""
         digest = hashlib.sha256((token or "").encode("ascii")).digest()
         if not token or (self._rates is not None and digest not in self._known):
@@ -391,7 +393,7 @@ class Admission:
 
         return asked.addCallback(answered).addErrback(next_one)
 
-    def _is_near(self, visit: Visit, *, everybody: bool) -> bool:
+    def _is_near(self, visit: ClientRequest, *, everybody: bool) -> bool:
         return self._conditions.origins.allow(
             visit.method, visit.header, visit.authority, everybody=everybody
         )

@@ -11,10 +11,10 @@ from twisted.internet.defer import Deferred
 from durable_streams_tw.http import headers as http_headers
 from durable_streams_tw.http.handlers.deferred_result import promptly
 from durable_streams_tw.http.handlers.writes import InThread
-from durable_streams_tw.http.headers import Policies
+from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.messages import BodyProducer, Request, Response, StreamedBody
 from durable_streams_tw.live.long_poll import LongPolls
-from durable_streams_tw.live.sse.broadcaster import Fanout, Sink
+from durable_streams_tw.live.sse.broadcaster import Broadcaster, EventSink
 from durable_streams_tw.live.transfers import Transfers
 from durable_streams_tw.protocol import caching, content_types, cursors, headers, json_mode, sse
 from durable_streams_tw.protocol.errors import Refusal
@@ -27,7 +27,7 @@ from durable_streams_tw.protocol.streams.responses import Answer, Field
 from durable_streams_tw.storage.api import Chunk, IStreamStore
 
 
-class Reads:
+class ReadHandler:
     """Answers GET.
 
     ``seconds`` tells the time in seconds since 1970, ``random`` gives numbers in [0, 1).
@@ -38,9 +38,9 @@ class Reads:
         self,
         store: IStreamStore,
         long_polls: LongPolls,
-        fanout: Fanout,
+        fanout: Broadcaster,
         transfers: Transfers,
-        common: Policies,
+        common: ResponseHeaders,
         *,
         seconds: Callable[[], float],
         random: Callable[[], float],
@@ -146,7 +146,7 @@ class Reads:
         if zips:
             about.append(http_headers.GZIPPED)
 
-        def begin(sink: Sink) -> BodyProducer:
+        def begin(sink: EventSink) -> BodyProducer:
             encoder = http_headers.gzip_encoder() if zips else None
             return self._transfers.begin(chunk, encoder, sink)
 

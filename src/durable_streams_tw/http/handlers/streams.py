@@ -14,10 +14,10 @@ from twisted.python.failure import Failure
 
 from durable_streams_tw.http import problems
 from durable_streams_tw.http.handlers.deferred_result import Awaited, at_leisure, promptly
-from durable_streams_tw.http.handlers.reads import Reads
-from durable_streams_tw.http.handlers.subscriptions import ControlOperations
-from durable_streams_tw.http.handlers.writes import Writing
-from durable_streams_tw.http.headers import ALLOW, Policies
+from durable_streams_tw.http.handlers.reads import ReadHandler
+from durable_streams_tw.http.handlers.subscriptions import SubscriptionHandler
+from durable_streams_tw.http.handlers.writes import WriteHandler
+from durable_streams_tw.http.headers import ALLOW, ResponseHeaders
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol import headers, paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
@@ -44,8 +44,8 @@ Decision = Response | Respond
 """What comes of a request's head: a refusal, or what answers the complete request."""
 
 
-class Operations(Protocol):
-    """What answers requests: `StreamOperations`, or what stands before them."""
+class RequestHandler(Protocol):
+    """What answers requests: `StreamHandler`, or what stands before them."""
 
     def serving(self, host: str | None) -> Respond:
         """What answers the requests of a connection from an address."""
@@ -64,16 +64,16 @@ class Operations(Protocol):
         """What answers a request whose answer has failed."""
 
 
-class StreamOperations:
+class StreamHandler:
     """What a client can do with a stream (PROTOCOL.md §5)."""
 
     def __init__(
         self,
         store: IStreamStore,
-        writing: Writing,
-        reads: Reads,
-        policies: Policies,
-        control: ControlOperations | None = None,
+        writing: WriteHandler,
+        reads: ReadHandler,
+        policies: ResponseHeaders,
+        control: SubscriptionHandler | None = None,
     ) -> None:
         self._store = store
         self._writing = writing

@@ -16,7 +16,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
-from durable_streams_tw.http.headers import Policies
+from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol import caching, headers
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
@@ -65,10 +65,10 @@ _INVALID: Final = frozenset(
 )
 
 
-class ControlOperations:
+class SubscriptionHandler:
     """What a client can do with subscriptions."""
 
-    def __init__(self, subscriptions: Subscriptions, policies: Policies) -> None:
+    def __init__(self, subscriptions: Subscriptions, policies: ResponseHeaders) -> None:
         self._subscriptions = subscriptions
         self._policies = policies
 

@@ -50,7 +50,7 @@ class _Turn:
         self.outcome: Deferred[Outcome] = Deferred()
 
 
-class Writing:
+class WriteHandler:
     """The way of every write into the store.
 
     ``now`` tells the time in milliseconds since 1970. Methods raise `Refused` where the

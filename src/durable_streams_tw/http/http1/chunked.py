@@ -31,7 +31,7 @@ _BAD_TRAILER: Final = Refusal(Problem.MALFORMED_REQUEST, "a trailer is malformed
 _SIZE, _DATA, _DATA_END, _TRAILERS, _NOTHING = range(5)
 
 
-class Chunks:
+class ChunkedBody:
     """The body of one request as it comes. At most ``limit`` bytes of it are taken.
 
     ``body`` is what has come of it; its user may empty it in between.

@@ -1,4 +1,4 @@
-"""The fast channel: one HTTP/1.1 connection, between a `Wire` and the stream operations.
+"""The fast channel: one HTTP/1.1 connection, between a `RequestParser` and the stream operations.
 
 1. Requests of one connection are carried out one by one, in their order: what a client sends
    behind an append may build on it.
@@ -30,15 +30,15 @@ from durable_streams_tw.http.http1.connection_phases import (
     UNSETTLED,
     PhasedConnection,
 )
-from durable_streams_tw.http.http1.head import Head
-from durable_streams_tw.http.http1.parser import Early, Fault, Foreign, Wire
-from durable_streams_tw.http.http1.socket_writer import Outlet
-from durable_streams_tw.http.http1.streaming import LiveBody
+from durable_streams_tw.http.http1.head import RequestHead
+from durable_streams_tw.http.http1.parser import Early, Foreign, MalformedRequest, RequestParser
+from durable_streams_tw.http.http1.socket_writer import SocketWriter
+from durable_streams_tw.http.http1.streaming import StreamingResponse
 from durable_streams_tw.http.messages import Response, StreamedBody
 from durable_streams_tw.protocol import limits
 
 if TYPE_CHECKING:
-    from durable_streams_tw.http.http1.factory import FastDoor
+    from durable_streams_tw.http.http1.factory import Http1Factory
 
 
 _log = Logger()
@@ -52,7 +52,7 @@ class Backlog:
 
     __slots__ = ("_channel", "held")
 
-    def __init__(self, channel: FastChannel) -> None:
+    def __init__(self, channel: Http1Connection) -> None:
         self.held = 0
         self._channel = channel
 
@@ -62,10 +62,10 @@ class Backlog:
 
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
-class FastChannel(PhasedConnection):
-    """One connection of a `FastDoor`."""
+class Http1Connection(PhasedConnection):
+    """One connection of a `Http1Factory`."""
 
-    def __init__(self, door: FastDoor, address: Any) -> None:
+    def __init__(self, door: Http1Factory, address: Any) -> None:
         PhasedConnection.__init__(self, door, address)
         self._out: list[bytes] = []
         self._heir: Any = None
@@ -85,11 +85,11 @@ class FastChannel(PhasedConnection):
         """A client has come."""
         door = self._door
         self._respond = door.serving(getattr(self.address, "host", None))
-        self._outlet = outlet = Outlet(self.transport)
-        self._wire = Wire(door.surroundings(outlet.secure, outlet.reached()))
+        self._outlet = outlet = SocketWriter(self.transport)
+        self._wire = RequestParser(door.surroundings(outlet.secure, outlet.reached()))
         if outlet.secure:
             # What is spoken is known only once the client has spoken.
-            self._detour = FastChannel._negotiated
+            self._detour = Http1Connection._negotiated
         self.transport.registerProducer(self, True)
         door.arrived(self)
         self._enter(IDLE)
@@ -114,7 +114,7 @@ class FastChannel(PhasedConnection):
         self._half = True
         if self._heir is not None:
             # twisted.web takes this for the end. What it has sent shall arrive.
-            self._detour = FastChannel._discard
+            self._detour = Http1Connection._discard
             self._enter(END)
             self.transport.loseConnection()
         elif self.phase is END:
@@ -130,7 +130,7 @@ class FastChannel(PhasedConnection):
         """The connection has ended."""
         self._gone = True
         self.phase = END
-        self._detour = FastChannel._discard
+        self._detour = Http1Connection._discard
         heir, self._heir = self._heir, None
         live, self._live = self._live, None
         pending, self._pending = self._pending, None
@@ -328,7 +328,7 @@ class FastChannel(PhasedConnection):
         if head is not None and not self._gone:
             self._decided_later(self._door.failure(failure, head.header.get(b"origin")))
 
-    def _answer(self, head: Head, response: Response) -> None:
+    def _answer(self, head: RequestHead, response: Response) -> None:
         door = self._door
         last = not head.keep or door.stopping
         body = response.body
@@ -349,7 +349,7 @@ class FastChannel(PhasedConnection):
                 ends = isinstance(body, StreamedBody)
                 size = body.size if isinstance(body, StreamedBody) else None
                 data = http1_response.live(opening, response, size, old=head.old, last=last)
-        except http1_response.TornHead:
+        except http1_response.InvalidHeader:
             self._answer(head, door.failure(Failure(), head.header.get(b"origin")))
             return
         self._out.append(data)
@@ -362,7 +362,7 @@ class FastChannel(PhasedConnection):
             self.flush()
             self._head = head
             frames = None if head.old or size is not None else door.frames
-            self._live = LiveBody(self, frames, sized=size is not None, ends=ends)
+            self._live = StreamingResponse(self, frames, sized=size is not None, ends=ends)
             self._wire.forget()
             self._live.follow(body.follow if isinstance(body, StreamedBody) else body)
         elif last:
@@ -378,7 +378,7 @@ class FastChannel(PhasedConnection):
 
     # -- ends -----------------------------------------------------------------------------------
 
-    def _end(self, item: Fault | Foreign | Early) -> None:
+    def _end(self, item: MalformedRequest | Foreign | Early) -> None:
         """Take what no request comes behind."""
         if not isinstance(item, Foreign):
             bodiless = False
@@ -408,7 +408,7 @@ class FastChannel(PhasedConnection):
         if self._paused:
             self.transport.resumeProducing()
         self._heir = heir
-        self._detour = FastChannel._pass_on
+        self._detour = Http1Connection._pass_on
         heir.makeConnection(self.transport)
         heir.dataReceived(data)
 
@@ -424,7 +424,7 @@ class FastChannel(PhasedConnection):
         """End the connection behind the last answer."""
         self.flush()
         self._hold(0)
-        self._detour = FastChannel._discard
+        self._detour = Http1Connection._discard
         dropped = self._wire.dropped
         self._wire.close()
         self._outlet.close(linger=dropped and not self._half, hang_up=self._door.stopping)
@@ -432,7 +432,7 @@ class FastChannel(PhasedConnection):
 
     def cut(self) -> None:
         """End the connection at once, in the middle of whatever it is."""
-        self._detour = FastChannel._discard
+        self._detour = Http1Connection._discard
         self._wire.close()
         self._out.clear()
         self._enter(END)
@@ -441,7 +441,7 @@ class FastChannel(PhasedConnection):
     def drain(self) -> None:
         """Close as soon as what has begun is answered: the server stops."""
         detour = self._detour
-        unused = detour is None or detour is FastChannel._negotiated
+        unused = detour is None or detour is Http1Connection._negotiated
         if unused and self._head is None and not self._wire.ready:
             self._close()
 

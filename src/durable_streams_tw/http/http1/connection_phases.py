@@ -15,15 +15,15 @@ from twisted.internet.protocol import Protocol
 
 from durable_streams_tw.http.body_budget import NO_ROOM
 from durable_streams_tw.http.http1 import response
-from durable_streams_tw.http.http1.head import Head
-from durable_streams_tw.http.http1.parser import Wire
-from durable_streams_tw.http.http1.socket_writer import Outlet
-from durable_streams_tw.http.http1.streaming import LiveBody
+from durable_streams_tw.http.http1.head import RequestHead
+from durable_streams_tw.http.http1.parser import RequestParser
+from durable_streams_tw.http.http1.socket_writer import SocketWriter
+from durable_streams_tw.http.http1.streaming import StreamingResponse
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refusal
 
 if TYPE_CHECKING:
-    from durable_streams_tw.http.http1.factory import FastDoor
+    from durable_streams_tw.http.http1.factory import Http1Factory
 
 _TOO_SLOW: Final = Refusal(Problem.REQUEST_TIMEOUT, "the request did not come in time")
 
@@ -53,18 +53,18 @@ class PhasedConnection(Protocol, ABC):
 
     transport: Any
 
-    def __init__(self, door: FastDoor, address: Any) -> None:
+    def __init__(self, door: Http1Factory, address: Any) -> None:
         self.address = address
         self._door = door
         self._wheel = door.wheel
-        self._wire: Wire
-        self._outlet: Outlet
+        self._wire: RequestParser
+        self._outlet: SocketWriter
         # Where bytes go instead of the wire. A function and not a bound method: that would be a
         # reference cycle, and the connection's bytes would wait for the collector.
         self._detour: Callable[[Any, bytes], None] | None = None
         # Of the request that is being answered: its head, and its live body.
-        self._head: Head | None = None
-        self._live: LiveBody | None = None
+        self._head: RequestHead | None = None
+        self._live: StreamingResponse | None = None
         # The transport is full; its reading is paused; the client has ended its side.
         self._stalled = False
         self._paused = False

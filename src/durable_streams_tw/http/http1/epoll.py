@@ -28,7 +28,7 @@ _log = Logger()
 
 
 class PolledServer(tcp.Server):
-    """A TCP connection of a server, whose reading is a `NestedPoll`'s affair."""
+    """A TCP connection of a server, whose reading is a `NestedEpoll`'s affair."""
 
     # What is offered to the socket at a time. Each send wakes the client, and is a turn of the
     # reactor's: an eighth of it, Twisted's own choice, makes eight of each.
@@ -37,7 +37,7 @@ class PolledServer(tcp.Server):
     # Beyond it a reader counts as one that does not read, and is sent no more until it has all.
     bufferSize = READER_BUFFER
 
-    def __init__(self, nest: NestedPoll, *accepted: Any) -> None:
+    def __init__(self, nest: NestedEpoll, *accepted: Any) -> None:
         self._nest = nest
         tcp.Server.__init__(self, *accepted)
 
@@ -60,7 +60,7 @@ class PolledServer(tcp.Server):
 
 
 @implementer(IReadDescriptor)
-class NestedPoll:
+class NestedEpoll:
     """Watches connections, and is watched by a reactor for as long as there are any."""
 
     def __init__(self, reactor: Any) -> None:
@@ -140,8 +140,8 @@ class NestedPoll:
             self._lose(connection, reason.value or error.ConnectionLost())
 
 
-def nested_poll(reactor: Any) -> NestedPoll | None:
+def nested_poll(reactor: Any) -> NestedEpoll | None:
     """What reads the connections of a reactor's ports; None where this cannot be."""
     if hasattr(select, "epoll") and IReactorFDSet.providedBy(reactor):
-        return NestedPoll(reactor)
+        return NestedEpoll(reactor)
     return None

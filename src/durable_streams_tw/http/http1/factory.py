@@ -20,20 +20,20 @@ from zope.interface import implementer
 
 from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.http.body_budget import BodyBudget
-from durable_streams_tw.http.connection_limiter import Room, TurnedAway
-from durable_streams_tw.http.handlers.streams import Operations
-from durable_streams_tw.http.http1.connection import FastChannel
-from durable_streams_tw.http.http1.header_section import Surroundings
-from durable_streams_tw.http.http1.response import Openings
-from durable_streams_tw.http.http1.streaming import Frames
-from durable_streams_tw.http.http1.timers import Watched, Wheel
+from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
+from durable_streams_tw.http.handlers.streams import RequestHandler
+from durable_streams_tw.http.http1.connection import Http1Connection
+from durable_streams_tw.http.http1.header_section import HeadContext
+from durable_streams_tw.http.http1.response import StatusLines
+from durable_streams_tw.http.http1.streaming import SharedFrames
+from durable_streams_tw.http.http1.timers import Timed, TimerWheel
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web.site import StreamSite
 from durable_streams_tw.protocol import limits
 
 
 @implementer(IProtocolNegotiationFactory)
-class FastDoor(ServerFactory):
+class Http1Factory(ServerFactory):
     """Serves streams below ``root``, a raw path with a slash at both ends.
 
     All else, and HTTP/2, is left to ``site``, which serves the same streams. ``wall`` (default:
@@ -45,7 +45,7 @@ class FastDoor(ServerFactory):
 
     def __init__(
         self,
-        operations: Operations,
+        operations: RequestHandler,
         site: StreamSite,
         clock: IReactorTime,
         root: bytes,
@@ -57,8 +57,8 @@ class FastDoor(ServerFactory):
         self.decide = operations.decide
         self.refuse = operations.refuse
         self.failure = operations.failure
-        self.openings = Openings()
-        self.frames = Frames()
+        self.openings = StatusLines()
+        self.frames = SharedFrames()
         self.stopping = False
         # Shared with the site: connections come from there and go there.
         self.bodies = site.bodies
@@ -67,16 +67,16 @@ class FastDoor(ServerFactory):
         self._site: Any = site
         self._clock = clock
         date = wall or clock.seconds
-        self.wheel = Wheel(clock, lambda _: self.openings.tick(date()))
-        self.connections: set[FastChannel] = set()
-        self._room = Room(settings)
+        self.wheel = TimerWheel(clock, lambda _: self.openings.tick(date()))
+        self.connections: set[Http1Connection] = set()
+        self._room = ConnectionLimiter(settings)
         self._drained: Deferred[None] | None = None
         # Those that have something to send when this turn of the reactor is over.
-        self._senders: list[FastChannel] = []
+        self._senders: list[Http1Connection] = []
 
         @lru_cache(maxsize=64)
-        def surroundings(secure: bool, reached: bytes) -> Surroundings:
-            return Surroundings(root, settings.max_body, secure, settings.trust_proxy, reached)
+        def surroundings(secure: bool, reached: bytes) -> HeadContext:
+            return HeadContext(root, settings.max_body, secure, settings.trust_proxy, reached)
 
         self.surroundings = surroundings
 
@@ -98,21 +98,21 @@ class FastDoor(ServerFactory):
     def buildProtocol(self, address: IAddress | None) -> TwistedProtocol:
         """Take a connection, or turn it away where there are too many."""
         if self.stopping:
-            return TurnedAway()
+            return RejectedConnection()
         if not self._room.has_room_for(address):
-            return TurnedAway(self._room, self._clock)
-        channel = FastChannel(self, address)
+            return RejectedConnection(self._room, self._clock)
+        channel = Http1Connection(self, address)
         channel.factory = self
         return channel
 
     # -- the connections' -----------------------------------------------------------------------
 
-    def arrived(self, channel: FastChannel) -> None:
+    def arrived(self, channel: Http1Connection) -> None:
         """Count a connection."""
         self.connections.add(channel)
         self._room.enter(channel.address)
 
-    def left(self, channel: FastChannel) -> None:
+    def left(self, channel: Http1Connection) -> None:
         """Forget a connection."""
         self.wheel.remove(channel)
         self.connections.discard(channel)
@@ -125,7 +125,7 @@ class FastDoor(ServerFactory):
         """Call something in the next turn of the reactor."""
         self._clock.callLater(0, call)
 
-    def send_soon(self, channel: FastChannel) -> None:
+    def send_soon(self, channel: Http1Connection) -> None:
         """Have a connection send what it has gathered: now, or behind what others do this turn.
 
         A client that is woken by each of many answers, and sleeps again, costs the sender more
@@ -148,14 +148,14 @@ class FastDoor(ServerFactory):
                 self._log.failure("a connection has met a bug, and ends")
                 channel.cut()
 
-    def look_in(self, channel: Watched, seconds: float) -> float:
+    def look_in(self, channel: Timed, seconds: float) -> float:
         """Have the wheel look at a connection in so many seconds; returns the time now."""
         now = self._clock.seconds()
         self.wheel.look(channel, now + seconds)
         return now
 
     def heir(self, address: IAddress | None) -> Any:
-        """What speaks on a connection that is no longer a `FastChannel`'s affair."""
+        """What speaks on a connection that is no longer a `Http1Connection`'s affair."""
         return self._site.buildProtocol(address)
 
     def http2(self, address: IAddress | None) -> Any:

@@ -21,9 +21,9 @@ from durable_streams_tw.http.http1.fields import BARE, TOKEN
 from durable_streams_tw.http.http1.header_section import (
     BARE_END,
     TOO_LARGE,
+    HeadContext,
+    HeaderSection,
     RefusedHead,
-    Section,
-    Surroundings,
     body_too_large,
     read_section,
     refused,
@@ -53,7 +53,7 @@ _VERSION: Final = Refusal(Problem.UNKNOWN_VERSION, "this port speaks HTTP/1.1 an
 _TOO_LONG: Final = Refusal(Problem.TARGET_TOO_LONG, "the request target is too long")
 
 
-class Head(Struct, frozen=True):
+class RequestHead(Struct, frozen=True):
     """A request but for its body; the first seven are those of `messages.Request`.
 
     ``line`` is the request line. ``length`` is the body's, or `CHUNKED`. ``stream`` is false for
@@ -75,7 +75,7 @@ class Head(Struct, frozen=True):
     expects: bool
     refusal: Refusal | None
     line: bytes
-    section: Section
+    section: HeaderSection
 
 
 def check_line(line: bytes) -> None:
@@ -106,7 +106,7 @@ def check_start(start: bytes | bytearray, seen: int, line_seen: bool) -> bool:
     return line_seen
 
 
-def read_head(raw: bytes, around: Surroundings, last: Head | None = None) -> Head:
+def read_head(raw: bytes, around: HeadContext, last: RequestHead | None = None) -> RequestHead:
     """The meaning of a complete head, up to and with its empty line. Raises `Refused`.
 
     ``last`` is another head. What both have in common is not read again, for clients often send
@@ -138,7 +138,7 @@ def _line_of(raw: bytes) -> bytes:
     return match[0]
 
 
-def _understood(line: bytes, section: Section, around: Surroundings) -> Head:
+def _understood(line: bytes, section: HeaderSection, around: HeadContext) -> RequestHead:
     method, target, _ = line.split(b" ")
     if method == b"CONNECT":
         raise refused(_CONNECT)
@@ -149,7 +149,7 @@ def _understood(line: bytes, section: Section, around: Surroundings) -> Head:
     path, _, query = target.partition(b"?")
     root = around.root
     stream = _names_stream(path, root)
-    return Head(
+    return RequestHead(
         method,
         root,
         path[len(root) :],

@@ -64,7 +64,7 @@ TOO_LARGE: Final = Refusal(
 )
 
 
-class Surroundings(Struct, frozen=True):
+class HeadContext(Struct, frozen=True):
     """What heads are read against.
 
     ``root`` is the raw path, with a slash at both ends, below which streams are found;
@@ -78,7 +78,7 @@ class Surroundings(Struct, frozen=True):
     reached: bytes = b"localhost"
 
 
-class Pattern(Struct, frozen=True):
+class NumberPattern(Struct, frozen=True):
     """A block of fields but for some numbers.
 
     ``names`` are those of their fields, ``pieces`` the bytes before, between and behind them.
@@ -88,7 +88,7 @@ class Pattern(Struct, frozen=True):
     pieces: tuple[bytes, ...]
 
 
-class Section(Struct, frozen=True):
+class HeaderSection(Struct, frozen=True):
     """The fields of a head.
 
     ``block`` are their bytes, with the empty line that ends them; ``old`` says that they are
@@ -106,7 +106,7 @@ class Section(Struct, frozen=True):
     keep: bool
     expects: bool
     refusal: Refusal | None
-    pattern: Pattern | None = None
+    pattern: NumberPattern | None = None
 
 
 class RefusedHead(Refused):
@@ -127,7 +127,7 @@ def refused(refusal: Refusal) -> Refused:
     return Refused(refusal.problem, refusal.detail, refusal.fields)
 
 
-def read_section(block: bytes, old: bool, around: Surroundings) -> Section:
+def read_section(block: bytes, old: bool, around: HeadContext) -> HeaderSection:
     """The meaning of all fields, up to and with the empty line. Raises `Refused`."""
     if FIELD_BLOCK.fullmatch(block) is None:
         raise refused(BARE_END if BARE.search(block) else _FIELDS)
@@ -143,7 +143,9 @@ def read_section(block: bytes, old: bool, around: Surroundings) -> Section:
         raise RefusedHead(fault.refusal, mapping.header.get(b"origin")) from None
 
 
-def _understood(block: bytes, old: bool, mapping: FieldMapping, around: Surroundings) -> Section:
+def _understood(
+    block: bytes, old: bool, mapping: FieldMapping, around: HeadContext
+) -> HeaderSection:
     header = mapping.header
     length = _body_length(header.get(b"content-length"), header.get(b"transfer-encoding"), old)
     host = header.get(b"host")
@@ -161,7 +163,7 @@ def _understood(block: bytes, old: bool, mapping: FieldMapping, around: Surround
     expect = header.get(b"expect")
     if expect is not None and expect.lower() != b"100-continue":
         raise refused(_EXPECTATION)
-    return Section(
+    return HeaderSection(
         block,
         old,
         header,
@@ -174,7 +176,7 @@ def _understood(block: bytes, old: bool, mapping: FieldMapping, around: Surround
     )
 
 
-def resembling(section: Section, block: bytes) -> Section | None:
+def resembling(section: HeaderSection, block: bytes) -> HeaderSection | None:
     """The meaning of a block that is like another but for numbers; None where it is not, or where
     they might mean something else.
 
@@ -197,7 +199,7 @@ def resembling(section: Section, block: bytes) -> Section | None:
     return replace(section, block=block, header=changed, length=length, pattern=pattern)
 
 
-def _pattern(block: bytes) -> Pattern:
+def _pattern(block: bytes) -> NumberPattern:
     names: list[bytes] = []
     pieces: list[bytes] = []
     position = 0
@@ -205,7 +207,7 @@ def _pattern(block: bytes) -> Pattern:
         names.append(match[1].lower())
         pieces.append(block[position : match.start(2)])
         position = match.end(2)
-    return Pattern(tuple(names), (*pieces, block[position:]))
+    return NumberPattern(tuple(names), (*pieces, block[position:]))
 
 
 def _numbers(pieces: tuple[bytes, ...], block: bytes) -> list[bytes] | None:

@@ -1,8 +1,8 @@
 """HTTP/1.1 requests out of bytes, without I/O (RFC 9112).
 
-Whatever comes is fed to a `Wire`; what is complete lies in its queue, in order: requests,
-then at most one `Fault` or `Foreign`, behind which nothing is read as a request any more. How
-the bytes were cut into pieces makes no difference to that.
+Whatever comes is fed to a `RequestParser`; what is complete lies in its queue, in order: requests,
+then at most one `MalformedRequest` or `Foreign`, after which nothing is read as a request. How the
+bytes were split makes no difference.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from durable_streams_tw.http.http1.chunked import Chunks
-from durable_streams_tw.http.http1.head import Head, check_start, read_head
-from durable_streams_tw.http.http1.header_section import CHUNKED, RefusedHead, Surroundings
+from durable_streams_tw.http.http1.chunked import ChunkedBody
+from durable_streams_tw.http.http1.head import RequestHead, check_start, read_head
+from durable_streams_tw.http.http1.header_section import CHUNKED, HeadContext, RefusedHead
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol.errors import Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_HEAD
@@ -24,7 +24,7 @@ _END: Final = b"\r\n\r\n"
 _CRLF: Final = b"\r\n"
 
 
-class Fault(Struct, frozen=True):
+class MalformedRequest(Struct, frozen=True):
     """The bytes are no request that may be served. The connection ends with the answer.
 
     ``origin`` is the request's Origin, as far as it is known.
@@ -35,7 +35,7 @@ class Fault(Struct, frozen=True):
 
 
 class Foreign(Struct, frozen=True):
-    """What follows is not for a stream: all bytes from there on are in `Wire.rest`."""
+    """What follows is not for a stream: all bytes from there on are in `RequestParser.rest`."""
 
 
 class Early(Struct, frozen=True):
@@ -45,13 +45,13 @@ class Early(Struct, frozen=True):
     bodiless: bool
 
 
-Message = tuple[Head, Request]
-Item = Message | Fault | Foreign | Early
+Message = tuple[RequestHead, Request]
+Item = Message | MalformedRequest | Foreign | Early
 
 _FOREIGN: Final = Foreign()
 
 
-class Wire:
+class RequestParser:
     """The requests of one connection.
 
     ``ready`` is the queue, which its user empties. ``rest`` holds the bytes of a head that is
@@ -81,7 +81,7 @@ class Wire:
         "undecided",
     )
 
-    def __init__(self, around: Surroundings) -> None:
+    def __init__(self, around: HeadContext) -> None:
         self._around = around
         self.ready: list[Item] = []
         self.rest = bytearray()
@@ -93,17 +93,17 @@ class Wire:
         # and stops within the bytes only where the next request begins. A function and not a
         # bound method: that would be a reference cycle, which keeps a body's bytes until the
         # collector comes by.
-        self.open: Callable[[Wire, bytes, int], int] | None = None
+        self.open: Callable[[RequestParser, bytes, int], int] | None = None
         # The head that was read last, and its bytes: requests often differ in their bodies
         # alone, and equal bytes mean the same.
-        self._head: Head | None = None
+        self._head: RequestHead | None = None
         self._raw = b""
         # Of an incomplete head: whether an empty line came before it, and its first line.
         self._blank = False
         self._line_seen = False
         self._body = bytearray()
         self._left = 0
-        self._chunks: Chunks | None = None
+        self._chunks: ChunkedBody | None = None
 
     @property
     def held(self) -> int:
@@ -115,12 +115,12 @@ class Wire:
     @property
     def in_head(self) -> bool:
         """Whether a head has begun and is not complete."""
-        return self.open is Wire._more_head
+        return self.open is RequestParser._more_head
 
     @property
     def in_body(self) -> bool:
         """Whether a head is complete and its body is not."""
-        return self.open is Wire._more_body or self.open is Wire._more_chunks
+        return self.open is RequestParser._more_body or self.open is RequestParser._more_chunks
 
     def forget(self) -> None:
         """Give the memory of the last head back: nothing will come for long."""
@@ -134,7 +134,7 @@ class Wire:
         self._raw, self._head = b"", None
 
     @property
-    def begun(self) -> Head:
+    def begun(self) -> RequestHead:
         """The head of the request whose body is coming."""
         assert self._head is not None, "it is the one that was read last"
         return self._head
@@ -153,7 +153,7 @@ class Wire:
         """Give up what is not complete, and say so behind what is."""
         head = self._head if self.in_body else None
         origin = None if head is None else head.header.get(b"origin")
-        self.ready.append(Fault(refusal, origin))
+        self.ready.append(MalformedRequest(refusal, origin))
         self._end()
 
     def feed(self, data: bytes) -> None:
@@ -172,7 +172,7 @@ class Wire:
                     begin = start + 2 if data.startswith(_CRLF, start) else start
                     end = data.find(_END, begin, begin + MAX_HEAD) + len(_END)
                     if end < len(_END):
-                        self.open = Wire._more_head
+                        self.open = RequestParser._more_head
                         continue
                     head = self._understand(data[begin:end])
                     start = end
@@ -183,17 +183,17 @@ class Wire:
                 else:
                     self._begin_body(head)
         except RefusedHead as fault:
-            self.ready.append(Fault(fault.refusal, fault.origin))
+            self.ready.append(MalformedRequest(fault.refusal, fault.origin))
             self._end()
         except Refused as fault:
             self.refuse(fault.refusal)
 
-    def _complete(self, head: Head, body: bytes) -> None:
+    def _complete(self, head: RequestHead, body: bytes) -> None:
         request = Request(
             head.method, head.root, head.path, head.query, head.header, body, head.url
         )
         self.ready.append((head, request))
-        self.open = None if head.keep else Wire._drop
+        self.open = None if head.keep else RequestParser._drop
 
     # -- heads --------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ class Wire:
         self._begin_body(self._understand(raw))
         return start
 
-    def _understand(self, raw: bytes) -> Head:
+    def _understand(self, raw: bytes) -> RequestHead:
         head = read_head(raw, self._around, self._head)
         if head.stream:
             self._raw, self._head = raw, head
@@ -227,18 +227,18 @@ class Wire:
 
     # -- bodies -------------------------------------------------------------------------------
 
-    def _begin_body(self, head: Head) -> None:
+    def _begin_body(self, head: RequestHead) -> None:
         if not head.stream:
             self.ready.append(_FOREIGN)
-            self.open = Wire._more_foreign
+            self.open = RequestParser._more_foreign
         elif head.length == CHUNKED:
-            self._chunks = Chunks(self._around.max_body)
-            self.open = Wire._more_chunks
+            self._chunks = ChunkedBody(self._around.max_body)
+            self.open = RequestParser._more_chunks
             self.expecting = head.expects
             self.undecided = True
         elif head.length:
             self._left = head.length
-            self.open = Wire._more_body
+            self.open = RequestParser._more_body
             self.expecting = head.expects
             self.undecided = True
         else:
@@ -284,7 +284,7 @@ class Wire:
         self._chunks = None
         self.expecting = self.undecided = False
         self.dropped = True
-        self.open = Wire._drop
+        self.open = RequestParser._drop
 
     def _drop(self, data: bytes, start: int) -> int:
         self.dropped = True

@@ -22,11 +22,11 @@ _CLOSE: Final = b"Connection: close\r\n"
 _KEEP: Final = b"Connection: keep-alive\r\n"
 
 
-class TornHead(ValueError):
+class InvalidHeader(ValueError):
     """A field of a response has bytes that would end its line."""
 
 
-class Openings:
+class StatusLines:
     """First lines of answers: the status, and the Date, which is made once a second."""
 
     __slots__ = ("_date", "_known", "_second")
@@ -59,7 +59,7 @@ def whole(
     """A whole answer: its head, and what goes out of its body.
 
     ``bodiless`` says that the request was a HEAD, ``old`` that it was of HTTP/1.0, ``last``
-    that the connection ends. Raises `TornHead`.
+    that the connection ends. Raises `InvalidHeader`.
     """
     if last:
         persistence = _CLOSE
@@ -83,7 +83,7 @@ def live(opening: bytes, response: Response, size: int | None, *, old: bool, las
     """Return the head of an answer whose body comes in pieces.
 
     ``size`` is its length. Where it is None the body is sent in chunks, but to HTTP/1.0 until the
-    connection closes. Raises `TornHead`.
+    connection closes. Raises `InvalidHeader`.
     """
     if size is not None:
         coding = b"Content-Length: %d\r\n" % size
@@ -107,5 +107,5 @@ def _lines(opening: bytes, response: Response) -> bytes:
     # An opening is two lines, a field one; anything in a field that ends a line makes more. To
     # split them is less work than to count the ends, of which there are two kinds.
     if len(lines.splitlines()) != len(fields) + 2:
-        raise TornHead(f"a field of a {response.status} answer has a line's end in it")
+        raise InvalidHeader(f"a field of a {response.status} answer has a line's end in it")
     return lines

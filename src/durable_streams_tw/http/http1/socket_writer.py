@@ -23,7 +23,7 @@ _SOCKETS: Final = (tcp.Server, PolledServer)
 _FULL: Final = (EAGAIN, ENOBUFS)
 
 
-class Outlet:
+class SocketWriter:
     """Sends over one transport, and ends it.
 
     ``secure`` says that it is TLS.

@@ -8,10 +8,10 @@ from durable_streams_tw.http.http1.response import chunk
 from durable_streams_tw.http.messages import BodyProducer, Follow
 
 if TYPE_CHECKING:
-    from durable_streams_tw.http.http1.connection import FastChannel
+    from durable_streams_tw.http.http1.connection import Http1Connection
 
 
-class Frames:
+class SharedFrames:
     """Bytes as chunks, made once for all connections that get the same bytes in turn."""
 
     __slots__ = ("_data", "_frame")
@@ -28,7 +28,7 @@ class Frames:
         return self._frame
 
 
-class LiveBody:
+class StreamingResponse:
     """A `Sink` between what writes a body and a connection.
 
     ``frames`` is None for a body that is not sent in chunks. ``sized`` says that its length was
@@ -39,7 +39,7 @@ class LiveBody:
     __slots__ = ("_channel", "_frames", "_over", "_paused", "_sized", "_subscriber", "ends")
 
     def __init__(
-        self, channel: FastChannel, frames: Frames | None, *, sized: bool, ends: bool
+        self, channel: Http1Connection, frames: SharedFrames | None, *, sized: bool, ends: bool
     ) -> None:
         self._channel = channel
         self._frames = frames

@@ -19,7 +19,7 @@ _log = Logger()
 _TICK = 1.0
 
 
-class Watched(Protocol):
+class Timed(Protocol):
     """What the wheel looks at."""
 
     watch: int
@@ -29,7 +29,7 @@ class Watched(Protocol):
         """Do what is due; returns when to look next, or 0 for never again."""
 
 
-class Wheel:
+class TimerWheel:
     """Looks at what it watches, to the second; stands still while it watches nothing.
 
     ``now`` is the time of the last tick, good enough where a second does not matter, and
@@ -39,13 +39,13 @@ class Wheel:
     def __init__(self, clock: IReactorTime, ticked: Callable[[float], None]) -> None:
         self._clock = clock
         self._ticked = ticked
-        self._slots: dict[int, set[Watched]] = {}
+        self._slots: dict[int, set[Timed]] = {}
         self._last = 0
         self._call: IDelayedCall | None = None
         self._count = 0
         self.now = 0.0
 
-    def look(self, watched: Watched, due: float) -> None:
+    def look(self, watched: Timed, due: float) -> None:
         """Look at it at ``due``, or before."""
         if not watched.watch:
             if self._call is None:
@@ -57,23 +57,23 @@ class Wheel:
             self._discard(watched)
             self._place(watched, due)
 
-    def remove(self, watched: Watched) -> None:
+    def remove(self, watched: Timed) -> None:
         """Never look at it again."""
         if watched.watch:
             self._discard(watched)
             self._forget(watched)
 
-    def _discard(self, watched: Watched) -> None:
+    def _discard(self, watched: Timed) -> None:
         slot = self._slots.get(watched.watch)
         if slot is not None:
             slot.discard(watched)
 
-    def _place(self, watched: Watched, due: float) -> None:
+    def _place(self, watched: Timed, due: float) -> None:
         second = max(ceil(due), self._last + 1)
         watched.watch = second
         self._slots.setdefault(second, set()).add(watched)
 
-    def _forget(self, watched: Watched) -> None:
+    def _forget(self, watched: Timed) -> None:
         watched.watch = 0
         self._count -= 1
         if not self._count and self._call is not None:

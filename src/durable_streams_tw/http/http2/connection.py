@@ -28,17 +28,17 @@ from zope.interface import implementer
 
 from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.http.body_budget import NO_ROOM
-from durable_streams_tw.http.handlers.streams import Decision, Operations
-from durable_streams_tw.http.http1.head import Head
+from durable_streams_tw.http.handlers.streams import Decision, RequestHandler
+from durable_streams_tw.http.http1.head import RequestHead
 from durable_streams_tw.http.http1.header_section import (
     CHUNKED,
+    HeadContext,
     RefusedHead,
-    Surroundings,
     body_too_large,
 )
-from durable_streams_tw.http.http1.response import TornHead
-from durable_streams_tw.http.http1.socket_writer import Outlet
-from durable_streams_tw.http.http1.timers import Wheel
+from durable_streams_tw.http.http1.response import InvalidHeader
+from durable_streams_tw.http.http1.socket_writer import SocketWriter
+from durable_streams_tw.http.http1.timers import TimerWheel
 from durable_streams_tw.http.http2 import frames as frames
 from durable_streams_tw.http.http2.frames import Code, ConnectionFault, Frame
 from durable_streams_tw.http.http2.heads import CONTINUE, HeadReader, HeadWriter
@@ -114,7 +114,7 @@ class Http2Factory:
 
     def __init__(
         self,
-        operations: Operations,
+        operations: RequestHandler,
         site: StreamSite,
         clock: IReactorTime,
         root: bytes,
@@ -128,7 +128,7 @@ class Http2Factory:
         self.clock = clock
         self.date = b""
         self._wall = wall or clock.seconds
-        self.wheel = Wheel(clock, self._tick)
+        self.wheel = TimerWheel(clock, self._tick)
         self.connections: set[Http2Connection] = set()
 
     def buildProtocol(self, address: IAddress | None) -> Http2Connection:
@@ -173,7 +173,7 @@ class Http2Connection(Protocol):
         self._respond = factory.operations.serving(getattr(address, "host", None))
         self._reader = frames.FrameReader()
         self._writer = HeadWriter()
-        self._outlet: Outlet
+        self._outlet: SocketWriter
         self._heads: HeadReader
         # A field block that is incomplete: its stream, its parts, whether the stream ends.
         self._block: tuple[int, list[bytes], bool] | None = None
@@ -211,10 +211,10 @@ class Http2Connection(Protocol):
         """Begin the connection with the server's settings."""
         factory = self._factory
         factory.connections.add(self)
-        self._outlet = outlet = Outlet(self.transport)
+        self._outlet = outlet = SocketWriter(self.transport)
         self.secure = outlet.secure
         self._heads = HeadReader(
-            Surroundings(
+            HeadContext(
                 factory.root,
                 factory.settings.max_body,
                 outlet.secure,
@@ -445,7 +445,7 @@ class Http2Connection(Protocol):
         else:
             self._undecided.append(stream)
 
-    def _open(self, number: int, head: Head | None, ends: bool) -> Http2Stream:
+    def _open(self, number: int, head: RequestHead | None, ends: bool) -> Http2Stream:
         stream = Http2Stream(self, number, head, self._stream_window)
         stream.whole = ends
         self.streams[number] = stream
@@ -748,7 +748,7 @@ class Http2Connection(Protocol):
             block = self._writer.write(
                 response.status, response.own, response.common, length, self._factory.date
             )
-        except TornHead:
+        except InvalidHeader:
             failed = self._factory.operations.failure(Failure(), stream.origin)
             self._answer(stream, failed)
             return False

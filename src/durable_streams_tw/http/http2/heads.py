@@ -15,9 +15,9 @@ from hpack import Decoder, HPACKError, OversizedHeaderListError
 from hpack.table import HeaderTable
 from msgspec.structs import replace
 
-from durable_streams_tw.http.http1.head import Head, read_head
-from durable_streams_tw.http.http1.header_section import TOO_LARGE, Surroundings, refused
-from durable_streams_tw.http.http1.response import TornHead
+from durable_streams_tw.http.http1.head import RequestHead, read_head
+from durable_streams_tw.http.http1.header_section import TOO_LARGE, HeadContext, refused
+from durable_streams_tw.http.http1.response import InvalidHeader
 from durable_streams_tw.http.http2.frames import Code, ConnectionFault
 from durable_streams_tw.http.messages import CommonFields
 from durable_streams_tw.protocol.errors import Problem, Refusal
@@ -60,13 +60,13 @@ class HeadReader:
 
     __slots__ = ("_around", "_decoder", "_known", "_table")
 
-    def __init__(self, around: Surroundings) -> None:
+    def __init__(self, around: HeadContext) -> None:
         self._around = around
         self._decoder = Decoder(max_header_list_size=MAX_FIELD_BLOCK)
         self._table: Any = self._decoder.header_table.dynamic_entries
-        self._known: dict[bytes, Head] = {}
+        self._known: dict[bytes, RequestHead] = {}
 
-    def read(self, block: bytes) -> Head:
+    def read(self, block: bytes) -> RequestHead:
         """Return the head that a block carries.
 
         Raises `Refused` if the request is refused, and `ConnectionFault` if the block cannot be
@@ -108,7 +108,7 @@ class HeadReader:
         return self._decoder.decode(block, raw=True)
 
 
-def read_fields(fields: RawFields, around: Surroundings) -> Head:
+def read_fields(fields: RawFields, around: HeadContext) -> RequestHead:
     """Return the meaning of a request's fields. Raises `Refused`."""
     pseudo: dict[bytes, bytes] = {}
     lines: list[bytes] = []
@@ -261,13 +261,13 @@ class HeadWriter:
     ) -> bytes:
         """Return the field block of a response.
 
-        ``length`` is the value of Content-Length, None for no such field. Raises `TornHead`.
+        ``length`` is the value of Content-Length, None for no such field. Raises `InvalidHeader`.
         """
         shared = self._common.get(common)
         if shared is None:
             shared = self._share(common)
         if own and _TORN.search(b"".join([value for _, value in own])):
-            raise TornHead(f"a field of a {status} answer has a line's end in it")
+            raise InvalidHeader(f"a field of a {status} answer has a line's end in it")
         resize, self._resize = self._resize, b""
         known = _STATUSES.get(status)
         parts = [

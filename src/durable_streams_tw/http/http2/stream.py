@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from durable_streams_tw.http.http1.head import Head
+from durable_streams_tw.http.http1.head import RequestHead
 from durable_streams_tw.http.http2.frames import Code
 from durable_streams_tw.http.messages import BodyProducer, Follow
 from durable_streams_tw.protocol import limits
@@ -50,7 +50,7 @@ class Http2Stream:
     )
 
     def __init__(
-        self, connection: Http2Connection, number: int, head: Head | None, window: int
+        self, connection: Http2Connection, number: int, head: RequestHead | None, window: int
     ) -> None:
         self.connection = connection
         self.id = number

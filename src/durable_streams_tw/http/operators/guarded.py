@@ -14,7 +14,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from durable_streams_tw.auth.grants import Grants, Verb
 from durable_streams_tw.auth.identities import Identity
 from durable_streams_tw.http import problems
-from durable_streams_tw.http.handlers.authorization import Admission, forbidden
+from durable_streams_tw.http.handlers.authorization import AuthorizedHandler, forbidden
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
 from durable_streams_tw.http.twisted_web import request_target
@@ -62,12 +62,12 @@ _RULES: Final[dict[bytes, May | None]] = {
 }
 
 
-class GuardedOperators(Resource):
+class AuthorizedOperators(Resource):
     """What operators look at, behind all that is asked of requests."""
 
     isLeaf = True
 
-    def __init__(self, operators: IResource, admission: Admission) -> None:
+    def __init__(self, operators: IResource, admission: AuthorizedHandler) -> None:
         Resource.__init__(self)
         self._resource = operators
         self._admission = admission

@@ -30,7 +30,7 @@ _LIMIT: Final = re.compile("[0-9]{1,4}", re.ASCII)
 _TEXTS: Final = ("prefix", "after")
 
 
-class Listing(Resource):
+class StreamListing(Resource):
     """Pages of streams: ``?prefix=`` what their names begin with, ``?after=`` the name that the
     page before has as its own ``after``, ``?limit=`` how many at most.
 
@@ -49,7 +49,7 @@ class Listing(Resource):
         if request.method not in (b"GET", b"HEAD"):
             return send(resources.read_only(), request)
         if request.postpath:
-            return resources.Missing().render(request)
+            return resources.NotFoundResource().render(request)
         try:
             question = partial(list_streams, **_asked(request.uri.partition(b"?")[2]))
         except Refused as refused:

@@ -1,7 +1,7 @@
 """What is there for those who run the server: resources below ``/-/``, beside the streams.
 
 Every door leads here: the fast one leaves what is no stream to its site, and the site shows
-`Front` first. A path counts as it is written: ``/%2D/live`` is not below ``/-/``, at any door.
+`RootResource` first. A path counts as it is written: ``/%2D/live`` is not below ``/-/``.
 
 Pages of other sites have no business here, so nothing of this carries CORS fields, and nothing
 is kept by caches.
@@ -61,7 +61,7 @@ def read_only() -> Response:
     return refusal(_READ_ONLY)
 
 
-class Missing(Resource):
+class NotFoundResource(Resource):
     """There is nothing here."""
 
     isLeaf = True
@@ -74,7 +74,7 @@ class Missing(Resource):
         return send(refusal(_NOTHING), request)
 
 
-class Look(Resource):
+class OperatorResource(Resource):
     """One thing to look at: nothing is behind its name, and nothing can be done to it."""
 
     isLeaf = True
@@ -85,7 +85,7 @@ class Look(Resource):
     def render(self, request: Request) -> Any:
         """Show it, where that is what was asked for."""
         if request.postpath:
-            return Missing().render(request)
+            return NotFoundResource().render(request)
         if request.method not in (b"GET", b"HEAD"):
             return send(read_only(), request)
         return self.show(request)
@@ -106,7 +106,7 @@ class OperatorTree(Resource):
 
     def getChild(self, path: bytes, request: Request) -> IResource:
         """Nothing was put there."""
-        missing: IResource = Missing()
+        missing: IResource = NotFoundResource()
         return missing
 
     def render(self, request: Request) -> Any:
@@ -114,7 +114,7 @@ class OperatorTree(Resource):
         return send(refusal(_NOTHING), request)
 
 
-class Front(Resource):
+class RootResource(Resource):
     """The root of a site: ``operators`` below ``/-/``, ``streams`` for all else."""
 
     def __init__(self, operators: IResource, streams: IResource) -> None:

@@ -9,21 +9,21 @@ from twisted.internet.defer import Deferred
 
 from durable_streams_tw.http.handlers.writes import InThread
 from durable_streams_tw.live.long_poll import LongPolls
-from durable_streams_tw.live.registry import Tails
-from durable_streams_tw.live.sse.broadcaster import Fanout
+from durable_streams_tw.live.registry import FollowerRegistry
+from durable_streams_tw.live.sse.broadcaster import Broadcaster
 from durable_streams_tw.storage.api import IStreamStore
-from durable_streams_tw.storage.metrics import Levels, Meter
+from durable_streams_tw.storage.metrics import StoreMetrics, StoreStats
 
 
-class Observed:
+class ServerSnapshot:
     """One set of streams, as operators see it. Looking changes nothing and stops nobody."""
 
     def __init__(
         self,
         store: IStreamStore,
-        fanout: Fanout,
+        fanout: Broadcaster,
         long_polls: LongPolls,
-        tails: Tails,
+        tails: FollowerRegistry,
         calls: Mapping[str, int],
         connections: Callable[[], Sized],
         reactor: Any,
@@ -31,7 +31,7 @@ class Observed:
         on_disk: bool,
     ) -> None:
         #: What the store has done since now.
-        self.meter = Meter()
+        self.meter = StoreMetrics()
         store.measure(self.meter)
         #: Webhook calls so far, by result.
         self.calls = calls
@@ -45,7 +45,7 @@ class Observed:
         self._tails = tails
         self._connections = connections
 
-    def levels(self) -> Deferred[Levels | None]:
+    def levels(self) -> Deferred[StoreStats | None]:
         """How the store stands on its disk; None where it has none."""
         return self._store.levels()
 

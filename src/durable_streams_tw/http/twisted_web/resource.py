@@ -28,14 +28,14 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Request as WebRequest
 
 from durable_streams_tw.http.handlers.deferred_result import at_leisure
-from durable_streams_tw.http.handlers.streams import Decision, Operations, Respond
+from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
 from durable_streams_tw.http.headers import body_too_large
 from durable_streams_tw.http.http1.fields import CLOSING, SINGLE, doubled
 from durable_streams_tw.http.messages import Request, Response, StreamedBody
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web import request_target
 from durable_streams_tw.http.twisted_web.streaming import RequestSink, cut
-from durable_streams_tw.live.timer_queue import EqualTimeouts
+from durable_streams_tw.live.timer_queue import TimerQueue
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import SEND_TIMEOUT
 
@@ -44,14 +44,14 @@ _SINGLE: Final = SINGLE - CLOSING
 _OUTSIDE: Final = Refusal(Problem.NOT_FOUND, "streams are found elsewhere on this server")
 
 
-class StreamTree:
+class StreamResources:
     """The resources of one set of streams."""
 
     app = Klein()
 
-    def __init__(self, operations: Operations, settings: Settings, clock: IReactorTime) -> None:
+    def __init__(self, operations: RequestHandler, settings: Settings, clock: IReactorTime) -> None:
         self._operations = operations
-        self._send_timeouts = EqualTimeouts(clock, SEND_TIMEOUT)
+        self._send_timeouts = TimerQueue(clock, SEND_TIMEOUT)
         self._settings = settings
         self._klein = self.app.resource()
 
@@ -145,7 +145,7 @@ class _Mount(Resource):
 
     isLeaf = True
 
-    def __init__(self, operations: Operations, klein: KleinResource, root: bytes) -> None:
+    def __init__(self, operations: RequestHandler, klein: KleinResource, root: bytes) -> None:
         Resource.__init__(self)
         self._operations = operations
         self._klein = klein

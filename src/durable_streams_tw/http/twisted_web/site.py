@@ -27,12 +27,12 @@ from twisted.web.server import Request, Site
 from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.http import problems
 from durable_streams_tw.http.body_budget import NO_ROOM, BodyBudget
-from durable_streams_tw.http.connection_limiter import Room, TurnedAway
-from durable_streams_tw.http.handlers.streams import Decision, Operations, Respond
-from durable_streams_tw.http.headers import Policies, body_too_large
-from durable_streams_tw.http.http1.chunked import Chunks
+from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
+from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
+from durable_streams_tw.http.headers import ResponseHeaders, body_too_large
+from durable_streams_tw.http.http1.chunked import ChunkedBody
 from durable_streams_tw.http.http1.head import check_line, check_start, read_head
-from durable_streams_tw.http.http1.header_section import RefusedHead, Surroundings
+from durable_streams_tw.http.http1.header_section import HeadContext, RefusedHead
 from durable_streams_tw.http.http1.socket_writer import hang_up_on
 from durable_streams_tw.http.http2.connection import Http2Factory
 from durable_streams_tw.http.messages import Response
@@ -379,7 +379,7 @@ class _ChunkDecoder:
         # `StreamChannel.end_body` cuts the cycle.
         self._finish: Any = channel._finishRequestBody
         self._request = request
-        self._chunks = Chunks(limit)
+        self._chunks = ChunkedBody(limit)
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes of the body, and perhaps what comes after it."""
@@ -459,8 +459,8 @@ class StreamSite(Site):
     def __init__(
         self,
         resource: IResource,
-        operations: Operations,
-        policies: Policies,
+        operations: RequestHandler,
+        policies: ResponseHeaders,
         settings: Settings,
         reactor: IReactorTime,
         root: bytes,
@@ -481,9 +481,9 @@ class StreamSite(Site):
         self.body_timeout = settings.body_timeout
         #: What decides on requests by their heads; None stands for no decision.
         self.decide: Decide | None = None
-        self.room = Room(settings)
+        self.room = ConnectionLimiter(settings)
         self.max_body = settings.max_body
-        self.surroundings = Surroundings(b"/", settings.max_body)
+        self.surroundings = HeadContext(b"/", settings.max_body)
         self.bodies = BodyBudget(settings.body_memory)
         self.connections: set[_Connection] = set()
         self._draining: LoopingCall | None = None
@@ -500,7 +500,7 @@ class StreamSite(Site):
     def buildProtocol(self, address: IAddress | None) -> Any:
         """Take a connection, or turn it away where there are too many."""
         if not self.room.has_room_for(address):
-            return TurnedAway(self.room, self.reactor)
+            return RejectedConnection(self.room, self.reactor)
         return Site.buildProtocol(self, address)
 
     def startFactory(self) -> None:
@@ -538,7 +538,7 @@ class _Elsewhere:
     """Stands in for a site that is not ours."""
 
     def __init__(self) -> None:
-        self.policies = Policies()
+        self.policies = ResponseHeaders()
         self.max_body = limits.MAX_BODY
         self.bodies = BodyBudget(limits.MAX_BODIES)
 

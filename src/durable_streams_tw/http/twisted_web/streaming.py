@@ -12,7 +12,7 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from durable_streams_tw.http.messages import BodyProducer, Follow
-from durable_streams_tw.live.timer_queue import EqualTimeouts, Timeout
+from durable_streams_tw.live.timer_queue import Timeout, TimerQueue
 
 
 @implementer(IPushProducer)
@@ -24,7 +24,7 @@ class RequestSink:
     as long as ``timeouts`` says is cut.
     """
 
-    def __init__(self, request: Request, timeouts: EqualTimeouts) -> None:
+    def __init__(self, request: Request, timeouts: TimerQueue) -> None:
         self._request = request
         self._timeouts = timeouts
         # Runs while the transport is full.

@@ -8,10 +8,10 @@ from twisted.internet.interfaces import IReactorTime
 
 from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.live.piece_size import PieceSize
-from durable_streams_tw.live.registry import Tails
+from durable_streams_tw.live.registry import FollowerRegistry
 from durable_streams_tw.live.sse.feed import Feed
-from durable_streams_tw.live.sse.subscriber import Sink, Subscriber, Surroundings
-from durable_streams_tw.live.timer_queue import EqualTimeouts
+from durable_streams_tw.live.sse.subscriber import EventSink, FeedContext, Subscriber
+from durable_streams_tw.live.timer_queue import TimerQueue
 from durable_streams_tw.protocol import cursors
 from durable_streams_tw.protocol.limits import (
     SSE_COMMENT_INTERVAL,
@@ -20,7 +20,7 @@ from durable_streams_tw.protocol.limits import (
 )
 from durable_streams_tw.storage.api import Chunk, IStreamStore
 
-__all__ = ["Fanout", "Sink", "Subscriber"]
+__all__ = ["Broadcaster", "EventSink", "Subscriber"]
 
 # Equal timeouts of readers may fire together within this part of their length.
 _SLACK = 1 / 64
@@ -29,7 +29,7 @@ _SLACK = 1 / 64
 _LIFETIMES = [1 - SSE_LIFETIME_SPREAD * step / SSE_LIFETIMES for step in range(SSE_LIFETIMES)]
 
 
-class Fanout:
+class Broadcaster:
     """The event streams of one store.
 
     A connection ends after ``reconnect_interval`` seconds, or a little earlier by chance, and is
@@ -41,7 +41,7 @@ class Fanout:
     def __init__(
         self,
         store: IStreamStore,
-        tails: Tails,
+        tails: FollowerRegistry,
         clock: IReactorTime,
         reconnect_interval: float,
         comment_interval: float = SSE_COMMENT_INTERVAL,
@@ -51,13 +51,13 @@ class Fanout:
         wall: Seconds | None = None,
     ) -> None:
         self._random = random
-        self._around = Surroundings(
+        self._around = FeedContext(
             store,
             tails,
             clock,
-            EqualTimeouts(clock, comment_interval, comment_interval * _SLACK),
+            TimerQueue(clock, comment_interval, comment_interval * _SLACK),
             [
-                EqualTimeouts(clock, part * reconnect_interval, reconnect_interval * _SLACK)
+                TimerQueue(clock, part * reconnect_interval, reconnect_interval * _SLACK)
                 for part in _LIFETIMES
             ],
             random,
@@ -81,7 +81,7 @@ class Fanout:
         """How many have been cut so far, or have gone while their transport was full."""
         return self._around.dropped
 
-    def subscribe(self, chunk: Chunk, cursor: int | None, sink: Sink) -> Subscriber:
+    def subscribe(self, chunk: Chunk, cursor: int | None, sink: EventSink) -> Subscriber:
         """Send a stream to ``sink``, beginning with ``chunk``, which was just read.
 
         ``chunk`` is at most about `limits.READ_PIECE` bytes; ``cursor`` is what the client

@@ -13,7 +13,7 @@ _CR: Final = 0x0D
 _LF: Final = 0x0A
 
 
-class Piece:
+class EventBatch:
     """What readers at ``start`` are sent next, of a stream that is ``state``.
 
     ``data`` are the bytes from there; ``drained`` says that whoever had them had no more.

@@ -6,9 +6,9 @@ from twisted.internet.defer import maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from durable_streams_tw.live.sse.event_batch import Piece
-from durable_streams_tw.live.sse.subscriber import READY, Subscriber, Surroundings
-from durable_streams_tw.live.sse.tail_buffer import Window
+from durable_streams_tw.live.sse.event_batch import EventBatch
+from durable_streams_tw.live.sse.subscriber import READY, FeedContext, Subscriber
+from durable_streams_tw.live.sse.tail_buffer import TailBuffer
 from durable_streams_tw.protocol import cursors, sse
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.sse import Framing
@@ -43,18 +43,18 @@ class Feed:
         "window",
     )
 
-    def __init__(self, around: Surroundings, state: StreamState) -> None:
+    def __init__(self, around: FeedContext, state: StreamState) -> None:
         self.around = around
         self.kind = sse.framing(state.content_type)
         self.tail = around.tails.follow(state, self)
-        self.window = Window(self.tail.state.tail, self.kind is Framing.JSON)
+        self.window = TailBuffer(self.tail.state.tail, self.kind is Framing.JSON)
         self.tail.window = self.window
         self.subscribers: set[Subscriber] = set()
         self.ready: dict[Subscriber, None] = {}
         self._round: list[Subscriber] = []
         self._round_of = self._pieces_of = self.tail.version
         self._again = False
-        self._pieces: dict[tuple[int, bool], Piece | None] = {}
+        self._pieces: dict[tuple[int, bool], EventBatch | None] = {}
         self._reads: dict[int, list[Subscriber]] = {}
 
     def remove(self, subscriber: Subscriber) -> None:
@@ -97,7 +97,7 @@ class Feed:
         current = cursors.interval_at(self.around.wall())
         position = cursor = -1
         after_cr = False
-        piece: Piece | None = None
+        piece: EventBatch | None = None
         frame = b""
         for subscriber in batch:
             if subscriber.place is not READY:
@@ -118,7 +118,7 @@ class Feed:
                 frame = piece.frame(cursor)
             subscriber.deliver(piece, frame, now)
 
-    def _shared(self, position: int, after_cr: bool) -> Piece | None:
+    def _shared(self, position: int, after_cr: bool) -> EventBatch | None:
         pieces = self._pieces
         if self._pieces_of != self.tail.version:
             self._pieces_of = self.tail.version
@@ -130,14 +130,14 @@ class Feed:
             pieces[key] = self.cut(position, after_cr)
         return pieces[key]
 
-    def cut(self, position: int, after_cr: bool) -> Piece | None:
+    def cut(self, position: int, after_cr: bool) -> EventBatch | None:
         """What comes at a position, from the window; None where only the store knows."""
         window, state = self.window, self.tail.state
         data = window.slice(position, self.around.pieces.bytes)
         if data is None or (not data and position < state.tail):
             return None
         drained = position + len(data) >= window.end
-        piece = Piece(self.kind, state, position, data, drained, after_cr)
+        piece = EventBatch(self.kind, state, position, data, drained, after_cr)
         if piece.reach < state.tail and not piece.says_something(position):
             # The start of a character whose rest was seen elsewhere before it was told here.
             return None
@@ -170,11 +170,11 @@ class Feed:
                 subscriber.refused(answer)
             return
         self.tail.saw(answer.state)
-        pieces: dict[bool, Piece] = {}
+        pieces: dict[bool, EventBatch] = {}
         for subscriber in waiting:
             after_cr = subscriber.after_cr
             if after_cr not in pieces:
-                pieces[after_cr] = Piece(
+                pieces[after_cr] = EventBatch(
                     self.kind, self.tail.state, position, answer.data, answer.at_tail, after_cr
                 )
             subscriber.took(pieces[after_cr], answer.at_tail)

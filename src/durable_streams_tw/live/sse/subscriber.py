@@ -23,9 +23,9 @@ from zope.interface import implementer
 
 from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.live.piece_size import PieceSize
-from durable_streams_tw.live.registry import Tails
-from durable_streams_tw.live.sse.event_batch import Piece
-from durable_streams_tw.live.timer_queue import EqualTimeouts, Timeout
+from durable_streams_tw.live.registry import FollowerRegistry
+from durable_streams_tw.live.sse.event_batch import EventBatch
+from durable_streams_tw.live.timer_queue import Timeout, TimerQueue
 from durable_streams_tw.protocol import cursors, sse
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.storage.api import Chunk, IStreamStore
@@ -39,7 +39,7 @@ _log = Logger()
 _CHUNK_COST = 8
 
 
-class Sink(Protocol):
+class EventSink(Protocol):
     """Where an event stream goes: one response's body."""
 
     def write(self, data: bytes) -> None:
@@ -64,7 +64,7 @@ class Place(Enum):
 NEW, BEHIND, READY, DONE = Place.NEW, Place.BEHIND, Place.READY, Place.DONE
 
 
-class Surroundings:
+class FeedContext:
     """What all feeds of a server share."""
 
     __slots__ = (
@@ -75,10 +75,10 @@ class Surroundings:
     def __init__(
         self,
         store: IStreamStore,
-        tails: Tails,
+        tails: FollowerRegistry,
         clock: IReactorTime,
-        comments: EqualTimeouts,
-        lifetimes: Sequence[EqualTimeouts],
+        comments: TimerQueue,
+        lifetimes: Sequence[TimerQueue],
         random: Callable[[], float],
         pieces: PieceSize,
         wall: Seconds,
@@ -122,7 +122,7 @@ class Subscriber:
         "position",
     )
 
-    def __init__(self, feed: Feed, chunk: Chunk, floor: int, sink: Sink) -> None:
+    def __init__(self, feed: Feed, chunk: Chunk, floor: int, sink: EventSink) -> None:
         around = feed.around
         self.feed = feed
         self.floor = floor
@@ -131,7 +131,7 @@ class Subscriber:
         self.after_cr = False
         self._chunk: Chunk | None = chunk
         # None once it has ended: the sink holds the subscriber.
-        self._sink: Sink | None = sink
+        self._sink: EventSink | None = sink
         self._paused = False
         # Until it has taken the first piece it may be one that takes none.
         self._slow = False
@@ -192,7 +192,7 @@ class Subscriber:
             self._go_on(piece)
         return _CHUNK_COST
 
-    def deliver(self, piece: Piece, frame: bytes, now: float) -> None:
+    def deliver(self, piece: EventBatch, frame: bytes, now: float) -> None:
         """Write a piece's frame; behind the last one, end."""
         self.position = piece.end
         self.after_cr = piece.leaves_cr
@@ -209,7 +209,7 @@ class Subscriber:
         del self.feed.ready[self]
         self.feed.around.tails.soon(self)
 
-    def took(self, piece: Piece, drained: bool) -> None:
+    def took(self, piece: EventBatch, drained: bool) -> None:
         """The store has answered; ``drained`` says that its bytes reach the tail it saw."""
         self._reading = False
         if self.place is DONE:
@@ -265,12 +265,12 @@ class Subscriber:
         self.place = BEHIND
         feed = self.feed
         state = feed.tail.state
-        piece = Piece(feed.kind, state, chunk.start, chunk.data, chunk.at_tail, False)
+        piece = EventBatch(feed.kind, state, chunk.start, chunk.data, chunk.at_tail, False)
         self._show(piece, sse.reconnection_time(feed.around.random()))
         if feed.around.stopping:
             self.finish()
 
-    def _go_on(self, piece: Piece) -> None:
+    def _go_on(self, piece: EventBatch) -> None:
         if piece.says_something(self.position):
             self._show(piece)
         if self.place is DONE or self._paused:
@@ -282,7 +282,7 @@ class Subscriber:
         else:
             feed.around.tails.soon(self)
 
-    def _show(self, piece: Piece, opening: bytes = b"") -> None:
+    def _show(self, piece: EventBatch, opening: bytes = b"") -> None:
         now = self.feed.around.clock.seconds()
         cursor = max(self.floor, cursors.interval_at(self.feed.around.wall()))
         self.deliver(piece, opening + piece.frame(cursor), now)

@@ -7,7 +7,7 @@ from durable_streams_tw.protocol.limits import READ_PIECE, TAIL_WINDOW
 _STEP = READ_PIECE // 4
 
 
-class Window:
+class TailBuffer:
     """Stored bytes ``[start, end)`` of one stream, at most `TAIL_WINDOW` of them.
 
     It grows at the end with commits and is trimmed at the start. ``whole`` streams (JSON

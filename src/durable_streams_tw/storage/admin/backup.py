@@ -40,7 +40,7 @@ from durable_streams_tw.storage.admin.copy import (
     prove,
     refuse_flawed,
 )
-from durable_streams_tw.storage.admin.data_dir import CLAIM_FILE, Claim
+from durable_streams_tw.storage.admin.data_dir import CLAIM_FILE, DataDirLock
 from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine import codec
@@ -92,7 +92,7 @@ def back_up(
     _refuse_used(directory, destination)
     _discard_partial(destination, others)
     draft = _make_draft(destination)
-    claim = Claim(draft)
+    claim = DataDirLock(draft)
     try:
         began_at = now()
         with Inspection(directory, tolerant=even_flawed) as source:
@@ -186,7 +186,7 @@ def _discard_partial(destination: str, others: Sequence[str]) -> None:
             if not entry.name.startswith(f"{name}{_PARTIAL}-") or not _is_own(entry):
                 continue
             with suppress(StoreUnusable):
-                claim = Claim(entry.path, known)
+                claim = DataDirLock(entry.path, known)
                 try:
                     if set(os.listdir(entry.path)) <= known | {CLAIM_FILE}:
                         shutil.rmtree(entry.path)

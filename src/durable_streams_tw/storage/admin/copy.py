@@ -17,7 +17,7 @@ from durable_streams_tw.storage.admin.fsck.findings import Finding
 from durable_streams_tw.storage.admin.fsck.store import check
 from durable_streams_tw.storage.admin.inspect import Inspection, Leaking
 from durable_streams_tw.storage.api import StoreUnusable
-from durable_streams_tw.storage.engine.kv import Buffer, KeyspaceFailed, Snapshot
+from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, Snapshot
 from durable_streams_tw.storage.engine.wal.checkpoint import Mark
 from durable_streams_tw.storage.engine.wal.format import Entry
 from durable_streams_tw.storage.files import open_file
@@ -104,7 +104,7 @@ def copy_store(source: Inspection, path: str, progress: Progress) -> CopiedFile:
             return source.unapplied(mark, journaled)
 
         return _described(path) if complete(path, unapplied) else copied
-    except KeyspaceFailed as failure:
+    except EngineFailed as failure:
         raise StoreUnusable(f"{path} cannot be made: {failure}") from None
 
 
@@ -185,7 +185,7 @@ class Watched:
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        """The map as the last commit left it. Raises `KeyspaceFailed`."""
+        """The map as the last commit left it. Raises `EngineFailed`."""
         with self._source.snapshot() as view:
             yield _WatchedSnapshot(view, self._step)
         self._progress(self._what, self._count, self._count)

@@ -27,7 +27,7 @@ _ATTEMPTS: Final = 100
 _PAUSE: Final = 0.01
 
 
-class Claim:
+class DataDirLock:
     """An exclusive hold on a directory; one process, and one store in it, owns it.
 
     The directory is made if it is missing. Without a store in it, it may hold files of the
@@ -126,8 +126,8 @@ def owner(directory: str) -> int | None:
 def _owned(descriptor: int) -> bool:
     """Return whether a claim file is locked by an owner. Raises `OSError`.
 
-    The lock that finds out is shared, so that several processes may ask at once. A `Claim` that
-    meets it tries again.
+    The lock that finds out is shared, so that several processes may ask at once. A `DataDirLock`
+    that meets it tries again.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -153,11 +153,11 @@ def _refuse_others(directory: str) -> None:
         return
     if found.st_uid == os.geteuid():
         os.chmod(directory, stat.S_IMODE(found.st_mode) & ~stat.S_IWOTH)
-        Claim._log.warn(
+        DataDirLock._log.warn(
             "all users could write to {directory}: now they cannot", directory=directory
         )
     else:
-        Claim._log.warn(
+        DataDirLock._log.warn(
             "all users can write to the data directory {directory}: run chmod o-w on it",
             directory=directory,
         )

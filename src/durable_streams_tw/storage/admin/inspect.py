@@ -22,7 +22,7 @@ from durable_streams_tw.storage.admin.data_dir import owner, visit
 from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine.codec import CorruptRecord
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed, Snapshot, View
+from durable_streams_tw.storage.engine.kv import EngineFailed, Snapshot, View
 from durable_streams_tw.storage.engine.lmdb import (
     DATA_FILE,
     LOCK_FILE,
@@ -114,7 +114,7 @@ class Inspection:
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        """The store as the last commit left it. Raises `KeyspaceFailed`."""
+        """The store as the last commit left it. Raises `EngineFailed`."""
         for _ in range(_ATTEMPTS):
             # The journal first: what leaves it in between is in the map by then.
             journaled = self.journaled()
@@ -129,14 +129,14 @@ class Inspection:
                 if left is not None:
                     yield view
                     return
-        raise KeyspaceFailed(CHANGING)
+        raise EngineFailed(CHANGING)
 
     def unapplied(self, mark: Mark, journaled: Sequence[Entry]) -> list[Entry] | None:
         """Return the entries that a map with a mark lacks, in order.
 
         ``journaled`` are the entries that were read before the map. Return None if the map has
         parts of batches that the journal does not have any more, since the store's own map has
-        moved on. Raises `KeyspaceFailed` if batches are lost, unless the inspection is tolerant.
+        moved on. Raises `EngineFailed` if batches are lost, unless the inspection is tolerant.
         """
         left = behind(mark, journaled)
         if left is not None or self._journal is None:
@@ -148,13 +148,13 @@ class Inspection:
         try:
             found = survey(self._journal, mark)
         except StoreUnusable as unusable:
-            raise KeyspaceFailed(str(unusable)) from None
+            raise EngineFailed(str(unusable)) from None
         with self._map() as view:
             # A file of the journal is written again only after the mark has passed its entries.
             if self._mark(view) != mark:
                 return None
         if found.findings and not self._tolerant:
-            raise KeyspaceFailed(found.findings[0])
+            raise EngineFailed(found.findings[0])
         return found.left
 
     @contextmanager
@@ -162,7 +162,7 @@ class Inspection:
         try:
             transaction = self._environment.begin(buffers=True)
         except lmdb.Error as error:
-            raise KeyspaceFailed(str(error)) from error
+            raise EngineFailed(str(error)) from error
         try:
             yield LMDBSnapshot(transaction, 0)
         finally:
@@ -172,7 +172,7 @@ class Inspection:
 
     def journaled(self) -> list[Entry]:
         """What the journal has at this moment; the map may have it too. Raises `StoreUnusable`
-        and `KeyspaceFailed`."""
+        and `EngineFailed`."""
         if self._journal is None:
             return []
         with self._map() as view:
@@ -190,7 +190,7 @@ class Inspection:
             with self._map() as view:
                 mark = self._mark(view)
             sentences = [] if mark is None else survey(self._journal, mark).findings
-        except KeyspaceFailed as failure:
+        except EngineFailed as failure:
             raise StoreUnusable(f"{self._path} cannot be read: {failure}") from None
         return [Finding(Flaw.JOURNAL, b"", sentence) for sentence in sentences]
 

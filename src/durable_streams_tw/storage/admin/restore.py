@@ -23,7 +23,7 @@ from durable_streams_tw.storage.admin.copy import (
     refuse_flawed,
 )
 from durable_streams_tw.storage.admin.copy_completion import part
-from durable_streams_tw.storage.admin.data_dir import CLAIM_FILE, Claim, exchange
+from durable_streams_tw.storage.admin.data_dir import CLAIM_FILE, DataDirLock, exchange
 from durable_streams_tw.storage.admin.inspect import Inspection, give_to_owner
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LOCK_FILE
@@ -51,7 +51,7 @@ def restore(
     manifest = read_manifest(backup)
     if os.path.exists(os.path.join(directory, DATA_FILE)):
         raise StoreUnusable(f"{directory} has a store already: a restore overwrites nothing")
-    claim = Claim(directory, _left_behind(directory, manifest))
+    claim = DataDirLock(directory, _left_behind(directory, manifest))
     try:
         try:
             _fill(manifest, backup, directory, progress)
@@ -125,7 +125,7 @@ def compact(
         raise StoreUnusable(f"there is no store in {directory}")
     if os.path.islink(data):
         raise StoreUnusable(f"{data} leads elsewhere: it cannot be exchanged for another")
-    claim = Claim(directory)
+    claim = DataDirLock(directory)
     give_to_owner(os.path.join(directory, CLAIM_FILE), data)
     draft = os.path.join(directory, _COMPACTING)
     try:

@@ -17,14 +17,14 @@ from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS
 _KEPT = 1_000
 
 
-class Sized(Struct, frozen=True):
+class StreamSize(Struct, frozen=True):
     """A stream's name and how many bytes of its own it has."""
 
     path: str
     size: int
 
 
-class Census(Struct, kw_only=True):
+class StoreStatistics(Struct, kw_only=True):
     """What was counted.
 
     ``size`` is the bytes that streams have themselves, without what forks share with their
@@ -47,13 +47,13 @@ class Census(Struct, kw_only=True):
     pull_wakes: int = 0
     pending: int = 0
     unreadable: int = 0
-    largest: list[Sized] = []
+    largest: list[StreamSize] = []
 
 
-def count(view: View, top: int) -> Census:
+def count(view: View, top: int) -> StoreStatistics:
     """Walk through a store and count; name so many of the largest streams."""
-    found = Census()
-    largest: list[Sized] = []
+    found = StoreStatistics()
+    largest: list[StreamSize] = []
     for raw, value in view.scan(*codec.STREAMS):
         try:
             state = codec.unpack_stream(bytes(raw), value).state
@@ -69,7 +69,7 @@ def count(view: View, top: int) -> Census:
         found.forks += state.fork is not None
         own = state.tail - state.origin
         found.size += own
-        largest.append(Sized(state.path, own))
+        largest.append(StreamSize(state.path, own))
         if len(largest) >= max(_KEPT, 2 * top):
             largest = _top(largest, top)
     found.largest = _top(largest, top)
@@ -87,7 +87,7 @@ def count(view: View, top: int) -> Census:
     return found
 
 
-def _top(streams: list[Sized], number: int) -> list[Sized]:
+def _top(streams: list[StreamSize], number: int) -> list[StreamSize]:
     return nlargest(number, streams, key=lambda stream: stream.size)
 
 

@@ -31,7 +31,7 @@ from durable_streams_tw.protocol.subscriptions import state as subscriptions_sta
 from durable_streams_tw.protocol.subscriptions.index import Member
 from durable_streams_tw.protocol.subscriptions.outcomes import WorkItem
 from durable_streams_tw.protocol.subscriptions.state import Cursor, Kind, Subscription
-from durable_streams_tw.storage.api import Moment, Transaction
+from durable_streams_tw.storage.api import StoreSnapshot, Transaction
 from durable_streams_tw.storage.commands.appends import append, living
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.tables import (
@@ -180,7 +180,7 @@ def _event(state: Subscription, stream: StreamState, now: int) -> Append:
 
 
 def work_of(
-    records: Moment | Transaction,
+    records: StoreSnapshot | Transaction,
     look: Callable[[str], StreamState | None],
     state: Subscription,
 ) -> tuple[WorkItem, ...]:
@@ -202,7 +202,9 @@ def work_of(
     return tuple(items)
 
 
-def _around(records: Moment | Transaction, state: Subscription) -> Iterator[tuple[bytes, Cursor]]:
+def _around(
+    records: StoreSnapshot | Transaction, state: Subscription
+) -> Iterator[tuple[bytes, Cursor]]:
     first, stop = owned_range(state.number)
     begin = stream_key(state.number, state.trigger)
     yield from records.range(CURSORS, begin, stop)

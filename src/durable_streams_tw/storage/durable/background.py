@@ -20,32 +20,32 @@ from durable_streams_tw.protocol.limits import (
     SWEEP_INTERVAL,
 )
 from durable_streams_tw.storage.access_times import AccessTimes
-from durable_streams_tw.storage.durable.committer import Committed, Committer
-from durable_streams_tw.storage.durable.executor import Lanes
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.durable.committer import BatchResult, Committer
+from durable_streams_tw.storage.durable.executor import Executor
+from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 
 
-class Chore(Struct):
+class BackgroundTask(Struct):
     """Work of the store's own in the committing lane, and what follows on the reactor's
     thread: with None where there was nothing to do, or it failed."""
 
-    run: Callable[[], Committed | None]
-    then: Callable[[Committed | None], None] | None = None
+    run: Callable[[], BatchResult | None]
+    then: Callable[[BatchResult | None], None] | None = None
 
 
-class Folded(Protocol):
+class Checkpointed(Protocol):
     """A keyspace that keeps a journal."""
 
     due: Callable[[bool], None]
 
     def fold(self) -> None:
-        """Bring the map up to date. Raises `KeyspaceFull` and `KeyspaceFailed`."""
+        """Bring the map up to date. Raises `EngineFull` and `EngineFailed`."""
 
     def tend(self) -> None:
-        """Free the slots of dead readers. Raises `KeyspaceFailed`."""
+        """Free the slots of dead readers. Raises `EngineFailed`."""
 
 
-class Chores:
+class BackgroundTasks:
     """The sweep, the writing down of accesses, the folding of the journal, and what is due once
     a minute. ``now`` tells milliseconds since 1970."""
 
@@ -54,9 +54,9 @@ class Chores:
     def __init__(
         self,
         clock: IReactorTime,
-        lanes: Lanes,
+        lanes: Executor,
         committer: Committer,
-        keyspace: Folded,
+        keyspace: Checkpointed,
         access: AccessTimes,
         now: Callable[[], int],
     ) -> None:
@@ -97,7 +97,7 @@ class Chores:
                 timer.cancel()
         self._timers.clear()
         self._write_accesses_now()
-        self._lanes.write(Chore(self._fold_last))
+        self._lanes.write(BackgroundTask(self._fold_last))
 
     def _later(self, name: str, delay: float, what: Callable[[], None]) -> None:
         self._timers[name] = self._clock.callLater(delay, what)
@@ -108,12 +108,12 @@ class Chores:
         self._later("sweep", SWEEP_INTERVAL, self._sweep)
         if not self._sweeping:
             self._sweeping = True
-            self._lanes.write(Chore(self._committer.sweep, self._swept))
+            self._lanes.write(BackgroundTask(self._committer.sweep, self._swept))
 
-    def _swept(self, committed: Committed | None) -> None:
+    def _swept(self, committed: BatchResult | None) -> None:
         self._sweeping = committed is not None and committed.more and self._running
         if self._sweeping:
-            self._lanes.write(Chore(self._committer.sweep, self._swept))
+            self._lanes.write(BackgroundTask(self._committer.sweep, self._swept))
 
     # -- accesses -----------------------------------------------------------------------------
 
@@ -141,9 +141,9 @@ class Chores:
             self._accesses = None
             return
         write = partial(self._committer.write_accesses, part.items())
-        self._lanes.write(Chore(write, partial(self._accesses_done, part)))
+        self._lanes.write(BackgroundTask(write, partial(self._accesses_done, part)))
 
-    def _accesses_done(self, accesses: dict[int, int], committed: Committed | None) -> None:
+    def _accesses_done(self, accesses: dict[int, int], committed: BatchResult | None) -> None:
         if committed is None or committed.failed:
             self._access.give_back(accesses)
         else:
@@ -180,7 +180,7 @@ class Chores:
 
     def _not_folded(self, failure: Failure) -> None:
         self._folding = False
-        if failure.check(KeyspaceFull, KeyspaceFailed) is None:
+        if failure.check(EngineFull, EngineFailed) is None:
             self._log.failure("folding the journal failed", failure)
         elif not self._fold_fails:
             self._log.error(
@@ -192,7 +192,7 @@ class Chores:
     def _fold_last(self) -> None:
         try:
             self._keyspace.fold()
-        except (KeyspaceFull, KeyspaceFailed) as failure:
+        except (EngineFull, EngineFailed) as failure:
             # The next start finds it in the journal.
             self._log.error("the journal is not folded in: {reason}", reason=failure)
 
@@ -200,10 +200,10 @@ class Chores:
 
     def _tend(self) -> None:
         self._later("tend", READER_CHECK_INTERVAL, self._tend)
-        self._lanes.write(Chore(self._tend_keyspace))
+        self._lanes.write(BackgroundTask(self._tend_keyspace))
 
     def _tend_keyspace(self) -> None:
         try:
             self._keyspace.tend()
-        except (KeyspaceFull, KeyspaceFailed) as failure:
+        except (EngineFull, EngineFailed) as failure:
             self._log.error("the store cannot be tended: {reason}", reason=failure)

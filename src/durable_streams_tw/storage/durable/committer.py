@@ -38,19 +38,19 @@ from durable_streams_tw.protocol.limits import (
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import LinkStreams, Subscribe
 from durable_streams_tw.storage.access_times import AccessTimes
-from durable_streams_tw.storage.api import Change, Command, Note, Outcome
+from durable_streams_tw.storage.api import Change, Command, Outcome, RecordChange
 from durable_streams_tw.storage.commands.appends import FULL
 from durable_streams_tw.storage.commands.streams import apply, expire, touch
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.transaction import BatchTransaction
-from durable_streams_tw.storage.durable.write_cache import Written
+from durable_streams_tw.storage.durable.write_cache import WriteCache
 from durable_streams_tw.storage.engine import codec, record_access
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.format_version import first_id
 from durable_streams_tw.storage.engine.kv import (
-    Keyspace,
-    KeyspaceFailed,
-    KeyspaceFull,
+    EngineFailed,
+    EngineFull,
+    KeyValueEngine,
     WriteBatch,
 )
 
@@ -68,7 +68,7 @@ _SLOWEST: Final = 32
 _SPARED: Final = 16
 
 
-class Committed(Struct, frozen=True):
+class BatchResult(Struct, frozen=True):
     """What came of a batch.
 
     ``outcomes`` belong to the commands in order, and to as many of them as there was time for;
@@ -86,7 +86,7 @@ class Committed(Struct, frozen=True):
     more: bool = False
     failed: bool = False
     doubt: int | None = None
-    notes: Sequence[Note] = ()
+    notes: Sequence[RecordChange] = ()
     seconds: float = 0.0
 
 
@@ -103,7 +103,7 @@ class Committer:
 
     def __init__(
         self,
-        keyspace: Keyspace,
+        keyspace: KeyValueEngine,
         access: AccessTimes,
         now: Callable[[], int],
         reserve: int = 0,
@@ -125,20 +125,20 @@ class Committer:
         # How far it has come.
         self._passed = _NOTHING_PASSED
         # No id that an earlier process or a copy of the store has given.
-        self._written = Written(first_id(now()), max_producers)
+        self._written = WriteCache(first_id(now()), max_producers)
         # Streams that a commit of unknown outcome was to change, as it was to leave them.
         self._doubtful: dict[int, StreamState] = {}
         # Watched records that it was to change, by whole key.
-        self._doubtful_notes: dict[bytes, Note] = {}
+        self._doubtful_notes: dict[bytes, RecordChange] = {}
 
-    def step(self, commands: Sequence[Command]) -> Committed:
+    def step(self, commands: Sequence[Command]) -> BatchResult:
         """Carry out commands in one commit, one at least and as many as BATCH_TIME allows.
 
         Raises nothing that a disk or a client can cause.
         """
         return self._step(commands, None, self._clock() + BATCH_TIME)
 
-    def _step(self, commands: Sequence[Command], full: bool | None, until: float) -> Committed:
+    def _step(self, commands: Sequence[Command], full: bool | None, until: float) -> BatchResult:
         """Carry out commands up to a time of the clock.
 
         ``full`` says that nothing may grow; None, that this is to be found out.
@@ -149,7 +149,7 @@ class Committer:
                 if full is None:
                     full = not self._has_room()
                 batch = self._keyspace.begin()
-            except KeyspaceFailed as failure:
+            except EngineFailed as failure:
                 return self._failed(len(commands), UNAVAILABLE, failure)
             transaction = BatchTransaction(batch, self._written, self._access, not full)
             try:
@@ -157,14 +157,14 @@ class Committer:
                 outcomes = self._decide(transaction, commands, full, spared, until)
                 if outcomes is not None:
                     return self._commit(batch, transaction, outcomes)
-            except KeyspaceFull as failure:
+            except EngineFull as failure:
                 if full:
                     self._drop(batch)
                     if len(commands) > 1:
                         return self._in_halves(commands, full, until)
                     return self._failed(1, FULL, failure)
                 full = True
-            except KeyspaceFailed as failure:
+            except EngineFailed as failure:
                 return self._unknown(batch, transaction, len(commands), failure)
             except BaseException:
                 self._drop(batch)
@@ -174,7 +174,7 @@ class Committer:
                 # Each costs the whole batch another beginning.
                 return self._in_halves(commands, full, until)
 
-    def sweep(self) -> Committed | None:
+    def sweep(self) -> BatchResult | None:
         """End expired streams and free a step's worth of ended streams' bytes.
 
         None where there is nothing to do. ``more`` says that another step is due at once.
@@ -186,7 +186,7 @@ class Committer:
             try:
                 # First of all, for it makes a broken keyspace whole again.
                 batch = self._keyspace.begin()
-            except KeyspaceFailed as failure:
+            except EngineFailed as failure:
                 return self._failed(0, UNAVAILABLE, failure)
             portion = min(self._portion, self._pace)
             transaction = BatchTransaction(batch, self._written, self._access)
@@ -215,23 +215,23 @@ class Committer:
                     self._passed = passed if more else _NOTHING_PASSED
                     self._portion = min(2 * self._portion, _LARGEST)
                     return committed
-            except KeyspaceFull as failure:
+            except EngineFull as failure:
                 if self._portion == 1:
                     self._drop(batch)
                     return self._failed(0, FULL, failure)
                 self._portion = max(self._portion // 8, 1)
-            except KeyspaceFailed as failure:
+            except EngineFailed as failure:
                 return self._unknown(batch, transaction, 0, failure)
             except BaseException:
                 self._drop(batch)
                 raise
             self._drop(batch)
 
-    def write_accesses(self, accesses: Iterable[tuple[int, int]]) -> Committed:
+    def write_accesses(self, accesses: Iterable[tuple[int, int]]) -> BatchResult:
         """Write down when streams were last read: pairs of id and ms since 1970."""
         try:
             batch = self._keyspace.begin()
-        except KeyspaceFailed as failure:
+        except EngineFailed as failure:
             return self._failed(0, UNAVAILABLE, failure)
         transaction = BatchTransaction(batch, self._written, self._access)
         try:
@@ -242,10 +242,10 @@ class Committer:
                 except CorruptRecord as corrupt:
                     self._log.error("{corrupt}", corrupt=corrupt)
             return self._commit(batch, transaction, [])
-        except KeyspaceFull as failure:
+        except EngineFull as failure:
             self._drop(batch)
             return self._failed(0, FULL, failure)
-        except KeyspaceFailed as failure:
+        except EngineFailed as failure:
             return self._unknown(batch, transaction, 0, failure)
         except BaseException:
             self._drop(batch)
@@ -257,20 +257,20 @@ class Committer:
             if not self._has_room():
                 return "there is no room: streams cannot grow until some is made"
             self._keyspace.begin().abort()
-        except KeyspaceFailed as failure:
+        except EngineFailed as failure:
             return f"the disk failed: {failure}"
         return None
 
     # -- one batch ----------------------------------------------------------------------------
 
-    def _in_halves(self, commands: Sequence[Command], full: bool, until: float) -> Committed:
+    def _in_halves(self, commands: Sequence[Command], full: bool, until: float) -> BatchResult:
         """Carry out a batch in two, or the first of them where there is no time for more."""
         half = len(commands) // 2
         first = self._step(commands[:half], full, until)
         if len(first.outcomes) < half or self._clock() >= until:
             return first
         second = self._step(commands[half:], full, until)
-        return Committed(
+        return BatchResult(
             first.outcomes + second.outcomes,
             first.changes + second.changes,
             {**first.published, **second.published},
@@ -317,7 +317,7 @@ class Committer:
                     if transaction.writes != writes:
                         spared[index] = CORRUPT
                         return None
-                except (KeyspaceFull, KeyspaceFailed):
+                except (EngineFull, EngineFailed):
                     raise
                 except Exception:  # noqa: BLE001 - whatever it is, it is one command's
                     self._log.failure("a command failed")
@@ -332,7 +332,7 @@ class Committer:
         transaction: BatchTransaction,
         outcomes: list[Outcome],
         more: bool = False,
-    ) -> Committed:
+    ) -> BatchResult:
         seconds = 0.0
         if transaction.flush():
             begun = perf_counter()
@@ -344,7 +344,7 @@ class Committer:
         self._doubtful.clear()
         self._doubtful_notes.clear()
         self._written.trim()
-        return Committed(
+        return BatchResult(
             outcomes,
             transaction.changes,
             transaction.published,
@@ -370,28 +370,28 @@ class Committer:
                 value = record_access.load(batch, note.table, note.key)
             except CorruptRecord:
                 continue
-            transaction.notes.append(Note(note.table, note.key, value))
+            transaction.notes.append(RecordChange(note.table, note.key, value))
 
     def _drop(self, batch: WriteBatch) -> None:
         batch.abort()
         self._written.clear()
         self._passed = _NOTHING_PASSED
 
-    def _failed(self, count: int, refusal: Refusal, failure: Exception) -> Committed:
+    def _failed(self, count: int, refusal: Refusal, failure: Exception) -> BatchResult:
         self._written.clear()
         self._log.error("a batch was not written: {reason}", reason=failure)
-        return Committed([refusal] * count, [], {}, 0, failed=True)
+        return BatchResult([refusal] * count, [], {}, 0, failed=True)
 
     def _unknown(
         self, batch: WriteBatch, transaction: BatchTransaction, count: int, failure: Exception
-    ) -> Committed:
+    ) -> BatchResult:
         self._drop(batch)
         for change in transaction.changes:
             self._doubtful[change.state.id] = change.state
         for note in transaction.notes:
             self._doubtful_notes[note.table.prefix + note.key] = note
         self._log.error("the outcome of a batch is unknown: {reason}", reason=failure)
-        return Committed([UNKNOWN] * count, [], {}, 0, failed=True, doubt=self._keyspace.floor)
+        return BatchResult([UNKNOWN] * count, [], {}, 0, failed=True, doubt=self._keyspace.floor)
 
     def _has_room(self) -> bool:
         keyspace = self._keyspace
@@ -435,7 +435,7 @@ class Committer:
                 transaction.reindex(stream_id, found_at, deadline)
             except CorruptRecord as corrupt:
                 self._log.error("{corrupt}", corrupt=corrupt)
-            except (KeyspaceFull, KeyspaceFailed):
+            except (EngineFull, EngineFailed):
                 raise
             except Exception:  # noqa: BLE001 - the others' time has come too
                 self._log.failure("ending an expired stream failed")

@@ -21,7 +21,7 @@ T = TypeVar("T")
 Job = Any
 
 
-class Lanes(Protocol):
+class Executor(Protocol):
     """How a store gets its work done elsewhere."""
 
     def start(self, work: Callable[[list[Job]], None]) -> None:
@@ -40,7 +40,7 @@ class Lanes(Protocol):
         """Finish what has queued, then end."""
 
 
-class ThreadLanes:
+class ThreadExecutor:
     """Lanes of real threads beside a reactor; ``timers`` (default: the reactor's) say when a
     turn is over."""
 

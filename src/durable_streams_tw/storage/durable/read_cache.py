@@ -14,24 +14,24 @@ from durable_streams_tw.protocol.limits import CHUNK_CACHE, CHUNK_CACHE_ENTRY, S
 from durable_streams_tw.protocol.streams.state import StreamState
 
 
-class Unpublished:
+class NotCached:
     """Stands for a path of which nothing is known here."""
 
 
-UNPUBLISHED: Final = Unpublished()
+NOT_CACHED: Final = NotCached()
 
 
-class Published:
+class StateCache:
     """A bounded memory of states by path; None is known absence."""
 
     def __init__(self, size: int = STATE_CACHE) -> None:
         self._states: BoundedCache[str, tuple[StreamState | None, int]] = BoundedCache(size)
         self._dropped = 0
 
-    def get(self, path: str) -> StreamState | Unpublished | None:
+    def get(self, path: str) -> StreamState | NotCached | None:
         """The state of a path's stream, None where it has none."""
         known = self._states.get(path)
-        return UNPUBLISHED if known is None else known[0]
+        return NOT_CACHED if known is None else known[0]
 
     def put(self, path: str, state: StreamState | None, version: int) -> bool:
         """Take in a state that a commit left; whether it is the newest that is known."""
@@ -65,7 +65,7 @@ def _weigh(data: bytes) -> int:
     return len(data) + _OVERHEAD
 
 
-class RecentChunks:
+class ChunkCache:
     """Newest bytes by stream id and position, bounded in bytes.
 
     Bytes at a position never change, so what is here is always right, if not always all

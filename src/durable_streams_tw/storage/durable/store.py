@@ -37,37 +37,37 @@ from durable_streams_tw.protocol.streams.commands import Append, Create
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import Settle
 from durable_streams_tw.storage.access_times import AccessTimes, usable
-from durable_streams_tw.storage.admin.data_dir import Claim
+from durable_streams_tw.storage.admin.data_dir import DataDirLock
 from durable_streams_tw.storage.admin.write_probe import write_obstacle
 from durable_streams_tw.storage.api import (
     Chunk,
     Command,
     IStreamStore,
     Listener,
-    Moment,
     NoteListener,
     Outcome,
+    StoreSnapshot,
     StoreUnusable,
 )
 from durable_streams_tw.storage.commands import forks, subscriptions
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
 from durable_streams_tw.storage.durable import reader as durable_reader
-from durable_streams_tw.storage.durable.background import Chore, Chores
-from durable_streams_tw.storage.durable.committer import BUG, CORRUPT, Committed, Committer
-from durable_streams_tw.storage.durable.executor import Lanes
-from durable_streams_tw.storage.durable.read_cache import Published, RecentChunks, Unpublished
+from durable_streams_tw.storage.durable.background import BackgroundTask, BackgroundTasks
+from durable_streams_tw.storage.durable.committer import BUG, CORRUPT, BatchResult, Committer
+from durable_streams_tw.storage.durable.executor import Executor
+from durable_streams_tw.storage.durable.read_cache import ChunkCache, NotCached, StateCache
 from durable_streams_tw.storage.engine import record_access
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.format_version import recognise
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed, Snapshot, View
-from durable_streams_tw.storage.engine.lmdb import LMDBKeyspace
-from durable_streams_tw.storage.engine.record_access import ViewMoment
+from durable_streams_tw.storage.engine.kv import EngineFailed, Snapshot, View
+from durable_streams_tw.storage.engine.lmdb import LMDBEngine
+from durable_streams_tw.storage.engine.record_access import ViewSnapshot
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
-from durable_streams_tw.storage.engine.wal.engine import JournaledKeyspace
+from durable_streams_tw.storage.engine.wal.engine import WALEngine
 from durable_streams_tw.storage.files import persist
 from durable_streams_tw.storage.fork_ranges import TORN, resolve, same_stream
 from durable_streams_tw.storage.listeners import tell
-from durable_streams_tw.storage.metrics import Levels, Meter
+from durable_streams_tw.storage.metrics import StoreMetrics, StoreStats
 
 T = TypeVar("T")
 
@@ -110,7 +110,7 @@ class LMDBStore:
         self,
         directory: str,
         clock: IReactorTime,
-        lanes: Lanes,
+        lanes: Executor,
         *,
         quota: int | None = None,
         journal_size: int = JOURNAL_FILE,
@@ -126,15 +126,15 @@ class LMDBStore:
         self._journal_size = journal_size
         self._now = now or _wall_clock
         self._access = AccessTimes(lead)
-        self._published = Published()
-        self._recent = RecentChunks()
+        self._published = StateCache()
+        self._recent = ChunkCache()
         self._listeners: list[Listener] = []
         self._note_listeners: list[NoteListener] = []
         self._open = False
         self._closed: Deferred[None] | None = None
         self._queued = self._queued_bytes = 0
         self._counter = ForkCounter(self._count, BUG)
-        self._meter: Meter | None = None
+        self._meter: StoreMetrics | None = None
         # Since when, by the process's clock, the oldest command waits that is not taken up yet.
         self._waits_since = 0.0
 
@@ -142,18 +142,18 @@ class LMDBStore:
 
     def open(self) -> None:
         """Claim the directory, open the map, start the lanes and the sweep."""
-        self._claim = Claim(self._directory)
+        self._claim = DataDirLock(self._directory)
         try:
-            self._map = LMDBKeyspace(self._directory)
+            self._map = LMDBEngine(self._directory)
             try:
                 recognise(self._map, self._directory, self._now())
                 persist(self._directory)
                 reserve = min(DISK_RESERVE, self._map.disk_size() // 20)
-                self._keyspace = JournaledKeyspace(self._directory, self._map, self._journal_size)
+                self._keyspace = WALEngine(self._directory, self._map, self._journal_size)
             except BaseException:
                 self._map.close()
                 raise
-        except KeyspaceFailed as failure:
+        except EngineFailed as failure:
             self._claim.release()
             raise StoreUnusable(f"{self._directory} cannot be used: {failure}") from None
         except BaseException:
@@ -170,7 +170,7 @@ class LMDBStore:
         )
         self._lanes.start(self._work)
         self._open = True
-        self._chores = Chores(
+        self._chores = BackgroundTasks(
             self._clock, self._lanes, self._committer, self._keyspace, self._access, self._now
         )
         self._chores.start()
@@ -251,7 +251,7 @@ class LMDBStore:
         except CorruptRecord:
             # Which the transaction meets and tells of.
             return command
-        except KeyspaceFailed as failure:
+        except EngineFailed as failure:
             self._log.error("a read failed: {reason}", reason=failure)
             return _UNREADABLE
 
@@ -274,18 +274,18 @@ class LMDBStore:
         except CorruptRecord as corrupt:
             self._log.error("{corrupt}", corrupt=corrupt)
             return CORRUPT
-        except KeyspaceFailed as failure:
+        except EngineFailed as failure:
             self._log.error("a read failed: {reason}", reason=failure)
             return _UNREADABLE
 
-    def _work(self, jobs: list[_Submitted | Chore]) -> None:
+    def _work(self, jobs: list[_Submitted | BackgroundTask]) -> None:
         """In the committing lane: carry out what has queued, in bounded batches."""
         since, self._waits_since = self._waits_since, 0.0
         waited = perf_counter() - since if since else 0.0
         batch: list[_Submitted] = []
         size = 0
         for job in jobs:
-            if isinstance(job, Chore):
+            if isinstance(job, BackgroundTask):
                 self._lanes.tell(partial(self._done, job, self._guard(job.run)))
                 continue
             while batch and (size + job.size > MAX_BATCH or len(batch) == MAX_BATCH_COMMANDS):
@@ -301,14 +301,14 @@ class LMDBStore:
         begun, commands = perf_counter(), [job.command for job in batch]
         committed = self._guard(partial(self._committer.step, commands))
         if committed is None:
-            committed = Committed([BUG] * len(batch), [], {}, 0, failed=True)
+            committed = BatchResult([BUG] * len(batch), [], {}, 0, failed=True)
         took = perf_counter() - begun
         done = len(committed.outcomes)
         batch, left = (batch[:done], batch[done:]) if done < len(batch) else (batch, [])
         self._lanes.tell(partial(self._stepped, batch, committed, waited, took))
         return left
 
-    def _guard(self, work: Callable[[], Committed | None]) -> Committed | None:
+    def _guard(self, work: Callable[[], BatchResult | None]) -> BatchResult | None:
         # The committing thread outlives every bug; whoever waits is told.
         try:
             return work()
@@ -316,7 +316,7 @@ class LMDBStore:
             self._lanes.tell(partial(self._log.failure, "committing failed", Failure()))
             return None
 
-    def _committed(self, batch: list[_Submitted], committed: Committed) -> None:
+    def _committed(self, batch: list[_Submitted], committed: BatchResult) -> None:
         """Back on the reactor's thread: visible first, then the writers, then the readers."""
         recent = self._recent
         if committed.doubt is not None:
@@ -336,14 +336,14 @@ class LMDBStore:
         tell(self._listeners, committed.changes)
 
     def _stepped(
-        self, batch: list[_Submitted], committed: Committed, waited: float, took: float
+        self, batch: list[_Submitted], committed: BatchResult, waited: float, took: float
     ) -> None:
         self._committed(batch, committed)
         if self._meter is not None:
             came = [job.command for job in batch], committed.outcomes, committed.changes
             self._meter.batch(*came, waited, took, committed.seconds, committed.failed)
 
-    def _done(self, chore: Chore, committed: Committed | None) -> None:
+    def _done(self, chore: BackgroundTask, committed: BatchResult | None) -> None:
         """Back on the reactor's thread after work of the store's own."""
         if committed is not None:
             self._committed([], committed)
@@ -357,7 +357,7 @@ class LMDBStore:
         if not self._open:
             return succeed(_STOPPING)
         state = self._published.get(path)
-        if not isinstance(state, Unpublished):
+        if not isinstance(state, NotCached):
             return succeed(self._usable(state))
         return self._in_lane(partial(self._read, path, START, 0, None, None)).addCallback(
             self._looked, path
@@ -375,7 +375,7 @@ class LMDBStore:
         if not self._open:
             return succeed(_STOPPING)
         state = self._published.get(path)
-        if not isinstance(state, Unpublished):
+        if not isinstance(state, NotCached):
             usable = self._usable(state)
             if isinstance(usable, Refusal):
                 return succeed(usable)
@@ -424,18 +424,18 @@ class LMDBStore:
         """Tell ``listener`` of every commit."""
         self._listeners.append(listener)
 
-    def ask(self, question: Callable[[Moment], T]) -> Deferred[T | Refusal]:
+    def ask(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
         """What a function finds, in a reading lane."""
         if not self._open:
             return succeed(_STOPPING)
         answer: Deferred[T | Refusal] = self._in_lane(partial(self._ask, question))
         return answer
 
-    def _ask(self, question: Callable[[Moment], T]) -> T | Refusal:
+    def _ask(self, question: Callable[[StoreSnapshot], T]) -> T | Refusal:
         def usable(state: StreamState) -> bool:
             return not isinstance(self._usable(state), Refusal)
 
-        return self._reading(lambda view: question(ViewMoment(view, usable)))
+        return self._reading(lambda view: question(ViewSnapshot(view, usable)))
 
     def _reading(self, look: Callable[[Snapshot], T]) -> T | Refusal:
         """Call a function on a snapshot, in a reading lane; return a refusal where it fails."""
@@ -445,7 +445,7 @@ class LMDBStore:
         except CorruptRecord as corrupt:
             self._log.error("{corrupt}", corrupt=corrupt)
             return CORRUPT
-        except KeyspaceFailed as failure:
+        except EngineFailed as failure:
             self._log.error("a read failed: {cause}", cause=failure)
             return _UNREADABLE
 
@@ -533,21 +533,21 @@ class LMDBStore:
 
     # -- what operators ask -----------------------------------------------------------------------
 
-    def measure(self, meter: Meter) -> None:
+    def measure(self, meter: StoreMetrics) -> None:
         """Count into ``meter`` from now on."""
         self._meter = meter
 
-    def levels(self) -> Deferred[Levels | None]:
+    def levels(self) -> Deferred[StoreStats | None]:
         """How the store stands."""
         if not self._open:
             return succeed(None)
         queued, size = self._queued, self._queued_bytes
 
-        def look() -> Levels | None:
+        def look() -> StoreStats | None:
             try:
                 unfolded = self._keyspace.unfolded()
-                return Levels(queued, size, unfolded, *self._map.standing())
-            except KeyspaceFailed as failure:
+                return StoreStats(queued, size, unfolded, *self._map.standing())
+            except EngineFailed as failure:
                 self._log.error("the store's levels cannot be read: {reason}", reason=failure)
                 return None
 
@@ -562,7 +562,7 @@ class LMDBStore:
         looked: Deferred[str | None] = Deferred()
         found: list[str | None] = []
         self._lanes.write(
-            Chore(
+            BackgroundTask(
                 lambda: found.append(self._committer.obstacle()),
                 lambda _: looked.callback(found[0] if found else "the committer met a bug"),
             )

@@ -20,10 +20,10 @@ from durable_streams_tw.protocol.streams.producers import ProducerState
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
 from durable_streams_tw.storage.access_times import AccessTimes
-from durable_streams_tw.storage.api import Change, Note
+from durable_streams_tw.storage.api import Change, RecordChange
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.record_layout import cut
-from durable_streams_tw.storage.durable.write_cache import OpenStream, Written
+from durable_streams_tw.storage.durable.write_cache import OpenStream, WriteCache
 from durable_streams_tw.storage.engine import codec, record_access
 from durable_streams_tw.storage.engine.codec import CorruptRecord, StreamRecord
 from durable_streams_tw.storage.engine.kv import WriteBatch
@@ -46,11 +46,11 @@ class BatchTransaction:
     _log = Logger()
 
     def __init__(
-        self, batch: WriteBatch, written: Written, access: AccessTimes, roomy: bool = True
+        self, batch: WriteBatch, written: WriteCache, access: AccessTimes, roomy: bool = True
     ) -> None:
         self.roomy = roomy
         self.changes: list[Change] = []
-        self.notes: list[Note] = []
+        self.notes: list[RecordChange] = []
         self.published: dict[str, StreamState | None] = {}
         self.writes = 0
         self._batch = batch
@@ -285,7 +285,7 @@ class BatchTransaction:
         self._written.records.insert(whole, value)
         self._dirty_records.setdefault(table, {})[whole] = value
         if table.watched:
-            self.notes.append(Note(table, key, value))
+            self.notes.append(RecordChange(table, key, value))
 
     def _flush_records(self, table: Table[Any] | None = None) -> bool:
         """Put records down, of one table or of all; whether there were any."""

@@ -57,7 +57,7 @@ class OpenStream:
         return StreamRecord(self.state, self.indexed_at, self.last_start, self.producers)
 
 
-class Written:
+class WriteCache:
     """Bounded memories; what has been there longest goes first.
 
     ``first_id`` is the least id that this process may give (`format.first_id`), ``life`` the one

@@ -8,10 +8,10 @@ from msgspec.structs import replace
 from durable_streams_tw import __version__
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.kv import Keyspace, KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull, KeyValueEngine
 
 
-def recognise(keyspace: Keyspace, where: str, now: int) -> None:
+def recognise(keyspace: KeyValueEngine, where: str, now: int) -> None:
     """Make sure that a keyspace is ours and not newer than we are; mark an empty one.
 
     ``where`` names it in sentences, ``now`` is in milliseconds since 1970. Raises
@@ -29,7 +29,7 @@ def recognise(keyspace: Keyspace, where: str, now: int) -> None:
             _mark(keyspace, now)
         else:
             raise StoreUnusable(f"{where} holds a database that is not this server's")
-    except (KeyspaceFull, KeyspaceFailed) as failure:
+    except (EngineFull, EngineFailed) as failure:
         raise StoreUnusable(f"{where} cannot be used: {failure}") from None
 
 
@@ -55,7 +55,7 @@ def _judge(value: bytes, where: str) -> None:
         )
 
 
-def _upgrade(keyspace: Keyspace, value: bytes) -> None:
+def _upgrade(keyspace: KeyValueEngine, value: bytes) -> None:
     """Mark an older store as one that may have this version's records from now on."""
     meta = codec.unpack_meta(value)
     if meta.format == codec.FORMAT:
@@ -69,7 +69,7 @@ def _upgrade(keyspace: Keyspace, value: bytes) -> None:
         raise
 
 
-def _mark(keyspace: Keyspace, now: int) -> None:
+def _mark(keyspace: KeyValueEngine, now: int) -> None:
     batch = keyspace.begin()
     try:
         batch.put(codec.META_KEY, codec.pack_meta(codec.Meta(codec.FORMAT, __version__, now)))

@@ -12,11 +12,11 @@ from typing import Protocol
 Buffer = bytes | memoryview
 
 
-class KeyspaceFull(Exception):
+class EngineFull(Exception):
     """There is no room; nothing of the batch was written."""
 
 
-class KeyspaceFailed(Exception):
+class EngineFailed(Exception):
     """The disk or the map failed: a batch under way may be written or not."""
 
 
@@ -53,15 +53,15 @@ class WriteBatch(View, Protocol):
     """Changes that become durable together, read back within the batch."""
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Set a key's value. Raises `KeyspaceFull` or `KeyspaceFailed`."""
+        """Set a key's value. Raises `EngineFull` or `EngineFailed`."""
 
     def delete(self, key: bytes) -> None:
-        """Remove a key, if it is there. Raises `KeyspaceFull` or `KeyspaceFailed`."""
+        """Remove a key, if it is there. Raises `EngineFull` or `EngineFailed`."""
 
     def commit(self) -> int:
         """Make the batch durable; the number of this commit.
 
-        Raises `KeyspaceFull` where nothing was written, `KeyspaceFailed` where that is not
+        Raises `EngineFull` where nothing was written, `EngineFailed` where that is not
         known.
         """
 
@@ -73,10 +73,10 @@ class Snapshots(Protocol):
     """The map, for those who only look."""
 
     def snapshot(self) -> AbstractContextManager[Snapshot]:
-        """The map as it is now. Raises `KeyspaceFailed`."""
+        """The map as it is now. Raises `EngineFailed`."""
 
 
-class Keyspace(Snapshots, Protocol):
+class KeyValueEngine(Snapshots, Protocol):
     """The map. Snapshots may be taken in any thread; there is one batch at a time."""
 
     @property
@@ -85,16 +85,16 @@ class Keyspace(Snapshots, Protocol):
         seen before may not be what the disk has."""
 
     def begin(self) -> WriteBatch:
-        """Begin a batch. Raises `KeyspaceFailed`."""
+        """Begin a batch. Raises `EngineFailed`."""
 
     def has_room(self, reserve: int) -> bool:
         """Whether so many bytes can still be written (on the disk and in freed pages).
 
-        Raises `KeyspaceFailed`.
+        Raises `EngineFailed`.
         """
 
     def used(self) -> int:
-        """How many bytes the stored pairs take. Raises `KeyspaceFailed`."""
+        """How many bytes the stored pairs take. Raises `EngineFailed`."""
 
     def close(self) -> None:
         """Release the map. No snapshot or batch may be open."""

@@ -22,7 +22,7 @@ import lmdb
 
 from durable_streams_tw.protocol.limits import MAP_SIZE, MAX_READERS, READ_THREADS
 from durable_streams_tw.storage.api import StoreUnusable
-from durable_streams_tw.storage.engine.kv import Buffer, KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, EngineFull
 from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages, pages_end
 from durable_streams_tw.storage.files import DRAFT, open_file
 
@@ -42,12 +42,12 @@ _LEAST_ROOM: Final = 1 << 20
 _GENERATION_BITS: Final = 48
 
 
-class LMDBKeyspace:
+class LMDBEngine:
     """LMDB environment of a data directory, created if it has none.
 
     A commit that fails in its meta page leaves the environment refusing everything, reads too.
     The environment is then closed and opened again: at once if the disk allows it, otherwise by
-    the next snapshot or batch. Until one of them succeeds, each raises `KeyspaceFailed`.
+    the next snapshot or batch. Until one of them succeeds, each raises `EngineFailed`.
 
     Raises `StoreUnusable` if the environment cannot be opened.
     """
@@ -96,14 +96,14 @@ class LMDBKeyspace:
 
     @contextmanager
     def snapshot(self) -> Iterator[LMDBSnapshot]:
-        """The map as it is now; values are windows into it. Raises `KeyspaceFailed`."""
+        """The map as it is now; values are windows into it. Raises `EngineFailed`."""
         environment, generation = self._hold()
         transaction = None
         try:
             try:
                 transaction = environment.begin(buffers=True)
             except lmdb.Error as error:
-                raise KeyspaceFailed(str(error)) from error
+                raise EngineFailed(str(error)) from error
             yield LMDBSnapshot(transaction, generation)
         finally:
             if transaction is not None:
@@ -112,7 +112,7 @@ class LMDBKeyspace:
 
     @contextmanager
     def _held(self) -> Iterator[lmdb.Environment]:
-        """Keep the environment open meanwhile. Raises `KeyspaceFailed`."""
+        """Keep the environment open meanwhile. Raises `EngineFailed`."""
         environment, _ = self._hold()
         try:
             yield environment
@@ -122,7 +122,7 @@ class LMDBKeyspace:
     def _hold(self) -> tuple[lmdb.Environment, int]:
         """Return the environment and its generation; it stays open until `_let_go`.
 
-        Raises `KeyspaceFailed`.
+        Raises `EngineFailed`.
         """
         with self._idle:
             environment = self._usable()
@@ -137,7 +137,7 @@ class LMDBKeyspace:
     def _usable(self) -> lmdb.Environment:
         """Return the environment; open it if it is closed. Call with ``_idle`` held.
 
-        Raises `KeyspaceFailed`.
+        Raises `EngineFailed`.
         """
         while self._reopening:
             self._idle.wait()
@@ -145,7 +145,7 @@ class LMDBKeyspace:
             try:
                 self._environment = self._open()
             except StoreUnusable as error:
-                raise KeyspaceFailed(str(error)) from error
+                raise EngineFailed(str(error)) from error
             self._generation += 1
         return self._environment
 
@@ -155,7 +155,7 @@ class LMDBKeyspace:
         return self._generation << _GENERATION_BITS
 
     def begin(self) -> _WriteBatch:
-        """Begin a batch. Raises `KeyspaceFailed`."""
+        """Begin a batch. Raises `EngineFailed`."""
         with self._idle:
             environment = self._usable()
         try:
@@ -165,15 +165,15 @@ class LMDBKeyspace:
             try:
                 transaction = environment.begin(write=True)
             except lmdb.Error as error:
-                raise KeyspaceFailed(str(error)) from error
+                raise EngineFailed(str(error)) from error
         except lmdb.Error as error:
-            raise KeyspaceFailed(str(error)) from error
+            raise EngineFailed(str(error)) from error
         return _WriteBatch(self, transaction, self._generation)
 
     def _reopen(self) -> lmdb.Environment:
         """Close the environment once all open snapshots have ended, and open it again.
 
-        Raises `KeyspaceFailed`: then it stays closed until `_usable` can open it.
+        Raises `EngineFailed`: then it stays closed until `_usable` can open it.
         """
         with self._idle:
             self._reopening = True
@@ -187,7 +187,7 @@ class LMDBKeyspace:
                 self._idle.notify_all()
             return self._usable()
 
-    def commit_failed(self, error: lmdb.Error) -> KeyspaceFull | KeyspaceFailed:
+    def commit_failed(self, error: lmdb.Error) -> EngineFull | EngineFailed:
         """What a failed commit means; afterwards the environment works again if it can.
 
         Only a failure in the meta page, the last that a commit writes, breaks the
@@ -200,23 +200,23 @@ class LMDBKeyspace:
         try:
             environment.begin(write=True).abort()
         except lmdb.Error:
-            meaning = KeyspaceFailed(str(error))
+            meaning = EngineFailed(str(error))
             try:
                 self._reopen()
-            except KeyspaceFailed as second:
+            except EngineFailed as second:
                 # The next snapshot or batch tries again.
-                meaning = KeyspaceFailed(f"{error}; opening the map again: {second}")
+                meaning = EngineFailed(f"{error}; opening the map again: {second}")
         return meaning
 
-    def failure(self, error: lmdb.Error) -> KeyspaceFull | KeyspaceFailed:
+    def failure(self, error: lmdb.Error) -> EngineFull | EngineFailed:
         """What an error of LMDB's means for the batch that met it."""
         if isinstance(error, lmdb.MapFullError):
-            return KeyspaceFull("the map is full")
+            return EngineFull("the map is full")
         # No room arrives as ENOSPC or, through the write that it cut short, as EIO.
         number = _number(error)
         if number in _NO_SPACE or (number == errno.EIO and not self._can_grow()):
-            return KeyspaceFull(f"the disk is full ({error})")
-        return KeyspaceFailed(str(error))
+            return EngineFull(f"the disk is full ({error})")
+        return EngineFailed(str(error))
 
     def _can_grow(self) -> bool:
         """Whether the file system, quotas and limits let the data file grow."""
@@ -228,7 +228,7 @@ class LMDBKeyspace:
             return self.disk_room() >= _LEAST_ROOM
         except OSError as error:
             return error.errno not in _NO_SPACE
-        except KeyspaceFailed:
+        except EngineFailed:
             return True
 
     def has_room(self, reserve: int) -> bool:
@@ -241,12 +241,12 @@ class LMDBKeyspace:
         return free + max(0, spare) * int(stat["psize"]) >= reserve
 
     def disk_room(self) -> int:
-        """Free bytes of the file system. Raises `KeyspaceFailed`."""
+        """Free bytes of the file system. Raises `EngineFailed`."""
         status = self._statvfs()
         return status.f_bavail * status.f_frsize
 
     def disk_size(self) -> int:
-        """All bytes of the file system. Raises `KeyspaceFailed`."""
+        """All bytes of the file system. Raises `EngineFailed`."""
         status = self._statvfs()
         return status.f_blocks * status.f_frsize
 
@@ -254,7 +254,7 @@ class LMDBKeyspace:
         try:
             return os.statvfs(self._directory)
         except OSError as error:
-            raise KeyspaceFailed(str(error)) from error
+            raise EngineFailed(str(error)) from error
 
     def used(self) -> int:
         """Bytes of the pages that hold pairs."""
@@ -262,25 +262,25 @@ class LMDBKeyspace:
         return pages(stat) * int(stat["psize"])
 
     def _statistics(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-        """Return LMDB's statistics of the environment and of its tree. Raises `KeyspaceFailed`."""
+        """Return LMDB's statistics of the environment and of its tree. Raises `EngineFailed`."""
         with self._held() as environment:
             try:
                 return environment.info(), environment.stat()
             except lmdb.Error as error:
-                raise KeyspaceFailed(str(error)) from error
+                raise EngineFailed(str(error)) from error
 
     def standing(self) -> tuple[int, int, int, int, int, int]:
         """Bytes that pairs take, that the map can hold, that the file has, that the file system
         has left; open snapshots, and how many commits the oldest is behind.
 
-        Raises `KeyspaceFailed`. Not for the reactor's thread.
+        Raises `EngineFailed`. Not for the reactor's thread.
         """
         with self._held() as environment:
             try:
                 info, stat, table = environment.info(), environment.stat(), environment.readers()
                 file_size = os.stat(os.path.join(self._directory, DATA_FILE)).st_size
             except (lmdb.Error, OSError) as error:
-                raise KeyspaceFailed(str(error)) from error
+                raise EngineFailed(str(error)) from error
             # Process, thread and transaction of each reader; a slot that waits has none.
             seen = [int(row[2]) for row in map(str.split, table.splitlines()[1:]) if _reads(row)]
         used = pages(stat) * int(stat["psize"])
@@ -289,12 +289,12 @@ class LMDBKeyspace:
         return used, int(info["map_size"]), file_size, room, len(seen), lag
 
     def check_readers(self) -> None:
-        """Free the slots of readers whose process died. Raises `KeyspaceFailed`."""
+        """Free the slots of readers whose process died. Raises `EngineFailed`."""
         with self._held() as environment:
             try:
                 environment.reader_check()
             except lmdb.Error as error:
-                raise KeyspaceFailed(str(error)) from error
+                raise EngineFailed(str(error)) from error
 
     def close(self) -> None:
         """Release the map."""
@@ -424,7 +424,7 @@ class _View:
         try:
             value: Buffer | None = self._transaction.get(key)
         except lmdb.Error as error:
-            raise KeyspaceFailed(str(error)) from error
+            raise EngineFailed(str(error)) from error
         return value
 
     def scan(self, first: bytes, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
@@ -434,7 +434,7 @@ class _View:
                 if cursor.set_range(first):
                     yield from _until(cursor, stop)
         except lmdb.Error as error:
-            raise KeyspaceFailed(str(error)) from error
+            raise EngineFailed(str(error)) from error
 
     def scan_from_floor(
         self, first: bytes, lowest: bytes, stop: bytes
@@ -451,7 +451,7 @@ class _View:
                         return
                 yield from _until(cursor, stop)
         except lmdb.Error as error:
-            raise KeyspaceFailed(str(error)) from error
+            raise EngineFailed(str(error)) from error
 
 
 def _until(cursor: lmdb.Cursor[Any], stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
@@ -468,7 +468,7 @@ class LMDBSnapshot(_View):
 
 class _WriteBatch(_View):
     def __init__(
-        self, keyspace: LMDBKeyspace, transaction: lmdb.Transaction[Any], generation: int
+        self, keyspace: LMDBEngine, transaction: lmdb.Transaction[Any], generation: int
     ) -> None:
         super().__init__(transaction, generation)
         self._keyspace = keyspace

@@ -71,7 +71,7 @@ def load_index(view: View, complain: Callable[[CorruptRecord], None]) -> Subscri
     return index
 
 
-class ViewMoment:
+class ViewSnapshot:
     """A `Moment` over a view; ``usable`` says whether a client may use a stream."""
 
     def __init__(self, view: View, usable: Callable[[StreamState], bool]) -> None:

@@ -12,7 +12,7 @@ _LARGEST: Final = 1024
 """How many names a run may have; one that grows beyond is halved."""
 
 
-class OrderedNames:
+class SortedNames:
     """Names in the order of `order_key`; adding and removing one costs little, however many
     there are.
 

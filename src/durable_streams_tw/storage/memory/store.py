@@ -37,10 +37,10 @@ from durable_streams_tw.storage.api import (
     Command,
     IStreamStore,
     Listener,
-    Moment,
-    Note,
     NoteListener,
     Outcome,
+    RecordChange,
+    StoreSnapshot,
 )
 from durable_streams_tw.storage.commands import forks
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
@@ -49,9 +49,9 @@ from durable_streams_tw.storage.durable.record_layout import cut
 from durable_streams_tw.storage.engine.tables import Table, owned_range
 from durable_streams_tw.storage.fork_ranges import TORN, extents, resolve, same_stream
 from durable_streams_tw.storage.listeners import tell
-from durable_streams_tw.storage.memory.sorted_names import OrderedNames
+from durable_streams_tw.storage.memory.sorted_names import SortedNames
 from durable_streams_tw.storage.memory.tables import MemoryTables
-from durable_streams_tw.storage.metrics import Levels, Meter
+from durable_streams_tw.storage.metrics import StoreMetrics, StoreStats
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ class MemoryStore:
             self._sweeps.clock = clock
         self._by_path: dict[str, int] = {}
         self._logs: dict[int, _Log] = {}
-        self._names: OrderedNames | None = None
+        self._names: SortedNames | None = None
         self._mortal: set[int] = set()
         # Those of them that the sweep under way has not looked at.
         self._mortal_left: list[int] = []
@@ -139,9 +139,9 @@ class MemoryStore:
         self._listeners: list[Listener] = []
         self._note_listeners: list[NoteListener] = []
         self._telling = False
-        self._meter: Meter | None = None
+        self._meter: StoreMetrics | None = None
         self._tables = MemoryTables()
-        self._notes: list[Note] = []
+        self._notes: list[RecordChange] = []
         self.changes: list[Change] = []
         self.index = SubscriptionIndex()
         self.roomy = True
@@ -238,7 +238,7 @@ class MemoryStore:
         """Tell ``listener`` of every change."""
         self._listeners.append(listener)
 
-    def ask(self, question: Callable[[Moment], T]) -> Deferred[T | Refusal]:
+    def ask(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
         """What a function finds."""
         answer: T | Refusal = question(self)
         return succeed(answer)
@@ -247,11 +247,11 @@ class MemoryStore:
         """Tell ``listener`` of every change of a watched record."""
         self._note_listeners.append(listener)
 
-    def measure(self, meter: Meter) -> None:
+    def measure(self, meter: StoreMetrics) -> None:
         """Count into ``meter`` from now on."""
         self._meter = meter
 
-    def levels(self) -> Deferred[Levels | None]:
+    def levels(self) -> Deferred[StoreStats | None]:
         """There is no disk."""
         return succeed(None)
 
@@ -395,13 +395,13 @@ class MemoryStore:
         """Set a record."""
         self._tables.put(table, key, value)
         if table.watched:
-            self._notes.append(Note(table, key, value))
+            self._notes.append(RecordChange(table, key, value))
 
     def remove(self, table: Table[T], key: bytes) -> None:
         """Remove a record."""
         self._tables.delete(table, key)
         if table.watched:
-            self._notes.append(Note(table, key, None))
+            self._notes.append(RecordChange(table, key, None))
 
     def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
         """Records in order."""
@@ -430,7 +430,7 @@ class MemoryStore:
         """The names of streams that begin with a text, and perhaps others."""
         if self._names is None:
             # From now on kept in order; until somebody asks, that would be work for nothing.
-            self._names = OrderedNames(self._by_path)
+            self._names = SortedNames(self._by_path)
         return self._names.following(prefix, after)
 
     # -- reading ----------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.format_version import recognise
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed
+from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.engine.lmdb import DATA_FILE
 from tests.storage.command_builders import JSON, append, create, delete, fork
 from tests.storage.fake_keyspace import FakeKeyspace, Fault, always
@@ -222,7 +222,7 @@ class CheckTests(SynchronousTestCase):
     # -- each flaw ------------------------------------------------------------------------------
 
     def test_unreadable(self) -> None:
-        self.keyspace.plan = always("scan", Fault(KeyspaceFailed))
+        self.keyspace.plan = always("scan", Fault(EngineFailed))
         self.assertEqual(self.found(), {Flaw.UNREADABLE})
 
     def test_format(self) -> None:

@@ -30,11 +30,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.kv import KeyspaceFailed, KeyspaceFull
+from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.engine.wal import engine
 from durable_streams_tw.storage.engine.wal.checkpoint import read_mark
-from durable_streams_tw.storage.engine.wal.engine import JournaledKeyspace
-from durable_streams_tw.storage.engine.wal.files import JOURNAL_FILES, Journal
+from durable_streams_tw.storage.engine.wal.engine import WALEngine
+from durable_streams_tw.storage.engine.wal.files import SEGMENT_FILES, WriteAheadLog
 from durable_streams_tw.storage.engine.wal.format import HEAD_SIZE
 from durable_streams_tw.storage.files import DRAFT
 from tests.storage.fake_keyspace import FakeKeyspace, Fault, always, narrow, nth
@@ -45,7 +45,7 @@ SIZE = 4096
 Pairs = dict[bytes, bytes | None]
 
 
-def put(keyspace: JournaledKeyspace, pairs: Pairs) -> int:
+def put(keyspace: WALEngine, pairs: Pairs) -> int:
     """One batch; the number of its commit."""
     batch = keyspace.begin()
     try:
@@ -59,7 +59,7 @@ def put(keyspace: JournaledKeyspace, pairs: Pairs) -> int:
         batch.abort()
 
 
-def content(keyspace: JournaledKeyspace) -> dict[bytes, bytes]:
+def content(keyspace: WALEngine) -> dict[bytes, bytes]:
     """All that is seen, but for how far the map is."""
     with keyspace.snapshot() as view:
         pairs = {bytes(key): bytes(value) for key, value in view.scan(b"\x00", b"\xff")}
@@ -70,11 +70,11 @@ def content(keyspace: JournaledKeyspace) -> dict[bytes, bytes]:
 
 def portions(number: int) -> Callable[[str], Fault | None]:
     """A plan: the map has no room for a commit, then takes so many, and no more."""
-    commits = iter([Fault(KeyspaceFull), *[None] * number])
-    return lambda call: next(commits, Fault(KeyspaceFull)) if call == "commit" else None
+    commits = iter([Fault(EngineFull), *[None] * number])
+    return lambda call: next(commits, Fault(EngineFull)) if call == "commit" else None
 
 
-def torn_append(journal: Journal, entry: bytes) -> None:
+def torn_append(journal: WriteAheadLog, entry: bytes) -> None:
     """An append that a short write has ended."""
     os.pwrite(journal._files[journal._current], entry[:-1], journal._position)
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -90,7 +90,7 @@ class _Case(SynchronousTestCase):
     def open(self, on_disk: dict[bytes, bytes]) -> None:
         """A keyspace over a map with some content."""
         self.map = FakeKeyspace(on_disk)
-        self.keyspace = JournaledKeyspace(self.directory, self.map, SIZE)
+        self.keyspace = WALEngine(self.directory, self.map, SIZE)
         self.keyspace.due = self.due.append
         self.addCleanup(self.keyspace.close)
 
@@ -114,7 +114,7 @@ class _Case(SynchronousTestCase):
         """The next entry is written by halves."""
         self.patch(self.journal(), "append", partial(torn_append, self.journal()))
 
-    def journal(self) -> Journal:
+    def journal(self) -> WriteAheadLog:
         journal = self.keyspace._journal
         assert journal is not None
         return journal
@@ -171,7 +171,7 @@ class CommitTests(_Case):
         self.assertEqual(len(expected), 7)
         self.crash()
         self.assertEqual(content(self.keyspace), expected)
-        for name in JOURNAL_FILES:
+        for name in SEGMENT_FILES:
             self.assertEqual(os.stat(os.path.join(self.directory, name)).st_size, SIZE)
 
     def test_large(self) -> None:
@@ -278,7 +278,9 @@ class FailingTests(_Case):
         self.due.clear()
         put(self.keyspace, {b"a": b"2"})
         self.assertEqual(self.due, [False])
-        with mock.patch.object(engine, "Journal", side_effect=OSError(errno.EIO, "it is broken")):
+        with mock.patch.object(
+            engine, "WriteAheadLog", side_effect=OSError(errno.EIO, "it is broken")
+        ):
             for folds in range(2, 5):
                 self.keyspace.fold()
                 self.assertEqual(self.due, [False] * folds)
@@ -293,9 +295,9 @@ class FailingTests(_Case):
         """Entries that the map lacks would be overwritten."""
         put(self.keyspace, {b"a": b"1"})
         self.fail_journal()
-        self.map.plan = always("commit", Fault(KeyspaceFailed))
-        self.assertRaises(KeyspaceFailed, put, self.keyspace, {b"b": b"2"})
-        self.assertRaises(KeyspaceFailed, self.keyspace.fold)
+        self.map.plan = always("commit", Fault(EngineFailed))
+        self.assertRaises(EngineFailed, put, self.keyspace, {b"b": b"2"})
+        self.assertRaises(EngineFailed, self.keyspace.fold)
         self.keyspace._restore_journal()
         self.assertIsNone(self.keyspace._journal)
         self.crash()
@@ -306,8 +308,8 @@ class FailingTests(_Case):
         self.assertIsNone(self.keyspace.obstacle())
         put(self.keyspace, {b"a": b"1"})
         for call in ("commit", "snapshot"):
-            self.map.plan = always(call, Fault(KeyspaceFailed))
-            with contextlib.suppress(KeyspaceFailed):
+            self.map.plan = always(call, Fault(EngineFailed))
+            with contextlib.suppress(EngineFailed):
                 self.keyspace.fold()
             self.assertIn("fails by plan", self.keyspace.obstacle() or "")
             self.map.well()
@@ -318,7 +320,7 @@ class FailingTests(_Case):
         """A store works without one."""
         put(self.keyspace, {b"a": b"1"})
         self.keyspace.close()
-        for name in JOURNAL_FILES:
+        for name in SEGMENT_FILES:
             os.unlink(os.path.join(self.directory, name))
         self.patch(os, "posix_fallocate", _no_space)
         self.open({})
@@ -328,10 +330,10 @@ class FailingTests(_Case):
     def test_map(self) -> None:
         """Commits go on without it for as long as the journal has room."""
         put(self.keyspace, {b"a": b"1"})
-        self.map.plan = always("commit", Fault(KeyspaceFailed))
-        self.assertRaises(KeyspaceFailed, self.keyspace.fold)
+        self.map.plan = always("commit", Fault(EngineFailed))
+        self.assertRaises(EngineFailed, self.keyspace.fold)
         number = 0
-        with contextlib.suppress(KeyspaceFailed):
+        with contextlib.suppress(EngineFailed):
             while number < 1000:
                 put(self.keyspace, {b"b": b"%d" % number * 20})
                 number += 1
@@ -346,8 +348,8 @@ class FailingTests(_Case):
 
     def test_map_recovers(self) -> None:
         put(self.keyspace, {b"a": b"1"})
-        self.map.plan = always("commit", Fault(KeyspaceFailed))
-        self.assertRaises(KeyspaceFailed, self.keyspace.fold)
+        self.map.plan = always("commit", Fault(EngineFailed))
+        self.assertRaises(EngineFailed, self.keyspace.fold)
         put(self.keyspace, {b"b": b"2"})
         self.map.well()
         self.keyspace.fold()
@@ -356,10 +358,10 @@ class FailingTests(_Case):
     def test_map_is_full(self) -> None:
         """There is no room until it can be folded."""
         put(self.keyspace, {b"a": b"1"})
-        self.map.plan = always("put", Fault(KeyspaceFull))
-        self.assertRaises(KeyspaceFull, self.keyspace.fold)
+        self.map.plan = always("put", Fault(EngineFull))
+        self.assertRaises(EngineFull, self.keyspace.fold)
         self.assertFalse(self.keyspace.has_room(0))
-        self.assertRaises(KeyspaceFull, put, self.keyspace, {b"b": bytes(SIZE)})
+        self.assertRaises(EngineFull, put, self.keyspace, {b"b": bytes(SIZE)})
         self.assertEqual(content(self.keyspace), {b"a": b"1"})
         self.map.well()
         self.keyspace.fold()
@@ -387,15 +389,15 @@ class FailingTests(_Case):
         """They can be used two commits later: those are made, where anything was committed."""
         put(self.keyspace, {b"a": None})
         self.keyspace.fold()
-        self.map.plan = nth("commit", 0, Fault(KeyspaceFull))
+        self.map.plan = nth("commit", 0, Fault(EngineFull))
         commits = self.map.commits
         put(self.keyspace, {b"a": bytes(SIZE)})
         self.assertEqual(self.map.commits, commits + 3)
         put(self.keyspace, {b"a": bytes(SIZE)})
         commits = self.map.commits
         for _ in range(3):
-            self.map.plan = lambda call: Fault(KeyspaceFull) if call == "put" else None
-            self.assertRaises(KeyspaceFull, put, self.keyspace, {b"a": bytes(SIZE)})
+            self.map.plan = lambda call: Fault(EngineFull) if call == "put" else None
+            self.assertRaises(EngineFull, put, self.keyspace, {b"a": bytes(SIZE)})
         self.assertEqual(self.map.commits, commits)
 
     def test_both(self) -> None:
@@ -405,8 +407,8 @@ class FailingTests(_Case):
                 put(self.keyspace, {b"a": b"1"})
                 floor = self.keyspace.floor
                 self.fail_journal(written=written)
-                self.map.plan = nth("commit", 0, Fault(KeyspaceFailed, applied))
-                self.assertRaises(KeyspaceFailed, put, self.keyspace, {b"b": b"2"})
+                self.map.plan = nth("commit", 0, Fault(EngineFailed, applied))
+                self.assertRaises(EngineFailed, put, self.keyspace, {b"b": b"2"})
                 self.assertGreater(self.keyspace.floor, floor)
                 self.assertEqual(content(self.keyspace), {b"a": b"1"})
                 # Nothing that knows less may be folded over it.
@@ -427,7 +429,7 @@ class FailingTests(_Case):
             if torn:
                 self.tear_journal()
             self.map.plan = portions(2)
-            self.assertRaises(KeyspaceFailed, put, self.keyspace, {b"c": b"3"})
+            self.assertRaises(EngineFailed, put, self.keyspace, {b"c": b"3"})
             self.assertEqual(self.map.content[b"a"], b"%d" % torn)
             self.crash()
             self.assertEqual(content(self.keyspace), before)
@@ -442,7 +444,7 @@ class FailingTests(_Case):
         self.keyspace._freeze()
         put(self.keyspace, {b"b": b"2", b"c": b"2"})
         self.map.plan = portions(3)
-        self.assertRaises(KeyspaceFull, self.keyspace._fold_together, 2)
+        self.assertRaises(EngineFull, self.keyspace._fold_together, 2)
         self.assertIn(b"b", self.map.content)
         self.assertNotIn(b"c", self.map.content)
         self.map.well()
@@ -479,15 +481,15 @@ class FailingTests(_Case):
         """The journal has a batch that the map then has no room for: it did not happen."""
         self.map.plan = narrow(1)
         self.fail_journal(written=True)
-        self.assertRaises(KeyspaceFull, put, self.keyspace, {b"a": b"1"})
+        self.assertRaises(EngineFull, put, self.keyspace, {b"a": b"1"})
         self.crash()
         self.assertEqual(content(self.keyspace), {})
 
     def test_straight_in_doubt(self) -> None:
         """A large batch of unknown outcome is found out."""
         for applied in (False, True):
-            self.map.plan = nth("commit", 0, Fault(KeyspaceFailed, applied))
-            self.assertRaises(KeyspaceFailed, put, self.keyspace, {b"a": bytes(SIZE)})
+            self.map.plan = nth("commit", 0, Fault(EngineFailed, applied))
+            self.assertRaises(EngineFailed, put, self.keyspace, {b"a": bytes(SIZE)})
             put(self.keyspace, {b"b": b"2"})
             expected = {b"a": bytes(SIZE)} if applied else {}
             self.assertEqual(content(self.keyspace), {**expected, b"b": b"2"})
@@ -498,11 +500,11 @@ class FailingTests(_Case):
         """Until that can be found out nothing is written, and reads go on."""
         put(self.keyspace, {b"a": b"1"})
         self.fail_journal()
-        self.map.plan = always("commit", Fault(KeyspaceFailed))
-        self.assertRaises(KeyspaceFailed, put, self.keyspace, {b"b": b"2"})
-        self.assertRaises(KeyspaceFailed, self.keyspace.begin)
-        self.map.plan = always("commit", Fault(KeyspaceFull))
-        self.assertRaises(KeyspaceFailed, self.keyspace.begin)
+        self.map.plan = always("commit", Fault(EngineFailed))
+        self.assertRaises(EngineFailed, put, self.keyspace, {b"b": b"2"})
+        self.assertRaises(EngineFailed, self.keyspace.begin)
+        self.map.plan = always("commit", Fault(EngineFull))
+        self.assertRaises(EngineFailed, self.keyspace.begin)
         self.assertEqual(content(self.keyspace), {b"a": b"1"})
         self.map.well()
         put(self.keyspace, {b"c": b"3"})
@@ -522,13 +524,13 @@ class OpeningTests(_Case):
     def test_not_folded_yet(self) -> None:
         """The map takes nothing: what is in the journal is read, and stays there."""
         put(self.keyspace, {b"a": b"1"})
-        self.map.plan = always("commit", Fault(KeyspaceFull))
+        self.map.plan = always("commit", Fault(EngineFull))
         map_ = FakeKeyspace(self.map.content)
-        map_.plan = always("commit", Fault(KeyspaceFull))
-        keyspace = JournaledKeyspace(self.directory, map_, SIZE)
+        map_.plan = always("commit", Fault(EngineFull))
+        keyspace = WALEngine(self.directory, map_, SIZE)
         self.addCleanup(keyspace.close)
         self.assertEqual(content(keyspace), {b"a": b"1"})
-        self.assertRaises(KeyspaceFull, put, keyspace, {b"b": b"2"})
+        self.assertRaises(EngineFull, put, keyspace, {b"b": b"2"})
         self.assertEqual(content(keyspace), {b"a": b"1"})
         map_.well()
         put(keyspace, {b"b": b"2"})
@@ -542,7 +544,7 @@ class OpeningTests(_Case):
         with self.assertRaisesRegex(StoreUnusable, "acknowledged are lost"):
             self.open(self.map.content)
         # As the sentence says.
-        for name in JOURNAL_FILES:
+        for name in SEGMENT_FILES:
             os.unlink(os.path.join(self.directory, name))
         self.open(self.map.content)
         self.assertEqual(content(self.keyspace), {})
@@ -561,9 +563,9 @@ class OpeningTests(_Case):
 
     def test_a_file_is_missing(self) -> None:
         """The older of two that are needed."""
-        self.map.plan = always("commit", Fault(KeyspaceFailed))
+        self.map.plan = always("commit", Fault(EngineFailed))
         put(self.keyspace, {b"a": b"1"})
-        self.assertRaises(KeyspaceFailed, self.keyspace.fold)
+        self.assertRaises(EngineFailed, self.keyspace.fold)
         put(self.keyspace, {b"a": b"2"})
         os.unlink(os.path.join(self.directory, "journal.a"))
         with self.assertRaisesRegex(StoreUnusable, "the other file of the journal is not"):
@@ -571,9 +573,9 @@ class OpeningTests(_Case):
 
     def test_an_older_file_is_used_again(self) -> None:
         """By somebody else: what stands before the newest batches is gone."""
-        self.map.plan = always("commit", Fault(KeyspaceFailed))
+        self.map.plan = always("commit", Fault(EngineFailed))
         put(self.keyspace, {b"a": b"1"})
-        self.assertRaises(KeyspaceFailed, self.keyspace.fold)
+        self.assertRaises(EngineFailed, self.keyspace.fold)
         put(self.keyspace, {b"a": b"2"})
         with open(os.path.join(self.directory, "journal.a"), "r+b") as file:
             file.seek(HEAD_SIZE)
@@ -597,7 +599,7 @@ class OpeningTests(_Case):
         put(self.keyspace, {b"a": b"1"})
         self.crash()
         self.assertEqual(content(self.keyspace), {b"a": b"1"})
-        for name in JOURNAL_FILES:
+        for name in SEGMENT_FILES:
             self.assertEqual(os.stat(os.path.join(self.directory, name)).st_size, SIZE)
 
     def test_damage_that_shows(self) -> None:
@@ -631,33 +633,31 @@ class OpeningTests(_Case):
         map_ = FakeKeyspace(self.map.content)
         for size in (2 * SIZE, SIZE):
             map_ = FakeKeyspace(map_.content)
-            keyspace = JournaledKeyspace(self.directory, map_, size)
+            keyspace = WALEngine(self.directory, map_, size)
             self.assertEqual(content(keyspace), {b"a": b"1"})
             keyspace.close()
-            for name in JOURNAL_FILES:
+            for name in SEGMENT_FILES:
                 self.assertEqual(os.stat(os.path.join(self.directory, name)).st_size, 2 * SIZE)
 
     def test_parts_without_their_journal(self) -> None:
         """A map that has parts of batches, which nothing tells whole any more."""
         put(self.keyspace, {b"a": b"1", b"b": b"2"})
-        self.assertRaises(KeyspaceFull, self.fold_by_halves)
-        for name in JOURNAL_FILES:
+        self.assertRaises(EngineFull, self.fold_by_halves)
+        for name in SEGMENT_FILES:
             os.unlink(os.path.join(self.directory, name))
         with self.assertRaisesRegex(StoreUnusable, "batch 1 is missing"):
             self.open(self.map.content)
 
     def fold_by_halves(self) -> None:
         """Say that it has begun, put down the first portion, and no more."""
-        changes = iter([Fault(KeyspaceFull), None, None, Fault(KeyspaceFull)])
-        self.map.plan = lambda call: (
-            next(changes, Fault(KeyspaceFull)) if call == "commit" else None
-        )
+        changes = iter([Fault(EngineFull), None, None, Fault(EngineFull)])
+        self.map.plan = lambda call: next(changes, Fault(EngineFull)) if call == "commit" else None
         self.keyspace.fold()
 
     def test_without_a_call_for_room(self) -> None:
         """Some file systems cannot be asked for room: it is written to."""
         self.keyspace.close()
-        for name in JOURNAL_FILES:
+        for name in SEGMENT_FILES:
             os.unlink(os.path.join(self.directory, name))
         self.patch(os, "posix_fallocate", _unsupported)
         self.open({})
@@ -670,8 +670,8 @@ class OpeningTests(_Case):
         journal is opened, so that no append meets a disk without room for it."""
         self.keyspace.close()
         for _ in range(2):
-            JournaledKeyspace(self.directory, FakeKeyspace(self.map.content), 16 * SIZE).close()
-            for name in JOURNAL_FILES:
+            WALEngine(self.directory, FakeKeyspace(self.map.content), 16 * SIZE).close()
+            for name in SEGMENT_FILES:
                 path = os.path.join(self.directory, name)
                 status = os.stat(path)
                 self.assertEqual(status.st_size, 16 * SIZE)
@@ -687,7 +687,7 @@ class OpeningTests(_Case):
     def test_creation_that_a_crash_has_ended(self) -> None:
         """A draft is no file of the journal, whatever is in it."""
         self.keyspace.close()
-        for name in JOURNAL_FILES:
+        for name in SEGMENT_FILES:
             path = os.path.join(self.directory, name)
             os.rename(path, path + DRAFT)
             os.truncate(path + DRAFT, 100)
@@ -695,7 +695,7 @@ class OpeningTests(_Case):
         put(self.keyspace, {b"a": b"1"})
         self.crash()
         self.assertEqual(content(self.keyspace), {b"a": b"1"})
-        self.assertEqual(sorted(os.listdir(self.directory)), list(JOURNAL_FILES))
+        self.assertEqual(sorted(os.listdir(self.directory)), list(SEGMENT_FILES))
 
     def test_of_another_store(self) -> None:
         put(self.keyspace, {b"a": b"1"})
@@ -722,7 +722,7 @@ class _Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.map = FakeKeyspace({codec.META_KEY: b"meta"})
         self.model = dict(self.map.content)
-        self.keyspace = JournaledKeyspace(self.directory, self.map, SIZE)
+        self.keyspace = WALEngine(self.directory, self.map, SIZE)
 
     @rule(
         keys=st.lists(st.sampled_from([b"a", b"b", b"c", b"d"]), min_size=1, max_size=3),
@@ -736,7 +736,7 @@ class _Machine(RuleBasedStateMachine):
             pairs[keys[0]] = None
         try:
             batch = self.keyspace.begin()
-        except KeyspaceFailed:
+        except EngineFailed:
             return
         # Beginning decides what was in doubt.
         self.decide()
@@ -750,9 +750,9 @@ class _Machine(RuleBasedStateMachine):
                 after[key] = value
         try:
             batch.commit()
-        except KeyspaceFull:
+        except EngineFull:
             return
-        except KeyspaceFailed:
+        except EngineFailed:
             self.perhaps = after
         else:
             self.model = after
@@ -761,24 +761,24 @@ class _Machine(RuleBasedStateMachine):
 
     @rule()
     def fold(self) -> None:
-        with contextlib.suppress(KeyspaceFull, KeyspaceFailed):
+        with contextlib.suppress(EngineFull, EngineFailed):
             self.keyspace.fold()
 
     @rule()
     def tend(self) -> None:
-        with contextlib.suppress(KeyspaceFull, KeyspaceFailed):
+        with contextlib.suppress(EngineFull, EngineFailed):
             self.keyspace.tend()
 
     @rule(
         make=st.sampled_from(
             [
-                lambda: nth("commit", 0, Fault(KeyspaceFailed, applied=True)),
-                lambda: nth("commit", 0, Fault(KeyspaceFailed)),
-                lambda: nth("commit", 1, Fault(KeyspaceFailed, applied=True)),
-                lambda: always("commit", Fault(KeyspaceFailed)),
-                lambda: always("commit", Fault(KeyspaceFull)),
-                lambda: always("put", Fault(KeyspaceFull)),
-                lambda: always("begin", Fault(KeyspaceFailed)),
+                lambda: nth("commit", 0, Fault(EngineFailed, applied=True)),
+                lambda: nth("commit", 0, Fault(EngineFailed)),
+                lambda: nth("commit", 1, Fault(EngineFailed, applied=True)),
+                lambda: always("commit", Fault(EngineFailed)),
+                lambda: always("commit", Fault(EngineFull)),
+                lambda: always("put", Fault(EngineFull)),
+                lambda: always("begin", Fault(EngineFailed)),
                 lambda: narrow(1),
                 lambda: portions(2),
                 lambda: portions(3),
@@ -813,7 +813,7 @@ class _Machine(RuleBasedStateMachine):
         left = self.map.content
         self.keyspace.close()
         self.map = FakeKeyspace(left)
-        self.keyspace = JournaledKeyspace(self.directory, self.map, SIZE)
+        self.keyspace = WALEngine(self.directory, self.map, SIZE)
         self.decide()
 
     def decide(self) -> None:

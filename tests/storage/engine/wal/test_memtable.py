@@ -13,9 +13,9 @@ from durable_streams_tw.storage.engine.wal.format import Pairs
 from durable_streams_tw.storage.engine.wal.memtable import (
     UNTOUCHED,
     BatchPairs,
-    Layer,
     LayeredSnapshot,
     LayeredView,
+    Memtable,
     Untouched,
 )
 from tests.storage.fake_keyspace import FakeKeyspace
@@ -66,7 +66,7 @@ class LayeredTests(SynchronousTestCase):
         asked: tuple[bytes, bytes, bytes],
     ) -> None:
         """As each batch left it, whatever came after; a layer below, and one that goes on."""
-        lower, upper, own = Layer(), Layer(), BatchPairs()
+        lower, upper, own = Memtable(), Memtable(), BatchPairs()
         model = dict(below)
         seen = min(seen, len(changes))
         last = seen == len(changes) and seen > frozen
@@ -86,7 +86,7 @@ class LayeredTests(SynchronousTestCase):
     @given(st.lists(batches, max_size=8))
     def test_newest(self, changes: list[Pairs]) -> None:
         """What a layer would make of the map, and how much of it there is."""
-        layer = Layer()
+        layer = Memtable()
         model: dict[bytes, bytes | None] = {}
         for number, pairs in enumerate(changes):
             layer.take(number, pairs)
@@ -99,7 +99,7 @@ class LayeredTests(SynchronousTestCase):
     @given(st.lists(batches, max_size=8))
     def test_keys_meanwhile(self, changes: list[Pairs]) -> None:
         """Keys are found whenever they are looked for, and once each."""
-        layer = Layer()
+        layer = Memtable()
         model: set[bytes] = set()
         for number, pairs in enumerate(changes):
             layer.take(number, pairs)
@@ -108,7 +108,7 @@ class LayeredTests(SynchronousTestCase):
 
     def test_a_scan_looks_at_few_keys(self) -> None:
         """The first pair of a range is found without the value of any other key."""
-        layer, looked = Layer(), []
+        layer, looked = Memtable(), []
 
         class Counting:
             def get(self, key: bytes) -> bytes | Untouched | None:
@@ -127,7 +127,7 @@ class LayeredTests(SynchronousTestCase):
 
     def test_untouched(self) -> None:
         """Before the first batch of a key nothing is said of it."""
-        layer = Layer()
+        layer = Memtable()
         layer.take(2, {b"a": b"1"})
         layer.take(4, {b"a": None})
         self.assertIs(layer.at(1).get(b"a"), UNTOUCHED)
@@ -138,7 +138,7 @@ class LayeredTests(SynchronousTestCase):
 
     def test_the_map_is_let_alone(self) -> None:
         """What the layers tell is not looked up, and a removed key is not there."""
-        layer = Layer()
+        layer = Memtable()
         layer.take(1, {b"a": b"1", b"b": None})
 
         class Unasked(LayeredView):

@@ -23,11 +23,11 @@ from durable_streams_tw.http.twisted_web.resource import send
 _HTML: Final = b"text/html; charset=utf-8"
 
 
-class Console(resources.Look):
+class Console(resources.OperatorResource):
     """The page."""
 
     def __init__(self) -> None:
-        resources.Look.__init__(self)
+        resources.OperatorResource.__init__(self)
         # Read at the start: an upgrade in place may replace the files of a running server.
         whole_page()
 

@@ -39,7 +39,7 @@ from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.codec import CorruptRecord, StreamRecord
-from durable_streams_tw.storage.engine.kv import Buffer, KeyspaceFailed, Snapshots, View
+from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, Snapshots, View
 
 # How many sources' forks are counted at a time.
 _COUNTED: Final = 100_000
@@ -70,7 +70,7 @@ def check(keyspace: Snapshots, deep: bool = False) -> Iterator[Finding]:
     try:
         with keyspace.snapshot() as view:
             yield from _Walk(_Ordered(view), deep).findings()
-    except KeyspaceFailed as failure:
+    except EngineFailed as failure:
         yield Finding(Flaw.UNREADABLE, b"", str(failure))
 
 
@@ -96,13 +96,13 @@ class _Ordered:
         self.get = view.get
 
     def scan(self, first: bytes, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
-        """Yield the pairs from ``first`` up to ``stop``. Raises `KeyspaceFailed`."""
+        """Yield the pairs from ``first`` up to ``stop``. Raises `EngineFailed`."""
         return _in_order(self._view.scan(first, stop), first, stop)
 
     def scan_from_floor(
         self, first: bytes, lowest: bytes, stop: bytes
     ) -> Iterator[tuple[Buffer, Buffer]]:
-        """Yield the pairs from the greatest key up to ``first``. Raises `KeyspaceFailed`."""
+        """Yield the pairs from the greatest key up to ``first``. Raises `EngineFailed`."""
         return _in_order(self._view.scan_from_floor(first, lowest, stop), lowest, stop)
 
 
@@ -114,7 +114,7 @@ def _in_order(
         key = bytes(raw)
         if not first <= key < stop or (last is not None and key <= last):
             before = first if last is None else last
-            raise KeyspaceFailed(f"its keys are out of order: {key.hex()} after {before.hex()}")
+            raise EngineFailed(f"its keys are out of order: {key.hex()} after {before.hex()}")
         last = key
         yield key, value
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.kv import Keyspace, KeyspaceFailed, KeyspaceFull, View
+from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull, KeyValueEngine, View
 from durable_streams_tw.storage.engine.wal.format import LINEAGE_SIZE, Entry, following
 
 _FINER: Final = 8
@@ -82,7 +82,7 @@ def behind(mark: Mark, entries: Iterable[Entry]) -> list[Entry] | None:
 
 
 def bring_up(
-    keyspace: Keyspace, pairs: Mapping[bytes, bytes | None], mark: Mark, last: int
+    keyspace: KeyValueEngine, pairs: Mapping[bytes, bytes | None], mark: Mark, last: int
 ) -> None:
     """Put pairs into the map, and the mark that says how far it is with them.
 
@@ -90,7 +90,7 @@ def bring_up(
     further, at a batch that is to be skipped: the journal need not have that one, so the map must
     never be marked as having begun it.
 
-    Raises `KeyspaceFull` if there is no room for all pairs, and `KeyspaceFailed`; either way the
+    Raises `EngineFull` if there is no room for all pairs, and `EngineFailed`; either way the
     caller can repeat the call.
     """
     # In their order, keys that share a page come one after the other.
@@ -100,7 +100,7 @@ def bring_up(
     marked = (codec.JOURNAL_KEY, pack_mark(Mark(mark.lineage, mark.applied, begun)))
     try:
         put_down(keyspace, [*changes, marked])
-    except KeyspaceFull:
+    except EngineFull:
         _say_begun(keyspace, last)
         removed = [change for change in changes if change[1] is None]
         kept = [change for change in changes if change[1] is not None]
@@ -108,8 +108,8 @@ def bring_up(
         put_down(keyspace, [marked])
 
 
-def put_down(keyspace: Keyspace, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
-    """Make changes in one commit. Raises `KeyspaceFull` and `KeyspaceFailed`."""
+def put_down(keyspace: KeyValueEngine, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
+    """Make changes in one commit. Raises `EngineFull` and `EngineFailed`."""
     batch = keyspace.begin()
     try:
         make(batch, changes)
@@ -128,18 +128,18 @@ def make(target: Changed, changes: Iterable[tuple[bytes, bytes | None]]) -> None
             target.put(key, value)
 
 
-def _known(keyspace: Keyspace) -> Mark:
+def _known(keyspace: KeyValueEngine) -> Mark:
     """How far a map is now."""
     try:
         with keyspace.snapshot() as view:
             mark = read_mark(view)
     except codec.CorruptRecord as corrupt:
-        raise KeyspaceFailed(str(corrupt)) from corrupt
+        raise EngineFailed(str(corrupt)) from corrupt
     assert mark is not None, "a map with a journal is marked"
     return mark
 
 
-def _say_begun(keyspace: Keyspace, number: int) -> None:
+def _say_begun(keyspace: KeyValueEngine, number: int) -> None:
     """Mark a map as one that may have parts of batches up to a number."""
     known = _known(keyspace)
     if known.begun < number:
@@ -147,13 +147,13 @@ def _say_begun(keyspace: Keyspace, number: int) -> None:
         put_down(keyspace, [(codec.JOURNAL_KEY, pack_mark(begun))])
 
 
-def _in_portions(keyspace: Keyspace, changes: list[tuple[bytes, bytes | None]]) -> None:
+def _in_portions(keyspace: KeyValueEngine, changes: list[tuple[bytes, bytes | None]]) -> None:
     portion = max(len(changes) // _FINER, 1)
     done, ripened = 0, False
     while done < len(changes):
         try:
             put_down(keyspace, changes[done : done + portion])
-        except KeyspaceFull:
+        except EngineFull:
             if portion > 1:
                 portion = max(portion // _FINER, 1)
             elif not ripened:
@@ -166,10 +166,10 @@ def _in_portions(keyspace: Keyspace, changes: list[tuple[bytes, bytes | None]]) 
             ripened = False
 
 
-def ripen(keyspace: Keyspace) -> None:
+def ripen(keyspace: KeyValueEngine) -> None:
     """Commits for their own sake, after which the pages that earlier ones have freed can be used.
 
-    Raises `KeyspaceFull` and `KeyspaceFailed`.
+    Raises `EngineFull` and `EngineFailed`.
     """
     with keyspace.snapshot() as view:
         found = view.get(codec.JOURNAL_KEY)

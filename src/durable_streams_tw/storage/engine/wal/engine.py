@@ -26,9 +26,9 @@ from durable_streams_tw.protocol.limits import JOURNALED_BATCH
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import (
-    Keyspace,
-    KeyspaceFailed,
-    KeyspaceFull,
+    EngineFailed,
+    EngineFull,
+    KeyValueEngine,
     Snapshot,
     View,
 )
@@ -41,13 +41,13 @@ from durable_streams_tw.storage.engine.wal.checkpoint import (
     read_mark,
     ripen,
 )
-from durable_streams_tw.storage.engine.wal.files import JOURNAL_FILES, Journal, settle, survey
+from durable_streams_tw.storage.engine.wal.files import SEGMENT_FILES, WriteAheadLog, settle, survey
 from durable_streams_tw.storage.engine.wal.format import Pairs, pack_entry
 from durable_streams_tw.storage.engine.wal.memtable import (
     BatchPairs,
-    Layer,
     LayeredSnapshot,
     LayeredView,
+    Memtable,
     Overlay,
     layer_of,
 )
@@ -59,14 +59,14 @@ _GENERATION_BITS: Final = 48
 _GROWTH: Final = 2
 
 
-class TendedKeyspace(Keyspace, Protocol):
+class TendedKeyspace(KeyValueEngine, Protocol):
     """Keyspace with a table of readers in other processes."""
 
     def check_readers(self) -> None:
-        """Free the slots of readers whose process died. Raises `KeyspaceFailed`."""
+        """Free the slots of readers whose process died. Raises `EngineFailed`."""
 
 
-class JournaledKeyspace:
+class WALEngine:
     """The journal in a directory, over a map that is marked as one with a journal.
 
     ``size`` is what each of the journal's two files takes, in bytes. What a crash left in the
@@ -87,10 +87,10 @@ class JournaledKeyspace:
         self._largest = min(JOURNALED_BATCH, size // 8)
         self._writing, self._folding, self._seeing = Lock(), Lock(), Lock()
         # What the committer adds to, and what is on its way into the map.
-        self._active = Layer()
-        self._frozen: Layer | None = None
+        self._active = Memtable()
+        self._frozen: Memtable | None = None
         self._frozen_until = 0
-        self._journal: Journal | None = None
+        self._journal: WriteAheadLog | None = None
         # The number of a batch of which it is not known whether it happened.
         self._doubtful: int | None = None
         self._generation = 0
@@ -116,7 +116,7 @@ class JournaledKeyspace:
             if mark is None:
                 mark = first_mark()
                 put_down(self._map, [(codec.JOURNAL_KEY, pack_mark(mark))])
-        except (codec.CorruptRecord, KeyspaceFailed, KeyspaceFull) as failure:
+        except (codec.CorruptRecord, EngineFailed, EngineFull) as failure:
             raise StoreUnusable(f"{self._directory} cannot be used: {failure}") from None
         return mark
 
@@ -132,7 +132,7 @@ class JournaledKeyspace:
         self._number = self._frozen_until = found.last
         try:
             self._fold_frozen()
-        except (KeyspaceFailed, KeyspaceFull) as failure:
+        except (EngineFailed, EngineFull) as failure:
             # It is as readable as ever, and stays in the journal.
             self._log.error("the journal cannot be folded in yet: {reason}", reason=failure)
         else:
@@ -147,7 +147,7 @@ class JournaledKeyspace:
                 "or keep what is left with `backup --even-flawed`, and restore that"
             )
         return (
-            f"{lost}To go on without them, move the journal ({' and '.join(JOURNAL_FILES)}) out "
+            f"{lost}To go on without them, move the journal ({' and '.join(SEGMENT_FILES)}) out "
             f"of {self._directory}"
         )
 
@@ -156,7 +156,7 @@ class JournaledKeyspace:
         if self._journal is not None or self._frozen is not None or len(self._active):
             return
         try:
-            self._journal = Journal(self._directory, self._mark.lineage, self._size)
+            self._journal = WriteAheadLog(self._directory, self._mark.lineage, self._size)
         except (OSError, StoreUnusable) as error:
             if self._no_journal != str(error):
                 self._no_journal = str(error)
@@ -215,7 +215,7 @@ class JournaledKeyspace:
         try:
             with self.snapshot():
                 return self._not_folded
-        except KeyspaceFailed as failure:
+        except EngineFailed as failure:
             return str(failure)
 
     # -- batches ------------------------------------------------------------------------------
@@ -227,8 +227,8 @@ class JournaledKeyspace:
             with self._writing:
                 try:
                     self._prepare()
-                except KeyspaceFull as failure:
-                    raise KeyspaceFailed(str(failure)) from failure
+                except EngineFull as failure:
+                    raise EngineFailed(str(failure)) from failure
         with self._seeing:
             layers = self._layers()
         return _Batch(self._map, layers, self._commit)
@@ -271,7 +271,7 @@ class JournaledKeyspace:
             self.due(False)
         return self.floor | self._number
 
-    def _journaled(self, journal: Journal, entry: bytes) -> bool:
+    def _journaled(self, journal: WriteAheadLog, entry: bytes) -> bool:
         """Whether an entry is in the journal now. If not, it never will be."""
         try:
             journal.append(entry)
@@ -294,13 +294,13 @@ class JournaledKeyspace:
         try:
             try:
                 put_down(self._map, changes)
-            except KeyspaceFull:
+            except EngineFull:
                 if not self._unripe:
                     raise
                 self._unripe = False
                 ripen(self._map)
                 put_down(self._map, changes)
-        except KeyspaceFailed:
+        except EngineFailed:
             self._doubt(number)
             raise
         self._unripe = True
@@ -319,16 +319,16 @@ class JournaledKeyspace:
         as having it, so if only the journal does, it is never heard of again."""
         try:
             self._fold_together(number, always=True)
-        except (KeyspaceFull, KeyspaceFailed) as failure:
+        except (EngineFull, EngineFailed) as failure:
             self._doubt(number)
-            raise KeyspaceFailed(str(failure)) from failure
+            raise EngineFailed(str(failure)) from failure
 
     # -- folding ------------------------------------------------------------------------------
 
     def fold(self) -> None:
         """Bring the map up to date with all that is journaled, and open a lost journal again.
 
-        Called on any thread but the reactor's. Raises `KeyspaceFull` and `KeyspaceFailed`; the
+        Called on any thread but the reactor's. Raises `EngineFull` and `EngineFailed`; the
         caller then tries again.
         """
         with self._folding:
@@ -353,7 +353,7 @@ class JournaledKeyspace:
     def _freeze(self) -> None:
         """Let the batches so far be folded in, and others be journaled in the other file."""
         with self._seeing:
-            self._frozen, self._active = self._active, Layer()
+            self._frozen, self._active = self._active, Memtable()
             self._frozen_until = self._number
         if self._journal is not None:
             self._journal.turn()
@@ -376,8 +376,8 @@ class JournaledKeyspace:
         try:
             # A number beyond the last batch is that of one to be skipped.
             bring_up(self._map, pairs, self._mark.at(number), min(number, self._number))
-        except (KeyspaceFull, KeyspaceFailed) as failure:
-            self._crammed = isinstance(failure, KeyspaceFull)
+        except (EngineFull, EngineFailed) as failure:
+            self._crammed = isinstance(failure, EngineFull)
             self._not_folded = str(failure)
             raise
         self._crammed, self._unripe, self._not_folded = False, True, None
@@ -385,14 +385,14 @@ class JournaledKeyspace:
     def _forget_layers(self, number: int) -> None:
         """The map has everything, up to a number that the journal may not have."""
         with self._seeing:
-            self._frozen, self._active = None, Layer()
+            self._frozen, self._active = None, Memtable()
             self._number = number
         if self._journal is not None:
             # Entries of one file follow on each other without a gap.
             self._journal.turn()
 
     def tend(self) -> None:
-        """Free the slots of dead readers. Raises `KeyspaceFailed`."""
+        """Free the slots of dead readers. Raises `EngineFailed`."""
         self._map.check_readers()
 
 
@@ -404,7 +404,7 @@ class _Batch(LayeredView):
     """A batch over what is journaled and the map, which is looked into only where it has to be."""
 
     def __init__(
-        self, map_: Keyspace, layers: list[Overlay], commit: Callable[[Pairs], int]
+        self, map_: KeyValueEngine, layers: list[Overlay], commit: Callable[[Pairs], int]
     ) -> None:
         self._changes = BatchPairs()
         super().__init__([self._changes, *layers])

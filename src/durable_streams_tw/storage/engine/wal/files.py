@@ -31,7 +31,7 @@ from durable_streams_tw.storage.engine.wal.format import (
 )
 from durable_streams_tw.storage.files import DRAFT, open_file, sync_directory
 
-JOURNAL_FILES: Final = ("journal.a", "journal.b")
+SEGMENT_FILES: Final = ("journal.a", "journal.b")
 
 # The unit of `st_blocks`, in bytes.
 _BLOCK: Final = 512
@@ -39,7 +39,7 @@ _BLOCK: Final = 512
 _UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
-class Journal:
+class WriteAheadLog:
     """Journal of a data directory, made if it is missing.
 
     ``size`` is what each file takes, in bytes. Raises `OSError` if there cannot be one, and
@@ -49,7 +49,7 @@ class Journal:
     def __init__(self, directory: str, lineage: bytes, size: int) -> None:
         self._files: list[int] = []
         try:
-            for name in JOURNAL_FILES:
+            for name in SEGMENT_FILES:
                 self._files.append(_open(os.path.join(directory, name), lineage, size))
             self._size = min(os.fstat(file).st_size for file in self._files)
         except BaseException:
@@ -127,7 +127,7 @@ def survey(directory: str, mark: Mark) -> Survey:
     missed = [entry for file in read for entry in file.entries if entry.number > mark.applied]
     left = following(missed, mark.applied)
     last = mark.applied + len(left)
-    whole = len(read) == len(JOURNAL_FILES) and all(file.head is not None for file in read)
+    whole = len(read) == len(SEGMENT_FILES) and all(file.head is not None for file in read)
     if whole and not found and mark.begun == last + 1 and not _begins(read, mark):
         # Earlier servers marked a batch that the journal did not take as begun, and the map had no
         # room for the rest. That batch was answered with an error, and nothing of it is there.
@@ -150,7 +150,7 @@ class _File(Struct, frozen=True):
 
 
 def _paths(directory: str) -> list[str]:
-    return [os.path.join(directory, name) for name in JOURNAL_FILES]
+    return [os.path.join(directory, name) for name in SEGMENT_FILES]
 
 
 def _read(directory: str, lineage: bytes) -> list[_File]:

@@ -42,7 +42,7 @@ _Version = tuple[int, bytes | None, "_Version | None"]
 """The number of the batch that set a value, the value, and what the layer had before."""
 
 
-class Layer:
+class Memtable:
     """Batches that were journaled one after the other."""
 
     def __init__(self) -> None:
@@ -131,9 +131,9 @@ def _group(key: bytes) -> bytes:
     return key[:_GROUP] if key[:1] in OWNED_PREFIXES else key[:1]
 
 
-def layer_of(entries: Sequence[Entry]) -> Layer:
+def layer_of(entries: Sequence[Entry]) -> Memtable:
     """A layer of batches that stand in the journal, in their order."""
-    layer = Layer()
+    layer = Memtable()
     for entry in entries:
         layer.take(entry.number, entry.pairs)
     return layer
