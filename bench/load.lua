@@ -48,7 +48,7 @@ function init(args)
       }
     end
     local function create()
-      local ends = (math.floor(os.time() / 10) + 4) * 10
+      local ends = (math.floor(os.time() / 10) + 2) * 10
       return wrk.format("PUT", prefix .. number, {
         ["Content-Type"] = TYPE, ["Content-Length"] = "0",
         ["Stream-Expires-At"] = os.date("!%Y-%m-%dT%H:%M:%SZ", ends),

@@ -18,6 +18,8 @@ SLICES = 10
 CONNECTIONS = 64
 #: One slice lasts this many times as long as other loads: ten of them are two minutes by default.
 LONGER = 2.4
+#: Seconds after which the first streams of the mixed load have expired.
+EXPIRY = 22.0
 MIB = 2**20
 
 FIGURES = (
@@ -43,14 +45,17 @@ class Steady(Row):
 
     def measure(self, trial: Trial) -> dict[str, float]:
         """Every append that was acknowledged is there afterwards. Raises `Mismatch`."""
-        with trial.server() as server, Client(server.port) as client:
-            ruler = Ruler(client, "ruler", SIZE)
-            client.create("one")
-            before = client.tail("one")
+        with trial.server() as server:
+            with Client(server.port) as client:
+                ruler = Ruler(client, "ruler", SIZE)
+                client.create("one")
+                before = client.tail("one")
             warm = wrk.run(_url(server, ROOT + "one"), CONNECTIONS, 1, "append", str(SIZE))
             seconds = LONGER * trial.settings.seconds
             figures = run(server, ROOT + "one", seconds, lambda _: ["append", str(SIZE)])
-            there = ruler.appends(before, client.tail("one"))
+            # The server has closed the idle connection of the first client.
+            with Client(server.port) as client:
+                there = ruler.appends(before, client.tail("one"))
             answered = warm.requests + round(figures["requests"])
             check_count(there, answered, (SLICES + 1) * CONNECTIONS)
             return figures
@@ -76,6 +81,10 @@ class SteadyMixed(Row):
             client.create("wakes", "application/json")
             client.subscribe("mixed", "mixed/**", "wakes")
             seconds = LONGER * trial.settings.seconds
+
+            # Measured from the moment on at which as many streams expire as are created.
+            url, warm_up = _url(server, ROOT), max(seconds, EXPIRY)
+            wrk.run(url, CONNECTIONS, warm_up, "mixed", f"{ROOT}mixed/w-", ROOT + "one", str(SIZE))
 
             def arguments(number: int) -> list[str]:
                 return ["mixed", f"{ROOT}mixed/{number}-", ROOT + "one", str(SIZE)]
