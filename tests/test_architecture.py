@@ -1,13 +1,13 @@
-"""The rules of the tree: who may import whom, and what a module looks like.
+"""Rules of the source tree: import direction, import cycles, dead modules, docstrings.
 
-Sources are read, not imported, so a rule holds on every platform and for every branch.
+Sources are parsed, not imported, so a rule holds on every platform and for every branch.
 """
 
 from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +22,7 @@ AUTH_PLUGIN = PLUGIN.with_name(f"{ROOT}_auth.py")
 # What the second one imports.
 AUTH_TYPES = f"{ROOT}.service.auth_plugin"
 
-# A package imports itself and the ones before it.
+# A package imports itself and the packages before it.
 ORDER = (
     *(
         "clocks",
@@ -40,13 +40,34 @@ ORDER = (
     *("telemetry", "service", "client", "cli"),
 )
 
-# What the store commands run in a process of its own.
+# Parts of ``storage`` in import order. "" stands for the modules directly below it.
+STORAGE_ORDER = ("", "engine", "commands", "durable", "memory", "admin")
+
+# Imports against this order that exist still, as (module or part, part).
+STORAGE_EXCEPTIONS = {
+    ("api", "engine"),
+    ("queries", "engine"),
+    ("engine", "commands"),
+    ("engine", "durable"),
+    ("durable", "admin"),
+}
+
+# Import cycles that exist still: all modules of such a cycle begin with one of the prefixes.
+CYCLE_EXCEPTIONS: tuple[tuple[str, ...], ...] = (
+    ("storage.api", "storage.metrics"),
+    ("live.sse.",),
+    ("subscriptions.",),
+    ("http.http1.",),
+    ("http.http2.", "http.twisted_web."),
+)
+
+# Entry point of the child process that the store commands start.
 CHILD = f"{ROOT}.cli.store_child"
 
-# What pyproject.toml names as a script; it finds its commands by name.
+# Target of the console script in pyproject.toml; it looks commands up by name.
 CONSOLE = f"{ROOT}.cli.commands"
 
-# Time, chance and the world outside are arguments of the protocol's functions.
+# Functions of the protocol take time and randomness as arguments and do no I/O.
 IMPURE = {
     *("asyncio", "os", "random", "secrets", "socket", "subprocess", "sys", "tempfile"),
     *("threading", "time", "logging", "pathlib", "shutil", "select", "signal"),
@@ -54,7 +75,7 @@ IMPURE = {
 
 
 class Module:
-    """A source file and what it imports."""
+    """Source file and the names that it imports."""
 
     def __init__(self, name: str, path: Path) -> None:
         self.name = name
@@ -64,13 +85,15 @@ class Module:
 
     @property
     def package(self) -> str | None:
-        """The part of the server that it belongs to; None for the front door."""
+        """Return the top-level package of the module; None for ``durable_streams_tw`` itself."""
         parts = self.name.split(".")
         return parts[1] if len(parts) > 1 else None
 
     def imports(self, top_level: bool = False) -> Iterator[str]:
-        """Dotted names of all that it imports, ``package.name`` for each name from a package;
-        with ``top_level`` only what importing the module imports."""
+        """Yield the dotted names of all imports, ``package.name`` for each name of a package.
+
+        With ``top_level``, skip imports inside functions.
+        """
         nodes = _outside_functions(self.tree) if top_level else ast.walk(self.tree)
         for node in nodes:
             if isinstance(node, ast.Import):
@@ -100,19 +123,19 @@ def _modules() -> dict[str, Module]:
 
 
 class ArchitectureTests(SynchronousTestCase):
-    """Each rule names the files that break it."""
+    """Each rule lists the modules that break it."""
 
     def setUp(self) -> None:
         self.modules = _modules()
 
     def _inside(self, dotted: str) -> str | None:
-        """The module of ours that a dotted name means, or stands in."""
+        """Return our module that a dotted name refers to, or that defines it."""
         while dotted and dotted not in self.modules:
             dotted = dotted.rpartition(".")[0]
         return dotted or None
 
-    def test_there_is_something_to_look_at(self) -> None:
-        """The rules below are about the real tree."""
+    def test_all_packages_are_found(self) -> None:
+        """The rules below apply to the real tree."""
         packages = {module.package for module in self.modules.values()} - {None}
         self.assertGreater(len(self.modules), 30)
         self.assertLessEqual({"protocol", "storage", "live", "http", "service"}, packages)
@@ -121,11 +144,11 @@ class ArchitectureTests(SynchronousTestCase):
         self.assertEqual([str(at) for at in folders if not (at / "__init__.py").exists()], [])
 
     def test_imports_point_to_earlier_packages(self) -> None:
-        """Never back."""
+        """Packages import only from packages before them in ORDER."""
         wrong = []
         for module in self.modules.values():
             if module.package is None:
-                # The front door names what it offers, and imports it when it is asked for.
+                # The package imports its public names lazily.
                 continue
             allowed = ORDER[: ORDER.index(module.package) + 1]
             for name in module.imports():
@@ -136,8 +159,42 @@ class ArchitectureTests(SynchronousTestCase):
                     wrong.append(f"{module.name} imports {name}")
         self.assertEqual(wrong, [])
 
-    def test_the_front_door_is_light(self) -> None:
-        """Importing the package imports nothing: the protocol can be had without Twisted."""
+    def test_storage_imports_one_way(self) -> None:
+        """Parts of ``storage`` import only from parts before them."""
+        wrong = []
+        parts = set(STORAGE_ORDER[1:])
+        for module in self.modules.values():
+            if module.package != "storage":
+                continue
+            importer, own = _storage_part(module.name, parts)
+            for name in module.imports():
+                if not name.startswith(f"{ROOT}.storage."):
+                    continue
+                _, other = _storage_part(name, parts)
+                backward = STORAGE_ORDER.index(other) > STORAGE_ORDER.index(own)
+                if backward and (importer, other) not in STORAGE_EXCEPTIONS:
+                    wrong.append(f"{module.name} imports {name}")
+        self.assertEqual(wrong, [])
+
+    def test_no_import_cycles(self) -> None:
+        """No modules import each other, in functions and under TYPE_CHECKING included."""
+        graph: dict[str, set[str]] = {
+            module.name: {
+                inside
+                for name in module.imports()
+                if (inside := self._inside(name)) not in (None, ROOT, module.name)
+            }
+            for module in self.modules.values()
+        }
+        wrong = [
+            cycle
+            for cycle in _cycles(graph)
+            if not any(all(name.startswith(allowed) for name in cycle) for allowed in _allowed())
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_the_top_package_imports_nothing(self) -> None:
+        """Programs can import the protocol without Twisted."""
         front = self.modules[ROOT]
         inert = {"__future__.annotations", "typing.TYPE_CHECKING"}
         checking = {
@@ -151,7 +208,7 @@ class ArchitectureTests(SynchronousTestCase):
         self.assertEqual(set(front.imports(top_level=True)) - checking - inert, set())
 
     def test_the_protocol_is_pure(self) -> None:
-        """It imports the standard library's pure parts and msgspec."""
+        """``protocol`` imports msgspec and pure modules of the standard library only."""
         wrong = []
         for module in self.modules.values():
             if module.package != "protocol":
@@ -163,8 +220,8 @@ class ArchitectureTests(SynchronousTestCase):
                     wrong.append(f"{module.name} imports {name}")
         self.assertEqual(wrong, [])
 
-    def test_nobody_chooses_the_reactor(self) -> None:
-        """Importing a module never installs a reactor; only functions may ask for it."""
+    def test_imports_install_no_reactor(self) -> None:
+        """Only functions import the reactor."""
         wrong = [
             module.name
             for module in self.modules.values()
@@ -173,8 +230,8 @@ class ArchitectureTests(SynchronousTestCase):
         ]
         self.assertEqual(wrong, [])
 
-    def test_the_plugin_is_light(self) -> None:
-        """Every run of twistd imports it, so it imports the name holder only."""
+    def test_the_plugin_imports_little(self) -> None:
+        """Every run of twistd imports the plugin, so it imports ``ServiceMaker`` only."""
         plugin = Module("plugin", PLUGIN)
         self.assertEqual(list(plugin.imports()), ["twisted.application.service.ServiceMaker"])
         auth = Module("plugin", AUTH_PLUGIN)
@@ -184,13 +241,12 @@ class ArchitectureTests(SynchronousTestCase):
             for name in self.modules[AUTH_TYPES].imports(top_level=True)
             if not name.startswith(("__future__", "typing", "zope", "twisted."))
         ]
-        self.assertEqual(outside, [], "nothing of ours before it is used")
+        self.assertEqual(outside, [], "imports of ours before first use")
         for folder in (PLUGIN.parent, PLUGIN.parent.parent):
             self.assertFalse((folder / "__init__.py").exists(), "twisted.plugins is Twisted's")
 
     def test_no_dead_modules(self) -> None:
-        """Everything is reached from the front door, from what the plugin names, or from the
-        commands."""
+        """The package, the plugins and the commands import every module, directly or not."""
         named = {
             node.value
             for node in ast.walk(ast.parse(PLUGIN.read_text("utf-8")))
@@ -204,7 +260,7 @@ class ArchitectureTests(SynchronousTestCase):
         self.assertEqual(sorted(set(self.modules) - reached), [])
 
     def _reached(self, waiting: list[str]) -> set[str]:
-        """All that importing some modules may import, one way or another."""
+        """Return all modules that some modules import, directly or not."""
         reached: set[str] = set()
         while waiting:
             name = waiting.pop()
@@ -220,8 +276,7 @@ class ArchitectureTests(SynchronousTestCase):
         return reached
 
     def test_no_dict_is_a_queue(self) -> None:
-        """Taking the first key of a plain dictionary walks over all slots deleted before it, so
-        a module that does it uses an ``OrderedDict`` or, better, a ``BoundedCache``."""
+        """Taking the first key of a dict scans all slots deleted before it: O(n) per call."""
         wrong = [
             module.name
             for module in self.modules.values()
@@ -230,7 +285,7 @@ class ArchitectureTests(SynchronousTestCase):
         self.assertEqual(wrong, [])
 
     def test_docstrings(self) -> None:
-        """Every module, every public class and every public function says what it is."""
+        """Every module, public class and public function has a docstring."""
         missing = []
         for module in self.modules.values():
             if not ast.get_docstring(module.tree):
@@ -239,8 +294,44 @@ class ArchitectureTests(SynchronousTestCase):
         self.assertEqual(missing, [])
 
 
+def _allowed() -> Iterator[tuple[str, ...]]:
+    for prefixes in CYCLE_EXCEPTIONS:
+        yield tuple(f"{ROOT}.{prefix}" for prefix in prefixes)
+
+
+def _storage_part(dotted: str, parts: set[str]) -> tuple[str, str]:
+    """Return the name below ``storage`` and the part of STORAGE_ORDER that it belongs to."""
+    below = [*dotted.split("."), "", ""][2]
+    return below, below if below in parts else ""
+
+
+def _cycles(graph: Mapping[str, Collection[str | None]]) -> list[list[str]]:
+    """Return the strongly connected components of more than one module, each sorted."""
+    found = []
+    reachable = {name: _reachable(graph, name) for name in graph}
+    seen: set[str] = set()
+    for name in sorted(graph):
+        if name not in seen:
+            component = sorted(at for at in reachable[name] if name in reachable.get(at, ()))
+            seen.update(component)
+            if component and component != [name]:
+                found.append(component)
+    return found
+
+
+def _reachable(graph: Mapping[str, Collection[str | None]], start: str) -> set[str]:
+    reached: set[str] = set()
+    waiting: list[str | None] = [start]
+    while waiting:
+        for name in graph.get(waiting.pop() or "", ()):
+            if name is not None and name not in reached:
+                reached.add(name)
+                waiting.append(name)
+    return reached
+
+
 def _undocumented(tree: ast.AST, within: str = "") -> Iterator[str]:
-    """Public definitions without a docstring, but for those within private classes."""
+    """Yield public definitions without a docstring, except those in private classes."""
     for node in ast.iter_child_nodes(tree):
         if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
