@@ -15,6 +15,7 @@ from twisted.web.server import Request, Site
 
 import durable_streams_tw
 from durable_streams_tw import Batch, DurableStreams, Settings, StreamError, StreamInfo, Written
+from durable_streams_tw.live.limits import LONG_POLL_TIMEOUT
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem
 from tests.http.house import Client, House, Threads
@@ -294,7 +295,7 @@ class TailTests(Case):
         """There is no timeout to be seen."""
         reader = Reader(self.streams, "a")
         for _ in range(10):
-            self.house.clock.advance(limits.LONG_POLL_TIMEOUT)
+            self.house.clock.advance(LONG_POLL_TIMEOUT)
         self.append(b"new", close=True)
         self.assertEqual((reader.got, self.now(reader.done)), ([b"old", b"new"], "ended"))
 

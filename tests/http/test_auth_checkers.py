@@ -14,15 +14,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.auth.identities import BearerToken, CannotTell, Identity, Rejected
 from durable_streams_tw.auth.jwts import TokenRequirements
-from durable_streams_tw.http.auth_checkers import JwtChecker, TokenFileChecker, UnusableFile
-from durable_streams_tw.http.jwks_sources import CannotFetch
-from durable_streams_tw.protocol.limits import (
+from durable_streams_tw.auth.limits import (
     KEY_SET_FRESH,
     KEY_SET_PAUSE,
     KEY_SET_STALE,
     MAX_KEY_WAITERS,
     TOKEN_CACHE,
 )
+from durable_streams_tw.http.auth_checkers import JwtChecker, TokenFileChecker, UnusableFile
+from durable_streams_tw.http.jwks_sources import CannotFetch
 from tests.auth.issuer import AUDIENCE, ISSUER, NOW, key_set, token
 
 

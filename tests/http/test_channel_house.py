@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from durable_streams_tw.protocol import limits
+from durable_streams_tw.live import limits
 from tests.http import house, test_bad_input, test_live
 from tests.http.twisted_web import test_resource as test_tree
 from tests.http.twisted_web import test_site

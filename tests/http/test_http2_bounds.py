@@ -8,6 +8,7 @@ from typing import Any
 from durable_streams_tw.http.http2 import frames as frames
 from durable_streams_tw.http.http2.frames import Code
 from durable_streams_tw.http.settings import Settings
+from durable_streams_tw.live.limits import READ_PIECE
 from durable_streams_tw.protocol import limits
 from tests.http.house import ROOT
 from tests.http.http2_client import FramesTestCase, block, frame, resets
@@ -179,7 +180,7 @@ class MemoryTests(FramesTestCase):
         for _ in range(50):
             self.house.post("a", b"x" * 50_000)
             self.heard()
-        self.assertLess(self.connection._unsent, 3 * limits.READ_PIECE)
+        self.assertLess(self.connection._unsent, 3 * READ_PIECE)
 
 
 class FloodTests(FramesTestCase):

@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseDone
 
+from durable_streams_tw.auth.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
 from durable_streams_tw.http.jwks_sources import (
     CannotFetch,
     UnusableSource,
@@ -19,7 +20,6 @@ from durable_streams_tw.http.jwks_sources import (
     source_of,
 )
 from durable_streams_tw.outgoing.resolver import Resolver
-from durable_streams_tw.protocol.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
 from tests.outgoing.name_service import LookupReactor, NameService
 
 URL = "http://127.0.0.1:8080/jwks.json"

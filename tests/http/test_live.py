@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.protocol import limits
+from durable_streams_tw.live import limits
 from durable_streams_tw.protocol.streams.commands import Append
 from durable_streams_tw.storage.api import Command, Outcome
 from durable_streams_tw.storage.memory.store import MemoryStore

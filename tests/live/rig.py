@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from durable_streams_tw.live.limits import READ_PIECE
 from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.live.registry import FollowerRegistry
@@ -20,7 +21,7 @@ from durable_streams_tw.live.sse.broadcaster import Broadcaster, Subscriber
 from durable_streams_tw.live.transfers import Transfer
 from durable_streams_tw.protocol.cursors import interval_at
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.limits import MAX_CHUNK, READ_PIECE
+from durable_streams_tw.protocol.limits import MAX_CHUNK
 from durable_streams_tw.protocol.offsets import START, Asked, parse_offset
 from durable_streams_tw.protocol.streams import bodies
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError
 
+from durable_streams_tw.live.limits import FANOUT_SLICE
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import FANOUT_SLICE
 from durable_streams_tw.protocol.streams.state import Lifetime, StreamState
 from durable_streams_tw.storage.api import Chunk
 from tests.live.rig import TIMEOUT, LiveTestCase

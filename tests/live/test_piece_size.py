@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.live import limits
+from durable_streams_tw.live.limits import LEAST_PIECE, READ_PIECE
 from durable_streams_tw.live.piece_size import PieceSize
-from durable_streams_tw.protocol import limits
-from durable_streams_tw.protocol.limits import LEAST_PIECE, MIB, READ_PIECE
+from durable_streams_tw.protocol.limits import MIB
 from tests.live.rig import LiveTestCase, RecordingSink
 
 

@@ -7,8 +7,8 @@ from functools import partial
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.live.limits import TIMEOUT_SLICE
 from durable_streams_tw.live.timer_queue import Timeout, TimerQueue
-from durable_streams_tw.protocol.limits import TIMEOUT_SLICE
 
 
 class EqualTimeoutsTests(SynchronousTestCase):

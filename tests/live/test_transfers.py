@@ -8,9 +8,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
+from durable_streams_tw.live.limits import READ_PIECE
 from durable_streams_tw.live.transfers import Encoder, Transfers
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import MAX_POSITION, READ_PIECE
+from durable_streams_tw.protocol.limits import MAX_POSITION
 from durable_streams_tw.protocol.offsets import START
 from durable_streams_tw.protocol.streams.state import Lifetime
 from durable_streams_tw.storage.api import Chunk

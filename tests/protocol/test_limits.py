@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from durable_streams_tw.live.limits import (
+    LONG_POLL_TIMEOUT,
+    SSE_COMMENT_INTERVAL,
+    SSE_RECONNECT_INTERVAL,
+)
 from durable_streams_tw.protocol import limits
+from durable_streams_tw.storage.limits import MAX_QUEUE, MAX_RECORD, MERGE_RECORD, RECORD_PAYLOAD
 from tests.protocol.refusing import RefusingTestCase
 
 
@@ -19,13 +25,14 @@ class LimitsTests(RefusingTestCase):
 
     def test_a_body_fits(self) -> None:
         """The largest body can be queued and committed, in records that hold something."""
-        self.assertLessEqual(limits.MAX_BODY, limits.MAX_QUEUE)
-        self.assertLess(limits.RECORD_PAYLOAD, limits.MAX_RECORD)
-        self.assertLess(limits.MERGE_RECORD, limits.RECORD_PAYLOAD)
+        self.assertLessEqual(limits.MAX_BODY, MAX_QUEUE)
+        self.assertLess(RECORD_PAYLOAD, MAX_RECORD)
+        self.assertLess(MERGE_RECORD, RECORD_PAYLOAD)
+        self.assertLessEqual(limits.MAX_UNDIVIDED_BODY, RECORD_PAYLOAD)
 
     def test_messages_of_a_record_are_judged(self) -> None:
         """A record holds fewer messages (two bytes each) than JSON mode takes."""
-        self.assertLess(limits.RECORD_PAYLOAD // 2, limits.MAX_JSON_MESSAGES)
+        self.assertLess(RECORD_PAYLOAD // 2, limits.MAX_JSON_MESSAGES)
 
     def test_positions_are_exact(self) -> None:
         """Offsets have sixteen digits; what is appended to the largest stream is refused."""
@@ -39,6 +46,6 @@ class LimitsTests(RefusingTestCase):
     def test_times(self) -> None:
         """A silent connection gets its comment before proxies lose patience with it, and an
         idle one outlives a long-poll."""
-        self.assertLess(limits.SSE_COMMENT_INTERVAL, limits.SSE_RECONNECT_INTERVAL)
-        self.assertLess(limits.LONG_POLL_TIMEOUT, limits.IDLE_TIMEOUT)
+        self.assertLess(SSE_COMMENT_INTERVAL, SSE_RECONNECT_INTERVAL)
+        self.assertLess(LONG_POLL_TIMEOUT, limits.IDLE_TIMEOUT)
         self.assertLessEqual(limits.CURSOR_INTERVAL, limits.CURSOR_MAX_JITTER)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.limits import MAX_PRODUCERS
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Command, Outcome
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.limits import MAX_PRODUCERS
 from tests.storage.fake_keyspace import FakeKeyspace
 from tests.storage.soundness import assert_sound
 

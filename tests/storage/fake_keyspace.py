@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from durable_streams_tw.protocol.limits import MAX_RECORD
 from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, EngineFull
+from durable_streams_tw.storage.limits import MAX_RECORD
 
 _LONGEST_KEY = 511
 

@@ -10,9 +10,10 @@ from typing import TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from durable_streams_tw.protocol.limits import KIB, MAX_PRODUCERS, SWEEP_INTERVAL
+from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.limits import MAX_PRODUCERS, SWEEP_INTERVAL
 from tests.storage.inline_lanes import InlineLanes
 from tests.storage.soundness import assert_sound_directory
 from tests.storage.store_rig import StoreRig

@@ -6,12 +6,13 @@ from itertools import accumulate
 
 from durable_streams_tw.protocol import json_mode
 from durable_streams_tw.protocol.errors import Problem
-from durable_streams_tw.protocol.limits import MAX_POSITION, RECORD_PAYLOAD
+from durable_streams_tw.protocol.limits import MAX_POSITION
 from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Create, ForkRequest
 from durable_streams_tw.protocol.streams.state import FOR_EVER
 from durable_streams_tw.storage.api import Chunk
+from durable_streams_tw.storage.limits import RECORD_PAYLOAD
 from tests.storage.store_rig import JSON, StoreRig, post, put
 
 # Messages of which every byte that could look like a boundary is none.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.protocol.limits import BATCH_TIME, RECORD_PAYLOAD
 from durable_streams_tw.protocol.streams.outcomes import Created
 from durable_streams_tw.storage.api import Command, Outcome, Transaction
 from durable_streams_tw.storage.commands.streams import apply as carry_out
@@ -12,6 +11,7 @@ from durable_streams_tw.storage.durable import committer as committing
 from durable_streams_tw.storage.durable.store import LMDBStore
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import EngineFailed
+from durable_streams_tw.storage.limits import BATCH_TIME, RECORD_PAYLOAD
 from tests.storage.command_builders import append, create, delete
 from tests.storage.committer_case import CommitterCase
 from tests.storage.fake_keyspace import Fault

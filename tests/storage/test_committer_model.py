@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import RECORD_PAYLOAD
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Create, Delete, ForkRequest
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
@@ -25,6 +24,7 @@ from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine.format_version import recognise
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
+from durable_streams_tw.storage.limits import RECORD_PAYLOAD
 from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage.command_builders import BYTES, JSON, append, create
 from tests.storage.fake_keyspace import FakeKeyspace, Fault, nth

@@ -14,12 +14,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import (
-    ACCESS_FLUSH_INTERVAL,
-    DELETE_STEP,
-    RECORD_PAYLOAD,
-    SWEEP_INTERVAL,
-)
 from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.streams.commands import Delete
 from durable_streams_tw.protocol.streams.outcomes import Created
@@ -39,6 +33,12 @@ from durable_streams_tw.storage.durable.store import LMDBStore
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LMDBEngine
 from durable_streams_tw.storage.engine.wal.files import SEGMENT_FILES
+from durable_streams_tw.storage.limits import (
+    ACCESS_FLUSH_INTERVAL,
+    DELETE_STEP,
+    RECORD_PAYLOAD,
+    SWEEP_INTERVAL,
+)
 from durable_streams_tw.storage.queries import Page, list_streams
 from tests.storage.inline_lanes import InlineLanes
 from tests.storage.lmdb_rig import LMDBRig

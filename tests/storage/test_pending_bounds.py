@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 
-from durable_streams_tw.protocol.limits import OWNED_AHEAD
 from durable_streams_tw.storage.api import Command
 from durable_streams_tw.storage.engine import record_access
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
+from durable_streams_tw.storage.limits import OWNED_AHEAD
 from tests.storage.command_builders import create, delete
 from tests.storage.committer_case import CommitterCase
 from tests.storage.subscription_suite import subscribe

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from durable_streams_tw.protocol.limits import MAX_BEARER
+from durable_streams_tw.auth.limits import MAX_BEARER
 from durable_streams_tw.protocol.streams.commands import FieldMap
 
 AUTHORIZATION: Final = b"authorization"

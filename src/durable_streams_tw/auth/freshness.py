@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from durable_streams_tw.protocol.limits import KEY_SET_FRESH, KEY_SET_PAUSE, KEY_SET_STALE
+from durable_streams_tw.auth.limits import KEY_SET_FRESH, KEY_SET_PAUSE, KEY_SET_STALE
 
 
 class KeySetAction(Enum):

@@ -15,8 +15,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from durable_streams_tw.auth.limits import MAX_GRANTS
 from durable_streams_tw.protocol.errors import Refused
-from durable_streams_tw.protocol.limits import MAX_GRANTS
 from durable_streams_tw.protocol.paths import check_name, is_reserved
 from durable_streams_tw.protocol.subscriptions.globs import MANY, Glob
 

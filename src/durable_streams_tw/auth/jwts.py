@@ -23,7 +23,7 @@ from msgspec import Struct
 from durable_streams_tw.auth.grants import MalformedGrants, grants_of
 from durable_streams_tw.auth.identities import Identity
 from durable_streams_tw.auth.key_sets import ALGORITHMS, KeySet
-from durable_streams_tw.protocol.limits import CLOCK_SKEW, MAX_BEARER
+from durable_streams_tw.auth.limits import CLOCK_SKEW, MAX_BEARER
 
 # RFC 7515 §3.1: three parts, in base64url without padding.
 _FORM: Final = re.compile(r"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import get_default_algorithms
 from msgspec import Struct
 
-from durable_streams_tw.protocol.limits import MAX_KEY_SET, MAX_KEYS
+from durable_streams_tw.auth.limits import MAX_KEY_SET, MAX_KEYS
 
 _RSA: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 # A curve belongs to one algorithm (RFC 7518 §3.4, RFC 8037 §3.1).

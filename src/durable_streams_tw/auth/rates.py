@@ -13,8 +13,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from durable_streams_tw.auth.limits import RATE_CLIENTS
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
-from durable_streams_tw.protocol.limits import RATE_CLIENTS
 
 _ADDRESS: Final = re.compile(
     r"([0-9.]{1,15})(?::[0-9]{1,5})?|\[([0-9A-Fa-f:.]{1,45})\](?::[0-9]{1,5})?"

@@ -19,8 +19,9 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.protocol import limits
+from durable_streams_tw.protocol.limits import MAP_SIZE
 from durable_streams_tw.service.configuration import Configuration
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.admin.data_dir import owner
 from durable_streams_tw.storage.engine.lmdb import DATA_FILE
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE
@@ -90,7 +91,7 @@ def open_files(limit: int, connections: int) -> Verdict:
 
 def address_space(limit: int) -> Verdict:
     """The limit of virtual memory, beside the map's size (bytes)."""
-    if limit == resource.RLIM_INFINITY or limit > 2 * limits.MAP_SIZE:
+    if limit == resource.RLIM_INFINITY or limit > 2 * MAP_SIZE:
         return Verdict("address space", "good", "it has no bound that matters")
     grade: Literal["warning", "bad"] = "bad" if limit < 1 << 31 else "warning"
     sentence = f"ulimit -v leaves {limit >> 30:,} GiB: the store cannot grow beyond that"

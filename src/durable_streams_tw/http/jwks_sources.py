@@ -20,11 +20,11 @@ from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
+from durable_streams_tw.auth.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
 from durable_streams_tw.auth.origins import is_local
 from durable_streams_tw.clocks import timers_of
 from durable_streams_tw.concurrency import in_daemon_thread
 from durable_streams_tw.outgoing.resolver import Resolver, ResolvingReactor
-from durable_streams_tw.protocol.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
 from durable_streams_tw.subscriptions.http_exchange import AsItComes
 
 Fetch = Callable[[], "Deferred[bytes]"]

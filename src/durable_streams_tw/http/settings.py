@@ -5,7 +5,9 @@ from __future__ import annotations
 from msgspec import Struct
 
 from durable_streams_tw.auth.rates import Rate
+from durable_streams_tw.live.limits import LONG_POLL_TIMEOUT, SSE_RECONNECT_INTERVAL
 from durable_streams_tw.protocol import limits
+from durable_streams_tw.storage.limits import MAX_PRODUCERS
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -39,9 +41,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_body: int = limits.MAX_BODY
     max_chunk: int | None = None
     max_stored: int | None = None
-    max_producers: int = limits.MAX_PRODUCERS
-    long_poll_timeout: float = limits.LONG_POLL_TIMEOUT
-    sse_reconnect_interval: float = limits.SSE_RECONNECT_INTERVAL
+    max_producers: int = MAX_PRODUCERS
+    long_poll_timeout: float = LONG_POLL_TIMEOUT
+    sse_reconnect_interval: float = SSE_RECONNECT_INTERVAL
     cors_origins: tuple[str, ...] = ("*",)
     cors_headers: tuple[str, ...] = ()
     private: bool = False

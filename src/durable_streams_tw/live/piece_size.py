@@ -7,7 +7,7 @@ large.
 
 from __future__ import annotations
 
-from durable_streams_tw.protocol import limits
+from durable_streams_tw.live import limits
 
 
 class PieceSize:

@@ -14,8 +14,8 @@ from typing import Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from durable_streams_tw.live.limits import FANOUT_SLICE, FANOUT_SLICE_IN_BURSTS
 from durable_streams_tw.live.sse.tail_buffer import TailBuffer
-from durable_streams_tw.protocol.limits import FANOUT_SLICE, FANOUT_SLICE_IN_BURSTS
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Change, IStreamStore
 

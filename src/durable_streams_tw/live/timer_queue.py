@@ -13,7 +13,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from durable_streams_tw.protocol.limits import TIMEOUT_SLICE
+from durable_streams_tw.live.limits import TIMEOUT_SLICE
 
 
 class Timeout:

@@ -49,6 +49,9 @@ MAX_JSON_DEPTH: Final = 256
 #: The most messages of one request. 16 MiB of ``1,`` would be eight million objects.
 MAX_JSON_MESSAGES: Final = 100_000
 
+#: Largest body without message boundaries. Every store keeps such a body in one record.
+MAX_UNDIVIDED_BODY: Final = 8 * KIB
+
 #: Bodies above this are validated in a thread, so that no client can stop the reactor.
 INLINE_BODY: Final = 64 * KIB
 
@@ -173,10 +176,6 @@ SMALL_PIECE: Final = 1 * KIB
 
 # -- answers ---------------------------------------------------------------------------
 
-#: The most bytes that an answer or an event stream holds in memory, about. What is longer is read
-#: and sent in pieces of this size, or smaller ones where many readers are slow.
-READ_PIECE: Final = 256 * KIB
-
 #: About how many bytes one read inside the process returns, where neither the call nor
 #: ``--max-chunk`` says.
 MAX_CHUNK: Final = 1 * MIB
@@ -189,31 +188,9 @@ INLINE_GZIP: Final = 16 * KIB
 
 # -- live readers ------------------------------------------------------------------------
 
-#: How long a long-poll waits (``--long-poll-timeout``).
-LONG_POLL_TIMEOUT: Final = 30.0
-
-#: After how long an SSE connection is asked to reconnect (``--sse-reconnect-interval``,
-#: PROTOCOL.md §10.2).
-SSE_RECONNECT_INTERVAL: Final = 60.0
-
-#: Each connection lives for a random part of that, so that connections that began together, after
-#: a restart say, do not come back together for ever: from ``1 - SSE_LIFETIME_SPREAD`` to 1, in so
-#: many steps.
-SSE_LIFETIME_SPREAD: Final = 0.2
-SSE_LIFETIMES: Final = 16
-
 #: A browser's EventSource is told to reconnect after a random time between these, in milliseconds.
 SSE_RETRY_FIRST_MS: Final = 500
 SSE_RETRY_LAST_MS: Final = 3_000
-
-#: A comment goes to an SSE connection that was silent for this long: many proxies, and
-#: HTTP/2 peers, close what says nothing.
-SSE_COMMENT_INTERVAL: Final = 15.0
-
-#: Pieces of answers and event streams get smaller where readers that do not read hold more than
-#: this together, down to `LEAST_PIECE`.
-SLOW_READERS: Final = 64 * MIB
-LEAST_PIECE: Final = 16 * KIB
 
 #: How many bytes of answers that clients do not read a process holds together
 #: (``--max-unread-memory``). Beyond it connections are cut, those that hold most first.
@@ -225,19 +202,6 @@ READER_BUFFER: Final = 16 * KIB
 #: How much of an answer the kernel takes before the client does (TCP_NOTSENT_LOWAT); without it as
 #: much as net.ipv4.tcp_wmem allows, 4 MiB, for each client that does not read.
 UNSENT_IN_KERNEL: Final = 256 * KIB
-
-#: How much of a followed stream's newest bytes is kept for its caught-up subscribers.
-#: One that has fallen further behind reads from the store.
-TAIL_WINDOW: Final = 1 * MIB
-
-#: How many subscribers one turn of the reactor writes to, and how many while commits come faster
-#: than all are reached: a writer waits for two or three such slices, and the sooner it goes on, the
-#: more it appends that reaches the others in one piece.
-FANOUT_SLICE: Final = 25
-FANOUT_SLICE_IN_BURSTS: Final = 5
-
-#: How many timeouts that fall together fire in one turn of the reactor.
-TIMEOUT_SLICE: Final = 100
 
 # -- cursors (PROTOCOL.md §10.1) -----------------------------------------------------------
 
@@ -251,20 +215,6 @@ MAX_CURSOR_DIGITS: Final = 100
 
 # -- storage -----------------------------------------------------------------------------
 
-#: The largest value of a data record: four pages less LMDB's header, so that no long run
-#: of contiguous free pages is ever needed.
-MAX_RECORD: Final = 16_368
-
-#: How many stored bytes such a record holds, next to its checksum and flags.
-RECORD_PAYLOAD: Final = MAX_RECORD - 5
-
-#: A stream's last record is extended in place up to this size: beyond it LMDB moves a value
-#: to overflow pages of its own, and rewriting it would cost a page each time.
-MERGE_RECORD: Final = 1_900
-
-#: How many body bytes share one commit; the pages that they dirty are heap.
-MAX_BATCH: Final = 16 * MIB
-
 #: The size of each of the journal's two files. What is journaled and not in the map yet is held
 #: in memory too.
 JOURNAL_FILE: Final = 8 * MIB
@@ -273,89 +223,14 @@ JOURNAL_FILE: Final = 8 * MIB
 #: bytes twice would cost more than the flush that this saves.
 JOURNALED_BATCH: Final = 512 * KIB
 
-#: How long what is journaled may wait before it goes into the map.
-FOLD_INTERVAL: Final = 0.25
-
-#: How many commands share one commit: each may dirty pages of its own.
-MAX_BATCH_COMMANDS: Final = 4_000
-
-#: For how many seconds a batch's commands are decided, and a step of a sweep goes on; writing down
-#: what came of them takes about as long again. Commands that there is no time for stay queued.
-BATCH_TIME: Final = 0.008
-
-#: How many bytes may wait for the committer. Beyond it appends are answered 503 with
-#: Retry-After.
-MAX_QUEUE: Final = 256 * MIB
-
-#: How many commands may wait for the committer.
-MAX_QUEUED_COMMANDS: Final = 100_000
-
 #: The map is opened this large and never grows; what it covers is not allocated.
 MAP_SIZE: Final = 1024 * 1024 * MIB
 
 #: Reader slots of the LMDB environment.
 MAX_READERS: Final = 1024
 
-#: Threads that read from disk.
-READ_THREADS: Final = 4
-
-#: Writes stop, with 507, when the disk has less room than this, or than a twentieth of
-#: itself where that is less: deleting needs pages too.
-DISK_RESERVE: Final = 64 * MIB
-
-#: How many streams' states each cache holds.
-STATE_CACHE: Final = 32_768
-
-#: How many producers a stream remembers at least, those that appended last; at most twice as many
-#: (``--max-producers``).
-MAX_PRODUCERS: Final = 10_000
-
-#: How many producers' states the committer's cache holds.
-PRODUCER_CACHE: Final = 65_536
-
-#: How many bytes of streams' last records the committer keeps, to extend them unread.
-PAYLOAD_CACHE: Final = 16 * MIB
-
-#: Newest bytes held for readers that ask for them again.
-CHUNK_CACHE: Final = 64 * MIB
-
-#: The largest chunk that this cache takes.
-CHUNK_CACHE_ENTRY: Final = 64 * KIB
-
-#: How many records one step of a deletion frees.
-DELETE_STEP: Final = 1_000
-
-#: How often expired streams are looked for.
-SWEEP_INTERVAL: Final = 1.0
-
-#: How many expired streams one sweep takes.
-SWEEP_STEP: Final = 1_000
-
-#: After how long the sweep looks again at a stream that it could not read.
-SWEEP_RETRY: Final = 3600.0
-
-#: How often readers' resets of a TTL are written down. A crash may shorten a window by as
-#: much, never lengthen it.
-ACCESS_FLUSH_INTERVAL: Final = 5.0
-
-#: How many of them one step writes.
-ACCESS_STEP: Final = 500
-
-#: How often slots of dead readers are freed.
-READER_CHECK_INTERVAL: Final = 60.0
-
 #: How deep forks of forks may go (PROTOCOL.md §4.2 sets none).
 MAX_FORK_DEPTH: Final = 1_000
-
-#: How many stored bytes behind a fork's offset its sub-offset counts messages in within the
-#: transaction.
-FORK_INLINE_COUNT: Final = 16 * KIB
-
-#: How many bytes one step of counting beside it looks at, what it costs to look at a run of
-#: messages counted as bytes, and how many forks may wait for their turn.
-FORK_COUNT_STEP: Final = 512 * KIB
-FORK_COUNT_COST: Final = 1 * KIB
-MAX_COUNTED_FORKS: Final = 10_000
 
 # -- subscriptions (PROTOCOL.md §6, §7) ------------------------------------------------------
 
@@ -385,12 +260,6 @@ MAX_LEASE_TTL_MS: Final = 600_000
 #: How many streams one wake shows to its worker; what is left over wakes again.
 MAX_WAKE_STREAMS: Final = 1_000
 
-#: How many acks of one request are checked against message boundaries within the transaction.
-INLINE_ACKS: Final = 16
-
-#: How many bytes their names may have together.
-MAX_WAKE_NAMES: Final = 256 * KIB
-
 #: How many streams the description of a subscription lists.
 MAX_LISTED_STREAMS: Final = 10_000
 
@@ -398,11 +267,7 @@ MAX_LISTED_STREAMS: Final = 10_000
 MAX_SCANNED_NAMES: Final = 100_000
 
 #: How many streams a page of the listing has, and the most that can be asked for.
-LISTING_PAGE: Final = 100
 MAX_LISTING_PAGE: Final = 1_000
-
-#: How many names are looked at for one page of the listing.
-MAX_LISTING_SCAN: Final = 5_000
 
 #: The pause behind a first failed delivery, and the longest one, in milliseconds. Each
 #: failure doubles it, and a share of it is left to chance, lest all retries meet.
@@ -412,14 +277,6 @@ RETRY_JITTER: Final = 0.2
 
 #: For how many stream names the store remembers which subscriptions they belong to.
 MATCH_CACHE: Final = 16_384
-
-#: How many of its records of all kinds the committer remembers.
-RECORD_CACHE: Final = 65_536
-
-#: How many keys of a subscription's pending streams the committer looks for at a time, to know
-#: whether there is any, and for how many subscriptions it remembers them.
-OWNED_AHEAD: Final = 64
-OWNED_AHEAD_CACHE: Final = 1_024
 
 #: How many threads validate large JSON bodies and compress large answers.
 WORK_THREADS: Final = 4
@@ -493,46 +350,6 @@ MAX_TURNED_AWAY: Final = 64
 TURNED_AWAY_LINGER: Final = 2.0
 
 # -- who may do what -----------------------------------------------------------------------
-
-#: How many grants one client may have.
-MAX_GRANTS: Final = 1_000
-
-#: The longest token, in characters: a request's head has to hold it.
-MAX_BEARER: Final = 8 * KIB
-
-#: The largest file of tokens: some ten thousand of them.
-MAX_TOKEN_FILE: Final = 4 * MIB
-
-#: How often a file of tokens is looked at for changes, at most.
-TOKEN_FILE_CHECK: Final = 2.0
-
-#: The largest key set of an issuer, and how many of its keys are looked at.
-MAX_KEY_SET: Final = 256 * KIB
-MAX_KEYS: Final = 100
-
-#: How long fetching one may take.
-KEY_SET_TIMEOUT: Final = 10.0
-
-#: After how long an issuer's keys are fetched again, while the old ones still serve.
-KEY_SET_FRESH: Final = 600.0
-
-#: For how long they serve where the issuer does not answer.
-KEY_SET_STALE: Final = 24 * 3600.0
-
-#: The least time between two fetches, whoever asks for keys that nobody knows.
-KEY_SET_PAUSE: Final = 30.0
-
-#: How many requests may wait for one fetch; the others are answered 503.
-MAX_KEY_WAITERS: Final = 1_000
-
-#: How far an issuer's clock may be off.
-CLOCK_SKEW: Final = 30.0
-
-#: How many tokens that were found good are remembered.
-TOKEN_CACHE: Final = 16_384
-
-#: How many clients' rates are remembered.
-RATE_CLIENTS: Final = 100_000
 
 FEW_CONNECTIONS: Final = 8
 """Below so many connections each answer is sent at once."""

@@ -15,8 +15,9 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from durable_streams_tw.protocol import limits
+from durable_streams_tw.protocol.limits import MAX_CONNECTIONS
 from durable_streams_tw.service import units
+from durable_streams_tw.storage import limits
 
 #: PROTOCOL.md §13.1.
 DEFAULT_PORT: Final = 4437
@@ -294,7 +295,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         group=_BOUNDS,
         meaning="how many connections there may be; 0: any number",
         parse=units.count,
-        default=str(limits.MAX_CONNECTIONS),
+        default=str(MAX_CONNECTIONS),
         metavar="N",
         field="max_connections",
     ),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from durable_streams_tw.protocol.limits import LISTING_PAGE, MAX_LISTING_SCAN
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import StoreSnapshot
 from durable_streams_tw.storage.engine.codec import CorruptRecord
+from durable_streams_tw.storage.limits import LISTING_PAGE, MAX_LISTING_SCAN
 
 
 class Page(Struct, frozen=True):

@@ -17,11 +17,7 @@ from twisted.logger import Logger
 from durable_streams_tw.clocks import timers_of
 from durable_streams_tw.outgoing.cancel import cancellable
 from durable_streams_tw.outgoing.resolver import LookupRefused, Resolver
-from durable_streams_tw.protocol.limits import (
-    MAX_WEBHOOK_ANSWER,
-    RESOLVE_TIMEOUT,
-    WEBHOOK_TIMEOUT,
-)
+from durable_streams_tw.protocol.limits import MAX_WEBHOOK_ANSWER, RESOLVE_TIMEOUT, WEBHOOK_TIMEOUT
 from durable_streams_tw.subscriptions import ssrf_guard
 from durable_streams_tw.subscriptions.ssrf_guard import Address, Target
 

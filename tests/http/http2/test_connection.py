@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.protocol import limits
+from durable_streams_tw.live import limits
+from durable_streams_tw.protocol.limits import STOP_CHECK
 from durable_streams_tw.protocol.streams.commands import Append
 from tests.http.house import MORNING, House
 from tests.http.http2_client import Got, Http2TestCase
@@ -277,7 +278,7 @@ class EventStreamTests(Http2TestCase):
         self.successResultOf(self.house.streams.release())
         drained = self.house.site.drain()
         self.flush()
-        self.house.clock.advance(limits.STOP_CHECK)
+        self.house.clock.advance(STOP_CHECK)
         self.assertTrue(events.ended)
         self.assertTrue(self.gone_away)
         self.assertTrue(self.transport.disconnecting)

@@ -8,18 +8,16 @@ from itertools import pairwise
 from twisted.internet.interfaces import IPushProducer
 from zope.interface.verify import verifyObject
 
-from durable_streams_tw.protocol.cursors import interval_at
-from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import (
+from durable_streams_tw.live.limits import (
     FANOUT_SLICE,
     FANOUT_SLICE_IN_BURSTS,
-    KIB,
-    MIB,
     READ_PIECE,
     SSE_LIFETIME_SPREAD,
-    SSE_RETRY_FIRST_MS,
     TAIL_WINDOW,
 )
+from durable_streams_tw.protocol.cursors import interval_at
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.limits import KIB, MIB, SSE_RETRY_FIRST_MS
 from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.streams.state import Lifetime
 from tests.live.rig import (

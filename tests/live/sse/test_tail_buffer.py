@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.live.limits import READ_PIECE, TAIL_WINDOW
 from durable_streams_tw.live.sse.tail_buffer import TailBuffer
-from durable_streams_tw.protocol.limits import READ_PIECE, TAIL_WINDOW
 
 
 class WindowTests(SynchronousTestCase):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.json_mode import document, split
-from durable_streams_tw.protocol.limits import MAX_JSON_MESSAGES, RECORD_PAYLOAD
+from durable_streams_tw.protocol.limits import MAX_JSON_MESSAGES, MAX_UNDIVIDED_BODY
 from durable_streams_tw.protocol.streams import bodies
 from tests.protocol.refusing import RefusingTestCase
 
@@ -76,12 +76,12 @@ class CutsTests(RefusingTestCase):
     """Where a store may cut a large JSON body."""
 
     def test_small_bodies_have_none(self) -> None:
-        """What fits a record is not cut."""
-        largest = b'"' + b"a" * (RECORD_PAYLOAD - 3) + b'"'
+        """The cuts of a larger body end with the end of the body."""
+        largest = b'"' + b"a" * (MAX_UNDIVIDED_BODY - 3) + b'"'
         self.assertEqual(bodies.appended(JSON, largest).cuts, ())
-        self.assertEqual(len(bodies.appended(JSON, largest).data), RECORD_PAYLOAD)
+        self.assertEqual(len(bodies.appended(JSON, largest).data), MAX_UNDIVIDED_BODY)
         larger = largest[:-1] + b'a"'
-        self.assertEqual(bodies.appended(JSON, larger).cuts, (RECORD_PAYLOAD + 1,))
+        self.assertEqual(bodies.appended(JSON, larger).cuts, (MAX_UNDIVIDED_BODY + 1,))
 
     def test_bytes_have_none(self) -> None:
         """In other bodies there is nothing to tear."""
@@ -93,7 +93,7 @@ class CutsTests(RefusingTestCase):
         messages = [b'"' + b"a," * (size // 2) + b'"' for size in sizes]
         body = bodies.appended(JSON, b"[" + b",".join(messages) + b"]")
         self.assertEqual(split(document(body.data)), tuple(messages))
-        if len(body.data) <= RECORD_PAYLOAD:
+        if len(body.data) <= MAX_UNDIVIDED_BODY:
             self.assertEqual(body.cuts, ())
             return
         found = []

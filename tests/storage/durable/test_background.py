@@ -8,11 +8,11 @@ from typing import Any, cast
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.protocol.limits import FOLD_INTERVAL, READER_CHECK_INTERVAL
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.durable.background import BackgroundTask, BackgroundTasks
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine.kv import EngineFailed
+from durable_streams_tw.storage.limits import FOLD_INTERVAL, READER_CHECK_INTERVAL
 from tests.storage.fake_keyspace import FakeKeyspace
 from tests.storage.inline_lanes import InlineLanes
 

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from durable_streams_tw.protocol.limits import (
-    DELETE_STEP,
-    MERGE_RECORD,
-    RECORD_PAYLOAD,
-    SWEEP_RETRY,
-)
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.streams.state import StreamState
@@ -19,6 +13,7 @@ from durable_streams_tw.storage.commands.streams import expire as end_if_due
 from durable_streams_tw.storage.durable import committer as committing
 from durable_streams_tw.storage.durable.transaction import BatchTransaction
 from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.limits import DELETE_STEP, MERGE_RECORD, RECORD_PAYLOAD, SWEEP_RETRY
 from tests.storage.command_builders import JSON, append, close, create, delete, fork
 from tests.storage.committer_case import CommitterCase
 

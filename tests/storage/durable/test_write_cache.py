@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.protocol.limits import PAYLOAD_CACHE, STATE_CACHE
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.durable.write_cache import OpenStream, WriteCache
 from durable_streams_tw.storage.engine.codec import StreamRecord
+from durable_streams_tw.storage.limits import PAYLOAD_CACHE, STATE_CACHE
 
 
 def opened(written: WriteCache, stream_id: int) -> OpenStream:

@@ -12,7 +12,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.limits import (
     MAX_DESCRIPTION,
     MAX_PATH,
-    MAX_RECORD,
     MAX_SUBSCRIPTION_ID,
     MAX_WEBHOOK_URL,
 )
@@ -27,6 +26,7 @@ from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.format_version import recognise
 from durable_streams_tw.storage.engine.tables import CURSORS, NAMED, SUBSCRIPTIONS, Table
+from durable_streams_tw.storage.limits import MAX_RECORD
 from durable_streams_tw.storage.memory.tables import MemoryTables
 from tests.storage.fake_keyspace import FakeKeyspace
 

@@ -8,9 +8,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from durable_streams_tw.protocol.limits import BATCH_TIME, SWEEP_INTERVAL
 from durable_streams_tw.protocol.streams.state import Lifetime
 from durable_streams_tw.storage.api import IStreamStore
+from durable_streams_tw.storage.limits import BATCH_TIME, SWEEP_INTERVAL
 from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage.store_rig import StoreRig, post, put
 from tests.storage.store_suite import StoreSuite

@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 from durable_streams_tw.auth import bearers, needs
 from durable_streams_tw.auth.grants import Grants, Verb
 from durable_streams_tw.auth.identities import BearerToken, CannotTell, Identity, Rejected
+from durable_streams_tw.auth.limits import MAX_BEARER, TOKEN_CACHE
 from durable_streams_tw.auth.needs import WAKE_KINDS, Coverage
 from durable_streams_tw.auth.origins import AllowedHosts, AllowedOrigins
 from durable_streams_tw.auth.rates import Rate, RateLimiter, client_of
@@ -41,7 +42,6 @@ from durable_streams_tw.http.handlers.token_deadline import until
 from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.protocol.limits import MAX_BEARER, TOKEN_CACHE
 from durable_streams_tw.protocol.streams.commands import FieldMap
 from durable_streams_tw.protocol.subscriptions import commands
 from durable_streams_tw.protocol.subscriptions.control_paths import (

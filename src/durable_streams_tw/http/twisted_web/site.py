@@ -40,6 +40,7 @@ from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web import request_target
 from durable_streams_tw.http.twisted_web.resource import refuse
 from durable_streams_tw.http.twisted_web.streaming import cut
+from durable_streams_tw.live.limits import SSE_COMMENT_INTERVAL
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 
@@ -467,7 +468,7 @@ class StreamSite(Site):
         wall: Seconds | None = None,
     ) -> None:
         # twisted.web does not tell the time between requests from the time within one.
-        idle = max(settings.idle_timeout, settings.long_poll_timeout + limits.SSE_COMMENT_INTERVAL)
+        idle = max(settings.idle_timeout, settings.long_poll_timeout + SSE_COMMENT_INTERVAL)
         Site.__init__(
             self,
             resource,

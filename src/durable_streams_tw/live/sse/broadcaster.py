@@ -7,17 +7,13 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 
 from durable_streams_tw.clocks import Seconds
+from durable_streams_tw.live.limits import SSE_COMMENT_INTERVAL, SSE_LIFETIME_SPREAD, SSE_LIFETIMES
 from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.live.registry import FollowerRegistry
 from durable_streams_tw.live.sse.feed import Feed
 from durable_streams_tw.live.sse.subscriber import EventSink, FeedContext, Subscriber
 from durable_streams_tw.live.timer_queue import TimerQueue
 from durable_streams_tw.protocol import cursors
-from durable_streams_tw.protocol.limits import (
-    SSE_COMMENT_INTERVAL,
-    SSE_LIFETIME_SPREAD,
-    SSE_LIFETIMES,
-)
 from durable_streams_tw.storage.api import Chunk, IStreamStore
 
 __all__ = ["Broadcaster", "EventSink", "Subscriber"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from durable_streams_tw.live.limits import TAIL_WINDOW
 from durable_streams_tw.protocol import sse
-from durable_streams_tw.protocol.limits import TAIL_WINDOW
 from durable_streams_tw.protocol.sse import Framing
 from durable_streams_tw.protocol.streams.state import StreamState
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable_streams_tw.protocol.limits import READ_PIECE, TAIL_WINDOW
+from durable_streams_tw.live.limits import READ_PIECE, TAIL_WINDOW
 
 _STEP = READ_PIECE // 4
 

@@ -8,15 +8,16 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.protocol.limits import RECORD_PAYLOAD
+from durable_streams_tw.protocol.limits import MAX_UNDIVIDED_BODY
 
 
 class Body(Struct, frozen=True, gc=False):
-    """Bytes in their stored form.
+    """Body of a request in its stored form.
 
-    ``cuts`` are the ends of the messages within ``data``, given where a store has to cut a
-    large JSON body into records; empty otherwise. ``problem`` stands for a body that cannot
-    be stored: it is a value, for the checks that come before it have to come first.
+    ``cuts`` are the ends of the JSON messages within ``data``, at which a store may divide it.
+    They are empty for bodies of other types and for JSON of at most `MAX_UNDIVIDED_BODY`
+    bytes. ``problem`` is the refusal of an invalid body. It is a value, not an exception,
+    because checks of the stream's state take precedence over it.
     """
 
     data: bytes
@@ -50,6 +51,6 @@ def _json(raw: bytes) -> Body:
     except Refused as refused:
         return Body(b"", problem=refused.refusal)
     data = json_mode.join(messages)
-    if len(data) <= RECORD_PAYLOAD:
+    if len(data) <= MAX_UNDIVIDED_BODY:
         return Body(data)
     return Body(data, tuple(accumulate([len(message) + 1 for message in messages])))

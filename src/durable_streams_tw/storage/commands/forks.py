@@ -19,16 +19,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import (
+from durable_streams_tw.protocol.streams import forks
+from durable_streams_tw.protocol.streams.commands import Counted, Create
+from durable_streams_tw.protocol.streams.outcomes import Created
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.storage.limits import (
     FORK_COUNT_COST,
     FORK_COUNT_STEP,
     FORK_INLINE_COUNT,
     MAX_COUNTED_FORKS,
 )
-from durable_streams_tw.protocol.streams import forks
-from durable_streams_tw.protocol.streams.commands import Counted, Create
-from durable_streams_tw.protocol.streams.outcomes import Created
-from durable_streams_tw.protocol.streams.state import StreamState
 
 Run = tuple[int, bytes | None]
 """Stored bytes of whole messages: how many, and the bytes; None in their place for one message that

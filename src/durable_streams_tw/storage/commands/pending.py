@@ -23,7 +23,7 @@ from twisted.logger import Logger
 
 from durable_streams_tw.protocol import content_types
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.limits import MAX_WAKE_NAMES, MAX_WAKE_STREAMS
+from durable_streams_tw.protocol.limits import MAX_WAKE_STREAMS
 from durable_streams_tw.protocol.streams import bodies
 from durable_streams_tw.protocol.streams.commands import Append
 from durable_streams_tw.protocol.streams.state import StreamState
@@ -42,6 +42,7 @@ from durable_streams_tw.storage.engine.tables import (
     stream_key,
     subscription_key,
 )
+from durable_streams_tw.storage.limits import MAX_WAKE_NAMES
 
 _log: Final = Logger()
 

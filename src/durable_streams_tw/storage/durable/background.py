@@ -12,17 +12,17 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from durable_streams_tw.protocol.limits import (
+from durable_streams_tw.storage.access_times import AccessTimes
+from durable_streams_tw.storage.durable.committer import BatchResult, Committer
+from durable_streams_tw.storage.durable.executor import Executor
+from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
+from durable_streams_tw.storage.limits import (
     ACCESS_FLUSH_INTERVAL,
     ACCESS_STEP,
     FOLD_INTERVAL,
     READER_CHECK_INTERVAL,
     SWEEP_INTERVAL,
 )
-from durable_streams_tw.storage.access_times import AccessTimes
-from durable_streams_tw.storage.durable.committer import BatchResult, Committer
-from durable_streams_tw.storage.durable.executor import Executor
-from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 
 
 class BackgroundTask(Struct):

@@ -28,13 +28,6 @@ from msgspec import Struct
 from twisted.logger import Logger
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import (
-    BATCH_TIME,
-    DELETE_STEP,
-    MAX_PRODUCERS,
-    SWEEP_RETRY,
-    SWEEP_STEP,
-)
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import LinkStreams, Subscribe
 from durable_streams_tw.storage.access_times import AccessTimes
@@ -52,6 +45,13 @@ from durable_streams_tw.storage.engine.kv import (
     EngineFull,
     KeyValueEngine,
     WriteBatch,
+)
+from durable_streams_tw.storage.limits import (
+    BATCH_TIME,
+    DELETE_STEP,
+    MAX_PRODUCERS,
+    SWEEP_RETRY,
+    SWEEP_STEP,
 )
 
 UNKNOWN = Refusal(

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from durable_streams_tw.protocol.limits import READ_THREADS
+from durable_streams_tw.storage.limits import READ_THREADS
 
 T = TypeVar("T")
 Job = Any

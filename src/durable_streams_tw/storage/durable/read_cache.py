@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
-from durable_streams_tw.protocol.limits import CHUNK_CACHE, CHUNK_CACHE_ENTRY, STATE_CACHE
 from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.storage.limits import CHUNK_CACHE, CHUNK_CACHE_ENTRY, STATE_CACHE
 
 
 class NotCached:

@@ -30,7 +30,7 @@ def cut(body: Body, size: int) -> Iterator[Piece]:
     """The pieces of a body, none larger than ``size`` bytes.
 
     A body without cuts is one run of bytes with no message to tear: its pieces are just
-    full. (A JSON body of at most `RECORD_PAYLOAD` bytes has none either, so ``size`` is not
+    full. (A JSON body of at most `MAX_UNDIVIDED_BODY` bytes has none either, so ``size`` is not
     smaller.) An empty body has no pieces.
     """
     length = len(body.data)

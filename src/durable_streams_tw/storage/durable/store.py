@@ -22,16 +22,7 @@ from zope.interface import implementer
 
 from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import (
-    DISK_RESERVE,
-    INLINE_ACKS,
-    JOURNAL_FILE,
-    MAX_BATCH,
-    MAX_BATCH_COMMANDS,
-    MAX_PRODUCERS,
-    MAX_QUEUE,
-    MAX_QUEUED_COMMANDS,
-)
+from durable_streams_tw.protocol.limits import JOURNAL_FILE
 from durable_streams_tw.protocol.offsets import START, Asked
 from durable_streams_tw.protocol.streams.commands import Append, Create
 from durable_streams_tw.protocol.streams.state import StreamState
@@ -66,6 +57,15 @@ from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription
 from durable_streams_tw.storage.engine.wal.engine import WALEngine
 from durable_streams_tw.storage.files import persist
 from durable_streams_tw.storage.fork_ranges import TORN, resolve, same_stream
+from durable_streams_tw.storage.limits import (
+    DISK_RESERVE,
+    INLINE_ACKS,
+    MAX_BATCH,
+    MAX_BATCH_COMMANDS,
+    MAX_PRODUCERS,
+    MAX_QUEUE,
+    MAX_QUEUED_COMMANDS,
+)
 from durable_streams_tw.storage.listeners import tell
 from durable_streams_tw.storage.metrics import StoreMetrics, StoreStats
 

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from twisted.logger import Logger
 
-from durable_streams_tw.protocol.limits import MERGE_RECORD, OWNED_AHEAD, RECORD_PAYLOAD
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.producers import ProducerState
 from durable_streams_tw.protocol.streams.state import StreamState
@@ -28,6 +27,7 @@ from durable_streams_tw.storage.engine import codec, record_access
 from durable_streams_tw.storage.engine.codec import CorruptRecord, StreamRecord
 from durable_streams_tw.storage.engine.kv import WriteBatch
 from durable_streams_tw.storage.engine.tables import Table, owned_range
+from durable_streams_tw.storage.limits import MERGE_RECORD, OWNED_AHEAD, RECORD_PAYLOAD
 
 T = TypeVar("T")
 

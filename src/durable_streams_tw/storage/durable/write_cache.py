@@ -9,7 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
-from durable_streams_tw.protocol.limits import (
+from durable_streams_tw.protocol.streams.bodies import Body
+from durable_streams_tw.protocol.streams.producers import ProducerState
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
+from durable_streams_tw.storage.engine.codec import StreamRecord, stream_key
+from durable_streams_tw.storage.limits import (
     MAX_PRODUCERS,
     OWNED_AHEAD_CACHE,
     PAYLOAD_CACHE,
@@ -17,11 +22,6 @@ from durable_streams_tw.protocol.limits import (
     RECORD_CACHE,
     STATE_CACHE,
 )
-from durable_streams_tw.protocol.streams.bodies import Body
-from durable_streams_tw.protocol.streams.producers import ProducerState
-from durable_streams_tw.protocol.streams.state import StreamState
-from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
-from durable_streams_tw.storage.engine.codec import StreamRecord, stream_key
 
 
 class OpenStream:

@@ -20,11 +20,12 @@ from typing import Any, Final
 
 import lmdb
 
-from durable_streams_tw.protocol.limits import MAP_SIZE, MAX_READERS, READ_THREADS
+from durable_streams_tw.protocol.limits import MAP_SIZE, MAX_READERS
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, EngineFull
 from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages, pages_end
 from durable_streams_tw.storage.files import DRAFT, open_file
+from durable_streams_tw.storage.limits import READ_THREADS
 
 DATA_FILE: Final = "data.mdb"
 LOCK_FILE: Final = "lock.mdb"

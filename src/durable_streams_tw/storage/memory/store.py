@@ -18,12 +18,6 @@ from zope.interface import implementer
 
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import (
-    BATCH_TIME,
-    MAX_PRODUCERS,
-    RECORD_PAYLOAD,
-    SWEEP_INTERVAL,
-)
 from durable_streams_tw.protocol.offsets import Asked
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Create
@@ -48,6 +42,12 @@ from durable_streams_tw.storage.commands.streams import apply, expire
 from durable_streams_tw.storage.durable.record_layout import cut
 from durable_streams_tw.storage.engine.tables import Table, owned_range
 from durable_streams_tw.storage.fork_ranges import TORN, extents, resolve, same_stream
+from durable_streams_tw.storage.limits import (
+    BATCH_TIME,
+    MAX_PRODUCERS,
+    RECORD_PAYLOAD,
+    SWEEP_INTERVAL,
+)
 from durable_streams_tw.storage.listeners import tell
 from durable_streams_tw.storage.memory.sorted_names import SortedNames
 from durable_streams_tw.storage.memory.tables import MemoryTables

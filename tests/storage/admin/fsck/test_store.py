@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.protocol.limits import MAX_RECORD, RECORD_PAYLOAD
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.admin.backup import back_up
@@ -28,6 +27,7 @@ from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.format_version import recognise
 from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.engine.lmdb import DATA_FILE
+from durable_streams_tw.storage.limits import MAX_RECORD, RECORD_PAYLOAD
 from tests.storage.command_builders import JSON, append, create, delete, fork
 from tests.storage.fake_keyspace import FakeKeyspace, Fault, always
 from tests.storage.lmdb_rig import LMDBRig

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.errors import Refused
-from durable_streams_tw.protocol.limits import MAX_RECORD
 from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw, unreadable
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.codec import CorruptRecord, StreamRecord
 from durable_streams_tw.storage.engine.kv import View
+from durable_streams_tw.storage.limits import MAX_RECORD
 
 
 class LogWalk:
