@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from durable_streams_tw.service.table import TABLE, Setting
+from durable_streams_tw.service.settings_table import TABLE, Setting
 
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 _BEGIN = "<!-- settings: written by `python -m tests.settings_page` -->\n"

@@ -56,13 +56,12 @@ STORAGE_EXCEPTIONS = {
 CYCLE_EXCEPTIONS: tuple[tuple[str, ...], ...] = (
     ("storage.api", "storage.metrics"),
     ("live.sse.",),
-    ("subscriptions.",),
     ("http.http1.",),
     ("http.http2.", "http.twisted_web."),
 )
 
 # Entry point of the child process that the store commands start.
-CHILD = f"{ROOT}.cli.store_child"
+CHILD = f"{ROOT}.cli.store_worker"
 
 # Target of the console script in pyproject.toml; it looks commands up by name.
 CONSOLE = f"{ROOT}.cli.commands"

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import durable_streams_tw
 from durable_streams_tw.protocol.errors import Problem
-from durable_streams_tw.service.table import SETTINGS
+from durable_streams_tw.service.settings_table import SETTINGS
 from tests import settings_page
 
 _TOP = Path(__file__).parent.parent

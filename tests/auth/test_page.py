@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.auth.grants import VERBS, Verb
 from durable_streams_tw.auth.token_file import read_table
 from durable_streams_tw.service.auth_checkers import read_jwt
-from durable_streams_tw.service.table import SETTINGS
+from durable_streams_tw.service.settings_table import SETTINGS
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "auth.md").read_text("utf-8")
 

@@ -13,9 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.cli import config
 from durable_streams_tw.cli.commands import commands
-from durable_streams_tw.service.configuration import Configuration, configured
+from durable_streams_tw.service.configuration import Configuration, load_configuration
+from durable_streams_tw.service.settings_table import SETTINGS, TABLE, Setting
 from durable_streams_tw.service.sources import CommandLine
-from durable_streams_tw.service.table import SETTINGS, TABLE, Setting
 from tests.settings_page import PAGE
 
 
@@ -107,7 +107,7 @@ class ShowTests(ConfigTestCase):
         self.patch(config, "TABLE", (*TABLE, secret))
         SETTINGS["secret"] = secret
         self.addCleanup(SETTINGS.pop, "secret")
-        chosen = configured({"secret": ("hunter2",)}, {}, None)
+        chosen = load_configuration({"secret": ("hunter2",)}, {}, None)
         chosen._values["secret"] = "hunter2"
         text = config.shown(chosen)
         self.assertNotIn("hunter2", text)
@@ -153,9 +153,9 @@ class ShowTests(ConfigTestCase):
         chosen = Configuration([CommandLine(options)])
         text = config.shown(chosen)
         tomllib.loads(text)
-        again = configured({}, {}, self.file(text))
+        again = load_configuration({}, {}, self.file(text))
         for setting in TABLE:
-            if chosen.overruled(setting.name) is None:
+            if chosen.overridden_by(setting.name) is None:
                 self.assertEqual(again[setting.name], chosen[setting.name], setting.name)
         self.assertEqual(again.settings, chosen.settings)
 
@@ -177,7 +177,7 @@ class PageTests(ConfigTestCase):
         example, translated = self.blocks("toml")
         result = self.run_config("check", "--config", self.file(example))
         self.assertEqual((result.exit_code, result.stderr), (0, ""))
-        chosen = configured({}, {}, self.file(translated))
+        chosen = load_configuration({}, {}, self.file(translated))
         self.assertEqual(chosen["port"], 4437)
         self.assertEqual(chosen["root"], b"v1/stream/")
         self.assertEqual(chosen["data-dir"], str(Path("data").resolve()))
@@ -191,7 +191,7 @@ class PageTests(ConfigTestCase):
         self.assertGreater(len(pairs), 8)
         for name, value in pairs:
             beside = "" if name == "data-dir" else "data-dir = 'x'\n"
-            configured({}, {}, self.file(f"{beside}{name} = {value}\n"))
+            load_configuration({}, {}, self.file(f"{beside}{name} = {value}\n"))
 
     def test_refusals(self) -> None:
         """What is printed there is printed."""

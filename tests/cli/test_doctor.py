@@ -1,4 +1,4 @@
-"""``doctor``: its verdicts, and what it prints."""
+"""``doctor``: its results, and what it prints."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.cli import examination
+from durable_streams_tw.cli import doctor_checks
 from durable_streams_tw.cli.commands import commands
-from durable_streams_tw.cli.examination import Verdict
-from durable_streams_tw.cli.store_work import WRONG
+from durable_streams_tw.cli.doctor_checks import CheckResult
+from durable_streams_tw.cli.store_tasks import EXIT_UNSOUND
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol.limits import MAP_SIZE
 
@@ -25,11 +25,11 @@ DEFAULTS = Settings()
 class VerdictTests(SynchronousTestCase):
     """Figures, and what is made of them."""
 
-    def assertGrades(self, cases: list[tuple[Verdict, str]]) -> None:
-        self.assertEqual([verdict.grade for verdict, _ in cases], [grade for _, grade in cases])
+    def assertGrades(self, cases: list[tuple[CheckResult, str]]) -> None:
+        self.assertEqual([result.grade for result, _ in cases], [grade for _, grade in cases])
 
     def test_open_files(self) -> None:
-        look = examination.open_files
+        look = doctor_checks.open_files
         self.assertGrades(
             [
                 (look(1_000_000, 100_000), "good"),
@@ -42,7 +42,7 @@ class VerdictTests(SynchronousTestCase):
         )
 
     def test_address_space(self) -> None:
-        look = examination.address_space
+        look = doctor_checks.address_space
         self.assertGrades(
             [
                 (look(resource.RLIM_INFINITY), "good"),
@@ -53,10 +53,10 @@ class VerdictTests(SynchronousTestCase):
         )
 
     def test_protocols(self) -> None:
-        look = examination.protocols
+        look = doctor_checks.protocols
         self.assertGrades([(look([]), "good"), (look(["hpack"]), "bad")])
         self.assertIn("hpack", look(["hpack"]).sentence)
-        self.assertEqual(examination._missing_packages(), [])
+        self.assertEqual(doctor_checks._missing_packages(), [])
 
     def test_timeouts(self) -> None:
         for changes, troubles in (
@@ -66,15 +66,15 @@ class VerdictTests(SynchronousTestCase):
             ({"head_timeout": 1.0, "idle_timeout": 2.0}, ["idle timeout"]),
             ({"sse_reconnect_interval": 1.0}, ["event streams"]),
         ):
-            found = list(examination.timeouts(replace(DEFAULTS, **changes)))
+            found = list(doctor_checks.timeouts(replace(DEFAULTS, **changes)))
             self.assertEqual([one.name for one in found if one.grade != "good"], troubles)
 
     def test_bodies(self) -> None:
-        look = examination.bodies
+        look = doctor_checks.bodies
         self.assertGrades([(look(DEFAULTS), "good"), (look(Settings(max_body=GIB)), "warning")])
 
     def test_disks(self) -> None:
-        room, kind, flush = examination.room, examination.file_system, examination.flushing
+        room, kind, flush = doctor_checks.room, doctor_checks.file_system, doctor_checks.flushing
         self.assertGrades(
             [
                 (room(100 * GIB, 50 * GIB, 20 * GIB), "good"),
@@ -96,12 +96,12 @@ class VerdictTests(SynchronousTestCase):
     def test_directories(self) -> None:
         place = self.mktemp()
         os.mkdir(place)
-        look = examination.data_directory
+        look = doctor_checks.data_directory
         cases = [(look(place + "/new", place, None), "good"), (look(place, place, None), "good")]
         with open(os.path.join(place, "letter.txt"), "w"):
             cases += [(look(place, place, None), "bad"), (look(place, place, 5), "good")]
         self.assertGrades(cases)
-        keys = examination.key_file
+        keys = doctor_checks.key_file
         self.assertGrades([(keys("keys", 0o600), "good"), (keys("keys", 0o640), "warning")])
         self.assertGrades([(keys("keys", 0o604), "bad")])
 
@@ -110,9 +110,9 @@ class VerdictTests(SynchronousTestCase):
             "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
             "30 22 0:25 / /dev/shm rw - tmpfs tmpfs rw\nnonsense\n"
         )
-        self.assertEqual(examination.kind_among(text, os.makedev(0, 25)), "tmpfs")
-        self.assertEqual(examination.kind_among(text, os.makedev(8, 1)), "ext4")
-        self.assertIsNone(examination.kind_among(text, os.makedev(9, 9)))
+        self.assertEqual(doctor_checks.kind_among(text, os.makedev(0, 25)), "tmpfs")
+        self.assertEqual(doctor_checks.kind_among(text, os.makedev(8, 1)), "ext4")
+        self.assertIsNone(doctor_checks.kind_among(text, os.makedev(9, 9)))
 
 
 class CommandTests(SynchronousTestCase):
@@ -124,12 +124,12 @@ class CommandTests(SynchronousTestCase):
         os.mkdir(place)
         arguments = ["doctor", "--data-dir", place, "--max-connections", "10"]
         result = CliRunner().invoke(commands, [*arguments, "--json"])
-        verdicts = {one["name"]: one["grade"] for one in json.loads(result.stdout)}
-        self.assertEqual(verdicts["data directory"], "good")
+        results = {one["name"]: one["grade"] for one in json.loads(result.stdout)}
+        self.assertEqual(results["data directory"], "good")
         self.assertLessEqual(
-            {"TLS and HTTP/2", "disk", "flushing", "open files", "file system"}, set(verdicts)
+            {"TLS and HTTP/2", "disk", "flushing", "open files", "file system"}, set(results)
         )
-        self.assertEqual(result.exit_code, WRONG if "bad" in verdicts.values() else 0)
+        self.assertEqual(result.exit_code, EXIT_UNSOUND if "bad" in results.values() else 0)
         self.assertEqual(os.listdir(place), [])
         narrow = CliRunner().invoke(commands, [*arguments, "--max-body", "1GiB"])
         self.assertRegex(narrow.stdout, "(?m)^look  request bodies")
@@ -156,4 +156,4 @@ class CommandTests(SynchronousTestCase):
         with open(place, "w"):
             result = CliRunner().invoke(commands, ["doctor", "-d", place + "/below"])
         self.assertIn(f"{place} cannot be written to", result.stdout)
-        self.assertEqual(result.exit_code, WRONG)
+        self.assertEqual(result.exit_code, EXIT_UNSOUND)

@@ -13,9 +13,9 @@ from unittest import mock
 from click.testing import CliRunner, Result
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.cli import store_child
+from durable_streams_tw.cli import store_worker
 from durable_streams_tw.cli.commands import commands
-from durable_streams_tw.cli.store_work import IMPOSSIBLE, WRONG, amount, plain_lines, size
+from durable_streams_tw.cli.store_tasks import EXIT_FAILED, EXIT_UNSOUND, amount, plain_lines, size
 from durable_streams_tw.storage.engine.format_version import recognise
 from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LMDBEngine
 from tests.storage.lmdb_rig import LMDBRig
@@ -81,12 +81,12 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
             content = file.read()
             file.seek(0)
             file.write(content.replace(b"7" * 1000, b"7" * 999 + b"6"))
-        findings = self.printed("check", status=WRONG)["findings"]
+        findings = self.printed("check", status=EXIT_UNSOUND)["findings"]
         self.assertEqual({finding["flaw"] for finding in findings}, {"CORRUPT_RECORD"})
-        lines = self.run_command("check", "-d", self.directory, status=WRONG).stdout
+        lines = self.run_command("check", "-d", self.directory, status=EXIT_UNSOUND).stdout
         self.assertIn("a record fails its checksum", lines)
         self.assertIn("is not sound: 2 findings.", lines)
-        refused = self.run_command("backup", "-d", self.directory, self.backup, status=WRONG)
+        refused = self.run_command("backup", "-d", self.directory, self.backup, status=EXIT_UNSOUND)
         self.assertIn("--even-flawed", refused.stderr)
         self.assertFalse(os.path.exists(self.backup))
         self.assertEqual(self.printed("backup", self.backup, "--even-flawed")["flaws"], 2)
@@ -104,7 +104,7 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
         # Two pages that say where all others are, and no others.
         os.truncate(path, 8192)
         for arguments in (("check",), ("backup", self.backup), ("stats",), ("compact",)):
-            result = self.run_command(*arguments, "-d", os.path.dirname(path), status=IMPOSSIBLE)
+            result = self.run_command(*arguments, "-d", os.path.dirname(path), status=EXIT_FAILED)
             self.assertRegex(result.stderr, "data.mdb has 8192 bytes of .*: it was cut short")
 
     def test_damaged_beyond_reading(self) -> None:
@@ -119,7 +119,7 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
                 # Each page says that its first nodes lie far behind the end of the file.
                 file.seek(page + 16)
                 file.write(b"\xff" * 4)
-        result = self.run_command("check", "-d", directory, status=WRONG)
+        result = self.run_command("check", "-d", directory, status=EXIT_UNSOUND)
         self.assertIn("reading it ended the process (SIG", result.stderr)
 
     def test_system_call_that_fails(self) -> None:
@@ -130,11 +130,11 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
         ):
             task = json.dumps({"name": "fail", "directory": self.directory})
             with (
-                mock.patch.object(store_child, "say") as say,
-                mock.patch.dict(store_child.WORK, fail=mock.Mock(side_effect=error)),
+                mock.patch.object(store_worker, "say") as say,
+                mock.patch.dict(store_worker.WORK, fail=mock.Mock(side_effect=error)),
                 mock.patch.object(signal, "signal"),
             ):
-                store_child.main(task)
+                store_worker.main(task)
             say.assert_called_once_with("unusable", sentence)
 
     def test_impossible(self) -> None:
@@ -146,7 +146,7 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
             (("restore", "-d", self.backup, self.place), "is no backup"),
             (("stats", "-d", self.directory + "/nowhere"), "there is no store"),
         ):
-            result = self.run_command(*arguments, status=IMPOSSIBLE)
+            result = self.run_command(*arguments, status=EXIT_FAILED)
             self.assertIn(sentence, result.stderr)
             self.assertNotIn("Traceback", result.output)
 

@@ -10,7 +10,7 @@ import sys
 import time
 from threading import Event, Thread
 
-from durable_streams_tw.cli.store_work import IMPOSSIBLE
+from durable_streams_tw.cli.store_tasks import EXIT_FAILED
 from durable_streams_tw.storage.admin.backup import read_manifest
 from tests.crash.test_kill import SEED
 from tests.crash.test_server_kill import Producer, Server, ServerKillTests
@@ -62,7 +62,7 @@ class HotBackupTests(ServerKillTests):
             behind = [p.acknowledged for p in producers]
             refused = command("compact", "--data-dir", self.directory)
             output, _ = refused.communicate()
-            self.assertEqual(refused.returncode, IMPOSSIBLE, output)
+            self.assertEqual(refused.returncode, EXIT_FAILED, output)
             self.assertIn(b"in use by another server", output)
         finally:
             go_on.clear()

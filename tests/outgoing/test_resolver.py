@@ -13,15 +13,15 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.outgoing import resolver
-from durable_streams_tw.outgoing.resolver import LookupRefused, Resolver, ResolvingReactor
-from durable_streams_tw.protocol.limits import (
+from durable_streams_tw.outgoing.limits import (
     MAX_LOOKUPS,
     RESOLVE_TIMEOUT,
     RESOLVER_CACHE,
-    RESOLVER_KEPT,
+    RESOLVER_RESERVED,
     RESOLVER_SHARE,
     RESOLVER_THREADS,
 )
+from durable_streams_tw.outgoing.resolver import Resolver, ResolvingReactor, TooManyLookups
 from tests.outgoing.name_service import LookupReactor, NameService
 
 GOOD = "good.example"
@@ -111,7 +111,7 @@ class ResolverTests(ResolverCase):
         self.resolved()
         self.turn(RESOLVER_CACHE)
         self.hang(*[f"slow{number}.test{number}" for number in range(200)])
-        self.assertEqual(len(self.names.stuck), RESOLVER_THREADS - RESOLVER_KEPT)
+        self.assertEqual(len(self.names.stuck), RESOLVER_THREADS - RESOLVER_RESERVED)
         self.assertEqual(self.resolved(), [ADDRESS])
 
     def test_waits_for_a_thread(self) -> None:
@@ -129,7 +129,7 @@ class ResolverTests(ResolverCase):
         self.resolved()
         self.turn(RESOLVER_CACHE)
         self.hang(*[f"slow{number}.test{number}" for number in range(MAX_LOOKUPS)])
-        self.failureResultOf(self.resolver.resolve("one.more"), LookupRefused)
+        self.failureResultOf(self.resolver.resolve("one.more"), TooManyLookups)
         self.assertEqual(self.resolved(), [ADDRESS])
 
     def test_no_thread(self) -> None:
@@ -182,7 +182,7 @@ class ThreadTests(SynchronousTestCase):
             found.extend(addresses)
             told.set()
 
-        resolver.ask_in_thread(name, tell)
+        resolver.look_up_in_thread(name, tell)
         self.assertTrue(told.wait(30))
         return found
 

@@ -10,8 +10,8 @@ from twisted.cred import strcred
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.service.auth_checkers import checkers, read_jwt
-from durable_streams_tw.service.configuration import configured
-from durable_streams_tw.service.sources import BadConfiguration
+from durable_streams_tw.service.configuration import load_configuration
+from durable_streams_tw.service.sources import ConfigurationError
 from tests.auth.issuer import key_set, private
 from tests.service.black_box import Foreground, ask, run
 
@@ -22,8 +22,8 @@ CANARY = "dst_canary-of-a-token"
 def trouble(*texts: str) -> str:
     """Why these ``--auth`` cannot be used."""
     try:
-        checkers(configured({"auth": texts}, {}, None))
-    except BadConfiguration as bad:
+        checkers(load_configuration({"auth": texts}, {}, None))
+    except ConfigurationError as bad:
         return str(bad)
     raise AssertionError("they can")
 

@@ -12,10 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.service import configuration
-from durable_streams_tw.service.configuration import Configuration, configured
-from durable_streams_tw.service.sources import BadConfiguration, CommandLine, Environment, Preset
-from durable_streams_tw.service.table import SETTINGS, TABLE, Setting
-from durable_streams_tw.service.units import count
+from durable_streams_tw.service.configuration import Configuration, load_configuration
+from durable_streams_tw.service.settings_table import SETTINGS, TABLE, Setting
+from durable_streams_tw.service.sources import CommandLine, ConfigurationError, Environment, Preset
+from durable_streams_tw.service.value_parsers import count
 
 
 class TableTests(SynchronousTestCase):
@@ -65,20 +65,22 @@ class ConfigurationTests(SynchronousTestCase):
     ) -> tuple[str, ...]:
         """Why these cannot be used."""
         path = None if file is None else self.file(file)
-        bad = self.assertRaises(BadConfiguration, configured, options, environment or {}, path)
+        bad = self.assertRaises(
+            ConfigurationError, load_configuration, options, environment or {}, path
+        )
         problems: tuple[str, ...] = bad.problems
         return problems
 
     def test_defaults(self) -> None:
         """Those of the streams are the defaults here."""
-        self.assertEqual(configured({}, {}, None).settings, Settings())
+        self.assertEqual(load_configuration({}, {}, None).settings, Settings())
 
     def test_file_of_the_environment(self) -> None:
         """A variable may name the file; the option stands before it."""
         one, two = self.file("port = 1"), self.file("port = 2")
         environment = {"DURABLE_STREAMS_CONFIG": one}
-        self.assertEqual(configured({}, environment, None)["port"], 1)
-        self.assertEqual(configured({}, environment, two)["port"], 2)
+        self.assertEqual(load_configuration({}, environment, None)["port"], 1)
+        self.assertEqual(load_configuration({}, environment, two)["port"], 2)
 
     @given(st.sets(st.sampled_from(["option", "variable", "file"])))
     def test_precedence(self, places: set[str]) -> None:
@@ -98,7 +100,7 @@ class ConfigurationTests(SynchronousTestCase):
         if "file" in places:
             file = "idle-timeout = '3s'\ncors-origin = ['https://file.example']\n"
         path = self.file(file)
-        chosen = configured(options, environment, path)
+        chosen = load_configuration(options, environment, path)
         first = next((place for place in values if place in places), None)
         if first is None:
             self.assertEqual(chosen["idle-timeout"], 60.0)
@@ -131,25 +133,31 @@ class ConfigurationTests(SynchronousTestCase):
 
     def test_listen_and_port(self) -> None:
         """One stands in for the other: the nearer one counts, of one place neither."""
-        one = configured({"listen": ("tcp:1",)}, {"DURABLE_STREAMS_PORT": "2"}, None)
+        one = load_configuration({"listen": ("tcp:1",)}, {"DURABLE_STREAMS_PORT": "2"}, None)
         self.assertEqual(one["listen"], ("tcp:1",))
-        self.assertEqual(one.overruled("port"), "listen")
-        self.assertIsNone(one.overruled("listen"))
-        other = configured({"port": ("2",)}, {"DURABLE_STREAMS_LISTEN": "tcp:1"}, None)
+        self.assertEqual(one.overridden_by("port"), "listen")
+        self.assertIsNone(one.overridden_by("listen"))
+        other = load_configuration({"port": ("2",)}, {"DURABLE_STREAMS_LISTEN": "tcp:1"}, None)
         self.assertEqual((other["listen"], other["port"]), ((), 2))
-        self.assertEqual(other.overruled("listen"), "port")
-        self.assertIsNone(other.overruled("port"))
-        both = configured({"interface": ("::1",)}, {"DURABLE_STREAMS_LISTEN": "tcp:1"}, None)
-        self.assertEqual(both.overruled("listen"), "interface")
+        self.assertEqual(other.overridden_by("listen"), "port")
+        self.assertIsNone(other.overridden_by("port"))
+        both = load_configuration(
+            {"interface": ("::1",)}, {"DURABLE_STREAMS_LISTEN": "tcp:1"}, None
+        )
+        self.assertEqual(both.overridden_by("listen"), "interface")
         (problem,) = self.refused({}, {}, "port = 1\nlisten = ['tcp:1']")
         self.assertIn("line 2: listen stands in for port", problem)
-        self.assertEqual(configured({"port": ("1",)}, {}, self.file("listen = []"))["port"], 1)
+        self.assertEqual(
+            load_configuration({"port": ("1",)}, {}, self.file("listen = []"))["port"], 1
+        )
 
     def test_max_stored(self) -> None:
         """A bound on a directory that there is not."""
         (problem,) = self.refused({}, {"DURABLE_STREAMS_MAX_STORED": "1GiB"})
         self.assertIn("DURABLE_STREAMS_MAX_STORED bounds what is in data-dir", problem)
-        both = configured({"data-dir": ("x",)}, {"DURABLE_STREAMS_MAX_STORED": "1GiB"}, None)
+        both = load_configuration(
+            {"data-dir": ("x",)}, {"DURABLE_STREAMS_MAX_STORED": "1GiB"}, None
+        )
         self.assertEqual(both.settings.max_stored, 1024**3)
 
     def test_max_body_memory(self) -> None:
@@ -157,11 +165,11 @@ class ConfigurationTests(SynchronousTestCase):
         (problem,) = self.refused({}, {"DURABLE_STREAMS_MAX_BODY_MEMORY": "1MiB"})
         self.assertIn("DURABLE_STREAMS_MAX_BODY_MEMORY is less than max-body", problem)
         given = {"max-body-memory": ("1GiB",), "max-body": ("1GiB",)}
-        self.assertEqual(configured(given, {}, None).settings.body_memory, 1024**3)
+        self.assertEqual(load_configuration(given, {}, None).settings.body_memory, 1024**3)
         self.assertEqual(
-            configured({"max-body": ("1GiB",)}, {}, None).settings.body_memory, 1024**3
+            load_configuration({"max-body": ("1GiB",)}, {}, None).settings.body_memory, 1024**3
         )
-        self.assertEqual(configured({}, {}, None).settings.body_memory, 256 * 1024**2)
+        self.assertEqual(load_configuration({}, {}, None).settings.body_memory, 256 * 1024**2)
 
     def test_secrets(self) -> None:
         """What is secret is in no sentence."""
@@ -171,8 +179,8 @@ class ConfigurationTests(SynchronousTestCase):
         self.addCleanup(SETTINGS.pop, "secret")
         problems = self.refused({"secret": ("hunter2",)})
         self.assertEqual(problems, ("--secret is a number, or 0 for any number",))
-        chosen = configured({"secret": ("17",)}, {}, None)
-        self.assertEqual(str(chosen.refuse("secret", "is wrong", "17")), "--secret is wrong")
+        chosen = load_configuration({"secret": ("17",)}, {}, None)
+        self.assertEqual(str(chosen.error("secret", "is wrong", "17")), "--secret is wrong")
 
     def test_preset(self) -> None:
         """What a command sets stands behind what it is told."""
@@ -183,7 +191,9 @@ class ConfigurationTests(SynchronousTestCase):
         chosen = Configuration(sources)
         self.assertEqual((chosen["port"], chosen["interface"]), (1, "127.0.0.1"))
         self.assertEqual(chosen.origin("interface"), "dev")
-        bad = self.assertRaises(BadConfiguration, Configuration, [Preset({"port": ("x",)}, "dev")])
+        bad = self.assertRaises(
+            ConfigurationError, Configuration, [Preset({"port": ("x",)}, "dev")]
+        )
         self.assertIn("dev: port", str(bad))
 
     def test_environment_alone(self) -> None:

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.auth.rates import Rate
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.protocol.limits import PROXY_HEADER_TIMEOUT
+from durable_streams_tw.service.limits import PROXY_HEADER_TIMEOUT
 from durable_streams_tw.service.listening import _endpoint
 from durable_streams_tw.service.proxy_protocol import HeaderFactory, ProxyEndpoint
 from tests.http.house import MORNING, at_once, parse

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.service.settings_table import TABLE
 from durable_streams_tw.service.sources import (
     MAX_FILE,
-    BadConfiguration,
     CommandLine,
+    ConfigurationError,
     Environment,
     File,
     lines_of_keys,
 )
-from durable_streams_tw.service.table import TABLE
 
 
 def _quoted(text: str) -> str:
@@ -38,7 +38,7 @@ class FileTests(SynchronousTestCase):
 
     def refused(self, content: str | bytes) -> tuple[str, ...]:
         """What is wrong with a file, without its name."""
-        bad = self.assertRaises(BadConfiguration, self.file, content)
+        bad = self.assertRaises(ConfigurationError, self.file, content)
         for problem in bad.problems:
             self.assertTrue(problem.startswith(str(self.path)), problem)
         return tuple(problem.removeprefix(str(self.path)) for problem in bad.problems)
@@ -70,7 +70,7 @@ class FileTests(SynchronousTestCase):
         )
         self.assertEqual(file.origin("listen"), f"{self.path}, line 3")
         self.assertEqual(file.origin("root"), f"{self.path}, line 7")
-        self.assertEqual(file.called("port"), f"{self.path}, line 11: port")
+        self.assertEqual(file.label("port"), f"{self.path}, line 11: port")
         self.assertEqual(file.given["port"], ("4",))
 
     def test_lines_of_many_keys(self) -> None:
@@ -157,7 +157,7 @@ class FileTests(SynchronousTestCase):
     def test_no_file(self) -> None:
         """A file that is not there, or is none."""
         for path, trouble in {"missing.toml": "No such file", ".": "Is a directory"}.items():
-            bad = self.assertRaises(BadConfiguration, File, path)
+            bad = self.assertRaises(ConfigurationError, File, path)
             self.assertIn(trouble, str(bad))
             self.assertTrue(str(bad).startswith(f"{path}: "), bad)
 
@@ -173,7 +173,7 @@ class FileTests(SynchronousTestCase):
         """Whatever a file has, it is read or refused in sentences of one line."""
         try:
             self.file(content)
-        except BadConfiguration as bad:
+        except ConfigurationError as bad:
             self.assertTrue(bad.problems)
             for problem in bad.problems:
                 self.assertEqual(problem.splitlines(), [problem])
@@ -201,13 +201,13 @@ class EnvironmentTests(SynchronousTestCase):
                 "cors-origin": ("https://a.example", "https://b.example"),
             },
         )
-        self.assertEqual(environment.called("max-body"), "DURABLE_STREAMS_MAX_BODY")
+        self.assertEqual(environment.label("max-body"), "DURABLE_STREAMS_MAX_BODY")
         self.assertEqual(environment.origin("max-body"), "DURABLE_STREAMS_MAX_BODY")
 
     def test_unknown(self) -> None:
         """A typo would go unnoticed."""
         bad = self.assertRaises(
-            BadConfiguration,
+            ConfigurationError,
             Environment,
             {"DURABLE_STREAMS_MAXBODY": "1", "DURABLE_STREAMS_XYZZY": "1"},
         )
@@ -241,6 +241,6 @@ class CommandLineTests(SynchronousTestCase):
     def test_called(self) -> None:
         """As it was typed."""
         line = CommandLine({"trust-proxy": ("false",), "fast-channel": ("true",), "port": ("1",)})
-        self.assertEqual(line.called("trust-proxy"), "--no-trust-proxy")
-        self.assertEqual(line.called("fast-channel"), "--fast-channel")
+        self.assertEqual(line.label("trust-proxy"), "--no-trust-proxy")
+        self.assertEqual(line.label("fast-channel"), "--fast-channel")
         self.assertEqual(line.origin("port"), "--port")

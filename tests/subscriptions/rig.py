@@ -19,8 +19,8 @@ from durable_streams_tw.storage.memory.store import MemoryStore
 from durable_streams_tw.subscriptions.delivery import WebhookDelivery
 from durable_streams_tw.subscriptions.keyring import Keyring
 from durable_streams_tw.subscriptions.scheduler import Scheduler
-from durable_streams_tw.subscriptions.tokens import Tokens
-from durable_streams_tw.subscriptions.webhook_client import WebhookResponse
+from durable_streams_tw.subscriptions.tokens import WakeTokens
+from durable_streams_tw.subscriptions.webhook_response import WebhookResponse
 from tests.storage.command_builders import append, create
 from tests.storage.subscription_suite import subscribe
 
@@ -67,7 +67,7 @@ class WakesCase(SynchronousTestCase):
         """Start, or start again on the same store."""
         self.keyring = Keyring(None, self.clock.seconds)
         self.keyring.open()
-        self.tokens = Tokens(lambda: self.keyring.secret, self.clock.seconds)
+        self.tokens = WakeTokens(lambda: self.keyring.secret, self.clock.seconds)
         self.deliveries = WebhookDelivery(
             self.store,
             self.post,

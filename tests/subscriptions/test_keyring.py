@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.protocol.limits import KEY_OVERLAP
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.subscriptions import signing
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
+from durable_streams_tw.subscriptions.limits import KEY_OVERLAP
 from durable_streams_tw.subscriptions.signing import SigningKey
 
 

@@ -8,21 +8,21 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import (
-    DELIVERIES_KEPT,
-    DELIVERIES_SHARE,
-    DELIVERY_GRACE,
-    MAX_DELIVERIES,
-    OBLIGATION_EARLY,
-    OBLIGATION_RETRY,
-    WEBHOOK_TIMEOUT,
-)
 from durable_streams_tw.protocol.streams.commands import Delete
 from durable_streams_tw.protocol.subscriptions.commands import Delivered, Unsubscribe
 from durable_streams_tw.protocol.subscriptions.outcomes import Claimed
 from durable_streams_tw.storage.api import Command, IStreamStore, Outcome, StoreSnapshot
 from durable_streams_tw.storage.memory.store import MemoryStore
-from durable_streams_tw.subscriptions.webhook_client import Unreachable
+from durable_streams_tw.subscriptions.limits import (
+    DELIVERIES_RESERVED,
+    DELIVERIES_SHARE,
+    DELIVERY_GRACE,
+    DUTY_EARLY,
+    DUTY_RETRY,
+    MAX_DELIVERIES,
+    WEBHOOK_TIMEOUT,
+)
+from durable_streams_tw.subscriptions.webhook_response import WebhookUnreachable
 from tests.storage.command_builders import JSON, create
 from tests.storage.subscription_suite import subscribe
 from tests.subscriptions.rig import BASE, LEASE, WakesCase
@@ -150,7 +150,7 @@ class WebhookTests(WakesCase):
             lambda call: call.answer(500),
             lambda call: call.answer(302),
             lambda call: call.answer(404, DONE),
-            lambda call: call.done.errback(Unreachable("gone")),
+            lambda call: call.done.errback(WebhookUnreachable("gone")),
             lambda call: call.answer(199),
         ]
         for count, outcome in enumerate(outcomes):
@@ -283,7 +283,7 @@ class WebhookTests(WakesCase):
             self.hook(f"s{number}", "a", url=f"https://hanging-{number}.example/")
         self.write("a")
         self.turn()
-        self.assertEqual(len(self.calls), MAX_DELIVERIES - DELIVERIES_KEPT)
+        self.assertEqual(len(self.calls), MAX_DELIVERIES - DELIVERIES_RESERVED)
         self.write("h")
         self.turn()
         self.assertIn("https://healthy.example/", [call.url for call in self.calls])
@@ -301,7 +301,7 @@ class WebhookTests(WakesCase):
         self.write()
         self.assertQuiet()
         self.base = BASE
-        self.turn(OBLIGATION_RETRY)
+        self.turn(DUTY_RETRY)
         self.call()
 
     def test_stopped(self) -> None:
@@ -378,16 +378,16 @@ class FlakyTests(WakesCase):
         self.hook()
         self.store.refusal = Refusal(Problem.STORAGE_UNAVAILABLE, "")
         self.write()
-        self.turn(3 * OBLIGATION_RETRY)
+        self.turn(3 * DUTY_RETRY)
         self.assertQuiet()
         self.store.refusal = None
-        self.turn(OBLIGATION_RETRY)
+        self.turn(DUTY_RETRY)
         call = self.call()
         self.store.refusal = Refusal(Problem.OUTCOME_UNKNOWN, "")
         call.answer(200, DONE)
         self.assertQuiet()
         self.store.refusal = None
-        self.turn(OBLIGATION_RETRY)
+        self.turn(DUTY_RETRY)
         again = self.call()
         self.assertEqual(again.body["wake_id"], call.body["wake_id"])
         again.answer(200, DONE)
@@ -401,7 +401,7 @@ class FlakyTests(WakesCase):
         self.turn(0)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.store.error = None
-        self.turn(OBLIGATION_RETRY)
+        self.turn(DUTY_RETRY)
         self.call()
 
     def test_unreadable_at_the_start(self) -> None:
@@ -418,7 +418,7 @@ class FlakyTests(WakesCase):
         self.store.refusal = None
         self.write("b")
         self.assertEqual(self.call().body["subscription_id"], "b")
-        self.turn(OBLIGATION_RETRY)
+        self.turn(DUTY_RETRY)
         self.assertEqual(self.call().body["subscription_id"], "a")
 
     def test_heard_while_it_is_read(self) -> None:
@@ -458,5 +458,5 @@ class ClockTests(WakesCase):
         self.behind = 0.01
         self.turn(LEASE / 1000)
         self.assertEqual(self.state("p").generation, 1)
-        self.turn(OBLIGATION_EARLY)
+        self.turn(DUTY_EARLY)
         self.assertEqual(self.state("p").generation, 2)

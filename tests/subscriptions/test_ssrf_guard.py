@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_streams_tw.protocol.errors import Problem, Refused
-from durable_streams_tw.subscriptions.ssrf_guard import Target, allowed, screened, target_of
+from durable_streams_tw.subscriptions.ssrf_guard import (
+    Target,
+    check_addresses,
+    is_public,
+    target_of,
+)
 from tests.protocol.refusing import RefusingTestCase
 
 PUBLIC = (
@@ -37,17 +42,17 @@ class AddressTests(RefusingTestCase):
 
     def test_public(self) -> None:
         for text in PUBLIC:
-            self.assertTrue(allowed(ip_address(text)), text)
+            self.assertTrue(is_public(ip_address(text)), text)
 
     def test_inside(self) -> None:
         for text in INSIDE:
-            self.assertFalse(allowed(ip_address(text)), text)
-        self.assertFalse(allowed(IPv6Address("2a00:1450::1%eth0")))
+            self.assertFalse(is_public(ip_address(text)), text)
+        self.assertFalse(is_public(IPv6Address("2a00:1450::1%eth0")))
 
     @given(st.ip_addresses(v=4) | st.ip_addresses(v=6))
     def test_never_wider_than_the_registry(self, address: IPv4Address | IPv6Address) -> None:
-        """What the standard library calls private, local or reserved is never allowed."""
-        if allowed(address):
+        """What the standard library calls private, local or reserved is never is_public."""
+        if is_public(address):
             self.assertTrue(address.is_global)
             for flag in ("private", "loopback", "link_local", "multicast", "unspecified"):
                 self.assertFalse(getattr(address, f"is_{flag}"), flag)
@@ -142,7 +147,7 @@ class ScreenedTests(RefusingTestCase):
     """What a name resolves to."""
 
     def screen(self, *found: str, url: str = "https://worker.example/") -> list[str]:
-        return [str(address) for address in screened(target_of(url, True), list(found))]
+        return [str(address) for address in check_addresses(target_of(url, True), list(found))]
 
     def test_public(self) -> None:
         self.assertEqual(self.screen("8.8.8.8", "2606:4700::1111"), ["8.8.8.8", "2606:4700::1111"])

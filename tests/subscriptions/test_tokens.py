@@ -1,4 +1,4 @@
-"""Tokens of wakes, and RFC 8725's list of what may go wrong with them."""
+"""WakeTokens of wakes, and RFC 8725's list of what may go wrong with them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import TOKEN_LIFETIME
 from durable_streams_tw.protocol.subscriptions.state import (
     Config,
     Kind,
@@ -21,7 +20,8 @@ from durable_streams_tw.protocol.subscriptions.state import (
     Subscription,
     Wake,
 )
-from durable_streams_tw.subscriptions.tokens import Tokens
+from durable_streams_tw.subscriptions.limits import TOKEN_LIFETIME
+from durable_streams_tw.subscriptions.tokens import WakeTokens
 from tests.protocol.refusing import RefusingTestCase
 
 SECRET = b"s" * 32
@@ -41,7 +41,7 @@ class TokenTests(RefusingTestCase):
 
     def setUp(self) -> None:
         self.now = 1_800_000_000.0
-        self.tokens = Tokens(lambda: SECRET, lambda: self.now)
+        self.tokens = WakeTokens(lambda: SECRET, lambda: self.now)
         self.token = self.tokens.issue(STATE)
 
     def check(self, token: str, name: str = STATE.id, kind: Kind = Kind.PULL) -> Proof | Refusal:
@@ -86,13 +86,13 @@ class TokenTests(RefusingTestCase):
 
     def test_renewal(self) -> None:
         """In the second half of its life, for the same wake."""
-        self.assertIsNone(self.tokens.renewed(self.token, STATE))
+        self.assertIsNone(self.tokens.renew(self.token, STATE))
         self.now += TOKEN_LIFETIME / 2
-        renewed = self.tokens.renewed(self.token, STATE)
+        renewed = self.tokens.renew(self.token, STATE)
         assert renewed is not None
         self.now += TOKEN_LIFETIME / 2
         self.assertEqual(self.check(renewed), Proof(STATE.number, Wake(7, "w_abc")))
-        self.assertIsNone(self.tokens.renewed(self.token, STATE))
+        self.assertIsNone(self.tokens.renew(self.token, STATE))
 
     def test_algorithm(self) -> None:
         """§2.1, §3.1: the token does not choose; none at all is no algorithm."""

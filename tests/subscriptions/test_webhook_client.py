@@ -11,19 +11,12 @@ from twisted.internet.error import ConnectionDone, ConnectionRefusedError
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from durable_streams_tw.outgoing.limits import RESOLVE_TIMEOUT, RESOLVER_CACHE
 from durable_streams_tw.outgoing.resolver import Resolver
 from durable_streams_tw.protocol.errors import Problem, Refused
-from durable_streams_tw.protocol.limits import (
-    MAX_WEBHOOK_ANSWER,
-    RESOLVE_TIMEOUT,
-    RESOLVER_CACHE,
-    WEBHOOK_TIMEOUT,
-)
-from durable_streams_tw.subscriptions.webhook_client import (
-    Unreachable,
-    WebhookClient,
-    WebhookResponse,
-)
+from durable_streams_tw.subscriptions.limits import MAX_WEBHOOK_RESPONSE, WEBHOOK_TIMEOUT
+from durable_streams_tw.subscriptions.webhook_client import WebhookClient
+from durable_streams_tw.subscriptions.webhook_response import WebhookResponse, WebhookUnreachable
 from tests.outgoing.name_service import LookupReactor, NameService
 from tests.protocol.refusing import RefusingTestCase
 
@@ -205,7 +198,7 @@ class AddressTests(CallingCase):
 
     def test_no_address(self) -> None:
         self.resolve_to()
-        self.failureResultOf(self.post(), Unreachable)
+        self.failureResultOf(self.post(), WebhookUnreachable)
 
     def test_no_proxy(self) -> None:
         """Whatever the environment says."""
@@ -279,11 +272,11 @@ class AnswerTests(CallingCase):
             connection.receive(b"HTTP/1.1 200 OK\r\n" + head)
             sent = 0
             piece = b"x: y\r\n" * 1000 if not head else b"x" * 10_000
-            while not connection.ended and sent < 10 * MAX_WEBHOOK_ANSWER:
+            while not connection.ended and sent < 10 * MAX_WEBHOOK_RESPONSE:
                 connection.receive(piece)
                 sent += len(piece)
             self.assertTrue(connection.ended, head)
-            self.assertLess(sent, 3 * MAX_WEBHOOK_ANSWER)
+            self.assertLess(sent, 3 * MAX_WEBHOOK_RESPONSE)
             connection.end()
             self.failureResultOf(posted)
 

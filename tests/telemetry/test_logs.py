@@ -33,7 +33,7 @@ from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.operators.resources import OperatorTree
 from durable_streams_tw.subscriptions.webhook_client import WebhookClient
 from durable_streams_tw.telemetry.health import Ready
-from durable_streams_tw.telemetry.logs import JSONLog, Lines, entry, line_of, to_file
+from durable_streams_tw.telemetry.logs import JSONLog, Lines, entry, line_of, open_json_log
 from durable_streams_tw.telemetry.metrics import Metrics
 from tests.http.house import MORNING, Client, at_once
 from tests.service.black_box import PATIENCE, Foreground, command
@@ -122,7 +122,7 @@ class RotatedTests(SynchronousTestCase):
     def test_reopened(self) -> None:
         """Events go to the file that has the log's name now."""
         path = Path(self.mktemp())
-        log = to_file(path)
+        log = open_json_log(path)
         self.addCleanup(os.close, log._lines._descriptor)
         log({"log_format": "before", "log_level": LogLevel.info})
         path.rename(path.with_suffix(".1"))
@@ -139,7 +139,7 @@ class RotatedTests(SynchronousTestCase):
     def test_cannot_be_opened(self) -> None:
         """The file from before stays in use."""
         path = Path(self.mktemp())
-        log = to_file(path)
+        log = open_json_log(path)
         self.addCleanup(os.close, log._lines._descriptor)
         path.rename(path.with_suffix(".1"))
         path.mkdir()
@@ -226,7 +226,7 @@ class FileTests(SynchronousTestCase):
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory, "log")
             for text in ("one", "two"):
-                to_file(path)({"log_format": text, "log_level": LogLevel.info})
+                open_json_log(path)({"log_format": text, "log_level": LogLevel.info})
             told = [json.loads(line)["message"] for line in path.read_text().splitlines()]
             self.assertEqual(told, ["one", "two"])
             self.assertEqual(path.stat().st_mode & 0o027, 0)

@@ -112,7 +112,9 @@ class ClientOptions(Struct, frozen=True):
         )
 
 
-def for_client(retry_for: str = "30s") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def with_client_options(
+    retry_for: str = "30s",
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command the options of a client; its ``access`` is what came of them."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,8 +11,8 @@ from typing import Any
 import click
 from msgspec import json
 
-from durable_streams_tw.cli.client_options import ClientOptions, for_client, json_option
-from durable_streams_tw.cli.client_run import NoReader, Output, run
+from durable_streams_tw.cli.client_options import ClientOptions, json_option, with_client_options
+from durable_streams_tw.cli.client_run import Output, OutputClosed, run
 from durable_streams_tw.client.errors import about
 from durable_streams_tw.client.follow import Batch, Live, catch_up, follow
 from durable_streams_tw.client.messages import on_one_line
@@ -34,7 +34,7 @@ _offset_file = click.option(
 @_offset
 @_offset_file
 @json_option
-@for_client()
+@with_client_options()
 def read(
     access: ClientOptions, stream: str, offset: str, offset_file: Path | None, as_json: bool
 ) -> None:
@@ -58,7 +58,7 @@ def read(
     help="How to wait for more; an event stream cannot carry a text's carriage returns.",
 )
 @json_option
-@for_client("forever")
+@with_client_options("forever")
 def tail(
     access: ClientOptions,
     stream: str,
@@ -77,7 +77,7 @@ def tail(
 @click.command()
 @click.argument("stream")
 @json_option
-@for_client()
+@with_client_options()
 def head(access: ClientOptions, stream: str, as_json: bool) -> None:
     """Print what a stream is: its type, its end, whether it is closed, when it expires."""
     target = access.target(stream)
@@ -143,7 +143,7 @@ def _show(
             await showing
         except CancelledError:
             if unread:
-                raise NoReader from None
+                raise OutputClosed from None
             raise
 
     run(work, as_json=as_json)

@@ -37,7 +37,7 @@ NOT_ALLOWED: Final = 5
 UNREACHABLE: Final = 6
 UNKNOWN_OUTCOME: Final = 7
 #: What a shell reports of a program that SIGPIPE has ended.
-NO_READER: Final = 128 + signal.SIGPIPE
+OUTPUT_CLOSED: Final = 128 + signal.SIGPIPE
 
 _STATUSES: Final = {
     401: NOT_ALLOWED,
@@ -50,7 +50,7 @@ _STATUSES: Final = {
 }
 
 
-class NoReader(Exception):
+class OutputClosed(Exception):
     """Whoever read the output has gone."""
 
 
@@ -61,7 +61,7 @@ class Output:
         self._descriptor = descriptor
 
     def write(self, data: bytes) -> None:
-        """Write all of it. Raises `NoReader`."""
+        """Write all of it. Raises `OutputClosed`."""
         rest = memoryview(data)
         while rest:
             try:
@@ -70,7 +70,7 @@ class Output:
                 # Somebody who shares the terminal or pipe has made it non-blocking.
                 select.select([], [self._descriptor], [])
             except BrokenPipeError:
-                raise NoReader from None
+                raise OutputClosed from None
 
     def when_unread(self, reactor: Any, call: Callable[[], object]) -> None:
         """Call when the reader goes, even while there is nothing to write.
@@ -121,10 +121,10 @@ def run(main: Callable[[Any], Coroutine[Any, Any, None]], *, as_json: bool = Fal
 
 def _fail(failure: Failure, as_json: bool) -> NoReturn:
     error = failure.value
-    if isinstance(error, NoReader):
+    if isinstance(error, OutputClosed):
         # Python flushes standard output when it ends; what is left has no reader either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(NO_READER)
+        sys.exit(OUTPUT_CLOSED)
     if isinstance(error, click.ClickException):
         raise error
     if not isinstance(error, ClientError):

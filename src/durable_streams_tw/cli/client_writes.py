@@ -8,7 +8,12 @@ import click
 from msgspec import json
 
 from durable_streams_tw.cli.client_input import Input, Lines, Pieces
-from durable_streams_tw.cli.client_options import ClientOptions, Duration, for_client, json_option
+from durable_streams_tw.cli.client_options import (
+    ClientOptions,
+    Duration,
+    json_option,
+    with_client_options,
+)
 from durable_streams_tw.cli.client_run import run
 from durable_streams_tw.client.producer import Producer
 from durable_streams_tw.client.streams import Info, StreamClient, Written
@@ -37,7 +42,7 @@ def _with_expiry(command: Any) -> Any:
 @click.option("-d", "--data", metavar="TEXT", help="Its first content.")
 @click.option("-f", "--file", type=click.File("rb"), help="The same from a file, - for stdin.")
 @json_option
-@for_client()
+@with_client_options()
 def create(
     access: ClientOptions,
     stream: str,
@@ -82,7 +87,7 @@ def create(
 )
 @_with_expiry
 @json_option
-@for_client()
+@with_client_options()
 def fork(
     access: ClientOptions,
     source: str,
@@ -137,7 +142,7 @@ def fork(
     help="The producer's epoch (default: the time, in milliseconds).",
 )
 @json_option
-@for_client()
+@with_client_options()
 def append(
     access: ClientOptions,
     stream: str,
@@ -211,7 +216,7 @@ async def _flow(source: Input, producer: Producer, lines: bool, close: bool) -> 
 @click.command()
 @click.argument("stream")
 @json_option
-@for_client()
+@with_client_options()
 def close(access: ClientOptions, stream: str, as_json: bool) -> None:
     """End a stream: its readers are told, and nothing can be appended any more."""
     target = access.target(stream)
@@ -225,7 +230,7 @@ def close(access: ClientOptions, stream: str, as_json: bool) -> None:
 @click.command()
 @click.argument("stream")
 @json_option
-@for_client()
+@with_client_options()
 def delete(access: ClientOptions, stream: str, as_json: bool) -> None:
     """Remove a stream and all that is in it."""
     target = access.target(stream)

@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 from durable_streams_tw.cli.settings_options import (
-    Refused,
+    InvalidSettings,
     SettingsCommand,
     configuration_of,
     with_settings,
 )
 from durable_streams_tw.service.configuration import Configuration
-from durable_streams_tw.service.sources import BadConfiguration
-from durable_streams_tw.service.table import TABLE, Setting
+from durable_streams_tw.service.settings_table import TABLE, Setting
+from durable_streams_tw.service.sources import ConfigurationError
 
 
 @click.group()
@@ -43,8 +43,8 @@ def check(**options: Any) -> None:
             from durable_streams_tw.service.auth_checkers import checkers
 
             checkers(configuration)
-    except BadConfiguration as bad:
-        raise Refused(bad) from None
+    except ConfigurationError as bad:
+        raise InvalidSettings(bad) from None
     click.echo("These settings are good.")
 
 
@@ -76,7 +76,7 @@ def shown(configuration: Configuration) -> str:
 
 def _line(setting: Setting, configuration: Configuration) -> str:
     texts = configuration.texts(setting.name)
-    instead = configuration.overruled(setting.name)
+    instead = configuration.overridden_by(setting.name)
     if instead is not None:
         return f"# {setting.name}: {instead} stands in for it"
     if not texts and setting.kind != "list":

@@ -9,14 +9,14 @@ from urllib.parse import urljoin
 import click
 
 from durable_streams_tw.cli.settings_options import (
-    Refused,
+    InvalidSettings,
     SettingsCommand,
     given,
     with_dev_settings,
 )
 from durable_streams_tw.service.configuration import Configuration
-from durable_streams_tw.service.sources import BadConfiguration, CommandLine, Preset
-from durable_streams_tw.service.table import TABLE
+from durable_streams_tw.service.settings_table import TABLE
+from durable_streams_tw.service.sources import CommandLine, ConfigurationError, Preset
 
 PRESET = {setting.name: (setting.dev,) for setting in TABLE if setting.dev is not None}
 
@@ -37,8 +37,8 @@ def dev(**options: Any) -> None:
             click.echo(greeting(url, console=configuration["console"]))
 
         status = serve(configuration, greet=greet, quiet=True)
-    except BadConfiguration as bad:
-        raise Refused(bad) from None
+    except ConfigurationError as bad:
+        raise InvalidSettings(bad) from None
     if status == 0:
         # Behind the ^C that a terminal shows.
         click.echo("\nStopped.")

@@ -13,7 +13,7 @@ from durable_streams_tw.cli.settings_options import (
     with_settings,
 )
 from durable_streams_tw.cli.store_options import with_json
-from durable_streams_tw.cli.store_work import WRONG
+from durable_streams_tw.cli.store_tasks import EXIT_UNSOUND
 
 _MARKS = {"good": "good", "warning": "look", "bad": "BAD"}
 
@@ -31,15 +31,15 @@ def doctor(as_json: bool, **options: Any) -> None:
     Exit status: 0 nothing is bad (there may be warnings), 1 something is.
     """
     configuration = configuration_of(options)
-    from durable_streams_tw.cli.examination import examine
+    from durable_streams_tw.cli.doctor_checks import run_checks
 
-    verdicts = list(examine(configuration))
+    results = list(run_checks(configuration))
     if as_json:
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode(verdicts)).decode())
+        click.echo(msgspec.json.format(msgspec.json.encode(results)).decode())
     else:
-        for verdict in verdicts:
-            click.echo(f"{_MARKS[verdict.grade]:<5} {verdict.name:<18} {verdict.sentence}")
-    if any(verdict.grade == "bad" for verdict in verdicts):
-        sys.exit(WRONG)
+        for result in results:
+            click.echo(f"{_MARKS[result.grade]:<5} {result.name:<18} {result.sentence}")
+    if any(result.grade == "bad" for result in results):
+        sys.exit(EXIT_UNSOUND)

@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from durable_streams_tw.cli.settings_options import (
-    Refused,
+    InvalidSettings,
     SettingsCommand,
     configuration_of,
     with_settings,
 )
-from durable_streams_tw.service.sources import BadConfiguration
+from durable_streams_tw.service.sources import ConfigurationError
 
 
 @click.command(cls=SettingsCommand)
@@ -31,5 +31,5 @@ def run(**options: Any) -> None:
 
     try:
         sys.exit(serve(configuration))
-    except BadConfiguration as bad:
-        raise Refused(bad) from None
+    except ConfigurationError as bad:
+        raise InvalidSettings(bad) from None

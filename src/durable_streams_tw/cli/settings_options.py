@@ -8,17 +8,17 @@ from typing import Any
 
 import click
 
-from durable_streams_tw.service.configuration import Configuration, configured
-from durable_streams_tw.service.sources import CONFIG_VARIABLE, BadConfiguration
-from durable_streams_tw.service.table import TABLE, Setting
+from durable_streams_tw.service.configuration import Configuration, load_configuration
+from durable_streams_tw.service.settings_table import TABLE, Setting
+from durable_streams_tw.service.sources import CONFIG_VARIABLE, ConfigurationError
 
 
-class Refused(click.ClickException):
+class InvalidSettings(click.ClickException):
     """Settings that cannot be used: said in a sentence for each, with exit status 2."""
 
     exit_code = 2
 
-    def __init__(self, bad: BadConfiguration) -> None:
+    def __init__(self, bad: ConfigurationError) -> None:
         super().__init__("\n       ".join(bad.problems))
 
 
@@ -80,12 +80,12 @@ def given(parameters: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 def configuration_of(parameters: Mapping[str, Any]) -> Configuration:
     """The settings that a command runs with: its options, the environment, a file.
 
-    Raises `Refused`.
+    Raises `InvalidSettings`.
     """
     try:
-        return configured(given(parameters), os.environ, parameters.get("config"))
-    except BadConfiguration as bad:
-        raise Refused(bad) from None
+        return load_configuration(given(parameters), os.environ, parameters.get("config"))
+    except ConfigurationError as bad:
+        raise InvalidSettings(bad) from None
 
 
 def _option(

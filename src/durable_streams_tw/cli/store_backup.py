@@ -15,7 +15,7 @@ from durable_streams_tw.cli.store_options import (
     with_even_flawed,
     with_json,
 )
-from durable_streams_tw.cli.store_work import Flawed, carry_out, size
+from durable_streams_tw.cli.store_tasks import StoreUnsound, run_task, size
 
 _ALL_THE_SAME = "--even-flawed goes on all the same"
 
@@ -90,13 +90,13 @@ def compact(data_dir: str | None, config: str | None, **options: Any) -> None:
 def _done(name: str, options: dict[str, Any], **where: str) -> Any:
     chosen_ones = {key: value for key, value in options.items() if key != "as_json"}
     try:
-        return carry_out({"name": name, **where, **chosen_ones})
-    except Flawed as flawed:
+        return run_task({"name": name, **where, **chosen_ones})
+    except StoreUnsound as flawed:
         for finding in flawed.findings:
             line = f"{finding['meaning']}: {finding['detail']} (key {finding['key']})"
             click.echo(line, err=True)
         sentence = f"{flawed.message}. Nothing was made; {_ALL_THE_SAME}."
-        raise Flawed(sentence) from None
+        raise StoreUnsound(sentence) from None
 
 
 def _contents(manifest: dict[str, Any]) -> str:

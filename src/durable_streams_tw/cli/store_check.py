@@ -8,7 +8,7 @@ import sys
 import click
 
 from durable_streams_tw.cli.store_options import chosen, with_data_dir, with_deep, with_json
-from durable_streams_tw.cli.store_work import WRONG, carry_out
+from durable_streams_tw.cli.store_tasks import EXIT_UNSOUND, run_task
 
 _SHOWN = 50
 
@@ -33,7 +33,7 @@ def check(data_dir: str | None, config: str | None, deep: bool, as_json: bool) -
         if not as_json and len(findings) <= _SHOWN:
             click.echo(f"{finding['meaning']}: {finding['detail']} (key {finding['key']})")
 
-    done = carry_out({"name": "check", "directory": directory, "deep": deep}, found)
+    done = run_task({"name": "check", "directory": directory, "deep": deep}, found)
     if as_json:
         click.echo(json.dumps({"entries": done["entries"], "findings": findings}, indent=2))
     elif not findings:
@@ -44,4 +44,4 @@ def check(data_dir: str | None, config: str | None, deep: bool, as_json: bool) -
             click.echo(f"and {more:,} more (--json has all)")
         click.echo(f"{directory} is not sound: {len(findings):,} findings.")
     if findings:
-        sys.exit(WRONG)
+        sys.exit(EXIT_UNSOUND)

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from durable_streams_tw.cli.settings_options import Refused
-from durable_streams_tw.service.configuration import configured
-from durable_streams_tw.service.sources import CONFIG_VARIABLE, BadConfiguration
-from durable_streams_tw.service.table import SETTINGS
+from durable_streams_tw.cli.settings_options import InvalidSettings
+from durable_streams_tw.service.configuration import load_configuration
+from durable_streams_tw.service.settings_table import SETTINGS
+from durable_streams_tw.service.sources import CONFIG_VARIABLE, ConfigurationError
 
 
 def with_data_dir(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,9 +39,9 @@ def chosen(data_dir: str | None, config: str | None) -> str:
     if data_dir is not None:
         return data_dir
     try:
-        configuration = configured({}, os.environ, config)
-    except BadConfiguration as bad:
-        raise Refused(bad) from None
+        configuration = load_configuration({}, os.environ, config)
+    except ConfigurationError as bad:
+        raise InvalidSettings(bad) from None
     directory: str | None = configuration["data-dir"]
     if directory is None:
         raise click.UsageError("which data directory? Say --data-dir DIR")

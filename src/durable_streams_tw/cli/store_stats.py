@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from durable_streams_tw.cli.store_options import chosen, with_data_dir, with_json
-from durable_streams_tw.cli.store_work import carry_out, size
+from durable_streams_tw.cli.store_tasks import run_task, size
 
 
 @click.command()
@@ -29,7 +29,7 @@ def stats(data_dir: str | None, config: str | None, quick: bool, top: int, as_js
     Exit status: 0 done, 2 it could not be done.
     """
     directory = chosen(data_dir, config)
-    done = carry_out({"name": "stats", "directory": directory, "quick": quick, "top": top})
+    done = run_task({"name": "stats", "directory": directory, "quick": quick, "top": top})
     if as_json:
         click.echo(json.dumps(done, indent=2))
         return

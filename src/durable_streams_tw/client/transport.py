@@ -25,7 +25,7 @@ from twisted.web.iweb import IAgent
 
 from durable_streams_tw.client.errors import Broken, ClientError, Unreachable, Untrusted
 from durable_streams_tw.clocks import timers_of, wall_clock
-from durable_streams_tw.outgoing.agent import PlainAgent, WholeBody
+from durable_streams_tw.outgoing.agent import IdentityAgent, WholeBody
 from durable_streams_tw.outgoing.cancel import cancellable
 
 #: The most bytes of an answer that is read whole: what streams have is read in pieces.
@@ -163,7 +163,7 @@ class Wire:
 
     def __init__(self, agent: IAgent, reactor: Any, patience: float = 30.0) -> None:
         # A proxy that compresses an event stream holds its events back until it has enough.
-        self._treq = HTTPClient(PlainAgent(agent))
+        self._treq = HTTPClient(IdentityAgent(agent))
         self.reactor = reactor
         self.timers = timers_of(reactor)
         self.wall = wall_clock(reactor)

@@ -24,8 +24,8 @@ from durable_streams_tw.auth.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
 from durable_streams_tw.auth.origins import is_local
 from durable_streams_tw.clocks import timers_of
 from durable_streams_tw.concurrency import in_daemon_thread
+from durable_streams_tw.outgoing.agent import UndecodedAgent
 from durable_streams_tw.outgoing.resolver import Resolver, ResolvingReactor
-from durable_streams_tw.subscriptions.http_exchange import AsItComes
 
 Fetch = Callable[[], "Deferred[bytes]"]
 """Gets the bytes of a key set; fails with `CannotFetch`."""
@@ -76,7 +76,7 @@ def fetch(reactor: Any, url: str, resolver: Resolver) -> Deferred[bytes]:
         connectTimeout=KEY_SET_TIMEOUT,
         pool=HTTPConnectionPool(reactor, persistent=False),
     )
-    fetched = ensureDeferred(_fetch(HTTPClient(AsItComes(agent)), url, reactor))
+    fetched = ensureDeferred(_fetch(HTTPClient(UndecodedAgent(agent)), url, reactor))
     explained: Deferred[bytes] = fetched.addTimeout(
         KEY_SET_TIMEOUT, timers_of(reactor), _late
     ).addErrback(_explained)

@@ -34,7 +34,7 @@ class WholeBody:
 
 
 @implementer(IAgent)
-class PlainAgent:
+class IdentityAgent:
     """An agent that asks for no compression."""
 
     def __init__(self, agent: IAgent) -> None:
@@ -52,3 +52,23 @@ class PlainAgent:
         asked.setRawHeaders(b"accept-encoding", [b"identity"])
         requested: Deferred[IResponse] = self._agent.request(method, uri, asked, bodyProducer)
         return requested
+
+
+class UndecodedAgent(IdentityAgent):
+    """An agent whose responses nobody decompresses: few bytes could become many."""
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        """Ask, and for no compression."""
+        requested = IdentityAgent.request(self, method, uri, headers, bodyProducer)
+        return requested.addCallback(_without_coding)
+
+
+def _without_coding(response: IResponse) -> IResponse:
+    response.headers.removeHeader(b"content-encoding")
+    return response

@@ -28,12 +28,12 @@ from zope.interface import directlyProvides, implementer, providedBy
 from durable_streams_tw.clocks import timers_of
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.outgoing.fair_limiter import FairLimiter, Slot
-from durable_streams_tw.protocol.limits import (
+from durable_streams_tw.outgoing.limits import (
     MAX_LOOKUPS,
     RESOLVER_CACHE,
-    RESOLVER_KEPT,
-    RESOLVER_MEMORY,
     RESOLVER_PROMPT,
+    RESOLVER_REMEMBERED,
+    RESOLVER_RESERVED,
     RESOLVER_SHARE,
     RESOLVER_THREADS,
 )
@@ -41,7 +41,7 @@ from durable_streams_tw.protocol.limits import (
 _log = Logger()
 
 
-class LookupRefused(Exception):
+class TooManyLookups(Exception):
     """Too many names wait to be looked up."""
 
 
@@ -53,7 +53,7 @@ class Ask(Protocol):
         can be started."""
 
 
-def ask_in_thread(name: str, told: Callable[[list[str]], None]) -> None:
+def look_up_in_thread(name: str, told: Callable[[list[str]], None]) -> None:
     """Ask the operating system, in a new thread that does not keep the process alive."""
 
     def run() -> None:
@@ -85,26 +85,26 @@ class Resolver:
     A name that is looked up already is not looked up twice, and what was found is used again for
     `RESOLVER_CACHE` seconds. Cancelling fails the caller's Deferred at once; the thread goes on
     until the name server answers. Names of one domain get `RESOLVER_SHARE` threads at most, and
-    names that were resolved promptly the last time have `RESOLVER_KEPT` for themselves.
+    names that were resolved promptly the last time have `RESOLVER_RESERVED` for themselves.
 
     ``ask`` stands in for the operating system.
     """
 
-    def __init__(self, reactor: Any, ask: Ask = ask_in_thread) -> None:
+    def __init__(self, reactor: Any, ask: Ask = look_up_in_thread) -> None:
         self._reactor = reactor
         self._timers = timers_of(reactor)
         self._ask = ask
         self._limiter = FairLimiter(
-            RESOLVER_THREADS, RESOLVER_SHARE, RESOLVER_KEPT, RESOLVER_MEMORY
+            RESOLVER_THREADS, RESOLVER_SHARE, RESOLVER_RESERVED, RESOLVER_REMEMBERED
         )
         self._lookups: dict[str, _Lookup] = {}
         # What was found, and when.
-        self._found: BoundedCache[str, tuple[float, list[str]]] = BoundedCache(RESOLVER_MEMORY)
+        self._found: BoundedCache[str, tuple[float, list[str]]] = BoundedCache(RESOLVER_REMEMBERED)
 
     def resolve(self, name: str) -> Deferred[list[str]]:
         """Return the addresses of a name as text, an empty list if it has none.
 
-        Fails with `LookupRefused` while `MAX_LOOKUPS` names are being looked up.
+        Fails with `TooManyLookups` while `MAX_LOOKUPS` names are being looked up.
         """
         if _is_address(name):
             return succeed([name])
@@ -114,7 +114,7 @@ class Resolver:
         lookup = self._lookups.get(name)
         if lookup is None:
             if len(self._lookups) >= MAX_LOOKUPS and not self._limiter.is_prompt(name):
-                return fail(LookupRefused("too many host names are being looked up"))
+                return fail(TooManyLookups("too many host names are being looked up"))
             lookup = self._lookups[name] = _Lookup()
             self._begin(name, lookup)
         waiting: Deferred[list[str]] = Deferred(lambda waiting: self._leave(name, waiting))

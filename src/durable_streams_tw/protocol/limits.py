@@ -100,10 +100,6 @@ MAX_CHUNK_LINE: Final = 256
 #: How many connections there may be (``--max-connections``).
 MAX_CONNECTIONS: Final = 100_000
 
-#: How many connections may wait to be taken; the system may allow fewer (net.core.somaxconn).
-#: An endpoint's own ``backlog=`` counts before it.
-ACCEPT_BACKLOG: Final = 4096
-
 #: After an early refusal the rest of the request is read and dropped for this long: closing
 #: at once would reset the connection and could take the answer with it (RFC 9112 §9.6).
 LINGER: Final = 5.0
@@ -199,10 +195,6 @@ MAX_UNREAD: Final = 256 * MIB
 #: A reader is paused when it has left so much of what it was sent to the server: less than a piece.
 READER_BUFFER: Final = 16 * KIB
 
-#: How much of an answer the kernel takes before the client does (TCP_NOTSENT_LOWAT); without it as
-#: much as net.ipv4.tcp_wmem allows, 4 MiB, for each client that does not read.
-UNSENT_IN_KERNEL: Final = 256 * KIB
-
 # -- cursors (PROTOCOL.md §10.1) -----------------------------------------------------------
 
 #: 2024-10-09T00:00:00Z.
@@ -260,12 +252,6 @@ MAX_LEASE_TTL_MS: Final = 600_000
 #: How many streams one wake shows to its worker; what is left over wakes again.
 MAX_WAKE_STREAMS: Final = 1_000
 
-#: How many streams the description of a subscription lists.
-MAX_LISTED_STREAMS: Final = 10_000
-
-#: How many names are looked at for streams that its glob matches.
-MAX_SCANNED_NAMES: Final = 100_000
-
 #: How many streams a page of the listing has, and the most that can be asked for.
 MAX_LISTING_PAGE: Final = 1_000
 
@@ -280,70 +266,6 @@ MATCH_CACHE: Final = 16_384
 
 #: How many threads validate large JSON bodies and compress large answers.
 WORK_THREADS: Final = 4
-
-#: How many webhook calls are under way at once; the others wait their turn.
-MAX_DELIVERIES: Final = 512
-
-#: How many of these may go to one domain, or to one host that answered promptly last time.
-DELIVERIES_SHARE: Final = 64
-
-#: How many of these are kept for hosts that answered promptly last time.
-DELIVERIES_KEPT: Final = 128
-
-#: How many such hosts are remembered.
-DELIVERIES_MEMORY: Final = 4096
-
-#: How long the answer of a webhook may take to count as prompt (seconds).
-DELIVERY_PROMPT: Final = 5.0
-
-#: How long a PROXY header may take to come, at a ``haproxy:`` endpoint (seconds).
-PROXY_HEADER_TIMEOUT: Final = 5.0
-
-#: How long a webhook may take to answer, where the lease is not shorter.
-WEBHOOK_TIMEOUT: Final = 30.0
-
-#: How long a call whose wake is over may still go on before the next one is made.
-DELIVERY_GRACE: Final = 5.0
-
-#: How much of a webhook's answer is read.
-MAX_WEBHOOK_ANSWER: Final = 64 * KIB
-
-#: How long finding the addresses of a webhook's name may take (seconds).
-RESOLVE_TIMEOUT: Final = 5.0
-
-#: How many names one resolver looks up at once, in a thread each.
-RESOLVER_THREADS: Final = 16
-
-#: How many of these threads the names of one domain may occupy.
-RESOLVER_SHARE: Final = 3
-
-#: How many of these threads are kept for names that were found promptly last time.
-RESOLVER_KEPT: Final = 4
-
-#: How long finding a name may take to count as prompt (seconds).
-RESOLVER_PROMPT: Final = 1.0
-
-#: How many names one resolver remembers.
-RESOLVER_MEMORY: Final = 4096
-
-#: How long the addresses of a name are used again (seconds).
-RESOLVER_CACHE: Final = 5.0
-
-#: How many names may wait to be looked up; more are refused.
-MAX_LOOKUPS: Final = 1024
-
-#: After how long what the store could not do for a subscription is asked of it again.
-OBLIGATION_RETRY: Final = 1.0
-
-#: The same where only the clocks did not agree that it was due.
-OBLIGATION_EARLY: Final = 0.05
-
-#: How long a callback or claim token is valid. It is renewed by heartbeats in its second half.
-TOKEN_LIFETIME: Final = 3600
-
-#: A new signing key is published for so long before it signs, and an old one for so long after
-#: its last signature: JWKS caches (300 s) and replay windows (five minutes) pass by.
-KEY_OVERLAP: Final = 600
 
 #: How many connections that there is no room for are told so at a time, and for how long.
 MAX_TURNED_AWAY: Final = 64

@@ -20,13 +20,13 @@ _KEYS: Final = frozenset(("issuer", "audience", "jwks", "claim", "algorithms", "
 
 
 def checkers(configuration: Configuration) -> tuple[Any, ...]:
-    """The checkers that the settings ask for. Raises `BadConfiguration`."""
+    """The checkers that the settings ask for. Raises `ConfigurationError`."""
     found = []
     for text in configuration["auth"]:
         try:
             found.append(_checker(text))
         except strcred.StrcredException as error:
-            raise configuration.refuse("auth", str(error), text) from None
+            raise configuration.error("auth", str(error), text) from None
     return tuple(found)
 
 

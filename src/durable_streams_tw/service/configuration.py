@@ -6,23 +6,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from durable_streams_tw.http.settings import Settings
+from durable_streams_tw.service.settings_table import SETTINGS, TABLE, Setting
 from durable_streams_tw.service.sources import (
     CONFIG_VARIABLE,
-    BadConfiguration,
     CommandLine,
+    ConfigurationError,
     Environment,
     File,
     Source,
 )
-from durable_streams_tw.service.table import SETTINGS, TABLE, Setting
-from durable_streams_tw.service.units import BadValue
+from durable_streams_tw.service.value_parsers import InvalidValue
 
 
 class Configuration:
     """Every setting's value, and where it comes from.
 
     ``sources`` are asked in their order: the first that has a setting decides it. Raises
-    `BadConfiguration` with all that is wrong.
+    `ConfigurationError` with all that is wrong.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -32,12 +32,12 @@ class Configuration:
         for setting in TABLE:
             try:
                 self._values[setting.name] = self._value(setting)
-            except BadConfiguration as bad:
+            except ConfigurationError as bad:
                 problems += bad.problems
         if not problems:
             problems += self._contradictions()
         if problems:
-            raise BadConfiguration(problems)
+            raise ConfigurationError(problems)
 
     def __getitem__(self, name: str) -> Any:
         """A setting's value: of a list a tuple, of what nobody has chosen None."""
@@ -68,7 +68,7 @@ class Configuration:
         source = self.source(name)
         return "default" if source is None else source.origin(name)
 
-    def overruled(self, name: str) -> str | None:
+    def overridden_by(self, name: str) -> str | None:
         """The setting that stands in for this one, if any does."""
         if name in ("port", "interface"):
             return "listen" if self["listen"] else None
@@ -76,26 +76,26 @@ class Configuration:
             return "port" if self.source("port") is not None else "interface"
         return None
 
-    def refuse(self, name: str, trouble: str, text: str | None = None) -> BadConfiguration:
+    def error(self, name: str, trouble: str, text: str | None = None) -> ConfigurationError:
         """An error about a setting, to be raised by whoever finds that it cannot be used.
 
         ``trouble`` goes on where the setting's name has been said; ``text`` is the one of a list
         that is meant.
         """
         source = self.source(name)
-        subject = name if source is None else source.called(name)
+        subject = name if source is None else source.label(name)
         if text is not None and not SETTINGS[name].secret:
             subject += f" {SETTINGS[name].printable(text)}:"
-        return BadConfiguration([f"{subject} {trouble}"])
+        return ConfigurationError([f"{subject} {trouble}"])
 
     def _value(self, setting: Setting) -> Any:
         values = []
         for text in self.texts(setting.name):
             try:
                 values.append(setting.parse(text))
-            except BadValue as bad:
+            except InvalidValue as bad:
                 shown = "" if setting.secret else f", not {setting.printable(text)!r}"
-                raise self.refuse(setting.name, f"{bad}{shown}") from None
+                raise self.error(setting.name, f"{bad}{shown}") from None
         if setting.kind == "list":
             return tuple(values)
         return values[0] if values else None
@@ -108,31 +108,31 @@ class Configuration:
             for name in ("port", "interface"):
                 other = self.source(name)
                 if other is listen:
-                    problems += self.refuse(
+                    problems += self.error(
                         "listen", f"stands in for {name}: give one only"
                     ).problems
                 elif other is not None and self._rank(other) < self._rank(listen):
                     self._values["listen"] = ()
         if self["max-stored"] is not None and self["data-dir"] is None:
-            problems += self.refuse(
+            problems += self.error(
                 "max-stored", "bounds what is in data-dir: give that too"
             ).problems
         together = self["max-body-memory"]
         if together is not None and together < self["max-body"]:
-            problems += self.refuse("max-body-memory", "is less than max-body").problems
+            problems += self.error("max-body-memory", "is less than max-body").problems
         return problems
 
     def _rank(self, source: Source) -> int:
         return self._sources.index(source)
 
 
-def configured(
+def load_configuration(
     given: Mapping[str, tuple[str, ...]], environment: Mapping[str, str], file: str | None
 ) -> Configuration:
     """The settings of a server that is run.
 
     ``given`` are the texts of options; ``file`` is the one of ``--config``, and None leaves it to
-    the environment to name one. Raises `BadConfiguration`.
+    the environment to name one. Raises `ConfigurationError`.
     """
     path = file or environment.get(CONFIG_VARIABLE)
     sources: list[Source] = [CommandLine(given), Environment(environment)]

@@ -12,10 +12,10 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from zope.interface import implementer
 
-from durable_streams_tw.protocol.limits import ACCEPT_BACKLOG
 from durable_streams_tw.service import proxy_protocol
 from durable_streams_tw.service.certificates import KIND, TLSEndpoint
 from durable_streams_tw.service.configuration import Configuration
+from durable_streams_tw.service.limits import ACCEPT_BACKLOG
 
 _BACKLOGGED: Final = ("tcp:", "ssl:", "unix:")
 _BACKLOG: Final = re.compile(r"(?<!\\):backlog=")
@@ -53,7 +53,7 @@ class DualStackEndpoint:
 
 
 def endpoints(configuration: Configuration) -> list[IStreamServerEndpoint]:
-    """The endpoints that the settings describe. Raises `BadConfiguration`."""
+    """The endpoints that the settings describe. Raises `ConfigurationError`."""
     # The one that twistd has installed, or installs now.
     from twisted.internet import reactor
 
@@ -65,7 +65,7 @@ def endpoints(configuration: Configuration) -> list[IStreamServerEndpoint]:
             found.append(_endpoint(reactor, text))
         except Exception as error:
             name = "listen" if configuration["listen"] else "interface"
-            raise configuration.refuse(name, _why(error, text), text) from error
+            raise configuration.error(name, _why(error, text), text) from error
     return found
 
 

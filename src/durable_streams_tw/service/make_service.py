@@ -18,20 +18,20 @@ from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.service.certificates import TLSEndpoint
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.operator_tree import operator_tree
-from durable_streams_tw.service.options import Options
 from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.process_tuning import connections_within, raise_file_limit
 from durable_streams_tw.service.proxy_protocol import without_proxy
 from durable_streams_tw.service.reload import ReloadService
-from durable_streams_tw.service.sources import BadConfiguration
+from durable_streams_tw.service.sources import ConfigurationError
 from durable_streams_tw.service.startup import ServiceGroup, StderrReporter
 from durable_streams_tw.service.systemd_notify import SystemdNotifier
-from durable_streams_tw.telemetry.logs import JSONLog, to_file
+from durable_streams_tw.service.twistd_options import Options
+from durable_streams_tw.telemetry.logs import JSONLog, open_json_log
 
 if TYPE_CHECKING:
     from durable_streams_tw.telemetry.tracing import Tracing
 
-__all__ = ["Options", "makeService", "service_of"]
+__all__ = ["Options", "build_service", "makeService"]
 
 _log = Logger()
 
@@ -42,10 +42,12 @@ def makeService(options: Options) -> ServiceGroup:
     mouth = StderrReporter(keep=twistd is not None and not twistd["nodaemon"])
     try:
         log, reopen_log = _log_of(twistd, options.configuration["log-format"])
-        service = service_of(options.configuration, options.endpoints, mouth, reopen_log=reopen_log)
+        service = build_service(
+            options.configuration, options.endpoints, mouth, reopen_log=reopen_log
+        )
         service.log = log
         return service
-    except BadConfiguration as bad:
+    except ConfigurationError as bad:
         for problem in bad.problems:
             mouth.say(problem)
         sys.exit(1)
@@ -66,7 +68,7 @@ def _log_of(
         if to_stdout:
             log: ILogObserver = JSONLog(1)
             return log, None
-        json_log = to_file(path or "twistd.log")
+        json_log = open_json_log(path or "twistd.log")
         log = json_log
         return log, json_log.reopen
     if to_stdout:
@@ -95,14 +97,14 @@ def _tracing(configuration: Configuration, reactor: Any) -> Tracing:
     try:
         from durable_streams_tw.telemetry.tracing import Tracing
     except ImportError as error:
-        raise configuration.refuse(
+        raise configuration.error(
             "tracing",
             f"{error.name} is not installed: pip install 'durable-streams-tw[tracing]'",
         ) from None
     return Tracing(reactor)
 
 
-def service_of(
+def build_service(
     configuration: Configuration,
     endpoints: list[IStreamServerEndpoint],
     mouth: StderrReporter,
@@ -113,7 +115,7 @@ def service_of(
 
     ``greet`` is called with the URL of the streams at each port; without it the log says where
     they are kept and who can reach them. ``reopen_log`` is called on SIGHUP. Raises
-    `BadConfiguration`.
+    `ConfigurationError`.
     """
     # The one that runs.
     from twisted.internet import reactor

@@ -22,9 +22,9 @@ from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.http1.epoll import NestedEpoll, nested_poll
 from durable_streams_tw.http.http1.factory import Http1Factory
 from durable_streams_tw.http.twisted_web.site import StreamSite
-from durable_streams_tw.protocol.limits import UNSENT_IN_KERNEL
 from durable_streams_tw.service.certificates import TLSEndpoint
 from durable_streams_tw.service.file_exhaustion import FileExhaustion
+from durable_streams_tw.service.limits import UNSENT_IN_KERNEL
 from durable_streams_tw.service.proxy_protocol import without_proxy
 from durable_streams_tw.service.startup import CannotStart
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Final
 
 #: Modules that are otherwise imported when they are first used.
-LATER: Final = ("durable_streams_tw.subscriptions.http_exchange",)
+LATER: Final = ("durable_streams_tw.subscriptions.webhook_transport",)
 
 
 def preload() -> None:

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.clocks import timers_of
-from durable_streams_tw.protocol.limits import PROXY_HEADER_TIMEOUT
+from durable_streams_tw.service.limits import PROXY_HEADER_TIMEOUT
 
 KIND = "haproxy:"
 

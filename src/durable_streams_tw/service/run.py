@@ -22,7 +22,7 @@ from zope.interface import provider
 
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.listening import endpoints
-from durable_streams_tw.service.make_service import service_of
+from durable_streams_tw.service.make_service import build_service
 from durable_streams_tw.service.startup import CannotStart, StderrReporter
 
 
@@ -35,14 +35,14 @@ def serve(
     """Serve until SIGTERM or SIGINT; gives the exit status.
 
     ``greet`` is called with the URL of the streams, once they can be reached. ``quiet`` keeps the
-    log to warnings. Raises `BadConfiguration`; what else prevents the start is said on stderr.
+    log to warnings. Raises `ConfigurationError`; what else prevents the start is said on stderr.
     """
     from twisted.internet import reactor
 
     running: Any = reactor
     listening = endpoints(configuration)
     globalLogBeginner.beginLoggingTo([_observer(configuration, quiet)], redirectStandardIO=False)
-    service = service_of(configuration, listening, StderrReporter(keep=False), greet)
+    service = build_service(configuration, listening, StderrReporter(keep=False), greet)
     try:
         service.privilegedStartService()
         service.startService()

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from durable_streams_tw.service.table import PREFIX, SETTINGS, TABLE
+from durable_streams_tw.service.settings_table import PREFIX, SETTINGS, TABLE
 
 #: Names the file in the environment.
 CONFIG_VARIABLE: Final = PREFIX + "CONFIG"
@@ -47,7 +47,7 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")
 _AT: Final = re.compile(r" \(at (line \d+, column \d+|end of document)\)$")
 
 
-class BadConfiguration(Exception):
+class ConfigurationError(Exception):
     """The settings cannot be used; ``problems`` has a sentence for each reason."""
 
     def __init__(self, problems: Iterable[str]) -> None:
@@ -61,7 +61,7 @@ class Source:
     def __init__(self, given: Mapping[str, tuple[str, ...]]) -> None:
         self.given = dict(given)
 
-    def called(self, name: str) -> str:
+    def label(self, name: str) -> str:
         """How a sentence about a setting begins."""
         raise NotImplementedError
 
@@ -73,7 +73,7 @@ class Source:
 class CommandLine(Source):
     """What was given as options."""
 
-    def called(self, name: str) -> str:
+    def label(self, name: str) -> str:
         """The option."""
         setting = SETTINGS[name]
         off = setting.kind == "flag" and self.given.get(name) == ("false",)
@@ -81,7 +81,7 @@ class CommandLine(Source):
 
     def origin(self, name: str) -> str:
         """The option."""
-        return self.called(name)
+        return self.label(name)
 
 
 class Preset(Source):
@@ -91,7 +91,7 @@ class Preset(Source):
         super().__init__(given)
         self._command = command
 
-    def called(self, name: str) -> str:
+    def label(self, name: str) -> str:
         """The setting, of that command."""
         return f"{self._command}: {name}"
 
@@ -103,7 +103,7 @@ class Preset(Source):
 class Environment(Source):
     """Variables that begin with ``DURABLE_STREAMS_``.
 
-    An empty one counts as not set. A list is split at spaces. Raises `BadConfiguration` for
+    An empty one counts as not set. A list is split at spaces. Raises `ConfigurationError` for
     variables that mean nothing: a typo would go unnoticed otherwise.
     """
 
@@ -121,10 +121,10 @@ class Environment(Source):
             elif variable not in {CONFIG_VARIABLE, *CLIENT_VARIABLES}:
                 problems.append(f"{variable} is no variable of this server{_near(variable, names)}")
         if problems:
-            raise BadConfiguration(problems)
+            raise ConfigurationError(problems)
         super().__init__(given)
 
-    def called(self, name: str) -> str:
+    def label(self, name: str) -> str:
         """The variable."""
         return SETTINGS[name].variable
 
@@ -136,7 +136,7 @@ class Environment(Source):
 class File(Source):
     """A TOML file: settings by name, all at the top.
 
-    Raises `BadConfiguration` where it cannot be read, is no TOML, has a key that is no setting or
+    Raises `ConfigurationError` where it cannot be read, is no TOML, has a key that is no setting or
     a value that no text could stand for.
     """
 
@@ -146,17 +146,17 @@ class File(Source):
         try:
             document = tomllib.loads(self._text)
         except tomllib.TOMLDecodeError as error:
-            raise BadConfiguration([self._no_toml(str(error))]) from None
+            raise ConfigurationError([self._no_toml(str(error))]) from None
         super().__init__({})
         problems = []
         for key, value in document.items():
             problem = self._take(key, value)
             if problem is not None:
-                problems.append(f"{self.called(key)} {problem}")
+                problems.append(f"{self.label(key)} {problem}")
         if problems:
-            raise BadConfiguration(problems)
+            raise ConfigurationError(problems)
 
-    def called(self, name: str) -> str:
+    def label(self, name: str) -> str:
         """File, line and key."""
         plain = _PLAIN.fullmatch(name) is not None
         return f"{self.origin(name)}: {name if plain else repr(name)}"
@@ -238,14 +238,14 @@ def _text_of(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise BadConfiguration([f"{path}: {error.strerror}"]) from None
+        raise ConfigurationError([f"{path}: {error.strerror}"]) from None
     if len(raw) > MAX_FILE:
-        raise BadConfiguration([f"{path} has more than a mebibyte: that is no configuration"])
+        raise ConfigurationError([f"{path} has more than a mebibyte: that is no configuration"])
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise BadConfiguration([f"{path}, line {line}: this is not UTF-8"]) from None
+        raise ConfigurationError([f"{path}, line {line}: this is not UTF-8"]) from None
     return text.replace("\r\n", "\n")
 
 

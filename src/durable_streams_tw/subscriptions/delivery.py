@@ -16,14 +16,6 @@ from twisted.logger import Logger
 from durable_streams_tw import __version__
 from durable_streams_tw.outgoing.fair_limiter import FairLimiter
 from durable_streams_tw.protocol.errors import Refusal, Refused
-from durable_streams_tw.protocol.limits import (
-    DELIVERIES_KEPT,
-    DELIVERIES_MEMORY,
-    DELIVERIES_SHARE,
-    DELIVERY_PROMPT,
-    MAX_DELIVERIES,
-    MAX_WEBHOOK_ANSWER,
-)
 from durable_streams_tw.protocol.offsets import format_offset, offset_at
 from durable_streams_tw.protocol.subscriptions.commands import Ack, Delivered, Result
 from durable_streams_tw.protocol.subscriptions.outcomes import WorkItem
@@ -32,9 +24,17 @@ from durable_streams_tw.storage.api import IStreamStore, StoreSnapshot
 from durable_streams_tw.storage.commands.pending import work_of
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
 from durable_streams_tw.subscriptions.keyring import Keyring
-from durable_streams_tw.subscriptions.ssrf_guard import receiver_of
-from durable_streams_tw.subscriptions.tokens import Tokens
-from durable_streams_tw.subscriptions.webhook_client import WebhookResponse
+from durable_streams_tw.subscriptions.limits import (
+    DELIVERIES_REMEMBERED,
+    DELIVERIES_RESERVED,
+    DELIVERIES_SHARE,
+    DELIVERY_PROMPT,
+    MAX_DELIVERIES,
+    MAX_WEBHOOK_RESPONSE,
+)
+from durable_streams_tw.subscriptions.ssrf_guard import limiter_key
+from durable_streams_tw.subscriptions.tokens import WakeTokens
+from durable_streams_tw.subscriptions.webhook_response import WebhookResponse
 
 
 class Post(Protocol):
@@ -68,7 +68,7 @@ class WebhookDelivery:
         store: IStreamStore,
         post: Post,
         keyring: Keyring,
-        tokens: Tokens,
+        tokens: WakeTokens,
         base: Callable[[], str | None],
         random: Callable[[], float],
         seconds: Callable[[], float],
@@ -81,7 +81,7 @@ class WebhookDelivery:
         self._random = random
         self._seconds = seconds
         self._limiter = FairLimiter(
-            MAX_DELIVERIES, DELIVERIES_SHARE, DELIVERIES_KEPT, DELIVERIES_MEMORY
+            MAX_DELIVERIES, DELIVERIES_SHARE, DELIVERIES_RESERVED, DELIVERIES_REMEMBERED
         )
         #: Calls by what came of them: done, accepted, refused (another status), failed.
         self.calls: Counter[str] = Counter()
@@ -94,7 +94,7 @@ class WebhookDelivery:
         return ensureDeferred(self._deliver_in_turn(state))
 
     async def _deliver_in_turn(self, state: Subscription) -> bool:
-        slot = await self._limiter.enter(receiver_of(state.config.url or ""))
+        slot = await self._limiter.enter(limiter_key(state.config.url or ""))
         began, known = self._seconds(), False
         try:
             known = await self._deliver(state)
@@ -172,7 +172,7 @@ def _work(moment: StoreSnapshot, state: Subscription, wake: Wake) -> tuple[WorkI
 
 
 def _says_done(body: bytes) -> bool:
-    if len(body) > MAX_WEBHOOK_ANSWER:
+    if len(body) > MAX_WEBHOOK_RESPONSE:
         return False
     try:
         return _answer.decode(body).done

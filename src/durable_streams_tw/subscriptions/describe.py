@@ -1,4 +1,4 @@
-"""Describing a subscription: its streams, and how far each is acknowledged (PROTOCOL.md §6.3)."""
+"""Descriptions of subscriptions: streams and acknowledged offsets (PROTOCOL.md §6.3)."""
 
 from __future__ import annotations
 
@@ -7,25 +7,22 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.limits import MAX_LISTED_STREAMS, MAX_SCANNED_NAMES
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.globs import literal_prefix, matches, parse_glob
 from durable_streams_tw.protocol.subscriptions.state import GONE, Subscription
 from durable_streams_tw.storage.api import StoreSnapshot
-from durable_streams_tw.storage.engine.tables import (
-    CURSORS,
-    NAMED,
-    SUBSCRIPTIONS,
-    owned_range,
-    stream_key,
-    subscription_key,
+from durable_streams_tw.storage.commands.subscription_queries import (
+    acked_position,
+    explicit_paths,
+    subscription_by_id,
 )
+from durable_streams_tw.subscriptions.limits import MAX_LISTED_STREAMS, MAX_SCANNED_NAMES
 
 
 class Link(Struct, frozen=True):
-    """A stream of a subscription, acknowledged up to the position ``acked``.
+    """Stream of a subscription, acknowledged up to the position ``acked``.
 
-    ``stream`` is None where there is no stream at the path.
+    ``stream`` is None if no stream exists at the path.
     """
 
     path: str
@@ -35,24 +32,26 @@ class Link(Struct, frozen=True):
 
 
 class Description(Struct, frozen=True):
-    """A subscription and its streams, sorted; not ``complete`` where there are too many to be
-    listed."""
+    """Subscription with its streams, sorted by path.
+
+    ``complete`` is False if the subscription has more streams than are listed.
+    """
 
     state: Subscription
     links: tuple[Link, ...]
     complete: bool
 
 
-def describe(moment: StoreSnapshot, name: str) -> Description | Refusal:
-    """The subscription of an id."""
-    state = moment.get(SUBSCRIPTIONS, subscription_key(name))
+def describe(snapshot: StoreSnapshot, subscription_id: str) -> Description | Refusal:
+    """Return the subscription with an id and at most `MAX_LISTED_STREAMS` of its streams."""
+    state = subscription_by_id(snapshot, subscription_id)
     if state is None:
         return GONE
-    explicit = {link.path for _, link in moment.range(NAMED, *owned_range(state.number))}
-    paths = _first(explicit)
+    explicit = set(explicit_paths(snapshot, state))
+    paths = sorted(explicit)[:MAX_LISTED_STREAMS]
     complete = len(paths) == len(explicit)
-    for scanned, path in enumerate(_candidates(moment, state)):
-        # One more than is listed shows that there are more.
+    for scanned, path in enumerate(_glob_candidates(snapshot, state)):
+        # Collect one path more than is listed: it shows that the list is incomplete.
         if scanned >= MAX_SCANNED_NAMES or len(paths) > MAX_LISTED_STREAMS:
             complete = False
             break
@@ -60,32 +59,41 @@ def describe(moment: StoreSnapshot, name: str) -> Description | Refusal:
             paths.append(path)
     complete = complete and len(paths) <= MAX_LISTED_STREAMS
     del paths[MAX_LISTED_STREAMS:]
-    links = [_link(moment, state, path, path in explicit) for path in sorted(paths)]
+    links = [_link(snapshot, state, path, path in explicit) for path in sorted(paths)]
     return Description(state, tuple(links), complete)
 
 
-def _first(explicit: Iterable[str]) -> list[str]:
-    return sorted(explicit)[:MAX_LISTED_STREAMS]
+def glob_and_explicit_paths(
+    snapshot: StoreSnapshot, subscription_id: str
+) -> tuple[str | None, tuple[str, ...]] | Refusal:
+    """Return the glob of the subscription with an id, and the paths of its explicit streams."""
+    state = subscription_by_id(snapshot, subscription_id)
+    if state is None:
+        return GONE
+    return state.config.pattern, tuple(explicit_paths(snapshot, state))
 
 
-def _candidates(moment: StoreSnapshot, state: Subscription) -> Iterable[str | None]:
-    """Streams that the glob may match: the name where it does and the stream lives, and is not
-    the wake stream, otherwise None."""
+def _glob_candidates(snapshot: StoreSnapshot, state: Subscription) -> Iterable[str | None]:
+    """Yield the path of each live stream that the glob matches, and None for each other name.
+
+    The wake stream is not a candidate.
+    """
     pattern = state.config.pattern
     if pattern is None:
         return
     glob = parse_glob(pattern)
-    for path in moment.names(literal_prefix(glob)):
+    for path in snapshot.names(literal_prefix(glob)):
         linked = (
             matches(glob, path)
             and path != state.config.wake_stream
-            and moment.living(path) is not None
+            and snapshot.living(path) is not None
         )
         yield path if linked else None
 
 
-def _link(moment: StoreSnapshot, state: Subscription, path: str, explicit: bool) -> Link:
-    cursor = moment.get(CURSORS, stream_key(state.number, path))
-    stream = moment.living(path)
-    tail = 0 if stream is None else stream.tail
-    return Link(path, explicit, tail if cursor is None else cursor.acked, stream)
+def _link(snapshot: StoreSnapshot, state: Subscription, path: str, explicit: bool) -> Link:
+    acked = acked_position(snapshot, state, path)
+    stream = snapshot.living(path)
+    if acked is None:
+        acked = 0 if stream is None else stream.tail
+    return Link(path, explicit, acked, stream)

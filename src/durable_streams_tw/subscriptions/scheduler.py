@@ -17,7 +17,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import DELIVERY_GRACE, OBLIGATION_EARLY, OBLIGATION_RETRY
 from durable_streams_tw.protocol.subscriptions.commands import Due
 from durable_streams_tw.protocol.subscriptions.state import (
     Duty,
@@ -29,6 +28,7 @@ from durable_streams_tw.protocol.subscriptions.state import (
 from durable_streams_tw.storage.api import IStreamStore, RecordChange, StoreSnapshot
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS
+from durable_streams_tw.subscriptions.limits import DELIVERY_GRACE, DUTY_EARLY, DUTY_RETRY
 
 _log = Logger()
 
@@ -111,7 +111,7 @@ class Scheduler:
         if isinstance(found, Refusal):
             # Nothing is forgotten: what is heard of is taken up at once, the rest when the
             # disk answers.
-            self._reading = self._clock.callLater(OBLIGATION_RETRY, self._read)
+            self._reading = self._clock.callLater(DUTY_RETRY, self._read)
             return
         for state in found:
             if state.id not in heard:
@@ -194,13 +194,13 @@ class Scheduler:
         charge.patience = None
         if isinstance(known, Failure) and not known.check(CancelledError):
             _log.failure("a delivery failed", known)
-        self._again(charge, before, OBLIGATION_RETRY)
+        self._again(charge, before, DUTY_RETRY)
 
     def _told(self, outcome: object, charge: _Charge, before: Subscription) -> None:
         if isinstance(outcome, Failure):
             _log.failure("a subscription's turn failed", outcome)
         failed = isinstance(outcome, Failure | Refusal)
-        self._again(charge, before, OBLIGATION_RETRY if failed else OBLIGATION_EARLY)
+        self._again(charge, before, DUTY_RETRY if failed else DUTY_EARLY)
 
     def _again(self, charge: _Charge, before: Subscription, pause: float) -> None:
         """Go on, after a pause where nothing has come of it."""

@@ -17,7 +17,7 @@ from durable_streams_tw.subscriptions.delivery import WebhookDelivery
 from durable_streams_tw.subscriptions.describe import Description, describe
 from durable_streams_tw.subscriptions.keyring import Keyring
 from durable_streams_tw.subscriptions.scheduler import Scheduler
-from durable_streams_tw.subscriptions.tokens import Tokens
+from durable_streams_tw.subscriptions.tokens import WakeTokens
 from durable_streams_tw.subscriptions.webhook_client import WebhookClient
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Subscriptions:
         self.base = base
         wall, timers = clocks.wall_clock(reactor), clocks.timers_of(reactor)
         self.keyring = Keyring(directory, wall)
-        self.tokens = Tokens(lambda: self.keyring.secret, wall)
+        self.tokens = WakeTokens(lambda: self.keyring.secret, wall)
         self._caller = caller or WebhookClient(reactor, allow_local)
         deliveries = WebhookDelivery(
             store, self._caller.post, self.keyring, self.tokens, base, random, timers.seconds

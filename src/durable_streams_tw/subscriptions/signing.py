@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 
-from durable_streams_tw.protocol.limits import KEY_OVERLAP
+from durable_streams_tw.subscriptions.limits import KEY_OVERLAP
 
 
 class SigningKey(Struct, frozen=True):

@@ -123,7 +123,7 @@ def target_of(url: str, allow_local: bool) -> Target:
 
 def _judge_host(host: str, bracketed: bool, allow_local: bool) -> bool:
     """Whether a host is this machine. Raises `Refused` where it may not be called."""
-    address = literal(host)
+    address = parse_address(host)
     if address is None:
         if bracketed or _NUMBER_AT_END.fullmatch(host) or not _NAME.fullmatch(host):
             raise _refused("its host is no name and no address")
@@ -135,7 +135,7 @@ def _judge_host(host: str, bracketed: bool, allow_local: bool) -> bool:
         raise _refused("its host is an address in a form that is read in several ways")
     elif _is_loopback(address):
         local = True
-    elif allowed(address):
+    elif is_public(address):
         return False
     else:
         raise _refused("its host is not on the public Internet")
@@ -144,7 +144,7 @@ def _judge_host(host: str, bracketed: bool, allow_local: bool) -> bool:
     return local
 
 
-def receiver_of(url: str) -> str:
+def limiter_key(url: str) -> str:
     """Return the host of a URL, with its port where it is this machine: what shares a limit with
     other webhooks. An empty text stands for every URL that may not be called anyway."""
     try:
@@ -156,13 +156,13 @@ def receiver_of(url: str) -> str:
 
 
 def _is_this_machine(host: str) -> bool:
-    address = literal(host)
+    address = parse_address(host)
     if address is None:
         return host in _LOCAL_NAMES or host.endswith(".localhost")
     return _is_loopback(address)
 
 
-def literal(host: str) -> Address | None:
+def parse_address(host: str) -> Address | None:
     """The address that a host is, in any of the ways in which one can be written."""
     try:
         return ip_address(host)
@@ -175,7 +175,7 @@ def literal(host: str) -> Address | None:
         return None
 
 
-def allowed(address: Address) -> bool:
+def is_public(address: Address) -> bool:
     """Whether an address is on the public Internet, and leads nowhere else."""
     if isinstance(address, IPv4Address):
         return address.is_global and not any(address in network for network in _REFUSED_4)
@@ -193,7 +193,7 @@ def _is_loopback(address: Address) -> bool:
     return address in _LOOPBACK_4 or address == _LOOPBACK_6
 
 
-def screened(target: Target, found: list[str]) -> list[Address]:
+def check_addresses(target: Target, found: list[str]) -> list[Address]:
     """The addresses of a target's name, each of which may be called.
 
     Raises `Refused` (WEBHOOK_URL_REJECTED) where there is one that may not: whoever answers
@@ -205,7 +205,7 @@ def screened(target: Target, found: list[str]) -> list[Address]:
             address = ip_address(text)
         except ValueError:
             raise _refused("its host has an address that is none") from None
-        good = _is_loopback(address) if target.local else allowed(address)
+        good = _is_loopback(address) if target.local else is_public(address)
         if not good:
             raise _refused("its host is not on the public Internet")
         addresses.append(address)

@@ -1,4 +1,4 @@
-"""Tokens of wakes: signed JWTs that are good for one wake of one subscription (PROTOCOL.md
+"""WakeTokens of wakes: signed JWTs that are good for one wake of one subscription (PROTOCOL.md
 §7.1-§7.3, §12.9).
 
 The rules of RFC 8725: one algorithm, which the token does not choose (§3.1); a secret of full
@@ -16,8 +16,8 @@ from typing import Any, Final
 import jwt
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import TOKEN_LIFETIME
 from durable_streams_tw.protocol.subscriptions.state import Kind, Proof, Subscription, Wake
+from durable_streams_tw.subscriptions.limits import TOKEN_LIFETIME
 
 _ALGORITHM: Final = "HS256"
 _HEADER: Final = {"alg": _ALGORITHM, "typ": "ds-wake+jwt"}
@@ -36,14 +36,14 @@ _INVALID: Final = Refusal(
     Problem.TOKEN_INVALID, "the token is none of this server's, or was not given for this"
 )
 _EXPIRED: Final = Refusal(Problem.TOKEN_EXPIRED, "the token has expired")
-MISSING: Final = Refusal(
+TOKEN_MISSING: Final = Refusal(
     Problem.TOKEN_INVALID,
     "the wake's token is missing: Authorization: Bearer <token>",
     ((b"WWW-Authenticate", b"Bearer"),),
 )
 
 
-class Tokens:
+class WakeTokens:
     """Issues and checks tokens with the secret that ``secret`` gives, at times that ``seconds``
     tells (since 1970)."""
 
@@ -76,7 +76,7 @@ class Tokens:
             return _INVALID
         return Proof(number, Wake(generation, wake_id))
 
-    def renewed(self, token: str, state: Subscription) -> str | None:
+    def renew(self, token: str, state: Subscription) -> str | None:
         """A new token for one that is past the middle of its life, for the same wake."""
         claims = self._claims(token, state.config.kind)
         if isinstance(claims, Refusal) or claims["exp"] - self._seconds() > TOKEN_LIFETIME / 2:

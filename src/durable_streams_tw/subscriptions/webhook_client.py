@@ -10,36 +10,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from msgspec import Struct
 from twisted.internet.defer import Deferred, TimeoutError, ensureDeferred
 from twisted.logger import Logger
 
 from durable_streams_tw.clocks import timers_of
 from durable_streams_tw.outgoing.cancel import cancellable
-from durable_streams_tw.outgoing.resolver import LookupRefused, Resolver
-from durable_streams_tw.protocol.limits import MAX_WEBHOOK_ANSWER, RESOLVE_TIMEOUT, WEBHOOK_TIMEOUT
+from durable_streams_tw.outgoing.limits import RESOLVE_TIMEOUT
+from durable_streams_tw.outgoing.resolver import Resolver, TooManyLookups
 from durable_streams_tw.subscriptions import ssrf_guard
+from durable_streams_tw.subscriptions.limits import MAX_WEBHOOK_RESPONSE, WEBHOOK_TIMEOUT
 from durable_streams_tw.subscriptions.ssrf_guard import Address, Target
+from durable_streams_tw.subscriptions.webhook_response import (
+    WebhookResponse,
+    WebhookResponseTooLarge,
+    WebhookUnreachable,
+)
 
 Resolve = Callable[[str], "Deferred[list[str]]"]
 """The addresses of a name, as text; none where it has none."""
 
 _log: Final = Logger()
-
-
-class WebhookResponse(Struct, frozen=True):
-    """What a webhook has answered."""
-
-    status: int
-    body: bytes
-
-
-class Unreachable(Exception):
-    """The webhook's name leads nowhere."""
-
-
-class TooLarge(Exception):
-    """The webhook answers more than anybody would read."""
 
 
 class WebhookClient:
@@ -71,7 +61,7 @@ class WebhookClient:
         target = ssrf_guard.target_of(url, self._allow_local())
         try:
             await self._addresses(target)
-        except (TimeoutError, LookupRefused) as late:
+        except (TimeoutError, TooManyLookups) as late:
             _log.info("{host} is not resolved yet: {late}", host=target.host, late=late)
 
     def post(
@@ -89,19 +79,21 @@ class WebhookClient:
         target = ssrf_guard.target_of(url, self._allow_local())
         addresses = await self._addresses(target)
         if not addresses:
-            raise Unreachable(f"{target.host} has no address")
-        # Slow to import, and most servers never call anybody.
-        from durable_streams_tw.subscriptions.http_exchange import exchange
+            raise WebhookUnreachable(f"{target.host} has no address")
+        # Imported here: treq takes long to import, and most servers never call a webhook.
+        from durable_streams_tw.subscriptions import webhook_transport
 
-        status, answer = await exchange(self._reactor, target, addresses, url, body, header)
-        if len(answer) > MAX_WEBHOOK_ANSWER:
-            raise TooLarge(f"the answer of {target.host} has more than {MAX_WEBHOOK_ANSWER} bytes")
-        return WebhookResponse(status, answer)
+        response = await webhook_transport.post(self._reactor, target, addresses, url, body, header)
+        if len(response.body) > MAX_WEBHOOK_RESPONSE:
+            raise WebhookResponseTooLarge(
+                f"the response of {target.host} exceeds {MAX_WEBHOOK_RESPONSE} bytes"
+            )
+        return response
 
     async def _addresses(self, target: Target) -> list[Address]:
-        literal = ssrf_guard.literal(target.host)
+        literal = ssrf_guard.parse_address(target.host)
         if literal is not None:
             found = [str(literal)]
         else:
             found = await self._resolve(target.host).addTimeout(RESOLVE_TIMEOUT, self._timers)
-        return ssrf_guard.screened(target, found)
+        return ssrf_guard.check_addresses(target, found)

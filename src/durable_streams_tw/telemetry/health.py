@@ -18,7 +18,7 @@ from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
 from durable_streams_tw.http.operators.snapshot import ServerSnapshot
 from durable_streams_tw.http.twisted_web.resource import send
-from durable_streams_tw.telemetry.responses import answer_later
+from durable_streams_tw.telemetry.deferred_response import respond_later
 
 #: How long writing may take that is well (seconds). Probes are given a few, by whoever asks.
 READY_TIMEOUT: Final = 2.0
@@ -105,7 +105,7 @@ class Ready(resources.OperatorResource):
 
     def show(self, request: Request) -> Any:
         """Answer when that is known."""
-        return answer_later(request, self._readiness.obstacle().addCallback(_ready))
+        return respond_later(request, self._readiness.obstacle().addCallback(_ready))
 
 
 def _ready(obstacle: str | None) -> Response:

@@ -145,7 +145,7 @@ class JSONLog:
             self._lines.write(line_of(event))
 
 
-def to_file(path: str | Path) -> JSONLog:
+def open_json_log(path: str | Path) -> JSONLog:
     """Log to the end of a file, so that other programs may rotate it by copying or renaming."""
     return JSONLog(_open(path), path)
 

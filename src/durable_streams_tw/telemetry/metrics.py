@@ -21,8 +21,8 @@ from durable_streams_tw.http.operators import resources
 from durable_streams_tw.http.operators.snapshot import ServerSnapshot
 from durable_streams_tw.storage.metrics import Histogram, StoreStats
 from durable_streams_tw.telemetry import families
+from durable_streams_tw.telemetry.deferred_response import respond_later
 from durable_streams_tw.telemetry.families import Family
-from durable_streams_tw.telemetry.responses import answer_later
 
 #: How long a scrape waits for the disk's levels (seconds); then it goes without them.
 LEVELS_TIMEOUT: Final = 2.0
@@ -107,7 +107,7 @@ class Metrics(resources.OperatorResource):
         """Answer once the disk has said how it stands, or without it."""
         accept = request.getHeader("accept") or ""
         told: Deferred[Any] = self._levels().addCallback(self._exposed, accept)
-        return answer_later(request, told)
+        return respond_later(request, told)
 
     def _levels(self) -> Deferred[StoreStats | None]:
         observed = self._observed

@@ -46,7 +46,7 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _LIBRARY: Final = "opentelemetry"
 
 
-class Traced:
+class TracingHandler:
     """Operations that leave a span for each request.
 
     A span ends when the head of its answer is given: how long a reader follows is its own affair.
@@ -152,11 +152,13 @@ class Tracing(Service):
         self._processor = processor
         resource = Resource.create({SERVICE_NAME: "durable-streams", SERVICE_VERSION: __version__})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._complaints = _Complaints(self._timers.seconds)
+        self._complaints = _ExporterLog(self._timers.seconds)
 
     def around(self, operations: RequestHandler) -> RequestHandler:
         """The same operations, traced."""
-        return Traced(operations, self._provider.get_tracer("durable_streams_tw", __version__))
+        return TracingHandler(
+            operations, self._provider.get_tracer("durable_streams_tw", __version__)
+        )
 
     def startService(self) -> None:
         """Begin to deliver: a thread does it, so this is for the process that serves."""
@@ -189,7 +191,7 @@ class Tracing(Service):
         return stopped
 
 
-class _Complaints(logging.Handler):
+class _ExporterLog(logging.Handler):
     """What the library says of a lost collector, in our log, and not each time."""
 
     _log = Logger(namespace=__name__)

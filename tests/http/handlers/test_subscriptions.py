@@ -12,9 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.protocol.limits import MAX_LISTED_STREAMS, TOKEN_LIFETIME
 from durable_streams_tw.subscriptions import describe
-from durable_streams_tw.subscriptions.webhook_client import WebhookResponse
+from durable_streams_tw.subscriptions.limits import MAX_LISTED_STREAMS, TOKEN_LIFETIME
+from durable_streams_tw.subscriptions.webhook_response import WebhookResponse
 from tests.http.house import Answer, House, at_once
 from tests.tokens import at, bare, position_of
 

@@ -51,9 +51,9 @@ from durable_streams_tw.protocol.subscriptions.control_paths import (
     read_path,
 )
 from durable_streams_tw.protocol.subscriptions.state import GONE
-from durable_streams_tw.subscriptions.coverage import coverage
+from durable_streams_tw.subscriptions.describe import glob_and_explicit_paths
 from durable_streams_tw.subscriptions.service import Subscriptions
-from durable_streams_tw.subscriptions.tokens import MISSING
+from durable_streams_tw.subscriptions.tokens import TOKEN_MISSING
 
 if TYPE_CHECKING:
     from twisted.cred.checkers import ICredentialsChecker
@@ -265,7 +265,9 @@ class AuthorizedHandler:
             missing = needs.linking(who.grants, request.body)
         if missing is not None:
             return self._say(request, forbidden(missing))
-        found: Deferred[Any] = self._subscriptions.ask(lambda moment: coverage(moment, name))
+        found: Deferred[Any] = self._subscriptions.ask(
+            lambda snapshot: glob_and_explicit_paths(snapshot, name)
+        )
         return found.addCallback(self._covered, request, who.grants, making)
 
     def _covered(
@@ -291,7 +293,7 @@ class AuthorizedHandler:
         except bearers.MalformedAuthorization:
             token = None
         if token is None:
-            return self._say(request, MISSING)
+            return self._say(request, TOKEN_MISSING)
         proof = self._subscriptions.tokens.check(token, name, WAKE_KINDS[path.place])
         if isinstance(proof, Refusal):
             return self._say(request, proof)

@@ -38,7 +38,7 @@ from durable_streams_tw.storage.api import Outcome
 from durable_streams_tw.subscriptions.delivery import work_item
 from durable_streams_tw.subscriptions.describe import Description
 from durable_streams_tw.subscriptions.service import Subscriptions
-from durable_streams_tw.subscriptions.tokens import MISSING
+from durable_streams_tw.subscriptions.tokens import TOKEN_MISSING
 
 _AUTHORIZATION: Final = b"authorization"
 _JSON: Final = b"application/json"
@@ -166,7 +166,7 @@ class SubscriptionHandler:
         """The token of a request, and what it says. Raises `Refused` where there is none."""
         given = _BEARER.fullmatch(request.header.get(_AUTHORIZATION, b""))
         if given is None:
-            raise Refused(MISSING.problem, MISSING.detail, MISSING.fields)
+            raise Refused(TOKEN_MISSING.problem, TOKEN_MISSING.detail, TOKEN_MISSING.fields)
         token = given[1].decode("ascii")
         return token, self._subscriptions.tokens.check(token, name, kind)
 
@@ -247,7 +247,7 @@ class SubscriptionHandler:
     def _settled(self, outcome: Settled, token: str, done: bool) -> Answer:
         told: dict[str, Any] = {"ok": True, "next_wake": outcome.next_wake}
         if not done and outcome.state is not None:
-            renewed = self._subscriptions.tokens.renewed(token, outcome.state)
+            renewed = self._subscriptions.tokens.renew(token, outcome.state)
             if renewed is not None:
                 told["token"] = renewed
         return _json(200, told)

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from twisted.python import usage
 
-from durable_streams_tw.service.configuration import Configuration, configured
+from durable_streams_tw.service.configuration import Configuration, load_configuration
 from durable_streams_tw.service.listening import endpoints
-from durable_streams_tw.service.sources import BadConfiguration
-from durable_streams_tw.service.table import TABLE, Setting
+from durable_streams_tw.service.settings_table import TABLE, Setting
+from durable_streams_tw.service.sources import ConfigurationError
 
 
 def described(setting: Setting) -> str:
@@ -86,9 +86,9 @@ class Options(usage.Options):
         """Bring all sources together. Raises `usage.UsageError`."""
         self._leave_pid_file_out()
         try:
-            self.configuration = configured(self._given(), self.environment, self["config"])
+            self.configuration = load_configuration(self._given(), self.environment, self["config"])
             self.endpoints = endpoints(self.configuration)
-        except BadConfiguration as bad:
+        except ConfigurationError as bad:
             raise usage.UsageError(str(bad)) from None
 
     def _leave_pid_file_out(self) -> None:

@@ -12,7 +12,7 @@ from durable_streams_tw.http.operators import resources
 from durable_streams_tw.http.twisted_web.resource import refuse
 
 
-def answer_later(request: Request, told: Deferred[Response]) -> int:
+def respond_later(request: Request, told: Deferred[Response]) -> int:
     """Answer a request when the response is there, unless the client has gone by then."""
     gone: list[Failure] = []
     request.notifyFinish().addErrback(gone.append)

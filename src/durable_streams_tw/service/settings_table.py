@@ -16,14 +16,14 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 
 from durable_streams_tw.protocol.limits import MAX_CONNECTIONS
-from durable_streams_tw.service import units
+from durable_streams_tw.service import value_parsers as parsers
 from durable_streams_tw.storage import limits
 
 #: PROTOCOL.md §13.1.
 DEFAULT_PORT: Final = 4437
 
 #: Stands for what is not printed.
-HIDDEN: Final = units.HIDDEN
+REDACTED: Final = parsers.REDACTED
 
 #: What the variables of the environment begin with.
 PREFIX: Final = "DURABLE_STREAMS_"
@@ -35,7 +35,7 @@ class Setting(Struct, frozen=True, kw_only=True):
     ``meaning`` is half a sentence for ``--help``; ``more`` are sentences, in Markdown, that only
     the reference page has. ``default`` is a text as somebody would write it, None is nothing at
     all. A ``list`` may be given several times, and its default is split at spaces. ``parse``
-    reads one text and raises `units.BadValue`.
+    reads one text and raises `units.InvalidValue`.
 
     ``secret`` keeps the value out of everything that is printed; ``shown`` takes out of a text
     what may be secret in it. ``dev`` is what the ``dev``
@@ -55,7 +55,7 @@ class Setting(Struct, frozen=True, kw_only=True):
     directory: bool = False
     field: str | None = None
     secret: bool = False
-    shown: Callable[[str], str] | None = None
+    redact: Callable[[str], str] | None = None
     dev: str | None = None
     in_dev: bool = True
 
@@ -67,8 +67,8 @@ class Setting(Struct, frozen=True, kw_only=True):
     def printable(self, text: str) -> str:
         """A text of it, without anything secret."""
         if self.secret:
-            return HIDDEN
-        return text if self.shown is None else self.shown(text)
+            return REDACTED
+        return text if self.redact is None else self.redact(text)
 
     @property
     def defaults(self) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def _flag(name: str, group: str, meaning: str, **more: Any) -> Setting:
         name=name,
         group=group,
         meaning=meaning,
-        parse=units.flag,
+        parse=parsers.flag,
         kind="flag",
         **{"default": "false", **more},
     )
@@ -104,7 +104,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         group=_LISTENING,
         meaning="TCP port to listen on",
         more="0 lets the system choose one; the log says which.",
-        parse=units.port,
+        parse=parsers.port,
         default=str(DEFAULT_PORT),
         metavar="N",
         short="p",
@@ -113,7 +113,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         name="interface",
         group=_LISTENING,
         meaning="address to listen on with port (without it: all IPv4 and IPv6 addresses)",
-        parse=units.interface,
+        parse=parsers.interface,
         metavar="ADDRESS",
         short="i",
         dev="127.0.0.1",
@@ -129,7 +129,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             "`ssl:443:privateKey=key.pem:certKey=cert.pem`. Without a `backlog=` of its own it has "
             "room for 4,096 clients that come at once, or what the system allows."
         ),
-        parse=units.endpoint,
+        parse=parsers.endpoint,
         kind="list",
         metavar="ENDPOINT",
         in_dev=False,
@@ -139,7 +139,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         group=_LISTENING,
         meaning="path under which streams live",
         more="Subscriptions are at `__ds/` below it: see [subscriptions](subscriptions.md).",
-        parse=units.root,
+        parse=parsers.root,
         default="/v1/stream/",
         metavar="PATH",
     ),
@@ -157,7 +157,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             "It is made if it is missing. A relative path starts at the directory that the "
             "server is started in, also when it stands in a file."
         ),
-        parse=units.directory,
+        parse=parsers.directory,
         metavar="DIR",
         short="d",
         directory=True,
@@ -168,7 +168,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         group=_KEEPING,
         meaning="how much streams may take in data-dir (without it: what the disk has)",
         more="Beyond it, what would grow is answered 507.",
-        parse=units.size,
+        parse=parsers.size,
         metavar="SIZE",
         field="max_stored",
         in_dev=False,
@@ -182,7 +182,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             "many. One that is forgotten is treated as new: it has to begin with sequence 0 again, "
             "and older epochs of it are not fenced any more."
         ),
-        parse=units.count,
+        parse=parsers.count,
         default=str(limits.MAX_PRODUCERS),
         metavar="N",
         field="max_producers",
@@ -191,7 +191,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         name="long-poll-timeout",
         group=_READING,
         meaning="how long a long-poll waits",
-        parse=units.seconds,
+        parse=parsers.seconds,
         default="30s",
         metavar="TIME",
         field="long_poll_timeout",
@@ -204,7 +204,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             "Each connection lives for a random time between four fifths of it and the whole, so "
             "that readers that came together, after a restart say, do not come back together."
         ),
-        parse=units.seconds,
+        parse=parsers.seconds,
         default="60s",
         metavar="TIME",
         field="sse_reconnect_interval",
@@ -218,7 +218,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             "is. With this setting a reader gets pages, and has to ask again until an answer "
             "carries Stream-Up-To-Date; some clients take only the first page."
         ),
-        parse=units.size,
+        parse=parsers.size,
         metavar="SIZE",
         field="max_chunk",
     ),
@@ -227,7 +227,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         group=_BOUNDS,
         meaning="the largest request body",
         more="A larger one is answered 413.",
-        parse=units.size,
+        parse=parsers.size,
         default="64MiB",
         metavar="SIZE",
         field="max_body",
@@ -242,7 +242,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             "more, the largest that is still arriving is answered 503 with `Retry-After`. At least "
             "`max-body`. See [sizing](how-to/sizing.md#memory)."
         ),
-        parse=units.size,
+        parse=parsers.size,
         metavar="SIZE",
         field="max_body_memory",
     ),
@@ -254,7 +254,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             "Beyond it connections are cut, those that hold most first; their clients can resume. "
             "It counts what clients of the `fast-channel` leave unread."
         ),
-        parse=units.size,
+        parse=parsers.size,
         default="256MiB",
         metavar="SIZE",
         field="max_unread_memory",
@@ -263,7 +263,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         name="request-header-timeout",
         group=_BOUNDS,
         meaning="how long the head of a request may take",
-        parse=units.seconds,
+        parse=parsers.seconds,
         default="10s",
         metavar="TIME",
         field="head_timeout",
@@ -276,7 +276,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             "Longer pauses are answered 408, and nothing is appended. However slow, a body that "
             "does not pause for so long is taken."
         ),
-        parse=units.seconds,
+        parse=parsers.seconds,
         default="120s",
         metavar="TIME",
         field="body_timeout",
@@ -285,7 +285,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         name="idle-timeout",
         group=_BOUNDS,
         meaning="how long a connection is kept between two requests",
-        parse=units.seconds,
+        parse=parsers.seconds,
         default="60s",
         metavar="TIME",
         field="idle_timeout",
@@ -294,7 +294,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         name="max-connections",
         group=_BOUNDS,
         meaning="how many connections there may be; 0: any number",
-        parse=units.count,
+        parse=parsers.count,
         default=str(MAX_CONNECTIONS),
         metavar="N",
         field="max_connections",
@@ -303,7 +303,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         name="max-connections-per-address",
         group=_BOUNDS,
         meaning="how many of them one address may have; 0: any number",
-        parse=units.count,
+        parse=parsers.count,
         default="0",
         metavar="N",
         field="max_connections_per_address",
@@ -316,7 +316,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         more=(
             "Pages of others can read no answer, and what they ask to be changed is answered 403."
         ),
-        parse=units.origin,
+        parse=parsers.origin,
         kind="list",
         default="*",
         metavar="ORIGIN",
@@ -332,7 +332,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             "`X-Request-Id`. Always allowed are the fields of the protocol, `Authorization`, "
             "`traceparent` and `tracestate`."
         ),
-        parse=units.field_name,
+        parse=parsers.field_name,
         kind="list",
         metavar="NAME",
         field="cors_headers",
@@ -341,7 +341,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         name="cache",
         group=_BROWSERS,
         meaning="whether shared caches may keep what is read: public or private",
-        parse=units.choice("public", "private"),
+        parse=parsers.choice("public", "private"),
         choices=("public", "private"),
         default="public",
         metavar="WORD",
@@ -364,8 +364,8 @@ TABLE: Final[tuple[Setting, ...]] = (
             "`jwt:issuer=https://id.example,audience=streams,jwks=https://id.example/jwks.json`. "
             "See [who may do what](auth.md)."
         ),
-        parse=units.auth,
-        shown=units.auth_shown,
+        parse=parsers.auth,
+        redact=parsers.redact_auth,
         kind="list",
         metavar="KIND:ARGUMENT",
         in_dev=False,
@@ -379,7 +379,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             "then refused for pages of other origins than the server's own and those that "
             "`cors-origin` names one by one."
         ),
-        parse=units.cookie,
+        parse=parsers.cookie,
         metavar="NAME",
         field="auth_cookie",
         in_dev=False,
@@ -392,7 +392,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             "As many may come at once. What is beyond it is answered 429 with `Retry-After`. A "
             "client is whoever its token says, and without one its address (of IPv6 the /64)."
         ),
-        parse=units.rate,
+        parse=parsers.rate,
         default="0",
         metavar="RATE",
         field="rate",
@@ -406,7 +406,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             "A request for another is answered 403. It keeps out pages that have their own name "
             "lead to this server (DNS rebinding)."
         ),
-        parse=units.host,
+        parse=parsers.host,
         kind="list",
         metavar="NAME",
         field="allowed_hosts",
@@ -420,7 +420,7 @@ TABLE: Final[tuple[Setting, ...]] = (
             "In [JSON](observability.md#logs) each line is one flat object. Under twistd it goes "
             "to twistd's `--logfile`, which is then not rotated by twistd."
         ),
-        parse=units.choice("text", "json"),
+        parse=parsers.choice("text", "json"),
         choices=("text", "json"),
         default="text",
         metavar="WORD",
@@ -461,7 +461,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         meaning="where others reach this server: webhooks call back there (without it: where it "
         "listens)",
         more="Scheme, host, and what a proxy has before `root`.",
-        parse=units.public_url,
+        parse=parsers.public_url,
         metavar="URL",
     ),
     _flag(

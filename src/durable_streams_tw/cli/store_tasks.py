@@ -14,40 +14,40 @@ from typing import Any, Final, NoReturn
 
 import click
 
-_CHILD: Final = "durable_streams_tw.cli.store_child"
+_CHILD: Final = "durable_streams_tw.cli.store_worker"
 _LINE_EVERY: Final = 10.0
 _PATIENCE: Final = 30.0
 
-WRONG: Final = 1
+EXIT_UNSOUND: Final = 1
 """Exit status where the store, or the machine, is not as it should be."""
 
-IMPOSSIBLE: Final = 2
+EXIT_FAILED: Final = 2
 """Exit status where the task could not be carried out."""
 
 Show = Callable[[str, int, int], None]
 Found = Callable[[dict[str, str]], None]
 
 
-class Failed(click.ClickException):
+class TaskFailed(click.ClickException):
     """A task that came to nothing: said in a sentence."""
 
-    exit_code = IMPOSSIBLE
+    exit_code = EXIT_FAILED
 
 
-class Flawed(click.ClickException):
+class StoreUnsound(click.ClickException):
     """The store is not sound; ``findings`` are the first of what is wrong with it."""
 
-    exit_code = WRONG
+    exit_code = EXIT_UNSOUND
 
     def __init__(self, sentence: str, findings: list[dict[str, str]] | None = None) -> None:
         super().__init__(sentence)
         self.findings = findings or []
 
 
-def carry_out(task: dict[str, Any], found: Found | None = None) -> Any:
-    """What comes of a task (fields of `store_child.Task`), while its progress is shown.
+def run_task(task: dict[str, Any], found: Found | None = None) -> Any:
+    """What comes of a task (fields of `store_worker.Task`), while its progress is shown.
 
-    ``found`` is told of findings as they come. Raises `Failed` and `Flawed`.
+    ``found`` is told of findings as they come. Raises `TaskFailed` and `StoreUnsound`.
     """
     command = [sys.executable, "-P", "-m", _CHILD, json.dumps(task)]
     # In a group of its own, so that Ctrl-C reaches it through us, once.
@@ -68,9 +68,9 @@ def carry_out(task: dict[str, Any], found: Found | None = None) -> Any:
         _died(status)
     ((kind, value),) = outcome.items()
     if kind == "unusable":
-        raise Failed(value)
+        raise TaskFailed(value)
     if kind == "flawed":
-        raise Flawed(value["sentence"], value["findings"])
+        raise StoreUnsound(value["sentence"], value["findings"])
     return value
 
 
@@ -93,8 +93,8 @@ def _died(status: int) -> NoReturn:
         raise KeyboardInterrupt
     if status in (-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT):
         name = signal.Signals(-status).name
-        raise Flawed(f"the store's file is damaged: reading it ended the process ({name})")
-    raise Failed(f"the process that did the work has ended with status {status}")
+        raise StoreUnsound(f"the store's file is damaged: reading it ended the process ({name})")
+    raise TaskFailed(f"the process that did the work has ended with status {status}")
 
 
 @contextmanager

@@ -20,26 +20,27 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
+from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from durable_streams_tw.outgoing.agent import PlainAgent, WholeBody
-from durable_streams_tw.protocol.limits import MAX_HEAD, MAX_WEBHOOK_ANSWER
+from durable_streams_tw.outgoing.agent import UndecodedAgent, WholeBody
+from durable_streams_tw.protocol.limits import MAX_HEAD
+from durable_streams_tw.subscriptions.limits import MAX_WEBHOOK_RESPONSE
 from durable_streams_tw.subscriptions.ssrf_guard import Address, Target
-from durable_streams_tw.subscriptions.webhook_client import Unreachable
+from durable_streams_tw.subscriptions.webhook_response import WebhookResponse, WebhookUnreachable
 
 # TLS frames, certificates and chunk sizes come on top of what is read.
-_MOST_RECEIVED: Final = MAX_WEBHOOK_ANSWER + MAX_HEAD + 32 * 1024
+_MOST_RECEIVED: Final = MAX_WEBHOOK_RESPONSE + MAX_HEAD + 32 * 1024
 
 
-async def exchange(
+async def post(
     reactor: Any,
     target: Target,
     addresses: Sequence[Address],
     url: str,
     body: bytes,
     header: Mapping[str, str],
-) -> tuple[int, bytes]:
+) -> WebhookResponse:
     """Send a body; the status and the body of the answer.
 
     Raises whatever went wrong; then, and when it is cancelled, nothing stays connected.
@@ -48,14 +49,14 @@ async def exchange(
     pool = HTTPConnectionPool(reactor, persistent=False)
     agent = Agent.usingEndpointFactory(reactor, endpoints, pool)
     try:
-        response = await HTTPClient(AsItComes(agent)).post(
+        response = await HTTPClient(UndecodedAgent(agent)).post(
             url,
             data=WholeBody(body),
             headers=Headers({name: [value] for name, value in header.items()}),
             allow_redirects=False,
             reactor=reactor,
         )
-        return response.code, await treq.content(response)
+        return WebhookResponse(response.code, await treq.content(response))
     except BaseException:
         endpoints.abort()
         raise
@@ -88,7 +89,7 @@ class _Endpoints:
         return ensureDeferred(self._connect(metering))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        reason: Exception = Unreachable("there is no address")
+        reason: Exception = WebhookUnreachable("the host name has no address")
         for address in self._addresses:
             try:
                 wrapper: Any = await self._endpoint(address).connect(factory)
@@ -125,23 +126,3 @@ class _Meter(ProtocolWrapper):
             transport.abortConnection()
         else:
             ProtocolWrapper.dataReceived(self, data)
-
-
-class AsItComes(PlainAgent):
-    """An agent whose responses nobody decompresses: few bytes could become many."""
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        """Ask, and for no compression."""
-        requested = PlainAgent.request(self, method, uri, headers, bodyProducer)
-        return requested.addCallback(_without_coding)
-
-
-def _without_coding(response: IResponse) -> IResponse:
-    response.headers.removeHeader(b"content-encoding")
-    return response

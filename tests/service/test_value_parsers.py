@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.service import units
-from durable_streams_tw.service.units import BadValue
+from durable_streams_tw.service import value_parsers as parsers
+from durable_streams_tw.service.value_parsers import InvalidValue
 
 
 class UnitsTests(SynchronousTestCase):
@@ -17,7 +17,7 @@ class UnitsTests(SynchronousTestCase):
     def refused(self, parse: Callable[[str], object], wanted: str, *texts: str) -> None:
         """None of these is understood."""
         for text in texts:
-            error = self.assertRaises(BadValue, parse, text)
+            error = self.assertRaises(InvalidValue, parse, text)
             self.assertIn(wanted, str(error))
 
     def test_seconds(self) -> None:
@@ -33,13 +33,13 @@ class UnitsTests(SynchronousTestCase):
             "10 S": 10,
             " 7s ": 7,
         }.items():
-            self.assertEqual(units.seconds(text), value)
+            self.assertEqual(parsers.seconds(text), value)
         self.refused(
-            units.seconds,
+            parsers.seconds,
             "a time such as",
             *("", "s", "x", "-1s", "+1s", "1d", "1s2", "1e3", "\u0661s", "1,5s"),
         )
-        self.refused(units.seconds, "more than nothing and at most a day", "0", "0ms", "25h")
+        self.refused(parsers.seconds, "more than nothing and at most a day", "0", "0ms", "25h")
 
     def test_size(self) -> None:
         """Units of 1024, however they are written; a bare number means bytes."""
@@ -53,18 +53,20 @@ class UnitsTests(SynchronousTestCase):
             "1.5 MiB": 3 * 512 * 1024,
             "2GiB": 2 * 1024**3,
         }.items():
-            self.assertEqual(units.size(text), value)
+            self.assertEqual(parsers.size(text), value)
         self.refused(
-            units.size,
+            parsers.size,
             "a size such as",
             *("", "k", "-1", "1x", "1 2", "1e3", "ten", "1TiB"),
         )
-        self.refused(units.size, "at least one byte", "0", "0.1")
+        self.refused(parsers.size, "at least one byte", "0", "0.1")
 
     def test_port(self) -> None:
         """A TCP port."""
-        self.assertEqual([units.port(text) for text in ("0", "4437", "65535")], [0, 4437, 65535])
-        self.refused(units.port, "0 to 65535", "", "-1", "65536", "http", "1.0", "123456", "\u0661")
+        self.assertEqual([parsers.port(text) for text in ("0", "4437", "65535")], [0, 4437, 65535])
+        self.refused(
+            parsers.port, "0 to 65535", "", "-1", "65536", "http", "1.0", "123456", "\u0661"
+        )
 
     def test_root(self) -> None:
         """A path of plain characters; the slash at its end may be left out."""
@@ -75,9 +77,9 @@ class UnitsTests(SynchronousTestCase):
             "/a": b"a/",
             "": b"",
         }.items():
-            self.assertEqual(units.root(text), value)
+            self.assertEqual(parsers.root(text), value)
         self.refused(
-            units.root,
+            parsers.root,
             "a path",
             "v1",
             "//",
@@ -93,10 +95,10 @@ class UnitsTests(SynchronousTestCase):
     def test_origin(self) -> None:
         """What browsers send as Origin."""
         for text in ("*", "https://app.example", "http://localhost:3000", "http://[::1]:80"):
-            self.assertEqual(units.origin(text), text)
-        self.assertEqual(units.origin("HTTPS://App.Example"), "https://app.example")
+            self.assertEqual(parsers.origin(text), text)
+        self.assertEqual(parsers.origin("HTTPS://App.Example"), "https://app.example")
         self.refused(
-            units.origin,
+            parsers.origin,
             "an origin such as",
             *("", "app.example", "https://", "https://a/", "https://a/b", "null", "https://a b"),
         )
@@ -108,9 +110,9 @@ class UnitsTests(SynchronousTestCase):
             "http://10.0.0.1:4437/": "http://10.0.0.1:4437",
             "https://[2001:db8::1]:8443/a/b/": "https://[2001:db8::1]:8443/a/b",
         }.items():
-            self.assertEqual(units.public_url(text), value)
+            self.assertEqual(parsers.public_url(text), value)
         self.refused(
-            units.public_url,
+            parsers.public_url,
             "a URL such as",
             *("", "streams.example", "ftp://a", "https://", "https:///a", "https://a//b"),
             *("https://a?b", "https://a#b", "https://u@a", "https://a b", "https://a:port"),
@@ -118,28 +120,28 @@ class UnitsTests(SynchronousTestCase):
 
     def test_count(self) -> None:
         """A number, without a sign."""
-        self.assertEqual([units.count(text) for text in ("0", "7", "100000")], [0, 7, 100000])
-        self.refused(units.count, "a number", "", "-1", "1.5", "many", "1234567890", "\u0661")
+        self.assertEqual([parsers.count(text) for text in ("0", "7", "100000")], [0, 7, 100000])
+        self.refused(parsers.count, "a number", "", "-1", "1.5", "many", "1234567890", "\u0661")
 
     def test_flag(self) -> None:
         """The words that people write for yes and no."""
-        self.assertEqual({units.flag(text) for text in ("true", "YES", "on", "1")}, {True})
-        self.assertEqual({units.flag(text) for text in ("false", "No", "off", "0")}, {False})
-        self.refused(units.flag, "true or false", "", "2", "maybe", "truetrue")
+        self.assertEqual({parsers.flag(text) for text in ("true", "YES", "on", "1")}, {True})
+        self.assertEqual({parsers.flag(text) for text in ("false", "No", "off", "0")}, {False})
+        self.refused(parsers.flag, "true or false", "", "2", "maybe", "truetrue")
 
     def test_choice(self) -> None:
         """One of some words."""
-        self.assertEqual(units.choice("a", "b")("b"), "b")
-        self.refused(units.choice("a", "b"), "is a or b", "", "c", "A")
+        self.assertEqual(parsers.choice("a", "b")("b"), "b")
+        self.refused(parsers.choice("a", "b"), "is a or b", "", "c", "A")
 
     def test_places(self) -> None:
         """Addresses lose their brackets; what has to be there is not empty."""
-        self.assertEqual(units.interface("[::1]"), "::1")
-        self.assertEqual(units.interface("10.0.0.1"), "10.0.0.1")
-        self.assertEqual(units.endpoint("tcp:1"), "tcp:1")
-        self.refused(units.endpoint, "an endpoint such as", "", " ")
-        self.assertEqual(units.directory("x"), os.path.abspath("x"))
-        self.refused(units.directory, "may not be empty", "")
+        self.assertEqual(parsers.interface("[::1]"), "::1")
+        self.assertEqual(parsers.interface("10.0.0.1"), "10.0.0.1")
+        self.assertEqual(parsers.endpoint("tcp:1"), "tcp:1")
+        self.refused(parsers.endpoint, "an endpoint such as", "", " ")
+        self.assertEqual(parsers.directory("x"), os.path.abspath("x"))
+        self.refused(parsers.directory, "may not be empty", "")
 
     def test_auth_shown(self) -> None:
         """Paths and issuers may be printed, what a URL or a foreign kind carries may not."""
@@ -153,4 +155,4 @@ class UnitsTests(SynchronousTestCase):
             "s3cret with spaces:s3cret": "s3cret with spaces:***",
             "memory": "memory",
         }.items():
-            self.assertEqual(units.auth_shown(text), shown or text)
+            self.assertEqual(parsers.redact_auth(text), shown or text)

@@ -18,10 +18,10 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.protocol.limits import ACCEPT_BACKLOG
+from durable_streams_tw.service.limits import ACCEPT_BACKLOG
 from durable_streams_tw.service.listening import DualStackEndpoint
 from durable_streams_tw.service.make_service import Options
-from durable_streams_tw.service.table import TABLE
+from durable_streams_tw.service.settings_table import TABLE
 
 
 class AdoptingReactor:

@@ -1,6 +1,6 @@
 """Times, sizes, paths and origins as people write them.
 
-Every parser raises `BadValue`, which says what would be right. Who asked for the value knows
+Every parser raises `InvalidValue`, which says what would be right. Who asked for the value knows
 where it stands, and puts that before it.
 """
 
@@ -45,14 +45,14 @@ _ROOT: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/")
 _URL_SECRETS: Final = re.compile(r"(?<=://)[^/?#,\s]*(?=@)|(?<=\?)[^,\s]*")
 
 #: Stands for what is not printed.
-HIDDEN: Final = "***"
+REDACTED: Final = "***"
 
 _DAY: Final = 24 * 3600
 _TRUE: Final = frozenset({"true", "yes", "on", "1"})
 _FALSE: Final = frozenset({"false", "no", "off", "0"})
 
 
-class BadValue(Exception):
+class InvalidValue(Exception):
     """A value is not understood.
 
     The message goes on where its name has been said: ``is a size such as 64MiB``.
@@ -64,10 +64,10 @@ def seconds(text: str) -> float:
     match = _NUMBER.fullmatch(text.strip())
     factor = None if match is None else _SECONDS.get(match[2].lower())
     if match is None or factor is None:
-        raise BadValue("is a time such as 500ms, 30s, 2m or 1h")
+        raise InvalidValue("is a time such as 500ms, 30s, 2m or 1h")
     value = float(match[1]) * factor
     if not 0 < value <= _DAY:
-        raise BadValue("is more than nothing and at most a day")
+        raise InvalidValue("is more than nothing and at most a day")
     return value
 
 
@@ -76,24 +76,24 @@ def size(text: str) -> int:
     match = _NUMBER.fullmatch(text.strip())
     factor = None if match is None else _BYTES.get(match[2].lower())
     if match is None or factor is None:
-        raise BadValue("is a size such as 65536, 512k or 64MiB")
+        raise InvalidValue("is a size such as 65536, 512k or 64MiB")
     value = int(float(match[1]) * factor)
     if value < 1:
-        raise BadValue("is at least one byte")
+        raise InvalidValue("is at least one byte")
     return value
 
 
 def count(text: str) -> int:
     """A number of things, or 0 for any number."""
     if not re.fullmatch("[0-9]{1,9}", text):
-        raise BadValue("is a number, or 0 for any number")
+        raise InvalidValue("is a number, or 0 for any number")
     return int(text)
 
 
 def port(text: str) -> int:
     """A TCP port; 0 lets the system choose one."""
     if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
-        raise BadValue("is a number from 0 to 65535")
+        raise InvalidValue("is a number from 0 to 65535")
     return int(text)
 
 
@@ -105,14 +105,14 @@ def interface(text: str) -> str:
 def endpoint(text: str) -> str:
     """A description of an endpoint; what it means, Twisted says."""
     if not text.strip():
-        raise BadValue("is an endpoint such as tcp:4437")
+        raise InvalidValue("is an endpoint such as tcp:4437")
     return text
 
 
 def directory(text: str) -> str:
     """A directory, absolute from here on: a daemon changes its own."""
     if not text:
-        raise BadValue("names a directory, and may not be empty")
+        raise InvalidValue("names a directory, and may not be empty")
     return os.path.abspath(text)
 
 
@@ -120,7 +120,7 @@ def flag(text: str) -> bool:
     """Yes or no, in the usual words."""
     word = text.strip().lower()
     if word not in _TRUE | _FALSE:
-        raise BadValue("is true or false")
+        raise InvalidValue("is true or false")
     return word in _TRUE
 
 
@@ -129,7 +129,7 @@ def choice(*words: str) -> Callable[[str], str]:
 
     def chosen(text: str) -> str:
         if text not in words:
-            raise BadValue(f"is {' or '.join(words)}")
+            raise InvalidValue(f"is {' or '.join(words)}")
         return text
 
     return chosen
@@ -140,7 +140,7 @@ def root(text: str) -> bytes:
     path = text if text.endswith("/") else text + "/"
     segments = path.split("/")
     if _ROOT.fullmatch(path) is None or "." in segments or ".." in segments:
-        raise BadValue("is a path such as /v1/stream/, of plain characters")
+        raise InvalidValue("is a path such as /v1/stream/, of plain characters")
     return path[1:].encode("ascii")
 
 
@@ -149,46 +149,46 @@ def origin(text: str) -> str:
     if text in ("*", LOCAL):
         return text
     if _ORIGIN.fullmatch(text.lower()) is None:
-        raise BadValue("is an origin such as https://app.example, or *, or local")
+        raise InvalidValue("is an origin such as https://app.example, or *, or local")
     return text.lower()
 
 
 def field_name(text: str) -> str:
     """The name of a header field (RFC 9110 §5.1)."""
     if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}", text) is None or text == "*":
-        raise BadValue("is the name of a header field such as X-Request-Id")
+        raise InvalidValue("is the name of a header field such as X-Request-Id")
     return text
 
 
 def host(text: str) -> str:
     """A name by which the server may be called, or ``local``; no port."""
     if _HOST_NAME.fullmatch(text.lower()) is None:
-        raise BadValue("is a host's name such as streams.example, without a port, or local")
+        raise InvalidValue("is a host's name such as streams.example, without a port, or local")
     return text.lower()
 
 
 def auth(text: str) -> str:
     """Who knows the tokens: a kind and its argument. What the kind makes of it comes later."""
     if re.fullmatch(r"[a-z][a-z0-9_-]*(?::\S*)?", text) is None:
-        raise BadValue("is a kind and its argument, such as file:tokens.toml, without spaces")
+        raise InvalidValue("is a kind and its argument, such as file:tokens.toml, without spaces")
     return text
 
 
-def auth_shown(text: str) -> str:
+def redact_auth(text: str) -> str:
     """The same without what may be secret: of URLs who asks and what for, and of kinds that are
     not ours all but their name."""
     kind, colon, _ = text.partition(":")
     if kind == "file":
         return text
     if kind == "jwt":
-        return _URL_SECRETS.sub(HIDDEN, text)
-    return kind + colon + (HIDDEN if colon else "")
+        return _URL_SECRETS.sub(REDACTED, text)
+    return kind + colon + (REDACTED if colon else "")
 
 
 def cookie(text: str) -> str:
     """The name of a cookie."""
     if COOKIE_NAME.fullmatch(text) is None:
-        raise BadValue("is the name of a cookie, such as __Host-token")
+        raise InvalidValue("is the name of a cookie, such as __Host-token")
     return text
 
 
@@ -198,7 +198,7 @@ def rate(text: str) -> Rate | None:
         return None
     match = _RATE.fullmatch(text)
     if match is None or not int(match[1]):
-        raise BadValue("is a number in a time, such as 100/s, 3000/m or 50/10s, or 0")
+        raise InvalidValue("is a number in a time, such as 100/s, 3000/m or 50/10s, or 0")
     span = match[2] if match[2][0].isdigit() else f"1{match[2]}"
     return Rate(int(match[1]), seconds(span))
 
@@ -207,5 +207,5 @@ def public_url(text: str) -> str:
     """A URL of scheme, host, and what a proxy may have before the root; no slash at its end."""
     base = text.rstrip("/")
     if _PUBLIC_URL.fullmatch(base) is None:
-        raise BadValue("is a URL such as https://streams.example, without a query")
+        raise InvalidValue("is a URL such as https://streams.example, without a query")
     return base
