@@ -15,8 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.auth import jwts
 from durable_streams_tw.auth.grants import Verb
 from durable_streams_tw.auth.identities import Identity
+from durable_streams_tw.auth.jwks import MalformedKeySet, read_key_set
 from durable_streams_tw.auth.jwts import InvalidToken, TokenRequirements, UnknownKey
-from durable_streams_tw.auth.key_sets import MalformedKeySet, read_key_set
 from tests.auth.issuer import AUDIENCE, ISSUER, NOW, jwk, key_set, part, private, token
 
 EXPECTED = TokenRequirements(ISSUER, AUDIENCE)

@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import durable_streams_tw
 from durable_streams_tw.auth.identities import Identity
-from durable_streams_tw.auth.rates import Rate
+from durable_streams_tw.auth.rate_limits import Rate
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.storage.api import IStreamStore

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from durable_streams_tw.auth.identities import Identity, Rejected
-from durable_streams_tw.auth.rates import Rate
+from durable_streams_tw.auth.rate_limits import Rate
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol import limits
 from tests.http.admission_case import AdmissionCase, both, granting

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.auth.rates import Rate
+from durable_streams_tw.auth.rate_limits import Rate
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.service.limits import PROXY_HEADER_TIMEOUT

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from durable_streams_tw.auth.grants import MalformedGrants, grants_of
 from durable_streams_tw.auth.identities import Identity
-from durable_streams_tw.auth.key_sets import ALGORITHMS, KeySet
+from durable_streams_tw.auth.jwks import ALGORITHMS, KeySet
 from durable_streams_tw.auth.limits import CLOCK_SKEW, MAX_BEARER
 
 # RFC 7515 §3.1: three parts, in base64url without padding.

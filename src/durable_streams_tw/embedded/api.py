@@ -27,10 +27,10 @@ from durable_streams_tw.http.handlers.subscriptions import SubscriptionHandler
 from durable_streams_tw.http.handlers.writes import InThread, WriteHandler
 from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.http1.factory import Http1Factory
-from durable_streams_tw.http.operators.guarded import AuthorizedOperators
+from durable_streams_tw.http.operators.authorized import AuthorizedOperators
 from durable_streams_tw.http.operators.listing import StreamListing
 from durable_streams_tw.http.operators.resources import RootResource
-from durable_streams_tw.http.operators.snapshot import ServerSnapshot
+from durable_streams_tw.http.operators.server_stats import ServerStats
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web.resource import StreamResources
 from durable_streams_tw.http.twisted_web.site import StreamSite
@@ -280,9 +280,9 @@ class DurableStreams(Service):
         listing: IResource = StreamListing(self._store, root)
         return listing
 
-    def observed(self) -> ServerSnapshot:
+    def observed(self) -> ServerStats:
         """What operators see of these streams; counting begins now."""
-        return ServerSnapshot(
+        return ServerStats(
             self._store,
             self._fanout,
             self._long_polls,

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 from durable_streams_tw.auth.origins import LOCAL, is_local_origin
-from durable_streams_tw.http.messages import CommonFields, Response
+from durable_streams_tw.http.messages import CommonHeaders, Response
 from durable_streams_tw.live.transfers import Encoder
 from durable_streams_tw.protocol import caching, content_types, headers
 from durable_streams_tw.protocol.errors import Problem, Refusal
@@ -126,23 +126,23 @@ class ResponseHeaders:
         self._narrow = "*" not in origins
         self._local = LOCAL in origins
         varies = [(b"Vary", name) for name in credentials]
-        self._others = CommonFields(*_SECURITY, *varies, everybody, _EXPOSE)
-        self._known: dict[bytes, CommonFields] = {}
+        self._others = CommonHeaders(*_SECURITY, *varies, everybody, _EXPOSE)
+        self._known: dict[bytes, CommonHeaders] = {}
         if self._narrow:
             varies = [(b"Vary", b", ".join((b"Origin", *credentials)))]
-            self._others = CommonFields(*_SECURITY, *varies)
+            self._others = CommonHeaders(*_SECURITY, *varies)
             shared = [(b"Access-Control-Allow-Credentials", b"true")] if cookies else []
 
-            def known(origin: bytes) -> CommonFields:
+            def known(origin: bytes) -> CommonHeaders:
                 allowed = (b"Access-Control-Allow-Origin", origin)
-                return CommonFields(*_SECURITY, *varies, allowed, *shared, _EXPOSE)
+                return CommonHeaders(*_SECURITY, *varies, allowed, *shared, _EXPOSE)
 
             self._near = lru_cache(maxsize=64)(known)
             for origin in origins:
                 value = origin.encode("latin-1")
                 self._known[value] = known(value)
 
-    def common(self, origin: bytes | None) -> CommonFields:
+    def common(self, origin: bytes | None) -> CommonHeaders:
         """What every answer to a request from this Origin carries."""
         if self._narrow and origin is not None:
             if self._local and is_local_origin(origin):

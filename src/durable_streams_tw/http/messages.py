@@ -16,7 +16,7 @@ class Request(Struct, frozen=True):
 
     ``path`` is the raw path behind the root, still percent-encoded; ``root`` the raw path up
     to there, a slash at its end; ``query`` the raw query, without its question mark.
-    ``header`` has lower-case names, repeated fields joined with ``, ``. ``url`` is the
+    ``headers`` has lower-case names; repeated headers are joined with ``, ``. ``url`` is the
     stream's absolute URL as the client sees it, without query.
     """
 
@@ -24,27 +24,27 @@ class Request(Struct, frozen=True):
     root: bytes
     path: bytes
     query: bytes
-    header: Mapping[bytes, bytes]
+    headers: Mapping[bytes, bytes]
     body: bytes
     url: bytes
 
 
-class CommonFields:
+class CommonHeaders:
     """Fields that many responses carry, in order, and the same as lines of a head.
 
     ``lines`` end with a line's end, each. Raises `ValueError` where a field would end its line.
     """
 
-    __slots__ = ("fields", "lines")
+    __slots__ = ("headers", "lines")
 
     def __init__(self, *given: Field) -> None:
-        self.fields = given
+        self.headers = given
         self.lines = b"".join([b"%b: %b\r\n" % field for field in given])
         if self.lines.count(b"\n") != len(given) or self.lines.count(b"\r") != len(given):
             raise ValueError("a field has a line's end in it")
 
 
-NO_FIELDS: Final = CommonFields()
+NO_HEADERS: Final = CommonHeaders()
 
 
 class BodyProducer(Protocol):
@@ -87,9 +87,9 @@ class Response(Struct, frozen=True):
     status: int
     own: list[Field]
     body: bytes | StreamedBody | Follow = b""
-    common: CommonFields = NO_FIELDS
+    common: CommonHeaders = NO_HEADERS
 
     @property
-    def fields(self) -> tuple[Field, ...]:
+    def headers(self) -> tuple[Field, ...]:
         """All fields in order."""
-        return (*self.own, *self.common.fields)
+        return (*self.own, *self.common.headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from durable_streams_tw.auth.rates import Rate
+from durable_streams_tw.auth.rate_limits import Rate
 from durable_streams_tw.live.limits import LONG_POLL_TIMEOUT, SSE_RECONNECT_INTERVAL
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.storage.limits import MAX_PRODUCERS

@@ -12,8 +12,8 @@ from twisted.cred import strcred
 
 from durable_streams_tw import clocks
 from durable_streams_tw.auth.identities import IBearerToken
+from durable_streams_tw.auth.jwks import ALGORITHMS
 from durable_streams_tw.auth.jwts import TokenRequirements
-from durable_streams_tw.auth.key_sets import ALGORITHMS
 from durable_streams_tw.service.configuration import Configuration
 
 _KEYS: Final = frozenset(("issuer", "audience", "jwks", "claim", "algorithms", "typ"))
@@ -48,7 +48,7 @@ def file_tokens(argument: str) -> Any:
     """The checker of ``file:PATH``."""
     from twisted.internet import reactor
 
-    from durable_streams_tw.http.auth_checkers import TokenFileChecker, UnusableFile
+    from durable_streams_tw.auth.token_checkers import TokenFileChecker, UnusableFile
 
     if not argument:
         raise strcred.InvalidAuthArgumentString("names a file: file:tokens.toml")
@@ -62,8 +62,8 @@ def jwt_tokens(argument: str) -> Any:
     """The checker of ``jwt:issuer=...,audience=...,jwks=...``."""
     from twisted.internet import reactor
 
-    from durable_streams_tw.http.auth_checkers import JwtChecker
-    from durable_streams_tw.http.jwks_sources import UnusableSource, source_of
+    from durable_streams_tw.auth.jwks_sources import UnusableSource, source_of
+    from durable_streams_tw.auth.token_checkers import JwtChecker
 
     expected, jwks = read_jwt(argument)
     running: Any = reactor

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from durable_streams_tw.auth.bearers import COOKIE_NAME
+from durable_streams_tw.auth.bearer_tokens import COOKIE_NAME
 from durable_streams_tw.auth.origins import LOCAL
-from durable_streams_tw.auth.rates import Rate
+from durable_streams_tw.auth.rate_limits import Rate
 
 _NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", re.ASCII)
 _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}

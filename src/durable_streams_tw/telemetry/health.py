@@ -16,7 +16,7 @@ from twisted.web.server import Request
 
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
-from durable_streams_tw.http.operators.snapshot import ServerSnapshot
+from durable_streams_tw.http.operators.server_stats import ServerStats
 from durable_streams_tw.http.twisted_web.resource import send
 from durable_streams_tw.telemetry.deferred_response import respond_later
 
@@ -50,7 +50,7 @@ class Readiness:
 
     _log = Logger()
 
-    def __init__(self, observed: ServerSnapshot) -> None:
+    def __init__(self, observed: ServerStats) -> None:
         self._observed = observed
         self._clock = observed.reactor
         self._looking = False
@@ -99,7 +99,7 @@ class Ready(resources.OperatorResource):
     """``GET /-/ready``: 200 where the store is open, its disk takes bytes and the committer
     comes round; 503 with a sentence where not."""
 
-    def __init__(self, observed: ServerSnapshot) -> None:
+    def __init__(self, observed: ServerStats) -> None:
         resources.OperatorResource.__init__(self)
         self._readiness = Readiness(observed)
 

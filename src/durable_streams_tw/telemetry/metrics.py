@@ -18,7 +18,7 @@ from twisted.web.server import Request
 from durable_streams_tw import __version__
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
-from durable_streams_tw.http.operators.snapshot import ServerSnapshot
+from durable_streams_tw.http.operators.server_stats import ServerStats
 from durable_streams_tw.storage.metrics import Histogram, StoreStats
 from durable_streams_tw.telemetry import families
 from durable_streams_tw.telemetry.deferred_response import respond_later
@@ -31,7 +31,7 @@ LEVELS_TIMEOUT: Final = 2.0
 class Exposition:
     """The metrics of one set of streams, as text."""
 
-    def __init__(self, observed: ServerSnapshot) -> None:
+    def __init__(self, observed: ServerStats) -> None:
         self._observed = observed
         self._registry = CollectorRegistry()
         self._levels: StoreStats | None = None
@@ -98,7 +98,7 @@ class Exposition:
 class Metrics(resources.OperatorResource):
     """``GET /-/metrics``."""
 
-    def __init__(self, observed: ServerSnapshot) -> None:
+    def __init__(self, observed: ServerStats) -> None:
         resources.OperatorResource.__init__(self)
         self._observed = observed
         self._exposition: Exposition | None = None

@@ -107,7 +107,7 @@ class TracingHandler:
     def _answered(self, answer: Response | Failure, span: Span, request: Request) -> Any:
         if isinstance(answer, Failure) and answer.check(CancelledError) is None:
             # The door would do the same; here its status is known.
-            answer = self._operations.failure(answer, request.header.get(b"origin"))
+            answer = self._operations.failure(answer, request.headers.get(b"origin"))
         _end(span, answer.status if isinstance(answer, Response) else None)
         return answer
 
@@ -123,9 +123,9 @@ def route_of(request: Request) -> str:
 
 def _parent(request: Request) -> Any:
     carried = {
-        name.decode("ascii"): request.header[name].decode("latin-1")
+        name.decode("ascii"): request.headers[name].decode("latin-1")
         for name in _CARRIED
-        if name in request.header
+        if name in request.headers
     }
     return _PROPAGATOR.extract(carried) if carried else None
 

@@ -48,7 +48,7 @@ class Case(SynchronousTestCase):
     def fields(self, response: Response) -> dict[str, str]:
         """The fields of a response, lower-case names; none is there twice but Vary."""
         found: dict[str, str] = {}
-        for name, value in response.fields:
+        for name, value in response.headers:
             key = name.decode().lower()
             self.assertTrue(key not in found or key == "vary", key)
             found[key] = f"{found[key]}, {value.decode()}" if key in found else value.decode()

@@ -165,13 +165,14 @@ class GoodRequestsTests(SynchronousTestCase):
         """Names are in small letters, values without the space around, lists joined."""
         (item,), _ = items_of([get(b"X-A: \t 1 \t", b"x-a:2", b"EMPTY:", b"B:  ")])
         assert isinstance(item, tuple)
-        self.assertEqual(item[1].header, {b"host": b"a", b"x-a": b"1, 2", b"empty": b"", b"b": b""})
+        expected = {b"host": b"a", b"x-a": b"1, 2", b"empty": b"", b"b": b""}
+        self.assertEqual(item[1].headers, expected)
 
     def test_trailers_are_no_fields(self) -> None:
         """What comes behind the last chunk is dropped."""
         (item,), _ = items_of([chunked(b"2\r\nhi\r\n0\r\nStream-Closed: true\r\nX: y\r\n\r\n")])
         assert isinstance(item, tuple)
-        self.assertEqual(set(item[1].header), {b"host", b"transfer-encoding"})
+        self.assertEqual(set(item[1].headers), {b"host", b"transfer-encoding"})
         self.assertEqual(item[1].body, b"hi")
 
     def test_like_the_last(self) -> None:

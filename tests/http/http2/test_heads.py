@@ -12,7 +12,7 @@ from durable_streams_tw.http.http1.header_section import HeadContext
 from durable_streams_tw.http.http1.response import InvalidHeader
 from durable_streams_tw.http.http2.frames import Code, ConnectionFault
 from durable_streams_tw.http.http2.heads import HeadReader, HeadWriter, RawFields, integer
-from durable_streams_tw.http.messages import NO_FIELDS, CommonFields
+from durable_streams_tw.http.messages import NO_HEADERS, CommonHeaders
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refused
 
@@ -188,11 +188,11 @@ class WriterTests(SynchronousTestCase):
     def test_responses(self) -> None:
         """A client reads what was written, at first and later."""
         writer, decoder = HeadWriter(), Decoder()
-        some = CommonFields((b"Vary", b"Origin"), (b"X-A", b"1" * 200))
-        other = CommonFields((b"X-B", b"2"), (b"Vary", b"Origin"))
-        large = CommonFields((b"X-C", b"3" * 5_000))
+        some = CommonHeaders((b"Vary", b"Origin"), (b"X-A", b"1" * 200))
+        other = CommonHeaders((b"X-B", b"2"), (b"Vary", b"Origin"))
+        large = CommonHeaders((b"X-C", b"3" * 5_000))
         sizes = []
-        for common in (some, some, other, some, other, NO_FIELDS, large, some):
+        for common in (some, some, other, some, other, NO_HEADERS, large, some):
             block = writer.write(200, [(b"ETag", b'"x"')], common, 5, DATE)
             self.assertEqual(
                 decoded(decoder, block),
@@ -200,7 +200,7 @@ class WriterTests(SynchronousTestCase):
                     (b":status", b"200"),
                     (b"date", DATE),
                     (b"etag", b'"x"'),
-                    *[(name.lower(), value) for name, value in common.fields],
+                    *[(name.lower(), value) for name, value in common.headers],
                     (b"content-length", b"5"),
                 ],
             )
@@ -211,7 +211,7 @@ class WriterTests(SynchronousTestCase):
     def test_statuses(self) -> None:
         """Every status can be written."""
         for status in range(200, 600):
-            block = HeadWriter().write(status, [], NO_FIELDS, None, DATE)
+            block = HeadWriter().write(status, [], NO_HEADERS, None, DATE)
             self.assertEqual(
                 decoded(Decoder(), block), [(b":status", b"%d" % status), (b"date", DATE)]
             )
@@ -219,7 +219,7 @@ class WriterTests(SynchronousTestCase):
     def test_small_table(self) -> None:
         """A client that has no room for a table gets none."""
         writer, decoder = HeadWriter(), Decoder()
-        common = CommonFields((b"Vary", b"Origin"))
+        common = CommonHeaders((b"Vary", b"Origin"))
         decoded(decoder, writer.write(200, [], common, None, DATE))
         writer.limit_table(100)
         decoder.max_allowed_table_size = 100
@@ -231,13 +231,14 @@ class WriterTests(SynchronousTestCase):
         """A field with a line's end in it is not sent."""
         for value in (b"a\r\nX: y", b"a\nb", b"a\rb", b"a\0b"):
             writer = HeadWriter()
-            self.assertRaises(InvalidHeader, writer.write, 200, [(b"X", value)], NO_FIELDS, 0, DATE)
+            headers = [(b"X", value)]
+            self.assertRaises(InvalidHeader, writer.write, 200, headers, NO_HEADERS, 0, DATE)
 
     @given(st.lists(st.tuples(st.from_regex(rb"[A-Z][a-z-]{0,200}", fullmatch=True), st.binary())))
     def test_any(self, fields: list[tuple[bytes, bytes]]) -> None:
         """Names and values of any length are read as they are."""
         own = [(name, value.translate(None, b"\r\n\0")) for name, value in fields]
-        block = HeadWriter().write(200, own, NO_FIELDS, None, DATE)
+        block = HeadWriter().write(200, own, NO_HEADERS, None, DATE)
         self.assertEqual(
             decoded(Decoder(), block)[2:], [(name.lower(), value) for name, value in own]
         )

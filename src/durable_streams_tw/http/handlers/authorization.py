@@ -27,16 +27,17 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from durable_streams_tw.auth import bearers, needs
+from durable_streams_tw.auth import bearer_tokens
 from durable_streams_tw.auth.grants import Grants, Verb
 from durable_streams_tw.auth.identities import BearerToken, CannotTell, Identity, Rejected
 from durable_streams_tw.auth.limits import MAX_BEARER, TOKEN_CACHE
-from durable_streams_tw.auth.needs import WAKE_KINDS, Coverage
 from durable_streams_tw.auth.origins import AllowedHosts, AllowedOrigins
-from durable_streams_tw.auth.rates import Rate, RateLimiter, client_of
+from durable_streams_tw.auth.rate_limits import Rate, RateLimiter, client_of
 from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
+from durable_streams_tw.http.handlers import required_grants
 from durable_streams_tw.http.handlers import subscriptions as handlers_subscriptions
+from durable_streams_tw.http.handlers.required_grants import WAKE_KINDS, Coverage
 from durable_streams_tw.http.handlers.streams import Decision, Respond, StreamHandler
 from durable_streams_tw.http.handlers.token_deadline import until
 from durable_streams_tw.http.headers import ResponseHeaders
@@ -102,7 +103,7 @@ class ClientRequest(Struct, frozen=True):
 
     client: str
     method: bytes
-    header: FieldMap
+    headers: FieldMap
     authority: bytes
 
 
@@ -167,13 +168,13 @@ class AuthorizedHandler:
         say = partial(self._say, request)
         if request.method == b"OPTIONS":
             # A preflight carries no credentials, and is told nothing of any stream.
-            if not self._conditions.hosts.allow(request.header):
+            if not self._conditions.hosts.allow(request.headers):
                 return say(_HOST)
             return self._operations.respond(request)
-        visit = self._visit(host, request.method, request.header, request.url)
+        visit = self._visit(host, request.method, request.headers, request.url)
         if is_control(request.path):
             path = read_path(request.path)
-            open_to_all = needs.is_open(path, request.method) or path.place in WAKE_KINDS
+            open_to_all = required_grants.is_open(path, request.method) or path.place in WAKE_KINDS
             return self.examine(visit, partial(control, request, path), say, open_to_all)
         return self.examine(visit, partial(stream, request), say)
 
@@ -213,10 +214,10 @@ class AuthorizedHandler:
     def _refused(self, failure: Failure, request: Request) -> Response:
         if isinstance(failure.value, Refused):
             return self._say(request, failure.value.refusal)
-        return self._operations.failure(failure, request.header.get(b"origin"))
+        return self._operations.failure(failure, request.headers.get(b"origin"))
 
     def _say(self, request: Request, refusal: Refusal) -> Response:
-        origin = request.header.get(b"origin")
+        origin = request.headers.get(b"origin")
         if is_control(request.path):
             return self._policies.complete(handlers_subscriptions.refused(refusal), origin)
         return self._operations.refuse(refusal, origin)
@@ -237,8 +238,8 @@ class AuthorizedHandler:
         """Say what a client is not granted."""
         if who is None:
             return None
-        missing = needs.allowed(
-            who.grants, request.method, request.path, request.header, request.root
+        missing = required_grants.allowed(
+            who.grants, request.method, request.path, request.headers, request.root
         )
         return None if missing is None else self._say(request, forbidden(missing))
 
@@ -247,7 +248,7 @@ class AuthorizedHandler:
     def _control(
         self, request: Request, path: ControlPath, who: Identity | None
     ) -> Response | Deferred[Response]:
-        if not self._conditions.checkers or needs.is_open(path, request.method):
+        if not self._conditions.checkers or required_grants.is_open(path, request.method):
             return self._operations.respond(request)
         if path.place in WAKE_KINDS:
             return self._wake(request, path)
@@ -260,9 +261,9 @@ class AuthorizedHandler:
         if not who.grants.allow_somewhere(Verb.SUBSCRIBE):
             missing = "this needs subscribe"
         elif making:
-            missing = needs.subscribing(who.grants, request.body)
+            missing = required_grants.subscribing(who.grants, request.body)
         elif path.place is Place.STREAMS and request.method == b"POST":
-            missing = needs.linking(who.grants, request.body)
+            missing = required_grants.linking(who.grants, request.body)
         if missing is not None:
             return self._say(request, forbidden(missing))
         found: Deferred[Any] = self._subscriptions.ask(
@@ -289,8 +290,8 @@ class AuthorizedHandler:
         """Workers show the token of their wake, and it is looked at before anything is told."""
         name = commands.subscription_id(path.id)
         try:
-            token = bearers.bearer(request.header)
-        except bearers.MalformedAuthorization:
+            token = bearer_tokens.bearer(request.headers)
+        except bearer_tokens.MalformedAuthorization:
             token = None
         if token is None:
             return self._say(request, TOKEN_MISSING)
@@ -325,7 +326,7 @@ class AuthorizedHandler:
         what is ``open_to_all``.
         """
         conditions = self._conditions
-        if not conditions.hosts.allow(visit.header):
+        if not conditions.hosts.allow(visit.headers):
             return say(_HOST)
         if open_to_all or not conditions.checkers:
             wait = self._take("@" + visit.client)
@@ -336,11 +337,11 @@ class AuthorizedHandler:
             return judge(None)
         ambient = False
         try:
-            token = bearers.bearer(visit.header)
+            token = bearer_tokens.bearer(visit.headers)
             if token is None and conditions.cookie is not None:
-                token = bearers.cookie(visit.header, conditions.cookie)
+                token = bearer_tokens.cookie(visit.headers, conditions.cookie)
                 ambient = token is not None
-        except bearers.MalformedAuthorization:
+        except bearer_tokens.MalformedAuthorization:
             token = ""
         digest = hashlib.sha256((token or "").encode("ascii")).digest()
         if not token or (self._rates is not None and digest not in self._known):
@@ -397,7 +398,7 @@ class AuthorizedHandler:
 
     def _is_near(self, visit: ClientRequest, *, everybody: bool) -> bool:
         return self._conditions.origins.allow(
-            visit.method, visit.header, visit.authority, everybody=everybody
+            visit.method, visit.headers, visit.authority, everybody=everybody
         )
 
     def _take(self, client: str) -> float:

@@ -65,7 +65,7 @@ class ReadHandler:
         query = commands.read_query(request.query)
         piece = self._transfers.pieces.bytes
         if query.live is Live.SSE:
-            query = commands.resumed(query, request.header.get(headers.LAST_EVENT_ID))
+            query = commands.resumed(query, request.headers.get(headers.LAST_EVENT_ID))
             chunk = self._store.read(path, query.offset, piece)
         else:
             chunk = self._store.read(path, query.offset, self._limit, None, piece)
@@ -106,7 +106,7 @@ class ReadHandler:
     ) -> Response | Deferred[Response]:
         state = chunk.state
         kind = state.content_type
-        header = request.header
+        header = request.headers
         common = self._policies.common(_origin(request))
         may_zip = query.live is None and http_headers.worth_gzip(kind, len(chunk.data))
         zips = may_zip and caching.accepts_gzip(header.get(headers.ACCEPT_ENCODING))
@@ -169,7 +169,7 @@ class ReadHandler:
 
     def _events(self, chunk: Chunk, request: Request, query: ReadQuery) -> Response:
         ended = not chunk.data and chunk.state.closed
-        if ended and request.header.get(headers.LAST_EVENT_ID):
+        if ended and request.headers.get(headers.LAST_EVENT_ID):
             return self._plain(responses.nothing_follows(chunk.state), request)
         about: list[Field] = list(http_headers.EVENT_STREAM)
         if sse.framing(chunk.state.content_type) is sse.Framing.BASE64:
@@ -184,4 +184,4 @@ class ReadHandler:
 
 
 def _origin(request: Request) -> bytes | None:
-    return request.header.get(headers.ORIGIN)
+    return request.headers.get(headers.ORIGIN)

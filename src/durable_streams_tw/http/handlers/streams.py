@@ -101,7 +101,7 @@ class StreamHandler:
         try:
             return self._begin(request)
         except Exception:  # noqa: BLE001 - refusals come this way too, and all have an answer
-            return self.failure(Failure(), request.header.get(headers.ORIGIN))
+            return self.failure(Failure(), request.headers.get(headers.ORIGIN))
 
     def serving(self, host: str | None) -> Respond:
         """What answers the requests of a connection from an address: the same for all."""
@@ -112,7 +112,7 @@ class StreamHandler:
         try:
             refused = self._misdirected(request)
         except Exception:  # noqa: BLE001 - refusals come this way too
-            return self.failure(Failure(), request.header.get(headers.ORIGIN))
+            return self.failure(Failure(), request.headers.get(headers.ORIGIN))
         return refused or self.answer
 
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
@@ -135,7 +135,7 @@ class StreamHandler:
     def _begin(self, request: Request) -> Answering:
         method = self._methods.get(request.method)
         if method is None:
-            origin = request.header.get(headers.ORIGIN)
+            origin = request.headers.get(headers.ORIGIN)
             if request.method == b"OPTIONS":
                 return self._policies.options(origin)
             return self.refuse(_NO_METHOD, origin)
@@ -143,11 +143,11 @@ class StreamHandler:
             return self._control.respond(request)
         name = paths.stream_name(request.path)
         if paths.is_reserved(name):
-            return self.refuse(_NO_STREAM, request.header.get(headers.ORIGIN))
+            return self.refuse(_NO_STREAM, request.headers.get(headers.ORIGIN))
         return method(request, name)
 
     def _misdirected(self, request: Request) -> Response | None:
-        origin = request.header.get(headers.ORIGIN)
+        origin = request.headers.get(headers.ORIGIN)
         if request.method not in self._methods:
             return None if request.method == b"OPTIONS" else self.refuse(_NO_METHOD, origin)
         if self._control is not None and is_control(request.path):
@@ -163,18 +163,18 @@ class StreamHandler:
 
     def _append(self, request: Request, path: str) -> Response | Awaited[Response]:
         awaited = Awaited(self._written, request)
-        self._writing.append_for(path, request.header, request.body, awaited.came, awaited.failed)
+        self._writing.append_for(path, request.headers, request.body, awaited.came, awaited.failed)
         return awaited.now()
 
     def _create(self, request: Request, path: str) -> Response | Deferred[Response]:
         if paths.resembles_subscription(path):
             # Else a client of another root would make a stream, and take it for a subscription.
-            return self.refuse(_ELSEWHERE, request.header.get(headers.ORIGIN))
-        outcome = self._writing.create(path, request.header, request.body, request.root)
+            return self.refuse(_ELSEWHERE, request.headers.get(headers.ORIGIN))
+        outcome = self._writing.create(path, request.headers, request.body, request.root)
         return promptly(outcome, self._written, request)
 
     def _delete(self, request: Request, path: str) -> Response | Deferred[Response]:
-        return promptly(self._writing.delete(path, request.header), self._written, request)
+        return promptly(self._writing.delete(path, request.headers), self._written, request)
 
     def _written(self, outcome: Outcome, request: Request) -> Response:
         if isinstance(outcome, Appended):
@@ -185,7 +185,7 @@ class StreamHandler:
             answer = responses.created(outcome, request.url)
         else:
             answer = responses.deleted()
-        return self._policies.complete(answer, request.header.get(headers.ORIGIN))
+        return self._policies.complete(answer, request.headers.get(headers.ORIGIN))
 
     def _describe(self, request: Request, path: str) -> Response | Deferred[Response]:
         return promptly(self._store.look(path), self._described, request)
@@ -194,4 +194,4 @@ class StreamHandler:
         answer = (
             responses.refused(found) if isinstance(found, Refusal) else responses.described(found)
         )
-        return self._policies.complete(answer, request.header.get(headers.ORIGIN))
+        return self._policies.complete(answer, request.headers.get(headers.ORIGIN))

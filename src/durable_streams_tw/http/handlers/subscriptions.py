@@ -76,18 +76,18 @@ class SubscriptionHandler:
         """Answer a request for a control resource. Fails only by a bug."""
         responded: Deferred[Any] = maybeDeferred(self._route, request)
         responded.addErrback(_refused)
-        return responded.addCallback(self._policies.complete, request.header.get(b"origin"))
+        return responded.addCallback(self._policies.complete, request.headers.get(b"origin"))
 
     def misdirected(self, request: Request) -> Response | None:
         """Answer a request whose head shows that it is refused, whatever its body is."""
-        length = request.header.get(b"content-length", b"")
+        length = request.headers.get(b"content-length", b"")
         if read_path(request.path).place is Place.NOTHING:
             answer = refused(_NOTHING)
         elif length.isdigit() and (len(length) > 9 or int(length) > MAX_CONTROL_BODY):
             answer = refused(requests.BODY_TOO_LARGE)
         else:
             return None
-        return self._policies.complete(answer, request.header.get(b"origin"))
+        return self._policies.complete(answer, request.headers.get(b"origin"))
 
     def _route(self, request: Request) -> Answer | Deferred[Answer]:
         path = read_path(request.path)
@@ -97,7 +97,7 @@ class SubscriptionHandler:
         if place is Place.NOTHING:
             return refused(_NOTHING)
         name = requests.subscription_id(path.id)
-        if place is not Place.SUBSCRIPTION and any(name in request.header for name in CONDITIONAL):
+        if place is not Place.SUBSCRIPTION and any(name in request.headers for name in CONDITIONAL):
             return refused(_UNCONDITIONAL)
         if place is Place.SUBSCRIPTION:
             return self._subscription(request, name)
@@ -119,14 +119,14 @@ class SubscriptionHandler:
 
     def _subscription(self, request: Request, name: str) -> Answer | Deferred[Answer]:
         if request.method == b"PUT":
-            command = requests.subscribe(name, request.body, precondition(request.header))
+            command = requests.subscribe(name, request.body, precondition(request.headers))
             made: Deferred[Any] = self._subscriptions.subscribe(command)
             return made.addCallback(self._subscribed)
         if request.method in (b"GET", b"HEAD"):
             described: Deferred[Any] = self._subscriptions.describe(name)
             return described.addCallback(self._described, 200)
         if request.method == b"DELETE":
-            return self._done(requests.Unsubscribe(name, precondition(request.header)), _empty)
+            return self._done(requests.Unsubscribe(name, precondition(request.headers)), _empty)
         return _not_allowed(b"GET, HEAD, PUT, DELETE")
 
     def _link(self, request: Request, name: str) -> Answer | Deferred[Answer]:
@@ -164,7 +164,7 @@ class SubscriptionHandler:
 
     def _proof(self, request: Request, name: str, kind: Kind) -> tuple[str, Proof | Refusal]:
         """The token of a request, and what it says. Raises `Refused` where there is none."""
-        given = _BEARER.fullmatch(request.header.get(_AUTHORIZATION, b""))
+        given = _BEARER.fullmatch(request.headers.get(_AUTHORIZATION, b""))
         if given is None:
             raise Refused(TOKEN_MISSING.problem, TOKEN_MISSING.detail, TOKEN_MISSING.fields)
         token = given[1].decode("ascii")

@@ -19,7 +19,7 @@ from durable_streams_tw.http.http1.head import RequestHead, read_head
 from durable_streams_tw.http.http1.header_section import TOO_LARGE, HeadContext, refused
 from durable_streams_tw.http.http1.response import InvalidHeader
 from durable_streams_tw.http.http2.frames import Code, ConnectionFault
-from durable_streams_tw.http.messages import CommonFields
+from durable_streams_tw.http.messages import CommonHeaders
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import (
     MAX_FIELD_BLOCK,
@@ -244,7 +244,7 @@ class HeadWriter:
         self._room = _TABLE_SIZE
         self._count = 0
         self._places: dict[Field, int] = {}
-        self._common: dict[CommonFields, bytes] = {}
+        self._common: dict[CommonHeaders, bytes] = {}
         self._resize = b""
 
     def limit_table(self, size: int) -> None:
@@ -257,7 +257,7 @@ class HeadWriter:
             self._resize = b"\x20"
 
     def write(
-        self, status: int, own: list[Field], common: CommonFields, length: int | None, date: bytes
+        self, status: int, own: list[Field], common: CommonHeaders, length: int | None, date: bytes
     ) -> bytes:
         """Return the field block of a response.
 
@@ -282,10 +282,10 @@ class HeadWriter:
             parts.append(_CONTENT_LENGTH + bytes((len(digits),)) + digits)
         return b"".join(parts)
 
-    def _share(self, common: CommonFields) -> bytes:
+    def _share(self, common: CommonHeaders) -> bytes:
         parts = []
         grown = False
-        for field in common.fields:
+        for field in common.headers:
             place = self._places.get(field)
             size = _ENTRY + len(field[0]) + len(field[1])
             if place is not None:

@@ -197,7 +197,7 @@ def send(response: Response, request: WebRequest) -> bytes:
 def begin_response(response: Response, request: WebRequest) -> None:
     """Set the status and the fields of a response."""
     request.setResponseCode(response.status)
-    for name, value in response.fields:
+    for name, value in response.headers:
         request.responseHeaders.addRawHeader(name, value)
 
 

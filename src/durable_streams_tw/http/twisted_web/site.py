@@ -553,7 +553,7 @@ def turn_away(channel: HTTPChannel, response: Response, bodiless: bool = False) 
     assert isinstance(body, bytes), "a refusal has no live body"
     phrase = RESPONSES.get(response.status, b"Refused")
     lines = [b"HTTP/1.1 %d %s" % (response.status, phrase)]
-    lines += [name + b": " + value for name, value in response.fields]
+    lines += [name + b": " + value for name, value in response.headers]
     lines += [b"Content-Length: %d" % len(body), b"Connection: close", b""]
     lines.append(b"" if bodiless else body)
     transport: Any = channel.transport

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.auth.rates import Rate, RateLimiter, client_of
+from durable_streams_tw.auth.rate_limits import Rate, RateLimiter, client_of
 from tests.auth.issuer import NOW
 
 
@@ -54,7 +54,7 @@ class RatesTests(SynchronousTestCase):
 
     def test_crowd(self) -> None:
         """There is a bound."""
-        from durable_streams_tw.auth import rates as module
+        from durable_streams_tw.auth import rate_limits as module
 
         self.patch(module, "RATE_CLIENTS", 100)
         rates = RateLimiter(Rate(1, 1000.0))

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 
 from durable_streams_tw.auth.identities import CannotTell, Identity
-from durable_streams_tw.auth.rates import Rate
+from durable_streams_tw.auth.rate_limits import Rate
 from durable_streams_tw.http.operators.resources import OperatorTree
 from durable_streams_tw.http.settings import Settings
 from tests.http.admission_case import AdmissionCase, both, granting

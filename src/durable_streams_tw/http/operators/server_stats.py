@@ -15,7 +15,7 @@ from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.metrics import StoreMetrics, StoreStats
 
 
-class ServerSnapshot:
+class ServerStats:
     """One set of streams, as operators see it. Looking changes nothing and stops nobody."""
 
     def __init__(

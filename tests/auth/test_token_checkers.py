@@ -13,6 +13,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.auth.identities import BearerToken, CannotTell, Identity, Rejected
+from durable_streams_tw.auth.jwks_sources import CannotFetch
 from durable_streams_tw.auth.jwts import TokenRequirements
 from durable_streams_tw.auth.limits import (
     KEY_SET_FRESH,
@@ -21,8 +22,7 @@ from durable_streams_tw.auth.limits import (
     MAX_KEY_WAITERS,
     TOKEN_CACHE,
 )
-from durable_streams_tw.http.auth_checkers import JwtChecker, TokenFileChecker, UnusableFile
-from durable_streams_tw.http.jwks_sources import CannotFetch
+from durable_streams_tw.auth.token_checkers import JwtChecker, TokenFileChecker, UnusableFile
 from tests.auth.issuer import AUDIENCE, ISSUER, NOW, key_set, token
 
 

@@ -19,10 +19,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.auth import jwts
-from durable_streams_tw.auth.freshness import KeySetAction, KeySetFreshness
 from durable_streams_tw.auth.identities import CannotTell, IBearerToken, Identity, Rejected
+from durable_streams_tw.auth.jwks import KeySet, MalformedKeySet, read_key_set
+from durable_streams_tw.auth.jwks_refresh import KeySetAction, KeySetFreshness
+from durable_streams_tw.auth.jwks_sources import CannotFetch, Fetch
 from durable_streams_tw.auth.jwts import InvalidToken, TokenRequirements, UnknownKey
-from durable_streams_tw.auth.key_sets import KeySet, MalformedKeySet, read_key_set
 from durable_streams_tw.auth.limits import (
     KEY_SET_STALE,
     MAX_KEY_WAITERS,
@@ -33,7 +34,6 @@ from durable_streams_tw.auth.limits import (
 from durable_streams_tw.auth.token_file import MalformedFile, TokenTable, read_table
 from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
-from durable_streams_tw.http.jwks_sources import CannotFetch, Fetch
 
 _log: Final = Logger()
 

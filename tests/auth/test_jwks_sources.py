@@ -11,14 +11,14 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseDone
 
-from durable_streams_tw.auth.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
-from durable_streams_tw.http.jwks_sources import (
+from durable_streams_tw.auth.jwks_sources import (
     CannotFetch,
     UnusableSource,
     _read,
     fetch,
     source_of,
 )
+from durable_streams_tw.auth.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
 from durable_streams_tw.outgoing.resolver import Resolver
 from tests.outgoing.name_service import LookupReactor, NameService
 
