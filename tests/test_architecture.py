@@ -47,9 +47,6 @@ STORAGE_ORDER = ("", "engine", "commands", "durable", "memory", "admin")
 STORAGE_EXCEPTIONS = {
     ("api", "engine"),
     ("queries", "engine"),
-    ("engine", "commands"),
-    ("engine", "durable"),
-    ("durable", "admin"),
 }
 
 # Import cycles that exist still: all modules of such a cycle begin with one of the prefixes.

@@ -16,14 +16,14 @@ from durable_streams_tw.cli.commands import commands
 from durable_streams_tw.cli.doctor_checks import CheckResult
 from durable_streams_tw.cli.store_tasks import EXIT_UNSOUND
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.protocol.limits import MAP_SIZE
+from durable_streams_tw.storage.engine.limits import MAP_SIZE
 
 GIB = 1 << 30
 DEFAULTS = Settings()
 
 
 class VerdictTests(SynchronousTestCase):
-    """Figures, and what is made of them."""
+    """StoreUsage, and what is made of them."""
 
     def assertGrades(self, cases: list[tuple[CheckResult, str]]) -> None:
         self.assertEqual([result.grade for result, _ in cases], [grade for _, grade in cases])

@@ -16,8 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.cli import store_worker
 from durable_streams_tw.cli.commands import commands
 from durable_streams_tw.cli.store_tasks import EXIT_FAILED, EXIT_UNSOUND, amount, plain_lines, size
-from durable_streams_tw.storage.engine.format_version import recognise
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LMDBEngine
+from durable_streams_tw.storage.engine.format_version import check_format
+from durable_streams_tw.storage.engine.lmdb import LMDBEngine
+from durable_streams_tw.storage.files import DATA_FILE
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import put
 
@@ -111,9 +112,9 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
         """A file that ends the process which reads it ends no other."""
         directory = os.path.join(self.place, "small")
         os.mkdir(directory)
-        keyspace = LMDBEngine(directory)
-        recognise(keyspace, directory, 0)
-        keyspace.close()
+        engine = LMDBEngine(directory)
+        check_format(engine, directory, 0)
+        engine.close()
         with open(os.path.join(directory, DATA_FILE), "r+b") as file:
             for page in range(2 * 4096, os.fstat(file.fileno()).st_size, 4096):
                 # Each page says that its first nodes lie far behind the end of the file.

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Final
 
-from durable_streams_tw.storage.admin.fsck.store import check_directory
+from durable_streams_tw.storage.admin.verify import check_directory
 from tests.crash.faulty_files import SHORT, Call, FaultyFiles
 from tests.crash.test_server_kill import Server
 from tests.storage.lmdb_rig import scratch_directory

@@ -38,9 +38,9 @@ from typing import Any
 from twisted.logger import globalLogBeginner
 
 from durable_streams_tw.storage.admin.backup import read_manifest
-from durable_streams_tw.storage.admin.fsck.store import check_directory
 from durable_streams_tw.storage.admin.restore import restore
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE
+from durable_streams_tw.storage.admin.verify import check_directory
+from durable_streams_tw.storage.files import DATA_FILE
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
 from tests.crash.acknowledged import Ledger, Operation, State, digest, marked
 from tests.crash.faulty_files import KILL, Call, FaultyFiles, Traced, read_trace

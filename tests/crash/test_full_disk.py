@@ -17,7 +17,7 @@ from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.durable import store as durable_store
-from durable_streams_tw.storage.engine.lmdb import LOCK_FILE
+from durable_streams_tw.storage.files import LOCK_FILE
 from tests.crash.load import read
 from tests.crash.processes import DriverProcess
 from tests.storage.lmdb_rig import LMDBRig, scratch_directory

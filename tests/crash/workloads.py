@@ -31,10 +31,11 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.storage.admin.backup import back_up
-from durable_streams_tw.storage.admin.restore import compact, restore
+from durable_streams_tw.storage.admin.compact import compact
+from durable_streams_tw.storage.admin.restore import restore
 from durable_streams_tw.storage.durable.executor import ThreadExecutor
 from durable_streams_tw.storage.durable.store import LMDBStore
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE
+from durable_streams_tw.storage.files import DATA_FILE
 from durable_streams_tw.storage.limits import FOLD_INTERVAL, SWEEP_INTERVAL
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
 from tests.crash.acknowledged import Operation, State, command, digest, outcome_of

@@ -1,4 +1,4 @@
-"""The committer on a keyspace that fails on demand: what tests of it share."""
+"""The committer on a engine that fails on demand: what tests of it share."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Command, Outcome
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.committer import Committer
-from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.limits import MAX_PRODUCERS
-from tests.storage.fake_keyspace import FakeKeyspace
+from tests.storage.engine.fake_engine import FakeEngine
 from tests.storage.soundness import assert_sound
 
 
 class CommitterCase(SynchronousTestCase):
-    """A committer on a fake keyspace, both sound in the end."""
+    """A committer on a fake engine, both sound in the end."""
 
     quota: int | None = None
     max_producers = MAX_PRODUCERS
     seconds = tick = 0.0
 
     def setUp(self) -> None:
-        self.keyspace = FakeKeyspace()
-        recognise(self.keyspace, "the fake", 0)
+        self.engine = FakeEngine()
+        check_format(self.engine, "the fake", 0)
         self.now = 1_000_000
         self.restart()
 
     def tearDown(self) -> None:
-        self.keyspace.well()
-        assert_sound(self, self.keyspace)
+        self.engine.well()
+        assert_sound(self, self.engine)
 
     def restart(self) -> None:
         """Crash: all that is left is what the disk has."""
-        self.keyspace = FakeKeyspace(self.keyspace.content)
+        self.engine = FakeEngine(self.engine.content)
         self.access = AccessTimes()
         self.committer = Committer(
-            self.keyspace,
+            self.engine,
             self.access,
             lambda: self.now,
             quota=self.quota,
@@ -73,13 +73,13 @@ class CommitterCase(SynchronousTestCase):
 
     def state(self, path: str) -> StreamState | None:
         """A stream as the disk has it."""
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             record = reader.load_stream_at(view, path)
             return None if record is None else record.state
 
     def content(self, path: str) -> bytes:
         """A stream's bytes as the disk has them."""
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             record = reader.load_stream_at(view, path)
             assert record is not None, path
             state = record.state

@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE
-from durable_streams_tw.storage.engine.wal.files import SEGMENT_FILES
+from durable_streams_tw.storage.files import DATA_FILE, SEGMENT_FILES
 
 SUPPORTED = os.path.isdir("/proc/self/fdinfo") and os.path.exists("/dev/full")
 """Whether this system lets one see and replace one's own open files."""

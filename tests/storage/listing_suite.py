@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Create, Delete, ForkRequest
 from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime
-from durable_streams_tw.storage.engine.codec import order_key
+from durable_streams_tw.storage.engine.codec import listing_key
 from durable_streams_tw.storage.queries import Page, list_streams
 from tests.storage.store_rig import StoreRig, put
 
@@ -123,7 +123,7 @@ class ListingSuite(StoreRig):
         names = [stem + str(number) for number in range(20)] + ["a" * 440, "a" * 480, stem]
         for name in names:
             self.created(put(name))
-        expected = sorted(names, key=order_key)
+        expected = sorted(names, key=listing_key)
         self.assertEqual(expected[:2], ["a" * 440, "a" * 480])
         for limit in (1, 3, 100):
             self.assertEqual(self.names(limit=limit), expected)
@@ -154,12 +154,12 @@ class ListingSuite(StoreRig):
             self.page()
             self.submit_all(*[put(name) for name in sorted(gone - names)])
             self.submit_all(*[Delete(name) for name in gone])
-            left = sorted(names - gone, key=order_key)
+            left = sorted(names - gone, key=listing_key)
             prefix = some[:cut]
             matching = [name for name in left if name.startswith(prefix)]
             self.assertEqual(self.names(prefix, limit, scan), matching)
             found = [state.path for state in self.page(prefix, after=some).streams]
-            behind = [name for name in matching if order_key(name) > order_key(some)]
+            behind = [name for name in matching if listing_key(name) > listing_key(some)]
             self.assertEqual(found, behind)
 
         examine()

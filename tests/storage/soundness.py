@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage.admin.fsck.store import check, check_directory
+from durable_streams_tw.storage.admin.fsck.store import check
+from durable_streams_tw.storage.admin.verify import check_directory
 from durable_streams_tw.storage.engine.kv import KeyValueEngine
 
 
-def assert_sound(case: SynchronousTestCase, keyspace: KeyValueEngine) -> None:
+def assert_sound(case: SynchronousTestCase, engine: KeyValueEngine) -> None:
     """Fail unless a store holds together."""
-    case.assertEqual(list(check(keyspace, deep=True)), [])
+    case.assertEqual(list(check(engine, deep=True)), [])
 
 
 def assert_sound_directory(case: SynchronousTestCase, directory: str) -> None:

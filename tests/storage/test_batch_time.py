@@ -14,7 +14,7 @@ from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.limits import BATCH_TIME, RECORD_PAYLOAD
 from tests.storage.command_builders import append, create, delete
 from tests.storage.committer_case import CommitterCase
-from tests.storage.fake_keyspace import Fault
+from tests.storage.engine.fake_engine import Fault
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import post, put
 
@@ -75,7 +75,7 @@ class BatchTimeTests(CommitterCase):
         """Portions of a batch share its time."""
         (made,) = self.step(create("a"))
         self.assertIsInstance(made, Created)
-        self.keyspace.room = False
+        self.engine.room = False
         outcomes = self.step(*[append("a", b"x") for _ in range(100)])
         self.assertEqual(set(self.problems(outcomes)), {"storage-full"})
         self.assertLess(len(outcomes), 10)
@@ -85,7 +85,7 @@ class SweepTimeTests(CommitterCase):
     """What a sweep has no time for, the next step does."""
 
     def everything_is_gone(self) -> None:
-        self.assertEqual(set(self.keyspace.content), {codec.META_KEY, codec.NEXT_ID_KEY})
+        self.assertEqual(set(self.engine.content), {codec.META_KEY, codec.NEXT_ID_KEY})
 
     def test_streams_that_expire_together(self) -> None:
         self.step(*[create(f"s{number}", b"x", ttl=1) for number in range(100)])
@@ -124,10 +124,10 @@ class SweepTimeTests(CommitterCase):
         self.step(delete("a"))
         self.tick = _COST
         self.committer.sweep()
-        self.keyspace.plan = fail_commit
+        self.engine.plan = fail_commit
         committed = self.committer.sweep()
         assert committed is not None and committed.failed
-        self.keyspace.well()
+        self.engine.well()
         self.sweep()
         self.everything_is_gone()
 

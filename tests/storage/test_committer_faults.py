@@ -12,7 +12,7 @@ from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.limits import SWEEP_RETRY
 from tests.storage.command_builders import append, close, create, delete, fork
 from tests.storage.committer_case import CommitterCase
-from tests.storage.fake_keyspace import Fault, always, narrow, nth
+from tests.storage.engine.fake_engine import Fault, always, narrow, nth
 
 FULL = Fault(EngineFull)
 FAILED = Fault(EngineFailed)
@@ -56,34 +56,34 @@ class FullTests(CommitterCase):
         self.assertEqual(self.content("c"), b"room")
 
     def test_known_beforehand(self) -> None:
-        self.keyspace.room = False
+        self.engine.room = False
         self.check_full()
-        self.keyspace.room = True
+        self.engine.room = True
         self.check_recovered()
 
     def test_at_a_put(self) -> None:
         for number in range(3):
-            self.keyspace.plan = nth("put", number, FULL)
+            self.engine.plan = nth("put", number, FULL)
             self.check_full()
             self.step(create("b"), append("b", b"x", producer=("p", 0, 0)))
             self.step(delete("a"), create("a", b"was"))
         self.check_recovered()
 
     def test_at_the_commit(self) -> None:
-        self.keyspace.plan = nth("commit", 0, FULL)
+        self.engine.plan = nth("commit", 0, FULL)
         self.check_full()
         self.check_recovered()
 
     def test_for_good(self) -> None:
         """Where not even a deletion can be written, everything waits for room."""
-        self.keyspace.plan = always("commit", FULL)
-        content = self.keyspace.content
+        self.engine.plan = always("commit", FULL)
+        content = self.engine.content
         outcomes = self.step(*self.batch)
         answered = [slug or "storage-full" for slug in self.expected]
         answered[2] = answered[5] = ""
         self.assertEqual(self.problems(outcomes), answered)
-        self.assertEqual(self.keyspace.content, content)
-        self.keyspace.well()
+        self.assertEqual(self.engine.content, content)
+        self.engine.well()
         self.assertEqual(self.problems(self.step(delete("b"))), [""])
         self.check_recovered()
 
@@ -91,11 +91,11 @@ class FullTests(CommitterCase):
         self.step(create("t", b"x", ttl=1), delete("b"))
         self.now += 1000
         for plan, failed in ((nth("commit", 0, FULL), False), (always("commit", FULL), True)):
-            self.keyspace.plan = plan
+            self.engine.plan = plan
             committed = self.committer.sweep()
             assert committed is not None
             self.assertEqual((committed.failed, committed.doubt), (failed, None))
-            self.keyspace.well()
+            self.engine.well()
             self.sweep()
             self.assertIsNone(self.state("t"))
             self.step(create("t", b"x", ttl=1), delete("a"), create("a"))
@@ -107,25 +107,25 @@ class FullTests(CommitterCase):
         self.step(append("b", bytes(2_000_000), producer=("r", 0, 0)), create("t", ttl=1))
         self.step(delete("b"))
         self.now += 1000
-        self.keyspace.plan = narrow(10)
+        self.engine.plan = narrow(10)
         self.assertGreater(self.sweep(), 12)
-        self.assertEqual([key for key in self.keyspace.content if key[:1] in b"gx"], [])
+        self.assertEqual([key for key in self.engine.content if key[:1] in b"gx"], [])
         self.assertIsNone(self.state("t"))
         self.step(append("a", bytes(2_000_000)))
-        self.keyspace.well()
+        self.engine.well()
         self.step(append("a", bytes(8_000_000)), delete("a"))
         self.assertLess(self.sweep(), 12)
 
     def test_ending_in_small_portions(self) -> None:
         self.step(*[create(f"t{number}", b"x", ttl=1) for number in range(100)])
         self.now += 1000
-        self.keyspace.plan = narrow(12)
+        self.engine.plan = narrow(12)
         self.sweep()
         self.assertEqual([self.state(f"t{number}") for number in range(100)], [None] * 100)
 
     def test_deleting_in_small_portions(self) -> None:
         self.step(*[create(f"s{number}") for number in range(30)])
-        self.keyspace.plan = narrow(9)
+        self.engine.plan = narrow(9)
         outcomes = self.step(
             *[delete(f"s{number}") for number in range(30)], append("a", b"x"), close("a")
         )
@@ -144,19 +144,19 @@ class FullTests(CommitterCase):
                 return FAILED if len(calls) == 2 else None
             return scarce(made)
 
-        self.keyspace.plan = plan
+        self.engine.plan = plan
         committed = self.committer.step([delete("b"), delete("c"), delete("d")])
         self.assertEqual(self.problems(committed.outcomes), ["", "outcome-unknown", ""])
         self.assertEqual([change.state.path for change in committed.changes], ["b", "c", "d"])
         self.assertEqual([change.gone for change in committed.changes], [True, False, True])
         self.assertEqual(set(committed.published), {"b", "d"})
-        self.assertEqual((committed.failed, committed.doubt), (True, self.keyspace.floor))
+        self.assertEqual((committed.failed, committed.doubt), (True, self.engine.min_version))
 
     def test_accesses(self) -> None:
         self.step(create("t", ttl=10))
         state = self.state("t")
         assert state is not None
-        self.keyspace.plan = nth("put", 0, FULL)
+        self.engine.plan = nth("put", 0, FULL)
         written = [self.committer.write_accesses([(state.id, self.now + 5)]) for _ in range(2)]
         self.assertEqual([committed.failed for committed in written], [True, False])
 
@@ -181,28 +181,28 @@ class FailedTests(CommitterCase):
 
     def test_begin(self) -> None:
         """Nothing was written, and that is known."""
-        content = self.keyspace.content
-        self.keyspace.plan = nth("begin", 0, FAILED)
+        content = self.engine.content
+        self.engine.plan = nth("begin", 0, FAILED)
         committed = self.committer.step(self.batch)
         self.assertEqual(set(self.problems(committed.outcomes)), {"storage-unavailable"})
         self.assertEqual((committed.failed, committed.doubt), (True, None))
-        self.assertEqual(self.keyspace.content, content)
+        self.assertEqual(self.engine.content, content)
         self.assertEqual(self.problems(self.step(self.batch[1])), [""])
 
     def test_room(self) -> None:
         """Not even how much room there is can be asked."""
-        self.keyspace.plan = nth("has_room", 0, FAILED)
+        self.engine.plan = nth("has_space", 0, FAILED)
         self.assertEqual(set(self.problems(self.step(*self.batch))), {"storage-unavailable"})
 
     def check_unknown(self, applied: bool) -> None:
-        before = self.keyspace.content
+        before = self.engine.content
         committed = self.committer.step(self.batch)
-        self.assertEqual(self.keyspace.fired, 1)
-        self.keyspace.fired = 0
+        self.assertEqual(self.engine.fired, 1)
+        self.engine.fired = 0
         self.assertEqual(self.problems(committed.outcomes), ["outcome-unknown"] * len(self.batch))
-        self.assertEqual((committed.failed, committed.doubt), (True, self.keyspace.floor))
+        self.assertEqual((committed.failed, committed.doubt), (True, self.engine.min_version))
         self.assertEqual((committed.changes, committed.published), ([], {}))
-        self.assertEqual(self.keyspace.content != before, applied)
+        self.assertEqual(self.engine.content != before, applied)
 
     def check_retries(self, applied: bool) -> None:
         """What a retry is told is what the disk has."""
@@ -216,38 +216,38 @@ class FailedTests(CommitterCase):
     def test_get(self) -> None:
         for number in range(3):
             self.restart()
-            self.keyspace.plan = nth("get", number, FAILED)
+            self.engine.plan = nth("get", number, FAILED)
             self.check_unknown(applied=False)
         self.check_retries(applied=False)
 
     def test_put(self) -> None:
         for number in range(5):
-            self.keyspace.plan = nth("put", number, FAILED)
+            self.engine.plan = nth("put", number, FAILED)
             self.check_unknown(applied=False)
         self.check_retries(applied=False)
 
     def test_delete(self) -> None:
-        self.keyspace.plan = nth("delete", 1, FAILED)
+        self.engine.plan = nth("delete", 1, FAILED)
         self.check_unknown(applied=False)
         self.check_retries(applied=False)
 
     def test_commit_lost(self) -> None:
-        self.keyspace.plan = nth("commit", 0, FAILED)
+        self.engine.plan = nth("commit", 0, FAILED)
         self.check_unknown(applied=False)
         self.check_retries(applied=False)
 
     def test_commit_applied(self) -> None:
-        self.keyspace.plan = nth("commit", 0, APPLIED)
+        self.engine.plan = nth("commit", 0, APPLIED)
         self.check_unknown(applied=True)
         self.check_retries(applied=True)
 
     def test_versions_rise_above_what_was_seen(self) -> None:
-        with self.keyspace.snapshot() as before:
+        with self.engine.snapshot() as before:
             seen = before.version
-        self.keyspace.plan = nth("commit", 0, FAILED)
+        self.engine.plan = nth("commit", 0, FAILED)
         doubt = self.committer.step(self.batch).doubt
         assert doubt is not None
-        with self.keyspace.snapshot() as after:
+        with self.engine.snapshot() as after:
             self.assertGreaterEqual(after.version, doubt)
         self.assertGreater(doubt, seen)
 
@@ -256,10 +256,10 @@ class FailedTests(CommitterCase):
         state = self.state("b")
         assert state is not None
         for fault, gone in ((FAILED, False), (APPLIED, True)):
-            self.keyspace.plan = nth("commit", 0, fault)
+            self.engine.plan = nth("commit", 0, fault)
             self.committer.step([append("a", b"x"), delete("b")])
             # While the disk fails, it is not forgotten.
-            self.keyspace.plan = nth("begin", 0, FAILED)
+            self.engine.plan = nth("begin", 0, FAILED)
             failed = self.committer.sweep()
             assert failed is not None
             self.assertTrue(failed.failed)
@@ -276,10 +276,10 @@ class FailedTests(CommitterCase):
     def test_sweep(self) -> None:
         self.step(create("t", ttl=1))
         self.now += 1000
-        self.keyspace.plan = nth("commit", 0, APPLIED)
+        self.engine.plan = nth("commit", 0, APPLIED)
         committed = self.committer.sweep()
         assert committed is not None
-        self.assertEqual((committed.failed, committed.doubt), (True, self.keyspace.floor))
+        self.assertEqual((committed.failed, committed.doubt), (True, self.engine.min_version))
         again = self.committer.sweep()
         assert again is not None
         self.assertEqual([change.gone for change in again.changes], [True])
@@ -289,7 +289,7 @@ class FailedTests(CommitterCase):
         state = self.state("t")
         assert state is not None
         for call in ("begin", "commit"):
-            self.keyspace.plan = nth(call, 0, FAILED)
+            self.engine.plan = nth(call, 0, FAILED)
             accesses = [(state.id, self.now + 5)]
             self.assertTrue(self.committer.write_accesses(accesses).failed)
         self.assertFalse(self.committer.write_accesses(accesses).failed)
@@ -311,15 +311,15 @@ class CorruptTests(CommitterCase):
     def tearDown(self) -> None:
         """All that is wrong with the store is what the test has damaged."""
         self.assertEqual(
-            {finding.flaw for finding in check(self.keyspace)} - {Flaw.CORRUPT_RECORD}, self.also
+            {finding.flaw for finding in check(self.engine)} - {Flaw.CORRUPT_RECORD}, self.also
         )
 
     also: frozenset[Flaw] | set[Flaw] = frozenset()
 
     def damage(self, key: bytes) -> None:
-        value = bytearray(self.keyspace.content[key])
+        value = bytearray(self.engine.content[key])
         value[-1] ^= 1
-        self.keyspace.content[key] = bytes(value)
+        self.engine.content[key] = bytes(value)
         self.restart()
 
     def id_of(self, path: str) -> int:
@@ -343,7 +343,7 @@ class CorruptTests(CommitterCase):
         self.check_others_go_on()
 
     def test_path_of_no_stream(self) -> None:
-        del self.keyspace.content[codec.stream_key(self.id_of("a"))]
+        del self.engine.content[codec.stream_key(self.id_of("a"))]
         self.also = {Flaw.PATH, Flaw.ORPHAN, Flaw.FORK}
         self.restart()
         self.check_others_go_on()
@@ -365,40 +365,40 @@ class CorruptTests(CommitterCase):
         self.assertEqual(self.problems(self.step(append("a", b"67"))), [""])
         with self.assertRaises(CorruptRecord):
             self.content("a")
-        self.assertIn(codec.data_key(stream_id, 6), self.keyspace.content)
+        self.assertIn(codec.data_key(stream_id, 6), self.engine.content)
 
     def test_last_data_record_missing_or_short(self) -> None:
         """A record that is not the whole of what lies behind it is not extended either."""
         self.also = {Flaw.DATA}
         missing = codec.data_key(self.id_of("a"), 0)
         short = codec.data_key(self.id_of("b"), 0)
-        del self.keyspace.content[missing]
-        self.keyspace.content[short] = codec.pack_data(short, 0, b"01")
+        del self.engine.content[missing]
+        self.engine.content[short] = codec.pack_data(short, 0, b"01")
         self.restart()
         outcomes = self.step(append("a", b"67"), append("b", b"67"))
         self.assertEqual(self.problems(outcomes), ["", ""])
         for path in ("a", "b"):
             with self.assertRaises(CorruptRecord):
                 self.content(path)
-        self.assertNotIn(missing, self.keyspace.content)
+        self.assertNotIn(missing, self.engine.content)
 
     def test_next_id(self) -> None:
         """Without it no stream is made: an id that is given twice would mix up two streams."""
         self.damage(codec.NEXT_ID_KEY)
         outcomes = self.step(create("c"), append("b", b"x"), fork("g", "b"))
         self.assertEqual(self.problems(outcomes), ["corrupt-record", "", "corrupt-record"])
-        del self.keyspace.content[codec.NEXT_ID_KEY]
+        del self.engine.content[codec.NEXT_ID_KEY]
         self.restart()
         self.assertEqual(self.problems(self.step(create("c"))), ["corrupt-record"])
 
     def test_no_trace(self) -> None:
         """A fork whose source cannot be read cannot be counted out, so it stays."""
         self.damage(codec.stream_key(self.id_of("a")))
-        content = self.keyspace.content
+        content = self.engine.content
         outcomes = self.step(delete("f"), append("b", b"x"))
         self.assertEqual(self.problems(outcomes), ["corrupt-record", ""])
         self.assertIsNotNone(self.state("f"))
-        changed = {key for key in content if content[key] != self.keyspace.content.get(key)}
+        changed = {key for key in content if content[key] != self.engine.content.get(key)}
         number = self.id_of("b")
         written = {codec.stream_key(number), codec.data_key(number, 0), codec.NEXT_ID_KEY}
         self.assertEqual(changed, written)

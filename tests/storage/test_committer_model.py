@@ -22,12 +22,12 @@ from durable_streams_tw.storage.api import Command, Outcome
 from durable_streams_tw.storage.commands.streams import apply
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.committer import Committer
-from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.limits import RECORD_PAYLOAD
 from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage.command_builders import BYTES, JSON, append, create
-from tests.storage.fake_keyspace import FakeKeyspace, Fault, nth
+from tests.storage.engine.fake_engine import FakeEngine, Fault, nth
 from tests.storage.soundness import assert_sound
 
 PATHS = ["a", "b", "long/" + "x" * 600 + "1", "long/" + "x" * 600 + "2"]
@@ -84,7 +84,7 @@ def commands(draw: st.DrawFn) -> Command:
 
 faults = st.one_of(
     st.just(None),
-    st.tuples(st.sampled_from(["begin", "has_room"]), st.just(0), st.just(Fault(EngineFailed))),
+    st.tuples(st.sampled_from(["begin", "has_space"]), st.just(0), st.just(Fault(EngineFailed))),
     st.tuples(
         st.sampled_from(["get", "put", "delete", "scan"]),
         st.integers(0, 8),
@@ -140,39 +140,37 @@ class ModelTests(SynchronousTestCase):
     def test_disk_has_what_was_acknowledged(self, script: list[Step]) -> None:
         self.now = 1_000_000
         self.model = MemoryStore(lambda: self.now)
-        self.keyspace = FakeKeyspace()
-        recognise(self.keyspace, "the fake", 0)
+        self.engine = FakeEngine()
+        check_format(self.engine, "the fake", 0)
         self.open()
         for step in script:
             self.now += step.wait
             if step.crash:
-                self.keyspace = FakeKeyspace(self.keyspace.content)
+                self.engine = FakeEngine(self.engine.content)
                 self.open()
-            self.keyspace.room = step.room
-            self.keyspace.fired = 0
+            self.engine.room = step.room
+            self.engine.fired = 0
             if step.fault is not None:
-                self.keyspace.plan = nth(*step.fault)
+                self.engine.plan = nth(*step.fault)
             if step.batch:
                 self.run_batch(step)
             else:
                 self.run_sweep(step)
-            self.keyspace.well()
+            self.engine.well()
             self.compare()
         while self.committer.sweep() is not None:
             self.model.sweep()
         self.compare()
-        self.assertEqual([key for key in self.keyspace.content if key[:1] == b"g"], [])
+        self.assertEqual([key for key in self.engine.content if key[:1] == b"g"], [])
 
     def open(self) -> None:
-        self.committer = Committer(
-            self.keyspace, AccessTimes(), lambda: self.now, clock=lambda: 0.0
-        )
+        self.committer = Committer(self.engine, AccessTimes(), lambda: self.now, clock=lambda: 0.0)
 
     def run_batch(self, step: Step) -> None:
         committed = self.committer.step(step.batch)
         outcomes = committed.outcomes
         self.assertEqual(len(outcomes), len(step.batch))
-        fault = step.fault[2] if step.fault is not None and self.keyspace.fired else None
+        fault = step.fault[2] if step.fault is not None and self.engine.fired else None
         note(f"{step} -> {[meaning(outcome) for outcome in outcomes]}")
         full = not step.room
         if fault is not None and fault.error is EngineFailed:
@@ -194,7 +192,7 @@ class ModelTests(SynchronousTestCase):
 
     def run_sweep(self, step: Step) -> None:
         committed = self.committer.sweep()
-        fault = step.fault[2] if step.fault is not None and self.keyspace.fired else None
+        fault = step.fault[2] if step.fault is not None and self.engine.fired else None
         failed = fault is not None and fault.error is EngineFailed
         self.assertEqual(committed is not None and committed.failed, failed)
         if not failed or (fault is not None and fault.applied):
@@ -204,8 +202,8 @@ class ModelTests(SynchronousTestCase):
             self.open()
 
     def compare(self) -> None:
-        assert_sound(self, self.keyspace)
-        with self.keyspace.snapshot() as view:
+        assert_sound(self, self.engine)
+        with self.engine.snapshot() as view:
             lookup = reader.lookup_in(view)
             for path in PATHS:
                 record = reader.load_stream_at(view, path)

@@ -15,22 +15,23 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.storage.admin.backup import back_up, read_manifest
-from durable_streams_tw.storage.admin.copy import Flawed, Progress
-from durable_streams_tw.storage.admin.data_dir import DataDirLock
+from durable_streams_tw.storage.admin.compact import compact
+from durable_streams_tw.storage.admin.copy import Progress
 from durable_streams_tw.storage.admin.fsck.findings import Flaw
-from durable_streams_tw.storage.admin.fsck.store import check_directory
 from durable_streams_tw.storage.admin.inspect import Inspection
-from durable_streams_tw.storage.admin.restore import compact, restore
+from durable_streams_tw.storage.admin.restore import restore
 from durable_streams_tw.storage.admin.stats import count
+from durable_streams_tw.storage.admin.verify import FlawedStore, check_directory
 from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.data_dir import DataDirLock
 from durable_streams_tw.storage.durable.store import LMDBStore
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LMDBEngine
+from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.engine.wal import checkpoint
 from durable_streams_tw.storage.engine.wal.engine import WALEngine
-from durable_streams_tw.storage.engine.wal.files import SEGMENT_FILES
 from durable_streams_tw.storage.engine.wal.format import Entry, pack_entry
+from durable_streams_tw.storage.files import DATA_FILE, SEGMENT_FILES
 from tests.storage.admin.test_backup import NOW, quiet
 from tests.storage.lmdb_rig import LMDBRig, scratch_directory
 from tests.storage.store_rig import post, put
@@ -48,7 +49,7 @@ class JournaledCase(LMDBRig, SynchronousTestCase):
         self.created(put("kept", raw=b"kept,"))
         self.created(put("gone", raw=b"gone"))
         # The background does not come to it, and the map is as it was made.
-        self.store._keyspace._freeze()
+        self.store._engine._freeze()
         self.appended(post(b"more", "kept"))
         self.deleted("gone")
         self.place = tempfile.mkdtemp(dir=self._scratch)
@@ -56,7 +57,7 @@ class JournaledCase(LMDBRig, SynchronousTestCase):
         self.assertFalse(self.map_has("kept"))
 
     def map_has(self, path: str) -> bool:
-        with self.store._map.snapshot() as view:
+        with self.store._lmdb.snapshot() as view:
             return view.get(b"p" + path.encode()) is not None
 
     def crashed(self) -> str:
@@ -117,9 +118,9 @@ class JournaledCopyTests(JournaledCase):
         self.damage(directory)
         found = {finding.flaw for finding in check_directory(directory)}
         self.assertEqual(found, {Flaw.JOURNAL})
-        with self.assertRaisesRegex(Flawed, "journal"):
+        with self.assertRaisesRegex(FlawedStore, "journal"):
             back_up(directory, self.backup, (), lambda: NOW, quiet)
-        with self.assertRaisesRegex(Flawed, "journal"):
+        with self.assertRaisesRegex(FlawedStore, "journal"):
             compact(directory, quiet)
         back_up(directory, self.backup, (), lambda: NOW, quiet, even_flawed=True)
         self.assertEqual(read_manifest(self.backup).flaws, 0)
@@ -131,25 +132,25 @@ class PortionsTests(JournaledCase):
 
     def setUp(self) -> None:
         super().setUp()
-        put_down, made = checkpoint.put_down, iter((False, True, True, False))
+        commit_changes, made = checkpoint.commit_changes, iter((False, True, True, False))
 
-        def narrow(keyspace: Any, changes: Any) -> None:
+        def narrow(engine: Any, changes: Any) -> None:
             if not next(made, False):
                 raise EngineFull("by plan")
-            put_down(keyspace, changes)
+            commit_changes(engine, changes)
 
-        patched = self.patch(checkpoint, "put_down", narrow)
-        self.assertRaises(EngineFull, self.store._keyspace._fold_together, 4)
+        patched = self.patch(checkpoint, "commit_changes", narrow)
+        self.assertRaises(EngineFull, self.store._engine._fold_together, 4)
         patched.restore()
 
     def read_early(self) -> None:
         """Whoever looks at the journal first sees what it was before the last batches."""
-        journaled, early = Inspection.journaled, [True]
+        journaled, early = Inspection.wal_entries, [True]
 
         def read(store: Inspection) -> list[Entry]:
             return journaled(store)[: 2 if early and early.pop() else None]
 
-        self.patch(Inspection, "journaled", read)
+        self.patch(Inspection, "wal_entries", read)
 
     def test_seen(self) -> None:
         """Whole, or not at all."""
@@ -164,14 +165,14 @@ class PortionsTests(JournaledCase):
     def test_folded_while_the_journal_is_read(self) -> None:
         """What the journal has then is not what it had when the map was looked at."""
         with Inspection(self.crashed()) as store:
-            with store._map() as view:
-                mark = checkpoint.read_mark(view)
+            with store._lmdb_snapshot() as view:
+                mark = checkpoint.read_checkpoint_record(view)
             assert mark is not None
-            self.patch(store, "journaled", list)
+            self.patch(store, "wal_entries", list)
             left = store.unapplied(mark, [])
             assert left is not None
             self.assertEqual([entry.number for entry in left], [1, 2, 3, 4])
-            self.patch(store, "_mark", lambda view: mark.at(4))
+            self.patch(store, "_mark", lambda view: mark.advanced_to(4))
             self.assertIsNone(store.unapplied(mark, []))
 
     def test_backed_up(self) -> None:
@@ -199,7 +200,7 @@ class PortionsTests(JournaledCase):
         for finding in findings:
             self.assertIn("batch 1 is missing in the journal", finding.detail)
         for copy in (partial(compact, directory), partial(self.back_up, directory)):
-            with self.assertRaisesRegex(Flawed, "batch 1 is missing"):
+            with self.assertRaisesRegex(FlawedStore, "batch 1 is missing"):
                 copy(quiet)
         self.result(self.store.close())
         self.directory, whole = directory, self.directory
@@ -229,10 +230,10 @@ class BegunAheadTests(SynchronousTestCase):
             tar.extractall(self.place, filter="data")
         self.directory = os.path.join(self.place, "begun-ahead")
 
-    def keyspace(self) -> WALEngine:
-        keyspace = WALEngine(self.directory, LMDBEngine(self.directory), _JOURNAL)
-        self.addCleanup(keyspace.close)
-        return keyspace
+    def engine(self) -> WALEngine:
+        engine = WALEngine(self.directory, LMDBEngine(self.directory), _JOURNAL)
+        self.addCleanup(engine.close)
+        return engine
 
     def state(self) -> tuple[int, dict[str, int]]:
         """The last batch, and the tails of all streams."""
@@ -250,27 +251,27 @@ class BegunAheadTests(SynchronousTestCase):
         self.assertEqual(version, 104)
         self.assertEqual(list(check_directory(self.directory)), [])
         for number in (106, 107):
-            keyspace = self.keyspace()
-            self.assertEqual(keyspace.unfolded(), 0)
-            batch = keyspace.begin()
+            engine = self.engine()
+            self.assertEqual(engine.memtable_bytes(), 0)
+            batch = engine.begin()
             batch.put(codec.META_KEY, bytes(batch.get(codec.META_KEY) or b""))
             self.assertEqual(batch.commit(), number)
             # As a crash leaves it.
-            keyspace.close()
+            engine.close()
             self.assertEqual(self.state(), (number, tails))
             self.assertEqual(list(check_directory(self.directory)), [])
 
     def test_while_the_map_has_no_room(self) -> None:
         """Its content can be read; writes are refused, and the state stays what it was."""
         version, tails = self.state()
-        with mock.patch.object(checkpoint, "put_down", side_effect=EngineFull("by plan")):
-            keyspace = self.keyspace()
-            with keyspace.snapshot() as view:
+        with mock.patch.object(checkpoint, "commit_changes", side_effect=EngineFull("by plan")):
+            engine = self.engine()
+            with engine.snapshot() as view:
                 self.assertEqual(sum(1 for _ in view.scan(*codec.STREAMS)), len(tails))
-            batch = keyspace.begin()
+            batch = engine.begin()
             batch.put(codec.META_KEY, b"")
             self.assertRaises(EngineFull, batch.commit)
-            keyspace.close()
+            engine.close()
         self.assertEqual(self.state(), (version, tails))
 
     def test_copied(self) -> None:
@@ -280,22 +281,22 @@ class BegunAheadTests(SynchronousTestCase):
         back_up(self.directory, backup, (), lambda: NOW, quiet)
         compact(self.directory, quiet)
         self.assertEqual(self.state()[1], tails)
-        self.assertEqual(self.keyspace()._number, 104)
+        self.assertEqual(self.engine()._number, 104)
         self.directory = backup
         self.assertEqual(self.state()[1], tails)
 
     def test_torn(self) -> None:
         """A batch of that number is in the journal, and cannot be read: it may have been
         acknowledged."""
-        with Inspection(self.directory) as store, store._map() as view:
-            mark = checkpoint.read_mark(view)
+        with Inspection(self.directory) as store, store._lmdb_snapshot() as view:
+            mark = checkpoint.read_checkpoint_record(view)
         assert mark is not None
-        entry = pack_entry(mark.lineage, 105, {b"k": b"v"})
+        entry = pack_entry(mark.wal_id, 105, {b"k": b"v"})
         with open(os.path.join(self.directory, "journal.b"), "r+b") as file:
             file.seek(63481)
             file.write(entry[:-1])
         with self.assertRaisesRegex(StoreUnusable, "batch 105 is missing"):
-            self.keyspace()
+            self.engine()
 
 
 class JournaledInspectionTests(JournaledCase):
@@ -309,27 +310,27 @@ class JournaledInspectionTests(JournaledCase):
     def test_seen(self) -> None:
         with Inspection(self.crashed()) as store:
             self.assertSeen(store)
-            self.assertEqual(store.journal_findings(), [])
+            self.assertEqual(store.wal_findings(), [])
 
     def test_folded_meanwhile(self) -> None:
         """What leaves the journal between two looks is in the map by then."""
         with Inspection(self.crashed()) as store:
-            journaled = store.journaled()
+            journaled = store.wal_entries()
         self.assertEqual(len(journaled), 4)
         for _ in range(2):
-            self.store._keyspace.fold()
+            self.store._engine.checkpoint()
             self.assertTrue(self.map_has("kept"))
             with Inspection(self.crashed()) as store:
-                self.patch(store, "journaled", lambda: journaled)
+                self.patch(store, "wal_entries", lambda: journaled)
                 self.assertSeen(store)
 
     def test_used_again_meanwhile(self) -> None:
         """What stands behind a gap is newer than what was asked for, and left out."""
         with Inspection(self.crashed()) as store:
-            last = store.journaled()[-1]
+            last = store.wal_entries()[-1]
             gap = Entry(last.number + 2, {b"p?": b"strange"}, 0)
-            journaled = [*store.journaled(), gap]
-            self.patch(store, "journaled", lambda: journaled)
+            journaled = [*store.wal_entries(), gap]
+            self.patch(store, "wal_entries", lambda: journaled)
             self.assertSeen(store)
 
     def test_a_server_is_writing(self) -> None:
@@ -338,10 +339,10 @@ class JournaledInspectionTests(JournaledCase):
         self.damage(directory)
         claim = DataDirLock(directory)
         with Inspection(directory) as store:
-            self.assertEqual(store.journal_findings(), [])
+            self.assertEqual(store.wal_findings(), [])
         claim.release()
         with Inspection(directory) as store:
-            self.assertNotEqual(store.journal_findings(), [])
+            self.assertNotEqual(store.wal_findings(), [])
 
 
 del JournaledCase

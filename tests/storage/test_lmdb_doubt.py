@@ -32,7 +32,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
         super().setUp()
         break_journal(self.directory)
         # Otherwise the next fold opens it again.
-        self.patch(self.store._keyspace, "_restore_journal", lambda: None)
+        self.patch(self.store._engine, "_restore_journal", lambda: None)
         self.submit_all(put(), put("b"), post(b"first,", producer=("p", 0, 0)))
         self.look()
         self.look("b")
@@ -46,20 +46,20 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
 
     def lie(self) -> None:
         """Let the next commit succeed and report that it failed."""
-        keyspace = self.store._map
-        begin = keyspace.begin
+        engine = self.store._lmdb
+        begin = engine.begin
 
         def lying() -> WriteBatch:
-            self.patch(keyspace, "begin", begin)
+            self.patch(engine, "begin", begin)
             batch = begin()
-            self.patch(batch, "commit", lambda: self.commit_and_fail(keyspace, batch))
+            self.patch(batch, "commit", lambda: self.commit_and_fail(engine, batch))
             return batch
 
-        self.patch(keyspace, "begin", lying)
+        self.patch(engine, "begin", lying)
 
-    def commit_and_fail(self, keyspace: LMDBEngine, batch: WriteBatch) -> int:
+    def commit_and_fail(self, engine: LMDBEngine, batch: WriteBatch) -> int:
         type(batch).commit(batch)
-        raise keyspace.commit_failed(lmdb.Error("the acknowledgement was lost"))
+        raise engine.commit_failed(lmdb.Error("the acknowledgement was lost"))
 
     def fail_batch(self, applied: bool = False) -> None:
         """A batch of all kinds whose outcome is unknown."""
@@ -108,7 +108,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
         """A reader has seen a commit that the disk then did not have: its bytes are not served in
         place of those that came afterwards."""
         state = replace(self.look(), tail=12)
-        with self.store._keyspace.snapshot() as view:
+        with self.store._engine.snapshot() as view:
             version = view.version + 1
         seen = _Seen(state, Chunk(state, 3, b"st,second"), version)
         self.assertEqual(self.store._seen(seen, "a"), seen.chunk)

@@ -18,7 +18,7 @@ from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.streams.commands import Delete
 from durable_streams_tw.protocol.streams.outcomes import Created
 from durable_streams_tw.protocol.streams.state import Lifetime, StreamState
-from durable_streams_tw.storage.admin.fsck.store import check_directory
+from durable_streams_tw.storage.admin.verify import check_directory
 from durable_streams_tw.storage.api import (
     Chunk,
     Command,
@@ -31,8 +31,8 @@ from durable_streams_tw.storage.durable import store as durable_store
 from durable_streams_tw.storage.durable.committer import BatchResult
 from durable_streams_tw.storage.durable.store import LMDBStore
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LMDBEngine
-from durable_streams_tw.storage.engine.wal.files import SEGMENT_FILES
+from durable_streams_tw.storage.engine.lmdb import LMDBEngine
+from durable_streams_tw.storage.files import DATA_FILE, SEGMENT_FILES
 from durable_streams_tw.storage.limits import (
     ACCESS_FLUSH_INTERVAL,
     DELETE_STEP,
@@ -45,7 +45,7 @@ from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import JSON, START, post, put
 
 # What a store without streams has.
-_EMPTY = [codec.JOURNAL_KEY, codec.META_KEY, codec.NEXT_ID_KEY]
+_EMPTY = [codec.CHECKPOINT_KEY, codec.META_KEY, codec.NEXT_ID_KEY]
 
 
 class _Case(LMDBRig, SynchronousTestCase):
@@ -75,7 +75,7 @@ class _Case(LMDBRig, SynchronousTestCase):
 
     def touched_at(self, path: str = "a") -> int:
         """When the disk says that a stream was last used."""
-        with self.store._keyspace.snapshot() as view:
+        with self.store._engine.snapshot() as view:
             record = reader.load_stream_at(view, path)
             assert record is not None
             return record.state.touched_at
@@ -321,7 +321,7 @@ class HousekeepingTests(_Case):
         self.assertEqual(self.keys(), _EMPTY)
 
     def keys(self) -> list[bytes]:
-        with self.store._keyspace.snapshot() as view:
+        with self.store._engine.snapshot() as view:
             return [bytes(key) for key, _ in view.scan(b"\x00", b"\xff")]
 
     def test_accesses_are_written_down_lazily(self) -> None:
@@ -419,12 +419,12 @@ class HousekeepingTests(_Case):
     def test_readers_of_lasting_streams_cost_no_commits(self) -> None:
         stream_id = self.created(put()).id
         self.store.pin(stream_id)
-        with self.store._keyspace.snapshot() as view:
+        with self.store._engine.snapshot() as view:
             before = view.version
         self.advance(20)
         self.store.unpin(stream_id)
         self.advance(20)
-        with self.store._keyspace.snapshot() as view:
+        with self.store._engine.snapshot() as view:
             self.assertEqual(view.version, before)
 
     def test_sweeps_do_not_pile_up(self) -> None:
@@ -465,7 +465,7 @@ class HousekeepingTests(_Case):
     def test_slots_of_dead_readers(self) -> None:
         """Looked for now and then; that they cannot be is no reason to stop."""
         self.advance(61)
-        self.patch(self.store._map, "check_readers", self.fail_to_check)
+        self.patch(self.store._lmdb, "check_readers", self.fail_to_check)
         self.advance(61)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.created(put())
@@ -493,7 +493,7 @@ class RoomTests(_Case):
 
     def test_reserve(self) -> None:
         self.submit(put())
-        full = self.patch(self.store._map, "disk_room", lambda: 0)
+        full = self.patch(self.store._lmdb, "free_disk_bytes", lambda: 0)
         self.assertRefused(Problem.STORAGE_FULL, self.submit(post(b"x")))
         self.appended(post(closed=True))
         full.restore()
@@ -525,19 +525,19 @@ class DirectoryTests(_Case):
     def test_refused_and_let_go(self) -> None:
         """Whatever was wrong, the directory can be had once it is right."""
         self.result(self.store.close())
-        keyspace = LMDBEngine(self.directory)
-        batch = keyspace.begin()
+        engine = LMDBEngine(self.directory)
+        batch = engine.begin()
         newer = codec.Meta(codec.FORMAT + 1, "9.9", 0)
         batch.put(codec.META_KEY, codec.pack_meta(newer))
         batch.commit()
-        keyspace.close()
+        engine.close()
         for _ in range(2):
             self.assertUnusable("was written by version 9.9")
-        keyspace = LMDBEngine(self.directory)
-        batch = keyspace.begin()
+        engine = LMDBEngine(self.directory)
+        batch = engine.begin()
         batch.put(codec.META_KEY, codec.pack_meta(codec.Meta(codec.FORMAT, "9", 0)))
         batch.commit()
-        keyspace.close()
+        engine.close()
         self.store = self.open_store()
 
     def test_no_database(self) -> None:
@@ -575,13 +575,13 @@ class DamageTests(_Case):
     def damage(self, key: bytes) -> None:
         """Flip a bit of a value while the store is closed."""
         self.result(self.store.close())
-        keyspace = LMDBEngine(self.directory)
-        batch = keyspace.begin()
+        engine = LMDBEngine(self.directory)
+        batch = engine.begin()
         value = bytearray(batch.get(key) or b"")
         value[len(value) // 2] ^= 4
         batch.put(key, bytes(value))
         batch.commit()
-        keyspace.close()
+        engine.close()
         self.store = self.open_store()
 
     def finish(self) -> None:

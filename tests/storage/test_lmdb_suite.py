@@ -38,10 +38,10 @@ class LMDBForkTests(LMDBRig, ForkSuite, SynchronousTestCase):
         self.sweep(store)
         self.result(store.close())
         self.check()
-        keyspace = LMDBEngine(self.directory)
-        with keyspace.snapshot() as view:
+        engine = LMDBEngine(self.directory)
+        with engine.snapshot() as view:
             left = [bytes(key) for key, _ in view.scan(b"\x00", b"\xff")]
-        keyspace.close()
+        engine.close()
         self.assertEqual(len([key for key in left if key[:1] == b"s"]), streams)
         self.assertEqual(len([key for key in left if key[:1] in b"dgq"]), 0)
         self.assertIn(codec.META_KEY, left)

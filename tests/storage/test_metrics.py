@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage.admin.write_probe import write_obstacle
+from durable_streams_tw.storage.data_dir import write_obstacle
 from durable_streams_tw.storage.durable import store as durable_store
 from durable_streams_tw.storage.durable.store import LMDBStore
 from durable_streams_tw.storage.engine.kv import EngineFailed
@@ -154,7 +154,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         def fail(_: object) -> None:
             raise EngineFailed("no")
 
-        self.patch(self.store._keyspace, "begin", lambda: fail(None))
+        self.patch(self.store._engine, "begin", lambda: fail(None))
         self.result(self.store.submit(commands.append("a", b"123")))
         self.assertEqual(meter.failures, 1)
         self.assertEqual(meter.commands["append", "failed"], 1)
@@ -175,7 +175,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         before = self.result(self.store.levels())
         assert before is not None
         self.assertGreater(before.journaled, 3_000)
-        self.store._keyspace.fold()
+        self.store._engine.checkpoint()
         before = self.result(self.store.levels())
         assert before is not None
         self.assertEqual(before.journaled, 0)
@@ -184,10 +184,10 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         self.assertGreater(before.map_size, before.file_size)
         self.assertGreater(before.disk_free, 0)
         self.assertEqual((before.readers, before.reader_lag), (0, 0))
-        with self.store._keyspace.snapshot():
+        with self.store._engine.snapshot():
             for _ in range(3):
                 self.result(self.store.submit(commands.append("a", b"1")))
-                self.store._keyspace.fold()
+                self.store._engine.checkpoint()
             held = self._elsewhere()
         self.assertEqual((held.readers, held.reader_lag), (1, 3))
         asked = self.store.submit(commands.append("a", b"123"))
@@ -199,7 +199,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
     def _elsewhere(self) -> StoreStats:
         """The levels as a reading thread sees them: LMDB has one reader a thread."""
         found: list[StoreStats] = []
-        standing = self.store._map.standing
+        standing = self.store._lmdb.stats
         thread = Thread(target=lambda: found.append(StoreStats(0, 0, 0, *standing())))
         thread.start()
         thread.join()
@@ -214,7 +214,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
 
     def test_no_room(self) -> None:
         """A disk with less than the reserve is an obstacle, and so is one that has failed."""
-        self.patch(LMDBEngine, "disk_room", lambda _: 0)
+        self.patch(LMDBEngine, "free_disk_bytes", lambda _: 0)
         found = self.result(self.store.obstacle())
         assert found is not None
         self.assertIn("no room", found)
@@ -222,7 +222,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         def broken(_: object) -> int:
             raise EngineFailed("input/output error")
 
-        self.patch(LMDBEngine, "disk_room", broken)
+        self.patch(LMDBEngine, "free_disk_bytes", broken)
         self.assertEqual(self.result(self.store.obstacle()), "the disk failed: input/output error")
 
     def test_map_that_fails(self) -> None:
@@ -232,12 +232,12 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
             self.submit(put(call))
             with mock.patch.object(LMDBEngine, call, side_effect=EngineFailed("it fails")):
                 with contextlib.suppress(EngineFailed):
-                    self.store._keyspace.fold()
+                    self.store._engine.checkpoint()
                 self.assertEqual(
                     self.result(self.store.obstacle()),
                     "the store's file cannot be read or written: it fails",
                 )
-            self.store._keyspace.fold()
+            self.store._engine.checkpoint()
             self.assertIsNone(self.result(self.store.obstacle()))
 
     def test_a_bug_is_an_obstacle(self) -> None:

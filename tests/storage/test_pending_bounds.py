@@ -7,7 +7,7 @@ from functools import partial
 from random import Random
 
 from durable_streams_tw.storage.api import Command
-from durable_streams_tw.storage.engine import record_access
+from durable_streams_tw.storage.engine import tables
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
 from durable_streams_tw.storage.limits import OWNED_AHEAD
 from tests.storage.command_builders import create, delete
@@ -26,12 +26,12 @@ class PendingBoundsTests(CommitterCase):
 
     def cursors(self) -> int:
         """How many streams are pending on the disk."""
-        return len([key for key in self.keyspace.content if key[:1] == b"k"])
+        return len([key for key in self.engine.content if key[:1] == b"k"])
 
     def idle(self) -> bool:
         """Whether the subscription is idle on the disk."""
-        with self.keyspace.snapshot() as view:
-            state = record_access.load(view, SUBSCRIPTIONS, subscription_key("s"))
+        with self.engine.snapshot() as view:
+            state = tables.load(view, SUBSCRIPTIONS, subscription_key("s"))
         assert state is not None
         return state.idle
 
@@ -40,9 +40,9 @@ class PendingBoundsTests(CommitterCase):
         self.step(*commands)
 
     def assertFewScans(self, work: Callable[[], object]) -> None:
-        self.keyspace.calls.clear()
+        self.engine.calls.clear()
         work()
-        self.assertLessEqual(self.keyspace.calls["scan"], 3 * _COUNT // OWNED_AHEAD + 100)
+        self.assertLessEqual(self.engine.calls["scan"], 3 * _COUNT // OWNED_AHEAD + 100)
 
     def test_deleted(self) -> None:
         """In any order: streams that end are not looked for among all that are pending."""

@@ -57,7 +57,7 @@ class LMDBProducerTests(ProducerSuite, LMDBRig, SynchronousTestCase):
 
     def producers(self) -> int:
         """How many records there are."""
-        with self.store._keyspace.snapshot() as view:
+        with self.store._engine.snapshot() as view:
             return sum(1 for _ in view.scan(b"q", b"r"))
 
     def test_disk(self) -> None:
@@ -66,7 +66,7 @@ class LMDBProducerTests(ProducerSuite, LMDBRig, SynchronousTestCase):
             self.known(f"p{number}")
         self.sweep(self.store)
         self.assertLessEqual(self.producers(), 2 * MOST)
-        with self.store._keyspace.snapshot() as view:
+        with self.store._engine.snapshot() as view:
             self.assertEqual(list(view.scan(*codec.GARBAGE)), [])
         self.restart()
         self.assertTrue(self.known("p99"))
@@ -79,7 +79,9 @@ class ProducerRecordTests(CommitterCase):
 
     def producers(self) -> list[tuple[int, bytes]]:
         """Generation and name of each, in order."""
-        return [codec.producer_of(key) for key in sorted(self.keyspace.content) if key[:1] == b"q"]
+        return [
+            codec.parse_producer_key(key) for key in sorted(self.engine.content) if key[:1] == b"q"
+        ]
 
     def append(self, *names: str, seq: int = 0) -> None:
         self.step(*[append("a", b"x", producer=(name, 0, seq)) for name in names])
@@ -97,9 +99,9 @@ class ProducerRecordTests(CommitterCase):
         """An append of a producer that is known costs no read, and one put beside the others."""
         self.step(create("a"))
         self.append("p")
-        self.keyspace.calls.clear()
+        self.engine.calls.clear()
         self.append("p", seq=1)
-        calls = self.keyspace.calls
+        calls = self.engine.calls
         self.assertEqual((calls["get"], calls["scan"], calls["put"], calls["delete"]), (0, 0, 3, 0))
 
     def test_a_store_of_format_3(self) -> None:
@@ -109,13 +111,13 @@ class ProducerRecordTests(CommitterCase):
         assert state is not None
         for number in range(20):
             key = producer_key(state.id, 0, b"=p%d" % number)
-            self.keyspace.content[key] = codec.seal(key, b"\x92\x00\x00")
+            self.engine.content[key] = codec.seal(key, b"\x92\x00\x00")
         key = codec.stream_key(state.id)
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             old = codec.unpack_stream(key, bytes(view.get(key) or b""))
         packed = codec.pack_stream(StreamRecord(old.state, old.indexed_at, old.last_start))
         # A record of three fields: the last one is the generation.
-        self.keyspace.content[key] = codec.seal(key, b"\x93" + packed[1:-3])
+        self.engine.content[key] = codec.seal(key, b"\x93" + packed[1:-3])
         self.restart()
         self.append(*[f"p{number}" for number in range(20)])
         self.assertEqual(self.content("a"), b"", "all are known")
@@ -136,7 +138,7 @@ class ProducerRecordTests(CommitterCase):
         self.append(*[f"p{number}" for number in range(20)])
         self.step(delete("a"))
         self.sweep()
-        self.assertEqual(set(self.keyspace.content), {codec.META_KEY, codec.NEXT_ID_KEY})
+        self.assertEqual(set(self.engine.content), {codec.META_KEY, codec.NEXT_ID_KEY})
 
     def test_forgotten_is_freed_in_steps(self) -> None:
         self.step(create("a"))

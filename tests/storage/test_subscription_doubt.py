@@ -7,11 +7,10 @@ from durable_streams_tw.protocol.subscriptions.commands import Claim, Subscribe,
 from durable_streams_tw.protocol.subscriptions.state import Subscription
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import EngineFailed
-from durable_streams_tw.storage.engine.record_access import load
-from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
+from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, load, subscription_key
 from tests.storage.command_builders import JSON, append, create
 from tests.storage.committer_case import CommitterCase
-from tests.storage.fake_keyspace import Fault, nth
+from tests.storage.engine.fake_engine import Fault, nth
 from tests.storage.subscription_suite import subscribe
 
 
@@ -19,7 +18,7 @@ class DoubtTests(CommitterCase):
     """A commit of unknown outcome."""
 
     def fetch(self, name: str) -> Subscription | None:
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             return load(view, SUBSCRIPTIONS, subscription_key(name))
 
     def test_told_anew(self) -> None:
@@ -27,10 +26,10 @@ class DoubtTests(CommitterCase):
         for applied in (True, False):
             name = f"s{applied}"
             self.step(subscribe(name, f"{name}/*"))
-            self.keyspace.plan = nth("commit", 0, Fault(EngineFailed, applied))
+            self.engine.plan = nth("commit", 0, Fault(EngineFailed, applied))
             outcomes = self.step(create(f"{name}/a", b"x"))
             self.assertEqual(self.problems(outcomes), ["outcome-unknown"])
-            self.keyspace.well()
+            self.engine.well()
             committed = self.committer.sweep()
             assert committed is not None
             (note,) = committed.notes
@@ -41,9 +40,9 @@ class DoubtTests(CommitterCase):
     def test_the_index_is_read_anew(self) -> None:
         """What was not written links nothing."""
         self.step(subscribe("s", "a"))
-        self.keyspace.plan = nth("commit", 0, Fault(EngineFailed))
+        self.engine.plan = nth("commit", 0, Fault(EngineFailed))
         self.step(subscribe("t", "a"), Unsubscribe("s"))
-        self.keyspace.well()
+        self.engine.well()
         self.step(create("a", b"x"))
         state = self.fetch("s")
         assert state is not None
@@ -54,12 +53,12 @@ class DoubtTests(CommitterCase):
         """Workers go on; subscriptions and wake events wait."""
         self.step(create("wake", content_type=JSON), subscribe("s", "a"), create("a", b"x"))
         self.step(Claim("s", "w"))
-        self.keyspace.room = False
+        self.engine.room = False
         self.now += 10_000
         outcomes = self.step(subscribe("t", "a"), append("a", b"y"), Claim("s", "v"))
         self.assertEqual(self.problems(outcomes), ["storage-full", "storage-full", ""])
         self.assertEqual(self.content("wake").count(b"generation"), 1)
-        self.keyspace.room = True
+        self.engine.room = True
 
 
 class CorruptTests(CommitterCase):
@@ -70,9 +69,9 @@ class CorruptTests(CommitterCase):
 
     def spoil(self, name: str) -> None:
         key = SUBSCRIPTIONS.prefix + subscription_key(name)
-        value = bytearray(self.keyspace.content[key])
+        value = bytearray(self.engine.content[key])
         value[-1] ^= 1
-        self.keyspace.content[key] = bytes(value)
+        self.engine.content[key] = bytes(value)
 
     def test_left_out(self) -> None:
         """Its streams are written to, and others are woken."""
@@ -81,7 +80,7 @@ class CorruptTests(CommitterCase):
         self.spoil("bad")
         self.restart()
         self.assertEqual(self.problems(self.step(append("a", b"x"))), [""])
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             good = load(view, SUBSCRIPTIONS, subscription_key("good"))
         assert good is not None
         self.assertEqual(good.generation, 1)
@@ -100,11 +99,11 @@ class CorruptTests(CommitterCase):
     def test_damaged_wake_stream(self) -> None:
         """The append is done, and the wake waits."""
         self.step(create("wake", content_type=JSON), subscribe("s", "a"), create("a"))
-        (key,) = [k for k in self.keyspace.content if k == codec.path_key("wake")]
-        self.keyspace.content[key] = b"nonsense"
+        (key,) = [k for k in self.engine.content if k == codec.path_key("wake")]
+        self.engine.content[key] = b"nonsense"
         self.restart()
         self.assertEqual(self.problems(self.step(append("a", b"x"))), [""])
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             state = load(view, SUBSCRIPTIONS, subscription_key("s"))
         assert state is not None
         self.assertEqual((state.generation, state.failures), (1, 1))

@@ -35,13 +35,12 @@ from durable_streams_tw.protocol.subscriptions.state import Kind, Proof, Subscri
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Command, Outcome
 from durable_streams_tw.storage.durable.committer import Committer
-from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
-from durable_streams_tw.storage.engine.record_access import scan
-from durable_streams_tw.storage.engine.tables import CURSORS, SUBSCRIPTIONS
+from durable_streams_tw.storage.engine.tables import CURSORS, SUBSCRIPTIONS, scan
 from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage.command_builders import JSON, append, create, delete
-from tests.storage.fake_keyspace import FakeKeyspace, Fault, nth
+from tests.storage.engine.fake_engine import FakeEngine, Fault, nth
 from tests.storage.soundness import assert_sound
 from tests.storage.subscription_suite import subscribe
 
@@ -140,22 +139,20 @@ class _World:
 
     def __init__(self) -> None:
         self.now = START
-        self.keyspace = FakeKeyspace()
-        recognise(self.keyspace, "the fake", 0)
+        self.engine = FakeEngine()
+        check_format(self.engine, "the fake", 0)
         self.crash()
 
     def crash(self) -> None:
-        self.keyspace = FakeKeyspace(self.keyspace.content)
-        self.committer = Committer(
-            self.keyspace, AccessTimes(), lambda: self.now, clock=lambda: 0.0
-        )
+        self.engine = FakeEngine(self.engine.content)
+        self.committer = Committer(self.engine, AccessTimes(), lambda: self.now, clock=lambda: 0.0)
 
     def states(self) -> dict[str, Subscription]:
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             return {state.id: state for _, state in scan(view, SUBSCRIPTIONS, b"", None)}
 
     def cursors(self) -> dict[tuple[int, str], int]:
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             return {
                 (int.from_bytes(key[:8], "big"), cursor.path): cursor.acked
                 for key, cursor in scan(view, CURSORS, b"", None)
@@ -191,7 +188,7 @@ class SubscriptionModelTests(SynchronousTestCase):
             self.assertEqual(told, there, (number, step))
             if number % 7 == 6:
                 world.crash()
-            assert_sound(self, world.keyspace)
+            assert_sound(self, world.engine)
 
     @settings(max_examples=60)
     @given(
@@ -225,12 +222,12 @@ class SubscriptionModelTests(SynchronousTestCase):
                 call, nth_call, fault = faults[index]
                 if call != "commit" and fault.applied:
                     fault = Fault(fault.error)
-                world.keyspace.plan = nth(call, nth_call, fault)
+                world.engine.plan = nth(call, nth_call, fault)
             committed = world.committer.step(commands)
-            world.keyspace.well()
+            world.engine.well()
             if index % 3 == 2 or committed.failed:
                 world.crash()
-            assert_sound(self, world.keyspace)
+            assert_sound(self, world.engine)
             self._nothing_goes_back(before, cursors, world, commands)
             fenced = {Problem.FENCED, Problem.INVALID_OFFSET, Problem.NO_PENDING_WORK}
             if committed.outcomes and not committed.failed:

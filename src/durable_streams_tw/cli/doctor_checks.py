@@ -19,11 +19,11 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.protocol.limits import MAP_SIZE
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.storage import limits
-from durable_streams_tw.storage.admin.data_dir import owner
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE
+from durable_streams_tw.storage.data_dir import owner
+from durable_streams_tw.storage.engine.limits import MAP_SIZE
+from durable_streams_tw.storage.files import DATA_FILE
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE
 
 _FLUSHES: Final = 20

@@ -16,11 +16,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from durable_streams_tw.storage.admin import backup, copy, restore, stats
-from durable_streams_tw.storage.admin.data_dir import owner
+from durable_streams_tw.storage.admin import backup, compact, copy, restore, stats, verify
 from durable_streams_tw.storage.admin.fsck.findings import Finding
 from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.data_dir import owner
 from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE
 
@@ -50,7 +50,7 @@ def main(argument: str) -> None:
     task = msgspec.json.decode(argument, type=Task)
     try:
         say("done", WORK[task.name](task))
-    except copy.Flawed as flawed:
+    except verify.FlawedStore as flawed:
         findings = [_plain(finding) for finding in flawed.findings]
         say("flawed", {"sentence": str(flawed), "count": flawed.count, "findings": findings})
     except (StoreUnusable, EngineFailed) as error:
@@ -104,8 +104,8 @@ def _now() -> int:
 def _check(task: Task) -> object:
     count = 0
     with Inspection(task.directory) as store:
-        entries = store.figures().entries
-        for finding in copy.walk(store, task.deep, _teller()):
+        entries = store.usage().entries
+        for finding in verify.find_flaws(store, task.deep, _teller()):
             count += 1
             say("finding", _plain(finding))
     return {"entries": entries, "flaws": count, "owner": owner(task.directory)}
@@ -135,15 +135,15 @@ def _restore(task: Task) -> object:
 
 
 def _compact(task: Task) -> object:
-    return restore.compact(task.directory, _teller(), even_flawed=task.even_flawed)
+    return compact.compact(task.directory, _teller(), even_flawed=task.even_flawed)
 
 
 def _stats(task: Task) -> object:
     counted = None
     with Inspection(task.directory) as store:
-        figures = store.figures()
+        figures = store.usage()
         if not task.quick:
-            with copy.Watched(store, _teller(), "counting").snapshot() as view:
+            with verify.ProgressSource(store, _teller(), "counting").snapshot() as view:
                 counted = stats.count(view, task.top)
     return {"owner": owner(task.directory), "store": figures, "counted": counted}
 

@@ -207,20 +207,6 @@ MAX_CURSOR_DIGITS: Final = 100
 
 # -- storage -----------------------------------------------------------------------------
 
-#: The size of each of the journal's two files. What is journaled and not in the map yet is held
-#: in memory too.
-JOURNAL_FILE: Final = 8 * MIB
-
-#: The largest batch that is journaled. One that has more goes straight into the map: to write its
-#: bytes twice would cost more than the flush that this saves.
-JOURNALED_BATCH: Final = 512 * KIB
-
-#: The map is opened this large and never grows; what it covers is not allocated.
-MAP_SIZE: Final = 1024 * 1024 * MIB
-
-#: Reader slots of the LMDB environment.
-MAX_READERS: Final = 1024
-
 #: How deep forks of forks may go (PROTOCOL.md §4.2 sets none).
 MAX_FORK_DEPTH: Final = 1_000
 

@@ -103,7 +103,7 @@ class StoreSnapshot(Protocol):
         """The names of streams that begin with a text, and perhaps others; some may not be
         living.
 
-        In the order of `records.order_key`, from behind ``after``, which need not be there.
+        In the order of `records.listing_key`, from behind ``after``, which need not be there.
         """
 
 

@@ -5,10 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
 from durable_streams_tw.storage.api import StoreUnusable
+
+DATA_FILE: Final = "data.mdb"
+"""LMDB's data file."""
+
+LOCK_FILE: Final = "lock.mdb"
+"""LMDB's table of readers."""
+
+SEGMENT_FILES: Final = ("journal.a", "journal.b")
+"""The two segments of the write-ahead log."""
+
+OWNER_FILE: Final = "owner.lock"
+"""File whose lock the process that owns the directory holds."""
 
 DRAFT: Final = ".new"
 """Ends the name of a file that is being made. It gets its own when it is whole and on the disk."""
@@ -86,3 +99,10 @@ def sync_directory(directory: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_files(directory: str, names: Iterable[str]) -> None:
+    """Remove files of a directory that exist. Raises `OSError`."""
+    for name in names:
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(directory, name))

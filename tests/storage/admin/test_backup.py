@@ -15,22 +15,19 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.storage.admin import copy as admin_copy
 from durable_streams_tw.storage.admin import inspect
 from durable_streams_tw.storage.admin.backup import MANIFEST_FILE, back_up, read_manifest
-from durable_streams_tw.storage.admin.copy import CopiedFile, Flawed
-from durable_streams_tw.storage.admin.data_dir import (
-    CLAIM_FILE,
-    DataDirLock,
-    exchange,
-    owner,
-    visit,
-)
+from durable_streams_tw.storage.admin.compact import compact
+from durable_streams_tw.storage.admin.copy import CopiedFile
 from durable_streams_tw.storage.admin.inspect import Inspection
-from durable_streams_tw.storage.admin.restore import compact, restore
+from durable_streams_tw.storage.admin.restore import restore
 from durable_streams_tw.storage.admin.stats import count
+from durable_streams_tw.storage.admin.verify import FlawedStore
 from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.data_dir import DataDirLock, exclude_readers, owner, shared_hold
 from durable_streams_tw.storage.durable.reader import load_next_id
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.format_version import first_id
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LOCK_FILE, LMDBEngine
+from durable_streams_tw.storage.engine.lmdb import LMDBEngine
+from durable_streams_tw.storage.files import DATA_FILE, LOCK_FILE, OWNER_FILE
 from tests.storage.command_builders import fork
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import post, put
@@ -103,7 +100,7 @@ class StoreFileCase(LMDBRig, SynchronousTestCase):
         """All pairs of a store but the next id and how far it is."""
         with Inspection(directory) as store, store.snapshot() as view:
             pairs = {bytes(key): bytes(value) for key, value in view.scan(b"\x00", b"\xff")}
-        del pairs[codec.NEXT_ID_KEY], pairs[codec.JOURNAL_KEY]
+        del pairs[codec.NEXT_ID_KEY], pairs[codec.CHECKPOINT_KEY]
         return pairs
 
 
@@ -162,7 +159,7 @@ class BackupTests(StoreFileCase):
 
     def test_killed(self) -> None:
         """What is left is no backup, and is removed by the next one."""
-        for names in ((), (CLAIM_FILE,), (DATA_FILE, KEYS, CLAIM_FILE)):
+        for names in ((), (OWNER_FILE,), (DATA_FILE, KEYS, OWNER_FILE)):
             draft = self.leave(*names)
             self.assertUnusable("no backup: it was interrupted", read_manifest, draft)
         self.make()
@@ -191,7 +188,7 @@ class BackupTests(StoreFileCase):
             file.write("precious")
         planted = self.backup + ".partial"
         os.mkdir(planted)
-        os.symlink(os.path.join(victim, "precious"), os.path.join(planted, CLAIM_FILE))
+        os.symlink(os.path.join(victim, "precious"), os.path.join(planted, OWNER_FILE))
         self.make()
         with open(os.path.join(victim, "precious")) as file:
             self.assertEqual(file.read(), "precious")
@@ -218,15 +215,15 @@ class BackupTests(StoreFileCase):
         """It is said, and there is a backup all the same for who wants one."""
         self.damaged = True
         self.damage(os.path.join(self.directory, DATA_FILE))
-        with self.assertRaisesRegex(Flawed, r"has flaws \(2\), the first: .*checksum"):
+        with self.assertRaisesRegex(FlawedStore, r"has flaws \(2\), the first: .*checksum"):
             self.make()
         self.assertEqual(os.listdir(self.place), [])
         self.assertEqual(self.make(even_flawed=True).flaws, 2)
         target = os.path.join(self.place, "new")
-        self.assertRaises(Flawed, restore, self.backup, target, NOW, quiet)
+        self.assertRaises(FlawedStore, restore, self.backup, target, NOW, quiet)
         self.assertNotIn(DATA_FILE, os.listdir(target))
         restore(self.backup, target, NOW, quiet, even_flawed=True)
-        self.assertRaises(Flawed, compact, target, quiet)
+        self.assertRaises(FlawedStore, compact, target, quiet)
         compact(target, quiet, even_flawed=True)
         self.assertEqual(self.content_of(target), self.content_of(self.directory))
 
@@ -236,7 +233,7 @@ class BackupTests(StoreFileCase):
 
         def leaking(source: Inspection, write: Any) -> None:
             whole(source, write)
-            raise inspect.Leaking
+            raise inspect.LeakedPages
 
         self.patch(Inspection, "copy", leaking)
         self.make()
@@ -283,7 +280,7 @@ class RestoreTests(StoreFileCase):
     def test_whole(self) -> None:
         """The same store; ids begin anew, so that no cache knows one from after the backup."""
         self.restore()
-        self.assertEqual(sorted(os.listdir(self.target)), [DATA_FILE, KEYS, CLAIM_FILE])
+        self.assertEqual(sorted(os.listdir(self.target)), [DATA_FILE, KEYS, OWNER_FILE])
         with Inspection(self.target) as store, store.snapshot() as view:
             self.assertEqual(load_next_id(view), first_id(NOW))
         self.assertRestored()
@@ -304,7 +301,7 @@ class RestoreTests(StoreFileCase):
         """An empty directory is filled, with what a file system or a server left in it."""
         os.mkdir(self.target)
         os.mkdir(os.path.join(self.target, "lost+found"))
-        for name in (LOCK_FILE, CLAIM_FILE):
+        for name in (LOCK_FILE, OWNER_FILE):
             with open(os.path.join(self.target, name), "w"):
                 pass
         self.restore()
@@ -318,13 +315,13 @@ class RestoreTests(StoreFileCase):
         os.unlink(letter)
         self.restore()
         before = self.content_of(self.target)
-        self.assertUnusable("has a store already", self.restore)
+        self.assertUnusable("already has a store", self.restore)
         self.assertEqual(self.content_of(self.target), before)
 
     def test_interrupted(self) -> None:
         for phase in ("copying", "checking"):
             self.assertRaises(_Interrupted, self.restore, interrupting(phase))
-            self.assertEqual(os.listdir(self.target), [CLAIM_FILE])
+            self.assertEqual(os.listdir(self.target), [OWNER_FILE])
         self.restore()
         self.assertRestored()
 
@@ -354,8 +351,8 @@ class RestoreTests(StoreFileCase):
                 file.seek(0)
                 file.write(b"!")
                 self.assertNotEqual(first, b"!")
-            self.assertUnusable("not what the backup had", self.restore)
-            self.assertEqual(os.listdir(self.target), [CLAIM_FILE])
+            self.assertUnusable("does not match its digest", self.restore)
+            self.assertEqual(os.listdir(self.target), [OWNER_FILE])
         os.unlink(path)
         self.assertUnusable("No such file", self.restore)
 
@@ -381,9 +378,9 @@ class CompactTests(StoreFileCase):
         claim.release()
         with Inspection(self.directory):
             self.assertUnusable("is being read", compact, self.directory, quiet)
-        with exchange(self.directory):
+        with exclude_readers(self.directory):
             self.assertUnusable("try again", Inspection(self.directory).__enter__)
-        with visit(self.directory), visit(self.directory):
+        with shared_hold(self.directory), shared_hold(self.directory):
             pass
         compact(self.directory, quiet)
 
@@ -405,7 +402,7 @@ class CompactTests(StoreFileCase):
             os.path.abspath(os.path.join(self.directory, DATA_FILE)),
             os.path.join(self.place, DATA_FILE),
         )
-        self.assertUnusable("leads elsewhere", compact, self.place, quiet)
+        self.assertUnusable("symbolic link", compact, self.place, quiet)
 
 
 class InspectionTests(StoreFileCase):
@@ -416,9 +413,9 @@ class InspectionTests(StoreFileCase):
         self.store = self.open_store()
         script = (
             "import sys\n"
-            "from durable_streams_tw.storage.admin.fsck.store import check_directory\n"
+            "from durable_streams_tw.storage.admin.verify import check_directory\n"
             "from durable_streams_tw.storage.admin.stats import count\n"
-            "from durable_streams_tw.storage.admin.data_dir import owner\n"
+            "from durable_streams_tw.storage.data_dir import owner\n"
             "from durable_streams_tw.storage.admin.inspect import Inspection\n"
             "with Inspection(sys.argv[1]) as store, store.snapshot() as view:\n"
             "    print(owner(sys.argv[1]), count(view, 1).streams)\n"
@@ -439,7 +436,7 @@ class InspectionTests(StoreFileCase):
 
     def test_figures_and_census(self) -> None:
         with Inspection(self.directory) as store, store.snapshot() as view:
-            figures, census = store.figures(), count(view, 2)
+            figures, census = store.usage(), count(view, 2)
         size = os.stat(os.path.join(self.directory, DATA_FILE)).st_size
         self.assertEqual(figures.file, size)
         self.assertGreater(figures.free, 0)
@@ -452,23 +449,23 @@ class InspectionTests(StoreFileCase):
 
     def test_copied_file_is_taken_away_after_failures(self) -> None:
         path = os.path.join(self.place, "copy")
-        with self.assertRaises(_Interrupted), admin_copy.Copy(path) as copy:
+        with self.assertRaises(_Interrupted), admin_copy.FileWriter(path) as copy:
             copy.write(b"abc")
             raise _Interrupted
         self.assertEqual(os.listdir(self.place), [])
-        with admin_copy.Copy(path) as copy:
+        with admin_copy.FileWriter(path) as copy:
             copy.write(b"abc")
-        self.assertEqual(copy.described().size, 3)
-        self.assertIsInstance(copy.described(), CopiedFile)
-        with self.assertRaisesRegex(StoreUnusable, "File exists"), admin_copy.Copy(path):
+        self.assertEqual(copy.copied_file().size, 3)
+        self.assertIsInstance(copy.copied_file(), CopiedFile)
+        with self.assertRaisesRegex(StoreUnusable, "File exists"), admin_copy.FileWriter(path):
             self.fail("it is there")
 
     def test_no_database(self) -> None:
         with open(os.path.join(self.place, DATA_FILE), "wb") as file:
             file.write(b"x" * 10_000)
         self.assertUnusable("holds no LMDB database", Inspection(self.place).__enter__)
-        keyspace = LMDBEngine(self.directory)
-        keyspace.close()
+        engine = LMDBEngine(self.directory)
+        engine.close()
 
 
 del StoreFileCase

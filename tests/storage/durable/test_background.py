@@ -13,7 +13,7 @@ from durable_streams_tw.storage.durable.background import BackgroundTask, Backgr
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.limits import FOLD_INTERVAL, READER_CHECK_INTERVAL
-from tests.storage.fake_keyspace import FakeKeyspace
+from tests.storage.engine.fake_engine import FakeEngine
 from tests.storage.inline_lanes import InlineLanes
 
 
@@ -21,17 +21,17 @@ class Journaled:
     """Counts how often it is folded."""
 
     def __init__(self) -> None:
-        self.due: Callable[[bool], None] = lambda _: None
+        self.on_checkpoint_due: Callable[[bool], None] = lambda _: None
         self.folds = self.tended = 0
         self.trouble: Exception | None = None
 
-    def fold(self) -> None:
+    def checkpoint(self) -> None:
         """Fold, or fail to."""
         self.folds += 1
         if self.trouble is not None:
             raise self.trouble
 
-    def tend(self) -> None:
+    def check_readers(self) -> None:
         """The same, once a minute."""
         self.tended += 1
         if self.trouble is not None:
@@ -42,11 +42,11 @@ class FoldingTests(SynchronousTestCase):
     """Timers that a test moves, lanes that it holds."""
 
     def setUp(self) -> None:
-        self.clock, self.lanes, self.keyspace = Clock(), InlineLanes(), Journaled()
+        self.clock, self.lanes, self.engine = Clock(), InlineLanes(), Journaled()
         self.lanes.start(self.work)
-        committer = Committer(FakeKeyspace(), AccessTimes(), lambda: 0)
+        committer = Committer(FakeEngine(), AccessTimes(), lambda: 0)
         self.chores = BackgroundTasks(
-            self.clock, self.lanes, committer, self.keyspace, AccessTimes(), lambda: 0
+            self.clock, self.lanes, committer, self.engine, AccessTimes(), lambda: 0
         )
         self.chores.start()
 
@@ -57,7 +57,7 @@ class FoldingTests(SynchronousTestCase):
 
     def say(self, at_once: bool = False) -> None:
         """The committing lane has journaled something."""
-        self.keyspace.due(at_once)
+        self.engine.on_checkpoint_due(at_once)
         while self.lanes._told:
             self.lanes._told.popleft()()
 
@@ -66,22 +66,22 @@ class FoldingTests(SynchronousTestCase):
         self.say()
         self.clock.advance(FOLD_INTERVAL / 2)
         self.say()
-        self.assertEqual(self.keyspace.folds, 0)
+        self.assertEqual(self.engine.folds, 0)
         self.clock.advance(FOLD_INTERVAL / 2)
-        self.assertEqual(self.keyspace.folds, 1)
+        self.assertEqual(self.engine.folds, 1)
         self.clock.advance(10 * FOLD_INTERVAL)
-        self.assertEqual(self.keyspace.folds, 1)
+        self.assertEqual(self.engine.folds, 1)
         self.say()
         self.clock.advance(FOLD_INTERVAL)
-        self.assertEqual(self.keyspace.folds, 2)
+        self.assertEqual(self.engine.folds, 2)
 
     def test_at_once(self) -> None:
         """A file is full; what was planned is done with it."""
         self.say()
         self.say(at_once=True)
-        self.assertEqual(self.keyspace.folds, 1)
+        self.assertEqual(self.engine.folds, 1)
         self.clock.advance(10 * FOLD_INTERVAL)
-        self.assertEqual(self.keyspace.folds, 1)
+        self.assertEqual(self.engine.folds, 1)
 
     def test_one_at_a_time(self) -> None:
         """What is journaled while somebody folds is folded afterwards."""
@@ -91,50 +91,50 @@ class FoldingTests(SynchronousTestCase):
         self.say()
         self.clock.advance(FOLD_INTERVAL)
         self.lanes.release()
-        self.assertEqual(self.keyspace.folds, 1)
+        self.assertEqual(self.engine.folds, 1)
         self.clock.advance(FOLD_INTERVAL)
-        self.assertEqual(self.keyspace.folds, 2)
+        self.assertEqual(self.engine.folds, 2)
 
     def test_fails(self) -> None:
         """It is tried again and again, and told once."""
-        self.keyspace.trouble = EngineFailed("no")
+        self.engine.trouble = EngineFailed("no")
         self.say()
         self.clock.pump([FOLD_INTERVAL] * 5)
-        self.assertEqual(self.keyspace.folds, 5)
-        self.keyspace.trouble = None
+        self.assertEqual(self.engine.folds, 5)
+        self.engine.trouble = None
         self.clock.pump([FOLD_INTERVAL] * 5)
-        self.assertEqual(self.keyspace.folds, 6)
+        self.assertEqual(self.engine.folds, 6)
 
     def test_a_bug(self) -> None:
         """It is logged, and no reason not to try again."""
-        self.keyspace.trouble = ZeroDivisionError()
+        self.engine.trouble = ZeroDivisionError()
         self.say()
         self.clock.advance(FOLD_INTERVAL)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.keyspace.trouble = None
+        self.engine.trouble = None
         self.clock.advance(FOLD_INTERVAL)
-        self.assertEqual(self.keyspace.folds, 2)
+        self.assertEqual(self.engine.folds, 2)
 
     def test_tended(self) -> None:
         """Once a minute, whatever comes of it."""
-        self.keyspace.trouble = EngineFailed("no")
+        self.engine.trouble = EngineFailed("no")
         for number in range(3):
-            self.assertEqual(self.keyspace.tended, number)
+            self.assertEqual(self.engine.tended, number)
             self.clock.advance(READER_CHECK_INTERVAL)
 
     def test_at_the_end(self) -> None:
         """All is folded, and nothing begins any more."""
         self.say()
         self.chores.stop()
-        self.assertEqual(self.keyspace.folds, 1)
+        self.assertEqual(self.engine.folds, 1)
         self.say()
         self.say(at_once=True)
         self.clock.advance(100)
-        self.assertEqual(self.keyspace.folds, 1)
+        self.assertEqual(self.engine.folds, 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_the_end_of_one_that_fails(self) -> None:
         """It stays in the journal; the store closes all the same."""
-        self.keyspace.trouble = EngineFailed("no")
+        self.engine.trouble = EngineFailed("no")
         self.chores.stop()
-        self.assertEqual(self.keyspace.folds, 1)
+        self.assertEqual(self.engine.folds, 1)

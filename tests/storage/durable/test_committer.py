@@ -27,7 +27,7 @@ class BatchTests(CommitterCase):
     """Many commands, one commit."""
 
     def test_one_commit(self) -> None:
-        commits = self.keyspace.commits
+        commits = self.engine.commits
         outcomes = self.step(
             create("a"),
             append("a", b"one"),
@@ -42,7 +42,7 @@ class BatchTests(CommitterCase):
             self.problems(outcomes),
             ["", "", "stream-not-found", "", "stream-closed", "", "", ""],
         )
-        self.assertEqual(self.keyspace.commits, commits + 1)
+        self.assertEqual(self.engine.commits, commits + 1)
         self.assertEqual(self.content("a"), b"onetwo")
         self.assertEqual(self.content("b"), b"again")
         first, second = outcomes[5], outcomes[7]
@@ -51,7 +51,7 @@ class BatchTests(CommitterCase):
 
     def test_refusals_alone_are_not_committed(self) -> None:
         self.step(create("a", closed=True))
-        commits, content = self.keyspace.commits, self.keyspace.content
+        commits, content = self.engine.commits, self.engine.content
         outcomes = self.step(
             append("a", b"x"),
             append("missing", b"x"),
@@ -73,45 +73,45 @@ class BatchTests(CommitterCase):
                 "",
             ],
         )
-        self.assertEqual(self.keyspace.commits, commits)
-        self.assertEqual(self.keyspace.content, content)
+        self.assertEqual(self.engine.commits, commits)
+        self.assertEqual(self.engine.content, content)
 
     def test_few_calls(self) -> None:
         """However many appends there are: one put of the record, and as many as bytes need."""
         self.step(create("a"), append("a", b"warm"))
-        self.keyspace.calls.clear()
+        self.engine.calls.clear()
         outcomes = self.step(*[append("a", b"x" * 100) for _ in range(64)])
         self.assertEqual(set(self.problems(outcomes)), {""})
-        calls = self.keyspace.calls
+        calls = self.engine.calls
         self.assertEqual((calls["get"], calls["scan"], calls["put"]), (0, 0, 2))
         self.assertEqual((calls["delete"], calls["commit"]), (0, 1))
 
     def test_few_calls_for_many_streams(self) -> None:
         """A new stream costs one look for its path, and puts for path, record and bytes."""
         self.step(create("warm"))
-        self.keyspace.calls.clear()
+        self.engine.calls.clear()
         self.step(*[create(f"s{number}", b"x") for number in range(50)])
-        calls = self.keyspace.calls
+        calls = self.engine.calls
         self.assertEqual((calls["get"], calls["put"], calls["commit"]), (50, 3 * 50 + 1, 1))
 
     def test_last_record_is_extended(self) -> None:
         self.step(create("a"))
         for _ in range(10):
             self.step(append("a", b"0123456789"))
-        self.assertEqual(data_records(self.keyspace.content), 1)
+        self.assertEqual(data_records(self.engine.content), 1)
         self.restart()
-        self.keyspace.calls.clear()
+        self.engine.calls.clear()
         self.step(append("a", b"after a restart"))
         # Path, stream, and the record that is extended; the next id, twice, for the incarnation.
-        self.assertEqual(self.keyspace.calls["get"], 5)
-        self.assertEqual(data_records(self.keyspace.content), 1)
+        self.assertEqual(self.engine.calls["get"], 5)
+        self.assertEqual(data_records(self.engine.content), 1)
         self.assertEqual(self.content("a"), b"0123456789" * 10 + b"after a restart")
 
     def test_records_stay_small(self) -> None:
         self.step(create("a"))
         for size in (1, MERGE_RECORD - 1, 1, 2000, RECORD_PAYLOAD, RECORD_PAYLOAD + 1, 100_000):
             self.step(append("a", b"a" * size), append("a", b"b"), append("a", b"c" * 20))
-        sizes = [len(value) for key, value in self.keyspace.content.items() if key[:1] == b"d"]
+        sizes = [len(value) for key, value in self.engine.content.items() if key[:1] == b"d"]
         self.assertLessEqual(max(sizes), RECORD_PAYLOAD + 5)
 
     def test_large_json_is_cut_between_messages(self) -> None:
@@ -171,7 +171,7 @@ class BatchTests(CommitterCase):
             self.restart()
 
     def test_fork_reads_its_own_batch(self) -> None:
-        """Bytes that are not in the keyspace yet are inherited all the same."""
+        """Bytes that are not in the engine yet are inherited all the same."""
         outcomes = self.step(
             create("a", b"[1,2]", content_type=JSON),
             append("a", b"[3]", content_type=JSON),
@@ -213,11 +213,11 @@ class BugTests(CommitterCase):
     def test_a_bug_that_all_meet(self) -> None:
         """It is found out in fewer beginnings than there are commands."""
         self.break_apply()
-        begun = self.keyspace.calls["begin"]
+        begun = self.engine.calls["begin"]
         outcomes = self.step(*[append("a", b"x") for _ in range(300)], append("b", b"1"))
         self.assertEqual(self.problems(outcomes), ["internal"] * 300 + [""])
         self.assertEqual(self.content("b"), b"1")
-        self.assertLess(self.keyspace.calls["begin"] - begun, 900)
+        self.assertLess(self.engine.calls["begin"] - begun, 900)
         self.flushLoggedErrors(ZeroDivisionError)
 
     def test_bug_while_writing_down(self) -> None:
@@ -233,7 +233,7 @@ class BugTests(CommitterCase):
         ):
             with self.assertRaises(ZeroDivisionError):
                 work()
-            self.assertFalse(self.keyspace.busy)
+            self.assertFalse(self.engine.busy)
         with_bug.restore()
         self.step(append("a", b"kept"))
         self.assertEqual(self.content("a"), b"kept")
@@ -267,9 +267,9 @@ class SweepTests(CommitterCase):
 
     def test_nothing_to_do(self) -> None:
         self.step(create("a"), create("b", ttl=10))
-        commits = self.keyspace.commits
+        commits = self.engine.commits
         self.assertIsNone(self.committer.sweep())
-        self.assertEqual(self.keyspace.commits, commits)
+        self.assertEqual(self.engine.commits, commits)
 
     def test_expiry(self) -> None:
         self.step(
@@ -291,16 +291,16 @@ class SweepTests(CommitterCase):
         self.assertIsNone(self.state("ttl"))
         self.assertIsNone(self.state("moment"))
         self.assertIsNotNone(self.state("later"))
-        self.assertEqual(data_records(self.keyspace.content), 2)
+        self.assertEqual(data_records(self.engine.content), 2)
 
     def test_appends_move_the_deadline(self) -> None:
         """They cost no write to the index: the sweep finds the early entry, and moves it."""
         self.step(create("a", ttl=10))
         for _ in range(5):
             self.now += 9_000
-            self.keyspace.calls.clear()
+            self.engine.calls.clear()
             self.step(append("a", b"x"))
-            self.assertEqual(self.keyspace.calls["put"], 2)
+            self.assertEqual(self.engine.calls["put"], 2)
             self.sweep()
             self.assertIsNotNone(self.state("a"))
         self.now += 10_000
@@ -339,13 +339,13 @@ class SweepTests(CommitterCase):
     def test_accesses_are_written_down(self) -> None:
         made = self.step(create("ttl", ttl=10), create("moment", expires_at=self.now + 1))
         ids = [outcome.state.id for outcome in made if isinstance(outcome, Created)]
-        commits = self.keyspace.commits
+        commits = self.engine.commits
         committed = self.committer.write_accesses([(ids[1], self.now + 5), (999, self.now + 5)])
         self.assertFalse(committed.failed)
-        self.assertEqual(self.keyspace.commits, commits, "a deadline that no access moves")
+        self.assertEqual(self.engine.commits, commits, "a deadline that no access moves")
         committed = self.committer.write_accesses([(ids[0], self.now + 5)])
         self.assertEqual(set(committed.published), {"ttl"})
-        self.assertEqual(self.keyspace.commits, commits + 1)
+        self.assertEqual(self.engine.commits, commits + 1)
         state = self.state("ttl")
         assert state is not None
         self.assertEqual(state.touched_at, self.now + 5)
@@ -364,10 +364,10 @@ class SweepTests(CommitterCase):
             committed = self.committer.sweep()
             if committed is None:
                 break
-            left.append(data_records(self.keyspace.content))
+            left.append(data_records(self.engine.content))
             self.tearDown()
         self.assertEqual(left, [2500, 1500, 500, 0])
-        self.assertEqual(set(self.keyspace.content), {codec.META_KEY, codec.NEXT_ID_KEY})
+        self.assertEqual(set(self.engine.content), {codec.META_KEY, codec.NEXT_ID_KEY})
 
     def test_many_small_deletions_share_a_step(self) -> None:
         count = DELETE_STEP
@@ -375,7 +375,7 @@ class SweepTests(CommitterCase):
         self.step(*[delete(f"s{number}") for number in range(count)])
         # Each costs its data record and its entry.
         self.assertIn(self.sweep(), (2, 3))
-        self.assertEqual(set(self.keyspace.content), {codec.META_KEY, codec.NEXT_ID_KEY})
+        self.assertEqual(set(self.engine.content), {codec.META_KEY, codec.NEXT_ID_KEY})
 
     def test_sources_end_with_their_last_fork(self) -> None:
         self.step(
@@ -387,7 +387,7 @@ class SweepTests(CommitterCase):
         self.assertEqual(self.content("c"), b"0")
         self.now += 10_000
         self.sweep()
-        self.assertEqual(set(self.keyspace.content), {codec.META_KEY, codec.NEXT_ID_KEY})
+        self.assertEqual(set(self.engine.content), {codec.META_KEY, codec.NEXT_ID_KEY})
 
 
 class QuotaTests(CommitterCase):

@@ -13,36 +13,36 @@ from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.codec import CorruptRecord
-from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.engine.format_version import check_format
 from tests.storage.command_builders import JSON, append, create, fork
-from tests.storage.fake_keyspace import FakeKeyspace
+from tests.storage.engine.fake_engine import FakeEngine
 
 LARGE = b'"' + b"x" * 40_000 + b'"'
 MESSAGES = [b"1", b"[2,3]", LARGE, b'{"a":","}', LARGE, b"4"]
 
 
-def store(*batches: list[Command]) -> FakeKeyspace:
+def store(*batches: list[Command]) -> FakeEngine:
     """A store that some batches have left."""
-    keyspace = FakeKeyspace()
-    recognise(keyspace, "the fake", 0)
-    committer = Committer(keyspace, AccessTimes(), lambda: 1000, clock=lambda: 0.0)
+    engine = FakeEngine()
+    check_format(engine, "the fake", 0)
+    committer = Committer(engine, AccessTimes(), lambda: 1000, clock=lambda: 0.0)
     for batch in batches:
         committer.step(batch)
-    return keyspace
+    return engine
 
 
-def read(keyspace: FakeKeyspace, path: str, start: int, limit: int) -> bytes:
+def read(engine: FakeEngine, path: str, start: int, limit: int) -> bytes:
     """Bytes of a stream, copied out of a view that is over."""
-    with keyspace.snapshot() as view:
+    with engine.snapshot() as view:
         record = reader.load_stream_at(view, path)
         assert record is not None
         state = record.state
         return reader.gather(view, reader.lookup_in(view), state, start, state.tail, limit)
 
 
-def between(keyspace: FakeKeyspace, path: str, position: int) -> bool:
+def between(engine: FakeEngine, path: str, position: int) -> bool:
     """Whether a position lies between messages."""
-    with keyspace.snapshot() as view:
+    with engine.snapshot() as view:
         record = reader.load_stream_at(view, path)
         assert record is not None
         return reader.is_boundary(view, reader.lookup_in(view), record.state, position)
@@ -69,11 +69,11 @@ class LoadTests(SynchronousTestCase):
 
     def test_a_path_that_leads_elsewhere(self) -> None:
         """Two paths with the same key would be one stream; it is noticed."""
-        keyspace = store([create("a"), create("b")])
+        engine = store([create("a"), create("b")])
         key = codec.path_key("a")
         for stream_id in (2, 99):
-            keyspace.content[key] = codec.seal(key, codec.pack_path("a", stream_id))
-            with keyspace.snapshot() as view, self.assertRaises(CorruptRecord):
+            engine.content[key] = codec.seal(key, codec.pack_path("a", stream_id))
+            with engine.snapshot() as view, self.assertRaises(CorruptRecord):
                 reader.load_stream_at(view, "a")
 
 
@@ -129,15 +129,15 @@ class GatherTests(SynchronousTestCase):
     @given(st.data())
     def test_never_wrong_bytes(self, data: st.DataObject) -> None:
         """Any bit of any record may have flipped, and any data record may be lost."""
-        keyspace = FakeKeyspace(self.bytes.content)
-        key = data.draw(st.sampled_from(sorted(k for k in keyspace.content if k[:1] in b"psd")))
+        engine = FakeEngine(self.bytes.content)
+        key = data.draw(st.sampled_from(sorted(k for k in engine.content if k[:1] in b"psd")))
         if key[:1] == b"d" and data.draw(st.booleans()):
-            del keyspace.content[key]
+            del engine.content[key]
         else:
-            value = bytearray(keyspace.content[key])
+            value = bytearray(engine.content[key])
             bit = data.draw(st.integers(0, len(value) * 8 - 1))
             value[bit // 8] ^= 1 << bit % 8
-            keyspace.content[key] = bytes(value)
+            engine.content[key] = bytes(value)
         for path, content in (
             ("a", self.content),
             ("f", self.content[:40_000] + b"own"),
@@ -146,7 +146,7 @@ class GatherTests(SynchronousTestCase):
             start = data.draw(st.integers(0, len(content) - 1))
             limit = data.draw(st.integers(1, len(content)))
             try:
-                found = read(keyspace, path, start, limit)
+                found = read(engine, path, start, limit)
             except CorruptRecord:
                 continue
             self.assertEqual(found, content[start : start + limit])
@@ -154,13 +154,13 @@ class GatherTests(SynchronousTestCase):
     @given(st.data())
     def test_never_wrong_boundaries(self, data: st.DataObject) -> None:
         """What is missing is no boundary, and no bytes."""
-        keyspace = FakeKeyspace(self.json.content)
-        lost = data.draw(st.sampled_from(sorted(k for k in keyspace.content if k[:1] == b"d")))
-        del keyspace.content[lost]
+        engine = FakeEngine(self.json.content)
+        lost = data.draw(st.sampled_from(sorted(k for k in engine.content if k[:1] == b"d")))
+        del engine.content[lost]
         position = data.draw(st.sampled_from(self.positions))
         try:
-            self.assertTrue(between(keyspace, "a", position))
-            found = read(keyspace, "a", position, 1)
+            self.assertTrue(between(engine, "a", position))
+            found = read(engine, "a", position, 1)
         except CorruptRecord:
             return
         self.assertEqual(found, self.stored[position : position + len(found)])

@@ -181,7 +181,7 @@ class KeyTests(SynchronousTestCase):
             producer_key(stream_id, path, number),
             codec.deadline_key(number, stream_id),
             codec.garbage_key(stream_id),
-            codec.forgotten_key(stream_id, number),
+            codec.old_producers_key(stream_id, number),
             codec.META_KEY,
             codec.NEXT_ID_KEY,
         ]
@@ -231,7 +231,7 @@ class KeyTests(SynchronousTestCase):
     @given(st.integers(0, 2**64 - 2), positions, names)
     def test_owned_ranges(self, stream_id: int, number: int, name: str) -> None:
         """What belongs to a stream lies in its ranges, and what belongs to others does not."""
-        owned = codec.owned_ranges(stream_id)
+        owned = codec.stream_ranges(stream_id)
         for owner in (stream_id, stream_id + 1, max(stream_id - 1, 0)):
             for key in (codec.data_key(owner, number), producer_key(owner, name, number)):
                 inside = [first <= key < behind for first, behind in owned]
@@ -241,8 +241,8 @@ class KeyTests(SynchronousTestCase):
     def test_forgotten_producers(self, stream_id: int, old: int, until: int, name: str) -> None:
         """What an entry frees are the producers of the generations before its own."""
         key = producer_key(stream_id, name, old)
-        self.assertEqual(codec.producer_of(key), (old, codec.producer_name(name)))
-        ((first, behind),) = codec.garbage_ranges(codec.forgotten_key(stream_id, until))
+        self.assertEqual(codec.parse_producer_key(key), (old, codec.producer_name(name)))
+        ((first, behind),) = codec.garbage_ranges(codec.old_producers_key(stream_id, until))
         self.assertEqual(first <= key < behind, old < until or not old)
 
     @given(ids, positions, names)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.durable.reader import load_next_id
-from durable_streams_tw.storage.engine.format_version import recognise
-from tests.storage.fake_keyspace import FakeKeyspace
+from durable_streams_tw.storage.engine.format_version import check_format
+from tests.storage.engine.fake_engine import FakeEngine
 
 
 class NewStoreTests(SynchronousTestCase):
@@ -14,9 +14,9 @@ class NewStoreTests(SynchronousTestCase):
 
     def first_id(self, now: int) -> int:
         """The first id of a store that is made at a time (milliseconds since 1970)."""
-        keyspace = FakeKeyspace()
-        recognise(keyspace, "the fake", now)
-        with keyspace.snapshot() as view:
+        engine = FakeEngine()
+        check_format(engine, "the fake", now)
+        with engine.snapshot() as view:
             return load_next_id(view)
 
     def test_ids_of_an_earlier_store(self) -> None:
@@ -28,8 +28,8 @@ class NewStoreTests(SynchronousTestCase):
 
     def test_recognised_again(self) -> None:
         """Opening it later changes nothing."""
-        keyspace = FakeKeyspace()
-        recognise(keyspace, "the fake", 5)
-        recognise(keyspace, "the fake", 10)
-        with keyspace.snapshot() as view:
+        engine = FakeEngine()
+        check_format(engine, "the fake", 5)
+        check_format(engine, "the fake", 10)
+        with engine.snapshot() as view:
             self.assertEqual(load_next_id(view), (5 << 20) + 1)

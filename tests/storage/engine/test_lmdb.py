@@ -17,11 +17,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine import lmdb as engine_lmdb
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LOCK_FILE, LMDBEngine
+from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages
-from durable_streams_tw.storage.files import DRAFT
+from durable_streams_tw.storage.files import DATA_FILE, DRAFT, LOCK_FILE
+from tests.storage.engine.fake_engine import FakeEngine
 from tests.storage.failing_files import SUPPORTED, break_meta, pages_fail
-from tests.storage.fake_keyspace import FakeKeyspace
 from tests.storage.lmdb_rig import scratch_directory
 
 pairs = st.dictionaries(st.binary(min_size=1, max_size=3), st.binary(max_size=3), max_size=20)
@@ -34,12 +34,12 @@ class LMDBCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.directory = scratch_directory()
         self.addCleanup(shutil.rmtree, self.directory)
-        self.keyspace = LMDBEngine(self.directory)
-        self.addCleanup(lambda: self.keyspace.close())
+        self.engine = LMDBEngine(self.directory)
+        self.addCleanup(lambda: self.engine.close())
 
     def put(self, key: bytes, value: bytes) -> int:
         """One pair in one commit; its version."""
-        batch = self.keyspace.begin()
+        batch = self.engine.begin()
         try:
             batch.put(key, value)
             return batch.commit()
@@ -48,13 +48,13 @@ class LMDBCase(SynchronousTestCase):
 
     def get(self, key: bytes) -> bytes | None:
         """What a new snapshot has."""
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             value = view.get(key)
             return None if value is None else bytes(value)
 
     def seen(self) -> int:
         """The version of a new snapshot."""
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             return view.version
 
 
@@ -71,24 +71,24 @@ class MapTests(LMDBCase):
         stop: bytes,
     ) -> None:
         """Gets and scans of snapshots and batches agree with those of a sorted dictionary."""
-        fake = FakeKeyspace()
-        for keyspace in (self.keyspace, fake):
-            with keyspace.snapshot() as view:
+        fake = FakeEngine()
+        for engine in (self.engine, fake):
+            with engine.snapshot() as view:
                 old = [bytes(key) for key, _ in view.scan(b"\x00", b"\xff" * 9)]
-            batch = keyspace.begin()
+            batch = engine.begin()
             for key in old:
                 batch.delete(key)
             for key, value in first.items():
                 batch.put(key, value)
             batch.delete(b"never there")
             batch.commit()
-        batches = (self.keyspace.begin(), fake.begin())
+        batches = (self.engine.begin(), fake.begin())
         for batch in batches:
             for key, value in second.items():
                 batch.put(key, value)
             for key in list(first)[::2]:
                 batch.delete(key)
-        with self.keyspace.snapshot() as snapshot, fake.snapshot() as expected:
+        with self.engine.snapshot() as snapshot, fake.snapshot() as expected:
             for found, known in ((snapshot, expected), batches):
                 self.assertEqual(
                     *[
@@ -116,7 +116,7 @@ class MapTests(LMDBCase):
 
     def test_a_snapshot_stays_what_it_was(self) -> None:
         self.put(b"a", b"1")
-        with self.keyspace.snapshot() as before:
+        with self.engine.snapshot() as before:
             version = self.put(b"a", b"2")
             self.assertEqual(bytes(before.get(b"a") or b""), b"1")
             self.assertLess(before.version, version)
@@ -125,7 +125,7 @@ class MapTests(LMDBCase):
 
     def test_an_aborted_batch_leaves_nothing(self) -> None:
         version = self.put(b"a", b"1")
-        batch = self.keyspace.begin()
+        batch = self.engine.begin()
         batch.put(b"a", b"2")
         batch.abort()
         batch.abort()
@@ -133,8 +133,8 @@ class MapTests(LMDBCase):
 
     def test_reopened(self) -> None:
         version = self.put(b"a", b"1")
-        self.keyspace.close()
-        self.keyspace = LMDBEngine(self.directory)
+        self.engine.close()
+        self.engine = LMDBEngine(self.directory)
         self.assertEqual((self.get(b"a"), self.seen()), (b"1", version))
 
     def test_files(self) -> None:
@@ -146,23 +146,23 @@ class MapTests(LMDBCase):
 
     def test_room(self) -> None:
         """What was freed inside the map counts as room too."""
-        self.assertLessEqual(self.keyspace.disk_room(), self.keyspace.disk_size())
-        self.assertTrue(self.keyspace.has_room(0))
-        before = self.keyspace.used()
-        batch = self.keyspace.begin()
+        self.assertLessEqual(self.engine.free_disk_bytes(), self.engine.total_disk_bytes())
+        self.assertTrue(self.engine.has_space(0))
+        before = self.engine.used_bytes()
+        batch = self.engine.begin()
         for number in range(500):
             batch.put(b"%d" % number, bytes(16_000))
         batch.commit()
-        self.assertGreater(self.keyspace.used(), before + 500 * 16_000)
-        self.patch(self.keyspace, "disk_room", lambda: 0)
-        self.assertFalse(self.keyspace.has_room(1_000_000))
-        batch = self.keyspace.begin()
+        self.assertGreater(self.engine.used_bytes(), before + 500 * 16_000)
+        self.patch(self.engine, "free_disk_bytes", lambda: 0)
+        self.assertFalse(self.engine.has_space(1_000_000))
+        batch = self.engine.begin()
         for number in range(500):
             batch.delete(b"%d" % number)
         batch.commit()
-        self.assertTrue(self.keyspace.has_room(1_000_000))
-        self.assertFalse(self.keyspace.has_room(100_000_000))
-        self.assertLess(self.keyspace.used(), before + 100_000)
+        self.assertTrue(self.engine.has_space(1_000_000))
+        self.assertFalse(self.engine.has_space(100_000_000))
+        self.assertLess(self.engine.used_bytes(), before + 100_000)
 
 
 class OpeningTests(SynchronousTestCase):
@@ -178,12 +178,12 @@ class OpeningTests(SynchronousTestCase):
             LMDBEngine(self.directory)
 
     def fill(self, number: int) -> None:
-        keyspace = LMDBEngine(self.directory)
-        batch = keyspace.begin()
+        engine = LMDBEngine(self.directory)
+        batch = engine.begin()
         for key in range(number):
             batch.put(b"%d" % key, bytes(16_000))
         batch.commit()
-        keyspace.close()
+        engine.close()
 
     def test_no_database(self) -> None:
         for content in (b"short", b"x" * 100_000):
@@ -242,13 +242,13 @@ class OpeningTests(SynchronousTestCase):
                 file.write((size // 4096 + 1).to_bytes(8, sys.byteorder))
         LMDBEngine(self.directory).close()
         self.assertEqual(os.stat(self.path).st_size, size + 8192)
-        self.patch(engine_lmdb, "pages_end", None)
+        self.patch(engine_lmdb, "used_end", None)
         LMDBEngine(self.directory).close()
 
     def test_damaged_and_short(self) -> None:
         self.fill(100)
         os.truncate(self.path, os.stat(self.path).st_size - 8192)
-        self.patch(engine_lmdb, "pages_end", self.damaged)
+        self.patch(engine_lmdb, "used_end", self.damaged)
         self.assertUnusable("is damaged: page 7 belongs to no tree")
 
     def damaged(self, *_: object) -> int:
@@ -288,14 +288,14 @@ class FailureTests(LMDBCase):
 
     def test_full(self) -> None:
         """Nothing was written, and that is known."""
-        floor = self.keyspace.floor
+        floor = self.engine.min_version
         with pages_fail(self.directory, full=True):
             with self.assertRaises(EngineFull):
                 self.put(b"a", b"new")
             self.assertEqual(self.get(b"a"), b"old")
         self.put(b"b", b"new")
         self.assertEqual((self.get(b"a"), self.get(b"b")), (b"old", b"new"))
-        self.assertGreater(self.keyspace.floor, floor)
+        self.assertGreater(self.engine.min_version, floor)
 
     def test_failed(self) -> None:
         seen = self.seen()
@@ -310,15 +310,15 @@ class FailureTests(LMDBCase):
     def test_meta_page(self) -> None:
         """It breaks the environment, even for reading: it is opened anew at once. That the
         disk was full does not make the outcome known."""
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             seen = view.version
         break_meta(self.directory)
         with self.assertRaises(EngineFailed):
             self.put(b"a", b"new")
         self.assertEqual(self.get(b"a"), b"old")
-        self.assertGreaterEqual(self.seen(), self.keyspace.floor)
-        self.assertGreater(self.keyspace.floor, seen)
-        self.assertGreater(self.put(b"a", b"newer"), self.keyspace.floor)
+        self.assertGreaterEqual(self.seen(), self.engine.min_version)
+        self.assertGreater(self.engine.min_version, seen)
+        self.assertGreater(self.put(b"a", b"newer"), self.engine.min_version)
         self.assertEqual(self.get(b"a"), b"newer")
 
     def test_again_and_again(self) -> None:
@@ -331,7 +331,7 @@ class FailureTests(LMDBCase):
 
     def test_opening_anew_waits_for_snapshots(self) -> None:
         """The map must not go away under one that is open."""
-        snapshot = self.keyspace.snapshot()
+        snapshot = self.engine.snapshot()
         view = snapshot.__enter__()
 
         def wait_for(ready: Callable[[], bool]) -> None:
@@ -340,7 +340,7 @@ class FailureTests(LMDBCase):
             snapshot.__exit__(None, None, None)
             self.assertTrue(ready())
 
-        self.patch(self.keyspace._idle, "wait_for", wait_for)
+        self.patch(self.engine._idle, "wait_for", wait_for)
         break_meta(self.directory)
         with self.assertRaises(EngineFailed):
             self.put(b"a", b"new")
@@ -358,15 +358,15 @@ class FailureTests(LMDBCase):
                 self.put(b"a", b"new")
             with self.assertRaises(EngineFailed):
                 self.get(b"a")
-            for ask in (self.keyspace.used, self.keyspace.check_readers):
+            for ask in (self.engine.used_bytes, self.engine.check_readers):
                 with self.assertRaises(EngineFailed):
                     ask()
         os.rmdir(path)
         os.rename(path + ".away", path)
-        floor = self.keyspace.floor
+        floor = self.engine.min_version
         self.assertEqual(self.get(b"a"), b"old")
-        self.assertGreater(self.keyspace.floor, floor)
-        self.keyspace.check_readers()
+        self.assertGreater(self.engine.min_version, floor)
+        self.engine.check_readers()
         self.put(b"b", b"new")
         self.assertEqual((self.get(b"a"), self.get(b"b")), (b"old", b"new"))
 
@@ -389,13 +389,13 @@ class FailureTests(LMDBCase):
         with mock.patch.object(lmdb, "open", side_effect=lmdb.Error("Input/output error")):
             with self.assertRaises(EngineFailed):
                 self.put(b"a", b"new")
-            self.keyspace.close()
+            self.engine.close()
 
     def test_the_map_is_full(self) -> None:
-        self.keyspace.close()
+        self.engine.close()
         self.patch(engine_lmdb, "MAP_SIZE", 1 << 20)
-        self.keyspace = LMDBEngine(self.directory)
-        batch = self.keyspace.begin()
+        self.engine = LMDBEngine(self.directory)
+        batch = self.engine.begin()
         with self.assertRaises(EngineFull):
             for number in range(200):
                 batch.put(b"%d" % number, bytes(16_000))
@@ -405,18 +405,18 @@ class FailureTests(LMDBCase):
 
     def test_no_such_file_system(self) -> None:
         """Not even its room can be asked."""
-        self.keyspace._directory += "/missing"
-        for ask in (self.keyspace.disk_room, self.keyspace.disk_size):
+        self.engine._directory += "/missing"
+        for ask in (self.engine.free_disk_bytes, self.engine.total_disk_bytes):
             with self.assertRaises(EngineFailed):
                 ask()
         with self.assertRaises(EngineFailed):
-            self.keyspace.has_room(1)
+            self.engine.has_space(1)
 
     def test_use_after_the_end(self) -> None:
         """A view that is over fails; it does not show whatever is in memory by then."""
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             pass
-        batch = self.keyspace.begin()
+        batch = self.engine.begin()
         batch.abort()
         for over in (view, batch):
             with self.assertRaises(EngineFailed):

@@ -13,8 +13,8 @@ import sys
 import lmdb
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE
-from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages, pages_end
+from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages, used_end
+from durable_streams_tw.storage.files import DATA_FILE
 from tests.storage.lmdb_rig import scratch_directory
 
 _PAGE = 4096
@@ -23,7 +23,7 @@ _PAGE = 4096
 # missing would end this process.
 _OPEN = """
 import json, os, shutil, sys
-from durable_streams_tw.storage.admin.fsck.store import check_directory
+from durable_streams_tw.storage.admin.verify import check_directory
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 
@@ -34,7 +34,7 @@ for size in sizes:
     shutil.copytree(directory, copy)
     os.truncate(copy + "/data.mdb", size)
     try:
-        keyspace = LMDBEngine(copy)
+        engine = LMDBEngine(copy)
     except StoreUnusable as unusable:
         try:
             list(check_directory(copy))
@@ -42,16 +42,16 @@ for size in sizes:
             assert str(again) == str(unusable), (again, unusable)
         found.append(str(unusable))
     else:
-        with keyspace.snapshot() as view:
+        with engine.snapshot() as view:
             seen = sum(len(bytes(value)) for _, value in view.scan(b"0", b"z"))
         for number in range(2):
-            batch = keyspace.begin()
+            batch = engine.begin()
             for key in range(60):
                 batch.put(b"new%d" % key, bytes(2000))
             batch.commit()
         assert os.stat(copy + "/data.mdb").st_size >= size
         found.append(seen)
-        keyspace.close()
+        engine.close()
     shutil.rmtree(copy)
 json.dump(found, sys.stdout)
 """
@@ -79,7 +79,7 @@ class CutShortTests(SynchronousTestCase):
                         batch.delete(b"%d" % chance.randrange(120))
             with environment.begin() as view:
                 values = sum(len(value) for _, value in view.cursor())
-                end = pages_end(self.path, view.id())
+                end = used_end(self.path, view.id())
             said = (environment.info()["last_pgno"] + 1) * _PAGE
         return values, end, said
 
@@ -122,7 +122,7 @@ class CutShortTests(SynchronousTestCase):
         metas = [struct.unpack_from("=QQQ", whole, at + 128) for at in (0, _PAGE)]
         root, _, newest = max(metas, key=lambda meta: meta[2])
         with self.assertRaisesRegex(DamagedPages, "no meta page is that of commit"):
-            pages_end(self.path, newest + 1)
+            used_end(self.path, newest + 1)
         at = root * _PAGE
         for content, why in (
             (whole[: at + 10] + bytes(2) + whole[at + 12 :], "belongs to no tree"),
@@ -135,7 +135,7 @@ class CutShortTests(SynchronousTestCase):
             with open(self.path, "wb") as file:
                 file.write(content)
             with self.assertRaisesRegex(DamagedPages, why):
-                pages_end(self.path, newest)
+                used_end(self.path, newest)
 
     def circle(self, whole: bytes, root: int) -> bytes:
         """Let the first node of the root, a branch, lead to the root again."""

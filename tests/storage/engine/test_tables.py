@@ -24,11 +24,11 @@ from durable_streams_tw.protocol.subscriptions.state import (
 )
 from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import CorruptRecord
-from durable_streams_tw.storage.engine.format_version import recognise
-from durable_streams_tw.storage.engine.tables import CURSORS, NAMED, SUBSCRIPTIONS, Table
+from durable_streams_tw.storage.engine.format_version import check_format
+from durable_streams_tw.storage.engine.tables import CURSORS, LINKS, SUBSCRIPTIONS, Table
 from durable_streams_tw.storage.limits import MAX_RECORD
 from durable_streams_tw.storage.memory.tables import MemoryTables
-from tests.storage.fake_keyspace import FakeKeyspace
+from tests.storage.engine.fake_engine import FakeEngine
 
 _text = st.text(max_size=20)
 _counts = st.integers(0, 2**63 - 1)
@@ -66,9 +66,9 @@ class CodecTests(SynchronousTestCase):
 
     @given(st.binary(max_size=20), _named)
     def test_named(self, key: bytes, value: Named) -> None:
-        self._comes_back(NAMED, key, value)
+        self._comes_back(LINKS, key, value)
 
-    @given(st.sampled_from((SUBSCRIPTIONS, CURSORS, NAMED)), st.binary(max_size=60))
+    @given(st.sampled_from((SUBSCRIPTIONS, CURSORS, LINKS)), st.binary(max_size=60))
     def test_nonsense_under_a_right_checksum(self, table: Table[Any], payload: bytes) -> None:
         key = table.prefix + b"key"
         try:
@@ -150,7 +150,7 @@ class MemoryTablesTests(SynchronousTestCase):
                 expected.pop(key, None)
             self.assertEqual(held.get(CURSORS, key), expected.get(key))
         self.assertEqual(list(held.range(CURSORS, b"", None)), sorted(expected.items()))
-        self.assertEqual(list(held.range(NAMED, b"", None)), [])
+        self.assertEqual(list(held.range(LINKS, b"", None)), [])
         first, stop = tables.owned_range(1)
         within = [(key, expected[key]) for key in sorted(expected) if first <= key < stop]
         self.assertEqual(list(held.range(CURSORS, first, stop)), within)
@@ -164,13 +164,13 @@ class FormatTests(SynchronousTestCase):
 
     def test_upgrade(self) -> None:
         """It is taken over, and marked: an older program would not know its records."""
-        keyspace = FakeKeyspace()
-        recognise(keyspace, "the fake", 5)
+        engine = FakeEngine()
+        check_format(engine, "the fake", 5)
         old = codec.Meta(1, "0.0.9", 5)
-        keyspace.content[codec.META_KEY] = codec.pack_meta(old)
-        recognise(keyspace, "the fake", 9)
-        meta = codec.unpack_meta(keyspace.content[codec.META_KEY])
+        engine.content[codec.META_KEY] = codec.pack_meta(old)
+        check_format(engine, "the fake", 9)
+        meta = codec.unpack_meta(engine.content[codec.META_KEY])
         self.assertEqual(meta, msgspec.structs.replace(old, format=codec.FORMAT))
-        commits = keyspace.commits
-        recognise(keyspace, "the fake", 9)
-        self.assertEqual(keyspace.commits, commits)
+        commits = engine.commits
+        check_format(engine, "the fake", 9)
+        self.assertEqual(engine.commits, commits)

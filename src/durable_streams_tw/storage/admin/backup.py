@@ -32,20 +32,18 @@ from msgspec import Struct
 from durable_streams_tw import __version__
 from durable_streams_tw.storage.admin.copy import (
     CopiedFile,
-    Copy,
+    FileWriter,
     Progress,
     copy_file,
     copy_store,
-    need_room,
-    prove,
-    refuse_flawed,
+    require_free_space,
 )
-from durable_streams_tw.storage.admin.data_dir import CLAIM_FILE, DataDirLock
 from durable_streams_tw.storage.admin.inspect import Inspection
+from durable_streams_tw.storage.admin.verify import refuse_flawed_wal, verify
 from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.data_dir import DataDirLock
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE
-from durable_streams_tw.storage.files import persist
+from durable_streams_tw.storage.files import DATA_FILE, OWNER_FILE, persist
 
 MANIFEST_FILE: Final = "backup.json"
 KIND: Final = "durable-streams backup"
@@ -85,7 +83,7 @@ def back_up(
     """Make a backup of a data directory, whether a server is using it or not.
 
     ``destination`` is made, and must not be there. ``others`` are names of files beside the
-    store that belong to it, where they are there. Raises `StoreUnusable`, and `Flawed` where
+    store that belong to it, where they are there. Raises `StoreUnusable`, and `FlawedStore` where
     the store is not sound: with ``even_flawed`` there is a backup of it all the same.
     """
     destination = destination.rstrip("/") or "/"
@@ -96,9 +94,9 @@ def back_up(
     try:
         began_at = now()
         with Inspection(directory, tolerant=even_flawed) as source:
-            refuse_flawed(source, directory, even_flawed)
-            figures = source.figures()
-            need_room(draft, figures.used)
+            refuse_flawed_wal(source, directory, even_flawed)
+            figures = source.usage()
+            require_free_space(draft, figures.used)
             files = [copy_store(source, os.path.join(draft, DATA_FILE), progress)]
         for name in others:
             original = os.path.join(directory, name)
@@ -115,9 +113,9 @@ def back_up(
             files=files,
             flaws=flaws,
         )
-        with Copy(os.path.join(draft, MANIFEST_FILE)) as copy:
+        with FileWriter(os.path.join(draft, MANIFEST_FILE)) as copy:
             copy.write(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-        claim.erase()
+        claim.remove_file()
         persist(draft)
         _rename(draft, destination)
     except BaseException:
@@ -188,7 +186,7 @@ def _discard_partial(destination: str, others: Sequence[str]) -> None:
             with suppress(StoreUnusable):
                 claim = DataDirLock(entry.path, known)
                 try:
-                    if set(os.listdir(entry.path)) <= known | {CLAIM_FILE}:
+                    if set(os.listdir(entry.path)) <= known | {OWNER_FILE}:
                         shutil.rmtree(entry.path)
                 finally:
                     claim.release()
@@ -209,7 +207,7 @@ def _look(
 ) -> tuple[int, codec.Meta]:
     """How many flaws a copied store has, and what wrote it."""
     with Inspection(data, alone=True) as copied:
-        flaws = prove(copied, where, progress, deep=deep, tolerant=even_flawed)
+        flaws = verify(copied, where, progress, deep=deep, tolerant=even_flawed)
         with copied.snapshot() as view:
             found = view.get(codec.META_KEY)
             value = None if found is None else bytes(found)

@@ -1,4 +1,4 @@
-"""Copies of a store's files: written whole, flushed, counted and digested."""
+"""Copies of store files: written to a new name, flushed, measured and digested."""
 
 from __future__ import annotations
 
@@ -6,55 +6,49 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
+import lmdb
 from msgspec import Struct
 
-from durable_streams_tw.storage.admin.copy_completion import complete
-from durable_streams_tw.storage.admin.fsck.findings import Finding
-from durable_streams_tw.storage.admin.fsck.store import check
-from durable_streams_tw.storage.admin.inspect import Inspection, Leaking
+from durable_streams_tw.storage.admin.inspect import CHANGING, Inspection, LeakedPages
 from durable_streams_tw.storage.api import StoreUnusable
-from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, Snapshot
-from durable_streams_tw.storage.engine.wal.checkpoint import Mark
+from durable_streams_tw.storage.durable import reader
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.format_version import first_id
+from durable_streams_tw.storage.engine.kv import EngineFailed
+from durable_streams_tw.storage.engine.lmdb import LMDBSnapshot, open_environment
+from durable_streams_tw.storage.engine.wal.checkpoint import (
+    CheckpointRecord,
+    apply_changes,
+    new_checkpoint_record,
+    pack_checkpoint_record,
+    read_checkpoint_record,
+)
 from durable_streams_tw.storage.engine.wal.format import Entry
 from durable_streams_tw.storage.files import open_file
 
 Progress = Callable[[str, int, int], None]
-"""Told now and then: what is being done, how much of it is done, and how much there is."""
+"""Callback with an activity, the work done so far, and the expected total."""
 
 _PIECE: Final = 1 << 20
-_TOLD_EVERY: Final = 4096
-_NAMED: Final = 20
 
 
 class CopiedFile(Struct, frozen=True):
-    """A file of a copy: its name, its size in bytes, the SHA-256 of its content in hex."""
+    """Name, size in bytes and SHA-256 (hex) of a copied file."""
 
     name: str
     size: int
     sha256: str
 
 
-class Flawed(Exception):
-    """A copy is not sound; ``findings`` are the first of what is wrong, ``count`` is all."""
+class FileWriter:
+    """Context manager that writes a new file, readable by its owner only.
 
-    def __init__(self, where: str, findings: list[Finding], count: int) -> None:
-        first = findings[0]
-        super().__init__(
-            f"{where} has flaws ({count}), the first: {first.flaw.value}: {first.detail}"
-        )
-        self.findings = findings
-        self.count = count
-
-
-class Copy:
-    """A new file that is being written, readable for its owner only.
-
-    Use it as a context manager: where it ends well the file is flushed to the disk, otherwise
-    it is taken away. Raises `StoreUnusable` where it cannot be written.
+    The file is flushed on success and removed on an exception. Raises `StoreUnusable` if it
+    cannot be written.
     """
 
     def __init__(self, path: str) -> None:
@@ -62,8 +56,8 @@ class Copy:
         self._digest = hashlib.sha256()
         self.size = 0
 
-    def __enter__(self) -> Copy:
-        with _explained(self._path):
+    def __enter__(self) -> FileWriter:
+        with _translated_errors(self._path):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._file = open(os.open(self._path, flags, 0o600), "wb", buffering=0)
         return self
@@ -73,174 +67,152 @@ class Copy:
             if kind is not None:
                 os.unlink(self._path)
                 return
-            with _explained(self._path):
+            with _translated_errors(self._path):
                 os.fsync(self._file.fileno())
 
     def write(self, data: bytes) -> None:
-        """Append to it."""
-        with _explained(self._path):
+        """Append bytes to the file. Raises `StoreUnusable`."""
+        with _translated_errors(self._path):
             left = memoryview(data)
             while left:
                 left = left[self._file.write(left) :]
         self._digest.update(data)
         self.size += len(data)
 
-    def described(self) -> CopiedFile:
-        """What has been written so far."""
+    def copied_file(self) -> CopiedFile:
+        """Return the name, size and digest of the bytes written so far."""
         return CopiedFile(os.path.basename(self._path), self.size, self._digest.hexdigest())
 
 
 def copy_store(source: Inspection, path: str, progress: Progress) -> CopiedFile:
-    """Copy what the last commit of a store left, and no free pages, into a new file.
+    """Copy the last commit of a store, without free pages, into a new data file.
 
     Raises `StoreUnusable`.
     """
     try:
-        # First of all: what leaves the journal in between is in the map by then.
-        journaled = source.journaled()
-        copied = _copy_map(source, path, progress)
+        # Read the WAL before LMDB: entries that leave it in between are in LMDB by then.
+        entries = source.wal_entries()
+        copied = _copy_data_file(source, path, progress)
 
-        def unapplied(mark: Mark) -> list[Entry] | None:
-            return source.unapplied(mark, journaled)
+        def unapplied(record: CheckpointRecord) -> list[Entry] | None:
+            return source.unapplied(record, entries)
 
-        return _described(path) if complete(path, unapplied) else copied
+        return _digest_file(path) if _apply_wal(path, unapplied) else copied
     except EngineFailed as failure:
-        raise StoreUnusable(f"{path} cannot be made: {failure}") from None
+        raise StoreUnusable(f"{path} cannot be created: {failure}") from None
 
 
-def _copy_map(source: Inspection, path: str, progress: Progress) -> CopiedFile:
-    # Pages of a tree that is being cut down to its pairs stay, and two that lead to all.
-    size = source.figures().used
+def _copy_data_file(source: Inspection, path: str, progress: Progress) -> CopiedFile:
+    # A compacting copy has the used pages and the two meta pages.
+    size = source.usage().used
 
-    def written(copy: Copy) -> Callable[[bytes], None]:
+    def write_to(writer: FileWriter) -> Callable[[bytes], None]:
         def write(piece: bytes) -> None:
-            copy.write(piece)
-            progress("copying", copy.size, max(size, copy.size))
+            writer.write(piece)
+            progress("copying", writer.size, max(size, writer.size))
 
         return write
 
     try:
-        with Copy(path) as copy:
-            source.copy(written(copy))
-    except Leaking:
-        with Copy(path) as copy:
-            source.copy_whole(written(copy))
-    return copy.described()
+        with FileWriter(path) as writer:
+            source.copy(write_to(writer))
+    except LeakedPages:
+        with FileWriter(path) as writer:
+            source.copy_all_pages(write_to(writer))
+    return writer.copied_file()
 
 
-def _described(path: str) -> CopiedFile:
-    with _explained(path), open(path, "rb") as file:
+def _digest_file(path: str) -> CopiedFile:
+    with _translated_errors(path), open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return CopiedFile(os.path.basename(path), os.fstat(file.fileno()).st_size, digest)
 
 
 def copy_file(source: str, path: str, progress: Progress) -> CopiedFile:
     """Copy a file into a new one. Raises `StoreUnusable`."""
-    with _explained(source):
+    with _translated_errors(source):
         descriptor = open_file(source, os.O_RDONLY)
-    with open(descriptor, "rb", buffering=0) as original, Copy(path) as copy:
+    with open(descriptor, "rb", buffering=0) as original, FileWriter(path) as writer:
         size = os.fstat(original.fileno()).st_size
         while True:
-            with _explained(source):
+            with _translated_errors(source):
                 piece = original.read(_PIECE)
             if not piece:
                 break
-            copy.write(piece)
-            progress("copying", copy.size, max(size, copy.size))
-    return copy.described()
+            writer.write(piece)
+            progress("copying", writer.size, max(size, writer.size))
+    return writer.copied_file()
 
 
-def need_room(directory: str, size: int) -> None:
-    """Raise `StoreUnusable` where a file system has no room for so many bytes."""
-    with _explained(directory):
+def require_free_space(directory: str, size: int) -> None:
+    """Raise `StoreUnusable` if a file system has fewer than ``size`` free bytes."""
+    with _translated_errors(directory):
         free = shutil.disk_usage(directory).free
     if free < size:
         raise StoreUnusable(
-            f"the disk of {directory} has {free:,} bytes free, and {size:,} are needed"
+            f"the file system of {directory} has {free:,} bytes free; {size:,} are needed"
         )
 
 
 @contextmanager
-def _explained(path: str) -> Iterator[None]:
+def _translated_errors(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "the disk is full" if full else error.strerror
-        raise StoreUnusable(f"{path}: {what}") from None
+        reason = "the disk is full" if full else error.strerror
+        raise StoreUnusable(f"{path}: {reason}") from None
 
 
-# -- proving that a copy is sound -----------------------------------------------------------
+# -- changes to a copy that no other process uses ---------------------------------------------
 
 
-class Watched:
-    """A store whose pairs are counted while they are walked through."""
+def _apply_wal(path: str, unapplied: Callable[[CheckpointRecord], Sequence[Entry] | None]) -> bool:
+    """Apply the WAL entries that a copied data file lacks. Return whether it changed.
 
-    def __init__(self, source: Inspection, progress: Progress, what: str = "checking") -> None:
-        self._source = source
-        self._progress = progress
-        self._what = what
-        self._total = source.figures().entries
-        self._count = 0
-
-    @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
-        """The map as the last commit left it. Raises `EngineFailed`."""
-        with self._source.snapshot() as view:
-            yield _WatchedSnapshot(view, self._step)
-        self._progress(self._what, self._count, self._count)
-
-    def _step(self) -> None:
-        # Some are walked through twice, so the end is a guess.
-        self._count += 1
-        if self._count % _TOLD_EVERY == 0:
-            self._progress(self._what, self._count, max(self._total, self._count))
+    ``unapplied`` returns them for the copy's checkpoint record, or None if they are no longer
+    available. Raises `StoreUnusable`, and what ``unapplied`` raises.
+    """
+    with _write_transaction(path) as transaction:
+        record = read_checkpoint_record(LMDBSnapshot(transaction, 0))
+        if record is None:
+            return False
+        entries = unapplied(record)
+        if entries is None:
+            raise StoreUnusable(CHANGING)
+        if not entries and record.begun == record.applied:
+            return False
+        for entry in entries:
+            apply_changes(transaction, entry.pairs.items())
+        record = record.advanced_to(record.applied + len(entries))
+        transaction.put(codec.CHECKPOINT_KEY, pack_checkpoint_record(record))
+    return True
 
 
-class _WatchedSnapshot:
-    def __init__(self, view: Snapshot, step: Callable[[], None]) -> None:
-        self.version = view.version
-        self.get = view.get
-        self.scan_from_floor = view.scan_from_floor
-        self._scan = view.scan
-        self._step = step
+def detach(path: str, now: int) -> None:
+    """Make a copied store independent of its original. ``now`` is in ms since the Unix epoch.
 
-    def scan(self, first: bytes, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
-        """The pairs from ``first`` up to ``stop``."""
-        for pair in self._scan(first, stop):
-            self._step()
-            yield pair
-
-
-def walk(source: Inspection, deep: bool, progress: Progress) -> Iterator[Finding]:
-    """What is wrong with a store, while ``progress`` is told how far the walk is."""
-    yield from source.journal_findings()
-    yield from check(Watched(source, progress), deep)
+    The next stream id skips those that the original has given since, as caches may still hold
+    their bytes. A new WAL id keeps the copy from reading the original's segments. Raises
+    `StoreUnusable`.
+    """
+    with _write_transaction(path) as transaction:
+        next_id = reader.load_next_id(LMDBSnapshot(transaction, 0))
+        packed = codec.pack_integer(max(next_id, first_id(now)))
+        transaction.put(codec.NEXT_ID_KEY, codec.seal(codec.NEXT_ID_KEY, packed))
+        transaction.put(codec.CHECKPOINT_KEY, pack_checkpoint_record(new_checkpoint_record()))
 
 
-def prove(
-    source: Inspection,
-    where: str,
-    progress: Progress,
-    *,
-    deep: bool = False,
-    tolerant: bool = False,
-) -> int:
-    """How many flaws a store has. Unless ``tolerant``, raises `Flawed` where that is not none."""
-    first: list[Finding] = []
-    count = 0
-    for finding in walk(source, deep, progress):
-        count += 1
-        if len(first) < _NAMED:
-            first.append(finding)
-    if count and not tolerant:
-        raise Flawed(where, first, count)
-    return count
-
-
-def refuse_flawed(source: Inspection, where: str, tolerant: bool) -> None:
-    """Raise `Flawed` where a store's journal is damaged, unless ``tolerant``: a copy has what
-    can be read of it, and would not show that there was more."""
-    findings = source.journal_findings()
-    if findings and not tolerant:
-        raise Flawed(where, findings, len(findings))
+@contextmanager
+def _write_transaction(path: str) -> Iterator[lmdb.Transaction[Any]]:
+    # The environment's default is synchronous commits: the change is durable afterwards.
+    environment = open_environment(path, path, subdir=False, lock=False, create=False)
+    try:
+        with environment.begin(write=True) as transaction:
+            yield transaction
+    except codec.CorruptRecord as corrupt:
+        raise StoreUnusable(f"{path} cannot be changed: {corrupt}") from None
+    except lmdb.Error as error:
+        raise StoreUnusable(f"{path} cannot be written: {error}") from None
+    finally:
+        environment.close()

@@ -18,14 +18,12 @@ from typing import Any, Final
 import lmdb
 from msgspec import Struct
 
-from durable_streams_tw.storage.admin.data_dir import owner, visit
 from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw
 from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.data_dir import owner, shared_hold
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.kv import EngineFailed, Snapshot, View
 from durable_streams_tw.storage.engine.lmdb import (
-    DATA_FILE,
-    LOCK_FILE,
     LMDBSnapshot,
     allocate_lock_file,
     check_size,
@@ -33,10 +31,15 @@ from durable_streams_tw.storage.engine.lmdb import (
     pages,
     refuse_empty,
 )
-from durable_streams_tw.storage.engine.wal.checkpoint import Mark, behind, read_mark
-from durable_streams_tw.storage.engine.wal.files import read_journal, survey
+from durable_streams_tw.storage.engine.wal.checkpoint import (
+    CheckpointRecord,
+    read_checkpoint_record,
+    unapplied_entries,
+)
+from durable_streams_tw.storage.engine.wal.files import analyze, read_wal
 from durable_streams_tw.storage.engine.wal.format import Entry
-from durable_streams_tw.storage.engine.wal.memtable import LayeredSnapshot, layer_of
+from durable_streams_tw.storage.engine.wal.memtable import MergedSnapshot, memtable_of
+from durable_streams_tw.storage.files import DATA_FILE, LOCK_FILE
 
 CHANGING: Final = "the disk is full, and the store is changing: try again"
 """Why a store cannot be seen whole at this moment."""
@@ -45,7 +48,7 @@ _PIECE: Final = 1 << 20
 _ATTEMPTS: Final = 20
 
 
-class Figures(Struct, frozen=True):
+class StoreUsage(Struct, frozen=True):
     """What a store takes, in bytes where nothing else is said.
 
     ``used`` is in pages that hold pairs, ``free`` in pages inside the file that wait to be
@@ -75,13 +78,13 @@ class Inspection:
         path: str,
         *,
         alone: bool = False,
-        journal: str | None = None,
+        wal: str | None = None,
         tolerant: bool = False,
     ) -> None:
         self._path = path
         self._alone = alone
         self._tolerant = tolerant
-        self._journal = journal if alone else path
+        self._wal = wal if alone else path
         self._data = path if alone else os.path.join(path, DATA_FILE)
         self._holds = ExitStack()
 
@@ -106,10 +109,10 @@ class Inspection:
         options: dict[str, Any] = {"readonly": True, "create": False, "subdir": not self._alone}
         if self._alone:
             return open_environment(self._path, self._path, lock=False, **options)
-        self._holds.enter_context(visit(self._path))
+        self._holds.enter_context(shared_hold(self._path))
         if os.access(self._path, os.W_OK):
             allocate_lock_file(self._path)
-            give_to_owner(os.path.join(self._path, LOCK_FILE), self._data)
+            match_owner(os.path.join(self._path, LOCK_FILE), self._data)
         return open_environment(self._path, self._path, **options)
 
     @contextmanager
@@ -117,13 +120,13 @@ class Inspection:
         """The store as the last commit left it. Raises `EngineFailed`."""
         for _ in range(_ATTEMPTS):
             # The journal first: what leaves it in between is in the map by then.
-            journaled = self.journaled()
-            with self._map() as view:
+            journaled = self.wal_entries()
+            with self._lmdb_snapshot() as view:
                 mark = self._mark(view)
                 left = [] if mark is None else self.unapplied(mark, journaled)
                 if left:
                     last = left[-1].number
-                    yield LayeredSnapshot([layer_of(left).at(last)], view, last)
+                    yield MergedSnapshot([memtable_of(left).at(last)], view, last)
                     return
                 # Otherwise the map has parts of batches that have come since.
                 if left is not None:
@@ -131,25 +134,25 @@ class Inspection:
                     return
         raise EngineFailed(CHANGING)
 
-    def unapplied(self, mark: Mark, journaled: Sequence[Entry]) -> list[Entry] | None:
+    def unapplied(self, mark: CheckpointRecord, journaled: Sequence[Entry]) -> list[Entry] | None:
         """Return the entries that a map with a mark lacks, in order.
 
         ``journaled`` are the entries that were read before the map. Return None if the map has
         parts of batches that the journal does not have any more, since the store's own map has
         moved on. Raises `EngineFailed` if batches are lost, unless the inspection is tolerant.
         """
-        left = behind(mark, journaled)
-        if left is not None or self._journal is None:
+        left = unapplied_entries(mark, journaled)
+        if left is not None or self._wal is None:
             return left
-        known = {entry.number: entry for entry in (*journaled, *self.journaled())}
-        left = behind(mark, known.values())
+        known = {entry.number: entry for entry in (*journaled, *self.wal_entries())}
+        left = unapplied_entries(mark, known.values())
         if left is not None:
             return left
         try:
-            found = survey(self._journal, mark)
+            found = analyze(self._wal, mark)
         except StoreUnusable as unusable:
             raise EngineFailed(str(unusable)) from None
-        with self._map() as view:
+        with self._lmdb_snapshot() as view:
             # A file of the journal is written again only after the mark has passed its entries.
             if self._mark(view) != mark:
                 return None
@@ -158,7 +161,7 @@ class Inspection:
         return found.left
 
     @contextmanager
-    def _map(self) -> Iterator[LMDBSnapshot]:
+    def _lmdb_snapshot(self) -> Iterator[LMDBSnapshot]:
         try:
             transaction = self._environment.begin(buffers=True)
         except lmdb.Error as error:
@@ -170,39 +173,39 @@ class Inspection:
 
     # -- the journal --------------------------------------------------------------------------
 
-    def journaled(self) -> list[Entry]:
+    def wal_entries(self) -> list[Entry]:
         """What the journal has at this moment; the map may have it too. Raises `StoreUnusable`
         and `EngineFailed`."""
-        if self._journal is None:
+        if self._wal is None:
             return []
-        with self._map() as view:
+        with self._lmdb_snapshot() as view:
             mark = self._mark(view)
-        return [] if mark is None else read_journal(self._journal, mark.lineage)
+        return [] if mark is None else read_wal(self._wal, mark.wal_id)
 
-    def journal_findings(self) -> list[Finding]:
+    def wal_findings(self) -> list[Finding]:
         """What is wrong with the journal; nothing is found while a server is writing it.
 
         Raises `StoreUnusable`.
         """
-        if self._journal is None or not (self._alone or owner(self._path) is None):
+        if self._wal is None or not (self._alone or owner(self._path) is None):
             return []
         try:
-            with self._map() as view:
+            with self._lmdb_snapshot() as view:
                 mark = self._mark(view)
-            sentences = [] if mark is None else survey(self._journal, mark).findings
+            sentences = [] if mark is None else analyze(self._wal, mark).findings
         except EngineFailed as failure:
             raise StoreUnusable(f"{self._path} cannot be read: {failure}") from None
         return [Finding(Flaw.JOURNAL, b"", sentence) for sentence in sentences]
 
-    def _mark(self, view: View) -> Mark | None:
+    def _mark(self, view: View) -> CheckpointRecord | None:
         """How far the map is; None where it never had a journal, or does not tell."""
         with suppress(CorruptRecord):
-            return read_mark(view)
+            return read_checkpoint_record(view)
         return None
 
     # -- figures and copies -------------------------------------------------------------------
 
-    def figures(self) -> Figures:
+    def usage(self) -> StoreUsage:
         """How large it is. Raises `StoreUnusable`."""
         try:
             info, found = self._environment.info(), self._environment.stat()
@@ -213,7 +216,7 @@ class Inspection:
         used = pages(found)
         # Two pages say where all others are.
         free = max(0, int(info["last_pgno"]) - 1 - used)
-        return Figures(
+        return StoreUsage(
             file=size,
             used=used * page,
             free=free * page,
@@ -226,12 +229,12 @@ class Inspection:
     def copy(self, write: Callable[[bytes], None]) -> None:
         """Hand out a data file with what the last commit left, and no page that is free.
 
-        Raises `Leaking` where LMDB cannot tell which those are, after all has been handed
-        out: `copy_whole` can still be had. Raises `StoreUnusable` where the copy fails.
+        Raises `LeakedPages` where LMDB cannot tell which those are, after all has been handed
+        out: `copy_all_pages` can still be had. Raises `StoreUnusable` where the copy fails.
         """
         self._copy(write, compact=True)
 
-    def copy_whole(self, write: Callable[[bytes], None]) -> None:
+    def copy_all_pages(self, write: Callable[[bytes], None]) -> None:
         """The same with all pages. Raises `StoreUnusable`."""
         self._copy(write, compact=False)
 
@@ -261,15 +264,15 @@ class Inspection:
             thread.join()
         for failure in failures:
             if isinstance(failure, lmdb.IncompatibleError) and compact:
-                raise Leaking(self._path)
+                raise LeakedPages(self._path)
             raise StoreUnusable(f"{self._path} cannot be copied: {failure}")
 
 
-class Leaking(Exception):
+class LeakedPages(Exception):
     """A store has pages that are neither used nor known to be free."""
 
 
-def give_to_owner(path: str, like: str) -> None:
+def match_owner(path: str, like: str) -> None:
     """Let a file belong to whoever ``like`` belongs to, if it is root who asks: a server that
     runs as somebody else has to be able to open what root has made beside its files.
 

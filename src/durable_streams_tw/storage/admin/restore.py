@@ -1,36 +1,34 @@
-"""Making a data directory of a backup, and a store's file smaller in its place.
+"""Restore of a backup into a data directory.
 
-Both write beside what they are to become, prove it sound, and rename it when all of it is on
-the disk, the store's file last: what was interrupted is no store, and what was there before
-is there still.
+Files are written under draft names, verified, flushed and then renamed, the data file last. An
+interrupted restore leaves no store, and never changes an existing one.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from typing import Final
-
-from msgspec import Struct
 
 from durable_streams_tw.storage.admin.backup import Manifest, read_manifest
 from durable_streams_tw.storage.admin.copy import (
     Progress,
     copy_file,
-    copy_store,
-    need_room,
-    prove,
-    refuse_flawed,
+    detach,
+    require_free_space,
 )
-from durable_streams_tw.storage.admin.copy_completion import part
-from durable_streams_tw.storage.admin.data_dir import CLAIM_FILE, DataDirLock, exchange
-from durable_streams_tw.storage.admin.inspect import Inspection, give_to_owner
+from durable_streams_tw.storage.admin.inspect import Inspection, match_owner
+from durable_streams_tw.storage.admin.verify import verify
 from durable_streams_tw.storage.api import StoreUnusable
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LOCK_FILE
-from durable_streams_tw.storage.files import persist
+from durable_streams_tw.storage.data_dir import DataDirLock
+from durable_streams_tw.storage.files import (
+    DATA_FILE,
+    LOCK_FILE,
+    OWNER_FILE,
+    persist,
+    remove_files,
+)
 
-_RESTORING: Final = ".restoring"
-_COMPACTING: Final = DATA_FILE + ".compacting"
+_DRAFT: Final = ".restoring"
 
 
 def restore(
@@ -42,116 +40,66 @@ def restore(
     even_flawed: bool = False,
     deep: bool = False,
 ) -> Manifest:
-    """Make a data directory of a backup. ``now`` is in milliseconds since 1970.
+    """Restore a backup into a data directory and return its manifest.
 
-    The directory may be there, but not a store in it, nor files of others. Raises
-    `StoreUnusable`, and `Flawed` where what the backup holds is not sound, unless
+    ``now`` is in ms since the Unix epoch. The directory may exist, without a store and without
+    foreign files. Raises `StoreUnusable`, and `FlawedStore` if the backup fails its check, unless
     ``even_flawed``.
     """
     manifest = read_manifest(backup)
     if os.path.exists(os.path.join(directory, DATA_FILE)):
-        raise StoreUnusable(f"{directory} has a store already: a restore overwrites nothing")
-    claim = DataDirLock(directory, _left_behind(directory, manifest))
+        raise StoreUnusable(
+            f"the data directory {directory} already has a store: restore into an empty directory"
+        )
+    lock = DataDirLock(directory, _interrupted_files(directory, manifest))
     try:
         try:
-            _fill(manifest, backup, directory, progress)
-            draft = os.path.join(directory, DATA_FILE + _RESTORING)
+            _copy_files(manifest, backup, directory, progress)
+            draft = os.path.join(directory, DATA_FILE + _DRAFT)
             with Inspection(draft, alone=True) as copied:
-                prove(copied, backup, progress, deep=deep, tolerant=even_flawed)
-            part(draft, now)
+                verify(copied, backup, progress, deep=deep, tolerant=even_flawed)
+            detach(draft, now)
             for file in manifest.files:
-                give_to_owner(os.path.join(directory, file.name + _RESTORING), directory)
+                match_owner(os.path.join(directory, file.name + _DRAFT), directory)
         except BaseException:
-            _drop(directory, [file.name + _RESTORING for file in manifest.files])
+            remove_files(directory, [file.name + _DRAFT for file in manifest.files])
             raise
-        _drop(directory, [LOCK_FILE])
-        # The store's file last: without it there is no store. A power cut may reorder renames that
-        # are not flushed: the store without its keys, or keys that nothing tells from a stranger's.
+        remove_files(directory, [LOCK_FILE])
+        # The data file last: without it there is no store. Flush before each rename: a power cut
+        # may reorder unflushed ones, and leave a store without its keys, or keys without a store.
         for file in sorted(manifest.files, key=lambda file: file.name == DATA_FILE):
             persist(directory)
             path = os.path.join(directory, file.name)
-            os.replace(path + _RESTORING, path)
+            os.replace(path + _DRAFT, path)
         persist(directory)
-        give_to_owner(os.path.join(directory, CLAIM_FILE), directory)
+        match_owner(os.path.join(directory, OWNER_FILE), directory)
     except OSError as error:
-        raise StoreUnusable(f"{directory} cannot be used: {error.strerror}") from None
+        raise StoreUnusable(
+            f"the data directory {directory} cannot be used: {error.strerror}"
+        ) from None
     finally:
-        claim.release()
+        lock.release()
     return manifest
 
 
-def _left_behind(directory: str, manifest: Manifest) -> frozenset[str]:
-    """What an interrupted restore may have left in a directory."""
+def _interrupted_files(directory: str, manifest: Manifest) -> frozenset[str]:
+    """Return the names of files that an interrupted restore may have left."""
     names = {file.name for file in manifest.files}
-    drafts = {name + _RESTORING for name in names}
-    if os.path.exists(os.path.join(directory, DATA_FILE + _RESTORING)):
+    drafts = {name + _DRAFT for name in names}
+    if os.path.exists(os.path.join(directory, DATA_FILE + _DRAFT)):
         return frozenset(drafts | names)
     return frozenset(drafts)
 
 
-def _fill(manifest: Manifest, backup: str, directory: str, progress: Progress) -> None:
-    _drop(directory, [file.name + _RESTORING for file in manifest.files])
-    need_room(directory, sum(file.size for file in manifest.files))
+def _copy_files(manifest: Manifest, backup: str, directory: str, progress: Progress) -> None:
+    """Copy the files of a backup to their draft names, and compare sizes and digests."""
+    remove_files(directory, [file.name + _DRAFT for file in manifest.files])
+    require_free_space(directory, sum(file.size for file in manifest.files))
     for file in manifest.files:
-        draft = os.path.join(directory, file.name + _RESTORING)
+        draft = os.path.join(directory, file.name + _DRAFT)
         copied = copy_file(os.path.join(backup, file.name), draft, progress)
         if (copied.size, copied.sha256) != (file.size, file.sha256):
             raise StoreUnusable(
-                f"{backup}/{file.name} is not what the backup had when it was made: "
-                "it was damaged, or changed"
+                f"{backup}/{file.name} does not match its digest in the manifest: "
+                "it was damaged or changed"
             )
-
-
-class Compacted(Struct, frozen=True):
-    """Sizes of a store's file, in bytes."""
-
-    before: int
-    after: int
-
-
-def compact(
-    directory: str,
-    progress: Progress,
-    *,
-    even_flawed: bool = False,
-) -> Compacted:
-    """Write the store of a directory that no server uses anew, without free pages.
-
-    Raises `StoreUnusable`, and `Flawed` where the store is not sound, unless ``even_flawed``:
-    then it is as it was.
-    """
-    data = os.path.join(directory, DATA_FILE)
-    if not os.path.exists(data):
-        raise StoreUnusable(f"there is no store in {directory}")
-    if os.path.islink(data):
-        raise StoreUnusable(f"{data} leads elsewhere: it cannot be exchanged for another")
-    claim = DataDirLock(directory)
-    give_to_owner(os.path.join(directory, CLAIM_FILE), data)
-    draft = os.path.join(directory, _COMPACTING)
-    try:
-        with exchange(directory):
-            _drop(directory, [_COMPACTING])
-            with Inspection(data, alone=True, journal=directory, tolerant=even_flawed) as source:
-                refuse_flawed(source, directory, even_flawed)
-                figures = source.figures()
-                need_room(directory, figures.used)
-                copied = copy_store(source, draft, progress)
-            with Inspection(draft, alone=True) as compacted:
-                prove(compacted, directory, progress, tolerant=even_flawed)
-            give_to_owner(draft, data)
-            # What LMDB knows of the old file must not be held for the new one's.
-            _drop(directory, [LOCK_FILE])
-            os.replace(draft, data)
-            persist(directory)
-    except OSError as error:
-        raise StoreUnusable(f"{directory} cannot be used: {error.strerror}") from None
-    finally:
-        _drop(directory, [_COMPACTING])
-        claim.release()
-    return Compacted(figures.file, copied.size)
-
-
-def _drop(directory: str, names: list[str]) -> None:
-    for name in names:
-        with suppress(FileNotFoundError):
-            os.unlink(os.path.join(directory, name))

@@ -10,8 +10,7 @@ from durable_streams_tw.protocol.subscriptions.state import Kind
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.kv import View
-from durable_streams_tw.storage.engine.record_access import scan_all
-from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS
+from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, scan_with_errors
 
 # How many streams are kept before the larger half of them is chosen.
 _KEPT = 1_000
@@ -77,7 +76,7 @@ def count(view: View, top: int) -> StoreStatistics:
     found.producers = _pairs(view, b"q", b"r")
     # Longer entries are of producers that are forgotten.
     found.ended = sum(1 for key, _ in view.scan(*codec.GARBAGE) if len(key) == 9)
-    for _, subscription in scan_all(view, SUBSCRIPTIONS, b"", None):
+    for _, subscription in scan_with_errors(view, SUBSCRIPTIONS, b"", None):
         if isinstance(subscription, CorruptRecord):
             found.unreadable += 1
             continue

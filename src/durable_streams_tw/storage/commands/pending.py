@@ -36,7 +36,7 @@ from durable_streams_tw.storage.commands.appends import append, living
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
-    NAMED,
+    LINKS,
     SUBSCRIPTIONS,
     owned_range,
     stream_key,
@@ -198,7 +198,7 @@ def work_of(
         size += len(cursor.path)
         if len(items) == MAX_WAKE_STREAMS or (items and size > MAX_WAKE_NAMES):
             break
-        explicit = records.get(NAMED, key) is not None
+        explicit = records.get(LINKS, key) is not None
         items.append(WorkItem(cursor.path, explicit, cursor.acked, stream))
     return tuple(items)
 

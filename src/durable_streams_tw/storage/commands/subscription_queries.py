@@ -11,7 +11,7 @@ from durable_streams_tw.storage.api import RecordChange, StoreSnapshot
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
-    NAMED,
+    LINKS,
     SUBSCRIPTIONS,
     owned_range,
     stream_key,
@@ -28,7 +28,7 @@ def subscription_by_id(snapshot: StoreSnapshot, subscription_id: str) -> Subscri
 
 def explicit_paths(snapshot: StoreSnapshot, subscription: Subscription) -> list[str]:
     """Return the paths of the streams that a subscription names one by one."""
-    links = snapshot.range(NAMED, *owned_range(subscription.number))
+    links = snapshot.range(LINKS, *owned_range(subscription.number))
     return [link.path for _, link in links]
 
 

@@ -5,6 +5,8 @@ Like `apply`: read what the decision needs, ask the pure function, write what ca
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msgspec.structs import replace
 
 from durable_streams_tw.protocol import offsets
@@ -48,11 +50,14 @@ from durable_streams_tw.storage.api import Transaction
 from durable_streams_tw.storage.commands import pending
 from durable_streams_tw.storage.commands.appends import living
 from durable_streams_tw.storage.commands.forks import Reader
+from durable_streams_tw.storage.engine.codec import CorruptRecord
+from durable_streams_tw.storage.engine.kv import View
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
-    NAMED,
+    LINKS,
     SUBSCRIPTIONS,
     owned_range,
+    scan_with_errors,
     stream_key,
     subscription_key,
 )
@@ -140,12 +145,12 @@ def _subscribe(
 
 
 def _name(transaction: Transaction, state: Subscription, path: str) -> None:
-    transaction.put(NAMED, stream_key(state.number, path), Named(path))
+    transaction.put(LINKS, stream_key(state.number, path), Named(path))
     transaction.index.link(_member(state), path)
 
 
 def _end(transaction: Transaction, state: Subscription) -> None:
-    explicit = [link.path for _, link in transaction.range(NAMED, *owned_range(state.number))]
+    explicit = [link.path for _, link in transaction.range(LINKS, *owned_range(state.number))]
     transaction.index.remove(
         _member(state), _glob(state.config), state.config.wake_stream, explicit
     )
@@ -157,7 +162,7 @@ def _link(
     transaction: Transaction, state: Subscription, paths: tuple[str, ...]
 ) -> SubscriptionOutcome | Refusal:
     fresh = [
-        path for path in paths if transaction.get(NAMED, stream_key(state.number, path)) is None
+        path for path in paths if transaction.get(LINKS, stream_key(state.number, path)) is None
     ]
     if state.config.wake_stream in fresh:
         return Refusal(
@@ -179,9 +184,9 @@ def _link(
 
 def _unlink(transaction: Transaction, state: Subscription, path: str) -> SubscriptionOutcome:
     key = stream_key(state.number, path)
-    if transaction.get(NAMED, key) is None:
+    if transaction.get(LINKS, key) is None:
         return Relinked(state)
-    transaction.remove(NAMED, key)
+    transaction.remove(LINKS, key)
     transaction.index.unlink(_member(state), path)
     state = subscriptions_state.naming(state, state.explicit - 1)
     pending.save(transaction, state)
@@ -359,3 +364,24 @@ def _acknowledge(transaction: Transaction, state: Subscription, ack: Ack, now: i
         transaction.remove(CURSORS, key)
     else:
         transaction.put(CURSORS, key, Cursor(ack.path, position))
+
+
+def load_index(view: View, report: Callable[[CorruptRecord], None]) -> SubscriptionIndex:
+    """Return the index of all subscriptions by stream. Call ``report`` for each corrupt record."""
+    index = SubscriptionIndex()
+    names: dict[int, str] = {}
+    for _, state in scan_with_errors(view, SUBSCRIPTIONS, b"", None):
+        if isinstance(state, CorruptRecord):
+            report(state)
+            continue
+        register(index, state)
+        if state.explicit:
+            names[state.number] = state.id
+    if names:
+        for key, link in scan_with_errors(view, LINKS, b"", None):
+            number = int.from_bytes(key[:8], "big")
+            if isinstance(link, CorruptRecord):
+                report(link)
+            elif number in names:
+                index.link((number, names[number]), link.path)
+    return index

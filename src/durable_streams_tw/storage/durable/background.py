@@ -34,14 +34,14 @@ class BackgroundTask(Struct):
 
 
 class Checkpointed(Protocol):
-    """A keyspace that keeps a journal."""
+    """A engine that keeps a journal."""
 
-    due: Callable[[bool], None]
+    on_checkpoint_due: Callable[[bool], None]
 
-    def fold(self) -> None:
+    def checkpoint(self) -> None:
         """Bring the map up to date. Raises `EngineFull` and `EngineFailed`."""
 
-    def tend(self) -> None:
+    def check_readers(self) -> None:
         """Free the slots of dead readers. Raises `EngineFailed`."""
 
 
@@ -56,14 +56,14 @@ class BackgroundTasks:
         clock: IReactorTime,
         lanes: Executor,
         committer: Committer,
-        keyspace: Checkpointed,
+        engine: Checkpointed,
         access: AccessTimes,
         now: Callable[[], int],
     ) -> None:
         self._clock = clock
         self._lanes = lanes
         self._committer = committer
-        self._keyspace = keyspace
+        self._engine = engine
         self._access = access
         self._now = now
         self._timers: dict[str, IDelayedCall] = {}
@@ -82,7 +82,9 @@ class BackgroundTasks:
         """Begin."""
         self._running = True
         # The committing lane says when; the reactor's thread sees to it.
-        self._keyspace.due = lambda at_once: self._lanes.tell(partial(self._fold_due, at_once))
+        self._engine.on_checkpoint_due = lambda at_once: self._lanes.tell(
+            partial(self._fold_due, at_once)
+        )
         self._later("sweep", 0, self._sweep)
         self._later("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
         self._later("tend", READER_CHECK_INTERVAL, self._tend)
@@ -169,7 +171,7 @@ class BackgroundTasks:
             self._fold_again = True
             return
         self._folding, self._fold_again = True, False
-        self._lanes.read(self._keyspace.fold).addCallbacks(self._folded, self._not_folded)
+        self._lanes.read(self._engine.checkpoint).addCallbacks(self._folded, self._not_folded)
 
     def _folded(self, _: None) -> None:
         if self._fold_fails:
@@ -191,7 +193,7 @@ class BackgroundTasks:
 
     def _fold_last(self) -> None:
         try:
-            self._keyspace.fold()
+            self._engine.checkpoint()
         except (EngineFull, EngineFailed) as failure:
             # The next start finds it in the journal.
             self._log.error("the journal is not folded in: {reason}", reason=failure)
@@ -204,6 +206,6 @@ class BackgroundTasks:
 
     def _tend_keyspace(self) -> None:
         try:
-            self._keyspace.tend()
+            self._engine.check_readers()
         except (EngineFull, EngineFailed) as failure:
             self._log.error("the store cannot be tended: {reason}", reason=failure)

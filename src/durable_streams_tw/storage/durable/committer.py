@@ -1,6 +1,6 @@
 """The committer: a batch of commands in, one durable commit, their outcomes out.
 
-A plain function over a keyspace, without a thread of its own, so that a keyspace which
+A plain function over a engine, without a thread of its own, so that a engine which
 fails, delays or lies can be put under it. The rules of a batch:
 
 1. commands are decided in order, each on what the ones before it left;
@@ -37,7 +37,7 @@ from durable_streams_tw.storage.commands.streams import apply, expire, touch
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.transaction import BatchTransaction
 from durable_streams_tw.storage.durable.write_cache import WriteCache
-from durable_streams_tw.storage.engine import codec, record_access
+from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.format_version import first_id
 from durable_streams_tw.storage.engine.kv import (
@@ -103,7 +103,7 @@ class Committer:
 
     def __init__(
         self,
-        keyspace: KeyValueEngine,
+        engine: KeyValueEngine,
         access: AccessTimes,
         now: Callable[[], int],
         reserve: int = 0,
@@ -112,7 +112,7 @@ class Committer:
         max_producers: int = MAX_PRODUCERS,
     ) -> None:
         self._clock = clock
-        self._keyspace = keyspace
+        self._engine = engine
         self._access = access
         self._now = now
         self._reserve = reserve
@@ -148,7 +148,7 @@ class Committer:
             try:
                 if full is None:
                     full = not self._has_room()
-                batch = self._keyspace.begin()
+                batch = self._engine.begin()
             except EngineFailed as failure:
                 return self._failed(len(commands), UNAVAILABLE, failure)
             transaction = BatchTransaction(batch, self._written, self._access, not full)
@@ -184,8 +184,8 @@ class Committer:
         spared: set[int] = set()
         while True:
             try:
-                # First of all, for it makes a broken keyspace whole again.
-                batch = self._keyspace.begin()
+                # First of all, for it makes a broken engine whole again.
+                batch = self._engine.begin()
             except EngineFailed as failure:
                 return self._failed(0, UNAVAILABLE, failure)
             portion = min(self._portion, self._pace)
@@ -230,7 +230,7 @@ class Committer:
     def write_accesses(self, accesses: Iterable[tuple[int, int]]) -> BatchResult:
         """Write down when streams were last read: pairs of id and ms since 1970."""
         try:
-            batch = self._keyspace.begin()
+            batch = self._engine.begin()
         except EngineFailed as failure:
             return self._failed(0, UNAVAILABLE, failure)
         transaction = BatchTransaction(batch, self._written, self._access)
@@ -256,7 +256,7 @@ class Committer:
         try:
             if not self._has_room():
                 return "there is no room: streams cannot grow until some is made"
-            self._keyspace.begin().abort()
+            self._engine.begin().abort()
         except EngineFailed as failure:
             return f"the disk failed: {failure}"
         return None
@@ -367,7 +367,7 @@ class Committer:
             transaction.changes.append(Change(state, state.tail, b"", gone))
         for note in self._doubtful_notes.values():
             try:
-                value = record_access.load(batch, note.table, note.key)
+                value = tables.load(batch, note.table, note.key)
             except CorruptRecord:
                 continue
             transaction.notes.append(RecordChange(note.table, note.key, value))
@@ -391,12 +391,14 @@ class Committer:
         for note in transaction.notes:
             self._doubtful_notes[note.table.prefix + note.key] = note
         self._log.error("the outcome of a batch is unknown: {reason}", reason=failure)
-        return BatchResult([UNKNOWN] * count, [], {}, 0, failed=True, doubt=self._keyspace.floor)
+        return BatchResult(
+            [UNKNOWN] * count, [], {}, 0, failed=True, doubt=self._engine.min_version
+        )
 
     def _has_room(self) -> bool:
-        keyspace = self._keyspace
-        room = self._quota is None or keyspace.used() < self._quota
-        room = room and keyspace.has_room(self._reserve)
+        engine = self._engine
+        room = self._quota is None or engine.used_bytes() < self._quota
+        room = room and engine.has_space(self._reserve)
         if room != self._had_room:
             self._had_room = room
             if room:

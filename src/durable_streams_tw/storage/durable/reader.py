@@ -1,4 +1,4 @@
-"""Reading a stream's bytes from a view of the keyspace, through its fork's sources too.
+"""Reading a stream's bytes from a view of the engine, through its fork's sources too.
 
 Nothing here keeps a window into the map: what is returned is copied before the view closes.
 """
@@ -6,13 +6,19 @@ Nothing here keeps a window into the map: what is returned is copied before the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from heapq import merge
+from itertools import starmap
+from typing import TypeVar
 
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.streams.state import StreamState
-from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.kv import View
+from durable_streams_tw.storage.engine.tables import Table
 from durable_streams_tw.storage.fork_ranges import Extent, extents
+
+T = TypeVar("T")
 
 Lookup = Callable[[int], StreamState | None]
 
@@ -114,7 +120,7 @@ def _gather_extent(
         parts.append(piece)
         position += size
         limit -= size
-        if limit <= 0 and not (whole and flags & codec.TORN_AFTER):
+        if limit <= 0 and not (whole and flags & codec.ENDS_MID_MESSAGE):
             return limit
     if position < stop:
         raise CorruptRecord(first, f"bytes are missing at {position}")
@@ -152,7 +158,7 @@ def _extent_runs(view: View, extent: Extent) -> Iterator[tuple[int, bytes | None
             yield len(piece), bytes(piece)
             continue
         torn += len(piece)
-        if not flags & codec.TORN_AFTER:
+        if not flags & codec.ENDS_MID_MESSAGE:
             yield torn, None
             torn = 0
     if position < extent.stop or torn:
@@ -199,8 +205,41 @@ def is_boundary(view: View, lookup: Lookup, state: StreamState, position: int) -
         flags, payload = codec.unpack_data(bytes(key), value)
         into = position - codec.position_of(key)
         if into == 0:
-            return not flags & codec.TORN_BEFORE
+            return not flags & codec.STARTS_MID_MESSAGE
         if into >= len(payload):
             break
         return not flags and json_mode.is_boundary(bytes(payload[:into]))
     raise CorruptRecord(first, f"bytes are missing at {position}")
+
+
+class ViewSnapshot:
+    """`StoreSnapshot` over an engine view. ``usable`` tells whether clients may use a stream."""
+
+    def __init__(self, view: View, usable: Callable[[StreamState], bool]) -> None:
+        self._view = view
+        self._usable = usable
+
+    def get(self, table: Table[T], key: bytes) -> T | None:
+        """Return the record of a key, or None."""
+        return tables.load(self._view, table, key)
+
+    def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
+        """Yield the records with ``first <= key < stop``, in order."""
+        return tables.scan(self._view, table, first, stop)
+
+    def living(self, path: str) -> StreamState | None:
+        """Return the state of the stream at a path, or None if no client may use it."""
+        record = load_stream_at(self._view, path)
+        return None if record is None or not self._usable(record.state) else record.state
+
+    def names(self, prefix: str, after: str = "") -> Iterator[str]:
+        """Yield stream names with a prefix, in listing order; a few others may be among them."""
+        ranges = codec.path_ranges(prefix, after)
+        return merge(*starmap(self._names, ranges), key=codec.listing_key)
+
+    def _names(self, first: bytes, stop: bytes) -> Iterator[str]:
+        for raw, value in self._view.scan(first, stop):
+            key = bytes(raw)
+            # The key of a short path is the path: a damaged record does not end the listing.
+            payload = b"" if codec.is_short(key) else codec.unseal(key, value)
+            yield codec.path_of(key, payload)

@@ -22,14 +22,11 @@ from zope.interface import implementer
 
 from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import JOURNAL_FILE
 from durable_streams_tw.protocol.offsets import START, Asked
 from durable_streams_tw.protocol.streams.commands import Append, Create
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import Settle
 from durable_streams_tw.storage.access_times import AccessTimes, usable
-from durable_streams_tw.storage.admin.data_dir import DataDirLock
-from durable_streams_tw.storage.admin.write_probe import write_obstacle
 from durable_streams_tw.storage.api import (
     Chunk,
     Command,
@@ -42,17 +39,19 @@ from durable_streams_tw.storage.api import (
 )
 from durable_streams_tw.storage.commands import forks, subscriptions
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
+from durable_streams_tw.storage.data_dir import DataDirLock, write_obstacle
 from durable_streams_tw.storage.durable import reader as durable_reader
 from durable_streams_tw.storage.durable.background import BackgroundTask, BackgroundTasks
 from durable_streams_tw.storage.durable.committer import BUG, CORRUPT, BatchResult, Committer
 from durable_streams_tw.storage.durable.executor import Executor
 from durable_streams_tw.storage.durable.read_cache import ChunkCache, NotCached, StateCache
-from durable_streams_tw.storage.engine import record_access
+from durable_streams_tw.storage.durable.reader import ViewSnapshot
+from durable_streams_tw.storage.engine import tables
 from durable_streams_tw.storage.engine.codec import CorruptRecord
-from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.kv import EngineFailed, Snapshot, View
+from durable_streams_tw.storage.engine.limits import SEGMENT_SIZE
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
-from durable_streams_tw.storage.engine.record_access import ViewSnapshot
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
 from durable_streams_tw.storage.engine.wal.engine import WALEngine
 from durable_streams_tw.storage.files import persist
@@ -113,7 +112,7 @@ class LMDBStore:
         lanes: Executor,
         *,
         quota: int | None = None,
-        journal_size: int = JOURNAL_FILE,
+        journal_size: int = SEGMENT_SIZE,
         now: Callable[[], int] | None = None,
         lead: Callable[[], int] = lambda: 0,
         max_producers: int = MAX_PRODUCERS,
@@ -144,14 +143,14 @@ class LMDBStore:
         """Claim the directory, open the map, start the lanes and the sweep."""
         self._claim = DataDirLock(self._directory)
         try:
-            self._map = LMDBEngine(self._directory)
+            self._lmdb = LMDBEngine(self._directory)
             try:
-                recognise(self._map, self._directory, self._now())
+                check_format(self._lmdb, self._directory, self._now())
                 persist(self._directory)
-                reserve = min(DISK_RESERVE, self._map.disk_size() // 20)
-                self._keyspace = WALEngine(self._directory, self._map, self._journal_size)
+                reserve = min(DISK_RESERVE, self._lmdb.total_disk_bytes() // 20)
+                self._engine = WALEngine(self._directory, self._lmdb, self._journal_size)
             except BaseException:
-                self._map.close()
+                self._lmdb.close()
                 raise
         except EngineFailed as failure:
             self._claim.release()
@@ -160,7 +159,7 @@ class LMDBStore:
             self._claim.release()
             raise
         self._committer = Committer(
-            self._keyspace,
+            self._engine,
             self._access,
             self._now,
             reserve,
@@ -171,7 +170,7 @@ class LMDBStore:
         self._lanes.start(self._work)
         self._open = True
         self._chores = BackgroundTasks(
-            self._clock, self._lanes, self._committer, self._keyspace, self._access, self._now
+            self._clock, self._lanes, self._committer, self._engine, self._access, self._now
         )
         self._chores.start()
 
@@ -189,7 +188,7 @@ class LMDBStore:
             lambda: self._counter.stop(_STOPPING),
             self._chores.stop,
             self._lanes.stop,
-            self._keyspace.close,
+            self._engine.close,
             self._claim.release,
         )
         return self._closed
@@ -244,8 +243,8 @@ class LMDBStore:
     def _check_acks(self, command: Settle) -> Settle | Refusal:
         """In a reading lane: find the acks that lie between messages."""
         try:
-            with self._keyspace.snapshot() as view:
-                state = record_access.load(view, SUBSCRIPTIONS, subscription_key(command.id))
+            with self._engine.snapshot() as view:
+                state = tables.load(view, SUBSCRIPTIONS, subscription_key(command.id))
                 reader = durable_reader.ViewReader(view)
                 return subscriptions.check_acks(reader, state, command, self._now())
         except CorruptRecord:
@@ -269,7 +268,7 @@ class LMDBStore:
     ) -> Create | Counting | Refusal:
         """In a reading lane: count messages of a fork's source."""
         try:
-            with self._keyspace.snapshot() as view:
+            with self._engine.snapshot() as view:
                 return forks.count_some(durable_reader.ViewReader(view), command, counting)
         except CorruptRecord as corrupt:
             self._log.error("{corrupt}", corrupt=corrupt)
@@ -440,7 +439,7 @@ class LMDBStore:
     def _reading(self, look: Callable[[Snapshot], T]) -> T | Refusal:
         """Call a function on a snapshot, in a reading lane; return a refusal where it fails."""
         try:
-            with self._keyspace.snapshot() as view:
+            with self._engine.snapshot() as view:
                 return look(view)
         except CorruptRecord as corrupt:
             self._log.error("{corrupt}", corrupt=corrupt)
@@ -545,8 +544,8 @@ class LMDBStore:
 
         def look() -> StoreStats | None:
             try:
-                unfolded = self._keyspace.unfolded()
-                return StoreStats(queued, size, unfolded, *self._map.standing())
+                memtable_bytes = self._engine.memtable_bytes()
+                return StoreStats(queued, size, memtable_bytes, *self._lmdb.stats())
             except EngineFailed as failure:
                 self._log.error("the store's levels cannot be read: {reason}", reason=failure)
                 return None
@@ -573,7 +572,7 @@ class LMDBStore:
     def _disk_obstacle(self) -> str | None:
         """On a reader thread: return why the disk cannot be used, None if it can."""
         obstacle = write_obstacle(self._directory)
-        if obstacle is None and (failure := self._keyspace.obstacle()) is not None:
+        if obstacle is None and (failure := self._engine.obstacle()) is not None:
             obstacle = f"the store's file cannot be read or written: {failure}"
         return obstacle
 

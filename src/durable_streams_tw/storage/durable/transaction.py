@@ -1,4 +1,4 @@
-"""One batch of commands on a keyspace: what `apply` writes, gathered and put down at once.
+"""One batch of commands on a engine: what `apply` writes, gathered and put down at once.
 
 Every call into LMDB gives the interpreter's lock away and has to win it back, so a batch
 makes few: one read of a stream's record, if it is not remembered; at the end one write of
@@ -20,10 +20,11 @@ from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Change, RecordChange
+from durable_streams_tw.storage.commands.subscriptions import load_index
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.record_layout import cut
 from durable_streams_tw.storage.durable.write_cache import OpenStream, WriteCache
-from durable_streams_tw.storage.engine import codec, record_access
+from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import CorruptRecord, StreamRecord
 from durable_streams_tw.storage.engine.kv import WriteBatch
 from durable_streams_tw.storage.engine.tables import Table, owned_range
@@ -184,7 +185,7 @@ class BatchTransaction:
         known = self._producer(stream_id, producer_id)
         after = stream.producers = before.joined(self._written.max_producers)
         if after.number > max(before.number, 1):
-            self._puts[codec.forgotten_key(stream_id, after.number - 1)] = b""
+            self._puts[codec.old_producers_key(stream_id, after.number - 1)] = b""
         if known is not None:
             name = codec.producer_name(producer_id)
             self._deletes.append(codec.producer_key(stream_id, known[0], name))
@@ -221,7 +222,7 @@ class BatchTransaction:
         """Which subscriptions there are."""
         index = self._written.index
         if index is None:
-            index = self._written.index = record_access.load_index(self._batch, self._unreadable)
+            index = self._written.index = load_index(self._batch, self._unreadable)
         return index
 
     def get(self, table: Table[T], key: bytes) -> T | None:
@@ -230,7 +231,7 @@ class BatchTransaction:
         whole = table.prefix + key
         known: T | None = remembered.get(whole, _MISSING)
         if known is _MISSING:
-            known = record_access.load(self._batch, table, key)
+            known = tables.load(self._batch, table, key)
             remembered.insert(whole, known)
         return known
 
@@ -245,7 +246,7 @@ class BatchTransaction:
     def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
         """Records in order, those of this batch too."""
         self._flush_records(table)
-        return record_access.scan(self._batch, table, first, stop)
+        return tables.scan(self._batch, table, first, stop)
 
     def owns(self, table: Table[Any], number: int) -> bool:
         """Return whether a number owns any record of a table.
@@ -421,8 +422,8 @@ class BatchTransaction:
                 run, filled = [body.data], size
                 continue
             for piece in cut(body, RECORD_PAYLOAD):
-                flags = (codec.TORN_BEFORE if piece.torn_before else 0) | (
-                    codec.TORN_AFTER if piece.torn_after else 0
+                flags = (codec.STARTS_MID_MESSAGE if piece.torn_before else 0) | (
+                    codec.ENDS_MID_MESSAGE if piece.torn_after else 0
                 )
                 payload = body.data[piece.start : piece.stop]
                 start = self._write_record(stream, start, payload, flags)

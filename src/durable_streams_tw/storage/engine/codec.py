@@ -5,7 +5,7 @@ prefix   key behind it                          value (sealed: CRC-32 before it)
 =======  =====================================  =======================================
 ``m``    --                                     what wrote this store: `Meta`
 ``n``    --                                     the next stream id
-``j``    --                                     how much of which journal is in here: `Mark`
+``j``    --                                     `CheckpointRecord`
 ``p``    path, up to 480 bytes                  stream id
 ``P``    440 bytes of a longer path, SHA-256    stream id, whole path
 ``s``    stream id                              `StreamRecord`
@@ -52,7 +52,7 @@ KIND: Final = "durable-streams"
 
 META_KEY: Final = b"m"
 NEXT_ID_KEY: Final = b"n"
-JOURNAL_KEY: Final = b"j"
+CHECKPOINT_KEY: Final = b"j"
 DEADLINES: Final = (b"x", b"y")
 GARBAGE: Final = (b"g", b"h")
 STREAMS: Final = (b"s", b"t")
@@ -62,10 +62,10 @@ SUBSCRIPTIONS: Final = (b"u", b"v")
 OWNED_PREFIXES: Final = frozenset((b"d", b"q", b"e", b"k"))
 """The prefixes of keys that begin with the number of a stream or subscription."""
 
-TORN_BEFORE: Final = 1
+STARTS_MID_MESSAGE: Final = 1
 """Flag of a data record whose first message began in an earlier record."""
 
-TORN_AFTER: Final = 2
+ENDS_MID_MESSAGE: Final = 2
 """Flag of a data record whose last message goes on in the next one."""
 
 # Checksum and flags.
@@ -175,7 +175,7 @@ def producer_key(stream_id: int, generation: int, name: bytes) -> bytes:
     return b"q" + stream_id.to_bytes(8, "big") + b"@" + generation.to_bytes(8, "big") + name
 
 
-def producer_of(key: bytes) -> tuple[int, bytes]:
+def parse_producer_key(key: bytes) -> tuple[int, bytes]:
     """The generation and the name in a producer's key."""
     if key[9:10] != b"@":
         return 0, key[9:]
@@ -192,7 +192,7 @@ def garbage_key(stream_id: int) -> bytes:
     return b"g" + stream_id.to_bytes(8, "big")
 
 
-def forgotten_key(stream_id: int, generation: int) -> bytes:
+def old_producers_key(stream_id: int, generation: int) -> bytes:
     """The key that says that producers of the generations before one are to be freed."""
     return garbage_key(stream_id) + generation.to_bytes(8, "big")
 
@@ -203,16 +203,16 @@ def garbage_ranges(key: bytes) -> tuple[tuple[bytes, bytes], ...]:
     if len(key) == len(garbage_key(stream_id)):
         # Entries of its producers first: without the stream they would say nothing.
         entries = key + b"\x00", _owned(GARBAGE[0], stream_id)[1]
-        return (entries, *owned_ranges(stream_id), *owned_record_ranges(stream_id))
+        return (entries, *stream_ranges(stream_id), *subscription_ranges(stream_id))
     return ((b"q" + key[1:9], b"q" + key[1:9] + b"@" + key[9:17]),)
 
 
-def owned_ranges(stream_id: int) -> tuple[tuple[bytes, bytes], ...]:
+def stream_ranges(stream_id: int) -> tuple[tuple[bytes, bytes], ...]:
     """The key ranges that a stream's bytes and producers lie in."""
     return (_owned(b"d", stream_id), _owned(b"q", stream_id))
 
 
-def owned_record_ranges(number: int) -> tuple[tuple[bytes, bytes], ...]:
+def subscription_ranges(number: int) -> tuple[tuple[bytes, bytes], ...]:
     """The key ranges that a subscription's links and cursors lie in. Numbers are stream ids
     that no stream has."""
     return (_owned(b"e", number), _owned(b"k", number))
@@ -225,7 +225,7 @@ def _owned(prefix: bytes, number: int) -> tuple[bytes, bytes]:
     return first, prefix + pack_integer(number + 1)
 
 
-def order_key(path: str) -> bytes:
+def listing_key(path: str) -> bytes:
     """What paths are listed by: their bytes.
 
     Those that are too long for a key have its hash in place of their end, so that they can be
@@ -241,7 +241,7 @@ def order_key(path: str) -> bytes:
 def path_ranges(prefix: str, after: str = "") -> tuple[tuple[bytes, bytes], ...]:
     """The key ranges that hold the paths which begin with a text, and perhaps others.
 
-    Only those behind ``after`` in the order of `order_key`.
+    Only those behind ``after`` in the order of `listing_key`.
     """
     raw, passed = prefix.encode("utf-8"), after.encode("utf-8")
     short, long = PATHS
@@ -250,13 +250,13 @@ def path_ranges(prefix: str, after: str = "") -> tuple[tuple[bytes, bytes], ...]
     if len(passed) > _LONG_PATH:
         least = path_key(after) + b"\x00"
     return (
-        _path_range(short, raw[:_LONG_PATH], short[0] + order_key(after) + b"\x00"),
+        _path_range(short, raw[:_LONG_PATH], short[0] + listing_key(after) + b"\x00"),
         _path_range(long, raw[:_LONG_PATH_PREFIX], least),
     )
 
 
-def order_range(prefix: str) -> tuple[bytes, bytes]:
-    """The part of the order of `order_key` that holds the paths which begin with a text."""
+def listing_range(prefix: str) -> tuple[bytes, bytes]:
+    """The part of the order of `listing_key` that holds the paths which begin with a text."""
     raw = prefix.encode("utf-8")[:_LONG_PATH_PREFIX]
     return raw, _behind(raw) or b"\xff"
 

@@ -11,22 +11,22 @@ from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull, KeyValueEngine
 
 
-def recognise(keyspace: KeyValueEngine, where: str, now: int) -> None:
-    """Make sure that a keyspace is ours and not newer than we are; mark an empty one.
+def check_format(engine: KeyValueEngine, where: str, now: int) -> None:
+    """Make sure that a engine is ours and not newer than we are; mark an empty one.
 
     ``where`` names it in sentences, ``now`` is in milliseconds since 1970. Raises
     `StoreUnusable`.
     """
     try:
-        with keyspace.snapshot() as view:
+        with engine.snapshot() as view:
             value = view.get(codec.META_KEY)
             known = None if value is None else bytes(value)
             empty = next(view.scan(b"\x00", b"\xff"), None) is None
         if known is not None:
             _judge(known, where)
-            _upgrade(keyspace, known)
+            _upgrade(engine, known)
         elif empty:
-            _mark(keyspace, now)
+            _mark(engine, now)
         else:
             raise StoreUnusable(f"{where} holds a database that is not this server's")
     except (EngineFull, EngineFailed) as failure:
@@ -55,12 +55,12 @@ def _judge(value: bytes, where: str) -> None:
         )
 
 
-def _upgrade(keyspace: KeyValueEngine, value: bytes) -> None:
+def _upgrade(engine: KeyValueEngine, value: bytes) -> None:
     """Mark an older store as one that may have this version's records from now on."""
     meta = codec.unpack_meta(value)
     if meta.format == codec.FORMAT:
         return
-    batch = keyspace.begin()
+    batch = engine.begin()
     try:
         batch.put(codec.META_KEY, codec.pack_meta(replace(meta, format=codec.FORMAT)))
         batch.commit()
@@ -69,8 +69,8 @@ def _upgrade(keyspace: KeyValueEngine, value: bytes) -> None:
         raise
 
 
-def _mark(keyspace: KeyValueEngine, now: int) -> None:
-    batch = keyspace.begin()
+def _mark(engine: KeyValueEngine, now: int) -> None:
+    batch = engine.begin()
     try:
         batch.put(codec.META_KEY, codec.pack_meta(codec.Meta(codec.FORMAT, __version__, now)))
         packed = codec.pack_integer(first_id(now))

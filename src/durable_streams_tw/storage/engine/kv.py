@@ -69,31 +69,31 @@ class WriteBatch(View, Protocol):
         """Drop the batch."""
 
 
-class Snapshots(Protocol):
+class SnapshotSource(Protocol):
     """The map, for those who only look."""
 
     def snapshot(self) -> AbstractContextManager[Snapshot]:
         """The map as it is now. Raises `EngineFailed`."""
 
 
-class KeyValueEngine(Snapshots, Protocol):
-    """The map. Snapshots may be taken in any thread; there is one batch at a time."""
+class KeyValueEngine(SnapshotSource, Protocol):
+    """The map. SnapshotSource may be taken in any thread; there is one batch at a time."""
 
     @property
-    def floor(self) -> int:
+    def min_version(self) -> int:
         """Below every version that is seen from now on. A failed commit raises it: what was
         seen before may not be what the disk has."""
 
     def begin(self) -> WriteBatch:
         """Begin a batch. Raises `EngineFailed`."""
 
-    def has_room(self, reserve: int) -> bool:
+    def has_space(self, reserve: int) -> bool:
         """Whether so many bytes can still be written (on the disk and in freed pages).
 
         Raises `EngineFailed`.
         """
 
-    def used(self) -> int:
+    def used_bytes(self) -> int:
         """How many bytes the stored pairs take. Raises `EngineFailed`."""
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A keyspace on LMDB.
+"""A engine on LMDB.
 
 What is fixed here, and why:
 
@@ -20,15 +20,12 @@ from typing import Any, Final
 
 import lmdb
 
-from durable_streams_tw.protocol.limits import MAP_SIZE, MAX_READERS
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, EngineFull
-from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages, pages_end
-from durable_streams_tw.storage.files import DRAFT, open_file
+from durable_streams_tw.storage.engine.limits import MAP_SIZE, MAX_READERS
+from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages, used_end
+from durable_streams_tw.storage.files import DATA_FILE, DRAFT, LOCK_FILE, open_file
 from durable_streams_tw.storage.limits import READ_THREADS
-
-DATA_FILE: Final = "data.mdb"
-LOCK_FILE: Final = "lock.mdb"
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOTEWORTHY: Final = (*_NO_SPACE, errno.EIO)
@@ -151,7 +148,7 @@ class LMDBEngine:
         return self._environment
 
     @property
-    def floor(self) -> int:
+    def min_version(self) -> int:
         """Below every version that is seen from now on."""
         return self._generation << _GENERATION_BITS
 
@@ -226,27 +223,27 @@ class LMDBEngine:
                 end = file.seek(0, os.SEEK_END)
                 file.write(b"\x00")
                 file.truncate(end)
-            return self.disk_room() >= _LEAST_ROOM
+            return self.free_disk_bytes() >= _LEAST_ROOM
         except OSError as error:
             return error.errno not in _NO_SPACE
         except EngineFailed:
             return True
 
-    def has_room(self, reserve: int) -> bool:
+    def has_space(self, reserve: int) -> bool:
         """Whether the file system, or else the map's own freed pages too, have room."""
-        free = self.disk_room()
+        free = self.free_disk_bytes()
         if free >= reserve:
             return True
         info, stat = self._statistics()
         spare = int(info["last_pgno"]) + 1 - pages(stat)
         return free + max(0, spare) * int(stat["psize"]) >= reserve
 
-    def disk_room(self) -> int:
+    def free_disk_bytes(self) -> int:
         """Free bytes of the file system. Raises `EngineFailed`."""
         status = self._statvfs()
         return status.f_bavail * status.f_frsize
 
-    def disk_size(self) -> int:
+    def total_disk_bytes(self) -> int:
         """All bytes of the file system. Raises `EngineFailed`."""
         status = self._statvfs()
         return status.f_blocks * status.f_frsize
@@ -257,7 +254,7 @@ class LMDBEngine:
         except OSError as error:
             raise EngineFailed(str(error)) from error
 
-    def used(self) -> int:
+    def used_bytes(self) -> int:
         """Bytes of the pages that hold pairs."""
         _, stat = self._statistics()
         return pages(stat) * int(stat["psize"])
@@ -270,7 +267,7 @@ class LMDBEngine:
             except lmdb.Error as error:
                 raise EngineFailed(str(error)) from error
 
-    def standing(self) -> tuple[int, int, int, int, int, int]:
+    def stats(self) -> tuple[int, int, int, int, int, int]:
         """Bytes that pairs take, that the map can hold, that the file has, that the file system
         has left; open snapshots, and how many commits the oldest is behind.
 
@@ -286,7 +283,7 @@ class LMDBEngine:
             seen = [int(row[2]) for row in map(str.split, table.splitlines()[1:]) if _reads(row)]
         used = pages(stat) * int(stat["psize"])
         lag = max(0, int(info["last_txnid"]) - min(seen, default=int(info["last_txnid"])))
-        room = self.disk_room()
+        room = self.free_disk_bytes()
         return used, int(info["map_size"]), file_size, room, len(seen), lag
 
     def check_readers(self) -> None:
@@ -350,7 +347,7 @@ def check_size(environment: lmdb.Environment, data_file: str) -> int:
         size = os.stat(data_file).st_size
         if size < expected:
             try:
-                needed = pages_end(data_file, snapshot.id())
+                needed = used_end(data_file, snapshot.id())
             except DamagedPages as damaged:
                 raise StoreUnusable(f"{data_file} is damaged: {damaged}") from None
             if size < needed:
@@ -469,10 +466,10 @@ class LMDBSnapshot(_View):
 
 class _WriteBatch(_View):
     def __init__(
-        self, keyspace: LMDBEngine, transaction: lmdb.Transaction[Any], generation: int
+        self, engine: LMDBEngine, transaction: lmdb.Transaction[Any], generation: int
     ) -> None:
         super().__init__(transaction, generation)
-        self._keyspace = keyspace
+        self._engine = engine
         self._ended = False
 
     def put(self, key: bytes, value: bytes) -> None:
@@ -480,14 +477,14 @@ class _WriteBatch(_View):
         try:
             self._transaction.put(key, value)
         except lmdb.Error as error:
-            raise self._keyspace.failure(error) from error
+            raise self._engine.failure(error) from error
 
     def delete(self, key: bytes) -> None:
         """Remove a key."""
         try:
             self._transaction.delete(key)
         except lmdb.Error as error:
-            raise self._keyspace.failure(error) from error
+            raise self._engine.failure(error) from error
 
     def commit(self) -> int:
         """Make the batch durable."""
@@ -496,7 +493,7 @@ class _WriteBatch(_View):
         try:
             self._transaction.commit()
         except lmdb.Error as error:
-            raise self._keyspace.commit_failed(error) from error
+            raise self._engine.commit_failed(error) from error
         return version
 
     def abort(self) -> None:

@@ -36,7 +36,7 @@ class DamagedPages(Exception):
     """The file has no such structure."""
 
 
-def pages_end(path: str, transaction: int) -> int:
+def used_end(path: str, transaction: int) -> int:
     """Return the offset behind the last page that the last commit uses, in bytes.
 
     Call with a snapshot open, whose number is ``transaction``: no page of its commit or of a later

@@ -8,13 +8,14 @@ let go with `Transaction.forget_owner`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Final, Generic, TypeVar
 
 import msgspec
 
 from durable_streams_tw.protocol.subscriptions.state import Cursor, Named, Subscription
 from durable_streams_tw.storage.engine.codec import CorruptRecord, unseal
-from durable_streams_tw.storage.engine.kv import Buffer
+from durable_streams_tw.storage.engine.kv import Buffer, View
 
 T = TypeVar("T")
 
@@ -50,13 +51,13 @@ class Table(Generic[T]):
 SUBSCRIPTIONS: Final = Table(b"u", Subscription, watched=True)
 """By id."""
 
-NAMED: Final = Table(b"e", Named)
+LINKS: Final = Table(b"e", Named)
 """Explicit links, by number and name of the stream."""
 
 CURSORS: Final = Table(b"k", Cursor)
 """Cursors of streams with pending work, by number and name of the stream."""
 
-OWNED: Final = (NAMED, CURSORS)
+OWNED: Final = (LINKS, CURSORS)
 """The tables whose keys begin with the number of a subscription."""
 
 
@@ -77,3 +78,34 @@ def stream_key(number: int, path: str) -> bytes:
 def owned_range(number: int) -> tuple[bytes, bytes]:
     """Where the keys of a subscription's streams lie: first, and behind."""
     return number.to_bytes(8, "big"), (number + 1).to_bytes(8, "big")
+
+
+def load(view: View, table: Table[T], key: bytes) -> T | None:
+    """The record of a key. Raises `CorruptRecord`."""
+    whole = table.prefix + key
+    value = view.get(whole)
+    return None if value is None else table.unpack(whole, value)
+
+
+def scan(
+    view: View, table: Table[T], first: bytes, stop: bytes | None
+) -> Iterator[tuple[bytes, T]]:
+    """Records with ``first <= key < stop`` in order. Raises `CorruptRecord`."""
+    for key, record in scan_with_errors(view, table, first, stop):
+        if isinstance(record, CorruptRecord):
+            raise record
+        yield key, record
+
+
+def scan_with_errors(
+    view: View, table: Table[T], first: bytes, stop: bytes | None
+) -> Iterator[tuple[bytes, T | CorruptRecord]]:
+    """The same, with what is wrong in place of what cannot be read."""
+    prefix = table.prefix
+    behind = bytes((prefix[0] + 1,)) if stop is None else prefix + stop
+    for raw, value in view.scan(prefix + first, behind):
+        whole = bytes(raw)
+        try:
+            yield whole[1:], table.unpack(whole, value)
+        except CorruptRecord as corrupt:
+            yield whole[1:], corrupt

@@ -15,32 +15,32 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.admin.backup import back_up
-from durable_streams_tw.storage.admin.copy import Flawed
 from durable_streams_tw.storage.admin.fsck import store as checking
 from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw
-from durable_streams_tw.storage.admin.fsck.store import check, check_directory
+from durable_streams_tw.storage.admin.fsck.store import check
+from durable_streams_tw.storage.admin.verify import FlawedStore, check_directory
 from durable_streams_tw.storage.api import Command, StoreUnusable
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.codec import StreamRecord
-from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.kv import EngineFailed
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE
+from durable_streams_tw.storage.files import DATA_FILE
 from durable_streams_tw.storage.limits import MAX_RECORD, RECORD_PAYLOAD
 from tests.storage.command_builders import JSON, append, create, delete, fork
-from tests.storage.fake_keyspace import FakeKeyspace, Fault, always
+from tests.storage.engine.fake_engine import FakeEngine, Fault, always
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import put
 
 LONG = "long/" + "x" * 700
 
 
-def rich_store() -> FakeKeyspace:
+def rich_store() -> FakeEngine:
     """A store with something of everything."""
-    keyspace = FakeKeyspace()
-    recognise(keyspace, "the fake", 0)
-    committer = Committer(keyspace, AccessTimes(), lambda: 1000, clock=lambda: 0.0)
+    engine = FakeEngine()
+    check_format(engine, "the fake", 0)
+    committer = Committer(engine, AccessTimes(), lambda: 1000, clock=lambda: 0.0)
     batches: list[list[Command]] = [
         [create("bytes", b"0" * 40_000), append("bytes", b"1" * 1000, producer=("p", 0, 0))],
         [create("json", b"[1,[2]]", content_type=JSON), create("empty"), create(LONG, b"x")],
@@ -58,7 +58,7 @@ def rich_store() -> FakeKeyspace:
     for batch in batches:
         outcomes = committer.step(batch).outcomes
         assert all(hasattr(outcome, "state") for outcome in outcomes), outcomes
-    return keyspace
+    return engine
 
 
 def leaf_pages(data: bytes) -> dict[bytes, int]:
@@ -100,7 +100,7 @@ class SwappedPagesTests(LMDBRig, SynchronousTestCase):
             walks += any(finding.flaw is Flaw.UNREADABLE for finding in findings)
         self.assertGreater(walks, 0)
         backup = os.path.join(self.directory, "..", "backup")
-        with self.assertRaisesRegex(Flawed, "has flaws"):
+        with self.assertRaisesRegex(FlawedStore, "has flaws"):
             back_up(self.directory, backup, (), lambda: 0, lambda *_: None)
         with open(path, "wb") as file:
             file.write(whole)
@@ -111,22 +111,22 @@ class CheckTests(SynchronousTestCase):
     """One store, damaged in one way after the other."""
 
     def setUp(self) -> None:
-        self.keyspace = rich_store()
+        self.engine = rich_store()
 
     def found(self, deep: bool = True) -> set[Flaw]:
-        return {finding.flaw for finding in check(self.keyspace, deep)}
+        return {finding.flaw for finding in check(self.engine, deep)}
 
     def record(self, path: str) -> StreamRecord:
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             record = reader.load_stream_at(view, path)
         assert record is not None
         return record
 
     def put(self, key: bytes, payload: bytes) -> None:
-        self.keyspace.content[key] = codec.seal(key, payload)
+        self.engine.content[key] = codec.seal(key, payload)
 
     def put_data(self, key: bytes, flags: int, payload: bytes) -> None:
-        self.keyspace.content[key] = codec.pack_data(key, flags, payload)
+        self.engine.content[key] = codec.pack_data(key, flags, payload)
 
     def change(self, path: str, **fields: Any) -> None:
         """Write a stream's record anew, with other values."""
@@ -137,40 +137,40 @@ class CheckTests(SynchronousTestCase):
         self.put(key, codec.pack_stream(changed))
 
     def data_keys(self, path: str) -> list[bytes]:
-        first, behind = codec.owned_ranges(self.record(path).state.id)[0]
-        return sorted(key for key in self.keyspace.content if first <= key < behind)
+        first, behind = codec.stream_ranges(self.record(path).state.id)[0]
+        return sorted(key for key in self.engine.content if first <= key < behind)
 
     # -- nothing wrong ------------------------------------------------------------------------
 
     def test_sound(self) -> None:
-        self.assertEqual(list(check(self.keyspace)), [])
-        self.assertEqual(list(check(self.keyspace, deep=True)), [])
+        self.assertEqual(list(check(self.engine)), [])
+        self.assertEqual(list(check(self.engine, deep=True)), [])
 
     def test_empty(self) -> None:
-        keyspace = FakeKeyspace()
-        recognise(keyspace, "the fake", 0)
-        self.assertEqual(list(check(keyspace, deep=True)), [])
+        engine = FakeEngine()
+        check_format(engine, "the fake", 0)
+        self.assertEqual(list(check(engine, deep=True)), [])
 
     def test_half_freed(self) -> None:
         """Bytes of an ended stream go from the front: what is left need not hang together."""
-        garbage = [key for key in self.keyspace.content if key[:1] == b"g"]
+        garbage = [key for key in self.engine.content if key[:1] == b"g"]
         self.assertEqual(len(garbage), 1)
-        (first, behind), _ = codec.owned_ranges(codec.unpack_integer(garbage[0][1:]))
-        del self.keyspace.content[min(k for k in self.keyspace.content if first <= k < behind)]
+        (first, behind), _ = codec.stream_ranges(codec.unpack_integer(garbage[0][1:]))
+        del self.engine.content[min(k for k in self.engine.content if first <= k < behind)]
         self.assertEqual(self.found(), set())
 
     # -- any damage -----------------------------------------------------------------------------
 
     @given(st.data())
     def test_any_flipped_bit(self, data: st.DataObject) -> None:
-        keyspace = FakeKeyspace(self.keyspace.content)
-        sealed = sorted(key for key, value in keyspace.content.items() if value)
+        engine = FakeEngine(self.engine.content)
+        sealed = sorted(key for key, value in engine.content.items() if value)
         key = data.draw(st.sampled_from(sealed))
-        value = bytearray(keyspace.content[key])
+        value = bytearray(engine.content[key])
         bit = data.draw(st.integers(0, len(value) * 8 - 1))
         value[bit // 8] ^= 1 << bit % 8
-        keyspace.content[key] = bytes(value)
-        found = list(check(keyspace))
+        engine.content[key] = bytes(value)
+        found = list(check(engine))
         if key == codec.META_KEY:
             # Readable by every program for ever, so plain text: not every bit says something.
             self.assertLessEqual({finding.flaw for finding in found}, {Flaw.FORMAT})
@@ -179,50 +179,50 @@ class CheckTests(SynchronousTestCase):
 
     @given(st.data())
     def test_any_lost_record(self, data: st.DataObject) -> None:
-        keyspace = FakeKeyspace(self.keyspace.content)
+        engine = FakeEngine(self.engine.content)
         # That a producer was there is known from nothing else, and what is to be freed may go.
-        (garbage,) = [key for key in keyspace.content if key[:1] == b"g"]
+        (garbage,) = [key for key in engine.content if key[:1] == b"g"]
         known = [
             key
-            for key in keyspace.content
+            for key in engine.content
             if key[:1] != b"q" and not (key[:1] == b"d" and key[1:9] == garbage[1:])
         ]
-        del keyspace.content[data.draw(st.sampled_from(sorted(known)))]
-        self.assertNotEqual(list(check(keyspace)), [])
+        del engine.content[data.draw(st.sampled_from(sorted(known)))]
+        self.assertNotEqual(list(check(engine)), [])
 
     @given(st.binary(min_size=1, max_size=30), st.binary(max_size=30))
     def test_anything_added(self, key: bytes, value: bytes) -> None:
         """Whatever is put there, the walk goes on to its end."""
-        keyspace = FakeKeyspace(self.keyspace.content)
-        if key in keyspace.content or key == codec.JOURNAL_KEY:
+        engine = FakeEngine(self.engine.content)
+        if key in engine.content or key == codec.CHECKPOINT_KEY:
             # The mark is looked at with the journal.
             return
         if key[:1] == b"g" and len(key) == 9 and not value:
             # An entry of an ended stream that has nothing left to be freed does no harm.
             return
-        keyspace.content[key] = value
-        self.assertNotEqual(list(check(keyspace, deep=True)), [], (key, value))
+        engine.content[key] = value
+        self.assertNotEqual(list(check(engine, deep=True)), [], (key, value))
 
     def test_extreme_ids(self) -> None:
         """No id is so large that the walk ends at it."""
         for prefix in (b"d", b"e", b"g", b"k", b"q", b"s", b"x"):
             for size in (8, 16):
-                keyspace = FakeKeyspace(self.keyspace.content)
-                keyspace.content[prefix + b"\xff" * size] = b""
-                self.assertNotEqual(list(check(keyspace, deep=True)), [], (prefix, size))
+                engine = FakeEngine(self.engine.content)
+                engine.content[prefix + b"\xff" * size] = b""
+                self.assertNotEqual(list(check(engine, deep=True)), [], (prefix, size))
 
     @given(st.data(), st.binary(max_size=30))
     def test_anything_sealed(self, data: st.DataObject, payload: bytes) -> None:
         """A right checksum over nonsense stops nothing either."""
-        keyspace = FakeKeyspace(self.keyspace.content)
-        key = data.draw(st.sampled_from(sorted(keyspace.content)))
-        keyspace.content[key] = codec.seal(key, payload)
-        list(check(keyspace, deep=True))
+        engine = FakeEngine(self.engine.content)
+        key = data.draw(st.sampled_from(sorted(engine.content)))
+        engine.content[key] = codec.seal(key, payload)
+        list(check(engine, deep=True))
 
     # -- each flaw ------------------------------------------------------------------------------
 
     def test_unreadable(self) -> None:
-        self.keyspace.plan = always("scan", Fault(EngineFailed))
+        self.engine.plan = always("scan", Fault(EngineFailed))
         self.assertEqual(self.found(), {Flaw.UNREADABLE})
 
     def test_format(self) -> None:
@@ -231,22 +231,22 @@ class CheckTests(SynchronousTestCase):
             codec.Meta(0, "9", 0),
             codec.Meta(1, "9", 0, "another program's"),
         ):
-            self.keyspace.content[codec.META_KEY] = codec.pack_meta(meta)
+            self.engine.content[codec.META_KEY] = codec.pack_meta(meta)
             self.assertEqual(self.found(), {Flaw.FORMAT})
-        del self.keyspace.content[codec.META_KEY]
+        del self.engine.content[codec.META_KEY]
         self.assertEqual(self.found(), {Flaw.FORMAT})
 
     def test_strange_keys(self) -> None:
         for key in (b"\x00", b"A", b"f", b"i", b"l", b"m1", b"n1", b"r", b"t", b"y", b"\xff\xff"):
-            self.keyspace.content[key] = b""
+            self.engine.content[key] = b""
             self.assertEqual(
-                list(check(self.keyspace)),
+                list(check(self.engine)),
                 [Finding(Flaw.STRANGE_KEY, key, "no record has such a key")],
             )
-            del self.keyspace.content[key]
+            del self.engine.content[key]
 
     def test_keys_of_strange_form(self) -> None:
-        least = min(key for key in self.keyspace.content if key[:1] == b"s")
+        least = min(key for key in self.engine.content if key[:1] == b"s")
         number = codec.unpack_integer(least[1:])
         stream = codec.stream_key(number)
         for key in (
@@ -262,13 +262,13 @@ class CheckTests(SynchronousTestCase):
             b"q" + codec.pack_integer(number) + b"?",
             b"q" + codec.pack_integer(number) + b"#x",
         ):
-            self.keyspace.content[key] = b""
+            self.engine.content[key] = b""
             self.assertIn(Flaw.STRANGE_KEY, self.found(), key)
-            del self.keyspace.content[key]
+            del self.engine.content[key]
 
     def test_next_id(self) -> None:
         greatest = max(
-            codec.unpack_integer(key[1:9]) for key in self.keyspace.content if key[:1] in b"sgd"
+            codec.unpack_integer(key[1:9]) for key in self.engine.content if key[:1] in b"sgd"
         )
         for number, expected in ((greatest, {Flaw.NEXT_ID}), (greatest + 5, set())):
             self.put(codec.NEXT_ID_KEY, codec.pack_integer(number))
@@ -283,22 +283,22 @@ class CheckTests(SynchronousTestCase):
         ):
             self.put(key, payload)
             self.assertEqual(self.found(), {Flaw.NEXT_ID, Flaw.ORPHAN})
-            del self.keyspace.content[key]
-        self.keyspace.content[codec.garbage_key(500)] = b""
+            del self.engine.content[key]
+        self.engine.content[codec.garbage_key(500)] = b""
         self.assertEqual(self.found(), {Flaw.NEXT_ID})
 
     def test_paths(self) -> None:
         other = self.record("json").state.id
         for path in ("bytes", LONG):
-            whole = dict(self.keyspace.content)
+            whole = dict(self.engine.content)
             key = codec.path_key(path)
             self.put(key, codec.pack_path(path, other))
             self.assertEqual(self.found(), {Flaw.PATH}, "it leads to another stream")
             self.put(key, codec.pack_path(path, 999))
             self.assertEqual(self.found(), {Flaw.PATH}, "it leads to none")
-            del self.keyspace.content[key]
+            del self.engine.content[key]
             self.assertEqual(self.found(), {Flaw.PATH}, "nothing leads to the stream")
-            self.keyspace.content = whole
+            self.engine.content = whole
         self.put(codec.path_key("second"), codec.pack_path("second", other))
         self.assertEqual(self.found(), {Flaw.PATH}, "two lead to one stream")
 
@@ -342,19 +342,19 @@ class CheckTests(SynchronousTestCase):
         keys = self.data_keys("bytes")
         self.assertGreater(len(keys), 3)
         for key in keys:
-            whole = dict(self.keyspace.content)
-            del self.keyspace.content[key]
+            whole = dict(self.engine.content)
+            del self.engine.content[key]
             self.assertEqual(self.found(), {Flaw.DATA})
-            self.keyspace.content = dict(whole)
+            self.engine.content = dict(whole)
             self.put_data(key, 0, b"short")
             self.assertEqual(self.found(), {Flaw.DATA})
             self.put_data(key, 0, b"")
             self.assertEqual(self.found(), {Flaw.DATA})
-            self.keyspace.content = dict(whole)
+            self.engine.content = dict(whole)
             between = codec.data_key(self.record("bytes").state.id, codec.position_of(key) + 1)
             self.put_data(between, 0, b"x")
             self.assertEqual(self.found(), {Flaw.DATA})
-            self.keyspace.content = whole
+            self.engine.content = whole
 
     def test_bytes_before_a_fork_point(self) -> None:
         self.put_data(codec.data_key(self.record("again").state.id, 99), 0, b"x")
@@ -365,18 +365,18 @@ class CheckTests(SynchronousTestCase):
         for size, expected in ((RECORD_PAYLOAD, set()), (RECORD_PAYLOAD + 1, {Flaw.DATA})):
             self.put_data(key, 0, bytes(size))
             self.change(LONG, tail=size)
-            self.assertEqual(len(self.keyspace.content[key]) > MAX_RECORD, bool(expected))
+            self.assertEqual(len(self.engine.content[key]) > MAX_RECORD, bool(expected))
             self.assertEqual(self.found(), expected)
 
     def test_flags(self) -> None:
         """Only JSON mode has any, and they fit together."""
         (key,) = self.data_keys(LONG)
-        for flags in (codec.TORN_BEFORE, codec.TORN_AFTER, 4):
+        for flags in (codec.STARTS_MID_MESSAGE, codec.ENDS_MID_MESSAGE, 4):
             self.put_data(key, flags, b"x")
             self.assertEqual(self.found(), {Flaw.MESSAGES})
         self.put_data(key, 0, b"x")
         for key in self.data_keys("json"):
-            flags, payload = codec.unpack_data(key, self.keyspace.content[key])
+            flags, payload = codec.unpack_data(key, self.engine.content[key])
             for wrong in {0, 1, 2, 3, 4} - {flags}:
                 self.put_data(key, wrong, bytes(payload))
                 self.assertIn(Flaw.MESSAGES, self.found(deep=False))
@@ -386,7 +386,7 @@ class CheckTests(SynchronousTestCase):
     def test_messages(self) -> None:
         """What a record holds in JSON mode is looked at in depth."""
         first, *_, last = self.data_keys("json")
-        flags, payload = codec.unpack_data(last, self.keyspace.content[last])
+        flags, payload = codec.unpack_data(last, self.engine.content[last])
         self.put_data(last, flags, bytes(payload)[:-1] + b" ")
         self.assertEqual(self.found(deep=False), {Flaw.MESSAGES})
         self.put_data(last, flags, bytes(payload)[:-2] + b"],")
@@ -399,7 +399,7 @@ class CheckTests(SynchronousTestCase):
     def test_cut_messages(self) -> None:
         """All pieces of a large message make one message."""
         keys = self.data_keys("json")[1:4]
-        pieces = [codec.unpack_data(key, self.keyspace.content[key]) for key in keys]
+        pieces = [codec.unpack_data(key, self.engine.content[key]) for key in keys]
         self.assertEqual([flags for flags, _ in pieces], [2, 3, 1])
         torn = bytearray(pieces[1][1])
         torn[5:8] = b'","'
@@ -409,21 +409,21 @@ class CheckTests(SynchronousTestCase):
 
     def test_a_bad_record_hides_no_other(self) -> None:
         keys = self.data_keys("bytes")
-        value = bytearray(self.keyspace.content[keys[0]])
+        value = bytearray(self.engine.content[keys[0]])
         value[10] ^= 1
-        self.keyspace.content[keys[0]] = bytes(value)
+        self.engine.content[keys[0]] = bytes(value)
         self.assertEqual(self.found(), {Flaw.CORRUPT_RECORD})
-        del self.keyspace.content[keys[2]]
+        del self.engine.content[keys[2]]
         self.assertEqual(self.found(), {Flaw.CORRUPT_RECORD, Flaw.DATA})
 
     def test_what_a_bad_stream_record_owns(self) -> None:
         key = codec.stream_key(self.record("bytes").state.id)
         data = self.data_keys("bytes")[0]
         for damaged in (key, data):
-            value = bytearray(self.keyspace.content[damaged])
+            value = bytearray(self.engine.content[damaged])
             value[-1] ^= 1
-            self.keyspace.content[damaged] = bytes(value)
-        found = [finding.key for finding in check(self.keyspace)]
+            self.engine.content[damaged] = bytes(value)
+        found = [finding.key for finding in check(self.engine)]
         self.assertEqual(found, [key, data])
 
     def test_deadlines(self) -> None:
@@ -433,47 +433,47 @@ class CheckTests(SynchronousTestCase):
         later = codec.deadline_key(record.indexed_at + 1, record.state.id)
         earlier = codec.deadline_key(record.indexed_at - 1, record.state.id)
         for extra in (later, earlier, codec.deadline_key(1, 999)):
-            self.keyspace.content[extra] = b""
+            self.engine.content[extra] = b""
             self.assertEqual(self.found(), {Flaw.DEADLINE})
-            del self.keyspace.content[extra]
-        del self.keyspace.content[entry]
+            del self.engine.content[extra]
+        del self.engine.content[entry]
         self.assertEqual(self.found(), {Flaw.DEADLINE})
-        self.keyspace.content[later] = b""
+        self.engine.content[later] = b""
         self.change("ttl", indexed_at=record.indexed_at + 1)
         self.assertEqual(self.found(), {Flaw.DEADLINE}, "it would end too late")
-        del self.keyspace.content[later]
-        self.keyspace.content[earlier] = b""
+        del self.engine.content[later]
+        self.engine.content[earlier] = b""
         self.change("ttl", indexed_at=record.indexed_at - 1)
         self.assertEqual(self.found(), set(), "it would be looked at too early")
-        del self.keyspace.content[earlier]
+        del self.engine.content[earlier]
         self.change("ttl", indexed_at=None)
         self.assertEqual(self.found(), {Flaw.DEADLINE})
 
     def test_deadline_of_what_never_ends(self) -> None:
         for path in ("empty", "held"):
-            whole = dict(self.keyspace.content)
+            whole = dict(self.engine.content)
             self.change(path, indexed_at=5000)
-            self.keyspace.content[codec.deadline_key(5000, self.record(path).state.id)] = b""
+            self.engine.content[codec.deadline_key(5000, self.record(path).state.id)] = b""
             self.assertEqual(self.found(), {Flaw.DEADLINE})
-            self.keyspace.content = whole
+            self.engine.content = whole
 
     def test_garbage(self) -> None:
-        self.keyspace.content[codec.garbage_key(self.record("bytes").state.id)] = b""
+        self.engine.content[codec.garbage_key(self.record("bytes").state.id)] = b""
         self.assertEqual(self.found(), {Flaw.GARBAGE})
 
     def test_garbage_is_checked_too(self) -> None:
-        (garbage,) = [key for key in self.keyspace.content if key[:1] == b"g"]
-        for first, behind in codec.owned_ranges(codec.unpack_integer(garbage[1:])):
-            (key,) = [key for key in self.keyspace.content if first <= key < behind]
-            self.keyspace.content[key] += b"x"
+        (garbage,) = [key for key in self.engine.content if key[:1] == b"g"]
+        for first, behind in codec.stream_ranges(codec.unpack_integer(garbage[1:])):
+            (key,) = [key for key in self.engine.content if first <= key < behind]
+            self.engine.content[key] += b"x"
         self.assertEqual(
-            [finding.flaw for finding in check(self.keyspace)], [Flaw.CORRUPT_RECORD] * 2
+            [finding.flaw for finding in check(self.engine)], [Flaw.CORRUPT_RECORD] * 2
         )
 
     def test_orphans(self) -> None:
-        (garbage,) = [key for key in self.keyspace.content if key[:1] == b"g"]
-        del self.keyspace.content[garbage]
-        found = list(check(self.keyspace))
+        (garbage,) = [key for key in self.engine.content if key[:1] == b"g"]
+        del self.engine.content[garbage]
+        found = list(check(self.engine))
         self.assertEqual([finding.flaw for finding in found], [Flaw.ORPHAN] * 2)
         self.assertEqual({finding.key[:1] for finding in found}, {b"d", b"q"})
 
@@ -486,10 +486,10 @@ class CheckTests(SynchronousTestCase):
 
     def test_fork_counts(self) -> None:
         for path, wrong in (("bytes", 2), ("fork", 2), ("empty", 1), ("again", 3)):
-            whole = dict(self.keyspace.content)
+            whole = dict(self.engine.content)
             self.change(path, forks=wrong)
             self.assertEqual(self.found(), {Flaw.FORK})
-            self.keyspace.content = whole
+            self.engine.content = whole
         self.change("bytes", forks=0)
         self.assertEqual(self.found(), {Flaw.FORK})
 
@@ -498,11 +498,11 @@ class CheckTests(SynchronousTestCase):
         for portion in (1, 2, 3):
             self.patch(checking, "_COUNTED", portion)
             self.assertEqual(self.found(), set())
-            whole = dict(self.keyspace.content)
+            whole = dict(self.engine.content)
             for path in ("bytes", "fork", "json", "held"):
                 self.change(path, forks=self.record(path).state.forks + 1)
-                self.assertEqual(len(list(check(self.keyspace))), 1)
-                self.keyspace.content = dict(whole)
+                self.assertEqual(len(list(check(self.engine))), 1)
+                self.engine.content = dict(whole)
 
     def test_held_for_nobody(self) -> None:
         self.change("empty", deleted=True)

@@ -23,28 +23,28 @@ from durable_streams_tw.storage.admin.fsck.store import check
 from durable_streams_tw.storage.api import Command
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.format_version import recognise
-from durable_streams_tw.storage.engine.record_access import load
+from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
-    NAMED,
+    LINKS,
     SUBSCRIPTIONS,
     Table,
+    load,
     stream_key,
     subscription_key,
 )
 from tests.storage.command_builders import JSON, append, create, delete
-from tests.storage.fake_keyspace import FakeKeyspace
+from tests.storage.engine.fake_engine import FakeEngine
 from tests.storage.subscription_suite import subscribe
 
 LONG = "events/" + "x" * 600
 
 
-def subscribed_store() -> FakeKeyspace:
+def subscribed_store() -> FakeEngine:
     """Subscriptions of both kinds in all phases, and one that waits to be freed."""
-    keyspace = FakeKeyspace()
-    recognise(keyspace, "the fake", 0)
-    committer = Committer(keyspace, AccessTimes(), lambda: 1000, clock=lambda: 0.0)
+    engine = FakeEngine()
+    check_format(engine, "the fake", 0)
+    committer = Committer(engine, AccessTimes(), lambda: 1000, clock=lambda: 0.0)
     batches: list[list[Command]] = [
         [create("wake", content_type=JSON), create("a", b"abc"), create(LONG, b"x")],
         [create("quiet", b"abc")],
@@ -57,30 +57,30 @@ def subscribed_store() -> FakeKeyspace:
     for batch in batches:
         for outcome in committer.step(batch).outcomes:
             assert not hasattr(outcome, "problem"), outcome
-    return keyspace
+    return engine
 
 
 class CheckSubscriptionTests(SynchronousTestCase):
     """One store, damaged in one way after the other."""
 
     def setUp(self) -> None:
-        self.keyspace = subscribed_store()
+        self.engine = subscribed_store()
 
     def found(self) -> set[Flaw]:
-        return {finding.flaw for finding in check(self.keyspace, deep=True)}
+        return {finding.flaw for finding in check(self.engine, deep=True)}
 
     def state(self, name: str) -> Subscription:
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             state = load(view, SUBSCRIPTIONS, subscription_key(name))
         assert state is not None, name
         return state
 
     def put(self, table: Table[Any], key: bytes, value: Any) -> None:
         whole = table.prefix + key
-        self.keyspace.content[whole] = codec.seal(whole, table.pack(value))
+        self.engine.content[whole] = codec.seal(whole, table.pack(value))
 
     def drop(self, table: Table[Any], key: bytes) -> None:
-        del self.keyspace.content[table.prefix + key]
+        del self.engine.content[table.prefix + key]
 
     def number(self, name: str) -> int:
         """The number of a subscription, which is another in every store."""
@@ -89,15 +89,15 @@ class CheckSubscriptionTests(SynchronousTestCase):
     def assertFinds(self, flaw: Flaw = Flaw.SUBSCRIPTION) -> None:
         """The flaw, alone; then begin anew."""
         self.assertEqual(self.found(), {flaw})
-        self.keyspace = subscribed_store()
+        self.engine = subscribed_store()
 
     def change(self, name: str, **fields: Any) -> None:
         state = self.state(name)
         self.put(SUBSCRIPTIONS, subscription_key(name), replace(state, **fields))
 
     def test_sound(self) -> None:
-        self.assertEqual(list(check(self.keyspace, deep=True)), [])
-        kinds = {key[:1] for key in self.keyspace.content}
+        self.assertEqual(list(check(self.engine, deep=True)), [])
+        kinds = {key[:1] for key in self.engine.content}
         self.assertLessEqual({b"u", b"e", b"k", b"g"}, kinds)
 
     def test_phases(self) -> None:
@@ -120,15 +120,15 @@ class CheckSubscriptionTests(SynchronousTestCase):
         state = self.state("idle")
         self.put(SUBSCRIPTIONS, subscription_key("other"), replace(state, number=10**18))
         self.assertIn(Flaw.SUBSCRIPTION, self.found())
-        self.keyspace = subscribed_store()
+        self.engine = subscribed_store()
         self.change("idle", id="other")
         self.assertFinds()
         self.change("idle", number=1)
         self.assertIn(Flaw.SUBSCRIPTION, self.found())
-        self.keyspace = subscribed_store()
+        self.engine = subscribed_store()
         self.change("idle", number=self.state("waking").number)
         self.assertIn(Flaw.SUBSCRIPTION, self.found())
-        self.keyspace = subscribed_store()
+        self.engine = subscribed_store()
         new = Subscription(10**18, "new", self.state("idle").config, b"", 0)
         self.put(SUBSCRIPTIONS, b"new", new)
         self.assertFinds(Flaw.NEXT_ID)
@@ -141,16 +141,16 @@ class CheckSubscriptionTests(SynchronousTestCase):
         ):
             self.change(name, config=config)
             self.assertIn(Flaw.SUBSCRIPTION, self.found())
-            self.keyspace = subscribed_store()
+            self.engine = subscribed_store()
 
     def test_links(self) -> None:
-        self.drop(NAMED, stream_key(self.number("idle"), "missing"))
+        self.drop(LINKS, stream_key(self.number("idle"), "missing"))
         self.assertFinds()
-        self.put(NAMED, stream_key(self.number("idle"), "more"), Named("more"))
+        self.put(LINKS, stream_key(self.number("idle"), "more"), Named("more"))
         self.assertFinds()
-        self.put(NAMED, stream_key(self.number("idle"), "quiet"), Named("b"))
+        self.put(LINKS, stream_key(self.number("idle"), "quiet"), Named("b"))
         self.assertFinds()
-        self.put(NAMED, stream_key(10**18, "a"), Named("a"))
+        self.put(LINKS, stream_key(10**18, "a"), Named("a"))
         self.assertIn(Flaw.ORPHAN, self.found())
 
     def test_cursors(self) -> None:
@@ -171,9 +171,9 @@ class CheckSubscriptionTests(SynchronousTestCase):
 
     def test_keys_of_strange_form(self) -> None:
         for key in (b"e", b"k123", b"e12345678"):
-            self.keyspace.content[key] = codec.seal(key, NAMED.pack(Named("a")))
+            self.engine.content[key] = codec.seal(key, LINKS.pack(Named("a")))
             self.assertIn(Flaw.STRANGE_KEY, self.found())
-            del self.keyspace.content[key]
+            del self.engine.content[key]
 
     def test_lost_subscription(self) -> None:
         """What belonged to it belongs to nobody."""
@@ -182,10 +182,10 @@ class CheckSubscriptionTests(SynchronousTestCase):
 
     @given(st.data())
     def test_any_flipped_bit(self, data: st.DataObject) -> None:
-        keyspace = FakeKeyspace(self.keyspace.content)
-        key = data.draw(st.sampled_from(sorted(k for k in keyspace.content if k[:1] in b"uek")))
-        value = bytearray(keyspace.content[key])
+        engine = FakeEngine(self.engine.content)
+        key = data.draw(st.sampled_from(sorted(k for k in engine.content if k[:1] in b"uek")))
+        value = bytearray(engine.content[key])
         bit = data.draw(st.integers(0, len(value) * 8 - 1))
         value[bit // 8] ^= 1 << bit % 8
-        keyspace.content[key] = bytes(value)
-        self.assertIn((Flaw.CORRUPT_RECORD, key), [(f.flaw, f.key) for f in check(keyspace)])
+        engine.content[key] = bytes(value)
+        self.assertIn((Flaw.CORRUPT_RECORD, key), [(f.flaw, f.key) for f in check(engine)])

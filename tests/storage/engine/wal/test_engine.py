@@ -32,12 +32,12 @@ from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.engine.wal import engine
-from durable_streams_tw.storage.engine.wal.checkpoint import read_mark
+from durable_streams_tw.storage.engine.wal.checkpoint import read_checkpoint_record
 from durable_streams_tw.storage.engine.wal.engine import WALEngine
-from durable_streams_tw.storage.engine.wal.files import SEGMENT_FILES, WriteAheadLog
-from durable_streams_tw.storage.engine.wal.format import HEAD_SIZE
-from durable_streams_tw.storage.files import DRAFT
-from tests.storage.fake_keyspace import FakeKeyspace, Fault, always, narrow, nth
+from durable_streams_tw.storage.engine.wal.files import WriteAheadLog
+from durable_streams_tw.storage.engine.wal.format import HEADER_SIZE
+from durable_streams_tw.storage.files import DRAFT, SEGMENT_FILES
+from tests.storage.engine.fake_engine import FakeEngine, Fault, always, narrow, nth
 from tests.storage.lmdb_rig import scratch_directory
 
 SIZE = 4096
@@ -45,9 +45,9 @@ SIZE = 4096
 Pairs = dict[bytes, bytes | None]
 
 
-def put(keyspace: WALEngine, pairs: Pairs) -> int:
+def put(engine: WALEngine, pairs: Pairs) -> int:
     """One batch; the number of its commit."""
-    batch = keyspace.begin()
+    batch = engine.begin()
     try:
         for key, value in pairs.items():
             if value is None:
@@ -59,12 +59,12 @@ def put(keyspace: WALEngine, pairs: Pairs) -> int:
         batch.abort()
 
 
-def content(keyspace: WALEngine) -> dict[bytes, bytes]:
+def content(engine: WALEngine) -> dict[bytes, bytes]:
     """All that is seen, but for how far the map is."""
-    with keyspace.snapshot() as view:
+    with engine.snapshot() as view:
         pairs = {bytes(key): bytes(value) for key, value in view.scan(b"\x00", b"\xff")}
         assert all(bytes(view.get(key) or b"") == value for key, value in pairs.items())
-    del pairs[codec.JOURNAL_KEY]
+    del pairs[codec.CHECKPOINT_KEY]
     return pairs
 
 
@@ -88,15 +88,15 @@ class _Case(SynchronousTestCase):
         self.open({})
 
     def open(self, on_disk: dict[bytes, bytes]) -> None:
-        """A keyspace over a map with some content."""
-        self.map = FakeKeyspace(on_disk)
-        self.keyspace = WALEngine(self.directory, self.map, SIZE)
-        self.keyspace.due = self.due.append
-        self.addCleanup(self.keyspace.close)
+        """A engine over a map with some content."""
+        self.lmdb = FakeEngine(on_disk)
+        self.engine = WALEngine(self.directory, self.lmdb, SIZE)
+        self.engine.on_checkpoint_due = self.due.append
+        self.addCleanup(self.engine.close)
 
     def crash(self) -> None:
         """Go on with what is on the disk."""
-        self.open(self.map.content)
+        self.open(self.lmdb.content)
 
     def fail_journal(self, error: int = errno.EIO, written: bool = False) -> None:
         """The next entry is not written, or nobody can tell that it was."""
@@ -115,14 +115,14 @@ class _Case(SynchronousTestCase):
         self.patch(self.journal(), "append", partial(torn_append, self.journal()))
 
     def journal(self) -> WriteAheadLog:
-        journal = self.keyspace._journal
+        journal = self.engine._journal
         assert journal is not None
         return journal
 
     def applied(self) -> int:
         """How far the map is."""
-        with self.map.snapshot() as view:
-            mark = read_mark(view)
+        with self.lmdb.snapshot() as view:
+            mark = read_checkpoint_record(view)
         assert mark is not None
         return mark.applied
 
@@ -132,57 +132,57 @@ class CommitTests(_Case):
 
     def test_journaled_only(self) -> None:
         """A commit does not touch the map, and everybody sees it, after a crash too."""
-        commits = self.map.commits
-        put(self.keyspace, {b"a": b"1", b"b": b"2"})
-        put(self.keyspace, {b"a": None, b"c": b"3"})
-        self.assertEqual(self.map.commits, commits)
-        self.assertEqual(content(self.keyspace), {b"b": b"2", b"c": b"3"})
+        commits = self.lmdb.commits
+        put(self.engine, {b"a": b"1", b"b": b"2"})
+        put(self.engine, {b"a": None, b"c": b"3"})
+        self.assertEqual(self.lmdb.commits, commits)
+        self.assertEqual(content(self.engine), {b"b": b"2", b"c": b"3"})
         self.crash()
-        self.assertEqual(content(self.keyspace), {b"b": b"2", b"c": b"3"})
-        self.assertEqual(self.keyspace.unfolded(), 0)
+        self.assertEqual(content(self.engine), {b"b": b"2", b"c": b"3"})
+        self.assertEqual(self.engine.memtable_bytes(), 0)
 
     def test_folded(self) -> None:
         """What is folded is in the map, in one commit for all of it."""
-        put(self.keyspace, {b"a": b"1", b"b": b"2"})
-        put(self.keyspace, {b"a": None})
-        self.assertEqual(self.keyspace.unfolded(), 3)
-        commits = self.map.commits
-        self.keyspace.fold()
-        self.assertEqual(self.map.commits, commits + 1)
-        self.assertEqual(self.map.content.keys(), {b"b", codec.JOURNAL_KEY})
-        self.assertEqual(self.keyspace.unfolded(), 0)
-        self.keyspace.fold()
-        self.assertEqual(self.map.commits, commits + 1)
+        put(self.engine, {b"a": b"1", b"b": b"2"})
+        put(self.engine, {b"a": None})
+        self.assertEqual(self.engine.memtable_bytes(), 3)
+        commits = self.lmdb.commits
+        self.engine.checkpoint()
+        self.assertEqual(self.lmdb.commits, commits + 1)
+        self.assertEqual(self.lmdb.content.keys(), {b"b", codec.CHECKPOINT_KEY})
+        self.assertEqual(self.engine.memtable_bytes(), 0)
+        self.engine.checkpoint()
+        self.assertEqual(self.lmdb.commits, commits + 1)
 
     def test_says_when_folding_is_due(self) -> None:
         """Soon, with the first batch; at once, when a file is full."""
-        put(self.keyspace, {b"a": b"1"})
-        put(self.keyspace, {b"a": b"2"})
+        put(self.engine, {b"a": b"1"})
+        put(self.engine, {b"a": b"2"})
         self.assertEqual(self.due, [False])
         while True not in self.due:
-            put(self.keyspace, {b"a": bytes(200)})
+            put(self.engine, {b"a": bytes(200)})
         self.assertEqual(self.due, [False, True, False])
 
     def test_many_turns(self) -> None:
         """The files are written in turn; without anybody who folds, appends wait for it."""
         for number in range(200):
-            put(self.keyspace, {b"%d" % (number % 7): b"%d" % number * 20})
-        expected = content(self.keyspace)
+            put(self.engine, {b"%d" % (number % 7): b"%d" % number * 20})
+        expected = content(self.engine)
         self.assertEqual(len(expected), 7)
         self.crash()
-        self.assertEqual(content(self.keyspace), expected)
+        self.assertEqual(content(self.engine), expected)
         for name in SEGMENT_FILES:
             self.assertEqual(os.stat(os.path.join(self.directory, name)).st_size, SIZE)
 
     def test_large(self) -> None:
         """A batch that is large goes into the map, behind those before it."""
-        put(self.keyspace, {b"a": b"1"})
-        put(self.keyspace, {b"a": bytes(SIZE)})
-        self.assertEqual(self.map.content[b"a"], bytes(SIZE))
-        put(self.keyspace, {b"a": b"3"})
-        self.assertEqual(self.map.content[b"a"], bytes(SIZE))
+        put(self.engine, {b"a": b"1"})
+        put(self.engine, {b"a": bytes(SIZE)})
+        self.assertEqual(self.lmdb.content[b"a"], bytes(SIZE))
+        put(self.engine, {b"a": b"3"})
+        self.assertEqual(self.lmdb.content[b"a"], bytes(SIZE))
         self.crash()
-        self.assertEqual(content(self.keyspace), {b"a": b"3"})
+        self.assertEqual(content(self.engine), {b"a": b"3"})
 
     def test_large_is_not_copied(self) -> None:
         """No entry is made of a batch that the journal has no use for."""
@@ -191,44 +191,44 @@ class CommitTests(_Case):
             raise AssertionError("a large batch was packed")
 
         self.patch(engine, "pack_entry", pack)
-        put(self.keyspace, {b"a": bytes(SIZE)})
-        self.assertEqual(content(self.keyspace), {b"a": bytes(SIZE)})
+        put(self.engine, {b"a": bytes(SIZE)})
+        self.assertEqual(content(self.engine), {b"a": bytes(SIZE)})
 
     def test_versions(self) -> None:
         """They grow, and a snapshot has the one of the last batch in it."""
-        versions = [put(self.keyspace, {b"a": b"%d" % n}) for n in range(3)]
-        versions.append(put(self.keyspace, {b"a": bytes(SIZE)}))
+        versions = [put(self.engine, {b"a": b"%d" % n}) for n in range(3)]
+        versions.append(put(self.engine, {b"a": bytes(SIZE)}))
         self.assertEqual(versions, sorted(set(versions)))
-        with self.keyspace.snapshot() as view:
+        with self.engine.snapshot() as view:
             self.assertEqual(view.version, versions[-1])
-        self.assertLess(self.keyspace.floor, versions[0])
+        self.assertLess(self.engine.min_version, versions[0])
 
     def test_a_snapshot_stays_what_it_was(self) -> None:
         """Whatever is committed and folded meanwhile."""
-        put(self.keyspace, {b"a": b"1", b"b": b"1"})
-        with self.keyspace.snapshot() as view:
-            put(self.keyspace, {b"a": b"2", b"b": None, b"c": b"2"})
-            self.keyspace.fold()
-            put(self.keyspace, {b"a": None})
+        put(self.engine, {b"a": b"1", b"b": b"1"})
+        with self.engine.snapshot() as view:
+            put(self.engine, {b"a": b"2", b"b": None, b"c": b"2"})
+            self.engine.checkpoint()
+            put(self.engine, {b"a": None})
             self.assertEqual([view.get(key) for key in (b"a", b"b", b"c")], [b"1", b"1", None])
             pairs = view.scan(b"a", b"d")
             self.assertEqual([(bytes(k), bytes(v)) for k, v in pairs], [(b"a", b"1"), (b"b", b"1")])
 
     def test_a_batch_reads_itself(self) -> None:
-        put(self.keyspace, {b"a": b"1"})
-        batch = self.keyspace.begin()
+        put(self.engine, {b"a": b"1"})
+        batch = self.engine.begin()
         batch.put(b"b", b"2")
         batch.delete(b"a")
         self.assertEqual((batch.get(b"a"), batch.get(b"b")), (None, b"2"))
         self.assertEqual([bytes(key) for key, _ in batch.scan(b"a", b"d")], [b"b"])
         batch.abort()
-        self.assertEqual(content(self.keyspace), {b"a": b"1"})
+        self.assertEqual(content(self.engine), {b"a": b"1"})
 
     def test_bytes_are_released(self) -> None:
         """A finished batch is freed by its reference count: no cycle keeps its bytes."""
         gc.disable()
         self.addCleanup(gc.enable)
-        batch = self.keyspace.begin()
+        batch = self.engine.begin()
         batch.get(b"a")
         batch.put(b"a", b"1")
         batch.commit()
@@ -240,16 +240,16 @@ class CommitTests(_Case):
         """What is yet to be folded needs room too."""
         asked: list[int] = []
 
-        def has_room(reserve: int) -> bool:
+        def has_space(reserve: int) -> bool:
             asked.append(reserve)
             return True
 
-        self.patch(self.map, "has_room", has_room)
-        self.assertTrue(self.keyspace.has_room(1000))
-        put(self.keyspace, {b"a": bytes(99)})
-        self.assertTrue(self.keyspace.has_room(1000))
+        self.patch(self.lmdb, "has_space", has_space)
+        self.assertTrue(self.engine.has_space(1000))
+        put(self.engine, {b"a": bytes(99)})
+        self.assertTrue(self.engine.has_space(1000))
         self.assertEqual(asked, [1000, 1200])
-        self.assertEqual(self.keyspace.used(), self.map.used() + 100)
+        self.assertEqual(self.engine.used_bytes(), self.lmdb.used_bytes() + 100)
 
 
 class FailingTests(_Case):
@@ -257,211 +257,211 @@ class FailingTests(_Case):
 
     def test_journal(self) -> None:
         """Then a batch goes into the map, and nobody notices."""
-        put(self.keyspace, {b"a": b"1"})
+        put(self.engine, {b"a": b"1"})
         for written in (False, True):
             self.fail_journal(written=written)
-            put(self.keyspace, {b"b": b"2"})
-            self.assertEqual(self.map.content[b"b"], b"2")
-            put(self.keyspace, {b"b": b"3"})
-            self.assertEqual(content(self.keyspace), {b"a": b"1", b"b": b"3"})
+            put(self.engine, {b"b": b"2"})
+            self.assertEqual(self.lmdb.content[b"b"], b"2")
+            put(self.engine, {b"b": b"3"})
+            self.assertEqual(content(self.engine), {b"a": b"1", b"b": b"3"})
             # Later there is a journal again.
-            self.keyspace.fold()
-            put(self.keyspace, {b"b": b"4"})
-            self.assertEqual(self.map.content[b"b"], b"3")
+            self.engine.checkpoint()
+            put(self.engine, {b"b": b"4"})
+            self.assertEqual(self.lmdb.content[b"b"], b"3")
             self.crash()
-            self.assertEqual(content(self.keyspace), {b"a": b"1", b"b": b"4"})
+            self.assertEqual(content(self.engine), {b"a": b"1", b"b": b"4"})
 
     def test_journal_is_opened_again(self) -> None:
         """Each fold tries, and asks for another one until it succeeds. One line is logged."""
-        put(self.keyspace, {b"a": b"1"})
+        put(self.engine, {b"a": b"1"})
         self.fail_journal()
         self.due.clear()
-        put(self.keyspace, {b"a": b"2"})
+        put(self.engine, {b"a": b"2"})
         self.assertEqual(self.due, [False])
         with mock.patch.object(
             engine, "WriteAheadLog", side_effect=OSError(errno.EIO, "it is broken")
         ):
             for folds in range(2, 5):
-                self.keyspace.fold()
+                self.engine.checkpoint()
                 self.assertEqual(self.due, [False] * folds)
-        self.keyspace.fold()
+        self.engine.checkpoint()
         self.assertEqual(self.due, [False] * folds)
-        put(self.keyspace, {b"a": b"3"})
-        self.assertEqual(self.map.content[b"a"], b"2")
+        put(self.engine, {b"a": b"3"})
+        self.assertEqual(self.lmdb.content[b"a"], b"2")
         self.crash()
-        self.assertEqual(content(self.keyspace), {b"a": b"3"})
+        self.assertEqual(content(self.engine), {b"a": b"3"})
 
     def test_journal_with_entries_is_not_opened_again(self) -> None:
         """Entries that the map lacks would be overwritten."""
-        put(self.keyspace, {b"a": b"1"})
+        put(self.engine, {b"a": b"1"})
         self.fail_journal()
-        self.map.plan = always("commit", Fault(EngineFailed))
-        self.assertRaises(EngineFailed, put, self.keyspace, {b"b": b"2"})
-        self.assertRaises(EngineFailed, self.keyspace.fold)
-        self.keyspace._restore_journal()
-        self.assertIsNone(self.keyspace._journal)
+        self.lmdb.plan = always("commit", Fault(EngineFailed))
+        self.assertRaises(EngineFailed, put, self.engine, {b"b": b"2"})
+        self.assertRaises(EngineFailed, self.engine.checkpoint)
+        self.engine._restore_journal()
+        self.assertIsNone(self.engine._journal)
         self.crash()
-        self.assertEqual(content(self.keyspace), {b"a": b"1"})
+        self.assertEqual(content(self.engine), {b"a": b"1"})
 
     def test_obstacle(self) -> None:
         """Why the map cannot be read or written, for as long as it cannot."""
-        self.assertIsNone(self.keyspace.obstacle())
-        put(self.keyspace, {b"a": b"1"})
+        self.assertIsNone(self.engine.obstacle())
+        put(self.engine, {b"a": b"1"})
         for call in ("commit", "snapshot"):
-            self.map.plan = always(call, Fault(EngineFailed))
+            self.lmdb.plan = always(call, Fault(EngineFailed))
             with contextlib.suppress(EngineFailed):
-                self.keyspace.fold()
-            self.assertIn("fails by plan", self.keyspace.obstacle() or "")
-            self.map.well()
-            self.keyspace.fold()
-            self.assertIsNone(self.keyspace.obstacle())
+                self.engine.checkpoint()
+            self.assertIn("fails by plan", self.engine.obstacle() or "")
+            self.lmdb.well()
+            self.engine.checkpoint()
+            self.assertIsNone(self.engine.obstacle())
 
     def test_no_room_for_a_journal(self) -> None:
         """A store works without one."""
-        put(self.keyspace, {b"a": b"1"})
-        self.keyspace.close()
+        put(self.engine, {b"a": b"1"})
+        self.engine.close()
         for name in SEGMENT_FILES:
             os.unlink(os.path.join(self.directory, name))
         self.patch(os, "posix_fallocate", _no_space)
         self.open({})
-        put(self.keyspace, {b"a": b"1"})
-        self.assertEqual(self.map.content[b"a"], b"1")
+        put(self.engine, {b"a": b"1"})
+        self.assertEqual(self.lmdb.content[b"a"], b"1")
 
     def test_map(self) -> None:
         """Commits go on without it for as long as the journal has room."""
-        put(self.keyspace, {b"a": b"1"})
-        self.map.plan = always("commit", Fault(EngineFailed))
-        self.assertRaises(EngineFailed, self.keyspace.fold)
+        put(self.engine, {b"a": b"1"})
+        self.lmdb.plan = always("commit", Fault(EngineFailed))
+        self.assertRaises(EngineFailed, self.engine.checkpoint)
         number = 0
         with contextlib.suppress(EngineFailed):
             while number < 1000:
-                put(self.keyspace, {b"b": b"%d" % number * 20})
+                put(self.engine, {b"b": b"%d" % number * 20})
                 number += 1
         self.assertGreater(number, 40)
         self.assertLess(number, 1000)
         # The one that was refused leaves no trace, and nothing is in doubt.
         expected = {b"a": b"1", b"b": b"%d" % (number - 1) * 20}
-        self.assertEqual(content(self.keyspace), expected)
-        self.assertEqual(self.keyspace.floor, 0)
+        self.assertEqual(content(self.engine), expected)
+        self.assertEqual(self.engine.min_version, 0)
         self.crash()
-        self.assertEqual(content(self.keyspace), expected)
+        self.assertEqual(content(self.engine), expected)
 
     def test_map_recovers(self) -> None:
-        put(self.keyspace, {b"a": b"1"})
-        self.map.plan = always("commit", Fault(EngineFailed))
-        self.assertRaises(EngineFailed, self.keyspace.fold)
-        put(self.keyspace, {b"b": b"2"})
-        self.map.well()
-        self.keyspace.fold()
-        self.assertEqual(self.map.content.keys(), {b"a", b"b", codec.JOURNAL_KEY})
+        put(self.engine, {b"a": b"1"})
+        self.lmdb.plan = always("commit", Fault(EngineFailed))
+        self.assertRaises(EngineFailed, self.engine.checkpoint)
+        put(self.engine, {b"b": b"2"})
+        self.lmdb.well()
+        self.engine.checkpoint()
+        self.assertEqual(self.lmdb.content.keys(), {b"a", b"b", codec.CHECKPOINT_KEY})
 
     def test_map_is_full(self) -> None:
         """There is no room until it can be folded."""
-        put(self.keyspace, {b"a": b"1"})
-        self.map.plan = always("put", Fault(EngineFull))
-        self.assertRaises(EngineFull, self.keyspace.fold)
-        self.assertFalse(self.keyspace.has_room(0))
-        self.assertRaises(EngineFull, put, self.keyspace, {b"b": bytes(SIZE)})
-        self.assertEqual(content(self.keyspace), {b"a": b"1"})
-        self.map.well()
-        self.keyspace.fold()
-        self.assertTrue(self.keyspace.has_room(0))
+        put(self.engine, {b"a": b"1"})
+        self.lmdb.plan = always("put", Fault(EngineFull))
+        self.assertRaises(EngineFull, self.engine.checkpoint)
+        self.assertFalse(self.engine.has_space(0))
+        self.assertRaises(EngineFull, put, self.engine, {b"b": bytes(SIZE)})
+        self.assertEqual(content(self.engine), {b"a": b"1"})
+        self.lmdb.well()
+        self.engine.checkpoint()
+        self.assertTrue(self.engine.has_space(0))
 
     def test_little_room(self) -> None:
         """Then it is folded in small portions, what goes first."""
-        put(self.keyspace, {codec.META_KEY: b"meta", b"a": b"1", b"b": b"2", b"c": b"3"})
-        self.keyspace.fold()
-        put(self.keyspace, {b"d": b"4", b"a": None, b"e": b"5", b"b": None})
-        self.map.plan = narrow(1)
+        put(self.engine, {codec.META_KEY: b"meta", b"a": b"1", b"b": b"2", b"c": b"3"})
+        self.engine.checkpoint()
+        put(self.engine, {b"d": b"4", b"a": None, b"e": b"5", b"b": None})
+        self.lmdb.plan = narrow(1)
         changed: list[set[bytes]] = []
-        finish = self.map.finish
+        finish = self.lmdb.finish
 
         def watch(after: dict[bytes, bytes]) -> None:
-            changed.append(self.map.content.keys() ^ after.keys())
+            changed.append(self.lmdb.content.keys() ^ after.keys())
             finish(after)
 
-        self.patch(self.map, "finish", watch)
-        self.keyspace.fold()
+        self.patch(self.lmdb, "finish", watch)
+        self.engine.checkpoint()
         self.assertEqual([keys for keys in changed if keys], [{b"a"}, {b"b"}, {b"d"}, {b"e"}])
         self.assertEqual(self.applied(), 2)
 
     def test_freed_pages_ripen(self) -> None:
         """They can be used two commits later: those are made, where anything was committed."""
-        put(self.keyspace, {b"a": None})
-        self.keyspace.fold()
-        self.map.plan = nth("commit", 0, Fault(EngineFull))
-        commits = self.map.commits
-        put(self.keyspace, {b"a": bytes(SIZE)})
-        self.assertEqual(self.map.commits, commits + 3)
-        put(self.keyspace, {b"a": bytes(SIZE)})
-        commits = self.map.commits
+        put(self.engine, {b"a": None})
+        self.engine.checkpoint()
+        self.lmdb.plan = nth("commit", 0, Fault(EngineFull))
+        commits = self.lmdb.commits
+        put(self.engine, {b"a": bytes(SIZE)})
+        self.assertEqual(self.lmdb.commits, commits + 3)
+        put(self.engine, {b"a": bytes(SIZE)})
+        commits = self.lmdb.commits
         for _ in range(3):
-            self.map.plan = lambda call: Fault(EngineFull) if call == "put" else None
-            self.assertRaises(EngineFull, put, self.keyspace, {b"a": bytes(SIZE)})
-        self.assertEqual(self.map.commits, commits)
+            self.lmdb.plan = lambda call: Fault(EngineFull) if call == "put" else None
+            self.assertRaises(EngineFull, put, self.engine, {b"a": bytes(SIZE)})
+        self.assertEqual(self.lmdb.commits, commits)
 
     def test_both(self) -> None:
         """Then a batch's outcome is not known; it is decided before the next one."""
         for written in (False, True):
             for applied in (False, True):
-                put(self.keyspace, {b"a": b"1"})
-                floor = self.keyspace.floor
+                put(self.engine, {b"a": b"1"})
+                floor = self.engine.min_version
                 self.fail_journal(written=written)
-                self.map.plan = nth("commit", 0, Fault(EngineFailed, applied))
-                self.assertRaises(EngineFailed, put, self.keyspace, {b"b": b"2"})
-                self.assertGreater(self.keyspace.floor, floor)
-                self.assertEqual(content(self.keyspace), {b"a": b"1"})
+                self.lmdb.plan = nth("commit", 0, Fault(EngineFailed, applied))
+                self.assertRaises(EngineFailed, put, self.engine, {b"b": b"2"})
+                self.assertGreater(self.engine.min_version, floor)
+                self.assertEqual(content(self.engine), {b"a": b"1"})
                 # Nothing that knows less may be folded over it.
-                self.keyspace.fold()
-                put(self.keyspace, {b"c": b"3"})
-                self.assertEqual(content(self.keyspace), {b"a": b"1", b"c": b"3"})
+                self.engine.checkpoint()
+                put(self.engine, {b"c": b"3"})
+                self.assertEqual(content(self.engine), {b"a": b"1", b"c": b"3"})
                 self.crash()
-                self.assertEqual(content(self.keyspace), {b"a": b"1", b"c": b"3"})
-                put(self.keyspace, {b"c": None})
+                self.assertEqual(content(self.engine), {b"a": b"1", b"c": b"3"})
+                put(self.engine, {b"c": None})
 
     def test_full_map_behind_a_failing_journal(self) -> None:
         """The map has parts of what was journaled, and the next batch is in neither, or torn in the
         journal: a crash then loses nothing, and the batch does not count as one that is missing."""
         for torn in (False, True):
-            put(self.keyspace, {b"a": b"%d" % torn, b"b": b"2"})
-            before = content(self.keyspace)
+            put(self.engine, {b"a": b"%d" % torn, b"b": b"2"})
+            before = content(self.engine)
             self.fail_journal()
             if torn:
                 self.tear_journal()
-            self.map.plan = portions(2)
-            self.assertRaises(EngineFailed, put, self.keyspace, {b"c": b"3"})
-            self.assertEqual(self.map.content[b"a"], b"%d" % torn)
+            self.lmdb.plan = portions(2)
+            self.assertRaises(EngineFailed, put, self.engine, {b"c": b"3"})
+            self.assertEqual(self.lmdb.content[b"a"], b"%d" % torn)
             self.crash()
-            self.assertEqual(content(self.keyspace), before)
-            put(self.keyspace, {b"c": b"4"})
+            self.assertEqual(content(self.engine), before)
+            put(self.engine, {b"c": b"4"})
             self.crash()
-            self.assertEqual(content(self.keyspace), {**before, b"c": b"4"})
+            self.assertEqual(content(self.engine), {**before, b"c": b"4"})
 
     def test_parts_of_later_batches(self) -> None:
         """The map has parts of the second batch, and then the first is folded alone: the mark goes
         on saying so, otherwise a backup would take the map for the first batch."""
-        put(self.keyspace, {b"a": b"1"})
-        self.keyspace._freeze()
-        put(self.keyspace, {b"b": b"2", b"c": b"2"})
-        self.map.plan = portions(3)
-        self.assertRaises(EngineFull, self.keyspace._fold_together, 2)
-        self.assertIn(b"b", self.map.content)
-        self.assertNotIn(b"c", self.map.content)
-        self.map.well()
-        self.keyspace._fold_frozen()
-        with self.map.snapshot() as view:
-            mark = read_mark(view)
+        put(self.engine, {b"a": b"1"})
+        self.engine._freeze()
+        put(self.engine, {b"b": b"2", b"c": b"2"})
+        self.lmdb.plan = portions(3)
+        self.assertRaises(EngineFull, self.engine._fold_together, 2)
+        self.assertIn(b"b", self.lmdb.content)
+        self.assertNotIn(b"c", self.lmdb.content)
+        self.lmdb.well()
+        self.engine._fold_frozen()
+        with self.lmdb.snapshot() as view:
+            mark = read_checkpoint_record(view)
         assert mark is not None
         self.assertEqual((mark.applied, mark.begun), (1, 2))
-        self.keyspace.fold()
+        self.engine.checkpoint()
         self.assertEqual(self.applied(), 2)
 
     def test_folded_while_a_snapshot_is_taken(self) -> None:
         """The map's snapshot is older than the fold, so what was folded has to be seen beside it:
         none of it is forgotten before the snapshot knows what lies over the map."""
-        put(self.keyspace, {b"a": b"1"})
-        snapshot = self.map.snapshot
-        fold = Thread(target=self.keyspace.fold)
+        put(self.engine, {b"a": b"1"})
+        snapshot = self.lmdb.snapshot
+        fold = Thread(target=self.engine.checkpoint)
 
         @contextlib.contextmanager
         def slow() -> Iterator[Any]:
@@ -472,43 +472,43 @@ class FailingTests(_Case):
                     fold.join(0.2)
                 yield view
 
-        self.patch(self.map, "snapshot", slow)
-        self.assertEqual(content(self.keyspace), {b"a": b"1"})
+        self.patch(self.lmdb, "snapshot", slow)
+        self.assertEqual(content(self.engine), {b"a": b"1"})
         fold.join()
-        self.assertEqual(content(self.keyspace), {b"a": b"1"})
+        self.assertEqual(content(self.engine), {b"a": b"1"})
 
     def test_refused_behind_a_failing_journal(self) -> None:
         """The journal has a batch that the map then has no room for: it did not happen."""
-        self.map.plan = narrow(1)
+        self.lmdb.plan = narrow(1)
         self.fail_journal(written=True)
-        self.assertRaises(EngineFull, put, self.keyspace, {b"a": b"1"})
+        self.assertRaises(EngineFull, put, self.engine, {b"a": b"1"})
         self.crash()
-        self.assertEqual(content(self.keyspace), {})
+        self.assertEqual(content(self.engine), {})
 
     def test_straight_in_doubt(self) -> None:
         """A large batch of unknown outcome is found out."""
         for applied in (False, True):
-            self.map.plan = nth("commit", 0, Fault(EngineFailed, applied))
-            self.assertRaises(EngineFailed, put, self.keyspace, {b"a": bytes(SIZE)})
-            put(self.keyspace, {b"b": b"2"})
+            self.lmdb.plan = nth("commit", 0, Fault(EngineFailed, applied))
+            self.assertRaises(EngineFailed, put, self.engine, {b"a": bytes(SIZE)})
+            put(self.engine, {b"b": b"2"})
             expected = {b"a": bytes(SIZE)} if applied else {}
-            self.assertEqual(content(self.keyspace), {**expected, b"b": b"2"})
+            self.assertEqual(content(self.engine), {**expected, b"b": b"2"})
             self.crash()
-            self.assertEqual(content(self.keyspace), {**expected, b"b": b"2"})
+            self.assertEqual(content(self.engine), {**expected, b"b": b"2"})
 
     def test_still_in_doubt(self) -> None:
         """Until that can be found out nothing is written, and reads go on."""
-        put(self.keyspace, {b"a": b"1"})
+        put(self.engine, {b"a": b"1"})
         self.fail_journal()
-        self.map.plan = always("commit", Fault(EngineFailed))
-        self.assertRaises(EngineFailed, put, self.keyspace, {b"b": b"2"})
-        self.assertRaises(EngineFailed, self.keyspace.begin)
-        self.map.plan = always("commit", Fault(EngineFull))
-        self.assertRaises(EngineFailed, self.keyspace.begin)
-        self.assertEqual(content(self.keyspace), {b"a": b"1"})
-        self.map.well()
-        put(self.keyspace, {b"c": b"3"})
-        self.assertEqual(content(self.keyspace), {b"a": b"1", b"c": b"3"})
+        self.lmdb.plan = always("commit", Fault(EngineFailed))
+        self.assertRaises(EngineFailed, put, self.engine, {b"b": b"2"})
+        self.assertRaises(EngineFailed, self.engine.begin)
+        self.lmdb.plan = always("commit", Fault(EngineFull))
+        self.assertRaises(EngineFailed, self.engine.begin)
+        self.assertEqual(content(self.engine), {b"a": b"1"})
+        self.lmdb.well()
+        put(self.engine, {b"c": b"3"})
+        self.assertEqual(content(self.engine), {b"a": b"1", b"c": b"3"})
 
 
 class OpeningTests(_Case):
@@ -523,90 +523,90 @@ class OpeningTests(_Case):
 
     def test_not_folded_yet(self) -> None:
         """The map takes nothing: what is in the journal is read, and stays there."""
-        put(self.keyspace, {b"a": b"1"})
-        self.map.plan = always("commit", Fault(EngineFull))
-        map_ = FakeKeyspace(self.map.content)
-        map_.plan = always("commit", Fault(EngineFull))
-        keyspace = WALEngine(self.directory, map_, SIZE)
-        self.addCleanup(keyspace.close)
-        self.assertEqual(content(keyspace), {b"a": b"1"})
-        self.assertRaises(EngineFull, put, keyspace, {b"b": b"2"})
-        self.assertEqual(content(keyspace), {b"a": b"1"})
-        map_.well()
-        put(keyspace, {b"b": b"2"})
-        self.assertEqual(content(keyspace), {b"a": b"1", b"b": b"2"})
+        put(self.engine, {b"a": b"1"})
+        self.lmdb.plan = always("commit", Fault(EngineFull))
+        lmdb_engine = FakeEngine(self.lmdb.content)
+        lmdb_engine.plan = always("commit", Fault(EngineFull))
+        engine = WALEngine(self.directory, lmdb_engine, SIZE)
+        self.addCleanup(engine.close)
+        self.assertEqual(content(engine), {b"a": b"1"})
+        self.assertRaises(EngineFull, put, engine, {b"b": b"2"})
+        self.assertEqual(content(engine), {b"a": b"1"})
+        lmdb_engine.well()
+        put(engine, {b"b": b"2"})
+        self.assertEqual(content(engine), {b"a": b"1", b"b": b"2"})
 
     def test_damaged(self) -> None:
         """Acknowledged writes are missing: nobody goes on as if nothing was."""
         for _ in range(3):
-            put(self.keyspace, {b"a": b"1"})
+            put(self.engine, {b"a": b"1"})
         self.damage("journal.a", 520)
         with self.assertRaisesRegex(StoreUnusable, "acknowledged are lost"):
-            self.open(self.map.content)
+            self.open(self.lmdb.content)
         # As the sentence says.
         for name in SEGMENT_FILES:
             os.unlink(os.path.join(self.directory, name))
-        self.open(self.map.content)
-        self.assertEqual(content(self.keyspace), {})
+        self.open(self.lmdb.content)
+        self.assertEqual(content(self.engine), {})
 
     def test_the_last_one_is_torn(self) -> None:
         """A crash can do that: it never was acknowledged."""
-        put(self.keyspace, {b"a": b"1"})
-        put(self.keyspace, {b"a": b"2"})
+        put(self.engine, {b"a": b"1"})
+        put(self.engine, {b"a": b"2"})
         size = os.stat(os.path.join(self.directory, "journal.a")).st_size
         with open(os.path.join(self.directory, "journal.a"), "r+b") as file:
             data = file.read().rstrip(b"\0")
             file.truncate(len(data) - 1)
             file.truncate(size)
         self.crash()
-        self.assertEqual(content(self.keyspace), {b"a": b"1"})
+        self.assertEqual(content(self.engine), {b"a": b"1"})
 
     def test_a_file_is_missing(self) -> None:
         """The older of two that are needed."""
-        self.map.plan = always("commit", Fault(EngineFailed))
-        put(self.keyspace, {b"a": b"1"})
-        self.assertRaises(EngineFailed, self.keyspace.fold)
-        put(self.keyspace, {b"a": b"2"})
+        self.lmdb.plan = always("commit", Fault(EngineFailed))
+        put(self.engine, {b"a": b"1"})
+        self.assertRaises(EngineFailed, self.engine.checkpoint)
+        put(self.engine, {b"a": b"2"})
         os.unlink(os.path.join(self.directory, "journal.a"))
         with self.assertRaisesRegex(StoreUnusable, "the other file of the journal is not"):
-            self.open(self.map.content)
+            self.open(self.lmdb.content)
 
     def test_an_older_file_is_used_again(self) -> None:
         """By somebody else: what stands before the newest batches is gone."""
-        self.map.plan = always("commit", Fault(EngineFailed))
-        put(self.keyspace, {b"a": b"1"})
-        self.assertRaises(EngineFailed, self.keyspace.fold)
-        put(self.keyspace, {b"a": b"2"})
+        self.lmdb.plan = always("commit", Fault(EngineFailed))
+        put(self.engine, {b"a": b"1"})
+        self.assertRaises(EngineFailed, self.engine.checkpoint)
+        put(self.engine, {b"a": b"2"})
         with open(os.path.join(self.directory, "journal.a"), "r+b") as file:
-            file.seek(HEAD_SIZE)
-            file.write(bytes(SIZE - HEAD_SIZE))
+            file.seek(HEADER_SIZE)
+            file.write(bytes(SIZE - HEADER_SIZE))
         with self.assertRaisesRegex(StoreUnusable, "batch 1 is missing"):
-            self.open(self.map.content)
+            self.open(self.lmdb.content)
 
     def test_a_head_is_damaged(self) -> None:
         """It only says whose the file is, and so does each entry."""
-        put(self.keyspace, {b"a": b"1"})
+        put(self.engine, {b"a": b"1"})
         self.damage("journal.a", 9)
         for _ in range(2):
             self.crash()
-            self.assertEqual(content(self.keyspace), {b"a": b"1"})
-            put(self.keyspace, {b"a": b"1"})
+            self.assertEqual(content(self.engine), {b"a": b"1"})
+            put(self.engine, {b"a": b"1"})
 
     def test_made_by_halves(self) -> None:
         """A crash comes while the journal is made, or the files were cut short."""
         os.unlink(os.path.join(self.directory, "journal.b"))
         self.crash()
-        put(self.keyspace, {b"a": b"1"})
+        put(self.engine, {b"a": b"1"})
         self.crash()
-        self.assertEqual(content(self.keyspace), {b"a": b"1"})
+        self.assertEqual(content(self.engine), {b"a": b"1"})
         for name in SEGMENT_FILES:
             self.assertEqual(os.stat(os.path.join(self.directory, name)).st_size, SIZE)
 
     def test_damage_that_shows(self) -> None:
         """Where the last batches stood; no crash leaves a file so."""
-        put(self.keyspace, {b"a": b"1"})
-        self.keyspace.fold()
-        put(self.keyspace, {b"a": b"2"})
+        put(self.engine, {b"a": b"1"})
+        self.engine.checkpoint()
+        put(self.engine, {b"a": b"2"})
         path = os.path.join(self.directory, "journal.b")
         with open(path, "rb") as file:
             whole = file.read()
@@ -621,63 +621,63 @@ class OpeningTests(_Case):
             with open(path, "wb") as file:
                 file.write(damaged)
             with self.assertRaisesRegex(StoreUnusable, "journal.b (cannot be read|was cut short)"):
-                self.open(self.map.content)
+                self.open(self.lmdb.content)
         with open(path, "wb") as file:
             file.write(whole)
         self.crash()
-        self.assertEqual(content(self.keyspace), {b"a": b"2"})
+        self.assertEqual(content(self.engine), {b"a": b"2"})
 
     def test_made_larger(self) -> None:
         """By a version that wants larger files; smaller ones are never made of them."""
-        put(self.keyspace, {b"a": b"1"})
-        map_ = FakeKeyspace(self.map.content)
+        put(self.engine, {b"a": b"1"})
+        lmdb_engine = FakeEngine(self.lmdb.content)
         for size in (2 * SIZE, SIZE):
-            map_ = FakeKeyspace(map_.content)
-            keyspace = WALEngine(self.directory, map_, size)
-            self.assertEqual(content(keyspace), {b"a": b"1"})
-            keyspace.close()
+            lmdb_engine = FakeEngine(lmdb_engine.content)
+            engine = WALEngine(self.directory, lmdb_engine, size)
+            self.assertEqual(content(engine), {b"a": b"1"})
+            engine.close()
             for name in SEGMENT_FILES:
                 self.assertEqual(os.stat(os.path.join(self.directory, name)).st_size, 2 * SIZE)
 
     def test_parts_without_their_journal(self) -> None:
         """A map that has parts of batches, which nothing tells whole any more."""
-        put(self.keyspace, {b"a": b"1", b"b": b"2"})
+        put(self.engine, {b"a": b"1", b"b": b"2"})
         self.assertRaises(EngineFull, self.fold_by_halves)
         for name in SEGMENT_FILES:
             os.unlink(os.path.join(self.directory, name))
         with self.assertRaisesRegex(StoreUnusable, "batch 1 is missing"):
-            self.open(self.map.content)
+            self.open(self.lmdb.content)
 
     def fold_by_halves(self) -> None:
         """Say that it has begun, put down the first portion, and no more."""
         changes = iter([Fault(EngineFull), None, None, Fault(EngineFull)])
-        self.map.plan = lambda call: next(changes, Fault(EngineFull)) if call == "commit" else None
-        self.keyspace.fold()
+        self.lmdb.plan = lambda call: next(changes, Fault(EngineFull)) if call == "commit" else None
+        self.engine.checkpoint()
 
     def test_without_a_call_for_room(self) -> None:
         """Some file systems cannot be asked for room: it is written to."""
-        self.keyspace.close()
+        self.engine.close()
         for name in SEGMENT_FILES:
             os.unlink(os.path.join(self.directory, name))
         self.patch(os, "posix_fallocate", _unsupported)
         self.open({})
         self.assertEqual(os.stat(os.path.join(self.directory, "journal.a")).st_size, SIZE)
-        put(self.keyspace, {b"a": b"1"})
-        self.assertNotIn(b"a", self.map.content)
+        put(self.engine, {b"a": b"1"})
+        self.assertNotIn(b"a", self.lmdb.content)
 
     def test_sparse(self) -> None:
         """A copy of the files may have holes where they had zeros. They are made again when the
         journal is opened, so that no append meets a disk without room for it."""
-        self.keyspace.close()
+        self.engine.close()
         for _ in range(2):
-            WALEngine(self.directory, FakeKeyspace(self.map.content), 16 * SIZE).close()
+            WALEngine(self.directory, FakeEngine(self.lmdb.content), 16 * SIZE).close()
             for name in SEGMENT_FILES:
                 path = os.path.join(self.directory, name)
                 status = os.stat(path)
                 self.assertEqual(status.st_size, 16 * SIZE)
                 self.assertGreaterEqual(status.st_blocks * 512, status.st_size)
                 with open(path, "r+b") as file:
-                    head = file.read(HEAD_SIZE)
+                    head = file.read(HEADER_SIZE)
                     file.truncate(0)
                     file.seek(0)
                     file.write(head)
@@ -686,19 +686,19 @@ class OpeningTests(_Case):
 
     def test_creation_that_a_crash_has_ended(self) -> None:
         """A draft is no file of the journal, whatever is in it."""
-        self.keyspace.close()
+        self.engine.close()
         for name in SEGMENT_FILES:
             path = os.path.join(self.directory, name)
             os.rename(path, path + DRAFT)
             os.truncate(path + DRAFT, 100)
         self.open({})
-        put(self.keyspace, {b"a": b"1"})
+        put(self.engine, {b"a": b"1"})
         self.crash()
-        self.assertEqual(content(self.keyspace), {b"a": b"1"})
+        self.assertEqual(content(self.engine), {b"a": b"1"})
         self.assertEqual(sorted(os.listdir(self.directory)), list(SEGMENT_FILES))
 
     def test_of_another_store(self) -> None:
-        put(self.keyspace, {b"a": b"1"})
+        put(self.engine, {b"a": b"1"})
         with self.assertRaisesRegex(StoreUnusable, "belongs to another store"):
             self.open({})
 
@@ -715,14 +715,14 @@ class _Machine(RuleBasedStateMachine):
         self.number = 0
 
     def teardown(self) -> None:
-        self.keyspace.close()
+        self.engine.close()
         shutil.rmtree(self.directory)
 
     @initialize()
     def begin(self) -> None:
-        self.map = FakeKeyspace({codec.META_KEY: b"meta"})
-        self.model = dict(self.map.content)
-        self.keyspace = WALEngine(self.directory, self.map, SIZE)
+        self.lmdb = FakeEngine({codec.META_KEY: b"meta"})
+        self.model = dict(self.lmdb.content)
+        self.engine = WALEngine(self.directory, self.lmdb, SIZE)
 
     @rule(
         keys=st.lists(st.sampled_from([b"a", b"b", b"c", b"d"]), min_size=1, max_size=3),
@@ -735,7 +735,7 @@ class _Machine(RuleBasedStateMachine):
         if gone:
             pairs[keys[0]] = None
         try:
-            batch = self.keyspace.begin()
+            batch = self.engine.begin()
         except EngineFailed:
             return
         # Beginning decides what was in doubt.
@@ -760,14 +760,14 @@ class _Machine(RuleBasedStateMachine):
             batch.abort()
 
     @rule()
-    def fold(self) -> None:
+    def checkpoint(self) -> None:
         with contextlib.suppress(EngineFull, EngineFailed):
-            self.keyspace.fold()
+            self.engine.checkpoint()
 
     @rule()
     def tend(self) -> None:
         with contextlib.suppress(EngineFull, EngineFailed):
-            self.keyspace.tend()
+            self.engine.check_readers()
 
     @rule(
         make=st.sampled_from(
@@ -786,12 +786,12 @@ class _Machine(RuleBasedStateMachine):
         )
     )
     def spoil_map(self, make: Callable[[], Callable[[str], Fault | None]]) -> None:
-        self.map.plan = make()
+        self.lmdb.plan = make()
 
-    @precondition(lambda self: self.keyspace._journal is not None)
+    @precondition(lambda self: self.engine._journal is not None)
     @rule(written=st.sampled_from(["whole", "torn", "not"]))
     def spoil_journal(self, written: str) -> None:
-        journal = self.keyspace._journal
+        journal = self.engine._journal
         assert journal is not None
         append = journal.append
 
@@ -806,30 +806,30 @@ class _Machine(RuleBasedStateMachine):
 
     @rule()
     def mend(self) -> None:
-        self.map.well()
+        self.lmdb.well()
 
     @rule()
     def crash(self) -> None:
-        left = self.map.content
-        self.keyspace.close()
-        self.map = FakeKeyspace(left)
-        self.keyspace = WALEngine(self.directory, self.map, SIZE)
+        left = self.lmdb.content
+        self.engine.close()
+        self.lmdb = FakeEngine(left)
+        self.engine = WALEngine(self.directory, self.lmdb, SIZE)
         self.decide()
 
     def decide(self) -> None:
         """What was in doubt has happened or not, and stays so."""
         if self.perhaps is not None:
-            if content(self.keyspace) == self.perhaps:
+            if content(self.engine) == self.perhaps:
                 self.model = self.perhaps
             self.perhaps = None
 
     @invariant()
     def all_that_was_said(self) -> None:
-        if not hasattr(self, "keyspace"):
+        if not hasattr(self, "engine"):
             return
-        plan, self.map.plan = self.map.plan, lambda _: None
-        found = content(self.keyspace)
-        self.map.plan = plan
+        plan, self.lmdb.plan = self.lmdb.plan, lambda _: None
+        found = content(self.engine)
+        self.lmdb.plan = plan
         assert found == self.model or (self.perhaps is not None and found == self.perhaps), (
             found,
             self.model,

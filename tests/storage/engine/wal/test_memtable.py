@@ -13,12 +13,12 @@ from durable_streams_tw.storage.engine.wal.format import Pairs
 from durable_streams_tw.storage.engine.wal.memtable import (
     UNTOUCHED,
     BatchPairs,
-    LayeredSnapshot,
-    LayeredView,
     Memtable,
+    MergedSnapshot,
+    MergedView,
     Untouched,
 )
-from tests.storage.fake_keyspace import FakeKeyspace
+from tests.storage.engine.fake_engine import FakeEngine
 
 # Keys with and without an owner, and some that share one; groups end at the ninth byte.
 _heads = st.sampled_from([b"", b"a", b"x", b"d" + bytes(7) + b"\x01", b"d" + bytes(7) + b"\x02"])
@@ -36,7 +36,7 @@ class LayeredTests(SynchronousTestCase):
     """Against a plain map."""
 
     def assertSame(self, view: View, model: dict[bytes, bytes], *asked: bytes) -> None:
-        plain = FakeKeyspace(model)
+        plain = FakeEngine(model)
         with plain.snapshot() as expected:
             for key in [*model, *asked]:
                 self.assertEqual(_value(view.get(key)), model.get(key))
@@ -80,8 +80,8 @@ class LayeredTests(SynchronousTestCase):
             if number <= seen:
                 _change(model, pairs)
         layers = [own, upper.at(seen), lower.at(seen)]
-        with FakeKeyspace(below).snapshot() as map_:
-            self.assertSame(LayeredSnapshot(layers, map_, seen), model, *asked)
+        with FakeEngine(below).snapshot() as lmdb_engine:
+            self.assertSame(MergedSnapshot(layers, lmdb_engine, seen), model, *asked)
 
     @given(st.lists(batches, max_size=8))
     def test_newest(self, changes: list[Pairs]) -> None:
@@ -119,8 +119,8 @@ class LayeredTests(SynchronousTestCase):
                 return layer.at(1).keys(first, stop)
 
         layer.take(1, {b"x%03d" % number: b"" for number in range(1000)})
-        with FakeKeyspace({b"x500+": b""}).snapshot() as map_:
-            view = LayeredSnapshot([Counting()], map_, 1)
+        with FakeEngine({b"x500+": b""}).snapshot() as lmdb_engine:
+            view = MergedSnapshot([Counting()], lmdb_engine, 1)
             self.assertEqual(next(view.scan(b"x500", b"y"))[0], b"x500")
             self.assertEqual(next(view.scan_from_floor(b"x5000", b"x", b"y"))[0], b"x500+")
         self.assertLess(len(looked), 10)
@@ -131,8 +131,8 @@ class LayeredTests(SynchronousTestCase):
         layer.take(2, {b"a": b"1"})
         layer.take(4, {b"a": None})
         self.assertIs(layer.at(1).get(b"a"), UNTOUCHED)
-        with FakeKeyspace().snapshot() as map_:
-            view = LayeredSnapshot([layer.at(1)], map_, 1)
+        with FakeEngine().snapshot() as lmdb_engine:
+            view = MergedSnapshot([layer.at(1)], lmdb_engine, 1)
             self.assertEqual(_pairs(view.scan(b"\x00", b"\xff")), [])
         self.assertEqual([layer.at(number).get(b"a") for number in (2, 3, 4)], [b"1", b"1", None])
 
@@ -141,7 +141,7 @@ class LayeredTests(SynchronousTestCase):
         layer = Memtable()
         layer.take(1, {b"a": b"1", b"b": None})
 
-        class Unasked(LayeredView):
+        class Unasked(MergedView):
             def _base(self) -> View:
                 raise AssertionError("the map was asked")
 

@@ -13,7 +13,7 @@ from durable_streams_tw.storage.engine.kv import View
 from durable_streams_tw.storage.limits import MAX_RECORD
 
 
-class LogWalk:
+class LogChecker:
     """The walk along one stream's data records. ``key`` is that of the stream's own record."""
 
     def __init__(self, view: View, key: bytes, record: StreamRecord, deep: bool) -> None:
@@ -33,7 +33,7 @@ class LogWalk:
         """What is wrong with them."""
         state = self._record.state
         last_start: int | None = None
-        (first, behind), _ = codec.owned_ranges(state.id)
+        (first, behind), _ = codec.stream_ranges(state.id)
         for raw, value in self._view.scan(first, behind):
             key = bytes(raw)
             if len(key) != 17:
@@ -69,8 +69,10 @@ class LogWalk:
         self._position = start + len(payload)
 
     def _messages(self, key: bytes, flags: int, payload: memoryview) -> Iterator[Finding]:
-        before, after = flags & codec.TORN_BEFORE, flags & codec.TORN_AFTER
-        if flags & ~(codec.TORN_BEFORE | codec.TORN_AFTER) or (flags and not self._json):
+        before, after = flags & codec.STARTS_MID_MESSAGE, flags & codec.ENDS_MID_MESSAGE
+        if flags & ~(codec.STARTS_MID_MESSAGE | codec.ENDS_MID_MESSAGE) or (
+            flags and not self._json
+        ):
             yield Finding(Flaw.MESSAGES, key, f"flags {flags} mean nothing here")
         if self._torn is not None and self._torn != bool(before):
             yield Finding(Flaw.MESSAGES, key, "it does not go on where the one before it ends")

@@ -33,13 +33,12 @@ from durable_streams_tw.protocol.lineage import newest
 from durable_streams_tw.protocol.streams.producers import Generation
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw, unreadable
-from durable_streams_tw.storage.admin.fsck.log import LogWalk
-from durable_streams_tw.storage.admin.fsck.subscriptions import SubscriptionWalk
-from durable_streams_tw.storage.admin.inspect import Inspection
+from durable_streams_tw.storage.admin.fsck.log import LogChecker
+from durable_streams_tw.storage.admin.fsck.subscriptions import SubscriptionChecker
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.codec import CorruptRecord, StreamRecord
-from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, Snapshots, View
+from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, SnapshotSource, View
 
 # How many sources' forks are counted at a time.
 _COUNTED: Final = 100_000
@@ -61,27 +60,17 @@ _STRANGE: Final = (
 )
 
 
-def check(keyspace: Snapshots, deep: bool = False) -> Iterator[Finding]:
+def check(engine: SnapshotSource, deep: bool = False) -> Iterator[Finding]:
     """Yield what is wrong with a store.
 
     ``deep`` parses every JSON message too. The walk ends where the map cannot be read, or its keys
     are not in order.
     """
     try:
-        with keyspace.snapshot() as view:
+        with engine.snapshot() as view:
             yield from _Walk(_Ordered(view), deep).findings()
     except EngineFailed as failure:
         yield Finding(Flaw.UNREADABLE, b"", str(failure))
-
-
-def check_directory(directory: str, deep: bool = False) -> Iterator[Finding]:
-    """What is wrong with the last commit of the store in a directory, whoever is using it.
-
-    Raises `StoreUnusable` where there is none, or it cannot be had.
-    """
-    with Inspection(directory) as store:
-        yield from store.journal_findings()
-        yield from check(store, deep)
 
 
 class _Ordered:
@@ -136,7 +125,7 @@ class _Walk:
         yield from self._orphans()
         yield from self._deadlines()
         yield from self._fork_counts()
-        subscriptions = SubscriptionWalk(self._view)
+        subscriptions = SubscriptionChecker(self._view)
         yield from subscriptions.findings()
         self._greatest_id = max(self._greatest_id, subscriptions.greatest)
         yield from self._next_id()
@@ -225,7 +214,7 @@ class _Walk:
             if state.closed_by is not None and not state.closed:
                 yield Finding(Flaw.STREAM, key, "an open stream was closed by a producer")
             yield from self._deadline_of(key, record)
-            yield from LogWalk(self._view, key, record, self._deep).findings()
+            yield from LogChecker(self._view, key, record, self._deep).findings()
             yield from self._producers(stream_id, record.producers)
             if state.fork is not None:
                 yield from self._fork(key, state)
@@ -259,10 +248,10 @@ class _Walk:
     # -- what belongs to streams ----------------------------------------------------------------
 
     def _producers(self, stream_id: int, current: Generation) -> Iterator[Finding]:
-        _, (first, behind) = codec.owned_ranges(stream_id)
+        _, (first, behind) = codec.stream_ranges(stream_id)
         for raw, value in self._view.scan(first, behind):
             key = bytes(raw)
-            generation, name = codec.producer_of(key)
+            generation, name = codec.parse_producer_key(key)
             if not (name[:1] == b"=" or (name[:1] == b"#" and len(name) == 33)):
                 yield Finding(Flaw.STRANGE_KEY, key, "it names no producer")
                 continue
@@ -276,7 +265,7 @@ class _Walk:
 
     def _owned(self, stream_id: int) -> Iterator[Finding]:
         """Checksums alone, of what belongs to a stream of which nothing else is known."""
-        for first, behind in codec.owned_ranges(stream_id):
+        for first, behind in codec.stream_ranges(stream_id):
             for key, value in self._view.scan(first, behind):
                 try:
                     codec.unseal(bytes(key), value)

@@ -24,20 +24,20 @@ from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.kv import View
-from durable_streams_tw.storage.engine.record_access import scan_all
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
-    NAMED,
+    LINKS,
     OWNED,
     SUBSCRIPTIONS,
     Table,
     owned_range,
+    scan_with_errors,
     stream_key,
     subscription_key,
 )
 
 
-class SubscriptionWalk:
+class SubscriptionChecker:
     """The walk over the subscriptions that a view has. ``greatest`` is their greatest number."""
 
     def __init__(self, view: View) -> None:
@@ -50,12 +50,12 @@ class SubscriptionWalk:
         """What is wrong with them."""
         # Where one cannot be read, what belongs to it has nobody that is known.
         unknown = False
-        for _, state in scan_all(self._view, SUBSCRIPTIONS, b"", None):
+        for _, state in scan_with_errors(self._view, SUBSCRIPTIONS, b"", None):
             if isinstance(state, CorruptRecord):
                 unknown = True
             elif state.config.wake_stream is not None:
                 self._wake_streams.add(state.config.wake_stream)
-        for key, state in scan_all(self._view, SUBSCRIPTIONS, b"", None):
+        for key, state in scan_with_errors(self._view, SUBSCRIPTIONS, b"", None):
             if isinstance(state, CorruptRecord):
                 yield unreadable(state)
             else:
@@ -77,12 +77,12 @@ class SubscriptionWalk:
             return
         yield from self._phase(key, state)
         named: set[str] = set()
-        for behind, link in scan_all(self._view, NAMED, *owned_range(state.number)):
+        for behind, link in scan_with_errors(self._view, LINKS, *owned_range(state.number)):
             if isinstance(link, CorruptRecord):
                 # Found where records are gone through by table.
                 return
             if behind != stream_key(state.number, link.path):
-                yield _wrong(NAMED.prefix + behind, f"it names {link.path!r}")
+                yield _wrong(LINKS.prefix + behind, f"it names {link.path!r}")
             named.add(link.path)
         if len(named) != state.explicit:
             yield _wrong(key, f"it names {len(named)} streams, and counts {state.explicit}")
@@ -106,7 +106,7 @@ class SubscriptionWalk:
         self, key: bytes, state: Subscription, glob: Glob | None, named: set[str]
     ) -> Iterator[Finding]:
         count = 0
-        for behind, cursor in scan_all(self._view, CURSORS, *owned_range(state.number)):
+        for behind, cursor in scan_with_errors(self._view, CURSORS, *owned_range(state.number)):
             count += 1
             if isinstance(cursor, CorruptRecord):
                 continue
@@ -134,7 +134,7 @@ class SubscriptionWalk:
             yield _wrong(key, f"{cursor.acked} of {record.state.tail} is acknowledged")
 
     def _owned(self, table: Table[Any], unknown: bool) -> Iterator[Finding]:
-        for key, record in scan_all(self._view, table, b"", None):
+        for key, record in scan_with_errors(self._view, table, b"", None):
             whole = table.prefix + key
             if len(key) < 9:
                 yield Finding(Flaw.STRANGE_KEY, whole, "a number and a stream's name are due")

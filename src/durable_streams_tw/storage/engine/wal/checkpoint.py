@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull, KeyValueEngine, View
-from durable_streams_tw.storage.engine.wal.format import LINEAGE_SIZE, Entry, following
+from durable_streams_tw.storage.engine.wal.format import WAL_ID_SIZE, Entry, consecutive_after
 
 _FINER: Final = 8
 
@@ -34,55 +34,55 @@ class Changed(Protocol):
         """Remove a key, if it is there."""
 
 
-class Mark(Struct, frozen=True):
+class CheckpointRecord(Struct, frozen=True):
     """How far the map is: the number of the last batch that is in it, and whose journal that
     number belongs to. Of batches up to the number ``begun`` parts may be in it too."""
 
-    lineage: bytes
+    wal_id: bytes
     applied: int
     begun: int
 
-    def at(self, number: int) -> Mark:
+    def advanced_to(self, number: int) -> CheckpointRecord:
         """The same further on."""
-        return Mark(self.lineage, number, number)
+        return CheckpointRecord(self.wal_id, number, number)
 
 
-def first_mark() -> Mark:
+def new_checkpoint_record() -> CheckpointRecord:
     """The mark of a store that never had a journal, and of one that parts from another."""
-    return Mark(os.urandom(LINEAGE_SIZE), 0, 0)
+    return CheckpointRecord(os.urandom(WAL_ID_SIZE), 0, 0)
 
 
-def read_mark(view: View) -> Mark | None:
+def read_checkpoint_record(view: View) -> CheckpointRecord | None:
     """How far a map is. Raises `CorruptRecord`."""
-    value = view.get(codec.JOURNAL_KEY)
+    value = view.get(codec.CHECKPOINT_KEY)
     if value is None:
         return None
-    payload = codec.unseal(codec.JOURNAL_KEY, value)
-    applied, begun = payload[LINEAGE_SIZE : LINEAGE_SIZE + 8], payload[LINEAGE_SIZE + 8 :]
-    return Mark(
-        bytes(payload[:LINEAGE_SIZE]),
+    payload = codec.unseal(codec.CHECKPOINT_KEY, value)
+    applied, begun = payload[WAL_ID_SIZE : WAL_ID_SIZE + 8], payload[WAL_ID_SIZE + 8 :]
+    return CheckpointRecord(
+        bytes(payload[:WAL_ID_SIZE]),
         codec.unpack_integer(applied),
         codec.unpack_integer(begun),
     )
 
 
-def pack_mark(mark: Mark) -> bytes:
+def pack_checkpoint_record(mark: CheckpointRecord) -> bytes:
     """The value that says how far a map is."""
     numbers = codec.pack_integer(mark.applied) + codec.pack_integer(mark.begun)
-    return codec.seal(codec.JOURNAL_KEY, mark.lineage + numbers)
+    return codec.seal(codec.CHECKPOINT_KEY, mark.wal_id + numbers)
 
 
-def behind(mark: Mark, entries: Iterable[Entry]) -> list[Entry] | None:
+def unapplied_entries(mark: CheckpointRecord, entries: Iterable[Entry]) -> list[Entry] | None:
     """Return the entries that are not applied yet, in order, up to the first gap.
 
     Return None if a checkpoint is half applied and the entries that complete it are missing.
     """
-    left = following(entries, mark.applied)
+    left = consecutive_after(entries, mark.applied)
     return left if mark.applied + len(left) >= mark.begun else None
 
 
-def bring_up(
-    keyspace: KeyValueEngine, pairs: Mapping[bytes, bytes | None], mark: Mark, last: int
+def apply_checkpoint(
+    engine: KeyValueEngine, pairs: Mapping[bytes, bytes | None], mark: CheckpointRecord, last: int
 ) -> None:
     """Put pairs into the map, and the mark that says how far it is with them.
 
@@ -96,30 +96,33 @@ def bring_up(
     # In their order, keys that share a page come one after the other.
     changes = sorted(pairs.items())
     # Parts of later batches may be in the map already, from a call that failed.
-    begun = max(mark.begun, _known(keyspace).begun)
-    marked = (codec.JOURNAL_KEY, pack_mark(Mark(mark.lineage, mark.applied, begun)))
+    begun = max(mark.begun, _known(engine).begun)
+    marked = (
+        codec.CHECKPOINT_KEY,
+        pack_checkpoint_record(CheckpointRecord(mark.wal_id, mark.applied, begun)),
+    )
     try:
-        put_down(keyspace, [*changes, marked])
+        commit_changes(engine, [*changes, marked])
     except EngineFull:
-        _say_begun(keyspace, last)
+        _say_begun(engine, last)
         removed = [change for change in changes if change[1] is None]
         kept = [change for change in changes if change[1] is not None]
-        _in_portions(keyspace, [*removed, *kept])
-        put_down(keyspace, [marked])
+        _in_portions(engine, [*removed, *kept])
+        commit_changes(engine, [marked])
 
 
-def put_down(keyspace: KeyValueEngine, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
+def commit_changes(engine: KeyValueEngine, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
     """Make changes in one commit. Raises `EngineFull` and `EngineFailed`."""
-    batch = keyspace.begin()
+    batch = engine.begin()
     try:
-        make(batch, changes)
+        apply_changes(batch, changes)
         batch.commit()
     except BaseException:
         batch.abort()
         raise
 
 
-def make(target: Changed, changes: Iterable[tuple[bytes, bytes | None]]) -> None:
+def apply_changes(target: Changed, changes: Iterable[tuple[bytes, bytes | None]]) -> None:
     """Set and remove keys. Raises what ``target`` raises."""
     for key, value in changes:
         if value is None:
@@ -128,36 +131,36 @@ def make(target: Changed, changes: Iterable[tuple[bytes, bytes | None]]) -> None
             target.put(key, value)
 
 
-def _known(keyspace: KeyValueEngine) -> Mark:
+def _known(engine: KeyValueEngine) -> CheckpointRecord:
     """How far a map is now."""
     try:
-        with keyspace.snapshot() as view:
-            mark = read_mark(view)
+        with engine.snapshot() as view:
+            mark = read_checkpoint_record(view)
     except codec.CorruptRecord as corrupt:
         raise EngineFailed(str(corrupt)) from corrupt
     assert mark is not None, "a map with a journal is marked"
     return mark
 
 
-def _say_begun(keyspace: KeyValueEngine, number: int) -> None:
-    """Mark a map as one that may have parts of batches up to a number."""
-    known = _known(keyspace)
+def _say_begun(engine: KeyValueEngine, number: int) -> None:
+    """CheckpointRecord a map as one that may have parts of batches up to a number."""
+    known = _known(engine)
     if known.begun < number:
-        begun = Mark(known.lineage, known.applied, number)
-        put_down(keyspace, [(codec.JOURNAL_KEY, pack_mark(begun))])
+        begun = CheckpointRecord(known.wal_id, known.applied, number)
+        commit_changes(engine, [(codec.CHECKPOINT_KEY, pack_checkpoint_record(begun))])
 
 
-def _in_portions(keyspace: KeyValueEngine, changes: list[tuple[bytes, bytes | None]]) -> None:
+def _in_portions(engine: KeyValueEngine, changes: list[tuple[bytes, bytes | None]]) -> None:
     portion = max(len(changes) // _FINER, 1)
     done, ripened = 0, False
     while done < len(changes):
         try:
-            put_down(keyspace, changes[done : done + portion])
+            commit_changes(engine, changes[done : done + portion])
         except EngineFull:
             if portion > 1:
                 portion = max(portion // _FINER, 1)
             elif not ripened:
-                ripen(keyspace)
+                release_freed_pages(engine)
                 ripened = True
             else:
                 raise
@@ -166,13 +169,13 @@ def _in_portions(keyspace: KeyValueEngine, changes: list[tuple[bytes, bytes | No
             ripened = False
 
 
-def ripen(keyspace: KeyValueEngine) -> None:
+def release_freed_pages(engine: KeyValueEngine) -> None:
     """Commits for their own sake, after which the pages that earlier ones have freed can be used.
 
     Raises `EngineFull` and `EngineFailed`.
     """
-    with keyspace.snapshot() as view:
-        found = view.get(codec.JOURNAL_KEY)
+    with engine.snapshot() as view:
+        found = view.get(codec.CHECKPOINT_KEY)
         mark = b"" if found is None else bytes(found)
     for _ in range(_RIPE):
-        put_down(keyspace, [(codec.JOURNAL_KEY, mark)])
+        commit_changes(engine, [(codec.CHECKPOINT_KEY, mark)])

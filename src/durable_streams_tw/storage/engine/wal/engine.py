@@ -1,4 +1,4 @@
-"""A keyspace whose commits go to a journal first, and into the map behind it.
+"""A engine whose commits go to a journal first, and into the map behind it.
 
 A batch is durable when the journal has it: one write and one flush. What is journaled lies over
 the map as a layer, so everybody sees it at once. A few times a second the layer is folded into
@@ -22,7 +22,6 @@ from typing import Final, Protocol
 
 from twisted.logger import Logger
 
-from durable_streams_tw.protocol.limits import JOURNALED_BATCH
 from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import (
@@ -32,25 +31,27 @@ from durable_streams_tw.storage.engine.kv import (
     Snapshot,
     View,
 )
+from durable_streams_tw.storage.engine.limits import MAX_WAL_ENTRY
 from durable_streams_tw.storage.engine.wal.checkpoint import (
-    Mark,
-    bring_up,
-    first_mark,
-    pack_mark,
-    put_down,
-    read_mark,
-    ripen,
+    CheckpointRecord,
+    apply_checkpoint,
+    commit_changes,
+    new_checkpoint_record,
+    pack_checkpoint_record,
+    read_checkpoint_record,
+    release_freed_pages,
 )
-from durable_streams_tw.storage.engine.wal.files import SEGMENT_FILES, WriteAheadLog, settle, survey
+from durable_streams_tw.storage.engine.wal.files import WriteAheadLog, analyze, sync_segments
 from durable_streams_tw.storage.engine.wal.format import Pairs, pack_entry
 from durable_streams_tw.storage.engine.wal.memtable import (
     BatchPairs,
-    LayeredSnapshot,
-    LayeredView,
     Memtable,
+    MergedSnapshot,
+    MergedView,
     Overlay,
-    layer_of,
+    memtable_of,
 )
+from durable_streams_tw.storage.files import SEGMENT_FILES
 
 # A generation's versions lie above all those of the one before.
 _GENERATION_BITS: Final = 48
@@ -59,7 +60,7 @@ _GENERATION_BITS: Final = 48
 _GROWTH: Final = 2
 
 
-class TendedKeyspace(KeyValueEngine, Protocol):
+class ReaderTableEngine(KeyValueEngine, Protocol):
     """Keyspace with a table of readers in other processes."""
 
     def check_readers(self) -> None:
@@ -78,13 +79,13 @@ class WALEngine:
 
     _log = Logger()
 
-    def __init__(self, directory: str, map_: TendedKeyspace, size: int) -> None:
-        self.due: Callable[[bool], None] = lambda _: None
+    def __init__(self, directory: str, lmdb_engine: ReaderTableEngine, size: int) -> None:
+        self.on_checkpoint_due: Callable[[bool], None] = lambda _: None
         self._directory = directory
-        self._map = map_
+        self._lmdb = lmdb_engine
         self._size = size
         # Batches that are larger go straight into the map.
-        self._largest = min(JOURNALED_BATCH, size // 8)
+        self._largest = min(MAX_WAL_ENTRY, size // 8)
         self._writing, self._folding, self._seeing = Lock(), Lock(), Lock()
         # What the committer adds to, and what is on its way into the map.
         self._active = Memtable()
@@ -109,26 +110,26 @@ class WALEngine:
 
     # -- life ---------------------------------------------------------------------------------
 
-    def _found_mark(self) -> Mark:
+    def _found_mark(self) -> CheckpointRecord:
         try:
-            with self._map.snapshot() as view:
-                mark = read_mark(view)
+            with self._lmdb.snapshot() as view:
+                mark = read_checkpoint_record(view)
             if mark is None:
-                mark = first_mark()
-                put_down(self._map, [(codec.JOURNAL_KEY, pack_mark(mark))])
+                mark = new_checkpoint_record()
+                commit_changes(self._lmdb, [(codec.CHECKPOINT_KEY, pack_checkpoint_record(mark))])
         except (codec.CorruptRecord, EngineFailed, EngineFull) as failure:
             raise StoreUnusable(f"{self._directory} cannot be used: {failure}") from None
         return mark
 
     def _recover(self) -> None:
         """Fold in the entries that a crash left in the journal. Raises `StoreUnusable`."""
-        settle(self._directory)
-        found = survey(self._directory, self._mark)
+        sync_segments(self._directory)
+        found = analyze(self._directory, self._mark)
         if found.findings:
             raise StoreUnusable(f"{found.findings[0]}: {self._loss()}")
         if found.last == self._mark.applied:
             return
-        self._frozen = layer_of(found.left)
+        self._frozen = memtable_of(found.left)
         self._number = self._frozen_until = found.last
         try:
             self._fold_frozen()
@@ -156,7 +157,7 @@ class WALEngine:
         if self._journal is not None or self._frozen is not None or len(self._active):
             return
         try:
-            self._journal = WriteAheadLog(self._directory, self._mark.lineage, self._size)
+            self._journal = WriteAheadLog(self._directory, self._mark.wal_id, self._size)
         except (OSError, StoreUnusable) as error:
             if self._no_journal != str(error):
                 self._no_journal = str(error)
@@ -170,12 +171,12 @@ class WALEngine:
         """Release the journal and the map. What is not folded in stays in the journal."""
         if self._journal is not None:
             self._journal.close()
-        self._map.close()
+        self._lmdb.close()
 
     # -- looking ------------------------------------------------------------------------------
 
     @property
-    def floor(self) -> int:
+    def min_version(self) -> int:
         """Below every version that is seen from now on."""
         return self._generation << _GENERATION_BITS
 
@@ -185,24 +186,24 @@ class WALEngine:
         with ExitStack() as held:
             with self._seeing:
                 # Before anything that is frozen now can be forgotten.
-                view = held.enter_context(self._map.snapshot())
-                version = self.floor | self._number
+                view = held.enter_context(self._lmdb.snapshot())
+                version = self.min_version | self._number
                 layers = self._layers()
-            yield LayeredSnapshot(layers, view, version)
+            yield MergedSnapshot(layers, view, version)
 
     def _layers(self) -> list[Overlay]:
         layers = [] if self._frozen is None else [self._frozen.at(self._number)]
         return [self._active.at(self._number), *layers] if len(self._active) else layers
 
-    def has_room(self, reserve: int) -> bool:
+    def has_space(self, reserve: int) -> bool:
         """Whether so many bytes can still be written, beside all that is to be folded in."""
-        return not self._crammed and self._map.has_room(reserve + _GROWTH * self.unfolded())
+        return not self._crammed and self._lmdb.has_space(reserve + _GROWTH * self.memtable_bytes())
 
-    def used(self) -> int:
+    def used_bytes(self) -> int:
         """How many bytes the pairs take, about."""
-        return self._map.used() + self.unfolded()
+        return self._lmdb.used_bytes() + self.memtable_bytes()
 
-    def unfolded(self) -> int:
+    def memtable_bytes(self) -> int:
         """How many bytes are journaled only."""
         frozen = self._frozen
         return self._active.size + (0 if frozen is None else frozen.size)
@@ -231,7 +232,7 @@ class WALEngine:
                     raise EngineFailed(str(failure)) from failure
         with self._seeing:
             layers = self._layers()
-        return _Batch(self._map, layers, self._commit)
+        return _Batch(self._lmdb, layers, self._commit)
 
     def _prepare(self) -> None:
         if self._doubtful is not None:
@@ -248,7 +249,7 @@ class WALEngine:
                     self._fold_together(self._number)
         if len(self._active):
             self._freeze()
-            self.due(True)
+            self.on_checkpoint_due(True)
 
     def _commit(self, pairs: Pairs) -> int:
         with self._writing:
@@ -256,7 +257,7 @@ class WALEngine:
             # Of a batch that is too large no entry is made: that would hold the interpreter, and
             # with it the reactor, for as long as the batch takes to copy.
             if journal is not None and _bytes_in(pairs) <= self._largest:
-                entry = pack_entry(self._mark.lineage, self._number + 1, pairs)
+                entry = pack_entry(self._mark.wal_id, self._number + 1, pairs)
                 if len(entry) <= self._largest and self._journaled(journal, entry):
                     return self._laid_over(pairs)
             with self._folding:
@@ -268,8 +269,8 @@ class WALEngine:
             self._number += 1
             self._active.take(self._number, pairs)
         if soon:
-            self.due(False)
-        return self.floor | self._number
+            self.on_checkpoint_due(False)
+        return self.min_version | self._number
 
     def _journaled(self, journal: WriteAheadLog, entry: bytes) -> bool:
         """Whether an entry is in the journal now. If not, it never will be."""
@@ -280,7 +281,7 @@ class WALEngine:
             self._log.error("the journal cannot be written: {reason}", reason=error.strerror)
             journal.close()
             self._journal = None
-            self.due(False)
+            self.on_checkpoint_due(False)
             with self._folding:
                 self._bury(self._number + 1)
             return False
@@ -289,23 +290,23 @@ class WALEngine:
     def _put_straight(self, pairs: Pairs) -> int:
         self._fold_together(self._number)
         number = self._number + 1
-        mark = (codec.JOURNAL_KEY, pack_mark(self._mark.at(number)))
+        mark = (codec.CHECKPOINT_KEY, pack_checkpoint_record(self._mark.advanced_to(number)))
         changes = [*sorted(pairs.items()), mark]
         try:
             try:
-                put_down(self._map, changes)
+                commit_changes(self._lmdb, changes)
             except EngineFull:
                 if not self._unripe:
                     raise
                 self._unripe = False
-                ripen(self._map)
-                put_down(self._map, changes)
+                release_freed_pages(self._lmdb)
+                commit_changes(self._lmdb, changes)
         except EngineFailed:
             self._doubt(number)
             raise
         self._unripe = True
         self._forget_layers(number)
-        return self.floor | number
+        return self.min_version | number
 
     # -- a batch of unknown outcome ---------------------------------------------------------------
 
@@ -325,7 +326,7 @@ class WALEngine:
 
     # -- folding ------------------------------------------------------------------------------
 
-    def fold(self) -> None:
+    def checkpoint(self) -> None:
         """Bring the map up to date with all that is journaled, and open a lost journal again.
 
         Called on any thread but the reactor's. Raises `EngineFull` and `EngineFailed`; the
@@ -348,7 +349,7 @@ class WALEngine:
             if self._doubtful is None:
                 self._open_journal()
         if self._journal is None:
-            self.due(False)
+            self.on_checkpoint_due(False)
 
     def _freeze(self) -> None:
         """Let the batches so far be folded in, and others be journaled in the other file."""
@@ -375,7 +376,9 @@ class WALEngine:
     def _bring_up(self, pairs: Pairs, number: int) -> None:
         try:
             # A number beyond the last batch is that of one to be skipped.
-            bring_up(self._map, pairs, self._mark.at(number), min(number, self._number))
+            apply_checkpoint(
+                self._lmdb, pairs, self._mark.advanced_to(number), min(number, self._number)
+            )
         except (EngineFull, EngineFailed) as failure:
             self._crammed = isinstance(failure, EngineFull)
             self._not_folded = str(failure)
@@ -391,31 +394,31 @@ class WALEngine:
             # Entries of one file follow on each other without a gap.
             self._journal.turn()
 
-    def tend(self) -> None:
+    def check_readers(self) -> None:
         """Free the slots of dead readers. Raises `EngineFailed`."""
-        self._map.check_readers()
+        self._lmdb.check_readers()
 
 
 def _bytes_in(pairs: Pairs) -> int:
     return sum([len(value) for value in pairs.values() if value is not None])
 
 
-class _Batch(LayeredView):
+class _Batch(MergedView):
     """A batch over what is journaled and the map, which is looked into only where it has to be."""
 
     def __init__(
-        self, map_: KeyValueEngine, layers: list[Overlay], commit: Callable[[Pairs], int]
+        self, lmdb_engine: KeyValueEngine, layers: list[Overlay], commit: Callable[[Pairs], int]
     ) -> None:
         self._changes = BatchPairs()
         super().__init__([self._changes, *layers])
-        self._map = map_
+        self._lmdb = lmdb_engine
         self._commit = commit
         self._held = ExitStack()
         self._view: View | None = None
 
     def _base(self) -> View:
         if self._view is None:
-            self._view = self._held.enter_context(self._map.snapshot())
+            self._view = self._held.enter_context(self._lmdb.snapshot())
         return self._view
 
     def put(self, key: bytes, value: bytes) -> None:

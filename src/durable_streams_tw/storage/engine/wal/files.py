@@ -17,21 +17,19 @@ from typing import Final
 from msgspec import Struct
 
 from durable_streams_tw.storage.api import StoreUnusable
-from durable_streams_tw.storage.engine.wal.checkpoint import Mark
+from durable_streams_tw.storage.engine.wal.checkpoint import CheckpointRecord
 from durable_streams_tw.storage.engine.wal.format import (
-    HEAD_SIZE,
+    HEADER_SIZE,
     Entry,
-    Head,
-    begins,
-    cut_off,
-    following,
-    pack_head,
-    run,
-    unpack_head,
+    SegmentHeader,
+    consecutive_after,
+    entry_begins,
+    find_later_entry,
+    pack_header,
+    read_entries,
+    unpack_header,
 )
-from durable_streams_tw.storage.files import DRAFT, open_file, sync_directory
-
-SEGMENT_FILES: Final = ("journal.a", "journal.b")
+from durable_streams_tw.storage.files import DRAFT, SEGMENT_FILES, open_file, sync_directory
 
 # The unit of `st_blocks`, in bytes.
 _BLOCK: Final = 512
@@ -46,17 +44,17 @@ class WriteAheadLog:
     `StoreUnusable` if there is one of another store.
     """
 
-    def __init__(self, directory: str, lineage: bytes, size: int) -> None:
+    def __init__(self, directory: str, wal_id: bytes, size: int) -> None:
         self._files: list[int] = []
         try:
             for name in SEGMENT_FILES:
-                self._files.append(_open(os.path.join(directory, name), lineage, size))
+                self._files.append(_open(os.path.join(directory, name), wal_id, size))
             self._size = min(os.fstat(file).st_size for file in self._files)
         except BaseException:
             self.close()
             raise
         self._current = 0
-        self._position = HEAD_SIZE
+        self._position = HEADER_SIZE
 
     @property
     def room(self) -> int:
@@ -73,7 +71,7 @@ class WriteAheadLog:
     def turn(self) -> None:
         """From now on write the other file, whose entries nobody needs any more."""
         self._current = 1 - self._current
-        self._position = HEAD_SIZE
+        self._position = HEADER_SIZE
 
     def close(self) -> None:
         """Close the files. Errors are ignored: what counts was flushed, and the descriptors are
@@ -83,15 +81,15 @@ class WriteAheadLog:
                 os.close(self._files.pop())
 
 
-def read_journal(directory: str, lineage: bytes) -> list[Entry]:
+def read_wal(directory: str, wal_id: bytes) -> list[Entry]:
     """The entries in a directory's journal, whoever is writing it, in no order.
 
     Raises `StoreUnusable` where it cannot be read, or belongs to another store.
     """
-    return [entry for file in _read(directory, lineage) for entry in file.entries]
+    return [entry for file in _read(directory, wal_id) for entry in file.entries]
 
 
-class Survey(Struct, frozen=True):
+class WALAnalysis(Struct, frozen=True):
     """State of a journal that is not being written, beside its map.
 
     ``left`` are the entries that the map lacks, in order, up to the first gap. ``last`` is the
@@ -104,17 +102,17 @@ class Survey(Struct, frozen=True):
     findings: list[str]
 
 
-def survey(directory: str, mark: Mark) -> Survey:
+def analyze(directory: str, mark: CheckpointRecord) -> WALAnalysis:
     """Read the journal of a directory and compare it with the mark of the map.
 
     Each file gets its name when it is whole and on the disk, the first file first. Raises
     `StoreUnusable`.
     """
-    read = _read(directory, mark.lineage)
+    read = _read(directory, mark.wal_id)
     found: list[str] = []
     used = any(file.entries for file in read)
     for file in read:
-        beyond = cut_off(file.data, mark.lineage, file.entries, mark.applied)
+        beyond = find_later_entry(file.data, mark.wal_id, file.entries, mark.applied)
         if beyond is not None:
             newest = f"batch {file.entries[-1].number}" if file.entries else "its beginning"
             found.append(f"{file.path} cannot be read between {newest} and batch {beyond}")
@@ -125,7 +123,7 @@ def survey(directory: str, mark: Mark) -> Survey:
     if len(read) == 1 and (used or read[0].path != _paths(directory)[0]):
         found.append(f"{read[0].path} is there, and the other file of the journal is not")
     missed = [entry for file in read for entry in file.entries if entry.number > mark.applied]
-    left = following(missed, mark.applied)
+    left = consecutive_after(missed, mark.applied)
     last = mark.applied + len(left)
     whole = len(read) == len(SEGMENT_FILES) and all(file.head is not None for file in read)
     if whole and not found and mark.begun == last + 1 and not _begins(read, mark):
@@ -134,17 +132,17 @@ def survey(directory: str, mark: Mark) -> Survey:
         last = mark.begun
     if last < max(mark.begun, mark.applied + len(missed)):
         found.append(f"batch {last + 1} is missing in the journal in {directory}")
-    return Survey(left, last, found)
+    return WALAnalysis(left, last, found)
 
 
-def _begins(files: list[_File], mark: Mark) -> bool:
+def _begins(files: list[_File], mark: CheckpointRecord) -> bool:
     """Return whether the journal has anything of the last batch that the map has begun."""
-    return any(begins(file.data, mark.lineage, mark.begun) for file in files)
+    return any(entry_begins(file.data, mark.wal_id, mark.begun) for file in files)
 
 
 class _File(Struct, frozen=True):
     path: str
-    head: Head | None
+    head: SegmentHeader | None
     entries: list[Entry]
     data: bytes
 
@@ -153,7 +151,7 @@ def _paths(directory: str) -> list[str]:
     return [os.path.join(directory, name) for name in SEGMENT_FILES]
 
 
-def _read(directory: str, lineage: bytes) -> list[_File]:
+def _read(directory: str, wal_id: bytes) -> list[_File]:
     found: list[_File] = []
     for path in _paths(directory):
         try:
@@ -164,14 +162,14 @@ def _read(directory: str, lineage: bytes) -> list[_File]:
         except OSError as error:
             raise StoreUnusable(f"{path} cannot be read: {error.strerror}") from None
         # Whatever became of its head: entries say themselves whose they are.
-        found.append(_File(path, _head(path, data, lineage), run(data, lineage), data))
+        found.append(_File(path, _head(path, data, wal_id), read_entries(data, wal_id), data))
     return found
 
 
-def _head(path: str, data: bytes, lineage: bytes) -> Head | None:
+def _head(path: str, data: bytes, wal_id: bytes) -> SegmentHeader | None:
     """A file's head. Raises `StoreUnusable` where it is another store's."""
-    head = unpack_head(data)
-    if head is not None and head.lineage != lineage:
+    head = unpack_header(data)
+    if head is not None and head.wal_id != wal_id:
         raise StoreUnusable(
             f"{path} belongs to another store: move it out of the data directory if the store "
             "was put there on purpose"
@@ -179,7 +177,7 @@ def _head(path: str, data: bytes, lineage: bytes) -> Head | None:
     return head
 
 
-def settle(directory: str) -> None:
+def sync_segments(directory: str) -> None:
     """Flush what a killed process has written, before anything builds on it.
 
     Raises `StoreUnusable`.
@@ -199,19 +197,19 @@ def settle(directory: str) -> None:
             os.close(file)
 
 
-def _open(path: str, lineage: bytes, size: int) -> int:
+def _open(path: str, wal_id: bytes, size: int) -> int:
     """Open a file of the journal; make it again unless it is whole. Raises `OSError`."""
     try:
         file = open_file(path, os.O_RDWR)
     except FileNotFoundError:
-        return _make(path, Head(lineage, size))
+        return _make(path, SegmentHeader(wal_id, size))
     try:
         status = os.fstat(file)
-        whole = Head(lineage, max(size, status.st_size))
+        whole = SegmentHeader(wal_id, max(size, status.st_size))
         # Some ways of copying a file leave holes where it has zeros: an append there may find no
         # room on the disk.
         sparse = status.st_blocks * _BLOCK < status.st_size
-        if not sparse and _head(path, os.pread(file, HEAD_SIZE, 0), lineage) == whole:
+        if not sparse and _head(path, os.pread(file, HEADER_SIZE, 0), wal_id) == whole:
             return file
     except BaseException:
         os.close(file)
@@ -220,7 +218,7 @@ def _open(path: str, lineage: bytes, size: int) -> int:
     return _make(path, whole)
 
 
-def _make(path: str, head: Head) -> int:
+def _make(path: str, head: SegmentHeader) -> int:
     """Make a file of the journal without entries, in place of any other, and return its
     descriptor. Raises `OSError`.
 
@@ -232,7 +230,7 @@ def _make(path: str, head: Head) -> int:
     file = open_file(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
         _allocate(file, head.size)
-        _write_at(file, pack_head(head), 0)
+        _write_at(file, pack_header(head), 0)
         os.fsync(file)
         os.rename(draft, path)
         sync_directory(os.path.dirname(path))

@@ -131,7 +131,7 @@ def _group(key: bytes) -> bytes:
     return key[:_GROUP] if key[:1] in OWNED_PREFIXES else key[:1]
 
 
-def layer_of(entries: Sequence[Entry]) -> Memtable:
+def memtable_of(entries: Sequence[Entry]) -> Memtable:
     """A layer of batches that stand in the journal, in their order."""
     layer = Memtable()
     for entry in entries:
@@ -184,7 +184,7 @@ class BatchPairs:
         return self._groups.between(first, stop)
 
 
-class LayeredView:
+class MergedView:
     """View of the map with layers over it, the newest layer first.
 
     Subclasses override `_base`. It is a method and not a stored callable: a batch that held its
@@ -262,7 +262,7 @@ class LayeredView:
                 yield key, value
 
 
-class LayeredSnapshot(LayeredView):
+class MergedSnapshot(MergedView):
     """The map and what lies over it, as the batch of the number ``version`` left them."""
 
     def __init__(self, layers: Sequence[Overlay], view: View, version: int) -> None:

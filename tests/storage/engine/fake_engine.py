@@ -1,4 +1,4 @@
-"""A keyspace in memory whose calls fail on demand."""
+"""A engine in memory whose calls fail on demand."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def _no_fault(_: str) -> Fault | None:
     return None
 
 
-class FakeKeyspace:
+class FakeEngine:
     """A `Keyspace` over a dictionary.
 
-    ``content`` is what the disk has: a keyspace made from another's content is the same
+    ``content`` is what the disk has: a engine made from another's content is the same
     disk after a crash. ``plan`` is asked before every call (``snapshot``, ``begin``,
-    ``get``, ``scan``, ``put``, ``delete``, ``commit``, ``has_room``, ``used``) whether it
+    ``get``, ``scan``, ``put``, ``delete``, ``commit``, ``has_space``, ``used``) whether it
     fails; it may do anything else too. ``calls`` counts them, ``fired`` how many failed.
     """
 
@@ -83,12 +83,12 @@ class FakeKeyspace:
         self._generation = 0
 
     @property
-    def floor(self) -> int:
+    def min_version(self) -> int:
         return self._generation << 32
 
     def called(self, call: str) -> Fault | None:
         """Count a call, and ask the plan about it."""
-        assert not self.closed, "the keyspace is closed"
+        assert not self.closed, "the engine is closed"
         self.calls[call] += 1
         fault = self.plan(call)
         if fault is not None:
@@ -108,7 +108,7 @@ class FakeKeyspace:
     @contextmanager
     def snapshot(self) -> Iterator[_FakeSnapshot]:
         self.call("snapshot")
-        view = _FakeSnapshot(self, self.content, self.floor | self.commits)
+        view = _FakeSnapshot(self, self.content, self.min_version | self.commits)
         try:
             yield view
         finally:
@@ -118,7 +118,7 @@ class FakeKeyspace:
         self.call("begin")
         assert not self.busy, "a batch is still open"
         self.busy = True
-        return _FakeBatch(self, self.content, self.floor | (self.commits + 1))
+        return _FakeBatch(self, self.content, self.min_version | (self.commits + 1))
 
     def finish(self, content: dict[bytes, bytes]) -> None:
         """A commit."""
@@ -132,11 +132,11 @@ class FakeKeyspace:
                 self._generation += 1
             raise fault.error("the commit fails by plan")
 
-    def has_room(self, reserve: int) -> bool:
-        self.call("has_room")
+    def has_space(self, reserve: int) -> bool:
+        self.call("has_space")
         return self.room
 
-    def used(self) -> int:
+    def used_bytes(self) -> int:
         self.call("used")
         return sum(len(key) + len(value) for key, value in self.content.items())
 
@@ -149,19 +149,19 @@ class FakeKeyspace:
 
 
 class _FakeView:
-    def __init__(self, keyspace: FakeKeyspace, content: dict[bytes, bytes], version: int) -> None:
-        self._keyspace = keyspace
+    def __init__(self, engine: FakeEngine, content: dict[bytes, bytes], version: int) -> None:
+        self._engine = engine
         self._content = content
         self._keys: list[bytes] | None = None
         self.version = version
 
     def get(self, key: bytes) -> Buffer | None:
-        self._keyspace.call("get")
+        self._engine.call("get")
         value = self._content.get(key)
         return None if value is None else self._window(value)
 
     def scan(self, first: bytes, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
-        self._keyspace.call("scan")
+        self._engine.call("scan")
         keys = self._sorted()
         for key in keys[bisect_left(keys, first) : bisect_left(keys, stop)]:
             yield self._window(key), self._window(self._content[key])
@@ -187,8 +187,8 @@ class _FakeView:
 class _FakeSnapshot(_FakeView):
     """Its values are windows that show nonsense once it has ended."""
 
-    def __init__(self, keyspace: FakeKeyspace, content: dict[bytes, bytes], version: int) -> None:
-        super().__init__(keyspace, content, version)
+    def __init__(self, engine: FakeEngine, content: dict[bytes, bytes], version: int) -> None:
+        super().__init__(engine, content, version)
         self._shown: list[bytearray] = []
 
     def _window(self, value: bytes) -> Buffer:
@@ -202,29 +202,29 @@ class _FakeSnapshot(_FakeView):
 
 
 class _FakeBatch(_FakeView):
-    def __init__(self, keyspace: FakeKeyspace, content: dict[bytes, bytes], version: int) -> None:
-        super().__init__(keyspace, dict(content), version)
+    def __init__(self, engine: FakeEngine, content: dict[bytes, bytes], version: int) -> None:
+        super().__init__(engine, dict(content), version)
         self._ended = False
 
     def put(self, key: bytes, value: bytes) -> None:
         assert 0 < len(key) <= _LONGEST_KEY, key
         assert len(value) <= MAX_RECORD, key
-        self._keyspace.call("put")
+        self._engine.call("put")
         self._keys = None
         self._content[key] = value
 
     def delete(self, key: bytes) -> None:
-        self._keyspace.call("delete")
+        self._engine.call("delete")
         self._keys = None
         self._content.pop(key, None)
 
     def commit(self) -> int:
         assert not self._ended
         self._ended = True
-        self._keyspace.finish(self._content)
+        self._engine.finish(self._content)
         return self.version
 
     def abort(self) -> None:
         if not self._ended:
             self._ended = True
-            self._keyspace.busy = False
+            self._engine.busy = False

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+import tempfile
 import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
@@ -14,17 +15,17 @@ from typing import Final
 from twisted.logger import Logger
 
 from durable_streams_tw.storage.api import StoreUnusable
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LOCK_FILE
-from durable_streams_tw.storage.files import DRAFT, open_file
+from durable_streams_tw.storage.files import DATA_FILE, DRAFT, LOCK_FILE, OWNER_FILE, open_file
 
-CLAIM_FILE: Final = "owner.lock"
-
-_HARMLESS: Final = frozenset((CLAIM_FILE, LOCK_FILE, DATA_FILE + DRAFT, "lost+found"))
+_HARMLESS: Final = frozenset((OWNER_FILE, LOCK_FILE, DATA_FILE + DRAFT, "lost+found"))
 
 # How often a claim tries to get the lock while other processes ask who has it, and the pause
 # between two attempts (seconds).
 _ATTEMPTS: Final = 100
 _PAUSE: Final = 0.01
+
+# One page, as the smallest commit writes; more than file systems keep inside an inode.
+_PROBE: Final = bytes(range(256)) * 16
 
 
 class DataDirLock:
@@ -37,7 +38,7 @@ class DataDirLock:
     _log = Logger()
 
     def __init__(self, directory: str, expected: Set[str] = frozenset()) -> None:
-        self._path = os.path.join(directory, CLAIM_FILE)
+        self._path = os.path.join(directory, OWNER_FILE)
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             _refuse_foreign(directory, expected)
@@ -54,7 +55,7 @@ class DataDirLock:
             ) from None
         self._descriptor = descriptor
 
-    def erase(self) -> None:
+    def remove_file(self) -> None:
         """Leave no trace of the hold, which lasts until it is released."""
         with suppress(FileNotFoundError):
             os.unlink(self._path)
@@ -66,29 +67,31 @@ class DataDirLock:
 
 
 @contextmanager
-def visit(directory: str) -> Iterator[None]:
+def shared_hold(directory: str) -> Iterator[None]:
     """A hold on a directory that somebody else may own, of whoever only looks.
 
     While it lasts nobody exchanges the store's file for another. Raises `StoreUnusable` where
     that is going on.
     """
-    with _held(directory, fcntl.LOCK_SH, "is being exchanged for a compacted one: try again"):
+    with _directory_lock(directory, fcntl.LOCK_SH, "is being compacted: try again"):
         yield
 
 
 @contextmanager
-def exchange(directory: str) -> Iterator[None]:
+def exclude_readers(directory: str) -> Iterator[None]:
     """The hold of its owner, who exchanges the store's file: nobody looks at it meanwhile.
 
     LMDB's lock file tells processes which commit is the last, so those of two files must never
     share one. Raises `StoreUnusable` where somebody looks.
     """
-    with _held(directory, fcntl.LOCK_EX, "is being read (a backup, or a check): try again later"):
+    with _directory_lock(
+        directory, fcntl.LOCK_EX, "is being read by a backup or a check: try again later"
+    ):
         yield
 
 
 @contextmanager
-def _held(directory: str, kind: int, otherwise: str) -> Iterator[None]:
+def _directory_lock(directory: str, kind: int, otherwise: str) -> Iterator[None]:
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -109,7 +112,7 @@ def owner(directory: str) -> int | None:
     """Return the number of the process that owns a directory at this moment, 0 if the number is
     not known, None if there is no such process."""
     try:
-        descriptor = open_file(os.path.join(directory, CLAIM_FILE), os.O_RDONLY)
+        descriptor = open_file(os.path.join(directory, OWNER_FILE), os.O_RDONLY)
     except (OSError, StoreUnusable):
         return None
     try:
@@ -191,3 +194,18 @@ def _lock(directory: str, descriptor: int) -> None:
         # A full disk: the hold is what counts, the number is for people.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+
+
+def write_obstacle(directory: str) -> str | None:
+    """Return why a directory cannot be written, None if it can.
+
+    Writes and flushes a file without a name, which shows a full, read-only or missing disk.
+    Blocks: not for the reactor thread.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=directory, prefix=".probe-", buffering=0) as file:
+            file.write(_PROBE)
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"the data directory cannot be written: {error.strerror}"
+    return None

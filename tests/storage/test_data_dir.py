@@ -14,23 +14,22 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from durable_streams_tw.storage import files
-from durable_streams_tw.storage.admin.data_dir import CLAIM_FILE, DataDirLock, owner
-from durable_streams_tw.storage.admin.fsck.store import check_directory
-from durable_streams_tw.storage.admin.inspect import give_to_owner
+from durable_streams_tw.storage.admin.inspect import match_owner
+from durable_streams_tw.storage.admin.verify import check_directory
 from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.data_dir import DataDirLock, owner
 from durable_streams_tw.storage.durable.store import LMDBStore
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.format_version import recognise
+from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
-from durable_streams_tw.storage.engine.lmdb import DATA_FILE, LOCK_FILE
-from durable_streams_tw.storage.files import persist
-from tests.storage.fake_keyspace import FakeKeyspace, Fault, always
+from durable_streams_tw.storage.files import DATA_FILE, LOCK_FILE, OWNER_FILE, persist
+from tests.storage.engine.fake_engine import FakeEngine, Fault, always
 from tests.storage.inline_lanes import InlineLanes
 from tests.storage.lmdb_rig import scratch_directory
 
 _CLAIM_AND_WAIT = """
 import sys
-from durable_streams_tw.storage.admin.data_dir import DataDirLock
+from durable_streams_tw.storage.data_dir import DataDirLock
 claim = DataDirLock(sys.argv[1])
 print("claimed", flush=True)
 sys.stdin.read()
@@ -52,7 +51,7 @@ class ClaimTests(SynchronousTestCase):
         self.directory = os.path.join(self.directory, "deep", "data")
         claim = DataDirLock(self.directory)
         self.assertEqual(os.stat(self.directory).st_mode & 0o777, 0o700)
-        lock = os.path.join(self.directory, CLAIM_FILE)
+        lock = os.path.join(self.directory, OWNER_FILE)
         self.assertEqual(os.stat(lock).st_mode & 0o777, 0o600)
         with open(lock) as file:
             self.assertEqual(file.read(), f"{os.getpid()}\n")
@@ -102,7 +101,7 @@ class ClaimTests(SynchronousTestCase):
     def test_asked_at_the_same_moment(self) -> None:
         """A process that asks who the owner is does not keep a server from starting."""
         DataDirLock(self.directory).release()
-        path = os.path.join(self.directory, CLAIM_FILE)
+        path = os.path.join(self.directory, OWNER_FILE)
         with open(path) as asking:
             fcntl.flock(asking, fcntl.LOCK_SH)
             pauses: list[float] = []
@@ -125,7 +124,7 @@ class ClaimTests(SynchronousTestCase):
     def test_asked_for_ever(self) -> None:
         """A process that goes on holding the shared lock is not waited for without end."""
         DataDirLock(self.directory).release()
-        with open(os.path.join(self.directory, CLAIM_FILE)) as asking:
+        with open(os.path.join(self.directory, OWNER_FILE)) as asking:
             fcntl.flock(asking, fcntl.LOCK_SH)
             pauses: list[float] = []
             self.patch(time, "sleep", pauses.append)
@@ -145,7 +144,7 @@ class ClaimTests(SynchronousTestCase):
             self.assertEqual(os.stat(self.directory).st_mode & 0o777, 0o777)
 
     def test_claim_file_that_is_none(self) -> None:
-        os.makedirs(os.path.join(self.directory, CLAIM_FILE))
+        os.makedirs(os.path.join(self.directory, OWNER_FILE))
         self.assertUnusable("cannot be used: Is a directory")
 
     def test_not_ours_to_write(self) -> None:
@@ -193,7 +192,7 @@ class PlantedTests(SynchronousTestCase):
         """They are not followed, wherever they lead."""
         self.open_store()
         missing = os.path.join(self.directory, "nothing")
-        for name in (CLAIM_FILE, LOCK_FILE, "journal.a", "journal.b"):
+        for name in (OWNER_FILE, LOCK_FILE, "journal.a", "journal.b"):
             path = os.path.join(self.data, name)
             os.rename(path, path + ".away")
             for target in (self.victim, missing):
@@ -207,7 +206,7 @@ class PlantedTests(SynchronousTestCase):
     def test_links_before_the_first_start(self) -> None:
         """Those with the names of drafts are removed, others are refused."""
         os.symlink(self.victim, os.path.join(self.data, DATA_FILE + files.DRAFT))
-        for name in (CLAIM_FILE, LOCK_FILE):
+        for name in (OWNER_FILE, LOCK_FILE):
             path = os.path.join(self.data, name)
             os.symlink(self.victim, path)
             self.assertRefused(name, "is a symbolic link: remove it")
@@ -230,62 +229,62 @@ class PlantedTests(SynchronousTestCase):
             with self.assertRaisesRegex(StoreUnusable, f"{name} is a symbolic link"):
                 list(check_directory(self.data))
             os.rename(path + ".away", path)
-        os.rename(os.path.join(self.data, CLAIM_FILE), os.path.join(self.data, "away"))
-        os.symlink(self.victim, os.path.join(self.data, CLAIM_FILE))
+        os.rename(os.path.join(self.data, OWNER_FILE), os.path.join(self.data, "away"))
+        os.symlink(self.victim, os.path.join(self.data, OWNER_FILE))
         self.assertIsNone(owner(self.data))
-        give_to_owner(os.path.join(self.data, CLAIM_FILE), self.data)
+        match_owner(os.path.join(self.data, OWNER_FILE), self.data)
         with open(self.victim) as file:
             self.assertEqual(file.read(), "precious")
 
     def test_named_pipe(self) -> None:
         """Opening one would wait for ever."""
-        os.mkfifo(os.path.join(self.data, CLAIM_FILE))
+        os.mkfifo(os.path.join(self.data, OWNER_FILE))
         self.assertIsNone(owner(self.data))
-        self.assertRefused(CLAIM_FILE, "is not a regular file: remove it")
+        self.assertRefused(OWNER_FILE, "is not a regular file: remove it")
 
     def test_of_another_user(self) -> None:
         """Where all users can write, a file of one of them may be read by that one; a hard link
         may be a file that matters elsewhere."""
         if os.geteuid() != 0:
             raise SkipTest("only root can give files away")
-        path = os.path.join(self.data, CLAIM_FILE)
+        path = os.path.join(self.data, OWNER_FILE)
         with open(path, "w"):
             os.chown(path, 65_533, -1)
         # Not in a directory that its owner and root alone control.
         self.open_store()
         os.chown(self.data, 65_532, -1)
-        self.assertRefused(CLAIM_FILE, "belongs to user 65533")
+        self.assertRefused(OWNER_FILE, "belongs to user 65533")
         os.chown(path, 65_532, -1)
         self.open_store()
         os.unlink(path)
         os.link(self.victim, path)
-        self.assertRefused(CLAIM_FILE, "is a hard link")
+        self.assertRefused(OWNER_FILE, "is a hard link")
 
 
 class FormatTests(SynchronousTestCase):
     """Whose store it is."""
 
     def setUp(self) -> None:
-        self.keyspace = FakeKeyspace()
+        self.engine = FakeEngine()
 
     def assertUnusable(self, sentence: str) -> None:
-        content = dict(self.keyspace.content)
+        content = dict(self.engine.content)
         with self.assertRaisesRegex(StoreUnusable, sentence):
-            recognise(self.keyspace, "here", 5)
-        self.assertEqual(self.keyspace.content, content)
+            check_format(self.engine, "here", 5)
+        self.assertEqual(self.engine.content, content)
 
     def test_marked_once(self) -> None:
-        recognise(self.keyspace, "here", 5)
-        marked = dict(self.keyspace.content)
+        check_format(self.engine, "here", 5)
+        marked = dict(self.engine.content)
         meta = codec.unpack_meta(marked[codec.META_KEY])
         self.assertEqual((meta.format, meta.created_at), (codec.FORMAT, 5))
-        recognise(self.keyspace, "here", 6)
-        self.assertEqual(self.keyspace.content, marked)
-        self.assertEqual(self.keyspace.commits, 1)
+        check_format(self.engine, "here", 6)
+        self.assertEqual(self.engine.content, marked)
+        self.assertEqual(self.engine.commits, 1)
 
     def test_newer(self) -> None:
         meta = codec.Meta(codec.FORMAT + 1, "7.5", 0)
-        self.keyspace.content[codec.META_KEY] = codec.pack_meta(meta)
+        self.engine.content[codec.META_KEY] = codec.pack_meta(meta)
         self.assertUnusable(r"here was written by version 7\.5, which this version")
 
     def test_foreign(self) -> None:
@@ -296,7 +295,7 @@ class FormatTests(SynchronousTestCase):
             {codec.META_KEY: b'{"format":1,"version":"1","created_at":0,"kind":"other"}'},
             {codec.META_KEY: b"[]"},
         ):
-            self.keyspace.content = dict(content)
+            self.engine.content = dict(content)
             self.assertUnusable("here holds a database that is not this server's")
 
     def test_failures(self) -> None:
@@ -308,8 +307,8 @@ class FormatTests(SynchronousTestCase):
             ("commit", EngineFull),
             ("commit", EngineFailed),
         ):
-            self.keyspace.plan = always(call, Fault(error))
+            self.engine.plan = always(call, Fault(error))
             self.assertUnusable("here cannot be used: ")
-            self.assertFalse(self.keyspace.busy)
-        self.keyspace.well()
-        recognise(self.keyspace, "here", 5)
+            self.assertFalse(self.engine.busy)
+        self.engine.well()
+        check_format(self.engine, "here", 5)
