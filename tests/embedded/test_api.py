@@ -15,8 +15,8 @@ from twisted.web.server import Request, Site
 
 import durable_streams_tw
 from durable_streams_tw import Batch, DurableStreams, Settings, StreamError, StreamInfo, Written
+from durable_streams_tw.http import limits
 from durable_streams_tw.live.limits import LONG_POLL_TIMEOUT
-from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem
 from tests.http.house import Client, House, Threads
 from tests.tokens import at, bare, position_of

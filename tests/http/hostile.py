@@ -20,6 +20,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.handlers.streams import Decision, Respond
 from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.http1.factory import Http1Factory
@@ -29,7 +30,6 @@ from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web.resource import StreamResources
 from durable_streams_tw.http.twisted_web.site import StreamSite
-from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Refusal
 from tests.http.house import parse
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable_streams_tw.protocol.limits import MAX_FIELDS, MAX_HEAD
+from durable_streams_tw.http.limits import MAX_FIELDS, MAX_HEAD
 from tests.http.hostile_rows import GET, HIDDEN, HOST, Rows, chunked, get, post, shown, sized
 
 ROWS = Rows()

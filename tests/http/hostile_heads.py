@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from durable_streams_tw.protocol.limits import MAX_FIELDS
+from durable_streams_tw.http.limits import MAX_FIELDS
 from tests.http.hostile import MAX_BODY
 from tests.http.hostile_rows import (
     CHUNKED,

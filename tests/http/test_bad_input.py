@@ -8,8 +8,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.protocol import limits
 from tests.http.house import ROOT, House
 
 TEXT = {"Content-Type": "text/plain"}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.http.body_budget import BodyBudget
-from durable_streams_tw.protocol.limits import LARGE_BODY
+from durable_streams_tw.http.limits import LARGE_BODY
 
 
 class _Upload:

@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred
 
 from durable_streams_tw.auth.identities import Identity, Rejected
 from durable_streams_tw.auth.rate_limits import Rate
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.protocol import limits
 from tests.http.admission_case import AdmissionCase, both, granting
 from tests.http.house import ROOT, Client
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.http2 import frames as frames
 from durable_streams_tw.http.http2.frames import Code
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.live.limits import READ_PIECE
-from durable_streams_tw.protocol import limits
 from tests.http.house import ROOT
 from tests.http.http2_client import FramesTestCase, block, frame, resets
 
@@ -310,7 +310,7 @@ class FloodTests(FramesTestCase):
         """One connection's frames do not keep a turn of the reactor to themselves."""
         requests = [frame(HEADERS, WHOLE, 2 * n + 1, block("HEAD")) for n in range(600)]
         self.server.dataReceived(b"".join(requests))
-        begun = -(-limits.FRAMES_A_TURN // limits.FRAMES_A_REQUEST)
+        begun = -(-limits.FRAMES_PER_TURN // limits.REQUEST_COST)
         self.assertEqual(self.connection._last, 2 * begun - 1)
         self.assertEqual(self.transport.producerState, "paused")
         found = self.heard()

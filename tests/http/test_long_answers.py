@@ -12,10 +12,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.http.handlers.token_deadline import until
+from durable_streams_tw.http.limits import SEND_TIMEOUT
 from durable_streams_tw.http.messages import Response, StreamedBody
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.live.limits import READ_PIECE
-from durable_streams_tw.protocol.limits import SEND_TIMEOUT
 from durable_streams_tw.storage.durable.store import LMDBStore
 from tests.http.house import ROOT, Client, House
 from tests.http.test_channel_house import FastHouse

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from durable_streams_tw.live.limits import (
-    LONG_POLL_TIMEOUT,
     SSE_COMMENT_INTERVAL,
     SSE_RECONNECT_INTERVAL,
 )
 from durable_streams_tw.protocol import limits
-from durable_streams_tw.storage.limits import MAX_QUEUE, MAX_RECORD, MERGE_RECORD, RECORD_PAYLOAD
+from durable_streams_tw.storage.limits import MAX_RECORD, MERGE_RECORD, RECORD_PAYLOAD
 from tests.protocol.refusing import RefusingTestCase
 
 
@@ -23,9 +22,8 @@ class LimitsTests(RefusingTestCase):
             self.assertIsInstance(value, (int, float), name)
             self.assertGreater(value, 0, name)
 
-    def test_a_body_fits(self) -> None:
-        """The largest body can be queued and committed, in records that hold something."""
-        self.assertLessEqual(limits.MAX_BODY, MAX_QUEUE)
+    def test_records_hold_payload(self) -> None:
+        """Records hold payload, and merging never fills one."""
         self.assertLess(RECORD_PAYLOAD, MAX_RECORD)
         self.assertLess(MERGE_RECORD, RECORD_PAYLOAD)
         self.assertLessEqual(limits.MAX_UNDIVIDED_BODY, RECORD_PAYLOAD)
@@ -44,8 +42,6 @@ class LimitsTests(RefusingTestCase):
         self.assertLess(limits.MAX_TTL * 1000 + 10**14, 2**63)
 
     def test_times(self) -> None:
-        """A silent connection gets its comment before proxies lose patience with it, and an
-        idle one outlives a long-poll."""
+        """A silent SSE connection gets a comment before it is asked to reconnect."""
         self.assertLess(SSE_COMMENT_INTERVAL, SSE_RECONNECT_INTERVAL)
-        self.assertLess(LONG_POLL_TIMEOUT, limits.IDLE_TIMEOUT)
         self.assertLessEqual(limits.CURSOR_INTERVAL, limits.CURSOR_MAX_JITTER)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from durable_streams_tw.protocol import limits
+from durable_streams_tw.http import limits
 from durable_streams_tw.protocol.errors import Problem, Refusal
 
 NO_ROOM: Final = Refusal(

@@ -16,9 +16,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES
 
+from durable_streams_tw.http.limits import MAX_REJECTED, REJECTED_LINGER
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import MAX_TURNED_AWAY, TURNED_AWAY_LINGER
 from durable_streams_tw.protocol.streams import responses
 
 
@@ -88,7 +88,7 @@ class RejectedConnection(Protocol):
         if (
             room is None
             or clock is None
-            or room.leaving >= MAX_TURNED_AWAY
+            or room.leaving >= MAX_REJECTED
             or not ITCPTransport.providedBy(transport)
             or ISSLTransport.providedBy(transport)
         ):
@@ -99,7 +99,7 @@ class RejectedConnection(Protocol):
         transport.loseWriteConnection()
         # What is still on its way from there is dropped for a while: closing at once would reset
         # the connection, and could take the answer with it.
-        self._patience = clock.callLater(TURNED_AWAY_LINGER, transport.abortConnection)
+        self._patience = clock.callLater(REJECTED_LINGER, transport.abortConnection)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """It has gone."""

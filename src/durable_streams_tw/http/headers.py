@@ -10,11 +10,11 @@ from functools import lru_cache
 from typing import Final
 
 from durable_streams_tw.auth.origins import LOCAL, is_local_origin
+from durable_streams_tw.http.limits import MIN_GZIP
 from durable_streams_tw.http.messages import CommonHeaders, Response
 from durable_streams_tw.live.transfers import Encoder
 from durable_streams_tw.protocol import caching, content_types, headers
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import MIN_GZIP
 from durable_streams_tw.protocol.streams import responses
 from durable_streams_tw.protocol.streams.responses import Answer, Field
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from durable_streams_tw.auth.rate_limits import Rate
+from durable_streams_tw.http import limits
 from durable_streams_tw.live.limits import LONG_POLL_TIMEOUT, SSE_RECONNECT_INTERVAL
-from durable_streams_tw.protocol import limits
 from durable_streams_tw.storage.limits import MAX_PRODUCERS
 
 
@@ -14,7 +14,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Choices with their defaults. Sizes are bytes, times are seconds.
 
     ``max_chunk`` is about how much one read returns; without it a read over HTTP returns all up to
-    the tail, in one answer, and one inside the process `limits.MAX_CHUNK`.
+    the tail, in one answer, and one inside the process `MAX_CHUNK`.
 
     ``cors_origins`` are the origins whose pages may use the server, ``*`` for all;
     ``cors_headers`` are header fields that they may send beside those of the protocol.
@@ -25,7 +25,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     no bound but the disk's. ``max_producers`` is how many producers a stream remembers at least.
 
     ``body_timeout`` is how long a request body may pause. ``max_body_memory`` bounds the bodies of
-    all requests together; None is `limits.MAX_BODIES`, or ``max_body`` where that is more.
+    all requests together; None is `limits.BODY_MEMORY`, or ``max_body`` where that is more.
     ``max_unread_memory`` bounds what clients of the fast channel leave unread, all together.
 
     ``public_url`` is the URL of the streams' root as others reach it, a slash at its end: webhooks
@@ -51,7 +51,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     head_timeout: float = limits.HEAD_TIMEOUT
     body_timeout: float = limits.BODY_TIMEOUT
     max_body_memory: int | None = None
-    max_unread_memory: int = limits.MAX_UNREAD
+    max_unread_memory: int = limits.UNREAD_MEMORY
     idle_timeout: float = limits.IDLE_TIMEOUT
     max_connections: int = limits.MAX_CONNECTIONS
     max_connections_per_address: int = 0
@@ -66,5 +66,5 @@ class Settings(Struct, frozen=True, kw_only=True):
     def body_memory(self) -> int:
         """How many bytes the bodies of all requests may take together."""
         if self.max_body_memory is None:
-            return max(limits.MAX_BODIES, self.max_body)
+            return max(limits.BODY_MEMORY, self.max_body)
         return self.max_body_memory

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from durable_streams_tw.protocol.limits import MAX_CONNECTIONS
+from durable_streams_tw.http.limits import MAX_CONNECTIONS
 from durable_streams_tw.service import value_parsers as parsers
 from durable_streams_tw.storage import limits
 

@@ -24,13 +24,12 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from durable_streams_tw.outgoing.agent import UndecodedAgent, WholeBody
-from durable_streams_tw.protocol.limits import MAX_HEAD
 from durable_streams_tw.subscriptions.limits import MAX_WEBHOOK_RESPONSE
 from durable_streams_tw.subscriptions.ssrf_guard import Address, Target
 from durable_streams_tw.subscriptions.webhook_response import WebhookResponse, WebhookUnreachable
 
 # TLS frames, certificates and chunk sizes come on top of what is read.
-_MOST_RECEIVED: Final = MAX_WEBHOOK_RESPONSE + MAX_HEAD + 32 * 1024
+_MOST_RECEIVED: Final = MAX_WEBHOOK_RESPONSE + 48 * 1024
 
 
 async def post(

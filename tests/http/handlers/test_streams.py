@@ -10,9 +10,10 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.protocol import limits
+from durable_streams_tw.protocol.limits import CURSOR_EPOCH, CURSOR_INTERVAL
 from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.http.house import MORNING, House, Threads
 from tests.tokens import at, position_of
@@ -417,4 +418,4 @@ class FailureTests(Case):
         self.put("a", body=b"x")
         answer = self.ask("GET", "a?offset=-1&live=long-poll")
         cursor = int(self.fields(answer)["stream-cursor"])
-        self.assertEqual(cursor, int(MORNING - limits.CURSOR_EPOCH) // limits.CURSOR_INTERVAL)
+        self.assertEqual(cursor, int(MORNING - CURSOR_EPOCH) // CURSOR_INTERVAL)

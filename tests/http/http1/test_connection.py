@@ -9,9 +9,9 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.protocol import limits
 from tests.http.channels import Caller, ChannelTestCase, ok
 from tests.http.hostile_rows import HOST, get, post, sized
 
@@ -40,7 +40,7 @@ class OrderTests(ChannelTestCase):
     def test_many_connections(self) -> None:
         """What many are answered in one turn goes out behind the turn, each in one send."""
         self.desk.at_once = ok(b"x")
-        callers = [self.connect() for _ in range(limits.FEW_CONNECTIONS + 2)]
+        callers = [self.connect() for _ in range(limits.DEFERRED_SEND_CONNECTIONS + 2)]
         gone, cut, *others = callers
         for caller in callers:
             caller.send(get())
@@ -57,7 +57,7 @@ class OrderTests(ChannelTestCase):
     def test_last_word_of_many(self) -> None:
         """An end does not overtake what was gathered before it."""
         self.desk.at_once = ok(b"x")
-        callers = [self.connect() for _ in range(limits.FEW_CONNECTIONS)]
+        callers = [self.connect() for _ in range(limits.DEFERRED_SEND_CONNECTIONS)]
         callers[0].send(get())
         callers[0].send(b"nonsense\r\n\r\n")
         self.assertEqual([answer.status for answer in callers[0].answers()], [200, 400])

@@ -11,9 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import alsoProvides
 from zope.interface.verify import verifyObject
 
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.protocol import limits
 from tests.http.channels import Caller, ChannelTestCase, Writes, ok
 from tests.http.hostile_rows import HOST, get, post, sized
 from tests.http.house import parse
@@ -235,14 +235,14 @@ class TurnedAwayTests(SynchronousTestCase):
         """Whoever does not go is gone a moment later."""
         transport = self.come("10.0.0.1")
         self.assertFalse(transport.disconnected)
-        self.clock.advance(limits.TURNED_AWAY_LINGER)
+        self.clock.advance(limits.REJECTED_LINGER)
         self.assertTrue(transport.disconnected)
         transport.protocol.connectionLost()
         self.assertEqual(self.room.leaving, 0)
 
     def test_not_many(self) -> None:
         """A flood is told nothing."""
-        flood = [self.come("10.0.0.1") for _ in range(limits.MAX_TURNED_AWAY + 3)]
+        flood = [self.come("10.0.0.1") for _ in range(limits.MAX_REJECTED + 3)]
         self.assertEqual([bool(one.value()) for one in flood[-4:]], [True, False, False, False])
         for one in flood:
             one.protocol.connectionLost()

@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.http.http1.fields import CLOSING, SINGLE
 from durable_streams_tw.http.http1.head import RequestHead, check_start, read_head
 from durable_streams_tw.http.http1.header_section import CHUNKED, HeadContext
+from durable_streams_tw.http.limits import MAX_HEAD
 from durable_streams_tw.protocol.errors import Problem, Refused
-from durable_streams_tw.protocol.limits import MAX_HEAD
 from tests.http.hostile_rows import GET, HOST, LINE, get, post
 from tests.http.hostile_table import ROWS
 

@@ -18,9 +18,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.http1.factory import Http1Factory
 from durable_streams_tw.http.http1.socket_writer import SocketWriter
-from durable_streams_tw.protocol import limits
 from tests.http.channels import Desk, ok
 from tests.http.hostile import site_of
 from tests.http.hostile_rows import get, post

@@ -8,9 +8,9 @@ from typing import Any
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.live.sse.broadcaster import EventSink
-from durable_streams_tw.protocol import limits
 from tests.http.channels import Caller, ChannelTestCase, ok
 from tests.http.hostile_rows import HOST, get
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from durable_streams_tw.http.limits import STOP_CHECK
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.live import limits
-from durable_streams_tw.protocol.limits import STOP_CHECK
 from durable_streams_tw.protocol.streams.commands import Append
 from tests.http.house import MORNING, House
 from tests.http.http2_client import Got, Http2TestCase

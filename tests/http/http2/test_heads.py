@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.http1.head import RequestHead
 from durable_streams_tw.http.http1.header_section import HeadContext
 from durable_streams_tw.http.http1.response import InvalidHeader
 from durable_streams_tw.http.http2.frames import Code, ConnectionFault
 from durable_streams_tw.http.http2.heads import HeadReader, HeadWriter, RawFields, integer
 from durable_streams_tw.http.messages import NO_HEADERS, CommonHeaders
-from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refused
 
 AROUND = HeadContext(b"/s/", 1_000, secure=True)

@@ -9,10 +9,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from durable_streams_tw import StreamRequest
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web.site import StreamSite
-from durable_streams_tw.protocol import limits
 from tests.http.house import ROOT, Answer, Client, House
 
 GET = f"GET {ROOT}a HTTP/1.1\r\n"

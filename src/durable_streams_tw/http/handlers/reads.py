@@ -12,13 +12,14 @@ from durable_streams_tw.http import headers as http_headers
 from durable_streams_tw.http.handlers.deferred_result import promptly
 from durable_streams_tw.http.handlers.writes import InThread
 from durable_streams_tw.http.headers import ResponseHeaders
+from durable_streams_tw.http.limits import INLINE_GZIP
 from durable_streams_tw.http.messages import BodyProducer, Request, Response, StreamedBody
 from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.live.sse.broadcaster import Broadcaster, EventSink
 from durable_streams_tw.live.transfers import Transfers
 from durable_streams_tw.protocol import caching, content_types, cursors, headers, json_mode, sse
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.limits import INLINE_GZIP, MAX_POSITION
+from durable_streams_tw.protocol.limits import MAX_POSITION
 from durable_streams_tw.protocol.lineage import incarnation
 from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.streams import commands, responses

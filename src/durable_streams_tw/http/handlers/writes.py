@@ -14,9 +14,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
+from durable_streams_tw.http.limits import INLINE_BODY
 from durable_streams_tw.protocol import content_types
 from durable_streams_tw.protocol.errors import Refusal, Refused
-from durable_streams_tw.protocol.limits import INLINE_BODY
 from durable_streams_tw.protocol.preconditions import precondition
 from durable_streams_tw.protocol.streams import bodies, commands
 from durable_streams_tw.protocol.streams.bodies import Body

@@ -16,8 +16,8 @@ from typing import Final
 
 from durable_streams_tw.http.http1.fields import FIELD_LINE
 from durable_streams_tw.http.http1.header_section import TOO_LARGE, body_too_large, refused
+from durable_streams_tw.http.limits import MAX_CHUNK_LINE, MAX_FIELDS, MAX_HEAD
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import MAX_CHUNK_LINE, MAX_FIELDS, MAX_HEAD
 
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
 _FRAMING: Final = re.compile(rb"(?:content-length|transfer-encoding):", re.IGNORECASE)

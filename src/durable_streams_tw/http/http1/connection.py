@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.handlers.deferred_result import Awaited
 from durable_streams_tw.http.handlers.streams import Decision, Respond
 from durable_streams_tw.http.http1 import response as http1_response
@@ -35,7 +36,6 @@ from durable_streams_tw.http.http1.parser import Early, Foreign, MalformedReques
 from durable_streams_tw.http.http1.socket_writer import SocketWriter
 from durable_streams_tw.http.http1.streaming import StreamingResponse
 from durable_streams_tw.http.messages import Response, StreamedBody
-from durable_streams_tw.protocol import limits
 
 if TYPE_CHECKING:
     from durable_streams_tw.http.http1.factory import Http1Factory

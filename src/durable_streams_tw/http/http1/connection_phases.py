@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.protocol import Protocol
 
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.body_budget import NO_ROOM
 from durable_streams_tw.http.http1 import response
 from durable_streams_tw.http.http1.head import RequestHead
 from durable_streams_tw.http.http1.parser import RequestParser
 from durable_streams_tw.http.http1.socket_writer import SocketWriter
 from durable_streams_tw.http.http1.streaming import StreamingResponse
-from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refusal
 
 if TYPE_CHECKING:

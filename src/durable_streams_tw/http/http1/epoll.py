@@ -19,7 +19,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from durable_streams_tw.protocol.limits import MIB, READER_BUFFER
+from durable_streams_tw.http.limits import READER_BUFFER
+from durable_streams_tw.protocol.limits import MIB
 
 # Connections that are read before others of the reactor have their turn.
 _AT_ONCE: Final = 256

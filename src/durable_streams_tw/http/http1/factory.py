@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from durable_streams_tw.clocks import Seconds
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.body_budget import BodyBudget
 from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
 from durable_streams_tw.http.handlers.streams import RequestHandler
@@ -29,7 +30,6 @@ from durable_streams_tw.http.http1.streaming import SharedFrames
 from durable_streams_tw.http.http1.timers import Timed, TimerWheel
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web.site import StreamSite
-from durable_streams_tw.protocol import limits
 
 
 @implementer(IProtocolNegotiationFactory)
@@ -132,7 +132,7 @@ class Http1Factory(ServerFactory):
         than the answers do; so where there are many connections, all their answers go out in
         one go.
         """
-        if len(self.connections) < limits.FEW_CONNECTIONS:
+        if len(self.connections) < limits.DEFERRED_SEND_CONNECTIONS:
             channel.flush()
             return
         if not self._senders:

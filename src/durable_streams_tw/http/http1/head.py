@@ -29,10 +29,11 @@ from durable_streams_tw.http.http1.header_section import (
     refused,
     resembling,
 )
+from durable_streams_tw.http.limits import MAX_HEAD
 from durable_streams_tw.http.twisted_web import request_target
 from durable_streams_tw.protocol import paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.protocol.limits import MAX_HEAD, RESERVED_SEGMENT
+from durable_streams_tw.protocol.limits import RESERVED_SEGMENT
 
 # RFC 9112 §3. A target is printable ASCII; "#" never belongs into one (RFC 9112 §3.2).
 _REQUEST_LINE: Final = re.compile(TOKEN + rb" [\x21\x22\x24-\x7e]++ HTTP/1\.[01]\r\n")

@@ -20,9 +20,9 @@ from durable_streams_tw.http.http1.fields import (
     doubled,
     read_block,
 )
+from durable_streams_tw.http.limits import MAX_FIELDS, MAX_HEAD
 from durable_streams_tw.http.twisted_web import request_target
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.protocol.limits import MAX_FIELDS, MAX_HEAD
 
 #: Stands for the length of a body that comes in chunks.
 CHUNKED: Final = -1

@@ -15,9 +15,9 @@ from msgspec import Struct
 from durable_streams_tw.http.http1.chunked import ChunkedBody
 from durable_streams_tw.http.http1.head import RequestHead, check_start, read_head
 from durable_streams_tw.http.http1.header_section import CHUNKED, HeadContext, RefusedHead
+from durable_streams_tw.http.limits import MAX_HEAD
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol.errors import Refusal, Refused
-from durable_streams_tw.protocol.limits import MAX_HEAD
 
 _END: Final = b"\r\n\r\n"
 

@@ -3,7 +3,7 @@
 A connection of our own, since twisted.web's has neither timeouts nor bounds, and since most of
 what a small request cost there was h2's bookkeeping. The rules are those of the fast channel:
 
-1. One connection must not hurt the others: a turn of the reactor reads `FRAMES_A_TURN` frames
+1. One connection must not hurt the others: a turn of the reactor reads `FRAMES_PER_TURN` frames
    of it, and what it may hold, reset or send in vain is bounded (`protocol.limits`).
 2. Requests are carried out as they come; their answers take turns, frame by frame.
 3. Nothing is read from a client whose transport is full. An answer whose window is shut waits,
@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.clocks import Seconds
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.body_budget import NO_ROOM
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler
 from durable_streams_tw.http.http1.head import RequestHead
@@ -46,7 +47,6 @@ from durable_streams_tw.http.http2.resource import RequestChannel
 from durable_streams_tw.http.http2.stream import Http2Stream
 from durable_streams_tw.http.messages import Request, Response, StreamedBody
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ _RESETS: Final = 256
 
 # What frames count for in a turn of the reactor, those that are not mentioned one.
 _COSTS: Final = {
-    frames.HEADERS: limits.FRAMES_A_REQUEST,
-    frames.RST_STREAM: limits.FRAMES_A_RESET,
+    frames.HEADERS: limits.REQUEST_COST,
+    frames.RST_STREAM: limits.RESET_COST,
 }
 
 # How often producers are resumed and their bytes sent in one turn of the reactor.
@@ -287,7 +287,7 @@ class Http2Connection(Protocol):
         """Read the frames that have come: all, or as many as a turn of the reactor may take."""
         reader = self._reader
         with self._guarded():
-            left = limits.FRAMES_A_TURN
+            left = limits.FRAMES_PER_TURN
             while left > 0:
                 frame = reader.next()
                 if frame is None:

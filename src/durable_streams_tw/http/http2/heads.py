@@ -19,14 +19,9 @@ from durable_streams_tw.http.http1.head import RequestHead, read_head
 from durable_streams_tw.http.http1.header_section import TOO_LARGE, HeadContext, refused
 from durable_streams_tw.http.http1.response import InvalidHeader
 from durable_streams_tw.http.http2.frames import Code, ConnectionFault
+from durable_streams_tw.http.limits import MAX_FIELD_BLOCK, MAX_FIELDS, MAX_HEAD, REMEMBERED_HEADS
 from durable_streams_tw.http.messages import CommonHeaders
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import (
-    MAX_FIELD_BLOCK,
-    MAX_FIELDS,
-    MAX_HEAD,
-    REMEMBERED_HEADS,
-)
 from durable_streams_tw.protocol.streams.responses import Field
 
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]++")

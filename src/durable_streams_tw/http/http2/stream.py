@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from durable_streams_tw.http import limits
 from durable_streams_tw.http.http1.head import RequestHead
 from durable_streams_tw.http.http2.frames import Code
 from durable_streams_tw.http.messages import BodyProducer, Follow
-from durable_streams_tw.protocol import limits
 
 if TYPE_CHECKING:
     from durable_streams_tw.http.handlers.streams import Respond

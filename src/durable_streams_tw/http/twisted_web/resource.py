@@ -31,13 +31,13 @@ from durable_streams_tw.http.handlers.deferred_result import at_leisure
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
 from durable_streams_tw.http.headers import body_too_large
 from durable_streams_tw.http.http1.fields import CLOSING, SINGLE, doubled
+from durable_streams_tw.http.limits import SEND_TIMEOUT
 from durable_streams_tw.http.messages import Request, Response, StreamedBody
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web import request_target
 from durable_streams_tw.http.twisted_web.streaming import RequestSink, cut
 from durable_streams_tw.live.timer_queue import TimerQueue
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.protocol.limits import SEND_TIMEOUT
 
 _NO_BODY: Final = (204, 304)
 _SINGLE: Final = SINGLE - CLOSING

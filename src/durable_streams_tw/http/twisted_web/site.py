@@ -25,7 +25,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from durable_streams_tw.clocks import Seconds
-from durable_streams_tw.http import problems
+from durable_streams_tw.http import limits, problems
 from durable_streams_tw.http.body_budget import NO_ROOM, BodyBudget
 from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
@@ -41,7 +41,6 @@ from durable_streams_tw.http.twisted_web import request_target
 from durable_streams_tw.http.twisted_web.resource import refuse
 from durable_streams_tw.http.twisted_web.streaming import cut
 from durable_streams_tw.live.limits import SSE_COMMENT_INTERVAL
-from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 
 _MALFORMED: Final = Refusal(Problem.MALFORMED_REQUEST, "this is not a well-formed HTTP request")
@@ -541,7 +540,7 @@ class _Elsewhere:
     def __init__(self) -> None:
         self.policies = ResponseHeaders()
         self.max_body = limits.MAX_BODY
-        self.bodies = BodyBudget(limits.MAX_BODIES)
+        self.bodies = BodyBudget(limits.BODY_MEMORY)
 
 
 _ELSEWHERE: Final = _Elsewhere()

@@ -1,0 +1,159 @@
+"""Limits and defaults of the HTTP servers. Sizes are bytes and times are seconds unless a name
+says otherwise.
+
+A value that an operator may change names its option; all others are fixed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durable_streams_tw.protocol.limits import KIB as KIB
+from durable_streams_tw.protocol.limits import MIB as MIB
+
+# -- requests --------------------------------------------------------------------------
+
+#: Largest request body (``--max-body``).
+MAX_BODY: Final = 64 * MIB
+
+#: Larger bodies are validated in a thread, so that they do not block the reactor.
+INLINE_BODY: Final = 64 * KIB
+
+#: Memory for the bodies of all requests, from the first byte to the response
+#: (``--max-body-memory``). Uploads beyond it get 503.
+BODY_MEMORY: Final = 256 * MIB
+
+#: Smaller bodies are never refused to free memory for others. They also stop counting once they
+#: are complete: the store's queue bounds them from then on.
+LARGE_BODY: Final = 64 * KIB
+
+#: Largest head of a request: request line and header fields.
+MAX_HEAD: Final = 16 * KIB
+
+#: Most header fields of a request.
+MAX_FIELDS: Final = 100
+
+#: Longest line that frames a chunk of a chunked body, extensions included.
+MAX_CHUNK_LINE: Final = 256
+
+# -- connections -----------------------------------------------------------------------
+
+#: Time to complete the head of a request once its first byte has arrived.
+HEAD_TIMEOUT: Final = 10.0
+
+#: Time that a connection may stay idle between two requests. Longer than a long-poll.
+IDLE_TIMEOUT: Final = 60.0
+
+#: Longest pause within a request body (``--request-body-timeout``). Programs that append what
+#: they receive, such as tokens of a language model, pause as long as their source does.
+BODY_TIMEOUT: Final = 120.0
+
+#: Time that a client may leave a response unread before its connection is closed.
+SEND_TIMEOUT: Final = 60.0
+
+#: Time for a pending response after the client has closed its side: a client that has vanished
+#: looks the same.
+HALF_CLOSED_TIMEOUT: Final = 10.0
+
+#: Most pipelined requests queued on one connection before the server stops reading from it.
+MAX_PIPELINE: Final = 64
+
+#: Most bytes of queued requests on one connection before the server stops reading from it.
+READ_AHEAD: Final = 256 * KIB
+
+#: Most open connections (``--max-connections``).
+MAX_CONNECTIONS: Final = 100_000
+
+
+#: Time that the server reads and discards the rest of a request after an early response: closing
+#: at once would reset the connection and could lose the response (RFC 9112 §9.6).
+LINGER: Final = 5.0
+
+#: Most bytes discarded in that time; then the server stops reading.
+LINGER_BYTES: Final = 1 * MIB
+
+#: Time that a stopping server waits for clients to read their responses.
+STOP_GRACE: Final = 5.0
+
+#: Interval at which a stopping server looks for idle connections.
+STOP_CHECK: Final = 0.05
+
+#: Most connections over the limit that are sent a 429 or 503 at a time, and for how long each is
+#: kept; further ones are reset.
+MAX_REJECTED: Final = 64
+REJECTED_LINGER: Final = 2.0
+
+#: With fewer open connections each response is sent at once; with more, responses are collected
+#: until the end of the reactor turn.
+DEFERRED_SEND_CONNECTIONS: Final = 8
+
+# -- HTTP/2 ----------------------------------------------------------------------------
+
+#: Most open requests of one connection (SETTINGS_MAX_CONCURRENT_STREAMS).
+MAX_STREAMS: Final = 100
+
+#: Receive window of a stream and of a connection.
+RECEIVE_WINDOW: Final = 1 * MIB
+
+#: Largest field block, as sent and as decoded (RFC 9113 §6.5.2). A head above `MAX_HEAD` gets
+#: 431; a block above this limit ends the connection.
+MAX_FIELD_BLOCK: Final = 64 * KIB
+
+#: Most frames of one field block.
+MAX_CONTINUATIONS: Final = 16
+
+#: Decoded field blocks that a connection caches.
+REMEMBERED_HEADS: Final = 8
+
+#: Frames of one connection that are processed before others get their turn.
+FRAMES_PER_TURN: Final = 128
+
+#: Frames that a request counts for, since it is executed too.
+REQUEST_COST: Final = 9
+
+#: Frames that a reset counts for: a request that is reset at once costs as much as another.
+RESET_COST: Final = 24
+
+#: Most entries of one SETTINGS frame. Seven are defined.
+MAX_SETTINGS: Final = 32
+
+#: Unsent response bytes of one connection above which its next GETs wait.
+MAX_UNSENT: Final = 4 * MIB
+
+#: Most concurrent catch-up reads of one connection.
+MAX_CATCH_UPS: Final = 4
+
+#: Unsent bytes of one streamed body above which its producer is paused.
+UNSENT_HIGH: Final = 64 * KIB
+
+#: Least bytes per second, over `SEND_TIMEOUT`, at which a client must open the window of a
+#: response. The speed of a modem of 1985.
+SEND_RATE: Final = 240
+
+#: Streams that a client may reset at once and per second (CVE-2023-44487). Streams that the server
+#: refuses or resets for an error of the client count too. More end the connection.
+RESET_BURST: Final = 400
+RESET_RATE: Final = 33.0
+
+#: The same for frames without payload for a request: SETTINGS, PING, PRIORITY, empty DATA,
+#: unknown types, and windows so small that DATA leaves in pieces below `SMALL_PIECE`.
+IDLE_FRAME_BURST: Final = 1_000
+IDLE_FRAME_RATE: Final = 33.0
+
+#: A DATA frame that a window has cut below this size counts as an idle frame.
+SMALL_PIECE: Final = 1 * KIB
+
+# -- responses -------------------------------------------------------------------------
+
+#: Smaller responses are not compressed.
+MIN_GZIP: Final = 1 * KIB
+
+#: Larger responses are compressed in a thread.
+INLINE_GZIP: Final = 16 * KIB
+
+#: Memory for bytes that clients have not read, over all connections (``--max-unread-memory``).
+#: Beyond it the connections that hold most are closed.
+UNREAD_MEMORY: Final = 256 * MIB
+
+#: Unsent bytes in the transport at which its producer is paused.
+READER_BUFFER: Final = 16 * KIB
