@@ -21,10 +21,10 @@ from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import react
 
-from durable_streams_tw.protocol.streams.bodies import NOTHING, Body
+from durable_streams_tw.protocol.streams.bodies import EMPTY, Body
 from durable_streams_tw.protocol.streams.commands import Append, Create
 from durable_streams_tw.protocol.streams.outcomes import Appended
-from durable_streams_tw.protocol.streams.state import FOR_EVER
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY
 from durable_streams_tw.storage.durable.executor import Job, ThreadExecutor
 from durable_streams_tw.storage.durable.store import LMDBStore
 
@@ -50,7 +50,7 @@ async def rate(
     store = LMDBStore(directory, reactor, lanes(reactor))
     store.open()
     try:
-        await store.submit(Create("bench", BYTES, FOR_EVER, False, NOTHING))
+        await store.submit(Create("bench", BYTES, NO_EXPIRY, False, EMPTY))
         append = Append("bench", BYTES, Body(b"x" * 100))
         started = time.perf_counter()
         until = started + seconds

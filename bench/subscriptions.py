@@ -22,12 +22,13 @@ from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 from twisted.internet.interfaces import IReactorCore
 from twisted.internet.task import react
 
-from durable_streams_tw.protocol.streams.bodies import NOTHING, Body
+from durable_streams_tw.protocol.streams.bodies import EMPTY, Body
 from durable_streams_tw.protocol.streams.commands import Append, Create
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created
-from durable_streams_tw.protocol.streams.state import FOR_EVER
-from durable_streams_tw.protocol.subscriptions.commands import Subscribe, config_digest
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY
+from durable_streams_tw.protocol.subscriptions.commands import Subscribe
 from durable_streams_tw.protocol.subscriptions.outcomes import Subscribed
+from durable_streams_tw.protocol.subscriptions.parsing import config_digest
 from durable_streams_tw.protocol.subscriptions.state import Config, Kind
 from durable_streams_tw.storage.durable.executor import ThreadExecutor
 from durable_streams_tw.storage.durable.store import LMDBStore
@@ -60,7 +61,7 @@ async def rate(
         made = await gatherResults([store.submit(command) for command in commands])
         assert all(isinstance(outcome, Subscribed) for outcome in made), made
         names = [f"events/{number}" for number in range(STREAMS)]
-        creates = [store.submit(Create(name, BYTES, FOR_EVER, False, NOTHING)) for name in names]
+        creates = [store.submit(Create(name, BYTES, NO_EXPIRY, False, EMPTY)) for name in names]
         assert all(isinstance(outcome, Created) for outcome in await gatherResults(creates))
         started, worked = time.perf_counter(), time.process_time()
         until = started + seconds

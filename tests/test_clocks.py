@@ -69,7 +69,7 @@ class SteadyTimersTests(TimersCase):
     def setUp(self) -> None:
         TimersCase.setUp(self)
         self.reactor = WallReactor(self.machine.read_wall)
-        self.timers = clocks.SteadyTimers(
+        self.timers = clocks.MonotonicTimers(
             self.reactor, self.machine.read_monotonic, self.machine.read_wall
         )
 
@@ -198,19 +198,19 @@ class MonotonicReactorTests(TimersCase):
             machine.advance(1)
             reactor.turn()
         self.assertEqual(self.made, ["next", "one", "two"])
-        self.assertIs(clocks.timers_of(reactor), reactor)
+        self.assertIs(clocks.monotonic_timers(reactor), reactor)
 
     def test_choice(self) -> None:
         """A clock of a test's serves for everything; a foreign reactor gets timers beside it."""
         clock = Clock()
         clocks.make_monotonic(clock)
-        self.assertIs(clocks.timers_of(clock), clock)
+        self.assertIs(clocks.monotonic_timers(clock), clock)
         self.assertEqual(clocks.wall_clock(clock)(), 0)
         reactor = WallReactor()
-        self.patch(clocks.SteadyTimers, "watch", lambda self: None)
-        timers = clocks.timers_of(reactor)
-        self.assertIsInstance(timers, clocks.SteadyTimers)
-        self.assertIs(clocks.timers_of(reactor), timers)
+        self.patch(clocks.MonotonicTimers, "watch", lambda self: None)
+        timers = clocks.monotonic_timers(reactor)
+        self.assertIsInstance(timers, clocks.MonotonicTimers)
+        self.assertIs(clocks.monotonic_timers(reactor), timers)
 
 
 class StreamTimeTests(SynchronousTestCase):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.streams.offsets import format_offset
 
 
 def at(position: int) -> str:

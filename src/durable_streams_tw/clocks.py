@@ -3,7 +3,7 @@
 Twisted's reactors schedule by the wall clock. After a step back every pending call waits for the
 length of the step, after a step forward every one is due at once. A process that runs nothing but
 the server makes its reactor monotonic (`make_monotonic`). In a program that brings its own reactor
-the reactor stays as it is, and only the timers of this package are monotonic (`timers_of`).
+the reactor stays as it is, and only the timers of this package are monotonic (`monotonic_timers`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from zope.interface import implementer
 Seconds = Callable[[], float]
 """Returns the time in seconds. Which clock it reads is the caller's choice."""
 
-#: How often `SteadyTimers` compares the two clocks (seconds).
+#: How often `MonotonicTimers` compares the two clocks (seconds).
 STEP_CHECK: Final = 1.0
 
 #: How far the wall clock moves against the monotonic one to count as a step (seconds).
@@ -88,10 +88,10 @@ def make_monotonic(reactor: Any) -> None:
         reactor.seconds = lambda: monotonic() + offset
 
 
-def timers_of(reactor: Any) -> IReactorTime:
+def monotonic_timers(reactor: Any) -> IReactorTime:
     """Return timers that survive steps of the wall clock.
 
-    The reactor itself where it does not read the wall clock, `SteadyTimers` beside it otherwise,
+    The reactor itself where it does not read the wall clock, `MonotonicTimers` beside it otherwise,
     the same ones for every caller.
     """
     if not _reads_wall_clock(reactor):
@@ -99,12 +99,12 @@ def timers_of(reactor: Any) -> IReactorTime:
         return timers
     steady = _steady.get(reactor)
     if steady is None:
-        steady = _steady[reactor] = SteadyTimers(reactor)
+        steady = _steady[reactor] = MonotonicTimers(reactor)
         steady.watch()
     return steady
 
 
-_steady: WeakKeyDictionary[Any, SteadyTimers]
+_steady: WeakKeyDictionary[Any, MonotonicTimers]
 
 
 def _reads_wall_clock(reactor: Any) -> bool:
@@ -112,7 +112,7 @@ def _reads_wall_clock(reactor: Any) -> bool:
 
 
 @implementer(IReactorTime)
-class SteadyTimers:
+class MonotonicTimers:
     """Timers on monotonic time beside a reactor whose own timers follow the wall clock.
 
     The reactor is asked to call when the first timer is due. A step of the wall clock moves that

@@ -24,11 +24,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.streams.bodies import NOTHING, Body
+from durable_streams_tw.protocol.streams.bodies import EMPTY, Body
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete, ForkRequest
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
-from durable_streams_tw.protocol.streams.state import FOR_EVER
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY
 from durable_streams_tw.storage.api import Command, Outcome
 
 TYPE = "text/plain"
@@ -97,9 +97,9 @@ def command(operation: Operation) -> Command:
     word, path, *arguments = operation
     if word == "create":
         text, times = arguments
-        return Create(path, TYPE, FOR_EVER, False, Body(text.encode() * times))
+        return Create(path, TYPE, NO_EXPIRY, False, Body(text.encode() * times))
     if word == "fork":
-        return Create(path, None, FOR_EVER, False, NOTHING, ForkRequest(arguments[0]))
+        return Create(path, None, NO_EXPIRY, False, EMPTY, ForkRequest(arguments[0]))
     if word == "delete":
         return Delete(path)
     text, times, producer, closes = arguments

@@ -36,11 +36,11 @@ from twisted.protocols.basic import LineReceiver
 
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import KIB
-from durable_streams_tw.protocol.streams.bodies import NOTHING, Body
+from durable_streams_tw.protocol.streams.bodies import EMPTY, Body
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete, ForkRequest
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
-from durable_streams_tw.protocol.streams.state import FOR_EVER
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY
 from durable_streams_tw.storage.api import Chunk, Outcome
 from durable_streams_tw.storage.durable.executor import ThreadExecutor
 from durable_streams_tw.storage.durable.store import LMDBStore
@@ -85,9 +85,9 @@ class Driver(LineReceiver):
         elif operation == "delete":
             command = Delete(path)
         elif operation == "fork":
-            command = Create(path, None, FOR_EVER, False, NOTHING, ForkRequest(arguments[0]))
+            command = Create(path, None, NO_EXPIRY, False, EMPTY, ForkRequest(arguments[0]))
         else:
-            command = Create(path, TYPE, FOR_EVER, False, Body(arguments[0].encode()))
+            command = Create(path, TYPE, NO_EXPIRY, False, Body(arguments[0].encode()))
         done = self._store.submit(command)
         done.addCallback(lambda outcome: self._say(number, *_told(outcome)))
 

@@ -22,10 +22,10 @@ from durable_streams_tw.live.transfers import Transfer
 from durable_streams_tw.protocol.cursors import interval_at
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import MAX_CHUNK
-from durable_streams_tw.protocol.offsets import START, Asked, parse_offset
 from durable_streams_tw.protocol.streams import bodies
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
-from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime, StreamState
+from durable_streams_tw.protocol.streams.offsets import START, RequestedOffset, parse_offset
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime, StreamState
 from durable_streams_tw.storage.api import (
     Change,
     Chunk,
@@ -115,7 +115,7 @@ class DawdlingStore:
     def read(
         self,
         path: str,
-        offset: Asked,
+        offset: RequestedOffset,
         limit: int,
         stream_id: int | None = None,
         piece: int | None = None,
@@ -321,7 +321,7 @@ class LiveTestCase(SynchronousTestCase):
         content_type: str = "text/plain",
         body: bytes = b"",
         path: str = PATH,
-        lifetime: Lifetime = FOR_EVER,
+        lifetime: Lifetime = NO_EXPIRY,
     ) -> None:
         """Make a stream."""
         self.submit(

@@ -12,7 +12,7 @@ from durable_streams_tw.live.limits import READ_PIECE
 from durable_streams_tw.live.transfers import Encoder, Transfers
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import MAX_POSITION
-from durable_streams_tw.protocol.offsets import START
+from durable_streams_tw.protocol.streams.offsets import START
 from durable_streams_tw.protocol.streams.state import Lifetime
 from durable_streams_tw.storage.api import Chunk
 from tests.http.house import Threads, at_once

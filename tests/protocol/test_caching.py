@@ -11,9 +11,9 @@ from durable_streams_tw.protocol.caching import (
     PRIVATE,
     PUBLIC,
     accepts_gzip,
-    directives,
+    cache_control,
     etag,
-    is_match,
+    matches_etag,
 )
 from tests.protocol.refusing import RefusingTestCase
 
@@ -63,7 +63,7 @@ class MatchTests(RefusingTestCase):
             ),
             *(b"*", b" * ", b'"a,b","7:0:12"', b'"","7:0:12"'),
         ):
-            self.assertTrue(is_match(value, self.TAG), value)
+            self.assertTrue(matches_etag(value, self.TAG), value)
 
     def test_no_match(self) -> None:
         """Another tag, or what is none."""
@@ -81,19 +81,19 @@ class MatchTests(RefusingTestCase):
             ),
             *(b"\xff", b'"x7:0:12"'),
         ):
-            self.assertFalse(is_match(value, self.TAG), value)
+            self.assertFalse(matches_etag(value, self.TAG), value)
 
     @given(TAGS, st.lists(TAGS, max_size=4))
     def test_lists(self, tag: bytes, others: list[bytes]) -> None:
         """A list matches what it has."""
-        self.assertEqual(is_match(b", ".join(others), tag), tag in others)
-        self.assertTrue(is_match(b", ".join([*others, b"W/" + tag]), tag))
+        self.assertEqual(matches_etag(b", ".join(others), tag), tag in others)
+        self.assertTrue(matches_etag(b", ".join([*others, b"W/" + tag]), tag))
 
     @given(st.binary(max_size=30))
     def test_any_value(self, value: bytes) -> None:
         """Any bytes are compared without complaint."""
         if b"7:0:12" not in value and b"*" not in value:
-            self.assertFalse(is_match(value, self.TAG))
+            self.assertFalse(matches_etag(value, self.TAG))
 
 
 class DirectivesTests(RefusingTestCase):
@@ -102,8 +102,8 @@ class DirectivesTests(RefusingTestCase):
     def test_of_a_stream_that_stays(self) -> None:
         """PROTOCOL.md §10.1."""
         for left in (None, 360.0, 10.0**9):
-            self.assertEqual(directives(False, left), PUBLIC)
-            self.assertEqual(directives(True, left), PRIVATE)
+            self.assertEqual(cache_control(False, left), PUBLIC)
+            self.assertEqual(cache_control(True, left), PRIVATE)
         self.assertEqual(PUBLIC, b"public, max-age=60, stale-while-revalidate=300")
 
     def test_of_a_stream_that_ends(self) -> None:
@@ -118,13 +118,13 @@ class DirectivesTests(RefusingTestCase):
             (-5.0, 0, 0),
         ):
             rest = f", max-age={fresh}, stale-while-revalidate={stale}"
-            self.assertEqual(directives(False, left), f"public{rest}".encode())
-            self.assertEqual(directives(True, left), f"private{rest}".encode())
+            self.assertEqual(cache_control(False, left), f"public{rest}".encode())
+            self.assertEqual(cache_control(True, left), f"private{rest}".encode())
 
     @given(st.floats(0, 1000), st.booleans())
     def test_never_beyond_the_end(self, left: float, private: bool) -> None:
         """Fresh and stale time together are never more than is left."""
-        fresh, stale = map(int, re.findall(rb"=(\d+)", directives(private, left)))
+        fresh, stale = map(int, re.findall(rb"=(\d+)", cache_control(private, left)))
         self.assertLessEqual(fresh + stale, left)
         self.assertLessEqual(fresh, 60)
 

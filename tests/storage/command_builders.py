@@ -5,7 +5,7 @@ from __future__ import annotations
 from durable_streams_tw.protocol.streams import bodies
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete, ForkRequest
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
-from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime
 
 BYTES = "application/octet-stream"
 JSON = "application/json"
@@ -24,7 +24,7 @@ def create(
     return Create(
         path,
         content_type,
-        FOR_EVER if ttl is expires_at is None else Lifetime(ttl=ttl, expires_at=expires_at),
+        NO_EXPIRY if ttl is expires_at is None else Lifetime(ttl=ttl, expires_at=expires_at),
         closed,
         bodies.initial(content_type, data),
     )
@@ -32,7 +32,7 @@ def create(
 
 def fork(path: str, source: str, offset: int | None = None, data: bytes = b"") -> Create:
     """A PUT that forks a stream of the default type."""
-    return Create(path, None, FOR_EVER, False, bodies.Body(data), ForkRequest(source, offset, 0))
+    return Create(path, None, NO_EXPIRY, False, bodies.Body(data), ForkRequest(source, offset, 0))
 
 
 def append(

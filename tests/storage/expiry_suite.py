@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from durable_streams_tw.protocol.errors import Problem
-from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.streams.commands import Create
+from durable_streams_tw.protocol.streams.offsets import NOW
 from durable_streams_tw.protocol.streams.outcomes import Created
 from durable_streams_tw.protocol.streams.state import Lifetime
 from tests.storage.store_rig import JSON, START, StoreRig, post, put

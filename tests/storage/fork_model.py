@@ -13,7 +13,7 @@ from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.streams import bodies
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete, ForkRequest
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
-from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime
 from durable_streams_tw.storage.api import Chunk, IStreamStore
 
 JSON = "application/json"
@@ -144,8 +144,8 @@ class _Run:
     def create(self, path: str, expiring: bool) -> None:
         before = self.model.state_of(path, self.suite.now)
         expires_at = self.suite.now + 50 if expiring else None
-        lifetime = Lifetime(expires_at=expires_at) if expiring else FOR_EVER
-        outcome = self.submit(Create(path, self.type, lifetime, False, bodies.NOTHING))
+        lifetime = Lifetime(expires_at=expires_at) if expiring else NO_EXPIRY
+        outcome = self.submit(Create(path, self.type, lifetime, False, bodies.EMPTY))
         if before == "absent":
             assert isinstance(outcome, Created) and outcome.fresh, outcome
             self.model.streams[path] = Copy(b"", expires_at=expires_at)
@@ -167,9 +167,9 @@ class _Run:
     def fork(self, path: str, of: str, sub_offset: int, ttl: int | None) -> None:
         there, before = (self.model.state_of(name, self.suite.now) for name in (path, of))
         expires_at = None if ttl is None else self.suite.now + ttl
-        lifetime = FOR_EVER if ttl is None else Lifetime(expires_at=expires_at)
+        lifetime = NO_EXPIRY if ttl is None else Lifetime(expires_at=expires_at)
         request = ForkRequest(of, 0, sub_offset)
-        command = Create(path, None, lifetime, False, bodies.NOTHING, request)
+        command = Create(path, None, lifetime, False, bodies.EMPTY, request)
         outcome = self.submit(command)
         if there != "absent":
             assert not (isinstance(outcome, Created) and outcome.fresh), outcome

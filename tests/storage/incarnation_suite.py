@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from durable_streams_tw.protocol.errors import Problem
-from durable_streams_tw.protocol.offsets import Asked, Offset, format_offset, parse_offset
 from durable_streams_tw.protocol.streams import bodies
 from durable_streams_tw.protocol.streams.commands import Create, ForkRequest
+from durable_streams_tw.protocol.streams.offsets import (
+    Offset,
+    RequestedOffset,
+    format_offset,
+    parse_offset,
+)
 from durable_streams_tw.protocol.streams.outcomes import Created
-from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime, StreamState
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime, StreamState
 from tests.storage.store_rig import StoreRig, post, put
 
 
-def offset(state: StreamState, position: int | None = None) -> Asked:
+def offset(state: StreamState, position: int | None = None) -> RequestedOffset:
     """Return a position of a stream, or its tail, as a client gives it back."""
     return parse_offset(format_offset(state, state.tail if position is None else position))
 
 
-def fork(path: str, source: str, at: Asked | None, raw: bytes = b"") -> Create:
+def fork(path: str, source: str, at: RequestedOffset | None, raw: bytes = b"") -> Create:
     """Return a PUT of a fork."""
     body = bodies.initial("text/plain", raw)
-    return Create(path, "text/plain", FOR_EVER, False, body, ForkRequest(source, at))
+    return Create(path, "text/plain", NO_EXPIRY, False, body, ForkRequest(source, at))
 
 
 class IncarnationSuite(StoreRig):
     """Deleted, expired and forked streams."""
 
-    def assertReads(self, path: str, asked: Asked, data: bytes) -> None:
+    def assertReads(self, path: str, asked: RequestedOffset, data: bytes) -> None:
         """Assert that a read from an offset brings bytes."""
         chunk = self.result(self.store.read(path, asked, 100))
         self.assertEqual(getattr(chunk, "data", chunk), data)
 
-    def assertOffsetGone(self, path: str, asked: Asked) -> None:
+    def assertOffsetGone(self, path: str, asked: RequestedOffset) -> None:
         """Assert that an offset is refused as one of another incarnation."""
         self.assertRefused(Problem.OFFSET_GONE, self.result(self.store.read(path, asked, 100)))
 

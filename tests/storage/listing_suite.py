@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Create, Delete, ForkRequest
-from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime
 from durable_streams_tw.storage.engine.codec import listing_key
 from durable_streams_tw.storage.queries import Page, list_streams
 from tests.storage.store_rig import StoreRig, put
@@ -88,8 +88,8 @@ class ListingSuite(StoreRig):
     def test_ended_streams(self) -> None:
         """What has expired, swept or not, and what lives on only for its forks is left out."""
         for name in ("a", "b", "c", "d"):
-            self.created(put(name, lifetime=Lifetime(ttl=10) if name == "b" else FOR_EVER))
-        self.created(Create("fork", None, FOR_EVER, False, Body(b""), ForkRequest("c", None, 0)))
+            self.created(put(name, lifetime=Lifetime(ttl=10) if name == "b" else NO_EXPIRY))
+        self.created(Create("fork", None, NO_EXPIRY, False, Body(b""), ForkRequest("c", None, 0)))
         self.submit(Delete("c"))
         self.sleep(10)
         self.assertEqual(self.names(), ["a", "d", "fork"])
@@ -111,7 +111,7 @@ class ListingSuite(StoreRig):
         """Where much has to be passed over a page ends early, and says where to go on."""
         for number in range(10):
             name = f"s{number}"
-            self.created(put(name, lifetime=Lifetime(ttl=1) if number < 7 else FOR_EVER))
+            self.created(put(name, lifetime=Lifetime(ttl=1) if number < 7 else NO_EXPIRY))
         self.sleep(1)
         page = self.page(scan=3)
         self.assertEqual((page.streams, page.after), ((), "s2"))

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.streams.commands import Delete
+from durable_streams_tw.protocol.streams.offsets import NOW
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
-from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime, StreamState
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime, StreamState
 from durable_streams_tw.storage.api import Chunk, Command, Outcome
 from tests.storage.store_model import Model, Stream
 from tests.storage.store_rig import JSON, TEXT, StoreRig, post, put
@@ -85,7 +85,7 @@ class ModelSuite(StoreRig):
             kind, path = write[:2]
             if kind == "create":
                 _, _, is_json, raw, ttl, closed = write
-                lifetime = FOR_EVER if ttl is None else Lifetime(ttl=ttl)
+                lifetime = NO_EXPIRY if ttl is None else Lifetime(ttl=ttl)
                 commands.append(put(path, JSON if is_json else TEXT, raw, lifetime, closed))
                 status = self.model.create(path, is_json, raw, ttl, closed, self.now)
             elif kind == "append":

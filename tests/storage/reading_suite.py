@@ -7,10 +7,10 @@ from itertools import accumulate
 from durable_streams_tw.protocol import json_mode
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.limits import MAX_POSITION
-from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Create, ForkRequest
-from durable_streams_tw.protocol.streams.state import FOR_EVER
+from durable_streams_tw.protocol.streams.offsets import NOW
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY
 from durable_streams_tw.storage.api import Chunk
 from durable_streams_tw.storage.limits import RECORD_PAYLOAD
 from tests.storage.store_rig import JSON, StoreRig, post, put
@@ -84,7 +84,7 @@ class ReadingSuite(StoreRig):
             ("e", "d", 4, b"xyz"),
         ):
             request = ForkRequest(source, point)
-            self.created(Create(path, None, FOR_EVER, False, Body(own), request))
+            self.created(Create(path, None, NO_EXPIRY, False, Body(own), request))
             whole[path] = whole[source][:point] + own
         self.appended(post(b"later", "a"))
         whole["a"] += b"later"
@@ -103,7 +103,7 @@ class ReadingSuite(StoreRig):
         self.created(put("b", "text/plain", b"0123456789"))
         point = self.appended(post(b'["last",1,2]', "a", content_type=JSON)).tail - 2
         request = ForkRequest("a", point)
-        self.created(Create("f", None, FOR_EVER, False, Body(b"[3,4]"), request))
+        self.created(Create("f", None, NO_EXPIRY, False, Body(b"[3,4]"), request))
         for path in ("a", "b", "f"):
             tail = self.look(path).tail
             whole = self.content(path)

@@ -25,7 +25,7 @@ from durable_streams_tw.protocol.streams import bodies
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
-from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime, StreamState
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime, StreamState
 from durable_streams_tw.storage.api import Change, Chunk, Command, IStreamStore, Outcome
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def put(
     path: str = "a",
     content_type: str | None = TEXT,
     raw: bytes = b"",
-    lifetime: Lifetime = FOR_EVER,
+    lifetime: Lifetime = NO_EXPIRY,
     closed: bool = False,
 ) -> Create:
     """A PUT as it comes from the wire."""

@@ -14,15 +14,14 @@ from durable_streams_tw.protocol.subscriptions.commands import (
     Ack,
     Claim,
     Delivered,
+    DeliveryResult,
     Due,
     LinkStreams,
     Release,
-    Result,
     Settle,
     Subscribe,
     UnlinkStream,
     Unsubscribe,
-    config_digest,
 )
 from durable_streams_tw.protocol.subscriptions.outcomes import (
     Claimed,
@@ -31,6 +30,7 @@ from durable_streams_tw.protocol.subscriptions.outcomes import (
     Subscribed,
     Unsubscribed,
 )
+from durable_streams_tw.protocol.subscriptions.parsing import config_digest
 from durable_streams_tw.protocol.subscriptions.state import (
     GONE,
     AlreadyClaimed,
@@ -122,7 +122,11 @@ class SubscriptionRig(StoreRig):
         return Release(state.id, Proof(state.number, wake), wake)
 
     def delivered(
-        self, state: Subscription, result: Result, *seen: tuple[str, int], chance: float = 0.5
+        self,
+        state: Subscription,
+        result: DeliveryResult,
+        *seen: tuple[str, int],
+        chance: float = 0.5,
     ) -> Delivered:
         taken = tuple(Ack(path, position) for path, position in seen)
         return Delivered(state.id, state.number, self.wake(state), result, taken, chance)
@@ -595,21 +599,21 @@ class SubscriptionSuite(SubscriptionRig):
         """It acknowledges what it was shown, and what came later wakes again (§7.1)."""
         state = self.hook()
         self.appended(post(b"de", "events/a"))
-        command = self.delivered(state, Result.DONE, ("events/a", 3), ("events/gone", 7))
+        command = self.delivered(state, DeliveryResult.DONE, ("events/a", 3), ("events/gone", 7))
         outcome = self.settled(command)
         self.assertTrue(outcome.next_wake)
         self.assertEqual(self.cursors(), {"events/a": 3})
         again = self.now_is()
         self.assertEqual((again.generation, again.next_attempt_at), (2, self.now))
         self.assertNotEqual(again.wake_id, state.wake_id)
-        self.settled(self.delivered(state, Result.DONE, ("events/a", 5)))
+        self.settled(self.delivered(state, DeliveryResult.DONE, ("events/a", 5)))
         self.assertEqual(self.cursors(), {"events/a": 3})
-        self.settled(self.delivered(again, Result.DONE, ("events/a", 5)))
+        self.settled(self.delivered(again, DeliveryResult.DONE, ("events/a", 5)))
         self.assertTrue(self.now_is().idle)
 
     def test_webhook_calls_back(self) -> None:
         state = self.hook()
-        self.settled(self.delivered(state, Result.ACCEPTED))
+        self.settled(self.delivered(state, DeliveryResult.ACCEPTED))
         self.assertEqual(self.now_is().lease_until, self.now + LEASE)
         self.sleep(0.5)
         self.settled(self.ack(state, done=False, kind=Kind.WEBHOOK))
@@ -624,11 +628,11 @@ class SubscriptionSuite(SubscriptionRig):
         state = self.hook()
         self.settled(self.ack(state, done=False, kind=Kind.WEBHOOK))
         leased = self.now_is()
-        for result in (Result.ACCEPTED, Result.FAILED):
+        for result in (DeliveryResult.ACCEPTED, DeliveryResult.FAILED):
             self.sleep(0.1)
             self.settled(self.delivered(state, result))
             self.assertEqual(self.now_is(), leased)
-        self.settled(self.delivered(state, Result.DONE, ("events/a", 3)))
+        self.settled(self.delivered(state, DeliveryResult.DONE, ("events/a", 3)))
         self.assertTrue(self.now_is().idle)
 
     def test_webhook_answers_too_late(self) -> None:
@@ -637,7 +641,7 @@ class SubscriptionSuite(SubscriptionRig):
         self.settled(self.settled_call(state))
         self.sleep(LEASE / 1000)
         before = self.now_is()
-        self.settled(self.delivered(state, Result.DONE, ("events/a", 3)))
+        self.settled(self.delivered(state, DeliveryResult.DONE, ("events/a", 3)))
         self.assertEqual((self.now_is(), self.cursors()), (before, {"events/a": 0}))
 
     def settled_call(self, state: Subscription) -> Settle:
@@ -646,7 +650,7 @@ class SubscriptionSuite(SubscriptionRig):
 
     def test_webhook_never_calls_back(self) -> None:
         state = self.hook()
-        self.settled(self.delivered(state, Result.ACCEPTED))
+        self.settled(self.delivered(state, DeliveryResult.ACCEPTED))
         self.sleep(LEASE / 1000)
         self.restart()
         self.settled(Due("s", state.number))
@@ -660,7 +664,7 @@ class SubscriptionSuite(SubscriptionRig):
         state = self.hook()
         pauses = []
         for _ in range(9):
-            self.settled(self.delivered(state, Result.FAILED))
+            self.settled(self.delivered(state, DeliveryResult.FAILED))
             self.restart()
             after = self.now_is()
             self.assertEqual(self.wake(after), self.wake(state))
@@ -671,7 +675,7 @@ class SubscriptionSuite(SubscriptionRig):
             self.now = after.next_attempt_at
         expected = [1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000, 60000]
         self.assertEqual(pauses, expected)
-        self.settled(self.delivered(state, Result.ACCEPTED))
+        self.settled(self.delivered(state, DeliveryResult.ACCEPTED))
         self.assertEqual(self.now_is().failures, 0)
 
     # -- the end ----------------------------------------------------------------------------------

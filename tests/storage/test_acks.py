@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.streams.state import StreamState
-from durable_streams_tw.protocol.subscriptions.commands import Result
+from durable_streams_tw.protocol.subscriptions.commands import DeliveryResult
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable import store as durable_store
 from durable_streams_tw.storage.durable.store import LMDBStore
@@ -85,6 +85,6 @@ class ManyAcksTests(SubscriptionRig, LMDBRig, SynchronousTestCase):
         seen = [(path, 6) for path in self.paths]
         self.submit_all(*[post(b"[4]", path, JSON) for path in self.paths])
         self.looked.clear()
-        self.settled(self.delivered(state, Result.DONE, *seen))
+        self.settled(self.delivered(state, DeliveryResult.DONE, *seen))
         self.assertEqual(self.looked, [])
         self.assertEqual(set(self.cursors().values()), {6})

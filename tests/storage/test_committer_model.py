@@ -16,7 +16,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Create, Delete, ForkRequest
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
-from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime, StreamState
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime, StreamState
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Command, Outcome
 from durable_streams_tw.storage.commands.streams import apply
@@ -36,7 +36,7 @@ paths = st.sampled_from(PATHS)
 sizes = st.one_of(
     st.integers(1, 40), st.integers(1800, 2100), st.sampled_from([RECORD_PAYLOAD, 40_000])
 )
-lifetimes = st.sampled_from([FOR_EVER, FOR_EVER, Lifetime(ttl=3), Lifetime(ttl=8)])
+lifetimes = st.sampled_from([NO_EXPIRY, NO_EXPIRY, Lifetime(ttl=3), Lifetime(ttl=8)])
 producers = st.none() | st.tuples(
     st.sampled_from(["p", "q" * 300]), st.integers(0, 1), st.integers(0, 3)
 )

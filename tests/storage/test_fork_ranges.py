@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.limits import MAX_FORK_DEPTH
-from durable_streams_tw.protocol.offsets import BEYOND, NOW, START
+from durable_streams_tw.protocol.streams.offsets import BEYOND_TAIL, NOW, START
 from durable_streams_tw.protocol.streams.state import ForkPoint, StreamState
 from durable_streams_tw.storage.fork_ranges import REPLACED, Extent, extents, resolve
 
@@ -104,8 +104,8 @@ class ResolveTests(SynchronousTestCase):
     def test_beyond(self) -> None:
         """There is nothing behind the tail."""
         for offset in (11, 10**16 - 1):
-            self.assertEqual(resolve(STREAM, offset, None), BEYOND)
-            self.assertEqual(resolve(STREAM, offset, 1), BEYOND)
+            self.assertEqual(resolve(STREAM, offset, None), BEYOND_TAIL)
+            self.assertEqual(resolve(STREAM, offset, 1), BEYOND_TAIL)
 
     def test_another_stream(self) -> None:
         """A reader of a stream that is gone is not given its successor's bytes."""

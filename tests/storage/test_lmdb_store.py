@@ -14,8 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.offsets import NOW
 from durable_streams_tw.protocol.streams.commands import Delete
+from durable_streams_tw.protocol.streams.offsets import NOW
 from durable_streams_tw.protocol.streams.outcomes import Created
 from durable_streams_tw.protocol.streams.state import Lifetime, StreamState
 from durable_streams_tw.storage.admin.verify import check_directory

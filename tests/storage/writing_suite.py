@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from durable_streams_tw.protocol import content_types
 from durable_streams_tw.protocol.errors import Problem
-from durable_streams_tw.protocol.offsets import offset_bytes
 from durable_streams_tw.protocol.streams.commands import Append, Delete
+from durable_streams_tw.protocol.streams.offsets import offset_bytes
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.streams.producers import ProducerClaim, ProducerState
 from durable_streams_tw.protocol.streams.state import Lifetime

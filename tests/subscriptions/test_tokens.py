@@ -13,13 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.subscriptions.state import (
-    Config,
-    Kind,
-    Proof,
-    Subscription,
-    Wake,
-)
+from durable_streams_tw.protocol.subscriptions.state import Config, Kind, Proof, Subscription, Wake
 from durable_streams_tw.subscriptions.limits import TOKEN_LIFETIME
 from durable_streams_tw.subscriptions.tokens import WakeTokens
 from tests.protocol.refusing import RefusingTestCase

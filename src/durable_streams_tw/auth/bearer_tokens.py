@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from durable_streams_tw.auth.limits import MAX_BEARER
-from durable_streams_tw.protocol.streams.commands import FieldMap
+from durable_streams_tw.protocol.streams.parsing import HeaderMap
 
 AUTHORIZATION: Final = b"authorization"
 _COOKIE: Final = b"cookie"
@@ -25,7 +25,7 @@ class MalformedAuthorization(Exception):
     """There is something where a token should be, and it is none."""
 
 
-def bearer(header: FieldMap) -> str | None:
+def bearer(header: HeaderMap) -> str | None:
     """The token in the Authorization field; None where there is no such field.
 
     Raises `MalformedAuthorization`.
@@ -39,7 +39,7 @@ def bearer(header: FieldMap) -> str | None:
     return match[1].decode("ascii")
 
 
-def cookie(header: FieldMap, name: bytes) -> str | None:
+def cookie(header: HeaderMap, name: bytes) -> str | None:
     """The token in a cookie; None where there is no such cookie. Raises `MalformedAuthorization`.
 
     Two of one name are refused: another host of the same domain may have set one of them.

@@ -22,7 +22,7 @@ from twisted.web.http_headers import Headers
 
 from durable_streams_tw.auth.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
 from durable_streams_tw.auth.origins import is_local
-from durable_streams_tw.clocks import timers_of
+from durable_streams_tw.clocks import monotonic_timers
 from durable_streams_tw.concurrency import in_daemon_thread
 from durable_streams_tw.outgoing.agent import UndecodedAgent
 from durable_streams_tw.outgoing.resolver import Resolver, ResolvingReactor
@@ -78,7 +78,7 @@ def fetch(reactor: Any, url: str, resolver: Resolver) -> Deferred[bytes]:
     )
     fetched = ensureDeferred(_fetch(HTTPClient(UndecodedAgent(agent)), url, reactor))
     explained: Deferred[bytes] = fetched.addTimeout(
-        KEY_SET_TIMEOUT, timers_of(reactor), _late
+        KEY_SET_TIMEOUT, monotonic_timers(reactor), _late
     ).addErrback(_explained)
     return explained
 

@@ -23,8 +23,9 @@ from durable_streams_tw.client.messages import ArrayCutter, BytesCutter
 from durable_streams_tw.client.streams import StreamClient, is_true, next_offset, passing
 from durable_streams_tw.client.transport import Answer
 from durable_streams_tw.client.urls import Target
-from durable_streams_tw.protocol import content_types, sse
-from durable_streams_tw.protocol.sse import Framing
+from durable_streams_tw.protocol import content_types
+from durable_streams_tw.protocol.streams import sse
+from durable_streams_tw.protocol.streams.sse import Framing
 
 Live = Literal["auto", "sse", "long-poll"]
 """How new bytes are waited for.
@@ -161,7 +162,7 @@ def _cutter(content_type: str, told: int) -> BytesCutter | ArrayCutter:
         return ArrayCutter(told)
     if content_types.is_text(content_type):
         # Characters are not torn.
-        return BytesCutter(told, lambda data: sse.deliverable(Framing.TEXT, data, True))
+        return BytesCutter(told, lambda data: sse.deliverable_size(Framing.TEXT, data, True))
     return BytesCutter(told)
 
 

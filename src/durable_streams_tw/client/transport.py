@@ -24,7 +24,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from durable_streams_tw.client.errors import Broken, ClientError, Unreachable, Untrusted
-from durable_streams_tw.clocks import timers_of, wall_clock
+from durable_streams_tw.clocks import monotonic_timers, wall_clock
 from durable_streams_tw.outgoing.agent import IdentityAgent, WholeBody
 from durable_streams_tw.outgoing.cancel import cancellable
 
@@ -165,7 +165,7 @@ class Wire:
         # A proxy that compresses an event stream holds its events back until it has enough.
         self._treq = HTTPClient(IdentityAgent(agent))
         self.reactor = reactor
-        self.timers = timers_of(reactor)
+        self.timers = monotonic_timers(reactor)
         self.wall = wall_clock(reactor)
         self._patience = patience
 

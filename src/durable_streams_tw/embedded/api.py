@@ -39,9 +39,10 @@ from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.live.registry import FollowerRegistry
 from durable_streams_tw.live.sse.broadcaster import Broadcaster
 from durable_streams_tw.live.transfers import Transfers
-from durable_streams_tw.protocol import headers, limits, offsets, paths
+from durable_streams_tw.protocol import headers, limits, paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import WORK_THREADS
+from durable_streams_tw.protocol.streams import offsets
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.memory.store import MemoryStore
 from durable_streams_tw.subscriptions.service import Subscriptions
@@ -92,7 +93,7 @@ class DurableStreams(Service):
         self._reactor = reactor
         #: Timers, on monotonic time; deadlines that a client or an issuer names are the wall
         #: clock's; what a store counts from "now" runs by `clocks.StreamTime`.
-        timers = clocks.timers_of(reactor)
+        timers = clocks.monotonic_timers(reactor)
         wall = clocks.wall_clock(reactor)
         self._timers = timers
         self._time = clocks.stream_time(reactor)

@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from durable_streams_tw.embedded.values import Batch, StreamError, batch_of
 from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.offsets import Asked
+from durable_streams_tw.protocol.streams.offsets import RequestedOffset
 from durable_streams_tw.storage.api import Chunk, IStreamStore
 
 _STOPPED = Refusal(Problem.STOPPING, "the streams are stopping")
@@ -22,7 +22,12 @@ class Following:
     """
 
     def __init__(
-        self, store: IStreamStore, long_polls: LongPolls, path: str, offset: Asked, limit: int
+        self,
+        store: IStreamStore,
+        long_polls: LongPolls,
+        path: str,
+        offset: RequestedOffset,
+        limit: int,
     ) -> None:
         self._store = store
         self._long_polls = long_polls

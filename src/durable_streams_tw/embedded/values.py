@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.streams.offsets import format_offset
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Chunk

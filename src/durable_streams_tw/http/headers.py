@@ -16,12 +16,12 @@ from durable_streams_tw.live.transfers import Encoder
 from durable_streams_tw.protocol import caching, content_types, headers
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams import responses
-from durable_streams_tw.protocol.streams.responses import Answer, Field
+from durable_streams_tw.protocol.streams.responses import BufferedResponse, Header
 
 METHODS: Final = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
-ALLOW: Final[Field] = (b"Allow", METHODS)
-VARY_ENCODING: Final[Field] = (b"Vary", b"Accept-Encoding")
-GZIPPED: Final[Field] = (b"Content-Encoding", b"gzip")
+ALLOW: Final[Header] = (b"Allow", METHODS)
+VARY_ENCODING: Final[Header] = (b"Vary", b"Accept-Encoding")
+GZIPPED: Final[Header] = (b"Content-Encoding", b"gzip")
 
 #: What a browser's page may send, beside what a setting names.
 _REQUEST_FIELDS: Final = (
@@ -67,20 +67,20 @@ _ANSWER_FIELDS: Final = b", ".join(
     )
 )
 
-_SECURITY: Final[tuple[Field, ...]] = (
+_SECURITY: Final[tuple[Header, ...]] = (
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Cross-Origin-Resource-Policy", b"cross-origin"),
 )
-_EXPOSE: Final[Field] = (b"Access-Control-Expose-Headers", _ANSWER_FIELDS)
-_PREFLIGHT: Final[tuple[Field, ...]] = (
+_EXPOSE: Final[Header] = (b"Access-Control-Expose-Headers", _ANSWER_FIELDS)
+_PREFLIGHT: Final[tuple[Header, ...]] = (
     ALLOW,
     (b"Access-Control-Allow-Methods", METHODS),
     (b"Access-Control-Max-Age", b"86400"),
 )
 
 # A stream's bytes are whatever a client has put there: never let a browser run them.
-_SANDBOX: Final[Field] = (b"Content-Security-Policy", b"default-src 'none'; sandbox")
-_ATTACHMENT: Final[Field] = (b"Content-Disposition", b"attachment")
+_SANDBOX: Final[Header] = (b"Content-Security-Policy", b"default-src 'none'; sandbox")
+_ATTACHMENT: Final[Header] = (b"Content-Disposition", b"attachment")
 _SHOWN: Final = frozenset((content_types.JSON, "text/plain"))
 
 # Media types that compress. What is not here is compressed already, or unknown.
@@ -89,7 +89,7 @@ _TEXT: Final = re.compile(
     r"(?:json|json-seq|jsonl|ndjson|jsonlines|xml|yaml|javascript|ecmascript|sql|toml|svg|bmp)"
 )
 
-EVENT_STREAM: Final[tuple[Field, ...]] = (
+EVENT_STREAM: Final[tuple[Header, ...]] = (
     (headers.H_CONTENT_TYPE, b"text/event-stream"),
     (headers.H_CACHE_CONTROL, caching.NO_CACHE),
     # Without it some proxies hold events back until a buffer is full.
@@ -101,7 +101,7 @@ EVENT_STREAM: Final[tuple[Field, ...]] = (
 _LEVEL: Final = 4
 _GZIP: Final = zlib.MAX_WBITS | 16
 
-BASE64: Final[Field] = (headers.H_SSE_DATA_ENCODING, b"base64")
+BASE64: Final[Header] = (headers.H_SSE_DATA_ENCODING, b"base64")
 
 
 class ResponseHeaders:
@@ -158,7 +158,7 @@ class ResponseHeaders:
         """The answer to a request that is refused."""
         return self.complete(responses.refused(refusal), origin)
 
-    def complete(self, answer: Answer, origin: bytes | None) -> Response:
+    def complete(self, answer: BufferedResponse, origin: bytes | None) -> Response:
         """An answer with what every answer carries. Takes its fields over."""
         return Response(answer.status, answer.fields, answer.body, self.common(origin))
 
@@ -169,7 +169,7 @@ def body_too_large(limit: int) -> Refusal:
 
 
 @lru_cache(maxsize=1024)
-def content(content_type: str) -> tuple[Field, ...]:
+def content(content_type: str) -> tuple[Header, ...]:
     """The fields of an answer that carries a stream's own bytes."""
     kind = (headers.H_CONTENT_TYPE, content_type.encode("utf-8"))
     if content_types.essence(content_type) in _SHOWN:

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from durable_streams_tw.live.sse.broadcaster import EventSink
-from durable_streams_tw.protocol.streams.responses import Field
+from durable_streams_tw.protocol.streams.responses import Header
 
 
 class Request(Struct, frozen=True):
@@ -37,7 +37,7 @@ class CommonHeaders:
 
     __slots__ = ("headers", "lines")
 
-    def __init__(self, *given: Field) -> None:
+    def __init__(self, *given: Header) -> None:
         self.headers = given
         self.lines = b"".join([b"%b: %b\r\n" % field for field in given])
         if self.lines.count(b"\n") != len(given) or self.lines.count(b"\r") != len(given):
@@ -85,11 +85,11 @@ class Response(Struct, frozen=True):
     """
 
     status: int
-    own: list[Field]
+    own: list[Header]
     body: bytes | StreamedBody | Follow = b""
     common: CommonHeaders = NO_HEADERS
 
     @property
-    def headers(self) -> tuple[Field, ...]:
+    def headers(self) -> tuple[Header, ...]:
         """All fields in order."""
         return (*self.own, *self.common.headers)

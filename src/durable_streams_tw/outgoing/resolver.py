@@ -25,7 +25,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from zope.interface import directlyProvides, implementer, providedBy
 
-from durable_streams_tw.clocks import timers_of
+from durable_streams_tw.clocks import monotonic_timers
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.outgoing.fair_limiter import FairLimiter, Slot
 from durable_streams_tw.outgoing.limits import (
@@ -92,7 +92,7 @@ class Resolver:
 
     def __init__(self, reactor: Any, ask: Ask = look_up_in_thread) -> None:
         self._reactor = reactor
-        self._timers = timers_of(reactor)
+        self._timers = monotonic_timers(reactor)
         self._ask = ask
         self._limiter = FairLimiter(
             RESOLVER_THREADS, RESOLVER_SHARE, RESOLVER_RESERVED, RESOLVER_REMEMBERED

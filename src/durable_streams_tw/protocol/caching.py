@@ -28,7 +28,7 @@ def etag(incarnation: int, start: int, end: int, closed: bool, encoding: str = "
     return f'"{incarnation}:{start}:{end}{mark}{coded}"'.encode("ascii")
 
 
-def directives(private: bool, left: float | None) -> bytes:
+def cache_control(private: bool, left: float | None) -> bytes:
     """The Cache-Control of bytes that never change while their stream lives.
 
     ``left`` is how long it still will (seconds), None for ever: a cache must not go on
@@ -44,7 +44,7 @@ def directives(private: bool, left: float | None) -> bytes:
     )
 
 
-def is_match(if_none_match: bytes | None, tag: bytes) -> bool:
+def matches_etag(if_none_match: bytes | None, tag: bytes) -> bool:
     """Whether an If-None-Match value names the tag, by weak comparison (RFC 9110 §13.1.2)."""
     if if_none_match is None:
         return False

@@ -11,7 +11,7 @@ from enum import Enum
 
 from msgspec import Struct
 
-Fields = tuple[tuple[bytes, bytes], ...]
+HeaderList = tuple[tuple[bytes, bytes], ...]
 
 
 class Problem(Enum):
@@ -97,12 +97,12 @@ class Refusal(Struct, frozen=True):
 
     problem: Problem
     detail: str
-    fields: Fields = ()
+    fields: HeaderList = ()
 
 
 class Refused(Exception):
     """Carries a `Refusal` out of a parser."""
 
-    def __init__(self, problem: Problem, detail: str, fields: Fields = ()) -> None:
+    def __init__(self, problem: Problem, detail: str, fields: HeaderList = ()) -> None:
         super().__init__(detail)
         self.refusal = Refusal(problem, detail, fields)

@@ -53,7 +53,9 @@ def file_tokens(argument: str) -> Any:
     if not argument:
         raise strcred.InvalidAuthArgumentString("names a file: file:tokens.toml")
     try:
-        return TokenFileChecker(argument, clocks.timers_of(reactor), clocks.wall_clock(reactor))
+        return TokenFileChecker(
+            argument, clocks.monotonic_timers(reactor), clocks.wall_clock(reactor)
+        )
     except UnusableFile as error:
         raise strcred.InvalidAuthArgumentString(str(error)) from None
 
@@ -72,7 +74,7 @@ def jwt_tokens(argument: str) -> Any:
     except UnusableSource as error:
         raise strcred.InvalidAuthArgumentString(str(error)) from None
     checker = JwtChecker(
-        expected, fetch, name, clocks.timers_of(reactor), clocks.wall_clock(reactor)
+        expected, fetch, name, clocks.monotonic_timers(reactor), clocks.wall_clock(reactor)
     )
     # As soon as there is a reactor that runs: the first client need not wait.
     running.callWhenRunning(checker.warm_up)

@@ -21,7 +21,7 @@ from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWr
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from durable_streams_tw.clocks import timers_of
+from durable_streams_tw.clocks import monotonic_timers
 from durable_streams_tw.service.limits import PROXY_HEADER_TIMEOUT
 
 KIND = "haproxy:"
@@ -48,7 +48,7 @@ class ProxyEndpoint:
         """Listen; the factory makes a protocol once the client's address is known."""
         listening: Deferred[IListeningPort] = self.endpoint.listen(
             # Only now is it certain by which clock the reactor goes.
-            HeaderFactory(protocolFactory, timers_of(self._reactor))
+            HeaderFactory(protocolFactory, monotonic_timers(self._reactor))
         )
         return listening
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.streams import transitions
-from durable_streams_tw.protocol.streams.state import FOR_EVER, StreamState
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, StreamState
 
 
 class AccessTimes:
@@ -88,10 +88,10 @@ class AccessTimes:
 def usable(state: StreamState | None, access: AccessTimes, now: int) -> StreamState | Refusal:
     """Return the stream that a path has, or why a client cannot use it at a time of the store
     (ms since the Unix epoch)."""
-    if state is not None and state.lifetime is FOR_EVER and not state.deleted:
+    if state is not None and state.lifetime is NO_EXPIRY and not state.deleted:
         # As are most, and then nothing has to be looked up.
         return state
-    missing = transitions.absent(state, state is not None and access.has_ended(state, now))
+    missing = transitions.check_usable(state, state is not None and access.has_ended(state, now))
     if missing is not None:
         return missing
     assert state is not None, "what is not missing is there"

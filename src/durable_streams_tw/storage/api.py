@@ -15,9 +15,9 @@ from twisted.internet.defer import Deferred
 from zope.interface import Interface
 
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.offsets import Asked
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
+from durable_streams_tw.protocol.streams.offsets import RequestedOffset
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.streams.producers import ProducerState
 from durable_streams_tw.protocol.streams.state import StreamState
@@ -141,7 +141,7 @@ class IStreamStore(Interface):
 
     def read(
         path: str,
-        offset: Asked,
+        offset: RequestedOffset,
         limit: int,
         stream_id: int | None = None,
         piece: int | None = None,

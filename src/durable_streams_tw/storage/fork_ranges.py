@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from durable_streams_tw.protocol import offsets
 from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.streams import offsets
 from durable_streams_tw.protocol.streams.state import StreamState
 
 TORN = Refusal(
@@ -52,7 +52,9 @@ def extents(
     return found
 
 
-def resolve(state: StreamState, offset: offsets.Asked, stream_id: int | None) -> int | Refusal:
+def resolve(
+    state: StreamState, offset: offsets.RequestedOffset, stream_id: int | None
+) -> int | Refusal:
     """The position that a reader asks for, where the stream has it.
 
     ``stream_id`` is the stream that the reader has been reading, None where it begins.

@@ -16,10 +16,10 @@ from twisted.logger import Logger
 from durable_streams_tw import __version__
 from durable_streams_tw.outgoing.fair_limiter import FairLimiter
 from durable_streams_tw.protocol.errors import Refusal, Refused
-from durable_streams_tw.protocol.offsets import format_offset, offset_at
-from durable_streams_tw.protocol.subscriptions.commands import Ack, Delivered, Result
+from durable_streams_tw.protocol.streams.offsets import format_offset, offset_at
+from durable_streams_tw.protocol.subscriptions.commands import Ack, Delivered, DeliveryResult
 from durable_streams_tw.protocol.subscriptions.outcomes import WorkItem
-from durable_streams_tw.protocol.subscriptions.state import Subscription, Wake, current
+from durable_streams_tw.protocol.subscriptions.state import Subscription, Wake, is_current
 from durable_streams_tw.storage.api import IStreamStore, StoreSnapshot
 from durable_streams_tw.storage.commands.pending import work_of
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
@@ -116,14 +116,16 @@ class WebhookDelivery:
         if base is None:
             # The ports are about to be opened.
             return False
-        result = await self._call(state, items, base) if items else Result.DONE
+        result = await self._call(state, items, base) if items else DeliveryResult.DONE
         seen = tuple([Ack(item.path, offset_at(item.stream, item.tail)) for item in items])
         outcome = await self._store.submit(
             Delivered(state.id, state.number, wake, result, seen, self._random())
         )
         return not isinstance(outcome, Refusal)
 
-    async def _call(self, state: Subscription, items: tuple[WorkItem, ...], base: str) -> Result:
+    async def _call(
+        self, state: Subscription, items: tuple[WorkItem, ...], base: str
+    ) -> DeliveryResult:
         url = state.config.url
         assert url is not None, "webhook subscriptions have a URL"
         body = self._body(state, items, base)
@@ -140,16 +142,16 @@ class WebhookDelivery:
             detail = error.refusal.detail if isinstance(error, Refused) else repr(error)
             self._log.info("the webhook of {id!r} failed: {why}", id=state.id, why=detail)
             self.calls["failed"] += 1
-            return Result.FAILED
+            return DeliveryResult.FAILED
         if not 200 <= answered.status < 300:
             self._log.info(
                 "the webhook of {id!r} answered {status}", id=state.id, status=answered.status
             )
             self.calls["refused"] += 1
-            return Result.FAILED
+            return DeliveryResult.FAILED
         done = _says_done(answered.body)
         self.calls["done" if done else "accepted"] += 1
-        return Result.DONE if done else Result.ACCEPTED
+        return DeliveryResult.DONE if done else DeliveryResult.ACCEPTED
 
     def _body(self, state: Subscription, items: tuple[WorkItem, ...], base: str) -> bytes:
         told = {
@@ -166,7 +168,7 @@ class WebhookDelivery:
 def _work(moment: StoreSnapshot, state: Subscription, wake: Wake) -> tuple[WorkItem, ...] | None:
     """What a wake shows, None where it is over."""
     known = moment.get(SUBSCRIPTIONS, subscription_key(state.id))
-    if known is None or known.number != state.number or not current(known, wake):
+    if known is None or known.number != state.number or not is_current(known, wake):
         return None
     return work_of(moment, moment.living, known)
 

@@ -1,7 +1,7 @@
 """Wakes: what is owed to subscriptions, done when it is due.
 
 All that is owed follows from a subscription's state as the store has it
-(`protocol.subscriptions.state.obligation`), so there is nothing else to be kept: after each commit
+(`protocol.subscriptions.state.next_action`), so there is nothing else to be kept: after each commit
 the states that it changed are looked at, at the start all of them, and for each there is at most
 one timer or one call under way.
 """
@@ -19,11 +19,11 @@ from twisted.python.failure import Failure
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.subscriptions.commands import Due
 from durable_streams_tw.protocol.subscriptions.state import (
-    Duty,
+    Action,
     Subscription,
     Wake,
-    current,
-    obligation,
+    is_current,
+    next_action,
 )
 from durable_streams_tw.storage.api import IStreamStore, RecordChange, StoreSnapshot
 from durable_streams_tw.storage.engine.codec import CorruptRecord
@@ -141,7 +141,7 @@ class Scheduler:
             self._drop(state.id)
             charge = None
         if charge is None:
-            if obligation(state) is None:
+            if next_action(state) is None:
                 return
             charge = self._charges[state.id] = _Charge(state)
         charge.state = state
@@ -162,13 +162,13 @@ class Scheduler:
         """Set the timer for what is owed, ``pause`` seconds from now at the earliest."""
         _cancel(charge.timer)
         charge.timer = None
-        owed = obligation(charge.state)
+        owed = next_action(charge.state)
         if charge.call is not None:
-            over = charge.called is None or not current(charge.state, charge.called)
+            over = charge.called is None or not is_current(charge.state, charge.called)
             if over and charge.patience is None:
                 # What it was made for is settled; its answer may be on its way.
                 charge.patience = self._clock.callLater(DELIVERY_GRACE, charge.call.cancel)
-            if owed is None or owed[0] is Duty.CALL:
+            if owed is None or owed[0] is Action.CALL:
                 return
         if owed is None:
             self._charges.pop(charge.state.id, None)
@@ -176,10 +176,10 @@ class Scheduler:
         delay = max((owed[1] - self._now()) / 1000, pause, 0.0)
         charge.timer = self._clock.callLater(delay, self._do, charge, owed[0])
 
-    def _do(self, charge: _Charge, duty: Duty) -> None:
+    def _do(self, charge: _Charge, duty: Action) -> None:
         charge.timer = None
         state = charge.state
-        if duty is Duty.CALL:
+        if duty is Action.CALL:
             assert state.wake_id is not None, "a wake is delivered"
             charge.called = Wake(state.generation, state.wake_id)
             charge.call = call = self._deliver(state)
@@ -218,7 +218,7 @@ def _owed(moment: StoreSnapshot) -> list[Subscription]:
         try:
             for key, state in moment.range(SUBSCRIPTIONS, first, None):
                 first = key + b"\x00"
-                if obligation(state) is not None:
+                if next_action(state) is not None:
                     found.append(state)
         except CorruptRecord as corrupt:
             _log.error("a subscription is left out: {corrupt}", corrupt=corrupt)

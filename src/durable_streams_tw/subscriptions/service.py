@@ -52,7 +52,7 @@ class Subscriptions:
         self._store = store
         self._rotate = rotate
         self.base = base
-        wall, timers = clocks.wall_clock(reactor), clocks.timers_of(reactor)
+        wall, timers = clocks.wall_clock(reactor), clocks.monotonic_timers(reactor)
         self.keyring = Keyring(directory, wall)
         self.tokens = WakeTokens(lambda: self.keyring.secret, wall)
         self._caller = caller or WebhookClient(reactor, allow_local)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, TimeoutError, ensureDeferred
 from twisted.logger import Logger
 
-from durable_streams_tw.clocks import timers_of
+from durable_streams_tw.clocks import monotonic_timers
 from durable_streams_tw.outgoing.cancel import cancellable
 from durable_streams_tw.outgoing.limits import RESOLVE_TIMEOUT
 from durable_streams_tw.outgoing.resolver import Resolver, TooManyLookups
@@ -46,7 +46,7 @@ class WebhookClient:
         resolve: Resolve | None = None,
     ) -> None:
         self._reactor = reactor
-        self._timers = timers_of(reactor)
+        self._timers = monotonic_timers(reactor)
         self._allow_local = allow_local
         self._resolve = resolve or Resolver(reactor).resolve
 

@@ -23,12 +23,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from durable_streams_tw import __version__
-from durable_streams_tw.clocks import timers_of
+from durable_streams_tw.clocks import monotonic_timers
 from durable_streams_tw.http.handlers.deferred_result import at_leisure
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.subscriptions.control_paths import Place, is_control, read_path
+from durable_streams_tw.protocol.subscriptions.control_paths import (
+    ControlResource,
+    is_control,
+    parse_control_path,
+)
 
 FLUSH_TIMEOUT: Final = 3.0
 """How long spans that are not delivered yet may hold up the end (seconds)."""
@@ -117,8 +121,8 @@ def route_of(request: Request) -> str:
     root = request.root.decode("latin-1")
     if not is_control(request.path):
         return root + "{stream}"
-    place = read_path(request.path).place
-    return f"{root}__ds/*" if place is Place.NOTHING else f"{root}__ds/{place.value}"
+    place = parse_control_path(request.path).place
+    return f"{root}__ds/*" if place is ControlResource.NOTHING else f"{root}__ds/{place.value}"
 
 
 def _parent(request: Request) -> Any:
@@ -148,7 +152,7 @@ class Tracing(Service):
 
     def __init__(self, reactor: Any, processor: SpanProcessor | None = None) -> None:
         self._reactor = reactor
-        self._timers = timers_of(reactor)
+        self._timers = monotonic_timers(reactor)
         self._processor = processor
         resource = Resource.create({SERVICE_NAME: "durable-streams", SERVICE_VERSION: __version__})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)

@@ -18,7 +18,7 @@ from durable_streams_tw.live.limits import (
 from durable_streams_tw.protocol.cursors import interval_at
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import KIB, MIB, SSE_RETRY_FIRST_MS
-from durable_streams_tw.protocol.offsets import NOW
+from durable_streams_tw.protocol.streams.offsets import NOW
 from durable_streams_tw.protocol.streams.state import Lifetime
 from tests.live.rig import (
     BEGAN,

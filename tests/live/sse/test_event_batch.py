@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.live.limits import TAIL_WINDOW
 from durable_streams_tw.live.sse.event_batch import EventBatch
-from durable_streams_tw.protocol.sse import Framing
+from durable_streams_tw.protocol.streams.sse import Framing
 from durable_streams_tw.protocol.streams.state import StreamState
 
 

@@ -26,7 +26,7 @@ class InitialTests(RefusingTestCase):
             (JSON, b"[]"),
             (JSON, b" [\n] "),
         ):
-            self.assertEqual(bodies.initial(content_type, raw), bodies.NOTHING)
+            self.assertEqual(bodies.initial(content_type, raw), bodies.EMPTY)
 
     def test_json(self) -> None:
         """Messages, each followed by a comma."""

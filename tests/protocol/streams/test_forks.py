@@ -8,14 +8,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_FORK_DEPTH, MAX_JSON_MESSAGES
 from durable_streams_tw.protocol.streams import bodies, forks, transitions
-from durable_streams_tw.protocol.streams.commands import (
-    Create,
-    ForkRequest,
-    create_fields,
-    fork_request,
-)
+from durable_streams_tw.protocol.streams.commands import Create, ForkRequest
 from durable_streams_tw.protocol.streams.outcomes import Created
-from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime, StreamState
+from durable_streams_tw.protocol.streams.parsing import parse_create, parse_fork
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime, StreamState
 
 JSON = "application/json"
 TEXT = "text/plain"
@@ -26,13 +22,13 @@ DEADLINE = Lifetime(expires_at=NOW + 5000, expires_at_text="soon")
 OTHER_DEADLINE = Lifetime(expires_at=NOW + 9000, expires_at_text="later")
 
 
-def source(content_type: str = TEXT, tail: int = 10, lifetime: Lifetime = FOR_EVER) -> StreamState:
+def source(content_type: str = TEXT, tail: int = 10, lifetime: Lifetime = NO_EXPIRY) -> StreamState:
     return StreamState(7, "source", content_type, tail, 0, 0, lifetime)
 
 
 def asking(
     content_type: str | None = None,
-    lifetime: Lifetime = FOR_EVER,
+    lifetime: Lifetime = NO_EXPIRY,
     offset: int | None = None,
     sub_offset: int = 0,
     raw: bytes = b"",
@@ -44,7 +40,7 @@ def asking(
 
 
 def forked(command: Create, of: StreamState) -> StreamState:
-    point = forks.anchor(of, command)
+    point = forks.locate_fork_point(of, command)
     assert isinstance(point, int), point
     outcome = forks.fork(of, command, point, True, NOW)
     assert isinstance(outcome, Created), outcome
@@ -62,14 +58,14 @@ class RequestTests(SynchronousTestCase):
             b"stream-fork-offset": b"0000000000000000_0000000000000005",
             b"stream-fork-sub-offset": b"3",
         }
-        self.assertEqual(fork_request(header, self.ROOT), ForkRequest("a b/c", 5, 3))
+        self.assertEqual(parse_fork(header, self.ROOT), ForkRequest("a b/c", 5, 3))
 
     def test_source_alone(self) -> None:
-        asked = create_fields({b"stream-forked-from": b"/v1/stream/a"}, NOW, self.ROOT)
+        asked = parse_create({b"stream-forked-from": b"/v1/stream/a"}, NOW, self.ROOT)
         self.assertEqual(asked.fork, ForkRequest("a", None, 0))
 
     def test_none(self) -> None:
-        self.assertIsNone(create_fields({}, NOW, self.ROOT).fork)
+        self.assertIsNone(parse_create({}, NOW, self.ROOT).fork)
 
     def test_refused(self) -> None:
         source_field = {b"stream-forked-from": b"/v1/stream/a"}
@@ -96,7 +92,7 @@ class RequestTests(SynchronousTestCase):
             ({b"stream-forked-from": b"/v1/stream/%2e%2e/a"}, Problem.MALFORMED_PATH),
             ({b"stream-forked-from": b"/v1/stream/"}, Problem.MALFORMED_PATH),
         ]:
-            refused = self.assertRaises(Refused, fork_request, header, self.ROOT)
+            refused = self.assertRaises(Refused, parse_fork, header, self.ROOT)
             self.assertIs(refused.refusal.problem, problem, header)
 
 
@@ -116,16 +112,18 @@ class AnchorTests(SynchronousTestCase):
             (4, 6, 10),
         ]:
             command = asking(offset=offset, sub_offset=sub_offset)
-            self.assertEqual(forks.anchor(source(), command), point)
+            self.assertEqual(forks.locate_fork_point(source(), command), point)
 
     def test_beyond_the_end(self) -> None:
         for offset, sub_offset in [(11, 0), (4, 7), (None, 1)]:
             command = asking(offset=offset, sub_offset=sub_offset)
-            self.assertIs(self.problem(forks.anchor(source(), command)), Problem.INVALID_FORK)
+            self.assertIs(
+                self.problem(forks.locate_fork_point(source(), command)), Problem.INVALID_FORK
+            )
 
     def test_content_type(self) -> None:
-        self.assertEqual(forks.anchor(source(), asking("TEXT/Plain; charset=utf-8")), 10)
-        refused = forks.anchor(source(), asking(JSON))
+        self.assertEqual(forks.locate_fork_point(source(), asking("TEXT/Plain; charset=utf-8")), 10)
+        refused = forks.locate_fork_point(source(), asking(JSON))
         self.assertIs(self.problem(refused), Problem.CONTENT_TYPE_MISMATCH)
 
     def test_depth(self) -> None:
@@ -134,42 +132,44 @@ class AnchorTests(SynchronousTestCase):
             deep = forked(asking(), deep)
         assert deep.fork is not None
         self.assertEqual(deep.fork.depth, MAX_FORK_DEPTH)
-        self.assertIs(self.problem(forks.anchor(deep, asking())), Problem.INVALID_FORK)
+        self.assertIs(self.problem(forks.locate_fork_point(deep, asking())), Problem.INVALID_FORK)
 
     def test_messages_are_counted(self) -> None:
         stored = b'1,{"a":[1,2]},"x,y",[3],'
         of = source(JSON, len(stored))
         ends = [0, 2, 14, 20, 24]
         for messages in range(1, 5):
-            step = forks.anchor(of, asking(offset=0, sub_offset=messages))
-            assert isinstance(step, forks.Advance)
-            self.assertEqual(forks.advance(step, len(stored), stored), ends[messages])
-        step = forks.advance(forks.Advance(0, 6), len(stored), stored)
-        self.assertEqual(step, forks.Advance(24, 2))
-        assert isinstance(step, forks.Advance)
-        step = forks.advance(step, 20_000, None)
-        self.assertEqual(step, forks.Advance(20_024, 1))
-        assert isinstance(step, forks.Advance)
-        self.assertEqual(forks.advance(step, 20_000, None), 40_024)
+            step = forks.locate_fork_point(of, asking(offset=0, sub_offset=messages))
+            assert isinstance(step, forks.RemainingMessages)
+            self.assertEqual(forks.count_messages(step, len(stored), stored), ends[messages])
+        step = forks.count_messages(forks.RemainingMessages(0, 6), len(stored), stored)
+        self.assertEqual(step, forks.RemainingMessages(24, 2))
+        assert isinstance(step, forks.RemainingMessages)
+        step = forks.count_messages(step, 20_000, None)
+        self.assertEqual(step, forks.RemainingMessages(20_024, 1))
+        assert isinstance(step, forks.RemainingMessages)
+        self.assertEqual(forks.count_messages(step, 20_000, None), 40_024)
 
     def test_no_store_counts_for_long(self) -> None:
         of = source(JSON, 10**9)
-        nearest = forks.anchor(of, asking(offset=0, sub_offset=MAX_JSON_MESSAGES))
-        self.assertIsInstance(nearest, forks.Advance)
-        beyond = forks.anchor(of, asking(offset=0, sub_offset=MAX_JSON_MESSAGES + 1))
+        nearest = forks.locate_fork_point(of, asking(offset=0, sub_offset=MAX_JSON_MESSAGES))
+        self.assertIsInstance(nearest, forks.RemainingMessages)
+        beyond = forks.locate_fork_point(of, asking(offset=0, sub_offset=MAX_JSON_MESSAGES + 1))
         self.assertIs(self.problem(beyond), Problem.INVALID_FORK)
         of = source(TEXT, 10**9)
-        self.assertEqual(forks.anchor(of, asking(offset=0, sub_offset=10**8)), 10**8)
+        self.assertEqual(forks.locate_fork_point(of, asking(offset=0, sub_offset=10**8)), 10**8)
 
     def test_no_messages_asked_for_is_no_counting(self) -> None:
-        self.assertEqual(forks.anchor(source(JSON, 4), asking(offset=2, sub_offset=0)), 2)
+        self.assertEqual(
+            forks.locate_fork_point(source(JSON, 4), asking(offset=2, sub_offset=0)), 2
+        )
 
     def test_unusable_sources(self) -> None:
-        self.assertIsNone(forks.unusable(source(), False))
-        self.assertIs(self.problem(forks.unusable(None, False)), Problem.STREAM_NOT_FOUND)
-        self.assertIs(self.problem(forks.unusable(source(), True)), Problem.STREAM_NOT_FOUND)
+        self.assertIsNone(forks.check_source(source(), False))
+        self.assertIs(self.problem(forks.check_source(None, False)), Problem.STREAM_NOT_FOUND)
+        self.assertIs(self.problem(forks.check_source(source(), True)), Problem.STREAM_NOT_FOUND)
         gone = replace(source(), deleted=True, forks=1)
-        self.assertIs(self.problem(forks.unusable(gone, True)), Problem.SOURCE_GONE)
+        self.assertIs(self.problem(forks.check_source(gone, True)), Problem.SOURCE_GONE)
 
 
 class InheritanceTests(SynchronousTestCase):
@@ -178,13 +178,13 @@ class InheritanceTests(SynchronousTestCase):
     def test_lifetimes(self) -> None:
         """The nine rows of §4.2."""
         for of, asked, got in [
-            (FOR_EVER, FOR_EVER, FOR_EVER),
-            (FOR_EVER, TTL, TTL),
-            (FOR_EVER, DEADLINE, DEADLINE),
-            (TTL, FOR_EVER, TTL),
+            (NO_EXPIRY, NO_EXPIRY, NO_EXPIRY),
+            (NO_EXPIRY, TTL, TTL),
+            (NO_EXPIRY, DEADLINE, DEADLINE),
+            (TTL, NO_EXPIRY, TTL),
             (TTL, OTHER_TTL, OTHER_TTL),
             (TTL, DEADLINE, DEADLINE),
-            (DEADLINE, FOR_EVER, DEADLINE),
+            (DEADLINE, NO_EXPIRY, DEADLINE),
             (DEADLINE, TTL, TTL),
             (DEADLINE, OTHER_DEADLINE, OTHER_DEADLINE),
         ]:
@@ -221,7 +221,7 @@ class RecreateTests(SynchronousTestCase):
     """A PUT where the fork is already."""
 
     def status(self, first: Create, again: Create, of: StreamState | None = None) -> int:
-        outcome = transitions.recreate(forked(first, of or source()), again)
+        outcome = transitions.repeat_create(forked(first, of or source()), again)
         return outcome.problem.status if isinstance(outcome, Refusal) else 200
 
     def test_same_request(self) -> None:
@@ -256,19 +256,19 @@ class RecreateTests(SynchronousTestCase):
         self.assertEqual(self.status(asking(offset=4, sub_offset=2), asking(offset=6)), 200)
 
     def test_other_origins(self) -> None:
-        plain = Create("fork", TEXT, FOR_EVER, False, bodies.NOTHING)
+        plain = Create("fork", TEXT, NO_EXPIRY, False, bodies.EMPTY)
         self.assertEqual(self.status(asking(), plain), 409)
         other = replace(asking(), fork=ForkRequest("elsewhere"))
         self.assertEqual(self.status(asking(), other), 409)
         created = transitions.create(plain, NOW)
         assert isinstance(created, Created)
-        outcome = transitions.recreate(created.state, asking())
+        outcome = transitions.repeat_create(created.state, asking())
         assert isinstance(outcome, Refusal)
         self.assertEqual(outcome.problem.status, 409)
 
     def test_deleted_but_held(self) -> None:
         held = replace(forked(asking(), source()), deleted=True, forks=1)
-        outcome = transitions.recreate(held, asking())
+        outcome = transitions.repeat_create(held, asking())
         assert isinstance(outcome, Refusal)
         self.assertIs(outcome.problem, Problem.PATH_HELD)
 
@@ -277,8 +277,8 @@ class CountTests(SynchronousTestCase):
     """References of forks to their source."""
 
     def test_the_last_reference_of_a_deleted_source(self) -> None:
-        one = forks.referenced(source())
-        two = forks.referenced(one)
-        self.assertEqual(forks.released(two), one)
-        self.assertIsNone(forks.released(replace(one, deleted=True)))
-        self.assertEqual(forks.released(one), source())
+        one = forks.add_reference(source())
+        two = forks.add_reference(one)
+        self.assertEqual(forks.remove_reference(two), one)
+        self.assertIsNone(forks.remove_reference(replace(one, deleted=True)))
+        self.assertEqual(forks.remove_reference(one), source())

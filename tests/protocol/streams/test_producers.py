@@ -14,8 +14,8 @@ from durable_streams_tw.protocol.streams.producers import (
     Duplicate,
     ProducerClaim,
     ProducerState,
-    fence,
-    judge,
+    check_epoch,
+    check_sequence,
 )
 from tests.protocol.refusing import RefusingTestCase
 
@@ -27,7 +27,7 @@ def decide(
     state: ProducerState | None, claim: ProducerClaim
 ) -> ProducerState | Duplicate | Refusal:
     """Both steps, as an append takes them."""
-    return fence(state, claim) or judge(state, claim)
+    return check_epoch(state, claim) or check_sequence(state, claim)
 
 
 class TableTests(RefusingTestCase):
@@ -88,9 +88,9 @@ class TableTests(RefusingTestCase):
 
     def test_fence_lets_the_rest_pass(self) -> None:
         """Fencing says nothing of unknown producers and of epochs that are not older."""
-        self.assertIsNone(fence(None, ProducerClaim("p", 0, 9)))
-        self.assertIsNone(fence(ProducerState(4, 5), ProducerClaim("p", 4, 9)))
-        self.assertIsNone(fence(ProducerState(4, 5), ProducerClaim("p", 5, 9)))
+        self.assertIsNone(check_epoch(None, ProducerClaim("p", 0, 9)))
+        self.assertIsNone(check_epoch(ProducerState(4, 5), ProducerClaim("p", 4, 9)))
+        self.assertIsNone(check_epoch(ProducerState(4, 5), ProducerClaim("p", 5, 9)))
 
 
 class ModelTests(RefusingTestCase):

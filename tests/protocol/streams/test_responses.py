@@ -7,8 +7,8 @@ import json
 from msgspec.structs import replace
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.offsets import format_offset
 from durable_streams_tw.protocol.streams import responses
+from durable_streams_tw.protocol.streams.offsets import format_offset
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created
 from durable_streams_tw.protocol.streams.producers import ProducerState
 from durable_streams_tw.protocol.streams.state import ForkPoint, Lifetime, StreamState
@@ -62,7 +62,7 @@ class WritingTests(RefusingTestCase):
 
     def test_deleted(self) -> None:
         """204 and nothing else."""
-        self.assertEqual(responses.deleted(), responses.Answer(204, []))
+        self.assertEqual(responses.deleted(), responses.BufferedResponse(204, []))
 
 
 class ReadingTests(RefusingTestCase):
@@ -105,14 +105,14 @@ class ReadingTests(RefusingTestCase):
             (OPEN, 5, 77, [short, cursor]),
             (OPEN, 12, 77, [TAIL, cursor, CAUGHT_UP]),
         ):
-            fields = responses.read_fields(state, end, echoed)
+            fields = responses.read_headers(state, end, echoed)
             self.assertEqual(sorted(fields), sorted(expected))
 
     def test_no_news(self) -> None:
         """A long-poll without data ends at the tail (§5.7)."""
         cursor = (b"Stream-Cursor", b"77")
         for state, more in ((OPEN, []), (CLOSED, [ENDED])):
-            answer = responses.no_news(state, 77)
+            answer = responses.long_poll_timeout(state, 77)
             self.assertEqual(answer.status, 204)
             self.assertEqual(
                 sorted(answer.fields), sorted([TAIL, CAUGHT_UP, cursor, NO_STORE, *more])
@@ -121,7 +121,7 @@ class ReadingTests(RefusingTestCase):
 
     def test_content_type(self) -> None:
         """As it was first written."""
-        self.assertEqual(responses.content_type(OPEN), TYPE)
+        self.assertEqual(responses.content_type_header(OPEN), TYPE)
 
 
 class RefusedTests(RefusingTestCase):

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from durable_streams_tw.protocol.limits import MAX_TTL
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
-from durable_streams_tw.protocol.streams.state import FOR_EVER, ForkPoint, Lifetime, StreamState
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, ForkPoint, Lifetime, StreamState
 from tests.protocol.refusing import RefusingTestCase
 
 STREAM = StreamState(1, "a", "text/plain", 10, created_at=1000, touched_at=5000)
@@ -22,11 +22,11 @@ class LifetimeTests(RefusingTestCase):
         """Moments are compared, not the texts that say them."""
         one = Lifetime(expires_at=5, expires_at_text="1970-01-01T00:00:00.005Z")
         self.assertTrue(one.matches(Lifetime(expires_at=5, expires_at_text="other")))
-        self.assertTrue(FOR_EVER.matches(Lifetime()))
+        self.assertTrue(NO_EXPIRY.matches(Lifetime()))
         self.assertTrue(Lifetime(ttl=0).matches(Lifetime(ttl=0)))
-        for other in (FOR_EVER, Lifetime(ttl=5), Lifetime(expires_at=6)):
+        for other in (NO_EXPIRY, Lifetime(ttl=5), Lifetime(expires_at=6)):
             self.assertFalse(one.matches(other))
-        self.assertFalse(FOR_EVER.matches(Lifetime(ttl=0)))
+        self.assertFalse(NO_EXPIRY.matches(Lifetime(ttl=0)))
         self.assertFalse(Lifetime(ttl=1).matches(Lifetime(ttl=2)))
 
 

@@ -9,13 +9,13 @@ from msgspec.structs import replace
 from durable_streams_tw.protocol import headers
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import MAX_POSITION
-from durable_streams_tw.protocol.offsets import format_offset
 from durable_streams_tw.protocol.streams import bodies, transitions
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Append, Create
+from durable_streams_tw.protocol.streams.offsets import format_offset
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.streams.producers import ProducerClaim, ProducerState
-from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime, StreamState
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime, StreamState
 from tests.protocol.refusing import RefusingTestCase
 
 NOW = 9000
@@ -32,9 +32,9 @@ CLOSED_AT_12 = (
 
 def put(
     content_type: str | None = "text/plain",
-    lifetime: Lifetime = FOR_EVER,
+    lifetime: Lifetime = NO_EXPIRY,
     closed: bool = False,
-    body: Body = bodies.NOTHING,
+    body: Body = bodies.EMPTY,
 ) -> Create:
     """A PUT of the stream ``a``."""
     return Create("a", content_type, lifetime, closed, body)
@@ -59,7 +59,7 @@ class AbsentTests(RefusingTestCase):
         """A stream that is there, closed or not, and whose time has not come."""
         mortal = replace(OPEN, lifetime=Lifetime(ttl=4))
         for state in (OPEN, CLOSED, mortal):
-            self.assertIsNone(transitions.absent(state, expired=False))
+            self.assertIsNone(transitions.check_usable(state, expired=False))
 
     def test_refused(self) -> None:
         """Unknown and expired: 404; deleted but held by forks: 410, also when it has expired."""
@@ -69,9 +69,9 @@ class AbsentTests(RefusingTestCase):
             (None, False, Problem.STREAM_NOT_FOUND),
             (mortal, True, Problem.STREAM_NOT_FOUND),
             (held, True, Problem.STREAM_GONE),
-            (replace(held, lifetime=FOR_EVER), False, Problem.STREAM_GONE),
+            (replace(held, lifetime=NO_EXPIRY), False, Problem.STREAM_GONE),
         ):
-            self.assertRefusal(problem, transitions.absent(state, expired))
+            self.assertRefusal(problem, transitions.check_usable(state, expired))
 
 
 class CreateTests(RefusingTestCase):
@@ -126,7 +126,7 @@ class RecreateTests(RefusingTestCase):
             (replace(OPEN, forks=2), put()),
         ):
             self.assertEqual(
-                transitions.recreate(existing, command), Created(existing, fresh=False)
+                transitions.repeat_create(existing, command), Created(existing, fresh=False)
             )
 
     def test_another(self) -> None:
@@ -142,12 +142,12 @@ class RecreateTests(RefusingTestCase):
             (replace(OPEN, lifetime=Lifetime(ttl=5)), put(lifetime=Lifetime(ttl=6))),
             (replace(OPEN, lifetime=Lifetime(expires_at=5)), put(lifetime=Lifetime(expires_at=6))),
         ):
-            self.assertRefusal(Problem.STREAM_EXISTS, transitions.recreate(existing, command))
+            self.assertRefusal(Problem.STREAM_EXISTS, transitions.repeat_create(existing, command))
 
     def test_held(self) -> None:
         """A deleted stream that lives on for its forks holds its path."""
         held = replace(OPEN, forks=1, deleted=True)
-        self.assertRefusal(Problem.PATH_HELD, transitions.recreate(held, put()))
+        self.assertRefusal(Problem.PATH_HELD, transitions.repeat_create(held, put()))
 
 
 class AppendTests(RefusingTestCase):
@@ -391,7 +391,7 @@ SEQS = st.none() | st.sampled_from((b"", b"0", b"1", b"10", b"2"))
 STATES = st.builds(
     StreamState,
     *(st.just(7), st.just("a"), CONTENT_TYPES, st.integers(0, 50) | st.just(MAX_POSITION - 3)),
-    *(st.just(1), st.integers(1, NOW), st.just(FOR_EVER), st.booleans()),
+    *(st.just(1), st.integers(1, NOW), st.just(NO_EXPIRY), st.booleans()),
     closed_by=st.none() | CLAIMS,
     last_seq=SEQS,
 )
@@ -476,13 +476,13 @@ class AnyTests(RefusingTestCase):
         st.builds(
             put,
             st.none() | CONTENT_TYPES,
-            st.just(FOR_EVER) | st.just(Lifetime(ttl=1)),
+            st.just(NO_EXPIRY) | st.just(Lifetime(ttl=1)),
             st.booleans(),
         ),
     )
     def test_recreate(self, state: StreamState, command: Create) -> None:
         """A PUT where a stream is never changes it."""
-        outcome = transitions.recreate(state, command)
+        outcome = transitions.repeat_create(state, command)
         if isinstance(outcome, Created):
             self.assertEqual(outcome, Created(state, fresh=False))
         else:
@@ -493,7 +493,7 @@ class AnyTests(RefusingTestCase):
         """A PUT that made a stream finds it the second time."""
         outcome = transitions.create(command, NOW)
         assert isinstance(outcome, Created)
-        again = transitions.recreate(outcome.state, command)
+        again = transitions.repeat_create(outcome.state, command)
         self.assertEqual(again, Created(outcome.state, fresh=False))
 
 

@@ -12,9 +12,9 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import RETRY_JITTER, RETRY_LAST_MS
 from durable_streams_tw.protocol.subscriptions import state as rules
 from durable_streams_tw.protocol.subscriptions.state import (
+    Action,
     AlreadyClaimed,
     Config,
-    Duty,
     Kind,
     Proof,
     Subscription,
@@ -32,13 +32,13 @@ PROOF = Proof(7, WAKE)
 
 
 def waking(config: Config = PULL) -> Subscription:
-    return rules.woken(replace(IDLE, config=config), "a", "w_4", NOW)
+    return rules.begin_wake(replace(IDLE, config=config), "a", "w_4", NOW)
 
 
 def leased(config: Config = PULL) -> Subscription:
     if config is HOOK:
-        return rules.leased(waking(config), NOW)
-    claimed = rules.claim(rules.offered(waking()), "worker", NOW)
+        return rules.renew_lease(waking(config), NOW)
+    claimed = rules.claim(rules.mark_offered(waking()), "worker", NOW)
     assert isinstance(claimed, Subscription)
     return claimed
 
@@ -49,22 +49,22 @@ class TransitionTests(RefusingTestCase):
     def test_woken(self) -> None:
         state = waking()
         self.assertEqual((state.generation, state.wake_id, state.trigger), (4, "w_4", "a"))
-        self.assertEqual(rules.obligation(state), (Duty.OFFER, NOW))
-        self.assertEqual(rules.obligation(waking(HOOK)), (Duty.CALL, NOW))
-        self.assertRaises(AssertionError, rules.woken, state, "a", "w", NOW)
+        self.assertEqual(rules.next_action(state), (Action.OFFER, NOW))
+        self.assertEqual(rules.next_action(waking(HOOK)), (Action.CALL, NOW))
+        self.assertRaises(AssertionError, rules.begin_wake, state, "a", "w", NOW)
 
     def test_offered(self) -> None:
-        state = rules.offered(rules.failed(waking(), NOW, 0.5))
-        self.assertIsNone(rules.obligation(state))
+        state = rules.mark_offered(rules.record_failure(waking(), NOW, 0.5))
+        self.assertIsNone(rules.next_action(state))
         self.assertFalse(state.idle or state.leased or state.failing)
 
     def test_claim(self) -> None:
-        for state in (waking(), rules.offered(waking())):
+        for state in (waking(), rules.mark_offered(waking())):
             claimed = rules.claim(state, "worker", NOW + 5)
             assert isinstance(claimed, Subscription)
             self.assertEqual(claimed.holder, "worker")
             self.assertEqual((claimed.generation, claimed.wake_id), (4, "w_4"))
-            self.assertEqual(rules.obligation(claimed), (Duty.LAPSE, NOW + 5 + TTL))
+            self.assertEqual(rules.next_action(claimed), (Action.LAPSE, NOW + 5 + TTL))
         refusal = rules.claim(leased(), "other", NOW)
         assert isinstance(refusal, AlreadyClaimed)
         self.assertEqual((refusal.holder, refusal.generation), ("worker", 4))
@@ -73,28 +73,28 @@ class TransitionTests(RefusingTestCase):
 
     def test_leases(self) -> None:
         for state in (leased(), leased(HOOK)):
-            self.assertFalse(rules.lapsed(state, NOW + TTL - 1))
-            self.assertTrue(rules.lapsed(state, NOW + TTL))
-            later = rules.leased(state, NOW + 1000)
-            self.assertFalse(rules.lapsed(later, NOW + TTL + 999))
+            self.assertFalse(rules.lease_expired(state, NOW + TTL - 1))
+            self.assertTrue(rules.lease_expired(state, NOW + TTL))
+            later = rules.renew_lease(state, NOW + 1000)
+            self.assertFalse(rules.lease_expired(later, NOW + TTL + 999))
             self.assertEqual(later.holder, state.holder)
-        self.assertFalse(rules.lapsed(waking(), NOW + 10**9))
+        self.assertFalse(rules.lease_expired(waking(), NOW + 10**9))
 
     def test_rested(self) -> None:
-        for state in (waking(), leased(), rules.failed(waking(HOOK), NOW, 0.0)):
-            rested = rules.rested(state)
+        for state in (waking(), leased(), rules.record_failure(waking(HOOK), NOW, 0.0)):
+            rested = rules.end_wake(state)
             self.assertTrue(rested.idle)
             self.assertEqual(rested.generation, 4)
-            self.assertIsNone(rules.obligation(rested))
+            self.assertIsNone(rules.next_action(rested))
             self.assertIsNone(rested.holder)
 
     def test_failed(self) -> None:
         state = waking(HOOK)
         for count, pause in enumerate((1, 2, 4, 8, 16, 32, 60, 60), 1):
-            state = rules.failed(state, NOW, 0.5)
+            state = rules.record_failure(state, NOW, 0.5)
             self.assertEqual(state.failures, count)
-            self.assertEqual(rules.obligation(state), (Duty.CALL, NOW + pause * 1000))
-            self.assertTrue(rules.current(state, WAKE) and state.failing)
+            self.assertEqual(rules.next_action(state), (Action.CALL, NOW + pause * 1000))
+            self.assertTrue(rules.is_current(state, WAKE) and state.failing)
 
     @given(st.integers(1, 10**6), st.floats(0, 1))
     def test_retry_delay(self, failures: int, chance: float) -> None:
@@ -107,7 +107,7 @@ class TransitionTests(RefusingTestCase):
 
     def test_fence(self) -> None:
         for kind, state in ((Kind.PULL, leased()), (Kind.WEBHOOK, leased(HOOK))):
-            self.assertIsNone(rules.fence(state, kind, PROOF, WAKE, NOW))
+            self.assertIsNone(rules.check_wake(state, kind, PROOF, WAKE, NOW))
             other = Wake(4, "w_5")
             for proof, wake, now in (
                 (Proof(8, WAKE), WAKE, NOW),
@@ -118,28 +118,28 @@ class TransitionTests(RefusingTestCase):
                 (PROOF, Wake(5, "w_4"), NOW),
                 (PROOF, WAKE, NOW + TTL),
             ):
-                refusal = rules.fence(state, kind, proof, wake, now)
+                refusal = rules.check_wake(state, kind, proof, wake, now)
                 self.assertRefusal(Problem.FENCED, refusal)
-            rested = rules.rested(state)
-            refusal = rules.fence(rested, kind, PROOF, WAKE, NOW)
+            rested = rules.end_wake(state)
+            refusal = rules.check_wake(rested, kind, PROOF, WAKE, NOW)
             self.assertRefusal(Problem.FENCED, refusal)
             bad = Refusal(Problem.TOKEN_INVALID, "")
-            self.assertIs(rules.fence(state, kind, bad, WAKE, NOW), bad)
-        wrong = rules.fence(leased(), Kind.WEBHOOK, PROOF, WAKE, NOW)
+            self.assertIs(rules.check_wake(state, kind, bad, WAKE, NOW), bad)
+        wrong = rules.check_wake(leased(), Kind.WEBHOOK, PROOF, WAKE, NOW)
         self.assertRefusal(Problem.INVALID_REQUEST, wrong)
         # A webhook may call back before it answers; nobody holds an offer.
-        self.assertIsNone(rules.fence(waking(HOOK), Kind.WEBHOOK, PROOF, WAKE, NOW))
-        offered = rules.offered(waking())
-        self.assertRefusal(Problem.FENCED, rules.fence(offered, Kind.PULL, PROOF, WAKE, NOW))
+        self.assertIsNone(rules.check_wake(waking(HOOK), Kind.WEBHOOK, PROOF, WAKE, NOW))
+        offered = rules.mark_offered(waking())
+        self.assertRefusal(Problem.FENCED, rules.check_wake(offered, Kind.PULL, PROOF, WAKE, NOW))
 
     @given(st.integers(0, 20), st.integers(0, 20))
     def test_acknowledge(self, acked: int, position: int) -> None:
-        refusal = rules.acknowledge(acked, position)
+        refusal = rules.check_ack(acked, position)
         self.assertEqual(refusal is None, acked <= position)
 
     def test_reconfirm(self) -> None:
-        self.assertIsNone(rules.reconfirm(IDLE, b"digest"))
-        refusal = rules.reconfirm(IDLE, b"other")
+        self.assertIsNone(rules.check_configuration(IDLE, b"digest"))
+        refusal = rules.check_configuration(IDLE, b"other")
         self.assertRefusal(Problem.SUBSCRIPTION_ALREADY_EXISTS, refusal)
 
 
@@ -168,7 +168,7 @@ class AnyEventTests(RefusingTestCase):
             if what == "sleep":
                 now += rest[0]
             elif what == "wake" and state.idle:
-                state = rules.woken(state, "a", f"w_{state.generation + 1}", now)
+                state = rules.begin_wake(state, "a", f"w_{state.generation + 1}", now)
                 assert state.wake_id is not None
                 seen.append(Wake(state.generation, state.wake_id))
             elif what == "claim":
@@ -177,18 +177,18 @@ class AnyEventTests(RefusingTestCase):
             elif what in ("beat", "done") and seen:
                 wake = seen[0] if rest[0] else seen[-1]
                 proof = Proof(state.number, wake)
-                refusal = rules.fence(state, config.kind, proof, wake, now)
+                refusal = rules.check_wake(state, config.kind, proof, wake, now)
                 if refusal is None:
                     self.assertEqual(wake, seen[-1])
-                    again = rules.leased(state, now)
-                    state = again if what == "beat" else rules.rested(state)
+                    again = rules.renew_lease(state, now)
+                    state = again if what == "beat" else rules.end_wake(state)
             elif what == "fail" and not state.idle and not state.leased:
-                state = rules.failed(state, now, rest[0])
+                state = rules.record_failure(state, now, rest[0])
             elif what == "offer" and config is PULL and not state.idle and not state.leased:
-                state = rules.offered(state)
+                state = rules.mark_offered(state)
             self._check(before, state, now)
-            if rules.lapsed(state, now):
-                state = rules.rested(state)
+            if rules.lease_expired(state, now):
+                state = rules.end_wake(state)
 
     def _check(self, before: Subscription, state: Subscription, now: int) -> None:
         self.assertGreaterEqual(state.generation, before.generation)
@@ -196,7 +196,7 @@ class AnyEventTests(RefusingTestCase):
             self.assertEqual(state.generation, before.generation + 1)
         due, lease = state.next_attempt_at is not None, state.lease_until is not None
         self.assertFalse(due and lease)
-        owed = rules.obligation(state)
+        owed = rules.next_action(state)
         self.assertEqual(owed is None, not (due or lease))
         if state.idle:
             self.assertFalse(due or lease or state.failing or state.holder is not None)

@@ -11,12 +11,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.offsets import START
 from durable_streams_tw.protocol.streams import forks
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Create, Delete, ForkRequest
+from durable_streams_tw.protocol.streams.offsets import START
 from durable_streams_tw.protocol.streams.outcomes import Created
-from durable_streams_tw.protocol.streams.state import FOR_EVER
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY
 from durable_streams_tw.storage.api import IStreamStore, Outcome
 from durable_streams_tw.storage.commands import forks as commands_forks
 from durable_streams_tw.storage.durable.store import LMDBStore
@@ -31,7 +31,7 @@ _MESSAGES = [b"%d" % number for number in range(3_000)] + [_LARGE, b"[1,2]", _LA
 
 def fork(path: str, sub_offset: int, source: str = "a") -> Create:
     """A PUT that forks a stream so many messages from its start."""
-    return Create(path, None, FOR_EVER, False, Body(b""), ForkRequest(source, START, sub_offset))
+    return Create(path, None, NO_EXPIRY, False, Body(b""), ForkRequest(source, START, sub_offset))
 
 
 class _Turns(Clock):
@@ -190,7 +190,7 @@ class ForkCounterTests(SynchronousTestCase):
             ended.append(outcome.path)
 
         counter = commands_forks.ForkCounter(run, Refusal(Problem.INTERNAL, ""))
-        counting = commands_forks.Counting(1, 0, forks.Advance(0, 1))
+        counting = commands_forks.Counting(1, 0, forks.RemainingMessages(0, 1))
         for path in steps:
             counter.count(fork(path, 9), told)
         while running:

@@ -18,8 +18,8 @@ from durable_streams_tw.protocol.limits import (
 from durable_streams_tw.protocol.subscriptions.state import (
     Config,
     Cursor,
+    ExplicitLink,
     Kind,
-    Named,
     Subscription,
 )
 from durable_streams_tw.storage.engine import codec, tables
@@ -42,7 +42,7 @@ _subscriptions = st.builds(
     st.none() | _text, _text, _moments, _counts, st.none() | _text, _moments,
 )  # fmt: skip
 _cursors = st.builds(Cursor, _text, _counts)
-_named = st.builds(Named, _text)
+_named = st.builds(ExplicitLink, _text)
 
 
 class CodecTests(SynchronousTestCase):
@@ -65,7 +65,7 @@ class CodecTests(SynchronousTestCase):
         self._comes_back(CURSORS, key, value)
 
     @given(st.binary(max_size=20), _named)
-    def test_named(self, key: bytes, value: Named) -> None:
+    def test_named(self, key: bytes, value: ExplicitLink) -> None:
         self._comes_back(LINKS, key, value)
 
     @given(st.sampled_from((SUBSCRIPTIONS, CURSORS, LINKS)), st.binary(max_size=60))

@@ -43,13 +43,13 @@ from durable_streams_tw.http.handlers.token_deadline import until
 from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.protocol.streams.commands import FieldMap
-from durable_streams_tw.protocol.subscriptions import commands
+from durable_streams_tw.protocol.streams.parsing import HeaderMap
+from durable_streams_tw.protocol.subscriptions import parsing
 from durable_streams_tw.protocol.subscriptions.control_paths import (
     ControlPath,
-    Place,
+    ControlResource,
     is_control,
-    read_path,
+    parse_control_path,
 )
 from durable_streams_tw.protocol.subscriptions.state import GONE
 from durable_streams_tw.subscriptions.describe import glob_and_explicit_paths
@@ -103,7 +103,7 @@ class ClientRequest(Struct, frozen=True):
 
     client: str
     method: bytes
-    headers: FieldMap
+    headers: HeaderMap
     authority: bytes
 
 
@@ -173,7 +173,7 @@ class AuthorizedHandler:
             return self._operations.respond(request)
         visit = self._visit(host, request.method, request.headers, request.url)
         if is_control(request.path):
-            path = read_path(request.path)
+            path = parse_control_path(request.path)
             open_to_all = required_grants.is_open(path, request.method) or path.place in WAKE_KINDS
             return self.examine(visit, partial(control, request, path), say, open_to_all)
         return self.examine(visit, partial(stream, request), say)
@@ -253,16 +253,16 @@ class AuthorizedHandler:
         if path.place in WAKE_KINDS:
             return self._wake(request, path)
         assert who is not None, "all else is asked with a token"
-        if path.place in (Place.NOTHING, Place.KEYS):
+        if path.place in (ControlResource.NOTHING, ControlResource.KEYS):
             return self._operations.respond(request)
-        name = commands.subscription_id(path.id)
-        making = path.place is Place.SUBSCRIPTION and request.method == b"PUT"
+        name = parsing.parse_subscription_id(path.id)
+        making = path.place is ControlResource.SUBSCRIPTION and request.method == b"PUT"
         missing: str | None = None
         if not who.grants.allow_somewhere(Verb.SUBSCRIBE):
             missing = "this needs subscribe"
         elif making:
             missing = required_grants.subscribing(who.grants, request.body)
-        elif path.place is Place.STREAMS and request.method == b"POST":
+        elif path.place is ControlResource.STREAMS and request.method == b"POST":
             missing = required_grants.linking(who.grants, request.body)
         if missing is not None:
             return self._say(request, forbidden(missing))
@@ -288,7 +288,7 @@ class AuthorizedHandler:
 
     def _wake(self, request: Request, path: ControlPath) -> Response | Deferred[Response]:
         """Workers show the token of their wake, and it is looked at before anything is told."""
-        name = commands.subscription_id(path.id)
+        name = parsing.parse_subscription_id(path.id)
         try:
             token = bearer_tokens.bearer(request.headers)
         except bearer_tokens.MalformedAuthorization:
@@ -303,13 +303,15 @@ class AuthorizedHandler:
     # -- whoever it is --------------------------------------------------------------------------
 
     def _visit(
-        self, host: str | None, method: bytes, header: FieldMap, url: bytes
+        self, host: str | None, method: bytes, header: HeaderMap, url: bytes
     ) -> ClientRequest:
         forwarded = header.get(b"x-forwarded-for") if self._conditions.trust_proxy else None
         authority = url.split(b"/", 3)[2] if url.count(b"/") > 1 else b""
         return ClientRequest(client_of(host, forwarded), method, header, authority)
 
-    def visit(self, host: str | None, method: bytes, header: FieldMap, url: bytes) -> ClientRequest:
+    def visit(
+        self, host: str | None, method: bytes, header: HeaderMap, url: bytes
+    ) -> ClientRequest:
         """What a request of any resource says of its sender. ``url`` is the absolute one."""
         return self._visit(host, method, header, url)
 

@@ -17,14 +17,14 @@ from durable_streams_tw.http.messages import BodyProducer, Request, Response, St
 from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.live.sse.broadcaster import Broadcaster, EventSink
 from durable_streams_tw.live.transfers import Transfers
-from durable_streams_tw.protocol import caching, content_types, cursors, headers, json_mode, sse
+from durable_streams_tw.protocol import caching, content_types, cursors, headers, json_mode
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import MAX_POSITION
-from durable_streams_tw.protocol.lineage import incarnation
-from durable_streams_tw.protocol.offsets import NOW
-from durable_streams_tw.protocol.streams import commands, responses
-from durable_streams_tw.protocol.streams.commands import Live, ReadQuery
-from durable_streams_tw.protocol.streams.responses import Answer, Field
+from durable_streams_tw.protocol.streams import parsing, responses, sse
+from durable_streams_tw.protocol.streams.commands import LiveMode, ReadQuery
+from durable_streams_tw.protocol.streams.lineage import incarnation
+from durable_streams_tw.protocol.streams.offsets import NOW
+from durable_streams_tw.protocol.streams.responses import BufferedResponse, Header
 from durable_streams_tw.storage.api import Chunk, IStreamStore
 
 
@@ -63,10 +63,10 @@ class ReadHandler:
 
     def read(self, request: Request, path: str) -> Response | Deferred[Response]:
         """Answer a GET."""
-        query = commands.read_query(request.query)
+        query = parsing.parse_read(request.query)
         piece = self._transfers.pieces.bytes
-        if query.live is Live.SSE:
-            query = commands.resumed(query, request.headers.get(headers.LAST_EVENT_ID))
+        if query.live is LiveMode.SSE:
+            query = parsing.resume_read(query, request.headers.get(headers.LAST_EVENT_ID))
             chunk = self._store.read(path, query.offset, piece)
         else:
             chunk = self._store.read(path, query.offset, self._limit, None, piece)
@@ -80,7 +80,7 @@ class ReadHandler:
             return self._plain(responses.refused(chunk), request)
         if query.live is None:
             return self._content(chunk, request, query)
-        if query.live is Live.SSE:
+        if query.live is LiveMode.SSE:
             return self._events(chunk, request, query)
         if chunk.data or chunk.state.closed:
             return self._news(chunk, asked)
@@ -95,7 +95,7 @@ class ReadHandler:
             return self._plain(responses.refused(chunk), request)
         if chunk.data:
             return self._content(chunk, request, query)
-        return self._plain(responses.no_news(chunk.state, self._cursor(query)), request)
+        return self._plain(responses.long_poll_timeout(chunk.state, self._cursor(query)), request)
 
     def _cursor(self, query: ReadQuery) -> int:
         return cursors.next_cursor(self._seconds(), query.cursor, self._random())
@@ -112,7 +112,7 @@ class ReadHandler:
         may_zip = query.live is None and http_headers.worth_gzip(kind, len(chunk.data))
         zips = may_zip and caching.accepts_gzip(header.get(headers.ACCEPT_ENCODING))
         cursor = None if query.live is None else self._cursor(query)
-        about = responses.read_fields(state, chunk.end, cursor)
+        about = responses.read_headers(state, chunk.end, cursor)
         if may_zip:
             about.append(http_headers.VARY_ENCODING)
         if query.offset == NOW:
@@ -125,7 +125,7 @@ class ReadHandler:
             )
             about.append((headers.H_ETAG, tag))
             about.append((headers.H_CACHE_CONTROL, self._directives(chunk)))
-            if caching.is_match(header.get(headers.IF_NONE_MATCH), tag):
+            if caching.matches_etag(header.get(headers.IF_NONE_MATCH), tag):
                 return Response(304, about, b"", common)
         about.extend(http_headers.content(kind))
         if chunk.more:
@@ -139,7 +139,7 @@ class ReadHandler:
         zipped: Deferred[bytes] = self._in_thread(http_headers.gzip, body)
         return zipped.addCallback(lambda small: Response(200, about, small, common))
 
-    def _streamed(self, chunk: Chunk, about: list[Field], zips: bool) -> StreamedBody:
+    def _streamed(self, chunk: Chunk, about: list[Header], zips: bool) -> StreamedBody:
         """Return the body of an answer that is longer than one piece."""
         size = chunk.end - chunk.start
         if content_types.is_json(chunk.state.content_type):
@@ -164,23 +164,23 @@ class ReadHandler:
             left = lifetime.ttl
         elif lifetime.expires_at is not None:
             left = lifetime.expires_at / 1000 - self._seconds()
-        return caching.directives(self._private, left)
+        return caching.cache_control(self._private, left)
 
     # -- events -----------------------------------------------------------------------------
 
     def _events(self, chunk: Chunk, request: Request, query: ReadQuery) -> Response:
         ended = not chunk.data and chunk.state.closed
         if ended and request.headers.get(headers.LAST_EVENT_ID):
-            return self._plain(responses.nothing_follows(chunk.state), request)
-        about: list[Field] = list(http_headers.EVENT_STREAM)
+            return self._plain(responses.event_source_end(chunk.state), request)
+        about: list[Header] = list(http_headers.EVENT_STREAM)
         if sse.framing(chunk.state.content_type) is sse.Framing.BASE64:
             about.append(http_headers.BASE64)
         if ended:
-            about.extend(responses.read_fields(chunk.state, chunk.end, None))
+            about.extend(responses.read_headers(chunk.state, chunk.end, None))
         follow = partial(self._fanout.subscribe, chunk, query.cursor)
         return Response(200, about, follow, self._policies.common(_origin(request)))
 
-    def _plain(self, answer: Answer, request: Request) -> Response:
+    def _plain(self, answer: BufferedResponse, request: Request) -> Response:
         return self._policies.complete(answer, _origin(request))
 
 

@@ -13,10 +13,10 @@ from msgspec import Struct
 
 from durable_streams_tw.auth.grants import Grants, Verb
 from durable_streams_tw.protocol import headers, paths
-from durable_streams_tw.protocol.streams import commands
-from durable_streams_tw.protocol.streams.commands import FieldMap
-from durable_streams_tw.protocol.subscriptions import commands as subscriptions_commands
-from durable_streams_tw.protocol.subscriptions.control_paths import ControlPath, Place
+from durable_streams_tw.protocol.streams import parsing
+from durable_streams_tw.protocol.streams.parsing import HeaderMap
+from durable_streams_tw.protocol.subscriptions import parsing as subscriptions_parsing
+from durable_streams_tw.protocol.subscriptions.control_paths import ControlPath, ControlResource
 from durable_streams_tw.protocol.subscriptions.globs import parse_glob
 from durable_streams_tw.protocol.subscriptions.state import Kind
 
@@ -30,9 +30,9 @@ _VERBS: Final = {
 
 #: Control resources whose credentials are the token of a wake.
 WAKE_KINDS: Final = {
-    Place.CALLBACK: Kind.WEBHOOK,
-    Place.ACK: Kind.PULL,
-    Place.RELEASE: Kind.PULL,
+    ControlResource.CALLBACK: Kind.WEBHOOK,
+    ControlResource.ACK: Kind.PULL,
+    ControlResource.RELEASE: Kind.PULL,
 }
 
 
@@ -53,7 +53,7 @@ class Coverage(Struct, frozen=True):
 
 
 def allowed(
-    grants: Grants, method: bytes, path: bytes, header: FieldMap, root: bytes
+    grants: Grants, method: bytes, path: bytes, header: HeaderMap, root: bytes
 ) -> str | None:
     """What is missing for a request for the stream at a raw path behind ``root``; None where it
     is allowed. Raises `Refused` where the request is malformed.
@@ -66,7 +66,7 @@ def allowed(
     if not grants.allow(verb, paths.stream_name(path)):
         return f"this needs {verb.value} on the stream"
     if verb is Verb.CREATE and headers.STREAM_FORKED_FROM in header:
-        fork = commands.fork_request(header, root)
+        fork = parsing.parse_fork(header, root)
         if fork is not None and not grants.allow(Verb.READ, fork.source):
             return "a fork needs read on its source"
     return None
@@ -77,7 +77,7 @@ def subscribing(grants: Grants, body: bytes) -> str | None:
 
     Raises `Refused` where the body is malformed.
     """
-    asked = subscriptions_commands.subscribe("-", body)
+    asked = subscriptions_parsing.parse_subscribe("-", body)
     if not Coverage(asked.config.pattern, asked.streams).allowed(grants):
         return "a subscription needs read and subscribe on every stream that it could ever match"
     wake_stream = asked.config.wake_stream
@@ -91,7 +91,7 @@ def linking(grants: Grants, body: bytes) -> str | None:
 
     Raises `Refused` where the body is malformed.
     """
-    return naming(grants, subscriptions_commands.link_streams("-", body).streams)
+    return naming(grants, subscriptions_parsing.parse_link_streams("-", body).streams)
 
 
 def naming(grants: Grants, streams: Iterable[str]) -> str | None:
@@ -103,4 +103,4 @@ def naming(grants: Grants, streams: Iterable[str]) -> str | None:
 
 def is_open(path: ControlPath, method: bytes) -> bool:
     """Whether anybody may ask this: the public keys of webhooks, which others verify with."""
-    return path.place is Place.KEYS and method in (b"GET", b"HEAD")
+    return path.place is ControlResource.KEYS and method in (b"GET", b"HEAD")

@@ -21,12 +21,16 @@ from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol import caching, headers
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_CONTROL_BODY, RESERVED_SEGMENT
-from durable_streams_tw.protocol.offsets import format_offset
-from durable_streams_tw.protocol.preconditions import CONDITIONAL, precondition
-from durable_streams_tw.protocol.streams.responses import Answer, Field
+from durable_streams_tw.protocol.streams.offsets import format_offset
+from durable_streams_tw.protocol.streams.preconditions import CONDITIONAL, parse_precondition
+from durable_streams_tw.protocol.streams.responses import BufferedResponse, Header
 from durable_streams_tw.protocol.subscriptions import commands as requests
+from durable_streams_tw.protocol.subscriptions import parsing
 from durable_streams_tw.protocol.subscriptions.commands import SubscriptionCommand
-from durable_streams_tw.protocol.subscriptions.control_paths import Place, read_path
+from durable_streams_tw.protocol.subscriptions.control_paths import (
+    ControlResource,
+    parse_control_path,
+)
 from durable_streams_tw.protocol.subscriptions.outcomes import Claimed, Settled, Subscribed
 from durable_streams_tw.protocol.subscriptions.state import (
     AlreadyClaimed,
@@ -44,7 +48,7 @@ _AUTHORIZATION: Final = b"authorization"
 _JSON: Final = b"application/json"
 _JWK_SET: Final = b"application/jwk-set+json"
 _KEYS_CACHING: Final = b"public, max-age=300"
-_NO_STORE: Final[Field] = (headers.H_CACHE_CONTROL, caching.NO_STORE)
+_NO_STORE: Final[Header] = (headers.H_CACHE_CONTROL, caching.NO_STORE)
 
 # RFC 6750 §2.1; the scheme's name is compared without case (RFC 9110 §11.1).
 _BEARER: Final = re.compile(rb"bearer +([A-Za-z0-9\-._~+/]+=*)", re.IGNORECASE)
@@ -81,27 +85,29 @@ class SubscriptionHandler:
     def misdirected(self, request: Request) -> Response | None:
         """Answer a request whose head shows that it is refused, whatever its body is."""
         length = request.headers.get(b"content-length", b"")
-        if read_path(request.path).place is Place.NOTHING:
+        if parse_control_path(request.path).place is ControlResource.NOTHING:
             answer = refused(_NOTHING)
         elif length.isdigit() and (len(length) > 9 or int(length) > MAX_CONTROL_BODY):
-            answer = refused(requests.BODY_TOO_LARGE)
+            answer = refused(parsing.BODY_TOO_LARGE)
         else:
             return None
         return self._policies.complete(answer, request.headers.get(b"origin"))
 
-    def _route(self, request: Request) -> Answer | Deferred[Answer]:
-        path = read_path(request.path)
+    def _route(self, request: Request) -> BufferedResponse | Deferred[BufferedResponse]:
+        path = parse_control_path(request.path)
         place = path.place
-        if place is Place.KEYS:
+        if place is ControlResource.KEYS:
             return _only(request, b"GET", self._keys)
-        if place is Place.NOTHING:
+        if place is ControlResource.NOTHING:
             return refused(_NOTHING)
-        name = requests.subscription_id(path.id)
-        if place is not Place.SUBSCRIPTION and any(name in request.headers for name in CONDITIONAL):
+        name = parsing.parse_subscription_id(path.id)
+        if place is not ControlResource.SUBSCRIPTION and any(
+            name in request.headers for name in CONDITIONAL
+        ):
             return refused(_UNCONDITIONAL)
-        if place is Place.SUBSCRIPTION:
+        if place is ControlResource.SUBSCRIPTION:
             return self._subscription(request, name)
-        if place is Place.STREAM:
+        if place is ControlResource.STREAM:
             unlink = partial(self._unlink, name, path.stream)
             return _only(request, b"DELETE", unlink)
         operation = self._actions()[place]
@@ -109,58 +115,74 @@ class SubscriptionHandler:
 
     # -- resources ----------------------------------------------------------------------------
 
-    def _keys(self) -> Answer:
+    def _keys(self) -> BufferedResponse:
         keys = self._subscriptions.keyring.jwks()
-        return Answer(
+        return BufferedResponse(
             200,
             [(headers.H_CONTENT_TYPE, _JWK_SET), (headers.H_CACHE_CONTROL, _KEYS_CACHING)],
             keys,
         )
 
-    def _subscription(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+    def _subscription(
+        self, request: Request, name: str
+    ) -> BufferedResponse | Deferred[BufferedResponse]:
         if request.method == b"PUT":
-            command = requests.subscribe(name, request.body, precondition(request.headers))
+            command = parsing.parse_subscribe(
+                name, request.body, parse_precondition(request.headers)
+            )
             made: Deferred[Any] = self._subscriptions.subscribe(command)
             return made.addCallback(self._subscribed)
         if request.method in (b"GET", b"HEAD"):
             described: Deferred[Any] = self._subscriptions.describe(name)
             return described.addCallback(self._described, 200)
         if request.method == b"DELETE":
-            return self._done(requests.Unsubscribe(name, precondition(request.headers)), _empty)
+            return self._done(
+                requests.Unsubscribe(name, parse_precondition(request.headers)), _empty
+            )
         return _not_allowed(b"GET, HEAD, PUT, DELETE")
 
-    def _link(self, request: Request, name: str) -> Answer | Deferred[Answer]:
-        return self._done(requests.link_streams(name, request.body), _empty)
+    def _link(self, request: Request, name: str) -> BufferedResponse | Deferred[BufferedResponse]:
+        return self._done(parsing.parse_link_streams(name, request.body), _empty)
 
-    def _unlink(self, name: str, raw_path: bytes) -> Answer | Deferred[Answer]:
-        return self._done(requests.unlink_stream(name, raw_path), _empty)
+    def _unlink(self, name: str, raw_path: bytes) -> BufferedResponse | Deferred[BufferedResponse]:
+        return self._done(parsing.parse_unlink_stream(name, raw_path), _empty)
 
-    def _actions(self) -> dict[Place, Callable[[Request, str], Answer | Deferred[Answer]]]:
+    def _actions(
+        self,
+    ) -> dict[
+        ControlResource, Callable[[Request, str], BufferedResponse | Deferred[BufferedResponse]]
+    ]:
         return {
-            Place.STREAMS: self._link,
-            Place.CALLBACK: self._callback,
-            Place.CLAIM: self._claim,
-            Place.ACK: self._ack,
-            Place.RELEASE: self._release,
+            ControlResource.STREAMS: self._link,
+            ControlResource.CALLBACK: self._callback,
+            ControlResource.CLAIM: self._claim,
+            ControlResource.ACK: self._ack,
+            ControlResource.RELEASE: self._release,
         }
 
-    def _callback(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+    def _callback(
+        self, request: Request, name: str
+    ) -> BufferedResponse | Deferred[BufferedResponse]:
         return self._settle(request, name, Kind.WEBHOOK)
 
-    def _ack(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+    def _ack(self, request: Request, name: str) -> BufferedResponse | Deferred[BufferedResponse]:
         return self._settle(request, name, Kind.PULL)
 
-    def _settle(self, request: Request, name: str, kind: Kind) -> Answer | Deferred[Answer]:
+    def _settle(
+        self, request: Request, name: str, kind: Kind
+    ) -> BufferedResponse | Deferred[BufferedResponse]:
         token, proof = self._proof(request, name, kind)
-        command = requests.settle(name, kind, proof, request.body)
+        command = parsing.parse_settle(name, kind, proof, request.body)
         return self._done(command, lambda outcome: self._settled(outcome, token, command.done))
 
-    def _claim(self, request: Request, name: str) -> Answer | Deferred[Answer]:
-        return self._done(requests.claim(name, request.body), self._claimed)
+    def _claim(self, request: Request, name: str) -> BufferedResponse | Deferred[BufferedResponse]:
+        return self._done(parsing.parse_claim(name, request.body), self._claimed)
 
-    def _release(self, request: Request, name: str) -> Answer | Deferred[Answer]:
+    def _release(
+        self, request: Request, name: str
+    ) -> BufferedResponse | Deferred[BufferedResponse]:
         _, proof = self._proof(request, name, Kind.PULL)
-        return self._done(requests.release(name, proof, request.body), _empty)
+        return self._done(parsing.parse_release(name, proof, request.body), _empty)
 
     def _proof(self, request: Request, name: str, kind: Kind) -> tuple[str, Proof | Refusal]:
         """The token of a request, and what it says. Raises `Refused` where there is none."""
@@ -173,14 +195,14 @@ class SubscriptionHandler:
     # -- answers ------------------------------------------------------------------------------
 
     def _done(
-        self, command: SubscriptionCommand, tell: Callable[[Any], Answer]
-    ) -> Deferred[Answer]:
+        self, command: SubscriptionCommand, tell: Callable[[Any], BufferedResponse]
+    ) -> Deferred[BufferedResponse]:
         submitted: Deferred[Any] = self._subscriptions.submit(command)
         return submitted.addCallback(
             lambda outcome: refused(outcome) if isinstance(outcome, Refusal) else tell(outcome)
         )
 
-    def _subscribed(self, outcome: Outcome) -> Answer | Deferred[Answer]:
+    def _subscribed(self, outcome: Outcome) -> BufferedResponse | Deferred[BufferedResponse]:
         if isinstance(outcome, Refusal):
             return refused(outcome)
         assert isinstance(outcome, Subscribed), "what subscribing comes to"
@@ -188,7 +210,7 @@ class SubscriptionHandler:
         described: Deferred[Any] = self._subscriptions.describe(outcome.state.id)
         return described.addCallback(self._described, status)
 
-    def _described(self, found: Description | Refusal, status: int) -> Answer:
+    def _described(self, found: Description | Refusal, status: int) -> BufferedResponse:
         if isinstance(found, Refusal):
             return refused(found)
         return _json(status, self._description(found))
@@ -231,7 +253,7 @@ class SubscriptionHandler:
             },
         }
 
-    def _claimed(self, outcome: Claimed) -> Answer:
+    def _claimed(self, outcome: Claimed) -> BufferedResponse:
         state: Subscription = outcome.state
         return _json(
             200,
@@ -244,7 +266,7 @@ class SubscriptionHandler:
             },
         )
 
-    def _settled(self, outcome: Settled, token: str, done: bool) -> Answer:
+    def _settled(self, outcome: Settled, token: str, done: bool) -> BufferedResponse:
         told: dict[str, Any] = {"ok": True, "next_wake": outcome.next_wake}
         if not done and outcome.state is not None:
             renewed = self._subscriptions.tokens.renew(token, outcome.state)
@@ -253,13 +275,13 @@ class SubscriptionHandler:
         return _json(200, told)
 
 
-def _refused(failure: Failure) -> Answer:
+def _refused(failure: Failure) -> BufferedResponse:
     failure.trap(Refused)
     refused_by: Any = failure.value
     return refused(refused_by.refusal)
 
 
-def refused(refusal: Refusal) -> Answer:
+def refused(refusal: Refusal) -> BufferedResponse:
     """A refusal in the form of the control operations."""
     problem = refusal.problem
     code = Problem.INVALID_REQUEST if problem in _INVALID else problem
@@ -272,24 +294,26 @@ def refused(refusal: Refusal) -> Answer:
     return answer
 
 
-def _json(status: int, value: dict[str, Any]) -> Answer:
+def _json(status: int, value: dict[str, Any]) -> BufferedResponse:
     body = json.dumps(value).encode("ascii")
-    return Answer(status, [(headers.H_CONTENT_TYPE, _JSON), _NO_STORE], body)
+    return BufferedResponse(status, [(headers.H_CONTENT_TYPE, _JSON), _NO_STORE], body)
 
 
-def _empty(_: object) -> Answer:
-    return Answer(204, [_NO_STORE])
+def _empty(_: object) -> BufferedResponse:
+    return BufferedResponse(204, [_NO_STORE])
 
 
 def _only(
-    request: Request, method: bytes, answer: Callable[[], Answer | Deferred[Answer]]
-) -> Answer | Deferred[Answer]:
+    request: Request,
+    method: bytes,
+    answer: Callable[[], BufferedResponse | Deferred[BufferedResponse]],
+) -> BufferedResponse | Deferred[BufferedResponse]:
     if request.method == method or (method == b"GET" and request.method == b"HEAD"):
         return answer()
     return _not_allowed(b"GET, HEAD" if method == b"GET" else method)
 
 
-def _not_allowed(methods: bytes) -> Answer:
+def _not_allowed(methods: bytes) -> BufferedResponse:
     allow = methods + b", OPTIONS"
     return refused(
         Refusal(

@@ -17,16 +17,11 @@ from twisted.python.failure import Failure
 from durable_streams_tw.http.limits import INLINE_BODY
 from durable_streams_tw.protocol import content_types
 from durable_streams_tw.protocol.errors import Refusal, Refused
-from durable_streams_tw.protocol.preconditions import precondition
-from durable_streams_tw.protocol.streams import bodies, commands
+from durable_streams_tw.protocol.streams import bodies, parsing
 from durable_streams_tw.protocol.streams.bodies import Body
-from durable_streams_tw.protocol.streams.commands import (
-    Append,
-    AppendFields,
-    Create,
-    Delete,
-    FieldMap,
-)
+from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
+from durable_streams_tw.protocol.streams.parsing import AppendHeaders, HeaderMap
+from durable_streams_tw.protocol.streams.preconditions import parse_precondition
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Command, IStreamStore, Outcome
 
@@ -64,9 +59,9 @@ class WriteHandler:
         self._in_thread = in_thread
         self._turns: dict[str, deque[_Turn]] = {}
 
-    def create(self, path: str, header: FieldMap, raw: bytes, root: bytes) -> Deferred[Outcome]:
+    def create(self, path: str, header: HeaderMap, raw: bytes, root: bytes) -> Deferred[Outcome]:
         """PUT (PROTOCOL.md §5.1); ``root`` is the raw path that stream names stand behind."""
-        asked = commands.create_fields(header, self._now(), root)
+        asked = parsing.parse_create(header, self._now(), root)
 
         def command(body: Body) -> Command:
             return Create(
@@ -89,7 +84,7 @@ class WriteHandler:
             return self._in_turn(path, lambda: command(bodies.initial(content_type, raw)))
         return self._store.submit(command(bodies.initial(content_type, raw)))
 
-    def append(self, path: str, header: FieldMap, raw: bytes) -> Deferred[Outcome]:
+    def append(self, path: str, header: HeaderMap, raw: bytes) -> Deferred[Outcome]:
         """POST (PROTOCOL.md §5.2, §5.3)."""
         outcome: Deferred[Outcome] = Deferred()
         self.append_for(path, header, raw, outcome.callback, outcome.errback)
@@ -98,13 +93,13 @@ class WriteHandler:
     def append_for(
         self,
         path: str,
-        header: FieldMap,
+        header: HeaderMap,
         raw: bytes,
         told: Callable[[Outcome], object],
         failed: Callable[[Failure], object],
     ) -> None:
         """The same, for one who is told, at once or later, and must not raise anything then."""
-        asked = commands.append_fields(header)
+        asked = parsing.parse_append(header)
         if _takes_long(asked.content_type, raw) or path in self._turns:
             turn = self._in_turn(path, lambda: self._append(path, asked, asked.content_type, raw))
             turn.addCallbacks(told, failed)
@@ -123,9 +118,9 @@ class WriteHandler:
             told,
         )
 
-    def append_as_it_is(self, path: str, header: FieldMap, raw: bytes) -> Deferred[Outcome]:
+    def append_as_it_is(self, path: str, header: HeaderMap, raw: bytes) -> Deferred[Outcome]:
         """An append whose content type is the stream's, whatever that is."""
-        asked = commands.append_fields(header)
+        asked = parsing.parse_append(header)
 
         def looked_up(state: StreamState | Refusal) -> Command | Deferred[Command]:
             if isinstance(state, Refusal):
@@ -138,15 +133,15 @@ class WriteHandler:
 
         return self._in_turn(path, prepare)
 
-    def delete(self, path: str, header: FieldMap) -> Deferred[Outcome]:
+    def delete(self, path: str, header: HeaderMap) -> Deferred[Outcome]:
         """DELETE (PROTOCOL.md §5.4)."""
-        command = Delete(path, precondition(header))
+        command = Delete(path, parse_precondition(header))
         if path in self._turns:
             return self._in_turn(path, lambda: command)
         return self._store.submit(command)
 
     def _append(
-        self, path: str, asked: AppendFields, content_type: str | None, raw: bytes
+        self, path: str, asked: AppendHeaders, content_type: str | None, raw: bytes
     ) -> Command | Deferred[Command]:
         def command(body: Body | None) -> Command:
             return Append(

@@ -22,7 +22,7 @@ from durable_streams_tw.http.http2.frames import Code, ConnectionFault
 from durable_streams_tw.http.limits import MAX_FIELD_BLOCK, MAX_FIELDS, MAX_HEAD, REMEMBERED_HEADS
 from durable_streams_tw.http.messages import CommonHeaders
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.streams.responses import Field
+from durable_streams_tw.protocol.streams.responses import Header
 
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]++")
 _TORN: Final = re.compile(rb"[\r\n\0]")
@@ -218,7 +218,7 @@ def _literal_name(name: bytes, bits: int, first: int) -> bytes:
     return bytes((first,)) + integer(len(name), 7) + name
 
 
-def _literal(field: Field) -> bytes:
+def _literal(field: Header) -> bytes:
     name, value = field
     size = len(value)
     length = bytes((size,)) if size < 127 else integer(size, 7)
@@ -238,7 +238,7 @@ class HeadWriter:
     def __init__(self) -> None:
         self._room = _TABLE_SIZE
         self._count = 0
-        self._places: dict[Field, int] = {}
+        self._places: dict[Header, int] = {}
         self._common: dict[CommonHeaders, bytes] = {}
         self._resize = b""
 
@@ -252,7 +252,7 @@ class HeadWriter:
             self._resize = b"\x20"
 
     def write(
-        self, status: int, own: list[Field], common: CommonHeaders, length: int | None, date: bytes
+        self, status: int, own: list[Header], common: CommonHeaders, length: int | None, date: bytes
     ) -> bytes:
         """Return the field block of a response.
 

@@ -20,7 +20,7 @@ from durable_streams_tw.http.operators import resources
 from durable_streams_tw.http.twisted_web.resource import send
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_LISTING_PAGE, MAX_PATH
-from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.streams.offsets import format_offset
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.limits import LISTING_PAGE

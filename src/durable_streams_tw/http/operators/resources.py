@@ -19,13 +19,13 @@ from durable_streams_tw.http.twisted_web import request_target
 from durable_streams_tw.http.twisted_web.resource import send
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams import responses
-from durable_streams_tw.protocol.streams.responses import Field
+from durable_streams_tw.protocol.streams.responses import Header
 
 #: The raw path below which operators' resources are found.
 PREFIX: Final = b"/-/"
 
 #: What every answer here carries.
-COMMON: Final[tuple[Field, ...]] = (
+COMMON: Final[tuple[Header, ...]] = (
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Cross-Origin-Resource-Policy", b"same-origin"),
     (b"Content-Security-Policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -41,7 +41,7 @@ _READ_ONLY: Final = Refusal(
 )
 
 
-def page(status: int, content_type: bytes, body: bytes, *fields: Field) -> Response:
+def page(status: int, content_type: bytes, body: bytes, *fields: Header) -> Response:
     """An answer below ``/-/``; ``fields`` take the place of common ones of the same name."""
     named = {name.lower() for name, _ in fields}
     common = [field for field in COMMON if field[0].lower() not in named]

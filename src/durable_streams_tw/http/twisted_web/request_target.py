@@ -13,7 +13,7 @@ from typing import Final
 from twisted.web.server import Request
 
 from durable_streams_tw.protocol.errors import Problem, Refused
-from durable_streams_tw.protocol.streams.commands import FieldMap
+from durable_streams_tw.protocol.streams.parsing import HeaderMap
 
 _FORWARDED_HOST: Final = b"x-forwarded-host"
 _FORWARDED_PROTO: Final = b"x-forwarded-proto"
@@ -91,7 +91,7 @@ def _reached(request: Request) -> bytes:
     return f"{written}:{address.port}".encode("ascii")
 
 
-def base_url(header: FieldMap, host: bytes, secure: bool, trust_proxy: bool) -> bytes:
+def base_url(header: HeaderMap, host: bytes, secure: bool, trust_proxy: bool) -> bytes:
     """Scheme and authority of the URL that the client used, without a path.
 
     With ``trust_proxy``, X-Forwarded-Proto and X-Forwarded-Host say it, where they are

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from durable_streams_tw.live.limits import TAIL_WINDOW
-from durable_streams_tw.protocol import sse
-from durable_streams_tw.protocol.sse import Framing
+from durable_streams_tw.protocol.streams import sse
+from durable_streams_tw.protocol.streams.sse import Framing
 from durable_streams_tw.protocol.streams.state import StreamState
 
 _CR: Final = 0x0D
@@ -51,7 +51,7 @@ class EventBatch:
         at_tail = self.reach >= state.tail
         self.last = at_tail and state.closed
         if not self.last:
-            stop = sse.deliverable(kind, data, at_tail)
+            stop = sse.deliverable_size(kind, data, at_tail)
             # Where there is more and this is but the start of a character, holding it back
             # would be reading it again for ever.
             if stop or drained:

@@ -9,9 +9,10 @@ from twisted.python.failure import Failure
 from durable_streams_tw.live.sse.event_batch import EventBatch
 from durable_streams_tw.live.sse.subscriber import READY, FeedContext, Subscriber
 from durable_streams_tw.live.sse.tail_buffer import TailBuffer
-from durable_streams_tw.protocol import cursors, sse
+from durable_streams_tw.protocol import cursors
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.sse import Framing
+from durable_streams_tw.protocol.streams import sse
+from durable_streams_tw.protocol.streams.sse import Framing
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Chunk
 

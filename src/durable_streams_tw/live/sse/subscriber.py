@@ -26,8 +26,9 @@ from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.live.registry import FollowerRegistry
 from durable_streams_tw.live.sse.event_batch import EventBatch
 from durable_streams_tw.live.timer_queue import Timeout, TimerQueue
-from durable_streams_tw.protocol import cursors, sse
+from durable_streams_tw.protocol import cursors
 from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.streams import sse
 from durable_streams_tw.storage.api import Chunk, IStreamStore
 
 if TYPE_CHECKING:

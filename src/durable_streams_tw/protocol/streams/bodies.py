@@ -25,13 +25,13 @@ class Body(Struct, frozen=True, gc=False):
     problem: Refusal | None = None
 
 
-NOTHING = Body(b"")
+EMPTY = Body(b"")
 
 
 def initial(content_type: str, raw: bytes) -> Body:
     """The body of a PUT. Empty, and in JSON mode ``[]``, mean an empty stream (§9.1.3)."""
     if not raw:
-        return NOTHING
+        return EMPTY
     return _json(raw) if content_types.is_json(content_type) else Body(raw)
 
 

@@ -1,43 +1,28 @@
-"""Commands: what a request asks for, as frozen values (PROTOCOL.md §5).
-
-Each parser reads one method's query and header fields and raises `Refused` at the first
-that is malformed. Header names are lower-case; a repeated field arrives as one value joined
-with commas (RFC 9110 §5.3), which no grammar here allows where one value is meant; only in
-opaque values (Stream-Seq, Producer-Id) it cannot be told from one that has a comma.
-"""
+"""Commands that a store carries out for requests to streams (PROTOCOL.md §5)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import Enum
-from functools import lru_cache
-from typing import Final
-from urllib.parse import unquote_plus
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from durable_streams_tw.protocol import content_types, headers
-from durable_streams_tw.protocol.cursors import parse_cursor
-from durable_streams_tw.protocol.errors import Problem, Refused
-from durable_streams_tw.protocol.offsets import NOW, START, Asked, parse_offset
-from durable_streams_tw.protocol.paths import is_reserved, stream_name
-from durable_streams_tw.protocol.preconditions import CONDITIONAL, Precondition, precondition
 from durable_streams_tw.protocol.streams.bodies import Body
+from durable_streams_tw.protocol.streams.offsets import RequestedOffset
+from durable_streams_tw.protocol.streams.preconditions import (
+    Precondition,
+)
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
-from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime
-
-FieldMap = Mapping[bytes, bytes]
+from durable_streams_tw.protocol.streams.state import Lifetime
 
 
-class Live(Enum):
+class LiveMode(Enum):
     """How a reader follows a stream (§5.7, §5.8)."""
 
     LONG_POLL = "long-poll"
     SSE = "sse"
 
 
-class Counted(Struct, frozen=True):
+class CountedForkPoint(Struct, frozen=True):
     """The position that a Stream-Fork-Sub-Offset comes to, found before the request is carried out:
     so many messages behind ``start`` in the stream ``source_id``."""
 
@@ -58,9 +43,9 @@ class ForkRequest(Struct, frozen=True):
     """
 
     source: str
-    offset: Asked | None = None
+    offset: RequestedOffset | None = None
     sub_offset: int = 0
-    counted: Counted | None = None
+    counted: CountedForkPoint | None = None
 
 
 class Create(Struct, frozen=True, gc=False):
@@ -101,215 +86,6 @@ class Delete(Struct, frozen=True):
 class ReadQuery(Struct, frozen=True):
     """What a GET's query says."""
 
-    offset: Asked
-    live: Live | None = None
+    offset: RequestedOffset
+    live: LiveMode | None = None
     cursor: int | None = None
-
-
-class CreateFields(Struct, frozen=True):
-    """What a PUT's header says."""
-
-    content_type: str | None
-    lifetime: Lifetime
-    closed: bool
-    fork: ForkRequest | None
-    precondition: Precondition | None = None
-
-
-class AppendFields(Struct, frozen=True, gc=False):
-    """What a POST's header says."""
-
-    content_type: str | None
-    closed: bool
-    stream_seq: bytes | None
-    producer: ProducerClaim | None
-    precondition: Precondition | None = None
-
-
-_CATCH_UP_ALL: Final = ReadQuery(START)
-_LIVE: Final = {mode.value: mode for mode in Live}
-_KNOWN: Final = frozenset(("offset", "live", "cursor"))
-
-# What a POST's header may say beyond the type of its body, which is all that most of them say.
-_SELDOM: Final = frozenset(
-    (
-        headers.CONTENT_ENCODING,
-        headers.STREAM_CLOSED,
-        headers.STREAM_SEQ,
-        headers.PRODUCER_ID,
-        headers.PRODUCER_EPOCH,
-        headers.PRODUCER_SEQ,
-        *CONDITIONAL,
-    )
-)
-
-
-def read_query(query: bytes) -> ReadQuery:
-    """The query of a GET (§5.6-§5.8). Unknown parameters are ignored (§11.1)."""
-    if not query:
-        return _CATCH_UP_ALL
-    given: dict[str, str] = {}
-    for part in query.decode("latin-1").split("&"):
-        name, _, value = part.partition("=")
-        if "%" in part or "+" in part:
-            name, value = unquote_plus(name), unquote_plus(value)
-        if name in _KNOWN:
-            if name in given:
-                raise Refused(Problem.MALFORMED_REQUEST, f"the parameter {name!r} is given twice")
-            given[name] = value
-    live: Live | None = None
-    if "live" in given:
-        live = _LIVE.get(given["live"])
-        if live is None:
-            raise Refused(Problem.MALFORMED_REQUEST, "live is 'long-poll' or 'sse'")
-        if "offset" not in given:
-            raise Refused(Problem.MALFORMED_OFFSET, "a live read needs an offset")
-    offset = parse_offset(given["offset"]) if "offset" in given else START
-    cursor = given.get("cursor")
-    return ReadQuery(offset, live, parse_cursor(cursor) if cursor else None)
-
-
-def resumed(query: ReadQuery, last_event_id: bytes | None) -> ReadQuery:
-    """Return the query of an event stream as its Last-Event-ID changes it.
-
-    A browser's EventSource reconnects to the URL that it began with, and sends the id of the last
-    event: that offset counts. Raises `Refused` (MALFORMED_OFFSET).
-    """
-    if not last_event_id:
-        return query
-    return replace(query, offset=parse_offset(last_event_id.decode("latin-1")))
-
-
-def create_fields(header: FieldMap, now: int, root: bytes) -> CreateFields:
-    """The header of a PUT (§5.1).
-
-    ``now`` is in milliseconds since 1970; ``root`` the raw path, ``/`` at its end, that
-    stream names stand behind.
-    """
-    _refuse_encoding(header)
-    return CreateFields(
-        content_type(header),
-        lifetime(header, now),
-        headers.is_true(header.get(headers.STREAM_CLOSED)),
-        fork_request(header, root),
-        precondition(header),
-    )
-
-
-def fork_request(header: FieldMap, root: bytes) -> ForkRequest | None:
-    """The three fork fields (§4.2); None without Stream-Forked-From. Raises `Refused`."""
-    source = header.get(headers.STREAM_FORKED_FROM)
-    offset = header.get(headers.STREAM_FORK_OFFSET)
-    sub_offset = header.get(headers.STREAM_FORK_SUB_OFFSET)
-    if source is None:
-        if offset is None and sub_offset is None:
-            return None
-        raise Refused(
-            Problem.INVALID_FORK,
-            "Stream-Fork-Offset and Stream-Fork-Sub-Offset need Stream-Forked-From",
-        )
-    position = None if offset is None else _fork_offset(offset)
-    past = 0 if sub_offset is None else headers.parse_integer("Stream-Fork-Sub-Offset", sub_offset)
-    if not source.startswith(root):
-        raise Refused(
-            Problem.STREAM_NOT_FOUND,
-            f"Stream-Forked-From is the path of a stream of this server, below {root.decode()}",
-        )
-    name = stream_name(source[len(root) :])
-    if is_reserved(name):
-        raise Refused(Problem.STREAM_NOT_FOUND, "Stream-Forked-From names no stream")
-    return ForkRequest(name, position, past)
-
-
-def _fork_offset(value: bytes) -> Asked:
-    asked = parse_offset(value.decode("latin-1"))
-    if asked == NOW or value == b"-1":
-        raise Refused(
-            Problem.MALFORMED_OFFSET,
-            "Stream-Fork-Offset is a value that this server returned in Stream-Next-Offset",
-        )
-    return asked
-
-
-def append_fields(header: FieldMap) -> AppendFields:
-    """The header of a POST (§5.2, §5.2.1)."""
-    if _SELDOM.isdisjoint(header):
-        return _typed_append(header.get(headers.CONTENT_TYPE))
-    _refuse_encoding(header)
-    seq = header.get(headers.STREAM_SEQ)
-    if seq is not None:
-        headers.parse_token("Stream-Seq", seq)
-    return AppendFields(
-        content_type(header),
-        headers.is_true(header.get(headers.STREAM_CLOSED)),
-        seq,
-        producer(header),
-        precondition(header),
-    )
-
-
-@lru_cache(maxsize=128)
-def _typed_append(value: bytes | None) -> AppendFields:
-    return AppendFields(_media_type(value), False, None, None)
-
-
-def content_type(header: FieldMap) -> str | None:
-    """The Content-Type, None where it is missing or empty. Raises `Refused`."""
-    return _media_type(header.get(headers.CONTENT_TYPE))
-
-
-def _media_type(value: bytes | None) -> str | None:
-    if not value:
-        return None
-    text = headers.parse_token("Content-Type", value)
-    if not content_types.is_media_type(text):
-        raise Refused(Problem.MALFORMED_FIELD, "Content-Type is a media type such as text/plain")
-    return text
-
-
-def lifetime(header: FieldMap, now: int) -> Lifetime:
-    """Stream-TTL or Stream-Expires-At (§5.1); both, or a past moment, are refused."""
-    ttl = header.get(headers.STREAM_TTL)
-    expires_at = header.get(headers.STREAM_EXPIRES_AT)
-    if ttl is None and expires_at is None:
-        return FOR_EVER
-    if expires_at is None:
-        assert ttl is not None
-        return Lifetime(ttl=headers.parse_ttl(ttl))
-    if ttl is not None:
-        raise Refused(
-            Problem.MALFORMED_FIELD, "Stream-TTL and Stream-Expires-At exclude each other"
-        )
-    moment = headers.parse_timestamp("Stream-Expires-At", expires_at)
-    if moment <= now:
-        raise Refused(Problem.MALFORMED_FIELD, "Stream-Expires-At lies in the past")
-    return Lifetime(expires_at=moment, expires_at_text=expires_at.decode("latin-1"))
-
-
-def producer(header: FieldMap) -> ProducerClaim | None:
-    """The three producer fields: all of them or none (§5.2.1). Raises `Refused`."""
-    producer_id = header.get(headers.PRODUCER_ID)
-    epoch = header.get(headers.PRODUCER_EPOCH)
-    seq = header.get(headers.PRODUCER_SEQ)
-    if producer_id is None or epoch is None or seq is None:
-        if producer_id is epoch is seq is None:
-            return None
-        raise Refused(
-            Problem.MALFORMED_FIELD,
-            "Producer-Id, Producer-Epoch and Producer-Seq are given together or not at all",
-        )
-    return ProducerClaim(
-        headers.parse_token("Producer-Id", producer_id),
-        headers.parse_count("Producer-Epoch", epoch),
-        headers.parse_count("Producer-Seq", seq),
-    )
-
-
-def _refuse_encoding(header: FieldMap) -> None:
-    encoding = header.get(headers.CONTENT_ENCODING)
-    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
-        raise Refused(
-            Problem.UNSUPPORTED_ENCODING,
-            "bodies are stored as they come: send them without Content-Encoding",
-            ((b"Accept-Encoding", b"identity"),),
-        )

@@ -9,17 +9,17 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from durable_streams_tw.protocol import content_types, json_mode, lineage, offsets
+from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import MAX_FORK_DEPTH, MAX_JSON_MESSAGES, MAX_POSITION
-from durable_streams_tw.protocol.offsets import Asked, Offset
-from durable_streams_tw.protocol.streams import bodies
+from durable_streams_tw.protocol.streams import bodies, lineage, offsets
 from durable_streams_tw.protocol.streams.commands import Create, ForkRequest
+from durable_streams_tw.protocol.streams.offsets import Offset, RequestedOffset
 from durable_streams_tw.protocol.streams.outcomes import Created
-from durable_streams_tw.protocol.streams.state import FOR_EVER, ForkPoint, StreamState
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, ForkPoint, StreamState
 
 
-class Advance(Struct, frozen=True):
+class RemainingMessages(Struct, frozen=True):
     """The fork point lies ``messages`` whole messages behind ``position``."""
 
     position: int
@@ -47,7 +47,7 @@ TORN = Refusal(
 )
 
 
-def unusable(source: StreamState | None, expired: bool) -> Refusal | None:
+def check_source(source: StreamState | None, expired: bool) -> Refusal | None:
     """Refuse a source that is not there (404), or is deleted and kept for its forks (409)."""
     if source is None or (expired and not source.deleted):
         return Refusal(Problem.STREAM_NOT_FOUND, "there is no stream at Stream-Forked-From")
@@ -56,10 +56,10 @@ def unusable(source: StreamState | None, expired: bool) -> Refusal | None:
     return None
 
 
-def anchor(source: StreamState, command: Create) -> int | Advance | Refusal:
+def locate_fork_point(source: StreamState, command: Create) -> int | RemainingMessages | Refusal:
     """Where a fork leaves a usable source, before its content is looked at.
 
-    A position where that is known; an `Advance` where messages have to be counted first.
+    A position where that is known; an `RemainingMessages` where messages have to be counted first.
     The position of either is yet to be checked against message boundaries.
     """
     request = command.fork
@@ -83,12 +83,14 @@ def anchor(source: StreamState, command: Create) -> int | Advance | Refusal:
     if request.sub_offset and content_types.is_json(source.content_type):
         if request.sub_offset > MAX_JSON_MESSAGES:
             return _TOO_FAR
-        return Advance(base, request.sub_offset)
+        return RemainingMessages(base, request.sub_offset)
     position = base + request.sub_offset
     return OVERSHOOT if position > source.tail else position
 
 
-def advance(step: Advance, size: int, stored: bytes | None) -> int | Advance:
+def count_messages(
+    step: RemainingMessages, size: int, stored: bytes | None
+) -> int | RemainingMessages:
     """Count on through ``size`` bytes of whole stored messages that begin at the step's position.
 
     ``stored`` is None where they are one message, whose bytes do not matter then. The fork point
@@ -100,7 +102,7 @@ def advance(step: Advance, size: int, stored: bytes | None) -> int | Advance:
         taken = json_mode.messages(stored)[: step.messages]
         position = step.position + sum([len(message) + 1 for message in taken])
         missing = step.messages - len(taken)
-    return Advance(position, missing) if missing else position
+    return RemainingMessages(position, missing) if missing else position
 
 
 def fork(
@@ -124,7 +126,7 @@ def fork(
         return body.problem
     if position + len(body.data) > MAX_POSITION:
         return Refusal(Problem.STORAGE_FULL, "the stream has reached its largest offset")
-    inherits = command.lifetime.matches(FOR_EVER)
+    inherits = command.lifetime.matches(NO_EXPIRY)
     state = StreamState(
         id=0,
         path=command.path,
@@ -147,12 +149,12 @@ def fork(
     return Created(state, fresh=True, body=body)
 
 
-def identified(state: StreamState, source: StreamState, number: int) -> StreamState:
+def assign_id(state: StreamState, source: StreamState, number: int) -> StreamState:
     """A new fork under its own id, with the lineage that it has of its source."""
-    return replace(state, id=number, lineage=lineage.forked(source, number, state.origin))
+    return replace(state, id=number, lineage=lineage.fork_lineage(source, number, state.origin))
 
 
-def asks_for(existing: StreamState, request: ForkRequest) -> bool:
+def matches_request(existing: StreamState, request: ForkRequest) -> bool:
     """Whether a request names the fork that exists: as it was asked for, or by the point."""
     point = existing.fork
     assert point is not None, "a fork has a fork point"
@@ -166,16 +168,16 @@ def asks_for(existing: StreamState, request: ForkRequest) -> bool:
     return position == point.position and not request.sub_offset
 
 
-def _position(asked: Asked | None) -> int | None:
+def _position(asked: RequestedOffset | None) -> int | None:
     return asked.position if isinstance(asked, Offset) else asked
 
 
-def referenced(source: StreamState) -> StreamState:
+def add_reference(source: StreamState) -> StreamState:
     """A source that one more fork inherits from."""
     return replace(source, forks=source.forks + 1)
 
 
-def released(source: StreamState) -> StreamState | None:
+def remove_reference(source: StreamState) -> StreamState | None:
     """A source that one fork less inherits from; None where that was all it lived for."""
     assert source.forks > 0, "a fork that ends was counted"
     left = source.forks - 1

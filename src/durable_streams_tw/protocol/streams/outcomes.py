@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from durable_streams_tw.protocol.streams.bodies import NOTHING, Body
+from durable_streams_tw.protocol.streams.bodies import EMPTY, Body
 from durable_streams_tw.protocol.streams.producers import ProducerState
 from durable_streams_tw.protocol.streams.state import StreamState
 
@@ -14,7 +14,7 @@ class Created(Struct, frozen=True, gc=False):
 
     state: StreamState
     fresh: bool
-    body: Body = NOTHING
+    body: Body = EMPTY
 
 
 class Appended(Struct, frozen=True, gc=False):

@@ -61,7 +61,7 @@ class Duplicate(Struct, frozen=True):
 _UNKNOWN: Final = ProducerState(epoch=-1, last_seq=-1)
 
 
-def fence(state: ProducerState | None, claim: ProducerClaim) -> Refusal | None:
+def check_epoch(state: ProducerState | None, claim: ProducerClaim) -> Refusal | None:
     """Refuse a producer of an older epoch. Holds on a closed stream too."""
     if state is not None and claim.epoch < state.epoch:
         return Refusal(
@@ -72,11 +72,13 @@ def fence(state: ProducerState | None, claim: ProducerClaim) -> Refusal | None:
     return None
 
 
-def judge(state: ProducerState | None, claim: ProducerClaim) -> ProducerState | Duplicate | Refusal:
+def check_sequence(
+    state: ProducerState | None, claim: ProducerClaim
+) -> ProducerState | Duplicate | Refusal:
     """The producer's next state, or that the batch is a duplicate, or a refusal.
 
     ``state`` is None for a producer that the stream does not know. Stale epochs are
-    `fence`'s to refuse, before.
+    `check_epoch`'s to refuse, before.
     """
     known = _UNKNOWN if state is None else state
     if claim.epoch > known.epoch:

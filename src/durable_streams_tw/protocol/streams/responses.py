@@ -13,38 +13,38 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol import caching, headers
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.lineage import incarnation
-from durable_streams_tw.protocol.offsets import offset_bytes
+from durable_streams_tw.protocol.streams.lineage import incarnation
+from durable_streams_tw.protocol.streams.offsets import offset_bytes
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created
 from durable_streams_tw.protocol.streams.state import StreamState
 
-Field = tuple[bytes, bytes]
+Header = tuple[bytes, bytes]
 
 PROBLEM_JSON: Final = b"application/problem+json"
-_NO_STORE: Final[Field] = (headers.H_CACHE_CONTROL, caching.NO_STORE)
-_CLOSED: Final[Field] = (headers.H_CLOSED, headers.TRUE)
-_UP_TO_DATE: Final[Field] = (headers.H_UP_TO_DATE, headers.TRUE)
+_NO_STORE: Final[Header] = (headers.H_CACHE_CONTROL, caching.NO_STORE)
+_CLOSED: Final[Header] = (headers.H_CLOSED, headers.TRUE)
+_UP_TO_DATE: Final[Header] = (headers.H_UP_TO_DATE, headers.TRUE)
 
 
-class Answer(Struct, frozen=True):
+class BufferedResponse(Struct, frozen=True):
     """One complete answer: status, fields in order, body."""
 
     status: int
-    fields: list[Field]
+    fields: list[Header]
     body: bytes = b""
 
 
-def next_offset(state: StreamState, position: int) -> Field:
+def next_offset_header(state: StreamState, position: int) -> Header:
     """The Stream-Next-Offset field of a position."""
     return (headers.H_NEXT_OFFSET, offset_bytes(state, position))
 
 
-def content_type(state: StreamState) -> Field:
+def content_type_header(state: StreamState) -> Header:
     """The Content-Type field of a stream's own bytes."""
     return (headers.H_CONTENT_TYPE, state.content_type.encode("utf-8"))
 
 
-def refused(refusal: Refusal) -> Answer:
+def refused(refusal: Refusal) -> BufferedResponse:
     """A refusal as problem details (RFC 9457)."""
     problem = refusal.problem
     body = json.dumps(
@@ -55,45 +55,45 @@ def refused(refusal: Refusal) -> Answer:
             "detail": refusal.detail,
         }
     ).encode("utf-8")
-    return Answer(
+    return BufferedResponse(
         problem.status,
         [(headers.H_CONTENT_TYPE, PROBLEM_JSON), _NO_STORE, *refusal.fields],
         body,
     )
 
 
-def created(outcome: Created, location: bytes) -> Answer:
+def created(outcome: Created, location: bytes) -> BufferedResponse:
     """PUT (§5.1): 201 with the stream's URL, or 200 where it was there already."""
     state = outcome.state
-    answer = [content_type(state), next_offset(state, state.tail)]
+    answer = [content_type_header(state), next_offset_header(state, state.tail)]
     if outcome.fresh:
         answer.append((headers.H_LOCATION, location))
     if state.closed:
         answer.append(_CLOSED)
-    return Answer(201 if outcome.fresh else 200, answer)
+    return BufferedResponse(201 if outcome.fresh else 200, answer)
 
 
-def appended(outcome: Appended) -> Answer:
+def appended(outcome: Appended) -> BufferedResponse:
     """POST (§5.2): 200 where a producer's bytes are new, 204 for every other success."""
     state = outcome.state
-    answer = [next_offset(state, state.tail)]
+    answer = [next_offset_header(state, state.tail)]
     producer = outcome.producer
     if producer is not None:
         answer.append((headers.H_PRODUCER_EPOCH, b"%d" % producer.epoch))
         answer.append((headers.H_PRODUCER_SEQ, b"%d" % producer.last_seq))
     if state.closed:
         answer.append(_CLOSED)
-    return Answer(200 if producer is not None and outcome.grew else 204, answer)
+    return BufferedResponse(200 if producer is not None and outcome.grew else 204, answer)
 
 
-def deleted() -> Answer:
+def deleted() -> BufferedResponse:
     """DELETE (§5.4)."""
-    return Answer(204, [])
+    return BufferedResponse(204, [])
 
 
-def described(state: StreamState) -> Answer:
+def described(state: StreamState) -> BufferedResponse:
     """HEAD (§5.5): the stream as it is now, not to be cached."""
-    answer = [content_type(state), next_offset(state, state.tail), _NO_STORE]
+    answer = [content_type_header(state), next_offset_header(state, state.tail), _NO_STORE]
     lifetime = state.lifetime
     if lifetime.ttl is not None:
         answer.append((headers.H_TTL, b"%d" % lifetime.ttl))
@@ -104,15 +104,15 @@ def described(state: StreamState) -> Answer:
     answer.append(
         (headers.H_ETAG, caching.etag(incarnation(state, state.tail), 0, state.tail, state.closed))
     )
-    return Answer(200, answer)
+    return BufferedResponse(200, answer)
 
 
-def read_fields(state: StreamState, end: int, cursor: int | None) -> list[Field]:
+def read_headers(state: StreamState, end: int, cursor: int | None) -> list[Header]:
     """The fields that say where a read of ``state`` has ended and what that means (§5.6).
 
     ``cursor`` is given for live reads (§5.7).
     """
-    answer = [next_offset(state, end)]
+    answer = [next_offset_header(state, end)]
     if cursor is not None:
         answer.append((headers.H_CURSOR, b"%d" % cursor))
     if end == state.tail:
@@ -122,14 +122,14 @@ def read_fields(state: StreamState, end: int, cursor: int | None) -> list[Field]
     return answer
 
 
-def no_news(state: StreamState, cursor: int) -> Answer:
+def long_poll_timeout(state: StreamState, cursor: int) -> BufferedResponse:
     """A long-poll that ended without data, at the tail (§5.7)."""
-    return Answer(204, [*read_fields(state, state.tail, cursor), _NO_STORE])
+    return BufferedResponse(204, [*read_headers(state, state.tail, cursor), _NO_STORE])
 
 
-def nothing_follows(state: StreamState) -> Answer:
+def event_source_end(state: StreamState) -> BufferedResponse:
     """A reconnect of an EventSource that has all of a closed stream.
 
     204 is what ends an EventSource (WHATWG HTML §9.2.3): after any other end it reconnects.
     """
-    return Answer(204, [*read_fields(state, state.tail, None), _NO_STORE])
+    return BufferedResponse(204, [*read_headers(state, state.tail, None), _NO_STORE])

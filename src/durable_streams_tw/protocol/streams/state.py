@@ -23,7 +23,7 @@ class Lifetime(Struct, frozen=True, array_like=True, gc=False):
         return self.ttl == other.ttl and self.expires_at == other.expires_at
 
 
-FOR_EVER = Lifetime()
+NO_EXPIRY = Lifetime()
 
 
 class ForkPoint(Struct, frozen=True, array_like=True, gc=False):
@@ -45,7 +45,7 @@ class ForkPoint(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Lineage(Struct, frozen=True, array_like=True, gc=False):
-    """Incarnations that own a stream's positions, oldest first (see `protocol.lineage`).
+    """Incarnations that own a stream's positions, oldest first (see `lineage`).
 
     ``ids[i]`` owns the positions after ``starts[i]``, up to and including ``starts[i + 1]``;
     ``ids[0]`` owns position 0 too. Ids increase, so offsets sort as their positions do.
@@ -74,7 +74,7 @@ class StreamState(Struct, frozen=True, array_like=True, gc=False):
     tail: int
     created_at: int
     touched_at: int
-    lifetime: Lifetime = FOR_EVER
+    lifetime: Lifetime = NO_EXPIRY
     closed: bool = False
     closed_by: ProducerClaim | None = None
     last_seq: bytes | None = None

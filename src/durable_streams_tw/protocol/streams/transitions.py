@@ -9,18 +9,23 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from durable_streams_tw.protocol import content_types, headers
-from durable_streams_tw.protocol.errors import Fields, Problem, Refusal
+from durable_streams_tw.protocol.errors import HeaderList, Problem, Refusal
 from durable_streams_tw.protocol.limits import MAX_POSITION
-from durable_streams_tw.protocol.offsets import offset_bytes
-from durable_streams_tw.protocol.preconditions import unmet
 from durable_streams_tw.protocol.streams import forks
 from durable_streams_tw.protocol.streams.commands import Append, Create
+from durable_streams_tw.protocol.streams.offsets import offset_bytes
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
-from durable_streams_tw.protocol.streams.producers import Duplicate, ProducerState, fence, judge
-from durable_streams_tw.protocol.streams.state import FOR_EVER, StreamState
+from durable_streams_tw.protocol.streams.preconditions import check_precondition
+from durable_streams_tw.protocol.streams.producers import (
+    Duplicate,
+    ProducerState,
+    check_epoch,
+    check_sequence,
+)
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, StreamState
 
 
-def absent(state: StreamState | None, expired: bool) -> Refusal | None:
+def check_usable(state: StreamState | None, expired: bool) -> Refusal | None:
     """Refuse where a path has no stream that a client may use; ``expired``: its time is over."""
     if state is None:
         return Refusal(Problem.STREAM_NOT_FOUND, "there is no stream at this path")
@@ -53,24 +58,24 @@ def create(command: Create, now: int) -> Created | Refusal:
     return Created(state, fresh=True, body=body)
 
 
-def recreate(existing: StreamState, command: Create) -> Created | Refusal:
+def repeat_create(existing: StreamState, command: Create) -> Created | Refusal:
     """A PUT where a stream is already: the same configuration, or a conflict (§4.2, §5.1)."""
     if existing.deleted:
         return Refusal(Problem.PATH_HELD, "a deleted stream that still has forks holds the path")
     difference = _difference(existing, command)
     if difference is not None:
         return Refusal(Problem.STREAM_EXISTS, f"the stream exists with {difference}")
-    return unmet(command.precondition, existing) or Created(existing, fresh=False)
+    return check_precondition(command.precondition, existing) or Created(existing, fresh=False)
 
 
 def _difference(existing: StreamState, command: Create) -> str | None:
     point, request = existing.fork, command.fork
     if (point is None) != (request is None):
         return "another origin: it is a fork" if request is None else "another origin"
-    if point is not None and request is not None and not forks.asks_for(existing, request):
+    if point is not None and request is not None and not forks.matches_request(existing, request):
         return f"another origin: it is a fork of {point.source}"
     # A fork that leaves these out inherits them, on the first request and on every other.
-    inherits = point is not None and point.inherits_lifetime and command.lifetime == FOR_EVER
+    inherits = point is not None and point.inherits_lifetime and command.lifetime == NO_EXPIRY
     if command.content_type is not None or point is None:
         requested_type = command.content_type or content_types.DEFAULT
         if not content_types.same(existing.content_type, requested_type):
@@ -87,13 +92,13 @@ def append(
 ) -> Appended | Refusal:
     """POST: append, append and close, or close only (§5.2, §5.3).
 
-    ``state`` is a stream that `absent` let pass; ``producer`` what it remembers of the
+    ``state`` is a stream that `check_usable` let pass; ``producer`` what it remembers of the
     command's producer. The checks run in this order: stale epoch, closed, empty body, content
     type, producer sequence, Stream-Seq, body.
     """
     claim = command.producer
     if claim is not None:
-        fenced = fence(producer, claim)
+        fenced = check_epoch(producer, claim)
         if fenced is not None:
             return fenced
     if state.closed:
@@ -107,7 +112,7 @@ def append(
             return mismatch
     advanced: ProducerState | None = None
     if claim is not None:
-        verdict = judge(producer, claim)
+        verdict = check_sequence(producer, claim)
         if isinstance(verdict, Refusal):
             return verdict
         if isinstance(verdict, Duplicate):
@@ -128,7 +133,7 @@ def append(
         if tail > MAX_POSITION:
             return Refusal(Problem.STORAGE_FULL, "the stream has reached its largest offset")
     if command.precondition is not None:
-        refusal = unmet(command.precondition, state)
+        refusal = check_precondition(command.precondition, state)
         if refusal is not None:
             return refusal
     changed = replace(
@@ -150,13 +155,13 @@ def _append_to_closed(
         if claim == state.closed_by:
             return Appended(state, producer, duplicate=True)
     elif command.closed and command.body is None:
-        return unmet(command.precondition, state) or Appended(state, duplicate=True)
+        return check_precondition(command.precondition, state) or Appended(state, duplicate=True)
     return closed_refusal(state)
 
 
 def closed_refusal(state: StreamState) -> Refusal:
     """What a writer to a closed stream is told: that, and where the stream ended (§5.2)."""
-    closed_at: Fields = (
+    closed_at: HeaderList = (
         (headers.H_CLOSED, headers.TRUE),
         (headers.H_NEXT_OFFSET, offset_bytes(state, state.tail)),
     )

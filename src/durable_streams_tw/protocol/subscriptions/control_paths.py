@@ -15,7 +15,7 @@ from msgspec import Struct
 from durable_streams_tw.protocol.limits import RESERVED_SEGMENT
 
 
-class Place(Enum):
+class ControlResource(Enum):
     """The control resources."""
 
     NOTHING = "nothing"
@@ -32,18 +32,18 @@ class Place(Enum):
 class ControlPath(Struct, frozen=True):
     """A path that was taken apart. ``id`` and ``stream`` are raw, and empty where there is none."""
 
-    place: Place
+    place: ControlResource
     id: bytes = b""
     stream: bytes = b""
 
 
 _RESERVED: Final = RESERVED_SEGMENT.encode("ascii")
-_NOTHING: Final = ControlPath(Place.NOTHING)
+_NOTHING: Final = ControlPath(ControlResource.NOTHING)
 _ACTIONS: Final = {
-    b"callback": Place.CALLBACK,
-    b"claim": Place.CLAIM,
-    b"ack": Place.ACK,
-    b"release": Place.RELEASE,
+    b"callback": ControlResource.CALLBACK,
+    b"claim": ControlResource.CLAIM,
+    b"ack": ControlResource.ACK,
+    b"release": ControlResource.RELEASE,
 }
 
 
@@ -55,21 +55,21 @@ def is_control(path: bytes) -> bool:
     return first == _RESERVED
 
 
-def read_path(path: bytes) -> ControlPath:
+def parse_control_path(path: bytes) -> ControlPath:
     """What a reserved raw path names."""
     _, *segments = path.split(b"/")
     names = [unquote_to_bytes(segment) for segment in segments]
     if names == [b"jwks.json"]:
-        return ControlPath(Place.KEYS)
+        return ControlPath(ControlResource.KEYS)
     if len(names) < 2 or names[0] != b"subscriptions":
         return _NOTHING
     if len(names) == 2:
-        return ControlPath(Place.SUBSCRIPTION, segments[1])
+        return ControlPath(ControlResource.SUBSCRIPTION, segments[1])
     if names[2] == b"streams":
         rest = segments[3:]
         if not rest:
-            return ControlPath(Place.STREAMS, segments[1])
-        return ControlPath(Place.STREAM, segments[1], b"/".join(rest))
+            return ControlPath(ControlResource.STREAMS, segments[1])
+        return ControlPath(ControlResource.STREAM, segments[1], b"/".join(rest))
     place = _ACTIONS.get(names[2])
     if place is None or len(names) > 3:
         return _NOTHING

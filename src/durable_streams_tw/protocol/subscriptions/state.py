@@ -14,7 +14,7 @@ leased     set         --                    set                a worker is at i
 =========  ==========  ====================  =================  ================================
 
 While it is idle nothing is pending, and while it is waking or offered something is. Whoever
-keeps these two rules loses no wake: all that is owed follows from the state (`obligation`).
+keeps these two rules loses no wake: all that is owed follows from the state (`next_action`).
 
 Every wake has its own generation and id. What refers to another wake is fenced, and changes
 nothing. Times are milliseconds since 1970.
@@ -103,7 +103,7 @@ class Cursor(Struct, frozen=True, array_like=True):
     acked: int
 
 
-class Named(Struct, frozen=True, array_like=True):
+class ExplicitLink(Struct, frozen=True, array_like=True):
     """An explicit link: the subscription names this stream."""
 
     path: str
@@ -147,7 +147,7 @@ _OTHER_KIND: Final = {
 }
 
 
-def reconfirm(existing: Subscription, digest: bytes) -> Refusal | None:
+def check_configuration(existing: Subscription, digest: bytes) -> Refusal | None:
     """Refuse a PUT of another configuration than the subscription was made with (§6.2)."""
     if existing.digest == digest:
         return None
@@ -156,7 +156,7 @@ def reconfirm(existing: Subscription, digest: bytes) -> Refusal | None:
     )
 
 
-def naming(state: Subscription, explicit: int) -> Subscription:
+def with_explicit_count(state: Subscription, explicit: int) -> Subscription:
     """It names so many streams now."""
     return replace(state, explicit=explicit)
 
@@ -164,7 +164,7 @@ def naming(state: Subscription, explicit: int) -> Subscription:
 # -- wakes ------------------------------------------------------------------------------------
 
 
-def woken(state: Subscription, trigger: str, wake_id: str, now: int) -> Subscription:
+def begin_wake(state: Subscription, trigger: str, wake_id: str, now: int) -> Subscription:
     """An idle subscription has pending work: the next wake, to be carried out at once."""
     assert state.idle, "a wake ends before the next begins"
     return replace(
@@ -176,19 +176,19 @@ def woken(state: Subscription, trigger: str, wake_id: str, now: int) -> Subscrip
     )
 
 
-def rested(state: Subscription) -> Subscription:
+def end_wake(state: Subscription) -> Subscription:
     """The wake is over."""
     return replace(
         state, wake_id=None, next_attempt_at=None, failures=0, holder=None, lease_until=None
     )
 
 
-def offered(state: Subscription) -> Subscription:
+def mark_offered(state: Subscription) -> Subscription:
     """The wake event is written: whoever reads it may claim."""
     return replace(state, next_attempt_at=None, failures=0)
 
 
-def failed(state: Subscription, now: int, chance: float) -> Subscription:
+def record_failure(state: Subscription, now: int, chance: float) -> Subscription:
     """An attempt to wake has failed: when the next one is due (§7.1).
 
     ``chance`` is from 0 to 1.
@@ -205,19 +205,19 @@ def retry_delay(failures: int, chance: float) -> int:
     return round(pause * (1 + RETRY_JITTER * (2 * chance - 1)))
 
 
-def leased(state: Subscription, now: int) -> Subscription:
+def renew_lease(state: Subscription, now: int) -> Subscription:
     """A sign of life from the worker of this wake: its lease begins anew (§7.3)."""
     return replace(
         state, next_attempt_at=None, failures=0, lease_until=now + state.config.lease_ttl
     )
 
 
-def lapsed(state: Subscription, now: int) -> bool:
+def lease_expired(state: Subscription, now: int) -> bool:
     """Whether the lease has run out: then the wake is over, and its holder is nobody."""
     return state.lease_until is not None and now >= state.lease_until
 
 
-def current(state: Subscription, wake: Wake) -> bool:
+def is_current(state: Subscription, wake: Wake) -> bool:
     """Whether this is the wake in flight."""
     return state.generation == wake.generation and state.wake_id == wake.wake_id
 
@@ -228,7 +228,7 @@ def current(state: Subscription, wake: Wake) -> bool:
 def claim(state: Subscription, worker: str, now: int) -> Subscription | Refusal:
     """A worker wants the wake in flight (§7.2). Whether there is pending work is another's to
     say; a lease that has run out was ended before."""
-    refusal = of_kind(state, Kind.PULL)
+    refusal = check_kind(state, Kind.PULL)
     if refusal is not None:
         return refusal
     if state.leased:
@@ -240,22 +240,22 @@ def claim(state: Subscription, worker: str, now: int) -> Subscription | Refusal:
         )
     if state.idle:
         return NOTHING_PENDING
-    return replace(leased(state, now), holder=worker)
+    return replace(renew_lease(state, now), holder=worker)
 
 
-def of_kind(state: Subscription, kind: Kind) -> Refusal | None:
+def check_kind(state: Subscription, kind: Kind) -> Refusal | None:
     """Refuse what is meant for subscriptions of the other kind."""
     return None if state.config.kind is kind else _OTHER_KIND[kind]
 
 
-def fence(
+def check_wake(
     state: Subscription, kind: Kind, proof: Proof | Refusal, wake: Wake, now: int
 ) -> Refusal | None:
     """Refuse what does not come from the wake in flight (§7.3).
 
     ``proof`` is what the token says, or why it says nothing.
     """
-    refusal = of_kind(state, kind)
+    refusal = check_kind(state, kind)
     if refusal is not None:
         return refusal
     if isinstance(proof, Refusal):
@@ -263,15 +263,15 @@ def fence(
     if (
         proof.number != state.number
         or proof.wake != wake
-        or not current(state, wake)
-        or lapsed(state, now)
+        or not is_current(state, wake)
+        or lease_expired(state, now)
         or (kind is Kind.PULL and not state.leased)
     ):
         return FENCED
     return None
 
 
-def acknowledge(acked: int, position: int) -> Refusal | None:
+def check_ack(acked: int, position: int) -> Refusal | None:
     """Refuse to move a cursor from ``acked`` to a position that lies before it."""
     if position < acked:
         return Refusal(Problem.INVALID_OFFSET, "the offset lies before what is acknowledged")
@@ -281,7 +281,7 @@ def acknowledge(acked: int, position: int) -> Refusal | None:
 # -- what is owed -------------------------------------------------------------------------------
 
 
-class Duty(Enum):
+class Action(Enum):
     """What the server owes a subscription."""
 
     CALL = "call the webhook"
@@ -289,11 +289,11 @@ class Duty(Enum):
     LAPSE = "end the lease"
 
 
-def obligation(state: Subscription) -> tuple[Duty, int] | None:
+def next_action(state: Subscription) -> tuple[Action, int] | None:
     """What is owed, and when; None while nothing is, or it is the workers' turn."""
     if state.lease_until is not None:
-        return Duty.LAPSE, state.lease_until
+        return Action.LAPSE, state.lease_until
     if state.next_attempt_at is None:
         return None
-    duty = Duty.CALL if state.config.kind is Kind.WEBHOOK else Duty.OFFER
+    duty = Action.CALL if state.config.kind is Kind.WEBHOOK else Action.OFFER
     return duty, state.next_attempt_at

@@ -6,9 +6,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from durable_streams_tw.protocol import lineage
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.streams import transitions
+from durable_streams_tw.protocol.streams import lineage, transitions
 from durable_streams_tw.protocol.streams.commands import Append
 from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.protocol.streams.state import StreamState
@@ -31,9 +30,9 @@ def append(transaction: Transaction, command: Append, now: int) -> Appended | Re
     if outcome.grew and not transaction.roomy:
         return FULL
     after = outcome.state
-    if outcome.grew and lineage.newest(after) < transaction.life:
+    if outcome.grew and lineage.newest_incarnation(after) < transaction.life:
         # Bytes that a copy of this store has appended since may have the same positions.
-        after = lineage.renewed(after, transaction.new_id(), state.tail)
+        after = lineage.start_incarnation(after, transaction.new_id(), state.tail)
         outcome = replace(outcome, state=after)
     transaction.save(after)
     if claim is not None and outcome.producer is not None:

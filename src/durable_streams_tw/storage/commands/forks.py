@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams import forks
-from durable_streams_tw.protocol.streams.commands import Counted, Create
+from durable_streams_tw.protocol.streams.commands import CountedForkPoint, Create
 from durable_streams_tw.protocol.streams.outcomes import Created
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.limits import (
@@ -62,7 +62,7 @@ class Counting(Struct, frozen=True):
 
     source_id: int
     start: int
-    step: forks.Advance
+    step: forks.RemainingMessages
 
 
 def needs_count(command: object) -> bool:
@@ -76,8 +76,8 @@ def fork(reader: Reader, source: StreamState, command: Create, now: int) -> Crea
     """Fork a usable source, in the transaction of the command."""
     request = command.fork
     assert request is not None
-    point = forks.anchor(source, command)
-    if isinstance(point, forks.Advance):
+    point = forks.locate_fork_point(source, command)
+    if isinstance(point, forks.RemainingMessages):
         counted = request.counted
         if counted is not None and counted.of(source.id, point.position):
             point = counted.position
@@ -89,7 +89,9 @@ def fork(reader: Reader, source: StreamState, command: Create, now: int) -> Crea
             point = _count(reader, source, point, None)
     if isinstance(point, Refusal):
         return point
-    assert not isinstance(point, forks.Advance), "all messages up to the tail were counted"
+    assert not isinstance(point, forks.RemainingMessages), (
+        "all messages up to the tail were counted"
+    )
     return forks.fork(source, command, point, reader.boundary(source, point), now)
 
 
@@ -107,8 +109,8 @@ def count_some(
         if source is None or source.deleted or reader.stream_at(command.path) is not None:
             # The transaction needs no count to decide.
             return command
-        point = forks.anchor(source, command)
-        if not isinstance(point, forks.Advance):
+        point = forks.locate_fork_point(source, command)
+        if not isinstance(point, forks.RemainingMessages):
             return command
         if source.tail - point.position <= FORK_INLINE_COUNT:
             return command
@@ -122,18 +124,18 @@ def count_some(
     reached = _count(reader, source, counting.step, FORK_COUNT_STEP)
     if isinstance(reached, Refusal):
         return reached
-    if isinstance(reached, forks.Advance):
+    if isinstance(reached, forks.RemainingMessages):
         return replace(counting, step=reached)
-    counted = Counted(counting.source_id, counting.start, reached)
+    counted = CountedForkPoint(counting.source_id, counting.start, reached)
     return replace(command, fork=replace(request, counted=counted))
 
 
 def _count(
-    reader: Reader, source: StreamState, step: forks.Advance, limit: int | None
-) -> int | forks.Advance | Refusal:
+    reader: Reader, source: StreamState, step: forks.RemainingMessages, limit: int | None
+) -> int | forks.RemainingMessages | Refusal:
     for size, stored in reader.runs(source, step.position):
-        reached = forks.advance(step, size, stored)
-        if not isinstance(reached, forks.Advance):
+        reached = forks.count_messages(step, size, stored)
+        if not isinstance(reached, forks.RemainingMessages):
             return reached
         step = reached
         if limit is not None:

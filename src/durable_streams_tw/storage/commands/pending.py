@@ -106,7 +106,7 @@ def drop(transaction: Transaction, member: Member, path: str) -> None:
     assert state is not None and state.number == number, "cursors belong to a subscription"
     transaction.remove(CURSORS, key)
     if not state.idle and not state.leased and not transaction.owns(CURSORS, number):
-        save(transaction, subscriptions_state.rested(state))
+        save(transaction, subscriptions_state.end_wake(state))
 
 
 # -- wakes --------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def save(transaction: Transaction, state: Subscription) -> None:
 def wake(transaction: Transaction, state: Subscription, trigger: str, now: int) -> Subscription:
     """The next wake of an idle subscription; a pull-wake one's event is written with it."""
     text = base64.urlsafe_b64encode(transaction.entropy(_WAKE_ID_BYTES)).decode("ascii")
-    state = subscriptions_state.woken(state, trigger, f"w_{text}", now)
+    state = subscriptions_state.begin_wake(state, trigger, f"w_{text}", now)
     return offer(transaction, state, now) if state.config.kind is Kind.PULL else state
 
 
@@ -155,11 +155,11 @@ def offer(transaction: Transaction, state: Subscription, now: int) -> Subscripti
         if stream is not None and transaction.roomy:
             outcome = append(transaction, _event(state, stream, now), now)
             if not isinstance(outcome, Refusal):
-                return subscriptions_state.offered(state)
+                return subscriptions_state.mark_offered(state)
     except CorruptRecord as corrupt:
         _log.error("a wake event cannot be written: {corrupt}", corrupt=corrupt)
     chance = int.from_bytes(transaction.entropy(_CHANCE_BYTES), "big") / 2 ** (8 * _CHANCE_BYTES)
-    return subscriptions_state.failed(state, now, chance)
+    return subscriptions_state.record_failure(state, now, chance)
 
 
 def _event(state: Subscription, stream: StreamState, now: int) -> Append:

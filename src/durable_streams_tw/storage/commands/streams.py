@@ -9,10 +9,10 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.preconditions import unmet
 from durable_streams_tw.protocol.streams import forks, transitions
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
+from durable_streams_tw.protocol.streams.preconditions import check_precondition
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.access_times import usable
 from durable_streams_tw.storage.api import Change, Command, Outcome, Transaction
@@ -43,7 +43,7 @@ def _create(transaction: Transaction, command: Create, now: int) -> Outcome:
         end(transaction, existing)
         existing = transaction.stream_at(command.path)
     if existing is not None:
-        return transitions.recreate(existing, command)
+        return transitions.repeat_create(existing, command)
     source: StreamState | None = None
     outcome: Created | Refusal
     if command.fork is None:
@@ -51,13 +51,13 @@ def _create(transaction: Transaction, command: Create, now: int) -> Outcome:
     else:
         source = transaction.stream_at(command.fork.source)
         expired = source is not None and _has_ended(transaction, source, now)
-        refusal = forks.unusable(source, expired)
+        refusal = forks.check_source(source, expired)
         if refusal is not None:
             return refusal
         assert source is not None, "what is usable is there"
         outcome = commands_forks.fork(transaction, source, command, now)
     if isinstance(outcome, Created):
-        outcome = unmet(command.precondition, None) or outcome
+        outcome = check_precondition(command.precondition, None) or outcome
     if isinstance(outcome, Refusal):
         return outcome
     if not transaction.roomy:
@@ -65,8 +65,8 @@ def _create(transaction: Transaction, command: Create, now: int) -> Outcome:
     if source is None:
         state = replace(outcome.state, id=transaction.new_id())
     else:
-        state = forks.identified(outcome.state, source, transaction.new_id())
-        transaction.save(forks.referenced(source))
+        state = forks.assign_id(outcome.state, source, transaction.new_id())
+        transaction.save(forks.add_reference(source))
     transaction.save(state)
     data = outcome.body.data
     start = state.tail - len(data)
@@ -88,7 +88,7 @@ def _delete(transaction: Transaction, command: Delete, now: int) -> Outcome:
     state = usable(transaction.stream_at(command.path), transaction.access, now)
     if isinstance(state, Refusal):
         return state
-    return unmet(command.precondition, state) or end(transaction, state)
+    return check_precondition(command.precondition, state) or end(transaction, state)
 
 
 def expire(transaction: Transaction, stream_id: int, now: int) -> int | None:
@@ -130,7 +130,7 @@ def _release(transaction: Transaction, state: StreamState) -> None:
     while state.fork is not None:
         source = transaction.stream(state.fork.source_id)
         assert source is not None, "a source outlives its forks"
-        left = forks.released(source)
+        left = forks.remove_reference(source)
         if left is not None:
             transaction.save(left)
             return

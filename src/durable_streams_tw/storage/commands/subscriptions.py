@@ -9,20 +9,20 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from durable_streams_tw.protocol import offsets
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import MAX_EXPLICIT_STREAMS
-from durable_streams_tw.protocol.preconditions import unmet_by
+from durable_streams_tw.protocol.streams import offsets
+from durable_streams_tw.protocol.streams.preconditions import check_entity_tags
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions import state as subscriptions_state
 from durable_streams_tw.protocol.subscriptions.commands import (
     Ack,
     Claim,
     Delivered,
+    DeliveryResult,
     Due,
     LinkStreams,
     Release,
-    Result,
     Settle,
     Subscribe,
     SubscriptionCommand,
@@ -42,8 +42,8 @@ from durable_streams_tw.protocol.subscriptions.outcomes import (
 from durable_streams_tw.protocol.subscriptions.state import (
     Config,
     Cursor,
+    ExplicitLink,
     Kind,
-    Named,
     Subscription,
 )
 from durable_streams_tw.storage.api import Transaction
@@ -78,7 +78,7 @@ def carry_out(
     if isinstance(command, Subscribe):
         return _subscribe(transaction, state, command, now)
     if isinstance(command, Unsubscribe):
-        refusal = unmet_by(command.precondition, exists=state is not None)
+        refusal = check_entity_tags(command.precondition, exists=state is not None)
         if refusal is not None:
             return refusal
         if state is not None:
@@ -123,10 +123,10 @@ def _subscribe(
     transaction: Transaction, existing: Subscription | None, command: Subscribe, now: int
 ) -> SubscriptionOutcome | Refusal:
     if existing is not None:
-        refusal = subscriptions_state.reconfirm(existing, command.digest)
-        refusal = refusal or unmet_by(command.precondition, exists=True)
+        refusal = subscriptions_state.check_configuration(existing, command.digest)
+        refusal = refusal or check_entity_tags(command.precondition, exists=True)
         return refusal or Subscribed(existing, False)
-    refusal = unmet_by(command.precondition, exists=False)
+    refusal = check_entity_tags(command.precondition, exists=False)
     if refusal is not None:
         return refusal
     config = command.config
@@ -145,7 +145,7 @@ def _subscribe(
 
 
 def _name(transaction: Transaction, state: Subscription, path: str) -> None:
-    transaction.put(LINKS, stream_key(state.number, path), Named(path))
+    transaction.put(LINKS, stream_key(state.number, path), ExplicitLink(path))
     transaction.index.link(_member(state), path)
 
 
@@ -177,7 +177,7 @@ def _link(
     if fresh:
         for path in fresh:
             _name(transaction, state, path)
-        state = subscriptions_state.naming(state, explicit)
+        state = subscriptions_state.with_explicit_count(state, explicit)
         pending.save(transaction, state)
     return Relinked(state)
 
@@ -188,7 +188,7 @@ def _unlink(transaction: Transaction, state: Subscription, path: str) -> Subscri
         return Relinked(state)
     transaction.remove(LINKS, key)
     transaction.index.unlink(_member(state), path)
-    state = subscriptions_state.naming(state, state.explicit - 1)
+    state = subscriptions_state.with_explicit_count(state, state.explicit - 1)
     pending.save(transaction, state)
     if _member(state) not in transaction.index.matching(path):
         pending.drop(transaction, _member(state), path)
@@ -201,7 +201,7 @@ def _unlink(transaction: Transaction, state: Subscription, path: str) -> Subscri
 def _claim(
     transaction: Transaction, state: Subscription, command: Claim, now: int
 ) -> SubscriptionOutcome | Refusal:
-    if subscriptions_state.lapsed(state, now):
+    if subscriptions_state.lease_expired(state, now):
         # Its timer is only late.
         state = _next(transaction, state, now)
     claimed = subscriptions_state.claim(state, command.worker, now)
@@ -221,7 +221,7 @@ def _claim(
 def _settle(
     transaction: Transaction, state: Subscription, command: Settle, now: int
 ) -> SubscriptionOutcome | Refusal:
-    refusal = subscriptions_state.fence(state, command.kind, command.proof, command.wake, now)
+    refusal = subscriptions_state.check_wake(state, command.kind, command.proof, command.wake, now)
     if refusal is not None:
         return refusal
     for ack in command.acks:
@@ -233,7 +233,7 @@ def _settle(
     if command.done:
         after = _next(transaction, state, now, command.acks)
         return Settled(after, next_wake=not after.idle)
-    state = subscriptions_state.leased(state, now)
+    state = subscriptions_state.renew_lease(state, now)
     pending.save(transaction, state)
     return Settled(state)
 
@@ -241,7 +241,7 @@ def _settle(
 def _release(
     transaction: Transaction, state: Subscription, command: Release, now: int
 ) -> SubscriptionOutcome | Refusal:
-    refusal = subscriptions_state.fence(state, Kind.PULL, command.proof, command.wake, now)
+    refusal = subscriptions_state.check_wake(state, Kind.PULL, command.proof, command.wake, now)
     if refusal is not None:
         return refusal
     after = _next(transaction, state, now)
@@ -253,11 +253,11 @@ def _delivered(
 ) -> SubscriptionOutcome:
     if (
         state.config.kind is not Kind.WEBHOOK
-        or not subscriptions_state.current(state, command.wake)
-        or subscriptions_state.lapsed(state, now)
+        or not subscriptions_state.is_current(state, command.wake)
+        or subscriptions_state.lease_expired(state, now)
     ):
         return Settled(state)
-    if command.result is Result.DONE:
+    if command.result is DeliveryResult.DONE:
         for ack in command.seen:
             # This server told it the offset.
             if _refuse_ack(transaction, state, ack, now, None) is None:
@@ -267,22 +267,22 @@ def _delivered(
     if state.leased:
         # It has called back meanwhile, and knows better than its connection.
         return Settled(state)
-    if command.result is Result.ACCEPTED:
-        state = subscriptions_state.leased(state, now)
+    if command.result is DeliveryResult.ACCEPTED:
+        state = subscriptions_state.renew_lease(state, now)
     else:
-        state = subscriptions_state.failed(state, now, command.chance)
+        state = subscriptions_state.record_failure(state, now, command.chance)
     pending.save(transaction, state)
     return Settled(state)
 
 
 def _due(transaction: Transaction, state: Subscription, now: int) -> SubscriptionOutcome:
-    owed = subscriptions_state.obligation(state)
+    owed = subscriptions_state.next_action(state)
     if owed is None or now < owed[1]:
         return Settled(state)
-    if owed[0] is subscriptions_state.Duty.LAPSE:
+    if owed[0] is subscriptions_state.Action.LAPSE:
         after = _next(transaction, state, now)
         return Settled(after, next_wake=not after.idle)
-    if owed[0] is subscriptions_state.Duty.OFFER:
+    if owed[0] is subscriptions_state.Action.OFFER:
         state = pending.offer(transaction, state, now)
         pending.save(transaction, state)
     return Settled(state)
@@ -294,7 +294,7 @@ def _next(
     """The wake is over: what follows it is written, and returned."""
     keys = [stream_key(state.number, ack.path) for ack in acks]
     behind = max(keys, default=stream_key(state.number, state.trigger))
-    after = subscriptions_state.rested(state)
+    after = subscriptions_state.end_wake(state)
     after = pending.wake_if_pending(transaction, after, behind, now)
     pending.save(transaction, after)
     return after
@@ -322,7 +322,7 @@ def _refuse_ack(
     position = offsets.resolve(stream, ack.offset)
     if isinstance(position, Refusal):
         return Refusal(Problem.INVALID_OFFSET, position.detail)
-    refusal = subscriptions_state.acknowledge(acked, position)
+    refusal = subscriptions_state.check_ack(acked, position)
     if refusal is not None or between is None or (stream.id, position) in between:
         return refusal
     return None if transaction.boundary(stream, position) else _BETWEEN
@@ -333,7 +333,7 @@ def check_acks(reader: Reader, state: Subscription | None, command: Settle, now:
 
     Each costs a record that is read and parsed, and a request may have MAX_WAKE_STREAMS of them.
     """
-    if state is None or subscriptions_state.fence(
+    if state is None or subscriptions_state.check_wake(
         state, command.kind, command.proof, command.wake, now
     ):
         return command

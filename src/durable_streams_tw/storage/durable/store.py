@@ -22,8 +22,8 @@ from zope.interface import implementer
 
 from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.offsets import START, Asked
 from durable_streams_tw.protocol.streams.commands import Append, Create
+from durable_streams_tw.protocol.streams.offsets import START, RequestedOffset
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import Settle
 from durable_streams_tw.storage.access_times import AccessTimes, usable
@@ -365,7 +365,7 @@ class LMDBStore:
     def read(
         self,
         path: str,
-        offset: Asked,
+        offset: RequestedOffset,
         limit: int,
         stream_id: int | None = None,
         piece: int | None = None,
@@ -473,7 +473,12 @@ class LMDBStore:
         return None
 
     def _read(
-        self, path: str, offset: Asked, limit: int, stream_id: int | None, piece: int | None
+        self,
+        path: str,
+        offset: RequestedOffset,
+        limit: int,
+        stream_id: int | None,
+        piece: int | None,
     ) -> _Seen:
         """In a reading lane: the state and the bytes, of one commit."""
 
@@ -490,7 +495,7 @@ class LMDBStore:
         self,
         view: View,
         state: StreamState | None,
-        offset: Asked,
+        offset: RequestedOffset,
         limit: int,
         stream_id: int | None,
         piece: int | None,

@@ -13,7 +13,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from durable_streams_tw.protocol.subscriptions.state import Cursor, Named, Subscription
+from durable_streams_tw.protocol.subscriptions.state import Cursor, ExplicitLink, Subscription
 from durable_streams_tw.storage.engine.codec import CorruptRecord, unseal
 from durable_streams_tw.storage.engine.kv import Buffer, View
 
@@ -51,7 +51,7 @@ class Table(Generic[T]):
 SUBSCRIPTIONS: Final = Table(b"u", Subscription, watched=True)
 """By id."""
 
-LINKS: Final = Table(b"e", Named)
+LINKS: Final = Table(b"e", ExplicitLink)
 """Explicit links, by number and name of the stream."""
 
 CURSORS: Final = Table(b"k", Cursor)

@@ -18,9 +18,9 @@ from zope.interface import implementer
 
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.offsets import Asked
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Create
+from durable_streams_tw.protocol.streams.offsets import RequestedOffset
 from durable_streams_tw.protocol.streams.producers import Generation, ProducerState
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
@@ -209,7 +209,7 @@ class MemoryStore:
     def read(
         self,
         path: str,
-        offset: Asked,
+        offset: RequestedOffset,
         limit: int,
         stream_id: int | None = None,
         piece: int | None = None,
@@ -439,7 +439,12 @@ class MemoryStore:
         return usable(self.stream_at(path), self.access, now)
 
     def _read(
-        self, path: str, offset: Asked, limit: int, stream_id: int | None, piece: int | None
+        self,
+        path: str,
+        offset: RequestedOffset,
+        limit: int,
+        stream_id: int | None,
+        piece: int | None,
     ) -> Chunk | Refusal:
         now = self._now()
         state = self._look(path, now)

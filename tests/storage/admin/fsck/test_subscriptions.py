@@ -13,8 +13,8 @@ from durable_streams_tw.protocol.subscriptions.commands import Claim, Unsubscrib
 from durable_streams_tw.protocol.subscriptions.state import (
     Config,
     Cursor,
+    ExplicitLink,
     Kind,
-    Named,
     Subscription,
 )
 from durable_streams_tw.storage.access_times import AccessTimes
@@ -146,11 +146,11 @@ class CheckSubscriptionTests(SynchronousTestCase):
     def test_links(self) -> None:
         self.drop(LINKS, stream_key(self.number("idle"), "missing"))
         self.assertFinds()
-        self.put(LINKS, stream_key(self.number("idle"), "more"), Named("more"))
+        self.put(LINKS, stream_key(self.number("idle"), "more"), ExplicitLink("more"))
         self.assertFinds()
-        self.put(LINKS, stream_key(self.number("idle"), "quiet"), Named("b"))
+        self.put(LINKS, stream_key(self.number("idle"), "quiet"), ExplicitLink("b"))
         self.assertFinds()
-        self.put(LINKS, stream_key(10**18, "a"), Named("a"))
+        self.put(LINKS, stream_key(10**18, "a"), ExplicitLink("a"))
         self.assertIn(Flaw.ORPHAN, self.found())
 
     def test_cursors(self) -> None:
@@ -171,7 +171,7 @@ class CheckSubscriptionTests(SynchronousTestCase):
 
     def test_keys_of_strange_form(self) -> None:
         for key in (b"e", b"k123", b"e12345678"):
-            self.engine.content[key] = codec.seal(key, LINKS.pack(Named("a")))
+            self.engine.content[key] = codec.seal(key, LINKS.pack(ExplicitLink("a")))
             self.assertIn(Flaw.STRANGE_KEY, self.found())
             del self.engine.content[key]
 

@@ -29,7 +29,7 @@ import msgspec
 
 from durable_streams_tw.protocol import content_types
 from durable_streams_tw.protocol.limits import MAX_FORK_DEPTH
-from durable_streams_tw.protocol.lineage import newest
+from durable_streams_tw.protocol.streams.lineage import newest_incarnation
 from durable_streams_tw.protocol.streams.producers import Generation
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw, unreadable
@@ -204,7 +204,7 @@ class _Walk:
                 yield unreadable(corrupt)
                 yield from self._owned(stream_id)
                 continue
-            self._greatest_id = max(self._greatest_id, newest(record.state))
+            self._greatest_id = max(self._greatest_id, newest_incarnation(record.state))
             state = record.state
             if state.id != stream_id:
                 yield Finding(Flaw.STREAM, key, f"the record says that it is stream {state.id}")

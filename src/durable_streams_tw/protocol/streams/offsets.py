@@ -1,7 +1,7 @@
 """Offsets: the tokens by which clients name positions (PROTOCOL.md §8).
 
 A token is two decimal numbers of fixed width joined by an underscore: the incarnation of the
-stream that owns the position (`protocol.lineage`), and the position in the stream's stored
+stream that owns the position (`lineage`), and the position in the stream's stored
 bytes. So tokens of one stream sort as their positions do, and a token of another life of the
 stream is recognised. A first number of zero names a position without an incarnation: clients
 may have saved such tokens of earlier versions, and they remain readable.
@@ -15,9 +15,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from durable_streams_tw.protocol import lineage
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_POSITION
+from durable_streams_tw.protocol.streams import lineage
 from durable_streams_tw.protocol.streams.state import StreamState
 
 START: Final = 0
@@ -26,7 +26,9 @@ START: Final = 0
 NOW: Final = -1
 """Stands for the sentinel ``now`` among positions: the tail, wherever it is when read."""
 
-BEYOND: Final = Refusal(Problem.OFFSET_OUT_OF_RANGE, "the offset lies beyond the end of the stream")
+BEYOND_TAIL: Final = Refusal(
+    Problem.OFFSET_OUT_OF_RANGE, "the offset lies beyond the end of the stream"
+)
 OTHER_INCARNATION: Final = Refusal(
     Problem.OFFSET_GONE,
     "the offset belongs to another incarnation of this stream: the stream was deleted and created "
@@ -44,7 +46,7 @@ class Offset(Struct, frozen=True):
     position: int
 
 
-Asked = int | Offset
+RequestedOffset = int | Offset
 """What a client asks for: a bare position (`NOW` among them), or an `Offset` to be checked."""
 
 
@@ -76,7 +78,7 @@ def offset_at(state: StreamState, position: int) -> Offset:
     return Offset(lineage.incarnation(state, position), position)
 
 
-def parse_offset(token: str) -> Asked:
+def parse_offset(token: str) -> RequestedOffset:
     """Return what a token names; `NOW` for ``now``, `START` for ``-1``.
 
     The width of either number does not matter. Raises `Refused` (MALFORMED_OFFSET) for
@@ -94,11 +96,11 @@ def parse_offset(token: str) -> Asked:
         )
     number, position = int(match[1]), int(match[2])
     if position > MAX_POSITION:
-        raise Refused(BEYOND.problem, BEYOND.detail)
+        raise Refused(BEYOND_TAIL.problem, BEYOND_TAIL.detail)
     return Offset(number, position) if number else position
 
 
-def resolve(state: StreamState, asked: Asked) -> int | Refusal:
+def resolve(state: StreamState, asked: RequestedOffset) -> int | Refusal:
     """Return the position of a stream that a client asks for, or why the stream has none.
 
     A position beyond the tail under an incarnation of this very stream was given by a store of
@@ -111,4 +113,4 @@ def resolve(state: StreamState, asked: Asked) -> int | Refusal:
         return position
     if asked == NOW:
         return state.tail
-    return BEYOND if asked > state.tail else asked
+    return BEYOND_TAIL if asked > state.tail else asked

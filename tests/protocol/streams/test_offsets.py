@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.protocol.offsets`."""
+"""Tests of `durable_streams_tw.protocol.streams.offsets`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.limits import MAX_POSITION
-from durable_streams_tw.protocol.offsets import (
-    BEYOND,
+from durable_streams_tw.protocol.streams.offsets import (
+    BEYOND_TAIL,
     NOW,
     OTHER_INCARNATION,
     START,
@@ -67,7 +67,7 @@ class ResolveTests(RefusingTestCase):
         """Bare positions and sentinels are the stream's own, up to its tail."""
         for asked, position in ((START, 0), (5, 5), (10, 10), (NOW, 10)):
             self.assertEqual(resolve(stream(7, 10), asked), position)
-        self.assertEqual(resolve(stream(7, 10), 11), BEYOND)
+        self.assertEqual(resolve(stream(7, 10), 11), BEYOND_TAIL)
 
     def test_incarnations(self) -> None:
         """An offset of another incarnation is refused, and so is one beyond the tail."""

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.protocol.preconditions`."""
+"""Tests of `durable_streams_tw.protocol.streams.preconditions`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from msgspec.structs import replace
 
 from durable_streams_tw.protocol import caching
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.preconditions import (
+from durable_streams_tw.protocol.streams.preconditions import (
     Precondition,
-    precondition,
-    unmet,
-    unmet_by,
+    check_entity_tags,
+    check_precondition,
+    parse_precondition,
 )
 from durable_streams_tw.protocol.streams.state import StreamState
 from tests.protocol.refusing import RefusingTestCase
@@ -33,15 +33,15 @@ class ParseTests(RefusingTestCase):
                 Precondition(None, (b'"a"', b'W/"b,c"', b'""')),
             ),
         ):
-            self.assertEqual(precondition(header), asked)
+            self.assertEqual(parse_precondition(header), asked)
 
     def test_refused(self) -> None:
         """What is no list of tags, and what nothing here can tell."""
         for value in (b"", b"a", b'"a', b"*, *", b'w/"a"', b'"a" "b"', b'"a", *'):
             for name in (b"if-match", b"if-none-match"):
-                self.assertRefused(Problem.MALFORMED_FIELD, precondition, {name: value})
+                self.assertRefused(Problem.MALFORMED_FIELD, parse_precondition, {name: value})
         date = {b"if-unmodified-since": b"Sat, 28 Nov 2026 12:00:00 GMT"}
-        self.assertRefused(Problem.PRECONDITION_FAILED, precondition, date)
+        self.assertRefused(Problem.PRECONDITION_FAILED, parse_precondition, date)
 
 
 class UnmetTests(RefusingTestCase):
@@ -61,7 +61,7 @@ class UnmetTests(RefusingTestCase):
             ((TAG,), None, False),
             ((b'"bogus"',), STREAM, False),
         ):
-            refusal = unmet(Precondition(match=tags), state)
+            refusal = check_precondition(Precondition(match=tags), state)
             self.assertEqual(refusal is None, met, tags)
 
     def test_none_match(self) -> None:
@@ -74,11 +74,11 @@ class UnmetTests(RefusingTestCase):
             ((b'"x"',), STREAM, True),
             ((TAG,), None, True),
         ):
-            refusal = unmet(Precondition(none_match=tags), state)
+            refusal = check_precondition(Precondition(none_match=tags), state)
             self.assertEqual(refusal is None, met, tags)
 
     def test_tells_the_current_tag(self) -> None:
-        refusal = unmet(Precondition(match=(b'"bogus"',)), STREAM)
+        refusal = check_precondition(Precondition(match=(b'"bogus"',)), STREAM)
         assert isinstance(refusal, Refusal)
         self.assertEqual((refusal.problem.status, refusal.fields), (412, ((b"ETag", TAG),)))
 
@@ -91,4 +91,4 @@ class UnmetTests(RefusingTestCase):
             (Precondition(none_match=(TAG,)), True, True),
             (Precondition(none_match=(b"*",)), True, False),
         ):
-            self.assertEqual(unmet_by(asked, exists=exists) is None, met)
+            self.assertEqual(check_entity_tags(asked, exists=exists) is None, met)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_WAKE_STREAMS
-from durable_streams_tw.protocol.offsets import format_offset
+from durable_streams_tw.protocol.streams.offsets import format_offset
 from durable_streams_tw.protocol.subscriptions import commands as requests
+from durable_streams_tw.protocol.subscriptions import parsing
 from durable_streams_tw.protocol.subscriptions.commands import Ack, Subscribe
 from durable_streams_tw.protocol.subscriptions.state import Config, Kind, Proof, Wake
 from tests.protocol.refusing import RefusingTestCase
@@ -49,7 +50,7 @@ class SubscribeTests(RefusingTestCase):
     """PUT (§6.2)."""
 
     def subscribe(self, value: Any) -> Subscribe:
-        return requests.subscribe("s", raw(value))
+        return parsing.parse_subscribe("s", raw(value))
 
     def test_webhook(self) -> None:
         asked = self.subscribe(hook(description="d", unknown=[1]))
@@ -107,9 +108,9 @@ class SubscribeTests(RefusingTestCase):
         for body in wrong:
             self.assertRefused(Problem.INVALID_REQUEST, self.subscribe, body)
         for text in (b"", b"{", b"\xff", b'{"type": "\xff"}', b"[" * 100_000, b'{"x":' * 50_000):
-            self.assertRefused(Problem.INVALID_REQUEST, requests.subscribe, "s", text)
+            self.assertRefused(Problem.INVALID_REQUEST, parsing.parse_subscribe, "s", text)
         large = b" " * (limits.MAX_CONTROL_BODY + 1)
-        self.assertRefused(Problem.BODY_TOO_LARGE, requests.subscribe, "s", large)
+        self.assertRefused(Problem.BODY_TOO_LARGE, parsing.parse_subscribe, "s", large)
 
     def test_bounds_are_included(self) -> None:
         for ttl in (limits.MIN_LEASE_TTL_MS, limits.MAX_LEASE_TTL_MS):
@@ -143,7 +144,7 @@ class SubscribeTests(RefusingTestCase):
     @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), _nested))
     def test_anything(self, value: Any) -> None:
         """Any JSON is understood or refused."""
-        for parse in (requests.subscribe, requests.link_streams, requests.claim):
+        for parse in (parsing.parse_subscribe, parsing.parse_link_streams, parsing.parse_claim):
             try:
                 parse("s", raw(value))
             except Refused as refused:
@@ -155,31 +156,31 @@ class OtherTests(RefusingTestCase):
 
     def test_ids(self) -> None:
         for written, name in ((b"sub-1", "sub-1"), (b"a%2Fb", "a/b"), (b"%C3%A4", "ä")):
-            self.assertEqual(requests.subscription_id(written), name)
+            self.assertEqual(parsing.parse_subscription_id(written), name)
         for written in (b"", b"%", b"%00", b".", b"..", b"%ff", b"x" * 257):
-            self.assertRefused(Problem.INVALID_REQUEST, requests.subscription_id, written)
-        self.assertEqual(requests.subscription_id(b"x" * 256), "x" * 256)
+            self.assertRefused(Problem.INVALID_REQUEST, parsing.parse_subscription_id, written)
+        self.assertEqual(parsing.parse_subscription_id(b"x" * 256), "x" * 256)
 
     def test_links(self) -> None:
-        linked = requests.link_streams("s", raw({"streams": ["/x/y/", "x/y", "b"]}))
+        linked = parsing.parse_link_streams("s", raw({"streams": ["/x/y/", "x/y", "b"]}))
         self.assertEqual(linked.streams, ("b", "x/y"))
         wrong: tuple[Any, ...] = ({}, {"streams": []}, {"streams": [None]}, {"streams": ["."]})
         for body in wrong:
-            self.assertRefused(Problem.INVALID_REQUEST, requests.link_streams, "s", raw(body))
+            self.assertRefused(Problem.INVALID_REQUEST, parsing.parse_link_streams, "s", raw(body))
         for written in (b"manual%2Fb", b"manual/b", b"/manual%2fb/"):
-            self.assertEqual(requests.unlink_stream("s", written).path, "manual/b")
+            self.assertEqual(parsing.parse_unlink_stream("s", written).path, "manual/b")
         for written in (b"", b"%", b"a//b"):
-            self.assertRefused(Problem.INVALID_REQUEST, requests.unlink_stream, "s", written)
+            self.assertRefused(Problem.INVALID_REQUEST, parsing.parse_unlink_stream, "s", written)
 
     def test_claim(self) -> None:
-        self.assertEqual(requests.claim("s", raw({"worker": "w"})).worker, "w")
+        self.assertEqual(parsing.parse_claim("s", raw({"worker": "w"})).worker, "w")
         wrong: tuple[Any, ...] = ({}, {"worker": ""}, {"worker": 1}, {"worker": "x" * 1025})
         for body in wrong:
-            self.assertRefused(Problem.INVALID_REQUEST, requests.claim, "s", raw(body))
+            self.assertRefused(Problem.INVALID_REQUEST, parsing.parse_claim, "s", raw(body))
 
     def settle(self, **changes: Any) -> requests.Settle:
         body = {"wake_id": "w_a", "generation": 7, **changes}
-        return requests.settle("s", Kind.PULL, PROOF, raw(body))
+        return parsing.parse_settle("s", Kind.PULL, PROOF, raw(body))
 
     def test_settle(self) -> None:
         offset = format_offset(None, 84)
@@ -189,7 +190,9 @@ class OtherTests(RefusingTestCase):
         self.assertEqual((asked.wake, asked.done, asked.proof), (Wake(7, "w_a"), True, PROOF))
         self.assertEqual((self.settle().acks, self.settle().done), ((), False))
         bad = Refusal(Problem.TOKEN_INVALID, "")
-        self.assertIs(requests.release("s", bad, raw({"wake_id": "", "generation": 0})).proof, bad)
+        self.assertIs(
+            parsing.parse_release("s", bad, raw({"wake_id": "", "generation": 0})).proof, bad
+        )
 
     def test_settle_refused(self) -> None:
         wrong: tuple[dict[str, Any], ...] = (
@@ -212,4 +215,4 @@ class OtherTests(RefusingTestCase):
         for offset in ("-1", "now", "", "x", "0_1e3", "0_" + "9" * 32):
             acks = [{"stream": "a", "offset": offset}]
             self.assertRefused(Problem.INVALID_OFFSET, lambda asked=acks: self.settle(acks=asked))
-        self.assertRefused(Problem.INVALID_REQUEST, requests.release, "s", PROOF, b"{}")
+        self.assertRefused(Problem.INVALID_REQUEST, parsing.parse_release, "s", PROOF, b"{}")

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.protocol.lineage`."""
+"""Tests of `durable_streams_tw.protocol.streams.lineage`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.protocol import lineage
 from durable_streams_tw.protocol.limits import MAX_LINEAGE
-from durable_streams_tw.protocol.offsets import format_offset
-from durable_streams_tw.protocol.streams.forks import identified
+from durable_streams_tw.protocol.streams import lineage
+from durable_streams_tw.protocol.streams.forks import assign_id
+from durable_streams_tw.protocol.streams.offsets import format_offset
 from durable_streams_tw.protocol.streams.state import ForkPoint, Lineage, StreamState
 
 ROOT = StreamState(10, "root", "text/plain", 100, created_at=0, touched_at=0)
@@ -20,7 +20,7 @@ def forked(source: StreamState, number: int, position: int, own: int = 0) -> Str
     """Return a fork with so many bytes of its own."""
     point = ForkPoint(source.id, position, source.path, position, 0, 1, False)
     state = replace(source, id=0, tail=position + own, fork=point, lineage=None)
-    return identified(state, source, number)
+    return assign_id(state, source, number)
 
 
 def owners(state: StreamState, *positions: int) -> list[int]:
@@ -39,15 +39,15 @@ class LineageTests(SynchronousTestCase):
 
     def test_renewed(self) -> None:
         """Bytes of a later process have an incarnation of their own; the old ones keep theirs."""
-        state = lineage.renewed(ROOT, 20, 100)
+        state = lineage.start_incarnation(ROOT, 20, 100)
         self.assertEqual(owners(state, 0, 100, 101), [10, 10, 20])
-        self.assertEqual(lineage.newest(state), 20)
+        self.assertEqual(lineage.newest_incarnation(state), 20)
         self.assertFalse(lineage.owns(state, 20, 100))
         self.assertFalse(lineage.owns(state, 10, 101))
 
     def test_renewed_empty(self) -> None:
         """Position 0 stays with the stream that was created empty."""
-        state = lineage.renewed(replace(ROOT, tail=0), 20, 0)
+        state = lineage.start_incarnation(replace(ROOT, tail=0), 20, 0)
         self.assertEqual(owners(state, 0, 1), [10, 20])
 
     def test_fork(self) -> None:
@@ -60,7 +60,7 @@ class LineageTests(SynchronousTestCase):
 
     def test_fork_before_the_last_renewal(self) -> None:
         """What the source wrote after the fork point is none of the fork's."""
-        source = replace(lineage.renewed(ROOT, 20, 100), tail=120)
+        source = replace(lineage.start_incarnation(ROOT, 20, 100), tail=120)
         self.assertEqual(forked(source, 30, 100).lineage, Lineage((10, 30), (0, 100), 10))
         self.assertEqual(forked(source, 30, 101).lineage, Lineage((10, 20, 30), (0, 100, 101), 10))
 
@@ -73,7 +73,7 @@ class LineageTests(SynchronousTestCase):
 
     def test_fork_without_own_bytes_renewed(self) -> None:
         """A range that has no position is left out."""
-        fork = lineage.renewed(forked(ROOT, 20, 50), 30, 50)
+        fork = lineage.start_incarnation(forked(ROOT, 20, 50), 30, 50)
         self.assertEqual(fork.lineage, Lineage((10, 30), (0, 50), 10))
 
     def test_fork_of_an_earlier_version(self) -> None:
@@ -89,7 +89,9 @@ class LineageTests(SynchronousTestCase):
         """The oldest incarnations become one, which takes the offsets of all of them."""
         state = ROOT
         for number in range(MAX_LINEAGE + 1):
-            state = lineage.renewed(replace(state, tail=101 + number), 20 + number, 100 + number)
+            state = lineage.start_incarnation(
+                replace(state, tail=101 + number), 20 + number, 100 + number
+            )
         kept = lineage.lineage_of(state)
         self.assertEqual((len(kept.ids), len(kept.starts)), (MAX_LINEAGE, MAX_LINEAGE))
         self.assertEqual(kept.ids[0], 21)
@@ -123,7 +125,7 @@ class LineageTests(SynchronousTestCase):
                         format_offset(state, position), format_offset(before, position)
                     )
             elif size:
-                state = lineage.renewed(state, number, state.tail)
+                state = lineage.start_incarnation(state, number, state.tail)
                 state = replace(state, tail=state.tail + size)
         tokens = [format_offset(state, position) for position in range(state.tail + 1)]
         self.assertEqual(tokens, sorted(set(tokens)))

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol import caching, headers
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.protocol.lineage import incarnation
+from durable_streams_tw.protocol.streams.lineage import incarnation
 from durable_streams_tw.protocol.streams.state import StreamState
 
 #: The fields that make a request conditional, and that no request to change something ignores.
@@ -40,7 +40,7 @@ class Precondition(Struct, frozen=True):
     none_match: tuple[bytes, ...] | None = None
 
 
-def precondition(header: Mapping[bytes, bytes]) -> Precondition | None:
+def parse_precondition(header: Mapping[bytes, bytes]) -> Precondition | None:
     """Return the precondition of a request that changes something, None without one.
 
     Raises `Refused` where it is malformed, or cannot be evaluated.
@@ -58,22 +58,22 @@ def precondition(header: Mapping[bytes, bytes]) -> Precondition | None:
     return Precondition(match, none_match)
 
 
-def unmet(asked: Precondition | None, state: StreamState | None) -> Refusal | None:
+def check_precondition(asked: Precondition | None, state: StreamState | None) -> Refusal | None:
     """Refuse a request whose precondition a stream does not meet; None stands for no stream."""
     if asked is None:
         return None
     if state is None:
-        return unmet_by(asked, exists=False)
+        return check_entity_tags(asked, exists=False)
     closed = state.closed
     number = incarnation(state, state.tail)
     tag, zipped = (caching.etag(number, 0, state.tail, closed, how) for how in ("", "gzip"))
-    refusal = unmet_by(asked, exists=True, tags=(tag, zipped))
+    refusal = check_entity_tags(asked, exists=True, tags=(tag, zipped))
     if refusal is None:
         return None
     return Refusal(refusal.problem, refusal.detail, ((headers.H_ETAG, tag),))
 
 
-def unmet_by(
+def check_entity_tags(
     asked: Precondition | None, *, exists: bool, tags: tuple[bytes, ...] = ()
 ) -> Refusal | None:
     """Refuse a request whose precondition a resource does not meet.

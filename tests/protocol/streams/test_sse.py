@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.protocol.sse`."""
+"""Tests of `durable_streams_tw.protocol.streams.sse`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_streams_tw.protocol.json_mode import join, split
-from durable_streams_tw.protocol.offsets import format_offset
-from durable_streams_tw.protocol.sse import (
+from durable_streams_tw.protocol.streams.offsets import format_offset
+from durable_streams_tw.protocol.streams.sse import (
     COMMENT,
     Framing,
     control_event,
     data_event,
-    deliverable,
+    deliverable_size,
     framing,
 )
 from durable_streams_tw.protocol.streams.state import StreamState
@@ -187,10 +187,10 @@ class DeliverableTests(RefusingTestCase):
     def test_other_framings(self) -> None:
         """Only text has characters that can be torn."""
         for kind in (Framing.JSON, Framing.BASE64):
-            self.assertEqual(deliverable(kind, b"abc\xe2\x82", True), 5)
-            self.assertEqual(deliverable(kind, b"abc\r", False), 4)
+            self.assertEqual(deliverable_size(kind, b"abc\xe2\x82", True), 5)
+            self.assertEqual(deliverable_size(kind, b"abc\r", False), 4)
         for kind in Framing:
-            self.assertEqual(deliverable(kind, b"", True), 0)
+            self.assertEqual(deliverable_size(kind, b"", True), 0)
 
     def test_text(self) -> None:
         """An incomplete character is held back, a complete one and garbage are not."""
@@ -220,22 +220,22 @@ class DeliverableTests(RefusingTestCase):
             (b"a\xff", 2),
             (b"a\xf5\x80", 3),
         ):
-            self.assertEqual(deliverable(Framing.TEXT, payload, True), size, payload)
-            self.assertEqual(deliverable(Framing.TEXT, payload, False), size, payload)
+            self.assertEqual(deliverable_size(Framing.TEXT, payload, True), size, payload)
+            self.assertEqual(deliverable_size(Framing.TEXT, payload, False), size, payload)
 
     def test_carriage_return(self) -> None:
         """Short of the tail, a CR waits for the LF that may be next."""
-        self.assertEqual(deliverable(Framing.TEXT, b"a\r", False), 1)
-        self.assertEqual(deliverable(Framing.TEXT, b"a\r", True), 2)
-        self.assertEqual(deliverable(Framing.TEXT, b"a\r\n", False), 3)
-        self.assertEqual(deliverable(Framing.TEXT, b"a\r\r", False), 2)
+        self.assertEqual(deliverable_size(Framing.TEXT, b"a\r", False), 1)
+        self.assertEqual(deliverable_size(Framing.TEXT, b"a\r", True), 2)
+        self.assertEqual(deliverable_size(Framing.TEXT, b"a\r\n", False), 3)
+        self.assertEqual(deliverable_size(Framing.TEXT, b"a\r\r", False), 2)
 
     @given(st.text(max_size=8), st.integers(0, 40), st.booleans())
     def test_never_tears(self, text: str, cut: int, at_tail: bool) -> None:
         """Of text that was cut anywhere, whole characters go out and at most three bytes
         stay."""
         payload = text.encode()[:cut]
-        size = deliverable(Framing.TEXT, payload, at_tail)
+        size = deliverable_size(Framing.TEXT, payload, at_tail)
         payload[:size].decode()
         self.assertLessEqual(len(payload) - size, 3)
         self.assertLessEqual(size, len(payload))
@@ -243,7 +243,7 @@ class DeliverableTests(RefusingTestCase):
     @given(st.binary(max_size=12), st.booleans())
     def test_any_bytes(self, payload: bytes, at_tail: bool) -> None:
         """Bytes that are no text are held back no longer."""
-        size = deliverable(Framing.TEXT, payload, at_tail)
+        size = deliverable_size(Framing.TEXT, payload, at_tail)
         self.assertTrue(0 <= len(payload) - size <= 3)
         held = payload[size:]
         self.assertTrue(not held or held == b"\r" or held[0] >= 0xC0, held)
@@ -258,7 +258,7 @@ class DeliverableTests(RefusingTestCase):
         for size in sizes * (len(payload) + 1):
             reach += size
             piece = payload[position:reach]
-            piece = piece[: deliverable(Framing.TEXT, piece, True)]
+            piece = piece[: deliverable_size(Framing.TEXT, piece, True)]
             position += len(piece)
             if piece:
                 (event,) = parse(data_event(Framing.TEXT, piece))

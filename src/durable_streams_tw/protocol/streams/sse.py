@@ -14,7 +14,7 @@ from typing import Final
 
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.limits import SSE_RETRY_FIRST_MS, SSE_RETRY_LAST_MS
-from durable_streams_tw.protocol.offsets import format_offset, offset_bytes
+from durable_streams_tw.protocol.streams.offsets import format_offset, offset_bytes
 from durable_streams_tw.protocol.streams.state import StreamState
 
 COMMENT: Final = b": keep-alive\n\n"
@@ -89,7 +89,7 @@ def reconnection_time(chance: float) -> bytes:
     return b"retry:%d\n" % (SSE_RETRY_FIRST_MS + chance * spread)
 
 
-def deliverable(kind: Framing, payload: bytes, at_tail: bool) -> int:
+def deliverable_size(kind: Framing, payload: bytes, at_tail: bool) -> int:
     """How many of these bytes may go out as one event.
 
     In text the first bytes of a character that is not complete yet are held back: the rest

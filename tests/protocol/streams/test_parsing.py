@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.protocol.streams.commands`. Its fork fields: test_forks."""
+"""Tests of `durable_streams_tw.protocol.streams.parsing`. Its fork fields: test_forks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.limits import MAX_TOKEN
-from durable_streams_tw.protocol.offsets import NOW, START, format_offset
-from durable_streams_tw.protocol.streams import commands
-from durable_streams_tw.protocol.streams.commands import AppendFields, CreateFields, Live, ReadQuery
+from durable_streams_tw.protocol.streams import parsing
+from durable_streams_tw.protocol.streams.commands import LiveMode, ReadQuery
+from durable_streams_tw.protocol.streams.offsets import NOW, START, format_offset
+from durable_streams_tw.protocol.streams.parsing import AppendHeaders, CreateHeaders
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
-from durable_streams_tw.protocol.streams.state import FOR_EVER, Lifetime
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime
 from tests.protocol.refusing import RefusingTestCase
 
 ROOT = b"/v1/stream/"
@@ -33,8 +34,8 @@ class ReadQueryTests(RefusingTestCase):
             (b"offset=-1", ReadQuery(START)),
             (b"offset=now", ReadQuery(NOW)),
             (b"offset=" + AT_5, ReadQuery(5)),
-            (b"offset=" + AT_5 + b"&live=long-poll", ReadQuery(5, Live.LONG_POLL)),
-            (b"cursor=7&live=sse&offset=now", ReadQuery(NOW, Live.SSE, 7)),
+            (b"offset=" + AT_5 + b"&live=long-poll", ReadQuery(5, LiveMode.LONG_POLL)),
+            (b"cursor=7&live=sse&offset=now", ReadQuery(NOW, LiveMode.SSE, 7)),
             (b"foo=bar", ReadQuery(START)),
             (b"foo=1&foo=2&offset=-1&Offset=x&LIVE=y", ReadQuery(START)),
             (b"&&offset=-1&&", ReadQuery(START)),
@@ -44,11 +45,11 @@ class ReadQueryTests(RefusingTestCase):
             (b"cursor", ReadQuery(START)),
             (b"offset=-1&cursor=abc", ReadQuery(START)),
             (b"o%66fset=%2D1", ReadQuery(START)),
-            (b"offset=n%6Fw&live=long%2Dpoll", ReadQuery(NOW, Live.LONG_POLL)),
+            (b"offset=n%6Fw&live=long%2Dpoll", ReadQuery(NOW, LiveMode.LONG_POLL)),
             (b"x=%&offset=-1", ReadQuery(START)),
             (b"\xff=\xff&offset=-1", ReadQuery(START)),
         ):
-            self.assertEqual(commands.read_query(query), expected, query)
+            self.assertEqual(parsing.parse_read(query), expected, query)
 
     def test_refused(self) -> None:
         """Doubled, unknown, malformed."""
@@ -85,7 +86,7 @@ class ReadQueryTests(RefusingTestCase):
             (b"live=long-poll&cursor=1", Problem.MALFORMED_OFFSET),
             (b"live=sse&offset=", Problem.MALFORMED_OFFSET),
         ):
-            refusal = self.assertRefused(problem, commands.read_query, query)
+            refusal = self.assertRefused(problem, parsing.parse_read, query)
             self.assertEqual(refusal.problem.status, 400)
 
     @given(
@@ -95,7 +96,7 @@ class ReadQueryTests(RefusingTestCase):
     def test_any_query(self, query: bytes) -> None:
         """Any query is read or the client's fault."""
         try:
-            commands.read_query(query)
+            parsing.parse_read(query)
         except Refused as refused:
             self.assertEqual(refused.refusal.problem.status, 400)
 
@@ -105,18 +106,18 @@ class ReadQueryTests(RefusingTestCase):
     def test_spoiled_offsets(self, before: str, spoiler: str, behind: str) -> None:
         """What no offset has is refused however it is escaped."""
         query = b"offset=" + quote(before + spoiler + behind, safe="").encode()
-        self.assertRefused(Problem.MALFORMED_OFFSET, commands.read_query, query)
+        self.assertRefused(Problem.MALFORMED_OFFSET, parsing.parse_read, query)
 
 
 class CreateFieldsTests(RefusingTestCase):
     """The header of PUT."""
 
-    def _read(self, header: dict[bytes, bytes]) -> CreateFields:
-        return commands.create_fields(header, TODAY, ROOT)
+    def _read(self, header: dict[bytes, bytes]) -> CreateHeaders:
+        return parsing.parse_create(header, TODAY, ROOT)
 
     def test_nothing(self) -> None:
         """Every field is optional."""
-        self.assertEqual(self._read({}), CreateFields(None, FOR_EVER, False, None))
+        self.assertEqual(self._read({}), CreateHeaders(None, NO_EXPIRY, False, None))
 
     def test_content_type(self) -> None:
         """Kept as it is written; empty is as good as none."""
@@ -176,7 +177,7 @@ class CreateFieldsTests(RefusingTestCase):
         for fine in (b"", b"identity", b"Identity", b" identity "):
             self._read({b"content-encoding": fine})
         for coded in (b"gzip", b"identity, gzip", b"br", b"x"):
-            for read in (self._read, commands.append_fields):
+            for read in (self._read, parsing.parse_append):
                 refusal = self.assertRefused(
                     Problem.UNSUPPORTED_ENCODING, read, {b"content-encoding": coded}
                 )
@@ -188,7 +189,7 @@ class AppendFieldsTests(RefusingTestCase):
 
     def test_nothing(self) -> None:
         """Every field is optional here; what a body needs, the stream says."""
-        self.assertEqual(commands.append_fields({}), AppendFields(None, False, None, None))
+        self.assertEqual(parsing.parse_append({}), AppendHeaders(None, False, None, None))
 
     def test_all(self) -> None:
         """All of them together."""
@@ -199,27 +200,25 @@ class AppendFieldsTests(RefusingTestCase):
             b"stream-seq": b"009\xff",
         }
         self.assertEqual(
-            commands.append_fields(header),
-            AppendFields("text/plain", True, b"009\xff", ProducerClaim("p", 0, 7)),
+            parsing.parse_append(header),
+            AppendHeaders("text/plain", True, b"009\xff", ProducerClaim("p", 0, 7)),
         )
 
     def test_stream_seq(self) -> None:
         """Opaque bytes, not empty, not too many, nothing that controls."""
         for value in (b"0", b"a B", b"\xff", b"1, 2", b"a" * MAX_TOKEN):
-            self.assertEqual(commands.append_fields({b"stream-seq": value}).stream_seq, value)
+            self.assertEqual(parsing.parse_append({b"stream-seq": value}).stream_seq, value)
         for bad in (b"", b"a" * (MAX_TOKEN + 1), b"a\nb", b"\0"):
-            self.assertRefused(
-                Problem.MALFORMED_FIELD, commands.append_fields, {b"stream-seq": bad}
-            )
+            self.assertRefused(Problem.MALFORMED_FIELD, parsing.parse_append, {b"stream-seq": bad})
 
     def test_all_producer_fields_or_none(self) -> None:
         """That a field is there counts, not what it says."""
         names = list(PRODUCER)
         for chosen in range(1, 7):
             header = {name: PRODUCER[name] for bit, name in enumerate(names) if chosen & 1 << bit}
-            self.assertRefused(Problem.MALFORMED_FIELD, commands.append_fields, header)
+            self.assertRefused(Problem.MALFORMED_FIELD, parsing.parse_append, header)
             empty = dict.fromkeys(header, b"")
-            self.assertRefused(Problem.MALFORMED_FIELD, commands.append_fields, empty)
+            self.assertRefused(Problem.MALFORMED_FIELD, parsing.parse_append, empty)
 
     def test_producer_fields(self) -> None:
         """A name and two counts."""
@@ -241,14 +240,14 @@ class AppendFieldsTests(RefusingTestCase):
             ],
         ):
             header = {**PRODUCER, name: bad}
-            self.assertRefused(Problem.MALFORMED_FIELD, commands.append_fields, header)
+            self.assertRefused(Problem.MALFORMED_FIELD, parsing.parse_append, header)
         header = {
             b"producer-id": b"caf\xe9 1",
             b"producer-epoch": b"00",
             b"producer-seq": b"9007199254740991",
         }
         self.assertEqual(
-            commands.append_fields(header).producer, ProducerClaim("café 1", 0, 2**53 - 1)
+            parsing.parse_append(header).producer, ProducerClaim("café 1", 0, 2**53 - 1)
         )
 
     @given(
@@ -276,8 +275,8 @@ class AppendFieldsTests(RefusingTestCase):
     def test_any_header(self, header: dict[bytes, bytes]) -> None:
         """Any values are read or the client's fault."""
         for read in (
-            commands.append_fields,
-            lambda header: commands.create_fields(header, TODAY, ROOT),
+            parsing.parse_append,
+            lambda header: parsing.parse_create(header, TODAY, ROOT),
         ):
             try:
                 read(header)

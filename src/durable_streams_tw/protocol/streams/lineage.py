@@ -40,7 +40,7 @@ def owns(state: StreamState, number: int, position: int) -> bool:
     return found == 0 and lineage.least <= number <= lineage.ids[0]
 
 
-def newest(state: StreamState) -> int:
+def newest_incarnation(state: StreamState) -> int:
     """Return the incarnation that a stream's last bytes were written under."""
     return state.id if state.lineage is None else state.lineage.ids[-1]
 
@@ -58,7 +58,7 @@ def lineage_of(state: StreamState) -> Lineage:
     return Lineage((state.fork.source_id, state.id), (0, state.fork.position), 0)
 
 
-def renewed(state: StreamState, number: int, position: int) -> StreamState:
+def start_incarnation(state: StreamState, number: int, position: int) -> StreamState:
     """Return a stream whose positions after ``position``, its last one, get a new incarnation."""
     lineage = _extended(lineage_of(state), number, position)
     if len(lineage.ids) > MAX_LINEAGE:
@@ -68,7 +68,7 @@ def renewed(state: StreamState, number: int, position: int) -> StreamState:
     return replace(state, lineage=lineage)
 
 
-def forked(source: StreamState, number: int, position: int) -> Lineage:
+def fork_lineage(source: StreamState, number: int, position: int) -> Lineage:
     """Return the lineage of a fork with the id ``number`` that leaves its source at a position."""
     lineage = lineage_of(source)
     kept = max(bisect_left(lineage.starts, position), 1)

@@ -1,0 +1,247 @@
+"""Parsing of requests to streams: query and headers become commands (PROTOCOL.md §5).
+
+Each function reads one method's query or headers and raises `Refused` at the first malformed
+value. Header names are lower-case. A repeated header arrives as one value joined with commas
+(RFC 9110 §5.3), which no single-valued grammar accepts; only in opaque values (Stream-Seq,
+Producer-Id) a repetition cannot be detected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final
+from urllib.parse import unquote_plus
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from durable_streams_tw.protocol import content_types, headers
+from durable_streams_tw.protocol.cursors import parse_cursor
+from durable_streams_tw.protocol.errors import Problem, Refused
+from durable_streams_tw.protocol.paths import is_reserved, stream_name
+from durable_streams_tw.protocol.streams.commands import (
+    ForkRequest,
+    LiveMode,
+    ReadQuery,
+)
+from durable_streams_tw.protocol.streams.offsets import NOW, START, RequestedOffset, parse_offset
+from durable_streams_tw.protocol.streams.preconditions import (
+    CONDITIONAL,
+    Precondition,
+    parse_precondition,
+)
+from durable_streams_tw.protocol.streams.producers import ProducerClaim
+from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime
+
+HeaderMap = Mapping[bytes, bytes]
+"""Headers of a request by lower-case name."""
+
+
+class CreateHeaders(Struct, frozen=True):
+    """What a PUT's header says."""
+
+    content_type: str | None
+    lifetime: Lifetime
+    closed: bool
+    fork: ForkRequest | None
+    precondition: Precondition | None = None
+
+
+class AppendHeaders(Struct, frozen=True, gc=False):
+    """What a POST's header says."""
+
+    content_type: str | None
+    closed: bool
+    stream_seq: bytes | None
+    producer: ProducerClaim | None
+    precondition: Precondition | None = None
+
+
+_CATCH_UP_ALL: Final = ReadQuery(START)
+_LIVE: Final = {mode.value: mode for mode in LiveMode}
+_KNOWN: Final = frozenset(("offset", "live", "cursor"))
+
+# What a POST's header may say beyond the type of its body, which is all that most of them say.
+_SELDOM: Final = frozenset(
+    (
+        headers.CONTENT_ENCODING,
+        headers.STREAM_CLOSED,
+        headers.STREAM_SEQ,
+        headers.PRODUCER_ID,
+        headers.PRODUCER_EPOCH,
+        headers.PRODUCER_SEQ,
+        *CONDITIONAL,
+    )
+)
+
+
+def parse_read(query: bytes) -> ReadQuery:
+    """The query of a GET (§5.6-§5.8). Unknown parameters are ignored (§11.1)."""
+    if not query:
+        return _CATCH_UP_ALL
+    given: dict[str, str] = {}
+    for part in query.decode("latin-1").split("&"):
+        name, _, value = part.partition("=")
+        if "%" in part or "+" in part:
+            name, value = unquote_plus(name), unquote_plus(value)
+        if name in _KNOWN:
+            if name in given:
+                raise Refused(Problem.MALFORMED_REQUEST, f"the parameter {name!r} is given twice")
+            given[name] = value
+    live: LiveMode | None = None
+    if "live" in given:
+        live = _LIVE.get(given["live"])
+        if live is None:
+            raise Refused(Problem.MALFORMED_REQUEST, "live is 'long-poll' or 'sse'")
+        if "offset" not in given:
+            raise Refused(Problem.MALFORMED_OFFSET, "a live read needs an offset")
+    offset = parse_offset(given["offset"]) if "offset" in given else START
+    cursor = given.get("cursor")
+    return ReadQuery(offset, live, parse_cursor(cursor) if cursor else None)
+
+
+def resume_read(query: ReadQuery, last_event_id: bytes | None) -> ReadQuery:
+    """Return the query of an event stream as its Last-Event-ID changes it.
+
+    A browser's EventSource reconnects to the URL that it began with, and sends the id of the last
+    event: that offset counts. Raises `Refused` (MALFORMED_OFFSET).
+    """
+    if not last_event_id:
+        return query
+    return replace(query, offset=parse_offset(last_event_id.decode("latin-1")))
+
+
+def parse_create(header: HeaderMap, now: int, root: bytes) -> CreateHeaders:
+    """The header of a PUT (§5.1).
+
+    ``now`` is in milliseconds since 1970; ``root`` the raw path, ``/`` at its end, that
+    stream names stand behind.
+    """
+    _refuse_encoding(header)
+    return CreateHeaders(
+        parse_content_type(header),
+        parse_lifetime(header, now),
+        headers.is_true(header.get(headers.STREAM_CLOSED)),
+        parse_fork(header, root),
+        parse_precondition(header),
+    )
+
+
+def parse_fork(header: HeaderMap, root: bytes) -> ForkRequest | None:
+    """The three fork fields (§4.2); None without Stream-Forked-From. Raises `Refused`."""
+    source = header.get(headers.STREAM_FORKED_FROM)
+    offset = header.get(headers.STREAM_FORK_OFFSET)
+    sub_offset = header.get(headers.STREAM_FORK_SUB_OFFSET)
+    if source is None:
+        if offset is None and sub_offset is None:
+            return None
+        raise Refused(
+            Problem.INVALID_FORK,
+            "Stream-Fork-Offset and Stream-Fork-Sub-Offset need Stream-Forked-From",
+        )
+    position = None if offset is None else _fork_offset(offset)
+    past = 0 if sub_offset is None else headers.parse_integer("Stream-Fork-Sub-Offset", sub_offset)
+    if not source.startswith(root):
+        raise Refused(
+            Problem.STREAM_NOT_FOUND,
+            f"Stream-Forked-From is the path of a stream of this server, below {root.decode()}",
+        )
+    name = stream_name(source[len(root) :])
+    if is_reserved(name):
+        raise Refused(Problem.STREAM_NOT_FOUND, "Stream-Forked-From names no stream")
+    return ForkRequest(name, position, past)
+
+
+def _fork_offset(value: bytes) -> RequestedOffset:
+    asked = parse_offset(value.decode("latin-1"))
+    if asked == NOW or value == b"-1":
+        raise Refused(
+            Problem.MALFORMED_OFFSET,
+            "Stream-Fork-Offset is a value that this server returned in Stream-Next-Offset",
+        )
+    return asked
+
+
+def parse_append(header: HeaderMap) -> AppendHeaders:
+    """The header of a POST (§5.2, §5.2.1)."""
+    if _SELDOM.isdisjoint(header):
+        return _typed_append(header.get(headers.CONTENT_TYPE))
+    _refuse_encoding(header)
+    seq = header.get(headers.STREAM_SEQ)
+    if seq is not None:
+        headers.parse_token("Stream-Seq", seq)
+    return AppendHeaders(
+        parse_content_type(header),
+        headers.is_true(header.get(headers.STREAM_CLOSED)),
+        seq,
+        parse_producer(header),
+        parse_precondition(header),
+    )
+
+
+@lru_cache(maxsize=128)
+def _typed_append(value: bytes | None) -> AppendHeaders:
+    return AppendHeaders(_media_type(value), False, None, None)
+
+
+def parse_content_type(header: HeaderMap) -> str | None:
+    """The Content-Type, None where it is missing or empty. Raises `Refused`."""
+    return _media_type(header.get(headers.CONTENT_TYPE))
+
+
+def _media_type(value: bytes | None) -> str | None:
+    if not value:
+        return None
+    text = headers.parse_token("Content-Type", value)
+    if not content_types.is_media_type(text):
+        raise Refused(Problem.MALFORMED_FIELD, "Content-Type is a media type such as text/plain")
+    return text
+
+
+def parse_lifetime(header: HeaderMap, now: int) -> Lifetime:
+    """Stream-TTL or Stream-Expires-At (§5.1); both, or a past moment, are refused."""
+    ttl = header.get(headers.STREAM_TTL)
+    expires_at = header.get(headers.STREAM_EXPIRES_AT)
+    if ttl is None and expires_at is None:
+        return NO_EXPIRY
+    if expires_at is None:
+        assert ttl is not None
+        return Lifetime(ttl=headers.parse_ttl(ttl))
+    if ttl is not None:
+        raise Refused(
+            Problem.MALFORMED_FIELD, "Stream-TTL and Stream-Expires-At exclude each other"
+        )
+    moment = headers.parse_timestamp("Stream-Expires-At", expires_at)
+    if moment <= now:
+        raise Refused(Problem.MALFORMED_FIELD, "Stream-Expires-At lies in the past")
+    return Lifetime(expires_at=moment, expires_at_text=expires_at.decode("latin-1"))
+
+
+def parse_producer(header: HeaderMap) -> ProducerClaim | None:
+    """The three producer fields: all of them or none (§5.2.1). Raises `Refused`."""
+    producer_id = header.get(headers.PRODUCER_ID)
+    epoch = header.get(headers.PRODUCER_EPOCH)
+    seq = header.get(headers.PRODUCER_SEQ)
+    if producer_id is None or epoch is None or seq is None:
+        if producer_id is epoch is seq is None:
+            return None
+        raise Refused(
+            Problem.MALFORMED_FIELD,
+            "Producer-Id, Producer-Epoch and Producer-Seq are given together or not at all",
+        )
+    return ProducerClaim(
+        headers.parse_token("Producer-Id", producer_id),
+        headers.parse_count("Producer-Epoch", epoch),
+        headers.parse_count("Producer-Seq", seq),
+    )
+
+
+def _refuse_encoding(header: HeaderMap) -> None:
+    encoding = header.get(headers.CONTENT_ENCODING)
+    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
+        raise Refused(
+            Problem.UNSUPPORTED_ENCODING,
+            "bodies are stored as they come: send them without Content-Encoding",
+            ((b"Accept-Encoding", b"identity"),),
+        )

@@ -1,0 +1,221 @@
+"""Parsing of control requests: JSON bodies become commands (PROTOCOL.md §6, §7).
+
+Every function raises `Refused` with one of the protocol's problems. Unknown members of a body
+are ignored (§11.1); null means absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.protocol.limits import (
+    DEFAULT_LEASE_TTL_MS,
+    MAX_CONTROL_BODY,
+    MAX_DESCRIPTION,
+    MAX_EXPLICIT_STREAMS,
+    MAX_LEASE_TTL_MS,
+    MAX_SAFE_INTEGER,
+    MAX_SUBSCRIPTION_ID,
+    MAX_WAKE_STREAMS,
+    MAX_WEBHOOK_URL,
+    MIN_LEASE_TTL_MS,
+)
+from durable_streams_tw.protocol.paths import check_name, is_reserved, stream_name
+from durable_streams_tw.protocol.streams.offsets import NOW, parse_offset
+from durable_streams_tw.protocol.streams.preconditions import Precondition
+from durable_streams_tw.protocol.subscriptions.commands import (
+    Ack,
+    Claim,
+    LinkStreams,
+    Release,
+    Settle,
+    Subscribe,
+    UnlinkStream,
+)
+from durable_streams_tw.protocol.subscriptions.globs import parse_glob
+from durable_streams_tw.protocol.subscriptions.state import Config, Kind, Proof, Wake
+
+T = TypeVar("T")
+
+#: The answer to a control request whose body is too large.
+BODY_TOO_LARGE: Final = Refusal(
+    Problem.BODY_TOO_LARGE, f"a control request has at most {MAX_CONTROL_BODY} bytes"
+)
+
+
+# -- bodies ---------------------------------------------------------------------------------
+
+_Text = Annotated[str, Meta(min_length=1)]
+
+
+class _Webhook(Struct):
+    url: Annotated[str, Meta(min_length=1, max_length=MAX_WEBHOOK_URL)]
+
+
+class _Subscribe(Struct):
+    type: Kind
+    pattern: str | None = None
+    streams: list[_Text] | None = None
+    webhook: _Webhook | None = None
+    wake_stream: str | None = None
+    lease_ttl_ms: Annotated[int, Meta(ge=MIN_LEASE_TTL_MS, le=MAX_LEASE_TTL_MS)] | None = None
+    description: Annotated[str, Meta(max_length=MAX_DESCRIPTION)] | None = None
+
+
+class _Streams(Struct):
+    streams: Annotated[list[_Text], Meta(min_length=1)]
+
+
+class _Claim(Struct):
+    worker: Annotated[str, Meta(min_length=1, max_length=MAX_DESCRIPTION)]
+
+
+class _Ack(Struct):
+    offset: str
+    stream: str | None = None
+    path: str | None = None
+
+
+class _Wake(Struct):
+    wake_id: Annotated[str, Meta(max_length=MAX_DESCRIPTION)]
+    generation: Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
+
+
+class _Settle(_Wake):
+    acks: Annotated[list[_Ack], Meta(max_length=MAX_WAKE_STREAMS)] | None = None
+    done: bool | None = None
+
+
+def parse_subscription_id(raw: bytes) -> str:
+    """The id in a raw path segment."""
+    try:
+        name = stream_name(raw)
+    except Refused as refused:
+        raise Refused(
+            Problem.INVALID_REQUEST, f"the subscription's id: {refused.refusal.detail}"
+        ) from None
+    if len(name.encode("utf-8")) > MAX_SUBSCRIPTION_ID:
+        raise Refused(
+            Problem.INVALID_REQUEST,
+            f"the subscription's id has more than {MAX_SUBSCRIPTION_ID} bytes",
+        )
+    return name
+
+
+def parse_subscribe(name: str, raw: bytes, asked_for: Precondition | None = None) -> Subscribe:
+    """The body of a PUT (§6.2). Whether the URL may be called is not looked at here."""
+    asked = _decode(raw, _Subscribe)
+    kind = asked.type
+    pattern = None if not asked.pattern else asked.pattern.strip("/")
+    if pattern is not None:
+        parse_glob(pattern)
+    streams = _names(asked.streams or ())
+    if pattern is None and not streams:
+        raise Refused(Problem.INVALID_REQUEST, "pattern or streams has to be given")
+    url = wake_stream = None
+    if kind is Kind.WEBHOOK:
+        if asked.webhook is None:
+            raise Refused(Problem.INVALID_REQUEST, "a webhook subscription needs webhook.url")
+        url = asked.webhook.url
+    else:
+        if not asked.wake_stream:
+            raise Refused(Problem.INVALID_REQUEST, "a pull-wake subscription needs wake_stream")
+        wake_stream = _name(asked.wake_stream)
+        if wake_stream in streams:
+            raise Refused(
+                Problem.INVALID_REQUEST, "a subscription cannot be woken by its own wake stream"
+            )
+    ttl = DEFAULT_LEASE_TTL_MS if asked.lease_ttl_ms is None else asked.lease_ttl_ms
+    config = Config(kind, pattern, url, wake_stream, ttl, asked.description)
+    return Subscribe(name, config, streams, config_digest(config, streams), asked_for)
+
+
+def config_digest(config: Config, streams: tuple[str, ...]) -> bytes:
+    """What tells configurations apart (§6.2); ``streams`` are sorted."""
+    canonical = json.dumps([*msgspec.to_builtins(config), streams], ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8")).digest()
+
+
+def parse_link_streams(name: str, raw: bytes) -> LinkStreams:
+    """The body of POST streams (§6.4)."""
+    return LinkStreams(name, _names(_decode(raw, _Streams).streams))
+
+
+def parse_unlink_stream(name: str, raw_path: bytes) -> UnlinkStream:
+    """The path of DELETE streams/:path (§6.4)."""
+    try:
+        return UnlinkStream(name, stream_name(raw_path.strip(b"/")))
+    except Refused as refused:
+        raise Refused(Problem.INVALID_REQUEST, refused.refusal.detail) from None
+
+
+def parse_claim(name: str, raw: bytes) -> Claim:
+    """The body of POST claim (§7.2)."""
+    return Claim(name, _decode(raw, _Claim).worker)
+
+
+def parse_settle(name: str, kind: Kind, proof: Proof | Refusal, raw: bytes) -> Settle:
+    """The body of POST callback (§7.1) or ack (§7.2)."""
+    asked = _decode(raw, _Settle)
+    acks = tuple([_ack(ack) for ack in asked.acks or ()])
+    wake = Wake(asked.generation, asked.wake_id)
+    return Settle(name, kind, proof, wake, acks, asked.done is True)
+
+
+def parse_release(name: str, proof: Proof | Refusal, raw: bytes) -> Release:
+    """The body of POST release (§7.2)."""
+    asked = _decode(raw, _Wake)
+    return Release(name, proof, Wake(asked.generation, asked.wake_id))
+
+
+def _decode(raw: bytes, kind: type[T]) -> T:
+    if len(raw) > MAX_CONTROL_BODY:
+        raise Refused(BODY_TOO_LARGE.problem, BODY_TOO_LARGE.detail)
+    try:
+        # The parser lets broken UTF-8 through where it only skips.
+        text: Any = raw.decode("utf-8")
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Refused(Problem.INVALID_REQUEST, f"the body: {error}") from None
+    except RecursionError:
+        raise Refused(Problem.INVALID_REQUEST, "the body is nested too deeply") from None
+
+
+def _names(given: list[str] | tuple[()]) -> tuple[str, ...]:
+    names = tuple(sorted({_name(path) for path in given}))
+    if len(names) > MAX_EXPLICIT_STREAMS:
+        raise Refused(
+            Problem.INVALID_REQUEST,
+            f"a subscription names at most {MAX_EXPLICIT_STREAMS} streams: use a pattern",
+        )
+    return names
+
+
+def _name(path: str) -> str:
+    name = path.strip("/")
+    try:
+        check_name(name)
+    except Refused as refused:
+        raise Refused(Problem.INVALID_REQUEST, refused.refusal.detail) from None
+    if is_reserved(name):
+        raise Refused(Problem.INVALID_REQUEST, "names below __ds are reserved: they are no streams")
+    return name
+
+
+def _ack(given: _Ack) -> Ack:
+    path = _name(given.stream or given.path or "")
+    try:
+        offset = parse_offset(given.offset)
+    except Refused as refused:
+        raise Refused(Problem.INVALID_OFFSET, refused.refusal.detail) from None
+    if offset == NOW or given.offset == "-1":
+        raise Refused(
+            Problem.INVALID_OFFSET, "an ack names an offset that this server returned, no sentinel"
+        )
+    return Ack(path, offset)
