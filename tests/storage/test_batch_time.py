@@ -56,7 +56,7 @@ class BatchTimeTests(CommitterCase):
         self.step(create("a"))
         decided = 0
 
-        def apply(transaction: Transaction, command: Command, now: int) -> Outcome:
+        def apply(transaction: Transaction, command: Command, now: int) -> Outcome | None:
             nonlocal decided
             decided += 1
             outcome = carry_out(transaction, command, now)

@@ -186,7 +186,9 @@ class ModelTests(SynchronousTestCase):
             full = True
         for command, outcome in zip(step.batch, outcomes, strict=True):
             self.model.roomy = not full
-            expected = meaning(apply(self.model, command, self.now))
+            outcome_of_model = apply(self.model, command, self.now)
+            assert outcome_of_model is not None
+            expected = meaning(outcome_of_model)
             if fault is None or fault.error is EngineFull:
                 self.assertEqual(meaning(outcome), expected)
 

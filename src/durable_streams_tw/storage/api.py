@@ -7,6 +7,7 @@ rules, which live in `protocol.streams.transitions`, are the same for all.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -24,6 +25,7 @@ from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import SubscriptionCommand
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
 from durable_streams_tw.protocol.subscriptions.outcomes import SubscriptionOutcome
+from durable_streams_tw.protocol.subscriptions.state import FanOut
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.engine.tables import Table
 
@@ -249,6 +251,13 @@ class Transaction(Protocol):
     @property
     def index(self) -> SubscriptionIndex:
         """Which subscriptions there are, kept up to date by whoever writes their records."""
+
+    @property
+    def fan_outs(self) -> OrderedDict[str, FanOut]:
+        """Unfinished fan-outs by the name of their stream, the oldest first.
+
+        Changed together with their records.
+        """
 
     @property
     def roomy(self) -> bool:

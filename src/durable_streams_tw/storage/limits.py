@@ -121,3 +121,12 @@ RECORD_CACHE: Final = 65_536
 #: whether there is any, and for how many subscriptions it remembers them.
 OWNED_AHEAD: Final = 64
 OWNED_AHEAD_CACHE: Final = 1_024
+
+#: How much work an event of one stream does for subscriptions in one step, counted in subscriptions
+#: looked at (about a microsecond). The rest follows in further steps, on record until it is done.
+FAN_OUT_STEP: Final = 5_000
+
+#: What it costs in the same unit to write a cursor, and to find out whether a subscription has
+#: any cursor left.
+FAN_OUT_WRITE: Final = 16
+FAN_OUT_DROP: Final = 40

@@ -192,7 +192,7 @@ class BugTests(CommitterCase):
         self.step(create("a"), create("b"))
 
     def break_apply(self) -> None:
-        def apply(transaction: Transaction, command: Command, now: int) -> Outcome:
+        def apply(transaction: Transaction, command: Command, now: int) -> Outcome | None:
             outcome = carry_out(transaction, command, now)
             if isinstance(command, Create | Append | Delete) and command.path == "a":
                 raise ZeroDivisionError

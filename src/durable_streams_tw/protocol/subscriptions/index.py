@@ -51,16 +51,20 @@ class SubscriptionIndex:
         """The subscriptions that a stream of this name is linked to."""
         found = self._found.get(path)
         if found is None:
-            found = self._search(path)
+            found = _NOBODY if path in self._wake_streams else self._search(path)
             if len(self._found) >= MATCH_CACHE:
                 self._found.clear()
             self._found[path] = found
         return found
 
     def waking_through(self, path: str) -> tuple[Member, ...]:
-        """The subscriptions whose wake stream has this name."""
+        """Return the subscriptions whose wake stream has this name, by number."""
         known = self._wake_streams.get(path)
-        return _NOBODY if known is None else tuple(known.items())
+        return _NOBODY if known is None else tuple(sorted(known.items()))
+
+    def linked(self, path: str) -> tuple[Member, ...]:
+        """Return the subscriptions that `matching` would give if the stream were no wake stream."""
+        return self._search(path) if path in self._wake_streams else self.matching(path)
 
     # -- changes ----------------------------------------------------------------------------
 
@@ -108,8 +112,6 @@ class SubscriptionIndex:
     # -- the trie ---------------------------------------------------------------------------
 
     def _search(self, path: str) -> tuple[Member, ...]:
-        if path in self._wake_streams:
-            return _NOBODY
         # All places of the trie at which the segments so far may end, each of them once.
         places = _with_many({self._root: None})
         for segment in path.split("/"):

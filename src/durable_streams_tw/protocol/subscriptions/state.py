@@ -103,6 +103,27 @@ class Cursor(Struct, frozen=True, array_like=True):
     acked: int
 
 
+class FanOutKind(Enum):
+    """Event of a stream that every subscription concerned has to be told of."""
+
+    GROWN = "grown"
+    CREATED = "created"
+    ENDED = "ended"
+
+
+class FanOut(Struct, frozen=True, array_like=True):
+    """Rest of an event of a stream that concerns more subscriptions than one step updates.
+
+    ``before`` is the tail before the append, for `FanOutKind.GROWN`. Subscriptions with a number
+    up to ``reached`` are done.
+    """
+
+    path: str
+    kind: FanOutKind
+    before: int = 0
+    reached: int = 0
+
+
 class ExplicitLink(Struct, frozen=True, array_like=True):
     """An explicit link: the subscription names this stream."""
 

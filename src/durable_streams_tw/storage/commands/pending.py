@@ -16,97 +16,203 @@ from __future__ import annotations
 
 import base64
 import json
+from bisect import bisect_left
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from msgspec.structs import replace
 from twisted.logger import Logger
 
 from durable_streams_tw.protocol import content_types
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import MAX_WAKE_STREAMS
 from durable_streams_tw.protocol.streams import bodies
-from durable_streams_tw.protocol.streams.commands import Append
+from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions import state as subscriptions_state
 from durable_streams_tw.protocol.subscriptions.index import Member
 from durable_streams_tw.protocol.subscriptions.outcomes import WorkItem
-from durable_streams_tw.protocol.subscriptions.state import Cursor, Kind, Subscription
+from durable_streams_tw.protocol.subscriptions.state import (
+    Cursor,
+    FanOut,
+    FanOutKind,
+    Kind,
+    Subscription,
+)
 from durable_streams_tw.storage.api import StoreSnapshot, Transaction
 from durable_streams_tw.storage.commands.appends import append, living
 from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
+    FAN_OUTS,
     LINKS,
     SUBSCRIPTIONS,
+    name_key,
     owned_range,
     stream_key,
     subscription_key,
 )
-from durable_streams_tw.storage.limits import MAX_WAKE_NAMES
+from durable_streams_tw.storage.limits import (
+    FAN_OUT_DROP,
+    FAN_OUT_STEP,
+    FAN_OUT_WRITE,
+    MAX_WAKE_NAMES,
+)
 
 _log: Final = Logger()
 
 _WAKE_ID_BYTES: Final = 12
 _CHANCE_BYTES: Final = 4
 
+# An event of a stream that concerns no more subscriptions is always done in one step.
+_ONE_STEP: Final = FAN_OUT_STEP // FAN_OUT_DROP
+
 
 # -- what happens to streams --------------------------------------------------------------------
 
 
 def grown(transaction: Transaction, path: str, before: int, now: int) -> None:
-    """Bytes were appended to a stream, at the position ``before``."""
-    for member in transaction.index.matching(path):
-        number, name = member
-        try:
-            key = stream_key(number, path)
-            if transaction.get(CURSORS, key) is not None:
-                continue
-            state = transaction.get(SUBSCRIPTIONS, subscription_key(name))
-        except CorruptRecord as corrupt:
-            # The stream is sound, and its writers have nothing to do with this.
-            _log.error("a subscription cannot be woken: {corrupt}", corrupt=corrupt)
-            continue
-        assert state is not None and state.number == number, "the index knows what there is"
-        transaction.put(CURSORS, key, Cursor(path, before))
-        if state.idle:
-            save(transaction, wake(transaction, state, path, now))
+    """Tell the subscriptions of a stream that bytes were appended at the position ``before``."""
+    _fan_out(transaction, FanOut(path, FanOutKind.GROWN, before), now)
 
 
 def created(transaction: Transaction, path: str, now: int) -> None:
-    """A stream was made. Where it is a wake stream, those who could not write to it do so now,
-    and those who wrote to its predecessor do so again."""
-    for _, name in transaction.index.waking_through(path):
-        try:
-            state = transaction.get(SUBSCRIPTIONS, subscription_key(name))
-        except CorruptRecord as corrupt:
-            _log.error("a subscription cannot be woken: {corrupt}", corrupt=corrupt)
-            continue
-        assert state is not None, "the index knows what there is"
-        if not state.idle and not state.leased:
-            save(transaction, offer(transaction, state, now))
+    """Write the wake events that were waiting for a wake stream to be created.
+
+    Subscriptions that wrote to its predecessor write again.
+    """
+    _fan_out(transaction, FanOut(path, FanOutKind.CREATED), now)
 
 
-def ended(transaction: Transaction, path: str) -> None:
-    """A stream is gone: nothing of it is pending any more."""
-    for member in transaction.index.matching(path):
-        try:
-            drop(transaction, member, path)
-        except CorruptRecord as corrupt:
-            _log.error("a subscription cannot be told: {corrupt}", corrupt=corrupt)
+def ended(transaction: Transaction, path: str, now: int) -> None:
+    """Remove the cursors of a stream that was deleted or has become a wake stream."""
+    _fan_out(transaction, FanOut(path, FanOutKind.ENDED), now)
 
 
-def drop(transaction: Transaction, member: Member, path: str) -> None:
-    """Nothing of a stream is pending for a subscription any more; a wake that was for this
-    stream only, and that nobody has taken up, is over."""
+def drop(transaction: Transaction, member: Member, path: str) -> int:
+    """Remove the cursor of a stream, and end a wake that was for this stream only, unless a worker
+    has taken it. Return the cost."""
     number, name = member
     key = stream_key(number, path)
     if transaction.get(CURSORS, key) is None:
-        return
+        return 1
     state = transaction.get(SUBSCRIPTIONS, subscription_key(name))
     assert state is not None and state.number == number, "cursors belong to a subscription"
     transaction.remove(CURSORS, key)
     if not state.idle and not state.leased and not transaction.owns(CURSORS, number):
         save(transaction, subscriptions_state.end_wake(state))
+    return FAN_OUT_DROP
+
+
+# -- fan-outs -----------------------------------------------------------------------------------
+#
+# An event of a stream may concern any number of subscriptions. One transaction updates as many as
+# FAN_OUT_STEP allows and leaves a record of the rest, so the event and what is still to be done
+# are durable together. Until the record is gone, `must_wait` holds back all commands that could
+# tell the difference: those of the stream, and those of subscriptions.
+
+
+def resume(transaction: Transaction, now: int) -> None:
+    """Update the next subscriptions of the oldest unfinished fan-out."""
+    fan_out = _oldest(transaction)
+    after = _advance(transaction, fan_out, _concerned(transaction, fan_out), now)
+    if after is None:
+        _forget(transaction, fan_out)
+    else:
+        _record(transaction, after)
+
+
+def abandon(transaction: Transaction) -> None:
+    """Give up the oldest unfinished fan-out."""
+    _forget(transaction, _oldest(transaction))
+
+
+def _oldest(transaction: Transaction) -> FanOut:
+    fan_outs: OrderedDict[str, FanOut] = transaction.fan_outs
+    return next(iter(fan_outs.values()))
+
+
+def _forget(transaction: Transaction, fan_out: FanOut) -> None:
+    del transaction.fan_outs[fan_out.path]
+    transaction.remove(FAN_OUTS, name_key(fan_out.path))
+
+
+def must_wait(transaction: Transaction, command: object, held: bool) -> bool:
+    """Whether a command has to wait until a fan-out is finished.
+
+    ``held`` says that a command of a subscription is waiting: then no further fan-out may begin.
+    """
+    if not isinstance(command, Append | Create | Delete):
+        return bool(transaction.fan_outs)
+    path = command.path
+    if path in transaction.fan_outs:
+        return True
+    if not held:
+        return False
+    index = transaction.index
+    return len(index.linked(path)) + len(index.waking_through(path)) > _ONE_STEP
+
+
+def _fan_out(transaction: Transaction, fan_out: FanOut, now: int) -> None:
+    members = _concerned(transaction, fan_out)
+    if members:
+        after = _advance(transaction, fan_out, members, now)
+        if after is not None:
+            _record(transaction, after)
+
+
+def _record(transaction: Transaction, fan_out: FanOut) -> None:
+    transaction.fan_outs[fan_out.path] = fan_out
+    transaction.put(FAN_OUTS, name_key(fan_out.path), fan_out)
+
+
+def _concerned(transaction: Transaction, fan_out: FanOut) -> tuple[Member, ...]:
+    index = transaction.index
+    if fan_out.kind is FanOutKind.GROWN:
+        return index.matching(fan_out.path)
+    if fan_out.kind is FanOutKind.CREATED:
+        return index.waking_through(fan_out.path)
+    return index.linked(fan_out.path)
+
+
+def _advance(
+    transaction: Transaction, fan_out: FanOut, members: tuple[Member, ...], now: int
+) -> FanOut | None:
+    """Update subscriptions up to a cost of FAN_OUT_STEP; return what is left, None for nothing."""
+    left = FAN_OUT_STEP
+    for at in range(bisect_left(members, (fan_out.reached + 1, "")), len(members)):
+        if left <= 0:
+            return replace(fan_out, reached=members[at - 1][0])
+        try:
+            left -= _tell(transaction, fan_out, members[at], now)
+        except CorruptRecord as corrupt:
+            # The stream is sound: its writers must not fail because of a subscription.
+            _log.error("a subscription was not updated: {corrupt}", corrupt=corrupt)
+            left -= 1
+    return None
+
+
+def _tell(transaction: Transaction, fan_out: FanOut, member: Member, now: int) -> int:
+    """Update one subscription; return the cost."""
+    path, kind = fan_out.path, fan_out.kind
+    if kind is FanOutKind.ENDED:
+        return drop(transaction, member, path)
+    number, name = member
+    key = stream_key(number, path)
+    if kind is FanOutKind.GROWN and transaction.get(CURSORS, key) is not None:
+        return 1
+    state = transaction.get(SUBSCRIPTIONS, subscription_key(name))
+    assert state is not None and state.number == number, "the index knows what there is"
+    if kind is FanOutKind.GROWN:
+        transaction.put(CURSORS, key, Cursor(path, fan_out.before))
+        if state.idle:
+            save(transaction, wake(transaction, state, path, now))
+        return FAN_OUT_WRITE
+    if state.idle or state.leased:
+        return 1
+    save(transaction, offer(transaction, state, now))
+    return FAN_OUT_DROP
 
 
 # -- wakes --------------------------------------------------------------------------------------

@@ -21,8 +21,11 @@ from durable_streams_tw.storage.commands import pending, subscriptions
 from durable_streams_tw.storage.commands.appends import FULL, append
 
 
-def apply(transaction: Transaction, command: Command, now: int) -> Outcome:
-    """Carry out a command at a time (milliseconds since 1970)."""
+def apply(transaction: Transaction, command: Command, now: int) -> Outcome | None:
+    """Carry out a command at a time (ms since the Unix epoch).
+
+    Return None if it has to be carried out again once the fan-outs of the transaction are finished.
+    """
     if isinstance(command, Append):
         outcome = append(transaction, command, now)
         if transaction.index and isinstance(outcome, Appended) and outcome.grew:
@@ -37,10 +40,13 @@ def apply(transaction: Transaction, command: Command, now: int) -> Outcome:
     return subscriptions.carry_out(transaction, command, now)
 
 
-def _create(transaction: Transaction, command: Create, now: int) -> Outcome:
+def _create(transaction: Transaction, command: Create, now: int) -> Outcome | None:
     existing = transaction.stream_at(command.path)
     if existing is not None and _has_ended(transaction, existing, now):
-        end(transaction, existing)
+        end(transaction, existing, now)
+        if command.path in transaction.fan_outs:
+            # The cursors of the ended stream would become those of the new one.
+            return None
         existing = transaction.stream_at(command.path)
     if existing is not None:
         return transitions.repeat_create(existing, command)
@@ -88,7 +94,7 @@ def _delete(transaction: Transaction, command: Delete, now: int) -> Outcome:
     state = usable(transaction.stream_at(command.path), transaction.access, now)
     if isinstance(state, Refusal):
         return state
-    return check_precondition(command.precondition, state) or end(transaction, state)
+    return check_precondition(command.precondition, state) or end(transaction, state, now)
 
 
 def expire(transaction: Transaction, stream_id: int, now: int) -> int | None:
@@ -97,7 +103,7 @@ def expire(transaction: Transaction, stream_id: int, now: int) -> int | None:
     if state is None or state.deleted:
         return None
     if transaction.access.has_ended(state, now):
-        end(transaction, state)
+        end(transaction, state, now)
         return None
     return state.deadline(transaction.access.last(stream_id, now))
 
@@ -111,8 +117,8 @@ def touch(transaction: Transaction, stream_id: int, accessed_at: int) -> None:
         transaction.save(replace(state, touched_at=accessed_at))
 
 
-def end(transaction: Transaction, state: StreamState) -> Deleted:
-    """Delete a stream that exists, whoever asked for it."""
+def end(transaction: Transaction, state: StreamState, now: int) -> Deleted:
+    """Delete a stream that exists, by request or because it has expired."""
     outcome = transitions.delete(state)
     if outcome.state.deleted:
         transaction.save(outcome.state)
@@ -121,7 +127,7 @@ def end(transaction: Transaction, state: StreamState) -> Deleted:
         _release(transaction, state)
     transaction.changes.append(Change(outcome.state, state.tail, b"", gone=True))
     if transaction.index:
-        pending.ended(transaction, state.path)
+        pending.ended(transaction, state.path, now)
     return outcome
 
 

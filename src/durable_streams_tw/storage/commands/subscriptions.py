@@ -134,9 +134,8 @@ def _subscribe(
         transaction.new_id(), command.id, config, command.digest, now, len(command.streams)
     )
     if config.wake_stream is not None:
-        # From now on it belongs to nobody: what was pending there wakes no one.
-        for member in transaction.index.matching(config.wake_stream):
-            pending.drop(transaction, member, config.wake_stream)
+        # Wake streams have no cursors: an event must not wake other subscriptions.
+        pending.ended(transaction, config.wake_stream, now)
     register(transaction.index, state)
     for path in command.streams:
         _name(transaction, state, path)

@@ -108,6 +108,10 @@ class BackgroundTasks:
 
     def _sweep(self) -> None:
         self._later("sweep", SWEEP_INTERVAL, self._sweep)
+        self.sweep_now()
+
+    def sweep_now(self) -> None:
+        """Sweep without waiting for the timer, unless a sweep is under way."""
         if not self._sweeping:
             self._sweeping = True
             self._lanes.write(BackgroundTask(self._committer.sweep, self._swept))

@@ -28,10 +28,12 @@ from msgspec import Struct
 from twisted.logger import Logger
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import LinkStreams, Subscribe
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Change, Command, Outcome, RecordChange
+from durable_streams_tw.storage.commands import pending
 from durable_streams_tw.storage.commands.appends import FULL
 from durable_streams_tw.storage.commands.streams import apply, expire, touch
 from durable_streams_tw.storage.durable import reader
@@ -71,12 +73,13 @@ _SPARED: Final = 16
 class BatchResult(Struct, frozen=True):
     """What came of a batch.
 
-    ``outcomes`` belong to the commands in order, and to as many of them as there was time for;
-    ``changes``, ``notes`` and ``published`` are
-    what listeners and readers are to see of the commit numbered ``version``. ``more`` asks for
-    another sweep at once. ``failed`` says that nothing was written, or that this is not
-    known: then ``doubt`` is the version before which nothing that was seen may be trusted.
-    ``seconds`` is how long the disk took.
+    ``waiting`` are the indexes of commands that have to be given again, before all later ones,
+    because a fan-out has to finish first. ``outcomes`` belong to the other commands in order, as
+    far as there was time for them. ``changes``, ``notes`` and ``published`` are what listeners and
+    readers are to see of the commit numbered ``version``. ``more`` asks for a sweep at once.
+    ``failed`` says that nothing was written, or that the outcome is unknown: then ``doubt`` is the
+    version before which nothing that was seen may be trusted. ``seconds`` is how long the disk
+    took.
     """
 
     outcomes: list[Outcome]
@@ -88,6 +91,19 @@ class BatchResult(Struct, frozen=True):
     doubt: int | None = None
     notes: Sequence[RecordChange] = ()
     seconds: float = 0.0
+    waiting: Sequence[int] = ()
+
+    @property
+    def taken(self) -> int:
+        """Number of commands that were carried out or have to wait."""
+        return len(self.outcomes) + len(self.waiting)
+
+
+class _Decided(Struct):
+    """Outcomes of commands, and the indexes of those that have to wait."""
+
+    outcomes: list[Outcome]
+    waiting: list[int]
 
 
 class Committer:
@@ -144,6 +160,9 @@ class Committer:
         ``full`` says that nothing may grow; None, that this is to be found out.
         """
         spared: dict[int, Refusal] = {}
+        # Whether fan-outs can go on. Without room even for that, what would wait for them is
+        # refused instead: it might wait for ever.
+        resuming = not full
         while True:
             try:
                 if full is None:
@@ -154,16 +173,19 @@ class Committer:
             transaction = BatchTransaction(batch, self._written, self._access, not full)
             try:
                 self._settle(batch, transaction)
-                outcomes = self._decide(transaction, commands, full, spared, until)
-                if outcomes is not None:
-                    return self._commit(batch, transaction, outcomes)
+                if resuming:
+                    self._resume(transaction, until - BATCH_TIME / 2)
+                decided = self._decide(transaction, commands, full, resuming, spared, until)
+                if decided is not None:
+                    more = bool(transaction.fan_outs)
+                    return self._commit(batch, transaction, decided, more)
             except EngineFull as failure:
                 if full:
                     self._drop(batch)
                     if len(commands) > 1:
                         return self._in_halves(commands, full, until)
                     return self._failed(1, FULL, failure)
-                full = True
+                full, resuming = True, False
             except EngineFailed as failure:
                 return self._unknown(batch, transaction, len(commands), failure)
             except BaseException:
@@ -175,9 +197,9 @@ class Committer:
                 return self._in_halves(commands, full, until)
 
     def sweep(self) -> BatchResult | None:
-        """End expired streams and free a step's worth of ended streams' bytes.
+        """Go on with fan-outs, end expired streams and free records of ended ones: one step.
 
-        None where there is nothing to do. ``more`` says that another step is due at once.
+        Return None if there is nothing to do. ``more`` says that another step is due at once.
         """
         now = self._now()
         until = self._clock() + BATCH_TIME
@@ -195,21 +217,25 @@ class Committer:
                 due_by = now + min(0, self._access.lead())
                 due, garbage = _due(batch, self._passed, due_by, portion)
                 doubtful = self._doubtful or self._doubtful_notes
-                if not due and not garbage and not doubtful:
+                if not due and not garbage and not doubtful and not transaction.fan_outs:
                     batch.abort()
                     self._passed = _NOTHING_PASSED
                     return None
                 self._settle(batch, transaction)
+                if self._portion == _LARGEST:
+                    # Otherwise there was no room: first free some.
+                    self._resume(transaction, until)
                 ended = self._expire(transaction, due, spared, now, until)
                 if ended is not None:
                     most = min(DELETE_STEP, portion)
                     freed, gone, left = self._free(batch, transaction, garbage, most, until)
                     more = left or ended < len(due) or ended == min(SWEEP_STEP, portion)
+                    more = more or bool(transaction.fan_outs)
                     last = codec.deadline_key(*due[ended - 1]) if ended else b""
                     # What there is no time for is not looked up either.
                     late = self._clock() >= until
                     self._pace = max(portion // 2, _SLOWEST) if late else min(2 * portion, _LARGEST)
-                    committed = self._commit(batch, transaction, [], more)
+                    committed = self._commit(batch, transaction, _Decided([], []), more)
                     passed = _Passed(last or self._passed.deadline, gone, freed)
                     # What came in between, and belongs before that, is the next sweep's.
                     self._passed = passed if more else _NOTHING_PASSED
@@ -241,7 +267,7 @@ class Committer:
                     touch(transaction, stream_id, accessed_at)
                 except CorruptRecord as corrupt:
                     self._log.error("{corrupt}", corrupt=corrupt)
-            return self._commit(batch, transaction, [])
+            return self._commit(batch, transaction, _Decided([], []))
         except EngineFull as failure:
             self._drop(batch)
             return self._failed(0, FULL, failure)
@@ -268,6 +294,7 @@ class Committer:
         half = len(commands) // 2
         first = self._step(commands[:half], full, until)
         if len(first.outcomes) < half or self._clock() >= until:
+            # Later commands must not overtake those that wait.
             return first
         second = self._step(commands[half:], full, until)
         return BatchResult(
@@ -279,6 +306,8 @@ class Committer:
             doubt=first.doubt if second.doubt is None else second.doubt,
             notes=[*first.notes, *second.notes],
             seconds=first.seconds + second.seconds,
+            waiting=[half + index for index in second.waiting],
+            more=first.more or second.more,
         )
 
     def _decide(
@@ -286,23 +315,34 @@ class Committer:
         transaction: BatchTransaction,
         commands: Sequence[Command],
         full: bool,
+        resuming: bool,
         spared: dict[int, Refusal],
         until: float,
-    ) -> list[Outcome] | None:
-        """Each command's outcome, up to a time of the clock.
+    ) -> _Decided | None:
+        """Carry out commands up to a time of the clock.
 
-        None where one has failed and left a trace: it is among the ``spared`` now, and the
+        Return None if one has failed and left a trace: it is among the ``spared`` now, and the
         batch is to begin again.
         """
         now = self._now()
         outcomes: list[Outcome] = []
+        waiting: list[int] = []
+        # Whether a command of a subscription waits.
+        held = False
         # Those before a spared one were decided before, so what a failure costs is bounded too.
         least = max(spared, default=0) + 1
         clock = self._clock
         for index, command in enumerate(commands):
-            if index >= least and clock() >= until:
+            if index >= least + len(waiting) and clock() >= until:
                 break
-            outcome: Outcome
+            outcome: Outcome | None
+            if (held or transaction.fan_outs) and pending.must_wait(transaction, command, held):
+                held = held or not isinstance(command, Append | Create | Delete)
+                if resuming:
+                    waiting.append(index)
+                else:
+                    outcomes.append(FULL)
+                continue
             if index in spared:
                 outcome = spared[index]
             elif full and _grows(command):
@@ -323,14 +363,35 @@ class Committer:
                     self._log.failure("a command failed")
                     spared[index] = BUG
                     return None
-            outcomes.append(outcome)
-        return outcomes
+            if outcome is None and not resuming:
+                outcome = FULL
+            if outcome is None:
+                waiting.append(index)
+            else:
+                outcomes.append(outcome)
+        return _Decided(outcomes, waiting)
+
+    def _resume(self, transaction: BatchTransaction, until: float) -> None:
+        """Go on with fan-outs, by one step at least and up to a time of the clock."""
+        if not transaction.fan_outs:
+            return
+        now = self._now()
+        while True:
+            try:
+                pending.resume(transaction, now)
+            except (EngineFull, EngineFailed):
+                raise
+            except Exception:  # noqa: BLE001 - or no command would be carried out ever again
+                self._log.failure("a fan-out failed")
+                pending.abandon(transaction)
+            if not transaction.fan_outs or self._clock() >= until:
+                return
 
     def _commit(
         self,
         batch: WriteBatch,
         transaction: BatchTransaction,
-        outcomes: list[Outcome],
+        decided: _Decided,
         more: bool = False,
     ) -> BatchResult:
         seconds = 0.0
@@ -345,13 +406,14 @@ class Committer:
         self._doubtful_notes.clear()
         self._written.trim()
         return BatchResult(
-            outcomes,
+            decided.outcomes,
             transaction.changes,
             transaction.published,
             version,
             more,
             notes=transaction.notes,
             seconds=seconds,
+            waiting=decided.waiting,
         )
 
     def _settle(self, batch: WriteBatch, transaction: BatchTransaction) -> None:
@@ -430,6 +492,10 @@ class Committer:
                 transaction.postpone(stream_id, found_at, now + int(SWEEP_RETRY * 1000))
                 continue
             try:
+                state = transaction.stream(stream_id) if transaction.fan_outs else None
+                if state is not None and state.path in transaction.fan_outs:
+                    # Its entry stays for a later sweep.
+                    continue
                 deadline = expire(transaction, stream_id, now)
                 if deadline is not None:
                     # An entry must not lie behind what is known of the stream after a crash.

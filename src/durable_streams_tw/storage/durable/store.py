@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from time import perf_counter
 from typing import Final, TypeVar
 
@@ -92,6 +93,10 @@ class _Seen(Struct):
     version: int
 
 
+def _nothing() -> None:
+    """Do nothing: a task that only makes the committing thread look at its queue."""
+
+
 @implementer(IStreamStore)
 class LMDBStore:
     """Streams in a directory.
@@ -132,6 +137,8 @@ class LMDBStore:
         self._open = False
         self._closed: Deferred[None] | None = None
         self._queued = self._queued_bytes = 0
+        # On the committing thread: commands that wait for a fan-out, and those after them.
+        self._left: list[_Submitted] = []
         self._counter = ForkCounter(self._count, BUG)
         self._meter: StoreMetrics | None = None
         # Since when, by the process's clock, the oldest command waits that is not taken up yet.
@@ -278,34 +285,57 @@ class LMDBStore:
             return _UNREADABLE
 
     def _work(self, jobs: list[_Submitted | BackgroundTask]) -> None:
-        """In the committing lane: carry out what has queued, in bounded batches."""
+        """On the committing thread: carry out what has queued, in bounded batches.
+
+        Commands that wait for a fan-out stay for the next call, so that jobs which came meanwhile
+        have their turn. While the store closes nothing stays.
+        """
         since, self._waits_since = self._waits_since, 0.0
         waited = perf_counter() - since if since else 0.0
-        batch: list[_Submitted] = []
-        size = 0
+        queue, self._left = self._left, []
         for job in jobs:
             if isinstance(job, BackgroundTask):
                 self._lanes.tell(partial(self._done, job, self._guard(job.run)))
-                continue
-            while batch and (size + job.size > MAX_BATCH or len(batch) == MAX_BATCH_COMMANDS):
-                batch = self._step(batch, waited)
-                size = sum([left.size for left in batch])
-            batch.append(job)
-            size += job.size
-        while batch:
-            batch = self._step(batch, waited)
+            else:
+                queue.append(job)
+        while queue:
+            at, size = 0, 0
+            for job in islice(queue, MAX_BATCH_COMMANDS):
+                if at and size + job.size > MAX_BATCH:
+                    break
+                at += 1
+                size += job.size
+            rest = queue[at:]
+            left, waiting = self._step(queue[:at] if rest else queue, waited)
+            queue = left + rest if rest else left
+            if waiting and self._open:
+                self._left = queue
+                self._lanes.tell(self._go_on)
+                return
 
-    def _step(self, batch: list[_Submitted], waited: float) -> list[_Submitted]:
-        """In the committing lane: carry out a batch; what there was no time for is returned."""
+    def _go_on(self) -> None:
+        """On the reactor's thread: have the committing thread called again."""
+        if self._open:
+            self._lanes.write(BackgroundTask(_nothing))
+
+    def _step(self, batch: list[_Submitted], waited: float) -> tuple[list[_Submitted], bool]:
+        """On the committing thread: carry out a batch.
+
+        Return the commands that wait or that there was no time for, and whether any waits.
+        """
         begun, commands = perf_counter(), [job.command for job in batch]
         committed = self._guard(partial(self._committer.step, commands))
         if committed is None:
             committed = BatchResult([BUG] * len(batch), [], {}, 0, failed=True)
         took = perf_counter() - begun
-        done = len(committed.outcomes)
+        done = committed.taken
         batch, left = (batch[:done], batch[done:]) if done < len(batch) else (batch, [])
+        if committed.waiting:
+            waiting = set(committed.waiting)
+            left = [batch[index] for index in committed.waiting] + left
+            batch = [job for index, job in enumerate(batch) if index not in waiting]
         self._lanes.tell(partial(self._stepped, batch, committed, waited, took))
-        return left
+        return left, bool(committed.waiting)
 
     def _guard(self, work: Callable[[], BatchResult | None]) -> BatchResult | None:
         # The committing thread outlives every bug; whoever waits is told.
@@ -338,6 +368,8 @@ class LMDBStore:
         self, batch: list[_Submitted], committed: BatchResult, waited: float, took: float
     ) -> None:
         self._committed(batch, committed)
+        if committed.more and self._open:
+            self._chores.sweep_now()
         if self._meter is not None:
             came = [job.command for job in batch], committed.outcomes, committed.changes
             self._meter.batch(*came, waited, took, committed.seconds, committed.failed)

@@ -8,6 +8,7 @@ it, however many commands changed it, and as few data records as its new bytes f
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.producers import ProducerState
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
+from durable_streams_tw.protocol.subscriptions.state import FanOut
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Change, RecordChange
 from durable_streams_tw.storage.commands.subscriptions import load_index
@@ -27,7 +29,7 @@ from durable_streams_tw.storage.durable.write_cache import OpenStream, WriteCach
 from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import CorruptRecord, StreamRecord
 from durable_streams_tw.storage.engine.kv import WriteBatch
-from durable_streams_tw.storage.engine.tables import Table, owned_range
+from durable_streams_tw.storage.engine.tables import FAN_OUTS, Table, owned_range
 from durable_streams_tw.storage.limits import MERGE_RECORD, OWNED_AHEAD, RECORD_PAYLOAD
 
 T = TypeVar("T")
@@ -224,6 +226,19 @@ class BatchTransaction:
         if index is None:
             index = self._written.index = load_index(self._batch, self._unreadable)
         return index
+
+    @property
+    def fan_outs(self) -> OrderedDict[str, FanOut]:
+        """Unfinished fan-outs by the name of their stream, the oldest first."""
+        known = self._written.fan_outs
+        if known is None:
+            known = self._written.fan_outs = OrderedDict()
+            for _, found in tables.scan_with_errors(self._batch, FAN_OUTS, b"", None):
+                if isinstance(found, CorruptRecord):
+                    self._log.error("a fan-out is left out: {corrupt}", corrupt=found)
+                else:
+                    known[found.path] = found
+        return known
 
     def get(self, table: Table[T], key: bytes) -> T | None:
         """The record of a key."""

@@ -6,6 +6,7 @@ what the disk has; after a batch that failed everything is forgotten.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
@@ -13,6 +14,7 @@ from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.producers import ProducerState
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
+from durable_streams_tw.protocol.subscriptions.state import FanOut
 from durable_streams_tw.storage.engine.codec import StreamRecord, stream_key
 from durable_streams_tw.storage.limits import (
     MAX_PRODUCERS,
@@ -79,6 +81,8 @@ class WriteCache:
         # Records by whole key, None where there is none; and which subscriptions there are.
         self.records: BoundedCache[bytes, Any] = BoundedCache(RECORD_CACHE)
         self.index: SubscriptionIndex | None = None
+        # Unfinished fan-outs by stream; None before they are loaded.
+        self.fan_outs: OrderedDict[str, FanOut] | None = None
         # Keys of a table's records that a number owned when they were looked for, the next one
         # last, by the table's prefix and the number.
         self.ahead: BoundedCache[tuple[bytes, int], list[bytes]] = BoundedCache(OWNED_AHEAD_CACHE)
@@ -127,5 +131,6 @@ class WriteCache:
         self.next_id = None
         self.records.clear()
         self.index = None
+        self.fan_outs = None
         self.ahead.clear()
         self._kept_bytes = 0

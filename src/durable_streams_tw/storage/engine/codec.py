@@ -18,6 +18,7 @@ prefix   key behind it                          value (sealed: CRC-32 before it)
 ``u``    subscription id                        `Subscription`
 ``e``    its number, stream name (or hash)      `Named`: an explicit link
 ``k``    its number, stream name (or hash)      `Cursor` of a stream with pending work
+``w``    stream name (or hash)                  `FanOut`: subscriptions still to be told
 =======  =====================================  =======================================
 
 Integers in keys are eight bytes, big-endian, so that keys sort as they do. LMDB 0.9 checks
@@ -43,9 +44,9 @@ from durable_streams_tw.protocol.streams.producers import (
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.engine.kv import Buffer
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """The layout above. A store of a greater number is refused. Format 1 had no subscriptions, format 2
-no journal, format 3 one generation of producers."""
+no journal, format 3 one generation of producers, format 4 no fan-outs."""
 
 KIND: Final = "durable-streams"
 """Whose stores these are."""

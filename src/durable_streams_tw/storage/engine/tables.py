@@ -13,7 +13,12 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from durable_streams_tw.protocol.subscriptions.state import Cursor, ExplicitLink, Subscription
+from durable_streams_tw.protocol.subscriptions.state import (
+    Cursor,
+    ExplicitLink,
+    FanOut,
+    Subscription,
+)
 from durable_streams_tw.storage.engine.codec import CorruptRecord, unseal
 from durable_streams_tw.storage.engine.kv import Buffer, View
 
@@ -57,6 +62,9 @@ LINKS: Final = Table(b"e", ExplicitLink)
 CURSORS: Final = Table(b"k", Cursor)
 """Cursors of streams with pending work, by number and name of the stream."""
 
+FAN_OUTS: Final = Table(b"w", FanOut)
+"""Events of streams that are still to reach some subscriptions, by the name of the stream."""
+
 OWNED: Final = (LINKS, CURSORS)
 """The tables whose keys begin with the number of a subscription."""
 
@@ -67,12 +75,16 @@ def subscription_key(name: str) -> bytes:
 
 
 def stream_key(number: int, path: str) -> bytes:
-    """The key of a stream among those of a subscription; longer than LMDB's keys, a prefix and
-    a hash of it."""
+    """Return the key of a stream among those of a subscription."""
+    return number.to_bytes(8, "big") + name_key(path)
+
+
+def name_key(path: str) -> bytes:
+    """Return the key of a stream's name: a prefix and a hash where LMDB's keys are shorter."""
     raw = path.encode("utf-8")
     if len(raw) > _LONG_NAME:
         raw = raw[:_LONG_NAME_PREFIX] + b"\x00" + hashlib.sha256(raw).digest()
-    return number.to_bytes(8, "big") + raw
+    return raw
 
 
 def owned_range(number: int) -> tuple[bytes, bytes]:

@@ -7,6 +7,7 @@ import math
 import os
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -24,6 +25,7 @@ from durable_streams_tw.protocol.streams.offsets import RequestedOffset
 from durable_streams_tw.protocol.streams.producers import Generation, ProducerState
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
+from durable_streams_tw.protocol.subscriptions.state import FanOut
 from durable_streams_tw.storage.access_times import AccessTimes, usable
 from durable_streams_tw.storage.api import (
     Change,
@@ -36,7 +38,7 @@ from durable_streams_tw.storage.api import (
     RecordChange,
     StoreSnapshot,
 )
-from durable_streams_tw.storage.commands import forks
+from durable_streams_tw.storage.commands import forks, pending
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
 from durable_streams_tw.storage.commands.streams import apply, expire
 from durable_streams_tw.storage.durable.record_layout import cut
@@ -145,6 +147,7 @@ class MemoryStore:
         self.changes: list[Change] = []
         self.index = SubscriptionIndex()
         self.roomy = True
+        self.fan_outs: OrderedDict[str, FanOut] = OrderedDict()
 
     # -- IStreamStore ---------------------------------------------------------------------
 
@@ -196,11 +199,22 @@ class MemoryStore:
 
     def _apply(self, command: Command, told: Callable[[Outcome], object]) -> None:
         known = len(self.changes)
-        outcome = apply(self, command, self._now())
+        outcome = self._carry_out(command, self._now())
         if self._meter is not None:
             self._meter.one(command, outcome, self.changes[known:])
         self._tell()
         told(outcome)
+
+    def _carry_out(self, command: Command, now: int) -> Outcome:
+        outcome = None
+        while outcome is None:
+            outcome = apply(self, command, now)
+            self._finish_fan_outs(now)
+        return outcome
+
+    def _finish_fan_outs(self, now: int) -> None:
+        while self.fan_outs:
+            pending.resume(self, now)
 
     def look(self, path: str) -> Deferred[StreamState | Refusal]:
         """The stream at a path."""
@@ -270,6 +284,7 @@ class MemoryStore:
         until = math.inf if clock is None else clock.seconds() + BATCH_TIME
         while left:
             expire(self, left.pop(), now)
+            self._finish_fan_outs(now)
             if clock is not None and clock.seconds() >= until:
                 break
         self._tell()

@@ -55,7 +55,7 @@ _STRANGE: Final = (
     (b"n\x00", b"p"),
     (b"r", b"s"),
     (b"t", b"u"),
-    (b"v", b"x"),
+    (b"v", b"w"),
     (b"y", b"\xff" * 512),
 )
 

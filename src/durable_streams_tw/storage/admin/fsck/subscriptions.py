@@ -5,8 +5,10 @@
    waking or offered it has at least one.
 3. It counts the streams that it names.
 4. A cursor is of a stream that is there, that the subscription is linked to, and that has more
-   than is acknowledged. Wake streams have none.
-5. What belongs to a subscription belongs to one that is there, or waits to be freed.
+   than is acknowledged. Wake streams have none. Until the fan-out of a stream's end is done, its
+   cursors may still be there.
+5. A fan-out has the key of its stream.
+6. What belongs to a subscription belongs to one that is there, or waits to be freed.
 
 Keeps the numbers of all subscriptions and the names of their wake streams in memory.
 """
@@ -18,7 +20,7 @@ from typing import Any
 
 from durable_streams_tw.protocol.errors import Refused
 from durable_streams_tw.protocol.subscriptions.globs import Glob, matches, parse_glob
-from durable_streams_tw.protocol.subscriptions.state import Cursor, Kind, Subscription
+from durable_streams_tw.protocol.subscriptions.state import Cursor, FanOutKind, Kind, Subscription
 from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw, unreadable
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.engine import codec
@@ -26,10 +28,12 @@ from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.kv import View
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
+    FAN_OUTS,
     LINKS,
     OWNED,
     SUBSCRIPTIONS,
     Table,
+    name_key,
     owned_range,
     scan_with_errors,
     stream_key,
@@ -44,6 +48,8 @@ class SubscriptionChecker:
         self._view = view
         self._numbers: set[int] = set()
         self._wake_streams: set[str] = set()
+        # Streams whose end has not reached all subscriptions.
+        self._ending: set[str] = set()
         self.greatest = 0
 
     def findings(self) -> Iterator[Finding]:
@@ -55,6 +61,7 @@ class SubscriptionChecker:
                 unknown = True
             elif state.config.wake_stream is not None:
                 self._wake_streams.add(state.config.wake_stream)
+        yield from self._fan_outs()
         for key, state in scan_with_errors(self._view, SUBSCRIPTIONS, b"", None):
             if isinstance(state, CorruptRecord):
                 yield unreadable(state)
@@ -88,6 +95,15 @@ class SubscriptionChecker:
             yield _wrong(key, f"it names {len(named)} streams, and counts {state.explicit}")
         yield from self._cursors(key, state, glob, named)
 
+    def _fan_outs(self) -> Iterator[Finding]:
+        for key, fan_out in scan_with_errors(self._view, FAN_OUTS, b"", None):
+            if isinstance(fan_out, CorruptRecord):
+                yield unreadable(fan_out)
+            elif key != name_key(fan_out.path):
+                yield _wrong(FAN_OUTS.prefix + key, f"it is of {fan_out.path!r}")
+            elif fan_out.kind is FanOutKind.ENDED:
+                self._ending.add(fan_out.path)
+
     def _phase(self, key: bytes, state: Subscription) -> Iterator[Finding]:
         due, lease = state.next_attempt_at is not None, state.lease_until is not None
         if due and lease:
@@ -116,6 +132,8 @@ class SubscriptionChecker:
                 yield _wrong(whole, f"it is of {path!r}")
             if path not in named and (glob is None or not matches(glob, path)):
                 yield _wrong(whole, f"{path!r} is not linked")
+            if path in self._ending:
+                continue
             if path in self._wake_streams:
                 yield _wrong(whole, f"{path!r} is a wake stream")
             yield from self._cursor(whole, cursor)
