@@ -26,7 +26,7 @@ from durable_streams_tw.protocol.streams.commands import Append, Create
 from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY
 from durable_streams_tw.storage.durable.executor import Job, ThreadExecutor
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 
 BYTES = "application/octet-stream"
 
@@ -43,11 +43,11 @@ class SingleFile(ThreadExecutor):
 
 
 async def rate(
-    reactor: Any, lanes: type[ThreadExecutor], parent: str | None, seconds: float, writers: int
+    reactor: Any, executor: type[ThreadExecutor], parent: str | None, seconds: float, writers: int
 ) -> float:
     """Acknowledged appends per second."""
     directory = tempfile.mkdtemp(dir=parent)
-    store = LMDBStore(directory, reactor, lanes(reactor))
+    store = DurableStore(directory, reactor, executor(reactor))
     store.open()
     try:
         await store.submit(Create("bench", BYTES, NO_EXPIRY, False, EMPTY))
@@ -83,9 +83,9 @@ def main(reactor: IReactorCore) -> Deferred[None]:
     async def measure() -> None:
         results: dict[str, list[float]] = {"grouped": [], "one by one": []}
         for _ in range(options.rounds):
-            for name, lanes in (("grouped", ThreadExecutor), ("one by one", SingleFile)):
+            for name, executor in (("grouped", ThreadExecutor), ("one by one", SingleFile)):
                 figure = await rate(
-                    reactor, lanes, options.directory, options.seconds, options.writers
+                    reactor, executor, options.directory, options.seconds, options.writers
                 )
                 results[name].append(figure)
         for name, figures in results.items():

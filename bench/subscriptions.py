@@ -31,7 +31,7 @@ from durable_streams_tw.protocol.subscriptions.outcomes import Subscribed
 from durable_streams_tw.protocol.subscriptions.parsing import config_digest
 from durable_streams_tw.protocol.subscriptions.state import Config, Kind
 from durable_streams_tw.storage.durable.executor import ThreadExecutor
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 
 BYTES = "application/octet-stream"
 STREAMS = 100
@@ -55,7 +55,7 @@ async def rate(
 ) -> tuple[float, float]:
     """Acknowledged appends per second, and microseconds of CPU for each."""
     directory = tempfile.mkdtemp(dir=parent)
-    store = LMDBStore(directory, reactor, ThreadExecutor(reactor))
+    store = DurableStore(directory, reactor, ThreadExecutor(reactor))
     store.open()
     try:
         made = await gatherResults([store.submit(command) for command in commands])

@@ -43,16 +43,8 @@ ORDER = (
 # Parts of ``storage`` in import order. "" stands for the modules directly below it.
 STORAGE_ORDER = ("", "engine", "commands", "durable", "memory", "admin")
 
-# Imports against this order that exist still, as (module or part, part).
-STORAGE_EXCEPTIONS = {
-    ("api", "engine"),
-    ("queries", "engine"),
-}
-
 # Import cycles that exist still: all modules of such a cycle begin with one of the prefixes.
 CYCLE_EXCEPTIONS: tuple[tuple[str, ...], ...] = (
-    ("storage.api", "storage.metrics"),
-    ("live.sse.",),
     ("http.http1.",),
     ("http.http2.", "http.twisted_web."),
 )
@@ -162,13 +154,13 @@ class ArchitectureTests(SynchronousTestCase):
         for module in self.modules.values():
             if module.package != "storage":
                 continue
-            importer, own = _storage_part(module.name, parts)
+            _, own = _storage_part(module.name, parts)
             for name in module.imports():
                 if not name.startswith(f"{ROOT}.storage."):
                     continue
                 _, other = _storage_part(name, parts)
                 backward = STORAGE_ORDER.index(other) > STORAGE_ORDER.index(own)
-                if backward and (importer, other) not in STORAGE_EXCEPTIONS:
+                if backward:
                     wrong.append(f"{module.name} imports {name}")
         self.assertEqual(wrong, [])
 

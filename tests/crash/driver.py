@@ -43,7 +43,7 @@ from durable_streams_tw.protocol.streams.producers import ProducerClaim
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY
 from durable_streams_tw.storage.api import Chunk, Outcome
 from durable_streams_tw.storage.durable.executor import ThreadExecutor
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 
 TYPE = "text/plain"
 
@@ -57,7 +57,7 @@ class Driver(LineReceiver):
     delimiter = b"\n"
     MAX_LENGTH = 2**24
 
-    def __init__(self, store: LMDBStore, reactor: Any) -> None:
+    def __init__(self, store: DurableStore, reactor: Any) -> None:
         self._store = store
         self._reactor = reactor
 
@@ -129,7 +129,7 @@ def main(directory: str) -> None:
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     started = time.monotonic()
-    store = LMDBStore(directory, running, ThreadExecutor(running), journal_size=_JOURNAL)
+    store = DurableStore(directory, running, ThreadExecutor(running), journal_size=_JOURNAL)
     store.open()
     driver = Driver(store, running)
     StandardIO(driver)

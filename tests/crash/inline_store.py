@@ -10,9 +10,9 @@ from twisted.internet.task import Clock
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.storage.api import Chunk, Outcome
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 from tests.crash.acknowledged import Contents, Operation, command, outcome_of
-from tests.storage.inline_lanes import InlineLanes
+from tests.storage.inline_executor import InlineExecutor
 
 JOURNAL = 32 * KIB
 """The size of a file of the journal: so small that it is used again and again."""
@@ -29,32 +29,32 @@ class InlineStore:
     """An open store. What is submitted together is committed together."""
 
     def __init__(self, directory: str, journal: int = JOURNAL) -> None:
-        self.clock, self.lanes = Clock(), InlineLanes()
-        self.lanes.held = True
-        self.store = LMDBStore(
-            directory, self.clock, self.lanes, journal_size=journal, now=lambda: NOW
+        self.clock, self.executor = Clock(), InlineExecutor()
+        self.executor.held = True
+        self.store = DurableStore(
+            directory, self.clock, self.executor, journal_size=journal, now=lambda: NOW
         )
         self.store.open()
-        self.lanes.drain()
+        self.executor.drain()
 
     def submit(self, operations: Sequence[Operation]) -> list[str]:
         """Carry out commands as one batch; their outcomes."""
         done = [self.store.submit(command(operation)) for operation in operations]
-        self.lanes.turn()
+        self.executor.turn()
         return [outcome_of(self._result(one)) for one in done]
 
     def _result(self, deferred: Deferred[Outcome]) -> Outcome:
         found: list[Outcome] = []
         deferred.addCallback(found.append)
         while not found:
-            assert self.lanes.busy, "a command was never answered"
-            self.lanes.turn()
+            assert self.executor.busy, "a command was never answered"
+            self.executor.turn()
         return found[0]
 
     def advance(self, seconds: float) -> None:
         """Let time pass, and what is due happen."""
         self.clock.advance(seconds)
-        self.lanes.drain()
+        self.executor.drain()
 
     def contents(self, paths: Sequence[str]) -> Contents:
         """What those streams hold that are there."""
@@ -74,7 +74,7 @@ class InlineStore:
         while True:
             chunks: list[Chunk | Refusal] = []
             self.store.read(path, len(data), _PIECE).addCallback(chunks.append)
-            self.lanes.drain()
+            self.executor.drain()
             (chunk,) = chunks
             if isinstance(chunk, Refusal):
                 if chunk.problem.slug in ("stream-not-found", "stream-gone"):
@@ -88,5 +88,5 @@ class InlineStore:
         """Write down what is accepted, and let go of the directory."""
         closed: list[None] = []
         self.store.close().addCallback(closed.append)
-        self.lanes.drain()
+        self.executor.drain()
         assert closed, "the store does not close"

@@ -15,8 +15,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.streams.outcomes import Appended
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.durable import store as durable_store
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import LOCK_FILE
 from tests.crash.load import read
 from tests.crash.processes import DriverProcess
@@ -55,7 +55,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
         self.addCleanup(subprocess.run, ["umount", self.place], check=True)
         super().setUp()
 
-    def make_store(self) -> durable_store.LMDBStore:
+    def make_store(self) -> durable_store.DurableStore:
         self.directory = os.path.join(self.place, "data")
         return self.open_store()
 
@@ -173,7 +173,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
         self.result(self.store.close())
         self.occupy()
         self.directory = os.path.join(self.place, "second")
-        store = durable_store.LMDBStore(self.directory, Clock(), self.lanes)
+        store = durable_store.DurableStore(self.directory, Clock(), self.executor)
         with self.assertRaisesRegex(StoreUnusable, "No space left|cannot be"):
             store.open()
         self.vacate()
@@ -186,7 +186,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
         self.occupy()
         script = (
             "import sys\n"
-            "from durable_streams_tw.storage.api import StoreUnusable\n"
+            "from durable_streams_tw.storage.errors import StoreUnusable\n"
             "from durable_streams_tw.storage.engine.lmdb import LMDBEngine\n"
             "try: LMDBEngine(sys.argv[1])\n"
             "except StoreUnusable as error: print(error)\n"

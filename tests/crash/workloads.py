@@ -34,7 +34,7 @@ from durable_streams_tw.storage.admin.backup import back_up
 from durable_streams_tw.storage.admin.compact import compact
 from durable_streams_tw.storage.admin.restore import restore
 from durable_streams_tw.storage.durable.executor import ThreadExecutor
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.files import DATA_FILE
 from durable_streams_tw.storage.limits import FOLD_INTERVAL, SWEEP_INTERVAL
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
@@ -220,9 +220,9 @@ def threads(root: str, seed: str) -> None:
     running: Any = reactor
     writer = Writer(seed)
     say(store=DATA)
-    lanes = ThreadExecutor(running)
-    store = LMDBStore(
-        os.path.join(root, DATA), running, lanes, journal_size=JOURNAL, now=lambda: NOW
+    executor = ThreadExecutor(running)
+    store = DurableStore(
+        os.path.join(root, DATA), running, executor, journal_size=JOURNAL, now=lambda: NOW
     )
     store.open()
     left = 25

@@ -25,11 +25,11 @@ from durable_streams_tw.auth.rate_limits import Rate
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.storage.api import IStreamStore
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 from tests.http.admission_case import Tokens, granting
 from tests.http.channels import Caller
 from tests.http.house import MORNING, ROOT, Client, Threads
-from tests.storage.inline_lanes import InlineLanes
+from tests.storage.inline_executor import InlineExecutor
 from tests.storage.lmdb_rig import scratch_directory
 
 _PACKAGE = durable_streams_tw.__name__
@@ -686,8 +686,8 @@ class CycleCase:
 
         def store(clock: Clock) -> IStreamStore:
             assert directory is not None
-            made: IStreamStore = LMDBStore(
-                directory, clock, InlineLanes(), now=lambda: int(clock.seconds() * 1000)
+            made: IStreamStore = DurableStore(
+                directory, clock, InlineExecutor(), now=lambda: int(clock.seconds() * 1000)
             )
             return made
 

@@ -402,18 +402,18 @@ class Slow(MemoryStore):
         super().__init__(lambda: int(MORNING * 1000))
         self.waiting: list[tuple[Command, Callable[[Outcome], object]]] = []
 
-    def carry_out(self, command: Command, told: Callable[[Outcome], object]) -> None:
+    def execute(self, command: Command, told: Callable[[Outcome], object]) -> None:
         """Let appends wait."""
         if isinstance(command, Append):
             self.waiting.append((command, told))
         else:
-            super().carry_out(command, told)
+            super().execute(command, told)
 
     def commit(self) -> None:
         """Carry out what waits."""
         waiting, self.waiting = self.waiting, []
         for command, told in waiting:
-            super().carry_out(command, told)
+            super().execute(command, told)
 
 
 class LeavingWriterTests(SynchronousTestCase):

@@ -16,10 +16,10 @@ from durable_streams_tw.http.limits import SEND_TIMEOUT
 from durable_streams_tw.http.messages import Response, StreamedBody
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.live.limits import READ_PIECE
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 from tests.http.house import ROOT, Client, House
 from tests.http.test_channel_house import FastHouse
-from tests.storage.inline_lanes import InlineLanes
+from tests.storage.inline_executor import InlineExecutor
 from tests.storage.lmdb_rig import scratch_directory
 
 BODY = b"0123456789abcde\n" * (READ_PIECE // 5)
@@ -33,7 +33,7 @@ class StoreTests(SynchronousTestCase):
         """Between two pieces nothing of the map is pinned."""
         directory = scratch_directory()
         self.addCleanup(shutil.rmtree, directory)
-        store = LMDBStore(directory, Clock(), InlineLanes(), journal_size=64 * 1024)
+        store = DurableStore(directory, Clock(), InlineExecutor(), journal_size=64 * 1024)
         house = FastHouse(store=store)
         house.put("a", body=BODY)
         client = house.connect()
@@ -42,7 +42,7 @@ class StoreTests(SynchronousTestCase):
         producer.pauseProducing()
         house.turn()
         self.assertEqual(len(house.streams._transfers.running), 1)
-        levels = self.successResultOf(store.levels())
+        levels = self.successResultOf(store.stats())
         assert levels is not None
         self.assertEqual(levels.readers, 0)
         producer.resumeProducing()

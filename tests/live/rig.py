@@ -13,11 +13,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from durable_streams_tw.live.body_output import PieceSize
 from durable_streams_tw.live.limits import READ_PIECE
 from durable_streams_tw.live.long_poll import LongPolls
-from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.live.registry import FollowerRegistry
-from durable_streams_tw.live.sse.broadcaster import Broadcaster, Subscriber
+from durable_streams_tw.live.sse.broadcaster import Broadcaster
+from durable_streams_tw.live.sse.feed import Subscriber
 from durable_streams_tw.live.transfers import Transfer
 from durable_streams_tw.protocol.cursors import interval_at
 from durable_streams_tw.protocol.errors import Refusal
@@ -32,12 +33,13 @@ from durable_streams_tw.storage.api import (
     Command,
     IStreamStore,
     Listener,
-    NoteListener,
     Outcome,
+    RecordListener,
+    StoreObserver,
     StoreSnapshot,
+    StoreStats,
 )
 from durable_streams_tw.storage.memory.store import MemoryStore
-from durable_streams_tw.storage.metrics import StoreMetrics, StoreStats
 from tests.sse_parser import parse
 from tests.tokens import at, bare
 
@@ -82,7 +84,7 @@ class DawdlingStore:
 
     def __init__(self, now: Callable[[], int]) -> None:
         self.memory = MemoryStore(now)
-        self.memory.watch(self._changed)
+        self.memory.add_listener(self._changed)
         self.holding = False
         self.mute = False
         self.broken: Refusal | Exception | None = None
@@ -104,13 +106,13 @@ class DawdlingStore:
         """At once."""
         return self.memory.submit(command)
 
-    def carry_out(self, command: Command, told: Callable[[Outcome], object]) -> None:
+    def execute(self, command: Command, told: Callable[[Outcome], object]) -> None:
         """At once."""
-        self.memory.carry_out(command, told)
+        self.memory.execute(command, told)
 
-    def look(self, path: str) -> Deferred[StreamState | Refusal]:
+    def get_state(self, path: str) -> Deferred[StreamState | Refusal]:
         """At once."""
-        return self.memory.look(path)
+        return self.memory.get_state(path)
 
     def read(
         self,
@@ -154,29 +156,29 @@ class DawdlingStore:
         self.pins[stream_id] -= 1
         self.memory.unpin(stream_id)
 
-    def watch(self, listener: Listener) -> None:
+    def add_listener(self, listener: Listener) -> None:
         """Told when the test says so."""
         self._listeners.append(listener)
 
-    def measure(self, meter: StoreMetrics) -> None:
+    def set_observer(self, observer: StoreObserver) -> None:
         """In memory."""
-        self.memory.measure(meter)
+        self.memory.set_observer(observer)
 
-    def levels(self) -> Deferred[StoreStats | None]:
+    def stats(self) -> Deferred[StoreStats | None]:
         """There is no disk."""
-        return self.memory.levels()
+        return self.memory.stats()
 
-    def obstacle(self) -> Deferred[str | None]:
+    def check_writable(self) -> Deferred[str | None]:
         """None in memory."""
-        return self.memory.obstacle()
+        return self.memory.check_writable()
 
-    def ask(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
+    def query(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
         """At once."""
-        return self.memory.ask(question)
+        return self.memory.query(question)
 
-    def watch_records(self, listener: NoteListener) -> None:
+    def add_record_listener(self, listener: RecordListener) -> None:
         """Told at once."""
-        self.memory.watch_records(listener)
+        self.memory.add_record_listener(listener)
 
     def release(self) -> None:
         """Deliver what reads have seen."""
@@ -294,18 +296,18 @@ class LiveTestCase(SynchronousTestCase):
         self.clock = ImpatientClock()
         self.clock.advance(BEGAN)
         self.store = DawdlingStore(lambda: int(self.clock.seconds() * 1000))
-        self.tails = FollowerRegistry(self.store, self.clock)
-        self.polls = LongPolls(self.store, self.tails, self.clock, TIMEOUT)
+        self.registry = FollowerRegistry(self.store, self.clock)
+        self.polls = LongPolls(self.store, self.registry, self.clock, TIMEOUT)
         self.chance = 0.5
-        self.pieces = PieceSize()
+        self.piece_size = PieceSize()
         self.fanout = Broadcaster(
             self.store,
-            self.tails,
+            self.registry,
             self.clock,
             RECONNECT,
             COMMENT,
             random=lambda: self.chance,
-            pieces=self.pieces,
+            piece_size=self.piece_size,
         )
 
     # -- writing ------------------------------------------------------------------------------
@@ -352,7 +354,7 @@ class LiveTestCase(SynchronousTestCase):
 
     def state(self, path: str = PATH) -> StreamState:
         """The stream now."""
-        state = self.successResultOf(self.store.look(path))
+        state = self.successResultOf(self.store.get_state(path))
         assert isinstance(state, StreamState)
         return state
 
@@ -388,8 +390,8 @@ class LiveTestCase(SynchronousTestCase):
         """All readers are gone: nothing may be held for them."""
         self.assertEqual(self.fanout.count, 0)
         self.assertEqual(self.polls.count, 0)
-        self.assertEqual(self.tails.count, 0)
-        self.assertEqual(self.pieces.slow, 0)
+        self.assertEqual(self.registry.count, 0)
+        self.assertEqual(self.piece_size.slow_readers, 0)
         self.assertEqual([pins for pins in self.store.pins.values() if pins], [])
         self.turn()
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from durable_streams_tw.live import limits, registry
-from durable_streams_tw.live.sse import event_batch, tail_buffer
+from durable_streams_tw.live import limits, registry, tail_buffer
+from durable_streams_tw.live.sse import event_batch
 from durable_streams_tw.protocol.streams.offsets import NOW
 from tests.live.rig import PATH, LiveTestCase, RecordingSink
 from tests.sse_parser import parse

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.live.long_poll`, and of the tails under them."""
+"""Tests of `durable_streams_tw.live.long_poll`, and of the registry under them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class LongPollTests(LiveTestCase):
         self.clock.advance(1)
         self.assertIsInstance(self.successResultOf(waiting), Chunk)
         self.clock.advance(4)
-        self.assertIsInstance(self.successResultOf(self.store.look("t")), StreamState)
+        self.assertIsInstance(self.successResultOf(self.store.get_state("t")), StreamState)
 
     def test_timeout(self) -> None:
         """Nothing for so long is an empty chunk at the tail."""

@@ -19,26 +19,26 @@ class TailTests(SynchronousTestCase):
         """It asks for no other: readers at a torn character would look at it for ever."""
         tail = FollowedStream(STATE)
         before = tail.version
-        tail.saw(STATE)
-        tail.saw(replace(STATE, touched_at=5))
-        tail.saw(replace(STATE, tail=9))
+        tail.update_from_read(STATE)
+        tail.update_from_read(replace(STATE, touched_at=5))
+        tail.update_from_read(replace(STATE, tail=9))
         self.assertEqual((tail.version, tail.state.tail), (before, 10))
 
     def test_a_look_that_does(self) -> None:
         """Growth, or the end."""
         tail = FollowedStream(STATE)
-        tail.saw(replace(STATE, tail=11))
+        tail.update_from_read(replace(STATE, tail=11))
         self.assertEqual((tail.version, tail.state.tail), (1, 11))
-        tail.saw(replace(STATE, tail=11, closed=True))
+        tail.update_from_read(replace(STATE, tail=11, closed=True))
         self.assertEqual((tail.version, tail.state.closed), (2, True))
-        tail.saw(replace(STATE, tail=11))
+        tail.update_from_read(replace(STATE, tail=11))
         self.assertEqual((tail.version, tail.state.closed), (2, True))
 
     def test_every_commit(self) -> None:
         """A commit is news whatever it tells."""
         tail = FollowedStream(STATE)
         before = tail.version
-        tail.take(Change(STATE, 10, b""))
+        tail.apply_change(Change(STATE, 10, b""))
         self.assertGreater(tail.version, before)
-        tail.take(Change(STATE, 10, b"", gone=True))
+        tail.apply_change(Change(STATE, 10, b"", gone=True))
         self.assertTrue(tail.gone)

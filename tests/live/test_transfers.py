@@ -38,7 +38,7 @@ class TransferTests(LiveTestCase):
         chunk = self.successResultOf(read)
         assert isinstance(chunk, Chunk)
         self.assertEqual(len(chunk.data), READ_PIECE)
-        self.transfers = Transfers(self.store, self.tails, self.in_thread, self.pieces)
+        self.transfers = Transfers(self.store, self.registry, self.in_thread, self.piece_size)
         sink = RecordingSink(room)
         sink.producer = self.transfers.begin(chunk, encoder, sink)
         return sink

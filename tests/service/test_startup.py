@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.service import process_tuning
 from durable_streams_tw.service.startup import CannotStart, ServiceGroup, StderrReporter
-from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable
 from tests.service.black_box import PATIENCE, environment
 
 

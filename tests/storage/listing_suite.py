@@ -30,7 +30,7 @@ class ListingSuite(StoreRig):
     def page(self, prefix: str = "", after: str = "", limit: int = 100, scan: int = 10_000) -> Page:
         """One page."""
         question = partial(list_streams, prefix=prefix, after=after, limit=limit, scan=scan)
-        page = self.result(self.store.ask(question))
+        page = self.result(self.store.query(question))
         assert isinstance(page, Page), page
         return page
 

@@ -12,9 +12,9 @@ from twisted.internet.task import Clock
 
 from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.storage.api import IStreamStore
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.limits import MAX_PRODUCERS, SWEEP_INTERVAL
-from tests.storage.inline_lanes import InlineLanes
+from tests.storage.inline_executor import InlineExecutor
 from tests.storage.soundness import assert_sound_directory
 from tests.storage.store_rig import StoreRig
 
@@ -33,7 +33,7 @@ def scratch_directory() -> str:
 
 
 class LMDBRig(StoreRig):
-    """An `LMDBStore` whose lanes run when a result is asked for, so that commands which are
+    """A `DurableStore` whose executor runs when a result is asked for, so that commands which are
     submitted together share a batch. The checker has the last word in every test."""
 
     quota: int | None = None
@@ -43,21 +43,21 @@ class LMDBRig(StoreRig):
 
     _scratch: str | None = None
 
-    def make_store(self) -> LMDBStore:
+    def make_store(self) -> DurableStore:
         if self._scratch is None:
             self._scratch = scratch_directory()
             self.addCleanup(shutil.rmtree, self._scratch)
         self.directory = tempfile.mkdtemp(dir=self._scratch)
         return self.open_store()
 
-    def open_store(self) -> LMDBStore:
+    def open_store(self) -> DurableStore:
         """A store in the directory, open."""
-        clock, lanes = Clock(), InlineLanes()
-        lanes.held = True
-        store = LMDBStore(
+        clock, executor = Clock(), InlineExecutor()
+        executor.held = True
+        store = DurableStore(
             self.directory,
             clock,
-            lanes,
+            executor,
             quota=self.quota,
             journal_size=_JOURNAL,
             now=lambda: self.now,
@@ -65,7 +65,7 @@ class LMDBRig(StoreRig):
             max_producers=self.max_producers,
         )
         store.open()
-        self.clock, self.lanes = clock, lanes
+        self.clock, self.executor = clock, executor
         return store
 
     def reopen(self, store: IStreamStore) -> IStreamStore:
@@ -75,14 +75,14 @@ class LMDBRig(StoreRig):
 
     def sweep(self, store: IStreamStore) -> None:
         self.clock.advance(SWEEP_INTERVAL)
-        self.lanes.drain()
+        self.executor.drain()
 
     def settle(self, store: IStreamStore) -> None:
-        self.lanes.drain()
+        self.executor.drain()
 
     def result(self, deferred: Deferred[T]) -> T:
-        while not deferred.called and self.lanes.busy:
-            self.lanes.turn()
+        while not deferred.called and self.executor.busy:
+            self.executor.turn()
         return self.successResultOf(deferred)
 
     def finish(self) -> None:

@@ -144,7 +144,7 @@ class ModelSuite(StoreRig):
 
     def _compare(self, path: str) -> None:
         stream = self.model.find(path, self.now)
-        state = self.result(self.store.look(path))
+        state = self.result(self.store.get_state(path))
         if stream is None:
             self.assertRefused(Problem.STREAM_NOT_FOUND, state)
             return

@@ -189,7 +189,7 @@ class ReadingSuite(StoreRig):
         for offset in (0, NOW, 5):
             outcome = self.result(self.store.read("a", offset, 100))
             self.assertRefused(Problem.STREAM_NOT_FOUND, outcome)
-        self.assertRefused(Problem.STREAM_NOT_FOUND, self.result(self.store.look("a")))
+        self.assertRefused(Problem.STREAM_NOT_FOUND, self.result(self.store.get_state("a")))
 
     def test_read_your_writes(self) -> None:
         """A read that begins when an outcome is known sees it; so does one that was sent with

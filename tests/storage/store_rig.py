@@ -105,7 +105,7 @@ class StoreRig(_Base):
         self.now = START
         self.told: list[Sequence[Change]] = []
         self.store = self.make_store()
-        self.store.watch(self.told.append)
+        self.store.add_listener(self.told.append)
 
     def finish(self) -> None:
         """Close the store."""
@@ -117,7 +117,7 @@ class StoreRig(_Base):
         store = self.reopen(self.store)
         if store is not self.store:
             self.store = store
-            store.watch(self.told.append)
+            store.add_listener(self.told.append)
 
     def sleep(self, seconds: float) -> None:
         """Let time pass."""
@@ -156,7 +156,7 @@ class StoreRig(_Base):
 
     def look(self, path: str = "a") -> StreamState:
         """The stream at a path, which has one."""
-        state = self.result(self.store.look(path))
+        state = self.result(self.store.get_state(path))
         assert isinstance(state, StreamState), state
         return state
 
@@ -194,7 +194,7 @@ class StoreRig(_Base):
     def assertGone(self, path: str = "a", problem: Problem = Problem.STREAM_NOT_FOUND) -> None:
         """Assert that nothing can be done with a path but creating a stream there."""
         outcomes: list[Any] = [
-            self.result(self.store.look(path)),
+            self.result(self.store.get_state(path)),
             self.result(self.store.read(path, 0, 100)),
             *self.submit_all(post(b"x", path), post(b"", path, closed=True), Delete(path)),
         ]

@@ -77,13 +77,13 @@ class SubscriptionRig(StoreRig):
     def begin(self) -> None:
         super().begin()
         self.notes: list[RecordChange] = []
-        self.store.watch_records(self.notes.extend)
+        self.store.add_record_listener(self.notes.extend)
 
     def restart(self) -> None:
         before = self.store
         super().restart()
         if self.store is not before:
-            self.store.watch_records(self.notes.extend)
+            self.store.add_record_listener(self.notes.extend)
 
     def subscribed(self, command: Subscribe, fresh: bool = True) -> Subscription:
         outcome = self.submit(command)
@@ -134,7 +134,7 @@ class SubscriptionRig(StoreRig):
     def now_is(self, name: str = "s") -> Subscription:
         """The subscription as the store has it."""
         state = self.result(
-            self.store.ask(lambda moment: moment.get(SUBSCRIPTIONS, subscription_key(name)))
+            self.store.query(lambda moment: moment.get(SUBSCRIPTIONS, subscription_key(name)))
         )
         assert isinstance(state, Subscription), state
         return state
@@ -143,7 +143,7 @@ class SubscriptionRig(StoreRig):
         """Acknowledged positions of streams with pending work."""
         number = self.now_is(name).number
         found = self.result(
-            self.store.ask(
+            self.store.query(
                 lambda moment: [
                     (cursor.path, cursor.acked)
                     for _, cursor in moment.range(CURSORS, *owned_range(number))
@@ -160,7 +160,7 @@ class SubscriptionRig(StoreRig):
 
     def asked(self, name: str) -> Description | Refusal:
         """Its description, or why there is none."""
-        asked: Deferred[Any] = self.store.ask(lambda moment: describe(moment, name))
+        asked: Deferred[Any] = self.store.query(lambda moment: describe(moment, name))
         found: Description | Refusal = self.result(asked)
         return found
 

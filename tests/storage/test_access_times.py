@@ -15,32 +15,32 @@ class AccessTimesTests(SynchronousTestCase):
 
     def test_unknown(self) -> None:
         """Nobody came."""
-        self.assertEqual(self.access.last(1, 100), 0)
+        self.assertEqual(self.access.last_access(1, 100), 0)
         self.assertEqual(self.access.take_unwritten(100), {})
 
     def test_noted(self) -> None:
         """The last access counts, each stream's own."""
-        self.access.note(1, 100)
-        self.access.note(2, 150)
-        self.access.note(1, 200)
-        self.assertEqual(self.access.last(1, 300), 200)
-        self.assertEqual(self.access.last(2, 300), 150)
+        self.access.record(1, 100)
+        self.access.record(2, 150)
+        self.access.record(1, 200)
+        self.assertEqual(self.access.last_access(1, 300), 200)
+        self.assertEqual(self.access.last_access(2, 300), 150)
 
     def test_taken_once(self) -> None:
         """What was taken to be written down is still known, and not taken again."""
-        self.access.note(1, 100)
-        self.access.note(2, 150)
+        self.access.record(1, 100)
+        self.access.record(2, 150)
         self.assertEqual(self.access.take_unwritten(300), {1: 100, 2: 150})
         self.assertEqual(self.access.take_unwritten(300), {})
-        self.assertEqual(self.access.last(1, 300), 100)
-        self.access.note(2, 310)
+        self.assertEqual(self.access.last_access(1, 300), 100)
+        self.access.record(2, 310)
         self.assertEqual(self.access.take_unwritten(320), {2: 310})
 
     def test_pinned(self) -> None:
         """While a reader holds a stream, it is being accessed."""
         self.access.pin(1)
         for now in (100, 200):
-            self.assertEqual(self.access.last(1, now), now)
+            self.assertEqual(self.access.last_access(1, now), now)
             self.assertEqual(self.access.take_unwritten(now), {1: now})
 
     def test_pins_add_up(self) -> None:
@@ -48,55 +48,57 @@ class AccessTimesTests(SynchronousTestCase):
         self.access.pin(1)
         self.access.pin(1)
         self.access.unpin(1, 100)
-        self.assertEqual(self.access.last(1, 500), 500)
+        self.assertEqual(self.access.last_access(1, 500), 500)
         self.access.unpin(1, 600)
-        self.assertEqual(self.access.last(1, 900), 600)
+        self.assertEqual(self.access.last_access(1, 900), 600)
         self.assertEqual(self.access.take_unwritten(900), {1: 600})
 
     def test_forgotten(self) -> None:
         """Of a stream that is gone nothing stays."""
-        self.access.note(1, 100)
+        self.access.record(1, 100)
         self.access.forget(1)
         self.access.forget(2)
-        self.assertEqual(self.access.last(1, 200), 0)
+        self.assertEqual(self.access.last_access(1, 200), 0)
         self.assertEqual(self.access.take_unwritten(200), {})
 
     def test_forgotten_while_pinned(self) -> None:
         """Readers of a stream that ended go later, and leave nothing behind."""
         self.access.pin(1)
         self.access.pin(1)
-        self.access.note(1, 100)
+        self.access.record(1, 100)
         self.access.forget(1)
         self.assertEqual(self.access.take_unwritten(150), {})
         self.access.unpin(1, 200)
         self.access.unpin(1, 300)
-        self.assertEqual(self.access.last(1, 400), 0)
+        self.assertEqual(self.access.last_access(1, 400), 0)
         self.assertEqual(self.access.take_unwritten(400), {})
 
     def test_settled(self) -> None:
         """What is written down, and has not changed since, need not be known here any more."""
-        self.access.note(1, 100)
-        self.access.note(2, 150)
-        self.access.note(3, 170)
+        self.access.record(1, 100)
+        self.access.record(2, 150)
+        self.access.record(3, 170)
         taken = self.access.take_unwritten(200)
-        self.access.note(2, 250)
-        self.access.note(3, 170)
-        self.access.settle(taken)
-        self.access.settle({4: 100})
-        self.assertEqual([self.access.last(number, 300) for number in (1, 2, 3)], [0, 250, 170])
+        self.access.record(2, 250)
+        self.access.record(3, 170)
+        self.access.discard_written(taken)
+        self.access.discard_written({4: 100})
+        self.assertEqual(
+            [self.access.last_access(number, 300) for number in (1, 2, 3)], [0, 250, 170]
+        )
         self.assertEqual(self.access.take_unwritten(300), {2: 250, 3: 170})
-        self.access.settle({2: 249, 3: 170})
-        self.assertEqual([self.access.last(number, 300) for number in (2, 3)], [250, 0])
+        self.access.discard_written({2: 249, 3: 170})
+        self.assertEqual([self.access.last_access(number, 300) for number in (2, 3)], [250, 0])
 
     def test_given_back(self) -> None:
         """What could not be written down is taken again, as it is by then, if it is still
         there."""
         for number in (1, 2, 3):
-            self.access.note(number, 100)
+            self.access.record(number, 100)
         taken = self.access.take_unwritten(200)
-        self.access.note(2, 250)
+        self.access.record(2, 250)
         self.access.forget(3)
-        self.access.give_back(taken)
+        self.access.restore(taken)
         self.assertEqual(self.access.take_unwritten(300), {1: 100, 2: 250})
 
     def test_pinned_again_after_the_end(self) -> None:
@@ -109,7 +111,7 @@ class AccessTimesTests(SynchronousTestCase):
         # An id is never used again, but a test may look: it would be as new.
         self.access.pin(1)
         self.access.unpin(1, 400)
-        self.assertEqual(self.access.last(1, 500), 400)
+        self.assertEqual(self.access.last_access(1, 500), 400)
 
     def test_without_a_pin(self) -> None:
         """To let go of what was never held is a bug of the caller's."""

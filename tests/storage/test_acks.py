@@ -9,7 +9,7 @@ from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import DeliveryResult
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable import store as durable_store
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.durable.transaction import BatchTransaction
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import JSON, post, put
@@ -29,19 +29,19 @@ class CheckedSuiteTests(SubscriptionSuite, LMDBRig, SynchronousTestCase):
 class ManyAcksTests(SubscriptionRig, LMDBRig, SynchronousTestCase):
     """A subscription with many pending streams in JSON mode."""
 
-    store: LMDBStore
+    store: DurableStore
 
     def setUp(self) -> None:
         super().setUp()
         self.paths = [f"events/{number:02}" for number in range(_COUNT)]
         self.looked: list[int] = []
-        boundary = BatchTransaction.boundary
+        boundary = BatchTransaction.is_boundary
 
         def counted(transaction: BatchTransaction, state: StreamState, position: int) -> bool:
             self.looked.append(position)
             return boundary(transaction, state, position)
 
-        self.patch(BatchTransaction, "boundary", counted)
+        self.patch(BatchTransaction, "is_boundary", counted)
 
     def pending(self, wake_stream: str | None) -> None:
         """All streams have something."""

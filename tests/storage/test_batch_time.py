@@ -5,10 +5,11 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.streams.outcomes import Created
-from durable_streams_tw.storage.api import Command, Outcome, Transaction
+from durable_streams_tw.storage.api import Command, Outcome
 from durable_streams_tw.storage.commands.streams import apply as carry_out
+from durable_streams_tw.storage.commands.transaction import Transaction
 from durable_streams_tw.storage.durable import committer as committing
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.limits import BATCH_TIME, RECORD_PAYLOAD
@@ -140,7 +141,7 @@ def fail_commit(call: str) -> Fault | None:
 class StoreTests(LMDBRig, SynchronousTestCase):
     """The whole store: what a batch has no time for stays at the head of the queue."""
 
-    store: LMDBStore
+    store: DurableStore
 
     def test_in_order(self) -> None:
         self.submit(put())

@@ -7,8 +7,8 @@ from durable_streams_tw.storage.admin.fsck.findings import Flaw
 from durable_streams_tw.storage.admin.fsck.store import check
 from durable_streams_tw.storage.api import Command
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
+from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import SWEEP_RETRY
 from tests.storage.command_builders import append, close, create, delete, fork
 from tests.storage.committer_case import CommitterCase

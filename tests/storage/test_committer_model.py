@@ -185,7 +185,7 @@ class ModelTests(SynchronousTestCase):
         elif fault is not None:
             full = True
         for command, outcome in zip(step.batch, outcomes, strict=True):
-            self.model.roomy = not full
+            self.model.has_space = not full
             outcome_of_model = apply(self.model, command, self.now)
             assert outcome_of_model is not None
             expected = meaning(outcome_of_model)

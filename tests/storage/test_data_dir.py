@@ -16,15 +16,15 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from durable_streams_tw.storage import files
 from durable_streams_tw.storage.admin.inspect import match_owner
 from durable_streams_tw.storage.admin.verify import check_directory
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.data_dir import DataDirLock, owner
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, LOCK_FILE, OWNER_FILE, persist
 from tests.storage.engine.fake_engine import FakeEngine, Fault, always
-from tests.storage.inline_lanes import InlineLanes
+from tests.storage.inline_executor import InlineExecutor
 from tests.storage.lmdb_rig import scratch_directory
 
 _CLAIM_AND_WAIT = """
@@ -177,7 +177,7 @@ class PlantedTests(SynchronousTestCase):
 
     def open_store(self) -> None:
         """Start and stop a server's store."""
-        store = LMDBStore(self.data, Clock(), InlineLanes())
+        store = DurableStore(self.data, Clock(), InlineExecutor())
         store.open()
         store.close()
 

@@ -211,7 +211,7 @@ class QueueTests(LMDBRig, SynchronousTestCase):
         """Submit commands together; return the list that their names join when they are done."""
         order: list[str] = []
         for number, command in enumerate(commands):
-            self.store.carry_out(command, partial(_note, order, str(number)))
+            self.store.execute(command, partial(_note, order, str(number)))
         return order
 
     def test_order_is_kept(self) -> None:
@@ -219,20 +219,20 @@ class QueueTests(LMDBRig, SynchronousTestCase):
         order = self.queue(
             post(b"x"), post(b"y"), Unsubscribe("s4"), post(b"1", "b"), post(b"z"), post(b"2", "b")
         )
-        self.lanes.drain()
+        self.executor.drain()
         self.assertEqual((self.content("a"), self.content("b")), (b"xyz", b"12"))
         self.assertEqual(order, ["0", "3", "5", "1", "2", "4"])
 
     def test_jobs_that_come_meanwhile_have_their_turn(self) -> None:
         order = self.queue(post(b"x"), post(b"y"))
-        self.lanes.turn()
+        self.executor.turn()
         self.assertEqual(order, ["0"])
-        self.assertTrue(self.lanes.busy)
+        self.assertTrue(self.executor.busy)
 
     def test_close(self) -> None:
         """The store closes with everything done."""
         order = self.queue(post(b"x"), post(b"y"), Unsubscribe("s4"))
-        self.lanes.turn()
+        self.executor.turn()
         self.restart()
         self.assertEqual(order, ["0", "1", "2"])
         self.assertEqual(self.content("a"), b"xy")

@@ -12,8 +12,8 @@ from typing import Any
 import lmdb
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage.api import StoreUnusable
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
+from durable_streams_tw.storage.errors import StoreUnusable
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import post, put
 
@@ -43,7 +43,7 @@ class FailingCall:
 class FirstStartTests(LMDBRig, SynchronousTestCase):
     """One call fails, and the process that met it ends."""
 
-    store: LMDBStore
+    store: DurableStore
 
     def test_each_call(self) -> None:
         for error in (errno.EIO, errno.ENOSPC):

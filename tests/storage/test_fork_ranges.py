@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.limits import MAX_FORK_DEPTH
 from durable_streams_tw.protocol.streams.offsets import BEYOND_TAIL, NOW, START
 from durable_streams_tw.protocol.streams.state import ForkPoint, StreamState
-from durable_streams_tw.storage.fork_ranges import REPLACED, Extent, extents, resolve
+from durable_streams_tw.storage.fork_ranges import STREAM_REPLACED, Extent, extents, resolve_offset
 
 STREAM = StreamState(1, "a", "text/plain", 10, created_at=1, touched_at=1)
 NO_SOURCES: dict[int, StreamState] = {}
@@ -98,16 +98,16 @@ class ResolveTests(SynchronousTestCase):
     def test_positions(self) -> None:
         """Any up to the tail, and the tail itself."""
         for offset, position in ((START, 0), (5, 5), (10, 10), (NOW, 10)):
-            self.assertEqual(resolve(STREAM, offset, None), position)
-            self.assertEqual(resolve(STREAM, offset, 1), position)
+            self.assertEqual(resolve_offset(STREAM, offset, None), position)
+            self.assertEqual(resolve_offset(STREAM, offset, 1), position)
 
     def test_beyond(self) -> None:
         """There is nothing behind the tail."""
         for offset in (11, 10**16 - 1):
-            self.assertEqual(resolve(STREAM, offset, None), BEYOND_TAIL)
-            self.assertEqual(resolve(STREAM, offset, 1), BEYOND_TAIL)
+            self.assertEqual(resolve_offset(STREAM, offset, None), BEYOND_TAIL)
+            self.assertEqual(resolve_offset(STREAM, offset, 1), BEYOND_TAIL)
 
     def test_another_stream(self) -> None:
         """A reader of a stream that is gone is not given its successor's bytes."""
         for offset in (START, NOW, 5, 11):
-            self.assertEqual(resolve(STREAM, offset, 2), REPLACED)
+            self.assertEqual(resolve_offset(STREAM, offset, 2), STREAM_REPLACED)

@@ -22,15 +22,15 @@ from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.admin.restore import restore
 from durable_streams_tw.storage.admin.stats import count
 from durable_streams_tw.storage.admin.verify import FlawedStore, check_directory
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.data_dir import DataDirLock
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.engine.wal import checkpoint
 from durable_streams_tw.storage.engine.wal.engine import WALEngine
 from durable_streams_tw.storage.engine.wal.format import Entry, pack_entry
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, SEGMENT_FILES
 from tests.storage.admin.test_backup import NOW, quiet
 from tests.storage.lmdb_rig import LMDBRig, scratch_directory
@@ -42,7 +42,7 @@ _JOURNAL = 256 * KIB
 class JournaledCase(LMDBRig, SynchronousTestCase):
     """A store that is open, with batches in both files of its journal and none in its map."""
 
-    store: LMDBStore
+    store: DurableStore
 
     def setUp(self) -> None:
         super().setUp()

@@ -10,7 +10,7 @@ from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.streams.commands import Delete
 from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.storage.api import Chunk
-from durable_streams_tw.storage.durable.store import LMDBStore, _Seen
+from durable_streams_tw.storage.durable.store import DurableStore, _Seen
 from durable_streams_tw.storage.engine.kv import WriteBatch
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from tests.storage.failing_files import SUPPORTED, break_journal, break_meta, pages_fail
@@ -21,7 +21,7 @@ from tests.storage.store_rig import post, put
 class DoubtTests(LMDBRig, SynchronousTestCase):
     """A stream with a producer, that a failed commit was to change, and no journal."""
 
-    store: LMDBStore
+    store: DurableStore
 
     if not SUPPORTED:
         skip = "this system does not let one replace one's own open files"
@@ -132,7 +132,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
             for outcome in self.submit_all(self.once, put("c"), Delete("b")):
                 self.assertRefused(Problem.STORAGE_FULL, outcome)
             self.assertEqual(self.content(), b"first,")
-            self.assertRefused(Problem.STREAM_NOT_FOUND, self.result(self.store.look("c")))
+            self.assertRefused(Problem.STREAM_NOT_FOUND, self.result(self.store.get_state("c")))
         self.appended(self.once)
         self.deleted("b")
 

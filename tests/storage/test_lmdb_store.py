@@ -19,19 +19,14 @@ from durable_streams_tw.protocol.streams.offsets import NOW
 from durable_streams_tw.protocol.streams.outcomes import Created
 from durable_streams_tw.protocol.streams.state import Lifetime, StreamState
 from durable_streams_tw.storage.admin.verify import check_directory
-from durable_streams_tw.storage.api import (
-    Chunk,
-    Command,
-    IStreamStore,
-    Outcome,
-    StoreUnusable,
-)
+from durable_streams_tw.storage.api import Chunk, Command, IStreamStore, Outcome
 from durable_streams_tw.storage.durable import background, reader
 from durable_streams_tw.storage.durable import store as durable_store
 from durable_streams_tw.storage.durable.committer import BatchResult
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, SEGMENT_FILES
 from durable_streams_tw.storage.limits import (
     ACCESS_FLUSH_INTERVAL,
@@ -40,7 +35,7 @@ from durable_streams_tw.storage.limits import (
     SWEEP_INTERVAL,
 )
 from durable_streams_tw.storage.queries import Page, list_streams
-from tests.storage.inline_lanes import InlineLanes
+from tests.storage.inline_executor import InlineExecutor
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import JSON, START, post, put
 
@@ -49,7 +44,7 @@ _EMPTY = [codec.CHECKPOINT_KEY, codec.META_KEY, codec.NEXT_ID_KEY]
 
 
 class _Case(LMDBRig, SynchronousTestCase):
-    store: LMDBStore
+    store: DurableStore
 
     def count_steps(self) -> list[int]:
         """How many commands each batch has from now on."""
@@ -71,7 +66,7 @@ class _Case(LMDBRig, SynchronousTestCase):
         self.addCleanup(self.store.close)
         self.directory = directory
         self.store = self.open_store()
-        self.store.watch(self.told.append)
+        self.store.add_listener(self.told.append)
 
     def touched_at(self, path: str = "a") -> int:
         """When the disk says that a stream was last used."""
@@ -113,15 +108,15 @@ class BatchTests(_Case):
         order: list[str] = []
 
         def looked(who: str) -> None:
-            state = self.successResultOf(self.store.look("a"))
+            state = self.successResultOf(self.store.get_state("a"))
             assert isinstance(state, StreamState)
             order.append(f"{who} sees {state.tail}")
 
-        self.store.watch(lambda changes: looked(f"listener of {len(changes)}"))
+        self.store.add_listener(lambda changes: looked(f"listener of {len(changes)}"))
         for number in range(2):
             answered = self.store.submit(post(b"xx"))
             answered.addCallback(partial(lambda who, _: looked(who), f"writer {number}"))
-        self.lanes.drain()
+        self.executor.drain()
         self.assertEqual(order, ["writer 0 sees 4", "writer 1 sees 4", "listener of 2 sees 4"])
 
     def test_a_cancelled_command_is_carried_out(self) -> None:
@@ -129,7 +124,7 @@ class BatchTests(_Case):
         answered = self.store.submit(post(b"x"))
         answered.addErrback(lambda _: None)
         answered.cancel()
-        self.lanes.drain()
+        self.executor.drain()
         self.assertEqual(self.content(), b"x")
 
     def test_too_much_at_once(self) -> None:
@@ -142,12 +137,12 @@ class BatchTests(_Case):
         )
         self.assertIn((b"Retry-After", b"1"), refusal.fields)
         second = self.store.submit(post(b"z" * 100))
-        self.lanes.drain()
+        self.executor.drain()
         for answered in (first, second):
             self.assertNotIsInstance(self.successResultOf(answered), Refusal)
         self.patch(durable_store, "MAX_QUEUED_COMMANDS", 2)
         answers = [self.store.submit(post(b"w")) for _ in range(3)]
-        self.lanes.drain()
+        self.executor.drain()
         self.assertRefused(Problem.OVERLOADED, self.successResultOf(answers[2]))
         self.assertEqual(self.content(), b"x" * 900 + b"z" * 100 + b"ww")
         self.appended(post(b"!" * 900))
@@ -191,7 +186,7 @@ class ClosingTests(_Case):
         asks: list[Deferred[Any]] = [
             self.store.submit(post(b"x")),
             self.store.read("a", 0, 1),
-            self.store.look("a"),
+            self.store.get_state("a"),
         ]
         for asked in asks:
             self.assertRefused(Problem.STOPPING, self.successResultOf(asked))
@@ -199,7 +194,7 @@ class ClosingTests(_Case):
 
     def test_closed_twice(self) -> None:
         """Whoever asks again is told the same."""
-        self.patch(self.lanes, "stop", lambda: stopped)
+        self.patch(self.executor, "stop", lambda: stopped)
         stopped: Deferred[None] = Deferred()
         first, second = self.store.close(), self.store.close()
         self.assertNoResult(first)
@@ -209,7 +204,7 @@ class ClosingTests(_Case):
             self.assertIsNone(self.successResultOf(closed))
 
     def test_never_opened(self) -> None:
-        store = LMDBStore(self.directory, self.clock, InlineLanes())
+        store = DurableStore(self.directory, self.clock, InlineExecutor())
         self.assertIsNone(self.successResultOf(store.close()))
         self.assertRefused(Problem.STOPPING, self.successResultOf(store.submit(put())))
 
@@ -228,7 +223,7 @@ class ReadingTests(_Case):
     def asked(self, deferred: Deferred[Any]) -> bool:
         """Whether a read had to ask the disk."""
         asked = not deferred.called
-        self.lanes.drain()
+        self.executor.drain()
         self.assertNotIsInstance(self.successResultOf(deferred), Refusal)
         return asked
 
@@ -239,7 +234,7 @@ class ReadingTests(_Case):
         self.assertFalse(self.asked(store.read("a", 5, 100)))
         self.assertFalse(self.asked(store.read("a", 10, 100)))
         self.assertFalse(self.asked(store.read("a", NOW, 100)))
-        self.assertFalse(self.asked(store.look("a")))
+        self.assertFalse(self.asked(store.get_state("a")))
         self.assertTrue(self.asked(store.read("a", 0, 100)))
         self.assertFalse(self.asked(store.read("a", 0, 100)), "what was read is known then")
         self.assertTrue(self.asked(store.read("a", 5, 2)), "a part of it is not")
@@ -248,14 +243,14 @@ class ReadingTests(_Case):
         self.submit_all(put(), post(b"01234"))
         self.restart()
         store = self.store
-        self.assertTrue(self.asked(store.look("a")))
-        self.assertFalse(self.asked(store.look("a")))
+        self.assertTrue(self.asked(store.get_state("a")))
+        self.assertFalse(self.asked(store.get_state("a")))
         self.assertTrue(self.asked(store.read("a", 0, 100)))
         self.assertFalse(self.asked(store.read("a", 0, 100)))
 
     def test_absence_is_remembered(self) -> None:
         for missing in (True, False):
-            looked = self.store.look("a")
+            looked = self.store.get_state("a")
             self.assertEqual(looked.called, not missing)
             self.assertRefused(Problem.STREAM_NOT_FOUND, self.result(looked))
         self.created(put())
@@ -267,7 +262,7 @@ class ReadingTests(_Case):
         self.restart()
         read = self.store.read("a", 0, 100)
         seen = self.store._read("a", 0, 100, None, None)
-        self.lanes._reads.clear()
+        self.executor._reads.clear()
         self.submit(post(b"new"))
         chunk = self.store._seen(seen, "a")
         assert isinstance(chunk, Chunk)
@@ -306,7 +301,7 @@ class HousekeepingTests(_Case):
             step = min(seconds, SWEEP_INTERVAL)
             self.sleep(step)
             self.clock.advance(step)
-            self.lanes.drain()
+            self.executor.drain()
             seconds -= step
 
     def test_streams_end_by_themselves(self) -> None:
@@ -350,9 +345,9 @@ class HousekeepingTests(_Case):
         stream_id = self.created(put(lifetime=Lifetime(ttl=100))).id
         self.read()
         access = self.store._access
-        self.assertEqual(access.last(stream_id, self.now), START)
+        self.assertEqual(access.last_access(stream_id, self.now), START)
         self.advance(2 * ACCESS_FLUSH_INTERVAL)
-        self.assertEqual(access.last(stream_id, self.now), 0)
+        self.assertEqual(access.last_access(stream_id, self.now), 0)
         self.advance(80)
         self.read()
         self.advance(99)
@@ -372,12 +367,12 @@ class HousekeepingTests(_Case):
         queued: list[int] = []
 
         def counted(accesses: Iterable[tuple[int, int]]) -> BatchResult:
-            queued.append(len(self.lanes._jobs))
+            queued.append(len(self.executor._jobs))
             return write(accesses)
 
         self.patch(self.store._committer, "write_accesses", counted)
         self.clock.advance(ACCESS_FLUSH_INTERVAL)
-        self.lanes.drain()
+        self.executor.drain()
         self.assertEqual(queued, [0, 0, 0])
         self.assertEqual({self.look(path).touched_at for path in paths}, {START + 1})
         self.now += 1
@@ -399,7 +394,7 @@ class HousekeepingTests(_Case):
         full = self.patch(self.store._committer, "write_accesses", failed)
         self.advance(2 * ACCESS_FLUSH_INTERVAL - 1)
         self.assertEqual(self.touched_at(), START)
-        self.assertEqual(self.store._access.last(stream_id, self.now), noted)
+        self.assertEqual(self.store._access.last_access(stream_id, self.now), noted)
         self.look()
         full.restore()
         self.read()
@@ -429,12 +424,12 @@ class HousekeepingTests(_Case):
 
     def test_sweeps_do_not_pile_up(self) -> None:
         """A disk that is slower than the clock is asked for one sweep at a time."""
-        self.lanes.drain()
-        self.lanes.batches.clear()
+        self.executor.drain()
+        self.executor.batches.clear()
         for _ in range(4):
             self.clock.advance(SWEEP_INTERVAL)
-        self.lanes.drain()
-        self.assertEqual(self.lanes.batches, [1])
+        self.executor.drain()
+        self.assertEqual(self.executor.batches, [1])
 
     def test_large_deletions_go_on_after_a_crash(self) -> None:
         self.created(put())
@@ -443,7 +438,7 @@ class HousekeepingTests(_Case):
         left = []
         for _ in range(4):
             self.clock.advance(SWEEP_INTERVAL)
-            self.lanes.turn()
+            self.executor.turn()
             left.append(len([key for key in self.keys() if key[:1] == b"d"]))
             self.crash()
         self.assertEqual(left, [2 * DELETE_STEP, DELETE_STEP, 0, 0])
@@ -455,11 +450,11 @@ class HousekeepingTests(_Case):
         self.submit(post(b"x" * (RECORD_PAYLOAD * DELETE_STEP * 2)))
         self.deleted()
         self.clock.advance(SWEEP_INTERVAL)
-        self.lanes.turn()
+        self.executor.turn()
         created = self.store.submit(put("b"))
-        self.lanes.turn()
+        self.executor.turn()
         self.assertIsInstance(self.successResultOf(created), Created)
-        self.lanes.drain()
+        self.executor.drain()
         self.assertEqual([key for key in self.keys() if key[:1] in b"dg"], [])
 
     def test_slots_of_dead_readers(self) -> None:
@@ -611,7 +606,7 @@ class DamageTests(_Case):
     def test_stream(self) -> None:
         self.damage(codec.stream_key(self.stream_id))
         for outcome in (
-            self.result(self.store.look("a")),
+            self.result(self.store.get_state("a")),
             self.result(self.store.read("a", 0, 10)),
             *self.submit_all(post(b"x"), put(), Delete("a")),
         ):
@@ -629,7 +624,7 @@ class DamageTests(_Case):
         for key in (codec.stream_key(self.stream_id), codec.path_key("a")):
             self.damage(key)
             for after, listed, unreadable in (("", ["b"], ("a",)), ("a", ["b"], ())):
-                page = self.result(self.store.ask(partial(list_streams, after=after)))
+                page = self.result(self.store.query(partial(list_streams, after=after)))
                 assert isinstance(page, Page), page
                 self.assertEqual([state.path for state in page.streams], listed)
                 self.assertEqual(page.unreadable, unreadable)

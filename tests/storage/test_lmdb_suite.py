@@ -15,7 +15,7 @@ from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_suite import StoreSuite
 
 
-class LMDBStoreTests(LMDBRig, StoreSuite, SynchronousTestCase):
+class DurableStoreTests(LMDBRig, StoreSuite, SynchronousTestCase):
     """Every test of the suite, with restarts that are real ones."""
 
 

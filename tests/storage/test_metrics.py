@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from durable_streams_tw.storage.api import StoreStats
 from durable_streams_tw.storage.data_dir import write_obstacle
 from durable_streams_tw.storage.durable import store as durable_store
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.memory.store import MemoryStore
-from durable_streams_tw.storage.metrics import Histogram, StoreMetrics, StoreStats
+from durable_streams_tw.storage.metrics import Histogram, StoreMetrics
 from tests.storage import command_builders as commands
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import StoreRig, put
@@ -51,7 +52,7 @@ class _Counting(StoreRig):
     def measured(self) -> StoreMetrics:
         """A meter that the store counts into from now on."""
         meter = StoreMetrics()
-        self.store.measure(meter)
+        self.store.set_observer(meter)
         return meter
 
     def test_commands(self) -> None:
@@ -90,7 +91,7 @@ class _Counting(StoreRig):
                 answers.append(self.store.submit(commands.append("a", b"12")))
                 answers.append(self.store.submit(commands.append("a", b"345")))
 
-        self.store.watch(more)
+        self.store.add_listener(more)
         self.result(self.store.submit(commands.append("a", b"6")))
         for answer in answers:
             self.result(answer)
@@ -99,7 +100,7 @@ class _Counting(StoreRig):
 
     def test_nothing_in_the_way(self) -> None:
         """A store that works says so."""
-        self.assertIsNone(self.result(self.store.obstacle()))
+        self.assertIsNone(self.result(self.store.check_writable()))
 
 
 class MemoryCountingTests(_Counting, SynchronousTestCase):
@@ -112,13 +113,13 @@ class MemoryCountingTests(_Counting, SynchronousTestCase):
 
     def test_no_disk(self) -> None:
         """There are no levels."""
-        self.assertIsNone(self.result(self.store.levels()))
+        self.assertIsNone(self.result(self.store.stats()))
 
 
 class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
     """On a disk."""
 
-    store: LMDBStore
+    store: DurableStore
 
     def test_batches(self) -> None:
         """How many commands share a commit, and that times were taken."""
@@ -141,9 +142,9 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
     def test_reads_wait(self) -> None:
         """Reads in a lane are counted, those that memory answers are not."""
         meter = self.measured()
-        self.result(self.store.look("missing"))
+        self.result(self.store.get_state("missing"))
         self.assertEqual(sum(meter.read_wait_seconds.counts), 1)
-        self.result(self.store.look("missing"))
+        self.result(self.store.get_state("missing"))
         self.assertEqual(sum(meter.read_wait_seconds.counts), 1)
 
     def test_failed_batches(self) -> None:
@@ -172,11 +173,11 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
     def test_levels(self) -> None:
         """What the map, the file and the disk say, and who is behind."""
         self.result(self.store.submit(commands.create("a", b"1" * 3_000)))
-        before = self.result(self.store.levels())
+        before = self.result(self.store.stats())
         assert before is not None
         self.assertGreater(before.journaled, 3_000)
         self.store._engine.checkpoint()
-        before = self.result(self.store.levels())
+        before = self.result(self.store.stats())
         assert before is not None
         self.assertEqual(before.journaled, 0)
         self.assertGreater(before.map_used, 3_000)
@@ -191,7 +192,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
             held = self._elsewhere()
         self.assertEqual((held.readers, held.reader_lag), (1, 3))
         asked = self.store.submit(commands.append("a", b"123"))
-        queued = self.result(self.store.levels())
+        queued = self.result(self.store.stats())
         assert queued is not None
         self.assertEqual((queued.queued, queued.queued_size), (1, 3))
         self.result(asked)
@@ -208,14 +209,14 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
     def test_closed(self) -> None:
         """A closed store has no levels, and takes nothing."""
         self.result(self.store.close())
-        self.assertIsNone(self.result(self.store.levels()))
-        self.assertEqual(self.result(self.store.obstacle()), "the store is closed")
+        self.assertIsNone(self.result(self.store.stats()))
+        self.assertEqual(self.result(self.store.check_writable()), "the store is closed")
         self.store = self.open_store()
 
     def test_no_room(self) -> None:
         """A disk with less than the reserve is an obstacle, and so is one that has failed."""
         self.patch(LMDBEngine, "free_disk_bytes", lambda _: 0)
-        found = self.result(self.store.obstacle())
+        found = self.result(self.store.check_writable())
         assert found is not None
         self.assertIn("no room", found)
 
@@ -223,7 +224,9 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
             raise EngineFailed("input/output error")
 
         self.patch(LMDBEngine, "free_disk_bytes", broken)
-        self.assertEqual(self.result(self.store.obstacle()), "the disk failed: input/output error")
+        self.assertEqual(
+            self.result(self.store.check_writable()), "the disk failed: input/output error"
+        )
 
     def test_map_that_fails(self) -> None:
         """A map that cannot be read is an obstacle, and so is one that the journal cannot be put
@@ -234,11 +237,11 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
                 with contextlib.suppress(EngineFailed):
                     self.store._engine.checkpoint()
                 self.assertEqual(
-                    self.result(self.store.obstacle()),
+                    self.result(self.store.check_writable()),
                     "the store's file cannot be read or written: it fails",
                 )
             self.store._engine.checkpoint()
-            self.assertIsNone(self.result(self.store.obstacle()))
+            self.assertIsNone(self.result(self.store.check_writable()))
 
     def test_a_bug_is_an_obstacle(self) -> None:
         """Whatever the committing lane meets, the answer comes."""
@@ -247,14 +250,14 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
             raise RuntimeError("oh")
 
         self.patch(self.store._committer, "obstacle", bug)
-        self.assertEqual(self.result(self.store.obstacle()), "the committer met a bug")
+        self.assertEqual(self.result(self.store.check_writable()), "the committer met a bug")
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_dead_committer(self) -> None:
         """Where the committing lane does not come round, there is no answer."""
-        self.patch(self.lanes, "write", lambda job: None)
-        asked = self.store.obstacle()
-        self.lanes.drain()
+        self.patch(self.executor, "submit_write", lambda job: None)
+        asked = self.store.check_writable()
+        self.executor.drain()
         self.assertNoResult(asked)
 
 

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.streams.producers import Generation
 from durable_streams_tw.storage.api import IStreamStore
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.codec import StreamRecord, producer_key
 from durable_streams_tw.storage.memory.store import MemoryStore
@@ -52,7 +52,7 @@ class MemoryProducerTests(ProducerSuite, SynchronousTestCase):
 class LMDBProducerTests(ProducerSuite, LMDBRig, SynchronousTestCase):
     """The durable store."""
 
-    store: LMDBStore
+    store: DurableStore
     max_producers = MOST
 
     def producers(self) -> int:

@@ -117,7 +117,7 @@ class WatchingSuite(StoreRig):
         """Each hears the same."""
         others: list[list[Sequence[Change]]] = [[], []]
         for other in others:
-            self.store.watch(other.append)
+            self.store.add_listener(other.append)
         self.created(put())
         self.appended(post(b"x"))
         for other in others:
@@ -131,10 +131,10 @@ class WatchingSuite(StoreRig):
             for change in changes:
                 path = change.state.path
                 looks.append(
-                    (change, self.store.look(path), self.store.read(path, change.start, 2**20))
+                    (change, self.store.get_state(path), self.store.read(path, change.start, 2**20))
                 )
 
-        self.store.watch(look)
+        self.store.add_listener(look)
         self.created(put(raw=b"one"))
         self.appended(post(b"two"))
         self.appended(post(b"three" * 10_000))
@@ -159,8 +159,8 @@ class WatchingSuite(StoreRig):
             raise ZeroDivisionError
 
         later: list[Sequence[Change]] = []
-        self.store.watch(fail)
-        self.store.watch(later.append)
+        self.store.add_listener(fail)
+        self.store.add_listener(later.append)
         state = self.created(put(raw=b"x"))
         self.assertEqual(self.flushLoggedErrors(ZeroDivisionError)[0].type, ZeroDivisionError)
         self.assertEqual(later, [[Change(state, 0, b"x")]])
@@ -178,8 +178,8 @@ class WatchingSuite(StoreRig):
         self.created(put())
         self.created(put("b"))
         self.told.clear()
-        self.store.watch(answer)
-        self.store.watch(later.append)
+        self.store.add_listener(answer)
+        self.store.add_listener(later.append)
         self.submit_all(post(b"1"), post(b"2"))
         for deferred in done:
             self.assertIsInstance(self.result(deferred), Appended)

@@ -119,7 +119,7 @@ class WakesCase(SynchronousTestCase):
             self.submit(create(path, data))
 
     def state(self, name: str = "s") -> Subscription:
-        asked: Deferred[Any] = self.store.ask(
+        asked: Deferred[Any] = self.store.query(
             lambda moment: moment.get(SUBSCRIPTIONS, subscription_key(name))
         )
         state = self.successResultOf(asked)

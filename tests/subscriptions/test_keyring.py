@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.subscriptions import signing
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
 from durable_streams_tw.subscriptions.limits import KEY_OVERLAP

@@ -358,12 +358,12 @@ class FlakyStore(MemoryStore):
                 return succeed(self.refusal)
         return super().submit(command)
 
-    def ask(self, question: Callable[[StoreSnapshot], Any]) -> Deferred[Any]:
+    def query(self, question: Callable[[StoreSnapshot], Any]) -> Deferred[Any]:
         if self.error is not None:
             return fail(self.error)
         if self.refusal is not None:
             return succeed(self.refusal)
-        return super().ask(question)
+        return super().query(question)
 
 
 class FlakyTests(WakesCase):
@@ -429,13 +429,13 @@ class FlakyTests(WakesCase):
         self.stop()
         late: Deferred[Any] = Deferred()
         answers: list[Any] = []
-        ask = self.store.ask
+        ask = self.store.query
 
         def slow(question: Any) -> Deferred[Any]:
             ask(question).addCallback(answers.append)
             return late
 
-        self.patch(self.store, "ask", slow)
+        self.patch(self.store, "query", slow)
         self.begin()
         self.submit(Unsubscribe("s"))
         late.callback(answers[0])

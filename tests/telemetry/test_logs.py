@@ -354,7 +354,7 @@ class CanaryTests(SynchronousTestCase):
 
         self.patch(self.streams._store, "submit", bug)
         self.patch(self.streams._store, "read", bug)
-        self.patch(self.streams._store, "look", bug)
+        self.patch(self.streams._store, "get_state", bug)
         self.send(*self.doors())
         self.assertGreater(len(self.flushLoggedErrors(RuntimeError)), 10)
         told = [json.loads(line) for line in self.lines]
@@ -371,7 +371,7 @@ class CanaryTests(SynchronousTestCase):
 
     def restore_store(self) -> None:
         """Undo the bug, for what operators see is asked of the store."""
-        for name in ("submit", "read", "look"):
+        for name in ("submit", "read", "get_state"):
             delattr(self.streams._store, name)
 
 

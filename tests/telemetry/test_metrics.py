@@ -16,12 +16,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.operators.resources import OperatorTree
-from durable_streams_tw.storage.durable.store import LMDBStore
+from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.metrics import Histogram, StoreMetrics
 from durable_streams_tw.telemetry import families
 from durable_streams_tw.telemetry.metrics import LEVELS_TIMEOUT, Metrics
 from tests.http.house import MORNING, ROOT, Answer, Client, at_once
-from tests.storage.inline_lanes import InlineLanes
+from tests.storage.inline_executor import InlineExecutor
 from tests.storage.lmdb_rig import scratch_directory
 
 _TOP = Path(__file__).parent.parent.parent
@@ -198,11 +198,11 @@ class DurableMetricsTests(_Scraping):
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.rightNow = MORNING
-        lanes = InlineLanes()
+        executor = InlineExecutor()
         now = lambda: int(self.clock.seconds() * 1000)  # noqa: E731
         directory = scratch_directory()
         self.addCleanup(shutil.rmtree, directory)
-        self.store = LMDBStore(directory, self.clock, lanes, now=now)
+        self.store = DurableStore(directory, self.clock, executor, now=now)
         self.serve(DurableStreams(reactor=self.clock, store=self.store, in_thread=at_once))
 
     def test_all(self) -> None:

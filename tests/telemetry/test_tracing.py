@@ -134,7 +134,7 @@ class TracingTests(SynchronousTestCase):
 
     def test_bug(self) -> None:
         """An answer of 500 is an error, and the client has it."""
-        self.patch(self.streams._store, "look", lambda path: fail(ZeroDivisionError("secret")))
+        self.patch(self.streams._store, "get_state", lambda path: fail(ZeroDivisionError("secret")))
         for door in self.doors:
             answer = self.connect(door).ask("HEAD", "/v1/stream/a")
             self.assertEqual(answer.status, 500)

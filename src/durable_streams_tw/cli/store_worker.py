@@ -19,9 +19,9 @@ from msgspec import Struct
 from durable_streams_tw.storage.admin import backup, compact, copy, restore, stats, verify
 from durable_streams_tw.storage.admin.fsck.findings import Finding
 from durable_streams_tw.storage.admin.inspect import Inspection
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.data_dir import owner
 from durable_streams_tw.storage.engine.kv import EngineFailed
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE
 
 #: What belongs to a store beside its data file, by the name in the data directory.

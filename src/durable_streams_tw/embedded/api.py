@@ -34,8 +34,8 @@ from durable_streams_tw.http.operators.server_stats import ServerStats
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web.resource import StreamResources
 from durable_streams_tw.http.twisted_web.site import StreamSite
+from durable_streams_tw.live.body_output import PieceSize
 from durable_streams_tw.live.long_poll import LongPolls
-from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.live.registry import FollowerRegistry
 from durable_streams_tw.live.sse.broadcaster import Broadcaster
 from durable_streams_tw.live.transfers import Transfers
@@ -107,19 +107,19 @@ class DurableStreams(Service):
         if store is None:
             store = self._in_memory() if data_dir is None else self._on_disk(data_dir)
         self._store = store
-        self._tails = tails = FollowerRegistry(store, timers)
-        self._long_polls = LongPolls(store, tails, timers, settings.long_poll_timeout)
-        pieces = PieceSize()
+        self._registry = registry = FollowerRegistry(store, timers)
+        self._long_polls = LongPolls(store, registry, timers, settings.long_poll_timeout)
+        piece_size = PieceSize()
         self._fanout = Broadcaster(
             store,
-            tails,
+            registry,
             timers,
             settings.sse_reconnect_interval,
             random=random,
-            pieces=pieces,
+            piece_size=piece_size,
             wall=wall,
         )
-        self._transfers = Transfers(store, tails, self._in_thread, pieces)
+        self._transfers = Transfers(store, registry, self._in_thread, piece_size)
         self._batch = settings.max_chunk or limits.MAX_CHUNK
         self._writing = WriteHandler(store, lambda: int(wall() * 1000), self._in_thread)
         cookie = settings.auth_cookie if checkers else None
@@ -287,7 +287,7 @@ class DurableStreams(Service):
             self._store,
             self._fanout,
             self._long_polls,
-            self._tails,
+            self._registry,
             self._subscriptions.calls,
             lambda: self._connections,
             self._timers,
@@ -369,7 +369,7 @@ class DurableStreams(Service):
 
     def head(self, path: str) -> Deferred[StreamInfo]:
         """What a stream is now (§5.5). Does not count as an access."""
-        return _told(lambda: self._store.look(_name(path)), values.info_of)
+        return _told(lambda: self._store.get_state(_name(path)), values.info_of)
 
     def read(self, path: str, offset: str = "-1", limit: int | None = None) -> Deferred[Batch]:
         """Bytes of a stream from an offset, about ``limit`` of them at most (§5.6)."""
@@ -412,13 +412,13 @@ class DurableStreams(Service):
     def _on_disk(self, data_dir: str) -> IStreamStore:
         # Here, so that a program whose streams are in memory does without LMDB.
         from durable_streams_tw.storage.durable.executor import ThreadExecutor
-        from durable_streams_tw.storage.durable.store import LMDBStore
+        from durable_streams_tw.storage.durable.store import DurableStore
 
-        lanes = ThreadExecutor(self._reactor, self._timers)
-        store: IStreamStore = LMDBStore(
+        executor = ThreadExecutor(self._reactor, self._timers)
+        store: IStreamStore = DurableStore(
             data_dir,
             self._timers,
-            lanes,
+            executor,
             quota=self._settings.max_stored,
             now=self._time.now,
             lead=self._time.lead,

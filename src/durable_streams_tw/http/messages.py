@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from msgspec import Struct
 
-from durable_streams_tw.live.sse.broadcaster import EventSink
+from durable_streams_tw.live.body_output import BodySink
 from durable_streams_tw.protocol.streams.responses import Header
 
 
@@ -60,7 +60,7 @@ class BodyProducer(Protocol):
         """The client is gone."""
 
 
-Follow = Callable[[EventSink], BodyProducer]
+Follow = Callable[[BodySink], BodyProducer]
 """Begins a body that is written as it comes: given where to write, returns what has to be told of
 pauses and of the end."""
 

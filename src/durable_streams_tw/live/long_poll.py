@@ -1,7 +1,7 @@
-"""Long-polls: readers at the tail that wait for what comes next (PROTOCOL.md §5.7).
+"""Long-polls: readers at the tail that wait for an append (PROTOCOL.md §5.7).
 
-Register first, then look: a waiter that looked first would miss what is committed in
-between. Every wake, the timeout too, is but a reason to look once more.
+A long-poll registers first and then reads: the other way round it would miss a commit in between.
+Each wake-up, the timeout included, causes one more read.
 """
 
 from __future__ import annotations
@@ -17,53 +17,52 @@ from durable_streams_tw.storage.api import Chunk, IStreamStore
 
 
 class LongPolls:
-    """The long-polls of one store; each waits ``timeout`` seconds at most."""
+    """All long-polls of one store; each waits at most ``timeout`` seconds."""
 
     def __init__(
-        self, store: IStreamStore, tails: FollowerRegistry, clock: IReactorTime, timeout: float
+        self, store: IStreamStore, registry: FollowerRegistry, clock: IReactorTime, timeout: float
     ) -> None:
         self.store = store
-        self.tails = tails
+        self.registry = registry
         self.timeouts = TimerQueue(clock, timeout)
         self.waiting: dict[LongPoll, None] = {}
         self.stopping = False
-        self._all_answered: Deferred[None] = Deferred()
+        self._stopped: Deferred[None] = Deferred()
 
     @property
     def count(self) -> int:
-        """How many readers wait."""
+        """Return the number of waiting readers."""
         return len(self.waiting)
 
     def wait(self, chunk: Chunk, limit: int, piece: int | None = None) -> Deferred[Chunk | Refusal]:
-        """What a reader finds who found nothing at the tail of an open stream.
+        """Wait for bytes after ``chunk``, an empty read at the tail of an open stream.
 
-        ``chunk`` is what it found. Fires with a chunk of about ``limit`` bytes, of which ``piece``
-        are read (see `IStreamStore.read`), as soon as there are any; with an empty one when the
-        stream has been closed or the time is over; with the store's refusal when the stream is
-        gone or cannot be read. Cancelling it frees all. Fails only where the store does, which is
-        a bug.
+        Fires with a chunk of about ``limit`` bytes, of which ``piece`` are read (see
+        `IStreamStore.read`), as soon as there are any; with an empty chunk when the stream is
+        closed or the time is over; with the store's refusal when the stream is gone or cannot be
+        read. Cancelling releases all resources. Fails only because of a bug.
         """
-        return LongPoll(self, chunk, limit, piece).answer
+        return LongPoll(self, chunk, limit, piece).result
 
     def stop(self) -> Deferred[None]:
-        """Let all waiters look once more and answer, and whoever comes later too.
+        """End all long-polls after one more read, later ones too.
 
-        Fires when those who waited have answered. To be called once.
+        Fires when all current ones have ended. Call it once.
         """
         self.stopping = True
-        for waiter in list(self.waiting):
-            waiter.look_last()
-        self.left()
-        return self._all_answered
+        for poll in list(self.waiting):
+            poll.read_last()
+        self.check_stopped()
+        return self._stopped
 
-    def left(self) -> None:
-        """A waiter has gone, perhaps the last one."""
-        if self.stopping and not self.waiting and not self._all_answered.called:
-            self._all_answered.callback(None)
+    def check_stopped(self) -> None:
+        """Fire the result of `stop` if no long-poll is left. Called when one has ended."""
+        if self.stopping and not self.waiting and not self._stopped.called:
+            self._stopped.callback(None)
 
 
 class LongPoll:
-    """One long-poll."""
+    """One waiting reader."""
 
     __slots__ = (
         "_again",
@@ -73,39 +72,39 @@ class LongPoll:
         "_piece",
         "_polls",
         "_reading",
-        "_tail",
+        "_stream",
         "_timeout",
-        "answer",
+        "result",
     )
 
     def __init__(self, polls: LongPolls, chunk: Chunk, limit: int, piece: int | None) -> None:
-        self.answer: Deferred[Chunk | Refusal] = Deferred(self._cancelled)
+        self.result: Deferred[Chunk | Refusal] = Deferred(self._cancelled)
         self._polls = polls
         self._chunk = chunk
         self._limit = limit
         self._piece = piece
-        # Whether a look is under way, whether another has to follow, and whether that, or
-        # this one, is the last.
+        # Whether a read is pending, whether another must follow it, and whether the next result
+        # is final even if it is empty.
         self._reading = self._again = False
         self._last = polls.stopping
         polls.waiting[self] = None
-        self._tail = polls.tails.follow(chunk.state, self)
-        self._timeout = polls.timeouts.add(self.look_last)
-        self._look()
+        self._stream = polls.registry.follow(chunk.state, self)
+        self._timeout = polls.timeouts.add(self.read_last)
+        self._read()
 
     def wake(self, budget: int) -> int:
-        """The stream has changed, perhaps."""
-        self._look()
+        """Read again, because the stream may have changed."""
+        self._read()
         return 1
 
-    def look_last(self) -> None:
-        """Look once more, and answer whatever is there."""
+    def read_last(self) -> None:
+        """Read once more and fire with the result."""
         self._last = True
-        self._look()
+        self._read()
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         if self._reading:
-            # What is under way may have looked too early.
+            # The pending read may have begun before the change.
             self._again = True
             return
         self._reading = True
@@ -113,35 +112,35 @@ class LongPoll:
         state, position = self._chunk.state, self._chunk.end
         read = self._polls.store.read
         maybeDeferred(read, state.path, position, self._limit, state.id, self._piece).addCallbacks(
-            self._looked, self._failed
+            self._read_done, self._read_failed
         )
 
-    def _looked(self, found: Chunk | Refusal) -> None:
+    def _read_done(self, found: Chunk | Refusal) -> None:
         self._reading = False
         if self not in self._polls.waiting:
             return
         if isinstance(found, Chunk) and not found.data and not found.state.closed:
             if self._again:
-                self._look()
+                self._read()
                 return
             if not self._last:
                 return
         self._leave()
-        self.answer.callback(found)
-        self._polls.left()
+        self.result.callback(found)
+        self._polls.check_stopped()
 
-    def _failed(self, failure: Failure) -> None:
+    def _read_failed(self, failure: Failure) -> None:
         if self in self._polls.waiting:
             self._leave()
-            self.answer.errback(failure)
-            self._polls.left()
+            self.result.errback(failure)
+            self._polls.check_stopped()
 
     def _cancelled(self, _: Deferred[Chunk | Refusal]) -> None:
         self._leave()
-        self.answer.errback(CancelledError())
-        self._polls.left()
+        self.result.errback(CancelledError())
+        self._polls.check_stopped()
 
     def _leave(self) -> None:
         del self._polls.waiting[self]
         self._timeout.cancel()
-        self._polls.tails.leave(self._tail, self)
+        self._polls.registry.unfollow(self._stream, self)

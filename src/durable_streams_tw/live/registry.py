@@ -1,8 +1,8 @@
-"""Which streams are followed, and whom a commit wakes.
+"""Registry of followed streams, and the wake-ups of their followers after commits.
 
-A commit only marks: its followers are woken in the reactor's next turns, a bounded slice
-in each, so that nobody who writes waits for those who read, and whatever else is committed
-meanwhile shares the wake. A wake is a hint; who is woken looks for itself.
+A commit only marks followers. They are woken in later reactor turns, a bounded slice per turn, so
+that fan-out does not delay writers and several commits share one wake-up. A wake-up is a hint: the
+follower reads the current state itself.
 """
 
 from __future__ import annotations
@@ -15,133 +15,132 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from durable_streams_tw.live.limits import FANOUT_SLICE, FANOUT_SLICE_IN_BURSTS
-from durable_streams_tw.live.sse.tail_buffer import TailBuffer
+from durable_streams_tw.live.tail_buffer import TailBuffer
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Change, IStreamStore
 
 
 class Follower(Protocol):
-    """Who is woken when a stream changes."""
+    """Reader that is woken when a stream changes."""
 
     def wake(self, budget: int) -> int:
-        """Look, and do about ``budget`` units of work: as many small writes.
+        """Do about ``budget`` units of work and return the number done, at least 1.
 
-        Returns how many it has done, at least one. Whoever has more to do asks for another
-        turn (`FollowerRegistry.soon`).
+        One unit is one small write. A follower with more to do calls `FollowerRegistry.schedule`.
         """
 
 
 class FollowedStream:
-    """The end of one followed stream, as far as commits and looks have told.
+    """Newest known state of one followed stream.
 
-    ``gone`` says that the stream was deleted or has expired. ``window`` is where new bytes
-    are kept, None where nobody wants them. ``version`` counts what has been told.
+    ``gone`` is true once the stream was deleted or has expired. ``buffer`` collects appended bytes
+    if a feed needs them. ``version`` increases with each change.
     """
 
-    __slots__ = ("followers", "gone", "state", "version", "window")
+    __slots__ = ("buffer", "followers", "gone", "state", "version")
 
     def __init__(self, state: StreamState) -> None:
         self.state = state
         self.gone = False
         self.version = 0
-        self.window: TailBuffer | None = None
+        self.buffer: TailBuffer | None = None
         self.followers: dict[Follower, None] = {}
 
-    def saw(self, state: StreamState) -> None:
-        """Somebody looked, and this is what the stream was.
+    def update_from_read(self, state: StreamState) -> None:
+        """Update the known state from a read.
 
-        A look that tells nothing new counts as none: it would ask for another.
+        Ignored unless the state is newer: a new version would wake the followers again.
         """
         known = self.state
         if state.tail > known.tail or (state.closed and not known.closed):
             self.state = state
             self.version += 1
 
-    def take(self, change: Change) -> None:
-        """A commit changed the stream."""
-        self.saw(change.state)
+    def apply_change(self, change: Change) -> None:
+        """Update the known state from a commit."""
+        self.update_from_read(change.state)
         self.version += 1
         if change.gone:
             self.gone = True
-        elif self.window is not None and change.data:
-            self.window.add(change.start, change.data)
+        elif self.buffer is not None and change.data:
+            self.buffer.add(change.start, change.data)
 
 
 class FollowerRegistry:
-    """The tails of all followed streams of a store. While followed, none ends by its TTL."""
+    """All followed streams of a store. A followed stream does not expire by its TTL."""
 
     _log = Logger()
 
     def __init__(self, store: IStreamStore, clock: IReactorTime) -> None:
         self._store = store
         self._clock = clock
-        self._tails: dict[int, FollowedStream] = {}
+        self._streams: dict[int, FollowedStream] = {}
         self._due: OrderedDict[Follower, None] = OrderedDict()
         self._call: IDelayedCall | None = None
-        # Whether a commit came before all were woken for the one before.
+        # Whether a commit arrived before all followers were woken for the previous one.
         self._burst = False
-        store.watch(self._committed)
+        store.add_listener(self._committed)
 
     @property
     def count(self) -> int:
-        """How many streams are followed."""
-        return len(self._tails)
+        """Return the number of followed streams."""
+        return len(self._streams)
 
     def follow(self, state: StreamState, follower: Follower) -> FollowedStream:
-        """Wake ``follower`` after every commit from now on that changes a stream.
+        """Wake ``follower`` after each later commit that changes the stream.
 
-        ``state`` is the stream as the follower saw it. It has to look again afterwards: what
-        was committed in between wakes nobody.
+        ``state`` is the state that the follower read. The follower must read again after this
+        call, because commits in between do not wake it.
         """
-        tail = self._tails.get(state.id)
-        if tail is None:
-            tail = self._tails[state.id] = FollowedStream(state)
+        stream = self._streams.get(state.id)
+        if stream is None:
+            stream = self._streams[state.id] = FollowedStream(state)
             self._store.pin(state.id)
         else:
-            tail.saw(state)
-        tail.followers[follower] = None
-        return tail
+            stream.update_from_read(state)
+        stream.followers[follower] = None
+        return stream
 
-    def leave(self, tail: FollowedStream, follower: Follower) -> None:
-        """Wake ``follower``, which followed ``tail``, no more."""
+    def unfollow(self, stream: FollowedStream, follower: Follower) -> None:
+        """Undo `follow`."""
         self._due.pop(follower, None)
-        del tail.followers[follower]
-        if not tail.followers:
-            stream_id = tail.state.id
-            if self._tails.get(stream_id) is tail:
-                del self._tails[stream_id]
+        del stream.followers[follower]
+        if not stream.followers:
+            stream_id = stream.state.id
+            if self._streams.get(stream_id) is stream:
+                del self._streams[stream_id]
             self._store.unpin(stream_id)
 
-    def soon(self, follower: Follower) -> None:
-        """Wake ``follower`` in one of the next turns."""
+    def schedule(self, follower: Follower) -> None:
+        """Wake ``follower`` in one of the next reactor turns."""
         self._due[follower] = None
-        self._schedule()
+        self._schedule_turn()
 
-    def forget(self, follower: Follower) -> None:
-        """Undo `soon`."""
+    def unschedule(self, follower: Follower) -> None:
+        """Undo `schedule`."""
         self._due.pop(follower, None)
 
     def _committed(self, changes: Sequence[Change]) -> None:
-        tails = self._tails
-        if not tails:
+        streams = self._streams
+        if not streams:
             return
         marked: list[FollowedStream] = []
         for change in changes:
-            tail = tails.get(change.state.id)
-            if tail is None:
+            stream = streams.get(change.state.id)
+            if stream is None:
                 continue
-            tail.take(change)
+            stream.apply_change(change)
             if change.gone:
-                del tails[change.state.id]
-            if not marked or marked[-1] is not tail:
-                marked.append(tail)
+                del streams[change.state.id]
+            if not marked or marked[-1] is not stream:
+                marked.append(stream)
         if marked and self._due:
             self._burst = True
-        for tail in marked:
-            self._due.update(tail.followers)
-        self._schedule()
+        for stream in marked:
+            self._due.update(stream.followers)
+        self._schedule_turn()
 
-    def _schedule(self) -> None:
+    def _schedule_turn(self) -> None:
         if self._call is None and self._due:
             self._call = self._clock.callLater(0, self._turn)
 
@@ -153,9 +152,9 @@ class FollowerRegistry:
             follower, _ = due.popitem(last=False)
             try:
                 budget -= follower.wake(budget)
-            except Exception:  # noqa: BLE001 - one follower's bug is not the others'
-                self._log.failure("waking a reader failed")
+            except Exception:  # noqa: BLE001 - one follower's bug must not stop the others
+                self._log.failure("Waking a reader failed")
                 budget -= 1
         if not due:
             self._burst = False
-        self._schedule()
+        self._schedule_turn()

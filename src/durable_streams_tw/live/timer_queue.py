@@ -1,8 +1,7 @@
-"""Many equal timeouts on one timer.
+"""Queue of timeouts of one length, on a single delayed call of the reactor.
 
-Ten thousand idle readers that each hold a delayed call of the reactor's would cost a heap
-operation for every touch. All timeouts of one length expire in the order in which they
-began, so a queue and one delayed call for its head do.
+Timeouts of one length expire in the order in which they started. A queue with one delayed call for
+its head avoids a heap operation of the reactor per start and cancellation.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from durable_streams_tw.live.limits import TIMEOUT_SLICE
 
 
 class Timeout:
-    """One running timeout; `TimerQueue.add` makes it."""
+    """Running timeout, created by `TimerQueue.add`."""
 
     __slots__ = ("_fire", "_queue", "due")
 
@@ -27,17 +26,17 @@ class Timeout:
         self.due = due
 
     def cancel(self) -> None:
-        """Never fire. No error where it has fired already."""
-        # Its owner holds the timeout, and the callback its owner: a reference cycle.
+        """Cancel the timeout; no effect if it has fired."""
+        # The owner refers to the timeout and the callback to the owner: a reference cycle.
         self._fire = None
         self._queue.discard(self)
 
     def restart(self, now: float) -> None:
-        """Count from ``now`` again, which is what the clock shows. Only while it runs."""
+        """Start again at ``now``, the current time of the clock. Call only while it runs."""
         self._queue.postpone(self, now)
 
     def fire(self) -> None:
-        """Call the callback, unless the timeout was cancelled."""
+        """Call the callback unless the timeout was cancelled."""
         fire, self._fire = self._fire, None
         if fire is not None:
             fire()
@@ -46,8 +45,8 @@ class Timeout:
 class TimerQueue:
     """Timeouts of ``seconds`` each.
 
-    ``slack`` is how many seconds early one may fire together with another that is due, so
-    that readers who came one by one do not wake the reactor one by one for ever.
+    A timeout may fire up to ``slack`` seconds early together with another that is due, which saves
+    reactor turns when many readers connect one after the other.
     """
 
     _log = Logger()
@@ -61,37 +60,37 @@ class TimerQueue:
 
     @property
     def count(self) -> int:
-        """How many are running."""
+        """Return the number of running timeouts."""
         return len(self._queue)
 
     def add(self, fire: Callable[[], object]) -> Timeout:
-        """Call ``fire`` once when the time has passed. What it raises is logged."""
+        """Call ``fire`` once when the time has passed; log what it raises."""
         timeout = Timeout(self, self._clock.seconds() + self._seconds, fire)
         self._queue[timeout] = None
         self._arm()
         return timeout
 
     def postpone(self, timeout: Timeout, now: float) -> None:
-        """See `Timeout.restart`."""
+        """Restart a timeout at ``now``."""
         timeout.due = now + self._seconds
         self._queue.move_to_end(timeout)
 
     def discard(self, timeout: Timeout) -> None:
-        """See `Timeout.cancel`."""
+        """Remove a timeout."""
         self._queue.pop(timeout, None)
         if not self._queue and self._call is not None:
             self._call.cancel()
             self._call = None
 
     def _arm(self) -> None:
-        # The head may be cancelled or postponed meanwhile: then the timer rings for nothing,
-        # once, and is set anew.
+        # If the head is cancelled or postponed, the call fires once without effect and is set
+        # again.
         if self._call is None and self._queue:
             head = next(iter(self._queue))
             wait = max(0.0, head.due - self._clock.seconds())
-            self._call = self._clock.callLater(wait, self._ring)
+            self._call = self._clock.callLater(wait, self._fire_due)
 
-    def _ring(self) -> None:
+    def _fire_due(self) -> None:
         self._call = None
         horizon = self._clock.seconds() + self._slack
         for _ in range(TIMEOUT_SLICE):
@@ -103,6 +102,6 @@ class TimerQueue:
             del self._queue[head]
             try:
                 head.fire()
-            except Exception:  # noqa: BLE001 - one reader's bug is not the others'
-                self._log.failure("a timeout failed")
+            except Exception:  # noqa: BLE001 - one reader's bug must not stop the others
+                self._log.failure("The callback of a timeout failed")
         self._arm()

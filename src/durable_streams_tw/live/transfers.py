@@ -1,8 +1,8 @@
-"""Bodies of large catch-up answers: read and written a piece at a time (PROTOCOL.md §5.6).
+"""Transfers: bodies of long catch-up reads, read and written piece by piece (PROTOCOL.md §5.6).
 
-A transfer holds one piece at most, and nothing of the store between two pieces. What it sends is
-decided when it begins: the positions up to the tail that the first read found. Bytes at a position
-never change, so pieces of later commits make the same answer.
+A transfer holds at most one piece in memory, and no snapshot between pieces. It sends the positions
+up to the tail that its first read saw. Bytes at a position never change, so pieces read after later
+commits belong to the same response.
 """
 
 from __future__ import annotations
@@ -16,53 +16,52 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from durable_streams_tw.live.piece_size import PieceSize
+from durable_streams_tw.live.body_output import BodySink, PieceSize
 from durable_streams_tw.live.registry import FollowerRegistry
-from durable_streams_tw.live.sse.subscriber import EventSink
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.storage.api import Chunk, IStreamStore
 
 _log = Logger()
 
-# A piece from the store weighs about as much as so many small writes of event streams.
+# Cost of reading a piece from the store, in units of `Follower.wake` (small writes).
 _PIECE_COST: Final = 8
 
-# Refusals that are no fault: the stream was deleted or has expired, or the server stops.
+# Refusals that are not logged: the stream was deleted or has expired, or the server stops.
 _EXPECTED: Final = frozenset((Problem.STREAM_NOT_FOUND, Problem.STREAM_GONE, Problem.STOPPING))
 
 
 class Encoder(Protocol):
-    """Content coding of one body, as `zlib.compressobj` returns it."""
+    """Encoder of one body's content coding, such as the result of `zlib.compressobj`."""
 
     def compress(self, data: bytes, /) -> bytes:
-        """Take bytes in; return what of the coded form is complete, perhaps nothing."""
+        """Encode bytes; return the output that is complete, possibly empty."""
 
     def flush(self) -> bytes:
-        """Return the end of the coded form."""
+        """Return the rest of the output."""
 
 
 class Transfers:
-    """The transfers of one store.
+    """All transfers of one store.
 
-    ``in_thread(function, *arguments)`` calls a function in a thread: content codings run there.
+    ``in_thread(function, *arguments)`` calls a function on a worker thread; encoders run there.
     """
 
     def __init__(
         self,
         store: IStreamStore,
-        tails: FollowerRegistry,
+        registry: FollowerRegistry,
         in_thread: Callable[..., Deferred[Any]],
-        pieces: PieceSize | None = None,
+        piece_size: PieceSize | None = None,
     ) -> None:
-        self.pieces = pieces or PieceSize()
+        self.piece_size = piece_size or PieceSize()
         self.store = store
-        self.tails = tails
+        self.registry = registry
         self.in_thread = in_thread
         self.running: set[Transfer] = set()
 
-    def begin(self, chunk: Chunk, encoder: Encoder | None, sink: EventSink) -> Transfer:
-        """Send the answer that ``chunk`` begins to ``sink``.
+    def begin(self, chunk: Chunk, encoder: Encoder | None, sink: BodySink) -> Transfer:
+        """Send the response that starts with ``chunk`` to ``sink``.
 
         The first piece may be written before this returns.
         """
@@ -71,17 +70,17 @@ class Transfers:
 
 @implementer(IPushProducer)
 class Transfer:
-    """Body of one answer. Its transport's pauses govern it.
+    """Body of one response, paced by the pauses of its transport.
 
-    While it runs the stream does not expire by its TTL. If the stream is deleted, expires or
-    cannot be read, the sink is aborted, so that the client sees that the body is not complete.
+    The stream does not expire by its TTL during the transfer. If the stream is deleted or cannot be
+    read, the sink is aborted, so that the client sees that the body is incomplete.
     """
 
     __slots__ = (
         "_busy",
         "_encoder",
+        "_ended",
         "_json",
-        "_over",
         "_path",
         "_paused",
         "_piece",
@@ -94,7 +93,7 @@ class Transfer:
     )
 
     def __init__(
-        self, transfers: Transfers, chunk: Chunk, encoder: Encoder | None, sink: EventSink
+        self, transfers: Transfers, chunk: Chunk, encoder: Encoder | None, sink: BodySink
     ) -> None:
         state = chunk.state
         self._transfers = transfers
@@ -105,12 +104,12 @@ class Transfer:
         self._stop = chunk.end
         self._encoder = encoder
         self._sink = sink
-        # A piece that came while the transport was full.
+        # A piece that was ready while the transport was paused.
         self._piece: bytes | None = None
         # Whether a piece is being read or encoded.
         self._busy = False
         self._paused = False
-        self._over = False
+        self._ended = False
         transfers.running.add(self)
         transfers.store.pin(state.id)
         self._take(chunk.data)
@@ -118,28 +117,28 @@ class Transfer:
     # -- IPushProducer --------------------------------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """The transport's buffer is full."""
-        if not self._paused and not self._over:
-            self._transfers.pieces.slow += 1
+        """Stop writing: the transport's buffer is full."""
+        if not self._paused and not self._ended:
+            self._transfers.piece_size.slow_readers += 1
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """The transport's buffer is empty again."""
-        if self._paused and not self._over:
-            self._transfers.pieces.slow -= 1
+        """Continue writing: the transport's buffer is empty."""
+        if self._paused and not self._ended:
+            self._transfers.piece_size.slow_readers -= 1
         self._paused = False
-        if not self._over and not self._busy:
-            self._transfers.tails.soon(self)
+        if not self._ended and not self._busy:
+            self._transfers.registry.schedule(self)
 
     def stopProducing(self) -> None:
-        """The client is gone: forget it, without a word to the sink."""
+        """End without a call to the sink: the client has disconnected."""
         self._leave()
 
     # -- pieces ---------------------------------------------------------------------------------
 
     def wake(self, budget: int) -> int:
-        """Write the piece that waits, or read the next one. Called by `FollowerRegistry`."""
-        if self._busy or self._paused or self._over:
+        """Write the ready piece or read the next one. Called by `FollowerRegistry`."""
+        if self._busy or self._paused or self._ended:
             return 1
         if self._piece is not None:
             self._send()
@@ -150,42 +149,42 @@ class Transfer:
     def _read(self) -> None:
         self._busy = True
         start = self._position
-        stop = min(start + self._transfers.pieces.bytes, self._stop)
+        stop = min(start + self._transfers.piece_size.current, self._stop)
         read = self._transfers.store.read_range
         maybeDeferred(read, self._path, self._stream_id, start, stop).addCallbacks(
-            self._came, self._failed, callbackArgs=(stop - start,)
+            self._read_done, self._failed, callbackArgs=(stop - start,)
         )
 
-    def _came(self, stored: bytes | Refusal, expected: int) -> None:
+    def _read_done(self, stored: bytes | Refusal, expected: int) -> None:
         self._busy = False
-        if self._over:
+        if self._ended:
             return
         if isinstance(stored, Refusal):
             if stored.problem not in _EXPECTED:
-                self._broke(stored.detail)
+                self._log_abort(stored.detail)
             self._abort()
         elif len(stored) != expected:
-            self._broke(f"{len(stored)} bytes came where {expected} were asked for")
+            self._log_abort(f"the store returned {len(stored)} bytes instead of {expected}")
             self._abort()
         else:
             self._take(stored)
 
     def _take(self, stored: bytes) -> None:
-        """Make the next piece of the body of the next stored bytes."""
+        """Turn stored bytes into the next piece of the body."""
         first = self._position == self._start
         self._position += len(stored)
         last = self._position == self._stop
         data = json_mode.document_piece(stored, first, last) if self._json else stored
         if self._encoder is None:
-            self._made(data)
+            self._piece_ready(data)
         else:
             self._busy = True
             encoded = self._transfers.in_thread(_encode, self._encoder, data, last)
-            encoded.addCallbacks(self._made, self._failed)
+            encoded.addCallbacks(self._piece_ready, self._failed)
 
-    def _made(self, piece: bytes) -> None:
+    def _piece_ready(self, piece: bytes) -> None:
         self._busy = False
-        if not self._over:
+        if not self._ended:
             self._piece = piece
             if not self._paused:
                 self._send()
@@ -193,45 +192,45 @@ class Transfer:
     def _send(self) -> None:
         piece, self._piece = self._piece, None
         if piece:
-            # A transport may pause, or lose its client, within the write.
+            # The transport may pause, or lose its client, inside this call.
             try:
                 self._sink.write(piece)
-            except Exception:  # noqa: BLE001 - the sink's bug must not end the reactor's turn
-                _log.failure("writing a piece of {path} failed", path=self._path)
+            except Exception:  # noqa: BLE001 - a sink's bug must not stop the registry's other followers
+                _log.failure("Writing a response of {path} failed", path=self._path)
                 self._abort()
-        if self._over:
+        if self._ended:
             return
         if self._position == self._stop:
             if self._leave():
                 self._sink.finish()
         elif not self._paused:
-            self._transfers.tails.soon(self)
+            self._transfers.registry.schedule(self)
 
-    # -- ends -----------------------------------------------------------------------------------
+    # -- end ------------------------------------------------------------------------------------
 
     def _failed(self, failure: Failure) -> None:
         self._busy = False
-        if not self._over:
-            _log.failure("an answer of {path} was cut", failure, path=self._path)
+        if not self._ended:
+            _log.failure("A response of {path} was aborted", failure, path=self._path)
             self._abort()
 
-    def _broke(self, detail: str) -> None:
-        _log.error("an answer of {path} was cut: {detail}", path=self._path, detail=detail)
+    def _log_abort(self, detail: str) -> None:
+        _log.error("A response of {path} was aborted: {detail}", path=self._path, detail=detail)
 
     def _abort(self) -> None:
         if self._leave():
             self._sink.abort()
 
     def _leave(self) -> bool:
-        if self._over:
+        if self._ended:
             return False
-        self._over = True
+        self._ended = True
         self._piece = self._encoder = None
         transfers = self._transfers
         if self._paused:
-            transfers.pieces.slow -= 1
+            transfers.piece_size.slow_readers -= 1
         transfers.running.discard(self)
-        transfers.tails.forget(self)
+        transfers.registry.unschedule(self)
         transfers.store.unpin(self._stream_id)
         return True
 

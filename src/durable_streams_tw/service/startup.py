@@ -25,7 +25,7 @@ from twisted.python.components import Componentized
 from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.service import process_tuning
 from durable_streams_tw.service.preload import preload
-from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable
 
 
 class CannotStart(Exception):

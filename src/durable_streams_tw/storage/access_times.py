@@ -1,7 +1,7 @@
-"""Accesses that reset a TTL but are not written down yet (PROTOCOL.md §5.1).
+"""Access times that restart a TTL and are not written to the store yet (PROTOCOL.md §5.1).
 
-Writing a commit for every read would be absurd, so the last access of each stream is kept
-here and written down now and then: a crash may shorten a window by that interval.
+A commit for every read would be too expensive, so access times are collected here and written
+every `ACCESS_FLUSH_INTERVAL` seconds. A crash shortens a TTL by at most that interval.
 """
 
 from __future__ import annotations
@@ -14,85 +14,87 @@ from durable_streams_tw.protocol.streams.state import NO_EXPIRY, StreamState
 
 
 class AccessTimes:
-    """Last accesses by stream id, and which streams a live reader holds.
+    """Last access times and pins by stream id. Times are ms since the Unix epoch.
 
-    Written by the reactor's thread and read by the committer's; every operation is one
-    that a dictionary carries out whole. ``lead`` returns how many milliseconds the wall clock is
-    ahead of the time that the store counts by (`clocks.StreamTime`).
+    The reactor's thread writes and the committer's thread reads, without a lock: each operation
+    is atomic on a dictionary or set. ``lead`` returns by how many ms the wall clock is ahead of
+    the store's time (`clocks.StreamTime`).
     """
 
     def __init__(self, lead: Callable[[], int] = lambda: 0) -> None:
         self.lead = lead
-        self._noted: dict[int, int] = {}
+        self._accessed: dict[int, int] = {}
         self._pins: dict[int, int] = {}
-        self._gone: set[int] = set()
+        self._ended: set[int] = set()
         self._unwritten: set[int] = set()
 
-    def note(self, stream_id: int, now: int) -> None:
-        """The stream was accessed at a time (milliseconds since 1970)."""
-        self._noted[stream_id] = now
+    def record(self, stream_id: int, now: int) -> None:
+        """Record an access to a stream."""
+        self._accessed[stream_id] = now
         self._unwritten.add(stream_id)
 
-    def last(self, stream_id: int, now: int) -> int:
-        """The last access known here; ``now`` while a live reader holds the stream."""
-        return now if stream_id in self._pins else self._noted.get(stream_id, 0)
+    def last_access(self, stream_id: int, now: int) -> int:
+        """Return the last access recorded here, 0 if none, ``now`` while the stream is pinned."""
+        return now if stream_id in self._pins else self._accessed.get(stream_id, 0)
 
     def has_ended(self, state: StreamState, now: int) -> bool:
-        """Return whether a stream has expired at a time of the store (ms since the Unix epoch).
+        """Return whether a stream has expired at ``now``, a time of the store.
 
-        A TTL counts from the last access by the store's time, which no step of the wall clock
-        moves. A deadline that the client gave as a date is one of the wall clock's.
+        A TTL counts from the last access in the store's time, which steps of the wall clock do
+        not change. A deadline that a client gave as a date is compared with the wall clock.
         """
         if state.lifetime.ttl is None:
             return state.has_expired(now + self.lead())
-        return state.has_expired(now, self.last(state.id, now))
+        return state.has_expired(now, self.last_access(state.id, now))
 
     def pin(self, stream_id: int) -> None:
-        """A live reader came."""
+        """Keep a stream from expiring by its TTL until `unpin`. Calls nest."""
         self._pins[stream_id] = self._pins.get(stream_id, 0) + 1
 
     def unpin(self, stream_id: int, now: int) -> None:
-        """A live reader went at a time (milliseconds since 1970)."""
+        """Undo one `pin`; the TTL restarts at ``now``."""
         count = self._pins.pop(stream_id) - 1
         if count:
             self._pins[stream_id] = count
-        if stream_id not in self._gone:
-            self.note(stream_id, now)
+        if stream_id not in self._ended:
+            self.record(stream_id, now)
         elif not count:
-            self._gone.remove(stream_id)
+            self._ended.remove(stream_id)
 
     def forget(self, stream_id: int) -> None:
-        """The stream is gone; readers that hold it will go later."""
+        """Forget a stream that has ended. Its pins are undone later."""
         if stream_id in self._pins:
-            self._gone.add(stream_id)
-        self._noted.pop(stream_id, None)
+            self._ended.add(stream_id)
+        self._accessed.pop(stream_id, None)
         self._unwritten.discard(stream_id)
 
     def take_unwritten(self, now: int) -> dict[int, int]:
-        """The accesses since the last call, pinned streams' as ``now``, to write down."""
+        """Return the access times since the last call, ``now`` for pinned streams."""
         taken, self._unwritten = self._unwritten, set()
-        taken.update(set(self._pins) - self._gone)
-        return {stream_id: self.last(stream_id, now) for stream_id in taken}
+        taken.update(set(self._pins) - self._ended)
+        return {stream_id: self.last_access(stream_id, now) for stream_id in taken}
 
-    def give_back(self, accesses: Mapping[int, int]) -> None:
-        """These could not be written down: they are to be taken again."""
-        self._unwritten.update(self._noted.keys() & accesses.keys())
+    def restore(self, accesses: Mapping[int, int]) -> None:
+        """Mark access times that could not be written as unwritten again."""
+        self._unwritten.update(self._accessed.keys() & accesses.keys())
 
-    def settle(self, accesses: Mapping[int, int]) -> None:
-        """These are written down, and known by now to whoever looks."""
+    def discard_written(self, accesses: Mapping[int, int]) -> None:
+        """Forget access times that are written and that every later read of the store returns."""
         for stream_id, accessed_at in accesses.items():
-            if self._noted.get(stream_id) == accessed_at and stream_id not in self._unwritten:
-                del self._noted[stream_id]
+            if self._accessed.get(stream_id) == accessed_at and stream_id not in self._unwritten:
+                del self._accessed[stream_id]
 
 
-def usable(state: StreamState | None, access: AccessTimes, now: int) -> StreamState | Refusal:
-    """Return the stream that a path has, or why a client cannot use it at a time of the store
-    (ms since the Unix epoch)."""
+def check_usable(state: StreamState | None, access: AccessTimes, now: int) -> StreamState | Refusal:
+    """Return the stream, or a refusal if it is missing, deleted or expired at ``now``.
+
+    ``now`` is a time of the store in ms since the Unix epoch.
+    """
     if state is not None and state.lifetime is NO_EXPIRY and not state.deleted:
-        # As are most, and then nothing has to be looked up.
+        # Fast path: most streams have no deadline.
         return state
     missing = transitions.check_usable(state, state is not None and access.has_ended(state, now))
     if missing is not None:
         return missing
-    assert state is not None, "what is not missing is there"
+    assert state is not None, "a stream that is not absent exists"
     return state

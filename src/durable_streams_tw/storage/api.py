@@ -1,49 +1,43 @@
-"""What a store is: commands in, outcomes out; reads; and word of every commit.
+"""Public interface of a store: commands, reads, queries, and notification of commits.
 
-Two interfaces. `IStreamStore` is what the rest of the server sees. `Transaction` is what
-`apply` needs while it carries out one command; each store supplies its own, so that the
-rules, which live in `protocol.streams.transitions`, are the same for all.
+`IStreamStore` is implemented by `memory.store.MemoryStore` and `durable.store.DurableStore`. Both
+carry out commands with the rules of `storage.commands`, so they differ only in where they keep
+streams.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from zope.interface import Interface
 
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.offsets import RequestedOffset
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
-from durable_streams_tw.protocol.streams.producers import ProducerState
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import SubscriptionCommand
-from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
 from durable_streams_tw.protocol.subscriptions.outcomes import SubscriptionOutcome
-from durable_streams_tw.protocol.subscriptions.state import FanOut
-from durable_streams_tw.storage.access_times import AccessTimes
-from durable_streams_tw.storage.engine.tables import Table
-
-if TYPE_CHECKING:
-    from durable_streams_tw.storage.metrics import StoreMetrics, StoreStats
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 Command = Create | Append | Delete | SubscriptionCommand
 Outcome = Created | Appended | Deleted | SubscriptionOutcome | Refusal
 
+_log = Logger()
+
 
 class Chunk(Struct, frozen=True):
-    """Bytes read, and the stream as it was at that moment.
+    """Result of a read, and the stream's state at that moment.
 
-    ``data`` are stored bytes from ``start``. ``more`` is how many bytes of the answer follow them,
-    for `IStreamStore.read_range` to fetch. In JSON mode the answer, ``data`` and what follows, is
-    whole messages.
+    ``data`` are stored bytes from position ``start``. ``more`` is the number of bytes of the
+    response that follow ``data``; fetch them with `IStreamStore.read_range`. In JSON mode ``data``
+    and the bytes that follow it together are whole messages.
     """
 
     state: StreamState
@@ -53,20 +47,20 @@ class Chunk(Struct, frozen=True):
 
     @property
     def end(self) -> int:
-        """Position after the last byte of the answer."""
+        """Return the position after the last byte of the response."""
         return self.start + len(self.data) + self.more
 
     @property
     def at_tail(self) -> bool:
-        """Whether the answer ends where the stream ended when it was read."""
+        """Return whether the response ends at the tail that the read saw."""
         return self.end == self.state.tail
 
 
 class Change(Struct, frozen=True, gc=False):
-    """What one commit did to one stream.
+    """Effect of one commit on one stream; creating a stream is a change too.
 
-    ``state`` is the stream afterwards, ``data`` the bytes that were appended from
-    ``start``. ``gone`` says that it was deleted or has expired. A creation is a change too.
+    ``state`` is the stream after the commit, ``data`` the bytes appended from position ``start``.
+    ``gone`` is true if the stream was deleted or has expired.
     """
 
     state: StreamState
@@ -78,68 +72,132 @@ class Change(Struct, frozen=True, gc=False):
 Listener = Callable[[Sequence[Change]], None]
 
 
-class RecordChange(Struct, frozen=True):
-    """What one commit did to one record of a watched table: its value now, None for gone."""
+class RecordTable(Protocol[T_co]):
+    """Table of typed records, as the API needs it; `engine.tables` defines them."""
 
-    table: Table[Any]
+    prefix: bytes
+    watched: bool
+
+    def unpack(self, key: bytes, value: Any) -> T_co:
+        """Decode a stored value. Raises `CorruptRecord`."""
+
+
+class RecordChange(Struct, frozen=True):
+    """Effect of one commit on one record of a watched table; ``value`` is None if removed."""
+
+    table: RecordTable[Any]
     key: bytes
     value: Any
 
 
-NoteListener = Callable[[Sequence[RecordChange]], None]
+RecordListener = Callable[[Sequence[RecordChange]], None]
 
 
 class StoreSnapshot(Protocol):
-    """A store as one commit left it: what a question is asked of."""
+    """Consistent view of a store as one commit left it, for `IStreamStore.query`.
 
-    def get(self, table: Table[T], key: bytes) -> T | None:
-        """The record of a key."""
+    All methods raise `CorruptRecord` if a record is damaged.
+    """
 
-    def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
-        """The records with ``first <= key < stop``, in order; None for all behind ``first``."""
+    def get(self, table: RecordTable[T], key: bytes) -> T | None:
+        """Return the record of a key."""
 
-    def living(self, path: str) -> StreamState | None:
-        """The stream at a path, where a client may use it."""
+    def range(
+        self, table: RecordTable[T], first: bytes, stop: bytes | None
+    ) -> Iterator[tuple[bytes, T]]:
+        """Yield the records with ``first <= key < stop`` in order; ``stop=None`` has no bound."""
 
-    def names(self, prefix: str, after: str = "") -> Iterator[str]:
-        """The names of streams that begin with a text, and perhaps others; some may not be
-        living.
+    def active_stream(self, path: str) -> StreamState | None:
+        """Return the stream at a path, None if clients cannot use it."""
 
-        In the order of `records.listing_key`, from behind ``after``, which need not be there.
+    def stream_names(self, prefix: str, after: str = "") -> Iterator[str]:
+        """Yield at least the stream names that start with a prefix and sort after ``after``.
+
+        The order is that of `codec.listing_key`. Names without the prefix and names of deleted or
+        expired streams may be among them. ``after`` need not exist.
         """
 
 
-class StoreUnusable(Exception):
-    """A store cannot be opened; the message is a sentence for the operator."""
+class StoreStats(Struct, frozen=True):
+    """Fill level of a durable store at one moment. Sizes are bytes.
+
+    ``queued`` commands with ``queued_size`` bytes of bodies wait for the committer. ``journaled``
+    bytes are in the write-ahead log and not yet in LMDB. ``map_used`` is the size of LMDB pages
+    that hold data, ``map_size`` the most they can hold, ``file_size`` the size of LMDB's file, and
+    ``disk_free`` the free space of the file system. ``readers`` snapshots are open; the oldest is
+    ``reader_lag`` commits old, and pages freed since then cannot be reused.
+    """
+
+    queued: int
+    queued_size: int
+    journaled: int
+    map_used: int
+    map_size: int
+    file_size: int
+    disk_free: int
+    readers: int
+    reader_lag: int
+
+
+class StoreObserver(Protocol):
+    """Receiver of a store's measurements. The store calls it on the reactor's thread."""
+
+    def record_command(self, command: Command, outcome: Outcome, changes: Sequence[Change]) -> None:
+        """Record one command that was carried out alone."""
+
+    def record_batch(
+        self,
+        commands: Sequence[Command],
+        outcomes: Sequence[Outcome],
+        changes: Sequence[Change],
+        queue_seconds: float,
+        batch_seconds: float,
+        commit_seconds: float,
+        failed: bool,
+    ) -> None:
+        """Record a batch.
+
+        ``queue_seconds`` is the time that its oldest command waited, ``batch_seconds`` the time
+        that the whole batch took, ``commit_seconds`` that of its commit (0 if there was none).
+        """
+
+    def record_refusal(self, command: Command, refusal: Refusal) -> None:
+        """Record a command that was refused."""
+
+    def time_read(
+        self, submit: Callable[[Callable[[], Any]], Deferred[Any]], function: Callable[[], T]
+    ) -> Deferred[T]:
+        """Submit a function to the reader threads and record how long it waited for one."""
 
 
 class IStreamStore(Interface):
-    """A place where streams are kept. All calls are made on the reactor's thread.
+    """Collection of streams. All methods are called on the reactor's thread.
 
-    Durable first, then visible, then told: an outcome's Deferred fires, and listeners are
-    called, only when the commit cannot be lost any more, and a read that begins afterwards
-    sees it.
+    The order is: durable, then visible, then announced. An outcome is reported, and listeners are
+    called, only after the commit can no longer be lost and every later read sees it.
     """
 
     def open() -> None:
-        """Make ready. May block. Raises `StoreUnusable`."""
+        """Open the store. May block. Raises `StoreUnusable`."""
 
     def close() -> Deferred[None]:
-        """Finish the commands that were accepted, then release everything."""
+        """Finish all accepted commands, then release all resources."""
 
-    def carry_out(command: Command, told: Callable[[Outcome], object]) -> None:
-        """Carry out a command, and call ``told`` with what came of it, on the reactor's thread, at
-        once or later. It must not raise anything.
+    def execute(command: Command, callback: Callable[[Outcome], object]) -> None:
+        """Carry out a command and call ``callback`` with its outcome, synchronously or later.
+
+        ``callback`` must not raise.
         """
 
     def submit(command: Command) -> Deferred[Outcome]:
-        """The same, for those who wait. Cancelling the Deferred does not undo the command.
+        """Carry out a command and return its outcome.
 
-        Fails only through a bug: what can go wrong is a `Refusal`.
+        The Deferred fails only because of a bug; an expected failure is a `Refusal`. Cancelling
+        it does not undo the command.
         """
 
-    def look(path: str) -> Deferred[StreamState | Refusal]:
-        """The stream at a path, as it is now. Does not count as an access (§5.1)."""
+    def get_state(path: str) -> Deferred[StreamState | Refusal]:
+        """Return the state of the stream at a path. Does not count as an access (§5.1)."""
 
     def read(
         path: str,
@@ -148,145 +206,62 @@ class IStreamStore(Interface):
         stream_id: int | None = None,
         piece: int | None = None,
     ) -> Deferred[Chunk | Refusal]:
-        """Bytes of the stream at a path from an offset of a client, or from a position.
+        """Return about ``limit`` bytes of the stream at a path from an offset.
 
-        About ``limit`` bytes: in JSON mode the message that crosses the limit comes whole.
-        Counts as an access, which resets a TTL. With ``stream_id`` the stream must still be
-        that one, not a later one of the same path. With ``piece`` only the first ``piece`` bytes
-        of the answer are read, and `Chunk.more` counts the others.
+        In JSON mode the message that crosses the limit is included whole. Counts as an access,
+        which restarts a TTL. With ``stream_id`` another stream at the path is refused. With
+        ``piece`` only the first ``piece`` bytes are read, and `Chunk.more` counts the others.
         """
 
     def read_range(path: str, stream_id: int, start: int, stop: int) -> Deferred[bytes | Refusal]:
         """Return exactly the stored bytes ``[start, stop)`` of the stream at a path.
 
-        ``stop`` is at most the tail. The range may begin and end inside a message. Refused where
-        the path no longer leads to the stream ``stream_id``.
+        ``stop`` is at most the tail. The range may begin and end inside a message. Refused if the
+        path no longer has the stream ``stream_id``.
         """
 
     def pin(stream_id: int) -> None:
-        """Keep a stream with a live reader from ending by its TTL. Calls add up."""
+        """Keep a stream from expiring by its TTL while it has live readers. Calls nest."""
 
     def unpin(stream_id: int) -> None:
-        """Undo one `pin`; the TTL starts anew."""
+        """Undo one `pin`; the TTL restarts."""
 
-    def watch(listener: Listener) -> None:
-        """Call ``listener`` on the reactor's thread, once per commit, with its changes."""
+    def add_listener(listener: Listener) -> None:
+        """Call ``listener`` on the reactor's thread with the changes of each commit."""
 
-    def ask(question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
-        """What a function finds in the store as it is now.
+    def add_record_listener(listener: RecordListener) -> None:
+        """Call ``listener`` with the changed records of watched tables, once per commit.
 
-        It may be called in a thread, and must copy what it keeps.
+        Called before outcomes are reported. A change may be reported twice.
         """
 
-    def watch_records(listener: NoteListener) -> None:
-        """Call ``listener`` with what each commit did to records of watched tables, before
-        the outcomes are told. A note may repeat what is known."""
+    def query(question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
+        """Call a function on a snapshot of the current state and return its result.
 
-    def measure(meter: StoreMetrics) -> None:
-        """Count what is done into ``meter`` from now on."""
+        The function may run on a reader thread and must copy what it keeps.
+        """
 
-    def levels() -> Deferred[StoreStats | None]:
-        """How the store stands on its disk, None where it has none, or cannot tell."""
+    def set_observer(observer: StoreObserver) -> None:
+        """Report measurements to ``observer`` from now on."""
 
-    def obstacle() -> Deferred[str | None]:
-        """Why nothing can be written: a sentence; None where it can.
+    def stats() -> Deferred[StoreStats | None]:
+        """Return the fill level, None if the store has no disk or cannot read it."""
 
-        Fires when everything that writes has come round: not at all where a part is dead.
+    def check_writable() -> Deferred[str | None]:
+        """Return a sentence that says why the store cannot write, None if it can.
+
+        Fires only after every thread that writes has responded, so never if one of them hangs.
         """
 
 
-class Transaction(Protocol):
-    """What carrying out one command needs of a store.
-
-    What is written is read back by later commands of the same batch. `apply` decides
-    before it writes, so a refused command leaves no trace and nothing is ever undone.
-    """
-
-    changes: list[Change]
-    """What listeners will be told."""
-
-    access: AccessTimes
-    """The accesses that are not written down yet, and who has expired."""
-
-    def stream_at(self, path: str) -> StreamState | None:
-        """The stream that holds a path, deleted ones that live on for their forks too."""
-
-    def stream(self, stream_id: int) -> StreamState | None:
-        """The stream of an id."""
-
-    def new_id(self) -> int:
-        """An id that was never used and never will be again."""
-
-    @property
-    def life(self) -> int:
-        """A number that all ids given by this process reach, and none given before."""
-
-    def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
-        """What the stream remembers of a producer."""
-
-    def runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
-        """The stored messages of a stream in JSON mode, inherited ones too, from a boundary up to
-        its tail: sizes of runs of whole messages, and their bytes, at most a record.
-
-        None in their place for one message that is larger than a record.
-        """
-
-    def boundary(self, state: StreamState, position: int) -> bool:
-        """Whether a position lies between messages (always, outside JSON mode)."""
-
-    def save(self, state: StreamState) -> None:
-        """Write a stream's state, new or changed."""
-
-    def save_producer(self, stream_id: int, producer_id: str, state: ProducerState) -> None:
-        """Write what a stream remembers of a producer."""
-
-    def append(self, state: StreamState, start: int, body: Body) -> None:
-        """Write bytes at ``start``, the tail until now. ``state`` is the stream afterwards."""
-
-    def forget(self, state: StreamState) -> None:
-        """End a stream: path, state, producers and bytes (these perhaps in later steps)."""
-
-    # -- records ----------------------------------------------------------------------------
-
-    @property
-    def index(self) -> SubscriptionIndex:
-        """Which subscriptions there are, kept up to date by whoever writes their records."""
-
-    @property
-    def fan_outs(self) -> OrderedDict[str, FanOut]:
-        """Unfinished fan-outs by the name of their stream, the oldest first.
-
-        Changed together with their records.
-        """
-
-    @property
-    def roomy(self) -> bool:
-        """Whether there is room; where there is none, what would grow is refused, or waits."""
-
-    def get(self, table: Table[T], key: bytes) -> T | None:
-        """The record of a key."""
-
-    def put(self, table: Table[T], key: bytes, value: T) -> None:
-        """Set a record."""
-
-    def remove(self, table: Table[T], key: bytes) -> None:
-        """Remove a record, if it is there."""
-
-    def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
-        """The records with ``first <= key < stop``, in order; None for all behind ``first``.
-
-        Write nothing to the table before the walk has ended.
-        """
-
-    def owns(self, table: Table[Any], number: int) -> bool:
-        """Return whether a number owns any record of a table.
-
-        Takes the same time however many there are, and were removed before.
-        """
-
-    def forget_owner(self, number: int) -> None:
-        """Let go of all records that a number owns, perhaps in later steps. It is never used
-        again."""
-
-    def entropy(self, size: int) -> bytes:
-        """Bytes that nobody can guess."""
+def notify_listeners(
+    listeners: Iterable[Callable[[Sequence[T]], None]], changes: Sequence[T]
+) -> None:
+    """Call each listener with the changes, unless there are none; log what a listener raises."""
+    if not changes:
+        return
+    for listener in listeners:
+        try:
+            listener(changes)
+        except Exception:  # noqa: BLE001 - a listener's bug must not keep the others from the changes
+            _log.failure("A listener of the store failed")

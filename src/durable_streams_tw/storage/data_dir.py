@@ -14,7 +14,7 @@ from typing import Final
 
 from twisted.logger import Logger
 
-from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, DRAFT, LOCK_FILE, OWNER_FILE, open_file
 
 _HARMLESS: Final = frozenset((OWNER_FILE, LOCK_FILE, DATA_FILE + DRAFT, "lost+found"))

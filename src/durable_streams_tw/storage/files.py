@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
-from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable
 
 DATA_FILE: Final = "data.mdb"
 """LMDB's data file."""

@@ -1,8 +1,7 @@
-"""What a store has done, in plain numbers.
+"""Counters and histograms of a store.
 
-Counted once a batch, on the reactor's thread, when its outcomes are told: nothing is counted for
-each request but what adding up a list costs. Whoever shows the numbers reads them when they are
-asked for; nothing here knows how they are shown.
+The store updates them on the reactor's thread, once per batch, to keep the cost per request low.
+`telemetry.metrics` renders them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from operator import attrgetter
 from time import perf_counter
 from typing import Any, Final, TypeVar
 
-from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from durable_streams_tw.protocol.errors import Refusal
@@ -24,13 +22,13 @@ from durable_streams_tw.storage.api import Change, Command, Outcome
 
 T = TypeVar("T")
 
-#: Upper bounds of times, in seconds: from a cached write to a disk that hangs.
+#: Upper bounds of durations in seconds, from a cached write to a disk that hangs.
 SECONDS: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 
-#: Upper bounds of how many commands share a commit.
+#: Upper bounds of the number of commands per batch.
 SIZES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0)
 
 _DUPLICATE: Final = attrgetter("duplicate")
@@ -47,8 +45,10 @@ _APPENDED: Final = ("append", "done")
 
 
 class Histogram:
-    """How often values were how large. ``counts`` has one number more than ``bounds``: what is
-    above the last."""
+    """Histogram with fixed upper bounds.
+
+    ``counts`` has one more entry than ``bounds``, for values above the last bound.
+    """
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -58,18 +58,18 @@ class Histogram:
         self.total = 0.0
 
     def add(self, value: float) -> None:
-        """Count a value."""
+        """Add a value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
 
 class StoreMetrics:
-    """The numbers of one store since it was made.
+    """Metrics of one store since its start; a `StoreObserver`.
 
-    ``commands`` and ``sizes`` (bytes of bodies) go by what was asked and what came of it:
-    ``done``, ``duplicate``, ``refused`` where the client has to change something, ``failed``
-    where the server could not. ``refusals`` go by problem. ``commits`` and ``failures`` are
-    batches that changed something, and that could not be written.
+    ``commands`` is keyed by kind and result, ``sizes`` (bytes of bodies) by result: ``done``,
+    ``duplicate``, ``refused`` (the client's fault) or ``failed`` (the server's). ``refusals`` is
+    keyed by problem. ``commits`` counts batches that changed something, ``failures`` batches that
+    could not be written.
     """
 
     def __init__(self) -> None:
@@ -84,10 +84,10 @@ class StoreMetrics:
         self.queue_seconds = Histogram(SECONDS)
         self.read_wait_seconds = Histogram(SECONDS)
 
-    def count(
+    def _count(
         self, commands: Sequence[Command], outcomes: Sequence[Outcome], changes: Sequence[Change]
     ) -> None:
-        """Count what came of a batch."""
+        """Count commands by kind and result."""
         kinds = Counter(map(type, outcomes))
         refused = kinds.pop(Refusal, 0)
         appended = kinds.get(Appended, 0)
@@ -112,85 +112,64 @@ class StoreMetrics:
         if refused:
             for command, outcome in zip(commands, outcomes, strict=True):
                 if isinstance(outcome, Refusal):
-                    self.refused(command, outcome)
+                    self.record_refusal(command, outcome)
         self.sizes["done"] += sum([len(change.data) for change in changes])
 
-    def one(self, command: Command, outcome: Outcome, changes: Sequence[Change]) -> None:
-        """Count what came of one command: the same, at less cost where it is an append."""
+    def record_command(self, command: Command, outcome: Outcome, changes: Sequence[Change]) -> None:
+        """Record one command that was carried out alone. Fast for appends."""
         if isinstance(outcome, Appended) and not outcome.duplicate:
             self.commands[_APPENDED] += 1
             for change in changes:
                 self.sizes["done"] += len(change.data)
         else:
-            self.count((command,), (outcome,), changes)
+            self._count((command,), (outcome,), changes)
 
-    def batch(
+    def record_batch(
         self,
         commands: Sequence[Command],
         outcomes: Sequence[Outcome],
         changes: Sequence[Change],
-        waited: float,
-        seconds: float,
-        on_disk: float,
+        queue_seconds: float,
+        batch_seconds: float,
+        commit_seconds: float,
         failed: bool,
     ) -> None:
-        """Count a batch, and how long its oldest command waited, all of it took, its commit
-        took."""
-        self.count(commands, outcomes, changes)
+        """Record a batch and its durations (see `StoreObserver.record_batch`)."""
+        self._count(commands, outcomes, changes)
         self.batch_size.add(len(commands))
-        self.batch_seconds.add(seconds)
-        if waited:
-            self.queue_seconds.add(waited)
-        if on_disk:
+        self.batch_seconds.add(batch_seconds)
+        if queue_seconds:
+            self.queue_seconds.add(queue_seconds)
+        if commit_seconds:
             self.commits += 1
-            self.commit_seconds.add(on_disk)
+            self.commit_seconds.add(commit_seconds)
         self.failures += failed
 
-    def refused(self, command: Command, refusal: Refusal) -> None:
-        """Count a command that was refused, in a batch or before it came to one."""
+    def record_refusal(self, command: Command, refusal: Refusal) -> None:
+        """Record a command that was refused, in a batch or before."""
         problem = refusal.problem
         result = "refused" if problem.status < 500 else "failed"
         self.commands[_KINDS.get(type(command), _OTHER), result] += 1
         self.sizes[result] += _size(command)
         self.refusals[problem.slug] += 1
 
-    def timed(
-        self, read: Callable[[Callable[[], Any]], Deferred[Any]], look: Callable[[], T]
+    def time_read(
+        self, submit: Callable[[Callable[[], Any]], Deferred[Any]], function: Callable[[], T]
     ) -> Deferred[T]:
-        """What ``read`` finds with ``look``; how long it waited for its turn is counted."""
-        asked = perf_counter()
+        """Submit a function to the reader threads and record how long it waited for one."""
+        submitted = perf_counter()
 
-        def timed() -> tuple[float, T]:
-            return perf_counter() - asked, look()
+        def run() -> tuple[float, T]:
+            return perf_counter() - submitted, function()
 
-        def came(found: tuple[float, T]) -> T:
-            self.read_wait_seconds.add(found[0])
-            return found[1]
+        def record(timed: tuple[float, T]) -> T:
+            waited, result = timed
+            self.read_wait_seconds.add(waited)
+            return result
 
-        return read(timed).addCallback(came)
+        return submit(run).addCallback(record)
 
 
 def _size(command: Command) -> int:
     body = command.body if isinstance(command, Append | Create) else None
     return 0 if body is None else len(body.data)
-
-
-class StoreStats(Struct, frozen=True):
-    """How a store on a disk stands, at one moment. Sizes are bytes.
-
-    ``queued`` and ``queued_size`` wait for the committer, ``journaled`` bytes are
-    on the disk and not in the map yet. ``map_used`` is what pages with data
-    take, ``map_size`` what the map can hold at most, ``file_size`` the file, ``disk_free`` what
-    the file system has left. ``readers`` are open snapshots, and ``reader_lag`` how many commits
-    the oldest of them is behind: no page freed since can be used again.
-    """
-
-    queued: int
-    queued_size: int
-    journaled: int
-    map_used: int
-    map_size: int
-    file_size: int
-    disk_free: int
-    readers: int
-    reader_lag: int

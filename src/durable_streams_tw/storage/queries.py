@@ -1,4 +1,4 @@
-"""The streams that there are, page by page: a question for `IStreamStore.ask`."""
+"""Paged listing of streams, a query for `IStreamStore.query`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import StoreSnapshot
-from durable_streams_tw.storage.engine.codec import CorruptRecord
+from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import LISTING_PAGE, MAX_LISTING_SCAN
 
 
 class Page(Struct, frozen=True):
-    """Streams in order; ``after`` is where the next page begins, None where nothing follows.
+    """One page of a listing, in order of names.
 
-    ``unreadable`` are the names of streams whose records the disk has damaged.
+    ``after`` is the argument that returns the next page, None on the last page. ``unreadable``
+    are the names of streams whose records are damaged.
     """
 
     streams: tuple[StreamState, ...]
@@ -22,30 +23,30 @@ class Page(Struct, frozen=True):
 
 
 def list_streams(
-    moment: StoreSnapshot,
+    snapshot: StoreSnapshot,
     prefix: str = "",
     after: str = "",
     limit: int = LISTING_PAGE,
     scan: int = MAX_LISTING_SCAN,
 ) -> Page:
-    """The streams whose names begin with a text and stand behind ``after``, at most ``limit``.
+    """Return up to ``limit`` streams whose names start with a prefix and sort after ``after``.
 
-    Those that a client cannot use, for they have expired or live on only for their forks, are
-    left out. No more than ``scan`` names are looked at, so a page may have fewer streams than
-    there are, or none: go on from its ``after``.
+    Streams that clients cannot use, expired or kept only for their forks, are left out. At most
+    ``scan`` names are examined, so a page may be short or empty although more streams follow:
+    continue at its ``after``.
     """
     streams: list[StreamState] = []
     unreadable: list[str] = []
     last = after
-    for seen, name in enumerate(moment.names(prefix, after)):
-        # One more than the page has shows that there are more.
-        if seen == scan or len(streams) == limit:
+    for examined, name in enumerate(snapshot.stream_names(prefix, after)):
+        # Reached only if a name follows the page, so ``after`` is None on the last page.
+        if examined == scan or len(streams) == limit:
             return Page(tuple(streams), last, tuple(unreadable))
         last = name
         if not name.startswith(prefix):
             continue
         try:
-            state = moment.living(name)
+            state = snapshot.active_stream(name)
         except CorruptRecord:
             unreadable.append(name)
         else:

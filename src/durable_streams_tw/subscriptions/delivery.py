@@ -106,7 +106,7 @@ class WebhookDelivery:
     async def _deliver(self, state: Subscription) -> bool:
         assert state.wake_id is not None, "a wake is delivered"
         wake = Wake(state.generation, state.wake_id)
-        items = await self._store.ask(lambda moment: _work(moment, state, wake))
+        items = await self._store.query(lambda moment: _work(moment, state, wake))
         if isinstance(items, Refusal):
             return False
         if items is None:
@@ -170,7 +170,7 @@ def _work(moment: StoreSnapshot, state: Subscription, wake: Wake) -> tuple[WorkI
     known = moment.get(SUBSCRIPTIONS, subscription_key(state.id))
     if known is None or known.number != state.number or not is_current(known, wake):
         return None
-    return work_of(moment, moment.living, known)
+    return work_of(moment, moment.active_stream, known)
 
 
 def _says_done(body: bytes) -> bool:

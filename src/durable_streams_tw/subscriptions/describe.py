@@ -82,18 +82,18 @@ def _glob_candidates(snapshot: StoreSnapshot, state: Subscription) -> Iterable[s
     if pattern is None:
         return
     glob = parse_glob(pattern)
-    for path in snapshot.names(literal_prefix(glob)):
+    for path in snapshot.stream_names(literal_prefix(glob)):
         linked = (
             matches(glob, path)
             and path != state.config.wake_stream
-            and snapshot.living(path) is not None
+            and snapshot.active_stream(path) is not None
         )
         yield path if linked else None
 
 
 def _link(snapshot: StoreSnapshot, state: Subscription, path: str, explicit: bool) -> Link:
     acked = acked_position(snapshot, state, path)
-    stream = snapshot.living(path)
+    stream = snapshot.active_stream(path)
     if acked is None:
         acked = 0 if stream is None else stream.tail
     return Link(path, explicit, acked, stream)

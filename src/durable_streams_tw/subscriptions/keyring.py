@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 from twisted.logger import Logger
 
-from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.subscriptions import signing
 from durable_streams_tw.subscriptions.signing import SigningKey
 

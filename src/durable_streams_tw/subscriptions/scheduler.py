@@ -26,8 +26,8 @@ from durable_streams_tw.protocol.subscriptions.state import (
     next_action,
 )
 from durable_streams_tw.storage.api import IStreamStore, RecordChange, StoreSnapshot
-from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS
+from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.subscriptions.limits import DELIVERY_GRACE, DUTY_EARLY, DUTY_RETRY
 
 _log = Logger()
@@ -73,7 +73,7 @@ class Scheduler:
         self._heard: set[str] | None = None
         self._reading: IDelayedCall | None = None
         self._running = False
-        store.watch_records(self._committed)
+        store.add_record_listener(self._committed)
 
     def start(self) -> None:
         """Take up what is owed since before."""
@@ -102,7 +102,7 @@ class Scheduler:
     def _read(self) -> None:
         self._reading = None
         self._heard = set()
-        self._store.ask(_owed).addCallbacks(self._found, self._unfound)
+        self._store.query(_owed).addCallbacks(self._found, self._unfound)
 
     def _found(self, found: list[Subscription] | Refusal) -> None:
         heard, self._heard = self._heard, None

@@ -84,11 +84,11 @@ class Subscriptions:
 
     def describe(self, name: str) -> Deferred[Description | Refusal]:
         """The subscription of an id, and its streams."""
-        return self._store.ask(lambda moment: describe(moment, name))
+        return self._store.query(lambda moment: describe(moment, name))
 
     def ask(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
         """What the store has to say of its subscriptions."""
-        return self._store.ask(question)
+        return self._store.query(question)
 
     def submit(self, command: SubscriptionCommand) -> Deferred[Outcome]:
         """Any other command."""

@@ -19,7 +19,8 @@ from durable_streams_tw import __version__
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
 from durable_streams_tw.http.operators.server_stats import ServerStats
-from durable_streams_tw.storage.metrics import Histogram, StoreStats
+from durable_streams_tw.storage.api import StoreStats
+from durable_streams_tw.storage.metrics import Histogram
 from durable_streams_tw.telemetry import families
 from durable_streams_tw.telemetry.deferred_response import respond_later
 from durable_streams_tw.telemetry.families import Family

@@ -397,7 +397,7 @@ class FailureTests(Case):
         """500 with a mark; the log has the mark, and the failure."""
 
         class Broken(MemoryStore):
-            def look(self, path: str) -> Deferred[Any]:
+            def get_state(self, path: str) -> Deferred[Any]:
                 raise RuntimeError("a secret")
 
         self.house = House(store=Broken(lambda: int(MORNING * 1000)))

@@ -26,7 +26,7 @@ class LateLooks(MemoryStore):
         super().__init__(lambda: 0)
         self.looks: list[tuple[str, Deferred[StreamState | Refusal]]] = []
 
-    def look(self, path: str) -> Deferred[StreamState | Refusal]:
+    def get_state(self, path: str) -> Deferred[StreamState | Refusal]:
         """Wait."""
         found: Deferred[StreamState | Refusal] = Deferred()
         self.looks.append((path, found))
@@ -36,7 +36,7 @@ class LateLooks(MemoryStore):
         """Answer the looks that wait."""
         looks, self.looks = self.looks, []
         for path, found in looks:
-            super().look(path).chainDeferred(found)
+            super().get_state(path).chainDeferred(found)
 
 
 class OrderTests(SynchronousTestCase):

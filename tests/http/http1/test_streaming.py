@@ -10,7 +10,7 @@ from zope.interface import implementer
 
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.messages import Response
-from durable_streams_tw.live.sse.broadcaster import EventSink
+from durable_streams_tw.live.body_output import BodySink
 from tests.http.channels import Caller, ChannelTestCase, ok
 from tests.http.hostile_rows import HOST, get
 
@@ -21,7 +21,7 @@ OLD = b"GET /v1/stream/s HTTP/1.0\r\n" + HOST + b"Connection: keep-alive\r\n\r\n
 class Follower:
     """Stands in for a subscriber: it remembers what it was told."""
 
-    def __init__(self, sink: EventSink) -> None:
+    def __init__(self, sink: BodySink) -> None:
         self.sink = sink
         self.told: list[str] = []
 
@@ -44,10 +44,10 @@ class LiveTestCase(ChannelTestCase):
     def setUp(self) -> None:
         ChannelTestCase.setUp(self)
         self.followers: list[Follower] = []
-        self.begin: Callable[[EventSink], object] = lambda sink: None
+        self.begin: Callable[[BodySink], object] = lambda sink: None
         self.desk.at_once = Response(200, [(b"X", b"y")], self.follow)
 
-    def follow(self, sink: EventSink) -> Any:
+    def follow(self, sink: BodySink) -> Any:
         """Begin a live body."""
         follower = Follower(sink)
         self.followers.append(follower)
@@ -141,7 +141,7 @@ class BodyTests(LiveTestCase):
     def test_at_once(self) -> None:
         """A body may be written, and ended, while it begins."""
 
-        def begin(sink: EventSink) -> None:
+        def begin(sink: BodySink) -> None:
             sink.write(b"all of it")
             sink.finish()
 

@@ -23,9 +23,9 @@ class Asked(MemoryStore):
 
     waiting: Deferred[Any] | None = None
 
-    def ask(self, question: Any) -> Deferred[Any]:
+    def query(self, question: Any) -> Deferred[Any]:
         """Answer, or wait."""
-        return self.waiting or super().ask(question)
+        return self.waiting or super().query(question)
 
 
 class ListingTests(SynchronousTestCase):

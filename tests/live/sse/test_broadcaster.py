@@ -282,17 +282,17 @@ class FollowingTests(LiveTestCase):
         """Bytes that all have been sent are not kept, and none without readers."""
         sink = self.subscribe()
         self.turn()
-        (tail,) = self.tails._tails.values()
-        window = tail.window
-        assert window is not None
+        (tail,) = self.registry._streams.values()
+        buffer = tail.buffer
+        assert buffer is not None
         self.append(b"x" * 1000)
-        self.assertEqual(window.end - window.start, 1000)
+        self.assertEqual(buffer.end - buffer.start, 1000)
         self.turn()
-        self.assertEqual(window.end - window.start, 0)
+        self.assertEqual(buffer.end - buffer.start, 0)
         assert sink.producer is not None
         waiting = self.wait(self.chunk(NOW))
         sink.producer.stopProducing()
-        self.assertIsNone(tail.window)
+        self.assertIsNone(tail.buffer)
         self.append(b"y")
         self.turn()
         self.successResultOf(waiting)
@@ -360,7 +360,7 @@ class FollowingTests(LiveTestCase):
         self.assertTrue(sink.ended)
         self.clock.advance(5)
         self.store.memory.sweep()
-        self.assertIsInstance(self.successResultOf(self.store.look("t")), Refusal)
+        self.assertIsInstance(self.successResultOf(self.store.get_state("t")), Refusal)
 
     def test_expired(self) -> None:
         """A deadline ends connections."""
@@ -634,10 +634,10 @@ class PausingTests(LiveTestCase):
         for _ in range(100):
             self.append(b"x" * 64 * KIB)
             self.turn()
-        (tail,) = self.tails._tails.values()
-        window = tail.window
-        assert window is not None
-        self.assertEqual(window.end - window.start, 0)
+        (tail,) = self.registry._streams.values()
+        buffer = tail.buffer
+        assert buffer is not None
+        self.assertEqual(buffer.end - buffer.start, 0)
         self.clock.advance(RECONNECT - 1)
         self.assertEqual(len(sink.writes), 1)
         self.assertEqual(self.store.reads, reads)

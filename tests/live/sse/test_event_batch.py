@@ -29,7 +29,7 @@ class PieceTests(SynchronousTestCase):
         """A source that had no more when it was asked will have more."""
         piece = EventBatch(Framing.TEXT, stream(9), 0, b"\xf0\x9f", True, False)
         self.assertEqual(piece.end, 0)
-        self.assertFalse(piece.says_something(0))
+        self.assertFalse(piece.has_news(0))
 
     def test_frames_are_bounded(self) -> None:
         """However many cursors there are, the encoded frames take no more than a window."""

@@ -21,12 +21,12 @@ from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.admin.restore import restore
 from durable_streams_tw.storage.admin.stats import count
 from durable_streams_tw.storage.admin.verify import FlawedStore
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.data_dir import DataDirLock, exclude_readers, owner, shared_hold
 from durable_streams_tw.storage.durable.reader import load_next_id
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.format_version import first_id
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, LOCK_FILE, OWNER_FILE
 from tests.storage.command_builders import fork
 from tests.storage.lmdb_rig import LMDBRig

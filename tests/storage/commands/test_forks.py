@@ -19,8 +19,8 @@ from durable_streams_tw.protocol.streams.outcomes import Created
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY
 from durable_streams_tw.storage.api import IStreamStore, Outcome
 from durable_streams_tw.storage.commands import forks as commands_forks
-from durable_streams_tw.storage.durable.store import LMDBStore
-from durable_streams_tw.storage.engine.codec import CorruptRecord
+from durable_streams_tw.storage.durable.store import DurableStore
+from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import JSON, StoreRig, post, put
@@ -110,37 +110,37 @@ class MemoryCountingTests(CountingSuite, SynchronousTestCase):
 
 
 class LMDBCountingTests(CountingSuite, LMDBRig, SynchronousTestCase):
-    """The durable store: in reading lanes."""
+    """The durable store: in reading executor."""
 
-    store: LMDBStore
+    store: DurableStore
 
     def test_writers_go_between(self) -> None:
         """No committing lane is given a fork before it is counted, however many there are."""
         forked = [self.store.submit(fork(f"f{number}", 3_003)) for number in range(20)]
-        self.lanes.turn()
+        self.executor.turn()
         self.appended(post(b"1", content_type=JSON))
         self.assertEqual([made.called for made in forked], [False] * 20)
-        self.assertEqual(len(self.lanes._reads), 1, "and reads find a thread")
+        self.assertEqual(len(self.executor._reads), 1, "and reads find a thread")
         for made in forked:
             self.assertForked(self.result(made), 3_003)
 
     def test_the_source_is_another(self) -> None:
         """Nothing is made of what was counted in the one before."""
         forked = self.store.submit(fork("f", 3_003))
-        while self.lanes._reads:
-            self.lanes.turn()
+        while self.executor._reads:
+            self.executor.turn()
         # The fork waits for the committer, which is given this first.
-        jobs = list(self.lanes._jobs)
-        self.lanes._jobs.clear()
+        jobs = list(self.executor._jobs)
+        self.executor._jobs.clear()
         body = b"[" + b",".join(_MESSAGES[:3_002]) + b"]"
         self.submit_all(Delete("a"), put(content_type=JSON), post(body, content_type=JSON))
-        self.lanes._jobs.extend(jobs)
+        self.executor._jobs.extend(jobs)
         self.assertRefused(Problem.OVERLOADED, self.result(forked))
-        self.assertRefused(Problem.STREAM_NOT_FOUND, self.result(self.store.look("f")))
+        self.assertRefused(Problem.STREAM_NOT_FOUND, self.result(self.store.get_state("f")))
 
     def test_closed_meanwhile(self) -> None:
         forked = [self.store.submit(fork(f"f{number}", 3_003)) for number in range(3)]
-        self.lanes.turn()
+        self.executor.turn()
         self.result(self.store.close())
         for made in forked:
             self.assertRefused(Problem.STOPPING, self.result(made))

@@ -14,7 +14,7 @@ from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.limits import FOLD_INTERVAL, READER_CHECK_INTERVAL
 from tests.storage.engine.fake_engine import FakeEngine
-from tests.storage.inline_lanes import InlineLanes
+from tests.storage.inline_executor import InlineExecutor
 
 
 class Journaled:
@@ -42,11 +42,11 @@ class FoldingTests(SynchronousTestCase):
     """Timers that a test moves, lanes that it holds."""
 
     def setUp(self) -> None:
-        self.clock, self.lanes, self.engine = Clock(), InlineLanes(), Journaled()
-        self.lanes.start(self.work)
+        self.clock, self.executor, self.engine = Clock(), InlineExecutor(), Journaled()
+        self.executor.start(self.work)
         committer = Committer(FakeEngine(), AccessTimes(), lambda: 0)
         self.chores = BackgroundTasks(
-            self.clock, self.lanes, committer, self.engine, AccessTimes(), lambda: 0
+            self.clock, self.executor, committer, self.engine, AccessTimes(), lambda: 0
         )
         self.chores.start()
 
@@ -58,8 +58,8 @@ class FoldingTests(SynchronousTestCase):
     def say(self, at_once: bool = False) -> None:
         """The committing lane has journaled something."""
         self.engine.on_checkpoint_due(at_once)
-        while self.lanes._told:
-            self.lanes._told.popleft()()
+        while self.executor._told:
+            self.executor._told.popleft()()
 
     def test_soon(self) -> None:
         """Once for all that was journaled meanwhile."""
@@ -85,12 +85,12 @@ class FoldingTests(SynchronousTestCase):
 
     def test_one_at_a_time(self) -> None:
         """What is journaled while somebody folds is folded afterwards."""
-        self.lanes.held = True
+        self.executor.held = True
         self.say(at_once=True)
         self.say(at_once=True)
         self.say()
         self.clock.advance(FOLD_INTERVAL)
-        self.lanes.release()
+        self.executor.release()
         self.assertEqual(self.engine.folds, 1)
         self.clock.advance(FOLD_INTERVAL)
         self.assertEqual(self.engine.folds, 2)

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.streams.state import StreamState
-from durable_streams_tw.storage.api import Command, Outcome, Transaction
+from durable_streams_tw.storage.api import Command, Outcome
 from durable_streams_tw.storage.commands.streams import apply as carry_out
 from durable_streams_tw.storage.commands.streams import expire as end_if_due
+from durable_streams_tw.storage.commands.transaction import Transaction
 from durable_streams_tw.storage.durable import committer as committing
 from durable_streams_tw.storage.durable.transaction import BatchTransaction
 from durable_streams_tw.storage.engine import codec
@@ -312,7 +313,7 @@ class SweepTests(CommitterCase):
         (made,) = self.step(create("a", ttl=10))
         assert isinstance(made, Created)
         self.now += 8_000
-        self.access.note(made.state.id, self.now)
+        self.access.record(made.state.id, self.now)
         self.now += 2_000
         self.assertEqual(self.sweep(), 1)
         state = self.state("a")

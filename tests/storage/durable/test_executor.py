@@ -40,12 +40,12 @@ class _Turns:
         self._calls.get(timeout=_PATIENCE)()
 
 
-class ThreadLanesTests(SynchronousTestCase):
+class ThreadExecutorTests(SynchronousTestCase):
     """Jobs in their order in one thread, reads in a few others."""
 
     def setUp(self) -> None:
         self.reactor = _Turns()
-        self.lanes = ThreadExecutor(self.reactor, readers=2)
+        self.executor = ThreadExecutor(self.reactor, readers=2)
         self.batches: list[list[Job]] = []
         self.threads: set[int] = set()
         self.working, self.may_work = Event(), Event()
@@ -57,7 +57,7 @@ class ThreadLanesTests(SynchronousTestCase):
         assert self.may_work.wait(_PATIENCE)
         self.batches.append(jobs)
         for job in jobs:
-            self.lanes.tell(job)
+            self.executor.call_from_thread(job)
 
     def result(self, deferred: Deferred[T]) -> T:
         """What a Deferred comes to, with calls of the threads made meanwhile."""
@@ -66,9 +66,9 @@ class ThreadLanesTests(SynchronousTestCase):
         return self.successResultOf(deferred)
 
     def stop(self) -> None:
-        """End the lanes."""
+        """End the executor."""
         self.may_work.set()
-        self.assertIsNone(self.result(self.lanes.stop()))
+        self.assertIsNone(self.result(self.executor.stop()))
 
     def test_jobs(self) -> None:
         """What has queued is taken at once, and told of in order, here."""
@@ -77,9 +77,9 @@ class ThreadLanesTests(SynchronousTestCase):
         def job(number: int) -> Callable[[], None]:
             return lambda: told.append((number, get_ident()))
 
-        self.lanes.start(self.work)
+        self.executor.start(self.work)
         for number in range(20):
-            self.lanes.write(job(number))
+            self.executor.submit_write(job(number))
         self.assertEqual(told, [])
         self.stop()
         self.assertEqual(told, [(number, get_ident()) for number in range(20)])
@@ -95,12 +95,12 @@ class ThreadLanesTests(SynchronousTestCase):
             """Stands for the bytes of a command."""
 
         def work(jobs: list[Job]) -> None:
-            self.lanes.tell(done.set)
+            self.executor.call_from_thread(done.set)
 
         body = Body()
         seen = ref(body)
-        self.lanes.start(work)
-        self.lanes.write(body)
+        self.executor.start(work)
+        self.executor.submit_write(body)
         del body
         while not done.is_set():
             self.reactor.turn()
@@ -116,12 +116,12 @@ class ThreadLanesTests(SynchronousTestCase):
 
     def test_turns_that_gather_share_a_batch(self) -> None:
         """What comes while the committing lane is busy, in whatever turns, is its next batch."""
-        self.lanes.start(self.work)
-        self.lanes.write(lambda: None)
+        self.executor.start(self.work)
+        self.executor.submit_write(lambda: None)
         self.reactor.turn()
         self.assertTrue(self.working.wait(_PATIENCE))
         for _ in range(5):
-            self.lanes.write(lambda: None)
+            self.executor.submit_write(lambda: None)
             self.reactor.turn()
         self.may_work.set()
         self.stop()
@@ -129,14 +129,14 @@ class ThreadLanesTests(SynchronousTestCase):
 
     def test_nothing_to_do(self) -> None:
         """The end comes, and finds nothing to do."""
-        self.lanes.start(self.work)
+        self.executor.start(self.work)
         self.stop()
         self.assertEqual([job for jobs in self.batches for job in jobs], [])
 
     def test_reads(self) -> None:
         """Elsewhere, while the committing lane is busy, and several at a time."""
-        self.lanes.start(self.work)
-        self.lanes.write(lambda: None)
+        self.executor.start(self.work)
+        self.executor.submit_write(lambda: None)
         both = [Event(), Event()]
 
         def look(own: Event, other: Event) -> int:
@@ -144,7 +144,10 @@ class ThreadLanesTests(SynchronousTestCase):
             assert other.wait(_PATIENCE)
             return get_ident()
 
-        reads = [self.lanes.read(lambda: look(*both)), self.lanes.read(lambda: look(*both[::-1]))]
+        reads = [
+            self.executor.submit_read(lambda: look(*both)),
+            self.executor.submit_read(lambda: look(*both[::-1])),
+        ]
         threads = {self.result(read) for read in reads}
         self.assertEqual(len(threads), 2)
         self.assertNotIn(get_ident(), threads)
@@ -152,12 +155,12 @@ class ThreadLanesTests(SynchronousTestCase):
         self.stop()
 
     def test_a_read_that_fails(self) -> None:
-        self.lanes.start(self.work)
+        self.executor.start(self.work)
 
         def look() -> None:
             raise ZeroDivisionError
 
-        read = self.lanes.read(look)
+        read = self.executor.submit_read(look)
         while not read.called:
             self.reactor.turn()
         self.failureResultOf(read, ZeroDivisionError)
@@ -165,7 +168,7 @@ class ThreadLanesTests(SynchronousTestCase):
 
     def test_reads_under_way_at_the_end(self) -> None:
         """The map must not go away under them: the end waits, and they are answered."""
-        self.lanes.start(self.work)
+        self.executor.start(self.work)
         begun, may_read = Event(), Event()
 
         def look() -> str:
@@ -173,10 +176,10 @@ class ThreadLanesTests(SynchronousTestCase):
             assert may_read.wait(_PATIENCE)
             return "read"
 
-        read = self.lanes.read(look)
+        read = self.executor.submit_read(look)
         self.assertTrue(begun.wait(_PATIENCE))
         self.may_work.set()
-        stopped = self.lanes.stop()
+        stopped = self.executor.stop()
         may_read.set()
         self.result(stopped)
         self.assertEqual(self.result(read), "read")

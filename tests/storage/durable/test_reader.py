@@ -12,8 +12,8 @@ from durable_streams_tw.storage.api import Command
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.format_version import check_format
+from durable_streams_tw.storage.errors import CorruptRecord
 from tests.storage.command_builders import JSON, append, create, fork
 from tests.storage.engine.fake_engine import FakeEngine
 

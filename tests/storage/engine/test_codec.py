@@ -10,7 +10,8 @@ from durable_streams_tw.protocol.limits import MAX_PATH, MAX_TOKEN
 from durable_streams_tw.protocol.streams.producers import ProducerClaim, ProducerState
 from durable_streams_tw.protocol.streams.state import ForkPoint, Lifetime, StreamState
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.codec import CorruptRecord, Meta, StreamRecord
+from durable_streams_tw.storage.engine.codec import Meta, StreamRecord
+from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import MAX_RECORD, RECORD_PAYLOAD
 
 LONGEST_KEY = 511

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine import lmdb as engine_lmdb
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, DRAFT, LOCK_FILE
 from tests.storage.engine.fake_engine import FakeEngine
 from tests.storage.failing_files import SUPPORTED, break_meta, pages_fail

@@ -24,7 +24,7 @@ _PAGE = 4096
 _OPEN = """
 import json, os, shutil, sys
 from durable_streams_tw.storage.admin.verify import check_directory
-from durable_streams_tw.storage.api import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 
 directory, *sizes = json.loads(sys.argv[1])

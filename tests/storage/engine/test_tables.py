@@ -23,9 +23,9 @@ from durable_streams_tw.protocol.subscriptions.state import (
     Subscription,
 )
 from durable_streams_tw.storage.engine import codec, tables
-from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.tables import CURSORS, LINKS, SUBSCRIPTIONS, Table
+from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import MAX_RECORD
 from durable_streams_tw.storage.memory.tables import MemoryTables
 from tests.storage.engine.fake_engine import FakeEngine
@@ -154,7 +154,7 @@ class MemoryTablesTests(SynchronousTestCase):
         first, stop = tables.owned_range(1)
         within = [(key, expected[key]) for key in sorted(expected) if first <= key < stop]
         self.assertEqual(list(held.range(CURSORS, first, stop)), within)
-        held.forget_owner(1)
+        held.remove_owned(1)
         self.assertEqual(list(held.range(CURSORS, first, stop)), [])
         self.assertEqual(len(list(held.range(CURSORS, b"", None))), len(expected) - len(within))
 

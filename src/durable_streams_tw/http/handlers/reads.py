@@ -14,8 +14,9 @@ from durable_streams_tw.http.handlers.writes import InThread
 from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.limits import INLINE_GZIP
 from durable_streams_tw.http.messages import BodyProducer, Request, Response, StreamedBody
+from durable_streams_tw.live.body_output import BodySink
 from durable_streams_tw.live.long_poll import LongPolls
-from durable_streams_tw.live.sse.broadcaster import Broadcaster, EventSink
+from durable_streams_tw.live.sse.broadcaster import Broadcaster
 from durable_streams_tw.live.transfers import Transfers
 from durable_streams_tw.protocol import caching, content_types, cursors, headers, json_mode
 from durable_streams_tw.protocol.errors import Refusal
@@ -64,7 +65,7 @@ class ReadHandler:
     def read(self, request: Request, path: str) -> Response | Deferred[Response]:
         """Answer a GET."""
         query = parsing.parse_read(request.query)
-        piece = self._transfers.pieces.bytes
+        piece = self._transfers.piece_size.current
         if query.live is LiveMode.SSE:
             query = parsing.resume_read(query, request.headers.get(headers.LAST_EVENT_ID))
             chunk = self._store.read(path, query.offset, piece)
@@ -84,7 +85,7 @@ class ReadHandler:
             return self._events(chunk, request, query)
         if chunk.data or chunk.state.closed:
             return self._news(chunk, asked)
-        waited = self._long_polls.wait(chunk, self._limit, self._transfers.pieces.bytes)
+        waited = self._long_polls.wait(chunk, self._limit, self._transfers.piece_size.current)
         return promptly(waited, self._news, asked)
 
     def _news(
@@ -147,7 +148,7 @@ class ReadHandler:
         if zips:
             about.append(http_headers.GZIPPED)
 
-        def begin(sink: EventSink) -> BodyProducer:
+        def begin(sink: BodySink) -> BodyProducer:
             encoder = http_headers.gzip_encoder() if zips else None
             return self._transfers.begin(chunk, encoder, sink)
 

@@ -188,7 +188,7 @@ class StreamHandler:
         return self._policies.complete(answer, request.headers.get(headers.ORIGIN))
 
     def _describe(self, request: Request, path: str) -> Response | Deferred[Response]:
-        return promptly(self._store.look(path), self._described, request)
+        return promptly(self._store.get_state(path), self._described, request)
 
     def _described(self, found: StreamState | Refusal, request: Request) -> Response:
         answer = (

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.http.messages import Follow, Response, StreamedBody
-from durable_streams_tw.live.sse.broadcaster import EventSink
+from durable_streams_tw.live.body_output import BodySink
 
 
 def until(
@@ -57,9 +57,7 @@ def _bounded(response: Response, seconds: float, clock: IReactorTime) -> Respons
 class _Bounded:
     """A live body with an end: between its subscriber and its sink, to hear of both ends."""
 
-    def __init__(
-        self, sink: EventSink, follow: Follow, seconds: float, clock: IReactorTime
-    ) -> None:
+    def __init__(self, sink: BodySink, follow: Follow, seconds: float, clock: IReactorTime) -> None:
         self._sink = sink
         self._over = False
         self.write = sink.write

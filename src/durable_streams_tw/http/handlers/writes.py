@@ -105,7 +105,7 @@ class WriteHandler:
             turn.addCallbacks(told, failed)
             return
         body = bodies.appended(asked.content_type, raw) if raw else None
-        self._store.carry_out(
+        self._store.execute(
             Append(
                 path,
                 asked.content_type,
@@ -128,7 +128,7 @@ class WriteHandler:
             return self._append(path, asked, state.content_type, raw)
 
         def prepare() -> Deferred[Command]:
-            looked: Deferred[Any] = self._store.look(path)
+            looked: Deferred[Any] = self._store.get_state(path)
             return looked.addCallback(looked_up)
 
         return self._in_turn(path, prepare)

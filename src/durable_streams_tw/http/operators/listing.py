@@ -55,7 +55,7 @@ class StreamListing(Resource):
             question = partial(list_streams, **_asked(request.uri.partition(b"?")[2]))
         except Refused as refused:
             return send(resources.refusal(refused.refusal), request)
-        answered: Deferred[Any] = self._store.ask(question)
+        answered: Deferred[Any] = self._store.query(question)
         # A client that leaves is waited for no longer; the page is made and forgotten.
         request.notifyFinish().addErrback(lambda _: answered.cancel())
         answered.addCallback(self._response)

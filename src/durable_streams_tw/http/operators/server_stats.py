@@ -11,8 +11,8 @@ from durable_streams_tw.http.handlers.writes import InThread
 from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.live.registry import FollowerRegistry
 from durable_streams_tw.live.sse.broadcaster import Broadcaster
-from durable_streams_tw.storage.api import IStreamStore
-from durable_streams_tw.storage.metrics import StoreMetrics, StoreStats
+from durable_streams_tw.storage.api import IStreamStore, StoreStats
+from durable_streams_tw.storage.metrics import StoreMetrics
 
 
 class ServerStats:
@@ -32,7 +32,7 @@ class ServerStats:
     ) -> None:
         #: What the store has done since now.
         self.meter = StoreMetrics()
-        store.measure(self.meter)
+        store.set_observer(self.meter)
         #: Webhook calls so far, by result.
         self.calls = calls
         self.reactor = reactor
@@ -47,11 +47,11 @@ class ServerStats:
 
     def levels(self) -> Deferred[StoreStats | None]:
         """How the store stands on its disk; None where it has none."""
-        return self._store.levels()
+        return self._store.stats()
 
     def obstacle(self) -> Deferred[str | None]:
         """Why nothing can be written, None where it can; may never fire."""
-        return self._store.obstacle()
+        return self._store.check_writable()
 
     @property
     def connections(self) -> int:

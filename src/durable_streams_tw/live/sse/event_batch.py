@@ -1,4 +1,4 @@
-"""Pieces: bytes of a stream from one position, framed once for all who need them."""
+"""Event batch: SSE encoding of a stream's bytes from one position, shared by its subscribers."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ _LF: Final = 0x0A
 
 
 class EventBatch:
-    """What readers at ``start`` are sent next, of a stream that is ``state``.
+    """Events for subscribers at position ``start`` of a stream in a given ``state``.
 
-    ``data`` are the bytes from there; ``drained`` says that whoever had them had no more.
-    ``reach`` is their end. ``end``, where readers are afterwards, is before it where it lies
-    inside a character of text: the rest comes later. ``last`` says that the stream is closed
-    and ends here.
+    ``data`` are the bytes from ``start``; ``drained`` says that their source had no more.
+    ``read_end`` is the position after them. ``end`` is the position of the subscribers after the
+    batch: it is less than ``read_end`` if the bytes end inside a character of text. ``last`` says
+    that the stream is closed and ends here.
 
-    ``after_cr`` says that the text shown before ended with a carriage return: a line feed
-    that follows belongs to that line end and is not shown again. ``leaves_cr`` is the same
-    for what comes after this piece.
+    ``after_cr`` says that the text sent before ended with a carriage return; a line feed that
+    follows belongs to the same line end and is left out. ``ends_with_cr`` says the same about this
+    batch.
     """
 
     __slots__ = (
         "_event",
         "_frames",
-        "_held",
+        "_frames_size",
         "_state",
         "_up_to_date",
         "end",
+        "ends_with_cr",
         "last",
-        "leaves_cr",
-        "reach",
+        "read_end",
     )
 
     def __init__(
@@ -47,40 +47,40 @@ class EventBatch:
         drained: bool,
         after_cr: bool,
     ) -> None:
-        self.reach = start + len(data)
-        at_tail = self.reach >= state.tail
+        self.read_end = start + len(data)
+        at_tail = self.read_end >= state.tail
         self.last = at_tail and state.closed
         if not self.last:
             stop = sse.deliverable_size(kind, data, at_tail)
-            # Where there is more and this is but the start of a character, holding it back
-            # would be reading it again for ever.
+            # Without this, a source that returns only the start of a character and has more
+            # would be read at the same position forever.
             if stop or drained:
                 data = data[:stop]
         self.end = start + len(data)
         self._up_to_date = self.end >= state.tail
-        self.leaves_cr = after_cr
+        self.ends_with_cr = after_cr
         if data and kind is Framing.TEXT:
-            self.leaves_cr = data[-1] == _CR
+            self.ends_with_cr = data[-1] == _CR
             if after_cr and data[0] == _LF:
                 data = data[1:]
         self._event = sse.data_event(kind, data) if data else b""
         self._state = state
         self._frames: dict[int, bytes] = {}
-        self._held = 0
+        self._frames_size = 0
 
-    def says_something(self, start: int) -> bool:
-        """Whether readers at ``start`` learn anything from it."""
+    def has_news(self, start: int) -> bool:
+        """Return whether the batch moves a subscriber at ``start``, or ends its stream."""
         return self.end > start or self.last
 
     def frame(self, cursor: int) -> bytes:
-        """The data event, where there is data to show, and the control event behind it."""
+        """Return the data event, if there is data, followed by a control event with ``cursor``."""
         frame = self._frames.get(cursor)
         if frame is None:
             control = sse.control_event(self._state, self.end, cursor, self._up_to_date, self.last)
             frame = sse.event_id(self._state, self.end) + self._event + control
-            self._held += len(frame)
-            if self._held > TAIL_WINDOW:
+            self._frames_size += len(frame)
+            if self._frames_size > TAIL_WINDOW:
                 self._frames.clear()
-                self._held = len(frame)
+                self._frames_size = len(frame)
             self._frames[cursor] = frame
         return frame

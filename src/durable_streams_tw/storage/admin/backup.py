@@ -40,9 +40,9 @@ from durable_streams_tw.storage.admin.copy import (
 )
 from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.admin.verify import refuse_flawed_wal, verify
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.data_dir import DataDirLock
 from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, OWNER_FILE, persist
 
 MANIFEST_FILE: Final = "backup.json"

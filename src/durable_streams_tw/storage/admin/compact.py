@@ -14,8 +14,8 @@ from msgspec import Struct
 from durable_streams_tw.storage.admin.copy import Progress, copy_store, require_free_space
 from durable_streams_tw.storage.admin.inspect import Inspection, match_owner
 from durable_streams_tw.storage.admin.verify import refuse_flawed_wal, verify
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.data_dir import DataDirLock, exclude_readers
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import (
     DATA_FILE,
     LOCK_FILE,

@@ -14,7 +14,6 @@ import lmdb
 from msgspec import Struct
 
 from durable_streams_tw.storage.admin.inspect import CHANGING, Inspection, LeakedPages
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.format_version import first_id
@@ -28,6 +27,7 @@ from durable_streams_tw.storage.engine.wal.checkpoint import (
     read_checkpoint_record,
 )
 from durable_streams_tw.storage.engine.wal.format import Entry
+from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
 from durable_streams_tw.storage.files import open_file
 
 Progress = Callable[[str, int, int], None]
@@ -210,7 +210,7 @@ def _write_transaction(path: str) -> Iterator[lmdb.Transaction[Any]]:
     try:
         with environment.begin(write=True) as transaction:
             yield transaction
-    except codec.CorruptRecord as corrupt:
+    except CorruptRecord as corrupt:
         raise StoreUnusable(f"{path} cannot be changed: {corrupt}") from None
     except lmdb.Error as error:
         raise StoreUnusable(f"{path} cannot be written: {error}") from None

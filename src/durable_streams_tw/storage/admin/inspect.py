@@ -19,9 +19,7 @@ import lmdb
 from msgspec import Struct
 
 from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.data_dir import owner, shared_hold
-from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.kv import EngineFailed, Snapshot, View
 from durable_streams_tw.storage.engine.lmdb import (
     LMDBSnapshot,
@@ -39,6 +37,7 @@ from durable_streams_tw.storage.engine.wal.checkpoint import (
 from durable_streams_tw.storage.engine.wal.files import analyze, read_wal
 from durable_streams_tw.storage.engine.wal.format import Entry
 from durable_streams_tw.storage.engine.wal.memtable import MergedSnapshot, memtable_of
+from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, LOCK_FILE
 
 CHANGING: Final = "the disk is full, and the store is changing: try again"

@@ -18,8 +18,8 @@ from durable_streams_tw.storage.admin.copy import (
 )
 from durable_streams_tw.storage.admin.inspect import Inspection, match_owner
 from durable_streams_tw.storage.admin.verify import verify
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.data_dir import DataDirLock
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import (
     DATA_FILE,
     LOCK_FILE,

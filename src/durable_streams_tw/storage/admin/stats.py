@@ -8,9 +8,9 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol.subscriptions.state import Kind
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.kv import View
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, scan_with_errors
+from durable_streams_tw.storage.errors import CorruptRecord
 
 # How many streams are kept before the larger half of them is chosen.
 _KEPT = 1_000

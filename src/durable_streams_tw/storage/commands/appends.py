@@ -11,15 +11,16 @@ from durable_streams_tw.protocol.streams import lineage, transitions
 from durable_streams_tw.protocol.streams.commands import Append
 from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.protocol.streams.state import StreamState
-from durable_streams_tw.storage.access_times import usable
-from durable_streams_tw.storage.api import Change, Transaction
+from durable_streams_tw.storage.access_times import check_usable
+from durable_streams_tw.storage.api import Change
+from durable_streams_tw.storage.commands.transaction import Transaction
 
 FULL: Final = Refusal(Problem.STORAGE_FULL, "there is no room for more bytes")
 
 
 def append(transaction: Transaction, command: Append, now: int) -> Appended | Refusal:
     """Carry out an append at a time (milliseconds since 1970)."""
-    state = usable(transaction.stream_at(command.path), transaction.access, now)
+    state = check_usable(transaction.stream_at(command.path), transaction.access, now)
     if isinstance(state, Refusal):
         return state
     claim = command.producer
@@ -27,10 +28,10 @@ def append(transaction: Transaction, command: Append, now: int) -> Appended | Re
     outcome = transitions.append(state, known, command, now)
     if isinstance(outcome, Refusal) or outcome.duplicate:
         return outcome
-    if outcome.grew and not transaction.roomy:
+    if outcome.grew and not transaction.has_space:
         return FULL
     after = outcome.state
-    if outcome.grew and lineage.newest_incarnation(after) < transaction.life:
+    if outcome.grew and lineage.newest_incarnation(after) < transaction.process_first_id:
         # Bytes that a copy of this store has appended since may have the same positions.
         after = lineage.start_incarnation(after, transaction.new_id(), state.tail)
         outcome = replace(outcome, state=after)
@@ -47,5 +48,5 @@ def append(transaction: Transaction, command: Append, now: int) -> Appended | Re
 
 def living(transaction: Transaction, path: str, now: int) -> StreamState | None:
     """The stream at a path, where a client may use it."""
-    state = usable(transaction.stream_at(path), transaction.access, now)
+    state = check_usable(transaction.stream_at(path), transaction.access, now)
     return None if isinstance(state, Refusal) else state

@@ -50,10 +50,10 @@ class Reader(Protocol):
     def stream(self, stream_id: int) -> StreamState | None:
         """The stream of an id."""
 
-    def boundary(self, state: StreamState, position: int) -> bool:
+    def is_boundary(self, state: StreamState, position: int) -> bool:
         """Whether a position lies between messages."""
 
-    def runs(self, state: StreamState, start: int) -> Iterator[Run]:
+    def message_runs(self, state: StreamState, start: int) -> Iterator[Run]:
         """The stored messages of a stream from a boundary up to its tail, a record at a time."""
 
 
@@ -83,7 +83,7 @@ def fork(reader: Reader, source: StreamState, command: Create, now: int) -> Crea
             point = counted.position
         elif source.tail - point.position > FORK_INLINE_COUNT:
             return forks.UNCOUNTED
-        elif not reader.boundary(source, point.position):
+        elif not reader.is_boundary(source, point.position):
             return forks.TORN
         else:
             point = _count(reader, source, point, None)
@@ -92,7 +92,7 @@ def fork(reader: Reader, source: StreamState, command: Create, now: int) -> Crea
     assert not isinstance(point, forks.RemainingMessages), (
         "all messages up to the tail were counted"
     )
-    return forks.fork(source, command, point, reader.boundary(source, point), now)
+    return forks.fork(source, command, point, reader.is_boundary(source, point), now)
 
 
 def count_some(
@@ -114,7 +114,7 @@ def count_some(
             return command
         if source.tail - point.position <= FORK_INLINE_COUNT:
             return command
-        if not reader.boundary(source, point.position):
+        if not reader.is_boundary(source, point.position):
             return forks.TORN
         counting = Counting(source.id, point.position, point)
     else:
@@ -133,7 +133,7 @@ def count_some(
 def _count(
     reader: Reader, source: StreamState, step: forks.RemainingMessages, limit: int | None
 ) -> int | forks.RemainingMessages | Refusal:
-    for size, stored in reader.runs(source, step.position):
+    for size, stored in reader.message_runs(source, step.position):
         reached = forks.count_messages(step, size, stored)
         if not isinstance(reached, forks.RemainingMessages):
             return reached

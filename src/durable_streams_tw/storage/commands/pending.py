@@ -40,9 +40,9 @@ from durable_streams_tw.protocol.subscriptions.state import (
     Kind,
     Subscription,
 )
-from durable_streams_tw.storage.api import StoreSnapshot, Transaction
+from durable_streams_tw.storage.api import StoreSnapshot
 from durable_streams_tw.storage.commands.appends import append, living
-from durable_streams_tw.storage.engine.codec import CorruptRecord
+from durable_streams_tw.storage.commands.transaction import Transaction
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
     FAN_OUTS,
@@ -53,6 +53,7 @@ from durable_streams_tw.storage.engine.tables import (
     stream_key,
     subscription_key,
 )
+from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import (
     FAN_OUT_DROP,
     FAN_OUT_STEP,
@@ -225,7 +226,7 @@ def save(transaction: Transaction, state: Subscription) -> None:
 
 def wake(transaction: Transaction, state: Subscription, trigger: str, now: int) -> Subscription:
     """The next wake of an idle subscription; a pull-wake one's event is written with it."""
-    text = base64.urlsafe_b64encode(transaction.entropy(_WAKE_ID_BYTES)).decode("ascii")
+    text = base64.urlsafe_b64encode(transaction.random_bytes(_WAKE_ID_BYTES)).decode("ascii")
     state = subscriptions_state.begin_wake(state, trigger, f"w_{text}", now)
     return offer(transaction, state, now) if state.config.kind is Kind.PULL else state
 
@@ -258,13 +259,15 @@ def offer(transaction: Transaction, state: Subscription, now: int) -> Subscripti
     assert config.wake_stream is not None, "pull-wake subscriptions have a wake stream"
     try:
         stream = living(transaction, config.wake_stream, now)
-        if stream is not None and transaction.roomy:
+        if stream is not None and transaction.has_space:
             outcome = append(transaction, _event(state, stream, now), now)
             if not isinstance(outcome, Refusal):
                 return subscriptions_state.mark_offered(state)
     except CorruptRecord as corrupt:
         _log.error("a wake event cannot be written: {corrupt}", corrupt=corrupt)
-    chance = int.from_bytes(transaction.entropy(_CHANCE_BYTES), "big") / 2 ** (8 * _CHANCE_BYTES)
+    chance = int.from_bytes(transaction.random_bytes(_CHANCE_BYTES), "big") / 2 ** (
+        8 * _CHANCE_BYTES
+    )
     return subscriptions_state.record_failure(state, now, chance)
 
 

@@ -14,11 +14,12 @@ from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.streams.preconditions import check_precondition
 from durable_streams_tw.protocol.streams.state import StreamState
-from durable_streams_tw.storage.access_times import usable
-from durable_streams_tw.storage.api import Change, Command, Outcome, Transaction
+from durable_streams_tw.storage.access_times import check_usable
+from durable_streams_tw.storage.api import Change, Command, Outcome
 from durable_streams_tw.storage.commands import forks as commands_forks
 from durable_streams_tw.storage.commands import pending, subscriptions
 from durable_streams_tw.storage.commands.appends import FULL, append
+from durable_streams_tw.storage.commands.transaction import Transaction
 
 
 def apply(transaction: Transaction, command: Command, now: int) -> Outcome | None:
@@ -66,7 +67,7 @@ def _create(transaction: Transaction, command: Create, now: int) -> Outcome | No
         outcome = check_precondition(command.precondition, None) or outcome
     if isinstance(outcome, Refusal):
         return outcome
-    if not transaction.roomy:
+    if not transaction.has_space:
         return FULL
     if source is None:
         state = replace(outcome.state, id=transaction.new_id())
@@ -91,7 +92,7 @@ def _has_ended(transaction: Transaction, state: StreamState, now: int) -> bool:
 
 
 def _delete(transaction: Transaction, command: Delete, now: int) -> Outcome:
-    state = usable(transaction.stream_at(command.path), transaction.access, now)
+    state = check_usable(transaction.stream_at(command.path), transaction.access, now)
     if isinstance(state, Refusal):
         return state
     return check_precondition(command.precondition, state) or end(transaction, state, now)
@@ -105,7 +106,7 @@ def expire(transaction: Transaction, stream_id: int, now: int) -> int | None:
     if transaction.access.has_ended(state, now):
         end(transaction, state, now)
         return None
-    return state.deadline(transaction.access.last(stream_id, now))
+    return state.deadline(transaction.access.last_access(stream_id, now))
 
 
 def touch(transaction: Transaction, stream_id: int, accessed_at: int) -> None:
@@ -123,7 +124,7 @@ def end(transaction: Transaction, state: StreamState, now: int) -> Deleted:
     if outcome.state.deleted:
         transaction.save(outcome.state)
     else:
-        transaction.forget(state)
+        transaction.remove_stream(state)
         _release(transaction, state)
     transaction.changes.append(Change(outcome.state, state.tail, b"", gone=True))
     if transaction.index:
@@ -140,5 +141,5 @@ def _release(transaction: Transaction, state: StreamState) -> None:
         if left is not None:
             transaction.save(left)
             return
-        transaction.forget(source)
+        transaction.remove_stream(source)
         state = source

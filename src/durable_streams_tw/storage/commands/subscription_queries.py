@@ -8,7 +8,6 @@ from twisted.logger import Logger
 
 from durable_streams_tw.protocol.subscriptions.state import Subscription
 from durable_streams_tw.storage.api import RecordChange, StoreSnapshot
-from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
     LINKS,
@@ -17,6 +16,7 @@ from durable_streams_tw.storage.engine.tables import (
     stream_key,
     subscription_key,
 )
+from durable_streams_tw.storage.errors import CorruptRecord
 
 _log = Logger()
 

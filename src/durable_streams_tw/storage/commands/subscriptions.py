@@ -46,11 +46,10 @@ from durable_streams_tw.protocol.subscriptions.state import (
     Kind,
     Subscription,
 )
-from durable_streams_tw.storage.api import Transaction
 from durable_streams_tw.storage.commands import pending
 from durable_streams_tw.storage.commands.appends import living
 from durable_streams_tw.storage.commands.forks import Reader
-from durable_streams_tw.storage.engine.codec import CorruptRecord
+from durable_streams_tw.storage.commands.transaction import Transaction
 from durable_streams_tw.storage.engine.kv import View
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
@@ -61,6 +60,7 @@ from durable_streams_tw.storage.engine.tables import (
     stream_key,
     subscription_key,
 )
+from durable_streams_tw.storage.errors import CorruptRecord
 
 _BETWEEN = Refusal(
     Problem.INVALID_OFFSET, "the offset lies inside a message: use one that this server returned"
@@ -154,7 +154,7 @@ def _end(transaction: Transaction, state: Subscription) -> None:
         _member(state), _glob(state.config), state.config.wake_stream, explicit
     )
     transaction.remove(SUBSCRIPTIONS, subscription_key(state.id))
-    transaction.forget_owner(state.number)
+    transaction.remove_owned(state.number)
 
 
 def _link(
@@ -324,7 +324,7 @@ def _refuse_ack(
     refusal = subscriptions_state.check_ack(acked, position)
     if refusal is not None or between is None or (stream.id, position) in between:
         return refusal
-    return None if transaction.boundary(stream, position) else _BETWEEN
+    return None if transaction.is_boundary(stream, position) else _BETWEEN
 
 
 def check_acks(reader: Reader, state: Subscription | None, command: Settle, now: int) -> Settle:
@@ -342,7 +342,7 @@ def check_acks(reader: Reader, state: Subscription | None, command: Settle, now:
         position = None if stream is None else offsets.resolve(stream, ack.offset)
         if stream is None or not isinstance(position, int):
             break
-        if not reader.boundary(stream, position):
+        if not reader.is_boundary(stream, position):
             break
         between.add((stream.id, position))
     # The transaction refuses the request at the first one that is wrong.

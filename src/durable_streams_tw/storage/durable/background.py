@@ -1,4 +1,4 @@
-"""What a durable store does by itself: timers on the reactor's thread, work in the lanes."""
+"""What a durable store does by itself: timers on the reactor's thread, work in the executor."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class BackgroundTasks:
     def __init__(
         self,
         clock: IReactorTime,
-        lanes: Executor,
+        executor: Executor,
         committer: Committer,
         engine: Checkpointed,
         access: AccessTimes,
         now: Callable[[], int],
     ) -> None:
         self._clock = clock
-        self._lanes = lanes
+        self._executor = executor
         self._committer = committer
         self._engine = engine
         self._access = access
@@ -82,7 +82,7 @@ class BackgroundTasks:
         """Begin."""
         self._running = True
         # The committing lane says when; the reactor's thread sees to it.
-        self._engine.on_checkpoint_due = lambda at_once: self._lanes.tell(
+        self._engine.on_checkpoint_due = lambda at_once: self._executor.call_from_thread(
             partial(self._fold_due, at_once)
         )
         self._later("sweep", 0, self._sweep)
@@ -92,14 +92,14 @@ class BackgroundTasks:
         self._fold_due(at_once=False)
 
     def stop(self) -> None:
-        """End, and leave the last of it to the lanes."""
+        """End, and leave the last of it to the executor."""
         self._running = False
         for timer in self._timers.values():
             if timer.active():
                 timer.cancel()
         self._timers.clear()
         self._write_accesses_now()
-        self._lanes.write(BackgroundTask(self._fold_last))
+        self._executor.submit_write(BackgroundTask(self._fold_last))
 
     def _later(self, name: str, delay: float, what: Callable[[], None]) -> None:
         self._timers[name] = self._clock.callLater(delay, what)
@@ -114,12 +114,12 @@ class BackgroundTasks:
         """Sweep without waiting for the timer, unless a sweep is under way."""
         if not self._sweeping:
             self._sweeping = True
-            self._lanes.write(BackgroundTask(self._committer.sweep, self._swept))
+            self._executor.submit_write(BackgroundTask(self._committer.sweep, self._swept))
 
     def _swept(self, committed: BatchResult | None) -> None:
         self._sweeping = committed is not None and committed.more and self._running
         if self._sweeping:
-            self._lanes.write(BackgroundTask(self._committer.sweep, self._swept))
+            self._executor.submit_write(BackgroundTask(self._committer.sweep, self._swept))
 
     # -- accesses -----------------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ class BackgroundTasks:
         if self._accesses is not None:
             return
         # By now no read is under way that began before these were written.
-        self._access.settle(self._written_accesses)
+        self._access.discard_written(self._written_accesses)
         self._written_accesses = {}
         self._accesses = iter(self._access.take_unwritten(self._now()).items())
         self._write_some_accesses()
@@ -147,11 +147,11 @@ class BackgroundTasks:
             self._accesses = None
             return
         write = partial(self._committer.write_accesses, part.items())
-        self._lanes.write(BackgroundTask(write, partial(self._accesses_done, part)))
+        self._executor.submit_write(BackgroundTask(write, partial(self._accesses_done, part)))
 
     def _accesses_done(self, accesses: dict[int, int], committed: BatchResult | None) -> None:
         if committed is None or committed.failed:
-            self._access.give_back(accesses)
+            self._access.restore(accesses)
         else:
             self._written_accesses.update(accesses)
         if self._running:
@@ -175,7 +175,9 @@ class BackgroundTasks:
             self._fold_again = True
             return
         self._folding, self._fold_again = True, False
-        self._lanes.read(self._engine.checkpoint).addCallbacks(self._folded, self._not_folded)
+        self._executor.submit_read(self._engine.checkpoint).addCallbacks(
+            self._folded, self._not_folded
+        )
 
     def _folded(self, _: None) -> None:
         if self._fold_fails:
@@ -206,7 +208,7 @@ class BackgroundTasks:
 
     def _tend(self) -> None:
         self._later("tend", READER_CHECK_INTERVAL, self._tend)
-        self._lanes.write(BackgroundTask(self._tend_keyspace))
+        self._executor.submit_write(BackgroundTask(self._tend_keyspace))
 
     def _tend_keyspace(self) -> None:
         try:

@@ -40,7 +40,6 @@ from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.transaction import BatchTransaction
 from durable_streams_tw.storage.durable.write_cache import WriteCache
 from durable_streams_tw.storage.engine import codec, tables
-from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.format_version import first_id
 from durable_streams_tw.storage.engine.kv import (
     EngineFailed,
@@ -48,6 +47,7 @@ from durable_streams_tw.storage.engine.kv import (
     KeyValueEngine,
     WriteBatch,
 )
+from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import (
     BATCH_TIME,
     DELETE_STEP,
@@ -499,7 +499,7 @@ class Committer:
                 deadline = expire(transaction, stream_id, now)
                 if deadline is not None:
                     # An entry must not lie behind what is known of the stream after a crash.
-                    touch(transaction, stream_id, self._access.last(stream_id, now))
+                    touch(transaction, stream_id, self._access.last_access(stream_id, now))
                 transaction.reindex(stream_id, found_at, deadline)
             except CorruptRecord as corrupt:
                 self._log.error("{corrupt}", corrupt=corrupt)

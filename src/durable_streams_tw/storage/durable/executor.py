@@ -1,6 +1,6 @@
-"""Where disk work happens: a pool of threads that read, and one thread that commits.
+"""Threads of a durable store: one committer thread and a pool of reader threads.
 
-The reactor's thread hands work over and is called back; it never waits.
+The reactor's thread submits work and is called back; it never waits for the disk.
 """
 
 from __future__ import annotations
@@ -22,27 +22,30 @@ Job = Any
 
 
 class Executor(Protocol):
-    """How a store gets its work done elsewhere."""
+    """Executor of a store: a committer thread, reader threads, and calls back into the reactor."""
 
     def start(self, work: Callable[[list[Job]], None]) -> None:
-        """Begin. ``work`` is called in the committing lane with what has queued."""
+        """Start the threads. The committer thread calls ``work`` with all queued jobs."""
 
-    def read(self, look: Callable[[], T]) -> Deferred[T]:
-        """Call something in a reading lane."""
+    def submit_read(self, function: Callable[[], T]) -> Deferred[T]:
+        """Call a function on a reader thread and return its result."""
 
-    def write(self, job: Job) -> None:
-        """Queue a job for the committing lane."""
+    def submit_write(self, job: Job) -> None:
+        """Queue a job for the committer thread."""
 
-    def tell(self, what: Callable[[], None]) -> None:
-        """Call something on the reactor's thread. For the committing lane."""
+    def call_from_thread(self, function: Callable[[], None]) -> None:
+        """Call a function on the reactor's thread. For the committer thread."""
 
     def stop(self) -> Deferred[None]:
-        """Finish what has queued, then end."""
+        """Finish all queued jobs, then stop the threads."""
 
 
 class ThreadExecutor:
-    """Lanes of real threads beside a reactor; ``timers`` (default: the reactor's) say when a
-    turn is over."""
+    """Executor with real threads.
+
+    ``timers`` (default: the reactor) schedules the hand-over of jobs at the end of a reactor turn.
+    ``readers`` is the maximum number of reader threads.
+    """
 
     def __init__(
         self, reactor: Any, timers: IReactorTime | None = None, readers: int = READ_THREADS
@@ -50,7 +53,7 @@ class ThreadExecutor:
         self._reactor = reactor
         self._timers: IReactorTime = timers or reactor
         self._pool = ThreadPool(minthreads=0, maxthreads=readers, name="durable-streams-read")
-        # Jobs of the running turn, and those of turns before it.
+        # Jobs of the current reactor turn, then batches of jobs of earlier turns.
         self._turn: list[Job] = []
         self._queue: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._stopped: Deferred[None] = Deferred()
@@ -62,32 +65,33 @@ class ThreadExecutor:
             target=self._commit, args=(work,), name="durable-streams-commit", daemon=True
         ).start()
 
-    def read(self, look: Callable[[], T]) -> Deferred[T]:
-        """Call something in a thread of the pool."""
-        return deferToThreadPool(self._reactor, self._pool, look)
+    def submit_read(self, function: Callable[[], T]) -> Deferred[T]:
+        """Call a function on a thread of the pool."""
+        return deferToThreadPool(self._reactor, self._pool, function)
 
-    def write(self, job: Job) -> None:
-        """Queue a job; the committing thread takes all that has queued at once.
+    def submit_write(self, job: Job) -> None:
+        """Queue a job for the committer thread.
 
-        It gets those of one turn of the reactor together: a commit of the first would make
-        the others wait for the next.
+        Jobs of one reactor turn are handed over together: if the first were handed over alone,
+        the others would wait for its commit.
         """
         if not self._turn:
             self._timers.callLater(0, self._hand_over)
         self._turn.append(job)
 
     def _hand_over(self) -> None:
-        # Nothing may come behind the end.
+        # Also called by a timer after `stop`: then there is nothing left, and nothing may be
+        # queued after the None that ends the committer thread.
         if self._turn:
             turn, self._turn = self._turn, []
             self._queue.put(turn)
 
-    def tell(self, what: Callable[[], None]) -> None:
-        """Call something on the reactor's thread."""
-        self._reactor.callFromThread(what)
+    def call_from_thread(self, function: Callable[[], None]) -> None:
+        """Call a function on the reactor's thread."""
+        self._reactor.callFromThread(function)
 
     def stop(self) -> Deferred[None]:
-        """End both lanes; fires when the last job is done."""
+        """Stop all threads; fires when the last job is done."""
         self._hand_over()
         self._queue.put(None)
         return self._stopped
@@ -100,7 +104,7 @@ class ThreadExecutor:
             turns += [queue.get_nowait() for _ in range(queue.qsize())]
             last = turns[-1] is None
             work([job for turn in turns if turn for job in turn])
-            # Or the last batch's bytes live for as long as this thread waits for the next.
+            # Without this the bodies of the last batch stay in memory until the next one.
             turns.clear()
         self._reactor.callFromThread(self._end)
 

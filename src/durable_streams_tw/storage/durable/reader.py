@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.storage.api import RecordTable
 from durable_streams_tw.storage.engine import codec, tables
-from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.kv import View
-from durable_streams_tw.storage.engine.tables import Table
+from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.fork_ranges import Extent, extents
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ def _gather_extent(
     return limit
 
 
-def runs(
+def message_runs(
     view: View, lookup: Lookup, state: StreamState, start: int
 ) -> Iterator[tuple[int, bytes | None]]:
     """The stored messages of a stream in JSON mode from a boundary up to its tail.
@@ -181,13 +181,13 @@ class ViewReader:
         """The stream of an id."""
         return self._lookup(stream_id)
 
-    def boundary(self, state: StreamState, position: int) -> bool:
+    def is_boundary(self, state: StreamState, position: int) -> bool:
         """Whether a position lies between messages."""
         return is_boundary(self._view, self._lookup, state, position)
 
-    def runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
+    def message_runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
         """The stored messages of a stream."""
-        return runs(self._view, self._lookup, state, start)
+        return message_runs(self._view, self._lookup, state, start)
 
 
 def is_boundary(view: View, lookup: Lookup, state: StreamState, position: int) -> bool:
@@ -219,20 +219,22 @@ class ViewSnapshot:
         self._view = view
         self._usable = usable
 
-    def get(self, table: Table[T], key: bytes) -> T | None:
+    def get(self, table: RecordTable[T], key: bytes) -> T | None:
         """Return the record of a key, or None."""
         return tables.load(self._view, table, key)
 
-    def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
+    def range(
+        self, table: RecordTable[T], first: bytes, stop: bytes | None
+    ) -> Iterator[tuple[bytes, T]]:
         """Yield the records with ``first <= key < stop``, in order."""
         return tables.scan(self._view, table, first, stop)
 
-    def living(self, path: str) -> StreamState | None:
+    def active_stream(self, path: str) -> StreamState | None:
         """Return the state of the stream at a path, or None if no client may use it."""
         record = load_stream_at(self._view, path)
         return None if record is None or not self._usable(record.state) else record.state
 
-    def names(self, prefix: str, after: str = "") -> Iterator[str]:
+    def stream_names(self, prefix: str, after: str = "") -> Iterator[str]:
         """Yield stream names with a prefix, in listing order; a few others may be among them."""
         ranges = codec.path_ranges(prefix, after)
         return merge(*starmap(self._names, ranges), key=codec.listing_key)

@@ -27,16 +27,18 @@ from durable_streams_tw.protocol.streams.commands import Append, Create
 from durable_streams_tw.protocol.streams.offsets import START, RequestedOffset
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import Settle
-from durable_streams_tw.storage.access_times import AccessTimes, usable
+from durable_streams_tw.storage.access_times import AccessTimes, check_usable
 from durable_streams_tw.storage.api import (
     Chunk,
     Command,
     IStreamStore,
     Listener,
-    NoteListener,
     Outcome,
+    RecordListener,
+    StoreObserver,
     StoreSnapshot,
-    StoreUnusable,
+    StoreStats,
+    notify_listeners,
 )
 from durable_streams_tw.storage.commands import forks, subscriptions
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
@@ -48,15 +50,15 @@ from durable_streams_tw.storage.durable.executor import Executor
 from durable_streams_tw.storage.durable.read_cache import ChunkCache, NotCached, StateCache
 from durable_streams_tw.storage.durable.reader import ViewSnapshot
 from durable_streams_tw.storage.engine import tables
-from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.kv import EngineFailed, Snapshot, View
 from durable_streams_tw.storage.engine.limits import SEGMENT_SIZE
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
 from durable_streams_tw.storage.engine.wal.engine import WALEngine
+from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
 from durable_streams_tw.storage.files import persist
-from durable_streams_tw.storage.fork_ranges import TORN, resolve, same_stream
+from durable_streams_tw.storage.fork_ranges import INSIDE_MESSAGE, check_same_stream, resolve_offset
 from durable_streams_tw.storage.limits import (
     DISK_RESERVE,
     INLINE_ACKS,
@@ -66,8 +68,6 @@ from durable_streams_tw.storage.limits import (
     MAX_QUEUE,
     MAX_QUEUED_COMMANDS,
 )
-from durable_streams_tw.storage.listeners import tell
-from durable_streams_tw.storage.metrics import StoreMetrics, StoreStats
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ _OVERLOADED: Final = Refusal(
 class _Submitted(Struct):
     command: Command
     size: int
-    told: Callable[[Outcome], object]
+    callback: Callable[[Outcome], object]
 
 
 class _Seen(Struct):
@@ -98,7 +98,7 @@ def _nothing() -> None:
 
 
 @implementer(IStreamStore)
-class LMDBStore:
+class DurableStore:
     """Streams in a directory.
 
     ``directory`` is made if it is missing; ``clock`` runs the sweep and bounds the time of batches;
@@ -114,7 +114,7 @@ class LMDBStore:
         self,
         directory: str,
         clock: IReactorTime,
-        lanes: Executor,
+        executor: Executor,
         *,
         quota: int | None = None,
         journal_size: int = SEGMENT_SIZE,
@@ -125,7 +125,7 @@ class LMDBStore:
         self._max_producers = max_producers
         self._directory = directory
         self._clock = clock
-        self._lanes = lanes
+        self._executor = executor
         self._quota = quota
         self._journal_size = journal_size
         self._now = now or _wall_clock
@@ -133,14 +133,14 @@ class LMDBStore:
         self._published = StateCache()
         self._recent = ChunkCache()
         self._listeners: list[Listener] = []
-        self._note_listeners: list[NoteListener] = []
+        self._note_listeners: list[RecordListener] = []
         self._open = False
         self._closed: Deferred[None] | None = None
         self._queued = self._queued_bytes = 0
         # On the committing thread: commands that wait for a fan-out, and those after them.
         self._left: list[_Submitted] = []
         self._counter = ForkCounter(self._count, BUG)
-        self._meter: StoreMetrics | None = None
+        self._observer: StoreObserver | None = None
         # Since when, by the process's clock, the oldest command waits that is not taken up yet.
         self._waits_since = 0.0
 
@@ -174,10 +174,10 @@ class LMDBStore:
             self._clock.seconds,
             self._max_producers,
         )
-        self._lanes.start(self._work)
+        self._executor.start(self._work)
         self._open = True
         self._chores = BackgroundTasks(
-            self._clock, self._lanes, self._committer, self._engine, self._access, self._now
+            self._clock, self._executor, self._committer, self._engine, self._access, self._now
         )
         self._chores.start()
 
@@ -194,7 +194,7 @@ class LMDBStore:
         self._closed = stop_all(
             lambda: self._counter.stop(_STOPPING),
             self._chores.stop,
-            self._lanes.stop,
+            self._executor.stop,
             self._engine.close,
             self._claim.release,
         )
@@ -205,47 +205,49 @@ class LMDBStore:
     def submit(self, command: Command) -> Deferred[Outcome]:
         """Queue a command for the committer."""
         done: Deferred[Outcome] = Deferred()
-        self.carry_out(command, done.callback)
+        self.execute(command, done.callback)
         return done
 
-    def carry_out(self, command: Command, told: Callable[[Outcome], object]) -> None:
+    def execute(self, command: Command, callback: Callable[[Outcome], object]) -> None:
         """Queue a command for the committer."""
         if not self._open:
-            told(_STOPPING)
+            callback(_STOPPING)
             return
         body = command.body if isinstance(command, Append | Create) else None
         size = 0 if body is None else len(body.data)
         if self._queued_bytes + size > MAX_QUEUE or self._queued >= MAX_QUEUED_COMMANDS:
-            if self._meter is not None:
-                self._meter.refused(command, _OVERLOADED)
-            told(_OVERLOADED)
+            if self._observer is not None:
+                self._observer.record_refusal(command, _OVERLOADED)
+            callback(_OVERLOADED)
             return
         self._queued += 1
         self._queued_bytes += size
         if forks.needs_count(command):
             assert isinstance(command, Create)
-            self._counter.count(command, partial(self._counted, size, told))
+            self._counter.count(command, partial(self._counted, size, callback))
         elif isinstance(command, Settle) and len(command.acks) > INLINE_ACKS:
             checked = self._in_lane(partial(self._check_acks, command))
-            checked.addErrback(self._not_checked).addCallback(partial(self._counted, size, told))
+            checked.addErrback(self._not_checked).addCallback(
+                partial(self._counted, size, callback)
+            )
         else:
-            self._write(_Submitted(command, size, told))
+            self._write(_Submitted(command, size, callback))
 
     def _write(self, submitted: _Submitted) -> None:
         if not self._waits_since:
             self._waits_since = perf_counter()
-        self._lanes.write(submitted)
+        self._executor.submit_write(submitted)
 
     def _counted(
-        self, size: int, told: Callable[[Outcome], object], counted: Create | Settle | Refusal
+        self, size: int, callback: Callable[[Outcome], object], counted: Create | Settle | Refusal
     ) -> None:
         """A command that was looked into before may be carried out, or not."""
         if self._open and not isinstance(counted, Refusal):
-            self._write(_Submitted(counted, size, told))
+            self._write(_Submitted(counted, size, callback))
             return
         self._queued -= 1
         self._queued_bytes -= size
-        told(counted if isinstance(counted, Refusal) else _STOPPING)
+        callback(counted if isinstance(counted, Refusal) else _STOPPING)
 
     def _check_acks(self, command: Settle) -> Settle | Refusal:
         """In a reading lane: find the acks that lie between messages."""
@@ -295,7 +297,7 @@ class LMDBStore:
         queue, self._left = self._left, []
         for job in jobs:
             if isinstance(job, BackgroundTask):
-                self._lanes.tell(partial(self._done, job, self._guard(job.run)))
+                self._executor.call_from_thread(partial(self._done, job, self._guard(job.run)))
             else:
                 queue.append(job)
         while queue:
@@ -310,13 +312,13 @@ class LMDBStore:
             queue = left + rest if rest else left
             if waiting and self._open:
                 self._left = queue
-                self._lanes.tell(self._go_on)
+                self._executor.call_from_thread(self._go_on)
                 return
 
     def _go_on(self) -> None:
         """On the reactor's thread: have the committing thread called again."""
         if self._open:
-            self._lanes.write(BackgroundTask(_nothing))
+            self._executor.submit_write(BackgroundTask(_nothing))
 
     def _step(self, batch: list[_Submitted], waited: float) -> tuple[list[_Submitted], bool]:
         """On the committing thread: carry out a batch.
@@ -334,15 +336,17 @@ class LMDBStore:
             waiting = set(committed.waiting)
             left = [batch[index] for index in committed.waiting] + left
             batch = [job for index, job in enumerate(batch) if index not in waiting]
-        self._lanes.tell(partial(self._stepped, batch, committed, waited, took))
+        self._executor.call_from_thread(partial(self._stepped, batch, committed, waited, took))
         return left, bool(committed.waiting)
 
     def _guard(self, work: Callable[[], BatchResult | None]) -> BatchResult | None:
-        # The committing thread outlives every bug; whoever waits is told.
+        # The committing thread outlives every bug; whoever waits is callback.
         try:
             return work()
         except Exception:  # noqa: BLE001
-            self._lanes.tell(partial(self._log.failure, "committing failed", Failure()))
+            self._executor.call_from_thread(
+                partial(self._log.failure, "committing failed", Failure())
+            )
             return None
 
     def _committed(self, batch: list[_Submitted], committed: BatchResult) -> None:
@@ -357,12 +361,12 @@ class LMDBStore:
                 self._access.forget(change.state.id)
             elif change.data:
                 recent.put(change.state.id, change.start, change.data)
-        tell(self._note_listeners, committed.notes)
+        notify_listeners(self._note_listeners, committed.notes)
         self._queued -= len(batch)
         for job, outcome in zip(batch, committed.outcomes, strict=True):
             self._queued_bytes -= job.size
-            job.told(outcome)
-        tell(self._listeners, committed.changes)
+            job.callback(outcome)
+        notify_listeners(self._listeners, committed.changes)
 
     def _stepped(
         self, batch: list[_Submitted], committed: BatchResult, waited: float, took: float
@@ -370,9 +374,9 @@ class LMDBStore:
         self._committed(batch, committed)
         if committed.more and self._open:
             self._chores.sweep_now()
-        if self._meter is not None:
+        if self._observer is not None:
             came = [job.command for job in batch], committed.outcomes, committed.changes
-            self._meter.batch(*came, waited, took, committed.seconds, committed.failed)
+            self._observer.record_batch(*came, waited, took, committed.seconds, committed.failed)
 
     def _done(self, chore: BackgroundTask, committed: BatchResult | None) -> None:
         """Back on the reactor's thread after work of the store's own."""
@@ -383,7 +387,7 @@ class LMDBStore:
 
     # -- reading --------------------------------------------------------------------------------
 
-    def look(self, path: str) -> Deferred[StreamState | Refusal]:
+    def get_state(self, path: str) -> Deferred[StreamState | Refusal]:
         """The stream at a path."""
         if not self._open:
             return succeed(_STOPPING)
@@ -410,7 +414,7 @@ class LMDBStore:
             usable = self._usable(state)
             if isinstance(usable, Refusal):
                 return succeed(usable)
-            position = resolve(usable, offset, stream_id)
+            position = resolve_offset(usable, offset, stream_id)
             if isinstance(position, Refusal):
                 return succeed(position)
             self._note(usable)
@@ -436,7 +440,7 @@ class LMDBStore:
         self, path: str, stream_id: int, start: int, stop: int, view: View
     ) -> bytes | Refusal:
         record = durable_reader.load_stream_at(view, path)
-        state = same_stream(self._usable(None if record is None else record.state), stream_id)
+        state = check_same_stream(self._usable(None if record is None else record.state), stream_id)
         if isinstance(state, Refusal):
             return state
         return durable_reader.gather(
@@ -451,11 +455,11 @@ class LMDBStore:
         """A live reader went."""
         self._access.unpin(stream_id, self._now())
 
-    def watch(self, listener: Listener) -> None:
+    def add_listener(self, listener: Listener) -> None:
         """Tell ``listener`` of every commit."""
         self._listeners.append(listener)
 
-    def ask(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
+    def query(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
         """What a function finds, in a reading lane."""
         if not self._open:
             return succeed(_STOPPING)
@@ -481,19 +485,19 @@ class LMDBStore:
             return _UNREADABLE
 
     def _in_lane(self, look: Callable[[], T]) -> Deferred[T]:
-        meter, read = self._meter, self._lanes.read
-        return read(look) if meter is None else meter.timed(read, look)
+        observer, read = self._observer, self._executor.submit_read
+        return read(look) if observer is None else observer.time_read(read, look)
 
-    def watch_records(self, listener: NoteListener) -> None:
+    def add_record_listener(self, listener: RecordListener) -> None:
         """Tell ``listener`` of every change of a watched record."""
         self._note_listeners.append(listener)
 
     def _usable(self, state: StreamState | None) -> StreamState | Refusal:
-        return usable(state, self._access, self._now())
+        return check_usable(state, self._access, self._now())
 
     def _note(self, state: StreamState) -> None:
         if state.lifetime.ttl is not None:
-            self._access.note(state.id, self._now())
+            self._access.record(state.id, self._now())
 
     def _remembered(self, state: StreamState, position: int, limit: int) -> bytes | None:
         """The whole answer to a read, where memory has it."""
@@ -535,12 +539,12 @@ class LMDBStore:
         usable = self._usable(state)
         if isinstance(usable, Refusal):
             return usable
-        position = resolve(usable, offset, stream_id)
+        position = resolve_offset(usable, offset, stream_id)
         if isinstance(position, Refusal):
             return position
         lookup = durable_reader.lookup_in(view)
         if not durable_reader.is_boundary(view, lookup, usable, position):
-            return TORN
+            return INSIDE_MESSAGE
         if not limit or position == usable.tail:
             return Chunk(usable, position, b"")
         stop, more = usable.tail, 0
@@ -569,11 +573,11 @@ class LMDBStore:
 
     # -- what operators ask -----------------------------------------------------------------------
 
-    def measure(self, meter: StoreMetrics) -> None:
+    def set_observer(self, observer: StoreObserver) -> None:
         """Count into ``meter`` from now on."""
-        self._meter = meter
+        self._observer = observer
 
-    def levels(self) -> Deferred[StoreStats | None]:
+    def stats(self) -> Deferred[StoreStats | None]:
         """How the store stands."""
         if not self._open:
             return succeed(None)
@@ -587,17 +591,17 @@ class LMDBStore:
                 self._log.error("the store's levels cannot be read: {reason}", reason=failure)
                 return None
 
-        return self._lanes.read(look)
+        return self._executor.submit_read(look)
 
-    def obstacle(self) -> Deferred[str | None]:
+    def check_writable(self) -> Deferred[str | None]:
         """Why nothing can be written, None where it can."""
         if not self._open:
             return succeed("the store is closed")
         # Both lanes have to come round.
-        written = self._lanes.read(self._disk_obstacle)
+        written = self._executor.submit_read(self._disk_obstacle)
         looked: Deferred[str | None] = Deferred()
         found: list[str | None] = []
-        self._lanes.write(
+        self._executor.submit_write(
             BackgroundTask(
                 lambda: found.append(self._committer.obstacle()),
                 lambda _: looked.callback(found[0] if found else "the committer met a bug"),

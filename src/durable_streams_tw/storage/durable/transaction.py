@@ -27,9 +27,10 @@ from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.record_layout import cut
 from durable_streams_tw.storage.durable.write_cache import OpenStream, WriteCache
 from durable_streams_tw.storage.engine import codec, tables
-from durable_streams_tw.storage.engine.codec import CorruptRecord, StreamRecord
+from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.kv import WriteBatch
 from durable_streams_tw.storage.engine.tables import FAN_OUTS, Table, owned_range
+from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import MERGE_RECORD, OWNED_AHEAD, RECORD_PAYLOAD
 
 T = TypeVar("T")
@@ -42,16 +43,16 @@ class BatchTransaction:
 
     ``published`` is what readers are to see once the batch is durable: states by path, None
     where a stream is gone. ``writes`` grows with every change of a stream, so that whoever
-    met a failure can tell whether it left a trace. ``roomy`` is false while there is no room
+    met a failure can tell whether it left a trace. ``has_space`` is false while there is no room
     on the disk for what grows.
     """
 
     _log = Logger()
 
     def __init__(
-        self, batch: WriteBatch, written: WriteCache, access: AccessTimes, roomy: bool = True
+        self, batch: WriteBatch, written: WriteCache, access: AccessTimes, has_space: bool = True
     ) -> None:
-        self.roomy = roomy
+        self.has_space = has_space
         self.changes: list[Change] = []
         self.notes: list[RecordChange] = []
         self.published: dict[str, StreamState | None] = {}
@@ -98,7 +99,7 @@ class BatchTransaction:
         """The next id; the counter is durable with the batch that uses it."""
         written = self._written
         if written.next_id is None:
-            written.next_id = max(reader.load_next_id(self._batch), self.life)
+            written.next_id = max(reader.load_next_id(self._batch), self.process_first_id)
         given = written.next_id
         written.next_id = given + 1
         self._put(codec.NEXT_ID_KEY, codec.pack_integer(given + 1))
@@ -106,19 +107,19 @@ class BatchTransaction:
         return given
 
     @property
-    def life(self) -> int:
+    def process_first_id(self) -> int:
         """What all ids given by this process reach, and none given before."""
         written = self._written
-        if written.life is None:
+        if written.process_first_id is None:
             try:
                 known = reader.load_next_id(self._batch)
                 # By chance, or copies whose clocks were set back would give the same ids.
-                chance = int.from_bytes(self.entropy(2), "big")
-                written.life = max(known, written.first_id) + chance
+                chance = int.from_bytes(self.random_bytes(2), "big")
+                written.process_first_id = max(known, written.first_id) + chance
             except CorruptRecord:
                 # Then no ids are given, and no incarnation can be told from another.
                 return 0
-        return written.life
+        return written.process_first_id
 
     def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
         """What the stream remembers of a producer."""
@@ -145,12 +146,12 @@ class BatchTransaction:
                 return known
         return None
 
-    def runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
+    def message_runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
         """The stored messages of a stream, those of this batch too."""
         self._flush_data()
-        return reader.runs(self._batch, self.stream, state, start)
+        return reader.message_runs(self._batch, self.stream, state, start)
 
-    def boundary(self, state: StreamState, position: int) -> bool:
+    def is_boundary(self, state: StreamState, position: int) -> bool:
         """Whether a position lies between messages."""
         if position not in (0, state.tail):
             self._flush_data()
@@ -200,7 +201,7 @@ class BatchTransaction:
             self._bodies[state.id] = stream
         stream.pending.append(body)
 
-    def forget(self, state: StreamState) -> None:
+    def remove_stream(self, state: StreamState) -> None:
         """End a stream: its names go now, its bytes in later steps."""
         stream = self._open(state.id)
         assert stream is not None, "only a stream that exists is forgotten"
@@ -286,12 +287,12 @@ class BatchTransaction:
         self._written.ahead.pop(name)
         return False
 
-    def forget_owner(self, number: int) -> None:
+    def remove_owned(self, number: int) -> None:
         """Let go of all that a number owns, in later steps."""
         self.writes += 1
         self._puts[codec.garbage_key(number)] = b""
 
-    def entropy(self, size: int) -> bytes:
+    def random_bytes(self, size: int) -> bytes:
         """Bytes that nobody can guess."""
         return os.urandom(size)
 

@@ -70,7 +70,7 @@ class WriteCache:
     def __init__(self, first_id: int = 0, max_producers: int = MAX_PRODUCERS) -> None:
         self.first_id = first_id
         self.max_producers = max_producers
-        self.life: int | None = None
+        self.process_first_id: int | None = None
         self.by_path: BoundedCache[str, OpenStream] = BoundedCache(STATE_CACHE)
         self.by_id: dict[int, OpenStream] = {}
         # Generation and state by stream and producer id.

@@ -43,6 +43,7 @@ from durable_streams_tw.protocol.streams.producers import (
 )
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.engine.kv import Buffer
+from durable_streams_tw.storage.errors import CorruptRecord
 
 FORMAT: Final = 5
 """The layout above. A store of a greater number is refused. Format 1 had no subscriptions, format 2
@@ -76,14 +77,6 @@ _LARGEST_ID: Final = 2**64 - 1
 _LONG_PATH: Final = 480
 _LONG_PATH_PREFIX: Final = 440
 _LONG_PRODUCER: Final = 128
-
-
-class CorruptRecord(Exception):
-    """Stored bytes are missing or fail their checksum; ``key`` says where."""
-
-    def __init__(self, key: bytes, what: str) -> None:
-        super().__init__(f"{what}: key {key!r}")
-        self.key = key
 
 
 class Meta(Struct, frozen=True):

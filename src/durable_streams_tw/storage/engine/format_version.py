@@ -6,9 +6,9 @@ import msgspec
 from msgspec.structs import replace
 
 from durable_streams_tw import __version__
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull, KeyValueEngine
+from durable_streams_tw.storage.errors import StoreUnusable
 
 
 def check_format(engine: KeyValueEngine, where: str, now: int) -> None:

@@ -20,10 +20,10 @@ from typing import Any, Final
 
 import lmdb
 
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, EngineFull
 from durable_streams_tw.storage.engine.limits import MAP_SIZE, MAX_READERS
 from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages, used_end
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, DRAFT, LOCK_FILE, open_file
 from durable_streams_tw.storage.limits import READ_THREADS
 

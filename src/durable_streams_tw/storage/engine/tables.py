@@ -2,7 +2,7 @@
 
 A store keeps values by table and key and knows nothing of their meaning. Keys sort as bytes;
 where a table's keys begin with a number, all that a number owns lies in one range and can be
-let go with `Transaction.forget_owner`.
+let go with `Transaction.remove_owned`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from durable_streams_tw.protocol.subscriptions.state import (
     FanOut,
     Subscription,
 )
-from durable_streams_tw.storage.engine.codec import CorruptRecord, unseal
+from durable_streams_tw.storage.api import RecordTable
+from durable_streams_tw.storage.engine.codec import unseal
 from durable_streams_tw.storage.engine.kv import Buffer, View
+from durable_streams_tw.storage.errors import CorruptRecord
 
 T = TypeVar("T")
 
@@ -92,7 +94,7 @@ def owned_range(number: int) -> tuple[bytes, bytes]:
     return number.to_bytes(8, "big"), (number + 1).to_bytes(8, "big")
 
 
-def load(view: View, table: Table[T], key: bytes) -> T | None:
+def load(view: View, table: RecordTable[T], key: bytes) -> T | None:
     """The record of a key. Raises `CorruptRecord`."""
     whole = table.prefix + key
     value = view.get(whole)
@@ -100,7 +102,7 @@ def load(view: View, table: Table[T], key: bytes) -> T | None:
 
 
 def scan(
-    view: View, table: Table[T], first: bytes, stop: bytes | None
+    view: View, table: RecordTable[T], first: bytes, stop: bytes | None
 ) -> Iterator[tuple[bytes, T]]:
     """Records with ``first <= key < stop`` in order. Raises `CorruptRecord`."""
     for key, record in scan_with_errors(view, table, first, stop):
@@ -110,7 +112,7 @@ def scan(
 
 
 def scan_with_errors(
-    view: View, table: Table[T], first: bytes, stop: bytes | None
+    view: View, table: RecordTable[T], first: bytes, stop: bytes | None
 ) -> Iterator[tuple[bytes, T | CorruptRecord]]:
     """The same, with what is wrong in place of what cannot be read."""
     prefix = table.prefix

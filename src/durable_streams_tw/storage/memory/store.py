@@ -26,34 +26,41 @@ from durable_streams_tw.protocol.streams.producers import Generation, ProducerSt
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
 from durable_streams_tw.protocol.subscriptions.state import FanOut
-from durable_streams_tw.storage.access_times import AccessTimes, usable
+from durable_streams_tw.storage.access_times import AccessTimes, check_usable
 from durable_streams_tw.storage.api import (
     Change,
     Chunk,
     Command,
     IStreamStore,
     Listener,
-    NoteListener,
     Outcome,
     RecordChange,
+    RecordListener,
+    RecordTable,
+    StoreObserver,
     StoreSnapshot,
+    StoreStats,
+    notify_listeners,
 )
 from durable_streams_tw.storage.commands import forks, pending
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
 from durable_streams_tw.storage.commands.streams import apply, expire
 from durable_streams_tw.storage.durable.record_layout import cut
 from durable_streams_tw.storage.engine.tables import Table, owned_range
-from durable_streams_tw.storage.fork_ranges import TORN, extents, resolve, same_stream
+from durable_streams_tw.storage.fork_ranges import (
+    INSIDE_MESSAGE,
+    check_same_stream,
+    extents,
+    resolve_offset,
+)
 from durable_streams_tw.storage.limits import (
     BATCH_TIME,
     MAX_PRODUCERS,
     RECORD_PAYLOAD,
     SWEEP_INTERVAL,
 )
-from durable_streams_tw.storage.listeners import tell
 from durable_streams_tw.storage.memory.sorted_names import SortedNames
 from durable_streams_tw.storage.memory.tables import MemoryTables
-from durable_streams_tw.storage.metrics import StoreMetrics, StoreStats
 
 T = TypeVar("T")
 
@@ -136,17 +143,17 @@ class MemoryStore:
         # Those of them that the sweep under way has not looked at.
         self._mortal_left: list[int] = []
         # Offsets and entity tags carry ids, and clients keep them for longer than a process lives.
-        self._next_id = self.life = (now() << 20) + 1
+        self._next_id = self.process_first_id = (now() << 20) + 1
         self.access = AccessTimes(lead)
         self._listeners: list[Listener] = []
-        self._note_listeners: list[NoteListener] = []
+        self._note_listeners: list[RecordListener] = []
         self._telling = False
-        self._meter: StoreMetrics | None = None
+        self._observer: StoreObserver | None = None
         self._tables = MemoryTables()
         self._notes: list[RecordChange] = []
         self.changes: list[Change] = []
         self.index = SubscriptionIndex()
-        self.roomy = True
+        self.has_space = True
         self.fan_outs: OrderedDict[str, FanOut] = OrderedDict()
 
     # -- IStreamStore ---------------------------------------------------------------------
@@ -167,22 +174,22 @@ class MemoryStore:
     def submit(self, command: Command) -> Deferred[Outcome]:
         """Carry out a command at once."""
         done: Deferred[Outcome] = Deferred()
-        self.carry_out(command, done.callback)
+        self.execute(command, done.callback)
         return done
 
-    def carry_out(self, command: Command, told: Callable[[Outcome], object]) -> None:
+    def execute(self, command: Command, callback: Callable[[Outcome], object]) -> None:
         """Carry out a command at once, but for a fork whose messages take long to count."""
         if forks.needs_count(command):
             assert isinstance(command, Create)
-            self._counter.count(command, partial(self._counted, told))
+            self._counter.count(command, partial(self._counted, callback))
         else:
-            self._apply(command, told)
+            self._apply(command, callback)
 
-    def _counted(self, told: Callable[[Outcome], object], counted: Create | Refusal) -> None:
+    def _counted(self, callback: Callable[[Outcome], object], counted: Create | Refusal) -> None:
         if isinstance(counted, Refusal):
-            told(counted)
+            callback(counted)
         else:
-            self._apply(counted, told)
+            self._apply(counted, callback)
 
     def _count(
         self, command: Create, counting: Counting | None
@@ -197,13 +204,13 @@ class MemoryStore:
         self._clock.callLater(0, later.callback, reached)
         return later
 
-    def _apply(self, command: Command, told: Callable[[Outcome], object]) -> None:
+    def _apply(self, command: Command, callback: Callable[[Outcome], object]) -> None:
         known = len(self.changes)
         outcome = self._carry_out(command, self._now())
-        if self._meter is not None:
-            self._meter.one(command, outcome, self.changes[known:])
+        if self._observer is not None:
+            self._observer.record_command(command, outcome, self.changes[known:])
         self._tell()
-        told(outcome)
+        callback(outcome)
 
     def _carry_out(self, command: Command, now: int) -> Outcome:
         outcome = None
@@ -216,7 +223,7 @@ class MemoryStore:
         while self.fan_outs:
             pending.resume(self, now)
 
-    def look(self, path: str) -> Deferred[StreamState | Refusal]:
+    def get_state(self, path: str) -> Deferred[StreamState | Refusal]:
         """The stream at a path."""
         return succeed(self._look(path, self._now()))
 
@@ -235,7 +242,7 @@ class MemoryStore:
         self, path: str, stream_id: int, start: int, stop: int
     ) -> Deferred[bytes | Refusal]:
         """Exactly the bytes ``[start, stop)`` of a stream."""
-        state = same_stream(self._look(path, self._now()), stream_id)
+        state = check_same_stream(self._look(path, self._now()), stream_id)
         if isinstance(state, Refusal):
             return succeed(state)
         return succeed(b"".join(self._parts(state, start, stop)))
@@ -248,28 +255,28 @@ class MemoryStore:
         """A live reader went."""
         self.access.unpin(stream_id, self._now())
 
-    def watch(self, listener: Listener) -> None:
+    def add_listener(self, listener: Listener) -> None:
         """Tell ``listener`` of every change."""
         self._listeners.append(listener)
 
-    def ask(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
+    def query(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
         """What a function finds."""
         answer: T | Refusal = question(self)
         return succeed(answer)
 
-    def watch_records(self, listener: NoteListener) -> None:
+    def add_record_listener(self, listener: RecordListener) -> None:
         """Tell ``listener`` of every change of a watched record."""
         self._note_listeners.append(listener)
 
-    def measure(self, meter: StoreMetrics) -> None:
+    def set_observer(self, observer: StoreObserver) -> None:
         """Count into ``meter`` from now on."""
-        self._meter = meter
+        self._observer = observer
 
-    def levels(self) -> Deferred[StoreStats | None]:
+    def stats(self) -> Deferred[StoreStats | None]:
         """There is no disk."""
         return succeed(None)
 
-    def obstacle(self) -> Deferred[str | None]:
+    def check_writable(self) -> Deferred[str | None]:
         """There is none."""
         return succeed(None)
 
@@ -340,7 +347,7 @@ class MemoryStore:
             for extent in extents(self.stream, state, start, stop)
         ]
 
-    def runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
+    def message_runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
         """The stored messages of a stream."""
         for extent in extents(self.stream, state, start, state.tail):
             log, position = self._logs[extent.stream_id], extent.start
@@ -350,7 +357,7 @@ class MemoryStore:
                 yield size, log.slice(position, end) if size <= RECORD_PAYLOAD else None
                 position = end
 
-    def boundary(self, state: StreamState, position: int) -> bool:
+    def is_boundary(self, state: StreamState, position: int) -> bool:
         """Whether a position lies between messages."""
         if position in (0, state.tail) or not content_types.is_json(state.content_type):
             return True
@@ -391,7 +398,7 @@ class MemoryStore:
                 if not piece.torn_after:
                     log.boundaries.append(start + piece.stop)
 
-    def forget(self, state: StreamState) -> None:
+    def remove_stream(self, state: StreamState) -> None:
         """End a stream."""
         del self._logs[state.id]
         del self._by_path[state.path]
@@ -402,7 +409,7 @@ class MemoryStore:
 
     # -- records ----------------------------------------------------------------------------
 
-    def get(self, table: Table[T], key: bytes) -> T | None:
+    def get(self, table: RecordTable[T], key: bytes) -> T | None:
         """The record of a key."""
         return self._tables.get(table, key)
 
@@ -418,7 +425,9 @@ class MemoryStore:
         if table.watched:
             self._notes.append(RecordChange(table, key, None))
 
-    def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
+    def range(
+        self, table: RecordTable[T], first: bytes, stop: bytes | None
+    ) -> Iterator[tuple[bytes, T]]:
         """Records in order."""
         return self._tables.range(table, first, stop)
 
@@ -426,22 +435,22 @@ class MemoryStore:
         """Return whether a number owns any record of a table."""
         return next(self._tables.range(table, *owned_range(number)), None) is not None
 
-    def forget_owner(self, number: int) -> None:
+    def remove_owned(self, number: int) -> None:
         """Let go of all that a number owns."""
-        self._tables.forget_owner(number)
+        self._tables.remove_owned(number)
 
-    def entropy(self, size: int) -> bytes:
+    def random_bytes(self, size: int) -> bytes:
         """Bytes that nobody can guess."""
         return os.urandom(size)
 
     # -- Moment -----------------------------------------------------------------------------
 
-    def living(self, path: str) -> StreamState | None:
+    def active_stream(self, path: str) -> StreamState | None:
         """The stream at a path, where a client may use it."""
         state = self._look(path, self._now())
         return None if isinstance(state, Refusal) else state
 
-    def names(self, prefix: str, after: str = "") -> Iterator[str]:
+    def stream_names(self, prefix: str, after: str = "") -> Iterator[str]:
         """The names of streams that begin with a text, and perhaps others."""
         if self._names is None:
             # From now on kept in order; until somebody asks, that would be work for nothing.
@@ -451,7 +460,7 @@ class MemoryStore:
     # -- reading ----------------------------------------------------------------------------
 
     def _look(self, path: str, now: int) -> StreamState | Refusal:
-        return usable(self.stream_at(path), self.access, now)
+        return check_usable(self.stream_at(path), self.access, now)
 
     def _read(
         self,
@@ -465,28 +474,28 @@ class MemoryStore:
         state = self._look(path, now)
         if isinstance(state, Refusal):
             return state
-        position = resolve(state, offset, stream_id)
+        position = resolve_offset(state, offset, stream_id)
         if isinstance(position, Refusal):
             return position
-        if not self.boundary(state, position):
-            return TORN
+        if not self.is_boundary(state, position):
+            return INSIDE_MESSAGE
         if state.lifetime.ttl is not None:
-            self.access.note(state.id, now)
+            self.access.record(state.id, now)
         end = self._answer_end(state, position, limit)
         stop = end if piece is None else min(end, position + piece)
         data = b"".join(self._parts(state, position, stop))
         return Chunk(state, position, data, end - stop)
 
     def _tell(self) -> None:
-        # A listener may submit a command itself: that is told when all know of the first.
+        # A listener may submit a command itself: that is callback when all know of the first.
         if self._telling:
             return
         self._telling = True
         try:
             while self.changes or self._notes:
                 notes, self._notes = self._notes, []
-                tell(self._note_listeners, notes)
+                notify_listeners(self._note_listeners, notes)
                 changes, self.changes = self.changes, []
-                tell(self._listeners, changes)
+                notify_listeners(self._listeners, changes)
         finally:
             self._telling = False

@@ -6,7 +6,8 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from durable_streams_tw.storage.engine.tables import OWNED, Table, owned_range
+from durable_streams_tw.storage.api import RecordTable
+from durable_streams_tw.storage.engine.tables import OWNED, owned_range
 
 T = TypeVar("T")
 
@@ -18,25 +19,27 @@ class MemoryTables:
         self._values: dict[bytes, dict[bytes, Any]] = {}
         self._keys: dict[bytes, list[bytes]] = {}
 
-    def get(self, table: Table[T], key: bytes) -> T | None:
+    def get(self, table: RecordTable[T], key: bytes) -> T | None:
         """The value of a key."""
         value: T | None = self._values.get(table.prefix, {}).get(key)
         return value
 
-    def put(self, table: Table[T], key: bytes, value: T) -> None:
+    def put(self, table: RecordTable[T], key: bytes, value: T) -> None:
         """Set the value of a key."""
         values = self._values.setdefault(table.prefix, {})
         if key not in values:
             insort(self._keys.setdefault(table.prefix, []), key)
         values[key] = value
 
-    def delete(self, table: Table[T], key: bytes) -> None:
+    def delete(self, table: RecordTable[T], key: bytes) -> None:
         """Remove a key, if it is there."""
         if self._values.get(table.prefix, {}).pop(key, None) is not None:
             keys = self._keys[table.prefix]
             del keys[bisect_left(keys, key)]
 
-    def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
+    def range(
+        self, table: RecordTable[T], first: bytes, stop: bytes | None
+    ) -> Iterator[tuple[bytes, T]]:
         """Pairs with ``first <= key < stop`` in order; what is removed meanwhile is left out."""
         keys = self._keys.get(table.prefix, [])
         values = self._values.get(table.prefix, {})
@@ -48,7 +51,7 @@ class MemoryTables:
             yield key, values[key]
             first = key + b"\x00"
 
-    def forget_owner(self, number: int) -> None:
+    def remove_owned(self, number: int) -> None:
         """Remove all that a number owns."""
         for table in OWNED:
             first, stop = owned_range(number)

@@ -19,13 +19,14 @@ from durable_streams_tw.storage.admin.fsck import store as checking
 from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw
 from durable_streams_tw.storage.admin.fsck.store import check
 from durable_streams_tw.storage.admin.verify import FlawedStore, check_directory
-from durable_streams_tw.storage.api import Command, StoreUnusable
+from durable_streams_tw.storage.api import Command
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.kv import EngineFailed
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE
 from durable_streams_tw.storage.limits import MAX_RECORD, RECORD_PAYLOAD
 from tests.storage.command_builders import JSON, append, create, delete, fork

@@ -28,7 +28,6 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.engine.wal import engine
@@ -36,6 +35,7 @@ from durable_streams_tw.storage.engine.wal.checkpoint import read_checkpoint_rec
 from durable_streams_tw.storage.engine.wal.engine import WALEngine
 from durable_streams_tw.storage.engine.wal.files import WriteAheadLog
 from durable_streams_tw.storage.engine.wal.format import HEADER_SIZE
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DRAFT, SEGMENT_FILES
 from tests.storage.engine.fake_engine import FakeEngine, Fault, always, narrow, nth
 from tests.storage.lmdb_rig import scratch_directory

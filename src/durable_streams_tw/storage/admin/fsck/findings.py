@@ -6,7 +6,7 @@ from enum import Enum
 
 from msgspec import Struct
 
-from durable_streams_tw.storage.engine.codec import CorruptRecord
+from durable_streams_tw.storage.errors import CorruptRecord
 
 
 class Flaw(Enum):

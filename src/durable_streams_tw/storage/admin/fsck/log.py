@@ -8,8 +8,9 @@ from durable_streams_tw.protocol import content_types, json_mode
 from durable_streams_tw.protocol.errors import Refused
 from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw, unreadable
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.codec import CorruptRecord, StreamRecord
+from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.kv import View
+from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import MAX_RECORD
 
 

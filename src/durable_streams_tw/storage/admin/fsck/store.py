@@ -37,8 +37,9 @@ from durable_streams_tw.storage.admin.fsck.log import LogChecker
 from durable_streams_tw.storage.admin.fsck.subscriptions import SubscriptionChecker
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.codec import CorruptRecord, StreamRecord
+from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, SnapshotSource, View
+from durable_streams_tw.storage.errors import CorruptRecord
 
 # How many sources' forks are counted at a time.
 _COUNTED: Final = 100_000

@@ -24,7 +24,6 @@ from durable_streams_tw.protocol.subscriptions.state import Cursor, FanOutKind, 
 from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw, unreadable
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.codec import CorruptRecord
 from durable_streams_tw.storage.engine.kv import View
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
@@ -39,6 +38,7 @@ from durable_streams_tw.storage.engine.tables import (
     stream_key,
     subscription_key,
 )
+from durable_streams_tw.storage.errors import CorruptRecord
 
 
 class SubscriptionChecker:

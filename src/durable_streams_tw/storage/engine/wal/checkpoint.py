@@ -17,6 +17,7 @@ from msgspec import Struct
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull, KeyValueEngine, View
 from durable_streams_tw.storage.engine.wal.format import WAL_ID_SIZE, Entry, consecutive_after
+from durable_streams_tw.storage.errors import CorruptRecord
 
 _FINER: Final = 8
 
@@ -136,7 +137,7 @@ def _known(engine: KeyValueEngine) -> CheckpointRecord:
     try:
         with engine.snapshot() as view:
             mark = read_checkpoint_record(view)
-    except codec.CorruptRecord as corrupt:
+    except CorruptRecord as corrupt:
         raise EngineFailed(str(corrupt)) from corrupt
     assert mark is not None, "a map with a journal is marked"
     return mark

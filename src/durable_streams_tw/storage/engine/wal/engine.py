@@ -22,7 +22,6 @@ from typing import Final, Protocol
 
 from twisted.logger import Logger
 
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import (
     EngineFailed,
@@ -51,6 +50,7 @@ from durable_streams_tw.storage.engine.wal.memtable import (
     Overlay,
     memtable_of,
 )
+from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
 from durable_streams_tw.storage.files import SEGMENT_FILES
 
 # A generation's versions lie above all those of the one before.
@@ -117,7 +117,7 @@ class WALEngine:
             if mark is None:
                 mark = new_checkpoint_record()
                 commit_changes(self._lmdb, [(codec.CHECKPOINT_KEY, pack_checkpoint_record(mark))])
-        except (codec.CorruptRecord, EngineFailed, EngineFull) as failure:
+        except (CorruptRecord, EngineFailed, EngineFull) as failure:
             raise StoreUnusable(f"{self._directory} cannot be used: {failure}") from None
         return mark
 

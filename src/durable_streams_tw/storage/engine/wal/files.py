@@ -16,7 +16,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from durable_streams_tw.storage.api import StoreUnusable
 from durable_streams_tw.storage.engine.wal.checkpoint import CheckpointRecord
 from durable_streams_tw.storage.engine.wal.format import (
     HEADER_SIZE,
@@ -29,6 +28,7 @@ from durable_streams_tw.storage.engine.wal.format import (
     read_entries,
     unpack_header,
 )
+from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DRAFT, SEGMENT_FILES, open_file, sync_directory
 
 # The unit of `st_blocks`, in bytes.

@@ -1,4 +1,4 @@
-"""The newest bytes of a followed stream, held for readers that keep up."""
+"""Buffer of the newest bytes of a followed stream, for readers that keep up."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _STEP = READ_PIECE // 4
 
 
 class TailBuffer:
-    """Stored bytes ``[start, end)`` of one stream, at most `TAIL_WINDOW` of them.
+    """Stored bytes ``[start, end)`` of one stream, at most `TAIL_WINDOW` bytes.
 
-    It grows at the end with commits and is trimmed at the start. ``whole`` streams (JSON
-    mode) are cut between appends only, since an append is whole messages; a cut is
-    remembered every quarter of a chunk, so that tiny appends cost no list of their own.
+    Commits add bytes at the end, `trim` removes bytes at the start. A buffer of ``whole`` messages
+    (JSON mode) returns ranges that end between appends, because each append is whole messages.
+    Such ends are recorded at most once per quarter of `READ_PIECE`, to bound the list of them.
     """
 
     __slots__ = ("_cuts", "_data", "_whole", "end", "start")
@@ -24,9 +24,9 @@ class TailBuffer:
         self._cuts: list[int] = []
 
     def add(self, start: int, data: bytes) -> None:
-        """Take the bytes that a commit appended at ``start``.
+        """Add the bytes that a commit appended at ``start``.
 
-        After a gap the window begins anew; what it has already is ignored.
+        Bytes that the buffer already has are ignored. After a gap the buffer restarts at ``start``.
         """
         if start != self.end:
             if start < self.end:
@@ -50,7 +50,7 @@ class TailBuffer:
             self.trim(self.end - TAIL_WINDOW)
 
     def trim(self, position: int) -> None:
-        """Let go of what lies before a position."""
+        """Remove the bytes before a position."""
         position = min(position, self.end)
         if position <= self.start:
             return
@@ -60,9 +60,10 @@ class TailBuffer:
             self._cuts = [cut for cut in self._cuts if cut > position]
 
     def slice(self, position: int, limit: int) -> bytes | None:
-        """About ``limit`` bytes from a position at most; none at the end and beyond it.
+        """Return at most ``limit`` bytes from a position; empty at or after the end.
 
-        None where the window does not have them, or cannot cut them so short: the store can.
+        Return None if the bytes are not in the buffer, or if no recorded cut is within the limit;
+        then read from the store.
         """
         if position >= self.end:
             return b""

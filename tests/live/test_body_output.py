@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.live import limits
+from durable_streams_tw.live.body_output import PieceSize
 from durable_streams_tw.live.limits import LEAST_PIECE, READ_PIECE
-from durable_streams_tw.live.piece_size import PieceSize
 from durable_streams_tw.protocol.limits import MIB
 from tests.live.rig import LiveTestCase, RecordingSink
 
@@ -16,13 +16,13 @@ class PieceSizeTests(SynchronousTestCase):
 
     def test_all_together(self) -> None:
         """Ten thousand readers that stop one by one hold less than 350 MiB."""
-        pieces = PieceSize()
+        piece_size = PieceSize()
         held = 0
         sizes = []
         for _ in range(10_000):
-            sizes.append(pieces.bytes)
-            held += pieces.bytes
-            pieces.slow += 1
+            sizes.append(piece_size.current)
+            held += piece_size.current
+            piece_size.slow_readers += 1
         self.assertLess(held, 350 * MIB)
         self.assertEqual((sizes[0], sizes[200], sizes[-1]), (READ_PIECE, READ_PIECE, LEAST_PIECE))
 
@@ -46,16 +46,16 @@ class CountTests(LiveTestCase):
         self.create("application/octet-stream", bytes(8 * READ_PIECE))
         sinks = []
         for count in range(1, 30):
-            sink = self.subscribe(room=1, chunk=self.chunk(limit=self.pieces.bytes))
+            sink = self.subscribe(room=1, chunk=self.chunk(limit=self.piece_size.current))
             self.turn()
-            self.assertEqual(self.pieces.slow, count)
+            self.assertEqual(self.piece_size.slow_readers, count)
             sinks.append(sink)
         sizes = [len(sink.bytes) for sink in sinks]
         self.assertEqual(sizes, sorted(sizes, reverse=True))
         self.assertLess(sizes[-1], READ_PIECE // 4)
         for sink in sinks[1:]:
             leave(sink)
-        self.assertEqual(self.pieces.slow, 1)
+        self.assertEqual(self.piece_size.slow_readers, 1)
         reader = sinks[0]
         for _ in range(40):
             reader.drain()
@@ -67,8 +67,8 @@ class CountTests(LiveTestCase):
         """So do those that have not been written to yet: their first pieces are in memory."""
         self.create("application/octet-stream", b"x")
         sinks = [self.subscribe() for _ in range(3)]
-        self.assertEqual(self.pieces.slow, 3)
+        self.assertEqual(self.piece_size.slow_readers, 3)
         self.turn()
-        self.assertEqual(self.pieces.slow, 0)
+        self.assertEqual(self.piece_size.slow_readers, 0)
         for sink in sinks:
             leave(sink)

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.live.sse.tail_buffer`."""
+"""Tests of `durable_streams_tw.live.tail_buffer`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.live.limits import READ_PIECE, TAIL_WINDOW
-from durable_streams_tw.live.sse.tail_buffer import TailBuffer
+from durable_streams_tw.live.tail_buffer import TailBuffer
 
 
 class WindowTests(SynchronousTestCase):

@@ -13,7 +13,7 @@ from durable_streams_tw.storage.durable.executor import Job
 T = TypeVar("T")
 
 
-class InlineLanes:
+class InlineExecutor:
     """A `Lanes` on the thread that calls it.
 
     While ``held`` is true jobs and reads queue; `release` lets them go, all jobs that have
@@ -32,7 +32,7 @@ class InlineLanes:
     def start(self, work: Callable[[list[Job]], None]) -> None:
         self._work = work
 
-    def read(self, look: Callable[[], T]) -> Deferred[T]:
+    def submit_read(self, look: Callable[[], T]) -> Deferred[T]:
         done: Deferred[T] = Deferred()
 
         def read() -> None:
@@ -42,12 +42,12 @@ class InlineLanes:
         self._run()
         return done
 
-    def write(self, job: Job) -> None:
+    def submit_write(self, job: Job) -> None:
         assert not self.stopped, "a job came after the lanes were stopped"
         self._jobs.append(job)
         self._run()
 
-    def tell(self, what: Callable[[], None]) -> None:
+    def call_from_thread(self, what: Callable[[], None]) -> None:
         self._told.append(what)
 
     def stop(self) -> Deferred[None]:
