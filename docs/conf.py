@@ -1,4 +1,4 @@
-"""Sphinx: how these pages become a site. ``./check docs`` builds it, with warnings as errors."""
+"""Configuration of Sphinx. ``./check docs`` builds the site, with warnings as errors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 source_suffix = {".md": "markdown"}
 root_doc = "index"
-# Configuration files stand beside the pages that explain them.
 exclude_patterns = ["_build", "**/_*"]
 
 # Links such as protocol.md#errors.
 myst_heading_anchors = 4
+# "term" and ": meaning" on the next line.
+myst_enable_extensions = ["deflist"]
 
-# Docstrings name things in `backticks`.
+# Docstrings use single backticks for code.
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -30,20 +31,20 @@ python_use_unqualified_type_names = True
 
 html_theme = "furo"
 html_title = f"durable-streams-tw {release}"
-# Nothing that a reader's browser would have to fetch from elsewhere, and no copies of sources.
+# The site loads nothing from other hosts and contains no copies of the sources.
 html_copy_source = False
 html_show_copyright = False
 
 
 def setup(app: Sphinx) -> None:
-    """Called by Sphinx, once."""
+    """Register the event handlers. Sphinx calls this once."""
     app.connect("autodoc-process-signature", _name_interfaces)
 
 
 def _name_interfaces(
     app: Sphinx, kind: str, name: str, thing: object, options: Any, given: str, returned: str
 ) -> tuple[str, str] | None:
-    # An interface of zope.interface is an object, which is no type to Sphinx.
+    # Sphinx prints interfaces of zope.interface as objects, not as types.
     if "<InterfaceClass " not in f"{given} {returned}":
         return None
     pattern = re.compile(r"<InterfaceClass ([\w.]+)>")

@@ -186,7 +186,7 @@ class PageTests(ConfigTestCase):
 
     def test_translations(self) -> None:
         """Each setting that a directive becomes is one, with a value that it takes."""
-        _, _, table = self.page.partition("| Caddyfile | here |")
+        _, _, table = self.page.partition("| Caddyfile | setting |")
         pairs = re.findall(r"`([a-z-]+) = ([^`]+)`", table)
         self.assertGreater(len(pairs), 8)
         for name, value in pairs:
