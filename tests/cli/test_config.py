@@ -133,7 +133,9 @@ class ShowTests(ConfigTestCase):
                 "port": st.integers(0, 65535).map(str),
                 "interface": st.sampled_from(["::1", "127.0.0.1"]),
                 "root": st.sampled_from(["/", "/a/b", "/v1/stream/"]),
-                "data-dir": st.text(st.characters(exclude_characters="\0"), min_size=1),
+                "data-dir": st.text(
+                    st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
+                ),
                 "max-body": st.sampled_from(["1", "8 MiB", "1.5k"]),
                 "public-url": st.just("https://a.example/b"),
                 "trust-proxy": st.sampled_from(["true", "false"]),
