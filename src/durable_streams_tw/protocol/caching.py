@@ -1,4 +1,4 @@
-"""Conditional requests and cache directives (PROTOCOL.md §10.1, RFC 9110 §13, RFC 9111)."""
+"""Entity tags, cache directives and content codings (PROTOCOL.md §10.1, RFC 9110, RFC 9111)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _ENTITY_TAG: Final = re.compile(rb'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 
 
 def etag(incarnation: int, start: int, end: int, closed: bool, encoding: str = "") -> bytes:
-    """The entity tag of the bytes from ``start`` to ``end`` of a stream.
+    """Return the entity tag of the bytes of a stream from ``start`` to ``end``.
 
-    ``incarnation`` is the one that owns ``end`` (`lineage.incarnation`). The tag changes when the
-    stream is closed there, and differs between encodings.
+    ``incarnation`` is the owner of ``end`` (`lineage.incarnation`). The tag changes when the
+    stream is closed at ``end``, and differs between encodings.
     """
     mark = ":c" if closed else ""
     coded = f":{encoding}" if encoding else ""
@@ -29,10 +29,10 @@ def etag(incarnation: int, start: int, end: int, closed: bool, encoding: str = "
 
 
 def cache_control(private: bool, left: float | None) -> bytes:
-    """The Cache-Control of bytes that never change while their stream lives.
+    """Return the Cache-Control value of a catch-up read.
 
-    ``left`` is how long it still will (seconds), None for ever: a cache must not go on
-    serving a stream that has expired. ``private`` keeps shared caches out.
+    ``left`` is the time until the stream expires, in seconds, or None if it does not: a cache
+    must not serve an expired stream. ``private`` excludes shared caches.
     """
     if left is None or left >= _FRESH + _STALE:
         return PRIVATE if private else PUBLIC
@@ -45,14 +45,14 @@ def cache_control(private: bool, left: float | None) -> bytes:
 
 
 def matches_etag(if_none_match: bytes | None, tag: bytes) -> bool:
-    """Whether an If-None-Match value names the tag, by weak comparison (RFC 9110 §13.1.2)."""
+    """Return whether an If-None-Match value matches a tag weakly (RFC 9110 §13.1.2)."""
     if if_none_match is None:
         return False
     return if_none_match.strip() == b"*" or tag in _ENTITY_TAG.findall(if_none_match)
 
 
 def accepts_gzip(accept_encoding: bytes | None) -> bool:
-    """Whether an Accept-Encoding value lets gzip through (RFC 9110 §12.5.3)."""
+    """Return whether an Accept-Encoding value accepts gzip (RFC 9110 §12.5.3)."""
     if not accept_encoding:
         return False
     weights: dict[bytes, float] = {}

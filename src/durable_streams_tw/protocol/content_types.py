@@ -1,4 +1,4 @@
-"""Content types: comparing them, and what they mean for framing (PROTOCOL.md §9)."""
+"""Comparison and classification of content types (PROTOCOL.md §9)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Final
 DEFAULT: Final = "application/octet-stream"
 JSON: Final = "application/json"
 
-# RFC 9110 §8.3.1: type "/" subtype, each a token; parameters are kept but not compared. Of
-# them only so much is asked that they are printable and that no comma, outside quotes, makes
-# the value two.
+# RFC 9110 §8.3.1: type "/" subtype, each a token. Parameters are stored but not compared, so
+# they need only be printable and have no comma outside quotes, which would make a list.
 _MEDIA_TYPE: Final = re.compile(
     r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+"
     r'(?:[ \t]*;(?:[\t !#-+\--~]|"(?:[\t !#-\[\]-~]|\\[\t -~])*+")*+)?'
@@ -20,28 +19,28 @@ _MEDIA_TYPE: Final = re.compile(
 
 @lru_cache(maxsize=1024)
 def essence(content_type: str) -> str:
-    """The media type alone: lower case, without parameters."""
+    """Return the media type in lower case without parameters."""
     return content_type.partition(";")[0].strip().lower()
 
 
 @lru_cache(maxsize=1024)
 def is_media_type(content_type: str) -> bool:
-    """Whether the value has the form of a media type (RFC 9110 §8.3.1)."""
+    """Return whether a value is a well-formed media type (RFC 9110 §8.3.1)."""
     return _MEDIA_TYPE.fullmatch(content_type.strip(" \t")) is not None
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two content types match: case and parameters are ignored (RFC 9110 §8.3.1)."""
+    """Return whether two content types have the same essence (RFC 9110 §8.3.1)."""
     return one == other or essence(one) == essence(other)
 
 
 @lru_cache(maxsize=1024)
 def is_json(content_type: str) -> bool:
-    """Whether the stream is in JSON mode (PROTOCOL.md §9.1)."""
+    """Return whether streams of a content type are in JSON mode (PROTOCOL.md §9.1)."""
     return essence(content_type) == JSON
 
 
 @lru_cache(maxsize=1024)
 def is_text(content_type: str) -> bool:
-    """Whether SSE carries the bytes as text; all else is base64 (PROTOCOL.md §5.8)."""
+    """Return whether SSE carries a content type as text instead of base64 (PROTOCOL.md §5.8)."""
     return essence(content_type).startswith("text/") or is_json(content_type)

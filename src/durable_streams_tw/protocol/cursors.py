@@ -1,4 +1,4 @@
-"""Cursors: what lets a CDN collapse live readers without looping (PROTOCOL.md §10.1)."""
+"""Cursors of live reads, which let a CDN collapse readers without loops (PROTOCOL.md §10.1)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from durable_streams_tw.protocol.limits import (
 
 
 def interval_at(now: float) -> int:
-    """The number of the interval that a time (seconds since 1970) falls in."""
+    """Return the number of the interval that contains a time (seconds since the Unix epoch)."""
     return max(0, int(now - CURSOR_EPOCH) // CURSOR_INTERVAL)
 
 
 def parse_cursor(text: str) -> int | None:
-    """The interval number that a client echoes, or None where it is not one of ours.
+    """Return the interval number that a client echoes, or None if it is invalid.
 
-    A cursor only spreads cache keys, so a strange one is ignored, not refused. A large one is
-    none: what answers it has to be larger still.
+    An invalid cursor is ignored, not refused, because a cursor only varies cache keys. One of
+    more than `MAX_CURSOR_DIGITS` digits is invalid: the next cursor has to be greater.
     """
     if text.isascii() and text.isdigit() and len(text) <= MAX_CURSOR_DIGITS:
         return int(text)
@@ -27,11 +27,11 @@ def parse_cursor(text: str) -> int | None:
 
 
 def next_cursor(now: float, echoed: int | None, chance: float) -> int:
-    """The cursor of an answer: the current interval, or beyond the client's.
+    """Return the cursor of a response: the current interval, or one after the client's.
 
-    ``now`` is in seconds since 1970, ``echoed`` what `parse_cursor` made of the client's.
-    ``chance`` is a random number in [0, 1): it spreads clients whose cursor is not behind
-    over the next hour (1 to 3600 seconds, in whole intervals).
+    ``now`` is in seconds since the Unix epoch and ``echoed`` the result of `parse_cursor`.
+    ``chance``, a random number in [0, 1), spreads clients whose cursor is current over the next
+    1 to 3600 seconds, in whole intervals.
     """
     current = interval_at(now)
     if echoed is None or echoed < current:

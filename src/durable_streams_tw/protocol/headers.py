@@ -1,7 +1,7 @@
-"""Header and query names, and the grammar of their values (PROTOCOL.md §13.2).
+"""Names of headers and parsing of their values (PROTOCOL.md §13.2).
 
-Names are lower-case bytes, as both doors deliver them; on the way out they are written in
-the protocol's own spelling.
+Names of request headers are lower-case bytes, as the HTTP servers deliver them. Names of
+response headers (``H_``) have the spelling of the protocol.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PRODUCER_ID: Final = b"producer-id"
 PRODUCER_EPOCH: Final = b"producer-epoch"
 PRODUCER_SEQ: Final = b"producer-seq"
 
-# -- answers ----------------------------------------------------------------------------
+# -- responses --------------------------------------------------------------------------
 
 H_CONTENT_TYPE: Final = b"Content-Type"
 H_LOCATION: Final = b"Location"
@@ -63,55 +63,60 @@ _RFC3339: Final = re.compile(
     r"([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
     re.ASCII,
 )
-# RFC 9110 §5.5: a field's value has no control characters but the tab.
+# RFC 9110 §5.5: a header value has no control characters except tab.
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _DAY: Final = 24 * 3600
 
 
 def is_true(value: bytes | None) -> bool:
-    """Whether a Stream-Closed value means closed: exactly ``true``, in any case (§4.1)."""
+    """Return whether a Stream-Closed value is ``true``, ignoring case (§4.1)."""
     return value is not None and (value == TRUE or value.lower() == TRUE)
 
 
 def parse_integer(name: str, value: bytes) -> int:
-    """A non-negative decimal integer up to 2^53-1, without sign or leading zeros.
+    """Return a non-negative integer up to 2^53-1, written without sign or leading zeros.
 
-    Raises `Refused` (MALFORMED_FIELD), naming the field.
+    Raises `Refused` (MALFORMED_FIELD) with the name of the header.
     """
     if _DECIMAL.fullmatch(value) is None or (number := int(value)) > MAX_SAFE_INTEGER:
         raise Refused(
             Problem.MALFORMED_FIELD,
-            f"{name} is a decimal integer up to {MAX_SAFE_INTEGER}, without sign or leading zeros",
+            f"{name} must be an integer from 0 to {MAX_SAFE_INTEGER} without sign or leading zeros",
         )
     return number
 
 
 def parse_count(name: str, value: bytes) -> int:
-    """A non-negative integer up to 2^53-1 (§5.2.1), which says nothing of leading zeros.
+    """Return a non-negative integer up to 2^53-1; leading zeros are allowed (§5.2.1).
 
-    Raises `Refused` (MALFORMED_FIELD), naming the field.
+    Raises `Refused` (MALFORMED_FIELD) with the name of the header.
     """
     if _DIGITS.fullmatch(value) is None or (number := int(value)) > MAX_SAFE_INTEGER:
-        raise Refused(Problem.MALFORMED_FIELD, f"{name} is an integer from 0 to {MAX_SAFE_INTEGER}")
+        raise Refused(
+            Problem.MALFORMED_FIELD, f"{name} must be an integer from 0 to {MAX_SAFE_INTEGER}"
+        )
     return number
 
 
 def parse_ttl(value: bytes) -> int:
-    """A Stream-TTL in seconds (§5.1). Raises `Refused` (MALFORMED_FIELD)."""
+    """Return a Stream-TTL in seconds (§5.1). Raises `Refused` (MALFORMED_FIELD)."""
     seconds = parse_integer("Stream-TTL", value)
     if seconds > MAX_TTL:
-        raise Refused(Problem.MALFORMED_FIELD, f"Stream-TTL is at most {MAX_TTL} seconds")
+        raise Refused(Problem.MALFORMED_FIELD, f"Stream-TTL must be at most {MAX_TTL} seconds")
     return seconds
 
 
 def parse_timestamp(name: str, value: bytes) -> int:
-    """An RFC 3339 timestamp in milliseconds since 1970. Raises `Refused` (MALFORMED_FIELD)."""
+    """Return an RFC 3339 timestamp in ms since the Unix epoch.
+
+    Raises `Refused` (MALFORMED_FIELD) with the name of the header.
+    """
     match = _RFC3339.fullmatch(value.decode("latin-1"))
     moment = None if match is None else _moment(*match.groups(default=""))
     if moment is None:
         raise Refused(
             Problem.MALFORMED_FIELD,
-            f"{name} is an RFC 3339 timestamp such as 2030-01-31T12:00:00Z",
+            f"{name} must be an RFC 3339 timestamp such as 2030-01-31T12:00:00Z",
         )
     return moment
 
@@ -124,24 +129,26 @@ def _moment(date: str, hour: str, minute: str, second: str, fraction: str, zone:
     except ValueError:
         return None
     if leap and whole % _DAY:
-        # A leap second is the last of a day in UTC.
+        # A leap second is the last second of a UTC day.
         return None
     return whole * 1000 + int((fraction[1:] + "000")[:3])
 
 
 @lru_cache(maxsize=4096)
 def parse_token(name: str, value: bytes) -> str:
-    """A short opaque string of the client's. Raises `Refused` (MALFORMED_FIELD).
+    """Return an opaque header value as text.
 
-    Not empty, at most `MAX_TOKEN` bytes, no control characters. Read as UTF-8 where it is
-    UTF-8 and as Latin-1 otherwise: clients send both, and mean the same text.
+    Decoded as UTF-8 if it is valid UTF-8 and as Latin-1 otherwise, because clients send both.
+    Raises `Refused` (MALFORMED_FIELD) if it is empty, longer than `MAX_TOKEN` bytes, or has a
+    control character.
     """
     if not value or len(value) > MAX_TOKEN:
         raise Refused(
-            Problem.MALFORMED_FIELD, f"{name} has from 1 to {MAX_TOKEN} bytes, not {len(value)}"
+            Problem.MALFORMED_FIELD,
+            f"{name} must have from 1 to {MAX_TOKEN} bytes, not {len(value)}",
         )
     if _CONTROL.search(value):
-        raise Refused(Problem.MALFORMED_FIELD, f"{name} has a control character")
+        raise Refused(Problem.MALFORMED_FIELD, f"{name} must not have control characters")
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,20 +1,20 @@
-"""JSON mode: splitting bodies into messages and joining them again (PROTOCOL.md §9.1).
+"""JSON mode: division of bodies into messages, and their stored form (PROTOCOL.md §9.1).
 
-A stream in JSON mode stores each message, byte for byte as it came, followed by one
-comma. Any run of whole messages is then an array but for its brackets, so reading needs
-no parser, and each message boundary has a position of its own.
+A stream in JSON mode stores each message unchanged, followed by a comma. A run of whole
+messages is an array without its brackets, so reads need no parser, and each message boundary
+has a position of its own.
 
-Validation is msgspec's, with four cares of our own:
+msgspec validates, with four additions:
 
-1. it lets invalid UTF-8 pass, so bytes are checked first;
-2. it refuses lone surrogate escapes, which clients send when they cut a token stream inside
-   an emoji: on refusal a copy of the same length without them is validated instead;
-3. the depth that it endures depends on the caller's stack, so messages have a limit of ours;
-4. an array of millions of small messages is millions of objects, so the number is bounded.
+1. It accepts invalid UTF-8, so the encoding is checked first.
+2. It rejects lone surrogate escapes, which clients send when they split text inside an emoji.
+   If it rejects a body, a copy of the same length without them is validated instead.
+3. The nesting that it accepts depends on the stack of the caller, so depth has a limit.
+4. An array of millions of small messages becomes millions of objects, so their number has one.
 
-Large bodies are looked at in a thread, beside a busy reactor. So no step here keeps the
-interpreter to itself for long, takes memory many times the body's, or goes over the same
-bytes again and again, whatever the bytes are.
+Large bodies are validated on a worker thread while the reactor serves other requests. So no
+step holds the GIL for long, takes a large multiple of the body's memory, or rescans the same
+bytes, for any input.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _GAP: Final = re.compile(rb"[ \t\n\r,]*+")
 _one: Final = msgspec.json.Decoder(Raw)
 _many: Final = msgspec.json.Decoder(list[Raw])
 
-# Tried from left to right, so that an escaped backslash never looks like an escape's start.
+# Alternatives are tried in order, so an escaped backslash is never taken for the start of an
+# escape.
 _ESCAPES: Final = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     rb"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
@@ -54,11 +55,11 @@ _STEP: Final = 64 * KIB
 
 
 def split(body: bytes) -> tuple[bytes, ...]:
-    """The messages of a request body: an array's elements, or the one value.
+    """Return the messages of a request body: the elements of an array, or the single value.
 
-    Exactly one level is flattened; every message keeps its bytes. An empty array has no
-    messages. Raises `Refused`: INVALID_JSON for what RFC 8259 does not allow or nests too
-    deep, TOO_MANY_MESSAGES beyond the cap.
+    Exactly one level is flattened, and every message keeps its bytes. An empty array has no
+    messages. Raises `Refused`: INVALID_JSON for invalid JSON (RFC 8259) and for nesting deeper
+    than `MAX_JSON_DEPTH`, TOO_MANY_MESSAGES for more than `MAX_JSON_MESSAGES`.
     """
     if not body.isascii():
         _check_utf8(body)
@@ -68,20 +69,20 @@ def split(body: bytes) -> tuple[bytes, ...]:
 
 
 def join(messages: tuple[bytes, ...]) -> bytes:
-    """The stored form of messages: each followed by a comma."""
+    """Return the stored form of messages: each followed by a comma."""
     return b"".join([message + b"," for message in messages])
 
 
 def document(stored: bytes) -> bytes:
-    """The JSON array of a run of whole stored messages (PROTOCOL.md §9.1.5)."""
+    """Return the JSON array of a run of whole stored messages (PROTOCOL.md §9.1.5)."""
     return b"[" + stored[:-1] + b"]"
 
 
 def document_piece(stored: bytes, first: bool, last: bool) -> bytes:
-    """Return the part of a `document` that comes of a part of its stored bytes.
+    """Return the part of a `document` that corresponds to a part of its stored bytes.
 
-    ``stored`` is not empty, and may begin and end inside a message. The document of a whole run
-    has `document_size` bytes.
+    ``stored`` is not empty and may begin and end inside a message. The parts have
+    `document_size` bytes in total.
     """
     if last:
         return b"".join((b"[" if first else b"", stored[:-1], b"]"))
@@ -89,21 +90,21 @@ def document_piece(stored: bytes, first: bool, last: bool) -> bytes:
 
 
 def document_size(stored: int) -> int:
-    """Return the size of the `document` of a run of so many stored bytes, not 0."""
+    """Return the size in bytes of the `document` of a run of ``stored`` bytes, not 0."""
     return stored + 1
 
 
 def messages(stored: bytes) -> tuple[bytes, ...]:
-    """Return the messages of a run of whole stored messages, at most a record."""
+    """Return the messages of a run of whole stored messages, which fits a record."""
     return _messages(document(stored))
 
 
 def is_boundary(stored: bytes) -> bool:
-    """Whether stored bytes that begin at a message also end with one.
+    """Return whether stored bytes that begin with a message end at a message boundary.
 
-    A prefix that ends in a comma forms a valid array exactly when that comma stands
-    between messages: within a string or a nested value the rest would be missing.
-    Meant for at most a record: a run of over `MAX_JSON_MESSAGES` is not judged.
+    A prefix that ends in a comma forms a valid array exactly if that comma separates messages:
+    inside a string or a nested value the rest is missing. Returns False for runs of more than
+    `MAX_JSON_MESSAGES` messages; a record has fewer.
     """
     if not stored:
         return True
@@ -138,7 +139,7 @@ def _decode(body: bytes) -> tuple[bytes, ...]:
 
 
 def _check_utf8(body: bytes) -> None:
-    # In steps: decoded whole, a body takes up to four times its size.
+    # In steps, because the decoded text takes up to four times the size of the body.
     decoder = codecs.getincrementaldecoder("utf-8")()
     for start in range(0, len(body), _STEP):
         held_back = len(decoder.getstate()[0])
@@ -152,7 +153,7 @@ def _check_utf8(body: bytes) -> None:
 
 
 def _check_count(body: bytes) -> None:
-    # Counted before the elements become objects: the commas at the first level of nesting.
+    # Count the commas at the first level of nesting before the elements become objects.
     depth = commas = 0
     for marks in _marks(body, _NOT_MARKS):
         depths = list(accumulate(map(_DEEPER.__getitem__, marks), initial=depth))
@@ -174,18 +175,18 @@ def _check_depth(messages: tuple[bytes, ...]) -> None:
             depth = depths[-1]
             if max(depths) > MAX_JSON_DEPTH:
                 raise Refused(
-                    Problem.INVALID_JSON, f"a message nests deeper than {MAX_JSON_DEPTH} levels"
+                    Problem.INVALID_JSON, f"a message is nested deeper than {MAX_JSON_DEPTH} levels"
                 )
 
 
 def _marks(text: bytes, others: bytes) -> Iterator[bytes]:
-    """What is left of JSON text, step by step, without its strings and without ``others``."""
+    """Yield JSON text in steps, without its strings and without the bytes in ``others``."""
     start = 0
     in_string = False
     while start < len(text):
         step = text[start : start + _STEP]
         if (len(step) - len(step.rstrip(b"\\"))) % 2:
-            # The last backslash escapes the byte behind it.
+            # The last backslash escapes the next byte.
             step = text[start : start + _STEP + 1]
         start += len(step)
         parts = (_ESCAPE.sub(b"", step) if b"\\" in step else step).split(b'"')
@@ -203,8 +204,8 @@ def _without_lone_surrogates(body: bytes) -> bytes:
 
 
 def _spans(body: bytes, patched: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    # The patch left every structural byte in place, so messages stand where their patched
-    # copies do; only white space and commas lie between them.
+    # The patch kept every structural byte in place, so messages have the positions of their
+    # patched copies, with only white space and commas between them.
     if not _is_array(body):
         return (body.strip(_WHITESPACE),)
     messages = []
@@ -223,5 +224,5 @@ def _is_array(body: bytes) -> bool:
 
 def _invalid(error: Exception) -> Refused:
     if isinstance(error, RecursionError):
-        return Refused(Problem.INVALID_JSON, "the body nests too deep")
+        return Refused(Problem.INVALID_JSON, "the body is nested too deeply")
     return Refused(Problem.INVALID_JSON, f"the body is not valid JSON: {error}")
