@@ -1,4 +1,4 @@
-"""Bodies: what a request's bytes become before they are stored (PROTOCOL.md §9)."""
+"""Conversion of request bodies to their stored form (PROTOCOL.md §9)."""
 
 from __future__ import annotations
 
@@ -29,19 +29,27 @@ EMPTY = Body(b"")
 
 
 def initial(content_type: str, raw: bytes) -> Body:
-    """The body of a PUT. Empty, and in JSON mode ``[]``, mean an empty stream (§9.1.3)."""
+    """Return the stored form of the body of a PUT.
+
+    An empty body, and ``[]`` in JSON mode, creates an empty stream (§9.1.3).
+    """
     if not raw:
         return EMPTY
     return _json(raw) if content_types.is_json(content_type) else Body(raw)
 
 
 def appended(content_type: str | None, raw: bytes) -> Body:
-    """The body of a POST, not empty. In JSON mode ``[]`` is a problem (§9.1.3)."""
+    """Return the stored form of the body of a POST, which is not empty.
+
+    In JSON mode ``[]`` is refused (§9.1.3).
+    """
     if content_type is None or not content_types.is_json(content_type):
         return Body(raw)
     body = _json(raw)
     if body.problem is None and not body.data:
-        return Body(b"", problem=Refusal(Problem.INVALID_JSON, "an empty array appends no message"))
+        return Body(
+            b"", problem=Refusal(Problem.INVALID_JSON, "an append requires at least one message")
+        )
     return body
 
 

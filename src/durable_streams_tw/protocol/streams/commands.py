@@ -16,30 +16,32 @@ from durable_streams_tw.protocol.streams.state import Lifetime
 
 
 class LiveMode(Enum):
-    """How a reader follows a stream (§5.7, §5.8)."""
+    """Modes of live reads (§5.7, §5.8)."""
 
     LONG_POLL = "long-poll"
     SSE = "sse"
 
 
 class CountedForkPoint(Struct, frozen=True):
-    """The position that a Stream-Fork-Sub-Offset comes to, found before the request is carried out:
-    so many messages behind ``start`` in the stream ``source_id``."""
+    """Fork point that the store counted before the transaction.
+
+    ``position`` is the requested number of messages after ``start`` in the stream ``source_id``.
+    """
 
     source_id: int
     start: int
     position: int
 
     def of(self, source_id: int, start: int) -> bool:
-        """Return whether this was counted in a stream and from a position."""
+        """Return whether the count began at ``start`` in the stream ``source_id``."""
         return (self.source_id, self.start) == (source_id, start)
 
 
 class ForkRequest(Struct, frozen=True):
-    """What a PUT says of the stream it forks from (§4.2).
+    """Source and fork point that a PUT asks for (§4.2).
 
-    ``source`` is a stream name; ``offset`` is None for the source's tail; ``sub_offset`` counts
-    messages (JSON mode) or bytes from there. ``counted`` is set by the store.
+    ``source`` is a stream path. ``offset`` is None for the tail of the source. ``sub_offset``
+    counts messages (JSON mode) or bytes from there. The store sets ``counted``.
     """
 
     source: str
@@ -49,10 +51,10 @@ class ForkRequest(Struct, frozen=True):
 
 
 class Create(Struct, frozen=True, gc=False):
-    """PUT: create a stream, or a fork of one.
+    """Command to create a stream or a fork (PUT).
 
-    ``content_type`` is None where the request has none; a fork's ``body`` is then the
-    request's own bytes, to be framed as what the source holds.
+    If ``content_type`` is None, a fork inherits the type of its source and ``body`` holds the
+    raw bytes of the request, which `forks.fork` converts once the type is known.
     """
 
     path: str
@@ -65,7 +67,7 @@ class Create(Struct, frozen=True, gc=False):
 
 
 class Append(Struct, frozen=True, gc=False):
-    """POST: append, close, or both. ``body`` is None where the request's is empty."""
+    """Command to append, close, or both (POST). ``body`` is None for an empty request body."""
 
     path: str
     content_type: str | None
@@ -77,14 +79,14 @@ class Append(Struct, frozen=True, gc=False):
 
 
 class Delete(Struct, frozen=True):
-    """DELETE: end a stream."""
+    """Command to delete a stream (DELETE)."""
 
     path: str
     precondition: Precondition | None = None
 
 
 class ReadQuery(Struct, frozen=True):
-    """What a GET's query says."""
+    """Parsed query of a GET."""
 
     offset: RequestedOffset
     live: LiveMode | None = None

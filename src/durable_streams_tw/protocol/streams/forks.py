@@ -1,7 +1,7 @@
-"""Forks: where one leaves its source, what it inherits, when both end (PROTOCOL.md §4.2).
+"""Creation of forks, and references to their sources (PROTOCOL.md §4.2).
 
-A fork shares its source's positions and bytes up to the fork point; nothing is copied. It
-starts with no producers and no Stream-Seq, and open, whatever its source is.
+A fork shares the positions and bytes of its source up to the fork point; nothing is copied. It
+starts open, without producers and Stream-Seq, whatever the state of its source.
 """
 
 from __future__ import annotations
@@ -20,47 +20,45 @@ from durable_streams_tw.protocol.streams.state import NO_EXPIRY, ForkPoint, Stre
 
 
 class RemainingMessages(Struct, frozen=True):
-    """The fork point lies ``messages`` whole messages behind ``position``."""
+    """Rest of a count: the fork point is ``messages`` whole messages after ``position``."""
 
     position: int
     messages: int
 
 
-_BEYOND = Refusal(Problem.INVALID_FORK, "Stream-Fork-Offset lies beyond the end of the source")
-OVERSHOOT = Refusal(
-    Problem.INVALID_FORK, "Stream-Fork-Sub-Offset names a position behind the end of the source"
-)
-# No request brings more messages, so behind the anchor there is a nearer offset (§4.2: the
-# sub-offset stays before the next data boundary); and nobody makes a store count for long.
+_BEYOND = Refusal(Problem.INVALID_FORK, "Stream-Fork-Offset is beyond the end of the source")
+OVERSHOOT = Refusal(Problem.INVALID_FORK, "Stream-Fork-Sub-Offset is beyond the end of the source")
+# A request appends at most that many messages, so a nearer offset exists (§4.2: the sub-offset
+# stays before the next data boundary), and the store never counts for long.
 _TOO_FAR = Refusal(
     Problem.INVALID_FORK,
-    f"Stream-Fork-Sub-Offset is at most {MAX_JSON_MESSAGES} messages: fork from a later offset",
+    f"Stream-Fork-Sub-Offset must be at most {MAX_JSON_MESSAGES} messages: use a later offset",
 )
 UNCOUNTED = Refusal(
     Problem.OVERLOADED,
-    "the stream at Stream-Forked-From has changed while its messages were counted: try again",
+    "the stream at Stream-Forked-From changed while its messages were counted: retry",
     ((b"Retry-After", b"1"),),
 )
 TORN = Refusal(
     Problem.INVALID_FORK,
-    "Stream-Fork-Offset lies inside a message: use one that this server returned",
+    "Stream-Fork-Offset is inside a message: use an offset that this server returned",
 )
 
 
 def check_source(source: StreamState | None, expired: bool) -> Refusal | None:
-    """Refuse a source that is not there (404), or is deleted and kept for its forks (409)."""
+    """Return a refusal if a source is missing (404) or deleted (409)."""
     if source is None or (expired and not source.deleted):
-        return Refusal(Problem.STREAM_NOT_FOUND, "there is no stream at Stream-Forked-From")
+        return Refusal(Problem.STREAM_NOT_FOUND, "the stream at Stream-Forked-From does not exist")
     if source.deleted:
-        return Refusal(Problem.SOURCE_GONE, "the stream at Stream-Forked-From is deleted")
+        return Refusal(Problem.SOURCE_GONE, "the stream at Stream-Forked-From was deleted")
     return None
 
 
 def locate_fork_point(source: StreamState, command: Create) -> int | RemainingMessages | Refusal:
-    """Where a fork leaves a usable source, before its content is looked at.
+    """Return the fork point in a source that `check_source` accepted.
 
-    A position where that is known; an `RemainingMessages` where messages have to be counted first.
-    The position of either is yet to be checked against message boundaries.
+    Return a position, or `RemainingMessages` if messages have to be counted first. The caller
+    checks that the position of either is a message boundary.
     """
     request = command.fork
     assert request is not None
@@ -72,12 +70,12 @@ def locate_fork_point(source: StreamState, command: Create) -> int | RemainingMe
     assert source.fork is None or source.fork.depth <= MAX_FORK_DEPTH
     if source.fork is not None and source.fork.depth == MAX_FORK_DEPTH:
         return Refusal(
-            Problem.INVALID_FORK, f"forks of forks go at most {MAX_FORK_DEPTH} levels deep"
+            Problem.INVALID_FORK, f"forks can be nested at most {MAX_FORK_DEPTH} levels deep"
         )
     asked = offsets.NOW if request.offset is None else request.offset
     base = offsets.resolve(source, asked)
     if isinstance(base, Refusal):
-        # PROTOCOL.md §4.2 wants 400 for every offset beyond the source.
+        # PROTOCOL.md §4.2 requires 400 for every offset beyond the source.
         within = isinstance(asked, Offset) and asked.position <= source.tail
         return base if within else _BEYOND
     if request.sub_offset and content_types.is_json(source.content_type):
@@ -91,10 +89,10 @@ def locate_fork_point(source: StreamState, command: Create) -> int | RemainingMe
 def count_messages(
     step: RemainingMessages, size: int, stored: bytes | None
 ) -> int | RemainingMessages:
-    """Count on through ``size`` bytes of whole stored messages that begin at the step's position.
+    """Count through ``size`` bytes of whole stored messages from the position of ``step``.
 
-    ``stored`` is None where they are one message, whose bytes do not matter then. The fork point
-    once it is reached; otherwise how far it still is.
+    ``stored`` is None if the bytes are a single message. Return the fork point if the count
+    reaches it, and the remaining messages otherwise.
     """
     if stored is None:
         position, missing = step.position + size, step.messages - 1
@@ -108,11 +106,11 @@ def count_messages(
 def fork(
     source: StreamState, command: Create, position: int, boundary: bool, now: int
 ) -> Created | Refusal:
-    """PUT with Stream-Forked-From, where nothing is at the path yet.
+    """Create a fork at a path without a stream (PUT with Stream-Forked-From).
 
-    ``position`` is the fork point, ``boundary`` whether it lies between messages. The
-    expiry follows the table of §4.2: the request's own, or else the source's. The new
-    stream's id is 0, for the store to replace.
+    ``position`` is the fork point; ``boundary`` is False if it is inside a message. The expiry
+    is that of the request, or else of the source (table of §4.2). The new stream has id 0, which
+    `assign_id` replaces. ``now`` is in ms since the Unix epoch.
     """
     request = command.fork
     assert request is not None
@@ -120,12 +118,12 @@ def fork(
         return TORN
     body = command.body
     if command.content_type is None and body.data:
-        # Only here is it known what the bytes are.
+        # The body was not parsed before, because its type is that of the source.
         body = bodies.initial(source.content_type, body.data)
     if body.problem is not None:
         return body.problem
     if position + len(body.data) > MAX_POSITION:
-        return Refusal(Problem.STORAGE_FULL, "the stream has reached its largest offset")
+        return Refusal(Problem.STORAGE_FULL, "the stream has reached the largest offset")
     inherits = command.lifetime.matches(NO_EXPIRY)
     state = StreamState(
         id=0,
@@ -150,14 +148,14 @@ def fork(
 
 
 def assign_id(state: StreamState, source: StreamState, number: int) -> StreamState:
-    """A new fork under its own id, with the lineage that it has of its source."""
+    """Return a new fork with the id ``number`` and the lineage inherited from its source."""
     return replace(state, id=number, lineage=lineage.fork_lineage(source, number, state.origin))
 
 
 def matches_request(existing: StreamState, request: ForkRequest) -> bool:
-    """Whether a request names the fork that exists: as it was asked for, or by the point."""
+    """Return whether a request describes an existing fork, by its request or its fork point."""
     point = existing.fork
-    assert point is not None, "a fork has a fork point"
+    assert point is not None, "existing is a fork"
     if point.source != request.source:
         return False
     asked, position = request.offset, _position(request.offset)
@@ -173,12 +171,12 @@ def _position(asked: RequestedOffset | None) -> int | None:
 
 
 def add_reference(source: StreamState) -> StreamState:
-    """A source that one more fork inherits from."""
+    """Return a source with one more fork."""
     return replace(source, forks=source.forks + 1)
 
 
 def remove_reference(source: StreamState) -> StreamState | None:
-    """A source that one fork less inherits from; None where that was all it lived for."""
-    assert source.forks > 0, "a fork that ends was counted"
+    """Return a source with one fork less, or None if the source was kept only for it."""
+    assert source.forks > 0, "every fork is counted by its source"
     left = source.forks - 1
     return None if source.deleted and not left else replace(source, forks=left)

@@ -1,12 +1,12 @@
-"""Lineage: which incarnation of a stream owns which of its positions (PROTOCOL.md §8).
+"""Lineage: the incarnations that own the positions of a stream (PROTOCOL.md §8).
 
-An incarnation is a number that is never used twice, also not by a copy of the store: the id of
-a stream, or an id that a stream takes when a process appends to it for the first time. So an
-offset that was given before a deletion, or by a store of which this one is a copy, names bytes
-of another incarnation, even where a position of the same number exists.
+An incarnation is a number that is never reused, even by a copy of the store: the id of a
+stream, or an id that a stream takes when a process first appends to it. An offset issued before
+a deletion, or by a store of which this one is a copy, therefore has another incarnation than the
+same position has now.
 
-A fork takes over its source's lineage up to the fork point: inherited positions have the same
-offsets in both.
+A fork inherits the lineage of its source up to the fork point, so inherited positions have the
+same offsets in both streams.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def owns(state: StreamState, number: int, position: int) -> bool:
 
 
 def newest_incarnation(state: StreamState) -> int:
-    """Return the incarnation that a stream's last bytes were written under."""
+    """Return the incarnation of the last bytes of a stream."""
     return state.id if state.lineage is None else state.lineage.ids[-1]
 
 
 def lineage_of(state: StreamState) -> Lineage:
-    """Return a stream's lineage, derived where the state has none.
+    """Return the lineage of a stream, derived if the state has none.
 
-    A fork made before lineages were recorded knows its direct source only, so every older id is
-    taken for one of its ancestors.
+    A fork created before lineages were stored knows only its direct source, so every lower id
+    is accepted as an ancestor.
     """
     if state.lineage is not None:
         return state.lineage
@@ -59,17 +59,17 @@ def lineage_of(state: StreamState) -> Lineage:
 
 
 def start_incarnation(state: StreamState, number: int, position: int) -> StreamState:
-    """Return a stream whose positions after ``position``, its last one, get a new incarnation."""
+    """Return a stream with incarnation ``number`` for the positions after its tail ``position``."""
     lineage = _extended(lineage_of(state), number, position)
     if len(lineage.ids) > MAX_LINEAGE:
-        # The two oldest become one, under the greater id: what is read on sorts after what was
-        # read before.
+        # Merge the two oldest under the greater id, so that new offsets sort after those that
+        # were issued before the merge.
         lineage = Lineage(lineage.ids[1:], (0, *lineage.starts[2:]), lineage.least)
     return replace(state, lineage=lineage)
 
 
 def fork_lineage(source: StreamState, number: int, position: int) -> Lineage:
-    """Return the lineage of a fork with the id ``number`` that leaves its source at a position."""
+    """Return the lineage of the fork ``number`` of a source at a position."""
     lineage = lineage_of(source)
     kept = max(bisect_left(lineage.starts, position), 1)
     inherited = Lineage(lineage.ids[:kept], lineage.starts[:kept], lineage.least)
@@ -79,7 +79,7 @@ def fork_lineage(source: StreamState, number: int, position: int) -> Lineage:
 def _extended(lineage: Lineage, number: int, position: int) -> Lineage:
     ids, starts = lineage.ids, lineage.starts
     if len(ids) > 1 and starts[-1] == position:
-        # Nothing was written under the last one.
+        # No bytes were written under the last incarnation.
         ids, starts = ids[:-1], starts[:-1]
     return Lineage((*ids, number), (*starts, position), lineage.least)
 

@@ -1,10 +1,9 @@
-"""Offsets: the tokens by which clients name positions (PROTOCOL.md §8).
+"""Offsets: opaque tokens that name positions of a stream (PROTOCOL.md §8).
 
-A token is two decimal numbers of fixed width joined by an underscore: the incarnation of the
-stream that owns the position (`lineage`), and the position in the stream's stored
-bytes. So tokens of one stream sort as their positions do, and a token of another life of the
-stream is recognised. A first number of zero names a position without an incarnation: clients
-may have saved such tokens of earlier versions, and they remain readable.
+A token is two decimal numbers of fixed width joined by an underscore: the incarnation that
+owns the position (see `lineage`), and the position in the stored bytes. Tokens of a stream sort
+like their positions, and a token of another incarnation is detected. Incarnation 0 means that
+the token names none: earlier versions issued such tokens, and they remain valid.
 """
 
 from __future__ import annotations
@@ -21,39 +20,39 @@ from durable_streams_tw.protocol.streams import lineage
 from durable_streams_tw.protocol.streams.state import StreamState
 
 START: Final = 0
-"""The position that the sentinel ``-1`` stands for."""
+"""Position of the sentinel ``-1``."""
 
 NOW: Final = -1
-"""Stands for the sentinel ``now`` among positions: the tail, wherever it is when read."""
+"""Pseudo-position of the sentinel ``now``: the tail at the time of the read."""
 
 BEYOND_TAIL: Final = Refusal(
-    Problem.OFFSET_OUT_OF_RANGE, "the offset lies beyond the end of the stream"
+    Problem.OFFSET_OUT_OF_RANGE, "the offset is beyond the end of the stream"
 )
 OTHER_INCARNATION: Final = Refusal(
     Problem.OFFSET_GONE,
     "the offset belongs to another incarnation of this stream: the stream was deleted and created "
-    "again, its store was restored or copied, or the offset is one of a fork or its source after "
-    "the fork point. Read the stream again from offset -1",
+    "again, its store was restored or copied, or the offset is of a fork or its source after the "
+    "fork point. Read the stream again from offset -1",
 )
 
 _TOKEN: Final = re.compile(r"([0-9]{1,32})_([0-9]{1,32})")
 
 
 class Offset(Struct, frozen=True):
-    """A position, and the incarnation that owned it when the offset was given."""
+    """Position of a stream, and the incarnation that owned it when the offset was issued."""
 
     incarnation: int
     position: int
 
 
 RequestedOffset = int | Offset
-"""What a client asks for: a bare position (`NOW` among them), or an `Offset` to be checked."""
+"""Offset of a request: a position, `NOW`, or an `Offset` whose incarnation is to be checked."""
 
 
 def format_offset(state: StreamState | None, position: int) -> str:
-    """Return the token of a position (bytes from the stream's start).
+    """Return the token of a position, in bytes from the start of the stream.
 
-    Without a stream the token names no incarnation.
+    If ``state`` is None the token names no incarnation.
     """
     if state is None:
         return f"{0:016d}_{position:016d}"
@@ -61,7 +60,7 @@ def format_offset(state: StreamState | None, position: int) -> str:
 
 
 def offset_bytes(state: StreamState, position: int) -> bytes:
-    """Return the token of a position as a header field has it."""
+    """Return the token of a position as bytes."""
     if state.lineage is None and state.fork is None:
         return _prefix(state.id) + b"%016d" % position
     return _prefix(lineage.incarnation(state, position)) + b"%016d" % position
@@ -69,7 +68,7 @@ def offset_bytes(state: StreamState, position: int) -> bytes:
 
 @lru_cache(maxsize=4096)
 def _prefix(incarnation: int) -> bytes:
-    # Kept, for twenty digits take as long to write as all the rest of an offset.
+    # Cached, because formatting twenty digits takes as long as the rest of an offset.
     return b"%020d_" % incarnation
 
 
@@ -79,10 +78,10 @@ def offset_at(state: StreamState, position: int) -> Offset:
 
 
 def parse_offset(token: str) -> RequestedOffset:
-    """Return what a token names; `NOW` for ``now``, `START` for ``-1``.
+    """Return the offset that a token names; `NOW` for ``now``, `START` for ``-1``.
 
-    The width of either number does not matter. Raises `Refused` (MALFORMED_OFFSET) for
-    everything that is not an offset.
+    The width of either number is not checked. Raises `Refused`: MALFORMED_OFFSET if the token is
+    invalid, OFFSET_OUT_OF_RANGE if its position is greater than `MAX_POSITION`.
     """
     if token == "-1":
         return START
@@ -92,7 +91,7 @@ def parse_offset(token: str) -> RequestedOffset:
     if match is None:
         raise Refused(
             Problem.MALFORMED_OFFSET,
-            "an offset is '-1', 'now', or a value that this server returned in Stream-Next-Offset",
+            "an offset must be '-1', 'now', or a value of Stream-Next-Offset from this server",
         )
     number, position = int(match[1]), int(match[2])
     if position > MAX_POSITION:
@@ -101,10 +100,10 @@ def parse_offset(token: str) -> RequestedOffset:
 
 
 def resolve(state: StreamState, asked: RequestedOffset) -> int | Refusal:
-    """Return the position of a stream that a client asks for, or why the stream has none.
+    """Return the position that an offset names in a stream, or a refusal.
 
-    A position beyond the tail under an incarnation of this very stream was given by a store of
-    which this one is an older copy.
+    A position beyond the tail with an incarnation of this stream was issued by a store of which
+    this one is an older copy, so it is refused like an offset of another incarnation.
     """
     if isinstance(asked, Offset):
         position = asked.position

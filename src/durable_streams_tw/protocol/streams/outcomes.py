@@ -1,4 +1,4 @@
-"""Outcomes: what carrying out a command has come to, when it was not refused."""
+"""Outcomes of commands that were not refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from durable_streams_tw.protocol.streams.state import StreamState
 
 
 class Created(Struct, frozen=True, gc=False):
-    """The stream is there; ``fresh`` where this command made it, with ``body`` in it."""
+    """Outcome of a `Create`. ``fresh`` means that the command created the stream with ``body``."""
 
     state: StreamState
     fresh: bool
@@ -18,11 +18,11 @@ class Created(Struct, frozen=True, gc=False):
 
 
 class Appended(Struct, frozen=True, gc=False):
-    """The command is done; ``state`` is the stream after it.
+    """Outcome of an `Append`; ``state`` is the stream after it.
 
-    ``producer`` is the producer's state where the request named one; ``duplicate`` says
-    that nothing changed because the batch had been accepted before, or the stream was closed
-    already; ``grew`` that bytes were appended.
+    ``producer`` is the new state of the request's producer, if it has one. ``duplicate`` means
+    that nothing changed, because the batch was accepted before or the stream was closed before.
+    ``grew`` means that bytes were appended.
     """
 
     state: StreamState
@@ -32,6 +32,6 @@ class Appended(Struct, frozen=True, gc=False):
 
 
 class Deleted(Struct, frozen=True):
-    """The stream is gone; ``state`` is what it was, or what stays for its forks."""
+    """Outcome of a `Delete`; ``state`` is the last state, marked deleted if it has forks."""
 
     state: StreamState

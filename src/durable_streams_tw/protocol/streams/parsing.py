@@ -39,7 +39,7 @@ HeaderMap = Mapping[bytes, bytes]
 
 
 class CreateHeaders(Struct, frozen=True):
-    """What a PUT's header says."""
+    """Parsed headers of a PUT."""
 
     content_type: str | None
     lifetime: Lifetime
@@ -49,7 +49,7 @@ class CreateHeaders(Struct, frozen=True):
 
 
 class AppendHeaders(Struct, frozen=True, gc=False):
-    """What a POST's header says."""
+    """Parsed headers of a POST."""
 
     content_type: str | None
     closed: bool
@@ -62,8 +62,8 @@ _CATCH_UP_ALL: Final = ReadQuery(START)
 _LIVE: Final = {mode.value: mode for mode in LiveMode}
 _KNOWN: Final = frozenset(("offset", "live", "cursor"))
 
-# What a POST's header may say beyond the type of its body, which is all that most of them say.
-_SELDOM: Final = frozenset(
+# Headers of a POST other than Content-Type. Most requests have none of them.
+_RARE: Final = frozenset(
     (
         headers.CONTENT_ENCODING,
         headers.STREAM_CLOSED,
@@ -77,7 +77,10 @@ _SELDOM: Final = frozenset(
 
 
 def parse_read(query: bytes) -> ReadQuery:
-    """The query of a GET (§5.6-§5.8). Unknown parameters are ignored (§11.1)."""
+    """Return the parsed query of a GET (§5.6-§5.8). Unknown parameters are ignored (§11.1).
+
+    Raises `Refused` (MALFORMED_REQUEST, MALFORMED_OFFSET).
+    """
     if not query:
         return _CATCH_UP_ALL
     given: dict[str, str] = {}
@@ -87,25 +90,25 @@ def parse_read(query: bytes) -> ReadQuery:
             name, value = unquote_plus(name), unquote_plus(value)
         if name in _KNOWN:
             if name in given:
-                raise Refused(Problem.MALFORMED_REQUEST, f"the parameter {name!r} is given twice")
+                raise Refused(Problem.MALFORMED_REQUEST, f"duplicate query parameter {name!r}")
             given[name] = value
     live: LiveMode | None = None
     if "live" in given:
         live = _LIVE.get(given["live"])
         if live is None:
-            raise Refused(Problem.MALFORMED_REQUEST, "live is 'long-poll' or 'sse'")
+            raise Refused(Problem.MALFORMED_REQUEST, "live must be 'long-poll' or 'sse'")
         if "offset" not in given:
-            raise Refused(Problem.MALFORMED_OFFSET, "a live read needs an offset")
+            raise Refused(Problem.MALFORMED_OFFSET, "a live read requires an offset")
     offset = parse_offset(given["offset"]) if "offset" in given else START
     cursor = given.get("cursor")
     return ReadQuery(offset, live, parse_cursor(cursor) if cursor else None)
 
 
 def resume_read(query: ReadQuery, last_event_id: bytes | None) -> ReadQuery:
-    """Return the query of an event stream as its Last-Event-ID changes it.
+    """Return the query of an SSE read with the offset of its Last-Event-ID header, if any.
 
-    A browser's EventSource reconnects to the URL that it began with, and sends the id of the last
-    event: that offset counts. Raises `Refused` (MALFORMED_OFFSET).
+    An EventSource reconnects to its original URL and sends the id of the last event, which
+    takes precedence over the offset of the URL. Raises `Refused` (MALFORMED_OFFSET).
     """
     if not last_event_id:
         return query
@@ -113,10 +116,10 @@ def resume_read(query: ReadQuery, last_event_id: bytes | None) -> ReadQuery:
 
 
 def parse_create(header: HeaderMap, now: int, root: bytes) -> CreateHeaders:
-    """The header of a PUT (§5.1).
+    """Return the parsed headers of a PUT (§5.1).
 
-    ``now`` is in milliseconds since 1970; ``root`` the raw path, ``/`` at its end, that
-    stream names stand behind.
+    ``now`` is in ms since the Unix epoch. ``root`` is the raw path before every stream path,
+    with a slash at the end. Raises `Refused`.
     """
     _refuse_encoding(header)
     return CreateHeaders(
@@ -129,7 +132,7 @@ def parse_create(header: HeaderMap, now: int, root: bytes) -> CreateHeaders:
 
 
 def parse_fork(header: HeaderMap, root: bytes) -> ForkRequest | None:
-    """The three fork fields (§4.2); None without Stream-Forked-From. Raises `Refused`."""
+    """Return the parsed fork headers (§4.2), or None without them. Raises `Refused`."""
     source = header.get(headers.STREAM_FORKED_FROM)
     offset = header.get(headers.STREAM_FORK_OFFSET)
     sub_offset = header.get(headers.STREAM_FORK_SUB_OFFSET)
@@ -138,18 +141,20 @@ def parse_fork(header: HeaderMap, root: bytes) -> ForkRequest | None:
             return None
         raise Refused(
             Problem.INVALID_FORK,
-            "Stream-Fork-Offset and Stream-Fork-Sub-Offset need Stream-Forked-From",
+            "Stream-Fork-Offset and Stream-Fork-Sub-Offset require Stream-Forked-From",
         )
     position = None if offset is None else _fork_offset(offset)
     past = 0 if sub_offset is None else headers.parse_integer("Stream-Fork-Sub-Offset", sub_offset)
     if not source.startswith(root):
         raise Refused(
             Problem.STREAM_NOT_FOUND,
-            f"Stream-Forked-From is the path of a stream of this server, below {root.decode()}",
+            f"Stream-Forked-From must be the path of a stream below {root.decode()}",
         )
     name = stream_name(source[len(root) :])
     if is_reserved(name):
-        raise Refused(Problem.STREAM_NOT_FOUND, "Stream-Forked-From names no stream")
+        raise Refused(
+            Problem.STREAM_NOT_FOUND, "Stream-Forked-From is a control resource, not a stream"
+        )
     return ForkRequest(name, position, past)
 
 
@@ -158,14 +163,14 @@ def _fork_offset(value: bytes) -> RequestedOffset:
     if asked == NOW or value == b"-1":
         raise Refused(
             Problem.MALFORMED_OFFSET,
-            "Stream-Fork-Offset is a value that this server returned in Stream-Next-Offset",
+            "Stream-Fork-Offset must be a value of Stream-Next-Offset from this server",
         )
     return asked
 
 
 def parse_append(header: HeaderMap) -> AppendHeaders:
-    """The header of a POST (§5.2, §5.2.1)."""
-    if _SELDOM.isdisjoint(header):
+    """Return the parsed headers of a POST (§5.2, §5.2.1). Raises `Refused`."""
+    if _RARE.isdisjoint(header):
         return _typed_append(header.get(headers.CONTENT_TYPE))
     _refuse_encoding(header)
     seq = header.get(headers.STREAM_SEQ)
@@ -186,7 +191,7 @@ def _typed_append(value: bytes | None) -> AppendHeaders:
 
 
 def parse_content_type(header: HeaderMap) -> str | None:
-    """The Content-Type, None where it is missing or empty. Raises `Refused`."""
+    """Return the Content-Type, or None if it is missing or empty. Raises `Refused`."""
     return _media_type(header.get(headers.CONTENT_TYPE))
 
 
@@ -195,12 +200,18 @@ def _media_type(value: bytes | None) -> str | None:
         return None
     text = headers.parse_token("Content-Type", value)
     if not content_types.is_media_type(text):
-        raise Refused(Problem.MALFORMED_FIELD, "Content-Type is a media type such as text/plain")
+        raise Refused(
+            Problem.MALFORMED_FIELD, "Content-Type must be a media type such as text/plain"
+        )
     return text
 
 
 def parse_lifetime(header: HeaderMap, now: int) -> Lifetime:
-    """Stream-TTL or Stream-Expires-At (§5.1); both, or a past moment, are refused."""
+    """Return the lifetime by Stream-TTL or Stream-Expires-At (§5.1).
+
+    ``now`` is in ms since the Unix epoch. Raises `Refused` (MALFORMED_FIELD) for both headers
+    together and for a time in the past.
+    """
     ttl = header.get(headers.STREAM_TTL)
     expires_at = header.get(headers.STREAM_EXPIRES_AT)
     if ttl is None and expires_at is None:
@@ -210,16 +221,16 @@ def parse_lifetime(header: HeaderMap, now: int) -> Lifetime:
         return Lifetime(ttl=headers.parse_ttl(ttl))
     if ttl is not None:
         raise Refused(
-            Problem.MALFORMED_FIELD, "Stream-TTL and Stream-Expires-At exclude each other"
+            Problem.MALFORMED_FIELD, "Stream-TTL and Stream-Expires-At are mutually exclusive"
         )
     moment = headers.parse_timestamp("Stream-Expires-At", expires_at)
     if moment <= now:
-        raise Refused(Problem.MALFORMED_FIELD, "Stream-Expires-At lies in the past")
+        raise Refused(Problem.MALFORMED_FIELD, "Stream-Expires-At is in the past")
     return Lifetime(expires_at=moment, expires_at_text=expires_at.decode("latin-1"))
 
 
 def parse_producer(header: HeaderMap) -> ProducerClaim | None:
-    """The three producer fields: all of them or none (§5.2.1). Raises `Refused`."""
+    """Return the parsed producer headers (§5.2.1), or None without them. Raises `Refused`."""
     producer_id = header.get(headers.PRODUCER_ID)
     epoch = header.get(headers.PRODUCER_EPOCH)
     seq = header.get(headers.PRODUCER_SEQ)
@@ -228,7 +239,7 @@ def parse_producer(header: HeaderMap) -> ProducerClaim | None:
             return None
         raise Refused(
             Problem.MALFORMED_FIELD,
-            "Producer-Id, Producer-Epoch and Producer-Seq are given together or not at all",
+            "Producer-Id, Producer-Epoch and Producer-Seq must be given together",
         )
     return ProducerClaim(
         headers.parse_token("Producer-Id", producer_id),
@@ -242,6 +253,6 @@ def _refuse_encoding(header: HeaderMap) -> None:
     if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
         raise Refused(
             Problem.UNSUPPORTED_ENCODING,
-            "bodies are stored as they come: send them without Content-Encoding",
+            "Content-Encoding is not supported: send the body without it",
             ((b"Accept-Encoding", b"identity"),),
         )

@@ -1,8 +1,8 @@
-"""Preconditions of requests that change something (RFC 9110 §13).
+"""Preconditions of PUT, POST and DELETE requests (RFC 9110 §13).
 
-A store evaluates them in the transaction that would carry the command out, so nothing can come
-between. As RFC 9110 §13.2.1 has it, other refusals come first: a stream that is not there is
-404, whatever is asked of its entity tag.
+A store evaluates a precondition in the transaction that carries out the command, so no other
+change can intervene. Other refusals take precedence (RFC 9110 §13.2.1): a request to a missing
+stream gets 404, not 412.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.streams.lineage import incarnation
 from durable_streams_tw.protocol.streams.state import StreamState
 
-#: The fields that make a request conditional, and that no request to change something ignores.
-#: If-Modified-Since and If-Range are for reading only (RFC 9110 §13.1.3, §13.1.5).
+#: Headers that make a write conditional. If-Modified-Since and If-Range apply to reads only
+#: (RFC 9110 §13.1.3, §13.1.5).
 CONDITIONAL: Final = (headers.IF_MATCH, headers.IF_NONE_MATCH, headers.IF_UNMODIFIED_SINCE)
 
 _ANY: Final = b"*"
@@ -27,13 +27,13 @@ _TAG: Final = rb'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _TAGS: Final = re.compile(rb"[ \t]*(?:%b)(?:[ \t]*,[ \t]*(?:%b)?)*[ \t]*" % (_TAG, _TAG))
 _EACH: Final = re.compile(_TAG)
 
-_NOT_MET: Final = "the precondition of the request is not met: "
+_NOT_MET: Final = "the precondition failed: "
 
 
 class Precondition(Struct, frozen=True):
-    """What a request wants to be so. Entity tags as they are sent; ``*`` stands for any.
+    """Entity tags of If-Match and If-None-Match as sent; ``*`` stands for any tag.
 
-    None where the field is missing.
+    None means that the header is missing.
     """
 
     match: tuple[bytes, ...] | None = None
@@ -41,14 +41,14 @@ class Precondition(Struct, frozen=True):
 
 
 def parse_precondition(header: Mapping[bytes, bytes]) -> Precondition | None:
-    """Return the precondition of a request that changes something, None without one.
+    """Return the precondition of a write, or None if it has none.
 
-    Raises `Refused` where it is malformed, or cannot be evaluated.
+    Raises `Refused` if a header is malformed or cannot be evaluated.
     """
     if headers.IF_UNMODIFIED_SINCE in header:
         raise Refused(
             Problem.PRECONDITION_FAILED,
-            "If-Unmodified-Since cannot be evaluated, since nothing here has a modification date: "
+            "If-Unmodified-Since is not supported because resources have no modification date: "
             "use If-Match with the ETag that HEAD returns",
         )
     match = _tags("If-Match", header.get(headers.IF_MATCH))
@@ -59,7 +59,7 @@ def parse_precondition(header: Mapping[bytes, bytes]) -> Precondition | None:
 
 
 def check_precondition(asked: Precondition | None, state: StreamState | None) -> Refusal | None:
-    """Refuse a request whose precondition a stream does not meet; None stands for no stream."""
+    """Return a refusal if a stream fails a precondition; ``state`` is None for a missing stream."""
     if asked is None:
         return None
     if state is None:
@@ -76,9 +76,9 @@ def check_precondition(asked: Precondition | None, state: StreamState | None) ->
 def check_entity_tags(
     asked: Precondition | None, *, exists: bool, tags: tuple[bytes, ...] = ()
 ) -> Refusal | None:
-    """Refuse a request whose precondition a resource does not meet.
+    """Return a refusal if a resource fails a precondition.
 
-    ``tags`` are the entity tags of the resource as it is, one for each content coding.
+    ``tags`` are the current entity tags of the resource, one for each content coding.
     """
     if asked is None:
         return None
@@ -87,12 +87,12 @@ def check_entity_tags(
         # Strong comparison: a weak tag never matches (RFC 9110 §13.1.1).
         met = exists if match == (_ANY,) else any(tag in tags for tag in match)
         if not met:
-            why = "If-Match names no current entity tag" if exists else "there is nothing yet"
+            why = "If-Match has no current entity tag" if exists else "the resource does not exist"
             return Refusal(Problem.PRECONDITION_FAILED, _NOT_MET + why)
     if none_match is not None and exists:
         same = none_match == (_ANY,) or any(tag.removeprefix(b"W/") in tags for tag in none_match)
         if same:
-            why = "If-None-Match names what is there"
+            why = "If-None-Match has the current entity tag"
             return Refusal(Problem.PRECONDITION_FAILED, _NOT_MET + why)
     return None
 
@@ -103,5 +103,7 @@ def _tags(name: str, value: bytes | None) -> tuple[bytes, ...] | None:
     if value.strip() == _ANY:
         return (_ANY,)
     if _TAGS.fullmatch(value) is None:
-        raise Refused(Problem.MALFORMED_FIELD, f'{name} is * or a list of entity tags such as "x"')
+        raise Refused(
+            Problem.MALFORMED_FIELD, f'{name} must be * or a list of entity tags such as "x"'
+        )
     return tuple(_EACH.findall(value))

@@ -1,9 +1,9 @@
 """Idempotent producers: epochs fence, sequence numbers deduplicate (PROTOCOL.md §5.2.1).
 
-A stream remembers a bounded number of producers, in two generations. One that appends joins the
-current generation. When that is full a new one begins, and the one before the last is forgotten. So
-at least as many producers are remembered as a generation holds, those that appended last, and at
-most twice as many; and no append has to search for the one to forget.
+A stream keeps a bounded number of producers in two generations. A producer that appends joins
+the current generation. When it is full a new one begins and the second to last is dropped. So
+the most recent producers are kept, at least as many as a generation holds and at most twice as
+many, and no append searches for a producer to evict.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 
 
 class ProducerClaim(Struct, frozen=True, array_like=True, gc=False):
-    """What a request says of its producer: id, epoch, sequence number of this batch."""
+    """Producer headers of a request: id, epoch, and sequence number of the batch."""
 
     id: str
     epoch: int
@@ -25,25 +25,27 @@ class ProducerClaim(Struct, frozen=True, array_like=True, gc=False):
 
 
 class ProducerState(Struct, frozen=True, array_like=True, gc=False):
-    """What a stream remembers of one producer: its epoch, the last number accepted."""
+    """State of a producer in a stream: its epoch and the last accepted sequence number."""
 
     epoch: int
     last_seq: int
 
 
 class Generation(Struct, frozen=True, array_like=True, gc=False):
-    """The current generation of a stream's producers: its number, and how many are in it."""
+    """Current generation of a stream's producers: its number and size."""
 
     number: int = 0
     size: int = 0
 
     def remembers(self, number: int) -> bool:
-        """Return whether producers of a generation are still remembered."""
+        """Return whether producers of a generation are still kept."""
         return number >= self.number - 1
 
     def joined(self, most: int) -> Generation:
-        """Return the generation after one more producer joins: the next one where ``most`` are in
-        this; 0 is no bound."""
+        """Return the generation after another producer joins.
+
+        A new one begins if this has ``most`` producers; 0 means no bound.
+        """
         if most and self.size >= most:
             return Generation(self.number + 1, 1)
         return Generation(self.number, self.size + 1)
@@ -53,7 +55,7 @@ FIRST_GENERATION: Final = Generation()
 
 
 class Duplicate(Struct, frozen=True):
-    """The batch was accepted before; ``state`` is what the stream remembers."""
+    """Result for a batch that was accepted before; ``state`` is the producer's state."""
 
     state: ProducerState
 
@@ -62,7 +64,7 @@ _UNKNOWN: Final = ProducerState(epoch=-1, last_seq=-1)
 
 
 def check_epoch(state: ProducerState | None, claim: ProducerClaim) -> Refusal | None:
-    """Refuse a producer of an older epoch. Holds on a closed stream too."""
+    """Return a refusal if a newer epoch has fenced the producer, on closed streams too."""
     if state is not None and claim.epoch < state.epoch:
         return Refusal(
             Problem.STALE_EPOCH,
@@ -75,10 +77,9 @@ def check_epoch(state: ProducerState | None, claim: ProducerClaim) -> Refusal | 
 def check_sequence(
     state: ProducerState | None, claim: ProducerClaim
 ) -> ProducerState | Duplicate | Refusal:
-    """The producer's next state, or that the batch is a duplicate, or a refusal.
+    """Return the next state of the producer, a `Duplicate`, or a refusal.
 
-    ``state`` is None for a producer that the stream does not know. Stale epochs are
-    `check_epoch`'s to refuse, before.
+    ``state`` is None for an unknown producer. Call `check_epoch` first: it refuses stale epochs.
     """
     known = _UNKNOWN if state is None else state
     if claim.epoch > known.epoch:
@@ -88,7 +89,7 @@ def check_sequence(
             return _gap(0, claim.seq)
         return Refusal(
             Problem.EPOCH_WITHOUT_RESTART,
-            f"epoch {claim.epoch} is new, so its first Producer-Seq is 0, not {claim.seq}",
+            f"epoch {claim.epoch} is new, so its first Producer-Seq must be 0, not {claim.seq}",
         )
     if claim.seq <= known.last_seq:
         return Duplicate(known)
@@ -100,7 +101,7 @@ def check_sequence(
 def _gap(expected: int, received: int) -> Refusal:
     return Refusal(
         Problem.SEQUENCE_GAP,
-        f"Producer-Seq {expected} is expected next, {received} was received",
+        f"expected Producer-Seq {expected}, received {received}",
         (
             (headers.H_PRODUCER_EXPECTED_SEQ, b"%d" % expected),
             (headers.H_PRODUCER_RECEIVED_SEQ, b"%d" % received),

@@ -1,7 +1,6 @@
-"""Outcomes become answers: status, header fields, body (PROTOCOL.md §5.5 and the response
-sections of §5.1-§5.7).
+"""Responses for the outcomes of commands and reads (PROTOCOL.md §5.1-§5.7).
 
-What belongs on every answer (CORS, security) is `http.headers`' to add.
+`http.headers` adds the headers that every response has (CORS, security).
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _UP_TO_DATE: Final[Header] = (headers.H_UP_TO_DATE, headers.TRUE)
 
 
 class BufferedResponse(Struct, frozen=True):
-    """One complete answer: status, fields in order, body."""
+    """Response whose body is in memory: status, headers in order, body."""
 
     status: int
     fields: list[Header]
@@ -35,17 +34,17 @@ class BufferedResponse(Struct, frozen=True):
 
 
 def next_offset_header(state: StreamState, position: int) -> Header:
-    """The Stream-Next-Offset field of a position."""
+    """Return the Stream-Next-Offset header of a position."""
     return (headers.H_NEXT_OFFSET, offset_bytes(state, position))
 
 
 def content_type_header(state: StreamState) -> Header:
-    """The Content-Type field of a stream's own bytes."""
+    """Return the Content-Type header of a stream."""
     return (headers.H_CONTENT_TYPE, state.content_type.encode("utf-8"))
 
 
 def refused(refusal: Refusal) -> BufferedResponse:
-    """A refusal as problem details (RFC 9457)."""
+    """Return the problem details of a refusal (RFC 9457)."""
     problem = refusal.problem
     body = json.dumps(
         {
@@ -63,7 +62,7 @@ def refused(refusal: Refusal) -> BufferedResponse:
 
 
 def created(outcome: Created, location: bytes) -> BufferedResponse:
-    """PUT (§5.1): 201 with the stream's URL, or 200 where it was there already."""
+    """Return the response to a PUT (§5.1): 201 with the URL, or 200 if the stream existed."""
     state = outcome.state
     answer = [content_type_header(state), next_offset_header(state, state.tail)]
     if outcome.fresh:
@@ -74,7 +73,7 @@ def created(outcome: Created, location: bytes) -> BufferedResponse:
 
 
 def appended(outcome: Appended) -> BufferedResponse:
-    """POST (§5.2): 200 where a producer's bytes are new, 204 for every other success."""
+    """Return the response to a POST (§5.2): 200 for new bytes of a producer, 204 otherwise."""
     state = outcome.state
     answer = [next_offset_header(state, state.tail)]
     producer = outcome.producer
@@ -87,12 +86,12 @@ def appended(outcome: Appended) -> BufferedResponse:
 
 
 def deleted() -> BufferedResponse:
-    """DELETE (§5.4)."""
+    """Return the response to a DELETE (§5.4)."""
     return BufferedResponse(204, [])
 
 
 def described(state: StreamState) -> BufferedResponse:
-    """HEAD (§5.5): the stream as it is now, not to be cached."""
+    """Return the response to a HEAD (§5.5), which caches must not store."""
     answer = [content_type_header(state), next_offset_header(state, state.tail), _NO_STORE]
     lifetime = state.lifetime
     if lifetime.ttl is not None:
@@ -108,7 +107,7 @@ def described(state: StreamState) -> BufferedResponse:
 
 
 def read_headers(state: StreamState, end: int, cursor: int | None) -> list[Header]:
-    """The fields that say where a read of ``state`` has ended and what that means (§5.6).
+    """Return the headers of a read that ended at the position ``end`` (§5.6).
 
     ``cursor`` is given for live reads (§5.7).
     """
@@ -123,13 +122,13 @@ def read_headers(state: StreamState, end: int, cursor: int | None) -> list[Heade
 
 
 def long_poll_timeout(state: StreamState, cursor: int) -> BufferedResponse:
-    """A long-poll that ended without data, at the tail (§5.7)."""
+    """Return the response to a long-poll that timed out at the tail (§5.7)."""
     return BufferedResponse(204, [*read_headers(state, state.tail, cursor), _NO_STORE])
 
 
 def event_source_end(state: StreamState) -> BufferedResponse:
-    """A reconnect of an EventSource that has all of a closed stream.
+    """Return the response to an EventSource that has read a closed stream to its end.
 
-    204 is what ends an EventSource (WHATWG HTML §9.2.3): after any other end it reconnects.
+    Only 204 stops an EventSource from reconnecting (WHATWG HTML §9.2.3).
     """
     return BufferedResponse(204, [*read_headers(state, state.tail, None), _NO_STORE])

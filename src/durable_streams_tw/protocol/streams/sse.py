@@ -1,9 +1,9 @@
-"""Server-Sent Events: framing bytes so that no payload can forge an event (§5.8).
+"""Encoding of Server-Sent Events (PROTOCOL.md §5.8).
 
-Lines of data are split on CRLF, CR and LF, which is what a parser splits on, and each
-begins ``data:``. A parser strips one space behind that, so a line that begins with a space
-gets one more and arrives whole. A carriage return reaches the reader as a line feed; the
-event stream format has no way to carry one.
+No payload can forge an event: it is split at CRLF, CR and LF, as a parser splits it, and each
+line is prefixed with ``data:``. A parser strips one space after the prefix, so a line that
+begins with a space gets a second one. A carriage return arrives as a line feed; the format
+cannot carry it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from durable_streams_tw.protocol.streams.offsets import format_offset, offset_by
 from durable_streams_tw.protocol.streams.state import StreamState
 
 COMMENT: Final = b": keep-alive\n\n"
-"""What an idle connection is sent so that nothing on the way closes it."""
+"""Sent on an idle connection, so that no proxy closes it."""
 
 
 class Framing(Enum):
-    """How a stream's bytes travel in ``data`` lines."""
+    """Encoding of a stream's bytes in ``data`` lines."""
 
     TEXT = "text"
     JSON = "json"
@@ -30,15 +30,17 @@ class Framing(Enum):
 
 
 def framing(content_type: str) -> Framing:
-    """The framing that a content type asks for (§5.8)."""
+    """Return the framing of streams of a content type (§5.8)."""
     if content_types.is_json(content_type):
         return Framing.JSON
     return Framing.TEXT if content_types.is_text(content_type) else Framing.BASE64
 
 
 def data_event(kind: Framing, payload: bytes) -> bytes:
-    """One ``data`` event of stored bytes: whole messages in JSON mode, whole characters
-    in text."""
+    """Return a ``data`` event of stored bytes.
+
+    ``payload`` is whole messages in JSON mode and whole characters in text.
+    """
     if kind is Framing.BASE64:
         text = b2a_base64(payload, newline=False)
     else:
@@ -46,8 +48,8 @@ def data_event(kind: Framing, payload: bytes) -> bytes:
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         text = b"\n" + text
-        # Every line feed is followed by our own prefix, so the second pattern matches where
-        # a line begins with a space, and nothing that a payload says.
+        # After the first replacement every line feed precedes a prefix, so the second pattern
+        # matches only lines that begin with a space.
         text = text.replace(b"\n", b"\ndata:").replace(b"\ndata: ", b"\ndata:  ")
         return b"event: data" + text + b"\n\n"
     return b"event: data\ndata:" + text + b"\n\n"
@@ -56,10 +58,10 @@ def data_event(kind: Framing, payload: bytes) -> bytes:
 def control_event(
     state: StreamState, position: int, cursor: int, up_to_date: bool, closed: bool
 ) -> bytes:
-    """The ``control`` event that follows data, opens a stream and ends it.
+    """Return a ``control`` event: the first event, the last one, and the one after data.
 
-    ``closed`` says that the stream ends at ``position``; the cursor, which nobody needs
-    then, is left out.
+    ``closed`` means that the stream is closed and ``position`` is its tail; the event then has
+    no cursor, because no request follows.
     """
     offset = format_offset(state, position)
     if closed:
@@ -72,28 +74,28 @@ def control_event(
 
 
 def event_id(state: StreamState, position: int) -> bytes:
-    """The line that makes a browser's EventSource resume at ``position``, by its Last-Event-ID.
+    """Return the ``id`` line by which an EventSource resumes at ``position`` (Last-Event-ID).
 
-    It stands before the event that brings the reader there: the data event where there is one, so
-    that a connection that is lost before the control event neither loses nor repeats data.
+    Send it before the data event, or before the control event if there is no data: a connection
+    that is lost between the two events then neither loses nor repeats data.
     """
     return b"id:%b\n" % offset_bytes(state, position)
 
 
 def reconnection_time(chance: float) -> bytes:
-    """The line that tells an EventSource how long to wait before it reconnects.
+    """Return the ``retry`` line with the delay before an EventSource reconnects.
 
-    ``chance`` in [0, 1) spreads the readers that lose their connections together.
+    ``chance``, a random number in [0, 1), spreads readers that are disconnected together.
     """
     spread = SSE_RETRY_LAST_MS - SSE_RETRY_FIRST_MS
     return b"retry:%d\n" % (SSE_RETRY_FIRST_MS + chance * spread)
 
 
 def deliverable_size(kind: Framing, payload: bytes, at_tail: bool) -> int:
-    """How many of these bytes may go out as one event.
+    """Return how many bytes of a payload can be sent as one event.
 
-    In text the first bytes of a character that is not complete yet are held back: the rest
-    comes with a later append. So is, short of the tail, a CR whose LF may follow.
+    In text an incomplete character at the end is held back until a later append completes it,
+    and so is a CR before the tail, because an LF may follow it.
     """
     size = len(payload)
     if kind is not Framing.TEXT or not size:

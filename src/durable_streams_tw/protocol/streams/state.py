@@ -1,4 +1,4 @@
-"""What a stream is at one moment, and when it ends by itself (PROTOCOL.md §4, §5.1)."""
+"""State of a stream, and its expiry (PROTOCOL.md §4, §5.1)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from durable_streams_tw.protocol.streams.producers import ProducerClaim
 
 
 class Lifetime(Struct, frozen=True, array_like=True, gc=False):
-    """How long a stream lives: a sliding window, a deadline, or (both None) for ever.
+    """Lifetime of a stream: a TTL, a deadline, or no expiry (both None).
 
-    ``ttl`` is in seconds; ``expires_at`` in milliseconds since 1970, ``expires_at_text``
-    the timestamp as the client wrote it.
+    ``ttl`` is in seconds after the last access. ``expires_at`` is in ms since the Unix epoch, and
+    ``expires_at_text`` the timestamp as the client wrote it.
     """
 
     ttl: int | None = None
@@ -19,7 +19,7 @@ class Lifetime(Struct, frozen=True, array_like=True, gc=False):
     expires_at_text: str | None = None
 
     def matches(self, other: Lifetime) -> bool:
-        """Whether both mean the same, however the timestamp is written."""
+        """Return whether two lifetimes are equal, ignoring the notation of the timestamp."""
         return self.ttl == other.ttl and self.expires_at == other.expires_at
 
 
@@ -27,12 +27,11 @@ NO_EXPIRY = Lifetime()
 
 
 class ForkPoint(Struct, frozen=True, array_like=True, gc=False):
-    """Where a fork leaves its source (PROTOCOL.md §4.2).
+    """Fork point of a fork (PROTOCOL.md §4.2).
 
-    ``source_id`` and ``position`` say which bytes are inherited: those of the source before
-    ``position``. ``source`` (a stream name), ``offset`` and ``sub_offset`` are what the
-    client asked for, ``depth`` how many sources lie above. ``inherits_lifetime`` says that
-    the client named no expiry.
+    The fork inherits the bytes of the stream ``source_id`` before ``position``. ``source`` (a
+    stream path), ``offset`` and ``sub_offset`` are the values of the request. ``depth`` is the
+    number of ancestors. ``inherits_lifetime`` means that the request had no expiry.
     """
 
     source_id: int
@@ -45,12 +44,12 @@ class ForkPoint(Struct, frozen=True, array_like=True, gc=False):
 
 
 class Lineage(Struct, frozen=True, array_like=True, gc=False):
-    """Incarnations that own a stream's positions, oldest first (see `lineage`).
+    """Incarnations that own the positions of a stream, oldest first (see `lineage`).
 
     ``ids[i]`` owns the positions after ``starts[i]``, up to and including ``starts[i + 1]``;
-    ``ids[0]`` owns position 0 too. Ids increase, so offsets sort as their positions do.
-    ``least`` is the smallest id that the first range stands for: less than ``ids[0]`` where
-    older incarnations were merged into it.
+    ``ids[0]`` owns position 0 too. Ids increase, so offsets sort like their positions.
+    ``least`` is the lowest id of the first range: lower than ``ids[0]`` if older incarnations
+    were merged into it.
     """
 
     ids: tuple[int, ...]
@@ -59,13 +58,13 @@ class Lineage(Struct, frozen=True, array_like=True, gc=False):
 
 
 class StreamState(Struct, frozen=True, array_like=True, gc=False):
-    """A stream at one moment: everything but its bytes and its producers.
+    """State of a stream at one commit, without its bytes and producers.
 
-    ``id`` is never reused. ``tail`` is the position behind the last byte. Times are in
-    milliseconds since 1970; ``touched_at`` is the last read or write that is written down.
-    ``closed_by`` is the producer batch that closed the stream, where one did. ``forks``
-    counts the streams that inherit from this one; ``deleted`` marks one that lives on only
-    for them. ``lineage`` is None where every position was written under ``id``.
+    ``id`` is never reused. ``tail`` is the position after the last byte. Times are in ms since
+    the Unix epoch; ``touched_at`` is the last stored access. ``closed_by`` is the producer batch
+    that closed the stream, if any. ``forks`` counts the streams that inherit from this one;
+    ``deleted`` marks a stream that is kept only for them. ``lineage`` is None if every position
+    was written under ``id``.
     """
 
     id: int
@@ -85,13 +84,13 @@ class StreamState(Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def origin(self) -> int:
-        """The position of the first byte that is the stream's own."""
+        """Position of the first byte that is not inherited."""
         return 0 if self.fork is None else self.fork.position
 
     def deadline(self, accessed_at: int = 0) -> int | None:
-        """When the stream expires (milliseconds since 1970), None for never.
+        """Return when the stream expires, in ms since the Unix epoch, or None if never.
 
-        ``accessed_at`` is the last access that is known but not written down yet.
+        ``accessed_at`` is the last access that is not stored yet.
         """
         lifetime = self.lifetime
         if lifetime.ttl is not None:
@@ -99,6 +98,6 @@ class StreamState(Struct, frozen=True, array_like=True, gc=False):
         return lifetime.expires_at
 
     def has_expired(self, now: int, accessed_at: int = 0) -> bool:
-        """Whether the stream has ended by itself at a time (milliseconds since 1970)."""
+        """Return whether the stream has expired at ``now``, in ms since the Unix epoch."""
         deadline = self.deadline(accessed_at)
         return deadline is not None and now >= deadline

@@ -1,7 +1,7 @@
-"""What a command does to a stream: state and command in, new state or refusal out.
+"""Transitions of streams: state and command in, outcome or refusal out.
 
-Nothing here knows a store, a clock or a socket. A store calls these functions inside its
-transaction, so every store decides alike (PROTOCOL.md §5.1-§5.4, §12.4, §12.6).
+The functions are pure. Every store calls them inside its transaction, so that all stores
+decide alike (PROTOCOL.md §5.1-§5.4, §12.4, §12.6).
 """
 
 from __future__ import annotations
@@ -26,21 +26,20 @@ from durable_streams_tw.protocol.streams.state import NO_EXPIRY, StreamState
 
 
 def check_usable(state: StreamState | None, expired: bool) -> Refusal | None:
-    """Refuse where a path has no stream that a client may use; ``expired``: its time is over."""
+    """Return a refusal if a path has no usable stream: missing, deleted or ``expired``."""
     if state is None:
         return Refusal(Problem.STREAM_NOT_FOUND, "there is no stream at this path")
     if state.deleted:
-        return Refusal(Problem.STREAM_GONE, "the stream was deleted and lives on in its forks only")
+        return Refusal(Problem.STREAM_GONE, "the stream was deleted; only its forks remain")
     if expired:
         return Refusal(Problem.STREAM_NOT_FOUND, "the stream has expired")
     return None
 
 
 def create(command: Create, now: int) -> Created | Refusal:
-    """PUT without fork fields where nothing is at the path (§5.1).
+    """Create a stream at a path without one (PUT without fork headers, §5.1).
 
-    ``now`` is in milliseconds. The new stream's tail counts the initial bytes; its id is 0,
-    for the store to replace.
+    ``now`` is in ms since the Unix epoch. The new stream has id 0, which the store replaces.
     """
     body = command.body
     if body.problem is not None:
@@ -59,9 +58,9 @@ def create(command: Create, now: int) -> Created | Refusal:
 
 
 def repeat_create(existing: StreamState, command: Create) -> Created | Refusal:
-    """A PUT where a stream is already: the same configuration, or a conflict (§4.2, §5.1)."""
+    """Compare a PUT with the existing stream: same configuration or a conflict (§4.2, §5.1)."""
     if existing.deleted:
-        return Refusal(Problem.PATH_HELD, "a deleted stream that still has forks holds the path")
+        return Refusal(Problem.PATH_HELD, "a deleted stream that still has forks occupies the path")
     difference = _difference(existing, command)
     if difference is not None:
         return Refusal(Problem.STREAM_EXISTS, f"the stream exists with {difference}")
@@ -74,7 +73,7 @@ def _difference(existing: StreamState, command: Create) -> str | None:
         return "another origin: it is a fork" if request is None else "another origin"
     if point is not None and request is not None and not forks.matches_request(existing, request):
         return f"another origin: it is a fork of {point.source}"
-    # A fork that leaves these out inherits them, on the first request and on every other.
+    # A PUT of a fork that omits these inherits them, the first time and when it is repeated.
     inherits = point is not None and point.inherits_lifetime and command.lifetime == NO_EXPIRY
     if command.content_type is not None or point is None:
         requested_type = command.content_type or content_types.DEFAULT
@@ -83,18 +82,18 @@ def _difference(existing: StreamState, command: Create) -> str | None:
     if not inherits and not existing.lifetime.matches(command.lifetime):
         return "another TTL or expiry"
     if existing.closed != command.closed:
-        return "the other closure status"
+        return "another closed status"
     return None
 
 
 def append(
     state: StreamState, producer: ProducerState | None, command: Append, now: int
 ) -> Appended | Refusal:
-    """POST: append, append and close, or close only (§5.2, §5.3).
+    """Append to a stream, close it, or both (POST, §5.2, §5.3).
 
-    ``state`` is a stream that `check_usable` let pass; ``producer`` what it remembers of the
+    ``state`` is a stream that `check_usable` accepted, and ``producer`` the stored state of the
     command's producer. The checks run in this order: stale epoch, closed, empty body, content
-    type, producer sequence, Stream-Seq, body.
+    type, producer sequence, Stream-Seq, body, precondition.
     """
     claim = command.producer
     if claim is not None:
@@ -105,7 +104,7 @@ def append(
         return _append_to_closed(state, producer, command)
     body = command.body
     if body is None and not command.closed:
-        return Refusal(Problem.EMPTY_BODY, "an append needs a body, or Stream-Closed: true")
+        return Refusal(Problem.EMPTY_BODY, "an append requires a body or Stream-Closed: true")
     if body is not None:
         mismatch = _mismatch(state, command.content_type)
         if mismatch is not None:
@@ -122,7 +121,7 @@ def append(
     if seq is not None and state.last_seq is not None and seq <= state.last_seq:
         return Refusal(
             Problem.SEQUENCE_REGRESSION,
-            # The official PHP client tells this 409 from others by the first two words.
+            # The official PHP client recognises this 409 by the first two words.
             "sequence conflict: Stream-Seq must be greater than the last one accepted",
         )
     tail = state.tail
@@ -160,19 +159,17 @@ def _append_to_closed(
 
 
 def closed_refusal(state: StreamState) -> Refusal:
-    """What a writer to a closed stream is told: that, and where the stream ended (§5.2)."""
+    """Return the refusal of an append to a closed stream, with its tail (§5.2)."""
     closed_at: HeaderList = (
         (headers.H_CLOSED, headers.TRUE),
         (headers.H_NEXT_OFFSET, offset_bytes(state, state.tail)),
     )
-    return Refusal(
-        Problem.STREAM_CLOSED, "the stream is closed: nothing can be appended", closed_at
-    )
+    return Refusal(Problem.STREAM_CLOSED, "the stream is closed", closed_at)
 
 
 def _mismatch(state: StreamState, content_type: str | None) -> Refusal | None:
     if content_type is None:
-        return Refusal(Problem.MALFORMED_FIELD, "an append with a body needs a Content-Type")
+        return Refusal(Problem.MALFORMED_FIELD, "an append with a body requires a Content-Type")
     if not content_types.same(state.content_type, content_type):
         return Refusal(
             Problem.CONTENT_TYPE_MISMATCH, f"the stream's content type is {state.content_type}"
@@ -181,5 +178,5 @@ def _mismatch(state: StreamState, content_type: str | None) -> Refusal | None:
 
 
 def delete(state: StreamState) -> Deleted:
-    """DELETE (§5.4): a stream that has forks stays for them, hidden; any other ends."""
+    """Delete a stream (§5.4). A stream with forks is marked deleted and kept for them."""
     return Deleted(replace(state, deleted=True) if state.forks else state)
