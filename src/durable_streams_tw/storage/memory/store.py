@@ -1,5 +1,7 @@
-"""The store that keeps nothing: same rules and answers, no disk (used without a data
-directory, and by tests)."""
+"""Memory store: streams in dictionaries, lost when the process ends.
+
+Used without a data directory, and by tests.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from sortedcontainers import SortedKeyList
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
@@ -46,6 +49,7 @@ from durable_streams_tw.storage.commands import forks, pending
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
 from durable_streams_tw.storage.commands.streams import apply, expire
 from durable_streams_tw.storage.durable.record_layout import cut
+from durable_streams_tw.storage.engine.codec import listing_key, listing_range
 from durable_streams_tw.storage.engine.tables import Table, owned_range
 from durable_streams_tw.storage.fork_ranges import (
     INSIDE_MESSAGE,
@@ -59,7 +63,6 @@ from durable_streams_tw.storage.limits import (
     RECORD_PAYLOAD,
     SWEEP_INTERVAL,
 )
-from durable_streams_tw.storage.memory.sorted_names import SortedNames
 from durable_streams_tw.storage.memory.tables import MemoryTables
 
 T = TypeVar("T")
@@ -70,9 +73,9 @@ _BUG: Final = Refusal(Problem.INTERNAL, "the server failed; nothing was written"
 
 
 class _Log:
-    """One stream's own bytes, its message boundaries in JSON mode, and its producers.
+    """Own bytes, producers and, in JSON mode, message boundaries of one stream.
 
-    ``boundaries`` has the end of every append, and the cuts of large ones.
+    ``boundaries`` are the ends of appends and the positions at which large bodies are cut.
     """
 
     __slots__ = ("boundaries", "data", "earlier", "origin", "producers", "state")
@@ -82,7 +85,7 @@ class _Log:
         self.origin = state.origin
         self.data = bytearray()
         self.boundaries = array("Q", [state.origin])
-        # The current generation, and the one before.
+        # Producers of the current generation and of the one before.
         self.producers: dict[str, ProducerState] = {}
         self.earlier: dict[str, ProducerState] = {}
 
@@ -91,23 +94,25 @@ class _Log:
             return bytes(view[start - self.origin : stop - self.origin])
 
     def boundary_from(self, position: int) -> int:
-        """The first message boundary at or behind a position."""
+        """Return the first message boundary at or after a position."""
         return self.boundaries[bisect_left(self.boundaries, position)]
 
     def run_end(self, position: int) -> int:
-        """Where a run of messages ends that begins at a boundary: at most a record, or one
-        message that is larger."""
+        """Return the end of a run of messages that begins at a boundary.
+
+        A run is at most a record long, or one message that is larger.
+        """
         following = bisect_right(self.boundaries, position + RECORD_PAYLOAD)
         end = self.boundaries[following - 1]
         return end if end > position else self.boundaries[following]
 
     def is_boundary(self, position: int) -> bool:
-        """Whether a position lies between messages."""
+        """Return whether a position lies between messages."""
         following = bisect_left(self.boundaries, position)
         if self.boundaries[following] == position:
             return True
         before, after = self.boundaries[following - 1], self.boundaries[following]
-        # What is larger than a record and has no cut in it is one message.
+        # A range larger than a record without a cut is a single message.
         return after - before <= RECORD_PAYLOAD and json_mode.is_boundary(
             self.slice(before, position)
         )
@@ -115,10 +120,12 @@ class _Log:
 
 @implementer(IStreamStore)
 class MemoryStore:
-    """Streams in dictionaries. Every Deferred that it returns has fired.
+    """Store that keeps streams in memory.
 
-    ``now`` and ``lead`` are those of a `clocks.StreamTime`. ``clock`` runs the sweep between
-    `open` and `close`; without one, expired streams that nobody asks for stay in memory.
+    Commands and reads complete synchronously, except forks whose messages take long to count.
+    ``now`` and ``lead`` are those of a `clocks.StreamTime`. ``clock`` runs the sweep between `open`
+    and `close`; without a clock expired streams stay in memory. ``max_producers`` is the number of
+    producers that a stream remembers at least.
     """
 
     def __init__(
@@ -138,19 +145,20 @@ class MemoryStore:
             self._sweeps.clock = clock
         self._by_path: dict[str, int] = {}
         self._logs: dict[int, _Log] = {}
-        self._names: SortedNames | None = None
-        self._mortal: set[int] = set()
-        # Those of them that the sweep under way has not looked at.
-        self._mortal_left: list[int] = []
-        # Offsets and entity tags carry ids, and clients keep them for longer than a process lives.
+        self._names: SortedKeyList | None = None
+        self._expiring: set[int] = set()
+        # Ids that the current sweep has not checked yet.
+        self._sweep_left: list[int] = []
+        # Ids are part of offsets and entity tags, which clients keep across restarts of the server,
+        # so ids must not repeat.
         self._next_id = self.process_first_id = (now() << 20) + 1
         self.access = AccessTimes(lead)
         self._listeners: list[Listener] = []
-        self._note_listeners: list[RecordListener] = []
-        self._telling = False
+        self._record_listeners: list[RecordListener] = []
+        self._notifying = False
         self._observer: StoreObserver | None = None
         self._tables = MemoryTables()
-        self._notes: list[RecordChange] = []
+        self._record_changes: list[RecordChange] = []
         self.changes: list[Change] = []
         self.index = SubscriptionIndex()
         self.has_space = True
@@ -159,26 +167,26 @@ class MemoryStore:
     # -- IStreamStore ---------------------------------------------------------------------
 
     def open(self) -> None:
-        """Begin to sweep."""
+        """Start the sweep."""
         if self._sweeps is not None:
             self._sweeps.start(SWEEP_INTERVAL, now=False)
 
     def close(self) -> Deferred[None]:
-        """Sweep no more."""
+        """Stop the sweep."""
         if self._sweeps is not None and self._sweeps.running:
             self._sweeps.stop()
-        self._mortal_left.clear()
+        self._sweep_left.clear()
         self._counter.stop(_STOPPING)
         return succeed(None)
 
     def submit(self, command: Command) -> Deferred[Outcome]:
-        """Carry out a command at once."""
+        """Carry out a command and return its outcome."""
         done: Deferred[Outcome] = Deferred()
         self.execute(command, done.callback)
         return done
 
     def execute(self, command: Command, callback: Callable[[Outcome], object]) -> None:
-        """Carry out a command at once, but for a fork whose messages take long to count."""
+        """Carry out a command and call ``callback`` with its outcome."""
         if forks.needs_count(command):
             assert isinstance(command, Create)
             self._counter.count(command, partial(self._counted, callback))
@@ -194,7 +202,7 @@ class MemoryStore:
     def _count(
         self, command: Create, counting: Counting | None
     ) -> Deferred[Create | Counting | Refusal]:
-        """Count messages of a fork's source: a step in each turn of the reactor."""
+        """Count messages of a fork's source, one step per reactor turn."""
         reached = forks.count_some(self, command, counting)
         while isinstance(reached, Counting) and self._clock is None:
             reached = forks.count_some(self, command, reached)
@@ -206,13 +214,13 @@ class MemoryStore:
 
     def _apply(self, command: Command, callback: Callable[[Outcome], object]) -> None:
         known = len(self.changes)
-        outcome = self._carry_out(command, self._now())
+        outcome = self._apply_to_end(command, self._now())
         if self._observer is not None:
             self._observer.record_command(command, outcome, self.changes[known:])
-        self._tell()
+        self._notify()
         callback(outcome)
 
-    def _carry_out(self, command: Command, now: int) -> Outcome:
+    def _apply_to_end(self, command: Command, now: int) -> Outcome:
         outcome = None
         while outcome is None:
             outcome = apply(self, command, now)
@@ -224,8 +232,8 @@ class MemoryStore:
             pending.resume(self, now)
 
     def get_state(self, path: str) -> Deferred[StreamState | Refusal]:
-        """The stream at a path."""
-        return succeed(self._look(path, self._now()))
+        """Return the state of the stream at a path."""
+        return succeed(self._usable_state(path, self._now()))
 
     def read(
         self,
@@ -235,107 +243,107 @@ class MemoryStore:
         stream_id: int | None = None,
         piece: int | None = None,
     ) -> Deferred[Chunk | Refusal]:
-        """Bytes of the stream at a path."""
+        """Return bytes of the stream at a path."""
         return succeed(self._read(path, offset, limit, stream_id, piece))
 
     def read_range(
         self, path: str, stream_id: int, start: int, stop: int
     ) -> Deferred[bytes | Refusal]:
-        """Exactly the bytes ``[start, stop)`` of a stream."""
-        state = check_same_stream(self._look(path, self._now()), stream_id)
+        """Return exactly the bytes ``[start, stop)`` of a stream."""
+        state = check_same_stream(self._usable_state(path, self._now()), stream_id)
         if isinstance(state, Refusal):
             return succeed(state)
         return succeed(b"".join(self._parts(state, start, stop)))
 
     def pin(self, stream_id: int) -> None:
-        """A live reader came."""
+        """Keep a stream from expiring by its TTL."""
         self.access.pin(stream_id)
 
     def unpin(self, stream_id: int) -> None:
-        """A live reader went."""
+        """Undo one `pin`."""
         self.access.unpin(stream_id, self._now())
 
     def add_listener(self, listener: Listener) -> None:
-        """Tell ``listener`` of every change."""
+        """Call ``listener`` with the changes of each command."""
         self._listeners.append(listener)
 
     def query(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
-        """What a function finds."""
-        answer: T | Refusal = question(self)
-        return succeed(answer)
+        """Call a function on the store and return its result."""
+        result: T | Refusal = question(self)
+        return succeed(result)
 
     def add_record_listener(self, listener: RecordListener) -> None:
-        """Tell ``listener`` of every change of a watched record."""
-        self._note_listeners.append(listener)
+        """Call ``listener`` with the changed records of watched tables."""
+        self._record_listeners.append(listener)
 
     def set_observer(self, observer: StoreObserver) -> None:
-        """Count into ``meter`` from now on."""
+        """Report measurements to ``observer`` from now on."""
         self._observer = observer
 
     def stats(self) -> Deferred[StoreStats | None]:
-        """There is no disk."""
+        """Return None: there is no disk."""
         return succeed(None)
 
     def check_writable(self) -> Deferred[str | None]:
-        """There is none."""
+        """Return None: memory can always be written."""
         return succeed(None)
 
     def sweep(self) -> None:
-        """End the streams whose time has come, in each turn as many as BATCH_TIME allows."""
-        if not self._mortal_left:
-            self._mortal_left = list(self._mortal)
+        """End expired streams, for at most `BATCH_TIME` seconds per reactor turn."""
+        if not self._sweep_left:
+            self._sweep_left = list(self._expiring)
             self._sweep_some()
 
     def _sweep_some(self) -> None:
-        now, clock, left = self._now(), self._clock, self._mortal_left
+        now, clock, left = self._now(), self._clock, self._sweep_left
         until = math.inf if clock is None else clock.seconds() + BATCH_TIME
         while left:
             expire(self, left.pop(), now)
             self._finish_fan_outs(now)
             if clock is not None and clock.seconds() >= until:
                 break
-        self._tell()
+        self._notify()
         if left and clock is not None:
             clock.callLater(0, self._sweep_some)
 
     def count(self) -> int:
-        """How many streams there are, those that live on for their forks too."""
+        """Return the number of streams, deleted ones that still have forks included."""
         return len(self._logs)
 
     # -- Transaction ------------------------------------------------------------------------
 
     def stream_at(self, path: str) -> StreamState | None:
-        """The stream that holds a path."""
+        """Return the stream that holds a path."""
         stream_id = self._by_path.get(path)
         return None if stream_id is None else self._logs[stream_id].state
 
     def stream(self, stream_id: int) -> StreamState | None:
-        """The stream of an id."""
+        """Return the stream of an id."""
         log = self._logs.get(stream_id)
         return None if log is None else log.state
 
     def new_id(self) -> int:
-        """The next id."""
+        """Return the next id."""
         self._next_id += 1
         return self._next_id - 1
 
     def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
-        """What the stream remembers of a producer."""
+        """Return the state of a stream's producer."""
         log = self._logs[stream_id]
         return log.producers.get(producer_id) or log.earlier.get(producer_id)
 
     def gather(self, state: StreamState, start: int, limit: int) -> bytes:
-        """Stored bytes of a stream, inherited ones too."""
-        return b"".join(self._parts(state, start, self._answer_end(state, start, limit)))
+        """Return about ``limit`` stored bytes of a stream, inherited ones included."""
+        return b"".join(self._parts(state, start, self._response_end(state, start, limit)))
 
-    def _answer_end(self, state: StreamState, start: int, limit: int) -> int:
-        """Return where an answer of about ``limit`` bytes from ``start`` ends."""
+    def _response_end(self, state: StreamState, start: int, limit: int) -> int:
+        """Return the end of a response of about ``limit`` bytes from ``start``."""
         stop = start + limit
         if stop >= state.tail or not content_types.is_json(state.content_type):
             return min(stop, state.tail)
         for extent in extents(self.stream, state, start, state.tail):
             if stop < extent.stop:
-                # A fork may end a source's extent where the source's log has no cut.
+                # The fork point may lie before the next boundary in the source's log.
                 return min(extent.stop, self._logs[extent.stream_id].boundary_from(stop))
             if stop == extent.stop:
                 break
@@ -348,7 +356,7 @@ class MemoryStore:
         ]
 
     def message_runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
-        """The stored messages of a stream."""
+        """Yield the stored messages of a JSON stream from a boundary to its tail."""
         for extent in extents(self.stream, state, start, state.tail):
             log, position = self._logs[extent.stream_id], extent.start
             while position < extent.stop:
@@ -358,14 +366,14 @@ class MemoryStore:
                 position = end
 
     def is_boundary(self, state: StreamState, position: int) -> bool:
-        """Whether a position lies between messages."""
+        """Return whether a position lies between messages; always true outside JSON mode."""
         if position in (0, state.tail) or not content_types.is_json(state.content_type):
             return True
         (extent,) = extents(self.stream, state, position - 1, position)
         return self._logs[extent.stream_id].is_boundary(position)
 
     def save(self, state: StreamState) -> None:
-        """Write a stream's state."""
+        """Write the state of a stream."""
         log = self._logs.get(state.id)
         if log is None:
             self._logs[state.id] = _Log(state)
@@ -373,14 +381,14 @@ class MemoryStore:
             if self._names is not None:
                 self._names.add(state.path)
             if state.deadline() is not None:
-                self._mortal.add(state.id)
+                self._expiring.add(state.id)
         else:
             log.state = state
             if state.deleted:
-                self._mortal.discard(state.id)
+                self._expiring.discard(state.id)
 
     def save_producer(self, stream_id: int, producer_id: str, state: ProducerState) -> None:
-        """Write what a stream remembers of a producer."""
+        """Write the state of a stream's producer."""
         log = self._logs[stream_id]
         if producer_id not in log.producers:
             log.earlier.pop(producer_id, None)
@@ -390,7 +398,7 @@ class MemoryStore:
         log.producers[producer_id] = state
 
     def append(self, state: StreamState, start: int, body: Body) -> None:
-        """Write bytes at the tail."""
+        """Append a body at the tail."""
         log = self._logs[state.id]
         log.data += body.data
         if content_types.is_json(state.content_type):
@@ -399,36 +407,36 @@ class MemoryStore:
                     log.boundaries.append(start + piece.stop)
 
     def remove_stream(self, state: StreamState) -> None:
-        """End a stream."""
+        """Remove a stream."""
         del self._logs[state.id]
         del self._by_path[state.path]
         if self._names is not None:
             self._names.remove(state.path)
-        self._mortal.discard(state.id)
+        self._expiring.discard(state.id)
         self.access.forget(state.id)
 
     # -- records ----------------------------------------------------------------------------
 
     def get(self, table: RecordTable[T], key: bytes) -> T | None:
-        """The record of a key."""
+        """Return the record of a key."""
         return self._tables.get(table, key)
 
     def put(self, table: Table[T], key: bytes, value: T) -> None:
-        """Set a record."""
+        """Write a record."""
         self._tables.put(table, key, value)
         if table.watched:
-            self._notes.append(RecordChange(table, key, value))
+            self._record_changes.append(RecordChange(table, key, value))
 
     def remove(self, table: Table[T], key: bytes) -> None:
-        """Remove a record."""
+        """Remove a record if it exists."""
         self._tables.delete(table, key)
         if table.watched:
-            self._notes.append(RecordChange(table, key, None))
+            self._record_changes.append(RecordChange(table, key, None))
 
     def range(
         self, table: RecordTable[T], first: bytes, stop: bytes | None
     ) -> Iterator[tuple[bytes, T]]:
-        """Records in order."""
+        """Yield the records with ``first <= key < stop`` in order."""
         return self._tables.range(table, first, stop)
 
     def owns(self, table: Table[Any], number: int) -> bool:
@@ -436,30 +444,38 @@ class MemoryStore:
         return next(self._tables.range(table, *owned_range(number)), None) is not None
 
     def remove_owned(self, number: int) -> None:
-        """Let go of all that a number owns."""
+        """Remove all records that a number owns."""
         self._tables.remove_owned(number)
 
     def random_bytes(self, size: int) -> bytes:
-        """Bytes that nobody can guess."""
+        """Return unpredictable bytes."""
         return os.urandom(size)
 
-    # -- Moment -----------------------------------------------------------------------------
+    # -- StoreSnapshot ----------------------------------------------------------------------
 
     def active_stream(self, path: str) -> StreamState | None:
-        """The stream at a path, where a client may use it."""
-        state = self._look(path, self._now())
+        """Return the stream at a path, None if clients cannot use it."""
+        state = self._usable_state(path, self._now())
         return None if isinstance(state, Refusal) else state
 
     def stream_names(self, prefix: str, after: str = "") -> Iterator[str]:
-        """The names of streams that begin with a text, and perhaps others."""
+        """Return an iterator over stream names with a prefix and after ``after``, and others.
+
+        The store must not change during the iteration.
+        """
         if self._names is None:
-            # From now on kept in order; until somebody asks, that would be work for nothing.
-            self._names = SortedNames(self._by_path)
-        return self._names.following(prefix, after)
+            # Kept in order only after the first listing: most stores are never listed.
+            self._names = SortedKeyList(self._by_path, key=listing_key)
+        first, stop = listing_range(prefix)
+        last = listing_key(after)
+        names: Iterator[str] = self._names.irange_key(
+            max(first, last), stop, inclusive=(first > last, False)
+        )
+        return names
 
     # -- reading ----------------------------------------------------------------------------
 
-    def _look(self, path: str, now: int) -> StreamState | Refusal:
+    def _usable_state(self, path: str, now: int) -> StreamState | Refusal:
         return check_usable(self.stream_at(path), self.access, now)
 
     def _read(
@@ -471,7 +487,7 @@ class MemoryStore:
         piece: int | None,
     ) -> Chunk | Refusal:
         now = self._now()
-        state = self._look(path, now)
+        state = self._usable_state(path, now)
         if isinstance(state, Refusal):
             return state
         position = resolve_offset(state, offset, stream_id)
@@ -481,21 +497,21 @@ class MemoryStore:
             return INSIDE_MESSAGE
         if state.lifetime.ttl is not None:
             self.access.record(state.id, now)
-        end = self._answer_end(state, position, limit)
+        end = self._response_end(state, position, limit)
         stop = end if piece is None else min(end, position + piece)
         data = b"".join(self._parts(state, position, stop))
         return Chunk(state, position, data, end - stop)
 
-    def _tell(self) -> None:
-        # A listener may submit a command itself: that is callback when all know of the first.
-        if self._telling:
+    def _notify(self) -> None:
+        # A listener may submit a command: its changes are announced after those of this one.
+        if self._notifying:
             return
-        self._telling = True
+        self._notifying = True
         try:
-            while self.changes or self._notes:
-                notes, self._notes = self._notes, []
-                notify_listeners(self._note_listeners, notes)
+            while self.changes or self._record_changes:
+                notes, self._record_changes = self._record_changes, []
+                notify_listeners(self._record_listeners, notes)
                 changes, self.changes = self.changes, []
                 notify_listeners(self._listeners, changes)
         finally:
-            self._telling = False
+            self._notifying = False
