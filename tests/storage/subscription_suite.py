@@ -8,7 +8,11 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import MAX_EXPLICIT_STREAMS, MAX_WAKE_STREAMS
+from durable_streams_tw.protocol.limits import (
+    MAX_EXPLICIT_STREAMS,
+    MAX_LINKED_AT_ONCE,
+    MAX_WAKE_STREAMS,
+)
 from durable_streams_tw.protocol.streams.state import Lifetime
 from durable_streams_tw.protocol.subscriptions.commands import (
     Ack,
@@ -265,6 +269,23 @@ class SubscriptionSuite(SubscriptionRig):
         paths = tuple(f"p{number}" for number in range(MAX_EXPLICIT_STREAMS))
         self.assertRefused(Problem.INVALID_REQUEST, self.submit(LinkStreams("s", paths)))
         self.assertEqual(self.now_is().explicit, 1)
+        for start in range(0, MAX_EXPLICIT_STREAMS - MAX_LINKED_AT_ONCE, MAX_LINKED_AT_ONCE):
+            added = paths[start : start + MAX_LINKED_AT_ONCE]
+            self.assertIsInstance(self.submit(LinkStreams("s", added)), Relinked)
+        last = LinkStreams("s", paths[-MAX_LINKED_AT_ONCE:])
+        self.assertRefused(Problem.INVALID_REQUEST, self.submit(last))
+        self.assertEqual(self.now_is().explicit, MAX_EXPLICIT_STREAMS - MAX_LINKED_AT_ONCE + 1)
+
+    def test_too_many_names_at_once(self) -> None:
+        streams = tuple(f"p{number:05}" for number in range(MAX_LINKED_AT_ONCE + 1))
+        refused = self.submit(subscribe(pattern=None, streams=streams))
+        self.assertRefused(Problem.INVALID_REQUEST, refused)
+        self.subscribed(subscribe(pattern=None, streams=streams[1:]))
+        # The index forgets them too.
+        self.assertIsInstance(self.submit(Unsubscribe("s")), Unsubscribed)
+        self.created(put("p00001", raw=b"x"))
+        self.subscribed(subscribe(pattern=None, streams=("a",)))
+        self.assertTrue(self.now_is().idle)
 
     def test_unlinking_the_last_work(self) -> None:
         """A wake that nobody has taken up is over when its only cause is no longer linked."""

@@ -93,6 +93,9 @@ MAX_GLOB_STARS: Final = 16
 #: How many streams a subscription may name; what matches its glob is not counted.
 MAX_EXPLICIT_STREAMS: Final = 10_000
 
+#: How many of them one request may add: each is a record, and a request is one transaction.
+MAX_LINKED_AT_ONCE: Final = 2_000
+
 #: The largest body of a control request: some thousands of paths or acks.
 MAX_CONTROL_BODY: Final = 1 * MIB
 

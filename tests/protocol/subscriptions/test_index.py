@@ -36,7 +36,7 @@ class IndexTests(SynchronousTestCase):
             index.matching(names[number % len(names)])
             there[member] = (glob, explicit, wake_stream)
             if not stays:
-                index.remove(member, glob, wake_stream, explicit)
+                index.remove(member, glob, wake_stream)
                 del there[member]
         self.assertEqual(bool(index), bool(there))
         waking = {wake_stream for _, _, wake_stream in there.values()}
@@ -69,10 +69,11 @@ class IndexTests(SynchronousTestCase):
         for number in range(100):
             glob = parse_glob(f"a/{number}/**/b")
             index.add((number, "s"), glob, "w")
-            index.remove((number, "s"), glob, "w", ())
+            index.link((number, "s"), f"n{number}")
+            index.remove((number, "s"), glob, "w")
         self.assertFalse(index)
         self.assertEqual(index._root.children, {})
-        self.assertEqual((index._explicit, index._wake_streams), ({}, {}))
+        self.assertEqual((index._explicit, index._links, index._wake_streams), ({}, {}, {}))
         for number in range(MATCH_CACHE + 10):
             index.matching(f"n{number}")
         self.assertLessEqual(len(index._found), MATCH_CACHE)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import cycle
 
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
@@ -14,9 +15,11 @@ from durable_streams_tw.storage.commands.transaction import Transaction
 from durable_streams_tw.storage.durable import committer as committing
 from durable_streams_tw.storage.durable.transaction import BatchTransaction
 from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.kv import Buffer
 from durable_streams_tw.storage.limits import DELETE_STEP, MERGE_RECORD, RECORD_PAYLOAD, SWEEP_RETRY
 from tests.storage.command_builders import JSON, append, close, create, delete, fork
 from tests.storage.committer_case import CommitterCase
+from tests.storage.engine.fake_engine import _FakeView
 
 
 def data_records(content: Iterable[bytes]) -> int:
@@ -409,4 +412,28 @@ class QuotaTests(CommitterCase):
         self.step(delete("a"))
         self.sweep()
         self.assertEqual(self.problems(self.step(create("b", b"x"))), [""])
+        self.assertEqual(self.content("b"), b"x")
+
+
+class DamagedOrderTests(CommitterCase):
+    """A map whose keys are out of order, as two pages that have changed places."""
+
+    def test_sweep_ends(self) -> None:
+        """It neither goes round nor deletes what lies outside its ranges."""
+        self.step(*[create(f"a/{number}", b"x") for number in range(5)], create("b", b"x"))
+        self.step(*[delete(f"a/{number}") for number in range(5)])
+        scan = _FakeView.scan
+
+        def endless(view: _FakeView, first: bytes, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
+            return cycle(list(scan(view, first[:1], stop)))
+
+        self.patch(_FakeView, "scan", endless)
+        for _ in range(20):
+            committed = self.committer.sweep()
+            if committed is None or not committed.more:
+                break
+        else:
+            self.fail("the sweep goes on for ever")
+        self.patch(_FakeView, "scan", scan)
+        self.sweep()
         self.assertEqual(self.content("b"), b"x")

@@ -6,7 +6,6 @@ remembered, so a stream that is appended to again costs one look into a dictiona
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from durable_streams_tw.protocol.limits import MATCH_CACHE
@@ -39,6 +38,8 @@ class SubscriptionIndex:
     def __init__(self) -> None:
         self._root = _Node(False)
         self._explicit: dict[str, dict[int, str]] = {}
+        # The same by number, so that a subscription is removed without reading its records.
+        self._links: dict[int, set[str]] = {}
         self._wake_streams: dict[str, dict[int, str]] = {}
         self._found: dict[str, tuple[Member, ...]] = {}
         self._size = 0
@@ -84,17 +85,15 @@ class SubscriptionIndex:
             node.ends[number] = name
         self._found.clear()
 
-    def remove(
-        self, member: Member, glob: Glob | None, wake_stream: str | None, explicit: Iterable[str]
-    ) -> None:
-        """A subscription is gone, with its explicit links."""
+    def remove(self, member: Member, glob: Glob | None, wake_stream: str | None) -> None:
+        """Remove a subscription and its explicit links."""
         number, _ = member
         self._size -= 1
         if wake_stream is not None:
             _take(self._wake_streams, wake_stream, number)
         if glob is not None:
             self._prune(glob, number)
-        for path in explicit:
+        for path in self._links.pop(number, ()):
             _take(self._explicit, path, number)
         self._found.clear()
 
@@ -102,11 +101,13 @@ class SubscriptionIndex:
         """A subscription names a stream."""
         number, name = member
         self._explicit.setdefault(path, {})[number] = name
+        self._links.setdefault(number, set()).add(path)
         self._found.pop(path, None)
 
     def unlink(self, member: Member, path: str) -> None:
         """It does so no longer."""
         _take(self._explicit, path, member[0])
+        self._links.get(member[0], set()).discard(path)
         self._found.pop(path, None)
 
     # -- the trie ---------------------------------------------------------------------------

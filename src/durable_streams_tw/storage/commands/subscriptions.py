@@ -10,7 +10,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import MAX_EXPLICIT_STREAMS
+from durable_streams_tw.protocol.limits import MAX_EXPLICIT_STREAMS, MAX_LINKED_AT_ONCE
 from durable_streams_tw.protocol.streams import offsets
 from durable_streams_tw.protocol.streams.preconditions import check_entity_tags
 from durable_streams_tw.protocol.streams.state import StreamState
@@ -55,7 +55,6 @@ from durable_streams_tw.storage.engine.tables import (
     CURSORS,
     LINKS,
     SUBSCRIPTIONS,
-    owned_range,
     scan_with_errors,
     stream_key,
     subscription_key,
@@ -64,6 +63,11 @@ from durable_streams_tw.storage.errors import CorruptRecord
 
 _BETWEEN = Refusal(
     Problem.INVALID_OFFSET, "the offset lies inside a message: use one that this server returned"
+)
+_TOO_MANY_LINKS = Refusal(
+    Problem.INVALID_REQUEST,
+    f"a request names at most {MAX_LINKED_AT_ONCE} streams: add more with further requests, or use "
+    "a pattern",
 )
 _UNKNOWN_STREAM = Refusal(
     Problem.INVALID_OFFSET, "the subscription is not linked to the stream, or there is none"
@@ -129,6 +133,8 @@ def _subscribe(
     refusal = check_entity_tags(command.precondition, exists=False)
     if refusal is not None:
         return refusal
+    if len(command.streams) > MAX_LINKED_AT_ONCE:
+        return _TOO_MANY_LINKS
     config = command.config
     state = Subscription(
         transaction.new_id(), command.id, config, command.digest, now, len(command.streams)
@@ -149,10 +155,7 @@ def _name(transaction: Transaction, state: Subscription, path: str) -> None:
 
 
 def _end(transaction: Transaction, state: Subscription) -> None:
-    explicit = [link.path for _, link in transaction.range(LINKS, *owned_range(state.number))]
-    transaction.index.remove(
-        _member(state), _glob(state.config), state.config.wake_stream, explicit
-    )
+    transaction.index.remove(_member(state), _glob(state.config), state.config.wake_stream)
     transaction.remove(SUBSCRIPTIONS, subscription_key(state.id))
     transaction.remove_owned(state.number)
 
@@ -160,6 +163,8 @@ def _end(transaction: Transaction, state: Subscription) -> None:
 def _link(
     transaction: Transaction, state: Subscription, paths: tuple[str, ...]
 ) -> SubscriptionOutcome | Refusal:
+    if len(paths) > MAX_LINKED_AT_ONCE:
+        return _TOO_MANY_LINKS
     fresh = [
         path for path in paths if transaction.get(LINKS, stream_key(state.number, path)) is None
     ]

@@ -20,7 +20,8 @@ fails, delays or lies can be put under it. The rules of a batch:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from time import monotonic, perf_counter
 from typing import Final
 
@@ -215,7 +216,11 @@ class Committer:
             try:
                 # Of an entry that is found, whichever clock its deadline is of has passed it.
                 due_by = now + min(0, self._access.lead())
-                due, garbage = _due(batch, self._passed, due_by, portion)
+                try:
+                    due, garbage = _due(batch, self._passed, due_by, portion)
+                except CorruptRecord as corrupt:
+                    self._log.error("{corrupt}", corrupt=corrupt)
+                    due, garbage = [], []
                 doubtful = self._doubtful or self._doubtful_notes
                 if not due and not garbage and not doubtful and not transaction.fan_outs:
                     batch.abort()
@@ -528,21 +533,26 @@ class Committer:
         """
         freed, ended = self._passed.freed, self._passed.garbage
         left = most
-        for entry in garbage:
-            for first, behind in codec.garbage_ranges(entry):
-                if first <= freed < behind:
-                    first = freed + b"\x00"
-                for key, _ in batch.scan(first, behind):
-                    if not left or (left < most and self._clock() >= until):
-                        return freed, ended, True
-                    freed = bytes(key)
-                    transaction.delete_key(freed)
-                    left -= 1
-            if not left or (left < most and self._clock() >= until):
-                return freed, ended, True
-            ended = entry
-            transaction.delete_key(ended)
-            left -= 1
+        try:
+            for entry in garbage:
+                for first, behind in codec.garbage_ranges(entry):
+                    if first <= freed < behind:
+                        first = freed + b"\x00"
+                    for key in _ascending(batch, first, behind):
+                        if not left or (left < most and self._clock() >= until):
+                            return freed, ended, True
+                        freed = key
+                        transaction.delete_key(freed)
+                        left -= 1
+                if not left or (left < most and self._clock() >= until):
+                    return freed, ended, True
+                ended = entry
+                transaction.delete_key(ended)
+                left -= 1
+        except CorruptRecord as corrupt:
+            # The entry stays: its records are not all freed.
+            self._log.error("{corrupt}", corrupt=corrupt)
+            return freed, ended, False
         return freed, ended, len(garbage) == most
 
 
@@ -562,23 +572,36 @@ class _Passed(Struct, frozen=True):
 _NOTHING_PASSED: Final = _Passed()
 
 
+def _ascending(batch: WriteBatch, first: bytes, stop: bytes) -> Iterator[bytes]:
+    """Yield the keys of a range. Raises `CorruptRecord` where they are out of order.
+
+    In a damaged map a key may turn up again and again, and cannot be deleted where it is: a sweep
+    that went on from there would never end.
+    """
+    for raw, _ in batch.scan(first, stop):
+        key = bytes(raw)
+        if not first <= key < stop:
+            raise CorruptRecord(key, "the keys of the map are out of order")
+        yield key
+        first = key + b"\x00"
+
+
 def _due(
     batch: WriteBatch, passed: _Passed, now: int, most: int
 ) -> tuple[list[tuple[int, int]], list[bytes]]:
-    """Entries whose time has come (deadline and stream id), and those of what is to be freed."""
+    """Return due deadlines (deadline and stream id), and entries of what is to be freed.
+
+    Raises `CorruptRecord` where their keys are out of order.
+    """
     due: list[tuple[int, int]] = []
     first = max(codec.DEADLINES[0], passed.deadline + b"\x00")
-    for key, _ in batch.scan(first, codec.deadline_key(now + 1, 0)):
+    for key in _ascending(batch, first, codec.deadline_key(now + 1, 0)):
         due.append((codec.unpack_integer(key[1:9]), codec.unpack_integer(key[9:17])))
         if len(due) == min(SWEEP_STEP, most):
             break
-    garbage: list[bytes] = []
-    first, behind = codec.GARBAGE
-    for key, _ in batch.scan(max(first, passed.garbage + b"\x00"), behind):
-        garbage.append(bytes(key))
-        if len(garbage) == min(DELETE_STEP, most):
-            break
-    return due, garbage
+    first, stop = codec.GARBAGE
+    keys = _ascending(batch, max(first, passed.garbage + b"\x00"), stop)
+    return due, list(islice(keys, min(DELETE_STEP, most)))
 
 
 def _grows(command: Command) -> bool:
