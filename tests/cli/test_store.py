@@ -106,7 +106,7 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
         os.truncate(path, 8192)
         for arguments in (("check",), ("backup", self.backup), ("stats",), ("compact",)):
             result = self.run_command(*arguments, "-d", os.path.dirname(path), status=EXIT_FAILED)
-            self.assertRegex(result.stderr, "data.mdb has 8192 bytes of .*: it was cut short")
+            self.assertRegex(result.stderr, "data.mdb has 8192 bytes of .*: it was truncated")
 
     def test_damaged_beyond_reading(self) -> None:
         """A file that ends the process which reads it ends no other."""

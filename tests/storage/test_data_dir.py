@@ -89,7 +89,7 @@ class ClaimTests(SynchronousTestCase):
         """Nothing is put beside them."""
         os.makedirs(self.directory)
         with open(os.path.join(self.directory, "letter.txt"), "w"):
-            self.assertUnusable("files that are not this server's")
+            self.assertUnusable("files that do not belong to this server")
         self.assertEqual(os.listdir(self.directory), ["letter.txt"])
 
     def test_no_directory(self) -> None:
@@ -296,7 +296,7 @@ class FormatTests(SynchronousTestCase):
             {codec.META_KEY: b"[]"},
         ):
             self.engine.content = dict(content)
-            self.assertUnusable("here holds a database that is not this server's")
+            self.assertUnusable("here holds a database that does not belong to this server")
 
     def test_failures(self) -> None:
         for call, error in (

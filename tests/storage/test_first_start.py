@@ -76,7 +76,7 @@ class FirstStartTests(LMDBRig, SynchronousTestCase):
                 patch.restore()
         reached = failing.count > number
         self.store = self.open_store()
-        self.assertIsNotNone(self.store._engine._journal)
+        self.assertIsNotNone(self.store._engine._wal)
         self.created(put())
         self.appended(post(b"here"))
         self.restart()

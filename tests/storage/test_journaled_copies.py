@@ -140,7 +140,7 @@ class PortionsTests(JournaledCase):
             commit_changes(engine, changes)
 
         patched = self.patch(checkpoint, "commit_changes", narrow)
-        self.assertRaises(EngineFull, self.store._engine._fold_together, 4)
+        self.assertRaises(EngineFull, self.store._engine._checkpoint_all, 4)
         patched.restore()
 
     def read_early(self) -> None:
@@ -198,13 +198,14 @@ class PortionsTests(JournaledCase):
         findings = list(check_directory(directory))
         self.assertEqual([f.flaw for f in findings], [Flaw.JOURNAL, Flaw.UNREADABLE])
         for finding in findings:
-            self.assertIn("batch 1 is missing in the journal", finding.detail)
+            self.assertIn("batch 1 is missing from the WAL", finding.detail)
         for copy in (partial(compact, directory), partial(self.back_up, directory)):
             with self.assertRaisesRegex(FlawedStore, "batch 1 is missing"):
                 copy(quiet)
         self.result(self.store.close())
         self.directory, whole = directory, self.directory
-        with self.assertRaisesRegex(StoreUnusable, "acknowledged are lost.*backup --even-flawed"):
+        advice = "acknowledged writes are lost.*backup --even-flawed"
+        with self.assertRaisesRegex(StoreUnusable, advice):
             self.open_store()
         back_up(directory, self.backup, (), lambda: NOW, quiet, even_flawed=True)
         restored = os.path.join(self.place, "restored")

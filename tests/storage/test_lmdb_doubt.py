@@ -32,7 +32,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
         super().setUp()
         break_journal(self.directory)
         # Otherwise the next fold opens it again.
-        self.patch(self.store._engine, "_restore_journal", lambda: None)
+        self.patch(self.store._engine, "_reopen_wal", lambda: None)
         self.submit_all(put(), put("b"), post(b"first,", producer=("p", 0, 0)))
         self.look()
         self.look("b")

@@ -541,7 +541,7 @@ class DirectoryTests(_Case):
         os.rename(path, path + ".kept")
         with open(path, "wb") as file:
             file.write(b"no database" * 1000)
-        self.assertUnusable("holds no LMDB database")
+        self.assertUnusable("is not an LMDB database")
         os.rename(path + ".kept", path)
         self.store = self.open_store()
 

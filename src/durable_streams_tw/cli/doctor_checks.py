@@ -158,7 +158,7 @@ def data_directory(directory: str, place: str, user: int | None) -> CheckResult:
         return CheckResult("data directory", "good", f"{directory} is in use by process {user}")
     if DATA_FILE in content or content <= {"lost+found", "owner.lock", "lock.mdb"}:
         return CheckResult("data directory", "good", directory)
-    sentence = f"{directory} has files that are not this server's: give it an empty one"
+    sentence = f"{directory} has files that do not belong to this server: use an empty directory"
     return CheckResult("data directory", "bad", sentence)
 
 

@@ -144,8 +144,8 @@ def _refuse_foreign(directory: str, expected: Set[str]) -> None:
     content = set(os.listdir(directory))
     if DATA_FILE not in content and content - _HARMLESS - expected:
         raise StoreUnusable(
-            f"the data directory {directory} has files that are not this server's: "
-            "give it an empty directory"
+            f"the data directory {directory} has files that do not belong to this server: "
+            "use an empty directory"
         )
 
 

@@ -311,7 +311,7 @@ class RestoreTests(StoreFileCase):
         os.mkdir(self.target)
         letter = os.path.join(self.target, "letter.txt")
         with open(letter, "w"):
-            self.assertUnusable("files that are not this server's", self.restore)
+            self.assertUnusable("files that do not belong to this server", self.restore)
         os.unlink(letter)
         self.restore()
         before = self.content_of(self.target)
@@ -337,7 +337,7 @@ class RestoreTests(StoreFileCase):
             for name in names:
                 with open(os.path.join(self.target, name), "w") as file:
                     file.write("half")
-            with self.assertRaisesRegex(StoreUnusable, "not this server's"):
+            with self.assertRaisesRegex(StoreUnusable, "do not belong to this server"):
                 DataDirLock(self.target)
             self.restore()
             self.assertRestored()
@@ -463,7 +463,7 @@ class InspectionTests(StoreFileCase):
     def test_no_database(self) -> None:
         with open(os.path.join(self.place, DATA_FILE), "wb") as file:
             file.write(b"x" * 10_000)
-        self.assertUnusable("holds no LMDB database", Inspection(self.place).__enter__)
+        self.assertUnusable("is not an LMDB database", Inspection(self.place).__enter__)
         engine = LMDBEngine(self.directory)
         engine.close()
 

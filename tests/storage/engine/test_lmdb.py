@@ -189,13 +189,13 @@ class OpeningTests(SynchronousTestCase):
         for content in (b"short", b"x" * 100_000):
             with open(self.path, "wb") as file:
                 file.write(content)
-            self.assertUnusable("holds no LMDB database")
+            self.assertUnusable("is not an LMDB database")
 
     def test_empty(self) -> None:
         """LMDB would make a new database of it."""
         self.fill(1)
         os.truncate(self.path, 0)
-        self.assertUnusable("is empty: it was cut short")
+        self.assertUnusable("is empty: it was truncated")
         self.assertEqual(os.stat(self.path).st_size, 0)
 
     def test_creation_that_a_crash_has_ended(self) -> None:
@@ -229,7 +229,7 @@ class OpeningTests(SynchronousTestCase):
         self.fill(100)
         size = os.stat(self.path).st_size
         os.truncate(self.path, size // 2)
-        self.assertUnusable(f"has {size // 2} bytes of .*: it was cut short")
+        self.assertUnusable(f"has {size // 2} bytes of .*: it was truncated")
 
     def test_a_little_short(self) -> None:
         """Pages at the end that were taken and given back are never written: no reason to refuse.
@@ -249,10 +249,10 @@ class OpeningTests(SynchronousTestCase):
         self.fill(100)
         os.truncate(self.path, os.stat(self.path).st_size - 8192)
         self.patch(engine_lmdb, "used_end", self.damaged)
-        self.assertUnusable("is damaged: page 7 belongs to no tree")
+        self.assertUnusable("is damaged: page 7 is not a tree page")
 
     def damaged(self, *_: object) -> int:
-        raise DamagedPages("page 7 belongs to no tree")
+        raise DamagedPages("page 7 is not a tree page")
 
     def test_little_address_space(self) -> None:
         """The map is as large as it can be."""
@@ -270,7 +270,7 @@ class OpeningTests(SynchronousTestCase):
         self.assertEqual(tried[-1], 1 << 36)
         self.patch(engine_lmdb, "MAP_SIZE", 1 << 70)
         self.patch(lmdb, "open", self.no_memory)
-        self.assertUnusable("no address space")
+        self.assertUnusable("not enough address space")
 
     def no_memory(self, *_: object, **__: object) -> None:
         raise MemoryError
@@ -340,7 +340,7 @@ class FailureTests(LMDBCase):
             snapshot.__exit__(None, None, None)
             self.assertTrue(ready())
 
-        self.patch(self.engine._idle, "wait_for", wait_for)
+        self.patch(self.engine._changed, "wait_for", wait_for)
         break_meta(self.directory)
         with self.assertRaises(EngineFailed):
             self.put(b"a", b"new")

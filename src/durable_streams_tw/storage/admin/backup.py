@@ -216,7 +216,7 @@ def _look(
             with suppress(msgspec.MsgspecError):
                 meta = codec.unpack_meta(value)
         if meta is None or meta.kind != codec.KIND:
-            raise StoreUnusable(f"{where} holds a database that is not this server's")
+            raise StoreUnusable(f"{where} holds a database that does not belong to this server")
         return flaws, meta
 
 

@@ -26,8 +26,8 @@ from durable_streams_tw.storage.engine.lmdb import (
     allocate_lock_file,
     check_size,
     open_environment,
-    pages,
     refuse_empty,
+    used_pages,
 )
 from durable_streams_tw.storage.engine.wal.checkpoint import (
     CheckpointRecord,
@@ -125,7 +125,7 @@ class Inspection:
                 left = [] if mark is None else self.unapplied(mark, journaled)
                 if left:
                     last = left[-1].number
-                    yield MergedSnapshot([memtable_of(left).at(last)], view, last)
+                    yield MergedSnapshot([memtable_of(left).as_of(last)], view, last)
                     return
                 # Otherwise the map has parts of batches that have come since.
                 if left is not None:
@@ -157,7 +157,7 @@ class Inspection:
                 return None
         if found.findings and not self._tolerant:
             raise EngineFailed(found.findings[0])
-        return found.left
+        return found.unapplied
 
     @contextmanager
     def _lmdb_snapshot(self) -> Iterator[LMDBSnapshot]:
@@ -212,7 +212,7 @@ class Inspection:
         except (lmdb.Error, OSError) as error:
             raise StoreUnusable(f"{self._path} cannot be read: {error}") from None
         page = int(found["psize"])
-        used = pages(found)
+        used = used_pages(found)
         # Two pages say where all others are.
         free = max(0, int(info["last_pgno"]) - 1 - used)
         return StoreUsage(

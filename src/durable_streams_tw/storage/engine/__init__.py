@@ -1,1 +1,1 @@
-"""Key-value engine of the durable store: LMDB, key and record codecs, format version."""
+"""Key-value engine of the durable store: LMDB, write-ahead log, codecs, format version."""

@@ -1,30 +1,30 @@
-"""Keys and values of the durable store: one table of all keys, one codec pair a record.
+"""Keys and record codecs of the durable store.
 
 =======  =====================================  =======================================
-prefix   key behind it                          value (sealed: CRC-32 before it)
+prefix   rest of the key                        value (after a CRC-32)
 =======  =====================================  =======================================
-``m``    --                                     what wrote this store: `Meta`
-``n``    --                                     the next stream id
+``m``    --                                     format of the store: `Meta`
+``n``    --                                     next stream id
 ``j``    --                                     `CheckpointRecord`
 ``p``    path, up to 480 bytes                  stream id
-``P``    440 bytes of a longer path, SHA-256    stream id, whole path
+``P``    440 bytes of a longer path, SHA-256    stream id, full path
 ``s``    stream id                              `StreamRecord`
-``d``    stream id, position                    flags, bytes from that position
-``q``    stream id, generation but for the      `ProducerState`
-         first, producer id (or SHA-256)
-``x``    deadline (ms since 1970), stream id    nothing: when to look whether it expired
-``g``    stream id                              nothing: ended, bytes still to be freed
-``g``    stream id, generation                  nothing: producers of those before it to be freed
+``d``    stream id, position                    flags, stream bytes from that position
+``q``    stream id, generation (not of the      `ProducerState`
+         first), producer id (or SHA-256)
+``x``    deadline (ms since the Unix epoch),    empty: when the sweep checks the stream
+         stream id
+``g``    stream id                              empty: ended stream with records to delete
+``g``    stream id, generation                  empty: delete producers of older generations
 ``u``    subscription id                        `Subscription`
-``e``    its number, stream name (or hash)      `Named`: an explicit link
-``k``    its number, stream name (or hash)      `Cursor` of a stream with pending work
-``w``    stream name (or hash)                  `FanOut`: subscriptions still to be told
+``e``    number, stream name (or hash)          `ExplicitLink` of a subscription
+``k``    number, stream name (or hash)          `Cursor` of a stream with pending work
+``w``    stream name (or hash)                  `FanOut`: subscriptions not yet notified
 =======  =====================================  =======================================
 
-Integers in keys are eight bytes, big-endian, so that keys sort as they do. LMDB 0.9 checks
-no bytes, so every value that says something carries a CRC-32 over its key and itself.
-Prefixes and layouts never change their meaning; a new one gets a new prefix and a new
-format number.
+Integers in keys have eight bytes, big-endian, so that keys sort numerically. LMDB 0.9 has no
+checksums, so every non-empty value but `Meta` begins with a CRC-32 over its key and payload. The
+meaning of a prefix never changes; a new layout gets a new prefix and a new format number.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ from durable_streams_tw.storage.engine.kv import Buffer
 from durable_streams_tw.storage.errors import CorruptRecord
 
 FORMAT: Final = 5
-"""The layout above. A store of a greater number is refused. Format 1 had no subscriptions, format 2
-no journal, format 3 one generation of producers, format 4 no fan-outs."""
+"""Number of the layout above. Stores with a greater number are refused. Format 1 had no
+subscriptions, format 2 no write-ahead log, format 3 one generation of producers, format 4 no
+fan-outs."""
 
 KIND: Final = "durable-streams"
-"""Whose stores these are."""
+"""Value of `Meta.kind` that identifies stores of this program."""
 
 META_KEY: Final = b"m"
 NEXT_ID_KEY: Final = b"n"
@@ -62,25 +63,25 @@ PATHS: Final = ((b"p", b"q"), (b"P", b"Q"))
 SUBSCRIPTIONS: Final = (b"u", b"v")
 
 OWNED_PREFIXES: Final = frozenset((b"d", b"q", b"e", b"k"))
-"""The prefixes of keys that begin with the number of a stream or subscription."""
+"""Prefixes that are followed by a stream id or the number of a subscription."""
 
 STARTS_MID_MESSAGE: Final = 1
-"""Flag of a data record whose first message began in an earlier record."""
+"""Flag of a data record whose first message begins in an earlier record."""
 
 ENDS_MID_MESSAGE: Final = 2
-"""Flag of a data record whose last message goes on in the next one."""
+"""Flag of a data record whose last message continues in the next record."""
 
-# Checksum and flags.
-_BEFORE_DATA: Final = 5
+# Bytes of checksum and flags.
+_DATA_OVERHEAD: Final = 5
 
-_LARGEST_ID: Final = 2**64 - 1
-_LONG_PATH: Final = 480
-_LONG_PATH_PREFIX: Final = 440
-_LONG_PRODUCER: Final = 128
+_MAX_ID: Final = 2**64 - 1
+_MAX_PATH: Final = 480
+_HASHED_PATH_PREFIX: Final = 440
+_MAX_PRODUCER: Final = 128
 
 
 class Meta(Struct, frozen=True):
-    """Who wrote a store: its layout, the program's version, when (ms since 1970)."""
+    """Format, program version and creation time (ms since the Unix epoch) of a store."""
 
     format: int
     version: str
@@ -89,11 +90,11 @@ class Meta(Struct, frozen=True):
 
 
 class StreamRecord(Struct, frozen=True, array_like=True, gc=False):
-    """A stream's state and what the store has to find again.
+    """State of a stream, and where the store finds its other records.
 
-    ``indexed_at`` is the moment of its entry among the deadlines, None where it has none;
-    ``last_start`` the position at which its last data record begins, None where it has no
-    bytes of its own; ``producers`` the current generation of its producers.
+    ``indexed_at`` is the time of its key in `DEADLINES`, or None; ``last_start`` is the position of
+    its last data record, None if it has no bytes of its own; ``producers`` is the current
+    generation of its producers.
     """
 
     state: StreamState
@@ -109,12 +110,12 @@ _producer: Final = msgspec.msgpack.Decoder(ProducerState)
 
 
 def seal(key: bytes, payload: bytes) -> bytes:
-    """A value: the checksum over key and payload, then the payload."""
+    """Return a record value: CRC-32 over key and payload, then the payload."""
     return crc32(payload, crc32(key)).to_bytes(4, "big") + payload
 
 
 def unseal(key: bytes, value: Buffer) -> memoryview:
-    """The payload of a value. Raises `CorruptRecord`."""
+    """Check the checksum of a record value and return its payload. Raises `CorruptRecord`."""
     view = memoryview(value)
     payload = view[4:]
     if crc32(payload, crc32(key)) != int.from_bytes(view[:4], "big"):
@@ -123,12 +124,12 @@ def unseal(key: bytes, value: Buffer) -> memoryview:
 
 
 def pack_integer(number: int) -> bytes:
-    """Eight bytes that sort as the number."""
+    """Encode an integer as eight bytes, big-endian."""
     return number.to_bytes(8, "big")
 
 
 def unpack_integer(packed: Buffer) -> int:
-    """The number of eight bytes."""
+    """Decode an integer from eight bytes, big-endian."""
     return int.from_bytes(packed, "big")
 
 
@@ -136,33 +137,33 @@ def unpack_integer(packed: Buffer) -> int:
 
 
 def path_key(path: str) -> bytes:
-    """The key of a path; longer than LMDB's keys, a prefix and a hash of it."""
+    """Return the key of a path. If it is too long for LMDB, use a prefix and a hash of it."""
     raw = path.encode("utf-8")
-    if len(raw) <= _LONG_PATH:
+    if len(raw) <= _MAX_PATH:
         return b"p" + raw
-    return b"P" + raw[:_LONG_PATH_PREFIX] + hashlib.sha256(raw).digest()
+    return b"P" + raw[:_HASHED_PATH_PREFIX] + hashlib.sha256(raw).digest()
 
 
 def stream_key(stream_id: int) -> bytes:
-    """The key of a stream's record."""
+    """Return the key of a stream's record."""
     return b"s" + stream_id.to_bytes(8, "big")
 
 
 def data_key(stream_id: int, position: int) -> bytes:
-    """The key of the data record that begins at a position."""
+    """Return the key of the data record that begins at a position."""
     return b"d" + stream_id.to_bytes(8, "big") + position.to_bytes(8, "big")
 
 
 def producer_name(producer_id: str) -> bytes:
-    """What a producer is found by: its id, or a hash where that is long."""
+    """Return the part of a producer's key for its id, or for a hash of a long id."""
     raw = producer_id.encode("utf-8")
-    return b"=" + raw if len(raw) <= _LONG_PRODUCER else b"#" + hashlib.sha256(raw).digest()
+    return b"=" + raw if len(raw) <= _MAX_PRODUCER else b"#" + hashlib.sha256(raw).digest()
 
 
 def producer_key(stream_id: int, generation: int, name: bytes) -> bytes:
-    """The key of what a stream remembers of a producer.
+    """Return the key of a producer's state in a stream.
 
-    Those of the first generation sort before all others, and are as formats up to 3 had them.
+    Keys of generation 0 sort first, and are those of formats up to 3.
     """
     if not generation:
         return b"q" + stream_id.to_bytes(8, "big") + name
@@ -170,112 +171,114 @@ def producer_key(stream_id: int, generation: int, name: bytes) -> bytes:
 
 
 def parse_producer_key(key: bytes) -> tuple[int, bytes]:
-    """The generation and the name in a producer's key."""
+    """Return the generation and the producer name in a producer's key."""
     if key[9:10] != b"@":
         return 0, key[9:]
     return int.from_bytes(key[10:18], "big"), key[18:]
 
 
 def deadline_key(deadline: int, stream_id: int) -> bytes:
-    """The key that brings a stream to the sweep's notice at a moment (ms since 1970)."""
+    """Return the key by which the sweep finds a stream at a deadline (ms since the Unix epoch)."""
     return b"x" + deadline.to_bytes(8, "big") + stream_id.to_bytes(8, "big")
 
 
 def garbage_key(stream_id: int) -> bytes:
-    """The key that says that a stream's bytes are to be freed."""
+    """Return the key that marks an ended stream's records for deletion."""
     return b"g" + stream_id.to_bytes(8, "big")
 
 
 def old_producers_key(stream_id: int, generation: int) -> bytes:
-    """The key that says that producers of the generations before one are to be freed."""
+    """Return the key that marks producers of generations before ``generation`` for deletion."""
     return garbage_key(stream_id) + generation.to_bytes(8, "big")
 
 
 def garbage_ranges(key: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    """The key ranges that are to be freed by an entry among `GARBAGE`."""
+    """Return the key ranges that a key in `GARBAGE` marks for deletion."""
     stream_id = unpack_integer(key[1:9])
     if len(key) == len(garbage_key(stream_id)):
-        # Entries of its producers first: without the stream they would say nothing.
+        # Its marks for old producers first: fsck reports them once the stream's own mark is gone.
         entries = key + b"\x00", _owned(GARBAGE[0], stream_id)[1]
         return (entries, *stream_ranges(stream_id), *subscription_ranges(stream_id))
     return ((b"q" + key[1:9], b"q" + key[1:9] + b"@" + key[9:17]),)
 
 
 def stream_ranges(stream_id: int) -> tuple[tuple[bytes, bytes], ...]:
-    """The key ranges that a stream's bytes and producers lie in."""
+    """Return the key ranges of a stream's data records and producers."""
     return (_owned(b"d", stream_id), _owned(b"q", stream_id))
 
 
 def subscription_ranges(number: int) -> tuple[tuple[bytes, bytes], ...]:
-    """The key ranges that a subscription's links and cursors lie in. Numbers are stream ids
-    that no stream has."""
+    """Return the key ranges of a subscription's links and cursors.
+
+    Subscription numbers and stream ids come from one sequence, so they never collide.
+    """
     return (_owned(b"e", number), _owned(b"k", number))
 
 
 def _owned(prefix: bytes, number: int) -> tuple[bytes, bytes]:
     first = prefix + pack_integer(number)
-    if number == _LARGEST_ID:
+    if number == _MAX_ID:
         return first, bytes((prefix[0] + 1,))
     return first, prefix + pack_integer(number + 1)
 
 
 def listing_key(path: str) -> bytes:
-    """What paths are listed by: their bytes.
+    """Return the sort key of a path in listings.
 
-    Those that are too long for a key have its hash in place of their end, so that they can be
-    walked through in this order too. No path has the byte between, so they stand behind all
-    shorter ones that begin as they do, and no two share a place.
+    It is the path's bytes, or for a path too long for an LMDB key a prefix, 0xFF and a hash: the
+    order of the stored keys. No path contains 0xFF, so a long path sorts after all short paths
+    with the same prefix, and sort keys are unique.
     """
     raw = path.encode("utf-8")
-    if len(raw) <= _LONG_PATH:
+    if len(raw) <= _MAX_PATH:
         return raw
-    return raw[:_LONG_PATH_PREFIX] + b"\xff" + hashlib.sha256(raw).digest()
+    return raw[:_HASHED_PATH_PREFIX] + b"\xff" + hashlib.sha256(raw).digest()
 
 
 def path_ranges(prefix: str, after: str = "") -> tuple[tuple[bytes, bytes], ...]:
-    """The key ranges that hold the paths which begin with a text, and perhaps others.
+    """Return the key ranges of the paths with a prefix that sort after ``after``.
 
-    Only those behind ``after`` in the order of `listing_key`.
+    They may hold a few other paths. The order is that of `listing_key`.
     """
-    raw, passed = prefix.encode("utf-8"), after.encode("utf-8")
+    raw, last = prefix.encode("utf-8"), after.encode("utf-8")
     short, long = PATHS
-    # All long paths that begin as a short one does stand behind it.
-    least = long[0] + passed[:_LONG_PATH_PREFIX]
-    if len(passed) > _LONG_PATH:
+    # A long path sorts after every short path that is a prefix of it.
+    least = long[0] + last[:_HASHED_PATH_PREFIX]
+    if len(last) > _MAX_PATH:
         least = path_key(after) + b"\x00"
     return (
-        _path_range(short, raw[:_LONG_PATH], short[0] + listing_key(after) + b"\x00"),
-        _path_range(long, raw[:_LONG_PATH_PREFIX], least),
+        _path_range(short, raw[:_MAX_PATH], short[0] + listing_key(after) + b"\x00"),
+        _path_range(long, raw[:_HASHED_PATH_PREFIX], least),
     )
 
 
 def listing_range(prefix: str) -> tuple[bytes, bytes]:
-    """The part of the order of `listing_key` that holds the paths which begin with a text."""
-    raw = prefix.encode("utf-8")[:_LONG_PATH_PREFIX]
-    return raw, _behind(raw) or b"\xff"
+    """Return the range (first, stop) of `listing_key` values of the paths with a prefix."""
+    raw = prefix.encode("utf-8")[:_HASHED_PATH_PREFIX]
+    return raw, _prefix_end(raw) or b"\xff"
 
 
 def _path_range(kind: tuple[bytes, bytes], raw: bytes, least: bytes) -> tuple[bytes, bytes]:
-    return max(kind[0] + raw, least), kind[0] + _behind(raw) if raw else kind[1]
+    return max(kind[0] + raw, least), kind[0] + _prefix_end(raw) if raw else kind[1]
 
 
-def _behind(raw: bytes) -> bytes:
-    """The least bytes behind all that begin with some, which are of UTF-8: none is 0xFF."""
+def _prefix_end(raw: bytes) -> bytes:
+    """Return the least bytes above all that begin with ``raw``, which is UTF-8: no 0xFF byte."""
     return raw[:-1] + bytes((raw[-1] + 1,)) if raw else b""
 
 
 def is_short(key: bytes) -> bool:
-    """Whether a path's key has the whole path."""
+    """Return whether a path's key contains the full path."""
     return key[:1] == PATHS[0][0]
 
 
 def path_of(key: bytes, payload: Buffer) -> str:
-    """The path of a path's record."""
+    """Return the path of a path's record."""
     return bytes(payload[8:] or key[1:]).decode("utf-8")
 
 
 def position_of(key: Buffer) -> int:
-    """The position in a data record's key."""
+    """Return the position in a data record's key."""
     return int.from_bytes(key[9:17], "big")
 
 
@@ -283,12 +286,12 @@ def position_of(key: Buffer) -> int:
 
 
 def pack_meta(meta: Meta) -> bytes:
-    """The value of `META_KEY`: plain JSON, which every later program can read."""
+    """Encode the value of `META_KEY` as plain JSON, which every later version can read."""
     return msgspec.json.encode(meta)
 
 
 def unpack_meta(value: Buffer) -> Meta:
-    """What wrote a store. Raises `msgspec.MsgspecError` where it is none of ours."""
+    """Decode the value of `META_KEY`. Raises `msgspec.MsgspecError`."""
     try:
         return _meta.decode(value)
     except UnicodeDecodeError as error:
@@ -296,65 +299,65 @@ def unpack_meta(value: Buffer) -> Meta:
 
 
 def pack_path(path: str, stream_id: int) -> bytes:
-    """The payload of a path's record."""
+    """Encode the payload of a path's record."""
     raw = path.encode("utf-8")
-    return pack_integer(stream_id) + (raw if len(raw) > _LONG_PATH else b"")
+    return pack_integer(stream_id) + (raw if len(raw) > _MAX_PATH else b"")
 
 
 def unpack_path(payload: Buffer) -> int:
-    """The stream id in a path's record."""
+    """Return the stream id in a path's record."""
     return int.from_bytes(payload[:8], "big")
 
 
 def pack_stream(record: StreamRecord) -> bytes:
-    """The payload of a stream's record."""
+    """Encode the payload of a stream's record."""
     return _packer.encode(record)
 
 
 def unpack_stream(key: bytes, value: Buffer) -> StreamRecord:
-    """A stream's record. Raises `CorruptRecord`."""
+    """Decode a stream's record. Raises `CorruptRecord`."""
     payload = unseal(key, value)
     try:
         return _stream.decode(payload)
     except msgspec.MsgspecError as error:
-        raise CorruptRecord(key, f"a stream record cannot be read ({error})") from None
+        raise CorruptRecord(key, f"a stream record cannot be decoded ({error})") from None
 
 
 def pack_producer(state: ProducerState) -> bytes:
-    """The payload of a producer's record."""
+    """Encode the payload of a producer's record."""
     return _packer.encode(state)
 
 
 def unpack_producer(key: bytes, value: Buffer) -> ProducerState:
-    """A producer's record. Raises `CorruptRecord`."""
+    """Decode a producer's record. Raises `CorruptRecord`."""
     payload = unseal(key, value)
     try:
         return _producer.decode(payload)
     except msgspec.MsgspecError as error:
-        raise CorruptRecord(key, f"a producer record cannot be read ({error})") from None
+        raise CorruptRecord(key, f"a producer record cannot be decoded ({error})") from None
 
 
 def pack_data(key: bytes, flags: int, payload: bytes) -> bytes:
-    """The whole value of a data record."""
+    """Encode the value of a data record, checksum included."""
     return seal(key, bytes((flags,)) + payload)
 
 
 def extend_data(value: bytes, more: bytes) -> bytes:
-    """The value of a data record with more bytes at its end.
+    """Return the value of a data record with ``more`` bytes appended.
 
-    The checksum goes on from the one that is there: wrong bytes stay wrong.
+    The checksum continues the existing one, so that corrupt bytes still fail it.
     """
     check = crc32(more, int.from_bytes(value[:4], "big"))
     return b"".join((check.to_bytes(4, "big"), value[4:], more))
 
 
 def data_size(value: Buffer) -> int:
-    """How many bytes of a stream a data record has."""
-    return len(value) - _BEFORE_DATA
+    """Return the number of stream bytes in a data record."""
+    return len(value) - _DATA_OVERHEAD
 
 
 def unpack_data(key: bytes, value: Buffer) -> tuple[int, memoryview]:
-    """Flags and bytes of a data record. Raises `CorruptRecord`."""
+    """Return flags and stream bytes of a data record. Raises `CorruptRecord`."""
     payload = unseal(key, value)
     if not payload:
         raise CorruptRecord(key, "a data record has no flags")

@@ -1,4 +1,4 @@
-"""Which program wrote a store, and whether this one may use it."""
+"""Format version of a store: check at every start, mark on creation, upgrade."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from durable_streams_tw.storage.errors import StoreUnusable
 
 
 def check_format(engine: KeyValueEngine, where: str, now: int) -> None:
-    """Make sure that a engine is ours and not newer than we are; mark an empty one.
+    """Check that this version can use a store; write the format record of an empty one.
 
-    ``where`` names it in sentences, ``now`` is in milliseconds since 1970. Raises
+    ``where`` names the store in messages, ``now`` is in ms since the Unix epoch. Raises
     `StoreUnusable`.
     """
     try:
@@ -23,31 +23,31 @@ def check_format(engine: KeyValueEngine, where: str, now: int) -> None:
             known = None if value is None else bytes(value)
             empty = next(view.scan(b"\x00", b"\xff"), None) is None
         if known is not None:
-            _judge(known, where)
+            _check_meta(known, where)
             _upgrade(engine, known)
         elif empty:
-            _mark(engine, now)
+            _initialize(engine, now)
         else:
-            raise StoreUnusable(f"{where} holds a database that is not this server's")
+            raise StoreUnusable(f"{where} holds a database that does not belong to this server")
     except (EngineFull, EngineFailed) as failure:
         raise StoreUnusable(f"{where} cannot be used: {failure}") from None
 
 
 def first_id(now: int) -> int:
-    """The first id of a store that is made now (ms since 1970).
+    """Return the first stream id of a store created at ``now`` (ms since the Unix epoch).
 
-    No id of an earlier store in the same place: a cache may still know that one's.
+    It is above all ids of an earlier store in the same place, whose bytes caches may still hold.
     """
     return (now << 20) + 1
 
 
-def _judge(value: bytes, where: str) -> None:
+def _check_meta(value: bytes, where: str) -> None:
     try:
         meta = codec.unpack_meta(value)
     except msgspec.MsgspecError:
         meta = None
     if meta is None or meta.kind != codec.KIND:
-        raise StoreUnusable(f"{where} holds a database that is not this server's")
+        raise StoreUnusable(f"{where} holds a database that does not belong to this server")
     if meta.format > codec.FORMAT:
         raise StoreUnusable(
             f"{where} was written by version {meta.version}, which this version "
@@ -56,7 +56,7 @@ def _judge(value: bytes, where: str) -> None:
 
 
 def _upgrade(engine: KeyValueEngine, value: bytes) -> None:
-    """Mark an older store as one that may have this version's records from now on."""
+    """Write the current format number, so that older versions refuse the store from now on."""
     meta = codec.unpack_meta(value)
     if meta.format == codec.FORMAT:
         return
@@ -69,7 +69,7 @@ def _upgrade(engine: KeyValueEngine, value: bytes) -> None:
         raise
 
 
-def _mark(engine: KeyValueEngine, now: int) -> None:
+def _initialize(engine: KeyValueEngine, now: int) -> None:
     batch = engine.begin()
     try:
         batch.put(codec.META_KEY, codec.pack_meta(codec.Meta(codec.FORMAT, __version__, now)))

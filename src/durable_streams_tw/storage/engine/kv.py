@@ -1,6 +1,6 @@
-"""An ordered map of bytes on a disk: all that the durable store asks of LMDB.
+"""Interface of an ordered key-value engine, as far as the durable store needs it.
 
-Kept this small so that another engine, or one that fails on purpose, can stand in.
+Small on purpose: tests replace the engine by one that fails on demand.
 """
 
 from __future__ import annotations
@@ -13,88 +13,89 @@ Buffer = bytes | memoryview
 
 
 class EngineFull(Exception):
-    """There is no room; nothing of the batch was written."""
+    """Refusal of a write for lack of disk space; nothing of the batch was written."""
 
 
 class EngineFailed(Exception):
-    """The disk or the map failed: a batch under way may be written or not."""
+    """Failure of the disk or the engine; the outcome of a batch in progress is unknown."""
 
 
 class View(Protocol):
-    """Reading. Values may be windows into the map: copy what has to outlive the view."""
+    """Read access. Values may point into mapped memory: copy them to use them after the view."""
 
     def get(self, key: bytes) -> Buffer | None:
-        """The value of a key, None where it has none."""
+        """Return the value of a key, or None."""
 
     def scan(self, first: bytes, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
-        """The pairs with ``first <= key < stop``, in order."""
+        """Yield the pairs with ``first <= key < stop``, in order."""
 
     def scan_from_floor(
         self, first: bytes, lowest: bytes, stop: bytes
     ) -> Iterator[tuple[Buffer, Buffer]]:
-        """Like `scan`, beginning at the greatest key that is not behind ``first``.
+        """Yield the pairs up to ``stop``, starting at the greatest key in ``[lowest, first]``.
 
-        Where no such key lies in ``[lowest, first]`` it begins at ``first``.
+        Start at ``first`` if there is no such key.
         """
 
 
 class Snapshot(View, Protocol):
-    """The map as one commit left it. Close it soon: it keeps that commit's pages."""
+    """Read access to one commit. Close it soon: LMDB cannot reuse that commit's pages before."""
 
     @property
     def version(self) -> int:
-        """The number of that commit; later commits have greater ones.
+        """Return the number of the commit.
 
-        So has whatever is seen after a failed commit.
+        Later commits have greater numbers, also after a failed commit.
         """
 
 
 class WriteBatch(View, Protocol):
-    """Changes that become durable together, read back within the batch."""
+    """Changes that become durable together. Reads of the batch see them."""
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Set a key's value. Raises `EngineFull` or `EngineFailed`."""
+        """Set the value of a key. Raises `EngineFull` or `EngineFailed`."""
 
     def delete(self, key: bytes) -> None:
-        """Remove a key, if it is there. Raises `EngineFull` or `EngineFailed`."""
+        """Remove a key, if it exists. Raises `EngineFull` or `EngineFailed`."""
 
     def commit(self) -> int:
-        """Make the batch durable; the number of this commit.
+        """Make the batch durable and return the number of the commit.
 
-        Raises `EngineFull` where nothing was written, `EngineFailed` where that is not
-        known.
+        Raises `EngineFull` if nothing was written, and `EngineFailed` if the outcome is unknown.
         """
 
     def abort(self) -> None:
-        """Drop the batch."""
+        """Discard the batch."""
 
 
 class SnapshotSource(Protocol):
-    """The map, for those who only look."""
+    """Source of snapshots, for code that only reads."""
 
     def snapshot(self) -> AbstractContextManager[Snapshot]:
-        """The map as it is now. Raises `EngineFailed`."""
+        """Return a snapshot of the last commit. Raises `EngineFailed`."""
 
 
 class KeyValueEngine(SnapshotSource, Protocol):
-    """The map. SnapshotSource may be taken in any thread; there is one batch at a time."""
+    """Key-value engine with snapshots on any thread and one write batch at a time."""
 
     @property
     def min_version(self) -> int:
-        """Below every version that is seen from now on. A failed commit raises it: what was
-        seen before may not be what the disk has."""
+        """Return a number below the versions of all later snapshots.
+
+        A failed commit raises it: what snapshots showed before may not be on the disk.
+        """
 
     def begin(self) -> WriteBatch:
         """Begin a batch. Raises `EngineFailed`."""
 
     def has_space(self, reserve: int) -> bool:
-        """Whether so many bytes can still be written (on the disk and in freed pages).
+        """Return whether ``reserve`` bytes can still be written, free pages included.
 
         Raises `EngineFailed`.
         """
 
     def used_bytes(self) -> int:
-        """How many bytes the stored pairs take. Raises `EngineFailed`."""
+        """Return the size of all stored pairs in bytes. Raises `EngineFailed`."""
 
     def close(self) -> None:
-        """Release the map. No snapshot or batch may be open."""
+        """Close the engine. No snapshot or batch may be open."""

@@ -1,12 +1,12 @@
-"""A engine on LMDB.
+"""Key-value engine on LMDB.
 
-What is fixed here, and why:
+Fixed choices:
 
-- the map is opened at its full size and never grown, for growing breaks every transaction
-  of the process;
-- commits are synchronous, the meta page too, and the map is not written through memory:
-  with anything less a power cut loses acknowledged commits, and a full disk is a SIGBUS;
-- there is one database: a batch then dirties one tree's path of pages, not one a table.
+- The environment is opened with its full address space and never grown: growing it breaks every
+  open transaction of the process.
+- Commits are synchronous, the meta page included, and pages are not written through the memory map:
+  otherwise a power cut loses acknowledged commits, and a full disk raises SIGBUS.
+- There is one database: a batch then rewrites the page path of one tree, not one for each table.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from durable_streams_tw.storage.files import DATA_FILE, DRAFT, LOCK_FILE, open_f
 from durable_streams_tw.storage.limits import READ_THREADS
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NOTEWORTHY: Final = (*_NO_SPACE, errno.EIO)
+_KNOWN_ERRORS: Final = (*_NO_SPACE, errno.EIO)
 
-# 64 bytes a reader slot, and a page for what comes before them.
+# 64 bytes for each reader slot, and one page for the header.
 _LOCK_SIZE: Final = MAX_READERS * 64 + 4096
 
-# Less is as good as none (bytes).
-_LEAST_ROOM: Final = 1 << 20
+# A file system with fewer free bytes counts as full.
+_MIN_FREE: Final = 1 << 20
 
-# A generation's versions lie above all those of the one before.
+# Low bits of a version: LMDB's transaction number. The bits above count reopenings and failures.
 _GENERATION_BITS: Final = 48
 
 
 class LMDBEngine:
-    """LMDB environment of a data directory, created if it has none.
+    """Key-value engine over the LMDB environment of a data directory, created if missing.
 
-    A commit that fails in its meta page leaves the environment refusing everything, reads too.
-    The environment is then closed and opened again: at once if the disk allows it, otherwise by
-    the next snapshot or batch. Until one of them succeeds, each raises `EngineFailed`.
+    After a commit that fails in its meta page, LMDB refuses all transactions. The engine then
+    closes the environment and opens it again: at once if the disk allows it, otherwise in the next
+    snapshot or batch. Until one of them succeeds, each raises `EngineFailed`.
 
     Raises `StoreUnusable` if the environment cannot be opened.
     """
@@ -54,13 +54,13 @@ class LMDBEngine:
         self._directory = directory
         if not os.path.lexists(os.path.join(directory, DATA_FILE)):
             _create(directory)
-        # Counts the failures after which what was seen before is not to be trusted.
+        # Number of failures after which versions seen before are not to be trusted.
         self._generation = 0
-        # How many snapshots are open: the map must not go away under one.
+        # Number of open snapshots. Closing the environment under one would crash the process.
         self._snapshots = 0
         self._reopening = False
-        self._idle = Condition()
-        # None from a failed attempt to open the environment again until one that succeeds.
+        self._changed = Condition()
+        # None after a failed attempt to reopen the environment, until one succeeds.
         self._environment: lmdb.Environment | None = self._open()
 
     def _open(self) -> lmdb.Environment:
@@ -79,10 +79,11 @@ class LMDBEngine:
         try:
             expected = check_size(environment, data_file)
             if os.stat(data_file).st_size < expected:
-                # The next start need not look at all pages again.
+                # Restore the full length, so that the next start does not check all pages again.
                 os.truncate(data_file, expected)
             environment.reader_check()
-            # What a crash left in the page cache becomes durable before anything builds on it.
+            # A killed process may have left its last commit in the page cache only: flush it before
+            # new commits build on it.
             environment.sync(True)
         except (lmdb.Error, OSError) as error:
             environment.close()
@@ -94,8 +95,11 @@ class LMDBEngine:
 
     @contextmanager
     def snapshot(self) -> Iterator[LMDBSnapshot]:
-        """The map as it is now; values are windows into it. Raises `EngineFailed`."""
-        environment, generation = self._hold()
+        """Return a snapshot of the last commit; its values point into mapped memory.
+
+        Raises `EngineFailed`.
+        """
+        environment, generation = self._acquire()
         transaction = None
         try:
             try:
@@ -106,39 +110,39 @@ class LMDBEngine:
         finally:
             if transaction is not None:
                 transaction.abort()
-            self._let_go()
+            self._release()
 
     @contextmanager
-    def _held(self) -> Iterator[lmdb.Environment]:
-        """Keep the environment open meanwhile. Raises `EngineFailed`."""
-        environment, _ = self._hold()
+    def _acquired(self) -> Iterator[lmdb.Environment]:
+        """Keep the environment open inside the context. Raises `EngineFailed`."""
+        environment, _ = self._acquire()
         try:
             yield environment
         finally:
-            self._let_go()
+            self._release()
 
-    def _hold(self) -> tuple[lmdb.Environment, int]:
-        """Return the environment and its generation; it stays open until `_let_go`.
+    def _acquire(self) -> tuple[lmdb.Environment, int]:
+        """Return the environment and its generation; it stays open until `_release`.
 
         Raises `EngineFailed`.
         """
-        with self._idle:
-            environment = self._usable()
+        with self._changed:
+            environment = self._require_environment()
             self._snapshots += 1
             return environment, self._generation
 
-    def _let_go(self) -> None:
-        with self._idle:
+    def _release(self) -> None:
+        with self._changed:
             self._snapshots -= 1
-            self._idle.notify_all()
+            self._changed.notify_all()
 
-    def _usable(self) -> lmdb.Environment:
-        """Return the environment; open it if it is closed. Call with ``_idle`` held.
+    def _require_environment(self) -> lmdb.Environment:
+        """Return the environment, reopened if it is closed. Call with ``_changed`` held.
 
         Raises `EngineFailed`.
         """
         while self._reopening:
-            self._idle.wait()
+            self._changed.wait()
         if self._environment is None:
             try:
                 self._environment = self._open()
@@ -149,13 +153,13 @@ class LMDBEngine:
 
     @property
     def min_version(self) -> int:
-        """Below every version that is seen from now on."""
+        """Return a number below the versions of all later snapshots."""
         return self._generation << _GENERATION_BITS
 
     def begin(self) -> _WriteBatch:
         """Begin a batch. Raises `EngineFailed`."""
-        with self._idle:
-            environment = self._usable()
+        with self._changed:
+            environment = self._require_environment()
         try:
             transaction = environment.begin(write=True)
         except lmdb.PanicError:
@@ -171,80 +175,83 @@ class LMDBEngine:
     def _reopen(self) -> lmdb.Environment:
         """Close the environment once all open snapshots have ended, and open it again.
 
-        Raises `EngineFailed`: then it stays closed until `_usable` can open it.
+        Raises `EngineFailed`; the environment then stays closed.
         """
-        with self._idle:
+        with self._changed:
             self._reopening = True
             try:
-                self._idle.wait_for(lambda: not self._snapshots)
+                self._changed.wait_for(lambda: not self._snapshots)
                 if self._environment is not None:
                     self._environment.close()
                     self._environment = None
             finally:
                 self._reopening = False
-                self._idle.notify_all()
-            return self._usable()
+                self._changed.notify_all()
+            return self._require_environment()
 
     def commit_failed(self, error: lmdb.Error) -> EngineFull | EngineFailed:
-        """What a failed commit means; afterwards the environment works again if it can.
+        """Return the exception for a failed commit, and reopen the environment if it is broken.
 
-        Only a failure in the meta page, the last that a commit writes, breaks the
-        environment, and only then is it not known what the disk has.
+        Only a failure of the meta page, which a commit writes last, breaks the environment, and
+        only then is the outcome unknown.
         """
-        meaning = self.failure(error)
-        with self._idle:
+        translated = self.translate(error)
+        with self._changed:
             self._generation += 1
-            environment = self._usable()
+            environment = self._require_environment()
         try:
             environment.begin(write=True).abort()
         except lmdb.Error:
-            meaning = EngineFailed(str(error))
+            translated = EngineFailed(str(error))
             try:
                 self._reopen()
             except EngineFailed as second:
                 # The next snapshot or batch tries again.
-                meaning = EngineFailed(f"{error}; opening the map again: {second}")
-        return meaning
+                translated = EngineFailed(f"{error}; reopening the LMDB environment: {second}")
+        return translated
 
-    def failure(self, error: lmdb.Error) -> EngineFull | EngineFailed:
-        """What an error of LMDB's means for the batch that met it."""
+    def translate(self, error: lmdb.Error) -> EngineFull | EngineFailed:
+        """Return the exception for an LMDB error in a batch."""
         if isinstance(error, lmdb.MapFullError):
-            return EngineFull("the map is full")
-        # No room arrives as ENOSPC or, through the write that it cut short, as EIO.
+            return EngineFull("the LMDB environment is full")
+        # LMDB reports a full disk as ENOSPC, or after a short write as EIO.
         number = _number(error)
         if number in _NO_SPACE or (number == errno.EIO and not self._can_grow()):
             return EngineFull(f"the disk is full ({error})")
         return EngineFailed(str(error))
 
     def _can_grow(self) -> bool:
-        """Whether the file system, quotas and limits let the data file grow."""
+        """Return whether the file system, quotas and limits let the data file grow."""
         try:
             with open(os.path.join(self._directory, DATA_FILE), "r+b", buffering=0) as file:
                 end = file.seek(0, os.SEEK_END)
                 file.write(b"\x00")
                 file.truncate(end)
-            return self.free_disk_bytes() >= _LEAST_ROOM
+            return self.free_disk_bytes() >= _MIN_FREE
         except OSError as error:
             return error.errno not in _NO_SPACE
         except EngineFailed:
             return True
 
     def has_space(self, reserve: int) -> bool:
-        """Whether the file system, or else the map's own freed pages too, have room."""
+        """Return whether the file system and the free pages of the file have ``reserve`` bytes.
+
+        Raises `EngineFailed`.
+        """
         free = self.free_disk_bytes()
         if free >= reserve:
             return True
         info, stat = self._statistics()
-        spare = int(info["last_pgno"]) + 1 - pages(stat)
+        spare = int(info["last_pgno"]) + 1 - used_pages(stat)
         return free + max(0, spare) * int(stat["psize"]) >= reserve
 
     def free_disk_bytes(self) -> int:
-        """Free bytes of the file system. Raises `EngineFailed`."""
+        """Return the free bytes of the file system. Raises `EngineFailed`."""
         status = self._statvfs()
         return status.f_bavail * status.f_frsize
 
     def total_disk_bytes(self) -> int:
-        """All bytes of the file system. Raises `EngineFailed`."""
+        """Return the size of the file system in bytes. Raises `EngineFailed`."""
         status = self._statvfs()
         return status.f_blocks * status.f_frsize
 
@@ -255,55 +262,57 @@ class LMDBEngine:
             raise EngineFailed(str(error)) from error
 
     def used_bytes(self) -> int:
-        """Bytes of the pages that hold pairs."""
+        """Return the size of the pages in use, in bytes. Raises `EngineFailed`."""
         _, stat = self._statistics()
-        return pages(stat) * int(stat["psize"])
+        return used_pages(stat) * int(stat["psize"])
 
     def _statistics(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Return LMDB's statistics of the environment and of its tree. Raises `EngineFailed`."""
-        with self._held() as environment:
+        with self._acquired() as environment:
             try:
                 return environment.info(), environment.stat()
             except lmdb.Error as error:
                 raise EngineFailed(str(error)) from error
 
     def stats(self) -> tuple[int, int, int, int, int, int]:
-        """Bytes that pairs take, that the map can hold, that the file has, that the file system
-        has left; open snapshots, and how many commits the oldest is behind.
+        """Return six figures of the environment, in the order of `StoreStats`.
 
-        Raises `EngineFailed`. Not for the reactor's thread.
+        Bytes in use, address space, file size and free bytes of the file system; the number of
+        open snapshots, and by how many commits the oldest of them is outdated. Raises
+        `EngineFailed`. Blocks: not for the reactor thread.
         """
-        with self._held() as environment:
+        with self._acquired() as environment:
             try:
                 info, stat, table = environment.info(), environment.stat(), environment.readers()
                 file_size = os.stat(os.path.join(self._directory, DATA_FILE)).st_size
             except (lmdb.Error, OSError) as error:
                 raise EngineFailed(str(error)) from error
-            # Process, thread and transaction of each reader; a slot that waits has none.
-            seen = [int(row[2]) for row in map(str.split, table.splitlines()[1:]) if _reads(row)]
-        used = pages(stat) * int(stat["psize"])
+            # Each row has process, thread and transaction of a reader; idle slots have no number.
+            rows = map(str.split, table.splitlines()[1:])
+            seen = [int(row[2]) for row in rows if _is_active(row)]
+        used = used_pages(stat) * int(stat["psize"])
         lag = max(0, int(info["last_txnid"]) - min(seen, default=int(info["last_txnid"])))
-        room = self.free_disk_bytes()
-        return used, int(info["map_size"]), file_size, room, len(seen), lag
+        free = self.free_disk_bytes()
+        return used, int(info["map_size"]), file_size, free, len(seen), lag
 
     def check_readers(self) -> None:
-        """Free the slots of readers whose process died. Raises `EngineFailed`."""
-        with self._held() as environment:
+        """Free the reader slots of processes that died. Raises `EngineFailed`."""
+        with self._acquired() as environment:
             try:
                 environment.reader_check()
             except lmdb.Error as error:
                 raise EngineFailed(str(error)) from error
 
     def close(self) -> None:
-        """Release the map."""
+        """Close the environment."""
         if self._environment is not None:
             self._environment.close()
 
 
 def open_environment(path: str, where: str, **options: Any) -> lmdb.Environment:
-    """An environment with a map that is as large as address space allows.
+    """Open an LMDB environment with at most `MAP_SIZE` bytes of address space, less if needed.
 
-    ``where`` names it in sentences. Raises `StoreUnusable`.
+    ``where`` names it in messages. Raises `StoreUnusable`.
     """
     size = MAP_SIZE
     while True:
@@ -312,36 +321,36 @@ def open_environment(path: str, where: str, **options: Any) -> lmdb.Environment:
         except (MemoryError, lmdb.MemoryError) as error:
             size //= 2
             if size < 1 << 30:
-                raise StoreUnusable(f"there is no address space for {where}: {error}") from None
+                raise StoreUnusable(f"not enough address space for {where}: {error}") from None
         except lmdb.InvalidError:
-            raise StoreUnusable(f"{where} holds no LMDB database") from None
+            raise StoreUnusable(f"{where} is not an LMDB database") from None
         except (lmdb.Error, OSError) as error:
             raise StoreUnusable(f"{where} cannot be opened: {error}") from None
 
 
-def pages(stat: Mapping[str, Any]) -> int:
-    """How many pages hold pairs, from an environment's or a transaction's statistics."""
+def used_pages(stat: Mapping[str, Any]) -> int:
+    """Return the number of pages in use, from statistics of an environment or transaction."""
     return int(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"])
 
 
 def refuse_empty(data_file: str) -> None:
-    """Raise `StoreUnusable` if a data file is missing or empty: LMDB would make a new database."""
+    """Raise `StoreUnusable` if a data file is missing or empty: LMDB would create a new one."""
     try:
         if not os.stat(data_file).st_size:
-            raise StoreUnusable(f"{data_file} is empty: it was cut short")
+            raise StoreUnusable(f"{data_file} is empty: it was truncated")
     except OSError as error:
         raise StoreUnusable(f"{data_file} cannot be opened: {error.strerror}") from None
 
 
 def check_size(environment: lmdb.Environment, data_file: str) -> int:
-    """Return how many bytes a data file has if all its pages have been written.
+    """Check that a data file has all pages in use, and return its full length in bytes.
 
-    Reading a page beyond the end of the file ends the process. Pages at the end that a commit took
-    and gave back are never written, so a shorter file is whole if no tree leads to a missing page:
-    only then all pages are looked at. Raises `StoreUnusable` if the file was cut short, and
-    `lmdb.Error` and `OSError`.
+    Reading a mapped page beyond the end of the file kills the process. LMDB never writes pages that
+    a commit allocated at the end and freed again, so a shorter file may be complete: then walk all
+    pages to decide. Raises `StoreUnusable` if the file was truncated, and `lmdb.Error` and
+    `OSError`.
     """
-    # The snapshot keeps a server in another process from using its pages again.
+    # The open snapshot keeps a server in another process from reusing its pages.
     with environment.begin() as snapshot:
         expected: int = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
         size = os.stat(data_file).st_size
@@ -351,15 +360,15 @@ def check_size(environment: lmdb.Environment, data_file: str) -> int:
             except DamagedPages as damaged:
                 raise StoreUnusable(f"{data_file} is damaged: {damaged}") from None
             if size < needed:
-                raise StoreUnusable(f"{data_file} has {size} bytes of {needed}: it was cut short")
+                raise StoreUnusable(f"{data_file} has {size} bytes of {needed}: it was truncated")
     return expected
 
 
 def allocate_lock_file(directory: str) -> None:
-    """Fill the lock file of a directory's environment, so that LMDB finds all of it there.
+    """Write all blocks of the lock file of a directory's environment.
 
-    LMDB makes this file sparse and writes to it through memory: a page that is not there yet
-    when the disk is full would end the process. Raises `StoreUnusable`.
+    LMDB creates it sparse and writes to it through mapped memory: an unallocated page on a full
+    disk would kill the process. Raises `StoreUnusable`.
     """
     path = os.path.join(directory, LOCK_FILE)
     try:
@@ -370,38 +379,38 @@ def allocate_lock_file(directory: str) -> None:
 
 
 def _create(directory: str) -> None:
-    """Create an empty map. A crash leaves it whole or not at all. Raises `StoreUnusable`."""
+    """Create an empty data file, atomically. Raises `StoreUnusable`."""
     path = os.path.join(directory, DATA_FILE)
     draft = path + DRAFT
     try:
         with suppress(FileNotFoundError):
             os.unlink(draft)
-        # LMDB would follow a symbolic link, and takes an empty file for a new one.
+        # LMDB would follow a symbolic link. It accepts an empty file as a new database.
         os.close(open_file(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         environment = open_environment(draft, directory, subdir=False, lock=False)
         try:
             environment.sync(True)
         finally:
             environment.close()
-        # The name reaches the disk with those of the directory, before anything is acknowledged.
+        # The caller flushes the directory before the first write is acknowledged.
         os.rename(draft, path)
     except (lmdb.Error, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise StoreUnusable(f"{path} cannot be created: {reason}") from None
 
 
-def _reads(row: list[str]) -> bool:
+def _is_active(row: list[str]) -> bool:
     return len(row) == 3 and row[2].isdigit()
 
 
 def _number(error: lmdb.Error) -> int | None:
-    """The number of the system's error, None where it is one of LMDB's own."""
+    """Return the errno of an error, or None if the error is LMDB's own."""
     number: int | None = getattr(error, "code", None)
     if number is not None:
         return number
-    # Older versions of the binding give strerror's text only.
+    # Older versions of the binding have the text of strerror only.
     text = str(error)
-    for number in _NOTEWORTHY:
+    for number in _KNOWN_ERRORS:
         if os.strerror(number) in text:
             return number
     return None
@@ -414,11 +423,11 @@ class _View:
 
     @property
     def version(self) -> int:
-        """The number of the commit that is seen, or of the batch's own."""
+        """Return the number of the snapshot's commit, or of the batch."""
         return self._generation << _GENERATION_BITS | self._transaction.id()
 
     def get(self, key: bytes) -> Buffer | None:
-        """The value of a key."""
+        """Return the value of a key, or None. Raises `EngineFailed`."""
         try:
             value: Buffer | None = self._transaction.get(key)
         except lmdb.Error as error:
@@ -426,7 +435,7 @@ class _View:
         return value
 
     def scan(self, first: bytes, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
-        """The pairs from ``first`` up to ``stop``."""
+        """Yield the pairs with ``first <= key < stop``. Raises `EngineFailed`."""
         try:
             with self._transaction.cursor() as cursor:
                 if cursor.set_range(first):
@@ -437,7 +446,7 @@ class _View:
     def scan_from_floor(
         self, first: bytes, lowest: bytes, stop: bytes
     ) -> Iterator[tuple[Buffer, Buffer]]:
-        """The pairs from the greatest key that is not behind ``first``."""
+        """Yield the pairs from the greatest key in ``[lowest, first]``. Raises `EngineFailed`."""
         try:
             with self._transaction.cursor() as cursor:
                 found = cursor.set_range(first)
@@ -461,7 +470,7 @@ def _until(cursor: lmdb.Cursor[Any], stop: bytes) -> Iterator[tuple[Buffer, Buff
 
 
 class LMDBSnapshot(_View):
-    """The map as one commit left it."""
+    """Read transaction on one commit."""
 
 
 class _WriteBatch(_View):
@@ -473,21 +482,21 @@ class _WriteBatch(_View):
         self._ended = False
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Set a key's value."""
+        """Set the value of a key. Raises `EngineFull` or `EngineFailed`."""
         try:
             self._transaction.put(key, value)
         except lmdb.Error as error:
-            raise self._engine.failure(error) from error
+            raise self._engine.translate(error) from error
 
     def delete(self, key: bytes) -> None:
-        """Remove a key."""
+        """Remove a key, if it exists. Raises `EngineFull` or `EngineFailed`."""
         try:
             self._transaction.delete(key)
         except lmdb.Error as error:
-            raise self._engine.failure(error) from error
+            raise self._engine.translate(error) from error
 
     def commit(self) -> int:
-        """Make the batch durable."""
+        """Make the batch durable and return its number. Raises `EngineFull` or `EngineFailed`."""
         version = self.version
         self._ended = True
         try:
@@ -497,7 +506,7 @@ class _WriteBatch(_View):
         return version
 
     def abort(self) -> None:
-        """Drop the batch, unless its commit has ended it already."""
+        """Discard the batch, unless it was committed."""
         if not self._ended:
             self._ended = True
             self._transaction.abort()

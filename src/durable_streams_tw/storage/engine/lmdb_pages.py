@@ -1,8 +1,7 @@
 """Page structure of an LMDB 0.9 data file, read without mapping it into memory.
 
-Reading a mapped page beyond the end of the file ends the process with SIGBUS, so this is how a
-file that is shorter than its map says is looked at. LMDB's ``mdb.c`` has the layout, here that of
-64-bit systems.
+A truncated file is checked with this: reading a mapped page beyond its end kills the process with
+SIGBUS. The layout is that of LMDB's ``mdb.c`` on 64-bit systems.
 """
 
 from __future__ import annotations
@@ -12,36 +11,36 @@ import struct
 from operator import itemgetter
 from typing import Final
 
-# Header of a page: its number, padding, flags, and where its free space begins and ends.
+# Page header: page number, padding, flags, begin and end of the free space.
 _HEADER: Final = struct.Struct("=QHHHH")
 _BRANCH: Final = 0x01
 _LEAF: Final = 0x02
 
-# Meta page behind its header: magic number, version, address, map size; then two trees (the free
-# pages, and the pairs), the last page, and the transaction.
+# Meta page after its header: magic number, version, address, map size, tree of free pages, tree of
+# pairs, last page, transaction.
 _META: Final = struct.Struct("=IIQQ48s48sQQ")
 _MAGIC: Final = 0xBEEFC0DE
 
-# Tree: page size, flags, depth, counts of branch, leaf and overflow pages and of entries, root.
+# Tree: page size, flags, depth, numbers of branch, leaf and overflow pages and of entries, root.
 _TREE: Final = struct.Struct("=IHHQQQQQ")
 _NO_PAGE: Final = (1 << 64) - 1
 
-# Node: size of its data or number of a page (with the flags), flags, size of its key.
+# Node: size of its data, or page number (its high bits in the flags); flags; size of its key.
 _NODE: Final = struct.Struct("=HHHH")
 _NUMBER: Final = struct.Struct("=Q")
 _BIG: Final = 0x01
 
 
 class DamagedPages(Exception):
-    """The file has no such structure."""
+    """Invalid page structure of a data file."""
 
 
 def used_end(path: str, transaction: int) -> int:
-    """Return the offset behind the last page that the last commit uses, in bytes.
+    """Return the end of the last page that the last commit uses, in bytes.
 
-    Call with a snapshot open, whose number is ``transaction``: no page of its commit or of a later
-    one is used again meanwhile. A page that the file does not have counts, those that it would lead
-    to do not. Raises `OSError` and `DamagedPages`.
+    Call with a snapshot open, whose number is ``transaction``: LMDB then reuses no page of its
+    commit or of later ones. A page beyond the end of the file counts; its children do not. Raises
+    `OSError` and `DamagedPages`.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -60,13 +59,13 @@ class _Walk:
         self._end = 0
 
     def end(self, transaction: int) -> int:
-        """Walk over both trees of the last commit."""
-        # The first page says how large pages are.
+        """Walk both trees of the last commit."""
+        # The first meta page has the page size.
         *_, free, _, _, _ = self._meta(0)
         self._page_size = _TREE.unpack(free)[0]
         *_, free, pairs, last, found = max(self._meta(0), self._meta(1), key=itemgetter(-1))
         if found < transaction:
-            raise DamagedPages(f"no meta page is that of commit {transaction}")
+            raise DamagedPages(f"no meta page belongs to commit {transaction}")
         self._end = 2 * self._page_size
         roots = [_TREE.unpack(tree)[-1] for tree in (free, pairs)]
         left = [root for root in roots if root != _NO_PAGE]
@@ -74,7 +73,7 @@ class _Walk:
         while left:
             walked += 1
             if walked > last + 1:
-                raise DamagedPages("pages lead in a circle")
+                raise DamagedPages("the pages form a cycle")
             left += self._children(left.pop())
         return self._end
 
@@ -82,11 +81,11 @@ class _Walk:
         data = os.pread(self._descriptor, _HEADER.size + _META.size, number * self._page_size)
         meta = _META.unpack_from(data, _HEADER.size)
         if meta[0] != _MAGIC:
-            raise DamagedPages(f"page {number} is no meta page")
+            raise DamagedPages(f"page {number} is not a meta page")
         return meta
 
     def _children(self, number: int) -> list[int]:
-        """Return the pages of a tree that a page leads to, and count its own end."""
+        """Return the children of a page, and update the end by the page and its overflow pages."""
         begin = number * self._page_size
         self._end = max(self._end, begin + self._page_size)
         if begin + self._page_size > self._size:
@@ -94,7 +93,7 @@ class _Walk:
         page = os.pread(self._descriptor, self._page_size, begin)
         own, _, flags, lower, _ = _HEADER.unpack_from(page)
         if own != number or not flags & (_BRANCH | _LEAF):
-            raise DamagedPages(f"page {number} belongs to no tree")
+            raise DamagedPages(f"page {number} is not a tree page")
         children: list[int] = []
         for at in range(_HEADER.size, lower, 2):
             offset = page[at] | page[at + 1] << 8

@@ -1,8 +1,8 @@
-"""Tables of small records beside the streams: what subscriptions are made of.
+"""Tables of subscription records, and access to them.
 
-A store keeps values by table and key and knows nothing of their meaning. Keys sort as bytes;
-where a table's keys begin with a number, all that a number owns lies in one range and can be
-let go with `Transaction.remove_owned`.
+A store keeps values by table and key and does not interpret them. Keys sort as bytes. In `OWNED`
+tables they begin with the number of a subscription, so all its records lie in one key range, which
+`Transaction.remove_owned` deletes.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from durable_streams_tw.storage.errors import CorruptRecord
 
 T = TypeVar("T")
 
-_LONG_NAME: Final = 440
-_LONG_NAME_PREFIX: Final = 400
+_MAX_NAME: Final = 440
+_HASHED_NAME_PREFIX: Final = 400
 
 
 class Table(Generic[T]):
-    """A kind of record: its prefix among all keys, and its values.
+    """Key prefix and codec of one kind of record.
 
-    ``watched`` tables' changes are told to whoever watches the store.
+    Listeners of the store are notified of changes to ``watched`` tables.
     """
 
     def __init__(self, prefix: bytes, kind: type[T], watched: bool = False) -> None:
@@ -43,59 +43,59 @@ class Table(Generic[T]):
         self._decoder = msgspec.msgpack.Decoder(kind)
 
     def pack(self, value: T) -> bytes:
-        """The payload of a value."""
+        """Encode a record."""
         return self._encoder.encode(value)
 
     def unpack(self, key: bytes, value: Buffer) -> T:
-        """What stands under a whole key, prefix included. Raises `CorruptRecord`."""
+        """Decode the value of a full key (prefix included). Raises `CorruptRecord`."""
         payload = unseal(key, value)
         try:
             return self._decoder.decode(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise CorruptRecord(key, f"a record cannot be read ({error})") from None
+            raise CorruptRecord(key, f"a record cannot be decoded ({error})") from None
 
 
 SUBSCRIPTIONS: Final = Table(b"u", Subscription, watched=True)
-"""By id."""
+"""Subscriptions by id."""
 
 LINKS: Final = Table(b"e", ExplicitLink)
-"""Explicit links, by number and name of the stream."""
+"""Explicit links, by number of the subscription and name of the stream."""
 
 CURSORS: Final = Table(b"k", Cursor)
-"""Cursors of streams with pending work, by number and name of the stream."""
+"""Cursors of streams with pending work, by number of the subscription and name of the stream."""
 
 FAN_OUTS: Final = Table(b"w", FanOut)
-"""Events of streams that are still to reach some subscriptions, by the name of the stream."""
+"""Events of streams that some subscriptions have not received yet, by name of the stream."""
 
 OWNED: Final = (LINKS, CURSORS)
-"""The tables whose keys begin with the number of a subscription."""
+"""Tables whose keys begin with the number of a subscription."""
 
 
 def subscription_key(name: str) -> bytes:
-    """The key of a subscription's id."""
+    """Return the key of a subscription id in `SUBSCRIPTIONS`."""
     return name.encode("utf-8")
 
 
 def stream_key(number: int, path: str) -> bytes:
-    """Return the key of a stream among those of a subscription."""
+    """Return the key of a stream in the `OWNED` tables of a subscription."""
     return number.to_bytes(8, "big") + name_key(path)
 
 
 def name_key(path: str) -> bytes:
-    """Return the key of a stream's name: a prefix and a hash where LMDB's keys are shorter."""
+    """Return the key of a stream name. If it is too long for LMDB, use a prefix and a hash."""
     raw = path.encode("utf-8")
-    if len(raw) > _LONG_NAME:
-        raw = raw[:_LONG_NAME_PREFIX] + b"\x00" + hashlib.sha256(raw).digest()
+    if len(raw) > _MAX_NAME:
+        raw = raw[:_HASHED_NAME_PREFIX] + b"\x00" + hashlib.sha256(raw).digest()
     return raw
 
 
 def owned_range(number: int) -> tuple[bytes, bytes]:
-    """Where the keys of a subscription's streams lie: first, and behind."""
+    """Return the key range (first, stop) of a subscription in the `OWNED` tables."""
     return number.to_bytes(8, "big"), (number + 1).to_bytes(8, "big")
 
 
 def load(view: View, table: RecordTable[T], key: bytes) -> T | None:
-    """The record of a key. Raises `CorruptRecord`."""
+    """Return the record of a key, or None. Raises `CorruptRecord`."""
     whole = table.prefix + key
     value = view.get(whole)
     return None if value is None else table.unpack(whole, value)
@@ -104,7 +104,10 @@ def load(view: View, table: RecordTable[T], key: bytes) -> T | None:
 def scan(
     view: View, table: RecordTable[T], first: bytes, stop: bytes | None
 ) -> Iterator[tuple[bytes, T]]:
-    """Records with ``first <= key < stop`` in order. Raises `CorruptRecord`."""
+    """Yield the records with ``first <= key < stop``, in order. Raises `CorruptRecord`.
+
+    With ``stop`` None, yield all from ``first`` on.
+    """
     for key, record in scan_with_errors(view, table, first, stop):
         if isinstance(record, CorruptRecord):
             raise record
@@ -114,10 +117,10 @@ def scan(
 def scan_with_errors(
     view: View, table: RecordTable[T], first: bytes, stop: bytes | None
 ) -> Iterator[tuple[bytes, T | CorruptRecord]]:
-    """The same, with what is wrong in place of what cannot be read."""
+    """Yield records like `scan`, with a `CorruptRecord` in place of each corrupt one."""
     prefix = table.prefix
-    behind = bytes((prefix[0] + 1,)) if stop is None else prefix + stop
-    for raw, value in view.scan(prefix + first, behind):
+    end = bytes((prefix[0] + 1,)) if stop is None else prefix + stop
+    for raw, value in view.scan(prefix + first, end):
         whole = bytes(raw)
         try:
             yield whole[1:], table.unpack(whole, value)

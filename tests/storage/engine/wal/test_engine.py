@@ -115,7 +115,7 @@ class _Case(SynchronousTestCase):
         self.patch(self.journal(), "append", partial(torn_append, self.journal()))
 
     def journal(self) -> WriteAheadLog:
-        journal = self.engine._journal
+        journal = self.engine._wal
         assert journal is not None
         return journal
 
@@ -298,8 +298,8 @@ class FailingTests(_Case):
         self.lmdb.plan = always("commit", Fault(EngineFailed))
         self.assertRaises(EngineFailed, put, self.engine, {b"b": b"2"})
         self.assertRaises(EngineFailed, self.engine.checkpoint)
-        self.engine._restore_journal()
-        self.assertIsNone(self.engine._journal)
+        self.engine._reopen_wal()
+        self.assertIsNone(self.engine._wal)
         self.crash()
         self.assertEqual(content(self.engine), {b"a": b"1"})
 
@@ -444,11 +444,11 @@ class FailingTests(_Case):
         self.engine._freeze()
         put(self.engine, {b"b": b"2", b"c": b"2"})
         self.lmdb.plan = portions(3)
-        self.assertRaises(EngineFull, self.engine._fold_together, 2)
+        self.assertRaises(EngineFull, self.engine._checkpoint_all, 2)
         self.assertIn(b"b", self.lmdb.content)
         self.assertNotIn(b"c", self.lmdb.content)
         self.lmdb.well()
-        self.engine._fold_frozen()
+        self.engine._checkpoint_frozen()
         with self.lmdb.snapshot() as view:
             mark = read_checkpoint_record(view)
         assert mark is not None
@@ -541,7 +541,7 @@ class OpeningTests(_Case):
         for _ in range(3):
             put(self.engine, {b"a": b"1"})
         self.damage("journal.a", 520)
-        with self.assertRaisesRegex(StoreUnusable, "acknowledged are lost"):
+        with self.assertRaisesRegex(StoreUnusable, "acknowledged writes are lost"):
             self.open(self.lmdb.content)
         # As the sentence says.
         for name in SEGMENT_FILES:
@@ -568,7 +568,7 @@ class OpeningTests(_Case):
         self.assertRaises(EngineFailed, self.engine.checkpoint)
         put(self.engine, {b"a": b"2"})
         os.unlink(os.path.join(self.directory, "journal.a"))
-        with self.assertRaisesRegex(StoreUnusable, "the other file of the journal is not"):
+        with self.assertRaisesRegex(StoreUnusable, "the other segment of the WAL is missing"):
             self.open(self.lmdb.content)
 
     def test_an_older_file_is_used_again(self) -> None:
@@ -620,7 +620,7 @@ class OpeningTests(_Case):
         ):
             with open(path, "wb") as file:
                 file.write(damaged)
-            with self.assertRaisesRegex(StoreUnusable, "journal.b (cannot be read|was cut short)"):
+            with self.assertRaisesRegex(StoreUnusable, "journal.b (is damaged|was truncated)"):
                 self.open(self.lmdb.content)
         with open(path, "wb") as file:
             file.write(whole)
@@ -788,10 +788,10 @@ class _Machine(RuleBasedStateMachine):
     def spoil_map(self, make: Callable[[], Callable[[str], Fault | None]]) -> None:
         self.lmdb.plan = make()
 
-    @precondition(lambda self: self.engine._journal is not None)
+    @precondition(lambda self: self.engine._wal is not None)
     @rule(written=st.sampled_from(["whole", "torn", "not"]))
     def spoil_journal(self, written: str) -> None:
-        journal = self.engine._journal
+        journal = self.engine._wal
         assert journal is not None
         append = journal.append
 

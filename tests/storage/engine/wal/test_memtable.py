@@ -11,12 +11,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.storage.engine.kv import View
 from durable_streams_tw.storage.engine.wal.format import Pairs
 from durable_streams_tw.storage.engine.wal.memtable import (
-    UNTOUCHED,
+    NOT_FOUND,
     BatchPairs,
     Memtable,
     MergedSnapshot,
     MergedView,
-    Untouched,
+    NotFound,
 )
 from tests.storage.engine.fake_engine import FakeEngine
 
@@ -72,14 +72,14 @@ class LayeredTests(SynchronousTestCase):
         last = seen == len(changes) and seen > frozen
         for number, pairs in enumerate(changes, 1):
             if number <= frozen:
-                lower.take(number, pairs)
+                lower.add(number, pairs)
             elif last and number == seen:
                 own.pairs.update(pairs)
             else:
-                upper.take(number, pairs)
+                upper.add(number, pairs)
             if number <= seen:
                 _change(model, pairs)
-        layers = [own, upper.at(seen), lower.at(seen)]
+        layers = [own, upper.as_of(seen), lower.as_of(seen)]
         with FakeEngine(below).snapshot() as lmdb_engine:
             self.assertSame(MergedSnapshot(layers, lmdb_engine, seen), model, *asked)
 
@@ -89,7 +89,7 @@ class LayeredTests(SynchronousTestCase):
         layer = Memtable()
         model: dict[bytes, bytes | None] = {}
         for number, pairs in enumerate(changes):
-            layer.take(number, pairs)
+            layer.add(number, pairs)
             model.update(pairs)
         self.assertEqual(layer.pairs(), model)
         self.assertEqual(len(layer), len(model))
@@ -102,23 +102,23 @@ class LayeredTests(SynchronousTestCase):
         layer = Memtable()
         model: set[bytes] = set()
         for number, pairs in enumerate(changes):
-            layer.take(number, pairs)
+            layer.add(number, pairs)
             model.update(pairs)
-            self.assertEqual(list(layer.at(number).keys(b"\x00", b"\xff" * 20)), sorted(model))
+            self.assertEqual(list(layer.as_of(number).keys(b"\x00", b"\xff" * 20)), sorted(model))
 
     def test_a_scan_looks_at_few_keys(self) -> None:
         """The first pair of a range is found without the value of any other key."""
         layer, looked = Memtable(), []
 
         class Counting:
-            def get(self, key: bytes) -> bytes | Untouched | None:
+            def get(self, key: bytes) -> bytes | NotFound | None:
                 looked.append(key)
-                return layer.at(1).get(key)
+                return layer.as_of(1).get(key)
 
             def keys(self, first: bytes, stop: bytes) -> Sequence[bytes]:
-                return layer.at(1).keys(first, stop)
+                return layer.as_of(1).keys(first, stop)
 
-        layer.take(1, {b"x%03d" % number: b"" for number in range(1000)})
+        layer.add(1, {b"x%03d" % number: b"" for number in range(1000)})
         with FakeEngine({b"x500+": b""}).snapshot() as lmdb_engine:
             view = MergedSnapshot([Counting()], lmdb_engine, 1)
             self.assertEqual(next(view.scan(b"x500", b"y"))[0], b"x500")
@@ -128,24 +128,26 @@ class LayeredTests(SynchronousTestCase):
     def test_untouched(self) -> None:
         """Before the first batch of a key nothing is said of it."""
         layer = Memtable()
-        layer.take(2, {b"a": b"1"})
-        layer.take(4, {b"a": None})
-        self.assertIs(layer.at(1).get(b"a"), UNTOUCHED)
+        layer.add(2, {b"a": b"1"})
+        layer.add(4, {b"a": None})
+        self.assertIs(layer.as_of(1).get(b"a"), NOT_FOUND)
         with FakeEngine().snapshot() as lmdb_engine:
-            view = MergedSnapshot([layer.at(1)], lmdb_engine, 1)
+            view = MergedSnapshot([layer.as_of(1)], lmdb_engine, 1)
             self.assertEqual(_pairs(view.scan(b"\x00", b"\xff")), [])
-        self.assertEqual([layer.at(number).get(b"a") for number in (2, 3, 4)], [b"1", b"1", None])
+        self.assertEqual(
+            [layer.as_of(number).get(b"a") for number in (2, 3, 4)], [b"1", b"1", None]
+        )
 
     def test_the_map_is_let_alone(self) -> None:
         """What the layers tell is not looked up, and a removed key is not there."""
         layer = Memtable()
-        layer.take(1, {b"a": b"1", b"b": None})
+        layer.add(1, {b"a": b"1", b"b": None})
 
         class Unasked(MergedView):
             def _base(self) -> View:
                 raise AssertionError("the map was asked")
 
-        view = Unasked([layer.at(1)])
+        view = Unasked([layer.as_of(1)])
         self.assertEqual((view.get(b"a"), view.get(b"b")), (b"1", None))
 
 

@@ -1,9 +1,9 @@
-"""Bringing the map up to date with what was journaled.
+"""Checkpoints: apply the memtable to LMDB, and record which batches LMDB contains.
 
-All of it goes into one commit, together with the number of the last batch that is in. Where
-there is no room for that, it goes in smaller and smaller portions, what is removed first. Until the
-last of them the map says that it has parts of batches up to a number: the journal says all of those
-again, so whoever has read that far sees them whole.
+A checkpoint is one LMDB commit of all pairs and of the number of the last batch. If the disk has
+not enough space for that commit, the pairs are written in smaller portions, deletions first. Until
+the last portion, `CheckpointRecord.begun` says that LMDB contains parts of batches up to that
+number; the WAL still has those batches, and readers apply them over LMDB.
 """
 
 from __future__ import annotations
@@ -19,42 +19,45 @@ from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull, KeyVa
 from durable_streams_tw.storage.engine.wal.format import WAL_ID_SIZE, Entry, consecutive_after
 from durable_streams_tw.storage.errors import CorruptRecord
 
-_FINER: Final = 8
+# Factor by which portions shrink when the disk is full.
+_PORTION_DIVISOR: Final = 8
 
-# Pages that a commit has freed can be used two commits later.
-_RIPE: Final = 2
+# LMDB can reuse the pages that a commit freed two commits later.
+_COMMITS_UNTIL_REUSE: Final = 2
 
 
-class Changed(Protocol):
-    """Where keys are set and removed."""
+class WriteTarget(Protocol):
+    """Write access to pairs: a `WriteBatch` or an LMDB transaction."""
 
     def put(self, key: bytes, value: bytes, /) -> object:
-        """Set a key's value."""
+        """Set the value of a key."""
 
     def delete(self, key: bytes, /) -> object:
-        """Remove a key, if it is there."""
+        """Remove a key, if it exists."""
 
 
 class CheckpointRecord(Struct, frozen=True):
-    """How far the map is: the number of the last batch that is in it, and whose journal that
-    number belongs to. Of batches up to the number ``begun`` parts may be in it too."""
+    """Progress of checkpoints: the id of the WAL, and the last batch that LMDB contains.
+
+    LMDB may contain parts of batches up to the number ``begun``.
+    """
 
     wal_id: bytes
     applied: int
     begun: int
 
     def advanced_to(self, number: int) -> CheckpointRecord:
-        """The same further on."""
+        """Return the record for a completed checkpoint up to a batch."""
         return CheckpointRecord(self.wal_id, number, number)
 
 
 def new_checkpoint_record() -> CheckpointRecord:
-    """The mark of a store that never had a journal, and of one that parts from another."""
+    """Return the record of a store whose WAL is empty, with a new WAL id."""
     return CheckpointRecord(os.urandom(WAL_ID_SIZE), 0, 0)
 
 
 def read_checkpoint_record(view: View) -> CheckpointRecord | None:
-    """How far a map is. Raises `CorruptRecord`."""
+    """Return the checkpoint record, None if the store never had a WAL. Raises `CorruptRecord`."""
     value = view.get(codec.CHECKPOINT_KEY)
     if value is None:
         return None
@@ -67,53 +70,54 @@ def read_checkpoint_record(view: View) -> CheckpointRecord | None:
     )
 
 
-def pack_checkpoint_record(mark: CheckpointRecord) -> bytes:
-    """The value that says how far a map is."""
-    numbers = codec.pack_integer(mark.applied) + codec.pack_integer(mark.begun)
-    return codec.seal(codec.CHECKPOINT_KEY, mark.wal_id + numbers)
+def pack_checkpoint_record(record: CheckpointRecord) -> bytes:
+    """Encode the value of `CHECKPOINT_KEY`."""
+    numbers = codec.pack_integer(record.applied) + codec.pack_integer(record.begun)
+    return codec.seal(codec.CHECKPOINT_KEY, record.wal_id + numbers)
 
 
-def unapplied_entries(mark: CheckpointRecord, entries: Iterable[Entry]) -> list[Entry] | None:
-    """Return the entries that are not applied yet, in order, up to the first gap.
+def unapplied_entries(record: CheckpointRecord, entries: Iterable[Entry]) -> list[Entry] | None:
+    """Return the WAL entries not yet applied, in order, up to the first gap.
 
     Return None if a checkpoint is half applied and the entries that complete it are missing.
     """
-    left = consecutive_after(entries, mark.applied)
-    return left if mark.applied + len(left) >= mark.begun else None
+    unapplied = consecutive_after(entries, record.applied)
+    return unapplied if record.applied + len(unapplied) >= record.begun else None
 
 
 def apply_checkpoint(
-    engine: KeyValueEngine, pairs: Mapping[bytes, bytes | None], mark: CheckpointRecord, last: int
+    engine: KeyValueEngine,
+    pairs: Mapping[bytes, bytes | None],
+    record: CheckpointRecord,
+    last: int,
 ) -> None:
-    """Put pairs into the map, and the mark that says how far it is with them.
+    """Write the pairs of a checkpoint and its record to LMDB.
 
-    ``last`` is the number of the last batch that any of the pairs belong to. ``mark`` may be one
-    further, at a batch that is to be skipped: the journal need not have that one, so the map must
-    never be marked as having begun it.
+    ``last`` is the number of the last batch that any of the pairs belong to. ``record`` may be at
+    ``last + 1``, a batch that recovery must skip. The WAL may lack that batch, so ``begun`` must
+    never include it before the checkpoint is complete.
 
-    Raises `EngineFull` if there is no room for all pairs, and `EngineFailed`; either way the
-    caller can repeat the call.
+    Raises `EngineFull` if there is not enough space for all pairs, and `EngineFailed`; the caller
+    can repeat the call after either.
     """
-    # In their order, keys that share a page come one after the other.
+    # In key order, changes of one page are adjacent.
     changes = sorted(pairs.items())
-    # Parts of later batches may be in the map already, from a call that failed.
-    begun = max(mark.begun, _known(engine).begun)
-    marked = (
-        codec.CHECKPOINT_KEY,
-        pack_checkpoint_record(CheckpointRecord(mark.wal_id, mark.applied, begun)),
-    )
+    # A call that failed may have written parts of later batches.
+    begun = max(record.begun, _current_record(engine).begun)
+    record = CheckpointRecord(record.wal_id, record.applied, begun)
+    completed = (codec.CHECKPOINT_KEY, pack_checkpoint_record(record))
     try:
-        commit_changes(engine, [*changes, marked])
+        commit_changes(engine, [*changes, completed])
     except EngineFull:
-        _say_begun(engine, last)
-        removed = [change for change in changes if change[1] is None]
+        _record_begun(engine, last)
+        deleted = [change for change in changes if change[1] is None]
         kept = [change for change in changes if change[1] is not None]
-        _in_portions(engine, [*removed, *kept])
-        commit_changes(engine, [marked])
+        _commit_in_portions(engine, [*deleted, *kept])
+        commit_changes(engine, [completed])
 
 
 def commit_changes(engine: KeyValueEngine, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
-    """Make changes in one commit. Raises `EngineFull` and `EngineFailed`."""
+    """Apply changes in one commit. Raises `EngineFull` and `EngineFailed`."""
     batch = engine.begin()
     try:
         apply_changes(batch, changes)
@@ -123,8 +127,8 @@ def commit_changes(engine: KeyValueEngine, changes: Sequence[tuple[bytes, bytes 
         raise
 
 
-def apply_changes(target: Changed, changes: Iterable[tuple[bytes, bytes | None]]) -> None:
-    """Set and remove keys. Raises what ``target`` raises."""
+def apply_changes(target: WriteTarget, changes: Iterable[tuple[bytes, bytes | None]]) -> None:
+    """Set and delete keys. Raises what ``target`` raises."""
     for key, value in changes:
         if value is None:
             target.delete(key)
@@ -132,51 +136,50 @@ def apply_changes(target: Changed, changes: Iterable[tuple[bytes, bytes | None]]
             target.put(key, value)
 
 
-def _known(engine: KeyValueEngine) -> CheckpointRecord:
-    """How far a map is now."""
+def _current_record(engine: KeyValueEngine) -> CheckpointRecord:
     try:
         with engine.snapshot() as view:
-            mark = read_checkpoint_record(view)
+            record = read_checkpoint_record(view)
     except CorruptRecord as corrupt:
         raise EngineFailed(str(corrupt)) from corrupt
-    assert mark is not None, "a map with a journal is marked"
-    return mark
+    assert record is not None, "a store with a WAL has a checkpoint record"
+    return record
 
 
-def _say_begun(engine: KeyValueEngine, number: int) -> None:
-    """CheckpointRecord a map as one that may have parts of batches up to a number."""
-    known = _known(engine)
-    if known.begun < number:
-        begun = CheckpointRecord(known.wal_id, known.applied, number)
-        commit_changes(engine, [(codec.CHECKPOINT_KEY, pack_checkpoint_record(begun))])
+def _record_begun(engine: KeyValueEngine, number: int) -> None:
+    """Record that LMDB may contain parts of batches up to a number."""
+    current = _current_record(engine)
+    if current.begun < number:
+        record = CheckpointRecord(current.wal_id, current.applied, number)
+        commit_changes(engine, [(codec.CHECKPOINT_KEY, pack_checkpoint_record(record))])
 
 
-def _in_portions(engine: KeyValueEngine, changes: list[tuple[bytes, bytes | None]]) -> None:
-    portion = max(len(changes) // _FINER, 1)
-    done, ripened = 0, False
+def _commit_in_portions(engine: KeyValueEngine, changes: list[tuple[bytes, bytes | None]]) -> None:
+    portion = max(len(changes) // _PORTION_DIVISOR, 1)
+    done, released = 0, False
     while done < len(changes):
         try:
             commit_changes(engine, changes[done : done + portion])
         except EngineFull:
             if portion > 1:
-                portion = max(portion // _FINER, 1)
-            elif not ripened:
+                portion = max(portion // _PORTION_DIVISOR, 1)
+            elif not released:
                 release_freed_pages(engine)
-                ripened = True
+                released = True
             else:
                 raise
         else:
             done += portion
-            ripened = False
+            released = False
 
 
 def release_freed_pages(engine: KeyValueEngine) -> None:
-    """Commits for their own sake, after which the pages that earlier ones have freed can be used.
+    """Make commits without changes, after which LMDB can reuse the pages freed before.
 
     Raises `EngineFull` and `EngineFailed`.
     """
     with engine.snapshot() as view:
         found = view.get(codec.CHECKPOINT_KEY)
-        mark = b"" if found is None else bytes(found)
-    for _ in range(_RIPE):
-        commit_changes(engine, [(codec.CHECKPOINT_KEY, mark)])
+        value = b"" if found is None else bytes(found)
+    for _ in range(_COMMITS_UNTIL_REUSE):
+        commit_changes(engine, [(codec.CHECKPOINT_KEY, value)])

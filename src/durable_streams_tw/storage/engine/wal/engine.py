@@ -1,16 +1,16 @@
-"""A engine whose commits go to a journal first, and into the map behind it.
+"""Key-value engine that commits to a write-ahead log first, and to LMDB at checkpoints.
 
-A batch is durable when the journal has it: one write and one flush. What is journaled lies over
-the map as a layer, so everybody sees it at once. A few times a second the layer is folded into
-the map, in one commit for all of its batches; then its file of the journal is free again.
+A batch is durable when the WAL contains it: one write and one flush. It is then added to a
+memtable, which snapshots read over LMDB. A few times a second a checkpoint applies the memtable to
+LMDB in one commit; then its WAL segment can be reused.
 
-A batch goes straight into the map where the journal has no use or no place for it: one so large
-that its bytes are the cost, or any while the journal cannot be written. What was journaled
-before is folded in first, so the order is kept.
+A batch is committed to LMDB directly if it is too large for the WAL, or while the WAL cannot be
+written. A checkpoint precedes it, so batches stay in order.
 
-At most three threads come here: one that makes batches, one that folds, and those that read.
-``_writing`` is held while a batch becomes durable, ``_folding`` while a layer goes into the map,
-always in this order; ``_seeing`` for a moment, where what is seen changes or is looked at.
+Three kinds of threads call the engine: one that commits batches, one that runs checkpoints, and
+readers. ``_commit_lock`` is held while a batch becomes durable, ``_checkpoint_lock`` while
+memtables are applied to LMDB; acquire them in this order. ``_visible_lock`` protects what snapshots
+see, and is held briefly.
 """
 
 from __future__ import annotations
@@ -53,28 +53,28 @@ from durable_streams_tw.storage.engine.wal.memtable import (
 from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
 from durable_streams_tw.storage.files import SEGMENT_FILES
 
-# A generation's versions lie above all those of the one before.
+# Low bits of a version: the batch number. The bits above count failed commits.
 _GENERATION_BITS: Final = 48
 
-# Pages that a folded byte may take: its own, and its part of the path that leads there.
+# Page bytes that a checkpoint may need for each memtable byte, path pages included.
 _GROWTH: Final = 2
 
 
 class ReaderTableEngine(KeyValueEngine, Protocol):
-    """Keyspace with a table of readers in other processes."""
+    """Key-value engine with a table of reader slots that processes share."""
 
     def check_readers(self) -> None:
-        """Free the slots of readers whose process died. Raises `EngineFailed`."""
+        """Free the reader slots of processes that died. Raises `EngineFailed`."""
 
 
 class WALEngine:
-    """The journal in a directory, over a map that is marked as one with a journal.
+    """Key-value engine with a write-ahead log in a directory, over an LMDB engine.
 
-    ``size`` is what each of the journal's two files takes, in bytes. What a crash left in the
-    journal is folded in. Raises `StoreUnusable` where that is damaged or another store's.
+    ``size`` is the size of each WAL segment in bytes. On creation, batches that a crash left in the
+    WAL are recovered; raises `StoreUnusable` if the WAL is damaged or belongs to another store.
 
-    ``due`` is called, in the thread that makes batches, when there is something to `fold` soon;
-    with True, at once.
+    ``on_checkpoint_due`` is called on the committing thread when `checkpoint` should run: soon, or
+    at once if its argument is True.
     """
 
     _log = Logger()
@@ -84,333 +84,354 @@ class WALEngine:
         self._directory = directory
         self._lmdb = lmdb_engine
         self._size = size
-        # Batches that are larger go straight into the map.
-        self._largest = min(MAX_WAL_ENTRY, size // 8)
-        self._writing, self._folding, self._seeing = Lock(), Lock(), Lock()
-        # What the committer adds to, and what is on its way into the map.
+        # Larger batches are committed to LMDB directly.
+        self._max_entry = min(MAX_WAL_ENTRY, size // 8)
+        self._commit_lock, self._checkpoint_lock, self._visible_lock = Lock(), Lock(), Lock()
+        # The memtable of new batches, and the one that the current checkpoint applies.
         self._active = Memtable()
         self._frozen: Memtable | None = None
         self._frozen_until = 0
-        self._journal: WriteAheadLog | None = None
-        # The number of a batch of which it is not known whether it happened.
-        self._doubtful: int | None = None
+        self._wal: WriteAheadLog | None = None
+        # Number of a batch whose outcome is unknown.
+        self._unknown_batch: int | None = None
         self._generation = 0
-        # Whether there was no room, when something was folded last.
-        self._crammed = False
-        # Why the journal could not be folded in last time, None if it could.
-        self._not_folded: str | None = None
-        # Why there is no journal, as it was logged last.
-        self._no_journal: str | None = None
-        # Whether commits may have freed pages that cannot be used yet.
-        self._unripe = True
-        self._mark = self._found_mark()
-        self._number = self._mark.applied
+        # Whether the last checkpoint found the disk full.
+        self._disk_full = False
+        # Error of the last checkpoint, None if it succeeded.
+        self._checkpoint_error: str | None = None
+        # Error of the WAL that was logged last, None while it works.
+        self._wal_error: str | None = None
+        # Whether commits may have freed pages that LMDB cannot reuse yet.
+        self._has_freed_pages = True
+        self._record = self._load_record()
+        self._number = self._record.applied
         self._recover()
-        self._open_journal()
+        self._open_wal()
 
-    # -- life ---------------------------------------------------------------------------------
+    # -- open and close -----------------------------------------------------------------------
 
-    def _found_mark(self) -> CheckpointRecord:
+    def _load_record(self) -> CheckpointRecord:
         try:
             with self._lmdb.snapshot() as view:
-                mark = read_checkpoint_record(view)
-            if mark is None:
-                mark = new_checkpoint_record()
-                commit_changes(self._lmdb, [(codec.CHECKPOINT_KEY, pack_checkpoint_record(mark))])
+                record = read_checkpoint_record(view)
+            if record is None:
+                record = new_checkpoint_record()
+                value = pack_checkpoint_record(record)
+                commit_changes(self._lmdb, [(codec.CHECKPOINT_KEY, value)])
         except (CorruptRecord, EngineFailed, EngineFull) as failure:
             raise StoreUnusable(f"{self._directory} cannot be used: {failure}") from None
-        return mark
+        return record
 
     def _recover(self) -> None:
-        """Fold in the entries that a crash left in the journal. Raises `StoreUnusable`."""
+        """Apply the batches that a crash left in the WAL. Raises `StoreUnusable`."""
         sync_segments(self._directory)
-        found = analyze(self._directory, self._mark)
+        found = analyze(self._directory, self._record)
         if found.findings:
-            raise StoreUnusable(f"{found.findings[0]}: {self._loss()}")
-        if found.last == self._mark.applied:
+            raise StoreUnusable(f"{found.findings[0]}: {self._loss_advice()}")
+        if found.last == self._record.applied:
             return
-        self._frozen = memtable_of(found.left)
+        self._frozen = memtable_of(found.unapplied)
         self._number = self._frozen_until = found.last
         try:
-            self._fold_frozen()
+            self._checkpoint_frozen()
         except (EngineFailed, EngineFull) as failure:
-            # It is as readable as ever, and stays in the journal.
-            self._log.error("the journal cannot be folded in yet: {reason}", reason=failure)
+            # The batches stay in the WAL; snapshots read them from the memtable.
+            self._log.error("the WAL cannot be applied yet: {reason}", reason=failure)
         else:
-            self._log.info("{count} batches were left in the journal", count=len(found.left))
+            self._log.info("recovered {count} batches from the WAL", count=len(found.unapplied))
 
-    def _loss(self) -> str:
-        """Return what a damaged journal means, and what the operator can do."""
-        lost = "writes that were acknowledged are lost. "
-        if self._mark.begun > self._mark.applied:
+    def _loss_advice(self) -> str:
+        """Return the consequence of a damaged WAL, and what the operator can do."""
+        lost = "acknowledged writes are lost. "
+        if self._record.begun > self._record.applied:
             return (
-                f"{lost}The map has parts of them, so it cannot be used alone. Restore a backup; "
-                "or keep what is left with `backup --even-flawed`, and restore that"
+                f"{lost}A checkpoint is half applied, so the store cannot be used without the WAL. "
+                "Restore a backup; or save what is left with `backup --even-flawed`, and restore "
+                "that"
             )
         return (
-            f"{lost}To go on without them, move the journal ({' and '.join(SEGMENT_FILES)}) out "
+            f"{lost}To continue without them, move the WAL ({' and '.join(SEGMENT_FILES)}) out "
             f"of {self._directory}"
         )
 
-    def _open_journal(self) -> None:
-        """Open the journal, unless entries in it are not folded in yet."""
-        if self._journal is not None or self._frozen is not None or len(self._active):
+    def _open_wal(self) -> None:
+        """Open the WAL, unless it has batches that are not applied yet."""
+        if self._wal is not None or self._frozen is not None or len(self._active):
             return
         try:
-            self._journal = WriteAheadLog(self._directory, self._mark.wal_id, self._size)
+            self._wal = WriteAheadLog(self._directory, self._record.wal_id, self._size)
         except (OSError, StoreUnusable) as error:
-            if self._no_journal != str(error):
-                self._no_journal = str(error)
-                self._log.warn("there is no journal, so writes are slower: {reason}", reason=error)
+            if self._wal_error != str(error):
+                self._wal_error = str(error)
+                self._log.warn(
+                    "the WAL cannot be opened, so writes are slower: {reason}", reason=error
+                )
             return
-        if self._no_journal is not None:
-            self._no_journal = None
-            self._log.info("there is a journal again")
+        if self._wal_error is not None:
+            self._wal_error = None
+            self._log.info("the WAL is open again")
 
     def close(self) -> None:
-        """Release the journal and the map. What is not folded in stays in the journal."""
-        if self._journal is not None:
-            self._journal.close()
+        """Close the WAL and LMDB. Batches that are not applied stay in the WAL."""
+        if self._wal is not None:
+            self._wal.close()
         self._lmdb.close()
 
-    # -- looking ------------------------------------------------------------------------------
+    # -- reads --------------------------------------------------------------------------------
 
     @property
     def min_version(self) -> int:
-        """Below every version that is seen from now on."""
+        """Return a number below the versions of all later snapshots."""
         return self._generation << _GENERATION_BITS
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        """The map and what lies over it, as one batch left them."""
+        """Return a snapshot of the last batch. Raises `EngineFailed`."""
         with ExitStack() as held:
-            with self._seeing:
-                # Before anything that is frozen now can be forgotten.
+            with self._visible_lock:
+                # Open LMDB's snapshot first: a checkpoint drops the memtable only under this lock.
                 view = held.enter_context(self._lmdb.snapshot())
                 version = self.min_version | self._number
-                layers = self._layers()
-            yield MergedSnapshot(layers, view, version)
+                overlays = self._overlays()
+            yield MergedSnapshot(overlays, view, version)
 
-    def _layers(self) -> list[Overlay]:
-        layers = [] if self._frozen is None else [self._frozen.at(self._number)]
-        return [self._active.at(self._number), *layers] if len(self._active) else layers
+    def _overlays(self) -> list[Overlay]:
+        overlays = [] if self._frozen is None else [self._frozen.as_of(self._number)]
+        return [self._active.as_of(self._number), *overlays] if len(self._active) else overlays
 
     def has_space(self, reserve: int) -> bool:
-        """Whether so many bytes can still be written, beside all that is to be folded in."""
-        return not self._crammed and self._lmdb.has_space(reserve + _GROWTH * self.memtable_bytes())
+        """Return whether ``reserve`` bytes can be written in addition to the next checkpoint."""
+        return not self._disk_full and self._lmdb.has_space(
+            reserve + _GROWTH * self.memtable_bytes()
+        )
 
     def used_bytes(self) -> int:
-        """How many bytes the pairs take, about."""
+        """Return the approximate size of all stored pairs in bytes. Raises `EngineFailed`."""
         return self._lmdb.used_bytes() + self.memtable_bytes()
 
     def memtable_bytes(self) -> int:
-        """How many bytes are journaled only."""
+        """Return the size of the pairs that are in the WAL and not in LMDB, in bytes."""
         frozen = self._frozen
         return self._active.size + (0 if frozen is None else frozen.size)
 
     def obstacle(self) -> str | None:
-        """Return why the map cannot be read or written, None if it can.
+        """Return why the engine cannot be read or checkpointed, None if it can.
 
-        Called on any thread but the reactor's.
+        Blocks: not for the reactor thread.
         """
         try:
             with self.snapshot():
-                return self._not_folded
+                return self._checkpoint_error
         except EngineFailed as failure:
             return str(failure)
 
     # -- batches ------------------------------------------------------------------------------
 
     def begin(self) -> _Batch:
-        """Begin a batch, once it is known what the last one came to and the journal has room."""
-        journal = self._journal
-        if self._doubtful is not None or (journal is not None and journal.room < self._largest):
-            with self._writing:
+        """Begin a batch. Raises `EngineFailed`.
+
+        First resolve a batch of unknown outcome, and switch segments if the current one is full.
+        """
+        wal = self._wal
+        if self._unknown_batch is not None or (
+            wal is not None and wal.free_bytes < self._max_entry
+        ):
+            with self._commit_lock:
                 try:
                     self._prepare()
                 except EngineFull as failure:
                     raise EngineFailed(str(failure)) from failure
-        with self._seeing:
-            layers = self._layers()
-        return _Batch(self._lmdb, layers, self._commit)
+        with self._visible_lock:
+            overlays = self._overlays()
+        return _Batch(self._lmdb, overlays, self._commit)
 
     def _prepare(self) -> None:
-        if self._doubtful is not None:
-            with self._folding:
-                self._bury(self._doubtful)
-            self._doubtful = None
-        journal = self._journal
-        if journal is None or journal.room >= self._largest:
+        if self._unknown_batch is not None:
+            with self._checkpoint_lock:
+                self._resolve_unknown(self._unknown_batch)
+            self._unknown_batch = None
+        wal = self._wal
+        if wal is None or wal.free_bytes >= self._max_entry:
             return
         if self._frozen is not None:
-            # Folding takes longer than filling a file: appends wait for it.
-            with self._folding:
+            # The segment filled before the checkpoint of the other ended: appends wait for it.
+            with self._checkpoint_lock:
                 if self._frozen is not None:
-                    self._fold_together(self._number)
+                    self._checkpoint_all(self._number)
         if len(self._active):
             self._freeze()
             self.on_checkpoint_due(True)
 
     def _commit(self, pairs: Pairs) -> int:
-        with self._writing:
-            journal = self._journal
-            # Of a batch that is too large no entry is made: that would hold the interpreter, and
-            # with it the reactor, for as long as the batch takes to copy.
-            if journal is not None and _bytes_in(pairs) <= self._largest:
-                entry = pack_entry(self._mark.wal_id, self._number + 1, pairs)
-                if len(entry) <= self._largest and self._journaled(journal, entry):
-                    return self._laid_over(pairs)
-            with self._folding:
-                return self._put_straight(pairs)
+        with self._commit_lock:
+            wal = self._wal
+            # Do not encode a batch that is too large: copying it would hold the GIL, and block the
+            # reactor.
+            if wal is not None and _size_of(pairs) <= self._max_entry:
+                entry = pack_entry(self._record.wal_id, self._number + 1, pairs)
+                if len(entry) <= self._max_entry and self._append(wal, entry):
+                    return self._add_to_memtable(pairs)
+            with self._checkpoint_lock:
+                return self._commit_directly(pairs)
 
-    def _laid_over(self, pairs: Pairs) -> int:
-        soon = not len(self._active)
-        with self._seeing:
+    def _add_to_memtable(self, pairs: Pairs) -> int:
+        first = not len(self._active)
+        with self._visible_lock:
             self._number += 1
-            self._active.take(self._number, pairs)
-        if soon:
+            self._active.add(self._number, pairs)
+        if first:
             self.on_checkpoint_due(False)
         return self.min_version | self._number
 
-    def _journaled(self, journal: WriteAheadLog, entry: bytes) -> bool:
-        """Whether an entry is in the journal now. If not, it never will be."""
+    def _append(self, wal: WriteAheadLog, entry: bytes) -> bool:
+        """Append an entry to the WAL. Return False if recovery will never apply the entry.
+
+        Raises `EngineFailed` if its outcome is unknown.
+        """
         try:
-            journal.append(entry)
+            wal.append(entry)
         except OSError as error:
-            self._no_journal = error.strerror
-            self._log.error("the journal cannot be written: {reason}", reason=error.strerror)
-            journal.close()
-            self._journal = None
+            self._wal_error = error.strerror
+            self._log.error("the WAL cannot be written: {reason}", reason=error.strerror)
+            wal.close()
+            self._wal = None
             self.on_checkpoint_due(False)
-            with self._folding:
-                self._bury(self._number + 1)
+            with self._checkpoint_lock:
+                self._resolve_unknown(self._number + 1)
             return False
         return True
 
-    def _put_straight(self, pairs: Pairs) -> int:
-        self._fold_together(self._number)
+    def _commit_directly(self, pairs: Pairs) -> int:
+        self._checkpoint_all(self._number)
         number = self._number + 1
-        mark = (codec.CHECKPOINT_KEY, pack_checkpoint_record(self._mark.advanced_to(number)))
-        changes = [*sorted(pairs.items()), mark]
+        value = pack_checkpoint_record(self._record.advanced_to(number))
+        changes = [*sorted(pairs.items()), (codec.CHECKPOINT_KEY, value)]
         try:
             try:
                 commit_changes(self._lmdb, changes)
             except EngineFull:
-                if not self._unripe:
+                if not self._has_freed_pages:
                     raise
-                self._unripe = False
+                self._has_freed_pages = False
                 release_freed_pages(self._lmdb)
                 commit_changes(self._lmdb, changes)
         except EngineFailed:
-            self._doubt(number)
+            self._set_unknown(number)
             raise
-        self._unripe = True
-        self._forget_layers(number)
+        self._has_freed_pages = True
+        self._drop_memtables(number)
         return self.min_version | number
 
-    # -- a batch of unknown outcome ---------------------------------------------------------------
+    # -- batches of unknown outcome -----------------------------------------------------------
 
-    def _doubt(self, number: int) -> None:
-        with self._seeing:
-            self._doubtful = number
+    def _set_unknown(self, number: int) -> None:
+        with self._visible_lock:
+            self._unknown_batch = number
             self._generation += 1
 
-    def _bury(self, number: int) -> None:
-        """Let a batch that may be on the disk or not be the last one either way: the map is marked
-        as having it, so if only the journal does, it is never heard of again."""
+    def _resolve_unknown(self, number: int) -> None:
+        """Resolve a batch whose outcome is unknown by a checkpoint that covers its number.
+
+        If only the WAL contains the batch, recovery skips it. Raises `EngineFailed`.
+        """
         try:
-            self._fold_together(number, always=True)
+            self._checkpoint_all(number, always=True)
         except (EngineFull, EngineFailed) as failure:
-            self._doubt(number)
+            self._set_unknown(number)
             raise EngineFailed(str(failure)) from failure
 
-    # -- folding ------------------------------------------------------------------------------
+    # -- checkpoints --------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
-        """Bring the map up to date with all that is journaled, and open a lost journal again.
+        """Apply all batches in the WAL to LMDB, and reopen a WAL that failed.
 
-        Called on any thread but the reactor's. Raises `EngineFull` and `EngineFailed`; the
-        caller then tries again.
+        Blocks: not for the reactor thread. Raises `EngineFull` and `EngineFailed`; the caller then
+        tries again.
         """
-        with self._folding:
-            self._fold_frozen()
-        with self._writing:
+        with self._checkpoint_lock:
+            self._checkpoint_frozen()
+        with self._commit_lock:
             if self._frozen is None and len(self._active):
                 self._freeze()
-        with self._folding:
-            self._fold_frozen()
-        if self._journal is None:
-            self._restore_journal()
+        with self._checkpoint_lock:
+            self._checkpoint_frozen()
+        if self._wal is None:
+            self._reopen_wal()
 
-    def _restore_journal(self) -> None:
-        """Open a journal in place of one that could not be written, now or at a later `fold`."""
-        with self._writing, self._folding:
-            # A batch of unknown outcome may still stand in the old files.
-            if self._doubtful is None:
-                self._open_journal()
-        if self._journal is None:
+    def _reopen_wal(self) -> None:
+        """Open a WAL that failed; if that is impossible, ask for another `checkpoint`."""
+        with self._commit_lock, self._checkpoint_lock:
+            # The old segments may contain a batch of unknown outcome.
+            if self._unknown_batch is None:
+                self._open_wal()
+        if self._wal is None:
             self.on_checkpoint_due(False)
 
     def _freeze(self) -> None:
-        """Let the batches so far be folded in, and others be journaled in the other file."""
-        with self._seeing:
+        """Freeze the active memtable for a checkpoint, and switch to the other segment."""
+        with self._visible_lock:
             self._frozen, self._active = self._active, Memtable()
             self._frozen_until = self._number
-        if self._journal is not None:
-            self._journal.turn()
+        if self._wal is not None:
+            self._wal.switch_segment()
 
-    def _fold_frozen(self) -> None:
+    def _checkpoint_frozen(self) -> None:
         if self._frozen is not None:
-            self._bring_up(self._frozen.pairs(), self._frozen_until)
-            with self._seeing:
+            self._apply(self._frozen.pairs(), self._frozen_until)
+            with self._visible_lock:
                 self._frozen = None
 
-    def _fold_together(self, number: int, always: bool = False) -> None:
-        """Fold in all layers, and mark the map as being at a number."""
+    def _checkpoint_all(self, number: int, always: bool = False) -> None:
+        """Apply both memtables, and record a batch number as applied.
+
+        If there is nothing to apply, do nothing unless ``always``.
+        """
         pairs = {} if self._frozen is None else self._frozen.pairs()
         pairs.update(self._active.pairs())
         if pairs or always:
-            self._bring_up(pairs, number)
-            self._forget_layers(number)
+            self._apply(pairs, number)
+            self._drop_memtables(number)
 
-    def _bring_up(self, pairs: Pairs, number: int) -> None:
+    def _apply(self, pairs: Pairs, number: int) -> None:
         try:
-            # A number beyond the last batch is that of one to be skipped.
-            apply_checkpoint(
-                self._lmdb, pairs, self._mark.advanced_to(number), min(number, self._number)
-            )
+            # A number after the last batch is that of a batch to skip.
+            record = self._record.advanced_to(number)
+            apply_checkpoint(self._lmdb, pairs, record, min(number, self._number))
         except (EngineFull, EngineFailed) as failure:
-            self._crammed = isinstance(failure, EngineFull)
-            self._not_folded = str(failure)
+            self._disk_full = isinstance(failure, EngineFull)
+            self._checkpoint_error = str(failure)
             raise
-        self._crammed, self._unripe, self._not_folded = False, True, None
+        self._disk_full, self._has_freed_pages, self._checkpoint_error = False, True, None
 
-    def _forget_layers(self, number: int) -> None:
-        """The map has everything, up to a number that the journal may not have."""
-        with self._seeing:
+    def _drop_memtables(self, number: int) -> None:
+        """Drop the memtables after LMDB has all batches up to a number."""
+        with self._visible_lock:
             self._frozen, self._active = None, Memtable()
             self._number = number
-        if self._journal is not None:
-            # Entries of one file follow on each other without a gap.
-            self._journal.turn()
+        if self._wal is not None:
+            # The WAL may lack the last batch, and numbers in one segment must be consecutive.
+            self._wal.switch_segment()
 
     def check_readers(self) -> None:
-        """Free the slots of dead readers. Raises `EngineFailed`."""
+        """Free the reader slots of processes that died. Raises `EngineFailed`."""
         self._lmdb.check_readers()
 
 
-def _bytes_in(pairs: Pairs) -> int:
+def _size_of(pairs: Pairs) -> int:
     return sum([len(value) for value in pairs.values() if value is not None])
 
 
 class _Batch(MergedView):
-    """A batch over what is journaled and the map, which is looked into only where it has to be."""
+    """Batch over memtables and LMDB. A read opens an LMDB snapshot only when it needs one."""
 
     def __init__(
-        self, lmdb_engine: KeyValueEngine, layers: list[Overlay], commit: Callable[[Pairs], int]
+        self,
+        lmdb_engine: KeyValueEngine,
+        overlays: list[Overlay],
+        commit: Callable[[Pairs], int],
     ) -> None:
         self._changes = BatchPairs()
-        super().__init__([self._changes, *layers])
+        super().__init__([self._changes, *overlays])
         self._lmdb = lmdb_engine
         self._commit = commit
         self._held = ExitStack()
@@ -422,20 +443,20 @@ class _Batch(MergedView):
         return self._view
 
     def put(self, key: bytes, value: bytes) -> None:
-        """Set a key's value."""
+        """Set the value of a key."""
         self._changes.pairs[key] = value
 
     def delete(self, key: bytes) -> None:
-        """Remove a key."""
+        """Remove a key, if it exists."""
         self._changes.pairs[key] = None
 
     def commit(self) -> int:
-        """Make the batch durable; the number of this commit."""
-        # Whatever breaks the map waits for all who look at it.
+        """Make the batch durable and return its number. Raises `EngineFull` and `EngineFailed`."""
+        # Close the snapshot first: reopening LMDB after a failed commit waits for all snapshots.
         self.abort()
         return self._commit(self._changes.pairs)
 
     def abort(self) -> None:
-        """Drop the batch, or let go of the map at least."""
+        """Discard the batch and close its snapshot."""
         self._view = None
         self._held.close()

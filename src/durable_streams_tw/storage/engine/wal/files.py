@@ -1,8 +1,8 @@
-"""The journal's files: two of a fixed size, written in turn.
+"""Segment files of the write-ahead log: two of fixed size, written alternately.
 
-An append to a journal is one write and one flush of bytes that have their place on the disk
-already, where a commit of LMDB's is two flushes and a path of pages. One file is written while
-what the other holds goes into the map; then they change places.
+An append is one write and one flush of blocks that are already allocated; an LMDB commit is two
+flushes and a path of pages. While one segment is written, a checkpoint applies the batches of the
+other to LMDB; then they switch.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from durable_streams_tw.storage.engine.wal.format import (
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DRAFT, SEGMENT_FILES, open_file, sync_directory
 
-# The unit of `st_blocks`, in bytes.
+# Unit of `st_blocks`, in bytes.
 _BLOCK: Final = 512
 
 _UNSUPPORTED: Final = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 class WriteAheadLog:
-    """Journal of a data directory, made if it is missing.
+    """Write-ahead log of a data directory, created if missing.
 
-    ``size`` is what each file takes, in bytes. Raises `OSError` if there cannot be one, and
-    `StoreUnusable` if there is one of another store.
+    ``size`` is the size of each segment in bytes. Raises `OSError` if the segments cannot be opened
+    or created, and `StoreUnusable` if they belong to another store.
     """
 
     def __init__(self, directory: str, wal_id: bytes, size: int) -> None:
         self._files: list[int] = []
         try:
             for name in SEGMENT_FILES:
-                self._files.append(_open(os.path.join(directory, name), wal_id, size))
+                self._files.append(_open_segment(os.path.join(directory, name), wal_id, size))
             self._size = min(os.fstat(file).st_size for file in self._files)
         except BaseException:
             self.close()
@@ -57,103 +57,107 @@ class WriteAheadLog:
         self._position = HEADER_SIZE
 
     @property
-    def room(self) -> int:
-        """How many bytes the file that is written still takes."""
+    def free_bytes(self) -> int:
+        """Return the number of bytes that the current segment can still take."""
         return self._size - self._position
 
     def append(self, entry: bytes) -> None:
-        """Write an entry, and have it on the disk. Raises `OSError`: then it may be there."""
+        """Write and flush an entry. Raises `OSError`; the entry may then be on the disk."""
         file = self._files[self._current]
         _write_at(file, entry, self._position)
         _flush(file)
         self._position += len(entry)
 
-    def turn(self) -> None:
-        """From now on write the other file, whose entries nobody needs any more."""
+    def switch_segment(self) -> None:
+        """Continue at the beginning of the other segment, whose entries LMDB contains."""
         self._current = 1 - self._current
         self._position = HEADER_SIZE
 
     def close(self) -> None:
-        """Close the files. Errors are ignored: what counts was flushed, and the descriptors are
-        gone either way."""
+        """Close the files. Ignore errors: entries were flushed, and close frees the descriptors."""
         while self._files:
             with suppress(OSError):
                 os.close(self._files.pop())
 
 
 def read_wal(directory: str, wal_id: bytes) -> list[Entry]:
-    """The entries in a directory's journal, whoever is writing it, in no order.
+    """Return the entries in a directory's segments, in no order. A server may be writing them.
 
-    Raises `StoreUnusable` where it cannot be read, or belongs to another store.
+    Raises `StoreUnusable` if they cannot be read or belong to another store.
     """
-    return [entry for file in _read(directory, wal_id) for entry in file.entries]
+    return [entry for segment in _read_segments(directory, wal_id) for entry in segment.entries]
 
 
 class WALAnalysis(Struct, frozen=True):
-    """State of a journal that is not being written, beside its map.
+    """Content of a WAL that no server is writing, compared with LMDB's checkpoint record.
 
-    ``left`` are the entries that the map lacks, in order, up to the first gap. ``last`` is the
-    number of the last batch that is accounted for: of ``left``, or of the map if that is empty.
-    ``findings`` are sentences, one for each way in which acknowledged batches are lost.
+    ``unapplied`` are the entries that LMDB lacks, in order, up to the first gap. ``last`` is the
+    number of the last batch in them, or in LMDB if there are none. ``findings`` has one sentence
+    for each kind of loss of acknowledged batches.
     """
 
-    left: list[Entry]
+    unapplied: list[Entry]
     last: int
     findings: list[str]
 
 
-def analyze(directory: str, mark: CheckpointRecord) -> WALAnalysis:
-    """Read the journal of a directory and compare it with the mark of the map.
+def analyze(directory: str, record: CheckpointRecord) -> WALAnalysis:
+    """Read the segments of a directory and compare them with the checkpoint record of LMDB.
 
-    Each file gets its name when it is whole and on the disk, the first file first. Raises
-    `StoreUnusable`.
+    Relies on the order in which `WriteAheadLog` creates segments: each gets its name when it is
+    complete and durable, the first segment first. Raises `StoreUnusable`.
     """
-    read = _read(directory, mark.wal_id)
-    found: list[str] = []
-    used = any(file.entries for file in read)
-    for file in read:
-        beyond = find_later_entry(file.data, mark.wal_id, file.entries, mark.applied)
-        if beyond is not None:
-            newest = f"batch {file.entries[-1].number}" if file.entries else "its beginning"
-            found.append(f"{file.path} cannot be read between {newest} and batch {beyond}")
-        elif file.head is None and used and not file.entries:
-            found.append(f"{file.path} cannot be read")
-        elif file.head is not None and len(file.data) < file.head.size:
-            found.append(f"{file.path} was cut short")
-    if len(read) == 1 and (used or read[0].path != _paths(directory)[0]):
-        found.append(f"{read[0].path} is there, and the other file of the journal is not")
-    missed = [entry for file in read for entry in file.entries if entry.number > mark.applied]
-    left = consecutive_after(missed, mark.applied)
-    last = mark.applied + len(left)
-    whole = len(read) == len(SEGMENT_FILES) and all(file.head is not None for file in read)
-    if whole and not found and mark.begun == last + 1 and not _begins(read, mark):
-        # Earlier servers marked a batch that the journal did not take as begun, and the map had no
-        # room for the rest. That batch was answered with an error, and nothing of it is there.
-        last = mark.begun
-    if last < max(mark.begun, mark.applied + len(missed)):
-        found.append(f"batch {last + 1} is missing in the journal in {directory}")
-    return WALAnalysis(left, last, found)
+    segments = _read_segments(directory, record.wal_id)
+    findings: list[str] = []
+    used = any(segment.entries for segment in segments)
+    for segment in segments:
+        entries = segment.entries
+        later = find_later_entry(segment.data, record.wal_id, entries, record.applied)
+        if later is not None:
+            readable = f"batch {entries[-1].number}" if entries else "its beginning"
+            findings.append(f"{segment.path} is damaged between {readable} and batch {later}")
+        elif segment.header is None and used and not entries:
+            findings.append(f"{segment.path} is damaged: it has no valid header")
+        elif segment.header is not None and len(segment.data) < segment.header.size:
+            findings.append(f"{segment.path} was truncated")
+    if len(segments) == 1 and (used or segments[0].path != _segment_paths(directory)[0]):
+        findings.append(f"{segments[0].path} exists, but the other segment of the WAL is missing")
+    newer = [
+        entry for segment in segments for entry in segment.entries if entry.number > record.applied
+    ]
+    unapplied = consecutive_after(newer, record.applied)
+    last = record.applied + len(unapplied)
+    whole = len(segments) == len(SEGMENT_FILES) and all(
+        segment.header is not None for segment in segments
+    )
+    if whole and not findings and record.begun == last + 1 and not _begins(segments, record):
+        # Earlier versions set `begun` to a batch that the WAL had refused, and then had no disk
+        # space for the rest. Its request failed, and nothing of it was written.
+        last = record.begun
+    if last < max(record.begun, record.applied + len(newer)):
+        findings.append(f"batch {last + 1} is missing from the WAL in {directory}")
+    return WALAnalysis(unapplied, last, findings)
 
 
-def _begins(files: list[_File], mark: CheckpointRecord) -> bool:
-    """Return whether the journal has anything of the last batch that the map has begun."""
-    return any(entry_begins(file.data, mark.wal_id, mark.begun) for file in files)
-
-
-class _File(Struct, frozen=True):
+class _Segment(Struct, frozen=True):
     path: str
-    head: SegmentHeader | None
+    header: SegmentHeader | None
     entries: list[Entry]
     data: bytes
 
 
-def _paths(directory: str) -> list[str]:
+def _begins(segments: list[_Segment], record: CheckpointRecord) -> bool:
+    """Return whether any segment has the beginning of the batch ``record.begun``."""
+    return any(entry_begins(segment.data, record.wal_id, record.begun) for segment in segments)
+
+
+def _segment_paths(directory: str) -> list[str]:
     return [os.path.join(directory, name) for name in SEGMENT_FILES]
 
 
-def _read(directory: str, wal_id: bytes) -> list[_File]:
-    found: list[_File] = []
-    for path in _paths(directory):
+def _read_segments(directory: str, wal_id: bytes) -> list[_Segment]:
+    found: list[_Segment] = []
+    for path in _segment_paths(directory):
         try:
             with open(open_file(path, os.O_RDONLY), "rb", buffering=0) as file:
                 data = file.read()
@@ -161,28 +165,28 @@ def _read(directory: str, wal_id: bytes) -> list[_File]:
             continue
         except OSError as error:
             raise StoreUnusable(f"{path} cannot be read: {error.strerror}") from None
-        # Whatever became of its head: entries say themselves whose they are.
-        found.append(_File(path, _head(path, data, wal_id), read_entries(data, wal_id), data))
+        # Read the entries even if the header is damaged: their checksums include the WAL id.
+        found.append(_Segment(path, _header(path, data, wal_id), read_entries(data, wal_id), data))
     return found
 
 
-def _head(path: str, data: bytes, wal_id: bytes) -> SegmentHeader | None:
-    """A file's head. Raises `StoreUnusable` where it is another store's."""
-    head = unpack_header(data)
-    if head is not None and head.wal_id != wal_id:
+def _header(path: str, data: bytes, wal_id: bytes) -> SegmentHeader | None:
+    """Return the header of a segment. Raises `StoreUnusable` if it belongs to another store."""
+    header = unpack_header(data)
+    if header is not None and header.wal_id != wal_id:
         raise StoreUnusable(
-            f"{path} belongs to another store: move it out of the data directory if the store "
-            "was put there on purpose"
+            f"{path} belongs to another store: if you replaced the store on purpose, move this "
+            "file out of the data directory"
         )
-    return head
+    return header
 
 
 def sync_segments(directory: str) -> None:
-    """Flush what a killed process has written, before anything builds on it.
+    """Flush what a killed process has written to the segments, before recovery relies on it.
 
     Raises `StoreUnusable`.
     """
-    for path in _paths(directory):
+    for path in _segment_paths(directory):
         try:
             file = open_file(path, os.O_RDWR)
         except FileNotFoundError:
@@ -197,40 +201,41 @@ def sync_segments(directory: str) -> None:
             os.close(file)
 
 
-def _open(path: str, wal_id: bytes, size: int) -> int:
-    """Open a file of the journal; make it again unless it is whole. Raises `OSError`."""
+def _open_segment(path: str, wal_id: bytes, size: int) -> int:
+    """Open a segment and return its descriptor; replace it unless it is complete.
+
+    Raises `OSError` and `StoreUnusable`.
+    """
     try:
         file = open_file(path, os.O_RDWR)
     except FileNotFoundError:
-        return _make(path, SegmentHeader(wal_id, size))
+        return _create_segment(path, SegmentHeader(wal_id, size))
     try:
         status = os.fstat(file)
         whole = SegmentHeader(wal_id, max(size, status.st_size))
-        # Some ways of copying a file leave holes where it has zeros: an append there may find no
-        # room on the disk.
+        # Copy tools may turn zeros into holes, where a later append can fail with a full disk.
         sparse = status.st_blocks * _BLOCK < status.st_size
-        if not sparse and _head(path, os.pread(file, HEADER_SIZE, 0), wal_id) == whole:
+        if not sparse and _header(path, os.pread(file, HEADER_SIZE, 0), wal_id) == whole:
             return file
     except BaseException:
         os.close(file)
         raise
     os.close(file)
-    return _make(path, whole)
+    return _create_segment(path, whole)
 
 
-def _make(path: str, head: SegmentHeader) -> int:
-    """Make a file of the journal without entries, in place of any other, and return its
-    descriptor. Raises `OSError`.
+def _create_segment(path: str, header: SegmentHeader) -> int:
+    """Create an empty segment, atomically, in place of any other, and return its descriptor.
 
-    A crash leaves no file with that name that is not whole.
+    Raises `OSError`.
     """
     draft = path + DRAFT
     with suppress(FileNotFoundError):
         os.unlink(draft)
     file = open_file(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
-        _allocate(file, head.size)
-        _write_at(file, pack_header(head), 0)
+        _allocate(file, header.size)
+        _write_at(file, pack_header(header), 0)
         os.fsync(file)
         os.rename(draft, path)
         sync_directory(os.path.dirname(path))
@@ -243,7 +248,7 @@ def _make(path: str, head: SegmentHeader) -> int:
 
 
 def _allocate(file: int, size: int) -> None:
-    """Give a file its place on the disk, so that no append ever needs more."""
+    """Allocate the blocks of a file, so that appends cannot run out of disk space."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(file, 0, size)
@@ -258,14 +263,14 @@ def _allocate(file: int, size: int) -> None:
 
 
 def _write_at(file: int, data: bytes, position: int) -> None:
-    """Write bytes at a position of a file. Raises `OSError`, also if some of them were written."""
+    """Write bytes at a position of a file. Raises `OSError`, also after a short write."""
     if os.pwrite(file, data, position) != len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _flush(file: int) -> None:
     if sys.platform == "darwin":
-        # There fsync leaves bytes in the drive's own memory.
+        # On macOS, fsync does not flush the drive's cache.
         fcntl.fcntl(file, fcntl.F_FULLFSYNC)
     else:
         os.fdatasync(file)

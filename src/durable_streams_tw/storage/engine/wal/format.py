@@ -1,23 +1,22 @@
-"""The bytes of the journal: a head for each file, and behind it one entry after another.
+"""Binary format of the write-ahead log: a header for each segment, followed by entries.
 
-An entry is a batch: which pairs of the engine it sets and which keys it removes.
+An entry is one batch: the pairs that it sets and the keys that it deletes.
 
 =========  =====================================================================
 bytes      of an entry
 =========  =====================================================================
-4          a mark
-4          how long the pairs are
-8          its number: entries are numbered without a gap
-4          CRC-32 of the store's wal_id and the sixteen bytes before
-4          CRC-32 of the store's wal_id, the sixteen bytes, and the pairs
-as said    the pairs, MessagePack: keys to values, or to nil where they go
+4          magic number
+4          length of the pairs
+8          batch number; entries are numbered without gaps
+4          CRC-32 of the WAL id and the first 16 bytes
+4          CRC-32 of the WAL id, the first 16 bytes and the pairs
+variable   pairs as MessagePack: keys to values, nil for deleted keys
 =========  =====================================================================
 
-A file is used again from its beginning, so behind the newest entry stand zeros or what is left
-of older ones. Those have smaller numbers, and what a crash has torn fails its checksum: the run
-of entries ends at the first that does not follow on the one before. The wal_id is known to no
-client, so bytes that somebody appends to a stream never pass for an entry, nor for the beginning of
-one, which would have to be looked at more closely.
+A segment is overwritten from its beginning, so zeros or older entries follow its newest entry. The
+older ones have smaller numbers, and an entry torn by a crash fails its checksum: a segment's run of
+entries ends at the first that does not continue the one before. Clients do not know the WAL id, so
+bytes that they append to a stream cannot pass for an entry or for its first 16 bytes.
 """
 
 from __future__ import annotations
@@ -31,19 +30,19 @@ from msgspec import Struct
 from zlib_ng.zlib_ng import crc32
 
 WAL_ID_SIZE: Final = 16
-"""Bytes that tell whose journal it is: random, and the same in the store's map."""
+"""Size of the random id that a store's segments and its `CheckpointRecord` share."""
 
 HEADER_SIZE: Final = 512
-"""Where the first entry begins: writing it must not touch the head's sector."""
+"""Offset of the first entry. Writing it must not touch the sector of the header."""
 
 Pairs = Mapping[bytes, bytes | None]
-"""Keys and their values, None where a key goes."""
+"""Keys and their values, None for deleted keys."""
 
-_FILE_MARK: Final = b"DSTWJRN1"
-_MARK: Final = b"\xf5DSe"
-_HEAD: Final = struct.Struct(">4sIQ")
+_SEGMENT_MAGIC: Final = b"DSTWJRN1"
+_ENTRY_MAGIC: Final = b"\xf5DSe"
+_PREFIX: Final = struct.Struct(">4sIQ")
 _CHECKS: Final = struct.Struct(">II")
-_BEHIND_HEAD: Final = _HEAD.size + _CHECKS.size
+_PAYLOAD_OFFSET: Final = _PREFIX.size + _CHECKS.size
 _SIZE: Final = 8
 
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -51,7 +50,7 @@ _decoder: Final = msgspec.msgpack.Decoder(dict[bytes, bytes | None])
 
 
 class Entry(Struct, frozen=True):
-    """A batch: its number, its pairs, and how many bytes it takes in the journal."""
+    """One batch in the log: its number, its pairs, and its encoded size in bytes."""
 
     number: int
     pairs: Pairs
@@ -59,38 +58,45 @@ class Entry(Struct, frozen=True):
 
 
 class SegmentHeader(Struct, frozen=True):
-    """What a file begins with: whose it is, and how many bytes it has."""
+    """Header of a segment: the WAL id and the size of the file in bytes."""
 
     wal_id: bytes
     size: int
 
 
-def pack_header(head: SegmentHeader) -> bytes:
-    """The bytes of a head."""
-    text = _FILE_MARK + head.wal_id + head.size.to_bytes(_SIZE, "big")
-    return text + crc32(text).to_bytes(4, "big")
+def pack_header(header: SegmentHeader) -> bytes:
+    """Encode a segment header."""
+    fields = _SEGMENT_MAGIC + header.wal_id + header.size.to_bytes(_SIZE, "big")
+    return fields + crc32(fields).to_bytes(4, "big")
 
 
 def unpack_header(data: bytes) -> SegmentHeader | None:
-    """The head of a file; None where it has none that can be read."""
-    middle = len(_FILE_MARK) + WAL_ID_SIZE
+    """Decode the header of a segment. Return None if it is missing or damaged."""
+    middle = len(_SEGMENT_MAGIC) + WAL_ID_SIZE
     end = middle + _SIZE
-    text, check = data[:end], data[end : end + 4]
-    if text[: len(_FILE_MARK)] != _FILE_MARK or crc32(text).to_bytes(4, "big") != check:
+    fields, check = data[:end], data[end : end + 4]
+    if fields[: len(_SEGMENT_MAGIC)] != _SEGMENT_MAGIC:
         return None
-    return SegmentHeader(text[len(_FILE_MARK) : middle], int.from_bytes(text[middle:], "big"))
+    if crc32(fields).to_bytes(4, "big") != check:
+        return None
+    return SegmentHeader(
+        fields[len(_SEGMENT_MAGIC) : middle], int.from_bytes(fields[middle:], "big")
+    )
 
 
 def pack_entry(wal_id: bytes, number: int, pairs: Pairs) -> bytes:
-    """The bytes of an entry."""
+    """Encode an entry."""
     payload = _encoder.encode(pairs)
-    head = _HEAD.pack(_MARK, len(payload), number)
-    check = crc32(head, crc32(wal_id))
-    return b"".join((head, _CHECKS.pack(check, crc32(payload, check)), payload))
+    prefix = _PREFIX.pack(_ENTRY_MAGIC, len(payload), number)
+    check = crc32(prefix, crc32(wal_id))
+    return b"".join((prefix, _CHECKS.pack(check, crc32(payload, check)), payload))
 
 
 def read_entries(data: bytes, wal_id: bytes) -> list[Entry]:
-    """The entries of a file's bytes, from the first on, as far as they follow on each other."""
+    """Return the entries of a segment from its beginning, as far as their numbers are consecutive.
+
+    Entries with another WAL id are not returned.
+    """
     found: list[Entry] = []
     position = HEADER_SIZE
     while True:
@@ -102,16 +108,15 @@ def read_entries(data: bytes, wal_id: bytes) -> list[Entry]:
 
 
 def find_later_entry(data: bytes, wal_id: bytes, entries: list[Entry], applied: int) -> int | None:
-    """The number of an entry that stands behind a run and is newer, None where there is none.
+    """Return the number of an entry after ``entries`` in a segment that is newer, or None.
 
-    ``applied`` is the number of the last entry that is in the map: no older one is missed.
-
-    Where there is one, the bytes between were damaged: an entry is written only when the one
-    before is on the disk, so a crash leaves none behind what it tore.
+    ``entries`` are those that `read_entries` found, ``applied`` is the last batch in LMDB. Such an
+    entry proves damage in between: an entry is written only when the one before is durable, so a
+    crash tears the last entry only.
     """
     newest = max(entries[-1].number, applied) if entries else applied
     position = HEADER_SIZE + sum(entry.size for entry in entries)
-    while (position := data.find(_MARK, position)) >= 0:
+    while (position := data.find(_ENTRY_MAGIC, position)) >= 0:
         entry = _entry_at(data, position, wal_id)
         if entry is not None and entry.number > newest:
             return entry.number
@@ -120,20 +125,20 @@ def find_later_entry(data: bytes, wal_id: bytes, entries: list[Entry], applied: 
 
 
 def entry_begins(data: bytes, wal_id: bytes, number: int) -> bool:
-    """Return whether an entry of a number begins anywhere in a file, torn or not."""
+    """Return whether a segment has the beginning of the entry ``number``, torn or complete."""
     position = HEADER_SIZE
-    while (position := data.find(_MARK, position)) >= 0:
-        head = data[position : position + _HEAD.size]
-        if len(data) >= position + _BEHIND_HEAD:
-            head_check, _ = _CHECKS.unpack_from(data, position + _HEAD.size)
-            if crc32(head, crc32(wal_id)) == head_check and _HEAD.unpack(head)[2] == number:
+    while (position := data.find(_ENTRY_MAGIC, position)) >= 0:
+        prefix = data[position : position + _PREFIX.size]
+        if len(data) >= position + _PAYLOAD_OFFSET:
+            prefix_check, _ = _CHECKS.unpack_from(data, position + _PREFIX.size)
+            if crc32(prefix, crc32(wal_id)) == prefix_check and _PREFIX.unpack(prefix)[2] == number:
                 return True
         position += 1
     return False
 
 
 def consecutive_after(entries: Iterable[Entry], applied: int) -> list[Entry]:
-    """Those of some entries that come behind a number, in order, up to the first gap."""
+    """Return the entries after the batch ``applied``, in order, up to the first gap."""
     found: list[Entry] = []
     for entry in sorted(entries, key=lambda entry: entry.number):
         if entry.number == applied + len(found) + 1:
@@ -142,19 +147,19 @@ def consecutive_after(entries: Iterable[Entry], applied: int) -> list[Entry]:
 
 
 def _entry_at(data: bytes, position: int, wal_id: bytes) -> Entry | None:
-    begin = position + _BEHIND_HEAD
-    head = data[position : position + _HEAD.size]
-    if len(data) < begin or not head.startswith(_MARK):
+    begin = position + _PAYLOAD_OFFSET
+    prefix = data[position : position + _PREFIX.size]
+    if len(data) < begin or not prefix.startswith(_ENTRY_MAGIC):
         return None
-    head_check, check = _CHECKS.unpack_from(data, position + _HEAD.size)
-    if crc32(head, crc32(wal_id)) != head_check:
+    prefix_check, check = _CHECKS.unpack_from(data, position + _PREFIX.size)
+    if crc32(prefix, crc32(wal_id)) != prefix_check:
         return None
-    _, length, number = _HEAD.unpack(head)
+    _, length, number = _PREFIX.unpack(prefix)
     payload = memoryview(data)[begin : begin + length]
-    if len(payload) < length or crc32(payload, head_check) != check:
+    if len(payload) < length or crc32(payload, prefix_check) != check:
         return None
     try:
         pairs = _decoder.decode(payload)
     except msgspec.MsgspecError:
         return None
-    return Entry(number, pairs, _BEHIND_HEAD + length)
+    return Entry(number, pairs, _PAYLOAD_OFFSET + length)
