@@ -1,8 +1,8 @@
 """Runs the public conformance suite and the public clients against the real service.
 
-    python -m tests.conformance.run                   both stores, each through both doors
+    python -m tests.conformance.run                   both stores, each with both HTTP servers
     python -m tests.conformance.run --store memory    one of them: memory or lmdb
-    python -m tests.conformance.run --door fast       one of them: fast or klein
+    python -m tests.conformance.run --server fast     one of them: fast or klein
     python -m tests.conformance.run --url URL         a server that runs already, http://host:port
 
 Ends with 0 when all is well, 1 when anything failed, and 77 when there is no Node to run with.
@@ -36,7 +36,7 @@ LONG_POLL_TEST_MS = 10_000
 STEP_SECONDS = 300
 STORES = ("memory", "lmdb")
 # The options that make HTTP/1.1 come in there.
-DOORS = {"fast": [], "klein": ["--no-fast-channel"]}
+SERVERS = {"fast": [], "klein": ["--no-fast-channel"]}
 
 
 @dataclass
@@ -139,13 +139,13 @@ def run_clients(tally: Tally, store: str, address: str, phase: str, scratch: Pat
         run_client(tally, f"{kind} {phase}, {store}", command, cwd, variables)
 
 
-def run_store(tally: Tally, store: str, door: str) -> None:
+def run_store(tally: Tally, store: str, server: str) -> None:
     """Everything against one store; the durable one is stopped and started again in between."""
-    what = f"{store}, {door}"
+    what = f"{store}, {server}"
     with tempfile.TemporaryDirectory(prefix="durable-streams-") as folder:
         scratch = Path(folder)
         log = scratch / "twistd.log"
-        options = ["--long-poll-timeout", f"{LONG_POLL_SECONDS}s", *DOORS[door]]
+        options = ["--long-poll-timeout", f"{LONG_POLL_SECONDS}s", *SERVERS[server]]
         if store == "lmdb":
             options += ["--data-dir", str(scratch / "data")]
         before = len(tally.faults)
@@ -166,7 +166,7 @@ def main() -> int:
     """Reads the command line, runs what it asks for, and prints the sums."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--store", action="append", choices=STORES, help="only this one")
-    parser.add_argument("--door", action="append", choices=DOORS, help="only this one")
+    parser.add_argument("--server", action="append", choices=SERVERS, help="only this one")
     parser.add_argument("--url", help="a running server, http://host:port, in place of our own")
     arguments = parser.parse_args()
     sentence = node_is_missing()
@@ -182,8 +182,8 @@ def main() -> int:
             run_clients(tally, "given server", address, "client", Path(folder))
     else:
         for store in arguments.store or STORES:
-            for door in arguments.door or DOORS:
-                run_store(tally, store, door)
+            for server in arguments.server or SERVERS:
+                run_store(tally, store, server)
     for fault in tally.faults:
         print(f"FAULT {fault}")
     sums = f"{tally.passed} passed, {len(tally.faults)} failed, {tally.excluded} skipped"
