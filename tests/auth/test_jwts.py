@@ -263,7 +263,7 @@ class KeySetTests(SynchronousTestCase):
         ]
         keys = read_key_set(json.dumps({"keys": [*bad, jwk("ed")]}).encode())
         self.assertEqual([key.kid for key in keys.keys], ["ed"])
-        self.assertEqual(keys.left_out, len(bad))
+        self.assertEqual(keys.skipped, len(bad))
         self.assertRaises(MalformedKeySet, read_key_set, json.dumps({"keys": bad}).encode())
 
     def test_malformed(self) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.auth.rate_limits import Rate, RateLimiter, client_of
+from durable_streams_tw.auth.rate_limits import Rate, RateLimiter, client_address
 from tests.auth.issuer import NOW
 
 
@@ -64,7 +64,7 @@ class RatesTests(SynchronousTestCase):
 
 
 class ClientTests(SynchronousTestCase):
-    """`client_of`."""
+    """`client_address`."""
 
     def test_addresses(self) -> None:
         """IPv4 one by one, IPv6 by network: whoever has one address there has all."""
@@ -78,7 +78,7 @@ class ClientTests(SynchronousTestCase):
             (None, "?"),
             ("/run/socket", "/run/socket"),
         ):
-            self.assertEqual(client_of(host, None), client)
+            self.assertEqual(client_address(host, None), client)
 
     def test_forwarded(self) -> None:
         """The last, in each of the forms that proxies write; nonsense is the proxy's own."""
@@ -95,4 +95,4 @@ class ClientTests(SynchronousTestCase):
             (b"\xff", "10.0.0.1"),
             (b"1" * 10_000, "10.0.0.1"),
         ):
-            self.assertEqual(client_of("10.0.0.1", field), client, field[:20])
+            self.assertEqual(client_address("10.0.0.1", field), client, field[:20])

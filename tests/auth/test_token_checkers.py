@@ -12,8 +12,8 @@ from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.auth.identities import BearerToken, CannotTell, Identity, Rejected
-from durable_streams_tw.auth.jwks_sources import CannotFetch
+from durable_streams_tw.auth.identities import BearerToken, CheckerUnavailable, Identity, Rejected
+from durable_streams_tw.auth.jwks_sources import FetchError
 from durable_streams_tw.auth.jwts import TokenRequirements
 from durable_streams_tw.auth.limits import (
     KEY_SET_FRESH,
@@ -150,7 +150,7 @@ class JwtTests(CheckerCase):
 
     def fail_fetch(self) -> None:
         """It does not."""
-        self.asked[-1].errback(CannotFetch("it answers 500"))
+        self.asked[-1].errback(FetchError("the response has status 500"))
 
     def started(self) -> None:
         """Keys are known."""
@@ -186,7 +186,7 @@ class JwtTests(CheckerCase):
         good = self.good()
         waiting = [self.check(good) for _ in range(MAX_KEY_WAITERS + 5)]
         for one in waiting[MAX_KEY_WAITERS:]:
-            self.failureResultOf(one, CannotTell)
+            self.failureResultOf(one, CheckerUnavailable)
         self.answer("p256")
         self.successResultOf(waiting[0])
 
@@ -249,12 +249,12 @@ class JwtTests(CheckerCase):
         self.clock.advance(KEY_SET_FRESH)
         waiting = self.check(good)
         self.fail_fetch()
-        sorry = self.failureResultOf(waiting, CannotTell)
+        sorry = self.failureResultOf(waiting, CheckerUnavailable)
         self.assertGreater(sorry.value.retry_after, 0)
         # Not even what was found good before; and nobody is asked for each request.
         count = len(self.asked)
         for _ in range(20):
-            self.failureResultOf(self.check(good), CannotTell)
+            self.failureResultOf(self.check(good), CheckerUnavailable)
         self.assertEqual(len(self.asked), count)
         self.clock.advance(KEY_SET_PAUSE)
         waiting = self.check(good)
@@ -284,8 +284,8 @@ class JwtTests(CheckerCase):
         """Nobody gets in while there are no keys."""
         waiting = self.check(self.good())
         self.fail_fetch()
-        self.failureResultOf(waiting, CannotTell)
-        self.failureResultOf(self.check(self.good()), CannotTell)
+        self.failureResultOf(waiting, CheckerUnavailable)
+        self.failureResultOf(self.check(self.good()), CheckerUnavailable)
         self.assertEqual(len(self.asked), 1)
 
     def test_nonsense_from_the_issuer(self) -> None:
@@ -303,7 +303,7 @@ class JwtTests(CheckerCase):
         self.clock.advance(KEY_SET_PAUSE)
         waiting = self.check(self.good("p256-new"))
         self.fail_fetch()
-        self.failureResultOf(waiting, CannotTell)
+        self.failureResultOf(waiting, CheckerUnavailable)
 
     def test_remembered_until_it_ends(self) -> None:
         """What was found good is not good for longer than it says."""
@@ -318,11 +318,11 @@ class JwtTests(CheckerCase):
     def test_bounded(self) -> None:
         """The cache of good tokens holds a bounded number."""
         self.started()
-        self.assertEqual(self.checker._good.max_weight, TOKEN_CACHE)
-        self.checker._good.max_weight = 3
+        self.assertEqual(self.checker._verified.max_weight, TOKEN_CACHE)
+        self.checker._verified.max_weight = 3
         for number in range(10):
             self.successResultOf(self.check(self.good(sub=f"{number}")))
-        self.assertEqual(len(self.checker._good), 3)
+        self.assertEqual(len(self.checker._verified), 3)
 
     def test_nothing_secret_is_logged_or_kept(self) -> None:
         """No token, good or bad, in the log, nor in memory longer than its request."""

@@ -41,7 +41,7 @@ class Desk(Recorder):
             answer.errback(self.at_once)
         return answer
 
-    def failure(self, failure: Failure, origin: bytes | None) -> Response:
+    def error_response(self, failure: Failure, origin: bytes | None) -> Response:
         """What answers a request that met a bug."""
         self.failures.append(failure)
         return Response(500, [], b"sorry")

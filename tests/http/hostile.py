@@ -73,7 +73,7 @@ class Recorder:
         self.requests.append(request)
         return succeed(Response(200, []))
 
-    def serving(self, host: str | None) -> Respond:
+    def responder(self, host: str | None) -> Respond:
         """Answer everybody alike."""
         return self.respond
 
@@ -85,7 +85,7 @@ class Recorder:
         """Say no."""
         return self._policies.refusal(refusal, origin)
 
-    def failure(self, failure: Failure, origin: bytes | None) -> Response:
+    def error_response(self, failure: Failure, origin: bytes | None) -> Response:
         """Nothing here may fail."""
         failure.raiseException()
 

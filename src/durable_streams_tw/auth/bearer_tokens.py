@@ -1,5 +1,7 @@
-"""Where a request carries its token: the Authorization field (RFC 6750 §2.1), or a cookie where
-one is named. Never the URL, which ends up in logs."""
+"""Extraction of bearer tokens from the Authorization header (RFC 6750 §2.1) or a cookie.
+
+Tokens in the URL are not accepted: URLs end up in logs.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +9,25 @@ import re
 from typing import Final
 
 from durable_streams_tw.auth.limits import MAX_BEARER
-from durable_streams_tw.protocol.streams.parsing import HeaderMap
 
-AUTHORIZATION: Final = b"authorization"
-_COOKIE: Final = b"cookie"
-
-# The scheme's name is compared without case (RFC 9110 §11.1).
+# The name of the scheme is case-insensitive (RFC 9110 §11.1).
 _BEARER: Final = re.compile(rb"bearer +([A-Za-z0-9\-._~+/]+=*)", re.IGNORECASE)
 _TOKEN: Final = re.compile(rb"[A-Za-z0-9\-._~+/]+=*")
-# RFC 6265 §4.1.1: what a cookie may be named.
+# RFC 6265 §4.1.1, with a bound on the length.
 COOKIE_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-# Several fields may have been joined with commas, and no token holds one.
+# Repeated Cookie headers are joined with commas, which no token contains.
 _PAIRS: Final = re.compile(rb"[;,]")
 
 
 class MalformedAuthorization(Exception):
-    """There is something where a token should be, and it is none."""
+    """Authorization header or cookie that holds no valid bearer token."""
 
 
-def bearer(header: HeaderMap) -> str | None:
-    """The token in the Authorization field; None where there is no such field.
+def token_from_authorization(value: bytes | None) -> str | None:
+    """Return the token of an Authorization header's value, None if there is no such header.
 
-    Raises `MalformedAuthorization`.
+    Raise `MalformedAuthorization` for another scheme or an invalid token.
     """
-    value = header.get(AUTHORIZATION)
     if value is None:
         return None
     match = _BEARER.fullmatch(value) if len(value) <= MAX_BEARER else None
@@ -39,16 +36,17 @@ def bearer(header: HeaderMap) -> str | None:
     return match[1].decode("ascii")
 
 
-def cookie(header: HeaderMap, name: bytes) -> str | None:
-    """The token in a cookie; None where there is no such cookie. Raises `MalformedAuthorization`.
+def token_from_cookie(value: bytes, name: bytes) -> str | None:
+    """Return the token in the cookie ``name`` of a Cookie header's value, None if it is missing.
 
-    Two of one name are refused: another host of the same domain may have set one of them.
+    Raise `MalformedAuthorization` for an invalid token, and for two different cookies of that
+    name: another host of the same domain may have set one of them.
     """
-    pairs = [part.strip().partition(b"=") for part in _PAIRS.split(header.get(_COOKIE, b""))]
+    pairs = [part.strip().partition(b"=") for part in _PAIRS.split(value)]
     found = {value for key, _, value in pairs if key == name}
     if not found:
         return None
-    value = found.pop()
-    if found or len(value) > MAX_BEARER or _TOKEN.fullmatch(value) is None:
+    token = found.pop()
+    if found or len(token) > MAX_BEARER or _TOKEN.fullmatch(token) is None:
         raise MalformedAuthorization
-    return value.decode("ascii")
+    return token.decode("ascii")

@@ -1,9 +1,9 @@
-"""Grants: what a client may do, and with which streams.
+"""Grants: permissions for verbs on streams.
 
-A grant is a path and some verbs. The path ``jobs`` stands for the stream ``jobs`` and for every
-stream below it, ``jobs/1`` or ``jobs/a/b``, never for ``jobs2``; ``jobs/`` for those below it
-alone; the empty one for all streams. Paths are compared as names, behind percent-decoding, by
-whole segments. Nothing is granted that is not written down.
+A grant is a path and a set of verbs. The path ``jobs`` covers the stream ``jobs`` and every stream
+below it (``jobs/1``, ``jobs/a/b``; not ``jobs2``), ``jobs/`` only those below it, the empty path
+all streams. Paths are compared after percent-decoding, by whole segments. Everything that no grant
+covers is denied.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from durable_streams_tw.protocol.subscriptions.globs import MANY, Glob
 
 
 class Verb(Enum):
-    """What can be granted.
+    """Permissions that a grant can hold.
 
-    APPEND closes too; CREATE says nothing of a stream that is there; LIST and METRICS are for
-    what stands below ``/-/``.
+    APPEND includes closing; CREATE does not include appending; LIST and METRICS are for the
+    resources below ``/-/``.
     """
 
     READ = "read"
@@ -41,21 +41,18 @@ VERBS: Final = {verb.value: verb for verb in Verb}
 
 
 class Grant(Struct, frozen=True):
-    """Some verbs for the streams that a path stands for."""
+    """Verbs for the streams that a path covers."""
 
     path: str
     verbs: frozenset[Verb]
 
 
 class MalformedGrants(Exception):
-    """What should be grants is none; the message is a sentence."""
+    """Error in a list of grants. The message names the entry."""
 
 
 class Grants:
-    """All that one client is granted.
-
-    ``Grants()`` is nothing at all.
-    """
+    """Grants of one client. ``Grants()`` allows nothing."""
 
     __slots__ = ("_below", "_exactly", "all")
 
@@ -72,28 +69,30 @@ class Grants:
                 )
 
     def allow(self, verb: Verb, name: str) -> bool:
-        """Whether this may be done with the stream of a (decoded) name."""
+        """Return whether a verb is granted on the stream of a (decoded) name."""
         below = self._below.get(verb)
         if below is None:
             return False
-        # A name never ends with a slash, so what begins with "jobs/" is below "jobs".
+        # Names never end with a slash, so a name that begins with "jobs/" is below "jobs".
         return name.startswith(below) or name in self._exactly[verb]
 
     def allow_every(self, verb: Verb, glob: Glob) -> bool:
-        """Whether this may be done with every stream that could ever match a glob.
+        """Return whether one grant covers every stream that could ever match a glob.
 
-        One grant has to cover it alone; what only several would cover together is not allowed.
+        Globs that only several grants cover together are not allowed.
         """
         return any(verb in grant.verbs and _covers(grant.path, glob) for grant in self.all)
 
     def allow_below(self, verb: Verb, prefix: str) -> bool:
-        """Whether this may be done with every stream whose name begins with some text, which may
-        end within a segment."""
+        """Return whether a verb is granted on every stream whose name begins with ``prefix``.
+
+        The prefix may end within a segment.
+        """
         below = self._below.get(verb)
         return below is not None and prefix.startswith(below)
 
     def allow_somewhere(self, verb: Verb) -> bool:
-        """Whether there is any stream with which this may be done."""
+        """Return whether a verb is granted on any stream."""
         return verb in self._below
 
 
@@ -102,9 +101,9 @@ def _covers(path: str, glob: Glob) -> bool:
         return True
     granted = path.removesuffix("/").split("/")
     if glob[: len(granted)] != tuple(granted):
-        # Shorter, another name, or a wildcard where a name would have to be.
+        # The glob is shorter, has another name, or a wildcard within the granted segments.
         return False
-    # Behind a slash something has to follow, and ** may stand for nothing.
+    # After the slash a segment has to follow, and ** matches the empty path too.
     return not path.endswith("/") or any(part != MANY for part in glob[len(granted) :])
 
 
@@ -114,10 +113,10 @@ class _Grant(Struct, forbid_unknown_fields=True):
 
 
 def grants_of(value: Any, *, strict: bool) -> Grants:
-    """The grants in a value as JSON or TOML gives it: ``[{"path": "jobs", "verbs": ["read"]}]``.
+    """Return the grants of a parsed JSON or TOML value: ``[{"path": "jobs", "verbs": ["read"]}]``.
 
-    ``strict`` refuses verbs that do not exist; otherwise they grant nothing, for an issuer may
-    know newer ones. Raises `MalformedGrants`.
+    With ``strict``, unknown verbs are errors; without it they grant nothing, as an issuer may know
+    newer ones. Raise `MalformedGrants`.
     """
     try:
         given = msgspec.convert(value, list[_Grant])
@@ -126,7 +125,7 @@ def grants_of(value: Any, *, strict: bool) -> Grants:
     except RecursionError:
         raise MalformedGrants("grants: nested too deeply") from None
     if len(given) > MAX_GRANTS:
-        raise MalformedGrants(f"grants: there are more than {MAX_GRANTS}")
+        raise MalformedGrants(f"grants: more than {MAX_GRANTS} entries")
     return Grants([_grant(grant, strict) for grant in given])
 
 
@@ -139,9 +138,9 @@ def _grant(given: _Grant, strict: bool) -> Grant:
         except Refused as refused:
             raise MalformedGrants(f"grants: {path!r}: {refused.refusal.detail}") from None
         if is_reserved(name):
-            raise MalformedGrants(f"grants: {path!r}: names below __ds are no streams")
+            raise MalformedGrants(f"grants: {path!r}: paths below __ds are reserved")
     unknown = [verb for verb in given.verbs if verb not in VERBS]
     if strict and unknown:
         known = ", ".join(VERBS)
-        raise MalformedGrants(f"grants: {unknown[0]!r} is no verb; there are {known}")
+        raise MalformedGrants(f"grants: unknown verb {unknown[0]!r}; known verbs: {known}")
     return Grant(path, frozenset([VERBS[verb] for verb in given.verbs if verb in VERBS]))

@@ -1,4 +1,4 @@
-"""Who a client is, once its token has been checked."""
+"""Identities of clients, and the credentials and errors of token checkers (twisted.cred)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from durable_streams_tw.auth.grants import Grants
 
 
 class Identity(Struct, frozen=True):
-    """A client that is known.
+    """Authenticated client.
 
-    ``name`` tells clients apart where rates are counted; ``expires_at`` is when its token ends,
-    in seconds since 1970, None for never.
+    ``name`` is the key of its rate limit; ``expires_at`` is when its token expires, in seconds
+    since the Unix epoch, None for never.
     """
 
     name: str
@@ -22,20 +22,20 @@ class Identity(Struct, frozen=True):
 
 
 class IBearerToken(Interface):
-    """Credentials of twisted.cred: a token that whoever has it may use (RFC 6750).
+    """Bearer token (RFC 6750) as credentials of twisted.cred.
 
-    A checker that takes these (`ICredentialsChecker`) answers with an `Identity` as its avatar
-    id, and fails with `twisted.cred.error.UnauthorizedLogin` for a token that it does not know,
-    with `CannotTell` where it cannot tell at the moment. A client is told why only in the words
-    of a `Rejected`.
+    An `ICredentialsChecker` for these returns an `Identity` as the avatar id. It fails with
+    `twisted.cred.error.UnauthorizedLogin` for an unknown token, and with `CheckerUnavailable` if
+    it cannot decide at the moment. The reason is sent to the client only if the error is a
+    `Rejected`.
     """
 
-    token = Attribute("The token, as text of visible ASCII characters.")
+    token = Attribute("The token: visible ASCII characters.")
 
 
 @implementer(IBearerToken)
 class BearerToken:
-    """A token that has come with a request."""
+    """Bearer token of a request."""
 
     __slots__ = ("token",)
 
@@ -44,15 +44,15 @@ class BearerToken:
 
 
 class Rejected(UnauthorizedLogin):
-    """A token is not known; the message is a sentence for whoever has sent it."""
+    """Error of a checker for a token that it rejects. The message is sent to the client."""
 
 
-class CannotTell(Exception):
-    """A checker cannot tell at the moment: what it would have to ask does not answer.
+class CheckerUnavailable(Exception):
+    """Error of a checker that cannot decide at the moment, as its issuer does not respond.
 
-    ``retry_after`` is in seconds.
+    The message is sent to the client, ``retry_after`` (seconds) as Retry-After.
     """
 
-    def __init__(self, sentence: str, retry_after: int = 5) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, retry_after: int = 5) -> None:
+        super().__init__(message)
         self.retry_after = retry_after

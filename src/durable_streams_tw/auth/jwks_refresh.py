@@ -1,7 +1,7 @@
-"""When an issuer's keys are fetched again, and for how long old ones serve.
+"""Refresh policy of an issuer's JWKS: when to fetch it again, and how long old keys stay valid.
 
-Strangers may make a server look for keys, by naming one that nobody knows; the issuer must not
-suffer from that, and its own failures must not stop what can still be told.
+Any client can cause a fetch by naming an unknown key, so fetches are at least `KEY_SET_PAUSE`
+apart; while the issuer does not respond, known keys stay valid up to `KEY_SET_STALE`.
 """
 
 from __future__ import annotations
@@ -11,51 +11,48 @@ from enum import Enum
 from durable_streams_tw.auth.limits import KEY_SET_FRESH, KEY_SET_PAUSE, KEY_SET_STALE
 
 
-class KeySetAction(Enum):
-    """What is done with the keys at hand."""
+class RefreshAction(Enum):
+    """Decision about the keys for one token."""
 
-    USE = "use them"
-    REFRESH = "use them, and fetch them again meanwhile"
-    WAIT = "fetch them, and wait for that"
-    REFUSE = "there are none, and it is too early to ask again"
+    USE = "use the known keys"
+    REFRESH = "use the known keys and start a fetch"
+    WAIT = "start a fetch and wait for it"
+    REFUSE = "no valid keys, and too early to fetch again"
 
 
-class KeySetFreshness:
-    """The times of one key set, in seconds of a monotonic clock."""
+class RefreshPolicy:
+    """Refresh times of one JWKS, in seconds of a monotonic clock."""
 
     def __init__(self) -> None:
-        self._fetched: float | None = None
-        self._asked: float | None = None
+        self._fetched_at: float | None = None
+        self._requested_at: float | None = None
 
-    def known(self, now: float) -> KeySetAction:
-        """What is done for a token whose key is at hand, or might be."""
-        may_ask = self._may_ask(now)
-        if self._fetched is None or now >= self._fetched + KEY_SET_STALE:
-            return KeySetAction.WAIT if may_ask else KeySetAction.REFUSE
-        if now >= self._fetched + KEY_SET_FRESH and may_ask:
-            # Where nobody has asked for so long, nobody knows what was withdrawn meanwhile. While
-            # the issuer does not answer it is asked often, and nobody waits.
-            idle = self._asked is None or now >= self._asked + 2 * KEY_SET_FRESH
-            return KeySetAction.WAIT if idle else KeySetAction.REFRESH
-        return KeySetAction.USE
+    def action(self, now: float) -> RefreshAction:
+        """Return the action for a token whose key is or may be known."""
+        may_fetch = self.may_fetch(now)
+        if self._fetched_at is None or now >= self._fetched_at + KEY_SET_STALE:
+            return RefreshAction.WAIT if may_fetch else RefreshAction.REFUSE
+        if now >= self._fetched_at + KEY_SET_FRESH and may_fetch:
+            # After an idle time a key may have been withdrawn long ago: wait. During an outage
+            # fetches are frequent, so that clients do not wait.
+            idle = self._requested_at is None or now >= self._requested_at + 2 * KEY_SET_FRESH
+            return RefreshAction.WAIT if idle else RefreshAction.REFRESH
+        return RefreshAction.USE
 
-    def unknown(self, now: float) -> bool:
-        """Whether, for a token whose key is not at hand, it is fetched now."""
-        return self._may_ask(now)
+    def may_fetch(self, now: float) -> bool:
+        """Return whether a fetch may start, for a token whose key is unknown too."""
+        return self.retry_after(now) <= 0
 
-    def asked(self, now: float) -> None:
-        """The issuer is asked now."""
-        self._asked = now
+    def fetch_started(self, now: float) -> None:
+        """Record the start of a fetch."""
+        self._requested_at = now
 
-    def answered(self, now: float) -> None:
-        """It has answered, with keys."""
-        self._fetched = now
+    def fetch_succeeded(self, now: float) -> None:
+        """Record that a fetch has returned usable keys."""
+        self._fetched_at = now
 
-    def wait(self, now: float) -> float:
-        """After how many seconds it may be asked again."""
-        if self._asked is None:
+    def retry_after(self, now: float) -> float:
+        """Return the seconds until the next fetch may start."""
+        if self._requested_at is None:
             return 0.0
-        return max(0.0, self._asked + KEY_SET_PAUSE - now)
-
-    def _may_ask(self, now: float) -> bool:
-        return self.wait(now) <= 0
+        return max(0.0, self._requested_at + KEY_SET_PAUSE - now)

@@ -1,7 +1,7 @@
-"""Where the keys of an issuer come from: a URL, or a file.
+"""Sources of an issuer's JWKS: an HTTPS URL or a file.
 
-What a URL answers is bounded in time and size, and no redirect is followed: the operator has
-named the issuer, and nobody else names another.
+Responses are bounded in time and size. Redirects are not followed: only the operator names the
+host that is trusted.
 """
 
 from __future__ import annotations
@@ -28,19 +28,22 @@ from durable_streams_tw.outgoing.agent import UndecodedAgent
 from durable_streams_tw.outgoing.resolver import Resolver, ResolvingReactor
 
 Fetch = Callable[[], "Deferred[bytes]"]
-"""Gets the bytes of a key set; fails with `CannotFetch`."""
+"""Return the bytes of a JWKS. Fail with `FetchError`."""
 
 
-class CannotFetch(Exception):
-    """A key set cannot be had; the message is a sentence that holds no secret."""
+class FetchError(Exception):
+    """Error of a JWKS fetch. The message holds no secret."""
 
 
 class UnusableSource(Exception):
-    """Keys cannot come from there; the message is a sentence for the operator."""
+    """Error in the setting of a JWKS source. The message is for the operator."""
 
 
-def source_of(text: str, reactor: Any) -> tuple[Fetch, str]:
-    """How to get the keys at a URL or in a file, and a name for it. Raises `UnusableSource`."""
+def jwks_source(text: str, reactor: Any) -> tuple[Fetch, str]:
+    """Return a fetch function for a URL or a file path, and the source's name for the log.
+
+    Raise `UnusableSource`.
+    """
     if "://" not in text:
         return partial(in_daemon_thread, reactor, _read, text), text
     try:
@@ -48,39 +51,39 @@ def source_of(text: str, reactor: Any) -> tuple[Fetch, str]:
         host = parts.hostname
         _ = parts.port
     except ValueError:
-        raise UnusableSource("jwks is the URL of a key set, or the path of a file") from None
+        raise UnusableSource("jwks must be a URL or a file path") from None
     if parts.scheme not in ("http", "https") or not host or not text.isascii():
-        raise UnusableSource("jwks is the URL of a key set, or the path of a file")
+        raise UnusableSource("jwks must be a URL or a file path")
     if parts.username is not None or parts.fragment:
-        raise UnusableSource("jwks is a URL without a user and without a fragment")
+        raise UnusableSource("jwks must be a URL without user and fragment")
     if parts.scheme == "http" and not is_local(host.removesuffix(".")):
-        # Whoever can change the keys on their way can make tokens.
-        raise UnusableSource("jwks is fetched over https; over http from this machine only")
-    # Of its own: names that strangers choose must not keep the issuer waiting.
+        # An attacker who can change the JWKS in transit can forge tokens.
+        raise UnusableSource("jwks must be an https URL; http is allowed for this machine only")
+    # A resolver of its own: look-ups of webhook hosts must not delay those of the issuer.
     return partial(fetch, reactor, text, Resolver(reactor)), host
 
 
 def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            # One byte more shows that there are more.
+            # One byte more, so that a larger file is detected.
             return file.read(MAX_KEY_SET + 1)
     except OSError as error:
-        raise CannotFetch(f"{error.strerror}") from None
+        raise FetchError(f"could not read the file: {error.strerror}") from None
 
 
 def fetch(reactor: Any, url: str, resolver: Resolver) -> Deferred[bytes]:
-    """Get what a URL answers. Fails with `CannotFetch`."""
+    """Return the body of a 200 response. Fail with `FetchError`."""
     agent = Agent(
         ResolvingReactor(reactor, resolver),
         connectTimeout=KEY_SET_TIMEOUT,
         pool=HTTPConnectionPool(reactor, persistent=False),
     )
-    fetched = ensureDeferred(_fetch(HTTPClient(UndecodedAgent(agent)), url, reactor))
-    explained: Deferred[bytes] = fetched.addTimeout(
-        KEY_SET_TIMEOUT, monotonic_timers(reactor), _late
-    ).addErrback(_explained)
-    return explained
+    response = ensureDeferred(_fetch(HTTPClient(UndecodedAgent(agent)), url, reactor))
+    fetched: Deferred[bytes] = response.addTimeout(
+        KEY_SET_TIMEOUT, monotonic_timers(reactor), _timed_out
+    ).addErrback(_as_fetch_error)
+    return fetched
 
 
 async def _fetch(client: HTTPClient, url: str, reactor: Any) -> bytes:
@@ -94,47 +97,47 @@ async def _fetch(client: HTTPClient, url: str, reactor: Any) -> bytes:
     response.deliverBody(body)
     received = await body.done
     if response.code != 200:
-        raise CannotFetch(f"it answers {response.code}")
+        raise FetchError(f"the response has status {response.code}")
     return received
 
 
-def _late(_: object, seconds: float) -> bytes:
-    raise CannotFetch(f"it did not answer in {seconds:g} seconds")
+def _timed_out(_: object, seconds: float) -> bytes:
+    raise FetchError(f"no response within {seconds:g} s")
 
 
-def _explained(failure: Failure) -> bytes:
+def _as_fetch_error(failure: Failure) -> bytes:
     error = failure.value
-    if isinstance(error, CannotFetch):
+    if isinstance(error, FetchError):
         raise error
     if isinstance(error, ConnectError):
-        raise CannotFetch(f"it cannot be reached: {error}") from None
-    raise CannotFetch(f"it cannot be asked: {type(error).__name__}") from None
+        raise FetchError(f"could not connect: {error}") from None
+    raise FetchError(f"the request failed: {type(error).__name__}") from None
 
 
 class _Body(Protocol):
-    """Collects an answer's body, up to a bound. Cancelling ends the connection."""
+    """Receiver of a response body up to `MAX_KEY_SET`. Cancelling closes the connection."""
 
     def __init__(self) -> None:
         self._received = bytearray()
         self.done: Deferred[bytes] = Deferred(lambda _: self._stop())
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Collect bytes; close the connection beyond `MAX_KEY_SET`."""
         self._received += data
         if len(self._received) > MAX_KEY_SET:
             self._received.clear()
             self._stop()
             if not self.done.called:
-                self.done.errback(CannotFetch(f"it answers more than {MAX_KEY_SET} bytes"))
+                self.done.errback(FetchError(f"the response is larger than {MAX_KEY_SET} bytes"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The body has ended, or will not."""
+        """Settle ``done`` with the body, or fail it if the body is incomplete."""
         if self.done.called:
             return
         if reason.check(ResponseDone, PotentialDataLoss):
             self.done.callback(bytes(self._received))
         else:
-            self.done.errback(CannotFetch("it did not answer to the end"))
+            self.done.errback(FetchError("the connection closed before the end of the response"))
 
     def _stop(self) -> None:
         transport: Any = self.transport

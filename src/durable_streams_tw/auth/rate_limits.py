@@ -1,7 +1,6 @@
-"""How many requests a client may make: a bucket of tokens for each, kept as one number.
+"""Rate limits per client: token buckets by the generic cell rate algorithm (GCRA).
 
-The number is the time at which its bucket will be full again (the generic cell rate algorithm):
-a bucket whose time has come is as good as none, and is forgotten.
+A bucket is kept as one number, the time at which it will be full again. Full buckets are dropped.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ _ADDRESS: Final = re.compile(
 
 
 class Rate(Struct, frozen=True):
-    """So many requests in so many seconds, and as many at once."""
+    """Rate of ``count`` requests in ``seconds`` seconds, with bursts of ``count``."""
 
     count: int
     seconds: float
 
 
 class RateLimiter:
-    """The buckets of all clients of one server."""
+    """Token buckets of all clients of one server, at most `RATE_CLIENTS`."""
 
     def __init__(self, rate: Rate) -> None:
         self._step = rate.seconds / rate.count
@@ -41,13 +40,13 @@ class RateLimiter:
         return len(self._full_at)
 
     def take(self, client: str, now: float) -> float:
-        """Count a request. 0 where it may be answered, otherwise the seconds to wait.
+        """Count a request and return 0, or return the seconds to wait if it exceeds the rate.
 
-        What is refused is not counted.
+        A refused request is not counted.
         """
         full_at = max(self._full_at.get(client, now), now) + self._step
         late = full_at - self._depth - now
-        # Fractions add up: a bucket that is full to the microsecond is full.
+        # Tolerate rounding errors, which add up: else a client that waits as told is refused.
         if late > 1e-5:
             return late
         self._full_at.put(client, full_at)
@@ -55,7 +54,7 @@ class RateLimiter:
         return 0.0
 
     def _drop_full(self, now: float) -> None:
-        """Drop up to two of the buckets used longest ago that are full again."""
+        """Drop up to two full buckets, least recently used first."""
         for _ in range(2):
             oldest, full_at = self._full_at.oldest()
             if full_at > now:
@@ -63,23 +62,24 @@ class RateLimiter:
             self._full_at.pop(oldest)
 
 
-def client_of(host: str | None, forwarded: bytes | None) -> str:
-    """What tells clients without a name apart: the address, of IPv6 the network of 64 bits.
+def client_address(host: str | None, forwarded: bytes | None) -> str:
+    """Return the key of a client without a token: its IPv4 address or its IPv6 /64 network.
 
-    ``host`` is where the connection comes from; ``forwarded`` is X-Forwarded-For where a proxy is
-    trusted. Of a list the last counts: the proxy has written it, all before it anybody may have.
+    ``host`` is the peer's address; ``forwarded`` is X-Forwarded-For, None unless a proxy is
+    trusted. The last entry of the list counts: the proxy has written it, and any client may have
+    written those before it.
     """
     if forwarded:
         last = forwarded.rpartition(b",")[2].strip().decode("latin-1")
-        behind = _network(last)
-        if behind is not None:
-            return behind
+        client = _network(last)
+        if client is not None:
+            return client
     return "?" if host is None else _network(host) or host
 
 
 @lru_cache(maxsize=4096)
 def _network(text: str) -> str | None:
-    """The network of an address, which some proxies write with a port; None for other text."""
+    """Return the network of an address, with or without a port; None for other text."""
     match = _ADDRESS.fullmatch(text)
     if match is None:
         return None

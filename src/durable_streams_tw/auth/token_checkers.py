@@ -1,7 +1,7 @@
-"""Checkers of bearer tokens, for twisted.cred: a file of tokens, and the JWTs of an issuer.
+"""Checkers of bearer tokens (twisted.cred): a token file, and the JWTs of an issuer.
 
-What was known goes on being known within bounds: a file that cannot be read any more, or that
-holds nonsense, leaves the last good one in place; an issuer that does not answer, its last keys.
+Failures leave the last good state in force: an unreadable or invalid file the tokens read before,
+an issuer that does not respond its last keys (up to `KEY_SET_STALE`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.auth import jwts
-from durable_streams_tw.auth.identities import CannotTell, IBearerToken, Identity, Rejected
+from durable_streams_tw.auth.identities import CheckerUnavailable, IBearerToken, Identity, Rejected
 from durable_streams_tw.auth.jwks import KeySet, MalformedKeySet, read_key_set
-from durable_streams_tw.auth.jwks_refresh import KeySetAction, KeySetFreshness
-from durable_streams_tw.auth.jwks_sources import CannotFetch, Fetch
+from durable_streams_tw.auth.jwks_refresh import RefreshAction, RefreshPolicy
+from durable_streams_tw.auth.jwks_sources import Fetch, FetchError
 from durable_streams_tw.auth.jwts import InvalidToken, TokenRequirements, UnknownKey
 from durable_streams_tw.auth.limits import (
     KEY_SET_STALE,
@@ -37,16 +37,19 @@ from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 
 _log: Final = Logger()
 
+#: Sent to a client whose token no checker knows.
+UNKNOWN_TOKEN: Final = "the token is not known"
+
 
 class UnusableFile(Exception):
-    """A file of tokens cannot be used; the message is a sentence for the operator."""
+    """Error in a token file at start. The message is for the operator."""
 
 
 @implementer(ICredentialsChecker)
 class TokenFileChecker:
-    """Knows the tokens of a file (see `auth.token_file`), which is read again when it changes.
+    """Checker of the tokens in a file (see `auth.token_file`), reloaded when the file changes.
 
-    Raises `UnusableFile` where it cannot be used at the beginning.
+    Raise `UnusableFile` if the file cannot be used when the checker is made.
     """
 
     credentialInterfaces = (IBearerToken,)
@@ -56,200 +59,210 @@ class TokenFileChecker:
         self._clock = clock
         self._wall = wall
         self._key = token_bytes(32)
-        self._looked = clock.seconds()
+        self._checked_at = clock.seconds()
+        # Identity of the file that was read, or the last error that was logged.
         self._seen: object = None
         self._table = self._read()
 
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
-        """Whose token it is. Fails with `Rejected`."""
+        """Return the identity of a token. Fail with `Rejected`."""
         now = self._clock.seconds()
-        if now >= self._looked + TOKEN_FILE_CHECK:
-            self._looked = now
-            self._look_again()
+        if now >= self._checked_at + TOKEN_FILE_CHECK:
+            self._checked_at = now
+            self._reload()
         who = self._table.find(credentials.token, self._wall())
-        return fail(Rejected("the token is not known")) if who is None else succeed(who)
+        return fail(Rejected(UNKNOWN_TOKEN)) if who is None else succeed(who)
 
-    def _look_again(self) -> None:
+    def _reload(self) -> None:
         try:
-            if self._mark() != self._seen:
+            if self._file_identity() != self._seen:
                 self._table = self._read()
-                _log.info("Tokens are those of {path} again", path=self._path)
+                _log.info("Reloaded the token file {path}", path=self._path)
         except (OSError, UnusableFile) as error:
-            sentence = str(error)
-            if sentence != self._seen:
-                # Once for each reason, not for each request.
-                self._seen = sentence
-                _log.error("The tokens known before stay in force: {sentence}", sentence=sentence)
+            reason = str(error)
+            if reason != self._seen:
+                # Log each reason once, not at every check.
+                self._seen = reason
+                _log.error(
+                    "Could not reload the token file, so the previous tokens stay in force: "
+                    "{reason}",
+                    reason=reason,
+                )
 
-    def _mark(self) -> object:
+    def _file_identity(self) -> object:
         found = os.stat(self._path)
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _read(self) -> TokenTable:
         try:
-            mark = self._mark()
+            identity = self._file_identity()
             with open(self._path, "rb") as file:
                 raw = file.read(MAX_TOKEN_FILE + 1)
         except OSError as error:
             raise UnusableFile(
-                f"the tokens in {self._path} cannot be read: {error.strerror}"
+                f"could not read the token file {self._path}: {error.strerror}"
             ) from None
         if len(raw) > MAX_TOKEN_FILE:
-            raise UnusableFile(f"{self._path} has more than {MAX_TOKEN_FILE} bytes")
+            raise UnusableFile(f"the token file {self._path} is larger than {MAX_TOKEN_FILE} bytes")
         try:
             table = read_table(raw, self._key)
         except MalformedFile as error:
-            raise UnusableFile(f"{self._path}: {error}") from None
-        self._seen = mark
+            raise UnusableFile(f"the token file {self._path} is not valid: {error}") from None
+        self._seen = identity
         return table
 
 
 @implementer(ICredentialsChecker)
 class JwtChecker:
-    """Knows the tokens of an issuer, by its keys, which ``fetch`` gets.
+    """Checker of an issuer's JWTs, with the JWKS that ``fetch`` returns.
 
-    ``source`` names the issuer in the log; ``clock`` times the fetching of keys, ``wall`` is what
-    the tokens' claims are compared with.
+    ``source`` names the issuer in the log. ``clock`` (monotonic) times the fetches, ``wall`` is
+    compared with the times in tokens.
     """
 
     credentialInterfaces = (IBearerToken,)
 
     def __init__(
         self,
-        expected: TokenRequirements,
+        requirements: TokenRequirements,
         fetch: Fetch,
         source: str,
         clock: IReactorTime,
         wall: Seconds,
     ) -> None:
-        self._expected = expected
+        self._requirements = requirements
         self._fetch = fetch
         self._source = source
         self._clock = clock
         self._wall = wall
-        self._freshness = KeySetFreshness()
+        self._refresh = RefreshPolicy()
         self._raw = b""
         self._keys = KeySet(())
-        # Tokens that were found good with these keys, by their hash.
-        self._good: BoundedCache[bytes, Identity] = BoundedCache(TOKEN_CACHE)
+        # Tokens verified with these keys, by their SHA-256.
+        self._verified: BoundedCache[bytes, Identity] = BoundedCache(TOKEN_CACHE)
         self._fetching = False
         self._failed = False
         self._waiting: dict[Deferred[None], None] = {}
 
     def warm_up(self) -> None:
-        """Fetch the keys now, so that the first client need not wait."""
-        if self._freshness.known(self._clock.seconds()) is KeySetAction.WAIT:
-            self._begin()
+        """Start the first fetch, so that the first client need not wait for it."""
+        if self._refresh.action(self._clock.seconds()) is RefreshAction.WAIT:
+            self._start_fetch()
 
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
-        """Whose token it is. Fails with `Rejected`, and with `CannotTell`."""
+        """Return the identity of a token. Fail with `Rejected` or `CheckerUnavailable`."""
         token: str = credentials.token
         try:
-            wait = self._must_wait(token)
-            if isinstance(wait, Identity):
-                return succeed(wait)
-        except (InvalidToken, CannotTell) as error:
-            return fail(self._answer(error))
-        return wait.addCallback(lambda _: self._check(token)).addErrback(self._explained)
+            result = self._check_or_wait(token)
+            if isinstance(result, Identity):
+                return succeed(result)
+        except (InvalidToken, CheckerUnavailable) as error:
+            return fail(self._public_error(error))
+        return result.addCallback(lambda _: self._verify(token)).addErrback(self._failed_check)
 
-    def _must_wait(self, token: str) -> Identity | Deferred[None]:
-        """Whose token it is, or what has to be waited for."""
-        plan = self._freshness.known(self._clock.seconds())
-        if plan is KeySetAction.REFRESH:
-            self._begin()
-        if plan is KeySetAction.USE or plan is KeySetAction.REFRESH:
+    def _check_or_wait(self, token: str) -> Identity | Deferred[None]:
+        """Return the identity of a token, or a Deferred that fires after a fetch."""
+        action = self._refresh.action(self._clock.seconds())
+        if action is RefreshAction.REFRESH:
+            self._start_fetch()
+        if action is RefreshAction.USE or action is RefreshAction.REFRESH:
             try:
-                return self._check(token)
+                return self._verify(token)
             except UnknownKey:
-                if not self._fetching and not self._freshness.unknown(self._clock.seconds()):
+                if not self._fetching and not self._refresh.may_fetch(self._clock.seconds()):
                     raise
-        elif plan is KeySetAction.REFUSE and not self._fetching:
-            raise self._cannot_tell()
-        self._begin()
-        return self._wait()
+        elif action is RefreshAction.REFUSE and not self._fetching:
+            raise self._unavailable()
+        self._start_fetch()
+        return self._wait_for_fetch()
 
-    def _explained(self, failure: Failure) -> Failure:
+    def _failed_check(self, failure: Failure) -> Failure:
         error = failure.value
-        return Failure(self._answer(error)) if isinstance(error, InvalidToken) else failure
+        return Failure(self._public_error(error)) if isinstance(error, InvalidToken) else failure
 
-    def _answer(self, error: Exception) -> Exception:
-        """What is said of a token, once everything is known that can be."""
+    def _public_error(self, error: Exception) -> Exception:
+        """Return the error for the client."""
         if isinstance(error, UnknownKey) and self._failed:
-            # It may be new: the issuer has not answered when it was asked last.
-            return self._cannot_tell()
+            # The key may be new: the last fetch failed.
+            return self._unavailable()
         return Rejected(str(error)) if isinstance(error, InvalidToken) else error
 
     # -- tokens -------------------------------------------------------------------------------
 
-    def _check(self, token: str) -> Identity:
+    def _verify(self, token: str) -> Identity:
         now = self._wall()
         digest = hashlib.sha256(token.encode("ascii")).digest()
-        who = self._good.get(digest)
+        who = self._verified.get(digest)
         if who is not None and (who.expires_at is None or now < who.expires_at):
             return who
-        who = jwts.identity(token, self._expected, self._keys, now)
-        self._good.put(digest, who)
+        who = jwts.identity(token, self._requirements, self._keys, now)
+        self._verified.put(digest, who)
         return who
 
-    def _cannot_tell(self) -> CannotTell:
-        wait = self._freshness.wait(self._clock.seconds())
-        return CannotTell("the issuer of the tokens does not answer", max(1, round(wait)))
+    def _unavailable(self) -> CheckerUnavailable:
+        wait = self._refresh.retry_after(self._clock.seconds())
+        return CheckerUnavailable(
+            "the token cannot be checked: its issuer does not respond", max(1, round(wait))
+        )
 
     # -- keys ---------------------------------------------------------------------------------
 
-    def _wait(self) -> Deferred[None]:
-        """Fires when the fetch has ended. Cancelling is a client that has left."""
+    def _wait_for_fetch(self) -> Deferred[None]:
+        """Return a Deferred that fires when the fetch ends. Cancel it when the client leaves."""
         if not self._fetching:
-            # It was done at once.
+            # The fetch ended synchronously.
             return succeed(None)
         if len(self._waiting) >= MAX_KEY_WAITERS:
-            raise self._cannot_tell()
-        waiting: Deferred[None] = Deferred(lambda left: self._waiting.pop(left, None))
+            raise self._unavailable()
+        waiting: Deferred[None] = Deferred(lambda waiter: self._waiting.pop(waiter, None))
         self._waiting[waiting] = None
-        return waiting.addCallback(self._waited)
+        return waiting.addCallback(self._require_keys)
 
-    def _waited(self, _: None) -> None:
-        if self._freshness.known(self._clock.seconds()) in (KeySetAction.WAIT, KeySetAction.REFUSE):
-            raise self._cannot_tell()
+    def _require_keys(self, _: None) -> None:
+        if self._refresh.action(self._clock.seconds()) in (
+            RefreshAction.WAIT,
+            RefreshAction.REFUSE,
+        ):
+            raise self._unavailable()
 
-    def _begin(self) -> None:
+    def _start_fetch(self) -> None:
         if self._fetching:
             return
         self._fetching = True
-        self._freshness.asked(self._clock.seconds())
-        maybeDeferred(self._fetch).addCallback(self._fetched).addErrback(self._unanswered).addBoth(
-            self._ended
-        )
+        self._refresh.fetch_started(self._clock.seconds())
+        maybeDeferred(self._fetch).addCallback(self._fetched).addErrback(
+            self._fetch_failed
+        ).addBoth(self._fetch_ended)
 
     def _fetched(self, raw: bytes) -> None:
         if raw != self._raw:
             self._keys = read_key_set(raw)
             self._raw = raw
-            # What another key has signed is not good any more.
-            self._good.clear()
-            if self._keys.left_out:
+            # Tokens signed with a withdrawn key must fail from now on.
+            self._verified.clear()
+            if self._keys.skipped:
                 _log.warn(
-                    "{count} keys of {source} are of no use here, and were left out",
-                    count=self._keys.left_out,
+                    "Skipped {count} unusable keys in the JWKS of {source}",
+                    count=self._keys.skipped,
                     source=self._source,
                 )
         self._failed = False
-        self._freshness.answered(self._clock.seconds())
+        self._refresh.fetch_succeeded(self._clock.seconds())
 
-    def _unanswered(self, failure: Failure) -> None:
+    def _fetch_failed(self, failure: Failure) -> None:
         self._failed = True
         error = failure.value
-        reason = str(error) if isinstance(error, CannotFetch | MalformedKeySet) else repr(error)
+        reason = str(error) if isinstance(error, FetchError | MalformedKeySet) else repr(error)
         _log.warn(
-            "The keys of {source} could not be fetched ({reason}): those known before serve for "
-            "{hours} hours at most",
+            "Could not fetch the JWKS of {source}, so the known keys stay in force for up to "
+            "{hours} hours: {reason}",
             source=self._source,
             reason=reason,
             hours=round(KEY_SET_STALE / 3600),
         )
 
-    def _ended(self, _: object) -> None:
+    def _fetch_ended(self, _: object) -> None:
         self._fetching = False
         waiting, self._waiting = self._waiting, {}
-        for one in waiting:
-            one.callback(None)
+        for waiter in waiting:
+            waiter.callback(None)

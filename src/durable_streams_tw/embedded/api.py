@@ -136,7 +136,7 @@ class DurableStreams(Service):
             self._fanout,
             self._transfers,
             self._policies,
-            seconds=wall,
+            wall=wall,
             random=random,
             in_thread=self._in_thread,
             max_chunk=settings.max_chunk,
@@ -167,7 +167,7 @@ class DurableStreams(Service):
             rate=settings.rate,
             trust_proxy=settings.trust_proxy,
             # Equal timeouts may fire a little later.
-            live=1.1 * max(settings.sse_reconnect_interval, settings.long_poll_timeout) + 1,
+            max_live=1.1 * max(settings.sse_reconnect_interval, settings.long_poll_timeout) + 1,
         )
         #: What asks requests for credentials and more; None where nothing is asked.
         self.admission: AuthorizedHandler | None = None
@@ -356,7 +356,7 @@ class DurableStreams(Service):
         raw = _bytes(data)
         write = self._writing.append
         if raw and content_type is None:
-            write = self._writing.append_as_it_is
+            write = self._writing.append_untyped
         return _told(lambda: write(_name(path), header, raw), values.written_from)
 
     def close(self, path: str, *, producer: Producer | None = None) -> Deferred[Written]:

@@ -1,4 +1,4 @@
-"""Requests and responses as the operations see them, whatever door they came through."""
+"""Requests and responses, the interface between HTTP engines and handlers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from durable_streams_tw.protocol.streams.responses import Header
 
 
 class Request(Struct, frozen=True):
-    """One complete request for a stream.
+    """Complete request for a stream or control resource.
 
-    ``path`` is the raw path behind the root, still percent-encoded; ``root`` the raw path up
-    to there, a slash at its end; ``query`` the raw query, without its question mark.
+    ``root`` is the raw path up to the streams' root, with a slash at its end; ``path`` the raw
+    path after it, still percent-encoded; ``query`` the raw query without the question mark.
     ``headers`` has lower-case names; repeated headers are joined with ``, ``. ``url`` is the
     stream's absolute URL as the client sees it, without query.
     """
@@ -30,45 +30,44 @@ class Request(Struct, frozen=True):
 
 
 class CommonHeaders:
-    """Fields that many responses carry, in order, and the same as lines of a head.
+    """Headers that many responses share, in order, and the same serialized as HTTP/1.1 lines.
 
-    ``lines`` end with a line's end, each. Raises `ValueError` where a field would end its line.
+    Raise `ValueError` if a header contains a line break.
     """
 
     __slots__ = ("headers", "lines")
 
-    def __init__(self, *given: Header) -> None:
-        self.headers = given
-        self.lines = b"".join([b"%b: %b\r\n" % field for field in given])
-        if self.lines.count(b"\n") != len(given) or self.lines.count(b"\r") != len(given):
-            raise ValueError("a field has a line's end in it")
+    def __init__(self, *headers: Header) -> None:
+        self.headers = headers
+        self.lines = b"".join([b"%b: %b\r\n" % field for field in headers])
+        if self.lines.count(b"\n") != len(headers) or self.lines.count(b"\r") != len(headers):
+            raise ValueError("a header contains a line break")
 
 
 NO_HEADERS: Final = CommonHeaders()
 
 
 class BodyProducer(Protocol):
-    """Writes a body to a sink, and is told of its transport (`IPushProducer`)."""
+    """Producer of a body (`IPushProducer`), which writes to an `BodySink`."""
 
     def pauseProducing(self) -> None:
-        """The transport's buffer is full."""
+        """Pause: the transport's buffer is full."""
 
     def resumeProducing(self) -> None:
-        """The transport's buffer is empty again."""
+        """Resume: the transport's buffer is empty."""
 
     def stopProducing(self) -> None:
-        """The client is gone."""
+        """Stop: the connection is closed."""
 
 
 Follow = Callable[[BodySink], BodyProducer]
-"""Begins a body that is written as it comes: given where to write, returns what has to be told of
-pauses and of the end."""
+"""Start a live body: write to the given sink, and return the producer to pause, resume and stop."""
 
 
 class StreamedBody(Struct, frozen=True):
-    """A body that is written in pieces and comes to its end by itself.
+    """Body that is written in pieces and ends by itself.
 
-    ``size`` is its length in bytes, None where that is not known before.
+    ``size`` is its length in bytes, None if unknown.
     """
 
     follow: Follow
@@ -76,12 +75,10 @@ class StreamedBody(Struct, frozen=True):
 
 
 class Response(Struct, frozen=True):
-    """What a door sends: status, fields in order, and a body: bytes, streamed, or live.
+    """Response: status, headers in order, and a body (bytes, streamed, or live).
 
-    A live body (`Follow`) has an end that the server chooses.
-
-    ``common`` come behind ``own``. Doors add what is theirs: Content-Length or chunks, Date,
-    Connection.
+    A live body (`Follow`) ends when the server decides. ``common`` headers come after ``own``
+    ones. The HTTP engine adds Content-Length or Transfer-Encoding, Date and Connection.
     """
 
     status: int
@@ -91,5 +88,5 @@ class Response(Struct, frozen=True):
 
     @property
     def headers(self) -> tuple[Header, ...]:
-        """All fields in order."""
+        """All headers in order."""
         return (*self.own, *self.common.headers)

@@ -1,4 +1,4 @@
-"""Failures that only a bug of ours explains: the log has them, the client a mark."""
+"""Refusals that several handlers share, and responses to internal errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 
 _log: Final = Logger()
 
+RESERVED_PATH: Final = Refusal(
+    Problem.NOT_FOUND, "paths below __ds are reserved, and this one is not a control resource"
+)
 
-def logged(failure: Failure) -> Refusal:
-    """Log a failure under a fresh mark, and say no more than the mark."""
+
+def body_too_large(limit: int) -> Refusal:
+    """Return the refusal of a request body larger than ``limit`` bytes."""
+    return Refusal(Problem.BODY_TOO_LARGE, f"the request body is larger than {limit} bytes")
+
+
+def internal_error(failure: Failure) -> Refusal:
+    """Log a failure under a random id, and return a refusal that shows the client only the id."""
     mark = token_hex(6)
-    _log.failure("Internal failure {mark}", failure, mark=mark)
-    return Refusal(Problem.INTERNAL, f"the server failed; its log says more under {mark}")
+    _log.failure("Internal error {mark}", failure, mark=mark)
+    return Refusal(Problem.INTERNAL, f"internal error {mark}: see the server's log")

@@ -1,4 +1,4 @@
-"""What whoever runs the server may choose."""
+"""Settings of a server."""
 
 from __future__ import annotations
 
@@ -11,31 +11,50 @@ from durable_streams_tw.storage.limits import MAX_PRODUCERS
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """Choices with their defaults. Sizes are bytes, times are seconds.
+    """Settings of a `DurableStreams` and their defaults. Sizes are bytes, times are seconds.
 
-    ``max_chunk`` is about how much one read returns; without it a read over HTTP returns all up to
-    the tail, in one answer, and one inside the process `MAX_CHUNK`.
-
-    ``cors_origins`` are the origins whose pages may use the server, ``*`` for all;
-    ``cors_headers`` are header fields that they may send beside those of the protocol.
-    ``private`` keeps answers out of shared caches. ``trust_proxy`` believes
-    X-Forwarded-Proto and X-Forwarded-Host, which any client can send: only for a server that
-    is reached through a proxy that sets them. ``max_connections`` are all of a site, or of
-    one address; 0 are any number. ``max_stored`` bounds what streams take on the disk; None is
-    no bound but the disk's. ``max_producers`` is how many producers a stream remembers at least.
-
-    ``body_timeout`` is how long a request body may pause. ``max_body_memory`` bounds the bodies of
-    all requests together; None is `limits.BODY_MEMORY`, or ``max_body`` where that is more.
-    ``max_unread_memory`` bounds what clients of the fast channel leave unread, all together.
-
-    ``public_url`` is the URL of the streams' root as others reach it, a slash at its end: webhooks
-    are told to call back there. ``allow_local_webhooks`` lets webhooks lead to this machine's
-    loopback, without TLS too. ``rotate_webhook_key`` makes a new signing key at the start, which
-    takes over once receivers know it.
-
-    ``allowed_hosts`` are the names by which the server may be called, none are all;
-    ``auth_cookie`` is the name of a cookie that may hold a client's token; ``rate`` is how many
-    requests each client may make.
+    Parameters
+    ----------
+    max_body
+        Largest request body.
+    max_chunk
+        About how much one read returns. None: over HTTP everything up to the tail, in the process
+        `limits.MAX_CHUNK`.
+    max_stored
+        Largest size of all streams on disk. None: as much as the disk holds.
+    max_producers
+        How many producers a stream remembers at least.
+    cors_origins
+        Origins whose pages may use the server; ``*`` allows all.
+    cors_headers
+        Request headers that CORS allows besides those of the protocol.
+    private
+        Forbid shared caches to store responses.
+    trust_proxy
+        Trust X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host. Only for a server behind a
+        proxy that sets them, as any client can send them.
+    body_timeout
+        Longest pause within a request body.
+    max_body_memory
+        Bound on the bodies of all requests together. None: `limits.BODY_MEMORY`, or ``max_body``
+        if that is more.
+    max_unread_memory
+        Bound on the response bytes that clients leave unread, all connections together.
+    max_connections, max_connections_per_address
+        Largest number of open connections; 0 is unlimited.
+    public_url
+        URL of the streams' root as clients reach it, with a slash at its end. Webhook receivers
+        call back there.
+    allow_local_webhooks
+        Allow webhooks to loopback addresses, also without TLS.
+    rotate_webhook_key
+        Make a new signing key at start. It signs once receivers have had time to fetch it.
+    allowed_hosts
+        Host names by which clients may call the server. Empty: all.
+    auth_cookie
+        Name of a cookie that may hold a client's token.
+    rate
+        Rate limit of each client.
     """
 
     max_body: int = limits.MAX_BODY
@@ -64,7 +83,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def body_memory(self) -> int:
-        """How many bytes the bodies of all requests may take together."""
+        """Return the bound on the bodies of all requests together, in bytes."""
         if self.max_body_memory is None:
             return max(limits.BODY_MEMORY, self.max_body)
         return self.max_body_memory

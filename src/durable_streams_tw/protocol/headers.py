@@ -7,7 +7,7 @@ response headers (``H_``) have the spelling of the protocol.
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
@@ -153,3 +153,9 @@ def parse_token(name: str, value: bytes) -> str:
         return value.decode("utf-8")
     except UnicodeDecodeError:
         return value.decode("latin-1")
+
+
+def format_timestamp(milliseconds: int) -> str:
+    """Return an RFC 3339 timestamp in UTC for milliseconds since the Unix epoch."""
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

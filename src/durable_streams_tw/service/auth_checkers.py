@@ -64,13 +64,13 @@ def jwt_tokens(argument: str) -> Any:
     """The checker of ``jwt:issuer=...,audience=...,jwks=...``."""
     from twisted.internet import reactor
 
-    from durable_streams_tw.auth.jwks_sources import UnusableSource, source_of
+    from durable_streams_tw.auth.jwks_sources import UnusableSource, jwks_source
     from durable_streams_tw.auth.token_checkers import JwtChecker
 
     expected, jwks = read_jwt(argument)
     running: Any = reactor
     try:
-        fetch, name = source_of(jwks, reactor)
+        fetch, name = jwks_source(jwks, reactor)
     except UnusableSource as error:
         raise strcred.InvalidAuthArgumentString(str(error)) from None
     checker = JwtChecker(

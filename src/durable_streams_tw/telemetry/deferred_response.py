@@ -21,6 +21,6 @@ def respond_later(request: Request, told: Deferred[Response]) -> int:
         if not gone:
             refuse(response, request)
 
-    told.addErrback(lambda failure: resources.refusal(problems.logged(failure)))
+    told.addErrback(lambda failure: resources.refusal(problems.internal_error(failure)))
     told.addCallback(answer)
     return NOT_DONE_YET

@@ -24,7 +24,6 @@ from twisted.python.failure import Failure
 
 from durable_streams_tw import __version__
 from durable_streams_tw.clocks import monotonic_timers
-from durable_streams_tw.http.handlers.deferred_result import at_leisure
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol.errors import Refusal
@@ -60,9 +59,9 @@ class TracingHandler:
         self._operations = operations
         self._tracer = tracer
 
-    def serving(self, host: str | None) -> Respond:
+    def responder(self, host: str | None) -> Respond:
         """What answers the requests of a connection from an address."""
-        inner = self._operations.serving(host)
+        inner = self._operations.responder(host)
         return lambda request: self._traced(request, inner)
 
     def decide(self, host: str | None, request: Request) -> Decision | Deferred[Decision]:
@@ -83,9 +82,9 @@ class TracingHandler:
         """What says no to a request, with the Origin that it named."""
         return self._operations.refuse(refusal, origin)
 
-    def failure(self, failure: Failure, origin: bytes | None) -> Response:
+    def error_response(self, failure: Failure, origin: bytes | None) -> Response:
         """What answers a request whose answer has failed."""
-        return self._operations.failure(failure, origin)
+        return self._operations.error_response(failure, origin)
 
     def _traced(self, request: Request, respond: Respond) -> Response | Deferred[Response]:
         method = _METHODS.get(request.method, _OTHER)
@@ -104,14 +103,14 @@ class TracingHandler:
         if isinstance(answer, Response):
             _end(span, answer.status)
             return answer
-        later: Any = at_leisure(answer)
+        later: Any = answer
         traced: Deferred[Response] = later.addBoth(self._answered, span, request)
         return traced
 
     def _answered(self, answer: Response | Failure, span: Span, request: Request) -> Any:
         if isinstance(answer, Failure) and answer.check(CancelledError) is None:
             # The door would do the same; here its status is known.
-            answer = self._operations.failure(answer, request.headers.get(b"origin"))
+            answer = self._operations.error_response(answer, request.headers.get(b"origin"))
         _end(span, answer.status if isinstance(answer, Response) else None)
         return answer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from durable_streams_tw.auth.identities import CannotTell, Identity, Rejected
+from durable_streams_tw.auth.identities import CheckerUnavailable, Identity, Rejected
 from tests.http.admission_case import AdmissionCase, both, granting
 from tests.http.house import MORNING, ROOT, Client
 
@@ -109,7 +109,7 @@ class Credentials(AdmissionCase):
     def test_checkers_that_fail(self) -> None:
         """Whatever happens, it is no yes."""
         self.put("a")
-        self.tokens.known["down"] = CannotTell("the issuer does not answer", 7)
+        self.tokens.known["down"] = CheckerUnavailable("the issuer does not answer", 7)
         answer = self.ask("GET", "a", "down")
         self.assertEqual((answer.status, answer.header["retry-after"]), (503, "7"))
         self.tokens.known["bug"] = ZeroDivisionError("root")

@@ -40,7 +40,7 @@ class Case(SynchronousTestCase):
         url = b"http://h/s/" + path
         request = Request(method.encode(), b"/s/", path, query, fields, body, url)
         responded: Deferred[Any] = maybeDeferred(self.operations.respond, request)
-        return responded.addErrback(self.operations.failure, fields.get(b"origin"))
+        return responded.addErrback(self.operations.error_response, fields.get(b"origin"))
 
     def ask(self, method: str, target: str, body: bytes = b"", **header: str) -> Response:
         """Ask, and have the answer."""
@@ -407,7 +407,7 @@ class FailureTests(Case):
         self.assertEqual(self.fields(answer)["access-control-allow-origin"], "*")
         assert isinstance(answer.body, bytes)
         self.assertNotIn(b"secret", answer.body)
-        mark = json.loads(answer.body)["detail"].split()[-1]
+        mark = json.loads(answer.body)["detail"].split()[2].rstrip(":")
         self.assertEqual(len(mark), 12)
         (logged,) = self.flushLoggedErrors(RuntimeError)
         self.assertEqual(str(logged.value), "a secret")

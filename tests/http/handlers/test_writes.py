@@ -57,7 +57,7 @@ class OrderTests(SynchronousTestCase):
 
     def test_behind_a_look(self) -> None:
         """A thousand appends behind one whose content type is looked up."""
-        outcomes = [self.writing.append_as_it_is("a", {}, b"0")]
+        outcomes = [self.writing.append_untyped("a", {}, b"0")]
         outcomes += [self.writing.append("a", JSON, b"%d" % n) for n in range(1, 2000)]
         other = self.writing.append("b", JSON, b"1")
         self.assertIsInstance(self.successResultOf(other), Appended)
@@ -66,11 +66,11 @@ class OrderTests(SynchronousTestCase):
         for outcome in outcomes:
             self.assertIsInstance(self.successResultOf(outcome), Appended)
         self.assertEqual(self.content("a"), b"".join(b"%d," % n for n in range(2000)))
-        self.assertEqual(self.writing._turns, {})
+        self.assertEqual(self.writing._queues, {})
 
     def test_every_one_looks(self) -> None:
         """A thousand appends that each look: one at a time, and no recursion."""
-        outcomes = [self.writing.append_as_it_is("a", {}, b"%d" % n) for n in range(2000)]
+        outcomes = [self.writing.append_untyped("a", {}, b"%d" % n) for n in range(2000)]
         for _ in range(2000):
             self.assertEqual(len(self.store.looks), 1)
             self.store.find()
@@ -80,7 +80,7 @@ class OrderTests(SynchronousTestCase):
 
     def test_deletion_waits_too(self) -> None:
         """What is deleted after an append is deleted with it."""
-        appended = self.writing.append_as_it_is("a", {}, b"0")
+        appended = self.writing.append_untyped("a", {}, b"0")
         deleted = self.writing.delete("a", {})
         created = self.writing.create("a", {b"content-type": b"text/plain"}, b"new", b"/")
         self.store.find()
@@ -90,7 +90,7 @@ class OrderTests(SynchronousTestCase):
 
     def test_refused_look(self) -> None:
         """A stream that is not there refuses that append, and holds nobody up."""
-        lost = self.writing.append_as_it_is("missing", {}, b"0")
+        lost = self.writing.append_untyped("missing", {}, b"0")
         created = self.writing.create("missing", JSON, b"1", b"/")
         self.store.find()
         refused = self.failureResultOf(lost, Refused).value
@@ -100,7 +100,7 @@ class OrderTests(SynchronousTestCase):
 
     def test_cancelled(self) -> None:
         """Who stops waiting undoes nothing."""
-        outcome = self.writing.append_as_it_is("a", {}, b"0")
+        outcome = self.writing.append_untyped("a", {}, b"0")
         outcome.addErrback(lambda _: None)
         outcome.cancel()
         self.store.find()
@@ -118,7 +118,7 @@ class OrderTests(SynchronousTestCase):
                 raw = b'"' + raw + b"x" * INLINE_BODY + b'"'
             expected += raw + b","
             if kind == "look":
-                outcomes.append(self.writing.append_as_it_is("a", {}, raw))
+                outcomes.append(self.writing.append_untyped("a", {}, raw))
             else:
                 outcomes.append(self.writing.append("a", JSON, raw))
             if luck.random() < 0.3:  # type: ignore[attr-defined]
@@ -130,4 +130,4 @@ class OrderTests(SynchronousTestCase):
         for outcome in outcomes:
             self.assertIsInstance(self.successResultOf(outcome), Appended)
         self.assertEqual(self.content("a"), expected)
-        self.assertEqual(self.writing._turns, {})
+        self.assertEqual(self.writing._queues, {})

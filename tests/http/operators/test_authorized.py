@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 
-from durable_streams_tw.auth.identities import CannotTell, Identity
+from durable_streams_tw.auth.identities import CheckerUnavailable, Identity
 from durable_streams_tw.auth.rate_limits import Rate
 from durable_streams_tw.http.operators.resources import OperatorTree
 from durable_streams_tw.http.settings import Settings
@@ -138,7 +138,7 @@ class Operators(OperatorsCase):
 
     def test_checkers_that_fail(self) -> None:
         """Nothing is shown."""
-        self.tokens.known["down"] = CannotTell("the issuer does not answer")
+        self.tokens.known["down"] = CheckerUnavailable("the issuer does not answer")
         self.assertEqual(self.look("/-/metrics", "down").status, 503)
         self.tokens.known["bug"] = ZeroDivisionError()
         self.assertEqual(self.look("/-/metrics", "bug").status, 500)

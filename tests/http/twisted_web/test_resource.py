@@ -237,7 +237,7 @@ class BugTests(SynchronousTestCase):
         def respond(request: object) -> None:
             raise RuntimeError("a secret")
 
-        self.patch(house.streams.operations, "answer", respond)
+        self.patch(house.streams.operations, "respond", respond)
         answer = house.ask("GET", "a", {"Origin": "https://app.example"})
         self.assertEqual(answer.status, 500)
         self.assertEqual(answer.header["content-type"], "application/problem+json")

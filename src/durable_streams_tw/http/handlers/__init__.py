@@ -1,1 +1,1 @@
-"""Request handlers: stream operations, subscriptions, authorization."""
+"""Request handlers: streams, subscriptions, authorization."""

@@ -1,16 +1,15 @@
-"""Admission: what a request has to show before it is carried out.
+"""Authentication, authorization and rate limits of requests, before they are handled.
 
-Stands before the stream operations, at every door alike, and is not there at all where nothing
-is asked of anybody. In this order:
+`AuthorizedHandler` wraps `StreamHandler` for every HTTP engine; a server without an `AccessPolicy`
+does not use it. Checks in order:
 
-1. the name that the request is for (`auth.origins`): a page that has rebound its own name is
-   turned away before anything else is looked at;
-2. the rate of the client, by its address while nobody knows who it is, then by its name;
-3. the token; who has it;
-4. the page that a request comes from, where what makes it trusted is not the page's own;
-5. what the client is granted, for the request as the operations will read it.
+1. the Host header (`auth.origins`), so that DNS rebinding learns nothing;
+2. the rate limit: by address before authentication, by identity after it;
+3. the bearer token;
+4. the Origin, if the credentials are a cookie or the network;
+5. the grants, for the request as the handlers parse it.
 
-A program that holds the streams in its own process is asked nothing.
+Calls within the process (`embedded`) are not checked.
 """
 
 from __future__ import annotations
@@ -27,12 +26,17 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from durable_streams_tw.auth import bearer_tokens
+from durable_streams_tw.auth.bearer_tokens import (
+    MalformedAuthorization,
+    token_from_authorization,
+    token_from_cookie,
+)
 from durable_streams_tw.auth.grants import Grants, Verb
-from durable_streams_tw.auth.identities import BearerToken, CannotTell, Identity, Rejected
+from durable_streams_tw.auth.identities import BearerToken, CheckerUnavailable, Identity, Rejected
 from durable_streams_tw.auth.limits import MAX_BEARER, TOKEN_CACHE
 from durable_streams_tw.auth.origins import AllowedHosts, AllowedOrigins
-from durable_streams_tw.auth.rate_limits import Rate, RateLimiter, client_of
+from durable_streams_tw.auth.rate_limits import Rate, RateLimiter, client_address
+from durable_streams_tw.auth.token_checkers import UNKNOWN_TOKEN
 from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
 from durable_streams_tw.http.handlers import required_grants
@@ -42,6 +46,7 @@ from durable_streams_tw.http.handlers.streams import Decision, Respond, StreamHa
 from durable_streams_tw.http.handlers.token_deadline import until
 from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.messages import Request, Response
+from durable_streams_tw.protocol import headers
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.streams.parsing import HeaderMap
 from durable_streams_tw.protocol.subscriptions import parsing
@@ -59,29 +64,34 @@ from durable_streams_tw.subscriptions.tokens import TOKEN_MISSING
 if TYPE_CHECKING:
     from twisted.cred.checkers import ICredentialsChecker
 
+#: Methods that change nothing (RFC 9110 §9.2.1).
+_SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
+
 _REALM: Final = b'Bearer realm="durable-streams"'
-_HOST: Final = Refusal(Problem.HOST_NOT_ALLOWED, "this server is not called by that name")
+_HOST_NOT_ALLOWED: Final = Refusal(
+    Problem.HOST_NOT_ALLOWED, "the Host header names no allowed host: see --allowed-host"
+)
 _CROSS_SITE: Final = Refusal(
-    Problem.CROSS_SITE, "pages of that origin may change nothing here: see --cors-origin"
+    Problem.CROSS_SITE, "pages of this origin may not send this request: see --cors-origin"
 )
 _MISSING: Final = Refusal(
     Problem.UNAUTHORIZED,
-    "a token is needed: Authorization: Bearer <token>",
+    "the request has no token: send Authorization: Bearer <token>",
     ((b"WWW-Authenticate", _REALM),),
 )
-_ENDED: Final = "the token has expired"
+_EXPIRED: Final = "the token has expired"
 _TAKEN: Final = Refusal(
     Problem.SUBSCRIPTION_ALREADY_EXISTS, "the subscription exists with another configuration"
 )
 
 
 class AccessPolicy(Struct, frozen=True, kw_only=True):
-    """What is asked of requests.
+    """Requirements for requests.
 
-    ``checkers`` know tokens (`auth.identities.IBearerToken`); without any, everybody may do
-    everything. ``cookie`` is the name of one that may hold a token. ``hosts`` and ``origins``
-    see `auth.origins`; ``rate`` is for each client. ``live`` is how long a reader may follow
-    before it has to ask again, in seconds.
+    ``checkers`` check tokens (`auth.identities.IBearerToken`); without any, no token is required.
+    ``cookie`` is the name of a cookie that may hold the token. ``rate`` applies to each client.
+    ``trust_proxy`` takes the client's address from X-Forwarded-For. ``max_live`` is the longest
+    duration of a live read in seconds, after which the client has to authenticate again.
     """
 
     checkers: Sequence[ICredentialsChecker] = ()
@@ -90,16 +100,18 @@ class AccessPolicy(Struct, frozen=True, kw_only=True):
     origins: AllowedOrigins
     rate: Rate | None = None
     trust_proxy: bool = False
-    live: float
+    max_live: float
 
     def __bool__(self) -> bool:
-        """Whether anything is asked at all."""
         return bool(self.checkers or self.hosts or self.origins or self.rate)
 
 
 class ClientRequest(Struct, frozen=True):
-    """A request, as far as it matters who sends it. ``client`` is an address; ``authority`` the
-    host and port that the client sees."""
+    """Parts of a request that identify its client.
+
+    ``client`` is the key of the client's address (`client_address`), ``authority`` the host and
+    port that the client sees.
+    """
 
     client: str
     method: bytes
@@ -107,337 +119,356 @@ class ClientRequest(Struct, frozen=True):
     authority: bytes
 
 
-Judged = Callable[[Identity | None], Any]
+Authenticated = Callable[[Identity | None], Any]
+"""Continuation after authentication. The identity is None where no token is required."""
 
 
 class AuthorizedHandler:
-    """Stream operations that ask first. ``operations`` carry out what is admitted."""
+    """Request handler that authenticates and authorizes before it delegates to a `StreamHandler`.
+
+    ``clock`` (monotonic) times rate limits and token deadlines, ``wall`` is compared with the
+    expiry of tokens.
+    """
 
     def __init__(
         self,
-        operations: StreamHandler,
-        policies: ResponseHeaders,
+        handler: StreamHandler,
+        response_headers: ResponseHeaders,
         subscriptions: Subscriptions,
-        conditions: AccessPolicy,
+        policy: AccessPolicy,
         clock: IReactorTime,
         wall: Seconds,
     ) -> None:
-        self._operations = operations
-        self._policies = policies
+        self._handler = handler
+        self._response_headers = response_headers
         self._subscriptions = subscriptions
-        self._conditions = conditions
+        self._policy = policy
         self._clock = clock
         self._wall = wall
-        self._rates = None if conditions.rate is None else RateLimiter(conditions.rate)
-        # Tokens that were good a moment ago, by their hash: their owners' addresses do not pay.
-        self._known: BoundedCache[bytes, None] = BoundedCache(TOKEN_CACHE)
-        self.refuse = operations.refuse
-        self.failure = operations.failure
+        self._rates = None if policy.rate is None else RateLimiter(policy.rate)
+        # Hashes of tokens that were valid lately: their requests count for the identity only,
+        # so that clients of one address with valid tokens do not share its rate.
+        self._valid: BoundedCache[bytes, None] = BoundedCache(TOKEN_CACHE)
+        self.refuse = handler.refuse
+        self.error_response = handler.error_response
 
     # -- streams ------------------------------------------------------------------------------
 
-    def serving(self, host: str | None) -> Respond:
-        """What answers the requests of a connection from an address."""
+    def responder(self, host: str | None) -> Respond:
+        """Return the function that answers the requests of a connection from an address."""
         return partial(self._respond, host)
 
     def respond(self, request: Request) -> Response | Deferred[Response]:
-        """Answer a request from nobody knows where. Fails only when it is cancelled."""
+        """BufferedResponse a request from an unknown address. Fail only when cancelled."""
         return self._respond(None, request)
 
     def decide(self, host: str | None, request: Request) -> Decision | Deferred[Decision]:
-        """Decide by the head who a client is and what it may do. The rate counts it once."""
-        decision: Decision | Deferred[Decision] = self._guarded(
-            request, lambda: self._examined(host, request, self._decided, self._decided_of_control)
+        """Authenticate and authorize a request by its head. The rate limit counts it once."""
+        decision: Decision | Deferred[Decision] = self._catch(
+            request,
+            lambda: self._authenticate(host, request, self._decide_stream, self._decide_control),
         )
         return decision
 
     def _respond(self, host: str | None, request: Request) -> Response | Deferred[Response]:
-        answer: Response | Deferred[Response] = self._guarded(
-            request, lambda: self._examined(host, request, self._stream, self._control)
+        response: Response | Deferred[Response] = self._catch(
+            request, lambda: self._authenticate(host, request, self._stream, self._control)
         )
-        return answer
+        return response
 
-    def _examined(
+    def _authenticate(
         self,
         host: str | None,
         request: Request,
         stream: Callable[[Request, Identity | None], Any],
         control: Callable[[Request, ControlPath, Identity | None], Any],
     ) -> Any:
-        """Go on with ``stream`` or ``control`` once it is known who it is; or say why not."""
-        say = partial(self._say, request)
+        """Call ``stream`` or ``control`` with the client's identity, or return a refusal."""
+        refuse = partial(self._refuse, request)
         if request.method == b"OPTIONS":
-            # A preflight carries no credentials, and is told nothing of any stream.
-            if not self._conditions.hosts.allow(request.headers):
-                return say(_HOST)
-            return self._operations.respond(request)
-        visit = self._visit(host, request.method, request.headers, request.url)
+            # A CORS preflight carries no credentials.
+            if not self._policy.hosts.allow(request.headers.get(b"host")):
+                return refuse(_HOST_NOT_ALLOWED)
+            return self._handler.respond(request)
+        client = self.client_request(host, request.method, request.headers, request.url)
         if is_control(request.path):
             path = parse_control_path(request.path)
-            open_to_all = required_grants.is_open(path, request.method) or path.place in WAKE_KINDS
-            return self.examine(visit, partial(control, request, path), say, open_to_all)
-        return self.examine(visit, partial(stream, request), say)
+            public = required_grants.is_public(path, request.method) or path.place in WAKE_KINDS
+            return self.authenticate(client, partial(control, request, path), refuse, public)
+        return self.authenticate(client, partial(stream, request), refuse)
 
-    def _guarded(self, request: Request, call: Callable[[], Any]) -> Any:
-        """Make a call, with an answer to whatever it fails with, now or later."""
+    def _catch(self, request: Request, call: Callable[[], Any]) -> Any:
+        """Make a call and turn its errors, now or later, into responses."""
         try:
-            answer = call()
-        except Exception:  # noqa: BLE001 - whatever it is, nothing is carried out
-            return self._refused(Failure(), request)
-        if isinstance(answer, Deferred):
+            result = call()
+        except Exception:  # noqa: BLE001 - any error means that the request is not carried out
+            return self._error_response(Failure(), request)
+        if isinstance(result, Deferred):
             failed: Callable[[Failure, Request], Any] = self._failed
-            return answer.addErrback(failed, request)
-        return answer
+            return result.addErrback(failed, request)
+        return result
 
-    def _decided(self, request: Request, who: Identity | None) -> Decision:
-        missing = self._missing(request, who)
-        if missing is not None:
-            return missing
-        decision = self._operations.decide(None, request)
+    def _decide_stream(self, request: Request, identity: Identity | None) -> Decision:
+        forbidden = self._forbidden(request, identity)
+        if forbidden is not None:
+            return forbidden
+        decision = self._handler.decide(None, request)
         if isinstance(decision, Response):
             return decision
-        return lambda whole: self._guarded(whole, lambda: self._stream(whole, who))
+        return lambda complete: self._catch(complete, lambda: self._stream(complete, identity))
 
-    def _decided_of_control(
-        self, request: Request, path: ControlPath, who: Identity | None
+    def _decide_control(
+        self, request: Request, path: ControlPath, identity: Identity | None
     ) -> Decision:
-        decision = self._operations.decide(None, request)
+        decision = self._handler.decide(None, request)
         if isinstance(decision, Response):
             return decision
-        # What is granted depends on the body.
-        return lambda whole: self._guarded(whole, lambda: self._control(whole, path, who))
+        # The required grants depend on the body.
+        return lambda complete: self._catch(
+            complete, lambda: self._control(complete, path, identity)
+        )
 
     def _failed(self, failure: Failure, request: Request) -> Response | Failure:
-        # Passed on and not raised: a traceback holds frames, and they the request.
-        return failure if failure.check(CancelledError) else self._refused(failure, request)
+        # Return the failure, do not raise it: a traceback would keep the request alive.
+        if failure.check(CancelledError):
+            return failure
+        return self._error_response(failure, request)
 
-    def _refused(self, failure: Failure, request: Request) -> Response:
+    def _error_response(self, failure: Failure, request: Request) -> Response:
         if isinstance(failure.value, Refused):
-            return self._say(request, failure.value.refusal)
-        return self._operations.failure(failure, request.headers.get(b"origin"))
+            return self._refuse(request, failure.value.refusal)
+        return self._handler.error_response(failure, request.headers.get(headers.ORIGIN))
 
-    def _say(self, request: Request, refusal: Refusal) -> Response:
-        origin = request.headers.get(b"origin")
+    def _refuse(self, request: Request, refusal: Refusal) -> Response:
+        origin = request.headers.get(headers.ORIGIN)
         if is_control(request.path):
-            return self._policies.complete(handlers_subscriptions.refused(refusal), origin)
-        return self._operations.refuse(refusal, origin)
+            return self._response_headers.complete(handlers_subscriptions.refused(refusal), origin)
+        return self._handler.refuse(refusal, origin)
 
-    def _stream(self, request: Request, who: Identity | None) -> Response | Deferred[Response]:
-        missing = self._missing(request, who)
-        if missing is not None:
-            return missing
-        answer = self._operations.respond(request)
-        if who is None or request.method != b"GET" or who.expires_at is None:
-            return answer
-        left = who.expires_at - self._wall()
-        if left > self._conditions.live:
-            return answer
-        return until(left, answer, self._clock, lambda: self._say(request, unauthorized(_ENDED)))
+    def _stream(self, request: Request, identity: Identity | None) -> Response | Deferred[Response]:
+        forbidden = self._forbidden(request, identity)
+        if forbidden is not None:
+            return forbidden
+        response = self._handler.respond(request)
+        if identity is None or request.method != b"GET" or identity.expires_at is None:
+            return response
+        left = identity.expires_at - self._wall()
+        if left > self._policy.max_live:
+            return response
+        expired = partial(self._refuse, request, unauthorized(_EXPIRED))
+        return until(left, response, self._clock, expired)
 
-    def _missing(self, request: Request, who: Identity | None) -> Response | None:
-        """Say what a client is not granted."""
-        if who is None:
+    def _forbidden(self, request: Request, identity: Identity | None) -> Response | None:
+        """Return the response to a request that lacks a grant, None if it has all."""
+        if identity is None:
             return None
-        missing = required_grants.allowed(
-            who.grants, request.method, request.path, request.headers, request.root
+        missing = required_grants.missing_for_stream(
+            identity.grants, request.method, request.path, request.headers, request.root
         )
-        return None if missing is None else self._say(request, forbidden(missing))
+        return None if missing is None else self._refuse(request, forbidden(missing))
 
     # -- subscriptions --------------------------------------------------------------------------
 
     def _control(
-        self, request: Request, path: ControlPath, who: Identity | None
+        self, request: Request, path: ControlPath, identity: Identity | None
     ) -> Response | Deferred[Response]:
-        if not self._conditions.checkers or required_grants.is_open(path, request.method):
-            return self._operations.respond(request)
+        if not self._policy.checkers or required_grants.is_public(path, request.method):
+            return self._handler.respond(request)
         if path.place in WAKE_KINDS:
-            return self._wake(request, path)
-        assert who is not None, "all else is asked with a token"
+            return self._respond_to_worker(request, path)
+        assert identity is not None, "every other control resource requires a token"
         if path.place in (ControlResource.NOTHING, ControlResource.KEYS):
-            return self._operations.respond(request)
+            return self._handler.respond(request)
         name = parsing.parse_subscription_id(path.id)
-        making = path.place is ControlResource.SUBSCRIPTION and request.method == b"PUT"
+        creates = path.place is ControlResource.SUBSCRIPTION and request.method == b"PUT"
         missing: str | None = None
-        if not who.grants.allow_somewhere(Verb.SUBSCRIBE):
-            missing = "this needs subscribe"
-        elif making:
-            missing = required_grants.subscribing(who.grants, request.body)
+        if not identity.grants.allow_somewhere(Verb.SUBSCRIBE):
+            missing = "the request needs the grant subscribe"
+        elif creates:
+            missing = required_grants.missing_for_subscription(identity.grants, request.body)
         elif path.place is ControlResource.STREAMS and request.method == b"POST":
-            missing = required_grants.linking(who.grants, request.body)
+            missing = required_grants.missing_for_links(identity.grants, request.body)
         if missing is not None:
-            return self._say(request, forbidden(missing))
+            return self._refuse(request, forbidden(missing))
         found: Deferred[Any] = self._subscriptions.ask(
             lambda snapshot: glob_and_explicit_paths(snapshot, name)
         )
-        return found.addCallback(self._covered, request, who.grants, making)
+        return found.addCallback(self._authorize_existing, request, identity.grants, creates)
 
-    def _covered(
-        self, found: Any, request: Request, grants: Grants, making: bool
+    def _authorize_existing(
+        self, found: Any, request: Request, grants: Grants, creates: bool
     ) -> Response | Deferred[Response]:
-        """What is there under the id: a client uses it that could have made it."""
+        """Carry out a request for a subscription if the client could have created it."""
         if isinstance(found, Refusal):
-            # What is not there yet may be there in a moment, and be somebody else's: so only
-            # making it goes on.
-            if making and found.problem is GONE.problem:
-                return self._operations.respond(request)
-            return self._say(request, found)
+            # Only a creating request may go on: by the time that another one is carried out, a
+            # different client may have created the subscription.
+            if creates and found.problem is GONE.problem:
+                return self._handler.respond(request)
+            return self._refuse(request, found)
         if Coverage(*found).allowed(grants):
-            return self._operations.respond(request)
-        # To others it does not exist, as far as that can be kept from them.
-        return self._say(request, _TAKEN if making else GONE)
+            return self._handler.respond(request)
+        # Do not reveal that the subscription exists, except to a request for the same id.
+        return self._refuse(request, _TAKEN if creates else GONE)
 
-    def _wake(self, request: Request, path: ControlPath) -> Response | Deferred[Response]:
-        """Workers show the token of their wake, and it is looked at before anything is told."""
+    def _respond_to_worker(
+        self, request: Request, path: ControlPath
+    ) -> Response | Deferred[Response]:
+        """Check the wake token of a worker before the request reveals anything."""
         name = parsing.parse_subscription_id(path.id)
         try:
-            token = bearer_tokens.bearer(request.headers)
-        except bearer_tokens.MalformedAuthorization:
+            token = token_from_authorization(request.headers.get(b"authorization"))
+        except MalformedAuthorization:
             token = None
         if token is None:
-            return self._say(request, TOKEN_MISSING)
+            return self._refuse(request, TOKEN_MISSING)
         proof = self._subscriptions.tokens.check(token, name, WAKE_KINDS[path.place])
         if isinstance(proof, Refusal):
-            return self._say(request, proof)
-        return self._operations.respond(request)
+            return self._refuse(request, proof)
+        return self._handler.respond(request)
 
-    # -- whoever it is --------------------------------------------------------------------------
+    # -- authentication -------------------------------------------------------------------------
 
-    def _visit(
-        self, host: str | None, method: bytes, header: HeaderMap, url: bytes
+    def client_request(
+        self, host: str | None, method: bytes, request_headers: HeaderMap, url: bytes
     ) -> ClientRequest:
-        forwarded = header.get(b"x-forwarded-for") if self._conditions.trust_proxy else None
+        """Return the parts of a request that identify its client. ``url`` is absolute."""
+        trusted = self._policy.trust_proxy
+        forwarded = request_headers.get(b"x-forwarded-for") if trusted else None
         authority = url.split(b"/", 3)[2] if url.count(b"/") > 1 else b""
-        return ClientRequest(client_of(host, forwarded), method, header, authority)
+        return ClientRequest(client_address(host, forwarded), method, request_headers, authority)
 
-    def visit(
-        self, host: str | None, method: bytes, header: HeaderMap, url: bytes
-    ) -> ClientRequest:
-        """What a request of any resource says of its sender. ``url`` is the absolute one."""
-        return self._visit(host, method, header, url)
-
-    def examine(
+    def authenticate(
         self,
-        visit: ClientRequest,
-        judge: Judged,
-        say: Callable[[Refusal], Response],
-        open_to_all: bool = False,
+        request: ClientRequest,
+        authenticated: Authenticated,
+        refuse: Callable[[Refusal], Response],
+        public: bool = False,
     ) -> Any:
-        """Find out who it is, and leave the rest to ``judge``, or ``say`` why not.
+        """Return ``authenticated(identity)``, or ``refuse(refusal)``; as a Deferred if need be.
 
-        ``judge`` is told None where nobody is asked for a token; where checkers are, that is
-        what is ``open_to_all``.
+        The identity is None if there are no checkers, or for a ``public`` resource, which needs
+        no token.
         """
-        conditions = self._conditions
-        if not conditions.hosts.allow(visit.headers):
-            return say(_HOST)
-        if open_to_all or not conditions.checkers:
-            wait = self._take("@" + visit.client)
+        policy = self._policy
+        fields = request.headers
+        if not policy.hosts.allow(fields.get(b"host")):
+            return refuse(_HOST_NOT_ALLOWED)
+        if public or not policy.checkers:
+            wait = self._take("@" + request.client)
             if wait:
-                return say(too_many(wait))
-            if not open_to_all and not self._is_near(visit, everybody=True):
-                return say(_CROSS_SITE)
-            return judge(None)
-        ambient = False
+                return refuse(too_many_requests(wait))
+            if not public and not self._is_allowed_origin(request, wildcard=True):
+                return refuse(_CROSS_SITE)
+            return authenticated(None)
+        from_cookie = False
         try:
-            token = bearer_tokens.bearer(visit.headers)
-            if token is None and conditions.cookie is not None:
-                token = bearer_tokens.cookie(visit.headers, conditions.cookie)
-                ambient = token is not None
-        except bearer_tokens.MalformedAuthorization:
+            token = token_from_authorization(fields.get(b"authorization"))
+            if token is None and policy.cookie is not None:
+                token = token_from_cookie(fields.get(b"cookie", b""), policy.cookie)
+                from_cookie = token is not None
+        except MalformedAuthorization:
             token = ""
         digest = hashlib.sha256((token or "").encode("ascii")).digest()
-        if not token or (self._rates is not None and digest not in self._known):
-            wait = self._take("@" + visit.client)
+        if not token or (self._rates is not None and digest not in self._valid):
+            wait = self._take("@" + request.client)
             if wait:
-                return say(too_many(wait))
+                return refuse(too_many_requests(wait))
         if token is None:
-            return say(_MISSING)
+            return refuse(_MISSING)
         if not token:
-            return say(unauthorized(f"a token has at most {MAX_BEARER} characters, of base64"))
+            return refuse(
+                unauthorized(f"the token is not valid base64 of at most {MAX_BEARER} characters")
+            )
 
-        def admitted(who: Identity) -> Any:
-            if who.expires_at is not None and self._wall() >= who.expires_at:
-                return say(unauthorized(_ENDED))
+        def accepted(identity: Identity) -> Any:
+            if identity.expires_at is not None and self._wall() >= identity.expires_at:
+                return refuse(unauthorized(_EXPIRED))
             if self._rates is not None:
-                self._remember(digest)
-                wait = self._take("#" + who.name)
+                if digest not in self._valid:
+                    self._valid.put(digest, None)
+                wait = self._take("#" + identity.name)
                 if wait:
-                    return say(too_many(wait))
-            if ambient and not self._is_near(visit, everybody=False):
-                return say(_CROSS_SITE)
-            return judge(who)
+                    return refuse(too_many_requests(wait))
+            if from_cookie and not self._is_allowed_origin(request, wildcard=False):
+                return refuse(_CROSS_SITE)
+            return authenticated(identity)
 
-        def unknown(failure: Failure) -> Response | Failure:
-            self._known.pop(digest)
-            return failure if failure.check(CancelledError) else say(_why(failure))
+        def rejected(failure: Failure) -> Response | Failure:
+            self._valid.pop(digest)
+            return failure if failure.check(CancelledError) else refuse(_refusal_of(failure))
 
-        asked = self._ask(token, 0, None)
-        result = asked.result if asked.called and not asked.paused else None
+        checked = self._check(token, 0, None)
+        result = checked.result if checked.called and not checked.paused else None
         if isinstance(result, Identity):
-            return admitted(result)
-        found: Deferred[Any] = asked.addCallbacks(admitted, unknown)
-        return found
+            return accepted(result)
+        later: Deferred[Any] = checked.addCallbacks(accepted, rejected)
+        return later
 
-    def _ask(self, token: str, index: int, sorry: Failure | None) -> Deferred[Any]:
-        """Ask one checker after the other who has a token."""
-        checker: Any = self._conditions.checkers[index]
-        asked: Deferred[Any] = maybeDeferred(checker.requestAvatarId, BearerToken(token))
+    def _check(self, token: str, index: int, unavailable: Failure | None) -> Deferred[Any]:
+        """Return the identity of a token, from the first checker at or after ``index`` to know it.
 
-        def answered(who: object) -> Identity:
-            if not isinstance(who, Identity):
-                raise TypeError("a checker has to answer with an Identity")
-            return who
+        Fail with ``unavailable``, the `CheckerUnavailable` of an earlier checker, rather than
+        with the rejection of a later one: the earlier one may know the token.
+        """
+        checker: Any = self._policy.checkers[index]
+        checked: Deferred[Any] = maybeDeferred(checker.requestAvatarId, BearerToken(token))
 
-        def next_one(failure: Failure) -> Failure | Deferred[Any]:
-            last = index + 1 == len(self._conditions.checkers)
-            if not failure.check(UnauthorizedLogin, CannotTell):
+        def require_identity(identity: object) -> Identity:
+            if not isinstance(identity, Identity):
+                raise TypeError("a token checker must return an Identity")
+            return identity
+
+        def next_checker(failure: Failure) -> Failure | Deferred[Any]:
+            last = index + 1 == len(self._policy.checkers)
+            if not failure.check(UnauthorizedLogin, CheckerUnavailable):
                 return failure
-            # Where one cannot tell, nobody else's no is final.
-            doubt = failure if failure.check(CannotTell) else sorry
-            return (doubt or failure) if last else self._ask(token, index + 1, doubt)
+            error = failure if failure.check(CheckerUnavailable) else unavailable
+            return (error or failure) if last else self._check(token, index + 1, error)
 
-        return asked.addCallback(answered).addErrback(next_one)
+        return checked.addCallback(require_identity).addErrback(next_checker)
 
-    def _is_near(self, visit: ClientRequest, *, everybody: bool) -> bool:
-        return self._conditions.origins.allow(
-            visit.method, visit.headers, visit.authority, everybody=everybody
+    def _is_allowed_origin(self, request: ClientRequest, *, wildcard: bool) -> bool:
+        fields = request.headers
+        return request.method in _SAFE or self._policy.origins.allow(
+            fields.get(headers.ORIGIN),
+            fields.get(b"sec-fetch-site"),
+            request.authority,
+            wildcard=wildcard,
         )
 
     def _take(self, client: str) -> float:
         return 0.0 if self._rates is None else self._rates.take(client, self._clock.seconds())
 
-    def _remember(self, digest: bytes) -> None:
-        if digest not in self._known:
-            self._known.put(digest, None)
-
 
 def unauthorized(detail: str) -> Refusal:
-    """What is said to a token that is not good."""
-    field = (b"WWW-Authenticate", _REALM + b', error="invalid_token"')
-    return Refusal(Problem.UNAUTHORIZED, detail, (field,))
+    """Return the refusal of an invalid token (401)."""
+    header = (b"WWW-Authenticate", _REALM + b', error="invalid_token"')
+    return Refusal(Problem.UNAUTHORIZED, detail, (header,))
 
 
 def forbidden(detail: str) -> Refusal:
-    """What is said to a client that is known, and may not."""
-    field = (b"WWW-Authenticate", _REALM + b', error="insufficient_scope"')
-    return Refusal(Problem.FORBIDDEN, detail, (field,))
+    """Return the refusal of a request that lacks a grant (403)."""
+    header = (b"WWW-Authenticate", _REALM + b', error="insufficient_scope"')
+    return Refusal(Problem.FORBIDDEN, detail, (header,))
 
 
-def too_many(wait: float) -> Refusal:
-    """What is said to a client that asks too often."""
+def too_many_requests(wait: float) -> Refusal:
+    """Return the refusal of a request beyond the rate limit (429). ``wait`` is in seconds."""
     seconds = max(1, math.ceil(wait))
-    field = (b"Retry-After", b"%d" % seconds)
-    return Refusal(Problem.TOO_MANY_REQUESTS, f"too many requests: wait {seconds} s", (field,))
+    header = (b"Retry-After", b"%d" % seconds)
+    return Refusal(
+        Problem.TOO_MANY_REQUESTS, f"rate limit exceeded: retry after {seconds} s", (header,)
+    )
 
 
-def _why(failure: Failure) -> Refusal:
-    """What is said to a token that no checker knows."""
+def _refusal_of(failure: Failure) -> Refusal:
+    """Return the refusal for a checker's error. Raise any other error."""
     error = failure.value
     if isinstance(error, Rejected):
         return unauthorized(str(error))
     if isinstance(error, UnauthorizedLogin):
-        return unauthorized("the token is not known")
-    if isinstance(error, CannotTell):
-        field = (b"Retry-After", b"%d" % error.retry_after)
-        return Refusal(Problem.CREDENTIALS_UNCHECKED, str(error), (field,))
+        return unauthorized(UNKNOWN_TOKEN)
+    if isinstance(error, CheckerUnavailable):
+        header = (b"Retry-After", b"%d" % error.retry_after)
+        return Refusal(Problem.CREDENTIALS_UNCHECKED, str(error), (header,))
     failure.raiseException()

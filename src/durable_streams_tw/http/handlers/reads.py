@@ -1,5 +1,7 @@
-"""GET: catch-up, long-poll and SSE reads, conditional and compressed (PROTOCOL.md §5.6-§5.8,
-§8, §10)."""
+"""Handler of GET: catch-up, long-poll and SSE reads (PROTOCOL.md §5.6-§5.8, §8, §10).
+
+Catch-up reads can be conditional (ETag) and compressed (gzip).
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,9 @@ from functools import partial
 
 from twisted.internet.defer import Deferred
 
+from durable_streams_tw.http import compression
 from durable_streams_tw.http import headers as http_headers
-from durable_streams_tw.http.handlers.deferred_result import promptly
+from durable_streams_tw.http.handlers.deferred_result import continue_with
 from durable_streams_tw.http.handlers.writes import InThread
 from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.limits import INLINE_GZIP
@@ -30,21 +33,21 @@ from durable_streams_tw.storage.api import Chunk, IStreamStore
 
 
 class ReadHandler:
-    """Answers GET.
+    """Handler of GET requests.
 
-    ``seconds`` tells the time in seconds since 1970, ``random`` gives numbers in [0, 1).
-    Methods raise `Refused` where the query is malformed.
+    ``wall`` returns seconds since the Unix epoch, ``random`` a number in [0, 1). ``max_chunk``
+    bounds a response in bytes. With ``private``, shared caches may not store responses.
     """
 
     def __init__(
         self,
         store: IStreamStore,
         long_polls: LongPolls,
-        fanout: Broadcaster,
+        broadcaster: Broadcaster,
         transfers: Transfers,
-        common: ResponseHeaders,
+        response_headers: ResponseHeaders,
         *,
-        seconds: Callable[[], float],
+        wall: Callable[[], float],
         random: Callable[[], float],
         in_thread: InThread,
         max_chunk: int | None,
@@ -52,18 +55,18 @@ class ReadHandler:
     ) -> None:
         self._store = store
         self._long_polls = long_polls
-        self._fanout = fanout
+        self._broadcaster = broadcaster
         self._transfers = transfers
-        self._policies = common
-        self._seconds = seconds
+        self._response_headers = response_headers
+        self._wall = wall
         self._random = random
         self._in_thread = in_thread
-        # Without a bound an answer goes to the tail that it finds.
+        # Without a bound, a response ends at the tail at the time of the read.
         self._limit = MAX_POSITION if max_chunk is None else max_chunk
         self._private = private
 
     def read(self, request: Request, path: str) -> Response | Deferred[Response]:
-        """Answer a GET."""
+        """BufferedResponse a GET. Raise `Refused` for a malformed query."""
         query = parsing.parse_read(request.query)
         piece = self._transfers.piece_size.current
         if query.live is LiveMode.SSE:
@@ -71,12 +74,12 @@ class ReadHandler:
             chunk = self._store.read(path, query.offset, piece)
         else:
             chunk = self._store.read(path, query.offset, self._limit, None, piece)
-        return promptly(chunk, self._looked, (request, query))
+        return continue_with(chunk, self._first_read, (request, query))
 
-    def _looked(
-        self, chunk: Chunk | Refusal, asked: tuple[Request, ReadQuery]
+    def _first_read(
+        self, chunk: Chunk | Refusal, context: tuple[Request, ReadQuery]
     ) -> Response | Deferred[Response]:
-        request, query = asked
+        request, query = context
         if isinstance(chunk, Refusal):
             return self._plain(responses.refused(chunk), request)
         if query.live is None:
@@ -84,14 +87,14 @@ class ReadHandler:
         if query.live is LiveMode.SSE:
             return self._events(chunk, request, query)
         if chunk.data or chunk.state.closed:
-            return self._news(chunk, asked)
-        waited = self._long_polls.wait(chunk, self._limit, self._transfers.piece_size.current)
-        return promptly(waited, self._news, asked)
+            return self._after_wait(chunk, context)
+        result = self._long_polls.wait(chunk, self._limit, self._transfers.piece_size.current)
+        return continue_with(result, self._after_wait, context)
 
-    def _news(
-        self, chunk: Chunk | Refusal, asked: tuple[Request, ReadQuery]
+    def _after_wait(
+        self, chunk: Chunk | Refusal, context: tuple[Request, ReadQuery]
     ) -> Response | Deferred[Response]:
-        request, query = asked
+        request, query = context
         if isinstance(chunk, Refusal):
             return self._plain(responses.refused(chunk), request)
         if chunk.data:
@@ -99,90 +102,96 @@ class ReadHandler:
         return self._plain(responses.long_poll_timeout(chunk.state, self._cursor(query)), request)
 
     def _cursor(self, query: ReadQuery) -> int:
-        return cursors.next_cursor(self._seconds(), query.cursor, self._random())
+        return cursors.next_cursor(self._wall(), query.cursor, self._random())
 
-    # -- bytes ------------------------------------------------------------------------------
+    # -- catch-up and long-poll ---------------------------------------------------------------
 
     def _content(
         self, chunk: Chunk, request: Request, query: ReadQuery
     ) -> Response | Deferred[Response]:
         state = chunk.state
-        kind = state.content_type
-        header = request.headers
-        common = self._policies.common(_origin(request))
-        may_zip = query.live is None and http_headers.worth_gzip(kind, len(chunk.data))
-        zips = may_zip and caching.accepts_gzip(header.get(headers.ACCEPT_ENCODING))
+        content_type = state.content_type
+        request_headers = request.headers
+        common = self._response_headers.common(_origin(request))
+        compressible = query.live is None and compression.is_worthwhile(
+            content_type, len(chunk.data)
+        )
+        gzips = compressible and caching.accepts_gzip(request_headers.get(headers.ACCEPT_ENCODING))
         cursor = None if query.live is None else self._cursor(query)
-        about = responses.read_headers(state, chunk.end, cursor)
-        if may_zip:
-            about.append(http_headers.VARY_ENCODING)
+        own = responses.read_headers(state, chunk.end, cursor)
+        if compressible:
+            own.append(compression.VARY)
         if query.offset == NOW:
-            # The same URL means other bytes a moment later.
-            about.append((headers.H_CACHE_CONTROL, caching.NO_STORE))
+            # The URL has no fixed content, so the response must not be stored.
+            own.append((headers.H_CACHE_CONTROL, caching.NO_STORE))
         else:
-            ends = state.closed and chunk.at_tail
+            complete = state.closed and chunk.at_tail
             tag = caching.etag(
-                incarnation(state, chunk.end), chunk.start, chunk.end, ends, "gzip" if zips else ""
+                incarnation(state, chunk.end),
+                chunk.start,
+                chunk.end,
+                complete,
+                "gzip" if gzips else "",
             )
-            about.append((headers.H_ETAG, tag))
-            about.append((headers.H_CACHE_CONTROL, self._directives(chunk)))
-            if caching.matches_etag(header.get(headers.IF_NONE_MATCH), tag):
-                return Response(304, about, b"", common)
-        about.extend(http_headers.content(kind))
+            own.append((headers.H_ETAG, tag))
+            own.append((headers.H_CACHE_CONTROL, self._directives(chunk)))
+            if caching.matches_etag(request_headers.get(headers.IF_NONE_MATCH), tag):
+                return Response(304, own, b"", common)
+        own.extend(http_headers.content_headers(content_type))
         if chunk.more:
-            return Response(200, about, self._streamed(chunk, about, zips), common)
-        body = json_mode.document(chunk.data) if content_types.is_json(kind) else chunk.data
-        if not zips:
-            return Response(200, about, body, common)
-        about.append(http_headers.GZIPPED)
+            return Response(200, own, self._streamed(chunk, own, gzips), common)
+        body = json_mode.document(chunk.data) if content_types.is_json(content_type) else chunk.data
+        if not gzips:
+            return Response(200, own, body, common)
+        own.append(compression.CONTENT_ENCODING)
         if len(body) <= INLINE_GZIP:
-            return Response(200, about, http_headers.gzip(body), common)
-        zipped: Deferred[bytes] = self._in_thread(http_headers.gzip, body)
-        return zipped.addCallback(lambda small: Response(200, about, small, common))
+            return Response(200, own, compression.gzip(body), common)
+        compressed: Deferred[bytes] = self._in_thread(compression.gzip, body)
+        return compressed.addCallback(lambda data: Response(200, own, data, common))
 
-    def _streamed(self, chunk: Chunk, about: list[Header], zips: bool) -> StreamedBody:
-        """Return the body of an answer that is longer than one piece."""
+    def _streamed(self, chunk: Chunk, own: list[Header], gzips: bool) -> StreamedBody:
+        """Return the body of a response longer than one piece."""
         size = chunk.end - chunk.start
         if content_types.is_json(chunk.state.content_type):
             size = json_mode.document_size(size)
-        if zips:
-            about.append(http_headers.GZIPPED)
+        if gzips:
+            own.append(compression.CONTENT_ENCODING)
 
         def begin(sink: BodySink) -> BodyProducer:
-            encoder = http_headers.gzip_encoder() if zips else None
+            encoder = compression.gzip_encoder() if gzips else None
             return self._transfers.begin(chunk, encoder, sink)
 
-        return StreamedBody(begin, None if zips else size)
+        return StreamedBody(begin, None if gzips else size)
 
     def _directives(self, chunk: Chunk) -> bytes:
         state = chunk.state
         if not chunk.data and not state.closed:
-            # Nothing yet is nothing to keep: who asks again wants to know.
+            # An empty response must not be cached: a client that reads again expects new bytes.
             return caching.NO_CACHE
         lifetime = state.lifetime
-        left: float | None = None
+        seconds_left: float | None = None
         if lifetime.ttl is not None:
-            left = lifetime.ttl
+            seconds_left = lifetime.ttl
         elif lifetime.expires_at is not None:
-            left = lifetime.expires_at / 1000 - self._seconds()
-        return caching.cache_control(self._private, left)
+            seconds_left = lifetime.expires_at / 1000 - self._wall()
+        return caching.cache_control(self._private, seconds_left)
 
-    # -- events -----------------------------------------------------------------------------
+    # -- SSE -----------------------------------------------------------------------------
 
     def _events(self, chunk: Chunk, request: Request, query: ReadQuery) -> Response:
         ended = not chunk.data and chunk.state.closed
         if ended and request.headers.get(headers.LAST_EVENT_ID):
             return self._plain(responses.event_source_end(chunk.state), request)
-        about: list[Header] = list(http_headers.EVENT_STREAM)
+        own: list[Header] = list(http_headers.EVENT_STREAM)
         if sse.framing(chunk.state.content_type) is sse.Framing.BASE64:
-            about.append(http_headers.BASE64)
+            own.append(http_headers.BASE64)
         if ended:
-            about.extend(responses.read_headers(chunk.state, chunk.end, None))
-        follow = partial(self._fanout.subscribe, chunk, query.cursor)
-        return Response(200, about, follow, self._policies.common(_origin(request)))
+            own.extend(responses.read_headers(chunk.state, chunk.end, None))
+        follow = partial(self._broadcaster.subscribe, chunk, query.cursor)
+        return Response(200, own, follow, self._response_headers.common(_origin(request)))
 
     def _plain(self, answer: BufferedResponse, request: Request) -> Response:
-        return self._policies.complete(answer, _origin(request))
+        return self._response_headers.complete(answer, _origin(request))
 
 
 def _origin(request: Request) -> bytes | None:

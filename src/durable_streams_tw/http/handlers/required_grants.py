@@ -1,12 +1,11 @@
-"""What a request needs to be granted.
+"""Grants that each request requires.
 
-Paths, fork fields and bodies are read by the very functions that carry requests out, so a
-request cannot mean one thing here and another there.
+Paths, fork headers and bodies are parsed by the functions that the handlers use, so that
+authorization and execution cannot disagree on the meaning of a request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from msgspec import Struct
@@ -15,7 +14,7 @@ from durable_streams_tw.auth.grants import Grants, Verb
 from durable_streams_tw.protocol import headers, paths
 from durable_streams_tw.protocol.streams import parsing
 from durable_streams_tw.protocol.streams.parsing import HeaderMap
-from durable_streams_tw.protocol.subscriptions import parsing as subscriptions_parsing
+from durable_streams_tw.protocol.subscriptions import parsing as subscription_parsing
 from durable_streams_tw.protocol.subscriptions.control_paths import ControlPath, ControlResource
 from durable_streams_tw.protocol.subscriptions.globs import parse_glob
 from durable_streams_tw.protocol.subscriptions.state import Kind
@@ -28,7 +27,7 @@ _VERBS: Final = {
     b"DELETE": Verb.DELETE,
 }
 
-#: Control resources whose credentials are the token of a wake.
+#: Control resources whose credential is a wake token.
 WAKE_KINDS: Final = {
     ControlResource.CALLBACK: Kind.WEBHOOK,
     ControlResource.ACK: Kind.PULL,
@@ -37,13 +36,13 @@ WAKE_KINDS: Final = {
 
 
 class Coverage(Struct, frozen=True):
-    """The streams that a subscription is about: all that match a glob, and some by name."""
+    """Streams of a subscription: all that match a glob, and some by name."""
 
     pattern: str | None
     streams: tuple[str, ...] = ()
 
     def allowed(self, grants: Grants) -> bool:
-        """Whether a client may be told of all of them: it needs read and subscribe."""
+        """Return whether the grants include read and subscribe on all of the streams."""
         for verb in (Verb.READ, Verb.SUBSCRIBE):
             if not all(grants.allow(verb, name) for name in self.streams):
                 return False
@@ -52,55 +51,51 @@ class Coverage(Struct, frozen=True):
         return True
 
 
-def allowed(
-    grants: Grants, method: bytes, path: bytes, header: HeaderMap, root: bytes
+def missing_for_stream(
+    grants: Grants, method: bytes, path: bytes, request_headers: HeaderMap, root: bytes
 ) -> str | None:
-    """What is missing for a request for the stream at a raw path behind ``root``; None where it
-    is allowed. Raises `Refused` where the request is malformed.
+    """Return which grant a request for a stream lacks, None if it has all.
 
-    A method that no stream knows needs nothing, and comes to nothing.
+    ``path`` is the raw path after ``root``. An unknown method requires no grant: the handler
+    refuses it. Raise `Refused` for a malformed request.
     """
     verb = _VERBS.get(method)
     if verb is None:
         return None
     if not grants.allow(verb, paths.stream_name(path)):
-        return f"this needs {verb.value} on the stream"
-    if verb is Verb.CREATE and headers.STREAM_FORKED_FROM in header:
-        fork = parsing.parse_fork(header, root)
+        return f"the request needs the grant {verb.value} on the stream"
+    if verb is Verb.CREATE and headers.STREAM_FORKED_FROM in request_headers:
+        fork = parsing.parse_fork(request_headers, root)
         if fork is not None and not grants.allow(Verb.READ, fork.source):
-            return "a fork needs read on its source"
+            return "a fork needs the grant read on its source"
     return None
 
 
-def subscribing(grants: Grants, body: bytes) -> str | None:
-    """What is missing to make the subscription of a PUT's body; None where it is allowed.
+def missing_for_subscription(grants: Grants, body: bytes) -> str | None:
+    """Return which grant is missing to create the subscription in a PUT body, None if none is.
 
-    Raises `Refused` where the body is malformed.
+    Raise `Refused` for a malformed body.
     """
-    asked = subscriptions_parsing.parse_subscribe("-", body)
-    if not Coverage(asked.config.pattern, asked.streams).allowed(grants):
-        return "a subscription needs read and subscribe on every stream that it could ever match"
-    wake_stream = asked.config.wake_stream
+    command = subscription_parsing.parse_subscribe("-", body)
+    if not Coverage(command.config.pattern, command.streams).allowed(grants):
+        return "a subscription needs the grants read and subscribe on every stream it can match"
+    wake_stream = command.config.wake_stream
     if wake_stream is not None and not grants.allow(Verb.APPEND, wake_stream):
-        return "a subscription needs append on its wake stream"
+        return "a subscription needs the grant append on its wake stream"
     return None
 
 
-def linking(grants: Grants, body: bytes) -> str | None:
-    """What is missing to name the streams of a POST's body; None where it is allowed.
+def missing_for_links(grants: Grants, body: bytes) -> str | None:
+    """Return which grant is missing to link the streams in a POST body, None if none is.
 
-    Raises `Refused` where the body is malformed.
+    Raise `Refused` for a malformed body.
     """
-    return naming(grants, subscriptions_parsing.parse_link_streams("-", body).streams)
-
-
-def naming(grants: Grants, streams: Iterable[str]) -> str | None:
-    """What is missing to name these streams in a subscription; None where it is allowed."""
+    streams = subscription_parsing.parse_link_streams("-", body).streams
     if Coverage(None, tuple(streams)).allowed(grants):
         return None
-    return "a subscription needs read and subscribe on every stream that it names"
+    return "a subscription needs the grants read and subscribe on every stream it names"
 
 
-def is_open(path: ControlPath, method: bytes) -> bool:
-    """Whether anybody may ask this: the public keys of webhooks, which others verify with."""
+def is_public(path: ControlPath, method: bytes) -> bool:
+    """Return whether a control request needs no token: receivers fetch the signing keys."""
     return path.place is ControlResource.KEYS and method in (b"GET", b"HEAD")

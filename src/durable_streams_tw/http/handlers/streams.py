@@ -1,7 +1,7 @@
-"""The stream operations, behind every door alike: a request in, a response out.
+"""Handler of requests for streams (PROTOCOL.md §5), independent of the HTTP engine.
 
-What is decided here is which part answers what; the rules are `protocol`'s, the bytes are the
-store's, and waiting is `live`'s.
+It routes each request to `ReadHandler`, `WriteHandler` or `SubscriptionHandler`. The rules are in
+`protocol`, the bytes in the store, waiting in `live`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from durable_streams_tw.http import problems
-from durable_streams_tw.http.handlers.deferred_result import Awaited, at_leisure, promptly
+from durable_streams_tw.http.handlers.deferred_result import continue_with
 from durable_streams_tw.http.handlers.reads import ReadHandler
 from durable_streams_tw.http.handlers.subscriptions import SubscriptionHandler
 from durable_streams_tw.http.handlers.writes import WriteHandler
@@ -27,60 +27,63 @@ from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.control_paths import is_control
 from durable_streams_tw.storage.api import IStreamStore, Outcome
 
-_NO_STREAM = Refusal(Problem.NOT_FOUND, "names below __ds are reserved, and nothing is here")
-_ELSEWHERE = Refusal(
+_RESERVED = problems.RESERVED_PATH
+_WRONG_ROOT = Refusal(
     Problem.NOT_FOUND,
-    "subscriptions are found at __ds/subscriptions/ below the root of all streams (see --root), "
+    "subscriptions are at __ds/subscriptions/ below the root of all streams (see --root), "
     "not below another path",
 )
-_NO_METHOD = Refusal(
-    Problem.METHOD_NOT_ALLOWED, "a stream knows GET, HEAD, POST, PUT, DELETE and OPTIONS", (ALLOW,)
+_METHOD_NOT_ALLOWED = Refusal(
+    Problem.METHOD_NOT_ALLOWED,
+    "the methods of a stream are GET, HEAD, POST, PUT, DELETE and OPTIONS",
+    (ALLOW,),
 )
 
-Answering = Response | Deferred[Response] | Awaited[Response]
-Respond = Callable[[Request], Answering]
+MaybeDeferred = Response | Deferred[Response]
+Respond = Callable[[Request], MaybeDeferred]
+"""BufferedResponse one complete request."""
 
 Decision = Response | Respond
-"""What comes of a request's head: a refusal, or what answers the complete request."""
+"""Result of checking a request's head: a refusal, or the function for the complete request."""
 
 
 class RequestHandler(Protocol):
-    """What answers requests: `StreamHandler`, or what stands before them."""
+    """Interface between HTTP engines and handlers: `StreamHandler` and its wrappers."""
 
-    def serving(self, host: str | None) -> Respond:
-        """What answers the requests of a connection from an address."""
+    def responder(self, host: str | None) -> Respond:
+        """Return the function that answers the requests of a connection from an address."""
 
     def decide(self, host: str | None, request: Request) -> Decision | Deferred[Decision]:
-        """Decide on a request from an address by its head, before its body has come.
+        """Check a request by its head, before its body is read.
 
-        A body that would be refused anyway is then neither asked for nor read. What answers the
-        complete request decides nothing again that is decided here. Fails only when cancelled.
+        A refused request's body is neither requested (100-continue) nor read. The returned
+        function does not repeat the checks. Fail only when cancelled.
         """
 
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
-        """What says no to a request, with the Origin that it named."""
+        """Return the response to a refused request with this Origin header."""
 
-    def failure(self, failure: Failure, origin: bytes | None) -> Response:
-        """What answers a request whose answer has failed."""
+    def error_response(self, failure: Failure, origin: bytes | None) -> Response:
+        """Return the response to a request whose handling failed. Raise `CancelledError`."""
 
 
 class StreamHandler:
-    """What a client can do with a stream (PROTOCOL.md §5)."""
+    """Handler of the stream methods, and of control resources if ``control`` is given."""
 
     def __init__(
         self,
         store: IStreamStore,
-        writing: WriteHandler,
+        writes: WriteHandler,
         reads: ReadHandler,
-        policies: ResponseHeaders,
+        response_headers: ResponseHeaders,
         control: SubscriptionHandler | None = None,
     ) -> None:
         self._store = store
-        self._writing = writing
+        self._writes = writes
         self._reads = reads
-        self._policies = policies
+        self._response_headers = response_headers
         self._control = control
-        self._methods: dict[bytes, Callable[[Request, str], Answering]] = {
+        self._methods: dict[bytes, Callable[[Request, str], MaybeDeferred]] = {
             b"GET": self._read,
             b"POST": self._append,
             b"PUT": self._create,
@@ -88,93 +91,117 @@ class StreamHandler:
             b"DELETE": self._delete,
         }
 
-    def respond(self, request: Request) -> Response | Deferred[Response]:
-        """Answer a request for a stream, or for a control resource where these are served.
+    def respond(self, request: Request) -> MaybeDeferred:
+        """BufferedResponse a request.
 
-        What is answered later may fail, for `failure` to answer. Cancelling it says that the
-        client is gone: a reader that waits is let go, a write goes on.
+        A returned Deferred may fail; pass the failure to `error_response`. Cancel it when the
+        client leaves: a waiting read ends, a write goes on.
         """
-        return at_leisure(self.answer(request))
-
-    def answer(self, request: Request) -> Answering:
-        """The same, for a door that makes nothing more of it."""
         try:
-            return self._begin(request)
-        except Exception:  # noqa: BLE001 - refusals come this way too, and all have an answer
-            return self.failure(Failure(), request.headers.get(headers.ORIGIN))
+            return self._route(request)
+        except Exception:  # noqa: BLE001 - refusals are raised too, and every error gets a response
+            return self.error_response(Failure(), request.headers.get(headers.ORIGIN))
 
-    def serving(self, host: str | None) -> Respond:
-        """What answers the requests of a connection from an address: the same for all."""
-        return self.answer
+    def responder(self, host: str | None) -> Respond:
+        """Return `respond`: addresses do not matter here."""
+        return self.respond
 
     def decide(self, host: str | None, request: Request) -> Decision:
-        """Decide on a request by its head: by its method and its path."""
+        """Check the method and the path of a request."""
         try:
-            refused = self._misdirected(request)
-        except Exception:  # noqa: BLE001 - refusals come this way too
-            return self.failure(Failure(), request.headers.get(headers.ORIGIN))
-        return refused or self.answer
+            refused = self._check_head(request)
+        except Exception:  # noqa: BLE001 - refusals are raised too
+            return self.error_response(Failure(), request.headers.get(headers.ORIGIN))
+        return refused or self.respond
 
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
-        """What says no to a request, with the Origin that it named."""
-        return self._policies.refusal(refusal, origin)
+        """Return the response to a refused request with this Origin header."""
+        return self._response_headers.refusal(refusal, origin)
 
-    def failure(self, failure: Failure, origin: bytes | None) -> Response:
-        """What answers a request that has failed: what it was refused for, or where the log has
-        the bug that it met.
+    def error_response(self, failure: Failure, origin: bytes | None) -> Response:
+        """Return the response to a failed request; log the failure unless it is `Refused`.
 
-        Raises `CancelledError` where nobody waits for an answer.
+        Raise `CancelledError` if that is the failure.
         """
         error = failure.value
         if isinstance(error, Refused):
             return self.refuse(error.refusal, origin)
         if isinstance(error, CancelledError):
             raise error
-        return self.refuse(problems.logged(failure), origin)
+        return self.refuse(problems.internal_error(failure), origin)
 
-    def _begin(self, request: Request) -> Answering:
+    def _route(self, request: Request) -> MaybeDeferred:
         method = self._methods.get(request.method)
         if method is None:
             origin = request.headers.get(headers.ORIGIN)
             if request.method == b"OPTIONS":
-                return self._policies.options(origin)
-            return self.refuse(_NO_METHOD, origin)
+                return self._response_headers.options(origin)
+            return self.refuse(_METHOD_NOT_ALLOWED, origin)
         if self._control is not None and is_control(request.path):
             return self._control.respond(request)
         name = paths.stream_name(request.path)
         if paths.is_reserved(name):
-            return self.refuse(_NO_STREAM, request.headers.get(headers.ORIGIN))
+            return self.refuse(_RESERVED, request.headers.get(headers.ORIGIN))
         return method(request, name)
 
-    def _misdirected(self, request: Request) -> Response | None:
+    def _check_head(self, request: Request) -> Response | None:
         origin = request.headers.get(headers.ORIGIN)
         if request.method not in self._methods:
-            return None if request.method == b"OPTIONS" else self.refuse(_NO_METHOD, origin)
+            if request.method == b"OPTIONS":
+                return None
+            return self.refuse(_METHOD_NOT_ALLOWED, origin)
         if self._control is not None and is_control(request.path):
-            return self._control.misdirected(request)
+            return self._control.check_head(request)
         if paths.is_reserved(paths.stream_name(request.path)):
-            return self.refuse(_NO_STREAM, origin)
+            return self.refuse(_RESERVED, origin)
         return None
 
     # -- methods ----------------------------------------------------------------------------
 
-    def _read(self, request: Request, path: str) -> Response | Deferred[Response]:
+    def _read(self, request: Request, path: str) -> MaybeDeferred:
         return self._reads.read(request, path)
 
-    def _append(self, request: Request, path: str) -> Response | Awaited[Response]:
-        awaited = Awaited(self._written, request)
-        self._writing.append_for(path, request.headers, request.body, awaited.came, awaited.failed)
-        return awaited.now()
+    def _append(self, request: Request, path: str) -> MaybeDeferred:
+        # A Deferred for every append would cost a memory store's append a tenth of its time.
+        settled: Response | Failure | None = None
+        later: Deferred[Response] | None = None
 
-    def _create(self, request: Request, path: str) -> Response | Deferred[Response]:
+        def appended(outcome: Outcome) -> None:
+            nonlocal settled
+            try:
+                response = self._written(outcome, request)
+            except Exception:  # noqa: BLE001 - an error must not reach the committer
+                failed(Failure())
+                return
+            if later is None:
+                settled = response
+            else:
+                later.callback(response)
+
+        def failed(failure: Failure) -> None:
+            nonlocal settled
+            if later is None:
+                settled = failure
+            else:
+                later.errback(failure)
+
+        self._writes.append_with_callbacks(path, request.headers, request.body, appended, failed)
+        if isinstance(settled, Response):
+            return settled
+        if settled is not None:
+            settled.raiseException()
+        later = Deferred()
+        return later
+
+    def _create(self, request: Request, path: str) -> MaybeDeferred:
         if paths.resembles_subscription(path):
-            # Else a client of another root would make a stream, and take it for a subscription.
-            return self.refuse(_ELSEWHERE, request.headers.get(headers.ORIGIN))
-        outcome = self._writing.create(path, request.headers, request.body, request.root)
-        return promptly(outcome, self._written, request)
+            # A client with a wrong root would create a stream in place of a subscription.
+            return self.refuse(_WRONG_ROOT, request.headers.get(headers.ORIGIN))
+        outcome = self._writes.create(path, request.headers, request.body, request.root)
+        return continue_with(outcome, self._written, request)
 
-    def _delete(self, request: Request, path: str) -> Response | Deferred[Response]:
-        return promptly(self._writing.delete(path, request.headers), self._written, request)
+    def _delete(self, request: Request, path: str) -> MaybeDeferred:
+        return continue_with(self._writes.delete(path, request.headers), self._written, request)
 
     def _written(self, outcome: Outcome, request: Request) -> Response:
         if isinstance(outcome, Appended):
@@ -185,13 +212,13 @@ class StreamHandler:
             answer = responses.created(outcome, request.url)
         else:
             answer = responses.deleted()
-        return self._policies.complete(answer, request.headers.get(headers.ORIGIN))
+        return self._response_headers.complete(answer, request.headers.get(headers.ORIGIN))
 
-    def _describe(self, request: Request, path: str) -> Response | Deferred[Response]:
-        return promptly(self._store.get_state(path), self._described, request)
+    def _describe(self, request: Request, path: str) -> MaybeDeferred:
+        return continue_with(self._store.get_state(path), self._described, request)
 
     def _described(self, found: StreamState | Refusal, request: Request) -> Response:
         answer = (
             responses.refused(found) if isinstance(found, Refusal) else responses.described(found)
         )
-        return self._policies.complete(answer, request.headers.get(headers.ORIGIN))
+        return self._response_headers.complete(answer, request.headers.get(headers.ORIGIN))

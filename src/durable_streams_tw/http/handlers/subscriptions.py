@@ -1,21 +1,21 @@
-"""The control operations below ``__ds``: subscriptions, and the keys that sign webhooks
-(PROTOCOL.md §6, §7).
+"""Handler of control resources below ``__ds`` (PROTOCOL.md §6, §7).
 
-Errors are ``{"error": {"code", "message"}}``.
+These are subscriptions and the keys that sign webhooks. Error bodies are
+``{"error": {"code", "message"}}``.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
+from durable_streams_tw.auth.bearer_tokens import MalformedAuthorization, token_from_authorization
+from durable_streams_tw.http import problems
 from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol import caching, headers
@@ -44,20 +44,16 @@ from durable_streams_tw.subscriptions.describe import Description
 from durable_streams_tw.subscriptions.service import Subscriptions
 from durable_streams_tw.subscriptions.tokens import TOKEN_MISSING
 
-_AUTHORIZATION: Final = b"authorization"
 _JSON: Final = b"application/json"
 _JWK_SET: Final = b"application/jwk-set+json"
 _KEYS_CACHING: Final = b"public, max-age=300"
 _NO_STORE: Final[Header] = (headers.H_CACHE_CONTROL, caching.NO_STORE)
 
-# RFC 6750 §2.1; the scheme's name is compared without case (RFC 9110 §11.1).
-_BEARER: Final = re.compile(rb"bearer +([A-Za-z0-9\-._~+/]+=*)", re.IGNORECASE)
-
-_NOTHING: Final = Refusal(Problem.NOT_FOUND, "names below __ds are reserved, and nothing is here")
 _UNCONDITIONAL: Final = Refusal(
     Problem.PRECONDITION_FAILED,
-    "this control resource has no state of its own that a precondition could be about",
+    "this control resource has no ETag, so it takes no If-Match and no If-None-Match",
 )
+# Reported to clients as INVALID_REQUEST.
 _INVALID: Final = frozenset(
     (
         Problem.MALFORMED_FIELD,
@@ -68,38 +64,49 @@ _INVALID: Final = frozenset(
     )
 )
 
+MaybeDeferred = BufferedResponse | Deferred[BufferedResponse]
+
 
 class SubscriptionHandler:
-    """What a client can do with subscriptions."""
+    """Handler of control requests."""
 
-    def __init__(self, subscriptions: Subscriptions, policies: ResponseHeaders) -> None:
+    def __init__(self, subscriptions: Subscriptions, response_headers: ResponseHeaders) -> None:
         self._subscriptions = subscriptions
-        self._policies = policies
+        self._response_headers = response_headers
+        self._actions: dict[ControlResource, Callable[[Request, str], MaybeDeferred]] = {
+            ControlResource.STREAMS: self._link,
+            ControlResource.CALLBACK: self._callback,
+            ControlResource.CLAIM: self._claim,
+            ControlResource.ACK: self._ack,
+            ControlResource.RELEASE: self._release,
+        }
 
     def respond(self, request: Request) -> Deferred[Response]:
-        """Answer a request for a control resource. Fails only by a bug."""
+        """BufferedResponse a control request. Fail only with an internal error."""
         responded: Deferred[Any] = maybeDeferred(self._route, request)
-        responded.addErrback(_refused)
-        return responded.addCallback(self._policies.complete, request.headers.get(b"origin"))
+        responded.addErrback(_refused_by)
+        return responded.addCallback(
+            self._response_headers.complete, request.headers.get(b"origin")
+        )
 
-    def misdirected(self, request: Request) -> Response | None:
-        """Answer a request whose head shows that it is refused, whatever its body is."""
+    def check_head(self, request: Request) -> Response | None:
+        """Return the refusal of a request by its head, None if its body is needed."""
         length = request.headers.get(b"content-length", b"")
         if parse_control_path(request.path).place is ControlResource.NOTHING:
-            answer = refused(_NOTHING)
+            answer = refused(problems.RESERVED_PATH)
         elif length.isdigit() and (len(length) > 9 or int(length) > MAX_CONTROL_BODY):
             answer = refused(parsing.BODY_TOO_LARGE)
         else:
             return None
-        return self._policies.complete(answer, request.headers.get(b"origin"))
+        return self._response_headers.complete(answer, request.headers.get(b"origin"))
 
-    def _route(self, request: Request) -> BufferedResponse | Deferred[BufferedResponse]:
+    def _route(self, request: Request) -> MaybeDeferred:
         path = parse_control_path(request.path)
         place = path.place
         if place is ControlResource.KEYS:
             return _only(request, b"GET", self._keys)
         if place is ControlResource.NOTHING:
-            return refused(_NOTHING)
+            return refused(problems.RESERVED_PATH)
         name = parsing.parse_subscription_id(path.id)
         if place is not ControlResource.SUBSCRIPTION and any(
             name in request.headers for name in CONDITIONAL
@@ -110,7 +117,7 @@ class SubscriptionHandler:
         if place is ControlResource.STREAM:
             unlink = partial(self._unlink, name, path.stream)
             return _only(request, b"DELETE", unlink)
-        operation = self._actions()[place]
+        operation = self._actions[place]
         return _only(request, b"POST", lambda: operation(request, name))
 
     # -- resources ----------------------------------------------------------------------------
@@ -123,9 +130,7 @@ class SubscriptionHandler:
             keys,
         )
 
-    def _subscription(
-        self, request: Request, name: str
-    ) -> BufferedResponse | Deferred[BufferedResponse]:
+    def _subscription(self, request: Request, name: str) -> MaybeDeferred:
         if request.method == b"PUT":
             command = parsing.parse_subscribe(
                 name, request.body, parse_precondition(request.headers)
@@ -136,76 +141,59 @@ class SubscriptionHandler:
             described: Deferred[Any] = self._subscriptions.describe(name)
             return described.addCallback(self._described, 200)
         if request.method == b"DELETE":
-            return self._done(
+            return self._submit(
                 requests.Unsubscribe(name, parse_precondition(request.headers)), _empty
             )
         return _not_allowed(b"GET, HEAD, PUT, DELETE")
 
-    def _link(self, request: Request, name: str) -> BufferedResponse | Deferred[BufferedResponse]:
-        return self._done(parsing.parse_link_streams(name, request.body), _empty)
+    def _link(self, request: Request, name: str) -> MaybeDeferred:
+        return self._submit(parsing.parse_link_streams(name, request.body), _empty)
 
-    def _unlink(self, name: str, raw_path: bytes) -> BufferedResponse | Deferred[BufferedResponse]:
-        return self._done(parsing.parse_unlink_stream(name, raw_path), _empty)
+    def _unlink(self, name: str, raw_path: bytes) -> MaybeDeferred:
+        return self._submit(parsing.parse_unlink_stream(name, raw_path), _empty)
 
-    def _actions(
-        self,
-    ) -> dict[
-        ControlResource, Callable[[Request, str], BufferedResponse | Deferred[BufferedResponse]]
-    ]:
-        return {
-            ControlResource.STREAMS: self._link,
-            ControlResource.CALLBACK: self._callback,
-            ControlResource.CLAIM: self._claim,
-            ControlResource.ACK: self._ack,
-            ControlResource.RELEASE: self._release,
-        }
-
-    def _callback(
-        self, request: Request, name: str
-    ) -> BufferedResponse | Deferred[BufferedResponse]:
+    def _callback(self, request: Request, name: str) -> MaybeDeferred:
         return self._settle(request, name, Kind.WEBHOOK)
 
-    def _ack(self, request: Request, name: str) -> BufferedResponse | Deferred[BufferedResponse]:
+    def _ack(self, request: Request, name: str) -> MaybeDeferred:
         return self._settle(request, name, Kind.PULL)
 
-    def _settle(
-        self, request: Request, name: str, kind: Kind
-    ) -> BufferedResponse | Deferred[BufferedResponse]:
+    def _settle(self, request: Request, name: str, kind: Kind) -> MaybeDeferred:
         token, proof = self._proof(request, name, kind)
         command = parsing.parse_settle(name, kind, proof, request.body)
-        return self._done(command, lambda outcome: self._settled(outcome, token, command.done))
+        return self._submit(command, lambda outcome: self._settled(outcome, token, command.done))
 
-    def _claim(self, request: Request, name: str) -> BufferedResponse | Deferred[BufferedResponse]:
-        return self._done(parsing.parse_claim(name, request.body), self._claimed)
+    def _claim(self, request: Request, name: str) -> MaybeDeferred:
+        return self._submit(parsing.parse_claim(name, request.body), self._claimed)
 
-    def _release(
-        self, request: Request, name: str
-    ) -> BufferedResponse | Deferred[BufferedResponse]:
+    def _release(self, request: Request, name: str) -> MaybeDeferred:
         _, proof = self._proof(request, name, Kind.PULL)
-        return self._done(parsing.parse_release(name, proof, request.body), _empty)
+        return self._submit(parsing.parse_release(name, proof, request.body), _empty)
 
     def _proof(self, request: Request, name: str, kind: Kind) -> tuple[str, Proof | Refusal]:
-        """The token of a request, and what it says. Raises `Refused` where there is none."""
-        given = _BEARER.fullmatch(request.headers.get(_AUTHORIZATION, b""))
-        if given is None:
+        """Return the wake token of a request, and its content. Raise `Refused` without a token."""
+        try:
+            token = token_from_authorization(request.headers.get(b"authorization"))
+        except MalformedAuthorization:
+            token = None
+        if token is None:
             raise Refused(TOKEN_MISSING.problem, TOKEN_MISSING.detail, TOKEN_MISSING.fields)
-        token = given[1].decode("ascii")
         return token, self._subscriptions.tokens.check(token, name, kind)
 
-    # -- answers ------------------------------------------------------------------------------
+    # -- responses ------------------------------------------------------------------------------
 
-    def _done(
-        self, command: SubscriptionCommand, tell: Callable[[Any], BufferedResponse]
+    def _submit(
+        self, command: SubscriptionCommand, render: Callable[[Any], BufferedResponse]
     ) -> Deferred[BufferedResponse]:
         submitted: Deferred[Any] = self._subscriptions.submit(command)
         return submitted.addCallback(
-            lambda outcome: refused(outcome) if isinstance(outcome, Refusal) else tell(outcome)
+            lambda outcome: refused(outcome) if isinstance(outcome, Refusal) else render(outcome)
         )
 
-    def _subscribed(self, outcome: Outcome) -> BufferedResponse | Deferred[BufferedResponse]:
+    def _subscribed(self, outcome: Outcome) -> MaybeDeferred:
         if isinstance(outcome, Refusal):
             return refused(outcome)
-        assert isinstance(outcome, Subscribed), "what subscribing comes to"
+        assert isinstance(outcome, Subscribed), "subscribing returns Subscribed or a refusal"
         status = 201 if outcome.fresh else 200
         described: Deferred[Any] = self._subscriptions.describe(outcome.state.id)
         return described.addCallback(self._described, status)
@@ -234,7 +222,7 @@ class SubscriptionHandler:
             "webhook": None if config.url is None else self._webhook(config.url),
             "wake_stream": config.wake_stream,
             "lease_ttl_ms": config.lease_ttl,
-            "created_at": _timestamp(state.created_at),
+            "created_at": headers.format_timestamp(state.created_at),
             "status": "failed" if state.failing else "active",
             "description": config.description,
         }
@@ -267,22 +255,22 @@ class SubscriptionHandler:
         )
 
     def _settled(self, outcome: Settled, token: str, done: bool) -> BufferedResponse:
-        told: dict[str, Any] = {"ok": True, "next_wake": outcome.next_wake}
+        body: dict[str, Any] = {"ok": True, "next_wake": outcome.next_wake}
         if not done and outcome.state is not None:
             renewed = self._subscriptions.tokens.renew(token, outcome.state)
             if renewed is not None:
-                told["token"] = renewed
-        return _json(200, told)
+                body["token"] = renewed
+        return _json(200, body)
 
 
-def _refused(failure: Failure) -> BufferedResponse:
+def _refused_by(failure: Failure) -> BufferedResponse:
     failure.trap(Refused)
     refused_by: Any = failure.value
     return refused(refused_by.refusal)
 
 
 def refused(refusal: Refusal) -> BufferedResponse:
-    """A refusal in the form of the control operations."""
+    """Return the error response of a control request."""
     problem = refusal.problem
     code = Problem.INVALID_REQUEST if problem in _INVALID else problem
     error: dict[str, Any] = {"code": code.name, "message": refusal.detail}
@@ -306,8 +294,8 @@ def _empty(_: object) -> BufferedResponse:
 def _only(
     request: Request,
     method: bytes,
-    answer: Callable[[], BufferedResponse | Deferred[BufferedResponse]],
-) -> BufferedResponse | Deferred[BufferedResponse]:
+    answer: Callable[[], MaybeDeferred],
+) -> MaybeDeferred:
     if request.method == method or (method == b"GET" and request.method == b"HEAD"):
         return answer()
     return _not_allowed(b"GET, HEAD" if method == b"GET" else method)
@@ -318,12 +306,7 @@ def _not_allowed(methods: bytes) -> BufferedResponse:
     return refused(
         Refusal(
             Problem.METHOD_NOT_ALLOWED,
-            f"this control resource knows {allow.decode('ascii')}",
+            f"the methods of this control resource are {allow.decode('ascii')}",
             ((b"Allow", allow),),
         )
     )
-
-
-def _timestamp(milliseconds: int) -> str:
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Answers that must not outlive the token that they were given for."""
+"""Deadline of responses that must not outlive the token of their request."""
 
 from __future__ import annotations
 
@@ -17,93 +17,100 @@ from durable_streams_tw.live.body_output import BodySink
 
 def until(
     seconds: float,
-    answer: Response | Deferred[Response],
+    response: Response | Deferred[Response],
     clock: IReactorTime,
-    over: Callable[[], Response],
+    expired: Callable[[], Response],
 ) -> Response | Deferred[Response]:
-    """An answer that is let go of after so many seconds: while it is waited for ``over`` stands
-    in for it; an event stream ends, behind a control event."""
-    if isinstance(answer, Response):
-        return _bounded(answer, seconds, clock)
-    ends_at = clock.seconds() + seconds
-    waited = answer
+    """Bound the duration of a response to ``seconds`` from now.
+
+    At the deadline, a pending response is cancelled and replaced by ``expired()``; an event
+    stream ends after a control event. A catch-up read is not bounded.
+    """
+    if isinstance(response, Response):
+        return _bounded(response, seconds, clock)
+    deadline = clock.seconds() + seconds
+    pending = response
     late = False
 
-    def give_up() -> None:
+    def time_out() -> None:
         nonlocal late
         late = True
-        waited.cancel()
+        pending.cancel()
 
-    timer = clock.callLater(max(seconds, 0), give_up)
+    timer = clock.callLater(max(seconds, 0), time_out)
 
     def settled(result: Response | Failure) -> Response | Failure:
-        _call_off(timer)
+        _cancel(timer)
         if isinstance(result, Response):
-            return _bounded(result, ends_at - clock.seconds(), clock)
-        return over() if late and result.check(CancelledError) else result
+            return _bounded(result, deadline - clock.seconds(), clock)
+        return expired() if late and result.check(CancelledError) else result
 
-    return answer.addBoth(settled)
+    return response.addBoth(settled)
 
 
 def _bounded(response: Response, seconds: float, clock: IReactorTime) -> Response:
     body = response.body
     if isinstance(body, bytes | StreamedBody):
-        # Streamed is what the stream had when the token was good.
+        # The bytes were in the stream while the token was valid.
         return response
-    return replace(response, body=lambda sink: _Bounded(sink, body, seconds, clock))
+    return replace(response, body=lambda sink: _BoundedBody(sink, body, seconds, clock))
 
 
 @implementer(IPushProducer)
-class _Bounded:
-    """A live body with an end: between its subscriber and its sink, to hear of both ends."""
+class _BoundedBody:
+    """Live body with a deadline, between its SSE subscriber and the connection.
+
+    It is the subscriber's sink and the connection's producer, so that it learns of the end from
+    either side and cancels its timer.
+    """
 
     def __init__(self, sink: BodySink, follow: Follow, seconds: float, clock: IReactorTime) -> None:
         self._sink = sink
-        self._over = False
+        self._ended = False
         self.write = sink.write
         self._timer: IDelayedCall | None = None
         self._subscriber: Any = follow(self)
-        if not self._over:
-            self._timer = clock.callLater(max(seconds, 0), self._end)
+        if not self._ended:
+            self._timer = clock.callLater(max(seconds, 0), self._expire)
 
-    # -- the subscriber's -----------------------------------------------------------------------
+    # -- BodySink, for the subscriber ----------------------------------------------------------
 
     def finish(self) -> None:
         """End the body as complete."""
-        self._leave()
+        self._end()
         self._sink.finish()
 
     def abort(self) -> None:
-        """Cut the connection."""
-        self._leave()
+        """Abort the connection."""
+        self._end()
         self._sink.abort()
 
-    # -- the door's -----------------------------------------------------------------------------
+    # -- IPushProducer, for the connection ------------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """The transport is full."""
+        """Pause the subscriber: the transport's buffer is full."""
         self._subscriber.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """The transport is empty again."""
+        """Resume the subscriber: the transport's buffer is empty."""
         self._subscriber.resumeProducing()
 
     def stopProducing(self) -> None:
-        """The client is gone."""
-        self._leave()
+        """Stop the subscriber: the connection is closed."""
+        self._end()
         self._subscriber.stopProducing()
 
-    def _end(self) -> None:
+    def _expire(self) -> None:
         self._timer = None
         self._subscriber.end()
 
-    def _leave(self) -> None:
-        self._over = True
+    def _end(self) -> None:
+        self._ended = True
         if self._timer is not None:
-            _call_off(self._timer)
+            _cancel(self._timer)
             self._timer = None
 
 
-def _call_off(timer: IDelayedCall) -> None:
+def _cancel(timer: IDelayedCall) -> None:
     if timer.active():
         timer.cancel()

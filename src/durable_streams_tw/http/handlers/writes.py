@@ -1,8 +1,8 @@
-"""Writes: bodies are framed, commands submitted, each stream's in the order they came.
+"""Handler of writes: it frames bodies and submits commands, in order for each stream.
 
-A large JSON body is validated in a thread, and a caller inside the process may leave the
-content type to be looked up. Either takes a while, and what is asked of the same stream
-meanwhile waits its turn, so that no append overtakes another.
+Validating a large JSON body in a thread, and looking up the content type for a caller in the
+process, take time. Later writes to the stream queue until then, so that no append overtakes
+another.
 """
 
 from __future__ import annotations
@@ -26,137 +26,139 @@ from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Command, IStreamStore, Outcome
 
 InThread = Callable[..., "Deferred[Any]"]
-"""Calls a function in a thread: ``in_thread(function, *arguments)``."""
+"""Call a function in a thread: ``in_thread(function, *arguments)``."""
 
 Prepare = Callable[[], "Command | Deferred[Command]"]
 
 
-class _Turn:
-    """One write that waits for its turn, or for its command."""
+class _QueuedWrite:
+    """Write in the queue of a stream, whose command may still have to be prepared."""
 
-    __slots__ = ("begun", "calls_back", "done", "outcome", "prepare")
+    __slots__ = ("done", "is_async", "outcome", "prepare", "started")
 
     def __init__(self, prepare: Prepare) -> None:
         self.prepare = prepare
-        self.begun = False
+        self.started = False
         self.done = False
-        self.calls_back = False
-        # Whoever cancels has stopped waiting; the write goes on.
+        self.is_async = False
+        # Cancelling this Deferred does not cancel the write.
         self.outcome: Deferred[Outcome] = Deferred()
 
 
 class WriteHandler:
-    """The way of every write into the store.
+    """Handler of PUT, POST and DELETE, and of the writes of the embedding program.
 
-    ``now`` tells the time in milliseconds since 1970. Methods raise `Refused` where the
-    fields are malformed; what the store refuses is the outcome. Cancelling a Deferred that
-    they return does not undo the write.
+    ``now`` returns milliseconds since the Unix epoch. Methods raise `Refused` for malformed
+    headers; a refusal by the store is an outcome. Cancelling a returned Deferred does not undo
+    the write.
     """
 
     def __init__(self, store: IStreamStore, now: Callable[[], int], in_thread: InThread) -> None:
         self._store = store
         self._now = now
         self._in_thread = in_thread
-        self._turns: dict[str, deque[_Turn]] = {}
+        self._queues: dict[str, deque[_QueuedWrite]] = {}
 
     def create(self, path: str, header: HeaderMap, raw: bytes, root: bytes) -> Deferred[Outcome]:
-        """PUT (PROTOCOL.md §5.1); ``root`` is the raw path that stream names stand behind."""
-        asked = parsing.parse_create(header, self._now(), root)
+        """Create a stream (PROTOCOL.md §5.1). ``root`` is the raw path before stream names."""
+        fields = parsing.parse_create(header, self._now(), root)
 
         def command(body: Body) -> Command:
             return Create(
                 path,
-                asked.content_type,
-                asked.lifetime,
-                asked.closed,
+                fields.content_type,
+                fields.lifetime,
+                fields.closed,
                 body,
-                asked.fork,
-                asked.precondition,
+                fields.fork,
+                fields.precondition,
             )
 
-        # The body of a fork that names no type is framed as what its source holds.
-        content_type = asked.content_type or content_types.DEFAULT
-        if _takes_long(content_type, raw):
-            return self._in_turn(
+        # A fork without a content type has that of its source, whose bytes frame the body.
+        content_type = fields.content_type or content_types.DEFAULT
+        if _is_slow(content_type, raw):
+            return self._enqueue(
                 path, lambda: self._framed(bodies.initial, content_type, raw, command)
             )
-        if path in self._turns:
-            return self._in_turn(path, lambda: command(bodies.initial(content_type, raw)))
+        if path in self._queues:
+            return self._enqueue(path, lambda: command(bodies.initial(content_type, raw)))
         return self._store.submit(command(bodies.initial(content_type, raw)))
 
     def append(self, path: str, header: HeaderMap, raw: bytes) -> Deferred[Outcome]:
-        """POST (PROTOCOL.md §5.2, §5.3)."""
+        """Append to a stream, close it, or both (PROTOCOL.md §5.2, §5.3)."""
         outcome: Deferred[Outcome] = Deferred()
-        self.append_for(path, header, raw, outcome.callback, outcome.errback)
+        self.append_with_callbacks(path, header, raw, outcome.callback, outcome.errback)
         return outcome
 
-    def append_for(
+    def append_with_callbacks(
         self,
         path: str,
         header: HeaderMap,
         raw: bytes,
-        told: Callable[[Outcome], object],
-        failed: Callable[[Failure], object],
+        callback: Callable[[Outcome], object],
+        errback: Callable[[Failure], object],
     ) -> None:
-        """The same, for one who is told, at once or later, and must not raise anything then."""
-        asked = parsing.parse_append(header)
-        if _takes_long(asked.content_type, raw) or path in self._turns:
-            turn = self._in_turn(path, lambda: self._append(path, asked, asked.content_type, raw))
-            turn.addCallbacks(told, failed)
+        """Append like `append`, and call back now or later. The callbacks must not raise."""
+        fields = parsing.parse_append(header)
+        if _is_slow(fields.content_type, raw) or path in self._queues:
+            queued = self._enqueue(
+                path, lambda: self._append(path, fields, fields.content_type, raw)
+            )
+            queued.addCallbacks(callback, errback)
             return
-        body = bodies.appended(asked.content_type, raw) if raw else None
+        body = bodies.appended(fields.content_type, raw) if raw else None
         self._store.execute(
             Append(
                 path,
-                asked.content_type,
+                fields.content_type,
                 body,
-                asked.closed,
-                asked.stream_seq,
-                asked.producer,
-                asked.precondition,
+                fields.closed,
+                fields.stream_seq,
+                fields.producer,
+                fields.precondition,
             ),
-            told,
+            callback,
         )
 
-    def append_as_it_is(self, path: str, header: HeaderMap, raw: bytes) -> Deferred[Outcome]:
-        """An append whose content type is the stream's, whatever that is."""
-        asked = parsing.parse_append(header)
+    def append_untyped(self, path: str, header: HeaderMap, raw: bytes) -> Deferred[Outcome]:
+        """Append bytes that have the stream's own content type, which is looked up first."""
+        fields = parsing.parse_append(header)
 
-        def looked_up(state: StreamState | Refusal) -> Command | Deferred[Command]:
+        def with_state(state: StreamState | Refusal) -> Command | Deferred[Command]:
             if isinstance(state, Refusal):
                 raise Refused(state.problem, state.detail, state.fields)
-            return self._append(path, asked, state.content_type, raw)
+            return self._append(path, fields, state.content_type, raw)
 
         def prepare() -> Deferred[Command]:
-            looked: Deferred[Any] = self._store.get_state(path)
-            return looked.addCallback(looked_up)
+            state: Deferred[Any] = self._store.get_state(path)
+            return state.addCallback(with_state)
 
-        return self._in_turn(path, prepare)
+        return self._enqueue(path, prepare)
 
     def delete(self, path: str, header: HeaderMap) -> Deferred[Outcome]:
-        """DELETE (PROTOCOL.md §5.4)."""
+        """Delete a stream (PROTOCOL.md §5.4)."""
         command = Delete(path, parse_precondition(header))
-        if path in self._turns:
-            return self._in_turn(path, lambda: command)
+        if path in self._queues:
+            return self._enqueue(path, lambda: command)
         return self._store.submit(command)
 
     def _append(
-        self, path: str, asked: AppendHeaders, content_type: str | None, raw: bytes
+        self, path: str, fields: AppendHeaders, content_type: str | None, raw: bytes
     ) -> Command | Deferred[Command]:
         def command(body: Body | None) -> Command:
             return Append(
                 path,
                 content_type,
                 body,
-                asked.closed,
-                asked.stream_seq,
-                asked.producer,
-                asked.precondition,
+                fields.closed,
+                fields.stream_seq,
+                fields.producer,
+                fields.precondition,
             )
 
         if not raw:
             return command(None)
-        if _takes_long(content_type, raw):
+        if _is_slow(content_type, raw):
             return self._framed(bodies.appended, content_type, raw, command)
         return command(bodies.appended(content_type, raw))
 
@@ -169,44 +171,44 @@ class WriteHandler:
     ) -> Deferred[Command]:
         return self._in_thread(frame, content_type, raw).addCallback(command)
 
-    # -- turns ------------------------------------------------------------------------------
+    # -- queues of streams --------------------------------------------------------------------
 
-    def _in_turn(self, path: str, prepare: Prepare) -> Deferred[Outcome]:
-        turn = _Turn(prepare)
-        queue = self._turns.get(path)
+    def _enqueue(self, path: str, prepare: Prepare) -> Deferred[Outcome]:
+        write = _QueuedWrite(prepare)
+        queue = self._queues.get(path)
         if queue is not None:
-            queue.append(turn)
+            queue.append(write)
         else:
-            self._turns[path] = deque((turn,))
+            self._queues[path] = deque((write,))
             self._advance(path)
-        return turn.outcome
+        return write.outcome
 
     def _advance(self, path: str) -> None:
-        # A loop and no recursion, for thousands may wait behind one.
-        queue = self._turns[path]
+        # A loop: recursion would overflow the stack when thousands of writes are queued.
+        queue = self._queues[path]
         while queue:
-            turn = queue[0]
-            if not turn.begun:
-                turn.begun = True
-                prepared: Deferred[Any] = maybeDeferred(turn.prepare)
-                prepared.addBoth(self._prepared, turn, path)
-            if not turn.done:
-                turn.calls_back = True
+            write = queue[0]
+            if not write.started:
+                write.started = True
+                prepared: Deferred[Any] = maybeDeferred(write.prepare)
+                prepared.addBoth(self._prepared, write, path)
+            if not write.done:
+                write.is_async = True
                 return
             queue.popleft()
-        del self._turns[path]
+        del self._queues[path]
 
-    def _prepared(self, prepared: Command | Failure, turn: _Turn, path: str) -> None:
-        turn.done = True
+    def _prepared(self, prepared: Command | Failure, write: _QueuedWrite, path: str) -> None:
+        write.done = True
         if isinstance(prepared, Failure):
-            turn.outcome.errback(prepared)
+            write.outcome.errback(prepared)
         else:
-            self._store.submit(prepared).chainDeferred(turn.outcome)
-        if turn.calls_back:
+            self._store.submit(prepared).chainDeferred(write.outcome)
+        if write.is_async:
             self._advance(path)
 
 
-def _takes_long(content_type: str | None, raw: bytes) -> bool:
+def _is_slow(content_type: str | None, raw: bytes) -> bool:
     return (
         len(raw) > INLINE_BODY and content_type is not None and content_types.is_json(content_type)
     )

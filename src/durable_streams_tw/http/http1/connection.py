@@ -21,7 +21,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.http import limits
-from durable_streams_tw.http.handlers.deferred_result import Awaited
 from durable_streams_tw.http.handlers.streams import Decision, Respond
 from durable_streams_tw.http.http1 import response as http1_response
 from durable_streams_tw.http.http1.connection_phases import (
@@ -70,7 +69,7 @@ class Http1Connection(PhasedConnection):
         self._out: list[bytes] = []
         self._heir: Any = None
         # What the answer waits for.
-        self._pending: Deferred[Any] | Awaited[Response] | None = None
+        self._pending: Deferred[Any] | None = None
         # What answers the request whose body is coming, once its head was found good.
         self._admitted: Respond | None = None
         self._working = False

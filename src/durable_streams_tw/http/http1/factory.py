@@ -53,10 +53,10 @@ class Http1Factory(ServerFactory):
         wall: Seconds | None = None,
     ) -> None:
         self.settings = settings = settings or Settings()
-        self.serving = operations.serving
+        self.serving = operations.responder
         self.decide = operations.decide
         self.refuse = operations.refuse
-        self.failure = operations.failure
+        self.failure = operations.error_response
         self.openings = StatusLines()
         self.frames = SharedFrames()
         self.stopping = False

@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from durable_streams_tw.http import problems
 from durable_streams_tw.http.http1.fields import (
     BARE,
     CLOSING,
@@ -119,7 +120,7 @@ class RefusedHead(Refused):
 
 def body_too_large(limit: int) -> Refused:
     """What is said to a body of more than ``limit`` bytes."""
-    return refused(Refusal(Problem.BODY_TOO_LARGE, f"a body has at most {limit} bytes"))
+    return refused(problems.body_too_large(limit))
 
 
 def refused(refusal: Refusal) -> Refused:

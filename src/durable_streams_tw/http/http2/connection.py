@@ -170,7 +170,7 @@ class Http2Connection(Protocol):
         self._bodies = factory.site.bodies
         # Requests whose heads have come, and perhaps not their bodies.
         self._undecided: list[Http2Stream] = []
-        self._respond = factory.operations.serving(getattr(address, "host", None))
+        self._respond = factory.operations.responder(getattr(address, "host", None))
         self._reader = frames.FrameReader()
         self._writer = HeadWriter()
         self._outlet: SocketWriter
@@ -609,7 +609,7 @@ class Http2Connection(Protocol):
 
     def _failed_to_decide(self, failure: Failure, stream: Http2Stream) -> None:
         if not stream.over:
-            decision = self._factory.operations.failure(failure, stream.origin)
+            decision = self._factory.operations.error_response(failure, stream.origin)
             self._decided_later(decision, stream)
 
     # -- requests and answers -------------------------------------------------------------------
@@ -686,7 +686,7 @@ class Http2Connection(Protocol):
         if stream.over:
             return
         try:
-            response = self._factory.operations.failure(failure, stream.origin)
+            response = self._factory.operations.error_response(failure, stream.origin)
         except Exception:  # noqa: BLE001 - a cancelled request whose client still waits
             _log.failure("An HTTP/2 request has met a bug, and is reset")
             self.reset(stream, Code.INTERNAL_ERROR)
@@ -749,7 +749,7 @@ class Http2Connection(Protocol):
                 response.status, response.own, response.common, length, self._factory.date
             )
         except InvalidHeader:
-            failed = self._factory.operations.failure(Failure(), stream.origin)
+            failed = self._factory.operations.error_response(Failure(), stream.origin)
             self._answer(stream, failed)
             return False
         stream.answered = True

@@ -1,4 +1,4 @@
-"""Resources of other kinds that ask as streams do: what operators look at."""
+"""Authorization of operator resources, by the checks of `AuthorizedHandler`."""
 
 from __future__ import annotations
 
@@ -14,113 +14,120 @@ from twisted.web.server import NOT_DONE_YET, Request
 from durable_streams_tw.auth.grants import Grants, Verb
 from durable_streams_tw.auth.identities import Identity
 from durable_streams_tw.http import problems
-from durable_streams_tw.http.handlers.authorization import AuthorizedHandler, forbidden
+from durable_streams_tw.http.handlers.authorization import (
+    AuthorizedHandler,
+    ClientRequest,
+    forbidden,
+)
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
 from durable_streams_tw.http.twisted_web import request_target
 from durable_streams_tw.http.twisted_web.resource import send
 from durable_streams_tw.protocol.errors import Refusal, Refused
 
-May = Callable[[Grants, Request], "str | None"]
-"""What is missing for a request, in words; None where it is allowed."""
+MissingGrant = Callable[[Grants, Request], "str | None"]
+"""Return which grant a request lacks, None if it has all."""
 
-_LATER: Final = "the resource answers"
+_RENDER: Final = "render the resource"
 
 
-def may_see_metrics(grants: Grants, request: Request) -> str | None:
-    """Numbers are about all streams."""
+def missing_for_metrics(grants: Grants, request: Request) -> str | None:
+    """Require metrics on all streams: figures are about all of them."""
     if grants.allow_below(Verb.METRICS, ""):
         return None
-    return "this needs metrics on all streams"
+    return "the request needs the grant metrics on all streams"
 
 
-def may_list(grants: Grants, request: Request) -> str | None:
-    """Names of streams that begin with the parameter ``prefix``."""
+def missing_for_listing(grants: Grants, request: Request) -> str | None:
+    """Require list on every stream whose name begins with the query parameter ``prefix``."""
     query = request.uri.partition(b"?")[2].decode("latin-1")
     try:
-        given = parse_qs(query, keep_blank_values=True, errors="strict").get("prefix", [""])
+        prefixes = parse_qs(query, keep_blank_values=True, errors="strict").get("prefix", [""])
     except ValueError:
-        given = [""]
-    # Given twice it is refused behind this; until then each has to be allowed.
-    if all(grants.allow_below(Verb.LIST, prefix) for prefix in given):
+        prefixes = [""]
+    # StreamListing refuses several prefixes; until then each must be allowed.
+    if all(grants.allow_below(Verb.LIST, prefix) for prefix in prefixes):
         return None
-    return "this needs list on every stream whose name begins with the prefix"
+    return "the request needs the grant list on every stream whose name begins with the prefix"
 
 
-def may_look(grants: Grants, request: Request) -> str | None:
-    """A page that holds nothing itself."""
+def missing_for_console(grants: Grants, request: Request) -> str | None:
+    """Require no grant: the page holds no data."""
     return None
 
 
-#: What is asked for children of the operators' tree; for all others the most. Probes know no
-#: tokens, and are told nothing; None is nothing at all.
-_RULES: Final[dict[bytes, May | None]] = {
+#: Required grants of the children of the operators' tree; all others require metrics. None is for
+#: probes, which are not checked at all: they have no token and reveal nothing.
+_RULES: Final[dict[bytes, MissingGrant | None]] = {
     b"live": None,
     b"ready": None,
-    b"console": may_look,
-    b"streams": may_list,
+    b"console": missing_for_console,
+    b"streams": missing_for_listing,
 }
 
 
 class AuthorizedOperators(Resource):
-    """What operators look at, behind all that is asked of requests."""
+    """Operator resources that are rendered once `AuthorizedHandler` has accepted the request."""
 
     isLeaf = True
 
-    def __init__(self, operators: IResource, admission: AuthorizedHandler) -> None:
+    def __init__(self, operators: IResource, handler: AuthorizedHandler) -> None:
         Resource.__init__(self)
         self._resource = operators
-        self._admission = admission
+        self._handler = handler
 
     def render(self, request: Request) -> Any:
-        """Answer, or leave that to the resource."""
-        gone: list[object] = []
+        """Send a refusal, or let the operator resource render."""
+        disconnected: list[object] = []
         name = request.postpath[0] if request.postpath else b""
-        may = _RULES.get(name, may_see_metrics)
+        rule = _RULES.get(name, missing_for_metrics)
 
-        def judge(who: Identity | None) -> Any:
-            missing = None if who is None or may is None else may(who.grants, request)
-            return _LATER if missing is None else resources.refusal(forbidden(missing))
+        def authenticated(identity: Identity | None) -> Any:
+            missing = None if identity is None or rule is None else rule(identity.grants, request)
+            return _RENDER if missing is None else resources.refusal(forbidden(missing))
 
-        def say(refusal: Refusal) -> Response:
+        def refuse(refusal: Refusal) -> Response:
             return resources.refusal(refusal)
 
-        def broken(failure: Failure) -> Response | None:
+        def failed(failure: Failure) -> Response | None:
             if failure.check(CancelledError):
                 return None
-            return resources.refusal(problems.logged(failure))
+            return resources.refusal(problems.internal_error(failure))
 
-        def settled(answer: Any) -> None:
-            if gone or answer is None:
+        def settled(result: Any) -> None:
+            if disconnected or result is None:
                 return
-            if answer is _LATER:
+            if result is _RENDER:
                 request.render(getChildForRequest(self._resource, request))
                 return
-            request.write(send(answer, request))
+            request.write(send(result, request))
             request.finish()
 
-        answer: Any = _LATER
+        result: Any = _RENDER
         try:
-            if may is not None:
-                answer = self._admission.examine(
-                    self._visit(request), judge, say, open_to_all=may is may_look
+            if rule is not None:
+                result = self._handler.authenticate(
+                    self._client_request(request),
+                    authenticated,
+                    refuse,
+                    public=rule is missing_for_console,
                 )
         except Refused as refused:
-            answer = say(refused.refusal)
-        except Exception:  # noqa: BLE001 - whatever it is, nothing is shown
-            answer = resources.refusal(problems.logged(Failure()))
-        if isinstance(answer, Deferred):
-            request.notifyFinish().addErrback(gone.append)
-            answer.addErrback(broken).addCallback(settled).addErrback(problems.logged)
+            result = refuse(refused.refusal)
+        except Exception:  # noqa: BLE001 - any error means that nothing is shown
+            result = resources.refusal(problems.internal_error(Failure()))
+        if isinstance(result, Deferred):
+            request.notifyFinish().addErrback(disconnected.append)
+            result.addErrback(failed).addCallback(settled).addErrback(problems.internal_error)
         else:
-            settled(answer)
+            settled(result)
         return NOT_DONE_YET
 
-    def _visit(self, request: Request) -> Any:
-        header = {
+    def _client_request(self, request: Request) -> ClientRequest:
+        headers = {
             name.lower(): b", ".join(values)
             for name, values in request.requestHeaders.getAllRawHeaders()
         }
         host = getattr(request.getClientAddress(), "host", None)
         url = b"http://" + request_target.host_of(request) + b"/"
-        return self._admission.visit(host, request.method or b"", header, url)
+        return self._handler.client_request(host, request.method or b"", headers, url)

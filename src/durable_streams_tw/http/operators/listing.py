@@ -1,10 +1,9 @@
-"""``GET /-/streams``: the streams that there are, page by page, for operators."""
+"""``GET /-/streams``: list of streams for operators, in pages."""
 
 from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -18,6 +17,7 @@ from durable_streams_tw.http import problems
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
 from durable_streams_tw.http.twisted_web.resource import send
+from durable_streams_tw.protocol import headers
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_LISTING_PAGE, MAX_PATH
 from durable_streams_tw.protocol.streams.offsets import format_offset
@@ -32,10 +32,10 @@ _TEXTS: Final = ("prefix", "after")
 
 
 class StreamListing(Resource):
-    """Pages of streams: ``?prefix=`` what their names begin with, ``?after=`` the name that the
-    page before has as its own ``after``, ``?limit=`` how many at most.
+    """List of streams, with the query parameters ``prefix``, ``after`` and ``limit``.
 
-    ``root`` is the raw path, without its first slash, under which streams live.
+    ``after`` is the value of the same name in the previous page. ``root`` is the raw path of the
+    streams, without its first slash.
     """
 
     isLeaf = True
@@ -46,64 +46,68 @@ class StreamListing(Resource):
         self._root = "/" + root.decode("ascii")
 
     def render(self, request: Request) -> Any:
-        """Answer with one page."""
+        """Send one page."""
         if request.method not in (b"GET", b"HEAD"):
             return send(resources.read_only(), request)
         if request.postpath:
             return resources.NotFoundResource().render(request)
         try:
-            question = partial(list_streams, **_asked(request.uri.partition(b"?")[2]))
+            query = partial(list_streams, **_arguments(request.uri.partition(b"?")[2]))
         except Refused as refused:
             return send(resources.refusal(refused.refusal), request)
-        answered: Deferred[Any] = self._store.query(question)
-        # A client that leaves is waited for no longer; the page is made and forgotten.
-        request.notifyFinish().addErrback(lambda _: answered.cancel())
-        answered.addCallback(self._response)
-        answered.addErrback(_failed)
-        answered.addCallback(_finish, request)
+        page: Deferred[Any] = self._store.query(query)
+        # Without this, the callbacks would write to a request whose client has left.
+        request.notifyFinish().addErrback(lambda _: page.cancel())
+        page.addCallback(self._response)
+        page.addErrback(_failed)
+        page.addCallback(_finish, request)
         return NOT_DONE_YET
 
     def _response(self, page: Page | Refusal) -> Response:
         if isinstance(page, Refusal):
             return resources.refusal(page)
-        told: dict[str, Any] = {
+        body: dict[str, Any] = {
             "root": self._root,
             "streams": [_described(state) for state in page.streams],
             "after": page.after,
         }
         if page.unreadable:
-            told["unreadable"] = page.unreadable
-        return resources.page(200, _JSON, json.dumps(told, ensure_ascii=False).encode("utf-8"))
+            body["unreadable"] = page.unreadable
+        return resources.page(200, _JSON, json.dumps(body, ensure_ascii=False).encode("utf-8"))
 
 
-def _asked(query: bytes) -> dict[str, Any]:
-    """The arguments of a query. Raises `Refused` (MALFORMED_REQUEST).
+def _arguments(query: bytes) -> dict[str, Any]:
+    """Return the arguments of `list_streams`. Raise `Refused` (MALFORMED_REQUEST).
 
-    Taken apart as whoever guards this does (`guarded.may_list`), so that both see one prefix.
+    Parse the query as `authorized.missing_for_listing` does, so that both see the same prefix.
     """
     try:
         given = parse_qs(query.decode("latin-1"), keep_blank_values=True, errors="strict")
     except ValueError:
         raise Refused(Problem.MALFORMED_REQUEST, "the query is not UTF-8") from None
-    asked: dict[str, Any] = {"limit": LISTING_PAGE}
-    # Parameters that nobody knows mean nothing (PROTOCOL.md §11.1).
+    arguments: dict[str, Any] = {"limit": LISTING_PAGE}
+    # Unknown parameters are ignored (PROTOCOL.md §11.1).
     for name in (*_TEXTS, "limit"):
         if name not in given:
             continue
         value, *more = given[name]
         if more:
-            raise Refused(Problem.MALFORMED_REQUEST, f"{name} is given twice")
+            raise Refused(Problem.MALFORMED_REQUEST, f"the query parameter {name} is given twice")
         if name in _TEXTS:
             if len(value.encode("utf-8")) > MAX_PATH:
-                raise Refused(Problem.MALFORMED_REQUEST, f"{name} is longer than any name")
-            asked[name] = value
+                raise Refused(
+                    Problem.MALFORMED_REQUEST,
+                    f"the query parameter {name} is longer than {MAX_PATH} bytes",
+                )
+            arguments[name] = value
         elif _LIMIT.fullmatch(value) is None or not 1 <= int(value) <= MAX_LISTING_PAGE:
             raise Refused(
-                Problem.MALFORMED_REQUEST, f"limit is a number from 1 to {MAX_LISTING_PAGE}"
+                Problem.MALFORMED_REQUEST,
+                f"the query parameter limit must be 1 to {MAX_LISTING_PAGE}",
             )
         else:
-            asked[name] = int(value)
-    return asked
+            arguments[name] = int(value)
+    return arguments
 
 
 def _described(state: StreamState) -> dict[str, Any]:
@@ -113,27 +117,22 @@ def _described(state: StreamState) -> dict[str, Any]:
         "next_offset": format_offset(state, state.tail),
         "size": state.tail,
         "closed": state.closed,
-        "created_at": _timestamp(state.created_at),
+        "created_at": headers.format_timestamp(state.created_at),
         "ttl_seconds": state.lifetime.ttl,
         "expires_at": None,
         "forked_from": None if state.fork is None else state.fork.source,
     }
     if state.lifetime.expires_at is not None:
-        described["expires_at"] = state.lifetime.expires_at_text or _timestamp(
+        described["expires_at"] = state.lifetime.expires_at_text or headers.format_timestamp(
             state.lifetime.expires_at
         )
     return described
 
 
-def _timestamp(milliseconds: int) -> str:
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _failed(failure: Failure) -> Response | None:
     if failure.check(CancelledError):
         return None
-    return resources.refusal(problems.logged(failure))
+    return resources.refusal(problems.internal_error(failure))
 
 
 def _finish(response: Response | None, request: Request) -> None:

@@ -1,10 +1,9 @@
-"""What is there for those who run the server: resources below ``/-/``, beside the streams.
+"""Resources for operators below ``/-/``: tree, base class and error pages.
 
-Every door leads here: the fast one leaves what is no stream to its site, and the site shows
-`RootResource` first. A path counts as it is written: ``/%2D/live`` is not below ``/-/``.
+The HTTP/1.1 engine passes requests for other paths than streams to the twisted.web site, whose root
+is `RootResource`. The raw path counts: ``/%2D/live`` is not below ``/-/``.
 
-Pages of other sites have no business here, so nothing of this carries CORS fields, and nothing
-is kept by caches.
+Responses have no CORS headers, as pages of other origins must not read them, and are not cached.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams import responses
 from durable_streams_tw.protocol.streams.responses import Header
 
-#: The raw path below which operators' resources are found.
+#: Raw path prefix of operator resources.
 PREFIX: Final = b"/-/"
 
-#: What every answer here carries.
+#: Headers of every response below ``/-/``.
 COMMON: Final[tuple[Header, ...]] = (
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Cross-Origin-Resource-Policy", b"same-origin"),
@@ -33,23 +32,23 @@ COMMON: Final[tuple[Header, ...]] = (
     (b"Referrer-Policy", b"no-referrer"),
 )
 
-_NOTHING: Final = Refusal(Problem.NOT_FOUND, "operators find nothing here")
+_NOT_FOUND: Final = Refusal(Problem.NOT_FOUND, "there is no operator resource at this path")
 _READ_ONLY: Final = Refusal(
     Problem.METHOD_NOT_ALLOWED,
-    "what operators look at knows GET and HEAD",
+    "the methods of an operator resource are GET and HEAD",
     ((b"Allow", b"GET, HEAD"),),
 )
 
 
 def page(status: int, content_type: bytes, body: bytes, *fields: Header) -> Response:
-    """An answer below ``/-/``; ``fields`` take the place of common ones of the same name."""
+    """Return a response below ``/-/``. ``fields`` replace common headers of the same name."""
     named = {name.lower() for name, _ in fields}
     common = [field for field in COMMON if field[0].lower() not in named]
     return Response(status, [(b"Content-Type", content_type), *fields, *common], body)
 
 
 def refusal(refused: Refusal) -> Response:
-    """What says no below ``/-/``, as problem details (RFC 9457)."""
+    """Return a refusal below ``/-/``, as problem details (RFC 9457)."""
     answer = responses.refused(refused)
     own = {name.lower() for name, _ in answer.fields}
     common = [field for field in COMMON if field[0].lower() not in own]
@@ -57,12 +56,12 @@ def refusal(refused: Refusal) -> Response:
 
 
 def read_only() -> Response:
-    """What answers a method that a resource for looking at does not know."""
+    """Return the refusal of a method other than GET and HEAD."""
     return refusal(_READ_ONLY)
 
 
 class NotFoundResource(Resource):
-    """There is nothing here."""
+    """Resource that responds with 404."""
 
     isLeaf = True
 
@@ -70,12 +69,12 @@ class NotFoundResource(Resource):
         Resource.__init__(self)
 
     def render(self, request: Request) -> Any:
-        """Say so, whatever was asked."""
-        return send(refusal(_NOTHING), request)
+        """Send a 404 response."""
+        return send(refusal(_NOT_FOUND), request)
 
 
 class OperatorResource(Resource):
-    """One thing to look at: nothing is behind its name, and nothing can be done to it."""
+    """Read-only resource without children."""
 
     isLeaf = True
 
@@ -83,7 +82,7 @@ class OperatorResource(Resource):
         Resource.__init__(self)
 
     def render(self, request: Request) -> Any:
-        """Show it, where that is what was asked for."""
+        """Call `show` for GET and HEAD; refuse other methods and longer paths."""
         if request.postpath:
             return NotFoundResource().render(request)
         if request.method not in (b"GET", b"HEAD"):
@@ -91,31 +90,28 @@ class OperatorResource(Resource):
         return self.show(request)
 
     def show(self, request: Request) -> Any:
-        """Answer a GET or HEAD for it, as `Resource.render` does."""
+        """Respond to GET or HEAD, with a result as of `Resource.render`."""
         raise NotImplementedError
 
 
 class OperatorTree(Resource):
-    """The directory ``/-/``: put what operators look at under names of one segment.
-
-    A child that is a leaf gets all that stands behind its name too.
-    """
+    """Tree of operator resources at ``/-/``; children have names of one segment."""
 
     def __init__(self) -> None:
         Resource.__init__(self)
 
     def getChild(self, path: bytes, request: Request) -> IResource:
-        """Nothing was put there."""
+        """Return a resource that responds with 404."""
         missing: IResource = NotFoundResource()
         return missing
 
     def render(self, request: Request) -> Any:
-        """The directory itself lists nothing."""
-        return send(refusal(_NOTHING), request)
+        """Send a 404 response: the tree itself has no page."""
+        return send(refusal(_NOT_FOUND), request)
 
 
 class RootResource(Resource):
-    """The root of a site: ``operators`` below ``/-/``, ``streams`` for all else."""
+    """Root of a site: ``operators`` below ``/-/``, ``streams`` for all other paths."""
 
     def __init__(self, operators: IResource, streams: IResource) -> None:
         Resource.__init__(self)
@@ -123,7 +119,7 @@ class RootResource(Resource):
         self._streams = streams
 
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
-        """Look at the target as it was sent; what goes to the streams is left whole."""
+        """Choose by the raw target. The streams get the path with all segments."""
         if request_target.origin_form(request.uri).startswith(PREFIX):
             return self._operators
         assert request.prepath is not None and request.postpath is not None

@@ -1,4 +1,4 @@
-"""What can be seen of running streams: counters that run on, and levels to be read when asked."""
+"""Statistics of a running server: counters, and gauges that are read on request."""
 
 from __future__ import annotations
 
@@ -16,69 +16,69 @@ from durable_streams_tw.storage.metrics import StoreMetrics
 
 
 class ServerStats:
-    """One set of streams, as operators see it. Looking changes nothing and stops nobody."""
+    """Statistics of one `DurableStreams`, for metrics and health checks."""
 
     def __init__(
         self,
         store: IStreamStore,
-        fanout: Broadcaster,
+        broadcaster: Broadcaster,
         long_polls: LongPolls,
-        tails: FollowerRegistry,
+        registry: FollowerRegistry,
         calls: Mapping[str, int],
         connections: Callable[[], Sized],
         reactor: Any,
         in_thread: InThread,
         on_disk: bool,
     ) -> None:
-        #: What the store has done since now.
+        #: Counters of the store, from now on.
         self.meter = StoreMetrics()
         store.set_observer(self.meter)
-        #: Webhook calls so far, by result.
+        #: Number of webhook calls by result.
         self.calls = calls
         self.reactor = reactor
         self.in_thread = in_thread
-        #: Whether the streams are kept.
+        #: Whether the streams are stored on disk.
         self.on_disk = on_disk
         self._store = store
-        self._fanout = fanout
+        self._broadcaster = broadcaster
         self._long_polls = long_polls
-        self._tails = tails
+        self._registry = registry
         self._connections = connections
 
     def levels(self) -> Deferred[StoreStats | None]:
-        """How the store stands on its disk; None where it has none."""
+        """Return the statistics of the store's disk, None if it has none."""
         return self._store.stats()
 
     def obstacle(self) -> Deferred[str | None]:
-        """Why nothing can be written, None where it can; may never fire."""
+        """Return why nothing can be written, None if writing works. May never fire."""
         return self._store.check_writable()
 
     @property
     def connections(self) -> int:
-        """Open connections of clients."""
+        """Number of open client connections."""
         return len(self._connections())
 
     @property
     def long_polls(self) -> int:
-        """Readers that wait for an answer."""
+        """Number of waiting long-polls."""
         return self._long_polls.count
 
     @property
     def event_streams(self) -> int:
-        """Event stream connections."""
-        return self._fanout.count
+        """Number of SSE connections."""
+        return self._broadcaster.count
 
     @property
     def lagging(self) -> int:
-        """Event stream connections that are not caught up."""
-        return self._fanout.lagging
+        """Number of SSE connections that are not at the tail."""
+        return self._broadcaster.lagging
 
     @property
     def dropped(self) -> int:
-        """Event stream connections so far that ended before they had all."""
-        return self._fanout.dropped
+        """Number of SSE connections so far that were closed before they reached the tail."""
+        return self._broadcaster.dropped
 
     @property
     def followed(self) -> int:
-        """Streams with at least one live reader."""
-        return self._tails.count
+        """Number of streams with at least one live reader."""
+        return self._registry.count

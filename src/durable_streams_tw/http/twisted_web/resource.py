@@ -27,9 +27,8 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Request as WebRequest
 
-from durable_streams_tw.http.handlers.deferred_result import at_leisure
+from durable_streams_tw.http import problems
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
-from durable_streams_tw.http.headers import body_too_large
 from durable_streams_tw.http.http1.fields import CLOSING, SINGLE, doubled
 from durable_streams_tw.http.limits import SEND_TIMEOUT
 from durable_streams_tw.http.messages import Request, Response, StreamedBody
@@ -85,7 +84,7 @@ class StreamResources:
         """Any stream; ``target`` is its raw path, quoted as a whole."""
         if _size(request) > self._settings.max_body:
             # Only elsewhere: our own site has refused it before it came.
-            too_large = body_too_large(self._settings.max_body)
+            too_large = problems.body_too_large(self._settings.max_body)
             return succeed(self._operations.refuse(too_large, _origin(request))).addCallback(
                 send, request
             )
@@ -94,18 +93,17 @@ class StreamResources:
         given: Any = request
         respond: Respond | None = getattr(request, "admitted", None)
         if respond is None:
-            respond = self._operations.serving(getattr(request.getClientAddress(), "host", None))
+            respond = self._operations.responder(getattr(request.getClientAddress(), "host", None))
         else:
             given.admitted = None
         responded: Deferred[Any] = maybeDeferred(respond, message)
-        responded.addCallback(at_leisure)
         sent: Deferred[bytes] = responded.addCallback(self._send, request)
         return sent
 
     @app.handle_errors(Exception)  # type: ignore[arg-type]
     def failed(self, request: WebRequest, failure: Failure) -> bytes | Deferred[bytes]:
         """A bug of the door's own."""
-        response = self._operations.failure(failure, _origin(request))
+        response = self._operations.error_response(failure, _origin(request))
         if request.startedWriting:
             cut(request)
             return b""

@@ -29,7 +29,7 @@ from durable_streams_tw.http import limits, problems
 from durable_streams_tw.http.body_budget import NO_ROOM, BodyBudget
 from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
-from durable_streams_tw.http.headers import ResponseHeaders, body_too_large
+from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.http1.chunked import ChunkedBody
 from durable_streams_tw.http.http1.head import check_line, check_start, read_head
 from durable_streams_tw.http.http1.header_section import HeadContext, RefusedHead
@@ -115,7 +115,7 @@ class StreamRequest(Request):
 
     def _failed_to_decide(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
-            self._decided(self._site().policies.refusal(problems.logged(failure), None))
+            self._decided(self._site().policies.refusal(problems.internal_error(failure), None))
 
     def handleContentChunk(self, data: bytes) -> None:
         """A part of the body has come."""
@@ -166,7 +166,7 @@ class StreamRequest(Request):
 
     def processingFailed(self, reason: Failure) -> Failure:
         """A resource has failed."""
-        refusal = problems.logged(reason)
+        refusal = problems.internal_error(reason)
         if self.startedWriting:
             cut(self)
         else:
@@ -178,7 +178,7 @@ class StreamRequest(Request):
         return site if isinstance(site, StreamSite) else _ELSEWHERE
 
     def _too_large(self) -> Refusal:
-        return body_too_large(self._site().max_body)
+        return problems.body_too_large(self._site().max_body)
 
     def _turn_away(self, refusal: Refusal) -> None:
         self._answer_early(self._site().policies.refusal(refusal, self.getHeader(b"origin")))

@@ -1,9 +1,8 @@
-"""``/-/console``: one page on which operators see streams, follow them, and write to them.
+"""``/-/console``: web page on which operators list, follow and write streams.
 
-The page is static and the same for everybody: it holds nothing, and asks the server's other
-resources with the token that its user types in. So it needs no credentials itself. Its script
-and its style stand in the page, and the content security policy names them by their hashes:
-nothing else can run on it.
+The page is static and holds no data: its script sends requests with the token that the user
+enters, so the page itself needs no credentials. Script and style are inline, and the content
+security policy allows only their hashes.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ _HTML: Final = b"text/html; charset=utf-8"
 
 
 class Console(resources.OperatorResource):
-    """The page."""
+    """Resource of the console page."""
 
     def __init__(self) -> None:
         resources.OperatorResource.__init__(self)
-        # Read at the start: an upgrade in place may replace the files of a running server.
+        # Read the files at start: an upgrade may replace them while the server runs.
         whole_page()
 
     def show(self, request: Request) -> Any:
-        """Answer with the page."""
+        """Send the page."""
         body, policy = whole_page()
         fields = ((b"Content-Security-Policy", policy), (b"Referrer-Policy", b"same-origin"))
         return send(_page(body, *fields), request)
@@ -44,14 +43,14 @@ def _page(body: bytes, *fields: tuple[bytes, bytes]) -> Response:
 
 @cache
 def whole_page() -> tuple[bytes, bytes]:
-    """The page with script and style in their places, and the policy that lets only these run."""
+    """Return the page with script and style inlined, and its content security policy."""
     folder = files(__name__)
     style = folder.joinpath("page.css").read_bytes()
     script = folder.joinpath("page.js").read_bytes()
     page = folder.joinpath("page.html").read_bytes()
-    for mark, content in ((b"/* page.css */", style), (b"/* page.js */", script)):
-        before, found, after = page.partition(mark)
-        assert found, "the page has a place for it"
+    for placeholder, content in ((b"/* page.css */", style), (b"/* page.js */", script)):
+        before, found, after = page.partition(placeholder)
+        assert found, "page.html has every placeholder"
         page = before + content + after
     directives = (
         b"default-src 'none'",
