@@ -139,7 +139,7 @@ class Http2Tests(Http2TestCase):
         from durable_streams_tw.storage.memory.store import MemoryStore
 
         class Breaking(MemoryStore):
-            def look(self, *args: Any, **kwargs: Any) -> Any:
+            def get_state(self, *args: Any, **kwargs: Any) -> Any:
                 raise RuntimeError("a bug")
 
         self.begin(House(store=Breaking(lambda: int(MORNING * 1000))))
