@@ -1,9 +1,9 @@
-"""Clocks: monotonic time for timers, wall time for deadlines that clients name.
+"""Clocks: monotonic time for timers, wall-clock time for deadlines of clients.
 
-Twisted's reactors schedule by the wall clock. After a step back every pending call waits for the
-length of the step, after a step forward every one is due at once. A process that runs nothing but
-the server makes its reactor monotonic (`make_monotonic`). In a program that brings its own reactor
-the reactor stays as it is, and only the timers of this package are monotonic (`monotonic_timers`).
+Twisted's reactors schedule by the wall clock. If it is set back, every pending call is delayed by
+the step; if it is set forward, every one is due at once. A process that runs only the server
+makes its reactor monotonic (`make_monotonic`). A program that embeds the server keeps its reactor,
+and only the timers of this package are monotonic (`monotonic_timers`).
 """
 
 from __future__ import annotations
@@ -22,29 +22,28 @@ from twisted.python.runtime import seconds as twisted_seconds
 from zope.interface import implementer
 
 Seconds = Callable[[], float]
-"""Returns the time in seconds. Which clock it reads is the caller's choice."""
+"""Function that returns the time of some clock in seconds."""
 
-#: How often `MonotonicTimers` compares the two clocks (seconds).
+#: Interval at which `MonotonicTimers` compares the two clocks, in seconds.
 STEP_CHECK: Final = 1.0
 
-#: How far the wall clock moves against the monotonic one to count as a step (seconds).
+#: Shortest change of the wall clock against the monotonic one that counts as a step, in seconds.
 STEP: Final = 0.2
 
-# Linux counts the time that a machine was suspended for in this clock only.
+# On Linux only this clock counts the time for which the machine was suspended.
 _BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 def elapsed() -> float:
-    """Return monotonic time in seconds, a suspended machine's time included where possible."""
+    """Return monotonic time in seconds, including suspension of the machine if supported."""
     return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
 
 
 class StreamTime:
-    """Time by which TTLs, leases and retries run: milliseconds since the Unix epoch.
+    """Clock of TTLs, leases and retries, in ms since the Unix epoch.
 
-    It starts at the wall clock's time and goes on with ``steady``, so a step of ``wall`` while
-    the process runs neither ends nor prolongs what is counted from "now". Both arguments return
-    seconds. Thread-safe.
+    It starts at the time of ``wall`` and advances with ``steady``, so a step of the wall clock
+    neither shortens nor prolongs a TTL while the process runs. Thread-safe.
     """
 
     __slots__ = ("_offset", "_steady", "_wall")
@@ -55,32 +54,32 @@ class StreamTime:
         self._offset = wall() - steady()
 
     def now(self) -> int:
-        """Return the stream time."""
+        """Return the time in ms since the Unix epoch."""
         return int((self._steady() + self._offset) * 1000)
 
     def lead(self) -> int:
-        """Return how far the wall clock is ahead of this time by now, in milliseconds."""
+        """Return by how many ms the wall clock is ahead of this clock."""
         return round((self._wall() - self._steady() - self._offset) * 1000)
 
 
 def wall_clock(reactor: Any) -> Seconds:
-    """Return the wall clock that belongs to a reactor; a test's clock is its own wall clock."""
+    """Return the wall clock of a reactor. For `twisted.internet.task.Clock`, return its time."""
     return time.time if isinstance(reactor, ReactorBase) else reactor.seconds
 
 
 def stream_time(reactor: Any) -> StreamTime:
-    """Return a new `StreamTime` that starts now; a test's clock serves for both clocks."""
+    """Return a `StreamTime` that starts now; `twisted.internet.task.Clock` is both clocks."""
     if isinstance(reactor, ReactorBase):
         return StreamTime(time.time, elapsed)
     return StreamTime(reactor.seconds, reactor.seconds)
 
 
 def make_monotonic(reactor: Any) -> None:
-    """Make a reactor schedule by monotonic time from now on.
+    """Make a reactor schedule by monotonic time.
 
-    For a process that runs only this server. ``reactor.seconds()`` continues from the present
-    time, so calls that are pending already keep their moment. Does nothing to a reactor that does
-    not read the wall clock.
+    Only for a process that runs nothing but this server. ``reactor.seconds()`` continues from the
+    current time, so pending calls keep their due times. A reactor that does not read the wall
+    clock is left unchanged.
     """
     if _reads_wall_clock(reactor):
         monotonic = time.monotonic
@@ -89,10 +88,10 @@ def make_monotonic(reactor: Any) -> None:
 
 
 def monotonic_timers(reactor: Any) -> IReactorTime:
-    """Return timers that survive steps of the wall clock.
+    """Return timers that steps of the wall clock do not affect.
 
-    The reactor itself where it does not read the wall clock, `MonotonicTimers` beside it otherwise,
-    the same ones for every caller.
+    Return the reactor itself if it does not read the wall clock, and otherwise its
+    `MonotonicTimers`, which all callers share.
     """
     if not _reads_wall_clock(reactor):
         timers: IReactorTime = reactor
@@ -113,11 +112,11 @@ def _reads_wall_clock(reactor: Any) -> bool:
 
 @implementer(IReactorTime)
 class MonotonicTimers:
-    """Timers on monotonic time beside a reactor whose own timers follow the wall clock.
+    """Monotonic timers for a reactor whose own timers follow the wall clock.
 
-    The reactor is asked to call when the first timer is due. A step of the wall clock moves that
-    call, so a daemon thread compares the clocks once a second and has the reactor asked again. All
-    methods but `compare` run on the reactor's thread.
+    One reactor call is scheduled for the first timer. A step of the wall clock moves that call, so
+    a daemon thread compares the clocks every `STEP_CHECK` seconds and reschedules it. All methods
+    except `compare` run on the reactor's thread.
     """
 
     _log = Logger()
@@ -131,20 +130,20 @@ class MonotonicTimers:
         self._offset = wall() - seconds()
         self._calls: list[DelayedCall] = []
         self._cancelled = 0
-        # The reactor's call and when it was asked for; -inf stands for the next turn.
+        # The reactor's call and when it is due; -inf means the next iteration of the reactor.
         self._wake: IDelayedCall | None = None
         self._wake_at = float("inf")
 
     def watch(self) -> None:
-        """Start the thread that looks for steps of the wall clock."""
+        """Start the daemon thread that detects steps of the wall clock."""
         Thread(target=self._watch, name="durable-streams-clock", daemon=True).start()
 
     def compare(self) -> None:
-        """Have the reactor asked again if the wall clock was set. On the watching thread."""
+        """Reschedule the reactor's call if the wall clock was set. Runs on the daemon thread."""
         offset = self._wall() - self._seconds()
         if abs(offset - self._offset) > STEP:
             self._offset = offset
-            self._reactor.callFromThread(self._ask_again)
+            self._reactor.callFromThread(self._reschedule)
 
     def _watch(self) -> None:
         while True:
@@ -160,26 +159,26 @@ class MonotonicTimers:
     def callLater(
         self, delay: float, callable: Callable[..., Any], *args: object, **kw: object
     ) -> DelayedCall:
-        """Call a function in ``delay`` seconds; 0 means in the reactor's next turn."""
+        """Call a function after ``delay`` seconds; 0 means in the reactor's next iteration."""
         assert delay >= 0, f"{delay} is not greater than or equal to 0 seconds"
         call = DelayedCall(
             self._seconds() + delay, callable, args, kw, self._cancel, self._move, self._seconds
         )
         heappush(self._calls, call)
-        self._ask()
+        self._schedule()
         return call
 
     def getDelayedCalls(self) -> list[IDelayedCall]:
-        """Return the calls that are pending."""
+        """Return the pending calls."""
         return [call for call in self._calls if not call.cancelled]
 
     # -- the heap -------------------------------------------------------------------------------
 
     def _cancel(self, cancelled: DelayedCall) -> None:
-        # Its flag is set only after this.
+        # DelayedCall sets ``cancelled`` after this returns.
         if self._calls and self._calls[0] is cancelled:
             heappop(self._calls)
-            self._ask()
+            self._schedule()
             return
         self._cancelled += 1
         if self._cancelled > 50 and self._cancelled > len(self._calls) // 2:
@@ -191,7 +190,7 @@ class MonotonicTimers:
 
     def _move(self, _: DelayedCall) -> None:
         heapify(self._calls)
-        self._ask()
+        self._schedule()
 
     def _drop_cancelled(self) -> None:
         while self._calls and self._calls[0].cancelled:
@@ -200,39 +199,39 @@ class MonotonicTimers:
 
     # -- the reactor ----------------------------------------------------------------------------
 
-    def _ask(self) -> None:
-        """Ask the reactor to call when the first timer is due, if that is sooner than agreed."""
+    def _schedule(self) -> None:
+        """Schedule the reactor's call for the first timer if that is earlier than scheduled."""
         self._drop_cancelled()
         if not self._calls:
-            self._ask_no_more()
+            self._unschedule()
             return
         due = self._calls[0].time
         if due >= self._wake_at:
             return
-        self._ask_no_more()
+        self._unschedule()
         delay = due - self._seconds()
         if delay > 0:
             self._wake_at = due
-            self._wake = self._reactor.callLater(delay, self._ring)
+            self._wake = self._reactor.callLater(delay, self._fire)
         else:
             self._wake_at = float("-inf")
-            self._reactor.callFromThread(self._ring)
+            self._reactor.callFromThread(self._fire)
 
-    def _ask_no_more(self) -> None:
+    def _unschedule(self) -> None:
         if self._wake is not None:
             if self._wake.active():
                 self._wake.cancel()
             self._wake = None
         self._wake_at = float("inf")
 
-    def _ask_again(self) -> None:
-        self._ask_no_more()
-        self._ask()
+    def _reschedule(self) -> None:
+        self._unschedule()
+        self._schedule()
 
-    def _ring(self) -> None:
-        self._ask_no_more()
+    def _fire(self) -> None:
+        self._unschedule()
         now = self._seconds()
-        # Calls that these make for "now" have a later time, or wait for the next turn.
+        # Collect the due calls first: timers that they add wait for the next iteration.
         due: list[DelayedCall] = []
         while self._calls and self._calls[0].time <= now:
             due.append(heappop(self._calls))
@@ -246,7 +245,7 @@ class MonotonicTimers:
                 call.called = 1
                 with self._log.failuresHandled("while handling a timed call"):
                     call.func(*call.args, **call.kw)
-        self._ask()
+        self._schedule()
 
 
 _steady = WeakKeyDictionary()

@@ -1,4 +1,4 @@
-"""Threads apart from the reactor's own pool, and steps that run whatever the earlier ones did."""
+"""Threads outside the reactor's thread pool, and sequential shutdown."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _log = Logger()
 
 
 def in_daemon_thread(reactor: Any, call: Callable[..., T], *arguments: Any) -> Deferred[T]:
-    """Call a function in a new thread that does not keep the process alive.
+    """Call a function in a new daemon thread and return its result.
 
-    For what is rare and may hang, such as a file on a network. Cancelling fails the Deferred; the
-    thread goes on.
+    Use it for rare calls that may hang, such as reading a file on a network: a daemon thread does
+    not keep the process alive. Cancelling the Deferred does not stop the thread.
     """
     done: Deferred[T] = Deferred()
 
     def end(result: T | Failure) -> None:
-        # A cancelled Deferred drops the first result that comes afterwards.
+        # A cancelled Deferred ignores its first result.
         if isinstance(result, Failure):
             done.errback(result)
         else:
@@ -35,7 +35,7 @@ def in_daemon_thread(reactor: Any, call: Callable[..., T], *arguments: Any) -> D
     def run() -> None:
         try:
             result: T | Failure = call(*arguments)
-        except Exception:  # noqa: BLE001 - it is the caller's
+        except Exception:  # noqa: BLE001 - passed to the caller
             result = Failure()
         reactor.callFromThread(end, result)
 
@@ -44,10 +44,10 @@ def in_daemon_thread(reactor: Any, call: Callable[..., T], *arguments: Any) -> D
 
 
 class WorkerPool:
-    """A bounded number of threads for one kind of work: ``pool(function, *arguments)``.
+    """Bounded thread pool for one kind of work: ``pool(function, *arguments)``.
 
-    The reactor's own pool serves whatever else the process does, so work whose amount strangers
-    decide must not queue there. Threads start with the first call, and end with `stop`.
+    Work that clients cause must not queue in the reactor's thread pool, where it would delay all
+    other work of the process. Threads start with the first call and end with `stop`.
     """
 
     def __init__(self, reactor: Any, threads: int, name: str) -> None:
@@ -55,21 +55,21 @@ class WorkerPool:
         self._pool = ThreadPool(minthreads=0, maxthreads=threads, name=name)
 
     def __call__(self, call: Callable[..., T], *arguments: Any) -> Deferred[T]:
-        """Call a function in a thread of the pool."""
+        """Call a function in a thread of the pool and return its result."""
         if not self._pool.started:
             self._pool.start()
         return deferToThreadPool(self._reactor, self._pool, call, *arguments)
 
     def stop(self) -> None:
-        """Wait for the calls that are under way or queued, and end the threads."""
+        """Wait for running and queued calls, and end the threads."""
         if self._pool.started:
             self._pool.stop()
 
 
 def stop_all(*steps: Callable[[], Any]) -> Deferred[None]:
-    """Call each step when the one before has ended, and log those that fail.
+    """Call each step after the previous one has finished, and log failures.
 
-    A step may return a Deferred. Fires with None when the last one has ended.
+    A step may return a Deferred. The result fires with None after the last step.
     """
     stopped: Deferred[None] = Deferred()
     under_way: Deferred[Any] = succeed(None)
@@ -81,4 +81,4 @@ def stop_all(*steps: Callable[[], Any]) -> Deferred[None]:
 
 
 def _failed(failure: Failure) -> None:
-    _log.failure("stopping failed", failure)
+    _log.failure("Shutdown step failed", failure)

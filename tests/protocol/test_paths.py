@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.limits import MAX_PATH
-from durable_streams_tw.protocol.paths import check_name, is_reserved, stream_name
+from durable_streams_tw.protocol.paths import check_stream_path, is_reserved, parse_stream_path
 from tests.protocol.refusing import RefusingTestCase
 
 
@@ -39,7 +39,7 @@ class NameTests(RefusingTestCase):
             (b"a%5C..%5Cb", "a\\..\\b"),
             (b"__ds", "__ds"),
         ):
-            self.assertEqual(stream_name(raw), name)
+            self.assertEqual(parse_stream_path(raw), name)
 
     def test_traversal(self) -> None:
         """Segments that other software would resolve, however they are written."""
@@ -48,12 +48,12 @@ class NameTests(RefusingTestCase):
             *(b"%2e", b"%2E%2e", b"%2e./a", b".%2e/a", b"a/%2E%2E/b", b"a%2F..%2Fb", b"a%2f%2e%2e"),
             *(b"%2e%2e%2fetc", b"a/%2e"),
         ):
-            self.assertRefused(Problem.MALFORMED_PATH, stream_name, raw)
+            self.assertRefused(Problem.MALFORMED_PATH, parse_stream_path, raw)
 
     def test_empty_segments(self) -> None:
         """Nothing before, between or behind slashes is no name."""
         for raw in (b"", b"/", b"//", b"/a", b"a/", b"a//b", b"%2F", b"a%2F", b"%2Fa", b"a%2F/b"):
-            self.assertRefused(Problem.MALFORMED_PATH, stream_name, raw)
+            self.assertRefused(Problem.MALFORMED_PATH, parse_stream_path, raw)
 
     def test_control_characters(self) -> None:
         """C0, DEL, C1 and line separators, raw or escaped, anywhere."""
@@ -61,8 +61,8 @@ class NameTests(RefusingTestCase):
             escaped = quote(character).encode()
             for form in (character.encode(), escaped, escaped.lower()):
                 for raw in (form, b"a" + form, form + b"a", b"a/" + form + b"/b"):
-                    self.assertRefused(Problem.MALFORMED_PATH, stream_name, raw)
-        self.assertEqual(stream_name(b"%C2%A0"), "\xa0")
+                    self.assertRefused(Problem.MALFORMED_PATH, parse_stream_path, raw)
+        self.assertEqual(parse_stream_path(b"%C2%A0"), "\xa0")
 
     def test_broken_escapes(self) -> None:
         """A percent sign is followed by two hexadecimal digits."""
@@ -78,7 +78,7 @@ class NameTests(RefusingTestCase):
             b"% 1",
             b"a%2/b",
         ):
-            self.assertRefused(Problem.MALFORMED_PATH, stream_name, raw)
+            self.assertRefused(Problem.MALFORMED_PATH, parse_stream_path, raw)
 
     def test_not_utf8(self) -> None:
         """Bytes that are no text, raw or escaped."""
@@ -86,35 +86,37 @@ class NameTests(RefusingTestCase):
             *(b"\xff", b"%FF", b"%C0%AF", b"%C0%80", b"%E0%80%AF", b"%C3", b"caf\xe9"),
             *(b"%ED%A0%80", b"%F4%90%80%80", b"%80", b"%E2%82"),
         ):
-            self.assertRefused(Problem.MALFORMED_PATH, stream_name, raw)
+            self.assertRefused(Problem.MALFORMED_PATH, parse_stream_path, raw)
 
     def test_length(self) -> None:
         """Counted in bytes of UTF-8, after decoding."""
         for character in ("a", "é", "\u20ac", "\U0001f600"):
             size = len(character.encode())
             longest = character * (MAX_PATH // size) + "a" * (MAX_PATH % size)
-            self.assertEqual(stream_name(longest.encode()), longest)
-            self.assertEqual(stream_name(quote(longest).encode()), longest)
+            self.assertEqual(parse_stream_path(longest.encode()), longest)
+            self.assertEqual(parse_stream_path(quote(longest).encode()), longest)
             for longer in (longest + "a", longest[:-1] + "aaaa" + character):
-                self.assertRefused(Problem.MALFORMED_PATH, stream_name, longer.encode())
-                self.assertRefused(Problem.MALFORMED_PATH, stream_name, quote(longer).encode())
-        self.assertRefused(Problem.MALFORMED_PATH, stream_name, b"a" * 1_000_000)
+                self.assertRefused(Problem.MALFORMED_PATH, parse_stream_path, longer.encode())
+                self.assertRefused(
+                    Problem.MALFORMED_PATH, parse_stream_path, quote(longer).encode()
+                )
+        self.assertRefused(Problem.MALFORMED_PATH, parse_stream_path, b"a" * 1_000_000)
 
     def test_decoded_names(self) -> None:
         """Names that come decoded, in bodies or from programs, have the same rules."""
-        check_name("a/b%2F")
+        check_stream_path("a/b%2F")
         for name in ("", "a//b", "..", "a\n", "a\x85", "\ud83d", "a/\udc80", "a" * (MAX_PATH + 1)):
-            self.assertRefused(Problem.MALFORMED_PATH, check_name, name)
+            self.assertRefused(Problem.MALFORMED_PATH, check_stream_path, name)
 
     @given(st.binary(max_size=30) | st.text(max_size=10).map(lambda text: quote(text).encode()))
     def test_any_path(self, raw: bytes) -> None:
         """Any path is refused or names a stream; writing the name as a path leads back."""
         try:
-            name = stream_name(raw)
+            name = parse_stream_path(raw)
         except Refused as refused:
             self.assertEqual(refused.refusal.problem, Problem.MALFORMED_PATH)
             return
-        self.assertEqual(stream_name(quote(name).encode()), name)
+        self.assertEqual(parse_stream_path(quote(name).encode()), name)
         for segment in name.split("/"):
             self.assertNotIn(segment, ("", ".", ".."))
         self.assertFalse(any(ord(character) < 0x20 for character in name))
@@ -123,7 +125,7 @@ class NameTests(RefusingTestCase):
     def test_any_name(self, segment: str) -> None:
         """Any text without control characters can name a stream, if it is escaped."""
         name = f"a/{segment.replace('/', '_')}_"
-        self.assertEqual(stream_name(quote(name, safe="/").encode()), name)
+        self.assertEqual(parse_stream_path(quote(name, safe="/").encode()), name)
 
 
 class ReservedTests(RefusingTestCase):

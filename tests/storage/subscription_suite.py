@@ -40,8 +40,8 @@ from durable_streams_tw.protocol.subscriptions.state import (
     AlreadyClaimed,
     Config,
     Kind,
-    Proof,
     Subscription,
+    TokenClaims,
     Wake,
 )
 from durable_streams_tw.storage.api import RecordChange
@@ -115,7 +115,7 @@ class SubscriptionRig(StoreRig):
         """A request of the worker that has this wake."""
         wake = self.wake(state)
         taken = tuple(Ack(path, position) for path, position in acks)
-        return Settle(state.id, kind, Proof(state.number, wake), wake, taken, done)
+        return Settle(state.id, kind, TokenClaims(state.number, wake), wake, taken, done)
 
     def wake(self, state: Subscription) -> Wake:
         assert state.wake_id is not None, state
@@ -123,7 +123,7 @@ class SubscriptionRig(StoreRig):
 
     def release(self, state: Subscription) -> Release:
         wake = self.wake(state)
-        return Release(state.id, Proof(state.number, wake), wake)
+        return Release(state.id, TokenClaims(state.number, wake), wake)
 
     def delivered(
         self,
@@ -298,7 +298,7 @@ class SubscriptionSuite(SubscriptionRig):
         self.assertEqual(self.now_is().generation, 2)
 
     def test_missing(self) -> None:
-        proof = Proof(1, Wake(0, ""))
+        proof = TokenClaims(1, Wake(0, ""))
         for command in (
             LinkStreams("s", ("a",)),
             UnlinkStream("s", "a"),
@@ -481,14 +481,14 @@ class SubscriptionSuite(SubscriptionRig):
         self.settled(self.release(old))
         state = self.claimed().state
         wake = self.wake(state)
-        proof = Proof(state.number, wake)
+        proof = TokenClaims(state.number, wake)
         stale = [
-            (Proof(old.number, self.wake(old)), self.wake(old)),
+            (TokenClaims(old.number, self.wake(old)), self.wake(old)),
             (proof, self.wake(old)),
-            (Proof(old.number, self.wake(old)), wake),
+            (TokenClaims(old.number, self.wake(old)), wake),
             (proof, Wake(wake.generation, "w_other")),
             (proof, Wake(wake.generation + 1, wake.wake_id)),
-            (Proof(state.number + 1, wake), wake),
+            (TokenClaims(state.number + 1, wake), wake),
         ]
         before, cursors = self.now_is(), self.cursors()
         self.notes.clear()

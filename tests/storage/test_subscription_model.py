@@ -31,7 +31,7 @@ from durable_streams_tw.protocol.subscriptions.commands import (
     Unsubscribe,
 )
 from durable_streams_tw.protocol.subscriptions.outcomes import Claimed, Settled, Subscribed
-from durable_streams_tw.protocol.subscriptions.state import Kind, Proof, Subscription, Wake
+from durable_streams_tw.protocol.subscriptions.state import Kind, Subscription, TokenClaims, Wake
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Command, Outcome
 from durable_streams_tw.storage.durable.committer import Committer
@@ -113,9 +113,9 @@ def command_of(step: _Step, states: dict[str, Subscription]) -> Command | None:
     stale = rest[-1]
     shown = Wake(wake.generation - 1, wake.wake_id) if stale else wake
     if what == "release":
-        return Release(name, Proof(number, shown), wake)
+        return Release(name, TokenClaims(number, shown), wake)
     _, path, position, done, _ = rest
-    return Settle(name, kind, Proof(number, shown), wake, (Ack(path, position),), done)
+    return Settle(name, kind, TokenClaims(number, shown), wake, (Ack(path, position),), done)
 
 
 def meaning(outcome: Outcome) -> object:

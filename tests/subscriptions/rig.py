@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.subscriptions.commands import Ack, Claim, Settle, Subscribe
-from durable_streams_tw.protocol.subscriptions.state import Kind, Proof, Subscription, Wake
+from durable_streams_tw.protocol.subscriptions.state import Kind, Subscription, TokenClaims, Wake
 from durable_streams_tw.storage.api import Command, IStreamStore, Outcome
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
 from durable_streams_tw.storage.memory.store import MemoryStore
@@ -141,7 +141,7 @@ class WakesCase(SynchronousTestCase):
         wake = Wake(call.body["generation"], call.body["wake_id"])
         name = call.body["subscription_id"]
         proof = self.tokens.check(call.body["callback_token"], name, Kind.WEBHOOK)
-        assert isinstance(proof, Proof), proof
+        assert isinstance(proof, TokenClaims), proof
         taken = tuple([Ack(path, position) for path, position in acks])
         settle = Settle(name, Kind.WEBHOOK, proof, wake, taken, done)
         return self.successResultOf(self.store.submit(settle))

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.subscriptions.state import Config, Kind, Proof, Subscription, Wake
+from durable_streams_tw.protocol.subscriptions.state import (
+    Config,
+    Kind,
+    Subscription,
+    TokenClaims,
+    Wake,
+)
 from durable_streams_tw.subscriptions.limits import TOKEN_LIFETIME
 from durable_streams_tw.subscriptions.tokens import WakeTokens
 from tests.protocol.refusing import RefusingTestCase
@@ -38,7 +44,9 @@ class TokenTests(RefusingTestCase):
         self.tokens = WakeTokens(lambda: SECRET, lambda: self.now)
         self.token = self.tokens.issue(STATE)
 
-    def check(self, token: str, name: str = STATE.id, kind: Kind = Kind.PULL) -> Proof | Refusal:
+    def check(
+        self, token: str, name: str = STATE.id, kind: Kind = Kind.PULL
+    ) -> TokenClaims | Refusal:
         return self.tokens.check(token, name, kind)
 
     def assertInvalid(self, token: str, **kwargs: Any) -> None:
@@ -58,7 +66,7 @@ class TokenTests(RefusingTestCase):
         return claims
 
     def test_good(self) -> None:
-        self.assertEqual(self.check(self.token), Proof(STATE.number, Wake(7, "w_abc")))
+        self.assertEqual(self.check(self.token), TokenClaims(STATE.number, Wake(7, "w_abc")))
         self.assertEqual(self.check(self.forge()), self.check(self.token))
 
     def test_scope(self) -> None:
@@ -68,11 +76,11 @@ class TokenTests(RefusingTestCase):
         hook = replace(STATE, config=replace(STATE.config, kind=Kind.WEBHOOK))
         token = self.tokens.issue(hook)
         self.assertInvalid(token)
-        self.assertIsInstance(self.check(token, kind=Kind.WEBHOOK), Proof)
+        self.assertIsInstance(self.check(token, kind=Kind.WEBHOOK), TokenClaims)
 
     def test_expiry(self) -> None:
         self.now += TOKEN_LIFETIME - 1
-        self.assertIsInstance(self.check(self.token), Proof)
+        self.assertIsInstance(self.check(self.token), TokenClaims)
         self.now += 1
         self.assertRefusal(Problem.TOKEN_EXPIRED, self.check(self.token))
         # Whoever cannot sign does not learn that.
@@ -85,7 +93,7 @@ class TokenTests(RefusingTestCase):
         renewed = self.tokens.renew(self.token, STATE)
         assert renewed is not None
         self.now += TOKEN_LIFETIME / 2
-        self.assertEqual(self.check(renewed), Proof(STATE.number, Wake(7, "w_abc")))
+        self.assertEqual(self.check(renewed), TokenClaims(STATE.number, Wake(7, "w_abc")))
         self.assertIsNone(self.tokens.renew(self.token, STATE))
 
     def test_algorithm(self) -> None:
@@ -145,7 +153,7 @@ class TokenTests(RefusingTestCase):
         ):
             if changed == {"jti": "w"}:
                 self.assertEqual(
-                    self.check(self.forge(**changed)), Proof(STATE.number, Wake(7, "w"))
+                    self.check(self.forge(**changed)), TokenClaims(STATE.number, Wake(7, "w"))
                 )
             else:
                 self.assertInvalid(self.forge(**changed))
@@ -173,5 +181,5 @@ class TokenTests(RefusingTestCase):
         other = data.draw(st.sampled_from("ABCxyz019-_."))
         changed = self.token[:at] + other + self.token[at + 1 :]
         checked = self.check(changed)
-        if isinstance(checked, Proof):
+        if isinstance(checked, TokenClaims):
             self.assertEqual(checked, self.check(self.token))

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from durable_streams_tw.auth.limits import MAX_GRANTS
 from durable_streams_tw.protocol.errors import Refused
-from durable_streams_tw.protocol.paths import check_name, is_reserved
+from durable_streams_tw.protocol.paths import check_stream_path, is_reserved
 from durable_streams_tw.protocol.subscriptions.globs import MANY, Glob
 
 
@@ -134,7 +134,7 @@ def _grant(given: _Grant, strict: bool) -> Grant:
     if path:
         name = path.removesuffix("/")
         try:
-            check_name(name)
+            check_stream_path(name)
         except Refused as refused:
             raise MalformedGrants(f"grants: {path!r}: {refused.refusal.detail}") from None
         if is_reserved(name):

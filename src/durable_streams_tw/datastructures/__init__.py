@@ -1,1 +1,1 @@
-"""Containers that several packages share. They import nothing of this project."""
+"""Containers that several packages share. They import no other package of the project."""

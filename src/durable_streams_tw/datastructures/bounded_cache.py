@@ -1,7 +1,7 @@
 """Cache with a bound on its size that evicts its oldest entries in constant time.
 
-A plain ``dict`` is no queue: ``next(iter(d))`` walks over every slot that was deleted before it,
-so evicting from the front of a full one costs more with each eviction.
+A plain ``dict`` does not serve: ``next(iter(d))`` skips every slot deleted before it, so evicting
+from the front takes longer with each eviction.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ V = TypeVar("V")
 
 
 class BoundedCache(Generic[K, V]):
-    """Mapping that keeps its newest entries, up to a total weight.
+    """Mapping that keeps its newest entries up to a total weight.
 
-    Each entry weighs 1, or what ``weigh`` returns for its value; an entry that replaces another
-    under its key becomes the newest. Not thread-safe.
+    An entry weighs 1, or the result of ``weigh`` for its value. Replacing an entry makes it the
+    newest. Not thread-safe.
 
-    ``get(key, default=None)`` is the method of the dictionary inside, without a call in between.
+    ``get(key, default=None)`` is the bound method of the inner dictionary, which saves a call.
     """
 
     __slots__ = ("_entries", "_weigh", "get", "max_weight", "weight")
@@ -42,12 +42,12 @@ class BoundedCache(Generic[K, V]):
         return iter(self._entries)
 
     def put(self, key: K, value: V) -> list[tuple[K, V]]:
-        """Store an entry and evict the oldest ones beyond the bound; return these."""
+        """Store an entry; evict the oldest entries beyond the bound and return them."""
         self.insert(key, value)
         return self.trim() if self.weight > self.max_weight else []
 
     def insert(self, key: K, value: V) -> None:
-        """Store an entry without evicting any. Call `trim` once the entries may go."""
+        """Store an entry without evicting any. Call `trim` later to evict."""
         entries, weigh = self._entries, self._weigh
         if key in entries:
             if weigh is not None:
@@ -58,7 +58,7 @@ class BoundedCache(Generic[K, V]):
         entries[key] = value
 
     def trim(self) -> list[tuple[K, V]]:
-        """Evict the oldest entries beyond the bound; return these."""
+        """Evict the oldest entries beyond the bound and return them."""
         entries, weigh = self._entries, self._weigh
         evicted = []
         while self.weight > self.max_weight:
@@ -72,7 +72,7 @@ class BoundedCache(Generic[K, V]):
         return next(iter(self._entries.items()))
 
     def pop(self, key: K) -> V | None:
-        """Remove an entry if it is there; return its value."""
+        """Remove an entry and return its value, or None if there is none."""
         try:
             value = self._entries.pop(key)
         except KeyError:

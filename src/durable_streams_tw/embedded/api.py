@@ -428,7 +428,7 @@ class DurableStreams(Service):
 
 
 def _name(path: str) -> str:
-    paths.check_name(path)
+    paths.check_stream_path(path)
     if paths.is_reserved(path):
         raise Refused(Problem.NOT_FOUND, "names below __ds are reserved")
     return path

@@ -17,7 +17,7 @@ _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SHORT: Final = 256
 
 
-def stream_name(raw: bytes) -> str:
+def parse_stream_path(raw: bytes) -> str:
     """Return the stream path that a raw path names, percent-decoded once.
 
     ``raw`` is the part after the root. Raises `Refused` (MALFORMED_PATH) for an empty path, an
@@ -35,14 +35,14 @@ def _name(raw: bytes) -> str:
         name = decoded.decode("utf-8")
     except UnicodeDecodeError:
         raise Refused(Problem.MALFORMED_PATH, "the path is not UTF-8") from None
-    check_name(name)
+    check_stream_path(name)
     return name
 
 
 _short_name: Final = lru_cache(maxsize=16_384)(_name)
 
 
-def check_name(name: str) -> None:
+def check_stream_path(name: str) -> None:
     """Raise `Refused` (MALFORMED_PATH) unless a decoded path is a valid stream path."""
     if not name:
         raise Refused(Problem.MALFORMED_PATH, "the stream path is empty")

@@ -168,7 +168,7 @@ class Scheduler:
             if over and charge.patience is None:
                 # What it was made for is settled; its answer may be on its way.
                 charge.patience = self._clock.callLater(DELIVERY_GRACE, charge.call.cancel)
-            if owed is None or owed[0] is Action.CALL:
+            if owed is None or owed[0] is Action.CALL_WEBHOOK:
                 return
         if owed is None:
             self._charges.pop(charge.state.id, None)
@@ -179,7 +179,7 @@ class Scheduler:
     def _do(self, charge: _Charge, duty: Action) -> None:
         charge.timer = None
         state = charge.state
-        if duty is Action.CALL:
+        if duty is Action.CALL_WEBHOOK:
             assert state.wake_id is not None, "a wake is delivered"
             charge.called = Wake(state.generation, state.wake_id)
             charge.call = call = self._deliver(state)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import jwt
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.subscriptions.state import Kind, Proof, Subscription, Wake
+from durable_streams_tw.protocol.subscriptions.state import Kind, Subscription, TokenClaims, Wake
 from durable_streams_tw.subscriptions.limits import TOKEN_LIFETIME
 
 _ALGORITHM: Final = "HS256"
@@ -66,7 +66,7 @@ class WakeTokens:
         }
         return jwt.encode(claims, self._secret(), algorithm=_ALGORITHM, headers=_HEADER)
 
-    def check(self, token: str, name: str, kind: Kind) -> Proof | Refusal:
+    def check(self, token: str, name: str, kind: Kind) -> TokenClaims | Refusal:
         """What a token says of a subscription's wake, or why it says nothing."""
         claims = self._claims(token, kind)
         if isinstance(claims, Refusal):
@@ -74,7 +74,7 @@ class WakeTokens:
         number, generation, wake_id = claims["num"], claims["gen"], claims["jti"]
         if claims["sub"] != name or not (_counts(number) and _counts(generation)):
             return _INVALID
-        return Proof(number, Wake(generation, wake_id))
+        return TokenClaims(number, Wake(generation, wake_id))
 
     def renew(self, token: str, state: Subscription) -> str | None:
         """A new token for one that is past the middle of its life, for the same wake."""

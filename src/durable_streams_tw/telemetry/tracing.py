@@ -120,7 +120,7 @@ def route_of(request: Request) -> str:
     root = request.root.decode("latin-1")
     if not is_control(request.path):
         return root + "{stream}"
-    place = parse_control_path(request.path).place
+    place = parse_control_path(request.path).resource
     return f"{root}__ds/*" if place is ControlResource.NOTHING else f"{root}__ds/{place.value}"
 
 

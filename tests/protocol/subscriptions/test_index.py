@@ -49,7 +49,7 @@ class IndexTests(SynchronousTestCase):
             expected = () if name in waking else tuple(sorted(found))
             self.assertEqual(index.matching(name), expected)
             self.assertEqual(
-                sorted(index.waking_through(name)),
+                sorted(index.with_wake_stream(name)),
                 sorted(member for member, (_, _, through) in there.items() if through == name),
             )
 

@@ -15,10 +15,10 @@ from durable_streams_tw.protocol.streams.offsets import format_offset
 from durable_streams_tw.protocol.subscriptions import commands as requests
 from durable_streams_tw.protocol.subscriptions import parsing
 from durable_streams_tw.protocol.subscriptions.commands import Ack, Subscribe
-from durable_streams_tw.protocol.subscriptions.state import Config, Kind, Proof, Wake
+from durable_streams_tw.protocol.subscriptions.state import Config, Kind, TokenClaims, Wake
 from tests.protocol.refusing import RefusingTestCase
 
-PROOF = Proof(1, Wake(7, "w_a"))
+PROOF = TokenClaims(1, Wake(7, "w_a"))
 
 
 def raw(value: Any) -> bytes:

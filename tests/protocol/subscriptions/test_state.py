@@ -16,8 +16,8 @@ from durable_streams_tw.protocol.subscriptions.state import (
     AlreadyClaimed,
     Config,
     Kind,
-    Proof,
     Subscription,
+    TokenClaims,
     Wake,
 )
 from tests.protocol.refusing import RefusingTestCase
@@ -28,7 +28,7 @@ PULL = Config(Kind.PULL, "*", None, "wake", TTL, None)
 HOOK = Config(Kind.WEBHOOK, "*", "https://hook.example/", None, TTL, None)
 IDLE = Subscription(7, "s", PULL, b"digest", NOW - 1000, generation=3)
 WAKE = Wake(4, "w_4")
-PROOF = Proof(7, WAKE)
+PROOF = TokenClaims(7, WAKE)
 
 
 def waking(config: Config = PULL) -> Subscription:
@@ -49,8 +49,8 @@ class TransitionTests(RefusingTestCase):
     def test_woken(self) -> None:
         state = waking()
         self.assertEqual((state.generation, state.wake_id, state.trigger), (4, "w_4", "a"))
-        self.assertEqual(rules.next_action(state), (Action.OFFER, NOW))
-        self.assertEqual(rules.next_action(waking(HOOK)), (Action.CALL, NOW))
+        self.assertEqual(rules.next_action(state), (Action.WRITE_EVENT, NOW))
+        self.assertEqual(rules.next_action(waking(HOOK)), (Action.CALL_WEBHOOK, NOW))
         self.assertRaises(AssertionError, rules.begin_wake, state, "a", "w", NOW)
 
     def test_offered(self) -> None:
@@ -64,7 +64,7 @@ class TransitionTests(RefusingTestCase):
             assert isinstance(claimed, Subscription)
             self.assertEqual(claimed.holder, "worker")
             self.assertEqual((claimed.generation, claimed.wake_id), (4, "w_4"))
-            self.assertEqual(rules.next_action(claimed), (Action.LAPSE, NOW + 5 + TTL))
+            self.assertEqual(rules.next_action(claimed), (Action.EXPIRE_LEASE, NOW + 5 + TTL))
         refusal = rules.claim(leased(), "other", NOW)
         assert isinstance(refusal, AlreadyClaimed)
         self.assertEqual((refusal.holder, refusal.generation), ("worker", 4))
@@ -93,7 +93,7 @@ class TransitionTests(RefusingTestCase):
         for count, pause in enumerate((1, 2, 4, 8, 16, 32, 60, 60), 1):
             state = rules.record_failure(state, NOW, 0.5)
             self.assertEqual(state.failures, count)
-            self.assertEqual(rules.next_action(state), (Action.CALL, NOW + pause * 1000))
+            self.assertEqual(rules.next_action(state), (Action.CALL_WEBHOOK, NOW + pause * 1000))
             self.assertTrue(rules.is_current(state, WAKE) and state.failing)
 
     @given(st.integers(1, 10**6), st.floats(0, 1))
@@ -110,11 +110,11 @@ class TransitionTests(RefusingTestCase):
             self.assertIsNone(rules.check_wake(state, kind, PROOF, WAKE, NOW))
             other = Wake(4, "w_5")
             for proof, wake, now in (
-                (Proof(8, WAKE), WAKE, NOW),
-                (Proof(7, other), WAKE, NOW),
+                (TokenClaims(8, WAKE), WAKE, NOW),
+                (TokenClaims(7, other), WAKE, NOW),
                 (PROOF, other, NOW),
-                (Proof(7, other), other, NOW),
-                (Proof(7, Wake(3, "w_4")), Wake(3, "w_4"), NOW),
+                (TokenClaims(7, other), other, NOW),
+                (TokenClaims(7, Wake(3, "w_4")), Wake(3, "w_4"), NOW),
                 (PROOF, Wake(5, "w_4"), NOW),
                 (PROOF, WAKE, NOW + TTL),
             ):
@@ -176,7 +176,7 @@ class AnyEventTests(RefusingTestCase):
                 state = state if isinstance(claimed, Refusal) else claimed
             elif what in ("beat", "done") and seen:
                 wake = seen[0] if rest[0] else seen[-1]
-                proof = Proof(state.number, wake)
+                proof = TokenClaims(state.number, wake)
                 refusal = rules.check_wake(state, config.kind, proof, wake, now)
                 if refusal is None:
                     self.assertEqual(wake, seen[-1])

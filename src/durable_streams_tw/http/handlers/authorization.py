@@ -193,7 +193,7 @@ class AuthorizedHandler:
         client = self.client_request(host, request.method, request.headers, request.url)
         if is_control(request.path):
             path = parse_control_path(request.path)
-            public = required_grants.is_public(path, request.method) or path.place in WAKE_KINDS
+            public = required_grants.is_public(path, request.method) or path.resource in WAKE_KINDS
             return self.authenticate(client, partial(control, request, path), refuse, public)
         return self.authenticate(client, partial(stream, request), refuse)
 
@@ -274,19 +274,19 @@ class AuthorizedHandler:
     ) -> Response | Deferred[Response]:
         if not self._policy.checkers or required_grants.is_public(path, request.method):
             return self._handler.respond(request)
-        if path.place in WAKE_KINDS:
+        if path.resource in WAKE_KINDS:
             return self._respond_to_worker(request, path)
         assert identity is not None, "every other control resource requires a token"
-        if path.place in (ControlResource.NOTHING, ControlResource.KEYS):
+        if path.resource in (ControlResource.NOTHING, ControlResource.KEYS):
             return self._handler.respond(request)
         name = parsing.parse_subscription_id(path.id)
-        creates = path.place is ControlResource.SUBSCRIPTION and request.method == b"PUT"
+        creates = path.resource is ControlResource.SUBSCRIPTION and request.method == b"PUT"
         missing: str | None = None
         if not identity.grants.allow_somewhere(Verb.SUBSCRIBE):
             missing = "the request needs the grant subscribe"
         elif creates:
             missing = required_grants.missing_for_subscription(identity.grants, request.body)
-        elif path.place is ControlResource.STREAMS and request.method == b"POST":
+        elif path.resource is ControlResource.STREAMS and request.method == b"POST":
             missing = required_grants.missing_for_links(identity.grants, request.body)
         if missing is not None:
             return self._refuse(request, forbidden(missing))
@@ -321,7 +321,7 @@ class AuthorizedHandler:
             token = None
         if token is None:
             return self._refuse(request, TOKEN_MISSING)
-        proof = self._subscriptions.tokens.check(token, name, WAKE_KINDS[path.place])
+        proof = self._subscriptions.tokens.check(token, name, WAKE_KINDS[path.resource])
         if isinstance(proof, Refusal):
             return self._refuse(request, proof)
         return self._handler.respond(request)

@@ -62,7 +62,7 @@ def missing_for_stream(
     verb = _VERBS.get(method)
     if verb is None:
         return None
-    if not grants.allow(verb, paths.stream_name(path)):
+    if not grants.allow(verb, paths.parse_stream_path(path)):
         return f"the request needs the grant {verb.value} on the stream"
     if verb is Verb.CREATE and headers.STREAM_FORKED_FROM in request_headers:
         fork = parsing.parse_fork(request_headers, root)
@@ -98,4 +98,4 @@ def missing_for_links(grants: Grants, body: bytes) -> str | None:
 
 def is_public(path: ControlPath, method: bytes) -> bool:
     """Return whether a control request needs no token: receivers fetch the signing keys."""
-    return path.place is ControlResource.KEYS and method in (b"GET", b"HEAD")
+    return path.resource is ControlResource.KEYS and method in (b"GET", b"HEAD")

@@ -139,7 +139,7 @@ class StreamHandler:
             return self.refuse(_METHOD_NOT_ALLOWED, origin)
         if self._control is not None and is_control(request.path):
             return self._control.respond(request)
-        name = paths.stream_name(request.path)
+        name = paths.parse_stream_path(request.path)
         if paths.is_reserved(name):
             return self.refuse(_RESERVED, request.headers.get(headers.ORIGIN))
         return method(request, name)
@@ -152,7 +152,7 @@ class StreamHandler:
             return self.refuse(_METHOD_NOT_ALLOWED, origin)
         if self._control is not None and is_control(request.path):
             return self._control.check_head(request)
-        if paths.is_reserved(paths.stream_name(request.path)):
+        if paths.is_reserved(paths.parse_stream_path(request.path)):
             return self.refuse(_RESERVED, origin)
         return None
 

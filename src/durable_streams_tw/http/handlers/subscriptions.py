@@ -35,8 +35,8 @@ from durable_streams_tw.protocol.subscriptions.outcomes import Claimed, Settled,
 from durable_streams_tw.protocol.subscriptions.state import (
     AlreadyClaimed,
     Kind,
-    Proof,
     Subscription,
+    TokenClaims,
 )
 from durable_streams_tw.storage.api import Outcome
 from durable_streams_tw.subscriptions.delivery import work_item
@@ -92,7 +92,7 @@ class SubscriptionHandler:
     def check_head(self, request: Request) -> Response | None:
         """Return the refusal of a request by its head, None if its body is needed."""
         length = request.headers.get(b"content-length", b"")
-        if parse_control_path(request.path).place is ControlResource.NOTHING:
+        if parse_control_path(request.path).resource is ControlResource.NOTHING:
             answer = refused(problems.RESERVED_PATH)
         elif length.isdigit() and (len(length) > 9 or int(length) > MAX_CONTROL_BODY):
             answer = refused(parsing.BODY_TOO_LARGE)
@@ -102,7 +102,7 @@ class SubscriptionHandler:
 
     def _route(self, request: Request) -> MaybeDeferred:
         path = parse_control_path(request.path)
-        place = path.place
+        place = path.resource
         if place is ControlResource.KEYS:
             return _only(request, b"GET", self._keys)
         if place is ControlResource.NOTHING:
@@ -170,7 +170,7 @@ class SubscriptionHandler:
         _, proof = self._proof(request, name, Kind.PULL)
         return self._submit(parsing.parse_release(name, proof, request.body), _empty)
 
-    def _proof(self, request: Request, name: str, kind: Kind) -> tuple[str, Proof | Refusal]:
+    def _proof(self, request: Request, name: str, kind: Kind) -> tuple[str, TokenClaims | Refusal]:
         """Return the wake token of a request, and its content. Raise `Refused` without a token."""
         try:
             token = token_from_authorization(request.headers.get(b"authorization"))

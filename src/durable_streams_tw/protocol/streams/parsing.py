@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from durable_streams_tw.protocol import content_types, headers
 from durable_streams_tw.protocol.cursors import parse_cursor
 from durable_streams_tw.protocol.errors import Problem, Refused
-from durable_streams_tw.protocol.paths import is_reserved, stream_name
+from durable_streams_tw.protocol.paths import is_reserved, parse_stream_path
 from durable_streams_tw.protocol.streams.commands import (
     ForkRequest,
     LiveMode,
@@ -150,7 +150,7 @@ def parse_fork(header: HeaderMap, root: bytes) -> ForkRequest | None:
             Problem.STREAM_NOT_FOUND,
             f"Stream-Forked-From must be the path of a stream below {root.decode()}",
         )
-    name = stream_name(source[len(root) :])
+    name = parse_stream_path(source[len(root) :])
     if is_reserved(name):
         raise Refused(
             Problem.STREAM_NOT_FOUND, "Stream-Forked-From is a control resource, not a stream"

@@ -9,11 +9,11 @@ from msgspec import Struct
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.streams.offsets import RequestedOffset
 from durable_streams_tw.protocol.streams.preconditions import Precondition
-from durable_streams_tw.protocol.subscriptions.state import Config, Kind, Proof, Wake
+from durable_streams_tw.protocol.subscriptions.state import Config, Kind, TokenClaims, Wake
 
 
 class Subscribe(Struct, frozen=True):
-    """PUT: make a subscription, or make sure that it is there. ``streams`` are names."""
+    """Command to create a subscription (PUT). ``digest`` is that of its configuration."""
 
     id: str
     config: Config
@@ -23,51 +23,51 @@ class Subscribe(Struct, frozen=True):
 
 
 class Unsubscribe(Struct, frozen=True):
-    """DELETE: end a subscription."""
+    """Command to delete a subscription (DELETE)."""
 
     id: str
     precondition: Precondition | None = None
 
 
 class LinkStreams(Struct, frozen=True):
-    """POST streams: name more streams."""
+    """Command to add explicit streams (POST streams)."""
 
     id: str
     streams: tuple[str, ...]
 
 
 class UnlinkStream(Struct, frozen=True):
-    """DELETE streams/:path: name a stream no longer."""
+    """Command to remove an explicit stream (DELETE streams/:path)."""
 
     id: str
     path: str
 
 
 class Claim(Struct, frozen=True):
-    """POST claim: a worker wants the work."""
+    """Command by which a worker claims the wake (POST claim)."""
 
     id: str
     worker: str
 
 
 class Ack(Struct, frozen=True):
-    """A stream's name, and the offset up to which it is done."""
+    """Acknowledgement of a stream up to an offset."""
 
     path: str
     offset: RequestedOffset
 
 
 class Settle(Struct, frozen=True):
-    """POST callback or ack: acknowledge, and go on or be ``done``.
+    """Command to acknowledge streams and renew or end the lease (POST callback or ack).
 
-    ``kind`` is of the subscriptions that it is meant for; ``proof`` what the token says, or
-    why it is refused. ``between`` is set by the store: positions by stream id that are known to lie
-    between messages.
+    ``kind`` is the kind of subscription that the resource serves. ``proof`` is the claims of the
+    token or the refusal of it. ``done`` ends the wake. The store sets ``between``: pairs of
+    stream id and position that it has checked to be message boundaries.
     """
 
     id: str
     kind: Kind
-    proof: Proof | Refusal
+    proof: TokenClaims | Refusal
     wake: Wake
     acks: tuple[Ack, ...]
     done: bool
@@ -75,25 +75,26 @@ class Settle(Struct, frozen=True):
 
 
 class Release(Struct, frozen=True):
-    """POST release: give the work back."""
+    """Command to give the wake back without acknowledging it (POST release)."""
 
     id: str
-    proof: Proof | Refusal
+    proof: TokenClaims | Refusal
     wake: Wake
 
 
 class DeliveryResult(Enum):
-    """What came of calling a webhook."""
+    """Result of a webhook call."""
 
-    DONE = "it has done the work"
-    ACCEPTED = "it will call back"
-    FAILED = "it was not reached, or did not accept"
+    DONE = "the webhook has done the work"
+    ACCEPTED = "the webhook will call back"
+    FAILED = "the webhook was not reached, or refused"
 
 
 class Delivered(Struct, frozen=True):
-    """The server's own word of a webhook's call.
+    """Command of the server that records the result of a webhook call.
 
-    ``seen`` are the tails that it was told, ``chance`` (from 0 to 1) spreads retries.
+    ``seen`` are the tails that the call reported. ``chance``, a random number in [0, 1], spreads
+    retries.
     """
 
     id: str
@@ -105,7 +106,7 @@ class Delivered(Struct, frozen=True):
 
 
 class Due(Struct, frozen=True):
-    """The server's own word that something of this subscription may be due by now."""
+    """Command of the server to carry out the action of a subscription that is due, if any."""
 
     id: str
     number: int

@@ -1,7 +1,7 @@
-"""Control paths: which resource below ``__ds`` a raw path names (PROTOCOL.md §6, §7).
+"""Parsing of the paths of control resources below ``__ds`` (PROTOCOL.md §6, §7).
 
-A path is taken apart as it is written, so that a slash within an id or a stream's name is told
-from one between segments.
+A path is split before it is percent-decoded, so that an encoded slash within a subscription id or
+a stream path does not separate segments.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from durable_streams_tw.protocol.limits import RESERVED_SEGMENT
 
 
 class ControlResource(Enum):
-    """The control resources."""
+    """Control resources, with their paths below ``__ds``."""
 
     NOTHING = "nothing"
     KEYS = "jwks.json"
@@ -30,9 +30,9 @@ class ControlResource(Enum):
 
 
 class ControlPath(Struct, frozen=True):
-    """A path that was taken apart. ``id`` and ``stream`` are raw, and empty where there is none."""
+    """Parsed control path. ``id`` and ``stream`` are raw, and empty if the path has none."""
 
-    place: ControlResource
+    resource: ControlResource
     id: bytes = b""
     stream: bytes = b""
 
@@ -48,7 +48,7 @@ _ACTIONS: Final = {
 
 
 def is_control(path: bytes) -> bool:
-    """Whether a raw path behind the root is reserved, however it is encoded."""
+    """Return whether a raw path after the root is reserved, in any encoding."""
     if path[:1] not in (b"_", b"%"):
         return False
     first = unquote_to_bytes(path.partition(b"/")[0]).partition(b"/")[0]
@@ -56,7 +56,7 @@ def is_control(path: bytes) -> bool:
 
 
 def parse_control_path(path: bytes) -> ControlPath:
-    """What a reserved raw path names."""
+    """Return the resource that a reserved raw path names."""
     _, *segments = path.split(b"/")
     names = [unquote_to_bytes(segment) for segment in segments]
     if names == [b"jwks.json"]:

@@ -1,7 +1,7 @@
-"""Globs over stream names (PROTOCOL.md §6.2): ``*`` is one segment, ``**`` any number of them.
+"""Globs over stream paths: ``*`` is one segment, ``**`` any number (PROTOCOL.md §6.2).
 
-A wildcard stands for whole segments only. Matching takes time in proportion to the product of
-both lengths at most, whatever the pattern: nothing is tried that was tried before.
+A wildcard matches whole segments only. Matching never backtracks exponentially: it takes time
+proportional to at most the product of both lengths.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from typing import Final
 
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.limits import MAX_GLOB_STARS
-from durable_streams_tw.protocol.paths import check_name
+from durable_streams_tw.protocol.paths import check_stream_path
 
 ONE: Final = 1
-"""Stands for ``*`` among a glob's segments."""
+"""Segment ``*`` of a glob."""
 
 MANY: Final = 2
-"""Stands for ``**``."""
+"""Segment ``**`` of a glob."""
 
 Glob = tuple[str | int, ...]
-"""A glob's segments: literal text, `ONE` or `MANY`."""
+"""Segments of a glob: literal text, `ONE` or `MANY`."""
 
 _WILD: Final = {"*": ONE, "**": MANY}
 _LITERAL_STAR: Final = re.compile("%2A", re.IGNORECASE)
 
 
 def parse_glob(text: str) -> Glob:
-    """The segments of a glob, without slashes around it.
+    """Return the segments of a glob, which has no slash at either end.
 
-    ``%2A`` is a star that means itself. Raises `Refused` (INVALID_REQUEST) where the text
-    could match no stream, mixes a star with other text in a segment, or has more than
+    ``%2A`` is a literal star. Raises `Refused` (INVALID_REQUEST) if the text is not a valid
+    stream path, combines a star with other text in a segment, or has more than
     `MAX_GLOB_STARS` wildcards.
     """
     try:
-        check_name(text)
+        check_stream_path(text)
     except Refused as refused:
         detail = f"pattern: {refused.refusal.detail}"
         raise Refused(Problem.INVALID_REQUEST, detail) from None
@@ -50,7 +50,7 @@ def parse_glob(text: str) -> Glob:
         elif "*" in segment:
             raise Refused(
                 Problem.INVALID_REQUEST,
-                "pattern: * and ** stand for whole segments; a star that means itself is %2A",
+                "pattern: * and ** must be whole segments; write a literal star as %2A",
             )
         else:
             segments.append(_LITERAL_STAR.sub("*", segment))
@@ -62,11 +62,11 @@ def parse_glob(text: str) -> Glob:
 
 
 def matches(glob: Glob, name: str) -> bool:
-    """Whether a stream name matches a glob as a whole."""
+    """Return whether a whole stream path matches a glob."""
     segments = name.split("/")
     at = here = 0
-    # Where the last ** stands, and up to which segment it reaches. Only that one has to give
-    # way: whatever an earlier one could take, it can take as well.
+    # Index of the last ** and the segment up to which it reaches. Only the last one needs to be
+    # extended: it can match everything that an extended earlier one could.
     many, reach = -1, 0
     while here < len(segments):
         if at < len(glob) and glob[at] == MANY:
@@ -84,11 +84,11 @@ def matches(glob: Glob, name: str) -> bool:
 
 
 def literal_prefix(glob: Glob) -> str:
-    """The text that every matching name begins with, up to the first wildcard."""
+    """Return the prefix of every matching path: the text before the first wildcard."""
     literal: list[str] = []
     for part in glob:
         if isinstance(part, int):
-            # ** matches no segment too, so the slash before it need not be there.
+            # ** also matches no segment, so the slash before it is optional.
             return "/".join(literal) + ("/" if literal and part == ONE else "")
         literal.append(part)
     return "/".join(literal)

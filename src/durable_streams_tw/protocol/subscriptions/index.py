@@ -1,7 +1,7 @@
-"""Which subscriptions a stream belongs to, found without walking all of them.
+"""Index of subscriptions by the streams that they match.
 
-Explicit links are looked up by name, globs in a trie of their segments. What has been found is
-remembered, so a stream that is appended to again costs one look into a dictionary.
+Explicit links are looked up by path, globs in a trie of their segments. Results are cached, so
+another append to the same stream costs one dictionary lookup.
 """
 
 from __future__ import annotations
@@ -12,56 +12,56 @@ from durable_streams_tw.protocol.limits import MATCH_CACHE
 from durable_streams_tw.protocol.subscriptions.globs import MANY, ONE, Glob
 
 Member = tuple[int, str]
-"""A subscription's number and id."""
+"""Number and id of a subscription."""
 
-_NOBODY: Final[tuple[Member, ...]] = ()
+_NONE: Final[tuple[Member, ...]] = ()
 
 
 class _Node:
-    """What the segments up to here may be followed by, and whose globs end here."""
+    """Node of the trie: its children, and the subscriptions whose globs end at it."""
 
     __slots__ = ("children", "ends", "loops")
 
     def __init__(self, loops: bool) -> None:
         self.children: dict[str | int, _Node] = {}
         self.ends: dict[int, str] = {}
-        # Whether the node takes any segment and stays: it stands behind a **.
+        # True for the node of a **, which matches any further segment.
         self.loops = loops
 
 
 class SubscriptionIndex:
-    """Subscriptions by the streams that they are linked to.
+    """Index of subscriptions by stream.
 
-    Streams that are somebody's wake stream belong to nobody: a wake must not cause wakes.
+    A wake stream matches no subscription: otherwise a wake would cause wakes.
     """
 
     def __init__(self) -> None:
         self._root = _Node(False)
         self._explicit: dict[str, dict[int, str]] = {}
-        # The same by number, so that a subscription is removed without reading its records.
+        # Explicit links by subscription number, so that `remove` reads no records.
         self._links: dict[int, set[str]] = {}
         self._wake_streams: dict[str, dict[int, str]] = {}
         self._found: dict[str, tuple[Member, ...]] = {}
         self._size = 0
 
     def __bool__(self) -> bool:
-        """Whether there is any subscription."""
+        """Return whether there is any subscription."""
         return self._size > 0
 
     def matching(self, path: str) -> tuple[Member, ...]:
-        """The subscriptions that a stream of this name is linked to."""
+        """Return the subscriptions that match a stream path."""
         found = self._found.get(path)
         if found is None:
-            found = _NOBODY if path in self._wake_streams else self._search(path)
+            found = _NONE if path in self._wake_streams else self._search(path)
             if len(self._found) >= MATCH_CACHE:
                 self._found.clear()
             self._found[path] = found
         return found
 
-    def waking_through(self, path: str) -> tuple[Member, ...]:
-        """Return the subscriptions whose wake stream has this name, by number."""
+    def with_wake_stream(self, path: str) -> tuple[Member, ...]:
+        """Return the subscriptions whose wake stream has a path, by number."""
         known = self._wake_streams.get(path)
-        return _NOBODY if known is None else tuple(sorted(known.items()))
+        return _NONE if known is None else tuple(sorted(known.items()))
 
     def linked(self, path: str) -> tuple[Member, ...]:
         """Return the subscriptions that `matching` would give if the stream were no wake stream."""
@@ -70,7 +70,7 @@ class SubscriptionIndex:
     # -- changes ----------------------------------------------------------------------------
 
     def add(self, member: Member, glob: Glob | None, wake_stream: str | None) -> None:
-        """A subscription has come, without its explicit links."""
+        """Add a subscription; its explicit links are added by `link`."""
         number, name = member
         self._size += 1
         if wake_stream is not None:
@@ -98,14 +98,14 @@ class SubscriptionIndex:
         self._found.clear()
 
     def link(self, member: Member, path: str) -> None:
-        """A subscription names a stream."""
+        """Add an explicit link."""
         number, name = member
         self._explicit.setdefault(path, {})[number] = name
         self._links.setdefault(number, set()).add(path)
         self._found.pop(path, None)
 
     def unlink(self, member: Member, path: str) -> None:
-        """It does so no longer."""
+        """Remove an explicit link."""
         _take(self._explicit, path, member[0])
         self._links.get(member[0], set()).discard(path)
         self._found.pop(path, None)
@@ -113,7 +113,7 @@ class SubscriptionIndex:
     # -- the trie ---------------------------------------------------------------------------
 
     def _search(self, path: str) -> tuple[Member, ...]:
-        # All places of the trie at which the segments so far may end, each of them once.
+        # Set of nodes that the segments so far can reach.
         places = _with_many({self._root: None})
         for segment in path.split("/"):
             reached: dict[_Node, None] = {}
@@ -146,7 +146,7 @@ class SubscriptionIndex:
 
 
 def _with_many(places: dict[_Node, None]) -> dict[_Node, None]:
-    # A ** may be nothing at all. Two never follow each other, so one look is enough.
+    # A ** also matches no segment. Globs have no two in a row, so one pass is enough.
     for node in list(places):
         many = node.children.get(MANY)
         if many is not None:

@@ -1,4 +1,4 @@
-"""What control requests come to, when they are not refused."""
+"""Outcomes of control requests that were not refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from durable_streams_tw.protocol.subscriptions.state import Subscription
 
 
 class WorkItem(Struct, frozen=True):
-    """A stream of a wake: the position up to which it is acknowledged, and its state."""
+    """Stream of a wake: the position up to which it is acknowledged, and its state."""
 
     path: str
     explicit: bool
@@ -18,39 +18,39 @@ class WorkItem(Struct, frozen=True):
 
     @property
     def tail(self) -> int:
-        """The position up to which there is work."""
+        """Position up to which there is work."""
         return self.stream.tail
 
 
 class Subscribed(Struct, frozen=True):
-    """The subscription is there; ``fresh`` where this command made it."""
+    """Outcome of a `Subscribe`. ``fresh`` means that the command created the subscription."""
 
     state: Subscription
     fresh: bool
 
 
 class Unsubscribed(Struct, frozen=True):
-    """The subscription is gone, or never was."""
+    """Outcome of an `Unsubscribe`, also if there was no subscription."""
 
 
 class Relinked(Struct, frozen=True):
-    """The streams that the subscription names are as they were asked to be."""
+    """Outcome of `LinkStreams` and `UnlinkStream`."""
 
     state: Subscription
 
 
 class Claimed(Struct, frozen=True):
-    """A worker holds the wake."""
+    """Outcome of a `Claim`: the worker holds the lease."""
 
     state: Subscription
     items: tuple[WorkItem, ...]
 
 
 class Settled(Struct, frozen=True):
-    """What a worker, a webhook or the time had to say has been taken in.
+    """Outcome of `Settle`, `Release`, `Delivered` and `Due`.
 
-    ``state`` is None where the subscription is gone; ``next_wake`` says that another wake
-    followed at once.
+    ``state`` is None if the subscription was deleted. ``next_wake`` means that the next wake
+    began at once.
     """
 
     state: Subscription | None

@@ -26,7 +26,7 @@ from durable_streams_tw.protocol.limits import (
     MAX_WEBHOOK_URL,
     MIN_LEASE_TTL_MS,
 )
-from durable_streams_tw.protocol.paths import check_name, is_reserved, stream_name
+from durable_streams_tw.protocol.paths import check_stream_path, is_reserved, parse_stream_path
 from durable_streams_tw.protocol.streams.offsets import NOW, parse_offset
 from durable_streams_tw.protocol.streams.preconditions import Precondition
 from durable_streams_tw.protocol.subscriptions.commands import (
@@ -39,13 +39,14 @@ from durable_streams_tw.protocol.subscriptions.commands import (
     UnlinkStream,
 )
 from durable_streams_tw.protocol.subscriptions.globs import parse_glob
-from durable_streams_tw.protocol.subscriptions.state import Config, Kind, Proof, Wake
+from durable_streams_tw.protocol.subscriptions.state import Config, Kind, TokenClaims, Wake
 
 T = TypeVar("T")
 
-#: The answer to a control request whose body is too large.
+#: Refusal of a control request whose body is too large.
 BODY_TOO_LARGE: Final = Refusal(
-    Problem.BODY_TOO_LARGE, f"a control request has at most {MAX_CONTROL_BODY} bytes"
+    Problem.BODY_TOO_LARGE,
+    f"the body of a control request must have at most {MAX_CONTROL_BODY} bytes",
 )
 
 
@@ -93,23 +94,23 @@ class _Settle(_Wake):
 
 
 def parse_subscription_id(raw: bytes) -> str:
-    """The id in a raw path segment."""
+    """Return the subscription id of a raw path segment."""
     try:
-        name = stream_name(raw)
+        name = parse_stream_path(raw)
     except Refused as refused:
         raise Refused(
-            Problem.INVALID_REQUEST, f"the subscription's id: {refused.refusal.detail}"
+            Problem.INVALID_REQUEST, f"subscription id: {refused.refusal.detail}"
         ) from None
     if len(name.encode("utf-8")) > MAX_SUBSCRIPTION_ID:
         raise Refused(
             Problem.INVALID_REQUEST,
-            f"the subscription's id has more than {MAX_SUBSCRIPTION_ID} bytes",
+            f"subscription id: must have at most {MAX_SUBSCRIPTION_ID} bytes",
         )
     return name
 
 
 def parse_subscribe(name: str, raw: bytes, asked_for: Precondition | None = None) -> Subscribe:
-    """The body of a PUT (§6.2). Whether the URL may be called is not looked at here."""
+    """Parse the body of a PUT (§6.2). The SSRF guard checks the URL later."""
     asked = _decode(raw, _Subscribe)
     kind = asked.type
     pattern = None if not asked.pattern else asked.pattern.strip("/")
@@ -117,19 +118,19 @@ def parse_subscribe(name: str, raw: bytes, asked_for: Precondition | None = None
         parse_glob(pattern)
     streams = _names(asked.streams or ())
     if pattern is None and not streams:
-        raise Refused(Problem.INVALID_REQUEST, "pattern or streams has to be given")
+        raise Refused(Problem.INVALID_REQUEST, "pattern or streams is required")
     url = wake_stream = None
     if kind is Kind.WEBHOOK:
         if asked.webhook is None:
-            raise Refused(Problem.INVALID_REQUEST, "a webhook subscription needs webhook.url")
+            raise Refused(Problem.INVALID_REQUEST, "a webhook subscription requires webhook.url")
         url = asked.webhook.url
     else:
         if not asked.wake_stream:
-            raise Refused(Problem.INVALID_REQUEST, "a pull-wake subscription needs wake_stream")
+            raise Refused(Problem.INVALID_REQUEST, "a pull-wake subscription requires wake_stream")
         wake_stream = _name(asked.wake_stream)
         if wake_stream in streams:
             raise Refused(
-                Problem.INVALID_REQUEST, "a subscription cannot be woken by its own wake stream"
+                Problem.INVALID_REQUEST, "a subscription must not contain its own wake stream"
             )
     ttl = DEFAULT_LEASE_TTL_MS if asked.lease_ttl_ms is None else asked.lease_ttl_ms
     config = Config(kind, pattern, url, wake_stream, ttl, asked.description)
@@ -137,39 +138,39 @@ def parse_subscribe(name: str, raw: bytes, asked_for: Precondition | None = None
 
 
 def config_digest(config: Config, streams: tuple[str, ...]) -> bytes:
-    """What tells configurations apart (§6.2); ``streams`` are sorted."""
+    """Return a hash by which configurations are compared (§6.2); ``streams`` are sorted."""
     canonical = json.dumps([*msgspec.to_builtins(config), streams], ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8")).digest()
 
 
 def parse_link_streams(name: str, raw: bytes) -> LinkStreams:
-    """The body of POST streams (§6.4)."""
+    """Parse the body of POST streams (§6.4)."""
     return LinkStreams(name, _names(_decode(raw, _Streams).streams))
 
 
 def parse_unlink_stream(name: str, raw_path: bytes) -> UnlinkStream:
-    """The path of DELETE streams/:path (§6.4)."""
+    """Parse the path of DELETE streams/:path (§6.4)."""
     try:
-        return UnlinkStream(name, stream_name(raw_path.strip(b"/")))
+        return UnlinkStream(name, parse_stream_path(raw_path.strip(b"/")))
     except Refused as refused:
         raise Refused(Problem.INVALID_REQUEST, refused.refusal.detail) from None
 
 
 def parse_claim(name: str, raw: bytes) -> Claim:
-    """The body of POST claim (§7.2)."""
+    """Parse the body of POST claim (§7.2)."""
     return Claim(name, _decode(raw, _Claim).worker)
 
 
-def parse_settle(name: str, kind: Kind, proof: Proof | Refusal, raw: bytes) -> Settle:
-    """The body of POST callback (§7.1) or ack (§7.2)."""
+def parse_settle(name: str, kind: Kind, proof: TokenClaims | Refusal, raw: bytes) -> Settle:
+    """Parse the body of POST callback (§7.1) or ack (§7.2)."""
     asked = _decode(raw, _Settle)
     acks = tuple([_ack(ack) for ack in asked.acks or ()])
     wake = Wake(asked.generation, asked.wake_id)
     return Settle(name, kind, proof, wake, acks, asked.done is True)
 
 
-def parse_release(name: str, proof: Proof | Refusal, raw: bytes) -> Release:
-    """The body of POST release (§7.2)."""
+def parse_release(name: str, proof: TokenClaims | Refusal, raw: bytes) -> Release:
+    """Parse the body of POST release (§7.2)."""
     asked = _decode(raw, _Wake)
     return Release(name, proof, Wake(asked.generation, asked.wake_id))
 
@@ -178,11 +179,11 @@ def _decode(raw: bytes, kind: type[T]) -> T:
     if len(raw) > MAX_CONTROL_BODY:
         raise Refused(BODY_TOO_LARGE.problem, BODY_TOO_LARGE.detail)
     try:
-        # The parser lets broken UTF-8 through where it only skips.
+        # msgspec does not validate UTF-8 in members that it skips.
         text: Any = raw.decode("utf-8")
         return msgspec.json.decode(text, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Refused(Problem.INVALID_REQUEST, f"the body: {error}") from None
+        raise Refused(Problem.INVALID_REQUEST, f"the body is invalid: {error}") from None
     except RecursionError:
         raise Refused(Problem.INVALID_REQUEST, "the body is nested too deeply") from None
 
@@ -192,7 +193,7 @@ def _names(given: list[str] | tuple[()]) -> tuple[str, ...]:
     if len(names) > MAX_EXPLICIT_STREAMS:
         raise Refused(
             Problem.INVALID_REQUEST,
-            f"a subscription names at most {MAX_EXPLICIT_STREAMS} streams: use a pattern",
+            f"a subscription can have at most {MAX_EXPLICIT_STREAMS} streams: use a pattern",
         )
     return names
 
@@ -200,11 +201,13 @@ def _names(given: list[str] | tuple[()]) -> tuple[str, ...]:
 def _name(path: str) -> str:
     name = path.strip("/")
     try:
-        check_name(name)
+        check_stream_path(name)
     except Refused as refused:
         raise Refused(Problem.INVALID_REQUEST, refused.refusal.detail) from None
     if is_reserved(name):
-        raise Refused(Problem.INVALID_REQUEST, "names below __ds are reserved: they are no streams")
+        raise Refused(
+            Problem.INVALID_REQUEST, "paths below __ds are reserved for control resources"
+        )
     return name
 
 
@@ -216,6 +219,7 @@ def _ack(given: _Ack) -> Ack:
         raise Refused(Problem.INVALID_OFFSET, refused.refusal.detail) from None
     if offset == NOW or given.offset == "-1":
         raise Refused(
-            Problem.INVALID_OFFSET, "an ack names an offset that this server returned, no sentinel"
+            Problem.INVALID_OFFSET,
+            "the offset of an ack must be one that this server returned, not -1 or now",
         )
     return Ack(path, offset)

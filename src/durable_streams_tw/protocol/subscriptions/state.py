@@ -1,23 +1,23 @@
-"""What a subscription is, and what may become of it (PROTOCOL.md §6.1, §6.2, §7).
+"""State and transitions of subscriptions (PROTOCOL.md §6.1, §6.2, §7).
 
-A subscription is in one of four phases, told apart by what is set:
+A subscription has four phases, which follow from the attributes that are set:
 
 =========  ==========  ====================  =================  ================================
-phase      `wake_id`   `next_attempt_at`     `lease_until`      what is going on
+phase      `wake_id`   `next_attempt_at`     `lease_until`      meaning
 =========  ==========  ====================  =================  ================================
-idle       --          --                    --                 nothing is pending
-waking     set         set                   --                 the webhook is to be called, or
+idle       --          --                    --                 no work is pending
+waking     set         set                   --                 the webhook has to be called, or
                                                                 the wake event to be written
-offered    set         --                    --                 the event is written; nobody has
+offered    set         --                    --                 the event is written and not
                                                                 claimed (pull-wake only)
-leased     set         --                    set                a worker is at it
+leased     set         --                    set                a worker holds the lease
 =========  ==========  ====================  =================  ================================
 
-While it is idle nothing is pending, and while it is waking or offered something is. Whoever
-keeps these two rules loses no wake: all that is owed follows from the state (`next_action`).
+Two invariants guarantee that no wake is lost: an idle subscription has no pending work, and a
+waking or offered one has. `next_action` derives what the server has to do from the state.
 
-Every wake has its own generation and id. What refers to another wake is fenced, and changes
-nothing. Times are milliseconds since 1970.
+Every wake has its own generation and id. A request for another wake is fenced and changes
+nothing. Times are in ms since the Unix epoch.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from durable_streams_tw.protocol.limits import RETRY_FIRST_MS, RETRY_JITTER, RET
 
 
 class Kind(Enum):
-    """How workers are woken."""
+    """Kinds of subscriptions: how their workers are woken."""
 
     WEBHOOK = "webhook"
     PULL = "pull-wake"
 
 
 class Config(Struct, frozen=True, array_like=True):
-    """What a client asked for, but for the streams that it named.
+    """Configuration of a subscription, without its explicit streams.
 
-    ``pattern`` is the text of a glob, ``url`` a webhook's, ``wake_stream`` a stream's name;
-    ``lease_ttl`` is in milliseconds.
+    ``pattern`` is the text of a glob, ``url`` the URL of the webhook, ``wake_stream`` a stream
+    path. ``lease_ttl`` is in ms.
     """
 
     kind: Kind
@@ -55,12 +55,12 @@ class Config(Struct, frozen=True, array_like=True):
 
 
 class Subscription(Struct, frozen=True, array_like=True):
-    """A subscription at one moment, but for its cursors and the streams that it names.
+    """State of a subscription at one commit, without its cursors and explicit streams.
 
-    ``number`` is never given again, so one that is made anew under the same id is another.
-    ``digest`` is of the configuration as it was asked for, ``explicit`` counts named streams.
-    ``generation`` and ``wake_id`` are those of the wake in flight, ``trigger`` the stream that
-    caused it. ``failures`` counts the attempts that failed in a row.
+    ``number`` is never reused, so a subscription that is created again under the same id has
+    another one. ``digest`` is the hash of the requested configuration, and ``explicit`` counts
+    explicit streams. ``generation`` and ``wake_id`` identify the current wake, and ``trigger`` is
+    the path of the stream that caused it. ``failures`` counts consecutive failed attempts.
     """
 
     number: int
@@ -79,24 +79,24 @@ class Subscription(Struct, frozen=True, array_like=True):
 
     @property
     def idle(self) -> bool:
-        """Whether no wake is in flight."""
+        """True if there is no current wake."""
         return self.wake_id is None
 
     @property
     def leased(self) -> bool:
-        """Whether a worker is at it, or was when it was last heard of."""
+        """True if the current wake has a lease, which may have expired."""
         return self.lease_until is not None
 
     @property
     def failing(self) -> bool:
-        """Whether an attempt has failed and is to be made again."""
+        """True if the last attempt failed and is to be retried."""
         return self.failures > 0
 
 
 class Cursor(Struct, frozen=True, array_like=True):
-    """How far a stream with pending work is acknowledged: up to the position ``acked``.
+    """Position up to which a stream with pending work is acknowledged.
 
-    A stream without one is acknowledged up to its tail, wherever that is.
+    A stream without a cursor is acknowledged up to its tail.
     """
 
     path: str
@@ -125,51 +125,54 @@ class FanOut(Struct, frozen=True, array_like=True):
 
 
 class ExplicitLink(Struct, frozen=True, array_like=True):
-    """An explicit link: the subscription names this stream."""
+    """Explicit link of a subscription to a stream."""
 
     path: str
 
 
 class Wake(Struct, frozen=True):
-    """Which wake is meant."""
+    """Identity of a wake."""
 
     generation: int
     wake_id: str
 
 
-class Proof(Struct, frozen=True):
-    """What a valid token says: the subscription's number, and the wake that it was given for."""
+class TokenClaims(Struct, frozen=True):
+    """Claims of a valid token: the number of the subscription, and the wake it was issued for."""
 
     number: int
     wake: Wake
 
 
 class AlreadyClaimed(Refusal, frozen=True):
-    """Another worker holds the lease."""
+    """Refusal of a claim while another worker holds the lease."""
 
     holder: str = ""
     generation: int = 0
 
 
-GONE: Final = Refusal(Problem.SUBSCRIPTION_NOT_FOUND, "there is no subscription of this id")
+GONE: Final = Refusal(Problem.SUBSCRIPTION_NOT_FOUND, "there is no subscription with this id")
 FENCED: Final = Refusal(
-    Problem.FENCED, "the wake is over: it was finished, its lease has run out, or another came"
+    Problem.FENCED,
+    "the wake is no longer current: it is done, its lease expired, or a newer wake replaced it",
 )
 NOTHING_PENDING: Final = Refusal(
-    Problem.NO_PENDING_WORK, "no stream of the subscription has anything that is not acknowledged"
+    Problem.NO_PENDING_WORK, "every stream of the subscription is acknowledged up to its tail"
 )
 _OTHER_KIND: Final = {
     Kind.WEBHOOK: Refusal(
-        Problem.INVALID_REQUEST, "this is for webhook subscriptions, and this is a pull-wake one"
+        Problem.INVALID_REQUEST,
+        "only webhook subscriptions have this resource; this is a pull-wake subscription",
     ),
     Kind.PULL: Refusal(
-        Problem.INVALID_REQUEST, "this is for pull-wake subscriptions, and this is a webhook"
+        Problem.INVALID_REQUEST,
+        "only pull-wake subscriptions have this resource; this is a webhook subscription",
     ),
 }
 
 
 def check_configuration(existing: Subscription, digest: bytes) -> Refusal | None:
-    """Refuse a PUT of another configuration than the subscription was made with (§6.2)."""
+    """Return a refusal if a PUT has another configuration than the subscription (§6.2)."""
     if existing.digest == digest:
         return None
     return Refusal(
@@ -178,16 +181,16 @@ def check_configuration(existing: Subscription, digest: bytes) -> Refusal | None
 
 
 def with_explicit_count(state: Subscription, explicit: int) -> Subscription:
-    """It names so many streams now."""
+    """Return a subscription with another number of explicit streams."""
     return replace(state, explicit=explicit)
 
 
-# -- wakes ------------------------------------------------------------------------------------
+# -- wakes --------------------------------------------------------------------------------
 
 
 def begin_wake(state: Subscription, trigger: str, wake_id: str, now: int) -> Subscription:
-    """An idle subscription has pending work: the next wake, to be carried out at once."""
-    assert state.idle, "a wake ends before the next begins"
+    """Begin the next wake of an idle subscription, with its first attempt due now."""
+    assert state.idle, "the previous wake has ended"
     return replace(
         state,
         generation=state.generation + 1,
@@ -198,28 +201,28 @@ def begin_wake(state: Subscription, trigger: str, wake_id: str, now: int) -> Sub
 
 
 def end_wake(state: Subscription) -> Subscription:
-    """The wake is over."""
+    """End the current wake."""
     return replace(
         state, wake_id=None, next_attempt_at=None, failures=0, holder=None, lease_until=None
     )
 
 
 def mark_offered(state: Subscription) -> Subscription:
-    """The wake event is written: whoever reads it may claim."""
+    """Record that the wake event is written, so that workers can claim the wake."""
     return replace(state, next_attempt_at=None, failures=0)
 
 
 def record_failure(state: Subscription, now: int, chance: float) -> Subscription:
-    """An attempt to wake has failed: when the next one is due (§7.1).
+    """Record a failed attempt and schedule the next one (§7.1).
 
-    ``chance`` is from 0 to 1.
+    ``chance`` is a random number in [0, 1].
     """
     failures = state.failures + 1
     return replace(state, failures=failures, next_attempt_at=now + retry_delay(failures, chance))
 
 
 def retry_delay(failures: int, chance: float) -> int:
-    """Milliseconds behind so many failures in a row: doubling, bounded, spread by chance."""
+    """Return the delay in ms after a number of consecutive failures: exponential with jitter."""
     pause = RETRY_LAST_MS
     if failures < RETRY_LAST_MS.bit_length():
         pause = min(RETRY_FIRST_MS << (failures - 1), RETRY_LAST_MS)
@@ -227,35 +230,37 @@ def retry_delay(failures: int, chance: float) -> int:
 
 
 def renew_lease(state: Subscription, now: int) -> Subscription:
-    """A sign of life from the worker of this wake: its lease begins anew (§7.3)."""
+    """Start or renew the lease of the current wake (§7.3)."""
     return replace(
         state, next_attempt_at=None, failures=0, lease_until=now + state.config.lease_ttl
     )
 
 
 def lease_expired(state: Subscription, now: int) -> bool:
-    """Whether the lease has run out: then the wake is over, and its holder is nobody."""
+    """Return whether the lease has expired, which ends the wake."""
     return state.lease_until is not None and now >= state.lease_until
 
 
 def is_current(state: Subscription, wake: Wake) -> bool:
-    """Whether this is the wake in flight."""
+    """Return whether ``wake`` is the current wake."""
     return state.generation == wake.generation and state.wake_id == wake.wake_id
 
 
-# -- what workers ask ---------------------------------------------------------------------------
+# -- requests of workers ------------------------------------------------------------------
 
 
 def claim(state: Subscription, worker: str, now: int) -> Subscription | Refusal:
-    """A worker wants the wake in flight (§7.2). Whether there is pending work is another's to
-    say; a lease that has run out was ended before."""
+    """Give a worker the lease of the current wake (§7.2), or return a refusal.
+
+    The caller has ended an expired lease and checks for pending work.
+    """
     refusal = check_kind(state, Kind.PULL)
     if refusal is not None:
         return refusal
     if state.leased:
         return AlreadyClaimed(
             Problem.ALREADY_CLAIMED,
-            "another worker holds the subscription",
+            "another worker holds the lease",
             holder=state.holder or "",
             generation=state.generation,
         )
@@ -265,16 +270,16 @@ def claim(state: Subscription, worker: str, now: int) -> Subscription | Refusal:
 
 
 def check_kind(state: Subscription, kind: Kind) -> Refusal | None:
-    """Refuse what is meant for subscriptions of the other kind."""
+    """Return a refusal if a subscription is not of ``kind``."""
     return None if state.config.kind is kind else _OTHER_KIND[kind]
 
 
 def check_wake(
-    state: Subscription, kind: Kind, proof: Proof | Refusal, wake: Wake, now: int
+    state: Subscription, kind: Kind, proof: TokenClaims | Refusal, wake: Wake, now: int
 ) -> Refusal | None:
-    """Refuse what does not come from the wake in flight (§7.3).
+    """Return a refusal unless a request is of the current wake (§7.3).
 
-    ``proof`` is what the token says, or why it says nothing.
+    ``proof`` is the claims of its token, or the refusal of the token.
     """
     refusal = check_kind(state, kind)
     if refusal is not None:
@@ -293,28 +298,28 @@ def check_wake(
 
 
 def check_ack(acked: int, position: int) -> Refusal | None:
-    """Refuse to move a cursor from ``acked`` to a position that lies before it."""
+    """Return a refusal if an ack would move a cursor back from ``acked`` to ``position``."""
     if position < acked:
-        return Refusal(Problem.INVALID_OFFSET, "the offset lies before what is acknowledged")
+        return Refusal(Problem.INVALID_OFFSET, "the offset is before the acknowledged position")
     return None
 
 
-# -- what is owed -------------------------------------------------------------------------------
+# -- actions of the server ----------------------------------------------------------------
 
 
 class Action(Enum):
-    """What the server owes a subscription."""
+    """Actions of the server for a subscription."""
 
-    CALL = "call the webhook"
-    OFFER = "write the wake event"
-    LAPSE = "end the lease"
+    CALL_WEBHOOK = "call the webhook"
+    WRITE_EVENT = "write the wake event"
+    EXPIRE_LEASE = "end the lease"
 
 
 def next_action(state: Subscription) -> tuple[Action, int] | None:
-    """What is owed, and when; None while nothing is, or it is the workers' turn."""
+    """Return the next action and when it is due, or None if only a worker can act."""
     if state.lease_until is not None:
-        return Action.LAPSE, state.lease_until
+        return Action.EXPIRE_LEASE, state.lease_until
     if state.next_attempt_at is None:
         return None
-    duty = Action.CALL if state.config.kind is Kind.WEBHOOK else Action.OFFER
-    return duty, state.next_attempt_at
+    action = Action.CALL_WEBHOOK if state.config.kind is Kind.WEBHOOK else Action.WRITE_EVENT
+    return action, state.next_attempt_at

@@ -152,7 +152,7 @@ def must_wait(transaction: Transaction, command: object, held: bool) -> bool:
     if not held:
         return False
     index = transaction.index
-    return len(index.linked(path)) + len(index.waking_through(path)) > _ONE_STEP
+    return len(index.linked(path)) + len(index.with_wake_stream(path)) > _ONE_STEP
 
 
 def _fan_out(transaction: Transaction, fan_out: FanOut, now: int) -> None:
@@ -173,7 +173,7 @@ def _concerned(transaction: Transaction, fan_out: FanOut) -> tuple[Member, ...]:
     if fan_out.kind is FanOutKind.GROWN:
         return index.matching(fan_out.path)
     if fan_out.kind is FanOutKind.CREATED:
-        return index.waking_through(fan_out.path)
+        return index.with_wake_stream(fan_out.path)
     return index.linked(fan_out.path)
 
 

@@ -176,7 +176,7 @@ def _link(
     if explicit > MAX_EXPLICIT_STREAMS:
         return Refusal(
             Problem.INVALID_REQUEST,
-            f"a subscription names at most {MAX_EXPLICIT_STREAMS} streams: use a pattern",
+            f"a subscription can have at most {MAX_EXPLICIT_STREAMS} streams: use a pattern",
         )
     if fresh:
         for path in fresh:
@@ -283,10 +283,10 @@ def _due(transaction: Transaction, state: Subscription, now: int) -> Subscriptio
     owed = subscriptions_state.next_action(state)
     if owed is None or now < owed[1]:
         return Settled(state)
-    if owed[0] is subscriptions_state.Action.LAPSE:
+    if owed[0] is subscriptions_state.Action.EXPIRE_LEASE:
         after = _next(transaction, state, now)
         return Settled(after, next_wake=not after.idle)
-    if owed[0] is subscriptions_state.Action.OFFER:
+    if owed[0] is subscriptions_state.Action.WRITE_EVENT:
         state = pending.offer(transaction, state, now)
         pending.save(transaction, state)
     return Settled(state)
