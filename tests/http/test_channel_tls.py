@@ -112,7 +112,7 @@ class TlsTests(ChannelTestCase):
         a client sends when it next looks."""
         self.desk.at_once = ok(b"sealed")
         for send in (b"", sized()):
-            self.door.stopping = False
+            self.door.context.stopping = False
             reader, pump = self.shake(b"http/1.1")
             reader.transport.write(send)
             self.pump(pump)

@@ -12,7 +12,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import ServerFactory
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from durable_streams_tw.http.http1.epoll import nested_poll
+from durable_streams_tw.http.epoll import nested_poll
 from durable_streams_tw.service import ports
 from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.startup import CannotStart

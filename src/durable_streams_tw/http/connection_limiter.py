@@ -1,4 +1,4 @@
-"""How many connections there may be, in all and from one address."""
+"""Limits on the number of connections, in total and from one address."""
 
 from __future__ import annotations
 
@@ -23,41 +23,50 @@ from durable_streams_tw.protocol.streams import responses
 
 
 class ConnectionLimiter:
-    """Counts the connections of one factory."""
+    """Counter of the connections of one factory.
+
+    ``rejecting`` is the number of `RejectedConnection` that are still open.
+    """
 
     _log = Logger()
 
     def __init__(self, settings: Settings) -> None:
         self._limit = settings.max_connections
-        self._limit_each = settings.max_connections_per_address
+        self._limit_per_address = settings.max_connections_per_address
         self._addresses: Counter[str] = Counter()
         self._full = False
         self.count = 0
-        # How many are being told that there is no room.
-        self.leaving = 0
+        self.rejecting = 0
 
-    def has_room_for(self, address: Any) -> bool:
-        """Whether one more may come from there. Clients without a host are not told apart."""
+    def accepts(self, address: Any) -> bool:
+        """Return whether one more connection is within the limits.
+
+        Addresses without a host, such as those of UNIX sockets, count in total only.
+        """
         full = 0 < self._limit <= self.count
         if full and not self._full:
-            self._log.warn("{count} connections: more are turned away", count=self.count)
+            self._log.warn(
+                "Connection limit reached: {count} connections are open, new ones are rejected"
+                " (see --max-connections)",
+                count=self.count,
+            )
         self._full = full
-        return not full and not self.is_crowded(address)
+        return not full and not self.address_is_full(address)
 
-    def is_crowded(self, address: Any) -> bool:
-        """Whether there are as many from this address as there may be."""
+    def address_is_full(self, address: Any) -> bool:
+        """Return whether the host of an address has as many connections as allowed."""
         host = getattr(address, "host", None)
-        return host is not None and 0 < self._limit_each <= self._addresses[host]
+        return host is not None and 0 < self._limit_per_address <= self._addresses[host]
 
-    def enter(self, address: Any) -> None:
-        """One has come."""
+    def add(self, address: Any) -> None:
+        """Count an opened connection."""
         self.count += 1
         host = getattr(address, "host", None)
         if host is not None:
             self._addresses[host] += 1
 
-    def leave(self, address: Any) -> None:
-        """One has gone."""
+    def remove(self, address: Any) -> None:
+        """Stop counting a connection that was closed."""
         self.count -= 1
         host = getattr(address, "host", None)
         if host is not None:
@@ -67,61 +76,61 @@ class ConnectionLimiter:
 
 
 class RejectedConnection(Protocol):
-    """A connection that there is no room for.
+    """Connection above the limits, which is closed.
 
-    In place of no protocol at all, which factories that wrap others cannot bear. With a ``room``
-    the client is told why, once it has come over plain TCP, where that costs next to nothing; but
-    only few at a time, for whoever is turned away still holds a socket while he listens.
+    Factories that wrap another one cannot handle ``buildProtocol`` returning None. With a
+    ``limiter`` the client gets a 429 or 503 first, over plain TCP only, where that costs one
+    write; `MAX_REJECTED` bounds how many sockets are kept open for it.
     """
 
     def __init__(
-        self, room: ConnectionLimiter | None = None, clock: IReactorTime | None = None
+        self, limiter: ConnectionLimiter | None = None, clock: IReactorTime | None = None
     ) -> None:
-        self._room = room
+        self._limiter = limiter
         self._clock = clock
-        self._patience: IDelayedCall | None = None
+        self._timeout: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
-        """A client has come."""
+        """Send the refusal, or reset the connection."""
         transport: Any = self.transport
-        room, clock = self._room, self._clock
+        limiter, clock = self._limiter, self._clock
         if (
-            room is None
+            limiter is None
             or clock is None
-            or room.leaving >= MAX_REJECTED
+            or limiter.rejecting >= MAX_REJECTED
             or not ITCPTransport.providedBy(transport)
             or ISSLTransport.providedBy(transport)
         ):
             transport.abortConnection()
             return
-        room.leaving += 1
-        transport.write(_CROWDED if room.is_crowded(transport.getPeer()) else _FULL)
+        limiter.rejecting += 1
+        full = limiter.address_is_full(transport.getPeer())
+        transport.write(_ADDRESS_FULL if full else _SERVER_FULL)
         transport.loseWriteConnection()
-        # What is still on its way from there is dropped for a while: closing at once would reset
-        # the connection, and could take the answer with it.
-        self._patience = clock.callLater(REJECTED_LINGER, transport.abortConnection)
+        # Bytes that the client sends meanwhile are discarded: closing at once would reset the
+        # connection and could lose the response.
+        self._timeout = clock.callLater(REJECTED_LINGER, transport.abortConnection)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """It has gone."""
-        if self._patience is not None and self._room is not None:
-            self._room.leaving -= 1
-            if self._patience.active():
-                self._patience.cancel()
-            self._patience = None
+        """Cancel the timeout."""
+        if self._timeout is not None and self._limiter is not None:
+            self._limiter.rejecting -= 1
+            if self._timeout.active():
+                self._timeout.cancel()
+            self._timeout = None
 
 
-def _answer(refusal: Refusal) -> bytes:
-    """A refusal as bytes that are the same for everybody."""
-    answer = responses.refused(refusal)
+def _encode(refusal: Refusal) -> bytes:
+    response = responses.refused(refusal)
     status = refusal.problem.status
     lines = [b"HTTP/1.1 %d %b" % (status, RESPONSES.get(status, b"Too Many Requests"))]
-    lines += [name + b": " + value for name, value in answer.fields]
-    lines += [b"Content-Length: %d" % len(answer.body), b"Connection: close", b"", answer.body]
+    lines += [name + b": " + value for name, value in response.fields]
+    lines += [b"Content-Length: %d" % len(response.body), b"Connection: close", b"", response.body]
     return b"\r\n".join(lines)
 
 
-_LATER: Final = ((b"Retry-After", b"5"),)
-_CROWDED: Final = _answer(
-    Refusal(Problem.TOO_MANY_REQUESTS, "too many connections from this address", _LATER)
+_RETRY: Final = ((b"Retry-After", b"5"),)
+_ADDRESS_FULL: Final = _encode(
+    Refusal(Problem.TOO_MANY_REQUESTS, "too many connections from this address", _RETRY)
 )
-_FULL: Final = _answer(Refusal(Problem.OVERLOADED, "too many connections", _LATER))
+_SERVER_FULL: Final = _encode(Refusal(Problem.OVERLOADED, "too many connections", _RETRY))

@@ -46,6 +46,13 @@ class CommonHeaders:
 
 NO_HEADERS: Final = CommonHeaders()
 
+#: Statuses of responses that never have a body.
+NO_BODY: Final = frozenset((204, 304))
+
+
+class InvalidHeader(ValueError):
+    """A header of a response has a line break in its value."""
+
 
 class BodyProducer(Protocol):
     """Producer of a body (`IPushProducer`), which writes to an `BodySink`."""

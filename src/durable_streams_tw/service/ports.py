@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.embedded.api import DurableStreams
-from durable_streams_tw.http.http1.epoll import NestedEpoll, nested_poll
+from durable_streams_tw.http.epoll import NestedEpoll, nested_poll
 from durable_streams_tw.http.http1.factory import Http1Factory
 from durable_streams_tw.http.twisted_web.site import StreamSite
 from durable_streams_tw.service.certificates import TLSEndpoint
@@ -105,7 +105,7 @@ class Ports(Service):
 
     def _watched(self, port: IListeningPort) -> IListeningPort:
         if self._poll is not None:
-            self._poll.watch(port)
+            self._poll.attach(port)
         self._exhaustion.watch(port)
         _bound_kernel_buffers(port)
         return port

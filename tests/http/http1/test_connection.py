@@ -47,7 +47,7 @@ class OrderTests(ChannelTestCase):
             caller.send(get())
         self.assertEqual([caller.transport.writes for caller in callers], [[]] * len(callers))
         gone.leave()
-        cut.protocol.cut()
+        cut.protocol.abort()
         self.clock.advance(0)
         for caller in others:
             self.assertEqual(len(caller.transport.writes), 1)

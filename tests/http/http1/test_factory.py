@@ -221,7 +221,7 @@ class TurnedAwayTests(SynchronousTestCase):
 
     def test_one_address(self) -> None:
         """It is told that it has too many, and when to come again."""
-        self.room.enter(IPv4Address("TCP", "10.0.0.1", 5))
+        self.room.add(IPv4Address("TCP", "10.0.0.1", 5))
         (answer,) = parse(self.come("10.0.0.1").value())
         self.assertEqual((answer.status, answer.header["retry-after"]), (429, "5"))
         self.assertTrue(answer.complete)
@@ -238,7 +238,7 @@ class TurnedAwayTests(SynchronousTestCase):
         self.clock.advance(limits.REJECTED_LINGER)
         self.assertTrue(transport.disconnected)
         transport.protocol.connectionLost()
-        self.assertEqual(self.room.leaving, 0)
+        self.assertEqual(self.room.rejecting, 0)
 
     def test_not_many(self) -> None:
         """A flood is told nothing."""
@@ -246,5 +246,5 @@ class TurnedAwayTests(SynchronousTestCase):
         self.assertEqual([bool(one.value()) for one in flood[-4:]], [True, False, False, False])
         for one in flood:
             one.protocol.connectionLost()
-        self.assertEqual(self.room.leaving, 0)
+        self.assertEqual(self.room.rejecting, 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])

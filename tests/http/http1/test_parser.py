@@ -13,9 +13,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.http.http1.header_section import HeadContext
-from durable_streams_tw.http.http1.parser import Foreign, Item, MalformedRequest, RequestParser
+from durable_streams_tw.http.http1.parser import Handover, Item, MalformedRequest, RequestParser
 from durable_streams_tw.http.messages import Request
+from durable_streams_tw.http.request_head import HeadContext
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from tests.http.hostile_rows import HIDDEN, HOST, chunked, get, post, sized
 
@@ -73,12 +73,12 @@ def cut(draw: st.DrawFn, data: bytes) -> list[bytes]:
 
 
 def items_of(pieces: list[bytes]) -> tuple[list[Item], bytes]:
-    """What a wire makes of these pieces, and what it leaves for somebody else."""
-    wire = RequestParser(AROUND)
+    """What a parser makes of these pieces, and what it leaves for somebody else."""
+    parser = RequestParser(AROUND)
     for piece in pieces:
-        wire.feed(piece)
-    items = [_by_itself(item) for item in wire.ready]
-    return items, bytes(wire.rest) if Foreign() in items else b""
+        parser.feed(piece)
+    items = [_by_itself(item) for item in parser.queue]
+    return items, bytes(parser.buffer) if Handover() in items else b""
 
 
 def _by_itself(item: Item) -> Item:
@@ -200,59 +200,59 @@ class GoodRequestsTests(SynchronousTestCase):
         items, _ = items_of([versions[0] + versions[1] + versions[0]])
         self.assertEqual(len(items), 2)
 
-    def test_forget(self) -> None:
-        """A wire that has forgotten the last head reads the next one; within a body it keeps it."""
-        wire = RequestParser(AROUND)
-        wire.feed(sized()[:-2])
-        wire.forget()
-        wire.feed(sized()[-2:] + sized())
-        wire.forget()
-        wire.feed(sized())
-        self.assertEqual([request.body for request in requests_of(wire.ready)], [b"hello"] * 3)
+    def test_release_memory(self) -> None:
+        """A parser that dropped the last head reads the next one; within a body it keeps it."""
+        parser = RequestParser(AROUND)
+        parser.feed(sized()[:-2])
+        parser.release_memory()
+        parser.feed(sized()[-2:] + sized())
+        parser.release_memory()
+        parser.feed(sized())
+        self.assertEqual([request.body for request in requests_of(parser.queue)], [b"hello"] * 3)
 
     def test_empty_feed(self) -> None:
         """No bytes change nothing."""
-        wire = RequestParser(AROUND)
+        parser = RequestParser(AROUND)
         for piece in (b"", get()[:9], b"", get()[9:], b""):
-            wire.feed(piece)
-        self.assertEqual(len(wire.ready), 1)
-        self.assertTrue(wire.open is None)
+            parser.feed(piece)
+        self.assertEqual(len(parser.queue), 1)
+        self.assertTrue(parser.consume is None)
 
 
 class StateTests(SynchronousTestCase):
-    """What a wire says of itself."""
+    """What a parser says of itself."""
 
     def test_places(self) -> None:
         """Between requests, in a head, in a body."""
-        wire = RequestParser(AROUND)
-        self.assertTrue(wire.open is None)
+        parser = RequestParser(AROUND)
+        self.assertTrue(parser.consume is None)
         data = sized()
-        wire.feed(data[:10])
-        self.assertEqual((wire.in_head, wire.in_body, wire.held), (True, False, 10))
-        wire.feed(data[10:-4])
-        self.assertEqual((wire.in_head, wire.in_body, wire.held), (False, True, 1))
-        wire.feed(data[-4:])
-        self.assertEqual((wire.open is None, wire.held, wire.received), (True, 5, 5))
-        wire.ready.clear()
-        self.assertEqual(wire.held, 0)
+        parser.feed(data[:10])
+        self.assertEqual((parser.in_head, parser.in_body, parser.held), (True, False, 10))
+        parser.feed(data[10:-4])
+        self.assertEqual((parser.in_head, parser.in_body, parser.held), (False, True, 1))
+        parser.feed(data[-4:])
+        self.assertEqual((parser.consume is None, parser.held, parser.received), (True, 5, 5))
+        parser.queue.clear()
+        self.assertEqual(parser.held, 0)
 
     def test_held_in_chunks(self) -> None:
         """Bytes of chunks are held until the last."""
-        wire = RequestParser(AROUND)
-        wire.feed(chunked(b"5\r\nhello\r\n"))
-        self.assertEqual((wire.in_body, wire.held), (True, 5))
-        wire.feed(b"0\r\n\r\n")
-        self.assertEqual((wire.open is None, wire.held), (True, 5))
-        wire.ready.clear()
-        self.assertEqual(wire.held, 0)
+        parser = RequestParser(AROUND)
+        parser.feed(chunked(b"5\r\nhello\r\n"))
+        self.assertEqual((parser.in_body, parser.held), (True, 5))
+        parser.feed(b"0\r\n\r\n")
+        self.assertEqual((parser.consume is None, parser.held), (True, 5))
+        parser.queue.clear()
+        self.assertEqual(parser.held, 0)
 
     def test_expecting(self) -> None:
         """A client waits for a word until the first byte of the body."""
-        wire = RequestParser(AROUND)
-        wire.feed(post(b"Expect: 100-continue", b"Content-Length: 2"))
-        self.assertTrue(wire.expecting)
-        wire.feed(b"h")
-        self.assertFalse(wire.expecting)
+        parser = RequestParser(AROUND)
+        parser.feed(post(b"Expect: 100-continue", b"Content-Length: 2"))
+        self.assertTrue(parser.awaits_continue)
+        parser.feed(b"h")
+        self.assertFalse(parser.awaits_continue)
 
     def test_nobody_waits(self) -> None:
         """No word is due where the body has come, is empty, or belongs to HTTP/1.0."""
@@ -264,19 +264,19 @@ class StateTests(SynchronousTestCase):
             post(b"Content-Length: 2"),
             old,
         ):
-            wire = RequestParser(AROUND)
-            wire.feed(data)
-            self.assertFalse(wire.expecting, data)
+            parser = RequestParser(AROUND)
+            parser.feed(data)
+            self.assertFalse(parser.awaits_continue, data)
 
     def test_refuse(self) -> None:
         """What is given up is replaced by a fault behind what was complete."""
-        wire = RequestParser(AROUND)
-        wire.feed(sized() + post(b"Origin: https://a", b"Content-Length: 9", body=b"x"))
+        parser = RequestParser(AROUND)
+        parser.feed(sized() + post(b"Origin: https://a", b"Content-Length: 9", body=b"x"))
         fault = MalformedRequest(Refusal(Problem.OVERLOADED, "later"))
-        wire.refuse(fault.refusal)
-        wire.feed(get())
-        self.assertEqual(wire.ready[1:], [MalformedRequest(fault.refusal, b"https://a")])
-        self.assertEqual(wire.held, len(b"hello"))
+        parser.refuse(fault.refusal)
+        parser.feed(get())
+        self.assertEqual(parser.queue[1:], [MalformedRequest(fault.refusal, b"https://a")])
+        self.assertEqual(parser.held, len(b"hello"))
 
     def test_origin_of_a_fault(self) -> None:
         """A fault says which page's request it was, where that could be read."""
@@ -290,7 +290,7 @@ class StateTests(SynchronousTestCase):
             self.assertEqual(fault.origin, b"https://a", data)
 
 
-class ForeignTests(SynchronousTestCase):
+class HandoverTests(SynchronousTestCase):
     """What is not a stream's affair."""
 
     def test_handed_on(self) -> None:
@@ -321,7 +321,7 @@ class ForeignTests(SynchronousTestCase):
             b"http://a",
         ):
             items, _ = items_of([b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n"])
-            self.assertEqual(items, [Foreign()], target)
+            self.assertEqual(items, [Handover()], target)
         for target in (b"/v1/stream/__dsx", b"/v1/stream/a/__ds", b"/v1/stream/%", b"/v1/stream//"):
             items, _ = items_of([b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n"])
             self.assertIsInstance(items[0], tuple, target)
@@ -329,7 +329,7 @@ class ForeignTests(SynchronousTestCase):
     def test_size_is_none_of_ours(self) -> None:
         """Bodies of foreign requests have other bounds."""
         head = b"POST /health HTTP/1.1\r\n" + HOST + b"Content-Length: 99999\r\n\r\n"
-        self.assertEqual(items_of([head])[0], [Foreign()])
+        self.assertEqual(items_of([head])[0], [Handover()])
 
 
 MUTATIONS = st.lists(

@@ -6,8 +6,13 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.http.http1.response import InvalidHeader, StatusLines, chunk, live, whole
-from durable_streams_tw.http.messages import Response
+from durable_streams_tw.http.http1.response import (
+    StatusLines,
+    encode_chunk,
+    encode_response,
+    encode_streamed_head,
+)
+from durable_streams_tw.http.messages import InvalidHeader, Response
 
 FIELDS = [(b"Stream-Next-Offset", b"0_1"), (b"Vary", b"Origin"), (b"Vary", b"Accept-Encoding")]
 BLOCK = b"Stream-Next-Offset: 0_1\r\nVary: Origin\r\nVary: Accept-Encoding\r\n"
@@ -16,8 +21,8 @@ BLOCK = b"Stream-Next-Offset: 0_1\r\nVary: Origin\r\nVary: Accept-Encoding\r\n"
 def written(response: Response, **kind: bool) -> bytes:
     """A whole answer behind a short opening."""
     assert isinstance(response.body, bytes)
-    kinds: dict[str, Any] = {"bodiless": False, "old": False, "last": False, **kind}
-    return b"".join(whole(b"HTTP/1.1 1\r\nDate: d", response, response.body, **kinds))
+    kinds: dict[str, Any] = {"bodiless": False, "http10": False, "last": False, **kind}
+    return b"".join(encode_response(b"HTTP/1.1 1\r\nDate: d", response, response.body, **kinds))
 
 
 OPENING = b"HTTP/1.1 1\r\nDate: d\r\n"
@@ -39,8 +44,8 @@ class WholeTests(SynchronousTestCase):
         for kind, line in (
             ({}, b""),
             ({"last": True}, b"Connection: close\r\n"),
-            ({"old": True}, b"Connection: keep-alive\r\n"),
-            ({"old": True, "last": True}, b"Connection: close\r\n"),
+            ({"http10": True}, b"Connection: keep-alive\r\n"),
+            ({"http10": True, "last": True}, b"Connection: close\r\n"),
         ):
             self.assertEqual(
                 written(Response(404, FIELDS, b"x"), **kind),
@@ -74,7 +79,13 @@ class WholeTests(SynchronousTestCase):
                 self.assertRaises(InvalidHeader, written, Response(204, [*FIELDS, field]))
                 response = Response(200, [field, *FIELDS])
                 self.assertRaises(
-                    InvalidHeader, live, b"a\r\nb", response, None, old=False, last=False
+                    InvalidHeader,
+                    encode_streamed_head,
+                    b"a\r\nb",
+                    response,
+                    None,
+                    http10=False,
+                    last=False,
                 )
 
 
@@ -97,12 +108,12 @@ class LiveTests(SynchronousTestCase):
             (700_000, True, False, keep + size),
             (700_000, True, True, close + size),
         ):
-            head = live(opening, response, length, old=old, last=last)
+            head = encode_streamed_head(opening, response, length, http10=old, last=last)
             self.assertEqual(head, OPENING + BLOCK + lines + b"\r\n")
 
     def test_chunk(self) -> None:
         """A size in hexadecimal, the bytes."""
-        self.assertEqual(chunk(b"x" * 26), b"1a\r\n" + b"x" * 26 + b"\r\n")
+        self.assertEqual(encode_chunk(b"x" * 26), b"1a\r\n" + b"x" * 26 + b"\r\n")
 
 
 class OpeningTests(SynchronousTestCase):
@@ -110,20 +121,20 @@ class OpeningTests(SynchronousTestCase):
 
     def test_date(self) -> None:
         """The Date is that of the last tick (RFC 9110 §5.6.7)."""
-        openings = StatusLines()
-        openings.tick(784_111_777.9)
-        first = openings.opening(204)
+        lines = StatusLines()
+        lines.tick(784_111_777.9)
+        first = lines.line(204)
         self.assertEqual(first, b"HTTP/1.1 204 No Content\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT")
-        self.assertIs(openings.opening(204), first)
-        openings.tick(784_111_777.99)
-        self.assertIs(openings.opening(204), first)
-        openings.tick(784_111_778)
+        self.assertIs(lines.line(204), first)
+        lines.tick(784_111_777.99)
+        self.assertIs(lines.line(204), first)
+        lines.tick(784_111_778)
         self.assertEqual(
-            openings.opening(404), b"HTTP/1.1 404 Not Found\r\nDate: Sun, 06 Nov 1994 08:49:38 GMT"
+            lines.line(404), b"HTTP/1.1 404 Not Found\r\nDate: Sun, 06 Nov 1994 08:49:38 GMT"
         )
 
     def test_unknown_status(self) -> None:
         """A status without a phrase keeps its space (RFC 9112 §4)."""
-        openings = StatusLines()
-        openings.tick(0)
-        self.assertTrue(openings.opening(299).startswith(b"HTTP/1.1 299 \r\nDate: Thu, 01 Jan"))
+        lines = StatusLines()
+        lines.tick(0)
+        self.assertTrue(lines.line(299).startswith(b"HTTP/1.1 299 \r\nDate: Thu, 01 Jan"))

@@ -8,12 +8,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.http import limits
-from durable_streams_tw.http.http1.head import RequestHead
-from durable_streams_tw.http.http1.header_section import HeadContext
-from durable_streams_tw.http.http1.response import InvalidHeader
 from durable_streams_tw.http.http2.frames import Code, ConnectionFault
 from durable_streams_tw.http.http2.heads import HeadReader, HeadWriter, RawFields, integer
-from durable_streams_tw.http.messages import NO_HEADERS, CommonHeaders
+from durable_streams_tw.http.messages import NO_HEADERS, CommonHeaders, InvalidHeader
+from durable_streams_tw.http.request_head import HeadContext, RequestHead
 from durable_streams_tw.protocol.errors import Problem, Refused
 
 AROUND = HeadContext(b"/s/", 1_000, secure=True)
@@ -43,9 +41,9 @@ class ReaderTests(SynchronousTestCase):
         """A head is what the same request of HTTP/1.1 has."""
         head = head_of(*GET, (b"cookie", b"a=1"), (b"cookie", b"b=2"), (b"accept", b"x/y"))
         self.assertEqual((head.method, head.path, head.query), (b"GET", b"x", b"y"))
-        self.assertEqual((head.url, head.stream, head.length), (b"https://a:1/s/x", True, 0))
+        self.assertEqual((head.url, head.is_stream, head.length), (b"https://a:1/s/x", True, 0))
         self.assertEqual(
-            dict(head.header), {b"host": b"a:1", b"cookie": b"a=1; b=2", b"accept": b"x/y"}
+            dict(head.headers), {b"host": b"a:1", b"cookie": b"a=1; b=2", b"accept": b"x/y"}
         )
 
     def test_whose(self) -> None:
@@ -58,10 +56,10 @@ class ReaderTests(SynchronousTestCase):
             (b"/-/ready", False),
             (b"/t/x", False),
         ):
-            self.assertEqual(head_of(*GET[:3], (b":path", path)).stream, stream)
+            self.assertEqual(head_of(*GET[:3], (b":path", path)).is_stream, stream)
         operators = HeadReader(HeadContext(b"/", 1_000))
         block = Encoder().encode([*GET[:3], (b":path", b"/-/ready")])
-        self.assertFalse(operators.read(block).stream)
+        self.assertFalse(operators.read(block).is_stream)
 
     def test_refused(self) -> None:
         """What HTTP/2 forbids, and what could be another request in HTTP/1.1, is malformed."""
@@ -119,13 +117,13 @@ class ReaderTests(SynchronousTestCase):
         method, scheme, _, path = GET
         self.assertEqual(head_of(method, scheme, path, (b"host", b"a:1")).url, b"https://a:1/s/x")
         self.assertEqual(head_of(*GET, (b"host", b"A:1")).url, b"https://a:1/s/x")
-        self.assertEqual(head_of(*GET, (b"te", b"trailers")).header[b"te"], b"trailers")
-        self.assertTrue(head_of(*GET, (b"expect", b"100-continue")).expects)
+        self.assertEqual(head_of(*GET, (b"te", b"trailers")).headers[b"te"], b"trailers")
+        self.assertTrue(head_of(*GET, (b"expect", b"100-continue")).expects_continue)
 
     def test_sizes(self) -> None:
         """The limits are those of HTTP/1.1."""
         many = [(b"x%d" % number, b"y") for number in range(limits.MAX_FIELDS)]
-        self.assertEqual(len(head_of(*GET, *many[:-1]).header), limits.MAX_FIELDS)
+        self.assertEqual(len(head_of(*GET, *many[:-1]).headers), limits.MAX_FIELDS)
         for fields, problem in (
             ([*GET, *many], Problem.HEAD_TOO_LARGE),
             ([*GET, (b"x", b"y" * limits.MAX_HEAD)], Problem.HEAD_TOO_LARGE),

@@ -177,7 +177,7 @@ class MountTests(SynchronousTestCase):
         client.send(b"POST /a HTTP/1.1\r\nHost: h\r\n" + fields + b"\r\n\r\nx")
         (answer,) = client.answers()
         self.assertEqual(answer.status, 400)
-        self.assertIn(b"Stream-Seq is given twice", answer.body)
+        self.assertIn(b"Stream-Seq was sent twice", answer.body)
 
     def test_as_the_whole_site(self) -> None:
         """At the very top."""

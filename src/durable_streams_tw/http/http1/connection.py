@@ -1,475 +1,641 @@
-"""The fast channel: one HTTP/1.1 connection, between a `RequestParser` and the stream operations.
+"""HTTP/1.1 connections, between a `RequestParser` and the request handler.
 
-1. Requests of one connection are carried out one by one, in their order: what a client sends
-   behind an append may build on it.
-2. The answers of all that is answered at once go out in one send.
-3. While the client does not read, nothing more is taken from it; the transport's pauses, which
-   reach the channel as its producer, govern both.
-4. What is not a stream's affair goes to a site of twisted.web's, with the connection, for good.
-5. Whatever ends the connection from here, the client is given time to read the last answer.
+1. Requests of one connection are executed one at a time, in order: a pipelined request may depend
+   on the append before it.
+2. Responses that are ready at the same time go out in one send.
+3. While the client does not read, no further bytes are read from it. The transport signals that
+   by pausing the connection, which is its producer.
+4. A request that is not for a stream hands the connection over to a twisted.web site, for good.
+5. When the server closes the connection, the client gets time to read the last response.
+
+`Http1Connection._update_phase` derives the phase of a connection after each event, and with it
+whether to read and which timeout applies. The timer wheel checks that timeout.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.handlers.streams import Decision, Respond
-from durable_streams_tw.http.http1 import response as http1_response
-from durable_streams_tw.http.http1.connection_phases import (
-    ANSWER,
-    END,
-    IDLE,
-    UNSETTLED,
-    PhasedConnection,
+from durable_streams_tw.http.http1.context import ConnectionContext
+from durable_streams_tw.http.http1.parser import (
+    EarlyResponse,
+    Handover,
+    MalformedRequest,
+    RequestParser,
 )
-from durable_streams_tw.http.http1.head import RequestHead
-from durable_streams_tw.http.http1.parser import Early, Foreign, MalformedRequest, RequestParser
-from durable_streams_tw.http.http1.socket_writer import SocketWriter
+from durable_streams_tw.http.http1.response import (
+    CONTINUE,
+    LAST_CHUNK,
+    encode_response,
+    encode_streamed_head,
+)
 from durable_streams_tw.http.http1.streaming import StreamingResponse
-from durable_streams_tw.http.messages import Response, StreamedBody
-
-if TYPE_CHECKING:
-    from durable_streams_tw.http.http1.factory import Http1Factory
-
+from durable_streams_tw.http.messages import InvalidHeader, Response, StreamedBody
+from durable_streams_tw.http.refusals import BODY_MEMORY_EXHAUSTED, REQUEST_TIMEOUT
+from durable_streams_tw.http.request_head import RequestHead
+from durable_streams_tw.http.socket_writer import SocketWriter
 
 _log = Logger()
 
-# A body of this size is sent from where it lies, with all that was gathered before it.
-_GATHER: Final = 64 * limits.KIB
+# A body of this size is sent without copying it into one string with the bytes before it.
+_SEPARATE_BODY: Final = 64 * limits.KIB
 
 
-class Backlog:
-    """What one client leaves unread, for the budget of all."""
+class Phase(Enum):
+    """State of a connection, which determines its timeout."""
 
-    __slots__ = ("_channel", "held")
+    IDLE = 0
+    HEAD = 1
+    BODY = 2
+    RESPONSE = 3
+    BLOCKED = 4
+    CLOSING = 5
+    UNKNOWN = 6
 
-    def __init__(self, channel: Http1Connection) -> None:
+
+IDLE, HEAD, BODY = Phase.IDLE, Phase.HEAD, Phase.BODY
+RESPONSE, BLOCKED, CLOSING = Phase.RESPONSE, Phase.BLOCKED, Phase.CLOSING
+UNKNOWN = Phase.UNKNOWN
+
+
+class UnreadBytes:
+    """Unsent bytes of one connection, counted by the budget of all connections."""
+
+    __slots__ = ("_connection", "held")
+
+    def __init__(self, connection: Http1Connection) -> None:
         self.held = 0
-        self._channel = channel
+        self._connection = connection
 
     def refuse_body(self) -> None:
-        """Cut the connection."""
-        self._channel.give_up()
+        """Reset the connection."""
+        self._connection.abort_unread()
 
 
 @implementer(IPushProducer, IHalfCloseableProtocol)
-class Http1Connection(PhasedConnection):
-    """One connection of a `Http1Factory`."""
+class Http1Connection(Protocol):
+    """One connection of an `Http1Factory`."""
 
-    def __init__(self, door: Http1Factory, address: Any) -> None:
-        PhasedConnection.__init__(self, door, address)
-        self._out: list[bytes] = []
-        self._heir: Any = None
-        # What the answer waits for.
+    #: Set by the timer wheel.
+    wheel_slot = 0
+
+    transport: Any
+
+    def __init__(self, context: ConnectionContext, address: Any) -> None:
+        self.address = address
+        self._context = context
+        self._wheel = context.wheel
+        self._respond: Respond
+        self._parser: RequestParser
+        self._writer: SocketWriter
+        # Takes received bytes in place of the parser. A function, since a bound method would be a
+        # reference cycle that keeps the connection's bytes until the garbage collector runs.
+        self._receiver: Callable[[Any, bytes], None] | None = None
+        self._successor: Any = None
+        # The request being executed: its head, its pending result, its streamed response.
+        self._head: RequestHead | None = None
         self._pending: Deferred[Any] | None = None
-        # What answers the request whose body is coming, once its head was found good.
+        self._streaming: StreamingResponse | None = None
+        # Handler of the incomplete request, once its head is authorized.
         self._admitted: Respond | None = None
-        self._working = False
-        self._gone = False
+        self._output: list[bytes] = []
+        self._processing = False
+        self._disconnected = False
         self._discarded = 0
-        # What the client leaves unread, while the transport is full.
-        self._backlog: Backlog | None = None
+        self._unread: UnreadBytes | None = None
+        # The transport is full; reading is paused; the client has closed its side.
+        self._blocked = False
+        self._paused = False
+        self._half_closed = False
+        # The phase, its start in seconds, and the unsent bytes at that time.
+        self.phase = IDLE
+        self._since = 0.0
+        self._unsent = 0
+        # Bytes of bodies: those that the budget counts, and of those the ones being executed.
+        self.held = 0
+        self._executing = 0
 
     # -- Protocol -------------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        """A client has come."""
-        door = self._door
-        self._respond = door.serving(getattr(self.address, "host", None))
-        self._outlet = outlet = SocketWriter(self.transport)
-        self._wire = RequestParser(door.surroundings(outlet.secure, outlet.reached()))
-        if outlet.secure:
-            # What is spoken is known only once the client has spoken.
-            self._detour = Http1Connection._negotiated
+        """Set up the parser and start the idle timeout."""
+        context = self._context
+        self._respond = context.responder(getattr(self.address, "host", None))
+        self._writer = writer = SocketWriter(self.transport)
+        self._parser = RequestParser(context.head_context(writer.secure, writer.local_address()))
+        if writer.secure:
+            # ALPN has a result only once the client has sent data.
+            self._receiver = Http1Connection._receive_first
         self.transport.registerProducer(self, True)
-        door.arrived(self)
+        context.opened(self)
         self._enter(IDLE)
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes have come."""
-        if self._detour is not None:
-            self._detour(self, data)
+        """Parse bytes and execute the requests that they complete."""
+        if self._receiver is not None:
+            self._receiver(self, data)
             return
-        wire = self._wire
-        wire.feed(data)
-        if wire.ready and self._head is None and not self._stalled:
-            self._work()
-        # Most requests come whole, and are answered at once, or wait for nothing but that.
+        parser = self._parser
+        parser.feed(data)
+        if parser.queue and self._head is None and not self._blocked:
+            self._process_queue()
+        # Most requests arrive whole and leave the connection idle or waiting for their result.
         phase = self.phase
-        idle = phase is IDLE and wire.open is None
-        if not idle and (phase is not ANSWER or not self._quiet):
-            self._settle()
+        idle = phase is IDLE and parser.consume is None
+        if not idle and (phase is not RESPONSE or not self._only_responding):
+            self._update_phase()
 
     def readConnectionLost(self) -> None:
-        """The client will send no more. It may still read, or be gone: both look the same."""
-        self._half = True
-        if self._heir is not None:
-            # twisted.web takes this for the end. What it has sent shall arrive.
-            self._detour = Http1Connection._discard
-            self._enter(END)
+        """Note that the client has closed its side. It may still read, or have vanished."""
+        self._half_closed = True
+        if self._successor is not None:
+            # twisted.web cannot be half-closed. Its unsent bytes are still delivered.
+            self._receiver = Http1Connection._discard
+            self._enter(CLOSING)
             self.transport.loseConnection()
-        elif self.phase is END:
+        elif self.phase is CLOSING:
             self.transport.loseConnection()
         else:
-            self.phase = UNSETTLED
-            self._settle()
+            self.phase = UNKNOWN
+            self._update_phase()
 
     def writeConnectionLost(self) -> None:
-        """Our side is closed, as we wanted."""
+        """Do nothing: the server has closed its side itself."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection has ended."""
-        self._gone = True
-        self.phase = END
-        self._detour = Http1Connection._discard
-        heir, self._heir = self._heir, None
-        live, self._live = self._live, None
+        """Release everything, and cancel the request being executed."""
+        self._disconnected = True
+        self.phase = CLOSING
+        self._receiver = Http1Connection._discard
+        successor, self._successor = self._successor, None
+        streaming, self._streaming = self._streaming, None
         pending, self._pending = self._pending, None
-        self._wire.close()
-        self._out.clear()
-        if heir is not None:
-            heir.connectionLost(reason)
-        if live is not None:
-            live.stop()
+        self._parser.close()
+        self._output.clear()
+        if successor is not None:
+            successor.connectionLost(reason)
+        if streaming is not None:
+            streaming.stop()
         if pending is not None:
             pending.cancel()
-        self._hold(0)
-        self._release_backlog()
-        self._door.left(self)
+        self._account(0)
+        self._release_unread()
+        self._context.closed(self)
 
     # -- IPushProducer, for the transport -------------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """The transport is full."""
-        self._stalled = True
-        self._count_backlog()
-        if self._live is not None:
-            self._live.pause()
-        if self._working:
-            self.phase = UNSETTLED
+        """Stop sending: the transport is full."""
+        self._blocked = True
+        self._account_unread()
+        if self._streaming is not None:
+            self._streaming.pause()
+        if self._processing:
+            self.phase = UNKNOWN
         else:
-            self._settle()
+            self._update_phase()
 
     def resumeProducing(self) -> None:
-        """The transport is empty again."""
-        self._stalled = False
-        self._release_backlog()
-        if self._live is not None:
-            self._live.resume()
-        self._go_on()
-
-    def _count_backlog(self) -> None:
-        backlog = self._backlog
-        if backlog is None and not self._gone:
-            backlog = self._backlog = Backlog(self)
-        unread = self._door.unread
-        if backlog is not None and not unread.account(backlog, self._outlet.unsent, True):
-            backlog.refuse_body()
-
-    def _release_backlog(self) -> None:
-        backlog, self._backlog = self._backlog, None
-        if backlog is not None:
-            self._door.unread.account(backlog, 0, arriving=False)
-
-    def give_up(self) -> None:
-        """Cut the connection, to make room for what others leave unread."""
-        self._release_backlog()
-        # A transport may be in the middle of a write.
-        self._door.later(self._cut_if_there)
-
-    def _cut_if_there(self) -> None:
-        if not self._gone:
-            self.cut()
+        """Send again: the transport is empty."""
+        self._blocked = False
+        self._release_unread()
+        if self._streaming is not None:
+            self._streaming.resume()
+        self._resume()
 
     def stopProducing(self) -> None:
-        """The transport is gone; `connectionLost` comes next."""
+        """Do nothing: the transport calls `connectionLost` next."""
 
-    # -- requests and answers -------------------------------------------------------------------
+    def _account_unread(self) -> None:
+        unread = self._unread
+        if unread is None and not self._disconnected:
+            unread = self._unread = UnreadBytes(self)
+        budget = self._context.unread
+        if unread is not None and not budget.account(unread, self._writer.unsent, True):
+            unread.refuse_body()
+
+    def _release_unread(self) -> None:
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            self._context.unread.account(unread, 0, arriving=False)
+
+    def abort_unread(self) -> None:
+        """Reset the connection, to free the memory of its unread bytes."""
+        self._release_unread()
+        # Not at once: the budget may call this from within a write of the transport.
+        self._context.call_soon(self._abort_if_connected)
+
+    def _abort_if_connected(self) -> None:
+        if not self._disconnected:
+            self.abort()
+
+    # -- execution of requests ------------------------------------------------------------------
 
     @property
-    def _quiet(self) -> bool:
-        """Whether nothing but an answer keeps the connection from being idle."""
-        wire = self._wire
-        if wire.ready or wire.open is not None or self._detour is not None:
+    def _only_responding(self) -> bool:
+        """Whether nothing but the pending response keeps the connection from being idle."""
+        parser = self._parser
+        if parser.queue or parser.consume is not None or self._receiver is not None:
             return False
-        if self.held or self._answering:
+        if self.held or self._executing:
             return False
-        return not (self._stalled or self._paused or self._half)
+        return not (self._blocked or self._paused or self._half_closed)
 
-    @property
-    def _free(self) -> bool:
-        """Whether nothing stands in the way of the next request."""
-        return self._head is None and self._detour is None and not self._stalled
+    def _resume(self) -> None:
+        """Execute queued requests if none is being executed, and send gathered bytes."""
+        free = self._head is None and self._receiver is None and not self._blocked
+        if free and self._parser.queue:
+            self._process_queue()
+        elif self._output:
+            self._context.flush_soon(self)
+        self._update_phase()
 
-    def _go_on(self) -> None:
-        """Work on what waits, if nothing stands in the way."""
-        if self._wire.ready and self._free:
-            self._work()
-        elif self._out:
-            self._door.send_soon(self)
-        self._settle()
-
-    def _work(self) -> None:
-        """Answer what is complete, in order, until an answer takes time."""
-        door = self._door
+    def _process_queue(self) -> None:
+        """Execute queued requests in order, until one has to wait for its result."""
+        context = self._context
         respond = self._respond
-        ready = self._wire.ready
-        self.phase = UNSETTLED
-        self._working = True
+        queue = self._parser.queue
+        self.phase = UNKNOWN
+        self._processing = True
         done = 0
-        for item in ready:
+        for item in queue:
             if done == limits.MAX_PIPELINE:
-                # Others want their turn too.
-                door.later(self._go_on)
+                # Yield to the reactor, so that one connection cannot starve the others.
+                context.call_soon(self._resume)
                 break
             done += 1
             if not isinstance(item, tuple):
-                self._end(item)
+                self._process_last(item)
                 break
             head, request = item
             if head.refusal is not None:
-                self._answer(head, door.refuse(head.refusal, head.header.get(b"origin")))
+                self._send_response(head, context.refuse(head.refusal, head.headers.get(b"origin")))
             else:
                 if self._admitted is None:
-                    answer = respond(request)
+                    result = respond(request)
                 else:
-                    answer, self._admitted = self._admitted(request), None
-                if not isinstance(answer, Response):
-                    self._head, self._pending = head, answer
+                    result, self._admitted = self._admitted(request), None
+                if not isinstance(result, Response):
+                    self._head, self._pending = head, result
                     if len(request.body) >= limits.LARGE_BODY:
-                        self._answering = len(request.body)
-                    answer.addCallbacks(self._answered, self._failed)
+                        self._executing = len(request.body)
+                    result.addCallbacks(self._response_ready, self._response_failed)
                 else:
-                    self._answer(head, answer)
-            if self._head is not None or self._stalled or self._detour is not None:
+                    self._send_response(head, result)
+            if self._head is not None or self._blocked or self._receiver is not None:
                 break
         else:
             if not self.held:
                 self.phase = IDLE
                 self._since = self._wheel.now
-        del ready[:done]
-        if self._pending is not None and self._quiet:
-            # The wheel looks in by itself, for both phases have the same patience.
-            self.phase = ANSWER
+        del queue[:done]
+        if self._pending is not None and self._only_responding:
+            # Needs no `_enter`: the idle timeout, which is scheduled, is that of both phases.
+            self.phase = RESPONSE
             self._since = self._wheel.now
-        if self._out:
-            door.send_soon(self)
-        self._working = False
+        if self._output:
+            context.flush_soon(self)
+        self._processing = False
 
-    def _answered(self, response: Response) -> None:
-        """What an answer has waited for is there."""
+    def _response_ready(self, response: Response) -> None:
         head, self._head, self._pending = self._head, None, None
-        self._answering = 0
-        if head is None or self._gone:
+        self._executing = 0
+        if head is None or self._disconnected:
             return
         try:
             self._since = self._wheel.now
-            self._answer(head, response)
-            if self._working:
+            self._send_response(head, response)
+            if self._processing:
                 return
-            if self.phase is ANSWER and self._live is None and self._quiet:
+            if self.phase is RESPONSE and self._streaming is None and self._only_responding:
                 self.phase = IDLE
-                self._door.send_soon(self)
+                self._context.flush_soon(self)
             else:
-                self._go_on()
-        except Exception:  # noqa: BLE001 - nobody else would hear of it
-            _log.failure("a connection has met a bug, and ends")
-            self.cut()
+                self._resume()
+        except Exception:  # noqa: BLE001 - the store, which calls this, cannot handle it
+            _log.failure("Error on an HTTP/1.1 connection, which is closed")
+            self.abort()
 
-    def _failed(self, failure: Failure) -> None:
+    def _response_failed(self, failure: Failure) -> None:
         head = self._head
-        if head is not None and not self._gone:
-            self._answered(self._door.failure(failure, head.header.get(b"origin")))
+        if head is not None and not self._disconnected:
+            self._response_ready(self._context.error_response(failure, head.headers.get(b"origin")))
+
+    def _process_last(self, item: MalformedRequest | Handover | EarlyResponse) -> None:
+        """Process an item after which the parser reads no more requests."""
+        context = self._context
+        if not isinstance(item, Handover):
+            bodiless = False
+            if isinstance(item, EarlyResponse):
+                response, bodiless = item.response, item.bodiless
+            else:
+                response = context.refuse(item.refusal, item.origin)
+            assert isinstance(response.body, bytes), "a refusal is not streamed"
+            self._output += encode_response(
+                context.status_lines.line(response.status),
+                response,
+                response.body,
+                bodiless=bodiless,
+                http10=False,
+                last=True,
+            )
+            self._close()
+        elif context.stopping:
+            self._close()
+        else:
+            self._hand_over(context.build_site_protocol(self.address), bytes(self._parser.buffer))
+
+    # -- decisions on heads, before the body has arrived ----------------------------------------
 
     def _decide(self) -> bool:
-        wire = self._wire
-        wire.undecided = False
-        head = wire.begun
-        origin = head.header.get(b"origin")
+        """Authorize the incomplete request by its head.
+
+        Returns False if its body may be received. Otherwise the phase is up to date.
+        """
+        parser = self._parser
+        parser.undecided = False
+        head = parser.current_head
+        origin = head.headers.get(b"origin")
         if head.refusal is not None:
-            if not wire.expecting:
-                # The end of the body is known, so the connection can go on after it.
+            if not parser.awaits_continue:
+                # The end of the body is known, so the connection stays open after it.
                 return False
-            return self._decided(self._door.refuse(head.refusal, origin))
+            return self._apply_decision(self._context.refuse(head.refusal, origin))
         host = getattr(self.address, "host", None)
-        decision = self._door.decide(host, wire.head_alone())
+        decision = self._context.decide(host, parser.request_without_body())
         if not isinstance(decision, Deferred):
-            return self._decided(decision)
+            return self._apply_decision(decision)
         self._head, self._pending = head, decision
-        decision.addCallbacks(self._decided_later, self._failed_to_decide)
+        decision.addCallbacks(self._decision_ready, self._decision_failed)
         if self._pending is not None:
-            self._settle()
+            self._update_phase()
         return True
 
-    def _decided(self, decision: Decision) -> bool:
+    def _apply_decision(self, decision: Decision) -> bool:
         if isinstance(decision, Response):
-            self._wire.reject(decision)
-            self._go_on()
+            self._parser.respond_early(decision)
+            self._resume()
             return True
         self._admitted = decision
         return False
 
-    def _decided_later(self, decision: Decision) -> None:
+    def _decision_ready(self, decision: Decision) -> None:
         self._head = self._pending = None
-        if not self._gone and not self._decided(decision):
-            self._go_on()
+        if not self._disconnected and not self._apply_decision(decision):
+            self._resume()
 
-    def _failed_to_decide(self, failure: Failure) -> None:
+    def _decision_failed(self, failure: Failure) -> None:
         head = self._head
-        if head is not None and not self._gone:
-            self._decided_later(self._door.failure(failure, head.header.get(b"origin")))
+        if head is not None and not self._disconnected:
+            self._decision_ready(self._context.error_response(failure, head.headers.get(b"origin")))
 
-    def _answer(self, head: RequestHead, response: Response) -> None:
-        door = self._door
-        last = not head.keep or door.stopping
+    # -- responses ------------------------------------------------------------------------------
+
+    def _send_response(self, head: RequestHead, response: Response) -> None:
+        context = self._context
+        last = not head.keep_alive or context.stopping
         body = response.body
-        opening = door.openings.opening(response.status)
+        status_line = context.status_lines.line(response.status)
         rest = b""
         size: int | None = None
         try:
             if isinstance(body, bytes):
-                data, rest = http1_response.whole(
-                    opening,
+                data, rest = encode_response(
+                    status_line,
                     response,
                     body,
                     bodiless=head.method == b"HEAD",
-                    old=head.old,
+                    http10=head.http10,
                     last=last,
                 )
             else:
                 ends = isinstance(body, StreamedBody)
                 size = body.size if isinstance(body, StreamedBody) else None
-                data = http1_response.live(opening, response, size, old=head.old, last=last)
-        except http1_response.InvalidHeader:
-            self._answer(head, door.failure(Failure(), head.header.get(b"origin")))
+                data = encode_streamed_head(
+                    status_line, response, size, http10=head.http10, last=last
+                )
+        except InvalidHeader:
+            self._send_response(
+                head, context.error_response(Failure(), head.headers.get(b"origin"))
+            )
             return
-        self._out.append(data)
+        self._output.append(data)
         if rest:
-            self._out.append(rest)
-        if len(rest) >= _GATHER:
-            out, self._out = self._out, []
-            self._outlet.send_parts(out)
+            self._output.append(rest)
+        if len(rest) >= _SEPARATE_BODY:
+            output, self._output = self._output, []
+            self._writer.send_parts(output)
         if not isinstance(body, bytes):
             self.flush()
             self._head = head
-            frames = None if head.old or size is not None else door.frames
-            self._live = StreamingResponse(self, frames, sized=size is not None, ends=ends)
-            self._wire.forget()
-            self._live.follow(body.follow if isinstance(body, StreamedBody) else body)
+            chunks = None if head.http10 or size is not None else context.chunks
+            self._streaming = StreamingResponse(self, chunks, sized=size is not None, ends=ends)
+            self._parser.release_memory()
+            self._streaming.start(body.follow if isinstance(body, StreamedBody) else body)
         elif last:
             self._close()
 
     def flush(self) -> None:
-        """Send what has been gathered."""
-        out = self._out
-        if out:
-            data = out[0] if len(out) == 1 else b"".join(out)
-            out.clear()
-            self._outlet.send(data)
+        """Send the gathered bytes."""
+        output = self._output
+        if output:
+            data = output[0] if len(output) == 1 else b"".join(output)
+            output.clear()
+            self._writer.send(data)
 
-    # -- ends -----------------------------------------------------------------------------------
-
-    def _end(self, item: MalformedRequest | Foreign | Early) -> None:
-        """Take what no request comes behind."""
-        if not isinstance(item, Foreign):
-            bodiless = False
-            if isinstance(item, Early):
-                response, bodiless = item.response, item.bodiless
-            else:
-                response = self._door.refuse(item.refusal, item.origin)
-            assert isinstance(response.body, bytes), "a refusal has no live body"
-            opening = self._door.openings.opening(response.status)
-            self._out += http1_response.whole(
-                opening, response, response.body, bodiless=bodiless, old=False, last=True
-            )
-            self._close()
-        elif self._door.stopping:
-            self._close()
+    def write_body(self, data: bytes) -> None:
+        """Send bytes of a streamed body."""
+        if self._output or self._processing:
+            self._output.append(data)
         else:
-            self._hand_over(self._door.heir(self.address), bytes(self._wire.rest))
+            self._writer.send(data)
 
-    def _hand_over(self, heir: Any, data: bytes) -> None:
-        """Leave the connection to another protocol, beginning with these bytes."""
-        self.flush()
-        self._hold(0)
-        self.phase = END
-        self._wheel.remove(self)
-        self._wire.rest.clear()
-        self.transport.unregisterProducer()
-        if self._paused:
-            self.transport.resumeProducing()
-        self._heir = heir
-        self._detour = Http1Connection._pass_on
-        heir.makeConnection(self.transport)
-        heir.dataReceived(data)
+    def end_body(self, chunked: bool, delimited: bool) -> None:
+        """End a streamed body; ``delimited`` is true if the client can tell that it is complete."""
+        head, self._head, self._streaming = self._head, None, None
+        assert head is not None, "a streamed body belongs to a request"
+        if chunked:
+            self._output.append(LAST_CHUNK)
+        if not delimited or not head.keep_alive or self._context.stopping:
+            self._close()
+        elif not self._processing:
+            self._resume()
 
-    def _negotiated(self, data: bytes) -> None:
-        """Learn, over TLS, whether the client has chosen HTTP/2."""
-        self._detour = None
+    # -- end of the connection ------------------------------------------------------------------
+
+    def _receive_first(self, data: bytes) -> None:
+        """Choose HTTP/1.1 or HTTP/2 by the result of ALPN."""
+        self._receiver = None
         if getattr(self.transport, "negotiatedProtocol", None) == b"h2":
-            self._hand_over(self._door.http2(self.address), data)
+            self._hand_over(self._context.build_http2_protocol(self.address), data)
         else:
             self.dataReceived(data)
 
-    def _close(self) -> None:
-        """End the connection behind the last answer."""
+    def _hand_over(self, successor: Any, data: bytes) -> None:
+        """Pass the connection, and the bytes that follow, to another protocol."""
         self.flush()
-        self._hold(0)
-        self._detour = Http1Connection._discard
-        dropped = self._wire.dropped
-        self._wire.close()
-        self._outlet.close(linger=dropped and not self._half, hang_up=self._door.stopping)
-        self._enter(END)
+        self._account(0)
+        self.phase = CLOSING
+        self._wheel.cancel(self)
+        self._parser.buffer.clear()
+        self.transport.unregisterProducer()
+        if self._paused:
+            self.transport.resumeProducing()
+        self._successor = successor
+        self._receiver = Http1Connection._pass_on
+        successor.makeConnection(self.transport)
+        successor.dataReceived(data)
 
-    def cut(self) -> None:
-        """End the connection at once, in the middle of whatever it is."""
-        self._detour = Http1Connection._discard
-        self._wire.close()
-        self._out.clear()
-        self._enter(END)
-        self._outlet.abort()
+    def _pass_on(self, data: bytes) -> None:
+        self._successor.dataReceived(data)
+
+    def _close(self) -> None:
+        """Close the connection after the gathered bytes."""
+        self.flush()
+        self._account(0)
+        self._receiver = Http1Connection._discard
+        discarded = self._parser.discarded
+        self._parser.close()
+        self._writer.close(
+            linger=discarded and not self._half_closed, hang_up=self._context.stopping
+        )
+        self._enter(CLOSING)
+
+    def abort(self) -> None:
+        """Reset the connection at once."""
+        self._receiver = Http1Connection._discard
+        self._parser.close()
+        self._output.clear()
+        self._enter(CLOSING)
+        self._writer.abort()
 
     def drain(self) -> None:
-        """Close as soon as what has begun is answered: the server stops."""
-        detour = self._detour
-        unused = detour is None or detour is Http1Connection._negotiated
-        if unused and self._head is None and not self._wire.ready:
+        """Close the connection if it is idle: the server stops.
+
+        A busy connection closes after its response, since ``context.stopping`` is set.
+        """
+        receiver = self._receiver
+        unused = receiver is None or receiver is Http1Connection._receive_first
+        if unused and self._head is None and not self._parser.queue:
             self._close()
 
     def _discard(self, data: bytes) -> None:
-        """Drop bytes that come after the end, and read no more where there are many."""
+        """Discard bytes that arrive after the end, and stop reading above a limit."""
         self._discarded += len(data)
-        if self._discarded > limits.LINGER_BYTES and not self._gone:
+        if self._discarded > limits.LINGER_BYTES and not self._disconnected:
             self.transport.pauseProducing()
 
-    def _pass_on(self, data: bytes) -> None:
-        """Give bytes to the protocol that the connection was handed over to."""
-        self._heir.dataReceived(data)
+    # -- phase and reading ----------------------------------------------------------------------
 
-    # -- live bodies ----------------------------------------------------------------------------
-
-    def send(self, data: bytes) -> None:
-        """Send bytes of a live body."""
-        if self._out or self._working:
-            self._out.append(data)
+    def _update_phase(self) -> None:
+        """Derive the phase, account for held bytes, and pause or resume reading."""
+        if self._receiver is not None:
+            return
+        parser = self._parser
+        busy = self._head is not None or bool(parser.queue)
+        streaming = self._streaming
+        if self._half_closed and (not busy if streaming is None else not streaming.ends):
+            # A client of a live response that can send no more has left.
+            if streaming is None:
+                self._close()
+            else:
+                self.abort()
+            return
+        held = parser.held
+        if not self._account(held + self._executing):
+            self.refuse_body()
+            return
+        full = (
+            self._blocked
+            or len(parser.queue) > limits.MAX_PIPELINE
+            or (busy and held > limits.READ_AHEAD)
+        )
+        if full is not self._paused and not self._half_closed:
+            self._paused = full
+            if full:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+        if self._blocked:
+            phase = BLOCKED
+        elif busy:
+            phase = RESPONSE
+        elif parser.in_head:
+            phase = HEAD
+        elif parser.in_body:
+            if parser.undecided and self._decide():
+                return
+            phase = BODY
+            self._since = self._wheel.now
+            if parser.awaits_continue:
+                parser.awaits_continue = False
+                # Responses to earlier requests go first.
+                self.flush()
+                self._writer.send(CONTINUE)
         else:
-            self._outlet.send(data)
+            phase = IDLE
+        if phase is not self.phase:
+            self._enter(phase)
 
-    def live_ended(self, chunked: bool, delimited: bool) -> None:
-        """The live body is complete; ``delimited`` says that the client can tell."""
-        head, self._head, self._live = self._head, None, None
-        assert head is not None, "a live body answers a request"
-        if chunked:
-            self._out.append(http1_response.LAST_CHUNK)
-        if not delimited or not head.keep or self._door.stopping:
-            self._close()
-        elif not self._working:
-            self._go_on()
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self._unsent = self._writer.unsent
+        self._since = self._context.check_after(self, self._timeout())
+
+    def _account(self, held: int) -> bool:
+        """Count held bytes of bodies; return False if the incomplete body must be refused."""
+        return self._context.bodies.account(self, held, self._parser.in_body)
+
+    def refuse_body(self) -> None:
+        """Refuse the incomplete body, to free memory for others."""
+        self._parser.refuse(BODY_MEMORY_EXHAUSTED)
+        self._account(self._parser.held + self._executing)
+        self._resume()
+
+    # -- timeouts -------------------------------------------------------------------------------
+
+    def check_deadline(self, now: float) -> float:
+        """Act on the timeout of the phase; return the time of the next check."""
+        passed = now - self._since
+        if passed >= self._timeout():
+            phase = self.phase
+            if phase is IDLE:
+                self._close()
+            elif phase is HEAD or phase is BODY:
+                self._parser.refuse(REQUEST_TIMEOUT)
+                self._resume()
+            elif phase is RESPONSE and not self._half_closed:
+                self._since = now
+            else:
+                unsent = self._writer.unsent
+                if phase is not RESPONSE and unsent < self._unsent:
+                    self._since, self._unsent = now, unsent
+                else:
+                    self.abort()
+        return self._since + self._timeout()
+
+    def _timeout(self) -> float:
+        """Return how many seconds the phase may last, or last without progress."""
+        phase = self.phase
+        if phase is HEAD:
+            return self._context.settings.head_timeout
+        if phase is BODY:
+            return self._context.settings.body_timeout
+        if phase is BLOCKED or (phase is CLOSING and self._writer.unsent):
+            return limits.SEND_TIMEOUT
+        if phase is CLOSING:
+            return limits.LINGER
+        if phase is RESPONSE and self._half_closed:
+            return limits.HALF_CLOSED_TIMEOUT
+        return self._context.settings.idle_timeout

@@ -1,10 +1,10 @@
-"""The door of the fast channel: it makes connections, bounds them, and closes gently."""
+"""Factory of HTTP/1.1 connections: limits their number, and drains them when the server stops."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import (
@@ -24,20 +24,42 @@ from durable_streams_tw.http.body_budget import BodyBudget
 from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
 from durable_streams_tw.http.handlers.streams import RequestHandler
 from durable_streams_tw.http.http1.connection import Http1Connection
-from durable_streams_tw.http.http1.header_section import HeadContext
+from durable_streams_tw.http.http1.context import ConnectionContext, Flushable
 from durable_streams_tw.http.http1.response import StatusLines
-from durable_streams_tw.http.http1.streaming import SharedFrames
-from durable_streams_tw.http.http1.timers import Timed, TimerWheel
+from durable_streams_tw.http.request_head import HeadContext
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.http.twisted_web.site import StreamSite
+from durable_streams_tw.http.timer_wheel import Timed, TimerWheel
+
+
+class FallbackSite(Protocol):
+    """Site that takes over HTTP/2 connections and requests that are not for streams."""
+
+    bodies: BodyBudget
+    http2: Any
+
+    def doStart(self) -> None:
+        """Count an opened port."""
+
+    def doStop(self) -> None:
+        """Count a closed port."""
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Return the protocols that ALPN may choose."""
+
+    def buildProtocol(self, address: IAddress | None) -> Any:
+        """Return the protocol of a connection."""
+
+    def drain(self) -> Deferred[None]:
+        """Close all connections, and fire when that is done."""
 
 
 @implementer(IProtocolNegotiationFactory)
 class Http1Factory(ServerFactory):
-    """Serves streams below ``root``, a raw path with a slash at both ends.
+    """Server of the streams below ``root``, a raw path with a slash at both ends.
 
-    All else, and HTTP/2, is left to ``site``, which serves the same streams. ``wall`` (default:
-    ``clock``) returns seconds since the Unix epoch, for the Date of answers.
+    HTTP/2 connections and all other requests go to ``site``, which serves the same streams.
+    ``wall`` returns seconds since the Unix epoch for the Date header, by default those of
+    ``clock``.
     """
 
     noisy = False
@@ -46,148 +68,152 @@ class Http1Factory(ServerFactory):
     def __init__(
         self,
         operations: RequestHandler,
-        site: StreamSite,
+        site: FallbackSite,
         clock: IReactorTime,
         root: bytes,
         settings: Settings | None = None,
         wall: Seconds | None = None,
     ) -> None:
-        self.settings = settings = settings or Settings()
-        self.serving = operations.responder
-        self.decide = operations.decide
-        self.refuse = operations.refuse
-        self.failure = operations.error_response
-        self.openings = StatusLines()
-        self.frames = SharedFrames()
-        self.stopping = False
-        # Shared with the site: connections come from there and go there.
-        self.bodies = site.bodies
-        # What clients have not read, of all connections that are paused for it.
-        self.unread = BodyBudget(settings.max_unread_memory)
-        self._site: Any = site
+        settings = settings or Settings()
+        self._site = site
         self._clock = clock
         date = wall or clock.seconds
-        self.wheel = TimerWheel(clock, lambda _: self.openings.tick(date()))
+        status_lines = StatusLines()
+        self.wheel = TimerWheel(clock, lambda _: status_lines.tick(date()))
+        # Shared with the site, which takes connections over with their bodies.
+        self.bodies = site.bodies
+        self.unread = BodyBudget(settings.max_unread_memory)
         self.connections: set[Http1Connection] = set()
-        self._room = ConnectionLimiter(settings)
+        self._limiter = ConnectionLimiter(settings)
         self._drained: Deferred[None] | None = None
-        # Those that have something to send when this turn of the reactor is over.
-        self._senders: list[Http1Connection] = []
+        # Connections to flush at the end of this turn of the reactor.
+        self._to_flush: list[Flushable] = []
 
         @lru_cache(maxsize=64)
-        def surroundings(secure: bool, reached: bytes) -> HeadContext:
-            return HeadContext(root, settings.max_body, secure, settings.trust_proxy, reached)
+        def head_context(secure: bool, local_address: bytes) -> HeadContext:
+            return HeadContext(root, settings.max_body, secure, settings.trust_proxy, local_address)
 
-        self.surroundings = surroundings
+        self.context = ConnectionContext(
+            settings=settings,
+            responder=operations.responder,
+            decide=operations.decide,
+            refuse=operations.refuse,
+            error_response=operations.error_response,
+            bodies=self.bodies,
+            unread=self.unread,
+            wheel=self.wheel,
+            status_lines=status_lines,
+            head_context=head_context,
+            opened=self._opened,
+            closed=self._closed,
+            call_soon=self._call_soon,
+            flush_soon=self._flush_soon,
+            check_after=self._check_after,
+            build_site_protocol=self._build_site_protocol,
+            build_http2_protocol=self._build_http2_protocol,
+        )
 
-    # -- factory --------------------------------------------------------------------------------
+    # -- ServerFactory --------------------------------------------------------------------------
 
     def startFactory(self) -> None:
-        """The first port has opened."""
+        """Start the site with the first port."""
         self._site.doStart()
 
     def stopFactory(self) -> None:
-        """The last port has closed."""
+        """Stop the site with the last port."""
         self._site.doStop()
 
     def acceptableProtocols(self) -> list[bytes]:
-        """What may be chosen over TLS (ALPN)."""
-        protocols: list[bytes] = self._site.acceptableProtocols()
-        return protocols
+        """Return the protocols that a TLS client may choose (ALPN)."""
+        return self._site.acceptableProtocols()
 
     def buildProtocol(self, address: IAddress | None) -> TwistedProtocol:
-        """Take a connection, or turn it away where there are too many."""
-        if self.stopping:
+        """Return a connection, or one that is rejected: above the limits or while stopping."""
+        if self.context.stopping:
             return RejectedConnection()
-        if not self._room.has_room_for(address):
-            return RejectedConnection(self._room, self._clock)
-        channel = Http1Connection(self, address)
-        channel.factory = self
-        return channel
+        if not self._limiter.accepts(address):
+            return RejectedConnection(self._limiter, self._clock)
+        connection = Http1Connection(self.context, address)
+        connection.factory = self
+        return connection
 
-    # -- the connections' -----------------------------------------------------------------------
+    # -- callbacks of the context ---------------------------------------------------------------
 
-    def arrived(self, channel: Http1Connection) -> None:
-        """Count a connection."""
-        self.connections.add(channel)
-        self._room.enter(channel.address)
+    def _opened(self, connection: Http1Connection) -> None:
+        self.connections.add(connection)
+        self._limiter.add(connection.address)
 
-    def left(self, channel: Http1Connection) -> None:
-        """Forget a connection."""
-        self.wheel.remove(channel)
-        self.connections.discard(channel)
-        self._room.leave(channel.address)
+    def _closed(self, connection: Http1Connection) -> None:
+        self.wheel.cancel(connection)
+        self.connections.discard(connection)
+        self._limiter.remove(connection.address)
         if not self.connections and self._drained is not None:
             drained, self._drained = self._drained, None
             drained.callback(None)
 
-    def later(self, call: Callable[[], None]) -> None:
-        """Call something in the next turn of the reactor."""
+    def _call_soon(self, call: Callable[[], None]) -> None:
         self._clock.callLater(0, call)
 
-    def send_soon(self, channel: Http1Connection) -> None:
-        """Have a connection send what it has gathered: now, or behind what others do this turn.
+    def _flush_soon(self, connection: Flushable) -> None:
+        """Flush a connection: now, or with many connections at the end of the reactor's turn.
 
-        A client that is woken by each of many answers, and sleeps again, costs the sender more
-        than the answers do; so where there are many connections, all their answers go out in
-        one go.
+        A client process that serves many connections is woken once for all their responses then,
+        and not once for each.
         """
         if len(self.connections) < limits.DEFERRED_SEND_CONNECTIONS:
-            channel.flush()
+            connection.flush()
             return
-        if not self._senders:
-            self._clock.callLater(0, self._send)
-        self._senders.append(channel)
+        if not self._to_flush:
+            self._clock.callLater(0, self._flush_all)
+        self._to_flush.append(connection)
 
-    def _send(self) -> None:
-        senders, self._senders = self._senders, []
-        for channel in senders:
+    def _flush_all(self) -> None:
+        connections, self._to_flush = self._to_flush, []
+        for connection in connections:
             try:
-                channel.flush()
-            except Exception:  # noqa: BLE001 - one's bug is not the others'
-                self._log.failure("a connection has met a bug, and ends")
-                channel.cut()
+                connection.flush()
+            except Exception:  # noqa: BLE001 - it must not end other connections
+                self._log.failure("Error on an HTTP/1.1 connection, which is closed")
+                connection.abort()
 
-    def look_in(self, channel: Timed, seconds: float) -> float:
-        """Have the wheel look at a connection in so many seconds; returns the time now."""
+    def _check_after(self, connection: Timed, seconds: float) -> float:
         now = self._clock.seconds()
-        self.wheel.look(channel, now + seconds)
+        self.wheel.schedule(connection, now + seconds)
         return now
 
-    def heir(self, address: IAddress | None) -> Any:
-        """What speaks on a connection that is no longer a `Http1Connection`'s affair."""
+    def _build_site_protocol(self, address: IAddress | None) -> Any:
         return self._site.buildProtocol(address)
 
-    def http2(self, address: IAddress | None) -> Any:
-        """Return what speaks on a connection whose client has chosen HTTP/2."""
+    def _build_http2_protocol(self, address: IAddress | None) -> Any:
         return self._site.http2.buildProtocol(address)
 
     # -- stopping -------------------------------------------------------------------------------
 
     def drain(self) -> Deferred[None]:
-        """Close every connection once what it has begun is answered; cut those that take long.
+        """Close each connection after its pending responses, and all after `STOP_GRACE` seconds.
 
-        New ones are turned away. Readers that wait have to be let go by whoever calls this.
+        New connections are rejected. The caller has to end live reads. Fires when all
+        connections have closed.
         """
-        self.stopping = True
+        self.context.stopping = True
         drained: Deferred[None] = Deferred()
         self._drained = drained
-        for channel in list(self.connections):
-            channel.drain()
+        for connection in list(self.connections):
+            connection.drain()
         if not self.connections:
             self._drained = None
             drained.callback(None)
         else:
-            patience = self._clock.callLater(limits.STOP_GRACE, self._cut)
-            drained.addCallback(lambda _: _call_off(patience))
+            timeout = self._clock.callLater(limits.STOP_GRACE, self._abort_all)
+            drained.addCallback(lambda _: _cancel(timeout))
         both: Deferred[Any] = gatherResults([drained, self._site.drain()])
         return both.addCallback(lambda _: None)
 
-    def _cut(self) -> None:
-        for channel in list(self.connections):
-            channel.cut()
+    def _abort_all(self) -> None:
+        for connection in list(self.connections):
+            connection.abort()
 
 
-def _call_off(call: IDelayedCall) -> None:
+def _cancel(call: IDelayedCall) -> None:
     if call.active():
         call.cancel()

@@ -1,7 +1,7 @@
-"""Responses become bytes (RFC 9112 §4, §6, §7.1).
+"""Encoding of HTTP/1.1 responses (RFC 9112 §4, §6, §7.1).
 
-The one place where bytes for clients are built. What comes from elsewhere, field values above
-all, is checked here: an answer whose head would be torn is not sent.
+All bytes of responses are built here, so that header values are checked in one place: a response
+with a line break in a header is not sent.
 """
 
 from __future__ import annotations
@@ -10,102 +10,104 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
-from durable_streams_tw.http.messages import Response
+from durable_streams_tw.http.messages import NO_BODY, InvalidHeader, Response
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
-_NO_BODY: Final = frozenset((204, 304))
 _PHRASES: Final = {status.value: status.phrase.encode("ascii") for status in HTTPStatus}
 
 _CLOSE: Final = b"Connection: close\r\n"
-_KEEP: Final = b"Connection: keep-alive\r\n"
-
-
-class InvalidHeader(ValueError):
-    """A field of a response has bytes that would end its line."""
+_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 
 
 class StatusLines:
-    """First lines of answers: the status, and the Date, which is made once a second."""
+    """Cache of status lines with their Date header, renewed once a second."""
 
-    __slots__ = ("_date", "_known", "_second")
+    __slots__ = ("_date", "_lines", "_second")
 
     def __init__(self) -> None:
         self._second = -1
         self._date = b""
-        self._known: dict[int, bytes] = {}
+        self._lines: dict[int, bytes] = {}
 
     def tick(self, now: float) -> None:
-        """Tell the time, in seconds since 1970."""
+        """Set the time, in seconds since the Unix epoch."""
         if int(now) != self._second:
             self._second = int(now)
             self._date = formatdate(self._second, usegmt=True).encode("ascii")
-            self._known.clear()
+            self._lines.clear()
 
-    def opening(self, status: int) -> bytes:
-        """Status line and Date, without the last line's end."""
-        known = self._known.get(status)
-        if known is None:
+    def line(self, status: int) -> bytes:
+        """Return the status line and the Date header, without the last CR LF."""
+        line = self._lines.get(status)
+        if line is None:
             phrase = _PHRASES.get(status, b"")
-            known = b"HTTP/1.1 %d %b\r\nDate: %b" % (status, phrase, self._date)
-            self._known[status] = known
-        return known
+            line = b"HTTP/1.1 %d %b\r\nDate: %b" % (status, phrase, self._date)
+            self._lines[status] = line
+        return line
 
 
-def whole(
-    opening: bytes, response: Response, body: bytes, *, bodiless: bool, old: bool, last: bool
+def encode_response(
+    status_line: bytes,
+    response: Response,
+    body: bytes,
+    *,
+    bodiless: bool,
+    http10: bool,
+    last: bool,
 ) -> tuple[bytes, bytes]:
-    """A whole answer: its head, and what goes out of its body.
+    """Return the head of a response, and the part of its body that is sent.
 
-    ``bodiless`` says that the request was a HEAD, ``old`` that it was of HTTP/1.0, ``last``
-    that the connection ends. Raises `InvalidHeader`.
+    ``bodiless`` is true for a HEAD request, ``last`` if the connection closes after the response.
+    Raises `InvalidHeader`.
     """
     if last:
         persistence = _CLOSE
-    elif old:
-        persistence = _KEEP
+    elif http10:
+        persistence = _KEEP_ALIVE
     else:
         persistence = b""
-    lines = _lines(opening, response)
+    lines = _head_lines(status_line, response)
     common = response.common.lines
-    if response.status in _NO_BODY:
+    if response.status in NO_BODY:
         return b"".join((lines, common, persistence, b"\r\n")), b""
     if bodiless:
-        # Of what is not there, the length is not known either.
+        # A handler that returns no body for HEAD does not know the length of the GET.
         length = b"Content-Length: %d\r\n\r\n" % len(body) if body else b"\r\n"
         return b"".join((lines, common, persistence, length)), b""
     length = b"Content-Length: %d\r\n\r\n" % len(body)
     return b"".join((lines, common, persistence, length)), body
 
 
-def live(opening: bytes, response: Response, size: int | None, *, old: bool, last: bool) -> bytes:
-    """Return the head of an answer whose body comes in pieces.
+def encode_streamed_head(
+    status_line: bytes, response: Response, size: int | None, *, http10: bool, last: bool
+) -> bytes:
+    """Return the head of a response whose body is streamed.
 
-    ``size`` is its length. Where it is None the body is sent in chunks, but to HTTP/1.0 until the
-    connection closes. Raises `InvalidHeader`.
+    ``size`` is the length of the body in bytes. If it is None, the body is chunked, or, for
+    HTTP/1.0, ends when the connection closes. Raises `InvalidHeader`.
     """
     if size is not None:
         coding = b"Content-Length: %d\r\n" % size
-        persistence = _CLOSE if last else _KEEP if old else b""
+        persistence = _CLOSE if last else _KEEP_ALIVE if http10 else b""
     else:
-        coding = b"" if old else b"Transfer-Encoding: chunked\r\n"
-        persistence = _CLOSE if last or old else b""
-    lines = _lines(opening, response)
+        coding = b"" if http10 else b"Transfer-Encoding: chunked\r\n"
+        persistence = _CLOSE if last or http10 else b""
+    lines = _head_lines(status_line, response)
     return b"".join((lines, response.common.lines, persistence, coding, b"\r\n"))
 
 
-def chunk(data: bytes) -> bytes:
-    """Bytes, of which there are some, as one chunk."""
+def encode_chunk(data: bytes) -> bytes:
+    """Return bytes as one chunk. Empty bytes would end the body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _lines(opening: bytes, response: Response) -> bytes:
-    """What an answer begins with, up to and with its own fields."""
-    fields = response.own
-    lines = b"\r\n".join((opening, *map(b": ".join, fields), b""))
-    # An opening is two lines, a field one; anything in a field that ends a line makes more. To
-    # split them is less work than to count the ends, of which there are two kinds.
-    if len(lines.splitlines()) != len(fields) + 2:
-        raise InvalidHeader(f"a field of a {response.status} answer has a line's end in it")
+def _head_lines(status_line: bytes, response: Response) -> bytes:
+    headers = response.own
+    lines = b"\r\n".join((status_line, *map(b": ".join, headers), b""))
+    # The status line with its Date makes two lines and each header one; a line break in a header
+    # makes more. Splitting is faster than counting CR and LF.
+    if len(lines.splitlines()) != len(headers) + 2:
+        raise InvalidHeader(f"a header of a {response.status} response has a line break")
     return lines

@@ -1,106 +1,117 @@
-"""Body that is written as it comes, on a connection of the fast channel."""
+"""Streamed response bodies on HTTP/1.1 connections."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from durable_streams_tw.http.http1.response import chunk
+from durable_streams_tw.http.http1.response import encode_chunk
 from durable_streams_tw.http.messages import BodyProducer, Follow
 
-if TYPE_CHECKING:
-    from durable_streams_tw.http.http1.connection import Http1Connection
+
+class BodyConnection(Protocol):
+    """Connection that a streamed body is written to."""
+
+    def write_body(self, data: bytes) -> None:
+        """Send bytes of the body."""
+
+    def end_body(self, chunked: bool, delimited: bool) -> None:
+        """End the response; ``delimited`` is true if the client can tell that it is complete."""
+
+    def abort(self) -> None:
+        """Reset the connection."""
 
 
-class SharedFrames:
-    """Bytes as chunks, made once for all connections that get the same bytes in turn."""
+class ChunkCache:
+    """Cache of the last encoded chunk, for connections that send the same bytes in turn."""
 
-    __slots__ = ("_data", "_frame")
+    __slots__ = ("_chunk", "_data")
 
     def __init__(self) -> None:
         self._data = b""
-        self._frame = b""
+        self._chunk = b""
 
-    def frame(self, data: bytes) -> bytes:
-        """The bytes as one chunk."""
+    def encode(self, data: bytes) -> bytes:
+        """Return bytes as one chunk."""
         if data is not self._data:
-            self._frame = chunk(data)
+            self._chunk = encode_chunk(data)
             self._data = data
-        return self._frame
+        return self._chunk
 
 
 class StreamingResponse:
-    """A `Sink` between what writes a body and a connection.
+    """Sink (`EventSink`) that writes a streamed body to a connection.
 
-    ``frames`` is None for a body that is not sent in chunks. ``sized`` says that its length was
-    sent in the head; without chunks and length the body ends with the connection. ``ends`` says
-    that it comes to its end by itself: a client that sends no more may still wait for that.
+    ``chunks`` is None for a body that is not chunked. ``sized`` is true if the head has a
+    Content-Length; without it and without chunks the body ends when the connection closes.
+    ``ends`` is true for a body that ends without the client's doing: a client that has closed its
+    side may still read it.
     """
 
-    __slots__ = ("_channel", "_frames", "_over", "_paused", "_sized", "_subscriber", "ends")
+    __slots__ = ("_chunks", "_connection", "_over", "_paused", "_producer", "_sized", "ends")
 
     def __init__(
-        self, channel: Http1Connection, frames: SharedFrames | None, *, sized: bool, ends: bool
+        self, connection: BodyConnection, chunks: ChunkCache | None, *, sized: bool, ends: bool
     ) -> None:
-        self._channel = channel
-        self._frames = frames
+        self._connection = connection
+        self._chunks = chunks
         self._sized = sized
         self.ends = ends
-        self._subscriber: BodyProducer | None = None
+        self._producer: BodyProducer | None = None
         self._paused = False
         self._over = False
 
-    def follow(self, begin: Follow) -> None:
-        """Begin the body."""
-        subscriber = begin(self)
+    def start(self, follow: Follow) -> None:
+        """Start the producer of the body."""
+        producer = follow(self)
         if not self._over:
-            self._subscriber = subscriber
+            self._producer = producer
             if self._paused:
-                subscriber.pauseProducing()
+                producer.pauseProducing()
 
-    # -- Sink -----------------------------------------------------------------------------------
+    # -- EventSink, for the producer ------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send bytes."""
-        # An empty chunk would be the last.
+        """Send bytes of the body."""
+        # An empty chunk would end the body.
         if data and not self._over:
-            frames = self._frames
-            self._channel.send(data if frames is None else frames.frame(data))
+            chunks = self._chunks
+            self._connection.write_body(data if chunks is None else chunks.encode(data))
 
     def finish(self) -> None:
         """End the body as complete."""
         if not self._over:
-            self._leave()
-            chunked = self._frames is not None
-            self._channel.live_ended(chunked, delimited=chunked or self._sized)
+            self._detach()
+            chunked = self._chunks is not None
+            self._connection.end_body(chunked, delimited=chunked or self._sized)
 
     def abort(self) -> None:
-        """Cut the connection, so that the client sees that the body is not complete."""
+        """Reset the connection, so that the client sees that the body is incomplete."""
         if not self._over:
-            self._leave()
-            self._channel.cut()
+            self._detach()
+            self._connection.abort()
 
-    # -- the connection's ---------------------------------------------------------------------
+    # -- for the connection ---------------------------------------------------------------------
 
     def pause(self) -> None:
-        """The transport is full."""
+        """Pause the producer: the transport is full."""
         self._paused = True
-        if self._subscriber is not None:
-            self._subscriber.pauseProducing()
+        if self._producer is not None:
+            self._producer.pauseProducing()
 
     def resume(self) -> None:
-        """The transport is empty again."""
+        """Resume the producer: the transport is empty."""
         self._paused = False
-        if self._subscriber is not None:
-            self._subscriber.resumeProducing()
+        if self._producer is not None:
+            self._producer.resumeProducing()
 
     def stop(self) -> None:
-        """The client is gone."""
-        subscriber = self._subscriber
+        """Stop the producer: the connection has closed."""
+        producer = self._producer
         if not self._over:
-            self._leave()
-            if subscriber is not None:
-                subscriber.stopProducing()
+            self._detach()
+            if producer is not None:
+                producer.stopProducing()
 
-    def _leave(self) -> None:
+    def _detach(self) -> None:
         self._over = True
-        self._subscriber = None
+        self._producer = None

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IPushProducer, IReactorTime
@@ -28,38 +28,29 @@ from zope.interface import implementer
 
 from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.http import limits
-from durable_streams_tw.http.body_budget import NO_ROOM
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler
-from durable_streams_tw.http.http1.head import RequestHead
-from durable_streams_tw.http.http1.header_section import (
-    CHUNKED,
-    HeadContext,
-    RefusedHead,
-    body_too_large,
-)
-from durable_streams_tw.http.http1.response import InvalidHeader
-from durable_streams_tw.http.http1.socket_writer import SocketWriter
-from durable_streams_tw.http.http1.timers import TimerWheel
 from durable_streams_tw.http.http2 import frames as frames
 from durable_streams_tw.http.http2.frames import Code, ConnectionFault, Frame
 from durable_streams_tw.http.http2.heads import CONTINUE, HeadReader, HeadWriter
-from durable_streams_tw.http.http2.resource import RequestChannel
+from durable_streams_tw.http.http2.resource import RequestChannel, ResourceSite
 from durable_streams_tw.http.http2.stream import Http2Stream
-from durable_streams_tw.http.messages import Request, Response, StreamedBody
+from durable_streams_tw.http.messages import NO_BODY, InvalidHeader, Response, StreamedBody
+from durable_streams_tw.http.problems import body_too_large
+from durable_streams_tw.http.refusals import (
+    BAD_TRAILER,
+    BODY_MEMORY_EXHAUSTED,
+    REQUEST_TIMEOUT,
+    WRONG_LENGTH,
+    RefusedHead,
+)
+from durable_streams_tw.http.request_head import CHUNKED, HeadContext, RequestHead
 from durable_streams_tw.http.settings import Settings
+from durable_streams_tw.http.socket_writer import SocketWriter
+from durable_streams_tw.http.timer_wheel import TimerWheel
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-
-if TYPE_CHECKING:
-    from durable_streams_tw.http.twisted_web.site import StreamSite
 
 _log: Final = Logger()
 
-_NO_BODY: Final = (204, 304)
-_TOO_SLOW: Final = Refusal(Problem.REQUEST_TIMEOUT, "the request did not come in time")
-_LENGTH: Final = Refusal(
-    Problem.MALFORMED_REQUEST, "the body is not as long as Content-Length says"
-)
-_TRAILERS: Final = Refusal(Problem.MALFORMED_REQUEST, "the trailers are malformed")
 
 # What is sent before anything else. No priorities (RFC 9218 §2.1.1) and no push.
 _OPENING: Final = frames.settings(
@@ -115,7 +106,7 @@ class Http2Factory:
     def __init__(
         self,
         operations: RequestHandler,
-        site: StreamSite,
+        site: ResourceSite,
         clock: IReactorTime,
         root: bytes,
         settings: Settings,
@@ -158,7 +149,7 @@ class Http2Connection(Protocol):
     """One HTTP/2 connection."""
 
     #: The wheel's.
-    watch = 0
+    wheel_slot = 0
 
     transport: Any
 
@@ -219,13 +210,13 @@ class Http2Connection(Protocol):
                 factory.settings.max_body,
                 outlet.secure,
                 factory.settings.trust_proxy,
-                outlet.reached(),
+                outlet.local_address(),
             )
         )
         self.transport.registerProducer(self, True)
         now = factory.clock.seconds()
         self._idle_since = self._head_since = now
-        self._wheel.look(self, now + factory.settings.head_timeout)
+        self._wheel.schedule(self, now + factory.settings.head_timeout)
         self._out.append(_OPENING)
         self._flush_now()
 
@@ -242,7 +233,7 @@ class Http2Connection(Protocol):
         self._over = True
         self._let_go()
         self._factory.connections.discard(self)
-        self._wheel.remove(self)
+        self._wheel.cancel(self)
 
     # -- IPushProducer, for the transport -------------------------------------------------------
 
@@ -439,7 +430,7 @@ class Http2Connection(Protocol):
         if head.refusal is not None:
             self._refuse(stream, head.refusal)
         elif head.length > max_body:
-            self._refuse(stream, body_too_large(max_body).refusal)
+            self._refuse(stream, body_too_large(max_body))
         elif ends:
             self._end_body(stream)
         else:
@@ -460,7 +451,7 @@ class Http2Connection(Protocol):
             self._count_reset()
             self.reset(stream, Code.STREAM_CLOSED)
         elif not ends or any(name.startswith(b":") for name, _ in fields):
-            self._refuse(stream, _TRAILERS, malformed=True)
+            self._refuse(stream, BAD_TRAILER, malformed=True)
         else:
             self._end_body(stream)
 
@@ -524,15 +515,15 @@ class Http2Connection(Protocol):
         size = len(stream.body)
         length = stream.head.length
         if size > self._factory.settings.max_body:
-            self._refuse(stream, body_too_large(self._factory.settings.max_body).refusal)
+            self._refuse(stream, body_too_large(self._factory.settings.max_body))
         elif 0 < length < size:
-            self._refuse(stream, _LENGTH, malformed=True)
+            self._refuse(stream, WRONG_LENGTH, malformed=True)
         elif not self._bodies.account(stream, size, arriving=True):
             stream.refuse_body()
 
     def refuse_body(self, stream: Http2Stream) -> None:
         """Refuse a body that is coming, to make room for others."""
-        self._refuse(stream, NO_ROOM)
+        self._refuse(stream, BODY_MEMORY_EXHAUSTED)
         if not self._working:
             self._flush_soon()
 
@@ -543,9 +534,9 @@ class Http2Connection(Protocol):
         if stream.deciding:
             return
         length = stream.head.length
-        given = b"content-length" in stream.head.header
+        given = b"content-length" in stream.head.headers
         if given and length != CHUNKED and length != len(stream.body):
-            self._refuse(stream, _LENGTH, malformed=True)
+            self._refuse(stream, WRONG_LENGTH, malformed=True)
         else:
             self._complete(stream)
 
@@ -568,10 +559,10 @@ class Http2Connection(Protocol):
         stream.since = self._factory.clock.seconds()
         self._look(self._factory.settings.body_timeout)
         head = stream.head
-        if not head.stream:
+        if not head.is_stream:
             self._admit(stream)
             return
-        request = Request(head.method, head.root, head.path, head.query, head.header, b"", head.url)
+        request = head.with_body(b"")
         host = getattr(self.address, "host", None)
         decision = self._factory.operations.decide(host, request)
         if not isinstance(decision, Deferred):
@@ -591,7 +582,7 @@ class Http2Connection(Protocol):
 
     def _admit(self, stream: Http2Stream) -> None:
         """Let the body of a request come."""
-        if stream.head.expects and not stream.body and not stream.whole:
+        if stream.head.expects_continue and not stream.body and not stream.whole:
             self._put(frames.headers(stream.id, CONTINUE, end=False))
         self._open_window(stream)
 
@@ -625,7 +616,7 @@ class Http2Connection(Protocol):
         """Whether the answer of a GET may be begun: each may be as long as ``max_chunk``."""
         if self._unsent >= limits.MAX_UNSENT:
             return False
-        stream.catch_up = stream.head.stream and b"live=" not in stream.head.query
+        stream.catch_up = stream.head.is_stream and b"live=" not in stream.head.query
         return not stream.catch_up or self._catch_ups < limits.MAX_CATCH_UPS
 
     def _start_waiting(self) -> None:
@@ -647,13 +638,11 @@ class Http2Connection(Protocol):
             body, stream.body = bytes(stream.body), bytearray()
             held = len(body) if len(body) >= limits.LARGE_BODY else 0
             self._bodies.account(stream, held, arriving=False)
-        if not head.stream:
+        if not head.is_stream:
             stream.request = channel = RequestChannel(stream, self._factory.site)
             channel.carry_out(body)
             return
-        request = Request(
-            head.method, head.root, head.path, head.query, head.header, body, head.url
-        )
+        request = head.with_body(body)
         respond, stream.admitted = stream.admitted or self._respond, None
         answer = respond(request)
         if isinstance(answer, Response):
@@ -719,7 +708,7 @@ class Http2Connection(Protocol):
     def _answer(self, stream: Http2Stream, response: Response) -> None:
         body = response.body
         if isinstance(body, bytes):
-            if response.status in _NO_BODY:
+            if response.status in NO_BODY:
                 length, body = None, b""
             elif stream.bodiless:
                 # The length of a body that is not there is not known either.
@@ -992,9 +981,9 @@ class Http2Connection(Protocol):
     # -- timeouts -------------------------------------------------------------------------------
 
     def _look(self, seconds: float) -> None:
-        self._wheel.look(self, self._factory.clock.seconds() + seconds)
+        self._wheel.schedule(self, self._factory.clock.seconds() + seconds)
 
-    def visit(self, now: float) -> float:
+    def check_deadline(self, now: float) -> float:
         """End what is overdue; return when to look again."""
         if self._over:
             self._outlet.abort()
@@ -1042,7 +1031,7 @@ class Http2Connection(Protocol):
                 # A frame that is incomplete goes on.
                 stream.since, stream.moved = now, self._reader.pending
             elif passed >= patience:
-                self._refuse(stream, _TOO_SLOW)
+                self._refuse(stream, REQUEST_TIMEOUT)
                 return now + limits.SEND_TIMEOUT
             return min(stream.since + patience, now + limits.SEND_TIMEOUT)
         if stream.unsent and not self._stalled:

@@ -15,12 +15,18 @@ from hpack import Decoder, HPACKError, OversizedHeaderListError
 from hpack.table import HeaderTable
 from msgspec.structs import replace
 
-from durable_streams_tw.http.http1.head import RequestHead, read_head
-from durable_streams_tw.http.http1.header_section import TOO_LARGE, HeadContext, refused
-from durable_streams_tw.http.http1.response import InvalidHeader
 from durable_streams_tw.http.http2.frames import Code, ConnectionFault
 from durable_streams_tw.http.limits import MAX_FIELD_BLOCK, MAX_FIELDS, MAX_HEAD, REMEMBERED_HEADS
-from durable_streams_tw.http.messages import CommonHeaders
+from durable_streams_tw.http.messages import CommonHeaders, InvalidHeader
+from durable_streams_tw.http.refusals import (
+    BAD_HOST,
+    BAD_TARGET,
+    HEAD_TOO_LARGE,
+    NOT_A_PROXY,
+    TARGET_TOO_LONG,
+    refused,
+)
+from durable_streams_tw.http.request_head import HeadContext, RequestHead, read_head
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.responses import Header
 
@@ -36,10 +42,6 @@ _PSEUDO: Final = frozenset((b":method", b":scheme", b":authority", b":path"))
 _MALFORMED: Final = Refusal(
     Problem.MALFORMED_REQUEST, "this is not a well-formed HTTP/2 request (RFC 9113 section 8)"
 )
-_TARGET: Final = Refusal(Problem.MALFORMED_REQUEST, "the request target is malformed")
-_CONNECT: Final = Refusal(Problem.MALFORMED_REQUEST, "this is not a proxy")
-_NO_HOST: Final = Refusal(Problem.MALFORMED_REQUEST, "the Host field is missing or malformed")
-_TOO_LONG: Final = Refusal(Problem.TARGET_TOO_LONG, "the request target is too long")
 
 RawFields = list[tuple[bytes, bytes]]
 
@@ -124,15 +126,15 @@ def read_fields(fields: RawFields, around: HeadContext) -> RequestHead:
             crumbs.append(value)
         elif name == b"host":
             if host is not None:
-                raise refused(_NO_HOST)
+                raise refused(BAD_HOST)
             host = value
         else:
             lines.append(b"%b: %b\r\n" % (name, value))
     authority = pseudo.get(b":authority")
     if authority is not None and host is not None and authority.lower() != host.lower():
-        raise refused(_NO_HOST)
+        raise refused(BAD_HOST)
     if len(fields) - len(pseudo) + (authority is not None and host is None) > MAX_FIELDS:
-        raise refused(TOO_LARGE)
+        raise refused(HEAD_TOO_LARGE)
     host = host if authority is None else authority
     line = _request_line(pseudo)
     if host is not None:
@@ -140,11 +142,11 @@ def read_fields(fields: RawFields, around: HeadContext) -> RequestHead:
     if crumbs:
         lines.append(b"Cookie: %b\r\n" % b"; ".join(crumbs))
     if len(line) > MAX_HEAD:
-        raise refused(_TOO_LONG)
+        raise refused(TARGET_TOO_LONG)
     head = read_head(b"".join((line, *lines, b"\r\n")), around)
-    if not head.stream and _is_below(line.split(b" ")[1], around.root):
+    if not head.is_stream and _is_below(line.split(b" ")[1], around.root):
         # The stream operations answer for control resources and reserved names too.
-        head = replace(head, stream=True)
+        head = replace(head, is_stream=True)
     return head
 
 
@@ -165,12 +167,12 @@ def _is_sound(name: bytes, value: bytes) -> bool:
 def _request_line(pseudo: dict[bytes, bytes]) -> bytes:
     method = pseudo.get(b":method")
     if method == b"CONNECT":
-        raise refused(_CONNECT)
+        raise refused(NOT_A_PROXY)
     path = pseudo.get(b":path")
     if method is None or path is None or pseudo.get(b":scheme") not in (b"http", b"https"):
         raise refused(_MALFORMED)
     if not path.startswith(b"/") and path != b"*":
-        raise refused(_TARGET)
+        raise refused(BAD_TARGET)
     return b"%b %b HTTP/1.1\r\n" % (method, path)
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
+from durable_streams_tw.http.body_budget import BodyBudget
 from durable_streams_tw.http.http2.frames import Code
 from durable_streams_tw.http.http2.stream import Http2Stream
 from durable_streams_tw.http.messages import Response
 
-if TYPE_CHECKING:
-    from durable_streams_tw.http.twisted_web.site import StreamSite
+
+class ResourceSite(Protocol):
+    """twisted.web site whose resources answer requests that are not for streams."""
+
+    bodies: BodyBudget
+    requestFactory: Any
 
 
 class RequestChannel:
@@ -26,7 +31,7 @@ class RequestChannel:
     transport = None
     factory = None
 
-    def __init__(self, stream: Http2Stream, site: StreamSite) -> None:
+    def __init__(self, stream: Http2Stream, site: ResourceSite) -> None:
         self.site = site
         self._stream = stream
         self._request: Any = None
@@ -37,7 +42,7 @@ class RequestChannel:
         head = self._stream.head
         make: Any = self.site.requestFactory
         self._request = request = make(self)
-        for name, value in head.header.items():
+        for name, value in head.headers.items():
             request.requestHeaders.addRawHeader(name, value)
         request.gotLength(len(body))
         if body:

@@ -3,17 +3,50 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from durable_streams_tw.http import limits
-from durable_streams_tw.http.http1.head import RequestHead
+from durable_streams_tw.http.handlers.streams import Respond
 from durable_streams_tw.http.http2.frames import Code
-from durable_streams_tw.http.messages import BodyProducer, Follow
+from durable_streams_tw.http.messages import BodyProducer, Follow, Response
+from durable_streams_tw.http.request_head import RequestHead
 
-if TYPE_CHECKING:
-    from durable_streams_tw.http.handlers.streams import Respond
-    from durable_streams_tw.http.http2.connection import Http2Connection
-    from durable_streams_tw.http.http2.resource import RequestChannel
+
+class StreamConnection(Protocol):
+    """Connection of a stream, as the stream and its twisted.web request use it."""
+
+    transport: Any
+    secure: bool
+
+    def begin(
+        self, stream: Http2Stream, response: Response, length: int | None, end: bool = False
+    ) -> bool:
+        """Send the head of a response; return False if another response was sent instead."""
+
+    def send(self, stream: Http2Stream, data: bytes) -> None:
+        """Send bytes of a streamed body."""
+
+    def finish(self, stream: Http2Stream) -> None:
+        """End a body after its unsent bytes."""
+
+    def reset(self, stream: Http2Stream, code: Code) -> None:
+        """Reset a stream."""
+
+    def refuse_body(self, stream: Http2Stream) -> None:
+        """Refuse an incomplete body."""
+
+
+class ResourceRequest(Protocol):
+    """Request that a twisted.web resource answers."""
+
+    def pauseProducing(self) -> None:
+        """Pause the producer of the body."""
+
+    def resumeProducing(self) -> None:
+        """Resume the producer of the body."""
+
+    def lost(self) -> None:
+        """Tell the resource that nothing more can be written."""
 
 
 class Http2Stream:
@@ -50,7 +83,7 @@ class Http2Stream:
     )
 
     def __init__(
-        self, connection: Http2Connection, number: int, head: RequestHead | None, window: int
+        self, connection: StreamConnection, number: int, head: RequestHead | None, window: int
     ) -> None:
         self.connection = connection
         self.id = number
@@ -75,7 +108,7 @@ class Http2Stream:
         self.unsent = 0
         self.ending = False
         self.over = False
-        self.request: RequestChannel | None = None
+        self.request: ResourceRequest | None = None
         self._subscriber: BodyProducer | None = None
         self._paused = False
         self.since = 0.0
@@ -84,7 +117,7 @@ class Http2Stream:
     @property
     def origin(self) -> bytes | None:
         """The Origin of the request, as far as it is known."""
-        return None if self.head is None else self.head.header.get(b"origin")
+        return None if self.head is None else self.head.headers.get(b"origin")
 
     @property
     def bodiless(self) -> bool:

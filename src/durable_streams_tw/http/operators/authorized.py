@@ -21,8 +21,7 @@ from durable_streams_tw.http.handlers.authorization import (
 )
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
-from durable_streams_tw.http.twisted_web import request_target
-from durable_streams_tw.http.twisted_web.resource import send
+from durable_streams_tw.http.twisted_web.resource import host_of, send
 from durable_streams_tw.protocol.errors import Refusal, Refused
 
 MissingGrant = Callable[[Grants, Request], "str | None"]
@@ -129,5 +128,5 @@ class AuthorizedOperators(Resource):
             for name, values in request.requestHeaders.getAllRawHeaders()
         }
         host = getattr(request.getClientAddress(), "host", None)
-        url = b"http://" + request_target.host_of(request) + b"/"
+        url = b"http://" + host_of(request) + b"/"
         return self._handler.client_request(host, request.method or b"", headers, url)

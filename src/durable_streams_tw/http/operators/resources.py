@@ -13,8 +13,8 @@ from typing import Any, Final
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request
 
+from durable_streams_tw.http import request_target
 from durable_streams_tw.http.messages import Response
-from durable_streams_tw.http.twisted_web import request_target
 from durable_streams_tw.http.twisted_web.resource import send
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams import responses

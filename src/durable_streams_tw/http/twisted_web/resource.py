@@ -27,18 +27,17 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Request as WebRequest
 
-from durable_streams_tw.http import problems
+from durable_streams_tw.http import problems, request_target
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
-from durable_streams_tw.http.http1.fields import CLOSING, SINGLE, doubled
+from durable_streams_tw.http.header_fields import CLOSING, SINGLE
 from durable_streams_tw.http.limits import SEND_TIMEOUT
-from durable_streams_tw.http.messages import Request, Response, StreamedBody
+from durable_streams_tw.http.messages import NO_BODY, Request, Response, StreamedBody
+from durable_streams_tw.http.refusals import BAD_HOST, duplicate_field, refused
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.http.twisted_web import request_target
 from durable_streams_tw.http.twisted_web.streaming import RequestSink, cut
 from durable_streams_tw.live.timer_queue import TimerQueue
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 
-_NO_BODY: Final = (204, 304)
 _SINGLE: Final = SINGLE - CLOSING
 _OUTSIDE: Final = Refusal(Problem.NOT_FOUND, "streams are found elsewhere on this server")
 
@@ -71,10 +70,10 @@ class StreamResources:
         if not path.startswith(root) or path.startswith(b"/-/"):
             return None
         try:
-            request_target.host_of(request)
+            host_of(request)
             _check_fields(request)
-        except Refused as refused:
-            return self._operations.refuse(refused.refusal, _origin(request))
+        except Refused as fault:
+            return self._operations.refuse(fault.refusal, _origin(request))
         host = getattr(request.getClientAddress(), "host", None)
         return self._operations.decide(host, self._message(request, path[len(root) :]))
 
@@ -129,7 +128,7 @@ class StreamResources:
         uri = request_target.origin_form(request.uri)
         path_of_url, _, query = uri.partition(b"?")
         base = request_target.base_url(
-            header, request_target.host_of(request), request.isSecure(), self._settings.trust_proxy
+            header, host_of(request), request.isSecure(), self._settings.trust_proxy
         )
         content: Any = request.content
         # Read whole: where this is our own site, its size is bounded and it is in memory.
@@ -152,22 +151,43 @@ class _Mount(Resource):
     def render(self, request: WebRequest) -> Any:
         """Answer a request, at once or later."""
         try:
-            request_target.host_of(request)
+            host_of(request)
             _check_fields(request)
             path = request_target.raw_path(request.uri, len(request.postpath or ()))
             if not path.startswith(self._root):
                 raise Refused(_OUTSIDE.problem, _OUTSIDE.detail)
-        except Refused as refused:
-            refuse(self._operations.refuse(refused.refusal, _origin(request)), request)
+        except Refused as fault:
+            refuse(self._operations.refuse(fault.refusal, _origin(request)), request)
             return NOT_DONE_YET
         request.postpath = [quote(path[len(self._root) :], safe="").encode("ascii")]
         return self._klein.render(request)
 
 
+def host_of(request: WebRequest) -> bytes:
+    """Return the host and port that a request is for.
+
+    A client of HTTP/1.0 need not send a Host header; the address that it connected to takes its
+    place. Raises `Refused` (MALFORMED_REQUEST).
+    """
+    given = request.requestHeaders.getRawHeaders(b"host")
+    if given is None:
+        if request.clientproto == b"HTTP/1.0":
+            return request_target.format_address(request.getHost())
+        raise refused(BAD_HOST)
+    host: bytes = given[0]
+    if any(other != host for other in given[1:]) or (
+        len(given) > 1 and request.clientproto != b"HTTP/2"
+    ):
+        raise refused(BAD_HOST)
+    if not request_target.is_host(host):
+        raise refused(BAD_HOST)
+    return host
+
+
 def _check_fields(request: WebRequest) -> None:
     for name, values in request.requestHeaders.getAllRawHeaders():
         if len(values) > 1 and name.lower() in _SINGLE:
-            refusal = doubled(name.lower())
+            refusal = duplicate_field(name.lower())
             raise Refused(refusal.problem, refusal.detail)
 
 
@@ -187,7 +207,7 @@ def send(response: Response, request: WebRequest) -> bytes:
     begin_response(response, request)
     body = response.body
     assert isinstance(body, bytes), "only streams have bodies that come in pieces"
-    if request.method != b"HEAD" and response.status not in _NO_BODY:
+    if request.method != b"HEAD" and response.status not in NO_BODY:
         request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
     return body
 

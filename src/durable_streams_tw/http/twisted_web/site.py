@@ -25,32 +25,31 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from durable_streams_tw.clocks import Seconds
-from durable_streams_tw.http import limits, problems
-from durable_streams_tw.http.body_budget import NO_ROOM, BodyBudget
+from durable_streams_tw.http import limits, problems, request_target
+from durable_streams_tw.http.body_budget import BodyBudget
+from durable_streams_tw.http.chunked_body import ChunkedBody
 from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
 from durable_streams_tw.http.headers import ResponseHeaders
-from durable_streams_tw.http.http1.chunked import ChunkedBody
-from durable_streams_tw.http.http1.head import check_line, check_start, read_head
-from durable_streams_tw.http.http1.header_section import HeadContext, RefusedHead
-from durable_streams_tw.http.http1.socket_writer import hang_up_on
 from durable_streams_tw.http.http2.connection import Http2Factory
 from durable_streams_tw.http.messages import Response
+from durable_streams_tw.http.refusals import (
+    BODY_MEMORY_EXHAUSTED,
+    HEAD_TOO_LARGE,
+    MALFORMED,
+    REQUEST_TIMEOUT,
+    TARGET_TOO_LONG,
+    RefusedHead,
+)
+from durable_streams_tw.http.request_head import HeadContext, check_line, check_start, read_head
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.http.twisted_web import request_target
+from durable_streams_tw.http.socket_writer import close_without_wait
 from durable_streams_tw.http.twisted_web.resource import refuse
 from durable_streams_tw.http.twisted_web.streaming import cut
 from durable_streams_tw.live.limits import SSE_COMMENT_INTERVAL
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 
-_MALFORMED: Final = Refusal(Problem.MALFORMED_REQUEST, "this is not a well-formed HTTP request")
 _NO_PATH: Final = Refusal(Problem.MALFORMED_REQUEST, "a request target begins with a slash")
-_TARGET_TOO_LONG: Final = Refusal(Problem.TARGET_TOO_LONG, "the request target is too long")
-_HEAD_TOO_LARGE: Final = Refusal(
-    Problem.HEAD_TOO_LARGE,
-    f"a request's head has at most {limits.MAX_HEAD} bytes and {limits.MAX_FIELDS} fields",
-)
-_TOO_SLOW: Final = Refusal(Problem.REQUEST_TIMEOUT, "the request did not come in time")
 
 
 Decide = Callable[[Request], "Decision | Deferred[Decision] | None"]
@@ -134,7 +133,7 @@ class StreamRequest(Request):
 
     def refuse_body(self) -> None:
         """Refuse the body that is coming, to make room for others."""
-        self._turn_away(NO_ROOM)
+        self._turn_away(BODY_MEMORY_EXHAUSTED)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """The request is complete."""
@@ -263,7 +262,7 @@ class StreamChannel(HTTPChannel):
 
     def _body_is_late(self) -> None:
         self._body_timer = None
-        self.requests[-1]._turn_away(_TOO_SLOW)
+        self.requests[-1]._turn_away(REQUEST_TIMEOUT)
 
     def end_body(self) -> None:
         """Take no more of a body."""
@@ -334,14 +333,14 @@ class StreamChannel(HTTPChannel):
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """A line of a head is longer than a whole head may be."""
-        self._turn_away(_HEAD_TOO_LARGE if self._head else _TARGET_TOO_LONG)
+        self._turn_away(HEAD_TOO_LARGE if self._head else TARGET_TOO_LONG)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         large = (
             self._receivedHeaderSize > self.totalHeadersSize
             or self._receivedHeaderCount > self.maxHeaders
         )
-        self._turn_away(_HEAD_TOO_LARGE if large else _MALFORMED)
+        self._turn_away(HEAD_TOO_LARGE if large else MALFORMED)
 
     def _refuses(self, raw: bytes, whole: bool) -> bool:
         try:
@@ -349,18 +348,18 @@ class StreamChannel(HTTPChannel):
                 check_line(raw)
                 return False
             head = read_head(raw, self.site.surroundings)
-            self._keeps = head.keep
+            self._keeps = head.keep_alive
         except Refused as refused:
             origin = refused.origin if isinstance(refused, RefusedHead) else None
             self._turn_away(refused.refusal, origin)
             return True
         if head.refusal is not None:
-            self._turn_away(head.refusal, head.header.get(b"origin"))
+            self._turn_away(head.refusal, head.headers.get(b"origin"))
         return head.refusal is not None
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        self._turn_away(_TOO_SLOW)
+        self._turn_away(REQUEST_TIMEOUT)
 
     def _turn_away(self, refusal: Refusal, origin: bytes | None = None) -> None:
         self._refused = True
@@ -385,7 +384,7 @@ class _ChunkDecoder:
         """Take bytes of the body, and perhaps what comes after it."""
         chunks = self._chunks
         try:
-            stop = chunks.take(data, 0)
+            stop = chunks.feed(data, 0)
         except Refused as refused:
             self._request._turn_away(refused.refusal)
             return
@@ -427,12 +426,12 @@ class _Connection(_GenericHTTPChannelProtocol):
         self._known: StreamSite = self._channel.site
         self._known.connections.add(self)
         self._peer = transport.getPeer()
-        self._known.room.enter(self._peer)
+        self._known.limiter.add(self._peer)
         self._channel.makeConnection(transport)
 
     def connectionLost(self, reason: Failure) -> None:
         self._known.connections.discard(self)
-        self._known.room.leave(self._peer)
+        self._known.limiter.remove(self._peer)
         self._channel.connectionLost(reason)
 
     def is_busy(self) -> bool:
@@ -448,7 +447,7 @@ class _Connection(_GenericHTTPChannelProtocol):
             self._closing = True
             # TLS would wait for a producer's end.
             transport.unregisterProducer()
-            hang_up_on(transport)
+            close_without_wait(transport)
 
 
 class StreamSite(Site):
@@ -481,7 +480,7 @@ class StreamSite(Site):
         self.body_timeout = settings.body_timeout
         #: What decides on requests by their heads; None stands for no decision.
         self.decide: Decide | None = None
-        self.room = ConnectionLimiter(settings)
+        self.limiter = ConnectionLimiter(settings)
         self.max_body = settings.max_body
         self.surroundings = HeadContext(b"/", settings.max_body)
         self.bodies = BodyBudget(settings.body_memory)
@@ -499,8 +498,8 @@ class StreamSite(Site):
 
     def buildProtocol(self, address: IAddress | None) -> Any:
         """Take a connection, or turn it away where there are too many."""
-        if not self.room.has_room_for(address):
-            return RejectedConnection(self.room, self.reactor)
+        if not self.limiter.accepts(address):
+            return RejectedConnection(self.limiter, self.reactor)
         return Site.buildProtocol(self, address)
 
     def startFactory(self) -> None:

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.http.http1.head` and `wire_fields`: what a head means."""
+"""Tests of `durable_streams_tw.http.request_head` and `wire_fields`: what a head means."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.http.http1.fields import CLOSING, SINGLE
-from durable_streams_tw.http.http1.head import RequestHead, check_start, read_head
-from durable_streams_tw.http.http1.header_section import CHUNKED, HeadContext
+from durable_streams_tw.http.header_fields import CLOSING, SINGLE
 from durable_streams_tw.http.limits import MAX_HEAD
+from durable_streams_tw.http.request_head import (
+    CHUNKED,
+    HeadContext,
+    RequestHead,
+    check_start,
+    read_head,
+)
 from durable_streams_tw.protocol.errors import Problem, Refused
 from tests.http.hostile_rows import GET, HOST, LINE, get, post
 from tests.http.hostile_table import ROWS
 
-AROUND = HeadContext(b"/v1/stream/", 1_000, reached=b"127.0.0.1:4437")
+AROUND = HeadContext(b"/v1/stream/", 1_000, local_address=b"127.0.0.1:4437")
 
 
 def head_of(target: bytes, *fields: bytes, around: HeadContext = AROUND) -> RequestHead:
@@ -86,7 +91,7 @@ class FramingTests(SynchronousTestCase):
             (b"0", b"Connection: keep-alive, close\r\n", False),
         ):
             raw = b"GET /v1/stream/s HTTP/1." + version + b"\r\n" + HOST + connection + b"\r\n"
-            self.assertEqual(read_head(raw, AROUND).keep, keep, raw)
+            self.assertEqual(read_head(raw, AROUND).keep_alive, keep, raw)
 
     def test_single_fields(self) -> None:
         """Every field that has one value is refused when it comes twice, and only then."""
@@ -187,7 +192,7 @@ class RepeatedTests(SynchronousTestCase):
             raw = post(b"Content-Length: %d" % number, *PRODUCER, seq)
             before, head = head, read_head(raw, AROUND, head)
             self.assertEqual(head.length, number)
-            self.assertEqual(head.header[b"producer-seq"], b"%d" % number)
+            self.assertEqual(head.headers[b"producer-seq"], b"%d" % number)
             self.assertIs(head.section.base, before.section.base)
             self.assertIs(head.line, before.line)
 

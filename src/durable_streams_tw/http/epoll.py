@@ -1,10 +1,10 @@
-"""Reading from many connections in one event of the reactor.
+"""Nested epoll object that reads from many connections in one event of the reactor.
 
-The reactor has a way for each event that serves everything there is: it sets up a context for
-logging, finds out what the event means, and asks the descriptor whether it is still there. That
-costs as much as reading and understanding a small request. So connections of the fast channel
-are watched by an epoll object of their own, and the reactor watches that: whatever is ready then
-is read in one loop. Everything else, writing above all, stays the reactor's.
+For each event Twisted's reactor sets up a logging context, dispatches on the kind of the event and
+checks that the descriptor is still registered, which costs as much as reading and parsing a small
+request. So connections of the HTTP/1.1 engine are registered with an epoll object of their own,
+and that object with the reactor: one event of the reactor reads all connections that are ready.
+Writing stays with the reactor.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from zope.interface import implementer
 from durable_streams_tw.http.limits import READER_BUFFER
 from durable_streams_tw.protocol.limits import MIB
 
-# Connections that are read before others of the reactor have their turn.
-_AT_ONCE: Final = 256
+# Connections that are read before the reactor handles its other events.
+_MAX_EVENTS: Final = 256
 
 _log = Logger()
 
 
 class PolledServer(tcp.Server):
-    """A TCP connection of a server, whose reading is a `NestedEpoll`'s affair."""
+    """TCP connection of a server that a `NestedEpoll` reads from."""
 
-    # What is offered to the socket at a time. Each send wakes the client, and is a turn of the
-    # reactor's: an eighth of it, Twisted's own choice, makes eight of each.
+    # Most bytes of one send. Each send wakes the client and takes a turn of the reactor; with
+    # Twisted's default of 128 KiB a large response takes eight times as many.
     SEND_LIMIT = MIB
 
-    # Beyond it a reader counts as one that does not read, and is sent no more until it has all.
+    # Unsent bytes at which the producer is paused.
     bufferSize = READER_BUFFER
 
-    def __init__(self, nest: NestedEpoll, *accepted: Any) -> None:
-        self._nest = nest
+    def __init__(self, epoll: NestedEpoll, *accepted: Any) -> None:
+        self._epoll = epoll
         tcp.Server.__init__(self, *accepted)
 
     def startReading(self) -> None:
-        """Wait for bytes."""
-        self._nest.add(self)
+        """Register with the nested epoll object."""
+        self._epoll.add(self)
 
     def stopReading(self) -> None:
-        """Wait no more."""
-        self._nest.remove(self)
+        """Unregister from the nested epoll object."""
+        self._epoll.remove(self)
 
     def lose(self, why: BaseException) -> None:
-        """End, or half of it, because of what reading came to."""
+        """Close the connection, or its reading side, for the reason that reading failed."""
         self.stopReading()
         if isinstance(why, error.ConnectionDone):
-            # A protocol that has no halves is told that all has ended.
+            # Twisted calls connectionLost of protocols that cannot be half-closed.
             self.readConnectionLost(Failure(why))
         else:
             self.connectionLost(Failure(why))
@@ -62,69 +62,72 @@ class PolledServer(tcp.Server):
 
 @implementer(IReadDescriptor)
 class NestedEpoll:
-    """Watches connections, and is watched by a reactor for as long as there are any."""
+    """Set of connections behind one epoll object, which a reactor reads from while it has any."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._poll = select.epoll()
+        self._epoll_object = select.epoll()
         self._watched: dict[int, PolledServer] = {}
 
-    def watch(self, port: Any) -> bool:
-        """Have the connections of a port from now on; whether it is one that can be had."""
+    def attach(self, port: Any) -> bool:
+        """Read from the connections that a port accepts from now on.
+
+        Returns False for a port that is not plain TCP.
+        """
         if not isinstance(port, tcp.Port) or port.transport is not tcp.Server:
             return False
-        # Called with what a transport is made of; it need not be a class.
+        # tcp.Port calls it like the class.
         port.transport = cast("type[tcp.Server]", partial(PolledServer, self))
         return True
 
     # -- connections ----------------------------------------------------------------------------
 
     def add(self, connection: PolledServer) -> None:
-        """Read from a connection."""
+        """Start reading from a connection."""
         watched = self._watched
         number = connection.fileno()
         if number in watched:
             return
-        self._poll.register(number, select.EPOLLIN)
+        self._epoll_object.register(number, select.EPOLLIN)
         if not watched:
             self._reactor.addReader(self)
         watched[number] = connection
 
     def remove(self, connection: PolledServer) -> None:
-        """Read from a connection no more."""
+        """Stop reading from a connection."""
         watched = self._watched
         number = connection.fileno()
         if watched.get(number) is not connection:
             return
         del watched[number]
-        self._poll.unregister(number)
+        self._epoll_object.unregister(number)
         if not watched:
             self._reactor.removeReader(self)
 
     # -- IReadDescriptor, for the reactor -------------------------------------------------------
 
     def fileno(self) -> int:
-        """The number of the epoll object."""
-        return self._poll.fileno()
+        """Return the descriptor of the epoll object."""
+        return self._epoll_object.fileno()
 
     def logPrefix(self) -> str:
-        """What old log events of its connections are marked with."""
-        return "FastChannel"
+        """Return the prefix of legacy log events of its connections."""
+        return "HTTP/1.1"
 
     def doRead(self) -> None:
-        """Read from all connections that have something."""
+        """Read from all connections that are ready."""
         watched = self._watched
-        for number, event in self._poll.poll(0, _AT_ONCE):
+        for number, event in self._epoll_object.poll(0, _MAX_EVENTS):
             connection = watched.get(number)
             if connection is None:
-                # One before it has ended it.
+                # Closed by the handler of an earlier event in this loop.
                 continue
             why: BaseException | None = main.CONNECTION_DONE
             try:
                 if event & select.EPOLLIN:
                     why = connection.doRead()
-            except Exception as bug:  # noqa: BLE001 - one's bug is not the others'
-                _log.failure("a connection has met a bug, and ends")
+            except Exception as bug:  # noqa: BLE001 - it must not end other connections
+                _log.failure("Error on an HTTP/1.1 connection, which is closed")
                 why = bug
             if why is not None:
                 self._lose(connection, why)
@@ -133,16 +136,16 @@ class NestedEpoll:
         try:
             connection.lose(why)
         except Exception:  # noqa: BLE001
-            _log.failure("the end of a connection has met a bug")
+            _log.failure("Error while closing an HTTP/1.1 connection")
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor ends, and all that it reads with it."""
+        """Close all connections: the reactor stops."""
         for connection in list(self._watched.values()):
             self._lose(connection, reason.value or error.ConnectionLost())
 
 
 def nested_poll(reactor: Any) -> NestedEpoll | None:
-    """What reads the connections of a reactor's ports; None where this cannot be."""
+    """Return a `NestedEpoll` for a reactor, None if the platform or the reactor has no epoll."""
     if hasattr(select, "epoll") and IReactorFDSet.providedBy(reactor):
         return NestedEpoll(reactor)
     return None

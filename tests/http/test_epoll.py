@@ -16,9 +16,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from zope.interface import implementer
 
-from durable_streams_tw.http.http1 import epoll as module
-from durable_streams_tw.http.http1.epoll import NestedEpoll, PolledServer, nested_poll
-from durable_streams_tw.http.http1.socket_writer import SocketWriter
+from durable_streams_tw.http import epoll as module
+from durable_streams_tw.http.epoll import NestedEpoll, PolledServer, nested_poll
+from durable_streams_tw.http.socket_writer import SocketWriter
 
 
 @implementer(IReactorFDSet)
@@ -228,7 +228,7 @@ class NestedPollTests(NestedPollCase):
 
     def test_in_turn(self) -> None:
         """So many are read at once; those that keep sending do not keep others from it."""
-        self.patch(module, "_AT_ONCE", 1)
+        self.patch(module, "_MAX_EVENTS", 1)
         protocols = [Noting() for _ in range(3)]
         clients = [self.connect(protocol)[1] for protocol in protocols]
         for _ in range(3):
@@ -264,8 +264,8 @@ class NestedPollTests(NestedPollCase):
         self.assertEqual(client.recv(10), b"now")
         self.assertEqual(self.reactor.writers, set())
 
-    def test_old_logs(self) -> None:
-        self.assertEqual(self.nest.logPrefix(), "FastChannel")
+    def test_log_prefix(self) -> None:
+        self.assertEqual(self.nest.logPrefix(), "HTTP/1.1")
 
 
 class PortTests(NestedPollCase):
@@ -283,8 +283,8 @@ class PortTests(NestedPollCase):
         factory.noisy = False
         factory.buildProtocol = build  # type: ignore[method-assign, assignment]
         port: Any = tcp.Port(0, factory, interface="127.0.0.1", reactor=self.reactor)
-        self.assertTrue(self.nest.watch(port))
-        self.assertFalse(self.nest.watch(port))
+        self.assertTrue(self.nest.attach(port))
+        self.assertFalse(self.nest.attach(port))
         port.startListening()
         self.addCleanup(port.connectionLost, Failure(error.ConnectionDone()))
         client = socket.create_connection(("127.0.0.1", port.getHost().port))
@@ -301,8 +301,8 @@ class PortTests(NestedPollCase):
 
     def test_not_theirs(self) -> None:
         """Ports whose connections are of another kind are let alone."""
-        self.assertFalse(self.nest.watch(unix.Port(b"x", ServerFactory(), reactor=self.reactor)))
-        self.assertFalse(self.nest.watch(object()))
+        self.assertFalse(self.nest.attach(unix.Port(b"x", ServerFactory(), reactor=self.reactor)))
+        self.assertFalse(self.nest.attach(object()))
 
     def test_other_reactors(self) -> None:
         """One that does not watch descriptors has no nest."""

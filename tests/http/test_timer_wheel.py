@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.http.http1.timers`: when it looks at what."""
+"""Tests of `durable_streams_tw.http.timer_wheel`: when it looks at what."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.http.http1.timers import TimerWheel
+from durable_streams_tw.http.timer_wheel import TimerWheel
 
 
 class Visited:
     """Remembers when it was looked at; ``again`` says after how long it wants that next."""
 
     def __init__(self, clock: Clock, again: float = 0.0) -> None:
-        self.watch = 0
+        self.wheel_slot = 0
         self.visits: list[float] = []
         self.again = again
         self._clock = clock
 
-    def visit(self, now: float) -> float:
+    def check_deadline(self, now: float) -> float:
         """Be looked at."""
         self.visits.append(self._clock.seconds())
         return now + self.again if self.again else 0.0
@@ -44,7 +44,7 @@ class WheelTests(SynchronousTestCase):
         self.setUp()
         watched = [Visited(self.clock) for _ in delays]
         for one, delay in zip(watched, delays, strict=True):
-            self.wheel.look(one, self.clock.seconds() + delay)
+            self.wheel.schedule(one, self.clock.seconds() + delay)
         self.turn(55)
         for one, delay in zip(watched, delays, strict=True):
             (visit,) = one.visits
@@ -55,19 +55,19 @@ class WheelTests(SynchronousTestCase):
     def test_again(self) -> None:
         """A visit says when the next is due."""
         one = Visited(self.clock, again=10)
-        self.wheel.look(one, 1_005)
+        self.wheel.schedule(one, 1_005)
         self.turn(40)
         gaps = [later - sooner for sooner, later in zip(one.visits, one.visits[1:], strict=False)]
         self.assertEqual(len(one.visits), 4)
         self.assertTrue(all(10 <= gap <= 12 for gap in gaps), gaps)
-        self.wheel.remove(one)
+        self.wheel.cancel(one)
 
     def test_sooner_not_later(self) -> None:
         """A second word counts if it is sooner: the visit itself finds out what is later."""
         one = Visited(self.clock)
-        self.wheel.look(one, 1_030)
-        self.wheel.look(one, 1_010)
-        self.wheel.look(one, 1_020)
+        self.wheel.schedule(one, 1_030)
+        self.wheel.schedule(one, 1_010)
+        self.wheel.schedule(one, 1_020)
         self.turn(40)
         self.assertEqual(len(one.visits), 1)
         self.assertLessEqual(one.visits[0], 1_012)
@@ -75,10 +75,10 @@ class WheelTests(SynchronousTestCase):
     def test_removed(self) -> None:
         """What is removed is not looked at, nor is it removed twice."""
         one, other = Visited(self.clock), Visited(self.clock)
-        self.wheel.look(one, 1_005)
-        self.wheel.look(other, 1_005)
-        self.wheel.remove(one)
-        self.wheel.remove(one)
+        self.wheel.schedule(one, 1_005)
+        self.wheel.schedule(other, 1_005)
+        self.wheel.cancel(one)
+        self.wheel.cancel(one)
         self.turn(10)
         self.assertEqual((one.visits, len(other.visits)), ([], 1))
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -88,14 +88,14 @@ class WheelTests(SynchronousTestCase):
         one, other = Visited(self.clock, again=1), Visited(self.clock, again=1)
 
         def end(now: float) -> float:
-            self.wheel.remove(one)
-            self.wheel.remove(other)
+            self.wheel.cancel(one)
+            self.wheel.cancel(other)
             return now + 1
 
-        self.patch(one, "visit", end)
-        self.patch(other, "visit", end)
-        self.wheel.look(one, 1_001)
-        self.wheel.look(other, 1_001)
+        self.patch(one, "check_deadline", end)
+        self.patch(other, "check_deadline", end)
+        self.wheel.schedule(one, 1_001)
+        self.wheel.schedule(other, 1_001)
         self.turn(5)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -106,9 +106,9 @@ class WheelTests(SynchronousTestCase):
         def fail(now: float) -> float:
             raise ValueError
 
-        self.patch(one, "visit", fail)
-        self.wheel.look(one, 1_003)
-        self.wheel.look(other, 1_003)
+        self.patch(one, "check_deadline", fail)
+        self.wheel.schedule(one, 1_003)
+        self.wheel.schedule(other, 1_003)
         self.turn(5)
         self.assertEqual(len(other.visits), 1)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
@@ -118,16 +118,16 @@ class WheelTests(SynchronousTestCase):
         self.turn(5)
         self.assertEqual(self.ticks, [])
         one = Visited(self.clock)
-        self.wheel.look(one, 1_100)
+        self.wheel.schedule(one, 1_100)
         self.assertEqual(self.ticks, [1_005.25])
         self.turn(3)
         self.assertEqual((self.wheel.now, len(self.ticks)), (1_008.25, 4))
-        self.wheel.remove(one)
+        self.wheel.cancel(one)
 
     def test_clock_that_jumps(self) -> None:
         """A clock that is put forward makes everything due, at no great cost."""
         watched = [Visited(self.clock) for _ in range(3)]
         for number, one in enumerate(watched):
-            self.wheel.look(one, 1_010 + 10 * number)
+            self.wheel.schedule(one, 1_010 + 10 * number)
         self.clock.advance(1e9)
         self.assertEqual([len(one.visits) for one in watched], [1, 1, 1])

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.http.http1.socket_writer`: real transports, driven by hand.
+"""Tests of `durable_streams_tw.http.socket_writer`: real transports, driven by hand.
 
 The sockets are real and local; nothing here waits for anything.
 """
@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.http1.factory import Http1Factory
-from durable_streams_tw.http.http1.socket_writer import SocketWriter
+from durable_streams_tw.http.socket_writer import SocketWriter
 from tests.http.channels import Desk, ok
 from tests.http.hostile import site_of
 from tests.http.hostile_rows import get, post
@@ -185,11 +185,11 @@ class EagerTests(TcpTestCase):
         self.desk.at_once = ok(b"x" * limits.MIB)
         self.send(get())
         self.assertTrue(self.transport._isSendBufferFull())
-        outlet = self.channel._outlet
-        outlet.send(b"behind")
+        writer = self.channel._writer
+        writer.send(b"behind")
         self.read_all(2_000)
         self.assertTrue(self.received.endswith(b"xbehind"))
-        self.assertEqual(outlet.unsent, 0)
+        self.assertEqual(writer.unsent, 0)
 
     def test_client_gone(self) -> None:
         """A send to a client that is gone ends the connection."""
@@ -224,7 +224,7 @@ class UnreadTests(TcpTestCase):
         """What is left unread counts until it is read."""
         self.desk.at_once = ok(b"x" * 2 * limits.MIB)
         self.send(get())
-        self.assertEqual(self.door.unread.held, self.channel._outlet.unsent)
+        self.assertEqual(self.door.unread.held, self.channel._writer.unsent)
         self.assertGreater(self.door.unread.held, limits.MIB)
         self.read_all(2_000)
         self.assertEqual((self.door.unread.held, len(self.door.connections)), (0, 1))
@@ -242,25 +242,25 @@ class UnreadTests(TcpTestCase):
 class StartTlsTests(TcpTestCase):
     """A transport that begins TLS by itself keeps its class, its socket and its methods."""
 
-    def assert_sealed(self, outlet: SocketWriter) -> None:
+    def assert_sealed(self, writer: SocketWriter) -> None:
         """What is sent does not reach the client as it is."""
-        outlet.send(b"a secret")
-        outlet.send_parts([b"another ", b"secret"])
+        writer.send(b"a secret")
+        writer.send_parts([b"another ", b"secret"])
         self.reactor.turn()
         self.read()
         self.assertNotIn(b"secret", self.received)
 
     def test_before(self) -> None:
-        """TLS has begun when the outlet is made."""
+        """TLS has begun when the writer is made."""
         self.transport.startTLS(certificate().options())
         self.assert_sealed(SocketWriter(self.transport))
 
     def test_afterwards(self) -> None:
-        """TLS begins while the outlet is in use."""
-        outlet = SocketWriter(self.transport)
-        outlet.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+        """TLS begins while the writer is in use."""
+        writer = SocketWriter(self.transport)
+        writer.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
         self.transport.startTLS(certificate().options())
-        self.assert_sealed(outlet)
+        self.assert_sealed(writer)
         self.assertTrue(self.received.startswith(b"HTTP/1.1 101 "))
 
 
@@ -359,17 +359,17 @@ class EndTests(TcpTestCase):
 
 
 class OutletTests(SynchronousTestCase):
-    """What an outlet knows of its transport."""
+    """What an writer knows of its transport."""
 
     def test_unknown(self) -> None:
         """Of a transport that is not TCP nothing is known, and it is written to."""
         transport = StringTransport()
-        outlet = SocketWriter(transport)
-        outlet.send(b"hello")
+        writer = SocketWriter(transport)
+        writer.send(b"hello")
         self.assertEqual(transport.value(), b"hello")
-        self.assertEqual((outlet.unsent, outlet.secure), (0, False))
+        self.assertEqual((writer.unsent, writer.secure), (0, False))
 
-    def test_reached(self) -> None:
+    def test_local_address(self) -> None:
         """Addresses are written as URLs want them."""
         for address, written in (
             (IPv4Address("TCP", "10.0.0.1", 80), b"10.0.0.1:80"),
@@ -377,4 +377,4 @@ class OutletTests(SynchronousTestCase):
             (object(), b"localhost"),
         ):
             transport: Any = StringTransport(hostAddress=address)
-            self.assertEqual(SocketWriter(transport).reached(), written)
+            self.assertEqual(SocketWriter(transport).local_address(), written)
