@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from durable_streams_tw.http.limits import MAX_CHUNK
 from durable_streams_tw.live.body_output import PieceSize
 from durable_streams_tw.live.limits import READ_PIECE
 from durable_streams_tw.live.long_poll import LongPolls
@@ -22,7 +23,6 @@ from durable_streams_tw.live.sse.feed import Subscriber
 from durable_streams_tw.live.transfers import Transfer
 from durable_streams_tw.protocol.cursors import interval_at
 from durable_streams_tw.protocol.errors import Refusal
-from durable_streams_tw.protocol.limits import MAX_CHUNK
 from durable_streams_tw.protocol.streams import bodies
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.offsets import START, RequestedOffset, parse_offset

@@ -27,6 +27,7 @@ from durable_streams_tw.http.handlers.subscriptions import SubscriptionHandler
 from durable_streams_tw.http.handlers.writes import InThread, WriteHandler
 from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.http1.factory import Http1Factory
+from durable_streams_tw.http.limits import MAX_CHUNK, WORK_THREADS
 from durable_streams_tw.http.operators.authorized import AuthorizedOperators
 from durable_streams_tw.http.operators.listing import StreamListing
 from durable_streams_tw.http.operators.resources import RootResource
@@ -39,9 +40,8 @@ from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.live.registry import FollowerRegistry
 from durable_streams_tw.live.sse.broadcaster import Broadcaster
 from durable_streams_tw.live.transfers import Transfers
-from durable_streams_tw.protocol import headers, limits, paths
+from durable_streams_tw.protocol import headers, paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.protocol.limits import WORK_THREADS
 from durable_streams_tw.protocol.streams import offsets
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.memory.store import MemoryStore
@@ -120,7 +120,7 @@ class DurableStreams(Service):
             wall=wall,
         )
         self._transfers = Transfers(store, registry, self._in_thread, piece_size)
-        self._batch = settings.max_chunk or limits.MAX_CHUNK
+        self._batch = settings.max_chunk or MAX_CHUNK
         self._writing = WriteHandler(store, lambda: int(wall() * 1000), self._in_thread)
         cookie = settings.auth_cookie if checkers else None
         credentials = (b"Authorization", b"Cookie") if cookie else (b"Authorization",)

@@ -157,3 +157,13 @@ UNREAD_MEMORY: Final = 256 * MIB
 
 #: Unsent bytes in the transport at which its producer is paused.
 READER_BUFFER: Final = 16 * KIB
+
+#: Bytes of one read through the embedding API, about, if neither the call nor ``--max-chunk``
+#: sets them.
+MAX_CHUNK: Final = 1 * MIB
+
+#: Threads that validate large JSON bodies and compress large responses.
+WORK_THREADS: Final = 4
+
+#: Most streams of one page of the stream listing.
+MAX_LISTING_PAGE: Final = 1_000

@@ -14,12 +14,13 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from durable_streams_tw.http import problems
+from durable_streams_tw.http.limits import MAX_LISTING_PAGE
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
 from durable_streams_tw.http.twisted_web.resource import send
 from durable_streams_tw.protocol import headers
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.protocol.limits import MAX_LISTING_PAGE, MAX_PATH
+from durable_streams_tw.protocol.limits import MAX_PATH
 from durable_streams_tw.protocol.streams.offsets import format_offset
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import IStreamStore
