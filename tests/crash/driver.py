@@ -129,7 +129,7 @@ def main(directory: str) -> None:
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     started = time.monotonic()
-    store = DurableStore(directory, running, ThreadExecutor(running), journal_size=_JOURNAL)
+    store = DurableStore(directory, running, ThreadExecutor(running), segment_size=_JOURNAL)
     store.open()
     driver = Driver(store, running)
     StandardIO(driver)

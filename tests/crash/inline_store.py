@@ -32,7 +32,7 @@ class InlineStore:
         self.clock, self.executor = Clock(), InlineExecutor()
         self.executor.held = True
         self.store = DurableStore(
-            directory, self.clock, self.executor, journal_size=journal, now=lambda: NOW
+            directory, self.clock, self.executor, segment_size=journal, now=lambda: NOW
         )
         self.store.open()
         self.executor.drain()

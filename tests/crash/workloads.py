@@ -36,7 +36,7 @@ from durable_streams_tw.storage.admin.restore import restore
 from durable_streams_tw.storage.durable.executor import ThreadExecutor
 from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.files import DATA_FILE
-from durable_streams_tw.storage.limits import FOLD_INTERVAL, SWEEP_INTERVAL
+from durable_streams_tw.storage.limits import CHECKPOINT_INTERVAL, SWEEP_INTERVAL
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
 from tests.crash.acknowledged import Operation, State, command, digest, outcome_of
 from tests.crash.faulty_files import mark
@@ -144,7 +144,7 @@ class Session:
             if possible:
                 self._find_out(possible)
             if folds and self.chance.random() < 0.15:
-                self.store.advance(self.chance.choice([FOLD_INTERVAL, SWEEP_INTERVAL, 6.0]))
+                self.store.advance(self.chance.choice([CHECKPOINT_INTERVAL, SWEEP_INTERVAL, 6.0]))
 
     def _find_out(self, possible: list[State]) -> None:
         """Read until the disk works again, and go on from what is there."""
@@ -222,7 +222,7 @@ def threads(root: str, seed: str) -> None:
     say(store=DATA)
     executor = ThreadExecutor(running)
     store = DurableStore(
-        os.path.join(root, DATA), running, executor, journal_size=JOURNAL, now=lambda: NOW
+        os.path.join(root, DATA), running, executor, segment_size=JOURNAL, now=lambda: NOW
     )
     store.open()
     left = 25
@@ -333,7 +333,7 @@ def _write_on(session: Session) -> None:
         for outcome in session.store.submit(operations):
             say(told=outcome)
         if number == 2:
-            session.store.advance(FOLD_INTERVAL)
+            session.store.advance(CHECKPOINT_INTERVAL)
 
 
 WORKLOADS: dict[str, Callable[[str, str], None]] = {

@@ -33,7 +33,7 @@ class StoreTests(SynchronousTestCase):
         """Between two pieces nothing of the map is pinned."""
         directory = scratch_directory()
         self.addCleanup(shutil.rmtree, directory)
-        store = DurableStore(directory, Clock(), InlineExecutor(), journal_size=64 * 1024)
+        store = DurableStore(directory, Clock(), InlineExecutor(), segment_size=64 * 1024)
         house = FastHouse(store=store)
         house.put("a", body=BODY)
         client = house.connect()

@@ -59,7 +59,7 @@ class LMDBRig(StoreRig):
             clock,
             executor,
             quota=self.quota,
-            journal_size=_JOURNAL,
+            segment_size=_JOURNAL,
             now=lambda: self.now,
             lead=lambda: self.lead,
             max_producers=self.max_producers,

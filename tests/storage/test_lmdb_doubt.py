@@ -10,7 +10,7 @@ from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.streams.commands import Delete
 from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.storage.api import Chunk
-from durable_streams_tw.storage.durable.store import DurableStore, _Seen
+from durable_streams_tw.storage.durable.store import DurableStore, _ReadResult
 from durable_streams_tw.storage.engine.kv import WriteBatch
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from tests.storage.failing_files import SUPPORTED, break_journal, break_meta, pages_fail
@@ -110,8 +110,8 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
         state = replace(self.look(), tail=12)
         with self.store._engine.snapshot() as view:
             version = view.version + 1
-        seen = _Seen(state, Chunk(state, 3, b"st,second"), version)
-        self.assertEqual(self.store._seen(seen, "a"), seen.chunk)
+        seen = _ReadResult(state, Chunk(state, 3, b"st,second"), version)
+        self.assertEqual(self.store._chunk_read(seen, "a"), seen.chunk)
         self.assertEqual(self.content(start=3), b"st,second")
         self.fail_batch()
         self.appended(post(b"other!", producer=("p", 0, 1)))
@@ -123,7 +123,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
         self.lose_journal("c")
         seen = self.store._read("a", 0, 100, None, None)
         self.fail_batch(applied=True)
-        self.store._seen(seen, "a")
+        self.store._chunk_read(seen, "a")
         self.assertEqual(self.content(), b"first,second")
 
     def test_full(self) -> None:

@@ -264,7 +264,7 @@ class ReadingTests(_Case):
         seen = self.store._read("a", 0, 100, None, None)
         self.executor._reads.clear()
         self.submit(post(b"new"))
-        chunk = self.store._seen(seen, "a")
+        chunk = self.store._chunk_read(seen, "a")
         assert isinstance(chunk, Chunk)
         self.assertEqual(chunk.data, b"old")
         self.assertEqual(self.look().tail, 6)

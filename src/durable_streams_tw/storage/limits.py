@@ -26,7 +26,7 @@ MERGE_RECORD: Final = 1_900
 MAX_BATCH: Final = 16 * MIB
 
 #: How long what is journaled may wait before it goes into the map.
-FOLD_INTERVAL: Final = 0.25
+CHECKPOINT_INTERVAL: Final = 0.25
 
 #: How many commands share one commit: each may dirty pages of its own.
 MAX_BATCH_COMMANDS: Final = 4_000

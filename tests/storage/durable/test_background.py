@@ -12,7 +12,7 @@ from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.durable.background import BackgroundTask, BackgroundTasks
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine.kv import EngineFailed
-from durable_streams_tw.storage.limits import FOLD_INTERVAL, READER_CHECK_INTERVAL
+from durable_streams_tw.storage.limits import CHECKPOINT_INTERVAL, READER_CHECK_INTERVAL
 from tests.storage.engine.fake_engine import FakeEngine
 from tests.storage.inline_executor import InlineExecutor
 
@@ -64,15 +64,15 @@ class FoldingTests(SynchronousTestCase):
     def test_soon(self) -> None:
         """Once for all that was journaled meanwhile."""
         self.say()
-        self.clock.advance(FOLD_INTERVAL / 2)
+        self.clock.advance(CHECKPOINT_INTERVAL / 2)
         self.say()
         self.assertEqual(self.engine.folds, 0)
-        self.clock.advance(FOLD_INTERVAL / 2)
+        self.clock.advance(CHECKPOINT_INTERVAL / 2)
         self.assertEqual(self.engine.folds, 1)
-        self.clock.advance(10 * FOLD_INTERVAL)
+        self.clock.advance(10 * CHECKPOINT_INTERVAL)
         self.assertEqual(self.engine.folds, 1)
         self.say()
-        self.clock.advance(FOLD_INTERVAL)
+        self.clock.advance(CHECKPOINT_INTERVAL)
         self.assertEqual(self.engine.folds, 2)
 
     def test_at_once(self) -> None:
@@ -80,7 +80,7 @@ class FoldingTests(SynchronousTestCase):
         self.say()
         self.say(at_once=True)
         self.assertEqual(self.engine.folds, 1)
-        self.clock.advance(10 * FOLD_INTERVAL)
+        self.clock.advance(10 * CHECKPOINT_INTERVAL)
         self.assertEqual(self.engine.folds, 1)
 
     def test_one_at_a_time(self) -> None:
@@ -89,30 +89,30 @@ class FoldingTests(SynchronousTestCase):
         self.say(at_once=True)
         self.say(at_once=True)
         self.say()
-        self.clock.advance(FOLD_INTERVAL)
+        self.clock.advance(CHECKPOINT_INTERVAL)
         self.executor.release()
         self.assertEqual(self.engine.folds, 1)
-        self.clock.advance(FOLD_INTERVAL)
+        self.clock.advance(CHECKPOINT_INTERVAL)
         self.assertEqual(self.engine.folds, 2)
 
     def test_fails(self) -> None:
         """It is tried again and again, and told once."""
         self.engine.trouble = EngineFailed("no")
         self.say()
-        self.clock.pump([FOLD_INTERVAL] * 5)
+        self.clock.pump([CHECKPOINT_INTERVAL] * 5)
         self.assertEqual(self.engine.folds, 5)
         self.engine.trouble = None
-        self.clock.pump([FOLD_INTERVAL] * 5)
+        self.clock.pump([CHECKPOINT_INTERVAL] * 5)
         self.assertEqual(self.engine.folds, 6)
 
     def test_a_bug(self) -> None:
         """It is logged, and no reason not to try again."""
         self.engine.trouble = ZeroDivisionError()
         self.say()
-        self.clock.advance(FOLD_INTERVAL)
+        self.clock.advance(CHECKPOINT_INTERVAL)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.engine.trouble = None
-        self.clock.advance(FOLD_INTERVAL)
+        self.clock.advance(CHECKPOINT_INTERVAL)
         self.assertEqual(self.engine.folds, 2)
 
     def test_tended(self) -> None:

@@ -1,4 +1,7 @@
-"""What a durable store does by itself: timers on the reactor's thread, work in the executor."""
+"""Background tasks of a durable store: sweep, access times, checkpoints, stale readers.
+
+Timers run on the reactor's thread, the work on the committer thread or a reader thread.
+"""
 
 from __future__ import annotations
 
@@ -19,35 +22,37 @@ from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.limits import (
     ACCESS_FLUSH_INTERVAL,
     ACCESS_STEP,
-    FOLD_INTERVAL,
+    CHECKPOINT_INTERVAL,
     READER_CHECK_INTERVAL,
     SWEEP_INTERVAL,
 )
 
 
 class BackgroundTask(Struct):
-    """Work of the store's own in the committing lane, and what follows on the reactor's
-    thread: with None where there was nothing to do, or it failed."""
+    """Task for the committer thread.
+
+    ``on_done`` is called on the reactor's thread with the result of ``run``; None if there was
+    nothing to do or ``run`` raised.
+    """
 
     run: Callable[[], BatchResult | None]
-    then: Callable[[BatchResult | None], None] | None = None
+    on_done: Callable[[BatchResult | None], None] | None = None
 
 
 class Checkpointed(Protocol):
-    """A engine that keeps a journal."""
+    """Engine with a write-ahead log, as the background tasks need it."""
 
     on_checkpoint_due: Callable[[bool], None]
 
     def checkpoint(self) -> None:
-        """Bring the map up to date. Raises `EngineFull` and `EngineFailed`."""
+        """Write the memtable to LMDB. Raises `EngineFull` and `EngineFailed`."""
 
     def check_readers(self) -> None:
-        """Free the slots of dead readers. Raises `EngineFailed`."""
+        """Free the reader slots of dead processes. Raises `EngineFailed`."""
 
 
 class BackgroundTasks:
-    """The sweep, the writing down of accesses, the folding of the journal, and what is due once
-    a minute. ``now`` tells milliseconds since 1970."""
+    """Timers and tasks of one store. ``now`` returns ms since the Unix epoch."""
 
     _log = Logger()
 
@@ -69,149 +74,149 @@ class BackgroundTasks:
         self._timers: dict[str, IDelayedCall] = {}
         self._running = False
         self._sweeping = False
-        self._folding = False
-        # Whether more was journaled while that was under way.
-        self._fold_again = False
-        self._fold_fails = False
-        # Accesses that are being written down, a step at a time.
+        self._checkpointing = False
+        # Whether another checkpoint became due during the running one.
+        self._checkpoint_again = False
+        self._checkpoint_failing = False
+        # Access times that are being written, a step at a time.
         self._accesses: Iterator[tuple[int, int]] | None = None
-        # Accesses that are on the disk since the last time that some were written.
+        # Access times written in the current interval.
         self._written_accesses: dict[int, int] = {}
 
     def start(self) -> None:
-        """Begin."""
+        """Start all timers."""
         self._running = True
-        # The committing lane says when; the reactor's thread sees to it.
+        # The committer thread calls it; the checkpoint is scheduled on the reactor's thread.
         self._engine.on_checkpoint_due = lambda at_once: self._executor.call_from_thread(
-            partial(self._fold_due, at_once)
+            partial(self._checkpoint_due, at_once)
         )
-        self._later("sweep", 0, self._sweep)
-        self._later("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
-        self._later("tend", READER_CHECK_INTERVAL, self._tend)
-        # What a crash has left may not have been folded in yet.
-        self._fold_due(at_once=False)
+        self._start_timer("sweep", 0, self._sweep)
+        self._start_timer("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
+        self._start_timer("readers", READER_CHECK_INTERVAL, self._check_readers)
+        # After a crash, recovery may have left entries in the memtable.
+        self._checkpoint_due(at_once=False)
 
     def stop(self) -> None:
-        """End, and leave the last of it to the executor."""
+        """Stop all timers; queue the last access times and the last checkpoint."""
         self._running = False
         for timer in self._timers.values():
             if timer.active():
                 timer.cancel()
         self._timers.clear()
-        self._write_accesses_now()
-        self._executor.submit_write(BackgroundTask(self._fold_last))
+        self._write_all_accesses()
+        self._executor.submit_write(BackgroundTask(self._last_checkpoint))
 
-    def _later(self, name: str, delay: float, what: Callable[[], None]) -> None:
-        self._timers[name] = self._clock.callLater(delay, what)
+    def _start_timer(self, name: str, delay: float, function: Callable[[], None]) -> None:
+        self._timers[name] = self._clock.callLater(delay, function)
 
-    # -- streams that end ---------------------------------------------------------------------
+    # -- sweep --------------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        self._later("sweep", SWEEP_INTERVAL, self._sweep)
+        self._start_timer("sweep", SWEEP_INTERVAL, self._sweep)
         self.sweep_now()
 
     def sweep_now(self) -> None:
-        """Sweep without waiting for the timer, unless a sweep is under way."""
+        """Start a sweep without waiting for the timer, unless one is running."""
         if not self._sweeping:
             self._sweeping = True
-            self._executor.submit_write(BackgroundTask(self._committer.sweep, self._swept))
+            self._executor.submit_write(BackgroundTask(self._committer.sweep, self._sweep_done))
 
-    def _swept(self, committed: BatchResult | None) -> None:
-        self._sweeping = committed is not None and committed.more and self._running
+    def _sweep_done(self, result: BatchResult | None) -> None:
+        self._sweeping = result is not None and result.more and self._running
         if self._sweeping:
-            self._executor.submit_write(BackgroundTask(self._committer.sweep, self._swept))
+            self._executor.submit_write(BackgroundTask(self._committer.sweep, self._sweep_done))
 
-    # -- accesses -----------------------------------------------------------------------------
+    # -- access times -------------------------------------------------------------------------
 
     def _write_accesses(self) -> None:
-        self._later("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
+        self._start_timer("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
         if self._accesses is not None:
             return
-        # By now no read is under way that began before these were written.
+        # All reads that began before these were written have ended by now.
         self._access.discard_written(self._written_accesses)
         self._written_accesses = {}
         self._accesses = iter(self._access.take_unwritten(self._now()).items())
         self._write_some_accesses()
 
-    def _write_accesses_now(self) -> None:
-        """Queue all steps at once: the store closes."""
+    def _write_all_accesses(self) -> None:
+        """Queue all steps at once, because the store closes."""
         left = self._accesses or iter(())
         self._accesses = chain(left, self._access.take_unwritten(self._now()).items())
         while self._accesses is not None:
             self._write_some_accesses()
 
     def _write_some_accesses(self) -> None:
-        """Queue the next step, so that commands which came meanwhile go before the one after."""
+        """Queue the next step. One at a time, so that commands are committed in between."""
         part = dict(islice(self._accesses or (), ACCESS_STEP))
         if not part:
             self._accesses = None
             return
         write = partial(self._committer.write_accesses, part.items())
-        self._executor.submit_write(BackgroundTask(write, partial(self._accesses_done, part)))
+        self._executor.submit_write(BackgroundTask(write, partial(self._accesses_written, part)))
 
-    def _accesses_done(self, accesses: dict[int, int], committed: BatchResult | None) -> None:
-        if committed is None or committed.failed:
+    def _accesses_written(self, accesses: dict[int, int], result: BatchResult | None) -> None:
+        if result is None or result.failed:
             self._access.restore(accesses)
         else:
             self._written_accesses.update(accesses)
         if self._running:
             self._write_some_accesses()
 
-    # -- the journal --------------------------------------------------------------------------
+    # -- checkpoints --------------------------------------------------------------------------
 
-    def _fold_due(self, at_once: bool) -> None:
+    def _checkpoint_due(self, at_once: bool) -> None:
         if at_once:
-            self._fold()
-        elif self._running and "fold" not in self._timers:
-            self._later("fold", FOLD_INTERVAL, self._fold)
+            self._checkpoint()
+        elif self._running and "checkpoint" not in self._timers:
+            self._start_timer("checkpoint", CHECKPOINT_INTERVAL, self._checkpoint)
 
-    def _fold(self) -> None:
-        timer = self._timers.pop("fold", None)
+    def _checkpoint(self) -> None:
+        timer = self._timers.pop("checkpoint", None)
         if timer is not None and timer.active():
             timer.cancel()
         if not self._running:
             return
-        if self._folding:
-            self._fold_again = True
+        if self._checkpointing:
+            self._checkpoint_again = True
             return
-        self._folding, self._fold_again = True, False
+        self._checkpointing, self._checkpoint_again = True, False
         self._executor.submit_read(self._engine.checkpoint).addCallbacks(
-            self._folded, self._not_folded
+            self._checkpoint_done, self._checkpoint_failed
         )
 
-    def _folded(self, _: None) -> None:
-        if self._fold_fails:
-            self._log.info("the journal is folded into the map again")
-        self._fold_fails = self._folding = False
-        if self._fold_again:
-            self._fold_due(at_once=False)
+    def _checkpoint_done(self, _: None) -> None:
+        if self._checkpoint_failing:
+            self._log.info("Checkpoints work again")
+        self._checkpoint_failing = self._checkpointing = False
+        if self._checkpoint_again:
+            self._checkpoint_due(at_once=False)
 
-    def _not_folded(self, failure: Failure) -> None:
-        self._folding = False
+    def _checkpoint_failed(self, failure: Failure) -> None:
+        self._checkpointing = False
         if failure.check(EngineFull, EngineFailed) is None:
-            self._log.failure("folding the journal failed", failure)
-        elif not self._fold_fails:
+            self._log.failure("A checkpoint failed", failure)
+        elif not self._checkpoint_failing:
             self._log.error(
-                "the journal cannot be folded into the map: {reason}", reason=failure.value
+                "A checkpoint failed and will be retried: {reason}", reason=failure.value
             )
-        self._fold_fails = True
-        self._fold_due(at_once=False)
+        self._checkpoint_failing = True
+        self._checkpoint_due(at_once=False)
 
-    def _fold_last(self) -> None:
+    def _last_checkpoint(self) -> None:
         try:
             self._engine.checkpoint()
         except (EngineFull, EngineFailed) as failure:
-            # The next start finds it in the journal.
-            self._log.error("the journal is not folded in: {reason}", reason=failure)
+            # Nothing is lost: recovery reads the WAL at the next start.
+            self._log.error("The last checkpoint failed: {reason}", reason=failure)
 
-    # -- once a minute ------------------------------------------------------------------------
+    # -- stale readers ------------------------------------------------------------------------
 
-    def _tend(self) -> None:
-        self._later("tend", READER_CHECK_INTERVAL, self._tend)
-        self._executor.submit_write(BackgroundTask(self._tend_keyspace))
+    def _check_readers(self) -> None:
+        self._start_timer("readers", READER_CHECK_INTERVAL, self._check_readers)
+        self._executor.submit_write(BackgroundTask(self._run_reader_check))
 
-    def _tend_keyspace(self) -> None:
+    def _run_reader_check(self) -> None:
         try:
             self._engine.check_readers()
         except (EngineFull, EngineFailed) as failure:
-            self._log.error("the store cannot be tended: {reason}", reason=failure)
+            self._log.error("Checking LMDB's readers failed: {reason}", reason=failure)

@@ -1,8 +1,8 @@
-"""What readers on the reactor's thread see without asking the disk.
+"""Read caches: newest states and bytes, for reads on the reactor's thread without disk access.
 
-States of streams, each with the number of the commit that it is from, and newest bytes. A
-state that a thread read from the disk may be older than one that a commit has published
-meanwhile, so the newer number wins, also against states that were dropped for want of room.
+Each state has the version of the commit that it belongs to. A reader thread may return a state that
+is older than the one a commit has published meanwhile, so the higher version wins, even over
+evicted states.
 """
 
 from __future__ import annotations
@@ -15,50 +15,50 @@ from durable_streams_tw.storage.limits import CHUNK_CACHE, CHUNK_CACHE_ENTRY, ST
 
 
 class NotCached:
-    """Stands for a path of which nothing is known here."""
+    """Type of `NOT_CACHED`, the result for a path that is not cached."""
 
 
 NOT_CACHED: Final = NotCached()
 
 
 class StateCache:
-    """A bounded memory of states by path; None is known absence."""
+    """Bounded cache of states by path. None is cached too: the path has no stream."""
 
     def __init__(self, size: int = STATE_CACHE) -> None:
         self._states: BoundedCache[str, tuple[StreamState | None, int]] = BoundedCache(size)
-        self._dropped = 0
+        self._evicted_version = 0
 
     def get(self, path: str) -> StreamState | NotCached | None:
-        """The state of a path's stream, None where it has none."""
+        """Return the state of the stream at a path, None if there is none, or `NOT_CACHED`."""
         known = self._states.get(path)
         return NOT_CACHED if known is None else known[0]
 
     def put(self, path: str, state: StreamState | None, version: int) -> bool:
-        """Take in a state that a commit left; whether it is the newest that is known."""
+        """Cache the state of a version; return whether it is the newest known."""
         known = self._states.get(path)
         if known is None:
-            if version < self._dropped:
-                # What was dropped may have been newer than this.
+            if version < self._evicted_version:
+                # The evicted state of this path may have been newer.
                 return False
         elif known[1] > version:
             return False
-        for _, (_, dropped) in self._states.put(path, (state, version)):
-            self._dropped = max(self._dropped, dropped)
+        for _, (_, evicted) in self._states.put(path, (state, version)):
+            self._evicted_version = max(self._evicted_version, evicted)
         return True
 
     def distrust(self, version: int) -> None:
-        """Forget everything, and believe nothing that was seen before a version."""
+        """Clear the cache and ignore states from before a version."""
         self._states.clear()
-        self._dropped = max(self._dropped, version)
+        self._evicted_version = max(self._evicted_version, version)
 
     def publish(self, states: dict[str, StreamState | None], version: int) -> None:
-        """Take in all that one commit changed."""
+        """Cache the states that one commit changed."""
         for path, state in states.items():
             self.put(path, state, version)
 
 
 _OVERHEAD: Final = 256
-"""What an entry costs beside its bytes: key, objects, a slot of the dictionary."""
+"""Memory of an entry besides its bytes: key, objects, slot of the dictionary."""
 
 
 def _weigh(data: bytes) -> int:
@@ -66,10 +66,9 @@ def _weigh(data: bytes) -> int:
 
 
 class ChunkCache:
-    """Newest bytes by stream id and position, bounded in bytes.
+    """Cache of the newest bytes by stream id and position, bounded in bytes.
 
-    Bytes at a position never change, so what is here is always right, if not always all
-    that there is.
+    Bytes at a position never change, so entries are never stale.
     """
 
     def __init__(self, size: int = CHUNK_CACHE, largest: int = CHUNK_CACHE_ENTRY) -> None:
@@ -85,6 +84,6 @@ class ChunkCache:
         return self._chunks.get((stream_id, start))
 
     def put(self, stream_id: int, start: int, data: bytes) -> None:
-        """Keep a run of bytes, whole messages in JSON mode."""
+        """Cache bytes from a position; in JSON mode whole messages."""
         if 0 < len(data) <= self._largest:
             self._chunks.put((stream_id, start), data)

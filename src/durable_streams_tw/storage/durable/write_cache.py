@@ -1,7 +1,7 @@
-"""What the committer remembers between batches: streams, producers, last records.
+"""Write cache: streams, producers and records that the committer keeps between batches.
 
-Only the committer's thread uses it, and one process owns a store, so what is remembered is
-what the disk has; after a batch that failed everything is forgotten.
+Only the committer thread uses it, and one process owns a store, so it equals the disk. It is
+cleared after a batch that failed.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from durable_streams_tw.storage.limits import (
 
 
 class OpenStream:
-    """A stream's record, taken apart so that a batch can change it in place; ``key`` is its key.
+    """Record of a stream as fields that a batch changes in place; ``key`` is its engine key.
 
-    ``last_value`` is the value of its last data record, where that is kept. ``pending`` are the
-    bodies of the running batch, the first of which goes to the position ``pending_from``.
+    ``last_value`` is the value of the last data record if cached. ``pending`` are the bodies of the
+    current batch, the first of which goes to the position ``pending_from``.
     """
 
     __slots__ = (
@@ -55,16 +55,16 @@ class OpenStream:
         self.pending_from = 0
 
     def record(self) -> StreamRecord:
-        """The record as it is to be written."""
+        """Return the record to write."""
         return StreamRecord(self.state, self.indexed_at, self.last_start, self.producers)
 
 
 class WriteCache:
-    """Bounded memories; what has been there longest goes first.
+    """Bounded caches of the committer; the oldest entries are evicted first.
 
-    ``first_id`` is the least id that this process may give (`format.first_id`), ``life`` the one
-    from which on it does: greater where the clock was set back. ``max_producers`` is how many
-    producers a generation of a stream's has.
+    ``first_id`` is the least id that this process may give (`format_version.first_id`).
+    ``process_first_id`` is the least one that it gives: greater if the clock was set back.
+    ``max_producers`` is the size of a generation of a stream's producers.
     """
 
     def __init__(self, first_id: int = 0, max_producers: int = MAX_PRODUCERS) -> None:
@@ -73,12 +73,12 @@ class WriteCache:
         self.process_first_id: int | None = None
         self.by_path: BoundedCache[str, OpenStream] = BoundedCache(STATE_CACHE)
         self.by_id: dict[int, OpenStream] = {}
-        # Generation and state by stream and producer id.
+        # Generation and state by stream id and producer id.
         self.producers: BoundedCache[tuple[int, str], tuple[int, ProducerState]] = BoundedCache(
             PRODUCER_CACHE
         )
         self.next_id: int | None = None
-        # Records by whole key, None where there is none; and which subscriptions there are.
+        # Records by whole key, None if the key has no record.
         self.records: BoundedCache[bytes, Any] = BoundedCache(RECORD_CACHE)
         self.index: SubscriptionIndex | None = None
         # Unfinished fan-outs by stream; None before they are loaded.
@@ -86,21 +86,21 @@ class WriteCache:
         # Keys of a table's records that a number owned when they were looked for, the next one
         # last, by the table's prefix and the number.
         self.ahead: BoundedCache[tuple[bytes, int], list[bytes]] = BoundedCache(OWNED_AHEAD_CACHE)
-        # Of the last data records that are kept.
+        # Total size of the cached last data records.
         self._kept_bytes = 0
 
     def remember(self, stream: OpenStream) -> None:
-        """Keep a stream."""
+        """Add a stream."""
         self.by_path.insert(stream.state.path, stream)
         self.by_id[stream.state.id] = stream
 
     def forget(self, state: StreamState) -> None:
-        """Drop a stream that is gone."""
+        """Remove a stream that has ended."""
         self.by_path.pop(state.path)
         self.keep(self.by_id.pop(state.id), None)
 
     def keep(self, stream: OpenStream, value: bytes | None) -> None:
-        """Keep the value of a stream's last data record, which the next batch may extend."""
+        """Cache the value of a stream's last data record, which the next batch may extend."""
         before, stream.last_value = stream.last_value, value
         if before is not None:
             self._kept_bytes -= len(before)
@@ -108,7 +108,7 @@ class WriteCache:
             self._kept_bytes += len(value)
 
     def trim(self) -> None:
-        """Back within bounds, between batches."""
+        """Evict entries above the bounds. Call between batches."""
         for _, stream in self.by_path.trim():
             self.keep(self.by_id.pop(stream.state.id), None)
         self.producers.trim()
@@ -117,14 +117,14 @@ class WriteCache:
             self._keep_less()
 
     def _keep_less(self) -> None:
-        # Down to half of what may be kept, or all streams would be gone through every time.
+        # Down to half of the bound: otherwise each batch would scan all streams.
         for stream in self.by_id.values():
             if self._kept_bytes <= PAYLOAD_CACHE // 2:
                 return
             self.keep(stream, None)
 
     def clear(self) -> None:
-        """Forget everything: the disk may differ."""
+        """Clear the cache, because the disk may differ from it."""
         self.by_path.clear()
         self.by_id.clear()
         self.producers.clear()
