@@ -135,7 +135,7 @@ class BatchTests(_Case):
         refusal = self.assertRefused(
             Problem.OVERLOADED, self.successResultOf(self.store.submit(post(b"y" * 101)))
         )
-        self.assertIn((b"Retry-After", b"1"), refusal.fields)
+        self.assertIn((b"Retry-After", b"1"), refusal.headers)
         second = self.store.submit(post(b"z" * 100))
         self.executor.drain()
         for answered in (first, second):

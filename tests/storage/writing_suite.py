@@ -168,7 +168,7 @@ class WritingSuite(StoreRig):
         again = self.submit(post(closed=True))
         self.assertEqual(again, Appended(state, duplicate=True))
         refusal = self.assertRefused(Problem.STREAM_CLOSED, self.submit(post(b"x", closed=True)))
-        self.assertIn((b"Stream-Next-Offset", offset_bytes(state, 3)), refusal.fields)
+        self.assertIn((b"Stream-Next-Offset", offset_bytes(state, 3)), refusal.headers)
         self.assertEqual(self.content(), b"one")
 
     def test_append_and_close(self) -> None:
@@ -230,7 +230,7 @@ class WritingSuite(StoreRig):
         refusal = self.assertRefused(
             Problem.SEQUENCE_GAP, self.submit(post(b"z", producer=("p", 0, 7)))
         )
-        self.assertIn((b"Producer-Expected-Seq", b"6"), refusal.fields)
+        self.assertIn((b"Producer-Expected-Seq", b"6"), refusal.headers)
         self.assertEqual(self.content(), b"abcabc")
 
     def test_producers_side_by_side(self) -> None:

@@ -124,7 +124,7 @@ def _encode(refusal: Refusal) -> bytes:
     response = responses.refused(refusal)
     status = refusal.problem.status
     lines = [b"HTTP/1.1 %d %b" % (status, RESPONSES.get(status, b"Too Many Requests"))]
-    lines += [name + b": " + value for name, value in response.fields]
+    lines += [name + b": " + value for name, value in response.headers]
     lines += [b"Content-Length: %d" % len(response.body), b"Connection: close", b"", response.body]
     return b"\r\n".join(lines)
 

@@ -144,7 +144,7 @@ class ResponseHeaders:
 
     def complete(self, answer: BufferedResponse, origin: bytes | None) -> Response:
         """Add the headers of every response to ``answer``, whose list of headers is reused."""
-        return Response(answer.status, answer.fields, answer.body, self.common(origin))
+        return Response(answer.status, answer.headers, answer.body, self.common(origin))
 
 
 @lru_cache(maxsize=1024)

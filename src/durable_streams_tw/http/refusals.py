@@ -52,13 +52,13 @@ class RefusedHead(Refused):
     """Refusal of a head whose headers could be read. ``origin`` is its Origin header."""
 
     def __init__(self, refusal: Refusal, origin: bytes | None) -> None:
-        super().__init__(refusal.problem, refusal.detail, refusal.fields)
+        super().__init__(refusal.problem, refusal.detail, refusal.headers)
         self.origin = origin
 
 
 def refused(refusal: Refusal) -> Refused:
     """Return the exception that carries a refusal."""
-    return Refused(refusal.problem, refusal.detail, refusal.fields)
+    return Refused(refusal.problem, refusal.detail, refusal.headers)
 
 
 def duplicate_field(name: bytes) -> Refusal:

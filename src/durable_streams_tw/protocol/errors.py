@@ -98,12 +98,12 @@ class Refusal(Struct, frozen=True):
 
     problem: Problem
     detail: str
-    fields: HeaderList = ()
+    headers: HeaderList = ()
 
 
 class Refused(Exception):
     """Exception by which a parser refuses a request; ``refusal`` is its value."""
 
-    def __init__(self, problem: Problem, detail: str, fields: HeaderList = ()) -> None:
+    def __init__(self, problem: Problem, detail: str, headers: HeaderList = ()) -> None:
         super().__init__(detail)
-        self.refusal = Refusal(problem, detail, fields)
+        self.refusal = Refusal(problem, detail, headers)

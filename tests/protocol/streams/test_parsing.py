@@ -181,7 +181,7 @@ class CreateFieldsTests(RefusingTestCase):
                 refusal = self.assertRefused(
                     Problem.UNSUPPORTED_ENCODING, read, {b"content-encoding": coded}
                 )
-                self.assertIn((b"Accept-Encoding", b"identity"), refusal.fields)
+                self.assertIn((b"Accept-Encoding", b"identity"), refusal.headers)
 
 
 class AppendFieldsTests(RefusingTestCase):

@@ -80,7 +80,7 @@ class UnmetTests(RefusingTestCase):
     def test_tells_the_current_tag(self) -> None:
         refusal = check_precondition(Precondition(match=(b'"bogus"',)), STREAM)
         assert isinstance(refusal, Refusal)
-        self.assertEqual((refusal.problem.status, refusal.fields), (412, ((b"ETag", TAG),)))
+        self.assertEqual((refusal.problem.status, refusal.headers), (412, ((b"ETag", TAG),)))
 
     def test_without_tags(self) -> None:
         """A resource without entity tags has none that could match."""

@@ -66,7 +66,7 @@ class TableTests(RefusingTestCase):
             outcome = decide(state, ProducerClaim("p", 1, seq))
             refusal = self.assertRefusal(Problem.SEQUENCE_GAP, outcome)
             self.assertEqual(
-                refusal.fields,
+                refusal.headers,
                 (
                     (headers.H_PRODUCER_EXPECTED_SEQ, b"%d" % expected),
                     (headers.H_PRODUCER_RECEIVED_SEQ, b"%d" % seq),
@@ -78,7 +78,7 @@ class TableTests(RefusingTestCase):
         for seq in (0, 1, 5, 6, 7):
             outcome = decide(ProducerState(4, 5), ProducerClaim("p", 3, seq))
             refusal = self.assertRefusal(Problem.STALE_EPOCH, outcome)
-            self.assertEqual(refusal.fields, ((headers.H_PRODUCER_EPOCH, b"4"),))
+            self.assertEqual(refusal.headers, ((headers.H_PRODUCER_EPOCH, b"4"),))
 
     def test_a_new_epoch_starts_anew(self) -> None:
         """A later epoch has to begin at 0."""

@@ -37,7 +37,7 @@ class WritingTests(RefusingTestCase):
         ):
             answer = responses.created(Created(state, fresh), where[1])
             self.assertEqual(answer.status, status)
-            self.assertEqual(sorted(answer.fields), sorted(expected))
+            self.assertEqual(sorted(answer.headers), sorted(expected))
             self.assertEqual(answer.body, b"")
 
     def test_appended(self) -> None:
@@ -57,7 +57,7 @@ class WritingTests(RefusingTestCase):
         ):
             answer = responses.appended(outcome)
             self.assertEqual(answer.status, status, outcome)
-            self.assertEqual(sorted(answer.fields), sorted(expected), outcome)
+            self.assertEqual(sorted(answer.headers), sorted(expected), outcome)
             self.assertEqual(answer.body, b"")
 
     def test_deleted(self) -> None:
@@ -85,7 +85,7 @@ class ReadingTests(RefusingTestCase):
         ):
             answer = responses.described(state)
             self.assertEqual(answer.status, 200)
-            self.assertEqual(sorted(answer.fields), sorted([TYPE, TAIL, NO_STORE, *expected]))
+            self.assertEqual(sorted(answer.headers), sorted([TYPE, TAIL, NO_STORE, *expected]))
             self.assertEqual(answer.body, b"")
 
     def test_a_fork_is_described_as_any_stream(self) -> None:
@@ -115,7 +115,7 @@ class ReadingTests(RefusingTestCase):
             answer = responses.long_poll_timeout(state, 77)
             self.assertEqual(answer.status, 204)
             self.assertEqual(
-                sorted(answer.fields), sorted([TAIL, CAUGHT_UP, cursor, NO_STORE, *more])
+                sorted(answer.headers), sorted([TAIL, CAUGHT_UP, cursor, NO_STORE, *more])
             )
             self.assertEqual(answer.body, b"")
 
@@ -134,7 +134,7 @@ class RefusedTests(RefusingTestCase):
             answer = responses.refused(refusal)
             self.assertEqual(answer.status, problem.status)
             self.assertEqual(
-                answer.fields,
+                answer.headers,
                 [(b"Content-Type", b"application/problem+json"), NO_STORE, (b"X-More", b"1")],
             )
             self.assertEqual(

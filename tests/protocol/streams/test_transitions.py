@@ -324,7 +324,7 @@ class ClosedTests(RefusingTestCase):
         ):
             outcome = transitions.append(stream, state, command, NOW)
             refusal = self.assertRefusal(Problem.STREAM_CLOSED, outcome)
-            self.assertEqual(refusal.fields, CLOSED_AT_12)
+            self.assertEqual(refusal.headers, CLOSED_AT_12)
 
     def test_the_batch_that_closed(self) -> None:
         """Its retry succeeds, whatever it says this time."""

@@ -177,7 +177,7 @@ class SubscriptionHandler:
         except MalformedAuthorization:
             token = None
         if token is None:
-            raise Refused(TOKEN_MISSING.problem, TOKEN_MISSING.detail, TOKEN_MISSING.fields)
+            raise Refused(TOKEN_MISSING.problem, TOKEN_MISSING.detail, TOKEN_MISSING.headers)
         return token, self._subscriptions.tokens.check(token, name, kind)
 
     # -- responses ------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def refused(refusal: Refusal) -> BufferedResponse:
         error["current_holder"] = refusal.holder
         error["generation"] = refusal.generation
     answer = _json(problem.status, {"error": error})
-    answer.fields.extend(refusal.fields)
+    answer.headers.extend(refusal.headers)
     return answer
 
 

@@ -126,7 +126,7 @@ class WriteHandler:
 
         def with_state(state: StreamState | Refusal) -> Command | Deferred[Command]:
             if isinstance(state, Refusal):
-                raise Refused(state.problem, state.detail, state.fields)
+                raise Refused(state.problem, state.detail, state.headers)
             return self._append(path, fields, state.content_type, raw)
 
         def prepare() -> Deferred[Command]:

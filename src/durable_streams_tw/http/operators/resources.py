@@ -50,9 +50,9 @@ def page(status: int, content_type: bytes, body: bytes, *fields: Header) -> Resp
 def refusal(refused: Refusal) -> Response:
     """Return a refusal below ``/-/``, as problem details (RFC 9457)."""
     answer = responses.refused(refused)
-    own = {name.lower() for name, _ in answer.fields}
+    own = {name.lower() for name, _ in answer.headers}
     common = [field for field in COMMON if field[0].lower() not in own]
-    return Response(answer.status, [*answer.fields, *common], answer.body)
+    return Response(answer.status, [*answer.headers, *common], answer.body)
 
 
 def read_only() -> Response:

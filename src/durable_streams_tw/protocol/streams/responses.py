@@ -29,7 +29,7 @@ class BufferedResponse(Struct, frozen=True):
     """Response whose body is in memory: status, headers in order, body."""
 
     status: int
-    fields: list[Header]
+    headers: list[Header]
     body: bytes = b""
 
 
@@ -56,7 +56,7 @@ def refused(refusal: Refusal) -> BufferedResponse:
     ).encode("utf-8")
     return BufferedResponse(
         problem.status,
-        [(headers.H_CONTENT_TYPE, PROBLEM_JSON), _NO_STORE, *refusal.fields],
+        [(headers.H_CONTENT_TYPE, PROBLEM_JSON), _NO_STORE, *refusal.headers],
         body,
     )
 
