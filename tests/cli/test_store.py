@@ -142,10 +142,10 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
         """One sentence, and its own exit status."""
         for arguments, sentence in (
             (("check",), "which data directory?"),
-            (("check", "-d", self.place), "there is no store in"),
-            (("backup", "-d", self.directory, self.place), "is there already"),
-            (("restore", "-d", self.backup, self.place), "is no backup"),
-            (("stats", "-d", self.directory + "/nowhere"), "there is no store"),
+            (("check", "-d", self.place), "has no store"),
+            (("backup", "-d", self.directory, self.place), "already exists"),
+            (("restore", "-d", self.backup, self.place), "is not a backup"),
+            (("stats", "-d", self.directory + "/nowhere"), "has no store"),
         ):
             result = self.run_command(*arguments, status=EXIT_FAILED)
             self.assertIn(sentence, result.stderr)

@@ -172,7 +172,7 @@ class PortionsTests(JournaledCase):
             left = store.unapplied(mark, [])
             assert left is not None
             self.assertEqual([entry.number for entry in left], [1, 2, 3, 4])
-            self.patch(store, "_mark", lambda view: mark.advanced_to(4))
+            self.patch(store, "_record", lambda view: mark.advanced_to(4))
             self.assertIsNone(store.unapplied(mark, []))
 
     def test_backed_up(self) -> None:

@@ -1,4 +1,4 @@
-"""A data directory: made, claimed, and known to be ours, before anything is opened in it."""
+"""Data directory: creation, ownership lock, shared lock of readers, write probe."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from twisted.logger import Logger
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, DRAFT, LOCK_FILE, OWNER_FILE, open_file
 
-_HARMLESS: Final = frozenset((OWNER_FILE, LOCK_FILE, DATA_FILE + DRAFT, "lost+found"))
+_OWN_FILES: Final = frozenset((OWNER_FILE, LOCK_FILE, DATA_FILE + DRAFT, "lost+found"))
 
-# How often a claim tries to get the lock while other processes ask who has it, and the pause
-# between two attempts (seconds).
+# Attempts to get the lock while other processes check it, and the pause between two (seconds).
 _ATTEMPTS: Final = 100
 _PAUSE: Final = 0.01
 
@@ -29,10 +28,10 @@ _PROBE: Final = bytes(range(256)) * 16
 
 
 class DataDirLock:
-    """An exclusive hold on a directory; one process, and one store in it, owns it.
+    """Exclusive lock of a data directory by one store of one process.
 
-    The directory is made if it is missing. Without a store in it, it may hold files of the
-    names ``expected``, and no others. Raises `StoreUnusable` where it cannot be had.
+    Creates the directory if it is missing. A directory without a store may contain files with the
+    names ``expected`` only. Raises `StoreUnusable` if the directory is locked or cannot be used.
     """
 
     _log = Logger()
@@ -41,8 +40,8 @@ class DataDirLock:
         self._path = os.path.join(directory, OWNER_FILE)
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
-            _refuse_foreign(directory, expected)
-            _refuse_others(directory)
+            _refuse_other_files(directory, expected)
+            _restrict_writers(directory)
             descriptor = open_file(self._path, os.O_RDWR | os.O_CREAT)
             try:
                 _lock(directory, descriptor)
@@ -56,22 +55,21 @@ class DataDirLock:
         self._descriptor = descriptor
 
     def remove_file(self) -> None:
-        """Leave no trace of the hold, which lasts until it is released."""
+        """Remove the lock file, and keep the lock until `release`."""
         with suppress(FileNotFoundError):
             os.unlink(self._path)
 
     def release(self) -> None:
-        """Let go of the directory. The descriptor is gone even if the disk reports an error."""
+        """Release the lock. Ignore errors: close frees the descriptor even after an I/O error."""
         with suppress(OSError):
             os.close(self._descriptor)
 
 
 @contextmanager
 def shared_hold(directory: str) -> Iterator[None]:
-    """A hold on a directory that somebody else may own, of whoever only looks.
+    """Keep the data file of a directory from being replaced while it is read.
 
-    While it lasts nobody exchanges the store's file for another. Raises `StoreUnusable` where
-    that is going on.
+    Another process may own the directory. Raises `StoreUnusable` if the store is being compacted.
     """
     with _directory_lock(directory, fcntl.LOCK_SH, "is being compacted: try again"):
         yield
@@ -79,10 +77,10 @@ def shared_hold(directory: str) -> Iterator[None]:
 
 @contextmanager
 def exclude_readers(directory: str) -> Iterator[None]:
-    """The hold of its owner, who exchanges the store's file: nobody looks at it meanwhile.
+    """Exclude readers while the owner of a directory replaces its data file.
 
-    LMDB's lock file tells processes which commit is the last, so those of two files must never
-    share one. Raises `StoreUnusable` where somebody looks.
+    LMDB's lock file tells processes the last commit, so processes with two data files must never
+    share one. Raises `StoreUnusable` if a process is reading the store.
     """
     with _directory_lock(
         directory, fcntl.LOCK_EX, "is being read by a backup or a check: try again later"
@@ -91,7 +89,7 @@ def exclude_readers(directory: str) -> Iterator[None]:
 
 
 @contextmanager
-def _directory_lock(directory: str, kind: int, otherwise: str) -> Iterator[None]:
+def _directory_lock(directory: str, kind: int, refusal: str) -> Iterator[None]:
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -100,7 +98,7 @@ def _directory_lock(directory: str, kind: int, otherwise: str) -> Iterator[None]
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreUnusable(f"the store in {directory} {otherwise}") from None
+            raise StoreUnusable(f"the store in {directory} {refusal}") from None
         except OSError as error:
             raise StoreUnusable(f"{directory} cannot be locked: {error.strerror}") from None
         yield
@@ -109,8 +107,7 @@ def _directory_lock(directory: str, kind: int, otherwise: str) -> Iterator[None]
 
 
 def owner(directory: str) -> int | None:
-    """Return the number of the process that owns a directory at this moment, 0 if the number is
-    not known, None if there is no such process."""
+    """Return the id of the process that owns a directory, 0 if unknown, None if not owned."""
     try:
         descriptor = open_file(os.path.join(directory, OWNER_FILE), os.O_RDONLY)
     except (OSError, StoreUnusable):
@@ -127,10 +124,10 @@ def owner(directory: str) -> int | None:
 
 
 def _owned(descriptor: int) -> bool:
-    """Return whether a claim file is locked by an owner. Raises `OSError`.
+    """Return whether an owner has locked the lock file. Raises `OSError`.
 
-    The lock that finds out is shared, so that several processes may ask at once. A `DataDirLock`
-    that meets it tries again.
+    The check takes a shared lock for a moment, so several processes may check at once;
+    `DataDirLock` retries when it collides with one.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -140,24 +137,24 @@ def _owned(descriptor: int) -> bool:
     return False
 
 
-def _refuse_foreign(directory: str, expected: Set[str]) -> None:
+def _refuse_other_files(directory: str, expected: Set[str]) -> None:
     content = set(os.listdir(directory))
-    if DATA_FILE not in content and content - _HARMLESS - expected:
+    if DATA_FILE not in content and content - _OWN_FILES - expected:
         raise StoreUnusable(
             f"the data directory {directory} has files that do not belong to this server: "
             "use an empty directory"
         )
 
 
-def _refuse_others(directory: str) -> None:
-    """Take the right to write from all users, if the directory is ours; warn if it is not."""
+def _restrict_writers(directory: str) -> None:
+    """Revoke other users' write permission if the directory is ours; warn if it is not."""
     found = os.stat(directory)
     if not found.st_mode & stat.S_IWOTH:
         return
     if found.st_uid == os.geteuid():
         os.chmod(directory, stat.S_IMODE(found.st_mode) & ~stat.S_IWOTH)
         DataDirLock._log.warn(
-            "all users could write to {directory}: now they cannot", directory=directory
+            "all users could write to {directory}: revoked with chmod o-w", directory=directory
         )
     else:
         DataDirLock._log.warn(
@@ -167,14 +164,14 @@ def _refuse_others(directory: str) -> None:
 
 
 def _locked(descriptor: int) -> bool:
-    """Lock a claim file. Return False if another process owns it. Raises `OSError`."""
+    """Lock the lock file. Return False if another process owns it. Raises `OSError`."""
     for _ in range(_ATTEMPTS):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if _owned(descriptor):
                 return False
-            # Another process asks at this moment who the owner is: that takes microseconds.
+            # Another process is checking the owner, which takes microseconds.
             time.sleep(_PAUSE)
         else:
             return True
@@ -191,7 +188,7 @@ def _lock(directory: str, descriptor: int) -> None:
     try:
         os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
     except OSError as error:
-        # A full disk: the hold is what counts, the number is for people.
+        # On a full disk, go on without the process id: the lock does not depend on it.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
 

@@ -1,4 +1,4 @@
-"""Opening the files of a data directory, and flushing their names to the disk."""
+"""Files of a data directory: names, safe opening, flushing of directory entries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OWNER_FILE: Final = "owner.lock"
 """File whose lock the process that owns the directory holds."""
 
 DRAFT: Final = ".new"
-"""Ends the name of a file that is being made. It gets its own when it is whole and on the disk."""
+"""Suffix of an incomplete file. The file is renamed when it is complete and flushed."""
 
 _OTHERS_WRITE: Final = stat.S_IWOTH
 
@@ -32,11 +32,11 @@ _OTHERS_WRITE: Final = stat.S_IWOTH
 def open_file(path: str, flags: int) -> int:
     """Open a file of a data directory, or create it, and return its descriptor.
 
-    A symbolic link is never followed: it may have been put there to have another file emptied or
-    changed. In a directory that other users control, a file that belongs to them, or has a second
-    name, is refused too. Raises `OSError` and `StoreUnusable`.
+    Symbolic links are refused: another user may have planted one to have a different file changed.
+    In a directory that other users can write to, files that belong to them and hard links are
+    refused too. Raises `OSError` and `StoreUnusable`.
     """
-    # Without O_NONBLOCK, opening a named pipe would wait for its other end.
+    # Without O_NONBLOCK, opening a named pipe would block until its other end is opened.
     flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, 0o600)
@@ -71,9 +71,9 @@ def _refuse_planted(path: str, found: os.stat_result) -> None:
 
 
 def persist(directory: str) -> None:
-    """Flush the names in a directory to the disk, its own name, and the names of its parents.
+    """Flush the entries of a directory and of all its parents, which may be as new as itself.
 
-    Any of the parents may be as new as the directory. Raises `StoreUnusable`.
+    Raises `StoreUnusable`.
     """
     try:
         sync_directory(directory)
@@ -81,9 +81,9 @@ def persist(directory: str) -> None:
         while os.path.dirname(path) != path:
             path = os.path.dirname(path)
             if os.stat(path).st_dev != device:
-                # The name of a mount point is not on this file system.
+                # The entry of a mount point is on another file system.
                 break
-            # A parent may be one that we may pass through but not read.
+            # A parent may be searchable but not readable.
             with suppress(PermissionError):
                 sync_directory(path)
     except OSError as error:
@@ -93,7 +93,7 @@ def persist(directory: str) -> None:
 
 
 def sync_directory(directory: str) -> None:
-    """Flush the names in a directory to the disk. Raises `OSError`."""
+    """Flush the entries of a directory. Raises `OSError`."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -129,7 +129,7 @@ class BackupTests(StoreFileCase):
 
     def test_overwrites_nothing(self) -> None:
         os.mkdir(self.backup)
-        self.assertUnusable("is there already", self.make)
+        self.assertUnusable("already exists", self.make)
         self.backup = os.path.join(self.directory, "backup")
         self.assertUnusable("inside the data directory", self.make)
         self.backup = self.directory
@@ -139,7 +139,7 @@ class BackupTests(StoreFileCase):
         empty = os.path.join(self.place, "empty")
         os.mkdir(empty)
         arguments = (empty, self.backup, (), lambda: NOW, quiet)
-        self.assertUnusable("there is no store in", back_up, *arguments)
+        self.assertUnusable("has no store", back_up, *arguments)
         self.assertEqual((os.listdir(self.place), os.listdir(empty)), (["empty"], []))
 
     def test_interrupted(self) -> None:
@@ -161,7 +161,7 @@ class BackupTests(StoreFileCase):
         """What is left is no backup, and is removed by the next one."""
         for names in ((), (OWNER_FILE,), (DATA_FILE, KEYS, OWNER_FILE)):
             draft = self.leave(*names)
-            self.assertUnusable("no backup: it was interrupted", read_manifest, draft)
+            self.assertUnusable("not a backup: it was interrupted", read_manifest, draft)
         self.make()
         self.assertEqual(os.listdir(self.place), ["backup"])
 
@@ -194,7 +194,7 @@ class BackupTests(StoreFileCase):
             self.assertEqual(file.read(), "precious")
         os.symlink(victim, self.backup + "-2")
         self.backup += "-2"
-        self.assertUnusable("is there already", self.make)
+        self.assertUnusable("already exists", self.make)
         self.assertEqual(os.listdir(victim), ["precious"])
 
     def test_linked_keys(self) -> None:
@@ -250,7 +250,7 @@ class BackupTests(StoreFileCase):
             good = file.read()
         for old, new, sentence in (
             ("{", "[", "damaged"),
-            ("durable-streams backup", "other", "no backup of this server"),
+            ("durable-streams backup", "other", "not a backup of this server"),
             ('"format": 1', '"format": 2', "which this version"),
             ('"name": "keys.json"', '"name": "../keys.json"', "damaged: its files"),
             ('"name": "data.mdb"', '"name": "else"', "damaged: its files"),

@@ -1,19 +1,19 @@
-"""Backups: a directory with a compacted copy of a store, proven sound, and what belongs to it.
+"""Backups: a directory with a compacted, verified copy of a store and its other files.
 
-A backup is made beside a server that runs. It is the store as one commit left it: every write
-that was acknowledged before the backup began is in it, and nothing by halves.
+A backup is made while the server runs. It contains the store as of one commit, with every write
+that was acknowledged before the backup began.
 
 =================  ===================================================================
-file               holds
+file               content
 =================  ===================================================================
-``backup.json``    what the backup is: `Manifest`
-``data.mdb``       the store
-others             as they stood in the data directory, such as ``keys.json``
+``backup.json``    `Manifest`
+``data.mdb``       store
+others             copies from the data directory, such as ``keys.json``
 =================  ===================================================================
 
-It is written in a directory beside it, ``NAME.partial-RANDOM``, that no other user can enter, and
-gets its own name when all of it is on the disk. One that was interrupted is never mistaken for one
-that is whole.
+The files are written in a directory ``NAME.partial-RANDOM`` beside the destination, which no other
+user can enter. It is renamed when everything is flushed, so an interrupted backup never looks
+complete.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _PARTIAL: Final = ".partial"
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """What a backup is.
+    """Description of a backup.
 
-    ``began_at`` is in milliseconds since 1970: what was acknowledged before is in it.
-    ``store_format`` is the layout of its store, ``commit`` the number of the last commit in it.
-    ``flaws`` counts what was wrong with the store already.
+    ``began_at`` is in ms since the Unix epoch: writes acknowledged before are in the backup.
+    ``store_format`` is the format number of the store, ``commit`` the number of its last commit,
+    ``flaws`` the number of flaws that the store had.
     """
 
     kind: str
@@ -80,68 +80,70 @@ def back_up(
     even_flawed: bool = False,
     deep: bool = False,
 ) -> Manifest:
-    """Make a backup of a data directory, whether a server is using it or not.
+    """Back up a data directory, which a server may be using, and return the manifest.
 
-    ``destination`` is made, and must not be there. ``others`` are names of files beside the
-    store that belong to it, where they are there. Raises `StoreUnusable`, and `FlawedStore` where
-    the store is not sound: with ``even_flawed`` there is a backup of it all the same.
+    ``destination`` must not exist. ``others`` are names of other files to copy, if they exist.
+    ``now`` returns ms since the Unix epoch. Raises `StoreUnusable`, and `FlawedStore` if the store
+    fails its check, unless ``even_flawed``.
     """
     destination = destination.rstrip("/") or "/"
     _refuse_used(directory, destination)
     _discard_partial(destination, others)
     draft = _make_draft(destination)
-    claim = DataDirLock(draft)
+    lock = DataDirLock(draft)
     try:
         began_at = now()
         with Inspection(directory, tolerant=even_flawed) as source:
             refuse_flawed_wal(source, directory, even_flawed)
-            figures = source.usage()
-            require_free_space(draft, figures.used)
+            usage = source.usage()
+            require_free_space(draft, usage.used)
             files = [copy_store(source, os.path.join(draft, DATA_FILE), progress)]
         for name in others:
             original = os.path.join(directory, name)
             if os.path.exists(original):
                 files.append(copy_file(original, os.path.join(draft, name), progress))
-        flaws, meta = _look(os.path.join(draft, DATA_FILE), directory, progress, even_flawed, deep)
+        flaws, meta = _verify_copy(
+            os.path.join(draft, DATA_FILE), directory, progress, even_flawed, deep
+        )
         manifest = Manifest(
             kind=KIND,
             format=_FORMAT,
             version=__version__,
             began_at=began_at,
             store_format=meta.format,
-            commit=figures.commit,
+            commit=usage.commit,
             files=files,
             flaws=flaws,
         )
-        with FileWriter(os.path.join(draft, MANIFEST_FILE)) as copy:
-            copy.write(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-        claim.remove_file()
+        with FileWriter(os.path.join(draft, MANIFEST_FILE)) as writer:
+            writer.write(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+        lock.remove_file()
         persist(draft)
         _rename(draft, destination)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     finally:
-        claim.release()
+        lock.release()
     return manifest
 
 
 def read_manifest(backup: str) -> Manifest:
-    """What a directory says of itself. Raises `StoreUnusable` where it is no backup."""
+    """Return the manifest of a backup. Raises `StoreUnusable` if the directory is not a backup."""
     path = os.path.join(backup, MANIFEST_FILE)
     try:
         with open(path, "rb") as file:
             manifest = msgspec.json.decode(file.read(), type=Manifest)
     except FileNotFoundError:
         interrupted = _PARTIAL in os.path.basename(backup)
-        why = "it was interrupted" if interrupted else f"it has no {MANIFEST_FILE}"
-        raise StoreUnusable(f"{backup} is no backup: {why}") from None
+        reason = "it was interrupted" if interrupted else f"it has no {MANIFEST_FILE}"
+        raise StoreUnusable(f"{backup} is not a backup: {reason}") from None
     except OSError as error:
         raise StoreUnusable(f"{path} cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise StoreUnusable(f"{path} is damaged: {error}") from None
     if manifest.kind != KIND:
-        raise StoreUnusable(f"{backup} is no backup of this server")
+        raise StoreUnusable(f"{backup} is not a backup of this server")
     if manifest.format > _FORMAT or manifest.store_format > codec.FORMAT:
         raise StoreUnusable(
             f"{backup} was made by version {manifest.version}, which this version "
@@ -156,26 +158,26 @@ def read_manifest(backup: str) -> Manifest:
 def _refuse_used(directory: str, destination: str) -> None:
     inside = os.path.realpath(directory)
     if os.path.commonpath((inside, os.path.realpath(destination))) == inside:
-        raise StoreUnusable(f"{destination} is inside the data directory: choose another place")
+        raise StoreUnusable(f"{destination} is inside the data directory: choose another directory")
     if os.path.lexists(destination):
-        raise StoreUnusable(f"{destination} is there already: a backup overwrites nothing")
+        raise StoreUnusable(f"{destination} already exists: choose another directory")
 
 
 def _make_draft(destination: str) -> str:
-    """Make a directory beside a backup to come. Return its path. Raises `StoreUnusable`."""
+    """Create a draft directory beside the destination. Return its path. Raises `StoreUnusable`."""
     parent, name = os.path.split(os.path.abspath(destination))
     try:
         os.makedirs(parent, exist_ok=True)
-        # A name that no other user can foresee: a link of that name would be followed.
+        # The name is random: another user could plant a symbolic link of a predictable one.
         return tempfile.mkdtemp(prefix=f"{name}{_PARTIAL}-", dir=parent)
     except OSError as error:
-        raise StoreUnusable(f"{destination} cannot be made: {error.strerror}") from None
+        raise StoreUnusable(f"{destination} cannot be created: {error.strerror}") from None
 
 
 def _discard_partial(destination: str, others: Sequence[str]) -> None:
-    """Remove what interrupted backups of this user to the same place have left.
+    """Remove the drafts of this user's interrupted backups to the same destination.
 
-    Directories of backups that are still being made stay, and those with other files.
+    Keep drafts that a running backup has locked, and those with other files.
     """
     known = frozenset((DATA_FILE, MANIFEST_FILE, *others))
     parent, name = os.path.split(os.path.abspath(destination))
@@ -184,12 +186,12 @@ def _discard_partial(destination: str, others: Sequence[str]) -> None:
             if not entry.name.startswith(f"{name}{_PARTIAL}-") or not _is_own(entry):
                 continue
             with suppress(StoreUnusable):
-                claim = DataDirLock(entry.path, known)
+                lock = DataDirLock(entry.path, known)
                 try:
                     if set(os.listdir(entry.path)) <= known | {OWNER_FILE}:
                         shutil.rmtree(entry.path)
                 finally:
-                    claim.release()
+                    lock.release()
 
 
 def _is_own(entry: os.DirEntry[str]) -> bool:
@@ -202,10 +204,10 @@ def _is_own(entry: os.DirEntry[str]) -> bool:
     )
 
 
-def _look(
+def _verify_copy(
     data: str, where: str, progress: Progress, even_flawed: bool, deep: bool
 ) -> tuple[int, codec.Meta]:
-    """How many flaws a copied store has, and what wrote it."""
+    """Verify a copied store, and return the number of its flaws and its format record."""
     with Inspection(data, alone=True) as copied:
         flaws = verify(copied, where, progress, deep=deep, tolerant=even_flawed)
         with copied.snapshot() as view:
@@ -225,4 +227,4 @@ def _rename(draft: str, destination: str) -> None:
         os.rename(draft, destination)
         persist(destination)
     except OSError as error:
-        raise StoreUnusable(f"{destination} cannot be made: {error.strerror}") from None
+        raise StoreUnusable(f"{destination} cannot be created: {error.strerror}") from None

@@ -1,9 +1,8 @@
-"""A store that is only looked at, beside the server that owns it.
+"""Read access to the store in a data directory, also while a server uses it.
 
-LMDB lets other processes read: a snapshot is one commit, whole, however long it is looked at,
-and neither side waits for the other. What that costs: the pages of that commit are not used
-again while it is open, so a busy store grows meanwhile. A process that dies leaves a slot in
-the table of readers, which the server frees within a minute.
+LMDB lets other processes read one commit for as long as they like, without locks. The pages of that
+commit are not reused meanwhile, so a busy store grows. A process that dies leaves a reader slot,
+which the server frees within a minute.
 """
 
 from __future__ import annotations
@@ -41,18 +40,22 @@ from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, LOCK_FILE
 
 CHANGING: Final = "the disk is full, and the store is changing: try again"
-"""Why a store cannot be seen whole at this moment."""
+"""Message when no consistent snapshot can be read at the moment."""
 
 _PIECE: Final = 1 << 20
 _ATTEMPTS: Final = 20
 
 
-class StoreUsage(Struct, frozen=True):
-    """What a store takes, in bytes where nothing else is said.
+class LeakedPages(Exception):
+    """Pages of a store that are neither in use nor in LMDB's list of free pages."""
 
-    ``used`` is in pages that hold pairs, ``free`` in pages inside the file that wait to be
-    used again; ``entries`` counts pairs, ``commit`` is the number of the last one. ``readers``
-    counts the slots of readers in all processes.
+
+class StoreUsage(Struct, frozen=True):
+    """Disk usage of a store, in bytes unless noted.
+
+    ``file`` is the size of the data file, ``used`` that of pages in use, ``free`` that of free
+    pages in the file, ``map`` the address space. ``entries`` is the number of pairs, ``commit`` the
+    number of the last commit, ``readers`` the number of reader slots of all processes.
     """
 
     file: int
@@ -65,11 +68,11 @@ class StoreUsage(Struct, frozen=True):
 
 
 class Inspection:
-    """The store in a directory, or, with ``alone``, in a data file that nobody else knows of.
+    """Context manager that opens a store for reading.
 
-    ``journal`` is where the journal of such a file lies, None where it has none. With
-    ``tolerant`` batches that a damaged journal has lost are left out. Use it as a context
-    manager. Raises `StoreUnusable` if there is no store.
+    ``path`` is a data directory or, with ``alone``, a data file that no other process uses. ``wal``
+    is the directory of the WAL of such a file, None if it has none. With ``tolerant``, snapshots
+    leave out batches that a damaged WAL has lost. Raises `StoreUnusable` if there is no store.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class Inspection:
 
     def __enter__(self) -> Inspection:
         if not os.path.exists(self._data):
-            raise StoreUnusable(f"there is no store in {self._path}")
+            raise StoreUnusable(f"{self._path} has no store")
         refuse_empty(self._data)
         with self._holds:
             self._environment = self._open()
@@ -116,44 +119,44 @@ class Inspection:
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        """The store as the last commit left it. Raises `EngineFailed`."""
+        """Return a snapshot of the last batch. Raises `EngineFailed`."""
         for _ in range(_ATTEMPTS):
-            # The journal first: what leaves it in between is in the map by then.
-            journaled = self.wal_entries()
+            # Read the WAL before LMDB: entries that leave it in between are in LMDB by then.
+            entries = self.wal_entries()
             with self._lmdb_snapshot() as view:
-                mark = self._mark(view)
-                left = [] if mark is None else self.unapplied(mark, journaled)
-                if left:
-                    last = left[-1].number
-                    yield MergedSnapshot([memtable_of(left).as_of(last)], view, last)
+                record = self._record(view)
+                unapplied = [] if record is None else self.unapplied(record, entries)
+                if unapplied:
+                    last = unapplied[-1].number
+                    yield MergedSnapshot([memtable_of(unapplied).as_of(last)], view, last)
                     return
-                # Otherwise the map has parts of batches that have come since.
-                if left is not None:
+                # With None, LMDB has parts of batches committed since the WAL was read: try again.
+                if unapplied is not None:
                     yield view
                     return
         raise EngineFailed(CHANGING)
 
-    def unapplied(self, mark: CheckpointRecord, journaled: Sequence[Entry]) -> list[Entry] | None:
-        """Return the entries that a map with a mark lacks, in order.
+    def unapplied(self, record: CheckpointRecord, entries: Sequence[Entry]) -> list[Entry] | None:
+        """Return the WAL entries that an LMDB snapshot with a checkpoint record lacks, in order.
 
-        ``journaled`` are the entries that were read before the map. Return None if the map has
-        parts of batches that the journal does not have any more, since the store's own map has
-        moved on. Raises `EngineFailed` if batches are lost, unless the inspection is tolerant.
+        ``entries`` are the WAL entries read before the snapshot. Return None if the snapshot has
+        parts of batches that are no longer in the WAL, as the store has moved on. Raises
+        `EngineFailed` if batches are lost, unless the inspection is tolerant.
         """
-        left = unapplied_entries(mark, journaled)
-        if left is not None or self._wal is None:
-            return left
-        known = {entry.number: entry for entry in (*journaled, *self.wal_entries())}
-        left = unapplied_entries(mark, known.values())
-        if left is not None:
-            return left
+        unapplied = unapplied_entries(record, entries)
+        if unapplied is not None or self._wal is None:
+            return unapplied
+        known = {entry.number: entry for entry in (*entries, *self.wal_entries())}
+        unapplied = unapplied_entries(record, known.values())
+        if unapplied is not None:
+            return unapplied
         try:
-            found = analyze(self._wal, mark)
+            found = analyze(self._wal, record)
         except StoreUnusable as unusable:
             raise EngineFailed(str(unusable)) from None
         with self._lmdb_snapshot() as view:
-            # A file of the journal is written again only after the mark has passed its entries.
-            if self._mark(view) != mark:
+            # A segment is overwritten only after the checkpoint record has passed its entries.
+            if self._record(view) != record:
                 return None
         if found.findings and not self._tolerant:
             raise EngineFailed(found.findings[0])
@@ -170,42 +173,41 @@ class Inspection:
         finally:
             transaction.abort()
 
-    # -- the journal --------------------------------------------------------------------------
+    # -- write-ahead log ----------------------------------------------------------------------
 
     def wal_entries(self) -> list[Entry]:
-        """What the journal has at this moment; the map may have it too. Raises `StoreUnusable`
-        and `EngineFailed`."""
+        """Return the current entries of the WAL, applied ones included.
+
+        Raises `StoreUnusable` and `EngineFailed`.
+        """
         if self._wal is None:
             return []
         with self._lmdb_snapshot() as view:
-            mark = self._mark(view)
-        return [] if mark is None else read_wal(self._wal, mark.wal_id)
+            record = self._record(view)
+        return [] if record is None else read_wal(self._wal, record.wal_id)
 
     def wal_findings(self) -> list[Finding]:
-        """What is wrong with the journal; nothing is found while a server is writing it.
-
-        Raises `StoreUnusable`.
-        """
+        """Return the flaws of the WAL, none while a server writes it. Raises `StoreUnusable`."""
         if self._wal is None or not (self._alone or owner(self._path) is None):
             return []
         try:
             with self._lmdb_snapshot() as view:
-                mark = self._mark(view)
-            sentences = [] if mark is None else analyze(self._wal, mark).findings
+                record = self._record(view)
+            sentences = [] if record is None else analyze(self._wal, record).findings
         except EngineFailed as failure:
             raise StoreUnusable(f"{self._path} cannot be read: {failure}") from None
         return [Finding(Flaw.JOURNAL, b"", sentence) for sentence in sentences]
 
-    def _mark(self, view: View) -> CheckpointRecord | None:
-        """How far the map is; None where it never had a journal, or does not tell."""
+    def _record(self, view: View) -> CheckpointRecord | None:
+        """Return the checkpoint record, None if there is none or it is corrupt."""
         with suppress(CorruptRecord):
             return read_checkpoint_record(view)
         return None
 
-    # -- figures and copies -------------------------------------------------------------------
+    # -- usage and copies ---------------------------------------------------------------------
 
     def usage(self) -> StoreUsage:
-        """How large it is. Raises `StoreUnusable`."""
+        """Return the disk usage. Raises `StoreUnusable`."""
         try:
             info, found = self._environment.info(), self._environment.stat()
             size = os.stat(self._data).st_size
@@ -213,7 +215,7 @@ class Inspection:
             raise StoreUnusable(f"{self._path} cannot be read: {error}") from None
         page = int(found["psize"])
         used = used_pages(found)
-        # Two pages say where all others are.
+        # The two meta pages are neither used nor free.
         free = max(0, int(info["last_pgno"]) - 1 - used)
         return StoreUsage(
             file=size,
@@ -226,19 +228,19 @@ class Inspection:
         )
 
     def copy(self, write: Callable[[bytes], None]) -> None:
-        """Hand out a data file with what the last commit left, and no page that is free.
+        """Write a data file of the last commit without free pages, in pieces.
 
-        Raises `LeakedPages` where LMDB cannot tell which those are, after all has been handed
-        out: `copy_all_pages` can still be had. Raises `StoreUnusable` where the copy fails.
+        Raises `LeakedPages`, after all pieces, if LMDB's list of free pages is incomplete: call
+        `copy_all_pages` then. Raises `StoreUnusable` if the copy fails.
         """
         self._copy(write, compact=True)
 
     def copy_all_pages(self, write: Callable[[bytes], None]) -> None:
-        """The same with all pages. Raises `StoreUnusable`."""
+        """Write a data file of the last commit with all pages. Raises `StoreUnusable`."""
         self._copy(write, compact=False)
 
     def _copy(self, write: Callable[[bytes], None], compact: bool) -> None:
-        # LMDB writes into a pipe, so that whoever interrupts us ends the copy too.
+        # LMDB writes into a pipe on a thread: an exception here closes the pipe and ends its copy.
         source, sink = os.pipe()
         if hasattr(fcntl, "F_SETPIPE_SZ"):
             with suppress(OSError):
@@ -267,22 +269,17 @@ class Inspection:
             raise StoreUnusable(f"{self._path} cannot be copied: {failure}")
 
 
-class LeakedPages(Exception):
-    """A store has pages that are neither used nor known to be free."""
-
-
 def match_owner(path: str, like: str) -> None:
-    """Let a file belong to whoever ``like`` belongs to, if it is root who asks: a server that
-    runs as somebody else has to be able to open what root has made beside its files.
+    """Give a file that root created the owner of the file ``like``; do nothing for other users.
 
-    Raises `StoreUnusable`.
+    Otherwise a server that runs as another user could not open it. Raises `StoreUnusable`.
     """
     try:
         if os.geteuid() == 0:
             model = os.stat(like)
-            made = os.lstat(path)
-            if (made.st_uid, made.st_gid) != (model.st_uid, model.st_gid):
-                # A link in place of the file must not have another one given away.
+            created = os.lstat(path)
+            if (created.st_uid, created.st_gid) != (model.st_uid, model.st_gid):
+                # Following a planted symbolic link would give away another file.
                 os.chown(path, model.st_uid, model.st_gid, follow_symlinks=False)
     except OSError as error:
-        raise StoreUnusable(f"{path} cannot be given to its owner: {error.strerror}") from None
+        raise StoreUnusable(f"the owner of {path} cannot be changed: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Counting what a store has: streams, bytes, producers, subscriptions."""
+"""Statistics of a store: streams, bytes, producers, subscriptions."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from durable_streams_tw.storage.engine.kv import View
 from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, scan_with_errors
 from durable_streams_tw.storage.errors import CorruptRecord
 
-# How many streams are kept before the larger half of them is chosen.
-_KEPT = 1_000
+# Number of streams to collect before the smaller ones are discarded.
+_COLLECTED = 1_000
 
 
 class StreamSize(Struct, frozen=True):
-    """A stream's name and how many bytes of its own it has."""
+    """Name of a stream and the number of its own bytes."""
 
     path: str
     size: int
 
 
 class StoreStatistics(Struct, kw_only=True):
-    """What was counted.
+    """Counts of a store.
 
-    ``size`` is the bytes that streams have themselves, without what forks share with their
-    sources. ``held`` streams are deleted, and kept for their forks; ``ended`` ones wait to have
-    their bytes freed, as do subscriptions. ``pending`` subscriptions have work that is not
-    acknowledged. ``unreadable`` records were not counted otherwise. ``largest`` are the streams
-    with the most bytes of their own.
+    ``size`` is the number of bytes that streams own, without those that forks share with their
+    sources. ``held`` streams are deleted, and kept for their forks; ``ended`` streams and
+    subscriptions have records still to be deleted. ``pending`` subscriptions have unacknowledged
+    work. ``unreadable`` records are in no other count. ``largest`` are the streams with the most
+    bytes of their own.
     """
 
     streams: int = 0
@@ -50,7 +50,7 @@ class StoreStatistics(Struct, kw_only=True):
 
 
 def count(view: View, top: int) -> StoreStatistics:
-    """Walk through a store and count; name so many of the largest streams."""
+    """Scan a store and return its statistics, with the ``top`` largest streams."""
     found = StoreStatistics()
     largest: list[StreamSize] = []
     for raw, value in view.scan(*codec.STREAMS):
@@ -69,12 +69,12 @@ def count(view: View, top: int) -> StoreStatistics:
         own = state.tail - state.origin
         found.size += own
         largest.append(StreamSize(state.path, own))
-        if len(largest) >= max(_KEPT, 2 * top):
+        if len(largest) >= max(_COLLECTED, 2 * top):
             largest = _top(largest, top)
     found.largest = _top(largest, top)
-    found.records = _pairs(view, b"d", b"e")
-    found.producers = _pairs(view, b"q", b"r")
-    # Longer entries are of producers that are forgotten.
+    found.records = _count_pairs(view, b"d", b"e")
+    found.producers = _count_pairs(view, b"q", b"r")
+    # Longer keys mark producers of older generations.
     found.ended = sum(1 for key, _ in view.scan(*codec.GARBAGE) if len(key) == 9)
     for _, subscription in scan_with_errors(view, SUBSCRIPTIONS, b"", None):
         if isinstance(subscription, CorruptRecord):
@@ -90,5 +90,5 @@ def _top(streams: list[StreamSize], number: int) -> list[StreamSize]:
     return nlargest(number, streams, key=lambda stream: stream.size)
 
 
-def _pairs(view: View, first: bytes, stop: bytes) -> int:
+def _count_pairs(view: View, first: bytes, stop: bytes) -> int:
     return sum(1 for _ in view.scan(first, stop))

@@ -242,7 +242,7 @@ class CheckTests(SynchronousTestCase):
             self.engine.content[key] = b""
             self.assertEqual(
                 list(check(self.engine)),
-                [Finding(Flaw.STRANGE_KEY, key, "no record has such a key")],
+                [Finding(Flaw.STRANGE_KEY, key, "the prefix is unknown")],
             )
             del self.engine.content[key]
 
@@ -497,7 +497,7 @@ class CheckTests(SynchronousTestCase):
     def test_fork_counts_in_portions(self) -> None:
         """However few sources fit into memory at a time."""
         for portion in (1, 2, 3):
-            self.patch(checking, "_COUNTED", portion)
+            self.patch(checking, "_SOURCES_PER_PASS", portion)
             self.assertEqual(self.found(), set())
             whole = dict(self.engine.content)
             for path in ("bytes", "fork", "json", "held"):

@@ -1,1 +1,1 @@
-"""Checks of a whole store."""
+"""Consistency check of a store: records, streams, logs, forks, subscriptions."""

@@ -1,4 +1,4 @@
-"""What can be wrong with a store, as values."""
+"""Findings of a check, and the kinds of flaws."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from durable_streams_tw.storage.errors import CorruptRecord
 
 
 class Flaw(Enum):
-    """The ways in which a store can be wrong."""
+    """Kinds of flaws. Their names are output of `check` for programs, and never change."""
 
-    UNREADABLE = "the map cannot be read"
-    FORMAT = "it is not known what wrote the store"
-    JOURNAL = "the journal is damaged"
-    STRANGE_KEY = "a key is of no known kind"
-    CORRUPT_RECORD = "a record fails its checksum or cannot be read"
-    NEXT_ID = "ids would be given twice"
-    PATH = "a path and a stream do not belong together"
-    STREAM = "a stream's record contradicts itself"
-    DATA = "bytes are missing or doubled"
-    MESSAGES = "a record does not hold whole messages as it says"
+    UNREADABLE = "the store cannot be read"
+    FORMAT = "the format record is missing or invalid"
+    JOURNAL = "the write-ahead log is damaged"
+    STRANGE_KEY = "a key is not of a known kind"
+    CORRUPT_RECORD = "a record fails its checksum or cannot be decoded"
+    NEXT_ID = "the next id is already in use"
+    PATH = "a path and a stream do not match"
+    STREAM = "a stream's record is inconsistent"
+    DATA = "bytes are missing or duplicated"
+    MESSAGES = "the message boundaries of a record are wrong"
     DEADLINE = "the deadline index is wrong"
-    GARBAGE = "a stream that is there is to be freed"
+    GARBAGE = "an existing stream is marked for deletion"
     ORPHAN = "bytes or producers belong to no stream"
-    FORK = "a fork and its source do not agree"
-    SUBSCRIPTION = "a subscription, its links and its cursors do not agree"
+    FORK = "a fork and its source are inconsistent"
+    SUBSCRIPTION = "a subscription, its links and its cursors are inconsistent"
 
 
 class Finding(Struct, frozen=True):
-    """One flaw: where (a key of the store), and what in a sentence."""
+    """One flaw: its kind, the key of the record, and a sentence."""
 
     flaw: Flaw
     key: bytes
@@ -38,5 +38,5 @@ class Finding(Struct, frozen=True):
 
 
 def unreadable(corrupt: CorruptRecord) -> Finding:
-    """The finding of a record that fails its checksum or cannot be decoded."""
+    """Return the finding for a corrupt record."""
     return Finding(Flaw.CORRUPT_RECORD, corrupt.key, str(corrupt))

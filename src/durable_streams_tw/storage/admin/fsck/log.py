@@ -1,4 +1,4 @@
-"""Walking along one stream's data records: no gap, no overlap, and whole messages."""
+"""Check of one stream's data records: no gaps, no overlaps, whole messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from durable_streams_tw.storage.limits import MAX_RECORD
 
 
 class LogChecker:
-    """The walk along one stream's data records. ``key`` is that of the stream's own record."""
+    """Check of one stream's data records. ``key`` is that of the stream's record."""
 
     def __init__(self, view: View, key: bytes, record: StreamRecord, deep: bool) -> None:
         self._view = view
@@ -23,22 +23,22 @@ class LogChecker:
         self._record = record
         self._json = content_types.is_json(record.state.content_type)
         self._deep = deep and self._json
-        # Where the next record has to begin, and whether inside a message; None where a
-        # record that cannot be read leaves that open.
+        # Expected position of the next record, and whether it begins inside a message; None after a
+        # corrupt record.
         self._position: int | None = record.state.origin
         self._torn: bool | None = False
-        # The pieces of the message that goes on, where all of them are known.
+        # Pieces of a message that spans records, None after a corrupt record.
         self._pieces: list[bytes] | None = []
 
     def findings(self) -> Iterator[Finding]:
-        """What is wrong with them."""
+        """Yield the flaws of the data records."""
         state = self._record.state
         last_start: int | None = None
-        (first, behind), _ = codec.stream_ranges(state.id)
-        for raw, value in self._view.scan(first, behind):
+        (first, stop), _ = codec.stream_ranges(state.id)
+        for raw, value in self._view.scan(first, stop):
             key = bytes(raw)
             if len(key) != 17:
-                yield Finding(Flaw.STRANGE_KEY, key, "a data record's key has 17 bytes")
+                yield Finding(Flaw.STRANGE_KEY, key, "the key of a data record must have 17 bytes")
                 continue
             last_start = codec.position_of(key)
             try:
@@ -51,22 +51,22 @@ class LogChecker:
             yield from self._messages(key, flags, payload)
         if self._position is not None and self._position != state.tail:
             yield Finding(
-                Flaw.DATA, self._key, f"bytes end at {self._position}, the stream at {state.tail}"
+                Flaw.DATA, self._key, f"records end at {self._position}, the stream at {state.tail}"
             )
         if self._torn:
-            yield Finding(Flaw.MESSAGES, self._key, "the last message has no end")
+            yield Finding(Flaw.MESSAGES, self._key, "the last message is incomplete")
         if last_start != self._record.last_start:
             yield Finding(
                 Flaw.DATA,
                 self._key,
-                f"the last record begins at {last_start}, not {self._record.last_start}",
+                f"the last record begins at {last_start}, not at {self._record.last_start}",
             )
 
     def _place(self, key: bytes, start: int, payload: memoryview, size: int) -> Iterator[Finding]:
         if self._position is not None and start != self._position:
-            yield Finding(Flaw.DATA, key, f"a record for {self._position} is due here")
+            yield Finding(Flaw.DATA, key, f"expected a record at position {self._position}")
         if not payload or size > MAX_RECORD:
-            yield Finding(Flaw.DATA, key, f"the record has {size} bytes")
+            yield Finding(Flaw.DATA, key, f"invalid record size: {size} bytes")
         self._position = start + len(payload)
 
     def _messages(self, key: bytes, flags: int, payload: memoryview) -> Iterator[Finding]:
@@ -74,12 +74,14 @@ class LogChecker:
         if flags & ~(codec.STARTS_MID_MESSAGE | codec.ENDS_MID_MESSAGE) or (
             flags and not self._json
         ):
-            yield Finding(Flaw.MESSAGES, key, f"flags {flags} mean nothing here")
+            yield Finding(Flaw.MESSAGES, key, f"flags {flags} are invalid for this stream")
         if self._torn is not None and self._torn != bool(before):
-            yield Finding(Flaw.MESSAGES, key, "it does not go on where the one before it ends")
+            yield Finding(
+                Flaw.MESSAGES, key, "it does not continue the message of the record before"
+            )
         self._torn = bool(after)
         if self._json and not after and bytes(payload[-1:]) != b",":
-            yield Finding(Flaw.MESSAGES, key, "it does not end with a message")
+            yield Finding(Flaw.MESSAGES, key, "it does not end at a message boundary")
         elif self._deep:
             yield from self._parse(key, before, after, payload)
 
@@ -99,4 +101,6 @@ class LogChecker:
             yield Finding(Flaw.MESSAGES, key, refused.refusal.detail)
             return
         if before and len(messages) != 1:
-            yield Finding(Flaw.MESSAGES, key, f"{len(messages)} messages stand in cut records")
+            yield Finding(
+                Flaw.MESSAGES, key, f"{len(messages)} messages in records for one message"
+            )

@@ -1,23 +1,22 @@
-"""Walking a store and proving that it holds together.
+"""Check of a whole store.
 
-What has to be true of every store that a batch has left:
+Invariants of every committed batch:
 
-1. every value passes its checksum and can be read, every key is of a known kind, and the
-   journal has all that the map does not have yet;
-2. the next id is greater than every id in use;
-3. paths and streams belong together one to one;
-4. a stream's data records follow each other without a gap from its origin to its tail, the
-   last one where the stream's record says; in JSON mode they hold whole messages, or say on
-   which side they do not;
-5. the deadline index has one entry for every stream that says so, not behind the moment at
-   which the stream ends, and no other;
-6. bytes and producers belong to streams, or to ended ones that wait to be freed;
-7. a fork's source is there, older, and reaches the fork point; sources know how many forks
-   they have, and a deleted stream has some;
-8. subscriptions, their links and their cursors agree (`check_subscriptions`).
+1. Every value passes its checksum and can be decoded, every key is of a known kind, and the WAL has
+   all batches that LMDB lacks.
+2. The next id is greater than every id in use.
+3. Paths and streams match one to one.
+4. The data records of a stream cover its origin to its tail without gaps; the last one is where the
+   stream's record says. In JSON mode they hold whole messages, or have flags for the side on which
+   they do not.
+5. A stream that says so has one key in the deadline index, not after its deadline; there are no
+   other keys.
+6. Data records and producers belong to streams, or to ended streams that are marked for deletion.
+7. The source of a fork exists, is older, and reaches the fork position. Sources count their forks,
+   and a deleted stream has at least one.
+8. Subscriptions, their links and their cursors are consistent (`fsck.subscriptions`).
 
-Goes through keys in their order and keeps next to nothing of them, so the size of a store is a
-matter of time, not of memory.
+Scans keys in order and keeps almost nothing of them: memory does not grow with the store.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, SnapshotSource, View
 from durable_streams_tw.storage.errors import CorruptRecord
 
-# How many sources' forks are counted at a time.
-_COUNTED: Final = 100_000
+# Sources whose forks are counted in one pass.
+_SOURCES_PER_PASS: Final = 100_000
 
-# Everything between the known ranges of keys.
-_STRANGE: Final = (
+# Key ranges between the known prefixes.
+_UNKNOWN_RANGES: Final = (
     (b"\x00", b"P"),
     (b"Q", b"d"),
     (b"f", b"g"),
@@ -62,23 +61,22 @@ _STRANGE: Final = (
 
 
 def check(engine: SnapshotSource, deep: bool = False) -> Iterator[Finding]:
-    """Yield what is wrong with a store.
+    """Yield the flaws of a store.
 
-    ``deep`` parses every JSON message too. The walk ends where the map cannot be read, or its keys
-    are not in order.
+    ``deep`` parses every JSON message too. The check ends early if the engine cannot be read or
+    returns keys out of order.
     """
     try:
         with engine.snapshot() as view:
-            yield from _Walk(_Ordered(view), deep).findings()
+            yield from _StoreChecker(_OrderedView(view), deep).findings()
     except EngineFailed as failure:
         yield Finding(Flaw.UNREADABLE, b"", str(failure))
 
 
-class _Ordered:
-    """View that refuses keys which are out of order: a walk that goes on from each key to the one
-    after it would never end.
+class _OrderedView:
+    """View that raises `EngineFailed` for keys out of order, which could loop the check forever.
 
-    LMDB trusts its pages. Two that have changed places still have valid records.
+    LMDB does not verify its pages: two that were swapped still have valid records.
     """
 
     def __init__(self, view: View) -> None:
@@ -86,13 +84,13 @@ class _Ordered:
         self.get = view.get
 
     def scan(self, first: bytes, stop: bytes) -> Iterator[tuple[Buffer, Buffer]]:
-        """Yield the pairs from ``first`` up to ``stop``. Raises `EngineFailed`."""
+        """Yield the pairs with ``first <= key < stop``. Raises `EngineFailed`."""
         return _in_order(self._view.scan(first, stop), first, stop)
 
     def scan_from_floor(
         self, first: bytes, lowest: bytes, stop: bytes
     ) -> Iterator[tuple[Buffer, Buffer]]:
-        """Yield the pairs from the greatest key up to ``first``. Raises `EngineFailed`."""
+        """Yield the pairs from the greatest key in ``[lowest, first]``. Raises `EngineFailed`."""
         return _in_order(self._view.scan_from_floor(first, lowest, stop), lowest, stop)
 
 
@@ -104,12 +102,12 @@ def _in_order(
         key = bytes(raw)
         if not first <= key < stop or (last is not None and key <= last):
             before = first if last is None else last
-            raise EngineFailed(f"its keys are out of order: {key.hex()} after {before.hex()}")
+            raise EngineFailed(f"keys are out of order: {key.hex()} after {before.hex()}")
         last = key
         yield key, value
 
 
-class _Walk:
+class _StoreChecker:
     def __init__(self, view: View, deep: bool) -> None:
         self._view = view
         self._deep = deep
@@ -117,9 +115,9 @@ class _Walk:
 
     def findings(self) -> Iterator[Finding]:
         yield from self._format()
-        for first, behind in _STRANGE:
-            for key, _ in self._view.scan(first, behind):
-                yield Finding(Flaw.STRANGE_KEY, bytes(key), "no record has such a key")
+        for first, stop in _UNKNOWN_RANGES:
+            for key, _ in self._view.scan(first, stop):
+                yield Finding(Flaw.STRANGE_KEY, bytes(key), "the prefix is unknown")
         yield from self._paths()
         yield from self._streams()
         yield from self._garbage()
@@ -171,8 +169,8 @@ class _Walk:
     # -- paths and streams --------------------------------------------------------------------
 
     def _paths(self) -> Iterator[Finding]:
-        for first, behind in codec.PATHS:
-            for raw, value in self._view.scan(first, behind):
+        for first, stop in codec.PATHS:
+            for raw, value in self._view.scan(first, stop):
                 key = bytes(raw)
                 try:
                     payload = codec.unseal(key, value)
@@ -183,19 +181,19 @@ class _Walk:
                 if isinstance(record, CorruptRecord):
                     continue
                 if record is None:
-                    yield Finding(Flaw.PATH, key, "the path leads to no stream")
+                    yield Finding(Flaw.PATH, key, "the path has no stream")
                     continue
                 state = record.state
                 if codec.path_key(state.path) != key or (
                     codec.pack_path(state.path, state.id) != payload
                 ):
-                    yield Finding(Flaw.PATH, key, f"the path leads to {state.path!r}")
+                    yield Finding(Flaw.PATH, key, f"the stream's path is {state.path!r}")
 
     def _streams(self) -> Iterator[Finding]:
         for raw, value in self._view.scan(*codec.STREAMS):
             key = bytes(raw)
             if len(key) != 9:
-                yield Finding(Flaw.STRANGE_KEY, key, "a stream's key has nine bytes")
+                yield Finding(Flaw.STRANGE_KEY, key, "the key of a stream must have 9 bytes")
                 continue
             stream_id = codec.unpack_integer(key[1:])
             self._greatest_id = max(self._greatest_id, stream_id)
@@ -208,12 +206,12 @@ class _Walk:
             self._greatest_id = max(self._greatest_id, newest_incarnation(record.state))
             state = record.state
             if state.id != stream_id:
-                yield Finding(Flaw.STREAM, key, f"the record says that it is stream {state.id}")
+                yield Finding(Flaw.STREAM, key, f"the record is that of stream {state.id}")
                 continue
             if not self._has(codec.path_key(state.path)):
-                yield Finding(Flaw.PATH, key, f"nothing leads to {state.path!r}")
+                yield Finding(Flaw.PATH, key, f"{state.path!r} has no path record")
             if state.closed_by is not None and not state.closed:
-                yield Finding(Flaw.STREAM, key, "an open stream was closed by a producer")
+                yield Finding(Flaw.STREAM, key, "the stream is open, but has a closing producer")
             yield from self._deadline_of(key, record)
             yield from LogChecker(self._view, key, record, self._deep).findings()
             yield from self._producers(stream_id, record.producers)
@@ -225,39 +223,43 @@ class _Walk:
         deadline = None if state.deleted else state.deadline()
         if indexed_at is None or deadline is None:
             if indexed_at is not deadline:
-                yield Finding(Flaw.DEADLINE, key, f"ends at {deadline}, looked at {indexed_at}")
+                yield Finding(Flaw.DEADLINE, key, f"deadline {deadline}, index entry {indexed_at}")
             return
         if indexed_at > deadline:
-            yield Finding(Flaw.DEADLINE, key, f"ends at {deadline}, looked at {indexed_at} only")
+            yield Finding(
+                Flaw.DEADLINE, key, f"deadline {deadline}, later index entry {indexed_at}"
+            )
         if not self._has(codec.deadline_key(indexed_at, state.id)):
-            yield Finding(Flaw.DEADLINE, key, f"its entry at {indexed_at} is missing")
+            yield Finding(Flaw.DEADLINE, key, f"the index entry {indexed_at} is missing")
 
     def _deadlines(self) -> Iterator[Finding]:
         for raw, value in self._view.scan(*codec.DEADLINES):
             key = bytes(raw)
             if len(key) != 17 or len(value):
-                yield Finding(Flaw.STRANGE_KEY, key, "an entry is a moment and an id, no more")
+                yield Finding(
+                    Flaw.STRANGE_KEY, key, "an index entry must have 17 bytes and no value"
+                )
                 continue
             deadline = codec.unpack_integer(key[1:9])
             record = self._record(codec.unpack_integer(key[9:]))
-            # The entry of a stream that cannot be read is moved unseen.
+            # Skip entries of corrupt streams: the sweep moves them without updating the record.
             if record is None or (
                 isinstance(record, StreamRecord) and record.indexed_at != deadline
             ):
-                yield Finding(Flaw.DEADLINE, key, "no stream has this entry")
+                yield Finding(Flaw.DEADLINE, key, "the entry belongs to no stream")
 
     # -- what belongs to streams ----------------------------------------------------------------
 
     def _producers(self, stream_id: int, current: Generation) -> Iterator[Finding]:
-        _, (first, behind) = codec.stream_ranges(stream_id)
-        for raw, value in self._view.scan(first, behind):
+        _, (first, stop) = codec.stream_ranges(stream_id)
+        for raw, value in self._view.scan(first, stop):
             key = bytes(raw)
             generation, name = codec.parse_producer_key(key)
             if not (name[:1] == b"=" or (name[:1] == b"#" and len(name) == 33)):
-                yield Finding(Flaw.STRANGE_KEY, key, "it names no producer")
+                yield Finding(Flaw.STRANGE_KEY, key, "the key has no producer name")
                 continue
             if generation > current.number:
-                yield Finding(Flaw.STRANGE_KEY, key, "its generation has not begun")
+                yield Finding(Flaw.STRANGE_KEY, key, "the generation is newer than the stream's")
                 continue
             try:
                 codec.unpack_producer(key, value)
@@ -265,9 +267,9 @@ class _Walk:
                 yield unreadable(corrupt)
 
     def _owned(self, stream_id: int) -> Iterator[Finding]:
-        """Checksums alone, of what belongs to a stream of which nothing else is known."""
-        for first, behind in codec.stream_ranges(stream_id):
-            for key, value in self._view.scan(first, behind):
+        """Check the checksums only of the records of a stream whose own record is corrupt."""
+        for first, stop in codec.stream_ranges(stream_id):
+            for key, value in self._view.scan(first, stop):
                 try:
                     codec.unseal(bytes(key), value)
                 except CorruptRecord as corrupt:
@@ -277,35 +279,39 @@ class _Walk:
         for raw, value in self._view.scan(*codec.GARBAGE):
             key = bytes(raw)
             if len(key) not in (9, 17) or len(value):
-                yield Finding(Flaw.STRANGE_KEY, key, "an ended stream's entry is an id, no more")
+                yield Finding(
+                    Flaw.STRANGE_KEY, key, "a deletion mark must have 9 or 17 bytes and no value"
+                )
                 continue
             stream_id = codec.unpack_integer(key[1:9])
             self._greatest_id = max(self._greatest_id, stream_id)
             if len(key) == 17:
-                yield from self._forgotten(key, stream_id)
+                yield from self._old_producers(key, stream_id)
                 continue
             if self._has(codec.stream_key(stream_id)):
-                yield Finding(Flaw.GARBAGE, key, f"stream {stream_id} is there")
+                yield Finding(Flaw.GARBAGE, key, f"stream {stream_id} exists")
             else:
                 yield from self._owned(stream_id)
 
-    def _forgotten(self, key: bytes, stream_id: int) -> Iterator[Finding]:
-        """An entry of producers that a stream has forgotten. One that has ended may have some."""
+    def _old_producers(self, key: bytes, stream_id: int) -> Iterator[Finding]:
+        """Check a deletion mark for old producers. Ended streams may have some."""
         record = self._record(stream_id)
         if isinstance(record, StreamRecord):
             if not 0 < codec.unpack_integer(key[9:]) < record.producers.number:
-                yield Finding(Flaw.STRANGE_KEY, key, "no producers were forgotten so")
+                yield Finding(
+                    Flaw.STRANGE_KEY, key, "the generation is not an older one of the stream"
+                )
         elif record is None and not self._has(codec.garbage_key(stream_id)):
-            yield Finding(Flaw.STRANGE_KEY, key, "there is no stream whose producers they were")
+            yield Finding(Flaw.STRANGE_KEY, key, "the stream does not exist")
 
     def _orphans(self) -> Iterator[Finding]:
         for prefix, what in ((b"d", "bytes"), (b"q", "producers")):
             first, stop = prefix, bytes((prefix[0] + 1,))
-            # From each id to the next, however many keys it has.
+            # Jump from each id to the next, without scanning all keys of an id.
             while (found := next(self._view.scan(first, stop), None)) is not None:
                 key = bytes(found[0])
                 if len(key) < 9:
-                    yield Finding(Flaw.STRANGE_KEY, key, "it names no stream")
+                    yield Finding(Flaw.STRANGE_KEY, key, "the key has no stream id")
                     first = key + b"\x00"
                     continue
                 stream_id = codec.unpack_integer(key[1:9])
@@ -313,55 +319,63 @@ class _Walk:
                 if not self._has(codec.stream_key(stream_id)) and not self._has(
                     codec.garbage_key(stream_id)
                 ):
-                    owner = f"stream {stream_id}, which is gone"
-                    yield Finding(Flaw.ORPHAN, key[:9], f"{what} of {owner}")
+                    detail = f"{what} of stream {stream_id}, which does not exist"
+                    yield Finding(Flaw.ORPHAN, key[:9], detail)
                 first = key[:9] + b"\xff" * 512
 
     # -- forks ----------------------------------------------------------------------------------
 
     def _fork(self, key: bytes, state: StreamState) -> Iterator[Finding]:
         fork = state.fork
-        assert fork is not None, "asked of forks only"
+        assert fork is not None, "called for forks only"
         record = self._record(fork.source_id)
         if isinstance(record, CorruptRecord):
             return
         if record is None or fork.source_id >= state.id:
-            yield Finding(Flaw.FORK, key, f"its source {fork.source_id} is not there, or younger")
+            yield Finding(Flaw.FORK, key, f"its source {fork.source_id} does not exist or is newer")
             return
         source = record.state
         depth = 1 if source.fork is None else source.fork.depth + 1
         if not source.forks:
-            yield Finding(Flaw.FORK, key, f"its source {source.id} knows of no forks")
+            yield Finding(Flaw.FORK, key, f"its source {source.id} counts no forks")
         if fork.depth != depth or depth > MAX_FORK_DEPTH:
-            yield Finding(Flaw.FORK, key, f"it says that it is {fork.depth} deep, not {depth}")
+            yield Finding(Flaw.FORK, key, f"its depth is {depth}, recorded as {fork.depth}")
         if not content_types.same(state.content_type, source.content_type):
-            yield Finding(Flaw.FORK, key, f"its source is {source.content_type}")
+            yield Finding(
+                Flaw.FORK, key, f"the content type of its source is {source.content_type}"
+            )
         if not 0 <= fork.position <= min(source.tail, state.tail):
             yield Finding(
-                Flaw.FORK, key, f"it leaves its source at {fork.position} of {source.tail}"
+                Flaw.FORK,
+                key,
+                f"its fork position {fork.position} is outside its source (tail {source.tail})",
             )
         elif self._deep and not self._between_messages(source, fork.position):
-            yield Finding(Flaw.FORK, key, f"{fork.position} lies inside a message of its source")
+            yield Finding(
+                Flaw.FORK,
+                key,
+                f"its fork position {fork.position} is inside a message of its source",
+            )
 
     def _between_messages(self, source: StreamState, position: int) -> bool:
         try:
             return reader.is_boundary(self._view, reader.lookup_in(self._view), source, position)
         except CorruptRecord:
-            # Found where the record is.
+            # The corrupt record is reported where it is scanned.
             return True
 
     def _fork_counts(self) -> Iterator[Finding]:
-        """Count the forks of so many sources at a time as memory allows."""
+        """Compare each source's fork count, in passes of bounded memory."""
         first, stop = codec.STREAMS
         while True:
             sources: dict[int, int] = {}
             for state in self._states(first, stop):
                 if state.deleted and not state.forks:
                     key = codec.stream_key(state.id)
-                    yield Finding(Flaw.FORK, key, "it is deleted, and no fork needs it")
+                    yield Finding(Flaw.FORK, key, "it is deleted and has no forks")
                 if state.forks:
                     sources[state.id] = state.forks
-                    if len(sources) == _COUNTED:
+                    if len(sources) == _SOURCES_PER_PASS:
                         break
             for state in self._states(*codec.STREAMS) if sources else ():
                 if state.fork is not None and state.fork.source_id in sources:
@@ -369,8 +383,8 @@ class _Walk:
             for source_id, left in sources.items():
                 if left:
                     key = codec.stream_key(source_id)
-                    yield Finding(Flaw.FORK, key, f"it counts {left} forks more than it has")
-            if len(sources) < _COUNTED:
+                    yield Finding(Flaw.FORK, key, f"its fork count is {left} too high")
+            if len(sources) < _SOURCES_PER_PASS:
                 return
             first = codec.stream_key(max(sources) + 1)
 
@@ -379,5 +393,5 @@ class _Walk:
             try:
                 yield codec.unpack_stream(bytes(raw), value).state
             except CorruptRecord:
-                # Found already.
+                # Reported by `_streams`.
                 continue

@@ -1,14 +1,14 @@
-"""Walking the subscriptions of a store.
+"""Check of the subscriptions of a store.
 
-1. Each record's key says what it holds; numbers are of no stream and no other subscription.
-2. A subscription is in one phase at a time. While it is idle it has no cursors; while it is
-   waking or offered it has at least one.
-3. It counts the streams that it names.
-4. A cursor is of a stream that is there, that the subscription is linked to, and that has more
-   than is acknowledged. Wake streams have none. Until the fan-out of a stream's end is done, its
-   cursors may still be there.
-5. A fan-out has the key of its stream.
-6. What belongs to a subscription belongs to one that is there, or waits to be freed.
+1. Keys match their records. Numbers are unique among streams and subscriptions.
+2. A subscription is in one phase at a time. It has no cursors while idle, and at least one while
+   waking or offered.
+3. It counts its explicit links.
+4. A cursor belongs to an existing stream that the subscription is linked to and that has
+   unacknowledged bytes. Wake streams have no cursors. Until the fan-out of a stream's end is done,
+   its cursors may remain.
+5. The key of a fan-out is that of its stream.
+6. Links and cursors belong to an existing subscription, or to one that is marked for deletion.
 
 Keeps the numbers of all subscriptions and the names of their wake streams in memory.
 """
@@ -42,19 +42,19 @@ from durable_streams_tw.storage.errors import CorruptRecord
 
 
 class SubscriptionChecker:
-    """The walk over the subscriptions that a view has. ``greatest`` is their greatest number."""
+    """Check of the subscriptions of a view. ``greatest`` is the greatest number found."""
 
     def __init__(self, view: View) -> None:
         self._view = view
         self._numbers: set[int] = set()
         self._wake_streams: set[str] = set()
-        # Streams whose end has not reached all subscriptions.
+        # Streams whose end has not been fanned out to all subscriptions.
         self._ending: set[str] = set()
         self.greatest = 0
 
     def findings(self) -> Iterator[Finding]:
-        """What is wrong with them."""
-        # Where one cannot be read, what belongs to it has nobody that is known.
+        """Yield the flaws of subscriptions, links, cursors and fan-outs."""
+        # After a corrupt subscription, records without an owner may be its own: do not report them.
         unknown = False
         for _, state in scan_with_errors(self._view, SUBSCRIPTIONS, b"", None):
             if isinstance(state, CorruptRecord):
@@ -72,9 +72,9 @@ class SubscriptionChecker:
 
     def _subscription(self, key: bytes, state: Subscription) -> Iterator[Finding]:
         if key != SUBSCRIPTIONS.prefix + subscription_key(state.id):
-            yield _wrong(key, f"the record says that it is subscription {state.id!r}")
+            yield _wrong(key, f"the record is that of subscription {state.id!r}")
         if state.number in self._numbers or self._has(codec.stream_key(state.number)):
-            yield _wrong(key, f"its number {state.number} is another's too")
+            yield _wrong(key, f"its number {state.number} is used twice")
         self._numbers.add(state.number)
         self.greatest = max(self.greatest, state.number)
         try:
@@ -84,15 +84,15 @@ class SubscriptionChecker:
             return
         yield from self._phase(key, state)
         named: set[str] = set()
-        for behind, link in scan_with_errors(self._view, LINKS, *owned_range(state.number)):
+        for link_key, link in scan_with_errors(self._view, LINKS, *owned_range(state.number)):
             if isinstance(link, CorruptRecord):
-                # Found where records are gone through by table.
+                # Reported by `_owned`.
                 return
-            if behind != stream_key(state.number, link.path):
-                yield _wrong(LINKS.prefix + behind, f"it names {link.path!r}")
+            if link_key != stream_key(state.number, link.path):
+                yield _wrong(LINKS.prefix + link_key, f"the record is that of stream {link.path!r}")
             named.add(link.path)
         if len(named) != state.explicit:
-            yield _wrong(key, f"it names {len(named)} streams, and counts {state.explicit}")
+            yield _wrong(key, f"it has {len(named)} explicit links, and counts {state.explicit}")
         yield from self._cursors(key, state, glob, named)
 
     def _fan_outs(self) -> Iterator[Finding]:
@@ -100,36 +100,38 @@ class SubscriptionChecker:
             if isinstance(fan_out, CorruptRecord):
                 yield unreadable(fan_out)
             elif key != name_key(fan_out.path):
-                yield _wrong(FAN_OUTS.prefix + key, f"it is of {fan_out.path!r}")
+                yield _wrong(
+                    FAN_OUTS.prefix + key, f"the record is that of stream {fan_out.path!r}"
+                )
             elif fan_out.kind is FanOutKind.ENDED:
                 self._ending.add(fan_out.path)
 
     def _phase(self, key: bytes, state: Subscription) -> Iterator[Finding]:
         due, lease = state.next_attempt_at is not None, state.lease_until is not None
         if due and lease:
-            yield _wrong(key, "it is waking and leased at once")
+            yield _wrong(key, "it is both waking and leased")
         if state.idle and (due or lease or state.holder is not None or state.failures):
-            yield _wrong(key, "it is idle, and something is going on")
+            yield _wrong(key, "it is idle, but has a lease, an attempt or failures")
         if state.config.kind is Kind.WEBHOOK:
             if not state.idle and not due and not lease:
-                yield _wrong(key, "nobody calls its webhook")
+                yield _wrong(key, "it is waking, but has no next attempt")
             if state.config.url is None or state.config.wake_stream is not None:
-                yield _wrong(key, "it is no webhook")
+                yield _wrong(key, "its webhook configuration is invalid")
         elif state.config.wake_stream is None or (lease and state.holder is None):
-            yield _wrong(key, "it has no wake stream, or nobody holds its lease")
+            yield _wrong(key, "it has no wake stream, or a lease without a holder")
 
     def _cursors(
         self, key: bytes, state: Subscription, glob: Glob | None, named: set[str]
     ) -> Iterator[Finding]:
         count = 0
-        for behind, cursor in scan_with_errors(self._view, CURSORS, *owned_range(state.number)):
+        for cursor_key, cursor in scan_with_errors(self._view, CURSORS, *owned_range(state.number)):
             count += 1
             if isinstance(cursor, CorruptRecord):
                 continue
-            whole = CURSORS.prefix + behind
+            whole = CURSORS.prefix + cursor_key
             path = cursor.path
-            if behind != stream_key(state.number, path):
-                yield _wrong(whole, f"it is of {path!r}")
+            if cursor_key != stream_key(state.number, path):
+                yield _wrong(whole, f"the record is that of stream {path!r}")
             if path not in named and (glob is None or not matches(glob, path)):
                 yield _wrong(whole, f"{path!r} is not linked")
             if path in self._ending:
@@ -139,7 +141,7 @@ class SubscriptionChecker:
             yield from self._cursor(whole, cursor)
         waiting = not state.idle and not state.leased
         if (state.idle and count) or (waiting and not count):
-            yield _wrong(key, f"{count} streams are pending, wake {state.wake_id}")
+            yield _wrong(key, f"{count} cursors do not match its phase (wake {state.wake_id})")
 
     def _cursor(self, key: bytes, cursor: Cursor) -> Iterator[Finding]:
         try:
@@ -147,15 +149,17 @@ class SubscriptionChecker:
         except CorruptRecord:
             return
         if record is None or record.state.deleted:
-            yield _wrong(key, f"{cursor.path!r} is not there")
+            yield _wrong(key, f"{cursor.path!r} does not exist")
         elif not 0 <= cursor.acked < record.state.tail:
-            yield _wrong(key, f"{cursor.acked} of {record.state.tail} is acknowledged")
+            yield _wrong(key, f"acknowledged position {cursor.acked}, tail {record.state.tail}")
 
     def _owned(self, table: Table[Any], unknown: bool) -> Iterator[Finding]:
         for key, record in scan_with_errors(self._view, table, b"", None):
             whole = table.prefix + key
             if len(key) < 9:
-                yield Finding(Flaw.STRANGE_KEY, whole, "a number and a stream's name are due")
+                yield Finding(
+                    Flaw.STRANGE_KEY, whole, "the key must have a number and a stream name"
+                )
                 continue
             if isinstance(record, CorruptRecord):
                 yield unreadable(record)
@@ -166,7 +170,7 @@ class SubscriptionChecker:
                 and not unknown
                 and not self._has(codec.garbage_key(number))
             ):
-                yield Finding(Flaw.ORPHAN, whole, f"subscription {number} is gone")
+                yield Finding(Flaw.ORPHAN, whole, f"subscription {number} does not exist")
 
     def _has(self, key: bytes) -> bool:
         return self._view.get(key) is not None
