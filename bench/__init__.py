@@ -1,1 +1,1 @@
-"""Benchmarks: this server against its peers (`compare`), and of single parts (`group_commit`)."""
+"""Benchmarks of this server against its peers (`compare`) and of single parts (`group_commit`)."""

@@ -1,4 +1,4 @@
-"""A plot of ratios: horizontal bars on a logarithmic scale, as SVG."""
+"""Bar chart of ratios on a logarithmic scale, as SVG."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ COLOURS = ("#4c78a8", "#54a24b", "#f58518", "#b279a2", "#9d755d")
 
 @dataclass(frozen=True)
 class Bars:
-    """One row of the plot: a label, and a ratio for each series (None: no bar)."""
+    """Row of the chart: a label, and a ratio for each series (None: no bar)."""
 
     label: str
     ratios: tuple[float | None, ...]
 
 
 def draw(title: str, series: Sequence[str], rows: Sequence[Bars]) -> str:
-    """The plot. Right of the line at 1 ours is better. Rows without any ratio are left out."""
+    """Return the chart as SVG. Ratios above 1 favour this server; rows without any are omitted."""
     rows = [row for row in rows if any(row.ratios)]
     found = [ratio for row in rows for ratio in row.ratios if ratio]
     low = math.floor(math.log10(min([0.5, *found])))

@@ -1,4 +1,4 @@
-"""A plain client for what is not measured: creating streams, looking at tails, reading whole."""
+"""HTTP client for the unmeasured parts of a benchmark: create streams, get tails, catch up."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from types import TracebackType
 
 BYTES = "application/octet-stream"
 TEXT = "text/plain"
-# Under this root every peer serves.
+# Root of the streams on every server.
 ROOT = "/v1/stream/"
 ANSWER_SECONDS = 60.0
 PIECE = 1 << 20
 
 
 class Mismatch(Exception):
-    """A server answered what it should not have, or lost or doubled something."""
+    """A server sent a wrong response, or lost or duplicated an append."""
 
 
 @dataclass(frozen=True)
 class CatchUp:
-    """What reading a stream whole took: bytes and requests."""
+    """Bytes and requests of one catch-up read."""
 
     size: int
     requests: int
 
 
 class Client:
-    """One connection to a server on the loopback."""
+    """Connection to a server on the loopback interface."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
@@ -46,15 +46,15 @@ class Client:
         self._connection.close()
 
     def create(self, name: str, content_type: str = BYTES) -> None:
-        """PUT: a new stream. Raises `Mismatch` unless it is answered 201."""
+        """Create a stream. Raise `Mismatch` unless the status is 201."""
         self._send("PUT", ROOT + name, b"", content_type, {201})
 
     def append(self, name: str, body: bytes, content_type: str = BYTES) -> None:
-        """POST: one append. Raises `Mismatch` unless it is answered 200 or 204."""
+        """Append once. Raise `Mismatch` unless the status is 200 or 204."""
         self._send("POST", ROOT + name, body, content_type, {200, 204})
 
     def subscribe(self, name: str, pattern: str, wake_stream: str) -> bool:
-        """PUT: a pull-wake subscription. Returns whether the server has such a thing."""
+        """Create a pull-wake subscription; return False if the server has no subscriptions."""
         config = {"type": "pull-wake", "pattern": pattern, "wake_stream": wake_stream}
         target = f"{ROOT}__ds/subscriptions/{name}"
         fields = {"Content-Type": "application/json"}
@@ -64,31 +64,31 @@ class Client:
         return answer.status == 201
 
     def exists(self, name: str) -> bool:
-        """Whether HEAD is answered 200."""
+        """Return True if HEAD gets 200."""
         self._connection.request("HEAD", ROOT + name)
         answer = self._connection.getresponse()
         answer.read()
         return answer.status == 200
 
     def tail(self, name: str) -> int:
-        """The position at a stream's end, as its server counts. Raises `Mismatch`."""
+        """Return the position of a stream's tail, as its server counts. Raise `Mismatch`."""
         self._connection.request("HEAD", ROOT + name)
         answer = self._connection.getresponse()
         answer.read()
         offset = answer.getheader("Stream-Next-Offset")
         if answer.status != 200 or offset is None:
-            raise Mismatch(f"HEAD was answered {answer.status} with offset {offset}")
+            raise Mismatch(f"HEAD got {answer.status} with offset {offset}")
         return int(offset.rpartition("_")[2])
 
     def catch_up(self, name: str) -> CatchUp:
-        """Reads a stream from its start to its tail. Raises `Mismatch`."""
+        """Read a stream from its start to its tail. Raise `Mismatch`."""
         offset, size, requests = "-1", 0, 0
         while True:
             self._connection.request("GET", f"{ROOT}{name}?offset={offset}")
             answer = self._connection.getresponse()
             requests += 1
             if answer.status != 200:
-                raise Mismatch(f"GET was answered {answer.status}")
+                raise Mismatch(f"GET got {answer.status}")
             got = 0
             while read := answer.readinto(self._buffer):
                 got += read
@@ -107,18 +107,18 @@ class Client:
         answer = self._connection.getresponse()
         answer.read()
         if answer.status not in accepted:
-            raise Mismatch(f"{method} was answered {answer.status}")
+            raise Mismatch(f"{method} got {answer.status}")
 
 
 class Ruler:
-    """Counts the appends of one size that a stream has taken, by how far its tail has moved.
+    """Counter of the appends of one size in a stream, from the distance of two tails.
 
-    Servers count positions differently (bytes alone, or with the frame around each append), so
-    two appends show how far one moves the tail.
+    Servers count positions differently (bytes only, or with framing per append), so
+    the first two appends measure how far one moves the tail.
     """
 
     def __init__(self, client: Client, name: str, size: int) -> None:
-        """Makes the stream, with two appends of ``size`` bytes. Raises `Mismatch`."""
+        """Create the stream with two appends of ``size`` bytes. Raise `Mismatch`."""
         client.create(name)
         tails = [client.tail(name)]
         for _ in range(2):
@@ -129,7 +129,7 @@ class Ruler:
             raise Mismatch(f"two equal appends moved the tail differently: {tails}")
 
     def appends(self, before: int, after: int) -> int:
-        """How many appends lie between two tails. Raises `Mismatch`."""
+        """Return the number of appends between two tails. Raise `Mismatch`."""
         count, rest = divmod(after - before, self.step)
         if rest:
             raise Mismatch(f"{after - before} is no multiple of an append's {self.step}")
@@ -137,7 +137,7 @@ class Ruler:
 
 
 def check_count(there: int, acknowledged: int, under_way: int) -> None:
-    """Appends that were answered are there; of those cut off at the end each may be.
+    """Check that acknowledged appends are present; those in flight at the end may be.
 
     Raises `Mismatch`.
     """

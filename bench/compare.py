@@ -1,11 +1,11 @@
-"""This server against its peers: one command, all of the work, one machine.
+"""Benchmark of this server against its peers, on one machine.
 
-    python -m bench.compare                            what can be run here
-    python -m bench.compare --caddy PATH --rust PATH   with peers that have to be built
+    python -m bench.compare                            all servers that can run here
+    python -m bench.compare --caddy PATH --rust PATH   with peers that you have built
     python -m bench.compare --only append-64,get-1k --servers fast,klein --seconds 2
     python -m bench.compare --list
 
-Needs Linux, wrk, two cores, and Node for the reference server. Results go to the folder of
+Requires Linux, wrk, two cores, and Node for the reference server. Results go to the directory of
 --output: benchmarks.json, benchmarks.md and benchmarks.svg.
 """
 
@@ -42,7 +42,7 @@ PATHS = ("--caddy", "--rust", "--output", "--directory")
 
 
 class Names:
-    """Names with commas between them, each of which has to be known."""
+    """Argument parser for a comma-separated list of known names."""
 
     def __init__(self, known: list[str]) -> None:
         self.known = known
@@ -56,7 +56,7 @@ class Names:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Reads the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.compare",
         description=__doc__,
@@ -64,29 +64,39 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     names = Names([row.name for row in ROWS])
     servers = Names(list(TITLES))
-    parser.add_argument("--list", action="store_true", help="name the rows of work, and end")
-    parser.add_argument("--only", type=names, help="rows to measure, with commas between them")
+    parser.add_argument("--list", action="store_true", help="list the rows and exit")
+    parser.add_argument("--only", type=names, help="comma-separated rows to measure")
     parser.add_argument("--servers", type=servers, default=list(TITLES), help=", ".join(TITLES))
     parser.add_argument("--stores", type=Names(list(STORES)), default=list(STORES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long each load lasts")
-    parser.add_argument("--full", action="store_true", help="rows and peers that take very long")
-    parser.add_argument("--caddy", type=Path, help="Caddy, built with its durable_streams module")
-    parser.add_argument("--rust", type=Path, help="the Rust server, built")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each load")
+    parser.add_argument(
+        "--full", action="store_true", help="include rows and servers that take very long"
+    )
+    parser.add_argument("--caddy", type=Path, help="path of Caddy with the durable_streams module")
+    parser.add_argument("--rust", type=Path, help="path of the Rust server")
     parser.add_argument("--output", type=Path, default=Path("bench/results"))
-    parser.add_argument("--add", action="store_true", help="keep what --output has of other rows")
-    parser.add_argument("--report", action="store_true", help="only write the page anew")
-    parser.add_argument("--directory", type=Path, help="where stores go (default: the system's)")
+    parser.add_argument(
+        "--add", action="store_true", help="keep the results of other rows in --output"
+    )
+    parser.add_argument("--report", action="store_true", help="only write the page from --output")
+    parser.add_argument(
+        "--directory", type=Path, help="directory for stores (default: the system's)"
+    )
     parser.add_argument("--fill-limit", type=float, default=60.0, help="seconds to fill a store")
     parser.add_argument("--server-core", type=int)
     parser.add_argument("--load-core", type=int)
-    parser.add_argument("--profile", action="store_true", help="flame graphs; figures suffer")
-    parser.add_argument("--scale", type=float, default=1.0, help="of all counts: to try the bench")
+    parser.add_argument(
+        "--profile", action="store_true", help="draw flame graphs; distorts the figures"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor of all counts, to try the benchmark"
+    )
     return parser.parse_args(arguments)
 
 
 def shown(arguments: Sequence[str]) -> str:
-    """The command line as others can use it: paths of this machine are left out."""
+    """Return the command line without paths of this machine."""
     words, path = ["python -m bench.compare"], False
     for word in arguments:
         name, given, _ = word.partition("=")
@@ -96,7 +106,7 @@ def shown(arguments: Sequence[str]) -> str:
 
 
 class Comparison:
-    """All that is measured in one run."""
+    """One run of the benchmark."""
 
     def __init__(
         self, settings: Settings, found: Field, kept: Results, folder: Path, output: Path
@@ -108,7 +118,7 @@ class Comparison:
         self._output = output
 
     def run(self, row: Row, stores: Sequence[str], rounds: int) -> None:
-        """Measures one row: in each round all servers, one after another."""
+        """Measure one row: in each round all servers, one after another."""
         variants = [
             variant
             for variant in self._found.variants
@@ -164,7 +174,7 @@ def _now() -> str:
 
 
 def choose(options: argparse.Namespace, skipped: list[str]) -> list[Row]:
-    """The rows that are asked for and can be run; a line for each that cannot."""
+    """Return the requested rows that can run, and a line for each one that cannot."""
     rows = []
     for row in ROWS:
         if options.only is not None and row.name not in options.only:
@@ -179,7 +189,7 @@ def choose(options: argparse.Namespace, skipped: list[str]) -> list[Row]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measures, writes, and gives the exit code."""
+    """Run the benchmark, write the results, and return the exit status."""
     options = parse(arguments)
     if options.list:
         for row in ROWS:
@@ -241,7 +251,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    # As Ctrl-C does: a server that runs is stopped, its directory removed.
+    # Like Ctrl-C: stop the running server and remove its directory.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,7 @@
-"""Connections that each send one request after the other: exact numbers, where wrk has times.
+"""Load generator with exact counts: connections that send one request after another.
 
-It fills stores, and counts per connection what was acknowledged before a server was killed. It
-is not the load of any rate that is reported.
+It fills stores, and counts acknowledged requests per connection before a server is killed. It
+generates none of the reported rates; wrk does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WAIT = 0.5
 
 
 class _Talk:
-    """One connection and what it has been told."""
+    """Connection and the responses that it has received."""
 
     def __init__(self, port: int, requests: Iterator[bytes]) -> None:
         self.requests = requests
@@ -33,7 +33,7 @@ class _Talk:
         self.answered = False
 
     def on_message_complete(self) -> None:
-        """An answer is whole."""
+        """Count a complete response. httptools calls this."""
         self.answered = True
         status = self.parser.get_status_code()
         if status in (200, 201, 204):
@@ -42,7 +42,7 @@ class _Talk:
             self.refused.append(status)
 
     def send(self, data: bytes) -> bool:
-        """Sends what fits; gives whether that was all."""
+        """Send as much as the socket takes; return True if nothing is left."""
         try:
             sent = self.socket.send(data)
         except BlockingIOError:
@@ -52,7 +52,7 @@ class _Talk:
 
 
 class Crowd:
-    """Some connections, each with its own requests, or all with the same iterator."""
+    """Group of connections, each with its own requests, or all with one iterator."""
 
     def __init__(self, port: int, sources: Sequence[Iterator[bytes]]) -> None:
         self._poll = select.epoll()
@@ -67,21 +67,21 @@ class Crowd:
 
     @property
     def busy(self) -> bool:
-        """Whether any connection is still open and has something to do."""
+        """Return True if a connection is open and has requests left."""
         return bool(self._talks)
 
     @property
     def acknowledged(self) -> int:
-        """How many requests were answered with success."""
+        """Return the number of successful responses."""
         return sum(talk.acknowledged for talk in self.all)
 
     @property
     def refused(self) -> list[int]:
-        """The statuses of all other answers."""
+        """Return the statuses of all other responses."""
         return [status for talk in self.all for status in talk.refused]
 
     def run(self, seconds: float) -> None:
-        """Goes on until all requests are answered, all connections are gone, or time is over."""
+        """Run until all requests have responses, all connections are closed, or time is up."""
         until = time.perf_counter() + seconds
         if not self._begun:
             self._begun = True
@@ -96,7 +96,7 @@ class Crowd:
                     self._receive(talk)
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Close all connections."""
         for talk in list(self._talks.values()):
             self._leave(talk)
         self._poll.close()
@@ -125,7 +125,7 @@ class Crowd:
             if not talk.send(request):
                 self._poll.modify(talk.socket.fileno(), select.EPOLLIN | select.EPOLLOUT)
         except OSError:
-            # It may have answered before it went: what has come is still counted.
+            # The server may have responded before it died: count the responses that arrived.
             self._receive(talk)
 
     def _leave(self, talk: _Talk) -> None:
@@ -137,7 +137,7 @@ class Crowd:
 
 @dataclass(frozen=True)
 class Filled:
-    """What a filling came to: requests acknowledged, seconds, statuses of refusals."""
+    """Result of filling a store: acknowledged requests, seconds, statuses of refusals."""
 
     acknowledged: int
     seconds: float
@@ -152,10 +152,10 @@ def fill(
     limit: float,
     enough: int | None = None,
 ) -> Filled:
-    """Sends ``total`` requests over some connections; stops where ``limit`` seconds are not enough.
+    """Send ``total`` requests over some connections, for at most ``limit`` seconds.
 
-    Gives up early, after a tenth of the limit, when the rate so far says that the limit is not
-    enough; but where ``enough`` (less than the total) can be done, goes on to the limit.
+    Give up after a tenth of the limit if the rate so far is too low to finish within it, unless
+    ``enough`` requests (fewer than ``total``) can be done by then.
     """
     crowd = Crowd(port, [requests] * connections)
     wanted = total if enough is None else enough
@@ -172,12 +172,12 @@ def fill(
 
 
 def post(target: str, content_type: str, body: bytes, *fields: str) -> bytes:
-    """The bytes of an append."""
+    """Return the bytes of an append request."""
     return _request("POST", target, content_type, body, fields)
 
 
 def put(target: str, content_type: str) -> bytes:
-    """The bytes of a create."""
+    """Return the bytes of a create request."""
     return _request("PUT", target, content_type, b"", ())
 
 

@@ -1,4 +1,4 @@
-"""What a measurement gives, and the arithmetic over rounds: medians, ranges, ratios."""
+"""Figures of measurements, and their medians, ranges and ratios over rounds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Figure:
-    """One number that a row of work gives for each server.
+    """Figure that a row measures for each server.
 
-    ``better`` tells whether more or less of it is good, or that it judges nothing (``"context"``:
+    ``better`` is "more" or "less", or "context" for a figure that is printed but not compared.
     printed beside the others, never compared).
     """
 
@@ -24,7 +24,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Spread:
-    """The values of some rounds."""
+    """Median and range over some rounds."""
 
     median: float
     least: float
@@ -33,16 +33,16 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and range. Raises `ValueError` where there is no value."""
+    """Return median and range. Raise `ValueError` without values."""
     if not values:
         raise ValueError("no values")
     return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that at least ``share`` (0 to 1) of all values do not exceed.
+    """Return the smallest value that at least ``share`` (0 to 1) of all values do not exceed.
 
-    ``ordered`` is sorted, ascending. Raises `ValueError` where it is empty.
+    ``ordered`` is sorted ascending. Raise `ValueError` if it is empty.
     """
     if not ordered:
         raise ValueError("no values")
@@ -51,9 +51,9 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def advantage(figure: Figure, ours: float, theirs: float) -> float | None:
-    """How many times better ours is; below 1 where it is worse.
+    """Return how many times better this server is (below 1: worse), or None.
 
-    None where the figure judges nothing, or where a value is not above zero: no ratio says what
+    None for figures that are not compared, and for values that are not above zero.
     nothing is worth.
     """
     if figure.better == "context" or ours <= 0 or theirs <= 0:
@@ -62,14 +62,14 @@ def advantage(figure: Figure, ours: float, theirs: float) -> float | None:
 
 
 def told(figure: Figure, value: float) -> str:
-    """A value of a figure: a count in full, anything else in three digits."""
+    """Format a value: counts in full, other values with three significant digits."""
     return short(value) if figure.unit else f"{value:,.0f}"
 
 
 def short(value: float) -> str:
-    """Three digits that matter, thousands as ``k``, millions as ``M``."""
+    """Format with three significant digits, thousands as ``k``, millions as ``M``."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
-        # What would be rounded up to a thousand is written in the next unit.
+        # A value that rounds up to 1000 is written in the next unit.
         if abs(value) >= size * 0.9995:
             return _three(value / size) + letter
     return _three(value)
@@ -84,5 +84,5 @@ def _three(value: float) -> str:
 
 
 def times(ratio: float | None) -> str:
-    """A ratio as it stands in a table."""
+    """Format a ratio for a table."""
     return "" if ratio is None else f"{_three(ratio)}x"

@@ -1,7 +1,7 @@
-"""Is group commit real? Durable appends per second, batched against one commit each.
+"""Durable appends per second with group commit, against one commit per append.
 
-Both sides are the same store on the same disk; only the committing lane differs: one hands
-over all that has queued, the other one command at a time. 64 appends are always under way.
+Both sides are the same store on the same disk; only the executor differs: one passes all
+queued commands to the committer, the other one at a time. 64 appends are always in flight.
 
     python bench/group_commit.py [--directory DIR] [--seconds 2] [--rounds 3] [--writers 64]
 """
@@ -32,7 +32,7 @@ BYTES = "application/octet-stream"
 
 
 class SingleFile(ThreadExecutor):
-    """Lanes that commit one command at a time."""
+    """Executor that commits one command at a time."""
 
     def start(self, work: Callable[[list[Job]], None]) -> None:
         def one_by_one(jobs: list[Job]) -> None:
@@ -45,7 +45,7 @@ class SingleFile(ThreadExecutor):
 async def rate(
     reactor: Any, executor: type[ThreadExecutor], parent: str | None, seconds: float, writers: int
 ) -> float:
-    """Acknowledged appends per second."""
+    """Return acknowledged appends per second."""
     directory = tempfile.mkdtemp(dir=parent)
     store = DurableStore(directory, reactor, executor(reactor))
     store.open()

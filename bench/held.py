@@ -1,4 +1,4 @@
-"""Connections by the thousand that are opened, and then kept as they are."""
+"""Thousands of connections that are opened and then held."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import socket
 import time
 from collections.abc import Callable
 
-# So many connects are under way at once: less than any server's backlog.
+# Concurrent connects: fewer than any server's backlog.
 WINDOW = 32
-# From one source address to one port there are about 28,000 connections.
+# One source address has about 28,000 ports for one destination.
 PER_ADDRESS = 10_000
 CONNECT_SECONDS = 120.0
 PIECE = 1 << 16
@@ -19,11 +19,11 @@ IP_BIND_ADDRESS_NO_PORT = 24
 
 
 class NotHeld(Exception):
-    """Connections could not be opened, or were not answered as they should be."""
+    """Connections could not be opened, or got a wrong response."""
 
 
 def connect(port: int, number: int) -> socket.socket:
-    """Begins a connection; its source address goes by its number."""
+    """Start to connect, from a source address chosen by the connection's number."""
     one = socket.socket()
     one.setblocking(False)
     one.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
@@ -33,22 +33,22 @@ def connect(port: int, number: int) -> socket.socket:
 
 
 def answered(data: bytes) -> bool:
-    """A head of status 200 is complete. Raises `NotHeld` at any other status."""
+    """Return True if a head of status 200 is complete. Raise `NotHeld` at any other status."""
     if len(data) >= 12 and data[9:12] != b"200":
-        raise NotHeld(f"answered with {data[:80]!r}")
+        raise NotHeld(f"got {data[:80]!r}")
     return b"\r\n\r\n" in data
 
 
 def unanswered(data: bytes) -> bool:
-    """Nothing has to come."""
+    """Return True: no response is expected."""
     return True
 
 
 class Held:
     """Many connections to one server.
 
-    ``request`` is what each sends once, ``ready`` tells by all that has come whether a
-    connection is as it should be.
+    Each sends ``request`` once. ``ready`` decides from all bytes received whether a
+    connection is complete.
     """
 
     def __init__(self, port: int, request: bytes, ready: Callable[[bytes], bool]) -> None:
@@ -59,7 +59,7 @@ class Held:
         self.sockets: dict[int, socket.socket] = {}
 
     def open(self, count: int) -> float:
-        """Opens them all; gives the seconds. Raises `NotHeld`."""
+        """Open all connections; return the seconds. Raise `NotHeld`."""
         started = time.perf_counter()
         waiting: dict[int, bytes | None] = {}
         begun = done = 0
@@ -74,7 +74,7 @@ class Held:
                 waiting[number] = None
                 self._poll.register(number, select.EPOLLOUT)
             for number, _ in self._poll.poll(1.0):
-                # Those that are ready already may say more; it stays where it is.
+                # Complete connections may receive more bytes; they are left unread.
                 if number in waiting and self._step(number, waiting):
                     del waiting[number]
                     self._poll.unregister(number)
@@ -99,11 +99,11 @@ class Held:
         return self._ready(come)
 
     def still_open(self) -> int:
-        """How many the server has not closed; reads and drops all that has come."""
+        """Return the number of open connections. Read and drop all received bytes."""
         return sum(_is_open(one) for one in self.sockets.values())
 
     def close(self) -> None:
-        """Closes them all."""
+        """Close all connections."""
         for one in self.sockets.values():
             one.close()
         self.sockets.clear()

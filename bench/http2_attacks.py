@@ -1,10 +1,10 @@
-"""What hostile HTTP/2 clients cost a server: memory, and the answers of others.
+"""Memory and latency of a server under attack by HTTP/2 clients.
 
     python -m bench.http2_attacks CERTIFICATE KEY
 
-Starts a server for each attack, measures an append every 10 ms over a connection of its own
-before and during the attack, and prints the server's largest resident memory. Run it by hand: it
-takes a minute, and what it prints depends on the machine.
+Starts a server for each attack, measures an append every 10 ms over a separate connection
+before and during the attack, and prints the server's peak resident memory. It takes about a
+minute; the results depend on the machine.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ WHOLE, OPEN = 5, 4
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """One frame."""
+    """Return a frame."""
     size = len(payload)
     return struct.pack(">BHBBL", size >> 16, size & 0xFFFF, kind, flags, stream) + payload
 
 
 def settings(name: int, value: int) -> bytes:
-    """A SETTINGS frame with one value."""
+    """Return a SETTINGS frame with one value."""
     return frame(4, 0, 0, struct.pack(">HL", name, value))
 
 
 def window(stream: int, increment: int) -> bytes:
-    """A WINDOW_UPDATE frame."""
+    """Return a WINDOW_UPDATE frame."""
     return frame(8, 0, stream, struct.pack(">L", increment))
 
 
 def block(method: str, path: str, *fields: tuple[str, str]) -> bytes:
-    """The field block of a request, without compression."""
+    """Return the field block of a request, without compression."""
     head = [(":method", method), (":scheme", "https"), (":authority", "localhost"), (":path", path)]
     parts: list[bytes] = []
     for name, value in [*head, *fields]:
@@ -59,7 +59,7 @@ POST = block("POST", ROOT + "a", ("content-type", "text/plain"))
 
 
 def connect(protocol: str = "h2") -> ssl.SSLSocket:
-    """A connection over TLS."""
+    """Open a TLS connection."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -68,7 +68,7 @@ def connect(protocol: str = "h2") -> ssl.SSLSocket:
 
 
 def ask(connection: ssl.SSLSocket, method: str, path: str, body: bytes = b"") -> None:
-    """One request over HTTP/1.1."""
+    """Send one HTTP/1.1 request."""
     connection.sendall(
         f"{method} {ROOT}{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
         f"Content-Length: {len(body)}\r\n\r\n".encode()
@@ -83,7 +83,7 @@ def ask(connection: ssl.SSLSocket, method: str, path: str, body: bytes = b"") ->
 
 
 def drained(connection: ssl.SSLSocket) -> None:
-    """Read what comes, so that the server can write."""
+    """Read and drop received bytes, so that the server can write."""
 
     def read() -> None:
         try:
@@ -99,7 +99,7 @@ Attack = Callable[[float], None]
 
 
 def silent(until: float) -> None:
-    """Ten connections with 100 requests each, and shut windows."""
+    """Open ten connections with 100 requests each and closed windows."""
     held = []
     for _ in range(10):
         connection = connect()
@@ -111,9 +111,9 @@ def silent(until: float) -> None:
 
 
 def repeated(until: float, opening: bytes, make: Callable[[int], bytes], read: bool = True) -> None:
-    """Four connections that send as fast as they can, until they are closed.
+    """Send on four connections as fast as possible until they are closed.
 
-    They do not come again: what that costs is TLS handshakes, whatever the attack.
+    They do not reconnect: that would measure TLS handshakes, not the attack.
     """
 
     def run() -> None:
@@ -137,7 +137,7 @@ def repeated(until: float, opening: bytes, make: Callable[[int], bytes], read: b
 
 
 def rapid_reset(until: float) -> None:
-    """Requests that are reset at once."""
+    """Return requests that are reset immediately."""
     cancel = struct.pack(">L", 8)
 
     def make(first: int) -> bytes:
@@ -148,32 +148,32 @@ def rapid_reset(until: float) -> None:
 
 
 def empty_data(until: float) -> None:
-    """DATA frames with nothing in them."""
+    """Return empty DATA frames."""
     data = frame(0, 0, 1) * 1_000
     repeated(until, settings(4, 65_535) + frame(1, OPEN, 1, POST), lambda _: data)
 
 
 def byte_by_byte(until: float) -> None:
-    """Windows that are opened by one byte."""
+    """Return WINDOW_UPDATE frames of one byte."""
     requests = b"".join([frame(1, WHOLE, 2 * n + 1, GET) for n in range(100)])
     opened = b"".join([window(2 * n + 1, 1) for n in range(100)]) * 10
     repeated(until, settings(4, 0) + requests, lambda _: opened)
 
 
 def pings(until: float) -> None:
-    """PING frames whose answers are not read."""
+    """Return PING frames. Their responses are not read."""
     data = frame(6, 0, 0, bytes(8)) * 1_000
     repeated(until, settings(4, 0), lambda _: data, read=False)
 
 
 def continuations(until: float) -> None:
-    """A field block without an end."""
+    """Return a field block without an end."""
     data = frame(9, 0, 1, b"") * 1_000
     repeated(until, settings(4, 0) + frame(1, 0, 1, GET), lambda _: data)
 
 
 def latencies(until: float) -> list[float]:
-    """How long appends take over HTTP/1.1, in seconds, in order."""
+    """Return the latencies of appends over HTTP/1.1, in seconds, ascending."""
     connection = connect("http/1.1")
     found = []
     while time.monotonic() < until:
@@ -186,7 +186,7 @@ def latencies(until: float) -> list[float]:
 
 
 def measure(attack: Attack, server: subprocess.Popen[bytes]) -> str:
-    """What an attack costs."""
+    """Measure one attack."""
     connection = connect("http/1.1")
     ask(connection, "PUT", "a")
     ask(connection, "PUT", "large")
@@ -194,7 +194,7 @@ def measure(attack: Attack, server: subprocess.Popen[bytes]) -> str:
         ask(connection, "POST", "large", b"x" * 500_000)
     before = latencies(time.monotonic() + SECONDS / 2)
     until = time.monotonic() + SECONDS
-    # A process of its own, so that the measurement does not wait for it.
+    # In a separate process, so that the measurement does not wait for it.
     attacker = multiprocessing.get_context("spawn").Process(target=attack, args=(until,))
     attacker.start()
     during = latencies(until)

@@ -1,4 +1,4 @@
-"""The machine that measures: its cores, its limits, and the lines that tell what it is."""
+"""Cores, limits and description of the machine."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Cores:
-    """Which core serves and which one loads; ``server`` is None where nothing can be pinned."""
+    """Cores of the server and of the load; ``server`` is None if pinning is impossible."""
 
     server: int | None
     load: int | None
 
     def pin(self) -> list[str]:
-        """What stands before the command of a server."""
+        """Return the prefix of a server's command."""
         return [] if self.server is None else ["taskset", "-c", str(self.server)]
 
     def take_load(self) -> None:
-        """Moves this process, and all that it starts without `pin`, to the core of the load."""
+        """Move this process, and children started without `pin`, to the load generator's core."""
         if self.load is not None:
             os.sched_setaffinity(0, {self.load})
 
 
 def choose_cores(server: int | None, load: int | None) -> tuple[Cores, str | None]:
-    """Two cores, those asked for where they are given; and a sentence where there are not two."""
+    """Return two cores, the requested ones if given, and a message if there are not two."""
     usable = sorted(os.sched_getaffinity(0))
     if shutil.which("taskset") is None:
         return Cores(None, None), "Nothing is pinned: taskset is not on the path"
@@ -44,20 +44,20 @@ def choose_cores(server: int | None, load: int | None) -> tuple[Cores, str | Non
 
 
 def raise_file_limit() -> int:
-    """Raises the limit of open files to the hardest there is; gives it. Servers inherit it."""
+    """Raise the limit of open files to the hard limit and return it. Servers inherit it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
 def foreign_load(seconds: float = 1.0) -> float:
-    """How busy all cores are with other work than ours, 0 to 1, while this process sleeps."""
+    """Return the load by other processes over all cores, 0 to 1, while this process sleeps."""
 
     def ticks() -> tuple[int, int]:
         fields = [
             int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
         ]
-        # Idle, and waiting for a disk.
+        # Idle time and I/O wait.
         return sum(fields[:8]), fields[3] + fields[4]
 
     total, idle = ticks()
@@ -68,7 +68,7 @@ def foreign_load(seconds: float = 1.0) -> float:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on just now."""
+    """Return a free TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -76,7 +76,7 @@ def free_port() -> int:
 
 
 def describe(directory: Path) -> str:
-    """One line: processor, cores, memory, kernel, and the file system under ``directory``."""
+    """Return a line with processor, cores, memory, kernel, and the file system of ``directory``."""
     found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     processor = " ".join(found[1].split()) if found else platform.machine()
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -97,6 +97,6 @@ def _file_system(directory: Path) -> str:
 
 
 def python_versions() -> dict[str, str]:
-    """What our own server runs on here."""
+    """Return the versions of Python and the packages that this server uses."""
     names = ("durable-streams-tw", "twisted", "klein", "lmdb", "httptools", "msgspec", "zlib-ng")
     return {"Python": platform.python_version()} | {name: version(name) for name in names}

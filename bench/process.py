@@ -1,4 +1,4 @@
-"""A server as a child process: started, watched through /proc, stopped or killed."""
+"""Server as a child process: started, measured through /proc, stopped or killed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 STOP_SECONDS = 20.0
-# Between two looks whether a server that starts answers by now.
+# Seconds between two requests to a starting server.
 GLANCE = 0.002
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Fault(Exception):
-    """A server did not start, or ended by itself."""
+    """A server did not start, or exited by itself."""
 
 
 class Process:
-    """One running server.
+    """Running server.
 
     Start-up is timed from the start of the process to the first answer of status 200 or 404.
     """
@@ -65,9 +65,9 @@ class Process:
             )
 
     def await_answer(self, path: str, within: float) -> float:
-        """Waits until a HEAD of ``path`` is answered; gives the seconds since the start.
+        """Wait for a response to HEAD ``path``; return the seconds since the start.
 
-        Raises `Fault` where that takes longer than ``within`` seconds, or the server ends.
+        Raise `Fault` if that takes longer than ``within`` seconds, or the server exits.
         """
         while time.perf_counter() - self._started < within:
             if self._child.poll() is not None:
@@ -84,40 +84,40 @@ class Process:
                 time.sleep(GLANCE)
             finally:
                 connection.close()
-        raise Fault(f"did not answer within {within:g} s of its start")
+        raise Fault(f"no response within {within:g} s of its start")
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Return True if the process runs."""
         return self._child.poll() is None
 
     def cpu(self) -> float:
-        """Seconds of processor time that all its threads have used."""
+        """Return the CPU time of all threads, in seconds."""
         fields = self._read("stat").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     def resident(self) -> int:
-        """Resident memory now, in bytes."""
+        """Return the resident memory, in bytes."""
         return self._kibibytes("VmRSS")
 
     def anonymous(self) -> int:
-        """Resident memory that is not the system's cache of files, in bytes."""
+        """Return the anonymous resident memory, in bytes."""
         return self._kibibytes("RssAnon")
 
     def mapped(self) -> int:
-        """Resident memory that is the system's cache of files, in bytes."""
+        """Return the resident memory of mapped files, in bytes."""
         return self._kibibytes("RssFile")
 
     def peak(self) -> int:
-        """The most resident memory since the start or `forget_peak`, in bytes."""
+        """Return the peak resident memory since the start or `forget_peak`, in bytes."""
         return self._kibibytes("VmHWM")
 
     def forget_peak(self) -> None:
-        """Starts a new peak at what is resident now."""
+        """Reset the peak to the current resident memory."""
         Path(f"/proc/{self._child.pid}/clear_refs").write_text("5")
 
     def stop(self) -> None:
-        """Ends it in order; by force where that takes too long."""
+        """Stop the server with SIGTERM, then SIGKILL if it takes too long."""
         if self._profiler is not None:
             self._profiler.send_signal(signal.SIGINT)
             self._profiler.wait(STOP_SECONDS)
@@ -129,12 +129,12 @@ class Process:
                 self.kill()
 
     def kill(self) -> None:
-        """Ends it at once, as a crash would."""
+        """Kill the server with SIGKILL."""
         self._child.kill()
         self._child.wait()
 
     def last(self) -> str:
-        """The end of what it printed, in one line."""
+        """Return the end of its output, in one line."""
         text = self.log.read_text("utf-8", "replace").strip()
         return " / ".join(text.splitlines()[-3:])[-300:]
 
@@ -152,5 +152,5 @@ class Process:
 
 
 def can_profile() -> bool:
-    """Whether py-spy can be run."""
+    """Return True if py-spy can be run."""
     return shutil.which("py-spy") is not None

@@ -1,4 +1,4 @@
-"""The page that tells the results: ratios first, then each row with medians and ranges."""
+"""Results page: ratios first, then each row with medians and ranges."""
 
 from __future__ import annotations
 
@@ -17,62 +17,62 @@ BUSY = 95.0
 INTRODUCTION = """\
 # Benchmarks
 
-This server and its peers on one machine, one after another: the server has one core, the load
-the other. Within a round the servers take turns; every figure is a median over all rounds, with
-its range. All of it was checked while it was measured: no answer was an error, every append
-that was acknowledged is there afterwards, every subscriber got every append once. Read ratios
-rather than absolute numbers: another machine has others.
+This server and others on one machine, one after another. The server has one core, the load
+generator the other. Servers take turns within a round; figures are medians over all rounds, with
+ranges. Every run is verified: no response was an error, every acknowledged append is present
+afterwards, every subscriber got every append once. Compare ratios rather than absolute numbers,
+which depend on the machine.
 
-"Durable" is each peer's own notion of it. Ours is in [Durability](durability.md).
+"Durable" is what each server means by it; for this one see [Durability](durability.md).
 """
 
 HOW = """\
 ## How it is measured
 
-- HTTP load comes from wrk, one thread, after a second of warm-up. Where the load's core is busy
-  to the last, the server could be faster than the figure says.
-- Subscribers are one Python process on epoll. The *bare sender* delivers prepared bytes with
-  nothing behind them: its figures are the limit of that client, and no server can be seen to be
-  faster. A burst is 200 appends of one writer, each sent when the one before it was answered;
-  deliveries are counted until the last subscriber has the last append. A delay is counted from
-  the moment when the append is sent.
-- Memory is the resident memory of the server's process, CPU its user and system time. What idle
-  connections cost inside the kernel is not in it.
-- A stream of 100 MB is read by one client, following `Stream-Next-Offset` to the tail. Where
-  filling a store takes a peer too long the row says so; `--full` allows more time.
-- Starts are timed from the start of the process to the first answer, with the file system's
+- wrk with one thread generates the HTTP load, after a second of warm-up. If the load's core is busy
+  all the time, the server could be faster than the figure.
+- Subscribers are one Python process with epoll. The *bare sender* sends prepared bytes without
+  a server: its figures are the limit of that client, and no server can appear
+  faster. A burst is 200 appends of one writer, each sent after the response to the last;
+  deliveries are counted until the last subscriber has the last append. A delay begins when
+  the append is sent.
+- Memory is the resident memory of the server's process, CPU its user and system time. The kernel's
+  memory of idle connections is not included.
+- A stream of 100 MB is read by one client, following `Stream-Next-Offset` to the tail. If
+  a server takes too long to fill its store, the row says so; `--full` allows more time.
+- Starts are timed from the start of the process to the first response, with the file system's
   cache warm.
 
-Make it anew with `{command}`. Peers that are not npm packages are given as paths of built
-binaries; `--list` names the rows, `--only` takes some of them, and `--add` keeps what was
-measured of the others. wrk has to be installed (Debian and Ubuntu: package `wrk`), and Node for
+Run it again with `{command}`. Servers that are not npm packages are given as paths of
+binaries; `--list` names the rows, `--only` selects some, and `--add` keeps the results
+of the others. Install wrk (Debian and Ubuntu: package `wrk`), and Node for
 the reference server. `--profile` draws flame graphs of this server with py-spy
 (`pip install "durable-streams-tw[bench]"`).
 """
 
 
 def write(results: Results, rows: Sequence[Row], folder: Path) -> None:
-    """Writes ``benchmarks.md`` and ``benchmarks.svg`` into a folder."""
+    """Write ``benchmarks.md`` and ``benchmarks.svg`` to a directory."""
     (folder / "benchmarks.md").write_text(page(results, rows))
     (folder / "benchmarks.svg").write_text(plot(results, rows))
 
 
 def us(results: Results) -> str:
-    """Which of our doors the peers are compared with: the fast one where it was measured."""
+    """Return the variant of this server that peers are compared with: "fast" if measured."""
     measured = {sample.server for sample in results.samples if sample.figures}
     return next((name for name in OURS if name in measured), OURS[0])
 
 
 def peers(results: Results) -> list[str]:
-    """All others that were measured; not the bare sender, which is no server."""
+    """Return the other servers that were measured, without the bare sender."""
     measured = {sample.server for sample in results.samples}
     return [name for name in TITLES if name in measured - {us(results), "sender"}]
 
 
 def page(results: Results, rows: Sequence[Row]) -> str:
-    """The whole page, in Markdown."""
+    """Return the page in Markdown."""
     lines = [INTRODUCTION, *_circumstances(results), "", "## Ratios", ""]
-    lines.append("How many times better ours is; below 1 it is worse.\n")
+    lines.append("Ratios of this server to each other server: above 1, this server is better.\n")
     lines.append("![The ratios, on a logarithmic scale](benchmarks.svg)\n")
     lines += _ratios(results, rows)
     for row in rows:
@@ -82,14 +82,14 @@ def page(results: Results, rows: Sequence[Row]) -> str:
 
 
 def plot(results: Results, rows: Sequence[Row]) -> str:
-    """The ratios of the headlines, as SVG."""
+    """Return the chart of the headline ratios, as SVG."""
     others = peers(results)
     bars = []
     for row in rows:
         for store in STORES:
             ratios = tuple(_ratio(results, row, row.figures[0], store, peer) for peer in others)
             bars.append(chart.Bars(f"{row.title} ({store})", ratios))
-    title = "How many times better ours is than …"
+    title = "This server compared with … (above 1: better)"
     return chart.draw(title, [TITLES[peer] for peer in others], bars)
 
 

@@ -1,4 +1,4 @@
-"""What was measured, as it is kept in a file of JSON."""
+"""Results of all measurements, stored as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.figures import Spread, spread
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement: a row, a server, a round; and its figures, or why there are none."""
+    """Measurement of one row, server and round: its figures, or the reason why there are none."""
 
     row: str
     server: str
@@ -25,10 +25,10 @@ class Sample:
 
 @dataclass
 class Results:
-    """All measurements and what they were made with.
+    """All measurements and their conditions.
 
-    ``date`` is that of the newest, ``settings`` are numbers and switches by name,
-    ``remarks`` are sentences: what could not be measured, what may have disturbed it.
+    ``date`` is that of the newest, ``settings`` maps names to numbers and switches,
+    ``remarks`` are sentences about omitted rows and possible disturbances.
     """
 
     date: str
@@ -40,7 +40,7 @@ class Results:
     samples: list[Sample] = field(default_factory=list)
 
     def spreads(self, row: str, server: str, store: str) -> dict[str, Spread]:
-        """Median and range of each figure over all rounds that gave one."""
+        """Return the median and range of each figure over all rounds that have it."""
         values: dict[str, list[float]] = {}
         for sample in self.samples:
             if (sample.row, sample.server, sample.store) == (row, server, store):
@@ -49,7 +49,7 @@ class Results:
         return {key: spread(found) for key, found in values.items()}
 
     def failures(self, row: str, server: str, store: str) -> list[str]:
-        """Why rounds gave nothing, each reason once."""
+        """Return the reasons why rounds have no figures, each once."""
         found = {
             sample.failure: None
             for sample in self.samples
@@ -59,7 +59,7 @@ class Results:
         return list(found)
 
     def replace(self, row: str, server: str, store: str) -> None:
-        """Forgets what was measured of one row and one server."""
+        """Remove the measurements of one row and one server."""
         self.samples = [
             sample
             for sample in self.samples
@@ -67,13 +67,13 @@ class Results:
         ]
 
     def save(self, path: Path) -> None:
-        """Writes it; a reader never finds half of it."""
+        """Write the file atomically."""
         new = path.with_suffix(".new")
         new.write_text(json.dumps(asdict(self), indent=1) + "\n")
         new.replace(path)
 
 
 def load(path: Path) -> Results:
-    """Reads what `Results.save` has written. Raises `OSError`, `ValueError` or `TypeError`."""
+    """Read a file written by `Results.save`. Raise `OSError`, `ValueError` or `TypeError`."""
     said: dict[str, Any] = json.loads(path.read_text())
     return Results(**said | {"samples": [Sample(**sample) for sample in said["samples"]]})

@@ -1,9 +1,9 @@
-"""A bare sender of events, with nothing behind it: how fast can the subscribers of the bench be?
+"""Bare sender of events, which measures the limit of the benchmark's subscribers.
 
     python -m bench.sender PORT
 
-It answers just enough of the protocol for `subscribers`, and writes to each subscriber in one
-go: what is reported of it is the limit of the client that measures the servers.
+It implements just enough of the protocol for `subscribers`, and writes to each subscriber
+at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONTROL = (
 
 
 class Sender:
-    """One epoll loop over all connections."""
+    """Epoll loop over all connections."""
 
     def __init__(self, port: int) -> None:
         self._listener = socket.create_server(("127.0.0.1", port), backlog=4096)
@@ -37,7 +37,7 @@ class Sender:
         self._position = 0
 
     def run(self) -> None:
-        """Serves for ever."""
+        """Serve forever."""
         while True:
             for number, _ in self._poll.poll():
                 if number == self._listener.fileno():

@@ -1,4 +1,4 @@
-"""Our server and its peers: how each is started, and which version it is."""
+"""This server and its peers: commands and versions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STORES: tuple[Store, ...] = ("memory", "durable")
 #: What stands in tables, by the name on the command line.
 TITLES = {
     "fast": "ours",
-    "klein": "ours, Klein door",
+    "klein": "ours, Klein and twisted.web",
     "node": "Node reference",
     "caddy": "Caddy plugin (Go)",
     "rust": "Rust server",
@@ -43,9 +43,9 @@ CADDYFILE = """\
 
 @dataclass(frozen=True)
 class Variant:
-    """One server with one store, and the command that runs it.
+    """Server with one store, and the command that runs it.
 
-    ``command`` takes a port and a directory of the server's own.
+    ``command`` takes a port and an empty directory.
     """
 
     server: str
@@ -55,7 +55,7 @@ class Variant:
 
     @property
     def title(self) -> str:
-        """As it stands in tables."""
+        """Return the name for tables."""
         return TITLES[self.server]
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ class Variant:
 
 @dataclass
 class Field:
-    """All that can be measured here, the versions, and a line for each that cannot."""
+    """Servers that can run here, their versions, and a line for each one that cannot."""
 
     variants: list[Variant] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Field:
 
 
 def gather(wanted: list[str], caddy: Path | None, rust: Path | None) -> Field:
-    """Finds the servers that are wanted and can be run."""
+    """Find the requested servers that can run."""
     found = Field()
     for name in TITLES:
         if name in wanted:
@@ -121,11 +121,13 @@ def _find_fast(found: Field, _: Path | None) -> None:
     if _has_fast_channel():
         _add(found, "fast", _ours(), _compiled())
     else:
-        found.skipped.append("fast: this version has no fast channel; the Klein door stands alone")
+        found.skipped.append(
+            "fast: this version has no HTTP/1.1 engine of its own; measured with Klein only"
+        )
 
 
 def _compiled() -> dict[str, str]:
-    """The environment in which our server finds its modules compiled, as an installed one does."""
+    """Return an environment in which this server uses bytecode files, like an installed one."""
     found = importlib.util.find_spec("durable_streams_tw")
     assert found is not None and found.submodule_search_locations, "the bench runs beside it"
     compileall.compile_dir(found.submodule_search_locations[0], quiet=2)
@@ -160,7 +162,7 @@ def _find_caddy(found: Field, binary: Path | None) -> None:
 
     def command(store: Store, port: int, home: Path) -> list[str]:
         block = f" {{\n\t\t\tdata_dir {home}\n\t\t}}" if store == "durable" else ""
-        # Beside the data, for another Caddy may have the same folder above it.
+        # Next to the data: another Caddy may use the same parent directory.
         file = home.with_name(f"{home.name}.caddyfile")
         file.write_text(CADDYFILE.format(port=port, block=block))
         return [str(binary), "run", "--adapter", "caddyfile", "--config", str(file)]

@@ -1,8 +1,8 @@
-"""Subscribers of one event stream: counts deliveries, as fast as Python can.
+"""Subscribers of one event stream, which count deliveries.
 
-Every append carries a marker of 28 bytes that nothing else on the wire holds; a search for a
-needle of that length skips most of what it looks through. What was torn between two reads is
-found because the end of each read stands before the next one.
+Every append contains a marker of 28 bytes that occurs nowhere else; searching for a
+needle of that length skips most of the bytes. A marker torn between two reads is
+found because the end of each read is put before the next one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MARKER = b"<ABCDEFGHIJKLMNOPQRSTUVWXYZ>"
 SIZE = 100
 BODY = MARKER + b"." * (SIZE - len(MARKER))
 KEPT = len(MARKER) - 1
-# What a reader takes from one connection at a time.
+# Bytes read from one connection at a time.
 PIECE = 1 << 18
 # A peer that knows the header may wait for more appends before it delivers; only the bare sender
 # of this package does.
@@ -34,13 +34,13 @@ MORE = "Bench-More: 1"
 
 
 class Missing(Exception):
-    """Deliveries that did not come, or came twice; or an append that was not acknowledged."""
+    """Deliveries were missing or duplicated, or an append was not acknowledged."""
 
 
 class Writer:
-    """Appends from a process of its own, each sent when the one before it was answered.
+    """Writer in a process of its own, which sends each append after the response to the last.
 
-    ``sent`` and ``answered`` are the moments (`time.perf_counter`), shared with this process.
+    ``sent`` and ``answered`` are times (`time.perf_counter`) shared with this process.
     """
 
     def __init__(self, port: int, name: str, count: int, interval: float) -> None:
@@ -51,21 +51,21 @@ class Writer:
         self._process = context.Process(target=_write, args=arguments)
 
     def start(self) -> None:
-        """Begins."""
+        """Start the process."""
         self._process.start()
 
     def finish(self) -> None:
-        """Waits for the end. Raises `Missing` where an append was not acknowledged."""
+        """Wait for the end. Raise `Missing` if an append was not acknowledged."""
         self._process.join(10)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-            raise Missing("the writer waits for an answer in vain")
+            raise Missing("the writer got no response")
         if self._process.exitcode:
             raise Missing("an append was not acknowledged")
 
     def delays(self) -> list[float]:
-        """Seconds that each append waited for its answer, ascending."""
+        """Return the latency of each append in seconds, ascending."""
         return sorted(at - since for at, since in zip(self.answered, self.sent, strict=True))
 
 
@@ -114,7 +114,7 @@ class Subscribers:
         self._poll.close()
 
     def open(self) -> None:
-        """Subscribes, and waits until each has been delivered one append."""
+        """Subscribe, and wait until each subscriber has received one append."""
         self._held.open(self._count)
         for number in self._held.sockets:
             self._poll.register(number, select.EPOLLIN)
@@ -122,11 +122,11 @@ class Subscribers:
         self.follow(1, 0.0, 30.0)
 
     def follow(self, appends: int, interval: float, limit: float) -> Followed:
-        """Lets a writer append and reads until every subscriber has every append.
+        """Let a writer append, and read until every subscriber has every append.
 
-        With ``interval`` an append is sent that often, else when the one before it was answered.
+        With ``interval`` (seconds), appends are sent at that pace, else after the last response.
 
-        Raises `Missing` where ``limit`` seconds are not enough, or more comes than was sent.
+        Raise `Missing` after ``limit`` seconds, or if more arrives than was sent.
         """
         writer = Writer(self._port, self._name, appends, interval)
         self._seen = dict.fromkeys(self._tails, 0)
@@ -150,7 +150,7 @@ class Subscribers:
         )
 
     def _read(self, wanted: int, writer: Writer, timed: bool, limit: float) -> array[float]:
-        """Reads until so many deliveries have come; gives how late each was, where ``timed``."""
+        """Read until that many deliveries have arrived; return their delays if ``timed``."""
         buffer, tails, seen, poll = self._buffer, self._tails, self._seen, self._poll.poll
         sockets = self._held.sockets
         view = memoryview(buffer)
@@ -188,8 +188,11 @@ class Subscribers:
 
 
 class Followed:
-    """What following came to: deliveries, the seconds from the first append to the last delivery,
-    the share of a core that the subscribers took, and sorted seconds of delay and of answers."""
+    """Result of following: deliveries, seconds, CPU share, and sorted latencies.
+
+    ``seconds`` lasts from the first append to the last delivery. Delays of deliveries and
+    responses are in seconds, ascending.
+    """
 
     def __init__(
         self,

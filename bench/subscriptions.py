@@ -1,6 +1,6 @@
-"""What do subscriptions cost an append? Rate and CPU of durable appends, with none and with many.
+"""Rate and CPU of durable appends, without subscriptions and with many.
 
-One store on one disk, 64 appends always under way, over 100 streams. The streams belong to none
+One store, 64 appends always in flight, over 100 streams. The streams belong to none
 of the subscriptions, to one of them, or to ten; all others are globs over other streams, half of
 them with a ** in front, so that no first segment tells them apart.
 
@@ -39,13 +39,13 @@ WRITERS = 64
 
 
 def subscribe(name: str, pattern: str) -> Subscribe:
-    """A webhook subscription."""
+    """Return the command for a webhook subscription."""
     config = Config(Kind.WEBHOOK, pattern, "https://hook.example/", None, 30_000, None)
     return Subscribe(name, config, (), config_digest(config, ()))
 
 
 def others(count: int) -> list[Subscribe]:
-    """Subscriptions to other streams."""
+    """Yield subscriptions to other streams."""
     patterns = [f"**/team-{n}/*" if n % 2 else f"team-{n}/**" for n in range(count)]
     return [subscribe(f"other-{n}", pattern) for n, pattern in enumerate(patterns)]
 
@@ -53,7 +53,7 @@ def others(count: int) -> list[Subscribe]:
 async def rate(
     reactor: Any, parent: str | None, seconds: float, commands: list[Subscribe]
 ) -> tuple[float, float]:
-    """Acknowledged appends per second, and microseconds of CPU for each."""
+    """Return acknowledged appends per second, and microseconds of CPU per append."""
     directory = tempfile.mkdtemp(dir=parent)
     store = DurableStore(directory, reactor, ThreadExecutor(reactor))
     store.open()

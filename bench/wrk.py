@@ -1,6 +1,6 @@
-"""Runs wrk, the load generator, and reads what it says.
+"""Runner of wrk, the load generator.
 
-The script ``load.lua`` ends a run with one line of JSON, so nothing is read from prose.
+The script ``load.lua`` ends a run with one line of JSON, which `parse` reads.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 
 SCRIPT = Path(__file__).with_name("load.lua")
 MISSING = "wrk is not on the path (Debian and Ubuntu have it as package wrk)"
-# How long an answer may take before it counts as an error, and a run longer than asked.
+# Seconds before a missing response is an error, and that a run may take in addition.
 ANSWER_SECONDS = 30
 
 
 class BadLoad(Exception):
-    """A run of wrk whose numbers mean nothing: refused requests, broken connections."""
+    """Run of wrk with refused requests or broken connections; its numbers are not usable."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a run came to: requests answered, seconds, bytes read, milliseconds of latency.
+    """Result of a run: responses, seconds, bytes read, milliseconds of latency.
 
-    ``cpu`` is the share of one core that wrk itself took, 0 to 1.
+    ``cpu`` is the share of one core that wrk used, 0 to 1.
     """
 
     requests: int
@@ -39,19 +39,19 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Answered requests per second."""
+        """Return responses per second."""
         return self.requests / self.seconds
 
 
 def available() -> bool:
-    """Whether wrk can be run."""
+    """Return True if wrk can be run."""
     return shutil.which("wrk") is not None
 
 
 def parse(output: str, cpu_seconds: float = 0.0) -> Load:
-    """Reads the output of a run.
+    """Parse the output of a run.
 
-    Raises `BadLoad` where the line is missing, or counts an answer above 399, a broken
+    Raise `BadLoad` if the line is missing, or reports a status above 399, a broken
     connection or a timeout.
     """
     for line in output.splitlines():
@@ -63,11 +63,11 @@ def parse(output: str, cpu_seconds: float = 0.0) -> Load:
     wrong = [
         f"{said[kind]} {name}"
         for kind, name in (
-            ("status", "answers above 399"),
+            ("status", "statuses above 399"),
             ("connect", "failed connects"),
             ("read", "failed reads"),
             ("write", "failed writes"),
-            ("timeout", f"answers later than {ANSWER_SECONDS} s"),
+            ("timeout", f"responses later than {ANSWER_SECONDS} s"),
         )
         if said[kind]
     ]
@@ -87,9 +87,9 @@ def parse(output: str, cpu_seconds: float = 0.0) -> Load:
 
 
 def run(url: str, connections: int, seconds: float, *arguments: str) -> Load:
-    """Loads a server for some whole seconds; ``arguments`` are those of ``load.lua``.
+    """Load a server for some whole seconds; ``arguments`` are those of ``load.lua``.
 
-    Raises `BadLoad`, and `subprocess.TimeoutExpired` where wrk does not end by itself.
+    Raise `BadLoad`, or `subprocess.TimeoutExpired` if wrk does not exit.
     """
     whole = max(1, round(seconds))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{whole}s", f"--timeout={ANSWER_SECONDS}s"]

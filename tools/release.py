@@ -1,14 +1,14 @@
-"""Makes what a release consists of, in a new folder.
+"""Build the files of a release in a new directory.
 
     python -m tools.release dist
 
-A source distribution, a wheel built from it, ``sbom.cdx.json`` (CycloneDX: every package that an
-installation of the wheel brings, with its version), ``notes.md`` (the version's section of the
-changelog) and ``SHA256SUMS`` over all of these. With SOURCE_DATE_EPOCH set, the same sources give
-the same bytes.
+The files are a source distribution, a wheel built from it, ``sbom.cdx.json`` (CycloneDX: all
+packages that the wheel installs, with versions), ``notes.md`` (the version's section of the
+changelog) and ``SHA256SUMS``. With SOURCE_DATE_EPOCH set, builds of the same sources are
+identical.
 
-``--tag v0.2.0`` makes sure that this is what a tag says; then a section of the changelog and no
-news fragment may be missing or left over.
+``--tag v0.2.0`` checks that tag and version match, that the changelog has a section for the
+version, and that no news fragment is left.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ SUMS = "SHA256SUMS"
 
 
 class CannotRelease(Exception):
-    """What is there is no release; the message is a sentence."""
+    """The sources cannot be released; the message gives the reason."""
 
 
 def version() -> str:
-    """The version that the package gives itself."""
+    """Return the package's version."""
     text = (TOP / "src" / "durable_streams_tw" / "__init__.py").read_text("utf-8")
     found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
     if found is None:
@@ -43,7 +43,7 @@ def version() -> str:
 
 
 def notes(changelog: str, number: str) -> str:
-    """The section of a version in the changelog, without its title. Raises `CannotRelease`."""
+    """Return a version's section of the changelog, without its title. Raise `CannotRelease`."""
     title = rf"^## {re.escape(number)} \([0-9-]+\)\n"
     found = re.search(rf"{title}(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL)
     if found is None or not found[1].strip():
@@ -52,24 +52,26 @@ def notes(changelog: str, number: str) -> str:
 
 
 def check_tag(tag: str, number: str, fragments: list[str]) -> None:
-    """Whether a tag and a version belong together. Raises `CannotRelease`."""
+    """Check a tag against the version and the left-over fragments. Raise `CannotRelease`."""
     if tag != f"v{number}":
-        raise CannotRelease(f"the tag is {tag}, and the package calls itself {number}")
+        raise CannotRelease(f"tag {tag} does not match the package's version {number}")
     if fragments:
-        raise CannotRelease(f"towncrier has not gathered {', '.join(sorted(fragments))}")
+        raise CannotRelease(
+            f"news fragments are left, run towncrier build: {', '.join(sorted(fragments))}"
+        )
 
 
 def build(target: Path) -> Path:
-    """Builds both distributions into a folder; gives the wheel."""
+    """Build both distributions in a directory; return the wheel."""
     _run(sys.executable, "-m", "build", "--outdir", target, TOP)
     (wheel,) = target.glob("*.whl")
     return wheel
 
 
 def sbom(wheel: Path, target: Path) -> None:
-    """Writes down what an installation of the wheel consists of."""
+    """Write the SBOM of an installation of the wheel."""
     with tempfile.TemporaryDirectory(prefix="durable-streams-") as folder:
-        # Without pip, which would be listed too.
+        # Without pip, which would be listed in the SBOM.
         _run(sys.executable, "-m", "venv", "--without-pip", folder)
         python = Path(folder) / "bin" / "python"
         pip = (sys.executable, "-m", "pip", "--python", python)
@@ -79,14 +81,14 @@ def sbom(wheel: Path, target: Path) -> None:
             *("--pyproject", TOP / "pyproject.toml", "--output-reproducible"),
             *("--output-format", "JSON", "--output-file", target),
         )
-    # Our own version is said in the sources, which it does not read.
+    # cyclonedx does not read the dynamic version of the project.
     told = json.loads(target.read_text("utf-8"))
     told["metadata"]["component"]["version"] = version()
     target.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
 
 
 def sums(folder: Path) -> str:
-    """A line for each file of a folder, as ``sha256sum --check`` reads it."""
+    """Return a line for each file of a directory, as ``sha256sum --check`` reads it."""
     files = sorted(path for path in folder.iterdir() if path.name != SUMS)
     return "".join(
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files
@@ -94,12 +96,12 @@ def sums(folder: Path) -> str:
 
 
 def main() -> int:
-    """Reads the command line, makes the folder; gives the exit code."""
+    """Parse the command line, build the files; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="where it goes; may not exist yet")
-    parser.add_argument("--tag", help="the tag that this is built for")
+    parser.add_argument("folder", type=Path, help="directory to create")
+    parser.add_argument("--tag", help="check that the sources match this tag")
     arguments = parser.parse_args()
     folder: Path = arguments.folder.resolve()
     try:
@@ -110,12 +112,12 @@ def main() -> int:
             check_tag(arguments.tag, number, fragments)
             section = notes((TOP / "CHANGELOG.md").read_text("utf-8"), number)
         if folder.exists():
-            raise CannotRelease(f"{folder} is there already")
+            raise CannotRelease(f"{folder} exists already")
         folder.mkdir(parents=True)
         wheel = build(folder)
         sbom(wheel, folder / SBOM)
     except CannotRelease as reason:
-        print(f"No release: {reason}.", file=sys.stderr)
+        print(f"Error: cannot release: {reason}", file=sys.stderr)
         return 1
     if section is not None:
         (folder / NOTES).write_text(section, "utf-8")
@@ -135,7 +137,7 @@ def _run(*command: str | Path) -> None:
     )
     if done.returncode != 0:
         print(done.stdout, file=sys.stderr)
-        raise CannotRelease(f"{' '.join(map(str, command[:4]))} has failed")
+        raise CannotRelease(f"{' '.join(map(str, command[:4]))} failed")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What peers need to be run here."""
+"""Installation of peers."""

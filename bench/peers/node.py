@@ -1,4 +1,4 @@
-"""The reference server, from npm: pinned, installed beside this file, run by ``server.mjs``."""
+"""Reference server from npm: pinned, installed next to this file, run by ``server.mjs``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAJOR = 20
 
 
 def missing() -> str | None:
-    """The sentence to print where there is no Node that is new enough, else None."""
+    """Return a message if Node is missing or too old, else None."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         return f"Node {MAJOR} or newer, with npm, is not on the path"
     number = re.match(r"v(\d+)", node_version())
@@ -25,7 +25,7 @@ def missing() -> str | None:
 
 
 def install() -> None:
-    """Brings the pinned packages here, unless they are here already."""
+    """Install the pinned packages unless they are installed."""
     lock = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
     stamp = HERE / "node_modules" / ".stamp"
     if stamp.exists() and stamp.read_text() == lock:
@@ -35,18 +35,18 @@ def install() -> None:
 
 
 def command(port: int, directory: Path | None) -> list[str]:
-    """Runs it with its file store, or in memory."""
+    """Return the command that runs it with its file store, or in memory."""
     kept = [] if directory is None else [str(directory)]
     return ["node", str(HERE / "server.mjs"), str(port), *kept]
 
 
 def node_version() -> str:
-    """Such as ``v20.1.0``."""
+    """Return Node's version, such as ``v20.1.0``."""
     said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True)
     return said.stdout.strip()
 
 
 def package_version() -> str:
-    """The version that is installed."""
+    """Return the installed version."""
     about = json.loads((HERE / "node_modules" / PACKAGE / "package.json").read_text())
     return str(about["version"])

@@ -1,4 +1,4 @@
-"""All rows of work, in the order in which they are measured and told."""
+"""All rows of work, in the order of measurement and report."""
 
 from __future__ import annotations
 

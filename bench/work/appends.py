@@ -1,4 +1,4 @@
-"""Appends of 100 bytes: one stream or ten thousand, one connection or many."""
+"""Appends of 100 bytes to one stream or ten thousand, over one connection or many."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Appends(Row):
         self._connections = connections
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """Every append that was acknowledged is there afterwards."""
+        """Measure; check that every acknowledged append is present."""
         with trial.server() as server, Client(server.port) as client:
             return to_one(server, client, self._connections, trial.settings.seconds).figures
 
 
 def to_one(server: Process, client: Client, connections: int, seconds: float) -> loads.Loaded:
-    """Loads one new stream with appends, and checks that all are there. Raises `Mismatch`."""
+    """Load one new stream with appends and check that all are present. Raise `Mismatch`."""
     ruler = Ruler(client, "ruler", SIZE)
     client.create("one")
     before = client.tail("one")
@@ -45,7 +45,7 @@ def to_one(server: Process, client: Client, connections: int, seconds: float) ->
 
 
 class AppendsToMany(Row):
-    """The same, to the next of ten thousand streams each."""
+    """POST of 100 bytes, each to the next of ten thousand streams."""
 
     name = "append-many"
     title = "append of 100 B, 64 connections, over 10,000 streams"
@@ -53,7 +53,7 @@ class AppendsToMany(Row):
     figures = FIGURES
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """The sum over all streams is what was acknowledged."""
+        """Measure; check that the sum over all streams equals the acknowledged appends."""
         settings = trial.settings
         count = settings.scaled(MANY)
         with trial.server() as server, Client(server.port) as client:
@@ -68,7 +68,7 @@ class AppendsToMany(Row):
 def to_many(
     server: Process, client: Client, ruler: Ruler, prefix: str, count: int, seconds: float
 ) -> loads.Loaded:
-    """Loads many streams that exist with appends, and checks that all are there."""
+    """Load existing streams with appends and check that all are present."""
     names = [f"{prefix}{number}" for number in range(count)]
     before = sum(map(client.tail, names))
     arguments = ["append-to", str(SIZE), ROOT + prefix, "0", str(count)]

@@ -1,4 +1,4 @@
-"""kill -9 under load: what was acknowledged is there once, and how soon it is served again."""
+"""kill -9 under load: acknowledged appends are present once; time until the next response."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ RESTART_SECONDS = 30.0
 
 
 class Kills(Row):
-    """Sixteen writers, each with a stream of its own, and a kill in the middle."""
+    """Sixteen writers, each with its own stream, and a kill in the middle."""
 
     name = "kill"
     title = "kill -9 under load of 16 writers, twice a round"
     needs_wrk = False
     stores = ("durable",)
     figures = (
-        Figure("seconds", "restart to first answer", "s", "less"),
+        Figure("seconds", "restart to first response", "s", "less"),
         Figure("lost", "lost", "", "context"),
         Figure("doubled", "doubled", "", "context"),
         Figure("unserved", "kills without a restart", "", "context"),
@@ -33,15 +33,15 @@ class Kills(Row):
     )
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """Counts what was acknowledged to each writer, and what is there afterwards.
+        """Compare the acknowledged appends of each writer with the stream after a restart.
 
-        Raises `Mismatch` where the server was never served again.
+        Raise `Mismatch` if the server does not start again.
         """
         restarts: list[float] = []
         faults: list[str] = []
         totals = dict.fromkeys(("lost", "doubled", "unserved", "acknowledged"), 0)
         for number in range(KILLS):
-            # Not always at the same moment of a batch.
+            # Vary the moment within a batch.
             load = 0.5 + 0.137 * (number + KILLS * (trial.round - 1))
             try:
                 restarts.append(_kill(trial, load, totals))
@@ -66,7 +66,7 @@ def _kill(trial: Trial, load: float, totals: dict[str, int]) -> float:
         crowd = Crowd(server.port, bodies)
         crowd.run(load)
         server.kill()
-        # What had been sent before it died is still read, and counts.
+        # Responses sent before the kill are read and counted.
         crowd.run(5.0)
         crowd.close()
     server = trial.start(home)
@@ -77,7 +77,7 @@ def _kill(trial: Trial, load: float, totals: dict[str, int]) -> float:
                 there = ruler.appends(empty, client.tail(name))
                 totals["acknowledged"] += talk.acknowledged
                 totals["lost"] += max(0, talk.acknowledged - there)
-                # One more was under way on each connection.
+                # One more append was in flight on each connection.
                 totals["doubled"] += max(0, there - talk.acknowledged - 1)
                 client.append(name, b"x" * SIZE)
     finally:

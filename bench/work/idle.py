@@ -1,4 +1,4 @@
-"""Ten thousand connections that do nothing, or that never finish what they began to ask."""
+"""Ten thousand connections that are idle, or that never complete their request."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bench.work.appends import to_one
 from bench.work.row import Row, Settings, Trial, Unmeasurable
 
 COUNT = 10_000
-# Some servers write a comment to idle event streams every 15 s; that belongs to their cost.
+# Includes the comments that some servers write to idle event streams every 15 s.
 IDLE_SECONDS = 15.0
 SETTLE_SECONDS = 1.0
-# A server may give up a head that takes long (ours after 10 s): the load has to end before.
+# A server may time out an incomplete head (ours after 10 s): the load must end before.
 HALF_SECONDS = 4.0
 KIB = 1024
 
 
 class Idle(Row):
-    """Connections that have been answered, and stay."""
+    """Connections that stay open after a response."""
 
     needs_wrk = False
     stores = ("durable",)
@@ -38,7 +38,7 @@ class Idle(Row):
         self._request = _head(f"GET {ROOT}idle?{query} HTTP/1.1") + b"\r\n"
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """Resident memory before and after, divided by the connections; CPU over 15 s."""
+        """Measure the memory per connection and the CPU over 15 s."""
         with trial.server() as server, Client(server.port) as client:
             client.create("idle", TEXT)
             client.append("idle", b"something to read", TEXT)
@@ -64,7 +64,7 @@ class Idle(Row):
 
 
 class HalfHeads(Row):
-    """Heads that never end, while others append as ever."""
+    """Incomplete heads, while others append."""
 
     name = "half-heads"
     title = "10,000 half-sent heads, beside appends over 64 connections"
@@ -77,7 +77,7 @@ class HalfHeads(Row):
     )
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """The same load without them and with them."""
+        """Measure the load without them and with them."""
         seconds = min(trial.settings.seconds, HALF_SECONDS)
         with trial.server() as server, Client(server.port) as client:
             usual = to_one(server, client, 64, seconds).load.rate

@@ -20,7 +20,7 @@ CLIENT = Figure("client_cpu", "client's core", "%", "context")
 
 
 class Bursts(Row):
-    """One writer appends 200 times, each append sent when the one before it was answered."""
+    """One writer sends 200 appends, each after the response to the last."""
 
     name = "sse-burst"
     title = "SSE, 1,000 subscribers, a burst of 200 appends"
@@ -28,13 +28,13 @@ class Bursts(Row):
     has_limit = True
     figures = (
         Figure("rate", "deliveries", "/s", "more"),
-        Figure("answer", "writer's answer p50", "ms", "less"),
+        Figure("answer", "writer's response p50", "ms", "less"),
         Figure("server_cpu", "server's core", "%", "context"),
         CLIENT,
     )
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """The median of some bursts; each subscriber has to get each append once."""
+        """Measure the median of some bursts; check that each subscriber gets each append once."""
         with trial.server() as server, Client(server.port) as client:
             client.create("live", TEXT)
             count = trial.settings.scaled(SUBSCRIBERS)
@@ -56,7 +56,7 @@ class Bursts(Row):
 
 
 class Delays(Row):
-    """One append every 20 ms: how late is each delivery, counted from its sending?"""
+    """One append every 20 ms: the delay of each delivery."""
 
     name = "sse-delay"
     title = "SSE, 1,000 subscribers, an append every 20 ms"
@@ -70,7 +70,7 @@ class Delays(Row):
     )
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """Each subscriber has to get each append once."""
+        """Measure; check that each subscriber gets each append once."""
         seconds = trial.settings.seconds
         with trial.server() as server, Client(server.port) as client:
             client.create("live", TEXT)

@@ -1,4 +1,4 @@
-"""One load of wrk on one server, warmed up, with the shares of both cores."""
+"""Load by wrk on one server, after a warm-up, with the CPU shares of both cores."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ WARM_UP = 1.0
 Arguments = Callable[[int], Sequence[str]]
 
 CONTEXT = (
-    Figure("p50", "answer p50", "ms", "context"),
-    Figure("p99", "answer p99", "ms", "context"),
+    Figure("p50", "response p50", "ms", "context"),
+    Figure("p99", "response p99", "ms", "context"),
     Figure("server_cpu", "server's core", "%", "context"),
     Figure("load_cpu", "load's core", "%", "context"),
 )
@@ -24,7 +24,7 @@ CONTEXT = (
 
 @dataclass(frozen=True)
 class Loaded:
-    """A load, how many requests were answered with those of the warm-up, and figures."""
+    """Load, the number of responses including the warm-up, and figures."""
 
     load: wrk.Load
     answered: int
@@ -40,9 +40,9 @@ def run(
     arguments: Sequence[str],
     warm_up: Sequence[str] | None = None,
 ) -> Loaded:
-    """Loads a server; ``target`` is a path, ``arguments`` are those of ``load.lua``.
+    """Load a server; ``target`` is a path, ``arguments`` are those of ``load.lua``.
 
-    ``warm_up`` are those of the run before it, where the same requests do not do twice.
+    ``warm_up`` are the arguments of the warm-up, if its requests cannot be repeated.
     """
     url = f"http://127.0.0.1:{server.port}{target}"
     warm = wrk.run(url, connections, WARM_UP, *(warm_up or arguments))

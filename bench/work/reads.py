@@ -1,4 +1,4 @@
-"""Reading: a small stream again and again, and a large one whole."""
+"""Reads of a small stream, and catch-up reads of a large one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MIB = 2**20
 
 
 class Gets(Row):
-    """GET of a stream that holds one kilobyte."""
+    """GET of a stream of one kilobyte."""
 
     name = "get-1k"
     title = "GET of 1 KB, 64 connections"
     figures = (Figure("rate", "reads", "/s", "more"), *loads.CONTEXT)
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """Every answer carries the kilobyte."""
+        """Measure; check that every response contains the kilobyte."""
         with trial.server() as server, Client(server.port) as client:
             client.create("small")
             client.append("small", b"x" * SMALL)
@@ -37,7 +37,7 @@ class Gets(Row):
             target = f"{ROOT}small?offset=-1"
             loaded = loads.run(server, target, 64, trial.settings.seconds, ["get"])
             if loaded.load.read < loaded.load.requests * SMALL:
-                raise Mismatch("answers were shorter than the stream")
+                raise Mismatch("responses were shorter than the stream")
             return loaded.figures
 
 
@@ -50,7 +50,7 @@ class CatchUps(Row):
         Figure("seconds", "time", "s", "less"),
         Figure("peak", "peak memory", "MiB", "less"),
         Figure("growth", "of which for reading", "MiB", "context"),
-        # The system's cache of files that a server maps counts as its own, and is free to go.
+        # Mapped pages of the page cache count as resident memory, but can be reclaimed.
         Figure("mapped", "of that, mapped files", "MiB", "context"),
         Figure("requests", "requests", "", "context"),
     )
@@ -61,7 +61,7 @@ class CatchUps(Row):
         self._size = size
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """Read five times; figures are for one time. Every byte has to come."""
+        """Read five times and return figures for one read; check that every byte arrives."""
         if trial.variant.store == "memory":
             with trial.server() as server:
                 size = self._fill(trial, server)

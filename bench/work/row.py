@@ -1,4 +1,4 @@
-"""What a row of work is, and what it is given to measure one server once."""
+"""Base class of a row of work, and the trial in which it measures one server."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ START_SECONDS = 60.0
 
 
 class Unmeasurable(Exception):
-    """A server cannot do this row here, and no further round will change that."""
+    """A server cannot do this row here, in any round."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is measured.
+    """Size and duration of measurements.
 
-    ``seconds`` is how long each load lasts, ``fill_limit`` how long filling a store may take at
-    most, ``scale`` a fraction of all counts (1 but for trying the bench itself), ``files`` how many
-    files a process may have open, ``profiles`` a folder for flame graphs of our own server.
+    ``seconds`` is the duration of a load, ``fill_limit`` the longest time to fill a store,
+    ``scale`` a factor of all counts (below 1 to try the benchmark), ``files`` the limit of open
+    files, ``profiles`` a directory for flame graphs of this server.
     """
 
     seconds: float
@@ -40,13 +40,13 @@ class Settings:
     profiles: Path | None = None
 
     def scaled(self, count: int) -> int:
-        """A count of connections, streams or appends."""
+        """Return a count of connections, streams or appends, scaled."""
         return max(1, round(count * self.scale))
 
 
 @dataclass
 class Kept:
-    """What one row keeps of one server between rounds: a directory, and what it knows of it."""
+    """Directory and facts that a row keeps of one server between rounds."""
 
     home: Path
     facts: dict[str, int] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Trial:
-    """One measurement: one server, one row, one round.
+    """Measurement of one server, row and round.
 
     ``folder`` lasts as long as the measurement.
     """
@@ -69,7 +69,7 @@ class Trial:
 
     @contextmanager
     def server(self, home: Path | None = None) -> Iterator[Process]:
-        """Runs the server while the block runs, with a directory of its own or the one given."""
+        """Run the server during the block, in a new directory or the given one."""
         process = self.start(home or self.fresh())
         try:
             process.await_answer(f"{ROOT}nothing", START_SECONDS)
@@ -78,16 +78,16 @@ class Trial:
             process.stop()
 
     def fresh(self) -> Path:
-        """A new, empty directory for a server."""
+        """Return a new, empty directory for a server."""
         home = self.folder / f"home{len(list(self.folder.iterdir()))}"
         home.mkdir()
         return home
 
     def start(self, home: Path) -> Process:
-        """Starts the server, and waits for nothing."""
+        """Start the server without waiting."""
         port = free_port()
         command = self.settings.cores.pin() + self.variant.command(port, home)
-        # Nothing is written to, or read from, the home of whoever measures.
+        # Keep the server out of the user's home directory.
         own = {f"XDG_{name}_HOME": str(self.folder) for name in ("DATA", "CONFIG", "CACHE")}
         environment = own | dict(self.variant.environment)
         return Process(command, environment, port, self.folder / "server.log", self._profile())
@@ -101,31 +101,31 @@ class Trial:
 
 
 class Row(ABC):
-    """A kind of work, and the figures that come of it; the first figure is the headline."""
+    """Kind of work and its figures; the first figure is the headline."""
 
     name: str
     title: str
     figures: tuple[Figure, ...]
     stores: tuple[Store, ...] = STORES
     needs_wrk = True
-    # The bare sender can do it, and shows the limit of the client.
+    # The bare sender shows the limit of the client.
     has_limit = False
     only_full = False
 
     @abstractmethod
     def measure(self, trial: Trial) -> dict[str, float]:
-        """Measures one server once; gives a value for each figure.
+        """Measure one server once; return a value for each figure.
 
-        Raises `Unmeasurable`, or what went wrong.
+        Raise `Unmeasurable`, or the error that occurred.
         """
 
     def fits(self, variant: Variant) -> bool:
-        """Whether the row is about such a server."""
+        """Return True if the row applies to this server."""
         if variant.server == "sender":
             return self.has_limit
         return variant.store in self.stores
 
 
 def forget(kept: Kept) -> None:
-    """Removes what was kept between rounds."""
+    """Remove the directory that was kept between rounds."""
     shutil.rmtree(kept.home, ignore_errors=True)

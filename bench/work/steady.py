@@ -1,4 +1,4 @@
-"""Steady state: the same load for minutes, past the bound of every cache.
+"""Steady state: the same load for minutes, past the size of every cache.
 
 A row compares the first, the middle and the last of ten equal slices of its load: their rates,
 the server's CPU per request, and its anonymous memory after each.
@@ -44,7 +44,7 @@ class Steady(Row):
     figures = FIGURES
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """Every append that was acknowledged is there afterwards. Raises `Mismatch`."""
+        """Measure; check that every acknowledged append is present. Raise `Mismatch`."""
         with trial.server() as server:
             with Client(server.port) as client:
                 ruler = Ruler(client, "ruler", SIZE)
@@ -75,7 +75,7 @@ class SteadyMixed(Row):
     figures = FIGURES
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """Raises `BadLoad` if a request is refused."""
+        """Measure. Raise `BadLoad` if a request is refused."""
         with trial.server() as server, Client(server.port) as client:
             client.create("one")
             client.create("wakes", "application/json")
@@ -97,7 +97,7 @@ def run(
 ) -> dict[str, float]:
     """Load a server in ten slices of ``seconds`` each; return the figures of a row.
 
-    ``arguments`` gives those of ``load.lua`` for the number of a slice.
+    ``arguments`` returns the arguments of ``load.lua`` for the number of a slice.
     """
     rates, cpu, memory, requests = [], [], [], 0
     for number in range(SLICES):

@@ -1,4 +1,4 @@
-"""Streams by the thousand: making them, and starting with them."""
+"""Thousands of streams: creating them, and starting a server with them."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from bench.work.row import START_SECONDS, Row, Trial, Unmeasurable
 CONNECTIONS = 64
 SAMPLES = 100
 MIB = 2**20
-# Fewer streams than this tell nothing about a start with many.
+# Fewer streams say nothing about a start with many.
 TELLING = 1_000
 
 
 class Creates(Row):
-    """PUT of a new stream, again and again."""
+    """PUT of new streams."""
 
     name = "create"
     title = "create streams, 64 connections"
     figures = (Figure("rate", "creates", "/s", "more"), *loads.CONTEXT)
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """A sample of what was acknowledged has to be there."""
+        """Measure; check that a sample of the acknowledged streams exists."""
         with trial.server() as server, Client(server.port) as client:
             return create(server, client, "new", trial.settings.seconds).figures
 
 
 def create(server: Process, client: Client, prefix: str, seconds: float) -> loads.Loaded:
-    """Makes streams for some seconds. Raises `Mismatch` where one of a sample is missing."""
+    """Create streams for some seconds. Raise `Mismatch` if one of a sample is missing."""
     arguments, warm_up = ["create", f"{ROOT}{prefix}-"], ["create", f"{ROOT}{prefix}-warm-"]
     loaded = loads.run(server, ROOT, CONNECTIONS, seconds, arguments, warm_up)
-    # The newest may have been overtaken by others, and cut off.
+    # The newest requests may have been cut off at the end.
     safe = max(2, loaded.load.requests - 10 * CONNECTIONS)
-    # wrk asks for one request before it begins, and does not send it: there is no number 0.
+    # wrk generates one request before it begins and does not send it: number 0 is missing.
     for number in range(1, safe, max(1, safe // SAMPLES)):
         if not client.exists(f"{prefix}-{number}"):
             raise Mismatch(f"stream {number} of {loaded.load.requests} is missing")
@@ -44,11 +44,11 @@ def create(server: Process, client: Client, prefix: str, seconds: float) -> load
 
 
 class Starts(Row):
-    """Starting with many streams on disk, and working with all of them there."""
+    """Start with many streams on disk, and rates with all of them."""
 
     stores = ("durable",)
     figures = (
-        Figure("seconds", "start to first answer", "s", "less"),
+        Figure("seconds", "start to first response", "s", "less"),
         Figure("memory", "memory after it", "MiB", "less"),
         Figure("append", "appends over 10,000 of them", "/s", "more"),
         Figure("create", "creates", "/s", "more"),
@@ -62,7 +62,7 @@ class Starts(Row):
         self._count = count
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """From the start of the process to the answer of a HEAD; then rates."""
+        """Measure from process start to the response to a HEAD; then rates."""
         facts = trial.kept.facts
         if "streams" not in facts:
             facts["streams"] = self._fill(trial)
@@ -79,7 +79,7 @@ class Starts(Row):
                 length = trial.settings.seconds
                 append = to_many(server, client, ruler, "old", count, length)
                 made = create(server, client, f"new{trial.round}", length)
-            # What was made now is there at the next start.
+            # The next start includes the streams created now.
             facts["more"] = facts.get("more", 0) + made.answered
         finally:
             server.stop()
@@ -102,12 +102,12 @@ class Starts(Row):
             raise Unmeasurable(
                 f"made only {filled.acknowledged} of {count} streams, refused {filled.refused[:3]}"
             )
-        # Those under way when time was over come last, and may be missing.
+        # The last requests were in flight at the end and may be missing.
         return max(1, filled.acknowledged - (CONNECTIONS if filled.acknowledged < count else 0))
 
 
 class EmptyStarts(Row):
-    """Starting with nothing: what of a start is the program itself."""
+    """Start with an empty store: the time of the program itself."""
 
     name = "start-empty"
     title = "start with nothing on disk"
@@ -116,7 +116,7 @@ class EmptyStarts(Row):
     figures = Starts.figures[:2]
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """From the start of the process to the answer of a HEAD."""
+        """Measure from process start to the response to a HEAD."""
         server = trial.start(trial.fresh())
         try:
             seconds = server.await_answer(f"{ROOT}nothing", START_SECONDS)

@@ -1,14 +1,14 @@
-"""The output of a command as a stream.
+"""Append the output of a command to a stream.
 
     durable-streams-server dev
     python examples/job_log/job_log.py http://localhost:4437/v1/stream/jobs/1 make all
     durable-streams-server tail jobs/1
 
-Both outputs of the command go to the stream as they come, byte for byte, and the stream is closed
-with the command's end: whoever follows it is told. A server that is restarted meanwhile loses
-nothing and is sent nothing twice, for an idempotent producer numbers what it sends.
+Standard output and standard error are appended as they arrive, byte for byte, and the stream is
+closed when the command ends, which ends its followers. If the server restarts meanwhile, nothing is
+lost or appended twice: the program is an idempotent producer.
 
-The program ends with the command's exit status.
+The exit status is that of the command.
 """
 
 import sys

@@ -1,12 +1,12 @@
-"""Tokens of a language model, in a page that goes on where it was after a reload.
+"""Stream the tokens of a language model into a page that resumes after a reload.
 
     python examples/llm_tokens/app.py          and open http://127.0.0.1:8080/
 
-The answer is written to a stream as the model says it, whoever listens: a reader that was away,
-or came late, or looks from another device, reads the same stream. The streams are part of this
-app, below /streams/; with DurableStreams("./data") they would survive its restart too.
+Each answer is appended to a stream while the model produces it, so a reader that reconnects, starts
+late or uses another device reads the same answer. This app serves the streams below /streams/; with
+DurableStreams("./data") they also survive a restart.
 
-`model` stands in for a real one: put your client's streaming call in its place.
+Replace `model` with the streaming call of your client.
 """
 
 import json

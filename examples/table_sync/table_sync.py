@@ -1,4 +1,4 @@
-"""A table and its copy elsewhere.
+"""Replicate a database table through a stream.
 
     durable-streams-server dev
     python examples/table_sync/table_sync.py set source.db lisbon 24
@@ -6,13 +6,13 @@
     python examples/table_sync/table_sync.py pull copy.db http://localhost:4437/v1/stream/weather
     python examples/table_sync/table_sync.py show copy.db
 
-`set` and `remove` change the table and note the change beside it, in one transaction. `push` sends
-what is noted, `pull` applies it. Any of them may be killed at any moment and run again:
+`set` and `remove` change the table and record the change in an outbox, in one transaction. `push`
+sends recorded changes, `pull` applies them. Each can be killed at any moment and run again:
 
-- A change is sent with its number as Stream-Seq, and the server accepts each number once. So
-  `push` may send one again whose answer was lost, and is told that it is there.
-- `pull` writes the changes and the offset behind them in one transaction. So the offset tells
-  exactly what is in the copy, and it goes on from there.
+- `push` sends a change with its number as Stream-Seq, and the server accepts each number once. So a
+  change whose response was lost can be sent again.
+- `pull` writes changes and the offset after them in one transaction. So the offset matches the
+  copy, and `pull` resumes from there.
 """
 
 import json

@@ -55,7 +55,7 @@ class ParseTests(SynchronousTestCase):
     def test_several_errors(self) -> None:
         """All of them are told."""
         error = self.assertRaises(BadLoad, parse, said(status=3, timeout=4))
-        self.assertIn("3 answers above 399, 4 answers later", str(error))
+        self.assertIn("3 statuses above 399, 4 responses later", str(error))
 
     def test_no_requests(self) -> None:
         """A server that answers nothing has no rate."""
