@@ -1,15 +1,14 @@
-"""The Klein tree: the door through which any Twisted site reaches the streams.
+"""Klein resource of the streams, for any twisted.web site.
 
-It translates twisted.web's requests into `messages` and back; what they mean is decided
-behind it. Cares of twisted.web and Klein are taken here:
+It converts requests and responses between twisted.web and `messages`, around Klein:
 
-1. Klein matches decoded paths, redirects ``//`` and fails where a path is not UTF-8. So the
-   raw path behind the mount is taken from the request target, and Klein is shown it as one
-   segment in which every byte is safe.
-2. A request whose Host Klein could not bear is answered before it.
-3. Klein cancels what an endpoint waits for when the client leaves. The operations know what
-   that ends, and what goes on.
-4. An event stream is a push producer; a body that cannot be completed is cut.
+1. Klein matches decoded paths, redirects ``//`` and raises for paths that are not UTF-8. So the
+   raw path below the mount is taken from the request target, and passed to Klein as one segment
+   in which every byte is quoted.
+2. A request with a Host header that Klein cannot parse is refused before Klein.
+3. Klein cancels the Deferred of a request when the client disconnects. The `RequestHandler`
+   decides what that stops.
+4. A streamed body is a push producer. A body that cannot be completed resets its connection.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ from durable_streams_tw.http.limits import SEND_TIMEOUT
 from durable_streams_tw.http.messages import NO_BODY, Request, Response, StreamedBody
 from durable_streams_tw.http.refusals import BAD_HOST, duplicate_field, refused
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.http.twisted_web.streaming import RequestSink, cut
+from durable_streams_tw.http.twisted_web.streaming import RequestSink, abort_response
 from durable_streams_tw.live.timer_queue import TimerQueue
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 
 _SINGLE: Final = SINGLE - CLOSING
-_OUTSIDE: Final = Refusal(Problem.NOT_FOUND, "streams are found elsewhere on this server")
+_OUTSIDE: Final = Refusal(Problem.NOT_FOUND, "no streams are served below this path")
 
 
 class StreamResources:
-    """The resources of one set of streams."""
+    """twisted.web resources of the streams of one `RequestHandler`."""
 
     app = Klein()
 
@@ -54,24 +53,23 @@ class StreamResources:
         self._klein = self.app.resource()
 
     def resource(self, root: bytes = b"") -> IResource:
-        """A resource to be mounted anywhere.
+        """Return a resource that serves the streams below its mount point and ``root``.
 
-        Streams are found behind the mount and ``root``, which is empty or a raw path that
-        ends with a slash.
+        ``root`` is empty or a raw path that ends with a slash.
         """
         return _Mount(self._operations, self._klein, root)
 
     def decide(self, root: bytes, request: WebRequest) -> Decision | Deferred[Decision] | None:
-        """Decide on a request by its head; None where it is not for a stream below a raw path.
+        """Authorize a request by its head, before its body is received.
 
-        Its method, target and fields are there, its body is not.
+        Returns None for a request that is not for a stream below ``root``, a raw path.
         """
         path, _, _ = request.uri.partition(b"?")
         if not path.startswith(root) or path.startswith(b"/-/"):
             return None
         try:
             host_of(request)
-            _check_fields(request)
+            _check_duplicates(request)
         except Refused as fault:
             return self._operations.refuse(fault.refusal, _origin(request))
         host = getattr(request.getClientAddress(), "host", None)
@@ -80,15 +78,15 @@ class StreamResources:
     @app.route("/")
     @app.route("/<target>")
     def stream(self, request: WebRequest, target: str = "") -> Deferred[bytes]:
-        """Any stream; ``target`` is its raw path, quoted as a whole."""
+        """Respond to a request for a stream. ``target`` is its raw path, quoted as a whole."""
         if _size(request) > self._settings.max_body:
-            # Only elsewhere: our own site has refused it before it came.
+            # On other sites only: a StreamSite has refused it before.
             too_large = problems.body_too_large(self._settings.max_body)
             return succeed(self._operations.refuse(too_large, _origin(request))).addCallback(
                 send, request
             )
         message = self._message(request, unquote_to_bytes(target))
-        # Where this is our own site, the head may have been decided on before the body came.
+        # A StreamSite may have authorized the head before the body was complete.
         given: Any = request
         respond: Respond | None = getattr(request, "admitted", None)
         if respond is None:
@@ -101,10 +99,10 @@ class StreamResources:
 
     @app.handle_errors(Exception)  # type: ignore[arg-type]
     def failed(self, request: WebRequest, failure: Failure) -> bytes | Deferred[bytes]:
-        """A bug of the door's own."""
+        """Respond to an internal error, or reset a response that has begun."""
         response = self._operations.error_response(failure, _origin(request))
         if request.startedWriting:
-            cut(request)
+            abort_response(request)
             return b""
         return send(response, request)
 
@@ -131,14 +129,14 @@ class StreamResources:
             header, host_of(request), request.isSecure(), self._settings.trust_proxy
         )
         content: Any = request.content
-        # Read whole: where this is our own site, its size is bounded and it is in memory.
+        # On a StreamSite the body is in memory and its size limited.
         body = content.getvalue() if isinstance(content, BytesIO) else content.read()
         root = path_of_url[: len(path_of_url) - len(path)]
         return Request(request.method, root, path, query, header, body, base + path_of_url)
 
 
 class _Mount(Resource):
-    """Takes requests to Klein, or answers those that Klein cannot take."""
+    """Resource that passes requests to Klein, or refuses those that Klein cannot handle."""
 
     isLeaf = True
 
@@ -149,10 +147,10 @@ class _Mount(Resource):
         self._root = root
 
     def render(self, request: WebRequest) -> Any:
-        """Answer a request, at once or later."""
+        """Let Klein render a request."""
         try:
             host_of(request)
-            _check_fields(request)
+            _check_duplicates(request)
             path = request_target.raw_path(request.uri, len(request.postpath or ()))
             if not path.startswith(self._root):
                 raise Refused(_OUTSIDE.problem, _OUTSIDE.detail)
@@ -184,7 +182,7 @@ def host_of(request: WebRequest) -> bytes:
     return host
 
 
-def _check_fields(request: WebRequest) -> None:
+def _check_duplicates(request: WebRequest) -> None:
     for name, values in request.requestHeaders.getAllRawHeaders():
         if len(values) > 1 and name.lower() in _SINGLE:
             refusal = duplicate_field(name.lower())
@@ -203,23 +201,23 @@ def _size(request: WebRequest) -> int:
 
 
 def send(response: Response, request: WebRequest) -> bytes:
-    """Write the head of a response whose body is bytes; return the body."""
+    """Set the head of a response whose body is bytes, and return the body."""
     begin_response(response, request)
     body = response.body
-    assert isinstance(body, bytes), "only streams have bodies that come in pieces"
+    assert isinstance(body, bytes), "only responses of streams are streamed"
     if request.method != b"HEAD" and response.status not in NO_BODY:
         request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
     return body
 
 
 def begin_response(response: Response, request: WebRequest) -> None:
-    """Set the status and the fields of a response."""
+    """Set the status and the headers of a response."""
     request.setResponseCode(response.status)
     for name, value in response.headers:
         request.responseHeaders.addRawHeader(name, value)
 
 
 def refuse(response: Response, request: WebRequest) -> None:
-    """Write a whole response whose body is bytes."""
+    """Send a response whose body is bytes."""
     request.write(send(response, request))
     request.finish()

@@ -1,12 +1,15 @@
-"""A site that bounds what it takes in, and that stops gently.
+"""twisted.web site with limits on requests and connections, and a graceful stop.
 
-twisted.web takes bodies of any size, spools them to disk, and waits for ever for a head that
-trickles in. Who mounts the streams in a site of their own can use the request class alone:
+twisted.web accepts bodies of any size, spools them to disk, and waits forever for an incomplete
+head. A program that mounts the streams in a site of its own can use the request class alone:
 ``Site(resource, requestFactory=StreamRequest)``.
 
-Early refusals are written by hand: twisted.web cannot answer before a body has come. What
-still comes then is read and dropped for a while, for closing at once would reset the
-connection and could take the answer with it (RFC 9112 §9.6).
+Early refusals are written to the transport here, since twisted.web cannot respond before a body
+is complete. The bytes that follow are read and discarded for a while: closing at once would
+reset the connection and could lose the response (RFC 9112 §9.6).
+
+Private attributes of twisted.web are used here alone: ``tests/http/test_twisted_private.py``
+checks that they exist.
 """
 
 from __future__ import annotations
@@ -45,64 +48,64 @@ from durable_streams_tw.http.request_head import HeadContext, check_line, check_
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.socket_writer import close_without_wait
 from durable_streams_tw.http.twisted_web.resource import refuse
-from durable_streams_tw.http.twisted_web.streaming import cut
+from durable_streams_tw.http.twisted_web.streaming import abort_response
 from durable_streams_tw.live.limits import SSE_COMMENT_INTERVAL
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 
-_NO_PATH: Final = Refusal(Problem.MALFORMED_REQUEST, "a request target begins with a slash")
+_NO_PATH: Final = Refusal(Problem.MALFORMED_REQUEST, "the request target must begin with a slash")
 
 
 Decide = Callable[[Request], "Decision | Deferred[Decision] | None"]
 
 
 class StreamRequest(Request):
-    """A request whose body stays in memory, and has a bound.
+    """Request whose body stays in memory and has a limit.
 
-    The bounds are those of the site where that is a `StreamSite`, else the defaults.
+    The limits are those of the site if it is a `StreamSite`, otherwise the defaults.
     """
 
     defaultContentType = None
-    #: What answers the complete request, once its head was found good.
+    #: Handler of the complete request, once its head is authorized.
     admitted: Respond | None = None
-    #: The budget's.
+    #: Bytes counted by the body budget.
     held = 0
     _refusal: Response | None = None
     _size = 0
-    # While it is found out what may be done: what then follows.
+    # Pending decision on the head.
     _deciding: Deferred[Decision] | None = None
     _expects = False
     _complete: tuple[bytes, bytes, bytes] | None = None
 
     def gotLength(self, length: int | None) -> None:
-        """The head is complete; ``length`` is the body's, None where it is not known yet."""
+        """Refuse or authorize the request by its head. ``length`` is None for a chunked body."""
         self.content: Any = BytesIO()
         if length is not None and length > self._site().max_body:
-            self._turn_away(self._too_large())
+            self._refuse_early(self._too_large())
         elif length != 0 and isinstance(self.channel, StreamChannel):
             self._decide(self.channel)
 
     def _decide(self, channel: StreamChannel) -> None:
-        """Decide on the request by its head, before the body is asked for."""
+        """Authorize the request before the client is asked for its body."""
         site = self._site()
         decide = site.decide if isinstance(site, StreamSite) else None
         if decide is None:
             return
-        self._take_line(channel._command, channel._path)
+        self._set_request_line(channel._command, channel._path)
         decision = decide(self)
         if not isinstance(decision, Deferred):
             self._decided(decision)
             return
         self._deciding = decision
         self._expects = self.requestHeaders.hasHeader(b"expect")
-        # Or twisted.web would ask for the body now.
+        # Without it twisted.web sends 100 Continue only when told to.
         self.requestHeaders.removeHeader(b"expect")
-        self.notifyFinish().addErrback(_cancelling(decision))
+        self.notifyFinish().addErrback(_cancel_errback(decision))
         decision.addCallbacks(self._decided, self._failed_to_decide)
 
     def _decided(self, decision: Decision | None) -> None:
         later, self._deciding = self._deciding, None
         if isinstance(decision, Response):
-            self._answer_early(decision)
+            self._respond_early(decision)
             return
         self.admitted = decision
         if later is None or self.channel is None:
@@ -117,7 +120,7 @@ class StreamRequest(Request):
             self._decided(self._site().policies.refusal(problems.internal_error(failure), None))
 
     def handleContentChunk(self, data: bytes) -> None:
-        """A part of the body has come."""
+        """Store a part of the body, or refuse it."""
         if self._refusal is not None:
             return
         site = self._site()
@@ -125,22 +128,22 @@ class StreamRequest(Request):
             self.notifyFinish().addBoth(self._release, site)
         self._size += len(data)
         if self._size > site.max_body:
-            self._turn_away(self._too_large())
+            self._refuse_early(self._too_large())
         elif site.bodies.account(self, self._size, arriving=True):
             self.content.write(data)
         else:
             self.refuse_body()
 
     def refuse_body(self) -> None:
-        """Refuse the body that is coming, to make room for others."""
-        self._turn_away(BODY_MEMORY_EXHAUSTED)
+        """Refuse the incomplete body, to free memory for others."""
+        self._refuse_early(BODY_MEMORY_EXHAUSTED)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """The request is complete."""
+        """Process the complete request, or wait for the decision on its head."""
         if self._deciding is not None:
             self._complete = command, path, version
             return
-        self._take_line(command, path)
+        self._set_request_line(command, path)
         self._site().bodies.account(self, self.held, arriving=False)
         if self._refusal is None:
             Request.requestReceived(self, command, request_target.origin_form(path), version)
@@ -148,14 +151,14 @@ class StreamRequest(Request):
             self.method, self.uri, self.clientproto = command, path, version
             refuse(self._refusal, self)
 
-    def _take_line(self, command: bytes, path: bytes) -> None:
+    def _set_request_line(self, command: bytes, path: bytes) -> None:
         self.method, self.uri = command, request_target.origin_form(path)
         authority = request_target.authority_of(path)
         if authority is not None:
             self.requestHeaders.setRawHeaders(b"host", [authority])
 
     def process(self) -> None:
-        """Find the resource and let it answer."""
+        """Let the resource respond."""
         if self.uri.startswith(b"/"):
             Request.process(self)
         elif self.uri == b"*" and self.method == b"OPTIONS":
@@ -164,36 +167,36 @@ class StreamRequest(Request):
             self._refuse(_NO_PATH)
 
     def processingFailed(self, reason: Failure) -> Failure:
-        """A resource has failed."""
+        """Respond with 500 to an error of a resource, or reset a response that has begun."""
         refusal = problems.internal_error(reason)
         if self.startedWriting:
-            cut(self)
+            abort_response(self)
         else:
             self._refuse(refusal)
         return reason
 
-    def _site(self) -> StreamSite | _Elsewhere:
+    def _site(self) -> StreamSite | _DefaultLimits:
         site: Any = self.channel.site  # type: ignore[attr-defined]
-        return site if isinstance(site, StreamSite) else _ELSEWHERE
+        return site if isinstance(site, StreamSite) else _DEFAULT_LIMITS
 
     def _too_large(self) -> Refusal:
         return problems.body_too_large(self._site().max_body)
 
-    def _turn_away(self, refusal: Refusal) -> None:
-        self._answer_early(self._site().policies.refusal(refusal, self.getHeader(b"origin")))
+    def _refuse_early(self, refusal: Refusal) -> None:
+        self._respond_early(self._site().policies.refusal(refusal, self.getHeader(b"origin")))
 
-    def _answer_early(self, response: Response) -> None:
-        """Answer before the body is complete, and drop what has come of it."""
+    def _respond_early(self, response: Response) -> None:
+        """Respond before the body is complete, and discard what was received of it."""
         self._refusal = response
         self.content = BytesIO()
         site = self._site()
         site.bodies.account(self, 0, arriving=False)
         if isinstance(self.channel, HTTPChannel):
-            # Or twisted.web would ask for the body after the answer.
+            # Otherwise twisted.web sends 100 Continue after the response.
             self.requestHeaders.removeHeader(b"expect")
-            turn_away(self.channel, response, bodiless=self.method == b"HEAD")
+            respond_early(self.channel, response, bodiless=self.method == b"HEAD")
 
-    def _release(self, _: object, site: StreamSite | _Elsewhere) -> None:
+    def _release(self, _: object, site: StreamSite | _DefaultLimits) -> None:
         site.bodies.account(self, 0, arriving=False)
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -201,7 +204,7 @@ class StreamRequest(Request):
 
 
 class StreamChannel(HTTPChannel):
-    """HTTP/1.1 with bounds on heads, and with problem details where twisted.web has none."""
+    """HTTP/1.1 connection of twisted.web with strict heads, timeouts and problem details."""
 
     MAX_LENGTH = limits.MAX_HEAD
     totalHeadersSize = limits.MAX_HEAD
@@ -212,27 +215,27 @@ class StreamChannel(HTTPChannel):
         HTTPChannel.__init__(self)
         self._head_timer: IDelayedCall | None = None
         self._body_timer: IDelayedCall | None = None
-        # The lines of a head that is incomplete, how many of its bytes were looked at, and
-        # whether its first line is complete. Nothing of it is twisted.web's before it is whole.
+        # The lines of an incomplete head, how many of its bytes were checked, and whether its first
+        # line is complete. twisted.web gets the lines once the head is complete and accepted.
         self._head = bytearray()
         self._seen = 0
         self._line_seen = False
-        self._keeps = True
+        self._keep_alive = True
         self._refused = False
         self._receiving = False
 
     @property
     def in_head(self) -> bool:
-        """Whether a head has begun and is not complete."""
+        """Whether a head is incomplete."""
         return bool(self.line_mode and (self._buffer or self._head)) and not self._refused
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Process received bytes and restart the timeouts of heads and bodies."""
         nested, self._receiving = self._receiving, True
         HTTPChannel.dataReceived(self, data)
         self._receiving = nested
         if nested:
-            # An answer was given at once: what comes after its request is read by the caller.
+            # Called from a response to a pipelined request: the outer call does the rest.
             return
         in_head = self.in_head
         if in_head:
@@ -240,14 +243,14 @@ class StreamChannel(HTTPChannel):
             in_head = self.in_head
         if in_head and self._head_timer is None:
             self._head_timer = self.site.reactor.callLater(
-                self.site.head_timeout, self._head_is_late
+                self.site.head_timeout, self._head_timed_out
             )
         elif not in_head:
-            self._forget_head()
-        self._time_body()
+            self._cancel_head_timer()
+        self._restart_body_timer()
 
-    def _time_body(self) -> None:
-        """Let a body that has begun pause for so long from now."""
+    def _restart_body_timer(self) -> None:
+        """Restart the timeout of an incomplete body, or cancel it."""
         timer = self._body_timer
         if self._transferDecoder is None or self.line_mode:
             if timer is not None:
@@ -255,29 +258,29 @@ class StreamChannel(HTTPChannel):
                 self._body_timer = None
         elif timer is None:
             self._body_timer = self.site.reactor.callLater(
-                self.site.body_timeout, self._body_is_late
+                self.site.body_timeout, self._body_timed_out
             )
         else:
             timer.reset(self.site.body_timeout)
 
-    def _body_is_late(self) -> None:
+    def _body_timed_out(self) -> None:
         self._body_timer = None
-        self.requests[-1]._turn_away(REQUEST_TIMEOUT)
+        self.requests[-1]._refuse_early(REQUEST_TIMEOUT)
 
     def end_body(self) -> None:
-        """Take no more of a body."""
+        """Stop decoding a body."""
         self._transferDecoder = None
-        self._time_body()
+        self._restart_body_timer()
 
     def lineReceived(self, line: bytes) -> None:
-        """A line of a head has come."""
+        """Collect a line of a head, and pass a complete head to twisted.web."""
         if self._refused:
             return
         if not line and not self._head:
             HTTPChannel.lineReceived(self, line)
             return
-        # twisted.web repairs what is ambiguous, and no two servers repair alike. So heads are
-        # judged here as by the fast channel: the first line, then the whole.
+        # twisted.web accepts ambiguous heads, which a proxy may read differently. They are checked
+        # here as in the HTTP/1.1 engine: first the request line, then the whole head.
         first = not self._head
         self._head += line + b"\r\n"
         if (first or not line) and self._refuses(bytes(self._head), whole=not line):
@@ -290,40 +293,40 @@ class StreamChannel(HTTPChannel):
                 HTTPChannel.lineReceived(self, one)
 
     def _check_start(self) -> None:
-        """Refuse a head that is incomplete as soon as it cannot become a good one."""
+        """Refuse an incomplete head as soon as no further bytes can make it valid."""
         start = bytes(self._head) + bytes(self._buffer)
         try:
             self._line_seen = check_start(start, self._seen, self._line_seen)
         except Refused as refused:
-            self._turn_away(refused.refusal)
+            self._refuse_early(refused.refusal)
         self._seen = len(start)
 
     def allHeadersReceived(self) -> None:
-        """Begin a body: one in chunks is read as strictly as by the fast channel."""
+        """Set the strict decoder of chunked bodies that the HTTP/1.1 engine uses."""
         if self.length is None:
             decoder: Any = _ChunkDecoder(self, self.requests[-1], self.site.max_body)
             self._transferDecoder = decoder
         HTTPChannel.allHeadersReceived(self)
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
-        """Return whether the connection outlives a request; one of HTTP/1.0 is never kept."""
+        """Return whether the connection outlives a request."""
         persistent = bool(HTTPChannel.checkPersistence(self, request, version))
-        if persistent and not self._keeps:
+        if persistent and not self._keep_alive:
             request.responseHeaders.setRawHeaders(b"connection", [b"close"])
             return False
         return persistent
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection has ended."""
-        self._forget_head()
+        """Cancel timers and break reference cycles."""
+        self._cancel_head_timer()
         HTTPChannel.connectionLost(self, reason)
-        # Each refers to the channel, and holds bytes of a body.
+        # Each refers to the channel and holds bytes of a body.
         self.end_body()
         self.requests.clear()
         self._dataBuffer.clear()
 
     def timeoutConnection(self) -> None:
-        """Close a connection that was idle for too long; a body has a timeout of its own."""
+        """Close an idle connection. An incomplete body has a timeout of its own."""
         if self._body_timer is not None:
             set_timeout: Any = self.setTimeout
             set_timeout(self.timeOut)
@@ -332,61 +335,61 @@ class StreamChannel(HTTPChannel):
         HTTPChannel.loseConnection(self)
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        """A line of a head is longer than a whole head may be."""
-        self._turn_away(HEAD_TOO_LARGE if self._head else TARGET_TOO_LONG)
+        """Refuse a line that is longer than a head may be."""
+        self._refuse_early(HEAD_TOO_LARGE if self._head else TARGET_TOO_LONG)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         large = (
             self._receivedHeaderSize > self.totalHeadersSize
             or self._receivedHeaderCount > self.maxHeaders
         )
-        self._turn_away(HEAD_TOO_LARGE if large else MALFORMED)
+        self._refuse_early(HEAD_TOO_LARGE if large else MALFORMED)
 
     def _refuses(self, raw: bytes, whole: bool) -> bool:
         try:
             if not whole:
                 check_line(raw)
                 return False
-            head = read_head(raw, self.site.surroundings)
-            self._keeps = head.keep_alive
+            head = read_head(raw, self.site.head_context)
+            self._keep_alive = head.keep_alive
         except Refused as refused:
             origin = refused.origin if isinstance(refused, RefusedHead) else None
-            self._turn_away(refused.refusal, origin)
+            self._refuse_early(refused.refusal, origin)
             return True
         if head.refusal is not None:
-            self._turn_away(head.refusal, head.headers.get(b"origin"))
+            self._refuse_early(head.refusal, head.headers.get(b"origin"))
         return head.refusal is not None
 
-    def _head_is_late(self) -> None:
+    def _head_timed_out(self) -> None:
         self._head_timer = None
-        self._turn_away(REQUEST_TIMEOUT)
+        self._refuse_early(REQUEST_TIMEOUT)
 
-    def _turn_away(self, refusal: Refusal, origin: bytes | None = None) -> None:
+    def _refuse_early(self, refusal: Refusal, origin: bytes | None = None) -> None:
         self._refused = True
-        turn_away(self, self.site.policies.refusal(refusal, origin))
+        respond_early(self, self.site.policies.refusal(refusal, origin))
 
-    def _forget_head(self) -> None:
+    def _cancel_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
 
 class _ChunkDecoder:
-    """Decoder of a body in chunks, for twisted.web, whose own reads over what is malformed."""
+    """Decoder of chunked bodies for twisted.web, whose own accepts malformed ones."""
 
     def __init__(self, channel: StreamChannel, request: Any, limit: int) -> None:
-        # `StreamChannel.end_body` cuts the cycle.
+        # A reference cycle, which `StreamChannel.end_body` breaks.
         self._finish: Any = channel._finishRequestBody
         self._request = request
         self._chunks = ChunkedBody(limit)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take bytes of the body, and perhaps what comes after it."""
+        """Decode bytes of the body; pass on those after its end."""
         chunks = self._chunks
         try:
             stop = chunks.feed(data, 0)
         except Refused as refused:
-            self._request._turn_away(refused.refusal)
+            self._request._refuse_early(refused.refusal)
             return
         if chunks.body:
             part, chunks.body = bytes(chunks.body), bytearray()
@@ -395,11 +398,11 @@ class _ChunkDecoder:
             self._finish(data[stop:])
 
     def noMoreData(self) -> None:
-        """Do nothing: the connection has ended within the body."""
+        """Do nothing: the connection was lost within the body."""
 
 
 class _Connection(_GenericHTTPChannelProtocol):
-    """One connection, HTTP/1.1 or HTTP/2, that its site knows of."""
+    """Connection of a `StreamSite`, HTTP/1.1 or HTTP/2, which ALPN decides."""
 
     _channel: Any
     _negotiatedProtocol: Any
@@ -418,40 +421,44 @@ class _Connection(_GenericHTTPChannelProtocol):
         old = self._channel
         old._networkProducer.unregisterProducer()
         old.setTimeout(None)
-        self._known.connections.discard(self)
-        self._channel = self._known.http2.buildProtocol(self._peer)
+        self._stream_site.connections.discard(self)
+        self._channel = self._stream_site.http2.buildProtocol(self._peer)
         self._channel.makeConnection(old.transport)
 
     def makeConnection(self, transport: ITransport) -> None:
-        self._known: StreamSite = self._channel.site
-        self._known.connections.add(self)
+        self._stream_site: StreamSite = self._channel.site
+        self._stream_site.connections.add(self)
         self._peer = transport.getPeer()
-        self._known.limiter.add(self._peer)
+        self._stream_site.limiter.add(self._peer)
         self._channel.makeConnection(transport)
 
     def connectionLost(self, reason: Failure) -> None:
-        self._known.connections.discard(self)
-        self._known.limiter.remove(self._peer)
+        self._stream_site.connections.discard(self)
+        self._stream_site.limiter.remove(self._peer)
         self._channel.connectionLost(reason)
 
     def is_busy(self) -> bool:
-        """Whether a request is coming in, or being answered."""
+        """Return whether a request is incomplete or being executed."""
         return bool(self._channel.requests or self._channel.in_head)
 
     def close(self, *, now: bool) -> None:
-        """End the connection: cut it, or let it take what was written to it."""
+        """Close the connection: ``now``, or after the bytes that were written."""
         transport = self._channel.transport
         if now:
             transport.abortConnection()
         elif not self._closing:
             self._closing = True
-            # TLS would wait for a producer's end.
+            # TLS waits for a producer before it closes.
             transport.unregisterProducer()
             close_without_wait(transport)
 
 
 class StreamSite(Site):
-    """A site for streams, and for whatever else is small."""
+    """Site of streams and of other small resources.
+
+    ``limiter`` counts its connections and ``bodies`` its request bodies. ``decide`` authorizes a
+    request by its head; None accepts all bodies. ``http2`` makes its HTTP/2 connections.
+    """
 
     noisy = False
 
@@ -465,7 +472,7 @@ class StreamSite(Site):
         root: bytes,
         wall: Seconds | None = None,
     ) -> None:
-        # twisted.web does not tell the time between requests from the time within one.
+        # The timeout of twisted.web covers the time within a request too.
         idle = max(settings.idle_timeout, settings.long_poll_timeout + SSE_COMMENT_INTERVAL)
         Site.__init__(
             self,
@@ -478,11 +485,10 @@ class StreamSite(Site):
         self.policies = policies
         self.head_timeout = settings.head_timeout
         self.body_timeout = settings.body_timeout
-        #: What decides on requests by their heads; None stands for no decision.
         self.decide: Decide | None = None
         self.limiter = ConnectionLimiter(settings)
         self.max_body = settings.max_body
-        self.surroundings = HeadContext(b"/", settings.max_body)
+        self.head_context = HeadContext(b"/", settings.max_body)
         self.bodies = BodyBudget(settings.body_memory)
         self.connections: set[_Connection] = set()
         self._draining: LoopingCall | None = None
@@ -493,26 +499,29 @@ class StreamSite(Site):
         return [b"h2", b"http/1.1"]
 
     def protocol(self) -> _Connection:
-        """What speaks on a new connection."""
+        """Return the protocol of a new connection."""
         return _Connection(StreamChannel())
 
     def buildProtocol(self, address: IAddress | None) -> Any:
-        """Take a connection, or turn it away where there are too many."""
+        """Return a connection, or one that is rejected if there are too many."""
         if not self.limiter.accepts(address):
             return RejectedConnection(self.limiter, self.reactor)
         return Site.buildProtocol(self, address)
 
     def startFactory(self) -> None:
-        """Nothing to begin: no line is logged for each request."""
+        """Do nothing: there is no access log to open."""
 
     def stopFactory(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there is no access log to close."""
 
     def log(self, request: object) -> None:
-        """Requests are not logged."""
+        """Do nothing: requests are not logged."""
 
     def drain(self) -> Deferred[None]:
-        """Close every connection once it is idle; cut what is not after a while."""
+        """Close each connection once it is idle, and all after `STOP_GRACE` seconds.
+
+        Fires when all connections are closed.
+        """
         deadline = self.reactor.seconds() + limits.STOP_GRACE
         self.http2.drain()
         calls = LoopingCall(self._close_idle, deadline)
@@ -533,8 +542,8 @@ class StreamSite(Site):
             calls.stop()
 
 
-class _Elsewhere:
-    """Stands in for a site that is not ours."""
+class _DefaultLimits:
+    """Limits of a `StreamRequest` on a site that is not a `StreamSite`."""
 
     def __init__(self) -> None:
         self.policies = ResponseHeaders()
@@ -542,13 +551,13 @@ class _Elsewhere:
         self.bodies = BodyBudget(limits.BODY_MEMORY)
 
 
-_ELSEWHERE: Final = _Elsewhere()
+_DEFAULT_LIMITS: Final = _DefaultLimits()
 
 
-def turn_away(channel: HTTPChannel, response: Response, bodiless: bool = False) -> None:
-    """Answer what has not come whole, read on only to drop it, and close soon."""
+def respond_early(channel: HTTPChannel, response: Response, bodiless: bool = False) -> None:
+    """Respond to an incomplete request, discard the bytes that follow, and close the connection."""
     body = response.body
-    assert isinstance(body, bytes), "a refusal has no live body"
+    assert isinstance(body, bytes), "a refusal is not streamed"
     phrase = RESPONSES.get(response.status, b"Refused")
     lines = [b"HTTP/1.1 %d %s" % (response.status, phrase)]
     lines += [name + b": " + value for name, value in response.headers]
@@ -556,31 +565,31 @@ def turn_away(channel: HTTPChannel, response: Response, bodiless: bool = False) 
     lines.append(b"" if bodiless else body)
     transport: Any = channel.transport
     transport.write(b"\r\n".join(lines))
-    channel.dataReceived = _Dropping(transport)  # type: ignore[method-assign]
+    channel.dataReceived = _Discarding(transport)  # type: ignore[method-assign]
     channel.clearLineBuffer()
     if isinstance(channel, StreamChannel):
         channel.end_body()
     channel.setTimeout(None)
-    # Below TLS there is such a method too, and it would end TLS without a word.
+    # On TLS it would close the TCP connection without close_notify.
     if not channel.isSecure() and hasattr(transport, "loseWriteConnection"):
         transport.loseWriteConnection()
     call_later: Any = channel.callLater
     channel._abortingCall = call_later(limits.LINGER, abort, channel)
 
 
-def _cancelling(decision: Deferred[Any]) -> Callable[[Failure], None]:
+def _cancel_errback(decision: Deferred[Any]) -> Callable[[Failure], None]:
     return lambda _: decision.cancel()
 
 
 def abort(channel: HTTPChannel) -> None:
-    """Give a connection up that should have ended by now."""
+    """Reset a connection that did not close in time."""
     channel._abortingCall = None
     transport: Any = channel.transport
     transport.abortConnection()
 
 
-class _Dropping:
-    """What takes bytes that come after an early answer: up to a bound, then reading stops."""
+class _Discarding:
+    """Receiver of bytes after an early response: discards them, and stops reading above a limit."""
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport

@@ -1,4 +1,4 @@
-"""A live body on a twisted.web request: written, paused, ended or cut."""
+"""Streamed response bodies on twisted.web requests."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from durable_streams_tw.live.timer_queue import Timeout, TimerQueue
 
 @implementer(IPushProducer)
 class RequestSink:
-    """Where a live body goes, between a subscriber and a request.
+    """Sink (`EventSink`) that writes a streamed body to a request.
 
-    It stands in as the request's producer from before the subscriber's first write, for a
-    large one fills the transport's buffer at once. A client that leaves the transport full for
-    as long as ``timeouts`` says is cut.
+    It registers as the request's producer before the first write, which may fill the transport's
+    buffer. It resets the connection if the transport stays full for the time of ``timeouts``.
     """
 
     def __init__(self, request: Request, timeouts: TimerQueue) -> None:
@@ -29,101 +28,100 @@ class RequestSink:
         self._timeouts = timeouts
         # Runs while the transport is full.
         self._timeout: Timeout | None = None
-        self._subscriber: BodyProducer | None = None
+        self._producer: BodyProducer | None = None
         self._paused = False
         self._over = False
-        # None once it has ended: the Deferred holds the sink.
+        # None once the body has ended: the Deferred refers to the sink.
         self._ended: Deferred[bytes] | None = Deferred(lambda _: self.stopProducing())
 
     def follow(self, begin: Follow) -> Deferred[bytes]:
-        """Send the head and begin the body.
+        """Send the head and start the producer of the body.
 
-        The Deferred fires with no bytes when the body has ended; cancelling it says that
-        the client is gone.
+        The Deferred fires with ``b""`` when the body has ended. Klein cancels it when the client
+        disconnects.
         """
         ended = self._ended
-        assert ended is not None, "a body begins once"
+        assert ended is not None, "called once"
         self._request.registerProducer(self, True)
         self._request.write(b"")
-        subscriber = begin(self)
+        producer = begin(self)
         if not self._over:
-            self._subscriber = subscriber
+            self._producer = producer
             if self._paused:
-                subscriber.pauseProducing()
+                producer.pauseProducing()
         return ended
 
-    # -- Sink -------------------------------------------------------------------------------
+    # -- EventSink --------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send bytes."""
+        """Send bytes of the body."""
         if not self._over:
             self._request.write(data)
 
     def finish(self) -> None:
         """End the body as complete."""
         ended = self._ended
-        if self._leave() and ended is not None:
+        if self._detach() and ended is not None:
             self._request.unregisterProducer()
             ended.callback(b"")
 
     def abort(self) -> None:
-        """Cut the connection, so that the client sees that the body is not complete."""
-        if self._leave():
+        """Reset the connection, so that the client sees that the body is incomplete."""
+        if self._detach():
             self._request.unregisterProducer()
-            cut(self._request)
+            abort_response(self._request)
 
-    def _leave(self) -> bool:
+    def _detach(self) -> bool:
         if self._over:
             return False
         self._over = True
-        self._subscriber = self._ended = None
-        self._relax()
+        self._producer = self._ended = None
+        self._cancel_timeout()
         return True
 
-    def _relax(self) -> None:
+    def _cancel_timeout(self) -> None:
         if self._timeout is not None:
             self._timeout.cancel()
             self._timeout = None
 
-    def _give_up(self) -> None:
-        subscriber = self._subscriber
+    def _time_out(self) -> None:
+        producer = self._producer
         self.abort()
-        if subscriber is not None:
-            subscriber.stopProducing()
+        if producer is not None:
+            producer.stopProducing()
 
     # -- IPushProducer ----------------------------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """The transport's buffer is full."""
+        """Pause the producer and start the send timeout: the transport's buffer is full."""
         if not self._paused:
             self._paused = True
             if not self._over:
-                self._timeout = self._timeouts.add(self._give_up)
-            if self._subscriber is not None:
-                self._subscriber.pauseProducing()
+                self._timeout = self._timeouts.add(self._time_out)
+            if self._producer is not None:
+                self._producer.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """The transport's buffer is empty again."""
+        """Resume the producer: the transport's buffer is empty."""
         if self._paused:
             self._paused = False
-            self._relax()
-            if self._subscriber is not None:
-                self._subscriber.resumeProducing()
+            self._cancel_timeout()
+            if self._producer is not None:
+                self._producer.resumeProducing()
 
     def stopProducing(self) -> None:
-        """The client is gone."""
-        subscriber = self._subscriber
-        if self._leave() and subscriber is not None:
-            subscriber.stopProducing()
+        """Stop the producer: the connection is lost."""
+        producer = self._producer
+        if self._detach() and producer is not None:
+            producer.stopProducing()
 
 
-def cut(request: Request) -> None:
-    """End a response so that the client sees that it is not complete."""
+def abort_response(request: Request) -> None:
+    """Reset the connection or HTTP/2 stream of a request, so that its response is incomplete."""
     channel: Any = request.channel
     connection: Any = request.transport
     if connection is None:
-        # HTTP/2 has no transport for one request: this resets its stream alone, and does
-        # not tell the request.
+        # HTTP/2: resets the stream alone, and does not call connectionLost of the request.
         channel.abortConnection()
         request.connectionLost(Failure(ConnectionAborted()))
     else:

@@ -1,0 +1,56 @@
+"""Private attributes of Twisted that the HTTP servers use.
+
+A Twisted release that renames one of them fails here, and not at a user's start of the server.
+`http.twisted_web.site` and `http.socket_writer` are the only modules that use them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.abstract import FileDescriptor
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web import http
+from twisted.web.http import HTTPChannel
+
+
+class PrivateAttributeTests(SynchronousTestCase):
+    """Names, and where they are set."""
+
+    def test_http_channel(self) -> None:
+        channel: Any = HTTPChannel()
+        for name in (
+            "_buffer",
+            "_dataBuffer",
+            "_finishRequestBody",
+            "_receivedHeaderCount",
+            "_receivedHeaderSize",
+            "_respondToBadRequestAndDisconnect",
+            "_send100Continue",
+            "_transferDecoder",
+            "abortTimeout",
+            "clearLineBuffer",
+            "line_mode",
+            "maxHeaders",
+            "requests",
+            "totalHeadersSize",
+        ):
+            self.assertTrue(hasattr(channel, name), name)
+
+    def test_attributes_that_methods_of_http_channel_set(self) -> None:
+        source = inspect.getsource(HTTPChannel)
+        for name in ("_command", "_path", "_networkProducer", "_abortingCall", "length"):
+            self.assertIn(f"self.{name} = ", source)
+
+    def test_generic_channel(self) -> None:
+        generic: Any = http._GenericHTTPChannelProtocol(HTTPChannel())
+        for name in ("_channel", "_negotiatedProtocol"):
+            self.assertTrue(hasattr(generic, name), name)
+
+    def test_buffers_of_tcp_transports(self) -> None:
+        source = inspect.getsource(FileDescriptor)
+        for name in ("_tempDataBuffer", "_tempDataLen", "dataBuffer", "offset"):
+            self.assertIn(name, source)
+        self.assertTrue(hasattr(tcp.Server, "TLS"))
