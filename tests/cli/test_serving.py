@@ -131,7 +131,8 @@ class RunTests(ServingTestCase):
         done = server("run", f"--config={path}")
         self.assertEqual((done.returncode, done.stdout), (2, ""))
         self.assertEqual(
-            done.stderr, f"Error: {path}, line 2: max_body is no setting: is max-body meant?\n"
+            done.stderr,
+            f"Error: {path}, line 2: unknown setting 'max_body'. Did you mean 'max-body'?\n",
         )
 
     def test_directory_in_use(self) -> None:
