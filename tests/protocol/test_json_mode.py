@@ -46,7 +46,7 @@ VALUES = st.recursive(
 
 
 def _wire(value: Any, ascii_only: bool) -> bytes:
-    """JSON text of a value; lone surrogates can only be written as escapes."""
+    """Return the JSON text of a value; lone surrogates are escaped."""
     text = json.dumps(value, ensure_ascii=ascii_only)
     try:
         return text.encode()
@@ -58,12 +58,12 @@ MESSAGES = st.builds(_wire, VALUES, st.booleans()) | st.sampled_from(SPELLINGS)
 
 
 def nested(depth: int) -> bytes:
-    """A message of a depth, no array at the top."""
+    """Return a message of a depth whose top level is not an array."""
     return b'{"a":' * depth + b"1" + b"}" * depth
 
 
 def is_json(text: bytes) -> bool:
-    """Whether the standard library takes the text for JSON, its extensions left out."""
+    """Return whether the standard library accepts the text, without its extensions."""
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)
@@ -76,10 +76,10 @@ def is_json(text: bytes) -> bool:
 
 
 class SplitTests(RefusingTestCase):
-    """Bodies become messages."""
+    """Division of bodies into messages."""
 
     def test_one_value(self) -> None:
-        """What is not an array is one message, byte for byte."""
+        """A value other than an array is one message, unchanged."""
         for spelling in SPELLINGS:
             if not spelling.startswith(b"["):
                 self.assertEqual(split(spelling), (spelling,))
@@ -98,20 +98,19 @@ class SplitTests(RefusingTestCase):
             self.assertEqual(split(body), messages)
 
     def test_exact_bytes_in_a_batch(self) -> None:
-        """Every spelling comes out of an array as it went in."""
+        """Every notation of a value is kept."""
         for gap in (b"", b" ", b"\r\n\t"):
             body = b"[" + (gap + b"," + gap).join(SPELLINGS) + b"]"
             self.assertEqual(split(body), SPELLINGS)
 
     def test_white_space_around_a_message(self) -> None:
-        """What stands around a message is not of it; what stands within it is."""
+        """White space around a message is dropped, white space within it is kept."""
         for message in (b'{"a" : 1}', b'"' + LONE + b'"', b"1"):
             self.assertEqual(split(b" \t\r\n" + message + b"\n\n "), (message,))
             self.assertEqual(split(b"\n[ \t" + message + b"\r\n]\r\n"), (message,))
 
     def test_lone_surrogates_in_every_position(self) -> None:
-        """A token stream that was cut inside an emoji is accepted, before and after, as key
-        and as value, alone and beside whole pairs, at every place of a batch."""
+        """Lone surrogates are accepted in keys and values, beside pairs, anywhere in a batch."""
         texts = (
             *(LONE, b"a" + LONE, LONE + b"a", LONE + LONE, LONE + PAIR, PAIR + LONE, b"\\uDE00"),
             *(
@@ -140,14 +139,14 @@ class SplitTests(RefusingTestCase):
                 )
 
     def test_what_only_looks_like_a_surrogate(self) -> None:
-        """An escaped backslash begins no escape, and a patch changes no other byte."""
+        """An escaped backslash does not begin an escape, and other bytes are kept."""
         for message in (rb'"\\ud83d"', rb'"\\\\ud83d"', rb'"\\\\\\ud83d x"', rb'"ud83d"'):
             self.assertEqual(split(message), (message,))
         for bad in (rb'"\ud83"', rb'"\ud83g"', rb'"\ud83d\ud"', rb'"\ud83d\x"', rb'["\ud83d" 1]'):
             self.assertRefused(Problem.INVALID_JSON, split, bad)
 
     def test_invalid(self) -> None:
-        """What RFC 8259 does not allow."""
+        """Invalid JSON (RFC 8259) is refused."""
         for body in (
             *(b"", b" ", b"\n\t", b"{ invalid json }", b"{a:1}", b"{'a':1}", b"{1:2}", b'{"a" 1}'),
             *(b"[1,]", b"[,1]", b"[,]", b"[1,,2]", b'{"a":1,}', b"[1 2]", b"[1", b"1]", b"[", b"]"),
@@ -213,7 +212,7 @@ class SplitTests(RefusingTestCase):
             self.assertRefused(Problem.INVALID_JSON, split, body)
 
     def test_invalid_utf8(self) -> None:
-        """Bytes that are no text are refused wherever they stand, and it is said where."""
+        """Invalid UTF-8 is refused with its position."""
         for bad in (
             *(
                 b"\xff",
@@ -233,8 +232,8 @@ class SplitTests(RefusingTestCase):
         self.assertRefused(Problem.INVALID_JSON, split, b'"' + LONE + b'\xff"')
 
     def test_invalid_utf8_in_a_large_body(self) -> None:
-        """Text is checked in steps; a character across two of them is whole, half of one is
-        not, and the byte that is named is the right one."""
+        """UTF-8 is checked in steps: a character across two steps is valid, and the position of an
+        invalid one is exact."""
         for before in range(64 * KIB - 5, 64 * KIB + 3):
             text = b'"' + b"a" * before + "\U0001f600".encode() + b"b" * 100 + b'"'
             self.assertEqual(split(text), (text,))
@@ -244,7 +243,7 @@ class SplitTests(RefusingTestCase):
                 self.assertIn(f"at byte {before + 1}", refusal.detail)
 
     def test_depth(self) -> None:
-        """A message nests to the limit and no further, alone or in a batch."""
+        """The nesting limit holds alone and in a batch."""
         deepest = nested(MAX_JSON_DEPTH)
         array = b"[" * MAX_JSON_DEPTH + b"]" * MAX_JSON_DEPTH
         self.assertEqual(split(deepest), (deepest,))
@@ -261,7 +260,7 @@ class SplitTests(RefusingTestCase):
             self.assertRefused(Problem.INVALID_JSON, split, bomb)
 
     def test_width_is_no_depth(self) -> None:
-        """Thousands of brackets side by side, or within strings, nest no deeper than they do."""
+        """Sequential brackets and brackets in strings do not count as nesting."""
         flat = b'{"a":[' + b"[],{}," * 2000 + b"1]}"
         self.assertEqual(split(flat), (flat,))
         for text in (
@@ -276,8 +275,7 @@ class SplitTests(RefusingTestCase):
             self.assertRefused(Problem.INVALID_JSON, split, deep)
 
     def test_strings_across_the_steps_of_a_scan(self) -> None:
-        """Wherever a step ends, within a string, at a backslash or at a quote, the brackets of
-        strings are told from others."""
+        """A step may end within a string, at a backslash or at a quote."""
         for before in range(64 * KIB - 12, 64 * KIB + 4):
             for text in (b'\\"[[[\\\\', b"\\\\", b'\\\\\\"[[', b"\\u005b[["):
                 body = b'["' + b"a" * before + text + b'",' + b'"[","{",' * 150 + b"1]"
@@ -286,7 +284,7 @@ class SplitTests(RefusingTestCase):
                 self.assertRefused(Problem.INVALID_JSON, split, b"[" * 257 + body + b"]" * 257)
 
     def test_number_of_messages(self) -> None:
-        """One request has at most so many messages, of whatever kind."""
+        """The number of messages is limited, whatever they are."""
         for message in (b"1", b'{"a":1,"b":[2,"],[\\",\\\\"]}'):
             most = b"[" + b",".join([message] * MAX_JSON_MESSAGES) + b"]"
             self.assertEqual(split(most), (message,) * MAX_JSON_MESSAGES)
@@ -294,7 +292,7 @@ class SplitTests(RefusingTestCase):
             self.assertRefused(Problem.TOO_MANY_MESSAGES, split, more)
 
     def test_commas_within_a_message(self) -> None:
-        """Commas that separate no messages are not counted, however many."""
+        """Commas within messages are not counted."""
         many = b"1," * (MAX_JSON_MESSAGES + 10) + b"1"
         for message in (b'{"a":[%b]}' % many, b'"%b"' % many, b'{"a":"%b"}' % many):
             self.assertEqual(split(message), (message,))
@@ -302,7 +300,7 @@ class SplitTests(RefusingTestCase):
 
     @given(st.lists(st.tuples(WHITESPACE, MESSAGES, WHITESPACE), max_size=6), WHITESPACE)
     def test_any_batch(self, parts: list[tuple[bytes, bytes, bytes]], gap: bytes) -> None:
-        """The messages of a batch come out in order with their bytes."""
+        """The messages of a batch keep their order and bytes."""
         body = gap + b"[" + b",".join([b"".join(part) for part in parts]) + b"]" + gap
         if not parts:
             body = gap + b"[" + gap + b"]"
@@ -310,7 +308,7 @@ class SplitTests(RefusingTestCase):
 
     @given(MESSAGES, WHITESPACE, WHITESPACE)
     def test_any_value(self, message: bytes, before: bytes, behind: bytes) -> None:
-        """A body that is no array is one message."""
+        """A body that is not an array is one message."""
         if not message.startswith(b"["):
             self.assertEqual(split(before + message + behind), (message,))
 
@@ -332,7 +330,7 @@ class SplitTests(RefusingTestCase):
     def test_agrees_with_the_standard_library(
         self, messages: list[bytes], changes: list[tuple[int, int, bytes]]
     ) -> None:
-        """Valid is what the standard library takes, for documents that were spoiled too."""
+        """Validation agrees with the standard library, also for mutated documents."""
         body = b"[" + b",".join(messages) + b"]"
         for at, removed, inserted in changes:
             body = body[:at] + inserted + body[at + removed :]
@@ -341,12 +339,12 @@ class SplitTests(RefusingTestCase):
     @given(st.text('[]{},:"\\ud83e0-+. \n1atn', max_size=14).map(str.encode))
     @example(b'"\\ud83d')
     def test_agrees_with_the_standard_library_on_scraps(self, body: bytes) -> None:
-        """The same for texts of the bytes that matter."""
+        """Validation agrees with the standard library for texts of significant bytes."""
         self._compare(body)
 
     @given(st.binary(max_size=20))
     def test_agrees_with_the_standard_library_on_bytes(self, body: bytes) -> None:
-        """The same for any bytes."""
+        """Validation agrees with the standard library for any bytes."""
         self._compare(body)
 
     def _compare(self, body: bytes) -> None:
@@ -363,11 +361,11 @@ class SplitTests(RefusingTestCase):
 
 
 class HostileTests(RefusingTestCase):
-    """Bodies that were made to hurt. The bounds are generous: what they are to catch took
-    minutes and gigabytes."""
+    """Hostile bodies. The bounds are generous: the faults that they detect took minutes and
+    gigabytes."""
 
     BODIES = (
-        # Everything opens and nothing ends.
+        # Unclosed brackets.
         b"[" * 257 + b'"' + b'\\"' * 100_000,
         b"[" * 257 + b'"' * 100_000,
         b'["' + b"\\" * 200_000,
@@ -385,14 +383,14 @@ class HostileTests(RefusingTestCase):
     )
 
     def test_time(self) -> None:
-        """None takes long."""
+        """Splitting takes linear time."""
         for body in self.BODIES:
             begin = time.process_time()
             self._attempt(body)
             self.assertLess(time.process_time() - begin, 2, body[:300])
 
     def test_memory(self) -> None:
-        """None takes many times its own size."""
+        """Splitting takes a small multiple of the body's memory."""
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         for body in (self.BODIES[3], self.BODIES[6]):
@@ -412,28 +410,28 @@ class HostileTests(RefusingTestCase):
 
 
 class StoredTests(RefusingTestCase):
-    """Messages in a stream."""
+    """Stored form of messages."""
 
     def test_join(self) -> None:
-        """Each message is followed by one comma."""
+        """Each message is followed by a comma."""
         self.assertEqual(join(()), b"")
         self.assertEqual(join((b"1",)), b"1,")
         self.assertEqual(join((b"1", b'"a"', b"[1,2]")), b'1,"a",[1,2],')
 
     def test_document(self) -> None:
-        """A run of messages is an array but for its brackets."""
+        """A run of messages is an array without its brackets."""
         self.assertEqual(document(b""), b"[]")
         self.assertEqual(document(b"1,"), b"[1]")
         self.assertEqual(document(b"1,[2,3],"), b"[1,[2,3]]")
 
     @given(st.lists(MESSAGES, max_size=6))
     def test_round_trip(self, messages: list[bytes]) -> None:
-        """What is stored reads back as an array that splits into the same messages."""
+        """The document of stored messages splits into the same messages."""
         self.assertEqual(split(document(join(tuple(messages)))), tuple(messages))
 
     @given(st.lists(MESSAGES, min_size=1, max_size=5), st.data())
     def test_any_run(self, messages: list[bytes], data: st.DataObject) -> None:
-        """So does every run of whole messages."""
+        """So does the document of every run of whole messages."""
         first = data.draw(st.integers(0, len(messages)))
         behind = data.draw(st.integers(first, len(messages)))
         run = tuple(messages[first:behind])
@@ -447,15 +445,15 @@ class StoredTests(RefusingTestCase):
 
     @given(st.lists(MESSAGES, max_size=4))
     def test_boundaries(self, messages: list[bytes]) -> None:
-        """Of all positions, those behind a message's comma are boundaries, and no others."""
+        """Exactly the positions after the commas of messages are boundaries."""
         self._positions(messages)
 
     def test_boundaries_among_spellings(self) -> None:
-        """The same for every spelling, each beside each."""
+        """Exactly the positions after the commas are boundaries, for every notation."""
         self._positions(list(SPELLINGS))
 
     def test_boundaries_of_the_deepest_message(self) -> None:
-        """The array that a run is read in costs a stored message no level."""
+        """The array around a run does not count as nesting."""
         deepest = nested(MAX_JSON_DEPTH)
         array = b"[" * MAX_JSON_DEPTH + b"]" * MAX_JSON_DEPTH
         self.assertTrue(is_boundary(deepest + b","))
@@ -463,7 +461,7 @@ class StoredTests(RefusingTestCase):
         self.assertFalse(is_boundary(b'1,{"b":1,'))
 
     def test_boundaries_from_deep_within_a_program(self) -> None:
-        """A caller whose stack is deep already gets the same answers."""
+        """The result does not depend on the depth of the caller's stack."""
         deepest = nested(MAX_JSON_DEPTH)
 
         def at(depth: int) -> tuple[tuple[bytes, ...], bool]:

@@ -19,7 +19,7 @@ class InitialTests(RefusingTestCase):
     """Bodies of PUT."""
 
     def test_empty(self) -> None:
-        """Nothing, and in JSON mode no messages, make an empty stream (§9.1.3)."""
+        """An empty body, and ``[]`` in JSON mode, creates an empty stream (§9.1.3)."""
         for content_type, raw in (
             ("text/plain", b""),
             (JSON, b""),
@@ -34,13 +34,13 @@ class InitialTests(RefusingTestCase):
         self.assertEqual(bodies.initial(JSON, b' {"a":1}\n').data, b'{"a":1},')
 
     def test_bytes(self) -> None:
-        """All else is stored as it comes, whatever it looks like."""
+        """Bodies of other types are stored unchanged."""
         for content_type in OTHERS:
             for raw in (b"[]", b"[1", b"\xff\0", b" "):
                 self.assertEqual(bodies.initial(content_type, raw), bodies.Body(raw))
 
     def test_problems(self) -> None:
-        """What cannot be stored says why, and has no bytes."""
+        """An invalid body carries its refusal and no bytes."""
         for raw, problem in (
             (b"{", Problem.INVALID_JSON),
             (b" ", Problem.INVALID_JSON),
@@ -66,14 +66,14 @@ class AppendedTests(RefusingTestCase):
         self.assertEqual(bodies.appended("Application/JSON", b"[1,2]").data, b"1,2,")
 
     def test_bytes(self) -> None:
-        """Without a content type, or with another, bytes are bytes: whether that is wrong, the
-        stream decides."""
+        """Without a content type or with another one, bytes are unchanged; the transition checks
+        the type."""
         for content_type in (None, *OTHERS):
             self.assertEqual(bodies.appended(content_type, b"[]"), bodies.Body(b"[]"))
 
 
 class CutsTests(RefusingTestCase):
-    """Where a store may cut a large JSON body."""
+    """Message boundaries of large JSON bodies."""
 
     def test_small_bodies_have_none(self) -> None:
         """The cuts of a larger body end with the end of the body."""
@@ -84,7 +84,7 @@ class CutsTests(RefusingTestCase):
         self.assertEqual(bodies.appended(JSON, larger).cuts, (MAX_UNDIVIDED_BODY + 1,))
 
     def test_bytes_have_none(self) -> None:
-        """In other bodies there is nothing to tear."""
+        """Bodies of other types have no cuts."""
         self.assertEqual(bodies.appended("text/plain", b"a" * 100_000).cuts, ())
 
     @given(st.lists(st.integers(0, 9000), min_size=2, max_size=8))

@@ -20,10 +20,10 @@ TAG = caching.etag(7, 0, 12, False)
 
 
 class ParseTests(RefusingTestCase):
-    """Header fields."""
+    """Parsing of preconditions."""
 
     def test_fields(self) -> None:
-        """Lists of tags, and any."""
+        """Lists of tags and ``*`` are parsed."""
         for header, asked in (
             ({}, None),
             ({b"if-modified-since": b"x", b"if-range": b"x"}, None),
@@ -36,7 +36,7 @@ class ParseTests(RefusingTestCase):
             self.assertEqual(parse_precondition(header), asked)
 
     def test_refused(self) -> None:
-        """What is no list of tags, and what nothing here can tell."""
+        """Malformed lists and If-Unmodified-Since are refused."""
         for value in (b"", b"a", b'"a', b"*, *", b'w/"a"', b'"a" "b"', b'"a", *'):
             for name in (b"if-match", b"if-none-match"):
                 self.assertRefused(Problem.MALFORMED_FIELD, parse_precondition, {name: value})
@@ -45,10 +45,10 @@ class ParseTests(RefusingTestCase):
 
 
 class UnmetTests(RefusingTestCase):
-    """Whether a stream is as the client wants it to be."""
+    """Evaluation of preconditions."""
 
     def test_match(self) -> None:
-        """The current tag, strongly compared; any means that there is a stream."""
+        """If-Match compares strongly; ``*`` requires a stream."""
         closed = replace(STREAM, closed=True)
         for tags, state, met in (
             ((b"*",), STREAM, True),
@@ -65,7 +65,7 @@ class UnmetTests(RefusingTestCase):
             self.assertEqual(refusal is None, met, tags)
 
     def test_none_match(self) -> None:
-        """Anything but these, weakly compared; any means that there must be no stream."""
+        """If-None-Match compares weakly; ``*`` requires that no stream exists."""
         for tags, state, met in (
             ((b"*",), None, True),
             ((b"*",), STREAM, False),
@@ -83,7 +83,7 @@ class UnmetTests(RefusingTestCase):
         self.assertEqual((refusal.problem.status, refusal.headers), (412, ((b"ETag", TAG),)))
 
     def test_without_tags(self) -> None:
-        """A resource without entity tags has none that could match."""
+        """A resource without entity tags matches only ``*``."""
         for asked, exists, met in (
             (None, True, True),
             (Precondition(match=(TAG,)), True, False),

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.protocol.streams.transitions`. Forks: test_forks."""
+"""Tests of `durable_streams_tw.protocol.streams.transitions`, except forks (test_forks)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def put(
     closed: bool = False,
     body: Body = bodies.EMPTY,
 ) -> Create:
-    """A PUT of the stream ``a``."""
+    """Return a PUT of the stream ``a``."""
     return Create("a", content_type, lifetime, closed, body)
 
 
@@ -47,22 +47,22 @@ def post(
     seq: bytes | None = None,
     producer: tuple[str, int, int] | None = None,
 ) -> Append:
-    """A POST to the stream ``a``."""
+    """Return a POST to the stream ``a``."""
     claim = None if producer is None else ProducerClaim(*producer)
     return Append("a", content_type, body, closed, seq, claim)
 
 
 class AbsentTests(RefusingTestCase):
-    """Paths without a stream."""
+    """Paths without a usable stream."""
 
     def test_usable(self) -> None:
-        """A stream that is there, closed or not, and whose time has not come."""
+        """An open or closed stream that has not expired is usable."""
         mortal = replace(OPEN, lifetime=Lifetime(ttl=4))
         for state in (OPEN, CLOSED, mortal):
             self.assertIsNone(transitions.check_usable(state, expired=False))
 
     def test_refused(self) -> None:
-        """Unknown and expired: 404; deleted but held by forks: 410, also when it has expired."""
+        """Missing and expired streams are 404; deleted ones with forks are 410."""
         mortal = replace(OPEN, lifetime=Lifetime(ttl=4))
         held = replace(mortal, forks=1, deleted=True)
         for state, expired, problem in (
@@ -75,10 +75,10 @@ class AbsentTests(RefusingTestCase):
 
 
 class CreateTests(RefusingTestCase):
-    """PUT where nothing is."""
+    """PUT of a new stream."""
 
     def test_created(self) -> None:
-        """The request's configuration, its bytes counted, born now."""
+        """A new stream has the configuration and the bytes of the request."""
         command = put("Text/Plain; a=b", Lifetime(ttl=5), True, HELLO)
         self.assertEqual(
             transitions.create(command, NOW),
@@ -94,7 +94,7 @@ class CreateTests(RefusingTestCase):
         )
 
     def test_defaults(self) -> None:
-        """Bytes, for ever, open, empty."""
+        """Defaults: octet-stream, no expiry, open, empty."""
         outcome = transitions.create(put(None), NOW)
         assert isinstance(outcome, Created)
         self.assertEqual(
@@ -102,16 +102,16 @@ class CreateTests(RefusingTestCase):
         )
 
     def test_a_body_that_cannot_be_stored(self) -> None:
-        """Makes no stream."""
+        """An invalid body creates no stream."""
         outcome = transitions.create(put("application/json", body=BROKEN), NOW)
         self.assertRefusal(Problem.INVALID_JSON, outcome)
 
 
 class RecreateTests(RefusingTestCase):
-    """PUT where a stream is (§5.1)."""
+    """PUT of an existing stream (§5.1)."""
 
     def test_the_same(self) -> None:
-        """The same configuration: the stream as it is, whatever body comes along."""
+        """The same configuration leaves the stream unchanged, whatever the body."""
         expiry = Lifetime(expires_at=5, expires_at_text="1970-01-01T00:00:00.005Z")
         same_moment = Lifetime(expires_at=5, expires_at_text="1970-01-01T01:00:00.005+01:00")
         for existing, command in (
@@ -130,7 +130,7 @@ class RecreateTests(RefusingTestCase):
             )
 
     def test_another(self) -> None:
-        """Anything that differs is a conflict."""
+        """Any difference is a conflict."""
         for existing, command in (
             (OPEN, put("text/html")),
             (OPEN, put(None)),
@@ -145,7 +145,7 @@ class RecreateTests(RefusingTestCase):
             self.assertRefusal(Problem.STREAM_EXISTS, transitions.repeat_create(existing, command))
 
     def test_held(self) -> None:
-        """A deleted stream that lives on for its forks holds its path."""
+        """A deleted stream with forks occupies its path."""
         held = replace(OPEN, forks=1, deleted=True)
         self.assertRefusal(Problem.PATH_HELD, transitions.repeat_create(held, put()))
 
@@ -154,14 +154,14 @@ class AppendTests(RefusingTestCase):
     """POST to an open stream."""
 
     def test_bytes(self) -> None:
-        """The tail moves, the stream was touched; nothing else changes."""
+        """An append changes the tail and the time of the last access only."""
         self.assertEqual(
             transitions.append(OPEN, None, post(), NOW),
             Appended(replace(OPEN, tail=17, touched_at=NOW), grew=True),
         )
 
     def test_close(self) -> None:
-        """With a last append or without, the content type then being of no interest."""
+        """A stream is closed with or without a last append."""
         closed = replace(CLOSED, touched_at=NOW)
         self.assertEqual(
             transitions.append(OPEN, None, post(closed=True), NOW),
@@ -174,7 +174,7 @@ class AppendTests(RefusingTestCase):
             )
 
     def test_content_type(self) -> None:
-        """A body has to be of the stream's type, case and parameters aside."""
+        """A body must have the stream's type, ignoring case and parameters."""
         for content_type in ("text/plain", "TEXT/PLAIN", "text/plain; charset=utf-8"):
             self.assertIsInstance(
                 transitions.append(OPEN, None, post(content_type=content_type), NOW), Appended
@@ -186,7 +186,7 @@ class AppendTests(RefusingTestCase):
         self.assertRefusal(Problem.MALFORMED_FIELD, outcome)
 
     def test_empty(self) -> None:
-        """An append without body is one only where it closes, from whomever it comes."""
+        """An append without a body must close the stream."""
         state = ProducerState(0, 3)
         for command in (
             post(None),
@@ -199,7 +199,7 @@ class AppendTests(RefusingTestCase):
             self.assertRefusal(Problem.EMPTY_BODY, transitions.append(OPEN, state, command, NOW))
 
     def test_stream_seq(self) -> None:
-        """Strictly increasing, byte by byte, not as numbers (§5.2)."""
+        """Stream-Seq increases strictly in byte order (§5.2)."""
         for last, seq, fine in (
             (None, b"0", True),
             (b"001", b"002", True),
@@ -221,7 +221,7 @@ class AppendTests(RefusingTestCase):
                 self.assertRefusal(Problem.SEQUENCE_REGRESSION, outcome)
 
     def test_stream_seq_is_kept(self) -> None:
-        """An append without one does not forget the last; one that closes has it too."""
+        """The last Stream-Seq is kept by appends without one and by closing."""
         known = replace(OPEN, last_seq=b"5")
         for command, last in (
             (post(), b"5"),
@@ -233,8 +233,7 @@ class AppendTests(RefusingTestCase):
             self.assertEqual(outcome.state.last_seq, last)
 
     def test_producer(self) -> None:
-        """A batch that is new moves stream and producer together; a duplicate moves nothing,
-        whatever else it says."""
+        """A new batch changes stream and producer together; a duplicate changes nothing."""
         known = ProducerState(0, 3)
         self.assertEqual(
             transitions.append(OPEN, known, post(producer=("p", 0, 4)), NOW),
@@ -256,7 +255,7 @@ class AppendTests(RefusingTestCase):
             )
 
     def test_a_producers_close(self) -> None:
-        """The batch that closes is remembered."""
+        """The closing batch is stored."""
         claim = ProducerClaim("p", 0, 4)
         closed = replace(CLOSED, touched_at=NOW, closed_by=claim)
         self.assertEqual(
@@ -267,7 +266,7 @@ class AppendTests(RefusingTestCase):
         )
 
     def test_a_body_that_cannot_be_stored(self) -> None:
-        """Moves nothing, the producer neither, and does not close."""
+        """An invalid body changes neither stream nor producer, and does not close."""
         json = replace(OPEN, content_type="application/json")
         for body in (BROKEN, bodies.appended("application/json", b"[]")):
             for closed in (False, True):
@@ -277,7 +276,7 @@ class AppendTests(RefusingTestCase):
                 self.assertRefusal(Problem.INVALID_JSON, outcome)
 
     def test_the_largest_stream(self) -> None:
-        """Offsets do not run out unnoticed."""
+        """An append beyond the largest position is refused."""
         full = replace(OPEN, tail=MAX_POSITION - 5)
         outcome = transitions.append(full, None, post(), NOW)
         assert isinstance(outcome, Appended)
@@ -291,7 +290,7 @@ class ClosedTests(RefusingTestCase):
     """POST to a closed stream (§5.2, §5.2.1)."""
 
     def test_close_again(self) -> None:
-        """Closing what is closed is done already."""
+        """Closing a closed stream succeeds."""
         for content_type in (None, "text/plain", "application/json"):
             self.assertEqual(
                 transitions.append(CLOSED, None, post(None, content_type, closed=True), NOW),
@@ -299,7 +298,7 @@ class ClosedTests(RefusingTestCase):
             )
 
     def test_refused(self) -> None:
-        """Whatever else is wrong with it: that it is closed, and where."""
+        """An append is refused with the tail, whatever else is wrong with it."""
         state = ProducerState(0, 3)
         by_p = replace(CLOSED, closed_by=ProducerClaim("p", 0, 3))
         for stream, command in (
@@ -327,7 +326,7 @@ class ClosedTests(RefusingTestCase):
             self.assertEqual(refusal.headers, CLOSED_AT_12)
 
     def test_the_batch_that_closed(self) -> None:
-        """Its retry succeeds, whatever it says this time."""
+        """A retry of the closing batch succeeds."""
         state = ProducerState(0, 3)
         by_p = replace(CLOSED, closed_by=ProducerClaim("p", 0, 3))
         for command in (
@@ -343,7 +342,7 @@ class ClosedTests(RefusingTestCase):
             )
 
     def test_without_a_producer(self) -> None:
-        """Who closed by a producer's batch may still be asked to close without one."""
+        """Closing without a producer succeeds after a producer has closed the stream."""
         by_p = replace(CLOSED, closed_by=ProducerClaim("p", 0, 3))
         self.assertEqual(
             transitions.append(by_p, None, post(None, closed=True), NOW),
@@ -352,16 +351,16 @@ class ClosedTests(RefusingTestCase):
         self.assertRefusal(Problem.STREAM_CLOSED, transitions.append(by_p, None, post(), NOW))
 
     def test_a_fenced_producer(self) -> None:
-        """Is told that it is fenced, before it is told that the stream is closed."""
+        """A stale epoch takes precedence over a closed stream."""
         outcome = transitions.append(CLOSED, ProducerState(2, 3), post(producer=("p", 1, 3)), NOW)
         self.assertRefusal(Problem.STALE_EPOCH, outcome)
 
 
 class PrecedenceTests(RefusingTestCase):
-    """Which of several faults is told."""
+    """Order of the checks."""
 
     def test_order(self) -> None:
-        """Mended one after the other, the faults of a request come out in their order."""
+        """The faults of a request are reported in order as each is corrected."""
         stream = replace(CLOSED, last_seq=b"5", content_type="application/json")
         state = ProducerState(2, 3)
         command = post(BROKEN, "text/plain", seq=b"5", producer=("p", 1, 9))
@@ -403,14 +402,14 @@ APPENDS = st.builds(
 
 
 class AnyTests(RefusingTestCase):
-    """Any command in any state gives a legal state, or a refusal."""
+    """Invariants of transitions."""
 
     @given(STATES, st.none() | st.builds(ProducerState, SMALL, SMALL), APPENDS)
     def test_append(
         self, state: StreamState, producer: ProducerState | None, command: Append
     ) -> None:
-        """The tail grows by the body or not at all, closed stays closed, Stream-Seq and the
-        producer only rise, and what is no append changes nothing."""
+        """The tail grows by the body or not at all, closed is final, Stream-Seq and producers only
+        increase, and refused appends change nothing."""
         outcome = transitions.append(state, producer, command, NOW)
         if isinstance(outcome, Refusal):
             self.assertTrue(400 <= outcome.problem.status < 500 or outcome.problem.status == 507)
@@ -453,8 +452,8 @@ class AnyTests(RefusingTestCase):
 
     @given(STATES, st.lists(APPENDS, max_size=12))
     def test_a_history(self, state: StreamState, commands: list[Append]) -> None:
-        """Over any history the tail never goes back, nothing follows the close, and a batch
-        that was accepted is never appended again."""
+        """Over any history the tail never decreases, nothing is appended after closing, and an
+        accepted batch is never appended again."""
         producers: dict[str, ProducerState] = {}
         accepted: set[ProducerClaim] = set()
         for command in commands:
@@ -481,7 +480,7 @@ class AnyTests(RefusingTestCase):
         ),
     )
     def test_recreate(self, state: StreamState, command: Create) -> None:
-        """A PUT where a stream is never changes it."""
+        """A PUT never changes an existing stream."""
         outcome = transitions.repeat_create(state, command)
         if isinstance(outcome, Created):
             self.assertEqual(outcome, Created(state, fresh=False))
@@ -490,7 +489,7 @@ class AnyTests(RefusingTestCase):
 
     @given(st.builds(put, st.none() | CONTENT_TYPES, closed=st.booleans(), body=st.just(HELLO)))
     def test_create_twice(self, command: Create) -> None:
-        """A PUT that made a stream finds it the second time."""
+        """A repeated PUT is accepted."""
         outcome = transitions.create(command, NOW)
         assert isinstance(outcome, Created)
         again = transitions.repeat_create(outcome.state, command)
@@ -501,7 +500,7 @@ class DeleteTests(RefusingTestCase):
     """DELETE (§5.4)."""
 
     def test_delete(self) -> None:
-        """A stream ends; one that has forks stays for them, marked."""
+        """A stream with forks is marked deleted and kept."""
         self.assertEqual(transitions.delete(OPEN), Deleted(OPEN))
         self.assertEqual(transitions.delete(CLOSED), Deleted(CLOSED))
         forked = replace(OPEN, forks=2)
