@@ -1,4 +1,4 @@
-"""A engine in memory whose calls fail on demand."""
+"""Key-value engine in memory whose calls fail on demand."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LONGEST_KEY = 511
 
 @dataclass(frozen=True)
 class Fault:
-    """A call that fails. ``applied`` is for commits: the disk has the batch all the same."""
+    """Failure of a call. With ``applied``, a commit that fails is on the disk nevertheless."""
 
     error: type[EngineFull] | type[EngineFailed]
     applied: bool = False
 
 
 def nth(call: str, number: int, fault: Fault) -> Callable[[str], Fault | None]:
-    """A plan: the ``number``-th call of a kind (from 0) fails, and no other."""
+    """Return a plan: only the ``number``-th call of a kind (from 0) fails."""
     left = number
 
     def plan(made: str) -> Fault | None:
@@ -37,12 +37,12 @@ def nth(call: str, number: int, fault: Fault) -> Callable[[str], Fault | None]:
 
 
 def always(call: str, fault: Fault) -> Callable[[str], Fault | None]:
-    """A plan: all calls of a kind fail."""
+    """Return a plan: all calls of a kind fail."""
     return lambda made: fault if made == call else None
 
 
 def narrow(number: int) -> Callable[[str], Fault | None]:
-    """A plan: a batch has room for so many changes, as if pages were that scarce."""
+    """Return a plan: each batch fails with `EngineFull` after ``number`` changes."""
     left = 0
 
     def plan(made: str) -> Fault | None:
@@ -63,9 +63,9 @@ def _no_fault(_: str) -> Fault | None:
 
 
 class FakeEngine:
-    """A `Keyspace` over a dictionary.
+    """`KeyValueEngine` over a dictionary.
 
-    ``content`` is what the disk has: a engine made from another's content is the same
+    ``content`` is what the disk has: an engine made from another's content is the same
     disk after a crash. ``plan`` is asked before every call (``snapshot``, ``begin``,
     ``get``, ``scan``, ``put``, ``delete``, ``commit``, ``has_space``, ``used``) whether it
     fails; it may do anything else too. ``calls`` counts them, ``fired`` how many failed.
@@ -87,7 +87,7 @@ class FakeEngine:
         return self._generation << 32
 
     def called(self, call: str) -> Fault | None:
-        """Count a call, and ask the plan about it."""
+        """Count a call, and return its fault by the plan."""
         assert not self.closed, "the engine is closed"
         self.calls[call] += 1
         fault = self.plan(call)
@@ -96,13 +96,13 @@ class FakeEngine:
         return fault
 
     def call(self, call: str) -> None:
-        """Like `called`, and fail as the plan says."""
+        """Count a call, and raise its fault by the plan."""
         fault = self.called(call)
         if fault is not None:
             raise fault.error(f"{call} fails by plan")
 
     def well(self) -> None:
-        """Let no call fail any more."""
+        """Remove the plan: no call fails."""
         self.plan = _no_fault
 
     @contextmanager
@@ -121,7 +121,7 @@ class FakeEngine:
         return _FakeBatch(self, self.content, self.min_version | (self.commits + 1))
 
     def finish(self, content: dict[bytes, bytes]) -> None:
-        """A commit."""
+        """Commit a batch."""
         fault = self.called("commit")
         self.busy = False
         if fault is None or fault.applied:
@@ -185,7 +185,7 @@ class _FakeView:
 
 
 class _FakeSnapshot(_FakeView):
-    """Its values are windows that show nonsense once it has ended."""
+    """Snapshot whose values turn into garbage when it ends, like LMDB's."""
 
     def __init__(self, engine: FakeEngine, content: dict[bytes, bytes], version: int) -> None:
         super().__init__(engine, content, version)

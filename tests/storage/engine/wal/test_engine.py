@@ -1,5 +1,4 @@
-"""Commits by way of the journal: whatever fails and whenever the process ends, what was said to be
-committed is there, and what was said not to be is not."""
+"""Tests of the WAL engine: after any fault or crash, only committed batches exist."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ Pairs = dict[bytes, bytes | None]
 
 
 def put(engine: WALEngine, pairs: Pairs) -> int:
-    """One batch; the number of its commit."""
+    """Commit one batch and return its number."""
     batch = engine.begin()
     try:
         for key, value in pairs.items():
@@ -60,7 +59,7 @@ def put(engine: WALEngine, pairs: Pairs) -> int:
 
 
 def content(engine: WALEngine) -> dict[bytes, bytes]:
-    """All that is seen, but for how far the map is."""
+    """Return all pairs but the checkpoint record."""
     with engine.snapshot() as view:
         pairs = {bytes(key): bytes(value) for key, value in view.scan(b"\x00", b"\xff")}
         assert all(bytes(view.get(key) or b"") == value for key, value in pairs.items())
@@ -69,14 +68,14 @@ def content(engine: WALEngine) -> dict[bytes, bytes]:
 
 
 def portions(number: int) -> Callable[[str], Fault | None]:
-    """A plan: the map has no room for a commit, then takes so many, and no more."""
+    """Return a plan: LMDB is full for one commit, accepts some, and is full again."""
     commits = iter([Fault(EngineFull), *[None] * number])
     return lambda call: next(commits, Fault(EngineFull)) if call == "commit" else None
 
 
-def torn_append(journal: WriteAheadLog, entry: bytes) -> None:
-    """An append that a short write has ended."""
-    os.pwrite(journal._files[journal._current], entry[:-1], journal._position)
+def torn_append(wal: WriteAheadLog, entry: bytes) -> None:
+    """Append with a short write."""
+    os.pwrite(wal._files[wal._current], entry[:-1], wal._position)
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -88,39 +87,39 @@ class _Case(SynchronousTestCase):
         self.open({})
 
     def open(self, on_disk: dict[bytes, bytes]) -> None:
-        """A engine over a map with some content."""
+        """Open an engine over LMDB with some content."""
         self.lmdb = FakeEngine(on_disk)
         self.engine = WALEngine(self.directory, self.lmdb, SIZE)
         self.engine.on_checkpoint_due = self.due.append
         self.addCleanup(self.engine.close)
 
     def crash(self) -> None:
-        """Go on with what is on the disk."""
+        """Reopen the engine on the content of the disk, as after a crash."""
         self.open(self.lmdb.content)
 
     def fail_journal(self, error: int = errno.EIO, written: bool = False) -> None:
-        """The next entry is not written, or nobody can tell that it was."""
-        journal = self.journal()
-        append = journal.append
+        """Let the next append fail, with the entry on the disk or not."""
+        wal = self.wal()
+        append = wal.append
 
         def fail(entry: bytes) -> None:
             if written:
                 append(entry)
             raise OSError(error, os.strerror(error))
 
-        self.patch(journal, "append", fail)
+        self.patch(wal, "append", fail)
 
     def tear_journal(self) -> None:
-        """The next entry is written by halves."""
-        self.patch(self.journal(), "append", partial(torn_append, self.journal()))
+        """Let the next append write half of its entry."""
+        self.patch(self.wal(), "append", partial(torn_append, self.wal()))
 
-    def journal(self) -> WriteAheadLog:
-        journal = self.engine._wal
-        assert journal is not None
-        return journal
+    def wal(self) -> WriteAheadLog:
+        wal = self.engine._wal
+        assert wal is not None
+        return wal
 
     def applied(self) -> int:
-        """How far the map is."""
+        """Return the number of the last batch in LMDB."""
         with self.lmdb.snapshot() as view:
             mark = read_checkpoint_record(view)
         assert mark is not None
@@ -128,10 +127,10 @@ class _Case(SynchronousTestCase):
 
 
 class CommitTests(_Case):
-    """When all is well."""
+    """Commits without faults."""
 
-    def test_journaled_only(self) -> None:
-        """A commit does not touch the map, and everybody sees it, after a crash too."""
+    def test_wal_only(self) -> None:
+        """A commit does not write to LMDB, and is visible, also after a crash."""
         commits = self.lmdb.commits
         put(self.engine, {b"a": b"1", b"b": b"2"})
         put(self.engine, {b"a": None, b"c": b"3"})
@@ -141,8 +140,8 @@ class CommitTests(_Case):
         self.assertEqual(content(self.engine), {b"b": b"2", b"c": b"3"})
         self.assertEqual(self.engine.memtable_bytes(), 0)
 
-    def test_folded(self) -> None:
-        """What is folded is in the map, in one commit for all of it."""
+    def test_checkpoint(self) -> None:
+        """A checkpoint applies all batches to LMDB in one commit."""
         put(self.engine, {b"a": b"1", b"b": b"2"})
         put(self.engine, {b"a": None})
         self.assertEqual(self.engine.memtable_bytes(), 3)
@@ -154,8 +153,8 @@ class CommitTests(_Case):
         self.engine.checkpoint()
         self.assertEqual(self.lmdb.commits, commits + 1)
 
-    def test_says_when_folding_is_due(self) -> None:
-        """Soon, with the first batch; at once, when a file is full."""
+    def test_checkpoint_due(self) -> None:
+        """A checkpoint is due soon after the first batch, and at once when a segment is full."""
         put(self.engine, {b"a": b"1"})
         put(self.engine, {b"a": b"2"})
         self.assertEqual(self.due, [False])
@@ -163,8 +162,8 @@ class CommitTests(_Case):
             put(self.engine, {b"a": bytes(200)})
         self.assertEqual(self.due, [False, True, False])
 
-    def test_many_turns(self) -> None:
-        """The files are written in turn; without anybody who folds, appends wait for it."""
+    def test_segments_alternate(self) -> None:
+        """Segments alternate. Without a checkpoint thread, appends run checkpoints themselves."""
         for number in range(200):
             put(self.engine, {b"%d" % (number % 7): b"%d" % number * 20})
         expected = content(self.engine)
@@ -175,7 +174,7 @@ class CommitTests(_Case):
             self.assertEqual(os.stat(os.path.join(self.directory, name)).st_size, SIZE)
 
     def test_large(self) -> None:
-        """A batch that is large goes into the map, behind those before it."""
+        """A large batch is committed to LMDB after the batches before it."""
         put(self.engine, {b"a": b"1"})
         put(self.engine, {b"a": bytes(SIZE)})
         self.assertEqual(self.lmdb.content[b"a"], bytes(SIZE))
@@ -185,7 +184,7 @@ class CommitTests(_Case):
         self.assertEqual(content(self.engine), {b"a": b"3"})
 
     def test_large_is_not_copied(self) -> None:
-        """No entry is made of a batch that the journal has no use for."""
+        """No WAL entry is encoded for a batch that is too large."""
 
         def pack(*given: object) -> bytes:
             raise AssertionError("a large batch was packed")
@@ -195,7 +194,7 @@ class CommitTests(_Case):
         self.assertEqual(content(self.engine), {b"a": bytes(SIZE)})
 
     def test_versions(self) -> None:
-        """They grow, and a snapshot has the one of the last batch in it."""
+        """Versions grow, and a snapshot has that of its last batch."""
         versions = [put(self.engine, {b"a": b"%d" % n}) for n in range(3)]
         versions.append(put(self.engine, {b"a": bytes(SIZE)}))
         self.assertEqual(versions, sorted(set(versions)))
@@ -204,7 +203,7 @@ class CommitTests(_Case):
         self.assertLess(self.engine.min_version, versions[0])
 
     def test_a_snapshot_stays_what_it_was(self) -> None:
-        """Whatever is committed and folded meanwhile."""
+        """Later commits and checkpoints do not change an open snapshot."""
         put(self.engine, {b"a": b"1", b"b": b"1"})
         with self.engine.snapshot() as view:
             put(self.engine, {b"a": b"2", b"b": None, b"c": b"2"})
@@ -225,7 +224,7 @@ class CommitTests(_Case):
         self.assertEqual(content(self.engine), {b"a": b"1"})
 
     def test_bytes_are_released(self) -> None:
-        """A finished batch is freed by its reference count: no cycle keeps its bytes."""
+        """A finished batch is freed by reference counting: it has no cycles."""
         gc.disable()
         self.addCleanup(gc.enable)
         batch = self.engine.begin()
@@ -236,8 +235,8 @@ class CommitTests(_Case):
         del batch
         self.assertIsNone(seen())
 
-    def test_room(self) -> None:
-        """What is yet to be folded needs room too."""
+    def test_space(self) -> None:
+        """The space for the next checkpoint is reserved."""
         asked: list[int] = []
 
         def has_space(reserve: int) -> bool:
@@ -253,10 +252,10 @@ class CommitTests(_Case):
 
 
 class FailingTests(_Case):
-    """The journal, the map, or both fail."""
+    """Faults of the WAL, of LMDB, or of both."""
 
-    def test_journal(self) -> None:
-        """Then a batch goes into the map, and nobody notices."""
+    def test_failing_wal(self) -> None:
+        """When the WAL fails, a batch is committed to LMDB."""
         put(self.engine, {b"a": b"1"})
         for written in (False, True):
             self.fail_journal(written=written)
@@ -264,15 +263,15 @@ class FailingTests(_Case):
             self.assertEqual(self.lmdb.content[b"b"], b"2")
             put(self.engine, {b"b": b"3"})
             self.assertEqual(content(self.engine), {b"a": b"1", b"b": b"3"})
-            # Later there is a journal again.
+            # A checkpoint opens the WAL again.
             self.engine.checkpoint()
             put(self.engine, {b"b": b"4"})
             self.assertEqual(self.lmdb.content[b"b"], b"3")
             self.crash()
             self.assertEqual(content(self.engine), {b"a": b"1", b"b": b"4"})
 
-    def test_journal_is_opened_again(self) -> None:
-        """Each fold tries, and asks for another one until it succeeds. One line is logged."""
+    def test_wal_is_opened_again(self) -> None:
+        """Each checkpoint tries, and requests another one until it succeeds. One line is logged."""
         put(self.engine, {b"a": b"1"})
         self.fail_journal()
         self.due.clear()
@@ -281,18 +280,18 @@ class FailingTests(_Case):
         with mock.patch.object(
             engine, "WriteAheadLog", side_effect=OSError(errno.EIO, "it is broken")
         ):
-            for folds in range(2, 5):
+            for checkpoints in range(2, 5):
                 self.engine.checkpoint()
-                self.assertEqual(self.due, [False] * folds)
+                self.assertEqual(self.due, [False] * checkpoints)
         self.engine.checkpoint()
-        self.assertEqual(self.due, [False] * folds)
+        self.assertEqual(self.due, [False] * checkpoints)
         put(self.engine, {b"a": b"3"})
         self.assertEqual(self.lmdb.content[b"a"], b"2")
         self.crash()
         self.assertEqual(content(self.engine), {b"a": b"3"})
 
-    def test_journal_with_entries_is_not_opened_again(self) -> None:
-        """Entries that the map lacks would be overwritten."""
+    def test_wal_with_entries_is_not_opened_again(self) -> None:
+        """A WAL with unapplied entries is not opened: they would be overwritten."""
         put(self.engine, {b"a": b"1"})
         self.fail_journal()
         self.lmdb.plan = always("commit", Fault(EngineFailed))
@@ -304,7 +303,7 @@ class FailingTests(_Case):
         self.assertEqual(content(self.engine), {b"a": b"1"})
 
     def test_obstacle(self) -> None:
-        """Why the map cannot be read or written, for as long as it cannot."""
+        """`obstacle` returns the error while LMDB cannot be read or written."""
         self.assertIsNone(self.engine.obstacle())
         put(self.engine, {b"a": b"1"})
         for call in ("commit", "snapshot"):
@@ -316,8 +315,8 @@ class FailingTests(_Case):
             self.engine.checkpoint()
             self.assertIsNone(self.engine.obstacle())
 
-    def test_no_room_for_a_journal(self) -> None:
-        """A store works without one."""
+    def test_no_space_for_a_wal(self) -> None:
+        """A store works without a WAL."""
         put(self.engine, {b"a": b"1"})
         self.engine.close()
         for name in SEGMENT_FILES:
@@ -327,8 +326,8 @@ class FailingTests(_Case):
         put(self.engine, {b"a": b"1"})
         self.assertEqual(self.lmdb.content[b"a"], b"1")
 
-    def test_map(self) -> None:
-        """Commits go on without it for as long as the journal has room."""
+    def test_failing_lmdb(self) -> None:
+        """Commits succeed without LMDB until the WAL is full."""
         put(self.engine, {b"a": b"1"})
         self.lmdb.plan = always("commit", Fault(EngineFailed))
         self.assertRaises(EngineFailed, self.engine.checkpoint)
@@ -339,14 +338,14 @@ class FailingTests(_Case):
                 number += 1
         self.assertGreater(number, 40)
         self.assertLess(number, 1000)
-        # The one that was refused leaves no trace, and nothing is in doubt.
+        # The failed batch leaves no trace, and no outcome is unknown.
         expected = {b"a": b"1", b"b": b"%d" % (number - 1) * 20}
         self.assertEqual(content(self.engine), expected)
         self.assertEqual(self.engine.min_version, 0)
         self.crash()
         self.assertEqual(content(self.engine), expected)
 
-    def test_map_recovers(self) -> None:
+    def test_lmdb_recovers(self) -> None:
         put(self.engine, {b"a": b"1"})
         self.lmdb.plan = always("commit", Fault(EngineFailed))
         self.assertRaises(EngineFailed, self.engine.checkpoint)
@@ -355,8 +354,8 @@ class FailingTests(_Case):
         self.engine.checkpoint()
         self.assertEqual(self.lmdb.content.keys(), {b"a", b"b", codec.CHECKPOINT_KEY})
 
-    def test_map_is_full(self) -> None:
-        """There is no room until it can be folded."""
+    def test_lmdb_is_full(self) -> None:
+        """There is no space until a checkpoint succeeds."""
         put(self.engine, {b"a": b"1"})
         self.lmdb.plan = always("put", Fault(EngineFull))
         self.assertRaises(EngineFull, self.engine.checkpoint)
@@ -367,8 +366,8 @@ class FailingTests(_Case):
         self.engine.checkpoint()
         self.assertTrue(self.engine.has_space(0))
 
-    def test_little_room(self) -> None:
-        """Then it is folded in small portions, what goes first."""
+    def test_little_space(self) -> None:
+        """A checkpoint without space proceeds in small portions, deletions first."""
         put(self.engine, {codec.META_KEY: b"meta", b"a": b"1", b"b": b"2", b"c": b"3"})
         self.engine.checkpoint()
         put(self.engine, {b"d": b"4", b"a": None, b"e": b"5", b"b": None})
@@ -385,8 +384,8 @@ class FailingTests(_Case):
         self.assertEqual([keys for keys in changed if keys], [{b"a"}, {b"b"}, {b"d"}, {b"e"}])
         self.assertEqual(self.applied(), 2)
 
-    def test_freed_pages_ripen(self) -> None:
-        """They can be used two commits later: those are made, where anything was committed."""
+    def test_freed_pages_are_reused(self) -> None:
+        """LMDB reuses freed pages two commits later; the engine makes these commits if needed."""
         put(self.engine, {b"a": None})
         self.engine.checkpoint()
         self.lmdb.plan = nth("commit", 0, Fault(EngineFull))
@@ -401,7 +400,7 @@ class FailingTests(_Case):
         self.assertEqual(self.lmdb.commits, commits)
 
     def test_both(self) -> None:
-        """Then a batch's outcome is not known; it is decided before the next one."""
+        """When both fail, a batch's outcome is unknown, and resolved before the next one."""
         for written in (False, True):
             for applied in (False, True):
                 put(self.engine, {b"a": b"1"})
@@ -411,7 +410,7 @@ class FailingTests(_Case):
                 self.assertRaises(EngineFailed, put, self.engine, {b"b": b"2"})
                 self.assertGreater(self.engine.min_version, floor)
                 self.assertEqual(content(self.engine), {b"a": b"1"})
-                # Nothing that knows less may be folded over it.
+                # No checkpoint of older batches may overwrite it.
                 self.engine.checkpoint()
                 put(self.engine, {b"c": b"3"})
                 self.assertEqual(content(self.engine), {b"a": b"1", b"c": b"3"})
@@ -419,9 +418,9 @@ class FailingTests(_Case):
                 self.assertEqual(content(self.engine), {b"a": b"1", b"c": b"3"})
                 put(self.engine, {b"c": None})
 
-    def test_full_map_behind_a_failing_journal(self) -> None:
-        """The map has parts of what was journaled, and the next batch is in neither, or torn in the
-        journal: a crash then loses nothing, and the batch does not count as one that is missing."""
+    def test_full_lmdb_after_a_failing_wal(self) -> None:
+        """LMDB has parts of the WAL's batches, and the next batch is missing or torn in the WAL: a
+        crash then loses nothing, and that batch is not reported as missing."""
         for torn in (False, True):
             put(self.engine, {b"a": b"%d" % torn, b"b": b"2"})
             before = content(self.engine)
@@ -438,8 +437,8 @@ class FailingTests(_Case):
             self.assertEqual(content(self.engine), {**before, b"c": b"4"})
 
     def test_parts_of_later_batches(self) -> None:
-        """The map has parts of the second batch, and then the first is folded alone: the mark goes
-        on saying so, otherwise a backup would take the map for the first batch."""
+        """LMDB has parts of the second batch, then a checkpoint applies the first alone: ``begun``
+        stays at 2, otherwise a backup would take LMDB for a consistent first batch."""
         put(self.engine, {b"a": b"1"})
         self.engine._freeze()
         put(self.engine, {b"b": b"2", b"c": b"2"})
@@ -456,37 +455,37 @@ class FailingTests(_Case):
         self.engine.checkpoint()
         self.assertEqual(self.applied(), 2)
 
-    def test_folded_while_a_snapshot_is_taken(self) -> None:
-        """The map's snapshot is older than the fold, so what was folded has to be seen beside it:
-        none of it is forgotten before the snapshot knows what lies over the map."""
+    def test_checkpoint_while_a_snapshot_is_opened(self) -> None:
+        """A snapshot opened before a checkpoint ends still reads the frozen memtable: it is not
+        dropped while a snapshot is between opening LMDB and listing memtables."""
         put(self.engine, {b"a": b"1"})
         snapshot = self.lmdb.snapshot
-        fold = Thread(target=self.engine.checkpoint)
+        checkpointing = Thread(target=self.engine.checkpoint)
 
         @contextlib.contextmanager
         def slow() -> Iterator[Any]:
             with snapshot() as view:
-                if threading.current_thread() is not fold and not fold.ident:
-                    fold.start()
-                    # It ends at once, unless it has to wait for this snapshot.
-                    fold.join(0.2)
+                if threading.current_thread() is not checkpointing and not checkpointing.ident:
+                    checkpointing.start()
+                    # It ends at once, unless it waits for this snapshot.
+                    checkpointing.join(0.2)
                 yield view
 
         self.patch(self.lmdb, "snapshot", slow)
         self.assertEqual(content(self.engine), {b"a": b"1"})
-        fold.join()
+        checkpointing.join()
         self.assertEqual(content(self.engine), {b"a": b"1"})
 
-    def test_refused_behind_a_failing_journal(self) -> None:
-        """The journal has a batch that the map then has no room for: it did not happen."""
+    def test_refused_after_a_failing_wal(self) -> None:
+        """A batch that reached the WAL, and then does not fit into LMDB, is not applied."""
         self.lmdb.plan = narrow(1)
         self.fail_journal(written=True)
         self.assertRaises(EngineFull, put, self.engine, {b"a": b"1"})
         self.crash()
         self.assertEqual(content(self.engine), {})
 
-    def test_straight_in_doubt(self) -> None:
-        """A large batch of unknown outcome is found out."""
+    def test_direct_commit_of_unknown_outcome(self) -> None:
+        """The unknown outcome of a large batch is resolved."""
         for applied in (False, True):
             self.lmdb.plan = nth("commit", 0, Fault(EngineFailed, applied))
             self.assertRaises(EngineFailed, put, self.engine, {b"a": bytes(SIZE)})
@@ -496,8 +495,8 @@ class FailingTests(_Case):
             self.crash()
             self.assertEqual(content(self.engine), {**expected, b"b": b"2"})
 
-    def test_still_in_doubt(self) -> None:
-        """Until that can be found out nothing is written, and reads go on."""
+    def test_unresolved_outcome(self) -> None:
+        """While an outcome cannot be resolved, writes fail and reads work."""
         put(self.engine, {b"a": b"1"})
         self.fail_journal()
         self.lmdb.plan = always("commit", Fault(EngineFailed))
@@ -512,7 +511,7 @@ class FailingTests(_Case):
 
 
 class OpeningTests(_Case):
-    """What is found in the directory."""
+    """Recovery from the files of a directory."""
 
     def damage(self, name: str, offset: int) -> None:
         with open(os.path.join(self.directory, name), "r+b") as file:
@@ -521,8 +520,8 @@ class OpeningTests(_Case):
             file.seek(offset)
             file.write(bytes((byte[0] ^ 1,)))
 
-    def test_not_folded_yet(self) -> None:
-        """The map takes nothing: what is in the journal is read, and stays there."""
+    def test_checkpoint_fails_at_start(self) -> None:
+        """If LMDB cannot be written, batches are read from the WAL and stay there."""
         put(self.engine, {b"a": b"1"})
         self.lmdb.plan = always("commit", Fault(EngineFull))
         lmdb_engine = FakeEngine(self.lmdb.content)
@@ -537,20 +536,20 @@ class OpeningTests(_Case):
         self.assertEqual(content(engine), {b"a": b"1", b"b": b"2"})
 
     def test_damaged(self) -> None:
-        """Acknowledged writes are missing: nobody goes on as if nothing was."""
+        """A store with lost acknowledged writes is refused."""
         for _ in range(3):
             put(self.engine, {b"a": b"1"})
         self.damage("journal.a", 520)
         with self.assertRaisesRegex(StoreUnusable, "acknowledged writes are lost"):
             self.open(self.lmdb.content)
-        # As the sentence says.
+        # Follow the advice of the message.
         for name in SEGMENT_FILES:
             os.unlink(os.path.join(self.directory, name))
         self.open(self.lmdb.content)
         self.assertEqual(content(self.engine), {})
 
     def test_the_last_one_is_torn(self) -> None:
-        """A crash can do that: it never was acknowledged."""
+        """A torn last entry, which a crash leaves, was never acknowledged."""
         put(self.engine, {b"a": b"1"})
         put(self.engine, {b"a": b"2"})
         size = os.stat(os.path.join(self.directory, "journal.a")).st_size
@@ -562,7 +561,7 @@ class OpeningTests(_Case):
         self.assertEqual(content(self.engine), {b"a": b"1"})
 
     def test_a_file_is_missing(self) -> None:
-        """The older of two that are needed."""
+        """A store is refused without the older of two segments that it needs."""
         self.lmdb.plan = always("commit", Fault(EngineFailed))
         put(self.engine, {b"a": b"1"})
         self.assertRaises(EngineFailed, self.engine.checkpoint)
@@ -572,7 +571,7 @@ class OpeningTests(_Case):
             self.open(self.lmdb.content)
 
     def test_an_older_file_is_used_again(self) -> None:
-        """By somebody else: what stands before the newest batches is gone."""
+        """Segments with a gap before the newest batches are refused."""
         self.lmdb.plan = always("commit", Fault(EngineFailed))
         put(self.engine, {b"a": b"1"})
         self.assertRaises(EngineFailed, self.engine.checkpoint)
@@ -583,8 +582,8 @@ class OpeningTests(_Case):
         with self.assertRaisesRegex(StoreUnusable, "batch 1 is missing"):
             self.open(self.lmdb.content)
 
-    def test_a_head_is_damaged(self) -> None:
-        """It only says whose the file is, and so does each entry."""
+    def test_a_header_is_damaged(self) -> None:
+        """Entries are read despite a damaged header: their checksums include the WAL id."""
         put(self.engine, {b"a": b"1"})
         self.damage("journal.a", 9)
         for _ in range(2):
@@ -592,8 +591,8 @@ class OpeningTests(_Case):
             self.assertEqual(content(self.engine), {b"a": b"1"})
             put(self.engine, {b"a": b"1"})
 
-    def test_made_by_halves(self) -> None:
-        """A crash comes while the journal is made, or the files were cut short."""
+    def test_incomplete_segments(self) -> None:
+        """A crash while the segments are created, and truncated segments."""
         os.unlink(os.path.join(self.directory, "journal.b"))
         self.crash()
         put(self.engine, {b"a": b"1"})
@@ -603,7 +602,7 @@ class OpeningTests(_Case):
             self.assertEqual(os.stat(os.path.join(self.directory, name)).st_size, SIZE)
 
     def test_damage_that_shows(self) -> None:
-        """Where the last batches stood; no crash leaves a file so."""
+        """Damage at the last batches that no crash causes is refused."""
         put(self.engine, {b"a": b"1"})
         self.engine.checkpoint()
         put(self.engine, {b"a": b"2"})
@@ -628,7 +627,7 @@ class OpeningTests(_Case):
         self.assertEqual(content(self.engine), {b"a": b"2"})
 
     def test_made_larger(self) -> None:
-        """By a version that wants larger files; smaller ones are never made of them."""
+        """A larger size grows the segments; a smaller one does not shrink them."""
         put(self.engine, {b"a": b"1"})
         lmdb_engine = FakeEngine(self.lmdb.content)
         for size in (2 * SIZE, SIZE):
@@ -639,8 +638,8 @@ class OpeningTests(_Case):
             for name in SEGMENT_FILES:
                 self.assertEqual(os.stat(os.path.join(self.directory, name)).st_size, 2 * SIZE)
 
-    def test_parts_without_their_journal(self) -> None:
-        """A map that has parts of batches, which nothing tells whole any more."""
+    def test_parts_without_their_wal(self) -> None:
+        """LMDB has parts of batches that the WAL no longer has."""
         put(self.engine, {b"a": b"1", b"b": b"2"})
         self.assertRaises(EngineFull, self.fold_by_halves)
         for name in SEGMENT_FILES:
@@ -649,13 +648,13 @@ class OpeningTests(_Case):
             self.open(self.lmdb.content)
 
     def fold_by_halves(self) -> None:
-        """Say that it has begun, put down the first portion, and no more."""
+        """Record ``begun``, commit the first portion, and fail."""
         changes = iter([Fault(EngineFull), None, None, Fault(EngineFull)])
         self.lmdb.plan = lambda call: next(changes, Fault(EngineFull)) if call == "commit" else None
         self.engine.checkpoint()
 
     def test_without_a_call_for_room(self) -> None:
-        """Some file systems cannot be asked for room: it is written to."""
+        """On file systems without fallocate, segments are filled with zeros."""
         self.engine.close()
         for name in SEGMENT_FILES:
             os.unlink(os.path.join(self.directory, name))
@@ -666,8 +665,8 @@ class OpeningTests(_Case):
         self.assertNotIn(b"a", self.lmdb.content)
 
     def test_sparse(self) -> None:
-        """A copy of the files may have holes where they had zeros. They are made again when the
-        journal is opened, so that no append meets a disk without room for it."""
+        """Segments with holes, as copy tools leave them, are created again when the WAL is opened:
+        otherwise appends could fail on a full disk."""
         self.engine.close()
         for _ in range(2):
             WALEngine(self.directory, FakeEngine(self.lmdb.content), 16 * SIZE).close()
@@ -685,7 +684,7 @@ class OpeningTests(_Case):
                 self.assertLess(os.stat(path).st_blocks * 512, 16 * SIZE)
 
     def test_creation_that_a_crash_has_ended(self) -> None:
-        """A draft is no file of the journal, whatever is in it."""
+        """Drafts are not read as segments, whatever they contain."""
         self.engine.close()
         for name in SEGMENT_FILES:
             path = os.path.join(self.directory, name)
@@ -704,13 +703,13 @@ class OpeningTests(_Case):
 
 
 class _Machine(RuleBasedStateMachine):
-    """Random batches, folds, faults and crashes, beside a model of what was said."""
+    """Random batches, checkpoints, faults and crashes, compared with a model of the outcomes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.directory = scratch_directory()
         self.model: dict[bytes, bytes] = {}
-        # What the last batch would have made of it, where its outcome is not known.
+        # The content with the last batch, if its outcome is unknown.
         self.perhaps: dict[bytes, bytes] | None = None
         self.number = 0
 
@@ -738,7 +737,7 @@ class _Machine(RuleBasedStateMachine):
             batch = self.engine.begin()
         except EngineFailed:
             return
-        # Beginning decides what was in doubt.
+        # `begin` resolves an unknown outcome.
         self.decide()
         after = dict(self.model)
         for key, value in pairs.items():
@@ -791,18 +790,18 @@ class _Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.engine._wal is not None)
     @rule(written=st.sampled_from(["whole", "torn", "not"]))
     def spoil_journal(self, written: str) -> None:
-        journal = self.engine._wal
-        assert journal is not None
-        append = journal.append
+        wal = self.engine._wal
+        assert wal is not None
+        append = wal.append
 
         def fail(entry: bytes) -> None:
             if written == "whole":
                 append(entry)
             if written == "torn":
-                torn_append(journal, entry)
+                torn_append(wal, entry)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-        journal.append = fail  # type: ignore[method-assign]
+        wal.append = fail  # type: ignore[method-assign]
 
     @rule()
     def mend(self) -> None:
@@ -817,7 +816,7 @@ class _Machine(RuleBasedStateMachine):
         self.decide()
 
     def decide(self) -> None:
-        """What was in doubt has happened or not, and stays so."""
+        """Decide an unknown outcome by the content that is read."""
         if self.perhaps is not None:
             if content(self.engine) == self.perhaps:
                 self.model = self.perhaps

@@ -1,4 +1,4 @@
-"""The journal's bytes: what is written is read, and what is torn or damaged is not."""
+"""Tests of the WAL format: entries round-trip; torn and damaged ones are not read."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ batches = st.lists(
 def journal(
     contents: list[Pairs], first: int = 1, wal_id: bytes = WAL_ID, behind: bytes = b""
 ) -> bytes:
-    """A file with so many entries, numbered from ``first`` on."""
+    """Return a segment with ``count`` entries, numbered from ``first``."""
     entries = [pack_entry(wal_id, first + n, pairs) for n, pairs in enumerate(contents)]
     head = pack_header(SegmentHeader(wal_id, 1000))
     return head + bytes(HEADER_SIZE - len(head)) + b"".join(entries) + behind
 
 
 class HeadTests(SynchronousTestCase):
-    """Whose file it is."""
+    """Segment headers."""
 
     def test_read_back(self) -> None:
         self.assertEqual(unpack_header(journal([])), SegmentHeader(WAL_ID, 1000))
@@ -56,7 +56,7 @@ class HeadTests(SynchronousTestCase):
 
 
 class RunTests(SynchronousTestCase):
-    """The entries of a file."""
+    """Entries of a segment."""
 
     @given(batches, st.integers(1, 2**40))
     def test_read_back(self, contents: list[Pairs], first: int) -> None:
@@ -70,7 +70,7 @@ class RunTests(SynchronousTestCase):
         self.assertIsNone(find_later_entry(data, WAL_ID, entries, 0))
 
     def test_torn_anywhere(self) -> None:
-        """A write that was cut short leaves the entries before it."""
+        """After a short write, the entries before it are read."""
         contents: list[Pairs] = [{b"a": b"1"}, {b"b": None, b"c": b"x" * 40}, {b"d": b"2"}]
         data = journal(contents)
         ends = [HEADER_SIZE]
@@ -82,7 +82,7 @@ class RunTests(SynchronousTestCase):
             self.assertIsNone(find_later_entry(data[:length], WAL_ID, found, 0))
 
     def test_any_bit(self) -> None:
-        """No entry with a wrong bit is taken for one; that newer ones are cut off is noticed."""
+        """An entry with a flipped bit is not read, and later entries prove the damage."""
         contents: list[Pairs] = [{b"a": b"1"}, {b"b": None}, {b"c": b"2"}]
         data = journal(contents)
         first, second, _ = read_entries(data, WAL_ID)
@@ -96,7 +96,7 @@ class RunTests(SynchronousTestCase):
                 self.assertEqual(find_later_entry(bytes(wrong), WAL_ID, found, 0), 3)
 
     def test_used_again(self) -> None:
-        """What is left of older entries is neither taken nor missed."""
+        """Remains of older entries are neither read nor reported as missing."""
         old = journal([{b"old": b"%d" % n} for n in range(10)])
         for count in range(4):
             new = journal([{b"new": b"%d" % n} for n in range(count)], first=11)
@@ -105,21 +105,21 @@ class RunTests(SynchronousTestCase):
             if count:
                 self.assertEqual([entry.number for entry in entries], list(range(11, 11 + count)))
             self.assertIsNone(find_later_entry(data, WAL_ID, entries, 10))
-            # The first of the new ones is torn.
+            # The first new entry is torn.
             torn = new[: HEADER_SIZE + 3] + b"\xff" * 5 + old[HEADER_SIZE + 8 :]
             self.assertEqual(read_entries(torn, WAL_ID), [])
             self.assertIsNone(find_later_entry(torn, WAL_ID, [], 10))
 
     def test_bytes_of_clients(self) -> None:
-        """Bytes that look like an entry are none without the wal_id."""
+        """Bytes that look like an entry are not one without the WAL id."""
         forged = pack_entry(b"?" * 16, 9, {b"a": b"forged"})
         data = journal([{b"a": forged}], behind=forged)
         self.assertEqual(len(read_entries(data, WAL_ID)), 1)
         self.assertIsNone(find_later_entry(data, WAL_ID, read_entries(data, WAL_ID), 0))
 
     def test_beginnings_of_clients(self) -> None:
-        """Nothing behind what looks like the beginning of an entry is looked at: there may be
-        hundreds of thousands, each of the rest of the file."""
+        """Only the first bytes of a false entry are read: a segment may have hundreds of thousands,
+        and each could claim the rest of the file."""
         forged = pack_entry(b"?" * 16, 9, {b"a": b"x" * 5000})[:24]
         data = journal([{b"a": b"1"}], behind=forged * 100 + bytes(5000))
         looked: list[int] = []
@@ -133,7 +133,7 @@ class RunTests(SynchronousTestCase):
         self.assertLess(max(looked), 100)
 
     def test_not_pairs(self) -> None:
-        """An entry of something else is none."""
+        """A payload of another type is not an entry."""
         entry = pack_entry(WAL_ID, 1, {b"a": b"1"})
         wrong: Pairs = {"text": 1}  # type: ignore[dict-item]
         self.assertEqual(len(read_entries(journal([], behind=entry), WAL_ID)), 1)
@@ -141,7 +141,7 @@ class RunTests(SynchronousTestCase):
 
 
 class FollowingTests(SynchronousTestCase):
-    """What the map does not have yet."""
+    """Entries that LMDB lacks."""
 
     def numbers(self, applied: int, *numbers: int) -> list[int]:
         entries = [Entry(number, {}, 0) for number in numbers]
@@ -153,6 +153,6 @@ class FollowingTests(SynchronousTestCase):
         self.assertEqual(self.numbers(0), [])
 
     def test_gap(self) -> None:
-        """Nothing behind a gap is taken."""
+        """Entries after a gap are left out."""
         self.assertEqual(self.numbers(3, 5, 6), [])
         self.assertEqual(self.numbers(3, 4, 6), [4])

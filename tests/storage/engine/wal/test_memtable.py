@@ -1,4 +1,4 @@
-"""Layers over a map: what is read through them is what one map with all of it would say."""
+"""Tests of memtables: a merged view reads like one store with all changes applied."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from durable_streams_tw.storage.engine.wal.memtable import (
 )
 from tests.storage.engine.fake_engine import FakeEngine
 
-# Keys with and without an owner, and some that share one; groups end at the ninth byte.
+# Keys with and without an owner, some with a common one; groups end at the ninth byte.
 _heads = st.sampled_from([b"", b"a", b"x", b"d" + bytes(7) + b"\x01", b"d" + bytes(7) + b"\x02"])
 _last = b"d" + b"\xff" * 8
 keys = st.builds(
@@ -32,8 +32,8 @@ batches = st.dictionaries(keys, st.none() | st.binary(max_size=2), max_size=5)
 bounds = keys | st.sampled_from([b"\x00", b"d", b"e", b"\xff"])
 
 
-class LayeredTests(SynchronousTestCase):
-    """Against a plain map."""
+class MergedViewTests(SynchronousTestCase):
+    """Merged views compared with a sorted dictionary."""
 
     def assertSame(self, view: View, model: dict[bytes, bytes], *asked: bytes) -> None:
         plain = FakeEngine(model)
@@ -65,7 +65,7 @@ class LayeredTests(SynchronousTestCase):
         seen: int,
         asked: tuple[bytes, bytes, bytes],
     ) -> None:
-        """As each batch left it, whatever came after; a layer below, and one that goes on."""
+        """Views as of each batch, over a frozen and an active memtable."""
         lower, upper, own = Memtable(), Memtable(), BatchPairs()
         model = dict(below)
         seen = min(seen, len(changes))
@@ -79,46 +79,48 @@ class LayeredTests(SynchronousTestCase):
                 upper.add(number, pairs)
             if number <= seen:
                 _change(model, pairs)
-        layers = [own, upper.as_of(seen), lower.as_of(seen)]
+        memtables = [own, upper.as_of(seen), lower.as_of(seen)]
         with FakeEngine(below).snapshot() as lmdb_engine:
-            self.assertSame(MergedSnapshot(layers, lmdb_engine, seen), model, *asked)
+            self.assertSame(MergedSnapshot(memtables, lmdb_engine, seen), model, *asked)
 
     @given(st.lists(batches, max_size=8))
     def test_newest(self, changes: list[Pairs]) -> None:
-        """What a layer would make of the map, and how much of it there is."""
-        layer = Memtable()
+        """`pairs` and `size` of a memtable."""
+        memtable = Memtable()
         model: dict[bytes, bytes | None] = {}
         for number, pairs in enumerate(changes):
-            layer.add(number, pairs)
+            memtable.add(number, pairs)
             model.update(pairs)
-        self.assertEqual(layer.pairs(), model)
-        self.assertEqual(len(layer), len(model))
+        self.assertEqual(memtable.pairs(), model)
+        self.assertEqual(len(memtable), len(model))
         size = sum(len(key) + len(value or b"") for key, value in model.items())
-        self.assertEqual(layer.size, size)
+        self.assertEqual(memtable.size, size)
 
     @given(st.lists(batches, max_size=8))
     def test_keys_meanwhile(self, changes: list[Pairs]) -> None:
-        """Keys are found whenever they are looked for, and once each."""
-        layer = Memtable()
+        """Scans between additions return each key once."""
+        memtable = Memtable()
         model: set[bytes] = set()
         for number, pairs in enumerate(changes):
-            layer.add(number, pairs)
+            memtable.add(number, pairs)
             model.update(pairs)
-            self.assertEqual(list(layer.as_of(number).keys(b"\x00", b"\xff" * 20)), sorted(model))
+            self.assertEqual(
+                list(memtable.as_of(number).keys(b"\x00", b"\xff" * 20)), sorted(model)
+            )
 
     def test_a_scan_looks_at_few_keys(self) -> None:
-        """The first pair of a range is found without the value of any other key."""
-        layer, looked = Memtable(), []
+        """The first pair of a scan is found without reading other values."""
+        memtable, looked = Memtable(), []
 
         class Counting:
             def get(self, key: bytes) -> bytes | NotFound | None:
                 looked.append(key)
-                return layer.as_of(1).get(key)
+                return memtable.as_of(1).get(key)
 
             def keys(self, first: bytes, stop: bytes) -> Sequence[bytes]:
-                return layer.as_of(1).keys(first, stop)
+                return memtable.as_of(1).keys(first, stop)
 
-        layer.add(1, {b"x%03d" % number: b"" for number in range(1000)})
+        memtable.add(1, {b"x%03d" % number: b"" for number in range(1000)})
         with FakeEngine({b"x500+": b""}).snapshot() as lmdb_engine:
             view = MergedSnapshot([Counting()], lmdb_engine, 1)
             self.assertEqual(next(view.scan(b"x500", b"y"))[0], b"x500")
@@ -126,28 +128,28 @@ class LayeredTests(SynchronousTestCase):
         self.assertLess(len(looked), 10)
 
     def test_untouched(self) -> None:
-        """Before the first batch of a key nothing is said of it."""
-        layer = Memtable()
-        layer.add(2, {b"a": b"1"})
-        layer.add(4, {b"a": None})
-        self.assertIs(layer.as_of(1).get(b"a"), NOT_FOUND)
+        """As of a batch before its first, a key is not found."""
+        memtable = Memtable()
+        memtable.add(2, {b"a": b"1"})
+        memtable.add(4, {b"a": None})
+        self.assertIs(memtable.as_of(1).get(b"a"), NOT_FOUND)
         with FakeEngine().snapshot() as lmdb_engine:
-            view = MergedSnapshot([layer.as_of(1)], lmdb_engine, 1)
+            view = MergedSnapshot([memtable.as_of(1)], lmdb_engine, 1)
             self.assertEqual(_pairs(view.scan(b"\x00", b"\xff")), [])
         self.assertEqual(
-            [layer.as_of(number).get(b"a") for number in (2, 3, 4)], [b"1", b"1", None]
+            [memtable.as_of(number).get(b"a") for number in (2, 3, 4)], [b"1", b"1", None]
         )
 
     def test_the_map_is_let_alone(self) -> None:
-        """What the layers tell is not looked up, and a removed key is not there."""
-        layer = Memtable()
-        layer.add(1, {b"a": b"1", b"b": None})
+        """Keys in the memtable are not read from the base; deleted keys do not exist."""
+        memtable = Memtable()
+        memtable.add(1, {b"a": b"1", b"b": None})
 
         class Unasked(MergedView):
             def _base(self) -> View:
                 raise AssertionError("the map was asked")
 
-        view = Unasked([layer.as_of(1)])
+        view = Unasked([memtable.as_of(1)])
         self.assertEqual((view.get(b"a"), view.get(b"b")), (b"1", None))
 
 
