@@ -1,4 +1,4 @@
-"""Backups, restores and compactions of stores on a disk."""
+"""Tests of backup, restore, compact and inspection."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class _Interrupted(BaseException):
 
 
 def quiet(what: str, done: int, of: int) -> None:
-    """Nobody wants to know how far it is."""
+    """Ignore progress."""
 
 
 def interrupting(phase: str) -> Any:
-    """Somebody loses patience in a phase."""
+    """Return a progress callback that raises in an activity."""
 
     def progress(what: str, done: int, of: int) -> None:
         if what == phase:
@@ -55,7 +55,7 @@ def interrupting(phase: str) -> Any:
 
 
 class StoreFileCase(LMDBRig, SynchronousTestCase):
-    """A closed store with something in it, and a place beside it."""
+    """Base of tests with a closed store and a free path beside it."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -79,13 +79,13 @@ class StoreFileCase(LMDBRig, SynchronousTestCase):
         self.check()
 
     def make(self, progress: Any = quiet, **options: Any) -> Any:
-        """Back the store up."""
+        """Back up the store."""
         return back_up(
             self.directory, self.backup, (KEYS, "not-there"), lambda: NOW, progress, **options
         )
 
     def damage(self, path: str) -> None:
-        """Flip bits of the bytes of s7, in free pages too."""
+        """Flip bits of the data of s7, in free pages too."""
         with open(path, "r+b") as file:
             content = file.read()
             self.assertIn(b"7" * 1000, content)
@@ -97,7 +97,7 @@ class StoreFileCase(LMDBRig, SynchronousTestCase):
             call(*arguments, **options)
 
     def content_of(self, directory: str) -> dict[bytes, bytes]:
-        """All pairs of a store but the next id and how far it is."""
+        """Return all pairs but the next id and the checkpoint record."""
         with Inspection(directory) as store, store.snapshot() as view:
             pairs = {bytes(key): bytes(value) for key, value in view.scan(b"\x00", b"\xff")}
         del pairs[codec.NEXT_ID_KEY], pairs[codec.CHECKPOINT_KEY]
@@ -105,10 +105,10 @@ class StoreFileCase(LMDBRig, SynchronousTestCase):
 
 
 class BackupTests(StoreFileCase):
-    """Making them."""
+    """Backups."""
 
     def test_whole(self) -> None:
-        """The store without its free pages, and what belongs to it; nothing else."""
+        """A backup has the store without free pages, and its other files, only."""
         seen: list[tuple[str, int, int]] = []
         manifest = self.make(lambda *said: seen.append(said))
         self.assertEqual(sorted(os.listdir(self.backup)), [MANIFEST_FILE, DATA_FILE, KEYS])
@@ -143,14 +143,14 @@ class BackupTests(StoreFileCase):
         self.assertEqual((os.listdir(self.place), os.listdir(empty)), (["empty"], []))
 
     def test_interrupted(self) -> None:
-        """Nothing is left, in whatever phase."""
+        """A failed backup leaves nothing, whatever its phase."""
         for phase in ("copying", "checking"):
             self.assertRaises(_Interrupted, self.make, interrupting(phase))
             self.assertEqual(os.listdir(self.place), [])
         self.make()
 
     def leave(self, *names: str) -> str:
-        """Leave what a killed backup leaves. Return the directory."""
+        """Leave the draft of a killed backup, and return its path."""
         draft = tempfile.mkdtemp(prefix="backup.partial-", dir=self.place)
         for name in names:
             with open(os.path.join(draft, name), "w") as file:
@@ -158,7 +158,7 @@ class BackupTests(StoreFileCase):
         return draft
 
     def test_killed(self) -> None:
-        """What is left is no backup, and is removed by the next one."""
+        """The draft of a killed backup is not a backup, and the next one removes it."""
         for names in ((), (OWNER_FILE,), (DATA_FILE, KEYS, OWNER_FILE)):
             draft = self.leave(*names)
             self.assertUnusable("not a backup: it was interrupted", read_manifest, draft)
@@ -166,8 +166,7 @@ class BackupTests(StoreFileCase):
         self.assertEqual(os.listdir(self.place), ["backup"])
 
     def test_drafts_of_others(self) -> None:
-        """The directory of a backup that is being made stays, and so does one with other files, or
-        one that another user can change."""
+        """Drafts of a running backup, with other files, or writable by other users are kept."""
         busy, letter, open_to_all = self.leave(), self.leave(DATA_FILE, "letter"), self.leave()
         os.chmod(open_to_all, 0o770)
         os.symlink(self.directory, self.backup + ".partial-link")
@@ -181,7 +180,7 @@ class BackupTests(StoreFileCase):
         self.assertEqual(self.content_of(self.directory), before)
 
     def test_planted_links(self) -> None:
-        """A link of another user in the place of a backup's directory leads nowhere."""
+        """A symbolic link planted at a draft's path is not followed."""
         victim = os.path.join(self.place, "victim")
         os.mkdir(victim)
         with open(os.path.join(victim, "precious"), "w") as file:
@@ -198,7 +197,7 @@ class BackupTests(StoreFileCase):
         self.assertEqual(os.listdir(victim), ["precious"])
 
     def test_linked_keys(self) -> None:
-        """A file of the store that is a link is not copied: it may lead to a secret."""
+        """A symbolic link among the files is refused: it may point to a secret."""
         path = os.path.join(self.directory, KEYS)
         os.rename(path, path + ".away")
         os.symlink("/etc/passwd", path)
@@ -212,7 +211,7 @@ class BackupTests(StoreFileCase):
         self.assertEqual(os.listdir(self.place), [])
 
     def test_flawed(self) -> None:
-        """It is said, and there is a backup all the same for who wants one."""
+        """A flawed store is refused, and backed up with `even_flawed`."""
         self.damaged = True
         self.damage(os.path.join(self.directory, DATA_FILE))
         with self.assertRaisesRegex(FlawedStore, r"has flaws \(2\), the first: .*checksum"):
@@ -228,7 +227,7 @@ class BackupTests(StoreFileCase):
         self.assertEqual(self.content_of(target), self.content_of(self.directory))
 
     def test_leaking(self) -> None:
-        """A store whose free pages are not known is copied with them."""
+        """A store with leaked pages is copied with all pages."""
         whole = Inspection.copy
 
         def leaking(source: Inspection, write: Any) -> None:
@@ -242,7 +241,7 @@ class BackupTests(StoreFileCase):
         self.assertEqual(self.content_of(self.backup), self.content_of(self.directory))
 
     def test_manifests(self) -> None:
-        """What is none is said to be none."""
+        """Invalid manifests are refused."""
         self.assertUnusable("it has no backup.json", read_manifest, self.directory)
         self.make()
         path = os.path.join(self.backup, MANIFEST_FILE)
@@ -262,7 +261,7 @@ class BackupTests(StoreFileCase):
 
 
 class RestoreTests(StoreFileCase):
-    """Making data directories of them."""
+    """Restores."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -278,7 +277,7 @@ class RestoreTests(StoreFileCase):
             self.assertEqual(keys.read(), "secret")
 
     def test_whole(self) -> None:
-        """The same store; ids begin anew, so that no cache knows one from after the backup."""
+        """A restored store is equal, and its next id skips those given after the backup."""
         self.restore()
         self.assertEqual(sorted(os.listdir(self.target)), [DATA_FILE, KEYS, OWNER_FILE])
         with Inspection(self.target) as store, store.snapshot() as view:
@@ -298,7 +297,7 @@ class RestoreTests(StoreFileCase):
             self.assertEqual(restored, load_next_id(view))
 
     def test_there_already(self) -> None:
-        """An empty directory is filled, with what a file system or a server left in it."""
+        """A directory may contain files of the file system or of an empty store."""
         os.mkdir(self.target)
         os.mkdir(os.path.join(self.target, "lost+found"))
         for name in (LOCK_FILE, OWNER_FILE):
@@ -326,7 +325,7 @@ class RestoreTests(StoreFileCase):
         self.assertRestored()
 
     def test_killed(self) -> None:
-        """What an earlier one has left is no store, and is in nobody's way."""
+        """The files of a killed restore are not a store, and the next one replaces them."""
         for names in (
             [DATA_FILE + ".restoring"],
             [DATA_FILE + ".restoring", KEYS + ".restoring"],
@@ -343,7 +342,7 @@ class RestoreTests(StoreFileCase):
             self.assertRestored()
 
     def test_damaged(self) -> None:
-        """A backup that has changed is not restored."""
+        """A changed backup is refused."""
         for name in (KEYS, DATA_FILE):
             path = os.path.join(self.backup, name)
             with open(path, "r+b") as file:
@@ -358,7 +357,7 @@ class RestoreTests(StoreFileCase):
 
 
 class CompactTests(StoreFileCase):
-    """Giving space back."""
+    """Compaction."""
 
     def test_smaller(self) -> None:
         before = self.content_of(self.directory)
@@ -372,7 +371,7 @@ class CompactTests(StoreFileCase):
         self.result(self.store.close())
 
     def test_not_beside_others(self) -> None:
-        """Neither beside a server nor beside one who reads."""
+        """A store in use by a server or a reader is refused."""
         claim = DataDirLock(self.directory)
         self.assertUnusable("in use by another server", compact, self.directory, quiet)
         claim.release()
@@ -385,7 +384,7 @@ class CompactTests(StoreFileCase):
         compact(self.directory, quiet)
 
     def test_interrupted(self) -> None:
-        """The store is as it was."""
+        """A failed compaction leaves the store unchanged."""
         before = self.content_of(self.directory)
         for phase in ("copying", "checking"):
             with self.assertRaises(_Interrupted):
@@ -406,10 +405,10 @@ class CompactTests(StoreFileCase):
 
 
 class InspectionTests(StoreFileCase):
-    """Looking."""
+    """Inspection of a store in use."""
 
     def test_beside_a_server(self) -> None:
-        """Another process sees each commit, and how large all is, while we own the store."""
+        """Another process reads each commit and the usage while we own the store."""
         self.store = self.open_store()
         script = (
             "import sys\n"

@@ -1,4 +1,4 @@
-"""Keys and values: what goes in comes out, keys sort as they mean, and damage is noticed."""
+"""Tests of codecs: records round-trip, keys sort numerically, damage is detected."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ keys = st.binary(min_size=1, max_size=40)
 
 
 class ValueTests(SynchronousTestCase):
-    """One codec pair a record."""
+    """Record codecs."""
 
     @given(stream_records)
     def test_stream(self, record: StreamRecord) -> None:
@@ -74,7 +74,7 @@ class ValueTests(SynchronousTestCase):
 
     @given(st.binary(max_size=300), st.binary(max_size=300))
     def test_extended(self, payload: bytes, more: bytes) -> None:
-        """A record that is extended is one that was written whole."""
+        """An extended data record equals one written whole."""
         key = codec.data_key(1, 2)
         extended = codec.extend_data(codec.pack_data(key, 0, payload), more)
         self.assertEqual(extended, codec.pack_data(key, 0, payload + more))
@@ -82,7 +82,7 @@ class ValueTests(SynchronousTestCase):
 
     @given(st.binary(min_size=1, max_size=30), st.binary(max_size=30), st.integers(0))
     def test_extended_damage(self, payload: bytes, more: bytes, place: int) -> None:
-        """Extending does not bless wrong bytes."""
+        """An extended corrupt record is still corrupt."""
         key = codec.data_key(1, 2)
         value = bytearray(codec.pack_data(key, 0, payload))
         value[place % len(value)] ^= 0x10
@@ -99,8 +99,8 @@ class ValueTests(SynchronousTestCase):
         self.assertEqual(codec.unpack_meta(codec.pack_meta(meta)), meta)
 
     def test_largest(self) -> None:
-        """A full record fits in four pages, and so does every stream record that a client can
-        cause."""
+        """A full data record, and the largest stream record that a client can cause, fit in four
+        pages."""
         key = codec.data_key(1, 0)
         self.assertEqual(len(codec.pack_data(key, 3, bytes(RECORD_PAYLOAD))), MAX_RECORD)
         path, token = "\N{PILE OF POO}" * (MAX_PATH // 4), "t" * MAX_TOKEN
@@ -124,7 +124,7 @@ class ValueTests(SynchronousTestCase):
     def test_a_flipped_bit_is_noticed(
         self, key: bytes, payload: bytes, data: st.DataObject
     ) -> None:
-        """Any one bit, of the value or of the key that it stands at."""
+        """Any flipped bit of the value or the key is detected."""
         value = bytearray(codec.seal(key, payload))
         bit = data.draw(st.integers(0, len(value) * 8 - 1))
         value[bit // 8] ^= 1 << bit % 8
@@ -143,7 +143,7 @@ class ValueTests(SynchronousTestCase):
 
     @given(keys, st.binary(min_size=1, max_size=12))
     def test_anything_else_is_noticed(self, key: bytes, value: bytes) -> None:
-        """Whatever stands there, the answer is a record or the one error."""
+        """Any bytes decode to a record or raise `CorruptRecord`."""
         sealed = codec.seal(key, value)
         for unpack in (
             codec.unseal,
@@ -156,7 +156,7 @@ class ValueTests(SynchronousTestCase):
                     unpack(key, damaged)
 
     def test_sealed_nonsense(self) -> None:
-        """A checksum that is right makes no record of what is none."""
+        """A valid checksum over garbage raises `CorruptRecord`."""
         for payload in (b"", b"\xc1", b"\x91\x01", b"\x92\x01\xa1x", b"text"):
             value = codec.seal(b"key", payload)
             for unpack in (codec.unpack_stream, codec.unpack_producer):
@@ -167,12 +167,12 @@ class ValueTests(SynchronousTestCase):
 
 
 def producer_key(stream_id: int, producer_id: str, generation: int = 0) -> bytes:
-    """The key of a producer's record."""
+    """Return the key of a producer's record."""
     return codec.producer_key(stream_id, generation, codec.producer_name(producer_id))
 
 
 class KeyTests(SynchronousTestCase):
-    """One table of all keys."""
+    """Keys and key ranges."""
 
     def all_keys(self, stream_id: int, number: int, path: str) -> list[bytes]:
         return [
@@ -197,7 +197,7 @@ class KeyTests(SynchronousTestCase):
 
     @given(ids, positions, names, ids, positions, names)
     def test_distinct(self, id1: int, n1: int, path1: str, id2: int, n2: int, path2: str) -> None:
-        """Keys of different things differ, also between kinds."""
+        """Keys are unique, also between kinds."""
         one, other = self.all_keys(id1, n1, path1), self.all_keys(id2, n2, path2)
         self.assertEqual(len(set(one)), len(one))
         same = [path1 == path2, id1 == id2, (id1, n1) == (id2, n2)]
@@ -206,7 +206,7 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(one[4] == other[4], (n1, id1) == (n2, id2))
 
     def test_long_names(self) -> None:
-        """Names that differ only far behind have keys of their own; the path is kept whole."""
+        """Long names with a common prefix have different keys; the full path is stored."""
         start = "x" * 600
         for make in (codec.path_key, lambda name: producer_key(1, name)):
             self.assertEqual(len({make(start + tail) for tail in ("", "a", "b", "ab")}), 4)
@@ -215,7 +215,7 @@ class KeyTests(SynchronousTestCase):
         self.assertEqual(len(edges), 20)
 
     def test_a_name_cannot_pass_for_a_hash(self) -> None:
-        """A short producer id that looks like the hashed form of a long one."""
+        """A short producer id that looks like a hash differs from the hashed id."""
         hashed = producer_key(1, "x" * 200)
         self.assertEqual(hashed[9:10], b"#")
         for text in ("#", "=", "#" + "x" * 32):
@@ -223,7 +223,7 @@ class KeyTests(SynchronousTestCase):
 
     @given(ids, positions, ids, positions)
     def test_order(self, id1: int, n1: int, id2: int, n2: int) -> None:
-        """Keys sort as the numbers in them do."""
+        """Keys sort by the numbers in them."""
         one, other = codec.data_key(id1, n1), codec.data_key(id2, n2)
         self.assertEqual(one < other, (id1, n1) < (id2, n2))
         one, other = codec.deadline_key(n1, id1), codec.deadline_key(n2, id2)
@@ -231,7 +231,7 @@ class KeyTests(SynchronousTestCase):
 
     @given(st.integers(0, 2**64 - 2), positions, names)
     def test_owned_ranges(self, stream_id: int, number: int, name: str) -> None:
-        """What belongs to a stream lies in its ranges, and what belongs to others does not."""
+        """The ranges of a stream contain its records only."""
         owned = codec.stream_ranges(stream_id)
         for owner in (stream_id, stream_id + 1, max(stream_id - 1, 0)):
             for key in (codec.data_key(owner, number), producer_key(owner, name, number)):
@@ -240,7 +240,7 @@ class KeyTests(SynchronousTestCase):
 
     @given(ids, positions, positions, names)
     def test_forgotten_producers(self, stream_id: int, old: int, until: int, name: str) -> None:
-        """What an entry frees are the producers of the generations before its own."""
+        """A generation's deletion mark covers the producers of older generations."""
         key = producer_key(stream_id, name, old)
         self.assertEqual(codec.parse_producer_key(key), (old, codec.producer_name(name)))
         ((first, behind),) = codec.garbage_ranges(codec.old_producers_key(stream_id, until))
@@ -248,7 +248,7 @@ class KeyTests(SynchronousTestCase):
 
     @given(ids, positions, names)
     def test_kinds(self, stream_id: int, number: int, path: str) -> None:
-        """The ranges of kinds hold their own keys."""
+        """The ranges of a kind contain its keys."""
         path_key, stream, _, _, deadline, garbage, _, _, _ = self.all_keys(stream_id, number, path)
         for key, kinds in (
             (path_key, codec.PATHS),

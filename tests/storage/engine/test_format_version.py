@@ -1,4 +1,4 @@
-"""What a new store is marked with."""
+"""Tests of the format record of new stores."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from tests.storage.engine.fake_engine import FakeEngine
 
 
 class NewStoreTests(SynchronousTestCase):
-    """A store that is empty."""
+    """Empty stores."""
 
     def first_id(self, now: int) -> int:
-        """The first id of a store that is made at a time (milliseconds since 1970)."""
+        """Return the first id of a store created at a time (ms since the Unix epoch)."""
         engine = FakeEngine()
         check_format(engine, "the fake", now)
         with engine.snapshot() as view:
             return load_next_id(view)
 
     def test_ids_of_an_earlier_store(self) -> None:
-        """Who deletes a directory and starts anew gets no id, and no ETag, of what was there."""
+        """A store that replaces a deleted one reuses none of its ids and ETags."""
         earlier, later = self.first_id(1_790_000_000_000), self.first_id(1_790_000_000_001)
-        # A million streams a millisecond would have to have been made.
+        # An older store would need a million new streams per millisecond to reach this id.
         self.assertGreater(later - earlier, 1_000_000)
         self.assertLess(later, 2**63)
 
     def test_recognised_again(self) -> None:
-        """Opening it later changes nothing."""
+        """Opening a store again keeps its format record."""
         engine = FakeEngine()
         check_format(engine, "the fake", 5)
         check_format(engine, "the fake", 10)

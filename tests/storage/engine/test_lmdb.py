@@ -1,4 +1,4 @@
-"""The map on LMDB: order, versions, and what its failures mean."""
+"""Tests of the LMDB engine: order, versions, failures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ bounds = st.binary(min_size=1, max_size=3)
 
 
 class LMDBCase(SynchronousTestCase):
-    """An environment of its own for every test."""
+    """Base of tests with an LMDB environment each."""
 
     def setUp(self) -> None:
         self.directory = scratch_directory()
@@ -38,7 +38,7 @@ class LMDBCase(SynchronousTestCase):
         self.addCleanup(lambda: self.engine.close())
 
     def put(self, key: bytes, value: bytes) -> int:
-        """One pair in one commit; its version."""
+        """Commit one pair and return its version."""
         batch = self.engine.begin()
         try:
             batch.put(key, value)
@@ -47,19 +47,19 @@ class LMDBCase(SynchronousTestCase):
             batch.abort()
 
     def get(self, key: bytes) -> bytes | None:
-        """What a new snapshot has."""
+        """Return the pairs of a new snapshot."""
         with self.engine.snapshot() as view:
             value = view.get(key)
             return None if value is None else bytes(value)
 
     def seen(self) -> int:
-        """The version of a new snapshot."""
+        """Return the version of a new snapshot."""
         with self.engine.snapshot() as view:
             return view.version
 
 
 class MapTests(LMDBCase):
-    """When all is well."""
+    """An environment without faults."""
 
     @given(pairs, pairs, bounds, bounds, bounds)
     def test_like_the_fake(
@@ -70,7 +70,7 @@ class MapTests(LMDBCase):
         lowest: bytes,
         stop: bytes,
     ) -> None:
-        """Gets and scans of snapshots and batches agree with those of a sorted dictionary."""
+        """Gets and scans of snapshots and batches equal those of a sorted dictionary."""
         fake = FakeEngine()
         for engine in (self.engine, fake):
             with engine.snapshot() as view:
@@ -138,14 +138,14 @@ class MapTests(LMDBCase):
         self.assertEqual((self.get(b"a"), self.seen()), (b"1", version))
 
     def test_files(self) -> None:
-        """They are the owner's alone, and the lock file has no holes."""
+        """Files are private to their owner, and the lock file has no holes."""
         for name in (DATA_FILE, LOCK_FILE):
             status = os.stat(os.path.join(self.directory, name))
             self.assertEqual(status.st_mode & 0o777, 0o600, name)
         self.assertGreaterEqual(status.st_blocks * 512, status.st_size)
 
     def test_room(self) -> None:
-        """What was freed inside the map counts as room too."""
+        """Free pages of the file count as free space."""
         self.assertLessEqual(self.engine.free_disk_bytes(), self.engine.total_disk_bytes())
         self.assertTrue(self.engine.has_space(0))
         before = self.engine.used_bytes()
@@ -166,7 +166,7 @@ class MapTests(LMDBCase):
 
 
 class OpeningTests(SynchronousTestCase):
-    """Directories that cannot be opened, each with a sentence of its own."""
+    """Directories that cannot be opened, each with its own message."""
 
     def setUp(self) -> None:
         self.directory = scratch_directory()
@@ -192,14 +192,14 @@ class OpeningTests(SynchronousTestCase):
             self.assertUnusable("is not an LMDB database")
 
     def test_empty(self) -> None:
-        """LMDB would make a new database of it."""
+        """An empty file is refused: LMDB would create a new database in it."""
         self.fill(1)
         os.truncate(self.path, 0)
         self.assertUnusable("is empty: it was truncated")
         self.assertEqual(os.stat(self.path).st_size, 0)
 
     def test_creation_that_a_crash_has_ended(self) -> None:
-        """What is left of it has another name, and does no harm."""
+        """The draft of an interrupted creation is replaced."""
         for content in (b"", b"half", bytes(8192)):
             with open(self.path + DRAFT, "wb") as file:
                 file.write(content)
@@ -219,21 +219,21 @@ class OpeningTests(SynchronousTestCase):
         self.fill(1)
         with open(self.path, "r+b") as file:
             for page in (0, 1):
-                # The version stands behind a page's header and the magic number.
+                # The version follows the page header and the magic number.
                 file.seek(page * 4096 + 16 + 4)
                 file.write(b"\x63")
         self.assertUnusable("cannot be opened")
 
     def test_cut_short(self) -> None:
-        """Reading past the end of the file would end the process, so it is looked for."""
+        """A truncated file is refused: reading past its end would kill the process."""
         self.fill(100)
         size = os.stat(self.path).st_size
         os.truncate(self.path, size // 2)
         self.assertUnusable(f"has {size // 2} bytes of .*: it was truncated")
 
     def test_a_little_short(self) -> None:
-        """Pages at the end that were taken and given back are never written: no reason to refuse.
-        The file has them afterwards, so that the next start need not look at each page."""
+        """A file without pages that were never written is accepted. It is extended to its full
+        length, so that the next start does not check all pages."""
         self.fill(100)
         size = os.stat(self.path).st_size
         with open(self.path, "r+b") as file:
@@ -255,7 +255,7 @@ class OpeningTests(SynchronousTestCase):
         raise DamagedPages("page 7 is not a tree page")
 
     def test_little_address_space(self) -> None:
-        """The map is as large as it can be."""
+        """With little address space, the environment is smaller."""
         real = lmdb.open
         tried: list[int] = []
 
@@ -277,7 +277,7 @@ class OpeningTests(SynchronousTestCase):
 
 
 class FailureTests(LMDBCase):
-    """The disk does not take what is written; afterwards everything works again."""
+    """Failures of the disk, after which the engine works again."""
 
     if not SUPPORTED:
         skip = "this system does not let one replace one's own open files"
@@ -287,7 +287,7 @@ class FailureTests(LMDBCase):
         self.put(b"a", b"old")
 
     def test_full(self) -> None:
-        """Nothing was written, and that is known."""
+        """A full disk raises `EngineFull`; nothing was written."""
         floor = self.engine.min_version
         with pages_fail(self.directory, full=True):
             with self.assertRaises(EngineFull):
@@ -308,8 +308,8 @@ class FailureTests(LMDBCase):
         self.assertEqual((self.get(b"a"), self.get(b"b")), (b"old", b"new"))
 
     def test_meta_page(self) -> None:
-        """It breaks the environment, even for reading: it is opened anew at once. That the
-        disk was full does not make the outcome known."""
+        """A failed meta page breaks the environment, also for reads: it is reopened at once. The
+        outcome is unknown even if the disk was full."""
         with self.engine.snapshot() as view:
             seen = view.version
         break_meta(self.directory)
@@ -330,7 +330,7 @@ class FailureTests(LMDBCase):
             self.assertEqual((self.get(b"a"), self.get(b"b")), (b"old", b"%d" % number))
 
     def test_opening_anew_waits_for_snapshots(self) -> None:
-        """The map must not go away under one that is open."""
+        """Reopening waits for open snapshots."""
         snapshot = self.engine.snapshot()
         view = snapshot.__enter__()
 
@@ -347,8 +347,8 @@ class FailureTests(LMDBCase):
         self.assertEqual(self.get(b"a"), b"old")
 
     def test_cannot_be_opened_anew(self) -> None:
-        """Everything fails until it can be. Then a read alone opens it: writes that go to the
-        journal may not touch the map for a long time."""
+        """If reopening fails, everything fails until it succeeds. A read alone reopens the
+        environment: with a WAL, writes may not reach LMDB for a long time."""
         break_meta(self.directory)
         path = os.path.join(self.directory, DATA_FILE)
         os.rename(path, path + ".away")
@@ -371,7 +371,7 @@ class FailureTests(LMDBCase):
         self.assertEqual((self.get(b"a"), self.get(b"b")), (b"old", b"new"))
 
     def test_gone(self) -> None:
-        """A file that is missing is not replaced by an empty store."""
+        """Reopening does not replace a missing file by an empty store."""
         path = os.path.join(self.directory, DATA_FILE)
         break_meta(self.directory)
         os.rename(path, path + ".away")
@@ -384,7 +384,7 @@ class FailureTests(LMDBCase):
         self.assertEqual(self.get(b"a"), b"old")
 
     def test_closed_while_it_cannot_be_opened(self) -> None:
-        """Stopping a server during a disk fault raises nothing."""
+        """Closing during a disk fault raises nothing."""
         break_meta(self.directory)
         with mock.patch.object(lmdb, "open", side_effect=lmdb.Error("Input/output error")):
             with self.assertRaises(EngineFailed):
@@ -404,7 +404,7 @@ class FailureTests(LMDBCase):
         self.assertEqual(self.get(b"0"), None)
 
     def test_no_such_file_system(self) -> None:
-        """Not even its room can be asked."""
+        """Without its directory, even `has_space` fails."""
         self.engine._directory += "/missing"
         for ask in (self.engine.free_disk_bytes, self.engine.total_disk_bytes):
             with self.assertRaises(EngineFailed):
@@ -413,7 +413,7 @@ class FailureTests(LMDBCase):
             self.engine.has_space(1)
 
     def test_use_after_the_end(self) -> None:
-        """A view that is over fails; it does not show whatever is in memory by then."""
+        """A closed view raises, and never reads unmapped memory."""
         with self.engine.snapshot() as view:
             pass
         batch = self.engine.begin()

@@ -1,4 +1,4 @@
-"""A data file that was cut short is refused in a sentence, whatever is missing."""
+"""Tests of truncated data files: each is refused with a message, whatever is missing."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.storage.lmdb_rig import scratch_directory
 
 _PAGE = 4096
 
-# Opens a copy of a store cut to each of some sizes, reads all of it, and writes. A page that is
-# missing would end this process.
+# Open a copy of a store truncated to each of some sizes, read all of it, and write. A missing page
+# would kill this process.
 _OPEN = """
 import json, os, shutil, sys
 from durable_streams_tw.storage.admin.verify import check_directory
@@ -58,7 +58,7 @@ json.dump(found, sys.stdout)
 
 
 class CutShortTests(SynchronousTestCase):
-    """Random stores, cut at every page."""
+    """Random stores, truncated at every page."""
 
     def setUp(self) -> None:
         self.directory = scratch_directory()
@@ -67,7 +67,7 @@ class CutShortTests(SynchronousTestCase):
         self.path = os.path.join(self.store, DATA_FILE)
 
     def fill(self, seed: int) -> tuple[int, int, int]:
-        """Make a store. Return the bytes of its values, its pages' end, and what it says of it."""
+        """Create a store. Return the bytes of its values, its file size, and the computed end."""
         chance = random.Random(seed)
         with lmdb.open(self.store, map_size=1 << 30, sync=False) as environment:
             for _ in range(chance.randrange(1, 8)):
@@ -84,7 +84,7 @@ class CutShortTests(SynchronousTestCase):
         return values, end, said
 
     def open_cut(self, sizes: list[int]) -> list[int | str]:
-        """Open it cut to each of some sizes. Return the bytes of its values, or why it does not."""
+        """Open it truncated to some sizes. Return the bytes of its values, or the error."""
         done = subprocess.run(
             [sys.executable, "-c", _OPEN, json.dumps([self.store, *sizes])],
             capture_output=True,
@@ -96,7 +96,7 @@ class CutShortTests(SynchronousTestCase):
         return found
 
     def test_every_size(self) -> None:
-        """It opens if the pages that are missing have never been written, and only then."""
+        """A file opens if and only if its missing pages have never been written."""
         shorter = 0
         for seed in (0, 2, 5, 18, 26, 30):
             values, end, said = self.fill(seed)
@@ -111,7 +111,7 @@ class CutShortTests(SynchronousTestCase):
             for cut, found in zip(sizes, self.open_cut(sizes), strict=True):
                 self.assertRegex(str(found), "truncated|not an LMDB database", cut)
             shutil.rmtree(self.store)
-        # Otherwise no file here needed to be looked at.
+        # Otherwise no file needed a page walk.
         self.assertGreater(shorter, 0)
 
     def test_damaged(self) -> None:
@@ -138,7 +138,7 @@ class CutShortTests(SynchronousTestCase):
                 used_end(self.path, newest)
 
     def circle(self, whole: bytes, root: int) -> bytes:
-        """Let the first node of the root, a branch, lead to the root again."""
+        """Point the first node of the root, a branch, to the root itself."""
         begin = root * _PAGE
         flags, first = (struct.unpack_from("=H", whole, begin + offset)[0] for offset in (10, 16))
         self.assertTrue(flags & 1)

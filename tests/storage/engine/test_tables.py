@@ -1,4 +1,4 @@
-"""Small records: their codecs and keys, and the tables of the store in memory."""
+"""Tests of subscription tables: codecs, keys, and the in-memory tables."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _named = st.builds(ExplicitLink, _text)
 
 
 class CodecTests(SynchronousTestCase):
-    """What is written is read again, and nothing else is."""
+    """Records round-trip; other bytes raise `CorruptRecord`."""
 
     def _comes_back(self, table: Table[Any], key: bytes, value: Any) -> None:
         whole = table.prefix + key
@@ -78,7 +78,7 @@ class CodecTests(SynchronousTestCase):
         self.assertEqual(table.unpack(key, codec.seal(key, table.pack(value))), value)
 
     def test_the_largest_fits(self) -> None:
-        """In one record, whatever a client sends."""
+        """The largest record that a client can cause fits."""
         wide = "\N{GRINNING FACE}"
         config = Config(
             Kind.PULL,
@@ -97,7 +97,7 @@ class CodecTests(SynchronousTestCase):
 
 
 class KeyTests(SynchronousTestCase):
-    """Keys fit, tell names apart, and lie where their owner's do."""
+    """Keys fit, are unique, and lie in the range of their owner."""
 
     @given(st.integers(0, 2**64 - 2), st.lists(st.text(min_size=1, max_size=700), max_size=5))
     def test_stream_keys(self, number: int, paths: list[str]) -> None:
@@ -109,7 +109,7 @@ class KeyTests(SynchronousTestCase):
             self.assertLessEqual(len(key) + 1, 511)
 
     def test_long_names(self) -> None:
-        """Names that differ at their end only."""
+        """Long names that differ only at their end have different keys."""
         same = "x" * 700
         self.assertNotEqual(tables.stream_key(1, same + "a"), tables.stream_key(1, same + "b"))
         longest = tables.subscription_key("x" * MAX_SUBSCRIPTION_ID)
@@ -117,7 +117,7 @@ class KeyTests(SynchronousTestCase):
 
     @given(st.text(min_size=1, max_size=600), st.text(max_size=600))
     def test_names_by_prefix(self, path: str, prefix: str) -> None:
-        """A path's key lies in one of the ranges of each of its prefixes, and has it again."""
+        """The key of a path lies in a range of each of its prefixes, and decodes to the path."""
         for begin in (path[: len(path) // 2], path, ""):
             key = codec.path_key(path)
             ranges = codec.path_ranges(begin)
@@ -129,7 +129,7 @@ class KeyTests(SynchronousTestCase):
 
 
 class MemoryTablesTests(SynchronousTestCase):
-    """Like a dictionary whose keys are in order."""
+    """In-memory tables compared with a sorted dictionary."""
 
     @given(
         st.lists(
@@ -160,10 +160,10 @@ class MemoryTablesTests(SynchronousTestCase):
 
 
 class FormatTests(SynchronousTestCase):
-    """A store of before subscriptions."""
+    """Stores of older formats."""
 
     def test_upgrade(self) -> None:
-        """It is taken over, and marked: an older program would not know its records."""
+        """An older store is upgraded: an older version cannot read its new records."""
         engine = FakeEngine()
         check_format(engine, "the fake", 5)
         old = codec.Meta(1, "0.0.9", 5)

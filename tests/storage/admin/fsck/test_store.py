@@ -1,4 +1,4 @@
-"""The checker finds what it is there to find, and nothing where nothing is wrong."""
+"""Tests of the check: it finds each kind of flaw, and none in a sound store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LONG = "long/" + "x" * 700
 
 
 def rich_store() -> FakeEngine:
-    """A store with something of everything."""
+    """Return a store with records of all kinds."""
     engine = FakeEngine()
     check_format(engine, "the fake", 0)
     committer = Committer(engine, AccessTimes(), lambda: 1000, clock=lambda: 0.0)
@@ -63,7 +63,7 @@ def rich_store() -> FakeEngine:
 
 
 def leaf_pages(data: bytes) -> dict[bytes, int]:
-    """Where pages with pairs begin in an LMDB file, by their first key."""
+    """Return the offsets of leaf pages in an LMDB file, by their first key."""
     found: dict[bytes, int] = {}
     for begin in range(2 * 4096, len(data), 4096):
         number, _, flags, lower, _, first = struct.unpack_from("=QHHHHH", data, begin)
@@ -74,12 +74,12 @@ def leaf_pages(data: bytes) -> dict[bytes, int]:
 
 
 class SwappedPagesTests(LMDBRig, SynchronousTestCase):
-    """Two pages of the map have changed places. Their records are whole, and out of order."""
+    """Two swapped pages: their records are valid and out of order."""
 
     damaged = True
 
     def test_ends(self) -> None:
-        """Each walk ends, with a finding, whichever pages they are; and so does a backup."""
+        """A check ends with a finding for any pair of pages, and a backup fails."""
         self.submit_all(*[put(f"{number}", raw=b"%d;" % number * 200) for number in range(40)])
         self.result(self.store.close())
         path = os.path.join(self.directory, DATA_FILE)
@@ -95,7 +95,7 @@ class SwappedPagesTests(LMDBRig, SynchronousTestCase):
             swapped[other : other + 4096] = whole[one : one + 4096]
             with open(path, "wb") as file:
                 file.write(swapped)
-            # More findings than there are records: it walks in a circle.
+            # More findings than records: the check loops.
             findings = list(islice(check_directory(self.directory), 1000))
             self.assertTrue(0 < len(findings) < 1000, (first, second))
             walks += any(finding.flaw is Flaw.UNREADABLE for finding in findings)
@@ -109,7 +109,7 @@ class SwappedPagesTests(LMDBRig, SynchronousTestCase):
 
 
 class CheckTests(SynchronousTestCase):
-    """One store, damaged in one way after the other."""
+    """One store with one kind of damage at a time."""
 
     def setUp(self) -> None:
         self.engine = rich_store()
@@ -130,7 +130,7 @@ class CheckTests(SynchronousTestCase):
         self.engine.content[key] = codec.pack_data(key, flags, payload)
 
     def change(self, path: str, **fields: Any) -> None:
-        """Write a stream's record anew, with other values."""
+        """Replace fields of a stream's record."""
         record = self.record(path)
         own = {name: fields.pop(name) for name in ("indexed_at", "last_start") if name in fields}
         key = codec.stream_key(record.state.id)
@@ -141,7 +141,7 @@ class CheckTests(SynchronousTestCase):
         first, behind = codec.stream_ranges(self.record(path).state.id)[0]
         return sorted(key for key in self.engine.content if first <= key < behind)
 
-    # -- nothing wrong ------------------------------------------------------------------------
+    # -- no flaws ------------------------------------------------------------------------
 
     def test_sound(self) -> None:
         self.assertEqual(list(check(self.engine)), [])
@@ -153,7 +153,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(list(check(engine, deep=True)), [])
 
     def test_half_freed(self) -> None:
-        """Bytes of an ended stream go from the front: what is left need not hang together."""
+        """Records of an ended stream may be incomplete: they are deleted from the front."""
         garbage = [key for key in self.engine.content if key[:1] == b"g"]
         self.assertEqual(len(garbage), 1)
         (first, behind), _ = codec.stream_ranges(codec.unpack_integer(garbage[0][1:]))
@@ -173,7 +173,7 @@ class CheckTests(SynchronousTestCase):
         engine.content[key] = bytes(value)
         found = list(check(engine))
         if key == codec.META_KEY:
-            # Readable by every program for ever, so plain text: not every bit says something.
+            # Plain JSON without a checksum: some flipped bits are harmless.
             self.assertLessEqual({finding.flaw for finding in found}, {Flaw.FORMAT})
         else:
             self.assertIn((Flaw.CORRUPT_RECORD, key), [(f.flaw, f.key) for f in found])
@@ -181,7 +181,7 @@ class CheckTests(SynchronousTestCase):
     @given(st.data())
     def test_any_lost_record(self, data: st.DataObject) -> None:
         engine = FakeEngine(self.engine.content)
-        # That a producer was there is known from nothing else, and what is to be freed may go.
+        # Nothing else refers to producers, and deletion marks may be missing.
         (garbage,) = [key for key in engine.content if key[:1] == b"g"]
         known = [
             key
@@ -193,19 +193,19 @@ class CheckTests(SynchronousTestCase):
 
     @given(st.binary(min_size=1, max_size=30), st.binary(max_size=30))
     def test_anything_added(self, key: bytes, value: bytes) -> None:
-        """Whatever is put there, the walk goes on to its end."""
+        """A check reaches its end with any garbage record."""
         engine = FakeEngine(self.engine.content)
         if key in engine.content or key == codec.CHECKPOINT_KEY:
-            # The mark is looked at with the journal.
+            # The checkpoint record is checked with the WAL.
             return
         if key[:1] == b"g" and len(key) == 9 and not value:
-            # An entry of an ended stream that has nothing left to be freed does no harm.
+            # A deletion mark of an ended stream without records is harmless.
             return
         engine.content[key] = value
         self.assertNotEqual(list(check(engine, deep=True)), [], (key, value))
 
     def test_extreme_ids(self) -> None:
-        """No id is so large that the walk ends at it."""
+        """The check goes on after the largest id."""
         for prefix in (b"d", b"e", b"g", b"k", b"q", b"s", b"x"):
             for size in (8, 16):
                 engine = FakeEngine(self.engine.content)
@@ -214,7 +214,7 @@ class CheckTests(SynchronousTestCase):
 
     @given(st.data(), st.binary(max_size=30))
     def test_anything_sealed(self, data: st.DataObject, payload: bytes) -> None:
-        """A right checksum over nonsense stops nothing either."""
+        """A check reaches its end with garbage that has a valid checksum."""
         engine = FakeEngine(self.engine.content)
         key = data.draw(st.sampled_from(sorted(engine.content)))
         engine.content[key] = codec.seal(key, payload)
@@ -276,7 +276,7 @@ class CheckTests(SynchronousTestCase):
             self.assertEqual(self.found(), expected)
 
     def test_next_id_of_what_is_gone(self) -> None:
-        """Ids count that only bytes, producers, or what is to be freed have left."""
+        """Ids of orphaned data, producers and deletion marks count as used."""
         self.put(codec.NEXT_ID_KEY, codec.pack_integer(500))
         for key, payload in (
             (codec.data_key(500, 0), b"\x00x"),
@@ -304,7 +304,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(self.found(), {Flaw.PATH}, "two lead to one stream")
 
     def test_long_path(self) -> None:
-        """The whole of it stands behind its hash."""
+        """The record of a long path has the full path after its hash."""
         state = self.record(LONG).state
         self.put(codec.path_key(LONG), codec.pack_path(LONG[:-1] + "y", state.id))
         self.assertEqual(self.found(), {Flaw.PATH})
@@ -370,7 +370,7 @@ class CheckTests(SynchronousTestCase):
             self.assertEqual(self.found(), expected)
 
     def test_flags(self) -> None:
-        """Only JSON mode has any, and they fit together."""
+        """Flags occur in JSON mode only, and those of adjacent records match."""
         (key,) = self.data_keys(LONG)
         for flags in (codec.STARTS_MID_MESSAGE, codec.ENDS_MID_MESSAGE, 4):
             self.put_data(key, flags, b"x")
@@ -385,7 +385,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(self.found(), set())
 
     def test_messages(self) -> None:
-        """What a record holds in JSON mode is looked at in depth."""
+        """A deep check parses the messages of JSON streams."""
         first, *_, last = self.data_keys("json")
         flags, payload = codec.unpack_data(last, self.engine.content[last])
         self.put_data(last, flags, bytes(payload)[:-1] + b" ")
@@ -398,7 +398,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(self.found(), set())
 
     def test_cut_messages(self) -> None:
-        """All pieces of a large message make one message."""
+        """A message that spans records is parsed as one."""
         keys = self.data_keys("json")[1:4]
         pieces = [codec.unpack_data(key, self.engine.content[key]) for key in keys]
         self.assertEqual([flags for flags, _ in pieces], [2, 3, 1])
@@ -495,7 +495,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(self.found(), {Flaw.FORK})
 
     def test_fork_counts_in_portions(self) -> None:
-        """However few sources fit into memory at a time."""
+        """Fork counts are checked with any number of sources per pass."""
         for portion in (1, 2, 3):
             self.patch(checking, "_SOURCES_PER_PASS", portion)
             self.assertEqual(self.found(), set())
@@ -538,10 +538,10 @@ class CheckTests(SynchronousTestCase):
 
 
 class DirectoryTests(SynchronousTestCase):
-    """A store on the disk that no server uses."""
+    """Stores on disk that no server uses."""
 
     def test_no_store(self) -> None:
-        """Nothing is made where there is none."""
+        """A check creates no store."""
         directory = self.mktemp()
         with self.assertRaisesRegex(StoreUnusable, "no store"):
             list(check_directory(directory))

@@ -1,4 +1,4 @@
-"""The checker finds whatever is wrong with subscriptions, and nothing where nothing is."""
+"""Tests of the subscription check: it finds each kind of flaw, and no others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LONG = "events/" + "x" * 600
 
 
 def subscribed_store() -> FakeEngine:
-    """Subscriptions of both kinds in all phases, and one that waits to be freed."""
+    """Return a store with subscriptions in all phases, and one marked for deletion."""
     engine = FakeEngine()
     check_format(engine, "the fake", 0)
     committer = Committer(engine, AccessTimes(), lambda: 1000, clock=lambda: 0.0)
@@ -61,7 +61,7 @@ def subscribed_store() -> FakeEngine:
 
 
 class CheckSubscriptionTests(SynchronousTestCase):
-    """One store, damaged in one way after the other."""
+    """One store with one kind of damage at a time."""
 
     def setUp(self) -> None:
         self.engine = subscribed_store()
@@ -83,11 +83,11 @@ class CheckSubscriptionTests(SynchronousTestCase):
         del self.engine.content[table.prefix + key]
 
     def number(self, name: str) -> int:
-        """The number of a subscription, which is another in every store."""
+        """Return the number of a subscription, which differs between stores."""
         return self.state(name).number
 
     def assertFinds(self, flaw: Flaw = Flaw.SUBSCRIPTION) -> None:
-        """The flaw, alone; then begin anew."""
+        """Assert that there is exactly one finding, and restore the store."""
         self.assertEqual(self.found(), {flaw})
         self.engine = subscribed_store()
 
@@ -176,7 +176,7 @@ class CheckSubscriptionTests(SynchronousTestCase):
             del self.engine.content[key]
 
     def test_lost_subscription(self) -> None:
-        """What belonged to it belongs to nobody."""
+        """Records of a missing subscription are orphans."""
         self.drop(SUBSCRIPTIONS, subscription_key("offered"))
         self.assertFinds(Flaw.ORPHAN)
 
