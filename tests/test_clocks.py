@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.clocks`."""
+"""Clocks that are set while timers are pending, and the time that stores count by."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOON = 1_800_000_000.0
 
 
 class WallReactor(ReactorBase):
-    """Reactor without I/O whose clock the test sets."""
+    """A real reactor without I/O, whose clock the test sets."""
 
     def __init__(self, seconds: clocks.Seconds | None = None) -> None:
         ReactorBase.__init__(self)
@@ -30,12 +30,12 @@ class WallReactor(ReactorBase):
         """Nothing sleeps."""
 
     def turn(self) -> None:
-        """Run the due calls."""
+        """Do what is due."""
         self.runUntilCurrent()
 
 
 class Machine:
-    """Wall clock and monotonic clock: ``step`` sets the first, ``advance`` moves both."""
+    """A machine's two clocks: ``step`` sets one of them, ``advance`` moves both."""
 
     def __init__(self) -> None:
         self.wall = NOON
@@ -56,7 +56,7 @@ class Machine:
 
 
 class TimersCase(SynchronousTestCase):
-    """Record of calls in order."""
+    """Calls in the order in which they are made."""
 
     def setUp(self) -> None:
         self.machine = Machine()
@@ -64,7 +64,7 @@ class TimersCase(SynchronousTestCase):
 
 
 class SteadyTimersTests(TimersCase):
-    """Timers of a reactor whose wall clock is set."""
+    """Timers beside a reactor whose clock is set."""
 
     def setUp(self) -> None:
         TimersCase.setUp(self)
@@ -74,7 +74,7 @@ class SteadyTimersTests(TimersCase):
         )
 
     def pass_time(self, seconds: float) -> None:
-        """Advance the time in steps of the comparing thread."""
+        """Let time pass in steps of the watching thread's."""
         while seconds > 0:
             self.machine.advance(min(seconds, clocks.STEP_CHECK))
             seconds -= clocks.STEP_CHECK
@@ -95,7 +95,7 @@ class SteadyTimersTests(TimersCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_set_back(self) -> None:
-        """A step back delays the reactor's own timers but not these."""
+        """The reactor's own timers freeze for the length of the step, these do not."""
         self.reactor.callLater(1, self.made.append, "reactor")
         self.later(1, "steady")
         self.later(5, "later")
@@ -114,7 +114,7 @@ class SteadyTimersTests(TimersCase):
         self.assertEqual(self.made, ["steady"])
 
     def test_next_turn(self) -> None:
-        """A delay of 0 means the next iteration, even if the clock is set back."""
+        """A delay of 0 means the next turn, also where the clock was set back in between."""
         self.later(0, "next")
         self.machine.step(-8)
         self.assertEqual(self.made, [])
@@ -122,7 +122,7 @@ class SteadyTimersTests(TimersCase):
         self.assertEqual(self.made, ["next"])
 
     def test_next_turn_of_a_next_turn(self) -> None:
-        """Other events run between timers."""
+        """Other events get their turn in between."""
 
         def first() -> None:
             self.made.append("a")
@@ -135,7 +135,7 @@ class SteadyTimersTests(TimersCase):
         self.assertEqual(self.made, ["a", "b"])
 
     def test_cancelled(self) -> None:
-        """Cancelling every timer leaves no call in the reactor."""
+        """The reactor has nothing left to do once every timer is cancelled."""
         calls = [self.later(seconds, "x") for seconds in (3, 1, 2)]
         for call in calls:
             call.cancel()
@@ -166,7 +166,7 @@ class SteadyTimersTests(TimersCase):
         self.assertEqual(self.made, ["a", "b"])
 
     def test_bug(self) -> None:
-        """An exception of a call is logged, and the next call runs."""
+        """What one call raises is logged, and the next one is made."""
         self.timers.callLater(1, lambda: 1 // 0)
         self.later(1, "b")
         self.pass_time(1)
@@ -175,10 +175,10 @@ class SteadyTimersTests(TimersCase):
 
 
 class MonotonicReactorTests(TimersCase):
-    """Monotonic reactors."""
+    """A reactor of the server's own process."""
 
     def test_steps(self) -> None:
-        """Pending and new calls keep their delays."""
+        """Calls of before and after keep their distance from now."""
         machine = self.machine
         fake = SimpleNamespace(time=machine.read_wall, monotonic=machine.read_monotonic)
         reactor = WallReactor()
@@ -201,7 +201,7 @@ class MonotonicReactorTests(TimersCase):
         self.assertIs(clocks.monotonic_timers(reactor), reactor)
 
     def test_choice(self) -> None:
-        """`Clock` is used directly; a reactor on the wall clock gets `MonotonicTimers`."""
+        """A clock of a test's serves for everything; a foreign reactor gets timers beside it."""
         clock = Clock()
         clocks.make_monotonic(clock)
         self.assertIs(clocks.monotonic_timers(clock), clock)
@@ -214,7 +214,7 @@ class MonotonicReactorTests(TimersCase):
 
 
 class StreamTimeTests(SynchronousTestCase):
-    """Stream time under steps of the wall clock."""
+    """Milliseconds that no step moves."""
 
     def test_steps(self) -> None:
         machine = Machine()

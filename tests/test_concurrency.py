@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.concurrency`."""
+"""Threads of our own, and stopping that no failure keeps from going on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PATIENCE = 30.0
 
 
 class Turns:
-    """Reactor that runs one call from a thread at a time."""
+    """A reactor that threads call, one call a turn."""
 
     def __init__(self) -> None:
         self._calls: Queue[Callable[[], Any]] = Queue()
@@ -26,7 +26,7 @@ class Turns:
         self._calls.put(lambda: callable(*arguments))
 
     def turn(self) -> None:
-        """Run the next call."""
+        """Make the next call."""
         self._calls.get(timeout=_PATIENCE)()
 
 
@@ -42,7 +42,7 @@ class ThreadTests(SynchronousTestCase):
         return self.successResultOf(deferred)
 
     def test_daemon_thread(self) -> None:
-        """The thread is a daemon, so a call that hangs does not keep the process alive."""
+        """A call that hangs does not keep the process from ending."""
         thread = self.result(in_daemon_thread(self.reactor, current_thread))
         self.assertTrue(thread.daemon)
         failed = in_daemon_thread(self.reactor, int, "x")
@@ -50,7 +50,7 @@ class ThreadTests(SynchronousTestCase):
         self.failureResultOf(failed, ValueError)
 
     def test_cancelled(self) -> None:
-        """Cancelling fails the Deferred at once; the later result is ignored."""
+        """The Deferred fails at once; what the thread brings later is dropped."""
         may_end = Event()
         waiting = in_daemon_thread(self.reactor, may_end.wait, _PATIENCE)
         waiting.cancel()
@@ -59,7 +59,7 @@ class ThreadTests(SynchronousTestCase):
         self.reactor.turn()
 
     def test_pool(self) -> None:
-        """Calls share the threads of a pool, which end with it."""
+        """Its calls share a few threads, which end with it."""
         pool = WorkerPool(self.reactor, 2, "test")
         pool.stop()
         threads = {self.result(pool(current_thread)) for _ in range(10)}
@@ -72,7 +72,7 @@ class StopTests(SynchronousTestCase):
     """`stop_all`."""
 
     def test_in_order(self) -> None:
-        """Each step begins after the previous one has finished or failed."""
+        """Each step begins when the one before has ended, well or not."""
         diary: list[str] = []
         waiting: Deferred[None] = Deferred()
 

@@ -131,8 +131,7 @@ class RunTests(ServingTestCase):
         done = server("run", f"--config={path}")
         self.assertEqual((done.returncode, done.stdout), (2, ""))
         self.assertEqual(
-            done.stderr,
-            f"Error: {path}, line 2: unknown setting 'max_body'. Did you mean 'max-body'?\n",
+            done.stderr, f"Error: {path}, line 2: max_body is no setting: is max-body meant?\n"
         )
 
     def test_directory_in_use(self) -> None:

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.datastructures.bounded_cache`."""
+"""Cache with a bound that evicts its oldest entries in constant time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = st.lists(
 
 
 class BoundedCacheTests(SynchronousTestCase):
-    """Entries, weight and evictions."""
+    """Its entries, its weight and what it evicts."""
 
     def test_evicts_the_oldest(self) -> None:
         cache: BoundedCache[str, int] = BoundedCache(2)
@@ -44,7 +44,7 @@ class BoundedCacheTests(SynchronousTestCase):
 
     @given(st.integers(0, 12), STEPS)
     def test_agrees_with_a_model(self, bound: int, steps: list[tuple[str, str, bytes]]) -> None:
-        """A weighed cache agrees with a trimmed ordered dictionary."""
+        """A weighed cache holds what an ordered dictionary that is trimmed by hand holds."""
         cache: BoundedCache[str, bytes] = BoundedCache(bound, len)
         model: OrderedDict[str, bytes] = OrderedDict()
         for step, key, value in steps:

@@ -1,1 +1,1 @@
-"""Tests of the protocol's pure functions, without a reactor and a store."""
+"""Tests of the protocol's rules and codecs: plain values, no reactor, no store."""

@@ -1,4 +1,4 @@
-"""Test case with assertions about refusals."""
+"""A test case that knows refusals."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 
 
 class RefusingTestCase(SynchronousTestCase):
-    """Test case with assertions about refusals."""
+    """Asserts that something was refused, and why."""
 
     def assertRefused(self, problem: Problem, call: Callable[..., Any], *args: Any) -> Refusal:
-        """Assert that a call raises `Refused` with a problem; return the refusal."""
+        """Call what has to raise `Refused` with a problem; the refusal."""
         try:
             result = call(*args)
         except Refused as refused:
@@ -23,7 +23,7 @@ class RefusingTestCase(SynchronousTestCase):
         raise self.failureException(f"{args!r} was accepted as {result!r}")
 
     def assertRefusal(self, problem: Problem, outcome: object) -> Refusal:
-        """Assert that an outcome is a refusal with a problem; return it."""
+        """Assert that an outcome is a refusal with a problem; the refusal."""
         if not isinstance(outcome, Refusal):
             raise self.failureException(f"not refused: {outcome!r}")
         self.assertEqual(outcome.problem, problem)

@@ -1,4 +1,4 @@
-"""Memory that parsing of bodies takes, as a multiple of their size."""
+"""Bodies take a bounded multiple of their size while they are framed, whatever is in them."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ BOMBS = {
 
 
 class BodyMemoryTests(SynchronousTestCase):
-    """Hostile JSON bodies."""
+    """JSON that is meant to hurt."""
 
     def test_bombs(self) -> None:
-        """The peak is bounded for accepted and for refused bodies."""
+        """The peak is bounded for what is taken and for what is refused alike."""
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         peaks = {}

@@ -31,7 +31,7 @@ class TagTests(RefusingTestCase):
     """Entity tags."""
 
     def test_form(self) -> None:
-        """A tag has incarnation, start and end, ``:c`` at a closed end, and the coding, if any."""
+        """Stream, start, end; ``:c`` at a closed end; the coding, where there is one."""
         self.assertEqual(etag(7, 0, 12, False), b'"7:0:12"')
         self.assertEqual(etag(7, 0, 12, True), b'"7:0:12:c"')
         self.assertEqual(etag(7, 0, 12, False, "gzip"), b'"7:0:12:gzip"')
@@ -41,7 +41,7 @@ class TagTests(RefusingTestCase):
     def test_distinct(
         self, one: tuple[int, int, int, bool], other: tuple[int, int, int, bool]
     ) -> None:
-        """Tags are equal only for the same bytes and the same closed state."""
+        """Two tags are the same only for the same bytes, closed or not."""
         self.assertEqual(etag(*one) == etag(*other), one == other)
         self.assertNotEqual(etag(*one), etag(*other, "gzip"))
 
@@ -52,7 +52,7 @@ class MatchTests(RefusingTestCase):
     TAG = etag(7, 0, 12, False)
 
     def test_match(self) -> None:
-        """The tag matches alone, weak, in a list, and by ``*``."""
+        """The tag alone, weak, in a list, or any."""
         for value in (
             *(
                 b'"7:0:12"',
@@ -66,7 +66,7 @@ class MatchTests(RefusingTestCase):
             self.assertTrue(matches_etag(value, self.TAG), value)
 
     def test_no_match(self) -> None:
-        """Another tag and malformed values do not match."""
+        """Another tag, or what is none."""
         for value in (
             *(None, b"", b'""', b'"7:0:1"', b'"7:0:12:c"', b'"7:0:12:gzip"', b'"wrong-etag"'),
             *(
@@ -85,13 +85,13 @@ class MatchTests(RefusingTestCase):
 
     @given(TAGS, st.lists(TAGS, max_size=4))
     def test_lists(self, tag: bytes, others: list[bytes]) -> None:
-        """A list matches each of its tags."""
+        """A list matches what it has."""
         self.assertEqual(matches_etag(b", ".join(others), tag), tag in others)
         self.assertTrue(matches_etag(b", ".join([*others, b"W/" + tag]), tag))
 
     @given(st.binary(max_size=30))
     def test_any_value(self, value: bytes) -> None:
-        """No value raises an exception."""
+        """Any bytes are compared without complaint."""
         if b"7:0:12" not in value and b"*" not in value:
             self.assertFalse(matches_etag(value, self.TAG))
 
@@ -107,7 +107,7 @@ class DirectivesTests(RefusingTestCase):
         self.assertEqual(PUBLIC, b"public, max-age=60, stale-while-revalidate=300")
 
     def test_of_a_stream_that_ends(self) -> None:
-        """No cache serves an expired stream."""
+        """No cache serves what has expired."""
         for left, fresh, stale in (
             (359.9, 60, 299),
             (61.0, 60, 1),
@@ -123,7 +123,7 @@ class DirectivesTests(RefusingTestCase):
 
     @given(st.floats(0, 1000), st.booleans())
     def test_never_beyond_the_end(self, left: float, private: bool) -> None:
-        """Fresh and stale time together never exceed the remaining lifetime."""
+        """Fresh and stale time together are never more than is left."""
         fresh, stale = map(int, re.findall(rb"=(\d+)", cache_control(private, left)))
         self.assertLessEqual(fresh + stale, left)
         self.assertLessEqual(fresh, 60)
@@ -133,7 +133,7 @@ class GzipTests(RefusingTestCase):
     """Accept-Encoding."""
 
     def test_accepted(self) -> None:
-        """gzip is accepted by name and by ``*``, with any weight above 0."""
+        """By name, by star, with any weight but none."""
         for value in (
             *(b"gzip", b"GZip", b"gzip, deflate, br", b"br;q=1.0, gzip;q=0.8, *;q=0.1", b"*"),
             *(
@@ -147,7 +147,7 @@ class GzipTests(RefusingTestCase):
             self.assertTrue(accepts_gzip(value), value)
 
     def test_not_accepted(self) -> None:
-        """gzip is not accepted if it is missing, has weight 0, or is malformed."""
+        """Not named, or weighed nothing, or said in a way that cannot be read."""
         for value in (
             *(None, b"", b"identity", b"br, deflate", b"gzip;q=0", b"gzip;q=0.000", b"*;q=0"),
             *(
@@ -166,6 +166,6 @@ class GzipTests(RefusingTestCase):
 
     @given(st.binary(max_size=30))
     def test_any_value(self, value: bytes) -> None:
-        """No value raises an exception."""
+        """Any bytes are read without complaint."""
         if b"gzip" not in value.lower() and b"*" not in value:
             self.assertFalse(accepts_gzip(value))

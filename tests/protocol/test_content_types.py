@@ -9,10 +9,10 @@ from tests.protocol.refusing import RefusingTestCase
 
 
 class ContentTypeTests(RefusingTestCase):
-    """Comparison and classification of media types."""
+    """Comparing media types, and reading them."""
 
     def test_essence(self) -> None:
-        """The essence is lower case, without parameters and white space."""
+        """Lower case, without parameters and white space."""
         for value, essence in (
             ("text/plain", "text/plain"),
             ("TEXT/Plain; charset=UTF-8", "text/plain"),
@@ -22,7 +22,7 @@ class ContentTypeTests(RefusingTestCase):
             self.assertEqual(content_types.essence(value), essence)
 
     def test_same(self) -> None:
-        """Case and parameters are ignored."""
+        """Case and parameters do not matter, the rest does."""
         for one, other in (
             ("text/plain", "text/plain"),
             ("text/plain", "TEXT/PLAIN"),
@@ -59,7 +59,7 @@ class ContentTypeTests(RefusingTestCase):
         self.assertFalse(content_types.is_text(content_types.DEFAULT))
 
     def test_media_types(self) -> None:
-        """RFC 9110 §8.3.1, with lenient parameters."""
+        """RFC 9110 §8.3.1, with lenience for what stands in parameters."""
         for value in (
             *(
                 "text/plain",
@@ -112,7 +112,7 @@ class ContentTypeTests(RefusingTestCase):
             self.assertFalse(content_types.is_media_type(value), value)
 
     def test_hostile_media_types(self) -> None:
-        """Matching takes linear time."""
+        """None takes long."""
         for value in ("a/b" + ";" * 1000 + ",", 'a/b;"' + '\\"' * 500, "a/b;" + '""' * 400 + ","):
             begin = time.process_time()
             self.assertFalse(content_types.is_media_type(value))

@@ -22,7 +22,7 @@ CURRENT = 3_354_480
 
 
 class IntervalTests(RefusingTestCase):
-    """Interval numbers."""
+    """The number of the interval."""
 
     def test_counted_from_the_epoch(self) -> None:
         """Intervals of 20 seconds since 2024-10-09T00:00:00Z."""
@@ -36,22 +36,22 @@ class IntervalTests(RefusingTestCase):
             self.assertEqual(interval_at(now), interval)
 
     def test_a_clock_before_the_epoch(self) -> None:
-        """A clock before the epoch gives interval 0."""
+        """A machine whose clock is not set has no negative cursors."""
         self.assertEqual(interval_at(0.0), 0)
         self.assertEqual(interval_at(CURSOR_EPOCH - 0.5), 0)
 
     @given(TIMES, TIMES)
     def test_never_backwards(self, one: float, other: float) -> None:
-        """Interval numbers are monotonic."""
+        """A later time has no smaller number."""
         earlier, later = sorted((one, other))
         self.assertLessEqual(interval_at(earlier), interval_at(later))
 
 
 class ParseTests(RefusingTestCase):
-    """Parsing of echoed cursors."""
+    """What clients echo."""
 
     def test_numbers(self) -> None:
-        """Decimal numbers up to the limit are parsed exactly."""
+        """Decimal numbers of any sensible size are read exactly."""
         for text, cursor in (
             ("0", 0),
             ("1000", 1000),
@@ -62,7 +62,7 @@ class ParseTests(RefusingTestCase):
             self.assertEqual(parse_cursor(text), cursor)
 
     def test_anything_else_is_ignored(self) -> None:
-        """Invalid cursors are ignored, not refused."""
+        """A cursor spreads cache keys; a strange one is no reason to refuse a read."""
         for text in (
             *("", " ", "abc", "-1", "+1", "1.0", "1e3", "1e+23", "0x10", " 1", "1 ", "1\n", "1_0"),
             *("\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT ONE}", "\N{FULLWIDTH DIGIT ONE}"),
@@ -72,20 +72,20 @@ class ParseTests(RefusingTestCase):
 
 
 class NextTests(RefusingTestCase):
-    """Cursors of responses."""
+    """What clients are given."""
 
     def test_without_an_echo(self) -> None:
-        """Without an echoed cursor, the current interval."""
+        """The current interval."""
         self.assertEqual(next_cursor(NOW, None, 0.5), CURRENT)
 
     def test_behind(self) -> None:
-        """A client with an older cursor gets the current interval."""
+        """A client that is behind is brought to the current interval, whatever the chance."""
         for chance in (0.0, 0.5, 0.999_999):
             self.assertEqual(next_cursor(NOW, CURRENT - 1, chance), CURRENT)
             self.assertEqual(next_cursor(NOW, 0, chance), CURRENT)
 
     def test_jitter(self) -> None:
-        """A client with a current cursor advances by 1 to 3600 seconds, in whole intervals."""
+        """A client that is not behind goes on by 1 to 3600 seconds, in whole intervals."""
         for echoed in (CURRENT, CURRENT + 1, CURRENT + 10_000):
             self.assertEqual(next_cursor(NOW, echoed, 0.0), echoed + 1)
             self.assertEqual(next_cursor(NOW, echoed, 0.5), echoed + 90)
@@ -95,7 +95,7 @@ class NextTests(RefusingTestCase):
 
     @given(TIMES, st.none() | st.integers(0, 10**40), CHANCES)
     def test_progress(self, now: float, echoed: int | None, chance: float) -> None:
-        """A cursor is never older than the clock, and greater than a current one of the client."""
+        """Never behind the clock; strictly beyond a client that was not behind."""
         cursor = next_cursor(now, echoed, chance)
         current = interval_at(now)
         self.assertGreaterEqual(cursor, current)
@@ -113,7 +113,8 @@ class NextTests(RefusingTestCase):
     def test_never_backwards(
         self, now: float, steps: list[tuple[float, float]], echoed: int | None
     ) -> None:
-        """Echoed cursors never decrease, and increase within an interval."""
+        """A client that echoes what it was given is always given something that is not less,
+        and something new whenever it comes back within an interval."""
         for passed, chance in steps:
             now += passed
             cursor = next_cursor(now, echoed, chance)

@@ -10,17 +10,17 @@ from tests.protocol.refusing import RefusingTestCase
 
 
 class ProblemTests(RefusingTestCase):
-    """Problem types."""
+    """The registry of problems."""
 
     def test_distinct(self) -> None:
-        """Slugs are unique, and no problem is an alias of another."""
+        """Every problem has a slug of its own, and none is an alias of another."""
         slugs = [problem.slug for problem in Problem]
         self.assertEqual(len(set(slugs)), len(Problem.__members__))
         for slug in slugs:
             self.assertRegex(slug, re.compile(r"\A[a-z]+(-[a-z]+)*\Z"))
 
     def test_statuses(self) -> None:
-        """Every problem has an HTTP error status and a title."""
+        """Each is an error that HTTP knows, with a title; the protocol's own are its own."""
         for problem in Problem:
             self.assertGreaterEqual(HTTPStatus(problem.status), 400)
             self.assertTrue(problem.title)
@@ -40,7 +40,7 @@ class ProblemTests(RefusingTestCase):
             self.assertEqual([problem.status for problem in problems], [status] * len(problems))
 
     def test_types_are_stable(self) -> None:
-        """Types are stable URNs."""
+        """Clients may match on them, so they do not change with the enumeration's names."""
         self.assertEqual(Problem.STREAM_CLOSED.type, "urn:durable-streams:problem:stream-closed")
         self.assertEqual(Problem.STALE_EPOCH.type, "urn:durable-streams:problem:stale-epoch")
 
@@ -49,7 +49,7 @@ class RefusedTests(RefusingTestCase):
     """Refusals as exceptions."""
 
     def test_carries_a_refusal(self) -> None:
-        """The exception carries the refusal."""
+        """The value and the exception say the same."""
         refused = Refused(Problem.NOT_FOUND, "not here", ((b"X", b"1"),))
         self.assertEqual(refused.refusal, Refusal(Problem.NOT_FOUND, "not here", ((b"X", b"1"),)))
         self.assertEqual(str(refused), "not here")

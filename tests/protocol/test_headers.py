@@ -20,7 +20,7 @@ class TrueTests(RefusingTestCase):
     """Stream-Closed."""
 
     def test_only_true(self) -> None:
-        """Only ``true`` in any case counts; other values are ignored (§4.1)."""
+        """Exactly ``true``, in any case; everything else is as if it were not there (§4.1)."""
         for value in (b"true", b"TRUE", b"True", b"tRuE"):
             self.assertTrue(headers.is_true(value))
         for other in (
@@ -38,10 +38,10 @@ class TrueTests(RefusingTestCase):
 
 
 class IntegerTests(RefusingTestCase):
-    """Numbers in headers."""
+    """Numbers in fields."""
 
     def test_integer(self) -> None:
-        """Decimal integers without sign and leading zeros are accepted."""
+        """Decimal, without sign and leading zeros."""
         for value, number in (
             (b"0", 0),
             (b"1", 1),
@@ -51,7 +51,7 @@ class IntegerTests(RefusingTestCase):
             self.assertEqual(headers.parse_integer("X", value), number)
 
     def test_count(self) -> None:
-        """Numbers of producers may have leading zeros."""
+        """Producers' numbers may have leading zeros."""
         for value, number in (
             (b"0", 0),
             (b"00", 0),
@@ -62,7 +62,7 @@ class IntegerTests(RefusingTestCase):
             self.assertEqual(headers.parse_count("X", value), number)
 
     def test_refused(self) -> None:
-        """Other values are refused with the name of the header."""
+        """What is no plain number, or one that JavaScript cannot hold; the field is named."""
         for value in (
             *(b"", b" ", b"-1", b"-0", b"+1", b"1.0", b"1e3", b"3.6e3", b"0x10", b"0xyz", b"1abc"),
             *(
@@ -86,7 +86,7 @@ class IntegerTests(RefusingTestCase):
             self.assertRefused(Problem.MALFORMED_FIELD, headers.parse_integer, "X", value)
 
     def test_ttl(self) -> None:
-        """PROTOCOL.md §5.1, with an upper limit."""
+        """PROTOCOL.md §5.1, and an end before a clock overflows."""
         for value, seconds in (
             (b"0", 0),
             (b"1", 1),
@@ -103,13 +103,13 @@ class IntegerTests(RefusingTestCase):
 
     @given(st.integers(0, MAX_SAFE_INTEGER))
     def test_round_trip(self, number: int) -> None:
-        """Every number in range is parsed exactly."""
+        """Every number in range reads back."""
         self.assertEqual(headers.parse_integer("X", b"%d" % number), number)
         self.assertEqual(headers.parse_count("X", b"%d" % number), number)
 
     @given(st.text("0123456789+-.eEx ", max_size=20))
     def test_any_text(self, text: str) -> None:
-        """Only the canonical form of a number is accepted."""
+        """What is accepted is the number's own spelling."""
         try:
             number = headers.parse_integer("X", text.encode())
         except Refused:
@@ -124,7 +124,7 @@ class TimestampTests(RefusingTestCase):
         return headers.parse_timestamp("Stream-Expires-At", text.encode())
 
     def test_spellings(self) -> None:
-        """Equal times in different notations are equal."""
+        """The same moment, however it is written."""
         for text in (
             *("2030-01-31T12:00:00Z", "2030-01-31t12:00:00z", "2030-01-31T12:00:00+00:00"),
             *(
@@ -138,7 +138,7 @@ class TimestampTests(RefusingTestCase):
             self.assertEqual(self._moment(text), MOMENT, text)
 
     def test_fractions(self) -> None:
-        """Fractions may have any number of digits; three count."""
+        """Any number of digits, of which milliseconds count."""
         for fraction, milliseconds in (
             (".5", 500),
             (".05", 50),
@@ -154,7 +154,7 @@ class TimestampTests(RefusingTestCase):
             self.assertEqual(self._moment(text), MOMENT + milliseconds, text)
 
     def test_calendar(self) -> None:
-        """Leap days, ends of months, and the first and last year."""
+        """Leap days, ends of months, the ends of time."""
         for text, moment in (
             ("1970-01-01T00:00:00Z", 0),
             ("1969-12-31T23:59:59.5Z", -500),
@@ -167,7 +167,7 @@ class TimestampTests(RefusingTestCase):
             self.assertEqual(self._moment(text), moment, text)
 
     def test_leap_seconds(self) -> None:
-        """Second 60 is the last of a UTC day and counts as the next one."""
+        """Second 60 is the last of a day in UTC, and counts as the one after."""
         midnight = 1_483_228_800_000
         for text, moment in (
             ("2016-12-31T23:59:60Z", midnight),
@@ -183,7 +183,7 @@ class TimestampTests(RefusingTestCase):
             self.assertRefused(Problem.MALFORMED_FIELD, self._moment, text)
 
     def test_refused(self) -> None:
-        """Malformed timestamps and impossible dates are refused."""
+        """What the grammar does not have, and days that the calendar does not have."""
         for text in (
             *(
                 "",
@@ -226,13 +226,13 @@ class TimestampTests(RefusingTestCase):
         )
     )
     def test_any_moment(self, moment: datetime) -> None:
-        """The result agrees with the standard library for any UTC offset."""
+        """Agrees with the standard library, at any offset."""
         whole = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
         self.assertEqual(self._moment(moment.isoformat()), whole)
 
     @given(st.text("0123456789-+:.TtZz ", max_size=30) | st.text(max_size=30))
     def test_any_text(self, text: str) -> None:
-        """Any text is parsed or refused."""
+        """Any text is a moment or refused."""
         try:
             self._moment(text)
         except Refused as refused:
@@ -240,10 +240,10 @@ class TimestampTests(RefusingTestCase):
 
 
 class TokenTests(RefusingTestCase):
-    """Opaque values."""
+    """Strings of the client's."""
 
     def test_tokens(self) -> None:
-        """Printable values are kept; UTF-8, or else Latin-1."""
+        """Anything printable, kept as it is; UTF-8, or else Latin-1."""
         for value, text in (
             (b"a", "a"),
             (b"order-service-1", "order-service-1"),
@@ -255,7 +255,7 @@ class TokenTests(RefusingTestCase):
             self.assertEqual(headers.parse_token("X", value), text)
 
     def test_refused(self) -> None:
-        """Empty and long values and control characters are refused."""
+        """Nothing, too much, and what could break out of a header field."""
         for value in (
             *(b"", b"a" * (MAX_TOKEN + 1), b"\xff" * (MAX_TOKEN + 1)),
             *(b"a\r\nSet-Cookie: b", b"a\nb", b"a\rb", b"a\0", b"\x1b[1m", b"a\x7f", b"\x08"),

@@ -46,7 +46,7 @@ VALUES = st.recursive(
 
 
 def _wire(value: Any, ascii_only: bool) -> bytes:
-    """Return the JSON text of a value; lone surrogates are escaped."""
+    """JSON text of a value; lone surrogates can only be written as escapes."""
     text = json.dumps(value, ensure_ascii=ascii_only)
     try:
         return text.encode()
@@ -58,12 +58,12 @@ MESSAGES = st.builds(_wire, VALUES, st.booleans()) | st.sampled_from(SPELLINGS)
 
 
 def nested(depth: int) -> bytes:
-    """Return a message of a depth whose top level is not an array."""
+    """A message of a depth, no array at the top."""
     return b'{"a":' * depth + b"1" + b"}" * depth
 
 
 def is_json(text: bytes) -> bool:
-    """Return whether the standard library accepts the text, without its extensions."""
+    """Whether the standard library takes the text for JSON, its extensions left out."""
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)
@@ -76,10 +76,10 @@ def is_json(text: bytes) -> bool:
 
 
 class SplitTests(RefusingTestCase):
-    """Division of bodies into messages."""
+    """Bodies become messages."""
 
     def test_one_value(self) -> None:
-        """A value other than an array is one message, unchanged."""
+        """What is not an array is one message, byte for byte."""
         for spelling in SPELLINGS:
             if not spelling.startswith(b"["):
                 self.assertEqual(split(spelling), (spelling,))
@@ -98,19 +98,20 @@ class SplitTests(RefusingTestCase):
             self.assertEqual(split(body), messages)
 
     def test_exact_bytes_in_a_batch(self) -> None:
-        """Every notation of a value is kept."""
+        """Every spelling comes out of an array as it went in."""
         for gap in (b"", b" ", b"\r\n\t"):
             body = b"[" + (gap + b"," + gap).join(SPELLINGS) + b"]"
             self.assertEqual(split(body), SPELLINGS)
 
     def test_white_space_around_a_message(self) -> None:
-        """White space around a message is dropped, white space within it is kept."""
+        """What stands around a message is not of it; what stands within it is."""
         for message in (b'{"a" : 1}', b'"' + LONE + b'"', b"1"):
             self.assertEqual(split(b" \t\r\n" + message + b"\n\n "), (message,))
             self.assertEqual(split(b"\n[ \t" + message + b"\r\n]\r\n"), (message,))
 
     def test_lone_surrogates_in_every_position(self) -> None:
-        """Lone surrogates are accepted in keys and values, beside pairs, anywhere in a batch."""
+        """A token stream that was cut inside an emoji is accepted, before and after, as key
+        and as value, alone and beside whole pairs, at every place of a batch."""
         texts = (
             *(LONE, b"a" + LONE, LONE + b"a", LONE + LONE, LONE + PAIR, PAIR + LONE, b"\\uDE00"),
             *(
@@ -139,14 +140,14 @@ class SplitTests(RefusingTestCase):
                 )
 
     def test_what_only_looks_like_a_surrogate(self) -> None:
-        """An escaped backslash does not begin an escape, and other bytes are kept."""
+        """An escaped backslash begins no escape, and a patch changes no other byte."""
         for message in (rb'"\\ud83d"', rb'"\\\\ud83d"', rb'"\\\\\\ud83d x"', rb'"ud83d"'):
             self.assertEqual(split(message), (message,))
         for bad in (rb'"\ud83"', rb'"\ud83g"', rb'"\ud83d\ud"', rb'"\ud83d\x"', rb'["\ud83d" 1]'):
             self.assertRefused(Problem.INVALID_JSON, split, bad)
 
     def test_invalid(self) -> None:
-        """Invalid JSON (RFC 8259) is refused."""
+        """What RFC 8259 does not allow."""
         for body in (
             *(b"", b" ", b"\n\t", b"{ invalid json }", b"{a:1}", b"{'a':1}", b"{1:2}", b'{"a" 1}'),
             *(b"[1,]", b"[,1]", b"[,]", b"[1,,2]", b'{"a":1,}', b"[1 2]", b"[1", b"1]", b"[", b"]"),
@@ -212,7 +213,7 @@ class SplitTests(RefusingTestCase):
             self.assertRefused(Problem.INVALID_JSON, split, body)
 
     def test_invalid_utf8(self) -> None:
-        """Invalid UTF-8 is refused with its position."""
+        """Bytes that are no text are refused wherever they stand, and it is said where."""
         for bad in (
             *(
                 b"\xff",
@@ -232,8 +233,8 @@ class SplitTests(RefusingTestCase):
         self.assertRefused(Problem.INVALID_JSON, split, b'"' + LONE + b'\xff"')
 
     def test_invalid_utf8_in_a_large_body(self) -> None:
-        """UTF-8 is checked in steps: a character across two steps is valid, and the position of an
-        invalid one is exact."""
+        """Text is checked in steps; a character across two of them is whole, half of one is
+        not, and the byte that is named is the right one."""
         for before in range(64 * KIB - 5, 64 * KIB + 3):
             text = b'"' + b"a" * before + "\U0001f600".encode() + b"b" * 100 + b'"'
             self.assertEqual(split(text), (text,))
@@ -243,7 +244,7 @@ class SplitTests(RefusingTestCase):
                 self.assertIn(f"at byte {before + 1}", refusal.detail)
 
     def test_depth(self) -> None:
-        """The nesting limit holds alone and in a batch."""
+        """A message nests to the limit and no further, alone or in a batch."""
         deepest = nested(MAX_JSON_DEPTH)
         array = b"[" * MAX_JSON_DEPTH + b"]" * MAX_JSON_DEPTH
         self.assertEqual(split(deepest), (deepest,))
@@ -260,7 +261,7 @@ class SplitTests(RefusingTestCase):
             self.assertRefused(Problem.INVALID_JSON, split, bomb)
 
     def test_width_is_no_depth(self) -> None:
-        """Sequential brackets and brackets in strings do not count as nesting."""
+        """Thousands of brackets side by side, or within strings, nest no deeper than they do."""
         flat = b'{"a":[' + b"[],{}," * 2000 + b"1]}"
         self.assertEqual(split(flat), (flat,))
         for text in (
@@ -275,7 +276,8 @@ class SplitTests(RefusingTestCase):
             self.assertRefused(Problem.INVALID_JSON, split, deep)
 
     def test_strings_across_the_steps_of_a_scan(self) -> None:
-        """A step may end within a string, at a backslash or at a quote."""
+        """Wherever a step ends, within a string, at a backslash or at a quote, the brackets of
+        strings are told from others."""
         for before in range(64 * KIB - 12, 64 * KIB + 4):
             for text in (b'\\"[[[\\\\', b"\\\\", b'\\\\\\"[[', b"\\u005b[["):
                 body = b'["' + b"a" * before + text + b'",' + b'"[","{",' * 150 + b"1]"
@@ -284,7 +286,7 @@ class SplitTests(RefusingTestCase):
                 self.assertRefused(Problem.INVALID_JSON, split, b"[" * 257 + body + b"]" * 257)
 
     def test_number_of_messages(self) -> None:
-        """The number of messages is limited, whatever they are."""
+        """One request has at most so many messages, of whatever kind."""
         for message in (b"1", b'{"a":1,"b":[2,"],[\\",\\\\"]}'):
             most = b"[" + b",".join([message] * MAX_JSON_MESSAGES) + b"]"
             self.assertEqual(split(most), (message,) * MAX_JSON_MESSAGES)
@@ -292,7 +294,7 @@ class SplitTests(RefusingTestCase):
             self.assertRefused(Problem.TOO_MANY_MESSAGES, split, more)
 
     def test_commas_within_a_message(self) -> None:
-        """Commas within messages are not counted."""
+        """Commas that separate no messages are not counted, however many."""
         many = b"1," * (MAX_JSON_MESSAGES + 10) + b"1"
         for message in (b'{"a":[%b]}' % many, b'"%b"' % many, b'{"a":"%b"}' % many):
             self.assertEqual(split(message), (message,))
@@ -300,7 +302,7 @@ class SplitTests(RefusingTestCase):
 
     @given(st.lists(st.tuples(WHITESPACE, MESSAGES, WHITESPACE), max_size=6), WHITESPACE)
     def test_any_batch(self, parts: list[tuple[bytes, bytes, bytes]], gap: bytes) -> None:
-        """The messages of a batch keep their order and bytes."""
+        """The messages of a batch come out in order with their bytes."""
         body = gap + b"[" + b",".join([b"".join(part) for part in parts]) + b"]" + gap
         if not parts:
             body = gap + b"[" + gap + b"]"
@@ -308,7 +310,7 @@ class SplitTests(RefusingTestCase):
 
     @given(MESSAGES, WHITESPACE, WHITESPACE)
     def test_any_value(self, message: bytes, before: bytes, behind: bytes) -> None:
-        """A body that is not an array is one message."""
+        """A body that is no array is one message."""
         if not message.startswith(b"["):
             self.assertEqual(split(before + message + behind), (message,))
 
@@ -330,7 +332,7 @@ class SplitTests(RefusingTestCase):
     def test_agrees_with_the_standard_library(
         self, messages: list[bytes], changes: list[tuple[int, int, bytes]]
     ) -> None:
-        """Validation agrees with the standard library, also for mutated documents."""
+        """Valid is what the standard library takes, for documents that were spoiled too."""
         body = b"[" + b",".join(messages) + b"]"
         for at, removed, inserted in changes:
             body = body[:at] + inserted + body[at + removed :]
@@ -339,12 +341,12 @@ class SplitTests(RefusingTestCase):
     @given(st.text('[]{},:"\\ud83e0-+. \n1atn', max_size=14).map(str.encode))
     @example(b'"\\ud83d')
     def test_agrees_with_the_standard_library_on_scraps(self, body: bytes) -> None:
-        """Validation agrees with the standard library for texts of significant bytes."""
+        """The same for texts of the bytes that matter."""
         self._compare(body)
 
     @given(st.binary(max_size=20))
     def test_agrees_with_the_standard_library_on_bytes(self, body: bytes) -> None:
-        """Validation agrees with the standard library for any bytes."""
+        """The same for any bytes."""
         self._compare(body)
 
     def _compare(self, body: bytes) -> None:
@@ -361,11 +363,11 @@ class SplitTests(RefusingTestCase):
 
 
 class HostileTests(RefusingTestCase):
-    """Hostile bodies. The bounds are generous: the faults that they detect took minutes and
-    gigabytes."""
+    """Bodies that were made to hurt. The bounds are generous: what they are to catch took
+    minutes and gigabytes."""
 
     BODIES = (
-        # Unclosed brackets.
+        # Everything opens and nothing ends.
         b"[" * 257 + b'"' + b'\\"' * 100_000,
         b"[" * 257 + b'"' * 100_000,
         b'["' + b"\\" * 200_000,
@@ -383,14 +385,14 @@ class HostileTests(RefusingTestCase):
     )
 
     def test_time(self) -> None:
-        """Splitting takes linear time."""
+        """None takes long."""
         for body in self.BODIES:
             begin = time.process_time()
             self._attempt(body)
             self.assertLess(time.process_time() - begin, 2, body[:300])
 
     def test_memory(self) -> None:
-        """Splitting takes a small multiple of the body's memory."""
+        """None takes many times its own size."""
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         for body in (self.BODIES[3], self.BODIES[6]):
@@ -410,28 +412,28 @@ class HostileTests(RefusingTestCase):
 
 
 class StoredTests(RefusingTestCase):
-    """Stored form of messages."""
+    """Messages in a stream."""
 
     def test_join(self) -> None:
-        """Each message is followed by a comma."""
+        """Each message is followed by one comma."""
         self.assertEqual(join(()), b"")
         self.assertEqual(join((b"1",)), b"1,")
         self.assertEqual(join((b"1", b'"a"', b"[1,2]")), b'1,"a",[1,2],')
 
     def test_document(self) -> None:
-        """A run of messages is an array without its brackets."""
+        """A run of messages is an array but for its brackets."""
         self.assertEqual(document(b""), b"[]")
         self.assertEqual(document(b"1,"), b"[1]")
         self.assertEqual(document(b"1,[2,3],"), b"[1,[2,3]]")
 
     @given(st.lists(MESSAGES, max_size=6))
     def test_round_trip(self, messages: list[bytes]) -> None:
-        """The document of stored messages splits into the same messages."""
+        """What is stored reads back as an array that splits into the same messages."""
         self.assertEqual(split(document(join(tuple(messages)))), tuple(messages))
 
     @given(st.lists(MESSAGES, min_size=1, max_size=5), st.data())
     def test_any_run(self, messages: list[bytes], data: st.DataObject) -> None:
-        """So does the document of every run of whole messages."""
+        """So does every run of whole messages."""
         first = data.draw(st.integers(0, len(messages)))
         behind = data.draw(st.integers(first, len(messages)))
         run = tuple(messages[first:behind])
@@ -445,15 +447,15 @@ class StoredTests(RefusingTestCase):
 
     @given(st.lists(MESSAGES, max_size=4))
     def test_boundaries(self, messages: list[bytes]) -> None:
-        """Exactly the positions after the commas of messages are boundaries."""
+        """Of all positions, those behind a message's comma are boundaries, and no others."""
         self._positions(messages)
 
     def test_boundaries_among_spellings(self) -> None:
-        """Exactly the positions after the commas are boundaries, for every notation."""
+        """The same for every spelling, each beside each."""
         self._positions(list(SPELLINGS))
 
     def test_boundaries_of_the_deepest_message(self) -> None:
-        """The array around a run does not count as nesting."""
+        """The array that a run is read in costs a stored message no level."""
         deepest = nested(MAX_JSON_DEPTH)
         array = b"[" * MAX_JSON_DEPTH + b"]" * MAX_JSON_DEPTH
         self.assertTrue(is_boundary(deepest + b","))
@@ -461,7 +463,7 @@ class StoredTests(RefusingTestCase):
         self.assertFalse(is_boundary(b'1,{"b":1,'))
 
     def test_boundaries_from_deep_within_a_program(self) -> None:
-        """The result does not depend on the depth of the caller's stack."""
+        """A caller whose stack is deep already gets the same answers."""
         deepest = nested(MAX_JSON_DEPTH)
 
         def at(depth: int) -> tuple[tuple[bytes, ...], bool]:

@@ -253,8 +253,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(done.code, 1)
         self.assertEqual(
             stderr.getvalue(),
-            "durable-streams: --max-body: expected a size such as 65536, 512k or 64MiB, "
-            "got 'much'\n",
+            "durable-streams: --max-body is a size such as 65536, 512k or 64MiB, not 'much'\n",
         )
 
     def test_help(self) -> None:
@@ -264,4 +263,4 @@ class OptionsTests(SynchronousTestCase):
             self.assertIn(f"--{setting.name}", text)
             if setting.kind == "flag":
                 self.assertIn(f"--no-{setting.name}", text)
-        self.assertIn("maximum wait of a long-poll (default: 30s)", text)
+        self.assertIn("how long a long-poll waits (default: 30s)", text)

@@ -1,4 +1,4 @@
-"""Standard input of the client commands: read in a thread, divided into batches."""
+"""Standard input for a client: read in a thread, cut into batches while one is on its way."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from twisted.internet.defer import Deferred
 
 from durable_streams_tw.client.messages import is_message
 
-#: Bytes that may be buffered; beyond it the thread stops reading.
+#: How much of what has been read may wait; then reading stops.
 _READ_AHEAD: Final = 4 * 1024 * 1024
 _PIECE: Final = 64 * 1024
 
-#: Approximate maximum of bytes and of lines in a batch, far below the limits of servers.
+#: A batch has about so many bytes at most, and so many lines: far below any server's limit.
 MAX_BATCH: Final = 256 * 1024
 MAX_LINES: Final = 5_000
 
-#: Maximum length of a line in bytes.
+#: The longest line.
 MAX_LINE: Final = 64 * 1024 * 1024
 
 
-class StdinReader:
-    """Asynchronous reader of a file descriptor.
+class Input:
+    """A descriptor that is read as its bytes come.
 
-    A daemon thread reads, because the reactor cannot wait for regular files.
+    A reactor cannot wait for files, so a thread reads; it is nobody's concern when the process
+    ends.
     """
 
     def __init__(self, reactor: Any, descriptor: int = 0) -> None:
@@ -39,10 +40,10 @@ class StdinReader:
         self._ended = False
         self._failure: OSError | None = None
         self._waiting: Deferred[None] | None = None
-        threading.Thread(target=self._read, name="stdin", daemon=True).start()
+        threading.Thread(target=self._read, name="input", daemon=True).start()
 
     async def take(self) -> bytes | None:
-        """Return all bytes read since the last call, at least one; None at end of file."""
+        """All that has come and was not taken, at least one byte; None at the end."""
         while True:
             with self._lock:
                 if self._pieces:
@@ -59,7 +60,7 @@ class StdinReader:
             await waiting
 
     async def whole(self) -> bytes:
-        """Return all bytes up to the end of file."""
+        """All of it, when it has ended."""
         pieces = []
         while (piece := await self.take()) is not None:
             pieces.append(piece)
@@ -89,12 +90,12 @@ class StdinReader:
             waiting.callback(None)
 
 
-class LineBatcher:
-    """Divider of input into batches of whole lines.
+class Lines:
+    """Bytes in, in any pieces; batches of whole lines out.
 
-    In JSON mode each line is a message, empty lines are skipped, and a batch is an array. Raises
-    `click.ClickException` for a line that is not JSON, after the lines before it have been
-    returned, or that is longer than `MAX_LINE`.
+    In JSON mode each line is a message, empty lines are none, and a batch is an array; else a
+    batch is the lines as they are. Raises a `click.ClickException` where a line is no JSON, when
+    the lines before it have been given out, or where one is longer than `MAX_LINE`.
     """
 
     def __init__(self, json_mode: bool) -> None:
@@ -104,7 +105,7 @@ class LineBatcher:
         self._number = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the batches that these bytes complete."""
+        """The batches that these bytes complete."""
         head, newline, tail = data.rpartition(b"\n")
         if not newline:
             self._hold(data)
@@ -116,7 +117,7 @@ class LineBatcher:
         yield from self._batches(text.split(b"\n")[:-1], b"\n")
 
     def end(self) -> Iterator[bytes]:
-        """Yield the last line if it has no newline."""
+        """The last batch: a line that nobody has ended."""
         rest, self._rest = b"".join(self._rest), []
         if rest:
             yield from self._batches([rest], b"")
@@ -125,7 +126,7 @@ class LineBatcher:
         self._rest.append(data)
         self._held += len(data)
         if self._held > MAX_LINE:
-            raise click.ClickException(f"Line {self._number + 1} is longer than {MAX_LINE} bytes.")
+            raise click.ClickException(f"line {self._number + 1} has more than {MAX_LINE} bytes")
 
     def _batches(self, lines: list[bytes], ending: bytes) -> Iterator[bytes]:
         batch: list[bytes] = []
@@ -139,7 +140,7 @@ class LineBatcher:
                 if not is_message(line):
                     if batch:
                         yield self._joined(batch, ending)
-                    raise click.ClickException(f"Line {self._number} is not valid JSON.")
+                    raise click.ClickException(f"line {self._number} is no JSON")
             if batch and (size + len(line) > MAX_BATCH or len(batch) == MAX_LINES):
                 yield self._joined(batch, ending)
                 batch, size = [], 0
@@ -154,14 +155,14 @@ class LineBatcher:
         return b"\n".join(lines) + ending
 
 
-class PieceBatcher:
-    """Divider of input into batches of at most `MAX_BATCH` bytes."""
+class Pieces:
+    """Bytes in; the same out, cut where they are many."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield these bytes in batches."""
+        """The batches that these bytes come to."""
         for start in range(0, len(data), MAX_BATCH):
             yield data[start : start + MAX_BATCH]
 
     def end(self) -> Iterator[bytes]:
-        """Yield nothing: no bytes are buffered."""
+        """Nothing was held back."""
         return iter(())

@@ -1,4 +1,4 @@
-"""Options common to all client commands: server, credentials, retries."""
+"""What all client commands share: where the streams are, and who asks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECONDS: Final = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d"
 # RFC 9110 §5.1, §5.5.
 _FIELD: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 
-#: Environment variables of the client commands, which the server ignores.
+#: Variables of the environment. The server passes over them.
 URL: Final = "DURABLE_STREAMS_URL"
 TOKEN: Final = "DURABLE_STREAMS_TOKEN"
 TOKEN_FILE: Final = "DURABLE_STREAMS_TOKEN_FILE"
@@ -30,30 +30,28 @@ CACERT: Final = "DURABLE_STREAMS_CACERT"
 
 
 class Duration(click.ParamType["float | None"]):
-    """Parameter type of a time such as ``90``, ``500ms``, ``1.5h`` or ``7d``, in seconds."""
+    """A time such as ``90``, ``500ms``, ``1.5h`` or ``7d``, in seconds."""
 
     name = "time"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float | None:
-        """Return the seconds, None for ``forever``."""
+        """The seconds; None for ``forever``, where the option has that."""
         if isinstance(value, float):
             return value
         if value == "forever":
             return None
         match = _DURATION.fullmatch(value)
         if match is None:
-            self.fail(
-                f"expected a time such as 90, 500ms, 5m, 1.5h or 7d, got {value!r}", param, ctx
-            )
+            self.fail(f"{value!r} is no time such as 90, 500ms, 5m, 1.5h or 7d", param, ctx)
         return float(match[1]) * _SECONDS[match[2]]
 
 
 class ClientOptions(Struct, frozen=True):
-    """Values of the options common to all client commands.
+    """Who asks, and how stubbornly.
 
-    ``retry_for`` is in seconds, None for no limit.
+    ``retry_for`` is in seconds, None for ever.
     """
 
     base: str
@@ -65,28 +63,26 @@ class ClientOptions(Struct, frozen=True):
     quiet: bool
 
     def target(self, name: str) -> Target:
-        """Return the target of a URL or a stream name. Raises `click.UsageError`."""
+        """The stream that a user means. Raises a usage error."""
         base = self.base if "://" in self.base else f"http://{self.base}"
         try:
             return target_of(name, base)
         except BadTarget as error:
             raise click.UsageError(str(error)) from None
 
-    def request_headers(self) -> dict[str, str]:
-        """Return the headers of the next request.
-
-        The token file is read each time, so that a renewed token takes effect.
-        """
-        headers = dict(map(_parse_header, self.headers))
+    def fields(self) -> dict[str, str]:
+        """The fields of the next request. A token's file is read for each: whoever renews a
+        token writes the new one there."""
+        fields = dict(map(_field, self.headers))
         token = self.token
         if token is None and self.token_file is not None:
             token = _read(self.token_file).strip()
         if token:
-            headers["Authorization"] = f"Bearer {token}"
-        return headers
+            fields["Authorization"] = f"Bearer {token}"
+        return fields
 
     def client(self, reactor: Any, *targets: Target) -> Any:
-        """Return a `StreamClient` for these targets."""
+        """A `StreamClient` for these streams."""
         from twisted.web.client import Agent, HTTPConnectionPool
 
         from durable_streams_tw.client.streams import StreamClient
@@ -94,7 +90,7 @@ class ClientOptions(Struct, frozen=True):
         from durable_streams_tw.outgoing.resolver import Resolver, ResolvingReactor
 
         pool = HTTPConnectionPool(reactor)
-        # The client decides which requests to retry.
+        # What may be asked twice, the client decides.
         pool.retryAutomatically = False
         more: dict[str, Any] = {}
         if any(target.url.startswith("https:") for target in targets):
@@ -110,7 +106,7 @@ class ClientOptions(Struct, frozen=True):
 
         return StreamClient(
             Wire(agent, reactor),
-            lambda: {**own, **self.request_headers()},
+            lambda: {**own, **self.fields()},
             endure=self.retry_for,
             notice=notice,
         )
@@ -119,7 +115,7 @@ class ClientOptions(Struct, frozen=True):
 def with_client_options(
     retry_for: str = "30s",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add the client options to a command, which receives them as ``access``."""
+    """Give a command the options of a client; its ``access`` is what came of them."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -133,11 +129,11 @@ def with_client_options(
             quiet: bool,
             **options: Any,
         ) -> Any:
-            headers = (*_lines(os.environ.get(HEADERS, "")), *_expand_header_files(header))
+            headers = (*_lines(os.environ.get(HEADERS, "")), *_spelled(header))
             for line in headers:
-                _parse_header(line)
+                _field(line)
             access = ClientOptions(url, token, token_file, headers, cacert, retry_for, quiet)
-            access.request_headers()
+            access.fields()
             return command(access=access, **options)
 
         for option in reversed(_options(retry_for)):
@@ -148,9 +144,9 @@ def with_client_options(
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--json`` to a command."""
+    """Give a command ``--json``."""
     option = click.option(
-        "--json", "as_json", is_flag=True, help="Print results and errors as JSON."
+        "--json", "as_json", is_flag=True, help="Print JSON, for programs; errors too."
     )
     return option(command)
 
@@ -163,36 +159,36 @@ def _options(retry_for: str) -> list[Callable[[Callable[..., Any]], Callable[...
             envvar=URL,
             default=DEFAULT_BASE,
             show_default=True,
-            help=f"Base URL of streams given by name. [{URL}]",
+            help=f"Where streams are that are given by name. [{URL}]",
         ),
         click.option(
             "--token",
             metavar="TOKEN",
             envvar=TOKEN,
-            help="Bearer token. Other users of this machine can see it in the process list: prefer "
-            f"--token-file or the environment variable. [{TOKEN}]",
+            help="A bearer token. Others on this machine can see it among the processes: better "
+            f"use the file, or the environment. [{TOKEN}]",
         ),
         click.option(
             "--token-file",
             metavar="FILE",
             envvar=TOKEN_FILE,
             type=click.Path(dir_okay=False),
-            help=f"File with the bearer token, read for each request. [{TOKEN_FILE}]",
+            help=f"A file with the token, read anew for every request. [{TOKEN_FILE}]",
         ),
         click.option(
             "-H",
             "--header",
             metavar="LINE",
             multiple=True,
-            help="Additional request header 'Name: value', or @FILE with one per line; repeatable. "
-            f"[{HEADERS}: one per line]",
+            help="A field for every request, as 'Name: value', or @FILE with one a line; "
+            f"repeatable. [{HEADERS}: one a line]",
         ),
         click.option(
             "--cacert",
             metavar="FILE",
             envvar=CACERT,
             type=click.Path(exists=True, dir_okay=False),
-            help=f"PEM file of CA certificates to trust instead of the system's. [{CACERT}]",
+            help=f"Trust the certificates in this PEM file, and no others. [{CACERT}]",
         ),
         click.option(
             "--retry-for",
@@ -200,13 +196,13 @@ def _options(retry_for: str) -> list[Callable[[Callable[..., Any]], Callable[...
             type=Duration(),
             default=retry_for,
             show_default=True,
-            help="How long to retry transient errors; 0 for no retries, or forever.",
+            help="How long failures that may pass are endured: 0 for not at all, or forever.",
         ),
-        click.option("-q", "--quiet", is_flag=True, help="Do not report retries."),
+        click.option("-q", "--quiet", is_flag=True, help="Say nothing of failures that may pass."),
     ]
 
 
-def _expand_header_files(given: tuple[str, ...]) -> list[str]:
+def _spelled(given: tuple[str, ...]) -> list[str]:
     lines = []
     for line in given:
         lines += _lines(_read(line[1:])) if line.startswith("@") else [line]
@@ -217,11 +213,11 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _parse_header(line: str) -> tuple[str, str]:
+def _field(line: str) -> tuple[str, str]:
     match = _FIELD.fullmatch(line)
     if match is None:
-        # The message must not contain the header: it may be a secret.
-        raise click.UsageError("Invalid header: expected 'Name: value'.")
+        # Not the line itself: there may be a secret in it.
+        raise click.UsageError("a header is a line such as 'Name: value'")
     return match[1], match[2].rstrip()
 
 
@@ -229,7 +225,7 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        reason = getattr(error, "strerror", None) or "it is no text"
         raise click.FileError(path, reason) from None
 
 
@@ -243,6 +239,6 @@ def _trust(cacert: str | None) -> Any:
         "-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", _read(cacert), re.DOTALL
     )
     if not blocks:
-        raise click.UsageError(f"{cacert} contains no PEM certificate.")
+        raise click.UsageError(f"{cacert} has no certificate in PEM form")
     trusted = trustRootFromCertificates([Certificate.loadPEM(block) for block in blocks])
     return BrowserLikePolicyForHTTPS(trustRoot=trusted)

@@ -1,4 +1,4 @@
-"""Execution of a client command: reactor, signals, output and exit status."""
+"""Running a client command: reactor, signals, exit status, and what goes to the terminal."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from msgspec import json
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
+from durable_streams_tw.cli.registry import PROGRAM
 from durable_streams_tw.client.errors import (
     BadProducer,
     BadTarget,
@@ -27,7 +28,7 @@ from durable_streams_tw.client.errors import (
     Untrusted,
 )
 
-#: Exit statuses, documented in docs/client.md. click exits with 2 for usage errors.
+#: Exit statuses, as docs/client.md has them. 2 is click's, for a command line that is wrong.
 FAILED: Final = 1
 USAGE: Final = 2
 NOT_FOUND: Final = 3
@@ -35,7 +36,7 @@ CONFLICT: Final = 4
 NOT_ALLOWED: Final = 5
 UNREACHABLE: Final = 6
 UNKNOWN_OUTCOME: Final = 7
-#: Exit status that a shell reports for a process killed by SIGPIPE.
+#: What a shell reports of a program that SIGPIPE has ended.
 OUTPUT_CLOSED: Final = 128 + signal.SIGPIPE
 
 _STATUSES: Final = {
@@ -50,31 +51,31 @@ _STATUSES: Final = {
 
 
 class OutputClosed(Exception):
-    """The reader of standard output has closed it."""
+    """Whoever read the output has gone."""
 
 
 class Output:
-    """Unbuffered standard output."""
+    """Standard output as bytes, each write on its way when the call returns."""
 
     def __init__(self, descriptor: int = 1) -> None:
         self._descriptor = descriptor
 
     def write(self, data: bytes) -> None:
-        """Write all bytes. Raises `OutputClosed`."""
+        """Write all of it. Raises `OutputClosed`."""
         rest = memoryview(data)
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
             except BlockingIOError:
-                # Another process with the same terminal or pipe has made it non-blocking.
+                # Somebody who shares the terminal or pipe has made it non-blocking.
                 select.select([], [self._descriptor], [])
             except BrokenPipeError:
                 raise OutputClosed from None
 
-    def notify_when_closed(self, reactor: Any, call: Callable[[], object]) -> None:
-        """Call a function on the reactor when the reader closes a pipe.
+    def when_unread(self, reactor: Any, call: Callable[[], object]) -> None:
+        """Call when the reader goes, even while there is nothing to write.
 
-        Without this, ``tail | head -1`` would not exit before the next event.
+        Without this, ``tail | head -1`` would end with the next event only.
         """
         mode = os.fstat(self._descriptor).st_mode
         if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
@@ -90,9 +91,9 @@ class Output:
 
 
 def run(main: Callable[[Any], Coroutine[Any, Any, None]], *, as_json: bool = False) -> None:
-    """Run the reactor until ``main(reactor)`` returns; exit with an error status if it fails.
+    """Run the reactor until ``main``, which gets it, is done; end the process where it fails.
 
-    SIGINT kills the process without cleanup.
+    Ctrl-C ends the process as it would end ``cat``: nothing here needs tidying up.
     """
     from twisted.internet import reactor as installed
 
@@ -121,40 +122,35 @@ def run(main: Callable[[Any], Coroutine[Any, Any, None]], *, as_json: bool = Fal
 def _fail(failure: Failure, as_json: bool) -> NoReturn:
     error = failure.value
     if isinstance(error, OutputClosed):
-        # Python flushes standard output at exit, which would fail with EPIPE again.
+        # Python flushes standard output when it ends; what is left has no reader either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(OUTPUT_CLOSED)
     if isinstance(error, click.ClickException):
         raise error
     if not isinstance(error, ClientError):
         failure.raiseException()
-    report_error(error, as_json)
+    told(error, as_json)
     sys.exit(status_of(error))
 
 
-def report_error(error: ClientError, as_json: bool) -> None:
-    """Print an error on standard error."""
+def told(error: ClientError, as_json: bool) -> None:
+    """Say on standard error what went wrong."""
     if not as_json:
-        click.echo(f"Error: {capitalized(str(error))}", err=True)
+        click.echo(f"{PROGRAM}: {error}", err=True)
         return
-    details: dict[str, Any] = {"error": str(error)}
+    said: dict[str, Any] = {"error": str(error)}
     if error.url is not None:
-        details["url"] = error.url
+        said["url"] = error.url
     if isinstance(error, Rejected):
-        details["status"] = error.status
+        said["status"] = error.status
         if error.closed:
-            details["closed"] = True
-            details["offset"] = error.header.get("stream-next-offset")
-    click.echo(json.encode(details), err=True)
-
-
-def capitalized(sentence: str) -> str:
-    """Return a sentence with a capital first letter."""
-    return sentence[:1].upper() + sentence[1:]
+            said["closed"] = True
+            said["offset"] = error.header.get("stream-next-offset")
+    click.echo(json.encode(said), err=True)
 
 
 def status_of(error: ClientError) -> int:
-    """Return the exit status for an error."""
+    """The exit status of a failure."""
     if isinstance(error, Rejected):
         return _STATUSES.get(error.status, FAILED)
     kinds: tuple[tuple[type[ClientError], int], ...] = (

@@ -1,4 +1,4 @@
-"""Commands ``create``, ``append``, ``close``, ``fork`` and ``delete``."""
+"""``create``, ``append``, ``close``, ``fork``, ``delete``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import click
 from msgspec import json
 
-from durable_streams_tw.cli.client_input import LineBatcher, PieceBatcher, StdinReader
+from durable_streams_tw.cli.client_input import Input, Lines, Pieces
 from durable_streams_tw.cli.client_options import (
     ClientOptions,
     Duration,
@@ -22,12 +22,9 @@ from durable_streams_tw.protocol import content_types
 
 _expiry = (
     click.option(
-        "--ttl",
-        type=Duration(),
-        metavar="TIME",
-        help="Expire after this time without access, such as 1h.",
+        "--ttl", type=Duration(), metavar="TIME", help="Expire when unused for so long, as 1h."
     ),
-    click.option("--expires-at", metavar="TIMESTAMP", help="Expire at this time (RFC 3339)."),
+    click.option("--expires-at", metavar="TIMESTAMP", help="Expire then (RFC 3339)."),
 )
 
 
@@ -39,13 +36,11 @@ def _with_expiry(command: Any) -> Any:
 
 @click.command()
 @click.argument("stream")
-@click.option("-t", "--content-type", metavar="TYPE", help="Content type of the stream.")
+@click.option("-t", "--content-type", metavar="TYPE", help="What the stream is made of.")
 @_with_expiry
-@click.option("--closed", is_flag=True, help="Close the stream after its initial content.")
-@click.option("-d", "--data", metavar="TEXT", help="Initial content.")
-@click.option(
-    "-f", "--file", type=click.File("rb"), help="File with the initial content, - for stdin."
-)
+@click.option("--closed", is_flag=True, help="Make it closed: it has what is given now.")
+@click.option("-d", "--data", metavar="TEXT", help="Its first content.")
+@click.option("-f", "--file", type=click.File("rb"), help="The same from a file, - for stdin.")
 @json_option
 @with_client_options()
 def create(
@@ -59,12 +54,12 @@ def create(
     file: BinaryIO | None,
     as_json: bool,
 ) -> None:
-    """Create a stream unless it exists.
+    """Make a stream, or make sure that it is there.
 
-    STREAM is a URL, or a name relative to --url.
+    STREAM is a URL, or a name below --url.
     """
     target = access.target(stream)
-    content = _content(data, file) or b""
+    content = _given(data, file) or b""
 
     async def work(reactor: Any) -> None:
         client = access.client(reactor, target)
@@ -72,11 +67,11 @@ def create(
             target,
             content_type,
             content,
-            ttl=_whole_seconds(ttl),
+            ttl=_whole(ttl),
             expires_at=expires_at,
             closed=closed,
         )
-        _print_info(target, info, as_json)
+        _say_info(target, info, as_json)
 
     run(work, as_json=as_json)
 
@@ -84,11 +79,11 @@ def create(
 @click.command()
 @click.argument("source")
 @click.argument("stream")
-@click.option("--offset", help="Offset in the source at which the fork starts (default: its tail).")
+@click.option("--offset", help="Where the fork leaves its source (default: the source's end).")
 @click.option(
     "--sub-offset",
     type=click.IntRange(min=0),
-    help="Messages (JSON) or bytes after that offset.",
+    help="How many messages (JSON) or bytes behind that offset.",
 )
 @_with_expiry
 @json_option
@@ -103,55 +98,48 @@ def fork(
     expires_at: str | None,
     as_json: bool,
 ) -> None:
-    """Create a stream that starts with the contents of another one.
+    """Make a stream that begins as another one does.
 
-    STREAM shares the contents of SOURCE up to the offset. Later appends to one do not affect the
-    other.
+    STREAM shares what SOURCE has up to the offset; both go on by themselves from there.
     """
     origin, target = access.target(source), access.target(stream)
     if origin.origin != target.origin:
-        raise click.UsageError("The fork must be on the same server as its source.")
+        raise click.UsageError("a fork is on the same server as its source")
 
     async def work(reactor: Any) -> None:
         client = access.client(reactor, target, origin)
         info = await client.create(
             target,
-            ttl=_whole_seconds(ttl),
+            ttl=_whole(ttl),
             expires_at=expires_at,
             source=origin,
             fork_offset=offset,
             fork_sub_offset=sub_offset,
         )
-        _print_info(target, info, as_json)
+        _say_info(target, info, as_json)
 
     run(work, as_json=as_json)
 
 
 @click.command()
 @click.argument("stream")
-@click.option("-d", "--data", metavar="TEXT", help="Data to append instead of stdin.")
-@click.option("-f", "--file", type=click.File("rb"), help="File to append instead of stdin.")
-@click.option("-l", "--lines", is_flag=True, help="Append stdin line by line as it arrives.")
-@click.option(
-    "--pieces", is_flag=True, help="Append stdin in pieces as it arrives, without regard to lines."
-)
-@click.option(
-    "-t",
-    "--content-type",
-    metavar="TYPE",
-    help="Content type of the stream (default: that of the stream).",
-)
-@click.option("--close", is_flag=True, help="Close the stream after the append.")
-@click.option("--seq", metavar="TEXT", help="Stream-Seq header of a single append.")
+@click.option("-d", "--data", metavar="TEXT", help="What to append, in place of stdin.")
+@click.option("-f", "--file", type=click.File("rb"), help="The same from a file.")
+@click.option("-l", "--lines", is_flag=True, help="Append stdin line by line, as lines come.")
+@click.option("--pieces", is_flag=True, help="Append stdin as its bytes come, lines or not.")
+@click.option("-t", "--content-type", metavar="TYPE", help="Of the stream (default: ask it).")
+@click.option("--close", is_flag=True, help="Close the stream behind it.")
+@click.option("--seq", metavar="TEXT", help="Stream-Seq of a single append.")
 @click.option(
     "--producer",
     metavar="NAME",
-    help="Append exactly once as this idempotent producer; fences earlier producers of this name.",
+    help="Append once, however often it has to be sent, as this producer; whoever had the name "
+    "before is shut out.",
 )
 @click.option(
     "--epoch",
     type=click.IntRange(min=0),
-    help="Epoch of the producer (default: the time in ms).",
+    help="The producer's epoch (default: the time, in milliseconds).",
 )
 @json_option
 @with_client_options()
@@ -169,62 +157,58 @@ def append(
     epoch: int | None,
     as_json: bool,
 ) -> None:
-    """Append standard input or the given data to a stream.
+    """Add to a stream, from standard input or as given.
 
-    Sends one atomic append. With --lines or --pieces appends standard input as it arrives, as an
-    idempotent producer, so that retries append nothing twice. In a JSON stream each line is a
-    message.
+    All of it is one append, carried out whole or not at all. With --lines or --pieces it is
+    appended while it comes, by a producer: what has to be sent again is not appended again. In
+    a JSON stream each line is a message.
     """
     target = access.target(stream)
-    streaming = lines or pieces
+    flowing = lines or pieces
     if lines and pieces:
-        raise click.UsageError("--lines cannot be combined with --pieces.")
-    if streaming and (data is not None or file is not None or seq is not None):
-        raise click.UsageError(
-            "--lines and --pieces cannot be combined with --data, --file or --seq."
-        )
+        raise click.UsageError("--lines or --pieces, not both")
+    if flowing and (data is not None or file is not None or seq is not None):
+        raise click.UsageError("--lines and --pieces append standard input, without --seq")
     if epoch is not None and producer is None:
-        raise click.UsageError("--epoch requires --producer.")
+        raise click.UsageError("--epoch is a --producer's")
     if seq is not None and producer is not None:
-        raise click.UsageError("--seq cannot be combined with --producer.")
-    content = _content(data, file)
+        raise click.UsageError("--seq or --producer, not both")
+    content = _given(data, file)
 
     async def work(reactor: Any) -> None:
         client: StreamClient = access.client(reactor, target)
         kind = content_type or (await client.head(target)).content_type
-        if streaming:
+        if flowing:
             source = Producer(client, target, kind, name=producer, epoch=epoch)
-            done = await _append_input(StdinReader(reactor), source, lines, close)
+            done = await _flow(Input(reactor), source, lines, close)
         else:
-            body = await StdinReader(reactor).whole() if content is None else content
+            body = await Input(reactor).whole() if content is None else content
             if not body and close:
                 done = await client.close(target)
             elif not body:
-                raise click.UsageError("No data to append.")
+                raise click.UsageError("there is nothing to append")
             elif producer is not None:
                 named = Producer(client, target, kind, name=producer, epoch=epoch)
                 done = await named.send(body, close=close)
             else:
                 done = await client.append(target, body, kind, close=close, seq=seq)
         if done is not None:
-            _print_written(done, as_json)
+            _say_written(done, as_json)
 
     run(work, as_json=as_json)
 
 
-async def _append_input(
-    source: StdinReader, producer: Producer, lines: bool, close: bool
-) -> Written | None:
-    """Append input as it arrives. Input that arrives during a request forms the next batch."""
+async def _flow(source: Input, producer: Producer, lines: bool, close: bool) -> Written | None:
+    """Append input as it comes: while one batch is on its way, the next one gathers."""
     is_json = content_types.is_json(producer.content_type)
     if is_json and not lines:
-        raise click.UsageError("Use --lines to append to a JSON stream, with one message per line.")
-    batcher = LineBatcher(is_json) if lines else PieceBatcher()
+        raise click.UsageError("a JSON stream has messages: use --lines, with one on each")
+    cut = Lines(is_json) if lines else Pieces()
     done = None
     while (piece := await source.take()) is not None:
-        for batch in batcher.feed(piece):
+        for batch in cut.feed(piece):
             done = await producer.send(batch)
-    for batch in batcher.end():
+    for batch in cut.end():
         done = await producer.send(batch)
     return await producer.send(close=True) if close else done
 
@@ -234,11 +218,11 @@ async def _append_input(
 @json_option
 @with_client_options()
 def close(access: ClientOptions, stream: str, as_json: bool) -> None:
-    """Close a stream: its readers reach the end, and appends are refused."""
+    """End a stream: its readers are told, and nothing can be appended any more."""
     target = access.target(stream)
 
     async def work(reactor: Any) -> None:
-        _print_written(await access.client(reactor, target).close(target), as_json)
+        _say_written(await access.client(reactor, target).close(target), as_json)
 
     run(work, as_json=as_json)
 
@@ -248,34 +232,34 @@ def close(access: ClientOptions, stream: str, as_json: bool) -> None:
 @json_option
 @with_client_options()
 def delete(access: ClientOptions, stream: str, as_json: bool) -> None:
-    """Delete a stream and its contents."""
+    """Remove a stream and all that is in it."""
     target = access.target(stream)
 
     async def work(reactor: Any) -> None:
         await access.client(reactor, target).delete(target)
         if as_json:
-            _print_json({"deleted": target.url})
+            _say({"deleted": target.url})
 
     run(work, as_json=as_json)
 
 
-def _content(data: str | None, file: BinaryIO | None) -> bytes | None:
+def _given(data: str | None, file: BinaryIO | None) -> bytes | None:
     if data is not None and file is not None:
-        raise click.UsageError("--data cannot be combined with --file.")
+        raise click.UsageError("--data or --file, not both")
     if file is not None:
         return file.read()
     return None if data is None else data.encode("utf-8", "surrogateescape")
 
 
-def _whole_seconds(ttl: float | None) -> int | None:
+def _whole(ttl: float | None) -> int | None:
     if ttl is not None and ttl != int(ttl):
-        raise click.UsageError("--ttl: expected a whole number of seconds.")
+        raise click.UsageError("--ttl is a whole number of seconds")
     return None if ttl is None else int(ttl)
 
 
-def _print_info(target: Target, info: Info, as_json: bool) -> None:
+def _say_info(target: Target, info: Info, as_json: bool) -> None:
     if as_json:
-        _print_json(
+        _say(
             {
                 "url": target.url,
                 "contentType": info.content_type,
@@ -285,13 +269,13 @@ def _print_info(target: Target, info: Info, as_json: bool) -> None:
             }
         )
     else:
-        click.echo(f"{'Created' if info.created else 'Already exists'}: {target.url}")
+        click.echo(f"{'created' if info.created else 'there already'}: {target.url}")
 
 
-def _print_written(done: Written, as_json: bool) -> None:
+def _say_written(done: Written, as_json: bool) -> None:
     if as_json:
-        _print_json({"offset": done.offset, "closed": done.closed, "duplicate": done.duplicate})
+        _say({"offset": done.offset, "closed": done.closed, "duplicate": done.duplicate})
 
 
-def _print_json(value: dict[str, Any]) -> None:
+def _say(value: dict[str, Any]) -> None:
     click.echo(json.encode(value))

@@ -1,4 +1,4 @@
-"""Command ``dev``: a development server without configuration."""
+"""``dev``: a server to try out, without any configuration."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PRESET = {setting.name: (setting.dev,) for setting in TABLE if setting.dev is no
 @click.command(cls=SettingsCommand)
 @with_dev_settings
 def dev(**options: Any) -> None:
-    """Run a development server on this machine, with streams in memory.
+    """Serve streams from memory on this machine, to try out.
 
-    Listens on 127.0.0.1 only; streams are lost when it stops. Reads no environment variables and
-    no file. Ctrl-C stops it.
+    Only this machine can reach it, and what is written is gone when it stops. Neither the
+    environment nor a file is read. Ctrl-C stops it.
     """
     try:
         configuration = Configuration([CommandLine(given(options)), Preset(PRESET, "dev")])
@@ -40,31 +40,27 @@ def dev(**options: Any) -> None:
     except ConfigurationError as bad:
         raise InvalidSettings(bad) from None
     if status == 0:
-        # Start on a new line, after the ^C that a terminal prints.
+        # Behind the ^C that a terminal shows.
         click.echo("\nStopped.")
     sys.exit(status)
 
 
 def greeting(url: str, *, console: bool) -> str:
-    """Return the text that ``dev`` prints once it listens, with commands to copy.
-
-    ``url`` is the URL of the streams, with a trailing slash.
-    """
+    """What is said when the streams at this URL, with a slash at its end, can be reached: lines to
+    be copied into another shell."""
     stream = f"{url}hello"
-    look = (
-        f"\nOpen the console in a browser:\n\n  {urljoin(url, '/-/console')}\n" if console else ""
-    )
+    look = f"\nLook at it in a browser:\n\n  {urljoin(url, '/-/console')}\n" if console else ""
     return f"""\
 Durable streams are at {url}
-Streams are in memory and are lost when the server stops. Press Ctrl-C to stop.
+in memory: what you write is gone when this stops. Ctrl-C stops it.
 
-Create a stream, append to it, read it:
+Make a stream, append to it, read it:
 
   curl -X PUT {stream} -H 'Content-Type: text/plain'
   curl -X POST {stream} -H 'Content-Type: text/plain' -d 'first line'
   curl {stream}
 
-Follow the stream while another shell appends:
+Follow it, while another shell appends:
 
   curl -N '{stream}?offset=-1&live=sse'
 {look}"""

@@ -1,4 +1,4 @@
-"""Command ``run``: the server in the foreground."""
+"""``run``: the server in the foreground."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ from durable_streams_tw.service.sources import ConfigurationError
 def run(**options: Any) -> None:
     """Run the server in the foreground.
 
-    Logs to standard output. Stops on SIGTERM or Ctrl-C.
-
-    Options (--max-body) override environment variables (DURABLE_STREAMS_MAX_BODY), which override
-    the file (max-body), which overrides the defaults.
+    Until SIGTERM or Ctrl-C, logging to standard output. An option stands before the variable of
+    the environment of the same name (--max-body: DURABLE_STREAMS_MAX_BODY), that before the key
+    in the file (max-body), and that before the default.
     """
     configuration = configuration_of(options)
-    # Imported here: invalid settings are reported without waiting for the import of Twisted.
+    # Twisted only now: settings that are wrong are refused at once.
     from durable_streams_tw.service.run import serve
 
     try:

@@ -1,11 +1,11 @@
-"""Table of settings: options, environment variables, file keys and the reference page.
+"""The one table of what can be chosen.
 
-Each row is an option of ``twistd durable-streams`` and of ``durable-streams-server run``, an
-environment variable, a key of the configuration file, and an entry of docs/configuration.md. All
-sources give text to the same parser.
+A row here is an option of ``twistd durable-streams`` and of ``durable-streams-server run``, a
+variable of the environment, a key of the configuration file, and a paragraph of the reference
+page. All are read as text by the same parser, so the same text means the same everywhere.
 
-To add a setting, add a row. ``configuration["its-name"]`` is its value; a row with ``field`` also
-sets that field of `http.settings.Settings`.
+To add a setting, add a row. ``configuration["its-name"]`` is its value; with ``field`` it also
+becomes that field of `http.settings.Settings`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from durable_streams_tw.storage import limits
 #: PROTOCOL.md §13.1.
 DEFAULT_PORT: Final = 4437
 
-#: Text printed in place of a secret.
+#: Stands for what is not printed.
 REDACTED: Final = parsers.REDACTED
 
-#: Prefix of the environment variables.
+#: What the variables of the environment begin with.
 PREFIX: Final = "DURABLE_STREAMS_"
 
 
 class Setting(Struct, frozen=True, kw_only=True):
-    """Setting that an operator may change.
+    """Something that whoever runs the server may choose.
 
-    ``meaning`` is a phrase for ``--help``; ``more`` is Markdown that only the reference page
-    has. ``default`` is text, None for no value. A ``list`` may be given several times, and its
-    default is split at spaces. ``parse`` reads one text and raises `InvalidValue`.
+    ``meaning`` is half a sentence for ``--help``; ``more`` are sentences, in Markdown, that only
+    the reference page has. ``default`` is a text as somebody would write it, None is nothing at
+    all. A ``list`` may be given several times, and its default is split at spaces. ``parse``
+    reads one text and raises `units.InvalidValue`.
 
-    ``secret`` keeps the value out of all output; ``redact`` removes the secret parts of a value.
-    ``dev`` is the value that the ``dev`` command sets; ``in_dev`` says whether that command has
-    the option.
+    ``secret`` keeps the value out of everything that is printed; ``shown`` takes out of a text
+    what may be secret in it. ``dev`` is what the ``dev``
+    command sets; ``in_dev`` says whether that command has the option.
     """
 
     name: str
@@ -60,18 +61,18 @@ class Setting(Struct, frozen=True, kw_only=True):
 
     @property
     def variable(self) -> str:
-        """Name of the environment variable."""
+        """Its variable in the environment."""
         return PREFIX + self.name.upper().replace("-", "_")
 
     def printable(self, text: str) -> str:
-        """Return a value of this setting with its secrets redacted."""
+        """A text of it, without anything secret."""
         if self.secret:
             return REDACTED
         return text if self.redact is None else self.redact(text)
 
     @property
     def defaults(self) -> tuple[str, ...]:
-        """Texts of the default, empty if there is none."""
+        """The texts that stand for it when nobody says anything."""
         if self.default is None:
             return ()
         return tuple(self.default.split()) if self.kind == "list" else (self.default,)
@@ -88,13 +89,13 @@ def _flag(name: str, group: str, meaning: str, **more: Any) -> Setting:
     )
 
 
-_LISTENING = "Listening"
-_STORAGE = "Storage"
-_READING = "Reading"
-_LIMITS = "Limits and timeouts"
-_BROWSERS = "Browsers, caches and proxies"
-_ACCESS = "Access control"
-_OPERATIONS = "Operations"
+_LISTENING = "Where it listens"
+_KEEPING = "What it keeps"
+_READING = "Readers"
+_BOUNDS = "Bounds"
+_BROWSERS = "Browsers, caches, proxies"
+_CLIENTS = "Who may do what"
+_OPERATORS = "Operators"
 _WEBHOOKS = "Webhooks"
 
 TABLE: Final[tuple[Setting, ...]] = (
@@ -102,7 +103,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         name="port",
         group=_LISTENING,
         meaning="TCP port to listen on",
-        more="With 0 the operating system chooses a free port, which the log names.",
+        more="0 lets the system choose one; the log says which.",
         parse=parsers.port,
         default=str(DEFAULT_PORT),
         metavar="N",
@@ -111,7 +112,7 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="interface",
         group=_LISTENING,
-        meaning="address to listen on (default: all IPv4 and IPv6 addresses)",
+        meaning="address to listen on with port (without it: all IPv4 and IPv6 addresses)",
         parse=parsers.interface,
         metavar="ADDRESS",
         short="i",
@@ -121,12 +122,12 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="listen",
         group=_LISTENING,
-        meaning="Twisted endpoint to listen on, instead of port and interface; repeatable",
+        meaning="Twisted endpoint to listen on in place of port and interface; repeatable",
         more=(
             "Any [endpoint](https://docs.twisted.org/en/stable/core/howto/endpoints.html), e.g. "
             "`tcp:4437:interface=127.0.0.1`, `unix:/run/streams.sock` or "
-            "`ssl:443:privateKey=key.pem:certKey=cert.pem`. The default `backlog=` is 4,096, or "
-            "the limit of the operating system if that is lower."
+            "`ssl:443:privateKey=key.pem:certKey=cert.pem`. Without a `backlog=` of its own it has "
+            "room for 4,096 clients that come at once, or what the system allows."
         ),
         parse=parsers.endpoint,
         kind="list",
@@ -136,8 +137,8 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="root",
         group=_LISTENING,
-        meaning="URL path prefix of the streams",
-        more="Subscriptions are below it at `__ds/`: see [subscriptions](subscriptions.md).",
+        meaning="path under which streams live",
+        more="Subscriptions are at `__ds/` below it: see [subscriptions](subscriptions.md).",
         parse=parsers.root,
         default="/v1/stream/",
         metavar="PATH",
@@ -145,16 +146,16 @@ TABLE: Final[tuple[Setting, ...]] = (
     _flag(
         "fast-channel",
         _LISTENING,
-        "serve HTTP/1.1 with the built-in engine; off: with twisted.web, which is slower",
+        "answer HTTP/1.1 on a channel of our own; without it twisted.web does, slower",
         default="true",
     ),
     Setting(
         name="data-dir",
-        group=_STORAGE,
-        meaning="directory in which streams are stored (default: memory only, lost at exit)",
+        group=_KEEPING,
+        meaning="directory that keeps the streams (without it: memory, nothing is kept)",
         more=(
-            "Created if it does not exist. A relative path is relative to the working directory of "
-            "the server, also in a configuration file."
+            "It is made if it is missing. A relative path starts at the directory that the "
+            "server is started in, also when it stands in a file."
         ),
         parse=parsers.directory,
         metavar="DIR",
@@ -164,9 +165,9 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-stored",
-        group=_STORAGE,
-        meaning="maximum size of all streams in data-dir (default: limited by the disk)",
-        more="Writes beyond it are refused with 507.",
+        group=_KEEPING,
+        meaning="how much streams may take in data-dir (without it: what the disk has)",
+        more="Beyond it, what would grow is answered 507.",
         parse=parsers.size,
         metavar="SIZE",
         field="max_stored",
@@ -174,12 +175,12 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-producers",
-        group=_STORAGE,
-        meaning="idempotent producers remembered per stream; 0: no limit",
+        group=_KEEPING,
+        meaning="how many idempotent producers a stream remembers; 0: all",
         more=(
-            "A stream remembers at least this many of the producers that appended last, and at "
-            "most twice as many. A forgotten producer is treated as new: it must start at "
-            "sequence 0, and its older epochs are no longer fenced."
+            "Those that appended last are remembered: at least so many of them, at most twice as "
+            "many. One that is forgotten is treated as new: it has to begin with sequence 0 again, "
+            "and older epochs of it are not fenced any more."
         ),
         parse=parsers.count,
         default=str(limits.MAX_PRODUCERS),
@@ -189,7 +190,7 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="long-poll-timeout",
         group=_READING,
-        meaning="maximum wait of a long-poll",
+        meaning="how long a long-poll waits",
         parse=parsers.seconds,
         default="30s",
         metavar="TIME",
@@ -198,11 +199,10 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="sse-reconnect-interval",
         group=_READING,
-        meaning="maximum lifetime of an SSE connection, after which the client reconnects",
+        meaning="after how long at most an event stream is ended, to be resumed",
         more=(
-            "Each connection ends after a random time between 80 % and 100 % of it, so that "
-            "clients that connected together, for example after a restart, do not reconnect "
-            "together."
+            "Each connection lives for a random time between four fifths of it and the whole, so "
+            "that readers that came together, after a restart say, do not come back together."
         ),
         parse=parsers.seconds,
         default="60s",
@@ -212,11 +212,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="max-chunk",
         group=_READING,
-        meaning="approximate size of one read response (default: everything up to the tail)",
+        meaning="about how much one read returns (without it: everything up to the tail)",
         more=(
-            "A response is sent in pieces, of which one at a time is in memory, so its size needs "
-            "no limit. With this setting a client must read on until a response has the header "
-            "`Stream-Up-To-Date`; some clients read only the first response."
+            "An answer is sent in pieces and held in memory one piece at a time, however long it "
+            "is. With this setting a reader gets pages, and has to ask again until an answer "
+            "carries Stream-Up-To-Date; some clients take only the first page."
         ),
         parse=parsers.size,
         metavar="SIZE",
@@ -224,9 +224,9 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-body",
-        group=_LIMITS,
-        meaning="maximum size of a request body",
-        more="Larger requests are refused with 413.",
+        group=_BOUNDS,
+        meaning="the largest request body",
+        more="A larger one is answered 413.",
         parse=parsers.size,
         default="64MiB",
         metavar="SIZE",
@@ -234,12 +234,12 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-body-memory",
-        group=_LIMITS,
-        meaning="maximum memory for the bodies of all requests (default: 256MiB, or max-body if "
-        "that is more)",
+        group=_BOUNDS,
+        meaning="how much the bodies of all requests may take together (without it: 256MiB, or "
+        "max-body where that is more)",
         more=(
-            "A body counts from its first byte until the response. Beyond the limit, the largest "
-            "upload in progress is refused with 503 and `Retry-After`. Must be at least "
+            "A body counts from its first byte until its request is answered. Where they take "
+            "more, the largest that is still arriving is answered 503 with `Retry-After`. At least "
             "`max-body`. See [sizing](how-to/sizing.md#memory)."
         ),
         parse=parsers.size,
@@ -248,11 +248,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-unread-memory",
-        group=_LIMITS,
-        meaning="maximum memory for responses that clients have not read yet",
+        group=_BOUNDS,
+        meaning="how much answers that clients do not read may take together",
         more=(
-            "Beyond it the connections with the most unread bytes are closed; their clients can "
-            "resume. Counts connections of the built-in HTTP/1.1 engine (`fast-channel`)."
+            "Beyond it connections are cut, those that hold most first; their clients can resume. "
+            "It counts what clients of the `fast-channel` leave unread."
         ),
         parse=parsers.size,
         default="256MiB",
@@ -261,8 +261,8 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="request-header-timeout",
-        group=_LIMITS,
-        meaning="maximum time to receive the head of a request",
+        group=_BOUNDS,
+        meaning="how long the head of a request may take",
         parse=parsers.seconds,
         default="10s",
         metavar="TIME",
@@ -270,11 +270,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="request-body-timeout",
-        group=_LIMITS,
-        meaning="maximum pause within a request body",
+        group=_BOUNDS,
+        meaning="how long a request body may pause",
         more=(
-            "After a longer pause the request is refused with 408, and nothing is appended. A slow "
-            "body without such a pause is accepted."
+            "Longer pauses are answered 408, and nothing is appended. However slow, a body that "
+            "does not pause for so long is taken."
         ),
         parse=parsers.seconds,
         default="120s",
@@ -283,8 +283,8 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="idle-timeout",
-        group=_LIMITS,
-        meaning="how long an idle connection is kept open",
+        group=_BOUNDS,
+        meaning="how long a connection is kept between two requests",
         parse=parsers.seconds,
         default="60s",
         metavar="TIME",
@@ -292,8 +292,8 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-connections",
-        group=_LIMITS,
-        meaning="maximum number of connections; 0: no limit",
+        group=_BOUNDS,
+        meaning="how many connections there may be; 0: any number",
         parse=parsers.count,
         default=str(MAX_CONNECTIONS),
         metavar="N",
@@ -301,8 +301,8 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-connections-per-address",
-        group=_LIMITS,
-        meaning="maximum number of connections per client address; 0: no limit",
+        group=_BOUNDS,
+        meaning="how many of them one address may have; 0: any number",
         parse=parsers.count,
         default="0",
         metavar="N",
@@ -311,10 +311,10 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="cors-origin",
         group=_BROWSERS,
-        meaning="origin whose web pages may use the server, * for all, local for this machine; "
-        "repeatable",
+        meaning="origin whose pages may use the server, * for all, local for those of this "
+        "machine; repeatable",
         more=(
-            "Pages of other origins cannot read responses, and their writes are refused with 403."
+            "Pages of others can read no answer, and what they ask to be changed is answered 403."
         ),
         parse=parsers.origin,
         kind="list",
@@ -326,11 +326,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="cors-header",
         group=_BROWSERS,
-        meaning="additional request header that web pages may send; repeatable",
+        meaning="request header field that pages may send beside those of the protocol; repeatable",
         more=(
-            "For headers that a proxy or an authentication layer in front of the server reads, "
-            "such as `X-Request-Id`. The headers of the protocol, `Authorization`, `traceparent` "
-            "and `tracestate` are always allowed."
+            "For fields that a proxy or an authentication layer before the server reads, such as "
+            "`X-Request-Id`. Always allowed are the fields of the protocol, `Authorization`, "
+            "`traceparent` and `tracestate`."
         ),
         parse=parsers.field_name,
         kind="list",
@@ -340,7 +340,7 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="cache",
         group=_BROWSERS,
-        meaning="whether shared caches may store read responses: public or private",
+        meaning="whether shared caches may keep what is read: public or private",
         parse=parsers.choice("public", "private"),
         choices=("public", "private"),
         default="public",
@@ -349,20 +349,20 @@ TABLE: Final[tuple[Setting, ...]] = (
     _flag(
         "trust-proxy",
         _BROWSERS,
-        "trust X-Forwarded-Proto, X-Forwarded-Host and X-Forwarded-For",
-        more="Any client can send these headers: use it only behind a proxy that sets them.",
+        "believe X-Forwarded-Proto, X-Forwarded-Host and X-Forwarded-For",
+        more="Any client can send these: only for a server behind a proxy that sets them.",
         field="trust_proxy",
         in_dev=False,
     ),
     Setting(
         name="auth",
-        group=_ACCESS,
-        meaning="how bearer tokens are verified: file:PATH or jwt:...; repeatable (default: no "
-        "authentication)",
+        group=_CLIENTS,
+        meaning="who knows the clients' tokens: file:PATH or jwt:...; repeatable (without it: "
+        "everybody may do everything)",
         more=(
             "`file:tokens.toml`, or "
             "`jwt:issuer=https://id.example,audience=streams,jwks=https://id.example/jwks.json`. "
-            "See [authentication](auth.md)."
+            "See [who may do what](auth.md)."
         ),
         parse=parsers.auth,
         redact=parsers.redact_auth,
@@ -372,12 +372,12 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="auth-cookie",
-        group=_ACCESS,
-        meaning="cookie that may carry the bearer token, for EventSource",
+        group=_CLIENTS,
+        meaning="cookie that may hold a client's token, for EventSource",
         more=(
-            "Browsers send cookies with the requests of any page. Writes with a cookie are "
-            "therefore refused unless the page has the server's own origin or one that "
-            "`cors-origin` lists by name."
+            "Browsers send it along with the requests of any page; so what changes something is "
+            "then refused for pages of other origins than the server's own and those that "
+            "`cors-origin` names one by one."
         ),
         parse=parsers.cookie,
         metavar="NAME",
@@ -386,12 +386,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-rate",
-        group=_ACCESS,
-        meaning="maximum request rate per client, such as 100/s; 0: no limit",
+        group=_CLIENTS,
+        meaning="how many requests each client may make, such as 100/s; 0: any number",
         more=(
-            "Bursts of that many requests are allowed. Requests beyond it are refused with 429 and "
-            "`Retry-After`. A client is the subject of its token, or without a token its address "
-            "(for IPv6 the /64 network)."
+            "As many may come at once. What is beyond it is answered 429 with `Retry-After`. A "
+            "client is whoever its token says, and without one its address (of IPv6 the /64)."
         ),
         parse=parsers.rate,
         default="0",
@@ -400,11 +399,12 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="allowed-host",
-        group=_ACCESS,
-        meaning="accepted Host name, or local for names of this machine; repeatable (default: any)",
+        group=_CLIENTS,
+        meaning="name by which the server may be called, or local for those of this machine; "
+        "repeatable (without it: any)",
         more=(
-            "Requests for other hosts are refused with 403. This protects against DNS rebinding, "
-            "where a web page lets its own name resolve to this server."
+            "A request for another is answered 403. It keeps out pages that have their own name "
+            "lead to this server (DNS rebinding)."
         ),
         parse=parsers.host,
         kind="list",
@@ -414,11 +414,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="log-format",
-        group=_OPERATIONS,
-        meaning="format of the log: text or json",
+        group=_OPERATORS,
+        meaning="what a line of the log is: text or json",
         more=(
-            "In [JSON](observability.md#logs) each line is one flat object. Under twistd the log "
-            "goes to twistd's `--logfile`, which twistd then does not rotate."
+            "In [JSON](observability.md#logs) each line is one flat object. Under twistd it goes "
+            "to twistd's `--logfile`, which is then not rotated by twistd."
         ),
         parse=parsers.choice("text", "json"),
         choices=("text", "json"),
@@ -427,58 +427,58 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     _flag(
         "metrics",
-        _OPERATIONS,
-        "serve Prometheus metrics at /-/metrics",
-        more="Labels have no names of streams or clients: see [observability](observability.md).",
+        _OPERATORS,
+        "count what is done, for Prometheus, at /-/metrics",
+        more="Numbers only, no names: see [observability](observability.md).",
         default="true",
     ),
     _flag(
         "tracing",
-        _OPERATIONS,
-        "send a span for each request to an OpenTelemetry collector",
+        _OPERATORS,
+        "give a span for each request to an OpenTelemetry collector",
         more=(
-            "Requires the extra `tracing`. `OTEL_*` variables configure the exporter: see "
+            "Needs the extra `tracing`; `OTEL_*` variables say where the collector is: see "
             "[observability](observability.md#traces)."
         ),
     ),
     _flag(
         "listing",
-        _OPERATIONS,
-        "serve a list of all streams at /-/streams",
-        more="Shows the names of all streams. Without `auth` every client can read it.",
+        _OPERATORS,
+        "list the streams at /-/streams",
+        more="Whoever may ask, which without `auth` is everybody, learns the names of all streams.",
         dev="true",
     ),
     _flag(
         "console",
-        _OPERATIONS,
-        "serve a web console at /-/console, and the listing",
+        _OPERATORS,
+        "serve a console for browsers at /-/console, and the listing with it",
         more="See [the console](console.md).",
         dev="true",
     ),
     Setting(
         name="public-url",
         group=_WEBHOOKS,
-        meaning="external URL of this server, for callback URLs of webhooks (default: the "
-        "listening address)",
-        more="Scheme, host, and the path that a proxy adds before `root`.",
+        meaning="where others reach this server: webhooks call back there (without it: where it "
+        "listens)",
+        more="Scheme, host, and what a proxy has before `root`.",
         parse=parsers.public_url,
         metavar="URL",
     ),
     _flag(
         "allow-local-webhooks",
         _WEBHOOKS,
-        "allow webhook URLs on this machine, also without TLS",
+        "let webhooks lead to this machine, without TLS too",
         more=(
-            "Enabled automatically if the server listens only on loopback addresses and neither "
-            "`public-url` nor `trust-proxy` is set."
+            "It is on by itself while the server listens on the loopback only, without "
+            "`public-url` and `trust-proxy`."
         ),
         field="allow_local_webhooks",
     ),
     _flag(
         "rotate-webhook-key",
         _WEBHOOKS,
-        "create a new key for webhook signatures at this start",
-        more="The new key signs after ten minutes; until then the old one does.",
+        "make a new key for webhook signatures at this start",
+        more="It takes over after ten minutes.",
         field="rotate_webhook_key",
         in_dev=False,
     ),

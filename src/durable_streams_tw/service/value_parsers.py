@@ -1,7 +1,7 @@
-"""Parsers of setting values: times, sizes, paths, origins.
+"""Times, sizes, paths and origins as people write them.
 
-Each parser raises `InvalidValue` with the expected form; the caller adds the name of the setting
-and its source.
+Every parser raises `InvalidValue`, which says what would be right. Who asked for the value knows
+where it stands, and puts that before it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BYTES: Final = {
     "gb": 1024**3,
     "gib": 1024**3,
 }
-# RFC 6454 §6.2: the Origin header of a browser, except "null".
+# RFC 6454 §6.2: what a browser sends as Origin, for pages that have one.
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]+)?")
 _PUBLIC_URL: Final = re.compile(
     r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?"
@@ -38,13 +38,13 @@ _PUBLIC_URL: Final = re.compile(
 )
 _HOST_NAME: Final = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9._-]+")
 _RATE: Final = re.compile(r"([0-9]{1,9})/([0-9.]*(?:ms|s|m|h))", re.ASCII)
-# RFC 3986 §3.3: segments without percent-escapes, so that each has one spelling.
+# RFC 3986 §3.3: segments without escapes, so that there is one way to write each.
 _ROOT: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/")
 
-# Userinfo and query of a URL.
+# User and password of a URL, and its query.
 _URL_SECRETS: Final = re.compile(r"(?<=://)[^/?#,\s]*(?=@)|(?<=\?)[^,\s]*")
 
-#: Text printed in place of a secret.
+#: Stands for what is not printed.
 REDACTED: Final = "***"
 
 _DAY: Final = 24 * 3600
@@ -53,126 +53,130 @@ _FALSE: Final = frozenset({"false", "no", "off", "0"})
 
 
 class InvalidValue(Exception):
-    """A value has the wrong form. The message says what was expected."""
+    """A value is not understood.
+
+    The message goes on where its name has been said: ``is a size such as 64MiB``.
+    """
 
 
 def seconds(text: str) -> float:
-    """Parse a time such as ``500ms``, ``30s``, ``2m`` or ``1h``; a bare number is in seconds."""
+    """A time such as ``500ms``, ``30s``, ``2m`` or ``1h``; a bare number means seconds."""
     match = _NUMBER.fullmatch(text.strip())
     factor = None if match is None else _SECONDS.get(match[2].lower())
     if match is None or factor is None:
-        raise InvalidValue("expected a time such as 500ms, 30s, 2m or 1h")
+        raise InvalidValue("is a time such as 500ms, 30s, 2m or 1h")
     value = float(match[1]) * factor
     if not 0 < value <= _DAY:
-        raise InvalidValue("expected a time of more than 0 and at most 24h")
+        raise InvalidValue("is more than nothing and at most a day")
     return value
 
 
 def size(text: str) -> int:
-    """Parse a size such as ``512k`` or ``64MiB`` in units of 1024; a bare number is in bytes."""
+    """A size such as ``512k`` or ``64MiB``, in units of 1024; a bare number means bytes."""
     match = _NUMBER.fullmatch(text.strip())
     factor = None if match is None else _BYTES.get(match[2].lower())
     if match is None or factor is None:
-        raise InvalidValue("expected a size such as 65536, 512k or 64MiB")
+        raise InvalidValue("is a size such as 65536, 512k or 64MiB")
     value = int(float(match[1]) * factor)
     if value < 1:
-        raise InvalidValue("expected at least one byte")
+        raise InvalidValue("is at least one byte")
     return value
 
 
 def count(text: str) -> int:
-    """Parse a non-negative number; 0 usually means no limit."""
+    """A number of things, or 0 for any number."""
     if not re.fullmatch("[0-9]{1,9}", text):
-        raise InvalidValue("expected a number, or 0 for no limit")
+        raise InvalidValue("is a number, or 0 for any number")
     return int(text)
 
 
 def port(text: str) -> int:
-    """Parse a TCP port; with 0 the operating system chooses one."""
+    """A TCP port; 0 lets the system choose one."""
     if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
-        raise InvalidValue("expected a number from 0 to 65535")
+        raise InvalidValue("is a number from 0 to 65535")
     return int(text)
 
 
 def interface(text: str) -> str:
-    """Return a local address without the brackets that an IPv6 address may have."""
+    """An address of this machine; an IPv6 address may stand in brackets."""
     return text.strip("[]")
 
 
 def endpoint(text: str) -> str:
-    """Return the description of an endpoint, which Twisted parses later."""
+    """A description of an endpoint; what it means, Twisted says."""
     if not text.strip():
-        raise InvalidValue("expected an endpoint such as tcp:4437")
+        raise InvalidValue("is an endpoint such as tcp:4437")
     return text
 
 
 def directory(text: str) -> str:
-    """Return the absolute path of a directory: a daemon changes its working directory."""
+    """A directory, absolute from here on: a daemon changes its own."""
     if not text:
-        raise InvalidValue("expected the path of a directory, which may not be empty")
+        raise InvalidValue("names a directory, and may not be empty")
     return os.path.abspath(text)
 
 
 def flag(text: str) -> bool:
-    """Parse a boolean: true, yes, on, 1, false, no, off or 0."""
+    """Yes or no, in the usual words."""
     word = text.strip().lower()
     if word not in _TRUE | _FALSE:
-        raise InvalidValue("expected true or false")
+        raise InvalidValue("is true or false")
     return word in _TRUE
 
 
 def choice(*words: str) -> Callable[[str], str]:
-    """Return a parser that accepts one of these words."""
+    """A parser that takes one of these words."""
 
     def chosen(text: str) -> str:
         if text not in words:
-            raise InvalidValue(f"expected {' or '.join(words)}")
+            raise InvalidValue(f"is {' or '.join(words)}")
         return text
 
     return chosen
 
 
 def root(text: str) -> bytes:
-    """Parse the URL path prefix of the streams; return it without its first slash."""
+    """The path that streams live under, as a raw path behind the first slash."""
     path = text if text.endswith("/") else text + "/"
     segments = path.split("/")
     if _ROOT.fullmatch(path) is None or "." in segments or ".." in segments:
-        raise InvalidValue("expected a path such as /v1/stream/, without percent-escapes")
+        raise InvalidValue("is a path such as /v1/stream/, of plain characters")
     return path[1:].encode("ascii")
 
 
 def origin(text: str) -> str:
-    """Parse an origin as browsers send it, ``*`` (all) or ``local`` (this machine)."""
+    """An origin as browsers send it, ``*`` for all, ``local`` for those of this machine."""
     if text in ("*", LOCAL):
         return text
     if _ORIGIN.fullmatch(text.lower()) is None:
-        raise InvalidValue("expected an origin such as https://app.example, or *, or local")
+        raise InvalidValue("is an origin such as https://app.example, or *, or local")
     return text.lower()
 
 
 def field_name(text: str) -> str:
-    """Parse the name of a header (RFC 9110 §5.1)."""
+    """The name of a header field (RFC 9110 §5.1)."""
     if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}", text) is None or text == "*":
-        raise InvalidValue("expected the name of a header such as X-Request-Id")
+        raise InvalidValue("is the name of a header field such as X-Request-Id")
     return text
 
 
 def host(text: str) -> str:
-    """Parse an accepted host name without a port, or ``local``."""
+    """A name by which the server may be called, or ``local``; no port."""
     if _HOST_NAME.fullmatch(text.lower()) is None:
-        raise InvalidValue("expected a host name such as streams.example, without a port, or local")
+        raise InvalidValue("is a host's name such as streams.example, without a port, or local")
     return text.lower()
 
 
 def auth(text: str) -> str:
-    """Parse ``KIND:ARGUMENT`` of a token checker, which parses its argument later."""
+    """Who knows the tokens: a kind and its argument. What the kind makes of it comes later."""
     if re.fullmatch(r"[a-z][a-z0-9_-]*(?::\S*)?", text) is None:
-        raise InvalidValue("expected KIND:ARGUMENT without spaces, such as file:tokens.toml")
+        raise InvalidValue("is a kind and its argument, such as file:tokens.toml, without spaces")
     return text
 
 
 def redact_auth(text: str) -> str:
-    """Redact a value of ``auth``: userinfo and query of URLs, and arguments of unknown kinds."""
+    """The same without what may be secret: of URLs who asks and what for, and of kinds that are
+    not ours all but their name."""
     kind, colon, _ = text.partition(":")
     if kind == "file":
         return text
@@ -182,26 +186,26 @@ def redact_auth(text: str) -> str:
 
 
 def cookie(text: str) -> str:
-    """Parse the name of a cookie."""
+    """The name of a cookie."""
     if COOKIE_NAME.fullmatch(text) is None:
-        raise InvalidValue("expected the name of a cookie such as __Host-token")
+        raise InvalidValue("is the name of a cookie, such as __Host-token")
     return text
 
 
 def rate(text: str) -> Rate | None:
-    """Parse a rate such as ``100/s``; 0 is no limit."""
+    """So many in a time, such as ``100/s``; 0 is any number."""
     if text == "0":
         return None
     match = _RATE.fullmatch(text)
     if match is None or not int(match[1]):
-        raise InvalidValue("expected a rate such as 100/s, 3000/m or 50/10s, or 0")
+        raise InvalidValue("is a number in a time, such as 100/s, 3000/m or 50/10s, or 0")
     span = match[2] if match[2][0].isdigit() else f"1{match[2]}"
     return Rate(int(match[1]), seconds(span))
 
 
 def public_url(text: str) -> str:
-    """Parse a URL of scheme, host and path prefix; return it without a trailing slash."""
+    """A URL of scheme, host, and what a proxy may have before the root; no slash at its end."""
     base = text.rstrip("/")
     if _PUBLIC_URL.fullmatch(base) is None:
-        raise InvalidValue("expected a URL such as https://streams.example, without a query")
+        raise InvalidValue("is a URL such as https://streams.example, without a query")
     return base

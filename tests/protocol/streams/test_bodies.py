@@ -19,7 +19,7 @@ class InitialTests(RefusingTestCase):
     """Bodies of PUT."""
 
     def test_empty(self) -> None:
-        """An empty body, and ``[]`` in JSON mode, creates an empty stream (§9.1.3)."""
+        """Nothing, and in JSON mode no messages, make an empty stream (§9.1.3)."""
         for content_type, raw in (
             ("text/plain", b""),
             (JSON, b""),
@@ -34,13 +34,13 @@ class InitialTests(RefusingTestCase):
         self.assertEqual(bodies.initial(JSON, b' {"a":1}\n').data, b'{"a":1},')
 
     def test_bytes(self) -> None:
-        """Bodies of other types are stored unchanged."""
+        """All else is stored as it comes, whatever it looks like."""
         for content_type in OTHERS:
             for raw in (b"[]", b"[1", b"\xff\0", b" "):
                 self.assertEqual(bodies.initial(content_type, raw), bodies.Body(raw))
 
     def test_problems(self) -> None:
-        """An invalid body carries its refusal and no bytes."""
+        """What cannot be stored says why, and has no bytes."""
         for raw, problem in (
             (b"{", Problem.INVALID_JSON),
             (b" ", Problem.INVALID_JSON),
@@ -66,14 +66,14 @@ class AppendedTests(RefusingTestCase):
         self.assertEqual(bodies.appended("Application/JSON", b"[1,2]").data, b"1,2,")
 
     def test_bytes(self) -> None:
-        """Without a content type or with another one, bytes are unchanged; the transition checks
-        the type."""
+        """Without a content type, or with another, bytes are bytes: whether that is wrong, the
+        stream decides."""
         for content_type in (None, *OTHERS):
             self.assertEqual(bodies.appended(content_type, b"[]"), bodies.Body(b"[]"))
 
 
 class CutsTests(RefusingTestCase):
-    """Message boundaries of large JSON bodies."""
+    """Where a store may cut a large JSON body."""
 
     def test_small_bodies_have_none(self) -> None:
         """The cuts of a larger body end with the end of the body."""
@@ -84,7 +84,7 @@ class CutsTests(RefusingTestCase):
         self.assertEqual(bodies.appended(JSON, larger).cuts, (MAX_UNDIVIDED_BODY + 1,))
 
     def test_bytes_have_none(self) -> None:
-        """Bodies of other types have no cuts."""
+        """In other bodies there is nothing to tear."""
         self.assertEqual(bodies.appended("text/plain", b"a" * 100_000).cuts, ())
 
     @given(st.lists(st.integers(0, 9000), min_size=2, max_size=8))

@@ -1,4 +1,4 @@
-"""Tests of forks: fork points, inheritance, and repeated PUTs."""
+"""Forks: where they leave, what they inherit, what a repeated PUT means."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def forked(command: Create, of: StreamState) -> StreamState:
 
 
 class RequestTests(SynchronousTestCase):
-    """Parsing of fork headers."""
+    """The three header fields."""
 
     ROOT = b"/v1/stream/"
 
@@ -97,7 +97,7 @@ class RequestTests(SynchronousTestCase):
 
 
 class AnchorTests(SynchronousTestCase):
-    """Location of fork points."""
+    """Where a fork leaves its source."""
 
     def problem(self, outcome: object) -> Problem:
         assert isinstance(outcome, Refusal), outcome
@@ -173,7 +173,7 @@ class AnchorTests(SynchronousTestCase):
 
 
 class InheritanceTests(SynchronousTestCase):
-    """Creation of forks."""
+    """What a new fork is."""
 
     def test_lifetimes(self) -> None:
         """The nine rows of §4.2."""
@@ -218,7 +218,7 @@ class InheritanceTests(SynchronousTestCase):
 
 
 class RecreateTests(SynchronousTestCase):
-    """Repeated PUTs of a fork."""
+    """A PUT where the fork is already."""
 
     def status(self, first: Create, again: Create, of: StreamState | None = None) -> int:
         outcome = transitions.repeat_create(forked(first, of or source()), again)

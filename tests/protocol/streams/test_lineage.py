@@ -17,7 +17,7 @@ ROOT = StreamState(10, "root", "text/plain", 100, created_at=0, touched_at=0)
 
 
 def forked(source: StreamState, number: int, position: int, own: int = 0) -> StreamState:
-    """Return a fork with a number of bytes of its own."""
+    """Return a fork with so many bytes of its own."""
     point = ForkPoint(source.id, position, source.path, position, 0, 1, False)
     state = replace(source, id=0, tail=position + own, fork=point, lineage=None)
     return assign_id(state, source, number)
@@ -29,7 +29,7 @@ def owners(state: StreamState, *positions: int) -> list[int]:
 
 
 class LineageTests(SynchronousTestCase):
-    """Owners of positions."""
+    """Which incarnation owns a position."""
 
     def test_plain(self) -> None:
         """A stream that one process has written has its id as the only incarnation."""
@@ -38,7 +38,7 @@ class LineageTests(SynchronousTestCase):
         self.assertFalse(lineage.owns(ROOT, 9, 0))
 
     def test_renewed(self) -> None:
-        """Bytes of a later process have a new incarnation; earlier ones keep theirs."""
+        """Bytes of a later process have an incarnation of their own; the old ones keep theirs."""
         state = lineage.start_incarnation(ROOT, 20, 100)
         self.assertEqual(owners(state, 0, 100, 101), [10, 10, 20])
         self.assertEqual(lineage.newest_incarnation(state), 20)
@@ -46,12 +46,12 @@ class LineageTests(SynchronousTestCase):
         self.assertFalse(lineage.owns(state, 10, 101))
 
     def test_renewed_empty(self) -> None:
-        """Position 0 keeps the incarnation of the empty stream."""
+        """Position 0 stays with the stream that was created empty."""
         state = lineage.start_incarnation(replace(ROOT, tail=0), 20, 0)
         self.assertEqual(owners(state, 0, 1), [10, 20])
 
     def test_fork(self) -> None:
-        """Inherited positions, including the fork point, have the offsets of the source."""
+        """Inherited positions, the fork point too, have the offsets of the source."""
         fork = forked(ROOT, 20, 50, 10)
         self.assertEqual(owners(fork, 0, 50, 51), [10, 10, 20])
         inner = forked(fork, 30, 55, 5)
@@ -59,25 +59,25 @@ class LineageTests(SynchronousTestCase):
         self.assertFalse(lineage.owns(fork, 10, 51))
 
     def test_fork_before_the_last_renewal(self) -> None:
-        """Positions of the source after the fork point are not the fork's."""
+        """What the source wrote after the fork point is none of the fork's."""
         source = replace(lineage.start_incarnation(ROOT, 20, 100), tail=120)
         self.assertEqual(forked(source, 30, 100).lineage, Lineage((10, 30), (0, 100), 10))
         self.assertEqual(forked(source, 30, 101).lineage, Lineage((10, 20, 30), (0, 100, 101), 10))
 
     def test_fork_at_the_start(self) -> None:
-        """A fork at 0 shares only position 0 with its source."""
+        """Position 0 is the source's, all others are the fork's."""
         fork = forked(ROOT, 20, 0, 5)
         self.assertEqual(owners(fork, 0, 1), [10, 20])
         inner = forked(fork, 30, 0, 5)
         self.assertEqual(owners(inner, 0, 1), [10, 30])
 
     def test_fork_without_own_bytes_renewed(self) -> None:
-        """A range without positions is omitted."""
+        """A range that has no position is left out."""
         fork = lineage.start_incarnation(forked(ROOT, 20, 50), 30, 50)
         self.assertEqual(fork.lineage, Lineage((10, 30), (0, 50), 10))
 
     def test_fork_of_an_earlier_version(self) -> None:
-        """Lower ids are accepted as unknown ancestors, higher ones are refused."""
+        """Its ancestors are not known: their offsets are taken, later streams' are not."""
         point = ForkPoint(10, 50, "root", 50, 0, 2, False)
         fork = replace(ROOT, id=20, fork=point)
         self.assertEqual(owners(fork, 0, 50, 51), [10, 10, 20])
@@ -86,7 +86,7 @@ class LineageTests(SynchronousTestCase):
         self.assertFalse(lineage.owns(fork, 10, 51))
 
     def test_is_bounded(self) -> None:
-        """The oldest incarnations are merged, and their offsets remain valid."""
+        """The oldest incarnations become one, which takes the offsets of all of them."""
         state = ROOT
         for number in range(MAX_LINEAGE + 1):
             state = lineage.start_incarnation(
@@ -99,7 +99,7 @@ class LineageTests(SynchronousTestCase):
             self.assertEqual(lineage.owns(state, number, 101), owned)
 
     def test_deep_forks(self) -> None:
-        """A fork accepts the offsets of all its sources."""
+        """A fork has the offsets of all its sources, however many there are."""
         state = ROOT
         for depth in range(3 * MAX_LINEAGE):
             source, state = state, forked(state, 20 + depth, 50 + depth, 1)
@@ -112,7 +112,7 @@ class LineageTests(SynchronousTestCase):
 
     @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=12), st.data())
     def test_sorts(self, steps: list[tuple[bool, int]], data: st.DataObject) -> None:
-        """Tokens sort like positions over any history, and forks share them."""
+        """Tokens sort as positions do, whatever has become of a stream, and forks share them."""
         state, number = replace(ROOT, tail=0), ROOT.id
         for forks, size in steps:
             number += 1

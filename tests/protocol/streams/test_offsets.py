@@ -32,22 +32,22 @@ def stream(number: int, tail: int = MAX_POSITION) -> StreamState:
 
 
 class FormatTests(RefusingTestCase):
-    """Formatting of offsets."""
+    """What clients are given."""
 
     def test_has_one_width(self) -> None:
-        """All tokens have the same length."""
+        """The largest numbers take no more room than the smallest."""
         last = format_offset(stream(2**64 - 1), MAX_POSITION)
         self.assertEqual(last, "18446744073709551615_9999999999999999")
         self.assertEqual(format_offset(stream(7), 1), "00000000000000000007_0000000000000001")
 
     def test_without_a_stream(self) -> None:
-        """A token of an earlier version sorts before all tokens of a stream."""
+        """The offset that earlier versions gave, which sorts before all of a stream."""
         self.assertEqual(format_offset(None, 0), "0000000000000000_0000000000000000")
         self.assertLess(format_offset(None, MAX_POSITION), format_offset(stream(10**18), 0))
 
     @given(INCARNATIONS, POSITIONS)
     def test_round_trip(self, number: int, position: int) -> None:
-        """A token parses to its position and is not a sentinel."""
+        """A token names the position that it was made from, and is no sentinel."""
         token = format_offset(stream(number), position)
         self.assertEqual(parse_offset(token), Offset(number, position))
         self.assertRegex(token, re.compile(r"\A[0-9_]{37}\Z"))
@@ -61,10 +61,10 @@ class FormatTests(RefusingTestCase):
 
 
 class ResolveTests(RefusingTestCase):
-    """Resolution of offsets."""
+    """Whether a stream has what an offset names."""
 
     def test_positions(self) -> None:
-        """Positions without an incarnation and sentinels are valid up to the tail."""
+        """Bare positions and sentinels are the stream's own, up to its tail."""
         for asked, position in ((START, 0), (5, 5), (10, 10), (NOW, 10)):
             self.assertEqual(resolve(stream(7, 10), asked), position)
         self.assertEqual(resolve(stream(7, 10), 11), BEYOND_TAIL)
@@ -79,16 +79,16 @@ class ResolveTests(RefusingTestCase):
 
 
 class ParseTests(RefusingTestCase):
-    """Parsing of offsets."""
+    """What clients send."""
 
     def test_sentinels(self) -> None:
-        """``-1`` is the start and ``now`` is no position."""
+        """``-1`` is the start, ``now`` stands apart from every position."""
         self.assertEqual(parse_offset("-1"), START)
         self.assertEqual(parse_offset("now"), NOW)
         self.assertLess(NOW, START)
 
     def test_other_widths(self) -> None:
-        """Leading zeros are ignored."""
+        """Leading zeros do not matter."""
         for token, position in (
             ("0_0", 0),
             ("0_11", 11),
@@ -101,12 +101,12 @@ class ParseTests(RefusingTestCase):
             self.assertEqual(parse_offset(token), position, token)
 
     def test_beyond_every_stream(self) -> None:
-        """Positions above the maximum are refused."""
+        """A position that no stream can have."""
         for token in (f"0_{MAX_POSITION + 1}", f"1_{MAX_POSITION + 1}", "0_" + "9" * 32):
             self.assertRefused(Problem.OFFSET_OUT_OF_RANGE, parse_offset, token)
 
     def test_malformed(self) -> None:
-        """Everything else is refused; white space is not stripped."""
+        """Everything that is not exactly an offset is refused, nothing is stripped."""
         for token in (
             *("", " ", "_", "0", "12345", "abc_def", "1_2_3", "_1", "1_", "0__0", "-1_0", "0_-1"),
             *("0,1", "0 1", "0_1 ", " 0_1", "+0_1", "0_1/..", "../0_1", "0_0x1", "0_1e3", "0_1.0"),
@@ -119,7 +119,7 @@ class ParseTests(RefusingTestCase):
 
     @given(st.text())
     def test_any_text(self, text: str) -> None:
-        """Any text is parsed or refused with a 4xx status."""
+        """Any text is a position, a sentinel, or refused as the client's fault."""
         try:
             position = parse_offset(text)
         except Refused as refused:
@@ -135,7 +135,7 @@ class ParseTests(RefusingTestCase):
         st.integers(0, 37),
     )
     def test_spoiled_tokens(self, position: int, spoiler: str, at: int) -> None:
-        """A token with an inserted character is refused."""
+        """A token of ours with anything put into it is none any more."""
         token = format_offset(stream(7), position)
         self.assertRefused(
             Problem.MALFORMED_OFFSET, parse_offset, token[:at] + spoiler + token[at:]
@@ -143,6 +143,6 @@ class ParseTests(RefusingTestCase):
 
     @given(st.text(alphabet="0123456789_", max_size=40))
     def test_digits_and_underscores(self, text: str) -> None:
-        """Digits without exactly one underscore between them are refused."""
+        """Exactly one underscore with digits on both sides."""
         assume(re.fullmatch(r"[0-9]+_[0-9]+", text) is None)
         self.assertRefused(Problem.MALFORMED_OFFSET, parse_offset, text)

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.protocol.streams.parsing`, except fork headers (test_forks)."""
+"""Tests of `durable_streams_tw.protocol.streams.parsing`. Its fork fields: test_forks."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PRODUCER = {b"producer-id": b"p", b"producer-epoch": b"0", b"producer-seq": b"7"
 
 
 class ReadQueryTests(RefusingTestCase):
-    """Queries of GET."""
+    """The query of GET."""
 
     def test_queries(self) -> None:
-        """PROTOCOL.md §5.6-§5.8; unknown parameters are ignored."""
+        """PROTOCOL.md §5.6-§5.8; what is not known is ignored."""
         for query, expected in (
             (b"", ReadQuery(START)),
             (b"offset=-1", ReadQuery(START)),
@@ -52,7 +52,7 @@ class ReadQueryTests(RefusingTestCase):
             self.assertEqual(parsing.parse_read(query), expected, query)
 
     def test_refused(self) -> None:
-        """Duplicate parameters and invalid values are refused."""
+        """Doubled, unknown, malformed."""
         for query, problem in (
             (b"offset=", Problem.MALFORMED_OFFSET),
             (b"offset", Problem.MALFORMED_OFFSET),
@@ -94,7 +94,7 @@ class ReadQueryTests(RefusingTestCase):
         | st.text("offset=live&now-1_0%+;cursor", max_size=40).map(str.encode)
     )
     def test_any_query(self, query: bytes) -> None:
-        """Any query is parsed or refused with a 4xx status."""
+        """Any query is read or the client's fault."""
         try:
             parsing.parse_read(query)
         except Refused as refused:
@@ -104,23 +104,23 @@ class ReadQueryTests(RefusingTestCase):
         st.text(), st.sampled_from((" ", "\0", "\n", "\r\n", ",", "/", "/..", "&", "=")), st.text()
     )
     def test_spoiled_offsets(self, before: str, spoiler: str, behind: str) -> None:
-        """Invalid offsets are refused in any encoding."""
+        """What no offset has is refused however it is escaped."""
         query = b"offset=" + quote(before + spoiler + behind, safe="").encode()
         self.assertRefused(Problem.MALFORMED_OFFSET, parsing.parse_read, query)
 
 
 class CreateFieldsTests(RefusingTestCase):
-    """Headers of PUT."""
+    """The header of PUT."""
 
     def _read(self, header: dict[bytes, bytes]) -> CreateHeaders:
         return parsing.parse_create(header, TODAY, ROOT)
 
     def test_nothing(self) -> None:
-        """Every header is optional."""
+        """Every field is optional."""
         self.assertEqual(self._read({}), CreateHeaders(None, NO_EXPIRY, False, None))
 
     def test_content_type(self) -> None:
-        """A content type is kept unchanged; an empty one counts as missing."""
+        """Kept as it is written; empty is as good as none."""
         for value, expected in (
             (b"text/plain", "text/plain"),
             (b"Text/Plain; charset=UTF-8", "Text/Plain; charset=UTF-8"),
@@ -152,7 +152,7 @@ class CreateFieldsTests(RefusingTestCase):
             self.assertRefused(Problem.MALFORMED_FIELD, self._read, {b"stream-ttl": bad})
 
     def test_expires_at(self) -> None:
-        """A deadline keeps its time and its text."""
+        """The moment, and the text that said it."""
         text = b"2026-11-24T13:00:00.25+01:00"
         self.assertEqual(
             self._read({b"stream-expires-at": text}).lifetime,
@@ -160,20 +160,20 @@ class CreateFieldsTests(RefusingTestCase):
         )
         for bad in (
             *(b"", b"not-a-timestamp", b"2026-11-25", b"1896091200", b"2026-02-30T00:00:00Z"),
-            # In the past, or now.
+            # Past, or now.
             *(b"2026-11-24T11:59:59.999Z", b"2026-11-24T12:00:00Z", b"1970-01-01T00:00:00Z"),
             b"2026-11-24T13:00:00+02:00",
         ):
             self.assertRefused(Problem.MALFORMED_FIELD, self._read, {b"stream-expires-at": bad})
 
     def test_both(self) -> None:
-        """TTL and deadline are mutually exclusive."""
+        """TTL and moment exclude each other."""
         for ttl in (b"60", b"x"):
             header = {b"stream-ttl": ttl, b"stream-expires-at": b"2030-01-31T12:00:00Z"}
             self.assertRefused(Problem.MALFORMED_FIELD, self._read, header)
 
     def test_encoding(self) -> None:
-        """Content codings other than identity are refused."""
+        """Bodies are stored as they come, so they come without coding."""
         for fine in (b"", b"identity", b"Identity", b" identity "):
             self._read({b"content-encoding": fine})
         for coded in (b"gzip", b"identity, gzip", b"br", b"x"):
@@ -185,14 +185,14 @@ class CreateFieldsTests(RefusingTestCase):
 
 
 class AppendFieldsTests(RefusingTestCase):
-    """Headers of POST."""
+    """The header of POST."""
 
     def test_nothing(self) -> None:
-        """Every header is optional; the transition checks the content type."""
+        """Every field is optional here; what a body needs, the stream says."""
         self.assertEqual(parsing.parse_append({}), AppendHeaders(None, False, None, None))
 
     def test_all(self) -> None:
-        """All headers are parsed together."""
+        """All of them together."""
         header = {
             **PRODUCER,
             b"content-type": b"text/plain",
@@ -205,14 +205,14 @@ class AppendFieldsTests(RefusingTestCase):
         )
 
     def test_stream_seq(self) -> None:
-        """Stream-Seq must have 1 to 1024 bytes and no control characters."""
+        """Opaque bytes, not empty, not too many, nothing that controls."""
         for value in (b"0", b"a B", b"\xff", b"1, 2", b"a" * MAX_TOKEN):
             self.assertEqual(parsing.parse_append({b"stream-seq": value}).stream_seq, value)
         for bad in (b"", b"a" * (MAX_TOKEN + 1), b"a\nb", b"\0"):
             self.assertRefused(Problem.MALFORMED_FIELD, parsing.parse_append, {b"stream-seq": bad})
 
     def test_all_producer_fields_or_none(self) -> None:
-        """A header counts as given even if its value is empty."""
+        """That a field is there counts, not what it says."""
         names = list(PRODUCER)
         for chosen in range(1, 7):
             header = {name: PRODUCER[name] for bit, name in enumerate(names) if chosen & 1 << bit}
@@ -221,7 +221,7 @@ class AppendFieldsTests(RefusingTestCase):
             self.assertRefused(Problem.MALFORMED_FIELD, parsing.parse_append, empty)
 
     def test_producer_fields(self) -> None:
-        """The three producer headers are required together."""
+        """A name and two counts."""
         for name, bad in (
             *[(b"producer-id", value) for value in (b"", b"p" * (MAX_TOKEN + 1), b"p\r\n", b"\0")],
             *[
@@ -273,7 +273,7 @@ class AppendFieldsTests(RefusingTestCase):
         )
     )
     def test_any_header(self, header: dict[bytes, bytes]) -> None:
-        """Any values are parsed or refused with a 4xx status."""
+        """Any values are read or the client's fault."""
         for read in (
             parsing.parse_append,
             lambda header: parsing.parse_create(header, TODAY, ROOT),

@@ -20,10 +20,10 @@ TAG = caching.etag(7, 0, 12, False)
 
 
 class ParseTests(RefusingTestCase):
-    """Parsing of preconditions."""
+    """Header fields."""
 
     def test_fields(self) -> None:
-        """Lists of tags and ``*`` are parsed."""
+        """Lists of tags, and any."""
         for header, asked in (
             ({}, None),
             ({b"if-modified-since": b"x", b"if-range": b"x"}, None),
@@ -36,7 +36,7 @@ class ParseTests(RefusingTestCase):
             self.assertEqual(parse_precondition(header), asked)
 
     def test_refused(self) -> None:
-        """Malformed lists and If-Unmodified-Since are refused."""
+        """What is no list of tags, and what nothing here can tell."""
         for value in (b"", b"a", b'"a', b"*, *", b'w/"a"', b'"a" "b"', b'"a", *'):
             for name in (b"if-match", b"if-none-match"):
                 self.assertRefused(Problem.MALFORMED_FIELD, parse_precondition, {name: value})
@@ -45,10 +45,10 @@ class ParseTests(RefusingTestCase):
 
 
 class UnmetTests(RefusingTestCase):
-    """Evaluation of preconditions."""
+    """Whether a stream is as the client wants it to be."""
 
     def test_match(self) -> None:
-        """If-Match compares strongly; ``*`` requires a stream."""
+        """The current tag, strongly compared; any means that there is a stream."""
         closed = replace(STREAM, closed=True)
         for tags, state, met in (
             ((b"*",), STREAM, True),
@@ -65,7 +65,7 @@ class UnmetTests(RefusingTestCase):
             self.assertEqual(refusal is None, met, tags)
 
     def test_none_match(self) -> None:
-        """If-None-Match compares weakly; ``*`` requires that no stream exists."""
+        """Anything but these, weakly compared; any means that there must be no stream."""
         for tags, state, met in (
             ((b"*",), None, True),
             ((b"*",), STREAM, False),
@@ -83,7 +83,7 @@ class UnmetTests(RefusingTestCase):
         self.assertEqual((refusal.problem.status, refusal.headers), (412, ((b"ETag", TAG),)))
 
     def test_without_tags(self) -> None:
-        """A resource without entity tags matches only ``*``."""
+        """A resource without entity tags has none that could match."""
         for asked, exists, met in (
             (None, True, True),
             (Precondition(match=(TAG,)), True, False),

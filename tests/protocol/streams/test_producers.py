@@ -26,7 +26,7 @@ CLAIMS = st.builds(ProducerClaim, st.just("p"), SMALL, SMALL)
 def decide(
     state: ProducerState | None, claim: ProducerClaim
 ) -> ProducerState | Duplicate | Refusal:
-    """Check epoch and sequence number in the order of an append."""
+    """Both steps, as an append takes them."""
     return check_epoch(state, claim) or check_sequence(state, claim)
 
 
@@ -34,7 +34,7 @@ class TableTests(RefusingTestCase):
     """PROTOCOL.md §5.2.1, case by case."""
 
     def test_accepted(self) -> None:
-        """The next sequence number, or 0 of a new epoch, is accepted."""
+        """The next number of the epoch, or 0 of a later one."""
         for state, epoch, seq in (
             (None, 0, 0),
             (None, 7, 0),
@@ -49,14 +49,14 @@ class TableTests(RefusingTestCase):
             self.assertEqual(outcome, ProducerState(epoch, seq))
 
     def test_duplicates(self) -> None:
-        """A repeated number is a duplicate; the result has the highest accepted number."""
+        """A number that was accepted; the highest is told, not the request's."""
         for last in (0, 5):
             state = ProducerState(2, last)
             for seq in range(last + 1):
                 self.assertEqual(decide(state, ProducerClaim("p", 2, seq)), Duplicate(state))
 
     def test_gaps(self) -> None:
-        """A gap is refused with the expected number."""
+        """A number too far; the one that is missing is told."""
         for state, seq, expected in (
             (None, 1, 0),
             (None, 9, 0),
@@ -74,32 +74,33 @@ class TableTests(RefusingTestCase):
             )
 
     def test_fenced(self) -> None:
-        """An older epoch is refused with the current epoch."""
+        """An older epoch, whatever its number; the epoch that fences it is told."""
         for seq in (0, 1, 5, 6, 7):
             outcome = decide(ProducerState(4, 5), ProducerClaim("p", 3, seq))
             refusal = self.assertRefusal(Problem.STALE_EPOCH, outcome)
             self.assertEqual(refusal.headers, ((headers.H_PRODUCER_EPOCH, b"4"),))
 
     def test_a_new_epoch_starts_anew(self) -> None:
-        """A new epoch must begin at 0."""
+        """A later epoch has to begin at 0."""
         for seq in (1, 5, 6):
             outcome = decide(ProducerState(4, 5), ProducerClaim("p", 5, seq))
             self.assertRefusal(Problem.EPOCH_WITHOUT_RESTART, outcome)
 
     def test_fence_lets_the_rest_pass(self) -> None:
-        """Unknown producers and epochs that are not older are not fenced."""
+        """Fencing says nothing of unknown producers and of epochs that are not older."""
         self.assertIsNone(check_epoch(None, ProducerClaim("p", 0, 9)))
         self.assertIsNone(check_epoch(ProducerState(4, 5), ProducerClaim("p", 4, 9)))
         self.assertIsNone(check_epoch(ProducerState(4, 5), ProducerClaim("p", 5, 9)))
 
 
 class ModelTests(RefusingTestCase):
-    """Any sequence of batches."""
+    """Any sequence of claims, in any order."""
 
     @given(st.lists(CLAIMS, max_size=30))
     def test_exactly_once(self, claims: list[ProducerClaim]) -> None:
-        """Each batch is accepted at most once, in the order of epochs and numbers and without
-        gaps. A repeated batch is a duplicate within its epoch, and refusals change nothing."""
+        """Each batch is accepted once at most, in the order of epochs and numbers, without
+        gaps; what comes again is a duplicate as long as its epoch lasts; what is refused
+        leaves the state."""
         state: ProducerState | None = None
         accepted: list[tuple[int, int]] = []
         for claim in claims:
@@ -128,8 +129,8 @@ class ModelTests(RefusingTestCase):
         st.randoms(use_true_random=False),
     )
     def test_retries_until_all_are_in(self, epochs: list[int], random: Random) -> None:
-        """A producer that retries batches in any order until each is acknowledged gets each
-        appended once and in order."""
+        """A producer that sends its batches in any order, and again until each is
+        acknowledged, gets all of them in, each once and in order."""
         state: ProducerState | None = None
         accepted: list[tuple[int, int]] = []
         for epoch, count in enumerate(epochs):

@@ -24,10 +24,10 @@ NO_STORE = (b"Cache-Control", b"no-store")
 
 
 class WritingTests(RefusingTestCase):
-    """Responses to PUT, POST and DELETE."""
+    """PUT, POST, DELETE."""
 
     def test_created(self) -> None:
-        """201 with the URL of a new stream, 200 without it."""
+        """201 with the stream's URL, or 200 without it."""
         where = (b"Location", b"http://h/v1/stream/a")
         for state, fresh, status, expected in (
             (OPEN, True, 201, [TYPE, TAIL, where]),
@@ -41,7 +41,7 @@ class WritingTests(RefusingTestCase):
             self.assertEqual(answer.body, b"")
 
     def test_appended(self) -> None:
-        """200 for new bytes of a producer, 204 otherwise; always with the offset."""
+        """200 for a producer's new bytes, 204 for every other success; the offset always."""
         producer = ProducerState(3, 9)
         told = [(b"Producer-Epoch", b"3"), (b"Producer-Seq", b"9")]
         for outcome, status, expected in (
@@ -66,10 +66,10 @@ class WritingTests(RefusingTestCase):
 
 
 class ReadingTests(RefusingTestCase):
-    """Responses to HEAD and GET."""
+    """HEAD and GET."""
 
     def test_described(self) -> None:
-        """HEAD describes the stream and is not cached."""
+        """The stream as it is, never from a cache."""
         expiry = Lifetime(expires_at=5, expires_at_text="2030-01-31t12:00:00.50z")
         for state, expected in (
             (OPEN, [(b"ETag", b'"7:0:12"')]),
@@ -89,12 +89,12 @@ class ReadingTests(RefusingTestCase):
             self.assertEqual(answer.body, b"")
 
     def test_a_fork_is_described_as_any_stream(self) -> None:
-        """The tag of a fork covers all its bytes, including inherited ones."""
+        """Forks are transparent: their tag is that of all their bytes, inherited ones too."""
         fork = replace(OPEN, fork=ForkPoint(1, 5, "b", None, 0, 1, False))
         self.assertEqual(responses.described(fork), responses.described(OPEN))
 
     def test_read_fields(self) -> None:
-        """Up-To-Date and Closed are sent only at the tail (§5.6)."""
+        """Caught up, and closed, are said only at the tail (§5.6)."""
         short = (b"Stream-Next-Offset", format_offset(OPEN, 5).encode())
         cursor = (b"Stream-Cursor", b"77")
         for state, end, echoed, expected in (
@@ -120,7 +120,7 @@ class ReadingTests(RefusingTestCase):
             self.assertEqual(answer.body, b"")
 
     def test_content_type(self) -> None:
-        """The content type is returned as first written."""
+        """As it was first written."""
         self.assertEqual(responses.content_type_header(OPEN), TYPE)
 
 
@@ -128,7 +128,7 @@ class RefusedTests(RefusingTestCase):
     """Refusals as problem details (RFC 9457)."""
 
     def test_every_problem(self) -> None:
-        """A problem has status, type, title and detail, and is not cached."""
+        """Status, stable type, a title, the sentence; never from a cache."""
         for problem in Problem:
             refusal = Refusal(problem, 'a "sentence"\n\x7fé\ud83d', ((b"X-More", b"1"),))
             answer = responses.refused(refusal)

@@ -51,10 +51,10 @@ def _with_line_feeds(text: str) -> str:
 
 
 class FramingTests(RefusingTestCase):
-    """Framing by content type."""
+    """Which content types travel how."""
 
     def test_framing(self) -> None:
-        """PROTOCOL.md §5.8: text and JSON unchanged, all else in base64."""
+        """PROTOCOL.md §5.8: text and JSON as they are, all else in base64."""
         for content_type, kind in (
             ("text/plain", Framing.TEXT),
             ("TEXT/Markdown; charset=utf-8", Framing.TEXT),
@@ -76,7 +76,7 @@ class DataTests(RefusingTestCase):
     """``data`` events."""
 
     def test_lines(self) -> None:
-        """Each line of the payload is a data line; a space is added only before a space."""
+        """Each line of the payload is a line of data; a space goes in only before a space."""
         for payload, event in (
             (b"abc", b"event: data\ndata:abc\n\n"),
             (
@@ -91,26 +91,26 @@ class DataTests(RefusingTestCase):
             self.assertEqual(data_event(Framing.TEXT, payload), event)
 
     def test_json(self) -> None:
-        """Messages are one array without added white space."""
+        """Messages travel as one array, without white space of our own."""
         self.assertEqual(
             data_event(Framing.JSON, b'{"a":1},[2],'), b'event: data\ndata:[{"a":1},[2]]\n\n'
         )
 
     def test_base64(self) -> None:
-        """Base64 has the standard alphabet, padding, and one line."""
+        """Standard alphabet, padded, one line, empty for no bytes."""
         self.assertEqual(data_event(Framing.BASE64, b"\xfb\xff\n"), b"event: data\ndata:+/8K\n\n")
         self.assertEqual(data_event(Framing.BASE64, b"a"), b"event: data\ndata:YQ==\n\n")
         self.assertEqual(data_event(Framing.BASE64, b""), b"event: data\ndata:\n\n")
 
     @given(TEXTS)
     def test_any_text(self, text: str) -> None:
-        """Any text arrives as one event, unchanged except for its line ends."""
+        """Any text arrives as exactly one event, whole but for the kind of its line ends."""
         events = parse(data_event(Framing.TEXT, text.encode()))
         self.assertEqual(events, [Event("data", _with_line_feeds(text))])
 
     @given(st.lists(TEXTS, max_size=4))
     def test_any_messages(self, texts: list[str]) -> None:
-        """Messages with line ends in white space arrive as the same values."""
+        """Messages whose white space has line ends arrive as the same values."""
         messages = [
             b'{\r"t"\n:\r\n' + json.dumps(text, ensure_ascii=False).encode() + b"\n}"
             for text in texts
@@ -126,7 +126,7 @@ class DataTests(RefusingTestCase):
 
     @given(st.binary(max_size=200))
     def test_any_bytes(self, payload: bytes) -> None:
-        """Any bytes arrive unchanged through base64."""
+        """Any bytes arrive exactly through base64."""
         (event,) = parse(data_event(Framing.BASE64, payload))
         self.assertEqual(event.type, "data")
         self.assertEqual(b64decode(event.data, validate=True), payload)
@@ -138,7 +138,7 @@ class ControlTests(RefusingTestCase):
     """``control`` events."""
 
     def test_states(self) -> None:
-        """PROTOCOL.md §5.8: a cursor while the stream is open, ``streamClosed`` at its end."""
+        """PROTOCOL.md §5.8: the cursor while the stream is open, the end when it is not."""
         offset = format_offset(STATE, 12)
         for up_to_date, closed, rest in (
             (False, False, {"streamCursor": "7"}),
@@ -152,12 +152,12 @@ class ControlTests(RefusingTestCase):
             self.assertEqual(json.loads(event.data), {"streamNextOffset": offset, **rest})
 
     def test_no_space_before_the_object(self) -> None:
-        """The object follows the colon without a space."""
+        """Readers that look for the object right behind the colon find it."""
         raw = control_event(STATE, 0, 1, True, False).decode()
         self.assertIsNotNone(re.match(r"event: control\s*\ndata:({[^}]+})", raw))
 
     def test_comment(self) -> None:
-        """A parser ignores keep-alive comments."""
+        """A keep-alive is nothing to a reader."""
         parser = Parser()
         self.assertEqual(parser.feed(COMMENT), [])
         self.assertEqual(parser.comments, 1)
@@ -165,7 +165,7 @@ class ControlTests(RefusingTestCase):
 
     @given(st.lists(TEXTS, min_size=1, max_size=5), st.integers(1, 7))
     def test_a_connection(self, texts: list[str], size: int) -> None:
-        """Consecutive events are parsed from any pieces."""
+        """Events one behind the other, whatever pieces they arrive in."""
         expected: list[Event] = []
         raw = b""
         for position, text in enumerate(texts):
@@ -182,10 +182,10 @@ class ControlTests(RefusingTestCase):
 
 
 class DeliverableTests(RefusingTestCase):
-    """Number of deliverable bytes."""
+    """How much of what is there may go out."""
 
     def test_other_framings(self) -> None:
-        """JSON and base64 payloads are delivered whole."""
+        """Only text has characters that can be torn."""
         for kind in (Framing.JSON, Framing.BASE64):
             self.assertEqual(deliverable_size(kind, b"abc\xe2\x82", True), 5)
             self.assertEqual(deliverable_size(kind, b"abc\r", False), 4)
@@ -193,7 +193,7 @@ class DeliverableTests(RefusingTestCase):
             self.assertEqual(deliverable_size(kind, b"", True), 0)
 
     def test_text(self) -> None:
-        """An incomplete character is held back; a complete one and invalid bytes are not."""
+        """An incomplete character is held back, a complete one and garbage are not."""
         for payload, size in (
             (b"abc", 3),
             (b"ab\xc3", 2),
@@ -207,11 +207,11 @@ class DeliverableTests(RefusingTestCase):
             (b"a\xf0\x9f\x98", 1),
             (b"a\xf0\x9f\x98\x80", 5),
             (b"\xf0\x9f\x98", 0),
-            # First and last lead byte of each width.
+            # The first and the last beginnings of each width.
             *((b"a\xc2", 1), (b"a\xdf", 1), (b"a\xdf\xbf", 3)),
             *((b"a\xe0\xa0", 1), (b"a\xef\xbf", 1), (b"a\xef\xbf\xbf", 4)),
             *((b"a\xf0\x90\x80", 1), (b"a\xf4\x8f\xbf", 1), (b"a\xf4\x8f\xbf\xbf", 5)),
-            # Continuation bytes without a lead byte, and invalid lead bytes.
+            # Continuation bytes without a beginning, and what begins nothing.
             (b"\x80", 1),
             (b"\x80\x80", 2),
             (b"\x80\x80\x80\x80", 4),
@@ -224,7 +224,7 @@ class DeliverableTests(RefusingTestCase):
             self.assertEqual(deliverable_size(Framing.TEXT, payload, False), size, payload)
 
     def test_carriage_return(self) -> None:
-        """Before the tail, a CR is held back until the next byte."""
+        """Short of the tail, a CR waits for the LF that may be next."""
         self.assertEqual(deliverable_size(Framing.TEXT, b"a\r", False), 1)
         self.assertEqual(deliverable_size(Framing.TEXT, b"a\r", True), 2)
         self.assertEqual(deliverable_size(Framing.TEXT, b"a\r\n", False), 3)
@@ -232,7 +232,8 @@ class DeliverableTests(RefusingTestCase):
 
     @given(st.text(max_size=8), st.integers(0, 40), st.booleans())
     def test_never_tears(self, text: str, cut: int, at_tail: bool) -> None:
-        """Of text divided anywhere, whole characters are delivered and at most three bytes held."""
+        """Of text that was cut anywhere, whole characters go out and at most three bytes
+        stay."""
         payload = text.encode()[:cut]
         size = deliverable_size(Framing.TEXT, payload, at_tail)
         payload[:size].decode()
@@ -241,7 +242,7 @@ class DeliverableTests(RefusingTestCase):
 
     @given(st.binary(max_size=12), st.booleans())
     def test_any_bytes(self, payload: bytes, at_tail: bool) -> None:
-        """Invalid bytes are not held back."""
+        """Bytes that are no text are held back no longer."""
         size = deliverable_size(Framing.TEXT, payload, at_tail)
         self.assertTrue(0 <= len(payload) - size <= 3)
         held = payload[size:]
@@ -249,7 +250,8 @@ class DeliverableTests(RefusingTestCase):
 
     @given(TEXTS, st.lists(st.integers(1, 5), min_size=1))
     def test_torn_by_appends(self, text: str, sizes: list[int]) -> None:
-        """Text divided by appends arrives complete, and no event has part of a character."""
+        """However appends tear a text, its reader has it whole in the end, and never saw half
+        a character."""
         payload = text.replace("\r", "").encode()
         received = ""
         position = reach = 0

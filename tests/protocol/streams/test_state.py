@@ -16,10 +16,10 @@ STREAM = StreamState(1, "a", "text/plain", 10, created_at=1000, touched_at=5000)
 
 
 class LifetimeTests(RefusingTestCase):
-    """Lifetimes."""
+    """How long a stream lives."""
 
     def test_matches(self) -> None:
-        """Times are compared, not their notations."""
+        """Moments are compared, not the texts that say them."""
         one = Lifetime(expires_at=5, expires_at_text="1970-01-01T00:00:00.005Z")
         self.assertTrue(one.matches(Lifetime(expires_at=5, expires_at_text="other")))
         self.assertTrue(NO_EXPIRY.matches(Lifetime()))
@@ -31,15 +31,15 @@ class LifetimeTests(RefusingTestCase):
 
 
 class DeadlineTests(RefusingTestCase):
-    """Expiry."""
+    """When a stream ends by itself."""
 
     def test_never(self) -> None:
-        """A stream without a lifetime never expires."""
+        """Without a lifetime there is no end."""
         self.assertIsNone(STREAM.deadline(10**15))
         self.assertFalse(STREAM.has_expired(10**15))
 
     def test_ttl(self) -> None:
-        """A TTL restarts at the last access, stored or not, to the millisecond."""
+        """The window slides with the last access, written down or not, to the millisecond."""
         stream = replace(STREAM, lifetime=Lifetime(ttl=2))
         self.assertEqual(stream.deadline(), 7000)
         self.assertEqual(stream.deadline(4000), 7000)
@@ -50,17 +50,17 @@ class DeadlineTests(RefusingTestCase):
         self.assertTrue(stream.has_expired(7001, 5001))
 
     def test_no_time(self) -> None:
-        """A TTL of 0 expires at once."""
+        """A window of nothing has passed at once."""
         self.assertTrue(replace(STREAM, lifetime=Lifetime(ttl=0)).has_expired(5000))
 
     def test_a_century(self) -> None:
-        """The longest TTL does not overflow."""
+        """The longest window is counted without overflow."""
         stream = replace(STREAM, lifetime=Lifetime(ttl=MAX_TTL))
         self.assertEqual(stream.deadline(), 5000 + MAX_TTL * 1000)
         self.assertFalse(stream.has_expired(10**12))
 
     def test_expires_at(self) -> None:
-        """An access does not move a deadline."""
+        """A deadline moves with no access."""
         stream = replace(STREAM, lifetime=Lifetime(expires_at=7000, expires_at_text="x"))
         for accessed_at in (0, 6999, 10**12):
             self.assertEqual(stream.deadline(accessed_at), 7000)
@@ -69,7 +69,7 @@ class DeadlineTests(RefusingTestCase):
 
     @given(st.integers(0, 100), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
     def test_access_never_shortens(self, ttl: int, one: int, other: int, now: int) -> None:
-        """A later access never makes a stream expire earlier."""
+        """A later access never ends a stream earlier."""
         stream = replace(STREAM, lifetime=Lifetime(ttl=ttl))
         earlier, later = sorted((one, other))
         if stream.has_expired(now, later):
@@ -77,16 +77,16 @@ class DeadlineTests(RefusingTestCase):
 
 
 class ValueTests(RefusingTestCase):
-    """Properties of states."""
+    """States as values."""
 
     def test_origin(self) -> None:
-        """The own bytes of a fork begin at its fork point."""
+        """A fork's own bytes begin where it left its source."""
         self.assertEqual(STREAM.origin, 0)
         point = ForkPoint(1, 7, "a", None, 0, 1, False)
         self.assertEqual(replace(STREAM, fork=point).origin, 7)
 
     def test_stored_and_read_back(self) -> None:
-        """Encoding and decoding a state preserves it."""
+        """A state is the same after it was written and read."""
         point = ForkPoint(1, 7, "é", 5, 2, 1, True)
         full = StreamState(
             *(

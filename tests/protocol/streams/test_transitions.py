@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.protocol.streams.transitions`, except forks (test_forks)."""
+"""Tests of `durable_streams_tw.protocol.streams.transitions`. Forks: test_forks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def put(
     closed: bool = False,
     body: Body = bodies.EMPTY,
 ) -> Create:
-    """Return a PUT of the stream ``a``."""
+    """A PUT of the stream ``a``."""
     return Create("a", content_type, lifetime, closed, body)
 
 
@@ -47,22 +47,22 @@ def post(
     seq: bytes | None = None,
     producer: tuple[str, int, int] | None = None,
 ) -> Append:
-    """Return a POST to the stream ``a``."""
+    """A POST to the stream ``a``."""
     claim = None if producer is None else ProducerClaim(*producer)
     return Append("a", content_type, body, closed, seq, claim)
 
 
 class AbsentTests(RefusingTestCase):
-    """Paths without a usable stream."""
+    """Paths without a stream."""
 
     def test_usable(self) -> None:
-        """An open or closed stream that has not expired is usable."""
+        """A stream that is there, closed or not, and whose time has not come."""
         mortal = replace(OPEN, lifetime=Lifetime(ttl=4))
         for state in (OPEN, CLOSED, mortal):
             self.assertIsNone(transitions.check_usable(state, expired=False))
 
     def test_refused(self) -> None:
-        """Missing and expired streams are 404; deleted ones with forks are 410."""
+        """Unknown and expired: 404; deleted but held by forks: 410, also when it has expired."""
         mortal = replace(OPEN, lifetime=Lifetime(ttl=4))
         held = replace(mortal, forks=1, deleted=True)
         for state, expired, problem in (
@@ -75,10 +75,10 @@ class AbsentTests(RefusingTestCase):
 
 
 class CreateTests(RefusingTestCase):
-    """PUT of a new stream."""
+    """PUT where nothing is."""
 
     def test_created(self) -> None:
-        """A new stream has the configuration and the bytes of the request."""
+        """The request's configuration, its bytes counted, born now."""
         command = put("Text/Plain; a=b", Lifetime(ttl=5), True, HELLO)
         self.assertEqual(
             transitions.create(command, NOW),
@@ -94,7 +94,7 @@ class CreateTests(RefusingTestCase):
         )
 
     def test_defaults(self) -> None:
-        """Defaults: octet-stream, no expiry, open, empty."""
+        """Bytes, for ever, open, empty."""
         outcome = transitions.create(put(None), NOW)
         assert isinstance(outcome, Created)
         self.assertEqual(
@@ -102,16 +102,16 @@ class CreateTests(RefusingTestCase):
         )
 
     def test_a_body_that_cannot_be_stored(self) -> None:
-        """An invalid body creates no stream."""
+        """Makes no stream."""
         outcome = transitions.create(put("application/json", body=BROKEN), NOW)
         self.assertRefusal(Problem.INVALID_JSON, outcome)
 
 
 class RecreateTests(RefusingTestCase):
-    """PUT of an existing stream (§5.1)."""
+    """PUT where a stream is (§5.1)."""
 
     def test_the_same(self) -> None:
-        """The same configuration leaves the stream unchanged, whatever the body."""
+        """The same configuration: the stream as it is, whatever body comes along."""
         expiry = Lifetime(expires_at=5, expires_at_text="1970-01-01T00:00:00.005Z")
         same_moment = Lifetime(expires_at=5, expires_at_text="1970-01-01T01:00:00.005+01:00")
         for existing, command in (
@@ -130,7 +130,7 @@ class RecreateTests(RefusingTestCase):
             )
 
     def test_another(self) -> None:
-        """Any difference is a conflict."""
+        """Anything that differs is a conflict."""
         for existing, command in (
             (OPEN, put("text/html")),
             (OPEN, put(None)),
@@ -145,7 +145,7 @@ class RecreateTests(RefusingTestCase):
             self.assertRefusal(Problem.STREAM_EXISTS, transitions.repeat_create(existing, command))
 
     def test_held(self) -> None:
-        """A deleted stream with forks occupies its path."""
+        """A deleted stream that lives on for its forks holds its path."""
         held = replace(OPEN, forks=1, deleted=True)
         self.assertRefusal(Problem.PATH_HELD, transitions.repeat_create(held, put()))
 
@@ -154,14 +154,14 @@ class AppendTests(RefusingTestCase):
     """POST to an open stream."""
 
     def test_bytes(self) -> None:
-        """An append changes the tail and the time of the last access only."""
+        """The tail moves, the stream was touched; nothing else changes."""
         self.assertEqual(
             transitions.append(OPEN, None, post(), NOW),
             Appended(replace(OPEN, tail=17, touched_at=NOW), grew=True),
         )
 
     def test_close(self) -> None:
-        """A stream is closed with or without a last append."""
+        """With a last append or without, the content type then being of no interest."""
         closed = replace(CLOSED, touched_at=NOW)
         self.assertEqual(
             transitions.append(OPEN, None, post(closed=True), NOW),
@@ -174,7 +174,7 @@ class AppendTests(RefusingTestCase):
             )
 
     def test_content_type(self) -> None:
-        """A body must have the stream's type, ignoring case and parameters."""
+        """A body has to be of the stream's type, case and parameters aside."""
         for content_type in ("text/plain", "TEXT/PLAIN", "text/plain; charset=utf-8"):
             self.assertIsInstance(
                 transitions.append(OPEN, None, post(content_type=content_type), NOW), Appended
@@ -186,7 +186,7 @@ class AppendTests(RefusingTestCase):
         self.assertRefusal(Problem.MALFORMED_FIELD, outcome)
 
     def test_empty(self) -> None:
-        """An append without a body must close the stream."""
+        """An append without body is one only where it closes, from whomever it comes."""
         state = ProducerState(0, 3)
         for command in (
             post(None),
@@ -199,7 +199,7 @@ class AppendTests(RefusingTestCase):
             self.assertRefusal(Problem.EMPTY_BODY, transitions.append(OPEN, state, command, NOW))
 
     def test_stream_seq(self) -> None:
-        """Stream-Seq increases strictly in byte order (§5.2)."""
+        """Strictly increasing, byte by byte, not as numbers (§5.2)."""
         for last, seq, fine in (
             (None, b"0", True),
             (b"001", b"002", True),
@@ -221,7 +221,7 @@ class AppendTests(RefusingTestCase):
                 self.assertRefusal(Problem.SEQUENCE_REGRESSION, outcome)
 
     def test_stream_seq_is_kept(self) -> None:
-        """The last Stream-Seq is kept by appends without one and by closing."""
+        """An append without one does not forget the last; one that closes has it too."""
         known = replace(OPEN, last_seq=b"5")
         for command, last in (
             (post(), b"5"),
@@ -233,7 +233,8 @@ class AppendTests(RefusingTestCase):
             self.assertEqual(outcome.state.last_seq, last)
 
     def test_producer(self) -> None:
-        """A new batch changes stream and producer together; a duplicate changes nothing."""
+        """A batch that is new moves stream and producer together; a duplicate moves nothing,
+        whatever else it says."""
         known = ProducerState(0, 3)
         self.assertEqual(
             transitions.append(OPEN, known, post(producer=("p", 0, 4)), NOW),
@@ -255,7 +256,7 @@ class AppendTests(RefusingTestCase):
             )
 
     def test_a_producers_close(self) -> None:
-        """The closing batch is stored."""
+        """The batch that closes is remembered."""
         claim = ProducerClaim("p", 0, 4)
         closed = replace(CLOSED, touched_at=NOW, closed_by=claim)
         self.assertEqual(
@@ -266,7 +267,7 @@ class AppendTests(RefusingTestCase):
         )
 
     def test_a_body_that_cannot_be_stored(self) -> None:
-        """An invalid body changes neither stream nor producer, and does not close."""
+        """Moves nothing, the producer neither, and does not close."""
         json = replace(OPEN, content_type="application/json")
         for body in (BROKEN, bodies.appended("application/json", b"[]")):
             for closed in (False, True):
@@ -276,7 +277,7 @@ class AppendTests(RefusingTestCase):
                 self.assertRefusal(Problem.INVALID_JSON, outcome)
 
     def test_the_largest_stream(self) -> None:
-        """An append beyond the largest position is refused."""
+        """Offsets do not run out unnoticed."""
         full = replace(OPEN, tail=MAX_POSITION - 5)
         outcome = transitions.append(full, None, post(), NOW)
         assert isinstance(outcome, Appended)
@@ -290,7 +291,7 @@ class ClosedTests(RefusingTestCase):
     """POST to a closed stream (§5.2, §5.2.1)."""
 
     def test_close_again(self) -> None:
-        """Closing a closed stream succeeds."""
+        """Closing what is closed is done already."""
         for content_type in (None, "text/plain", "application/json"):
             self.assertEqual(
                 transitions.append(CLOSED, None, post(None, content_type, closed=True), NOW),
@@ -298,7 +299,7 @@ class ClosedTests(RefusingTestCase):
             )
 
     def test_refused(self) -> None:
-        """An append is refused with the tail, whatever else is wrong with it."""
+        """Whatever else is wrong with it: that it is closed, and where."""
         state = ProducerState(0, 3)
         by_p = replace(CLOSED, closed_by=ProducerClaim("p", 0, 3))
         for stream, command in (
@@ -326,7 +327,7 @@ class ClosedTests(RefusingTestCase):
             self.assertEqual(refusal.headers, CLOSED_AT_12)
 
     def test_the_batch_that_closed(self) -> None:
-        """A retry of the closing batch succeeds."""
+        """Its retry succeeds, whatever it says this time."""
         state = ProducerState(0, 3)
         by_p = replace(CLOSED, closed_by=ProducerClaim("p", 0, 3))
         for command in (
@@ -342,7 +343,7 @@ class ClosedTests(RefusingTestCase):
             )
 
     def test_without_a_producer(self) -> None:
-        """Closing without a producer succeeds after a producer has closed the stream."""
+        """Who closed by a producer's batch may still be asked to close without one."""
         by_p = replace(CLOSED, closed_by=ProducerClaim("p", 0, 3))
         self.assertEqual(
             transitions.append(by_p, None, post(None, closed=True), NOW),
@@ -351,16 +352,16 @@ class ClosedTests(RefusingTestCase):
         self.assertRefusal(Problem.STREAM_CLOSED, transitions.append(by_p, None, post(), NOW))
 
     def test_a_fenced_producer(self) -> None:
-        """A stale epoch takes precedence over a closed stream."""
+        """Is told that it is fenced, before it is told that the stream is closed."""
         outcome = transitions.append(CLOSED, ProducerState(2, 3), post(producer=("p", 1, 3)), NOW)
         self.assertRefusal(Problem.STALE_EPOCH, outcome)
 
 
 class PrecedenceTests(RefusingTestCase):
-    """Order of the checks."""
+    """Which of several faults is told."""
 
     def test_order(self) -> None:
-        """The faults of a request are reported in order as each is corrected."""
+        """Mended one after the other, the faults of a request come out in their order."""
         stream = replace(CLOSED, last_seq=b"5", content_type="application/json")
         state = ProducerState(2, 3)
         command = post(BROKEN, "text/plain", seq=b"5", producer=("p", 1, 9))
@@ -402,14 +403,14 @@ APPENDS = st.builds(
 
 
 class AnyTests(RefusingTestCase):
-    """Invariants of transitions."""
+    """Any command in any state gives a legal state, or a refusal."""
 
     @given(STATES, st.none() | st.builds(ProducerState, SMALL, SMALL), APPENDS)
     def test_append(
         self, state: StreamState, producer: ProducerState | None, command: Append
     ) -> None:
-        """The tail grows by the body or not at all, closed is final, Stream-Seq and producers only
-        increase, and refused appends change nothing."""
+        """The tail grows by the body or not at all, closed stays closed, Stream-Seq and the
+        producer only rise, and what is no append changes nothing."""
         outcome = transitions.append(state, producer, command, NOW)
         if isinstance(outcome, Refusal):
             self.assertTrue(400 <= outcome.problem.status < 500 or outcome.problem.status == 507)
@@ -452,8 +453,8 @@ class AnyTests(RefusingTestCase):
 
     @given(STATES, st.lists(APPENDS, max_size=12))
     def test_a_history(self, state: StreamState, commands: list[Append]) -> None:
-        """Over any history the tail never decreases, nothing is appended after closing, and an
-        accepted batch is never appended again."""
+        """Over any history the tail never goes back, nothing follows the close, and a batch
+        that was accepted is never appended again."""
         producers: dict[str, ProducerState] = {}
         accepted: set[ProducerClaim] = set()
         for command in commands:
@@ -480,7 +481,7 @@ class AnyTests(RefusingTestCase):
         ),
     )
     def test_recreate(self, state: StreamState, command: Create) -> None:
-        """A PUT never changes an existing stream."""
+        """A PUT where a stream is never changes it."""
         outcome = transitions.repeat_create(state, command)
         if isinstance(outcome, Created):
             self.assertEqual(outcome, Created(state, fresh=False))
@@ -489,7 +490,7 @@ class AnyTests(RefusingTestCase):
 
     @given(st.builds(put, st.none() | CONTENT_TYPES, closed=st.booleans(), body=st.just(HELLO)))
     def test_create_twice(self, command: Create) -> None:
-        """A repeated PUT is accepted."""
+        """A PUT that made a stream finds it the second time."""
         outcome = transitions.create(command, NOW)
         assert isinstance(outcome, Created)
         again = transitions.repeat_create(outcome.state, command)
@@ -500,7 +501,7 @@ class DeleteTests(RefusingTestCase):
     """DELETE (§5.4)."""
 
     def test_delete(self) -> None:
-        """A stream with forks is marked deleted and kept."""
+        """A stream ends; one that has forks stays for them, marked."""
         self.assertEqual(transitions.delete(OPEN), Deleted(OPEN))
         self.assertEqual(transitions.delete(CLOSED), Deleted(CLOSED))
         forked = replace(OPEN, forks=2)

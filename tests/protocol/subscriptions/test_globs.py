@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.protocol.subscriptions.globs`."""
+"""Globs over stream names: what matches, what is none, and how long it may take."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _globs = st.lists(st.sampled_from(("a", "b", "*", "**")), min_size=1, max_size=7
 
 
 def by_regex(pattern: str, name: str) -> bool:
-    """Match with the standard library's regular expressions, over paths with a final slash."""
+    """The same by the machine of the standard library, over names with a slash at their end."""
     parts = {"*": "[^/]+/", "**": "(?:[^/]+/)*"}
     text = "".join([parts.get(part, re.escape(part) + "/") for part in pattern.split("/")])
     return re.fullmatch(text, name + "/") is not None
@@ -64,7 +64,7 @@ class GlobTests(RefusingTestCase):
         self.assertEqual(parse_glob("a/*/**/**/b"), ("a", ONE, MANY, "b"))
 
     def test_refused(self) -> None:
-        """Patterns that match no stream or are ambiguous are refused."""
+        """What could match no stream, or means something else than it seems to."""
         many = "/".join(["*"] * (MAX_GLOB_STARS + 1))
         for pattern in ("", "a//b", "a/../b", ".", "user-*", "a/***", "a/x**", "a\n", many):
             self.assertRefused(Problem.INVALID_REQUEST, parse_glob, pattern)
@@ -75,7 +75,7 @@ class GlobTests(RefusingTestCase):
         self.assertEqual(matches(parse_glob(pattern), name), by_regex(pattern, name))
 
     def test_no_blow_up(self) -> None:
-        """Matching takes a number of steps in the product of the lengths."""
+        """Where each ** could be tried against each segment, nothing is."""
         glob = parse_glob("/".join(["**", "a"] * MAX_GLOB_STARS))
         name = "/".join(["a"] * 1000) + "/b"
         self.assertFalse(matches(glob, name))

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.protocol.subscriptions.index`."""
+"""The index finds what walking all subscriptions would find."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _subscriptions = st.lists(
 
 
 class IndexTests(SynchronousTestCase):
-    """Comparison with matching every subscription."""
+    """Against the obvious way."""
 
     @given(_subscriptions, st.lists(_names, min_size=1, max_size=10))
     def test_like_walking(
         self, asked: list[tuple[str | None, set[str], str | None, bool]], names: list[str]
     ) -> None:
-        """The index agrees after removals and earlier lookups."""
+        """Also when some are gone again, and whatever was looked for in between."""
         index = SubscriptionIndex()
         there = {}
         for number, (pattern, explicit, wake_stream, stays) in enumerate(asked):
@@ -64,7 +64,7 @@ class IndexTests(SynchronousTestCase):
         self.assertEqual(index.matching("a"), ())
 
     def test_nothing_is_left(self) -> None:
-        """The cache is bounded, and removed subscriptions leave no entries."""
+        """Of subscriptions that are gone, and of names without end."""
         index = SubscriptionIndex()
         for number in range(100):
             glob = parse_glob(f"a/{number}/**/b")

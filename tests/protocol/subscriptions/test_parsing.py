@@ -117,7 +117,7 @@ class SubscribeTests(RefusingTestCase):
             self.assertEqual(self.subscribe(hook(lease_ttl_ms=ttl)).config.lease_ttl, ttl)
 
     def test_digest(self) -> None:
-        """The digest depends on the configuration and not on its notation."""
+        """Everything that is asked for counts; how it is written does not."""
         base = hook(streams=["a", "b"], description="d", lease_ttl_ms=1000)
         same = [
             hook(streams=["b", "/a", "b"], description="d", lease_ttl_ms=1000),
@@ -143,7 +143,7 @@ class SubscribeTests(RefusingTestCase):
 
     @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), _nested))
     def test_anything(self, value: Any) -> None:
-        """Any JSON is parsed or refused."""
+        """Any JSON is understood or refused."""
         for parse in (parsing.parse_subscribe, parsing.parse_link_streams, parsing.parse_claim):
             try:
                 parse("s", raw(value))
@@ -152,7 +152,7 @@ class SubscribeTests(RefusingTestCase):
 
 
 class OtherTests(RefusingTestCase):
-    """Other control requests."""
+    """All others."""
 
     def test_ids(self) -> None:
         for written, name in ((b"sub-1", "sub-1"), (b"a%2Fb", "a/b"), (b"%C3%A4", "ä")):

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.protocol.subscriptions.state`."""
+"""What may become of a subscription: tables, and any event in any state."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def leased(config: Config = PULL) -> Subscription:
 
 
 class TransitionTests(RefusingTestCase):
-    """Single transitions."""
+    """One by one."""
 
     def test_woken(self) -> None:
         state = waking()
@@ -98,7 +98,7 @@ class TransitionTests(RefusingTestCase):
 
     @given(st.integers(1, 10**6), st.floats(0, 1))
     def test_retry_delay(self, failures: int, chance: float) -> None:
-        """Delays double from 1 s to 60 s with 20 % jitter."""
+        """Doubling from one second to sixty, a fifth of it left to chance."""
         base = min(1000 * 2 ** min(failures - 1, 20), RETRY_LAST_MS)
         delay = rules.retry_delay(failures, chance)
         self.assertLessEqual(abs(delay - base), base * RETRY_JITTER + 0.5)
@@ -127,7 +127,7 @@ class TransitionTests(RefusingTestCase):
             self.assertIs(rules.check_wake(state, kind, bad, WAKE, NOW), bad)
         wrong = rules.check_wake(leased(), Kind.WEBHOOK, PROOF, WAKE, NOW)
         self.assertRefusal(Problem.INVALID_REQUEST, wrong)
-        # A webhook may call back before it responds; an offered wake has no lease.
+        # A webhook may call back before it answers; nobody holds an offer.
         self.assertIsNone(rules.check_wake(waking(HOOK), Kind.WEBHOOK, PROOF, WAKE, NOW))
         offered = rules.mark_offered(waking())
         self.assertRefusal(Problem.FENCED, rules.check_wake(offered, Kind.PULL, PROOF, WAKE, NOW))
@@ -156,7 +156,7 @@ _events = st.one_of(
 
 
 class AnyEventTests(RefusingTestCase):
-    """After any events a state is in one of the phases, and generations only increase."""
+    """Whatever happens in whatever order, a state is one of the phases, and wakes only count up."""
 
     @given(st.sampled_from((PULL, HOOK)), st.lists(_events, max_size=60))
     def test_any(self, config: Config, events: list[tuple[Any, ...]]) -> None:
