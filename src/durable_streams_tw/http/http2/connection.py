@@ -1,14 +1,14 @@
-"""HTTP/2 connections (RFC 9113), between frames and the stream operations.
+"""HTTP/2 connections (RFC 9113), between frames and the request handler.
 
-A connection of our own, since twisted.web's has neither timeouts nor bounds, and since most of
-what a small request cost there was h2's bookkeeping. The rules are those of the fast channel:
+twisted.web's own HTTP/2 has neither timeouts nor limits, and h2, which it uses, takes most of the
+CPU of a small request. Here, as in the HTTP/1.1 engine:
 
-1. One connection must not hurt the others: a turn of the reactor reads `FRAMES_PER_TURN` frames
-   of it, and what it may hold, reset or send in vain is bounded (`protocol.limits`).
-2. Requests are carried out as they come; their answers take turns, frame by frame.
-3. Nothing is read from a client whose transport is full. An answer whose window is shut waits,
-   and its producer is paused.
-4. Whatever does not move for too long is given up: a head, a body, an answer, a connection.
+1. A connection cannot starve the others: one turn of the reactor processes `FRAMES_PER_TURN` of
+   its frames, and the bytes, resets and idle frames of a client are limited (`http.limits`).
+2. Requests are executed as they arrive; their responses take turns, frame by frame.
+3. While the transport is full, nothing is read from the client. A response whose window is
+   exhausted waits, and its producer is paused.
+4. Heads, bodies, responses and idle connections have timeouts.
 """
 
 from __future__ import annotations
@@ -52,32 +52,31 @@ from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 _log: Final = Logger()
 
 
-# What is sent before anything else. No priorities (RFC 9218 §2.1.1) and no push.
+# First frames of the server. No priorities (RFC 9218 §2.1.1) and no push.
 _OPENING: Final = frames.settings(
     (frames.MAX_CONCURRENT_STREAMS, limits.MAX_STREAMS),
     (frames.INITIAL_WINDOW_SIZE, limits.RECEIVE_WINDOW),
     (frames.MAX_HEADER_LIST_SIZE, limits.MAX_HEAD),
 ) + frames.window_update(0, limits.RECEIVE_WINDOW - frames.DEFAULT_WINDOW)
 
-# How many bytes are given to the transport at a time: it says so when it is full.
+# Most bytes of one write to the transport, which pauses the connection when it is full.
 _WRITE: Final = 64 * limits.KIB
 
-# How many identifiers of streams that the server has reset are remembered: frames for them may
-# still be on their way.
+# Most identifiers kept of streams that the server has reset: frames for them may still arrive.
 _RESETS: Final = 256
 
-# What frames count for in a turn of the reactor, those that are not mentioned one.
+# Cost of frames against `FRAMES_PER_TURN`; 1 for those not listed.
 _COSTS: Final = {
     frames.HEADERS: limits.REQUEST_COST,
     frames.RST_STREAM: limits.RESET_COST,
 }
 
-# How often producers are resumed and their bytes sent in one turn of the reactor.
+# Most rounds of resuming producers and sending their bytes in one turn of the reactor.
 _ROUNDS: Final = 4
 
 
-class Allowance:
-    """How often a client may do what costs the server and gains nobody."""
+class TokenBucket:
+    """Token bucket for frames that cost the server without being requests."""
 
     __slots__ = ("_at", "_burst", "_left", "_rate")
 
@@ -87,7 +86,7 @@ class Allowance:
         self._at = 0.0
 
     def take(self, now: float) -> bool:
-        """Count one; return False if the client has used its allowance up."""
+        """Take one token; return False if there is none."""
         if now > self._at:
             self._left = min(self._burst, self._left + (now - self._at) * self._rate)
             self._at = now
@@ -96,11 +95,11 @@ class Allowance:
 
 
 class Http2Factory:
-    """Makes the HTTP/2 connections of one `StreamSite`, and bounds them together.
+    """Factory of the HTTP/2 connections of one site.
 
-    ``operations`` answer requests for streams below ``root``, a raw path with a slash at both
-    ends. All others go to the resources of ``site``. ``wall`` (default: ``clock``) returns seconds
-    since the Unix epoch, for the Date of answers.
+    ``operations`` handles requests for streams below ``root``, a raw path with a slash at both
+    ends; the resources of ``site`` handle all others. ``wall`` returns seconds since the Unix
+    epoch for the Date header, by default those of ``clock``.
     """
 
     def __init__(
@@ -127,18 +126,18 @@ class Http2Factory:
         return Http2Connection(self, address)
 
     def later(self, call: Callable[[], None]) -> None:
-        """Call something in the next turn of the reactor."""
+        """Call a function in the next turn of the reactor."""
         self.clock.callLater(0, call)
 
     def drain(self) -> None:
-        """Take no more requests, and close each connection when its last answer is sent."""
+        """Refuse further requests, and close each connection after its last response."""
         for connection in list(self.connections):
             connection.drain()
 
-    def cut(self) -> None:
-        """End all connections at once."""
+    def abort(self) -> None:
+        """Reset all connections."""
         for connection in list(self.connections):
-            connection.cut()
+            connection.abort()
 
     def _tick(self, now: float) -> None:
         self.date = formatdate(int(self._wall()), usegmt=True).encode("ascii")
@@ -148,7 +147,7 @@ class Http2Factory:
 class Http2Connection(Protocol):
     """One HTTP/2 connection."""
 
-    #: The wheel's.
+    #: Set by the timer wheel.
     wheel_slot = 0
 
     transport: Any
@@ -159,58 +158,58 @@ class Http2Connection(Protocol):
         self.address = address
         self.streams: dict[int, Http2Stream] = {}
         self._bodies = factory.site.bodies
-        # Requests whose heads have come, and perhaps not their bodies.
+        # Requests that are not authorized yet and whose bodies may be incomplete.
         self._undecided: list[Http2Stream] = []
         self._respond = factory.operations.responder(getattr(address, "host", None))
         self._reader = frames.FrameReader()
-        self._writer = HeadWriter()
-        self._outlet: SocketWriter
+        self._encoder = HeadWriter()
+        self._writer: SocketWriter
         self._heads: HeadReader
-        # A field block that is incomplete: its stream, its parts, whether the stream ends.
+        # An incomplete field block: its stream, its parts, whether the stream ends with it.
         self._block: tuple[int, list[bytes], bool] | None = None
         self._last = 0
         self._reset: deque[int] = deque(maxlen=_RESETS)
-        # What the client allows: bytes on the connection, on a new stream, in a frame.
+        # The client's limits: window of the connection, of a new stream, size of a frame.
         self._window = frames.DEFAULT_WINDOW
         self._stream_window = frames.DEFAULT_WINDOW
         self._max_frame = frames.MAX_FRAME
-        self._credit = 0
-        # Frames to be sent, and how many bytes they are.
+        self._received = 0
+        # Gathered frames, and their size in bytes.
         self._out: list[bytes] = []
         self._size = 0
-        # Streams that have something to send, in turn; bytes of all answers that are unsent.
+        # Streams with bytes to send, in turn, and the unsent bytes of all responses.
         self._sending: dict[int, Http2Stream] = {}
         self._unsent = 0
-        # Streams whose producers may have to be paused or resumed.
-        self._lively: dict[int, Http2Stream] = {}
-        # GETs that wait for room, and catch-up reads that are under way.
+        # Streams whose producers may need to be paused or resumed.
+        self._streaming: dict[int, Http2Stream] = {}
+        # GETs that wait for other responses, and the number of running catch-up reads.
         self._waiting: deque[Http2Stream] = deque()
         self._catch_ups = 0
-        self._resets = Allowance(limits.RESET_BURST, limits.RESET_RATE)
-        self._idle_frames = Allowance(limits.IDLE_FRAME_BURST, limits.IDLE_FRAME_RATE)
-        self._stalled = self._paused = False
+        self._resets = TokenBucket(limits.RESET_BURST, limits.RESET_RATE)
+        self._idle_frames = TokenBucket(limits.IDLE_FRAME_BURST, limits.IDLE_FRAME_RATE)
+        self._blocked = self._paused = False
         self._working = self._will_flush = self._will_read = False
         self._draining = self._over = False
-        # Since when: nothing has been open, a head is incomplete, the transport is full.
-        self._idle_since = self._head_since = self._stalled_since = 0.0
+        # Since when there is no stream, a head is incomplete, the transport is full (seconds).
+        self._idle_since = self._head_since = self._blocked_since = 0.0
         self._moved = 0
-        self._settled = False
+        self._settings_received = False
 
     # -- Protocol -------------------------------------------------------------------------------
 
     def connectionMade(self) -> None:
-        """Begin the connection with the server's settings."""
+        """Send the server's settings and start the timeout of the client's preface."""
         factory = self._factory
         factory.connections.add(self)
-        self._outlet = outlet = SocketWriter(self.transport)
-        self.secure = outlet.secure
+        self._writer = writer = SocketWriter(self.transport)
+        self.secure = writer.secure
         self._heads = HeadReader(
             HeadContext(
                 factory.root,
                 factory.settings.max_body,
-                outlet.secure,
+                writer.secure,
                 factory.settings.trust_proxy,
-                outlet.local_address(),
+                writer.local_address(),
             )
         )
         self.transport.registerProducer(self, True)
@@ -221,7 +220,7 @@ class Http2Connection(Protocol):
         self._flush_now()
 
     def dataReceived(self, data: bytes) -> None:
-        """Take bytes from the client."""
+        """Process received bytes."""
         if self._over:
             return
         self._reader.feed(data)
@@ -229,9 +228,9 @@ class Http2Connection(Protocol):
             self._read()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Let go of everything: the connection has ended."""
+        """Stop all streams and timers."""
         self._over = True
-        self._let_go()
+        self._close_streams()
         self._factory.connections.discard(self)
         self._wheel.cancel(self)
 
@@ -239,16 +238,16 @@ class Http2Connection(Protocol):
 
     def pauseProducing(self) -> None:
         """Stop sending: the transport is full."""
-        self._stalled = True
-        self._stalled_since = self._factory.clock.seconds()
-        self._moved = self._outlet.unsent
+        self._blocked = True
+        self._blocked_since = self._factory.clock.seconds()
+        self._moved = self._writer.unsent
         self._pause_reading()
-        self._look(limits.SEND_TIMEOUT)
+        self._check_after(limits.SEND_TIMEOUT)
         self._flush_now()
 
     def resumeProducing(self) -> None:
         """Send again: the transport is empty."""
-        self._stalled = False
+        self._blocked = False
         self._flush_now()
         self._pause_reading()
 
@@ -258,7 +257,7 @@ class Http2Connection(Protocol):
     # -- for the site ---------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Take no more requests, and close when the last answer is sent."""
+        """Send GOAWAY, and close the connection after the last response."""
         if not self._draining and not self._over:
             self._draining = True
             self._put(frames.goaway(self._last, Code.NO_ERROR))
@@ -266,16 +265,16 @@ class Http2Connection(Protocol):
             if not self.streams:
                 self._close(Code.NO_ERROR, tell=False)
 
-    def cut(self) -> None:
-        """End the connection at once."""
+    def abort(self) -> None:
+        """Reset the connection."""
         self._over = True
-        self._let_go()
-        self._outlet.abort()
+        self._close_streams()
+        self._writer.abort()
 
     # -- reading --------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        """Read the frames that have come: all, or as many as a turn of the reactor may take."""
+        """Process received frames: all, or as many as one turn of the reactor may."""
         reader = self._reader
         with self._guarded():
             left = limits.FRAMES_PER_TURN
@@ -293,21 +292,21 @@ class Http2Connection(Protocol):
             if self._undecided:
                 self._decide_all()
             self._flush()
-            self._settle_all()
+            self._update_producers()
             self._watch_head()
         self._pause_reading()
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Gather what is sent meanwhile; end the connection if the client or a bug breaks it."""
+        """Gather sent frames; close the connection on a `ConnectionFault` or an internal error."""
         working, self._working = self._working, True
         try:
             yield
         except ConnectionFault as fault:
             self._close(fault.code, fault.detail)
-        except Exception:  # noqa: BLE001 - the reactor, or the store, could do nothing about it
-            _log.failure("An HTTP/2 connection has met a bug, and ends")
-            self.cut()
+        except Exception:  # noqa: BLE001 - the caller, reactor or store, cannot handle it
+            _log.failure("Error on an HTTP/2 connection, which is closed")
+            self.abort()
         finally:
             self._working = working
 
@@ -317,7 +316,7 @@ class Http2Connection(Protocol):
             self._read()
 
     def _pause_reading(self) -> None:
-        full = self._stalled or self._will_read
+        full = self._blocked or self._will_read
         if full is not self._paused and not self._over:
             self._paused = full
             if full:
@@ -326,12 +325,12 @@ class Http2Connection(Protocol):
                 self.transport.resumeProducing()
 
     def _watch_head(self) -> None:
-        """Note since when a frame other than DATA, or a field block, is incomplete."""
+        """Start or stop the timeout of an incomplete field block, or of a frame other than DATA."""
         reader = self._reader
-        if not self._settled or self._block or (reader.pending and not reader.in_data):
+        if not self._settings_received or self._block or (reader.pending and not reader.in_data):
             if not self._head_since:
                 self._head_since = self._factory.clock.seconds()
-                self._look(self._factory.settings.head_timeout)
+                self._check_after(self._factory.settings.head_timeout)
         else:
             self._head_since = 0.0
 
@@ -341,10 +340,10 @@ class Http2Connection(Protocol):
             kind != frames.CONTINUATION or frame.stream != self._block[0]
         ):
             raise ConnectionFault(Code.PROTOCOL_ERROR, "a field block is interrupted")
-        if not self._settled:
+        if not self._settings_received:
             if kind != frames.SETTINGS or frame.flags & frames.ACK:
                 raise ConnectionFault(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-            self._settled = True
+            self._settings_received = True
         if kind == frames.HEADERS:
             self._take_headers(frame)
         elif kind == frames.DATA:
@@ -385,7 +384,7 @@ class Http2Connection(Protocol):
         block = frames.fragment(frame)
         ends = bool(frame.flags & frames.END_STREAM)
         if frame.flags & frames.END_HEADERS:
-            self._head_came(number, block, ends)
+            self._head_complete(number, block, ends)
         else:
             self._block = (number, [block], ends)
 
@@ -398,15 +397,15 @@ class Http2Connection(Protocol):
             raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "a field block is too large")
         if frame.flags & frames.END_HEADERS:
             self._block = None
-            self._head_came(number, b"".join(parts), ends)
+            self._head_complete(number, b"".join(parts), ends)
 
-    def _head_came(self, number: int, block: bytes, ends: bool) -> None:
+    def _head_complete(self, number: int, block: bytes, ends: bool) -> None:
         if number <= self._last:
-            self._trailers_came(number, block, ends)
+            self._trailers_complete(number, block, ends)
             return
         self._last = number
         if self._draining:
-            # Clients that have read the GOAWAY frame send the request elsewhere.
+            # Clients retry a refused stream on another connection.
             self._heads.skip(block)
             self._put(frames.rst_stream(number, Code.REFUSED_STREAM))
             self._reset.append(number)
@@ -438,16 +437,16 @@ class Http2Connection(Protocol):
 
     def _open(self, number: int, head: RequestHead | None, ends: bool) -> Http2Stream:
         stream = Http2Stream(self, number, head, self._stream_window)
-        stream.whole = ends
+        stream.complete = ends
         self.streams[number] = stream
         return stream
 
-    def _trailers_came(self, number: int, block: bytes, ends: bool) -> None:
+    def _trailers_complete(self, number: int, block: bytes, ends: bool) -> None:
         fields = self._heads.skip(block)
         stream = self.streams.get(number)
         if stream is None:
             self._closed(number)
-        elif stream.whole:
+        elif stream.complete:
             self._count_reset()
             self.reset(stream, Code.STREAM_CLOSED)
         elif not ends or any(name.startswith(b":") for name, _ in fields):
@@ -456,7 +455,7 @@ class Http2Connection(Protocol):
             self._end_body(stream)
 
     def _closed(self, number: int) -> None:
-        """Judge a frame for a stream that is closed: one that the server reset is forgiven."""
+        """Raise `ConnectionFault` for a frame of a closed stream that the server did not reset."""
         if number not in self._reset:
             raise ConnectionFault(Code.STREAM_CLOSED, "a frame is for a closed stream")
 
@@ -467,12 +466,12 @@ class Http2Connection(Protocol):
         data = frames.unpadded(frame)
         size = len(frame.payload)
         stream = self.streams.get(number)
-        self._credit += size
-        if self._credit > limits.RECEIVE_WINDOW:
+        self._received += size
+        if self._received > limits.RECEIVE_WINDOW:
             raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "the window of the connection is shut")
-        if self._credit >= limits.RECEIVE_WINDOW // 2:
-            self._put(frames.window_update(0, self._credit))
-            self._credit = 0
+        if self._received >= limits.RECEIVE_WINDOW // 2:
+            self._put(frames.window_update(0, self._received))
+            self._received = 0
         ends = bool(frame.flags & frames.END_STREAM)
         if not data and not ends:
             self._count_idle_frame()
@@ -481,22 +480,22 @@ class Http2Connection(Protocol):
                 raise ConnectionFault(Code.PROTOCOL_ERROR, "DATA is not for an open stream")
             self._closed(number)
             return
-        if stream.whole:
+        if stream.complete:
             self._count_reset()
             self.reset(stream, Code.STREAM_CLOSED)
             return
-        stream.credit += size
-        if stream.credit > limits.RECEIVE_WINDOW:
+        stream.received += size
+        if stream.received > limits.RECEIVE_WINDOW:
             self._count_reset()
             self.reset(stream, Code.FLOW_CONTROL_ERROR)
             return
-        if stream.answered:
-            # Answered before the body came; what still comes is dropped.
-            stream.whole = ends
+        if stream.responded:
+            # Responded to early: the rest of the body is discarded.
+            stream.complete = ends
             return
         if data:
             self._receive(stream, data)
-            if stream.answered:
+            if stream.responded:
                 return
         if ends:
             self._end_body(stream)
@@ -504,10 +503,10 @@ class Http2Connection(Protocol):
             self._open_window(stream)
 
     def _open_window(self, stream: Http2Stream) -> None:
-        """Let the client send as much again as has come of a body."""
-        if stream.credit >= limits.RECEIVE_WINDOW // 2:
-            self._put(frames.window_update(stream.id, stream.credit))
-            stream.credit = 0
+        """Open the window of a stream by the bytes that were received."""
+        if stream.received >= limits.RECEIVE_WINDOW // 2:
+            self._put(frames.window_update(stream.id, stream.received))
+            stream.received = 0
 
     def _receive(self, stream: Http2Stream, data: bytes) -> None:
         stream.body += data
@@ -522,14 +521,14 @@ class Http2Connection(Protocol):
             stream.refuse_body()
 
     def refuse_body(self, stream: Http2Stream) -> None:
-        """Refuse a body that is coming, to make room for others."""
+        """Refuse an incomplete body, to free memory for others."""
         self._refuse(stream, BODY_MEMORY_EXHAUSTED)
         if not self._working:
             self._flush_soon()
 
     def _end_body(self, stream: Http2Stream) -> None:
-        stream.whole = True
-        if stream.answered:
+        stream.complete = True
+        if stream.responded:
             return
         if stream.deciding:
             return
@@ -541,7 +540,7 @@ class Http2Connection(Protocol):
             self._complete(stream)
 
     def _release(self, stream: Http2Stream) -> None:
-        """Free the body of a request that is answered."""
+        """Free the body of a request that was responded to."""
         stream.body = bytearray()
         if stream.held:
             self._bodies.account(stream, 0, arriving=False)
@@ -549,7 +548,7 @@ class Http2Connection(Protocol):
     # -- decisions on heads ---------------------------------------------------------------------
 
     def _decide_all(self) -> None:
-        """Decide by their heads on requests whose bodies did not come with them."""
+        """Authorize requests whose bodies did not arrive with their heads."""
         undecided, self._undecided = self._undecided, []
         for stream in undecided:
             if stream.receiving and not stream.over:
@@ -557,7 +556,7 @@ class Http2Connection(Protocol):
 
     def _decide(self, stream: Http2Stream) -> None:
         stream.since = self._factory.clock.seconds()
-        self._look(self._factory.settings.body_timeout)
+        self._check_after(self._factory.settings.body_timeout)
         head = stream.head
         if not head.is_stream:
             self._admit(stream)
@@ -575,14 +574,14 @@ class Http2Connection(Protocol):
     def _decided(self, stream: Http2Stream, decision: Decision) -> None:
         if isinstance(decision, Response):
             self._release(stream)
-            self._answer(stream, decision)
+            self._send_response(stream, decision)
         else:
             stream.admitted = decision
             self._admit(stream)
 
     def _admit(self, stream: Http2Stream) -> None:
-        """Let the body of a request come."""
-        if stream.head.expects_continue and not stream.body and not stream.whole:
+        """Receive the body of an authorized request: send 100 Continue and open its window."""
+        if stream.head.expects_continue and not stream.body and not stream.complete:
             self._put(frames.headers(stream.id, CONTINUE, end=False))
         self._open_window(stream)
 
@@ -593,7 +592,7 @@ class Http2Connection(Protocol):
             return
         with self._guarded():
             self._decided(stream, decision)
-            if stream.whole and not stream.answered:
+            if stream.complete and not stream.responded:
                 self._end_body(stream)
         if not self._working:
             self._flush_soon()
@@ -603,17 +602,17 @@ class Http2Connection(Protocol):
             decision = self._factory.operations.error_response(failure, stream.origin)
             self._decided_later(decision, stream)
 
-    # -- requests and answers -------------------------------------------------------------------
+    # -- requests and responses ------------------------------------------------------------------
 
     def _complete(self, stream: Http2Stream) -> None:
-        """Carry out a request, or let a GET wait for its turn."""
-        if stream.head.method == b"GET" and (self._waiting or not self._has_room(stream)):
+        """Execute a complete request, or queue a GET."""
+        if stream.head.method == b"GET" and (self._waiting or not self._may_execute(stream)):
             self._waiting.append(stream)
             return
-        self._carry_out(stream)
+        self._execute(stream)
 
-    def _has_room(self, stream: Http2Stream) -> bool:
-        """Whether the answer of a GET may be begun: each may be as long as ``max_chunk``."""
+    def _may_execute(self, stream: Http2Stream) -> bool:
+        """Return whether a GET may be executed now, given the unsent bytes of other responses."""
         if self._unsent >= limits.MAX_UNSENT:
             return False
         stream.catch_up = stream.head.is_stream and b"live=" not in stream.head.query
@@ -625,13 +624,13 @@ class Http2Connection(Protocol):
             stream = waiting[0]
             if stream.over:
                 waiting.popleft()
-            elif self._has_room(stream):
+            elif self._may_execute(stream):
                 waiting.popleft()
-                self._carry_out(stream)
+                self._execute(stream)
             else:
                 return
 
-    def _carry_out(self, stream: Http2Stream) -> None:
+    def _execute(self, stream: Http2Stream) -> None:
         head = stream.head
         body = b""
         if stream.body:
@@ -640,47 +639,47 @@ class Http2Connection(Protocol):
             self._bodies.account(stream, held, arriving=False)
         if not head.is_stream:
             stream.request = channel = RequestChannel(stream, self._factory.site)
-            channel.carry_out(body)
+            channel.execute(body)
             return
         request = head.with_body(body)
         respond, stream.admitted = stream.admitted or self._respond, None
-        answer = respond(request)
-        if isinstance(answer, Response):
-            self._answer(stream, answer)
+        result = respond(request)
+        if isinstance(result, Response):
+            self._send_response(stream, result)
             return
-        stream.pending = answer
+        stream.pending = result
         if stream.catch_up:
             self._catch_ups += 1
 
-        def answered(response: Response) -> None:
-            self._answer_came(stream, response)
+        def ready(response: Response) -> None:
+            self._response_ready(stream, response)
 
         def failed(failure: Failure) -> None:
-            self._answer_failed(stream, failure)
+            self._response_failed(stream, failure)
 
-        answer.addCallbacks(answered, failed)
+        result.addCallbacks(ready, failed)
 
-    def _answer_came(self, stream: Http2Stream, response: Response) -> None:
+    def _response_ready(self, stream: Http2Stream, response: Response) -> None:
         if stream.catch_up and stream.pending is not None:
             self._catch_ups -= 1
         stream.pending = None
         if stream.over:
             return
         with self._guarded():
-            self._answer(stream, response)
+            self._send_response(stream, response)
         if not self._working:
             self._flush_soon()
 
-    def _answer_failed(self, stream: Http2Stream, failure: Failure) -> None:
+    def _response_failed(self, stream: Http2Stream, failure: Failure) -> None:
         if stream.over:
             return
         try:
             response = self._factory.operations.error_response(failure, stream.origin)
         except Exception:  # noqa: BLE001 - a cancelled request whose client still waits
-            _log.failure("An HTTP/2 request has met a bug, and is reset")
+            _log.failure("Error in an HTTP/2 request, which is reset")
             self.reset(stream, Code.INTERNAL_ERROR)
         else:
-            self._answer_came(stream, response)
+            self._response_ready(stream, response)
 
     def _refuse(
         self,
@@ -689,15 +688,14 @@ class Http2Connection(Protocol):
         origin: bytes | None = None,
         malformed: bool = False,
     ) -> None:
-        """Answer a request before or in place of carrying it out.
-
-        A ``malformed`` request is a stream error too (RFC 9113 §8.1.1).
-        """
+        """Refuse a request. A ``malformed`` one also resets its stream (RFC 9113 §8.1.1)."""
         self._release(stream)
         if malformed:
             self._count_reset()
-            stream.whole = True
-        self._answer(stream, self._factory.operations.refuse(refusal, origin or stream.origin))
+            stream.complete = True
+        self._send_response(
+            stream, self._factory.operations.refuse(refusal, origin or stream.origin)
+        )
         if malformed:
             while stream.id in self._sending and self._flush_one(stream):
                 pass
@@ -705,13 +703,13 @@ class Http2Connection(Protocol):
             self._reset.append(stream.id)
             self._close_stream(stream)
 
-    def _answer(self, stream: Http2Stream, response: Response) -> None:
+    def _send_response(self, stream: Http2Stream, response: Response) -> None:
         body = response.body
         if isinstance(body, bytes):
             if response.status in NO_BODY:
                 length, body = None, b""
             elif stream.bodiless:
-                # The length of a body that is not there is not known either.
+                # A handler that returns no body for HEAD does not know the length of the GET.
                 length, body = len(body) or None, b""
             else:
                 length = len(body)
@@ -728,52 +726,52 @@ class Http2Connection(Protocol):
     def begin(
         self, stream: Http2Stream, response: Response, length: int | None, end: bool = False
     ) -> bool:
-        """Send the head of a response; ``end`` says that it has no body.
+        """Send the head of a response; ``end`` is true if it has no body.
 
-        Returns False if the head was torn and another response was sent in its place.
+        Returns False if the head was invalid and a 500 response was sent instead.
         """
         number = stream.id
         try:
-            block = self._writer.write(
+            block = self._encoder.write(
                 response.status, response.own, response.common, length, self._factory.date
             )
         except InvalidHeader:
             failed = self._factory.operations.error_response(Failure(), stream.origin)
-            self._answer(stream, failed)
+            self._send_response(stream, failed)
             return False
-        stream.answered = True
+        stream.responded = True
         self._put(frames.headers(number, block, end))
         if end:
             self._sent(stream)
         return True
 
     def send(self, stream: Http2Stream, data: bytes) -> None:
-        """Send bytes of a body that goes on."""
+        """Send bytes of a streamed body."""
         stream.put(data)
         self._unsent += len(data)
         self._sending[stream.id] = stream
         if stream.unsent == len(data):
-            self._time_answer(stream)
-        stream.settle(self._stalled or self._window <= 0)
-        self._lively[stream.id] = stream
+            self._restart_send_timeout(stream)
+        stream.update_producer(self._blocked or self._window <= 0)
+        self._streaming[stream.id] = stream
         if not self._working:
             self._flush_soon()
 
     def finish(self, stream: Http2Stream) -> None:
-        """End a body after what is unsent."""
+        """End a body after its unsent bytes."""
         stream.ending = True
         self._sending[stream.id] = stream
         if stream.unsent:
-            self._time_answer(stream)
+            self._restart_send_timeout(stream)
         if not self._working:
             self._flush_soon()
 
-    def _time_answer(self, stream: Http2Stream) -> None:
+    def _restart_send_timeout(self, stream: Http2Stream) -> None:
         stream.since = self._wheel.now
         stream.moved = stream.unsent
 
     def reset(self, stream: Http2Stream, code: Code) -> None:
-        """Reset a stream: its answer stays incomplete."""
+        """Reset a stream: its response stays incomplete."""
         self._put(frames.rst_stream(stream.id, code))
         self._reset.append(stream.id)
         self._close_stream(stream)
@@ -781,8 +779,8 @@ class Http2Connection(Protocol):
             self._flush_soon()
 
     def _sent(self, stream: Http2Stream) -> None:
-        """End a stream whose answer was sent: the rest of its request is not wanted."""
-        if not stream.whole:
+        """Close a stream after its response. The rest of its request is refused."""
+        if not stream.complete:
             self._put(frames.rst_stream(stream.id, Code.NO_ERROR))
             self._reset.append(stream.id)
         self._close_stream(stream)
@@ -792,7 +790,7 @@ class Http2Connection(Protocol):
         if self.streams.pop(number, None) is None:
             return
         self._sending.pop(number, None)
-        self._lively.pop(number, None)
+        self._streaming.pop(number, None)
         self._unsent -= stream.unsent
         self._release(stream)
         if stream.catch_up and stream.pending is not None:
@@ -817,7 +815,7 @@ class Http2Connection(Protocol):
         self._size += len(data)
 
     def _flush_soon(self) -> None:
-        """Send what has been gathered: now, or after what else is answered in this turn."""
+        """Send gathered frames: now if there is one stream, otherwise at the end of this turn."""
         if self._will_flush or self._over:
             return
         if len(self.streams) <= 1 and not self._waiting:
@@ -832,28 +830,28 @@ class Http2Connection(Protocol):
             return
         with self._guarded():
             self._flush()
-            self._settle_all()
+            self._update_producers()
 
-    def _settle_all(self) -> None:
-        """Pause and resume live bodies and start GETs, as the windows and the transport say."""
+    def _update_producers(self) -> None:
+        """Pause and resume producers and start queued GETs, by the windows and the transport."""
         for _ in range(_ROUNDS):
             if self._over:
                 return
-            shut = self._stalled or self._window <= 0
+            shut = self._blocked or self._window <= 0
             self._start_waiting()
-            for stream in list(self._lively.values()):
-                if not stream.settle(shut):
-                    self._lively.pop(stream.id, None)
-            if self._stalled or (not self._out and (shut or not self._sending)):
+            for stream in list(self._streaming.values()):
+                if not stream.update_producer(shut):
+                    self._streaming.pop(stream.id, None)
+            if self._blocked or (not self._out and (shut or not self._sending)):
                 return
             self._flush()
-        if not self._stalled and not self._will_flush:
+        if not self._blocked and not self._will_flush:
             self._will_flush = True
             self._factory.later(self._flush_now)
 
     def _flush(self) -> None:
-        """Write what the windows and the transport let through, streams taking turns."""
-        while not self._stalled and not self._over:
+        """Write what the windows and the transport allow, streams taking turns."""
+        while not self._blocked and not self._over:
             moved = False
             for stream in list(self._sending.values()):
                 if not self._flush_one(stream):
@@ -861,14 +859,14 @@ class Http2Connection(Protocol):
                 moved = True
                 if self._size >= _WRITE:
                     self._write()
-                    if self._stalled:
+                    if self._blocked:
                         return
             if not moved:
                 break
         self._write()
 
     def _flush_one(self, stream: Http2Stream) -> bool:
-        """Put one DATA frame of a stream out; return False if its windows do not let it."""
+        """Gather one DATA frame of a stream; return False if the windows do not allow it."""
         unsent = stream.unsent
         size = min(unsent, stream.window, self._window, self._max_frame)
         if size <= 0 and (unsent or not stream.ending):
@@ -894,7 +892,7 @@ class Http2Connection(Protocol):
 
     def _write(self) -> None:
         out = self._out
-        if out and not self._stalled:
+        if out and not self._blocked:
             data = out[0] if len(out) == 1 else b"".join(out)
             self._out = []
             self._size = 0
@@ -915,7 +913,7 @@ class Http2Connection(Protocol):
         if stream is None:
             if not number & 1 or number > self._last:
                 raise ConnectionFault(Code.PROTOCOL_ERROR, "WINDOW_UPDATE is for no open stream")
-            # The stream was closed while the frame was on its way.
+            # The stream was closed before the frame arrived.
             return
         stream.window += increment
         if not increment or stream.window > frames.MAX_WINDOW:
@@ -950,7 +948,7 @@ class Http2Connection(Protocol):
             elif name == frames.MAX_FRAME_SIZE:
                 self._max_frame = min(value, _WRITE)
             elif name == frames.HEADER_TABLE_SIZE:
-                self._writer.limit_table(value)
+                self._encoder.limit_table(value)
         self._put(frames.SETTINGS_ACK)
 
     def _change_windows(self, size: int) -> None:
@@ -980,13 +978,13 @@ class Http2Connection(Protocol):
 
     # -- timeouts -------------------------------------------------------------------------------
 
-    def _look(self, seconds: float) -> None:
+    def _check_after(self, seconds: float) -> None:
         self._wheel.schedule(self, self._factory.clock.seconds() + seconds)
 
     def check_deadline(self, now: float) -> float:
-        """End what is overdue; return when to look again."""
+        """Act on timeouts that have passed; return the time of the next check."""
         if self._over:
-            self._outlet.abort()
+            self._writer.abort()
             return 0.0
         try:
             return self._check_times(now)
@@ -997,18 +995,18 @@ class Http2Connection(Protocol):
     def _check_times(self, now: float) -> float:
         settings = self._factory.settings
         due = now + limits.SEND_TIMEOUT
-        if self._stalled:
-            unsent = self._outlet.unsent
+        if self._blocked:
+            unsent = self._writer.unsent
             if unsent < self._moved:
-                self._stalled_since, self._moved = now, unsent
-            elif now - self._stalled_since >= limits.SEND_TIMEOUT:
-                self.cut()
+                self._blocked_since, self._moved = now, unsent
+            elif now - self._blocked_since >= limits.SEND_TIMEOUT:
+                self.abort()
                 return 0.0
-            due = min(due, self._stalled_since + limits.SEND_TIMEOUT)
+            due = min(due, self._blocked_since + limits.SEND_TIMEOUT)
         if self._head_since:
             end = self._head_since + settings.head_timeout
             if now >= end:
-                self._close(Code.NO_ERROR, "a head did not come in time")
+                self._close(Code.NO_ERROR, "the head timed out")
                 return now + limits.LINGER
             due = min(due, end)
         if not self.streams:
@@ -1019,44 +1017,44 @@ class Http2Connection(Protocol):
             self._heads.forget()
             due = min(due, end)
         for stream in list(self.streams.values()):
-            due = min(due, self._visit_stream(stream, now))
+            due = min(due, self._check_stream(stream, now))
         self._flush_now()
         return due
 
-    def _visit_stream(self, stream: Http2Stream, now: float) -> float:
+    def _check_stream(self, stream: Http2Stream, now: float) -> float:
         passed = now - stream.since
         if stream.receiving:
             patience = self._factory.settings.body_timeout
             if self._reader.in_data == stream.id and self._reader.pending > stream.moved:
-                # A frame that is incomplete goes on.
+                # An incomplete DATA frame has grown.
                 stream.since, stream.moved = now, self._reader.pending
             elif passed >= patience:
                 self._refuse(stream, REQUEST_TIMEOUT)
                 return now + limits.SEND_TIMEOUT
             return min(stream.since + patience, now + limits.SEND_TIMEOUT)
-        if stream.unsent and not self._stalled:
+        if stream.unsent and not self._blocked:
             if passed >= limits.SEND_TIMEOUT:
                 if stream.moved - stream.unsent < limits.SEND_RATE * passed:
                     self.reset(stream, Code.CANCEL)
                     return now + limits.SEND_TIMEOUT
-                self._time_answer(stream)
+                self._restart_send_timeout(stream)
             return stream.since + limits.SEND_TIMEOUT
         return now + limits.SEND_TIMEOUT
 
     # -- ends -----------------------------------------------------------------------------------
 
     def _close(self, code: Code, detail: str = "", tell: bool = True) -> None:
-        """End the connection after a GOAWAY frame."""
+        """Close the connection; ``tell`` is true to send a GOAWAY frame first."""
         if self._over:
             return
         self._over = True
         if tell:
             self._out.append(frames.goaway(self._last, code, detail))
-        self._let_go()
-        self._stalled = self._will_read = False
+        self._close_streams()
+        self._blocked = self._will_read = False
         self._write()
-        # A client that broke a rule may send on: to read and drop that would cost as much as
-        # before. Others are read from, to see the end of TLS.
+        # Reading on from a client that violated the protocol could cost as much as before. Others
+        # are read from until they close TLS.
         faulty = code is not Code.NO_ERROR
         if faulty is not self._paused:
             self._paused = faulty
@@ -1064,11 +1062,11 @@ class Http2Connection(Protocol):
                 self.transport.pauseProducing()
             else:
                 self.transport.resumeProducing()
-        self._look(limits.LINGER)
-        self._outlet.close(linger=False, hang_up=self._draining)
+        self._check_after(limits.LINGER)
+        self._writer.close(linger=False, hang_up=self._draining)
 
-    def _let_go(self) -> None:
-        """Stop all streams: no answer can be sent any more."""
+    def _close_streams(self) -> None:
+        """Stop all streams: no further response can be sent."""
         streams = list(self.streams.values())
         self._waiting.clear()
         for stream in streams:

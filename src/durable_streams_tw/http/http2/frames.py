@@ -68,7 +68,7 @@ class Code(IntEnum):
 
 
 class ConnectionFault(Exception):
-    """The client broke a rule that ends the connection. ``code`` goes into the GOAWAY frame."""
+    """Violation of the protocol that ends the connection. ``code`` goes into the GOAWAY frame."""
 
     def __init__(self, code: Code, detail: str) -> None:
         super().__init__(detail)
@@ -86,9 +86,9 @@ class Frame(NamedTuple):
 
 
 class FrameReader:
-    """Splits the bytes of one client into frames, whatever pieces the bytes come in.
+    """Incremental parser of the frames of one client.
 
-    Holds less than one frame between calls once `next` has returned None.
+    It holds less than one frame between calls once `next` has returned None.
     """
 
     __slots__ = ("_at", "_data", "_preface")
@@ -99,7 +99,7 @@ class FrameReader:
         self._preface = True
 
     def feed(self, data: bytes) -> None:
-        """Take bytes from the client."""
+        """Add received bytes."""
         left = self._data[self._at :] if self._at < len(self._data) else b""
         self._data = left + data if left else data
         self._at = 0
@@ -111,7 +111,7 @@ class FrameReader:
 
     @property
     def in_data(self) -> int:
-        """Return the stream of an incomplete DATA frame, 0 if there is none."""
+        """Stream of an incomplete DATA frame, 0 if there is none."""
         if self._preface or self.pending < FRAME_HEAD:
             return 0
         _, _, kind, _, stream = _HEAD.unpack_from(self._data, self._at)
@@ -228,7 +228,7 @@ SETTINGS_ACK: Final = head(0, SETTINGS, ACK, 0)
 
 
 def ping_ack(payload: bytes) -> bytes:
-    """Return the answer to a PING frame."""
+    """Return the acknowledgement of a PING frame."""
     return head(len(payload), PING, ACK, 0) + payload
 
 
@@ -238,18 +238,18 @@ def rst_stream(stream: int, code: Code) -> bytes:
 
 
 def window_update(stream: int, increment: int) -> bytes:
-    """Return a frame that lets the client send more: on a stream, or with 0 on all together."""
+    """Return a frame that opens the window of a stream, or of the connection for stream 0."""
     return head(4, WINDOW_UPDATE, 0, stream) + _NUMBER.pack(increment)
 
 
 def goaway(last: int, code: Code, detail: str = "") -> bytes:
-    """Return a frame that says that no stream after ``last`` is carried out."""
+    """Return a frame that refuses all streams after ``last``."""
     payload = _NUMBER.pack(last) + _NUMBER.pack(code) + detail.encode("ascii")
     return head(len(payload), GOAWAY, 0, 0) + payload
 
 
 def headers(stream: int, block: bytes, end: bool) -> bytes:
-    """Return the frames that carry a field block; ``end`` says that no body follows."""
+    """Return the frames of a field block; ``end`` is true if no body follows."""
     flags = END_STREAM if end else 0
     if len(block) <= MAX_FRAME:
         return head(len(block), HEADERS, flags | END_HEADERS, stream) + block

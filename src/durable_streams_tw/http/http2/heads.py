@@ -1,8 +1,8 @@
-"""Heads of HTTP/2 requests and responses: field blocks to and from what they mean.
+"""HTTP/2 heads: field blocks to request heads, and responses to field blocks.
 
-A request's fields are written as a head of HTTP/1.1 and read by `wire_heads.read_head`, so the
-same request is judged by the same rules, whatever the version of HTTP. What only HTTP/2 can
-express (RFC 9113 §8.2, §8.3) is checked before.
+The headers of a request are written as an HTTP/1.1 head and read by `request_head.read_head`, so
+that the same rules hold for all versions of HTTP. The rules of HTTP/2 alone (RFC 9113 §8.2, §8.3)
+are checked before.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.responses import Header
 
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]++")
-_TORN: Final = re.compile(rb"[\r\n\0]")
+_LINE_BREAK: Final = re.compile(rb"[\r\n\0]")
 
-# Fields about one connection of HTTP/1.1 (RFC 9113 §8.2.2).
+# Headers of one HTTP/1.1 connection (RFC 9113 §8.2.2).
 _CONNECTION: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 )
@@ -47,43 +47,43 @@ RawFields = list[tuple[bytes, bytes]]
 
 
 class HeadReader:
-    """Reads the field blocks of one connection, in the order in which they came.
+    """Decoder of the field blocks of one connection, in order of arrival.
 
-    A block that changes nothing in the decoder's table means the same when it comes again, and
-    most clients repeat theirs: such blocks are looked up, which takes 1 µs where decoding takes
-    30. The decoder's table is hpack's own; `test_decoder_table` in tests/server/test_http2_heads
-    checks that it is where it is looked for.
+    A block that leaves the decoder's table unchanged means the same when it is repeated, as most
+    clients do. Such blocks are cached, which takes 1 µs where decoding takes 30. The table is a
+    private attribute of hpack: ``test_decoder_table`` in tests/http/http2/test_heads.py checks
+    that it exists.
     """
 
-    __slots__ = ("_around", "_decoder", "_known", "_table")
+    __slots__ = ("_context", "_decoder", "_known", "_table")
 
-    def __init__(self, around: HeadContext) -> None:
-        self._around = around
+    def __init__(self, context: HeadContext) -> None:
+        self._context = context
         self._decoder = Decoder(max_header_list_size=MAX_FIELD_BLOCK)
         self._table: Any = self._decoder.header_table.dynamic_entries
         self._known: dict[bytes, RequestHead] = {}
 
     def read(self, block: bytes) -> RequestHead:
-        """Return the head that a block carries.
+        """Return the head of a block.
 
-        Raises `Refused` if the request is refused, and `ConnectionFault` if the block cannot be
-        decoded.
+        Raises `Refused` for a request that is refused, and `ConnectionFault` for a block that
+        cannot be decoded.
         """
         known = self._known.get(block)
         if known is not None:
             return known
         fields, same = self._decode(block)
-        head = read_fields(fields, self._around)
+        head = read_fields(fields, self._context)
         if same and len(self._known) < REMEMBERED_HEADS and len(block) <= MAX_HEAD // 16:
             self._known[block] = head
         return head
 
     def skip(self, block: bytes) -> RawFields:
-        """Decode a block whose fields nobody needs, since later blocks depend on it."""
+        """Decode a block that is not used, since the meaning of later blocks depends on it."""
         return self._decode(block)[0]
 
     def forget(self) -> None:
-        """Free the remembered heads of a connection that is idle."""
+        """Drop the cached heads of an idle connection."""
         self._known.clear()
 
     def _decode(self, block: bytes) -> tuple[RawFields, bool]:
@@ -105,25 +105,25 @@ class HeadReader:
         return self._decoder.decode(block, raw=True)
 
 
-def read_fields(fields: RawFields, around: HeadContext) -> RequestHead:
-    """Return the meaning of a request's fields. Raises `Refused`."""
+def read_fields(fields: RawFields, context: HeadContext) -> RequestHead:
+    """Return the head of a request with these headers. Raises `Refused`."""
     pseudo: dict[bytes, bytes] = {}
     lines: list[bytes] = []
-    crumbs: list[bytes] = []
+    cookies: list[bytes] = []
     host: bytes | None = None
     for name, value in fields:
         if name.startswith(b":"):
-            if lines or crumbs or name not in _PSEUDO or name in pseudo:
+            if lines or cookies or name not in _PSEUDO or name in pseudo:
                 raise refused(_MALFORMED)
-            if _TORN.search(value):
+            if _LINE_BREAK.search(value):
                 raise refused(_MALFORMED)
             pseudo[name] = value
             continue
-        if not _is_sound(name, value):
+        if not _is_valid(name, value):
             raise refused(_MALFORMED)
         if name == b"cookie":
-            # Browsers send one field for each (RFC 9113 §8.2.3).
-            crumbs.append(value)
+            # Browsers send one header for each cookie (RFC 9113 §8.2.3).
+            cookies.append(value)
         elif name == b"host":
             if host is not None:
                 raise refused(BAD_HOST)
@@ -139,25 +139,25 @@ def read_fields(fields: RawFields, around: HeadContext) -> RequestHead:
     line = _request_line(pseudo)
     if host is not None:
         lines.insert(0, b"Host: %b\r\n" % host)
-    if crumbs:
-        lines.append(b"Cookie: %b\r\n" % b"; ".join(crumbs))
+    if cookies:
+        lines.append(b"Cookie: %b\r\n" % b"; ".join(cookies))
     if len(line) > MAX_HEAD:
         raise refused(TARGET_TOO_LONG)
-    head = read_head(b"".join((line, *lines, b"\r\n")), around)
-    if not head.is_stream and _is_below(line.split(b" ")[1], around.root):
-        # The stream operations answer for control resources and reserved names too.
+    head = read_head(b"".join((line, *lines, b"\r\n")), context)
+    if not head.is_stream and _is_below(line.split(b" ")[1], context.root):
+        # The request handler is responsible for control resources and reserved names too.
         head = replace(head, is_stream=True)
     return head
 
 
 def _is_below(target: bytes, root: bytes) -> bool:
-    """Whether a target is below the root of all streams, and none of the operators'."""
+    """Return whether a target is below the root of all streams and not an operator resource."""
     return target.startswith(root) and not target.startswith(b"/-/")
 
 
-def _is_sound(name: bytes, value: bytes) -> bool:
-    """Whether a field is one of HTTP/2's, and one line where it is written as HTTP/1.1."""
-    if _NAME.fullmatch(name) is None or _TORN.search(value):
+def _is_valid(name: bytes, value: bytes) -> bool:
+    """Return whether a header is valid in HTTP/2 and takes one line in HTTP/1.1."""
+    if _NAME.fullmatch(name) is None or _LINE_BREAK.search(value):
         return False
     if value[:1] in (b" ", b"\t") or value[-1:] in (b" ", b"\t"):
         return False
@@ -178,7 +178,7 @@ def _request_line(pseudo: dict[bytes, bytes]) -> bytes:
 
 # -- responses ------------------------------------------------------------------------------
 
-# RFC 7541 §6.2.2: a literal without indexing, and its name's place in the static table.
+# RFC 7541 §6.2.2: literals without indexing, by the index of their name in the static table.
 _STATIC: Final[dict[bytes, int]] = {}
 _STATUSES: Final[dict[int, bytes]] = {}
 for _index, (_name, _value) in enumerate(HeaderTable.STATIC_TABLE, 1):
@@ -189,16 +189,16 @@ _STATUS: Final = b"\x08\x03"
 _CONTENT_LENGTH: Final = b"\x0f\x0d"
 _DATE: Final = b"\x0f\x12"
 
-# The size of the table that every decoder begins with (RFC 9113 §6.5.2), and what an entry takes
-# besides its bytes (RFC 7541 §4.1).
+# Initial size of a decoder's table (RFC 9113 §6.5.2), and the size of an entry besides its bytes
+# (RFC 7541 §4.1).
 _TABLE_SIZE: Final = 4_096
 _ENTRY: Final = 32
-# How many sets of common fields are kept encoded: one for each origin that asks.
+# Most cached sets of common headers: there is one for each Origin.
 _COMMON_SETS: Final = 16
 
 
 def integer(value: int, bits: int, first: int = 0) -> bytes:
-    """Return an HPACK integer with a prefix of so many bits (RFC 7541 §5.1)."""
+    """Return an HPACK integer with a prefix of ``bits`` bits (RFC 7541 §5.1)."""
     limit = (1 << bits) - 1
     if value < limit:
         return bytes((first | value,))
@@ -228,27 +228,27 @@ def _literal(field: Header) -> bytes:
 
 
 class HeadWriter:
-    """Encodes the heads of the responses of one connection (RFC 7541).
+    """Encoder of the response heads of one connection (RFC 7541).
 
-    Fields that all responses share go into the client's table once, and are one byte each from
-    then on. All others are written as they are: nothing is ever evicted, and a secret in a
-    field cannot be guessed from the size of another (RFC 7541 §7.1).
+    Headers that all responses share enter the client's table once, and take one byte each from
+    then on. All others are literals: nothing is evicted, and the size of a head reveals nothing
+    about a secret in another one (RFC 7541 §7.1).
     """
 
-    __slots__ = ("_common", "_count", "_places", "_resize", "_room")
+    __slots__ = ("_common", "_count", "_positions", "_resize", "_space")
 
     def __init__(self) -> None:
-        self._room = _TABLE_SIZE
+        self._space = _TABLE_SIZE
         self._count = 0
-        self._places: dict[Header, int] = {}
+        self._positions: dict[Header, int] = {}
         self._common: dict[CommonHeaders, bytes] = {}
         self._resize = b""
 
     def limit_table(self, size: int) -> None:
-        """Obey the client's SETTINGS_HEADER_TABLE_SIZE: a smaller table is not used at all."""
-        if size < _TABLE_SIZE and self._room >= 0:
-            self._room = -1
-            self._places.clear()
+        """Apply the client's SETTINGS_HEADER_TABLE_SIZE: a smaller table is not used at all."""
+        if size < _TABLE_SIZE and self._space >= 0:
+            self._space = -1
+            self._positions.clear()
             self._common.clear()
             # Dynamic table size update to 0 (RFC 7541 §4.2).
             self._resize = b"\x20"
@@ -258,13 +258,13 @@ class HeadWriter:
     ) -> bytes:
         """Return the field block of a response.
 
-        ``length`` is the value of Content-Length, None for no such field. Raises `InvalidHeader`.
+        ``length`` is the Content-Length, None for no such header. Raises `InvalidHeader`.
         """
         shared = self._common.get(common)
         if shared is None:
             shared = self._share(common)
-        if own and _TORN.search(b"".join([value for _, value in own])):
-            raise InvalidHeader(f"a field of a {status} answer has a line's end in it")
+        if own and _LINE_BREAK.search(b"".join([value for _, value in own])):
+            raise InvalidHeader(f"a header of a {status} response has a line break")
         resize, self._resize = self._resize, b""
         known = _STATUSES.get(status)
         parts = [
@@ -283,26 +283,26 @@ class HeadWriter:
         parts = []
         grown = False
         for field in common.headers:
-            place = self._places.get(field)
+            place = self._positions.get(field)
             size = _ENTRY + len(field[0]) + len(field[1])
             if place is not None:
                 # The newest entry has the first index after the static table.
                 parts.append(
                     integer(len(HeaderTable.STATIC_TABLE) + 1 + self._count - place, 7, 0x80)
                 )
-            elif size > self._room:
+            elif size > self._space:
                 parts.append(_literal(field))
             else:
-                self._room -= size
+                self._space -= size
                 self._count += 1
-                self._places[field] = self._count
+                self._positions[field] = self._count
                 parts.append(
                     _literal_name(field[0], 6, 0x40) + integer(len(field[1]), 7) + field[1]
                 )
                 grown = True
         shared = b"".join(parts)
         if grown:
-            # Every index has moved.
+            # New entries shift all indexes.
             self._common.clear()
         elif len(self._common) < _COMMON_SETS:
             self._common[common] = shared

@@ -1,4 +1,4 @@
-"""Resources of twisted.web over HTTP/2: what is no stream, operators' resources above all."""
+"""twisted.web resources over HTTP/2, for requests that are not for streams."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class ResourceSite(Protocol):
 
 
 class RequestChannel:
-    """What a `twisted.web.http.Request` writes to, between it and a stream of HTTP/2.
+    """Channel between a `twisted.web.http.Request` and an HTTP/2 stream.
 
-    It has the methods of an `HTTPChannel` that requests call.
+    It has the methods of `HTTPChannel` that requests call.
     """
 
-    # Requests look for a transport of their own, which HTTP/2 does not have.
+    # HTTP/2 has no transport for a single request.
     transport = None
     factory = None
 
@@ -37,8 +37,8 @@ class RequestChannel:
         self._request: Any = None
         self._producer: Any = None
 
-    def carry_out(self, body: bytes) -> None:
-        """Let the resource answer the request."""
+    def execute(self, body: bytes) -> None:
+        """Let the resource render the request."""
         head = self._stream.head
         make: Any = self.site.requestFactory
         self._request = request = make(self)
@@ -53,12 +53,12 @@ class RequestChannel:
     # -- for the stream -------------------------------------------------------------------------
 
     def pauseProducing(self) -> None:
-        """Pause the producer: the client takes no bytes."""
+        """Pause the producer: the client accepts no bytes."""
         if self._producer is not None:
             self._producer.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """Let the producer go on."""
+        """Resume the producer."""
         if self._producer is not None:
             self._producer.resumeProducing()
 
@@ -82,7 +82,7 @@ class RequestChannel:
         return self._stream.connection.transport.getHost()
 
     def isSecure(self) -> bool:
-        """Whether the connection is encrypted."""
+        """Return whether the connection uses TLS."""
         return self._stream.connection.secure
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
@@ -113,7 +113,7 @@ class RequestChannel:
             stream.connection.finish(stream)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Pause a push producer while the client takes no bytes. No resource here has others."""
+        """Register a push producer. No resource here has a pull producer."""
         assert streaming, "pull producers are not supported over HTTP/2"
         self._producer = producer
 
@@ -122,7 +122,7 @@ class RequestChannel:
         self._producer = None
 
     def loseConnection(self) -> None:
-        """End the response where it is."""
+        """Reset the stream: the body stays incomplete."""
         self.abortConnection()
 
     def abortConnection(self) -> None:

@@ -1,4 +1,4 @@
-"""One HTTP/2 stream: a request and its answer."""
+"""HTTP/2 streams: a request and its response each."""
 
 from __future__ import annotations
 
@@ -50,22 +50,21 @@ class ResourceRequest(Protocol):
 
 
 class Http2Stream:
-    """A request that is coming in or being answered. It is the `Sink` of a live body.
+    """Request that is incomplete or being executed, and sink (`EventSink`) of its streamed body.
 
-    ``window`` is how many bytes the client lets the server send, ``credit`` how many bytes the
-    client sent since its own window was last opened. ``since`` and ``moved`` are what the
-    timeouts of the connection compare: a time, and a number of bytes.
+    ``window`` is the number of bytes that the client accepts, ``received`` the number that it sent
+    since its own window was last opened. ``since`` (seconds) and ``moved`` (bytes) are the state
+    of the connection's timeouts.
     """
 
     __slots__ = (
         "_paused",
-        "_subscriber",
+        "_producer",
         "admitted",
-        "answered",
         "body",
         "catch_up",
+        "complete",
         "connection",
-        "credit",
         "deciding",
         "ending",
         "head",
@@ -75,10 +74,11 @@ class Http2Stream:
         "out",
         "over",
         "pending",
+        "received",
         "request",
+        "responded",
         "since",
         "unsent",
-        "whole",
         "window",
     )
 
@@ -87,61 +87,61 @@ class Http2Stream:
     ) -> None:
         self.connection = connection
         self.id = number
-        # None for a request that was refused since it had no head that makes sense.
+        # None for a request whose head was refused.
         self.head: Any = head
         self.window = window
-        self.credit = 0
-        # The body of the request, and whether all of it has come.
+        self.received = 0
+        # The body of the request, and whether it is complete.
         self.body = bytearray()
-        self.whole = False
-        #: The bytes that the budget of bodies counts for it.
+        self.complete = False
+        #: Bytes counted by the body budget.
         self.held = 0
-        # Whether it is found out by the head what may be done, and what then answers.
+        # Whether the decision on the head is pending, and the handler that it returned.
         self.deciding = False
         self.admitted: Respond | None = None
-        # The answer: what it waits for, whether its head was sent, what is unsent of its body,
-        # whether the body ends there.
+        # The response: its pending result, whether its head was sent, whether it is a catch-up
+        # read, the unsent parts of its body, and whether the body ends after them.
         self.pending: Any = None
-        self.answered = False
+        self.responded = False
         self.catch_up = False
         self.out: deque[bytes] = deque()
         self.unsent = 0
         self.ending = False
         self.over = False
         self.request: ResourceRequest | None = None
-        self._subscriber: BodyProducer | None = None
+        self._producer: BodyProducer | None = None
         self._paused = False
         self.since = 0.0
         self.moved = 0
 
     @property
     def origin(self) -> bytes | None:
-        """The Origin of the request, as far as it is known."""
+        """Origin header of the request, None if its head was refused."""
         return None if self.head is None else self.head.headers.get(b"origin")
 
     @property
     def bodiless(self) -> bool:
-        """Whether no answer to the request has a body."""
+        """Whether the request is a HEAD."""
         return self.head is not None and self.head.method == b"HEAD"
 
     @property
     def receiving(self) -> bool:
-        """Whether the body of the request is incomplete and wanted."""
-        return not self.whole and not self.answered
+        """Whether the body of the request is incomplete and not responded to."""
+        return not self.complete and not self.responded
 
     def refuse_body(self) -> None:
-        """Refuse the body that is coming, to make room for others."""
+        """Refuse the incomplete body, to free memory for others."""
         self.connection.refuse_body(self)
 
-    # -- body of the answer ---------------------------------------------------------------------
+    # -- body of the response -------------------------------------------------------------------
 
     def put(self, data: bytes) -> None:
-        """Add bytes to what is unsent."""
+        """Add unsent bytes."""
         self.out.append(data)
         self.unsent += len(data)
 
     def take(self, size: int) -> bytes:
-        """Remove and return the next ``size`` bytes, of which there are as many or more."""
+        """Remove and return the next ``size`` unsent bytes; there must be as many."""
         self.unsent -= size
         out = self.out
         first = out[0]
@@ -162,37 +162,37 @@ class Http2Stream:
             size -= len(first)
         return b"".join(parts)
 
-    # -- live bodies ----------------------------------------------------------------------------
+    # -- EventSink ------------------------------------------------------------------------------
 
-    def follow(self, begin: Follow) -> None:
-        """Begin a live body."""
-        subscriber = begin(self)
+    def follow(self, follow: Follow) -> None:
+        """Start the producer of a streamed body."""
+        producer = follow(self)
         if not self.over:
-            self._subscriber = subscriber
+            self._producer = producer
             if self._paused:
-                subscriber.pauseProducing()
+                producer.pauseProducing()
 
     def write(self, data: bytes) -> None:
-        """Send bytes of a live body."""
+        """Send bytes of the body."""
         if data and not self.over:
             self.connection.send(self, data)
 
     def finish(self) -> None:
-        """End a live body as complete."""
+        """End the body as complete."""
         if not self.over:
-            self._subscriber = None
+            self._producer = None
             self.connection.finish(self)
 
     def abort(self) -> None:
         """Reset the stream, so that the client sees that the body is incomplete."""
         if not self.over:
-            self._subscriber = None
+            self._producer = None
             self.connection.reset(self, Code.INTERNAL_ERROR)
 
-    def settle(self, shut: bool) -> bool:
-        """Pause or resume a live body; ``shut`` says that the connection takes no bytes now.
+    def update_producer(self, shut: bool) -> bool:
+        """Pause or resume the producer; ``shut`` is true while the connection can send nothing.
 
-        Returns whether it has to be asked again.
+        Returns whether it has to be called again.
         """
         if self._paused:
             if not self.unsent and not shut:
@@ -204,21 +204,21 @@ class Http2Stream:
         return self._paused or self.unsent > 0
 
     def _tell(self, what: str) -> None:
-        producer: Any = self._subscriber or self.request
+        producer: Any = self._producer or self.request
         if producer is not None:
             getattr(producer, what)()
 
     def stop(self) -> None:
-        """Let go of all that the stream holds: it is over."""
+        """Release everything, stop the producer and cancel the pending result."""
         self.over = True
         self.out.clear()
         self.unsent = 0
         self.admitted = None
-        subscriber, self._subscriber = self._subscriber, None
+        producer, self._producer = self._producer, None
         pending, self.pending = self.pending, None
         request, self.request = self.request, None
-        if subscriber is not None:
-            subscriber.stopProducing()
+        if producer is not None:
+            producer.stopProducing()
         if pending is not None:
             pending.cancel()
         if request is not None:

@@ -536,7 +536,7 @@ class StreamSite(Site):
             if late or not connection.is_busy():
                 connection.close(now=late)
         if late:
-            self.http2.cut()
+            self.http2.abort()
         calls = self._draining
         if calls is not None and (late or not (self.connections or self.http2.connections)):
             calls.stop()
