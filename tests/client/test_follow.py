@@ -47,17 +47,17 @@ class FollowTests(SynchronousTestCase):
     ) -> list[Batch]:
         """What a follower sees of parts that are appended while it follows."""
         rig = Rig(cuts=list(cuts), settings=settings)
-        rig.house.put("s", content_type)
+        rig.rig.put("s", content_type)
         half = len(parts) // 2
         for part in parts[:half]:
-            rig.house.post("s", part, content_type)
+            rig.rig.post("s", part, content_type)
         seen: list[Batch] = []
         done = rig.start(gather(rig, seen, live=live))
         for part in parts[half:]:
             rig.turn(0.4)
-            rig.house.post("s", part, content_type)
+            rig.rig.post("s", part, content_type)
         rig.turn(0.4)
-        rig.house.ask("POST", "s", {"Stream-Closed": "true"})
+        rig.rig.ask("POST", "s", {"Stream-Closed": "true"})
         rig.finish(done)
         self.assertTrue(seen[-1].closed)
         return seen
@@ -118,13 +118,13 @@ class FollowTests(SynchronousTestCase):
         rig = Rig(cuts=[400_000], settings=WHOLE)
         seen: list[Batch] = []
         with patch.object(messages, "PIECE", 20):
-            rig.house.put("s", "text/plain", b"1" * 600_000)
+            rig.rig.put("s", "text/plain", b"1" * 600_000)
             done = rig.start(gather(rig, seen))
             rig.turn()
             self.assertGreater(len(content(seen)), 0)
             self.assertIsNone(seen[-1].offset)
-            rig.house.ask("DELETE", "s")
-            rig.house.put("s", "text/plain", b"2" * 600_000)
+            rig.rig.ask("DELETE", "s")
+            rig.rig.put("s", "text/plain", b"2" * 600_000)
             self.assertRaises(Broken, rig.finish, done)
         self.assertNotIn(b"2", content(seen))
 
@@ -134,9 +134,9 @@ class FollowTests(SynchronousTestCase):
         seen = self.followed("application/octet-stream", "sse", parts, [])
         self.assertGreater(len(seen), 3)
         rig = Rig(settings=SMALL)
-        rig.house.put("s", "application/octet-stream")
-        rig.house.post("s", b"".join(parts), "application/octet-stream")
-        rig.house.ask("POST", "s", {"Stream-Closed": "true"})
+        rig.rig.put("s", "application/octet-stream")
+        rig.rig.post("s", b"".join(parts), "application/octet-stream")
+        rig.rig.ask("POST", "s", {"Stream-Closed": "true"})
         for number, batch in enumerate(seen):
             rest: list[Batch] = []
             rig.run(gather(rig, rest, offset=batch.offset))
@@ -169,25 +169,25 @@ class FollowTests(SynchronousTestCase):
     def test_now(self) -> None:
         """From now on: nothing of what there is, and an offset from the start."""
         rig = Rig()
-        rig.house.put("s", "text/plain", b"old")
+        rig.rig.put("s", "text/plain", b"old")
         seen: list[Batch] = []
         done = rig.start(gather(rig, seen, offset="now"))
         rig.turn(1)
         self.assertEqual([(batch.data, str(batch.offset)[-1]) for batch in seen], [(b"", "3")])
-        rig.house.post("s", b"new")
-        rig.house.ask("POST", "s", {"Stream-Closed": "true"})
+        rig.rig.post("s", b"new")
+        rig.rig.ask("POST", "s", {"Stream-Closed": "true"})
         rig.finish(done)
         self.assertEqual(content(seen), b"new")
 
     def test_an_event_is_handed_out_at_once(self) -> None:
         """Not when a connection ends, and not when the next event comes."""
         rig = Rig()
-        rig.house.put("s", "application/octet-stream")
+        rig.rig.put("s", "application/octet-stream")
         seen: list[Batch] = []
         done = rig.start(gather(rig, seen))
         for number in range(3):
             rig.turn()
-            rig.house.post("s", b"%d" % number, "application/octet-stream")
+            rig.rig.post("s", b"%d" % number, "application/octet-stream")
             rig.turn()
             self.assertEqual(content(seen), b"012"[: number + 1])
         done.addErrback(lambda _: None)
@@ -196,7 +196,7 @@ class FollowTests(SynchronousTestCase):
     def test_a_server_that_is_away(self) -> None:
         """Is asked again, ever less often, and told of once."""
         rig = Rig(endure=None)
-        rig.house.put("s", "application/octet-stream")
+        rig.rig.put("s", "application/octet-stream")
         seen: list[Batch] = []
         done = rig.start(gather(rig, seen))
         rig.turn(1)
@@ -208,11 +208,11 @@ class FollowTests(SynchronousTestCase):
         self.assertTrue(60 <= rig.network.connects - before <= 130, rig.network.connects)
         self.assertEqual(len(rig.notices), 1, rig.notices)
         rig.network.down = False
-        rig.house.post("s", b"back", "application/octet-stream")
+        rig.rig.post("s", b"back", "application/octet-stream")
         for _ in range(12):
             rig.turn(1)
         self.assertEqual(content(seen), b"back")
-        rig.house.ask("POST", "s", {"Stream-Closed": "true"})
+        rig.rig.ask("POST", "s", {"Stream-Closed": "true"})
         rig.finish(done)
 
     def test_a_server_that_stays_away(self) -> None:
@@ -226,11 +226,11 @@ class FollowTests(SynchronousTestCase):
         """Ends the follower with what the server says, after all that there was."""
         for live in ("sse", "long-poll"):
             rig = Rig()
-            rig.house.put("s", "application/octet-stream", b"last words")
+            rig.rig.put("s", "application/octet-stream", b"last words")
             seen: list[Batch] = []
             done = rig.start(gather(rig, seen, live=live))
             rig.turn(1)
-            rig.house.ask("DELETE", "s")
+            rig.rig.ask("DELETE", "s")
             with self.assertRaises(Rejected) as caught:
                 rig.finish(done)
             self.assertEqual(caught.exception.status, 404)
@@ -239,13 +239,13 @@ class FollowTests(SynchronousTestCase):
     def test_a_silent_connection_is_given_up(self) -> None:
         """One that brings nothing for longer than any server is silent."""
         rig = Rig()
-        rig.house.put("s", "application/octet-stream")
+        rig.rig.put("s", "application/octet-stream")
         seen: list[Batch] = []
         done = rig.start(gather(rig, seen))
         rig.turn(1)
         dead = rig.network.links[-1]
         dead.carry = lambda: False  # type: ignore[method-assign]
-        rig.house.post("s", b"unheard", "application/octet-stream")
+        rig.rig.post("s", b"unheard", "application/octet-stream")
         rig.turn(95)
         for _ in range(4):
             rig.turn(1)
@@ -352,7 +352,7 @@ class ScriptedTests(SynchronousTestCase):
     def test_catch_up_ends(self) -> None:
         """At the tail of an open stream."""
         rig = Rig(settings=SMALL)
-        rig.house.put("s", "text/plain", b"ab" * 100)
+        rig.rig.put("s", "text/plain", b"ab" * 100)
 
         async def read() -> list[Batch]:
             return [batch async for batch in catch_up(rig.client, rig.target("s"))]

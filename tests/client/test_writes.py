@@ -44,15 +44,15 @@ class ProducerTests(SynchronousTestCase):
     def test_lost_answers(self, parts: list[bytes], cuts: list[int]) -> None:
         """Whatever answers are lost, each batch is there once, in order."""
         rig = Rig(cuts=[*cuts], endure=None)
-        rig.house.put("s")
+        rig.rig.put("s")
         self.produce(rig, parts)
-        read = rig.house.ask("GET", "s")
+        read = rig.rig.ask("GET", "s")
         self.assertEqual((read.body, read.header["stream-closed"]), (b"".join(parts), "true"))
 
     def test_a_name_that_was_used(self) -> None:
         """The next one of the name appends too, and shuts the one before out."""
         rig = Rig()
-        rig.house.put("s")
+        rig.rig.put("s")
         first = Producer(rig.client, rig.target("s"), "text/plain", name="p")
         rig.run(first.send(b"1"))
         rig.clock.advance(1)
@@ -63,12 +63,12 @@ class ProducerTests(SynchronousTestCase):
         rig.clock.rightNow -= 5000
         third = Producer(rig.client, rig.target("s"), "text/plain", name="p")
         rig.run(third.send(b"3"))
-        self.assertEqual(rig.house.ask("GET", "s").body, b"123")
+        self.assertEqual(rig.rig.ask("GET", "s").body, b"123")
 
     def test_an_epoch_that_was_used(self) -> None:
         """A batch that is taken for another's is not lost without a word."""
         rig = Rig()
-        rig.house.put("s")
+        rig.rig.put("s")
         self.assertEqual(self.produce_one(rig, b"1").epoch, 7)
         self.assertRaises(Fenced, self.produce_one, rig, b"2")
 
@@ -166,13 +166,13 @@ class AppendTests(SynchronousTestCase):
     def test_never_sent(self) -> None:
         """A server that cannot be reached has seen nothing."""
         rig = Rig(endure=None)
-        rig.house.put("s")
+        rig.rig.put("s")
         rig.network.down = True
         done = rig.start(rig.client.append(rig.target("s"), b"x", "text/plain"))
         rig.turn(3)
         rig.network.down = False
         rig.finish(done)
-        self.assertEqual(rig.house.ask("GET", "s").body, b"x")
+        self.assertEqual(rig.rig.ask("GET", "s").body, b"x")
         rig = Rig(endure=0)
         rig.network.down = True
         self.assertRaises(

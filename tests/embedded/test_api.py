@@ -18,7 +18,7 @@ from durable_streams_tw import Batch, DurableStreams, Settings, StreamError, Str
 from durable_streams_tw.http import limits
 from durable_streams_tw.live.limits import LONG_POLL_TIMEOUT
 from durable_streams_tw.protocol.errors import Problem
-from tests.http.house import Client, House, Threads
+from tests.http.server_rig import Client, ServerRig, Threads
 from tests.tokens import at, bare, position_of
 
 T = TypeVar("T")
@@ -28,8 +28,8 @@ class Case(SynchronousTestCase):
     """Streams in memory, with nobody between."""
 
     def setUp(self) -> None:
-        self.house = House()
-        self.streams = self.house.streams
+        self.rig = ServerRig()
+        self.streams = self.rig.streams
 
     def now(self, asked: Awaitable[T]) -> T:
         """What a call has come to, at once."""
@@ -65,7 +65,7 @@ class CallTests(Case):
         again = self.now(self.streams.create("a/b c", "text/plain"))
         self.assertFalse(again.created)
         self.refused(self.streams.create("a/b c", "application/json"), Problem.STREAM_EXISTS)
-        self.assertEqual(self.house.ask("GET", "a/b%20c").body, "é".encode())
+        self.assertEqual(self.rig.ask("GET", "a/b%20c").body, "é".encode())
 
     def test_lifetimes(self) -> None:
         """A TTL, a moment, as text or as a datetime; not both."""
@@ -121,7 +121,7 @@ class CallTests(Case):
     def test_append_in_order(self) -> None:
         """Nobody has to wait for one append before the next."""
         threads = Threads()
-        streams = House(in_thread=threads).streams
+        streams = ServerRig(in_thread=threads).streams
         self.now(streams.create("a", "application/json"))
         large = '"' + "x" * limits.INLINE_BODY + '"'
         written = [streams.append("a", large), streams.append("a", "1"), streams.append("a", "2")]
@@ -196,10 +196,10 @@ class CallTests(Case):
         self.now(self.streams.create("a", ttl=2))
         self.now(self.streams.create("b"))
         store: Any = self.streams._store
-        self.house.clock.pump([1.0] * 4)
+        self.rig.clock.pump([1.0] * 4)
         self.assertEqual(store.count(), 1)
         self.now(self.streams.stopService())
-        self.assertEqual(self.house.clock.getDelayedCalls(), [])
+        self.assertEqual(self.rig.clock.getDelayedCalls(), [])
 
     def test_stop_with_a_bug(self) -> None:
         """The store is closed, whatever failed before."""
@@ -246,7 +246,7 @@ class TailTests(Case):
     def append(self, data: bytes, close: bool = False) -> None:
         """Append, and let readers notice."""
         self.now(self.streams.append("a", data, close=close))
-        self.house.turn()
+        self.rig.turn()
 
     def nothing_is_held(self) -> None:
         """No reader is waited for, no stream followed."""
@@ -295,7 +295,7 @@ class TailTests(Case):
         """There is no timeout to be seen."""
         reader = Reader(self.streams, "a")
         for _ in range(10):
-            self.house.clock.advance(LONG_POLL_TIMEOUT)
+            self.rig.clock.advance(LONG_POLL_TIMEOUT)
         self.append(b"new", close=True)
         self.assertEqual((reader.got, self.now(reader.done)), ([b"old", b"new"], "ended"))
 
@@ -310,13 +310,13 @@ class TailTests(Case):
                     await self.streams.append("a", b"%d" % len(got), close=len(got) == 4)
 
         done = ensureDeferred(read())
-        self.house.turn()
+        self.rig.turn()
         self.now(done)
         self.assertEqual(got, [b"old", b"1", b"2", b"3", b"4"])
 
     def test_large(self) -> None:
         """A large stream comes in batches of a bounded size."""
-        streams = House(Settings(max_chunk=10)).streams
+        streams = ServerRig(Settings(max_chunk=10)).streams
         self.now(streams.create("a", "text/plain", b"x" * 25, closed=True))
         reader = Reader(streams, "a")
         self.assertEqual([len(data) for data in reader.got], [10, 10, 5])
@@ -337,7 +337,7 @@ class TailTests(Case):
         reader = Reader(self.streams, "a")
         self.now(self.streams.delete("a"))
         self.now(self.streams.create("a", "text/plain", b"another"))
-        self.house.turn()
+        self.rig.turn()
         self.refused(reader.done, Problem.STREAM_NOT_FOUND)
         self.assertEqual(reader.got, [b"old"])
         self.nothing_is_held()
@@ -351,18 +351,18 @@ class TailTests(Case):
         """Streams that stop say so, for that is not the end of the stream."""
         reader = Reader(self.streams, "a")
         self.now(self.streams.stopService())
-        self.house.turn()
+        self.rig.turn()
         self.refused(reader.done, Problem.STOPPING)
 
     def test_keeps_a_stream_alive(self) -> None:
         """A stream that is followed does not end by its TTL."""
         self.now(self.streams.create("t", "text/plain", ttl=5))
         reader = Reader(self.streams, "t")
-        self.house.clock.pump([1.0] * 20)
+        self.rig.clock.pump([1.0] * 20)
         self.assertEqual(self.now(self.streams.head("t")).ttl, 5)
         reader.done.addErrback(lambda _: None)
         reader.done.cancel()
-        self.house.clock.pump([1.0] * 10)
+        self.rig.clock.pump([1.0] * 10)
         self.refused(self.streams.head("t"), Problem.STREAM_NOT_FOUND)
 
 
@@ -395,11 +395,11 @@ class RecipeTests(Case):
 
         listening: Coroutine[Deferred[Any], Any, None] = listen()
         done = ensureDeferred(listening)
-        client = Client(Site(app.resource(), reactor=self.house.clock))
+        client = Client(Site(app.resource(), reactor=self.rig.clock))
         self.assertEqual(bare(client.ask("GET", "/say/hello").body.decode()), at(18))
-        self.house.turn()
+        self.rig.turn()
         client.ask("GET", "/say/bye")
-        self.house.turn()
+        self.rig.turn()
         self.now(done)
         self.assertEqual(words, ["hello", "bye"])
         self.assertEqual(

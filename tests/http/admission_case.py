@@ -1,4 +1,4 @@
-"""Streams that ask for tokens, behind either door."""
+"""Streams that ask for tokens, on either server."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from durable_streams_tw.auth.grants import Grants, grants_of
 from durable_streams_tw.auth.identities import IBearerToken, Identity, Rejected
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
-from tests.http.channels import Caller
-from tests.http.house import MORNING, ROOT, Answer, Client, at_once
+from tests.http.http1_rig import Caller
+from tests.http.server_rig import MORNING, ROOT, Answer, Client, at_once
 
 
 @implementer(ICredentialsChecker)
@@ -45,7 +45,7 @@ def granting(*grants: tuple[str, str]) -> Grants:
 
 
 class AdmissionCase(SynchronousTestCase):
-    """One set of streams that asks; ``fast`` says at which door.
+    """One set of streams that asks; ``fast`` says on which server.
 
     The token ``root`` may do everything.
     """

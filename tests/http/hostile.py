@@ -1,8 +1,8 @@
 """Rows of bytes that a client may send, and the four that judge them.
 
-A row says what the fast channel does with its bytes: the statuses that it answers, how many
+A row says what the HTTP/1.1 engine does with its bytes: the statuses that it answers, how many
 requests it carries out, and whether the connection is kept. The same bytes are shown to the
-twisted.web door and to h11; where one of them carries out another number of requests, the row
+twisted.web site and to h11; where one of them carries out another number of requests, the row
 says which and why. What HTTP/2 can say too is said to an HTTP/2 connection.
 """
 
@@ -31,7 +31,7 @@ from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web.resource import StreamResources
 from durable_streams_tw.http.twisted_web.site import StreamSite
 from durable_streams_tw.protocol.errors import Refusal
-from tests.http.house import parse
+from tests.http.server_rig import parse
 
 #: Small, so that rows which go beyond it are.
 MAX_BODY = 1_000
@@ -100,21 +100,21 @@ class Outcome(Struct):
 
 
 def site_of(recorder: Recorder, clock: Clock) -> StreamSite:
-    """The twisted.web door."""
+    """The twisted.web site."""
     operations: Any = recorder
     resource = StreamResources(operations, SETTINGS, clock).resource(b"v1/stream/")
     return StreamSite(resource, operations, ResponseHeaders(), SETTINGS, clock, b"/v1/stream/")
 
 
-def at_fast_channel(pieces: list[bytes]) -> Outcome:
-    """What the fast channel makes of bytes that come in these pieces."""
+def at_http1(pieces: list[bytes]) -> Outcome:
+    """What the HTTP/1.1 engine makes of bytes that come in these pieces."""
     recorder, clock = Recorder(), Clock()
     door = Http1Factory(recorder, site_of(recorder, clock), clock, b"/v1/stream/", SETTINGS)
     return _fed(door, recorder, clock, pieces)
 
 
-def at_tree(pieces: list[bytes]) -> Outcome:
-    """What the twisted.web door makes of them."""
+def at_twisted_web(pieces: list[bytes]) -> Outcome:
+    """What the twisted.web site makes of them."""
     recorder, clock = Recorder(), Clock()
     return _fed(site_of(recorder, clock), recorder, clock, pieces)
 

@@ -18,7 +18,7 @@ from durable_streams_tw.http.http2 import frames as frames
 from durable_streams_tw.http.http2.connection import Http2Connection
 from durable_streams_tw.http.http2.frames import Code, Frame
 from durable_streams_tw.http.settings import Settings
-from tests.http.house import ROOT, House
+from tests.http.server_rig import ROOT, ServerRig
 
 
 class Got:
@@ -39,32 +39,32 @@ class Got:
 
 
 class ConnectionTestCase(SynchronousTestCase):
-    """One HTTP/2 connection to a house."""
+    """One HTTP/2 connection to a server."""
 
-    house: Any = None
+    rig: Any = None
     left = False
 
-    def connect(self, house: House) -> None:
-        """Connect to a house, in place of the one before."""
+    def connect(self, rig: ServerRig) -> None:
+        """Connect to a rig, in place of the one before."""
         self.leave()
-        self.house = house
+        self.rig = rig
         self.left = False
         self.transport = StringTransport()
         self.transport.negotiatedProtocol = b"h2"  # type: ignore[attr-defined]
-        self.server: Any = house.site.buildProtocol(self.transport.getPeer())
+        self.server: Any = rig.site.buildProtocol(self.transport.getPeer())
         self.server.makeConnection(self.transport)
 
     def leave(self) -> None:
         """The connection ends, and all that it held is free."""
-        if self.house is None or self.left:
+        if self.rig is None or self.left:
             return
         self.left = True
         self.server.connectionLost(Failure(ConnectionDone()))
-        site = self.house.site
+        site = self.rig.site
         self.assertEqual((len(site.http2.connections), site.bodies.held), (0, 0))
         self.assertEqual(site.http2.wheel._count, 0)
-        self.assertEqual(self.house.streams._long_polls.count, 0)
-        self.assertEqual(self.house.streams._fanout.count, 0)
+        self.assertEqual(self.rig.streams._long_polls.count, 0)
+        self.assertEqual(self.rig.streams._fanout.count, 0)
 
     def tearDown(self) -> None:
         """Nothing is left, and nothing was logged as a failure."""
@@ -82,11 +82,11 @@ class Http2TestCase(ConnectionTestCase):
     """A client that keeps the rules."""
 
     def setUp(self) -> None:
-        self.begin(House())
+        self.begin(ServerRig())
 
-    def begin(self, house: House) -> None:
-        """Connect to a house."""
-        self.connect(house)
+    def begin(self, rig: ServerRig) -> None:
+        """Connect to a server."""
+        self.connect(rig)
         config = h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
         self.wire = h2.connection.H2Connection(config)
         self.wire.initiate_connection()
@@ -103,7 +103,7 @@ class Http2TestCase(ConnectionTestCase):
             sent = self.wire.data_to_send()
             if sent:
                 self.server.dataReceived(sent)
-            self.house.clock.advance(0)
+            self.rig.clock.advance(0)
             received = self.transport.value()
             self.transport.clear()
             if not received and not sent:
@@ -178,12 +178,12 @@ class FramesTestCase(ConnectionTestCase):
         self.begin()
 
     def begin(self, *values: tuple[int, int]) -> None:
-        """Connect to a house, with the client's settings."""
-        house = House(self.settings)
-        house.put("a")
+        """Connect to a rig, with the client's settings."""
+        rig = ServerRig(self.settings)
+        rig.put("a")
         self.decoder = hpack.Decoder()
         self.statuses: dict[int, int] = {}
-        self.connect(house)
+        self.connect(rig)
         self.say(frames.PREFACE, frames.settings(*values))
 
     def say(self, *data: bytes) -> list[Frame]:
@@ -194,7 +194,7 @@ class FramesTestCase(ConnectionTestCase):
     def heard(self) -> list[Frame]:
         """The frames that have come since the last ones were taken."""
         for _ in range(3):
-            self.house.clock.advance(0)
+            self.rig.clock.advance(0)
         found = []
         data = self.transport.value()
         self.transport.clear()
@@ -211,7 +211,7 @@ class FramesTestCase(ConnectionTestCase):
     def wait(self, seconds: float) -> list[Frame]:
         """Let time pass, second by second; return the frames that come back."""
         for _ in range(int(seconds)):
-            self.house.clock.advance(1)
+            self.rig.clock.advance(1)
         return self.heard()
 
     def ended(self, found: list[Frame]) -> Code | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from durable_streams_tw.auth.rate_limits import Rate
 from durable_streams_tw.http.settings import Settings
 from tests.http.admission_case import AdmissionCase, both
-from tests.http.house import ROOT
+from tests.http.server_rig import ROOT
 
 WRITES = (("PUT", b"x"), ("POST", b"x"), ("DELETE", None))
 

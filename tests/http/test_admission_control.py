@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from tests.http.admission_case import AdmissionCase, both
-from tests.http.house import Answer
+from tests.http.server_rig import Answer
 
 SUBSCRIPTIONS = "__ds/subscriptions/"
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.settings import Settings
-from tests.http.house import ROOT, House
+from tests.http.server_rig import ROOT, ServerRig
 
 TEXT = {"Content-Type": "text/plain"}
 JSON = {"Content-Type": "application/json"}
@@ -200,16 +200,16 @@ CASES: list[Case] = [
 
 
 class BadInputTests(SynchronousTestCase):
-    """Every case, one after the other, on one house that must not change."""
+    """Every case, one after another, on one server that must not change."""
 
     def setUp(self) -> None:
-        self.house = House()
-        self.house.put("text", body=b"ab")
-        self.house.put("json", "application/json", b'["a,b",{}]')
+        self.rig = ServerRig()
+        self.rig.put("text", body=b"ab")
+        self.rig.put("json", "application/json", b'["a,b",{}]')
 
     def contents(self) -> list[object]:
         """Everything that is stored: how many streams, and the two that are known."""
-        store: Any = self.house.streams._store
+        store: Any = self.rig.streams._store
         return [
             store.count(),
             self.successResultOf(store.read("text", 0, 1_000_000)),
@@ -221,7 +221,7 @@ class BadInputTests(SynchronousTestCase):
         before = self.contents()
         for method, path, header, body, status, problem in CASES:
             case = f"{method} {path[:60]} {header} {body[:30]!r}"[:200]
-            answer = self.house.ask(method, path, header, body)
+            answer = self.rig.ask(method, path, header, body)
             self.assertEqual(answer.status, status, case)
             self.assertTrue(answer.complete, case)
             self.assertEqual(answer.header["content-type"], "application/problem+json", case)
@@ -239,18 +239,18 @@ class BadInputTests(SynchronousTestCase):
 
     def test_405_says_what_is_allowed(self) -> None:
         """RFC 9110 §15.5.6."""
-        answer = self.house.ask("PATCH", "text")
+        answer = self.rig.ask("PATCH", "text")
         self.assertEqual(answer.header["allow"], "GET, HEAD, POST, PUT, DELETE, OPTIONS")
 
     def test_head_of_a_refusal(self) -> None:
         """HEAD is answered as GET would be, without the body."""
-        answer = self.house.ask("HEAD", "missing")
+        answer = self.rig.ask("HEAD", "missing")
         self.assertEqual((answer.status, answer.body), (404, b""))
         self.assertEqual(answer.header["content-type"], "application/problem+json")
 
     def test_repeated_field(self) -> None:
         """A field given twice is one value that no grammar here allows."""
-        client = self.house.connect()
+        client = self.rig.connect()
         client.send(
             f"PUT {ROOT}new HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n"
             "Stream-TTL: 1\r\nStream-TTL: 1\r\nContent-Length: 0\r\n\r\n".encode()
@@ -259,13 +259,13 @@ class BadInputTests(SynchronousTestCase):
 
     def test_body_too_large(self) -> None:
         """The limit is the operator's; nothing is stored."""
-        house = House(Settings(max_body=3))
-        house.put("text", body=b"abc")
+        rig = ServerRig(Settings(max_body=3))
+        rig.put("text", body=b"abc")
         for method, path in (("POST", "text"), ("PUT", "new"), ("GET", "text"), ("X", "text")):
-            answer = house.ask(method, path, TEXT, b"abcd")
+            answer = rig.ask(method, path, TEXT, b"abcd")
             self.assertEqual((method, answer.status), (method, 413))
             self.assertEqual(
                 json.loads(answer.body)["type"], "urn:durable-streams:problem:body-too-large"
             )
-        self.assertEqual(house.ask("GET", "text").body, b"abc")
-        self.assertEqual(house.ask("GET", "new").status, 404)
+        self.assertEqual(rig.ask("GET", "text").body, b"abc")
+        self.assertEqual(rig.ask("GET", "new").status, 404)

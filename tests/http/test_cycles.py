@@ -3,7 +3,7 @@
 The collector of a server is set to come by seldom (`service.interpreter`), and never while the
 server idles, so what is in a cycle keeps its bytes. Here the collector is off while one client does
 one thing and leaves; then it is asked what it would have had to free. That is nothing of ours, and
-no large body, whichever door, store and conditions there are.
+no large body, whichever server, store and conditions there are.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.durable.store import DurableStore
 from tests.http.admission_case import Tokens, granting
-from tests.http.channels import Caller
-from tests.http.house import MORNING, ROOT, Client, Threads
+from tests.http.http1_rig import Caller
+from tests.http.server_rig import MORNING, ROOT, Client, Threads
 from tests.storage.inline_executor import InlineExecutor
 from tests.storage.lmdb_rig import scratch_directory
 
@@ -66,7 +66,7 @@ def leaked(garbage: list[Any]) -> list[str]:
 
 
 class Stage:
-    """Streams on a store of one kind, at one door, that have nothing to do."""
+    """Streams on a store of one kind, on one server, that have nothing to do."""
 
     def __init__(
         self, fast: bool, asks: bool, store: Callable[[Clock], IStreamStore] | None
@@ -670,7 +670,7 @@ def too_many(stage: Stage) -> None:
 
 
 class CycleCase:
-    """Each scenario, at one door, on one store, with or without conditions."""
+    """Each scenario, on one server, on one store, with or without conditions."""
 
     fast: ClassVar[bool]
     asks: ClassVar[bool]

@@ -11,7 +11,7 @@ from durable_streams_tw.auth.rate_limits import Rate
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.settings import Settings
 from tests.http.admission_case import AdmissionCase, both, granting
-from tests.http.house import ROOT, Client
+from tests.http.server_rig import ROOT, Client
 
 _BODY = b"x" * 100_000
 

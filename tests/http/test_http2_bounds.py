@@ -10,8 +10,8 @@ from durable_streams_tw.http.http2 import frames as frames
 from durable_streams_tw.http.http2.frames import Code
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.live.limits import READ_PIECE
-from tests.http.house import ROOT
 from tests.http.http2_client import FramesTestCase, block, frame, resets
+from tests.http.server_rig import ROOT
 
 HEADERS, DATA, CONTINUATION = frames.HEADERS, frames.DATA, frames.CONTINUATION
 WHOLE = frames.END_HEADERS | frames.END_STREAM
@@ -47,7 +47,7 @@ class TimeoutTests(FramesTestCase):
     def test_no_preface(self) -> None:
         """A client that says nothing, or half of the preface, has as long as for a head."""
         for said in (b"", frames.PREFACE[:10], frames.PREFACE, frames.PREFACE + b"\0\0"):
-            self.connect(self.house)
+            self.connect(self.rig)
             self.server.dataReceived(b"P")
             self.server.dataReceived(said[1:])
             self.assertIsNone(self.ended(self.wait(9)))
@@ -68,11 +68,11 @@ class TimeoutTests(FramesTestCase):
     def test_half_a_body(self) -> None:
         """A body that pauses is refused; the connection and other requests go on."""
         self.say(frame(HEADERS, OPEN, 1, POST), frame(DATA, 0, 1, b"some"))
-        self.assertEqual(self.house.site.bodies.held, 4)
+        self.assertEqual(self.rig.site.bodies.held, 4)
         self.assertEqual(resets(self.wait(limits.BODY_TIMEOUT - 2)), {})
         found = self.wait(4)
         self.assertEqual((self.status(found, 1), resets(found)), (408, {1: Code.NO_ERROR}))
-        self.assertEqual(self.house.site.bodies.held, 0)
+        self.assertEqual(self.rig.site.bodies.held, 0)
         found = self.say(frame(DATA, 0, 1, b"late"), frame(HEADERS, WHOLE, 3, block()))
         self.assertEqual(self.status(found, 3), 200)
 
@@ -90,7 +90,7 @@ class TimeoutTests(FramesTestCase):
     def test_unread(self) -> None:
         """An answer that the client leaves unread is given up, and its bytes are free."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
-        self.house.post("a", b"x" * 100_000)
+        self.rig.post("a", b"x" * 100_000)
         self.say(frame(HEADERS, WHOLE, 1, block()))
         self.assertEqual(self.connection._unsent, 100_000)
         self.assertEqual(resets(self.wait(limits.SEND_TIMEOUT - 2)), {})
@@ -127,7 +127,7 @@ class MemoryTests(FramesTestCase):
     def test_shut_windows(self) -> None:
         """A hundred answers that cannot be sent are not all made."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
-        self.house.post("a", b"x" * 200_000)
+        self.rig.post("a", b"x" * 200_000)
         requests = [frame(HEADERS, WHOLE, 2 * n + 1, block()) for n in range(100)]
         found = self.say(*requests)
         self.assertLess(self.connection._unsent, limits.MAX_UNSENT + 200_000)
@@ -143,7 +143,7 @@ class MemoryTests(FramesTestCase):
     def test_writes_do_not_wait(self) -> None:
         """Requests whose answers are small do not wait for a reader that stalls."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
-        self.house.post("a", b"x" * 200_000)
+        self.rig.post("a", b"x" * 200_000)
         self.say(*[frame(HEADERS, WHOLE, 2 * n + 1, block()) for n in range(50)])
         found = self.say(frame(HEADERS, OPEN, 101, POST), frame(DATA, 1, 101, b"more"))
         self.assertEqual(self.status(found, 101), 204)
@@ -154,15 +154,15 @@ class MemoryTests(FramesTestCase):
         self.assertEqual(
             resets(self.say(*requests)), {201: Code.REFUSED_STREAM, 203: Code.REFUSED_STREAM}
         )
-        self.assertEqual(self.house.streams._long_polls.count, limits.MAX_STREAMS)
+        self.assertEqual(self.rig.streams._long_polls.count, limits.MAX_STREAMS)
 
     def test_bodies(self) -> None:
         """Bodies of all connections share a bound, and end with their connection."""
-        self.house.site.bodies.limit = 10_000
+        self.rig.site.bodies.limit = 10_000
         self.say(frame(HEADERS, OPEN, 1, POST), frame(DATA, 0, 1, b"x" * 9_000))
         found = self.say(frame(HEADERS, OPEN, 3, POST), frame(DATA, 0, 3, b"x" * 9_000))
         self.assertEqual(self.status(found, 3), 503)
-        self.assertEqual(self.house.site.bodies.held, 9_000)
+        self.assertEqual(self.rig.site.bodies.held, 9_000)
 
     def test_window_of_the_server(self) -> None:
         """A client that sends more than it may is stopped."""
@@ -178,7 +178,7 @@ class MemoryTests(FramesTestCase):
         self.begin((frames.INITIAL_WINDOW_SIZE, 100))
         self.say(frame(HEADERS, WHOLE, 1, block("GET", ROOT + "a?offset=now&live=sse")))
         for _ in range(50):
-            self.house.post("a", b"x" * 50_000)
+            self.rig.post("a", b"x" * 50_000)
             self.heard()
         self.assertLess(self.connection._unsent, 3 * READ_PIECE)
 
@@ -218,7 +218,7 @@ class FloodTests(FramesTestCase):
             self.say(frame(HEADERS, OPEN, 1, POST))
             self.assertIsNone(self.flood(one, 900))
             self.assertEqual(self.flood(one, 300), Code.ENHANCE_YOUR_CALM)
-            self.assertEqual(self.house.site.bodies.held, 0)
+            self.assertEqual(self.rig.site.bodies.held, 0)
 
     def test_rapid_reset(self) -> None:
         """Requests that are reset as soon as they are sent (CVE-2023-44487)."""
@@ -277,7 +277,7 @@ class FloodTests(FramesTestCase):
     def test_windows_byte_by_byte(self) -> None:
         """Answers cannot be drawn out of the server byte by byte."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
-        self.house.post("a", b"x" * 100_000)
+        self.rig.post("a", b"x" * 100_000)
         self.say(frame(HEADERS, WHOLE, 1, block()))
         found = []
         for _ in range(2_000):
@@ -290,7 +290,7 @@ class FloodTests(FramesTestCase):
     def test_slow_windows(self) -> None:
         """Nor slowly: an answer makes progress, or it is given up."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
-        self.house.post("a", b"x" * 100_000)
+        self.rig.post("a", b"x" * 100_000)
         self.say(frame(HEADERS, WHOLE, 1, block()))
         found = []
         for _ in range(125):
@@ -301,7 +301,7 @@ class FloodTests(FramesTestCase):
         """A client that opens its windows by as much as it has read does nothing wrong."""
         self.say(frame(HEADERS, WHOLE, 1, block("GET", ROOT + "a?offset=now&live=sse")))
         for _ in range(1_500):
-            self.house.post("a", b"x")
+            self.rig.post("a", b"x")
             size = sum(len(one.payload) for one in self.heard() if one.kind == DATA)
             self.say(window(1, size), window(0, size))
         self.assertFalse(self.transport.disconnecting)
@@ -400,7 +400,7 @@ class ErrorTests(FramesTestCase):
 
     def test_settings_are_obeyed(self) -> None:
         """A window that shrinks below nothing has to be opened beyond that."""
-        self.house.post("a", b"x" * 100_000)
+        self.rig.post("a", b"x" * 100_000)
         found = self.say(frame(HEADERS, WHOLE, 1, block()))
         self.assertEqual(sum(len(one.payload) for one in found if one.kind == DATA), 65_535)
         self.say(window(0, 1_000_000), frames.settings((4, 0), (5, 20_000)))
@@ -411,16 +411,16 @@ class ErrorTests(FramesTestCase):
     def test_drain(self) -> None:
         """A server that stops finishes what it has begun, and takes no more."""
         self.say(frame(HEADERS, WHOLE, 1, LONG_POLL))
-        drained = self.house.site.drain()
+        drained = self.rig.site.drain()
         found = self.heard()
         self.assertEqual([one.kind for one in found], [frames.GOAWAY])
         self.assertFalse(self.transport.disconnecting)
         found = self.say(frame(HEADERS, WHOLE, 3, block()))
         self.assertEqual(resets(found), {3: Code.REFUSED_STREAM})
-        self.house.post("a", b"news")
+        self.rig.post("a", b"news")
         self.assertEqual(self.status(self.heard(), 1), 200)
         self.assertTrue(self.transport.disconnecting)
         self.assertNoResult(drained)
         self.leave()
-        self.house.clock.advance(1)
+        self.rig.clock.advance(1)
         self.successResultOf(drained)

@@ -10,15 +10,15 @@ from durable_streams_tw.auth.identities import Identity, Rejected
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
 from tests.http.admission_case import Tokens, granting
-from tests.http.house import House, at_once
 from tests.http.http2_client import Got, Http2TestCase
+from tests.http.server_rig import ServerRig, at_once
 
 
-class Asking(House):
+class Asking(ServerRig):
     """Streams that ask for tokens."""
 
     def __init__(self, tokens: Tokens) -> None:
-        House.__init__(self)
+        ServerRig.__init__(self)
         self.streams = DurableStreams(
             settings=Settings(), reactor=self.clock, in_thread=at_once, checkers=(tokens,)
         )

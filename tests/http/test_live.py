@@ -1,4 +1,4 @@
-"""Readers that wait, through the Klein door: woken, ended, gone, slow."""
+"""Readers that wait, through the Klein resource: woken, ended, gone, slow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from durable_streams_tw.live import limits
 from durable_streams_tw.protocol.streams.commands import Append
 from durable_streams_tw.storage.api import Command, Outcome
 from durable_streams_tw.storage.memory.store import MemoryStore
-from tests.http.house import MORNING, ROOT, Client, House
+from tests.http.server_rig import MORNING, ROOT, Client, ServerRig
 from tests.sse_parser import Parser
 from tests.sse_parser import parse as parse_events
 from tests.tokens import bare
@@ -26,9 +26,9 @@ class LongPollTests(SynchronousTestCase):
     """``live=long-poll`` (PROTOCOL.md §5.7)."""
 
     def setUp(self) -> None:
-        self.house = House()
-        self.house.put("a")
-        self.client = self.house.connect()
+        self.rig = ServerRig()
+        self.rig.put("a")
+        self.client = self.rig.connect()
 
     def poll(self, offset: str = "now", more: str = "") -> None:
         """Begin to wait."""
@@ -38,8 +38,8 @@ class LongPollTests(SynchronousTestCase):
         """What is appended is the answer."""
         self.poll(START)
         self.assertEqual(self.client.answers(), [])
-        self.house.post("a", b"news")
-        self.house.turn()
+        self.rig.post("a", b"news")
+        self.rig.turn()
         (answer,) = self.client.answers()
         self.assertEqual((answer.status, answer.body), (200, b"news"))
         self.assertEqual(answer.header["stream-up-to-date"], "true")
@@ -52,8 +52,8 @@ class LongPollTests(SynchronousTestCase):
     def test_now_is_not_cached(self) -> None:
         """A URL that says ``now`` means other bytes a moment later."""
         self.poll()
-        self.house.post("a", b"news")
-        self.house.turn()
+        self.rig.post("a", b"news")
+        self.rig.turn()
         (answer,) = self.client.answers()
         self.assertEqual(answer.header["cache-control"], "no-store")
         self.assertNotIn("etag", answer.header)
@@ -61,7 +61,7 @@ class LongPollTests(SynchronousTestCase):
     def test_timeout(self) -> None:
         """Nothing came: 204, where to go on, and a cursor beyond the client's."""
         self.poll(START, "&cursor=99999999")
-        self.house.clock.advance(limits.LONG_POLL_TIMEOUT + 1)
+        self.rig.clock.advance(limits.LONG_POLL_TIMEOUT + 1)
         (answer,) = self.client.answers()
         self.assertEqual((answer.status, answer.body), (204, b""))
         self.assertEqual(bare(answer.header["stream-next-offset"]), START)
@@ -73,14 +73,14 @@ class LongPollTests(SynchronousTestCase):
     def test_closing_wakes(self) -> None:
         """The end is told at once."""
         self.poll(START)
-        self.house.ask("POST", "a", {"Stream-Closed": "true"}, b"")
-        self.house.turn()
+        self.rig.ask("POST", "a", {"Stream-Closed": "true"}, b"")
+        self.rig.turn()
         (answer,) = self.client.answers()
         self.assertEqual((answer.status, answer.header["stream-closed"]), (204, "true"))
 
     def test_closed_before(self) -> None:
         """Nobody waits for a stream that has ended."""
-        self.house.ask("POST", "a", {"Stream-Closed": "true"}, b"")
+        self.rig.ask("POST", "a", {"Stream-Closed": "true"}, b"")
         self.poll()
         (answer,) = self.client.answers()
         self.assertEqual((answer.status, answer.header["stream-closed"]), (204, "true"))
@@ -88,40 +88,40 @@ class LongPollTests(SynchronousTestCase):
     def test_deletion_wakes(self) -> None:
         """A stream that goes away is told as such."""
         self.poll()
-        self.house.ask("DELETE", "a")
-        self.house.turn()
+        self.rig.ask("DELETE", "a")
+        self.rig.turn()
         (answer,) = self.client.answers()
         self.assertEqual(answer.status, 404)
 
     def test_client_leaves(self) -> None:
         """Nobody waits for a client that is gone."""
         self.poll()
-        self.assertEqual(self.house.streams._long_polls.count, 1)
+        self.assertEqual(self.rig.streams._long_polls.count, 1)
         self.client.leave()
-        self.assertEqual(self.house.streams._long_polls.count, 0)
-        self.house.post("a", b"news")
-        self.house.turn()
+        self.assertEqual(self.rig.streams._long_polls.count, 0)
+        self.rig.post("a", b"news")
+        self.rig.turn()
         self.assertEqual(self.client.answers(), [])
 
     def test_service_stops(self) -> None:
         """Who waits is answered before the server goes."""
         self.poll()
-        stopped = self.house.streams.stopService()
+        stopped = self.rig.streams.stopService()
         (answer,) = self.client.answers()
         self.assertEqual(answer.status, 204)
         self.successResultOf(stopped)
 
     def test_outlives_the_idle_timeout(self) -> None:
         """A connection that waits is not idle."""
-        house = House(Settings(long_poll_timeout=600.0))
-        house.put("a")
-        client = house.connect()
+        rig = ServerRig(Settings(long_poll_timeout=600.0))
+        rig.put("a")
+        client = rig.connect()
         client.request("GET", f"{ROOT}a?offset=now&live=long-poll")
         for _ in range(59):
-            house.clock.advance(10)
+            rig.clock.advance(10)
         self.assertFalse(client.transport.disconnecting)
         self.assertEqual(client.answers(), [])
-        house.clock.advance(20)
+        rig.clock.advance(20)
         (answer,) = client.answers()
         self.assertEqual(answer.status, 204)
 
@@ -130,15 +130,15 @@ class EventStreamTests(SynchronousTestCase):
     """``live=sse`` (PROTOCOL.md §5.8)."""
 
     def setUp(self) -> None:
-        self.house = House()
-        self.house.put("a", body=b"old")
-        self.client = self.house.connect()
+        self.rig = ServerRig()
+        self.rig.put("a", body=b"old")
+        self.client = self.rig.connect()
 
     def follow(self, path: str = "a", offset: str = "-1") -> None:
         """Begin to follow."""
         self.client.transport.clear()
         self.client.request("GET", f"{ROOT}{path}?offset={offset}&live=sse")
-        self.house.turn()
+        self.rig.turn()
 
     def events(self) -> list[tuple[str, str]]:
         """The events that have come."""
@@ -162,7 +162,7 @@ class EventStreamTests(SynchronousTestCase):
 
     def test_binary_says_base64(self) -> None:
         """What is neither text nor JSON is base64, and the head says so."""
-        self.house.put("b", "application/octet-stream", b"\x00\xff")
+        self.rig.put("b", "application/octet-stream", b"\x00\xff")
         self.follow("b")
         (answer,) = self.client.answers()
         self.assertEqual(answer.header["stream-sse-data-encoding"], "base64")
@@ -171,8 +171,8 @@ class EventStreamTests(SynchronousTestCase):
     def test_follows(self) -> None:
         """What is there, then what comes, each followed by a control event."""
         self.follow()
-        self.house.post("a", b" new")
-        self.house.turn()
+        self.rig.post("a", b" new")
+        self.rig.turn()
         kinds = [kind for kind, _ in self.events()]
         self.assertEqual(kinds, ["data", "control", "data", "control"])
         self.assertEqual([data for kind, data in self.events() if kind == "data"], ["old", " new"])
@@ -188,8 +188,8 @@ class EventStreamTests(SynchronousTestCase):
     def test_closing_ends_it(self) -> None:
         """The last control event says so, and the body ends whole."""
         self.follow()
-        self.house.ask("POST", "a", {"Stream-Closed": "true", "Content-Type": "text/plain"}, b"!")
-        self.house.turn()
+        self.rig.ask("POST", "a", {"Stream-Closed": "true", "Content-Type": "text/plain"}, b"!")
+        self.rig.turn()
         (answer,) = self.client.answers()
         self.assertTrue(answer.complete)
         self.assertEqual(self.events()[-2], ("data", "!"))
@@ -199,7 +199,7 @@ class EventStreamTests(SynchronousTestCase):
 
     def test_closed_before(self) -> None:
         """A stream that has ended says so in the head too (§8)."""
-        self.house.ask("POST", "a", {"Stream-Closed": "true"}, b"")
+        self.rig.ask("POST", "a", {"Stream-Closed": "true"}, b"")
         self.follow(offset="now")
         (answer,) = self.client.answers()
         self.assertTrue(answer.complete)
@@ -211,21 +211,21 @@ class EventStreamTests(SynchronousTestCase):
 
     def resume(self, last: str, offset: str = "-1", path: str = "a") -> Client:
         """Reconnect as a browser's EventSource does."""
-        client = self.house.connect()
+        client = self.rig.connect()
         target = f"{ROOT}{path}?offset={offset}&live=sse"
         client.request("GET", target, {"Last-Event-ID": last})
-        self.house.turn()
+        self.rig.turn()
         return client
 
     def test_event_source_resumes_anywhere(self) -> None:
         """Wherever the connection is cut, what was dispatched is neither lost nor repeated."""
-        self.house.put("j", "application/json", b'["first"]')
+        self.rig.put("j", "application/json", b'["first"]')
         self.follow("j")
         for message in (b'"second"', b'["third","fourth"]'):
-            self.house.post("j", message, "application/json")
-            self.house.turn()
-        self.house.ask("POST", "j", {"Stream-Closed": "true"}, b"")
-        self.house.turn()
+            self.rig.post("j", message, "application/json")
+            self.rig.turn()
+        self.rig.ask("POST", "j", {"Stream-Closed": "true"}, b"")
+        self.rig.turn()
         (answer,) = self.client.answers()
         body = answer.body
         for cut in range(len(body) + 1):
@@ -253,7 +253,7 @@ class EventStreamTests(SynchronousTestCase):
         parser = Parser()
         parser.feed(answer.body)
         self.client.leave()
-        self.house.post("a", b"new")
+        self.rig.post("a", b"new")
         client = self.resume(parser.last_event_id, "now")
         (answer,) = client.answers()
         self.assertEqual(parse_events(answer.body)[0].data, "new")
@@ -261,7 +261,7 @@ class EventStreamTests(SynchronousTestCase):
 
     def test_event_source_at_the_end(self) -> None:
         """204 ends an EventSource that has all of a closed stream; others get the last event."""
-        self.house.ask("POST", "a", {"Stream-Closed": "true"}, b"")
+        self.rig.ask("POST", "a", {"Stream-Closed": "true"}, b"")
         self.follow()
         (answer,) = self.client.answers()
         parser = Parser()
@@ -298,35 +298,35 @@ class EventStreamTests(SynchronousTestCase):
     def test_reconnect_interval(self) -> None:
         """After a minute the body ends, whole, so that caches can collapse readers."""
         self.follow()
-        self.house.clock.advance(limits.SSE_RECONNECT_INTERVAL + 2)
+        self.rig.clock.advance(limits.SSE_RECONNECT_INTERVAL + 2)
         (answer,) = self.client.answers()
         self.assertTrue(answer.complete)
 
     def test_http_1_0(self) -> None:
         """Without chunks the end of the connection is the end of the body."""
         self.client.send(f"GET {ROOT}a?offset=-1&live=sse HTTP/1.0\r\n\r\n".encode())
-        self.house.turn()
+        self.rig.turn()
         (answer,) = self.client.answers()
         self.assertNotIn("transfer-encoding", answer.header)
         self.assertEqual([event.type for event in parse_events(answer.body)], ["data", "control"])
         self.assertFalse(self.client.transport.disconnecting)
-        self.house.ask("POST", "a", {"Stream-Closed": "true"}, b"")
-        self.house.turn()
+        self.rig.ask("POST", "a", {"Stream-Closed": "true"}, b"")
+        self.rig.turn()
         self.assertTrue(self.client.transport.disconnecting)
 
     def test_client_leaves(self) -> None:
         """Nothing is kept for a client that is gone."""
         self.follow()
-        self.assertEqual(self.house.streams._fanout.count, 1)
+        self.assertEqual(self.rig.streams._fanout.count, 1)
         self.client.leave()
-        self.assertEqual(self.house.streams._fanout.count, 0)
+        self.assertEqual(self.rig.streams._fanout.count, 0)
 
     def test_client_leaves_between_transport_and_request(self) -> None:
         """A connection that is lost without its producer being told frees all the same."""
         self.follow()
         self.client.transport.unregisterProducer()
         self.client.leave()
-        self.assertEqual(self.house.streams._fanout.count, 0)
+        self.assertEqual(self.rig.streams._fanout.count, 0)
 
     def test_slow_reader(self) -> None:
         """A full transport gets nothing more, and all of it later."""
@@ -335,18 +335,18 @@ class EventStreamTests(SynchronousTestCase):
         producer.pauseProducing()
         before = len(self.client.transport.value())
         for number in range(50):
-            self.house.post("a", b"%d;" % number)
-            self.house.turn()
+            self.rig.post("a", b"%d;" % number)
+            self.rig.turn()
         self.assertEqual(len(self.client.transport.value()), before)
         producer.resumeProducing()
-        self.house.turn()
+        self.rig.turn()
         got = "".join(data for kind, data in self.events() if kind == "data")
         self.assertEqual(got, "old" + "".join(f"{number};" for number in range(50)))
 
     def test_full_from_the_first_write(self) -> None:
         """A transport that is full before anything was followed pauses the reader too."""
-        house = self.house
-        house.put("big", "application/octet-stream", b"x" * 1_000_000)
+        rig = self.rig
+        rig.put("big", "application/octet-stream", b"x" * 1_000_000)
         transport: Any = self.client.transport
         write = transport.writeSequence
 
@@ -358,13 +358,13 @@ class EventStreamTests(SynchronousTestCase):
         self.follow("big")
         size = len(transport.value())
         self.assertLess(size, 2 * limits.READ_PIECE)
-        house.turn()
+        rig.turn()
         self.assertEqual(len(transport.value()), size)
 
     def test_service_stops(self) -> None:
         """A last control event, and a body that ends whole."""
         self.follow()
-        self.successResultOf(self.house.streams.stopService())
+        self.successResultOf(self.rig.streams.stopService())
         (answer,) = self.client.answers()
         self.assertTrue(answer.complete)
         self.assertEqual(self.events()[-1][0], "control")
@@ -381,18 +381,18 @@ class EventStreamTests(SynchronousTestCase):
                 return super().read(*args, **kwargs)  # type: ignore[arg-type,return-value]
 
         store = Breaking(lambda: int(MORNING * 1000))
-        house = House(store=store)
-        house.put("big", "text/plain", b"x" * 1_000_000)
-        client = house.connect()
+        rig = ServerRig(store=store)
+        rig.put("big", "text/plain", b"x" * 1_000_000)
+        client = rig.connect()
         client.request("GET", f"{ROOT}big?offset=-1&live=sse")
         store.broken = True
-        house.turn()
+        rig.turn()
         (answer,) = client.answers()
         self.assertFalse(answer.complete)
         self.assertTrue(client.transport.disconnecting)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         client.leave()
-        self.assertEqual(house.streams._fanout.count, 0)
+        self.assertEqual(rig.streams._fanout.count, 0)
 
 
 class Slow(MemoryStore):
@@ -422,24 +422,24 @@ class LeavingWriterTests(SynchronousTestCase):
     def test_append_survives(self) -> None:
         """Klein cancels what the client waited for; the append goes on."""
         store = Slow()
-        house = House(store=store)
-        house.put("a")
-        client = house.connect()
+        rig = ServerRig(store=store)
+        rig.put("a")
+        client = rig.connect()
         client.request("POST", f"{ROOT}a", {"Content-Type": "text/plain"}, b"kept")
         self.assertEqual(client.answers(), [])
         client.leave()
         store.commit()
-        self.assertEqual(house.ask("GET", "a").body, b"kept")
+        self.assertEqual(rig.ask("GET", "a").body, b"kept")
 
     def test_half_an_append(self) -> None:
         """What has not come whole never was."""
-        house = House()
-        house.put("a")
-        client: Client = house.connect()
+        rig = ServerRig()
+        rig.put("a")
+        client: Client = rig.connect()
         client.send(
             f"POST {ROOT}a HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n"
             "Content-Length: 100\r\n\r\nhalf".encode()
         )
         client.leave()
-        self.assertEqual(house.ask("GET", "a").body, b"")
-        self.assertEqual(house.site.bodies.held, 0)
+        self.assertEqual(rig.ask("GET", "a").body, b"")
+        self.assertEqual(rig.site.bodies.held, 0)

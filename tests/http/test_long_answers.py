@@ -1,4 +1,4 @@
-"""Answers that are longer than a piece, through each HTTP/1.1 door."""
+"""Answers that are longer than a piece, through each HTTP/1.1 server."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from durable_streams_tw.http.messages import Response, StreamedBody
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.live.limits import READ_PIECE
 from durable_streams_tw.storage.durable.store import DurableStore
-from tests.http.house import ROOT, Client, House
-from tests.http.test_channel_house import FastHouse
+from tests.http.server_rig import ROOT, Client, ServerRig
+from tests.http.test_http1_server import Http1ServerRig
 from tests.storage.inline_executor import InlineExecutor
 from tests.storage.lmdb_rig import scratch_directory
 
@@ -34,24 +34,24 @@ class StoreTests(SynchronousTestCase):
         directory = scratch_directory()
         self.addCleanup(shutil.rmtree, directory)
         store = DurableStore(directory, Clock(), InlineExecutor(), segment_size=64 * 1024)
-        house = FastHouse(store=store)
-        house.put("a", body=BODY)
-        client = house.connect()
+        rig = Http1ServerRig(store=store)
+        rig.put("a", body=BODY)
+        client = rig.connect()
         client.request("GET", ROOT + "a")
         producer: Any = client.transport.producer
         producer.pauseProducing()
-        house.turn()
-        self.assertEqual(len(house.streams._transfers.running), 1)
+        rig.turn()
+        self.assertEqual(len(rig.streams._transfers.running), 1)
         levels = self.successResultOf(store.stats())
         assert levels is not None
         self.assertEqual(levels.readers, 0)
         producer.resumeProducing()
         for _ in range(20):
-            house.turn()
+            rig.turn()
         (answer,) = client.answers()
         self.assertTrue(answer.complete and answer.body == BODY)
         client.leave()
-        self.successResultOf(house.streams.stopService())
+        self.successResultOf(rig.streams.stopService())
 
 
 class TokenTests(SynchronousTestCase):
@@ -68,20 +68,20 @@ class TokenTests(SynchronousTestCase):
 class KleinTests(SynchronousTestCase):
     """The site of twisted.web."""
 
-    kind: type[House] = House
+    kind: type[ServerRig] = ServerRig
 
     def setUp(self) -> None:
-        self.house = self.kind()
-        self.house.put("a", body=BODY)
+        self.rig = self.kind()
+        self.rig.put("a", body=BODY)
 
     def finish(self, client: Client) -> None:
         """Let the client read all that comes."""
         for _ in range(20):
-            self.house.turn()
+            self.rig.turn()
 
     def get(self, target: str, version: str = "HTTP/1.1", **header: str) -> Any:
         """One GET on a connection of its own, read to its end."""
-        client = self.house.connect()
+        client = self.rig.connect()
         fields = {name.replace("_", "-"): value for name, value in header.items()}
         client.request("GET", ROOT + target, fields, version=version)
         self.finish(client)
@@ -106,12 +106,12 @@ class KleinTests(SynchronousTestCase):
 
     def test_closed(self) -> None:
         """The end of a closed stream is told with its bytes."""
-        self.house.ask("POST", "a", {"Stream-Closed": "true"}, b"")
+        self.rig.ask("POST", "a", {"Stream-Closed": "true"}, b"")
         self.assertEqual(self.get("a").header["stream-closed"], "true")
 
     def test_json(self) -> None:
         """One array of all messages."""
-        self.house.put("j", "application/json", json.dumps(MESSAGES).encode())
+        self.rig.put("j", "application/json", json.dumps(MESSAGES).encode())
         answer = self.get("j")
         self.assertTrue(json.loads(answer.body) == MESSAGES)
         self.assertEqual(answer.header["content-length"], str(len(answer.body)))
@@ -141,8 +141,8 @@ class KleinTests(SynchronousTestCase):
 
     def test_pages(self) -> None:
         """``max_chunk`` may be larger than a piece: its pages are long answers too."""
-        self.house = self.kind(Settings(max_chunk=READ_PIECE + 100))
-        self.house.put("j", "application/json", json.dumps(MESSAGES).encode())
+        self.rig = self.kind(Settings(max_chunk=READ_PIECE + 100))
+        self.rig.put("j", "application/json", json.dumps(MESSAGES).encode())
         found, offset, pages = [], "-1", 0
         while True:
             answer = self.get(f"j?offset={offset}")
@@ -158,7 +158,7 @@ class KleinTests(SynchronousTestCase):
 
     def test_next_request(self) -> None:
         """The connection goes on, with requests that came meanwhile too."""
-        client = self.house.connect()
+        client = self.rig.connect()
         client.request("GET", ROOT + "a")
         client.request("HEAD", ROOT + "a")
         self.finish(client)
@@ -172,17 +172,17 @@ class KleinTests(SynchronousTestCase):
 
     def stalled(self) -> Client:
         """A client whose transport is full from the first piece on."""
-        client = self.house.connect()
+        client = self.rig.connect()
         client.request("GET", ROOT + "a")
         producer: Any = client.transport.producer
         producer.pauseProducing()
-        self.house.turn()
+        self.rig.turn()
         return client
 
     def test_stream_deleted_midway(self) -> None:
         """The connection is cut: the client must not take this for the end."""
         client = self.stalled()
-        self.assertEqual(self.house.ask("DELETE", "a").status, 204)
+        self.assertEqual(self.rig.ask("DELETE", "a").status, 204)
         producer: Any = client.transport.producer
         producer.resumeProducing()
         self.finish(client)
@@ -190,7 +190,7 @@ class KleinTests(SynchronousTestCase):
         self.assertFalse(answer.complete)
         self.assertTrue(client.transport.disconnecting)
         client.leave()
-        self.assertEqual(self.house.streams._transfers.running, set())
+        self.assertEqual(self.rig.streams._transfers.running, set())
 
     def test_client_that_does_not_read(self) -> None:
         """It is given up after the send timeout, and nothing is kept for it."""
@@ -198,28 +198,28 @@ class KleinTests(SynchronousTestCase):
         written = len(client.transport.value())
         self.assertLess(written, READ_PIECE + 2000)
         for _ in range(int(SEND_TIMEOUT) + 30):
-            self.house.clock.advance(1)
+            self.rig.clock.advance(1)
         self.assertEqual(len(client.transport.value()), written)
         self.assertTrue(client.transport.disconnecting)
         client.leave()
-        self.assertEqual(self.house.streams._transfers.running, set())
+        self.assertEqual(self.rig.streams._transfers.running, set())
 
     def test_client_that_leaves(self) -> None:
         """Nothing is kept for it."""
         client = self.stalled()
-        self.assertEqual(len(self.house.streams._transfers.running), 1)
+        self.assertEqual(len(self.rig.streams._transfers.running), 1)
         client.leave()
-        self.assertEqual(self.house.streams._transfers.running, set())
+        self.assertEqual(self.rig.streams._transfers.running, set())
 
 
 class FastChannelTests(KleinTests):
-    """The fast channel."""
+    """The HTTP/1.1 engine."""
 
-    kind = FastHouse
+    kind = Http1ServerRig
 
     def test_client_that_sends_no_more(self) -> None:
         """A client that has ended its side may still wait for the answer."""
-        client = self.house.connect()
+        client = self.rig.connect()
         client.request("GET", ROOT + "a")
         IHalfCloseableProtocol(client.protocol).readConnectionLost()
         self.finish(client)
@@ -230,7 +230,7 @@ class FastChannelTests(KleinTests):
 
     def test_http_1_0_connection_that_goes_on(self) -> None:
         """With a length an old client may keep its connection."""
-        client = self.house.connect()
+        client = self.rig.connect()
         client.request("GET", ROOT + "a", {"Connection": "keep-alive"}, version="HTTP/1.0")
         self.finish(client)
         (answer,) = client.answers()

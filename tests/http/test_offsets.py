@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw import StreamError
 from durable_streams_tw.protocol.errors import Problem
-from tests.http.house import ROOT, Client, House
+from tests.http.server_rig import ROOT, Client, ServerRig
 from tests.sse_parser import parse
 from tests.tokens import position_of
 
@@ -21,9 +21,9 @@ class OffsetTests(SynchronousTestCase):
     """A reader that comes back to a stream that was deleted and created again."""
 
     def doors(self) -> list[Client]:
-        """Return clients of Klein and of the fast channel."""
-        door: Any = House().streams.door()
-        return [House().connect(), Client(door)]
+        """Return clients of Klein and of the HTTP/1.1 engine."""
+        door: Any = ServerRig().streams.door()
+        return [ServerRig().connect(), Client(door)]
 
     def recreated(self, client: Client) -> str:
         """Make a stream and replace it by a longer one. Return the end of the first."""
@@ -54,18 +54,18 @@ class OffsetTests(SynchronousTestCase):
 
     def test_event_streams(self) -> None:
         """Control events carry the offsets that header fields carry."""
-        house = House()
-        house.put("a", body=b"abc")
-        client = house.connect()
+        rig = ServerRig()
+        rig.put("a", body=b"abc")
+        client = rig.connect()
         client.send(f"GET {ROOT}a?offset=-1&live=sse HTTP/1.1\r\nHost: h\r\n\r\n".encode())
-        house.turn()
+        rig.turn()
         (answer,) = client.answers()
         told = json.loads(parse(answer.body)[-1].data)["streamNextOffset"]
-        self.assertEqual(told, house.ask("HEAD", "a").header["stream-next-offset"])
+        self.assertEqual(told, rig.ask("HEAD", "a").header["stream-next-offset"])
 
     def test_in_the_process(self) -> None:
         """Methods refuse them as HTTP does."""
-        streams = House().streams
+        streams = ServerRig().streams
         first = self.successResultOf(streams.create("a", "text/plain", b"the first"))
         self.successResultOf(streams.delete("a"))
         self.successResultOf(streams.create("a", "text/plain", b"the second stream"))

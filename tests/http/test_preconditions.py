@@ -8,7 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.http.settings import Settings
-from tests.http.house import ROOT, Client, House
+from tests.http.server_rig import ROOT, Client, ServerRig
 
 TEXT = {"Content-Type": "text/plain"}
 
@@ -16,15 +16,15 @@ TEXT = {"Content-Type": "text/plain"}
 class PreconditionTests(SynchronousTestCase):
     """What a client that read a stream's ETag may rely on."""
 
-    def doors(self) -> list[House | Client]:
-        """Return the ways into the same kind of server: Klein, and the fast channel."""
-        door: Any = House().streams.door()
-        return [House(), Client(door)]
+    def doors(self) -> list[ServerRig | Client]:
+        """Return the ways into the same kind of server: Klein, and the HTTP/1.1 engine."""
+        door: Any = ServerRig().streams.door()
+        return [ServerRig(), Client(door)]
 
     def test_both_doors(self) -> None:
         """A write with the current ETag is carried out, one with an older is 412."""
         for door in self.doors():
-            path = (lambda name: name) if isinstance(door, House) else lambda name: ROOT + name
+            path = (lambda name: name) if isinstance(door, ServerRig) else lambda name: ROOT + name
 
             def ask(method: str, body: bytes | None = None, **more: str) -> tuple[int, str, str]:
                 header = {name.replace("_", "-"): value for name, value in more.items()}
@@ -49,7 +49,7 @@ class CorsHeaderTests(SynchronousTestCase):
 
     def test_setting(self) -> None:
         """Fields that the operator names are allowed beside those of the protocol."""
-        house = House(Settings(cors_headers=("X-Request-Id",)))
-        allowed = house.ask("OPTIONS", "a").header["access-control-allow-headers"].split(", ")
+        rig = ServerRig(Settings(cors_headers=("X-Request-Id",)))
+        allowed = rig.ask("OPTIONS", "a").header["access-control-allow-headers"].split(", ")
         self.assertIn("X-Request-Id", allowed)
         self.assertIn("Stream-Seq", allowed)

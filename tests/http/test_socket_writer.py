@@ -21,11 +21,11 @@ from zope.interface import implementer
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.http1.factory import Http1Factory
 from durable_streams_tw.http.socket_writer import SocketWriter
-from tests.http.channels import Desk, ok
 from tests.http.hostile import site_of
 from tests.http.hostile_rows import get, post
-from tests.http.house import MORNING, Answer, parse
-from tests.http.test_channel_tls import certificate
+from tests.http.http1_rig import HandlerDouble, ok
+from tests.http.server_rig import MORNING, Answer, parse
+from tests.http.test_http1_tls import certificate
 
 #: What a socket holds, about.
 BUFFER = 32 * limits.KIB
@@ -87,14 +87,14 @@ class HandReactor(Clock):
 
 
 class TcpTestCase(SynchronousTestCase):
-    """A door behind a real TCP transport."""
+    """A server behind a real TCP transport."""
 
     def setUp(self) -> None:
         self.reactor = HandReactor()
         self.reactor.rightNow = MORNING
-        self.desk = Desk()
-        self.door = Http1Factory(
-            self.desk, site_of(self.desk, self.reactor), self.reactor, b"/v1/stream/"
+        self.handler = HandlerDouble()
+        self.factory = Http1Factory(
+            self.handler, site_of(self.handler, self.reactor), self.reactor, b"/v1/stream/"
         )
         # Small buffers, inherited by what is accepted: little is large enough then.
         listening = socket.create_server(("127.0.0.1", 0))
@@ -105,18 +105,18 @@ class TcpTestCase(SynchronousTestCase):
         accepted, peer = listening.accept()
         listening.close()
         self.client.setblocking(False)
-        self.channel: Any = self.door.buildProtocol(IPv4Address("TCP", *peer))
+        self.channel: Any = self.factory.buildProtocol(IPv4Address("TCP", *peer))
         port: Any = None
         self.transport: Any = tcp.Server(accepted, self.channel, peer, port, 1, self.reactor)
         self.channel.makeConnection(self.transport)
         self.received = b""
 
     def tearDown(self) -> None:
-        """Nothing is left of a door without connections."""
+        """Nothing is left of a factory without connections."""
         self.client.close()
         self.transport.abortConnection()
         self.reactor.turn()
-        self.assertEqual((len(self.door.connections), self.door.bodies.held), (0, 0))
+        self.assertEqual((len(self.factory.connections), self.factory.bodies.held), (0, 0))
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def send(self, data: bytes) -> None:
@@ -150,7 +150,7 @@ class EagerTests(TcpTestCase):
 
     def test_at_once(self) -> None:
         """An answer is there before the reactor goes round, and asks nothing of it."""
-        self.desk.at_once = ok(b"hello")
+        self.handler.at_once = ok(b"hello")
         self.send(get() * 3)
         self.read()
         self.assertEqual([answer.body for answer in self.answers()], [b"hello"] * 3)
@@ -159,12 +159,12 @@ class EagerTests(TcpTestCase):
     def test_the_rest(self) -> None:
         """What the socket does not take is left to the transport, in order."""
         body = bytes(range(256)) * 4 * 1_000
-        self.desk.at_once = ok(body)
+        self.handler.at_once = ok(body)
         self.client.sendall(get() * 3)
         self.transport.doRead()
         self.assertEqual(self.reactor.writers, {self.transport})
         # The transport is full, so nothing more was begun and nothing is read.
-        self.assertEqual(len(self.desk.requests), 1)
+        self.assertEqual(len(self.handler.requests), 1)
         self.assertEqual(self.reactor.readers, set())
         self.read_all(2_000)
         self.assertEqual([answer.body == body for answer in self.answers()], [True] * 3)
@@ -175,14 +175,14 @@ class EagerTests(TcpTestCase):
         bodies = [b"1", b"2" * limits.MIB, b"3"]
         self.send(get() * 3)
         for body in bodies:
-            self.desk.waiting.pop(0).callback(ok(body))
+            self.handler.waiting.pop(0).callback(ok(body))
             self.read_all(600)
         self.read_all(600)
         self.assertEqual([answer.body for answer in self.answers()], bodies)
 
     def test_behind_the_rest(self) -> None:
         """Nothing overtakes what waits."""
-        self.desk.at_once = ok(b"x" * limits.MIB)
+        self.handler.at_once = ok(b"x" * limits.MIB)
         self.send(get())
         self.assertTrue(self.transport._isSendBufferFull())
         writer = self.channel._writer
@@ -197,24 +197,24 @@ class EagerTests(TcpTestCase):
         linger = bytes([1, 0, 0, 0, 0, 0, 0, 0])
         self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.client.close()
-        self.desk.waiting.pop(0).callback(ok(b"1"))
-        if self.desk.waiting:
-            self.desk.waiting.pop(0).callback(ok(b"2"))
+        self.handler.waiting.pop(0).callback(ok(b"1"))
+        if self.handler.waiting:
+            self.handler.waiting.pop(0).callback(ok(b"2"))
         self.reactor.advance(0)
-        self.assertEqual(len(self.door.connections), 0)
+        self.assertEqual(len(self.factory.connections), 0)
 
     def test_slow_reader_that_reads(self) -> None:
         """A client that reads slowly is not given up, one that has stopped is."""
-        self.desk.at_once = ok(b"x" * 2 * limits.MIB)
+        self.handler.at_once = ok(b"x" * 2 * limits.MIB)
         self.send(get())
         for _ in range(8):
             self.reactor.pump([1.0] * int(limits.SEND_TIMEOUT - 10))
             for _ in range(12):
                 self.read(8 * limits.KIB)
                 self.reactor.turn()
-        self.assertEqual(len(self.door.connections), 1)
+        self.assertEqual(len(self.factory.connections), 1)
         self.reactor.pump([1.0] * int(2 * limits.SEND_TIMEOUT + 2))
-        self.assertEqual(len(self.door.connections), 0)
+        self.assertEqual(len(self.factory.connections), 0)
 
 
 class UnreadTests(TcpTestCase):
@@ -222,21 +222,21 @@ class UnreadTests(TcpTestCase):
 
     def test_within(self) -> None:
         """What is left unread counts until it is read."""
-        self.desk.at_once = ok(b"x" * 2 * limits.MIB)
+        self.handler.at_once = ok(b"x" * 2 * limits.MIB)
         self.send(get())
-        self.assertEqual(self.door.unread.held, self.channel._writer.unsent)
-        self.assertGreater(self.door.unread.held, limits.MIB)
+        self.assertEqual(self.factory.unread.held, self.channel._writer.unsent)
+        self.assertGreater(self.factory.unread.held, limits.MIB)
         self.read_all(2_000)
-        self.assertEqual((self.door.unread.held, len(self.door.connections)), (0, 1))
+        self.assertEqual((self.factory.unread.held, len(self.factory.connections)), (0, 1))
 
     def test_beyond(self) -> None:
         """A connection that leaves too much is cut."""
-        self.door.unread.limit = limits.MIB
-        self.desk.at_once = ok(b"x" * 2 * limits.MIB)
+        self.factory.unread.limit = limits.MIB
+        self.handler.at_once = ok(b"x" * 2 * limits.MIB)
         self.send(get())
         self.reactor.turn()
         self.reactor.turn()
-        self.assertEqual((self.door.unread.held, len(self.door.connections)), (0, 0))
+        self.assertEqual((self.factory.unread.held, len(self.factory.connections)), (0, 0))
 
 
 class StartTlsTests(TcpTestCase):
@@ -276,11 +276,11 @@ class EndTests(TcpTestCase):
         self.read_all()
         (answer,) = self.answers()
         self.assertEqual((answer.status, answer.complete), (413, True))
-        self.assertEqual(len(self.door.connections), 1)
+        self.assertEqual(len(self.factory.connections), 1)
         self.client.close()
         self.reactor.turn()
         self.reactor.turn()
-        self.assertEqual(len(self.door.connections), 0)
+        self.assertEqual(len(self.factory.connections), 0)
 
     def test_reads_no_more(self) -> None:
         """An upload that was refused is not read to its end: the client has time for the answer."""
@@ -295,9 +295,9 @@ class EndTests(TcpTestCase):
         self.read_all(3)
         (answer,) = self.answers()
         self.assertEqual((answer.status, answer.complete), (413, True))
-        self.assertEqual(len(self.door.connections), 1)
+        self.assertEqual(len(self.factory.connections), 1)
         self.reactor.pump([1.0] * int(limits.LINGER + 2))
-        self.assertEqual(len(self.door.connections), 0)
+        self.assertEqual(len(self.factory.connections), 0)
 
     def test_lingers_not_for_ever(self) -> None:
         """Who goes on sending is cut after a while."""
@@ -306,14 +306,14 @@ class EndTests(TcpTestCase):
             self.client.send(b"x")
             self.reactor.turn()
             self.reactor.advance(1)
-        self.assertEqual(len(self.door.connections), 1)
+        self.assertEqual(len(self.factory.connections), 1)
         self.reactor.pump([1.0] * 3)
-        self.assertEqual(len(self.door.connections), 0)
+        self.assertEqual(len(self.factory.connections), 0)
 
     def test_last_answer(self) -> None:
         """The last answer is read to its end, however long it takes."""
         body = b"x" * 2 * limits.MIB
-        self.desk.at_once = ok(body)
+        self.handler.at_once = ok(body)
         self.send(get(b"Connection: close"))
         for _ in range(4):
             self.reactor.turn()
@@ -324,14 +324,14 @@ class EndTests(TcpTestCase):
         self.read_all(2_000)
         (answer,) = self.answers()
         self.assertEqual(answer.body == body, True)
-        self.assertEqual(len(self.door.connections), 0)
+        self.assertEqual(len(self.factory.connections), 0)
 
     def test_client_ends(self) -> None:
         """A client that closes is noticed at once."""
         self.client.close()
         self.reactor.turn()
         self.reactor.turn()
-        self.assertEqual(len(self.door.connections), 0)
+        self.assertEqual(len(self.factory.connections), 0)
 
     def test_client_ends_its_side(self) -> None:
         """A client that will send no more gets its answers."""
@@ -339,20 +339,20 @@ class EndTests(TcpTestCase):
         self.client.shutdown(socket.SHUT_WR)
         self.reactor.turn()
         self.reactor.turn()
-        self.assertEqual(len(self.door.connections), 1)
-        self.desk.at_once = ok(b"2")
-        self.desk.waiting.pop(0).callback(ok(b"1"))
+        self.assertEqual(len(self.factory.connections), 1)
+        self.handler.at_once = ok(b"2")
+        self.handler.waiting.pop(0).callback(ok(b"1"))
         self.read_all()
         self.assertEqual([answer.body for answer in self.answers()], [b"1", b"2"])
         self.reactor.turn()
-        self.assertEqual(len(self.door.connections), 0)
+        self.assertEqual(len(self.factory.connections), 0)
 
     def test_closed_while_paused(self) -> None:
         """A connection that ends while its reading is paused is still drained."""
         self.send(get() * (limits.MAX_PIPELINE + 2) + b"nonsense\r\n\r\n")
         self.assertEqual(self.reactor.readers, set())
-        self.desk.at_once = ok()
-        self.desk.waiting.pop(0).callback(ok())
+        self.handler.at_once = ok()
+        self.handler.waiting.pop(0).callback(ok())
         self.read_all(10)
         self.assertEqual(self.answers()[-1].status, 400)
         self.assertEqual(self.reactor.readers, {self.transport})

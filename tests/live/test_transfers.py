@@ -15,7 +15,7 @@ from durable_streams_tw.protocol.limits import MAX_POSITION
 from durable_streams_tw.protocol.streams.offsets import START
 from durable_streams_tw.protocol.streams.state import Lifetime
 from durable_streams_tw.storage.api import Chunk
-from tests.http.house import Threads, at_once
+from tests.http.server_rig import Threads, at_once
 from tests.live.rig import PATH, LiveTestCase, RecordingSink
 
 BODY = bytes(range(251)) * (3 * READ_PIECE // 251 + 7)

@@ -16,7 +16,7 @@ from durable_streams_tw.http.epoll import nested_poll
 from durable_streams_tw.service import ports
 from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.startup import CannotStart
-from tests.http.house import Client, House
+from tests.http.server_rig import Client, ServerRig
 
 
 class Port:
@@ -69,7 +69,7 @@ class PortsTests(SynchronousTestCase):
     """Opening, failing to open, closing."""
 
     def setUp(self) -> None:
-        self.house = House()
+        self.rig = ServerRig()
         self.reactor = Reactor()
         self.diary: list[str] = []
 
@@ -80,13 +80,13 @@ class PortsTests(SynchronousTestCase):
         ports.startService()
         port.closed.errback(OSError("a port that does not close"))
         self.successResultOf(ports.stopService())
-        self.assertTrue(self.house.streams._released)
+        self.assertTrue(self.rig.streams._released)
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
     def ports(self, *outcomes: Any) -> Ports:
         """The ports that these endpoints give."""
         endpoints: Any = [Endpoint(outcome) for outcome in outcomes]
-        return Ports(endpoints, self.house.site, self.house.streams, b"v1/stream/", self.reactor)
+        return Ports(endpoints, self.rig.site, self.rig.streams, b"v1/stream/", self.reactor)
 
     def refused(self, trouble: Exception) -> str:
         """The sentence that trouble ends in, however an endpoint reports it."""
@@ -141,10 +141,10 @@ class PortsTests(SynchronousTestCase):
         service = self.ports(succeed(port))
         service.privilegedStartService()
         service.startService()
-        self.house.put("a")
-        client = self.house.connect()
+        self.rig.put("a")
+        client = self.rig.connect()
         client.request("GET", "/v1/stream/a?offset=now&live=long-poll")
-        idle = Client(self.house.site)
+        idle = Client(self.rig.site)
         stopped = service.stopService()
         self.assertEqual(self.diary, ["closing"])
         self.assertEqual(client.answers(), [])
@@ -154,7 +154,7 @@ class PortsTests(SynchronousTestCase):
         self.assertNoResult(stopped)
         client.leave()
         idle.leave()
-        self.house.clock.advance(1)
+        self.rig.clock.advance(1)
         self.successResultOf(stopped)
 
     def test_read_together(self) -> None:
@@ -163,10 +163,10 @@ class PortsTests(SynchronousTestCase):
 
         if nested_poll(reactor) is None:
             raise SkipTest("this system has no epoll")
-        for door, together in ((self.house.streams.door(), True), (self.house.site, False)):
+        for door, together in ((self.rig.streams.door(), True), (self.rig.site, False)):
             port = tcp.Port(0, ServerFactory(), reactor=reactor)
             endpoints: Any = [Endpoint(succeed(port))]
-            service = Ports(endpoints, door, self.house.streams, b"", reactor)
+            service = Ports(endpoints, door, self.rig.streams, b"", reactor)
             service.privilegedStartService()
             self.assertEqual(port.transport is not tcp.Server, together)
 
@@ -178,11 +178,11 @@ class PortsTests(SynchronousTestCase):
             (("127.0.0.1", "0.0.0.0"), False),
             (("192.0.2.1", "127.0.0.1"), False),
         ):
-            self.house = House()
+            self.rig = ServerRig()
             service = self.ports(*[succeed(Port(self.diary, host)) for host in hosts])
             service.privilegedStartService()
             service.startService()
-            streams = self.house.streams
+            streams = self.rig.streams
             self.assertEqual(streams._base(), f"http://{hosts[0]}:4437/v1/stream/")
             self.assertEqual(streams._allow_local(), local)
 

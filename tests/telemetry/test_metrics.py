@@ -20,7 +20,7 @@ from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.metrics import Histogram, StoreMetrics
 from durable_streams_tw.telemetry import families
 from durable_streams_tw.telemetry.metrics import LEVELS_TIMEOUT, Metrics
-from tests.http.house import MORNING, ROOT, Answer, Client, at_once
+from tests.http.server_rig import MORNING, ROOT, Answer, Client, at_once
 from tests.storage.inline_executor import InlineExecutor
 from tests.storage.lmdb_rig import scratch_directory
 

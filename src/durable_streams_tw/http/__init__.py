@@ -1,1 +1,1 @@
-"""The server: stream operations behind every door, the Klein tree, and the in-process API."""
+"""HTTP servers of streams: HTTP/1.1 engine, HTTP/2, twisted.web site, and their handlers."""

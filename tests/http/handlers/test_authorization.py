@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 
 from durable_streams_tw.auth.identities import CheckerUnavailable, Identity, Rejected
 from tests.http.admission_case import AdmissionCase, both, granting
-from tests.http.house import MORNING, ROOT, Client
+from tests.http.server_rig import MORNING, ROOT, Client
 
 
 class Credentials(AdmissionCase):

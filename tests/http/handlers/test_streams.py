@@ -1,4 +1,4 @@
-"""The stream operations: requests in, responses out, no door between."""
+"""The stream operations: requests in, responses out, no HTTP server between."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol.limits import CURSOR_EPOCH, CURSOR_INTERVAL
 from durable_streams_tw.storage.memory.store import MemoryStore
-from tests.http.house import MORNING, House, Threads
+from tests.http.server_rig import MORNING, ServerRig, Threads
 from tests.tokens import at, position_of
 
 
@@ -25,8 +25,8 @@ class Case(SynchronousTestCase):
     settings: Settings | None = None
 
     def setUp(self) -> None:
-        self.house = House(self.settings)
-        self.operations = self.house.streams.operations
+        self.rig = ServerRig(self.settings)
+        self.operations = self.rig.streams.operations
 
     def begin(
         self, method: str, target: str, body: bytes = b"", **header: str
@@ -135,11 +135,11 @@ class WriteTests(Case):
     def test_describing_is_no_access(self) -> None:
         """HEAD leaves a TTL alone; reading, from the tail too, renews it."""
         self.ask("PUT", "a", Content_Type="text/plain", Stream_TTL="10")
-        self.house.clock.rightNow += 9
+        self.rig.clock.rightNow += 9
         self.assertEqual(self.ask("GET", "a?offset=now").status, 200)
-        self.house.clock.rightNow += 9
+        self.rig.clock.rightNow += 9
         self.assertEqual(self.ask("HEAD", "a").status, 200)
-        self.house.clock.rightNow += 1.5
+        self.rig.clock.rightNow += 1.5
         self.assertEqual(self.ask("HEAD", "a").status, 404)
 
     def test_options(self) -> None:
@@ -157,8 +157,8 @@ class WriteTests(Case):
     def test_a_large_body_is_validated_in_a_thread(self) -> None:
         """JSON only, and what comes meanwhile for the same stream waits its turn."""
         threads = Threads()
-        self.house = House(in_thread=threads)
-        self.operations = self.house.streams.operations
+        self.rig = ServerRig(in_thread=threads)
+        self.operations = self.rig.streams.operations
         self.put("a", "application/json")
         self.put("b", "application/json")
         large = b'"' + b"x" * limits.INLINE_BODY + b'"'
@@ -175,8 +175,8 @@ class WriteTests(Case):
 
     def test_a_large_body_of_bytes_is_not(self) -> None:
         """There is nothing to validate."""
-        self.house = House(in_thread=Threads())
-        self.operations = self.house.streams.operations
+        self.rig = ServerRig(in_thread=Threads())
+        self.operations = self.rig.streams.operations
         self.put("a", "text/plain", b"x" * (limits.INLINE_BODY + 1))
 
 
@@ -193,8 +193,8 @@ class ReadTests(Case):
 
     def test_chunks(self) -> None:
         """A large stream comes in pieces; only the last says that it is the last."""
-        self.house = House(Settings(max_chunk=1000))
-        self.operations = self.house.streams.operations
+        self.rig = ServerRig(Settings(max_chunk=1000))
+        self.operations = self.rig.streams.operations
         self.put("a", body=b"x" * 2500)
         self.ask("POST", "a", Stream_Closed="true")
         sizes, offset = [], "-1"
@@ -339,8 +339,8 @@ class GzipTests(Case):
     def test_large_ones_in_a_thread(self) -> None:
         """The reactor has other things to do."""
         threads = Threads()
-        self.house = House(in_thread=threads)
-        self.operations = self.house.streams.operations
+        self.rig = ServerRig(in_thread=threads)
+        self.operations = self.rig.streams.operations
         self.put("a", body=b"x" * (limits.INLINE_GZIP + 1))
         asked = self.begin("GET", "a", Accept_Encoding="gzip")
         self.assertNoResult(asked)
@@ -381,8 +381,8 @@ class CorsTests(Case):
 
     def test_private(self) -> None:
         """Shared caches can be kept out."""
-        self.house = House(Settings(private=True))
-        self.operations = self.house.streams.operations
+        self.rig = ServerRig(Settings(private=True))
+        self.operations = self.rig.streams.operations
         self.put("a", body=b"x")
         self.assertEqual(
             self.fields(self.ask("GET", "a"))["cache-control"],
@@ -400,8 +400,8 @@ class FailureTests(Case):
             def get_state(self, path: str) -> Deferred[Any]:
                 raise RuntimeError("a secret")
 
-        self.house = House(store=Broken(lambda: int(MORNING * 1000)))
-        self.operations = self.house.streams.operations
+        self.rig = ServerRig(store=Broken(lambda: int(MORNING * 1000)))
+        self.operations = self.rig.streams.operations
         answer = self.ask("HEAD", "a", Origin="https://app.example")
         self.assertEqual(answer.status, 500)
         self.assertEqual(self.fields(answer)["access-control-allow-origin"], "*")
@@ -414,7 +414,7 @@ class FailureTests(Case):
 
     def test_clock_is_a_wall_clock(self) -> None:
         """Cursors and deadlines come from the same clock."""
-        self.assertIsInstance(self.house.clock, Clock)
+        self.assertIsInstance(self.rig.clock, Clock)
         self.put("a", body=b"x")
         answer = self.ask("GET", "a?offset=-1&live=long-poll")
         cursor = int(self.fields(answer)["stream-cursor"])

@@ -15,7 +15,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.subscriptions import describe
 from durable_streams_tw.subscriptions.limits import MAX_LISTED_STREAMS, TOKEN_LIFETIME
 from durable_streams_tw.subscriptions.webhook_response import WebhookResponse
-from tests.http.house import Answer, House, at_once
+from tests.http.server_rig import Answer, ServerRig, at_once
 from tests.tokens import at, bare, position_of
 
 BASE = "https://streams.example/v1/stream/"
@@ -53,19 +53,19 @@ class Reply(Struct):
 
 
 class ControlCase(SynchronousTestCase):
-    """A house whose webhooks are called by the test."""
+    """A server whose webhooks are called by the test."""
 
     settings = Settings(public_url=BASE)
 
     def setUp(self) -> None:
         self.caller = FakeCaller()
-        self.house = House(self.settings)
+        self.rig = ServerRig(self.settings)
         caller: Any = self.caller
-        self.house.streams = DurableStreams(
-            settings=self.settings, reactor=self.house.clock, in_thread=at_once, caller=caller
+        self.rig.streams = DurableStreams(
+            settings=self.settings, reactor=self.rig.clock, in_thread=at_once, caller=caller
         )
-        self.house.streams.startService()
-        self.house.site = self.house.streams.site()
+        self.rig.streams.startService()
+        self.rig.site = self.rig.streams.site()
 
     def ask(
         self, method: str, path: str, body: Any = b"", token: str | None = None, **header: str
@@ -74,7 +74,7 @@ class ControlCase(SynchronousTestCase):
         if token is not None:
             fields["Authorization"] = f"Bearer {token}"
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        answer: Answer = self.house.ask(method, f"__ds/{path}", fields, raw or None)
+        answer: Answer = self.rig.ask(method, f"__ds/{path}", fields, raw or None)
         decoded: Any = json.loads(answer.body) if answer.body else None
         if answer.status >= 400 and method != "HEAD":
             self.assertEqual(set(decoded), {"error"})
@@ -97,9 +97,9 @@ class ControlCase(SynchronousTestCase):
 
     def work(self) -> None:
         """A wake stream, a pull-wake subscription, and three bytes for it."""
-        self.house.put("wake", "application/json")
+        self.rig.put("wake", "application/json")
         self.assertEqual(self.pull().status, 201)
-        self.house.put("events/a", body=b"abc")
+        self.rig.put("events/a", body=b"abc")
 
 
 class SubscriptionTests(ControlCase):
@@ -171,8 +171,8 @@ class SubscriptionTests(ControlCase):
         self.assertEqual(made.body["lease_ttl_ms"], 30_000)
 
     def test_links(self) -> None:
-        self.house.put("events/b", body=b"xy")
-        self.house.put("events/a", body=b"x")
+        self.rig.put("events/b", body=b"xy")
+        self.rig.put("events/a", body=b"x")
         made = self.pull(streams=["events/b"])
         links = [
             (link["path"], link["link_type"], position_of(link["acked_offset"]))
@@ -189,9 +189,9 @@ class SubscriptionTests(ControlCase):
         self.patch(describe, "MAX_LISTED_STREAMS", 2)
         self.assertGreater(MAX_LISTED_STREAMS, 2)
         for path in ("events/a", "events/b"):
-            self.house.put(path)
+            self.rig.put(path)
         self.assertNotIn("streams_complete", self.pull().body)
-        self.house.put("events/c")
+        self.rig.put("events/c")
         body = self.ask("GET", "subscriptions/s").body
         self.assertEqual((len(body["streams"]), body["streams_complete"]), (2, False))
         self.patch(describe, "MAX_LISTED_STREAMS", 10)
@@ -233,16 +233,16 @@ class SubscriptionTests(ControlCase):
         self.assertEqual((made.status, made.body["id"]), (201, "team/sub 1"))
         self.assertEqual(self.ask("GET", "subscriptions/team%2fsub%201").status, 200)
         self.assertError(self.ask("GET", "subscriptions/team/sub%201"), 404, "NOT_FOUND")
-        self.house.put("events/a", body=b"x")
-        self.house.turn()
+        self.rig.put("events/a", body=b"x")
+        self.rig.turn()
         (told,) = self.caller.bodies
         self.assertEqual(told["callback_url"], BASE + "__ds/subscriptions/team%2Fsub%201/callback")
 
     def test_status(self) -> None:
         self.caller.answer = WebhookResponse(500, b"")
         self.hook()
-        self.house.put("events/a", body=b"x")
-        self.house.turn()
+        self.rig.put("events/a", body=b"x")
+        self.rig.turn()
         self.assertEqual(self.ask("GET", "subscriptions/s").body["status"], "failed")
 
 
@@ -255,7 +255,7 @@ class MembershipTests(ControlCase):
 
     def test_add_and_remove(self) -> None:
         self.pull()
-        self.house.put("events/a")
+        self.rig.put("events/a")
         for _ in range(2):
             body = {"streams": ["events/a", "manual/b", "/c"]}
             added = self.ask("POST", "subscriptions/s/streams", body)
@@ -289,7 +289,7 @@ class WorkerTests(ControlCase):
 
     def test_one_round(self) -> None:
         self.work()
-        event = json.loads(self.house.ask("GET", "wake").body)
+        event = json.loads(self.rig.ask("GET", "wake").body)
         self.assertEqual(
             event,
             [
@@ -339,7 +339,7 @@ class WorkerTests(ControlCase):
         claimed = self.claim().body
         released = self.settle("release", claimed)
         self.assertEqual((released.status, released.body), (204, None))
-        self.assertEqual(len(json.loads(self.house.ask("GET", "wake").body)), 2)
+        self.assertEqual(len(json.loads(self.rig.ask("GET", "wake").body)), 2)
         self.assertError(self.settle("release", claimed), 409, "FENCED")
 
     def test_next_wake(self) -> None:
@@ -352,7 +352,7 @@ class WorkerTests(ControlCase):
         """Its end comes by itself, and by then nobody holds it (§7.3)."""
         self.work()
         claimed = self.claim().body
-        self.house.clock.advance(30)
+        self.rig.clock.advance(30)
         self.assertError(self.settle("ack", claimed), 409, "FENCED")
         self.assertEqual(self.claim(worker="other").body["generation"], 2)
 
@@ -380,8 +380,8 @@ class WorkerTests(ControlCase):
         self.work()
         shown = self.claim().body
         old = shown["streams"][0]["tail_offset"]
-        self.house.ask("DELETE", "events/a")
-        self.house.put("events/a", body=b"another stream")
+        self.rig.ask("DELETE", "events/a")
+        self.rig.put("events/a", body=b"another stream")
         acks = [{"stream": "events/a", "offset": old}]
         refused = self.settle("ack", shown, acks=acks, done=True)
         self.assertError(refused, 409, "INVALID_OFFSET")
@@ -397,19 +397,19 @@ class WorkerTests(ControlCase):
         claimed = self.claim().body
         renewed: str | None = None
         for _ in range(TOKEN_LIFETIME // 20):
-            self.house.clock.advance(20)
+            self.rig.clock.advance(20)
             beat = self.settle("ack", claimed, renewed)
             self.assertEqual(beat.status, 200)
             renewed = beat.body.get("token", renewed)
-        self.house.clock.advance(20)
+        self.rig.clock.advance(20)
         self.assertError(self.settle("ack", claimed), 401, "TOKEN_EXPIRED")
         self.assertEqual(self.settle("ack", claimed, renewed, done=True).status, 200)
 
     def test_callback(self) -> None:
         """What a webhook asks with what it was told (§7.1)."""
         self.hook()
-        self.house.put("events/a", body=b"abc")
-        self.house.turn()
+        self.rig.put("events/a", body=b"abc")
+        self.rig.turn()
         (told,) = self.caller.bodies
         path = told["callback_url"].removeprefix(BASE + "__ds/")
         acks = [{"stream": "events/a", "offset": told["streams"][0]["tail_offset"]}]
@@ -439,7 +439,7 @@ class RouteTests(ControlCase):
     def test_reserved_however_it_is_encoded(self) -> None:
         """Before any stream route: nothing below __ds becomes a stream (§6)."""
         for path in ("__ds/jwks.json", "%5F%5Fds/jwks.json", "_%5fds/jwks%2Ejson"):
-            self.assertEqual(self.house.ask("GET", path).status, 200)
+            self.assertEqual(self.rig.ask("GET", path).status, 200)
         for path in (
             "__ds%2Fjwks.json",
             "__ds",
@@ -448,11 +448,11 @@ class RouteTests(ControlCase):
             "__ds%2fsubscriptions%2fs",
         ):
             for method in ("GET", "PUT", "POST", "DELETE"):
-                answer = self.house.ask(method, path, JSON, b"[1]")
+                answer = self.rig.ask(method, path, JSON, b"[1]")
                 self.assertEqual(answer.status, 404, (method, path))
                 self.assertEqual(json.loads(answer.body)["error"]["code"], "NOT_FOUND")
         for path in ("__dsx", "_ds/x", "a/__ds/jwks.json", "%255F_ds"):
-            self.assertEqual(self.house.ask("PUT", path).status, 201)
+            self.assertEqual(self.rig.ask("PUT", path).status, 201)
 
     def test_nothing_there(self) -> None:
         for path in (
@@ -474,7 +474,7 @@ class RouteTests(ControlCase):
             reply = self.ask(wrong, path, {})
             self.assertError(reply, 405, "METHOD_NOT_ALLOWED")
             self.assertEqual(reply.header["allow"], allow)
-        self.assertEqual(self.house.ask("OPTIONS", "__ds/subscriptions/s").status, 204)
+        self.assertEqual(self.rig.ask("OPTIONS", "__ds/subscriptions/s").status, 204)
 
     def test_common_fields(self) -> None:
         """As on streams, on errors too."""
@@ -489,8 +489,8 @@ class RouteTests(ControlCase):
         def broken(_: object) -> None:
             raise ZeroDivisionError("secret")
 
-        self.patch(self.house.streams._store, "submit", broken)
-        answer = self.house.ask("POST", "__ds/subscriptions/s/claim", JSON, b'{"worker": "w"}')
+        self.patch(self.rig.streams._store, "submit", broken)
+        answer = self.rig.ask("POST", "__ds/subscriptions/s/claim", JSON, b'{"worker": "w"}')
         self.assertEqual(answer.status, 500)
         self.assertNotIn(b"secret", answer.body)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
@@ -505,8 +505,8 @@ class NowhereTests(ControlCase):
         """Until somebody says it; the Host of a request does not count (§7.1)."""
         self.assertError(self.hook(), 400, "INVALID_REQUEST")
         self.assertEqual(self.pull("p").status, 201)
-        self.house.streams.reached_at("http://127.0.0.1:1/v1/stream/", True)
-        self.house.streams.reached_at("http://127.0.0.1:2/v1/stream/", True)
+        self.rig.streams.reached_at("http://127.0.0.1:1/v1/stream/", True)
+        self.rig.streams.reached_at("http://127.0.0.1:2/v1/stream/", True)
         made = self.hook()
         self.assertEqual(made.status, 201)
         self.assertEqual(
@@ -517,16 +517,16 @@ class NowhereTests(ControlCase):
     def test_behind_a_proxy(self) -> None:
         """Then the loopback is where strangers come from, too."""
         for settings in (Settings(trust_proxy=True), Settings(public_url=BASE)):
-            streams = DurableStreams(settings=settings, reactor=self.house.clock)
+            streams = DurableStreams(settings=settings, reactor=self.rig.clock)
             streams.reached_at("http://127.0.0.1:1/", True)
             self.assertFalse(streams._allow_local())
         allowed = Settings(trust_proxy=True, allow_local_webhooks=True)
-        streams = DurableStreams(settings=allowed, reactor=self.house.clock)
+        streams = DurableStreams(settings=allowed, reactor=self.rig.clock)
         self.assertTrue(streams._allow_local())
 
     def test_loopback_only(self) -> None:
         """While every port is on the loopback, webhooks may lead there too."""
-        streams = self.house.streams
+        streams = self.rig.streams
         self.assertFalse(streams._allow_local())
         streams.reached_at("http://127.0.0.1:1/", True)
         self.assertTrue(streams._allow_local())

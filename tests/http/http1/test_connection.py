@@ -12,11 +12,11 @@ from zope.interface.verify import verifyObject
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.settings import Settings
-from tests.http.channels import Caller, ChannelTestCase, ok
 from tests.http.hostile_rows import HOST, get, post, sized
+from tests.http.http1_rig import Caller, Http1TestCase, ok
 
 
-class OrderTests(ChannelTestCase):
+class OrderTests(Http1TestCase):
     """Requests are carried out, and answered, one by one."""
 
     def test_one_by_one(self) -> None:
@@ -24,14 +24,14 @@ class OrderTests(ChannelTestCase):
         client = self.connect()
         client.send(sized(b"one") + sized(b"two") + sized(b"three"))
         for body in (b"one", b"two", b"three"):
-            self.assertEqual([request.body for request in self.desk.requests][-1], body)
+            self.assertEqual([request.body for request in self.handler.requests][-1], body)
             self.owed().callback(ok(body))
         self.assertEqual(client.bodies(), [b"one", b"two", b"three"])
         self.assertEqual(client.answers()[0].header["date"], "Fri, 15 Jan 2027 08:00:00 GMT")
 
     def test_one_send(self) -> None:
         """All that is answered at once goes out in one piece."""
-        self.desk.at_once = ok(b"now")
+        self.handler.at_once = ok(b"now")
         client = self.connect()
         client.send(sized() * 40)
         self.assertEqual(len(client.transport.writes), 1)
@@ -39,7 +39,7 @@ class OrderTests(ChannelTestCase):
 
     def test_many_connections(self) -> None:
         """What many are answered in one turn goes out behind the turn, each in one send."""
-        self.desk.at_once = ok(b"x")
+        self.handler.at_once = ok(b"x")
         callers = [self.connect() for _ in range(limits.DEFERRED_SEND_CONNECTIONS + 2)]
         gone, cut, *others = callers
         for caller in callers:
@@ -56,7 +56,7 @@ class OrderTests(ChannelTestCase):
 
     def test_last_word_of_many(self) -> None:
         """An end does not overtake what was gathered before it."""
-        self.desk.at_once = ok(b"x")
+        self.handler.at_once = ok(b"x")
         callers = [self.connect() for _ in range(limits.DEFERRED_SEND_CONNECTIONS)]
         callers[0].send(get())
         callers[0].send(b"nonsense\r\n\r\n")
@@ -68,17 +68,17 @@ class OrderTests(ChannelTestCase):
         """So does what was waited for, with what is answered at once behind it."""
         client = self.connect()
         client.send(get() * 3)
-        self.desk.at_once = ok(b"now")
+        self.handler.at_once = ok(b"now")
         self.owed().callback(ok(b"late"))
         self.assertEqual(len(client.transport.writes), 1)
         self.assertEqual(client.bodies(), [b"late", b"now", b"now"])
 
     def test_before_a_wait(self) -> None:
         """What is answered does not wait for what is not."""
-        self.desk.at_once = ok(b"now")
+        self.handler.at_once = ok(b"now")
         client = self.connect()
         client.send(get())
-        self.desk.at_once = None
+        self.handler.at_once = None
         client.send(get() + get())
         self.assertEqual(client.bodies(), [b"now"])
 
@@ -96,7 +96,7 @@ class OrderTests(ChannelTestCase):
     def test_deep(self) -> None:
         """Thousands of requests, failed or not, are no deeper than one."""
         for answer in (ok(), Failure(ValueError())):
-            self.desk.at_once = answer
+            self.handler.at_once = answer
             client = self.connect()
             client.send(get() * 3_000)
             for _ in range(60):
@@ -105,7 +105,7 @@ class OrderTests(ChannelTestCase):
 
     def test_others_have_a_turn(self) -> None:
         """A connection with many requests gives way to others."""
-        self.desk.at_once = ok()
+        self.handler.at_once = ok()
         client, other = self.connect(), self.connect()
         client.send(get() * 200)
         self.assertEqual(len(client.answers()), limits.MAX_PIPELINE)
@@ -125,7 +125,7 @@ class OrderTests(ChannelTestCase):
         self.assertFalse(client.transport.paused)
 
 
-class AnswerTests(ChannelTestCase):
+class AnswerTests(Http1TestCase):
     """What becomes of answers, good or bad."""
 
     def test_failure_later(self) -> None:
@@ -136,28 +136,28 @@ class AnswerTests(ChannelTestCase):
         self.owed().callback(ok(b"fine"))
         self.assertEqual(client.statuses(), [500, 200])
         self.assertEqual(client.bodies(), [b"sorry", b"fine"])
-        self.assertEqual(len(self.desk.failures), 1)
+        self.assertEqual(len(self.handler.failures), 1)
 
     def test_failure_at_once(self) -> None:
         """So is one that failed at once; nothing is left to be logged."""
-        self.desk.at_once = Failure(ValueError("private"))
+        self.handler.at_once = Failure(ValueError("private"))
         client = self.connect()
         client.send(get())
         self.assertEqual(client.statuses(), [500])
 
     def test_torn(self) -> None:
         """An answer whose fields are broken is a bug, not an answer."""
-        self.desk.at_once = Response(200, [(b"X", b"a\r\nY: b")])
+        self.handler.at_once = Response(200, [(b"X", b"a\r\nY: b")])
         client = self.connect()
         client.send(get())
         self.assertEqual(client.statuses(), [500])
 
     def test_refusal(self) -> None:
-        """A request that is refused at the door is not carried out."""
+        """A request that is refused by its head is not carried out."""
         client = self.connect()
         client.send(get(b"Stream-Seq: 1", b"Stream-Seq: 2", b"Origin: https://a"))
         (answer,) = client.answers()
-        self.assertEqual((answer.status, self.desk.requests), (400, []))
+        self.assertEqual((answer.status, self.handler.requests), (400, []))
         self.assertEqual(answer.header["content-type"], "application/problem+json")
         self.assertEqual(answer.header["x-content-type-options"], "nosniff")
 
@@ -171,7 +171,7 @@ class AnswerTests(ChannelTestCase):
 
     def test_head(self) -> None:
         """A HEAD has the fields of a body, not the body."""
-        self.desk.at_once = ok(b"hello")
+        self.handler.at_once = ok(b"hello")
         client = self.connect()
         client.send(b"HEAD /v1/stream/s HTTP/1.1\r\n" + HOST + b"\r\n" + get())
         first, second = client.answers("HEAD", "GET")
@@ -180,24 +180,24 @@ class AnswerTests(ChannelTestCase):
 
     def test_last(self) -> None:
         """Behind the last answer the connection is closed, and no request is carried out."""
-        self.desk.at_once = ok(b"last")
+        self.handler.at_once = ok(b"last")
         client = self.connect()
         client.send(get(b"Connection: close") + get())
         self.assertEqual(client.bodies(), [b"last"])
         self.assertTrue(client.transport.disconnecting)
         client.send(get())
-        self.assertEqual(len(self.desk.requests), 1)
+        self.assertEqual(len(self.handler.requests), 1)
 
     def test_large(self) -> None:
         """A large answer is sent before the next request is carried out."""
-        self.desk.at_once = ok(b"x" * limits.MIB)
+        self.handler.at_once = ok(b"x" * limits.MIB)
         client = self.connect()
         client.send(get() * 3)
         self.assertEqual(len(client.transport.writes), 3)
         self.assertEqual(client.bodies(), [b"x" * limits.MIB] * 3)
 
 
-class ContinueTests(ChannelTestCase):
+class ContinueTests(Http1TestCase):
     """Clients that wait for a word before they send a body."""
 
     expect = post(b"Expect: 100-continue", b"Content-Length: 2")
@@ -211,7 +211,7 @@ class ContinueTests(ChannelTestCase):
         client.send(b"h")
         client.send(b"i")
         self.assertEqual(client.transport.value(), self.word)
-        self.assertEqual(self.desk.requests[0].body, b"hi")
+        self.assertEqual(self.handler.requests[0].body, b"hi")
 
     def test_behind_an_answer(self) -> None:
         """The word comes behind the answers to what was sent before."""
@@ -229,7 +229,7 @@ class ContinueTests(ChannelTestCase):
         self.assertEqual(client.statuses(), [413])
 
 
-class PressureTests(ChannelTestCase):
+class PressureTests(Http1TestCase):
     """Clients that do not read."""
 
     def test_no_more_requests(self) -> None:
@@ -239,7 +239,7 @@ class PressureTests(ChannelTestCase):
         client.is_full()
         self.assertTrue(client.transport.paused)
         self.owed().callback(ok(b"1"))
-        self.assertEqual(len(self.desk.requests), 1)
+        self.assertEqual(len(self.handler.requests), 1)
         client.send(get())
         client.is_empty()
         self.assertFalse(client.transport.paused)
@@ -250,7 +250,7 @@ class PressureTests(ChannelTestCase):
     def test_full_within_a_write(self) -> None:
         """A transport that is full after one answer stops the next at once."""
         client = self.connect()
-        self.desk.at_once = ok(b"x" * limits.MIB)
+        self.handler.at_once = ok(b"x" * limits.MIB)
         transport: Any = client.transport
         write, count = transport.write, 0
 
@@ -262,13 +262,13 @@ class PressureTests(ChannelTestCase):
 
         transport.write = fill
         client.send(get() * 3)
-        self.assertEqual((count, len(self.desk.requests)), (1, 1))
+        self.assertEqual((count, len(self.handler.requests)), (1, 1))
         self.assertTrue(client.transport.paused)
         client.is_empty()
-        self.assertEqual((count, len(self.desk.requests)), (2, 2))
+        self.assertEqual((count, len(self.handler.requests)), (2, 2))
 
 
-class LeavingTests(ChannelTestCase):
+class LeavingTests(Http1TestCase):
     """Clients that go."""
 
     def test_cancelled(self) -> None:
@@ -276,7 +276,7 @@ class LeavingTests(ChannelTestCase):
         client = self.connect()
         client.send(get() + get())
         client.leave()
-        self.assertEqual((self.desk.cancelled, len(self.desk.requests)), (1, 1))
+        self.assertEqual((self.handler.cancelled, len(self.handler.requests)), (1, 1))
 
     def test_answer_too_late(self) -> None:
         """An answer that comes in spite of that goes nowhere."""
@@ -294,7 +294,7 @@ class LeavingTests(ChannelTestCase):
         client = self.connect()
         client.send(sized()[:-1])
         client.leave()
-        self.assertEqual(self.desk.requests, [])
+        self.assertEqual(self.handler.requests, [])
 
     def test_half_closed(self) -> None:
         """Who has ended one side still gets its answers, and then the end."""
@@ -327,7 +327,7 @@ class LeavingTests(ChannelTestCase):
             self.assertTrue(client.transport.disconnecting, data)
 
 
-class TimeoutTests(ChannelTestCase):
+class TimeoutTests(Http1TestCase):
     """Clients that take their time."""
 
     def check_late(self, client: Caller) -> None:
@@ -349,7 +349,7 @@ class TimeoutTests(ChannelTestCase):
 
     def test_each_head(self) -> None:
         """Every head has its own time."""
-        self.desk.at_once = ok()
+        self.handler.at_once = ok()
         client = self.connect()
         for _ in range(10):
             self.wait(6)
@@ -360,7 +360,7 @@ class TimeoutTests(ChannelTestCase):
 
     def test_idle(self) -> None:
         """Between requests a connection is kept for a while, and then ended without a word."""
-        self.desk.at_once = ok()
+        self.handler.at_once = ok()
         client = self.connect()
         for _ in range(3):
             self.wait(limits.IDLE_TIMEOUT - 2)
@@ -404,7 +404,7 @@ class TimeoutTests(ChannelTestCase):
 
     def test_slow_reader(self) -> None:
         """A client that leaves an answer unread is given up in the end."""
-        self.desk.at_once = ok()
+        self.handler.at_once = ok()
         client = self.connect()
         client.send(get())
         client.is_full()
@@ -423,7 +423,7 @@ class TimeoutTests(ChannelTestCase):
         self.assertTrue(client.transport.disconnected)
 
     def test_no_timer_left(self) -> None:
-        """A door without connections has no timer."""
+        """A factory without connections has no timer."""
         clients = [self.connect() for _ in range(5)]
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
         for client in clients:
@@ -431,7 +431,7 @@ class TimeoutTests(ChannelTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
-class ShortBoundsTests(ChannelTestCase):
+class ShortBoundsTests(Http1TestCase):
     """Bounds that somebody has chosen."""
 
     settings = Settings(head_timeout=2, idle_timeout=4)
@@ -446,7 +446,7 @@ class ShortBoundsTests(ChannelTestCase):
         self.assertTrue(other.transport.disconnecting)
 
 
-class LargeBodyTests(ChannelTestCase):
+class LargeBodyTests(Http1TestCase):
     """Bodies of more than one read."""
 
     settings = Settings()
@@ -472,13 +472,13 @@ class LargeBodyTests(ChannelTestCase):
         self.assertFalse(client.transport.paused)
         client.send(sized(body))
         self.assertTrue(client.transport.paused)
-        self.assertEqual(self.door.bodies.held, 5 * len(body))
+        self.assertEqual(self.factory.bodies.held, 5 * len(body))
         self.owed().callback(ok())
         self.assertFalse(client.transport.paused)
 
     def test_bodies_have_a_bound(self) -> None:
         """All bodies that are on their way hold so much together; the largest makes room."""
-        self.door.bodies.limit = limits.MIB
+        self.factory.bodies.limit = limits.MIB
         clients = [self.connect() for _ in range(3)]
         for client in clients:
             client.send(post(b"Content-Length: 2000000", body=b"x" * 300_000))
@@ -488,16 +488,16 @@ class LargeBodyTests(ChannelTestCase):
         self.assertIn(refused[0], clients[:2])
         self.assertEqual(refused[0].answers()[0].status, 503)
         self.assertEqual(refused[0].answers()[0].header["retry-after"], "1")
-        self.assertEqual(self.door.bodies.held, 800_000)
+        self.assertEqual(self.factory.bodies.held, 800_000)
         clients[2].leave()
-        self.assertEqual(self.door.bodies.held, 400_000)
+        self.assertEqual(self.factory.bodies.held, 400_000)
         (last,) = [client for client in clients[:2] if client not in refused]
-        self.door.bodies.limit = 2 * limits.MIB
+        self.factory.bodies.limit = 2 * limits.MIB
         last.send(b"x" * 1_600_000)
         # Until it is answered.
-        self.assertEqual(self.door.bodies.held, 2_000_000)
+        self.assertEqual(self.factory.bodies.held, 2_000_000)
         self.owed().callback(ok())
-        self.assertEqual((self.door.bodies.held, len(self.desk.requests)), (0, 1))
+        self.assertEqual((self.factory.bodies.held, len(self.handler.requests)), (0, 1))
 
     def test_slow_body(self) -> None:
         """One that does takes as long as it likes."""

@@ -14,14 +14,14 @@ from zope.interface.verify import verifyObject
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
 from durable_streams_tw.http.settings import Settings
-from tests.http.channels import Caller, ChannelTestCase, Writes, ok
 from tests.http.hostile_rows import HOST, get, post, sized
-from tests.http.house import parse
+from tests.http.http1_rig import Caller, Http1TestCase, Writes, ok
+from tests.http.server_rig import parse
 
 HEALTH = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"
 
 
-class CountTests(ChannelTestCase):
+class CountTests(Http1TestCase):
     """Bounds on connections."""
 
     settings = Settings(max_connections=3, max_connections_per_address=2)
@@ -31,7 +31,7 @@ class CountTests(ChannelTestCase):
         transport = Writes()
         peer: Any = UNIXAddress(None) if host is None else IPv4Address("TCP", host, 5)
         transport.peerAddr = peer
-        caller = Caller(self.door, transport)
+        caller = Caller(self.factory, transport)
         self.callers.append(caller)
         return caller
 
@@ -39,7 +39,7 @@ class CountTests(ChannelTestCase):
         """There are so many connections at most; one that ends makes room."""
         callers = [self.come(f"10.0.0.{number}") for number in range(4)]
         gone = [caller.transport.disconnected for caller in callers]
-        self.assertEqual((gone, len(self.door.connections)), ([False] * 3 + [True], 3))
+        self.assertEqual((gone, len(self.factory.connections)), ([False] * 3 + [True], 3))
         callers[0].leave()
         self.assertFalse(self.come("10.0.0.9").transport.disconnected)
 
@@ -63,23 +63,23 @@ class CountTests(ChannelTestCase):
         """A connection that twisted.web has taken over still counts, until it ends."""
         caller = self.come("10.0.0.1")
         caller.send(HEALTH)
-        self.assertEqual(len(self.door.connections), 1)
+        self.assertEqual(len(self.factory.connections), 1)
         caller.leave()
-        self.assertEqual(len(self.door.connections), 0)
+        self.assertEqual(len(self.factory.connections), 0)
 
 
-class HandOverTests(ChannelTestCase):
+class HandOverTests(Http1TestCase):
     """What is not a stream's affair."""
 
     def test_all_bytes(self) -> None:
         """The site gets every byte from that request on, and streams are served there too."""
-        self.desk.at_once = ok(b"stream")
+        self.handler.at_once = ok(b"stream")
         client = self.connect()
         client.send(sized() + HEALTH + get())
         client.send(get()[:7])
         client.send(get()[7:])
         self.assertEqual(client.statuses(), [200, 404, 200, 200])
-        self.assertEqual([request.path for request in self.desk.requests], [b"s"] * 3)
+        self.assertEqual([request.path for request in self.handler.requests], [b"s"] * 3)
 
     def test_behind_an_answer(self) -> None:
         """It is handed over when what came before is answered."""
@@ -127,24 +127,24 @@ class HandOverTests(ChannelTestCase):
 
     def test_protocols(self) -> None:
         """What TLS may choose is what the site speaks."""
-        verifyObject(IProtocolNegotiationFactory, self.door)
-        protocols = self.door.acceptableProtocols()
+        verifyObject(IProtocolNegotiationFactory, self.factory)
+        protocols = self.factory.acceptableProtocols()
         self.assertEqual(protocols, [b"h2", b"http/1.1"])
 
 
-class StopTests(ChannelTestCase):
+class StopTests(Http1TestCase):
     """A gentle end."""
 
     def test_nobody(self) -> None:
         """Without connections it is over at once."""
-        self.assertIsNone(self.successResultOf(self.door.drain()))
+        self.assertIsNone(self.successResultOf(self.factory.drain()))
 
     def test_idle(self) -> None:
         """Connections that nothing has come on, or not all of something, are closed."""
         callers = [self.connect() for _ in range(3)]
         callers[1].send(get()[:9])
         callers[2].send(post(b"Content-Length: 9", body=b"x"))
-        done = self.door.drain()
+        done = self.factory.drain()
         self.assertTrue(all(caller.transport.disconnecting for caller in callers))
         self.assertNoResult(done)
         for caller in callers:
@@ -156,12 +156,12 @@ class StopTests(ChannelTestCase):
         """What has begun is answered; what waits behind it is not begun."""
         client = self.connect()
         client.send(get() + get())
-        done = self.door.drain()
+        done = self.factory.drain()
         self.owed().callback(ok(b"done"))
         (answer,) = client.answers()
         self.assertEqual((answer.body, answer.header["connection"]), (b"done", "close"))
         self.assertTrue(client.transport.disconnecting)
-        self.assertEqual(len(self.desk.requests), 1)
+        self.assertEqual(len(self.handler.requests), 1)
         client.leave()
         self.clock.advance(1)
         self.successResultOf(done)
@@ -170,14 +170,14 @@ class StopTests(ChannelTestCase):
         """New connections are turned away."""
         first = self.connect()
         first.send(get())
-        self.door.drain()
+        self.factory.drain()
         self.assertTrue(self.connect().transport.disconnected)
 
     def test_too_long(self) -> None:
         """Who takes too long is cut."""
         client = self.connect()
         client.send(get())
-        done = self.door.drain()
+        done = self.factory.drain()
         self.wait(limits.STOP_GRACE + 1)
         self.assertTrue(client.transport.disconnected)
         client.leave()
@@ -187,7 +187,7 @@ class StopTests(ChannelTestCase):
         """So are connections that twisted.web has."""
         client = self.connect()
         client.send(HEALTH)
-        done = self.door.drain()
+        done = self.factory.drain()
         self.wait(1)
         self.assertTrue(client.transport.disconnecting)
         client.leave()

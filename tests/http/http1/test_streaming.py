@@ -11,8 +11,8 @@ from zope.interface import implementer
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.live.body_output import BodySink
-from tests.http.channels import Caller, ChannelTestCase, ok
 from tests.http.hostile_rows import HOST, get
+from tests.http.http1_rig import Caller, Http1TestCase, ok
 
 OLD = b"GET /v1/stream/s HTTP/1.0\r\n" + HOST + b"Connection: keep-alive\r\n\r\n"
 
@@ -38,14 +38,14 @@ class Follower:
         self.told.append("stop")
 
 
-class LiveTestCase(ChannelTestCase):
+class LiveTestCase(Http1TestCase):
     """Operations that answer with a live body."""
 
     def setUp(self) -> None:
-        ChannelTestCase.setUp(self)
+        Http1TestCase.setUp(self)
         self.followers: list[Follower] = []
         self.begin: Callable[[BodySink], object] = lambda sink: None
-        self.desk.at_once = Response(200, [(b"X", b"y")], self.follow)
+        self.handler.at_once = Response(200, [(b"X", b"y")], self.follow)
 
     def follow(self, sink: BodySink) -> Any:
         """Begin a live body."""
@@ -89,7 +89,7 @@ class BodyTests(LiveTestCase):
         client, follower = self.listen(get() + get())
         follower.sink.write(b"a")
         self.assertEqual(len(self.followers), 1)
-        self.desk.at_once = ok(b"next")
+        self.handler.at_once = ok(b"next")
         follower.sink.finish()
         client.send(get())
         self.assertEqual(client.bodies(), [b"a", b"next", b"next"])
@@ -221,7 +221,7 @@ class PressureTests(LiveTestCase):
         self.assertFalse(client.transport.paused)
         client.send(get())
         self.assertTrue(client.transport.paused)
-        self.desk.at_once = ok()
+        self.handler.at_once = ok()
         follower.sink.finish()
         self.clock.advance(0)
         self.assertFalse(client.transport.paused)

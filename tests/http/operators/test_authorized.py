@@ -12,7 +12,7 @@ from durable_streams_tw.auth.rate_limits import Rate
 from durable_streams_tw.http.operators.resources import OperatorTree
 from durable_streams_tw.http.settings import Settings
 from tests.http.admission_case import AdmissionCase, both, granting
-from tests.http.house import Answer
+from tests.http.server_rig import Answer
 
 
 class Shown(Resource):

@@ -12,7 +12,7 @@ from twisted.web.server import Request, Site
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.operators.resources import OperatorTree, page, read_only
 from durable_streams_tw.http.twisted_web.resource import send
-from tests.http.house import MORNING, Answer, Client, at_once
+from tests.http.server_rig import MORNING, Answer, Client, at_once
 
 
 class _Told(Resource):
@@ -42,7 +42,7 @@ class OperatorTreeTests(SynchronousTestCase):
         self.tree = tree
 
     def doors(self, root: bytes) -> list[Any]:
-        """A door of each kind."""
+        """A server of each kind."""
         return [self.streams.site(root, self.tree), self.streams.door(root, self.tree)]
 
     def ask(self, site: Site, method: str, target: str, body: bytes | None = None) -> Answer:

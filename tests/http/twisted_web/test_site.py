@@ -13,7 +13,7 @@ from durable_streams_tw.http import limits
 from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web.site import StreamSite
-from tests.http.house import ROOT, Answer, Client, House
+from tests.http.server_rig import ROOT, Answer, Client, ServerRig
 
 GET = f"GET {ROOT}a HTTP/1.1\r\n"
 POST = f"POST {ROOT}a HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n"
@@ -28,12 +28,12 @@ class HeadTests(SynchronousTestCase):
     """Heads that are no heads."""
 
     def setUp(self) -> None:
-        self.house = House()
-        self.house.put("a", body=b"x")
+        self.rig = ServerRig()
+        self.rig.put("a", body=b"x")
 
     def check(self, data: str | bytes, status: int, kind: str) -> Client:
         """This is answered so, and the connection takes nothing more."""
-        client = self.house.connect()
+        client = self.rig.connect()
         client.send(data.encode("latin-1") if isinstance(data, str) else data)
         self.assertEqual(client.transport.value()[:9], b"HTTP/1.1 ", data[:80])
         (answer,) = client.answers()
@@ -49,7 +49,7 @@ class HeadTests(SynchronousTestCase):
         client.transport.clear()
         client.send(f"{GET}Host: h\r\n\r\n".encode())
         self.assertEqual(client.transport.value(), b"")
-        self.house.clock.advance(limits.LINGER + 1)
+        self.rig.clock.advance(limits.LINGER + 1)
         self.assertTrue(client.transport.disconnected)
         client.leave()
 
@@ -96,9 +96,9 @@ class HeadTests(SynchronousTestCase):
         ):
             self.check(f"{GET}{host}\r\n", 400, "malformed-request")
         for host in ("h", "h:80", "H.example.", "[::1]:4437", "127.0.0.1", "a_b", "xn--caf-dma"):
-            client = self.house.connect()
+            client = self.rig.connect()
             client.send(f"{GET}Host: {host}\r\n\r\n".encode())
-            self.house.clock.advance(0)
+            self.rig.clock.advance(0)
             self.assertEqual(client.answers()[0].status, 200, host)
 
     def test_targets(self) -> None:
@@ -108,7 +108,7 @@ class HeadTests(SynchronousTestCase):
 
     def test_options_of_the_server(self) -> None:
         """``OPTIONS *`` is answered as any other."""
-        answer = self.house.connect().ask("OPTIONS", "*")
+        answer = self.rig.connect().ask("OPTIONS", "*")
         self.assertEqual(answer.status, 204)
         self.assertIn("DELETE", answer.header["allow"])
 
@@ -127,41 +127,41 @@ class HeadTests(SynchronousTestCase):
 
     def test_slow_heads(self) -> None:
         """A head that trickles in has ten seconds altogether."""
-        client = self.house.connect()
+        client = self.rig.connect()
         for _ in range(9):
             client.send(b"G")
-            self.house.clock.advance(1)
+            self.rig.clock.advance(1)
         self.assertEqual(client.transport.value(), b"")
-        self.house.clock.advance(1.5)
+        self.rig.clock.advance(1.5)
         (answer,) = client.answers()
         self.assertEqual((answer.status, problem(answer)), (408, "request-timeout"))
         client.leave()
-        self.assertEqual(len(self.house.site.connections), 0)
+        self.assertEqual(len(self.rig.site.connections), 0)
 
     def test_head_in_pieces(self) -> None:
         """A head that comes in time leaves no timer behind."""
-        client = self.house.connect()
+        client = self.rig.connect()
         data = f"{GET}Host: h\r\n\r\n".encode()
         for byte in range(len(data)):
             client.send(data[byte : byte + 1])
         self.assertEqual(client.answers()[0].body, b"x")
         client.transport.clear()
-        self.house.clock.advance(limits.HEAD_TIMEOUT + 1)
+        self.rig.clock.advance(limits.HEAD_TIMEOUT + 1)
         self.assertEqual(client.transport.value(), b"")
         self.assertEqual(client.ask("GET", f"{ROOT}a").body, b"x")
 
     def test_idle_connections(self) -> None:
         """A connection that says nothing is closed, silently."""
-        client = self.house.connect()
-        self.house.clock.advance(limits.IDLE_TIMEOUT + 1)
+        client = self.rig.connect()
+        self.rig.clock.advance(limits.IDLE_TIMEOUT + 1)
         self.assertTrue(client.transport.disconnecting)
         self.assertEqual(client.transport.value(), b"")
-        self.house.clock.advance(20)
+        self.rig.clock.advance(20)
         self.assertTrue(client.transport.disconnected)
 
     def test_pipelined(self) -> None:
         """Requests are answered in order, also before one that is none."""
-        client = self.house.connect()
+        client = self.rig.connect()
         client.send(f"{GET}Host: h\r\n\r\n".encode() * 3 + b"nonsense\r\n\r\n")
         self.assertEqual([answer.status for answer in client.answers()], [200, 200, 200, 400])
 
@@ -170,9 +170,9 @@ class BodyTests(SynchronousTestCase):
     """Bodies stay in memory, and have bounds."""
 
     def setUp(self) -> None:
-        self.house = House(Settings(max_body=1000))
-        self.house.put("a")
-        self.client = self.house.connect()
+        self.rig = ServerRig(Settings(max_body=1000))
+        self.rig.put("a")
+        self.client = self.rig.connect()
 
     def refused(self, status: int, kind: str) -> None:
         """The answer is there, and the connection takes nothing more."""
@@ -182,11 +182,11 @@ class BodyTests(SynchronousTestCase):
         self.client.send(b"y" * 100_000)
         self.assertEqual(len(self.client.answers()), 1)
         self.assertFalse(self.client.transport.disconnected)
-        self.house.clock.advance(limits.LINGER + 1)
+        self.rig.clock.advance(limits.LINGER + 1)
         self.assertTrue(self.client.transport.disconnected)
         self.client.leave()
-        self.assertEqual(self.house.site.bodies.held, 0)
-        self.assertEqual(self.house.ask("GET", "a").body, b"")
+        self.assertEqual(self.rig.site.bodies.held, 0)
+        self.assertEqual(self.rig.ask("GET", "a").body, b"")
 
     def test_refused_at_the_head(self) -> None:
         """Where the head says how long it will be, nobody waits for it."""
@@ -217,7 +217,7 @@ class BodyTests(SynchronousTestCase):
         self.client.send(f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode())
         self.client.send(b"1f4\r\n" + b"x" * 500 + b"\r\n")
         self.assertEqual(self.client.answers(), [])
-        self.assertEqual(self.house.site.bodies.held, 500)
+        self.assertEqual(self.rig.site.bodies.held, 500)
         self.client.send(b"1f5\r\n" + b"x" * 501 + b"\r\n0\r\n\r\n")
         self.refused(413, "body-too-large")
 
@@ -227,28 +227,28 @@ class BodyTests(SynchronousTestCase):
         self.client.send(b"3\r\nabc\r\n3;ext=1\r\ndef\r\n0\r\nTrailer: x\r\n\r\n")
         (answer,) = self.client.answers()
         self.assertEqual(answer.status, 204)
-        self.assertEqual(self.house.site.bodies.held, 0)
-        self.assertEqual(self.house.ask("GET", "a").body, b"abcdef")
+        self.assertEqual(self.rig.site.bodies.held, 0)
+        self.assertEqual(self.rig.ask("GET", "a").body, b"abcdef")
 
     def test_all_together(self) -> None:
         """What all uploads hold has a bound too."""
-        self.house.site.bodies.limit = 1500
-        other = self.house.connect()
+        self.rig.site.bodies.limit = 1500
+        other = self.rig.connect()
         other.send(f"{POST}Content-Length: 1000\r\n\r\n".encode() + b"x" * 999)
         self.client.send(f"{POST}Content-Length: 1000\r\n\r\n".encode() + b"x" * 900)
         (answer,) = self.client.answers()
         self.assertEqual((answer.status, problem(answer)), (503, "overloaded"))
         self.assertEqual(answer.header["retry-after"], "1")
         self.client.leave()
-        self.assertEqual(self.house.site.bodies.held, 999)
+        self.assertEqual(self.rig.site.bodies.held, 999)
         other.send(b"x")
         self.assertEqual(other.answers()[0].status, 204)
-        self.assertEqual(self.house.site.bodies.held, 0)
+        self.assertEqual(self.rig.site.bodies.held, 0)
 
     def test_cors_of_a_refusal(self) -> None:
         """A browser's page may read why, where it may use the server."""
-        house = House(Settings(max_body=10, cors_origins=("https://app.example",)))
-        client = house.connect()
+        rig = ServerRig(Settings(max_body=10, cors_origins=("https://app.example",)))
+        client = rig.connect()
         client.send(f"{POST}Origin: https://app.example\r\nContent-Length: 11\r\n\r\n".encode())
         (answer,) = client.answers()
         self.assertEqual(answer.header["access-control-allow-origin"], "https://app.example")
@@ -257,15 +257,15 @@ class BodyTests(SynchronousTestCase):
     def test_forms_are_bodies(self) -> None:
         """twisted.web does not look into what is sent as a form."""
         for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
-            self.house.put("form", kind, b"a=b")
-            self.house.post("form", b"not a form", kind)
-            self.assertEqual(self.house.ask("GET", "form").body, b"a=bnot a form")
-            self.house.ask("DELETE", "form")
+            self.rig.put("form", kind, b"a=b")
+            self.rig.post("form", b"not a form", kind)
+            self.assertEqual(self.rig.ask("GET", "form").body, b"a=bnot a form")
+            self.rig.ask("DELETE", "form")
 
     def test_in_a_foreign_site(self) -> None:
         """The request class alone gives any site the bound on bodies."""
         site = Site(
-            self.house.streams.resource(), requestFactory=StreamRequest, reactor=self.house.clock
+            self.rig.streams.resource(), requestFactory=StreamRequest, reactor=self.rig.clock
         )
         client = Client(site)
         size = limits.MAX_BODY + 1
@@ -303,9 +303,9 @@ class OtherResourceTests(SynchronousTestCase):
 
     def site(self, resource: Resource) -> StreamSite:
         """A site of ours around a resource of somebody else's."""
-        house = House()
+        rig = ServerRig()
         return StreamSite(
-            resource, house.streams.operations, ResponseHeaders(), Settings(), house.clock, b"/s/"
+            resource, rig.streams.operations, ResponseHeaders(), Settings(), rig.clock, b"/s/"
         )
 
     def test_bug(self) -> None:
@@ -330,9 +330,14 @@ class DrainTests(SynchronousTestCase):
     """Connections when a server stops."""
 
     def setUp(self) -> None:
-        self.clock = House().clock
+        self.clock = ServerRig().clock
         self.site = StreamSite(
-            Waiting(), House().streams.operations, ResponseHeaders(), Settings(), self.clock, b"/s/"
+            Waiting(),
+            ServerRig().streams.operations,
+            ResponseHeaders(),
+            Settings(),
+            self.clock,
+            b"/s/",
         )
 
     def test_nobody_there(self) -> None:
@@ -362,18 +367,18 @@ class DrainTests(SynchronousTestCase):
 
     def test_answered_meanwhile(self) -> None:
         """A connection is closed as soon as it has its answer."""
-        house = House()
-        house.put("a")
-        client = house.connect()
+        rig = ServerRig()
+        rig.put("a")
+        client = rig.connect()
         client.request("GET", f"{ROOT}a?offset=now&live=long-poll")
-        drained = house.site.drain()
+        drained = rig.site.drain()
         self.assertFalse(client.transport.disconnecting)
-        house.streams.release()
-        house.clock.advance(limits.STOP_CHECK)
+        rig.streams.release()
+        rig.clock.advance(limits.STOP_CHECK)
         self.assertEqual(client.answers()[0].status, 204)
         self.assertTrue(client.transport.disconnecting)
         client.leave()
-        house.clock.advance(limits.STOP_CHECK)
+        rig.clock.advance(limits.STOP_CHECK)
         self.successResultOf(drained)
 
 
@@ -382,25 +387,25 @@ class RoomTests(SynchronousTestCase):
 
     def test_turned_away(self) -> None:
         """There are so many connections at most; one that ends makes room."""
-        house = House(Settings(max_connections=2))
-        clients = [house.connect() for _ in range(3)]
+        rig = ServerRig(Settings(max_connections=2))
+        clients = [rig.connect() for _ in range(3)]
         gone = [client.transport.disconnected for client in clients]
         self.assertEqual(gone, [False, False, True])
         clients[0].leave()
-        self.assertFalse(house.connect().transport.disconnected)
+        self.assertFalse(rig.connect().transport.disconnected)
 
     def test_each_address(self) -> None:
         """One address has so many at most."""
-        house = House(Settings(max_connections_per_address=1))
-        client, other = house.connect(), house.connect()
+        rig = ServerRig(Settings(max_connections_per_address=1))
+        client, other = rig.connect(), rig.connect()
         self.assertTrue(other.transport.disconnected)
         client.leave()
-        self.assertFalse(house.connect().transport.disconnected)
+        self.assertFalse(rig.connect().transport.disconnected)
 
     def test_chosen_head_timeout(self) -> None:
         """How long a head may take can be chosen."""
-        house = House(Settings(head_timeout=2))
-        client = house.connect()
+        rig = ServerRig(Settings(head_timeout=2))
+        client = rig.connect()
         client.send(b"G")
-        house.clock.advance(3)
+        rig.clock.advance(3)
         self.assertEqual(client.answers()[0].status, 408)

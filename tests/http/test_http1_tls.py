@@ -1,4 +1,4 @@
-"""The fast channel over TLS, in memory: sealed bytes, HTTP/2 where it was chosen."""
+"""the HTTP/1.1 engine over TLS, in memory: sealed bytes, HTTP/2 where it was chosen."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from twisted.test.iosim import IOPump, connect, makeFakeClient, makeFakeServer
 from zope.interface import implementer
 
 from durable_streams_tw.protocol import limits
-from tests.http.channels import ChannelTestCase, ok
 from tests.http.hostile_rows import HOST, get, sized
-from tests.http.house import parse
+from tests.http.http1_rig import Http1TestCase, ok
+from tests.http.server_rig import parse
 
 HEALTH = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"
 SETTINGS_FRAME = b"\0\0\0\x04\0\0\0\0\0"
@@ -67,15 +67,15 @@ class Readers(ClientFactory):
         return self._protocols
 
 
-class TlsTests(ChannelTestCase):
-    """A door behind TLS."""
+class TlsTests(Http1TestCase):
+    """A server behind TLS."""
 
     def shake(self, *protocols: bytes) -> tuple[Reader, IOPump]:
         """A client that has shaken hands."""
         reader = Reader()
         self.wire_clock = Clock()
         server = TLSMemoryBIOFactory(
-            certificate().options(), False, self.door, self.wire_clock
+            certificate().options(), False, self.factory, self.wire_clock
         ).buildProtocol(None)
         client = TLSMemoryBIOFactory(
             CertificateOptions(), True, Readers(reader, list(protocols)), self.wire_clock
@@ -99,24 +99,24 @@ class TlsTests(ChannelTestCase):
 
     def test_requests(self) -> None:
         """Requests are answered, and their URLs are of https."""
-        self.desk.at_once = ok(b"sealed")
+        self.handler.at_once = ok(b"sealed")
         reader, pump = self.shake(b"http/1.1")
         reader.transport.write(sized() + get())
         self.pump(pump)
         self.assertEqual([answer.body for answer in parse(reader.received)], [b"sealed"] * 2)
-        self.assertEqual(self.desk.requests[0].url, b"https://a/v1/stream/s")
+        self.assertEqual(self.handler.requests[0].url, b"https://a/v1/stream/s")
         self.end(reader, pump)
 
     def test_stopped_while_idle(self) -> None:
         """The server's end of an idle connection does not wait for the client's end of TLS, which
         a client sends when it next looks."""
-        self.desk.at_once = ok(b"sealed")
+        self.handler.at_once = ok(b"sealed")
         for send in (b"", sized()):
-            self.door.context.stopping = False
+            self.factory.context.stopping = False
             reader, pump = self.shake(b"http/1.1")
             reader.transport.write(send)
             self.pump(pump)
-            done = self.door.drain()
+            done = self.factory.drain()
             self.assertTrue(pump.serverIO.disconnecting)
             self.pump(pump)
             self.assertTrue(reader.lost)
@@ -129,7 +129,7 @@ class TlsTests(ChannelTestCase):
         reader.transport.write(HEALTH)
         self.pump(pump)
         self.assertTrue(reader.received)
-        done = self.door.drain()
+        done = self.factory.drain()
         self.assertTrue(pump.serverIO.disconnecting)
         self.pump(pump)
         self.assertTrue(reader.lost)
@@ -138,7 +138,7 @@ class TlsTests(ChannelTestCase):
 
     def test_last(self) -> None:
         """The last answer comes whole before the end, a large one too."""
-        self.desk.at_once = ok(b"x" * limits.MIB)
+        self.handler.at_once = ok(b"x" * limits.MIB)
         reader, pump = self.shake(b"http/1.1")
         reader.transport.write(get(b"Connection: close"))
         self.pump(pump)
@@ -156,7 +156,7 @@ class TlsTests(ChannelTestCase):
 
     def test_no_choice(self) -> None:
         """Clients that choose no protocol speak HTTP/1.1."""
-        self.desk.at_once = ok(b"sealed")
+        self.handler.at_once = ok(b"sealed")
         reader, pump = self.shake()
         reader.transport.write(get())
         self.pump(pump)
@@ -170,12 +170,12 @@ class TlsTests(ChannelTestCase):
         self.pump(pump)
         # The server's own settings come first: a frame of type 4 on stream 0.
         self.assertEqual(reader.received[3:4] + reader.received[5:9], b"\x04" + b"\0" * 4)
-        self.assertEqual((len(self.door.connections), len(self.site.http2.connections)), (1, 1))
+        self.assertEqual((len(self.factory.connections), len(self.site.http2.connections)), (1, 1))
         self.end(reader, pump)
 
     def test_handed_over(self) -> None:
         """Other paths reach the site over TLS too."""
-        self.desk.at_once = ok(b"sealed")
+        self.handler.at_once = ok(b"sealed")
         reader, pump = self.shake(b"http/1.1")
         reader.transport.write(get() + HEALTH + get())
         self.pump(pump)
@@ -184,7 +184,7 @@ class TlsTests(ChannelTestCase):
 
     def test_nothing_around_tls(self) -> None:
         """No byte of an answer leaves unsealed."""
-        self.desk.at_once = ok(b"a secret")
+        self.handler.at_once = ok(b"a secret")
         reader, pump = self.shake(b"http/1.1")
         seen: list[bytes] = []
         write = pump.serverIO.write

@@ -1,4 +1,4 @@
-"""The table of hostile requests, at the fast channel, the twisted.web door, HTTP/2 and h11."""
+"""The table of hostile requests, at the HTTP/1.1 engine, the twisted.web site, HTTP/2 and h11."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class TableTests(SynchronousTestCase):
             self.assertEqual(bool(row.because), other, row.name)
 
 
-class FastChannelTests(SynchronousTestCase):
-    """What the fast channel does."""
+class Http1EngineTests(SynchronousTestCase):
+    """What the HTTP/1.1 engine does."""
 
     def check(self, row: Row, pieces: list[bytes], *, after: bool = False) -> list[Request]:
         """These pieces of a row do what the row says; ``after``: a good request follows."""
-        outcome = hostile.at_fast_channel(pieces)
+        outcome = hostile.at_http1(pieces)
         served = after and row.kept
         self.assertEqual(
             (outcome.statuses, len(outcome.requests), outcome.kept),
@@ -85,14 +85,16 @@ class OtherReadersTests(SynchronousTestCase):
     """What others make of the same bytes."""
 
     def test_tree(self) -> None:
-        """The twisted.web door gives the same answers, however the bytes are cut."""
+        """The twisted.web site gives the same answers, however the bytes are cut."""
         for row in ROWS:
             if row.tree is not None:
-                self.assertEqual(len(hostile.at_tree([row.data]).requests), row.tree, row.name)
+                self.assertEqual(
+                    len(hostile.at_twisted_web([row.data]).requests), row.tree, row.name
+                )
                 continue
-            fast = hostile.at_fast_channel([row.data])
+            fast = hostile.at_http1([row.data])
             for pieces in ([row.data], *cuts(row)[:2]):
-                tree = hostile.at_tree(pieces)
+                tree = hostile.at_twisted_web(pieces)
                 self.assertEqual(
                     (tree.statuses, tree.problems, len(tree.requests)),
                     (fast.statuses, fast.problems, row.executed),
@@ -107,7 +109,7 @@ class OtherReadersTests(SynchronousTestCase):
             if translated is None:
                 continue
             said += 1
-            fast = hostile.at_fast_channel([row.data])
+            fast = hostile.at_http1([row.data])
             other = hostile.at_http2(*translated)
             self.assertEqual(
                 (other.statuses, other.problems, len(other.requests)),

@@ -1,4 +1,4 @@
-"""What tests of the fast channel share: operations and transports that a test controls."""
+"""What tests of the HTTP/1.1 engine share: operations and transports that a test controls."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.http.http1.factory import Http1Factory
 from durable_streams_tw.http.messages import Request, Response
 from tests.http.hostile import SETTINGS, Recorder, site_of
-from tests.http.house import MORNING, Client
+from tests.http.server_rig import MORNING, Client
 
 
-class Desk(Recorder):
+class HandlerDouble(Recorder):
     """Operations whose answers the test gives, in ``at_once`` or later.
 
     ``waiting`` are those that are owed, in order.
@@ -69,7 +69,7 @@ class Writes(StringTransport):
 
 
 class Caller(Client):
-    """One connection to a door."""
+    """One connection to a factory."""
 
     transport: Writes
 
@@ -95,36 +95,38 @@ class Caller(Client):
         return [answer.status for answer in self.answers()]
 
 
-class ChannelTestCase(SynchronousTestCase):
-    """One door, its operations, and connections to it."""
+class Http1TestCase(SynchronousTestCase):
+    """A factory, its handler, and connections to it."""
 
     settings = SETTINGS
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.rightNow = MORNING
-        self.desk = Desk()
-        self.site = site_of(self.desk, self.clock)
-        self.door = Http1Factory(self.desk, self.site, self.clock, b"/v1/stream/", self.settings)
+        self.handler = HandlerDouble()
+        self.site = site_of(self.handler, self.clock)
+        self.factory = Http1Factory(
+            self.handler, self.site, self.clock, b"/v1/stream/", self.settings
+        )
         self.callers: list[Caller] = []
 
     def tearDown(self) -> None:
-        """A door without connections holds nothing, and has no timer."""
+        """A factory without connections holds nothing, and has no timer."""
         for caller in self.callers:
             caller.leave()
         self.clock.advance(0)
-        self.assertEqual((len(self.door.connections), self.door.bodies.held), (0, 0))
+        self.assertEqual((len(self.factory.connections), self.factory.bodies.held), (0, 0))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def connect(self) -> Caller:
         """A new connection."""
-        caller = Caller(self.door)
+        caller = Caller(self.factory)
         self.callers.append(caller)
         return caller
 
     def owed(self) -> Deferred[Response]:
         """The first answer that is owed."""
-        return self.desk.waiting.pop(0)
+        return self.handler.waiting.pop(0)
 
     def wait(self, seconds: float) -> None:
         """Let time pass, second by second."""

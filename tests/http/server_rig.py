@@ -120,7 +120,7 @@ class Client:
             self.protocol.connectionLost(Failure(ConnectionLost()))
 
 
-class House:
+class ServerRig:
     """Streams in memory behind a site of their own."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the twisted.web door is tested for, through the fast channel: both have to answer alike."""
+"""Tests of the twisted.web site, repeated with the HTTP/1.1 engine."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from types import ModuleType
 from typing import Any
 
 from durable_streams_tw.live import limits
-from tests.http import house, test_bad_input, test_live
+from tests.http import server_rig, test_bad_input, test_live
 from tests.http.twisted_web import test_resource as test_tree
 from tests.http.twisted_web import test_site
 
 
-class FastHouse(house.House):
-    """Streams behind the fast channel, and behind a site of their own what it hands over."""
+class Http1ServerRig(server_rig.ServerRig):
+    """Streams behind the HTTP/1.1 engine, and behind a site of their own what it hands over."""
 
     def __init__(self, *arguments: Any, **others: Any) -> None:
-        house.House.__init__(self, *arguments, **others)
+        server_rig.ServerRig.__init__(self, *arguments, **others)
         door: Any = self.streams.door()
         self.site = door
 
 
 class Moved:
-    """Tests of a module, with another house."""
+    """Tests of a module, with another server."""
 
     module: ModuleType
 
     def setUp(self) -> None:
-        """Have the module build houses of ours."""
+        """Have the module build servers of the HTTP/1.1 engine."""
         case: Any = self
-        case.patch(self.module, "House", FastHouse)
+        case.patch(self.module, "ServerRig", Http1ServerRig)
         super().setUp()  # type: ignore[misc]
 
 
@@ -45,7 +45,7 @@ class EventStreamTests(Moved, test_live.EventStreamTests):
 
     def test_full_from_the_first_write(self) -> None:
         """A transport that is full from the head on pauses the reader too."""
-        self.house.put("big", "application/octet-stream", b"x" * 1_000_000)
+        self.rig.put("big", "application/octet-stream", b"x" * 1_000_000)
         transport: Any = self.client.transport
         write = transport.write
 
@@ -59,7 +59,7 @@ class EventStreamTests(Moved, test_live.EventStreamTests):
         self.assertLess(size, 2 * limits.READ_PIECE)
         for _ in range(20):
             transport.producer.resumeProducing()
-            self.house.turn()
+            self.rig.turn()
         self.assertGreater(len(transport.value()), 1_000_000)
 
 
