@@ -72,11 +72,11 @@ def locate_fork_point(source: StreamState, command: Create) -> int | RemainingMe
         return Refusal(
             Problem.INVALID_FORK, f"forks can be nested at most {MAX_FORK_DEPTH} levels deep"
         )
-    asked = offsets.NOW if request.offset is None else request.offset
-    base = offsets.resolve(source, asked)
+    requested = offsets.NOW if request.offset is None else request.offset
+    base = offsets.resolve(source, requested)
     if isinstance(base, Refusal):
         # PROTOCOL.md §4.2 requires 400 for every offset beyond the source.
-        within = isinstance(asked, Offset) and asked.position <= source.tail
+        within = isinstance(requested, Offset) and requested.position <= source.tail
         return base if within else _BEYOND
     if request.sub_offset and content_types.is_json(source.content_type):
         if request.sub_offset > MAX_JSON_MESSAGES:
@@ -158,16 +158,18 @@ def matches_request(existing: StreamState, request: ForkRequest) -> bool:
     assert point is not None, "existing is a fork"
     if point.source != request.source:
         return False
-    asked, position = request.offset, _position(request.offset)
-    if isinstance(asked, Offset) and not lineage.owns(existing, asked.incarnation, asked.position):
+    requested, position = request.offset, _position(request.offset)
+    if isinstance(requested, Offset) and not lineage.owns(
+        existing, requested.incarnation, requested.position
+    ):
         return False
     if (point.offset, point.sub_offset) == (position, request.sub_offset):
         return True
     return position == point.position and not request.sub_offset
 
 
-def _position(asked: RequestedOffset | None) -> int | None:
-    return asked.position if isinstance(asked, Offset) else asked
+def _position(requested: RequestedOffset | None) -> int | None:
+    return requested.position if isinstance(requested, Offset) else requested
 
 
 def add_reference(source: StreamState) -> StreamState:

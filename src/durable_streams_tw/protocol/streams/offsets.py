@@ -99,17 +99,17 @@ def parse_offset(token: str) -> RequestedOffset:
     return Offset(number, position) if number else position
 
 
-def resolve(state: StreamState, asked: RequestedOffset) -> int | Refusal:
+def resolve(state: StreamState, offset: RequestedOffset) -> int | Refusal:
     """Return the position that an offset names in a stream, or a refusal.
 
     A position beyond the tail with an incarnation of this stream was issued by a store of which
     this one is an older copy, so it is refused like an offset of another incarnation.
     """
-    if isinstance(asked, Offset):
-        position = asked.position
-        if position > state.tail or not lineage.owns(state, asked.incarnation, position):
+    if isinstance(offset, Offset):
+        position = offset.position
+        if position > state.tail or not lineage.owns(state, offset.incarnation, position):
             return OTHER_INCARNATION
         return position
-    if asked == NOW:
+    if offset == NOW:
         return state.tail
-    return BEYOND_TAIL if asked > state.tail else asked
+    return BEYOND_TAIL if offset > state.tail else offset

@@ -159,13 +159,13 @@ def parse_fork(header: HeaderMap, root: bytes) -> ForkRequest | None:
 
 
 def _fork_offset(value: bytes) -> RequestedOffset:
-    asked = parse_offset(value.decode("latin-1"))
-    if asked == NOW or value == b"-1":
+    offset = parse_offset(value.decode("latin-1"))
+    if offset == NOW or value == b"-1":
         raise Refused(
             Problem.MALFORMED_OFFSET,
             "Stream-Fork-Offset must be a value of Stream-Next-Offset from this server",
         )
-    return asked
+    return offset
 
 
 def parse_append(header: HeaderMap) -> AppendHeaders:

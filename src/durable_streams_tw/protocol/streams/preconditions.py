@@ -58,31 +58,33 @@ def parse_precondition(header: Mapping[bytes, bytes]) -> Precondition | None:
     return Precondition(match, none_match)
 
 
-def check_precondition(asked: Precondition | None, state: StreamState | None) -> Refusal | None:
+def check_precondition(
+    precondition: Precondition | None, state: StreamState | None
+) -> Refusal | None:
     """Return a refusal if a stream fails a precondition; ``state`` is None for a missing stream."""
-    if asked is None:
+    if precondition is None:
         return None
     if state is None:
-        return check_entity_tags(asked, exists=False)
+        return check_entity_tags(precondition, exists=False)
     closed = state.closed
     number = incarnation(state, state.tail)
     tag, zipped = (caching.etag(number, 0, state.tail, closed, how) for how in ("", "gzip"))
-    refusal = check_entity_tags(asked, exists=True, tags=(tag, zipped))
+    refusal = check_entity_tags(precondition, exists=True, tags=(tag, zipped))
     if refusal is None:
         return None
     return Refusal(refusal.problem, refusal.detail, ((headers.H_ETAG, tag),))
 
 
 def check_entity_tags(
-    asked: Precondition | None, *, exists: bool, tags: tuple[bytes, ...] = ()
+    precondition: Precondition | None, *, exists: bool, tags: tuple[bytes, ...] = ()
 ) -> Refusal | None:
     """Return a refusal if a resource fails a precondition.
 
     ``tags`` are the current entity tags of the resource, one for each content coding.
     """
-    if asked is None:
+    if precondition is None:
         return None
-    match, none_match = asked.match, asked.none_match
+    match, none_match = precondition.match, precondition.none_match
     if match is not None:
         # Strong comparison: a weak tag never matches (RFC 9110 §13.1.1).
         met = exists if match == (_ANY,) else any(tag in tags for tag in match)

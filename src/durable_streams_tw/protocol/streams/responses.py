@@ -64,25 +64,25 @@ def refused(refusal: Refusal) -> BufferedResponse:
 def created(outcome: Created, location: bytes) -> BufferedResponse:
     """Return the response to a PUT (§5.1): 201 with the URL, or 200 if the stream existed."""
     state = outcome.state
-    answer = [content_type_header(state), next_offset_header(state, state.tail)]
+    response_headers = [content_type_header(state), next_offset_header(state, state.tail)]
     if outcome.fresh:
-        answer.append((headers.H_LOCATION, location))
+        response_headers.append((headers.H_LOCATION, location))
     if state.closed:
-        answer.append(_CLOSED)
-    return BufferedResponse(201 if outcome.fresh else 200, answer)
+        response_headers.append(_CLOSED)
+    return BufferedResponse(201 if outcome.fresh else 200, response_headers)
 
 
 def appended(outcome: Appended) -> BufferedResponse:
     """Return the response to a POST (§5.2): 200 for new bytes of a producer, 204 otherwise."""
     state = outcome.state
-    answer = [next_offset_header(state, state.tail)]
+    response_headers = [next_offset_header(state, state.tail)]
     producer = outcome.producer
     if producer is not None:
-        answer.append((headers.H_PRODUCER_EPOCH, b"%d" % producer.epoch))
-        answer.append((headers.H_PRODUCER_SEQ, b"%d" % producer.last_seq))
+        response_headers.append((headers.H_PRODUCER_EPOCH, b"%d" % producer.epoch))
+        response_headers.append((headers.H_PRODUCER_SEQ, b"%d" % producer.last_seq))
     if state.closed:
-        answer.append(_CLOSED)
-    return BufferedResponse(200 if producer is not None and outcome.grew else 204, answer)
+        response_headers.append(_CLOSED)
+    return BufferedResponse(200 if producer is not None and outcome.grew else 204, response_headers)
 
 
 def deleted() -> BufferedResponse:
@@ -92,18 +92,22 @@ def deleted() -> BufferedResponse:
 
 def described(state: StreamState) -> BufferedResponse:
     """Return the response to a HEAD (§5.5), which caches must not store."""
-    answer = [content_type_header(state), next_offset_header(state, state.tail), _NO_STORE]
+    response_headers = [
+        content_type_header(state),
+        next_offset_header(state, state.tail),
+        _NO_STORE,
+    ]
     lifetime = state.lifetime
     if lifetime.ttl is not None:
-        answer.append((headers.H_TTL, b"%d" % lifetime.ttl))
+        response_headers.append((headers.H_TTL, b"%d" % lifetime.ttl))
     if lifetime.expires_at_text is not None:
-        answer.append((headers.H_EXPIRES_AT, lifetime.expires_at_text.encode("latin-1")))
+        response_headers.append((headers.H_EXPIRES_AT, lifetime.expires_at_text.encode("latin-1")))
     if state.closed:
-        answer.append(_CLOSED)
-    answer.append(
+        response_headers.append(_CLOSED)
+    response_headers.append(
         (headers.H_ETAG, caching.etag(incarnation(state, state.tail), 0, state.tail, state.closed))
     )
-    return BufferedResponse(200, answer)
+    return BufferedResponse(200, response_headers)
 
 
 def read_headers(state: StreamState, end: int, cursor: int | None) -> list[Header]:
@@ -111,14 +115,14 @@ def read_headers(state: StreamState, end: int, cursor: int | None) -> list[Heade
 
     ``cursor`` is given for live reads (§5.7).
     """
-    answer = [next_offset_header(state, end)]
+    response_headers = [next_offset_header(state, end)]
     if cursor is not None:
-        answer.append((headers.H_CURSOR, b"%d" % cursor))
+        response_headers.append((headers.H_CURSOR, b"%d" % cursor))
     if end == state.tail:
-        answer.append(_UP_TO_DATE)
+        response_headers.append(_UP_TO_DATE)
         if state.closed:
-            answer.append(_CLOSED)
-    return answer
+            response_headers.append(_CLOSED)
+    return response_headers
 
 
 def long_poll_timeout(state: StreamState, cursor: int) -> BufferedResponse:

@@ -109,32 +109,32 @@ def parse_subscription_id(raw: bytes) -> str:
     return name
 
 
-def parse_subscribe(name: str, raw: bytes, asked_for: Precondition | None = None) -> Subscribe:
+def parse_subscribe(name: str, raw: bytes, precondition: Precondition | None = None) -> Subscribe:
     """Parse the body of a PUT (§6.2). The SSRF guard checks the URL later."""
-    asked = _decode(raw, _Subscribe)
-    kind = asked.type
-    pattern = None if not asked.pattern else asked.pattern.strip("/")
+    body = _decode(raw, _Subscribe)
+    kind = body.type
+    pattern = None if not body.pattern else body.pattern.strip("/")
     if pattern is not None:
         parse_glob(pattern)
-    streams = _names(asked.streams or ())
+    streams = _names(body.streams or ())
     if pattern is None and not streams:
         raise Refused(Problem.INVALID_REQUEST, "pattern or streams is required")
     url = wake_stream = None
     if kind is Kind.WEBHOOK:
-        if asked.webhook is None:
+        if body.webhook is None:
             raise Refused(Problem.INVALID_REQUEST, "a webhook subscription requires webhook.url")
-        url = asked.webhook.url
+        url = body.webhook.url
     else:
-        if not asked.wake_stream:
+        if not body.wake_stream:
             raise Refused(Problem.INVALID_REQUEST, "a pull-wake subscription requires wake_stream")
-        wake_stream = _name(asked.wake_stream)
+        wake_stream = _name(body.wake_stream)
         if wake_stream in streams:
             raise Refused(
                 Problem.INVALID_REQUEST, "a subscription must not contain its own wake stream"
             )
-    ttl = DEFAULT_LEASE_TTL_MS if asked.lease_ttl_ms is None else asked.lease_ttl_ms
-    config = Config(kind, pattern, url, wake_stream, ttl, asked.description)
-    return Subscribe(name, config, streams, config_digest(config, streams), asked_for)
+    ttl = DEFAULT_LEASE_TTL_MS if body.lease_ttl_ms is None else body.lease_ttl_ms
+    config = Config(kind, pattern, url, wake_stream, ttl, body.description)
+    return Subscribe(name, config, streams, config_digest(config, streams), precondition)
 
 
 def config_digest(config: Config, streams: tuple[str, ...]) -> bytes:
@@ -163,16 +163,16 @@ def parse_claim(name: str, raw: bytes) -> Claim:
 
 def parse_settle(name: str, kind: Kind, proof: TokenClaims | Refusal, raw: bytes) -> Settle:
     """Parse the body of POST callback (§7.1) or ack (§7.2)."""
-    asked = _decode(raw, _Settle)
-    acks = tuple([_ack(ack) for ack in asked.acks or ()])
-    wake = Wake(asked.generation, asked.wake_id)
-    return Settle(name, kind, proof, wake, acks, asked.done is True)
+    body = _decode(raw, _Settle)
+    acks = tuple([_ack(ack) for ack in body.acks or ()])
+    wake = Wake(body.generation, body.wake_id)
+    return Settle(name, kind, proof, wake, acks, body.done is True)
 
 
 def parse_release(name: str, proof: TokenClaims | Refusal, raw: bytes) -> Release:
     """Parse the body of POST release (§7.2)."""
-    asked = _decode(raw, _Wake)
-    return Release(name, proof, Wake(asked.generation, asked.wake_id))
+    body = _decode(raw, _Wake)
+    return Release(name, proof, Wake(body.generation, body.wake_id))
 
 
 def _decode(raw: bytes, kind: type[T]) -> T:
