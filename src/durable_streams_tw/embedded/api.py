@@ -430,7 +430,7 @@ class DurableStreams(Service):
 def _name(path: str) -> str:
     paths.check_stream_path(path)
     if paths.is_reserved(path):
-        raise Refused(Problem.NOT_FOUND, "names below __ds are reserved")
+        raise Refused(Problem.NOT_FOUND, "paths below __ds are reserved for control resources")
     return path
 
 

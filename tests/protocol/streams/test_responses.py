@@ -93,7 +93,7 @@ class ReadingTests(RefusingTestCase):
         fork = replace(OPEN, fork=ForkPoint(1, 5, "b", None, 0, 1, False))
         self.assertEqual(responses.described(fork), responses.described(OPEN))
 
-    def test_read_fields(self) -> None:
+    def test_read_headers(self) -> None:
         """Caught up, and closed, are said only at the tail (§5.6)."""
         short = (b"Stream-Next-Offset", format_offset(OPEN, 5).encode())
         cursor = (b"Stream-Cursor", b"77")
@@ -108,7 +108,7 @@ class ReadingTests(RefusingTestCase):
             fields = responses.read_headers(state, end, echoed)
             self.assertEqual(sorted(fields), sorted(expected))
 
-    def test_no_news(self) -> None:
+    def test_long_poll_timeout(self) -> None:
         """A long-poll without data ends at the tail (§5.7)."""
         cursor = (b"Stream-Cursor", b"77")
         for state, more in ((OPEN, []), (CLOSED, [ENDED])):

@@ -480,7 +480,7 @@ class AnyTests(RefusingTestCase):
             st.booleans(),
         ),
     )
-    def test_recreate(self, state: StreamState, command: Create) -> None:
+    def test_repeat_create(self, state: StreamState, command: Create) -> None:
         """A PUT where a stream is never changes it."""
         outcome = transitions.repeat_create(state, command)
         if isinstance(outcome, Created):

@@ -8,9 +8,7 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.offsets import RequestedOffset
-from durable_streams_tw.protocol.streams.preconditions import (
-    Precondition,
-)
+from durable_streams_tw.protocol.streams.preconditions import Precondition
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
 from durable_streams_tw.protocol.streams.state import Lifetime
 

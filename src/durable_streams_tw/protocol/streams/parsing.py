@@ -20,11 +20,7 @@ from durable_streams_tw.protocol import content_types, headers
 from durable_streams_tw.protocol.cursors import parse_cursor
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.paths import is_reserved, parse_stream_path
-from durable_streams_tw.protocol.streams.commands import (
-    ForkRequest,
-    LiveMode,
-    ReadQuery,
-)
+from durable_streams_tw.protocol.streams.commands import ForkRequest, LiveMode, ReadQuery
 from durable_streams_tw.protocol.streams.offsets import NOW, START, RequestedOffset, parse_offset
 from durable_streams_tw.protocol.streams.preconditions import (
     CONDITIONAL,
