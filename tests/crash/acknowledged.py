@@ -1,4 +1,4 @@
-"""A model of a store: the state after each command, and what has been acknowledged of it.
+"""Model of a store: its state after each command, and the acknowledged states.
 
 A command is a JSON list:
 
@@ -35,7 +35,7 @@ TYPE = "text/plain"
 
 Operation = list[Any]
 Contents = Mapping[str, tuple[bytes, bool]]
-"""Streams by path: their bytes, and whether they are closed."""
+"""Streams by path: bytes, and whether the stream is closed."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class State:
     forked: frozenset[str] = frozenset()
 
     def after(self, operation: Operation) -> tuple[State, str]:
-        """The state after a command, and its outcome."""
+        """Return the state after a command, and the outcome."""
         word, path, *arguments = operation
         streams, producers = dict(self.streams), dict(self.producers)
         found = streams.get(path)
@@ -84,7 +84,7 @@ class State:
 
 
 def digest(contents: Contents) -> str:
-    """A short name of what all streams hold."""
+    """Return a digest of the content of all streams."""
     whole = hashlib.sha256()
     for path, (content, closed) in sorted(contents.items()):
         whole.update(b"%d %d %b %d;" % (len(path), len(content), path.encode(), closed))
@@ -93,7 +93,7 @@ def digest(contents: Contents) -> str:
 
 
 def command(operation: Operation) -> Command:
-    """The command that a store takes."""
+    """Return the store command of an operation."""
     word, path, *arguments = operation
     if word == "create":
         text, times = arguments
@@ -108,7 +108,7 @@ def command(operation: Operation) -> Command:
 
 
 def outcome_of(outcome: Outcome) -> str:
-    """An outcome in a word."""
+    """Return an outcome as one word."""
     if isinstance(outcome, Refusal):
         return outcome.problem.slug
     if isinstance(outcome, Created):
@@ -119,27 +119,27 @@ def outcome_of(outcome: Outcome) -> str:
 
 
 class Ledger:
-    """What a store may hold, from the marks of the process that had it.
+    """Possible states of a store, from the marks of its process.
 
-    ``{"do": operation}`` is written when a command is submitted, and ``{"told": outcome}`` when it
-    is answered, in the order of the commands. ``{"seen": digest}`` is written when a process has
-    read all streams after it opened the store: then no other state is possible any more.
-    ``{"found": digest}`` is written when it has read them after an outcome was unknown: the store
-    goes on from there, but until the next command is done, a crash may bring the other outcome.
+    ``{"do": operation}`` is written when a command is submitted, and ``{"told": outcome}`` when its
+    outcome is known, in the order of the commands. ``{"seen": digest}`` is written when a process
+    has read all streams after opening the store: no other state is possible then.
+    ``{"found": digest}`` is written when it has read them after an unknown outcome: the store
+    continues from that state, but until the next command is done, a crash may restore the other.
 
-    ``acknowledged`` says whether anything was answered.
+    ``acknowledged`` is true once any outcome was known.
     """
 
     def __init__(self, states: list[State] | None = None, acknowledged: bool = False) -> None:
-        # Those that are acknowledged: one, and others while an outcome is unknown.
+        # Acknowledged states: one, or more while an outcome is unknown.
         self._settled = [State()] if states is None else states
-        # From which of them the store goes on.
+        # Those of them from which the store may continue.
         self._going_on = self._settled
         self._submitted: list[Operation] = []
         self.acknowledged = acknowledged
 
     def take(self, mark: dict[str, Any]) -> None:
-        """Take in a mark."""
+        """Process a mark."""
         if "do" in mark:
             self._submitted.append(mark["do"])
         elif "told" in mark:
@@ -147,7 +147,7 @@ class Ledger:
         else:
             held = mark.get("seen", mark.get("found"))
             found = [state for state in self.possible() if digest(state.streams) == held][:1]
-            assert found, "what was read is nothing that was written"
+            assert found, "the content that was read was never written"
             self._going_on, self._submitted = found, []
             if "seen" in mark:
                 self._settled = found
@@ -158,14 +158,14 @@ class Ledger:
         carried_out = [state.after(operation) for state in self._going_on]
         if outcome in ("done", "duplicate"):
             self._going_on = [state for state, expected in carried_out if expected == outcome]
-            assert self._going_on, f"{operation} was answered {outcome}"
+            assert self._going_on, f"unexpected outcome {outcome} of {operation}"
             self._settled = self._going_on
         elif outcome == "outcome-unknown":
             self._going_on = [*self._going_on, *[state for state, _ in carried_out]]
             self._settled = [*self._settled, *[state for state, _ in carried_out]]
 
     def possible(self) -> list[State]:
-        """The states that the store may be in, the latest last."""
+        """Return the possible states of the store, the latest last."""
         found, states = list(self._settled), self._going_on
         for operation in self._submitted:
             states = [state.after(operation)[0] for state in states]
@@ -174,6 +174,6 @@ class Ledger:
 
 
 def marked(data: bytes) -> dict[str, Any]:
-    """The content of a mark."""
+    """Decode a mark."""
     found: dict[str, Any] = json.loads(data)
     return found

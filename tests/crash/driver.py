@@ -1,9 +1,9 @@
-"""A process with a durable store in it, for others to kill.
+"""Process with a durable store, for tests that kill it.
 
-Run as ``python -m tests.crash.driver DIRECTORY``. It reads one JSON array a line from its
+Run as ``python -m tests.crash.driver DIRECTORY``. It reads one JSON array per line from its
 standard input, ``[number, operation, path, ...]``, and writes one for each to its standard
-output, ``[number, outcome, ...]``, when the store has answered, in the order of the answers.
-The first line that it writes is ``["open", seconds]``.
+output, ``[number, outcome, ...]``, in the order in which the store completes them. Its first line
+is ``["open", seconds]``.
 
 =========  ==========================================  ====================================
 operation  more arguments                              outcome
@@ -17,7 +17,8 @@ read       position                                    ``"read"``, text, tail, c
 digest     position                                    ``"digest"``, size, CRC-32, tail
 =========  ==========================================  ====================================
 
-A refusal is the slug of its problem. ``CRASH_FILE_LIMIT`` bounds the size of files (bytes).
+The outcome of a refusal is the slug of its problem. ``CRASH_FILE_LIMIT`` limits the size of files,
+in bytes.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ from durable_streams_tw.storage.durable.store import DurableStore
 
 TYPE = "text/plain"
 
-# So small that its files are used again many times before somebody kills the process.
-_JOURNAL = 64 * KIB
+# Small, so that segments are reused many times before the process is killed.
+_SEGMENT_SIZE = 64 * KIB
 
 
 class Driver(LineReceiver):
-    """Carries out lines on a store."""
+    """Protocol that carries out one request per line."""
 
     delimiter = b"\n"
     MAX_LENGTH = 2**24
@@ -64,9 +65,9 @@ class Driver(LineReceiver):
     def lineReceived(self, line: bytes) -> None:
         number, operation, path, *arguments = json.loads(line)
         if operation in ("read", "digest"):
-            tell = _read if operation == "read" else _digest
+            summarize = _read if operation == "read" else _digest
             read = self._store.read(path, arguments[0], 2**20)
-            read.addCallback(lambda chunk: self._say(number, *tell(chunk)))
+            read.addCallback(lambda chunk: self._respond(number, *summarize(chunk)))
             return
         command: Create | Append | Delete
         if operation == "append":
@@ -89,16 +90,16 @@ class Driver(LineReceiver):
         else:
             command = Create(path, TYPE, NO_EXPIRY, False, Body(arguments[0].encode()))
         done = self._store.submit(command)
-        done.addCallback(lambda outcome: self._say(number, *_told(outcome)))
+        done.addCallback(lambda outcome: self._respond(number, *_summary(outcome)))
 
-    def _say(self, *answer: object) -> None:
-        self.sendLine(json.dumps(answer).encode())
+    def _respond(self, *response: object) -> None:
+        self.sendLine(json.dumps(response).encode())
 
     def connectionLost(self, reason: Any = None) -> None:
         self._store.close().addBoth(lambda _: self._reactor.stop())
 
 
-def _told(outcome: Outcome) -> tuple[object, ...]:
+def _summary(outcome: Outcome) -> tuple[object, ...]:
     if isinstance(outcome, Refusal):
         return (outcome.problem.slug,)
     if isinstance(outcome, Appended):
@@ -121,7 +122,7 @@ def _digest(chunk: Chunk | Refusal) -> tuple[object, ...]:
 
 
 def main(directory: str) -> None:
-    """Serve standard input until it ends, or we do."""
+    """Serve requests until standard input ends."""
     from twisted.internet import reactor
 
     running: Any = reactor
@@ -129,7 +130,7 @@ def main(directory: str) -> None:
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     started = time.monotonic()
-    store = DurableStore(directory, running, ThreadExecutor(running), segment_size=_JOURNAL)
+    store = DurableStore(directory, running, ThreadExecutor(running), segment_size=_SEGMENT_SIZE)
     store.open()
     driver = Driver(store, running)
     StandardIO(driver)

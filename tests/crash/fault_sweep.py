@@ -1,4 +1,4 @@
-"""Calls that fail under a running server: each kind, once, five times and for some seconds.
+"""Faults of file system calls under a running server: once, five times, and for some seconds.
 
     python -m tests.crash.fault_sweep
     python -m tests.crash.fault_sweep --seconds 1 --only fdatasync
@@ -47,12 +47,12 @@ TIMES: Final = ("once", "five times", "seconds")
 
 
 class Wrong(AssertionError):
-    """The server answered what it must not."""
+    """Wrong response of the server."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Calls that fail: kinds, files, the error, and how often (one of `TIMES`).
+    """Kinds of calls that fail, files, error, and times (one of `TIMES`).
 
     Calls of the kinds ``later`` fail too, but for the first.
     """
@@ -72,11 +72,11 @@ class Fault:
 META_AND_SYNC: Final = Fault(
     frozenset({Call.DSYNC}), "data.mdb", errno.EIO, "seconds", frozenset({Call.FDATASYNC})
 )
-"""A commit fails in its meta page, which closes the map, and the map cannot be opened again."""
+"""A commit fails in its meta page, and LMDB's environment cannot be reopened."""
 
 
 def faults() -> list[Fault]:
-    """All of a sweep."""
+    """Return all faults of a sweep."""
     found = []
     names = ("data.mdb", "journal.*", "*")
     files: list[tuple[Collection[Call], Sequence[str], Sequence[int]]] = [
@@ -96,7 +96,7 @@ def faults() -> list[Fault]:
 
 @dataclass
 class _Producer:
-    """A client with one message under way, which is sent again until it is acknowledged."""
+    """Client that retries each message until it is acknowledged."""
 
     name: str
     acknowledged: int = 0
@@ -104,7 +104,7 @@ class _Producer:
     broken: str = ""
 
     def run(self, port: int, go_on: Event) -> None:
-        """Append until told to stop."""
+        """Append until `stop`."""
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
         try:
             while go_on.is_set():
@@ -131,7 +131,7 @@ class _Producer:
 
 
 class Sweep:
-    """A server under the layer, and what its producers were told."""
+    """Server with injected faults, and its producers."""
 
     def __init__(self, seconds: float, within: float) -> None:
         self._seconds = seconds
@@ -147,14 +147,14 @@ class Sweep:
             assert status == 201, status
 
     def finish(self) -> None:
-        """End the server, and look at what it left. Raises `Wrong`."""
+        """Stop the server and check its store. Raises `Wrong`."""
         self.restart()
         self._server.stop()
         if "Traceback" in self._server.log():
             raise Wrong(self._server.log()[-4000:])
 
     def close(self) -> None:
-        """End everything, whatever it is like."""
+        """Kill everything."""
         self._server.kill()
         self.layer.close()
         shutil.rmtree(self._scratch)
@@ -173,7 +173,7 @@ class Sweep:
         return self._server.log()
 
     def run(self, fault: Fault) -> None:
-        """Let calls fail, and see what becomes of it. Raises `Wrong`."""
+        """Inject a fault and check the responses. Raises `Wrong`."""
         for producer in self._producers:
             producer.statuses.clear()
         with self._load():
@@ -207,13 +207,13 @@ class Sweep:
                 thread.join()
 
     def _fail(self, fault: Fault) -> set[int]:
-        """Have the fault, until it has ended; what readiness said meanwhile."""
+        """Inject the fault until it has ended, and return the readiness responses."""
         ready = set()
         count = {"once": 1, "five times": 5, "seconds": -1}[fault.times]
         self.layer.fail(fault.calls, fault.error, name=fault.name, count=count)
         if fault.later:
             self.layer.fail(fault.later, fault.error, name=fault.name, skip=1, count=count)
-        # Some calls are rare, and need not come at all.
+        # Some calls are rare and may not occur.
         until = time.monotonic() + self._seconds
         while time.monotonic() < until and self.layer.hits() != count:
             ready.add(self._request("GET", "/-/ready")[0])
@@ -246,7 +246,7 @@ class Sweep:
             numbers = content.split(b";")[:-1]
             if status != 200 or numbers != [b"%d" % number for number in range(len(numbers))]:
                 raise Wrong(f"{producer.name}: {status}, {content[-100:]!r}")
-            # The last one may have been carried out without a word.
+            # The last append may have been applied without a response.
             if not producer.acknowledged <= len(numbers) <= producer.acknowledged + 1:
                 raise Wrong(f"{producer.name}: {len(numbers)} of {producer.acknowledged}")
 
@@ -263,7 +263,7 @@ class Sweep:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Sweep, and print what is wrong; the exit code."""
+    """Run a sweep, print failures, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.fault_sweep")
     parser.add_argument("--seconds", type=float, default=4, help="how long faults last (4)")
     parser.add_argument("--within", type=float, default=2, help="seconds until full service (2)")

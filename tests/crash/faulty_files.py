@@ -1,28 +1,28 @@
-"""A layer between a process and its files that records what is done to them and makes calls fail.
+"""Preload library that records the file system calls of a process and makes some fail.
 
-``faulty_files.c`` is compiled on first use and loaded with LD_PRELOAD, so that it sits under Python
-and under LMDB's C code alike. It looks at the files below one directory:
+``faulty_files.c`` is compiled on first use and loaded with LD_PRELOAD, so that it intercepts the
+calls of Python and of LMDB. It handles files below one directory:
 
     with tempfile.TemporaryDirectory() as scratch:
         layer = FaultyFiles(scratch, os.path.join(scratch, "data"))
         server = subprocess.Popen([...], env={**os.environ, **layer.environment})
         layer.fail({Call.FDATASYNC}, errno.EIO, name="journal.*", count=1)
         ...
-        layer.hits()    # how many calls have failed
-        layer.mend()    # every rule is gone
+        layer.hits()    # number of failed calls
+        layer.mend()    # remove all rules
         for call in read_trace(layer.trace): ...
 
-A rule holds for kinds of calls and a pattern of file names. It lets ``skip`` calls pass, fails
-``count`` of them (all of them by default), and ends by itself after ``seconds``. It gives an error
-number, or one of two words:
+A rule applies to kinds of calls and a pattern of file names. It lets ``skip`` calls pass, fails
+the next ``count`` (all by default), and expires after ``seconds``. The error is a number, or one of
+these constants:
 
 =========  ============================================================================
-`SHORT`    half of a write is written, and that size is returned
-`KILL`     the process dies of SIGKILL inside the call: the bytes of a write have reached
-           the page cache, a flush has not begun
+`SHORT`    half of a write is written, and its size returned
+`KILL`     the process dies of SIGKILL inside the call: a write has reached the page cache, a
+           flush has not begun
 =========  ============================================================================
 
-A process can write marks into the trace with `mark`, such as what has been acknowledged.
+A process can write marks into the trace with `mark`, such as acknowledged commands.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ KILL: Final = -2
 SUPPORTED: Final = sys.platform == "linux" and (
     shutil.which("gcc") is not None or "CI" in os.environ
 )
-"""Whether the layer can be compiled and loaded here. In CI it has to be."""
+"""Whether the library can be compiled here. In CI it must be."""
 
 _SOURCE: Final = Path(__file__).with_name("faulty_files.c")
 _RECORD: Final = struct.Struct("=IIQQqqiiii")
@@ -57,9 +57,9 @@ _RULES: Final = 16
 
 
 class Call(IntEnum):
-    """Kinds of calls, as ``faulty_files.c`` numbers them. OPEN includes creating.
+    """Kinds of calls, with the numbers of ``faulty_files.c``. OPEN includes creation.
 
-    DSYNC is a WRITE to a file that was opened with O_DSYNC, for rules only.
+    DSYNC, for rules only, is a WRITE to a file opened with O_DSYNC.
     """
 
     OPEN = 0
@@ -81,12 +81,12 @@ class Call(IntEnum):
 
 
 class Traced(NamedTuple):
-    """A call of a trace.
+    """Recorded call.
 
-    ``path`` and ``other`` are absolute; ``handle`` is what an open file is known by, in all
-    processes; ``offset`` is where a write begins, or the size that a file gets; ``result`` is what
-    the call returned, or an error number below zero; ``data`` are the bytes that were written, or
-    those of a mark; ``killed`` says that the process died in this call.
+    ``path`` and ``other`` are absolute; ``handle`` identifies an open file across processes;
+    ``offset`` is the position of a write, or the new size of a file; ``result`` is the return
+    value, or a negative errno; ``data`` are the bytes of a write or a mark; ``killed`` is true if
+    the process died in the call.
     """
 
     call: Call
@@ -102,10 +102,10 @@ class Traced(NamedTuple):
 
 
 class FaultyFiles:
-    """The layer for processes that work below ``directory``, which is made if it is missing.
+    """Preload library for processes that use ``directory``, which is created if missing.
 
-    ``scratch`` takes the trace and the rules, and must not be below ``directory``. With ``traced``
-    False nothing is recorded.
+    The trace and the rules are in ``scratch``, which must not be below ``directory``. With
+    ``traced`` False nothing is recorded.
     """
 
     def __init__(self, scratch: str, directory: str, *, traced: bool = True) -> None:
@@ -133,20 +133,20 @@ class FaultyFiles:
         count: int = -1,
         seconds: float = 0,
     ) -> None:
-        """Add a rule; see the module. Processes that run already follow it at once."""
+        """Add a rule, which running processes apply at once; see the module."""
         until = time.monotonic_ns() + round(seconds * 1e9) if seconds else 0
         mask = sum(1 << call for call in calls)
         rule = _RULE.pack(mask, error, skip, count, until, 0, name.encode())
         for start in range(0, len(self._rules), _RULE.size):
             if not any(self._rules[start : start + 4]):
-                # The mask last: a slot counts as soon as it has one.
+                # Write the mask last: it activates the slot.
                 self._rules[start + 4 : start + _RULE.size] = rule[4:]
                 self._rules[start : start + 4] = rule[:4]
                 return
-        raise AssertionError("all slots for rules are taken")
+        raise AssertionError("all rule slots are in use")
 
     def hits(self) -> int:
-        """How many calls have failed by the rules that there are."""
+        """Return the number of calls that the current rules have failed."""
         return sum(rule[5] for rule in _RULE.iter_unpack(self._rules[:]))
 
     def mend(self) -> None:
@@ -154,14 +154,14 @@ class FaultyFiles:
         self._rules[:] = bytes(len(self._rules))
 
     def close(self) -> None:
-        """Let go of the rules; they stay in force."""
+        """Close the rules file; the rules stay active."""
         self._rules.close()
 
 
 @functools.cache
 def library() -> str:
-    """The path of the compiled layer, which is compiled where it is older than its source."""
-    # Of our own, for nobody else may choose what is loaded.
+    """Return the path of the library; compile it if the source has changed."""
+    # A private directory: other users must not replace the library.
     folder = Path(tempfile.gettempdir()) / f"faulty-files-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     assert folder.stat().st_uid == os.getuid(), folder
@@ -176,7 +176,7 @@ def library() -> str:
 
 
 def mark(text: str) -> None:
-    """Write a mark into the trace of this process; nothing without the layer."""
+    """Write a mark into the trace of this process. Without the library do nothing."""
     if "FAULTY_FILES_TRACE" in os.environ:
         data = text.encode()
         _layer().faulty_files_mark(data, ctypes.c_size_t(len(data)))
@@ -188,7 +188,7 @@ def _layer() -> ctypes.CDLL:
 
 
 def read_trace(path: str) -> Iterator[Traced]:
-    """The calls of a trace, in the order in which they ended."""
+    """Yield the calls of a trace, in the order of their return."""
     with open(path, "rb") as file:
         while head := file.read(_RECORD.size):
             fields = _RECORD.unpack(head)

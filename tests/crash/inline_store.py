@@ -1,4 +1,4 @@
-"""A durable store without threads and real time, for processes that write and judge images."""
+"""Durable store without threads and real time, for workloads and the check of images."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from durable_streams_tw.storage.durable.store import DurableStore
 from tests.crash.acknowledged import Contents, Operation, command, outcome_of
 from tests.storage.inline_executor import InlineExecutor
 
-JOURNAL = 32 * KIB
-"""The size of a file of the journal: so small that it is used again and again."""
+SEGMENT_SIZE = 32 * KIB
+"""Size of a WAL segment in bytes: small, so that segments are reused often."""
 
 NOW = 1_800_000_000_000
 _PIECE = 1 << 20
 
 
 class Unreadable(Exception):
-    """A read was refused."""
+    """Refusal of a read."""
 
 
 class InlineStore:
-    """An open store. What is submitted together is committed together."""
+    """Open store. Commands submitted together are committed together."""
 
-    def __init__(self, directory: str, journal: int = JOURNAL) -> None:
+    def __init__(self, directory: str, segment_size: int = SEGMENT_SIZE) -> None:
         self.clock, self.executor = Clock(), InlineExecutor()
         self.executor.held = True
         self.store = DurableStore(
-            directory, self.clock, self.executor, segment_size=journal, now=lambda: NOW
+            directory, self.clock, self.executor, segment_size=segment_size, now=lambda: NOW
         )
         self.store.open()
         self.executor.drain()
 
     def submit(self, operations: Sequence[Operation]) -> list[str]:
-        """Carry out commands as one batch; their outcomes."""
+        """Carry out commands as one batch and return their outcomes."""
         done = [self.store.submit(command(operation)) for operation in operations]
         self.executor.turn()
         return [outcome_of(self._result(one)) for one in done]
@@ -47,29 +47,29 @@ class InlineStore:
         found: list[Outcome] = []
         deferred.addCallback(found.append)
         while not found:
-            assert self.executor.busy, "a command was never answered"
+            assert self.executor.busy, "a command has no outcome"
             self.executor.turn()
         return found[0]
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, and what is due happen."""
+        """Advance the clock and run due work."""
         self.clock.advance(seconds)
         self.executor.drain()
 
     def contents(self, paths: Sequence[str]) -> Contents:
-        """What those streams hold that are there."""
+        """Return the content of those streams that exist."""
         found = {path: self.content(path) for path in paths}
         return {path: one for path, one in found.items() if one is not None}
 
     def contents_or_none(self, paths: Sequence[str]) -> Contents | None:
-        """The same; None while the disk fails."""
+        """Return the content of the streams, None while the disk fails."""
         try:
             return self.contents(paths)
         except Unreadable:
             return None
 
     def content(self, path: str) -> tuple[bytes, bool] | None:
-        """All bytes of a stream, and whether it is closed; None where there is none."""
+        """Return the bytes of a stream and whether it is closed, None if it does not exist."""
         data = b""
         while True:
             chunks: list[Chunk | Refusal] = []
@@ -85,8 +85,8 @@ class InlineStore:
                 return data, chunk.state.closed
 
     def close(self) -> None:
-        """Write down what is accepted, and let go of the directory."""
+        """Finish accepted commands and close the store."""
         closed: list[None] = []
         self.store.close().addCallback(closed.append)
         self.executor.drain()
-        assert closed, "the store does not close"
+        assert closed, "the store did not close"

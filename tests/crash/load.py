@@ -1,4 +1,4 @@
-"""Writers with a model of what was acknowledged to them.
+"""Writers with a model of their acknowledged messages.
 
 Every message says who wrote it and which of the writer's it is, so a stream's content tells
 all: ``w3:17;`` is the 18th message of writer 3.
@@ -17,7 +17,7 @@ _MESSAGE = re.compile(r"(w\d+):(\d+):x*;")
 
 @dataclass
 class Writer:
-    """An idempotent producer with several messages under way on one stream.
+    """Idempotent producer with several pipelined messages on one stream.
 
     ``next`` is the first message that it has not sent yet, ``acknowledged`` the first that
     is not known to be stored. ``last`` is the message with which it closes its stream.
@@ -32,16 +32,16 @@ class Writer:
     sizes: dict[int, int] = field(default_factory=dict)
 
     def text(self, number: int) -> str:
-        """A message."""
+        """Return the next message."""
         return f"{self.name}:{number}:{'x' * self.sizes[number]};"
 
     def finished(self) -> bool:
-        """Whether everything that it will ever write is sent."""
+        """Whether all its messages have been sent."""
         return self.last is not None and self.next > self.last
 
 
 class Load:
-    """Writers on streams, some of which share one, and some of which close theirs."""
+    """Writers on streams: some share a stream, some close theirs."""
 
     def __init__(self, seed: str) -> None:
         self._random = random.Random(seed)
@@ -51,12 +51,12 @@ class Load:
         self._asked: dict[int, tuple[Writer, int]] = {}
 
     def create(self, process: DriverProcess) -> None:
-        """Create the streams that are not there."""
+        """Create the missing streams."""
         for path in sorted({writer.path for writer in self.writers}):
             assert process.ask("create", path, "")[0] in ("done", "duplicate")
 
     def open_closing(self, process: DriverProcess) -> None:
-        """One more writer, which closes its stream with one of its next messages."""
+        """Add a writer that closes its stream with one of its next messages."""
         self._closed += 1
         path = f"closing{self._closed}"
         assert process.ask("create", path, "")[0] == "done"
@@ -64,7 +64,7 @@ class Load:
         self.writers.append(Writer(f"w{100 + self._closed}", path, last))
 
     def send(self, process: DriverProcess, number: int) -> None:
-        """Have about so many messages under way."""
+        """Send messages until about ``number`` are unacknowledged."""
         waiting = [writer for writer in self.writers if not writer.finished()]
         while len(self._asked) < number and waiting:
             writer = self._random.choice(waiting)
@@ -82,7 +82,7 @@ class Load:
         self._asked[asked] = (writer, number)
 
     def take(self, answers: list[Answer]) -> int:
-        """Take in what was acknowledged; how many answers said so. A writer's are in order."""
+        """Process responses (in order for each writer); return how many acknowledge a message."""
         for number, outcome, *_ in answers:
             writer, sent = self._asked.pop(number)
             assert outcome == "done", (writer, sent, outcome)
@@ -118,7 +118,7 @@ class Load:
         return more
 
     def _parse(self, text: str) -> dict[str, list[int]]:
-        """Numbers of messages, by writer; nothing else may be in a stream."""
+        """Return the message numbers of a stream by writer; it may contain nothing else."""
         found: dict[str, list[int]] = {}
         position = 0
         sizes = {writer.name: writer.sizes for writer in self.writers}
@@ -158,7 +158,7 @@ class Load:
 
 
 def read(process: DriverProcess, path: str) -> tuple[str, bool]:
-    """All of a stream, and whether it is closed."""
+    """Return the content of a stream and whether it is closed."""
     text = ""
     while True:
         outcome, *found = process.ask("read", path, len(text))

@@ -1,17 +1,17 @@
-"""A disk that keeps what was flushed, and loses, tears or reorders everything else.
+"""Model of a disk that keeps flushed data, and loses, tears or reorders all other changes.
 
-`LossyDisk` follows the calls of a trace (`faulty_files`). At any moment `power_cut` makes an image
-of what a disk may hold after the power went:
+`LossyDisk` replays the calls of a trace (`faulty_files`). `power_cut` returns an image of the
+possible content of the disk after a power cut:
 
-- bytes of a file that were flushed by fsync or fdatasync, or written through a descriptor with
-  O_DSYNC, are there, and so is the size that they need;
-- names that were flushed by fsync of their directory are there, and each rename is whole;
-- of all other writes, sizes and names each is there or not, whatever came before or after it;
-- a write that was not flushed may be there in part: some of its sectors, or its first bytes, or
-  nothing but zeros where it made the file longer.
+- bytes that were flushed by fsync or fdatasync, or written through a descriptor with O_DSYNC, are
+  kept, with the file size that they need;
+- directory entries that were flushed by fsync of their directory are kept; renames are atomic;
+- each other write, size and directory entry is kept or lost, independent of earlier and later ones;
+- an unflushed write may be kept in part: some sectors, a prefix, or zeros in place of bytes that
+  extended the file.
 
-This is less than what the usual file systems promise. After an fsync that failed, what it should
-have flushed is never safe again, as on Linux: a later fsync that succeeds says nothing of it.
+Usual file systems guarantee more. Changes that a failed fsync covered are never safe afterwards, as
+on Linux: a later fsync that succeeds does not cover them.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ _TEMPORARY: Final = getattr(os, "O_TMPFILE", 0) & ~os.O_DIRECTORY
 
 
 class _Change:
-    """A write, or a new size where ``data`` is None. ``safe`` once it was flushed; ``adrift`` once
-    a flush of it has failed."""
+    """Write, or change of size if ``data`` is None.
+
+    ``safe`` after a flush, ``adrift`` after a failed flush.
+    """
 
     __slots__ = ("adrift", "data", "offset", "safe", "shrinks")
 
@@ -43,7 +45,7 @@ class _Change:
         self.safe = self.adrift = False
 
     def apply(self, content: bytearray) -> None:
-        """Make the change."""
+        """Apply the change."""
         if self.data is not None:
             _put(content, self.offset, self.data)
         elif self.shrinks:
@@ -54,12 +56,12 @@ class _Change:
 
 class _File:
     def __init__(self, content: bytes = b"") -> None:
-        # What is safe and has nothing unsafe before it, and the changes since.
+        # Content of the safe changes before the first unsafe one, and the changes since.
         self.base = bytearray(content)
         self.changes: list[_Change] = []
 
     def flush(self, failed: bool) -> None:
-        """Make safe what can be; or, where the flush failed, nothing of it ever."""
+        """Mark the changes safe, or adrift if the flush failed."""
         for change in self.changes:
             if failed:
                 change.adrift = not change.safe
@@ -84,12 +86,12 @@ class _Directory:
         self.changes: list[dict[str, _File | _Directory | None]] = []
 
     def change(self, changed: dict[str, _File | _Directory | None]) -> None:
-        """Set and remove names, all of them at once."""
+        """Set and remove entries atomically."""
         self.changes.append(changed)
         _set_names(self.current, changed)
 
     def flush(self) -> None:
-        """Make all names safe."""
+        """Mark all entries safe."""
         self.base = dict(self.current)
         self.changes.clear()
 
@@ -98,9 +100,9 @@ _Node = _File | _Directory
 
 
 class Cut(NamedTuple):
-    """How much is left of what was not flushed.
+    """Probabilities that unflushed changes are kept.
 
-    ``kept`` is the probability of each change; ``torn`` that of a kept write to be there in part.
+    ``kept`` is that of each change; ``torn`` that of a kept write to be kept in part only.
     """
 
     kept: float
@@ -122,7 +124,7 @@ CUTS: Final = (
 
 
 class LossyDisk:
-    """The disk under ``root``, which holds what is there now, all of it flushed."""
+    """Disk below ``root``. Its initial content is the current one, all flushed."""
 
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root)
@@ -131,7 +133,7 @@ class LossyDisk:
         self._unfinished: Callable[[], None] = lambda: None
 
     def begin(self, call: Traced) -> None:
-        """Begin a call: what it writes may be there from now on, and nothing is flushed yet."""
+        """Begin a call: its changes may be kept from now on, and it has flushed nothing."""
         kind = call.call
         if kind is Call.OPEN:
             self._open(call)
@@ -154,12 +156,12 @@ class LossyDisk:
             directory.change({name: self._find(call.path)})
 
     def finish(self) -> None:
-        """End the call that was begun: what it flushes is safe."""
+        """End the call: what it flushes is safe."""
         unfinished, self._unfinished = self._unfinished, lambda: None
         unfinished()
 
     def power_cut(self, chance: random.Random, cut: Cut, under: str = "") -> Image:
-        """What the disk has left if the power goes now, below a path inside it."""
+        """Return an image of a power cut at this moment, below a path of the disk."""
         top = self._top if not under else self._find(os.path.join(self._root, under))
         return _image(top, chance, cut)
 
@@ -169,7 +171,7 @@ class LossyDisk:
         if call.result < 0:
             return
         if call.flags & _TEMPORARY:
-            # It has no name, so nothing is left of it.
+            # A file without a name is lost in a crash.
             self._handles[call.handle] = (_File(), False)
             return
         if os.path.normpath(call.path) == self._root:
@@ -178,7 +180,7 @@ class LossyDisk:
         directory, name = self._place(call.path)
         node = directory.current.get(name)
         if node is None:
-            assert call.flags & os.O_CREAT, f"{call.path} was opened, and never made"
+            assert call.flags & os.O_CREAT, f"{call.path} was opened, but never created"
             node = _File()
             directory.change({name: node})
         if call.flags & os.O_TRUNC:
@@ -230,13 +232,13 @@ class LossyDisk:
 
 
 class Image(NamedTuple):
-    """Files with their content, and directories, by name."""
+    """Content of a directory: files and directories by name."""
 
     files: dict[str, bytes]
     directories: dict[str, Image]
 
     def write(self, path: str) -> None:
-        """Make a directory of it; it may be there, and must be empty."""
+        """Write the image to a directory, which may exist if it is empty."""
         os.makedirs(path, exist_ok=True)
         for name, content in self.files.items():
             descriptor = os.open(os.path.join(path, name), os.O_WRONLY | os.O_CREAT, 0o600)
@@ -274,13 +276,13 @@ def _content(file: _File, chance: random.Random, cut: Cut) -> bytes:
             else:
                 change.apply(content)
         elif change.data is not None and cut.kept and chance.random() < 0.3:
-            # The size was written, the bytes were not.
+            # The new size was kept, the bytes were not.
             _extend(content, change.offset + len(change.data))
     return bytes(content)
 
 
 def _tear(content: bytearray, offset: int, data: bytes, chance: random.Random) -> None:
-    """Write some of a write's bytes."""
+    """Apply some of the bytes of a write."""
     way = chance.randrange(3)
     if way == 0:
         _put(content, offset, data[: chance.randrange(len(data) + 1)])

@@ -62,15 +62,15 @@ _AT_ONCE = 200
 
 
 class Lost(AssertionError):
-    """An image is not what it has to be."""
+    """Violation of a guarantee by an image."""
 
 
 @dataclass
 class Recording:
-    """The calls of some processes below ``root``, which held only ``disk`` before.
+    """Recorded calls of processes on ``disk``.
 
-    ``ledgers`` has what is known of stores that were there. With ``one_by_one`` only the store that
-    is at work is looked at.
+    ``ledgers`` has the known states of stores that existed before. With ``one_by_one``, only the
+    store in use is checked.
     """
 
     name: str
@@ -80,14 +80,14 @@ class Recording:
     one_by_one: bool = False
 
     def paths(self) -> list[str]:
-        """All streams that the commands name."""
+        """Return the paths of all streams in the commands."""
         marks = [marked(call.data) for call in self.calls if call.call is Call.MARK]
         return sorted({mark["do"][1] for mark in marks if "do" in mark})
 
 
 @dataclass
 class Known:
-    """What the marks of a trace have said so far."""
+    """State derived from the marks of a trace so far."""
 
     ledgers: dict[str, Ledger]
     store: str = DATA
@@ -97,7 +97,7 @@ class Known:
     keys: tuple[str, int] | None = None
 
     def take(self, mark: dict[str, Any]) -> None:
-        """Take in a mark."""
+        """Process a mark."""
         if "store" in mark:
             self.store = mark["store"]
             self.ledgers.setdefault(self.store, Ledger())
@@ -115,7 +115,7 @@ class Known:
 
 
 class Recorder:
-    """Runs workloads in a scratch directory, and reads what they did."""
+    """Runner of workloads in a scratch directory, with their traces."""
 
     def __init__(self, scratch: str) -> None:
         self.scratch = scratch
@@ -135,7 +135,7 @@ class Recorder:
             raise Lost(f"{workload} ended with {done.returncode}:\n{done.stdout.decode()}")
 
     def paths(self, paths: Sequence[str]) -> None:
-        """Tell the workload ``reopen`` which streams there may be."""
+        """Write the paths of possible streams for the workload ``reopen``."""
         with open(os.path.join(self.scratch, "paths"), "w") as file:
             json.dump(paths, file)
 
@@ -152,25 +152,25 @@ def _recorder() -> Iterator[Recorder]:
 
 
 def record(workload: str, seed: str) -> Recording:
-    """Run a workload on a disk that does not fail."""
+    """Record a workload on a disk without faults."""
     with _recorder() as recorder:
         disk = LossyDisk(recorder.root)
         recorder.run(workload, seed)
         return Recording(workload, disk, list(read_trace(recorder.layer.trace)))
 
 
-def record_without_journal(seed: str) -> Recording:
-    """A first start on a disk that has no room for a journal."""
+def record_without_wal(seed: str) -> Recording:
+    """Record a first start on a disk without space for a WAL."""
     with _recorder() as recorder:
         disk = LossyDisk(recorder.root)
         recorder.layer.fail({Call.ALLOCATE}, errno.ENOSPC, name="journal.*")
         recorder.run("small", seed)
-        assert recorder.layer.hits(), "the journal was made"
-        return Recording("without-journal", disk, list(read_trace(recorder.layer.trace)))
+        assert recorder.layer.hits(), "the WAL was created"
+        return Recording("without-wal", disk, list(read_trace(recorder.layer.trace)))
 
 
 def record_faults(seed: str) -> Recording:
-    """Calls fail now and then."""
+    """Record a workload with random faults."""
     chance = random.Random(seed)
     with _recorder() as recorder:
         disk = LossyDisk(recorder.root)
@@ -187,8 +187,10 @@ def record_faults(seed: str) -> Recording:
 def record_killed(
     seed: str, calls: set[Call], name: str, skip: Sequence[int], full: bool = False
 ) -> Recording:
-    """A process is killed in a call of some kinds, after so many of them. Another goes on with what
-    is in the page cache; with ``full`` the map cannot be written then."""
+    """Record a process that is killed in a call of some kinds, after ``skip`` of them.
+
+    Another process continues from the page cache; with ``full``, LMDB cannot be written then.
+    """
     chance = random.Random(seed)
     with _recorder() as recorder:
         disk = LossyDisk(recorder.root)
@@ -204,9 +206,9 @@ def record_killed(
 
 
 def record_recoveries(seed: str) -> Recording:
-    """Stores that a cut has left are opened, and cut again."""
+    """Record recoveries of stores that a power cut has left, to cut them again."""
     chance = random.Random(seed)
-    base = record(chance.choice(["first", "steady", "large", "full-journal"]), seed)
+    base = record(chance.choice(["first", "steady", "large", "full-wal"]), seed)
     with _recorder() as recorder:
         ledgers: dict[str, Ledger] = {}
         for number, (image, known) in enumerate(images(base, seed, range(_RECOVERIES))):
@@ -234,9 +236,9 @@ def record_recoveries(seed: str) -> Recording:
 WORKLOADS: dict[str, Callable[[str], Recording]] = {
     **{
         name: partial(record, name)
-        for name in ("first", "steady", "large", "full-journal", "threads", "keys", "copies")
+        for name in ("first", "steady", "large", "full-wal", "threads", "keys", "copies")
     },
-    "without-journal": record_without_journal,
+    "without-wal": record_without_wal,
     "faults": record_faults,
     "killed-early": partial(
         record_killed, calls={Call.FSYNC, Call.OPEN, Call.ALLOCATE}, name="*", skip=range(18)
@@ -244,8 +246,8 @@ WORKLOADS: dict[str, Callable[[str], Recording]] = {
     "killed-in-append": partial(
         record_killed, calls={Call.FDATASYNC}, name="journal.*", skip=range(12), full=True
     ),
-    # The first pages and meta pages are those of the store's format and of its first mark.
-    "killed-in-fold": partial(record_killed, calls={Call.WRITE}, name="data.mdb", skip=[5]),
+    # The first writes are those of the format record and the first checkpoint record.
+    "killed-in-checkpoint": partial(record_killed, calls={Call.WRITE}, name="data.mdb", skip=[5]),
     "recoveries": record_recoveries,
 }
 
@@ -283,13 +285,13 @@ def _moments(recording: Recording, seed: str, numbers: Sequence[int]) -> list[_M
         chance = random.Random(f"{seed}:{number}")
         cut = chance.choice(CUTS)
         if way == 0:
-            # What was acknowledged last has had no time to reach the disk by itself.
+            # The last acknowledged data may not have reached the disk without its flush.
             found.append(_Moment(marks[turn % len(marks)], True, number, NOTHING_KEPT))
         elif way == 1:
-            # At this moment most is under way.
+            # At this moment most changes are unflushed.
             found.append(_Moment(flushes[turn % len(flushes)], False, number, cut))
         elif way == 2:
-            # A new name may be there without what it names, or without other names.
+            # A new entry may be kept without the content of its file, or without other entries.
             found.append(_Moment(renamed[turn % len(renamed)], False, number, HALF_KEPT))
         else:
             positions = kinds[touching[turn % len(touching)]]
@@ -342,7 +344,7 @@ def images(
 
 
 def judge(directory: str, known: Known, chance: random.Random, one: bool) -> None:
-    """Look at an image that is in a directory. Raises `Lost`, and what the store raises."""
+    """Check an image in a directory. Raises `Lost`, and what the store raises."""
     _judge_keys(os.path.join(directory, DATA), known)
     if known.compacted is not None:
         size = os.stat(os.path.join(directory, DATA, DATA_FILE)).st_size
@@ -388,7 +390,7 @@ def _difference(found: Any, possible: list[State]) -> str:
 
 
 def _go_on(store: InlineStore, state: State, chance: random.Random) -> None:
-    """Producers retry and go on; new streams are made, old ones deleted."""
+    """Retry as producers, append, create and delete streams."""
     operations: list[Operation] = []
     for path, name in chance.sample(sorted(state.producers), min(len(state.producers), 3)):
         if not state.streams[path][1]:
@@ -447,7 +449,7 @@ def _judge_restored(directory: str, backup: str, known: Known, chance: random.Ra
 
 
 def run(workload: str, seed: int, number: int) -> list[str]:
-    """Cut a workload so many times; what is wrong, a text for each image."""
+    """Return the failures of images of a workload, one text each."""
     name = f"{workload}:{seed}"
     try:
         recording = WORKLOADS[workload](name)
@@ -478,14 +480,14 @@ def run(workload: str, seed: int, number: int) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Make images and print what is wrong with them; the exit code."""
+    """Check images, print failures, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.powercut")
     parser.add_argument("--images", type=int, default=1000, help="how many in all (1000)")
     parser.add_argument("--seed", type=int, default=0, help="where to begin (0)")
     parser.add_argument("--workload", choices=sorted(WORKLOADS), help="only this one")
     options = parser.parse_args(arguments)
     chosen = [options.workload] if options.workload else list(WORKLOADS)
-    # Recovery logs what it finds.
+    # Recovery logs its findings.
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)
     done = failed = 0
     seed = options.seed

@@ -1,4 +1,4 @@
-"""The other side of `driver`: starting, asking and killing it."""
+"""Client of `driver` processes: start, requests, kill."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 Answer = list[Any]
 
 _PATIENCE = 60.0
-"""How long an answer may take before the test fails (seconds)."""
+"""Timeout of a response, in seconds."""
 
 
 class DriverProcess:
-    """A driver on a directory. ``opened_in`` is how long the store took to open (seconds)."""
+    """Driver process on a directory. ``opened_in`` is the time to open the store, in seconds."""
 
     def __init__(self, directory: str, **environment: str) -> None:
         started = time.monotonic()
@@ -41,24 +41,24 @@ class DriverProcess:
         self.started_in = time.monotonic() - started
 
     def send(self, *request: object) -> int:
-        """Ask for something; the number of the request."""
+        """Send a request and return its number."""
         self._number += 1
         self._unsent += json.dumps([self._number, *request]).encode() + b"\n"
         return self._number
 
     def answers(self, seconds: float) -> list[Answer]:
-        """What is answered until some have come, or for so long."""
+        """Return the responses until there are some, or until the timeout."""
         return self._lines(seconds)
 
     def ask(self, *request: object) -> Answer:
-        """Ask alone, and await the outcome."""
+        """Send one request and return its outcome."""
         number = self.send(*request)
         (answer,) = self.await_answers(1)
         assert answer[0] == number
         return answer[1:]
 
     def kill(self) -> list[Answer]:
-        """End the process at once; what it had answered by then."""
+        """Kill the process and return the responses that it had sent."""
         self._process.kill()
         self._process.wait()
         os.set_blocking(self._stdout.fileno(), True)
@@ -68,14 +68,14 @@ class DriverProcess:
         return answers
 
     def stop(self) -> None:
-        """End the process in order."""
+        """Stop the process cleanly."""
         self._stdin.close()
         self._process.wait(_PATIENCE)
         self._stdout.close()
         assert self._process.returncode == 0
 
     def resident(self) -> int:
-        """The memory that the process keeps to itself, in bytes: without pages of files."""
+        """Return the private memory of the process in bytes, without pages of files."""
         with open(f"/proc/{self._process.pid}/status") as status:
             for line in status:
                 if line.startswith("RssAnon:"):
@@ -84,11 +84,11 @@ class DriverProcess:
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """Return the process id."""
         return self._process.pid
 
     def await_answers(self, number: int) -> list[Answer]:
-        """So many answers, or more."""
+        """Wait for at least ``count`` responses."""
         deadline = time.monotonic() + _PATIENCE
         lines: list[Answer] = []
         while len(lines) < number:
@@ -98,7 +98,7 @@ class DriverProcess:
         return lines
 
     def _lines(self, seconds: float) -> list[Answer]:
-        """Send what is to be sent, until lines come or time is up."""
+        """Send pending requests until responses arrive or the time is up."""
         deadline = time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
             selector.register(self._stdout, selectors.EVENT_READ)

@@ -1,4 +1,4 @@
-"""Backups of a server under load, that are killed, and that are restored."""
+"""Tests of backups of a server under load: killed, completed, restored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.storage.soundness import assert_sound_directory
 
 
 def command(*arguments: str) -> subprocess.Popen[bytes]:
-    """A store command, begun."""
+    """Start a store command."""
     call = "from durable_streams_tw.cli.commands import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", call, *arguments],
@@ -29,10 +29,10 @@ def command(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 class HotBackupTests(ServerKillTests):
-    """What was acknowledged before a backup began is in it, once and in order."""
+    """A backup has all messages acknowledged before it began, once and in order."""
 
     def test_producers(self) -> None:
-        """Eight clients, a backup that is killed, one that is not, and a server that is."""
+        """Eight clients, one killed backup, one complete backup, and a killed server."""
         chance = random.Random(SEED)
         producers = [Producer(f"p{n}", "shared" if n < 4 else f"own{n}") for n in range(8)]
         server = Server(self.directory)
@@ -53,7 +53,7 @@ class HotBackupTests(ServerKillTests):
             killed.kill()
             killed.communicate()
             if os.path.exists(backup):
-                # Too late to do harm: what has the name is whole.
+                # The kill came too late: a backup with its final name is complete.
                 read_manifest(backup)
             self._await_end_of(killed, backup)
             before = [p.acknowledged for p in producers]
@@ -82,15 +82,14 @@ class HotBackupTests(ServerKillTests):
             own = [m for m in messages if m.startswith(producer.name.encode() + b":")]
             expected = [f"{producer.name}:{number}".encode() for number in range(len(own))]
             self.assertEqual(own, expected)
-            # One more may have been stored, and not acknowledged yet.
+            # One more message may be stored and unacknowledged.
             self.assertTrue(least <= len(own) <= most + 1, (least, len(own), most))
         server.stop()
         self.assertNotIn("Traceback", server.log())
         assert_sound_directory(self, self.directory)
 
     def _await_end_of(self, killed: subprocess.Popen[bytes], backup: str) -> None:
-        """The process that did the work ends when nobody listens; whatever it had come to, the
-        place is free."""
+        """A worker process without its parent ends and leaves nothing at the destination."""
         deadline = time.monotonic() + 30
         while True:
             shutil.rmtree(backup, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The layer under a process's files records and fails what it is told to."""
+"""Tests of fault injection: calls are recorded, and fail by rules."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ attempt(os.open, "absent", os.O_RDONLY)
 
 
 class FaultyFilesTests(SynchronousTestCase):
-    """One small program under the layer."""
+    """One small program with the preload library."""
 
     if not SUPPORTED:
         skip = "the layer needs Linux and gcc"
@@ -54,7 +54,7 @@ class FaultyFilesTests(SynchronousTestCase):
         self.addCleanup(self.layer.close)
 
     def run_program(self) -> tuple[int, list[str]]:
-        """The exit code of the program, and what its calls returned or raised."""
+        """Return the exit code of the program and the results of its calls."""
         done = subprocess.run(
             [sys.executable, "-c", _PROGRAM, self.directory],
             env={
@@ -68,7 +68,7 @@ class FaultyFilesTests(SynchronousTestCase):
         return done.returncode, done.stdout.split()
 
     def calls(self) -> list[Traced]:
-        """What the trace has, without opening and closing."""
+        """Return the trace without OPEN and CLOSE."""
         uninteresting = (Call.OPEN, Call.CLOSE)
         return [call for call in read_trace(self.layer.trace) if call.call not in uninteresting]
 
@@ -98,7 +98,7 @@ class FaultyFilesTests(SynchronousTestCase):
         self.assertEqual(names, ["draft", "final"])
 
     def test_failing(self) -> None:
-        """A rule fails so many calls of its kinds on files with its name, after ``skip``."""
+        """A rule fails ``count`` calls of its kinds and names, after ``skip``."""
         self.layer.fail({Call.FDATASYNC}, errno.EIO, name="dra*", skip=1, count=1)
         self.layer.fail({Call.ALLOCATE, Call.RENAME}, errno.ENOSPC)
         self.layer.fail({Call.FSYNC}, errno.EIO, name="other")
@@ -120,12 +120,12 @@ class FaultyFilesTests(SynchronousTestCase):
         self.assertEqual(self.run_program()[1][0], "None")
 
     def test_time(self) -> None:
-        """A rule ends by itself."""
+        """A rule expires."""
         self.layer.fail({Call.FSYNC}, errno.EIO, seconds=1e-9)
         self.assertEqual(self.run_program()[1][6], "None")
 
     def test_killed(self) -> None:
-        """The process dies in a call; the trace says in which."""
+        """A killed process dies in a call, which is in the trace."""
         self.layer.fail({Call.WRITE}, KILL, skip=1)
         self.assertEqual(self.run_program()[0], -signal.SIGKILL)
         last = self.calls()[-1]

@@ -1,4 +1,4 @@
-"""A disk that is really full: a small file system of its own, filled to the last block."""
+"""Tests on a full disk: a small file system, filled to the last block."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def _mount(*options: str) -> None:
 
 
 class _FullDisk(LMDBRig, SynchronousTestCase):
-    """A store on a small file system."""
+    """Base of tests with a store on a small file system."""
 
     if not platform.isLinux():
         skip = "small file systems are made as Linux makes them"
 
     def mount(self, place: str) -> None:
-        """Make the file system."""
+        """Create and mount the file system."""
         raise NotImplementedError
 
     def setUp(self) -> None:
@@ -62,7 +62,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
     # -- the disk ---------------------------------------------------------------------------
 
     def occupy(self, leave: int = 0) -> None:
-        """Somebody else fills the disk."""
+        """Fill the disk with another file."""
         with open(os.path.join(self.place, "other"), "ab", buffering=0) as other:
             for size in (2**20, 4096, 1):
                 try:
@@ -72,13 +72,13 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
                     continue
 
     def vacate(self) -> None:
-        """Somebody else's file goes."""
+        """Remove that file."""
         os.unlink(os.path.join(self.place, "other"))
 
     # -- the store --------------------------------------------------------------------------
 
     def fill(self, paths: int = 10) -> int:
-        """Append to streams in turn until there is no room; how much each has at least."""
+        """Append to streams until the disk is full; return the acknowledged bytes of each."""
         for number in range(paths):
             self.created(put(f"s{number}"))
         for written in range(10_000):
@@ -102,7 +102,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
         self.assertEqual(content, b"%d" % number * len(content))
 
     def assertRecovers(self, size: int) -> None:
-        """Delete half of what is there: then there is room, without a restart."""
+        """Delete half of the streams: writes then work without a restart."""
         for number in range(5):
             self.deleted(f"s{number}")
         for _ in range(5):
@@ -119,7 +119,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
     # -- tests --------------------------------------------------------------------------------
 
     def test_reserve(self) -> None:
-        """Writes stop before the disk is full; deleting makes room."""
+        """Writes stop before the disk is full; deletions free space."""
         size = self.fill()
         self.assertGreater(shutil.disk_usage(self.place).free, 0)
         self.assertFull()
@@ -128,7 +128,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
         self.assertRecovers(size)
 
     def test_no_reserve(self) -> None:
-        """Commits fail for want of room, one after the other, and leave nothing in doubt."""
+        """Commits fail on a full disk, and no outcome is unknown."""
         self.result(self.store.close())
         self.patch(durable_store, "DISK_RESERVE", 0)
         self.store = self.open_store()
@@ -139,7 +139,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
         self.assertRecovers(size)
 
     def test_taken_by_others(self) -> None:
-        """Not a block is left: deleting goes on in what is free inside the map."""
+        """Without free blocks, deletions use free pages of the data file."""
         size = self.fill()
         self.occupy()
         self.assertEqual(shutil.disk_usage(self.place).free, 0)
@@ -149,7 +149,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
         self.assertRecovers(size)
 
     def test_room_appears(self) -> None:
-        """Without any deletion, and without a restart."""
+        """Writes work again once the disk has space, without a restart."""
         self.created(put("s9"))
         self.appended(post(b"9" * 1_000_000, "s9"))
         self.occupy()
@@ -160,7 +160,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
         self.assertReadable(9, 2_000_000)
 
     def test_opened_while_full(self) -> None:
-        """A server can be started on a full disk, to read and to delete."""
+        """A server starts on a full disk, to read and to delete."""
         size = self.fill()
         self.occupy()
         self.restart()
@@ -169,7 +169,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
         self.assertRecovers(size)
 
     def test_made_while_full(self) -> None:
-        """A new store cannot be made; that is said, and nothing crashes."""
+        """Creating a store fails with a message, without a crash."""
         self.result(self.store.close())
         self.occupy()
         self.directory = os.path.join(self.place, "second")
@@ -180,7 +180,7 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
         self.store = self.open_store()
 
     def test_lock_file_lost_while_full(self) -> None:
-        """LMDB would write it through memory, and die: in a process of its own."""
+        """The lock file is allocated before LMDB maps it: otherwise LMDB dies of SIGBUS."""
         self.result(self.store.close())
         os.unlink(os.path.join(self.directory, LOCK_FILE))
         self.occupy()
@@ -204,14 +204,14 @@ class _FullDisk(LMDBRig, SynchronousTestCase):
 
 
 class TmpfsTests(_FullDisk):
-    """A file system in memory: a write is cut short where it is full."""
+    """tmpfs: a write on a full disk is short."""
 
     def mount(self, place: str) -> None:
         _mount("-t", "tmpfs", "-o", f"size={_SIZE}", "tmpfs", place)
 
 
 class LoopTests(_FullDisk):
-    """A file system with delayed allocation, in a file."""
+    """File system with delayed allocation, on a loop device."""
 
     def mount(self, place: str) -> None:
         if shutil.which("mkfs.ext4") is None:
@@ -224,10 +224,10 @@ class LoopTests(_FullDisk):
 
 
 class FileLimitTests(SynchronousTestCase):
-    """Files may not grow beyond a limit, while the file system has room."""
+    """Limit of file sizes on a file system with free space."""
 
     def test_limit(self) -> None:
-        """The same as a full disk: 507, reads and deletes go on, and so do writes then."""
+        """The limit acts like a full disk: 507, while reads and deletions work."""
         scratch = scratch_directory()
         self.addCleanup(shutil.rmtree, scratch)
         directory = os.path.join(scratch, "data")

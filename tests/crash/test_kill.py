@@ -1,4 +1,4 @@
-"""``kill -9`` under load, again and again."""
+"""Tests of repeated ``kill -9`` under load."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PLACE = os.environ.get("CRASH_DIRECTORY")
 SEED = os.environ.get("CRASH_SEED", "usual")
 
 OPENS_IN = 2.0
-"""How long a store may take to open after a crash (seconds)."""
+"""Limit of the time to open a store after a crash, in seconds."""
 
 
 class KillTests(SynchronousTestCase):
-    """A store whose process is killed at a random moment of every round."""
+    """Store process that is killed at a random moment of every round."""
 
     def setUp(self) -> None:
         scratch = tempfile.mkdtemp(dir=PLACE) if PLACE else scratch_directory()
@@ -32,8 +32,8 @@ class KillTests(SynchronousTestCase):
         self.random = random.Random(SEED)
 
     def test_acknowledged_is_kept(self) -> None:
-        """Nothing acknowledged is lost, nothing is there twice, order is kept, an append and
-        the close that came with it are one, and a retry is told which it is."""
+        """No acknowledged message is lost or duplicated, order is kept, an append and its close are
+        atomic, and retries are recognized as duplicates."""
         load = Load(SEED)
         process = DriverProcess(self.directory)
         load.create(process)
@@ -64,8 +64,8 @@ class KillTests(SynchronousTestCase):
             self.assertGreater(in_doubt, 0, "no kill fell between a commit and its answer")
 
     def test_creating_and_deleting(self) -> None:
-        """What is left of streams that are made, forked and deleted is what some prefix of the
-        requests makes, all that was acknowledged in it."""
+        """Created, forked and deleted streams equal the result of a prefix of the requests that
+        includes all acknowledged ones."""
         process = DriverProcess(self.directory)
         requests: list[tuple[str, str]] = []
         for number in range(max(2, ROUNDS // 2)):
@@ -103,13 +103,13 @@ class KillTests(SynchronousTestCase):
         assert_sound_directory(self, self.directory)
 
     def arguments(self, operation: str, path: str) -> list[str]:
-        """What an operation is given beside its path."""
+        """Return the arguments of an operation after its path."""
         if operation == "create":
             return ["x" * 100_000]
         return [path[:-1]] if operation == "fork" else []
 
     def after(self, requests: list[tuple[str, str]]) -> dict[str, str]:
-        """What reading each path comes to after some requests, where there is anything."""
+        """Return the expected content of each existing path after some requests."""
         states: dict[str, str] = {}
         for operation, path in requests:
             if operation != "delete":

@@ -17,7 +17,7 @@ from tests.storage.lmdb_rig import scratch_directory
 
 SEED = 0
 IMAGES = 80
-"""Of each workload, but for those with many renames, whose moments are short."""
+"""Images of each workload that is not in `RENAMING`."""
 
 RENAMING = {"copies": 1000, "keys": 160}
 
@@ -25,7 +25,7 @@ RENAMING = {"copies": 1000, "keys": 160}
 
 
 class LossyDiskTests(SynchronousTestCase):
-    """What a disk keeps, and what it may lose."""
+    """Changes that the model keeps, and those that it may lose."""
 
     def setUp(self) -> None:
         self.root = scratch_directory()
@@ -33,7 +33,7 @@ class LossyDiskTests(SynchronousTestCase):
         self.disk = LossyDisk(self.root)
 
     def do(self, call: Call, name: str = "", *, ended: bool = True, **fields: object) -> None:
-        """One call on the disk."""
+        """Replay one call on the disk."""
         path = os.path.join(self.root, name) if name else ""
         values: dict[str, object] = {"other": "", "handle": 0, "flags": 0, "offset": 0}
         values.update(result=0, process=1, killed=False, data=b"")
@@ -42,17 +42,17 @@ class LossyDiskTests(SynchronousTestCase):
             self.disk.finish()
 
     def image(self, cut: Cut) -> Image:
-        """What is left."""
+        """Return an image after a power cut."""
         return self.disk.power_cut(random.Random(0), cut)
 
     def make(self, name: str, handle: int, flags: int = 0) -> None:
-        """A file whose name is safe."""
+        """Create a file whose entry is safe."""
         self.do(Call.OPEN, name, handle=handle, flags=os.O_CREAT | flags)
         self.do(Call.OPEN, ".", handle=99)
         self.do(Call.FSYNC, handle=99)
 
     def test_names(self) -> None:
-        """A name is safe when its directory was flushed, and no sooner."""
+        """An entry is safe once its directory was flushed."""
         self.do(Call.OPEN, "a", handle=1, flags=os.O_CREAT)
         self.do(Call.WRITE, handle=1, data=b"x")
         self.do(Call.FSYNC, handle=1)
@@ -65,14 +65,14 @@ class LossyDiskTests(SynchronousTestCase):
         self.assertEqual(self.image(NOTHING_KEPT).files, {"a": b"x"})
 
     def test_rename(self) -> None:
-        """A file has one of its names."""
+        """A renamed file has its old or its new name."""
         self.make("a", 1)
         self.do(Call.RENAME, "a", other=os.path.join(self.root, "b"))
         self.assertEqual(set(self.image(NOTHING_KEPT).files), {"a"})
         self.assertEqual(set(self.image(ALL_KEPT).files), {"b"})
 
     def test_bytes(self) -> None:
-        """Bytes are safe when their file was flushed, all before the flush and none behind it."""
+        """A flush makes all earlier writes of a file safe, and no later ones."""
         self.make("a", 1)
         self.do(Call.WRITE, handle=1, data=b"abc")
         self.do(Call.FDATASYNC, handle=1)
@@ -81,7 +81,7 @@ class LossyDiskTests(SynchronousTestCase):
         self.assertEqual(self.image(ALL_KEPT).files["a"], b"aXYZ")
 
     def test_synchronous(self) -> None:
-        """A write through O_DSYNC is safe by itself, and makes no other one safe."""
+        """A write through O_DSYNC is safe, and does not make other writes safe."""
         self.make("a", 1)
         self.do(Call.OPEN, "a", handle=2, flags=os.O_DSYNC)
         self.do(Call.WRITE, handle=1, data=b"abc")
@@ -91,7 +91,7 @@ class LossyDiskTests(SynchronousTestCase):
         self.assertEqual(self.image(NOTHING_KEPT).files["a"], b"\0\0\0def")
 
     def test_failed_flush(self) -> None:
-        """What a flush should have made safe never is, whatever a later one says."""
+        """After a failed flush, its changes are never safe, also after a later flush."""
         self.make("a", 1)
         self.do(Call.WRITE, handle=1, data=b"abc")
         self.do(Call.FDATASYNC, handle=1, result=-5)
@@ -101,7 +101,7 @@ class LossyDiskTests(SynchronousTestCase):
         self.assertEqual(self.image(ALL_KEPT).files["a"], b"abCD")
 
     def test_torn(self) -> None:
-        """A write may be there in part: its sectors are old or new, or its first bytes are."""
+        """A torn write keeps some sectors, or a prefix."""
         self.make("a", 1)
         self.do(Call.WRITE, handle=1, data=b"o" * 2048)
         self.do(Call.FSYNC, handle=1)
@@ -129,13 +129,13 @@ class LossyDiskTests(SynchronousTestCase):
 
 
 class PowerCutTests(SynchronousTestCase):
-    """Every image opens, has what was acknowledged, and takes new writes."""
+    """Every image opens, has all acknowledged data, and accepts new writes."""
 
     if not SUPPORTED:
-        skip = "the layer under a store's files needs Linux and gcc"
+        skip = "fault injection needs Linux and gcc"
 
     def run_workload(self, name: str) -> None:
-        """Images of one workload."""
+        """Check images of one workload."""
         wrong = powercut.run(name, SEED, RENAMING.get(name, IMAGES))
         if wrong:
             self.fail("\n".join(wrong))

@@ -1,16 +1,16 @@
-"""Workloads of a process whose file calls are recorded.
+"""Workloads of processes whose file system calls are recorded.
 
-Run as ``python -m tests.crash.workloads NAME ROOT SEED``. Each works below ROOT, and writes marks
-into the trace:
+Run as ``python -m tests.crash.workloads NAME ROOT SEED``. Each uses files below ROOT and writes
+marks into the trace:
 
 ===============================  ==========================================================
 mark                             meaning
 ===============================  ==========================================================
-``{"store": directory}``         the next marks are about this store, below ROOT
+``{"store": directory}``         the next marks concern this store, below ROOT
 ``{"do": operation}``            a command is submitted
-``{"told": outcome}``            a command is answered
+``{"told": outcome}``            the outcome of a command is known
 ``{"seen": digest}``             all streams have been read
-``{"found": digest}``            the same, after an outcome was unknown
+``{"found": digest}``            all streams have been read after an unknown outcome
 ``{"copied": kind}``             a ``backup``, ``restore`` or ``compact`` has returned; with
                                  ``compact`` comes the ``size`` of the store's file
 ``{"keys": [secret, number]}``   the keyring is open: its secret, and how many keys it has
@@ -40,7 +40,7 @@ from durable_streams_tw.storage.limits import CHECKPOINT_INTERVAL, SWEEP_INTERVA
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE, Keyring
 from tests.crash.acknowledged import Operation, State, command, digest, outcome_of
 from tests.crash.faulty_files import mark
-from tests.crash.inline_store import JOURNAL, NOW, InlineStore
+from tests.crash.inline_store import NOW, SEGMENT_SIZE, InlineStore
 
 DATA = "data"
 DEEP = "new/folders/data"
@@ -57,7 +57,7 @@ def say(**what: Any) -> None:
 
 
 class Writer:
-    """Makes up commands, and knows what they have come to so far."""
+    """Generator of random commands that knows the state of the store."""
 
     def __init__(self, seed: str) -> None:
         self.chance = random.Random(seed)
@@ -66,7 +66,7 @@ class Writer:
         self.largest = 60
 
     def batch(self, size: int) -> list[Operation]:
-        """Commands that can be carried out one after the other; some are refused."""
+        """Return commands for one batch; some are refused."""
         state, made = self.state, []
         for _ in range(size):
             operation = self._operation(state)
@@ -117,7 +117,7 @@ class Writer:
 
 
 class Session:
-    """A store below ROOT and a writer, with marks for all that happens."""
+    """Store below ROOT and a writer, with a mark for each event."""
 
     def __init__(self, root: str, seed: str, name: str = DATA) -> None:
         self.root = root
@@ -127,12 +127,12 @@ class Session:
         self.chance = self.writer.chance
         say(store=name)
 
-    def open(self, journal: int = JOURNAL) -> None:
+    def open(self, segment_size: int = SEGMENT_SIZE) -> None:
         """Open the store."""
-        self.store = InlineStore(self.directory, journal)
+        self.store = InlineStore(self.directory, segment_size)
 
-    def batches(self, number: int, *, folds: bool = True) -> None:
-        """Carry out batches of some commands, while time passes now and then."""
+    def batches(self, number: int, *, checkpoints: bool = True) -> None:
+        """Carry out batches of random commands; advance the clock between some."""
         for _ in range(number):
             operations = self.writer.batch(self.chance.choice([1, 1, 2, 5]))
             for operation in operations:
@@ -143,11 +143,11 @@ class Session:
             possible = self.writer.took(operations, outcomes)
             if possible:
                 self._find_out(possible)
-            if folds and self.chance.random() < 0.15:
+            if checkpoints and self.chance.random() < 0.15:
                 self.store.advance(self.chance.choice([CHECKPOINT_INTERVAL, SWEEP_INTERVAL, 6.0]))
 
     def _find_out(self, possible: list[State]) -> None:
-        """Read until the disk works again, and go on from what is there."""
+        """Read until the disk works again, and continue from the content found."""
         paths = sorted({path for state in possible for path in state.streams})
         for _ in range(_ATTEMPTS):
             found = self.store.contents_or_none(paths)
@@ -166,7 +166,7 @@ class Session:
         self.store.close()
 
     def see(self) -> None:
-        """Read all that there may be."""
+        """Read all streams that may exist."""
         say(seen=digest(self.store.contents(sorted(self.writer.state.streams))))
 
 
@@ -174,7 +174,7 @@ class Session:
 
 
 def first(root: str, seed: str) -> None:
-    """The first start of a directory whose parents are missing too, and the second start."""
+    """Start in a directory whose parents are missing too, and start again."""
     session = Session(root, seed, DEEP)
     session.open()
     session.batches(4)
@@ -185,7 +185,7 @@ def first(root: str, seed: str) -> None:
 
 
 def steady(root: str, seed: str) -> None:
-    """Many small batches: the journal's files change places again and again."""
+    """Many small batches: segments switch often."""
     session = Session(root, seed)
     session.open()
     session.batches(90)
@@ -196,7 +196,7 @@ def steady(root: str, seed: str) -> None:
 
 
 def large(root: str, seed: str) -> None:
-    """Batches that go straight into the map, between small ones."""
+    """Batches that are committed to LMDB directly, between small ones."""
     session = Session(root, seed)
     session.open()
     for _ in range(8):
@@ -205,16 +205,16 @@ def large(root: str, seed: str) -> None:
     session.close()
 
 
-def full_journal(root: str, seed: str) -> None:
-    """Both files of the journal fill before anything is folded in by the clock."""
+def full_wal(root: str, seed: str) -> None:
+    """Both segments fill before a timed checkpoint."""
     session = Session(root, seed)
     session.open(16 * KIB)
     session.writer.largest = 400
-    session.batches(70, folds=False)
+    session.batches(70, checkpoints=False)
 
 
 def threads(root: str, seed: str) -> None:
-    """Several commands under way on real threads, with folding beside them."""
+    """Concurrent commands on real threads, with checkpoints."""
     from twisted.internet import reactor
 
     running: Any = reactor
@@ -222,7 +222,7 @@ def threads(root: str, seed: str) -> None:
     say(store=DATA)
     executor = ThreadExecutor(running)
     store = DurableStore(
-        os.path.join(root, DATA), running, executor, segment_size=JOURNAL, now=lambda: NOW
+        os.path.join(root, DATA), running, executor, segment_size=SEGMENT_SIZE, now=lambda: NOW
     )
     store.open()
     left = 25
@@ -258,7 +258,7 @@ def threads(root: str, seed: str) -> None:
 
 
 def keys(root: str, _seed: str) -> None:
-    """A keyring: the first, one that is read again, two that are rotated."""
+    """A keyring: created, read again, and rotated twice."""
     directory = os.path.join(root, DATA)
     Session(root, "").open()
     seconds = 1_800_000_000.0
@@ -312,7 +312,7 @@ def faults(root: str, seed: str) -> None:
 
 
 def reopen(root: str, seed: str) -> None:
-    """Stores that a crash has left, one after the other: opened, read, written on."""
+    """Open, read and write stores that crashes have left, one after the other."""
     for name in sorted(os.listdir(root)):
         session = Session(root, seed, name)
         with open(os.path.join(os.path.dirname(root), "paths")) as file:
@@ -324,7 +324,7 @@ def reopen(root: str, seed: str) -> None:
 
 
 def _write_on(session: Session) -> None:
-    """Write to streams that were not there."""
+    """Write to new streams."""
     for number in range(4):
         operations: list[Operation] = [["create", f"again{number}", "<again>", number * 40]]
         operations.append(["append", f"again{number}", "<more>", 20, None, False])
@@ -340,7 +340,7 @@ WORKLOADS: dict[str, Callable[[str, str], None]] = {
     "first": first,
     "steady": steady,
     "large": large,
-    "full-journal": full_journal,
+    "full-wal": full_wal,
     "threads": threads,
     "keys": keys,
     "copies": copies,

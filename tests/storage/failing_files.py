@@ -1,4 +1,4 @@
-"""Making the files of an open LMDB environment fail, from inside the process that has it."""
+"""Faults of the open files of an LMDB environment and of a WAL, inside their process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from durable_streams_tw.storage.files import DATA_FILE, SEGMENT_FILES
 
 SUPPORTED = os.path.isdir("/proc/self/fdinfo") and os.path.exists("/dev/full")
-"""Whether this system lets one see and replace one's own open files."""
+"""Whether the system lists open files in /proc, so that they can be replaced."""
 
 
 def descriptors(directory: str) -> tuple[int, int]:
-    """The descriptors by which LMDB writes an environment's pages, and its meta pages."""
+    """Return the descriptors by which LMDB writes pages and meta pages."""
     path = os.path.realpath(os.path.join(directory, DATA_FILE))
     pages = meta = -1
     for name in os.listdir("/proc/self/fd"):
@@ -31,7 +31,7 @@ def descriptors(directory: str) -> tuple[int, int]:
 
 
 def break_journal(directory: str) -> None:
-    """From now on the journal cannot be written, until it is opened anew."""
+    """Make writes to the WAL fail until it is reopened."""
     paths = [os.path.realpath(os.path.join(directory, name)) for name in SEGMENT_FILES]
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -52,7 +52,7 @@ def _flags(descriptor: str) -> int:
 
 
 def replace(descriptor: int, path: str, flags: int) -> None:
-    """Let a descriptor lead to another file."""
+    """Redirect a descriptor to another file."""
     other = os.open(path, flags)
     os.dup2(other, descriptor)
     os.close(other)
@@ -60,7 +60,7 @@ def replace(descriptor: int, path: str, flags: int) -> None:
 
 @contextmanager
 def pages_fail(directory: str, full: bool) -> Iterator[None]:
-    """No page can be written: the disk is full, or does not take writes at all."""
+    """Make page writes fail: the disk is full or does not accept writes."""
     pages, _ = descriptors(directory)
     whole = os.dup(pages)
     if full:
@@ -75,6 +75,6 @@ def pages_fail(directory: str, full: bool) -> Iterator[None]:
 
 
 def break_meta(directory: str) -> None:
-    """From now on no meta page can be written, until the environment is opened anew."""
+    """Make meta page writes fail until the environment is reopened."""
     _, meta = descriptors(directory)
     replace(meta, "/dev/full", os.O_RDWR)

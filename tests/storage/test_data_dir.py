@@ -1,4 +1,4 @@
-"""Data directories: made, claimed, refused."""
+"""Tests of data directories: creation, ownership lock, refusal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ sys.stdin.read()
 
 
 class ClaimTests(SynchronousTestCase):
-    """One owner at a time."""
+    """Ownership lock."""
 
     def setUp(self) -> None:
         self.directory = self.mktemp()
@@ -47,7 +47,7 @@ class ClaimTests(SynchronousTestCase):
             DataDirLock(self.directory)
 
     def test_made(self) -> None:
-        """The directory and what is in it are the owner's alone."""
+        """Directory and lock file are private to their owner."""
         self.directory = os.path.join(self.directory, "deep", "data")
         claim = DataDirLock(self.directory)
         self.assertEqual(os.stat(self.directory).st_mode & 0o777, 0o700)
@@ -59,7 +59,7 @@ class ClaimTests(SynchronousTestCase):
         claim.release()
 
     def test_there_already(self) -> None:
-        """Also with what file systems and earlier owners leave in it."""
+        """Files of the file system and of earlier owners are accepted."""
         os.makedirs(os.path.join(self.directory, "lost+found"))
         for _ in range(2):
             DataDirLock(self.directory).release()
@@ -71,7 +71,7 @@ class ClaimTests(SynchronousTestCase):
         DataDirLock(self.directory).release()
 
     def test_second_in_another_process(self) -> None:
-        """It may die as it likes: the claim dies with it."""
+        """The lock ends with its process."""
         with subprocess.Popen(
             [sys.executable, "-c", _CLAIM_AND_WAIT, os.path.abspath(self.directory)],
             stdin=subprocess.PIPE,
@@ -86,7 +86,7 @@ class ClaimTests(SynchronousTestCase):
             DataDirLock(self.directory).release()
 
     def test_foreign_files(self) -> None:
-        """Nothing is put beside them."""
+        """A directory with foreign files is refused."""
         os.makedirs(self.directory)
         with open(os.path.join(self.directory, "letter.txt"), "w"):
             self.assertUnusable("files that do not belong to this server")
@@ -99,7 +99,7 @@ class ClaimTests(SynchronousTestCase):
         self.assertUnusable("cannot be used: Not a directory")
 
     def test_asked_at_the_same_moment(self) -> None:
-        """A process that asks who the owner is does not keep a server from starting."""
+        """Checks of the owner do not keep a server from starting."""
         DataDirLock(self.directory).release()
         path = os.path.join(self.directory, OWNER_FILE)
         with open(path) as asking:
@@ -114,7 +114,7 @@ class ClaimTests(SynchronousTestCase):
             self.patch(time, "sleep", pause)
             claim = DataDirLock(self.directory)
             self.assertEqual(len(pauses), 3)
-            # An owner is an owner, however many ask.
+            # The owner keeps its lock during checks.
             self.assertEqual(owner(self.directory), os.getpid())
             self.assertUnusable("in use by another server")
             self.assertEqual(len(pauses), 3)
@@ -122,7 +122,7 @@ class ClaimTests(SynchronousTestCase):
         self.assertIsNone(owner(self.directory))
 
     def test_asked_for_ever(self) -> None:
-        """A process that goes on holding the shared lock is not waited for without end."""
+        """A process that keeps the shared lock is waited for only briefly."""
         DataDirLock(self.directory).release()
         with open(os.path.join(self.directory, OWNER_FILE)) as asking:
             fcntl.flock(asking, fcntl.LOCK_SH)
@@ -132,7 +132,7 @@ class ClaimTests(SynchronousTestCase):
             self.assertLess(sum(pauses), 5)
 
     def test_all_users_may_write(self) -> None:
-        """Their right is taken away, if the directory is ours to change."""
+        """Other users' write permission is revoked if the directory is ours."""
         os.mkdir(self.directory)
         os.chmod(self.directory, 0o2777)
         DataDirLock(self.directory).release()
@@ -148,7 +148,7 @@ class ClaimTests(SynchronousTestCase):
         self.assertUnusable("cannot be used: Is a directory")
 
     def test_not_ours_to_write(self) -> None:
-        """Whoever may write everywhere becomes somebody who may not."""
+        """Run a function as an unprivileged user."""
         self.directory = tempfile.mkdtemp()
         self.addCleanup(os.rmdir, self.directory)
         os.chmod(self.directory, 0o555)
@@ -164,7 +164,7 @@ class ClaimTests(SynchronousTestCase):
 
 
 class PlantedTests(SynchronousTestCase):
-    """Files that another user has put into a data directory."""
+    """Files that another user has planted in a data directory."""
 
     def setUp(self) -> None:
         self.directory = scratch_directory()
@@ -176,20 +176,20 @@ class PlantedTests(SynchronousTestCase):
         os.mkdir(self.data)
 
     def open_store(self) -> None:
-        """Start and stop a server's store."""
+        """Open and close a store."""
         store = DurableStore(self.data, Clock(), InlineExecutor())
         store.open()
         store.close()
 
     def assertRefused(self, name: str, sentence: str) -> None:
-        """The store does not open, and the file that it would have written is as it was."""
+        """Assert that the store does not open and the target file is unchanged."""
         with self.assertRaisesRegex(StoreUnusable, f"{name} {sentence}"):
             self.open_store()
         with open(self.victim) as file:
             self.assertEqual(file.read(), "precious")
 
     def test_links(self) -> None:
-        """They are not followed, wherever they lead."""
+        """Symbolic links are not followed."""
         self.open_store()
         missing = os.path.join(self.directory, "nothing")
         for name in (OWNER_FILE, LOCK_FILE, "journal.a", "journal.b"):
@@ -204,7 +204,7 @@ class PlantedTests(SynchronousTestCase):
             self.open_store()
 
     def test_links_before_the_first_start(self) -> None:
-        """Those with the names of drafts are removed, others are refused."""
+        """Links with names of drafts are removed, others are refused."""
         os.symlink(self.victim, os.path.join(self.data, DATA_FILE + files.DRAFT))
         for name in (OWNER_FILE, LOCK_FILE):
             path = os.path.join(self.data, name)
@@ -220,7 +220,7 @@ class PlantedTests(SynchronousTestCase):
             self.assertEqual(file.read(), "precious")
 
     def test_links_for_commands(self) -> None:
-        """Nor by those that root runs beside the server."""
+        """Commands that root runs do not follow links either."""
         self.open_store()
         for name in (LOCK_FILE, "journal.a"):
             path = os.path.join(self.data, name)
@@ -237,20 +237,20 @@ class PlantedTests(SynchronousTestCase):
             self.assertEqual(file.read(), "precious")
 
     def test_named_pipe(self) -> None:
-        """Opening one would wait for ever."""
+        """A named pipe is refused: opening one would block."""
         os.mkfifo(os.path.join(self.data, OWNER_FILE))
         self.assertIsNone(owner(self.data))
         self.assertRefused(OWNER_FILE, "is not a regular file: remove it")
 
     def test_of_another_user(self) -> None:
-        """Where all users can write, a file of one of them may be read by that one; a hard link
-        may be a file that matters elsewhere."""
+        """In a directory that all users can write to, files of other users and hard links are
+        refused."""
         if os.geteuid() != 0:
             raise SkipTest("only root can give files away")
         path = os.path.join(self.data, OWNER_FILE)
         with open(path, "w"):
             os.chown(path, 65_533, -1)
-        # Not in a directory that its owner and root alone control.
+        # In a directory that only its owner and root can write to, they are accepted.
         self.open_store()
         os.chown(self.data, 65_532, -1)
         self.assertRefused(OWNER_FILE, "belongs to user 65533")
@@ -262,7 +262,7 @@ class PlantedTests(SynchronousTestCase):
 
 
 class FormatTests(SynchronousTestCase):
-    """Whose store it is."""
+    """Format records."""
 
     def setUp(self) -> None:
         self.engine = FakeEngine()

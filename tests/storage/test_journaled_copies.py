@@ -1,4 +1,4 @@
-"""What looks at a store from outside sees all of it, also what is journaled only."""
+"""Tests of admin tools on stores with batches that are only in the WAL."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _JOURNAL = 256 * KIB
 
 
 class JournaledCase(LMDBRig, SynchronousTestCase):
-    """A store that is open, with batches in both files of its journal and none in its map."""
+    """Base of tests with an open store: batches in both segments, none in LMDB."""
 
     store: DurableStore
 
@@ -48,7 +48,7 @@ class JournaledCase(LMDBRig, SynchronousTestCase):
         super().setUp()
         self.created(put("kept", raw=b"kept,"))
         self.created(put("gone", raw=b"gone"))
-        # The background does not come to it, and the map is as it was made.
+        # No checkpoint has run.
         self.store._engine._freeze()
         self.appended(post(b"more", "kept"))
         self.deleted("gone")
@@ -61,20 +61,20 @@ class JournaledCase(LMDBRig, SynchronousTestCase):
             return view.get(b"p" + path.encode()) is not None
 
     def crashed(self) -> str:
-        """The directory as a crash would leave it at this moment."""
+        """Return a copy of the directory, as a crash would leave it."""
         directory = tempfile.mkdtemp(dir=self._scratch)
         for name in (DATA_FILE, *SEGMENT_FILES):
             shutil.copy(os.path.join(self.directory, name), directory)
         return directory
 
     def damage(self, directory: str) -> None:
-        """Lose the first batch of all."""
+        """Damage the first batch."""
         with open(os.path.join(directory, SEGMENT_FILES[0]), "r+b") as file:
             file.seek(520)
             file.write(b"\xff\xff\xff")
 
     def assertWhole(self, directory: str) -> None:
-        """It opens, with everything in it."""
+        """Assert that a store opens with all its content."""
         self.result(self.store.close())
         self.directory = directory
         self.store = self.open_store()
@@ -83,10 +83,10 @@ class JournaledCase(LMDBRig, SynchronousTestCase):
 
 
 class JournaledCopyTests(JournaledCase):
-    """Backups and compactions of such a store."""
+    """Backups and compactions."""
 
     def test_backed_up(self) -> None:
-        """A backup has all of it in its one file, and is what it says it is."""
+        """A backup has all batches in its data file."""
         back_up(self.crashed(), self.backup, (), lambda: NOW, quiet)
         self.assertEqual(list(check_directory(self.backup, deep=True)), [])
         restored = os.path.join(self.place, "restored")
@@ -99,7 +99,7 @@ class JournaledCopyTests(JournaledCase):
         self.assertWhole(directory)
 
     def test_a_restored_store_goes_its_own_way(self) -> None:
-        """A journal of the one that was backed up does not belong to it."""
+        """The original's segments are refused in a restored store."""
         back_up(self.crashed(), self.backup, (), lambda: NOW, quiet)
         restored = os.path.join(self.place, "restored")
         restore(self.backup, restored, NOW, quiet)
@@ -113,7 +113,7 @@ class JournaledCopyTests(JournaledCase):
         self.store = self.open_store()
 
     def test_damaged(self) -> None:
-        """No copy is made that looks whole, unless that is asked for."""
+        """A store with a damaged WAL is copied only with `even_flawed`."""
         directory = self.crashed()
         self.damage(directory)
         found = {finding.flaw for finding in check_directory(directory)}
@@ -127,8 +127,7 @@ class JournaledCopyTests(JournaledCase):
 
 
 class PortionsTests(JournaledCase):
-    """The disk is full, and the map has parts of batches that have come since somebody read the
-    journal."""
+    """LMDB has parts of batches that came after the WAL was read, as the disk is full."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -144,7 +143,7 @@ class PortionsTests(JournaledCase):
         patched.restore()
 
     def read_early(self) -> None:
-        """Whoever looks at the journal first sees what it was before the last batches."""
+        """Let the first read of the WAL miss the last batches."""
         journaled, early = Inspection.wal_entries, [True]
 
         def read(store: Inspection) -> list[Entry]:
@@ -153,7 +152,7 @@ class PortionsTests(JournaledCase):
         self.patch(Inspection, "wal_entries", read)
 
     def test_seen(self) -> None:
-        """Whole, or not at all."""
+        """A snapshot has whole batches, or is refused."""
         directory = self.crashed()
         self.read_early()
         with Inspection(directory) as store, store.snapshot() as view:
@@ -163,7 +162,7 @@ class PortionsTests(JournaledCase):
             store.snapshot().__enter__()
 
     def test_folded_while_the_journal_is_read(self) -> None:
-        """What the journal has then is not what it had when the map was looked at."""
+        """A checkpoint between the reads of LMDB and of the WAL is detected."""
         with Inspection(self.crashed()) as store:
             with store._lmdb_snapshot() as view:
                 mark = checkpoint.read_checkpoint_record(view)
@@ -190,8 +189,8 @@ class PortionsTests(JournaledCase):
             back_up(directory, self.backup, (), lambda: NOW, quiet)
 
     def test_lost(self) -> None:
-        """The map has parts of batches, and the journal that has them whole is gone: each command
-        says so, and what is left can be had."""
+        """LMDB has parts of batches that are lost in the WAL: each command reports it, and
+        `even_flawed` saves the rest."""
         directory = self.crashed()
         for name in SEGMENT_FILES:
             os.unlink(os.path.join(directory, name))
@@ -220,8 +219,8 @@ class PortionsTests(JournaledCase):
 
 
 class BegunAheadTests(SynchronousTestCase):
-    """A store of an earlier server whose map says that it has begun a batch that the journal never
-    took: 74 batches are in the map, 75 to 104 in the journal, 105 was answered with an error."""
+    """A store of an earlier version whose ``begun`` is a batch that the WAL refused: LMDB has 74
+    batches, the WAL 75 to 104, and the request of 105 failed."""
 
     def setUp(self) -> None:
         self.place = scratch_directory()
@@ -237,7 +236,7 @@ class BegunAheadTests(SynchronousTestCase):
         return engine
 
     def state(self) -> tuple[int, dict[str, int]]:
-        """The last batch, and the tails of all streams."""
+        """Return the last batch and the tails of all streams."""
         with Inspection(self.directory) as store, store.snapshot() as view:
             tails = {
                 state.path: state.tail
@@ -247,7 +246,7 @@ class BegunAheadTests(SynchronousTestCase):
             return view.version, tails
 
     def test_opens(self) -> None:
-        """With all that was acknowledged, and for good."""
+        """It opens with all acknowledged batches, also later."""
         version, tails = self.state()
         self.assertEqual(version, 104)
         self.assertEqual(list(check_directory(self.directory)), [])
@@ -257,13 +256,13 @@ class BegunAheadTests(SynchronousTestCase):
             batch = engine.begin()
             batch.put(codec.META_KEY, bytes(batch.get(codec.META_KEY) or b""))
             self.assertEqual(batch.commit(), number)
-            # As a crash leaves it.
+            # As after a crash.
             engine.close()
             self.assertEqual(self.state(), (number, tails))
             self.assertEqual(list(check_directory(self.directory)), [])
 
     def test_while_the_map_has_no_room(self) -> None:
-        """Its content can be read; writes are refused, and the state stays what it was."""
+        """With a full disk, reads work, writes are refused, and the record stays."""
         version, tails = self.state()
         with mock.patch.object(checkpoint, "commit_changes", side_effect=EngineFull("by plan")):
             engine = self.engine()
@@ -276,7 +275,7 @@ class BegunAheadTests(SynchronousTestCase):
         self.assertEqual(self.state(), (version, tails))
 
     def test_copied(self) -> None:
-        """Backed up and compacted like any other."""
+        """It is backed up and compacted like other stores."""
         _, tails = self.state()
         backup = os.path.join(self.place, "backup")
         back_up(self.directory, backup, (), lambda: NOW, quiet)
@@ -287,8 +286,8 @@ class BegunAheadTests(SynchronousTestCase):
         self.assertEqual(self.state()[1], tails)
 
     def test_torn(self) -> None:
-        """A batch of that number is in the journal, and cannot be read: it may have been
-        acknowledged."""
+        """If the WAL has a damaged entry of that number, the store is refused: the batch may have
+        been acknowledged."""
         with Inspection(self.directory) as store, store._lmdb_snapshot() as view:
             mark = checkpoint.read_checkpoint_record(view)
         assert mark is not None
@@ -301,7 +300,7 @@ class BegunAheadTests(SynchronousTestCase):
 
 
 class JournaledInspectionTests(JournaledCase):
-    """Looking at it."""
+    """Inspection."""
 
     def assertSeen(self, store: Inspection) -> None:
         with store.snapshot() as view:
@@ -314,7 +313,7 @@ class JournaledInspectionTests(JournaledCase):
             self.assertEqual(store.wal_findings(), [])
 
     def test_folded_meanwhile(self) -> None:
-        """What leaves the journal between two looks is in the map by then."""
+        """Batches that leave the WAL between two reads are in LMDB."""
         with Inspection(self.crashed()) as store:
             journaled = store.wal_entries()
         self.assertEqual(len(journaled), 4)
@@ -326,7 +325,7 @@ class JournaledInspectionTests(JournaledCase):
                 self.assertSeen(store)
 
     def test_used_again_meanwhile(self) -> None:
-        """What stands behind a gap is newer than what was asked for, and left out."""
+        """Entries after a gap are newer than the snapshot and left out."""
         with Inspection(self.crashed()) as store:
             last = store.wal_entries()[-1]
             gap = Entry(last.number + 2, {b"p?": b"strange"}, 0)
@@ -335,7 +334,7 @@ class JournaledInspectionTests(JournaledCase):
             self.assertSeen(store)
 
     def test_a_server_is_writing(self) -> None:
-        """Then nobody else can tell whether the journal is damaged."""
+        """While a server writes the WAL, no damage is reported."""
         directory = self.crashed()
         self.damage(directory)
         claim = DataDirLock(directory)
