@@ -1,5 +1,4 @@
-"""What the tests of live readers stand on: a clock, a store that can be made to dawdle, and
-sinks that record."""
+"""Test fixtures of live reads: a clock, a store with delays, and recording sinks."""
 
 from __future__ import annotations
 
@@ -53,21 +52,21 @@ COMMENT = 15.0
 
 
 class ImpatientClock(Clock):
-    """A clock that fails a test which asks for turn after turn without end."""
+    """Clock that fails a test which schedules turns without end."""
 
     def __init__(self) -> None:
         super().__init__()
         self._asked = 0
 
     def advance(self, amount: float) -> None:
-        """Let time pass."""
+        """Advance the time."""
         self._asked = 0
         super().advance(amount)
 
     def callLater(
         self, delay: float, callable: Callable[..., object], *args: object, **kw: object
     ) -> IDelayedCall:
-        """Ask for a turn; a thousand within one moment are more than any test needs."""
+        """Schedule a call; more than a thousand at one moment fail the test."""
         self._asked += 1
         assert self._asked < 1_000, "somebody asks for turns for ever"
         return super().callLater(delay, callable, *args, **kw)
@@ -75,11 +74,11 @@ class ImpatientClock(Clock):
 
 @implementer(IStreamStore)
 class DawdlingStore:
-    """A store in memory whose answers, and whose news, come when a test says so.
+    """Memory store whose results and notifications are delivered on demand.
 
-    While ``holding``, what a read saw is delivered by `release`. While ``mute``, commits are
-    made known by `tell`. ``hooks`` run one by one, each once, between what a read sees and
-    its answer. ``broken`` is what reads come to instead.
+    While ``holding``, results of reads are delivered by `release`. While ``mute``, commits are
+    announced by `tell`. ``hooks`` run one by one, each once, between a read and its result. If
+    ``broken`` is set, reads fail with it.
     """
 
     def __init__(self, now: Callable[[], int]) -> None:
@@ -96,22 +95,22 @@ class DawdlingStore:
         self._listeners: list[Listener] = []
 
     def open(self) -> None:
-        """Nothing to make ready."""
+        """Do nothing."""
 
     def close(self) -> Deferred[None]:
-        """Nothing to finish."""
+        """Do nothing."""
         return succeed(None)
 
     def submit(self, command: Command) -> Deferred[Outcome]:
-        """At once."""
+        """Submit to the memory store."""
         return self.memory.submit(command)
 
     def execute(self, command: Command, told: Callable[[Outcome], object]) -> None:
-        """At once."""
+        """Execute on the memory store."""
         self.memory.execute(command, told)
 
     def get_state(self, path: str) -> Deferred[StreamState | Refusal]:
-        """At once."""
+        """Return the state from the memory store."""
         return self.memory.get_state(path)
 
     def read(
@@ -122,13 +121,13 @@ class DawdlingStore:
         stream_id: int | None = None,
         piece: int | None = None,
     ) -> Deferred[Chunk | Refusal]:
-        """What there is now, perhaps later."""
+        """Read from the memory store; the result may be held back."""
         return self._read(lambda: self.memory.read(path, offset, limit, stream_id, piece))
 
     def read_range(
         self, path: str, stream_id: int, start: int, stop: int
     ) -> Deferred[bytes | Refusal]:
-        """What there is now, perhaps later."""
+        """Read from the memory store; the result may be held back."""
         return self._read(lambda: self.memory.read_range(path, stream_id, start, stop))
 
     def _read(self, look: Callable[[], Deferred[Any]]) -> Deferred[Any]:
@@ -147,55 +146,54 @@ class DawdlingStore:
         return waiting
 
     def pin(self, stream_id: int) -> None:
-        """Counted."""
+        """Count the pin."""
         self.pins[stream_id] = self.pins.get(stream_id, 0) + 1
         self.memory.pin(stream_id)
 
     def unpin(self, stream_id: int) -> None:
-        """Counted."""
+        """Count the unpin."""
         self.pins[stream_id] -= 1
         self.memory.unpin(stream_id)
 
     def add_listener(self, listener: Listener) -> None:
-        """Told when the test says so."""
+        """Add a listener that `tell` calls."""
         self._listeners.append(listener)
 
     def set_observer(self, observer: StoreObserver) -> None:
-        """In memory."""
+        """Set the observer of the memory store."""
         self.memory.set_observer(observer)
 
     def stats(self) -> Deferred[StoreStats | None]:
-        """There is no disk."""
+        """Return None."""
         return self.memory.stats()
 
     def check_writable(self) -> Deferred[str | None]:
-        """None in memory."""
+        """Return None."""
         return self.memory.check_writable()
 
     def query(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
-        """At once."""
+        """Query the memory store."""
         return self.memory.query(question)
 
     def add_record_listener(self, listener: RecordListener) -> None:
-        """Told at once."""
+        """Add a listener to the memory store."""
         self.memory.add_record_listener(listener)
 
     def release(self) -> None:
-        """Deliver what reads have seen."""
+        """Deliver the results of reads."""
         held, self._held = self._held, []
         for waiting, answer in held:
             answer.addCallback(waiting.callback)
 
     def tell(self) -> None:
-        """Make known what was committed."""
+        """Announce the commits so far."""
         untold, self._untold = self._untold, []
         if untold:
             for listener in self._listeners:
                 listener(untold)
 
     def tell_states(self) -> None:
-        """Make known what streams have become, without the bytes: after a commit of unknown
-        outcome a store cannot say more."""
+        """Announce states without bytes, as a store does after a commit of unknown outcome."""
         states = {change.state.id: change.state for change in self._untold}
         self._untold = [Change(state, state.tail, b"") for state in states.values()]
         self.tell()
@@ -207,7 +205,7 @@ class DawdlingStore:
 
 
 class RecordingSink:
-    """Keeps what it is given. Above ``room`` bytes it pauses its producer, as transports do."""
+    """Recording sink. It pauses its producer above ``room`` bytes, as transports do."""
 
     def __init__(self, room: int | None = None) -> None:
         self.room = room
@@ -220,7 +218,7 @@ class RecordingSink:
         self.on_write: Callable[[], object] | None = None
 
     def write(self, data: bytes) -> None:
-        """Record; pause where there is no room."""
+        """Record the bytes; pause the producer above ``room``."""
         assert not self.over, "a body that is over was written to"
         if self.failing:
             raise RuntimeError("the sink is broken")
@@ -232,28 +230,28 @@ class RecordingSink:
             self.pause()
 
     def finish(self) -> None:
-        """Record."""
+        """Record the end."""
         assert not self.over, "a body that is over was ended"
         self.ended = True
 
     def abort(self) -> None:
-        """Record."""
+        """Record the abort."""
         assert not self.over, "a body that is over was cut"
         self.aborted = True
 
     @property
     def over(self) -> bool:
-        """Whether the body has ended, one way or the other."""
+        """Return whether the body has ended or was aborted."""
         return self.ended or self.aborted
 
     def pause(self) -> None:
-        """The buffer is full."""
+        """Pause the producer."""
         if not self.paused and self.producer is not None:
             self.paused = True
             self.producer.pauseProducing()
 
     def drain(self) -> None:
-        """The client has read everything."""
+        """Forget the written bytes and resume the producer."""
         self.buffered = 0
         if self.paused and self.producer is not None:
             self.paused = False
@@ -261,38 +259,37 @@ class RecordingSink:
 
     @property
     def bytes(self) -> bytes:
-        """All that was written."""
+        """Return all bytes written."""
         return b"".join(self.writes)
 
     @property
     def events(self) -> list[tuple[str, str]]:
-        """All events, as a browser sees them."""
+        """Return all events, as a browser parses them."""
         return [(event.type, event.data) for event in parse(self.bytes)]
 
     @property
     def payload(self) -> str:
-        """The data of all data events."""
+        """Return the data of all data events."""
         return "".join([data for kind, data in self.events if kind == "data"])
 
     @property
     def controls(self) -> list[dict[str, Any]]:
-        """The control events, their offsets without incarnation."""
+        """Return the control events, with offsets without incarnation."""
         told = [json.loads(data) for kind, data in self.events if kind == "control"]
         return [{**event, "streamNextOffset": bare(event["streamNextOffset"])} for event in told]
 
     @property
     def position(self) -> int:
-        """Where the last control event left the client."""
+        """Return the offset of the last control event."""
         position = parse_offset(self.controls[-1]["streamNextOffset"])
         assert isinstance(position, int)
         return position
 
 
 class LiveTestCase(SynchronousTestCase):
-    """A store, and the live layer over it."""
+    """A memory store and the live layer on top of it."""
 
     def setUp(self) -> None:
-        """Begin at a fixed time."""
         self.clock = ImpatientClock()
         self.clock.advance(BEGAN)
         self.store = DawdlingStore(lambda: int(self.clock.seconds() * 1000))
@@ -313,7 +310,7 @@ class LiveTestCase(SynchronousTestCase):
     # -- writing ------------------------------------------------------------------------------
 
     def submit(self, command: Command) -> Outcome:
-        """Carry out a command, which must succeed."""
+        """Carry out a command that must succeed."""
         outcome = self.successResultOf(self.store.submit(command))
         self.assertNotIsInstance(outcome, Refusal)
         return outcome
@@ -325,7 +322,7 @@ class LiveTestCase(SynchronousTestCase):
         path: str = PATH,
         lifetime: Lifetime = NO_EXPIRY,
     ) -> None:
-        """Make a stream."""
+        """Create a stream."""
         self.submit(
             Create(
                 path=path,
@@ -337,7 +334,7 @@ class LiveTestCase(SynchronousTestCase):
         )
 
     def append(self, data: bytes, path: str = PATH, closed: bool = False) -> None:
-        """Append, perhaps close."""
+        """Append, and optionally close."""
         content_type = self.state(path).content_type
         body = bodies.appended(content_type, data)
         self.submit(Append(path=path, content_type=content_type, body=body, closed=closed))
@@ -353,19 +350,19 @@ class LiveTestCase(SynchronousTestCase):
     # -- reading --------------------------------------------------------------------------------
 
     def state(self, path: str = PATH) -> StreamState:
-        """The stream now."""
+        """Return the state of the stream."""
         state = self.successResultOf(self.store.get_state(path))
         assert isinstance(state, StreamState)
         return state
 
     def chunk(self, offset: int = START, path: str = PATH, limit: int = READ_PIECE) -> Chunk:
-        """What a request's own read finds."""
+        """Return the chunk that a request reads."""
         chunk = self.successResultOf(self.store.memory.read(path, offset, limit))
         assert isinstance(chunk, Chunk)
         return chunk
 
     def wait(self, chunk: Chunk) -> Deferred[Chunk | Refusal]:
-        """Long-poll from the end of a chunk."""
+        """Start a long-poll after a chunk."""
         return self.polls.wait(chunk, MAX_CHUNK)
 
     def subscribe(
@@ -377,17 +374,17 @@ class LiveTestCase(SynchronousTestCase):
         room: int | None = None,
         chunk: Chunk | None = None,
     ) -> RecordingSink:
-        """Follow a stream; the first turn is still to come."""
+        """Subscribe to a stream; no turn has run yet."""
         sink = RecordingSink(room)
         sink.producer = self.fanout.subscribe(chunk or self.chunk(offset, path), cursor, sink)
         return sink
 
     def turn(self) -> None:
-        """Let the reactor do all that is due now."""
+        """Run all calls that are due."""
         self.clock.advance(0)
 
     def assertNothingLeft(self) -> None:
-        """All readers are gone: nothing may be held for them."""
+        """Assert that no resources are held after all readers have left."""
         self.assertEqual(self.fanout.count, 0)
         self.assertEqual(self.polls.count, 0)
         self.assertEqual(self.registry.count, 0)
@@ -398,7 +395,7 @@ class LiveTestCase(SynchronousTestCase):
 
 
 def control(position: int, *, up_to_date: bool = True, closed: bool = False) -> dict[str, Any]:
-    """The control event of a position, at the time at which tests begin."""
+    """Return the control event of a position at the start time of the tests."""
     event: dict[str, Any] = {"streamNextOffset": at(position)}
     if not closed:
         event["streamCursor"] = str(interval_at(BEGAN))

@@ -1,4 +1,4 @@
-"""How much is written at a time, by how many readers take nothing."""
+"""Tests of `durable_streams_tw.live.body_output`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.live.rig import LiveTestCase, RecordingSink
 
 
 class PieceSizeTests(SynchronousTestCase):
-    """The size alone."""
+    """Size of pieces by the number of slow readers."""
 
     def test_all_together(self) -> None:
-        """Ten thousand readers that stop one by one hold less than 350 MiB."""
+        """Ten thousand readers that stop reading hold less than 350 MiB together."""
         piece_size = PieceSize()
         held = 0
         sizes = []
@@ -28,20 +28,19 @@ class PieceSizeTests(SynchronousTestCase):
 
 
 def leave(sink: RecordingSink) -> None:
-    """The client is gone."""
+    """Disconnect the client."""
     assert sink.producer is not None
     sink.producer.stopProducing()
 
 
 class CountTests(LiveTestCase):
-    """Who counts as slow."""
+    """Subscribers and transfers that count as slow."""
 
     def tearDown(self) -> None:
-        """Whoever has gone does not count."""
         self.assertNothingLeft()
 
     def test_readers_that_stop(self) -> None:
-        """They get smaller pieces the more they are; when they read on, all come large again."""
+        """More slow readers get smaller pieces; when they read on, pieces are large again."""
         self.patch(limits, "SLOW_READERS", 4 * READ_PIECE)
         self.create("application/octet-stream", bytes(8 * READ_PIECE))
         sinks = []
@@ -64,7 +63,7 @@ class CountTests(LiveTestCase):
         leave(reader)
 
     def test_new_readers(self) -> None:
-        """So do those that have not been written to yet: their first pieces are in memory."""
+        """New readers count as slow until their first write: their first chunk is in memory."""
         self.create("application/octet-stream", b"x")
         sinks = [self.subscribe() for _ in range(3)]
         self.assertEqual(self.piece_size.slow_readers, 3)

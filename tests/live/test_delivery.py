@@ -1,6 +1,6 @@
-"""Whatever is appended and however readers behave, each sees exactly the stream.
+"""Model test: each reader receives exactly the stream, whatever happens.
 
-All bounds are made tiny, so that a few bytes go through chunks, windows and slices.
+All bounds are tiny, so that a few bytes exercise chunks, buffers and slices.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ JSONS = st.lists(st.sampled_from(MESSAGES), min_size=1, max_size=6).map(
 
 
 def steps(payloads: SearchStrategy[bytes]) -> SearchStrategy[list[tuple[str, Any]]]:
-    """What happens, in order: writers, readers, transports, the store and the reactor."""
+    """Return a strategy of steps: of writers, readers, transports, the store and the reactor."""
     somebody = st.integers(0, 3)
     return st.lists(
         st.one_of(
@@ -94,40 +94,40 @@ def steps(payloads: SearchStrategy[bytes]) -> SearchStrategy[list[tuple[str, Any
 
 
 def as_text(stored: bytes) -> str:
-    """Text as an event stream can carry it: every line end is a line feed."""
+    """Return text as SSE carries it: each line end is a line feed."""
     return stored.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def as_messages(stored: bytes) -> list[object]:
-    """The messages of stored JSON."""
+    """Return the messages of stored JSON."""
     messages: list[object] = json.loads(b"[" + stored[:-1] + b"]")
     return messages
 
 
 def as_bytes(stored: bytes) -> bytes:
-    """Bytes are bytes."""
+    """Return the bytes unchanged."""
     return stored
 
 
 def from_text(events: list[str]) -> str:
-    """What a reader of text has."""
+    """Return the text that a reader received."""
     return "".join(events)
 
 
 def from_messages(events: list[str]) -> list[object]:
-    """What a reader of JSON has."""
+    """Return the messages that a reader received."""
     return [message for event in events for message in json.loads(event)]
 
 
 def from_bytes(events: list[str]) -> bytes:
-    """What a reader of bytes has."""
+    """Return the bytes that a reader received."""
     return b"".join([base64.b64decode(event, validate=True) for event in events])
 
 
 class Reader(RecordingSink):
-    """A sink that knows how far the stream went at each write.
+    """Sink that records the tail at each write.
 
-    ``stale`` says that its first event tells of an older look.
+    ``stale`` says that its first chunk was read before the subscription.
     """
 
     def __init__(self, start: int, room: int | None, stale: bool, tail: Callable[[], int]) -> None:
@@ -140,10 +140,9 @@ class Reader(RecordingSink):
 
 
 class DeliveryTests(LiveTestCase):
-    """Random lives of one stream and its readers."""
+    """Random sequences of steps on one stream and its readers."""
 
     def setUp(self) -> None:
-        """Tiny bounds."""
         super().setUp()
         self.patch(limits, "READ_PIECE", CHUNK)
         self.patch(tail_buffer, "TAIL_WINDOW", WINDOW)
@@ -173,7 +172,7 @@ class DeliveryTests(LiveTestCase):
         meant: Callable[[bytes], object],
         shown: Callable[[list[str]], object],
     ) -> None:
-        """Let it happen on a fresh server, then close the stream and judge every reader."""
+        """Run steps on a new server, close the stream, and check each reader."""
         LiveTestCase.setUp(self)
         self.create(content_type)
         self.readers: list[Reader] = []
@@ -200,7 +199,7 @@ class DeliveryTests(LiveTestCase):
         self.assertNothingLeft()
 
     def happen(self, what: str, how: Any) -> None:
-        """One step."""
+        """Run one step."""
         store = self.store
         if what == "append":
             self.append(how)
@@ -237,7 +236,7 @@ class DeliveryTests(LiveTestCase):
                 reader.drain()
 
     def follow(self, room: int | None, stale: bool) -> None:
-        """A reader comes, after a look that may be old."""
+        """Subscribe a reader, possibly with a chunk read earlier."""
         reader = Reader(self.stale.start, room, stale, lambda: self.state(PATH).tail)
         reader.producer = self.fanout.subscribe(self.stale, None, reader)
         self.readers.append(reader)
@@ -249,7 +248,7 @@ class DeliveryTests(LiveTestCase):
         meant: Callable[[bytes], object],
         shown: Callable[[list[str]], object],
     ) -> None:
-        """Every control event says exactly what the reader has."""
+        """Check that each control event has exactly the position of the reader."""
         self.assertFalse(reader.aborted)
         self.assertTrue(reader.ended or reader.left)
         position = reader.start

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.live.long_poll`, and of the registry under them."""
+"""Tests of `durable_streams_tw.live.long_poll`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from tests.live.rig import TIMEOUT, LiveTestCase
 
 
 class LongPollTests(LiveTestCase):
-    """One waiter at the tail of a stream that holds ``abc``."""
+    """One long-poll at the tail of a stream that contains ``abc``."""
 
     def setUp(self) -> None:
-        """A stream with three bytes."""
         super().setUp()
         self.create(body=b"abc")
 
     def assertFound(self, found: object, data: bytes, closed: bool = False) -> None:
-        """The waiter was answered with bytes from its own position."""
+        """Assert that the long-poll returned bytes from its own position."""
         assert isinstance(found, Chunk), found
         self.assertEqual(found.start, 3)
         self.assertEqual(found.data, data)
@@ -30,7 +29,6 @@ class LongPollTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_woken_by_an_append(self) -> None:
-        """An append answers it with the new bytes."""
         waiting = self.wait(self.chunk())
         self.turn()
         self.assertNoResult(waiting)
@@ -39,7 +37,7 @@ class LongPollTests(LiveTestCase):
         self.assertFound(self.successResultOf(waiting), b"def")
 
     def test_the_writer_does_not_wait(self) -> None:
-        """A commit wakes in the next turn; what else is committed before comes along."""
+        """A commit wakes readers in the next turn; commits until then are included."""
         waiting = self.wait(self.chunk())
         self.append(b"def")
         self.assertNoResult(waiting)
@@ -48,14 +46,14 @@ class LongPollTests(LiveTestCase):
         self.assertFound(self.successResultOf(waiting), b"defghi")
 
     def test_woken_by_a_close(self) -> None:
-        """A closure without data is an answer too."""
+        """A close without data ends the wait."""
         waiting = self.wait(self.chunk())
         self.close()
         self.turn()
         self.assertFound(self.successResultOf(waiting), b"", closed=True)
 
     def test_deleted(self) -> None:
-        """The answer is the refusal that a read gets now."""
+        """The result is the refusal that a read gets now."""
         waiting = self.wait(self.chunk())
         self.delete()
         self.turn()
@@ -65,7 +63,7 @@ class LongPollTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_deleted_and_created_again(self) -> None:
-        """A later stream of the same path is another stream."""
+        """A later stream at the same path is another stream."""
         waiting = self.wait(self.chunk())
         self.delete()
         self.create(body=b"another")
@@ -74,7 +72,7 @@ class LongPollTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_expired(self) -> None:
-        """A deadline ends a wait."""
+        """A deadline ends the wait."""
         deadline = int(self.clock.seconds() * 1000) + 10_000
         self.create(path="t", lifetime=Lifetime(expires_at=deadline))
         waiting = self.wait(self.chunk(path="t"))
@@ -85,7 +83,7 @@ class LongPollTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_does_not_expire_while_waiting(self) -> None:
-        """A stream with a live reader outlives its TTL, which starts anew behind it."""
+        """A live reader keeps a stream from expiring; the TTL restarts when it leaves."""
         self.create(path="t", lifetime=Lifetime(ttl=5))
         waiting = self.wait(self.chunk(path="t"))
         self.clock.advance(TIMEOUT - 1)
@@ -96,7 +94,7 @@ class LongPollTests(LiveTestCase):
         self.assertIsInstance(self.successResultOf(self.store.get_state("t")), StreamState)
 
     def test_timeout(self) -> None:
-        """Nothing for so long is an empty chunk at the tail."""
+        """The result is an empty chunk at the tail."""
         waiting = self.wait(self.chunk())
         self.clock.advance(TIMEOUT - 0.25)
         self.assertNoResult(waiting)
@@ -104,7 +102,7 @@ class LongPollTests(LiveTestCase):
         self.assertFound(self.successResultOf(waiting), b"")
 
     def test_other_streams_do_not_wake(self) -> None:
-        """A commit elsewhere costs it nothing."""
+        """A commit on another stream causes no read."""
         self.create(path="other")
         waiting = self.wait(self.chunk())
         reads = self.store.reads
@@ -114,7 +112,7 @@ class LongPollTests(LiveTestCase):
         self.assertNoResult(waiting)
 
     def test_a_wake_for_nothing(self) -> None:
-        """A wake is a hint: who finds nothing goes on waiting."""
+        """A long-poll that reads nothing new after a wake-up keeps waiting."""
         self.store.mute = True
         self.append(b"def")
         waiting = self.wait(self.chunk())
@@ -129,7 +127,7 @@ class LongPollTests(LiveTestCase):
         self.assertEqual((found.start, found.data), (6, b"ghi"))
 
     def test_cancelled(self) -> None:
-        """Cancelling frees everything and leaves other waiters alone."""
+        """Cancelling releases all resources and does not affect other long-polls."""
         waiting, other = self.wait(self.chunk()), self.wait(self.chunk())
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
@@ -138,7 +136,7 @@ class LongPollTests(LiveTestCase):
         self.assertFound(self.successResultOf(other), b"def")
 
     def test_cancelled_while_it_reads(self) -> None:
-        """The answer of a read that nobody waits for is dropped."""
+        """The result of a read is dropped after cancellation."""
         self.store.holding = True
         waiting = self.wait(self.chunk())
         waiting.cancel()
@@ -147,7 +145,7 @@ class LongPollTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_cancelled_by_another_ones_answer(self) -> None:
-        """Callbacks may cancel who would be woken next."""
+        """A callback may cancel the long-poll that would be woken next."""
         first, second = self.wait(self.chunk()), self.wait(self.chunk())
         first.addCallback(lambda _: second.cancel())
         self.append(b"def")
@@ -157,7 +155,7 @@ class LongPollTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_waits_again_in_its_callback(self) -> None:
-        """The usual loop: read, wait, read."""
+        """A callback may start the next long-poll."""
         seen: list[bytes] = []
 
         def again(found: Chunk | Refusal) -> None:
@@ -175,7 +173,7 @@ class LongPollTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_many_are_woken_in_slices(self) -> None:
-        """Other work has its turn while thousands are woken."""
+        """Other calls run while thousands of long-polls are woken."""
         waiting = [self.wait(self.chunk()) for _ in range(FANOUT_SLICE * 3)]
         answered: list[int] = []
         self.append(b"def")
@@ -187,7 +185,6 @@ class LongPollTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_one_timer_for_all(self) -> None:
-        """Equal timeouts share a delayed call."""
         waiting = [self.wait(self.chunk()) for _ in range(10)]
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
         self.clock.advance(TIMEOUT)
@@ -196,7 +193,7 @@ class LongPollTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_a_refused_read(self) -> None:
-        """The store's refusal is the answer."""
+        """The result is the store's refusal."""
         waiting = self.wait(self.chunk())
         self.store.broken = Refusal(Problem.CORRUPT_RECORD, "bad bytes")
         self.append(b"def")
@@ -205,7 +202,7 @@ class LongPollTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_a_failing_read(self) -> None:
-        """A bug of the store's fails the wait, and frees it."""
+        """A bug of the store fails the wait and releases it."""
         waiting = self.wait(self.chunk())
         self.store.broken = ZeroDivisionError()
         self.append(b"def")
@@ -214,7 +211,7 @@ class LongPollTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_stop(self) -> None:
-        """All look once more and answer; who comes later does not wait."""
+        """All long-polls read once more and end; later ones do not wait."""
         waiting = self.wait(self.chunk())
         stopped = self.polls.stop()
         self.assertFound(self.successResultOf(waiting), b"")
@@ -222,7 +219,7 @@ class LongPollTests(LiveTestCase):
         self.assertFound(self.successResultOf(self.wait(self.chunk())), b"")
 
     def test_stop_waits_for_reads(self) -> None:
-        """A look that is under way when the server stops may be too old."""
+        """A read that was pending at the stop is repeated, because it may be too old."""
         self.store.holding = True
         waiting = self.wait(self.chunk())
         stopped = self.polls.stop()
@@ -235,20 +232,18 @@ class LongPollTests(LiveTestCase):
         self.successResultOf(stopped)
 
     def test_stop_without_waiters(self) -> None:
-        """There is nothing to wait for."""
         self.successResultOf(self.polls.stop())
 
 
 class RaceTests(LiveTestCase):
-    """An append, a close or both, at each moment at which a careless waiter misses it."""
+    """An append, a close or both at moments at which a long-poll could miss them."""
 
     def setUp(self) -> None:
-        """A stream with three bytes."""
         super().setUp()
         self.create(body=b"abc")
 
     def race(self, strike: Callable[[Callable[[], object]], Chunk | Refusal]) -> None:
-        """Let each change strike at a moment, alone on a fresh stream each."""
+        """Apply each change at a given moment, each on a new stream."""
         changes: list[tuple[Callable[[], object], bytes, bool]] = [
             (lambda: self.append(b"def"), b"def", False),
             (lambda: self.append(b"def", closed=True), b"def", True),
@@ -263,7 +258,7 @@ class RaceTests(LiveTestCase):
             self.assertNothingLeft()
 
     def test_between_look_and_registration(self) -> None:
-        """Registered too late to be woken: the look that follows finds it."""
+        """The read after the registration finds the change."""
 
         def strike(change: Callable[[], object]) -> Chunk | Refusal:
             chunk = self.chunk()
@@ -273,7 +268,7 @@ class RaceTests(LiveTestCase):
         self.race(strike)
 
     def test_while_the_second_look_is_under_way(self) -> None:
-        """That look saw nothing, and its answer arrives when the wake is over."""
+        """The pending read missed the change, and its result arrives after the wake-up."""
 
         def strike(change: Callable[[], object]) -> Chunk | Refusal:
             self.store.holding = True
@@ -288,7 +283,7 @@ class RaceTests(LiveTestCase):
         self.race(strike)
 
     def test_just_before_the_timeout(self) -> None:
-        """The timer rings before the wake's turn has come."""
+        """The timeout fires before the turn of the wake-up."""
 
         def strike(change: Callable[[], object]) -> Chunk | Refusal:
             self.clock.callLater(TIMEOUT, change)
@@ -299,7 +294,7 @@ class RaceTests(LiveTestCase):
         self.race(strike)
 
     def test_while_the_last_look_is_under_way(self) -> None:
-        """The look that the timeout asked for saw nothing, but a wake came before its answer."""
+        """The read of the timeout missed the change, but a wake-up arrived before its result."""
 
         def strike(change: Callable[[], object]) -> Chunk | Refusal:
             waiting = self.wait(self.chunk())
@@ -316,7 +311,7 @@ class RaceTests(LiveTestCase):
         self.race(strike)
 
     def test_within_the_last_look(self) -> None:
-        """Too late for this answer, which claims nothing else; the next wait has it at once."""
+        """Too late for this result; the next long-poll returns the change at once."""
 
         def strike(change: Callable[[], object]) -> Chunk | Refusal:
             waiting = self.wait(self.chunk())
@@ -330,7 +325,7 @@ class RaceTests(LiveTestCase):
         self.race(strike)
 
     def test_timeout_while_a_look_is_under_way(self) -> None:
-        """What began before the time was over may be too old: one more look."""
+        """A read that began before the timeout is repeated."""
 
         def strike(change: Callable[[], object]) -> Chunk | Refusal:
             self.store.holding = self.store.mute = True

@@ -1,4 +1,4 @@
-"""The ends of followed streams, as commits and looks tell of them."""
+"""Tests of `durable_streams_tw.live.registry`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from durable_streams_tw.storage.api import Change
 STATE = StreamState(1, "a", "text/plain", 10, 0, 0)
 
 
-class TailTests(SynchronousTestCase):
-    """What counts as news."""
+class FollowedStreamTests(SynchronousTestCase):
+    """Changes that increase the version of a followed stream."""
 
     def test_a_look_that_tells_nothing_new(self) -> None:
-        """It asks for no other: readers at a torn character would look at it for ever."""
+        """A read without news does not change the version: it would cause another read, forever."""
         tail = FollowedStream(STATE)
         before = tail.version
         tail.update_from_read(STATE)
@@ -25,7 +25,7 @@ class TailTests(SynchronousTestCase):
         self.assertEqual((tail.version, tail.state.tail), (before, 10))
 
     def test_a_look_that_does(self) -> None:
-        """Growth, or the end."""
+        """A read that saw growth or a close increases the version."""
         tail = FollowedStream(STATE)
         tail.update_from_read(replace(STATE, tail=11))
         self.assertEqual((tail.version, tail.state.tail), (1, 11))
@@ -35,7 +35,7 @@ class TailTests(SynchronousTestCase):
         self.assertEqual((tail.version, tail.state.closed), (2, True))
 
     def test_every_commit(self) -> None:
-        """A commit is news whatever it tells."""
+        """Each commit increases the version."""
         tail = FollowedStream(STATE)
         before = tail.version
         tail.apply_change(Change(STATE, 10, b""))

@@ -10,11 +10,10 @@ from durable_streams_tw.live.limits import READ_PIECE, TAIL_WINDOW
 from durable_streams_tw.live.tail_buffer import TailBuffer
 
 
-class WindowTests(SynchronousTestCase):
-    """Newest bytes, bounded."""
+class TailBufferTests(SynchronousTestCase):
+    """Newest bytes within a bound."""
 
     def test_grows_and_is_trimmed(self) -> None:
-        """What was added is there until it is let go of."""
         window = TailBuffer(10, whole=False)
         window.add(10, b"abc")
         window.add(13, b"def")
@@ -26,13 +25,13 @@ class WindowTests(SynchronousTestCase):
         self.assertIsNone(window.slice(13, 100))
 
     def test_nothing_at_the_end(self) -> None:
-        """And nothing beyond it, which a reader of the store may have seen already."""
+        """At and after the end the buffer returns no bytes."""
         window = TailBuffer(10, whole=False)
         self.assertEqual(window.slice(10, 5), b"")
         self.assertEqual(window.slice(12, 5), b"")
 
     def test_a_gap_begins_anew(self) -> None:
-        """Bytes that do not follow are never joined to those before."""
+        """After a gap the buffer restarts: bytes that do not follow are never joined."""
         window = TailBuffer(0, whole=False)
         window.add(0, b"abc")
         window.add(5, b"fg")
@@ -40,14 +39,14 @@ class WindowTests(SynchronousTestCase):
         self.assertEqual(window.slice(5, 100), b"fg")
 
     def test_what_it_has_is_ignored(self) -> None:
-        """News may arrive in another order than commits were made."""
+        """A change that arrives late is ignored."""
         window = TailBuffer(0, whole=False)
         window.add(0, b"abc")
         window.add(0, b"a")
         self.assertEqual(window.slice(0, 100), b"abc")
 
     def test_bounded(self) -> None:
-        """The oldest bytes go, and a change larger than all leaves nothing."""
+        """The oldest bytes are dropped; a change above the bound empties the buffer."""
         window = TailBuffer(0, whole=False)
         for index in range(20):
             window.add(index * 100_000, b"x" * 100_000)
@@ -56,7 +55,7 @@ class WindowTests(SynchronousTestCase):
         self.assertEqual(window.start, window.end)
 
     def test_whole_is_cut_between_appends(self) -> None:
-        """Where no append ends within the limit, only the store can cut."""
+        """Returns None if no append ends within the limit."""
         window = TailBuffer(0, whole=True)
         window.add(0, b"1" * (READ_PIECE - 1))
         window.add(READ_PIECE - 1, b"2" * 50)
@@ -66,7 +65,7 @@ class WindowTests(SynchronousTestCase):
         self.assertEqual(len(window.slice(READ_PIECE + 50, READ_PIECE) or b""), READ_PIECE)
 
     def test_whole_tiny_appends(self) -> None:
-        """Cuts are remembered now and then, so half a chunk can always be had."""
+        """Recorded cuts allow at least half a chunk."""
         window = TailBuffer(0, whole=True)
         while window.end < TAIL_WINDOW - 6:
             window.add(window.end, b"12345,")
@@ -77,7 +76,7 @@ class WindowTests(SynchronousTestCase):
 
     @given(st.lists(st.integers(1, 90_000), min_size=1, max_size=60), st.integers(0, 2**21))
     def test_whole_pieces_end_where_appends_do(self, sizes: list[int], trimmed: int) -> None:
-        """Whatever is added and trimmed, pieces walk from append to append to the end."""
+        """Reading piece by piece stops only between appends, and reaches the end."""
         window = TailBuffer(0, whole=True)
         ends = {0}
         for size in sizes:

@@ -11,21 +11,20 @@ from durable_streams_tw.live.limits import TIMEOUT_SLICE
 from durable_streams_tw.live.timer_queue import Timeout, TimerQueue
 
 
-class EqualTimeoutsTests(SynchronousTestCase):
-    """Many timeouts, one timer."""
+class TimerQueueTests(SynchronousTestCase):
+    """Timeouts of ten seconds on one delayed call."""
 
     def setUp(self) -> None:
-        """Timeouts of ten seconds."""
         self.clock = Clock()
         self.timeouts = TimerQueue(self.clock, 10)
         self.fired: list[str] = []
 
     def add(self, name: str) -> Timeout:
-        """One that notes its name."""
+        """Add a timeout that records its name."""
         return self.timeouts.add(lambda: self.fired.append(name))
 
     def test_each_after_its_time(self) -> None:
-        """Not before it is due, and once."""
+        """A timeout fires once, not before it is due."""
         self.add("a")
         self.clock.advance(4)
         self.add("b")
@@ -39,7 +38,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
         self.assertEqual(self.fired, ["a", "b"])
 
     def test_one_timer(self) -> None:
-        """However many there are; none when there are none."""
+        """There is one delayed call for all timeouts, and none without timeouts."""
         running = [self.add(str(number)) for number in range(50)]
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
         for timeout in running:
@@ -48,7 +47,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancelled(self) -> None:
-        """It never fires, and the others do."""
+        """A cancelled timeout does not fire."""
         first, _ = self.add("a"), self.add("b")
         first.cancel()
         self.clock.advance(10)
@@ -56,7 +55,6 @@ class EqualTimeoutsTests(SynchronousTestCase):
         first.cancel()
 
     def test_restarted(self) -> None:
-        """The time counts from the restart."""
         first, _ = self.add("a"), self.add("b")
         self.clock.advance(6)
         first.restart(self.clock.seconds())
@@ -68,7 +66,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
         self.assertEqual(self.fired, ["b", "a"])
 
     def test_added_by_one_that_fires(self) -> None:
-        """A timeout may begin another, which has its whole time."""
+        """A callback may add a timeout."""
         self.timeouts.add(lambda: self.add("again"))
         self.clock.advance(10)
         self.assertEqual(self.fired, [])
@@ -76,7 +74,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
         self.assertEqual(self.fired, ["again"])
 
     def test_cancelled_by_one_that_fires(self) -> None:
-        """Equal ones are not fired from a copy."""
+        """A callback may cancel a timeout that is due at the same time."""
         self.timeouts.add(lambda: second.cancel())
         second = self.add("second")
         self.add("third")
@@ -84,7 +82,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
         self.assertEqual(self.fired, ["third"])
 
     def test_a_failure_is_logged(self) -> None:
-        """And the others fire."""
+        """An exception of a callback is logged, and the other timeouts fire."""
         self.timeouts.add(lambda: 1 // 0)
         self.add("a")
         self.clock.advance(10)
@@ -92,7 +90,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_slices(self) -> None:
-        """Thousands that are due at once share the reactor with others."""
+        """Thousands of timeouts that are due at once fire in several turns."""
         for number in range(TIMEOUT_SLICE * 2 + 1):
             self.add(str(number))
         other: list[int] = []
@@ -102,7 +100,7 @@ class EqualTimeoutsTests(SynchronousTestCase):
         self.assertEqual(len(self.fired), TIMEOUT_SLICE * 2 + 1)
 
     def test_slack(self) -> None:
-        """What is nearly due goes along with what is due."""
+        """Timeouts that are nearly due fire together with one that is due."""
         timeouts = TimerQueue(self.clock, 10, 0.5)
         for begun in (0, 0.25, 0.5, 0.75):
             timeouts.add(partial(self.fired.append, str(begun)))

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.live.transfers`: long answers, piece by piece."""
+"""Tests of `durable_streams_tw.live.transfers`."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ BODY = bytes(range(251)) * (3 * READ_PIECE // 251 + 7)
 
 
 class TransferTests(LiveTestCase):
-    """One transfer after the other."""
+    """One transfer at a time."""
 
     def setUp(self) -> None:
         super().setUp()
         self.in_thread: Callable[..., Deferred[Any]] = at_once
 
     def tearDown(self) -> None:
-        """Nothing is held for a transfer that is over."""
         self.assertNothingLeft()
 
     def begin(self, room: int | None = None, encoder: Encoder | None = None) -> RecordingSink:
-        """Begin to send the stream; the first piece is read as a request reads it."""
+        """Start a transfer; its first piece is read as a request reads it."""
         read = self.store.memory.read(PATH, START, MAX_POSITION, None, READ_PIECE)
         chunk = self.successResultOf(read)
         assert isinstance(chunk, Chunk)
@@ -44,13 +43,13 @@ class TransferTests(LiveTestCase):
         return sink
 
     def finish(self, sink: RecordingSink) -> None:
-        """Let the client read until the body is over."""
+        """Read until the body has ended."""
         for _ in range(20):
             self.turn()
             sink.drain()
 
     def test_whole(self) -> None:
-        """All pieces, in order, none larger than a piece; then the end."""
+        """Writes all pieces in order, none larger than the piece size, then ends the body."""
         self.create("application/octet-stream", BODY)
         sink = self.begin()
         self.finish(sink)
@@ -61,7 +60,7 @@ class TransferTests(LiveTestCase):
         self.assertEqual(self.transfers.running, set())
 
     def test_json(self) -> None:
-        """One array, whatever messages the pieces cut."""
+        """The body is one array, wherever pieces cut messages."""
         messages = [b'"%d,%s"' % (n, b"]," * 20_000) for n in range(50)]
         self.create("application/json", b"[" + b",".join(messages) + b"]")
         sink = self.begin()
@@ -70,7 +69,7 @@ class TransferTests(LiveTestCase):
         self.assertTrue(sink.ended)
 
     def test_appends_in_between(self) -> None:
-        """The answer ends at the tail that it found."""
+        """The body ends at the tail that the first read saw."""
         self.create("application/octet-stream", BODY)
         sink = self.begin(room=1)
         self.append(b"later")
@@ -78,7 +77,7 @@ class TransferTests(LiveTestCase):
         self.assertTrue(sink.bytes == BODY)
 
     def test_slow_reader(self) -> None:
-        """While the transport is full nothing is read: at most one piece waits."""
+        """While the transport is paused nothing is read; at most one piece is in memory."""
         self.create("application/octet-stream", BODY)
         sink = self.begin()
         sink.pause()
@@ -97,7 +96,7 @@ class TransferTests(LiveTestCase):
         self.assertTrue(sink.ended)
 
     def test_deleted_midway(self) -> None:
-        """The body is cut, also where another stream has the name by then."""
+        """The body is aborted, also if another stream has the path by then."""
         for again in (False, True):
             self.create("application/octet-stream", BODY)
             sink = self.begin(room=1)
@@ -111,7 +110,7 @@ class TransferTests(LiveTestCase):
                 self.delete()
 
     def test_expired_midway(self) -> None:
-        """A TTL waits for the end of the answer, and begins anew there."""
+        """The TTL does not expire during the transfer, and restarts after it."""
         self.create("application/octet-stream", BODY, lifetime=Lifetime(ttl=5))
         sink = self.begin()
         sink.pause()
@@ -122,7 +121,7 @@ class TransferTests(LiveTestCase):
         self.state()
 
     def test_failing_read(self) -> None:
-        """A store that breaks, or brings too little, cuts the body; both are logged."""
+        """A read that fails or returns too few bytes is logged, and the body aborted."""
         self.create("application/octet-stream", BODY)
         for broken in (Refusal(Problem.CORRUPT_RECORD, "bad bytes"), RuntimeError("a bug")):
             sink = self.begin(room=1)
@@ -137,7 +136,7 @@ class TransferTests(LiveTestCase):
         self.assertEqual((sink.aborted, sink.ended), (True, False))
 
     def test_failing_sink(self) -> None:
-        """A sink that cannot be written to is cut."""
+        """A sink whose write raises is aborted."""
         self.create("application/octet-stream", BODY)
         sink = self.begin()
         sink.failing = True
@@ -146,7 +145,7 @@ class TransferTests(LiveTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_client_leaves(self) -> None:
-        """Nothing is read or written any more, also where a read is under way."""
+        """After a disconnect nothing is read or written, also if a read is pending."""
         self.create("application/octet-stream", BODY)
         for reading in (False, True):
             sink = self.begin()
@@ -163,7 +162,7 @@ class TransferTests(LiveTestCase):
             self.assertFalse(sink.over and reading)
 
     def test_encoded(self) -> None:
-        """A content coding is one whole, made in a thread piece by piece."""
+        """A content coding spans all pieces and runs on a worker thread."""
         self.create("application/octet-stream", BODY)
         self.in_thread = threads = Threads()
         sink = self.begin(encoder=zlib.compressobj())

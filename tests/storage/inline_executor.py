@@ -1,4 +1,4 @@
-"""Lanes without threads: work is done where it is asked for, or when a test says so."""
+"""Executor without threads, for tests."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class InlineExecutor:
-    """A `Lanes` on the thread that calls it.
+    """`Executor` on the calling thread.
 
-    While ``held`` is true jobs and reads queue; `release` lets them go, all jobs that have
-    queued at once. ``batches`` are the sizes of what the committing lane was given.
+    While ``held`` is true jobs and reads queue; `release` runs them, all queued jobs together.
+    ``batches`` are the numbers of jobs that the committer was given.
     """
 
     def __init__(self) -> None:
@@ -57,21 +57,21 @@ class InlineExecutor:
 
     @property
     def busy(self) -> bool:
-        """Whether something has queued."""
+        """Return whether anything is queued."""
         return bool(self._jobs or self._reads)
 
     def release(self) -> None:
-        """Do what has queued, and from now on everything at once."""
+        """Run all queued work, and later work at once."""
         self.held = False
         self._run()
 
     def drain(self) -> None:
-        """Do what has queued and what comes of it, and go on holding."""
+        """Run all queued work and what it queues; keep holding."""
         while self.busy:
             self.turn()
 
     def turn(self) -> None:
-        """Do what has queued, and go on holding."""
+        """Run all queued work; keep holding."""
         jobs, self._jobs = list(self._jobs), deque()
         reads, self._reads = list(self._reads), deque()
         if jobs:

@@ -1,4 +1,4 @@
-"""Listing the streams of a store: exact order, exact pages, none that a client cannot use."""
+"""Suite: listing of streams."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _NAMES = st.builds(
 
 
 class ListingSuite(StoreRig):
-    """`list_streams` asked of a store."""
+    """`list_streams` on a store."""
 
     def page(self, prefix: str = "", after: str = "", limit: int = 100, scan: int = 10_000) -> Page:
-        """One page."""
+        """Return one page."""
         question = partial(list_streams, prefix=prefix, after=after, limit=limit, scan=scan)
         page = self.result(self.store.query(question))
         assert isinstance(page, Page), page
         return page
 
     def names(self, prefix: str = "", limit: int = 100, scan: int = 10_000) -> list[str]:
-        """All names, page by page; no page has more than it may."""
+        """Return all names, page by page."""
         found: list[str] = []
         after: str | None = ""
         while after is not None:
@@ -51,7 +51,7 @@ class ListingSuite(StoreRig):
         self.assertEqual(self.page("a", "b"), Page(()))
 
     def test_order(self) -> None:
-        """Names come in the order of their bytes, each with its newest state."""
+        """Names are sorted by their bytes, each with its newest state."""
         names = ["b", "a/b", "a", "a-b", "a/a", "ab", "é", "\U0001f600", "\uffee", "a/é"]
         for name in names:
             self.created(put(name, raw=name.encode()))
@@ -61,7 +61,7 @@ class ListingSuite(StoreRig):
         self.assertEqual(self.names("a/"), ["a/a", "a/b", "a/é"])
 
     def test_pages(self) -> None:
-        """A page says where the next begins, the last says that there is none."""
+        """A page has the start of the next one; the last has None."""
         for number in range(10):
             self.created(put(f"s{number}"))
         first = self.page(limit=5)
@@ -72,8 +72,7 @@ class ListingSuite(StoreRig):
         self.assertEqual(self.page(after="s9").streams, ())
 
     def test_after_a_name_that_is_gone(self) -> None:
-        """A page begins behind a name whether it is there or not: what is made or ends between
-        two pages moves none of the others."""
+        """A page starts after a name that need not exist."""
         for name in ("a", "b", "c", "d"):
             self.created(put(name))
         page = self.page(limit=2)
@@ -86,7 +85,7 @@ class ListingSuite(StoreRig):
         self.assertEqual(self.names(), ["a", "aa", "bb", "c", "d"])
 
     def test_ended_streams(self) -> None:
-        """What has expired, swept or not, and what lives on only for its forks is left out."""
+        """Expired streams, and those kept for their forks, are left out."""
         for name in ("a", "b", "c", "d"):
             self.created(put(name, lifetime=Lifetime(ttl=10) if name == "b" else NO_EXPIRY))
         self.created(Create("fork", None, NO_EXPIRY, False, Body(b""), ForkRequest("c", None, 0)))
@@ -98,7 +97,7 @@ class ListingSuite(StoreRig):
         self.assertEqual(self.names(limit=1), ["a", "d", "fork"])
 
     def test_accesses_count(self) -> None:
-        """A stream whose TTL a read has reset is listed for as long as it can be read."""
+        """A stream whose TTL was restarted by a read is listed."""
         self.created(put(lifetime=Lifetime(ttl=10)))
         self.sleep(9)
         self.read()
@@ -108,7 +107,7 @@ class ListingSuite(StoreRig):
         self.assertEqual(self.names(), [])
 
     def test_bounded_work(self) -> None:
-        """Where much has to be passed over a page ends early, and says where to go on."""
+        """A page that examines many names ends early and has an ``after``."""
         for number in range(10):
             name = f"s{number}"
             self.created(put(name, lifetime=Lifetime(ttl=1) if number < 7 else NO_EXPIRY))
@@ -118,7 +117,7 @@ class ListingSuite(StoreRig):
         self.assertEqual(self.names(scan=3), ["s7", "s8", "s9"])
 
     def test_long_names(self) -> None:
-        """Names that are longer than a key, also where they differ behind its end only."""
+        """Names longer than a key are listed, also if they differ only after its end."""
         stem = "a" * 500
         names = [stem + str(number) for number in range(20)] + ["a" * 440, "a" * 480, stem]
         for name in names:
@@ -135,7 +134,7 @@ class ListingSuite(StoreRig):
         self.assertEqual(self.names(stem + "x", scan=2), [])
 
     def test_any_names(self) -> None:
-        """Any set of names, prefix, page size: once each, in order."""
+        """Each name is listed once, in order, for any page size."""
 
         @given(
             st.sets(_NAMES, max_size=12),

@@ -1,4 +1,4 @@
-"""Everything that a store has to do, as one mixin. How to use it is said in `store_rig`."""
+"""Suite of all tests that each store must pass; `store_rig` explains its use."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ class StoreSuite(
     IncarnationSuite,
     ModelSuite,
 ):
-    """All of them."""
+    """All suites."""

@@ -8,18 +8,18 @@ from durable_streams_tw.storage.access_times import AccessTimes
 
 
 class AccessTimesTests(SynchronousTestCase):
-    """Accesses that are not written down yet."""
+    """Access times that are not written yet."""
 
     def setUp(self) -> None:
         self.access = AccessTimes()
 
     def test_unknown(self) -> None:
-        """Nobody came."""
+        """Without accesses the last access is 0."""
         self.assertEqual(self.access.last_access(1, 100), 0)
         self.assertEqual(self.access.take_unwritten(100), {})
 
     def test_noted(self) -> None:
-        """The last access counts, each stream's own."""
+        """The last access of each stream counts."""
         self.access.record(1, 100)
         self.access.record(2, 150)
         self.access.record(1, 200)
@@ -27,7 +27,7 @@ class AccessTimesTests(SynchronousTestCase):
         self.assertEqual(self.access.last_access(2, 300), 150)
 
     def test_taken_once(self) -> None:
-        """What was taken to be written down is still known, and not taken again."""
+        """Taken access times are still known, and not taken twice."""
         self.access.record(1, 100)
         self.access.record(2, 150)
         self.assertEqual(self.access.take_unwritten(300), {1: 100, 2: 150})
@@ -37,14 +37,14 @@ class AccessTimesTests(SynchronousTestCase):
         self.assertEqual(self.access.take_unwritten(320), {2: 310})
 
     def test_pinned(self) -> None:
-        """While a reader holds a stream, it is being accessed."""
+        """A pinned stream is accessed now."""
         self.access.pin(1)
         for now in (100, 200):
             self.assertEqual(self.access.last_access(1, now), now)
             self.assertEqual(self.access.take_unwritten(now), {1: now})
 
     def test_pins_add_up(self) -> None:
-        """The last reader to go ends it, and each that goes was an access."""
+        """The last unpin ends the pin, and each unpin is an access."""
         self.access.pin(1)
         self.access.pin(1)
         self.access.unpin(1, 100)
@@ -54,7 +54,7 @@ class AccessTimesTests(SynchronousTestCase):
         self.assertEqual(self.access.take_unwritten(900), {1: 600})
 
     def test_forgotten(self) -> None:
-        """Of a stream that is gone nothing stays."""
+        """A forgotten stream leaves no entries."""
         self.access.record(1, 100)
         self.access.forget(1)
         self.access.forget(2)
@@ -62,7 +62,7 @@ class AccessTimesTests(SynchronousTestCase):
         self.assertEqual(self.access.take_unwritten(200), {})
 
     def test_forgotten_while_pinned(self) -> None:
-        """Readers of a stream that ended go later, and leave nothing behind."""
+        """Unpins after the end of a stream leave no entries."""
         self.access.pin(1)
         self.access.pin(1)
         self.access.record(1, 100)
@@ -74,7 +74,7 @@ class AccessTimesTests(SynchronousTestCase):
         self.assertEqual(self.access.take_unwritten(400), {})
 
     def test_settled(self) -> None:
-        """What is written down, and has not changed since, need not be known here any more."""
+        """Written access times that have not changed since are discarded."""
         self.access.record(1, 100)
         self.access.record(2, 150)
         self.access.record(3, 170)
@@ -91,8 +91,7 @@ class AccessTimesTests(SynchronousTestCase):
         self.assertEqual([self.access.last_access(number, 300) for number in (2, 3)], [250, 0])
 
     def test_given_back(self) -> None:
-        """What could not be written down is taken again, as it is by then, if it is still
-        there."""
+        """Restored access times are taken again with their newest value."""
         for number in (1, 2, 3):
             self.access.record(number, 100)
         taken = self.access.take_unwritten(200)
@@ -102,7 +101,7 @@ class AccessTimesTests(SynchronousTestCase):
         self.assertEqual(self.access.take_unwritten(300), {1: 100, 2: 250})
 
     def test_pinned_again_after_the_end(self) -> None:
-        """Of an ended stream nothing stays even when its readers come and go for a while."""
+        """Pins after the end of a stream leave no entries."""
         self.access.pin(1)
         self.access.forget(1)
         self.access.pin(1)
@@ -114,5 +113,5 @@ class AccessTimesTests(SynchronousTestCase):
         self.assertEqual(self.access.last_access(1, 500), 400)
 
     def test_without_a_pin(self) -> None:
-        """To let go of what was never held is a bug of the caller's."""
+        """Unpinning a stream that is not pinned raises."""
         self.assertRaises(KeyError, self.access.unpin, 1, 100)

@@ -17,7 +17,7 @@ NO_SOURCES: dict[int, StreamState] = {}
 
 
 def chain(points: list[int], tails: list[int]) -> dict[int, StreamState]:
-    """Streams by id: 1, a fork of it, a fork of that and so on."""
+    """Return streams by id: 1, a fork of it, a fork of that, and so on."""
     streams = {1: replace(STREAM, tail=tails[0])}
     for depth, point in enumerate(points, 1):
         fork = ForkPoint(depth, point, "a", point, 0, depth, False)
@@ -26,20 +26,20 @@ def chain(points: list[int], tails: list[int]) -> dict[int, StreamState]:
 
 
 class ExtentsTests(SynchronousTestCase):
-    """Where bytes stand."""
+    """Extents of forks."""
 
     def test_of_its_own(self) -> None:
-        """A stream that is no fork has all its bytes itself."""
+        """A stream that is no fork has one extent."""
         self.assertEqual(extents(NO_SOURCES.get, STREAM, 3, 8), [Extent(1, 3, 8)])
         self.assertEqual(extents(NO_SOURCES.get, STREAM, 0, 10), [Extent(1, 0, 10)])
 
     def test_nothing(self) -> None:
-        """An empty range stands nowhere."""
+        """An empty range has no extents."""
         for position in (0, 5, 10):
             self.assertEqual(extents(NO_SOURCES.get, STREAM, position, position), [])
 
     def test_of_a_fork(self) -> None:
-        """What is before the fork point is the source's, whatever came there later."""
+        """Bytes before the fork point belong to the source."""
         streams = chain([6], [20, 9])
         for start, stop, expected in (
             (0, 9, [Extent(1, 0, 6), Extent(2, 6, 9)]),
@@ -52,18 +52,17 @@ class ExtentsTests(SynchronousTestCase):
             self.assertEqual(extents(streams.get, streams[2], start, stop), expected)
 
     def test_a_fork_before_its_sources_own_bytes(self) -> None:
-        """A fork that leaves before its source's fork point has nothing of the source's."""
+        """A fork point before the source's own fork point skips the source."""
         streams = chain([6, 4], [20, 9, 5])
         self.assertEqual(extents(streams.get, streams[3], 0, 5), [Extent(1, 0, 4), Extent(3, 4, 5)])
 
     def test_empty_forks(self) -> None:
-        """Forks without bytes of their own, and at the very start."""
         streams = chain([6, 6, 0], [6, 6, 6, 2])
         self.assertEqual(extents(streams.get, streams[3], 0, 6), [Extent(1, 0, 6)])
         self.assertEqual(extents(streams.get, streams[4], 0, 2), [Extent(4, 0, 2)])
 
     def test_deep_chains(self) -> None:
-        """The deepest chain is walked without recursion."""
+        """The deepest chain does not exceed the recursion limit."""
         points = list(range(1, MAX_FORK_DEPTH + 1))
         streams = chain(points, [*points, MAX_FORK_DEPTH + 1])
         found = extents(streams.get, streams[MAX_FORK_DEPTH + 1], 0, MAX_FORK_DEPTH + 1)
@@ -71,7 +70,7 @@ class ExtentsTests(SynchronousTestCase):
 
     @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9)), max_size=6), st.data())
     def test_any_chain(self, forks: list[tuple[int, int]], data: st.DataObject) -> None:
-        """Byte by byte the same as if forking copied."""
+        """Byte by byte equal to copies."""
         copies = [[(1, at) for at in range(12)]]
         points, tails = [], [12]
         for depth, (wanted, added) in enumerate(forks, 2):
@@ -93,21 +92,21 @@ class ExtentsTests(SynchronousTestCase):
 
 
 class ResolveTests(SynchronousTestCase):
-    """Where a reader begins."""
+    """Positions of requested offsets."""
 
     def test_positions(self) -> None:
-        """Any up to the tail, and the tail itself."""
+        """All positions up to the tail are valid."""
         for offset, position in ((START, 0), (5, 5), (10, 10), (NOW, 10)):
             self.assertEqual(resolve_offset(STREAM, offset, None), position)
             self.assertEqual(resolve_offset(STREAM, offset, 1), position)
 
     def test_beyond(self) -> None:
-        """There is nothing behind the tail."""
+        """Offsets after the tail are refused."""
         for offset in (11, 10**16 - 1):
             self.assertEqual(resolve_offset(STREAM, offset, None), BEYOND_TAIL)
             self.assertEqual(resolve_offset(STREAM, offset, 1), BEYOND_TAIL)
 
     def test_another_stream(self) -> None:
-        """A reader of a stream that is gone is not given its successor's bytes."""
+        """A reader of a deleted stream is refused the next stream at the path."""
         for offset in (START, NOW, 5, 11):
             self.assertEqual(resolve_offset(STREAM, offset, 2), STREAM_REPLACED)

@@ -1,4 +1,4 @@
-"""The disk fails under an open store: what is answered, seen and told, then and afterwards."""
+"""Tests of the durable store after commits whose outcome is unknown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.storage.store_rig import post, put
 
 
 class DoubtTests(LMDBRig, SynchronousTestCase):
-    """A stream with a producer, that a failed commit was to change, and no journal."""
+    """A stream with a producer, and a failed commit without a write-ahead log."""
 
     store: DurableStore
 
@@ -39,13 +39,13 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
         self.told.clear()
 
     def lose_journal(self, path: str) -> None:
-        """The next batch finds that it cannot be written, and so do those behind it."""
+        """Make the next writes to the WAL fail."""
         break_journal(self.directory)
         self.created(put(path))
         self.told.clear()
 
     def lie(self) -> None:
-        """Let the next commit succeed and report that it failed."""
+        """Make the next commit succeed and report a failure."""
         engine = self.store._lmdb
         begin = engine.begin
 
@@ -62,7 +62,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
         raise engine.commit_failed(lmdb.Error("the acknowledgement was lost"))
 
     def fail_batch(self, applied: bool = False) -> None:
-        """A batch of all kinds whose outcome is unknown."""
+        """Submit a batch of all commands whose outcome is unknown."""
         if applied:
             self.lie()
         else:
@@ -72,7 +72,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
         self.assertEqual(self.told, [])
 
     def test_lost(self) -> None:
-        """Reads go on at once, and the retry is accepted."""
+        """The commit was lost: reads continue, and the retry is accepted."""
         self.fail_batch()
         self.assertEqual(self.content(), b"first,")
         self.look("b")
@@ -80,7 +80,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
         self.assertEqual(self.content(), b"first,second")
 
     def test_applied(self) -> None:
-        """Whoever looks sees what the disk has, though nobody was told; the retry is known."""
+        """The commit was applied: reads see it, and the retry is a duplicate."""
         self.fail_batch(applied=True)
         self.assertEqual(self.look().tail, 12)
         self.assertEqual(self.content(), b"first,second")
@@ -91,7 +91,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
         self.assertEqual(self.content(), b"first,second")
 
     def test_followers_are_told(self) -> None:
-        """At the next sweep at the latest, by themselves."""
+        """Followers are notified at the next sweep at the latest."""
         for applied in (False, True):
             self.fail_batch(applied)
             self.sweep(self.store)
@@ -105,8 +105,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
             self.assertEqual(self.told, [])
 
     def test_bytes_that_were_read_and_lost(self) -> None:
-        """A reader has seen a commit that the disk then did not have: its bytes are not served in
-        place of those that came afterwards."""
+        """Cached bytes of a lost commit are not served in place of later ones."""
         state = replace(self.look(), tail=12)
         with self.store._engine.snapshot() as view:
             version = view.version + 1
@@ -118,7 +117,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
         self.assertEqual(self.content(start=3), b"st,other!")
 
     def test_a_read_that_began_before(self) -> None:
-        """What it saw is answered, but not remembered."""
+        """A result of a read that began before the failure is returned, but not cached."""
         self.restart()
         self.lose_journal("c")
         seen = self.store._read("a", 0, 100, None, None)
@@ -127,7 +126,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
         self.assertEqual(self.content(), b"first,second")
 
     def test_full(self) -> None:
-        """507, and nothing is in doubt."""
+        """A full disk is refused with 507, and leaves no doubt."""
         with pages_fail(self.directory, full=True):
             for outcome in self.submit_all(self.once, put("c"), Delete("b")):
                 self.assertRefused(Problem.STORAGE_FULL, outcome)
@@ -144,7 +143,7 @@ class DoubtTests(LMDBRig, SynchronousTestCase):
         self.appended(self.once)
 
     def test_again_and_again(self) -> None:
-        """Failures of every kind in turn; in the end each append is there once."""
+        """After failures of each kind each append is stored once."""
         for number in range(2, 12):
             append = post(b"%d," % number, producer=("q", 0, number - 2))
             if number % 3 == 0:

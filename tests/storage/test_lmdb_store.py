@@ -1,4 +1,4 @@
-"""What is the durable store's own: batches, bounds, caches, its directory and its clock."""
+"""Tests of the durable store alone: batches, bounds, caches, directory, clock."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Case(LMDBRig, SynchronousTestCase):
     store: DurableStore
 
     def count_steps(self) -> list[int]:
-        """How many commands each batch has from now on."""
+        """Record the number of commands per batch."""
         sizes: list[int] = []
         step = self.store._committer.step
 
@@ -59,7 +59,7 @@ class _Case(LMDBRig, SynchronousTestCase):
         return sizes
 
     def crash(self) -> None:
-        """Go on with what is on the disk, as if the process had ended here."""
+        """Reopen the store from the files as they are, without closing it."""
         directory = tempfile.mkdtemp(dir=self._scratch)
         for name in (DATA_FILE, *SEGMENT_FILES):
             shutil.copy(os.path.join(self.directory, name), directory)
@@ -69,7 +69,7 @@ class _Case(LMDBRig, SynchronousTestCase):
         self.store.add_listener(self.told.append)
 
     def touched_at(self, path: str = "a") -> int:
-        """When the disk says that a stream was last used."""
+        """Return the last access of a stream on the disk."""
         with self.store._engine.snapshot() as view:
             record = reader.load_stream_at(view, path)
             assert record is not None
@@ -77,7 +77,7 @@ class _Case(LMDBRig, SynchronousTestCase):
 
 
 class BatchTests(_Case):
-    """All that has queued shares a commit, within bounds."""
+    """Queued commands share a commit, within bounds."""
 
     def test_interface(self) -> None:
         verifyObject(IStreamStore, self.store)
@@ -103,7 +103,7 @@ class BatchTests(_Case):
         self.assertEqual(self.content(), b"012345678")
 
     def test_visible_then_answered_then_told(self) -> None:
-        """Whoever is told anything finds it when looking."""
+        """A commit is visible, then reported, then announced."""
         self.submit(put())
         order: list[str] = []
 
@@ -128,7 +128,7 @@ class BatchTests(_Case):
         self.assertEqual(self.content(), b"x")
 
     def test_too_much_at_once(self) -> None:
-        """In bytes or in number: what does not fit is sent away, what queued goes on."""
+        """Commands above the queue's bounds are refused; queued ones are carried out."""
         self.submit(put())
         self.patch(durable_store, "MAX_QUEUE", 1000)
         first = self.store.submit(post(b"x" * 900))
@@ -148,7 +148,7 @@ class BatchTests(_Case):
         self.appended(post(b"!" * 900))
 
     def test_a_bug_in_the_committing_lane(self) -> None:
-        """It costs its batch; the lane goes on."""
+        """An exception fails its batch; the committer thread continues."""
         self.submit(put())
 
         def broken(_: Sequence[Command]) -> BatchResult:
@@ -164,7 +164,7 @@ class BatchTests(_Case):
 
 
 class ClosingTests(_Case):
-    """Accepted is carried out; after that nothing is."""
+    """Closing carries out accepted commands, and refuses later ones."""
 
     def test_the_queue_is_drained(self) -> None:
         answers: list[Deferred[Outcome]] = [
@@ -193,7 +193,7 @@ class ClosingTests(_Case):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_closed_twice(self) -> None:
-        """Whoever asks again is told the same."""
+        """A second close waits for the first."""
         self.patch(self.executor, "stop", lambda: stopped)
         stopped: Deferred[None] = Deferred()
         first, second = self.store.close(), self.store.close()
@@ -218,10 +218,10 @@ class ClosingTests(_Case):
 
 
 class ReadingTests(_Case):
-    """Memory answers what it can; the disk is asked in a lane of its own."""
+    """Cached reads, and reads on reader threads."""
 
     def asked(self, deferred: Deferred[Any]) -> bool:
-        """Whether a read had to ask the disk."""
+        """Return whether a read needed the disk."""
         asked = not deferred.called
         self.executor.drain()
         self.assertNotIsInstance(self.successResultOf(deferred), Refusal)
@@ -257,7 +257,7 @@ class ReadingTests(_Case):
         self.look()
 
     def test_a_read_that_is_overtaken(self) -> None:
-        """It began before a commit and comes back after it: what it saw does not count."""
+        """A result older than a commit is not cached."""
         self.submit_all(put(), post(b"old"))
         self.restart()
         read = self.store.read("a", 0, 100)
@@ -272,7 +272,7 @@ class ReadingTests(_Case):
         self.assertNoResult(read)
 
     def test_looking_is_no_access(self) -> None:
-        """Not even when the disk has to be asked."""
+        """Reading the state is not an access."""
         self.created(put(lifetime=Lifetime(ttl=10)))
         self.restart()
         self.sleep(6)
@@ -281,7 +281,7 @@ class ReadingTests(_Case):
         self.assertGone()
 
     def test_one_view(self) -> None:
-        """State and bytes of an answer are of one moment, however many records there are."""
+        """State and bytes of a chunk are from one snapshot."""
         self.submit_all(put(content_type=JSON), post(b"[1,2,3]", content_type=JSON))
         self.submit(post(b'"' + b"x" * 50_000 + b'"', content_type=JSON))
         self.restart()
@@ -293,10 +293,10 @@ class ReadingTests(_Case):
 
 
 class HousekeepingTests(_Case):
-    """The sweep, accesses that are written down now and then, and what they cost."""
+    """Sweeps and access times."""
 
     def advance(self, seconds: float) -> None:
-        """Let time pass for the clock and for the streams."""
+        """Advance the clock and the time of streams."""
         while seconds > 0:
             step = min(seconds, SWEEP_INTERVAL)
             self.sleep(step)
@@ -320,7 +320,7 @@ class HousekeepingTests(_Case):
             return [bytes(key) for key, _ in view.scan(b"\x00", b"\xff")]
 
     def test_accesses_are_written_down_lazily(self) -> None:
-        """A crash may shorten a stream's life by that interval, and no more."""
+        """A crash shortens a TTL by at most the flush interval."""
         self.created(put(lifetime=Lifetime(ttl=10)))
         self.advance(6)
         self.read()
@@ -341,7 +341,7 @@ class HousekeepingTests(_Case):
         self.assertGone()
 
     def test_accesses_are_forgotten_once_written(self) -> None:
-        """They are in the stream's state by then, wherever it is looked up."""
+        """Written access times are discarded."""
         stream_id = self.created(put(lifetime=Lifetime(ttl=100))).id
         self.read()
         access = self.store._access
@@ -356,7 +356,7 @@ class HousekeepingTests(_Case):
         self.assertGone()
 
     def test_accesses_are_written_in_steps(self) -> None:
-        """Each waits for the one before, so that commands go between; at the end none waits."""
+        """Commands run between the steps; closing writes all."""
         self.patch(background, "ACCESS_STEP", 2)
         paths = [f"a{number}" for number in range(5)]
         self.submit_all(*[put(path, lifetime=Lifetime(ttl=100)) for path in paths])
@@ -382,7 +382,7 @@ class HousekeepingTests(_Case):
         self.assertEqual({self.look(path).touched_at for path in paths}, {self.now})
 
     def test_accesses_that_could_not_be_written(self) -> None:
-        """They are tried again, and count all the while."""
+        """Access times that failed to be written count, and are retried."""
         stream_id = self.created(put(lifetime=Lifetime(ttl=30))).id
         self.advance(2)
         self.read()
@@ -423,7 +423,7 @@ class HousekeepingTests(_Case):
             self.assertEqual(view.version, before)
 
     def test_sweeps_do_not_pile_up(self) -> None:
-        """A disk that is slower than the clock is asked for one sweep at a time."""
+        """A slow disk is asked for one sweep at a time."""
         self.executor.drain()
         self.executor.batches.clear()
         for _ in range(4):
@@ -445,7 +445,7 @@ class HousekeepingTests(_Case):
         self.assertEqual(self.keys(), _EMPTY)
 
     def test_large_deletions_go_on_by_themselves(self) -> None:
-        """One step after the other, and others' commands between them."""
+        """Commands run between the steps of a deletion."""
         self.created(put())
         self.submit(post(b"x" * (RECORD_PAYLOAD * DELETE_STEP * 2)))
         self.deleted()
@@ -458,7 +458,7 @@ class HousekeepingTests(_Case):
         self.assertEqual([key for key in self.keys() if key[:1] in b"dg"], [])
 
     def test_slots_of_dead_readers(self) -> None:
-        """Looked for now and then; that they cannot be is no reason to stop."""
+        """A failed reader check does not stop the store."""
         self.advance(61)
         self.patch(self.store._lmdb, "check_readers", self.fail_to_check)
         self.advance(61)
@@ -470,7 +470,7 @@ class HousekeepingTests(_Case):
 
 
 class RoomTests(_Case):
-    """A quota, and a reserve of the disk."""
+    """Quota and disk reserve."""
 
     quota = 300_000
 
@@ -496,7 +496,7 @@ class RoomTests(_Case):
 
 
 class DirectoryTests(_Case):
-    """Whose directory it is."""
+    """Locking of the directory."""
 
     def assertUnusable(self, sentence: str) -> None:
         with self.assertRaisesRegex(StoreUnusable, sentence):
@@ -518,7 +518,7 @@ class DirectoryTests(_Case):
         self.created(put())
 
     def test_refused_and_let_go(self) -> None:
-        """Whatever was wrong, the directory can be had once it is right."""
+        """A directory that could not be opened is unlocked."""
         self.result(self.store.close())
         engine = LMDBEngine(self.directory)
         batch = engine.begin()
@@ -546,7 +546,7 @@ class DirectoryTests(_Case):
         self.store = self.open_store()
 
     def test_everything_is_kept(self) -> None:
-        """A stream is the same after a restart, to the last field."""
+        """All fields of a stream survive a restart."""
         long = "long/" + "\N{PILE OF POO}" * 400
         self.submit_all(
             put(long, JSON, b'[1,{"a":"\xc3\xa9"}]', Lifetime(ttl=100)),
@@ -563,7 +563,7 @@ class DirectoryTests(_Case):
 
 
 class DamageTests(_Case):
-    """Bytes on the disk have changed: an error, never other bytes."""
+    """Changed bytes on the disk cause an error, never wrong bytes."""
 
     damaged = True
 

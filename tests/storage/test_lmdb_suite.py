@@ -1,4 +1,4 @@
-"""The durable store does what every store does."""
+"""The durable store passes the suite of all stores."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.storage.store_suite import StoreSuite
 
 
 class DurableStoreTests(LMDBRig, StoreSuite, SynchronousTestCase):
-    """Every test of the suite, with restarts that are real ones."""
+    """All tests of the suite, with real restarts."""
 
 
 class LMDBForkTests(LMDBRig, ForkSuite, SynchronousTestCase):
-    """Random trees of forks; whatever has ended leaves nothing behind."""
+    """Random trees of forks; ended streams leave no records."""
 
     def setUp(self) -> None:
         """The suite makes its stores itself."""

@@ -1,4 +1,4 @@
-"""What a store counts, how it says that it stands, and what stands in its way."""
+"""Tests of `durable_streams_tw.storage.metrics`, and of stats and write checks."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from tests.storage.lmdb_rig import LMDBRig
 from tests.storage.store_rig import StoreRig, put
 
 
-class DistributionTests(SynchronousTestCase):
-    """How often values were how large."""
+class HistogramTests(SynchronousTestCase):
+    """Histograms."""
 
     @given(st.lists(st.integers(0, 40).map(lambda n: n / 10)))
     def test_counts(self, values: list[float]) -> None:
-        """Every value is counted once, below the first bound that it does not exceed."""
+        """Each value counts in the first bucket whose bound it does not exceed."""
         bounds = (0.5, 1.0, 3.0)
         distribution = Histogram(bounds)
         for value in values:
@@ -47,16 +47,16 @@ class DistributionTests(SynchronousTestCase):
 
 
 class _Counting(StoreRig):
-    """What every store counts."""
+    """Counters that both stores update."""
 
     def measured(self) -> StoreMetrics:
-        """A meter that the store counts into from now on."""
+        """Return metrics that observe the store."""
         meter = StoreMetrics()
         self.store.set_observer(meter)
         return meter
 
     def test_commands(self) -> None:
-        """By what was asked and what came of it, with the bytes of bodies."""
+        """Commands and bytes are counted by kind and result."""
         meter = self.measured()
         for command in (
             commands.create("a", b"12345"),
@@ -81,7 +81,7 @@ class _Counting(StoreRig):
         self.assertEqual(dict(meter.refusals), {"stream-not-found": 1, "stream-closed": 1})
 
     def test_bytes_once(self) -> None:
-        """Also where a listener submits a command of its own, which is told later."""
+        """Bytes are counted once, also if a listener submits a command."""
         meter = self.measured()
         self.result(self.store.submit(commands.create("a")))
         answers: list[Deferred[Any]] = []
@@ -99,12 +99,12 @@ class _Counting(StoreRig):
         self.assertEqual(meter.commands["append", "done"], 3)
 
     def test_nothing_in_the_way(self) -> None:
-        """A store that works says so."""
+        """A working store has no obstacle."""
         self.assertIsNone(self.result(self.store.check_writable()))
 
 
 class MemoryCountingTests(_Counting, SynchronousTestCase):
-    """In memory."""
+    """Counters of the memory store."""
 
     def make_store(self) -> MemoryStore:
         store = MemoryStore(lambda: self.now)
@@ -112,17 +112,17 @@ class MemoryCountingTests(_Counting, SynchronousTestCase):
         return store
 
     def test_no_disk(self) -> None:
-        """There are no levels."""
+        """The memory store has no stats."""
         self.assertIsNone(self.result(self.store.stats()))
 
 
 class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
-    """On a disk."""
+    """Counters, stats and write checks of the durable store."""
 
     store: DurableStore
 
     def test_batches(self) -> None:
-        """How many commands share a commit, and that times were taken."""
+        """Batches are counted with their sizes and durations."""
         meter = self.measured()
         self.result(self.store.submit(commands.create("a")))
         asked = [self.store.submit(commands.append("a", b"1")) for _ in range(5)]
@@ -140,7 +140,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         self.assertGreaterEqual(meter.batch_seconds.total, meter.commit_seconds.total)
 
     def test_reads_wait(self) -> None:
-        """Reads in a lane are counted, those that memory answers are not."""
+        """Reads on reader threads are timed, cached ones are not."""
         meter = self.measured()
         self.result(self.store.get_state("missing"))
         self.assertEqual(sum(meter.read_wait_seconds.counts), 1)
@@ -148,7 +148,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         self.assertEqual(sum(meter.read_wait_seconds.counts), 1)
 
     def test_failed_batches(self) -> None:
-        """A disk that fails is counted, with what it cost."""
+        """Batches that the disk fails are counted."""
         meter = self.measured()
         self.result(self.store.submit(commands.create("a")))
 
@@ -163,7 +163,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         self.assertEqual(meter.refusals["storage-unavailable"], 1)
 
     def test_overloaded(self) -> None:
-        """What is turned away before it queues is counted too."""
+        """Commands refused before they are queued are counted."""
         meter = self.measured()
         self.patch(durable_store, "MAX_QUEUED_COMMANDS", 0)
         self.result(self.store.submit(commands.append("a", b"123")))
@@ -171,7 +171,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         self.assertEqual(meter.commands["append", "failed"], 1)
 
     def test_levels(self) -> None:
-        """What the map, the file and the disk say, and who is behind."""
+        """Stats have the sizes of LMDB, file and disk, and the lag of readers."""
         self.result(self.store.submit(commands.create("a", b"1" * 3_000)))
         before = self.result(self.store.stats())
         assert before is not None
@@ -198,7 +198,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         self.result(asked)
 
     def _elsewhere(self) -> StoreStats:
-        """The levels as a reading thread sees them: LMDB has one reader a thread."""
+        """Return the stats from another thread: LMDB has one reader per thread."""
         found: list[StoreStats] = []
         standing = self.store._lmdb.stats
         thread = Thread(target=lambda: found.append(StoreStats(0, 0, 0, *standing())))
@@ -207,14 +207,14 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         return found[0]
 
     def test_closed(self) -> None:
-        """A closed store has no levels, and takes nothing."""
+        """A closed store has no stats and is not writable."""
         self.result(self.store.close())
         self.assertIsNone(self.result(self.store.stats()))
         self.assertEqual(self.result(self.store.check_writable()), "the store is closed")
         self.store = self.open_store()
 
     def test_no_room(self) -> None:
-        """A disk with less than the reserve is an obstacle, and so is one that has failed."""
+        """A disk below its reserve, or one that failed, is an obstacle."""
         self.patch(LMDBEngine, "free_disk_bytes", lambda _: 0)
         found = self.result(self.store.check_writable())
         assert found is not None
@@ -229,8 +229,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         )
 
     def test_map_that_fails(self) -> None:
-        """A map that cannot be read is an obstacle, and so is one that the journal cannot be put
-        into; the journal takes writes all the while."""
+        """A failing LMDB environment or checkpoint is an obstacle."""
         for call in ("begin", "snapshot"):
             self.submit(put(call))
             with mock.patch.object(LMDBEngine, call, side_effect=EngineFailed("it fails")):
@@ -244,7 +243,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
             self.assertIsNone(self.result(self.store.check_writable()))
 
     def test_a_bug_is_an_obstacle(self) -> None:
-        """Whatever the committing lane meets, the answer comes."""
+        """An exception on the committer thread is an obstacle."""
 
         def bug() -> None:
             raise RuntimeError("oh")
@@ -254,7 +253,7 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_dead_committer(self) -> None:
-        """Where the committing lane does not come round, there is no answer."""
+        """Without a committer thread the check never fires."""
         self.patch(self.executor, "submit_write", lambda job: None)
         asked = self.store.check_writable()
         self.executor.drain()
@@ -262,17 +261,17 @@ class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
 
 
 class WriteProbeTests(SynchronousTestCase):
-    """A disk is asked by writing to it."""
+    """Write check of a directory."""
 
     def test_leaves_nothing(self) -> None:
-        """A directory is as it was."""
+        """The check leaves no file."""
         directory = tempfile.mkdtemp()
         self.addCleanup(os.rmdir, directory)
         self.assertIsNone(write_obstacle(directory))
         self.assertEqual(os.listdir(directory), [])
 
     def test_obstacles(self) -> None:
-        """Whatever the system says, at whatever call."""
+        """Errors of each system call are reported."""
         directory = tempfile.mkdtemp()
         self.addCleanup(os.rmdir, directory)
 

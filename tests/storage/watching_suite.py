@@ -1,4 +1,4 @@
-"""What a store tells its listeners."""
+"""Suite: notifications of listeners."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tests.storage.store_rig import JSON, StoreRig, post, put
 
 
 class WatchingSuite(StoreRig):
-    """Listeners hear of every commit, once, in order, when it can be seen."""
+    """Listeners are called once per commit, in order, after it is visible."""
 
     def changes(self) -> list[Change]:
-        """All that was told since the last time, commits one behind the other."""
+        """Return all changes since the last call."""
         told, self.told[:] = list(self.told), []
         self.assertTrue(all(told), "a commit that changed nothing is none")
         return [change for changes in told for change in changes]
 
     def test_a_life(self) -> None:
-        """Creation, appends, closure and end: the state afterwards, and the new bytes."""
+        """Creation, appends, close and end are announced with state and bytes."""
         created = self.created(put(raw=b"one"))
         self.assertEqual(self.changes(), [Change(created, 0, b"one")])
         appended = self.appended(post(b"two"))
@@ -38,7 +38,7 @@ class WatchingSuite(StoreRig):
         )
 
     def test_json(self) -> None:
-        """Bytes are told as they are stored: whole messages, each with its comma."""
+        """Bytes are announced as stored: whole messages, each with a comma."""
         created = self.created(put("a", JSON, b"[1, 2]"))
         appended = self.appended(post(b' {"a":1} ', content_type=JSON))
         self.assertEqual(
@@ -46,14 +46,14 @@ class WatchingSuite(StoreRig):
         )
 
     def test_large_appends(self) -> None:
-        """The bytes of one append are told at once, whatever records they fill."""
+        """An append is one change, however many records it fills."""
         self.created(put())
         self.changes()
         appended = self.appended(post(b"x" * 100_000))
         self.assertEqual(self.changes(), [Change(appended, 0, b"x" * 100_000)])
 
     def test_one_call_a_commit(self) -> None:
-        """Commands that do not wait for each other may share a commit, others do not."""
+        """Concurrent commands may share a commit, sequential ones do not."""
         self.created(put())
         self.appended(post(b"1"))
         self.appended(post(b"2"))
@@ -66,7 +66,7 @@ class WatchingSuite(StoreRig):
         self.assertEqual([change.state.tail for change in changes], list(range(3, 13)))
 
     def test_many_streams_at_once(self) -> None:
-        """In the order of the commands."""
+        """Changes are in the order of the commands."""
         outcomes = self.submit_all(
             *(put("a", raw=b"1"), put("b", raw=b"22"), post(b"3", "a"), Delete("b")),
             *(put("b"), post(b"4", "b"), post(path="a", closed=True)),
@@ -86,7 +86,7 @@ class WatchingSuite(StoreRig):
         self.assertEqual(self.look("b").id, outcomes[4].state.id)
 
     def test_nothing_changed(self) -> None:
-        """What is refused, and what was done already, is not told."""
+        """Refused and duplicate commands are not announced."""
         self.created(put("a", JSON, b"1"))
         self.appended(post(b"2", content_type=JSON, producer=("p", 0, 0), closed=True))
         self.changes()
@@ -105,7 +105,7 @@ class WatchingSuite(StoreRig):
         self.assertEqual(self.changes(), [])
 
     def test_an_expired_stream_makes_room(self) -> None:
-        """Its end is told before the stream that takes its path."""
+        """The end of an expired stream is announced before the stream that replaces it."""
         first = self.created(put(lifetime=Lifetime(ttl=1)))
         self.changes()
         self.sleep(1)
@@ -114,7 +114,7 @@ class WatchingSuite(StoreRig):
         self.assertEqual(told, [(first.id, b"", True), (second.id, b"x", False)])
 
     def test_all_listeners(self) -> None:
-        """Each hears the same."""
+        """All listeners get the same changes."""
         others: list[list[Sequence[Change]]] = [[], []]
         for other in others:
             self.store.add_listener(other.append)
@@ -124,7 +124,7 @@ class WatchingSuite(StoreRig):
             self.assertEqual(other, self.told)
 
     def test_visible_before_told(self) -> None:
-        """A listener that looks, or reads, at once has what it was told of."""
+        """A listener that reads sees the announced change."""
         looks: list[tuple[Change, Deferred[Any], Deferred[Any]]] = []
 
         def look(changes: Sequence[Change]) -> None:
@@ -146,14 +146,14 @@ class WatchingSuite(StoreRig):
             self.assertEqual((read.state, read.data), (change.state, change.data))
 
     def test_told_with_the_outcome(self) -> None:
-        """By the time that a writer has its answer and its turn is over, listeners know."""
+        """Listeners are called in the turn in which the outcome is reported."""
         self.created(put())
         for number in range(5):
             self.appended(post(b"x"))
             self.assertEqual(self.changes()[-1].start, number)
 
     def test_a_listener_that_fails(self) -> None:
-        """Costs neither the writer its answer nor the other listeners what they are told."""
+        """An exception of a listener affects neither the outcome nor other listeners."""
 
         def fail(changes: Sequence[Change]) -> None:
             raise ZeroDivisionError
@@ -166,7 +166,7 @@ class WatchingSuite(StoreRig):
         self.assertEqual(later, [[Change(state, 0, b"x")]])
 
     def test_a_listener_that_writes(self) -> None:
-        """What a listener submits is told in its turn, after what it heard, to all alike."""
+        """Changes of a command that a listener submits are announced after the current ones."""
         done: list[Deferred[Outcome]] = []
 
         def answer(changes: Sequence[Change]) -> None:

@@ -9,45 +9,44 @@ from typing import Final
 
 from durable_streams_tw.protocol.limits import KIB, MIB
 
-# -- answers ------------------------------------------------------------------------------
+# -- responses ----------------------------------------------------------------------------
 
-#: The most bytes that an answer or an event stream holds in memory, about. What is longer is read
-#: and sent in pieces of this size, or smaller ones where many readers are slow.
+#: Size of the pieces in which long responses are read and sent, and about the most memory that one
+#: response takes. Pieces are smaller if many clients are slow.
 READ_PIECE: Final = 256 * KIB
 
 # -- live readers -------------------------------------------------------------------------
 
-#: How long a long-poll waits (``--long-poll-timeout``).
+#: Longest wait of a long-poll (``--long-poll-timeout``).
 LONG_POLL_TIMEOUT: Final = 30.0
 
-#: After how long an SSE connection is asked to reconnect (``--sse-reconnect-interval``,
-#: PROTOCOL.md §10.2).
+#: Time after which the server ends an SSE connection so that the client reconnects
+#: (``--sse-reconnect-interval``, PROTOCOL.md §10.2).
 SSE_RECONNECT_INTERVAL: Final = 60.0
 
-#: Each connection lives for a random part of that, so that connections that began together, after
-#: a restart say, do not come back together for ever: from ``1 - SSE_LIFETIME_SPREAD`` to 1, in so
-#: many steps.
+#: Lifetime of a connection: a random fraction of that interval from ``1 - SSE_LIFETIME_SPREAD``
+#: to 1, in ``SSE_LIFETIMES`` steps. Without it, connections that began together would always
+#: reconnect together.
 SSE_LIFETIME_SPREAD: Final = 0.2
 SSE_LIFETIMES: Final = 16
 
-#: A comment goes to an SSE connection that was silent for this long: many proxies, and
-#: HTTP/2 peers, close what says nothing.
+#: Idle time after which an SSE connection gets a comment. Many proxies close idle connections.
 SSE_COMMENT_INTERVAL: Final = 15.0
 
-#: Pieces of answers and event streams get smaller where readers that do not read hold more than
-#: this together, down to `LEAST_PIECE`.
+#: Memory for pieces that slow clients have not read. Pieces get smaller to stay within it, down to
+#: `LEAST_PIECE`.
 SLOW_READERS: Final = 64 * MIB
 LEAST_PIECE: Final = 16 * KIB
 
-#: How much of a followed stream's newest bytes is kept for its caught-up subscribers.
-#: One that has fallen further behind reads from the store.
+#: Size of the tail buffer of a stream with SSE subscribers. Subscribers further behind read from
+#: the store.
 TAIL_WINDOW: Final = 1 * MIB
 
-#: How many subscribers one turn of the reactor writes to, and how many while commits come faster
-#: than all are reached: a writer waits for two or three such slices, and the sooner it goes on, the
-#: more it appends that reaches the others in one piece.
+#: Subscribers that one reactor turn writes to, and the same while commits arrive before all were
+#: reached. A writer waits for two or three such slices; with small ones it appends more before the
+#: other subscribers are reached, which then get fewer and larger writes.
 FANOUT_SLICE: Final = 25
 FANOUT_SLICE_IN_BURSTS: Final = 5
 
-#: How many timeouts that fall together fire in one turn of the reactor.
+#: Timeouts of one queue that fire in one reactor turn.
 TIMEOUT_SLICE: Final = 100

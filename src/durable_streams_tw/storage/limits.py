@@ -11,114 +11,114 @@ from durable_streams_tw.protocol.limits import KIB, MIB
 
 # -- storage ------------------------------------------------------------------------------
 
-#: The largest value of a data record: four pages less LMDB's header, so that no long run
-#: of contiguous free pages is ever needed.
+#: Largest value of a data record: four pages less LMDB's header. A larger value would need a longer
+#: run of contiguous free pages.
 MAX_RECORD: Final = 16_368
 
-#: How many stored bytes such a record holds, next to its checksum and flags.
+#: Stored bytes in such a record, without its checksum and flags.
 RECORD_PAYLOAD: Final = MAX_RECORD - 5
 
-#: A stream's last record is extended in place up to this size: beyond it LMDB moves a value
-#: to overflow pages of its own, and rewriting it would cost a page each time.
+#: Size up to which a stream's last record is extended in place. LMDB moves a larger value to
+#: overflow pages, and rewriting it would cost a page each time.
 MERGE_RECORD: Final = 1_900
 
-#: How many body bytes share one commit; the pages that they dirty are heap.
+#: Body bytes per batch. LMDB keeps the dirty pages on the heap until the commit.
 MAX_BATCH: Final = 16 * MIB
 
-#: How long what is journaled may wait before it goes into the map.
+#: Time from a commit in the write-ahead log to the next checkpoint.
 CHECKPOINT_INTERVAL: Final = 0.25
 
-#: How many commands share one commit: each may dirty pages of its own.
+#: Commands per batch; each may dirty pages of its own.
 MAX_BATCH_COMMANDS: Final = 4_000
 
-#: For how many seconds a batch's commands are decided, and a step of a sweep goes on; writing down
-#: what came of them takes about as long again. Commands that there is no time for stay queued.
+#: Time for the commands of one batch, or one step of a sweep; writing their changes takes about as
+#: long again. Further commands stay queued.
 BATCH_TIME: Final = 0.008
 
-#: How many bytes may wait for the committer. Beyond it appends are answered 503 with
-#: Retry-After.
+#: Body bytes that may wait for the committer thread. Above it commands are refused with 503.
 MAX_QUEUE: Final = 256 * MIB
 
-#: How many commands may wait for the committer.
+#: Commands that may wait for the committer thread.
 MAX_QUEUED_COMMANDS: Final = 100_000
 
-#: Threads that read from disk.
+#: Reader threads of a durable store.
 READ_THREADS: Final = 4
 
-#: Writes stop, with 507, when the disk has less room than this, or than a twentieth of
-#: itself where that is less: deleting needs pages too.
+#: Free disk space, or a twentieth of the disk if that is less, below which writes are refused with
+#: 507. Deletions need pages too.
 DISK_RESERVE: Final = 64 * MIB
 
-#: How many streams' states each cache holds.
+#: States of streams in the read cache, and in the write cache.
 STATE_CACHE: Final = 32_768
 
-#: How many producers a stream remembers at least, those that appended last; at most twice as many
+#: Producers that a stream remembers at least, the most recent ones; at most twice as many
 #: (``--max-producers``).
 MAX_PRODUCERS: Final = 10_000
 
-#: How many producers' states the committer's cache holds.
+#: States of producers in the write cache.
 PRODUCER_CACHE: Final = 65_536
 
-#: How many bytes of streams' last records the committer keeps, to extend them unread.
+#: Bytes of last data records in the write cache, which are extended without reading them.
 PAYLOAD_CACHE: Final = 16 * MIB
 
-#: Newest bytes held for readers that ask for them again.
+#: Bytes of newest chunks in the read cache.
 CHUNK_CACHE: Final = 64 * MIB
 
-#: The largest chunk that this cache takes.
+#: Largest chunk in the read cache.
 CHUNK_CACHE_ENTRY: Final = 64 * KIB
 
-#: How many records one step of a deletion frees.
+#: Records that one step of a sweep deletes.
 DELETE_STEP: Final = 1_000
 
-#: How often expired streams are looked for.
+#: Interval of the sweep.
 SWEEP_INTERVAL: Final = 1.0
 
-#: How many expired streams one sweep takes.
+#: Expired streams that one step of a sweep ends.
 SWEEP_STEP: Final = 1_000
 
-#: After how long the sweep looks again at a stream that it could not read.
+#: Time until the sweep retries a stream whose record it could not read.
 SWEEP_RETRY: Final = 3600.0
 
-#: How often readers' resets of a TTL are written down. A crash may shorten a window by as
-#: much, never lengthen it.
+#: Interval at which access times are written. A crash may shorten a TTL by as much, never extend
+#: it.
 ACCESS_FLUSH_INTERVAL: Final = 5.0
 
-#: How many of them one step writes.
+#: Access times that one batch writes.
 ACCESS_STEP: Final = 500
 
-#: How often slots of dead readers are freed.
+#: Interval at which LMDB's reader slots of dead processes are freed.
 READER_CHECK_INTERVAL: Final = 60.0
 
-#: How many stored bytes behind a fork's offset its sub-offset counts messages in within the
-#: transaction.
+#: Stored bytes after a fork's offset up to which its sub-offset is resolved in the transaction;
+#: above it, reader threads count the messages first.
 FORK_INLINE_COUNT: Final = 16 * KIB
 
-#: How many bytes one step of counting beside it looks at, what it costs to look at a run of
-#: messages counted as bytes, and how many forks may wait for their turn.
+#: Bytes that one step of that counting reads, cost of a run of messages in bytes, and number of
+#: forks that may wait for their counting.
 FORK_COUNT_STEP: Final = 512 * KIB
 FORK_COUNT_COST: Final = 1 * KIB
 MAX_COUNTED_FORKS: Final = 10_000
 
 # -- subscriptions (PROTOCOL.md §6, §7) ---------------------------------------------------
 
-#: How many acks of one request are checked against message boundaries within the transaction.
+#: Acks of one request that are checked against message boundaries in the transaction; more are
+#: checked on a reader thread first.
 INLINE_ACKS: Final = 16
 
-#: How many bytes their names may have together.
+#: Bytes of all stream names in one wake.
 MAX_WAKE_NAMES: Final = 256 * KIB
 
-#: How many streams a page of the listing has, and the most that can be asked for.
+#: Streams per page of a listing.
 LISTING_PAGE: Final = 100
 
-#: How many names are looked at for one page of the listing.
+#: Names examined for one page of a listing.
 MAX_LISTING_SCAN: Final = 5_000
 
-#: How many of its records of all kinds the committer remembers.
+#: Records of tables in the write cache.
 RECORD_CACHE: Final = 65_536
 
-#: How many keys of a subscription's pending streams the committer looks for at a time, to know
-#: whether there is any, and for how many subscriptions it remembers them.
+#: Keys of a subscription's pending streams that the committer reads ahead to know whether any is
+#: left, and number of subscriptions for which it caches such keys.
 OWNED_AHEAD: Final = 64
 OWNED_AHEAD_CACHE: Final = 1_024
 

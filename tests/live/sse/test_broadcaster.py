@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.live.sse.broadcaster`: what each reader is sent, and when."""
+"""Tests of `durable_streams_tw.live.sse.broadcaster` and `feed`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from tests.sse_parser import Parser
 
 
 class BeginningTests(LiveTestCase):
-    """The first events of a connection."""
+    """First events of a connection."""
 
     def test_data_then_control(self) -> None:
-        """What is there, and where that leaves the client."""
+        """A data event is followed by a control event with the new position."""
         self.create(body=b"abc")
         sink = self.subscribe()
         self.assertEqual(sink.writes, [])
@@ -45,7 +45,7 @@ class BeginningTests(LiveTestCase):
         self.assertEqual(len(sink.writes), 1)
 
     def test_nothing_yet(self) -> None:
-        """A control event comes at once, and no data event."""
+        """Without data a control event is sent at once."""
         self.create()
         sink = self.subscribe()
         self.turn()
@@ -53,7 +53,7 @@ class BeginningTests(LiveTestCase):
         self.assertEqual(sink.controls, [control(0)])
 
     def test_now(self) -> None:
-        """The first control event carries the tail."""
+        """With ``offset=now`` the first control event has the tail."""
         self.create(body=b"abc")
         sink = self.subscribe(NOW)
         self.turn()
@@ -64,7 +64,7 @@ class BeginningTests(LiveTestCase):
         self.assertEqual(sink.controls[1:], [control(6)])
 
     def test_now_with_an_append_before_the_first_event(self) -> None:
-        """The event says what is true by then, and the data follow."""
+        """The first event has the current tail; the data follow."""
         self.create(body=b"abc")
         sink = self.subscribe(NOW)
         self.append(b"def")
@@ -84,7 +84,7 @@ class BeginningTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_closed_with_data(self) -> None:
-        """Data, the final control event, the end."""
+        """Data, the final control event, then the end."""
         self.create(body=b"abc")
         self.close()
         sink = self.subscribe()
@@ -94,7 +94,7 @@ class BeginningTests(LiveTestCase):
         self.assertTrue(sink.ended)
 
     def test_long_catch_up(self) -> None:
-        """Chunk by chunk, a turn each; every data event has its control event."""
+        """One chunk per turn; each data event is followed by a control event."""
         data = b"0123456789abcdef" * (MIB // 16) + b"end"
         self.create(body=data)
         sink = self.subscribe()
@@ -109,7 +109,7 @@ class BeginningTests(LiveTestCase):
         self.assertLess(max(map(len, sink.writes)), READ_PIECE + KIB)
 
     def test_catch_up_gives_turns_to_others(self) -> None:
-        """A reader of a long stream does not hold the reactor."""
+        """Catching up on a long stream does not block the reactor."""
         self.create("application/octet-stream", bytes(20 * MIB))
         sink = self.subscribe()
         written: list[int] = []
@@ -119,7 +119,7 @@ class BeginningTests(LiveTestCase):
         self.assertEqual(sink.position, 20 * MIB)
 
     def test_json(self) -> None:
-        """Events hold whole messages, as arrays."""
+        """Events contain arrays of whole messages."""
         self.create("application/json", b'[{"a":1},"x"]')
         sink = self.subscribe()
         self.turn()
@@ -131,7 +131,7 @@ class BeginningTests(LiveTestCase):
         )
 
     def test_binary(self) -> None:
-        """Base64, each event for itself."""
+        """Each event is encoded in base64."""
         self.create("application/octet-stream", b"\x00\xff")
         sink = self.subscribe()
         self.turn()
@@ -141,22 +141,21 @@ class BeginningTests(LiveTestCase):
         self.assertEqual([base64.b64decode(text) for text in texts], [b"\x00\xff", b"\x01"])
 
     def test_a_push_producer(self) -> None:
-        """Transports take it as it is."""
+        """A subscriber can be registered as push producer of a transport."""
         self.create()
         sink = self.subscribe()
         self.assertTrue(verifyObject(IPushProducer, sink.producer))
 
 
 class FollowingTests(LiveTestCase):
-    """Caught-up readers."""
+    """Subscribers that are caught up."""
 
     def setUp(self) -> None:
-        """An empty stream of text."""
         super().setUp()
         self.create()
 
     def test_bursts_are_few_writes(self) -> None:
-        """Two hundred appends in one turn are one event for each reader."""
+        """Two hundred appends in one turn are one write per subscriber."""
         sinks = [self.subscribe() for _ in range(3)]
         self.turn()
         for number in range(200):
@@ -168,7 +167,7 @@ class FollowingTests(LiveTestCase):
             self.assertEqual(sink.controls[-1], control(690))
 
     def test_encoded_once(self) -> None:
-        """Readers at one position are sent the same bytes object."""
+        """Subscribers at one position are sent the same bytes object."""
         sinks = [self.subscribe() for _ in range(FANOUT_SLICE * 2)]
         self.turn()
         self.append(b"abc")
@@ -176,7 +175,7 @@ class FollowingTests(LiveTestCase):
         self.assertEqual(len({id(sink.writes[-1]) for sink in sinks}), 1)
 
     def test_nothing_is_read_from_the_store(self) -> None:
-        """Who keeps up is served from memory."""
+        """Subscribers that keep up are served from the buffer."""
         sinks = [self.subscribe() for _ in range(5)]
         self.turn()
         reads = self.store.reads
@@ -186,7 +185,7 @@ class FollowingTests(LiveTestCase):
         self.assertEqual(self.store.reads, reads)
 
     def test_the_writer_does_not_wait(self) -> None:
-        """Nothing is written within the commit."""
+        """Nothing is written during the commit."""
         sink = self.subscribe()
         self.turn()
         self.append(b"abc")
@@ -195,7 +194,7 @@ class FollowingTests(LiveTestCase):
         self.assertEqual(len(sink.writes), 2)
 
     def test_slices(self) -> None:
-        """Each turn writes to a slice; who is written to later is sent what came meanwhile."""
+        """Each turn writes to a slice; later slices include newer appends."""
         sinks = [self.subscribe() for _ in range(FANOUT_SLICE * 3)]
         self.turn()
         counts: list[int] = []
@@ -215,7 +214,7 @@ class FollowingTests(LiveTestCase):
         self.assertEqual(sum(len(sink.writes) == 2 for sink in sinks), FANOUT_SLICE * 2)
 
     def test_burst(self) -> None:
-        """While commits come faster than all are reached, a writer waits for few; then no more."""
+        """While commits arrive faster than subscribers are reached, slices are small."""
         sinks = [self.subscribe() for _ in range(FANOUT_SLICE * 3)]
         self.turn()
         reached: list[int] = []
@@ -242,7 +241,7 @@ class FollowingTests(LiveTestCase):
         self.assertEqual(reached, [FANOUT_SLICE])
 
     def test_up_to_date_only_at_the_tail(self) -> None:
-        """A burst larger than a chunk comes in pieces; only the last is up to date."""
+        """Of a burst larger than a chunk only the last event is up to date."""
         sink = self.subscribe()
         self.turn()
         self.append(b"x" * READ_PIECE)
@@ -255,7 +254,7 @@ class FollowingTests(LiveTestCase):
         self.assertLess(max(map(len, sink.writes)), READ_PIECE + KIB)
 
     def test_more_than_the_window_holds(self) -> None:
-        """Then the store serves all of it."""
+        """A burst larger than the buffer is read from the store."""
         sinks = [self.subscribe() for _ in range(3)]
         self.turn()
         self.append(b"x" * (TAIL_WINDOW + 5))
@@ -279,7 +278,7 @@ class FollowingTests(LiveTestCase):
         self.assertLess(max(map(len, sink.writes)), READ_PIECE + 20 * KIB)
 
     def test_the_window_is_let_go(self) -> None:
-        """Bytes that all have been sent are not kept, and none without readers."""
+        """Bytes sent to all are dropped, and all bytes without subscribers."""
         sink = self.subscribe()
         self.turn()
         (tail,) = self.registry._streams.values()
@@ -311,7 +310,6 @@ class FollowingTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_close_without_data(self) -> None:
-        """A control event alone."""
         sink = self.subscribe()
         self.turn()
         self.close()
@@ -320,7 +318,7 @@ class FollowingTests(LiveTestCase):
         self.assertTrue(sink.ended)
 
     def test_deleted(self) -> None:
-        """What was committed before is sent, then the connection ends."""
+        """Earlier commits are sent, then the connection ends."""
         sinks = [self.subscribe() for _ in range(FANOUT_SLICE + 5)]
         self.turn()
         sinks[3].pause()
@@ -334,7 +332,7 @@ class FollowingTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_a_subscriber_that_comes_while_the_stream_goes(self) -> None:
-        """It began with a stream that is gone by now: what it has read, then the end."""
+        """A subscription to a deleted stream sends the chunk that was read, then ends."""
         old = self.subscribe()
         self.turn()
         chunk = self.chunk()
@@ -347,7 +345,7 @@ class FollowingTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_does_not_expire_while_followed(self) -> None:
-        """A TTL counts from when the last reader has gone."""
+        """The TTL restarts when the last subscriber leaves."""
         self.create(path="t", lifetime=Lifetime(ttl=5))
         self.chance = 0.0
         sink = self.subscribe(path="t")
@@ -375,29 +373,28 @@ class FollowingTests(LiveTestCase):
 
 
 class TextTests(LiveTestCase):
-    """Characters and line ends that fall between two appends."""
+    """Characters and line ends split between two appends."""
 
     def setUp(self) -> None:
-        """A reader of an empty stream."""
         super().setUp()
         self.create()
         self.sink = self.subscribe()
         self.turn()
 
     def send(self, *pieces: bytes) -> None:
-        """Append, a turn each."""
+        """Append, with a turn after each append."""
         for piece in pieces:
             self.append(piece)
             self.turn()
 
     def test_a_torn_character(self) -> None:
-        """Its first bytes wait for the rest; the position says so."""
+        """The first bytes of a character are held back, also in the position."""
         self.send(b"a\xf0\x9f", b"\x98", b"\x80b")
         self.assertEqual(self.sink.payload, "a\N{GRINNING FACE}b")
         self.assertEqual(self.sink.controls[1:], [control(1, up_to_date=False), control(6)])
 
     def test_a_torn_character_at_the_end(self) -> None:
-        """When nothing can follow any more, what there is goes out."""
+        """An incomplete character is sent when the stream is closed."""
         self.send(b"a\xf0\x9f")
         self.close()
         self.turn()
@@ -405,7 +402,7 @@ class TextTests(LiveTestCase):
         self.assertEqual(self.sink.controls[-1], control(3, closed=True))
 
     def test_a_reader_who_comes_while_a_character_is_torn(self) -> None:
-        """It goes on from the character's start."""
+        """A new subscriber starts at the first byte of the character."""
         self.send(b"a\xf0\x9f")
         late = self.subscribe()
         at_the_tear = self.subscribe(self.sink.position)
@@ -417,7 +414,7 @@ class TextTests(LiveTestCase):
         self.assertEqual(at_the_tear.controls[-1], control(5))
 
     def test_a_character_whose_rest_was_seen_and_not_told(self) -> None:
-        """Whoever has its start reads on in the store, once, instead of looking for ever."""
+        """Causes one read from the store instead of endless ones."""
         self.send(b"a", b"\xe2")
         self.store.mute = True
         self.append(b"\x82\xac")
@@ -430,20 +427,20 @@ class TextTests(LiveTestCase):
         self.assertEqual(late.controls, [control(4)])
 
     def test_a_torn_line_end(self) -> None:
-        """CR LF is one line end, also where the two come one by one."""
+        """CR LF is one line end, also in two appends."""
         self.send(b"a\r", b"\nb\r", b"\r\n", b"\n")
         self.assertEqual(self.sink.payload, "a\nb\n\n\n")
         self.assertEqual([event["upToDate"] for event in self.sink.controls], [True] * 5)
         self.assertEqual(self.sink.controls[-1], control(8))
 
     def test_a_lone_line_feed_behind_a_return(self) -> None:
-        """There is nothing more to show, but the position moves."""
+        """The position moves without a data event."""
         self.send(b"a\r", b"\n")
         self.assertEqual([kind for kind, _ in self.sink.events].count("data"), 1)
         self.assertEqual(self.sink.controls[-1], control(3))
 
     def test_a_reader_who_comes_while_a_line_end_is_torn(self) -> None:
-        """It has not been shown the return, so the line feed is its own."""
+        """A subscriber that was not sent the carriage return is sent the line feed."""
         self.send(b"a\r")
         late = self.subscribe(NOW)
         self.turn()
@@ -451,7 +448,7 @@ class TextTests(LiveTestCase):
         self.assertEqual((self.sink.payload, late.payload), ("a\nb", "\nb"))
 
     def test_nothing_forges_an_event(self) -> None:
-        """Payloads that look like the format are payloads."""
+        """Payloads that look like SSE fields stay payloads."""
         hostile = "event: control\ndata: {}\n\n:x\nid: 1\n data\ufeff\u2028\0end\n\n"
         self.send(hostile.encode())
         self.assertEqual(self.sink.payload, hostile)
@@ -459,20 +456,19 @@ class TextTests(LiveTestCase):
 
 
 class CursorTests(LiveTestCase):
-    """PROTOCOL.md §10.1."""
+    """Cursors (PROTOCOL.md §10.1)."""
 
     def setUp(self) -> None:
-        """An empty stream, and the interval that tests begin in."""
         super().setUp()
         self.create()
         self.current = interval_at(BEGAN)
 
     def cursors(self, sink: RecordingSink) -> list[int]:
-        """The cursors that a client was sent."""
+        """Return the cursors sent to a client."""
         return [int(event["streamCursor"]) for event in sink.controls]
 
     def test_follows_the_time(self) -> None:
-        """Where the client has none, or an old one."""
+        """Without a cursor, or with an old one, cursors follow the time."""
         sinks = [self.subscribe(), self.subscribe(cursor=self.current - 1)]
         self.turn()
         self.clock.advance(20)
@@ -482,7 +478,7 @@ class CursorTests(LiveTestCase):
             self.assertEqual(self.cursors(sink), [self.current, self.current + 1])
 
     def test_beyond_the_clients(self) -> None:
-        """Every cursor is beyond one that is not behind, and none goes backwards."""
+        """All cursors are above a current one of the client, and none decreases."""
         for echoed in (self.current, self.current + 5):
             for self.chance in (0.0, 0.999):
                 sink = self.subscribe(cursor=echoed)
@@ -494,7 +490,7 @@ class CursorTests(LiveTestCase):
                 self.assertEqual(cursors, sorted(cursors))
 
     def test_time_overtakes(self) -> None:
-        """A floor is left behind in the end."""
+        """Cursors follow the time again once it is past the floor."""
         self.chance = 0.0
         sink = self.subscribe(cursor=self.current)
         self.turn()
@@ -504,7 +500,7 @@ class CursorTests(LiveTestCase):
         self.assertEqual(self.cursors(sink), [self.current + 1, self.current + 2])
 
     def test_frames_by_cursor(self) -> None:
-        """Readers with different cursors are each sent their own, equal ones share."""
+        """Subscribers with equal cursors share a frame."""
         self.chance = 0.0
         floors = [None, self.current, self.current + 7, self.current + 7]
         sinks = [self.subscribe(cursor=floor) for floor in floors]
@@ -519,12 +515,11 @@ class PausingTests(LiveTestCase):
     """Back-pressure."""
 
     def setUp(self) -> None:
-        """An empty stream."""
         super().setUp()
         self.create()
 
     def test_a_paused_reader_is_sent_nothing(self) -> None:
-        """It reads on from its own position when it resumes."""
+        """After resuming it continues at its own position."""
         slow, quick = self.subscribe(), self.subscribe()
         self.turn()
         slow.pause()
@@ -544,7 +539,7 @@ class PausingTests(LiveTestCase):
         self.assertEqual((slow.payload, quick.payload), ("abcdefghi", "abcdefghi"))
 
     def test_resumed_with_nothing_new(self) -> None:
-        """Joins the others without a read or a write."""
+        """Resuming without news causes no read and no write."""
         sink = self.subscribe()
         self.turn()
         sink.pause()
@@ -558,7 +553,6 @@ class PausingTests(LiveTestCase):
         self.assertEqual(sink.payload, "abc")
 
     def test_paused_before_the_first_write(self) -> None:
-        """A transport may be full of heads."""
         self.append(b"abc")
         sink = self.subscribe()
         sink.pause()
@@ -581,7 +575,6 @@ class PausingTests(LiveTestCase):
         self.assertEqual(sink.controls[-1], control(MIB))
 
     def test_paused_and_resumed_within_a_write(self) -> None:
-        """A transport may change its mind at once."""
         sink = self.subscribe()
         self.turn()
 
@@ -596,7 +589,7 @@ class PausingTests(LiveTestCase):
         self.assertEqual(sink.payload, "abcdef")
 
     def test_paused_while_it_reads(self) -> None:
-        """What was read for it is dropped, and read again."""
+        """The bytes read are dropped, and read again later."""
         self.append(b"x" * READ_PIECE * 2)
         sink = self.subscribe()
         self.store.holding = True
@@ -625,7 +618,7 @@ class PausingTests(LiveTestCase):
         self.assertEqual(sink.controls[-1], control(READ_PIECE * 2))
 
     def test_one_that_never_reads_costs_nothing(self) -> None:
-        """No bytes, no reads, no comments, no timers but the one that ends it."""
+        """No bytes, reads, comments or timers, except the timer that ends it."""
         self.chance = 0.0
         sink = self.subscribe(room=0)
         self.turn()
@@ -647,7 +640,7 @@ class PausingTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_reads_are_shared(self) -> None:
-        """Readers behind at one position wait for one read."""
+        """Subscribers at one position share a read from the store."""
         sinks = [self.subscribe() for _ in range(4)]
         self.turn()
         self.store.holding = True
@@ -663,15 +656,14 @@ class PausingTests(LiveTestCase):
 
 
 class RaceTests(LiveTestCase):
-    """Between looking and joining the caught-up readers nothing is lost or doubled."""
+    """No bytes are lost or duplicated between the read and the subscription."""
 
     def setUp(self) -> None:
-        """A stream with three bytes."""
         super().setUp()
         self.create(body=b"abc")
 
     def test_between_the_requests_look_and_the_subscription(self) -> None:
-        """The look behind the registration finds it."""
+        """The read after the subscription finds the commit."""
         chunk = self.chunk()
         self.append(b"def")
         sink = self.subscribe(chunk=chunk)
@@ -682,7 +674,7 @@ class RaceTests(LiveTestCase):
         self.assertEqual(sink.payload, "abcdefghi")
 
     def test_closed_between_look_and_subscription(self) -> None:
-        """So is a closure."""
+        """The read after the subscription finds the close."""
         chunk = self.chunk()
         self.close()
         sink = self.subscribe(chunk=chunk)
@@ -692,7 +684,7 @@ class RaceTests(LiveTestCase):
         self.assertTrue(sink.ended)
 
     def test_while_the_look_is_under_way(self) -> None:
-        """The look saw nothing; the commit came before its answer."""
+        """The read missed the commit, which arrived before its result."""
         self.store.holding = True
         sink = self.subscribe()
         self.turn()
@@ -707,7 +699,7 @@ class RaceTests(LiveTestCase):
         self.assertEqual(sink.controls[-1], control(6))
 
     def test_closed_while_the_look_is_under_way(self) -> None:
-        """A closure too."""
+        """The read missed the close, which arrived before its result."""
         self.store.holding = True
         sink = self.subscribe()
         self.turn()
@@ -718,7 +710,7 @@ class RaceTests(LiveTestCase):
         self.assertTrue(sink.ended)
 
     def test_read_before_it_is_told(self) -> None:
-        """A read may see a commit whose news are still to come: they bring nothing twice."""
+        """A read that saw a commit before its notification sends nothing twice."""
         first = self.subscribe()
         self.turn()
         self.store.mute = True
@@ -735,7 +727,7 @@ class RaceTests(LiveTestCase):
         self.assertEqual(second.controls, [control(6), control(9)])
 
     def test_resumed_before_it_is_told(self) -> None:
-        """Who knows from another reader that there is more reads it."""
+        """A subscriber that learns of a newer tail from another one's read reads it."""
         first = self.subscribe()
         self.turn()
         first.pause()
@@ -751,7 +743,7 @@ class RaceTests(LiveTestCase):
         self.assertEqual(first.payload, "abcdef")
 
     def test_closure_read_before_it_is_told(self) -> None:
-        """The reader who saw it has ended; the others hear of it."""
+        """The subscriber whose read saw the close ends; the others end at its notification."""
         first = self.subscribe()
         self.turn()
         self.store.mute = True
@@ -766,7 +758,7 @@ class RaceTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_told_in_another_order(self) -> None:
-        """A listener that writes makes later news arrive before earlier ones."""
+        """A listener that appends makes later notifications arrive first."""
         sink = self.subscribe()
         self.turn()
         self.store.mute = True
@@ -780,7 +772,7 @@ class RaceTests(LiveTestCase):
         self.assertEqual(sink.payload, "abcdefghi")
 
     def test_told_without_the_bytes(self) -> None:
-        """They are read, also behind others that are still to be sent."""
+        """Bytes missing in a notification are read from the store."""
         for number, pending in enumerate((b"", b"def")):
             path = f"s{number}"
             self.create(body=b"abc", path=path)
@@ -798,7 +790,7 @@ class RaceTests(LiveTestCase):
             self.assertTrue(sink.ended)
 
     def test_committed_within_a_write(self) -> None:
-        """A program in the same process may append where it is written to."""
+        """An append inside a sink's write is delivered."""
         sink = self.subscribe()
         self.turn()
         more = [b"3", b"2", b"1"]
@@ -813,14 +805,13 @@ class SilenceTests(LiveTestCase):
     """Comments and reconnects."""
 
     def setUp(self) -> None:
-        """A reader of an empty stream."""
         super().setUp()
         self.create()
         self.sink = self.subscribe()
         self.turn()
 
     def test_a_comment_after_silence(self) -> None:
-        """And another after as much again."""
+        """A comment is sent after each idle interval."""
         self.clock.advance(COMMENT - 0.25)
         self.assertEqual(len(self.sink.writes), 1)
         self.clock.advance(0.25)
@@ -832,7 +823,6 @@ class SilenceTests(LiveTestCase):
         self.assertEqual(len(self.sink.events), 1)
 
     def test_silence_counts_from_the_last_write(self) -> None:
-        """Who is written to needs no comment."""
         for _ in range(4):
             self.clock.advance(COMMENT - 5)
             self.append(b"x")
@@ -842,7 +832,7 @@ class SilenceTests(LiveTestCase):
         self.assertEqual(len(self.sink.writes), 6)
 
     def test_comments_resume_with_the_reader(self) -> None:
-        """None while paused; the usual silence afterwards."""
+        """No comments while paused; then after the usual interval."""
         self.sink.pause()
         self.clock.advance(COMMENT * 2)
         self.sink.drain()
@@ -850,14 +840,14 @@ class SilenceTests(LiveTestCase):
         self.assertEqual(len(self.sink.writes), 2)
 
     def test_timers_do_not_grow_with_readers(self) -> None:
-        """Idle readers share two timers, and no turn is asked for."""
+        """Idle subscribers share two delayed calls."""
         for _ in range(20):
             self.subscribe()
         self.turn()
         self.assertEqual(len(self.clock.getDelayedCalls()), 2)
 
     def test_reconnect(self) -> None:
-        """The connection ends cleanly, and its last event is a control event."""
+        """The connection ends as complete after a control event."""
         self.append(b"abc")
         self.clock.advance(RECONNECT * 0.9 - 0.25)
         self.assertFalse(self.sink.ended)
@@ -868,7 +858,7 @@ class SilenceTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_connections_that_began_together_end_apart(self) -> None:
-        """Each lives for a part of the interval, so that they do not come back together."""
+        """Lifetimes are random, so that clients do not reconnect together."""
         sinks = []
         for step in range(100):
             self.chance = step / 100
@@ -885,7 +875,7 @@ class SilenceTests(LiveTestCase):
         self.clock.advance(RECONNECT)
 
     def test_browsers_are_told_to_come_back_apart(self) -> None:
-        """Each connection begins with a time of its own, in the block of its first event."""
+        """Each connection begins with a random ``retry`` field."""
         told = []
         for chance in (0.0, 0.5, 0.99):
             self.chance = chance
@@ -897,7 +887,7 @@ class SilenceTests(LiveTestCase):
         self.assertEqual(told, [SSE_RETRY_FIRST_MS, 1750, 2975])
 
     def test_reconnect_while_catching_up(self) -> None:
-        """The client goes on from the last control event."""
+        """The client continues at the last control event."""
         self.append(b"x" * MIB)
         late = self.subscribe(room=0)
         self.turn()
@@ -906,7 +896,7 @@ class SilenceTests(LiveTestCase):
         self.assertEqual(late.controls, [control(READ_PIECE, up_to_date=False)])
 
     def test_reconnect_before_the_first_write(self) -> None:
-        """Even then the client is told where it is."""
+        """The client gets a control event first."""
         late = self.subscribe()
         late.pause()
         self.clock.advance(RECONNECT)
@@ -915,15 +905,14 @@ class SilenceTests(LiveTestCase):
 
 
 class EndingTests(LiveTestCase):
-    """Clients that vanish, sinks and stores that fail, servers that stop."""
+    """Clients that disconnect, sinks and stores that fail, servers that stop."""
 
     def setUp(self) -> None:
-        """An empty stream."""
         super().setUp()
         self.create()
 
     def test_the_client_is_gone(self) -> None:
-        """Everything held for it is freed, and the sink is left alone."""
+        """All resources are released, without a call to the sink."""
         sink, other = self.subscribe(), self.subscribe()
         self.turn()
         assert sink.producer is not None
@@ -948,7 +937,6 @@ class EndingTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_gone_within_a_write(self) -> None:
-        """A write may find out that the client has left."""
         sinks = [self.subscribe() for _ in range(3)]
         self.turn()
         gone = sinks[1].producer
@@ -960,7 +948,7 @@ class EndingTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_gone_while_it_reads(self) -> None:
-        """The read's answer is dropped."""
+        """The result of the read is dropped."""
         self.store.holding = True
         sink = self.subscribe()
         self.turn()
@@ -970,7 +958,7 @@ class EndingTests(LiveTestCase):
         self.assertNothingLeft()
 
     def test_a_sink_that_fails(self) -> None:
-        """It is cut, and the others are written to."""
+        """The sink is aborted, and the other subscribers are written to."""
         sinks = [self.subscribe() for _ in range(3)]
         self.turn()
         sinks[1].failing = True
@@ -982,7 +970,7 @@ class EndingTests(LiveTestCase):
         self.assertEqual(self.fanout.count, 2)
 
     def test_a_refused_read(self) -> None:
-        """The reader is cut, for its answer is not complete; others go on."""
+        """The subscriber is aborted; the others continue."""
         quick, slow = self.subscribe(), self.subscribe()
         self.turn()
         slow.pause()
@@ -996,7 +984,7 @@ class EndingTests(LiveTestCase):
         self.assertEqual(quick.payload, "abcdef")
 
     def test_a_failing_read(self) -> None:
-        """A bug of the store's is logged, and cuts only who asked."""
+        """A bug of the store is logged, and aborts only the subscriber that reads."""
         quick, slow = self.subscribe(), self.subscribe()
         self.turn()
         slow.pause()
@@ -1011,7 +999,7 @@ class EndingTests(LiveTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_a_read_that_brings_nothing(self) -> None:
-        """A store that answers so, short of the tail, must not be asked for ever."""
+        """An empty read before the tail aborts the subscriber instead of repeating."""
         chunk = self.chunk()
         self.append(b"abc")
         sink = self.subscribe(chunk=chunk)
@@ -1020,7 +1008,7 @@ class EndingTests(LiveTestCase):
         self.assertTrue(sink.aborted)
 
     def test_stop(self) -> None:
-        """Every connection ends behind a control event."""
+        """All connections end after a control event."""
         self.append(b"abc")
         sinks = [self.subscribe() for _ in range(3)]
         self.turn()

@@ -1,4 +1,4 @@
-"""What a store does by itself about its journal: when it folds, and what failing comes to."""
+"""Tests of `durable_streams_tw.storage.durable.background`."""
 
 from __future__ import annotations
 
@@ -17,124 +17,124 @@ from tests.storage.engine.fake_engine import FakeEngine
 from tests.storage.inline_executor import InlineExecutor
 
 
-class Journaled:
-    """Counts how often it is folded."""
+class CountingEngine:
+    """Engine that counts checkpoints and reader checks."""
 
     def __init__(self) -> None:
         self.on_checkpoint_due: Callable[[bool], None] = lambda _: None
-        self.folds = self.tended = 0
-        self.trouble: Exception | None = None
+        self.checkpoints = self.reader_checks = 0
+        self.failure: Exception | None = None
 
     def checkpoint(self) -> None:
-        """Fold, or fail to."""
-        self.folds += 1
-        if self.trouble is not None:
-            raise self.trouble
+        """Count a checkpoint, or fail."""
+        self.checkpoints += 1
+        if self.failure is not None:
+            raise self.failure
 
     def check_readers(self) -> None:
-        """The same, once a minute."""
-        self.tended += 1
-        if self.trouble is not None:
-            raise self.trouble
+        """Count a reader check, or fail."""
+        self.reader_checks += 1
+        if self.failure is not None:
+            raise self.failure
 
 
-class FoldingTests(SynchronousTestCase):
-    """Timers that a test moves, lanes that it holds."""
+class CheckpointTests(SynchronousTestCase):
+    """Checkpoints and reader checks."""
 
     def setUp(self) -> None:
-        self.clock, self.executor, self.engine = Clock(), InlineExecutor(), Journaled()
+        self.clock, self.executor, self.engine = Clock(), InlineExecutor(), CountingEngine()
         self.executor.start(self.work)
         committer = Committer(FakeEngine(), AccessTimes(), lambda: 0)
-        self.chores = BackgroundTasks(
+        self.background = BackgroundTasks(
             self.clock, self.executor, committer, self.engine, AccessTimes(), lambda: 0
         )
-        self.chores.start()
+        self.background.start()
 
     def work(self, jobs: list[Any]) -> None:
-        """The committing lane."""
+        """Run jobs as the committer thread does."""
         for job in jobs:
             cast(BackgroundTask, job).run()
 
-    def say(self, at_once: bool = False) -> None:
-        """The committing lane has journaled something."""
+    def announce(self, at_once: bool = False) -> None:
+        """Announce that a checkpoint is due."""
         self.engine.on_checkpoint_due(at_once)
         while self.executor._told:
             self.executor._told.popleft()()
 
     def test_soon(self) -> None:
-        """Once for all that was journaled meanwhile."""
-        self.say()
+        """Several commits within the interval share a checkpoint."""
+        self.announce()
         self.clock.advance(CHECKPOINT_INTERVAL / 2)
-        self.say()
-        self.assertEqual(self.engine.folds, 0)
+        self.announce()
+        self.assertEqual(self.engine.checkpoints, 0)
         self.clock.advance(CHECKPOINT_INTERVAL / 2)
-        self.assertEqual(self.engine.folds, 1)
+        self.assertEqual(self.engine.checkpoints, 1)
         self.clock.advance(10 * CHECKPOINT_INTERVAL)
-        self.assertEqual(self.engine.folds, 1)
-        self.say()
+        self.assertEqual(self.engine.checkpoints, 1)
+        self.announce()
         self.clock.advance(CHECKPOINT_INTERVAL)
-        self.assertEqual(self.engine.folds, 2)
+        self.assertEqual(self.engine.checkpoints, 2)
 
     def test_at_once(self) -> None:
-        """A file is full; what was planned is done with it."""
-        self.say()
-        self.say(at_once=True)
-        self.assertEqual(self.engine.folds, 1)
+        """A full segment is checkpointed at once; the scheduled checkpoint is dropped."""
+        self.announce()
+        self.announce(at_once=True)
+        self.assertEqual(self.engine.checkpoints, 1)
         self.clock.advance(10 * CHECKPOINT_INTERVAL)
-        self.assertEqual(self.engine.folds, 1)
+        self.assertEqual(self.engine.checkpoints, 1)
 
     def test_one_at_a_time(self) -> None:
-        """What is journaled while somebody folds is folded afterwards."""
+        """A checkpoint that becomes due during another one runs after it."""
         self.executor.held = True
-        self.say(at_once=True)
-        self.say(at_once=True)
-        self.say()
+        self.announce(at_once=True)
+        self.announce(at_once=True)
+        self.announce()
         self.clock.advance(CHECKPOINT_INTERVAL)
         self.executor.release()
-        self.assertEqual(self.engine.folds, 1)
+        self.assertEqual(self.engine.checkpoints, 1)
         self.clock.advance(CHECKPOINT_INTERVAL)
-        self.assertEqual(self.engine.folds, 2)
+        self.assertEqual(self.engine.checkpoints, 2)
 
     def test_fails(self) -> None:
-        """It is tried again and again, and told once."""
-        self.engine.trouble = EngineFailed("no")
-        self.say()
+        """A failed checkpoint is retried until it succeeds."""
+        self.engine.failure = EngineFailed("no")
+        self.announce()
         self.clock.pump([CHECKPOINT_INTERVAL] * 5)
-        self.assertEqual(self.engine.folds, 5)
-        self.engine.trouble = None
+        self.assertEqual(self.engine.checkpoints, 5)
+        self.engine.failure = None
         self.clock.pump([CHECKPOINT_INTERVAL] * 5)
-        self.assertEqual(self.engine.folds, 6)
+        self.assertEqual(self.engine.checkpoints, 6)
 
     def test_a_bug(self) -> None:
-        """It is logged, and no reason not to try again."""
-        self.engine.trouble = ZeroDivisionError()
-        self.say()
+        """An exception is logged, and the checkpoint retried."""
+        self.engine.failure = ZeroDivisionError()
+        self.announce()
         self.clock.advance(CHECKPOINT_INTERVAL)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.engine.trouble = None
+        self.engine.failure = None
         self.clock.advance(CHECKPOINT_INTERVAL)
-        self.assertEqual(self.engine.folds, 2)
+        self.assertEqual(self.engine.checkpoints, 2)
 
     def test_tended(self) -> None:
-        """Once a minute, whatever comes of it."""
-        self.engine.trouble = EngineFailed("no")
+        """Readers are checked once a minute, also after a failure."""
+        self.engine.failure = EngineFailed("no")
         for number in range(3):
-            self.assertEqual(self.engine.tended, number)
+            self.assertEqual(self.engine.reader_checks, number)
             self.clock.advance(READER_CHECK_INTERVAL)
 
     def test_at_the_end(self) -> None:
-        """All is folded, and nothing begins any more."""
-        self.say()
-        self.chores.stop()
-        self.assertEqual(self.engine.folds, 1)
-        self.say()
-        self.say(at_once=True)
+        """Stopping runs a last checkpoint and schedules no other."""
+        self.announce()
+        self.background.stop()
+        self.assertEqual(self.engine.checkpoints, 1)
+        self.announce()
+        self.announce(at_once=True)
         self.clock.advance(100)
-        self.assertEqual(self.engine.folds, 1)
+        self.assertEqual(self.engine.checkpoints, 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_the_end_of_one_that_fails(self) -> None:
-        """It stays in the journal; the store closes all the same."""
-        self.engine.trouble = EngineFailed("no")
-        self.chores.stop()
-        self.assertEqual(self.engine.folds, 1)
+        """A failure of the last checkpoint does not keep the store from closing."""
+        self.engine.failure = EngineFailed("no")
+        self.background.stop()
+        self.assertEqual(self.engine.checkpoints, 1)

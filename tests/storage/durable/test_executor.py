@@ -1,4 +1,4 @@
-"""The real lanes: threads beside a reactor, which is the test's own."""
+"""Tests of `durable_streams_tw.storage.durable.executor`, with real threads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PATIENCE = 30.0
 
 @implementer(IReactorFromThreads)
 class _Turns:
-    """What threads want called, in order."""
+    """Reactor that queues the calls of threads."""
 
     def __init__(self) -> None:
         self._calls: Queue[Callable[[], Any]] = Queue()
@@ -36,12 +36,12 @@ class _Turns:
         self._calls.put(callable)
 
     def turn(self) -> None:
-        """Make the next call."""
+        """Run the next call."""
         self._calls.get(timeout=_PATIENCE)()
 
 
 class ThreadExecutorTests(SynchronousTestCase):
-    """Jobs in their order in one thread, reads in a few others."""
+    """Order of jobs on the committer thread, and concurrency of reads."""
 
     def setUp(self) -> None:
         self.reactor = _Turns()
@@ -51,7 +51,7 @@ class ThreadExecutorTests(SynchronousTestCase):
         self.working, self.may_work = Event(), Event()
 
     def work(self, jobs: list[Job]) -> None:
-        """What the committing lane does: it waits to be let."""
+        """Run jobs on the committer thread when the test permits."""
         self.threads.add(get_ident())
         self.working.set()
         assert self.may_work.wait(_PATIENCE)
@@ -60,18 +60,18 @@ class ThreadExecutorTests(SynchronousTestCase):
             self.executor.call_from_thread(job)
 
     def result(self, deferred: Deferred[T]) -> T:
-        """What a Deferred comes to, with calls of the threads made meanwhile."""
+        """Return the result of a Deferred, running calls of threads until it fires."""
         while not deferred.called:
             self.reactor.turn()
         return self.successResultOf(deferred)
 
     def stop(self) -> None:
-        """End the executor."""
+        """Stop the executor."""
         self.may_work.set()
         self.assertIsNone(self.result(self.executor.stop()))
 
     def test_jobs(self) -> None:
-        """What has queued is taken at once, and told of in order, here."""
+        """Queued jobs run together, in order, and report back in order."""
         told: list[tuple[int, int]] = []
 
         def job(number: int) -> Callable[[], None]:
@@ -88,11 +88,11 @@ class ThreadExecutorTests(SynchronousTestCase):
         self.assertNotIn(get_ident(), self.threads)
 
     def test_jobs_are_released(self) -> None:
-        """The committing thread keeps no reference to jobs that are done while it waits."""
+        """The committer thread keeps no reference to finished jobs while it waits."""
         done = Event()
 
         class Body:
-            """Stands for the bytes of a command."""
+            """Stand-in for the bytes of a command."""
 
         def work(jobs: list[Job]) -> None:
             self.executor.call_from_thread(done.set)
@@ -109,13 +109,13 @@ class ThreadExecutorTests(SynchronousTestCase):
         self.stop()
 
     def wait_until(self, is_so: Callable[[], bool]) -> None:
-        """Give a thread the time to get somewhere."""
+        """Wait for a condition on another thread."""
         end = monotonic() + _PATIENCE
         while not is_so() and monotonic() < end:
             sleep(0.001)
 
     def test_turns_that_gather_share_a_batch(self) -> None:
-        """What comes while the committing lane is busy, in whatever turns, is its next batch."""
+        """Jobs of several turns, queued while the committer is busy, are one batch."""
         self.executor.start(self.work)
         self.executor.submit_write(lambda: None)
         self.reactor.turn()
@@ -128,13 +128,13 @@ class ThreadExecutorTests(SynchronousTestCase):
         self.assertEqual([len(jobs) for jobs in self.batches if jobs], [1, 5])
 
     def test_nothing_to_do(self) -> None:
-        """The end comes, and finds nothing to do."""
+        """Stopping an idle executor works."""
         self.executor.start(self.work)
         self.stop()
         self.assertEqual([job for jobs in self.batches for job in jobs], [])
 
     def test_reads(self) -> None:
-        """Elsewhere, while the committing lane is busy, and several at a time."""
+        """Reads run concurrently, also while the committer thread is busy."""
         self.executor.start(self.work)
         self.executor.submit_write(lambda: None)
         both = [Event(), Event()]
@@ -167,7 +167,7 @@ class ThreadExecutorTests(SynchronousTestCase):
         self.stop()
 
     def test_reads_under_way_at_the_end(self) -> None:
-        """The map must not go away under them: the end waits, and they are answered."""
+        """Stopping waits for pending reads: LMDB must stay open for them."""
         self.executor.start(self.work)
         begun, may_read = Event(), Event()
 

@@ -1,4 +1,4 @@
-"""What readers see without asking the disk."""
+"""Tests of `durable_streams_tw.storage.durable.read_cache`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from durable_streams_tw.storage.durable.read_cache import NOT_CACHED, ChunkCache
 
 
 def state(tail: int) -> StreamState:
-    """A stream that can be told from others by its tail."""
+    """Return a state that is identified by its tail."""
     return StreamState(1, "a", "text/plain", tail, 0, 0)
 
 
-class PublishedTests(SynchronousTestCase):
-    """States by path; the newest wins, whoever brings it."""
+class StateCacheTests(SynchronousTestCase):
+    """States by path; the newest version wins."""
 
     def test_unknown(self) -> None:
         self.assertIs(StateCache().get("a"), NOT_CACHED)
@@ -53,7 +53,7 @@ class PublishedTests(SynchronousTestCase):
         self.assertEqual(published.get("a"), state(2))
 
     def test_an_old_look_does_not_move_anything(self) -> None:
-        """It is not even a reason to keep the newer state longer."""
+        """An older version does not affect the order of eviction."""
         published = StateCache(size=2)
         published.publish({"a": state(5), "b": state(5)}, 5)
         published.put("a", state(1), 1)
@@ -61,7 +61,7 @@ class PublishedTests(SynchronousTestCase):
         self.assertIs(published.get("a"), NOT_CACHED)
 
     def test_dropped_states_are_not_replaced_by_older_ones(self) -> None:
-        """A read that began before the state which was dropped knows less than that."""
+        """A state older than an evicted one is not cached."""
         published = StateCache(size=1)
         published.put("a", state(5), 5)
         published.put("b", state(6), 6)
@@ -70,7 +70,7 @@ class PublishedTests(SynchronousTestCase):
         self.assertTrue(published.put("a", state(7), 7))
 
     def test_distrust(self) -> None:
-        """After a failure, only what is seen from then on counts."""
+        """After a failure only states of later versions are cached."""
         published = StateCache()
         published.put("a", state(5), 5)
         published.distrust(100)
@@ -80,8 +80,8 @@ class PublishedTests(SynchronousTestCase):
         self.assertEqual(published.get("a"), state(4))
 
 
-class RecentChunksTests(SynchronousTestCase):
-    """Newest bytes, bounded."""
+class ChunkCacheTests(SynchronousTestCase):
+    """Chunks within a bound."""
 
     def test_put_and_get(self) -> None:
         chunks = ChunkCache()
@@ -100,7 +100,7 @@ class RecentChunksTests(SynchronousTestCase):
         self.assertIsNone(chunks.get(1, 1))
 
     def test_bounded(self) -> None:
-        """In bytes, counting what an entry costs; what was put first goes first."""
+        """The oldest entries are evicted; their overhead counts."""
         chunks = ChunkCache(size=10_000, largest=100)
         for number in range(1000):
             chunks.put(1, number, bytes(50))
@@ -109,7 +109,7 @@ class RecentChunksTests(SynchronousTestCase):
         self.assertEqual(kept, list(range(1000 - len(kept), 1000)))
 
     def test_same_place_again(self) -> None:
-        """A longer run from the same position replaces the shorter, and is counted once."""
+        """A longer chunk replaces a shorter one at the same position."""
         chunks = ChunkCache(size=1000, largest=900)
         for size in range(1, 700):
             chunks.put(1, 0, bytes(size))

@@ -1,4 +1,4 @@
-"""Reading from a view: right bytes or an error, whatever has become of the records."""
+"""Tests of `durable_streams_tw.storage.durable.reader`: correct bytes or an error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MESSAGES = [b"1", b"[2,3]", LARGE, b'{"a":","}', LARGE, b"4"]
 
 
 def store(*batches: list[Command]) -> FakeEngine:
-    """A store that some batches have left."""
+    """Return an engine with the records of some batches."""
     engine = FakeEngine()
     check_format(engine, "the fake", 0)
     committer = Committer(engine, AccessTimes(), lambda: 1000, clock=lambda: 0.0)
@@ -32,7 +32,7 @@ def store(*batches: list[Command]) -> FakeEngine:
 
 
 def read(engine: FakeEngine, path: str, start: int, limit: int) -> bytes:
-    """Bytes of a stream, copied out of a view that is over."""
+    """Return bytes of a stream, copied from a closed view."""
     with engine.snapshot() as view:
         record = reader.load_stream_at(view, path)
         assert record is not None
@@ -41,7 +41,7 @@ def read(engine: FakeEngine, path: str, start: int, limit: int) -> bytes:
 
 
 def between(engine: FakeEngine, path: str, position: int) -> bool:
-    """Whether a position lies between messages."""
+    """Return whether a position lies between messages."""
     with engine.snapshot() as view:
         record = reader.load_stream_at(view, path)
         assert record is not None
@@ -68,7 +68,7 @@ class LoadTests(SynchronousTestCase):
                 self.assertEqual(reader.lookup_in(view)(number), record.state)
 
     def test_a_path_that_leads_elsewhere(self) -> None:
-        """Two paths with the same key would be one stream; it is noticed."""
+        """A path record that refers to another path's stream is reported as corrupt."""
         engine = store([create("a"), create("b")])
         key = codec.path_key("a")
         for stream_id in (2, 99):
@@ -98,19 +98,19 @@ class GatherTests(SynchronousTestCase):
 
     @given(st.integers(0, 76_799), st.integers(1, 80_000))
     def test_bytes(self, start: int, limit: int) -> None:
-        """Exactly what was asked for, from any position."""
+        """Exactly the requested bytes, from any position."""
         found = read(self.bytes, "a", start, limit)
         self.assertEqual(found, self.content[start : start + limit])
 
     @given(st.integers(0, 59_998), st.integers(1, 80_000))
     def test_forks(self, start: int, limit: int) -> None:
-        """Through the sources, as if all of it were the fork's own."""
+        """Inherited bytes are read through the sources."""
         content = self.content[:39_999] + b"x" * 20_000
         self.assertEqual(read(self.bytes, "g", start, limit), content[start : start + limit])
 
     @given(st.integers(0, 5), st.integers(1, 100_000))
     def test_messages(self, number: int, limit: int) -> None:
-        """Never part of one; the one that crosses the limit comes whole."""
+        """The message that crosses the limit is included whole."""
         start = self.positions[number]
         found = read(self.json, "a", start, limit)
         self.assertIn(start + len(found), self.positions)
@@ -128,7 +128,7 @@ class GatherTests(SynchronousTestCase):
 
     @given(st.data())
     def test_never_wrong_bytes(self, data: st.DataObject) -> None:
-        """Any bit of any record may have flipped, and any data record may be lost."""
+        """Flipped bits and missing records raise `CorruptRecord`."""
         engine = FakeEngine(self.bytes.content)
         key = data.draw(st.sampled_from(sorted(k for k in engine.content if k[:1] in b"psd")))
         if key[:1] == b"d" and data.draw(st.booleans()):
@@ -153,7 +153,7 @@ class GatherTests(SynchronousTestCase):
 
     @given(st.data())
     def test_never_wrong_boundaries(self, data: st.DataObject) -> None:
-        """What is missing is no boundary, and no bytes."""
+        """Missing records are no boundary."""
         engine = FakeEngine(self.json.content)
         lost = data.draw(st.sampled_from(sorted(k for k in engine.content if k[:1] == b"d")))
         del engine.content[lost]

@@ -1,4 +1,4 @@
-"""Streams, producers and records that the committer caches."""
+"""Tests of `durable_streams_tw.storage.durable.write_cache`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from durable_streams_tw.storage.limits import PAYLOAD_CACHE, STATE_CACHE
 
 
 def opened(written: WriteCache, stream_id: int) -> OpenStream:
-    """A stream that is remembered."""
+    """Return an open stream."""
     stream = OpenStream(StreamRecord(StreamState(stream_id, f"s{stream_id}", "a/b", 0, 0, 0)))
     written.remember(stream)
     return stream
 
 
 class BoundsTests(SynchronousTestCase):
-    """What has been there longest goes first."""
+    """Eviction of the oldest entries."""
 
     def setUp(self) -> None:
         self.written = WriteCache()
 
     def test_streams(self) -> None:
-        """The oldest stream is forgotten, by its path and by its id."""
+        """The oldest stream is evicted by path and by id."""
         for stream_id in range(STATE_CACHE + 1):
             opened(self.written, stream_id)
         self.written.trim()
@@ -33,7 +33,7 @@ class BoundsTests(SynchronousTestCase):
         self.assertNotIn(0, self.written.by_id)
 
     def test_records(self) -> None:
-        """Of last records, half of what may be kept is left; what was let go does not count."""
+        """Last records are evicted down to half of the bound."""
         value = bytes(PAYLOAD_CACHE // 8)
         streams = [opened(self.written, stream_id) for stream_id in range(12)]
         for stream in streams[:8]:

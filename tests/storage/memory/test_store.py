@@ -1,4 +1,4 @@
-"""The store in memory."""
+"""Tests of `durable_streams_tw.storage.memory.store`."""
 
 from __future__ import annotations
 
@@ -29,18 +29,17 @@ class _InMemory(StoreRig):
 
 
 class MemoryStoreTests(_InMemory, StoreSuite, SynchronousTestCase):
-    """What every store does."""
+    """Behaviour that all stores share."""
 
 
 class MemoryTests(_InMemory, SynchronousTestCase):
-    """What is its own."""
+    """Behaviour of the memory store alone."""
 
     def test_interface(self) -> None:
-        """It is a store."""
         verifyObject(IStreamStore, self.store)
 
     def test_sweeps_by_itself(self) -> None:
-        """While it is open, and with a clock."""
+        """The store sweeps while it is open and has a clock."""
         self.created(put(lifetime=Lifetime(ttl=1)))
         self.told.clear()
         self.sleep(1)
@@ -50,7 +49,7 @@ class MemoryTests(_InMemory, SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_sweep_of_many(self) -> None:
-        """It ends as many in a turn as there is time for; requests go between."""
+        """A sweep takes several turns, and requests run in between."""
         self.submit_all(*[put(f"a{number}", lifetime=Lifetime(ttl=1)) for number in range(50)])
         self.submit(put("b"))
         self.sleep(1)
@@ -83,7 +82,7 @@ class MemoryTests(_InMemory, SynchronousTestCase):
         self.assertEqual(self.store.count(), 1)
 
     def test_without_a_clock(self) -> None:
-        """It can be had without one: then what has expired is not seen, but stays."""
+        """Without a clock expired streams are hidden, but stay in memory."""
         store = MemoryStore(lambda: self.now)
         store.open()
         self.store = store
@@ -95,8 +94,7 @@ class MemoryTests(_InMemory, SynchronousTestCase):
         self.assertEqual(store.count(), 0)
 
     def test_ids_of_another_process(self) -> None:
-        """A store that is started later gives other ids, so no entity tag of a client's is
-        taken for one of its streams."""
+        """Ids are not repeated after a restart, so entity tags of clients stay valid or fail."""
         before = [self.created(put(f"s{number}")).id for number in range(10)]
         self.sleep(0.001)
         self.store = self.make_store()
@@ -105,7 +103,7 @@ class MemoryTests(_InMemory, SynchronousTestCase):
         self.assertLess(max(after), 2**63)
 
     def test_keeps_nothing_of_what_is_gone(self) -> None:
-        """Ended streams leave no bytes, and readers that go later leave no trace."""
+        """Ended streams leave no bytes and no pins."""
         store = self.store
         assert isinstance(store, MemoryStore)
         for number in range(20):
