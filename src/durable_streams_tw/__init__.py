@@ -1,8 +1,7 @@
-"""A server for the Durable Streams protocol, on Twisted.
+"""Server for the Durable Streams protocol, on Twisted.
 
-`DurableStreams` is what programs use: a set of streams to mount in a site, to write to and
-to follow. It is imported when it is first asked for, so that the pure parts of the package
-need no Twisted.
+Programs use `DurableStreams`: a set of streams to mount in a site, write to and follow. Names are
+imported on first access, so that importing the pure modules does not import Twisted.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ __all__ = [
     "Written",
 ]
 
-_HOMES = {
+_MODULES = {
     "Batch": "embedded.values",
     "DurableStreams": "embedded.api",
     "Settings": "http.settings",
@@ -39,9 +38,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
+    module = _MODULES.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"durable_streams_tw.{home}"), name)
+    return getattr(import_module(f"durable_streams_tw.{module}"), name)

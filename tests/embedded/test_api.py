@@ -208,7 +208,7 @@ class CallTests(Case):
         def stop() -> None:
             raise ZeroDivisionError
 
-        self.patch(self.streams._fanout, "stop", stop)
+        self.patch(self.streams._broadcaster, "stop", stop)
         self.patch(self.streams._subscriptions, "stop", stop)
         self.patch(self.streams._store, "close", lambda: closed.append("store"))
         self.now(self.streams.stopService())

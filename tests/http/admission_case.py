@@ -65,7 +65,7 @@ class AdmissionCase(SynchronousTestCase):
             checkers=(self.tokens,) if self.asks else (),
         )
         self.streams.startService()
-        self.site: Any = self.streams.door() if self.fast else self.streams.site()
+        self.site: Any = self.streams.http_factory() if self.fast else self.streams.site()
         self.clients: list[Client] = []
         everything = "read append create delete subscribe list metrics"
         self.give("root", ("", everything))

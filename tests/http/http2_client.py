@@ -64,7 +64,7 @@ class ConnectionTestCase(SynchronousTestCase):
         self.assertEqual((len(site.http2.connections), site.bodies.held), (0, 0))
         self.assertEqual(site.http2.wheel._count, 0)
         self.assertEqual(self.rig.streams._long_polls.count, 0)
-        self.assertEqual(self.rig.streams._fanout.count, 0)
+        self.assertEqual(self.rig.streams._broadcaster.count, 0)
 
     def tearDown(self) -> None:
         """Nothing is left, and nothing was logged as a failure."""

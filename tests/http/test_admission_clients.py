@@ -17,8 +17,8 @@ class OpenToAll(AdmissionCase):
 
     def test_nothing_in_between(self) -> None:
         """Then nothing stands before the operations."""
-        self.assertIsNone(self.streams.admission)
-        self.assertIs(self.streams._served, self.streams.operations)
+        self.assertIsNone(self.streams.authorized_handler)
+        self.assertIs(self.streams._handler, self.streams.stream_handler)
         self.assertEqual(self.status("PUT", "a", None, b"", Origin="https://evil.example"), 201)
 
 

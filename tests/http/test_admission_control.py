@@ -97,7 +97,7 @@ class Subscriptions(AdmissionCase):
 
     def test_webhooks(self) -> None:
         """A webhook is told of streams too."""
-        self.streams.reached_at("http://127.0.0.1:1/v1/stream/", loopback=True)
+        self.streams.set_endpoint("http://127.0.0.1:1/v1/stream/", loopback=True)
         self.give("t", ("jobs", "read subscribe"))
         hook = {"url": "http://localhost:9/"}
         secret = self.subscribe("t", type="webhook", webhook=hook, pattern="secret/*")

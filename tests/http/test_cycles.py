@@ -95,7 +95,7 @@ class Stage:
             store=None if store is None else store(self.clock),
         )
         self.streams.startService()
-        self.site: Any = self.streams.door() if fast else self.streams.site()
+        self.site: Any = self.streams.http_factory() if fast else self.streams.site()
 
     def header(self, **fields: str) -> dict[str, str]:
         """Fields of a request, with a token where there have to be any."""

@@ -16,7 +16,7 @@ class Http1ServerRig(server_rig.ServerRig):
 
     def __init__(self, *arguments: Any, **others: Any) -> None:
         server_rig.ServerRig.__init__(self, *arguments, **others)
-        door: Any = self.streams.door()
+        door: Any = self.streams.http_factory()
         self.site = door
 
 

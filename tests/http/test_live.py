@@ -317,16 +317,16 @@ class EventStreamTests(SynchronousTestCase):
     def test_client_leaves(self) -> None:
         """Nothing is kept for a client that is gone."""
         self.follow()
-        self.assertEqual(self.rig.streams._fanout.count, 1)
+        self.assertEqual(self.rig.streams._broadcaster.count, 1)
         self.client.leave()
-        self.assertEqual(self.rig.streams._fanout.count, 0)
+        self.assertEqual(self.rig.streams._broadcaster.count, 0)
 
     def test_client_leaves_between_transport_and_request(self) -> None:
         """A connection that is lost without its producer being told frees all the same."""
         self.follow()
         self.client.transport.unregisterProducer()
         self.client.leave()
-        self.assertEqual(self.rig.streams._fanout.count, 0)
+        self.assertEqual(self.rig.streams._broadcaster.count, 0)
 
     def test_slow_reader(self) -> None:
         """A full transport gets nothing more, and all of it later."""
@@ -392,7 +392,7 @@ class EventStreamTests(SynchronousTestCase):
         self.assertTrue(client.transport.disconnecting)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         client.leave()
-        self.assertEqual(rig.streams._fanout.count, 0)
+        self.assertEqual(rig.streams._broadcaster.count, 0)
 
 
 class Slow(MemoryStore):

@@ -22,7 +22,7 @@ class OffsetTests(SynchronousTestCase):
 
     def doors(self) -> list[Client]:
         """Return clients of Klein and of the HTTP/1.1 engine."""
-        door: Any = ServerRig().streams.door()
+        door: Any = ServerRig().streams.http_factory()
         return [ServerRig().connect(), Client(door)]
 
     def recreated(self, client: Client) -> str:

@@ -18,7 +18,7 @@ class PreconditionTests(SynchronousTestCase):
 
     def doors(self) -> list[ServerRig | Client]:
         """Return the ways into the same kind of server: Klein, and the HTTP/1.1 engine."""
-        door: Any = ServerRig().streams.door()
+        door: Any = ServerRig().streams.http_factory()
         return [ServerRig(), Client(door)]
 
     def test_both_doors(self) -> None:

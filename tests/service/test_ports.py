@@ -163,7 +163,7 @@ class PortsTests(SynchronousTestCase):
 
         if nested_poll(reactor) is None:
             raise SkipTest("this system has no epoll")
-        for door, together in ((self.rig.streams.door(), True), (self.rig.site, False)):
+        for door, together in ((self.rig.streams.http_factory(), True), (self.rig.site, False)):
             port = tcp.Port(0, ServerFactory(), reactor=reactor)
             endpoints: Any = [Endpoint(succeed(port))]
             service = Ports(endpoints, door, self.rig.streams, b"", reactor)

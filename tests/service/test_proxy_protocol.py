@@ -34,7 +34,7 @@ class ProxyProtocolTests(SynchronousTestCase):
         settings = Settings(rate=Rate(1, 60.0), max_connections_per_address=2)
         self.streams = DurableStreams(settings=settings, reactor=self.clock, in_thread=at_once)
         self.streams.startService()
-        self.door: Any = self.streams.door() if self.fast else self.streams.site()
+        self.door: Any = self.streams.http_factory() if self.fast else self.streams.site()
         self.factory = HeaderFactory(self.door, self.clock)
 
     def connect(self, *pieces: bytes) -> StringTransport:

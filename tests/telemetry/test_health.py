@@ -25,7 +25,7 @@ class ProbeTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.rig = ServerRig()
         self.addCleanup(self.rig.streams.stopService)
-        observed = self.rig.streams.observed()
+        observed = self.rig.streams.server_stats()
         tree = OperatorTree()
         tree.putChild(b"live", Live())
         tree.putChild(b"ready", Ready(observed))
@@ -146,7 +146,7 @@ class StoreProbeTests(SynchronousTestCase):
         """Streams in memory are always ready."""
         rig = ServerRig()
         tree = OperatorTree()
-        tree.putChild(b"ready", Ready(rig.streams.observed()))
+        tree.putChild(b"ready", Ready(rig.streams.server_stats()))
         client = Client(rig.streams.site(b"v1/stream/", tree))
         self.assertEqual(client.ask("GET", "/-/ready").status, 200)
         client.leave()

@@ -289,12 +289,12 @@ class CanaryTests(SynchronousTestCase):
         self.clock = Clock()
         self.clock.rightNow = MORNING
         caller = WebhookClient(self.clock, lambda: False, lambda _: succeed([]))
-        self.streams = DurableStreams(reactor=self.clock, in_thread=at_once, caller=caller)
+        self.streams = DurableStreams(reactor=self.clock, in_thread=at_once, webhook_client=caller)
         self.streams.startService()
         self.addCleanup(self.streams.stopService)
-        self.streams.reached_at("http://h.example/v1/stream/", False)
+        self.streams.set_endpoint("http://h.example/v1/stream/", False)
         self.tree = OperatorTree()
-        self.observed = self.streams.observed()
+        self.observed = self.streams.server_stats()
         self.tree.putChild(b"ready", Ready(self.observed))
         self.tree.putChild(b"metrics", Metrics(self.observed))
 
@@ -322,7 +322,7 @@ class CanaryTests(SynchronousTestCase):
     def doors(self) -> list[Any]:
         """Both of them."""
         root = b"v1/stream/"
-        return [self.streams.site(root, self.tree), self.streams.door(root, self.tree)]
+        return [self.streams.site(root, self.tree), self.streams.http_factory(root, self.tree)]
 
     def test_all(self) -> None:
         """Requests that succeed, and that are refused."""

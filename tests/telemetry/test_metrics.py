@@ -35,7 +35,7 @@ class _Scraping(SynchronousTestCase):
         streams.startService()
         self.addCleanup(lambda: self.successResultOf(streams.stopService()))
         self.streams = streams
-        self.observed = streams.observed()
+        self.observed = streams.server_stats()
         tree = OperatorTree()
         tree.putChild(b"metrics", Metrics(self.observed))
         self.site = streams.site(b"v1/stream/", tree)
@@ -184,7 +184,7 @@ class MemoryMetricsTests(_Scraping):
         self.addCleanup(other.stopService)
         self.ask("PUT", "a", b"123")
         tree = OperatorTree()
-        tree.putChild(b"metrics", Metrics(other.observed()))
+        tree.putChild(b"metrics", Metrics(other.server_stats()))
         client = Client(other.site(b"v1/stream/", tree))
         self.addCleanup(client.leave)
         key = "durable_streams_body_bytes_total{result=done}"

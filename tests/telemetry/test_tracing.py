@@ -41,14 +41,14 @@ class TracingTests(SynchronousTestCase):
         self.clock.rightNow = MORNING
         self.collector = InMemorySpanExporter()
         self.tracing = Tracing(self.clock, SimpleSpanProcessor(self.collector))
-        self.streams = DurableStreams(reactor=self.clock, around=self.tracing.around)
+        self.streams = DurableStreams(reactor=self.clock, wrap_handler=self.tracing.around)
         self.streams.startService()
         self.addCleanup(self.streams.stopService)
         library = logging.getLogger("opentelemetry")
         self.addCleanup(setattr, library, "handlers", library.handlers[:])
         self.addCleanup(setattr, library, "propagate", library.propagate)
         self.tracing.startService()
-        self.doors: list[Any] = [self.streams.door(), self.streams.site()]
+        self.doors: list[Any] = [self.streams.http_factory(), self.streams.site()]
 
     def spans(self) -> Sequence[ReadableSpan]:
         """What has come since the last look."""

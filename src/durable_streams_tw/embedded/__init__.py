@@ -1,1 +1,1 @@
-"""The API of programs that mount or use the streams in their own process."""
+"""API for programs that mount or use streams in their own process."""

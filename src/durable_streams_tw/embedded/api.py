@@ -1,4 +1,4 @@
-"""`DurableStreams`: everything wired together, as a server's heart or inside a program."""
+"""`DurableStreams`: store, handlers and HTTP servers wired together, for servers and programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from durable_streams_tw import clocks
 from durable_streams_tw.auth.origins import AllowedHosts, AllowedOrigins
 from durable_streams_tw.concurrency import WorkerPool, stop_all
 from durable_streams_tw.embedded import values
-from durable_streams_tw.embedded.tail import Following
+from durable_streams_tw.embedded.tail import StreamTail
 from durable_streams_tw.embedded.values import Batch, StreamError, StreamInfo, Written
 from durable_streams_tw.http.handlers.authorization import AccessPolicy, AuthorizedHandler
 from durable_streams_tw.http.handlers.reads import ReadHandler
@@ -54,26 +54,35 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Producer = tuple[str, int, int]
-"""An idempotent producer's id, epoch, and the sequence number of this batch (§5.2.1)."""
+"""Id and epoch of an idempotent producer, and the sequence number of a batch (§5.2.1)."""
 
 
 class DurableStreams(Service):
-    """A set of durable streams: over HTTP through `resource`, in the process through methods.
+    """Set of durable streams, used over HTTP (`resource`) or through methods in the process.
 
-    With ``data_dir`` the streams are kept in that directory, which is made if it is missing;
-    without it they are in memory, and gone with the process. A service: start it before use,
-    with `startService` or as part of an application, and stop it to let readers go and to
-    close the store. It is started once.
+    This is a Twisted service: start it before use, with `startService` or as part of an
+    application, and stop it to end live reads and close the store. It can be started once.
 
-    ``reactor`` (default: the global one) gives time, threads and connections. ``store``,
-    ``in_thread`` and ``caller`` stand in for what these would make of it. ``checkers`` of
-    twisted.cred know the tokens of clients (`auth.identities.IBearerToken`); without any,
-    everybody may do everything.
+    Methods that return a Deferred fail it with `StreamError` if the request is refused. Stream
+    names are URL paths after the root, without percent-encoding: ``chat/42``. Writes to one stream
+    are carried out in the order of the calls, without waiting for the previous one. Cancelling a
+    Deferred does not undo a write.
 
-    Methods that return a Deferred fail it with `StreamError` where the streams refuse.
-    Stream names are as in a URL behind the root, but not percent-encoded: ``chat/42``.
-    Writes to one stream are carried out in the order of the calls: nobody has to wait for
-    one before the next. Cancelling does not undo them.
+    Parameters
+    ----------
+    data_dir
+        Directory of the durable store, created if it is missing. None: the streams are in memory.
+    settings
+        See `Settings`.
+    reactor
+        Source of time, threads and connections. None: the global reactor.
+    store, in_thread, webhook_client
+        Replacements for the store, the worker threads and the HTTP client of webhooks.
+    checkers
+        Checkers of twisted.cred for bearer tokens (`auth.identities.IBearerToken`). Without any,
+        clients need no token.
+    wrap_handler
+        Function that wraps the request handler, for tracing.
     """
 
     def __init__(
@@ -84,22 +93,22 @@ class DurableStreams(Service):
         reactor: Any = None,
         store: IStreamStore | None = None,
         in_thread: InThread | None = None,
-        caller: WebhookClient | None = None,
+        webhook_client: WebhookClient | None = None,
         checkers: Sequence[ICredentialsChecker] = (),
-        around: Callable[[RequestHandler], RequestHandler] | None = None,
+        wrap_handler: Callable[[RequestHandler], RequestHandler] | None = None,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
         self._reactor = reactor
-        #: Timers, on monotonic time; deadlines that a client or an issuer names are the wall
-        #: clock's; what a store counts from "now" runs by `clocks.StreamTime`.
+        # Timers use monotonic time; deadlines named by clients and issuers the wall clock; ages
+        # of streams `clocks.StreamTime`.
         timers = clocks.monotonic_timers(reactor)
         wall = clocks.wall_clock(reactor)
         self._timers = timers
         self._time = clocks.stream_time(reactor)
         self._settings = settings = settings or Settings()
         self._work = WorkerPool(reactor, WORK_THREADS, "durable-streams-work")
-        # A scrape does not queue for clients' bodies.
+        # Threads of their own, so that metrics do not wait for clients' bodies.
         self._reports = WorkerPool(reactor, 1, "durable-streams-report")
         self._in_thread = in_thread or self._work
         self._report = in_thread or self._reports
@@ -110,7 +119,7 @@ class DurableStreams(Service):
         self._registry = registry = FollowerRegistry(store, timers)
         self._long_polls = LongPolls(store, registry, timers, settings.long_poll_timeout)
         piece_size = PieceSize()
-        self._fanout = Broadcaster(
+        self._broadcaster = Broadcaster(
             store,
             registry,
             timers,
@@ -120,33 +129,33 @@ class DurableStreams(Service):
             wall=wall,
         )
         self._transfers = Transfers(store, registry, self._in_thread, piece_size)
-        self._batch = settings.max_chunk or MAX_CHUNK
-        self._writing = WriteHandler(store, lambda: int(wall() * 1000), self._in_thread)
+        self._read_size = settings.max_chunk or MAX_CHUNK
+        self._writes = WriteHandler(store, lambda: int(wall() * 1000), self._in_thread)
         cookie = settings.auth_cookie if checkers else None
-        credentials = (b"Authorization", b"Cookie") if cookie else (b"Authorization",)
-        self._policies = ResponseHeaders(
+        vary = (b"Authorization", b"Cookie") if cookie else (b"Authorization",)
+        self._response_headers = ResponseHeaders(
             settings.cors_origins,
-            credentials if checkers else (),
+            vary if checkers else (),
             cookie is not None,
             settings.cors_headers,
         )
         reads = ReadHandler(
             store,
             self._long_polls,
-            self._fanout,
+            self._broadcaster,
             self._transfers,
-            self._policies,
+            self._response_headers,
             wall=wall,
             random=random,
             in_thread=self._in_thread,
             max_chunk=settings.max_chunk,
             private=settings.private or bool(checkers),
         )
-        # Connections of the outermost door.
+        # Connections of the HTTP server made last.
         self._connections: Sized = ()
-        # Where the ports are, as far as anybody has said.
-        self._reached_at: str | None = None
-        self._loopback: bool | None = None
+        # Reported by set_endpoint.
+        self._endpoint_url: str | None = None
+        self._all_loopback: bool | None = None
         self._subscriptions = Subscriptions(
             store,
             reactor,
@@ -155,38 +164,45 @@ class DurableStreams(Service):
             base=self._base,
             allow_local=self._allow_local,
             rotate=settings.rotate_webhook_key,
-            caller=caller,
+            caller=webhook_client,
         )
-        control = SubscriptionHandler(self._subscriptions, self._policies)
-        self.operations = StreamHandler(store, self._writing, reads, self._policies, control)
-        conditions = AccessPolicy(
+        control = SubscriptionHandler(self._subscriptions, self._response_headers)
+        self.stream_handler = StreamHandler(
+            store, self._writes, reads, self._response_headers, control
+        )
+        policy = AccessPolicy(
             checkers=tuple(checkers),
             cookie=None if cookie is None else cookie.encode("ascii"),
             hosts=AllowedHosts(settings.allowed_hosts),
             origins=AllowedOrigins(settings.cors_origins),
             rate=settings.rate,
             trust_proxy=settings.trust_proxy,
-            # Equal timeouts may fire a little later.
+            # Timers of live reads may fire a little late.
             max_live=1.1 * max(settings.sse_reconnect_interval, settings.long_poll_timeout) + 1,
         )
-        #: What asks requests for credentials and more; None where nothing is asked.
-        self.admission: AuthorizedHandler | None = None
-        served: RequestHandler = self.operations
-        if conditions:
-            served = self.admission = AuthorizedHandler(
-                self.operations, self._policies, self._subscriptions, conditions, timers, wall
+        #: Checks of requests; None if the policy has no requirements.
+        self.authorized_handler: AuthorizedHandler | None = None
+        handler: RequestHandler = self.stream_handler
+        if policy:
+            handler = self.authorized_handler = AuthorizedHandler(
+                self.stream_handler,
+                self._response_headers,
+                self._subscriptions,
+                policy,
+                timers,
+                wall,
             )
-        if around is not None:
-            served = around(served)
-        self._served = served
-        self._tree = StreamResources(served, settings, timers)
+        if wrap_handler is not None:
+            handler = wrap_handler(handler)
+        self._handler = handler
+        self._resources = StreamResources(handler, settings, timers)
 
     # -- service ----------------------------------------------------------------------------
 
     def startService(self) -> None:
-        """Open the store. Raises `StoreUnusable`, whose message is for the operator."""
+        """Open the store. Raise `StoreUnusable` with a message for the operator."""
         if self._started:
-            raise RuntimeError("these streams were started before: make new ones")
+            raise RuntimeError("DurableStreams can be started once: make a new instance")
         self._store.open()
         try:
             self._subscriptions.start()
@@ -197,17 +213,17 @@ class DurableStreams(Service):
         Service.startService(self)
 
     def release(self) -> Deferred[None]:
-        """Let all waiting readers go: long-polls are answered, event streams end.
+        """End all live reads: answer long-polls, end SSE responses.
 
-        Fires when they have been; a second call has nothing to do.
+        The Deferred fires when all have ended. Further calls do nothing.
         """
         if self._released:
             return succeed(None)
         self._released = True
-        return stop_all(self._fanout.stop, self._long_polls.stop)
+        return stop_all(self._broadcaster.stop, self._long_polls.stop)
 
     def stopService(self) -> Deferred[None]:
-        """Let readers go, end webhook calls, finish what was accepted, close the store."""
+        """End live reads and webhook calls, finish accepted writes, and close the store."""
         Service.stopService(self)
         return stop_all(
             self.release,
@@ -217,75 +233,77 @@ class DurableStreams(Service):
             self._reports.stop,
         )
 
-    def reached_at(self, url: str | None, loopback: bool) -> None:
-        """Say where a port is: the URL of the streams' root there, None where it has none, and
-        whether only this machine can reach it.
+    def set_endpoint(self, url: str | None, loopback: bool) -> None:
+        """Report a listening port: the URL of the streams' root there, if it has one.
 
-        The first one is where webhooks call back, unless the settings have a public URL. While
-        all are on the loopback, and nothing says that a proxy is before them, webhooks may lead
-        there too.
+        The first URL is the base of callback URLs, unless the settings have a public URL.
+        Webhooks to loopback addresses are allowed while all ports are ``loopback`` ones and the
+        settings name no proxy.
         """
-        self._reached_at = self._reached_at or url
-        self._loopback = loopback and self._loopback is not False
+        self._endpoint_url = self._endpoint_url or url
+        self._all_loopback = loopback and self._all_loopback is not False
 
-    # -- doors ------------------------------------------------------------------------------
+    # -- HTTP -------------------------------------------------------------------------------
 
     def resource(self, root: bytes = b"") -> IResource:
-        """The streams as a resource, to be mounted in any site, under any prefix.
+        """Return a resource for any twisted.web site, mounted at any path.
 
-        ``root``, a raw path that ends with a slash, moves the streams further down.
+        ``root`` is the raw path of the streams below the resource; it is empty or ends with a
+        slash.
         """
-        return self._tree.resource(root)
+        return self._resources.resource(root)
 
     def site(self, root: bytes = b"v1/stream/", operators: IResource | None = None) -> StreamSite:
-        """A whole site for these streams alone, with bounds on what it takes in.
+        """Return a twisted.web site with the streams at ``root``, and limits on its input.
 
-        ``operators`` (an `operators.OperatorTree`) is found below ``/-/``.
+        ``operators`` (an `OperatorTree`) is served below ``/-/``.
         """
         resource = self.resource(root)
         if operators is not None:
-            if self.admission is not None:
-                operators = AuthorizedOperators(operators, self.admission)
+            if self.authorized_handler is not None:
+                operators = AuthorizedOperators(operators, self.authorized_handler)
             resource = RootResource(operators, resource)
         site = StreamSite(
             resource,
-            self._served,
-            self._policies,
+            self._handler,
+            self._response_headers,
             self._settings,
             self._timers,
             b"/" + root,
             clocks.wall_clock(self._reactor),
         )
-        site.decide = partial(self._tree.decide, b"/" + root)
+        site.decide = partial(self._resources.decide, b"/" + root)
         self._connections = site.connections
         return site
 
-    def door(self, root: bytes = b"v1/stream/", operators: IResource | None = None) -> Http1Factory:
-        """The same as a factory that answers HTTP/1.1 requests for streams by itself, much faster.
+    def http_factory(
+        self, root: bytes = b"v1/stream/", operators: IResource | None = None
+    ) -> Http1Factory:
+        """Return a factory with the fast HTTP/1.1 engine for streams.
 
-        All else it leaves to a `site`.
+        It passes connections with other requests to a `site`.
         """
-        door = Http1Factory(
-            self._served,
+        factory = Http1Factory(
+            self._handler,
             self.site(root, operators),
             self._timers,
             b"/" + root,
             self._settings,
             clocks.wall_clock(self._reactor),
         )
-        self._connections = door.connections
-        return door
+        self._connections = factory.connections
+        return factory
 
-    def listing(self, root: bytes = b"v1/stream/") -> IResource:
-        """What lists the streams for operators, to be put into their tree as ``streams``."""
+    def stream_listing(self, root: bytes = b"v1/stream/") -> IResource:
+        """Return the resource that lists streams, for the operator tree's child ``streams``."""
         listing: IResource = StreamListing(self._store, root)
         return listing
 
-    def observed(self) -> ServerStats:
-        """What operators see of these streams; counting begins now."""
+    def server_stats(self) -> ServerStats:
+        """Return the statistics of these streams. Counters start at zero."""
         return ServerStats(
             self._store,
-            self._fanout,
+            self._broadcaster,
             self._long_polls,
             self._registry,
             self._subscriptions.calls,
@@ -295,7 +313,7 @@ class DurableStreams(Service):
             not isinstance(self._store, MemoryStore),
         )
 
-    # -- in the process ---------------------------------------------------------------------
+    # -- calls in process -------------------------------------------------------------------
 
     def create(
         self,
@@ -310,10 +328,10 @@ class DurableStreams(Service):
         fork_offset: str | None = None,
         fork_sub_offset: int | None = None,
     ) -> Deferred[StreamInfo]:
-        """Make a stream, or make sure that it is there (§5.1).
+        """Create a stream unless it exists with the same configuration (§5.1).
 
-        ``ttl`` is in seconds; ``expires_at`` an aware datetime or an RFC 3339 timestamp;
-        ``forked_from`` the name of a stream whose first part it shares (§4.2).
+        ``ttl`` is in seconds, ``expires_at`` an aware datetime or an RFC 3339 timestamp,
+        ``forked_from`` the name of the source of a fork (§4.2).
         """
         header = _header(
             (headers.CONTENT_TYPE, content_type),
@@ -324,9 +342,9 @@ class DurableStreams(Service):
             (headers.STREAM_FORK_OFFSET, fork_offset),
             (headers.STREAM_FORK_SUB_OFFSET, fork_sub_offset),
         )
-        return _told(
-            lambda: self._writing.create(_name(path), header, _bytes(data), b""),
-            values.created_from,
+        return _publish(
+            lambda: self._writes.create(_name(path), header, _bytes(data), b""),
+            values.created_info,
         )
 
     def append(
@@ -339,70 +357,70 @@ class DurableStreams(Service):
         seq: str | None = None,
         producer: Producer | None = None,
     ) -> Deferred[Written]:
-        """Add bytes to the end of a stream, and perhaps close it with them (§5.2).
+        """Append bytes to a stream, and close it with ``close`` (§5.2).
 
-        In JSON mode ``data`` is JSON: one message, or an array of them. Without a
-        ``content_type`` it is taken to be the stream's.
+        In JSON mode, ``data`` is one JSON message or an array of messages. Without
+        ``content_type``, the stream's own is assumed.
         """
-        named, epoch, number = producer or (None, None, None)
+        producer_id, epoch, sequence = producer or (None, None, None)
         header = _header(
             (headers.CONTENT_TYPE, content_type),
             (headers.STREAM_CLOSED, "true" if close else None),
             (headers.STREAM_SEQ, seq),
-            (headers.PRODUCER_ID, named),
+            (headers.PRODUCER_ID, producer_id),
             (headers.PRODUCER_EPOCH, epoch),
-            (headers.PRODUCER_SEQ, number),
+            (headers.PRODUCER_SEQ, sequence),
         )
         raw = _bytes(data)
-        write = self._writing.append
+        write = self._writes.append
         if raw and content_type is None:
-            write = self._writing.append_untyped
-        return _told(lambda: write(_name(path), header, raw), values.written_from)
+            write = self._writes.append_untyped
+        return _publish(lambda: write(_name(path), header, raw), values.written)
 
     def close(self, path: str, *, producer: Producer | None = None) -> Deferred[Written]:
-        """End a stream: nothing can be appended any more (§5.3)."""
+        """Close a stream, so that it takes no more appends (§5.3)."""
         return self.append(path, close=True, producer=producer)
 
     def delete(self, path: str) -> Deferred[None]:
-        """Remove a stream and all its bytes (§5.4)."""
-        return _told(lambda: self._writing.delete(_name(path), {}), lambda _: None)
+        """Delete a stream (§5.4)."""
+        return _publish(lambda: self._writes.delete(_name(path), {}), lambda _: None)
 
     def head(self, path: str) -> Deferred[StreamInfo]:
-        """What a stream is now (§5.5). Does not count as an access."""
-        return _told(lambda: self._store.get_state(_name(path)), values.info_of)
+        """Return the state of a stream (§5.5). Its TTL is not renewed."""
+        return _publish(lambda: self._store.get_state(_name(path)), values.stream_info)
 
     def read(self, path: str, offset: str = "-1", limit: int | None = None) -> Deferred[Batch]:
-        """Bytes of a stream from an offset, about ``limit`` of them at most (§5.6)."""
-        size = limit or self._batch
-        return _told(
+        """Read about ``limit`` bytes of a stream from an offset (§5.6)."""
+        size = limit or self._read_size
+        return _publish(
             lambda: self._store.read(_name(path), offsets.parse_offset(offset), size),
-            values.batch_of,
+            values.batch,
         )
 
-    def tail(self, path: str, offset: str = "-1") -> Following:
-        """A stream's batches from an offset on, for ``async for``; ends when it is closed.
+    def tail(self, path: str, offset: str = "-1") -> StreamTail:
+        """Return an asynchronous iterator over a stream's batches, which ends when it is closed.
 
-        Raises `StreamError` where path or offset are malformed.
+        Raise `StreamError` if the path or the offset is malformed.
         """
         try:
             position = offsets.parse_offset(offset)
             name = _name(path)
         except Refused as refused:
             raise StreamError(refused.refusal) from None
-        return Following(self._store, self._long_polls, name, position, self._batch)
+        return StreamTail(self._store, self._long_polls, name, position, self._read_size)
 
-    # -- its own ----------------------------------------------------------------------------
+    # -- internal --------------------------------------------------------------------------
 
     def _base(self) -> str | None:
-        return self._settings.public_url or self._reached_at
+        return self._settings.public_url or self._endpoint_url
 
     def _allow_local(self) -> bool:
         settings = self._settings
         if settings.allow_local_webhooks:
             return True
-        # Whoever has a proxy or a public URL is reached by others all the same.
-        alone = settings.public_url is None and not settings.trust_proxy
-        return alone and self._loopback is True
+        # Behind a proxy or a public URL, a loopback port is reachable by others.
+        private = settings.public_url is None and not settings.trust_proxy
+        return private and self._all_loopback is True
 
     def _in_memory(self) -> IStreamStore:
         return MemoryStore(
@@ -410,7 +428,7 @@ class DurableStreams(Service):
         )
 
     def _on_disk(self, data_dir: str) -> IStreamStore:
-        # Here, so that a program whose streams are in memory does without LMDB.
+        # Imported here, so that a program with streams in memory does not load LMDB.
         from durable_streams_tw.storage.durable.executor import ThreadExecutor
         from durable_streams_tw.storage.durable.store import DurableStore
 
@@ -450,13 +468,13 @@ def _header(*given: tuple[bytes, str | int | None]) -> dict[bytes, bytes]:
     return {name: str(value).encode("utf-8") for name, value in given if value is not None}
 
 
-def _told(ask: Callable[[], Deferred[Any]], tell: Callable[[Any], T]) -> Deferred[T]:
-    """What came of a question, as a public value or as `StreamError`."""
+def _publish(call: Callable[[], Deferred[Any]], convert: Callable[[Any], T]) -> Deferred[T]:
+    """Convert the outcome of a call to a public value, and refusals to `StreamError`."""
 
-    def answered(outcome: Any) -> T:
+    def succeeded(outcome: Any) -> T:
         if isinstance(outcome, Refusal):
             raise StreamError(outcome)
-        return tell(outcome)
+        return convert(outcome)
 
     def failed(failure: Failure) -> T:
         refused = failure.value
@@ -464,4 +482,4 @@ def _told(ask: Callable[[], Deferred[Any]], tell: Callable[[Any], T]) -> Deferre
             raise StreamError(refused.refusal) from None
         failure.raiseException()
 
-    return maybeDeferred(ask).addCallbacks(answered, failed)
+    return maybeDeferred(call).addCallbacks(succeeded, failed)

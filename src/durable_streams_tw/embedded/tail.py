@@ -1,24 +1,23 @@
-"""``async for`` over a stream: what is there, then what comes, until it is closed."""
+"""Asynchronous iteration over a stream: stored bytes, then new ones, until it is closed."""
 
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from durable_streams_tw.embedded.values import Batch, StreamError, batch_of
+from durable_streams_tw.embedded.values import Batch, StreamError, batch
 from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.offsets import RequestedOffset
 from durable_streams_tw.storage.api import Chunk, IStreamStore
 
-_STOPPED = Refusal(Problem.STOPPING, "the streams are stopping")
+_STOPPING = Refusal(Problem.STOPPING, "the server is stopping")
 
 
-class Following:
-    """Batches of one stream from a position on, as an asynchronous iterator.
+class StreamTail:
+    """Asynchronous iterator over the batches of one stream from an offset.
 
-    Between two batches it holds nothing: whoever leaves the loop, by ``break`` or by an
-    exception, has nothing to close. Raises `StreamError` where the stream cannot be read, is
-    deleted, or the streams are stopped.
+    It holds no resources between batches, so leaving the loop needs no cleanup. Iteration raises
+    `StreamError` if the stream cannot be read or is deleted, or when the streams are stopped.
     """
 
     def __init__(
@@ -34,29 +33,29 @@ class Following:
         self._path = path
         self._offset = offset
         self._limit = limit
-        self._seen: Chunk | None = None
+        self._last: Chunk | None = None
 
-    def __aiter__(self) -> Following:
+    def __aiter__(self) -> StreamTail:
         return self
 
     async def __anext__(self) -> Batch:
-        """The next batch that has any bytes."""
+        """Return the next batch that is not empty."""
         while True:
-            seen = self._seen
-            if seen is not None and seen.at_tail and seen.state.closed:
+            last = self._last
+            if last is not None and last.at_tail and last.state.closed:
                 raise StopAsyncIteration
-            chunk = await self._next(seen)
+            chunk = await self._next(last)
             if isinstance(chunk, Refusal):
                 raise StreamError(chunk)
-            self._seen = chunk
+            self._last = chunk
             if chunk.data:
-                return batch_of(chunk)
+                return batch(chunk)
 
-    def _next(self, seen: Chunk | None) -> Deferred[Chunk | Refusal]:
-        if seen is None:
+    def _next(self, last: Chunk | None) -> Deferred[Chunk | Refusal]:
+        if last is None:
             return self._store.read(self._path, self._offset, self._limit)
-        if not seen.at_tail:
-            return self._store.read(self._path, seen.end, self._limit, seen.state.id)
+        if not last.at_tail:
+            return self._store.read(self._path, last.end, self._limit, last.state.id)
         if self._long_polls.stopping:
-            raise StreamError(_STOPPED)
-        return self._long_polls.wait(Chunk(seen.state, seen.end, b""), self._limit)
+            raise StreamError(_STOPPING)
+        return self._long_polls.wait(Chunk(last.state, last.end, b""), self._limit)

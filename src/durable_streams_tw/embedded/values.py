@@ -1,4 +1,4 @@
-"""What programs in the same process get from the streams: small values, one exception."""
+"""Values and the exception of the embedding API."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ from durable_streams_tw.storage.api import Chunk
 
 
 class StreamError(Exception):
-    """The streams refuse what they were asked.
-
-    ``problem`` says which of the known problems it is, ``status`` what an HTTP client would
-    have been told; the message is a sentence for people.
-    """
+    """Refusal of a request: its problem, HTTP status, and a message for people."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.detail)
@@ -28,20 +24,20 @@ class StreamError(Exception):
 
     @property
     def problem(self) -> Problem:
-        """Which problem it is."""
+        """The kind of problem."""
         return self.refusal.problem
 
     @property
     def status(self) -> int:
-        """The HTTP status of the problem."""
+        """The HTTP status that a client would get."""
         return self.refusal.problem.status
 
 
 class StreamInfo(Struct, frozen=True):
-    """A stream at one moment.
+    """State of a stream.
 
-    ``offset`` is its end, where the next bytes will stand. ``ttl`` is in seconds,
-    ``expires_at`` an RFC 3339 timestamp. ``created`` says that the call has made it.
+    ``offset`` is its tail, ``ttl`` is in seconds, ``expires_at`` an RFC 3339 timestamp.
+    ``created`` is True if the call has created it.
     """
 
     path: str
@@ -54,10 +50,10 @@ class StreamInfo(Struct, frozen=True):
 
 
 class Written(Struct, frozen=True):
-    """What an append has come to.
+    """Result of an append.
 
-    ``offset`` is the stream's end after it. ``duplicate`` says that nothing has changed,
-    because the same batch of the same producer was there already.
+    ``offset`` is the stream's tail after it. ``duplicate`` is True if the producer's batch had
+    been appended before, so that nothing has changed.
     """
 
     offset: str
@@ -66,11 +62,11 @@ class Written(Struct, frozen=True):
 
 
 class Batch(Struct, frozen=True):
-    """Bytes that were read.
+    """Result of a read.
 
-    ``data`` are whole messages: in JSON mode an array of them, as an HTTP client would see
-    it. ``offset`` is where to read on. ``up_to_date`` says that there was no more, ``closed``
-    that there never will be.
+    ``data`` has whole messages; in JSON mode it is an array of them, as in an HTTP response.
+    ``offset`` is where to continue. ``up_to_date`` is True at the tail, ``closed`` at the end of a
+    closed stream.
     """
 
     content_type: str
@@ -80,13 +76,13 @@ class Batch(Struct, frozen=True):
     closed: bool
 
     def json(self) -> list[Any]:
-        """The messages of a stream in JSON mode, decoded."""
+        """Return the decoded messages of a stream in JSON mode."""
         messages: list[Any] = json.loads(self.data)
         return messages
 
 
-def info_of(state: StreamState, created: bool = False) -> StreamInfo:
-    """What is told of a stream."""
+def stream_info(state: StreamState, created: bool = False) -> StreamInfo:
+    """Return the public value of a stream's state."""
     return StreamInfo(
         state.path,
         state.content_type,
@@ -98,19 +94,19 @@ def info_of(state: StreamState, created: bool = False) -> StreamInfo:
     )
 
 
-def created_from(outcome: Created) -> StreamInfo:
-    """What is told of a stream that was to be created."""
-    return info_of(outcome.state, outcome.fresh)
+def created_info(outcome: Created) -> StreamInfo:
+    """Return the public value of a create command's outcome."""
+    return stream_info(outcome.state, outcome.fresh)
 
 
-def written_from(outcome: Appended) -> Written:
-    """What is told of an append."""
+def written(outcome: Appended) -> Written:
+    """Return the public value of an append command's outcome."""
     state = outcome.state
     return Written(format_offset(state, state.tail), state.closed, outcome.duplicate)
 
 
-def batch_of(chunk: Chunk) -> Batch:
-    """What is told of a read."""
+def batch(chunk: Chunk) -> Batch:
+    """Return the public value of a chunk."""
     state = chunk.state
     data = chunk.data
     if content_types.is_json(state.content_type):

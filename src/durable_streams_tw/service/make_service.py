@@ -136,9 +136,9 @@ def build_service(
         settings=_within_file_limit(configuration.settings),
         reactor=reactor,
         checkers=known,
-        around=None if tracing is None else tracing.around,
+        wrap_handler=None if tracing is None else tracing.around,
     )
-    door = streams.door if configuration["fast-channel"] else streams.site
+    door = streams.http_factory if configuration["fast-channel"] else streams.site
     site = door(root, operator_tree(configuration, streams))
 
     def started() -> None:

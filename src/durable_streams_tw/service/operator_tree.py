@@ -12,13 +12,13 @@ from durable_streams_tw.telemetry.metrics import Metrics
 def operator_tree(configuration: Configuration, streams: DurableStreams) -> OperatorTree:
     """The tree that the settings ask for."""
     tree = OperatorTree()
-    observed = streams.observed()
+    observed = streams.server_stats()
     tree.putChild(b"live", Live())
     tree.putChild(b"ready", Ready(observed))
     if configuration["metrics"]:
         tree.putChild(b"metrics", Metrics(observed))
     if configuration["listing"] or configuration["console"]:
-        tree.putChild(b"streams", streams.listing(configuration["root"]))
+        tree.putChild(b"streams", streams.stream_listing(configuration["root"]))
     if configuration["console"]:
         # Here, so that others need not wait for it.
         from durable_streams_tw.http.operators.console import Console

@@ -132,7 +132,7 @@ class Ports(Service):
                 self._greet(url)
             if isinstance(address, IPv4Address | IPv6Address):
                 loopback = ip_address(address.host).is_loopback
-                self._streams.reached_at(url, loopback)
+                self._streams.set_endpoint(url, loopback)
                 if self._open_to_all and not loopback:
                     self._log.warn(
                         "Every client that can reach {where} may read and write all streams: "
@@ -140,7 +140,7 @@ class Ports(Service):
                         where=_where(address),
                     )
             else:
-                self._streams.reached_at(None, False)
+                self._streams.set_endpoint(None, False)
         return port
 
 

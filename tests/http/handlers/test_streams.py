@@ -26,7 +26,7 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.rig = ServerRig(self.settings)
-        self.operations = self.rig.streams.operations
+        self.operations = self.rig.streams.stream_handler
 
     def begin(
         self, method: str, target: str, body: bytes = b"", **header: str
@@ -158,7 +158,7 @@ class WriteTests(Case):
         """JSON only, and what comes meanwhile for the same stream waits its turn."""
         threads = Threads()
         self.rig = ServerRig(in_thread=threads)
-        self.operations = self.rig.streams.operations
+        self.operations = self.rig.streams.stream_handler
         self.put("a", "application/json")
         self.put("b", "application/json")
         large = b'"' + b"x" * limits.INLINE_BODY + b'"'
@@ -176,7 +176,7 @@ class WriteTests(Case):
     def test_a_large_body_of_bytes_is_not(self) -> None:
         """There is nothing to validate."""
         self.rig = ServerRig(in_thread=Threads())
-        self.operations = self.rig.streams.operations
+        self.operations = self.rig.streams.stream_handler
         self.put("a", "text/plain", b"x" * (limits.INLINE_BODY + 1))
 
 
@@ -194,7 +194,7 @@ class ReadTests(Case):
     def test_chunks(self) -> None:
         """A large stream comes in pieces; only the last says that it is the last."""
         self.rig = ServerRig(Settings(max_chunk=1000))
-        self.operations = self.rig.streams.operations
+        self.operations = self.rig.streams.stream_handler
         self.put("a", body=b"x" * 2500)
         self.ask("POST", "a", Stream_Closed="true")
         sizes, offset = [], "-1"
@@ -340,7 +340,7 @@ class GzipTests(Case):
         """The reactor has other things to do."""
         threads = Threads()
         self.rig = ServerRig(in_thread=threads)
-        self.operations = self.rig.streams.operations
+        self.operations = self.rig.streams.stream_handler
         self.put("a", body=b"x" * (limits.INLINE_GZIP + 1))
         asked = self.begin("GET", "a", Accept_Encoding="gzip")
         self.assertNoResult(asked)
@@ -382,7 +382,7 @@ class CorsTests(Case):
     def test_private(self) -> None:
         """Shared caches can be kept out."""
         self.rig = ServerRig(Settings(private=True))
-        self.operations = self.rig.streams.operations
+        self.operations = self.rig.streams.stream_handler
         self.put("a", body=b"x")
         self.assertEqual(
             self.fields(self.ask("GET", "a"))["cache-control"],
@@ -401,7 +401,7 @@ class FailureTests(Case):
                 raise RuntimeError("a secret")
 
         self.rig = ServerRig(store=Broken(lambda: int(MORNING * 1000)))
-        self.operations = self.rig.streams.operations
+        self.operations = self.rig.streams.stream_handler
         answer = self.ask("HEAD", "a", Origin="https://app.example")
         self.assertEqual(answer.status, 500)
         self.assertEqual(self.fields(answer)["access-control-allow-origin"], "*")

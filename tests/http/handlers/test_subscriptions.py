@@ -62,7 +62,7 @@ class ControlCase(SynchronousTestCase):
         self.rig = ServerRig(self.settings)
         caller: Any = self.caller
         self.rig.streams = DurableStreams(
-            settings=self.settings, reactor=self.rig.clock, in_thread=at_once, caller=caller
+            settings=self.settings, reactor=self.rig.clock, in_thread=at_once, webhook_client=caller
         )
         self.rig.streams.startService()
         self.rig.site = self.rig.streams.site()
@@ -505,8 +505,8 @@ class NowhereTests(ControlCase):
         """Until somebody says it; the Host of a request does not count (§7.1)."""
         self.assertError(self.hook(), 400, "INVALID_REQUEST")
         self.assertEqual(self.pull("p").status, 201)
-        self.rig.streams.reached_at("http://127.0.0.1:1/v1/stream/", True)
-        self.rig.streams.reached_at("http://127.0.0.1:2/v1/stream/", True)
+        self.rig.streams.set_endpoint("http://127.0.0.1:1/v1/stream/", True)
+        self.rig.streams.set_endpoint("http://127.0.0.1:2/v1/stream/", True)
         made = self.hook()
         self.assertEqual(made.status, 201)
         self.assertEqual(
@@ -518,7 +518,7 @@ class NowhereTests(ControlCase):
         """Then the loopback is where strangers come from, too."""
         for settings in (Settings(trust_proxy=True), Settings(public_url=BASE)):
             streams = DurableStreams(settings=settings, reactor=self.rig.clock)
-            streams.reached_at("http://127.0.0.1:1/", True)
+            streams.set_endpoint("http://127.0.0.1:1/", True)
             self.assertFalse(streams._allow_local())
         allowed = Settings(trust_proxy=True, allow_local_webhooks=True)
         streams = DurableStreams(settings=allowed, reactor=self.rig.clock)
@@ -528,8 +528,8 @@ class NowhereTests(ControlCase):
         """While every port is on the loopback, webhooks may lead there too."""
         streams = self.rig.streams
         self.assertFalse(streams._allow_local())
-        streams.reached_at("http://127.0.0.1:1/", True)
+        streams.set_endpoint("http://127.0.0.1:1/", True)
         self.assertTrue(streams._allow_local())
-        streams.reached_at("http://203.0.113.1:1/", False)
-        streams.reached_at("http://127.0.0.1:2/", True)
+        streams.set_endpoint("http://203.0.113.1:1/", False)
+        streams.set_endpoint("http://127.0.0.1:2/", True)
         self.assertFalse(streams._allow_local())

@@ -258,7 +258,7 @@ class EventStreamTests(Http2TestCase):
         self.assertTrue(events.reset)
         self.assertFalse(events.ended)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
-        self.assertEqual(self.rig.streams._fanout.count, 0)
+        self.assertEqual(self.rig.streams._broadcaster.count, 0)
         store.broken = False
         self.assertEqual(self.ask("HEAD", "a").status, 200)
 
@@ -266,10 +266,10 @@ class EventStreamTests(Http2TestCase):
         """A reset frees the reader."""
         self.rig.put("a")
         self.ask("GET", "a?offset=-1&live=sse")
-        self.assertEqual(self.rig.streams._fanout.count, 1)
+        self.assertEqual(self.rig.streams._broadcaster.count, 1)
         self.wire.reset_stream(1)
         self.flush()
-        self.assertEqual(self.rig.streams._fanout.count, 0)
+        self.assertEqual(self.rig.streams._broadcaster.count, 0)
 
     def test_drain(self) -> None:
         """A server that stops ends its event streams, then the connection."""

@@ -37,7 +37,7 @@ class OperatorsCase(AdmissionCase):
         tree = OperatorTree()
         for name in (b"live", b"ready", b"metrics", b"streams", b"console", b"other"):
             tree.putChild(name, Shown(name))
-        self.site = (self.streams.door if self.fast else self.streams.site)(operators=tree)
+        self.site = (self.streams.http_factory if self.fast else self.streams.site)(operators=tree)
 
     def look(self, target: str, token: str | None = None, **fields: str) -> Answer:
         """One request."""

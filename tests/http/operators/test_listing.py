@@ -39,7 +39,7 @@ class ListingTests(SynchronousTestCase):
         self.streams.startService()
         self.addCleanup(self.streams.stopService)
         tree = OperatorTree()
-        tree.putChild(b"streams", self.streams.listing())
+        tree.putChild(b"streams", self.streams.stream_listing())
         self.site = self.streams.site(operators=tree)
 
     def ask(self, method: str, target: str, **header: str) -> Answer:

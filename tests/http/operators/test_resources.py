@@ -43,7 +43,7 @@ class OperatorTreeTests(SynchronousTestCase):
 
     def doors(self, root: bytes) -> list[Any]:
         """A server of each kind."""
-        return [self.streams.site(root, self.tree), self.streams.door(root, self.tree)]
+        return [self.streams.site(root, self.tree), self.streams.http_factory(root, self.tree)]
 
     def ask(self, site: Site, method: str, target: str, body: bytes | None = None) -> Answer:
         """One request on a connection of its own."""
@@ -93,7 +93,7 @@ class OperatorTreeTests(SynchronousTestCase):
 
     def test_absent(self) -> None:
         """Without a tree the names are streams' names like all others."""
-        for site in (self.streams.site(b""), self.streams.door(b"")):
+        for site in (self.streams.site(b""), self.streams.http_factory(b"")):
             client = Client(site)  # type: ignore[arg-type]
             self.addCleanup(client.leave)
             self.assertIn(client.ask("PUT", "/-/told", {}, b"").status, (200, 201))

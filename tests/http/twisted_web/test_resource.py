@@ -237,7 +237,7 @@ class BugTests(SynchronousTestCase):
         def respond(request: object) -> None:
             raise RuntimeError("a secret")
 
-        self.patch(rig.streams.operations, "respond", respond)
+        self.patch(rig.streams.stream_handler, "respond", respond)
         answer = rig.ask("GET", "a", {"Origin": "https://app.example"})
         self.assertEqual(answer.status, 500)
         self.assertEqual(answer.header["content-type"], "application/problem+json")

@@ -305,7 +305,7 @@ class OtherResourceTests(SynchronousTestCase):
         """A site of ours around a resource of somebody else's."""
         rig = ServerRig()
         return StreamSite(
-            resource, rig.streams.operations, ResponseHeaders(), Settings(), rig.clock, b"/s/"
+            resource, rig.streams.stream_handler, ResponseHeaders(), Settings(), rig.clock, b"/s/"
         )
 
     def test_bug(self) -> None:
@@ -333,7 +333,7 @@ class DrainTests(SynchronousTestCase):
         self.clock = ServerRig().clock
         self.site = StreamSite(
             Waiting(),
-            ServerRig().streams.operations,
+            ServerRig().streams.stream_handler,
             ResponseHeaders(),
             Settings(),
             self.clock,
