@@ -1,4 +1,4 @@
-"""An issuer of tokens, for tests: keys, a key set, and tokens of every kind."""
+"""Issuer of tokens for tests: keys, JWKS documents and JWTs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AUDIENCE = "streams"
 
 @cache
 def private(name: str) -> Any:
-    """A private key of the kind that a name begins with."""
+    """Return the private key of a name; its prefix is the kind."""
     if name.startswith("rsa1024"):
         return rsa.generate_private_key(65537, 1024)
     if name.startswith("rsa"):
@@ -30,13 +30,13 @@ def private(name: str) -> Any:
 
 
 def algorithm_of(name: str) -> str:
-    """What a key of that name signs with."""
+    """Return the algorithm of a key's name."""
     kinds = {"rsa": "RS256", "p256": "ES256", "p384": "ES384"}
     return next((alg for kind, alg in kinds.items() if name.startswith(kind)), "EdDSA")
 
 
 def jwk(name: str, **more: Any) -> dict[str, Any]:
-    """The public key as its issuer publishes it, under its own name."""
+    """Return the public key as a JWK, with the name as its kid."""
     algorithms = jwt.algorithms.get_default_algorithms()
     key: dict[str, Any] = algorithms[algorithm_of(name)].to_jwk(
         private(name).public_key(), as_dict=True
@@ -47,14 +47,14 @@ def jwk(name: str, **more: Any) -> dict[str, Any]:
 
 
 def key_set(*keys: str | dict[str, Any]) -> bytes:
-    """A key set."""
+    """Return a JWKS document."""
     return json.dumps(
         {"keys": [jwk(key) if isinstance(key, str) else key for key in keys]}
     ).encode()
 
 
 def claims(**more: Any) -> dict[str, Any]:
-    """Good claims, and what a test wants of them; None leaves one out."""
+    """Return valid claims, changed as given; None removes a claim."""
     given = {
         "iss": ISSUER,
         "aud": AUDIENCE,
@@ -67,7 +67,7 @@ def claims(**more: Any) -> dict[str, Any]:
 
 
 def token(name: str = "p256", header: dict[str, Any] | None = None, **more: Any) -> str:
-    """A token, signed with a key. ``header`` is what else stands in its head."""
+    """Return a token signed with a key. ``header`` adds to its header."""
     head = {"kid": name, **(header or {})}
     algorithm = head.pop("alg", algorithm_of(name))
     head = {part: value for part, value in head.items() if value is not None}
@@ -76,6 +76,6 @@ def token(name: str = "p256", header: dict[str, Any] | None = None, **more: Any)
 
 
 def part(value: object) -> str:
-    """One part of a token."""
+    """Return one encoded part of a token."""
     raw = value if isinstance(value, bytes) else json.dumps(value).encode()
     return urlsafe_b64encode(raw).decode().rstrip("=")

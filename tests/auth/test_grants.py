@@ -1,4 +1,4 @@
-"""What grants cover."""
+"""Tests of `durable_streams_tw.auth.grants`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GLOBS = st.lists(st.one_of(SEGMENTS, st.sampled_from(["*", "**"])), min_size=1, 
 
 
 def granting(*paths: str, verb: Verb = Verb.READ) -> Grants:
-    """One verb for some paths."""
+    """Return grants for one verb on some paths."""
     return Grants([Grant(path, frozenset([verb])) for path in paths])
 
 
@@ -30,7 +30,7 @@ class GrantsTests(SynchronousTestCase):
 
     @given(PATHS, NAMES)
     def test_by_segments(self, path: str, name: str) -> None:
-        """Said with segments, and not with text."""
+        """A path covers whole segments."""
         granted = path.removesuffix("/").split("/") if path else []
         segments = name.split("/")
         below = segments[: len(granted)] == granted
@@ -40,7 +40,7 @@ class GrantsTests(SynchronousTestCase):
 
     @given(st.lists(PATHS, max_size=3), GLOBS, NAMES)
     def test_globs(self, paths: list[str], glob: str, name: str) -> None:
-        """Where a glob is allowed, every name that it matches is."""
+        """An allowed glob matches no name that is not allowed."""
         grants = granting(*paths)
         parsed = parse_glob(glob)
         if grants.allow_every(Verb.READ, parsed) and matches(parsed, name):
@@ -48,35 +48,35 @@ class GrantsTests(SynchronousTestCase):
 
     @given(st.lists(PATHS, max_size=3), st.text("ab/", max_size=6), NAMES)
     def test_prefixes(self, paths: list[str], prefix: str, name: str) -> None:
-        """Where a prefix is allowed, every name that begins with it is."""
+        """An allowed prefix begins no name that is not allowed."""
         grants = granting(*paths)
         if grants.allow_below(Verb.READ, prefix) and name.startswith(prefix):
             self.assertTrue(grants.allow(Verb.READ, name), (paths, prefix, name))
 
     @given(PATHS, NAMES)
     def test_verbs(self, path: str, name: str) -> None:
-        """One verb says nothing of another."""
+        """A grant for one verb allows no other."""
         grants = granting(path, verb=Verb.APPEND)
         self.assertFalse(grants.allow(Verb.READ, name))
         self.assertFalse(grants.allow_every(Verb.READ, parse_glob("a/*")))
         self.assertFalse(grants.allow_below(Verb.READ, "a/"))
 
     def test_verbs_do_not_mix(self) -> None:
-        """Of two grants each keeps its own paths."""
+        """Each grant applies to its own path only."""
         grants = Grants([Grant("a", frozenset([Verb.READ])), Grant("b", frozenset([Verb.APPEND]))])
         self.assertTrue(grants.allow(Verb.READ, "a/x"))
         self.assertFalse(grants.allow(Verb.READ, "b/x"))
         self.assertFalse(grants.allow(Verb.APPEND, "a/x"))
 
     def test_nothing(self) -> None:
-        """What is not granted is not granted."""
+        """Empty grants allow nothing."""
         self.assertFalse(Grants().allow(Verb.READ, "a"))
         self.assertFalse(Grants().allow_every(Verb.READ, parse_glob("**")))
         self.assertFalse(Grants().allow_below(Verb.LIST, ""))
         self.assertFalse(Grants().allow_somewhere(Verb.SUBSCRIBE))
 
     def test_everything(self) -> None:
-        """The empty path is all streams."""
+        """The empty path covers all streams."""
         grants = granting("")
         self.assertTrue(grants.allow(Verb.READ, "a/b"))
         self.assertTrue(grants.allow_every(Verb.READ, parse_glob("**")))
@@ -87,13 +87,11 @@ class ReadingTests(SynchronousTestCase):
     """`grants_of`."""
 
     def test_good(self) -> None:
-        """As they are written."""
         grants = grants_of([{"path": "jobs/", "verbs": ["read", "append"]}], strict=True)
         self.assertTrue(grants.allow(Verb.APPEND, "jobs/1"))
         self.assertFalse(grants.allow(Verb.APPEND, "jobs"))
 
     def test_malformed(self) -> None:
-        """Nothing is guessed."""
         bad: tuple[Any, ...] = (
             None,
             {},
@@ -120,7 +118,7 @@ class ReadingTests(SynchronousTestCase):
                 self.assertRaises(MalformedGrants, grants_of, value, strict=strict)
 
     def test_unknown_verbs(self) -> None:
-        """A person has mistyped; an issuer may know more."""
+        """Unknown verbs are errors in a token file, and are ignored in a JWT."""
         value = [{"path": "a", "verbs": ["READ", "admin", "*"]}]
         self.assertRaises(MalformedGrants, grants_of, value, strict=True)
         grants = grants_of(value, strict=False)

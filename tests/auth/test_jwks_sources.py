@@ -1,4 +1,4 @@
-"""Where keys come from, over a wire that a test holds."""
+"""Tests of `durable_streams_tw.auth.jwks_sources`, over an in-memory transport."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class FetchTests(SynchronousTestCase):
         self.reactor.advance(0)
 
     def connect(self) -> Any:
-        """The issuer takes the connection."""
+        """Accept the connection."""
         _, _, factory, _, _ = self.reactor.tcpClients[-1]
         self.transport: Any = StringTransport()
         protocol: Any = factory.buildProtocol(None)
@@ -45,16 +45,16 @@ class FetchTests(SynchronousTestCase):
         return protocol
 
     def answer(self, head: bytes, body: bytes) -> None:
-        """And answers."""
+        """Send a response."""
         protocol = self.connect()
         protocol.dataReceived(b"HTTP/1.1 " + head + b"\r\n\r\n" + body)
 
     def why(self) -> str:
-        """Why it could not be fetched."""
+        """Return the message of the `FetchError`."""
         return str(self.failureResultOf(self.fetched, FetchError).value)
 
     def test_good(self) -> None:
-        """What it answers."""
+        """The body of a 200 response is returned."""
         self.answer(b"200 OK\r\nContent-Length: 4", b"keys")
         self.assertEqual(self.successResultOf(self.fetched), b"keys")
         sent = self.transport.value()
@@ -62,7 +62,7 @@ class FetchTests(SynchronousTestCase):
         self.assertNotIn(b"gzip", sent)
 
     def test_statuses(self) -> None:
-        """Nothing but 200; and no redirect is followed, wherever it leads."""
+        """Other statuses are errors, and redirects are not followed."""
         for status in (b"404 No", b"500 No", b"302 Found\r\nLocation: http://evil.example/keys"):
             self.setUp()
             self.answer(status + b"\r\nContent-Length: 4", b"keys")
@@ -70,18 +70,18 @@ class FetchTests(SynchronousTestCase):
             self.assertEqual(len(self.reactor.tcpClients), 1)
 
     def test_large(self) -> None:
-        """More than anybody needs is not read."""
+        """A response larger than `MAX_KEY_SET` is an error, and the connection is closed."""
         self.answer(b"200 OK\r\nContent-Length: 99999999", b"x" * (MAX_KEY_SET + 1))
         self.assertIn("larger than", self.why())
         self.assertTrue(self.transport.disconnecting)
 
     def test_not_unpacked(self) -> None:
-        """Nor what would become more."""
+        """A compressed response is not decompressed."""
         self.answer(b"200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4", b"\x1f\x8b\x08\x00")
         self.assertEqual(self.successResultOf(self.fetched), b"\x1f\x8b\x08\x00")
 
     def test_name_server_that_hangs(self) -> None:
-        """Ends the wait like an issuer that does not answer, without a traceback."""
+        """A name server that hangs is a timeout like any other."""
         self.fetched.cancel()
         self.why()
         self.names.hanging.add("id.example")
@@ -93,7 +93,6 @@ class FetchTests(SynchronousTestCase):
         self.assertEqual(len(self.reactor.tcpClients), 1)
 
     def test_refused(self) -> None:
-        """Nobody is there."""
         _, _, factory, _, _ = self.reactor.tcpClients[-1]
         nobody: Any = None
         factory.clientConnectionFailed(nobody, Failure(ConnectionRefusedError()))
@@ -101,7 +100,7 @@ class FetchTests(SynchronousTestCase):
         self.assertIn("could not connect", self.why())
 
     def test_late(self) -> None:
-        """Neither a connection, nor a head, nor a body takes for ever."""
+        """The timeout covers connecting, the head and the body."""
         self.reactor.advance(KEY_SET_TIMEOUT)
         self.assertIn("no response within", self.why())
         for head in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nke"):
@@ -113,7 +112,7 @@ class FetchTests(SynchronousTestCase):
             self.assertIn("no response within", self.why())
 
     def test_torn(self) -> None:
-        """Half of a key set is none."""
+        """A truncated body is an error."""
         protocol = self.connect()
         protocol.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nke")
         protocol.connectionLost(Failure(ResponseDone()))
@@ -124,7 +123,7 @@ class SourceTests(SynchronousTestCase):
     """`jwks_source`."""
 
     def test_refused(self) -> None:
-        """What could be changed on its way, or holds a password, or is no URL."""
+        """URLs that are insecure, hold credentials, or are not URLs are refused."""
         for text in (
             "http://id.example/keys",
             "http://10.0.0.1/keys",
@@ -142,7 +141,7 @@ class SourceTests(SynchronousTestCase):
             self.assertNotIn("password", str(error))
 
     def test_names(self) -> None:
-        """In the log a source is its host, or its path: a URL may hold more."""
+        """The name for the log is the host or the path, without the query."""
         for text, name in (
             ("https://id.example/keys?secret=1", "id.example"),
             ("http://localhost:1/keys", "localhost"),
@@ -152,7 +151,7 @@ class SourceTests(SynchronousTestCase):
             self.assertEqual(jwks_source(text, None)[1], name)
 
     def test_files(self) -> None:
-        """A file is read up to its bound."""
+        """A file is read up to the bound, and one byte more."""
         path = Path(self.mktemp())
         self.assertRaises(FetchError, _read, str(path))
         path.write_bytes(b"x" * (MAX_KEY_SET + 100))

@@ -1,4 +1,4 @@
-"""Tokens of an issuer, good ones and all others (RFC 8725)."""
+"""Tests of `durable_streams_tw.auth.jwts` and `durable_streams_tw.auth.jwks` (RFC 8725)."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ EXPECTED = TokenRequirements(ISSUER, AUDIENCE)
 
 
 def check(text: str, *keys: str | dict[str, Any], now: float = NOW) -> Identity:
-    """Who has a token."""
+    """Return the identity of a token."""
     return jwts.identity(text, EXPECTED, read_key_set(key_set(*(keys or ("p256",)))), now)
 
 
 class GoodTests(SynchronousTestCase):
-    """What is accepted."""
+    """Tokens that are accepted."""
 
     def test_algorithms(self) -> None:
-        """Every one with its key."""
+        """Each algorithm verifies with its key."""
         for name in ("rsa", "p256", "p384", "ed"):
             who = check(token(name), "rsa", "p256", "p384", "ed")
             self.assertEqual(who.name, f"{ISSUER} ann")
@@ -41,39 +41,39 @@ class GoodTests(SynchronousTestCase):
             check(token("rsa", {"alg": algorithm}), "rsa")
 
     def test_types(self) -> None:
-        """RFC 9068's, and none."""
+        """The types of RFC 7519 and RFC 9068 are allowed, and none."""
         for kind in (None, "JWT", "jwt", "at+jwt", "application/at+JWT"):
             check(token(header={"typ": kind}))
 
     def test_without_a_name(self) -> None:
-        """A token that names no key, where there is no choice."""
+        """A token without a kid is accepted if only one key fits."""
         check(token(header={"kid": None}), "p256", "rsa")
 
     def test_audiences(self) -> None:
-        """One of several."""
+        """One audience of several is enough."""
         check(token(aud=["other", AUDIENCE]))
 
     def test_foreign_hints_are_not_followed(self) -> None:
-        """Wherever else a token says its key is: it is not looked there."""
+        """Keys and URLs in the token's header are ignored."""
         evil = "https://evil.example/keys"
         check(token(header={"jku": evil, "x5u": evil, "x5c": ["AAAA"], "jwk": jwk("ed")}))
 
     def test_without_grants(self) -> None:
-        """A token without grants is good for nothing, but good."""
+        """A token without grants is valid and allows nothing."""
         who = check(token(grants=None))
         self.assertFalse(who.grants.allow(Verb.READ, "jobs"))
 
 
 class BadTests(SynchronousTestCase):
-    """What is refused."""
+    """Tokens that are refused."""
 
     def refused(self, text: str, *keys: str | dict[str, Any], now: float = NOW) -> None:
-        """It is, without a word of it."""
+        """Check that a token is refused, and that the message holds no part of it."""
         error = self.assertRaises(InvalidToken, check, text, *keys, now=now)
         self.assertNotIn(text[:20] or "-", str(error))
 
     def test_none(self) -> None:
-        """No signature, however it is spelled."""
+        """Unsigned tokens are refused, however the algorithm is spelled."""
         payload = token().split(".")[1]
         algorithms: tuple[Any, ...] = (
             "none",
@@ -94,7 +94,7 @@ class BadTests(SynchronousTestCase):
         self.refused(f"{part({'kid': 'p256'})}.{payload}.AAAA")
 
     def test_confusion(self) -> None:
-        """A public key is no secret: nothing is verified with it that is symmetric."""
+        """A public key is not accepted as the secret of an HMAC (algorithm confusion)."""
         payload = token("rsa").split(".")[1]
         public = private("rsa").public_key()
         secrets = [
@@ -110,7 +110,7 @@ class BadTests(SynchronousTestCase):
                 self.refused(f"{signed}.{part(mac)}", "rsa")
 
     def test_other_algorithms_of_a_key(self) -> None:
-        """A key is for what it says."""
+        """A key verifies only its own algorithm."""
         self.refused(token("rsa", {"alg": "PS256"}), jwk("rsa", alg="RS256"))
         self.refused(token("rsa", {"alg": "RS512"}), jwk("rsa", alg="RS256"))
         self.refused(token("p384", {"kid": "p256"}), "p256", "p384")
@@ -118,7 +118,7 @@ class BadTests(SynchronousTestCase):
         self.refused(f"{part({'alg': 'ES384', 'kid': 'p256'})}.{payload}.{signature}", "p256")
 
     def test_other_keys(self) -> None:
-        """Signed by others, under a name of ours."""
+        """A signature by another key is refused under a known kid."""
         self.refused(token("p256-evil", {"kid": "p256"}), "p256")
         self.refused(token("ed-evil", {"kid": "ed"}), "ed")
         self.assertRaises(UnknownKey, check, token("p256-evil"), "p256")
@@ -127,7 +127,7 @@ class BadTests(SynchronousTestCase):
         self.assertRaises(UnknownKey, check, token("p256", {"kid": None}), "p256", "p256-second")
 
     def test_names_of_keys(self) -> None:
-        """A name is compared, and nothing else is done with it."""
+        """A kid is only compared."""
         for kid in (
             "../../../../dev/null",
             "' OR 1=1 --",
@@ -145,7 +145,7 @@ class BadTests(SynchronousTestCase):
             self.refused(f"{part({'alg': 'ES256', 'kid': kid})}.{payload}.AAAA")
 
     def test_critical_extensions(self) -> None:
-        """What must be understood is not."""
+        """Tokens with critical extensions are refused."""
         headers: tuple[dict[str, Any], ...] = (
             {"crit": ["x"], "x": 1},
             {"crit": []},
@@ -157,7 +157,7 @@ class BadTests(SynchronousTestCase):
             self.refused(f"{head}.{payload}.{signature}")
 
     def test_other_kinds(self) -> None:
-        """Tokens that are for something else."""
+        """Tokens with another typ are refused."""
         for kind in ("ds-wake+jwt", "logout+jwt", "dpop+jwt", "secevent+jwt", "JWE", "x"):
             self.refused(token(header={"typ": kind}))
         payload = token().split(".")[1]
@@ -166,7 +166,7 @@ class BadTests(SynchronousTestCase):
             self.refused(f"{part({'alg': 'ES256', 'kid': 'p256', 'typ': kind})}.{payload}.AA")
 
     def test_forms(self) -> None:
-        """What is no token at all, or of five parts, or huge, or nested."""
+        """Malformed tokens are refused: wrong parts, padding, size, nesting."""
         good = token()
         head, payload, signature = good.split(".")
         deep = b"[" * 4000
@@ -194,13 +194,13 @@ class BadTests(SynchronousTestCase):
             self.refused(text)
 
     def test_malleable(self) -> None:
-        """A token has one spelling."""
+        """A token has only one spelling."""
         head, payload, signature = token("ed").split(".")
         changed = signature[:-1] + chr(ord(signature[-1]) + 1)
         self.refused(f"{head}.{payload}.{changed}", "ed")
 
     def test_times(self) -> None:
-        """Exactly, but for clocks that are a little off."""
+        """Times are exact, except for `CLOCK_SKEW` of nbf and iat."""
         check(token(), now=NOW + 299)
         self.refused(token(), now=NOW + 300)
         check(token(nbf=NOW + 30))
@@ -214,7 +214,7 @@ class BadTests(SynchronousTestCase):
             self.refused(token(iat=value))
 
     def test_claims(self) -> None:
-        """Issuer, audience, subject: as they are written."""
+        """Issuer, audience, subject and grants are compared exactly."""
         bad: tuple[tuple[str, tuple[Any, ...]], ...] = (
             ("iss", (None, "", ISSUER + "/", ISSUER.upper(), [ISSUER], {"a": 1}, True)),
             ("aud", (None, "", "streams2", AUDIENCE.upper(), [], [[AUDIENCE]], {AUDIENCE: 1}, 1)),
@@ -227,7 +227,7 @@ class BadTests(SynchronousTestCase):
 
     @given(st.integers(0, 10_000), st.integers(1, 255))
     def test_any_change(self, place: int, change: int) -> None:
-        """Not one character of a token can be another."""
+        """A token with any character changed is refused."""
         good = token("ed")
         place %= len(good)
         other = chr((ord(good[place]) ^ change) & 0x7F)
@@ -240,7 +240,7 @@ class KeySetTests(SynchronousTestCase):
     """`read_key_set`."""
 
     def test_left_out(self) -> None:
-        """What cannot be used does not stop the others."""
+        """Unusable keys are skipped, and the others are kept."""
         bad: list[Any] = [
             {"kty": "oct", "k": "AAAA", "kid": "h", "alg": "HS256"},
             jwk("rsa1024"),
@@ -267,7 +267,6 @@ class KeySetTests(SynchronousTestCase):
         self.assertRaises(MalformedKeySet, read_key_set, json.dumps({"keys": bad}).encode())
 
     def test_malformed(self) -> None:
-        """Nothing of it is used."""
         for raw in (
             b"",
             b"{}",

@@ -1,4 +1,4 @@
-"""docs/auth.md: its files and programs are such."""
+"""Tests of the examples in docs/auth.md."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ PAGE = (Path(__file__).parent.parent.parent / "docs" / "auth.md").read_text("utf
 
 
 def blocks(kind: str) -> list[str]:
-    """The blocks of code of one kind."""
+    """Return the code blocks of one language."""
     return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
 class PageTests(SynchronousTestCase):
-    """The page."""
+    """Examples of the page."""
 
     def test_file(self) -> None:
-        """The file of tokens can be used."""
+        """The token file is valid."""
         (text,) = blocks("toml")
         self.assertEqual(len(read_table(text.encode(), b"k")), 2)
 
     def test_jwt(self) -> None:
-        """The argument of ``jwt:`` is understood."""
+        """The argument of ``jwt:`` is valid."""
         (argument,) = re.findall(r"--auth jwt:(\S+)", "\n".join(blocks("sh")))
         expected, jwks = read_jwt(argument)
         self.assertEqual((expected.issuer, expected.audience), ("https://id.example", "streams"))
         self.assertTrue(jwks.startswith("https://id.example/"))
 
     def test_program(self) -> None:
-        """The checker works."""
+        """The checker runs."""
         (text,) = blocks("python")
         text = text.replace('DurableStreams("./data", ', "DurableStreams(")
         space: dict[str, Any] = {}
@@ -50,7 +50,7 @@ class PageTests(SynchronousTestCase):
         self.failureResultOf(checker.requestAvatarId(BearerToken("other")))
 
     def test_complete(self) -> None:
-        """It has every verb, and names no option that is none."""
+        """The page has every verb and no unknown option."""
         self.assertEqual(
             [verb for verb in VERBS if not re.search(rf"^\| `{verb}` \|", PAGE, re.MULTILINE)], []
         )

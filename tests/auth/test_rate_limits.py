@@ -1,4 +1,4 @@
-"""Buckets, and who has one."""
+"""Tests of `durable_streams_tw.auth.rate_limits`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RatesTests(SynchronousTestCase):
     """`RateLimiter`."""
 
     def test_burst_and_refill(self) -> None:
-        """As many at once, then one for each step of time."""
+        """A burst passes, then one request for each step of time."""
         rates = RateLimiter(Rate(10, 1.0))
         self.assertEqual([rates.take("a", NOW) > 0 for _ in range(12)], [False] * 10 + [True] * 2)
         self.assertAlmostEqual(rates.take("a", NOW), 0.1, places=4)
@@ -24,7 +24,7 @@ class RatesTests(SynchronousTestCase):
 
     @given(st.lists(st.floats(0, 3), max_size=60))
     def test_bound(self, pauses: list[float]) -> None:
-        """In any time no more than its share and one burst."""
+        """Requests never exceed the rate plus one burst."""
         rates = RateLimiter(Rate(5, 2.0))
         now, passed = NOW, 0
         for pause in pauses:
@@ -33,7 +33,7 @@ class RatesTests(SynchronousTestCase):
             self.assertLessEqual(passed, 5 + (now - NOW) * 2.5 + 0.01)
 
     def test_waiting_helps(self) -> None:
-        """Whoever waits as long as he is told is let through."""
+        """A client that waits as long as told passes."""
         rates = RateLimiter(Rate(3, 7.0))
         now = NOW
         for _ in range(20):
@@ -43,7 +43,7 @@ class RatesTests(SynchronousTestCase):
                 self.assertEqual(rates.take("a", now), 0)
 
     def test_forgotten(self) -> None:
-        """Clients that are gone take no room; a crowd of new ones takes so much."""
+        """Full buckets are dropped."""
         rates = RateLimiter(Rate(1, 1.0))
         for number in range(1000):
             rates.take(f"{number}", NOW)
@@ -53,7 +53,7 @@ class RatesTests(SynchronousTestCase):
         self.assertEqual(len(rates), 1)
 
     def test_crowd(self) -> None:
-        """There is a bound."""
+        """The number of buckets is bounded."""
         from durable_streams_tw.auth import rate_limits as module
 
         self.patch(module, "RATE_CLIENTS", 100)
@@ -67,7 +67,7 @@ class ClientTests(SynchronousTestCase):
     """`client_address`."""
 
     def test_addresses(self) -> None:
-        """IPv4 one by one, IPv6 by network: whoever has one address there has all."""
+        """IPv4 clients are told apart by address, IPv6 clients by /64 network."""
         for host, client in (
             ("192.0.2.1", "192.0.2.1"),
             ("2001:db8::1", "2001:db8::/64"),
@@ -81,7 +81,7 @@ class ClientTests(SynchronousTestCase):
             self.assertEqual(client_address(host, None), client)
 
     def test_forwarded(self) -> None:
-        """The last, in each of the forms that proxies write; nonsense is the proxy's own."""
+        """The last entry of X-Forwarded-For counts, in every form that proxies write."""
         for field, client in (
             (b"192.0.2.1", "192.0.2.1"),
             (b"9.9.9.9, 192.0.2.1", "192.0.2.1"),

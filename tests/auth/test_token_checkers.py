@@ -1,4 +1,4 @@
-"""Checkers: files that change, and issuers that do not answer."""
+"""Tests of `durable_streams_tw.auth.token_checkers`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.auth.issuer import AUDIENCE, ISSUER, NOW, key_set, token
 
 
 class CheckerCase(SynchronousTestCase):
-    """A clock, and everything that is logged."""
+    """Test case with a clock and a record of what is logged."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -38,7 +38,7 @@ class CheckerCase(SynchronousTestCase):
         self.addCleanup(globalLogPublisher.removeObserver, remember)
 
     def said(self, word: str) -> int:
-        """How often something of ours was logged with this word in it."""
+        """Return how many log events contain a text."""
         return sum(word in event.get("log_format", "") for event in self.logged)
 
 
@@ -57,13 +57,13 @@ class FileTests(CheckerCase):
         self.checker = TokenFileChecker(str(self.path), self.clock, self.clock.seconds)
 
     def write(self, text: str) -> None:
-        """Put another file in the place, as editors do."""
+        """Replace the file atomically, as editors do."""
         new = Path(self.mktemp())
         new.write_text(text)
         os.replace(new, self.path)
 
     def who(self, secret: str) -> str | None:
-        """Whose token it is."""
+        """Return the name of a token's identity, None if it is rejected."""
         found = self.checker.requestAvatarId(BearerToken(secret))
         if isinstance(found.result, Identity):
             return found.result.name
@@ -71,19 +71,18 @@ class FileTests(CheckerCase):
         return None
 
     def test_known(self) -> None:
-        """By the token."""
         self.assertEqual(self.who("one"), "a")
         self.assertIsNone(self.who("two"))
 
     def test_changed(self) -> None:
-        """A new file counts a moment later: tokens come, and tokens go."""
+        """A changed file is reloaded after `TOKEN_FILE_CHECK`."""
         self.write(_entry("b", "two"))
         self.assertEqual(self.who("one"), "a")
         self.clock.advance(2)
         self.assertEqual((self.who("one"), self.who("two")), (None, "b"))
 
     def test_spoiled(self) -> None:
-        """Nonsense changes nothing, and is said once."""
+        """An invalid file leaves the previous tokens in force, and is logged once."""
         self.write("x = ")
         for _ in range(5):
             self.clock.advance(2)
@@ -94,14 +93,14 @@ class FileTests(CheckerCase):
         self.assertEqual((self.who("one"), self.who("two")), (None, "b"))
 
     def test_gone(self) -> None:
-        """Nor does a file that is not there any more."""
+        """A missing file leaves the previous tokens in force."""
         self.path.unlink()
         self.clock.advance(2)
         self.assertEqual(self.who("one"), "a")
         self.assertEqual(self.said("stay in force"), 1)
 
     def test_unusable_at_the_beginning(self) -> None:
-        """Then there is no beginning."""
+        """An unusable file at start is an error."""
         error = self.assertRaises(
             UnusableFile, TokenFileChecker, "/nowhere/at/all", self.clock, self.clock.seconds
         )
@@ -117,7 +116,7 @@ class FileTests(CheckerCase):
 
 
 class JwtTests(CheckerCase):
-    """`JwtChecker`, with an issuer that a test is."""
+    """`JwtChecker`, with a fetch that the test settles."""
 
     def setUp(self) -> None:
         CheckerCase.setUp(self)
@@ -131,34 +130,34 @@ class JwtTests(CheckerCase):
         )
 
     def fetch(self) -> Deferred[bytes]:
-        """Remember that somebody has asked."""
+        """Return a Deferred that the test settles."""
         asked: Deferred[bytes] = Deferred()
         self.asked.append(asked)
         return asked
 
     def check(self, text: str) -> Deferred[Any]:
-        """Ask whose token it is."""
+        """Check a token."""
         return self.checker.requestAvatarId(BearerToken(text))
 
     def good(self, name: str = "p256", **more: Any) -> str:
-        """A token that is valid for long."""
+        """Return a token that stays valid."""
         return token(name, exp=int(NOW) + 10**7, **more)
 
     def answer(self, *keys: str) -> None:
-        """The issuer answers the last question."""
+        """Settle the last fetch with keys."""
         self.asked[-1].callback(key_set(*keys))
 
     def fail_fetch(self) -> None:
-        """It does not."""
+        """Fail the last fetch."""
         self.asked[-1].errback(FetchError("the response has status 500"))
 
     def started(self) -> None:
-        """Keys are known."""
+        """Fetch the first keys."""
         self.checker.warm_up()
         self.answer("p256")
 
     def test_first(self) -> None:
-        """The first clients wait, and share one question."""
+        """The first clients wait for one shared fetch."""
         waiting = [self.check(self.good()) for _ in range(10)]
         self.assertEqual(len(self.asked), 1)
         for one in waiting:
@@ -168,13 +167,13 @@ class JwtTests(CheckerCase):
             self.assertEqual(self.successResultOf(one).name, f"{ISSUER} ann")
 
     def test_warm(self) -> None:
-        """Asked at the beginning, nobody waits."""
+        """After `warm_up` no client waits."""
         self.started()
         self.successResultOf(self.check(self.good()))
         self.assertEqual(len(self.asked), 1)
 
     def test_clients_that_leave(self) -> None:
-        """One who leaves takes nothing from the others."""
+        """A client that disconnects does not affect others that wait."""
         leaves, stays = self.check(self.good()), self.check(self.good())
         leaves.cancel()
         self.failureResultOf(leaves)
@@ -182,7 +181,7 @@ class JwtTests(CheckerCase):
         self.successResultOf(stays)
 
     def test_a_crowd_waits(self) -> None:
-        """Only so many wait."""
+        """At most `MAX_KEY_WAITERS` clients wait for a fetch."""
         good = self.good()
         waiting = [self.check(good) for _ in range(MAX_KEY_WAITERS + 5)]
         for one in waiting[MAX_KEY_WAITERS:]:
@@ -191,7 +190,7 @@ class JwtTests(CheckerCase):
         self.successResultOf(waiting[0])
 
     def test_unknown_keys_are_no_lever(self) -> None:
-        """However many names strangers make up, the issuer is asked once in a while."""
+        """Unknown kids cause at most one fetch in `KEY_SET_PAUSE`."""
         self.started()
         self.clock.advance(KEY_SET_PAUSE)
         first = self.check(self.good("p256-new"))
@@ -208,7 +207,7 @@ class JwtTests(CheckerCase):
         self.assertEqual(len(self.asked), 2)
 
     def test_nonsense_asks_nobody(self) -> None:
-        """What could never be good does not even that."""
+        """Malformed tokens cause no fetch."""
         self.started()
         self.clock.advance(KEY_SET_PAUSE)
         for text in ("x", "a.b.c", "e30.e30.AA"):
@@ -216,7 +215,7 @@ class JwtTests(CheckerCase):
         self.assertEqual(len(self.asked), 1)
 
     def test_rotation(self) -> None:
-        """A new key is known as soon as it is used, and an old one no longer than published."""
+        """A new key is fetched on first use; a withdrawn key fails after the next fetch."""
         self.started()
         old, new = self.good("p256"), self.good("p256-new")
         self.successResultOf(self.check(old))
@@ -232,7 +231,7 @@ class JwtTests(CheckerCase):
         self.successResultOf(self.check(new))
 
     def test_outage(self) -> None:
-        """What was known is served on, within bounds; then nobody can tell."""
+        """During an outage, known keys stay valid up to `KEY_SET_STALE`."""
         self.started()
         good = self.good()
         asked = 1
@@ -262,7 +261,7 @@ class JwtTests(CheckerCase):
         self.successResultOf(waiting)
 
     def test_after_an_idle_night(self) -> None:
-        """What was withdrawn while nobody came is not good for the first who comes."""
+        """After an idle time the first client waits for a fetch."""
         self.started()
         old = self.good("p256")
         self.clock.advance(8 * 3600)
@@ -272,7 +271,7 @@ class JwtTests(CheckerCase):
         self.failureResultOf(waiting, Rejected)
 
     def test_after_an_idle_night_without_the_issuer(self) -> None:
-        """But where the issuer does not answer, keys serve for as long as is said."""
+        """If that fetch fails, known keys stay valid."""
         self.started()
         old = self.good("p256")
         self.clock.advance(8 * 3600)
@@ -281,7 +280,7 @@ class JwtTests(CheckerCase):
         self.successResultOf(waiting)
 
     def test_never_answered(self) -> None:
-        """Nobody gets in while there are no keys."""
+        """Without keys every token is refused as not checkable."""
         waiting = self.check(self.good())
         self.fail_fetch()
         self.failureResultOf(waiting, CheckerUnavailable)
@@ -289,7 +288,7 @@ class JwtTests(CheckerCase):
         self.assertEqual(len(self.asked), 1)
 
     def test_nonsense_from_the_issuer(self) -> None:
-        """Keeps what was known."""
+        """An invalid JWKS leaves the known keys in force."""
         self.started()
         for raw in (b"", b"{}", b'{"keys": []}', b"<html>"):
             self.clock.advance(KEY_SET_FRESH)
@@ -298,7 +297,7 @@ class JwtTests(CheckerCase):
             self.successResultOf(self.check(self.good()))
 
     def test_new_key_in_an_outage(self) -> None:
-        """Whether it is good nobody can tell."""
+        """An unknown key during an outage is not checkable."""
         self.started()
         self.clock.advance(KEY_SET_PAUSE)
         waiting = self.check(self.good("p256-new"))
@@ -306,7 +305,7 @@ class JwtTests(CheckerCase):
         self.failureResultOf(waiting, CheckerUnavailable)
 
     def test_remembered_until_it_ends(self) -> None:
-        """What was found good is not good for longer than it says."""
+        """A cached token fails once it has expired."""
         self.started()
         text = token()
         self.successResultOf(self.check(text))
@@ -316,7 +315,7 @@ class JwtTests(CheckerCase):
         self.failureResultOf(self.check(text), Rejected)
 
     def test_bounded(self) -> None:
-        """The cache of good tokens holds a bounded number."""
+        """The cache of verified tokens is bounded."""
         self.started()
         self.assertEqual(self.checker._verified.max_weight, TOKEN_CACHE)
         self.checker._verified.max_weight = 3
@@ -325,7 +324,7 @@ class JwtTests(CheckerCase):
         self.assertEqual(len(self.checker._verified), 3)
 
     def test_nothing_secret_is_logged_or_kept(self) -> None:
-        """No token, good or bad, in the log, nor in memory longer than its request."""
+        """Tokens appear neither in the log nor in the checker's state."""
         self.started()
         texts = [self.good(), self.good("p256-new"), "e30.canary.AA"]
         self.successResultOf(self.check(texts[0]))

@@ -1,4 +1,4 @@
-"""Files of tokens."""
+"""Tests of `durable_streams_tw.auth.token_file`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GRANTS = 'grants = [{ path = "jobs", verbs = ["read"] }]'
 
 
 def table(text: str) -> TokenTable:
-    """What a file holds."""
+    """Parse a file."""
     return read_table(text.encode(), b"k" * 32)
 
 
@@ -22,7 +22,7 @@ class TokenFileTests(SynchronousTestCase):
     """`read_table`."""
 
     def test_found(self) -> None:
-        """By the token, and by nothing else."""
+        """A token is found only by its exact text."""
         tokens = table(f'[tokens.a]\nsha256 = "{HASH}"\n{GRANTS}\n')
         who = tokens.find("secret", 0)
         assert who is not None
@@ -32,18 +32,16 @@ class TokenFileTests(SynchronousTestCase):
             self.assertIsNone(tokens.find(other, 0), other)
 
     def test_expires(self) -> None:
-        """At the moment that is written."""
         tokens = table(f'[tokens.a]\nsha256 = "{HASH}"\nexpires = 1970-01-01T00:01:40Z\n{GRANTS}\n')
         self.assertIsNotNone(tokens.find("secret", 99))
         self.assertIsNone(tokens.find("secret", 100))
 
     def test_empty(self) -> None:
-        """A file without tokens knows nobody."""
         self.assertEqual(len(table("")), 0)
         self.assertIsNone(table("[tokens]\n").find("secret", 0))
 
     def test_malformed(self) -> None:
-        """Each with its place."""
+        """The message names the place of each error."""
         good = f'sha256 = "{HASH}"\n{GRANTS}\n'
         for text, told in (
             ("x = ", "TOML"),
@@ -66,6 +64,6 @@ class TokenFileTests(SynchronousTestCase):
         self.assertRaises(MalformedFile, read_table, b"\xff", b"k")
 
     def test_new(self) -> None:
-        """A new token is of visible characters, and all of its chance is in it."""
+        """A new token holds all of its random bytes in visible characters."""
         self.assertEqual(new_token(b"\x00" * 32), "dst_" + "A" * 43)
         self.assertNotEqual(new_token(b"\x00" * 31 + b"\x01"), new_token(b"\x00" * 32))

@@ -1,4 +1,4 @@
-"""The streams inside a program: the calls without HTTP, and ``async for``."""
+"""Tests of `durable_streams_tw.embedded`: calls in the process, and ``async for``."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ T = TypeVar("T")
 
 
 class Case(SynchronousTestCase):
-    """Streams in memory, with nobody between."""
+    """Test case with a `DurableStreams` in memory."""
 
     def setUp(self) -> None:
         self.rig = ServerRig()
         self.streams = self.rig.streams
 
     def now(self, asked: Awaitable[T]) -> T:
-        """What a call has come to, at once."""
+        """Return the result of a call that fires at once."""
         assert isinstance(asked, Deferred)
         result: T = self.successResultOf(asked)
         return result
 
     def refused(self, asked: Deferred[Any], problem: Problem) -> StreamError:
-        """That a call is refused so."""
+        """Check that a call is refused with a problem."""
         error = self.failureResultOf(asked, StreamError).value
         assert isinstance(error, StreamError)
         self.assertEqual(error.problem, problem)
@@ -47,16 +47,16 @@ class Case(SynchronousTestCase):
 
 
 class CallTests(Case):
-    """create, append, close, read, delete, head."""
+    """Methods of `DurableStreams`."""
 
     def test_names(self) -> None:
-        """What programs use comes from the package itself."""
+        """The package exports the public names."""
         for name in durable_streams_tw.__all__:
             self.assertIsInstance(getattr(durable_streams_tw, name), type)
         self.assertRaises(AttributeError, getattr, durable_streams_tw, "Nonsense")
 
     def test_create(self) -> None:
-        """A stream as it is made, and as it is found."""
+        """`create` returns the stream, new or existing."""
         made = self.now(self.streams.create("a/b c", "text/plain", "é"))
         self.assertEqual(
             replace(made, offset=bare(made.offset)),
@@ -68,7 +68,7 @@ class CallTests(Case):
         self.assertEqual(self.rig.ask("GET", "a/b%20c").body, "é".encode())
 
     def test_lifetimes(self) -> None:
-        """A TTL, a moment, as text or as a datetime; not both."""
+        """A TTL or a deadline, as text or datetime, but not both."""
         self.assertEqual(self.now(self.streams.create("a", ttl=60)).ttl, 60)
         moment = datetime(2030, 1, 31, 12, tzinfo=UTC)
         made = self.now(self.streams.create("b", expires_at=moment))
@@ -81,7 +81,7 @@ class CallTests(Case):
         self.assertRaises(ValueError, self.streams.create, "c", expires_at=naive)
 
     def test_fork(self) -> None:
-        """The source by its name, whatever characters that has."""
+        """The source of a fork is given by name, with any characters."""
         self.now(self.streams.create("über/100%", "text/plain", "abc"))
         fork = self.streams.create("b", forked_from="über/100%", fork_offset=at(2))
         self.assertEqual(position_of(self.now(fork).offset), 2)
@@ -92,7 +92,7 @@ class CallTests(Case):
         self.assertEqual(position_of(self.now(part).offset), 1)
 
     def test_append(self) -> None:
-        """Bytes and text; without a type it is the stream's."""
+        """Bytes and text are appended; without a type the stream's own is assumed."""
         self.now(self.streams.create("a", "text/plain"))
         first = self.now(self.streams.append("a", b"x"))
         self.assertEqual(
@@ -109,7 +109,7 @@ class CallTests(Case):
         self.assertEqual(self.now(self.streams.read("a")).data, "xé".encode())
 
     def test_append_json(self) -> None:
-        """In JSON mode one message, or several."""
+        """In JSON mode, one message or an array is appended."""
         self.now(self.streams.create("a", "application/json"))
         self.now(self.streams.append("a", '{"n": 1}'))
         self.now(self.streams.append("a", b"[2, [3]]"))
@@ -119,7 +119,7 @@ class CallTests(Case):
         self.assertEqual(batch.json(), [{"n": 1}, 2, [3]])
 
     def test_append_in_order(self) -> None:
-        """Nobody has to wait for one append before the next."""
+        """Appends take effect in the order of the calls."""
         threads = Threads()
         streams = ServerRig(in_thread=threads).streams
         self.now(streams.create("a", "application/json"))
@@ -132,7 +132,7 @@ class CallTests(Case):
         self.assertEqual(self.now(streams.read("a")).json(), ["x" * limits.INLINE_BODY, 1, 2])
 
     def test_producer(self) -> None:
-        """A retry is recognised."""
+        """A producer's retry is a duplicate."""
         self.now(self.streams.create("a", "text/plain"))
         for duplicate in (False, True):
             written = self.now(self.streams.append("a", b"x", producer=("p", 0, 0)))
@@ -142,13 +142,12 @@ class CallTests(Case):
         self.assertTrue(self.now(self.streams.close("a", producer=("p", 0, 1))).duplicate)
 
     def test_sequence(self) -> None:
-        """Stream-Seq increases."""
         self.now(self.streams.create("a", "text/plain"))
         self.now(self.streams.append("a", b"x", seq="2"))
         self.refused(self.streams.append("a", b"x", seq="1"), Problem.SEQUENCE_REGRESSION)
 
     def test_close(self) -> None:
-        """With the last bytes, or without."""
+        """A stream is closed with its last bytes or without."""
         self.now(self.streams.create("a", "text/plain"))
         self.assertTrue(self.now(self.streams.append("a", b"x", close=True)).closed)
         self.assertTrue(self.now(self.streams.close("a")).closed)
@@ -156,7 +155,6 @@ class CallTests(Case):
         self.assertTrue(self.now(self.streams.head("a")).closed)
 
     def test_read(self) -> None:
-        """In pieces, from anywhere."""
         self.now(self.streams.create("a", "text/plain", b"abcdef"))
         first = self.now(self.streams.read("a", limit=4))
         self.assertEqual(
@@ -170,14 +168,13 @@ class CallTests(Case):
         self.refused(self.streams.read("a", at(7)), Problem.OFFSET_OUT_OF_RANGE)
 
     def test_delete(self) -> None:
-        """Gone."""
         self.now(self.streams.create("a"))
         self.assertIsNone(self.now(self.streams.delete("a")))
         self.refused(self.streams.delete("a"), Problem.STREAM_NOT_FOUND)
         self.refused(self.streams.head("a"), Problem.STREAM_NOT_FOUND)
 
     def test_names_of_streams(self) -> None:
-        """The same names as over HTTP, and no others."""
+        """Names follow the rules of URLs over HTTP."""
         calls: list[Callable[[str], Deferred[Any]]] = [
             self.streams.create,
             lambda path: self.streams.append(path, b"x"),
@@ -192,7 +189,7 @@ class CallTests(Case):
             self.refused(call("__ds/x"), Problem.NOT_FOUND)
 
     def test_expired_streams_are_swept(self) -> None:
-        """Nobody has to ask for a stream for it to end."""
+        """Expired streams are deleted without a request."""
         self.now(self.streams.create("a", ttl=2))
         self.now(self.streams.create("b"))
         store: Any = self.streams._store
@@ -202,7 +199,7 @@ class CallTests(Case):
         self.assertEqual(self.rig.clock.getDelayedCalls(), [])
 
     def test_stop_with_a_bug(self) -> None:
-        """The store is closed, whatever failed before."""
+        """The store is closed even if an earlier step of stopping fails."""
         closed: list[str] = []
 
         def stop() -> None:
@@ -216,13 +213,12 @@ class CallTests(Case):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
     def test_started_once(self) -> None:
-        """Streams that were stopped stay stopped."""
         self.now(self.streams.stopService())
         self.assertRaises(RuntimeError, self.streams.startService)
 
 
 class Reader:
-    """A coroutine that follows a stream and keeps what it gets."""
+    """Coroutine that follows a stream and keeps its batches."""
 
     def __init__(self, streams: DurableStreams, path: str, offset: str = "-1") -> None:
         self.got: list[bytes] = []
@@ -244,18 +240,18 @@ class TailTests(Case):
         self.now(self.streams.create("a", "text/plain", b"old"))
 
     def append(self, data: bytes, close: bool = False) -> None:
-        """Append, and let readers notice."""
+        """Append, and run the callbacks that are due."""
         self.now(self.streams.append("a", data, close=close))
         self.rig.turn()
 
     def nothing_is_held(self) -> None:
-        """No reader is waited for, no stream followed."""
+        """Check that no long-poll waits and no stream is followed."""
         self.assertEqual(self.streams._long_polls.count, 0)
         store: Any = self.streams._store
         self.assertEqual(store.access._pins, {})
 
     def test_follows_to_the_end(self) -> None:
-        """What is there, what comes, and no more when the stream is closed."""
+        """The iterator returns stored bytes, then new ones, and ends when the stream is closed."""
         reader = Reader(self.streams, "a")
         self.assertEqual(reader.got, [b"old"])
         self.append(b"new")
@@ -265,26 +261,26 @@ class TailTests(Case):
         self.nothing_is_held()
 
     def test_closed_without_more(self) -> None:
-        """The end alone ends the loop."""
+        """Closing without bytes ends the iterator."""
         reader = Reader(self.streams, "a", "now")
         self.append(b"", close=True)
         self.assertEqual((reader.got, self.now(reader.done)), ([], "ended"))
 
     def test_closed_before(self) -> None:
-        """A stream that has ended is read to its end."""
+        """A closed stream is read to its end."""
         self.append(b"", close=True)
         reader = Reader(self.streams, "a")
         self.assertEqual((reader.got, self.now(reader.done)), ([b"old"], "ended"))
 
     def test_leaving(self) -> None:
-        """Who leaves the loop leaves nothing behind."""
+        """Leaving the loop leaves nothing behind in the registry."""
         reader = Reader(self.streams, "a")
         self.append(b"stop")
         self.assertEqual(self.now(reader.done), "left")
         self.nothing_is_held()
 
     def test_cancelling(self) -> None:
-        """Nor does who is cancelled while it waits."""
+        """Cancelling a waiting iterator leaves nothing behind in the registry."""
         reader = Reader(self.streams, "a")
         self.assertEqual(self.streams._long_polls.count, 1)
         reader.done.cancel()
@@ -292,7 +288,7 @@ class TailTests(Case):
         self.nothing_is_held()
 
     def test_waits_beyond_timeouts(self) -> None:
-        """There is no timeout to be seen."""
+        """The iterator waits longer than a long-poll's timeout."""
         reader = Reader(self.streams, "a")
         for _ in range(10):
             self.rig.clock.advance(LONG_POLL_TIMEOUT)
@@ -300,7 +296,7 @@ class TailTests(Case):
         self.assertEqual((reader.got, self.now(reader.done)), ([b"old", b"new"], "ended"))
 
     def test_appended_between_batches(self) -> None:
-        """What comes while the loop's body runs is the next batch: nothing is missed."""
+        """Bytes appended while the loop's body runs are in the next batch."""
         got: list[bytes] = []
 
         async def read() -> None:
@@ -315,7 +311,7 @@ class TailTests(Case):
         self.assertEqual(got, [b"old", b"1", b"2", b"3", b"4"])
 
     def test_large(self) -> None:
-        """A large stream comes in batches of a bounded size."""
+        """A large stream is read in bounded batches."""
         streams = ServerRig(Settings(max_chunk=10)).streams
         self.now(streams.create("a", "text/plain", b"x" * 25, closed=True))
         reader = Reader(streams, "a")
@@ -329,11 +325,10 @@ class TailTests(Case):
         self.assertEqual(reader.got, [b"[1,2]"])
 
     def test_missing(self) -> None:
-        """A stream that is not there."""
         self.refused(Reader(self.streams, "missing").done, Problem.STREAM_NOT_FOUND)
 
     def test_deleted(self) -> None:
-        """A stream that goes away; one of the same name is another."""
+        """Deleting the stream ends the iteration with an error, also if the name is used again."""
         reader = Reader(self.streams, "a")
         self.now(self.streams.delete("a"))
         self.now(self.streams.create("a", "text/plain", b"another"))
@@ -343,19 +338,19 @@ class TailTests(Case):
         self.nothing_is_held()
 
     def test_malformed(self) -> None:
-        """What can never be followed is said at once."""
+        """A malformed path or offset raises at once."""
         self.assertRaises(StreamError, self.streams.tail, "a//b")
         self.assertRaises(StreamError, self.streams.tail, "a", "nonsense")
 
     def test_stopped(self) -> None:
-        """Streams that stop say so, for that is not the end of the stream."""
+        """Stopping the streams ends the iteration with an error."""
         reader = Reader(self.streams, "a")
         self.now(self.streams.stopService())
         self.rig.turn()
         self.refused(reader.done, Problem.STOPPING)
 
     def test_keeps_a_stream_alive(self) -> None:
-        """A stream that is followed does not end by its TTL."""
+        """Following a stream renews its TTL."""
         self.now(self.streams.create("t", "text/plain", ttl=5))
         reader = Reader(self.streams, "t")
         self.rig.clock.pump([1.0] * 20)
@@ -367,10 +362,10 @@ class TailTests(Case):
 
 
 class RecipeTests(Case):
-    """What the documentation shows, as it shows it."""
+    """Examples of the documentation."""
 
     def test_a_klein_app_that_writes_and_follows(self) -> None:
-        """Mounted in an app, written to by its pages, followed by a coroutine."""
+        """A Klein app writes to streams that a coroutine follows."""
         streams = self.streams
         app = Klein()
 

@@ -1,4 +1,4 @@
-"""Streams that ask for tokens, on either server."""
+"""Test case with authenticated streams, for both HTTP servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.http.server_rig import MORNING, ROOT, Answer, Client, at_once
 
 @implementer(ICredentialsChecker)
 class Tokens:
-    """A checker whose tokens are names. Those in ``later`` take their time."""
+    """Checker whose tokens are names; those in ``later`` are checked asynchronously."""
 
     credentialInterfaces = (IBearerToken,)
 
@@ -29,7 +29,7 @@ class Tokens:
         self.later: dict[str, Deferred[Any]] = {}
 
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
-        """Whose token it is."""
+        """Return the identity of a token."""
         token = credentials.token
         if token in self.later:
             return self.later[token]
@@ -38,7 +38,7 @@ class Tokens:
 
 
 def granting(*grants: tuple[str, str]) -> Grants:
-    """Grants such as ``("jobs", "read append")``."""
+    """Return grants such as ``("jobs", "read append")``."""
     return grants_of(
         [{"path": path, "verbs": verbs.split()} for path, verbs in grants], strict=True
     )
@@ -71,18 +71,18 @@ class AdmissionCase(SynchronousTestCase):
         self.give("root", ("", everything))
 
     def tearDown(self) -> None:
-        """Nothing is left behind: no reader, and no timer of a reader."""
+        """Check that no reader and no timer is left."""
         for client in self.clients:
             client.leave()
         self.clock.advance(0)
 
     def give(self, token: str, *grants: tuple[str, str], ends: float | None = None) -> None:
-        """Make a token good."""
+        """Add a token."""
         expires_at = None if ends is None else MORNING + ends
         self.tokens.known[token] = Identity(token, granting(*grants), expires_at)
 
     def connect(self) -> Client:
-        """A new connection."""
+        """Open a connection."""
         client = Caller(self.site) if self.fast else Client(self.site)
         self.clients.append(client)
         return client
@@ -95,33 +95,33 @@ class AdmissionCase(SynchronousTestCase):
         body: bytes | None = None,
         **fields: str,
     ) -> Answer:
-        """One request on a connection of its own. ``Stream_Closed="true"`` is a field."""
+        """Send one request on a new connection. ``Stream_Closed="true"`` is a header."""
         client = self.connect()
         answer = client.ask(method, ROOT + path, self.header(token, fields), body)
         client.leave()
         return answer
 
     def header(self, token: str | None, fields: dict[str, str]) -> dict[str, str]:
-        """The fields of a request with a token."""
+        """Return the headers of a request with a token."""
         header = {name.replace("_", "-"): value for name, value in fields.items()}
         if token is not None:
             header["Authorization"] = f"Bearer {token}"
         return header
 
     def put(self, path: str, body: bytes = b"") -> None:
-        """Make a stream."""
+        """Create a stream."""
         answer = self.ask("PUT", path, "root", body, Content_Type="text/plain")
         assert answer.status == 201, answer
 
     def status(self, *given: Any, **fields: str) -> int:
-        """The status of one request."""
+        """Return the status of one request."""
         asked: Any = self.ask
         status: int = asked(*given, **fields).status
         return status
 
 
 def both(case: type[Any]) -> tuple[type[Any], type[Any]]:
-    """The same tests at both doors."""
+    """Run a test case with both HTTP servers."""
     fast = type(f"Fast{case.__name__}", (case,), {"fast": True})
     slow = type(f"Web{case.__name__}", (case,), {"fast": False})
     for one in (fast, slow):

@@ -1,4 +1,4 @@
-"""Pages of other origins, names of the server, and clients that ask too often; at both doors."""
+"""Tests of allowed origins, allowed hosts and rate limits, with both HTTP servers."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ WRITES = (("PUT", b"x"), ("POST", b"x"), ("DELETE", None))
 
 
 class OpenToAll(AdmissionCase):
-    """Nothing is asked of anybody."""
+    """Without any requirement."""
 
     asks = False
 
     def test_nothing_in_between(self) -> None:
-        """Then nothing stands before the operations."""
+        """Without requirements there is no `AuthorizedHandler`."""
         self.assertIsNone(self.streams.authorized_handler)
         self.assertIs(self.streams._handler, self.streams.stream_handler)
         self.assertEqual(self.status("PUT", "a", None, b"", Origin="https://evil.example"), 201)
 
 
 class NamedOrigins(AdmissionCase):
-    """Without tokens whoever reaches the server is trusted: so are the pages in his browser."""
+    """Named origins without tokens: the network is the credential."""
 
     asks = False
     settings = Settings(cors_origins=("https://app.example",))
 
     def test_writes(self) -> None:
-        """Only pages of named origins, the server's own, and what is no page."""
+        """Named origins, the server's own, and clients that are not browsers may write."""
         for method, body in WRITES:
             for fields, allowed in (
                 ({}, True),
@@ -61,26 +61,26 @@ class NamedOrigins(AdmissionCase):
                     self.assertIn(b"cross-site", answer.body)
 
     def test_reads(self) -> None:
-        """They change nothing, and what they read is not shown to the page."""
+        """Reads are allowed for every origin, without CORS headers."""
         answer = self.ask("GET", "a", None, None, Origin="https://evil.example")
         self.assertEqual(answer.status, 404)
         self.assertNotIn("access-control-allow-origin", answer.header)
 
     def test_control(self) -> None:
-        """Subscriptions too."""
+        """The same rules hold for subscriptions."""
         path = "__ds/subscriptions/s"
         self.assertEqual(self.status("PUT", path, None, b"{}", Origin="https://evil.example"), 403)
         self.assertEqual(self.status("PUT", path, None, b"{}", Origin="https://app.example"), 400)
 
 
 class LocalPages(AdmissionCase):
-    """What ``dev`` is started with."""
+    """Settings of ``durable-streams dev``."""
 
     asks = False
     settings = Settings(cors_origins=("local",), allowed_hosts=("local",))
 
     def ask_as(self, host: str, **fields: str) -> int:
-        """A write for a host."""
+        """Send a write with a Host header."""
         client = self.connect()
         lines = [f"PUT {ROOT}a HTTP/1.1", f"Host: {host}", "Content-Length: 0"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
@@ -90,7 +90,7 @@ class LocalPages(AdmissionCase):
         return status
 
     def test_hosts(self) -> None:
-        """A page that has its own name lead here is a stranger all the same."""
+        """Requests with another Host are refused."""
         for host in ("localhost", "LOCALHOST:4437", "127.0.0.1:4437", "127.1.2.3", "[::1]:4437"):
             self.assertIn(self.ask_as(host), (200, 201), host)
         for host in (
@@ -111,19 +111,19 @@ class LocalPages(AdmissionCase):
             self.assertEqual(self.ask_as(host, **forwarded), 403, host)
 
     def test_reads_and_preflights(self) -> None:
-        """Nothing at all is told under another name."""
+        """Reads and preflights with another Host are refused too."""
         for method in ("GET", "HEAD", "OPTIONS"):
             self.assertEqual(self.status(method, "a"), 403, method)
 
     def test_origins(self) -> None:
-        """Pages of this machine, on whatever port."""
+        """Origins of this machine are allowed with any port."""
         for origin in ("http://localhost:5173", "http://127.0.0.1:8000", "http://app.localhost"):
             self.assertIn(self.ask_as("localhost:4437", Origin=origin), (200, 201), origin)
         for origin in ("https://evil.example", "null", "http://localhost.evil.example"):
             self.assertEqual(self.ask_as("localhost:4437", Origin=origin), 403, origin)
 
     def test_shown(self) -> None:
-        """These pages see the answers too."""
+        """These origins get CORS headers."""
         client = self.connect()
         head = f"GET {ROOT}a HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost:5173\r\n\r\n"
         client.send(head.encode())
@@ -133,12 +133,12 @@ class LocalPages(AdmissionCase):
 
 
 class Cookies(AdmissionCase):
-    """Tokens that browsers send by themselves."""
+    """Tokens in a cookie."""
 
     settings = Settings(auth_cookie="__Host-token")
 
     def test_cookie(self) -> None:
-        """It counts where there is no Authorization field."""
+        """The cookie counts if there is no Authorization header."""
         self.put("a", b"x")
         good = "x=1; __Host-token=root; y=2"
         self.assertEqual(self.status("GET", "a", Cookie=good), 200)
@@ -154,7 +154,7 @@ class Cookies(AdmissionCase):
             self.assertEqual(self.status("GET", "a", Cookie=value), 401, value)
 
     def test_writes(self) -> None:
-        """A browser sends it with every page's requests; so the page is looked at."""
+        """Writes with a cookie need an allowed origin."""
         cookie = {"Cookie": "__Host-token=root", "Content_Type": "text/plain"}
         for method, body in WRITES:
             for origin, allowed in (
@@ -172,7 +172,7 @@ class Cookies(AdmissionCase):
         )
 
     def test_vary(self) -> None:
-        """Answers depend on it, and pages of others see none of them."""
+        """Responses vary by cookie and have no CORS headers for other origins."""
         self.put("a", b"x")
         answer = self.ask(
             "GET", "a", None, None, Cookie="__Host-token=root", Origin="https://evil.example"
@@ -183,12 +183,12 @@ class Cookies(AdmissionCase):
 
 
 class SharedCookies(AdmissionCase):
-    """The same, for an application of another origin."""
+    """Tokens in a cookie, for an application of another origin."""
 
     settings = Settings(auth_cookie="token", cors_origins=("https://app.example",))
 
     def test_named(self) -> None:
-        """Named pages may use it, and see the answers."""
+        """Named origins may send the cookie and read responses."""
         fields = {"Cookie": "token=root", "Origin": "https://app.example"}
         answer = self.ask("PUT", "a", None, b"", **fields)
         self.assertEqual(answer.status, 201)
@@ -200,13 +200,13 @@ class SharedCookies(AdmissionCase):
 
 
 class RatesByAddress(AdmissionCase):
-    """How often somebody may ask whom nobody knows."""
+    """Rate limits of clients without a token."""
 
     asks = False
     settings = Settings(rate=Rate(5, 1.0))
 
     def test_rate(self) -> None:
-        """As many as that at once, and no more until time has passed."""
+        """A burst passes, then the client is refused until time has passed."""
         for _ in range(5):
             self.assertEqual(self.status("GET", "a"), 404)
         answer = self.ask("GET", "a")
@@ -217,20 +217,20 @@ class RatesByAddress(AdmissionCase):
         self.assertEqual(self.status("GET", "a"), 429)
 
     def test_forwarded(self) -> None:
-        """Nobody is another because he says so."""
+        """X-Forwarded-For is ignored without ``trust_proxy``."""
         for number in range(5):
             self.assertEqual(self.status("GET", "a", X_Forwarded_For=f"10.0.0.{number}"), 404)
         self.assertEqual(self.status("GET", "a", X_Forwarded_For="10.0.0.9"), 429)
 
 
 class RatesBehindProxy(AdmissionCase):
-    """The same where a proxy says who it is."""
+    """Rate limits behind a proxy."""
 
     asks = False
     settings = Settings(rate=Rate(2, 1.0), trust_proxy=True)
 
     def test_forwarded(self) -> None:
-        """The proxy has written the last; what comes before it anybody may have."""
+        """The last entry of X-Forwarded-For counts."""
         for number in range(2):
             status = self.status("GET", "a", X_Forwarded_For=f"10.9.9.{number}, 10.0.0.1")
             self.assertEqual(status, 404)
@@ -239,19 +239,19 @@ class RatesBehindProxy(AdmissionCase):
 
 
 class RatesByName(AdmissionCase):
-    """How often somebody may ask who is known."""
+    """Rate limits of identities."""
 
     settings = Settings(rate=Rate(3, 1.0))
 
     def test_names(self) -> None:
-        """Each has a rate of his own, wherever he comes from."""
+        """Each identity has its own rate, at whatever address."""
         self.give("a", ("", "read"))
         self.give("b", ("", "read"))
         self.assertEqual([self.status("GET", "x", "a") for _ in range(4)], [404] * 3 + [429])
         self.assertEqual(self.status("GET", "x", "b"), 404)
 
     def test_guessing(self) -> None:
-        """Tokens that are not known are paid for by the address; a known one is not stopped."""
+        """Invalid tokens count for the address; a valid one from there is not limited by them."""
         self.give("a", ("", "read"))
         self.assertEqual(self.status("GET", "x", "a"), 404)
         self.clock.advance(1)

@@ -1,4 +1,4 @@
-"""Who may do what with subscriptions, at both doors."""
+"""Tests of `durable_streams_tw.http.handlers.authorization` for subscriptions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SUBSCRIPTIONS = "__ds/subscriptions/"
 
 
 class Subscriptions(AdmissionCase):
-    """Making and using them."""
+    """Creation and use of subscriptions."""
 
     def subscribe(self, token: str | None, name: str = "s", **config: Any) -> Answer:
         """PUT a pull-wake subscription."""
@@ -20,7 +20,7 @@ class Subscriptions(AdmissionCase):
         return self.ask("PUT", SUBSCRIPTIONS + name, token, json.dumps(body).encode())
 
     def test_without(self) -> None:
-        """Nobody without a token; and the answer has the form of its neighbours."""
+        """A token is required, and the error has the form of control resources."""
         answer = self.subscribe(None, pattern="jobs/*")
         self.assertEqual(answer.status, 401)
         self.assertEqual(json.loads(answer.body)["error"]["code"], "UNAUTHORIZED")
@@ -37,13 +37,13 @@ class Subscriptions(AdmissionCase):
         self.assertEqual(self.status("GET", "%5F%5Fds/subscriptions/s"), 401)
 
     def test_keys_are_public(self) -> None:
-        """Webhooks are verified with them by whoever gets one."""
+        """The keys of webhooks need no token."""
         self.assertEqual(self.status("GET", "__ds/jwks.json"), 200)
         self.assertEqual(self.status("HEAD", "__ds/jwks.json"), 200)
         self.assertEqual(self.status("DELETE", "__ds/jwks.json"), 401)
 
     def test_patterns(self) -> None:
-        """A glob may match nothing that is not granted, now or ever."""
+        """A glob must be covered by one grant."""
         self.give("t", ("jobs", "read subscribe"), ("below/", "read subscribe"), ("wake", "append"))
         for number, (pattern, allowed) in enumerate(
             (
@@ -70,13 +70,13 @@ class Subscriptions(AdmissionCase):
             self.assertEqual(status, 201 if allowed else 403, pattern)
 
     def test_escapes_in_patterns(self) -> None:
-        """What is malformed is malformed, and opens nothing."""
+        """Malformed globs are refused as such."""
         self.give("t", ("jobs", "read subscribe"), ("wake", "append"))
         for pattern in ("jobs/../secret/*", "jobs//*", "jobs/x*", "jobs/./**"):
             self.assertEqual(self.subscribe("t", pattern=pattern).status, 400, pattern)
 
     def test_streams(self) -> None:
-        """The same for streams by name."""
+        """Explicit streams must be granted."""
         self.give("t", ("jobs", "read subscribe"), ("wake", "append"))
         self.assertEqual(self.subscribe("t", streams=["jobs/1", "secret"]).status, 403)
         self.assertEqual(self.subscribe("t", streams=["jobs2"]).status, 403)
@@ -84,7 +84,7 @@ class Subscriptions(AdmissionCase):
         self.assertEqual(self.subscribe("t", streams=["jobs/1", "/jobs/2/"]).status, 201)
 
     def test_verbs(self) -> None:
-        """Read and subscribe on what it matches, append on what it wakes with."""
+        """Needs read and subscribe on the streams, and append on the wake stream."""
         for name, grants in (
             ("no-read", (("jobs", "subscribe"), ("wake", "append"))),
             ("no-subscribe", (("jobs", "read append create delete"), ("wake", "append subscribe"))),
@@ -96,7 +96,7 @@ class Subscriptions(AdmissionCase):
         self.assertEqual(self.status("GET", SUBSCRIPTIONS + "s", "root"), 404)
 
     def test_webhooks(self) -> None:
-        """A webhook is told of streams too."""
+        """Webhook subscriptions need the same grants."""
         self.streams.set_endpoint("http://127.0.0.1:1/v1/stream/", loopback=True)
         self.give("t", ("jobs", "read subscribe"))
         hook = {"url": "http://localhost:9/"}
@@ -104,7 +104,7 @@ class Subscriptions(AdmissionCase):
         self.assertEqual(secret.status, 403)
 
     def test_others(self) -> None:
-        """A subscription of others does not exist, whatever is done to it."""
+        """A subscription of other clients does not appear to exist."""
         self.put("wake/a")
         self.put("secret/1", b"x")
         self.assertEqual(self.subscribe("root", "theirs", pattern="secret/*").status, 201)
@@ -130,7 +130,7 @@ class Subscriptions(AdmissionCase):
         self.assertEqual(self.status("GET", SUBSCRIPTIONS + "theirs", "root"), 200)
 
     def test_streams_that_were_added(self) -> None:
-        """Whoever made it is told no more of it, once others have named more streams."""
+        """A client loses access once others have linked streams that it may not read."""
         self.give("t", ("jobs", "read subscribe"), ("wake", "append"))
         self.assertEqual(self.subscribe("t", pattern="jobs/*").status, 201)
         self.assertEqual(self.status("GET", SUBSCRIPTIONS + "s", "t"), 200)
@@ -143,7 +143,7 @@ class Subscriptions(AdmissionCase):
         self.assertNotIn(b"secret", again.body)
 
     def test_workers(self) -> None:
-        """A worker needs no more than to read; with the wake's token it needs no other."""
+        """A worker needs the grant read to claim; later its wake token is enough."""
         self.put("wake/a")
         self.put("jobs/1")
         self.assertEqual(self.subscribe("root", pattern="jobs/*").status, 201)
@@ -167,7 +167,7 @@ class Subscriptions(AdmissionCase):
         self.assertEqual(self.status("POST", SUBSCRIPTIONS + "s/ack", told["token"], body), 200)
 
     def test_a_wakes_token_is_no_other(self) -> None:
-        """It opens no stream and no subscription."""
+        """A wake token opens no stream and no other subscription."""
         self.put("wake/a")
         self.put("jobs/1")
         self.subscribe("root", pattern="jobs/*")
@@ -181,7 +181,7 @@ class Subscriptions(AdmissionCase):
         self.assertEqual(self.status("GET", SUBSCRIPTIONS + "s", token), 401)
 
     def test_a_store_that_does_not_answer(self) -> None:
-        """What cannot be looked up is not allowed."""
+        """A failing look-up refuses the request."""
         from twisted.internet.defer import fail
 
         self.assertEqual(self.subscribe("root", pattern="jobs/*").status, 201)

@@ -1,4 +1,4 @@
-"""Who may do what with streams, at both doors."""
+"""Tests of `durable_streams_tw.http.handlers.authorization` for streams, with both HTTP servers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tests.http.server_rig import MORNING, ROOT, Client
 
 
 class Credentials(AdmissionCase):
-    """Tokens that are good, and whatever else comes."""
+    """Authentication."""
 
     def test_without(self) -> None:
-        """Nobody does anything without a token, and is told nothing of what there is."""
+        """Without a token every method gets the same response, whether the stream exists or not."""
         self.put("a", b"secret")
         for method in ("GET", "HEAD", "POST", "PUT", "DELETE"):
             body = b"x" if method in ("POST", "PUT") else None
@@ -27,7 +27,7 @@ class Credentials(AdmissionCase):
         self.assertEqual(self.status("GET", "b", "root"), 404)
 
     def test_malformed(self) -> None:
-        """What is no bearer token is none, however it is written."""
+        """Malformed Authorization headers are refused."""
         self.put("a")
         for value in (
             "",
@@ -49,7 +49,7 @@ class Credentials(AdmissionCase):
             self.assertEqual(self.status("GET", "a", Authorization=value), 200, value)
 
     def test_twice(self) -> None:
-        """Of two fields neither counts."""
+        """Two Authorization headers are refused."""
         client = self.connect()
         lines = ["Authorization: Bearer root", "Authorization: Bearer x"]
         for one in (lines, lines[::-1]):
@@ -58,18 +58,18 @@ class Credentials(AdmissionCase):
             self.assertIn(client.answers()[0].status, (400, 401))
 
     def test_not_in_the_url(self) -> None:
-        """A token in a URL would be in every log."""
+        """A token in the URL is not accepted."""
         self.put("a")
         for query in ("access_token=root", "token=root", "authorization=Bearer%20root"):
             self.assertEqual(self.status("GET", f"a?{query}"), 401)
 
     def test_no_cookies_unless_named(self) -> None:
-        """Nothing ambient by itself."""
+        """Cookies are ignored unless the setting names one."""
         self.put("a")
         self.assertEqual(self.status("GET", "a", Cookie="token=root; authorization=root"), 401)
 
     def test_preflight(self) -> None:
-        """Browsers ask before they may show a token, and are told nothing of streams."""
+        """A preflight needs no token, and its response does not depend on the stream."""
         self.put("a")
         there = self.ask("OPTIONS", "a", Origin="https://app.example")
         missing = self.ask("OPTIONS", "b", Origin="https://app.example")
@@ -77,14 +77,14 @@ class Credentials(AdmissionCase):
         self.assertEqual(there.header, missing.header)
 
     def test_other_methods(self) -> None:
-        """A method that nobody knows is no way in."""
+        """Unknown methods need a token too."""
         self.put("a")
         for method in ("PATCH", "get", "TRACE", "PROPFIND", "LINK"):
             self.assertEqual(self.status(method, "a"), 401, method)
             self.assertEqual(self.status(method, "a", "root"), 405, method)
 
     def test_an_override_is_no_method(self) -> None:
-        """What others take for a method is a field like any other."""
+        """Method override headers are ignored."""
         self.put("a", b"x")
         self.give("reader", ("a", "read"))
         for name in ("X_HTTP_Method_Override", "X_Method_Override", "X_HTTP_Method"):
@@ -93,21 +93,21 @@ class Credentials(AdmissionCase):
         self.assertEqual(self.status("GET", "a", "root"), 200)
 
     def test_private(self) -> None:
-        """What one may read is not kept for others."""
+        """Responses are private and vary by Authorization."""
         self.put("a", b"x")
         answer = self.ask("GET", "a", "root")
         self.assertTrue(answer.header["cache-control"].startswith("private"), answer)
         self.assertIn("Authorization", answer.header["vary"])
 
     def test_not_modified(self) -> None:
-        """A tag opens nothing."""
+        """A conditional request needs a token too."""
         self.put("a", b"x")
         tag = self.ask("GET", "a", "root").header["etag"]
         self.assertEqual(self.status("GET", "a", If_None_Match=tag), 401)
         self.assertEqual(self.status("GET", "a", "root", If_None_Match=tag), 304)
 
     def test_checkers_that_fail(self) -> None:
-        """Whatever happens, it is no yes."""
+        """A checker that fails or returns no identity accepts no one."""
         self.put("a")
         self.tokens.known["down"] = CheckerUnavailable("the issuer does not answer", 7)
         answer = self.ask("GET", "a", "down")
@@ -123,12 +123,12 @@ class Credentials(AdmissionCase):
         self.flushLoggedErrors(TypeError)
 
     def test_reasons_are_told(self) -> None:
-        """In the checker's words, where these are for the client."""
+        """The client gets the message of a `Rejected`, and no other."""
         self.tokens.known["old"] = Rejected("the token has expired")
         self.assertIn(b"has expired", self.ask("GET", "a", "old").body)
 
     def test_later(self) -> None:
-        """A checker may take its time, and a client may leave meanwhile."""
+        """A checker may be asynchronous, and a client may leave meanwhile."""
         self.put("a", b"x")
         answer: Deferred[object] = Deferred()
         self.tokens.later["slow"] = answer
@@ -145,7 +145,7 @@ class Credentials(AdmissionCase):
         self.assertEqual(len(cancelled), 1)
 
     def test_expired(self) -> None:
-        """Whatever a checker says, time is time."""
+        """An identity that has expired is refused, whatever the checker returns."""
         self.put("a")
         self.give("brief", ("", "read"), ends=10)
         self.assertEqual(self.status("GET", "a", "brief"), 200)
@@ -153,17 +153,17 @@ class Credentials(AdmissionCase):
         self.assertEqual(self.status("GET", "a", "brief"), 401)
 
     def test_in_the_process(self) -> None:
-        """Who holds the streams is asked nothing."""
+        """Calls in the process are not checked."""
         self.successResultOf(self.streams.create("a", "text/plain"))
         self.successResultOf(self.streams.append("a", b"x"))
         self.assertEqual(self.successResultOf(self.streams.read("a")).data, b"x")
 
 
 class Permissions(AdmissionCase):
-    """Verbs and paths."""
+    """Grants."""
 
     def test_verbs(self) -> None:
-        """Each opens its own methods, and no other."""
+        """Each verb allows its own methods."""
         self.put("x/a", b"x")
         methods = {
             "read": {"GET", "HEAD"},
@@ -182,7 +182,7 @@ class Permissions(AdmissionCase):
                 self.assertEqual(status == 403, method not in allowed, (verb, method, status))
 
     def test_boundaries(self) -> None:
-        """By whole segments, behind decoding."""
+        """Grants apply to whole segments after percent-decoding."""
         self.give("t", ("jobs", "read"), ("exact/", "read"), ("ü x", "read"))
         for path, status in (
             ("jobs", 404),
@@ -215,7 +215,7 @@ class Permissions(AdmissionCase):
             self.assertEqual(self.status("GET", path, "t"), status, path)
 
     def test_targets_in_absolute_form(self) -> None:
-        """The same rules, wherever the path stands in the target."""
+        """The same grants apply to targets in absolute form."""
         self.put("secret", b"s")
         self.give("t", ("jobs", "read"))
         for target in (
@@ -228,7 +228,7 @@ class Permissions(AdmissionCase):
             self.assertEqual(answer.status, 403, target)
 
     def test_nothing_is_told(self) -> None:
-        """A no is the same, whether the stream is there or not."""
+        """A refusal does not depend on whether the stream exists."""
         self.put("x/a", b"x")
         self.give("t", ("jobs", "read append create delete"))
         for method in ("GET", "HEAD", "POST", "PUT", "DELETE"):
@@ -239,7 +239,7 @@ class Permissions(AdmissionCase):
             self.assertIn("insufficient_scope", answers[0].header["www-authenticate"])
 
     def test_closing_is_appending(self) -> None:
-        """Nobody closes what he may only read or make."""
+        """Closing needs the grant append."""
         self.put("x", b"x")
         self.give("t", ("x", "read create"))
         self.assertEqual(self.status("POST", "x", "t", Stream_Closed="true"), 403)
@@ -247,7 +247,7 @@ class Permissions(AdmissionCase):
         self.assertNotIn("stream-closed", self.ask("HEAD", "x", "root").header)
 
     def test_put_again(self) -> None:
-        """Making what is there changes nothing, and needs the right to make it."""
+        """A PUT for an existing stream needs the grant create."""
         self.put("x", b"x")
         self.give("maker", ("x", "create"))
         self.give("writer", ("x", "append"))
@@ -257,7 +257,7 @@ class Permissions(AdmissionCase):
         self.assertEqual(self.status("PUT", "x", "writer", b"", Content_Type="text/plain"), 403)
 
     def test_forks(self) -> None:
-        """A fork shows what its source holds: who makes one could have read it."""
+        """A fork needs the grant read on its source."""
         self.put("secret", b"s")
         self.put("x/open", b"o")
         self.give("t", ("x", "read create append"), ("y", "create"))
@@ -276,7 +276,7 @@ class Permissions(AdmissionCase):
         self.assertEqual(self.ask("GET", "x/f", "t").body, b"o")
 
     def test_pipelined(self) -> None:
-        """Each request of a connection is its own client's."""
+        """Each pipelined request is authorized by its own token."""
         self.put("a", b"x")
         client = self.connect()
         client.request("GET", ROOT + "a", {"Authorization": "Bearer root"})
@@ -286,10 +286,10 @@ class Permissions(AdmissionCase):
 
 
 class Lives(AdmissionCase):
-    """Readers that follow, and the end of their tokens."""
+    """Live reads and the expiry of their tokens."""
 
     def follow(self, token: str, mode: str) -> Client:
-        """Begin to follow."""
+        """Start a live read."""
         client = self.connect()
         header = {"Authorization": f"Bearer {token}"}
         client.request("GET", f"{ROOT}a?offset=now&live={mode}", header)
@@ -297,7 +297,7 @@ class Lives(AdmissionCase):
         return client
 
     def test_event_stream(self) -> None:
-        """It ends with the token, complete, and the next one is refused."""
+        """An SSE response ends with the token, and reconnecting is refused."""
         self.put("a")
         self.give("brief", ("a", "read"), ends=20)
         client = self.follow("brief", "sse")
@@ -315,7 +315,7 @@ class Lives(AdmissionCase):
         self.assertEqual(again, 401)
 
     def test_long_poll(self) -> None:
-        """It is let go with the token."""
+        """A long-poll ends with the token."""
         self.put("a")
         self.give("brief", ("a", "read"), ends=20)
         client = self.follow("brief", "long-poll")
@@ -327,7 +327,7 @@ class Lives(AdmissionCase):
         self.assertEqual(self.streams._long_polls.count, 0)
 
     def test_in_time(self) -> None:
-        """Before the end nothing is different."""
+        """Before the expiry nothing changes."""
         self.put("a")
         self.give("brief", ("a", "read"), ends=20)
         poll = self.follow("brief", "long-poll")
@@ -338,7 +338,7 @@ class Lives(AdmissionCase):
         self.assertIn(b"news", events.answers()[0].body)
 
     def test_clients_that_leave(self) -> None:
-        """They leave no timer behind."""
+        """A client that disconnects leaves no timer behind."""
         self.put("a")
         self.clock.pump([0.0] * 5)
         before = len(self.clock.getDelayedCalls())
@@ -351,7 +351,7 @@ class Lives(AdmissionCase):
         self.assertLessEqual(len(self.clock.getDelayedCalls()), before + 3)
 
     def test_streams_that_end(self) -> None:
-        """Nor does a body that ends by itself."""
+        """A response that ends leaves no timer behind."""
         self.put("a")
         self.give("brief", ("a", "read"), ends=20)
         client = self.follow("brief", "sse")

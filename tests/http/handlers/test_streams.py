@@ -1,4 +1,4 @@
-"""The stream operations: requests in, responses out, no HTTP server between."""
+"""Tests of `durable_streams_tw.http.handlers.streams` and `reads`, without an HTTP server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.tokens import at, position_of
 
 
 class Case(SynchronousTestCase):
-    """Operations over a store in memory."""
+    """Test case with a handler over a store in memory."""
 
     settings: Settings | None = None
 
@@ -31,7 +31,7 @@ class Case(SynchronousTestCase):
     def begin(
         self, method: str, target: str, body: bytes = b"", **header: str
     ) -> Deferred[Response]:
-        """Ask; fields are named without their hyphens."""
+        """Send a request; underscores in header names stand for hyphens."""
         path, _, query = target.encode().partition(b"?")
         fields = {
             name.lower().replace("_", "-").encode(): value.encode()
@@ -43,11 +43,11 @@ class Case(SynchronousTestCase):
         return responded.addErrback(self.operations.error_response, fields.get(b"origin"))
 
     def ask(self, method: str, target: str, body: bytes = b"", **header: str) -> Response:
-        """Ask, and have the answer."""
+        """Send a request and return its response."""
         return self.successResultOf(self.begin(method, target, body, **header))
 
     def fields(self, response: Response) -> dict[str, str]:
-        """The fields of a response, lower-case names; none is there twice but Vary."""
+        """Return the headers by lower-case name; only Vary may be repeated."""
         found: dict[str, str] = {}
         for name, value in response.headers:
             key = name.decode().lower()
@@ -56,15 +56,15 @@ class Case(SynchronousTestCase):
         return found
 
     def put(self, path: str, content_type: str = "text/plain", body: bytes = b"") -> None:
-        """Make a stream."""
+        """Create a stream."""
         self.assertEqual(self.ask("PUT", path, body, Content_Type=content_type).status, 201)
 
 
 class WriteTests(Case):
-    """PUT, POST, DELETE, HEAD, OPTIONS."""
+    """PUT, POST, DELETE, HEAD and OPTIONS."""
 
     def test_create(self) -> None:
-        """201 with Location, then 200 without."""
+        """201 with Location for a new stream, 200 for an existing one."""
         fresh = self.ask("PUT", "a", b"xy", Content_Type="text/plain")
         self.assertEqual((fresh.status, fresh.body), (201, b""))
         self.assertEqual(self.fields(fresh)["location"], "http://h/s/a")
@@ -75,7 +75,7 @@ class WriteTests(Case):
         self.assertNotIn("location", self.fields(again))
 
     def test_subscriptions_of_another_root(self) -> None:
-        """A PUT that was meant for a subscription makes no stream."""
+        """A PUT for a subscription at a wrong root creates no stream."""
         path = "v1/stream/__ds/subscriptions/s"
         answer = self.ask("PUT", path, b"{}", Content_Type="application/json")
         self.assertEqual(answer.status, 404)
@@ -84,7 +84,7 @@ class WriteTests(Case):
         self.assertEqual(self.ask("PUT", "a/__ds/b", Content_Type="text/plain").status, 201)
 
     def test_fork(self) -> None:
-        """The source is named by its path, root included."""
+        """The source of a fork is given by its path, root included."""
         self.put("a", body=b"xyz")
         answer = self.ask("PUT", "b", Stream_Forked_From="/s/a", Stream_Fork_Offset=at(2))
         self.assertEqual(answer.status, 201)
@@ -92,14 +92,14 @@ class WriteTests(Case):
         self.assertEqual(self.ask("GET", "b").body, b"xy")
 
     def test_append(self) -> None:
-        """204 and where the stream ends now."""
+        """204 with the next offset."""
         self.put("a")
         answer = self.ask("POST", "a", b"xyz", Content_Type="text/plain")
         self.assertEqual((answer.status, answer.body), (204, b""))
         self.assertEqual(position_of(self.fields(answer)["stream-next-offset"]), 3)
 
     def test_producer(self) -> None:
-        """200 for what is new, 204 for what was there."""
+        """200 for a new batch, 204 for a duplicate."""
         self.put("a")
         batch: dict[str, str] = {
             "Content_Type": "text/plain",
@@ -113,14 +113,13 @@ class WriteTests(Case):
         self.assertEqual(self.ask("GET", "a").body, b"x")
 
     def test_delete(self) -> None:
-        """Gone for every method."""
         self.put("a")
         self.assertEqual(self.ask("DELETE", "a").status, 204)
         for method in ("GET", "HEAD", "DELETE"):
             self.assertEqual(self.ask(method, "a").status, 404)
 
     def test_describe(self) -> None:
-        """HEAD tells all there is to tell, and is not kept anywhere."""
+        """HEAD has all headers, and its response is not cached."""
         self.ask("PUT", "a", b"xyz", Content_Type="text/plain", Stream_TTL="60")
         self.ask("POST", "a", Stream_Closed="TRUE")
         answer = self.ask("HEAD", "a?offset=nonsense&live=sse")
@@ -133,7 +132,7 @@ class WriteTests(Case):
         self.assertEqual(about["etag"], self.fields(self.ask("GET", "a"))["etag"])
 
     def test_describing_is_no_access(self) -> None:
-        """HEAD leaves a TTL alone; reading, from the tail too, renews it."""
+        """HEAD does not renew the TTL; a read does, at the tail too."""
         self.ask("PUT", "a", Content_Type="text/plain", Stream_TTL="10")
         self.rig.clock.rightNow += 9
         self.assertEqual(self.ask("GET", "a?offset=now").status, 200)
@@ -143,7 +142,7 @@ class WriteTests(Case):
         self.assertEqual(self.ask("HEAD", "a").status, 404)
 
     def test_options(self) -> None:
-        """Any path: what may be asked is no secret."""
+        """OPTIONS is answered the same for every path."""
         for path in ("a", "missing", "a//b"):
             answer = self.ask("OPTIONS", path)
             about = self.fields(answer)
@@ -155,7 +154,7 @@ class WriteTests(Case):
             self.assertIn("HEAD", about["allow"])
 
     def test_a_large_body_is_validated_in_a_thread(self) -> None:
-        """JSON only, and what comes meanwhile for the same stream waits its turn."""
+        """A large JSON body is validated in a thread, and later writes to the stream wait."""
         threads = Threads()
         self.rig = ServerRig(in_thread=threads)
         self.operations = self.rig.streams.stream_handler
@@ -174,7 +173,7 @@ class WriteTests(Case):
         self.assertEqual(self.ask("GET", "a").body, b"[" + large + b",2]")
 
     def test_a_large_body_of_bytes_is_not(self) -> None:
-        """There is nothing to validate."""
+        """A large binary body needs no thread."""
         self.rig = ServerRig(in_thread=Threads())
         self.operations = self.rig.streams.stream_handler
         self.put("a", "text/plain", b"x" * (limits.INLINE_BODY + 1))
@@ -192,7 +191,7 @@ class ReadTests(Case):
         self.assertEqual(self.ask("GET", "a?offset=now").body, b"[]")
 
     def test_chunks(self) -> None:
-        """A large stream comes in pieces; only the last says that it is the last."""
+        """A large stream is read in chunks; only the last one says up-to-date."""
         self.rig = ServerRig(Settings(max_chunk=1000))
         self.operations = self.rig.streams.stream_handler
         self.put("a", body=b"x" * 2500)
@@ -208,7 +207,7 @@ class ReadTests(Case):
         self.assertEqual(sizes, [1000, 1000, 500])
 
     def test_not_modified(self) -> None:
-        """304 repeats what a cache has to know."""
+        """304 repeats the headers that caches need."""
         self.put("a", body=b"x")
         before = self.ask("GET", "a")
         tag = self.fields(before)["etag"]
@@ -222,7 +221,7 @@ class ReadTests(Case):
         self.assertEqual(self.ask("GET", "a", If_None_Match='"other"').status, 200)
 
     def test_tags_change(self) -> None:
-        """With every append, with closing, and with another stream of the same name."""
+        """The ETag changes with appends, closing and a new incarnation."""
         tags = []
         self.put("a", body=b"x")
         tags.append(self.fields(self.ask("GET", "a"))["etag"])
@@ -237,7 +236,7 @@ class ReadTests(Case):
         self.assertEqual(len(set(tags)), 4)
 
     def test_now_has_no_tag(self) -> None:
-        """The same URL means something else a moment later."""
+        """A read at offset ``now`` has no ETag."""
         self.put("a", body=b"x")
         answer = self.ask("GET", "a?offset=now", If_None_Match="*")
         self.assertEqual((answer.status, answer.body), (200, b""))
@@ -245,11 +244,11 @@ class ReadTests(Case):
         self.assertNotIn("etag", self.fields(answer))
 
     def caching(self, target: str) -> str:
-        """The Cache-Control of a read."""
+        """Return the Cache-Control header of a read."""
         return self.fields(self.ask("GET", target))["cache-control"]
 
     def test_caching(self) -> None:
-        """Bytes never change, so caches may keep them; that there are none yet, they may not."""
+        """Stored bytes may be cached, an empty read may not."""
         fresh = "public, max-age=60, stale-while-revalidate=300"
         self.put("a", body=b"x")
         self.assertEqual(self.caching("a"), fresh)
@@ -258,7 +257,7 @@ class ReadTests(Case):
         self.assertEqual(self.caching(f"a?offset={at(1)}"), fresh)
 
     def test_caching_of_what_ends(self) -> None:
-        """No cache serves a stream beyond its end."""
+        """Caches keep a response no longer than the stream lives."""
         self.ask("PUT", "ttl", b"x", Content_Type="text/plain", Stream_TTL="100")
         self.assertEqual(self.caching("ttl"), "public, max-age=60, stale-while-revalidate=40")
         self.ask("PUT", "ttl2", b"x", Content_Type="text/plain", Stream_TTL="3600")
@@ -269,7 +268,7 @@ class ReadTests(Case):
         self.assertEqual(self.caching("at"), "public, max-age=5, stale-while-revalidate=0")
 
     def test_what_browsers_may_do_with_it(self) -> None:
-        """Nothing runs, and only what is shown as text is shown at all."""
+        """Browsers run nothing of a stream, and display text and JSON only."""
         for kind, shown in (
             ("text/plain", True),
             ("text/plain; charset=utf-8", True),
@@ -287,12 +286,11 @@ class ReadTests(Case):
 
 
 class GzipTests(Case):
-    """Answers that are worth it are compressed for who likes it."""
+    """Compression of responses."""
 
     BODY = b"text and more text, " * 500
 
     def test_compressed(self) -> None:
-        """Smaller, the same when unpacked, and marked."""
         self.put("a", body=self.BODY)
         plain, small = self.ask("GET", "a"), self.ask("GET", "a", Accept_Encoding="br, gzip")
         assert isinstance(small.body, bytes)
@@ -305,7 +303,7 @@ class GzipTests(Case):
         self.assertNotEqual(self.fields(plain)["etag"], self.fields(small)["etag"])
 
     def test_not_modified(self) -> None:
-        """Each form has its own tag."""
+        """Each coding has its own ETag."""
         self.put("a", body=self.BODY)
         tag = self.fields(self.ask("GET", "a", Accept_Encoding="gzip"))["etag"]
         again = self.ask("GET", "a", Accept_Encoding="gzip", If_None_Match=tag)
@@ -315,13 +313,12 @@ class GzipTests(Case):
         self.assertEqual(self.ask("GET", "a", If_None_Match=tag).status, 200)
 
     def test_not_wanted(self) -> None:
-        """Only who asks."""
         self.put("a", body=self.BODY)
         for wanted in ("identity", "gzip;q=0", "br", "*;q=0"):
             self.assertEqual(self.ask("GET", "a", Accept_Encoding=wanted).body, self.BODY)
 
     def test_not_worth_it(self) -> None:
-        """Little ones, and types that are compressed already: no word about it."""
+        """Small bodies and compressed types are not compressed, and have no Vary."""
         self.put("a", body=b"x" * (limits.MIN_GZIP - 1))
         self.put("b", "image/png", self.BODY)
         for path in ("a", "b"):
@@ -330,14 +327,14 @@ class GzipTests(Case):
             self.assertNotIn("vary", about)
 
     def test_json(self) -> None:
-        """What is compressed is the document."""
+        """Compression applies to the JSON document."""
         self.put("a", "application/json", b"[" + b",".join([b'{"a": 1}'] * 500) + b"]")
         body = self.ask("GET", "a", Accept_Encoding="gzip").body
         assert isinstance(body, bytes)
         self.assertEqual(json.loads(gzip.decompress(body)), [{"a": 1}] * 500)
 
     def test_large_ones_in_a_thread(self) -> None:
-        """The reactor has other things to do."""
+        """Large bodies are compressed in a thread."""
         threads = Threads()
         self.rig = ServerRig(in_thread=threads)
         self.operations = self.rig.streams.stream_handler
@@ -349,12 +346,12 @@ class GzipTests(Case):
 
 
 class CorsTests(Case):
-    """Who may use the server from a browser's page."""
+    """CORS headers."""
 
     settings = Settings(cors_origins=("https://one.example", "https://two.example"))
 
     def test_known_origin(self) -> None:
-        """It is named, and every answer says that it depends."""
+        """An allowed origin is named, and every response has Vary: Origin."""
         self.put("a")
         for target, status in (("a", 200), ("missing", 404), ("a//b", 400), ("__ds", 404)):
             answer = self.ask("GET", target, Origin="https://two.example")
@@ -365,7 +362,7 @@ class CorsTests(Case):
             self.assertIn("Stream-SSE-Data-Encoding", about["access-control-expose-headers"])
 
     def test_others(self) -> None:
-        """Nothing is allowed to them."""
+        """Other origins get no CORS headers."""
         self.put("a")
         for origin in ("https://three.example", "null", ""):
             about = self.fields(self.ask("GET", "a", Origin=origin))
@@ -374,13 +371,11 @@ class CorsTests(Case):
             self.assertEqual(about["x-content-type-options"], "nosniff")
 
     def test_preflight(self) -> None:
-        """The same for what a browser asks before."""
         about = self.fields(self.ask("OPTIONS", "a", Origin="https://one.example"))
         self.assertEqual(about["access-control-allow-origin"], "https://one.example")
         self.assertNotIn("access-control-allow-origin", self.fields(self.ask("OPTIONS", "a")))
 
     def test_private(self) -> None:
-        """Shared caches can be kept out."""
         self.rig = ServerRig(Settings(private=True))
         self.operations = self.rig.streams.stream_handler
         self.put("a", body=b"x")
@@ -391,10 +386,10 @@ class CorsTests(Case):
 
 
 class FailureTests(Case):
-    """Bugs, which every server has."""
+    """Internal errors."""
 
     def test_failure(self) -> None:
-        """500 with a mark; the log has the mark, and the failure."""
+        """An internal error is 500 with an id, which the log has too."""
 
         class Broken(MemoryStore):
             def get_state(self, path: str) -> Deferred[Any]:
@@ -413,7 +408,7 @@ class FailureTests(Case):
         self.assertEqual(str(logged.value), "a secret")
 
     def test_clock_is_a_wall_clock(self) -> None:
-        """Cursors and deadlines come from the same clock."""
+        """Cursors and deadlines use the wall clock."""
         self.assertIsInstance(self.rig.clock, Clock)
         self.put("a", body=b"x")
         answer = self.ask("GET", "a?offset=-1&live=long-poll")

@@ -1,4 +1,4 @@
-"""The control operations over HTTP: routes, shapes, codes (PROTOCOL.md §6, §7)."""
+"""Tests of `durable_streams_tw.http.handlers.subscriptions` (PROTOCOL.md §6, §7)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 class FakeCaller:
-    """Stands in for `Caller`: every URL is good but those that are said not to be."""
+    """Webhook client of a test; every URL is allowed but those in a set."""
 
     def __init__(self) -> None:
         self.refusal: Refusal | None = None
@@ -45,7 +45,7 @@ class FakeCaller:
 
 
 class Reply(Struct):
-    """An answer, its JSON decoded."""
+    """Response with decoded JSON."""
 
     status: int
     body: Any
@@ -53,7 +53,7 @@ class Reply(Struct):
 
 
 class ControlCase(SynchronousTestCase):
-    """A server whose webhooks are called by the test."""
+    """Test case with webhooks that the test answers."""
 
     settings = Settings(public_url=BASE)
 
@@ -96,7 +96,7 @@ class ControlCase(SynchronousTestCase):
         return self.ask("POST", f"subscriptions/{name}/claim", {"worker": worker})
 
     def work(self) -> None:
-        """A wake stream, a pull-wake subscription, and three bytes for it."""
+        """Create a wake stream, a pull-wake subscription, and three pending bytes."""
         self.rig.put("wake", "application/json")
         self.assertEqual(self.pull().status, 201)
         self.rig.put("events/a", body=b"abc")
@@ -106,7 +106,7 @@ class SubscriptionTests(ControlCase):
     """PUT, GET, DELETE (§6.2, §6.3)."""
 
     def test_preconditions(self) -> None:
-        """Whether there is a subscription may be asked for; it has no entity tag."""
+        """If-None-Match: * works, an ETag does not exist."""
         config = {"type": "pull-wake", "pattern": "events/*", "wake_stream": "wake"}
         only_new, only_there = {"If-None-Match": "*"}, {"If-Match": "*"}
 
@@ -185,7 +185,7 @@ class SubscriptionTests(ControlCase):
         self.assertEqual(links, expected)
 
     def test_too_many_to_list(self) -> None:
-        """It says that it leaves some out."""
+        """An incomplete list of streams says so."""
         self.patch(describe, "MAX_LISTED_STREAMS", 2)
         self.assertGreater(MAX_LISTED_STREAMS, 2)
         for path in ("events/a", "events/b"):
@@ -228,7 +228,7 @@ class SubscriptionTests(ControlCase):
         self.assertError(self.hook("a%00b"), 400, "INVALID_REQUEST")
 
     def test_ids(self) -> None:
-        """What is encoded within a segment belongs to the id, and comes back so."""
+        """A percent-encoded id is returned as it was sent."""
         made = self.hook("team%2Fsub%201")
         self.assertEqual((made.status, made.body["id"]), (201, "team/sub 1"))
         self.assertEqual(self.ask("GET", "subscriptions/team%2fsub%201").status, 200)
@@ -349,7 +349,7 @@ class WorkerTests(ControlCase):
         self.assertEqual(done.body, {"ok": True, "next_wake": True})
 
     def test_lease(self) -> None:
-        """Its end comes by itself, and by then nobody holds it (§7.3)."""
+        """A lease expires by itself (§7.3)."""
         self.work()
         claimed = self.claim().body
         self.rig.clock.advance(30)
@@ -376,7 +376,7 @@ class WorkerTests(ControlCase):
         self.assertEqual(good.status, 200)
 
     def test_offsets_of_another_incarnation(self) -> None:
-        """An ack with an offset of a stream that was deleted acknowledges nothing of the next."""
+        """An ack with an offset of a deleted stream has no effect on its successor."""
         self.work()
         shown = self.claim().body
         old = shown["streams"][0]["tail_offset"]
@@ -392,7 +392,7 @@ class WorkerTests(ControlCase):
         self.assertEqual(position_of(item["acked_offset"]), 0)
 
     def test_tokens_grow_old(self) -> None:
-        """Heartbeats renew them; one that has expired says so."""
+        """Heartbeats renew tokens; an expired one is refused as such."""
         self.work()
         claimed = self.claim().body
         renewed: str | None = None
@@ -406,7 +406,7 @@ class WorkerTests(ControlCase):
         self.assertEqual(self.settle("ack", claimed, renewed, done=True).status, 200)
 
     def test_callback(self) -> None:
-        """What a webhook asks with what it was told (§7.1)."""
+        """A webhook receiver can call back with the token of its request (§7.1)."""
         self.hook()
         self.rig.put("events/a", body=b"abc")
         self.rig.turn()
@@ -426,7 +426,7 @@ class WorkerTests(ControlCase):
 
 
 class RouteTests(ControlCase):
-    """Paths, methods, and what every answer carries."""
+    """Paths, methods and common headers."""
 
     def test_keys(self) -> None:
         reply = self.ask("GET", "jwks.json")
@@ -437,7 +437,7 @@ class RouteTests(ControlCase):
         self.assertEqual(self.ask("HEAD", "jwks.json").status, 200)
 
     def test_reserved_however_it_is_encoded(self) -> None:
-        """Before any stream route: nothing below __ds becomes a stream (§6)."""
+        """Paths below __ds are reserved, however they are encoded (§6)."""
         for path in ("__ds/jwks.json", "%5F%5Fds/jwks.json", "_%5fds/jwks%2Ejson"):
             self.assertEqual(self.rig.ask("GET", path).status, 200)
         for path in (
@@ -477,14 +477,14 @@ class RouteTests(ControlCase):
         self.assertEqual(self.rig.ask("OPTIONS", "__ds/subscriptions/s").status, 204)
 
     def test_common_fields(self) -> None:
-        """As on streams, on errors too."""
+        """Errors have the common headers too."""
         for path in ("jwks.json", "subscriptions/none"):
             header = self.ask("GET", path).header
             self.assertEqual(header["x-content-type-options"], "nosniff")
             self.assertEqual(header["access-control-allow-origin"], "*")
 
     def test_a_bug(self) -> None:
-        """500, and nothing of it in the answer."""
+        """An internal error is 500 without details."""
 
         def broken(_: object) -> None:
             raise ZeroDivisionError("secret")
@@ -497,12 +497,12 @@ class RouteTests(ControlCase):
 
 
 class NowhereTests(ControlCase):
-    """A server that does not know where it is."""
+    """Server without a known endpoint."""
 
     settings = Settings()
 
     def test_webhooks_are_refused(self) -> None:
-        """Until somebody says it; the Host of a request does not count (§7.1)."""
+        """Webhooks are refused until an endpoint is known; Host does not count (§7.1)."""
         self.assertError(self.hook(), 400, "INVALID_REQUEST")
         self.assertEqual(self.pull("p").status, 201)
         self.rig.streams.set_endpoint("http://127.0.0.1:1/v1/stream/", True)
@@ -515,7 +515,7 @@ class NowhereTests(ControlCase):
         )
 
     def test_behind_a_proxy(self) -> None:
-        """Then the loopback is where strangers come from, too."""
+        """Behind a proxy, webhooks to loopback addresses are refused."""
         for settings in (Settings(trust_proxy=True), Settings(public_url=BASE)):
             streams = DurableStreams(settings=settings, reactor=self.rig.clock)
             streams.set_endpoint("http://127.0.0.1:1/", True)
@@ -525,7 +525,7 @@ class NowhereTests(ControlCase):
         self.assertTrue(streams._allow_local())
 
     def test_loopback_only(self) -> None:
-        """While every port is on the loopback, webhooks may lead there too."""
+        """Webhooks to loopback addresses are allowed while every port is a loopback one."""
         streams = self.rig.streams
         self.assertFalse(streams._allow_local())
         streams.set_endpoint("http://127.0.0.1:1/", True)

@@ -1,4 +1,4 @@
-"""Writes keep their order, whatever delays one of them."""
+"""Tests of `durable_streams_tw.http.handlers.writes`: order of writes."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ JSON = {b"content-type": b"application/json"}
 
 
 class LateLooks(MemoryStore):
-    """A store that looks things up when the test says."""
+    """Store whose look-ups the test delays."""
 
     def __init__(self) -> None:
         super().__init__(lambda: 0)
         self.looks: list[tuple[str, Deferred[StreamState | Refusal]]] = []
 
     def get_state(self, path: str) -> Deferred[StreamState | Refusal]:
-        """Wait."""
+        """Wait for the test."""
         found: Deferred[StreamState | Refusal] = Deferred()
         self.looks.append((path, found))
         return found
 
     def find(self) -> None:
-        """Answer the looks that wait."""
+        """Answer the waiting look-ups."""
         looks, self.looks = self.looks, []
         for path, found in looks:
             super().get_state(path).chainDeferred(found)
 
 
 class OrderTests(SynchronousTestCase):
-    """Each stream's writes are carried out in the order of the calls."""
+    """Writes to a stream are carried out in the order of the calls."""
 
     def setUp(self) -> None:
         self.store = LateLooks()
@@ -50,13 +50,13 @@ class OrderTests(SynchronousTestCase):
             self.successResultOf(self.writing.create(path, JSON, b"", b"/"))
 
     def content(self, path: str) -> bytes:
-        """What a stream holds."""
+        """Return the bytes of a stream."""
         chunk = self.successResultOf(self.store.read(path, 0, 1_000_000_000))
         assert isinstance(chunk, Chunk)
         return chunk.data
 
     def test_behind_a_look(self) -> None:
-        """A thousand appends behind one whose content type is looked up."""
+        """A thousand appends queue after one that waits for a look-up."""
         outcomes = [self.writing.append_untyped("a", {}, b"0")]
         outcomes += [self.writing.append("a", JSON, b"%d" % n) for n in range(1, 2000)]
         other = self.writing.append("b", JSON, b"1")
@@ -69,7 +69,7 @@ class OrderTests(SynchronousTestCase):
         self.assertEqual(self.writing._queues, {})
 
     def test_every_one_looks(self) -> None:
-        """A thousand appends that each look: one at a time, and no recursion."""
+        """Appends that each wait for a look-up run one after another, without recursion."""
         outcomes = [self.writing.append_untyped("a", {}, b"%d" % n) for n in range(2000)]
         for _ in range(2000):
             self.assertEqual(len(self.store.looks), 1)
@@ -79,7 +79,7 @@ class OrderTests(SynchronousTestCase):
         self.assertEqual(self.content("a"), b"".join(b"%d," % n for n in range(2000)))
 
     def test_deletion_waits_too(self) -> None:
-        """What is deleted after an append is deleted with it."""
+        """A deletion waits for earlier appends."""
         appended = self.writing.append_untyped("a", {}, b"0")
         deleted = self.writing.delete("a", {})
         created = self.writing.create("a", {b"content-type": b"text/plain"}, b"new", b"/")
@@ -89,7 +89,7 @@ class OrderTests(SynchronousTestCase):
         self.assertEqual(self.content("a"), b"new")
 
     def test_refused_look(self) -> None:
-        """A stream that is not there refuses that append, and holds nobody up."""
+        """A refused look-up fails only its own append."""
         lost = self.writing.append_untyped("missing", {}, b"0")
         created = self.writing.create("missing", JSON, b"1", b"/")
         self.store.find()
@@ -99,7 +99,7 @@ class OrderTests(SynchronousTestCase):
         self.assertEqual(self.content("missing"), b"1,")
 
     def test_cancelled(self) -> None:
-        """Who stops waiting undoes nothing."""
+        """Cancelling does not undo a write."""
         outcome = self.writing.append_untyped("a", {}, b"0")
         outcome.addErrback(lambda _: None)
         outcome.cancel()
@@ -108,7 +108,7 @@ class OrderTests(SynchronousTestCase):
 
     @given(st.lists(st.sampled_from(["small", "large", "look"]), max_size=12), st.randoms())
     def test_any_mix(self, kinds: list[str], luck: object) -> None:
-        """Whatever comes before whatever, and whenever threads and looks are done."""
+        """The order holds for any mix of writes and delays."""
         self.setUp()
         outcomes: list[Deferred[Outcome]] = []
         expected = b""

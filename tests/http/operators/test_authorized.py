@@ -1,4 +1,4 @@
-"""Who may look at what is below ``/-/``, at both doors."""
+"""Tests of `durable_streams_tw.http.operators.authorized`, with both HTTP servers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.http.server_rig import Answer
 
 
 class Shown(Resource):
-    """Something that answers with its name."""
+    """Resource that responds with its name."""
 
     isLeaf = True
 
@@ -25,12 +25,12 @@ class Shown(Resource):
         self.name = name
 
     def render_GET(self, request: Any) -> bytes:
-        """Show it."""
+        """Send the name."""
         return self.name
 
 
 class OperatorsCase(AdmissionCase):
-    """A tree with everything in it."""
+    """Test case with an operator tree."""
 
     def setUp(self) -> None:
         AdmissionCase.setUp(self)
@@ -40,7 +40,7 @@ class OperatorsCase(AdmissionCase):
         self.site = (self.streams.http_factory if self.fast else self.streams.site)(operators=tree)
 
     def look(self, target: str, token: str | None = None, **fields: str) -> Answer:
-        """One request."""
+        """Send one request."""
         client = self.connect()
         answer = client.ask("GET", target, self.header(token, fields))
         client.leave()
@@ -51,16 +51,16 @@ class Operators(OperatorsCase):
     """With tokens."""
 
     def test_probes(self) -> None:
-        """They know none."""
+        """Probes need no token."""
         for name in ("live", "ready"):
             self.assertEqual(self.look(f"/-/{name}").body, name.encode())
 
     def test_the_console_is_a_page(self) -> None:
-        """It holds nothing by itself."""
+        """The console page needs no token."""
         self.assertEqual(self.look("/-/console").body, b"console")
 
     def test_without(self) -> None:
-        """Everything else is asked for, also what is not there."""
+        """Every other path needs a token, missing ones included."""
         for target in (
             "/-/metrics",
             "/-/m%65trics",
@@ -86,7 +86,6 @@ class Operators(OperatorsCase):
             self.assertEqual(answer.header["cache-control"], "no-store")
 
     def test_metrics(self) -> None:
-        """Are about all streams."""
         self.give("some", ("jobs", "metrics read list"))
         self.give("all", ("", "metrics"))
         self.give("reader", ("", "read append create delete subscribe list"))
@@ -96,7 +95,7 @@ class Operators(OperatorsCase):
             self.assertEqual(self.look("/-/other", token).status, 403)
 
     def test_listing(self) -> None:
-        """By prefix, however it is written; of two both."""
+        """The listing needs the grant for its prefix, however it is encoded."""
         self.give("t", ("jobs", "list"))
         for query, allowed in (
             ("?prefix=jobs/", True),
@@ -120,7 +119,7 @@ class Operators(OperatorsCase):
         self.assertEqual(self.look("/-/streams?prefix=secret/", "root").status, 200)
 
     def test_checkers_that_take_their_time(self) -> None:
-        """And clients that leave meanwhile."""
+        """A checker may be asynchronous, and a client may leave meanwhile."""
         answer: Deferred[object] = Deferred()
         self.tokens.later["slow"] = answer
         client = self.connect()
@@ -137,7 +136,7 @@ class Operators(OperatorsCase):
         self.assertEqual(client.answers(), [])
 
     def test_checkers_that_fail(self) -> None:
-        """Nothing is shown."""
+        """A failing checker shows nothing."""
         self.tokens.known["down"] = CheckerUnavailable("the issuer does not answer")
         self.assertEqual(self.look("/-/metrics", "down").status, 503)
         self.tokens.known["bug"] = ZeroDivisionError()
@@ -146,13 +145,13 @@ class Operators(OperatorsCase):
 
 
 class LocalOperators(OperatorsCase):
-    """Without tokens, for one name only."""
+    """Without tokens, and with one allowed host."""
 
     asks = False
     settings = Settings(allowed_hosts=("local",), rate=Rate(3, 1.0))
 
     def test_rebound(self) -> None:
-        """Only probes answer to any name; they are asked by address."""
+        """Probes are answered for every Host, the other resources are not."""
         for name in ("metrics", "streams", "console", "other", ""):
             answer = self.look(f"/-/{name}")
             self.assertEqual(answer.status, 403)
@@ -161,12 +160,11 @@ class LocalOperators(OperatorsCase):
 
 
 class OpenOperators(OperatorsCase):
-    """Nothing is asked."""
+    """Without any requirement."""
 
     asks = False
 
     def test_open(self) -> None:
-        """Then all is shown."""
         self.assertEqual(self.look("/-/metrics").body, b"metrics")
 
 

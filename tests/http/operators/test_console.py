@@ -1,4 +1,4 @@
-"""The console's page, as it is sent. What it does is tried in a browser (`tests.browser`)."""
+"""Tests of the console page as it is sent; `tests.browser` tests its behaviour."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ConsoleTests(SynchronousTestCase):
     """Through whole requests."""
 
     def ask(self, method: str, target: str = "/-/console") -> Answer:
-        """One request."""
+        """Send one request."""
         streams = DurableStreams(reactor=Clock(), in_thread=at_once)
         streams.startService()
         self.addCleanup(streams.stopService)
@@ -31,7 +31,7 @@ class ConsoleTests(SynchronousTestCase):
         return answer
 
     def test_page(self) -> None:
-        """It is sent to whoever asks; nothing else is there."""
+        """The page is served without a token, and has no children."""
         answer = self.ask("GET")
         self.assertEqual((answer.status, answer.body), (200, whole_page()[0]))
         self.assertEqual(answer.header["content-type"], "text/html; charset=utf-8")
@@ -41,7 +41,7 @@ class ConsoleTests(SynchronousTestCase):
         self.assertEqual(self.ask("GET", "/-/console/x").status, 404)
 
     def test_policy(self) -> None:
-        """Nothing runs but the script that stands in it, and nothing is fetched from elsewhere."""
+        """The policy allows only the inline script and style."""
         answer = self.ask("GET")
         policy = dict(
             directive.split(" ", 1)
@@ -57,7 +57,7 @@ class ConsoleTests(SynchronousTestCase):
         self.assertEqual(policy["frame-ancestors"], "'none'")
 
     def test_nothing_inline(self) -> None:
-        """What the policy would not let run is not there: handlers and styles in attributes."""
+        """The page has no inline handlers and styles, which the policy would block."""
         page = whole_page()[0].decode("utf-8")
         markup = re.sub("<(script|style)>.*?</\\1>", "", page, flags=re.DOTALL)
         self.assertEqual(re.findall(r"""\s(?:on\w+|style)\s*=""", markup), [])

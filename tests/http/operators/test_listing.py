@@ -1,4 +1,4 @@
-"""Listing streams over HTTP."""
+"""Tests of `durable_streams_tw.http.operators.listing`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.tokens import bare
 
 
 class Asked(MemoryStore):
-    """Answers questions when a test says so, where it says so."""
+    """Store whose queries the test may delay."""
 
     waiting: Deferred[Any] | None = None
 
     def query(self, question: Any) -> Deferred[Any]:
-        """Answer, or wait."""
+        """Run the query, or wait for the test."""
         return self.waiting or super().query(question)
 
 
@@ -43,7 +43,7 @@ class ListingTests(SynchronousTestCase):
         self.site = self.streams.site(operators=tree)
 
     def ask(self, method: str, target: str, **header: str) -> Answer:
-        """One request on a connection of its own."""
+        """Send one request on a new connection."""
         client = Client(self.site)
         named = {name.replace("_", "-"): value for name, value in header.items()}
         answer = client.ask(method, target, named, b"" if method == "PUT" else None)
@@ -51,7 +51,7 @@ class ListingTests(SynchronousTestCase):
         return answer
 
     def page(self, query: str = "") -> dict[str, Any]:
-        """One page."""
+        """Return one page."""
         answer = self.ask("GET", f"/-/streams?{query}")
         self.assertEqual(answer.status, 200, answer.body)
         self.assertEqual(answer.header["content-type"], "application/json")
@@ -59,7 +59,6 @@ class ListingTests(SynchronousTestCase):
         return found
 
     def test_a_page(self) -> None:
-        """What a stream is, and where streams live."""
         self.ask("PUT", ROOT + "a/b", Content_Type="text/plain", Stream_TTL="60")
         self.ask("PUT", ROOT + "c", Stream_Forked_From="/v1/stream/a/b", Stream_Closed="true")
         page = self.page()
@@ -83,7 +82,7 @@ class ListingTests(SynchronousTestCase):
         self.assertTrue(page["streams"][1]["closed"])
 
     def test_pages(self) -> None:
-        """Prefix, limit, and where to go on, whatever is in a name."""
+        """Prefix, limit and continuation work for names with any characters."""
         names = ["a b/+", "a b/&=", "a b/%2f", "a b/é", "c"]
         for name in names:
             self.ask("PUT", ROOT + quote(name))
@@ -95,13 +94,13 @@ class ListingTests(SynchronousTestCase):
         self.assertEqual(found, sorted(names[:-1]))
 
     def test_expiry(self) -> None:
-        """A deadline as its client wrote it."""
+        """A deadline is shown as its client wrote it."""
         self.ask("PUT", ROOT + "a", Stream_Expires_At="2030-01-01T00:00:00+01:00")
         self.assertEqual(self.page("pre%66ix=b")["streams"], [])
         self.assertEqual(self.page()["streams"][0]["expires_at"], "2030-01-01T00:00:00+01:00")
 
     def test_refused(self) -> None:
-        """Questions that mean nothing, and other methods."""
+        """Malformed queries and other methods are refused."""
         for query in (
             "limit=0",
             "limit=1001",
@@ -119,26 +118,26 @@ class ListingTests(SynchronousTestCase):
         self.assertEqual((head.status, head.body), (200, b""))
 
     def test_closed_to_other_sites(self) -> None:
-        """A page of another origin may not read it."""
+        """Responses have no CORS headers."""
         answer = self.ask("GET", "/-/streams", Origin="https://app.example")
         self.assertNotIn("access-control-allow-origin", answer.header)
         self.assertEqual(answer.header["cache-control"], "no-store")
 
     def test_the_store_refuses(self) -> None:
-        """Its problem is the answer's."""
+        """A refusal by the store is sent."""
         self.store.waiting = Deferred()
         self.store.waiting.callback(Refusal(Problem.STORAGE_UNAVAILABLE, "no disk"))
         self.assertEqual(self.ask("GET", "/-/streams").status, 503)
 
     def test_a_bug(self) -> None:
-        """The log has it, the client its mark."""
+        """An internal error is logged, and the client gets its id."""
         self.store.waiting = Deferred()
         self.store.waiting.errback(ZeroDivisionError())
         self.assertEqual(self.ask("GET", "/-/streams").status, 500)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_a_client_that_leaves(self) -> None:
-        """Nothing is left of its question."""
+        """A client that disconnects leaves nothing behind."""
         cancelled: list[object] = []
         self.store.waiting = Deferred(cancelled.append)
         client = Client(self.site)

@@ -1,4 +1,4 @@
-"""The operators' tree: found below ``/-/`` at both doors, and in nobody's way."""
+"""Tests of `durable_streams_tw.http.operators.resources`, with both HTTP servers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.http.server_rig import MORNING, Answer, Client, at_once
 
 
 class _Told(Resource):
-    """Says what is behind its name."""
+    """Resource that responds with the path after its name."""
 
     isLeaf = True
 
     def render(self, request: Request) -> Any:
-        """Answer."""
+        """Send the path."""
         if request.method not in (b"GET", b"HEAD"):
             return send(read_only(), request)
         body = b"/".join(request.postpath or [])
@@ -29,7 +29,7 @@ class _Told(Resource):
 
 
 class OperatorTreeTests(SynchronousTestCase):
-    """Through whole requests."""
+    """Whole requests."""
 
     def setUp(self) -> None:
         clock = Clock()
@@ -42,11 +42,11 @@ class OperatorTreeTests(SynchronousTestCase):
         self.tree = tree
 
     def doors(self, root: bytes) -> list[Any]:
-        """A server of each kind."""
+        """Return a server of each kind."""
         return [self.streams.site(root, self.tree), self.streams.http_factory(root, self.tree)]
 
     def ask(self, site: Site, method: str, target: str, body: bytes | None = None) -> Answer:
-        """One request on a connection of its own."""
+        """Send one request on a new connection."""
         client = Client(site)
         header = {"Origin": "https://app.example", "Content-Type": "text/plain"}
         answer = client.ask(method, target, header, body)
@@ -54,7 +54,7 @@ class OperatorTreeTests(SynchronousTestCase):
         return answer
 
     def test_found(self) -> None:
-        """What was put there answers, wherever streams live, and gets what stands behind."""
+        """A resource of the tree is found whatever the root of the streams is."""
         for root in (b"v1/stream/", b"", b"-x/"):
             for site in self.doors(root):
                 answer = self.ask(site, "GET", "/-/told/a/b?c")
@@ -63,7 +63,7 @@ class OperatorTreeTests(SynchronousTestCase):
                 self.assertEqual(self.ask(site, "POST", "/-/told", b"x").status, 405)
 
     def test_closed_to_other_sites(self) -> None:
-        """No page of another origin may read it, and no cache keeps it, unless it says so."""
+        """Responses have no CORS headers and are not cached."""
         for site in self.doors(b"v1/stream/"):
             for target in ("/-/told", "/-/else", "/-/"):
                 header = self.ask(site, "GET", target).header
@@ -74,7 +74,7 @@ class OperatorTreeTests(SynchronousTestCase):
                 self.assertEqual(header["cache-control"], kept)
 
     def test_nothing_there(self) -> None:
-        """Problem details, as everywhere."""
+        """A missing resource is a problem response."""
         for site in self.doors(b""):
             for target in ("/-/", "/-/else", "/-/else/more"):
                 for method in ("GET", "PUT"):
@@ -83,7 +83,7 @@ class OperatorTreeTests(SynchronousTestCase):
                     self.assertEqual(answer.header["content-type"], "application/problem+json")
 
     def test_streams_are_left_alone(self) -> None:
-        """All other targets reach the streams as they were sent."""
+        """All other targets reach the streams unchanged."""
         for site in self.doors(b""):
             for target in ("/-", "/-x", "/a/-/told", "/%2D/told", "/a%2Fb"):
                 self.assertEqual(self.ask(site, "PUT", target, b"x").status // 100, 2, target)
@@ -92,7 +92,7 @@ class OperatorTreeTests(SynchronousTestCase):
             self.assertEqual(self.ask(site, "GET", "//told").status, 400)
 
     def test_absent(self) -> None:
-        """Without a tree the names are streams' names like all others."""
+        """Without a tree, paths below ``/-/`` belong to streams."""
         for site in (self.streams.site(b""), self.streams.http_factory(b"")):
             client = Client(site)  # type: ignore[arg-type]
             self.addCleanup(client.leave)
