@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 
 from durable_streams_tw import __version__
 from durable_streams_tw.clocks import monotonic_timers
+from durable_streams_tw.http.handlers.deferred_result import as_deferred
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
 from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.protocol.errors import Refusal
@@ -103,7 +104,7 @@ class TracingHandler:
         if isinstance(answer, Response):
             _end(span, answer.status)
             return answer
-        later: Any = answer
+        later: Any = as_deferred(answer)
         traced: Deferred[Response] = later.addBoth(self._answered, span, request)
         return traced
 

@@ -39,7 +39,7 @@ class Case(SynchronousTestCase):
         }
         url = b"http://h/s/" + path
         request = Request(method.encode(), b"/s/", path, query, fields, body, url)
-        responded: Deferred[Any] = maybeDeferred(self.operations.respond, request)
+        responded: Deferred[Any] = maybeDeferred(self.operations.respond_deferred, request)
         return responded.addErrback(self.operations.error_response, fields.get(b"origin"))
 
     def ask(self, method: str, target: str, body: bytes = b"", **header: str) -> Response:

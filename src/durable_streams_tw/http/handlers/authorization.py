@@ -189,7 +189,7 @@ class AuthorizedHandler:
             # A CORS preflight carries no credentials.
             if not self._policy.hosts.allow(request.headers.get(b"host")):
                 return refuse(_HOST_NOT_ALLOWED)
-            return self._handler.respond(request)
+            return self._handler.respond_deferred(request)
         client = self.client_request(host, request.method, request.headers, request.url)
         if is_control(request.path):
             path = parse_control_path(request.path)
@@ -249,7 +249,7 @@ class AuthorizedHandler:
         forbidden = self._forbidden(request, identity)
         if forbidden is not None:
             return forbidden
-        response = self._handler.respond(request)
+        response = self._handler.respond_deferred(request)
         if identity is None or request.method != b"GET" or identity.expires_at is None:
             return response
         left = identity.expires_at - self._wall()
@@ -273,12 +273,12 @@ class AuthorizedHandler:
         self, request: Request, path: ControlPath, identity: Identity | None
     ) -> Response | Deferred[Response]:
         if not self._policy.checkers or required_grants.is_public(path, request.method):
-            return self._handler.respond(request)
+            return self._handler.respond_deferred(request)
         if path.resource in WAKE_KINDS:
             return self._respond_to_worker(request, path)
         assert identity is not None, "every other control resource requires a token"
         if path.resource in (ControlResource.NOTHING, ControlResource.KEYS):
-            return self._handler.respond(request)
+            return self._handler.respond_deferred(request)
         name = parsing.parse_subscription_id(path.id)
         creates = path.resource is ControlResource.SUBSCRIPTION and request.method == b"PUT"
         missing: str | None = None
@@ -303,10 +303,10 @@ class AuthorizedHandler:
             # Only a creating request may go on: by the time that another one is carried out, a
             # different client may have created the subscription.
             if creates and found.problem is GONE.problem:
-                return self._handler.respond(request)
+                return self._handler.respond_deferred(request)
             return self._refuse(request, found)
         if Coverage(*found).allowed(grants):
-            return self._handler.respond(request)
+            return self._handler.respond_deferred(request)
         # Do not reveal that the subscription exists, except to a request for the same id.
         return self._refuse(request, _TAKEN if creates else GONE)
 
@@ -324,7 +324,7 @@ class AuthorizedHandler:
         proof = self._subscriptions.tokens.check(token, name, WAKE_KINDS[path.resource])
         if isinstance(proof, Refusal):
             return self._refuse(request, proof)
-        return self._handler.respond(request)
+        return self._handler.respond_deferred(request)
 
     # -- authentication -------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Synchronous continuation of Deferreds that have already fired.
+"""Cheaper handling of results than by chains of Deferreds, for the hot path.
 
 Most results are available when they are requested, and a callback costs more than they do.
 """
@@ -6,11 +6,12 @@ Most results are available when they are requested, and a callback costs more th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -27,3 +28,64 @@ def continue_with(
             return function(result, argument)
     later: Deferred[T] = deferred.addCallback(function, argument)
     return later
+
+
+class PendingResult(Generic[T]):
+    """Result for a single waiter, in place of a Deferred where callbacks are not chained.
+
+    ``function(result, argument)`` converts the result. With a Deferred, a durable append of 100
+    bytes takes about a tenth more CPU time.
+    """
+
+    __slots__ = ("_argument", "_callback", "_errback", "_failure", "_function", "_result")
+
+    def __init__(self, function: Callable[[Any, A], T], argument: A) -> None:
+        self._function = function
+        self._argument: Any = argument
+        self._callback: Callable[[T], object] | None = None
+        self._errback: Callable[[Failure], object] | None = None
+        self._result: T | None = None
+        self._failure: Failure | None = None
+
+    def callback(self, result: Any) -> None:
+        """Convert the result and pass it to the waiter. Do not raise."""
+        try:
+            converted = self._function(result, self._argument)
+        except Exception:  # noqa: BLE001 - the caller is the committer, the error is the waiter's
+            self.errback(Failure())
+            return
+        if self._callback is None:
+            self._result = converted
+        else:
+            self._callback(converted)
+
+    def errback(self, failure: Failure) -> None:
+        """Pass a failure to the waiter."""
+        if self._errback is None:
+            self._failure = failure
+        else:
+            self._errback(failure)
+
+    def result_or_self(self) -> T | PendingResult[T]:
+        """Return the result if it is there, else this object. Raise the failure."""
+        if self._failure is not None:
+            self._failure.raiseException()
+        return self if self._result is None else self._result
+
+    def addCallbacks(
+        self, callback: Callable[[T], object], errback: Callable[[Failure], object]
+    ) -> None:
+        """Set the waiter's callbacks, once and before the result is there."""
+        self._callback, self._errback = callback, errback
+
+    def cancel(self) -> None:
+        """Do nothing: a write cannot be cancelled, and its waiter ignores the result."""
+
+
+def as_deferred(result: T | Deferred[T] | PendingResult[T]) -> T | Deferred[T]:
+    """Return a Deferred for a `PendingResult`, and any other result unchanged."""
+    if not isinstance(result, PendingResult):
+        return result
+    deferred: Deferred[T] = Deferred()
+    result.addCallbacks(deferred.callback, deferred.errback)
+    return deferred

@@ -13,7 +13,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from durable_streams_tw.http import problems
-from durable_streams_tw.http.handlers.deferred_result import continue_with
+from durable_streams_tw.http.handlers.deferred_result import (
+    PendingResult,
+    as_deferred,
+    continue_with,
+)
 from durable_streams_tw.http.handlers.reads import ReadHandler
 from durable_streams_tw.http.handlers.subscriptions import SubscriptionHandler
 from durable_streams_tw.http.handlers.writes import WriteHandler
@@ -39,8 +43,8 @@ _METHOD_NOT_ALLOWED = Refusal(
     (ALLOW,),
 )
 
-MaybeDeferred = Response | Deferred[Response]
-Respond = Callable[[Request], MaybeDeferred]
+MaybePending = Response | Deferred[Response] | PendingResult[Response]
+Respond = Callable[[Request], MaybePending]
 """BufferedResponse one complete request."""
 
 Decision = Response | Respond
@@ -83,7 +87,7 @@ class StreamHandler:
         self._reads = reads
         self._response_headers = response_headers
         self._control = control
-        self._methods: dict[bytes, Callable[[Request, str], MaybeDeferred]] = {
+        self._methods: dict[bytes, Callable[[Request, str], MaybePending]] = {
             b"GET": self._read,
             b"POST": self._append,
             b"PUT": self._create,
@@ -91,16 +95,20 @@ class StreamHandler:
             b"DELETE": self._delete,
         }
 
-    def respond(self, request: Request) -> MaybeDeferred:
+    def respond(self, request: Request) -> MaybePending:
         """BufferedResponse a request.
 
-        A returned Deferred may fail; pass the failure to `error_response`. Cancel it when the
+        A pending response may fail; pass the failure to `error_response`. Cancel it when the
         client leaves: a waiting read ends, a write goes on.
         """
         try:
             return self._route(request)
         except Exception:  # noqa: BLE001 - refusals are raised too, and every error gets a response
             return self.error_response(Failure(), request.headers.get(headers.ORIGIN))
+
+    def respond_deferred(self, request: Request) -> Response | Deferred[Response]:
+        """Answer a request like `respond`, with a Deferred for every pending response."""
+        return as_deferred(self.respond(request))
 
     def responder(self, host: str | None) -> Respond:
         """Return `respond`: addresses do not matter here."""
@@ -130,7 +138,7 @@ class StreamHandler:
             raise error
         return self.refuse(problems.internal_error(failure), origin)
 
-    def _route(self, request: Request) -> MaybeDeferred:
+    def _route(self, request: Request) -> MaybePending:
         method = self._methods.get(request.method)
         if method is None:
             origin = request.headers.get(headers.ORIGIN)
@@ -158,49 +166,24 @@ class StreamHandler:
 
     # -- methods ----------------------------------------------------------------------------
 
-    def _read(self, request: Request, path: str) -> MaybeDeferred:
+    def _read(self, request: Request, path: str) -> MaybePending:
         return self._reads.read(request, path)
 
-    def _append(self, request: Request, path: str) -> MaybeDeferred:
-        # A Deferred for every append would cost a memory store's append a tenth of its time.
-        settled: Response | Failure | None = None
-        later: Deferred[Response] | None = None
+    def _append(self, request: Request, path: str) -> MaybePending:
+        pending = PendingResult(self._written, request)
+        self._writes.append_with_callbacks(
+            path, request.headers, request.body, pending.callback, pending.errback
+        )
+        return pending.result_or_self()
 
-        def appended(outcome: Outcome) -> None:
-            nonlocal settled
-            try:
-                response = self._written(outcome, request)
-            except Exception:  # noqa: BLE001 - an error must not reach the committer
-                failed(Failure())
-                return
-            if later is None:
-                settled = response
-            else:
-                later.callback(response)
-
-        def failed(failure: Failure) -> None:
-            nonlocal settled
-            if later is None:
-                settled = failure
-            else:
-                later.errback(failure)
-
-        self._writes.append_with_callbacks(path, request.headers, request.body, appended, failed)
-        if isinstance(settled, Response):
-            return settled
-        if settled is not None:
-            settled.raiseException()
-        later = Deferred()
-        return later
-
-    def _create(self, request: Request, path: str) -> MaybeDeferred:
+    def _create(self, request: Request, path: str) -> MaybePending:
         if paths.resembles_subscription(path):
             # A client with a wrong root would create a stream in place of a subscription.
             return self.refuse(_WRONG_ROOT, request.headers.get(headers.ORIGIN))
         outcome = self._writes.create(path, request.headers, request.body, request.root)
         return continue_with(outcome, self._written, request)
 
-    def _delete(self, request: Request, path: str) -> MaybeDeferred:
+    def _delete(self, request: Request, path: str) -> MaybePending:
         return continue_with(self._writes.delete(path, request.headers), self._written, request)
 
     def _written(self, outcome: Outcome, request: Request) -> Response:
@@ -214,7 +197,7 @@ class StreamHandler:
             answer = responses.deleted()
         return self._response_headers.complete(answer, request.headers.get(headers.ORIGIN))
 
-    def _describe(self, request: Request, path: str) -> MaybeDeferred:
+    def _describe(self, request: Request, path: str) -> MaybePending:
         return continue_with(self._store.get_state(path), self._described, request)
 
     def _described(self, found: StreamState | Refusal, request: Request) -> Response:

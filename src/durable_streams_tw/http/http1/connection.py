@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.http import limits
+from durable_streams_tw.http.handlers.deferred_result import PendingResult
 from durable_streams_tw.http.handlers.streams import Decision, Respond
 from durable_streams_tw.http.http1.context import ConnectionContext
 from durable_streams_tw.http.http1.parser import (
@@ -105,7 +106,7 @@ class Http1Connection(Protocol):
         self._successor: Any = None
         # The request being executed: its head, its pending result, its streamed response.
         self._head: RequestHead | None = None
-        self._pending: Deferred[Any] | None = None
+        self._pending: Deferred[Any] | PendingResult[Response] | None = None
         self._streaming: StreamingResponse | None = None
         # Handler of the incomplete request, once its head is authorized.
         self._admitted: Respond | None = None

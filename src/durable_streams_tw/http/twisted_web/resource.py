@@ -27,6 +27,7 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Request as WebRequest
 
 from durable_streams_tw.http import problems, request_target
+from durable_streams_tw.http.handlers.deferred_result import as_deferred
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
 from durable_streams_tw.http.header_fields import CLOSING, SINGLE
 from durable_streams_tw.http.limits import SEND_TIMEOUT
@@ -94,6 +95,7 @@ class StreamResources:
         else:
             given.admitted = None
         responded: Deferred[Any] = maybeDeferred(respond, message)
+        responded.addCallback(as_deferred)
         sent: Deferred[bytes] = responded.addCallback(self._send, request)
         return sent
 
