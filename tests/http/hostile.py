@@ -1,7 +1,7 @@
-"""Rows of bytes that a client may send, and the four that judge them.
+"""Rows of bytes that a client may send, and the four servers that parse them.
 
-A row says what the HTTP/1.1 engine does with its bytes: the statuses that it answers, how many
-requests it carries out, and whether the connection is kept. The same bytes are shown to the
+A row states what the HTTP/1.1 engine does with its bytes: the statuses of its responses, how many
+requests it executes, and whether the connection stays open. The same bytes are shown to the
 twisted.web site and to h11; where one of them carries out another number of requests, the row
 says which and why. What HTTP/2 can say too is said to an HTTP/2 connection.
 """
@@ -43,7 +43,7 @@ _OF_HTTP11: Final = {b"connection", b"transfer-encoding", b"upgrade", b"keep-ali
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """What the bytes ``data`` lead to.
+    """Expected result of the bytes ``data``.
 
     ``tree`` and ``h11`` are how many requests these carry out where that is another number
     than ``executed``, and ``because`` says why. ``open`` marks bytes that end within a
@@ -62,36 +62,36 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 class Recorder:
-    """Operations that carry nothing out but remember what they were asked."""
+    """Request handler that records requests and executes nothing."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self._policies = ResponseHeaders()
 
     def respond(self, request: Request) -> Deferred[Response]:
-        """Remember a request."""
+        """Record a request."""
         self.requests.append(request)
         return succeed(Response(200, []))
 
     def responder(self, host: str | None) -> Respond:
-        """Answer everybody alike."""
+        """Return the same responder for all clients."""
         return self.respond
 
     def decide(self, host: str | None, request: Request) -> Decision:
-        """Let every body come."""
+        """Accept every body."""
         return self.respond
 
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
-        """Say no."""
+        """Refuse a request."""
         return self._policies.refusal(refusal, origin)
 
     def error_response(self, failure: Failure, origin: bytes | None) -> Response:
-        """Nothing here may fail."""
+        """Raise the failure: no request may fail here."""
         failure.raiseException()
 
 
 class Outcome(Struct):
-    """What came of some bytes. ``problems`` are the types of the answers that refuse."""
+    """Result of some bytes. ``problems`` are the types of the problem details."""
 
     statuses: tuple[int, ...]
     requests: list[Request]
@@ -100,21 +100,21 @@ class Outcome(Struct):
 
 
 def site_of(recorder: Recorder, clock: Clock) -> StreamSite:
-    """The twisted.web site."""
+    """Return a twisted.web site."""
     operations: Any = recorder
     resource = StreamResources(operations, SETTINGS, clock).resource(b"v1/stream/")
     return StreamSite(resource, operations, ResponseHeaders(), SETTINGS, clock, b"/v1/stream/")
 
 
 def at_http1(pieces: list[bytes]) -> Outcome:
-    """What the HTTP/1.1 engine makes of bytes that come in these pieces."""
+    """Return what the HTTP/1.1 engine makes of bytes that arrive in these pieces."""
     recorder, clock = Recorder(), Clock()
     door = Http1Factory(recorder, site_of(recorder, clock), clock, b"/v1/stream/", SETTINGS)
     return _fed(door, recorder, clock, pieces)
 
 
 def at_twisted_web(pieces: list[bytes]) -> Outcome:
-    """What the twisted.web site makes of them."""
+    """Return what the twisted.web site makes of bytes that arrive in these pieces."""
     recorder, clock = Recorder(), Clock()
     return _fed(site_of(recorder, clock), recorder, clock, pieces)
 
@@ -143,7 +143,7 @@ def _fed(factory: Any, recorder: Recorder, clock: Clock, pieces: list[bytes]) ->
 
 
 def at_http2(fields: RawFields, body: bytes) -> Outcome:
-    """What an HTTP/2 connection makes of a request of these fields."""
+    """Return what an HTTP/2 connection makes of a request with these headers."""
     recorder, clock = Recorder(), Clock()
     transport = StringTransport()
     transport.negotiatedProtocol = b"h2"  # type: ignore[attr-defined]
@@ -175,7 +175,7 @@ def at_http2(fields: RawFields, body: bytes) -> Outcome:
 
 
 def as_http2(row: Row) -> tuple[RawFields, bytes] | None:
-    """The fields and the body that say in HTTP/2 what a row says; None where they cannot."""
+    """Return the headers and body of a row in HTTP/2, None if it has no equivalent."""
     head, blank, rest = row.data.partition(b"\r\n\r\n")
     first, *lines = head.split(b"\r\n")
     words = first.split(b" ")
@@ -204,7 +204,7 @@ def as_http2(row: Row) -> tuple[RawFields, bytes] | None:
 
 
 def at_h11(data: bytes) -> int:
-    """How many requests h11 would carry out."""
+    """Return how many requests h11 would execute."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=16 * 1024)
     if data:
         # No data would be the end of the connection.

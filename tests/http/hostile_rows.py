@@ -1,4 +1,4 @@
-"""How rows of the table of hostile requests are written."""
+"""Builders for rows of the table of hostile requests."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n"
 
 
 class Rows(list[Row]):
-    """Rows, each added by what becomes of it. ``others`` are fields of `Row`."""
+    """Rows, each added by its result. ``others`` are fields of `Row`."""
 
     def good(self, name: str, data: bytes, count: int = 1, **others: Any) -> None:
-        """So many requests, each carried out, and the connection kept."""
+        """Add ``count`` requests that are executed; the connection stays open."""
         self._add(name, data, (200,) * count, count, kept=True, **others)
 
     def last(self, name: str, data: bytes, count: int = 1, **others: Any) -> None:
-        """So many requests, the last of which ends the connection."""
+        """Add ``count`` requests that are executed; the last one closes the connection."""
         self._add(name, data, (200,) * count, count, **others)
 
     def bad(
         self, name: str, data: bytes, status: int = 400, before: int = 0, **others: Any
     ) -> None:
-        """Refused, behind ``before`` requests that are carried out; the connection ends."""
+        """Add a refused request after ``before`` executed ones; the connection closes."""
         self._add(name, data, (200,) * before + (status,), before, **others)
 
     def refused(self, name: str, data: bytes, status: int = 400, **others: Any) -> None:
-        """Refused, but it is certain where it ends: the connection is kept."""
+        """Add a refused request whose end is known: the connection stays open."""
         self._add(name, data, (status,), 0, kept=True, **others)
 
     def unfinished(self, name: str, data: bytes, before: int = 0, **others: Any) -> None:
-        """``before`` requests, and one that is not complete."""
+        """Add ``before`` requests and an incomplete one."""
         self._add(name, data, (200,) * before, before, kept=True, open=True, **others)
 
     def _add(
@@ -45,25 +45,25 @@ class Rows(list[Row]):
 
 
 def get(*fields: bytes) -> bytes:
-    """A GET with these fields."""
+    """Return a GET with these headers."""
     return GET + HOST + b"".join([field + b"\r\n" for field in fields]) + b"\r\n"
 
 
 def post(*fields: bytes, body: bytes = b"") -> bytes:
-    """A POST with these fields and bytes behind them."""
+    """Return a POST with these headers and bytes after them."""
     return LINE + HOST + b"".join([field + b"\r\n" for field in fields]) + b"\r\n" + body
 
 
 def sized(body: bytes = b"hello") -> bytes:
-    """A POST with a body of a known length."""
+    """Return a POST with a Content-Length."""
     return post(b"Content-Length: %d" % len(body), body=body)
 
 
 def chunked(body: bytes, *fields: bytes) -> bytes:
-    """A POST with these bytes where chunks belong."""
+    """Return a chunked POST with these bytes as its body."""
     return post(b"Transfer-Encoding: chunked", *fields, body=body)
 
 
 def shown(data: bytes) -> str:
-    """Bytes in a row's name."""
+    """Return bytes as text for a row's name."""
     return ascii(data)[2:-1]

@@ -1,4 +1,4 @@
-"""What tests of the HTTP/1.1 engine share: operations and transports that a test controls."""
+"""Rig of the HTTP/1.1 engine: a request handler and transports that the test controls."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.http.server_rig import MORNING, Client
 
 
 class HandlerDouble(Recorder):
-    """Operations whose answers the test gives, in ``at_once`` or later.
+    """Request handler whose responses the test gives, in ``at_once`` or later.
 
-    ``waiting`` are those that are owed, in order.
+    ``waiting`` holds the Deferreds of pending responses, in order.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class HandlerDouble(Recorder):
         self.failures: list[Failure] = []
 
     def respond(self, request: Request) -> Deferred[Response]:
-        """Answer a request, or owe the answer."""
+        """Respond to a request, or return a pending response."""
         self.requests.append(request)
         if isinstance(self.at_once, Response):
             return succeed(self.at_once)
@@ -51,20 +51,20 @@ class HandlerDouble(Recorder):
 
 
 class Writes(StringTransport):
-    """A transport that remembers how its bytes came, and that can be full."""
+    """Transport that records each write, and can be full."""
 
     def __init__(self) -> None:
         StringTransport.__init__(self)
         self.writes: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        """Take bytes."""
+        """Record bytes."""
         self.writes.append(data)
         StringTransport.write(self, data)
 
     @property
     def paused(self) -> bool:
-        """Whether its reading is paused."""
+        """Whether reading is paused."""
         return bool(self.producerState == "paused")
 
 
@@ -87,11 +87,11 @@ class Caller(Client):
         producer.resumeProducing()
 
     def bodies(self) -> list[bytes]:
-        """The bodies that have come."""
+        """Bodies of the responses so far."""
         return [answer.body for answer in self.answers()]
 
     def statuses(self) -> list[int]:
-        """The statuses that have come."""
+        """Statuses of the responses so far."""
         return [answer.status for answer in self.answers()]
 
 
@@ -119,7 +119,7 @@ class Http1TestCase(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def connect(self) -> Caller:
-        """A new connection."""
+        """Open a connection."""
         caller = Caller(self.factory)
         self.callers.append(caller)
         return caller
@@ -129,10 +129,10 @@ class Http1TestCase(SynchronousTestCase):
         return self.handler.waiting.pop(0)
 
     def wait(self, seconds: float) -> None:
-        """Let time pass, second by second."""
+        """Advance the clock, second by second."""
         self.clock.pump([1.0] * int(seconds))
 
 
 def ok(body: bytes = b"") -> Response:
-    """A good answer."""
+    """Return a 200 response."""
     return Response(200, [], body)

@@ -1,4 +1,4 @@
-"""Streams in memory, a clock for the time, and clients whose wire is a string."""
+"""Rig of a whole server: streams in memory, a clock, and clients with in-memory transports."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ROOT = "/v1/stream/"
 
 
 def at_once(call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-    """Stands in for a thread: the call is made, and done, before this returns."""
+    """Double of a thread pool that calls the function at once."""
     return maybeDeferred(call, *arguments)
 
 
 class Threads:
-    """Stands in for threads that take their time: calls are made when the test says."""
+    """Double of a thread pool whose calls wait for `run`."""
 
     def __init__(self) -> None:
         self.waiting: list[Callable[[], object]] = []
@@ -39,14 +39,14 @@ class Threads:
         return done
 
     def run(self) -> None:
-        """Make the calls that wait."""
+        """Make the waiting calls."""
         waiting, self.waiting = self.waiting, []
         for call in waiting:
             call()
 
 
 class Answer(Struct):
-    """One response as it came over the wire.
+    """Response as a client received it.
 
     ``header`` has lower-case names, repeated fields joined. ``complete`` says that the body
     has come whole.
@@ -60,7 +60,7 @@ class Answer(Struct):
 
 
 class Client:
-    """One connection to a site."""
+    """Connection to a site."""
 
     def __init__(self, site: Site, transport: StringTransport | None = None) -> None:
         self.transport = transport or StringTransport()
@@ -69,7 +69,7 @@ class Client:
         self.gone = False
 
     def send(self, data: bytes) -> None:
-        """Bytes reach the server."""
+        """Send bytes to the server."""
         self.protocol.dataReceived(data)
 
     def request(
@@ -94,7 +94,7 @@ class Client:
         header: Mapping[str, str] | None = None,
         body: bytes | None = None,
     ) -> Answer:
-        """Send one request and take its answer, which has to be there."""
+        """Send one request and return its response, which must be complete."""
         self.transport.clear()
         self.request(method, target, header, body)
         answers = self.answers(method)
@@ -102,14 +102,14 @@ class Client:
         return answers[0]
 
     def answers(self, *methods: str) -> list[Answer]:
-        """What has come since `ask` began or the transport was cleared, as responses.
+        """Parse the responses since `ask` began or the transport was cleared.
 
         ``methods`` are those of the requests, where one of them is HEAD.
         """
         return parse(self.transport.value(), methods)
 
     def leave(self) -> None:
-        """The client is gone, without a word."""
+        """Lose the connection."""
         if not self.gone:
             self.gone = True
             # What a real transport does first.
@@ -121,7 +121,7 @@ class Client:
 
 
 class ServerRig:
-    """Streams in memory behind a site of their own."""
+    """Streams in memory on a site of their own."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class ServerRig:
         self.site = self.streams.site()
 
     def connect(self) -> Client:
-        """A new connection."""
+        """Open a connection."""
         return Client(self.site)
 
     def ask(
@@ -148,30 +148,30 @@ class ServerRig:
         header: Mapping[str, str] | None = None,
         body: bytes | None = None,
     ) -> Answer:
-        """One request on a connection of its own, for a path below the root."""
+        """Send one request for a path below the root, on a connection of its own."""
         client = self.connect()
         answer = client.ask(method, ROOT + path, header, body)
         client.leave()
         return answer
 
     def put(self, path: str, content_type: str = "text/plain", body: bytes = b"") -> None:
-        """Make a stream that is not there."""
+        """Create a stream that does not exist."""
         answer = self.ask("PUT", path, {"Content-Type": content_type}, body)
         assert answer.status == 201, answer
 
     def post(self, path: str, body: bytes, content_type: str = "text/plain") -> None:
-        """Append."""
+        """Append to a stream."""
         answer = self.ask("POST", path, {"Content-Type": content_type}, body)
         assert answer.status == 204, answer
 
     def turn(self) -> None:
-        """Let the reactor go round a few times."""
+        """Run a few turns of the reactor."""
         for _ in range(5):
             self.clock.advance(0)
 
 
 def parse(data: bytes, methods: tuple[str, ...] = ()) -> list[Answer]:
-    """Responses, one behind the other."""
+    """Parse consecutive responses."""
     found = []
     pending = list(methods)
     while data:

@@ -11,7 +11,7 @@ from durable_streams_tw.http.limits import LARGE_BODY
 
 
 class _Upload:
-    """A holder that does what it is told."""
+    """Holder that drops its body when refused."""
 
     def __init__(self, budget: BodyBudget) -> None:
         self.held = 0
@@ -24,32 +24,32 @@ class _Upload:
 
 
 class BodyBudgetTests(SynchronousTestCase):
-    """Who is refused, and what is counted."""
+    """Which body is refused, and which bytes are counted."""
 
     def setUp(self) -> None:
         self.budget = BodyBudget(10 * LARGE_BODY)
 
     def upload(self, size: int) -> _Upload:
-        """A body of which so much has come."""
+        """Account for a body of this many bytes."""
         upload = _Upload(self.budget)
         self.assertTrue(self.budget.account(upload, size * LARGE_BODY, arriving=True))
         return upload
 
     def test_the_largest_makes_room(self) -> None:
-        """A small body is taken while large ones hold all there is."""
+        """A small body is accepted while large ones use the budget up."""
         large = [self.upload(4), self.upload(5)]
         small = self.upload(2)
         self.assertEqual([one.refused for one in (*large, small)], [0, 1, 0])
         self.assertEqual(self.budget.held, 6 * LARGE_BODY)
 
     def test_the_largest_itself(self) -> None:
-        """The one that asks is refused where it is the largest."""
+        """The caller is refused if its body is the largest."""
         other, own = self.upload(4), self.upload(5)
         self.assertFalse(self.budget.account(own, 7 * LARGE_BODY, arriving=True))
         self.assertEqual((other.refused, own.refused), (0, 0))
 
     def test_complete_bodies_stay(self) -> None:
-        """What waits for its answer is never dropped, and still counts."""
+        """A complete body is never dropped, and counts until its response."""
         complete = self.upload(9)
         self.budget.account(complete, 9 * LARGE_BODY, arriving=False)
         own = _Upload(self.budget)
@@ -58,7 +58,7 @@ class BodyBudgetTests(SynchronousTestCase):
 
     @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12), st.booleans())))
     def test_bound(self, steps: list[tuple[int, int, bool]]) -> None:
-        """All that is still arriving fits, and the count is that of the holders."""
+        """Incomplete bodies fit the budget, and its count is the sum of the holders'."""
         budget = BodyBudget(10 * LARGE_BODY)
         uploads = [_Upload(budget) for _ in range(6)]
         for index, size, arriving in steps:

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.http.timer_wheel`: when it looks at what."""
+"""Tests of `durable_streams_tw.http.timer_wheel`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from durable_streams_tw.http.timer_wheel import TimerWheel
 
 
 class Visited:
-    """Remembers when it was looked at; ``again`` says after how long it wants that next."""
+    """Object that records its checks, and asks for the next one after ``again`` seconds."""
 
     def __init__(self, clock: Clock, again: float = 0.0) -> None:
         self.wheel_slot = 0
@@ -20,13 +20,13 @@ class Visited:
         self._clock = clock
 
     def check_deadline(self, now: float) -> float:
-        """Be looked at."""
+        """Record a check."""
         self.visits.append(self._clock.seconds())
         return now + self.again if self.again else 0.0
 
 
 class WheelTests(SynchronousTestCase):
-    """When the wheel looks."""
+    """Times of checks."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -35,12 +35,12 @@ class WheelTests(SynchronousTestCase):
         self.wheel = TimerWheel(self.clock, self.ticks.append)
 
     def turn(self, seconds: float) -> None:
-        """Let time pass in small steps."""
+        """Advance the clock in small steps."""
         self.clock.pump([0.25] * int(seconds * 4))
 
     @given(st.lists(st.floats(0, 50), min_size=1, max_size=8))
     def test_in_time(self, delays: list[float]) -> None:
-        """What is due is looked at within two seconds, never before."""
+        """An object is checked within two seconds after its deadline, never before."""
         self.setUp()
         watched = [Visited(self.clock) for _ in delays]
         for one, delay in zip(watched, delays, strict=True):
@@ -53,7 +53,7 @@ class WheelTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_again(self) -> None:
-        """A visit says when the next is due."""
+        """A check returns the time of the next one."""
         one = Visited(self.clock, again=10)
         self.wheel.schedule(one, 1_005)
         self.turn(40)
@@ -63,7 +63,7 @@ class WheelTests(SynchronousTestCase):
         self.wheel.cancel(one)
 
     def test_sooner_not_later(self) -> None:
-        """A second word counts if it is sooner: the visit itself finds out what is later."""
+        """A second call counts if it is for an earlier time only."""
         one = Visited(self.clock)
         self.wheel.schedule(one, 1_030)
         self.wheel.schedule(one, 1_010)
@@ -84,7 +84,7 @@ class WheelTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_removed_by_a_visit(self) -> None:
-        """A visit may remove what it looks at, and what it does not."""
+        """A check may cancel its own object and others."""
         one, other = Visited(self.clock, again=1), Visited(self.clock, again=1)
 
         def end(now: float) -> float:
@@ -100,7 +100,7 @@ class WheelTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_bug(self) -> None:
-        """A visit that fails is logged, and hinders nobody."""
+        """A check that raises is logged, and the others still run."""
         one, other = Visited(self.clock), Visited(self.clock)
 
         def fail(now: float) -> float:
@@ -114,7 +114,7 @@ class WheelTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_ticks(self) -> None:
-        """Ticks are told from the first moment, and only while something is watched."""
+        """``on_tick`` is called only while something is scheduled."""
         self.turn(5)
         self.assertEqual(self.ticks, [])
         one = Visited(self.clock)

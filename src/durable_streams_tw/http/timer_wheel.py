@@ -4,9 +4,8 @@ A busy connection moves its deadline with every request, and a delayed call for 
 heap operation per request. Here the deadline is a number that the connection keeps; the wheel
 checks each connection once, at its earliest deadline or before, and asks it for the next one.
 
-`live.timer_queue.TimerQueue` serves timeouts that are all of one length. A connection would have
-to change queues with its phase and move to the end of one with each request: 0.6 µs, where it
-stores one number here.
+`live.timer_queue.TimerQueue` serves timeouts that are all of one length. The timeout of a
+connection depends on its phase, so it would leave one queue and enter another at each change.
 """
 
 from __future__ import annotations

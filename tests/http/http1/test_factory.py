@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.http.http1.factory`: how many may come in, and how they leave."""
+"""Tests of `durable_streams_tw.http.http1.factory`: limits, handover and draining."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ HEALTH = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"
 
 
 class CountTests(Http1TestCase):
-    """Bounds on connections."""
+    """Limits on connections."""
 
     settings = Settings(max_connections=3, max_connections_per_address=2)
 
     def come(self, host: str | None) -> Caller:
-        """A connection from this address."""
+        """Open a connection from this address."""
         transport = Writes()
         peer: Any = UNIXAddress(None) if host is None else IPv4Address("TCP", host, 5)
         transport.peerAddr = peer
@@ -36,7 +36,7 @@ class CountTests(Http1TestCase):
         return caller
 
     def test_all(self) -> None:
-        """There are so many connections at most; one that ends makes room."""
+        """The total is limited; a closed connection makes room for another."""
         callers = [self.come(f"10.0.0.{number}") for number in range(4)]
         gone = [caller.transport.disconnected for caller in callers]
         self.assertEqual((gone, len(self.factory.connections)), ([False] * 3 + [True], 3))
@@ -44,7 +44,7 @@ class CountTests(Http1TestCase):
         self.assertFalse(self.come("10.0.0.9").transport.disconnected)
 
     def test_each(self) -> None:
-        """One address has so many at most."""
+        """The connections of one address are limited."""
         callers = [self.come("10.0.0.1") for _ in range(3)]
         self.assertEqual(
             [caller.transport.disconnected for caller in callers], [False, False, True]
@@ -55,12 +55,12 @@ class CountTests(Http1TestCase):
         self.assertFalse(self.come("10.0.0.1").transport.disconnected)
 
     def test_no_address(self) -> None:
-        """Clients without an address, behind a socket in the file system, are not told apart."""
+        """Clients of a UNIX socket have no address and count in total only."""
         callers = [self.come(None) for _ in range(3)]
         self.assertFalse(any(caller.transport.disconnected for caller in callers))
 
     def test_handed_over_count(self) -> None:
-        """A connection that twisted.web has taken over still counts, until it ends."""
+        """A connection that was handed over counts until it closes."""
         caller = self.come("10.0.0.1")
         caller.send(HEALTH)
         self.assertEqual(len(self.factory.connections), 1)
@@ -69,10 +69,10 @@ class CountTests(Http1TestCase):
 
 
 class HandOverTests(Http1TestCase):
-    """What is not a stream's affair."""
+    """Requests that are not for streams."""
 
     def test_all_bytes(self) -> None:
-        """The site gets every byte from that request on, and streams are served there too."""
+        """The site gets all bytes from that request on, and serves streams too."""
         self.handler.at_once = ok(b"stream")
         client = self.connect()
         client.send(sized() + HEALTH + get())
@@ -82,7 +82,7 @@ class HandOverTests(Http1TestCase):
         self.assertEqual([request.path for request in self.handler.requests], [b"s"] * 3)
 
     def test_behind_an_answer(self) -> None:
-        """It is handed over when what came before is answered."""
+        """The connection is handed over after the responses to earlier requests."""
         client = self.connect()
         client.send(get() + HEALTH[:20])
         client.send(HEALTH[20:] + HEALTH)
@@ -91,7 +91,7 @@ class HandOverTests(Http1TestCase):
         self.assertEqual(client.statuses(), [200, 404, 404])
 
     def test_reading_goes_on(self) -> None:
-        """A pause of ours does not outlive us."""
+        """Reading that the engine has paused resumes on handover."""
         client = self.connect()
         client.send(get() + HEALTH + b"x" * (limits.READ_AHEAD + 1))
         self.assertTrue(client.transport.paused)
@@ -99,7 +99,7 @@ class HandOverTests(Http1TestCase):
         self.assertFalse(client.transport.paused)
 
     def test_leaving(self) -> None:
-        """The site is told that the client is gone."""
+        """A lost connection is reported to the site."""
         client = self.connect()
         client.send(HEALTH)
         self.assertEqual(len(self.site.connections), 1)
@@ -107,7 +107,7 @@ class HandOverTests(Http1TestCase):
         self.assertEqual(len(self.site.connections), 0)
 
     def test_half_closed(self) -> None:
-        """twisted.web takes a half-closed connection for an ended one."""
+        """twisted.web closes a half-closed connection."""
         client = self.connect()
         client.send(HEALTH)
         client.protocol.readConnectionLost()
@@ -116,7 +116,7 @@ class HandOverTests(Http1TestCase):
         self.assertTrue(client.transport.disconnected)
 
     def test_own_timeouts(self) -> None:
-        """Ours end with the hand-over."""
+        """Timeouts of the engine end with the handover."""
         client = self.connect()
         client.send(HEALTH[:5])
         self.wait(5)
@@ -126,21 +126,21 @@ class HandOverTests(Http1TestCase):
         self.assertEqual(client.statuses(), [404])
 
     def test_protocols(self) -> None:
-        """What TLS may choose is what the site speaks."""
+        """ALPN offers the protocols of the site."""
         verifyObject(IProtocolNegotiationFactory, self.factory)
         protocols = self.factory.acceptableProtocols()
         self.assertEqual(protocols, [b"h2", b"http/1.1"])
 
 
 class StopTests(Http1TestCase):
-    """A gentle end."""
+    """Draining when the server stops."""
 
     def test_nobody(self) -> None:
-        """Without connections it is over at once."""
+        """Draining without connections ends at once."""
         self.assertIsNone(self.successResultOf(self.factory.drain()))
 
     def test_idle(self) -> None:
-        """Connections that nothing has come on, or not all of something, are closed."""
+        """Idle connections and those with incomplete requests are closed."""
         callers = [self.connect() for _ in range(3)]
         callers[1].send(get()[:9])
         callers[2].send(post(b"Content-Length: 9", body=b"x"))
@@ -153,7 +153,7 @@ class StopTests(Http1TestCase):
         self.successResultOf(done)
 
     def test_busy(self) -> None:
-        """What has begun is answered; what waits behind it is not begun."""
+        """A request that is executed gets its response; queued ones are not executed."""
         client = self.connect()
         client.send(get() + get())
         done = self.factory.drain()
@@ -167,14 +167,14 @@ class StopTests(Http1TestCase):
         self.successResultOf(done)
 
     def test_nobody_new(self) -> None:
-        """New connections are turned away."""
+        """New connections are rejected."""
         first = self.connect()
         first.send(get())
         self.factory.drain()
         self.assertTrue(self.connect().transport.disconnected)
 
     def test_too_long(self) -> None:
-        """Who takes too long is cut."""
+        """Connections that take too long are reset."""
         client = self.connect()
         client.send(get())
         done = self.factory.drain()
@@ -184,7 +184,7 @@ class StopTests(Http1TestCase):
         self.successResultOf(done)
 
     def test_handed_over(self) -> None:
-        """So are connections that twisted.web has."""
+        """Connections that were handed over are reset too."""
         client = self.connect()
         client.send(HEALTH)
         done = self.factory.drain()
@@ -196,21 +196,21 @@ class StopTests(Http1TestCase):
 
 
 class PlainTCP(Writes):
-    """A transport of plain TCP."""
+    """Transport that provides ITCPTransport."""
 
     def loseWriteConnection(self) -> None:
-        """This side has nothing more to say."""
+        """Record the half-close."""
 
 
 class TurnedAwayTests(SynchronousTestCase):
-    """Connections that there is no room for."""
+    """Connections above the limits."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.room = ConnectionLimiter(Settings(max_connections=2, max_connections_per_address=1))
 
     def come(self, host: str) -> Any:
-        """A connection from this address that is turned away, over plain TCP."""
+        """Open a connection from this address that is rejected, over plain TCP."""
         transport: Any = PlainTCP()
         alsoProvides(transport, ITCPTransport)
         transport.peerAddr = IPv4Address("TCP", host, 5)
@@ -220,19 +220,19 @@ class TurnedAwayTests(SynchronousTestCase):
         return transport
 
     def test_one_address(self) -> None:
-        """It is told that it has too many, and when to come again."""
+        """A client above its own limit gets 429 with Retry-After."""
         self.room.add(IPv4Address("TCP", "10.0.0.1", 5))
         (answer,) = parse(self.come("10.0.0.1").value())
         self.assertEqual((answer.status, answer.header["retry-after"]), (429, "5"))
         self.assertTrue(answer.complete)
 
     def test_all(self) -> None:
-        """The others are told that the server has."""
+        """Other clients get 503."""
         (answer,) = parse(self.come("10.0.0.2").value())
         self.assertEqual((answer.status, answer.header["retry-after"]), (503, "5"))
 
     def test_not_for_long(self) -> None:
-        """Whoever does not go is gone a moment later."""
+        """A client that does not close is reset after `REJECTED_LINGER`."""
         transport = self.come("10.0.0.1")
         self.assertFalse(transport.disconnected)
         self.clock.advance(limits.REJECTED_LINGER)
@@ -241,7 +241,7 @@ class TurnedAwayTests(SynchronousTestCase):
         self.assertEqual(self.room.rejecting, 0)
 
     def test_not_many(self) -> None:
-        """A flood is told nothing."""
+        """Above `MAX_REJECTED` connections are reset without a response."""
         flood = [self.come("10.0.0.1") for _ in range(limits.MAX_REJECTED + 3)]
         self.assertEqual([bool(one.value()) for one in flood[-4:]], [True, False, False, False])
         for one in flood:

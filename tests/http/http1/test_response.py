@@ -19,7 +19,7 @@ BLOCK = b"Stream-Next-Offset: 0_1\r\nVary: Origin\r\nVary: Accept-Encoding\r\n"
 
 
 def written(response: Response, **kind: bool) -> bytes:
-    """A whole answer behind a short opening."""
+    """Return a response after a short status line."""
     assert isinstance(response.body, bytes)
     kinds: dict[str, Any] = {"bodiless": False, "http10": False, "last": False, **kind}
     return b"".join(encode_response(b"HTTP/1.1 1\r\nDate: d", response, response.body, **kinds))
@@ -29,10 +29,10 @@ OPENING = b"HTTP/1.1 1\r\nDate: d\r\n"
 
 
 class WholeTests(SynchronousTestCase):
-    """Answers whose body is there."""
+    """Responses whose body is bytes."""
 
     def test_body(self) -> None:
-        """Fields in order, the length, the body."""
+        """Headers in order, the length, the body."""
         self.assertEqual(
             written(Response(200, FIELDS, b"hello")),
             OPENING + BLOCK + b"Content-Length: 5\r\n\r\nhello",
@@ -40,7 +40,7 @@ class WholeTests(SynchronousTestCase):
         self.assertEqual(written(Response(200, [])), OPENING + b"Content-Length: 0\r\n\r\n")
 
     def test_persistence(self) -> None:
-        """The end is told to all, keeping only to HTTP/1.0."""
+        """Connection: close is sent to all clients, keep-alive to HTTP/1.0 alone."""
         for kind, line in (
             ({}, b""),
             ({"last": True}, b"Connection: close\r\n"),
@@ -61,7 +61,7 @@ class WholeTests(SynchronousTestCase):
             self.assertEqual(written(Response(status, FIELDS, b"x")), OPENING + BLOCK + b"\r\n")
 
     def test_head(self) -> None:
-        """A HEAD's answer has the length that the body would have, if it is known."""
+        """A response to HEAD has the length of the body if it is known."""
         body = Response(200, FIELDS, b"hello")
         self.assertEqual(
             written(body, bodiless=True), OPENING + BLOCK + b"Content-Length: 5\r\n\r\n"
@@ -72,7 +72,7 @@ class WholeTests(SynchronousTestCase):
         )
 
     def test_torn(self) -> None:
-        """No field ends its line, or the head."""
+        """A header with a line break raises `InvalidHeader`."""
         for value in (b"a\r\nX: y", b"a\nb", b"a\rb", b"\r\n", b"a\r\n\r\n<html>"):
             for field in ((b"X", value), (value, b"y")):
                 self.assertRaises(InvalidHeader, written, Response(200, [field]))
@@ -90,10 +90,10 @@ class WholeTests(SynchronousTestCase):
 
 
 class LiveTests(SynchronousTestCase):
-    """Answers whose body is yet to come."""
+    """Responses whose body is streamed."""
 
     def test_head(self) -> None:
-        """Chunks to those who know them; to others the body ends with the connection."""
+        """HTTP/1.1 gets chunks; for HTTP/1.0 the body ends with the connection."""
         response = Response(200, FIELDS)
         opening = b"HTTP/1.1 1\r\nDate: d"
         chunks, close = b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n"
@@ -112,15 +112,15 @@ class LiveTests(SynchronousTestCase):
             self.assertEqual(head, OPENING + BLOCK + lines + b"\r\n")
 
     def test_chunk(self) -> None:
-        """A size in hexadecimal, the bytes."""
+        """A chunk has its size in hexadecimal."""
         self.assertEqual(encode_chunk(b"x" * 26), b"1a\r\n" + b"x" * 26 + b"\r\n")
 
 
 class OpeningTests(SynchronousTestCase):
-    """Status lines with their Date."""
+    """Cache of status lines."""
 
     def test_date(self) -> None:
-        """The Date is that of the last tick (RFC 9110 §5.6.7)."""
+        """The Date is the time of the last tick (RFC 9110 §5.6.7)."""
         lines = StatusLines()
         lines.tick(784_111_777.9)
         first = lines.line(204)
