@@ -1,4 +1,4 @@
-"""Requests that are decided on by their heads, and bodies that take their time, at both doors."""
+"""Early responses by the head of a request, and pausing bodies, on both HTTP/1.1 servers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BODY = b"x" * 100_000
 
 
 class Heads(AdmissionCase):
-    """Clients that send a head and wait, or go on with their body."""
+    """Clients that send a head and wait, or continue with their body."""
 
     def setUp(self) -> None:
         AdmissionCase.setUp(self)
@@ -26,7 +26,7 @@ class Heads(AdmissionCase):
     def head(
         self, *lines: str, method: str = "POST", path: str = "a", size: int = len(_BODY)
     ) -> Client:
-        """A client that has sent a head, but for its body."""
+        """Send a head without its body."""
         client = self.connect()
         client.send(
             "\r\n".join(
@@ -44,13 +44,13 @@ class Heads(AdmissionCase):
         return client
 
     def held(self) -> int:
-        """The bytes that are counted for bodies."""
+        """Bytes counted for bodies."""
         site: Any = self.site
         held: int = site.bodies.held
         return held
 
     def assert_refused(self, client: Client, status: int) -> None:
-        """The client has its answer, and what it still sends is dropped."""
+        """Assert that the response is there and that further bytes are discarded."""
         self.assertNotIn(b"100 Continue", client.transport.value())
         (answer,) = client.answers()
         self.assertEqual(
@@ -61,7 +61,7 @@ class Heads(AdmissionCase):
         self.assertEqual(self.held(), 0)
 
     def test_without_a_token(self) -> None:
-        """A client that is not known is told so before it sends its body."""
+        """An unauthenticated client is refused before it sends its body."""
         for lines in ((), ("Expect: 100-continue",), ("Authorization: Bearer nobody",)):
             self.assert_refused(self.head(*lines), 401)
         client = self.connect()
@@ -72,7 +72,7 @@ class Heads(AdmissionCase):
         self.assert_refused(client, 401)
 
     def test_not_read(self) -> None:
-        """Nor is the upload read to its end."""
+        """A refused upload is not read to its end."""
         if self.fast:
             # Its transport has to be a real one: see test_channel_outlet.
             return
@@ -84,7 +84,7 @@ class Heads(AdmissionCase):
         self.assertEqual(client.transport.producerState, "paused")
 
     def test_not_granted(self) -> None:
-        """So is one that may not do this, or asks for what there is not."""
+        """So is a client without the grant, or a request for a missing stream."""
         self.give("reader", ("", "read"))
         wait = "Expect: 100-continue"
         self.assert_refused(self.head("Authorization: Bearer reader", wait), 403)
@@ -93,7 +93,7 @@ class Heads(AdmissionCase):
         self.assert_refused(self.head("Authorization: Bearer root", wait, path=path), 404)
 
     def test_control(self) -> None:
-        """Subscriptions ask for a token before they ask for a body too."""
+        """Subscriptions require a token before the body too."""
         path = "__ds/subscriptions/s"
         self.assert_refused(self.head("Expect: 100-continue", path=path, method="PUT"), 401)
         client = self.head("Authorization: Bearer root", path=path, method="PUT", size=2)
@@ -101,7 +101,7 @@ class Heads(AdmissionCase):
         self.assertEqual([answer.status for answer in client.answers()], [400])
 
     def test_admitted(self) -> None:
-        """A client that may goes on, once, and then is asked again."""
+        """An authorized client gets 100 Continue once."""
         client = self.head("Authorization: Bearer root", "Expect: 100-continue")
         self.assertEqual(client.transport.value(), b"HTTP/1.1 100 Continue\r\n\r\n")
         client.send(_BODY[:1])
@@ -113,7 +113,7 @@ class Heads(AdmissionCase):
         self.assertEqual([answer.status for answer in client.answers()], [401])
 
     def test_later(self) -> None:
-        """While a token is looked up the body is not asked for; nothing of it is carried out."""
+        """While a token is verified the body is not requested and nothing is executed."""
         good = Identity("late", granting(("", "append")), None)
         found: Deferred[Any]
         for result, status in ((good, 204), (Rejected("no"), 401)):
@@ -135,7 +135,7 @@ class Heads(AdmissionCase):
                 self.assertEqual(self.held(), 0)
 
     def test_gone_meanwhile(self) -> None:
-        """A client may leave while its token is looked up."""
+        """A client may disconnect while its token is verified."""
         found: Deferred[Any] = Deferred()
         self.tokens.later["late"] = found
         client = self.head("Authorization: Bearer late")
@@ -146,12 +146,12 @@ class Heads(AdmissionCase):
 
 
 class Counted(AdmissionCase):
-    """A rate, and bodies in pieces."""
+    """Rate limits and bodies in pieces."""
 
     settings = Settings(rate=Rate(3, 3))
 
     def test_once(self) -> None:
-        """A request is counted once, however its body comes."""
+        """A request counts once, in any pieces."""
         self.put("a")
         head = (
             f"POST {ROOT}a HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer root\r\n"
@@ -168,12 +168,12 @@ class Counted(AdmissionCase):
 
 
 class Pauses(AdmissionCase):
-    """Bodies that take their time, with nobody asked for a token."""
+    """Pausing bodies, without authentication."""
 
     asks = False
 
     def begin(self) -> Client:
-        """A body in chunks that has begun."""
+        """Send the start of a chunked body."""
         self.put("a")
         client = self.connect()
         client.send(
@@ -183,11 +183,11 @@ class Pauses(AdmissionCase):
         return client
 
     def pass_by(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock."""
         self.clock.pump([1.0] * int(seconds))
 
     def test_paused(self) -> None:
-        """A body may pause, several times, for longer than a connection may be idle."""
+        """A body may pause several times for longer than the idle timeout."""
         client = self.begin()
         for _ in range(3):
             self.pass_by(limits.BODY_TIMEOUT - 2)
@@ -197,7 +197,7 @@ class Pauses(AdmissionCase):
         self.assertEqual(self.ask("GET", "a").body, b"a\nb\nb\nb\n")
 
     def test_for_too_long(self) -> None:
-        """Not for ever."""
+        """A body may not pause for longer than its timeout."""
         client = self.begin()
         self.pass_by(limits.BODY_TIMEOUT + 2)
         (answer,) = client.answers()

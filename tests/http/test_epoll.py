@@ -1,4 +1,4 @@
-"""Connections that are read in one event of the reactor: each as if it was alone."""
+"""Tests of `durable_streams_tw.http.epoll`: connections read together behave as read alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of hostile requests, at the HTTP/1.1 engine, the twisted.web site, HTTP/2 and h11."""
+"""The table of hostile requests on the HTTP/1.1 engine, the twisted.web site, HTTP/2 and h11."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CUTS = 4
 
 
 def cuts(row: Row) -> list[list[bytes]]:
-    """The row's bytes in pieces: every byte alone, and in two at several places."""
+    """Return the row's bytes split: every byte alone, and in two at several places."""
     data = row.data
     random = Random(row.name)
     if len(data) <= LONG:
@@ -35,7 +35,7 @@ class TableTests(SynchronousTestCase):
     """The table itself."""
 
     def test_large_enough(self) -> None:
-        """There are many rows, each told from the others."""
+        """There are many rows, with different names."""
         self.assertGreaterEqual(len(ROWS), 300)
         for column in ("name", "data"):
             twice = [
@@ -46,17 +46,17 @@ class TableTests(SynchronousTestCase):
             self.assertEqual(twice, [])
 
     def test_reasons(self) -> None:
-        """Where a reader carries out another number, the row says why."""
+        """A row says why a server executes another number of requests."""
         for row in ROWS:
             other = (row.tree, row.h11) != (None, None)
             self.assertEqual(bool(row.because), other, row.name)
 
 
 class Http1EngineTests(SynchronousTestCase):
-    """What the HTTP/1.1 engine does."""
+    """The HTTP/1.1 engine."""
 
     def check(self, row: Row, pieces: list[bytes], *, after: bool = False) -> list[Request]:
-        """These pieces of a row do what the row says; ``after``: a good request follows."""
+        """Assert that pieces of a row have its result; ``after``: a valid request follows."""
         outcome = hostile.at_http1(pieces)
         served = after and row.kept
         self.assertEqual(
@@ -67,14 +67,14 @@ class Http1EngineTests(SynchronousTestCase):
         return outcome.requests
 
     def test_in_pieces(self) -> None:
-        """Every row, cut: the same, and the same requests."""
+        """Every row, split: the same result and the same requests."""
         for row in ROWS:
             whole = self.check(row, [row.data])
             for pieces in cuts(row):
                 self.assertEqual(self.check(row, pieces), whole, row.name)
 
     def test_with_more_behind(self) -> None:
-        """A good request behind a row is served exactly where the connection is kept."""
+        """A valid request after a row is executed exactly if the connection stays open."""
         for row in ROWS:
             if not row.open:
                 self.check(row, [row.data + get()], after=True)
@@ -82,10 +82,10 @@ class Http1EngineTests(SynchronousTestCase):
 
 
 class OtherReadersTests(SynchronousTestCase):
-    """What others make of the same bytes."""
+    """Other servers on the same bytes."""
 
     def test_tree(self) -> None:
-        """The twisted.web site gives the same answers, however the bytes are cut."""
+        """The twisted.web site sends the same responses, in any pieces."""
         for row in ROWS:
             if row.tree is not None:
                 self.assertEqual(
@@ -102,7 +102,7 @@ class OtherReadersTests(SynchronousTestCase):
                 )
 
     def test_http2(self) -> None:
-        """HTTP/2 gives the same answers to all that it can express."""
+        """HTTP/2 sends the same responses to all rows that it can express."""
         said = 0
         for row in ROWS:
             translated = hostile.as_http2(row)
@@ -120,7 +120,7 @@ class OtherReadersTests(SynchronousTestCase):
         self.assertGreater(said, 240)
 
     def test_h11(self) -> None:
-        """Whatever is carried out, h11 takes for a request too."""
+        """Every executed request is one for h11 too."""
         for row in ROWS:
             found = hostile.at_h11(row.data)
             if row.h11 is None:

@@ -1,4 +1,4 @@
-"""the HTTP/1.1 engine over TLS, in memory: sealed bytes, HTTP/2 where it was chosen."""
+"""HTTP/1.1 over TLS in memory, and HTTP/2 where ALPN chose it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SETTINGS_FRAME = b"\0\0\0\x04\0\0\0\0\0"
 
 @lru_cache
 def certificate() -> PrivateCertificate:
-    """The server's; its key takes a moment to make."""
+    """Certificate of the server. Generating its key takes a moment."""
     key: Any = KeyPair.generate(size=2048)
     made: PrivateCertificate = key.selfSignedCert(1, CN="localhost")
     return made
 
 
 class Reader(Protocol):
-    """A client that keeps what it gets."""
+    """Client that records received bytes."""
 
     transport: Any
 
@@ -40,17 +40,17 @@ class Reader(Protocol):
         self.lost = False
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Record bytes."""
         self.received += data
 
     def connectionLost(self, reason: Any = None) -> None:
-        """The connection has ended."""
+        """Record the end."""
         self.lost = True
 
 
 @implementer(IProtocolNegotiationFactory)
 class Readers(ClientFactory):
-    """Makes a client that would like to speak these protocols."""
+    """Factory of a client that offers these protocols."""
 
     noisy = False
 
@@ -59,19 +59,19 @@ class Readers(ClientFactory):
         self._protocols = protocols
 
     def buildProtocol(self, address: object) -> Reader:
-        """The client."""
+        """Return the client."""
         return self._reader
 
     def acceptableProtocols(self) -> list[bytes]:
-        """What it would like to speak."""
+        """Return the offered protocols."""
         return self._protocols
 
 
 class TlsTests(Http1TestCase):
-    """A server behind TLS."""
+    """Server behind TLS."""
 
     def shake(self, *protocols: bytes) -> tuple[Reader, IOPump]:
-        """A client that has shaken hands."""
+        """Connect a client and complete the handshake."""
         reader = Reader()
         self.wire_clock = Clock()
         server = TLSMemoryBIOFactory(
@@ -85,20 +85,20 @@ class TlsTests(Http1TestCase):
         return reader, pump
 
     def pump(self, pump: IOPump) -> None:
-        """Carry bytes until there are none."""
+        """Transfer bytes until there are none."""
         for _ in range(5):
             self.clock.advance(0)
             self.wire_clock.advance(0)
             pump.flush()
 
     def end(self, reader: Reader, pump: IOPump) -> None:
-        """The client closes."""
+        """Close the client."""
         reader.transport.loseConnection()
         self.pump(pump)
         self.assertTrue(reader.lost)
 
     def test_requests(self) -> None:
-        """Requests are answered, and their URLs are of https."""
+        """Requests get responses with https URLs."""
         self.handler.at_once = ok(b"sealed")
         reader, pump = self.shake(b"http/1.1")
         reader.transport.write(sized() + get())
@@ -124,7 +124,7 @@ class TlsTests(Http1TestCase):
             self.successResultOf(done)
 
     def test_handed_over_and_stopped_while_idle(self) -> None:
-        """So it is with a connection that twisted.web serves."""
+        """The same for a connection that was handed over to twisted.web."""
         reader, pump = self.shake(b"http/1.1")
         reader.transport.write(HEALTH)
         self.pump(pump)
@@ -137,7 +137,7 @@ class TlsTests(Http1TestCase):
         self.successResultOf(done)
 
     def test_last(self) -> None:
-        """The last answer comes whole before the end, a large one too."""
+        """The last response is complete before the end, a large one too."""
         self.handler.at_once = ok(b"x" * limits.MIB)
         reader, pump = self.shake(b"http/1.1")
         reader.transport.write(get(b"Connection: close"))
@@ -147,7 +147,7 @@ class TlsTests(Http1TestCase):
         self.assertTrue(reader.lost)
 
     def test_refused(self) -> None:
-        """So does the word to who is refused."""
+        """A refusal is complete before the end."""
         reader, pump = self.shake(b"http/1.1")
         reader.transport.write(b"nonsense\r\n\r\n" + b"x" * 100_000)
         self.pump(pump)
@@ -155,7 +155,7 @@ class TlsTests(Http1TestCase):
         self.assertTrue(reader.lost)
 
     def test_no_choice(self) -> None:
-        """Clients that choose no protocol speak HTTP/1.1."""
+        """Clients without ALPN get HTTP/1.1."""
         self.handler.at_once = ok(b"sealed")
         reader, pump = self.shake()
         reader.transport.write(get())
@@ -164,7 +164,7 @@ class TlsTests(Http1TestCase):
         self.end(reader, pump)
 
     def test_http2(self) -> None:
-        """The connection of a client that has chosen HTTP/2 is one of HTTP/2."""
+        """A client that chose HTTP/2 gets an HTTP/2 connection."""
         reader, pump = self.shake(b"h2", b"http/1.1")
         reader.transport.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS_FRAME)
         self.pump(pump)
@@ -183,7 +183,7 @@ class TlsTests(Http1TestCase):
         self.end(reader, pump)
 
     def test_nothing_around_tls(self) -> None:
-        """No byte of an answer leaves unsealed."""
+        """No byte of a response is sent unencrypted."""
         self.handler.at_once = ok(b"a secret")
         reader, pump = self.shake(b"http/1.1")
         seen: list[bytes] = []

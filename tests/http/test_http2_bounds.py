@@ -1,4 +1,4 @@
-"""HTTP/2 clients that would hurt others: what is bounded, and what ends when."""
+"""Limits and timeouts of HTTP/2 connections."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ LONG_POLL = block("GET", ROOT + "a?offset=now&live=long-poll")
 
 
 def window(stream: int, increment: int) -> bytes:
-    """A frame that opens a window."""
+    """Return a WINDOW_UPDATE frame."""
     return frames.window_update(stream, increment)
 
 
 class TimeoutTests(FramesTestCase):
-    """What does not move is ended."""
+    """Timeouts."""
 
     def test_idle(self) -> None:
-        """A connection without requests ends, pings or not."""
+        """A connection without requests times out, with or without pings."""
         for _ in range(58):
             self.assertIsNone(self.ended(self.wait(1)))
             self.say(frame(frames.PING, 0, 0, bytes(8)))
         self.assertEqual(self.ended(self.wait(3)), Code.NO_ERROR)
 
     def test_waiting(self) -> None:
-        """A connection with a request that waits is not idle."""
+        """A connection with a pending request is not idle."""
         self.say(frame(HEADERS, WHOLE, 1, LONG_POLL))
         found = self.wait(29) + self.wait(3)
         self.assertEqual(self.status(found, 1), 204)
@@ -45,7 +45,7 @@ class TimeoutTests(FramesTestCase):
         self.assertEqual(self.ended(self.wait(15)), Code.NO_ERROR)
 
     def test_no_preface(self) -> None:
-        """A client that says nothing, or half of the preface, has as long as for a head."""
+        """A client without a complete preface has the time of a head."""
         for said in (b"", frames.PREFACE[:10], frames.PREFACE, frames.PREFACE + b"\0\0"):
             self.connect(self.rig)
             self.server.dataReceived(b"P")
@@ -54,7 +54,7 @@ class TimeoutTests(FramesTestCase):
             self.assertEqual(self.ended(self.wait(3)), Code.NO_ERROR, said)
 
     def test_half_a_head(self) -> None:
-        """A head that does not go on ends the connection, however slowly it comes."""
+        """An incomplete head ends the connection, even if bytes keep arriving."""
         for start in (
             frame(HEADERS, 0, 1, POST),
             frame(HEADERS, WHOLE, 1, POST)[:-1],
@@ -66,7 +66,7 @@ class TimeoutTests(FramesTestCase):
             self.assertEqual(self.ended(self.wait(4)), Code.NO_ERROR)
 
     def test_half_a_body(self) -> None:
-        """A body that pauses is refused; the connection and other requests go on."""
+        """A pausing body is refused; the connection and other requests go on."""
         self.say(frame(HEADERS, OPEN, 1, POST), frame(DATA, 0, 1, b"some"))
         self.assertEqual(self.rig.site.bodies.held, 4)
         self.assertEqual(resets(self.wait(limits.BODY_TIMEOUT - 2)), {})
@@ -77,7 +77,7 @@ class TimeoutTests(FramesTestCase):
         self.assertEqual(self.status(found, 3), 200)
 
     def test_slow_body(self) -> None:
-        """A body may pause again and again, between its frames or within one."""
+        """A body may pause several times, between its frames or within one."""
         self.say(frame(HEADERS, OPEN, 1, POST))
         for _ in range(3):
             data = frame(DATA, 0, 1, b"x" * 300)
@@ -88,7 +88,7 @@ class TimeoutTests(FramesTestCase):
         self.assertEqual(self.status(self.say(frame(DATA, 1, 1)), 1), 204)
 
     def test_unread(self) -> None:
-        """An answer that the client leaves unread is given up, and its bytes are free."""
+        """A response that the client does not read is reset, and its bytes freed."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
         self.rig.post("a", b"x" * 100_000)
         self.say(frame(HEADERS, WHOLE, 1, block()))
@@ -98,7 +98,7 @@ class TimeoutTests(FramesTestCase):
         self.assertEqual(self.connection._unsent, 0)
 
     def test_full_transport(self) -> None:
-        """A client that reads nothing at all is cut off, and not read from until then."""
+        """A client that reads nothing is reset, and not read from until then."""
         producer: Any = self.transport.producer
         self.say(frame(HEADERS, WHOLE, 1, LONG_POLL))
         producer.pauseProducing()
@@ -109,7 +109,7 @@ class TimeoutTests(FramesTestCase):
         self.assertTrue(self.transport.disconnected)
 
     def test_never_closes(self) -> None:
-        """A client that ignores the end is cut off."""
+        """A client that does not close is reset."""
         self.assertEqual(self.ended(self.say(frame(DATA, 0, 0, b"x"))), Code.PROTOCOL_ERROR)
         # What it still sends is not read.
         self.assertEqual(self.transport.producerState, "paused")
@@ -120,12 +120,12 @@ class TimeoutTests(FramesTestCase):
 
 
 class MemoryTests(FramesTestCase):
-    """What silent clients can hold."""
+    """Memory that silent clients can hold."""
 
     settings = Settings(max_chunk=200_000)
 
     def test_shut_windows(self) -> None:
-        """A hundred answers that cannot be sent are not all made."""
+        """A hundred responses that cannot be sent are not all made."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
         self.rig.post("a", b"x" * 200_000)
         requests = [frame(HEADERS, WHOLE, 2 * n + 1, block()) for n in range(100)]
@@ -141,7 +141,7 @@ class MemoryTests(FramesTestCase):
         self.assertEqual((answered, len(self.connection.streams)), (100, 0))
 
     def test_writes_do_not_wait(self) -> None:
-        """Requests whose answers are small do not wait for a reader that stalls."""
+        """Requests with small responses do not wait for a stalled reader."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
         self.rig.post("a", b"x" * 200_000)
         self.say(*[frame(HEADERS, WHOLE, 2 * n + 1, block()) for n in range(50)])
@@ -149,7 +149,7 @@ class MemoryTests(FramesTestCase):
         self.assertEqual(self.status(found, 101), 204)
 
     def test_streams(self) -> None:
-        """No more requests at once than were offered."""
+        """Requests above MAX_CONCURRENT_STREAMS are refused."""
         requests = [frame(HEADERS, WHOLE, 2 * n + 1, LONG_POLL) for n in range(102)]
         self.assertEqual(
             resets(self.say(*requests)), {201: Code.REFUSED_STREAM, 203: Code.REFUSED_STREAM}
@@ -157,7 +157,7 @@ class MemoryTests(FramesTestCase):
         self.assertEqual(self.rig.streams._long_polls.count, limits.MAX_STREAMS)
 
     def test_bodies(self) -> None:
-        """Bodies of all connections share a bound, and end with their connection."""
+        """Bodies of all connections share a limit, and are freed with their connection."""
         self.rig.site.bodies.limit = 10_000
         self.say(frame(HEADERS, OPEN, 1, POST), frame(DATA, 0, 1, b"x" * 9_000))
         found = self.say(frame(HEADERS, OPEN, 3, POST), frame(DATA, 0, 3, b"x" * 9_000))
@@ -165,7 +165,7 @@ class MemoryTests(FramesTestCase):
         self.assertEqual(self.rig.site.bodies.held, 9_000)
 
     def test_window_of_the_server(self) -> None:
-        """A client that sends more than it may is stopped."""
+        """A client that exceeds a window is stopped."""
         data = [frame(DATA, 0, 1, bytes(frames.MAX_FRAME)) for _ in range(40)]
         self.say(frame(HEADERS, OPEN, 1, POST))
         # Windows that are opened again and again let a long body through.
@@ -174,7 +174,7 @@ class MemoryTests(FramesTestCase):
         self.assertGreater(sum(one.kind == frames.WINDOW_UPDATE for one in found), 4)
 
     def test_slow_events(self) -> None:
-        """A live reader with a shut window is paused: its bytes stay in the store."""
+        """A live reader with an exhausted window is paused: its bytes stay in the store."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 100))
         self.say(frame(HEADERS, WHOLE, 1, block("GET", ROOT + "a?offset=now&live=sse")))
         for _ in range(50):
@@ -184,10 +184,10 @@ class MemoryTests(FramesTestCase):
 
 
 class FloodTests(FramesTestCase):
-    """What is cheap for a client and useless to it has an allowance."""
+    """Limits on frames that cost the server more than the client."""
 
     def flood(self, one: bytes, count: int) -> Code | None:
-        """How a connection ends that sends something so many times."""
+        """Return how a connection ends that sends something so many times."""
         found = []
         for _ in range(0, count, 100):
             found += self.say(one * 100)
@@ -212,7 +212,7 @@ class FloodTests(FramesTestCase):
             self.assertEqual(self.flood(one, 300), Code.ENHANCE_YOUR_CALM)
 
     def test_empty_data(self) -> None:
-        """DATA frames with nothing in them, padded or not."""
+        """Empty DATA frames, padded or not."""
         for one in (frame(DATA, 0, 1), frame(DATA, frames.PADDED, 1, b"\xff" + bytes(255))):
             self.begin()
             self.say(frame(HEADERS, OPEN, 1, POST))
@@ -221,7 +221,7 @@ class FloodTests(FramesTestCase):
             self.assertEqual(self.rig.site.bodies.held, 0)
 
     def test_rapid_reset(self) -> None:
-        """Requests that are reset as soon as they are sent (CVE-2023-44487)."""
+        """Requests that are reset at once (CVE-2023-44487)."""
         cancel = struct.pack(">L", Code.CANCEL)
         last = 0
         for number in range(1, 4_001, 2):
@@ -237,7 +237,7 @@ class FloodTests(FramesTestCase):
         self.assertEqual(self.connection.streams, {})
 
     def test_resets_at_leisure(self) -> None:
-        """A client that gives up now and then may do so for ever."""
+        """Occasional resets are never limited."""
         cancel = struct.pack(">L", Code.CANCEL)
         for number in range(1, 6_001, 2):
             self.say(
@@ -249,7 +249,7 @@ class FloodTests(FramesTestCase):
         self.assertFalse(self.transport.disconnecting)
 
     def test_refused_streams(self) -> None:
-        """Requests beyond the number that was offered."""
+        """Requests above the number that was offered."""
         self.say(*[frame(HEADERS, WHOLE, 2 * n + 1, LONG_POLL) for n in range(100)])
         found = []
         for number in range(201, 2_401, 2):
@@ -275,7 +275,7 @@ class FloodTests(FramesTestCase):
             self.assertEqual(self.ended(found), Code.ENHANCE_YOUR_CALM)
 
     def test_windows_byte_by_byte(self) -> None:
-        """Answers cannot be drawn out of the server byte by byte."""
+        """Responses cannot be requested byte by byte."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
         self.rig.post("a", b"x" * 100_000)
         self.say(frame(HEADERS, WHOLE, 1, block()))
@@ -288,7 +288,7 @@ class FloodTests(FramesTestCase):
         self.assertLess(sum(one.kind == DATA for one in found), 1_100)
 
     def test_slow_windows(self) -> None:
-        """Nor slowly: an answer makes progress, or it is given up."""
+        """A response that progresses too slowly is reset."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
         self.rig.post("a", b"x" * 100_000)
         self.say(frame(HEADERS, WHOLE, 1, block()))
@@ -298,7 +298,7 @@ class FloodTests(FramesTestCase):
         self.assertEqual(resets(found), {1: Code.CANCEL})
 
     def test_small_answers(self) -> None:
-        """A client that opens its windows by as much as it has read does nothing wrong."""
+        """A client that opens its windows by what it has read violates nothing."""
         self.say(frame(HEADERS, WHOLE, 1, block("GET", ROOT + "a?offset=now&live=sse")))
         for _ in range(1_500):
             self.rig.post("a", b"x")
@@ -307,7 +307,7 @@ class FloodTests(FramesTestCase):
         self.assertFalse(self.transport.disconnecting)
 
     def test_turns(self) -> None:
-        """One connection's frames do not keep a turn of the reactor to themselves."""
+        """One connection's frames do not use up a turn of the reactor."""
         requests = [frame(HEADERS, WHOLE, 2 * n + 1, block("HEAD")) for n in range(600)]
         self.server.dataReceived(b"".join(requests))
         begun = -(-limits.FRAMES_PER_TURN // limits.REQUEST_COST)
@@ -320,10 +320,10 @@ class FloodTests(FramesTestCase):
 
 
 class ErrorTests(FramesTestCase):
-    """What is against the rules."""
+    """Violations of the protocol."""
 
     def test_connection_errors(self) -> None:
-        """Frames after which nothing can be trusted end the connection, without a traceback."""
+        """Violations that end the connection, without a traceback."""
         opened = frame(HEADERS, OPEN, 1, POST)
         for code, data in (
             (Code.PROTOCOL_ERROR, frame(HEADERS, WHOLE, 2, block())),
@@ -357,7 +357,7 @@ class ErrorTests(FramesTestCase):
             self.assertEqual(self.ended(self.say(data)), code, data)
 
     def test_stream_errors(self) -> None:
-        """Others end their stream alone."""
+        """Violations that end their stream alone."""
         opened = frame(HEADERS, OPEN, 1, POST)
         waiting = frame(HEADERS, WHOLE, 1, LONG_POLL)
         for code, data in (
@@ -373,7 +373,7 @@ class ErrorTests(FramesTestCase):
             self.assertEqual(self.status(self.say(frame(HEADERS, WHOLE, 3, block())), 3), 200)
 
     def test_connect(self) -> None:
-        """CONNECT is refused like any other malformed request."""
+        """CONNECT is refused like other malformed requests."""
         connect = b"\x02\x07CONNECT\x01\x03a:1"
         for number, flags in ((1, WHOLE), (3, OPEN)):
             found = self.say(frame(HEADERS, flags, number, connect))
@@ -381,7 +381,7 @@ class ErrorTests(FramesTestCase):
             self.assertEqual(resets(found)[number], Code.PROTOCOL_ERROR)
 
     def test_trailers(self) -> None:
-        """Trailers end a body, and are not read."""
+        """Trailers end a body and are ignored."""
         found = self.say(
             frame(HEADERS, OPEN, 1, POST),
             frame(DATA, 0, 1, b"x"),
@@ -390,7 +390,7 @@ class ErrorTests(FramesTestCase):
         self.assertEqual(self.status(found, 1), 204)
 
     def test_priorities(self) -> None:
-        """Priorities are read over."""
+        """Priorities are ignored."""
         found = self.say(
             frame(frames.PRIORITY, 0, 1, b"\0\0\0\x05\x10"),
             frame(frames.PRIORITY, 0, 99, b"\0\0\0\x05\x10"),
@@ -399,7 +399,7 @@ class ErrorTests(FramesTestCase):
         self.assertEqual(self.status(found, 1), 200)
 
     def test_settings_are_obeyed(self) -> None:
-        """A window that shrinks below nothing has to be opened beyond that."""
+        """A window that a setting made negative has to be opened above zero."""
         self.rig.post("a", b"x" * 100_000)
         found = self.say(frame(HEADERS, WHOLE, 1, block()))
         self.assertEqual(sum(len(one.payload) for one in found if one.kind == DATA), 65_535)
@@ -409,7 +409,7 @@ class ErrorTests(FramesTestCase):
         self.assertEqual([len(one.payload) for one in found], [20_000, 10_000])
 
     def test_drain(self) -> None:
-        """A server that stops finishes what it has begun, and takes no more."""
+        """A server that stops completes running requests and refuses others."""
         self.say(frame(HEADERS, WHOLE, 1, LONG_POLL))
         drained = self.rig.site.drain()
         found = self.heard()

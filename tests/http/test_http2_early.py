@@ -1,4 +1,4 @@
-"""HTTP/2 requests that are decided on by their heads."""
+"""HTTP/2 requests that are authorized by their heads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.http.server_rig import ServerRig, at_once
 
 
 class Asking(ServerRig):
-    """Streams that ask for tokens."""
+    """Streams that require tokens."""
 
     def __init__(self, tokens: Tokens) -> None:
         ServerRig.__init__(self)
@@ -27,7 +27,7 @@ class Asking(ServerRig):
 
 
 class EarlyTests(Http2TestCase):
-    """Clients that send a head and wait, or go on with their body."""
+    """Clients that send a head and wait, or continue with their body."""
 
     def setUp(self) -> None:
         self.tokens = Tokens()
@@ -54,7 +54,7 @@ class EarlyTests(Http2TestCase):
         return number
 
     def test_refused(self) -> None:
-        """A client that may not is told so before it has sent its body."""
+        """A client without the grant is refused before its body."""
         for method, target, token, status in (
             ("POST", "a", "nobody", 401),
             ("POST", "a", "reader", 403),
@@ -68,7 +68,7 @@ class EarlyTests(Http2TestCase):
         self.assertEqual(self.connection.streams, {})
 
     def test_admitted(self) -> None:
-        """A client that may goes on."""
+        """An authorized client continues."""
         number = self.start("POST", "a", "root", expect="100-continue")
         self.assertEqual(self.got[number].informed, 100)
         self.wire.send_data(number, b"x", end_stream=True)
@@ -76,7 +76,7 @@ class EarlyTests(Http2TestCase):
         self.assertEqual(self.got[number].status, 204)
 
     def test_later(self) -> None:
-        """While a token is looked up the body is not asked for; nothing of it is carried out."""
+        """While a token is verified the body is not requested and nothing is executed."""
         good = Identity("late", granting(("", "append")), None)
         for result, status in ((good, 204), (Rejected("no"), 401)):
             for sent in ("", "some", "all"):
@@ -100,7 +100,7 @@ class EarlyTests(Http2TestCase):
                 self.assertEqual((got.status, got.ended), (status, True))
 
     def test_body_while_deciding(self) -> None:
-        """A client that goes on has one window, until it is known who it is."""
+        """A client has one window until it is authenticated."""
         found: Deferred[Any] = Deferred()
         self.tokens.later["late"] = found
         number = self.start("POST", "a", "late")
@@ -117,7 +117,7 @@ class EarlyTests(Http2TestCase):
         self.assertEqual(self.got[number].status, 204)
 
     def test_gone_meanwhile(self) -> None:
-        """A client may leave while its token is looked up."""
+        """A client may disconnect while its token is verified."""
         cancelled: list[object] = []
         self.tokens.later["late"] = Deferred(cancelled.append)
         number = self.start("POST", "a", "late")

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.http.request_head` and `wire_fields`: what a head means."""
+"""Tests of `durable_streams_tw.http.request_head` and `header_fields`."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ AROUND = HeadContext(b"/v1/stream/", 1_000, local_address=b"127.0.0.1:4437")
 
 
 def head_of(target: bytes, *fields: bytes, around: HeadContext = AROUND) -> RequestHead:
-    """The head of a GET."""
+    """Return the head of a GET."""
     lines = [b"GET " + target + b" HTTP/1.1", *fields, b"", b""]
     return read_head(b"\r\n".join(lines), around)
 
 
 class UrlTests(SynchronousTestCase):
-    """Where a request points."""
+    """URLs of requests."""
 
     def test_parts(self) -> None:
-        """Root, path and query stay as they were written."""
+        """Root, path and query stay as sent."""
         head = head_of(b"/v1/stream/a%2Fb//c?offset=-1?&x=%20", b"Host: a.example:80")
         self.assertEqual((head.root, head.path), (b"/v1/stream/", b"a%2Fb//c"))
         self.assertEqual(head.query, b"offset=-1?&x=%20")
         self.assertEqual(head.url, b"http://a.example:80/v1/stream/a%2Fb//c")
 
     def test_secure(self) -> None:
-        """Over TLS the URL is one of https."""
+        """Over TLS the scheme is https."""
         around = HeadContext(b"/v1/stream/", 1_000, secure=True)
         self.assertEqual(head_of(b"/v1/stream/s", b"Host: a", around=around).url[:9], b"https://a")
 
     def test_absolute(self) -> None:
-        """Of two hosts the target's counts (RFC 9112 §3.2.2)."""
+        """The authority of the target overrides Host (RFC 9112 §3.2.2)."""
         head = head_of(b"http://b.example/v1/stream/s?x", b"Host: a")
         self.assertEqual((head.path, head.query), (b"s", b"x"))
         self.assertEqual(head.url, b"http://b.example/v1/stream/s")
 
     def test_no_host(self) -> None:
-        """To HTTP/1.0 a URL has the address that it has reached."""
+        """HTTP/1.0 without Host gets the local address."""
         head = read_head(b"GET /v1/stream/s HTTP/1.0\r\n\r\n", AROUND)
         self.assertEqual(head.url, b"http://127.0.0.1:4437/v1/stream/s")
 
     def test_proxy(self) -> None:
-        """A proxy's word counts only where it is trusted."""
+        """Forwarded headers count only with ``trust_proxy``."""
         fields = (b"Host: a", b"X-Forwarded-Proto: https", b"X-Forwarded-Host: b")
         self.assertEqual(head_of(b"/v1/stream/s", *fields).url, b"http://a/v1/stream/s")
         around = HeadContext(b"/v1/stream/", 1_000, trust_proxy=True)
@@ -67,10 +67,10 @@ class UrlTests(SynchronousTestCase):
 
 
 class FramingTests(SynchronousTestCase):
-    """How long a body is, and what comes behind it."""
+    """Length of the body, and persistence."""
 
     def test_lengths(self) -> None:
-        """None, a number, chunks."""
+        """No body, Content-Length, chunked."""
         for fields, length in (
             ((), 0),
             ((b"Content-Length: 5",), 5),
@@ -81,7 +81,7 @@ class FramingTests(SynchronousTestCase):
             self.assertEqual(read_head(post(*fields), AROUND).length, length)
 
     def test_keeping(self) -> None:
-        """HTTP/1.1 is kept unless told otherwise, HTTP/1.0 the other way round."""
+        """HTTP/1.1 is persistent by default, HTTP/1.0 is not."""
         for version, connection, keep in (
             (b"1", b"", True),
             (b"1", b"Connection: close\r\n", False),
@@ -94,7 +94,7 @@ class FramingTests(SynchronousTestCase):
             self.assertEqual(read_head(raw, AROUND).keep_alive, keep, raw)
 
     def test_single_fields(self) -> None:
-        """Every field that has one value is refused when it comes twice, and only then."""
+        """Exactly the single-valued headers are refused when sent twice."""
         for name in SINGLE - CLOSING:
             self.assertIsNone(head_of(b"/v1/stream/s", b"Host: a", name + b": 1").refusal)
             head = head_of(b"/v1/stream/s", b"Host: a", name + b": 1", name.upper() + b": 1")
@@ -143,7 +143,7 @@ HEADS = st.lists(NUMBER_LINES | OTHER_LINES, max_size=4).map(lambda fields: post
 
 
 def outcome(raw: bytes, last: RequestHead | None = None) -> tuple[Any, ...]:
-    """All that a head says, or that it is refused for."""
+    """Return everything that a head says, or its refusal."""
     try:
         head = read_head(raw, AROUND, last)
     except Refused as fault:
@@ -154,7 +154,7 @@ def outcome(raw: bytes, last: RequestHead | None = None) -> tuple[Any, ...]:
 
 
 def head_or_none(raw: bytes) -> RequestHead | None:
-    """A head, where it can be read."""
+    """Return a head if it can be read."""
     try:
         return read_head(raw, AROUND)
     except Refused:
@@ -162,10 +162,10 @@ def head_or_none(raw: bytes) -> RequestHead | None:
 
 
 class RepeatedTests(SynchronousTestCase):
-    """A head means the same, whatever came before it on its connection."""
+    """Reuse of an earlier head does not change the result."""
 
     def test_table(self) -> None:
-        """Every hostile head behind every earlier one."""
+        """Every hostile head after every earlier one."""
         earlier = [head_or_none(raw) for raw in EARLIER]
         self.assertNotIn(None, earlier)
         heads = [row.data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" for row in ROWS]
@@ -180,12 +180,12 @@ class RepeatedTests(SynchronousTestCase):
     @example(post(LENGTH), post(b"Content-Length: 1", b"Content-Length: 2"))
     @example(post(LENGTH), post(b"Content-Length: 5000"))
     def test_numbers(self, first: bytes, second: bytes) -> None:
-        """Fields that differ in numbers, or nearly."""
+        """Headers that differ in numbers, or nearly."""
         last = head_or_none(first)
         self.assertEqual(outcome(second, last), outcome(second))
 
     def test_numbers_alone(self) -> None:
-        """Where only numbers differ, nothing else is made anew, and so on from there."""
+        """If only numbers differ, nothing else is parsed again."""
         head = read_head(post(LENGTH, *PRODUCER, SEQ), AROUND)
         for number in range(8, 12):
             seq = b"Producer-Seq: %d" % number
@@ -198,10 +198,10 @@ class RepeatedTests(SynchronousTestCase):
 
 
 class StartTests(SynchronousTestCase):
-    """Heads that are not complete."""
+    """Incomplete heads."""
 
     def test_told_early(self) -> None:
-        """What cannot become a head is refused before it ends."""
+        """A head that cannot become valid is refused before it ends."""
         for start in (
             b"\x16\x03\x01",
             b"GET /\n",
@@ -216,7 +216,7 @@ class StartTests(SynchronousTestCase):
             self.assertRaises(Refused, check_start, bytearray(start), 0, False)
 
     def test_not_too_early(self) -> None:
-        """No part of a good head is refused."""
+        """No prefix of a valid head is refused."""
         for data in (get(b"X: y", b"Accept: \t*/*"), get(b"X: " + b"y" * 3_000)):
             seen, line = 0, False
             for end in range(1, len(data)):
@@ -224,7 +224,7 @@ class StartTests(SynchronousTestCase):
                 seen = end
 
     def test_slow_drip(self) -> None:
-        """Looking at a head byte by byte costs no more than its length."""
+        """Checking a head byte by byte takes time linear in its length."""
         data = bytearray()
         line, began = False, time.process_time()
         for number in range(MAX_HEAD - 1):

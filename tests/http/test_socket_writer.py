@@ -33,7 +33,7 @@ BUFFER = 32 * limits.KIB
 
 @implementer(IReactorFDSet)
 class HandReactor(Clock):
-    """A reactor that reads and writes when it is told to."""
+    """Reactor that reads and writes when called."""
 
     def __init__(self) -> None:
         Clock.__init__(self)
@@ -41,35 +41,35 @@ class HandReactor(Clock):
         self.writers: set[Any] = set()
 
     def addReader(self, reader: Any) -> None:
-        """Watch for bytes."""
+        """Register for reading."""
         self.readers.add(reader)
 
     def addWriter(self, writer: Any) -> None:
-        """Watch for room."""
+        """Register for writing."""
         self.writers.add(writer)
 
     def removeReader(self, reader: Any) -> None:
-        """Do not watch for bytes."""
+        """Unregister from reading."""
         self.readers.discard(reader)
 
     def removeWriter(self, writer: Any) -> None:
-        """Do not watch for room."""
+        """Unregister from writing."""
         self.writers.discard(writer)
 
     def removeAll(self) -> list[Any]:
-        """Watch for nothing."""
+        """Unregister everything."""
         return []
 
     def getReaders(self) -> list[Any]:
-        """What is watched for bytes."""
+        """Descriptors registered for reading."""
         return list(self.readers)
 
     def getWriters(self) -> list[Any]:
-        """What is watched for room."""
+        """Descriptors registered for writing."""
         return list(self.writers)
 
     def turn(self) -> None:
-        """Go round once, as the real ones do."""
+        """Run one turn."""
         for descriptor in list(self.writers):
             self._done(descriptor, descriptor.doWrite(), False)
         for descriptor in list(self.readers):
@@ -87,7 +87,7 @@ class HandReactor(Clock):
 
 
 class TcpTestCase(SynchronousTestCase):
-    """A server behind a real TCP transport."""
+    """Server behind a real TCP transport."""
 
     def setUp(self) -> None:
         self.reactor = HandReactor()
@@ -112,7 +112,7 @@ class TcpTestCase(SynchronousTestCase):
         self.received = b""
 
     def tearDown(self) -> None:
-        """Nothing is left of a factory without connections."""
+        """A factory without connections holds nothing."""
         self.client.close()
         self.transport.abortConnection()
         self.reactor.turn()
@@ -120,12 +120,12 @@ class TcpTestCase(SynchronousTestCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def send(self, data: bytes) -> None:
-        """The client sends, and the server takes it."""
+        """Send from the client, and let the server read."""
         self.client.sendall(data)
         self.transport.doRead()
 
     def read(self, most: int = 1 << 20) -> bool:
-        """The client reads what is there; false where that is the end."""
+        """Read at the client; return False at the end."""
         try:
             data = self.client.recv(most)
         except BlockingIOError:
@@ -134,14 +134,14 @@ class TcpTestCase(SynchronousTestCase):
         return data != b""
 
     def read_all(self, turns: int = 400) -> None:
-        """Go round until the end, or often enough."""
+        """Run turns until the connection ends, or up to a limit."""
         for _ in range(turns):
             self.reactor.turn()
             if not self.read():
                 break
 
     def answers(self) -> list[Answer]:
-        """What the client has got."""
+        """Bytes that the client has received."""
         return parse(self.received)
 
 
@@ -149,7 +149,7 @@ class EagerTests(TcpTestCase):
     """Sends that do not wait for the reactor."""
 
     def test_at_once(self) -> None:
-        """An answer is there before the reactor goes round, and asks nothing of it."""
+        """A response arrives before the next turn and registers nothing."""
         self.handler.at_once = ok(b"hello")
         self.send(get() * 3)
         self.read()
@@ -157,7 +157,7 @@ class EagerTests(TcpTestCase):
         self.assertEqual(self.reactor.writers, set())
 
     def test_the_rest(self) -> None:
-        """What the socket does not take is left to the transport, in order."""
+        """Bytes that the socket refuses are left to the transport, in order."""
         body = bytes(range(256)) * 4 * 1_000
         self.handler.at_once = ok(body)
         self.client.sendall(get() * 3)
@@ -171,7 +171,7 @@ class EagerTests(TcpTestCase):
         self.assertEqual(self.reactor.readers, {self.transport})
 
     def test_small_before_large(self) -> None:
-        """What was gathered goes before a large body, though nothing is put together."""
+        """Gathered bytes go before a large body, without joining them."""
         bodies = [b"1", b"2" * limits.MIB, b"3"]
         self.send(get() * 3)
         for body in bodies:
@@ -181,7 +181,7 @@ class EagerTests(TcpTestCase):
         self.assertEqual([answer.body for answer in self.answers()], bodies)
 
     def test_behind_the_rest(self) -> None:
-        """Nothing overtakes what waits."""
+        """No send overtakes buffered bytes."""
         self.handler.at_once = ok(b"x" * limits.MIB)
         self.send(get())
         self.assertTrue(self.transport._isSendBufferFull())
@@ -192,7 +192,7 @@ class EagerTests(TcpTestCase):
         self.assertEqual(writer.unsent, 0)
 
     def test_client_gone(self) -> None:
-        """A send to a client that is gone ends the connection."""
+        """A send to a disconnected client closes the connection."""
         self.send(get() + get())
         linger = bytes([1, 0, 0, 0, 0, 0, 0, 0])
         self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -204,7 +204,7 @@ class EagerTests(TcpTestCase):
         self.assertEqual(len(self.factory.connections), 0)
 
     def test_slow_reader_that_reads(self) -> None:
-        """A client that reads slowly is not given up, one that has stopped is."""
+        """A slow reader is kept, one that has stopped is disconnected."""
         self.handler.at_once = ok(b"x" * 2 * limits.MIB)
         self.send(get())
         for _ in range(8):
@@ -218,10 +218,10 @@ class EagerTests(TcpTestCase):
 
 
 class UnreadTests(TcpTestCase):
-    """Answers that clients do not read have a bound, all together."""
+    """Unread bytes of all connections share a limit."""
 
     def test_within(self) -> None:
-        """What is left unread counts until it is read."""
+        """Unread bytes count until they are read."""
         self.handler.at_once = ok(b"x" * 2 * limits.MIB)
         self.send(get())
         self.assertEqual(self.factory.unread.held, self.channel._writer.unsent)
@@ -230,7 +230,7 @@ class UnreadTests(TcpTestCase):
         self.assertEqual((self.factory.unread.held, len(self.factory.connections)), (0, 1))
 
     def test_beyond(self) -> None:
-        """A connection that leaves too much is cut."""
+        """A connection that leaves too much unread is reset."""
         self.factory.unread.limit = limits.MIB
         self.handler.at_once = ok(b"x" * 2 * limits.MIB)
         self.send(get())
@@ -240,10 +240,10 @@ class UnreadTests(TcpTestCase):
 
 
 class StartTlsTests(TcpTestCase):
-    """A transport that begins TLS by itself keeps its class, its socket and its methods."""
+    """A transport that starts TLS keeps its class, its socket and its methods."""
 
     def assert_sealed(self, writer: SocketWriter) -> None:
-        """What is sent does not reach the client as it is."""
+        """No byte reaches the client unencrypted."""
         writer.send(b"a secret")
         writer.send_parts([b"another ", b"secret"])
         self.reactor.turn()
@@ -251,12 +251,12 @@ class StartTlsTests(TcpTestCase):
         self.assertNotIn(b"secret", self.received)
 
     def test_before(self) -> None:
-        """TLS has begun when the writer is made."""
+        """TLS was started before the writer is made."""
         self.transport.startTLS(certificate().options())
         self.assert_sealed(SocketWriter(self.transport))
 
     def test_afterwards(self) -> None:
-        """TLS begins while the writer is in use."""
+        """TLS starts while the writer is in use."""
         writer = SocketWriter(self.transport)
         writer.send(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
         self.transport.startTLS(certificate().options())
@@ -265,10 +265,10 @@ class StartTlsTests(TcpTestCase):
 
 
 class EndTests(TcpTestCase):
-    """How connections end."""
+    """Closing connections."""
 
     def test_lingers(self) -> None:
-        """Who is refused in the middle of its request can still read why."""
+        """A client that is refused within its request can still read why."""
         self.send(post(b"Content-Length: 99999999999", body=b"x" * 1_000))
         for _ in range(20):
             self.client.sendall(b"x" * 10_000)
@@ -283,7 +283,7 @@ class EndTests(TcpTestCase):
         self.assertEqual(len(self.factory.connections), 0)
 
     def test_reads_no_more(self) -> None:
-        """An upload that was refused is not read to its end: the client has time for the answer."""
+        """A refused upload is not read to its end: the client has time for the response."""
         self.send(post(b"Content-Length: 99999999999"))
         for _ in range(limits.LINGER_BYTES // 10_000 + 200):
             try:
@@ -300,7 +300,7 @@ class EndTests(TcpTestCase):
         self.assertEqual(len(self.factory.connections), 0)
 
     def test_lingers_not_for_ever(self) -> None:
-        """Who goes on sending is cut after a while."""
+        """A client that keeps sending is reset after a while."""
         self.send(b"nonsense\r\n\r\n")
         for _ in range(int(limits.LINGER) - 1):
             self.client.send(b"x")
@@ -311,7 +311,7 @@ class EndTests(TcpTestCase):
         self.assertEqual(len(self.factory.connections), 0)
 
     def test_last_answer(self) -> None:
-        """The last answer is read to its end, however long it takes."""
+        """The last response is read to its end, however long that takes."""
         body = b"x" * 2 * limits.MIB
         self.handler.at_once = ok(body)
         self.send(get(b"Connection: close"))
@@ -334,7 +334,7 @@ class EndTests(TcpTestCase):
         self.assertEqual(len(self.factory.connections), 0)
 
     def test_client_ends_its_side(self) -> None:
-        """A client that will send no more gets its answers."""
+        """A half-closed client gets its responses."""
         self.client.sendall(get() + get())
         self.client.shutdown(socket.SHUT_WR)
         self.reactor.turn()
@@ -348,7 +348,7 @@ class EndTests(TcpTestCase):
         self.assertEqual(len(self.factory.connections), 0)
 
     def test_closed_while_paused(self) -> None:
-        """A connection that ends while its reading is paused is still drained."""
+        """A connection that closes while reading is paused is still drained."""
         self.send(get() * (limits.MAX_PIPELINE + 2) + b"nonsense\r\n\r\n")
         self.assertEqual(self.reactor.readers, set())
         self.handler.at_once = ok()
@@ -359,10 +359,10 @@ class EndTests(TcpTestCase):
 
 
 class OutletTests(SynchronousTestCase):
-    """What an writer knows of its transport."""
+    """What a writer knows of its transport."""
 
     def test_unknown(self) -> None:
-        """Of a transport that is not TCP nothing is known, and it is written to."""
+        """A transport that is not TCP is written to."""
         transport = StringTransport()
         writer = SocketWriter(transport)
         writer.send(b"hello")
@@ -370,7 +370,7 @@ class OutletTests(SynchronousTestCase):
         self.assertEqual((writer.unsent, writer.secure), (0, False))
 
     def test_local_address(self) -> None:
-        """Addresses are written as URLs want them."""
+        """Addresses are formatted for URLs."""
         for address, written in (
             (IPv4Address("TCP", "10.0.0.1", 80), b"10.0.0.1:80"),
             (IPv4Address("TCP", "::1", 4437), b"[::1]:4437"),

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.http.http1.connection`: requests and answers of one connection."""
+"""Tests of `durable_streams_tw.http.http1.connection`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.http.http1_rig import Caller, Http1TestCase, ok
 
 
 class OrderTests(Http1TestCase):
-    """Requests are carried out, and answered, one by one."""
+    """Order of requests and responses."""
 
     def test_one_by_one(self) -> None:
-        """What is sent behind a request waits for its answer."""
+        """A pipelined request waits for the response before it."""
         client = self.connect()
         client.send(sized(b"one") + sized(b"two") + sized(b"three"))
         for body in (b"one", b"two", b"three"):
@@ -30,7 +30,7 @@ class OrderTests(Http1TestCase):
         self.assertEqual(client.answers()[0].header["date"], "Fri, 15 Jan 2027 08:00:00 GMT")
 
     def test_one_send(self) -> None:
-        """All that is answered at once goes out in one piece."""
+        """Responses that are ready together go out in one write."""
         self.handler.at_once = ok(b"now")
         client = self.connect()
         client.send(sized() * 40)
@@ -38,7 +38,7 @@ class OrderTests(Http1TestCase):
         self.assertEqual(client.bodies(), [b"now"] * 40)
 
     def test_many_connections(self) -> None:
-        """What many are answered in one turn goes out behind the turn, each in one send."""
+        """With many connections, responses of one turn go out at its end, one write each."""
         self.handler.at_once = ok(b"x")
         callers = [self.connect() for _ in range(limits.DEFERRED_SEND_CONNECTIONS + 2)]
         gone, cut, *others = callers
@@ -55,7 +55,7 @@ class OrderTests(Http1TestCase):
         self.assertEqual(gone.transport.writes + cut.transport.writes, [])
 
     def test_last_word_of_many(self) -> None:
-        """An end does not overtake what was gathered before it."""
+        """The last response does not overtake gathered ones."""
         self.handler.at_once = ok(b"x")
         callers = [self.connect() for _ in range(limits.DEFERRED_SEND_CONNECTIONS)]
         callers[0].send(get())
@@ -65,7 +65,7 @@ class OrderTests(Http1TestCase):
         self.assertEqual(len(callers[0].transport.writes), 1)
 
     def test_one_send_behind_a_wait(self) -> None:
-        """So does what was waited for, with what is answered at once behind it."""
+        """A pending response goes out in one write with those that are ready after it."""
         client = self.connect()
         client.send(get() * 3)
         self.handler.at_once = ok(b"now")
@@ -74,7 +74,7 @@ class OrderTests(Http1TestCase):
         self.assertEqual(client.bodies(), [b"late", b"now", b"now"])
 
     def test_before_a_wait(self) -> None:
-        """What is answered does not wait for what is not."""
+        """A response that is ready does not wait for a pending one."""
         self.handler.at_once = ok(b"now")
         client = self.connect()
         client.send(get())
@@ -83,7 +83,7 @@ class OrderTests(Http1TestCase):
         self.assertEqual(client.bodies(), [b"now"])
 
     def test_before_a_fault(self) -> None:
-        """Complete requests are answered before the error behind them."""
+        """Complete requests get their responses before the refusal of the bytes after them."""
         client = self.connect()
         client.send(get() + get() + b"nonsense\r\n\r\n")
         self.owed().callback(ok(b"1"))
@@ -94,7 +94,7 @@ class OrderTests(Http1TestCase):
         self.assertTrue(client.transport.disconnecting)
 
     def test_deep(self) -> None:
-        """Thousands of requests, failed or not, are no deeper than one."""
+        """Thousands of queued requests do not recurse."""
         for answer in (ok(), Failure(ValueError())):
             self.handler.at_once = answer
             client = self.connect()
@@ -104,7 +104,7 @@ class OrderTests(Http1TestCase):
             self.assertEqual(len(client.answers()), 3_000)
 
     def test_others_have_a_turn(self) -> None:
-        """A connection with many requests gives way to others."""
+        """A connection with many requests yields to others."""
         self.handler.at_once = ok()
         client, other = self.connect(), self.connect()
         client.send(get() * 200)
@@ -115,7 +115,7 @@ class OrderTests(Http1TestCase):
         self.assertEqual(len(client.answers()), 200)
 
     def test_queue_stops_reading(self) -> None:
-        """Above so many requests that wait, nothing more is read until they are fewer."""
+        """Reading pauses while more than `MAX_PIPELINE` requests are queued."""
         client = self.connect()
         client.send(get() * (limits.MAX_PIPELINE + 1))
         self.assertFalse(client.transport.paused)
@@ -126,10 +126,10 @@ class OrderTests(Http1TestCase):
 
 
 class AnswerTests(Http1TestCase):
-    """What becomes of answers, good or bad."""
+    """Responses to successful and failed requests."""
 
     def test_failure_later(self) -> None:
-        """A failed answer is an answer, and the connection goes on."""
+        """A failed result becomes an error response, and the connection stays open."""
         client = self.connect()
         client.send(get() + get())
         self.owed().errback(Failure(ValueError("private")))
@@ -139,21 +139,21 @@ class AnswerTests(Http1TestCase):
         self.assertEqual(len(self.handler.failures), 1)
 
     def test_failure_at_once(self) -> None:
-        """So is one that failed at once; nothing is left to be logged."""
+        """So does a result that has failed already; no unhandled error is logged."""
         self.handler.at_once = Failure(ValueError("private"))
         client = self.connect()
         client.send(get())
         self.assertEqual(client.statuses(), [500])
 
     def test_torn(self) -> None:
-        """An answer whose fields are broken is a bug, not an answer."""
+        """A response with an invalid header becomes an error response."""
         self.handler.at_once = Response(200, [(b"X", b"a\r\nY: b")])
         client = self.connect()
         client.send(get())
         self.assertEqual(client.statuses(), [500])
 
     def test_refusal(self) -> None:
-        """A request that is refused by its head is not carried out."""
+        """A request that is refused by its head is not executed."""
         client = self.connect()
         client.send(get(b"Stream-Seq: 1", b"Stream-Seq: 2", b"Origin: https://a"))
         (answer,) = client.answers()
@@ -162,7 +162,7 @@ class AnswerTests(Http1TestCase):
         self.assertEqual(answer.header["x-content-type-options"], "nosniff")
 
     def test_bug(self) -> None:
-        """A bug of the channel's own ends the connection, and is logged."""
+        """An internal error of the connection closes it and is logged."""
         client = self.connect()
         client.send(get())
         self.owed().callback(Response(200, [(b"X", 5)]))  # type: ignore[list-item]
@@ -170,7 +170,7 @@ class AnswerTests(Http1TestCase):
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
 
     def test_head(self) -> None:
-        """A HEAD has the fields of a body, not the body."""
+        """A response to HEAD has the headers of a body and no body."""
         self.handler.at_once = ok(b"hello")
         client = self.connect()
         client.send(b"HEAD /v1/stream/s HTTP/1.1\r\n" + HOST + b"\r\n" + get())
@@ -179,7 +179,7 @@ class AnswerTests(Http1TestCase):
         self.assertEqual(second.body, b"hello")
 
     def test_last(self) -> None:
-        """Behind the last answer the connection is closed, and no request is carried out."""
+        """After the last response the connection is closed, and no request is executed."""
         self.handler.at_once = ok(b"last")
         client = self.connect()
         client.send(get(b"Connection: close") + get())
@@ -189,7 +189,7 @@ class AnswerTests(Http1TestCase):
         self.assertEqual(len(self.handler.requests), 1)
 
     def test_large(self) -> None:
-        """A large answer is sent before the next request is carried out."""
+        """A large response is sent before the next request is executed."""
         self.handler.at_once = ok(b"x" * limits.MIB)
         client = self.connect()
         client.send(get() * 3)
@@ -198,13 +198,13 @@ class AnswerTests(Http1TestCase):
 
 
 class ContinueTests(Http1TestCase):
-    """Clients that wait for a word before they send a body."""
+    """Expect: 100-continue."""
 
     expect = post(b"Expect: 100-continue", b"Content-Length: 2")
     word = b"HTTP/1.1 100 Continue\r\n\r\n"
 
     def test_word(self) -> None:
-        """The word is given, once."""
+        """100 Continue is sent once."""
         client = self.connect()
         client.send(self.expect)
         self.assertEqual(client.transport.value(), self.word)
@@ -214,7 +214,7 @@ class ContinueTests(Http1TestCase):
         self.assertEqual(self.handler.requests[0].body, b"hi")
 
     def test_behind_an_answer(self) -> None:
-        """The word comes behind the answers to what was sent before."""
+        """100 Continue follows the responses to earlier requests."""
         client = self.connect()
         client.send(get() + self.expect)
         self.assertEqual(client.transport.value(), b"")
@@ -222,7 +222,7 @@ class ContinueTests(Http1TestCase):
         self.assertTrue(client.transport.value().endswith(b"first" + self.word))
 
     def test_not_for_what_is_refused(self) -> None:
-        """Nobody is asked for a body that is too large."""
+        """A body that is too large is refused without 100 Continue."""
         client = self.connect()
         client.send(post(b"Expect: 100-continue", b"Content-Length: 1001"))
         self.assertNotIn(self.word, client.transport.value())
@@ -233,7 +233,7 @@ class PressureTests(Http1TestCase):
     """Clients that do not read."""
 
     def test_no_more_requests(self) -> None:
-        """While a client does not read, nothing is taken from it."""
+        """Nothing is read from a client that does not read."""
         client = self.connect()
         client.send(get() * 2)
         client.is_full()
@@ -248,7 +248,7 @@ class PressureTests(Http1TestCase):
         self.assertEqual(client.bodies(), [b"1", b"2", b"3"])
 
     def test_full_within_a_write(self) -> None:
-        """A transport that is full after one answer stops the next at once."""
+        """A response that fills the transport delays the next request."""
         client = self.connect()
         self.handler.at_once = ok(b"x" * limits.MIB)
         transport: Any = client.transport
@@ -269,17 +269,17 @@ class PressureTests(Http1TestCase):
 
 
 class LeavingTests(Http1TestCase):
-    """Clients that go."""
+    """Clients that disconnect."""
 
     def test_cancelled(self) -> None:
-        """What is waited for is cancelled, what waited is not begun."""
+        """The pending request is cancelled, and queued ones are not executed."""
         client = self.connect()
         client.send(get() + get())
         client.leave()
         self.assertEqual((self.handler.cancelled, len(self.handler.requests)), (1, 1))
 
     def test_answer_too_late(self) -> None:
-        """An answer that comes in spite of that goes nowhere."""
+        """A result that arrives after the disconnect is ignored."""
         client = self.connect()
         client.send(get())
         answer = self.owed()
@@ -290,14 +290,14 @@ class LeavingTests(Http1TestCase):
         self.assertEqual(client.transport.value(), b"")
 
     def test_within_a_request(self) -> None:
-        """Half a request is no request."""
+        """An incomplete request is not executed."""
         client = self.connect()
         client.send(sized()[:-1])
         client.leave()
         self.assertEqual(self.handler.requests, [])
 
     def test_half_closed(self) -> None:
-        """Who has ended one side still gets its answers, and then the end."""
+        """A half-closed client gets its responses, and then the connection closes."""
         client = self.connect()
         verifyObject(IHalfCloseableProtocol, client.protocol)
         client.send(get() + get())
@@ -309,7 +309,7 @@ class LeavingTests(Http1TestCase):
         self.assertTrue(client.transport.disconnecting)
 
     def test_half_closed_and_gone(self) -> None:
-        """Who is gone looks the same, and is not waited for much longer."""
+        """A half-closed client waits no longer than `HALF_CLOSED_TIMEOUT`."""
         client = self.connect()
         client.send(get())
         client.protocol.readConnectionLost()
@@ -319,7 +319,7 @@ class LeavingTests(Http1TestCase):
         self.assertTrue(client.transport.disconnected)
 
     def test_half_closed_idle(self) -> None:
-        """Who has nothing to wait for is told the end at once, even within a request."""
+        """A half-closed client without a pending response is closed, even within a request."""
         for data in (b"", get()[:9], sized()[:-1]):
             client = self.connect()
             client.send(data)
@@ -328,16 +328,16 @@ class LeavingTests(Http1TestCase):
 
 
 class TimeoutTests(Http1TestCase):
-    """Clients that take their time."""
+    """Timeouts."""
 
     def check_late(self, client: Caller) -> None:
-        """The client is told that it was too slow, and that is the end."""
+        """A timed-out request gets 408, and the connection closes."""
         (answer,) = client.answers()
         self.assertEqual(answer.status, 408)
         self.assertTrue(client.transport.disconnecting)
 
     def test_head(self) -> None:
-        """A head that has begun is complete in time, however it trickles in."""
+        """A head has to be complete in time, even if bytes keep arriving."""
         client = self.connect()
         self.wait(30)
         for index in range(int(limits.HEAD_TIMEOUT) - 1):
@@ -348,7 +348,7 @@ class TimeoutTests(Http1TestCase):
         self.check_late(client)
 
     def test_each_head(self) -> None:
-        """Every head has its own time."""
+        """Each head has a timeout of its own."""
         self.handler.at_once = ok()
         client = self.connect()
         for _ in range(10):
@@ -359,7 +359,7 @@ class TimeoutTests(Http1TestCase):
         self.assertEqual(client.answers()[-1].status, 408)
 
     def test_idle(self) -> None:
-        """Between requests a connection is kept for a while, and then ended without a word."""
+        """An idle connection is closed after its timeout, without a response."""
         self.handler.at_once = ok()
         client = self.connect()
         for _ in range(3):
@@ -371,7 +371,7 @@ class TimeoutTests(Http1TestCase):
         self.assertEqual(len(client.answers()), 3)
 
     def test_never_a_byte(self) -> None:
-        """A client that never says anything is idle."""
+        """A connection without any request is idle."""
         client = self.connect()
         self.wait(limits.IDLE_TIMEOUT - 1)
         self.assertFalse(client.transport.disconnecting)
@@ -380,7 +380,7 @@ class TimeoutTests(Http1TestCase):
         self.assertEqual(client.transport.value(), b"")
 
     def test_body(self) -> None:
-        """A body pauses for a while at most."""
+        """A body may pause for its timeout at most."""
         client = self.connect()
         client.send(post(b"Content-Length: 1000"))
         self.wait(limits.BODY_TIMEOUT - 2)
@@ -391,7 +391,7 @@ class TimeoutTests(Http1TestCase):
         self.check_late(client)
 
     def test_answer(self) -> None:
-        """Nobody's patience ends while we owe the answer."""
+        """No timeout applies while a response is pending."""
         client = self.connect()
         client.send(get() + get()[:5])
         self.wait(1_000)
@@ -403,7 +403,7 @@ class TimeoutTests(Http1TestCase):
         self.assertEqual(client.statuses(), [200, 408])
 
     def test_slow_reader(self) -> None:
-        """A client that leaves an answer unread is given up in the end."""
+        """A client that leaves a response unread is disconnected."""
         self.handler.at_once = ok()
         client = self.connect()
         client.send(get())
@@ -414,7 +414,7 @@ class TimeoutTests(Http1TestCase):
         self.assertTrue(client.transport.disconnected)
 
     def test_last_resort(self) -> None:
-        """A connection that does not end when it should is cut."""
+        """A connection that does not close in time is reset."""
         client = self.connect()
         client.send(b"nonsense\r\n\r\n")
         self.assertTrue(client.transport.disconnecting)
@@ -432,12 +432,12 @@ class TimeoutTests(Http1TestCase):
 
 
 class ShortBoundsTests(Http1TestCase):
-    """Bounds that somebody has chosen."""
+    """Timeouts from the settings."""
 
     settings = Settings(head_timeout=2, idle_timeout=4)
 
     def test_head(self) -> None:
-        """The chosen times count."""
+        """The configured timeouts apply."""
         client, other = self.connect(), self.connect()
         client.send(b"G")
         self.clock.pump([1.0] * 3)
@@ -447,12 +447,12 @@ class ShortBoundsTests(Http1TestCase):
 
 
 class LargeBodyTests(Http1TestCase):
-    """Bodies of more than one read."""
+    """Bodies of several packets."""
 
     settings = Settings()
 
     def test_large_body_behind_a_wait(self) -> None:
-        """Bytes that nobody works on yet are read up to a bound."""
+        """Bytes of queued requests are read up to a limit."""
         client = self.connect()
         client.send(get() + post(b"Content-Length: 1000000"))
         client.send(b"x" * limits.READ_AHEAD)
@@ -463,7 +463,7 @@ class LargeBodyTests(Http1TestCase):
         self.assertFalse(client.transport.paused)
 
     def test_many_bodies_behind_a_wait(self) -> None:
-        """Whether they are complete or not makes no difference."""
+        """The limit holds for complete and incomplete requests."""
         client = self.connect()
         client.send(get())
         body = b"x" * (limits.READ_AHEAD // 4)
@@ -477,7 +477,7 @@ class LargeBodyTests(Http1TestCase):
         self.assertFalse(client.transport.paused)
 
     def test_bodies_have_a_bound(self) -> None:
-        """All bodies that are on their way hold so much together; the largest makes room."""
+        """The bodies of all connections share a limit; the largest one is refused."""
         self.factory.bodies.limit = limits.MIB
         clients = [self.connect() for _ in range(3)]
         for client in clients:
@@ -500,7 +500,7 @@ class LargeBodyTests(Http1TestCase):
         self.assertEqual((self.factory.bodies.held, len(self.handler.requests)), (0, 1))
 
     def test_slow_body(self) -> None:
-        """One that does takes as long as it likes."""
+        """A request that is executed is not read ahead without a limit."""
         client = self.connect()
         client.send(post(b"Content-Length: 100000"))
         for _ in range(20):

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.http.http1.parser`: bytes in any pieces, requests out."""
+"""Tests of `durable_streams_tw.http.http1.parser`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ METHODS = st.sampled_from([b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"BREW"]
 
 @st.composite
 def in_chunks(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """A body, and the same in chunks."""
+    """Draw a body and its chunked encoding."""
     body = draw(BODIES)
     places = draw(st.lists(st.integers(0, len(body)), max_size=5))
     parts = [body[one:other] for one, other in pairwise(sorted({0, *places, len(body)}))]
@@ -44,7 +44,7 @@ def in_chunks(draw: st.DrawFn) -> tuple[bytes, bytes]:
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[bytes, tuple[bytes, bytes, bytes]]:
-    """A good request; also its method, target and body."""
+    """Draw a valid request with its method, target and body."""
     method, target = draw(METHODS), b"/v1/stream/" + draw(NAMES)
     fields = draw(FIELDS)
     framing = draw(st.sampled_from(["none", "length", "chunks"]))
@@ -67,13 +67,13 @@ SEQUENCES = st.lists(requests(), min_size=1, max_size=6)
 
 @st.composite
 def cut(draw: st.DrawFn, data: bytes) -> list[bytes]:
-    """Bytes in pieces."""
+    """Draw a split of bytes into pieces."""
     places = draw(st.lists(st.integers(0, len(data)), max_size=8))
     return [data[one:other] for one, other in pairwise(sorted([0, *places, len(data)]))]
 
 
 def items_of(pieces: list[bytes]) -> tuple[list[Item], bytes]:
-    """What a parser makes of these pieces, and what it leaves for somebody else."""
+    """Return the items of these pieces, and the bytes left for a handover."""
     parser = RequestParser(AROUND)
     for piece in pieces:
         parser.feed(piece)
@@ -82,7 +82,7 @@ def items_of(pieces: list[bytes]) -> tuple[list[Item], bytes]:
 
 
 def _by_itself(item: Item) -> Item:
-    """An item without what was found out for the sake of the next one."""
+    """Return an item without its cached head."""
     if not isinstance(item, tuple):
         return item
     head, request = item
@@ -90,18 +90,18 @@ def _by_itself(item: Item) -> Item:
 
 
 def requests_of(items: list[Item]) -> list[Request]:
-    """The requests among them."""
+    """Return the requests among items."""
     return [item[1] for item in items if isinstance(item, tuple)]
 
 
 def told(request: Request) -> tuple[bytes, bytes, bytes]:
-    """Method, target and body of a request."""
+    """Return method, target and body of a request."""
     query = b"?" + request.query if request.query else b""
     return request.method, request.root + request.path + query, request.body
 
 
 class Heard(Struct):
-    """A request as h11 hears it."""
+    """Request as h11 parses it."""
 
     method: bytes
     target: bytes
@@ -109,7 +109,7 @@ class Heard(Struct):
 
 
 def heard_by_h11(data: bytes) -> list[Heard]:
-    """All complete requests that h11 finds."""
+    """Return all complete requests that h11 finds."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     connection.receive_data(data)
     # h11 wants no empty line before a request; RFC 9112 §2.2 allows one.
@@ -144,11 +144,11 @@ def heard_by_h11(data: bytes) -> list[Heard]:
 
 
 class GoodRequestsTests(SynchronousTestCase):
-    """What is well-formed, however it comes."""
+    """Valid requests in any pieces."""
 
     @given(SEQUENCES, st.data())
     def test_any_pieces(self, sequence: list[Sent], data: st.DataObject) -> None:
-        """Requests come out as they went in, whatever the pieces."""
+        """Requests are parsed as they were sent, in any pieces."""
         whole = b"".join([written for written, _ in sequence])
         expected = [meant for _, meant in sequence]
         for pieces in (
@@ -162,21 +162,21 @@ class GoodRequestsTests(SynchronousTestCase):
             self.assertEqual(got, [(m, t.removesuffix(b"?"), b) for m, t, b in expected])
 
     def test_fields(self) -> None:
-        """Names are in small letters, values without the space around, lists joined."""
+        """Names are lower-case, values stripped, repeated lists joined."""
         (item,), _ = items_of([get(b"X-A: \t 1 \t", b"x-a:2", b"EMPTY:", b"B:  ")])
         assert isinstance(item, tuple)
         expected = {b"host": b"a", b"x-a": b"1, 2", b"empty": b"", b"b": b""}
         self.assertEqual(item[1].headers, expected)
 
     def test_trailers_are_no_fields(self) -> None:
-        """What comes behind the last chunk is dropped."""
+        """Trailers are discarded."""
         (item,), _ = items_of([chunked(b"2\r\nhi\r\n0\r\nStream-Closed: true\r\nX: y\r\n\r\n")])
         assert isinstance(item, tuple)
         self.assertEqual(set(item[1].headers), {b"host", b"transfer-encoding"})
         self.assertEqual(item[1].body, b"hi")
 
     def test_like_the_last(self) -> None:
-        """A head like the last one means the same; one that only begins like it does not."""
+        """A repeated head is reused; one that only begins like it is not."""
         short = post(b"Content-Length: 1", body=b"a")
         long = post(b"Content-Length: 1", b"X: y", body=b"b")
         other = post(b"Content-Length: 10", body=b"0123456789")
@@ -185,7 +185,7 @@ class GoodRequestsTests(SynchronousTestCase):
         self.assertEqual(bodies, [b"a", b"a", b"b", b"0123456789", b"b", b"a"])
 
     def test_fields_like_the_last(self) -> None:
-        """The same fields mean the same for another target, and else for another version."""
+        """The same headers are reused for another target, but not for another version."""
         fields = HOST + b"Connection: keep-alive\r\nContent-Length: 2\r\n\r\n"
         targets = [b"a", b"b?x", b"a", b"c%2Fd"]
         lines = [b"POST /v1/stream/" + target + b" HTTP/1.1\r\n" for target in targets]
@@ -211,7 +211,7 @@ class GoodRequestsTests(SynchronousTestCase):
         self.assertEqual([request.body for request in requests_of(parser.queue)], [b"hello"] * 3)
 
     def test_empty_feed(self) -> None:
-        """No bytes change nothing."""
+        """Empty bytes change nothing."""
         parser = RequestParser(AROUND)
         for piece in (b"", get()[:9], b"", get()[9:], b""):
             parser.feed(piece)
@@ -220,10 +220,10 @@ class GoodRequestsTests(SynchronousTestCase):
 
 
 class StateTests(SynchronousTestCase):
-    """What a parser says of itself."""
+    """State of a parser."""
 
     def test_places(self) -> None:
-        """Between requests, in a head, in a body."""
+        """Between requests, in a head and in a body."""
         parser = RequestParser(AROUND)
         self.assertTrue(parser.consume is None)
         data = sized()
@@ -237,7 +237,7 @@ class StateTests(SynchronousTestCase):
         self.assertEqual(parser.held, 0)
 
     def test_held_in_chunks(self) -> None:
-        """Bytes of chunks are held until the last."""
+        """Bytes of chunks count as held until the last one."""
         parser = RequestParser(AROUND)
         parser.feed(chunked(b"5\r\nhello\r\n"))
         self.assertEqual((parser.in_body, parser.held), (True, 5))
@@ -247,7 +247,7 @@ class StateTests(SynchronousTestCase):
         self.assertEqual(parser.held, 0)
 
     def test_expecting(self) -> None:
-        """A client waits for a word until the first byte of the body."""
+        """The client awaits 100 Continue until the first byte of the body."""
         parser = RequestParser(AROUND)
         parser.feed(post(b"Expect: 100-continue", b"Content-Length: 2"))
         self.assertTrue(parser.awaits_continue)
@@ -255,7 +255,7 @@ class StateTests(SynchronousTestCase):
         self.assertFalse(parser.awaits_continue)
 
     def test_nobody_waits(self) -> None:
-        """No word is due where the body has come, is empty, or belongs to HTTP/1.0."""
+        """No 100 Continue if the body has arrived, is empty, or belongs to HTTP/1.0."""
         old = b"POST /v1/stream/s HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
         for data in (
             post(b"Expect: 100-continue"),
@@ -269,7 +269,7 @@ class StateTests(SynchronousTestCase):
             self.assertFalse(parser.awaits_continue, data)
 
     def test_refuse(self) -> None:
-        """What is given up is replaced by a fault behind what was complete."""
+        """A refused request is replaced by an item after the complete ones."""
         parser = RequestParser(AROUND)
         parser.feed(sized() + post(b"Origin: https://a", b"Content-Length: 9", body=b"x"))
         fault = MalformedRequest(Refusal(Problem.OVERLOADED, "later"))
@@ -279,7 +279,7 @@ class StateTests(SynchronousTestCase):
         self.assertEqual(parser.held, len(b"hello"))
 
     def test_origin_of_a_fault(self) -> None:
-        """A fault says which page's request it was, where that could be read."""
+        """A refusal has the Origin if it could be read."""
         origin = b"Origin: https://a"
         for data in (
             post(origin, b"Content-Length: 5001"),
@@ -291,10 +291,10 @@ class StateTests(SynchronousTestCase):
 
 
 class HandoverTests(SynchronousTestCase):
-    """What is not a stream's affair."""
+    """Requests that are not for streams."""
 
     def test_handed_on(self) -> None:
-        """All bytes from the first foreign request on are kept, in any pieces."""
+        """All bytes from the first such request on are kept, in any pieces."""
         foreign = b"POST /health HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\nhello"
         data = sized() + foreign + get() + b"garbage"
         for size in (1, 7, 100, len(data)):
@@ -304,7 +304,7 @@ class HandoverTests(SynchronousTestCase):
             self.assertEqual(rest, foreign + get() + b"garbage")
 
     def test_which(self) -> None:
-        """Other paths, the root itself, reserved names in any spelling, the server itself."""
+        """Other paths, the root, reserved names in any encoding, and `*`."""
         for target in (
             b"/",
             b"/v1/stream",
@@ -327,7 +327,7 @@ class HandoverTests(SynchronousTestCase):
             self.assertIsInstance(items[0], tuple, target)
 
     def test_size_is_none_of_ours(self) -> None:
-        """Bodies of foreign requests have other bounds."""
+        """Bodies of such requests have other limits."""
         head = b"POST /health HTTP/1.1\r\n" + HOST + b"Content-Length: 99999\r\n\r\n"
         self.assertEqual(items_of([head])[0], [Handover()])
 
@@ -350,7 +350,7 @@ MUTATIONS = st.lists(
 
 
 def mutated(data: bytes, mutations: list[tuple[str, float, bytes, int]]) -> bytes:
-    """Bytes with something done to them."""
+    """Draw requests with mutated bytes."""
     for kind, where, what, size in mutations:
         place = int(where * len(data))
         if kind == "replace":
@@ -365,7 +365,7 @@ def mutated(data: bytes, mutations: list[tuple[str, float, bytes, int]]) -> byte
 
 
 class AnyBytesTests(SynchronousTestCase):
-    """What is not well-formed."""
+    """Malformed requests."""
 
     @given(SEQUENCES, MUTATIONS, st.data())
     def test_pieces_do_not_matter(
@@ -374,7 +374,7 @@ class AnyBytesTests(SynchronousTestCase):
         mutations: list[tuple[str, float, bytes, int]],
         data: st.DataObject,
     ) -> None:
-        """Bytes lead to the same items, whatever the pieces; a fault is the last of them."""
+        """Bytes yield the same items in any pieces; a refusal is the last one."""
         damaged = mutated(b"".join([written for written, _ in sequence]), mutations)
         whole = items_of([damaged])
         self.assertEqual(items_of(data.draw(cut(damaged))), whole)
@@ -387,7 +387,7 @@ class AnyBytesTests(SynchronousTestCase):
         sequence: list[Sent],
         mutations: list[tuple[str, float, bytes, int]],
     ) -> None:
-        """Every request that comes out is the one that h11 hears at that place."""
+        """Every parsed request is the one that h11 parses at that place."""
         damaged = mutated(b"".join([written for written, _ in sequence]), mutations)
         # h11 keeps no connection of HTTP/1.0.
         assume(b"HTTP/1.0" not in damaged)
@@ -399,6 +399,6 @@ class AnyBytesTests(SynchronousTestCase):
 
     @given(st.binary(max_size=200), st.data())
     def test_noise(self, noise: bytes, data: st.DataObject) -> None:
-        """Noise is no request."""
+        """Random bytes are no request."""
         items, _ = items_of(data.draw(cut(noise)))
         self.assertEqual(requests_of(items), [])

@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.http.http1.streaming`: bodies that are written as they come."""
+"""Tests of `durable_streams_tw.http.http1.streaming`."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ OLD = b"GET /v1/stream/s HTTP/1.0\r\n" + HOST + b"Connection: keep-alive\r\n\r\n
 
 @implementer(IPushProducer)
 class Follower:
-    """Stands in for a subscriber: it remembers what it was told."""
+    """Producer that records its calls."""
 
     def __init__(self, sink: BodySink) -> None:
         self.sink = sink
         self.told: list[str] = []
 
     def pauseProducing(self) -> None:
-        """The transport is full."""
+        """Record a pause."""
         self.told.append("pause")
 
     def resumeProducing(self) -> None:
-        """The transport is empty again."""
+        """Record a resume."""
         self.told.append("resume")
 
     def stopProducing(self) -> None:
-        """The client is gone."""
+        """Record a stop."""
         self.told.append("stop")
 
 
 class LiveTestCase(Http1TestCase):
-    """Operations that answer with a live body."""
+    """Handler that responds with a streamed body."""
 
     def setUp(self) -> None:
         Http1TestCase.setUp(self)
@@ -48,24 +48,24 @@ class LiveTestCase(Http1TestCase):
         self.handler.at_once = Response(200, [(b"X", b"y")], self.follow)
 
     def follow(self, sink: BodySink) -> Any:
-        """Begin a live body."""
+        """Start a producer."""
         follower = Follower(sink)
         self.followers.append(follower)
         self.begin(sink)
         return follower
 
     def listen(self, request: bytes | None = None) -> tuple[Caller, Follower]:
-        """A client that follows."""
+        """Open a connection with a streamed response."""
         client = self.connect()
         client.send(request or get())
         return client, self.followers[-1]
 
 
 class BodyTests(LiveTestCase):
-    """What is written."""
+    """Bytes of streamed bodies."""
 
     def test_chunks(self) -> None:
-        """Each write is a chunk, behind a head that says so."""
+        """Each write is a chunk after a head with Transfer-Encoding."""
         client, follower = self.listen()
         head = client.transport.value()
         self.assertTrue(head.endswith(b"\r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n"), head)
@@ -78,14 +78,14 @@ class BodyTests(LiveTestCase):
         self.assertFalse(client.transport.disconnecting)
 
     def test_no_bytes(self) -> None:
-        """No bytes are no chunk: the empty one is the last."""
+        """An empty write sends no chunk, since that would end the body."""
         client, follower = self.listen()
         size = len(client.transport.value())
         follower.sink.write(b"")
         self.assertEqual(len(client.transport.value()), size)
 
     def test_next_request(self) -> None:
-        """Behind the end the connection goes on, with what waited for it too."""
+        """After the end the connection stays open and queued requests are executed."""
         client, follower = self.listen(get() + get())
         follower.sink.write(b"a")
         self.assertEqual(len(self.followers), 1)
@@ -95,7 +95,7 @@ class BodyTests(LiveTestCase):
         self.assertEqual(client.bodies(), [b"a", b"next", b"next"])
 
     def test_last(self) -> None:
-        """Where the connection is to be closed, it is, behind the last chunk."""
+        """A connection that must close does so after the last chunk."""
         client, follower = self.listen(get(b"Connection: close"))
         follower.sink.write(b"a")
         follower.sink.finish()
@@ -105,7 +105,7 @@ class BodyTests(LiveTestCase):
         self.assertTrue(client.transport.disconnecting)
 
     def test_old(self) -> None:
-        """To HTTP/1.0 the bytes go as they are, and the end is the connection's."""
+        """HTTP/1.0 gets plain bytes, and the body ends with the connection."""
         client, follower = self.listen(OLD)
         follower.sink.write(b"hello")
         (answer,) = client.answers()
@@ -118,7 +118,7 @@ class BodyTests(LiveTestCase):
         self.assertTrue(client.transport.disconnecting)
 
     def test_cut(self) -> None:
-        """A body that cannot go on is cut, never ended."""
+        """An aborted body resets the connection and is not ended."""
         client, follower = self.listen()
         follower.sink.write(b"a")
         follower.sink.abort()
@@ -126,7 +126,7 @@ class BodyTests(LiveTestCase):
         self.assertFalse(client.answers()[0].complete)
 
     def test_nothing_behind_the_end(self) -> None:
-        """An ended body takes nothing more, and does not end twice."""
+        """A finished body ignores further calls."""
         for end in ("finish", "abort"):
             client, follower = self.listen()
             getattr(follower.sink, end)()
@@ -139,7 +139,7 @@ class BodyTests(LiveTestCase):
             self.assertEqual(follower.told, [])
 
     def test_at_once(self) -> None:
-        """A body may be written, and ended, while it begins."""
+        """A producer may write and finish while it starts."""
 
         def begin(sink: BodySink) -> None:
             sink.write(b"all of it")
@@ -153,7 +153,7 @@ class BodyTests(LiveTestCase):
         self.assertLessEqual(len(client.transport.writes), 4)
 
     def test_one_frame_for_all(self) -> None:
-        """The same bytes become a chunk once for all who get them."""
+        """The same bytes are encoded as a chunk once for all connections."""
         listeners = [self.listen() for _ in range(3)]
         event = b"data: x\n\n"
         for _, follower in listeners:
@@ -168,10 +168,10 @@ class BodyTests(LiveTestCase):
 
 
 class PressureTests(LiveTestCase):
-    """Clients that do not read, and clients that go."""
+    """Clients that do not read or that disconnect."""
 
     def test_pauses(self) -> None:
-        """The transport's pauses reach the subscriber."""
+        """Pauses of the transport reach the producer."""
         client, follower = self.listen()
         client.is_full()
         client.is_empty()
@@ -180,7 +180,7 @@ class PressureTests(LiveTestCase):
         self.assertTrue(client.transport.paused)
 
     def test_full_while_it_begins(self) -> None:
-        """So does a pause that comes before there is a subscriber."""
+        """A pause before there is a producer reaches it when it starts."""
         client = self.connect()
         self.begin = lambda sink: client.is_full()
         client.send(get())
@@ -190,13 +190,13 @@ class PressureTests(LiveTestCase):
         self.assertEqual(follower.told, ["pause", "resume"])
 
     def test_leaving(self) -> None:
-        """A client that is gone is told of, once."""
+        """A disconnect stops the producer once."""
         client, follower = self.listen()
         client.leave()
         self.assertEqual(follower.told, ["stop"])
 
     def test_half_closed(self) -> None:
-        """Nobody who follows ends one side only: this client is gone."""
+        """A half-closed client of a live response is disconnected."""
         client, follower = self.listen()
         client.protocol.readConnectionLost()
         self.assertTrue(client.transport.disconnected)
@@ -204,7 +204,7 @@ class PressureTests(LiveTestCase):
         self.assertEqual(follower.told, ["stop"])
 
     def test_patience(self) -> None:
-        """A live body may be silent for ever, but a client may not be deaf for ever."""
+        """A live body may be silent without a limit, a client that does not read may not."""
         client, follower = self.listen()
         self.wait(10_000)
         self.assertFalse(client.transport.disconnected)
@@ -215,7 +215,7 @@ class PressureTests(LiveTestCase):
         self.assertEqual(follower.told, ["pause", "stop"])
 
     def test_more_requests(self) -> None:
-        """What a follower sends meanwhile waits, up to a bound."""
+        """Requests during a live response are queued up to a limit."""
         client, follower = self.listen()
         client.send(get() * limits.MAX_PIPELINE)
         self.assertFalse(client.transport.paused)

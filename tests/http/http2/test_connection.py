@@ -1,4 +1,4 @@
-"""The same streams over HTTP/2."""
+"""Tests of `durable_streams_tw.http.http2.connection`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.sse_parser import parse as parse_events
 
 
 class Http2Tests(Http2TestCase):
-    """Requests and answers."""
+    """Requests and responses."""
 
     def test_all_of_it(self) -> None:
         """Create, append, read, describe, delete."""
@@ -33,7 +33,7 @@ class Http2Tests(Http2TestCase):
         self.assertEqual(self.ask("GET", "a/b").status, 404)
 
     def test_long_poll(self) -> None:
-        """A request that waits does not hold the others up."""
+        """A pending request does not delay others."""
         self.rig.put("a")
         waiting = self.ask("GET", "a?offset=now&live=long-poll")
         self.assertEqual(waiting.header, {})
@@ -41,7 +41,7 @@ class Http2Tests(Http2TestCase):
         self.assertEqual((waiting.status, waiting.body), (200, b"news"))
 
     def test_long_poll_given_up(self) -> None:
-        """A reset frees what waits for it, and leaves the connection."""
+        """A reset cancels its request and keeps the connection."""
         self.rig.put("a")
         self.ask("GET", "a?offset=now&live=long-poll")
         self.assertEqual(self.rig.streams._long_polls.count, 1)
@@ -51,7 +51,7 @@ class Http2Tests(Http2TestCase):
         self.assertEqual(self.ask("HEAD", "a").status, 200)
 
     def test_append_survives(self) -> None:
-        """An append that has come whole is carried out for a client that gives up."""
+        """A complete append is executed even if the client resets it."""
         store = Slow()
         self.begin(ServerRig(store=store))
         self.rig.put("a")
@@ -63,7 +63,7 @@ class Http2Tests(Http2TestCase):
         self.assertEqual(self.ask("GET", "a").body, b"kept")
 
     def test_too_large(self) -> None:
-        """The body is dropped as it comes, then refused; the connection goes on."""
+        """A body that is too large is discarded, then refused; the connection stays open."""
         self.begin(ServerRig(Settings(max_body=10_000)))
         self.rig.put("a")
         answer = self.ask("POST", "a", b"x" * 50_000, content_type="text/plain")
@@ -77,7 +77,7 @@ class Http2Tests(Http2TestCase):
         self.assertEqual(self.ask("GET", "a").body, b"")
 
     def test_expect(self) -> None:
-        """A client that waits for a word before it sends the body gets one."""
+        """Expect: 100-continue gets 100."""
         self.rig.put("a")
         self.wire.send_headers(
             1, self.head("POST", "a", content_type="text/plain", expect="100-continue")
@@ -90,7 +90,7 @@ class Http2Tests(Http2TestCase):
         self.assertEqual(self.got[1].status, 204)
 
     def test_refused_by_its_head(self) -> None:
-        """A body that is not wanted is not waited for, and the connection goes on."""
+        """A refused body is not awaited, and the connection stays open."""
         self.rig.put("a")
         self.got[1] = Got()
         self.wire.send_headers(1, self.head("POST", "a", content_length="999999999"))
@@ -101,7 +101,7 @@ class Http2Tests(Http2TestCase):
         self.assertEqual(self.ask("HEAD", "a").status, 200)
 
     def test_wrong_length(self) -> None:
-        """A body that is not as long as it says is refused, longer or shorter."""
+        """A body whose length differs from Content-Length is refused."""
         self.rig.put("a")
         for body in (b"xyz", b"x"):
             answer = self.ask("POST", "a", body, content_type="text/plain", content_length="2")
@@ -109,14 +109,14 @@ class Http2Tests(Http2TestCase):
         self.assertEqual(self.ask("GET", "a").body, b"")
 
     def test_no_resource(self) -> None:
-        """What is no stream is answered by the site's resources."""
+        """Other requests are handled by the site's resources."""
         answer = self.ask("GET", "", path="/elsewhere")
         self.assertEqual((answer.status, answer.ended), (404, True))
         self.assertEqual(self.ask("HEAD", "", path="/elsewhere").body, b"")
         self.assertEqual(self.ask("OPTIONS", "", path="*").status, 204)
 
     def test_many_at_once(self) -> None:
-        """Requests of one turn are all answered, those that have to wait for room too."""
+        """All requests of one turn get responses, queued GETs too."""
         self.rig.put("a", body=b"x" * 50_000)
         self.wire.increment_flow_control_window(2**30)
         for number in range(1, 199, 2):
@@ -127,7 +127,7 @@ class Http2Tests(Http2TestCase):
         self.assertEqual(self.connection._catch_ups, 0)
 
     def test_large_blocks(self) -> None:
-        """Heads above the size of one frame are read, and heads above the limit refused."""
+        """Heads of several frames are read, and heads above the limit refused."""
         self.rig.put("a")
         self.assertEqual(self.ask("GET", "a", x="y" * 16_000).status, 200)
         self.assertEqual(self.ask("GET", "a", x="y" * 20_000).status, 431)
@@ -135,7 +135,7 @@ class Http2Tests(Http2TestCase):
         self.assertEqual(self.ask("GET", "a").status, 200)
 
     def test_failure(self) -> None:
-        """A request that meets a bug is answered 500, and the connection goes on."""
+        """An internal error is 500, and the connection stays open."""
         from durable_streams_tw.storage.memory.store import MemoryStore
 
         class Breaking(MemoryStore):
@@ -150,7 +150,7 @@ class Http2Tests(Http2TestCase):
 
 
 class LongAnswerTests(Http2TestCase):
-    """Answers that are longer than a piece."""
+    """Responses longer than a piece."""
 
     BODY = b"0123456789abcde\n" * (limits.READ_PIECE // 5)
 
@@ -159,7 +159,7 @@ class LongAnswerTests(Http2TestCase):
         self.rig.put("a", body=self.BODY)
 
     def test_whole(self) -> None:
-        """Everything up to the tail, with its length, and a clean end."""
+        """The body has everything up to the tail, its length, and a clean end."""
         answer = self.ask("GET", "a?offset=-1")
         self.flush()
         self.assertTrue(answer.body == self.BODY)
@@ -168,7 +168,7 @@ class LongAnswerTests(Http2TestCase):
         self.assertEqual(answer.header["stream-up-to-date"], "true")
 
     def test_reader_that_does_not_read(self) -> None:
-        """What a window does not let through stays in the store."""
+        """Bytes that the window does not allow stay in the store."""
         answer = self.ask("GET", "a", credit=False)
         self.assertLessEqual(self.connection._unsent, limits.READ_PIECE)
         self.wire.increment_flow_control_window(4_000_000)
@@ -177,7 +177,7 @@ class LongAnswerTests(Http2TestCase):
         self.assertTrue(answer.ended and answer.body == self.BODY)
 
     def test_stream_deleted_midway(self) -> None:
-        """The HTTP/2 stream is reset: no clean end."""
+        """The stream is reset: no clean end."""
         answer = self.ask("GET", "a", credit=False)
         self.assertEqual(self.ask("DELETE", "a").status, 204)
         self.wire.increment_flow_control_window(4_000_000)
@@ -188,7 +188,7 @@ class LongAnswerTests(Http2TestCase):
         self.assertEqual(self.rig.streams._transfers.running, set())
 
     def test_client_leaves(self) -> None:
-        """A reset frees what was held."""
+        """A reset frees held bytes."""
         self.ask("GET", "a", credit=False)
         self.assertEqual(len(self.rig.streams._transfers.running), 1)
         self.wire.reset_stream(1)
@@ -197,10 +197,10 @@ class LongAnswerTests(Http2TestCase):
 
 
 class EventStreamTests(Http2TestCase):
-    """Live bodies."""
+    """Streamed bodies."""
 
     def test_follows(self) -> None:
-        """Events come, the end is an end, other requests go on."""
+        """Events arrive, the end is clean, other requests are executed."""
         self.rig.put("a", body=b"old")
         events = self.ask("GET", "a?offset=-1&live=sse")
         self.assertEqual(events.header["content-type"], "text/event-stream")
@@ -210,7 +210,7 @@ class EventStreamTests(Http2TestCase):
         self.assertEqual(data, ["old", "new"])
 
     def test_idle(self) -> None:
-        """An event stream that only hears comments keeps its connection."""
+        """A silent event stream keeps its connection open."""
         rig = ServerRig(Settings(sse_reconnect_interval=600.0))
         self.begin(rig)
         rig.put("a")
@@ -222,7 +222,7 @@ class EventStreamTests(Http2TestCase):
         self.assertIn(b": keep-alive", events.body)
 
     def test_reader_that_does_not_read(self) -> None:
-        """What a window does not let through stays in the store."""
+        """Bytes that the window does not allow stay in the store."""
         self.rig.put("a", body=b"x" * 2_000_000)
         self.ask("GET", "a?offset=-1&live=sse", credit=False)
         (stream,) = self.connection.streams.values()
@@ -236,7 +236,7 @@ class EventStreamTests(Http2TestCase):
         self.assertEqual(text, "x" * 2_000_000)
 
     def test_unreadable(self) -> None:
-        """Where the store fails midway the stream is reset: no clean end."""
+        """An error of the store resets the stream: no clean end."""
         from durable_streams_tw.storage.memory.store import MemoryStore
 
         class Breaking(MemoryStore):
@@ -263,7 +263,7 @@ class EventStreamTests(Http2TestCase):
         self.assertEqual(self.ask("HEAD", "a").status, 200)
 
     def test_client_leaves(self) -> None:
-        """A reset frees the reader."""
+        """A reset stops the reader."""
         self.rig.put("a")
         self.ask("GET", "a?offset=-1&live=sse")
         self.assertEqual(self.rig.streams._broadcaster.count, 1)

@@ -1,4 +1,4 @@
-"""HTTP/2 frames, without I/O."""
+"""Tests of `durable_streams_tw.http.http2.frames`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from durable_streams_tw.http.http2.frames import Code, ConnectionFault, Frame, F
 
 
 def read(data: bytes, size: int) -> list[Frame]:
-    """All frames of some bytes that come in pieces of a size."""
+    """Return all frames of bytes that arrive in pieces of this size."""
     reader = FrameReader()
     found = []
     for start in range(0, len(data), size):
@@ -20,10 +20,10 @@ def read(data: bytes, size: int) -> list[Frame]:
 
 
 class ReaderTests(SynchronousTestCase):
-    """Bytes become frames."""
+    """Parsing of frames."""
 
     def test_in_pieces(self) -> None:
-        """The frames are the same however their bytes come."""
+        """Frames are the same in any pieces."""
         data = frames.PREFACE + b"".join(
             [
                 frames.settings((frames.MAX_FRAME_SIZE, 20_000)),
@@ -46,7 +46,7 @@ class ReaderTests(SynchronousTestCase):
             self.assertEqual(read(data, size), whole)
 
     def test_preface(self) -> None:
-        """What is not HTTP/2 is found out at the first wrong byte."""
+        """Bytes that are not HTTP/2 are refused at the first wrong byte."""
         reader = FrameReader()
         reader.feed(b"PRI ")
         self.assertIsNone(reader.next())
@@ -61,7 +61,7 @@ class ReaderTests(SynchronousTestCase):
         self.assertEqual(fault.code, Code.FRAME_SIZE_ERROR)
 
     def test_incomplete(self) -> None:
-        """The reader knows what it waits for."""
+        """The reader reports what is incomplete."""
         reader = FrameReader()
         self.assertTrue(reader.in_preface)
         reader.feed(frames.PREFACE + frames.head(5, frames.DATA, 0, 3) + b"he")
@@ -70,10 +70,10 @@ class ReaderTests(SynchronousTestCase):
 
 
 class PayloadTests(SynchronousTestCase):
-    """What payloads say."""
+    """Parsing of payloads."""
 
     def test_padding(self) -> None:
-        """Padding is taken off; more of it than there are bytes is an error."""
+        """Padding is removed; more padding than payload is an error."""
         padded = frames.PADDED
         self.assertEqual(frames.unpadded(Frame(0, padded, 1, b"\x02hello\0\0")), b"hello")
         self.assertEqual(frames.unpadded(Frame(0, padded, 1, b"\x02\0\0")), b"")
@@ -82,7 +82,7 @@ class PayloadTests(SynchronousTestCase):
             self.assertRaises(ConnectionFault, frames.unpadded, Frame(0, padded, 1, payload))
 
     def test_fragment(self) -> None:
-        """Priorities come before the fields, and depend on another stream."""
+        """Priorities precede the headers, and must depend on another stream."""
         flags = frames.PADDED | frames.WITH_PRIORITY
         frame = Frame(1, flags, 3, b"\x01\0\0\0\x01\xffblock\0")
         self.assertEqual(frames.fragment(frame), b"block")
@@ -90,7 +90,7 @@ class PayloadTests(SynchronousTestCase):
             self.assertRaises(ConnectionFault, frames.fragment, Frame(1, flags, 3, payload))
 
     def test_settings(self) -> None:
-        """Values out of range are errors of their own kinds."""
+        """Settings out of range raise errors of their own codes."""
         self.assertEqual(
             frames.read_settings(b"\0\x04\0\0\0\x01\0\x99\0\0\0\x02"), [(4, 1), (153, 2)]
         )
@@ -104,7 +104,7 @@ class PayloadTests(SynchronousTestCase):
             self.assertEqual(fault.code, code)
 
     def test_headers(self) -> None:
-        """A block that one frame cannot hold goes into several."""
+        """A field block above the frame size is split."""
         for size in (0, 1, frames.MAX_FRAME, frames.MAX_FRAME + 1, 3 * frames.MAX_FRAME + 5):
             block = bytes(size)
             found = read(frames.PREFACE + frames.headers(5, block, end=True), 10_000)

@@ -1,4 +1,4 @@
-"""Heads of HTTP/2 requests and responses."""
+"""Tests of `durable_streams_tw.http.http2.heads`."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ DATE = b"Sat, 28 Nov 2026 17:50:35 GMT"
 
 
 def head_of(*fields: tuple[bytes, bytes]) -> RequestHead:
-    """The head that these fields make."""
+    """Return the head of these headers."""
     return HeadReader(AROUND).read(Encoder().encode(list(fields)))
 
 
 def decoded(decoder: Decoder, block: bytes) -> list[tuple[bytes, bytes]]:
-    """The fields of a block."""
+    """Return the headers of a field block."""
     return [(bytes(name), bytes(value)) for name, value, *_ in decoder.decode(block, raw=True)]
 
 
 class ReaderTests(SynchronousTestCase):
-    """Blocks become heads."""
+    """Field blocks to heads."""
 
     def test_request(self) -> None:
-        """A head is what the same request of HTTP/1.1 has."""
+        """A head equals that of the same HTTP/1.1 request."""
         head = head_of(*GET, (b"cookie", b"a=1"), (b"cookie", b"b=2"), (b"accept", b"x/y"))
         self.assertEqual((head.method, head.path, head.query), (b"GET", b"x", b"y"))
         self.assertEqual((head.url, head.is_stream, head.length), (b"https://a:1/s/x", True, 0))
@@ -47,7 +47,7 @@ class ReaderTests(SynchronousTestCase):
         )
 
     def test_whose(self) -> None:
-        """All that is below the root is the stream operations', but for operators' resources."""
+        """All targets below the root go to the request handler, except operator resources."""
         for path, stream in (
             (b"/s/x", True),
             (b"/s/__ds/y", True),
@@ -62,7 +62,7 @@ class ReaderTests(SynchronousTestCase):
         self.assertFalse(operators.read(block).is_stream)
 
     def test_refused(self) -> None:
-        """What HTTP/2 forbids, and what could be another request in HTTP/1.1, is malformed."""
+        """Heads that HTTP/2 forbids, or that could smuggle an HTTP/1.1 request, are malformed."""
         method, scheme, authority, path = GET
         for fields in (
             [],
@@ -113,7 +113,7 @@ class ReaderTests(SynchronousTestCase):
             self.assertEqual(refused.refusal.problem, Problem.MALFORMED_REQUEST, fields)
 
     def test_taken(self) -> None:
-        """Odd requests that make sense are read."""
+        """Unusual valid heads are read."""
         method, scheme, _, path = GET
         self.assertEqual(head_of(method, scheme, path, (b"host", b"a:1")).url, b"https://a:1/s/x")
         self.assertEqual(head_of(*GET, (b"host", b"A:1")).url, b"https://a:1/s/x")
@@ -134,7 +134,7 @@ class ReaderTests(SynchronousTestCase):
             self.assertEqual(refused.refusal.problem, problem)
 
     def test_bomb(self) -> None:
-        """A small block that becomes a large head ends the connection before it is one."""
+        """A small block that decodes to a large head ends the connection."""
         reader = HeadReader(AROUND)
         encoder = Encoder()
         reader.skip(encoder.encode([(b"x", b"y" * 4_000)]))
@@ -144,13 +144,13 @@ class ReaderTests(SynchronousTestCase):
         self.assertEqual(fault.code, Code.ENHANCE_YOUR_CALM)
 
     def test_garbage(self) -> None:
-        """What is no block ends the connection."""
+        """A malformed block ends the connection."""
         for block in (b"\x80", b"\xff\xff\xff\xff\xff\xff", b"\x00\x05ab", b"\x3f\xff\xff\x7f"):
             fault = self.assertRaises(ConnectionFault, HeadReader(AROUND).read, block)
             self.assertEqual(fault.code, Code.COMPRESSION_ERROR)
 
     def test_remembered(self) -> None:
-        """Equal blocks are read once, as long as they mean the same."""
+        """Equal blocks are decoded once, as long as they mean the same."""
         reader, encoder = HeadReader(AROUND), Encoder()
         first = reader.read(encoder.encode(GET))
         block = encoder.encode(GET)
@@ -163,7 +163,7 @@ class ReaderTests(SynchronousTestCase):
         self.assertEqual(reader.read(encoder.encode(GET)), first)
 
     def test_resized(self) -> None:
-        """A table that the client empties makes remembered blocks wrong."""
+        """A change of the table invalidates cached blocks."""
         reader, encoder = HeadReader(AROUND), Encoder()
         reader.read(encoder.encode(GET))
         block = encoder.encode(GET)
@@ -172,7 +172,7 @@ class ReaderTests(SynchronousTestCase):
         self.assertRaises(ConnectionFault, reader.read, block)
 
     def test_decoder_table(self) -> None:
-        """The decoder of hpack keeps its table where `HeadReader` looks at it."""
+        """hpack keeps its table where `HeadReader` reads it."""
         reader = HeadReader(AROUND)
         self.assertEqual(len(reader._table), 0)
         reader.skip(Encoder().encode([(b"x", b"y")]))
@@ -181,10 +181,10 @@ class ReaderTests(SynchronousTestCase):
 
 
 class WriterTests(SynchronousTestCase):
-    """Responses become blocks."""
+    """Responses to field blocks."""
 
     def test_responses(self) -> None:
-        """A client reads what was written, at first and later."""
+        """A client decodes what was encoded, at first and later."""
         writer, decoder = HeadWriter(), Decoder()
         some = CommonHeaders((b"Vary", b"Origin"), (b"X-A", b"1" * 200))
         other = CommonHeaders((b"X-B", b"2"), (b"Vary", b"Origin"))
@@ -207,7 +207,7 @@ class WriterTests(SynchronousTestCase):
         self.assertLess(sizes[1], sizes[0] - 200)
 
     def test_statuses(self) -> None:
-        """Every status can be written."""
+        """Every status can be encoded."""
         for status in range(200, 600):
             block = HeadWriter().write(status, [], NO_HEADERS, None, DATE)
             self.assertEqual(
@@ -215,7 +215,7 @@ class WriterTests(SynchronousTestCase):
             )
 
     def test_small_table(self) -> None:
-        """A client that has no room for a table gets none."""
+        """A client without a table gets literals only."""
         writer, decoder = HeadWriter(), Decoder()
         common = CommonHeaders((b"Vary", b"Origin"))
         decoded(decoder, writer.write(200, [], common, None, DATE))
@@ -226,7 +226,7 @@ class WriterTests(SynchronousTestCase):
             self.assertEqual(fields[-1], (b"vary", b"Origin"))
 
     def test_torn(self) -> None:
-        """A field with a line's end in it is not sent."""
+        """A header with a line break raises `InvalidHeader`."""
         for value in (b"a\r\nX: y", b"a\nb", b"a\rb", b"a\0b"):
             writer = HeadWriter()
             headers = [(b"X", value)]
@@ -234,7 +234,7 @@ class WriterTests(SynchronousTestCase):
 
     @given(st.lists(st.tuples(st.from_regex(rb"[A-Z][a-z-]{0,200}", fullmatch=True), st.binary())))
     def test_any(self, fields: list[tuple[bytes, bytes]]) -> None:
-        """Names and values of any length are read as they are."""
+        """Names and values of any length are decoded as they were."""
         own = [(name, value.translate(None, b"\r\n\0")) for name, value in fields]
         block = HeadWriter().write(200, own, NO_HEADERS, None, DATE)
         self.assertEqual(

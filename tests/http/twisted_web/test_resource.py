@@ -1,4 +1,4 @@
-"""The Klein tree: raw paths, mounts, clients that leave, live bodies."""
+"""Tests of `durable_streams_tw.http.twisted_web.resource`: raw paths, mounts, internal errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT = {"Content-Type": "text/plain"}
 
 
 class RawPathTests(SynchronousTestCase):
-    """Names come from the target as it was sent, percent-decoded once."""
+    """Names are those of the raw target, percent-decoded once."""
 
     def setUp(self) -> None:
         self.rig = ServerRig()
@@ -29,7 +29,7 @@ class RawPathTests(SynchronousTestCase):
         self.assertEqual(self.rig.ask("GET", "a/b").body, b"x")
 
     def test_encoded_percent(self) -> None:
-        """A name may hold a percent sign: it is not decoded twice."""
+        """A percent sign of a name is not decoded twice."""
         self.rig.put("a%252Fb", body=b"x")
         self.assertEqual(self.rig.ask("GET", "a/b").status, 404)
         self.assertEqual(self.rig.ask("GET", "a%252Fb").body, b"x")
@@ -42,23 +42,23 @@ class RawPathTests(SynchronousTestCase):
             self.assertEqual(json.loads(answer.body)["type"].rpartition(":")[2], "malformed-path")
 
     def test_dots(self) -> None:
-        """Nothing walks up."""
+        """Dot segments do not leave the root."""
         for path in ("..", "a/../b", "%2e%2e/a", "a/%2E%2E", ".", "a/%2e/b"):
             self.assertEqual((path, self.rig.ask("PUT", path, TEXT).status), (path, 400))
 
     def test_unicode(self) -> None:
-        """A name may be any text."""
+        """A name may be any UTF-8 text."""
         self.rig.put("caf%C3%A9/%E6%97%A5", body=b"x")
         info = self.successResultOf(self.rig.streams.head("café/日"))
         self.assertEqual(info.path, "café/日")
 
     def test_not_unicode(self) -> None:
-        """Bytes that are not UTF-8 are refused, without a word in the log."""
+        """Bytes that are not UTF-8 are refused, and nothing is logged."""
         self.assertEqual(self.rig.ask("PUT", "caf%E9", TEXT).status, 400)
         self.assertEqual(self.rig.ask("PUT", "%FF%FE", TEXT).status, 400)
 
     def test_colon_and_reserved_characters(self) -> None:
-        """What routing could trip over is a name like another."""
+        """Names with characters that routers treat specially."""
         for path in ("a:b", "a;b=c", "a=b", "@", "<int:x>", "a+b", "*", "%3Cpath:x%3E", "a%20b"):
             self.rig.put(path, body=path.encode())
             self.assertEqual(self.rig.ask("GET", path).body, path.encode())
@@ -76,7 +76,7 @@ class RawPathTests(SynchronousTestCase):
         self.rig.put("a/__ds")
 
     def test_outside(self) -> None:
-        """Elsewhere is nothing, said in the usual form."""
+        """Other paths are 404 with problem details."""
         client = self.rig.connect()
         for target in ("/", "/v1", "/v1/stream", "/v1/streams/a", "/v1//stream/a", "/V1/stream/a"):
             answer = client.ask("GET", target)
@@ -90,7 +90,7 @@ class RawPathTests(SynchronousTestCase):
         self.assertEqual(self.rig.ask("PUT", "", TEXT).status, 400)
 
     def test_absolute_form(self) -> None:
-        """A target with scheme and host is the same target (RFC 9112 §3.2.2)."""
+        """A target in absolute form is the same target (RFC 9112 §3.2.2)."""
         client = self.rig.connect()
         answer = client.ask("PUT", f"http://streams.example{ROOT}a", TEXT)
         self.assertEqual(answer.status, 201)
@@ -103,22 +103,22 @@ class LocationTests(SynchronousTestCase):
     """Location is the URL that the client used."""
 
     def location(self, settings: Settings | None = None, **header: str) -> str:
-        """The Location of a new stream, with fields named without their hyphens."""
+        """Create a stream and return its Location; hyphens of header names are omitted."""
         sent = {name.replace("_", "-"): value for name, value in header.items()}
         answer = ServerRig(settings).ask("PUT", "a%2Fb?x=y", TEXT | sent)
         return answer.header["location"]
 
     def test_from_host(self) -> None:
-        """Host and raw path, without the query."""
+        """Location has host and raw path, without the query."""
         self.assertEqual(self.location(), "http://streams.example/v1/stream/a%2Fb")
 
     def test_proxy_is_not_believed(self) -> None:
-        """Anybody could send these fields."""
+        """Forwarded headers are ignored by default."""
         location = self.location(X_Forwarded_Proto="https", X_Forwarded_Host="evil.example")
         self.assertEqual(location, "http://streams.example/v1/stream/a%2Fb")
 
     def test_trusted_proxy(self) -> None:
-        """With ``trust_proxy`` they say how the client came."""
+        """With ``trust_proxy`` they set scheme and host."""
         location = self.location(
             Settings(trust_proxy=True),
             X_Forwarded_Proto="https, http",
@@ -127,14 +127,14 @@ class LocationTests(SynchronousTestCase):
         self.assertEqual(location, "https://public.example:8443/v1/stream/a%2Fb")
 
     def test_malformed_proxy_fields(self) -> None:
-        """What a proxy garbles is ignored."""
+        """Malformed forwarded headers are ignored."""
         location = self.location(
             Settings(trust_proxy=True), X_Forwarded_Proto="ftp", X_Forwarded_Host="a b/c"
         )
         self.assertEqual(location, "http://streams.example/v1/stream/a%2Fb")
 
     def test_without_host(self) -> None:
-        """HTTP/1.0 needs no Host: the address that was reached stands in."""
+        """HTTP/1.0 without Host gets the local address."""
         client = ServerRig().connect()
         client.send(b"PUT /v1/stream/a HTTP/1.0\r\nContent-Type: text/plain\r\n\r\n")
         (answer,) = client.answers()
@@ -142,7 +142,7 @@ class LocationTests(SynchronousTestCase):
 
 
 class MountTests(SynchronousTestCase):
-    """The tree works under any prefix, of any site."""
+    """The resource can be mounted anywhere, on any site."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -151,7 +151,7 @@ class MountTests(SynchronousTestCase):
         self.streams.startService()
 
     def check(self, site: Site, prefix: str) -> None:
-        """Streams work below the prefix, raw names too."""
+        """Assert that streams work below the prefix, raw names too."""
         client = Client(site)
         for path in ("a", "a/b/c", "x%2Fy", "100%25"):
             answer = client.ask("PUT", f"{prefix}{path}", TEXT, path.encode())
@@ -165,11 +165,11 @@ class MountTests(SynchronousTestCase):
         self.assertEqual(client.ask("GET", f"{prefix}fork").body, b"a/b/c")
 
     def site(self, resource: IResource) -> Site:
-        """A foreign site."""
+        """Return a plain twisted.web site."""
         return Site(resource, reactor=self.clock)
 
     def test_fields_given_twice(self) -> None:
-        """Behind a foreign site too, a field that has one value comes once."""
+        """On a plain site too, a single-valued header must not be sent twice."""
         client = Client(self.site(self.streams.resource()))
         client.ask("PUT", "/a", TEXT)
         client.transport.clear()
@@ -180,7 +180,7 @@ class MountTests(SynchronousTestCase):
         self.assertIn(b"Stream-Seq was sent twice", answer.body)
 
     def test_as_the_whole_site(self) -> None:
-        """At the very top."""
+        """As the root of a site."""
         self.check(self.site(self.streams.resource()), "/")
 
     def test_as_a_child(self) -> None:
@@ -190,14 +190,14 @@ class MountTests(SynchronousTestCase):
         self.check(self.site(root), "/streams/")
 
     def test_deep(self) -> None:
-        """Below resources, and a root of its own."""
+        """Below resources, with a root of its own."""
         root, child = Resource(), Resource()
         root.putChild(b"api", child)
         child.putChild(b"v 2", self.streams.resource(b"streams/all/"))
         self.check(self.site(root), "/api/v%202/streams/all/")
 
     def test_in_a_klein_app(self) -> None:
-        """As a branch of somebody's Klein app."""
+        """As a branch of another Klein app."""
         app = Klein()
 
         @app.route("/hello")
@@ -215,7 +215,7 @@ class MountTests(SynchronousTestCase):
         self.assertEqual(Client(site).ask("GET", "/hello").body, b"hello")
 
     def test_body_limit_in_a_foreign_site(self) -> None:
-        """Where the site takes any body, ours is the limit all the same."""
+        """On a site without a limit for bodies, the limit of the settings applies."""
         streams = DurableStreams(
             settings=Settings(max_body=10), reactor=self.clock, in_thread=at_once
         )
@@ -228,10 +228,10 @@ class MountTests(SynchronousTestCase):
 
 
 class BugTests(SynchronousTestCase):
-    """Bugs of the resource's own."""
+    """Internal errors."""
 
     def test_bug(self) -> None:
-        """500 in the usual form; the log has the failure, the client a mark."""
+        """500 with problem details and an id under which the log has the error."""
         rig = ServerRig()
 
         def respond(request: object) -> None:

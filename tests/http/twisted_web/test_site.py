@@ -1,4 +1,4 @@
-"""The site: what it takes in has bounds, what it cannot take is told so, it stops gently."""
+"""Tests of `durable_streams_tw.http.twisted_web.site`: limits, refusals and draining."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ POST = f"POST {ROOT}a HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n"
 
 
 def problem(answer: Answer) -> str:
-    """The last part of the problem's type."""
+    """Return the last part of the problem's type."""
     return str(json.loads(answer.body)["type"]).rpartition(":")[2]
 
 
 class HeadTests(SynchronousTestCase):
-    """Heads that are no heads."""
+    """Malformed and incomplete heads."""
 
     def setUp(self) -> None:
         self.rig = ServerRig()
         self.rig.put("a", body=b"x")
 
     def check(self, data: str | bytes, status: int, kind: str) -> Client:
-        """This is answered so, and the connection takes nothing more."""
+        """Assert this response, and that the connection accepts nothing more."""
         client = self.rig.connect()
         client.send(data.encode("latin-1") if isinstance(data, str) else data)
         self.assertEqual(client.transport.value()[:9], b"HTTP/1.1 ", data[:80])
@@ -43,7 +43,7 @@ class HeadTests(SynchronousTestCase):
         return client
 
     def refused(self, data: str | bytes, status: int, kind: str) -> None:
-        """This is answered so, before a request is complete."""
+        """Assert this response before a request is complete."""
         client = self.check(data, status, kind)
         self.assertEqual(client.answers()[0].header["connection"], "close")
         client.transport.clear()
@@ -54,7 +54,7 @@ class HeadTests(SynchronousTestCase):
         client.leave()
 
     def test_malformed(self) -> None:
-        """Request lines and fields that are none."""
+        """Malformed request lines and headers."""
         for data in (
             "GET\r\n\r\n",
             "nonsense without end \r\n\r\n",
@@ -79,7 +79,7 @@ class HeadTests(SynchronousTestCase):
         self.refused(coding, 501, "unknown-coding")
 
     def test_hosts(self) -> None:
-        """Exactly one Host, and one that is a host: Klein never sees another."""
+        """Exactly one valid Host is required: Klein never sees another."""
         for host in (
             "",
             "Host: a\r\nHost: b\r\n",
@@ -102,23 +102,23 @@ class HeadTests(SynchronousTestCase):
             self.assertEqual(client.answers()[0].status, 200, host)
 
     def test_targets(self) -> None:
-        """Targets that are no path."""
+        """Targets without a path."""
         for line in ("GET a", "GET streams.example:80", "CONNECT streams.example:80", "GET *"):
             self.check(f"{line} HTTP/1.1\r\nHost: h\r\n\r\n", 400, "malformed-request")
 
     def test_options_of_the_server(self) -> None:
-        """``OPTIONS *`` is answered as any other."""
+        """``OPTIONS *`` gets the usual response."""
         answer = self.rig.connect().ask("OPTIONS", "*")
         self.assertEqual(answer.status, 204)
         self.assertIn("DELETE", answer.header["allow"])
 
     def test_long_targets(self) -> None:
-        """A target beyond the bound of a head is 414."""
+        """A target beyond the limit of a head is 414."""
         self.refused(f"GET {ROOT}{'a' * 17_000}", 414, "target-too-long")
         self.refused(f"GET {ROOT}{'a' * 17_000} HTTP/1.1\r\n\r\n", 414, "target-too-long")
 
     def test_large_heads(self) -> None:
-        """A head has 16 KiB and 100 fields."""
+        """A head has at most 16 KiB and 100 headers."""
         field = f"X: {'x' * 1000}\r\n"
         self.refused(f"{GET}Host: h\r\n{field * 17}", 431, "head-too-large")
         self.refused(f"{GET}Host: h\r\nX: {'x' * 17_000}", 431, "head-too-large")
@@ -126,7 +126,7 @@ class HeadTests(SynchronousTestCase):
         self.refused(f"{GET}Host: h\r\n{many}\r\n", 431, "head-too-large")
 
     def test_slow_heads(self) -> None:
-        """A head that trickles in has ten seconds altogether."""
+        """A head has to be complete within ten seconds."""
         client = self.rig.connect()
         for _ in range(9):
             client.send(b"G")
@@ -139,7 +139,7 @@ class HeadTests(SynchronousTestCase):
         self.assertEqual(len(self.rig.site.connections), 0)
 
     def test_head_in_pieces(self) -> None:
-        """A head that comes in time leaves no timer behind."""
+        """A complete head leaves no timer."""
         client = self.rig.connect()
         data = f"{GET}Host: h\r\n\r\n".encode()
         for byte in range(len(data)):
@@ -151,7 +151,7 @@ class HeadTests(SynchronousTestCase):
         self.assertEqual(client.ask("GET", f"{ROOT}a").body, b"x")
 
     def test_idle_connections(self) -> None:
-        """A connection that says nothing is closed, silently."""
+        """A connection without a request is closed without a response."""
         client = self.rig.connect()
         self.rig.clock.advance(limits.IDLE_TIMEOUT + 1)
         self.assertTrue(client.transport.disconnecting)
@@ -160,14 +160,14 @@ class HeadTests(SynchronousTestCase):
         self.assertTrue(client.transport.disconnected)
 
     def test_pipelined(self) -> None:
-        """Requests are answered in order, also before one that is none."""
+        """Requests get their responses in order, also before a malformed one."""
         client = self.rig.connect()
         client.send(f"{GET}Host: h\r\n\r\n".encode() * 3 + b"nonsense\r\n\r\n")
         self.assertEqual([answer.status for answer in client.answers()], [200, 200, 200, 400])
 
 
 class BodyTests(SynchronousTestCase):
-    """Bodies stay in memory, and have bounds."""
+    """Bodies stay in memory and have limits."""
 
     def setUp(self) -> None:
         self.rig = ServerRig(Settings(max_body=1000))
@@ -175,7 +175,7 @@ class BodyTests(SynchronousTestCase):
         self.client = self.rig.connect()
 
     def refused(self, status: int, kind: str) -> None:
-        """The answer is there, and the connection takes nothing more."""
+        """Assert the response, and that the connection accepts nothing more."""
         (answer,) = self.client.answers()
         self.assertEqual((answer.status, problem(answer)), (status, kind))
         self.assertEqual(answer.header["connection"], "close")
@@ -189,23 +189,23 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(self.rig.ask("GET", "a").body, b"")
 
     def test_refused_at_the_head(self) -> None:
-        """Where the head says how long it will be, nobody waits for it."""
+        """A body is refused by its Content-Length, before it arrives."""
         self.client.send(f"{POST}Content-Length: 1001\r\n\r\n".encode())
         self.refused(413, "body-too-large")
 
     def test_refused_with_the_body(self) -> None:
-        """The same where the body comes along."""
+        """The same if the body arrives with the head."""
         self.client.send(f"{POST}Content-Length: 1001\r\n\r\n".encode() + b"x" * 1001)
         self.refused(413, "body-too-large")
 
     def test_not_asked_for(self) -> None:
-        """Nobody is told to continue with what is too large."""
+        """A body that is too large gets no 100 Continue."""
         self.client.send(f"{POST}Expect: 100-continue\r\nContent-Length: 1001\r\n\r\n".encode())
         self.assertNotIn(b"100 Continue", self.client.transport.value())
         self.refused(413, "body-too-large")
 
     def test_asked_for(self) -> None:
-        """What is welcome is asked for."""
+        """An accepted body gets 100 Continue."""
         self.client.send(f"{POST}Expect: 100-continue\r\nContent-Length: 1000\r\n\r\n".encode())
         self.assertEqual(self.client.transport.value(), b"HTTP/1.1 100 Continue\r\n\r\n")
         self.client.send(b"x" * 1000)
@@ -213,7 +213,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(answer.status, 204)
 
     def test_chunked(self) -> None:
-        """A body of unknown length is cut off at the limit."""
+        """A chunked body is refused at the limit."""
         self.client.send(f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode())
         self.client.send(b"1f4\r\n" + b"x" * 500 + b"\r\n")
         self.assertEqual(self.client.answers(), [])
@@ -222,7 +222,7 @@ class BodyTests(SynchronousTestCase):
         self.refused(413, "body-too-large")
 
     def test_chunked_within(self) -> None:
-        """A body of unknown length is a body like another."""
+        """A chunked body is accepted."""
         self.client.send(f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode())
         self.client.send(b"3\r\nabc\r\n3;ext=1\r\ndef\r\n0\r\nTrailer: x\r\n\r\n")
         (answer,) = self.client.answers()
@@ -231,7 +231,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(self.rig.ask("GET", "a").body, b"abcdef")
 
     def test_all_together(self) -> None:
-        """What all uploads hold has a bound too."""
+        """The bodies of all requests share a limit."""
         self.rig.site.bodies.limit = 1500
         other = self.rig.connect()
         other.send(f"{POST}Content-Length: 1000\r\n\r\n".encode() + b"x" * 999)
@@ -246,7 +246,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(self.rig.site.bodies.held, 0)
 
     def test_cors_of_a_refusal(self) -> None:
-        """A browser's page may read why, where it may use the server."""
+        """A page of an allowed origin may read the refusal."""
         rig = ServerRig(Settings(max_body=10, cors_origins=("https://app.example",)))
         client = rig.connect()
         client.send(f"{POST}Origin: https://app.example\r\nContent-Length: 11\r\n\r\n".encode())
@@ -255,7 +255,7 @@ class BodyTests(SynchronousTestCase):
         self.assertEqual(answer.header["vary"], "Origin")
 
     def test_forms_are_bodies(self) -> None:
-        """twisted.web does not look into what is sent as a form."""
+        """twisted.web does not parse form bodies."""
         for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
             self.rig.put("form", kind, b"a=b")
             self.rig.post("form", b"not a form", kind)
@@ -263,7 +263,7 @@ class BodyTests(SynchronousTestCase):
             self.rig.ask("DELETE", "form")
 
     def test_in_a_foreign_site(self) -> None:
-        """The request class alone gives any site the bound on bodies."""
+        """`StreamRequest` alone limits bodies on any site."""
         site = Site(
             self.rig.streams.resource(), requestFactory=StreamRequest, reactor=self.rig.clock
         )
@@ -277,39 +277,39 @@ class BodyTests(SynchronousTestCase):
 
 
 class Failing(Resource):
-    """A resource with a bug, before or after its first byte."""
+    """Resource that raises, before or after its first byte."""
 
     isLeaf = True
 
     def render(self, request: Request) -> int:
-        """Fail."""
+        """Raise."""
         if request.path == b"/late":
             request.write(b"begun")
         raise RuntimeError("a secret")
 
 
 class Waiting(Resource):
-    """A resource that never answers."""
+    """Resource that never responds."""
 
     isLeaf = True
 
     def render(self, request: Request) -> int:
-        """Wait."""
+        """Do not respond."""
         return NOT_DONE_YET
 
 
 class OtherResourceTests(SynchronousTestCase):
-    """Whatever else a site serves."""
+    """Other resources of a site."""
 
     def site(self, resource: Resource) -> StreamSite:
-        """A site of ours around a resource of somebody else's."""
+        """Return a `StreamSite` of another resource."""
         rig = ServerRig()
         return StreamSite(
             resource, rig.streams.stream_handler, ResponseHeaders(), Settings(), rig.clock, b"/s/"
         )
 
     def test_bug(self) -> None:
-        """500 with a mark, under which the log has the rest."""
+        """500 with an id under which the log has the error."""
         client = Client(self.site(Failing()))
         answer = client.ask("GET", "/early")
         self.assertEqual((answer.status, problem(answer)), (500, "internal"))
@@ -317,7 +317,7 @@ class OtherResourceTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_bug_midway(self) -> None:
-        """What cannot be completed is cut."""
+        """A response that cannot be completed resets the connection."""
         client = Client(self.site(Failing()))
         client.request("GET", "/late")
         (answer,) = client.answers()
@@ -327,7 +327,7 @@ class OtherResourceTests(SynchronousTestCase):
 
 
 class DrainTests(SynchronousTestCase):
-    """Connections when a server stops."""
+    """Draining."""
 
     def setUp(self) -> None:
         self.clock = ServerRig().clock
@@ -341,11 +341,11 @@ class DrainTests(SynchronousTestCase):
         )
 
     def test_nobody_there(self) -> None:
-        """Nothing to wait for."""
+        """Draining without connections ends at once."""
         self.successResultOf(self.site.drain())
 
     def test_idle(self) -> None:
-        """An idle connection is closed, and waited for."""
+        """An idle connection is closed."""
         client = Client(self.site)
         drained = self.site.drain()
         self.assertTrue(client.transport.disconnecting)
@@ -355,7 +355,7 @@ class DrainTests(SynchronousTestCase):
         self.successResultOf(drained)
 
     def test_busy(self) -> None:
-        """A connection that is being answered is given a while, and no more."""
+        """A busy connection is reset after `STOP_GRACE`."""
         client = Client(self.site)
         client.request("GET", "/")
         drained = self.site.drain()
@@ -366,7 +366,7 @@ class DrainTests(SynchronousTestCase):
         self.successResultOf(drained)
 
     def test_answered_meanwhile(self) -> None:
-        """A connection is closed as soon as it has its answer."""
+        """A connection is closed after its response."""
         rig = ServerRig()
         rig.put("a")
         client = rig.connect()
@@ -383,10 +383,10 @@ class DrainTests(SynchronousTestCase):
 
 
 class RoomTests(SynchronousTestCase):
-    """Connections that there is no room for."""
+    """Limits on connections."""
 
     def test_turned_away(self) -> None:
-        """There are so many connections at most; one that ends makes room."""
+        """The total is limited; a closed connection makes room for another."""
         rig = ServerRig(Settings(max_connections=2))
         clients = [rig.connect() for _ in range(3)]
         gone = [client.transport.disconnected for client in clients]
@@ -395,7 +395,7 @@ class RoomTests(SynchronousTestCase):
         self.assertFalse(rig.connect().transport.disconnected)
 
     def test_each_address(self) -> None:
-        """One address has so many at most."""
+        """The connections of one address are limited."""
         rig = ServerRig(Settings(max_connections_per_address=1))
         client, other = rig.connect(), rig.connect()
         self.assertTrue(other.transport.disconnected)
@@ -403,7 +403,7 @@ class RoomTests(SynchronousTestCase):
         self.assertFalse(rig.connect().transport.disconnected)
 
     def test_chosen_head_timeout(self) -> None:
-        """How long a head may take can be chosen."""
+        """The head timeout is configurable."""
         rig = ServerRig(Settings(head_timeout=2))
         client = rig.connect()
         client.send(b"G")
