@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.cli.client_input import Lines, Pieces
+from durable_streams_tw.cli.client_input import LineBatcher, PieceBatcher
 from durable_streams_tw.cli.client_options import ClientOptions
 from tests.service.black_box import PATIENCE, Foreground, ask, environment
 from tests.service.pem import pem
@@ -67,7 +67,7 @@ class ClientTests(ClientCase):
         self.assertEqual((status, json.loads(out)["created"]), (0, True))
         self.assertEqual(self.call("append", "j", "--lines", stdin=b'{"a": 1.0}\n\n[1]\n')[0], 0)
         status, out, err = self.call("append", "j", "--lines", stdin=b"2\nno\n")
-        self.assertEqual((status, err), (1, b"Error: line 2 is no JSON\n"))
+        self.assertEqual((status, err), (1, b"Error: Line 2 is not valid JSON.\n"))
         self.assertEqual(self.call("read", "j"), (0, b'{"a": 1.0}\n[1]\n2\n', b""))
         told = json.loads(self.call("read", "j", "--json")[1])
         self.assertEqual(told["messages"], [{"a": 1.0}, [1], 2])
@@ -185,11 +185,11 @@ class AccessTests(SynchronousTestCase):
         path = Path(self.mktemp())
         path.write_text("first\n")
         access = ClientOptions("http://h/", None, str(path), ("X-A: b",), None, None, False)
-        self.assertEqual(access.fields(), {"X-A": "b", "Authorization": "Bearer first"})
+        self.assertEqual(access.request_headers(), {"X-A": "b", "Authorization": "Bearer first"})
         path.write_text("second")
-        self.assertEqual(access.fields()["Authorization"], "Bearer second")
+        self.assertEqual(access.request_headers()["Authorization"], "Bearer second")
         given = ClientOptions("http://h/", "third", str(path), (), None, None, False)
-        self.assertEqual(given.fields(), {"Authorization": "Bearer third"})
+        self.assertEqual(given.request_headers(), {"Authorization": "Bearer third"})
 
 
 class CuttingTests(SynchronousTestCase):
@@ -197,23 +197,23 @@ class CuttingTests(SynchronousTestCase):
 
     @given(st.lists(st.binary(max_size=9) | st.sampled_from([b"\n", b"a\r\n\n"])))
     def test_lines(self, pieces: list[bytes]) -> None:
-        for cut in (Lines(json_mode=False), Pieces()):
+        for cut in (LineBatcher(json_mode=False), PieceBatcher()):
             batches = [batch for piece in pieces for batch in cut.feed(piece)]
-            if isinstance(cut, Lines):
+            if isinstance(cut, LineBatcher):
                 self.assertTrue(all(batch.endswith(b"\n") for batch in batches))
             self.assertEqual(b"".join([*batches, *cut.end()]), b"".join(pieces))
 
     @given(st.lists(st.integers() | st.lists(st.integers())), st.integers(1, 9))
     def test_json(self, values: list[Any], size: int) -> None:
         text = "".join(json.dumps(value) + os.linesep for value in values).encode()
-        cut = Lines(json_mode=True)
+        cut = LineBatcher(json_mode=True)
         batches = [b for at in range(0, len(text), size) for b in cut.feed(text[at : at + size])]
         found = [value for batch in [*batches, *cut.end()] for value in json.loads(batch)]
         self.assertEqual(found, values)
 
     def test_a_line_that_is_no_json(self) -> None:
         """What stands before it is given out first."""
-        batches = Lines(json_mode=True).feed(b"1\n2\n{\n3\n")
+        batches = LineBatcher(json_mode=True).feed(b"1\n2\n{\n3\n")
         self.assertEqual(next(batches), b"[1,2]")
-        with self.assertRaisesRegex(click.ClickException, "line 3"):
+        with self.assertRaisesRegex(click.ClickException, "Line 3"):
             next(batches)

@@ -120,7 +120,7 @@ class RunTests(ServingTestCase):
                 self.assertEqual(ask(run.port, "PUT", "a", b"x")[0], code)
                 self.assertEqual(ask(run.port, "GET", "a"), (200, b"x"))
                 self.assertEqual(run.stop(number), 0)
-            self.assertIn(f"Streams are kept in {self.directory / 'data'}", run.log)
+            self.assertIn(f"Streams are stored in {self.directory / 'data'}", run.log)
             self.assertNotIn("Traceback", run.log)
             self.assertNotIn("Unhandled", run.log)
 
@@ -131,7 +131,8 @@ class RunTests(ServingTestCase):
         done = server("run", f"--config={path}")
         self.assertEqual((done.returncode, done.stdout), (2, ""))
         self.assertEqual(
-            done.stderr, f"Error: {path}, line 2: max_body is no setting: is max-body meant?\n"
+            done.stderr,
+            f"Error: {path}, line 2: unknown setting 'max_body'. Did you mean 'max-body'?\n",
         )
 
     def test_directory_in_use(self) -> None:

@@ -57,9 +57,9 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
         self.assertEqual([file["name"] for file in made["files"]], [DATA_FILE])
         new = os.path.join(self.place, "new")
         restored = self.run_command("restore", "-d", new, self.backup)
-        self.assertIn(f"{new} has data.mdb (", restored.stdout)
+        self.assertIn("Restored data.mdb (", restored.stdout)
         self.assertIn("copying: ", restored.stderr)
-        self.assertIn(f"{new} is sound: ", self.run_command("check", "-d", new, "--deep").stdout)
+        self.assertIn(", no findings.", self.run_command("check", "-d", new, "--deep").stdout)
         sizes = self.printed("compact")
         self.assertLess(sizes["after"], sizes["before"])
 
@@ -72,7 +72,7 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
         self.assertIn("      19.5 KiB  chat", lines)
         quick = self.run_command("stats", "-d", self.directory, "--quick").stdout
         self.assertNotIn("largest", quick)
-        self.assertIn("free inside the file", quick)
+        self.assertIn("free pages", quick)
 
     def test_flaws(self) -> None:
         """Each is told, and the exit status says that there are some."""
@@ -86,7 +86,7 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
         self.assertEqual({finding["flaw"] for finding in findings}, {"CORRUPT_RECORD"})
         lines = self.run_command("check", "-d", self.directory, status=EXIT_UNSOUND).stdout
         self.assertIn("a record fails its checksum", lines)
-        self.assertIn("is not sound: 2 findings.", lines)
+        self.assertIn(": 2 findings, the store is damaged.", lines)
         refused = self.run_command("backup", "-d", self.directory, self.backup, status=EXIT_UNSOUND)
         self.assertIn("--even-flawed", refused.stderr)
         self.assertFalse(os.path.exists(self.backup))
@@ -121,7 +121,7 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
                 file.seek(page + 16)
                 file.write(b"\xff" * 4)
         result = self.run_command("check", "-d", directory, status=EXIT_UNSOUND)
-        self.assertIn("reading it ended the process (SIG", result.stderr)
+        self.assertIn("reading it crashed the process (SIG", result.stderr)
 
     def test_system_call_that_fails(self) -> None:
         """Whatever fails, a sentence says what and where."""
@@ -131,17 +131,17 @@ class StoreCommandTests(LMDBRig, SynchronousTestCase):
         ):
             task = json.dumps({"name": "fail", "directory": self.directory})
             with (
-                mock.patch.object(store_worker, "say") as say,
-                mock.patch.dict(store_worker.WORK, fail=mock.Mock(side_effect=error)),
+                mock.patch.object(store_worker, "send") as send,
+                mock.patch.dict(store_worker.TASKS, fail=mock.Mock(side_effect=error)),
                 mock.patch.object(signal, "signal"),
             ):
                 store_worker.main(task)
-            say.assert_called_once_with("unusable", sentence)
+            send.assert_called_once_with("unusable", sentence)
 
     def test_impossible(self) -> None:
         """One sentence, and its own exit status."""
         for arguments, sentence in (
-            (("check",), "which data directory?"),
+            (("check",), "No data directory is set"),
             (("check", "-d", self.place), "has no store"),
             (("backup", "-d", self.directory, self.place), "already exists"),
             (("restore", "-d", self.backup, self.place), "is not a backup"),

@@ -35,12 +35,12 @@ class StringTests(SynchronousTestCase):
         """Only what knows tokens: Twisted's own know passwords."""
         for text in ("memory:a:b", "unix", "nothing:x", "anonymous"):
             told = trouble(text)
-            self.assertIn("there are: file, jwt", told)
+            self.assertIn("expected one of: file, jwt", told)
 
     def test_files(self) -> None:
         """A sentence that names the file."""
         self.assertIn("/nowhere.toml", trouble("file:/nowhere.toml"))
-        self.assertIn("names a file", trouble("file:"))
+        self.assertIn("expected a file name", trouble("file:"))
         path = Path(self.mktemp())
         path.write_text("[tokens.a]\n")
         self.assertIn("sha256", trouble(f"file:{path}"))
@@ -156,5 +156,5 @@ class ServiceTests(SynchronousTestCase):
         """A sentence, and no start."""
         result = run(self.directory, "-n", "--pidfile=", "durable-streams", "--auth=file:none")
         self.assertEqual(result.returncode, 1)
-        self.assertIn("--auth file:none: ", result.stderr)
+        self.assertIn("--auth 'file:none': ", result.stderr)
         self.assertNotIn("Traceback", result.stdout + result.stderr)

@@ -119,17 +119,17 @@ class ConfigurationTests(SynchronousTestCase):
 
     def test_places(self) -> None:
         """The same sentence, behind the place; all that is wrong at once."""
-        sentence = "is a size such as 65536, 512k or 64MiB, not 'much'"
+        sentence = "expected a size such as 65536, 512k or 64MiB, got 'much'"
         self.assertEqual(
             self.refused({"max-body": ("much",), "port": ("x",)}),
-            ("--port is a number from 0 to 65535, not 'x'", f"--max-body {sentence}"),
+            ("--port: expected a number from 0 to 65535, got 'x'", f"--max-body: {sentence}"),
         )
         self.assertEqual(
             self.refused({}, {"DURABLE_STREAMS_MAX_BODY": "much"}),
-            (f"DURABLE_STREAMS_MAX_BODY {sentence}",),
+            (f"DURABLE_STREAMS_MAX_BODY: {sentence}",),
         )
         (problem,) = self.refused({}, {}, "\nmax-body = 'much'\n")
-        self.assertTrue(problem.endswith(f", line 2: max-body {sentence}"), problem)
+        self.assertTrue(problem.endswith(f", line 2: max-body: {sentence}"), problem)
 
     def test_listen_and_port(self) -> None:
         """One stands in for the other: the nearer one counts, of one place neither."""
@@ -146,7 +146,7 @@ class ConfigurationTests(SynchronousTestCase):
         )
         self.assertEqual(both.overridden_by("listen"), "interface")
         (problem,) = self.refused({}, {}, "port = 1\nlisten = ['tcp:1']")
-        self.assertIn("line 2: listen stands in for port", problem)
+        self.assertIn("line 2: listen: cannot be combined with port", problem)
         self.assertEqual(
             load_configuration({"port": ("1",)}, {}, self.file("listen = []"))["port"], 1
         )
@@ -154,7 +154,7 @@ class ConfigurationTests(SynchronousTestCase):
     def test_max_stored(self) -> None:
         """A bound on a directory that there is not."""
         (problem,) = self.refused({}, {"DURABLE_STREAMS_MAX_STORED": "1GiB"})
-        self.assertIn("DURABLE_STREAMS_MAX_STORED bounds what is in data-dir", problem)
+        self.assertIn("DURABLE_STREAMS_MAX_STORED: requires data-dir", problem)
         both = load_configuration(
             {"data-dir": ("x",)}, {"DURABLE_STREAMS_MAX_STORED": "1GiB"}, None
         )
@@ -163,7 +163,7 @@ class ConfigurationTests(SynchronousTestCase):
     def test_max_body_memory(self) -> None:
         """Room for all bodies that none of the largest ever fits into."""
         (problem,) = self.refused({}, {"DURABLE_STREAMS_MAX_BODY_MEMORY": "1MiB"})
-        self.assertIn("DURABLE_STREAMS_MAX_BODY_MEMORY is less than max-body", problem)
+        self.assertIn("DURABLE_STREAMS_MAX_BODY_MEMORY: must be at least max-body", problem)
         given = {"max-body-memory": ("1GiB",), "max-body": ("1GiB",)}
         self.assertEqual(load_configuration(given, {}, None).settings.body_memory, 1024**3)
         self.assertEqual(
@@ -178,9 +178,9 @@ class ConfigurationTests(SynchronousTestCase):
         SETTINGS["secret"] = secret
         self.addCleanup(SETTINGS.pop, "secret")
         problems = self.refused({"secret": ("hunter2",)})
-        self.assertEqual(problems, ("--secret is a number, or 0 for any number",))
+        self.assertEqual(problems, ("--secret: expected a number, or 0 for no limit",))
         chosen = load_configuration({"secret": ("17",)}, {}, None)
-        self.assertEqual(str(chosen.error("secret", "is wrong", "17")), "--secret is wrong")
+        self.assertEqual(str(chosen.error("secret", "is wrong", "17")), "--secret: is wrong")
 
     def test_preset(self) -> None:
         """What a command sets stands behind what it is told."""

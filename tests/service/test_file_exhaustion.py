@@ -60,7 +60,7 @@ class FileExhaustionTests(SynchronousTestCase):
     def test_one_line_a_minute(self) -> None:
         """The first is told of at once, the others together."""
         (first,) = self.come(200)
-        self.assertIn("1 connections were closed without an answer", first)
+        self.assertIn("1 connections were closed without a response", first)
         self.now = QUIET - 1
         self.assertEqual(self.come(1), [])
         self.now = QUIET

@@ -157,8 +157,8 @@ class MouthTests(SynchronousTestCase):
         self.addCleanup(os.close, reading)
         os.dup2(writing, copy)
         os.close(writing)
-        mouth.say("it is late")
-        mouth.shut()
+        mouth.report("it is late")
+        mouth.close()
         self.assertEqual(os.read(reading, 100), b"durable-streams: it is late\n")
         self.assertEqual(os.read(reading, 100), b"")
         self.assertRaises(OSError, os.fstat, copy)
@@ -167,5 +167,5 @@ class MouthTests(SynchronousTestCase):
         """In the foreground there is nothing to copy, or to close."""
         mouth = StderrReporter(keep=False)
         self.assertEqual(mouth._descriptor, 2)
-        mouth.shut()
+        mouth.close()
         os.fstat(2)

@@ -84,7 +84,7 @@ class SupervisionTests(SynchronousTestCase):
         with capturedLogs() as events:
             supervision.startService()
         self.assertTrue(supervision.running)
-        self.assertIn("cannot be told READY=1", str(formatEvent(events[0])))
+        self.assertIn("Could not notify systemd of READY=1", str(formatEvent(events[0])))
 
 
 class ManagedTests(SynchronousTestCase):
@@ -134,5 +134,5 @@ class ManagedTests(SynchronousTestCase):
         """A sentence, where nothing was handed over."""
         done = run(self.directory, "--pidfile=", "-n", "durable-streams", HANDED_OVER)
         self.assertEqual(done.returncode, 1)
-        self.assertIn("handed over", done.stderr + done.stdout)
+        self.assertIn("socket activation", done.stderr + done.stdout)
         self.assertNotIn("Traceback", done.stderr + done.stdout)

@@ -61,7 +61,7 @@ class ForegroundTests(TwistdTestCase):
             self.assertEqual(ask(server.port, "GET", "a"), (200, b"first line"))
             self.assertEqual(ask(server.port, "PATCH", "a")[0], 405)
             self.assertEqual(server.stop(), -signal.SIGTERM)
-        self.assertIn("nothing is kept", server.log)
+        self.assertIn("lost at exit", server.log)
         self.sound(server.log)
         self.assertEqual(list(self.directory.iterdir()), [])
 
@@ -74,7 +74,7 @@ class ForegroundTests(TwistdTestCase):
             self.assertEqual(ask(server.port, "POST", "a", b"first line", **batch)[0], 200)
             self.assertEqual(ask(server.port, "PUT", "b", b"x", Stream_Closed="true")[0], 201)
             self.assertEqual(server.stop(signal.SIGINT), -signal.SIGINT)
-        self.assertNotIn("nothing is kept", server.log)
+        self.assertNotIn("lost at exit", server.log)
         self.sound(server.log)
         with Foreground(self.directory, *options) as server:
             self.assertEqual(ask(server.port, "POST", "a", b"first line", **batch)[0], 204)

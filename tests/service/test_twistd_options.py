@@ -138,7 +138,7 @@ class OptionsTests(SynchronousTestCase):
     def test_bad_endpoints(self) -> None:
         """What Twisted cannot make of a description is named."""
         for text in ("nonsense", "tcp:x", "tcp", "what:ever", "ssl:1:privateKey=/missing.pem"):
-            self.assertIn(f"--listen {text}", self.refused(f"--listen={text}"))
+            self.assertIn(f"--listen '{text}'", self.refused(f"--listen={text}"))
 
     def test_ipv6(self) -> None:
         """An address with colons needs no escapes."""
@@ -253,7 +253,8 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(done.code, 1)
         self.assertEqual(
             stderr.getvalue(),
-            "durable-streams: --max-body is a size such as 65536, 512k or 64MiB, not 'much'\n",
+            "durable-streams: --max-body: expected a size such as 65536, 512k or 64MiB, "
+            "got 'much'\n",
         )
 
     def test_help(self) -> None:
@@ -263,4 +264,4 @@ class OptionsTests(SynchronousTestCase):
             self.assertIn(f"--{setting.name}", text)
             if setting.kind == "flag":
                 self.assertIn(f"--no-{setting.name}", text)
-        self.assertIn("how long a long-poll waits (default: 30s)", text)
+        self.assertIn("maximum wait of a long-poll (default: 30s)", text)

@@ -39,7 +39,7 @@ class UnitsTests(SynchronousTestCase):
             "a time such as",
             *("", "s", "x", "-1s", "+1s", "1d", "1s2", "1e3", "\u0661s", "1,5s"),
         )
-        self.refused(parsers.seconds, "more than nothing and at most a day", "0", "0ms", "25h")
+        self.refused(parsers.seconds, "more than 0 and at most 24h", "0", "0ms", "25h")
 
     def test_size(self) -> None:
         """Units of 1024, however they are written; a bare number means bytes."""
@@ -132,7 +132,7 @@ class UnitsTests(SynchronousTestCase):
     def test_choice(self) -> None:
         """One of some words."""
         self.assertEqual(parsers.choice("a", "b")("b"), "b")
-        self.refused(parsers.choice("a", "b"), "is a or b", "", "c", "A")
+        self.refused(parsers.choice("a", "b"), "expected a or b", "", "c", "A")
 
     def test_places(self) -> None:
         """Addresses lose their brackets; what has to be there is not empty."""

@@ -1,4 +1,4 @@
-"""Standard input for a client: read in a thread, cut into batches while one is on its way."""
+"""Standard input of the client commands: read in a thread, divided into batches."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from twisted.internet.defer import Deferred
 
 from durable_streams_tw.client.messages import is_message
 
-#: How much of what has been read may wait; then reading stops.
+#: Bytes that may be buffered; beyond it the thread stops reading.
 _READ_AHEAD: Final = 4 * 1024 * 1024
 _PIECE: Final = 64 * 1024
 
-#: A batch has about so many bytes at most, and so many lines: far below any server's limit.
+#: Approximate maximum of bytes and of lines in a batch, far below the limits of servers.
 MAX_BATCH: Final = 256 * 1024
 MAX_LINES: Final = 5_000
 
-#: The longest line.
+#: Maximum length of a line in bytes.
 MAX_LINE: Final = 64 * 1024 * 1024
 
 
-class Input:
-    """A descriptor that is read as its bytes come.
+class StdinReader:
+    """Asynchronous reader of a file descriptor.
 
-    A reactor cannot wait for files, so a thread reads; it is nobody's concern when the process
-    ends.
+    A daemon thread reads, because the reactor cannot wait for regular files.
     """
 
     def __init__(self, reactor: Any, descriptor: int = 0) -> None:
@@ -40,10 +39,10 @@ class Input:
         self._ended = False
         self._failure: OSError | None = None
         self._waiting: Deferred[None] | None = None
-        threading.Thread(target=self._read, name="input", daemon=True).start()
+        threading.Thread(target=self._read, name="stdin", daemon=True).start()
 
     async def take(self) -> bytes | None:
-        """All that has come and was not taken, at least one byte; None at the end."""
+        """Return all bytes read since the last call, at least one; None at end of file."""
         while True:
             with self._lock:
                 if self._pieces:
@@ -60,7 +59,7 @@ class Input:
             await waiting
 
     async def whole(self) -> bytes:
-        """All of it, when it has ended."""
+        """Return all bytes up to the end of file."""
         pieces = []
         while (piece := await self.take()) is not None:
             pieces.append(piece)
@@ -90,12 +89,12 @@ class Input:
             waiting.callback(None)
 
 
-class Lines:
-    """Bytes in, in any pieces; batches of whole lines out.
+class LineBatcher:
+    """Divider of input into batches of whole lines.
 
-    In JSON mode each line is a message, empty lines are none, and a batch is an array; else a
-    batch is the lines as they are. Raises a `click.ClickException` where a line is no JSON, when
-    the lines before it have been given out, or where one is longer than `MAX_LINE`.
+    In JSON mode each line is a message, empty lines are skipped, and a batch is an array. Raises
+    `click.ClickException` for a line that is not JSON, after the lines before it have been
+    returned, or that is longer than `MAX_LINE`.
     """
 
     def __init__(self, json_mode: bool) -> None:
@@ -105,7 +104,7 @@ class Lines:
         self._number = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The batches that these bytes complete."""
+        """Yield the batches that these bytes complete."""
         head, newline, tail = data.rpartition(b"\n")
         if not newline:
             self._hold(data)
@@ -117,7 +116,7 @@ class Lines:
         yield from self._batches(text.split(b"\n")[:-1], b"\n")
 
     def end(self) -> Iterator[bytes]:
-        """The last batch: a line that nobody has ended."""
+        """Yield the last line if it has no newline."""
         rest, self._rest = b"".join(self._rest), []
         if rest:
             yield from self._batches([rest], b"")
@@ -126,7 +125,7 @@ class Lines:
         self._rest.append(data)
         self._held += len(data)
         if self._held > MAX_LINE:
-            raise click.ClickException(f"line {self._number + 1} has more than {MAX_LINE} bytes")
+            raise click.ClickException(f"Line {self._number + 1} is longer than {MAX_LINE} bytes.")
 
     def _batches(self, lines: list[bytes], ending: bytes) -> Iterator[bytes]:
         batch: list[bytes] = []
@@ -140,7 +139,7 @@ class Lines:
                 if not is_message(line):
                     if batch:
                         yield self._joined(batch, ending)
-                    raise click.ClickException(f"line {self._number} is no JSON")
+                    raise click.ClickException(f"Line {self._number} is not valid JSON.")
             if batch and (size + len(line) > MAX_BATCH or len(batch) == MAX_LINES):
                 yield self._joined(batch, ending)
                 batch, size = [], 0
@@ -155,14 +154,14 @@ class Lines:
         return b"\n".join(lines) + ending
 
 
-class Pieces:
-    """Bytes in; the same out, cut where they are many."""
+class PieceBatcher:
+    """Divider of input into batches of at most `MAX_BATCH` bytes."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The batches that these bytes come to."""
+        """Yield these bytes in batches."""
         for start in range(0, len(data), MAX_BATCH):
             yield data[start : start + MAX_BATCH]
 
     def end(self) -> Iterator[bytes]:
-        """Nothing was held back."""
+        """Yield nothing: no bytes are buffered."""
         return iter(())

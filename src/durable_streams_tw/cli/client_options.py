@@ -1,4 +1,4 @@
-"""What all client commands share: where the streams are, and who asks."""
+"""Options common to all client commands: server, credentials, retries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECONDS: Final = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d"
 # RFC 9110 §5.1, §5.5.
 _FIELD: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 
-#: Variables of the environment. The server passes over them.
+#: Environment variables of the client commands, which the server ignores.
 URL: Final = "DURABLE_STREAMS_URL"
 TOKEN: Final = "DURABLE_STREAMS_TOKEN"
 TOKEN_FILE: Final = "DURABLE_STREAMS_TOKEN_FILE"
@@ -30,28 +30,30 @@ CACERT: Final = "DURABLE_STREAMS_CACERT"
 
 
 class Duration(click.ParamType["float | None"]):
-    """A time such as ``90``, ``500ms``, ``1.5h`` or ``7d``, in seconds."""
+    """Parameter type of a time such as ``90``, ``500ms``, ``1.5h`` or ``7d``, in seconds."""
 
     name = "time"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float | None:
-        """The seconds; None for ``forever``, where the option has that."""
+        """Return the seconds, None for ``forever``."""
         if isinstance(value, float):
             return value
         if value == "forever":
             return None
         match = _DURATION.fullmatch(value)
         if match is None:
-            self.fail(f"{value!r} is no time such as 90, 500ms, 5m, 1.5h or 7d", param, ctx)
+            self.fail(
+                f"expected a time such as 90, 500ms, 5m, 1.5h or 7d, got {value!r}", param, ctx
+            )
         return float(match[1]) * _SECONDS[match[2]]
 
 
 class ClientOptions(Struct, frozen=True):
-    """Who asks, and how stubbornly.
+    """Values of the options common to all client commands.
 
-    ``retry_for`` is in seconds, None for ever.
+    ``retry_for`` is in seconds, None for no limit.
     """
 
     base: str
@@ -63,26 +65,28 @@ class ClientOptions(Struct, frozen=True):
     quiet: bool
 
     def target(self, name: str) -> Target:
-        """The stream that a user means. Raises a usage error."""
+        """Return the target of a URL or a stream name. Raises `click.UsageError`."""
         base = self.base if "://" in self.base else f"http://{self.base}"
         try:
             return target_of(name, base)
         except BadTarget as error:
             raise click.UsageError(str(error)) from None
 
-    def fields(self) -> dict[str, str]:
-        """The fields of the next request. A token's file is read for each: whoever renews a
-        token writes the new one there."""
-        fields = dict(map(_field, self.headers))
+    def request_headers(self) -> dict[str, str]:
+        """Return the headers of the next request.
+
+        The token file is read each time, so that a renewed token takes effect.
+        """
+        headers = dict(map(_parse_header, self.headers))
         token = self.token
         if token is None and self.token_file is not None:
             token = _read(self.token_file).strip()
         if token:
-            fields["Authorization"] = f"Bearer {token}"
-        return fields
+            headers["Authorization"] = f"Bearer {token}"
+        return headers
 
     def client(self, reactor: Any, *targets: Target) -> Any:
-        """A `StreamClient` for these streams."""
+        """Return a `StreamClient` for these targets."""
         from twisted.web.client import Agent, HTTPConnectionPool
 
         from durable_streams_tw.client.streams import StreamClient
@@ -90,7 +94,7 @@ class ClientOptions(Struct, frozen=True):
         from durable_streams_tw.outgoing.resolver import Resolver, ResolvingReactor
 
         pool = HTTPConnectionPool(reactor)
-        # What may be asked twice, the client decides.
+        # The client decides which requests to retry.
         pool.retryAutomatically = False
         more: dict[str, Any] = {}
         if any(target.url.startswith("https:") for target in targets):
@@ -106,7 +110,7 @@ class ClientOptions(Struct, frozen=True):
 
         return StreamClient(
             Wire(agent, reactor),
-            lambda: {**own, **self.fields()},
+            lambda: {**own, **self.request_headers()},
             endure=self.retry_for,
             notice=notice,
         )
@@ -115,7 +119,7 @@ class ClientOptions(Struct, frozen=True):
 def with_client_options(
     retry_for: str = "30s",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the options of a client; its ``access`` is what came of them."""
+    """Add the client options to a command, which receives them as ``access``."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -129,11 +133,11 @@ def with_client_options(
             quiet: bool,
             **options: Any,
         ) -> Any:
-            headers = (*_lines(os.environ.get(HEADERS, "")), *_spelled(header))
+            headers = (*_lines(os.environ.get(HEADERS, "")), *_expand_header_files(header))
             for line in headers:
-                _field(line)
+                _parse_header(line)
             access = ClientOptions(url, token, token_file, headers, cacert, retry_for, quiet)
-            access.fields()
+            access.request_headers()
             return command(access=access, **options)
 
         for option in reversed(_options(retry_for)):
@@ -144,9 +148,9 @@ def with_client_options(
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--json``."""
+    """Add ``--json`` to a command."""
     option = click.option(
-        "--json", "as_json", is_flag=True, help="Print JSON, for programs; errors too."
+        "--json", "as_json", is_flag=True, help="Print results and errors as JSON."
     )
     return option(command)
 
@@ -159,36 +163,36 @@ def _options(retry_for: str) -> list[Callable[[Callable[..., Any]], Callable[...
             envvar=URL,
             default=DEFAULT_BASE,
             show_default=True,
-            help=f"Where streams are that are given by name. [{URL}]",
+            help=f"Base URL of streams given by name. [{URL}]",
         ),
         click.option(
             "--token",
             metavar="TOKEN",
             envvar=TOKEN,
-            help="A bearer token. Others on this machine can see it among the processes: better "
-            f"use the file, or the environment. [{TOKEN}]",
+            help="Bearer token. Other users of this machine can see it in the process list: prefer "
+            f"--token-file or the environment variable. [{TOKEN}]",
         ),
         click.option(
             "--token-file",
             metavar="FILE",
             envvar=TOKEN_FILE,
             type=click.Path(dir_okay=False),
-            help=f"A file with the token, read anew for every request. [{TOKEN_FILE}]",
+            help=f"File with the bearer token, read for each request. [{TOKEN_FILE}]",
         ),
         click.option(
             "-H",
             "--header",
             metavar="LINE",
             multiple=True,
-            help="A field for every request, as 'Name: value', or @FILE with one a line; "
-            f"repeatable. [{HEADERS}: one a line]",
+            help="Additional request header 'Name: value', or @FILE with one per line; repeatable. "
+            f"[{HEADERS}: one per line]",
         ),
         click.option(
             "--cacert",
             metavar="FILE",
             envvar=CACERT,
             type=click.Path(exists=True, dir_okay=False),
-            help=f"Trust the certificates in this PEM file, and no others. [{CACERT}]",
+            help=f"PEM file of CA certificates to trust instead of the system's. [{CACERT}]",
         ),
         click.option(
             "--retry-for",
@@ -196,13 +200,13 @@ def _options(retry_for: str) -> list[Callable[[Callable[..., Any]], Callable[...
             type=Duration(),
             default=retry_for,
             show_default=True,
-            help="How long failures that may pass are endured: 0 for not at all, or forever.",
+            help="How long to retry transient errors; 0 for no retries, or forever.",
         ),
-        click.option("-q", "--quiet", is_flag=True, help="Say nothing of failures that may pass."),
+        click.option("-q", "--quiet", is_flag=True, help="Do not report retries."),
     ]
 
 
-def _spelled(given: tuple[str, ...]) -> list[str]:
+def _expand_header_files(given: tuple[str, ...]) -> list[str]:
     lines = []
     for line in given:
         lines += _lines(_read(line[1:])) if line.startswith("@") else [line]
@@ -213,11 +217,11 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _field(line: str) -> tuple[str, str]:
+def _parse_header(line: str) -> tuple[str, str]:
     match = _FIELD.fullmatch(line)
     if match is None:
-        # Not the line itself: there may be a secret in it.
-        raise click.UsageError("a header is a line such as 'Name: value'")
+        # The message must not contain the header: it may be a secret.
+        raise click.UsageError("Invalid header: expected 'Name: value'.")
     return match[1], match[2].rstrip()
 
 
@@ -225,7 +229,7 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise click.FileError(path, reason) from None
 
 
@@ -239,6 +243,6 @@ def _trust(cacert: str | None) -> Any:
         "-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", _read(cacert), re.DOTALL
     )
     if not blocks:
-        raise click.UsageError(f"{cacert} has no certificate in PEM form")
+        raise click.UsageError(f"{cacert} contains no PEM certificate.")
     trusted = trustRootFromCertificates([Certificate.loadPEM(block) for block in blocks])
     return BrowserLikePolicyForHTTPS(trustRoot=trusted)

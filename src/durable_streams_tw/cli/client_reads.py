@@ -1,4 +1,4 @@
-"""``read``, ``tail``, ``head``."""
+"""Commands ``read``, ``tail`` and ``head``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from durable_streams_tw.client.streams import Info
 from durable_streams_tw.protocol import content_types
 
 _offset = click.option(
-    "-o", "--offset", default="-1", help="Where to begin: an offset, -1 (the start), or now."
+    "-o", "--offset", default="-1", help="Offset to start at: an offset, -1 (start) or now (tail)."
 )
 _offset_file = click.option(
     "--offset-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Begin where this file says, if it is there, and keep in it how far the output has come.",
+    help="File that stores the offset: start at it if the file exists, update it on output.",
 )
 
 
@@ -38,12 +38,12 @@ _offset_file = click.option(
 def read(
     access: ClientOptions, stream: str, offset: str, offset_file: Path | None, as_json: bool
 ) -> None:
-    """Print what a stream has.
+    """Print the contents of a stream.
 
-    Bytes as they are; the messages of a JSON stream one a line. With --json one object a
-    chunk, with the offset that it leads to; null in the middle of a long answer.
+    Prints bytes unchanged, and messages of a JSON stream one per line. With --json prints one
+    object per chunk with the offset after it, or null within a long response.
     """
-    _show(access, stream, offset, offset_file, as_json, None)
+    _print_stream(access, stream, offset, offset_file, as_json, None)
 
 
 @click.command()
@@ -55,7 +55,7 @@ def read(
     type=click.Choice(["auto", "sse", "long-poll"]),
     default="auto",
     show_default=True,
-    help="How to wait for more; an event stream cannot carry a text's carriage returns.",
+    help="Live mode; SSE cannot carry carriage returns of text.",
 )
 @json_option
 @with_client_options("forever")
@@ -67,11 +67,11 @@ def tail(
     live: Live,
     as_json: bool,
 ) -> None:
-    """Print what a stream has, and what comes, until it is closed.
+    """Print the contents of a stream and follow it until it is closed.
 
-    A lost connection is made again: every byte is printed once. Otherwise as `read`.
+    Reconnects after connection errors and prints every byte once. The output is that of `read`.
     """
-    _show(access, stream, offset, offset_file, as_json, live)
+    _print_stream(access, stream, offset, offset_file, as_json, live)
 
 
 @click.command()
@@ -79,7 +79,7 @@ def tail(
 @json_option
 @with_client_options()
 def head(access: ClientOptions, stream: str, as_json: bool) -> None:
-    """Print what a stream is: its type, its end, whether it is closed, when it expires."""
+    """Print metadata of a stream: content type, tail offset, closed, expiry."""
     target = access.target(stream)
 
     async def work(reactor: Any) -> None:
@@ -103,7 +103,7 @@ def head(access: ClientOptions, stream: str, as_json: bool) -> None:
     run(work, as_json=as_json)
 
 
-def _show(
+def _print_stream(
     access: ClientOptions,
     stream: str,
     offset: str,
@@ -113,15 +113,15 @@ def _show(
 ) -> None:
     target = access.target(stream)
     if offset_file is not None:
-        offset = _kept(offset_file) or offset
+        offset = _load_offset(offset_file) or offset
     output = Output()
 
     async def show(batches: AsyncGenerator[Batch, None]) -> None:
         async for batch in batches:
             with about(target.url):
-                output.write(_told(batch) if as_json else shown(batch))
+                output.write(_json_line(batch) if as_json else format_batch(batch))
             if offset_file is not None and batch.offset is not None:
-                _keep(offset_file, batch.offset)
+                _store_offset(offset_file, batch.offset)
 
     async def work(reactor: Any) -> None:
         from twisted.internet.defer import CancelledError, ensureDeferred
@@ -131,33 +131,33 @@ def _show(
             await show(catch_up(client, target, offset))
             return
         showing = ensureDeferred(show(follow(client, target, offset, live)))
-        unread = False
+        closed = False
 
-        def nobody_reads() -> None:
-            nonlocal unread
-            unread = True
+        def on_output_closed() -> None:
+            nonlocal closed
+            closed = True
             showing.cancel()
 
-        output.when_unread(reactor, nobody_reads)
+        output.notify_when_closed(reactor, on_output_closed)
         try:
             await showing
         except CancelledError:
-            if unread:
+            if closed:
                 raise OutputClosed from None
             raise
 
     run(work, as_json=as_json)
 
 
-def shown(batch: Batch) -> bytes:
-    """A batch as people, and programs that read lines, want to see it."""
+def format_batch(batch: Batch) -> bytes:
+    """Return a batch as output: JSON messages one per line, other bytes unchanged."""
     if batch.is_json:
         return b"".join(on_one_line(message) + b"\n" for message in batch.messages())
     return batch.data
 
 
-def _told(batch: Batch) -> bytes:
-    """A batch as one line of JSON. Messages stay byte for byte what they are."""
+def _json_line(batch: Batch) -> bytes:
+    """Return a batch as one line of JSON. Messages keep their bytes."""
     flags = json.encode(
         {"offset": batch.offset, "upToDate": batch.up_to_date, "closed": batch.closed}
     )
@@ -173,25 +173,25 @@ def _quoted(batch: Batch) -> bytes:
         try:
             return b'"text":' + json.encode(batch.data.decode("utf-8"))
         except UnicodeDecodeError:
-            # Not UTF-8, or cut inside a character.
+            # Invalid UTF-8, or the batch ends within a character.
             return b'"base64":' + json.encode(b64encode(batch.data).decode("ascii"))
     return b'"base64":' + json.encode(b64encode(batch.data).decode("ascii"))
 
 
-def _kept(path: Path) -> str:
+def _load_offset(path: Path) -> str:
     try:
         return path.read_text("utf-8").strip()
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise click.FileError(str(path), getattr(error, "strerror", "it is no text")) from None
+        raise click.FileError(str(path), getattr(error, "strerror", "not UTF-8 text")) from None
 
 
-def _keep(path: Path, offset: str) -> None:
-    # Another process finds the old offset or the new one, never half of one.
-    beside = path.with_name(path.name + ".new")
+def _store_offset(path: Path, offset: str) -> None:
+    # Write and rename: a reader of the file must not see a partial offset.
+    draft = path.with_name(path.name + ".new")
     try:
-        beside.write_text(offset + "\n", "utf-8")
-        os.replace(beside, path)
+        draft.write_text(offset + "\n", "utf-8")
+        os.replace(draft, path)
     except OSError as error:
-        raise click.FileError(str(path), error.strerror or "it cannot be written") from None
+        raise click.FileError(str(path), error.strerror or "cannot write") from None

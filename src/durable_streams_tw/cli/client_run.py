@@ -1,4 +1,4 @@
-"""Running a client command: reactor, signals, exit status, and what goes to the terminal."""
+"""Execution of a client command: reactor, signals, output and exit status."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from msgspec import json
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
-from durable_streams_tw.cli.registry import PROGRAM
 from durable_streams_tw.client.errors import (
     BadProducer,
     BadTarget,
@@ -28,7 +27,7 @@ from durable_streams_tw.client.errors import (
     Untrusted,
 )
 
-#: Exit statuses, as docs/client.md has them. 2 is click's, for a command line that is wrong.
+#: Exit statuses, documented in docs/client.md. click exits with 2 for usage errors.
 FAILED: Final = 1
 USAGE: Final = 2
 NOT_FOUND: Final = 3
@@ -36,7 +35,7 @@ CONFLICT: Final = 4
 NOT_ALLOWED: Final = 5
 UNREACHABLE: Final = 6
 UNKNOWN_OUTCOME: Final = 7
-#: What a shell reports of a program that SIGPIPE has ended.
+#: Exit status that a shell reports for a process killed by SIGPIPE.
 OUTPUT_CLOSED: Final = 128 + signal.SIGPIPE
 
 _STATUSES: Final = {
@@ -51,31 +50,31 @@ _STATUSES: Final = {
 
 
 class OutputClosed(Exception):
-    """Whoever read the output has gone."""
+    """The reader of standard output has closed it."""
 
 
 class Output:
-    """Standard output as bytes, each write on its way when the call returns."""
+    """Unbuffered standard output."""
 
     def __init__(self, descriptor: int = 1) -> None:
         self._descriptor = descriptor
 
     def write(self, data: bytes) -> None:
-        """Write all of it. Raises `OutputClosed`."""
+        """Write all bytes. Raises `OutputClosed`."""
         rest = memoryview(data)
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
             except BlockingIOError:
-                # Somebody who shares the terminal or pipe has made it non-blocking.
+                # Another process with the same terminal or pipe has made it non-blocking.
                 select.select([], [self._descriptor], [])
             except BrokenPipeError:
                 raise OutputClosed from None
 
-    def when_unread(self, reactor: Any, call: Callable[[], object]) -> None:
-        """Call when the reader goes, even while there is nothing to write.
+    def notify_when_closed(self, reactor: Any, call: Callable[[], object]) -> None:
+        """Call a function on the reactor when the reader closes a pipe.
 
-        Without this, ``tail | head -1`` would end with the next event only.
+        Without this, ``tail | head -1`` would not exit before the next event.
         """
         mode = os.fstat(self._descriptor).st_mode
         if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
@@ -91,9 +90,9 @@ class Output:
 
 
 def run(main: Callable[[Any], Coroutine[Any, Any, None]], *, as_json: bool = False) -> None:
-    """Run the reactor until ``main``, which gets it, is done; end the process where it fails.
+    """Run the reactor until ``main(reactor)`` returns; exit with an error status if it fails.
 
-    Ctrl-C ends the process as it would end ``cat``: nothing here needs tidying up.
+    SIGINT kills the process without cleanup.
     """
     from twisted.internet import reactor as installed
 
@@ -122,35 +121,40 @@ def run(main: Callable[[Any], Coroutine[Any, Any, None]], *, as_json: bool = Fal
 def _fail(failure: Failure, as_json: bool) -> NoReturn:
     error = failure.value
     if isinstance(error, OutputClosed):
-        # Python flushes standard output when it ends; what is left has no reader either.
+        # Python flushes standard output at exit, which would fail with EPIPE again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(OUTPUT_CLOSED)
     if isinstance(error, click.ClickException):
         raise error
     if not isinstance(error, ClientError):
         failure.raiseException()
-    told(error, as_json)
+    report_error(error, as_json)
     sys.exit(status_of(error))
 
 
-def told(error: ClientError, as_json: bool) -> None:
-    """Say on standard error what went wrong."""
+def report_error(error: ClientError, as_json: bool) -> None:
+    """Print an error on standard error."""
     if not as_json:
-        click.echo(f"{PROGRAM}: {error}", err=True)
+        click.echo(f"Error: {capitalized(str(error))}", err=True)
         return
-    said: dict[str, Any] = {"error": str(error)}
+    details: dict[str, Any] = {"error": str(error)}
     if error.url is not None:
-        said["url"] = error.url
+        details["url"] = error.url
     if isinstance(error, Rejected):
-        said["status"] = error.status
+        details["status"] = error.status
         if error.closed:
-            said["closed"] = True
-            said["offset"] = error.header.get("stream-next-offset")
-    click.echo(json.encode(said), err=True)
+            details["closed"] = True
+            details["offset"] = error.header.get("stream-next-offset")
+    click.echo(json.encode(details), err=True)
+
+
+def capitalized(sentence: str) -> str:
+    """Return a sentence with a capital first letter."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def status_of(error: ClientError) -> int:
-    """The exit status of a failure."""
+    """Return the exit status for an error."""
     if isinstance(error, Rejected):
         return _STATUSES.get(error.status, FAILED)
     kinds: tuple[tuple[type[ClientError], int], ...] = (

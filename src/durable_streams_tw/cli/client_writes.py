@@ -1,4 +1,4 @@
-"""``create``, ``append``, ``close``, ``fork``, ``delete``."""
+"""Commands ``create``, ``append``, ``close``, ``fork`` and ``delete``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import click
 from msgspec import json
 
-from durable_streams_tw.cli.client_input import Input, Lines, Pieces
+from durable_streams_tw.cli.client_input import LineBatcher, PieceBatcher, StdinReader
 from durable_streams_tw.cli.client_options import (
     ClientOptions,
     Duration,
@@ -22,9 +22,12 @@ from durable_streams_tw.protocol import content_types
 
 _expiry = (
     click.option(
-        "--ttl", type=Duration(), metavar="TIME", help="Expire when unused for so long, as 1h."
+        "--ttl",
+        type=Duration(),
+        metavar="TIME",
+        help="Expire after this time without access, such as 1h.",
     ),
-    click.option("--expires-at", metavar="TIMESTAMP", help="Expire then (RFC 3339)."),
+    click.option("--expires-at", metavar="TIMESTAMP", help="Expire at this time (RFC 3339)."),
 )
 
 
@@ -36,11 +39,13 @@ def _with_expiry(command: Any) -> Any:
 
 @click.command()
 @click.argument("stream")
-@click.option("-t", "--content-type", metavar="TYPE", help="What the stream is made of.")
+@click.option("-t", "--content-type", metavar="TYPE", help="Content type of the stream.")
 @_with_expiry
-@click.option("--closed", is_flag=True, help="Make it closed: it has what is given now.")
-@click.option("-d", "--data", metavar="TEXT", help="Its first content.")
-@click.option("-f", "--file", type=click.File("rb"), help="The same from a file, - for stdin.")
+@click.option("--closed", is_flag=True, help="Close the stream after its initial content.")
+@click.option("-d", "--data", metavar="TEXT", help="Initial content.")
+@click.option(
+    "-f", "--file", type=click.File("rb"), help="File with the initial content, - for stdin."
+)
 @json_option
 @with_client_options()
 def create(
@@ -54,12 +59,12 @@ def create(
     file: BinaryIO | None,
     as_json: bool,
 ) -> None:
-    """Make a stream, or make sure that it is there.
+    """Create a stream unless it exists.
 
-    STREAM is a URL, or a name below --url.
+    STREAM is a URL, or a name relative to --url.
     """
     target = access.target(stream)
-    content = _given(data, file) or b""
+    content = _content(data, file) or b""
 
     async def work(reactor: Any) -> None:
         client = access.client(reactor, target)
@@ -67,11 +72,11 @@ def create(
             target,
             content_type,
             content,
-            ttl=_whole(ttl),
+            ttl=_whole_seconds(ttl),
             expires_at=expires_at,
             closed=closed,
         )
-        _say_info(target, info, as_json)
+        _print_info(target, info, as_json)
 
     run(work, as_json=as_json)
 
@@ -79,11 +84,11 @@ def create(
 @click.command()
 @click.argument("source")
 @click.argument("stream")
-@click.option("--offset", help="Where the fork leaves its source (default: the source's end).")
+@click.option("--offset", help="Offset in the source at which the fork starts (default: its tail).")
 @click.option(
     "--sub-offset",
     type=click.IntRange(min=0),
-    help="How many messages (JSON) or bytes behind that offset.",
+    help="Messages (JSON) or bytes after that offset.",
 )
 @_with_expiry
 @json_option
@@ -98,48 +103,55 @@ def fork(
     expires_at: str | None,
     as_json: bool,
 ) -> None:
-    """Make a stream that begins as another one does.
+    """Create a stream that starts with the contents of another one.
 
-    STREAM shares what SOURCE has up to the offset; both go on by themselves from there.
+    STREAM shares the contents of SOURCE up to the offset. Later appends to one do not affect the
+    other.
     """
     origin, target = access.target(source), access.target(stream)
     if origin.origin != target.origin:
-        raise click.UsageError("a fork is on the same server as its source")
+        raise click.UsageError("The fork must be on the same server as its source.")
 
     async def work(reactor: Any) -> None:
         client = access.client(reactor, target, origin)
         info = await client.create(
             target,
-            ttl=_whole(ttl),
+            ttl=_whole_seconds(ttl),
             expires_at=expires_at,
             source=origin,
             fork_offset=offset,
             fork_sub_offset=sub_offset,
         )
-        _say_info(target, info, as_json)
+        _print_info(target, info, as_json)
 
     run(work, as_json=as_json)
 
 
 @click.command()
 @click.argument("stream")
-@click.option("-d", "--data", metavar="TEXT", help="What to append, in place of stdin.")
-@click.option("-f", "--file", type=click.File("rb"), help="The same from a file.")
-@click.option("-l", "--lines", is_flag=True, help="Append stdin line by line, as lines come.")
-@click.option("--pieces", is_flag=True, help="Append stdin as its bytes come, lines or not.")
-@click.option("-t", "--content-type", metavar="TYPE", help="Of the stream (default: ask it).")
-@click.option("--close", is_flag=True, help="Close the stream behind it.")
-@click.option("--seq", metavar="TEXT", help="Stream-Seq of a single append.")
+@click.option("-d", "--data", metavar="TEXT", help="Data to append instead of stdin.")
+@click.option("-f", "--file", type=click.File("rb"), help="File to append instead of stdin.")
+@click.option("-l", "--lines", is_flag=True, help="Append stdin line by line as it arrives.")
+@click.option(
+    "--pieces", is_flag=True, help="Append stdin in pieces as it arrives, without regard to lines."
+)
+@click.option(
+    "-t",
+    "--content-type",
+    metavar="TYPE",
+    help="Content type of the stream (default: that of the stream).",
+)
+@click.option("--close", is_flag=True, help="Close the stream after the append.")
+@click.option("--seq", metavar="TEXT", help="Stream-Seq header of a single append.")
 @click.option(
     "--producer",
     metavar="NAME",
-    help="Append once, however often it has to be sent, as this producer; whoever had the name "
-    "before is shut out.",
+    help="Append exactly once as this idempotent producer; fences earlier producers of this name.",
 )
 @click.option(
     "--epoch",
     type=click.IntRange(min=0),
-    help="The producer's epoch (default: the time, in milliseconds).",
+    help="Epoch of the producer (default: the time in ms).",
 )
 @json_option
 @with_client_options()
@@ -157,58 +169,62 @@ def append(
     epoch: int | None,
     as_json: bool,
 ) -> None:
-    """Add to a stream, from standard input or as given.
+    """Append standard input or the given data to a stream.
 
-    All of it is one append, carried out whole or not at all. With --lines or --pieces it is
-    appended while it comes, by a producer: what has to be sent again is not appended again. In
-    a JSON stream each line is a message.
+    Sends one atomic append. With --lines or --pieces appends standard input as it arrives, as an
+    idempotent producer, so that retries append nothing twice. In a JSON stream each line is a
+    message.
     """
     target = access.target(stream)
-    flowing = lines or pieces
+    streaming = lines or pieces
     if lines and pieces:
-        raise click.UsageError("--lines or --pieces, not both")
-    if flowing and (data is not None or file is not None or seq is not None):
-        raise click.UsageError("--lines and --pieces append standard input, without --seq")
+        raise click.UsageError("--lines cannot be combined with --pieces.")
+    if streaming and (data is not None or file is not None or seq is not None):
+        raise click.UsageError(
+            "--lines and --pieces cannot be combined with --data, --file or --seq."
+        )
     if epoch is not None and producer is None:
-        raise click.UsageError("--epoch is a --producer's")
+        raise click.UsageError("--epoch requires --producer.")
     if seq is not None and producer is not None:
-        raise click.UsageError("--seq or --producer, not both")
-    content = _given(data, file)
+        raise click.UsageError("--seq cannot be combined with --producer.")
+    content = _content(data, file)
 
     async def work(reactor: Any) -> None:
         client: StreamClient = access.client(reactor, target)
         kind = content_type or (await client.head(target)).content_type
-        if flowing:
+        if streaming:
             source = Producer(client, target, kind, name=producer, epoch=epoch)
-            done = await _flow(Input(reactor), source, lines, close)
+            done = await _append_input(StdinReader(reactor), source, lines, close)
         else:
-            body = await Input(reactor).whole() if content is None else content
+            body = await StdinReader(reactor).whole() if content is None else content
             if not body and close:
                 done = await client.close(target)
             elif not body:
-                raise click.UsageError("there is nothing to append")
+                raise click.UsageError("No data to append.")
             elif producer is not None:
                 named = Producer(client, target, kind, name=producer, epoch=epoch)
                 done = await named.send(body, close=close)
             else:
                 done = await client.append(target, body, kind, close=close, seq=seq)
         if done is not None:
-            _say_written(done, as_json)
+            _print_written(done, as_json)
 
     run(work, as_json=as_json)
 
 
-async def _flow(source: Input, producer: Producer, lines: bool, close: bool) -> Written | None:
-    """Append input as it comes: while one batch is on its way, the next one gathers."""
+async def _append_input(
+    source: StdinReader, producer: Producer, lines: bool, close: bool
+) -> Written | None:
+    """Append input as it arrives. Input that arrives during a request forms the next batch."""
     is_json = content_types.is_json(producer.content_type)
     if is_json and not lines:
-        raise click.UsageError("a JSON stream has messages: use --lines, with one on each")
-    cut = Lines(is_json) if lines else Pieces()
+        raise click.UsageError("Use --lines to append to a JSON stream, with one message per line.")
+    batcher = LineBatcher(is_json) if lines else PieceBatcher()
     done = None
     while (piece := await source.take()) is not None:
-        for batch in cut.feed(piece):
+        for batch in batcher.feed(piece):
             done = await producer.send(batch)
-    for batch in cut.end():
+    for batch in batcher.end():
         done = await producer.send(batch)
     return await producer.send(close=True) if close else done
 
@@ -218,11 +234,11 @@ async def _flow(source: Input, producer: Producer, lines: bool, close: bool) -> 
 @json_option
 @with_client_options()
 def close(access: ClientOptions, stream: str, as_json: bool) -> None:
-    """End a stream: its readers are told, and nothing can be appended any more."""
+    """Close a stream: its readers reach the end, and appends are refused."""
     target = access.target(stream)
 
     async def work(reactor: Any) -> None:
-        _say_written(await access.client(reactor, target).close(target), as_json)
+        _print_written(await access.client(reactor, target).close(target), as_json)
 
     run(work, as_json=as_json)
 
@@ -232,34 +248,34 @@ def close(access: ClientOptions, stream: str, as_json: bool) -> None:
 @json_option
 @with_client_options()
 def delete(access: ClientOptions, stream: str, as_json: bool) -> None:
-    """Remove a stream and all that is in it."""
+    """Delete a stream and its contents."""
     target = access.target(stream)
 
     async def work(reactor: Any) -> None:
         await access.client(reactor, target).delete(target)
         if as_json:
-            _say({"deleted": target.url})
+            _print_json({"deleted": target.url})
 
     run(work, as_json=as_json)
 
 
-def _given(data: str | None, file: BinaryIO | None) -> bytes | None:
+def _content(data: str | None, file: BinaryIO | None) -> bytes | None:
     if data is not None and file is not None:
-        raise click.UsageError("--data or --file, not both")
+        raise click.UsageError("--data cannot be combined with --file.")
     if file is not None:
         return file.read()
     return None if data is None else data.encode("utf-8", "surrogateescape")
 
 
-def _whole(ttl: float | None) -> int | None:
+def _whole_seconds(ttl: float | None) -> int | None:
     if ttl is not None and ttl != int(ttl):
-        raise click.UsageError("--ttl is a whole number of seconds")
+        raise click.UsageError("--ttl: expected a whole number of seconds.")
     return None if ttl is None else int(ttl)
 
 
-def _say_info(target: Target, info: Info, as_json: bool) -> None:
+def _print_info(target: Target, info: Info, as_json: bool) -> None:
     if as_json:
-        _say(
+        _print_json(
             {
                 "url": target.url,
                 "contentType": info.content_type,
@@ -269,13 +285,13 @@ def _say_info(target: Target, info: Info, as_json: bool) -> None:
             }
         )
     else:
-        click.echo(f"{'created' if info.created else 'there already'}: {target.url}")
+        click.echo(f"{'Created' if info.created else 'Already exists'}: {target.url}")
 
 
-def _say_written(done: Written, as_json: bool) -> None:
+def _print_written(done: Written, as_json: bool) -> None:
     if as_json:
-        _say({"offset": done.offset, "closed": done.closed, "duplicate": done.duplicate})
+        _print_json({"offset": done.offset, "closed": done.closed, "duplicate": done.duplicate})
 
 
-def _say(value: dict[str, Any]) -> None:
+def _print_json(value: dict[str, Any]) -> None:
     click.echo(json.encode(value))

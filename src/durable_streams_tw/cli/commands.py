@@ -1,4 +1,4 @@
-"""The group of all commands, each imported when it is used."""
+"""Top-level command group, which imports each command on use."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from durable_streams_tw.cli.registry import COMMANDS, PROGRAM, Entry
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by name and imports none before it is used."""
+    """Command group that imports the module of a command when the command is used."""
 
     def __init__(self, *arguments: Any, entries: Mapping[str, Entry], **more: Any) -> None:
         super().__init__(*arguments, **more)
         self._entries = entries
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, in the order of the registry."""
+        """Return the names of all commands, in the order of the registry."""
         return list(self._entries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A command, imported now."""
+        """Import and return a command."""
         entry = self._entries.get(cmd_name)
         if entry is None:
             return None
-        module, _, name = entry.place.partition(":")
+        module, _, name = entry.target.partition(":")
         command: click.Command = getattr(import_module(module), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands, by section, without importing any."""
+        """Write the commands by section, without importing them."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for name, entry in self._entries.items():
             sections.setdefault(entry.section, []).append((name, entry.help))
@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
                 formatter.write_dl(rows)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Commands that begin like this, without importing any, and the group's own options."""
+        """Complete names of commands, without importing them, and options of the group."""
         names = [name for name in self._entries if name.startswith(incomplete)]
         found = [CompletionItem(name, help=self._entries[name].help) for name in names]
         return found + click.Command.shell_complete(self, ctx, incomplete)
@@ -56,12 +56,12 @@ class LazyGroup(click.Group):
 )
 @click.version_option(None, "-V", "--version", package_name="durable-streams-tw")
 def commands() -> None:
-    """A server for the Durable Streams protocol: URLs with an append-only log behind them.
+    """Server and client for Durable Streams: append-only logs, each at a URL.
 
-    Begin with: durable-streams-server dev
+    Get started: durable-streams-server dev
     """
 
 
 def main() -> None:
-    """What the console script calls."""
+    """Run the console script."""
     commands.main(prog_name=PROGRAM)

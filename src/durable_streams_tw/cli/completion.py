@@ -1,4 +1,4 @@
-"""``completion``: what a shell reads to complete these commands."""
+"""Command ``completion``: completion scripts for shells."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from click.shell_completion import get_completion_class
 
 from durable_streams_tw.cli.registry import PROGRAM
 
-#: click's name for the variable by which a shell asks.
+#: Environment variable through which click receives completion requests.
 VARIABLE = f"_{PROGRAM.upper().replace('-', '_')}_COMPLETE"
 
 
@@ -15,15 +15,16 @@ VARIABLE = f"_{PROGRAM.upper().replace('-', '_')}_COMPLETE"
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print a shell's completion of these commands.
+    """Print the completion script of a shell.
 
     \b
     bash:  eval "$(durable-streams-server completion bash)"
     zsh:   eval "$(durable-streams-server completion zsh)"
     fish:  durable-streams-server completion fish | source
 
-    Put the line into the shell's start file (~/.bashrc, ~/.zshrc, ~/.config/fish/config.fish).
+    Add the line to the startup file of the shell (~/.bashrc, ~/.zshrc,
+    ~/.config/fish/config.fish).
     """
     kind = get_completion_class(shell)
-    assert kind is not None, "click has these three"
+    assert kind is not None, "click supports these three shells"
     click.echo(kind(ctx.find_root().command, {}, PROGRAM, VARIABLE).source())

@@ -1,4 +1,4 @@
-"""``config check`` and ``config show``."""
+"""Commands ``config check`` and ``config show``."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from durable_streams_tw.service.sources import ConfigurationError
 def config() -> None:
     """Check or show the settings of a server.
 
-    Both take the options of `run` and read the same environment and file.
+    Both commands accept the options of `run` and read the same environment and file.
     """
 
 
 @config.command(cls=SettingsCommand)
 @with_settings
 def check(**options: Any) -> None:
-    """Say whether `run` would accept these settings.
+    """Check whether `run` would accept these settings.
 
-    Nothing is opened for writing, no port is taken. Exit status 2 when something is wrong.
+    Opens no port and writes no file. Exit status: 0 valid, 2 invalid.
     """
     configuration = configuration_of(options)
-    # Endpoints and certificates are Twisted's to read.
+    # Imported here: importing Twisted is slow.
     from durable_streams_tw.service.listening import endpoints
 
     try:
@@ -45,21 +45,21 @@ def check(**options: Any) -> None:
             checkers(configuration)
     except ConfigurationError as bad:
         raise InvalidSettings(bad) from None
-    click.echo("These settings are good.")
+    click.echo("The settings are valid.")
 
 
 @config.command(cls=SettingsCommand)
 @with_settings
 def show(**options: Any) -> None:
-    """Print all settings as they would be in force, and where each was said.
+    """Print the effective settings and the source of each.
 
-    What is printed is a configuration file. Secrets are left out.
+    The output is a valid configuration file. Secrets are redacted.
     """
-    click.echo(shown(configuration_of(options)), nl=False)
+    click.echo(format_settings(configuration_of(options)), nl=False)
 
 
-def shown(configuration: Configuration) -> str:
-    """Settings as a configuration file, with the origin of each as a comment."""
+def format_settings(configuration: Configuration) -> str:
+    """Return the settings as a configuration file with the origin of each as a comment."""
     lines: list[tuple[str, str]] = []
     group = ""
     for setting in TABLE:
@@ -78,19 +78,19 @@ def _line(setting: Setting, configuration: Configuration) -> str:
     texts = configuration.texts(setting.name)
     instead = configuration.overridden_by(setting.name)
     if instead is not None:
-        return f"# {setting.name}: {instead} stands in for it"
+        return f"# {setting.name}: overridden by {instead}"
     if not texts and setting.kind != "list":
         return f"# {setting.name} is not set"
     if setting.secret and texts:
-        return f"# {setting.name} is a secret"
+        return f"# {setting.name} is set (secret)"
     if setting.kind == "flag":
         return f"{setting.name} = {'true' if configuration[setting.name] else 'false'}"
     if setting.directory:
         texts = (configuration[setting.name],)
     if setting.kind == "list":
         printed = tuple(map(setting.printable, texts))
-        # What lacks a part is no line of a file that could be used.
-        begin = "" if printed == texts else "# with a secret: "
+        # A redacted value is commented out: the file would not work with it.
+        begin = "" if printed == texts else "# redacted: "
         return f"{begin}{setting.name} = [{', '.join(map(_quoted, printed))}]"
     return f"{setting.name} = {_quoted(texts[0])}"
 
@@ -100,8 +100,7 @@ def _one_line(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A number as it is, all else as a TOML basic string: with quotes, backslashes and control
-    characters escaped."""
+    """Return a number unchanged, any other text as a TOML basic string."""
     if re.fullmatch("0|[1-9][0-9]{0,17}", text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,4 +1,4 @@
-"""``dev``: a server to try out, without any configuration."""
+"""Command ``dev``: a development server without configuration."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PRESET = {setting.name: (setting.dev,) for setting in TABLE if setting.dev is no
 @click.command(cls=SettingsCommand)
 @with_dev_settings
 def dev(**options: Any) -> None:
-    """Serve streams from memory on this machine, to try out.
+    """Run a development server on this machine, with streams in memory.
 
-    Only this machine can reach it, and what is written is gone when it stops. Neither the
-    environment nor a file is read. Ctrl-C stops it.
+    Listens on 127.0.0.1 only; streams are lost when it stops. Reads no environment variables and
+    no file. Ctrl-C stops it.
     """
     try:
         configuration = Configuration([CommandLine(given(options)), Preset(PRESET, "dev")])
@@ -40,27 +40,31 @@ def dev(**options: Any) -> None:
     except ConfigurationError as bad:
         raise InvalidSettings(bad) from None
     if status == 0:
-        # Behind the ^C that a terminal shows.
+        # Start on a new line, after the ^C that a terminal prints.
         click.echo("\nStopped.")
     sys.exit(status)
 
 
 def greeting(url: str, *, console: bool) -> str:
-    """What is said when the streams at this URL, with a slash at its end, can be reached: lines to
-    be copied into another shell."""
+    """Return the text that ``dev`` prints once it listens, with commands to copy.
+
+    ``url`` is the URL of the streams, with a trailing slash.
+    """
     stream = f"{url}hello"
-    look = f"\nLook at it in a browser:\n\n  {urljoin(url, '/-/console')}\n" if console else ""
+    look = (
+        f"\nOpen the console in a browser:\n\n  {urljoin(url, '/-/console')}\n" if console else ""
+    )
     return f"""\
 Durable streams are at {url}
-in memory: what you write is gone when this stops. Ctrl-C stops it.
+Streams are in memory and are lost when the server stops. Press Ctrl-C to stop.
 
-Make a stream, append to it, read it:
+Create a stream, append to it, read it:
 
   curl -X PUT {stream} -H 'Content-Type: text/plain'
   curl -X POST {stream} -H 'Content-Type: text/plain' -d 'first line'
   curl {stream}
 
-Follow it, while another shell appends:
+Follow the stream while another shell appends:
 
   curl -N '{stream}?offset=-1&live=sse'
 {look}"""

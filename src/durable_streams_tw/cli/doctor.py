@@ -1,4 +1,4 @@
-"""``doctor``: will a server with these settings be well on this machine?"""
+"""Command ``doctor``: checks of the machine for a server with given settings."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from durable_streams_tw.cli.settings_options import (
 from durable_streams_tw.cli.store_options import with_json
 from durable_streams_tw.cli.store_tasks import EXIT_UNSOUND
 
-_MARKS = {"good": "good", "warning": "look", "bad": "BAD"}
+_MARKS = {"good": "ok", "warning": "warn", "bad": "BAD"}
 
 
 @click.command(cls=SettingsCommand)
 @with_settings
 @with_json
 def doctor(as_json: bool, **options: Any) -> None:
-    """Say what on this machine would trouble a server with these settings.
+    """Check this machine for problems with a server of these settings.
 
-    Looks at limits of files and memory, the data directory's disk (kind, room, how long a flush
-    takes) and at timeouts against each other. Changes nothing, also beside a running server.
-    Run it as the server's user, with the server's limits.
+    Checks the limits of open files and memory, the disk of the data directory (file system, free
+    space, flush latency) and the combination of timeouts. Changes nothing, and can run next to a
+    running server. Run it as the user of the server, with the same resource limits.
 
-    Exit status: 0 nothing is bad (there may be warnings), 1 something is.
+    Exit status: 0 no errors (warnings are possible), 1 errors.
     """
     configuration = configuration_of(options)
     from durable_streams_tw.cli.doctor_checks import run_checks

@@ -1,7 +1,7 @@
-"""What ``doctor`` looks at, and what it makes of it.
+"""Checks of the ``doctor`` command.
 
-Each examination is a function of figures, so that every result can be tried without a machine
-that deserves it; `run_checks` gets the figures.
+Each check is a pure function of measured values, so that tests can produce every result;
+`run_checks` measures the values.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from durable_streams_tw.storage.files import DATA_FILE
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE
 
 _FLUSHES: Final = 20
-# Files that are not connections: the store, logs, the threads' and the reactor's own.
+# File descriptors other than connections: the store, logs, threads, the reactor.
 _OWN_FILES: Final = 64
 _FEW_FILES: Final = 256
-# What many proxies wait for an answer when nobody tells them otherwise (seconds).
-_PROXY_PATIENCE: Final = 60.0
+# Default response timeout of many proxies (seconds).
+_PROXY_TIMEOUT: Final = 60.0
 _NETWORK: Final = ("nfs", "cifs", "smb", "9p", "fuse", "ceph", "gluster", "afs")
-# Seconds of a flush.
+# Flush latencies (seconds).
 _SLOW: Final = 0.02
 _TOO_SLOW: Final = 0.5
 _TOO_FAST: Final = 0.00001
@@ -41,8 +41,11 @@ _LITTLE_ROOM: Final = 1 << 30
 
 
 class CheckResult(Struct, frozen=True):
-    """What came of one examination. ``grade`` is ``bad`` where the server would not start or
-    not do what it promises, ``warning`` where it might surprise."""
+    """Result of one check.
+
+    ``grade`` is ``bad`` if the server would not start or would lose its guarantees, ``warning`` if
+    it may not work as expected.
+    """
 
     name: str
     grade: Literal["good", "warning", "bad"]
@@ -50,7 +53,7 @@ class CheckResult(Struct, frozen=True):
 
 
 def run_checks(configuration: Configuration) -> Iterator[CheckResult]:
-    """Look at this machine as a server with these settings would find it."""
+    """Yield the results of all checks of this machine for a server with these settings."""
     settings = configuration.settings
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield open_files(files, settings.max_connections)
@@ -60,12 +63,16 @@ def run_checks(configuration: Configuration) -> Iterator[CheckResult]:
     yield bodies(settings)
     directory: str | None = configuration["data-dir"]
     if directory is None:
-        yield CheckResult("data directory", "warning", "there is none: nothing is kept")
+        yield CheckResult(
+            "data directory",
+            "warning",
+            "not set: streams are in memory and are lost when the server stops",
+        )
         return
     yield address_space(space)
     place = _nearest(directory)
     if not os.access(place, os.W_OK | os.X_OK | os.R_OK) or not os.path.isdir(place):
-        yield CheckResult("data directory", "bad", f"{place} cannot be written to")
+        yield CheckResult("data directory", "bad", f"{place} is not writable")
         return
     yield data_directory(directory, place, owner(directory))
     if os.path.exists(keys := os.path.join(directory, KEYS_FILE)):
@@ -77,34 +84,36 @@ def run_checks(configuration: Configuration) -> Iterator[CheckResult]:
     try:
         yield flushing(_flush_times(place))
     except OSError as error:
-        yield CheckResult("flushing", "bad", f"{place} cannot be written to: {error.strerror}")
+        yield CheckResult("flushing", "bad", f"cannot write to {place}: {error.strerror}")
 
 
 def open_files(limit: int, connections: int) -> CheckResult:
-    """The limit of open files, beside the bound of connections (0: any number)."""
+    """Check the limit of open files against ``max-connections`` (0: no limit)."""
     if limit == resource.RLIM_INFINITY or 0 < connections <= limit - _OWN_FILES:
-        return CheckResult("open files", "good", f"{connections:,} connections fit")
-    bound = f"max-connections is {connections:,}" if connections else "connections have no bound"
-    sentence = f"{limit:,} may be open, and {bound}: raise ulimit -n (LimitNOFILE=) or lower it"
+        return CheckResult("open files", "good", f"sufficient for {connections:,} connections")
+    bound = (
+        f"max-connections is {connections:,}" if connections else "max-connections is 0 (no limit)"
+    )
+    sentence = f"limit is {limit:,}, {bound}: raise ulimit -n (LimitNOFILE=) or lower it"
     return CheckResult("open files", "bad" if limit < _FEW_FILES else "warning", sentence)
 
 
 def address_space(limit: int) -> CheckResult:
-    """The limit of virtual memory, beside the map's size (bytes)."""
+    """Check the limit of virtual memory (bytes) against the size of the LMDB environment."""
     if limit == resource.RLIM_INFINITY or limit > 2 * MAP_SIZE:
-        return CheckResult("address space", "good", "it has no bound that matters")
+        return CheckResult("address space", "good", "sufficient")
     grade: Literal["warning", "bad"] = "bad" if limit < 1 << 31 else "warning"
-    sentence = f"ulimit -v leaves {limit >> 30:,} GiB: the store cannot grow beyond that"
+    sentence = f"ulimit -v is {limit >> 30:,} GiB: the store cannot grow beyond that"
     return CheckResult("address space", grade, sentence)
 
 
 def protocols(missing: Sequence[str]) -> CheckResult:
-    """Judge by the packages that cannot be imported whether TLS and HTTP/2 are available."""
+    """Check that TLS and HTTP/2 are available; ``missing`` packages cannot be imported."""
     if not missing:
-        sentence = "available: clients of an ssl: endpoint may choose HTTP/2"
+        sentence = "available on ssl: endpoints"
         return CheckResult("TLS and HTTP/2", "good", sentence)
     names = ", ".join(missing)
-    sentence = f"not available, since {names} cannot be imported: install the server again with pip"
+    sentence = f"not available: cannot import {names}; reinstall the server with pip"
     return CheckResult("TLS and HTTP/2", "bad", sentence)
 
 
@@ -119,103 +128,117 @@ def _missing_packages() -> list[str]:
 
 
 def timeouts(settings: Settings) -> Iterator[CheckResult]:
-    """Times against each other, and against what proxies are like."""
+    """Check timeouts against each other and against usual timeouts of proxies."""
     wait, idle = settings.long_poll_timeout, settings.idle_timeout
-    if wait >= _PROXY_PATIENCE:
-        sentence = f"{wait:g} s: many proxies give up after {_PROXY_PATIENCE:g} s of silence"
+    if wait >= _PROXY_TIMEOUT:
+        sentence = f"{wait:g} s: many proxies time out after {_PROXY_TIMEOUT:g} s without data"
         yield CheckResult("long-poll timeout", "warning", sentence)
     else:
-        yield CheckResult("long-poll timeout", "good", f"{wait:g} s, shorter than proxies wait")
+        yield CheckResult(
+            "long-poll timeout", "good", f"{wait:g} s, shorter than the usual timeout of proxies"
+        )
     if settings.head_timeout > idle:
-        sentence = f"{idle:g} s, and the head of a request may take {settings.head_timeout:g} s"
-        yield CheckResult("idle timeout", "warning", f"{sentence}: connections end in between")
+        sentence = f"{idle:g} s, shorter than request-header-timeout ({settings.head_timeout:g} s)"
+        yield CheckResult(
+            "idle timeout", "warning", f"{sentence}: connections may close while a request arrives"
+        )
     elif idle < 5:
-        sentence = f"{idle:g} s: clients have to connect anew for most requests"
+        sentence = f"{idle:g} s: clients must reconnect for most requests"
         yield CheckResult("idle timeout", "warning", sentence)
     else:
         yield CheckResult("idle timeout", "good", f"{idle:g} s")
     if settings.sse_reconnect_interval < 5:
-        sentence = f"{settings.sse_reconnect_interval:g} s: readers do little but reconnect"
+        sentence = f"{settings.sse_reconnect_interval:g} s: clients reconnect very often"
         yield CheckResult("event streams", "warning", sentence)
 
 
 def bodies(settings: Settings) -> CheckResult:
-    """The largest body, beside what all together may take."""
+    """Check ``max-body`` against ``max-body-memory``."""
     fit = settings.body_memory // settings.max_body
     if fit < 2:
-        sentence = "a second one of max-body does not fit beside one: raise max-body-memory"
+        sentence = "max-body-memory holds only one body of max-body: raise it"
         return CheckResult("request bodies", "warning", sentence)
-    return CheckResult("request bodies", "good", f"{fit:,} of max-body fit into max-body-memory")
+    return CheckResult(
+        "request bodies", "good", f"max-body-memory holds {fit:,} bodies of max-body"
+    )
 
 
 def data_directory(directory: str, place: str, user: int | None) -> CheckResult:
-    """Where streams are kept. ``place`` is what is there of it, ``user`` the process that owns
-    it."""
+    """Check the data directory.
+
+    ``place`` is its nearest existing ancestor, ``user`` the PID of the process that has locked it.
+    """
     if place != directory:
-        return CheckResult("data directory", "good", f"{directory} will be made")
+        return CheckResult("data directory", "good", f"{directory} will be created")
     content = set(os.listdir(directory))
     if user is not None:
         return CheckResult("data directory", "good", f"{directory} is in use by process {user}")
     if DATA_FILE in content or content <= {"lost+found", "owner.lock", "lock.mdb"}:
         return CheckResult("data directory", "good", directory)
-    sentence = f"{directory} has files that do not belong to this server: use an empty directory"
+    sentence = f"{directory} contains files of other programs: use an empty directory"
     return CheckResult("data directory", "bad", sentence)
 
 
 def key_file(path: str, mode: int) -> CheckResult:
-    """Who may read the keys."""
+    """Check the permissions of the key file."""
     if mode & 0o007:
-        sentence = f"every user can read or change {path}: chmod 600 {path}"
+        sentence = f"every user can read or change {path}: run chmod 600 {path}"
         return CheckResult("webhook keys", "bad", sentence)
     if mode & 0o070:
-        sentence = f"the group can read or change {path}; a start changes that"
+        sentence = f"the group can read or change {path}: the server removes that at its next start"
         return CheckResult("webhook keys", "warning", sentence)
-    return CheckResult("webhook keys", "good", "only their owner can read them")
+    return CheckResult("webhook keys", "good", "readable only by the owner")
 
 
 def file_system(kind: str | None) -> CheckResult:
-    """The kind of file system that streams are kept on, None where it is not known."""
+    """Check the type of the file system, None if it is unknown."""
     if kind is None:
-        return CheckResult("file system", "good", "its kind is not known here")
+        return CheckResult("file system", "good", "unknown type")
     if kind.startswith(_NETWORK):
-        sentence = f"{kind}: locks and maps of files need a local disk"
+        sentence = f"{kind}: file locks and memory maps require a local disk"
         return CheckResult("file system", "bad", sentence)
     if kind in ("tmpfs", "ramfs"):
-        return CheckResult("file system", "warning", f"{kind} is memory: a reboot takes all")
+        return CheckResult(
+            "file system", "warning", f"{kind} is in memory: its contents are lost at reboot"
+        )
     if kind == "overlay":
-        sentence = "overlay goes with its container: mount a volume"
+        sentence = "overlay: its contents are lost with the container; mount a volume"
         return CheckResult("file system", "warning", sentence)
     return CheckResult("file system", "good", kind)
 
 
 def room(size: int, free: int, quota: int | None) -> CheckResult:
-    """A disk's size, what is free, and what streams may take (bytes)."""
-    said = f"{free / (1 << 30):,.1f} of {size / (1 << 30):,.1f} GiB are free"
+    """Check the size and free space of the disk, and ``max-stored`` (bytes)."""
+    figures = f"{free / (1 << 30):,.1f} of {size / (1 << 30):,.1f} GiB free"
     if free < min(limits.DISK_RESERVE, size // 20):
-        return CheckResult("disk", "bad", f"{said}: appends are refused (507)")
+        return CheckResult("disk", "bad", f"{figures}: appends are refused (507)")
     if free < _LITTLE_ROOM:
-        return CheckResult("disk", "warning", said)
+        return CheckResult("disk", "warning", figures)
     if quota is not None and quota > size:
-        return CheckResult("disk", "warning", f"{said}: max-stored is more than the whole disk")
-    return CheckResult("disk", "good", said)
+        return CheckResult("disk", "warning", f"{figures}: max-stored exceeds the size of the disk")
+    return CheckResult("disk", "good", figures)
 
 
 def flushing(seconds: list[float]) -> CheckResult:
-    """How long flushes took: every acknowledgement waits for one."""
+    """Check the latencies of flushes (seconds): each acknowledged append waits for one."""
     usual, worst = statistics.median(seconds), max(seconds)
-    said = f"a flush takes {usual * 1000:.2f} ms, the slowest of {len(seconds)} {worst * 1000:.2f}"
+    figures = f"median {usual * 1000:.2f} ms, maximum {worst * 1000:.2f} ms of {len(seconds)}"
     if usual > _TOO_SLOW:
-        return CheckResult("flushing", "bad", f"{said}: no disk for this")
+        return CheckResult("flushing", "bad", f"{figures}: the disk is too slow")
     if usual > _SLOW:
-        return CheckResult("flushing", "warning", f"{said}: no append is quicker than that")
+        return CheckResult(
+            "flushing", "warning", f"{figures}: this is the minimum latency of appends"
+        )
     if usual < _TOO_FAST:
-        return CheckResult("flushing", "warning", f"{said}: as fast as if nothing reached a disk")
-    return CheckResult("flushing", "good", said)
+        return CheckResult(
+            "flushing", "warning", f"{figures}: too fast for a disk; flushes may not be durable"
+        )
+    return CheckResult("flushing", "good", figures)
 
 
 def _flush_times(place: str) -> list[float]:
     taken = []
-    # Without a name, so that nothing is left behind.
+    # An unnamed file: it disappears if this process is killed.
     with tempfile.TemporaryFile(dir=place, buffering=0) as file:
         for _ in range(_FLUSHES):
             file.write(bytes(4096))
@@ -235,7 +258,7 @@ def _nearest(directory: str) -> str:
 
 
 def _kind_of(place: str) -> str | None:
-    """The kind of the file system that a path is on, as the system calls it."""
+    """Return the type of the file system of a path, None if it is unknown."""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
             return kind_among(file.read(), os.stat(place).st_dev)
@@ -244,10 +267,10 @@ def _kind_of(place: str) -> str | None:
 
 
 def kind_among(mounts: str, device: int) -> str | None:
-    """The kind of a device's file system in the text of Linux's mountinfo."""
+    """Return the type of a device's file system according to /proc/self/mountinfo."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in mounts.splitlines():
-        fields, _, behind = line.partition(" - ")
+        fields, _, after = line.partition(" - ")
         if len(fields.split()) > 2 and fields.split()[2] == wanted:
-            return behind.split()[0]
+            return after.split()[0]
     return None

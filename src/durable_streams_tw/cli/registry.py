@@ -1,7 +1,7 @@
-"""Which commands there are, and where each of them is.
+"""Registry of the commands.
 
-A command's module is imported when the command is used: ``--help`` and shell completion list all
-of them from here. To add a command, write a module with a click command in it, and a row here.
+``--help`` and shell completion list the commands from here; a command's module is imported when the
+command is used. To add a command, write a module with a click command and add a row here.
 """
 
 from __future__ import annotations
@@ -12,91 +12,95 @@ from msgspec import Struct
 
 
 class Entry(Struct, frozen=True):
-    """A command: under which heading it is listed, where it is, and what it does, in one line.
+    """Command, with the section of ``--help`` that lists it.
 
-    ``place`` is ``module:name`` of a `click.Command`. ``help`` is the command's own first line,
-    without its full stop; a test compares them.
+    ``target`` is ``module:name`` of a `click.Command`. ``help`` is the first line of the command's
+    docstring without the full stop; a test compares them.
     """
 
     section: str
-    place: str
+    target: str
     help: str
 
 
-#: What the console script is called.
+#: Name of the console script.
 PROGRAM: Final = "durable-streams-server"
 
 _HERE: Final = "durable_streams_tw.cli"
 
-RUN: Final = "Serve"
-STORE: Final = "Look after a data directory"
-CLIENT: Final = "Use any server of the protocol"
-OTHER: Final = "Besides"
+RUN: Final = "Server"
+STORE: Final = "Data directory"
+CLIENT: Final = "Client"
+OTHER: Final = "Other"
 
 COMMANDS: Final[dict[str, Entry]] = {
-    "dev": Entry(RUN, f"{_HERE}.dev:dev", "Serve streams from memory on this machine, to try out"),
+    "dev": Entry(
+        RUN, f"{_HERE}.dev:dev", "Run a development server on this machine, with streams in memory"
+    ),
     "run": Entry(RUN, f"{_HERE}.run:run", "Run the server in the foreground"),
     "config": Entry(RUN, f"{_HERE}.config:config", "Check or show the settings of a server"),
     "check": Entry(
         STORE,
         f"{_HERE}.store_check:check",
-        "Prove that a store holds together, also beside its server",
+        "Check the integrity of a store, also while its server runs",
     ),
     "backup": Entry(
         STORE,
         f"{_HERE}.store_backup:backup",
-        "Back a store up into a new directory, also beside its server",
+        "Back up a store into a new directory, also while its server runs",
     ),
-    "restore": Entry(STORE, f"{_HERE}.store_backup:restore", "Make a data directory of a backup"),
+    "restore": Entry(
+        STORE, f"{_HERE}.store_backup:restore", "Restore a backup into an empty data directory"
+    ),
     "compact": Entry(
         STORE,
         f"{_HERE}.store_backup:compact",
-        "Give the space of deleted streams back to the disk",
+        "Release the disk space of deleted streams",
     ),
     "stats": Entry(
         STORE,
         f"{_HERE}.store_stats:stats",
-        "Say how large a store is and what is in it, also beside its server",
+        "Show the size and contents of a store, also while its server runs",
     ),
     "doctor": Entry(
         STORE,
         f"{_HERE}.doctor:doctor",
-        "Say what on this machine would trouble a server with these settings",
+        "Check this machine for problems with a server of these settings",
     ),
-    "create": Entry(
-        CLIENT, f"{_HERE}.client_writes:create", "Make a stream, or make sure that it is there"
-    ),
+    "create": Entry(CLIENT, f"{_HERE}.client_writes:create", "Create a stream unless it exists"),
     "append": Entry(
-        CLIENT, f"{_HERE}.client_writes:append", "Add to a stream, from standard input or as given"
+        CLIENT,
+        f"{_HERE}.client_writes:append",
+        "Append standard input or the given data to a stream",
     ),
-    "read": Entry(CLIENT, f"{_HERE}.client_reads:read", "Print what a stream has"),
+    "read": Entry(CLIENT, f"{_HERE}.client_reads:read", "Print the contents of a stream"),
     "tail": Entry(
         CLIENT,
         f"{_HERE}.client_reads:tail",
-        "Print what a stream has, and what comes, until it is closed",
+        "Print the contents of a stream and follow it until it is closed",
     ),
     "head": Entry(
         CLIENT,
         f"{_HERE}.client_reads:head",
-        "Print what a stream is: its type, its end, whether it is closed, when it expires",
+        "Print metadata of a stream: content type, tail offset, closed, expiry",
     ),
     "close": Entry(
         CLIENT,
         f"{_HERE}.client_writes:close",
-        "End a stream: its readers are told, and nothing can be appended any more",
+        "Close a stream: its readers reach the end, and appends are refused",
     ),
     "fork": Entry(
-        CLIENT, f"{_HERE}.client_writes:fork", "Make a stream that begins as another one does"
+        CLIENT,
+        f"{_HERE}.client_writes:fork",
+        "Create a stream that starts with the contents of another one",
     ),
-    "delete": Entry(
-        CLIENT, f"{_HERE}.client_writes:delete", "Remove a stream and all that is in it"
-    ),
+    "delete": Entry(CLIENT, f"{_HERE}.client_writes:delete", "Delete a stream and its contents"),
     "token": Entry(
         OTHER,
         f"{_HERE}.token:token",
-        "Make a token for a client, and its entry in a file of tokens",
+        "Create a bearer token and its entry for a token file",
     ),
     "completion": Entry(
-        OTHER, f"{_HERE}.completion:completion", "Print a shell's completion of these commands"
+        OTHER, f"{_HERE}.completion:completion", "Print the completion script of a shell"
     ),
 }

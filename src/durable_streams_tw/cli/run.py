@@ -1,4 +1,4 @@
-"""``run``: the server in the foreground."""
+"""Command ``run``: the server in the foreground."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from durable_streams_tw.service.sources import ConfigurationError
 def run(**options: Any) -> None:
     """Run the server in the foreground.
 
-    Until SIGTERM or Ctrl-C, logging to standard output. An option stands before the variable of
-    the environment of the same name (--max-body: DURABLE_STREAMS_MAX_BODY), that before the key
-    in the file (max-body), and that before the default.
+    Logs to standard output. Stops on SIGTERM or Ctrl-C.
+
+    Options (--max-body) override environment variables (DURABLE_STREAMS_MAX_BODY), which override
+    the file (max-body), which overrides the defaults.
     """
     configuration = configuration_of(options)
-    # Twisted only now: settings that are wrong are refused at once.
+    # Imported here: invalid settings are reported without waiting for the import of Twisted.
     from durable_streams_tw.service.run import serve
 
     try:

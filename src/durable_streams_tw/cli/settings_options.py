@@ -1,4 +1,4 @@
-"""The table of settings as options of click commands."""
+"""Options of click commands, built from the table of settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from durable_streams_tw.service.sources import CONFIG_VARIABLE, ConfigurationErr
 
 
 class InvalidSettings(click.ClickException):
-    """Settings that cannot be used: said in a sentence for each, with exit status 2."""
+    """The settings are invalid: prints one line for each error, exits with status 2."""
 
     exit_code = 2
 
@@ -23,10 +23,10 @@ class InvalidSettings(click.ClickException):
 
 
 class SettingsCommand(click.Command):
-    """A command whose help lists settings by their groups, behind its own options."""
+    """Command whose help lists its own options, then the settings by group."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Its own options first."""
+        """Write the options of the command, then the settings by group."""
         rows: dict[str, list[tuple[str, str]]] = {"Options": []}
         groups = {setting.name: setting.group for setting in TABLE}
         for parameter in self.get_params(ctx):
@@ -40,7 +40,7 @@ class SettingsCommand(click.Command):
 
 
 def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command an option for every setting, and ``--config``."""
+    """Add an option for each setting, and ``--config``, to a command."""
     for setting in reversed(TABLE):
         command = _option(setting, setting.default)(command)
     file = click.option(
@@ -48,13 +48,13 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
         "-c",
         metavar="FILE",
         type=click.Path(dir_okay=False),
-        help=f"TOML file with settings. Else the one that {CONFIG_VARIABLE} names.",
+        help=f"TOML file with settings (default: ${CONFIG_VARIABLE})",
     )
     return file(command)
 
 
 def with_dev_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command an option for every setting that ``dev`` has."""
+    """Add an option for each setting that ``dev`` supports to a command."""
     for setting in reversed(TABLE):
         if setting.in_dev:
             command = _option(setting, setting.dev or setting.default)(command)
@@ -62,7 +62,7 @@ def with_dev_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def given(parameters: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The texts of the options that a command was given."""
+    """Return the texts of the options that were given on the command line."""
     found: dict[str, tuple[str, ...]] = {}
     for setting in TABLE:
         value = parameters.get(setting.name.replace("-", "_"))
@@ -78,7 +78,7 @@ def given(parameters: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def configuration_of(parameters: Mapping[str, Any]) -> Configuration:
-    """The settings that a command runs with: its options, the environment, a file.
+    """Return the effective settings of a command: options, environment, file, defaults.
 
     Raises `InvalidSettings`.
     """
@@ -108,11 +108,11 @@ def _option(
         multiple=setting.kind == "list",
         help=text,
         type=click.Path(file_okay=False) if setting.directory else str,
-        shell_complete=_words(setting.choices) if setting.choices else None,
+        shell_complete=_choice_completer(setting.choices) if setting.choices else None,
     )
 
 
-def _words(choices: tuple[str, ...]) -> Callable[..., list[str]]:
+def _choice_completer(choices: tuple[str, ...]) -> Callable[..., list[str]]:
     def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
         return [word for word in choices if word.startswith(incomplete)]
 

@@ -1,4 +1,4 @@
-"""``backup``, ``restore`` and ``compact``: copies of a store, proven sound."""
+"""Commands ``backup``, ``restore`` and ``compact``: verified copies of a store."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any
 import click
 
 from durable_streams_tw.cli.store_options import (
-    chosen,
+    resolve_data_dir,
     with_data_dir,
     with_deep,
     with_even_flawed,
     with_json,
 )
 from durable_streams_tw.cli.store_tasks import StoreUnsound, run_task, size
-
-_ALL_THE_SAME = "--even-flawed goes on all the same"
 
 
 @click.command()
@@ -27,22 +25,22 @@ _ALL_THE_SAME = "--even-flawed goes on all the same"
 @with_even_flawed
 @with_json
 def backup(destination: str, data_dir: str | None, config: str | None, **options: Any) -> None:
-    """Back a store up into a new directory, also beside its server.
+    """Back up a store into a new directory, also while its server runs.
 
-    DESTINATION must not be there yet. What was acknowledged before the backup began is in it.
-    The copy has no free pages, and is checked before it gets its name; the keys of webhooks are
-    in it, so keep it as secret as the data directory.
+    DESTINATION must not exist. The backup contains all writes that were acknowledged before it
+    started. It has no free pages and is checked before it appears under its name. It includes the
+    webhook keys: protect it like the data directory.
 
-    Exit status: 0 done, 1 the store is not sound, 2 it could not be done.
+    Exit status: 0 success, 1 the store is damaged, 2 failure.
     """
-    directory = chosen(data_dir, config)
+    directory = resolve_data_dir(data_dir, config)
     done = _done("backup", options, directory=directory, place=destination)
     if options["as_json"]:
         click.echo(json.dumps(done, indent=2))
         return
-    click.echo(f"{destination} has {_contents(done)}, as of {_moment(done['began_at'])}.")
+    click.echo(f"Backed up {_contents(done)} to {destination}, as of {_moment(done['began_at'])}.")
     if done["flaws"]:
-        click.echo(f"The store was not sound ({done['flaws']:,} findings), and neither is this.")
+        click.echo(f"The store is damaged ({done['flaws']:,} findings), and so is the backup.")
 
 
 @click.command()
@@ -52,19 +50,19 @@ def backup(destination: str, data_dir: str | None, config: str | None, **options
 @with_even_flawed
 @with_json
 def restore(backup: str, data_dir: str | None, config: str | None, **options: Any) -> None:
-    """Make a data directory of a backup.
+    """Restore a backup into an empty data directory.
 
-    The data directory must be empty, or missing: nothing is overwritten. What is restored is
-    compared with what was backed up, and checked, before it becomes a store.
+    The data directory must be empty or must not exist: nothing is overwritten. The restored files
+    are compared with the checksums of the backup and checked before a server can use them.
 
-    Exit status: 0 done, 1 the backup is not sound, 2 it could not be done.
+    Exit status: 0 success, 1 the backup is damaged, 2 failure.
     """
-    directory = chosen(data_dir, config)
+    directory = resolve_data_dir(data_dir, config)
     done = _done("restore", options, directory=directory, place=backup)
     if options["as_json"]:
         click.echo(json.dumps(done, indent=2))
         return
-    click.echo(f"{directory} has {_contents(done)}, as of {_moment(done['began_at'])}.")
+    click.echo(f"Restored {_contents(done)} to {directory}, as of {_moment(done['began_at'])}.")
 
 
 @click.command()
@@ -72,19 +70,19 @@ def restore(backup: str, data_dir: str | None, config: str | None, **options: An
 @with_even_flawed
 @with_json
 def compact(data_dir: str | None, config: str | None, **options: Any) -> None:
-    """Give the space of deleted streams back to the disk.
+    """Release the disk space of deleted streams.
 
-    Writes the store anew without free pages, checks it, and puts it in the old one's place. Stop
-    the server first. There has to be room for both. (A server uses free pages again by itself.)
+    Copies the store without its free pages, checks the copy and replaces the store with it. Stop
+    the server first; the disk must have room for both. (A running server reuses free pages.)
 
-    Exit status: 0 done, 1 the store is not sound, 2 it could not be done.
+    Exit status: 0 success, 1 the store is damaged, 2 failure.
     """
-    directory = chosen(data_dir, config)
+    directory = resolve_data_dir(data_dir, config)
     done = _done("compact", options, directory=directory)
     if options["as_json"]:
         click.echo(json.dumps(done, indent=2))
         return
-    click.echo(f"{directory} took {size(done['before'])}, and takes {size(done['after'])}.")
+    click.echo(f"Compacted {directory} from {size(done['before'])} to {size(done['after'])}.")
 
 
 def _done(name: str, options: dict[str, Any], **where: str) -> Any:
@@ -95,7 +93,7 @@ def _done(name: str, options: dict[str, Any], **where: str) -> Any:
         for finding in flawed.findings:
             line = f"{finding['meaning']}: {finding['detail']} (key {finding['key']})"
             click.echo(line, err=True)
-        sentence = f"{flawed.message}. Nothing was made; {_ALL_THE_SAME}."
+        sentence = f"{flawed.message}. Nothing was written. Use --even-flawed to continue anyway."
         raise StoreUnsound(sentence) from None
 
 

@@ -1,4 +1,4 @@
-"""``check``: walk through a store and prove that it holds together."""
+"""Command ``check``: integrity check of a store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import sys
 
 import click
 
-from durable_streams_tw.cli.store_options import chosen, with_data_dir, with_deep, with_json
+from durable_streams_tw.cli.store_options import (
+    resolve_data_dir,
+    with_data_dir,
+    with_deep,
+    with_json,
+)
 from durable_streams_tw.cli.store_tasks import EXIT_UNSOUND, run_task
 
 _SHOWN = 50
@@ -18,14 +23,14 @@ _SHOWN = 50
 @with_deep
 @with_json
 def check(data_dir: str | None, config: str | None, deep: bool, as_json: bool) -> None:
-    """Prove that a store holds together, also beside its server.
+    """Check the integrity of a store, also while its server runs.
 
-    Looks at all records as the last commit left them: checksums, lengths, indexes, forks,
-    subscriptions. Changes nothing. It works on a backup's directory too.
+    Reads all records of the last commit: checksums, lengths, indexes, forks, subscriptions.
+    Changes nothing. Also checks the directory of a backup.
 
-    Exit status: 0 sound, 1 not sound, 2 it could not be checked.
+    Exit status: 0 no findings, 1 the store is damaged, 2 failure.
     """
-    directory = chosen(data_dir, config)
+    directory = resolve_data_dir(data_dir, config)
     findings: list[dict[str, str]] = []
 
     def found(finding: dict[str, str]) -> None:
@@ -37,11 +42,11 @@ def check(data_dir: str | None, config: str | None, deep: bool, as_json: bool) -
     if as_json:
         click.echo(json.dumps({"entries": done["entries"], "findings": findings}, indent=2))
     elif not findings:
-        click.echo(f"{directory} is sound: {done['entries']:,} records.")
+        click.echo(f"{directory}: {done['entries']:,} records, no findings.")
     else:
         more = len(findings) - _SHOWN
         if more > 0:
-            click.echo(f"and {more:,} more (--json has all)")
-        click.echo(f"{directory} is not sound: {len(findings):,} findings.")
+            click.echo(f"{more:,} more findings (use --json for all)")
+        click.echo(f"{directory}: {len(findings):,} findings, the store is damaged.")
     if findings:
         sys.exit(EXIT_UNSOUND)

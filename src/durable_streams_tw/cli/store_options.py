@@ -1,4 +1,4 @@
-"""Which data directory a store command is about."""
+"""Options of the store commands."""
 
 from __future__ import annotations
 
@@ -15,27 +15,26 @@ from durable_streams_tw.service.sources import CONFIG_VARIABLE, ConfigurationErr
 
 
 def with_data_dir(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options ``--data-dir`` and ``--config``."""
+    """Add the options ``--data-dir`` and ``--config`` to a command."""
     directory = click.option(
         "--data-dir",
         "-d",
         metavar="DIR",
         type=click.Path(file_okay=False),
-        help="The data directory. Else the one of the environment "
-        f"({SETTINGS['data-dir'].variable}) or of the file.",
+        help=f"Data directory (default: ${SETTINGS['data-dir'].variable} or the file's data-dir).",
     )
     file = click.option(
         "--config",
         "-c",
         metavar="FILE",
         type=click.Path(dir_okay=False),
-        help=f"TOML file with the server's settings. Else the one that {CONFIG_VARIABLE} names.",
+        help=f"TOML file with the settings of the server (default: ${CONFIG_VARIABLE}).",
     )
     return directory(file(command))
 
 
-def chosen(data_dir: str | None, config: str | None) -> str:
-    """The data directory that is meant, as `run` would find it. Raises click's exceptions."""
+def resolve_data_dir(data_dir: str | None, config: str | None) -> str:
+    """Return the data directory that `run` would use. Raises `click.ClickException`."""
     if data_dir is not None:
         return data_dir
     try:
@@ -44,15 +43,15 @@ def chosen(data_dir: str | None, config: str | None) -> str:
         raise InvalidSettings(bad) from None
     directory: str | None = configuration["data-dir"]
     if directory is None:
-        raise click.UsageError("which data directory? Say --data-dir DIR")
+        raise click.UsageError("No data directory is set. Use --data-dir DIR.")
     return directory
 
 
-#: The options of more than one command.
-with_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+#: Options of more than one command.
+with_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 with_deep = click.option(
-    "--deep", is_flag=True, help="Parse every JSON message too. Takes several times as long."
+    "--deep", is_flag=True, help="Also parse every JSON message. Takes several times as long."
 )
 with_even_flawed = click.option(
-    "--even-flawed", is_flag=True, help="Go on when the store is not sound."
+    "--even-flawed", is_flag=True, help="Continue even if the store is damaged."
 )

@@ -1,4 +1,4 @@
-"""``stats``: how large a store is, and what is in it."""
+"""Command ``stats``: size and contents of a store."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from typing import Any
 
 import click
 
-from durable_streams_tw.cli.store_options import chosen, with_data_dir, with_json
+from durable_streams_tw.cli.store_options import resolve_data_dir, with_data_dir, with_json
 from durable_streams_tw.cli.store_tasks import run_task, size
 
 
 @click.command()
 @with_data_dir
-@click.option("--quick", is_flag=True, help="Only what is known without counting.")
+@click.option(
+    "--quick", is_flag=True, help="Skip the figures that require reading the whole store."
+)
 @click.option(
     "--top",
     type=click.IntRange(0, 10_000),
     default=5,
     show_default=True,
     metavar="N",
-    help="Name so many of the largest streams.",
+    help="Number of largest streams to list.",
 )
 @with_json
 def stats(data_dir: str | None, config: str | None, quick: bool, top: int, as_json: bool) -> None:
-    """Say how large a store is and what is in it, also beside its server.
+    """Show the size and contents of a store, also while its server runs.
 
-    Exit status: 0 done, 2 it could not be done.
+    Exit status: 0 success, 2 failure.
     """
-    directory = chosen(data_dir, config)
+    directory = resolve_data_dir(data_dir, config)
     done = run_task({"name": "stats", "directory": directory, "quick": quick, "top": top})
     if as_json:
         click.echo(json.dumps(done, indent=2))
@@ -40,19 +42,19 @@ def stats(data_dir: str | None, config: str | None, quick: bool, top: int, as_js
 
 
 def rows(directory: str, done: dict[str, Any]) -> list[tuple[str, str]]:
-    """What there is to say, but for the largest streams."""
+    """Return labels and values of all figures except the largest streams."""
     store, counted, owner = done["store"], done["counted"], done["owner"]
-    used = {None: "nobody", 0: "a server"}.get(owner, f"process {owner}")
+    used = {None: "no process", 0: "a server"}.get(owner, f"process {owner}")
     found = [
         ("directory", directory),
         ("used by", used),
         ("file", size(store["file"])),
         ("in use", size(store["used"])),
-        ("free inside the file", size(store["free"])),
-        ("map", size(store["map"])),
+        ("free pages", size(store["free"])),
+        ("LMDB map size", size(store["map"])),
         ("records", f"{store['entries']:,}"),
         ("last commit", f"{store['commit']:,}"),
-        ("slots of readers", f"{store['readers']:,}"),
+        ("reader slots", f"{store['readers']:,}"),
     ]
     if counted is None:
         return found
@@ -61,10 +63,10 @@ def rows(directory: str, done: dict[str, Any]) -> list[tuple[str, str]]:
     pending = f"{counted['pending']:,} with pending work"
     found += [
         ("streams", f"{streams}, {counted['expiring']:,} expire)"),
-        ("their bytes", size(counted["size"])),
+        ("stream bytes", size(counted["size"])),
         ("forks", f"{counted['forks']:,}"),
-        ("deleted, kept for forks", f"{counted['held']:,}"),
-        ("waiting to be freed", f"{counted['ended']:,}"),
+        ("deleted, used by forks", f"{counted['held']:,}"),
+        ("deleted, not yet freed", f"{counted['ended']:,}"),
         ("producers", f"{counted['producers']:,}"),
         (
             "subscriptions",
@@ -72,7 +74,7 @@ def rows(directory: str, done: dict[str, Any]) -> list[tuple[str, str]]:
         ),
     ]
     if counted["unreadable"]:
-        found.append(("cannot be read", f"{counted['unreadable']:,} records: see check"))
+        found.append(("unreadable", f"{counted['unreadable']:,} records (run check)"))
     if counted["largest"]:
         found.append(("largest streams", ""))
     return found

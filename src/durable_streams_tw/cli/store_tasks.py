@@ -1,4 +1,4 @@
-"""Having a task carried out in a child process, and showing how far it is."""
+"""Store tasks: run in a child process, with progress on standard error."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ import click
 
 _CHILD: Final = "durable_streams_tw.cli.store_worker"
 _LINE_EVERY: Final = 10.0
-_PATIENCE: Final = 30.0
+_TERMINATE_TIMEOUT: Final = 30.0
 
 EXIT_UNSOUND: Final = 1
-"""Exit status where the store, or the machine, is not as it should be."""
+"""Exit status if the store is damaged or a check of the machine fails."""
 
 EXIT_FAILED: Final = 2
-"""Exit status where the task could not be carried out."""
+"""Exit status if the task failed."""
 
 Show = Callable[[str, int, int], None]
 Found = Callable[[dict[str, str]], None]
 
 
 class TaskFailed(click.ClickException):
-    """A task that came to nothing: said in a sentence."""
+    """The task failed."""
 
     exit_code = EXIT_FAILED
 
 
 class StoreUnsound(click.ClickException):
-    """The store is not sound; ``findings`` are the first of what is wrong with it."""
+    """The store is damaged; ``findings`` are the first findings of the check."""
 
     exit_code = EXIT_UNSOUND
 
@@ -45,12 +45,13 @@ class StoreUnsound(click.ClickException):
 
 
 def run_task(task: dict[str, Any], found: Found | None = None) -> Any:
-    """What comes of a task (fields of `store_worker.Task`), while its progress is shown.
+    """Run a task in a child process, show its progress and return its result.
 
-    ``found`` is told of findings as they come. Raises `TaskFailed` and `StoreUnsound`.
+    ``task`` has the fields of `store_worker.Task`. ``found`` is called with each finding as it
+    arrives. Raises `TaskFailed` and `StoreUnsound`.
     """
     command = [sys.executable, "-P", "-m", _CHILD, json.dumps(task)]
-    # In a group of its own, so that Ctrl-C reaches it through us, once.
+    # A session of its own: otherwise Ctrl-C would interrupt the child twice.
     with (
         _bars() as show,
         subprocess.Popen(
@@ -75,16 +76,16 @@ def run_task(task: dict[str, Any], found: Found | None = None) -> Any:
 
 
 def _outcome(child: subprocess.Popen[bytes], show: Show, found: Found) -> dict[str, Any] | None:
-    assert child.stdout is not None, "it is a pipe"
+    assert child.stdout is not None, "stdout is a pipe"
     outcome = None
     for line in child.stdout:
-        said: dict[str, Any] = json.loads(line)
-        if "progress" in said:
-            show(*said["progress"])
-        elif "finding" in said:
-            found(said["finding"])
+        message: dict[str, Any] = json.loads(line)
+        if "progress" in message:
+            show(*message["progress"])
+        elif "finding" in message:
+            found(message["finding"])
         else:
-            outcome = said
+            outcome = message
     return outcome
 
 
@@ -93,8 +94,8 @@ def _died(status: int) -> NoReturn:
         raise KeyboardInterrupt
     if status in (-signal.SIGBUS, -signal.SIGSEGV, -signal.SIGABRT):
         name = signal.Signals(-status).name
-        raise StoreUnsound(f"the store's file is damaged: reading it ended the process ({name})")
-    raise TaskFailed(f"the process that did the work has ended with status {status}")
+        raise StoreUnsound(f"The data file is damaged: reading it crashed the process ({name}).")
+    raise TaskFailed(f"The worker process exited with status {status}.")
 
 
 @contextmanager
@@ -110,20 +111,20 @@ def _forwarded(child: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Have it tidy up, and see that it ends."""
+    """Terminate the child, and kill it if it does not exit in time."""
     child.terminate()
     try:
-        child.communicate(timeout=_PATIENCE)
+        child.communicate(timeout=_TERMINATE_TIMEOUT)
     except subprocess.TimeoutExpired:
         child.kill()
 
 
-# -- showing --------------------------------------------------------------------------------
+# -- progress -------------------------------------------------------------------------------
 
 
 @contextmanager
 def _bars() -> Iterator[Show]:
-    """A bar a phase on a terminal, and plain lines elsewhere; on standard error."""
+    """Show a progress bar for each phase on a terminal, plain lines elsewhere."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield plain_lines(lambda line: click.echo(line, err=True), time.monotonic)
         return
@@ -149,7 +150,7 @@ def _bars() -> Iterator[Show]:
 
 
 def plain_lines(write: Callable[[str], None], seconds: Callable[[], float]) -> Show:
-    """Shows progress as a line when something begins, and one now and then."""
+    """Return a function that writes a line at the start of each phase and every 10 s."""
     last: tuple[str, float] | None = None
 
     def show(what: str, done: int, of: int) -> None:
@@ -163,14 +164,14 @@ def plain_lines(write: Callable[[str], None], seconds: Callable[[], float]) -> S
 
 
 def amount(what: str, done: int, of: int) -> str:
-    """How much is done, in words: bytes where something is copied, records elsewhere."""
+    """Return the progress as text: bytes while copying, records otherwise."""
     if what == "copying":
         return f"{size(done)} of {size(of)}"
     return f"{done:,} of about {max(done, of):,} records"
 
 
 def size(number: int) -> str:
-    """A number of bytes for people: ``69.4 MiB``."""
+    """Return a number of bytes in readable form, such as ``69.4 MiB``."""
     value, units = float(number), ["bytes", "KiB", "MiB", "GiB", "TiB"]
     while value >= 1024 and len(units) > 1:
         value /= 1024

@@ -1,8 +1,8 @@
-"""The process that touches a store's file for the store commands.
+"""Child process of the store commands, which reads the data file.
 
-A damaged map can end the process that reads it, so that is never the one that talks to people.
-The task is the first argument, as JSON; what comes of it are lines of JSON on standard output,
-each an object with one field: ``progress``, ``finding``, ``flawed``, ``unusable`` or ``done``.
+Reading a damaged LMDB file can crash the process, so the command itself never does it. The task is
+the first argument, as JSON. The output is lines of JSON, each an object with one field:
+``progress``, ``finding``, ``flawed``, ``unusable`` or ``done``.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.subscriptions.keyring import KEYS_FILE
 
-#: What belongs to a store beside its data file, by the name in the data directory.
+#: Further files of a store in the data directory.
 BESIDE: Final = (KEYS_FILE,)
 
-_TOLD_EVERY: Final = 0.1
+_PROGRESS_INTERVAL: Final = 0.1
 _INTERRUPTED: Final = 130
 
 
 class Task(Struct, frozen=True, kw_only=True):
-    """What is to be done, and how. ``place`` is the backup that is made or restored."""
+    """Task of the worker. ``place`` is the directory of the backup."""
 
     name: str
     directory: str
@@ -44,34 +44,34 @@ class Task(Struct, frozen=True, kw_only=True):
 
 
 def main(argument: str) -> None:
-    """Carry out a task."""
+    """Run a task, given as JSON, and write its result."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     task = msgspec.json.decode(argument, type=Task)
     try:
-        say("done", WORK[task.name](task))
+        send("done", TASKS[task.name](task))
     except verify.FlawedStore as flawed:
         findings = [_plain(finding) for finding in flawed.findings]
-        say("flawed", {"sentence": str(flawed), "count": flawed.count, "findings": findings})
+        send("flawed", {"sentence": str(flawed), "count": flawed.count, "findings": findings})
     except (StoreUnusable, EngineFailed) as error:
-        say("unusable", str(error))
+        send("unusable", str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        say("unusable", f"{where}{error.strerror}")
+        send("unusable", f"{where}{error.strerror}")
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
 
 
 def _interrupt(number: int, frame: object) -> None:
-    # Once: what tidies up is not interrupted again.
+    # Ignore further signals, so that cleanup is not interrupted.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
-def say(kind: str, what: object) -> None:
-    """Write a line."""
-    sys.stdout.buffer.write(msgspec.json.encode({kind: what}) + b"\n")
+def send(kind: str, value: object) -> None:
+    """Write one message as a line of JSON."""
+    sys.stdout.buffer.write(msgspec.json.encode({kind: value}) + b"\n")
     sys.stdout.buffer.flush()
 
 
@@ -84,15 +84,15 @@ def _plain(finding: Finding) -> dict[str, str]:
     }
 
 
-def _teller() -> copy.Progress:
+def _progress_sender() -> copy.Progress:
     last_at, last_what = 0.0, ""
 
     def progress(what: str, done: int, of: int) -> None:
         nonlocal last_at, last_what
         now = time.monotonic()
-        if what != last_what or now - last_at > _TOLD_EVERY:
+        if what != last_what or now - last_at > _PROGRESS_INTERVAL:
             last_at, last_what = now, what
-            say("progress", [what, done, of])
+            send("progress", [what, done, of])
 
     return progress
 
@@ -105,9 +105,9 @@ def _check(task: Task) -> object:
     count = 0
     with Inspection(task.directory) as store:
         entries = store.usage().entries
-        for finding in verify.find_flaws(store, task.deep, _teller()):
+        for finding in verify.find_flaws(store, task.deep, _progress_sender()):
             count += 1
-            say("finding", _plain(finding))
+            send("finding", _plain(finding))
     return {"entries": entries, "flaws": count, "owner": owner(task.directory)}
 
 
@@ -117,7 +117,7 @@ def _back_up(task: Task) -> object:
         task.place,
         BESIDE,
         _now,
-        _teller(),
+        _progress_sender(),
         even_flawed=task.even_flawed,
         deep=task.deep,
     )
@@ -128,14 +128,14 @@ def _restore(task: Task) -> object:
         task.place,
         task.directory,
         _now(),
-        _teller(),
+        _progress_sender(),
         even_flawed=task.even_flawed,
         deep=task.deep,
     )
 
 
 def _compact(task: Task) -> object:
-    return compact.compact(task.directory, _teller(), even_flawed=task.even_flawed)
+    return compact.compact(task.directory, _progress_sender(), even_flawed=task.even_flawed)
 
 
 def _stats(task: Task) -> object:
@@ -143,13 +143,13 @@ def _stats(task: Task) -> object:
     with Inspection(task.directory) as store:
         figures = store.usage()
         if not task.quick:
-            with verify.ProgressSource(store, _teller(), "counting").snapshot() as view:
+            with verify.ProgressSource(store, _progress_sender(), "counting").snapshot() as view:
                 counted = stats.count(view, task.top)
     return {"owner": owner(task.directory), "store": figures, "counted": counted}
 
 
-#: Every task by its name.
-WORK: Final[dict[str, Callable[[Task], Any]]] = {
+#: Tasks by name.
+TASKS: Final[dict[str, Callable[[Task], Any]]] = {
     "check": _check,
     "backup": _back_up,
     "restore": _restore,

@@ -1,4 +1,4 @@
-"""``token``: a new token, and what a file of tokens says of it."""
+"""Command ``token``: a new bearer token and its entry in a token file."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from durable_streams_tw.auth.token_file import ENTROPY, digest_of, new_token
     "grants",
     multiple=True,
     metavar="VERBS[:PATH]",
-    help="what it may do, such as read,append:jobs; repeatable; without a path: with all streams",
+    help="permission such as read,append:jobs; without a path: for all streams; repeatable",
 )
 @click.option(
-    "--expires", metavar="TIME", help="when it ends, with a zone, such as 2030-01-31T12:00:00Z"
+    "--expires",
+    metavar="TIME",
+    help="time of expiry with a time zone, such as 2030-01-31T12:00:00Z",
 )
 def token(name: str, grants: tuple[str, ...], expires: str | None) -> None:
-    """Make a token for a client, and its entry in a file of tokens.
+    """Create a bearer token and its entry for a token file.
 
-    The token goes to standard error, and is shown only this once; the entry, which does not hold
-    it, to standard output:
+    Prints the token on standard error, only this once, and the entry on standard output. The entry
+    has only a hash of the token:
 
     \b
     durable-streams-server token worker --grant read,append:jobs >> tokens.toml
@@ -49,7 +51,7 @@ def token(name: str, grants: tuple[str, ...], expires: str | None) -> None:
         rows.append(f"    {{ path = {json.dumps(path)}, verbs = {json.dumps(grant['verbs'])} }},")
     lines += ["grants = [", *rows, "]", ""]
     click.echo("\n".join(lines))
-    click.echo(f"The token, which is shown only this once:\n{secret}", err=True)
+    click.echo(f"Token (shown only once):\n{secret}", err=True)
 
 
 def _moment(text: str) -> str:
@@ -58,5 +60,7 @@ def _moment(text: str) -> str:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise click.UsageError("--expires is a time with a zone, such as 2030-01-31T12:00:00Z")
+        raise click.UsageError(
+            "--expires: expected a time with a time zone, such as 2030-01-31T12:00:00Z"
+        )
     return moment.isoformat()

@@ -1,1 +1,1 @@
-"""The ``durable-streams`` service of twistd: options, ports, start and stop."""
+"""Service ``durable-streams`` of twistd: configuration, ports, startup and shutdown."""

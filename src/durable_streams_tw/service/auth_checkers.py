@@ -1,6 +1,6 @@
-"""``--auth`` strings become checkers of tokens, through Twisted's plugins.
+"""Token checkers from ``--auth`` strings, found through Twisted's plugin system.
 
-Twisted has a ``file`` of its own, for passwords; so only kinds that know bearer tokens count.
+Only plugins for bearer tokens are used: Twisted itself has a ``file`` plugin for passwords.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KEYS: Final = frozenset(("issuer", "audience", "jwks", "claim", "algorithms", "
 
 
 def checkers(configuration: Configuration) -> tuple[Any, ...]:
-    """The checkers that the settings ask for. Raises `ConfigurationError`."""
+    """Return the checkers of the ``auth`` setting. Raises `ConfigurationError`."""
     found = []
     for text in configuration["auth"]:
         try:
@@ -41,17 +41,17 @@ def _checker(text: str) -> Any:
         if factory.authType == kind:
             return factory.generateChecker(argument)
     names = ", ".join(sorted({factory.authType for factory in known}))
-    raise strcred.InvalidAuthType(f"is of no kind that knows tokens; there are: {names}")
+    raise strcred.InvalidAuthType(f"unknown kind {kind!r}; expected one of: {names}")
 
 
 def file_tokens(argument: str) -> Any:
-    """The checker of ``file:PATH``."""
+    """Return the checker of ``file:PATH``."""
     from twisted.internet import reactor
 
     from durable_streams_tw.auth.token_checkers import TokenFileChecker, UnusableFile
 
     if not argument:
-        raise strcred.InvalidAuthArgumentString("names a file: file:tokens.toml")
+        raise strcred.InvalidAuthArgumentString("expected a file name, such as file:tokens.toml")
     try:
         return TokenFileChecker(
             argument, clocks.monotonic_timers(reactor), clocks.wall_clock(reactor)
@@ -61,7 +61,7 @@ def file_tokens(argument: str) -> Any:
 
 
 def jwt_tokens(argument: str) -> Any:
-    """The checker of ``jwt:issuer=...,audience=...,jwks=...``."""
+    """Return the checker of ``jwt:issuer=...,audience=...,jwks=...``."""
     from twisted.internet import reactor
 
     from durable_streams_tw.auth.jwks_sources import UnusableSource, jwks_source
@@ -76,13 +76,13 @@ def jwt_tokens(argument: str) -> Any:
     checker = JwtChecker(
         expected, fetch, name, clocks.monotonic_timers(reactor), clocks.wall_clock(reactor)
     )
-    # As soon as there is a reactor that runs: the first client need not wait.
+    # Fetch the keys at startup, so that the first client does not wait for them.
     running.callWhenRunning(checker.warm_up)
     return checker
 
 
 def read_jwt(argument: str) -> tuple[TokenRequirements, str]:
-    """What tokens have to be, and where the keys are.
+    """Parse the argument of ``jwt:``; return the token requirements and the JWKS source.
 
     Raises `strcred.InvalidAuthArgumentString`.
     """
@@ -92,13 +92,15 @@ def read_jwt(argument: str) -> tuple[TokenRequirements, str]:
         name = name.strip()
         if not equals or name not in _KEYS:
             known = ", ".join(sorted(_KEYS))
-            raise strcred.InvalidAuthArgumentString(f"has {name!r}, which is none of {known}")
+            raise strcred.InvalidAuthArgumentString(
+                f"unknown parameter {name!r}; expected one of: {known}"
+            )
         if name in given:
-            raise strcred.InvalidAuthArgumentString(f"has {name} twice")
+            raise strcred.InvalidAuthArgumentString(f"duplicate parameter {name!r}")
         given[name] = value.strip().replace("%2C", ",")
     for name in ("issuer", "audience", "jwks"):
         if not given.get(name):
-            raise strcred.InvalidAuthArgumentString(f"needs {name}")
+            raise strcred.InvalidAuthArgumentString(f"missing parameter {name!r}")
     algorithms: tuple[str, ...] = ALGORITHMS
     if "algorithms" in given:
         algorithms = tuple(re.split(r"[+ ]+", given["algorithms"]))
@@ -106,7 +108,7 @@ def read_jwt(argument: str) -> tuple[TokenRequirements, str]:
         if unknown:
             known = ", ".join(ALGORITHMS)
             raise strcred.InvalidAuthArgumentString(
-                f"names the algorithm {unknown[0]!r}; there are: {known}"
+                f"unknown algorithm {unknown[0]!r}; expected one of: {known}"
             )
     claim = given.get("claim") or "grants"
     if "typ" in given:

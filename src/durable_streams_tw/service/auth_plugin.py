@@ -1,4 +1,4 @@
-"""The kinds of ``--auth``, by name: this is all that Twisted's plugin system imports of them."""
+"""Plugin class of the kinds of ``--auth``, the only part that Twisted imports in advance."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from zope.interface import implementer
 
 @implementer(ICheckerFactory, IPlugin)
 class LazyCheckerFactory:
-    """A kind of checker that is imported when it is used.
+    """Kind of checker that is imported on first use.
 
-    ``place`` is the dotted name of a function that takes the argument string and returns the
-    checker, or raises `strcred.InvalidAuthArgumentString` with a sentence.
+    ``target`` is the dotted name of a function that takes the argument string and returns the
+    checker or raises `strcred.InvalidAuthArgumentString`.
     """
 
-    def __init__(self, kind: str, place: str, form: str, more: str) -> None:
+    def __init__(self, kind: str, target: str, form: str, description: str) -> None:
         self.authType = kind
         self.argStringFormat = form
-        self.authHelp = more
-        self._place = place
+        self.authHelp = description
+        self._target = target
 
     @property
     def credentialInterfaces(self) -> tuple[Any, ...]:
-        """What its checkers take."""
+        """Credential interfaces of the checkers."""
         from durable_streams_tw.auth.identities import IBearerToken
 
         return (IBearerToken,)
 
     def generateChecker(self, argstring: str) -> Any:
-        """The checker that a string describes."""
-        return namedAny(self._place)(argstring)
+        """Return the checker for an argument string."""
+        return namedAny(self._target)(argstring)

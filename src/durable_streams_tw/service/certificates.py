@@ -1,9 +1,8 @@
-"""TLS endpoints whose certificates can be replaced while they serve.
+"""TLS endpoints that can reload their certificates.
 
-An ``ssl:`` endpoint reads its files when its string is parsed, and keeps what it read. Here the
-string is kept too, and parsed again when somebody asks for it: connections that are made from
-then on get what the files hold now, those that are there go on as they are. Files that cannot
-be used change nothing.
+Twisted's ``ssl:`` endpoint reads its files once, when its string is parsed. `TLSEndpoint` parses
+the string again on `TLSEndpoint.reload`: new connections get the new certificate, open ones keep
+theirs. If the files are unusable, the loaded certificate stays.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 KIND: Final = "ssl:"
-"""What the strings of such endpoints begin with."""
+"""Prefix of the endpoint strings."""
 
 
 class UnusableCertificate(Exception):
-    """A certificate cannot be used; the message is a sentence."""
+    """A certificate cannot be loaded; the message says why."""
 
 
-class _Noted:
-    """Stands in for a reactor, to learn what an endpoint would listen with."""
+class _RecordingReactor:
+    """Fake reactor that records the arguments of ``listenSSL``."""
 
     port = 0
     options: Any = None
@@ -48,28 +47,28 @@ class _Noted:
         self.backlog, self.interface = backlog, interface
 
 
-def _read(text: str) -> _Noted:
-    """What a string says now. Raises `UnusableCertificate`."""
-    noted: Any = _Noted()
-    nobody: Any = None
+def _read(text: str) -> _RecordingReactor:
+    """Parse an endpoint string and load its files. Raises `UnusableCertificate`."""
+    recorder: Any = _RecordingReactor()
+    no_factory: Any = None
     try:
-        endpoint = serverFromString(noted, text)
-        assert isinstance(endpoint, SSL4ServerEndpoint), "what ssl: stands for"
-        endpoint.listen(nobody)
-        # Made now, so that a key which is not the certificate's is noticed.
-        noted.options.getContext()
+        endpoint = serverFromString(recorder, text)
+        assert isinstance(endpoint, SSL4ServerEndpoint), "ssl: is this class"
+        endpoint.listen(no_factory)
+        # Create the context now, which fails if the key does not match the certificate.
+        recorder.options.getContext()
     except Exception as error:
         raise UnusableCertificate(_why(error)) from error
-    found: _Noted = noted
-    return found
+    recorded: _RecordingReactor = recorder
+    return recorded
 
 
 def _why(error: Any) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{_text(error.filename)}: {error.strerror}"
     if type(error).__module__.startswith("OpenSSL."):
-        # OpenSSL's own words are lists of codes.
-        return "the key or the certificate is no PEM file, or they do not belong together"
+        # The messages of OpenSSL are lists of codes.
+        return "the key or certificate is not a PEM file, or they do not match"
     return str(error) or type(error).__name__
 
 
@@ -78,8 +77,8 @@ def _text(filename: Any) -> str:
 
 
 @implementer(IOpenSSLServerConnectionCreator)
-class _Newest:
-    """Begins connections with the certificate that was read last."""
+class _ReloadableContext:
+    """Creator of TLS connections with the certificate loaded last."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -88,7 +87,7 @@ class _Newest:
         options = self.options
         if hasattr(options, "serverConnectionForTLS"):
             return options.serverConnectionForTLS(tlsProtocol)
-        # Options of older Twisteds are context factories only.
+        # Options of older versions of Twisted are only context factories.
         from OpenSSL.SSL import Connection
 
         return Connection(options.getContext(), None)
@@ -96,32 +95,32 @@ class _Newest:
 
 @implementer(IStreamServerEndpoint)
 class TLSEndpoint:
-    """An ``ssl:`` endpoint that can read its files anew.
+    """``ssl:`` endpoint that can reload its key and certificate.
 
-    Raises `UnusableCertificate` where they cannot be used.
+    Raises `UnusableCertificate` if they cannot be loaded.
     """
 
     def __init__(self, reactor: Any, text: str) -> None:
         self.text = text
         self._reactor = reactor
-        self._noted = _read(text)
-        self._newest = _Newest(self._noted.options)
+        self._recorded = _read(text)
+        self._context = _ReloadableContext(self._recorded.options)
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """Listen, as the string says."""
+        """Listen on the port of the endpoint string."""
         listening: Deferred[IListeningPort] = execute(
             self._reactor.listenSSL,
-            self._noted.port,
+            self._recorded.port,
             protocolFactory,
-            contextFactory=self._newest,
-            backlog=self._noted.backlog,
-            interface=self._noted.interface,
+            contextFactory=self._context,
+            backlog=self._recorded.backlog,
+            interface=self._recorded.interface,
         )
         return listening
 
     def reload(self) -> None:
-        """Read key, certificate and chain anew, for connections that are made from now on.
+        """Load key, certificate and chain again, for new connections.
 
-        Raises `UnusableCertificate`, and goes on with what was read before.
+        Raises `UnusableCertificate` and keeps the loaded certificate if that fails.
         """
-        self._newest.options = _read(self.text).options
+        self._context.options = _read(self.text).options

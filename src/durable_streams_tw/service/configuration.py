@@ -1,4 +1,4 @@
-"""What the sources come to together: flag over environment over file over default."""
+"""Effective settings: options override environment variables, which override the file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from durable_streams_tw.service.value_parsers import InvalidValue
 
 
 class Configuration:
-    """Every setting's value, and where it comes from.
+    """Values of all settings, with their sources.
 
-    ``sources`` are asked in their order: the first that has a setting decides it. Raises
-    `ConfigurationError` with all that is wrong.
+    The first of ``sources`` that has a setting determines its value; lists are not merged. Raises
+    `ConfigurationError` with all errors.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -35,17 +35,17 @@ class Configuration:
             except ConfigurationError as bad:
                 problems += bad.problems
         if not problems:
-            problems += self._contradictions()
+            problems += self._combination_errors()
         if problems:
             raise ConfigurationError(problems)
 
     def __getitem__(self, name: str) -> Any:
-        """A setting's value: of a list a tuple, of what nobody has chosen None."""
+        """Return the value of a setting: a tuple for a list, None if it has no value."""
         return self._values[name]
 
     @property
     def settings(self) -> Settings:
-        """What the streams and their doors are told."""
+        """Settings of the streams and of the HTTP server."""
         chosen = {row.field: self[row.name] for row in TABLE if row.field is not None}
         url = self["public-url"]
         return Settings(
@@ -55,38 +55,37 @@ class Configuration:
         )
 
     def source(self, name: str) -> Source | None:
-        """Who has decided a setting; None is nobody, so that its default holds."""
+        """Return the source that determines a setting, None if the default applies."""
         return next((source for source in self._sources if name in source.given), None)
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A setting as it was written, a list in its parts; empty where there is nothing."""
+        """Return the unparsed texts of a setting, empty if it has no value."""
         source = self.source(name)
         return SETTINGS[name].defaults if source is None else source.given[name]
 
     def origin(self, name: str) -> str:
-        """Where a setting was said."""
+        """Return the place of a setting in a few words."""
         source = self.source(name)
         return "default" if source is None else source.origin(name)
 
     def overridden_by(self, name: str) -> str | None:
-        """The setting that stands in for this one, if any does."""
+        """Return the setting that makes this one ineffective, None if there is none."""
         if name in ("port", "interface"):
             return "listen" if self["listen"] else None
         if name == "listen" and self.texts(name) and not self[name]:
             return "port" if self.source("port") is not None else "interface"
         return None
 
-    def error(self, name: str, trouble: str, text: str | None = None) -> ConfigurationError:
-        """An error about a setting, to be raised by whoever finds that it cannot be used.
+    def error(self, name: str, problem: str, text: str | None = None) -> ConfigurationError:
+        """Return an error about a setting, for the caller to raise.
 
-        ``trouble`` goes on where the setting's name has been said; ``text`` is the one of a list
-        that is meant.
+        ``problem`` says what is wrong; ``text`` is the element of a list that it is about.
         """
         source = self.source(name)
         subject = name if source is None else source.label(name)
         if text is not None and not SETTINGS[name].secret:
-            subject += f" {SETTINGS[name].printable(text)}:"
-        return ConfigurationError([f"{subject} {trouble}"])
+            subject += f" '{SETTINGS[name].printable(text)}'"
+        return ConfigurationError([f"{subject}: {problem}"])
 
     def _value(self, setting: Setting) -> Any:
         values = []
@@ -94,14 +93,14 @@ class Configuration:
             try:
                 values.append(setting.parse(text))
             except InvalidValue as bad:
-                shown = "" if setting.secret else f", not {setting.printable(text)!r}"
-                raise self.error(setting.name, f"{bad}{shown}") from None
+                got = "" if setting.secret else f", got {setting.printable(text)!r}"
+                raise self.error(setting.name, f"{bad}{got}") from None
         if setting.kind == "list":
             return tuple(values)
         return values[0] if values else None
 
-    def _contradictions(self) -> list[str]:
-        """What cannot be together; and of what stands in for another, the nearer one stays."""
+    def _combination_errors(self) -> list[str]:
+        """Return the errors of combinations; drop ``listen`` if a nearer source has a port."""
         problems: list[str] = []
         listen = self.source("listen")
         if listen is not None and self["listen"]:
@@ -109,17 +108,15 @@ class Configuration:
                 other = self.source(name)
                 if other is listen:
                     problems += self.error(
-                        "listen", f"stands in for {name}: give one only"
+                        "listen", f"cannot be combined with {name}; set one of them"
                     ).problems
                 elif other is not None and self._rank(other) < self._rank(listen):
                     self._values["listen"] = ()
         if self["max-stored"] is not None and self["data-dir"] is None:
-            problems += self.error(
-                "max-stored", "bounds what is in data-dir: give that too"
-            ).problems
-        together = self["max-body-memory"]
-        if together is not None and together < self["max-body"]:
-            problems += self.error("max-body-memory", "is less than max-body").problems
+            problems += self.error("max-stored", "requires data-dir").problems
+        memory = self["max-body-memory"]
+        if memory is not None and memory < self["max-body"]:
+            problems += self.error("max-body-memory", "must be at least max-body").problems
         return problems
 
     def _rank(self, source: Source) -> int:
@@ -129,10 +126,10 @@ class Configuration:
 def load_configuration(
     given: Mapping[str, tuple[str, ...]], environment: Mapping[str, str], file: str | None
 ) -> Configuration:
-    """The settings of a server that is run.
+    """Return the settings from options, environment and file.
 
-    ``given`` are the texts of options; ``file`` is the one of ``--config``, and None leaves it to
-    the environment to name one. Raises `ConfigurationError`.
+    ``given`` has the texts of the options; ``file`` is the value of ``--config``, by default that
+    of `CONFIG_VARIABLE`. Raises `ConfigurationError`.
     """
     path = file or environment.get(CONFIG_VARIABLE)
     sources: list[Source] = [CommandLine(given), Environment(environment)]

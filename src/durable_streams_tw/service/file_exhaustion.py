@@ -1,7 +1,7 @@
-"""Log of connections that are closed because no file descriptor is free.
+"""Rate-limited log of connections closed for lack of file descriptors.
 
-Twisted logs two lines and more for each of them, so a client that opens connections could fill the
-disk with the log. Here there is one line a minute, with the number.
+Twisted logs at least two lines for each such connection, so a client could fill the disk with the
+log. `FileExhaustion` logs at most one line per minute, with a count.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from twisted.internet import tcp
 from twisted.logger import ILogObserver, LogEvent, Logger, globalLogPublisher
 from zope.interface import implementer
 
-#: How long nothing more is logged of it, in seconds.
+#: Minimum time between two log lines, in seconds.
 QUIET: Final = 60.0
 
-# What these events have in their texts; one of the second kind tells of one connection.
+# Substrings of these log events; each event of the second group is about one connection.
 _ABOUT_FILES: Final = ("EMFILE", "Could not accept new connection")
 _OF_ONE: Final = ("Closed socket", "Could not accept new connection")
 
 
 @implementer(ILogObserver)
 class FileExhaustion:
-    """Observer of the log of `tcp.Port`. ``seconds`` tells a time that never goes back.
+    """Observer of the log events of `tcp.Port`, which passes other events on.
 
-    All that is about other things goes on to the log as it is.
+    ``seconds`` is a monotonic clock.
     """
 
     _log = Logger()
@@ -34,10 +34,10 @@ class FileExhaustion:
         self._seconds = seconds
         self._publisher = publisher
         self._count = 0
-        self._said: float | None = None
+        self._logged_at: float | None = None
 
     def __call__(self, event: LogEvent) -> None:
-        """Take an event of a port."""
+        """Count an event about file descriptors, or pass the event on."""
         text = event.get("log_format") or ""
         if not any(part in text for part in _ABOUT_FILES):
             self._publisher(event)
@@ -46,16 +46,16 @@ class FileExhaustion:
             return
         self._count += 1
         now = self._seconds()
-        if self._said is None or now - self._said >= QUIET:
+        if self._logged_at is None or now - self._logged_at >= QUIET:
             self._log.warn(
-                "No file descriptor is free: {count} connections were closed without an answer. "
+                "No file descriptor is free: {count} connections were closed without a response. "
                 "Raise the limit (ulimit -n, LimitNOFILE=) or lower max-connections",
                 count=self._count,
             )
-            self._said, self._count = now, 0
+            self._logged_at, self._count = now, 0
 
     def watch(self, port: Any) -> None:
-        """Take the events of a port, if it is one of TCP."""
+        """Observe the log events of a TCP port."""
         if isinstance(port, tcp.Port):
             given: Any = port
             given._logger = Logger(namespace=tcp.__name__, observer=self)

@@ -1,4 +1,4 @@
-"""Where a server listens, as Twisted's endpoints."""
+"""Endpoints that the server listens on."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _BACKLOG: Final = re.compile(r"(?<!\\):backlog=")
 
 @implementer(IStreamServerEndpoint)
 class DualStackEndpoint:
-    """TCP port on all addresses of this machine, of IPv4 and IPv6.
+    """TCP endpoint on all IPv4 and IPv6 addresses of this machine.
 
-    Twisted's own endpoints take one family each, and the system decides whether a port of IPv6
-    takes IPv4 too (net.ipv6.bindv6only).
+    Twisted's endpoints have one address family each, and the system decides whether an IPv6 port
+    also accepts IPv4 (net.ipv6.bindv6only).
     """
 
     def __init__(self, reactor: Any, port: int) -> None:
@@ -34,7 +34,7 @@ class DualStackEndpoint:
         self._port = port
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """Open the port; the Deferred fails with `CannotListenError`."""
+        """Open the port. The Deferred fails with `CannotListenError`."""
         try:
             return succeed(self._listen(protocolFactory))
         except OSError as error:
@@ -53,8 +53,8 @@ class DualStackEndpoint:
 
 
 def endpoints(configuration: Configuration) -> list[IStreamServerEndpoint]:
-    """The endpoints that the settings describe. Raises `ConfigurationError`."""
-    # The one that twistd has installed, or installs now.
+    """Return the endpoints of the settings. Raises `ConfigurationError`."""
+    # Imported here: twistd installs the reactor first.
     from twisted.internet import reactor
 
     found: list[IStreamServerEndpoint] = []
@@ -83,10 +83,10 @@ def _endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
 
 
 def _with_backlog(text: str) -> str:
-    """An endpoint with room for many clients that come at once, where it says nothing of that.
+    """Add a backlog to an endpoint string that has none.
 
-    Twisted's 50 are fewer than the readers of one busy stream: when they all come back after a
-    restart, those for whom there is no room wait for TCP to try again.
+    Twisted's default of 50 is less than the readers of a busy stream: after a restart, those that
+    exceed it would wait for TCP retransmissions.
     """
     if not text.startswith(_BACKLOGGED) or _BACKLOG.search(text):
         return text
@@ -104,7 +104,7 @@ def _has_ipv6() -> bool:
     if not socket.has_dualstack_ipv6():
         return False
     try:
-        # A kernel without IPv6 addresses may still make the socket.
+        # Bind as well: a kernel without IPv6 addresses may still create the socket.
         socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True).close()
     except OSError:
         return False
@@ -113,7 +113,7 @@ def _has_ipv6() -> bool:
 
 def _why(error: Any, text: str) -> str:
     if text.startswith("systemd:") and isinstance(error, LookupError):
-        return "no such socket was handed over: it is for a service that systemd starts"
+        return "no such socket: systemd: endpoints require a systemd service with socket activation"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Makes the service of ``twistd durable-streams``, and of the ``run`` command."""
+"""Construction of the service of ``twistd durable-streams`` and of the ``run`` command."""
 
 from __future__ import annotations
 
@@ -37,28 +37,28 @@ _log = Logger()
 
 
 def makeService(options: Options) -> ServiceGroup:
-    """The service that twistd's command line asks for."""
+    """Return the service for the command line of twistd."""
     twistd: Any = options.parent
-    mouth = StderrReporter(keep=twistd is not None and not twistd["nodaemon"])
+    reporter = StderrReporter(keep=twistd is not None and not twistd["nodaemon"])
     try:
         log, reopen_log = _log_of(twistd, options.configuration["log-format"])
         service = build_service(
-            options.configuration, options.endpoints, mouth, reopen_log=reopen_log
+            options.configuration, options.endpoints, reporter, reopen_log=reopen_log
         )
         service.log = log
         return service
     except ConfigurationError as bad:
         for problem in bad.problems:
-            mouth.say(problem)
+            reporter.report(problem)
         sys.exit(1)
 
 
 def _log_of(
     twistd: Mapping[str, Any] | None, log_format: str
 ) -> tuple[ILogObserver | None, Callable[[], None] | None]:
-    """Return a log in place of twistd's, and a function that opens its file again.
+    """Return a log observer that replaces twistd's, and a function that reopens its file.
 
-    None stands for twistd's own log, and for a log that is no file.
+    The observer is None if twistd's is used, the function is None if the log is not a file.
     """
     if twistd is None or twistd.get("logger") or twistd.get("syslog"):
         return None, None
@@ -73,7 +73,7 @@ def _log_of(
         return log, json_log.reopen
     if to_stdout:
         return None, None
-    # The file that twistd would open, which does not say how to reach it.
+    # Open the log file here, because twistd does not expose the one that it opens.
     file = LogFile.fromFullPath(path or "twistd.log")
     return textFileLogObserver(file), file.reopen
 
@@ -99,7 +99,7 @@ def _tracing(configuration: Configuration, reactor: Any) -> Tracing:
     except ImportError as error:
         raise configuration.error(
             "tracing",
-            f"{error.name} is not installed: pip install 'durable-streams-tw[tracing]'",
+            f"{error.name} is not installed. Run: pip install 'durable-streams-tw[tracing]'",
         ) from None
     return Tracing(reactor)
 
@@ -107,26 +107,24 @@ def _tracing(configuration: Configuration, reactor: Any) -> Tracing:
 def build_service(
     configuration: Configuration,
     endpoints: list[IStreamServerEndpoint],
-    mouth: StderrReporter,
+    reporter: StderrReporter,
     greet: Callable[[str], None] | None = None,
     reopen_log: Callable[[], None] | None = None,
 ) -> ServiceGroup:
-    """Return the service that the settings ask for: the streams, then the ports.
+    """Return the service for the settings: store, ports, reload and systemd notification.
 
-    ``greet`` is called with the URL of the streams at each port; without it the log says where
-    they are kept and who can reach them. ``reopen_log`` is called on SIGHUP. Raises
-    `ConfigurationError`.
+    ``greet`` is called with the URL of the streams at each port; without it the log names the data
+    directory. ``reopen_log`` is called on SIGHUP. Raises `ConfigurationError`.
     """
-    # The one that runs.
     from twisted.internet import reactor
 
-    # Before anything is scheduled, and before anything asks which clock there is.
+    # First of all: later calls would mix two clocks in one reactor.
     clocks.make_monotonic(reactor)
     data_dir: str | None = configuration["data-dir"]
     root: bytes = configuration["root"]
     known: tuple[Any, ...] = ()
     if configuration["auth"]:
-        # Here, so that whoever asks for no tokens need not wait for what knows them.
+        # Imported here: servers without authentication do not need it.
         from durable_streams_tw.service.auth_checkers import checkers
 
         known = checkers(configuration)
@@ -142,24 +140,24 @@ def build_service(
     site = door(root, operator_tree(configuration, streams))
 
     def started() -> None:
-        mouth.shut()
+        reporter.close()
         if greet is not None:
             return
         if data_dir is None:
-            _log.warn("Without --data-dir streams are in memory only: nothing is kept")
+            _log.warn("Streams are in memory and are lost at exit: use --data-dir to store them")
         else:
-            _log.info("Streams are kept in {directory}", directory=data_dir)
+            _log.info("Streams are stored in {directory}", directory=data_dir)
 
-    service = ServiceGroup(mouth.say, started)
+    service = ServiceGroup(reporter.report, started)
     ports = Ports(endpoints, site, streams, root, reactor, greet, open_to_all=not known)
     inner = map(without_proxy, endpoints)
     tls = [endpoint for endpoint in inner if isinstance(endpoint, TLSEndpoint)]
     supervision = SystemdNotifier.of()
     reloading = ReloadService(tls, reactor, supervision, reopen_log)
     if tracing is not None:
-        # Before the streams, and so stopped behind them.
+        # Added before the streams, and therefore stopped after them.
         MultiService.addService(service, tracing)
-    # The signal handler first: a SIGHUP that comes as soon as a port is open must not end it.
+    # The SIGHUP handler first: without it a SIGHUP after the port is open kills the process.
     for part in (reloading, streams, ports, supervision):
         MultiService.addService(service, part)
     return service

@@ -1,4 +1,4 @@
-"""What operators find below ``/-/``."""
+"""Operator resources below ``/-/``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from durable_streams_tw.telemetry.metrics import Metrics
 
 
 def operator_tree(configuration: Configuration, streams: DurableStreams) -> OperatorTree:
-    """The tree that the settings ask for."""
+    """Return the operator resources that the settings enable."""
     tree = OperatorTree()
     observed = streams.server_stats()
     tree.putChild(b"live", Live())
@@ -20,7 +20,7 @@ def operator_tree(configuration: Configuration, streams: DurableStreams) -> Oper
     if configuration["listing"] or configuration["console"]:
         tree.putChild(b"streams", streams.stream_listing(configuration["root"]))
     if configuration["console"]:
-        # Here, so that others need not wait for it.
+        # Imported here: most servers have no console.
         from durable_streams_tw.http.operators.console import Console
 
         tree.putChild(b"console", Console())

@@ -1,4 +1,4 @@
-"""The ports that a site is served on."""
+"""Listening ports of the server."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from durable_streams_tw.service.limits import UNSENT_IN_KERNEL
 from durable_streams_tw.service.proxy_protocol import without_proxy
 from durable_streams_tw.service.startup import CannotStart
 
-# Not every system has it.
+# Not available on every system.
 _NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 
 class Ports(Service):
-    """The ports of one site.
+    """Service that opens and closes the listening ports of one site.
 
-    Opened before privileges are shed. When they are closed, readers that wait are let go,
-    and connections have a moment to take what was written to them. ``root`` is the raw path,
-    without its first slash, under which streams live. ``greet`` is called with the URL of each
-    port. ``open_to_all`` says that requests need no credentials, which the log repeats for ports
-    that other machines can reach.
+    Ports are opened before privileges are dropped. On stop, waiting readers are released, and
+    connections get a short time to receive their responses. ``root`` is the path prefix of the
+    streams without its first slash. ``greet`` is called with the URL of each port.
+    ``open_to_all`` says that requests need no credentials; the log then warns about ports that
+    other machines can reach.
     """
 
     _log = Logger()
@@ -65,28 +65,28 @@ class Ports(Service):
         self._opened: list[Deferred[IListeningPort | None]] = []
         self._poll: NestedEpoll | None = None
         self._exhaustion = FileExhaustion(monotonic)
-        # While ports are being opened, what could not be.
-        self._refusals: list[Failure] | None = None
+        # Failures to open a port, collected in privilegedStartService; None at other times.
+        self._failures: list[Failure] | None = None
 
     def privilegedStartService(self) -> None:
-        """Open the ports. Raises `CannotStart` where one cannot be had."""
+        """Open the ports. Raises `CannotStart` if that fails."""
         Service.privilegedStartService(self)
-        self._refusals = []
+        self._failures = []
         if isinstance(self._site, Http1Factory):
             self._poll = nested_poll(self._reactor)
         for endpoint in self._endpoints:
             opened: Deferred[Any] = maybeDeferred(endpoint.listen, self._site)
             opened.addCallback(self._watched)
             self._opened.append(opened.addErrback(self._refused))
-        refusals, self._refusals = self._refusals, None
-        for failure in refusals:
+        failures, self._failures = self._failures, None
+        for failure in failures:
             error = failure.value
             if isinstance(error, CannotListenError | OSError):
                 raise CannotStart(_why(error))
             failure.raiseException()
 
     def startService(self) -> None:
-        """Open the ports if nobody has, and say where the streams are."""
+        """Open the ports unless they are open, and log the URLs of the streams."""
         Service.startService(self)
         if not self._opened:
             self.privilegedStartService()
@@ -94,12 +94,12 @@ class Ports(Service):
             opened.addCallback(self._announce, endpoint)
 
     def stopService(self) -> Deferred[None]:
-        """Close the ports, let readers go, wait for connections to end."""
+        """Close the ports, release waiting readers, and wait for connections to end."""
         Service.stopService(self)
         opened, self._opened = self._opened, []
         for port in opened:
             port.addCallback(lambda port: None if port is None else port.stopListening())
-            port.addErrback(lambda failure: self._log.failure("a port was not closed", failure))
+            port.addErrback(lambda failure: self._log.failure("Could not close a port", failure))
         closed: Deferred[Any] = gatherResults(opened)
         return stop_all(lambda: closed, self._streams.release, self._site.drain)
 
@@ -111,11 +111,11 @@ class Ports(Service):
         return port
 
     def _refused(self, failure: Failure) -> None:
-        if self._refusals is not None:
-            self._refusals.append(failure)
+        if self._failures is not None:
+            self._failures.append(failure)
             return
-        # An endpoint that took its time: the service has started, and must not go on.
-        self._log.failure("A port cannot be opened: stopping", failure)
+        # An asynchronous endpoint failed after the service had started.
+        self._log.failure("Could not open a port, stopping", failure)
         self._reactor.callWhenRunning(self._reactor.stop)
 
     def _announce(
@@ -145,18 +145,18 @@ class Ports(Service):
 
 
 def _bound_kernel_buffers(port: Any) -> None:
-    """Let the kernel hold little of what clients do not take, for all connections of a port."""
+    """Limit the unsent bytes in the kernel for all connections of a port."""
     listening = getattr(port, "socket", None)
     if listening is None or _NOTSENT_LOWAT is None:
         return
     if listening.family in (socket.AF_INET, socket.AF_INET6):
-        # Connections inherit it.
+        # Accepted connections inherit the option.
         listening.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_IN_KERNEL)
 
 
 def _why(error: Exception) -> str:
     if not isinstance(error, CannotListenError):
-        return f"a port cannot be opened: {error}"
+        return f"cannot open a port: {error}"
     reason = getattr(error.socketError, "strerror", None) or error.socketError
     if not isinstance(error.port, int):
         return f"cannot listen on {error.port}: {reason}"
@@ -165,7 +165,7 @@ def _why(error: Exception) -> str:
 
 
 def _where(address: IPv4Address | IPv6Address) -> str:
-    """Return how far a port is open, in words."""
+    """Return a description of the addresses of a port."""
     if address.host == "::":
         return f"port {address.port} of this machine (all IPv4 and IPv6 addresses)"
     if address.host == "0.0.0.0":

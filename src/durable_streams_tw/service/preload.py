@@ -1,7 +1,7 @@
-"""Import at the start what a running server needs later.
+"""Import at startup of modules that a running server needs later.
 
-A later import fails if the package has been upgraded in place since the start, or if no file
-can be opened at that moment.
+A later import would fail if the package had been upgraded in place, or if no file descriptor were
+free.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Final
 
-#: Modules that are otherwise imported when they are first used.
+#: Modules that are otherwise imported on first use.
 LATER: Final = ("durable_streams_tw.subscriptions.webhook_transport",)
 
 
 def preload() -> None:
-    """Import all modules of `LATER`."""
+    """Import all modules in `LATER`."""
     for name in LATER:
         import_module(name)

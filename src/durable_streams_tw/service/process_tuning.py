@@ -1,6 +1,6 @@
-"""Interpreter settings and limits of a process that does nothing but serve.
+"""Interpreter settings and resource limits of a dedicated server process.
 
-A library leaves these alone; the program that runs the service sets them.
+The programs ``run``, ``dev`` and twistd set them; an embedding program decides for itself.
 """
 
 from __future__ import annotations
@@ -12,30 +12,29 @@ from typing import Final
 
 from twisted.logger import Logger
 
-#: The committing thread and the reactor hand the interpreter to each other hundreds of times
-#: a batch; at Python's default of 5 ms each hand-over of a busy reactor costs as much.
+#: Seconds between switches of threads. The committing thread and the reactor switch hundreds of
+#: times per batch; with Python's default of 5 ms each switch away from a busy reactor takes 5 ms.
 SWITCH_INTERVAL: Final = 0.0002
 
-#: Requests, commands and outcomes of one batch are thousands of objects, nearly all of which
-#: go by reference counts; at Python's default of 700 the collector walks them many times while
-#: they live, for nothing, and now and then everything else too.
+#: Thresholds of the garbage collector. A batch has thousands of objects, nearly all freed by
+#: reference counting; with Python's default of 700 the collector would traverse them many times.
 COLLECTIONS: Final = (20_000, 20, 100)
 
-#: The most open files to ask for: some systems have no hard limit, and then any number is
-#: allowed though the kernel has a bound of its own (fs.nr_open, 1,048,576 by default).
+#: Maximum of open files to request if there is no hard limit: the kernel has its own limit
+#: (fs.nr_open, 1,048,576 by default).
 MOST_FILES: Final = 1 << 20
 
-#: Open files that are not client connections: the store, logs, threads, webhook calls.
+#: File descriptors reserved for the store, logs, threads and webhook requests.
 OWN_FILES: Final = 128
 
 _log: Final = Logger()
 
 
 def tune() -> None:
-    """Set the interpreter. Call it once everything that stays for good has been made."""
+    """Set the interpreter options. Call once, after all permanent objects have been created."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*COLLECTIONS)
-    # Modules, classes and functions need not be walked again.
+    # Exclude modules, classes and functions from later collections.
     gc.freeze()
 
 
@@ -56,8 +55,8 @@ def raise_file_limit() -> int:
 def connections_within(files: int, wanted: int) -> int:
     """Return the number of connections that a limit of open files allows.
 
-    ``wanted`` is ``max-connections``, 0 for any number. Without this bound a connection beyond
-    the limit could not even be accepted to be answered 503, and opening a file would fail.
+    ``wanted`` is ``max-connections``, 0 for no limit. Without this bound, connections beyond the
+    limit could not be accepted and refused with 503, and opening a file would fail.
     """
     most = max(1, files - min(OWN_FILES, files // 2))
     return min(wanted, most) if wanted else most

@@ -1,7 +1,7 @@
-"""``haproxy:`` endpoints: the client's address is known before its connection is.
+"""``haproxy:`` endpoints that read the PROXY header before they create the protocol.
 
-Twisted's own endpoint makes the protocol when the connection comes, with the proxy's address, and
-reads the PROXY header afterwards. Limits per address, rates and logs would all see the proxy.
+Twisted's endpoint creates the protocol with the address of the proxy and reads the header later,
+so limits per address, rate limits and logs would all see the proxy.
 """
 
 from __future__ import annotations
@@ -26,40 +26,38 @@ from durable_streams_tw.service.limits import PROXY_HEADER_TIMEOUT
 
 KIND = "haproxy:"
 
-# With so many bytes a header of either version can be told from anything else; the shortest of
-# version 1 is a line of fewer.
+# Bytes that suffice to recognize a header of either version, except a shorter line of version 1.
 _ENOUGH = 16
 
 
 @implementer(IStreamServerEndpoint)
 class ProxyEndpoint:
-    """An endpoint each of whose connections begins with a PROXY header, of either version.
+    """Endpoint whose connections begin with a PROXY header of version 1 or 2.
 
-    A connection without one, or whose header does not come within `PROXY_HEADER_TIMEOUT`, is
-    closed.
+    Connections without a header within `PROXY_HEADER_TIMEOUT` are closed.
     """
 
     def __init__(self, endpoint: IStreamServerEndpoint, reactor: Any) -> None:
-        #: The endpoint that the proxy connects to.
+        #: Endpoint that the proxy connects to.
         self.endpoint = endpoint
         self._reactor = reactor
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """Listen; the factory makes a protocol once the client's address is known."""
+        """Listen. The factory creates the protocol when the client address is known."""
         listening: Deferred[IListeningPort] = self.endpoint.listen(
-            # Only now is it certain by which clock the reactor goes.
+            # Look up the clock only now: make_monotonic may have replaced it.
             HeaderFactory(protocolFactory, monotonic_timers(self._reactor))
         )
         return listening
 
 
 def without_proxy(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
-    """Return the endpoint that a proxy connects to; any other endpoint as it is."""
+    """Return the endpoint inside a `ProxyEndpoint`, any other endpoint unchanged."""
     return endpoint.endpoint if isinstance(endpoint, ProxyEndpoint) else endpoint
 
 
 class _Early(Protocol):
-    """Keeps what comes together with the header."""
+    """Buffer of bytes that arrive together with the header."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -69,7 +67,7 @@ class _Early(Protocol):
 
 
 class HeaderProtocol(HAProxyProtocolWrapper):
-    """A connection whose protocol is made when its PROXY header has come."""
+    """Connection whose protocol is created after its PROXY header."""
 
     factory: Any
 
@@ -81,12 +79,12 @@ class HeaderProtocol(HAProxyProtocolWrapper):
         self._timer: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
-        """Wait for the header."""
+        """Start the timeout of the header."""
         transport: Any = self.transport
         self._timer = self.factory.clock.callLater(PROXY_HEADER_TIMEOUT, transport.abortConnection)
 
     def dataReceived(self, data: bytes) -> None:
-        """Read the header, or pass bytes on."""
+        """Parse the header, or pass bytes to the protocol."""
         if self._timer is None:
             self.wrappedProtocol.dataReceived(data)
             return
@@ -114,7 +112,7 @@ class HeaderProtocol(HAProxyProtocolWrapper):
             self._early.received = b""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection has ended, perhaps before its header came."""
+        """Stop the timeout and notify the protocol."""
         self._stop_timer()
         HAProxyProtocolWrapper.connectionLost(self, reason)
 
@@ -125,7 +123,7 @@ class HeaderProtocol(HAProxyProtocolWrapper):
 
 
 class HeaderFactory(HAProxyWrappingFactory):
-    """Makes connections that wait for a PROXY header."""
+    """Factory of connections that begin with a PROXY header."""
 
     noisy = False
 
@@ -135,5 +133,5 @@ class HeaderFactory(HAProxyWrappingFactory):
         self.clock = clock
 
     def buildProtocol(self, addr: Any) -> HeaderProtocol:
-        """Take a connection of the proxy's."""
+        """Return a protocol for a connection from the proxy."""
         return HeaderProtocol(self)

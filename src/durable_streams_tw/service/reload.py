@@ -1,4 +1,4 @@
-"""SIGHUP: load the certificates again, reopen the log file."""
+"""SIGHUP handling: reload of certificates and of the log file."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from durable_streams_tw.service.systemd_notify import SystemdNotifier
 
 
 class ReloadService(Service):
-    """Loads the certificates of ``endpoints`` again, and reopens the log, on SIGHUP.
+    """Service that reloads certificates and reopens the log file on SIGHUP.
 
-    ``reopen_log`` opens the log file again by its name, after another program has renamed it.
-    A server whose terminal was closed stops, unless it was started to ignore that (nohup).
+    ``reopen_log`` opens the log file by its name, after another program has renamed it. If SIGHUP
+    means that the terminal was closed, the server stops, unless it was started with nohup.
     """
 
     _log = Logger()
@@ -44,35 +44,34 @@ class ReloadService(Service):
         self._before = signal.signal(signal.SIGHUP, self._on_signal)
 
     def stopService(self) -> Deferred[None]:
-        """Install the handler from before again."""
+        """Restore the previous signal handler."""
         Service.stopService(self)
         signal.signal(signal.SIGHUP, self._before)
         return succeed(None)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        # The handler runs between any two steps of the program; the reactor's turn is safe.
+        # A signal handler may interrupt any code; run the reload on the reactor.
         self._reactor.callFromThread(self.hang_up)
-        # The handler of another service in the same process.
+        # Call the handler of another service in the same process, too.
         if callable(self._before):
             self._before(number, frame)
 
     def hang_up(self) -> None:
-        """Reload, or stop if the terminal of the process has been closed."""
+        """Reload, or stop the reactor if the terminal was closed."""
         if self._before != signal.SIG_IGN and _terminal_is_closed():
-            self._log.info("SIGHUP: the terminal was closed, stopping")
+            self._log.info("Received SIGHUP: the terminal was closed, stopping")
             self._reactor.stop()
         else:
             self.reload()
 
     def reload(self) -> None:
-        """Load everything again. A certificate that cannot be used is logged, and the one in use
-        stays."""
+        """Reopen the log file and reload all certificates. Log failures and keep what is loaded."""
         self._supervision.reloading()
         try:
             self._reopen()
             self._log.info(
-                "SIGHUP: the log file is reopened and certificates are loaded again; other "
-                "settings take effect at the next start"
+                "Received SIGHUP: reopened the log file, reloading certificates; other settings "
+                "take effect at the next start"
             )
             for endpoint in self._endpoints:
                 self._reload(endpoint)
@@ -92,25 +91,25 @@ class ReloadService(Service):
             endpoint.reload()
         except UnusableCertificate as unusable:
             self._log.error(
-                "The certificate of {endpoint} cannot be used, the one from before goes on "
-                "serving: {reason}",
+                "Could not reload the certificate of {endpoint}, the previous one stays in use: "
+                "{reason}",
                 endpoint=endpoint.text,
                 reason=str(unusable),
             )
         else:
             self._log.info(
-                "New connections to {endpoint} get the certificate that its files hold now",
+                "Reloaded the certificate of {endpoint}",
                 endpoint=endpoint.text,
             )
 
 
 def _terminal_is_closed() -> bool:
-    """Return whether a standard stream of this process is a terminal that was hung up."""
+    """Return whether a standard stream of this process is a closed terminal."""
     for descriptor in (0, 1, 2):
         try:
             os.tcgetpgrp(descriptor)
         except OSError as error:
-            # Other files answer ENOTTY, a closed descriptor EBADF.
+            # Other files cause ENOTTY, a closed descriptor EBADF.
             if error.errno == errno.EIO:
                 return True
     return False

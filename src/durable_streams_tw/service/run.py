@@ -1,4 +1,4 @@
-"""The service as a process of its own, without twistd: what ``run`` and ``dev`` do."""
+"""Service as a foreground process without twistd, for ``run`` and ``dev``."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def serve(
     greet: Callable[[str], None] | None = None,
     quiet: bool = False,
 ) -> int:
-    """Serve until SIGTERM or SIGINT; gives the exit status.
+    """Serve until SIGTERM or SIGINT; return the exit status.
 
-    ``greet`` is called with the URL of the streams, once they can be reached. ``quiet`` keeps the
-    log to warnings. Raises `ConfigurationError`; what else prevents the start is said on stderr.
+    ``greet`` is called with the URL of the streams when the port is open. ``quiet`` limits the log
+    to warnings. Raises `ConfigurationError`; prints other startup errors on stderr.
     """
     from twisted.internet import reactor
 
@@ -50,7 +50,7 @@ def serve(
         return 1
 
     def stop() -> Any:
-        # Whoever has no patience and asks once more is not asked to wait.
+        # A second Ctrl-C kills the process without waiting for connections.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         return service.stopService()
 
@@ -64,7 +64,7 @@ def _observer(configuration: Configuration, quiet: bool) -> ILogObserver:
     output = sys.stderr if quiet else sys.stdout
     written: ILogObserver
     if configuration["log-format"] == "json":
-        # Here, for whoever reads with their own eyes need not wait for it.
+        # Imported here: a text log does not need it.
         from durable_streams_tw.telemetry.logs import JSONLog
 
         written = JSONLog(output.fileno())
@@ -72,12 +72,12 @@ def _observer(configuration: Configuration, quiet: bool) -> ILogObserver:
         written = textFileLogObserver(output)
     observer: ILogObserver = FilteringLogObserver(
         written,
-        [_not_said, LogLevelFilterPredicate(defaultLogLevel=level)],
+        [_not_reported, LogLevelFilterPredicate(defaultLogLevel=level)],
     )
     return observer
 
 
 @provider(ILogFilterPredicate)
-def _not_said(event: LogEvent) -> Any:
-    """Why there is no start stands on stderr already."""
+def _not_reported(event: LogEvent) -> Any:
+    """Drop the event about a failed start, which stderr has already."""
     return PredicateResult.no if "sentence" in event else PredicateResult.maybe

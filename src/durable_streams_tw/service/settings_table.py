@@ -1,11 +1,11 @@
-"""The one table of what can be chosen.
+"""Table of settings: options, environment variables, file keys and the reference page.
 
-A row here is an option of ``twistd durable-streams`` and of ``durable-streams-server run``, a
-variable of the environment, a key of the configuration file, and a paragraph of the reference
-page. All are read as text by the same parser, so the same text means the same everywhere.
+Each row is an option of ``twistd durable-streams`` and of ``durable-streams-server run``, an
+environment variable, a key of the configuration file, and an entry of docs/configuration.md. All
+sources give text to the same parser.
 
-To add a setting, add a row. ``configuration["its-name"]`` is its value; with ``field`` it also
-becomes that field of `http.settings.Settings`.
+To add a setting, add a row. ``configuration["its-name"]`` is its value; a row with ``field`` also
+sets that field of `http.settings.Settings`.
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ from durable_streams_tw.storage import limits
 #: PROTOCOL.md §13.1.
 DEFAULT_PORT: Final = 4437
 
-#: Stands for what is not printed.
+#: Text printed in place of a secret.
 REDACTED: Final = parsers.REDACTED
 
-#: What the variables of the environment begin with.
+#: Prefix of the environment variables.
 PREFIX: Final = "DURABLE_STREAMS_"
 
 
 class Setting(Struct, frozen=True, kw_only=True):
-    """Something that whoever runs the server may choose.
+    """Setting that an operator may change.
 
-    ``meaning`` is half a sentence for ``--help``; ``more`` are sentences, in Markdown, that only
-    the reference page has. ``default`` is a text as somebody would write it, None is nothing at
-    all. A ``list`` may be given several times, and its default is split at spaces. ``parse``
-    reads one text and raises `units.InvalidValue`.
+    ``meaning`` is a phrase for ``--help``; ``more`` is Markdown that only the reference page
+    has. ``default`` is text, None for no value. A ``list`` may be given several times, and its
+    default is split at spaces. ``parse`` reads one text and raises `InvalidValue`.
 
-    ``secret`` keeps the value out of everything that is printed; ``shown`` takes out of a text
-    what may be secret in it. ``dev`` is what the ``dev``
-    command sets; ``in_dev`` says whether that command has the option.
+    ``secret`` keeps the value out of all output; ``redact`` removes the secret parts of a value.
+    ``dev`` is the value that the ``dev`` command sets; ``in_dev`` says whether that command has
+    the option.
     """
 
     name: str
@@ -61,18 +60,18 @@ class Setting(Struct, frozen=True, kw_only=True):
 
     @property
     def variable(self) -> str:
-        """Its variable in the environment."""
+        """Name of the environment variable."""
         return PREFIX + self.name.upper().replace("-", "_")
 
     def printable(self, text: str) -> str:
-        """A text of it, without anything secret."""
+        """Return a value of this setting with its secrets redacted."""
         if self.secret:
             return REDACTED
         return text if self.redact is None else self.redact(text)
 
     @property
     def defaults(self) -> tuple[str, ...]:
-        """The texts that stand for it when nobody says anything."""
+        """Texts of the default, empty if there is none."""
         if self.default is None:
             return ()
         return tuple(self.default.split()) if self.kind == "list" else (self.default,)
@@ -89,13 +88,13 @@ def _flag(name: str, group: str, meaning: str, **more: Any) -> Setting:
     )
 
 
-_LISTENING = "Where it listens"
-_KEEPING = "What it keeps"
-_READING = "Readers"
-_BOUNDS = "Bounds"
-_BROWSERS = "Browsers, caches, proxies"
-_CLIENTS = "Who may do what"
-_OPERATORS = "Operators"
+_LISTENING = "Listening"
+_STORAGE = "Storage"
+_READING = "Reading"
+_LIMITS = "Limits and timeouts"
+_BROWSERS = "Browsers, caches and proxies"
+_ACCESS = "Access control"
+_OPERATIONS = "Operations"
 _WEBHOOKS = "Webhooks"
 
 TABLE: Final[tuple[Setting, ...]] = (
@@ -103,7 +102,7 @@ TABLE: Final[tuple[Setting, ...]] = (
         name="port",
         group=_LISTENING,
         meaning="TCP port to listen on",
-        more="0 lets the system choose one; the log says which.",
+        more="With 0 the operating system chooses a free port, which the log names.",
         parse=parsers.port,
         default=str(DEFAULT_PORT),
         metavar="N",
@@ -112,7 +111,7 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="interface",
         group=_LISTENING,
-        meaning="address to listen on with port (without it: all IPv4 and IPv6 addresses)",
+        meaning="address to listen on (default: all IPv4 and IPv6 addresses)",
         parse=parsers.interface,
         metavar="ADDRESS",
         short="i",
@@ -122,12 +121,12 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="listen",
         group=_LISTENING,
-        meaning="Twisted endpoint to listen on in place of port and interface; repeatable",
+        meaning="Twisted endpoint to listen on, instead of port and interface; repeatable",
         more=(
             "Any [endpoint](https://docs.twisted.org/en/stable/core/howto/endpoints.html), e.g. "
             "`tcp:4437:interface=127.0.0.1`, `unix:/run/streams.sock` or "
-            "`ssl:443:privateKey=key.pem:certKey=cert.pem`. Without a `backlog=` of its own it has "
-            "room for 4,096 clients that come at once, or what the system allows."
+            "`ssl:443:privateKey=key.pem:certKey=cert.pem`. The default `backlog=` is 4,096, or "
+            "the limit of the operating system if that is lower."
         ),
         parse=parsers.endpoint,
         kind="list",
@@ -137,8 +136,8 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="root",
         group=_LISTENING,
-        meaning="path under which streams live",
-        more="Subscriptions are at `__ds/` below it: see [subscriptions](subscriptions.md).",
+        meaning="URL path prefix of the streams",
+        more="Subscriptions are below it at `__ds/`: see [subscriptions](subscriptions.md).",
         parse=parsers.root,
         default="/v1/stream/",
         metavar="PATH",
@@ -146,16 +145,16 @@ TABLE: Final[tuple[Setting, ...]] = (
     _flag(
         "fast-channel",
         _LISTENING,
-        "answer HTTP/1.1 on a channel of our own; without it twisted.web does, slower",
+        "serve HTTP/1.1 with the built-in engine; off: with twisted.web, which is slower",
         default="true",
     ),
     Setting(
         name="data-dir",
-        group=_KEEPING,
-        meaning="directory that keeps the streams (without it: memory, nothing is kept)",
+        group=_STORAGE,
+        meaning="directory in which streams are stored (default: memory only, lost at exit)",
         more=(
-            "It is made if it is missing. A relative path starts at the directory that the "
-            "server is started in, also when it stands in a file."
+            "Created if it does not exist. A relative path is relative to the working directory of "
+            "the server, also in a configuration file."
         ),
         parse=parsers.directory,
         metavar="DIR",
@@ -165,9 +164,9 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-stored",
-        group=_KEEPING,
-        meaning="how much streams may take in data-dir (without it: what the disk has)",
-        more="Beyond it, what would grow is answered 507.",
+        group=_STORAGE,
+        meaning="maximum size of all streams in data-dir (default: limited by the disk)",
+        more="Writes beyond it are refused with 507.",
         parse=parsers.size,
         metavar="SIZE",
         field="max_stored",
@@ -175,12 +174,12 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-producers",
-        group=_KEEPING,
-        meaning="how many idempotent producers a stream remembers; 0: all",
+        group=_STORAGE,
+        meaning="idempotent producers remembered per stream; 0: no limit",
         more=(
-            "Those that appended last are remembered: at least so many of them, at most twice as "
-            "many. One that is forgotten is treated as new: it has to begin with sequence 0 again, "
-            "and older epochs of it are not fenced any more."
+            "A stream remembers at least this many of the producers that appended last, and at "
+            "most twice as many. A forgotten producer is treated as new: it must start at "
+            "sequence 0, and its older epochs are no longer fenced."
         ),
         parse=parsers.count,
         default=str(limits.MAX_PRODUCERS),
@@ -190,7 +189,7 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="long-poll-timeout",
         group=_READING,
-        meaning="how long a long-poll waits",
+        meaning="maximum wait of a long-poll",
         parse=parsers.seconds,
         default="30s",
         metavar="TIME",
@@ -199,10 +198,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="sse-reconnect-interval",
         group=_READING,
-        meaning="after how long at most an event stream is ended, to be resumed",
+        meaning="maximum lifetime of an SSE connection, after which the client reconnects",
         more=(
-            "Each connection lives for a random time between four fifths of it and the whole, so "
-            "that readers that came together, after a restart say, do not come back together."
+            "Each connection ends after a random time between 80 % and 100 % of it, so that "
+            "clients that connected together, for example after a restart, do not reconnect "
+            "together."
         ),
         parse=parsers.seconds,
         default="60s",
@@ -212,11 +212,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="max-chunk",
         group=_READING,
-        meaning="about how much one read returns (without it: everything up to the tail)",
+        meaning="approximate size of one read response (default: everything up to the tail)",
         more=(
-            "An answer is sent in pieces and held in memory one piece at a time, however long it "
-            "is. With this setting a reader gets pages, and has to ask again until an answer "
-            "carries Stream-Up-To-Date; some clients take only the first page."
+            "A response is sent in pieces, of which one at a time is in memory, so its size needs "
+            "no limit. With this setting a client must read on until a response has the header "
+            "`Stream-Up-To-Date`; some clients read only the first response."
         ),
         parse=parsers.size,
         metavar="SIZE",
@@ -224,9 +224,9 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-body",
-        group=_BOUNDS,
-        meaning="the largest request body",
-        more="A larger one is answered 413.",
+        group=_LIMITS,
+        meaning="maximum size of a request body",
+        more="Larger requests are refused with 413.",
         parse=parsers.size,
         default="64MiB",
         metavar="SIZE",
@@ -234,12 +234,12 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-body-memory",
-        group=_BOUNDS,
-        meaning="how much the bodies of all requests may take together (without it: 256MiB, or "
-        "max-body where that is more)",
+        group=_LIMITS,
+        meaning="maximum memory for the bodies of all requests (default: 256MiB, or max-body if "
+        "that is more)",
         more=(
-            "A body counts from its first byte until its request is answered. Where they take "
-            "more, the largest that is still arriving is answered 503 with `Retry-After`. At least "
+            "A body counts from its first byte until the response. Beyond the limit, the largest "
+            "upload in progress is refused with 503 and `Retry-After`. Must be at least "
             "`max-body`. See [sizing](how-to/sizing.md#memory)."
         ),
         parse=parsers.size,
@@ -248,11 +248,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-unread-memory",
-        group=_BOUNDS,
-        meaning="how much answers that clients do not read may take together",
+        group=_LIMITS,
+        meaning="maximum memory for responses that clients have not read yet",
         more=(
-            "Beyond it connections are cut, those that hold most first; their clients can resume. "
-            "It counts what clients of the `fast-channel` leave unread."
+            "Beyond it the connections with the most unread bytes are closed; their clients can "
+            "resume. Counts connections of the built-in HTTP/1.1 engine (`fast-channel`)."
         ),
         parse=parsers.size,
         default="256MiB",
@@ -261,8 +261,8 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="request-header-timeout",
-        group=_BOUNDS,
-        meaning="how long the head of a request may take",
+        group=_LIMITS,
+        meaning="maximum time to receive the head of a request",
         parse=parsers.seconds,
         default="10s",
         metavar="TIME",
@@ -270,11 +270,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="request-body-timeout",
-        group=_BOUNDS,
-        meaning="how long a request body may pause",
+        group=_LIMITS,
+        meaning="maximum pause within a request body",
         more=(
-            "Longer pauses are answered 408, and nothing is appended. However slow, a body that "
-            "does not pause for so long is taken."
+            "After a longer pause the request is refused with 408, and nothing is appended. A slow "
+            "body without such a pause is accepted."
         ),
         parse=parsers.seconds,
         default="120s",
@@ -283,8 +283,8 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="idle-timeout",
-        group=_BOUNDS,
-        meaning="how long a connection is kept between two requests",
+        group=_LIMITS,
+        meaning="how long an idle connection is kept open",
         parse=parsers.seconds,
         default="60s",
         metavar="TIME",
@@ -292,8 +292,8 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-connections",
-        group=_BOUNDS,
-        meaning="how many connections there may be; 0: any number",
+        group=_LIMITS,
+        meaning="maximum number of connections; 0: no limit",
         parse=parsers.count,
         default=str(MAX_CONNECTIONS),
         metavar="N",
@@ -301,8 +301,8 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-connections-per-address",
-        group=_BOUNDS,
-        meaning="how many of them one address may have; 0: any number",
+        group=_LIMITS,
+        meaning="maximum number of connections per client address; 0: no limit",
         parse=parsers.count,
         default="0",
         metavar="N",
@@ -311,10 +311,10 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="cors-origin",
         group=_BROWSERS,
-        meaning="origin whose pages may use the server, * for all, local for those of this "
-        "machine; repeatable",
+        meaning="origin whose web pages may use the server, * for all, local for this machine; "
+        "repeatable",
         more=(
-            "Pages of others can read no answer, and what they ask to be changed is answered 403."
+            "Pages of other origins cannot read responses, and their writes are refused with 403."
         ),
         parse=parsers.origin,
         kind="list",
@@ -326,11 +326,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="cors-header",
         group=_BROWSERS,
-        meaning="request header field that pages may send beside those of the protocol; repeatable",
+        meaning="additional request header that web pages may send; repeatable",
         more=(
-            "For fields that a proxy or an authentication layer before the server reads, such as "
-            "`X-Request-Id`. Always allowed are the fields of the protocol, `Authorization`, "
-            "`traceparent` and `tracestate`."
+            "For headers that a proxy or an authentication layer in front of the server reads, "
+            "such as `X-Request-Id`. The headers of the protocol, `Authorization`, `traceparent` "
+            "and `tracestate` are always allowed."
         ),
         parse=parsers.field_name,
         kind="list",
@@ -340,7 +340,7 @@ TABLE: Final[tuple[Setting, ...]] = (
     Setting(
         name="cache",
         group=_BROWSERS,
-        meaning="whether shared caches may keep what is read: public or private",
+        meaning="whether shared caches may store read responses: public or private",
         parse=parsers.choice("public", "private"),
         choices=("public", "private"),
         default="public",
@@ -349,20 +349,20 @@ TABLE: Final[tuple[Setting, ...]] = (
     _flag(
         "trust-proxy",
         _BROWSERS,
-        "believe X-Forwarded-Proto, X-Forwarded-Host and X-Forwarded-For",
-        more="Any client can send these: only for a server behind a proxy that sets them.",
+        "trust X-Forwarded-Proto, X-Forwarded-Host and X-Forwarded-For",
+        more="Any client can send these headers: use it only behind a proxy that sets them.",
         field="trust_proxy",
         in_dev=False,
     ),
     Setting(
         name="auth",
-        group=_CLIENTS,
-        meaning="who knows the clients' tokens: file:PATH or jwt:...; repeatable (without it: "
-        "everybody may do everything)",
+        group=_ACCESS,
+        meaning="how bearer tokens are verified: file:PATH or jwt:...; repeatable (default: no "
+        "authentication)",
         more=(
             "`file:tokens.toml`, or "
             "`jwt:issuer=https://id.example,audience=streams,jwks=https://id.example/jwks.json`. "
-            "See [who may do what](auth.md)."
+            "See [authentication](auth.md)."
         ),
         parse=parsers.auth,
         redact=parsers.redact_auth,
@@ -372,12 +372,12 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="auth-cookie",
-        group=_CLIENTS,
-        meaning="cookie that may hold a client's token, for EventSource",
+        group=_ACCESS,
+        meaning="cookie that may carry the bearer token, for EventSource",
         more=(
-            "Browsers send it along with the requests of any page; so what changes something is "
-            "then refused for pages of other origins than the server's own and those that "
-            "`cors-origin` names one by one."
+            "Browsers send cookies with the requests of any page. Writes with a cookie are "
+            "therefore refused unless the page has the server's own origin or one that "
+            "`cors-origin` lists by name."
         ),
         parse=parsers.cookie,
         metavar="NAME",
@@ -386,11 +386,12 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="max-rate",
-        group=_CLIENTS,
-        meaning="how many requests each client may make, such as 100/s; 0: any number",
+        group=_ACCESS,
+        meaning="maximum request rate per client, such as 100/s; 0: no limit",
         more=(
-            "As many may come at once. What is beyond it is answered 429 with `Retry-After`. A "
-            "client is whoever its token says, and without one its address (of IPv6 the /64)."
+            "Bursts of that many requests are allowed. Requests beyond it are refused with 429 and "
+            "`Retry-After`. A client is the subject of its token, or without a token its address "
+            "(for IPv6 the /64 network)."
         ),
         parse=parsers.rate,
         default="0",
@@ -399,12 +400,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="allowed-host",
-        group=_CLIENTS,
-        meaning="name by which the server may be called, or local for those of this machine; "
-        "repeatable (without it: any)",
+        group=_ACCESS,
+        meaning="accepted Host name, or local for names of this machine; repeatable (default: any)",
         more=(
-            "A request for another is answered 403. It keeps out pages that have their own name "
-            "lead to this server (DNS rebinding)."
+            "Requests for other hosts are refused with 403. This protects against DNS rebinding, "
+            "where a web page lets its own name resolve to this server."
         ),
         parse=parsers.host,
         kind="list",
@@ -414,11 +414,11 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         name="log-format",
-        group=_OPERATORS,
-        meaning="what a line of the log is: text or json",
+        group=_OPERATIONS,
+        meaning="format of the log: text or json",
         more=(
-            "In [JSON](observability.md#logs) each line is one flat object. Under twistd it goes "
-            "to twistd's `--logfile`, which is then not rotated by twistd."
+            "In [JSON](observability.md#logs) each line is one flat object. Under twistd the log "
+            "goes to twistd's `--logfile`, which twistd then does not rotate."
         ),
         parse=parsers.choice("text", "json"),
         choices=("text", "json"),
@@ -427,58 +427,58 @@ TABLE: Final[tuple[Setting, ...]] = (
     ),
     _flag(
         "metrics",
-        _OPERATORS,
-        "count what is done, for Prometheus, at /-/metrics",
-        more="Numbers only, no names: see [observability](observability.md).",
+        _OPERATIONS,
+        "serve Prometheus metrics at /-/metrics",
+        more="Labels have no names of streams or clients: see [observability](observability.md).",
         default="true",
     ),
     _flag(
         "tracing",
-        _OPERATORS,
-        "give a span for each request to an OpenTelemetry collector",
+        _OPERATIONS,
+        "send a span for each request to an OpenTelemetry collector",
         more=(
-            "Needs the extra `tracing`; `OTEL_*` variables say where the collector is: see "
+            "Requires the extra `tracing`. `OTEL_*` variables configure the exporter: see "
             "[observability](observability.md#traces)."
         ),
     ),
     _flag(
         "listing",
-        _OPERATORS,
-        "list the streams at /-/streams",
-        more="Whoever may ask, which without `auth` is everybody, learns the names of all streams.",
+        _OPERATIONS,
+        "serve a list of all streams at /-/streams",
+        more="Shows the names of all streams. Without `auth` every client can read it.",
         dev="true",
     ),
     _flag(
         "console",
-        _OPERATORS,
-        "serve a console for browsers at /-/console, and the listing with it",
+        _OPERATIONS,
+        "serve a web console at /-/console, and the listing",
         more="See [the console](console.md).",
         dev="true",
     ),
     Setting(
         name="public-url",
         group=_WEBHOOKS,
-        meaning="where others reach this server: webhooks call back there (without it: where it "
-        "listens)",
-        more="Scheme, host, and what a proxy has before `root`.",
+        meaning="external URL of this server, for callback URLs of webhooks (default: the "
+        "listening address)",
+        more="Scheme, host, and the path that a proxy adds before `root`.",
         parse=parsers.public_url,
         metavar="URL",
     ),
     _flag(
         "allow-local-webhooks",
         _WEBHOOKS,
-        "let webhooks lead to this machine, without TLS too",
+        "allow webhook URLs on this machine, also without TLS",
         more=(
-            "It is on by itself while the server listens on the loopback only, without "
-            "`public-url` and `trust-proxy`."
+            "Enabled automatically if the server listens only on loopback addresses and neither "
+            "`public-url` nor `trust-proxy` is set."
         ),
         field="allow_local_webhooks",
     ),
     _flag(
         "rotate-webhook-key",
         _WEBHOOKS,
-        "make a new key for webhook signatures at this start",
-        more="It takes over after ten minutes.",
+        "create a new key for webhook signatures at this start",
+        more="The new key signs after ten minutes; until then the old one does.",
         field="rotate_webhook_key",
         in_dev=False,
     ),

@@ -1,7 +1,7 @@
-"""Where settings are said: on the command line, in the environment, in a file.
+"""Sources of settings: command line, environment, configuration file.
 
-Each source gives texts by the name of a setting, and knows how to point to each of them.
-Nothing is parsed here but what the source itself is written in.
+A source maps the name of a setting to its texts and can name the place of each for error
+messages. It parses only its own format, not the values.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from typing import Any, Final
 
 from durable_streams_tw.service.settings_table import PREFIX, SETTINGS, TABLE
 
-#: Names the file in the environment.
+#: Environment variable that names the configuration file.
 CONFIG_VARIABLE: Final = PREFIX + "CONFIG"
 
-#: Variables with our prefix that are for the client commands, not for the server.
+#: Environment variables of the client commands, which the server ignores.
 CLIENT_VARIABLES: Final = frozenset(
     PREFIX + name for name in ("URL", "TOKEN", "TOKEN_FILE", "HEADERS", "CACERT")
 )
 
-#: The largest file that is read.
+#: Maximum size of a configuration file in bytes.
 MAX_FILE: Final = 1 << 20
 
-# Docker's links and Kubernetes describe a service called durable-streams in variables like these,
-# and in DURABLE_STREAMS_PORT=tcp://10.0.0.1:4437: nobody has written them.
+# Docker links and Kubernetes set such variables, and DURABLE_STREAMS_PORT=tcp://10.0.0.1:4437,
+# for a service called durable-streams; they are not settings.
 _LINKS: Final = re.compile(
     r"DURABLE_STREAMS_(NAME|SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?|ENV_\w+)"
 )
-# Strings and comments, in which a newline or a bracket means nothing, and newlines and brackets. A
-# string of several lines may end with two quotes of its own before the three that close it.
+# Strings and comments, which may contain newlines and brackets, and newlines and brackets outside
+# them. A multi-line string may end with up to two quotes before its three closing ones.
 _TOKEN: Final = re.compile(
     r'"""(?:\\.|[^"\\]|"{1,2}(?!"))*"{3,5}'
     r"|'''(?:[^']|'{1,2}(?!'))*'{3,5}"
@@ -43,12 +43,11 @@ _TOKEN: Final = re.compile(
     r"|[\[\]{}\n]",
     re.DOTALL,
 )
-_PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")
 _AT: Final = re.compile(r" \(at (line \d+, column \d+|end of document)\)$")
 
 
 class ConfigurationError(Exception):
-    """The settings cannot be used; ``problems`` has a sentence for each reason."""
+    """The settings are invalid. ``problems`` has one message for each error."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -56,55 +55,55 @@ class ConfigurationError(Exception):
 
 
 class Source:
-    """Texts by setting, and how to point to each of them."""
+    """Texts of settings by name, from one place."""
 
     def __init__(self, given: Mapping[str, tuple[str, ...]]) -> None:
         self.given = dict(given)
 
     def label(self, name: str) -> str:
-        """How a sentence about a setting begins."""
+        """Return the name of a setting in this source, with its place, for an error message."""
         raise NotImplementedError
 
     def origin(self, name: str) -> str:
-        """Where a setting was said, in a word or two."""
+        """Return the place of a setting in a few words."""
         raise NotImplementedError
 
 
 class CommandLine(Source):
-    """What was given as options."""
+    """Options of a command."""
 
     def label(self, name: str) -> str:
-        """The option."""
+        """Return the option as it was given."""
         setting = SETTINGS[name]
         off = setting.kind == "flag" and self.given.get(name) == ("false",)
         return f"--no-{name}" if off else f"--{name}"
 
     def origin(self, name: str) -> str:
-        """The option."""
+        """Return the option as it was given."""
         return self.label(name)
 
 
 class Preset(Source):
-    """What a command sets by itself."""
+    """Values that a command sets by default."""
 
     def __init__(self, given: Mapping[str, tuple[str, ...]], command: str) -> None:
         super().__init__(given)
         self._command = command
 
     def label(self, name: str) -> str:
-        """The setting, of that command."""
+        """Return the command and the setting."""
         return f"{self._command}: {name}"
 
     def origin(self, name: str) -> str:
-        """The command."""
+        """Return the command."""
         return self._command
 
 
 class Environment(Source):
-    """Variables that begin with ``DURABLE_STREAMS_``.
+    """Environment variables that begin with ``DURABLE_STREAMS_``.
 
-    An empty one counts as not set. A list is split at spaces. Raises `ConfigurationError` for
-    variables that mean nothing: a typo would go unnoticed otherwise.
+    An empty variable counts as not set. A list is split at spaces. Raises `ConfigurationError`
+    for an unknown variable, which is probably a typo.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -119,25 +118,27 @@ class Environment(Source):
                 split = tuple(text.split()) if setting.kind == "list" else (text,)
                 given[setting.name] = split
             elif variable not in {CONFIG_VARIABLE, *CLIENT_VARIABLES}:
-                problems.append(f"{variable} is no variable of this server{_near(variable, names)}")
+                problems.append(
+                    f"Unknown environment variable {variable!r}.{_suggestion(variable, names)}"
+                )
         if problems:
             raise ConfigurationError(problems)
         super().__init__(given)
 
     def label(self, name: str) -> str:
-        """The variable."""
+        """Return the environment variable."""
         return SETTINGS[name].variable
 
     def origin(self, name: str) -> str:
-        """The variable."""
+        """Return the environment variable."""
         return SETTINGS[name].variable
 
 
 class File(Source):
-    """A TOML file: settings by name, all at the top.
+    """TOML file with settings as top-level keys.
 
-    Raises `ConfigurationError` where it cannot be read, is no TOML, has a key that is no setting or
-    a value that no text could stand for.
+    Raises `ConfigurationError` if it cannot be read or parsed, or has an unknown key or a value of
+    the wrong type.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -146,63 +147,63 @@ class File(Source):
         try:
             document = tomllib.loads(self._text)
         except tomllib.TOMLDecodeError as error:
-            raise ConfigurationError([self._no_toml(str(error))]) from None
+            raise ConfigurationError([self._syntax_error(str(error))]) from None
         super().__init__({})
         problems = []
         for key, value in document.items():
             problem = self._take(key, value)
             if problem is not None:
-                problems.append(f"{self.label(key)} {problem}")
+                problems.append(f"{self.origin(key)}: {problem}")
         if problems:
             raise ConfigurationError(problems)
 
     def label(self, name: str) -> str:
-        """File, line and key."""
-        plain = _PLAIN.fullmatch(name) is not None
-        return f"{self.origin(name)}: {name if plain else repr(name)}"
+        """Return the path, the line and the key of a setting."""
+        return f"{self.origin(name)}: {name}"
 
     def origin(self, name: str) -> str:
-        """File and line."""
+        """Return the path and the line of a setting."""
         return f"{self.path}, line {self._lines.get(name, 1)}"
 
-    def _no_toml(self, trouble: str) -> str:
+    def _syntax_error(self, trouble: str) -> str:
         match = _AT.search(trouble)
         if match is None:
             return f"{self.path}: {trouble}"
-        where = f", {match[1]}" if match[1].startswith("line") else ", at its end"
+        where = f", {match[1]}" if match[1].startswith("line") else ", end of file"
         trouble = trouble[: match.start()]
         return f"{self.path}{where}: {trouble[0].lower()}{trouble[1:]}"
 
     def _take(self, key: str, value: Any) -> str | None:
-        """Keep a value, or say what is wrong with it."""
+        """Store a value; return the error message if it has the wrong type."""
         setting = SETTINGS.get(key)
         if setting is None:
-            tables = "; settings stand at the top, not in tables"
-            return f"is no setting{_near(key, SETTINGS)}{tables if _is_table(value) else ''}"
+            if _is_table(value):
+                return f"unknown table {key!r}. Settings are top-level keys, not in tables."
+            return f"unknown setting {key!r}.{_suggestion(key, SETTINGS)}"
         if setting.kind == "flag":
             if not isinstance(value, bool):
-                return "is true or false, without quotes"
+                return f"{key}: expected true or false, without quotes"
             self.given[key] = ("true" if value else "false",)
             return None
         values = value if setting.kind == "list" and isinstance(value, list) else [value]
         for one in values:
             if isinstance(one, bool) or not isinstance(one, str | int | float):
-                wanted = "a list of texts" if setting.kind == "list" else "a text or a number"
-                return f"is {wanted}"
+                wanted = "a list of strings" if setting.kind == "list" else "a string or a number"
+                return f"{key}: expected {wanted}"
         self.given[key] = tuple(str(one) for one in values)
         return None
 
     @cached_property
     def _lines(self) -> dict[str, int]:
-        """The line that each key begins on."""
+        """Line on which each key begins."""
         return lines_of_keys(self._text)
 
 
 def lines_of_keys(text: str) -> dict[str, int]:
     """Return the line on which each key of a TOML document first stands, in linear time.
 
-    ``text`` is well-formed TOML. tomllib keeps no positions, so the document is cut into
-    statements here, and tomllib is asked for the key of each.
+    ``text`` is well-formed TOML. tomllib does not report positions, so this function splits the
+    document into statements and has tomllib parse the key of each.
     """
     found: dict[str, int] = {}
     in_table = False
@@ -216,8 +217,10 @@ def lines_of_keys(text: str) -> dict[str, int]:
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the statements of a TOML document with the line that each begins on: a key and its
-    value, the header of a table, a comment or an empty line."""
+    """Yield each statement of a TOML document with its first line.
+
+    A statement is a key and its value, the header of a table, a comment or an empty line.
+    """
     begin, line, depth = 0, 1, 0
     for token in _TOKEN.finditer(text):
         written = token[0]
@@ -240,12 +243,12 @@ def _text_of(path: Path) -> str:
     except OSError as error:
         raise ConfigurationError([f"{path}: {error.strerror}"]) from None
     if len(raw) > MAX_FILE:
-        raise ConfigurationError([f"{path} has more than a mebibyte: that is no configuration"])
+        raise ConfigurationError([f"{path}: the file is larger than 1 MiB"])
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
-        raise ConfigurationError([f"{path}, line {line}: this is not UTF-8"]) from None
+        raise ConfigurationError([f"{path}, line {line}: not UTF-8"]) from None
     return text.replace("\r\n", "\n")
 
 
@@ -260,6 +263,6 @@ def _is_table(value: Any) -> bool:
     )
 
 
-def _near(name: str, known: Iterable[str]) -> str:
+def _suggestion(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, list(known), n=1)
-    return f": is {close[0]} meant?" if close else ""
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,11 +1,9 @@
-"""Start and stop in order; and what an operator sees when the service cannot start: one
-sentence, and exit status 1.
+"""Ordered startup and shutdown of services, and reporting of startup errors.
 
-twistd ends with whatever exception a service raises when it starts, and the interpreter
-prints the traceback: right for a bug, wrong for a port that is taken. So what is no bug is
-said in a sentence on stderr, and its traceback is not printed. A daemon's stderr is gone
-when its services start, and its parent, which still waits, passes on a hundred bytes; so a
-daemon says it on a copy of stderr that was made before.
+If a service raises while it starts, twistd exits and Python prints the traceback. For expected
+errors, such as a port in use, the group prints one line on stderr instead and exits with status 1.
+A daemon has closed its stderr by the time its services start, so `StderrReporter` duplicates it
+earlier.
 """
 
 from __future__ import annotations
@@ -29,60 +27,60 @@ from durable_streams_tw.storage.errors import StoreUnusable
 
 
 class CannotStart(Exception):
-    """The service cannot start, for a reason that is no bug; the message is a sentence."""
+    """The service cannot start because of its environment; the message says why."""
 
 
 class ServiceGroup(MultiService):
-    """Services that start one after the other, and stop one by one in reverse.
+    """Services that start in order, and stop one by one in reverse order.
 
-    ``say`` tells the operator why they do not start; ``started`` is called when they have.
+    ``report`` is called with the message if they cannot start, ``started`` when they have started.
     """
 
     _log = Logger()
 
-    def __init__(self, say: Callable[[str], None], started: Callable[[], None]) -> None:
+    def __init__(self, report: Callable[[str], None], started: Callable[[], None]) -> None:
         MultiService.__init__(self)
-        self._say = say
+        self._report = report
         self._started = started
         self.log: ILogObserver | None = None
 
     def setServiceParent(self, parent: Any) -> None:
-        """Become part of an application, which logs into ``log`` then, where that is set."""
+        """Join an application, and set its log observer to ``log`` if that is set."""
         if self.log is not None and isinstance(parent, Componentized):
             parent.setComponent(ILogObserver, self.log)
         MultiService.setServiceParent(self, parent)
 
     def privilegedStartService(self) -> None:
-        """Start what needs privileges. Raises `CannotStart`."""
-        with self._explained():
+        """Open ports and other privileged resources. Raises `CannotStart`."""
+        with self._reporting_errors():
             MultiService.privilegedStartService(self)
 
     def startService(self) -> None:
-        """Start. Raises `CannotStart`."""
+        """Start all services. Raises `CannotStart`."""
         preload()
         process_tuning.tune()
-        with self._explained():
+        with self._reporting_errors():
             MultiService.startService(self)
         self._started()
 
     def stopService(self) -> Deferred[None]:
-        """Stop; fires when the last has stopped."""
+        """Stop all services. The Deferred fires when the last one has stopped."""
         Service.stopService(self)
         return stop_all(*[service.stopService for service in reversed(list(self))])
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _reporting_errors(self) -> Iterator[None]:
         try:
             yield
         except (CannotStart, StoreUnusable) as error:
-            sentence = str(error)
-            self._log.critical("Cannot start: {sentence}", sentence=sentence)
-            self._say(sentence)
-            sys.excepthook = _without_trace
-            raise CannotStart("the reason stands above, and in the log") from None
+            message = str(error)
+            self._log.critical("Cannot start: {sentence}", sentence=message)
+            self._report(message)
+            sys.excepthook = _hide_traceback
+            raise CannotStart("see the error above and the log") from None
 
 
-def _without_trace(
+def _hide_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     if not issubclass(kind, CannotStart):
@@ -90,20 +88,20 @@ def _without_trace(
 
 
 class StderrReporter:
-    """Says sentences on stderr: on the one that the process has, or on a copy of it.
+    """Reporter of startup errors on stderr.
 
-    ``keep`` makes the copy now, for a process that is about to become a daemon.
+    ``keep`` duplicates stderr now, for a process that is about to become a daemon.
     """
 
     def __init__(self, *, keep: bool) -> None:
         self._descriptor = os.dup(2) if keep else 2
 
-    def say(self, sentence: str) -> None:
-        """Say a sentence."""
-        os.write(self._descriptor, f"durable-streams: {sentence}\n".encode())
+    def report(self, message: str) -> None:
+        """Write a message to stderr."""
+        os.write(self._descriptor, f"durable-streams: {message}\n".encode())
 
-    def shut(self) -> None:
-        """Let go of the copy: a daemon holds no terminal."""
+    def close(self) -> None:
+        """Close the duplicate of stderr, so that a daemon does not keep the terminal open."""
         if self._descriptor != 2:
             os.close(self._descriptor)
             self._descriptor = 2

@@ -1,7 +1,7 @@
-"""Word to the service manager that has started the process (sd_notify(3)).
+"""Notification of systemd (sd_notify(3)).
 
-A datagram of lines to a socket that the environment names: too little for a library. Those that
-there are either need systemd's headers to be built, or have not been touched for years.
+A notification is one datagram to the socket in ``NOTIFY_SOCKET``. The existing libraries need the
+headers of systemd or are unmaintained.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from twisted.logger import Logger
 
 
 class SystemdNotifier(Service):
-    """Says that the service is ready, reads its files anew, stops; to nobody where nobody listens.
+    """Service that notifies systemd of readiness, reload and stop.
 
-    To be the last of the services: it starts when all others have, and stops before them.
-    ``address`` is the socket's path, with an @ in front of a name without a file; None for none.
+    It must be the last service: it starts after all others and stops before them. ``address`` is
+    the path of the socket, or @NAME for an abstract socket; None disables notifications.
     """
 
     _log = Logger()
@@ -30,49 +30,49 @@ class SystemdNotifier(Service):
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> SystemdNotifier:
-        """The one that a process with this environment is under."""
+        """Return the notifier for the environment of a process."""
         return cls(environment.get("NOTIFY_SOCKET") or None)
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody listens."""
+        """Whether notifications are enabled."""
         return self._address is not None
 
     def startService(self) -> None:
-        """Requests are answered from now on."""
+        """Notify systemd that the server is ready."""
         Service.startService(self)
         self.ready()
 
     def stopService(self) -> Deferred[None]:
-        """New requests are turned away from now on, and those under way come to their end."""
+        """Notify systemd that the server is stopping."""
         Service.stopService(self)
-        self._say("STOPPING=1")
+        self._send("STOPPING=1")
         return succeed(None)
 
     def reloading(self) -> None:
-        """Files are being read anew; `ready` ends that."""
-        # By the manager's clock, so that it knows which of its requests this belongs to.
+        """Notify systemd of a reload, which `ready` ends."""
+        # systemd matches the reload to its request by this clock.
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._say(f"RELOADING=1\nMONOTONIC_USEC={now}")
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={now}")
 
     def ready(self) -> None:
-        """All is up, or up again."""
-        self._say("READY=1")
+        """Notify systemd that the server is ready."""
+        self._send("READY=1")
 
-    def _say(self, lines: str) -> None:
+    def _send(self, lines: str) -> None:
         if self._address is None:
             return
         address = self._address
         if address.startswith("@"):
             address = "\0" + address[1:]
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
-                # A manager that does not listen must not stop the server.
-                speaker.setblocking(False)
-                speaker.sendto(lines.encode(), address)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+                # A full socket of systemd must not block the server.
+                client.setblocking(False)
+                client.sendto(lines.encode(), address)
         except OSError as error:
             self._log.warn(
-                "The service manager cannot be told {lines}: {reason}",
+                "Could not notify systemd of {lines}: {reason}",
                 lines=lines.partition("\n")[0],
                 reason=error.strerror or str(error),
             )

@@ -1,4 +1,4 @@
-"""The options of ``twistd durable-streams``: the table of settings, as twistd wants it."""
+"""Options of ``twistd durable-streams``, built from the table of settings."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from durable_streams_tw.service.settings_table import TABLE, Setting
 from durable_streams_tw.service.sources import ConfigurationError
 
 
-def described(setting: Setting) -> str:
-    """The help of a setting, with its default."""
+def help_text(setting: Setting) -> str:
+    """Return the help text of a setting, with its default."""
     if setting.default is None or setting.kind == "flag":
         return setting.meaning
     return f"{setting.meaning} (default: {setting.default})"
 
 
 class Options(usage.Options):
-    """What can be chosen on the command line, over the environment and a file.
+    """Options of the twistd plugin.
 
-    ``configuration`` is what came of it all, ``endpoints`` are where to listen.
+    After parsing, ``configuration`` has the effective settings of all sources, and ``endpoints``
+    the endpoints to listen on.
     """
 
     synopsis = "[options]"
     longdesc = (
-        "Serves durable streams over HTTP. Every option is also a variable of the environment "
-        "(--max-body: DURABLE_STREAMS_MAX_BODY) and a key of the file that --config names."
+        "Serves durable streams over HTTP. Each option is also an environment variable "
+        "(--max-body: DURABLE_STREAMS_MAX_BODY) and a key (max-body) of the file that --config "
+        "names. Options override environment variables, which override the file."
     )
     environment: ClassVar[Mapping[str, str]] = os.environ
     configuration: Configuration
 
     optParameters: ClassVar[list[list[Any]]] = [
-        ["config", "c", None, "TOML file with settings"],
+        ["config", "c", None, "TOML file with settings (default: $DURABLE_STREAMS_CONFIG)"],
         *(
-            [setting.name, setting.short, None, described(setting)]
+            [setting.name, setting.short, None, help_text(setting)]
             for setting in TABLE
             if setting.kind == "value"
         ),
@@ -50,7 +52,7 @@ class Options(usage.Options):
         if setting.kind == "flag"
         for flag in (
             [setting.name, setting.short, setting.meaning],
-            [f"no-{setting.name}", None, f"the opposite of --{setting.name}"],
+            [f"no-{setting.name}", None, f"turn off --{setting.name}"],
         )
     ]
     compData = usage.Completions(
@@ -68,34 +70,34 @@ class Options(usage.Options):
         self._lists: dict[str, list[str]] = {}
 
     def parseOptions(self, options: Any = None) -> None:
-        """Read the command line, and all that it stands before. Raises `usage.UsageError`.
+        """Parse the command line, the environment and the file. Raises `usage.UsageError`.
 
-        twistd would print all of its help for that, and report success; so below it, this is
-        the end, with the sentence on stderr.
+        As a subcommand, print the error and exit with status 1 instead: twistd would print its
+        whole help and exit with status 0.
         """
         try:
             usage.Options.parseOptions(self, options)
         except usage.UsageError as error:
             if self.parent is None:
                 raise
-            sentences = str(error).splitlines()
-            sys.stderr.write("".join(f"durable-streams: {line}\n" for line in sentences))
+            lines = str(error).splitlines()
+            sys.stderr.write("".join(f"durable-streams: {line}\n" for line in lines))
             sys.exit(1)
 
     def postOptions(self) -> None:
-        """Bring all sources together. Raises `usage.UsageError`."""
-        self._leave_pid_file_out()
+        """Load the configuration from all sources. Raises `usage.UsageError`."""
+        self._suppress_pid_file()
         try:
             self.configuration = load_configuration(self._given(), self.environment, self["config"])
             self.endpoints = endpoints(self.configuration)
         except ConfigurationError as bad:
             raise usage.UsageError(str(bad)) from None
 
-    def _leave_pid_file_out(self) -> None:
-        """Write no PID file in the foreground, unless one is asked for.
+    def _suppress_pid_file(self) -> None:
+        """Write no PID file in the foreground unless ``--pidfile`` is given.
 
-        A killed process leaves its file, and in a container the next process often has the
-        same number: twistd would refuse to start. The data directory has a lock of its own.
+        A killed process leaves its PID file, and in a container the next process often has the
+        same PID: twistd would refuse to start. The data directory has its own lock.
         """
         twistd: Any = self.parent
         asked = any(argument.startswith("--pidfile") for argument in sys.argv)
@@ -111,7 +113,7 @@ class Options(usage.Options):
                     given[name] = tuple(self._lists[name])
             elif setting.kind == "flag":
                 if self[name] and self[f"no-{name}"]:
-                    raise usage.UsageError(f"--{name} and --no-{name}: give one only")
+                    raise usage.UsageError(f"--{name} cannot be combined with --no-{name}")
                 if self[name] or self[f"no-{name}"]:
                     given[name] = ("true" if self[name] else "false",)
             elif self[name] is not None:
@@ -123,11 +125,11 @@ def _collector(setting: Setting) -> Callable[[Options, str], None]:
     def collect(self: Options, text: str) -> None:
         self._lists.setdefault(setting.name, []).append(text)
 
-    collect.__doc__ = described(setting)
+    collect.__doc__ = help_text(setting)
     return collect
 
 
-# The form in which usage.Options takes what may be given several times.
+# usage.Options collects a repeatable option through a method named opt_NAME.
 for _setting in TABLE:
     if _setting.kind == "list":
         setattr(Options, "opt_" + _setting.name.replace("-", "_"), _collector(_setting))

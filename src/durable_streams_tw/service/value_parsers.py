@@ -1,7 +1,7 @@
-"""Times, sizes, paths and origins as people write them.
+"""Parsers of setting values: times, sizes, paths, origins.
 
-Every parser raises `InvalidValue`, which says what would be right. Who asked for the value knows
-where it stands, and puts that before it.
+Each parser raises `InvalidValue` with the expected form; the caller adds the name of the setting
+and its source.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BYTES: Final = {
     "gb": 1024**3,
     "gib": 1024**3,
 }
-# RFC 6454 §6.2: what a browser sends as Origin, for pages that have one.
+# RFC 6454 §6.2: the Origin header of a browser, except "null".
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]+)?")
 _PUBLIC_URL: Final = re.compile(
     r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?"
@@ -38,13 +38,13 @@ _PUBLIC_URL: Final = re.compile(
 )
 _HOST_NAME: Final = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9._-]+")
 _RATE: Final = re.compile(r"([0-9]{1,9})/([0-9.]*(?:ms|s|m|h))", re.ASCII)
-# RFC 3986 §3.3: segments without escapes, so that there is one way to write each.
+# RFC 3986 §3.3: segments without percent-escapes, so that each has one spelling.
 _ROOT: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/")
 
-# User and password of a URL, and its query.
+# Userinfo and query of a URL.
 _URL_SECRETS: Final = re.compile(r"(?<=://)[^/?#,\s]*(?=@)|(?<=\?)[^,\s]*")
 
-#: Stands for what is not printed.
+#: Text printed in place of a secret.
 REDACTED: Final = "***"
 
 _DAY: Final = 24 * 3600
@@ -53,130 +53,126 @@ _FALSE: Final = frozenset({"false", "no", "off", "0"})
 
 
 class InvalidValue(Exception):
-    """A value is not understood.
-
-    The message goes on where its name has been said: ``is a size such as 64MiB``.
-    """
+    """A value has the wrong form. The message says what was expected."""
 
 
 def seconds(text: str) -> float:
-    """A time such as ``500ms``, ``30s``, ``2m`` or ``1h``; a bare number means seconds."""
+    """Parse a time such as ``500ms``, ``30s``, ``2m`` or ``1h``; a bare number is in seconds."""
     match = _NUMBER.fullmatch(text.strip())
     factor = None if match is None else _SECONDS.get(match[2].lower())
     if match is None or factor is None:
-        raise InvalidValue("is a time such as 500ms, 30s, 2m or 1h")
+        raise InvalidValue("expected a time such as 500ms, 30s, 2m or 1h")
     value = float(match[1]) * factor
     if not 0 < value <= _DAY:
-        raise InvalidValue("is more than nothing and at most a day")
+        raise InvalidValue("expected a time of more than 0 and at most 24h")
     return value
 
 
 def size(text: str) -> int:
-    """A size such as ``512k`` or ``64MiB``, in units of 1024; a bare number means bytes."""
+    """Parse a size such as ``512k`` or ``64MiB`` in units of 1024; a bare number is in bytes."""
     match = _NUMBER.fullmatch(text.strip())
     factor = None if match is None else _BYTES.get(match[2].lower())
     if match is None or factor is None:
-        raise InvalidValue("is a size such as 65536, 512k or 64MiB")
+        raise InvalidValue("expected a size such as 65536, 512k or 64MiB")
     value = int(float(match[1]) * factor)
     if value < 1:
-        raise InvalidValue("is at least one byte")
+        raise InvalidValue("expected at least one byte")
     return value
 
 
 def count(text: str) -> int:
-    """A number of things, or 0 for any number."""
+    """Parse a non-negative number; 0 usually means no limit."""
     if not re.fullmatch("[0-9]{1,9}", text):
-        raise InvalidValue("is a number, or 0 for any number")
+        raise InvalidValue("expected a number, or 0 for no limit")
     return int(text)
 
 
 def port(text: str) -> int:
-    """A TCP port; 0 lets the system choose one."""
+    """Parse a TCP port; with 0 the operating system chooses one."""
     if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
-        raise InvalidValue("is a number from 0 to 65535")
+        raise InvalidValue("expected a number from 0 to 65535")
     return int(text)
 
 
 def interface(text: str) -> str:
-    """An address of this machine; an IPv6 address may stand in brackets."""
+    """Return a local address without the brackets that an IPv6 address may have."""
     return text.strip("[]")
 
 
 def endpoint(text: str) -> str:
-    """A description of an endpoint; what it means, Twisted says."""
+    """Return the description of an endpoint, which Twisted parses later."""
     if not text.strip():
-        raise InvalidValue("is an endpoint such as tcp:4437")
+        raise InvalidValue("expected an endpoint such as tcp:4437")
     return text
 
 
 def directory(text: str) -> str:
-    """A directory, absolute from here on: a daemon changes its own."""
+    """Return the absolute path of a directory: a daemon changes its working directory."""
     if not text:
-        raise InvalidValue("names a directory, and may not be empty")
+        raise InvalidValue("expected the path of a directory, which may not be empty")
     return os.path.abspath(text)
 
 
 def flag(text: str) -> bool:
-    """Yes or no, in the usual words."""
+    """Parse a boolean: true, yes, on, 1, false, no, off or 0."""
     word = text.strip().lower()
     if word not in _TRUE | _FALSE:
-        raise InvalidValue("is true or false")
+        raise InvalidValue("expected true or false")
     return word in _TRUE
 
 
 def choice(*words: str) -> Callable[[str], str]:
-    """A parser that takes one of these words."""
+    """Return a parser that accepts one of these words."""
 
     def chosen(text: str) -> str:
         if text not in words:
-            raise InvalidValue(f"is {' or '.join(words)}")
+            raise InvalidValue(f"expected {' or '.join(words)}")
         return text
 
     return chosen
 
 
 def root(text: str) -> bytes:
-    """The path that streams live under, as a raw path behind the first slash."""
+    """Parse the URL path prefix of the streams; return it without its first slash."""
     path = text if text.endswith("/") else text + "/"
     segments = path.split("/")
     if _ROOT.fullmatch(path) is None or "." in segments or ".." in segments:
-        raise InvalidValue("is a path such as /v1/stream/, of plain characters")
+        raise InvalidValue("expected a path such as /v1/stream/, without percent-escapes")
     return path[1:].encode("ascii")
 
 
 def origin(text: str) -> str:
-    """An origin as browsers send it, ``*`` for all, ``local`` for those of this machine."""
+    """Parse an origin as browsers send it, ``*`` (all) or ``local`` (this machine)."""
     if text in ("*", LOCAL):
         return text
     if _ORIGIN.fullmatch(text.lower()) is None:
-        raise InvalidValue("is an origin such as https://app.example, or *, or local")
+        raise InvalidValue("expected an origin such as https://app.example, or *, or local")
     return text.lower()
 
 
 def field_name(text: str) -> str:
-    """The name of a header field (RFC 9110 §5.1)."""
+    """Parse the name of a header (RFC 9110 §5.1)."""
     if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}", text) is None or text == "*":
-        raise InvalidValue("is the name of a header field such as X-Request-Id")
+        raise InvalidValue("expected the name of a header such as X-Request-Id")
     return text
 
 
 def host(text: str) -> str:
-    """A name by which the server may be called, or ``local``; no port."""
+    """Parse an accepted host name without a port, or ``local``."""
     if _HOST_NAME.fullmatch(text.lower()) is None:
-        raise InvalidValue("is a host's name such as streams.example, without a port, or local")
+        raise InvalidValue("expected a host name such as streams.example, without a port, or local")
     return text.lower()
 
 
 def auth(text: str) -> str:
-    """Who knows the tokens: a kind and its argument. What the kind makes of it comes later."""
+    """Parse ``KIND:ARGUMENT`` of a token checker, which parses its argument later."""
     if re.fullmatch(r"[a-z][a-z0-9_-]*(?::\S*)?", text) is None:
-        raise InvalidValue("is a kind and its argument, such as file:tokens.toml, without spaces")
+        raise InvalidValue("expected KIND:ARGUMENT without spaces, such as file:tokens.toml")
     return text
 
 
 def redact_auth(text: str) -> str:
-    """The same without what may be secret: of URLs who asks and what for, and of kinds that are
-    not ours all but their name."""
+    """Redact a value of ``auth``: userinfo and query of URLs, and arguments of unknown kinds."""
     kind, colon, _ = text.partition(":")
     if kind == "file":
         return text
@@ -186,26 +182,26 @@ def redact_auth(text: str) -> str:
 
 
 def cookie(text: str) -> str:
-    """The name of a cookie."""
+    """Parse the name of a cookie."""
     if COOKIE_NAME.fullmatch(text) is None:
-        raise InvalidValue("is the name of a cookie, such as __Host-token")
+        raise InvalidValue("expected the name of a cookie such as __Host-token")
     return text
 
 
 def rate(text: str) -> Rate | None:
-    """So many in a time, such as ``100/s``; 0 is any number."""
+    """Parse a rate such as ``100/s``; 0 is no limit."""
     if text == "0":
         return None
     match = _RATE.fullmatch(text)
     if match is None or not int(match[1]):
-        raise InvalidValue("is a number in a time, such as 100/s, 3000/m or 50/10s, or 0")
+        raise InvalidValue("expected a rate such as 100/s, 3000/m or 50/10s, or 0")
     span = match[2] if match[2][0].isdigit() else f"1{match[2]}"
     return Rate(int(match[1]), seconds(span))
 
 
 def public_url(text: str) -> str:
-    """A URL of scheme, host, and what a proxy may have before the root; no slash at its end."""
+    """Parse a URL of scheme, host and path prefix; return it without a trailing slash."""
     base = text.rstrip("/")
     if _PUBLIC_URL.fullmatch(base) is None:
-        raise InvalidValue("is a URL such as https://streams.example, without a query")
+        raise InvalidValue("expected a URL such as https://streams.example, without a query")
     return base

@@ -1,7 +1,7 @@
-"""Tells ``twistd`` that ``durable-streams`` exists.
+"""Plugin that registers ``durable-streams`` with ``twistd``.
 
-Every run of ``twistd`` imports this file, so it imports nothing but the name holder. There is
-no ``__init__.py`` beside it or above it: ``twisted.plugins`` is a package of Twisted's own.
+Every run of ``twistd`` imports this file, so it must import little. Neither this directory nor its
+parent may have an ``__init__.py``: ``twisted.plugins`` is a package of Twisted.
 """
 
 from twisted.application.service import ServiceMaker
