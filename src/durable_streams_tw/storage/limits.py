@@ -22,8 +22,11 @@ RECORD_PAYLOAD: Final = MAX_RECORD - 5
 #: overflow pages, and rewriting it would cost a page each time.
 MERGE_RECORD: Final = 1_900
 
-#: Body bytes per batch. LMDB keeps the dirty pages on the heap until the commit.
-MAX_BATCH: Final = 16 * MIB
+#: Body bytes per batch: writing them takes some 10 ms. Larger bodies are staged.
+MAX_BATCH: Final = 4 * MIB
+
+#: Bytes of a staged body per batch.
+STAGE_STEP: Final = 2 * MIB
 
 #: Time from a commit in the write-ahead log to the next checkpoint.
 CHECKPOINT_INTERVAL: Final = 0.25

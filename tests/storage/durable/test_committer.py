@@ -357,7 +357,9 @@ class SweepTests(CommitterCase):
     def test_large_deletion_in_steps(self) -> None:
         self.step(create("big"))
         size = RECORD_PAYLOAD * (DELETE_STEP * 2 + DELETE_STEP // 2)
-        self.step(append("big", bytes(size), producer=("p", 0, 0)))
+        large = append("big", bytes(size), producer=("p", 0, 0))
+        while not self.step(large):
+            pass
         (gone,) = self.step(delete("big"))
         self.assertIsInstance(gone, Deleted)
         self.assertIsNone(self.state("big"))

@@ -46,6 +46,22 @@ def append(transaction: Transaction, command: Append, now: int) -> Appended | Re
     return outcome
 
 
+def position(transaction: Transaction, command: Append, now: int) -> tuple[int, int] | None:
+    """Return the stream id and the position at which an append would write its body.
+
+    Return None if it would not write.
+    """
+    state = check_usable(transaction.stream_at(command.path), transaction.access, now)
+    if isinstance(state, Refusal) or not transaction.has_space:
+        return None
+    claim = command.producer
+    known = None if claim is None else transaction.producer(state.id, claim.id)
+    outcome = transitions.append(state, known, command, now)
+    if isinstance(outcome, Refusal) or outcome.duplicate or not outcome.grew:
+        return None
+    return state.id, state.tail
+
+
 def living(transaction: Transaction, path: str, now: int) -> StreamState | None:
     """The stream at a path, where a client may use it."""
     state = check_usable(transaction.stream_at(path), transaction.access, now)

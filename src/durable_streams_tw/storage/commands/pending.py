@@ -259,7 +259,11 @@ def offer(transaction: Transaction, state: Subscription, now: int) -> Subscripti
     assert config.wake_stream is not None, "pull-wake subscriptions have a wake stream"
     try:
         stream = living(transaction, config.wake_stream, now)
-        if stream is not None and transaction.has_space:
+        if (
+            stream is not None
+            and transaction.has_space
+            and not transaction.is_receiving(stream.path)
+        ):
             outcome = append(transaction, _event(state, stream, now), now)
             if not isinstance(outcome, Refusal):
                 return subscriptions_state.mark_offered(state)

@@ -18,7 +18,7 @@ from durable_streams_tw.storage.access_times import check_usable
 from durable_streams_tw.storage.api import Change, Command, Outcome
 from durable_streams_tw.storage.commands import forks as commands_forks
 from durable_streams_tw.storage.commands import pending, subscriptions
-from durable_streams_tw.storage.commands.appends import FULL, append
+from durable_streams_tw.storage.commands.appends import FULL, append, position
 from durable_streams_tw.storage.commands.transaction import Transaction
 
 
@@ -39,6 +39,24 @@ def apply(transaction: Transaction, command: Command, now: int) -> Outcome | Non
     if isinstance(command, Delete):
         return _delete(transaction, command, now)
     return subscriptions.carry_out(transaction, command, now)
+
+
+def body_position(
+    transaction: Transaction, command: Append | Create, now: int
+) -> tuple[int | None, int] | None:
+    """Return the stream id and the position at which a command would write its body.
+
+    The id is None for a stream that the command would create. Return None if the command would not
+    write, or is a fork.
+    """
+    if isinstance(command, Append):
+        return position(transaction, command, now)
+    if command.fork is not None or transaction.stream_at(command.path) is not None:
+        return None
+    outcome = transitions.create(command, now)
+    if isinstance(outcome, Refusal) or check_precondition(command.precondition, None) is not None:
+        return None
+    return (None, 0) if transaction.has_space and outcome.body is command.body else None
 
 
 def _create(transaction: Transaction, command: Create, now: int) -> Outcome | None:

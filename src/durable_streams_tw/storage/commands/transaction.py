@@ -66,6 +66,9 @@ class Transaction(Protocol):
     def append(self, state: StreamState, start: int, body: Body) -> None:
         """Append a body at ``start``, the old tail; ``state`` is the stream after the append."""
 
+    def is_receiving(self, path: str) -> bool:
+        """Return whether a large body is being written to a stream: then its tail must not move."""
+
     def remove_stream(self, state: StreamState) -> None:
         """Remove a stream's path, state, producers and bytes; bytes possibly in later steps."""
 

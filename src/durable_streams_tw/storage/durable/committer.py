@@ -36,8 +36,9 @@ from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Change, Command, Outcome, RecordChange
 from durable_streams_tw.storage.commands import pending
 from durable_streams_tw.storage.commands.appends import FULL
-from durable_streams_tw.storage.commands.streams import apply, expire, touch
+from durable_streams_tw.storage.commands.streams import apply, body_position, expire, touch
 from durable_streams_tw.storage.durable import reader
+from durable_streams_tw.storage.durable.staging import Upload
 from durable_streams_tw.storage.durable.transaction import BatchTransaction
 from durable_streams_tw.storage.durable.write_cache import WriteCache
 from durable_streams_tw.storage.engine import codec, tables
@@ -48,10 +49,12 @@ from durable_streams_tw.storage.engine.kv import (
     KeyValueEngine,
     WriteBatch,
 )
+from durable_streams_tw.storage.engine.tables import StagedBody
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import (
     BATCH_TIME,
     DELETE_STEP,
+    MAX_BATCH,
     MAX_PRODUCERS,
     SWEEP_RETRY,
     SWEEP_STEP,
@@ -143,6 +146,8 @@ class Committer:
         self._passed = _NOTHING_PASSED
         # No id that an earlier process or a copy of the store has given.
         self._written = WriteCache(first_id(now()), max_producers)
+        # Commands whose body is being written, by stream.
+        self._uploads: dict[str, Upload] = {}
         # Streams that a commit of unknown outcome was to change, as it was to leave them.
         self._doubtful: dict[int, StreamState] = {}
         # Watched records that it was to change, by whole key.
@@ -176,9 +181,10 @@ class Committer:
                 self._settle(batch, transaction)
                 if resuming:
                     self._resume(transaction, until - BATCH_TIME / 2)
+                    self._discard(batch, transaction, DELETE_STEP, until - BATCH_TIME / 2)
                 decided = self._decide(transaction, commands, full, resuming, spared, until)
                 if decided is not None:
-                    more = bool(transaction.fan_outs)
+                    more = self._unfinished(transaction)
                     return self._commit(batch, transaction, decided, more)
             except EngineFull as failure:
                 if full:
@@ -222,7 +228,8 @@ class Committer:
                     self._log.error("{corrupt}", corrupt=corrupt)
                     due, garbage = [], []
                 doubtful = self._doubtful or self._doubtful_notes
-                if not due and not garbage and not doubtful and not transaction.fan_outs:
+                unfinished = self._unfinished(transaction)
+                if not due and not garbage and not doubtful and not unfinished:
                     batch.abort()
                     self._passed = _NOTHING_PASSED
                     return None
@@ -230,12 +237,13 @@ class Committer:
                 if self._portion == _LARGEST:
                     # Otherwise there was no room: first free some.
                     self._resume(transaction, until)
+                self._discard(batch, transaction, min(DELETE_STEP, portion), until)
                 ended = self._expire(transaction, due, spared, now, until)
                 if ended is not None:
                     most = min(DELETE_STEP, portion)
                     freed, gone, left = self._free(batch, transaction, garbage, most, until)
                     more = left or ended < len(due) or ended == min(SWEEP_STEP, portion)
-                    more = more or bool(transaction.fan_outs)
+                    more = more or self._unfinished(transaction)
                     last = codec.deadline_key(*due[ended - 1]) if ended else b""
                     # What there is no time for is not looked up either.
                     late = self._clock() >= until
@@ -332,8 +340,9 @@ class Committer:
         now = self._now()
         outcomes: list[Outcome] = []
         waiting: list[int] = []
-        # Whether a command of a subscription waits.
-        held = False
+        # Whether a command of a subscription waits, and the streams whose commands wait.
+        held, blocked = False, set[str]()
+        fan_outs, staged = transaction.fan_outs, transaction.staged
         # Those before a spared one were decided before, so what a failure costs is bounded too.
         least = max(spared, default=0) + 1
         clock = self._clock
@@ -341,12 +350,17 @@ class Committer:
             if index >= least + len(waiting) and clock() >= until:
                 break
             outcome: Outcome | None
-            if (held or transaction.fan_outs) and pending.must_wait(transaction, command, held):
-                held = held or not isinstance(command, Append | Create | Delete)
-                if resuming:
-                    waiting.append(index)
-                else:
+            if (held or fan_outs or staged or blocked) and self._must_wait(
+                transaction, command, held, blocked
+            ):
+                if not resuming:
                     outcomes.append(FULL)
+                    continue
+                waiting.append(index)
+                if isinstance(command, Append | Create | Delete):
+                    blocked.add(command.path)
+                else:
+                    held = True
                 continue
             if index in spared:
                 outcome = spared[index]
@@ -355,7 +369,7 @@ class Committer:
             else:
                 writes = transaction.writes
                 try:
-                    outcome = apply(transaction, command, now)
+                    outcome = self._carry_out(transaction, command, now)
                 except CorruptRecord as corrupt:
                     self._log.error("{corrupt}", corrupt=corrupt)
                     outcome = CORRUPT
@@ -371,10 +385,90 @@ class Committer:
             if outcome is None and not resuming:
                 outcome = FULL
             if outcome is None:
+                assert isinstance(command, Append | Create), "only these are done in steps"
                 waiting.append(index)
+                blocked.add(command.path)
             else:
                 outcomes.append(outcome)
         return _Decided(outcomes, waiting)
+
+    def _must_wait(
+        self, transaction: BatchTransaction, command: Command, held: bool, blocked: set[str]
+    ) -> bool:
+        """Whether a command has to wait for a fan-out, a large body or an earlier command."""
+        if isinstance(command, Append | Create | Delete):
+            path = command.path
+            if path in blocked:
+                return True
+            if path in transaction.staged:
+                upload = self._uploads.get(path)
+                if upload is None or upload.command is not command:
+                    return True
+        return pending.must_wait(transaction, command, held)
+
+    def _carry_out(
+        self, transaction: BatchTransaction, command: Command, now: int
+    ) -> Outcome | None:
+        """Carry out a command, or the next step of one with a large body: None until the last."""
+        if not isinstance(command, Append | Create):
+            return apply(transaction, command, now)
+        body, path = command.body, command.path
+        if body is None or len(body.data) <= MAX_BATCH:
+            return apply(transaction, command, now)
+        upload = self._uploads.get(path)
+        if upload is None:
+            target = body_position(transaction, command, now)
+            if target is None:
+                return apply(transaction, command, now)
+            if transaction.staging:
+                # One step a batch, or its time would not be bounded.
+                return None
+            stream_id, start = target
+            if stream_id is None:
+                stream_id = transaction.new_id()
+            upload = Upload(command, StagedBody(path, stream_id, start), body)
+            self._uploads[path] = upload
+            transaction.begin_staging(upload.record)
+        elif transaction.staging:
+            return None
+        if not transaction.has_space:
+            # The sweep deletes what was written.
+            del self._uploads[path]
+            return FULL
+        if not upload.advance(transaction):
+            return None
+        del self._uploads[path]
+        new = isinstance(command, Create)
+        with transaction.offering(upload.record, upload.last_start, new) as offered:
+            outcome = apply(transaction, command, now)
+        if offered.taken:
+            transaction.end_staging(upload.record)
+        return outcome
+
+    def _unfinished(self, transaction: BatchTransaction) -> bool:
+        """Whether there is a fan-out to go on with, or a staged body to delete."""
+        return bool(transaction.fan_outs) or not transaction.staged.keys() <= self._uploads.keys()
+
+    def _discard(
+        self, batch: WriteBatch, transaction: BatchTransaction, most: int, until: float
+    ) -> None:
+        """Delete records of staged bodies whose command is gone, up to a time of the clock."""
+        left = most
+        for record in [*transaction.staged.values()]:
+            if record.path in self._uploads:
+                continue
+            state = transaction.stream(record.stream_id)
+            start = record.start if state is None else max(record.start, state.tail)
+            stop = codec.stream_ranges(record.stream_id)[0][1]
+            try:
+                for key in _ascending(batch, codec.data_key(record.stream_id, start), stop):
+                    if not left or (left < most and self._clock() >= until):
+                        return
+                    transaction.delete_key(key)
+                    left -= 1
+            except CorruptRecord as corrupt:
+                self._log.error("{corrupt}", corrupt=corrupt)
+            transaction.end_staging(record)
 
     def _resume(self, transaction: BatchTransaction, until: float) -> None:
         """Go on with fan-outs, by one step at least and up to a time of the clock."""
@@ -441,11 +535,16 @@ class Committer:
 
     def _drop(self, batch: WriteBatch) -> None:
         batch.abort()
-        self._written.clear()
+        self._forget()
         self._passed = _NOTHING_PASSED
 
-    def _failed(self, count: int, refusal: Refusal, failure: Exception) -> BatchResult:
+    def _forget(self) -> None:
+        """Forget what is remembered of the disk, which may differ."""
         self._written.clear()
+        self._uploads.clear()
+
+    def _failed(self, count: int, refusal: Refusal, failure: Exception) -> BatchResult:
+        self._forget()
         self._log.error("a batch was not written: {reason}", reason=failure)
         return BatchResult([refusal] * count, [], {}, 0, failed=True)
 
@@ -497,8 +596,11 @@ class Committer:
                 transaction.postpone(stream_id, found_at, now + int(SWEEP_RETRY * 1000))
                 continue
             try:
-                state = transaction.stream(stream_id) if transaction.fan_outs else None
-                if state is not None and state.path in transaction.fan_outs:
+                waits = bool(transaction.fan_outs or transaction.staged)
+                state = transaction.stream(stream_id) if waits else None
+                if state is not None and (
+                    state.path in transaction.fan_outs or state.path in transaction.staged
+                ):
                     # Its entry stays for a later sweep.
                     continue
                 deadline = expire(transaction, stream_id, now)

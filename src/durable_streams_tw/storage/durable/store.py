@@ -72,6 +72,7 @@ from durable_streams_tw.storage.limits import (
     MAX_PRODUCERS,
     MAX_QUEUE,
     MAX_QUEUED_COMMANDS,
+    STAGE_STEP,
 )
 
 T = TypeVar("T")
@@ -305,10 +306,11 @@ class DurableStore:
         while queue:
             count, size = 0, 0
             for job in islice(queue, MAX_BATCH_COMMANDS):
-                if count and size + job.size > MAX_BATCH:
+                share = job.size if job.size <= MAX_BATCH else min(job.size, STAGE_STEP)
+                if count and size + share > MAX_BATCH:
                     break
                 count += 1
-                size += job.size
+                size += share
             rest = queue[count:]
             left, waiting = self._run_batch(queue[:count] if rest else queue, waited)
             queue = left + rest if rest else left

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
+from msgspec import Struct
 from twisted.logger import Logger
 
 from durable_streams_tw.protocol.streams.bodies import Body
@@ -24,18 +26,34 @@ from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Change, RecordChange
 from durable_streams_tw.storage.commands.subscriptions import load_index
 from durable_streams_tw.storage.durable import reader
-from durable_streams_tw.storage.durable.record_layout import cut
+from durable_streams_tw.storage.durable.record_layout import Piece, cut
 from durable_streams_tw.storage.durable.write_cache import OpenStream, WriteCache
 from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.kv import WriteBatch
-from durable_streams_tw.storage.engine.tables import FAN_OUTS, Table, owned_range
+from durable_streams_tw.storage.engine.tables import (
+    FAN_OUTS,
+    STAGED,
+    StagedBody,
+    Table,
+    name_key,
+    owned_range,
+)
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import MERGE_RECORD, OWNED_AHEAD, RECORD_PAYLOAD
 
 T = TypeVar("T")
 
 _MISSING: Any = object()
+
+
+class Offered(Struct):
+    """Staged body that a command may take. ``taken`` says that it did."""
+
+    record: StagedBody
+    last_start: int
+    new: bool
+    taken: bool = False
 
 
 class BatchTransaction:
@@ -74,6 +92,10 @@ class BatchTransaction:
         self._absent: set[str] = set()
         # Ids that have no record to be read: of streams that are gone, and of new ones.
         self._unwritten: set[int] = set()
+        # Staged body that the command under way may take for its own.
+        self._offered: Offered | None = None
+        # Whether bytes of a staged body are in this batch.
+        self.staging = False
 
     # -- Transaction ------------------------------------------------------------------------
 
@@ -97,6 +119,12 @@ class BatchTransaction:
 
     def new_id(self) -> int:
         """The next id; the counter is durable with the batch that uses it."""
+        offered = self._offered
+        if offered is not None and offered.new:
+            # The id under which the body was written.
+            offered.new = False
+            self._unwritten.add(offered.record.stream_id)
+            return offered.record.stream_id
         written = self._written
         if written.next_id is None:
             written.next_id = max(reader.load_next_id(self._batch), self.process_first_id)
@@ -196,6 +224,13 @@ class BatchTransaction:
     def append(self, state: StreamState, start: int, body: Body) -> None:
         """Write bytes at the tail."""
         stream = self._dirty[state.id]
+        offered = self._offered
+        if offered is not None and offered.record.stream_id == state.id:
+            assert offered.record.start == start, "the tail does not move while a body is written"
+            offered.taken = True
+            stream.last_start = offered.last_start
+            self._written.keep(stream, None)
+            return
         if not stream.pending:
             stream.pending_from = start
             self._bodies[state.id] = stream
@@ -322,6 +357,54 @@ class BatchTransaction:
     def _unreadable(self, corrupt: CorruptRecord) -> None:
         self._log.error("a subscription is left out: {corrupt}", corrupt=corrupt)
 
+    # -- staged bodies ------------------------------------------------------------------------
+
+    @property
+    def staged(self) -> dict[str, StagedBody]:
+        """Bodies that are being written, or were when the process crashed, by stream."""
+        known = self._written.staged
+        if known is None:
+            known = self._written.staged = {}
+            for _, found in tables.scan_with_errors(self._batch, STAGED, b"", None):
+                if isinstance(found, CorruptRecord):
+                    self._log.error("a staged body is left out: {corrupt}", corrupt=found)
+                else:
+                    known[found.path] = found
+        return known
+
+    def is_receiving(self, path: str) -> bool:
+        """Whether a body is being written beyond the tail of a stream."""
+        return path in self.staged
+
+    def begin_staging(self, record: StagedBody) -> None:
+        """Record that data records from a position do not belong to the stream yet."""
+        self.staged[record.path] = record
+        self.put(STAGED, name_key(record.path), record)
+
+    def end_staging(self, record: StagedBody) -> None:
+        """Remove that record: the data belongs to the stream now, or is deleted."""
+        del self.staged[record.path]
+        self.remove(STAGED, name_key(record.path))
+
+    def stage(self, stream_id: int, position: int, data: bytes, piece: Piece) -> None:
+        """Write a data record beyond the tail."""
+        self.writes += 1
+        self.staging = True
+        key = codec.data_key(stream_id, position)
+        self._data[key] = codec.pack_data(key, _flags(piece), data[piece.start : piece.stop])
+
+    @contextmanager
+    def offering(self, record: StagedBody, last_start: int, new: bool) -> Iterator[Offered]:
+        """Let the command within have a staged body in place of writing its own.
+
+        ``new`` says that it creates the stream.
+        """
+        self._offered = offered = Offered(record, last_start, new)
+        try:
+            yield offered
+        finally:
+            self._offered = None
+
     # -- for the sweep ------------------------------------------------------------------------
 
     def reindex(self, stream_id: int, found_at: int, deadline: int | None) -> None:
@@ -438,11 +521,8 @@ class BatchTransaction:
                 run, filled = [body.data], size
                 continue
             for piece in cut(body, RECORD_PAYLOAD):
-                flags = (codec.STARTS_MID_MESSAGE if piece.torn_before else 0) | (
-                    codec.ENDS_MID_MESSAGE if piece.torn_after else 0
-                )
                 payload = body.data[piece.start : piece.stop]
-                start = self._write_record(stream, start, payload, flags)
+                start = self._write_record(stream, start, payload, _flags(piece))
         if run:
             self._write_record(stream, start, b"".join(run), 0)
 
@@ -475,3 +555,8 @@ class BatchTransaction:
             return None
         whole = not flags and len(payload) == tail - stream.last_start
         return value if whole else None
+
+
+def _flags(piece: Piece) -> int:
+    before = codec.STARTS_MID_MESSAGE if piece.torn_before else 0
+    return before | (codec.ENDS_MID_MESSAGE if piece.torn_after else 0)

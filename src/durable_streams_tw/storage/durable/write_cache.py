@@ -16,6 +16,7 @@ from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
 from durable_streams_tw.protocol.subscriptions.state import FanOut
 from durable_streams_tw.storage.engine.codec import StreamRecord, stream_key
+from durable_streams_tw.storage.engine.tables import StagedBody
 from durable_streams_tw.storage.limits import (
     MAX_PRODUCERS,
     OWNED_AHEAD_CACHE,
@@ -83,6 +84,8 @@ class WriteCache:
         self.index: SubscriptionIndex | None = None
         # Unfinished fan-outs by stream; None before they are loaded.
         self.fan_outs: OrderedDict[str, FanOut] | None = None
+        # Bodies that are being written, by stream; None before they are loaded.
+        self.staged: dict[str, StagedBody] | None = None
         # Keys of a table's records that a number owned when they were looked for, the next one
         # last, by the table's prefix and the number.
         self.ahead: BoundedCache[tuple[bytes, int], list[bytes]] = BoundedCache(OWNED_AHEAD_CACHE)
@@ -132,5 +135,6 @@ class WriteCache:
         self.records.clear()
         self.index = None
         self.fan_outs = None
+        self.staged = None
         self.ahead.clear()
         self._kept_bytes = 0

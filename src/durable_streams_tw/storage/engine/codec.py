@@ -19,6 +19,7 @@ prefix   rest of the key                        value (after a CRC-32)
 ``u``    subscription id                        `Subscription`
 ``e``    number, stream name (or hash)          `ExplicitLink` of a subscription
 ``k``    number, stream name (or hash)          `Cursor` of a stream with pending work
+``t``    stream name (or hash)                  `StagedBody`: bytes beyond its tail
 ``w``    stream name (or hash)                  `FanOut`: subscriptions not yet notified
 =======  =====================================  =======================================
 

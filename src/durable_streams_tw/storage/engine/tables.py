@@ -30,6 +30,18 @@ _MAX_NAME: Final = 440
 _HASHED_NAME_PREFIX: Final = 400
 
 
+class StagedBody(msgspec.Struct, frozen=True, array_like=True):
+    """Data records from ``start`` that do not belong to the stream yet.
+
+    ``stream_id`` may be that of a stream that does not exist yet. Without the command that writes
+    them they are to be deleted.
+    """
+
+    path: str
+    stream_id: int
+    start: int
+
+
 class Table(Generic[T]):
     """Key prefix and codec of one kind of record.
 
@@ -63,6 +75,9 @@ LINKS: Final = Table(b"e", ExplicitLink)
 
 CURSORS: Final = Table(b"k", Cursor)
 """Cursors of streams with pending work, by number of the subscription and name of the stream."""
+
+STAGED: Final = Table(b"t", StagedBody)
+"""Large bodies that are being written, by the name of their stream."""
 
 FAN_OUTS: Final = Table(b"w", FanOut)
 """Events of streams that some subscriptions have not received yet, by name of the stream."""

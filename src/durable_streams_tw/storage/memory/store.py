@@ -406,6 +406,10 @@ class MemoryStore:
                 if not piece.torn_after:
                     log.boundaries.append(start + piece.stop)
 
+    def is_receiving(self, path: str) -> bool:
+        """Return False: bodies are written at once."""
+        return False
+
     def remove_stream(self, state: StreamState) -> None:
         """Remove a stream."""
         del self._logs[state.id]

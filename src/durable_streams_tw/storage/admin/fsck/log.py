@@ -15,9 +15,16 @@ from durable_streams_tw.storage.limits import MAX_RECORD
 
 
 class LogChecker:
-    """Check of one stream's data records. ``key`` is that of the stream's record."""
+    """Check of one stream's data records.
 
-    def __init__(self, view: View, key: bytes, record: StreamRecord, deep: bool) -> None:
+    ``key`` is that of the stream's record. Data records from the position ``staged`` do not belong
+    to the stream yet.
+    """
+
+    def __init__(
+        self, view: View, key: bytes, record: StreamRecord, deep: bool, staged: int | None = None
+    ) -> None:
+        self._staged = staged
         self._view = view
         self._key = key
         self._record = record
@@ -35,6 +42,8 @@ class LogChecker:
         state = self._record.state
         last_start: int | None = None
         (first, stop), _ = codec.stream_ranges(state.id)
+        if self._staged is not None:
+            stop = codec.data_key(state.id, self._staged)
         for raw, value in self._view.scan(first, stop):
             key = bytes(raw)
             if len(key) != 17:

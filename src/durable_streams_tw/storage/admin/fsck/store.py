@@ -38,6 +38,7 @@ from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, SnapshotSource, View
+from durable_streams_tw.storage.engine.tables import STAGED, name_key, scan_with_errors
 from durable_streams_tw.storage.errors import CorruptRecord
 
 # Sources whose forks are counted in one pass.
@@ -54,7 +55,6 @@ _UNKNOWN_RANGES: Final = (
     (b"m\x00", b"n"),
     (b"n\x00", b"p"),
     (b"r", b"s"),
-    (b"t", b"u"),
     (b"v", b"w"),
     (b"y", b"\xff" * 512),
 )
@@ -112,12 +112,15 @@ class _StoreChecker:
         self._view = view
         self._deep = deep
         self._greatest_id = 0
+        # Where bytes begin that do not belong to their stream yet, by stream id.
+        self._staged: dict[int, int] = {}
 
     def findings(self) -> Iterator[Finding]:
         yield from self._format()
         for first, stop in _UNKNOWN_RANGES:
             for key, _ in self._view.scan(first, stop):
                 yield Finding(Flaw.STRANGE_KEY, bytes(key), "the prefix is unknown")
+        yield from self._staged_bodies()
         yield from self._paths()
         yield from self._streams()
         yield from self._garbage()
@@ -166,6 +169,16 @@ class _StoreChecker:
     def _has(self, key: bytes) -> bool:
         return self._view.get(key) is not None
 
+    def _staged_bodies(self) -> Iterator[Finding]:
+        for key, record in scan_with_errors(self._view, STAGED, b"", None):
+            if isinstance(record, CorruptRecord):
+                yield unreadable(record)
+            elif key != name_key(record.path):
+                yield Finding(Flaw.STREAM, STAGED.prefix + key, f"it is of {record.path!r}")
+            else:
+                self._staged[record.stream_id] = record.start
+                self._greatest_id = max(self._greatest_id, record.stream_id)
+
     # -- paths and streams --------------------------------------------------------------------
 
     def _paths(self) -> Iterator[Finding]:
@@ -213,7 +226,9 @@ class _StoreChecker:
             if state.closed_by is not None and not state.closed:
                 yield Finding(Flaw.STREAM, key, "the stream is open, but has a closing producer")
             yield from self._deadline_of(key, record)
-            yield from LogChecker(self._view, key, record, self._deep).findings()
+            yield from LogChecker(
+                self._view, key, record, self._deep, self._staged.get(stream_id)
+            ).findings()
             yield from self._producers(stream_id, record.producers)
             if state.fork is not None:
                 yield from self._fork(key, state)
@@ -316,8 +331,10 @@ class _StoreChecker:
                     continue
                 stream_id = codec.unpack_integer(key[1:9])
                 self._greatest_id = max(self._greatest_id, stream_id)
-                if not self._has(codec.stream_key(stream_id)) and not self._has(
-                    codec.garbage_key(stream_id)
+                if (
+                    stream_id not in self._staged
+                    and not self._has(codec.stream_key(stream_id))
+                    and not self._has(codec.garbage_key(stream_id))
                 ):
                     detail = f"{what} of stream {stream_id}, which does not exist"
                     yield Finding(Flaw.ORPHAN, key[:9], detail)
