@@ -125,7 +125,9 @@ def meaning(outcome: Outcome) -> object:
     if isinstance(outcome, Created | Appended | Deleted):
         return type(outcome), outcome.state.tail
     if isinstance(outcome, Claimed):
-        return outcome.state.generation, outcome.items
+        # The ids of streams differ too.
+        items = [(item.path, item.explicit, item.acked, item.tail) for item in outcome.items]
+        return outcome.state.generation, items
     if isinstance(outcome, Settled):
         generation = None if outcome.state is None else outcome.state.generation
         return generation, outcome.next_wake
