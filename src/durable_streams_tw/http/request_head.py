@@ -74,7 +74,7 @@ class NumberPattern(Struct, frozen=True):
 
 
 class HeaderSection(Struct, frozen=True):
-    """Headers of a request, and what they say about it.
+    """Headers of a request, and the properties of the request that follow from them.
 
     ``block`` is their bytes with the empty line at the end. ``base`` is the scheme and authority
     of the URL that the client used, ``host`` the Host header. ``pattern`` is None until a second

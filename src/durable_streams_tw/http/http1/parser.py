@@ -41,7 +41,7 @@ class MalformedRequest(Struct, frozen=True):
 
 
 class Handover(Struct, frozen=True):
-    """Start of a request that twisted.web answers: its bytes are in `RequestParser.buffer`."""
+    """Start of a request that twisted.web handles: its bytes are in `RequestParser.buffer`."""
 
 
 class EarlyResponse(Struct, frozen=True):

@@ -29,7 +29,7 @@ from zope.interface import implementer
 from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler
-from durable_streams_tw.http.http2 import frames as frames
+from durable_streams_tw.http.http2 import frames
 from durable_streams_tw.http.http2.frames import Code, ConnectionFault, Frame
 from durable_streams_tw.http.http2.heads import CONTINUE, HeadReader, HeadWriter
 from durable_streams_tw.http.http2.resource import RequestChannel, ResourceSite

@@ -15,7 +15,7 @@ from durable_streams_tw.http.messages import Response
 
 
 class ResourceSite(Protocol):
-    """twisted.web site whose resources answer requests that are not for streams."""
+    """twisted.web site whose resources handle requests that are not for streams."""
 
     bodies: BodyBudget
     requestFactory: Any

@@ -37,7 +37,7 @@ class StreamConnection(Protocol):
 
 
 class ResourceRequest(Protocol):
-    """Request that a twisted.web resource answers."""
+    """Request that a twisted.web resource handles."""
 
     def pauseProducing(self) -> None:
         """Pause the producer of the body."""

@@ -97,7 +97,7 @@ class StreamRequest(Request):
             return
         self._deciding = decision
         self._expects = self.requestHeaders.hasHeader(b"expect")
-        # Without it twisted.web sends 100 Continue only when told to.
+        # With this header twisted.web would send 100 Continue before the decision.
         self.requestHeaders.removeHeader(b"expect")
         self.notifyFinish().addErrback(_cancel_errback(decision))
         decision.addCallbacks(self._decided, self._failed_to_decide)
