@@ -16,7 +16,7 @@ _APPENDS = 100
 _APPEND = 2**20
 _READERS = 4
 _MEMORY = 40 * 2**20
-"""How much more memory than before the reading process may take: a few chunks a reader."""
+"""Limit of the additional memory of the reading process: a few chunks for each reader."""
 
 
 class LargeStreamTests(SynchronousTestCase):
@@ -57,7 +57,7 @@ class LargeStreamTests(SynchronousTestCase):
         reader.stop()
 
     def expected(self, start: int, size: int) -> bytes:
-        """What was written at a position."""
+        """Return the bytes written at a position."""
         first, last = start // _APPEND, (start + size - 1) // _APPEND
         text = "".join([f"{number:07d}," * (_APPEND // 8) for number in range(first, last + 1)])
         return text[start - first * _APPEND :][:size].encode()

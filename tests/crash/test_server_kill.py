@@ -112,7 +112,7 @@ class Producer:
 
 
 class ServerKillTests(SynchronousTestCase):
-    """What clients were told over HTTP holds after a crash."""
+    """Acknowledgements over HTTP hold after a crash."""
 
     def setUp(self) -> None:
         scratch = scratch_directory()
@@ -141,7 +141,7 @@ class ServerKillTests(SynchronousTestCase):
             found += data
 
     def check(self, server: Server, producers: list[Producer]) -> list[int]:
-        """How many messages of each producer are stored: all that was acknowledged, perhaps
+        """Return the number of stored messages of each producer: all acknowledged, perhaps
         one more, each once and in order."""
         stored = []
         for producer in producers:

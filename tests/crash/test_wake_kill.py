@@ -46,7 +46,7 @@ class Receiver:
                     self.close_connection = True
 
             def log_message(self, *_: object) -> None:
-                """Nobody wants to read that."""
+                """Log nothing."""
 
         self.received = received
         self.answer = answer
@@ -68,7 +68,7 @@ class Receiver:
 
 
 class WakeKillTests(SynchronousTestCase):
-    """No acknowledged cursor goes back, no wake is lost, no stale token works."""
+    """No acknowledged cursor moves back, no wake is lost, no stale token works."""
 
     def setUp(self) -> None:
         scratch = scratch_directory()

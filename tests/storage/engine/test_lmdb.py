@@ -329,7 +329,7 @@ class FailureTests(LMDBCase):
             self.put(b"b", b"%d" % number)
             self.assertEqual((self.get(b"a"), self.get(b"b")), (b"old", b"%d" % number))
 
-    def test_opening_anew_waits_for_snapshots(self) -> None:
+    def test_reopening_waits_for_snapshots(self) -> None:
         """Reopening waits for open snapshots."""
         snapshot = self.engine.snapshot()
         view = snapshot.__enter__()
@@ -346,7 +346,7 @@ class FailureTests(LMDBCase):
             self.put(b"a", b"new")
         self.assertEqual(self.get(b"a"), b"old")
 
-    def test_cannot_be_opened_anew(self) -> None:
+    def test_reopening_fails(self) -> None:
         """If reopening fails, everything fails until it succeeds. A read alone reopens the
         environment: with a WAL, writes may not reach LMDB for a long time."""
         break_meta(self.directory)

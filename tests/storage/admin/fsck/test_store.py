@@ -505,7 +505,7 @@ class CheckTests(SynchronousTestCase):
                 self.assertEqual(len(list(check(self.engine))), 1)
                 self.engine.content = dict(whole)
 
-    def test_held_for_nobody(self) -> None:
+    def test_deleted_without_forks(self) -> None:
         self.change("empty", deleted=True)
         self.assertEqual(self.found(), {Flaw.FORK})
 

@@ -97,7 +97,7 @@ class _Case(SynchronousTestCase):
         """Reopen the engine on the content of the disk, as after a crash."""
         self.open(self.lmdb.content)
 
-    def fail_journal(self, error: int = errno.EIO, written: bool = False) -> None:
+    def fail_wal(self, error: int = errno.EIO, written: bool = False) -> None:
         """Let the next append fail, with the entry on the disk or not."""
         wal = self.wal()
         append = wal.append
@@ -109,7 +109,7 @@ class _Case(SynchronousTestCase):
 
         self.patch(wal, "append", fail)
 
-    def tear_journal(self) -> None:
+    def tear_wal(self) -> None:
         """Let the next append write half of its entry."""
         self.patch(self.wal(), "append", partial(torn_append, self.wal()))
 
@@ -258,7 +258,7 @@ class FailingTests(_Case):
         """When the WAL fails, a batch is committed to LMDB."""
         put(self.engine, {b"a": b"1"})
         for written in (False, True):
-            self.fail_journal(written=written)
+            self.fail_wal(written=written)
             put(self.engine, {b"b": b"2"})
             self.assertEqual(self.lmdb.content[b"b"], b"2")
             put(self.engine, {b"b": b"3"})
@@ -273,7 +273,7 @@ class FailingTests(_Case):
     def test_wal_is_opened_again(self) -> None:
         """Each checkpoint tries, and requests another one until it succeeds. One line is logged."""
         put(self.engine, {b"a": b"1"})
-        self.fail_journal()
+        self.fail_wal()
         self.due.clear()
         put(self.engine, {b"a": b"2"})
         self.assertEqual(self.due, [False])
@@ -293,7 +293,7 @@ class FailingTests(_Case):
     def test_wal_with_entries_is_not_opened_again(self) -> None:
         """A WAL with unapplied entries is not opened: they would be overwritten."""
         put(self.engine, {b"a": b"1"})
-        self.fail_journal()
+        self.fail_wal()
         self.lmdb.plan = always("commit", Fault(EngineFailed))
         self.assertRaises(EngineFailed, put, self.engine, {b"b": b"2"})
         self.assertRaises(EngineFailed, self.engine.checkpoint)
@@ -405,7 +405,7 @@ class FailingTests(_Case):
             for applied in (False, True):
                 put(self.engine, {b"a": b"1"})
                 floor = self.engine.min_version
-                self.fail_journal(written=written)
+                self.fail_wal(written=written)
                 self.lmdb.plan = nth("commit", 0, Fault(EngineFailed, applied))
                 self.assertRaises(EngineFailed, put, self.engine, {b"b": b"2"})
                 self.assertGreater(self.engine.min_version, floor)
@@ -424,9 +424,9 @@ class FailingTests(_Case):
         for torn in (False, True):
             put(self.engine, {b"a": b"%d" % torn, b"b": b"2"})
             before = content(self.engine)
-            self.fail_journal()
+            self.fail_wal()
             if torn:
-                self.tear_journal()
+                self.tear_wal()
             self.lmdb.plan = portions(2)
             self.assertRaises(EngineFailed, put, self.engine, {b"c": b"3"})
             self.assertEqual(self.lmdb.content[b"a"], b"%d" % torn)
@@ -479,7 +479,7 @@ class FailingTests(_Case):
     def test_refused_after_a_failing_wal(self) -> None:
         """A batch that reached the WAL, and then does not fit into LMDB, is not applied."""
         self.lmdb.plan = narrow(1)
-        self.fail_journal(written=True)
+        self.fail_wal(written=True)
         self.assertRaises(EngineFull, put, self.engine, {b"a": b"1"})
         self.crash()
         self.assertEqual(content(self.engine), {})
@@ -498,7 +498,7 @@ class FailingTests(_Case):
     def test_unresolved_outcome(self) -> None:
         """While an outcome cannot be resolved, writes fail and reads work."""
         put(self.engine, {b"a": b"1"})
-        self.fail_journal()
+        self.fail_wal()
         self.lmdb.plan = always("commit", Fault(EngineFailed))
         self.assertRaises(EngineFailed, put, self.engine, {b"b": b"2"})
         self.assertRaises(EngineFailed, self.engine.begin)
@@ -641,13 +641,13 @@ class OpeningTests(_Case):
     def test_parts_without_their_wal(self) -> None:
         """LMDB has parts of batches that the WAL no longer has."""
         put(self.engine, {b"a": b"1", b"b": b"2"})
-        self.assertRaises(EngineFull, self.fold_by_halves)
+        self.assertRaises(EngineFull, self.checkpoint_one_portion)
         for name in SEGMENT_FILES:
             os.unlink(os.path.join(self.directory, name))
         with self.assertRaisesRegex(StoreUnusable, "batch 1 is missing"):
             self.open(self.lmdb.content)
 
-    def fold_by_halves(self) -> None:
+    def checkpoint_one_portion(self) -> None:
         """Record ``begun``, commit the first portion, and fail."""
         changes = iter([Fault(EngineFull), None, None, Fault(EngineFull)])
         self.lmdb.plan = lambda call: next(changes, Fault(EngineFull)) if call == "commit" else None
@@ -789,7 +789,7 @@ class _Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.engine._wal is not None)
     @rule(written=st.sampled_from(["whole", "torn", "not"]))
-    def spoil_journal(self, written: str) -> None:
+    def spoil_wal(self, written: str) -> None:
         wal = self.engine._wal
         assert wal is not None
         append = wal.append

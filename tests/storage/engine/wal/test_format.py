@@ -30,20 +30,20 @@ batches = st.lists(
 )
 
 
-def journal(
-    contents: list[Pairs], first: int = 1, wal_id: bytes = WAL_ID, behind: bytes = b""
+def segment(
+    contents: list[Pairs], first: int = 1, wal_id: bytes = WAL_ID, trailing: bytes = b""
 ) -> bytes:
     """Return a segment with ``count`` entries, numbered from ``first``."""
     entries = [pack_entry(wal_id, first + n, pairs) for n, pairs in enumerate(contents)]
     head = pack_header(SegmentHeader(wal_id, 1000))
-    return head + bytes(HEADER_SIZE - len(head)) + b"".join(entries) + behind
+    return head + bytes(HEADER_SIZE - len(head)) + b"".join(entries) + trailing
 
 
-class HeadTests(SynchronousTestCase):
+class HeaderTests(SynchronousTestCase):
     """Segment headers."""
 
     def test_read_back(self) -> None:
-        self.assertEqual(unpack_header(journal([])), SegmentHeader(WAL_ID, 1000))
+        self.assertEqual(unpack_header(segment([])), SegmentHeader(WAL_ID, 1000))
         self.assertIsNone(unpack_header(b""))
         self.assertIsNone(unpack_header(bytes(HEADER_SIZE)))
 
@@ -55,12 +55,12 @@ class HeadTests(SynchronousTestCase):
             whole[index] ^= 1
 
 
-class RunTests(SynchronousTestCase):
+class ReadEntriesTests(SynchronousTestCase):
     """Entries of a segment."""
 
     @given(batches, st.integers(1, 2**40))
     def test_read_back(self, contents: list[Pairs], first: int) -> None:
-        data = journal(contents, first, behind=bytes(50))
+        data = segment(contents, first, trailing=bytes(50))
         entries = read_entries(data, WAL_ID)
         self.assertEqual([entry.pairs for entry in entries], contents)
         self.assertEqual(
@@ -72,7 +72,7 @@ class RunTests(SynchronousTestCase):
     def test_torn_anywhere(self) -> None:
         """After a short write, the entries before it are read."""
         contents: list[Pairs] = [{b"a": b"1"}, {b"b": None, b"c": b"x" * 40}, {b"d": b"2"}]
-        data = journal(contents)
+        data = segment(contents)
         ends = [HEADER_SIZE]
         for entry in read_entries(data, WAL_ID):
             ends.append(ends[-1] + entry.size)
@@ -84,7 +84,7 @@ class RunTests(SynchronousTestCase):
     def test_any_bit(self) -> None:
         """An entry with a flipped bit is not read, and later entries prove the damage."""
         contents: list[Pairs] = [{b"a": b"1"}, {b"b": None}, {b"c": b"2"}]
-        data = journal(contents)
+        data = segment(contents)
         first, second, _ = read_entries(data, WAL_ID)
         begin = HEADER_SIZE + first.size
         for index in range(begin, begin + second.size):
@@ -97,9 +97,9 @@ class RunTests(SynchronousTestCase):
 
     def test_used_again(self) -> None:
         """Remains of older entries are neither read nor reported as missing."""
-        old = journal([{b"old": b"%d" % n} for n in range(10)])
+        old = segment([{b"old": b"%d" % n} for n in range(10)])
         for count in range(4):
-            new = journal([{b"new": b"%d" % n} for n in range(count)], first=11)
+            new = segment([{b"new": b"%d" % n} for n in range(count)], first=11)
             data = new + old[len(new) :]
             entries = read_entries(data, WAL_ID)
             if count:
@@ -113,7 +113,7 @@ class RunTests(SynchronousTestCase):
     def test_bytes_of_clients(self) -> None:
         """Bytes that look like an entry are not one without the WAL id."""
         forged = pack_entry(b"?" * 16, 9, {b"a": b"forged"})
-        data = journal([{b"a": forged}], behind=forged)
+        data = segment([{b"a": forged}], trailing=forged)
         self.assertEqual(len(read_entries(data, WAL_ID)), 1)
         self.assertIsNone(find_later_entry(data, WAL_ID, read_entries(data, WAL_ID), 0))
 
@@ -121,7 +121,7 @@ class RunTests(SynchronousTestCase):
         """Only the first bytes of a false entry are read: a segment may have hundreds of thousands,
         and each could claim the rest of the file."""
         forged = pack_entry(b"?" * 16, 9, {b"a": b"x" * 5000})[:24]
-        data = journal([{b"a": b"1"}], behind=forged * 100 + bytes(5000))
+        data = segment([{b"a": b"1"}], trailing=forged * 100 + bytes(5000))
         looked: list[int] = []
 
         def noting(piece: bytes, start: int = 0) -> int:
@@ -136,11 +136,11 @@ class RunTests(SynchronousTestCase):
         """A payload of another type is not an entry."""
         entry = pack_entry(WAL_ID, 1, {b"a": b"1"})
         wrong: Pairs = {"text": 1}  # type: ignore[dict-item]
-        self.assertEqual(len(read_entries(journal([], behind=entry), WAL_ID)), 1)
-        self.assertEqual(read_entries(journal([wrong]), WAL_ID), [])
+        self.assertEqual(len(read_entries(segment([], trailing=entry), WAL_ID)), 1)
+        self.assertEqual(read_entries(segment([wrong]), WAL_ID), [])
 
 
-class FollowingTests(SynchronousTestCase):
+class ConsecutiveTests(SynchronousTestCase):
     """Entries that LMDB lacks."""
 
     def numbers(self, applied: int, *numbers: int) -> list[int]:

@@ -147,7 +147,7 @@ class MergedViewTests(SynchronousTestCase):
 
         class Unasked(MergedView):
             def _base(self) -> View:
-                raise AssertionError("the map was asked")
+                raise AssertionError("the base view was read")
 
         view = Unasked([memtable.as_of(1)])
         self.assertEqual((view.get(b"a"), view.get(b"b")), (b"1", None))

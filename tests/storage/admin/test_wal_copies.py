@@ -36,10 +36,10 @@ from tests.storage.admin.test_backup import NOW, quiet
 from tests.storage.lmdb_rig import LMDBRig, scratch_directory
 from tests.storage.store_rig import post, put
 
-_JOURNAL = 256 * KIB
+_SEGMENT_SIZE = 256 * KIB
 
 
-class JournaledCase(LMDBRig, SynchronousTestCase):
+class WALCase(LMDBRig, SynchronousTestCase):
     """Base of tests with an open store: batches in both segments, none in LMDB."""
 
     store: DurableStore
@@ -82,7 +82,7 @@ class JournaledCase(LMDBRig, SynchronousTestCase):
         self.assertGone("gone")
 
 
-class JournaledCopyTests(JournaledCase):
+class WALCopyTests(WALCase):
     """Backups and compactions."""
 
     def test_backed_up(self) -> None:
@@ -126,7 +126,7 @@ class JournaledCopyTests(JournaledCase):
         self.assertEqual(read_manifest(self.backup).flaws, 0)
 
 
-class PortionsTests(JournaledCase):
+class PortionsTests(WALCase):
     """LMDB has parts of batches that came after the WAL was read, as the disk is full."""
 
     def setUp(self) -> None:
@@ -144,10 +144,10 @@ class PortionsTests(JournaledCase):
 
     def read_early(self) -> None:
         """Let the first read of the WAL miss the last batches."""
-        journaled, early = Inspection.wal_entries, [True]
+        entries, early = Inspection.wal_entries, [True]
 
         def read(store: Inspection) -> list[Entry]:
-            return journaled(store)[: 2 if early and early.pop() else None]
+            return entries(store)[: 2 if early and early.pop() else None]
 
         self.patch(Inspection, "wal_entries", read)
 
@@ -157,11 +157,11 @@ class PortionsTests(JournaledCase):
         self.read_early()
         with Inspection(directory) as store, store.snapshot() as view:
             self.assertEqual(count(view, 1).size, 9)
-        self.patch(Inspection, "unapplied", lambda store, mark, journaled: None)
+        self.patch(Inspection, "unapplied", lambda store, mark, entries: None)
         with Inspection(directory) as store, self.assertRaisesRegex(EngineFailed, "try again"):
             store.snapshot().__enter__()
 
-    def test_folded_while_the_journal_is_read(self) -> None:
+    def test_checkpoint_while_the_wal_is_read(self) -> None:
         """A checkpoint between the reads of LMDB and of the WAL is detected."""
         with Inspection(self.crashed()) as store:
             with store._lmdb_snapshot() as view:
@@ -184,7 +184,7 @@ class PortionsTests(JournaledCase):
 
     def test_not_backed_up(self) -> None:
         directory = self.crashed()
-        self.patch(Inspection, "unapplied", lambda store, mark, journaled: None)
+        self.patch(Inspection, "unapplied", lambda store, mark, entries: None)
         with self.assertRaisesRegex(StoreUnusable, "try again"):
             back_up(directory, self.backup, (), lambda: NOW, quiet)
 
@@ -231,7 +231,7 @@ class BegunAheadTests(SynchronousTestCase):
         self.directory = os.path.join(self.place, "begun-ahead")
 
     def engine(self) -> WALEngine:
-        engine = WALEngine(self.directory, LMDBEngine(self.directory), _JOURNAL)
+        engine = WALEngine(self.directory, LMDBEngine(self.directory), _SEGMENT_SIZE)
         self.addCleanup(engine.close)
         return engine
 
@@ -299,7 +299,7 @@ class BegunAheadTests(SynchronousTestCase):
             self.engine()
 
 
-class JournaledInspectionTests(JournaledCase):
+class WALInspectionTests(WALCase):
     """Inspection."""
 
     def assertSeen(self, store: Inspection) -> None:
@@ -312,16 +312,16 @@ class JournaledInspectionTests(JournaledCase):
             self.assertSeen(store)
             self.assertEqual(store.wal_findings(), [])
 
-    def test_folded_meanwhile(self) -> None:
+    def test_checkpoint_between_reads(self) -> None:
         """Batches that leave the WAL between two reads are in LMDB."""
         with Inspection(self.crashed()) as store:
-            journaled = store.wal_entries()
-        self.assertEqual(len(journaled), 4)
+            entries = store.wal_entries()
+        self.assertEqual(len(entries), 4)
         for _ in range(2):
             self.store._engine.checkpoint()
             self.assertTrue(self.map_has("kept"))
             with Inspection(self.crashed()) as store:
-                self.patch(store, "wal_entries", lambda: journaled)
+                self.patch(store, "wal_entries", lambda: entries)
                 self.assertSeen(store)
 
     def test_used_again_meanwhile(self) -> None:
@@ -329,8 +329,8 @@ class JournaledInspectionTests(JournaledCase):
         with Inspection(self.crashed()) as store:
             last = store.wal_entries()[-1]
             gap = Entry(last.number + 2, {b"p?": b"strange"}, 0)
-            journaled = [*store.wal_entries(), gap]
-            self.patch(store, "wal_entries", lambda: journaled)
+            entries = [*store.wal_entries(), gap]
+            self.patch(store, "wal_entries", lambda: entries)
             self.assertSeen(store)
 
     def test_a_server_is_writing(self) -> None:
@@ -345,4 +345,4 @@ class JournaledInspectionTests(JournaledCase):
             self.assertNotEqual(store.wal_findings(), [])
 
 
-del JournaledCase
+del WALCase
