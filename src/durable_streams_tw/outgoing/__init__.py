@@ -1,1 +1,1 @@
-"""What all requests to other servers share: those to webhooks and issuers, and the client's."""
+"""Requests to other servers: name resolution, concurrency limits and cancellation."""

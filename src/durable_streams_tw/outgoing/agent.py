@@ -1,4 +1,4 @@
-"""What is sent: a whole body, and a wish for plain bytes."""
+"""Agents and body producer for requests without content coding."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from zope.interface import implementer
 
 @implementer(IBodyProducer)
 class WholeBody:
-    """A body that is there, and is written in one piece."""
+    """Body producer for bytes in memory, written at once."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
         self.length = len(body)
 
     def startProducing(self, consumer: Any) -> Deferred[None]:
-        """Write it."""
+        """Write the body."""
         consumer.write(self._body)
         return succeed(None)
 
     def pauseProducing(self) -> None:
-        """It has been written."""
+        """Do nothing: the body has been written."""
 
     def resumeProducing(self) -> None:
-        """There is no more of it."""
+        """Do nothing: the body has been written."""
 
     def stopProducing(self) -> None:
-        """There is nothing to stop."""
+        """Do nothing: the body has been written."""
 
 
 @implementer(IAgent)
 class IdentityAgent:
-    """An agent that asks for no compression."""
+    """Agent that sends ``Accept-Encoding: identity``."""
 
     def __init__(self, agent: IAgent) -> None:
         self._agent = agent
@@ -47,7 +47,7 @@ class IdentityAgent:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
-        """Ask, and for plain bytes."""
+        """Send a request for a response without compression."""
         asked = Headers() if headers is None else headers.copy()
         asked.setRawHeaders(b"accept-encoding", [b"identity"])
         requested: Deferred[IResponse] = self._agent.request(method, uri, asked, bodyProducer)
@@ -55,7 +55,10 @@ class IdentityAgent:
 
 
 class UndecodedAgent(IdentityAgent):
-    """An agent whose responses nobody decompresses: few bytes could become many."""
+    """Agent whose responses are never decompressed.
+
+    treq would expand a small compressed response to any size.
+    """
 
     def request(
         self,
@@ -64,7 +67,7 @@ class UndecodedAgent(IdentityAgent):
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
-        """Ask, and for no compression."""
+        """Send a request and hide the content coding of its response."""
         requested = IdentityAgent.request(self, method, uri, headers, bodyProducer)
         return requested.addCallback(_without_coding)
 

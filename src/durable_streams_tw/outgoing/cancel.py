@@ -1,4 +1,4 @@
-"""Cancelling what has many names for that."""
+"""Cancellation of Deferreds with one kind of failure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ T = TypeVar("T")
 
 
 def cancellable(inner: Deferred[T]) -> Deferred[T]:
-    """The same, failing with `CancelledError` when it is cancelled: what is under way has many
-    names for that. It may be settled by others too, and what comes then is dropped."""
+    """Return a Deferred that fails with `CancelledError` when it is cancelled.
+
+    Twisted's and treq's Deferreds fail with errors of their own when cancelled. Others may fire
+    the returned Deferred first; the result of ``inner`` is dropped then.
+    """
     cancelled = False
 
     def cancel(_: Deferred[T]) -> None:

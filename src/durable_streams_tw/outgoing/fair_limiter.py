@@ -1,7 +1,7 @@
-"""Limit on what runs at once for hosts that strangers name, with a share for each of them.
+"""Fair concurrency limit for hosts that clients choose.
 
-A host that hangs keeps what it was given until a timeout. So no group of hosts gets more than its
-share, groups take turns, and part of the whole is kept for hosts that answered promptly last time.
+A host that hangs holds its slot until a timeout. So no group of hosts gets more than its share,
+groups take turns, and some slots are reserved for hosts that responded promptly last time.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Slot:
 
 
 class FairLimiter:
-    """At most ``total`` slots, at most ``share`` for each group, ``kept`` for prompt hosts.
+    """Limiter to ``total`` slots: ``share`` per group, ``kept`` reserved for prompt hosts.
 
-    A host that answered promptly last time is a group of its own; all others are grouped by the
-    last two labels of their name, since whoever owns a domain can make any number of names in it.
-    The ``remembered`` hosts that were prompt most recently are known as such. For one thread.
+    A host that responded promptly last time is a group of its own. Others are grouped by the last
+    two labels of their name, because the owner of a domain can create any number of names in it.
+    The ``remembered`` most recently prompt hosts are known. Not thread-safe.
     """
 
     def __init__(self, total: int, share: int, kept: int, remembered: int) -> None:
@@ -41,8 +41,8 @@ class FairLimiter:
         self._running: Counter[str] = Counter()
         self._taken = 0
         self._unproven = 0
-        # By whether the host was prompt: groups in the order of their turns, and the Deferreds of
-        # each in the order in which they came.
+        # For prompt hosts and others: groups in the order of their turns, each with its Deferreds
+        # in order of arrival.
         self._waiting: dict[bool, OrderedDict[str, OrderedDict[Deferred[Slot], Slot]]] = {
             True: OrderedDict(),
             False: OrderedDict(),
@@ -61,7 +61,7 @@ class FairLimiter:
         return sum(len(queue) for groups in self._waiting.values() for queue in groups.values())
 
     def is_prompt(self, host: str) -> bool:
-        """Return whether a host answered promptly last time."""
+        """Return True if a host responded promptly last time."""
         return host in self._prompt
 
     def enter(self, host: str) -> Deferred[Slot]:
@@ -77,7 +77,7 @@ class FairLimiter:
         return entered
 
     def leave(self, slot: Slot, *, prompt: bool) -> None:
-        """Return a slot; ``prompt`` says whether the host answered in good time."""
+        """Release a slot; ``prompt`` is True if the host responded in time."""
         self._running[slot.group] -= 1
         if not self._running[slot.group]:
             del self._running[slot.group]
@@ -105,8 +105,8 @@ class FairLimiter:
             del groups[slot.group]
 
     def _admit(self) -> None:
-        """Give free slots to Deferreds that wait, group by group."""
-        # One that fires may leave at once, which comes here again: the loop below goes on.
+        """Give free slots to waiting Deferreds, one group after another."""
+        # A callback may call `leave`, which calls this again; the outer loop continues.
         if self._admitting:
             return
         self._admitting = True
@@ -118,7 +118,7 @@ class FairLimiter:
                 if slot.group in groups:
                     groups.move_to_end(slot.group)
                 self._take(slot)
-                # In turns, so that neither kind waits for ever.
+                # Alternate, so that neither kind starves.
                 self._prompt_first = not slot.prompt
                 entered.callback(slot)
         finally:
@@ -128,7 +128,7 @@ class FairLimiter:
         for prompt in (self._prompt_first, not self._prompt_first):
             if not self._has_room(prompt):
                 continue
-            # Few groups can have all of their share, so this ends soon.
+            # At most total/share groups are full, so this loop is short.
             for group, queue in self._waiting[prompt].items():
                 if self._running[group] < self._share:
                     return next(iter(queue.items()))
@@ -136,10 +136,10 @@ class FairLimiter:
 
 
 def group_of(host: str) -> str:
-    """Return what a host is grouped by: the last two labels of a name, an address as it is."""
+    """Return the group of a host: the last two labels of a name, or the address."""
     name, _, port = host.partition(":")
     if port:
-        # A host that has a port of its own to tell it apart.
+        # A host with a port is a group of its own.
         return host
     try:
         ip_address(name)

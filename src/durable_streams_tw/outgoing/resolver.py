@@ -1,4 +1,4 @@
-"""Addresses of host names, looked up in threads of its own.
+"""Host name resolver with threads of its own.
 
 `socket.getaddrinfo` blocks for as long as a name server likes, tens of seconds, and cannot be
 interrupted. In the reactor's thread pool ten such names stop everything else that runs there.
@@ -46,11 +46,13 @@ class TooManyLookups(Exception):
 
 
 class Ask(Protocol):
-    """Looks up a name without blocking the caller, and without a way to stop it."""
+    """Function that looks up a name without blocking the caller. It cannot be stopped."""
 
     def __call__(self, name: str, told: Callable[[list[str]], None]) -> None:
-        """Call ``told`` once with what was found, on any thread. Raises RuntimeError if no thread
-        can be started."""
+        """Call ``told`` once with the addresses, on any thread.
+
+        Raise RuntimeError if no thread can be started.
+        """
 
 
 def look_up_in_thread(name: str, told: Callable[[list[str]], None]) -> None:
@@ -69,7 +71,7 @@ def look_up_in_thread(name: str, told: Callable[[list[str]], None]) -> None:
 
 
 class _Lookup:
-    """One lookup, and the Deferreds that wait for it."""
+    """Lookup in progress, and the Deferreds that wait for it."""
 
     __slots__ = ("began", "slot", "waiting")
 
@@ -80,14 +82,14 @@ class _Lookup:
 
 
 class Resolver:
-    """Looks up host names in at most `RESOLVER_THREADS` threads of its own.
+    """Resolver of host names with at most `RESOLVER_THREADS` threads.
 
-    A name that is looked up already is not looked up twice, and what was found is used again for
-    `RESOLVER_CACHE` seconds. Cancelling fails the caller's Deferred at once; the thread goes on
-    until the name server answers. Names of one domain get `RESOLVER_SHARE` threads at most, and
-    names that were resolved promptly the last time have `RESOLVER_RESERVED` for themselves.
+    Concurrent lookups of one name share a thread, and results are used again for
+    `RESOLVER_CACHE` seconds. Cancelling fails the caller's Deferred at once; the thread runs until
+    the name server responds. Names of one domain use at most `RESOLVER_SHARE` threads, and
+    `RESOLVER_RESERVED` are reserved for names that were resolved promptly last time.
 
-    ``ask`` stands in for the operating system.
+    ``ask`` replaces the operating system in tests.
     """
 
     def __init__(self, reactor: Any, ask: Ask = look_up_in_thread) -> None:
@@ -98,7 +100,7 @@ class Resolver:
             RESOLVER_THREADS, RESOLVER_SHARE, RESOLVER_RESERVED, RESOLVER_REMEMBERED
         )
         self._lookups: dict[str, _Lookup] = {}
-        # What was found, and when.
+        # Addresses, and the time of their lookup.
         self._found: BoundedCache[str, tuple[float, list[str]]] = BoundedCache(RESOLVER_REMEMBERED)
 
     def resolve(self, name: str) -> Deferred[list[str]]:
@@ -134,7 +136,7 @@ class Resolver:
                 told([])
 
         lookup.slot = entered = self._limiter.enter(name)
-        # It fails only when it is cancelled, below.
+        # Fails only when `_leave` cancels it.
         entered.addCallbacks(start, lambda _: None)
 
     def _leave(self, name: str, waiting: Deferred[list[str]]) -> None:
@@ -168,7 +170,7 @@ def _is_address(name: str) -> bool:
 
 @implementer(IHostnameResolver)
 class HostnameResolver:
-    """A `Resolver` as Twisted's endpoints want it."""
+    """Adapter of `Resolver` to Twisted's endpoints."""
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
@@ -181,7 +183,7 @@ class HostnameResolver:
         addressTypes: Sequence[type[IAddress]] | None = None,
         transportSemantics: str = "TCP",
     ) -> IHostResolution:
-        """Look a name up; a failure is told as no address."""
+        """Look up a name. A failure results in no addresses."""
         resolution = _Resolution(hostName)
         resolutionReceiver.resolutionBegan(resolution)
 
@@ -207,13 +209,13 @@ class _Resolution:
         self.wait: Deferred[Any] | None = None
 
     def cancel(self) -> None:
-        """End the wait."""
+        """Stop waiting for the lookup."""
         if self.wait is not None:
             self.wait.cancel()
 
 
 class ResolvingReactor:
-    """A reactor as it is, but for its name resolver: for Twisted's `Agent`."""
+    """Proxy of a reactor with another name resolver, for Twisted's `Agent`."""
 
     def __init__(self, reactor: Any, resolver: Resolver) -> None:
         self._reactor = reactor
