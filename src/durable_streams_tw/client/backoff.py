@@ -31,7 +31,7 @@ class Patience:
         return self._since is not None
 
     def succeeded(self) -> None:
-        """An attempt has brought something."""
+        """Record a successful attempt: the next delay is the shortest again."""
         self._since = None
         self._pause = _FIRST
 

@@ -135,10 +135,9 @@ class OutcomeUnknown(ClientError):
 
 
 def detail_of(content_type: str, body: bytes) -> str:
-    """What an error's body says, in one printable line.
+    """Return the message of an error's body as one printable line.
 
-    Servers answer problem details (RFC 9457), JSON of their own, or text; a page of HTML
-    says nothing to anybody here.
+    Servers send problem details (RFC 9457), other JSON, or text. HTML is ignored.
     """
     kind = content_type.partition(";")[0].strip().lower()
     text = body[:4096].decode("utf-8", "replace")

@@ -38,7 +38,7 @@ class EventParser:
         self._data: list[bytes] = []
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that these bytes complete. Raises `Broken` where one is too large."""
+        """Return the events that these bytes complete. Raise `Broken` if one is too large."""
         self._size += len(data)
         if self._size > MAX_EVENT:
             raise Broken(f"the server sends an event of more than {MAX_EVENT} bytes")

@@ -66,14 +66,14 @@ class Batch(Struct, frozen=True):
         return content_types.is_json(self.content_type)
 
     def messages(self) -> list[bytes]:
-        """The messages of a stream in JSON mode, each as it was sent. Raises `Broken`."""
+        """Return the messages of a stream in JSON mode, byte for byte. Raise `Broken`."""
         return messages.messages(self.data) if self.data else []
 
 
 async def catch_up(
     client: StreamClient, target: Target, offset: str = "-1"
 ) -> AsyncGenerator[Batch, None]:
-    """What a stream has from an offset on; ends where the reader is up to date.
+    """Yield the data of a stream from an offset to its tail.
 
     Raises `ClientError`.
     """
@@ -169,10 +169,10 @@ def _cutter(content_type: str, told: int) -> BytesCutter | ArrayCutter:
 async def follow(
     client: StreamClient, target: Target, offset: str = "-1", live: Live = "auto"
 ) -> AsyncGenerator[Batch, None]:
-    """What a stream has from an offset on, and what comes; ends when the stream is closed.
+    """Yield the data of a stream from an offset on, until the stream is closed.
 
-    Lost connections are made again from the last offset. Raises `ClientError` when the server
-    refuses for good, or does not come back for as long as the client endures. Close it
+    Reconnect from the last offset after lost connections. Raise `ClientError` when the server
+    refuses permanently, or fails for longer than the client retries. Close it
     (`aclose`) to leave early.
     """
     batch: Batch | None = None
@@ -206,7 +206,7 @@ class _Following:
         self.closed = False
 
     async def round(self) -> AsyncGenerator[Batch, None]:
-        """What one live request brings; none where it has failed, and was worth waiting for."""
+        """Yield the data of one live request; nothing if it failed and is worth a retry."""
         began = self._client.wire.timers.seconds()
         moved = False
         batches = self._events() if self._sse else self._poll()
@@ -288,7 +288,7 @@ class _Gathering:
         self.cursor: str | None = None
 
     def take(self, event: Event) -> Batch | None:
-        """What an event completes. Raises `Broken`."""
+        """Return the batch that an event completes, or None. Raise `Broken`."""
         if event.type == b"data":
             self._data.append(self._decoded(event.data))
         if event.type != b"control":

@@ -125,11 +125,11 @@ class ArrayCutter:
         return b"".join((b"[", self._buffer[self._start : stop], b"]"))
 
     def _guess(self) -> bool:
-        """Try where elements that begin as the first one does may end: a parser is much quicker
-        than a search.
+        """Parse up to the commas at which elements that begin like the first one may end.
 
-        What ends at a comma is an array exactly when that comma stands between elements: within a
-        string or a nested value the rest would be missing.
+        A parser is much faster than a search for the end. The bytes before a comma are an array
+        exactly if the comma separates elements: within a string or a nested value, its end would
+        be missing.
         """
         buffer = self._buffer
         if self._depth != 1 or self._position or self._skip:
@@ -181,9 +181,9 @@ def _no_array() -> Broken:
 
 
 def messages(document: bytes) -> list[bytes]:
-    """The elements of a JSON array, exactly as they stand in it.
+    """Return the elements of a JSON array, byte for byte.
 
-    Raises `Broken` where it is no array.
+    Raise `Broken` if it is not an array.
     """
     try:
         return [bytes(element) for element in _ELEMENTS.decode(document)]
@@ -203,8 +203,7 @@ def is_message(text: bytes) -> bool:
 
 
 def on_one_line(message: bytes) -> bytes:
-    """The same message without line ends: where JSON has them, they part tokens only
-    (RFC 8259 §2)."""
+    """Return a message without line ends, which only separate tokens in JSON (RFC 8259 §2)."""
     if b"\n" in message or b"\r" in message:
         return message.replace(b"\n", b" ").replace(b"\r", b" ")
     return message

@@ -1,5 +1,4 @@
-"""An idempotent producer: batches that are appended once, however often they are sent
-(PROTOCOL.md §5.2.1)."""
+"""Idempotent producer: batches are appended once, even if retried (PROTOCOL.md §5.2.1)."""
 
 from __future__ import annotations
 
@@ -123,8 +122,10 @@ class Producer:
             raise
 
     def _doubt(self, error: Rejected | Unreachable, doubtful: bool) -> None:
-        """Note that an attempt may have been carried out. Raises `OutcomeUnknown` where the
-        server would append a second one too."""
+        """Record that an attempt may have been carried out.
+
+        Raise `OutcomeUnknown` if the server would append a retry again.
+        """
         if doubtful and self._numbered is False:
             raise OutcomeUnknown(
                 f"{error.args[0]}; {_UNKNOWN}, and this server does not count a producer's batches"

@@ -101,8 +101,7 @@ class StreamClient:
         fork_offset: str | None = None,
         fork_sub_offset: int | None = None,
     ) -> Info:
-        """Make a stream, or make sure that it is there (§5.1); with ``source`` as a fork of
-        that (§4.2)."""
+        """Create a stream unless it exists (§5.1); with ``source``, as a fork of it (§4.2)."""
         if source is not None and source.origin != target.origin:
             raise BadTarget("a fork is on the same server as its source")
         moment = expires_at.isoformat() if isinstance(expires_at, datetime) else expires_at
@@ -185,7 +184,7 @@ class StreamClient:
     # -- reads ------------------------------------------------------------------------------
 
     async def head(self, target: Target) -> Info:
-        """What a stream is now (§5.5)."""
+        """Return the current metadata of a stream (§5.5)."""
         answer = await self.insist(lambda: self.ask("HEAD", target.url), again=lambda _: True)
         with about(target.url):
             return _info(answer)
@@ -237,11 +236,11 @@ class StreamClient:
             return response
 
     def fields(self, header: Mapping[str, str] | None = None) -> dict[str, str]:
-        """A request's fields: its own, and those that every request carries."""
+        """Return the headers of a request, with those that all requests have."""
         return {**self._header(), **(header or {})}
 
     def judged(self, answer: Answer) -> Answer:
-        """The same answer, if it is a success."""
+        """Return the response if it is a success. Raise the error that it reports otherwise."""
         if 200 <= answer.status < 300:
             return answer
         said = detail_of(answer.header.get("content-type", ""), answer.body)
@@ -297,7 +296,7 @@ def passing(error: Rejected | Unreachable) -> bool:
 
 
 def written(answer: Answer) -> Written:
-    """What an answer says about an append."""
+    """Return the result of an append from its response."""
     numbered = "producer-epoch" in answer.header or "producer-seq" in answer.header
     return Written(
         answer.header.get("stream-next-offset", ""),

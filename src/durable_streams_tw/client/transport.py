@@ -116,7 +116,7 @@ class Inflow(Protocol):
     # -- IProtocol --------------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
-        """A piece has come."""
+        """Keep received bytes; pause the connection if too many are unread."""
         self._pieces.append(data)
         self._size += len(data)
         if self._size > _READ_AHEAD and not self._paused:
@@ -125,7 +125,7 @@ class Inflow(Protocol):
         self._wake()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The body has ended, well or not."""
+        """Record the end of the body and its reason."""
         if self._ended is None:
             self._ended = reason
         self._wake()
@@ -247,7 +247,7 @@ class _Quiet(Exception):
 
 
 def _lost(failure: BaseException | None) -> ClientError:
-    """What became of a connection, in one sentence."""
+    """Return the reason of a connection failure as a sentence."""
     reasons = getattr(failure, "reasons", None)
     if reasons:
         # The last one is what the others have come to.

@@ -29,7 +29,7 @@ class Target(Struct, frozen=True):
     authorization: str | None = None
 
     def asked(self, **query: str | None) -> str:
-        """The URL of a request, its query in lexicographic order (PROTOCOL.md §10.1)."""
+        """Return the URL of a request, its query in lexicographic order (PROTOCOL.md §10.1)."""
         base, mark, own = self.url.partition("?")
         pairs = [pair for pair in own.split("&") if pair] if mark else []
         pairs += [
@@ -40,10 +40,10 @@ class Target(Struct, frozen=True):
 
 
 def target_of(text: str, base: str = DEFAULT_BASE) -> Target:
-    """The stream that a user means: a whole URL, or a name below ``base``.
+    """Return the stream that a user names: a URL, or a path below ``base``.
 
-    A name is taken as it is: whatever a URL cannot hold is percent-encoded, also ``?`` and
-    ``%``. Raises `BadTarget`.
+    Characters of a path that a URL cannot contain are percent-encoded, also ``?`` and ``%``.
+    Raise `BadTarget`.
     """
     if "://" not in text:
         if not text.strip("/"):

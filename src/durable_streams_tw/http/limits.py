@@ -1,6 +1,7 @@
 """Limits and defaults of the HTTP servers.
 
-Sizes are bytes and times are seconds unless a name says otherwise. A value that an operator may change names its option; all others are fixed.
+Sizes are bytes and times are seconds unless a name says otherwise. A value that an operator may
+change names its option; all others are fixed.
 """
 
 from __future__ import annotations

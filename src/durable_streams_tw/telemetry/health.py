@@ -96,8 +96,7 @@ class Readiness:
 
 
 class Ready(resources.OperatorResource):
-    """``GET /-/ready``: 200 where the store is open, its disk takes bytes and the committer
-    comes round; 503 with a sentence where not."""
+    """``GET /-/ready``: 200 if the store can be read and written, else 503 with the reason."""
 
     def __init__(self, observed: ServerStats) -> None:
         resources.OperatorResource.__init__(self)

@@ -36,9 +36,9 @@ _LEGACY: Final = frozenset(
 
 
 def entry(event: LogEvent) -> dict[str, Any]:
-    """An event as a flat object: when, how bad, from where, the sentence, and its parts.
+    """Return an event as a flat object: time, level, source, message, and its values.
 
-    ``request_id`` is what the client of a request that failed was told too.
+    ``request_id`` is also in the response of the failed request.
     """
     when = event.get("log_time")
     moment = datetime.fromtimestamp(when if isinstance(when, float) else 0.0, UTC)
@@ -62,7 +62,7 @@ def entry(event: LogEvent) -> dict[str, Any]:
 
 
 def line_of(event: LogEvent) -> bytes:
-    """The line of an event, its end too."""
+    """Return the line of an event, with its line end."""
     return json.dumps(entry(event)).encode("ascii") + b"\n"
 
 

@@ -41,7 +41,7 @@ class Exposition:
         self._registry.register(collector)
 
     def text(self, accept: str, levels: StoreStats | None) -> tuple[bytes, str]:
-        """The exposition in the format that is liked best, and its content type."""
+        """Return the exposition in the format that the client prefers, and its content type."""
         self._levels = levels
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
@@ -139,7 +139,7 @@ def _page(exposition: Exposition, accept: str, levels: StoreStats | None) -> Res
 
 
 def _without(_: object, timeout: float) -> None:
-    """The time is over: go on without levels."""
+    """Continue without levels after the timeout."""
 
 
 def _labelled(family: Family, values: Any) -> Any:

@@ -61,7 +61,7 @@ class TracingHandler:
         self._tracer = tracer
 
     def responder(self, host: str | None) -> Respond:
-        """What answers the requests of a connection from an address."""
+        """Return the function that handles requests of a connection from an address."""
         inner = self._operations.responder(host)
         return lambda request: self._traced(request, inner)
 
@@ -80,11 +80,11 @@ class TracingHandler:
         return refused
 
     def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
-        """What says no to a request, with the Origin that it named."""
+        """Return the response for a refusal, for a request with this Origin."""
         return self._operations.refuse(refusal, origin)
 
     def error_response(self, failure: Failure, origin: bytes | None) -> Response:
-        """What answers a request whose answer has failed."""
+        """Return the response for a request whose handler has failed."""
         return self._operations.error_response(failure, origin)
 
     def _traced(self, request: Request, respond: Respond) -> Response | Deferred[Response]:
@@ -117,7 +117,7 @@ class TracingHandler:
 
 
 def route_of(request: Request) -> str:
-    """The form of a request's path, without names."""
+    """Return the route of a request: its path without names of streams."""
     root = request.root.decode("latin-1")
     if not is_control(request.path):
         return root + "{stream}"
@@ -159,7 +159,7 @@ class Tracing(Service):
         self._complaints = _ExporterLog(self._timers.seconds)
 
     def around(self, operations: RequestHandler) -> RequestHandler:
-        """The same operations, traced."""
+        """Return a handler that traces the requests of another one."""
         return TracingHandler(
             operations, self._provider.get_tracer("durable_streams_tw", __version__)
         )
