@@ -166,7 +166,7 @@ class ConsoleTests(ConsoleTestCase):
             entries = page.locator("#tail .entry span")
             expect(entries).to_have_text(['"before"'])
             server.stop()
-        expect(page.locator("#live-text")).to_have_text("the server does not answer; trying again")
+        expect(page.locator("#live-text")).to_have_text("the server does not respond; reconnecting")
         with self.serve(*data, "--listen", f"tcp:{port}:interface=127.0.0.1") as server:
             self.post(port, "a", JSON, b'"after"')
             expect(entries).to_have_text(['"before"', '"after"'])
@@ -181,7 +181,9 @@ class ConsoleTests(ConsoleTestCase):
         tokens.chmod(0o600)
         with self.serve("--auth", f"file:{tokens}") as server:
             page = self.console(server.port)
-            expect(page.get_by_role("alert").filter(has_text="token is needed")).to_be_visible()
+            expect(
+                page.get_by_role("alert").filter(has_text="valid token is needed")
+            ).to_be_visible()
             page.get_by_label("Bearer token").fill("an-operator-s-token")
             page.get_by_role("button", name="Use").click()
             expect(page.get_by_role("alert").filter(has_text="does not allow")).to_be_visible()

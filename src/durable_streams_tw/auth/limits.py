@@ -1,4 +1,4 @@
-"""Limits of authentication, authorization and rates.
+"""Limits of authentication, authorization and rate limits.
 
 Sizes are in bytes and times in seconds unless a name says otherwise.
 """
@@ -9,42 +9,42 @@ from typing import Final
 
 from durable_streams_tw.protocol.limits import KIB, MIB
 
-#: How many grants one client may have.
+#: Largest number of grants of one client.
 MAX_GRANTS: Final = 1_000
 
-#: The longest token, in characters: a request's head has to hold it.
+#: Longest token, in characters. A request's head has to hold it.
 MAX_BEARER: Final = 8 * KIB
 
-#: The largest file of tokens: some ten thousand of them.
+#: Largest token file: some ten thousand tokens.
 MAX_TOKEN_FILE: Final = 4 * MIB
 
-#: How often a file of tokens is looked at for changes, at most.
+#: Least time between two checks of a token file for changes.
 TOKEN_FILE_CHECK: Final = 2.0
 
-#: The largest key set of an issuer, and how many of its keys are looked at.
+#: Largest JWKS of an issuer, and largest number of keys in it.
 MAX_KEY_SET: Final = 256 * KIB
 MAX_KEYS: Final = 100
 
-#: How long fetching one may take.
+#: Timeout of a JWKS fetch.
 KEY_SET_TIMEOUT: Final = 10.0
 
-#: After how long an issuer's keys are fetched again, while the old ones still serve.
+#: Age after which a JWKS is fetched again. The known keys stay valid meanwhile.
 KEY_SET_FRESH: Final = 600.0
 
-#: For how long they serve where the issuer does not answer.
+#: Age up to which known keys stay valid if the issuer does not respond.
 KEY_SET_STALE: Final = 24 * 3600.0
 
-#: The least time between two fetches, whoever asks for keys that nobody knows.
+#: Least time between two fetches, however many tokens name unknown keys.
 KEY_SET_PAUSE: Final = 30.0
 
-#: How many requests may wait for one fetch; the others are answered 503.
+#: Largest number of requests that wait for one fetch; others are refused with 503.
 MAX_KEY_WAITERS: Final = 1_000
 
-#: How far an issuer's clock may be off.
+#: Tolerated error of an issuer's clock.
 CLOCK_SKEW: Final = 30.0
 
-#: How many tokens that were found good are remembered.
+#: Number of verified tokens in the cache.
 TOKEN_CACHE: Final = 16_384
 
-#: How many clients' rates are remembered.
+#: Number of clients whose rate limits are tracked.
 RATE_CLIENTS: Final = 100_000

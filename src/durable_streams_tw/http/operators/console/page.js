@@ -1,27 +1,27 @@
 "use strict";
 
-// Whatever comes from a stream is put on the page as text, never as markup.
+// Stream contents are inserted as text, never as markup.
 
-const PAGE = 100; // streams that a page of the list has
-const ENTRIES = 1000; // entries of a tail that the page keeps
-const LONGEST = 20000; // characters of one entry that it shows
-const SMALL = 256 * 1024; // bytes up to which a stream is shown from its beginning
-const PAUSES = [500, 1000, 2000, 5000, 10000]; // milliseconds before a tail connects again
+const PAGE = 100; // streams on one page of the list
+const ENTRIES = 1000; // entries of a tail kept in the page
+const LONGEST = 20000; // characters shown of one entry
+const SMALL = 256 * 1024; // largest stream shown from its beginning, in bytes
+const PAUSES = [500, 1000, 2000, 5000, 10000]; // milliseconds before a tail reconnects
 const NUMBERS_EVERY = 3000;
 
 const $ = (id) => document.getElementById(id);
-// Behind a proxy all of it may stand below another path.
+// A proxy may serve everything below another path.
 const base = location.pathname.replace(/\/-\/console\/?$/, "");
 
 let token = "";
 let root = "/v1/stream/";
-let after = null; // where the next page of the list begins
-let listing = 0; // counts questions for the list: a late answer is dropped
-let chosen = null; // the stream that is shown
+let after = null; // start of the next page of the list
+let listing = 0; // number of list requests: a late response is dropped
+let chosen = null; // the selected stream
 let tail = null; // the AbortController of its tail
-let before = null; // the numbers of the server before these: { time, values }
+let before = null; // the previous metrics: { time, values }
 
-// -- asking ----------------------------------------------------------------------------
+// -- requests --------------------------------------------------------------------------
 
 async function ask(path, options = {}) {
   const headers = new Headers(options.headers);
@@ -37,7 +37,7 @@ async function complaint(answer) {
   } catch {
     detail = answer.statusText;
   }
-  if (answer.status === 401) return `A token is needed, or this one is not known. ${detail}`.trim();
+  if (answer.status === 401) return `A valid token is needed. ${detail}`.trim();
   if (answer.status === 403) return `The token does not allow this. ${detail}`.trim();
   return `${answer.status}: ${detail}`;
 }
@@ -50,7 +50,7 @@ async function asked(path, options) {
 
 const target = (name) => root + name.split("/").map(encodeURIComponent).join("/");
 
-// -- showing ---------------------------------------------------------------------------
+// -- display --------------------------------------------------------------------------
 
 function element(tag, text, className) {
   const made = document.createElement(tag);
@@ -95,7 +95,7 @@ async function list(more = false) {
   try {
     let page = await (await asked(`/-/streams?${query}`)).json();
     const found = page.streams;
-    // A page may be short, or empty, where much had to be passed over.
+    // A page may be short or empty, as the server examines a bounded number of names.
     for (let tries = 0; found.length < PAGE && page.after !== null && tries < 20; tries++) {
       query.set("after", page.after);
       page = await (await asked(`/-/streams?${query}`)).json();
@@ -109,7 +109,7 @@ async function list(more = false) {
     if (mine !== listing) return;
     after = null;
     showList([], false);
-    $("list-count").textContent = "The list cannot be had";
+    $("list-count").textContent = "Could not load streams";
     say(because(error));
   }
 }
@@ -197,8 +197,8 @@ async function open(name) {
     const answer = await ask(target(name), { method: "HEAD" });
     if (chosen !== mine) return;
     if (!answer.ok) {
-      // The answer to a HEAD has no words.
-      state("live", "bad", { 401: "a token is needed", 403: "the token does not allow this", 404: "there is no such stream", 410: "deleted; its forks live on" }[answer.status] || `the server answers ${answer.status}`);
+      // The response to HEAD has no body.
+      state("live", "bad", { 401: "a valid token is needed", 403: "the token does not allow this", 404: "there is no such stream", 410: "deleted; its forks live on" }[answer.status] || `the server responded with ${answer.status}`);
       return;
     }
     const header = answer.headers;
@@ -259,7 +259,7 @@ async function follow(from) {
       const answer = await ask(`${target(mine.path)}?${query}`, { signal: control.signal });
       if (!answer.ok) {
         state("live", "bad", await complaint(answer));
-        // Only what may pass is waited for.
+        // Retry only errors that may pass.
         if (answer.status < 500 && answer.status !== 429) return;
         throw new Error("again");
       }
@@ -287,13 +287,13 @@ async function follow(from) {
     } catch (error) {
       if (control.signal.aborted) return;
       const pause = PAUSES[Math.min(failures++, PAUSES.length - 1)];
-      state("live", "warn", "the server does not answer; trying again");
+      state("live", "warn", "the server does not respond; reconnecting");
       await new Promise((resume) => setTimeout(resume, pause));
     }
   }
 }
 
-// Server-sent events, as the HTML standard has them: EventSource cannot send a token.
+// Parser of server-sent events (HTML standard): EventSource cannot send a token.
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -304,7 +304,7 @@ async function* events(body) {
       const { value, done } = await reader.read();
       if (done) return;
       rest += value;
-      // A CR at the end may be half of a line's end.
+      // A CR at the end may be the first half of a CRLF.
       const lines = rest.split(/\r\n|\n|\r(?!$)/);
       rest = lines.pop();
       for (const line of lines) {
@@ -339,7 +339,7 @@ function show(data, base64, json) {
   }
 }
 
-// The messages of a JSON array, as they were written: parsing would round large numbers.
+// The messages of a JSON array as text: JSON.parse would round large numbers.
 function messages(text) {
   const found = [];
   let depth = 0;
@@ -414,7 +414,7 @@ function sure(text, yes) {
 
 $("close-stream").addEventListener("click", async () => {
   const { path } = chosen;
-  if (!(await sure(`Close ${path}? Nothing can be appended any more; readers are told, and it stays readable.`, "Close it"))) return;
+  if (!(await sure(`Close ${path}? It takes no more appends and stays readable.`, "Close"))) return;
   try {
     await asked(target(path), { method: "POST", headers: { "Stream-Closed": "true" } });
     list();
@@ -451,7 +451,7 @@ $("new-form").addEventListener("submit", async (event) => {
   try {
     const answer = await asked(target(name), { method: "PUT", headers });
     $("new-dialog").close();
-    if (answer.status === 200) say(`${name} was there already.`, true);
+    if (answer.status === 200) say(`${name} existed already.`, true);
     if (!name.startsWith($("prefix").value)) $("prefix").value = "";
     go(name);
     $("body").focus();
@@ -468,9 +468,9 @@ async function health() {
     const answer = await ask("/-/ready");
     if (answer.ok) state("health", "good", "ready");
     else if (answer.status === 503) state("health", "bad", "not ready");
-    else state("health", "good", "answers");
+    else state("health", "good", "responds");
   } catch {
-    state("health", "bad", "does not answer");
+    state("health", "bad", "does not respond");
   }
 }
 
@@ -492,10 +492,10 @@ async function numbers() {
     if (told) help.set(told[1], told[2]);
     const sample = /^durable_streams_(\w+)(?:\{.*\})? (\S+)/.exec(line);
     if (!sample || /_(bucket|created|info)$/.test(sample[1])) continue;
-    // Labels are added up: how it came out matters less here than how much there was.
+    // Sum over all labels: totals matter here, not results.
     now.values.set(sample[1], (now.values.get(sample[1]) || 0) + Number(sample[2]));
   }
-  // The process comes behind what it does.
+  // Metrics of the process come last.
   const names = [...now.values.keys()].filter((name) => !UNSHOWN.test(name));
   names.sort((a, b) => a.startsWith("process_") - b.startsWith("process_"));
   const rows = names.map((name) => numbered(name, now, help.get(name.replace(/_count$/, "")) || help.get(name)));
@@ -509,7 +509,7 @@ const UNSHOWN = /_sum$|^process_(virtual_memory_bytes|max_fds)$|^map_free_bytes$
 const milliseconds = (seconds) =>
   `${(seconds * 1000).toLocaleString("en", { maximumFractionDigits: seconds < 0.01 ? 2 : 0 })} ms`;
 
-// One number, and how fast it grows.
+// One metric and its rate.
 function numbered(name, now, help) {
   const value = now.values.get(name);
   const since = (other) => now.values.get(other) - ((before && before.values.get(other)) || 0);
@@ -521,7 +521,7 @@ function numbered(name, now, help) {
   let speed = rate > 0 ? `${write(rate)}/s` : "";
   const sum = name.replace(/_count$/, "_sum");
   if (sum !== name && now.values.has(sum)) {
-    // Lately, or where nothing happened lately, ever.
+    // Since the last update, or in total if nothing happened since.
     const mean = since(name) > 0 ? since(sum) / since(name) : value > 0 ? now.values.get(sum) / value : 0;
     shown = name.endsWith("_seconds_count") ? milliseconds(mean) : write(mean);
     label += ", mean";
@@ -546,11 +546,11 @@ function watch() {
   numbers();
 }
 
-// -- the rest --------------------------------------------------------------------------
+// -- start ----------------------------------------------------------------------------
 
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  // It stays in this page's memory, and is gone with it.
+  // The token is kept in memory only.
   token = $("token").value.trim();
   list();
   watch();
