@@ -1,15 +1,14 @@
-"""Pending work: which streams of a subscription have more than is acknowledged, and what that
-starts (PROTOCOL.md §7).
+"""Pending work of subscriptions, and the wakes that it starts (PROTOCOL.md §7).
 
-A stream has a cursor for a subscription only while there is pending work: its first append
-behind the last acknowledged byte writes one, at the tail before the append. All others are
-acknowledged up to their tail. So linking a stream, also the back-fill of a glob over a million
-streams, writes nothing, and an append to a stream that is pending already writes nothing for
-its subscriptions either.
+A stream has a cursor for a subscription only while work is pending: the first append after the
+last acknowledged byte writes one, at the tail before the append. A stream without a cursor is
+acknowledged up to its tail. So linking a stream writes no cursor, also if a new glob matches a
+million streams, and an append to a stream that is already pending writes nothing for its
+subscriptions.
 
-Two rules hold after every command: an idle subscription has no cursors, one that is waking or
-offered has at least one. So that work is pending is known from the subscription's own record,
-and nothing that happens between two commits loses a wake.
+Two invariants hold after every command (while no fan-out is unfinished): an idle subscription has
+no cursors, and one that is waking or offered has at least one. So the record of a subscription says
+whether work is pending, and a crash between two commits loses no wake.
 """
 
 from __future__ import annotations

@@ -1,21 +1,23 @@
-"""The committer: a batch of commands in, one durable commit, their outcomes out.
+"""Committer: carries out batches of commands, each in one durable commit.
 
-A plain function over a engine, without a thread of its own, so that a engine which
-fails, delays or lies can be put under it. The rules of a batch:
+It has no thread of its own: the store calls it on the committer thread, tests call it over an
+engine that fails on purpose. Rules of a batch:
 
-1. commands are decided in order, each on what the ones before it left;
-2. a refused command leaves no trace, and the others go on. So does one that meets a bug of
-   ours or a record that cannot be read: where it has changed something by then, the batch is
-   begun again without it;
-3. a batch in which nothing changed is not committed;
-4. where there is no room, commands that only shrink or end things are still carried out, and
-   as this takes pages too, in smaller and smaller portions, down to one command or one record
-   at a time;
-5. a batch is committed once its time is over, however many of its commands are left: these stay
-   queued. So the time for which no other work is done is bounded, whatever the commands are;
-6. a commit that fails otherwise has an unknown outcome, and every command of the batch says
-   so: even a refusal might rest on what was not written. All that is remembered is dropped,
-   and once the disk answers again those who follow the batch's streams are told to look.
+1. Commands are carried out in order, each on the state that the ones before it left.
+2. A refused command changes nothing, and the others go on. The same holds for a command that raises
+   because of a bug or a corrupt record: if it has written something by then, the batch starts over
+   without it.
+3. A batch that changed nothing is not committed.
+4. Without space, commands that only delete are still carried out. As deleting takes pages too, the
+   batch is split into smaller and smaller parts, down to one command or one record.
+5. A batch is committed once BATCH_TIME is over; commands that are left stay queued. No command
+   takes much longer by itself: an event of a stream with many subscriptions (`pending`) and a large
+   body (`staging`) are worked off in several batches, and commands that would see the difference
+   wait until that is done.
+6. If a commit fails for any other reason its outcome is unknown, and so is that of every command in
+   the batch: even a refusal may rest on data that was not written. The committer then clears its
+   caches, and once the disk works again the next batch notifies the followers of all streams
+   concerned.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Cutting bodies into records, so that no read ever tears a JSON message.
+"""Division of bodies into data records at JSON message boundaries.
 
-A record begins and ends between messages wherever it can. A message that is larger than a
-record is cut into records of its own, and each of them says on which side it was cut.
+A record begins and ends between messages where possible. A message that is larger than a record
+takes several records of its own, and flags say at which ends they are inside the message.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from durable_streams_tw.protocol.streams.bodies import Body
 
 
 class Piece(Struct, frozen=True):
-    """A run of a body's bytes, ``[start, stop)``, that one record holds.
+    """Bytes ``[start, stop)`` of a body, for one record.
 
-    ``torn_before`` and ``torn_after`` say that a message goes on beyond that side.
+    ``torn_before`` and ``torn_after`` mean that the piece starts or ends inside a message.
     """
 
     start: int
@@ -27,7 +27,7 @@ class Piece(Struct, frozen=True):
 
 
 def cut(body: Body, size: int) -> Iterator[Piece]:
-    """The pieces of a body, none larger than ``size`` bytes.
+    """Yield the pieces of a body, each of at most ``size`` bytes.
 
     A body without cuts is one run of bytes with no message to tear: its pieces are just
     full. (A JSON body of at most `MAX_UNDIVIDED_BODY` bytes has none either, so ``size`` is not
