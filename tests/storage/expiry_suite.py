@@ -1,4 +1,4 @@
-"""Streams that end by themselves (PROTOCOL.md §5.1), and what keeps them."""
+"""Suite: expiry of streams (PROTOCOL.md §5.1)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ TWO_SECONDS = Lifetime(ttl=2)
 
 
 def until(seconds: float) -> Lifetime:
-    """A hard deadline so long after the beginning."""
+    """Return a lifetime with a deadline at a time after the start."""
     return Lifetime(expires_at=START + round(seconds * 1000), expires_at_text="then")
 
 
 class ExpirySuite(StoreRig):
-    """TTL, Expires-At, pins and sweeps. The times are exact to the millisecond."""
+    """TTL, Expires-At, pins and sweeps, exact to the millisecond."""
 
     def assertEndsAfter(self, seconds: float, path: str = "a") -> None:
-        """Assert that a stream lives for so long from now and no longer. Looking at it is no
-        access."""
+        """Assert that a stream expires after a duration; the check is no access."""
         self.sleep(seconds - 0.001)
         self.look(path)
         self.sleep(0.001)
         self.assertGone(path)
 
     def test_ttl(self) -> None:
-        """Idle for so long, and it is gone for every kind of request."""
+        """An idle stream is gone for all requests after its TTL."""
         self.created(put(lifetime=TWO_SECONDS))
         self.assertEndsAfter(2)
 
     def test_expires_at(self) -> None:
-        """When the moment comes, whatever was done with it."""
+        """A deadline ends a stream regardless of accesses."""
         self.created(put(lifetime=until(3)))
         self.sleep(2)
         self.appended(post(b"x"))
@@ -48,7 +47,7 @@ class ExpirySuite(StoreRig):
         self.assertGone()
 
     def test_wall_clock_set_forward(self) -> None:
-        """A TTL counts on as before; a deadline that is a date has passed."""
+        """A TTL is unaffected; a deadline passes earlier."""
         self.created(put("ttl", lifetime=TWO_SECONDS))
         self.created(put("date", lifetime=until(1800)))
         self.lead = 3_600_000
@@ -58,7 +57,7 @@ class ExpirySuite(StoreRig):
         self.assertEndsAfter(2, "ttl")
 
     def test_wall_clock_set_back(self) -> None:
-        """A TTL counts on as before; a deadline that is a date is further away."""
+        """A TTL is unaffected; a deadline passes later."""
         self.created(put("ttl", lifetime=TWO_SECONDS))
         self.created(put("date", lifetime=until(10)))
         self.lead = -3_600_000
@@ -71,21 +70,20 @@ class ExpirySuite(StoreRig):
         self.assertGone("date")
 
     def test_no_time_at_all(self) -> None:
-        """A TTL of nothing is a stream that is gone at once."""
+        """A TTL of 0 ends the stream at once."""
         self.created(put(raw=b"x", lifetime=Lifetime(ttl=0)))
         self.assertGone()
         self.created(put())
 
     def test_for_ever(self) -> None:
-        """Without a lifetime nothing ends."""
+        """A stream without a lifetime does not expire."""
         self.created(put())
         self.sleep(10**9)
         self.sweep(self.store)
         self.assertEqual(self.content(), b"")
 
     def test_what_resets_a_ttl(self) -> None:
-        """Reads of any kind, also those that find nothing, and writes of any kind, also those
-        that only close."""
+        """Reads and writes of all kinds restart a TTL, empty reads and closes included."""
         for number, touch in enumerate(
             (
                 lambda path: self.read(path=path),
@@ -111,7 +109,7 @@ class ExpirySuite(StoreRig):
             self.assertEndsAfter(2, path)
 
     def test_what_does_not(self) -> None:
-        """Looking, asking for what it is not, and being refused."""
+        """Reading the state and refused requests do not restart a TTL."""
         self.created(put("a", JSON, b"1", TWO_SECONDS))
         self.sleep(1)
         self.look()
@@ -124,21 +122,21 @@ class ExpirySuite(StoreRig):
         self.assertEndsAfter(1)
 
     def test_a_closed_stream_too(self) -> None:
-        """Ends, and is kept by its readers."""
+        """Closed streams expire, and reads restart their TTL."""
         self.created(put(raw=b"x", lifetime=TWO_SECONDS, closed=True))
         self.sleep(1)
         self.read()
         self.assertEndsAfter(2)
 
     def test_a_long_ttl(self) -> None:
-        """A century is counted."""
+        """A TTL of a century works."""
         self.created(put(lifetime=Lifetime(ttl=100 * 366 * 24 * 3600)))
         self.sleep(99 * 366 * 24 * 3600)
         self.sweep(self.store)
         self.look()
 
     def test_a_new_one(self) -> None:
-        """A path whose stream has expired is free, swept or not, for any other."""
+        """The path of an expired stream is free, swept or not."""
         for swept in (False, True):
             first = self.created(put(raw=b"old", lifetime=TWO_SECONDS))
             self.appended(post(b"x", seq=b"9", producer=("p", 5, 0)))
@@ -155,7 +153,7 @@ class ExpirySuite(StoreRig):
             self.deleted()
 
     def test_pinned(self) -> None:
-        """A live reader keeps a stream; when the last goes, the window begins anew."""
+        """Pins keep a stream; the TTL restarts at the last unpin."""
         stream_id = self.created(put(lifetime=TWO_SECONDS)).id
         self.store.pin(stream_id)
         self.store.pin(stream_id)
@@ -170,7 +168,7 @@ class ExpirySuite(StoreRig):
         self.assertEndsAfter(2)
 
     def test_pinned_and_gone(self) -> None:
-        """A stream that was deleted under its readers does not come back when they go."""
+        """Unpinning a deleted stream does not restore it."""
         stream_id = self.created(put(lifetime=TWO_SECONDS)).id
         self.store.pin(stream_id)
         self.deleted()
@@ -182,7 +180,7 @@ class ExpirySuite(StoreRig):
         self.assertEndsAfter(1)
 
     def test_sweep(self) -> None:
-        """What has expired is ended, each once, and what has not is left."""
+        """A sweep ends expired streams, each once, and no others."""
         commands: list[Create] = [
             put("ttl", lifetime=TWO_SECONDS),
             put("moment", lifetime=until(2)),
@@ -225,7 +223,7 @@ class ExpirySuite(StoreRig):
         self.store.unpin(states["pinned"].id)
 
     def test_sweep_again_and_again(self) -> None:
-        """A stream in use is looked at many times, and outlives all of it."""
+        """Sweeps do not end a stream in use."""
         self.created(put(lifetime=TWO_SECONDS))
         for _ in range(10):
             self.sleep(1)
@@ -238,7 +236,7 @@ class ExpirySuite(StoreRig):
         self.assertGone()
 
     def test_many_end_at_once(self) -> None:
-        """More than one step of a sweep."""
+        """More streams expire than one step ends."""
         paths = [f"s{number}" for number in range(1100)]
         self.submit_all(*[put(path, lifetime=Lifetime(ttl=1)) for path in paths])
         self.created(put("b", lifetime=TWO_SECONDS))
@@ -251,7 +249,7 @@ class ExpirySuite(StoreRig):
         self.look("b")
 
     def test_restart(self) -> None:
-        """Lifetimes and last accesses outlive an orderly restart."""
+        """Lifetimes and last accesses survive a restart."""
         self.created(put("written", lifetime=TWO_SECONDS))
         self.created(put("read", lifetime=TWO_SECONDS))
         self.created(put("idle", lifetime=TWO_SECONDS))

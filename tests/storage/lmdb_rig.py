@@ -1,4 +1,4 @@
-"""The durable store in a directory of its own, without threads and real time."""
+"""Durable store in a directory of its own, without threads and real time."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ _SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def scratch_directory() -> str:
-    """A new empty directory, in memory where there is one."""
+    """Return a new empty directory, in memory if possible."""
     return tempfile.mkdtemp(prefix="streams-test-", dir=_SCRATCH)
 
 
 class LMDBRig(StoreRig):
-    """A `DurableStore` whose executor runs when a result is asked for, so that commands which are
-    submitted together share a batch. The checker has the last word in every test."""
+    """`DurableStore` whose executor runs when a result is needed.
+
+    Commands submitted together share a batch. Each test ends with a check of the store.
+    """
 
     quota: int | None = None
     max_producers = MAX_PRODUCERS
@@ -51,7 +53,7 @@ class LMDBRig(StoreRig):
         return self.open_store()
 
     def open_store(self) -> DurableStore:
-        """A store in the directory, open."""
+        """Open the store in the directory."""
         clock, executor = Clock(), InlineExecutor()
         executor.held = True
         store = DurableStore(
@@ -90,6 +92,6 @@ class LMDBRig(StoreRig):
         self.check()
 
     def check(self) -> None:
-        """Walk over what is on the disk."""
+        """Check the store on the disk."""
         if not self.damaged:
             assert_sound_directory(self, self.directory)

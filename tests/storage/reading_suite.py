@@ -1,4 +1,4 @@
-"""Reads of a store: every position, every limit."""
+"""Suite: reads at all positions, with all limits."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ SIZES = (1, 3, 900, 2, 16_362, 16_361, 16_363, 1, 1, 16_364, 5_000, 40_000, 2, 2
 
 
 def message(size: int, mark: int) -> bytes:
-    """A message of a size, full of commas."""
+    """Return a message of a given size with many commas."""
     if size < 3:
         return b"%d" % (mark % 10 ** min(size, 1) if size == 1 else 10 + mark % 90)
     return b'"' + (b"%d," % mark * size)[: size - 2] + b'"'
 
 
 class ReadingSuite(StoreRig):
-    """Bytes come back exactly, and messages whole."""
+    """Reads return exact bytes, and whole messages."""
 
     def test_every_position_and_limit(self) -> None:
-        """A stream of bytes can be read from any position, in pieces of any size."""
+        """A stream of bytes can be read from any position with any limit."""
         self.created(put(raw=b"01234"))
         self.appended(post(b"5678"))
         self.appended(post(b"9abcdef"))
@@ -58,7 +58,7 @@ class ReadingSuite(StoreRig):
             self.restart()
 
     def test_large_streams_of_bytes(self) -> None:
-        """Whatever records a store makes of them."""
+        """Streams of several records."""
         self.created(put(content_type="application/octet-stream"))
         whole = b""
         for number, size in enumerate(SIZES):
@@ -74,7 +74,7 @@ class ReadingSuite(StoreRig):
             self.assertEqual(positions, [0, *[chunk.end for chunk in chunks[:-1]]])
 
     def test_every_position_and_limit_of_forks(self) -> None:
-        """Inherited bytes and own ones read as one stream, in pieces of exactly the limit."""
+        """Inherited and own bytes are read as one stream, with exact limits."""
         self.created(put("a", raw=b"0123456789"))
         whole = {"a": b"0123456789"}
         for path, source, point, own in (
@@ -98,7 +98,7 @@ class ReadingSuite(StoreRig):
             self.restart()
 
     def test_answers_in_pieces(self) -> None:
-        """A piece is cut exactly; the rest of the same answer comes by range, torn messages too."""
+        """A piece has an exact size; `read_range` returns the rest of the response."""
         self.created(put("a", JSON, b"[" + b",".join(map(message, SIZES, range(1, 17))) + b"]"))
         self.created(put("b", "text/plain", b"0123456789"))
         point = self.appended(post(b'["last",1,2]', "a", content_type=JSON)).tail - 2
@@ -125,7 +125,7 @@ class ReadingSuite(StoreRig):
                 self.restart()
 
     def test_range_of_another_stream(self) -> None:
-        """A range is read of the stream that it was asked of, or not at all."""
+        """A range of another stream at the path is refused."""
         first = self.created(put("a", raw=b"abcdef"))
         self.assertEqual(self.result(self.store.read_range("a", first.id, 1, 4)), b"bcd")
         self.deleted("a")
@@ -136,7 +136,7 @@ class ReadingSuite(StoreRig):
         self.assertRefused(Problem.STREAM_NOT_FOUND, outcome)
 
     def test_now(self) -> None:
-        """The tail, wherever it is."""
+        """``now`` is the tail."""
         self.created(put())
         for content in (b"", b"abc"):
             if content:
@@ -145,14 +145,14 @@ class ReadingSuite(StoreRig):
             self.assertEqual((chunk.start, chunk.data, chunk.at_tail), (len(content), b"", True))
 
     def test_the_tail(self) -> None:
-        """There is nothing at it, and nothing wrong with it."""
+        """A read at the tail returns no bytes."""
         for path, content_type, raw in (("a", "text/plain", b"abc"), ("b", JSON, b"[1,2]")):
             tail = self.created(put(path, content_type, raw)).tail
             chunk = self.read(tail, path=path)
             self.assertEqual((chunk.start, chunk.data, chunk.at_tail), (tail, b"", True))
 
     def test_beyond_the_tail(self) -> None:
-        """Is not of this stream, yet."""
+        """A read after the tail is refused."""
         self.created(put(raw=b"abc"))
         self.created(put("j", JSON, b"[1,2]"))
         for path, offset in (("a", 4), ("a", MAX_POSITION), ("j", 5), ("j", 6)):
@@ -162,7 +162,7 @@ class ReadingSuite(StoreRig):
         self.assertEqual(self.read(4).data, b"")
 
     def test_the_state_that_was_read(self) -> None:
-        """A chunk comes with the stream as it was at that moment."""
+        """A chunk has the state of its snapshot."""
         self.created(put(raw=b"abc"))
         early = self.read()
         late = self.appended(post(b"d", closed=True))
@@ -172,7 +172,7 @@ class ReadingSuite(StoreRig):
         self.assertFalse(self.read(2, 1).at_tail)
 
     def test_the_stream_that_was_meant(self) -> None:
-        """A reader that goes on does not end up in another stream of the same path."""
+        """A reader does not continue in another stream at the path."""
         first = self.created(put(raw=b"first"))
         self.assertEqual(self.read(2, stream_id=first.id).data, b"rst")
         self.deleted()
@@ -185,15 +185,14 @@ class ReadingSuite(StoreRig):
         self.assertEqual(self.read(2, stream_id=second.id).data, b"cond")
 
     def test_unknown(self) -> None:
-        """There is nothing to read where no stream is."""
+        """A read without a stream is refused."""
         for offset in (0, NOW, 5):
             outcome = self.result(self.store.read("a", offset, 100))
             self.assertRefused(Problem.STREAM_NOT_FOUND, outcome)
         self.assertRefused(Problem.STREAM_NOT_FOUND, self.result(self.store.get_state("a")))
 
     def test_read_your_writes(self) -> None:
-        """A read that begins when an outcome is known sees it; so does one that was sent with
-        many writes before it."""
+        """A read sees all outcomes reported before it."""
         self.created(put())
         for number in range(1, 30):
             self.appended(post(b"x"))
@@ -203,7 +202,7 @@ class ReadingSuite(StoreRig):
     # -- JSON mode ----------------------------------------------------------------------------
 
     def _check_boundaries(self, messages: list[bytes]) -> None:
-        """Every position between messages reads the rest; every other one is refused."""
+        """Check that all boundaries can be read from, and all other positions are refused."""
         whole = json_mode.join(tuple(messages))
         boundaries = set(accumulate((len(message) + 1 for message in messages), initial=0))
         for position in range(len(whole) + 1):
@@ -214,7 +213,6 @@ class ReadingSuite(StoreRig):
                 self.assertRefused(Problem.OFFSET_OUT_OF_RANGE, outcome)
 
     def test_positions_in_one_append(self) -> None:
-        """Of one batch."""
         self.created(put(content_type=JSON))
         self.appended(post(b"[" + b" ,\n".join(TRICKY) + b"]", content_type=JSON))
         self._check_boundaries(list(TRICKY))
@@ -222,7 +220,6 @@ class ReadingSuite(StoreRig):
         self._check_boundaries(list(TRICKY))
 
     def test_positions_in_many_appends(self) -> None:
-        """Of appends one by one, and of some that were sent together."""
         self.created(put("a", JSON, TRICKY[1]))
         messages = [TRICKY[1]]
         for tricky in TRICKY:
@@ -255,7 +252,7 @@ class ReadingSuite(StoreRig):
             self.assertEqual(found, messages)
 
     def test_chunks_of_one_append(self) -> None:
-        """No limit tears a message of a large batch."""
+        """Chunks of a large batch are whole messages."""
         messages = self._large_messages()
         self.created(put(content_type=JSON))
         self.appended(post(b"[" + b",".join(messages) + b"]", content_type=JSON))
@@ -264,7 +261,7 @@ class ReadingSuite(StoreRig):
         self._check_chunks(messages)
 
     def test_chunks_of_many_appends(self) -> None:
-        """Nor of many, one by one and sent together."""
+        """Chunks of many appends are whole messages."""
         messages = self._large_messages()
         self.created(put("a", JSON, messages[0]))
         for one in messages[1:]:
@@ -275,7 +272,7 @@ class ReadingSuite(StoreRig):
         self._check_chunks(messages * 2)
 
     def test_positions_in_large_messages(self) -> None:
-        """Also where a record of the store begins, and at every comma near it."""
+        """Positions at record ends and commas inside a message are refused."""
         messages = self._large_messages()
         self.created(put(content_type=JSON))
         self.appended(post(b"[" + b",".join(messages) + b"]", content_type=JSON))
@@ -292,7 +289,7 @@ class ReadingSuite(StoreRig):
                 self.assertRefused(Problem.OFFSET_OUT_OF_RANGE, outcome)
 
     def test_the_deepest_message(self) -> None:
-        """What was accepted can be read from behind it, and from before."""
+        """Positions around the most deeply nested message work."""
         deepest = b'{"a":' * 256 + b"1" + b"}" * 256
         self.created(put(content_type=JSON))
         self.appended(post(b"[1,%b,2]" % deepest, content_type=JSON))

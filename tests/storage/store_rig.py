@@ -49,7 +49,7 @@ def put(
     lifetime: Lifetime = NO_EXPIRY,
     closed: bool = False,
 ) -> Create:
-    """A PUT as it comes from the wire."""
+    """Return the command of a PUT request."""
     body = bodies.initial(content_type or content_types.DEFAULT, raw)
     return Create(path, content_type, lifetime, closed, body)
 
@@ -62,36 +62,35 @@ def post(
     seq: bytes | None = None,
     producer: tuple[str, int, int] | None = None,
 ) -> Append:
-    """A POST as it comes from the wire."""
+    """Return the command of a POST request."""
     body = bodies.appended(content_type, raw) if raw else None
     claim = None if producer is None else ProducerClaim(*producer)
     return Append(path, content_type, body, closed, seq, claim)
 
 
 class StoreRig(_Base):
-    """A fresh store for every test. `told` is what its listener heard, commit by commit."""
+    """Fresh store per test. `told` has the changes of each commit."""
 
     lead = 0
     """How far the wall clock is ahead of the store's time (ms)."""
 
     def make_store(self) -> IStreamStore:
-        """Make an open, empty store whose clock is ``self.now``, and the wall clock ``self.lead``
-        ahead of it."""
+        """Open an empty store with the clock ``self.now`` and the wall clock offset ``self.lead``."""
         raise NotImplementedError
 
     def reopen(self, store: IStreamStore) -> IStreamStore:
-        """The same store after a restart; itself where it does not outlive one."""
+        """Return the store after a restart; itself if it does not survive one."""
         return store
 
     def sweep(self, store: IStreamStore) -> None:
-        """End what has expired."""
+        """End expired streams."""
         raise NotImplementedError
 
     def settle(self, store: IStreamStore) -> None:
-        """Do what is left to be done in the background."""
+        """Finish the background work."""
 
     def result(self, deferred: Deferred[T]) -> T:
-        """What a Deferred comes to."""
+        """Return the result of a Deferred."""
         return self.successResultOf(deferred)
 
     # -- the store ------------------------------------------------------------------------
@@ -101,61 +100,60 @@ class StoreRig(_Base):
         self.addCleanup(self.finish)
 
     def begin(self) -> None:
-        """A new store at the beginning of time."""
+        """Make a store and add a listener."""
         self.now = START
         self.told: list[Sequence[Change]] = []
         self.store = self.make_store()
         self.store.add_listener(self.told.append)
 
     def finish(self) -> None:
-        """Close the store."""
         self.settle(self.store)
         self.result(self.store.close())
 
     def restart(self) -> None:
-        """Close the store and open it again, if it can."""
+        """Close and reopen the store if it can."""
         store = self.reopen(self.store)
         if store is not self.store:
             self.store = store
             store.add_listener(self.told.append)
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the time."""
         self.now += round(seconds * 1000)
 
     # -- short words ------------------------------------------------------------------------
 
     def submit(self, command: Command) -> Outcome:
-        """One command, alone."""
+        """Carry out one command."""
         return self.result(self.store.submit(command))
 
     def submit_all(self, *commands: Command) -> list[Outcome]:
-        """Commands one behind the other, none waiting for the one before."""
+        """Submit commands without waiting in between, and return their outcomes."""
         submitted = list(map(self.store.submit, commands))
         return [self.result(deferred) for deferred in submitted]
 
     def created(self, command: Create) -> StreamState:
-        """Create what is not there yet."""
+        """Create a stream that must not exist."""
         outcome = self.submit(command)
         assert isinstance(outcome, Created), outcome
         self.assertTrue(outcome.fresh)
         return outcome.state
 
     def appended(self, command: Append) -> StreamState:
-        """Append, or close, what is not a duplicate."""
+        """Append or close; must not be a duplicate."""
         outcome = self.submit(command)
         assert isinstance(outcome, Appended), outcome
         self.assertFalse(outcome.duplicate)
         return outcome.state
 
     def deleted(self, path: str = "a") -> StreamState:
-        """Delete what is there."""
+        """Delete a stream that must exist."""
         outcome = self.submit(Delete(path))
         assert isinstance(outcome, Deleted), outcome
         return outcome.state
 
     def look(self, path: str = "a") -> StreamState:
-        """The stream at a path, which has one."""
+        """Return the state of a stream that must exist."""
         state = self.result(self.store.get_state(path))
         assert isinstance(state, StreamState), state
         return state
@@ -163,14 +161,14 @@ class StoreRig(_Base):
     def read(
         self, offset: int = 0, limit: int = 2**20, path: str = "a", stream_id: int | None = None
     ) -> Chunk:
-        """One read, which succeeds."""
+        """Read once; must succeed."""
         chunk = self.result(self.store.read(path, offset, limit, stream_id))
         assert isinstance(chunk, Chunk), chunk
         self.assertEqual(chunk.state.path, path)
         return chunk
 
     def chunks(self, limit: int, path: str = "a", start: int = 0) -> list[Chunk]:
-        """All of a stream from a position, chunk by chunk; each of them is looked at."""
+        """Return all chunks of a stream from a position, and check each."""
         found = [self.read(start, limit, path)]
         while not found[-1].at_tail:
             self.assertTrue(found[-1].data, "a read that is not at the tail brings something")
@@ -178,21 +176,21 @@ class StoreRig(_Base):
         return found
 
     def content(self, path: str = "a", start: int = 0) -> bytes:
-        """All stored bytes from a position."""
+        """Return all stored bytes from a position."""
         return b"".join([chunk.data for chunk in self.chunks(2**20, path, start)])
 
     def messages(self, path: str = "a", start: int = 0) -> tuple[bytes, ...]:
-        """All messages of a stream in JSON mode from a position."""
+        """Return all messages of a JSON stream from a position."""
         return json_mode.split(json_mode.document(self.content(path, start)))
 
     def assertRefused(self, problem: Problem, outcome: object) -> Refusal:
-        """Assert that an outcome is a refusal with a problem; the refusal."""
+        """Assert that an outcome is a refusal with a problem; return it."""
         assert isinstance(outcome, Refusal), outcome
         self.assertEqual(outcome.problem, problem)
         return outcome
 
     def assertGone(self, path: str = "a", problem: Problem = Problem.STREAM_NOT_FOUND) -> None:
-        """Assert that nothing can be done with a path but creating a stream there."""
+        """Assert that the only command a path accepts is the creation of a stream."""
         outcomes: list[Any] = [
             self.result(self.store.get_state(path)),
             self.result(self.store.read(path, 0, 100)),
