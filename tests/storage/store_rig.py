@@ -75,7 +75,7 @@ class StoreRig(_Base):
     """How far the wall clock is ahead of the store's time (ms)."""
 
     def make_store(self) -> IStreamStore:
-        """Open an empty store with the clock ``self.now`` and the wall clock offset ``self.lead``."""
+        """Open an empty store with clock ``self.now`` and wall clock offset ``self.lead``."""
         raise NotImplementedError
 
     def reopen(self, store: IStreamStore) -> IStreamStore:

@@ -39,7 +39,7 @@ class ChunkCache:
 
 
 class StreamingResponse:
-    """Sink (`EventSink`) that writes a streamed body to a connection.
+    """Sink (`BodySink`) that writes a streamed body to a connection.
 
     ``chunks`` is None for a body that is not chunked. ``sized`` is true if the head has a
     Content-Length; without it and without chunks the body ends when the connection closes.
@@ -68,7 +68,7 @@ class StreamingResponse:
             if self._paused:
                 producer.pauseProducing()
 
-    # -- EventSink, for the producer ------------------------------------------------------------
+    # -- BodySink, for the producer ------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """Send bytes of the body."""

@@ -50,7 +50,7 @@ class ResourceRequest(Protocol):
 
 
 class Http2Stream:
-    """Request that is incomplete or being executed, and sink (`EventSink`) of its streamed body.
+    """Request that is incomplete or being executed, and sink (`BodySink`) of its streamed body.
 
     ``window`` is the number of bytes that the client accepts, ``received`` the number that it sent
     since its own window was last opened. ``since`` (seconds) and ``moved`` (bytes) are the state
@@ -162,7 +162,7 @@ class Http2Stream:
             size -= len(first)
         return b"".join(parts)
 
-    # -- EventSink ------------------------------------------------------------------------------
+    # -- BodySink ------------------------------------------------------------------------------
 
     def follow(self, follow: Follow) -> None:
         """Start the producer of a streamed body."""

@@ -17,7 +17,7 @@ from durable_streams_tw.live.timer_queue import Timeout, TimerQueue
 
 @implementer(IPushProducer)
 class RequestSink:
-    """Sink (`EventSink`) that writes a streamed body to a request.
+    """Sink (`BodySink`) that writes a streamed body to a request.
 
     It registers as the request's producer before the first write, which may fill the transport's
     buffer. It resets the connection if the transport stays full for the time of ``timeouts``.
@@ -51,7 +51,7 @@ class RequestSink:
                 producer.pauseProducing()
         return ended
 
-    # -- EventSink --------------------------------------------------------------------------
+    # -- BodySink --------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """Send bytes of the body."""
