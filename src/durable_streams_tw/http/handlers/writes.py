@@ -74,7 +74,7 @@ class WriteHandler:
                 fields.precondition,
             )
 
-        # A fork without a content type has that of its source, whose bytes frame the body.
+        # A fork without a content type has its source's; the store frames its body again.
         content_type = fields.content_type or content_types.DEFAULT
         if _is_slow(content_type, raw):
             return self._enqueue(
