@@ -227,7 +227,7 @@ class WebhookTests(WakesCase):
         state = self.state()
         self.wakes._take(type(state)(9, "s", state.config, b"", 0))
         self.assertTrue(call.cancelled)
-        self.assertEqual(self.wakes._charges, {})
+        self.assertEqual(self.wakes._entries, {})
 
     def test_work_that_is_gone(self) -> None:
         """A stream is deleted while its wake waits for the retry."""
@@ -439,7 +439,7 @@ class FlakyTests(WakesCase):
         self.begin()
         self.submit(Unsubscribe("s"))
         late.callback(answers[0])
-        self.assertEqual(self.wakes._charges, {})
+        self.assertEqual(self.wakes._entries, {})
 
 
 class ClockTests(WakesCase):

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from typing import Final
 
-#: How many names one resolver looks up at once, in a thread each.
+#: Maximum number of lookups of one resolver in progress, each in its own thread.
 RESOLVER_THREADS: Final = 16
 
-#: How many of these threads the names of one domain may occupy.
+#: Maximum of these threads for names of one domain.
 RESOLVER_SHARE: Final = 3
 
-#: How many of these threads are kept for names that were found promptly last time.
+#: Number of these threads reserved for names that were resolved promptly last time.
 RESOLVER_RESERVED: Final = 4
 
-#: How long finding a name may take to count as prompt (seconds).
+#: Maximum time of a lookup that counts as prompt.
 RESOLVER_PROMPT: Final = 1.0
 
-#: How many names one resolver remembers.
+#: Number of names in the cache of one resolver.
 RESOLVER_REMEMBERED: Final = 4096
 
-#: How long the addresses of a name are used again (seconds).
+#: Time that resolved addresses are cached.
 RESOLVER_CACHE: Final = 5.0
 
-#: How many names may wait to be looked up; more are refused.
+#: Maximum number of queued lookups; more are refused.
 MAX_LOOKUPS: Final = 1024
 
-#: How long finding the addresses of a webhook's name may take (seconds).
+#: Maximum time of the lookup of a webhook host.
 RESOLVE_TIMEOUT: Final = 5.0

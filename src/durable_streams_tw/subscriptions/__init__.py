@@ -1,6 +1,5 @@
-"""Subscriptions: workers that are woken by webhooks, or by events on a wake stream
-(PROTOCOL.md §6, §7).
+"""Subscriptions: webhook calls, wake tokens and signing keys (PROTOCOL.md §6, §7).
 
-What becomes of a subscription is decided in the store's transactions, by
-`protocol.subscriptions.state`; here is what has to be done about it in the world outside.
+`protocol.subscriptions.state` decides all changes of a subscription, in transactions of the store;
+this package carries out their effects outside the store.
 """

@@ -1,4 +1,4 @@
-"""Deliveries: what a webhook is told of a wake, and what comes of telling it (PROTOCOL.md §7.1)."""
+"""Webhook delivery: notification of a wake, and its result (PROTOCOL.md §7.1)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from durable_streams_tw.protocol.subscriptions.outcomes import WorkItem
 from durable_streams_tw.protocol.subscriptions.state import Subscription, Wake, is_current
 from durable_streams_tw.storage.api import IStreamStore, StoreSnapshot
 from durable_streams_tw.storage.commands.pending import work_of
-from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
+from durable_streams_tw.storage.commands.subscription_queries import subscription_by_id
 from durable_streams_tw.subscriptions.keyring import Keyring
 from durable_streams_tw.subscriptions.limits import (
     DELIVERIES_REMEMBERED,
@@ -38,12 +38,12 @@ from durable_streams_tw.subscriptions.webhook_response import WebhookResponse
 
 
 class Post(Protocol):
-    """Sends a body to a URL: `calling.Caller.post`."""
+    """Type of `WebhookClient.post`."""
 
     def __call__(
         self, url: str, body: bytes, header: dict[str, str], timeout: float
     ) -> Deferred[WebhookResponse]:
-        """Fails with whatever went wrong."""
+        """Send a body to a URL; the Deferred fails with any error."""
 
 
 class _Done(Struct):
@@ -54,11 +54,11 @@ _answer = msgspec.json.Decoder(_Done)
 
 
 class WebhookDelivery:
-    """Calls webhooks, a bounded number at once, and tells the store what came of it.
+    """Sender of webhook calls, at most `MAX_DELIVERIES` at a time, which stores the results.
 
-    ``base`` gives the URL of the streams' root, a slash at its end; ``random`` a number from 0
-    to 1; ``seconds`` monotonic time. A receiver that hangs keeps other deliveries to its domain
-    waiting, not those to other hosts (`FairLimiter`).
+    ``base`` returns the URL of the streams' root with a trailing slash; ``random`` a number from 0
+    to 1; ``seconds`` monotonic time. A host that hangs delays other deliveries to its domain only
+    (`FairLimiter`).
     """
 
     _log = Logger()
@@ -83,13 +83,13 @@ class WebhookDelivery:
         self._limiter = FairLimiter(
             MAX_DELIVERIES, DELIVERIES_SHARE, DELIVERIES_RESERVED, DELIVERIES_REMEMBERED
         )
-        #: Calls by what came of them: done, accepted, refused (another status), failed.
+        #: Number of calls by result: done, accepted, refused (status not 2xx), failed.
         self.calls: Counter[str] = Counter()
 
     def deliver(self, state: Subscription) -> Deferred[bool]:
-        """Call the webhook of a wake. Whether the store knows now what came of it.
+        """Call the webhook of a wake; fire with True if the result has been stored.
 
-        Cancelling ends the call, and tells nobody: it is to be made again.
+        Cancelling ends the call without storing a result, so that it is repeated.
         """
         return ensureDeferred(self._deliver_in_turn(state))
 
@@ -106,15 +106,15 @@ class WebhookDelivery:
     async def _deliver(self, state: Subscription) -> bool:
         assert state.wake_id is not None, "a wake is delivered"
         wake = Wake(state.generation, state.wake_id)
-        items = await self._store.query(lambda moment: _work(moment, state, wake))
+        items = await self._store.query(lambda snapshot: _work(snapshot, state, wake))
         if isinstance(items, Refusal):
             return False
         if items is None:
-            # The wake is over.
+            # The wake has ended.
             return True
         base = self._base()
         if base is None:
-            # The ports are about to be opened.
+            # The URL is unknown until the ports are open.
             return False
         result = await self._call(state, items, base) if items else DeliveryResult.DONE
         seen = tuple([Ack(item.path, offset_at(item.stream, item.tail)) for item in items])
@@ -135,26 +135,28 @@ class WebhookDelivery:
             "Webhook-Signature": self._keyring.sign(body),
         }
         try:
-            answered = await self._post(url, body, header, state.config.lease_ttl / 1000)
+            response = await self._post(url, body, header, state.config.lease_ttl / 1000)
         except CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+        except Exception as error:  # noqa: BLE001 - any error leads to a retry
             detail = error.refusal.detail if isinstance(error, Refused) else repr(error)
-            self._log.info("the webhook of {id!r} failed: {why}", id=state.id, why=detail)
+            self._log.info("Webhook of subscription {id!r} failed: {why}", id=state.id, why=detail)
             self.calls["failed"] += 1
             return DeliveryResult.FAILED
-        if not 200 <= answered.status < 300:
+        if not 200 <= response.status < 300:
             self._log.info(
-                "the webhook of {id!r} answered {status}", id=state.id, status=answered.status
+                "Webhook of subscription {id!r} returned status {status}",
+                id=state.id,
+                status=response.status,
             )
             self.calls["refused"] += 1
             return DeliveryResult.FAILED
-        done = _says_done(answered.body)
+        done = _says_done(response.body)
         self.calls["done" if done else "accepted"] += 1
         return DeliveryResult.DONE if done else DeliveryResult.ACCEPTED
 
     def _body(self, state: Subscription, items: tuple[WorkItem, ...], base: str) -> bytes:
-        told = {
+        payload = {
             "subscription_id": state.id,
             "wake_id": state.wake_id,
             "generation": state.generation,
@@ -162,15 +164,15 @@ class WebhookDelivery:
             "callback_url": callback_url(base, state.id),
             "callback_token": self._tokens.issue(state),
         }
-        return json.dumps(told).encode("ascii")
+        return json.dumps(payload).encode("ascii")
 
 
-def _work(moment: StoreSnapshot, state: Subscription, wake: Wake) -> tuple[WorkItem, ...] | None:
-    """What a wake shows, None where it is over."""
-    known = moment.get(SUBSCRIPTIONS, subscription_key(state.id))
+def _work(snapshot: StoreSnapshot, state: Subscription, wake: Wake) -> tuple[WorkItem, ...] | None:
+    """Return the work of a wake, None if the wake has ended."""
+    known = subscription_by_id(snapshot, state.id)
     if known is None or known.number != state.number or not is_current(known, wake):
         return None
-    return work_of(moment, moment.active_stream, known)
+    return work_of(snapshot, snapshot.active_stream, known)
 
 
 def _says_done(body: bytes) -> bool:
@@ -179,17 +181,17 @@ def _says_done(body: bytes) -> bool:
     try:
         return _answer.decode(body).done
     except (msgspec.MsgspecError, RecursionError):
-        # A webhook may answer whatever it likes: then it calls back.
+        # Any other body is allowed: the webhook then uses the callback URL.
         return False
 
 
 def callback_url(base: str, name: str) -> str:
-    """Where a webhook calls back; ``base`` is the URL of the streams' root."""
+    """Return the callback URL; ``base`` is the URL of the streams' root."""
     return f"{base}__ds/subscriptions/{quote(name, safe='')}/callback"
 
 
 def work_item(item: WorkItem) -> dict[str, Any]:
-    """A stream of a wake as workers are shown it."""
+    """Return a stream of a wake in its JSON form."""
     return {
         "path": item.path,
         "link_type": "explicit" if item.explicit else "glob",

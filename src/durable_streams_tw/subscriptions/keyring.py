@@ -1,4 +1,4 @@
-"""The keyring: signing keys and the tokens' secret, in a file that nobody else can read."""
+"""Keyring: webhook signing keys and the secret of wake tokens, in a private file."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class _Stored(Struct):
 
 
 class Keyring:
-    """The keys of one server.
+    """Signing keys and token secret of one server.
 
-    Kept in ``directory``, in memory only where that is None. ``seconds`` tells the time since
-    1970. `open` it before use.
+    Stored in ``directory``, in memory only if that is None. ``seconds`` returns the time since the
+    Unix epoch. Call `open` before use.
     """
 
     def __init__(self, directory: str | None, seconds: Callable[[], float]) -> None:
@@ -50,7 +50,7 @@ class Keyring:
         self.secret = b""
 
     def open(self, rotate: bool = False) -> None:
-        """Read the keys, or make the first; with ``rotate`` add one that will take over.
+        """Read the keys or create the first one; with ``rotate`` add a successor.
 
         Raises `StoreUnusable` if they cannot be read, or if every user of the system can
         read or change them.
@@ -69,17 +69,17 @@ class Keyring:
             self._write()
 
     def sign(self, body: bytes) -> str:
-        """The Webhook-Signature of a body that is sent now."""
+        """Return the Webhook-Signature header of a body that is sent now."""
         now = self._now()
         return signing.signature(signing.signer(self._keys, now), body, now)
 
     @property
     def kid(self) -> str:
-        """The name of the key that signs now."""
+        """Id of the key that signs now."""
         return signing.signer(self._keys, self._now()).kid
 
     def jwks(self) -> bytes:
-        """The published keys as a JWK Set."""
+        """Return the published keys as a JWK Set."""
         return signing.jwks(self._keys, self._now())
 
     def _now(self) -> int:
@@ -95,7 +95,7 @@ class Keyring:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, whole or not at all. Raises `StoreUnusable`."""
+    """Replace a file atomically, readable only by its owner. Raises `StoreUnusable`."""
     # Here, so that a program whose streams are in memory does without LMDB.
     from durable_streams_tw.storage.files import persist
 
@@ -110,11 +110,11 @@ def _replace(path: Path, content: bytes) -> None:
         os.replace(draft, path)
         persist(str(path.parent))
     except OSError as error:
-        raise StoreUnusable(f"{path} cannot be written: {error.strerror}") from None
+        raise StoreUnusable(f"could not write {path}: {error.strerror}") from None
 
 
 def _restrict(path: Path, descriptor: int) -> None:
-    """Take the group's access to the key file away, as far as this process may.
+    """Remove the group's access to the key file, if this process is allowed to.
 
     Kubernetes gives the group (``fsGroup``) access to each file of a volume at each mount, and
     OpenShift runs each pod as another user of that group; so group access is a warning.
@@ -161,11 +161,13 @@ def _read(path: Path) -> tuple[bytes, tuple[SigningKey, ...]] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StoreUnusable(f"{path} cannot be read: {error.strerror}") from None
+        raise StoreUnusable(f"could not read {path}: {error.strerror}") from None
     try:
         stored = msgspec.json.decode(content, type=_Stored)
     except msgspec.MsgspecError as error:
-        raise StoreUnusable(f"{path} is damaged ({error}): restore it, or take it away") from None
+        raise StoreUnusable(
+            f"{path} is damaged ({error}): restore it, or remove it to get new keys"
+        ) from None
     keys = tuple([SigningKey(key.public, key.private, key.signs_from) for key in stored.keys])
     sound = (
         stored.format == _FORMAT

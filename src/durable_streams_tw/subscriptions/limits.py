@@ -6,45 +6,45 @@ from typing import Final
 
 KIB: Final = 1024
 
-#: How many streams the description of a subscription lists.
+#: Maximum number of streams in the description of a subscription.
 MAX_LISTED_STREAMS: Final = 10_000
 
-#: How many names are looked at for streams that its glob matches.
+#: Maximum number of names scanned for streams that its glob matches.
 MAX_SCANNED_NAMES: Final = 100_000
 
-#: How many webhook calls are under way at once; the others wait their turn.
+#: Maximum number of concurrent webhook calls; further calls are queued.
 MAX_DELIVERIES: Final = 512
 
-#: How many of these may go to one domain, or to one host that answered promptly last time.
+#: Maximum of these to one domain, or to one host that was prompt last time.
 DELIVERIES_SHARE: Final = 64
 
-#: How many of these are kept for hosts that answered promptly last time.
+#: Number of these reserved for hosts that were prompt last time.
 DELIVERIES_RESERVED: Final = 128
 
-#: How many such hosts are remembered.
+#: Number of prompt hosts remembered.
 DELIVERIES_REMEMBERED: Final = 4096
 
-#: How long the answer of a webhook may take to count as prompt (seconds).
+#: Maximum response time of a webhook that counts as prompt.
 DELIVERY_PROMPT: Final = 5.0
 
-#: How long a webhook may take to answer, where the lease is not shorter.
+#: Maximum time of a webhook call, unless the lease is shorter.
 WEBHOOK_TIMEOUT: Final = 30.0
 
-#: How long a call whose wake is over may still go on before the next one is made.
+#: Time that a call may continue after its wake has ended, before the next call.
 DELIVERY_GRACE: Final = 5.0
 
-#: How much of a webhook's answer is read.
+#: Maximum size of a webhook response.
 MAX_WEBHOOK_RESPONSE: Final = 64 * KIB
 
-#: After how long what the store could not do for a subscription is asked of it again.
+#: Pause before an action that the store refused is retried.
 DUTY_RETRY: Final = 1.0
 
-#: The same where only the clocks did not agree that it was due.
+#: The same if the action was not due yet by the store's clock.
 DUTY_EARLY: Final = 0.05
 
-#: How long a callback or claim token is valid. It is renewed by heartbeats in its second half.
+#: Lifetime of a callback or claim token. Heartbeats in its second half renew it.
 TOKEN_LIFETIME: Final = 3600
 
-#: A new signing key is published for so long before it signs, and an old one for so long after
-#: its last signature: JWKS caches (300 s) and replay windows (five minutes) pass by.
+#: Time that a signing key is published before its first and after its last signature: longer than
+#: JWKS caches and replay windows (300 s each).
 KEY_OVERLAP: Final = 600

@@ -1,4 +1,4 @@
-"""The subscriptions of a store, wired together: started and stopped with it."""
+"""Subscription service of a store: delivery, scheduler, keyring and tokens."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ T = TypeVar("T")
 
 _NOWHERE = Refusal(
     Problem.INVALID_REQUEST,
-    "webhooks are not served here: the server does not know the URL under which it is called back",
+    "webhooks are not available: the server does not know its own URL for callbacks",
 )
 
 
 class Subscriptions:
-    """What is done for the subscriptions of a store, and how they are asked for.
+    """Subscriptions of a store, started after it and stopped before it.
 
-    ``now`` returns the store's time (ms since the Unix epoch). ``directory`` keeps the keys, None
-    for memory. ``base`` gives the URL of the streams' root, a slash at its end, None where nobody
-    knows it; ``allow_local`` says whether webhooks may lead to this machine. ``caller`` stands in
-    for the one that calls them.
+    ``now`` returns the store's time (ms since the Unix epoch). ``directory`` stores the keys, None
+    keeps them in memory. ``base`` returns the URL of the streams' root with a trailing slash, None
+    if it is unknown; ``allow_local`` whether webhooks on this machine are allowed. ``caller``
+    replaces the webhook client in tests.
     """
 
     def __init__(
@@ -59,21 +59,21 @@ class Subscriptions:
         deliveries = WebhookDelivery(
             store, self._caller.post, self.keyring, self.tokens, base, random, timers.seconds
         )
-        #: Webhook calls by what came of them.
+        #: Number of webhook calls by result.
         self.calls = deliveries.calls
         self._wakes = Scheduler(store, deliveries.deliver, timers, now)
 
     def start(self) -> None:
-        """Take up what is owed. The store is open. Raises `StoreUnusable`."""
+        """Open the keyring and start the scheduler. Raises `StoreUnusable`."""
         self.keyring.open(self._rotate)
         self._wakes.start()
 
     def stop(self) -> Deferred[None]:
-        """Let go of everything but the store; fires when no call is under way."""
+        """Stop the scheduler. The Deferred fires when no call is in progress."""
         return self._wakes.stop()
 
     def subscribe(self, command: Subscribe) -> Deferred[Outcome]:
-        """Make a subscription. Fails with `Refused` where its webhook may not be called."""
+        """Create a subscription. Fails with `Refused` if its webhook URL is not allowed."""
         url = command.config.url
         if command.config.kind is not Kind.WEBHOOK or url is None:
             return self._store.submit(command)
@@ -83,13 +83,13 @@ class Subscriptions:
         return inspected.addCallback(lambda _: self._store.submit(command))
 
     def describe(self, name: str) -> Deferred[Description | Refusal]:
-        """The subscription of an id, and its streams."""
-        return self._store.query(lambda moment: describe(moment, name))
+        """Return the subscription with an id and its streams."""
+        return self._store.query(lambda snapshot: describe(snapshot, name))
 
     def ask(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
-        """What the store has to say of its subscriptions."""
+        """Run a query on a snapshot of the store."""
         return self._store.query(question)
 
     def submit(self, command: SubscriptionCommand) -> Deferred[Outcome]:
-        """Any other command."""
+        """Submit any other command to the store."""
         return self._store.submit(command)

@@ -1,9 +1,8 @@
-"""WakeTokens of wakes: signed JWTs that are good for one wake of one subscription (PROTOCOL.md
-§7.1-§7.3, §12.9).
+"""Wake tokens: signed JWTs for one wake of one subscription (PROTOCOL.md §7.1-§7.3, §12.9).
 
 The rules of RFC 8725: one algorithm, which the token does not choose (§3.1); a secret of full
-entropy (§3.5); a ``typ`` of its own (§3.11); issuer, subject and audience are checked, each use
-has an audience of its own (§3.8, §3.9, §3.12); everything that says something is required.
+entropy (§3.5); a dedicated ``typ`` (§3.11); issuer, subject and audience are checked, each use
+has its own audience (§3.8, §3.9, §3.12); all claims are required.
 """
 
 from __future__ import annotations
@@ -27,32 +26,34 @@ _AUDIENCES: Final = {
     Kind.PULL: "durable-streams:claim",
 }
 _REQUIRED: Final = ["aud", "exp", "gen", "iat", "iss", "jti", "num", "sub"]
-# RFC 7515 §3.1, without padding: there is one way to write a token.
+# RFC 7515 §3.1, without padding: a token has one spelling.
 _FORM: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-# What we issue is far below; what comes in may be anything.
+# Far above the length of issued tokens.
 _LONGEST: Final = 4096
 
 _INVALID: Final = Refusal(
-    Problem.TOKEN_INVALID, "the token is none of this server's, or was not given for this"
+    Problem.TOKEN_INVALID, "the token was not issued by this server for this subscription"
 )
 _EXPIRED: Final = Refusal(Problem.TOKEN_EXPIRED, "the token has expired")
 TOKEN_MISSING: Final = Refusal(
     Problem.TOKEN_INVALID,
-    "the wake's token is missing: Authorization: Bearer <token>",
+    "the wake token is missing: send Authorization: Bearer <token>",
     ((b"WWW-Authenticate", b"Bearer"),),
 )
 
 
 class WakeTokens:
-    """Issues and checks tokens with the secret that ``secret`` gives, at times that ``seconds``
-    tells (since 1970)."""
+    """Issuer and verifier of wake tokens.
+
+    ``secret`` returns the HMAC key, ``seconds`` the time since the Unix epoch.
+    """
 
     def __init__(self, secret: Callable[[], bytes], seconds: Callable[[], float]) -> None:
         self._secret = secret
         self._seconds = seconds
 
     def issue(self, state: Subscription) -> str:
-        """A token for the wake in flight."""
+        """Return a token for the current wake of a subscription."""
         now = int(self._seconds())
         claims = {
             "iss": _ISSUER,
@@ -67,7 +68,7 @@ class WakeTokens:
         return jwt.encode(claims, self._secret(), algorithm=_ALGORITHM, headers=_HEADER)
 
     def check(self, token: str, name: str, kind: Kind) -> TokenClaims | Refusal:
-        """What a token says of a subscription's wake, or why it says nothing."""
+        """Return the wake that a token proves, or a refusal."""
         claims = self._claims(token, kind)
         if isinstance(claims, Refusal):
             return claims
@@ -77,7 +78,7 @@ class WakeTokens:
         return TokenClaims(number, Wake(generation, wake_id))
 
     def renew(self, token: str, state: Subscription) -> str | None:
-        """A new token for one that is past the middle of its life, for the same wake."""
+        """Return a new token if the given one is in the second half of its lifetime."""
         claims = self._claims(token, state.config.kind)
         if isinstance(claims, Refusal) or claims["exp"] - self._seconds() > TOKEN_LIFETIME / 2:
             return None
@@ -87,7 +88,7 @@ class WakeTokens:
         if len(token) > _LONGEST or _FORM.fullmatch(token) is None:
             return _INVALID
         try:
-            # Expiry is compared below, with a clock of ours.
+            # Expiry is checked below, with the clock of this class.
             whole = jwt.decode_complete(
                 token,
                 self._secret(),
@@ -105,12 +106,12 @@ class WakeTokens:
         except (jwt.InvalidTokenError, binascii.Error, UnicodeError, RecursionError):
             return _INVALID
         claims: dict[str, Any] = whole["payload"]
-        # Exactly what is issued: no key ids, no extensions that somebody finds critical.
+        # Only the exact header of issued tokens: no key ids, no critical extensions.
         if whole["header"] != _HEADER or not _counts(claims["exp"]):
             return _INVALID
         return _EXPIRED if self._seconds() >= claims["exp"] else claims
 
 
 def _counts(value: object) -> bool:
-    # Exactly that: True is an integer too.
+    # bool is a subclass of int.
     return type(value) is int and 0 <= value < 2**64

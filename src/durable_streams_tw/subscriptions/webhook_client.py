@@ -1,8 +1,7 @@
-"""Calling webhooks: one POST, to an address that was looked at, bounded in time and size.
+"""Webhook client: one POST to a verified address, bounded in time and size.
 
-Each address that the name has, or had within the last seconds (`outgoing.resolver`), is judged for
-every call (`guard`). The connection goes to one of those (`exchange`), whatever the name says a
-moment later.
+Each call checks all addresses of the host name (`outgoing.resolver`, `ssrf_guard`) and connects to
+one of these addresses (`webhook_transport`), so a later change of the DNS record has no effect.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from durable_streams_tw.subscriptions.webhook_response import (
 )
 
 Resolve = Callable[[str], "Deferred[list[str]]"]
-"""The addresses of a name, as text; none where it has none."""
+"""Function that resolves a host name to addresses as text, an empty list if it has none."""
 
 _log: Final = Logger()
 
 
 class WebhookClient:
-    """Makes the calls.
+    """Client that calls webhooks.
 
-    ``reactor`` gives connections and time; ``allow_local`` says whether this machine may be
-    called; ``resolve`` stands in for a resolver of its own.
+    ``allow_local`` returns whether URLs on this machine are allowed; ``resolve`` replaces the
+    resolver in tests.
     """
 
     def __init__(
@@ -51,9 +50,9 @@ class WebhookClient:
         self._resolve = resolve or Resolver(reactor).resolve
 
     def inspect(self, url: str) -> Deferred[None]:
-        """Whether a URL may be called, as far as can be told before a call.
+        """Check that a URL is allowed. The Deferred fails with `Refused`.
 
-        Fails with `Refused`. A name that cannot be resolved now is looked at later.
+        A name that cannot be resolved now is checked at the first call.
         """
         return ensureDeferred(self._inspect(url))
 
@@ -62,14 +61,16 @@ class WebhookClient:
         try:
             await self._addresses(target)
         except (TimeoutError, TooManyLookups) as late:
-            _log.info("{host} is not resolved yet: {late}", host=target.host, late=late)
+            _log.info(
+                "Could not resolve webhook host {host} yet: {late}", host=target.host, late=late
+            )
 
     def post(
         self, url: str, body: bytes, header: Mapping[str, str], timeout: float
     ) -> Deferred[WebhookResponse]:
-        """Send a body. Fails with whatever went wrong, `Refused` where the call is not allowed.
+        """Send a body and fire with the response; fail with `Refused` if the URL is not allowed.
 
-        ``timeout`` (in seconds, at most `WEBHOOK_TIMEOUT`) is for all of it. Cancelling ends
+        ``timeout`` (seconds, at most `WEBHOOK_TIMEOUT`) covers the whole call. Cancelling aborts
         the connection.
         """
         posted = cancellable(ensureDeferred(self._post(url, body, header)))

@@ -1,8 +1,8 @@
-"""One POST to addresses that were looked at.
+"""POST request to verified addresses.
 
-1. The connection goes to one of them; TLS asks for the name, and so does the Host field.
-2. Nothing is followed: no redirects, no proxies, no cookies, no connections kept.
-3. What comes back is counted where it arrives, heads included, and never decompressed.
+1. The connection goes to one of the addresses; TLS and the Host header use the host name.
+2. No redirects, proxies, cookies or persistent connections.
+3. Received bytes are counted on arrival, headers included, and never decompressed.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from durable_streams_tw.subscriptions.limits import MAX_WEBHOOK_RESPONSE
 from durable_streams_tw.subscriptions.ssrf_guard import Address, Target
 from durable_streams_tw.subscriptions.webhook_response import WebhookResponse, WebhookUnreachable
 
-# TLS frames, certificates and chunk sizes come on top of what is read.
-_MOST_RECEIVED: Final = MAX_WEBHOOK_RESPONSE + 48 * 1024
+# Allowance for TLS frames, certificates and chunk sizes.
+_MAX_RECEIVED: Final = MAX_WEBHOOK_RESPONSE + 48 * 1024
 
 
 async def post(
@@ -40,9 +40,9 @@ async def post(
     body: bytes,
     header: Mapping[str, str],
 ) -> WebhookResponse:
-    """Send a body; the status and the body of the answer.
+    """Send a body and return the response.
 
-    Raises whatever went wrong; then, and when it is cancelled, nothing stays connected.
+    Raises any error. On error or cancellation all connections are aborted.
     """
     endpoints = _Endpoints(reactor, target, addresses)
     pool = HTTPConnectionPool(reactor, persistent=False)
@@ -63,7 +63,7 @@ async def post(
 
 @implementer(IAgentEndpointFactory, IStreamClientEndpoint)
 class _Endpoints:
-    """Leads every URI to the first address, of those that were looked at, which answers."""
+    """Endpoint factory that connects to the first reachable address of the verified ones."""
 
     def __init__(self, reactor: Any, target: Target, addresses: Sequence[Address]) -> None:
         self._reactor = reactor
@@ -72,7 +72,7 @@ class _Endpoints:
         self._connections: list[Any] = []
 
     def abort(self) -> None:
-        """End what is still connected."""
+        """Abort all open connections."""
         for connection in self._connections:
             connection.transport.abortConnection()
 
@@ -94,7 +94,7 @@ class _Endpoints:
                 wrapper: Any = await self._endpoint(address).connect(factory)
             except (CancelledError, ConnectingCancelledError):
                 raise
-            except Exception as error:  # noqa: BLE001 - the next address may do better
+            except Exception as error:  # noqa: BLE001 - try the next address
                 reason = error
             else:
                 self._connections.append(wrapper)
@@ -114,14 +114,14 @@ class _Endpoints:
 
 
 class _Meter(ProtocolWrapper):
-    """Ends a connection that brings more than anybody would read."""
+    """Connection that is aborted after `_MAX_RECEIVED` bytes."""
 
     _received = 0
 
     def dataReceived(self, data: bytes) -> None:
         self._received += len(data)
         transport: Any = self.transport
-        if self._received > _MOST_RECEIVED:
+        if self._received > _MAX_RECEIVED:
             transport.abortConnection()
         else:
             ProtocolWrapper.dataReceived(self, data)
