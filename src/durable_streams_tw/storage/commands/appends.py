@@ -63,6 +63,6 @@ def position(transaction: Transaction, command: Append, now: int) -> tuple[int, 
 
 
 def living(transaction: Transaction, path: str, now: int) -> StreamState | None:
-    """The stream at a path, where a client may use it."""
+    """Return the stream at a path if a client may use it."""
     state = check_usable(transaction.stream_at(path), transaction.access, now)
     return None if isinstance(state, Refusal) else state

@@ -1,5 +1,4 @@
-"""Counting the messages behind a fork's offset, where Stream-Fork-Sub-Offset asks for it
-(PROTOCOL.md §4.2).
+"""Counting of messages after a fork's offset, for Stream-Fork-Sub-Offset (PROTOCOL.md §4.2).
 
 The committer counts only where a few records hold all of them. Everything else is counted before,
 in steps of bounded size beside the committer, and the transaction checks that the source is still
@@ -45,16 +44,16 @@ class Reader(Protocol):
     """What counting needs of a store, or of a moment of it."""
 
     def stream_at(self, path: str) -> StreamState | None:
-        """The stream that holds a path."""
+        """Return the stream at a path."""
 
     def stream(self, stream_id: int) -> StreamState | None:
-        """The stream of an id."""
+        """Return the stream with an id."""
 
     def is_boundary(self, state: StreamState, position: int) -> bool:
         """Whether a position lies between messages."""
 
     def message_runs(self, state: StreamState, start: int) -> Iterator[Run]:
-        """The stored messages of a stream from a boundary up to its tail, a record at a time."""
+        """Yield the stored messages from a boundary to the tail, a record at a time."""
 
 
 class Counting(Struct, frozen=True):

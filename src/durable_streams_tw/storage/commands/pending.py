@@ -91,8 +91,10 @@ def ended(transaction: Transaction, path: str, now: int) -> None:
 
 
 def drop(transaction: Transaction, member: Member, path: str) -> int:
-    """Remove the cursor of a stream, and end a wake that was for this stream only, unless a worker
-    has taken it. Return the cost."""
+    """Remove the cursor of a stream and return the cost.
+
+    A wake for this stream only is ended too, unless a worker has claimed it.
+    """
     number, name = member
     key = stream_key(number, path)
     if transaction.get(CURSORS, key) is None:
@@ -224,7 +226,7 @@ def save(transaction: Transaction, state: Subscription) -> None:
 
 
 def wake(transaction: Transaction, state: Subscription, trigger: str, now: int) -> Subscription:
-    """The next wake of an idle subscription; a pull-wake one's event is written with it."""
+    """Begin the next wake of an idle subscription; write its event if it is pull-wake."""
     text = base64.urlsafe_b64encode(transaction.random_bytes(_WAKE_ID_BYTES)).decode("ascii")
     state = subscriptions_state.begin_wake(state, trigger, f"w_{text}", now)
     return offer(transaction, state, now) if state.config.kind is Kind.PULL else state
@@ -233,7 +235,7 @@ def wake(transaction: Transaction, state: Subscription, trigger: str, now: int) 
 def wake_if_pending(
     transaction: Transaction, state: Subscription, after: bytes, now: int
 ) -> Subscription:
-    """An idle subscription, or its next wake where anything is pending.
+    """Return the subscription idle, or with its next wake if streams are pending.
 
     The wake begins behind the stream with the key ``after``, so that where there is more than
     one wake shows, all streams have their turn. Cursors of streams that have expired are let
@@ -275,7 +277,7 @@ def offer(transaction: Transaction, state: Subscription, now: int) -> Subscripti
 
 
 def _event(state: Subscription, stream: StreamState, now: int) -> Append:
-    """The wake event (§7.2), as one message, or as one line where streams have no messages."""
+    """Return the wake event (§7.2): a message in JSON mode, else a line."""
     event = {
         "type": "wake",
         "subscription_id": state.id,
@@ -297,7 +299,7 @@ def work_of(
     look: Callable[[str], StreamState | None],
     state: Subscription,
 ) -> tuple[WorkItem, ...]:
-    """The streams with pending work that one wake shows, beginning with the one that caused it.
+    """Return the pending streams that a wake lists, first the one that caused it.
 
     ``look`` finds streams that are living. What does not fit is left for the next wake.
     """

@@ -151,7 +151,7 @@ def end(transaction: Transaction, state: StreamState, now: int) -> Deleted:
 
 
 def _release(transaction: Transaction, state: StreamState) -> None:
-    """A fork is gone: count it out, and up the chain end what lived for it only (§4.2)."""
+    """Release a fork's source, and delete sources that only the fork kept alive (§4.2)."""
     while state.fork is not None:
         source = transaction.stream(state.fork.source_id)
         assert source is not None, "a source outlives its forks"

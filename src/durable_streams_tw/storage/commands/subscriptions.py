@@ -295,7 +295,7 @@ def _due(transaction: Transaction, state: Subscription, now: int) -> Subscriptio
 def _next(
     transaction: Transaction, state: Subscription, now: int, acks: tuple[Ack, ...] = ()
 ) -> Subscription:
-    """The wake is over: what follows it is written, and returned."""
+    """End the wake; write and return the state that follows."""
     keys = [stream_key(state.number, ack.path) for ack in acks]
     behind = max(keys, default=stream_key(state.number, state.trigger))
     after = subscriptions_state.end_wake(state)
@@ -314,8 +314,10 @@ def _refuse_ack(
     now: int,
     between: frozenset[tuple[int, int]] | None,
 ) -> Refusal | None:
-    """Refuse an ack that is wrong. ``between`` are positions by stream id that are known to lie
-    between messages, None where that need not be looked at."""
+    """Return a refusal if an ack is invalid.
+
+    ``between`` has known message boundaries by stream id; None skips that check.
+    """
     if _member(state) not in transaction.index.matching(ack.path):
         return _UNKNOWN_STREAM
     stream = living(transaction, ack.path, now)

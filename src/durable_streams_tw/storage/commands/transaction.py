@@ -48,10 +48,10 @@ class Transaction(Protocol):
         """Return the state of a stream's producer."""
 
     def message_runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
-        """Yield the stored messages of a JSON stream from a boundary to its tail, inherited ones
-        included, as size and bytes of runs of whole messages of at most a record each.
+        """Yield size and bytes of runs of messages of a JSON stream, from a boundary to its tail.
 
-        The bytes of a single message that is larger than a record are None.
+        Inherited messages are included. A run has whole messages, of at most a record. The
+        bytes of a single message that is larger than a record are None.
         """
 
     def is_boundary(self, state: StreamState, position: int) -> bool:

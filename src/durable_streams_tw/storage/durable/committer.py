@@ -585,10 +585,9 @@ class Committer:
         now: int,
         until: float,
     ) -> int | None:
-        """End streams whose time has come, and move the others' entries; how many there was time
-        for.
+        """End expired streams and move the entries of others; return how many were processed.
 
-        None where one has failed: it is among the ``spared`` now, and the sweep is to begin
+        Return None after a failure: the stream is in ``spared`` now, and the sweep begins
         again.
         """
         for done, (found_at, stream_id) in enumerate(due):
@@ -661,11 +660,10 @@ class Committer:
 
 
 class _Passed(Struct, frozen=True):
-    """How far a sweep of several steps has come: the last deadline and ended stream that are dealt
-    with, and the last record that was freed.
+    """Progress of a sweep: the last deadline, ended stream and freed record.
 
-    A search from the first key would pass over all that was removed since the map was brought up
-    to date, step after step.
+    Each step continues there. A search from the first key would pass over all keys removed since
+    the last checkpoint.
     """
 
     deadline: bytes = b""
@@ -709,6 +707,8 @@ def _due(
 
 
 def _grows(command: Command) -> bool:
-    """Whether a command is refused unseen where there is no room. Those of streams are decided:
-    a duplicate, or a stream that is there already, takes none."""
+    """Return True if a full disk refuses a command without deciding it.
+
+    Commands on streams are decided: a duplicate, or a stream that exists, needs no space.
+    """
     return isinstance(command, Subscribe | LinkStreams)

@@ -100,7 +100,7 @@ class BatchTransaction:
     # -- Transaction ------------------------------------------------------------------------
 
     def stream_at(self, path: str) -> StreamState | None:
-        """The stream that holds a path."""
+        """Return the stream at a path."""
         stream = self._written.by_path.get(path)
         if stream is None:
             if path in self._absent:
@@ -113,12 +113,12 @@ class BatchTransaction:
         return stream.state
 
     def stream(self, stream_id: int) -> StreamState | None:
-        """The stream of an id."""
+        """Return the stream with an id."""
         stream = self._open(stream_id)
         return None if stream is None else stream.state
 
     def new_id(self) -> int:
-        """The next id; the counter is durable with the batch that uses it."""
+        """Return the next id. The counter becomes durable with this batch."""
         offered = self._offered
         if offered is not None and offered.new:
             # The id under which the body was written.
@@ -150,12 +150,12 @@ class BatchTransaction:
         return written.process_first_id
 
     def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
-        """What the stream remembers of a producer."""
+        """Return the state of a producer, or None."""
         known = self._producer(stream_id, producer_id)
         return None if known is None else known[1]
 
     def _producer(self, stream_id: int, producer_id: str) -> tuple[int, ProducerState] | None:
-        """A producer's generation and state, where the stream remembers it."""
+        """Return a producer's generation and state, or None."""
         stream = self._open(stream_id)
         assert stream is not None, "producers are those of a stream that exists"
         current = stream.producers
@@ -175,7 +175,7 @@ class BatchTransaction:
         return None
 
     def message_runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
-        """The stored messages of a stream, those of this batch too."""
+        """Yield the stored messages of a stream, those of this batch included."""
         self._flush_data()
         return reader.message_runs(self._batch, self.stream, state, start)
 
@@ -277,7 +277,7 @@ class BatchTransaction:
         return known
 
     def get(self, table: Table[T], key: bytes) -> T | None:
-        """The record of a key."""
+        """Return the record of a key."""
         remembered = self._written.records
         whole = table.prefix + key
         known: T | None = remembered.get(whole, _MISSING)
@@ -295,7 +295,7 @@ class BatchTransaction:
         self._record(table, key, None)
 
     def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
-        """Records in order, those of this batch too."""
+        """Yield records in order, those of this batch included."""
         self._flush_records(table)
         return tables.scan(self._batch, table, first, stop)
 
@@ -538,7 +538,7 @@ class BatchTransaction:
         self._written.keep(stream, value if extendable else None)
 
     def _extendable(self, stream: OpenStream, tail: int, added: int) -> bytes | None:
-        """The value of the last record, where so many bytes fit in behind its own."""
+        """Return the last record's value if it has room for that many more bytes."""
         if stream.last_start is None or tail - stream.last_start + added > MERGE_RECORD:
             return None
         if stream.last_value is not None:
