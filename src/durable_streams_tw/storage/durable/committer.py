@@ -31,6 +31,7 @@ from msgspec import Struct
 from twisted.logger import Logger
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import LinkStreams, Subscribe
@@ -72,6 +73,7 @@ CORRUPT = Refusal(Problem.CORRUPT_RECORD, "stored bytes of this stream failed th
 BUG = Refusal(Problem.INTERNAL, "the server failed; nothing was written")
 
 _LARGEST: Final = max(DELETE_STEP, SWEEP_STEP)
+_WITH_BODY: Final = (Append, Create)
 _SLOWEST: Final = 32
 _SPARED: Final = 16
 
@@ -349,7 +351,7 @@ class Committer:
         least = max(spared, default=0) + 1
         clock = self._clock
         for index, command in enumerate(commands):
-            if index >= least + len(waiting) and clock() >= until:
+            if index >= least and clock() >= until:
                 break
             outcome: Outcome | None
             if (held or fan_outs or staged or blocked) and self._must_wait(
@@ -359,6 +361,7 @@ class Committer:
                     outcomes.append(FULL)
                     continue
                 waiting.append(index)
+                least += 1
                 if isinstance(command, Append | Create | Delete):
                     blocked.add(command.path)
                 else:
@@ -371,7 +374,14 @@ class Committer:
             else:
                 writes = transaction.writes
                 try:
-                    outcome = self._carry_out(transaction, command, now)
+                    if (
+                        isinstance(command, _WITH_BODY)
+                        and command.body is not None
+                        and len(command.body.data) > MAX_BATCH
+                    ):
+                        outcome = self._carry_out_step(transaction, command, command.body, now)
+                    else:
+                        outcome = apply(transaction, command, now)
                 except CorruptRecord as corrupt:
                     self._log.error("{corrupt}", corrupt=corrupt)
                     outcome = CORRUPT
@@ -389,6 +399,7 @@ class Committer:
             if outcome is None:
                 assert isinstance(command, Append | Create), "only these are done in steps"
                 waiting.append(index)
+                least += 1
                 blocked.add(command.path)
             else:
                 outcomes.append(outcome)
@@ -408,15 +419,11 @@ class Committer:
                     return True
         return pending.must_wait(transaction, command, held)
 
-    def _carry_out(
-        self, transaction: BatchTransaction, command: Command, now: int
+    def _carry_out_step(
+        self, transaction: BatchTransaction, command: Append | Create, body: Body, now: int
     ) -> Outcome | None:
-        """Carry out a command, or the next step of one with a large body: None until the last."""
-        if not isinstance(command, Append | Create):
-            return apply(transaction, command, now)
-        body, path = command.body, command.path
-        if body is None or len(body.data) <= MAX_BATCH:
-            return apply(transaction, command, now)
+        """Carry out the next step of a command with a large body; return None until the last."""
+        path = command.path
         upload = self._uploads.get(path)
         if upload is None:
             target = body_position(transaction, command, now)
