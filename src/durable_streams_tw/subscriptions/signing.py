@@ -1,8 +1,7 @@
-"""Signing keys: what they are, when they sign, and for how long they are published
-(PROTOCOL.md §6.5, §7.1).
+"""Signing keys of webhooks: creation, rotation, publication (PROTOCOL.md §6.5, §7.1).
 
-A key is published before it signs and after, so that a receiver with an older key set, or with a
-delivery that was on its way, finds it. ``KEY_OVERLAP`` is that time.
+A key is published for ``KEY_OVERLAP`` before it signs and after, so that receivers with a cached
+key set or a delayed delivery find it.
 """
 
 from __future__ import annotations
@@ -19,8 +18,11 @@ from durable_streams_tw.subscriptions.limits import KEY_OVERLAP
 
 
 class SigningKey(Struct, frozen=True):
-    """An Ed25519 key. ``private`` is its seed (RFC 8032 §5.1.5), None once it signs no more;
-    ``signs_from`` is when it takes over (seconds since 1970)."""
+    """Ed25519 key.
+
+    ``private`` is its seed (RFC 8032 §5.1.5), None once it no longer signs. It signs from
+    ``signs_from`` on (seconds since the Unix epoch).
+    """
 
     public: bytes
     private: bytes | None
@@ -28,31 +30,30 @@ class SigningKey(Struct, frozen=True):
 
     @property
     def kid(self) -> str:
-        """Its name: the JWK thumbprint (RFC 7638, RFC 8037 §2)."""
+        """Return the key's id, its JWK thumbprint (RFC 7638, RFC 8037 §2)."""
         canonical = {"crv": "Ed25519", "kty": "OKP", "x": base64url(self.public)}
         text = json.dumps(canonical, separators=(",", ":"), sort_keys=True)
         return "ds_" + base64url(hashlib.sha256(text.encode("ascii")).digest())
 
 
 def base64url(data: bytes) -> str:
-    """Base64 for URLs, without padding (RFC 7515 §2)."""
+    """Encode as base64url without padding (RFC 7515 §2)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def new_key(signs_from: int) -> SigningKey:
-    """A key that nobody has seen."""
+    """Generate a key."""
     key = Ed25519PrivateKey.generate()
     return SigningKey(key.public_key().public_bytes_raw(), key.private_bytes_raw(), signs_from)
 
 
 def rotated(keys: Sequence[SigningKey], now: int) -> tuple[SigningKey, ...]:
-    """One more key, published from now on, which signs a while later."""
+    """Return the keys with a new one, which is published now and signs after KEY_OVERLAP."""
     return (*pruned(keys, now), new_key(now + KEY_OVERLAP))
 
 
 def pruned(keys: Sequence[SigningKey], now: int) -> tuple[SigningKey, ...]:
-    """Without keys that nothing can be signed with any more; what has signed its last loses its
-    private half."""
+    """Return the keys that are still published, without private halves that no longer sign."""
     kept: list[SigningKey] = []
     for index, key in enumerate(keys):
         after = keys[index + 1].signs_from if index + 1 < len(keys) else None
@@ -64,8 +65,10 @@ def pruned(keys: Sequence[SigningKey], now: int) -> tuple[SigningKey, ...]:
 
 
 def signer(keys: Sequence[SigningKey], now: int) -> SigningKey:
-    """The key whose turn it is: the youngest that signs by now, or, where the clock was put
-    back, the oldest that still can."""
+    """Return the newest key that signs at ``now``.
+
+    If the clock was set back before all of them, return the oldest that can sign.
+    """
     able = [key for key in keys if key.private is not None]
     assert able, "there is always a key that signs"
     ripe = [key for key in able if key.signs_from <= now]
@@ -73,7 +76,7 @@ def signer(keys: Sequence[SigningKey], now: int) -> SigningKey:
 
 
 def signature(key: SigningKey, body: bytes, now: int) -> str:
-    """The Webhook-Signature of a body, sent at a time (seconds since 1970)."""
+    """Return the Webhook-Signature of a body sent at ``now`` (seconds since the Unix epoch)."""
     assert key.private is not None, "a key that signs has its private half"
     private = Ed25519PrivateKey.from_private_bytes(key.private)
     signed = base64url(private.sign(b"%d." % now + body))
@@ -81,7 +84,7 @@ def signature(key: SigningKey, body: bytes, now: int) -> str:
 
 
 def jwks(keys: Sequence[SigningKey], now: int) -> bytes:
-    """The published keys as a JWK Set (RFC 7517 §5, RFC 8037 §2)."""
+    """Return the published keys as a JWK Set (RFC 7517 §5, RFC 8037 §2)."""
     published = [
         {
             "kty": "OKP",

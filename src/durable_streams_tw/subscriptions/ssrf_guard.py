@@ -145,8 +145,10 @@ def _judge_host(host: str, bracketed: bool, allow_local: bool) -> bool:
 
 
 def limiter_key(url: str) -> str:
-    """Return the host of a URL, with its port where it is this machine: what shares a limit with
-    other webhooks. An empty text stands for every URL that may not be called anyway."""
+    """Return the host by which calls are limited; with the port if it is this machine.
+
+    Return an empty string for URLs that cannot be parsed; these are never called.
+    """
     try:
         parts = urlsplit(url)
         host = (parts.hostname or "").removesuffix(".")
@@ -163,7 +165,7 @@ def _is_this_machine(host: str) -> bool:
 
 
 def parse_address(host: str) -> Address | None:
-    """The address that a host is, in any of the ways in which one can be written."""
+    """Return the IP address that a host denotes in any notation, or None."""
     try:
         return ip_address(host)
     except ValueError:
@@ -194,10 +196,10 @@ def _is_loopback(address: Address) -> bool:
 
 
 def check_addresses(target: Target, found: list[str]) -> list[Address]:
-    """The addresses of a target's name, each of which may be called.
+    """Return the addresses of a target's name.
 
-    Raises `Refused` (WEBHOOK_URL_REJECTED) where there is one that may not: whoever answers
-    with a good and a bad address is up to something.
+    Raise `Refused` (WEBHOOK_URL_REJECTED) if one of them may not be called: a mix of allowed and
+    forbidden addresses is an attack.
     """
     addresses: list[Address] = []
     for text in found:
