@@ -33,7 +33,7 @@ from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.operators.resources import OperatorTree
 from durable_streams_tw.subscriptions.webhook_client import WebhookClient
 from durable_streams_tw.telemetry.health import Ready
-from durable_streams_tw.telemetry.logs import JSONLog, Lines, entry, line_of, open_json_log
+from durable_streams_tw.telemetry.logs import JSONLog, LineWriter, entry, line_of, open_json_log
 from durable_streams_tw.telemetry.metrics import Metrics
 from tests.http.server_rig import MORNING, Client, at_once
 from tests.service.black_box import PATIENCE, Foreground, command
@@ -169,7 +169,7 @@ class LinesTests(SynchronousTestCase):
 
     def test_lost_and_told(self) -> None:
         """Lines that found no room are counted, and their number is the next line."""
-        lines = Lines(1)
+        lines = LineWriter(1)
         lines.write(b"one\n")
         self.room = 0
         for _ in range(3):
@@ -183,7 +183,7 @@ class LinesTests(SynchronousTestCase):
 
     def test_cut_short(self) -> None:
         """Half a line stays a line of its own, and counts as lost."""
-        lines = Lines(1)
+        lines = LineWriter(1)
         self.room = 3
         lines.write(b"one line\n")
         lines.write(b"another\n")
@@ -197,7 +197,7 @@ class LinesTests(SynchronousTestCase):
     def test_any_disk(self, steps: list[tuple[int, int]]) -> None:
         """Every line is there whole or counted, whenever there is room and however much."""
         self.taken = b""
-        lines = Lines(1)
+        lines = LineWriter(1)
         written = 0
         for number, (room, size) in enumerate(steps):
             self.room = room

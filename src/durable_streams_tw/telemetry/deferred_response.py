@@ -1,4 +1,4 @@
-"""Answers below ``/-/`` that take a while."""
+"""Asynchronous responses of operator resources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from durable_streams_tw.http.twisted_web.resource import refuse
 
 
 def respond_later(request: Request, told: Deferred[Response]) -> int:
-    """Answer a request when the response is there, unless the client has gone by then."""
+    """Send a response when its Deferred fires, unless the client has disconnected."""
     gone: list[Failure] = []
     request.notifyFinish().addErrback(gone.append)
 

@@ -1,7 +1,7 @@
-"""The one table of metrics: their names, kinds, labels and meanings.
+"""Table of metrics: names, kinds, labels and help texts.
 
-Names end in their unit, counters in ``_total``. No label ever has a value that a client chose:
-paths, users and addresses would make as many series as there are of them, and would tell.
+Names end in their unit, counters in ``_total``. No label has a value that a client can choose:
+paths, users and addresses would create unbounded series and disclose names.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-#: What all names begin with.
+#: Prefix of all names.
 NAMESPACE: Final = "durable_streams"
 
 
 class Family(Struct, frozen=True):
-    """A metric. ``name`` comes without the namespace, a counter's without ``_total``."""
+    """Metric. ``name`` omits the namespace, and ``_total`` of a counter."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -24,7 +24,7 @@ class Family(Struct, frozen=True):
 
     @property
     def full_name(self) -> str:
-        """The name that queries use; a histogram's without ``_bucket`` and the like."""
+        """Name in queries, without suffixes of a histogram such as ``_bucket``."""
         ending = "_total" if self.kind == "counter" else ""
         return f"{NAMESPACE}_{self.name}{ending}"
 
@@ -42,16 +42,16 @@ COMMITS: Final = Family("commits", "counter", "Batches that were made durable.")
 FAILED_BATCHES: Final = Family("failed_batches", "counter", "Batches that could not be written.")
 BATCH_SIZE: Final = Family("batch_size", "histogram", "Writes that share a batch.")
 BATCH_SECONDS: Final = Family(
-    "batch_seconds", "histogram", "How long a batch takes, from the first decision to the disk."
+    "batch_seconds", "histogram", "Duration of a batch from its first command to the flush."
 )
 COMMIT_SECONDS: Final = Family(
-    "commit_seconds", "histogram", "How long of it the disk takes: write and flush."
+    "commit_seconds", "histogram", "Duration of writing and flushing a batch."
 )
 QUEUE_SECONDS: Final = Family(
-    "queue_wait_seconds", "histogram", "How long the first write of a batch waited for its turn."
+    "queue_wait_seconds", "histogram", "Time that the first write of a batch was queued."
 )
 READ_WAIT_SECONDS: Final = Family(
-    "read_wait_seconds", "histogram", "How long reads of the disk waited for a thread."
+    "read_wait_seconds", "histogram", "Time that disk reads waited for a thread."
 )
 WEBHOOK_CALLS: Final = Family(
     "webhook_calls", "counter", "Webhooks called, by result.", ("result",)
@@ -59,32 +59,30 @@ WEBHOOK_CALLS: Final = Family(
 DROPPED: Final = Family(
     "dropped_subscribers",
     "counter",
-    "Event stream connections that ended before they had all: cut, or gone while they lagged.",
+    "SSE connections that ended before they had received all events.",
 )
 CONNECTIONS: Final = Family("connections", "gauge", "Open connections of clients.")
 SUBSCRIBERS: Final = Family("live_subscribers", "gauge", "Live readers, by kind.", ("kind",))
-LAGGING: Final = Family(
-    "lagging_subscribers", "gauge", "Event stream connections that are not caught up."
-)
-FOLLOWED: Final = Family("followed_streams", "gauge", "Streams that somebody follows live.")
-QUEUED: Final = Family("queued_commands", "gauge", "Writes that wait for their answers.")
+LAGGING: Final = Family("lagging_subscribers", "gauge", "SSE connections that are not caught up.")
+FOLLOWED: Final = Family("followed_streams", "gauge", "Streams with live readers.")
+QUEUED: Final = Family("queued_commands", "gauge", "Writes that wait for their commit.")
 QUEUED_BYTES: Final = Family("queued_bytes", "gauge", "Bytes in the bodies of these writes.")
 JOURNALED: Final = Family(
-    "journaled_bytes", "gauge", "Bytes that are journaled and not in the map yet."
+    "journaled_bytes", "gauge", "Bytes in the write-ahead log that are not in LMDB yet."
 )
-MAP_USED: Final = Family("map_used_bytes", "gauge", "Bytes of the pages that hold data.")
-MAP_FREE: Final = Family("map_free_bytes", "gauge", "How much more the map can hold at most.")
+MAP_USED: Final = Family("map_used_bytes", "gauge", "Bytes of LMDB pages in use.")
+MAP_FREE: Final = Family("map_free_bytes", "gauge", "Bytes left in the LMDB map.")
 FILE_SIZE: Final = Family("data_file_bytes", "gauge", "The size of the data file.")
-DISK_FREE: Final = Family("disk_free_bytes", "gauge", "What the file system has left.")
-READERS: Final = Family("snapshots", "gauge", "Snapshots of the store that are open.")
+DISK_FREE: Final = Family("disk_free_bytes", "gauge", "Free bytes of the file system.")
+READERS: Final = Family("snapshots", "gauge", "Open snapshots of the store.")
 READER_LAG: Final = Family(
     "oldest_reader_commits",
     "gauge",
-    "How many commits the oldest snapshot is behind; pages freed since cannot be used again.",
+    "Commits since the oldest snapshot; pages freed since then cannot be reused.",
 )
-BUILD: Final = Family("build_info", "gauge", "Always 1; the labels say what runs.", ("version",))
+BUILD: Final = Family("build_info", "gauge", "Always 1; the label is the version.", ("version",))
 
-#: Only where streams are kept on a disk.
+#: Metrics of a durable store only.
 ON_DISK: Final = (
     *(BATCH_SIZE, BATCH_SECONDS, COMMIT_SECONDS, QUEUE_SECONDS, READ_WAIT_SECONDS),
     *(COMMITS, FAILED_BATCHES, QUEUED, QUEUED_BYTES),
@@ -97,7 +95,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     *ON_DISK,
 )
 
-#: What is counted from the start, so that a rate is right from the first event on.
+#: Label values that start at 0, so that rates include the first event.
 RESULTS: Final = ("done", "duplicate", "refused", "failed")
 OPERATIONS: Final = ("append", "create", "delete", "subscription")
 CALL_RESULTS: Final = ("done", "accepted", "refused", "failed")

@@ -1,7 +1,7 @@
-"""Probes: ``/-/live`` says that the reactor turns, ``/-/ready`` that writes would succeed.
+"""Health probes: liveness (``/-/live``) and readiness (``/-/ready``).
 
-Live is for whoever restarts a process that hangs, ready for whoever sends it requests. A full
-disk is no reason for a restart, so only ready tells of it.
+Liveness only requires that the reactor runs, readiness that writes would succeed. A full disk
+fails readiness only, because a restart would not help.
 """
 
 from __future__ import annotations
@@ -20,32 +20,31 @@ from durable_streams_tw.http.operators.server_stats import ServerStats
 from durable_streams_tw.http.twisted_web.resource import send
 from durable_streams_tw.telemetry.deferred_response import respond_later
 
-#: How long writing may take that is well (seconds). Probes are given a few, by whoever asks.
+#: Maximum time of the test write (seconds), less than the usual timeout of probes.
 READY_TIMEOUT: Final = 2.0
 
-#: For how long what was found is told again (seconds): probes of many cost the disk one write.
+#: Time that a good result is cached (seconds), so that many probes cause one write.
 READY_FOR: Final = 1.0
 
-#: The same for an obstacle (seconds): it may be gone, and clients are kept away until that is told.
+#: Time that a bad result is cached (seconds); shorter, so that recovery is noticed soon.
 NOT_READY_FOR: Final = 0.25
 
 _JSON: Final = b"application/json"
-_SLOW: Final = f"nothing was written for {READY_TIMEOUT:g} s: the disk hangs, or its thread is dead"
+_SLOW: Final = f"no write for {READY_TIMEOUT:g} s: the disk hangs or its thread is dead"
 
 
 class Live(resources.OperatorResource):
-    """``GET /-/live``: whoever reads the answer knows that the process serves."""
+    """Resource ``GET /-/live``: 200 while the reactor runs."""
 
     def show(self, request: Request) -> Any:
-        """Answer at once."""
+        """Respond with 200."""
         return send(_told(200, "live"), request)
 
 
 class Readiness:
-    """Whether writes would succeed, found out in threads; asked by as many as like.
+    """Readiness check, which runs in threads.
 
-    While one look is under way all share it, so a disk that hangs costs one thread, not one
-    for each probe.
+    Concurrent probes share one check, so a disk that hangs blocks one thread only.
     """
 
     _log = Logger()
@@ -60,7 +59,7 @@ class Readiness:
         self._was_ready = True
 
     def obstacle(self) -> Deferred[str | None]:
-        """Why the server is not ready, None where it is. Fires in `READY_TIMEOUT` seconds."""
+        """Return why the server is not ready, None if it is, within `READY_TIMEOUT` seconds."""
         answer: Deferred[str | None] = Deferred(self._left)
         recent = READY_FOR if self._found is None else NOT_READY_FOR
         if not self._looking and self._clock.seconds() - self._found_at < recent:
@@ -89,9 +88,9 @@ class Readiness:
         if ready is not self._was_ready:
             self._was_ready = ready
             if ready:
-                self._log.info("ready again")
+                self._log.info("The server is ready again")
             else:
-                self._log.warn("not ready: {why}", why=found)
+                self._log.warn("The server is not ready: {why}", why=found)
         return found
 
 
@@ -103,7 +102,7 @@ class Ready(resources.OperatorResource):
         self._readiness = Readiness(observed)
 
     def show(self, request: Request) -> Any:
-        """Answer when that is known."""
+        """Respond when the check has finished."""
         return respond_later(request, self._readiness.obstacle().addCallback(_ready))
 
 
@@ -119,5 +118,5 @@ def _told(status: int, word: str, why: str | None = None) -> Response:
 
 
 def _bug(failure: Failure) -> str:
-    Readiness._log.failure("looking at the store failed", failure)
-    return "the server met a bug; its log says more"
+    Readiness._log.failure("Readiness check failed", failure)
+    return "internal error, see the log of the server"

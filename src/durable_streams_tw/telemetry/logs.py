@@ -1,9 +1,9 @@
-"""Logs for machines: one flat JSON object a line, and never a reason to stop serving.
+"""JSON logs: one flat object per line, which never block or fail a request.
 
-1. What a client sends is in no event, but for names of streams and subscriptions where something
-   is wrong with them: no body, no field of a request, no token.
-2. An event is one line, whatever is in it: nobody can forge a second one.
-3. A disk that is full loses lines, not requests; how many is said once there is room.
+1. Events contain no request bodies, headers or tokens; names of streams and subscriptions appear
+   only in errors about them.
+2. Each event is one line, so that clients cannot forge log lines.
+3. If the disk is full, lines are dropped; their number is logged once there is room.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-#: Characters of a text in an event; tracebacks may have more.
+#: Maximum length of a text and of a traceback in an event, in characters.
 _LONGEST: Final = 2_000
 _LONGEST_TRACE: Final = 20_000
 
 _TAKEN: Final = frozenset(("time", "level", "source", "message", "request_id", "error", "trace"))
 
-# What older parts of Twisted put into every event.
+# Keys that the legacy log API of Twisted adds to each event.
 _LEGACY: Final = frozenset(
     ("format", "isError", "system", "failure", "why", "logLevel", "log", "printed")
 )
@@ -70,7 +70,7 @@ def _part(value: Any) -> Any:
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
-        # JSON has no infinities.
+        # JSON cannot represent infinities.
         return value if abs(value) < 1e300 else str(value)
     return _short(str(value), _LONGEST)
 
@@ -79,17 +79,17 @@ def _short(text: str, most: int) -> str:
     return text if len(text) <= most else text[:most] + "..."
 
 
-class Lines:
-    """A descriptor that takes lines, and loses those that it cannot write."""
+class LineWriter:
+    """Writer of lines to a file descriptor, which drops lines that cannot be written."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._lost = 0
-        # Whether the last line was cut short.
+        # Whether the last line was written only in part.
         self._torn = False
 
     def reopen(self, path: str | Path) -> None:
-        """Write to the file that has this name now. Raises `OSError`."""
+        """Switch to the file with this name. Raises `OSError`."""
         opened = _open(path)
         try:
             os.dup2(opened, self._descriptor, inheritable=False)
@@ -97,7 +97,7 @@ class Lines:
             os.close(opened)
 
     def write(self, line: bytes) -> None:
-        """Write a line. Raises nothing that a disk can cause."""
+        """Write a line, or drop it on an `OSError`."""
         if self._lost:
             lost = {"level": "warn", "source": __name__, "message": "lines of this log were lost"}
             told = json.dumps({**lost, "lost": self._lost}).encode("ascii") + b"\n"
@@ -110,7 +110,7 @@ class Lines:
 
     def _written(self, line: bytes) -> bool:
         if self._torn:
-            # What was cut short stays a line of its own.
+            # Terminate the partial line first.
             line = b"\n" + line
         try:
             written = os.write(self._descriptor, line)
@@ -124,14 +124,14 @@ class Lines:
 
 @implementer(ILogObserver)
 class JSONLog:
-    """Writes events as lines of JSON, to the file at ``path`` where that is known."""
+    """Log observer that writes lines of JSON; ``path`` is the file, if it can be reopened."""
 
     def __init__(self, descriptor: int, path: str | Path | None = None) -> None:
-        self._lines = Lines(descriptor)
+        self._lines = LineWriter(descriptor)
         self._path = path
 
     def reopen(self) -> None:
-        """Go on in the file that has the log's name now, which another program has renamed.
+        """Reopen the log by its name, after another program has renamed the file.
 
         Raises `OSError`.
         """
@@ -139,14 +139,14 @@ class JSONLog:
             self._lines.reopen(self._path)
 
     def __call__(self, event: LogEvent) -> None:
-        """Write an event. Debugging is left out."""
+        """Write an event unless its level is debug."""
         level = event.get("log_level")
         if level is not LogLevel.debug:
             self._lines.write(line_of(event))
 
 
 def open_json_log(path: str | Path) -> JSONLog:
-    """Log to the end of a file, so that other programs may rotate it by copying or renaming."""
+    """Open a log in append mode, so that other programs can rotate it."""
     return JSONLog(_open(path), path)
 
 

@@ -1,7 +1,7 @@
-"""``/-/metrics`` for Prometheus: counters are read, and levels asked for, when it scrapes.
+"""Prometheus metrics at ``/-/metrics``, read from the server at each scrape.
 
-Nothing is kept twice: the registry has one collector, which reads what the streams count
-anyway, and a registry of its own, so that an application's metrics and these do not mix.
+The counters belong to the server; this module has no copy. It uses a registry of its own, separate
+from that of an embedding application.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from durable_streams_tw.telemetry import families
 from durable_streams_tw.telemetry.deferred_response import respond_later
 from durable_streams_tw.telemetry.families import Family
 
-#: How long a scrape waits for the disk's levels (seconds); then it goes without them.
+#: Maximum time that a scrape waits for the statistics of the store (seconds).
 LEVELS_TIMEOUT: Final = 2.0
 
 
 class Exposition:
-    """The metrics of one set of streams, as text."""
+    """Exposition of the metrics of one server as text."""
 
     def __init__(self, observed: ServerStats) -> None:
         self._observed = observed
@@ -47,11 +47,11 @@ class Exposition:
         return encode(self._registry), content_type
 
     def describe(self) -> Iterable[Any]:
-        """Nothing beforehand: registering must not read."""
+        """Return no metrics, so that registration does not read them."""
         return ()
 
     def collect(self) -> Iterator[Any]:
-        """All families with their values now (for the registry)."""
+        """Yield all metrics with their current values, for the registry."""
         observed = self._observed
         meter, levels = observed.meter, self._levels
         commands = {
@@ -97,7 +97,7 @@ class Exposition:
 
 
 class Metrics(resources.OperatorResource):
-    """``GET /-/metrics``."""
+    """Resource ``GET /-/metrics``."""
 
     def __init__(self, observed: ServerStats) -> None:
         resources.OperatorResource.__init__(self)
@@ -105,7 +105,7 @@ class Metrics(resources.OperatorResource):
         self._exposition: Exposition | None = None
 
     def show(self, request: Request) -> Any:
-        """Answer once the disk has said how it stands, or without it."""
+        """Respond with the metrics, without the store statistics if they time out."""
         accept = request.getHeader("accept") or ""
         told: Deferred[Any] = self._levels().addCallback(self._exposed, accept)
         return respond_later(request, told)
@@ -113,7 +113,7 @@ class Metrics(resources.OperatorResource):
     def _levels(self) -> Deferred[StoreStats | None]:
         observed = self._observed
         levels: Deferred[StoreStats | None] = Deferred()
-        # What hangs may answer after all, when nobody waits any more.
+        # The statistics may arrive after the timeout has fired the Deferred.
         observed.levels().addCallbacks(
             lambda found: None if levels.called else levels.callback(found),
             lambda failure: None if levels.called else levels.errback(failure),

@@ -1,7 +1,6 @@
-"""Traces: a span for each request for a stream, for OpenTelemetry.
+"""OpenTelemetry tracing: a span for each request for a stream.
 
-Imported only where traces are asked for, and then it is all that a request pays for. Names stay
-out: a span has the route's form and no path, no query, no field of the client's.
+Imported only if tracing is on. Spans have the route template, and no path, query or header value.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ from durable_streams_tw.protocol.subscriptions.control_paths import (
 )
 
 FLUSH_TIMEOUT: Final = 3.0
-"""How long spans that are not delivered yet may hold up the end (seconds)."""
+"""Maximum time that undelivered spans delay the shutdown (seconds)."""
 
 QUIET: Final = 60.0
-"""How long nothing is logged of a collector that is lost after it was (seconds)."""
+"""Minimum time between two log lines about the exporter (seconds)."""
 
 _METHODS: Final = {
     method: method.decode("ascii")
@@ -51,9 +50,9 @@ _LIBRARY: Final = "opentelemetry"
 
 
 class TracingHandler:
-    """Operations that leave a span for each request.
+    """Request handler that records a span for each request.
 
-    A span ends when the head of its answer is given: how long a reader follows is its own affair.
+    A span ends with the head of the response, so that live reads do not keep spans open.
     """
 
     def __init__(self, operations: RequestHandler, tracer: Any) -> None:
@@ -66,7 +65,7 @@ class TracingHandler:
         return lambda request: self._traced(request, inner)
 
     def decide(self, host: str | None, request: Request) -> Decision | Deferred[Decision]:
-        """Decide on a request by its head. One that is refused leaves its span at once."""
+        """Decide on a request by its head; record the span of a refused request."""
         decision = self._operations.decide(host, request)
         if isinstance(decision, Deferred):
             return decision.addCallback(self._decided, request)
@@ -135,7 +134,7 @@ def _parent(request: Request) -> Any:
 
 
 def _end(span: Span, status: int | None) -> None:
-    """End a span; without a status the client has gone."""
+    """End a span. The status is None if the client has disconnected."""
     if status is not None:
         span.set_attribute("http.response.status_code", status)
         if status >= 500:
@@ -144,10 +143,10 @@ def _end(span: Span, status: int | None) -> None:
 
 
 class Tracing(Service):
-    """Gives spans to a collector while the service runs.
+    """Service that exports spans, configured by the ``OTEL_*`` environment variables.
 
-    Where that is, and what else there is to say, the ``OTEL_*`` variables tell. ``processor``
-    stands in for the collector. Start it before what it traces, and stop it behind that.
+    ``processor`` replaces the exporter in tests. Start the service before the services that it
+    traces, and stop it after them.
     """
 
     def __init__(self, reactor: Any, processor: SpanProcessor | None = None) -> None:
@@ -165,7 +164,7 @@ class Tracing(Service):
         )
 
     def startService(self) -> None:
-        """Begin to deliver: a thread does it, so this is for the process that serves."""
+        """Start the exporter and its thread. Call after a daemon has forked."""
         Service.startService(self)
         library = logging.getLogger(_LIBRARY)
         library.addHandler(self._complaints)
@@ -174,7 +173,7 @@ class Tracing(Service):
         self._provider.add_span_processor(processor)
 
     def stopService(self) -> Deferred[None]:
-        """Deliver what is left, within bounds."""
+        """Export the remaining spans, for at most `FLUSH_TIMEOUT` seconds."""
         Service.stopService(self)
         stopped: Deferred[None] = Deferred()
 
@@ -190,24 +189,24 @@ class Tracing(Service):
             self._reactor.callFromThread(end)
 
         patience = self._timers.callLater(FLUSH_TIMEOUT, end)
-        # The library waits for half a minute, and no pool of ours may wait for it.
+        # A thread of its own: the library may block for 30 s.
         Thread(target=flush, name="durable-streams-spans", daemon=True).start()
         return stopped
 
 
 class _ExporterLog(logging.Handler):
-    """What the library says of a lost collector, in our log, and not each time."""
+    """Handler that forwards messages of the exporter to the log, at a limited rate."""
 
     _log = Logger(namespace=__name__)
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         logging.Handler.__init__(self, logging.WARNING)
         self._seconds = seconds
-        self._said: float | None = None
+        self._logged_at: float | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass a line on, if nothing was said for a while."""
+        """Log a message unless one was logged within `QUIET` seconds."""
         now = self._seconds()
-        if self._said is None or now - self._said >= QUIET:
-            self._said = now
-            self._log.warn("traces: {line}", line=record.getMessage())
+        if self._logged_at is None or now - self._logged_at >= QUIET:
+            self._logged_at = now
+            self._log.warn("OpenTelemetry exporter: {line}", line=record.getMessage())
