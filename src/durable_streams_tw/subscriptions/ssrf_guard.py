@@ -1,17 +1,16 @@
-"""Where webhooks may lead: URLs and addresses that the server may call (PROTOCOL.md §12.8).
+"""SSRF guard: URLs and addresses that webhooks may use (PROTOCOL.md §12.8).
 
-Whoever can make a subscription can make the server send requests. They must not reach what only
-the server can reach. So
+A client that can create a subscription makes the server send requests, and must not reach hosts
+that only the server can reach:
 
-1. URLs are ``https``, without user names and fragments, and written in a way that nobody reads
-   differently;
-2. a name is as good as its addresses: each of them is looked at when the subscription is made
-   and again before every call, and the connection goes to an address that was looked at;
-3. an address has to lie in a range that is given out for the public Internet, and not in one
-   that leads back inside: what is not known to be good is refused.
+1. URLs are ``https``, have no userinfo or fragment, and have only one interpretation.
+2. All addresses of a host name are checked when the subscription is created and before each call;
+   the connection goes to a checked address.
+3. An address must be in a range assigned to the public Internet and must not embed a private one.
+   Unknown ranges are refused.
 
-`ipaddress.is_global` alone is not enough: it takes 6to4 and NAT64 addresses, which carry a
-private IPv4 address, and multicast for global.
+`ipaddress.is_global` alone is insufficient: it accepts 6to4 and NAT64 addresses, which carry a
+private IPv4 address, and multicast.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ _NAME: Final = re.compile(
     r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*"
     r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 )
-# What some parser reads as an IPv4 address: all that ends in a number (WHATWG URL §3.5).
+# Names that some parsers read as an IPv4 address: they end in a number (WHATWG URL §3.5).
 _NUMBER_AT_END: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 _PLAIN: Final = re.compile(r"[!-~]+")
 _LOCAL_NAMES: Final = ("localhost",)
@@ -78,9 +77,9 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 class Target(Struct, frozen=True):
-    """A webhook's URL, taken apart: what may be connected to.
+    """Parsed and allowed webhook URL.
 
-    ``host`` is a name or a literal address, ``local`` says that it is this machine.
+    ``host`` is a name or an address, ``local`` says whether it is this machine.
     """
 
     url: str
@@ -91,14 +90,14 @@ class Target(Struct, frozen=True):
 
 
 def target_of(url: str, allow_local: bool) -> Target:
-    """Take a URL apart. Raises `Refused` (WEBHOOK_URL_REJECTED) where it may not be called.
+    """Parse a webhook URL. Raises `Refused` (WEBHOOK_URL_REJECTED) if it is not allowed.
 
-    With ``allow_local`` it may lead to this machine's loopback, also without TLS.
+    With ``allow_local`` the loopback addresses of this machine are allowed, also without TLS.
     """
     if len(url) > MAX_WEBHOOK_URL:
-        raise _refused(f"it has more than {MAX_WEBHOOK_URL} characters")
+        raise _refused(f"it is longer than {MAX_WEBHOOK_URL} characters")
     if _PLAIN.fullmatch(url) is None or "\\" in url:
-        raise _refused("it has characters that belong into no URL: percent-encode them")
+        raise _refused("it has characters that must be percent-encoded")
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -129,7 +128,7 @@ def _judge_host(host: str, bracketed: bool, allow_local: bool) -> bool:
             raise _refused("its host is no name and no address")
         local = _is_this_machine(host)
     elif isinstance(address, IPv6Address):
-        # The clients of this world do not agree on these, nor does the one that is used here.
+        # HTTP clients differ in how they parse these, including the one used here.
         raise _refused("its host is an IPv6 address: give it a name")
     elif str(address) != host:
         raise _refused("its host is an address in a form that is read in several ways")
@@ -191,7 +190,7 @@ def is_public(address: Address) -> bool:
 
 
 def _is_loopback(address: Address) -> bool:
-    # Some Pythons take mapped addresses for what they carry.
+    # Some versions of Python treat mapped addresses as IPv4.
     return address in _LOOPBACK_4 or address == _LOOPBACK_6
 
 
