@@ -86,8 +86,8 @@ def install_faults(kind: str, what: list[str], scratch: Path) -> list[str]:
     if "--data-dir" not in output_of(twistd, "durable-streams", "--help", cwd=scratch):
         faults.append(f"{kind}: twistd durable-streams --help does not name --data-dir")
     server = home / "bin" / "durable-streams-server"
-    if "good" not in output_of(server, "config", "check", "--data-dir=x", cwd=scratch):
-        faults.append(f"{kind}: durable-streams-server does not find good settings good")
+    if "valid" not in output_of(server, "config", "check", "--data-dir=x", cwd=scratch):
+        faults.append(f"{kind}: durable-streams-server does not accept valid settings")
     place = "import durable_streams_tw as d, pathlib; print(pathlib.Path(d.__file__).resolve())"
     found = Path(output_of(python, "-c", place, cwd=scratch).strip())
     expected = TOP / "src" if kind == "editable" else home.resolve()

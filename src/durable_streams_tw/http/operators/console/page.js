@@ -425,7 +425,7 @@ $("close-stream").addEventListener("click", async () => {
 
 $("delete-stream").addEventListener("click", async () => {
   const { path } = chosen;
-  if (!(await sure(`Delete ${path} and everything in it? This cannot be undone.`, "Delete it"))) return;
+  if (!(await sure(`Delete ${path} and everything in it? This cannot be undone.`, "Delete"))) return;
   try {
     await asked(target(path), { method: "DELETE" });
     go(null);
