@@ -1,1 +1,1 @@
-"""Commands carried out in a transaction of any store."""
+"""Execution of commands in a transaction, shared by all stores."""

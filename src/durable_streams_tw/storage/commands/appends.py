@@ -1,4 +1,4 @@
-"""An append in a transaction, without what it means for subscriptions."""
+"""Appends in a transaction, without the fan-out to subscriptions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ FULL: Final = Refusal(Problem.STORAGE_FULL, "there is no room for more bytes")
 
 
 def append(transaction: Transaction, command: Append, now: int) -> Appended | Refusal:
-    """Carry out an append at a time (milliseconds since 1970)."""
+    """Carry out an append; return its outcome, or a refusal without having written.
+
+    ``now`` is in ms since the Unix epoch. The caller starts the fan-out to subscriptions. Raises
+    `CorruptRecord`.
+    """
     state = check_usable(transaction.stream_at(command.path), transaction.access, now)
     if isinstance(state, Refusal):
         return state
@@ -32,7 +36,8 @@ def append(transaction: Transaction, command: Append, now: int) -> Appended | Re
         return FULL
     after = outcome.state
     if outcome.grew and lineage.newest_incarnation(after) < transaction.process_first_id:
-        # Bytes that a copy of this store has appended since may have the same positions.
+        # Without a new incarnation, an offset that a copy of this store returned for other bytes
+        # at the same position would be accepted here.
         after = lineage.start_incarnation(after, transaction.new_id(), state.tail)
         outcome = replace(outcome, state=after)
     transaction.save(after)
@@ -49,7 +54,8 @@ def append(transaction: Transaction, command: Append, now: int) -> Appended | Re
 def position(transaction: Transaction, command: Append, now: int) -> tuple[int, int] | None:
     """Return the stream id and the position at which an append would write its body.
 
-    Return None if it would not write.
+    Return None if the append would write nothing: a refusal, a duplicate or an empty body.
+    ``now`` is in ms since the Unix epoch.
     """
     state = check_usable(transaction.stream_at(command.path), transaction.access, now)
     if isinstance(state, Refusal) or not transaction.has_space:
@@ -63,6 +69,9 @@ def position(transaction: Transaction, command: Append, now: int) -> tuple[int, 
 
 
 def living(transaction: Transaction, path: str, now: int) -> StreamState | None:
-    """Return the stream at a path if a client may use it."""
+    """Return the stream at a path, or None if it does not exist, is deleted or has expired.
+
+    ``now`` is in ms since the Unix epoch.
+    """
     state = check_usable(transaction.stream_at(path), transaction.access, now)
     return None if isinstance(state, Refusal) else state

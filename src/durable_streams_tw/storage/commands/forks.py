@@ -1,8 +1,9 @@
 """Counting of messages after a fork's offset, for Stream-Fork-Sub-Offset (PROTOCOL.md §4.2).
 
-The committer counts only where a few records hold all of them. Everything else is counted before,
-in steps of bounded size beside the committer, and the transaction checks that the source is still
-the one whose messages were counted. Bytes at a position never change, so the count cannot.
+The committer counts messages only if at most FORK_INLINE_COUNT bytes follow the fork's offset.
+Otherwise `ForkCounter` counts them before the commit, in steps of bounded size on reader threads,
+and the transaction checks that the source is still the stream whose messages were counted. Bytes
+at a position never change, so a finished count stays correct.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from durable_streams_tw.storage.limits import (
 )
 
 Run = tuple[int, bytes | None]
-"""Stored bytes of whole messages: how many, and the bytes; None in their place for one message that
+"""Stored whole messages: size in bytes, and the bytes. The bytes are None for a single message that
 is larger than a record."""
 
 OVERLOADED = Refusal(
@@ -41,23 +42,23 @@ OVERLOADED = Refusal(
 
 
 class Reader(Protocol):
-    """What counting needs of a store, or of a moment of it."""
+    """Read access that counting requires: a transaction or a snapshot."""
 
     def stream_at(self, path: str) -> StreamState | None:
-        """Return the stream at a path."""
+        """Return the stream at a path, or None."""
 
     def stream(self, stream_id: int) -> StreamState | None:
-        """Return the stream with an id."""
+        """Return the stream with an id, or None."""
 
     def is_boundary(self, state: StreamState, position: int) -> bool:
-        """Whether a position lies between messages."""
+        """Return whether a position is a message boundary."""
 
     def message_runs(self, state: StreamState, start: int) -> Iterator[Run]:
-        """Yield the stored messages from a boundary to the tail, a record at a time."""
+        """Yield the stored messages from a boundary to the tail, one record at a time."""
 
 
 class Counting(Struct, frozen=True):
-    """How far the messages of a source are counted, from the position ``start``."""
+    """Progress of a count of a source's messages that began at the position ``start``."""
 
     source_id: int
     start: int
@@ -65,14 +66,19 @@ class Counting(Struct, frozen=True):
 
 
 def needs_count(command: object) -> bool:
-    """Whether messages may have to be counted before a command is carried out."""
+    """Return whether messages may have to be counted before a command is carried out."""
     if not isinstance(command, Create) or command.fork is None:
         return False
     return command.fork.sub_offset > 0 and command.fork.counted is None
 
 
 def fork(reader: Reader, source: StreamState, command: Create, now: int) -> Created | Refusal:
-    """Fork a usable source, in the transaction of the command."""
+    """Return the outcome of forking a usable source; write nothing.
+
+    The caller passes the transaction of the command as ``reader``. Return `forks.UNCOUNTED` if
+    more than FORK_INLINE_COUNT bytes have to be counted first. ``now`` is in ms since the Unix
+    epoch.
+    """
     request = command.fork
     assert request is not None
     point = forks.locate_fork_point(source, command)
@@ -99,14 +105,16 @@ def count_some(
 ) -> Create | Counting | Refusal:
     """Count about FORK_COUNT_STEP bytes of messages.
 
-    Return the command once it can be carried out, or why it cannot be, or how far it has come.
+    Return the command if it is ready for the committer, a `Counting` if messages are left to
+    count, or a refusal. ``counting`` is the result of the previous step, None for the first. The
+    durable store calls this on a reader thread.
     """
     request = command.fork
     assert request is not None
     if counting is None:
         source = reader.stream_at(request.source)
         if source is None or source.deleted or reader.stream_at(command.path) is not None:
-            # The transaction needs no count to decide.
+            # The transaction decides this command without a count.
             return command
         point = forks.locate_fork_point(source, command)
         if not isinstance(point, forks.RemainingMessages):
@@ -151,10 +159,11 @@ class _Waiting(Struct):
 
 
 class ForkCounter:
-    """Forks that wait for their count, one step at a time for each in turn.
+    """Queue of forks whose messages are being counted, one step for each in turn.
 
-    One step is under way at a time, so that other reads find a thread. ``run`` carries out a step,
-    a call of `count_some` on a command and how far it has come. All methods are called on the
+    Only one step runs at a time, so that counting occupies at most one reader thread. ``run``
+    calls `count_some` with a command and its progress on a reader thread, and returns a Deferred
+    of the result. A command whose step raises is refused with ``failed``. Call all methods on the
     reactor's thread.
     """
 
@@ -172,7 +181,10 @@ class ForkCounter:
         self._stopping: Refusal | None = None
 
     def count(self, command: Create, told: Callable[[Create | Refusal], object]) -> None:
-        """Call ``told`` with the command once it can be carried out, or with a refusal."""
+        """Call ``told`` with the command once it is ready for the committer, or with a refusal.
+
+        Refuse with `OVERLOADED` if MAX_COUNTED_FORKS commands are waiting.
+        """
         if len(self._waiting) >= MAX_COUNTED_FORKS:
             told(OVERLOADED)
             return
@@ -180,7 +192,7 @@ class ForkCounter:
         self._next()
 
     def stop(self, refusal: Refusal) -> None:
-        """Refuse all that are waiting, and those that come."""
+        """Refuse all waiting commands, and all later ones."""
         self._stopping = refusal
         self._next()
 

@@ -1,14 +1,14 @@
 """Pending work of subscriptions, and the wakes that it starts (PROTOCOL.md §7).
 
 A stream has a cursor for a subscription only while work is pending: the first append after the
-last acknowledged byte writes one, at the tail before the append. A stream without a cursor is
-acknowledged up to its tail. So linking a stream writes no cursor, also if a new glob matches a
-million streams, and an append to a stream that is already pending writes nothing for its
+last acknowledged byte writes a cursor at the tail before the append. A stream without a cursor is
+acknowledged up to its tail. Therefore linking streams writes no cursors, even if a new glob matches
+a million streams, and an append to a stream that is already pending writes nothing for its
 subscriptions.
 
-Two invariants hold after every command (while no fan-out is unfinished): an idle subscription has
-no cursors, and one that is waking or offered has at least one. So the record of a subscription says
-whether work is pending, and a crash between two commits loses no wake.
+Two invariants hold after every command while no fan-out is unfinished: an idle subscription has no
+cursors, and a subscription that is waking or offered has at least one. Therefore the record of a
+subscription tells whether work is pending, and a crash between two commits loses no wake.
 """
 
 from __future__ import annotations
@@ -65,22 +65,27 @@ _log: Final = Logger()
 _WAKE_ID_BYTES: Final = 12
 _CHANCE_BYTES: Final = 4
 
-# An event of a stream that concerns no more subscriptions is always done in one step.
+# Number of subscriptions up to which the fan-out of an event is always finished in one step.
 _ONE_STEP: Final = FAN_OUT_STEP // FAN_OUT_DROP
 
 
-# -- what happens to streams --------------------------------------------------------------------
+# -- events of streams --------------------------------------------------------------------------
 
 
 def grown(transaction: Transaction, path: str, before: int, now: int) -> None:
-    """Tell the subscriptions of a stream that bytes were appended at the position ``before``."""
+    """Update the subscriptions of a stream after an append at the position ``before``.
+
+    Streams that were not pending get a cursor, and idle subscriptions a wake. ``now`` is in ms
+    since the Unix epoch. Subscriptions beyond the first step are updated by `resume`.
+    """
     _fan_out(transaction, FanOut(path, FanOutKind.GROWN, before), now)
 
 
 def created(transaction: Transaction, path: str, now: int) -> None:
     """Write the wake events that were waiting for a wake stream to be created.
 
-    Subscriptions that wrote to its predecessor write again.
+    Also repeat the events of wakes in progress that were written to a deleted stream of the same
+    path. ``now`` is in ms since the Unix epoch.
     """
     _fan_out(transaction, FanOut(path, FanOutKind.CREATED), now)
 
@@ -91,9 +96,9 @@ def ended(transaction: Transaction, path: str, now: int) -> None:
 
 
 def drop(transaction: Transaction, member: Member, path: str) -> int:
-    """Remove the cursor of a stream and return the cost.
+    """Remove a subscription's cursor of a stream; return the cost in units of FAN_OUT_STEP.
 
-    A wake for this stream only is ended too, unless a worker has claimed it.
+    Also end the subscription's wake if no other stream is pending, unless a worker holds the lease.
     """
     number, name = member
     key = stream_key(number, path)
@@ -110,13 +115,16 @@ def drop(transaction: Transaction, member: Member, path: str) -> int:
 # -- fan-outs -----------------------------------------------------------------------------------
 #
 # An event of a stream may concern any number of subscriptions. One transaction updates as many as
-# FAN_OUT_STEP allows and leaves a record of the rest, so the event and what is still to be done
-# are durable together. Until the record is gone, `must_wait` holds back all commands that could
-# tell the difference: those of the stream, and those of subscriptions.
+# FAN_OUT_STEP allows and writes a record of the rest in the same commit as the event, so a crash
+# loses no update. Until that record is removed, `must_wait` delays the commands of the stream and
+# all commands of subscriptions, which would otherwise read a half-updated state.
 
 
 def resume(transaction: Transaction, now: int) -> None:
-    """Update the next subscriptions of the oldest unfinished fan-out."""
+    """Update the next subscriptions of the oldest unfinished fan-out, up to one step.
+
+    ``now`` is in ms since the Unix epoch.
+    """
     fan_out = _oldest(transaction)
     after = _advance(transaction, fan_out, _concerned(transaction, fan_out), now)
     if after is None:
@@ -126,7 +134,7 @@ def resume(transaction: Transaction, now: int) -> None:
 
 
 def abandon(transaction: Transaction) -> None:
-    """Give up the oldest unfinished fan-out."""
+    """Remove the oldest unfinished fan-out without updating its remaining subscriptions."""
     _forget(transaction, _oldest(transaction))
 
 
@@ -141,9 +149,10 @@ def _forget(transaction: Transaction, fan_out: FanOut) -> None:
 
 
 def must_wait(transaction: Transaction, command: object, held: bool) -> bool:
-    """Whether a command has to wait until a fan-out is finished.
+    """Return whether a command has to wait until a fan-out is finished.
 
-    ``held`` says that a command of a subscription is waiting: then no further fan-out may begin.
+    ``held`` means that a command of a subscription is waiting. Then commands that could start a
+    fan-out of several steps wait too, so that they cannot delay it forever.
     """
     if not isinstance(command, Append | Create | Delete):
         return bool(transaction.fan_outs)
@@ -181,7 +190,10 @@ def _concerned(transaction: Transaction, fan_out: FanOut) -> tuple[Member, ...]:
 def _advance(
     transaction: Transaction, fan_out: FanOut, members: tuple[Member, ...], now: int
 ) -> FanOut | None:
-    """Update subscriptions up to a cost of FAN_OUT_STEP; return what is left, None for nothing."""
+    """Update subscriptions up to a cost of FAN_OUT_STEP.
+
+    Return the fan-out of the remaining subscriptions, or None if none remain.
+    """
     left = FAN_OUT_STEP
     for at in range(bisect_left(members, (fan_out.reached + 1, "")), len(members)):
         if left <= 0:
@@ -189,14 +201,14 @@ def _advance(
         try:
             left -= _tell(transaction, fan_out, members[at], now)
         except CorruptRecord as corrupt:
-            # The stream is sound: its writers must not fail because of a subscription.
+            # Without this, a corrupt subscription would fail every append to the stream.
             _log.error("a subscription was not updated: {corrupt}", corrupt=corrupt)
             left -= 1
     return None
 
 
 def _tell(transaction: Transaction, fan_out: FanOut, member: Member, now: int) -> int:
-    """Update one subscription; return the cost."""
+    """Update one subscription; return the cost in units of FAN_OUT_STEP."""
     path, kind = fan_out.path, fan_out.kind
     if kind is FanOutKind.ENDED:
         return drop(transaction, member, path)
@@ -226,7 +238,10 @@ def save(transaction: Transaction, state: Subscription) -> None:
 
 
 def wake(transaction: Transaction, state: Subscription, trigger: str, now: int) -> Subscription:
-    """Begin the next wake of an idle subscription; write its event if it is pull-wake."""
+    """Begin the next wake of an idle subscription and return the new state, which is not saved.
+
+    For a pull-wake subscription, also write the wake event. ``now`` is in ms since the Unix epoch.
+    """
     text = base64.urlsafe_b64encode(transaction.random_bytes(_WAKE_ID_BYTES)).decode("ascii")
     state = subscriptions_state.begin_wake(state, trigger, f"w_{text}", now)
     return offer(transaction, state, now) if state.config.kind is Kind.PULL else state
@@ -235,11 +250,11 @@ def wake(transaction: Transaction, state: Subscription, trigger: str, now: int) 
 def wake_if_pending(
     transaction: Transaction, state: Subscription, after: bytes, now: int
 ) -> Subscription:
-    """Return the subscription idle, or with its next wake if streams are pending.
+    """Begin the next wake of an idle subscription if a stream is pending; return the new state.
 
-    The wake begins behind the stream with the key ``after``, so that where there is more than
-    one wake shows, all streams have their turn. Cursors of streams that have expired are let
-    go on the way.
+    Search from the stream after the key ``after`` and wrap around, so that successive wakes list
+    all pending streams even if a single wake has no space for them. Remove the cursors of deleted
+    and expired streams found in between. ``now`` is in ms since the Unix epoch.
     """
     first, stop = owned_range(state.number)
     for begin, end in ((after + b"\x00", stop), (first, after + b"\x00")):
@@ -255,7 +270,11 @@ def wake_if_pending(
 
 
 def offer(transaction: Transaction, state: Subscription, now: int) -> Subscription:
-    """Write the event of a pull-wake subscription's wake, or find out that it has to wait."""
+    """Write the wake event of a pull-wake subscription; return the new state, which is not saved.
+
+    If the wake stream cannot be written, record a failure, after which the event is retried.
+    ``now`` is in ms since the Unix epoch.
+    """
     config = state.config
     assert config.wake_stream is not None, "pull-wake subscriptions have a wake stream"
     try:
@@ -277,7 +296,7 @@ def offer(transaction: Transaction, state: Subscription, now: int) -> Subscripti
 
 
 def _event(state: Subscription, stream: StreamState, now: int) -> Append:
-    """Return the wake event (§7.2): a message in JSON mode, else a line."""
+    """Return the append of a wake event (§7.2): a message in JSON mode, otherwise a line."""
     event = {
         "type": "wake",
         "subscription_id": state.id,
@@ -291,7 +310,7 @@ def _event(state: Subscription, stream: StreamState, now: int) -> Append:
     return Append(stream.path, stream.content_type, bodies.appended(stream.content_type, raw))
 
 
-# -- what a wake shows --------------------------------------------------------------------------
+# -- work items of a wake -----------------------------------------------------------------------
 
 
 def work_of(
@@ -299,9 +318,10 @@ def work_of(
     look: Callable[[str], StreamState | None],
     state: Subscription,
 ) -> tuple[WorkItem, ...]:
-    """Return the pending streams that a wake lists, first the one that caused it.
+    """Return the pending streams that a wake lists, beginning with the stream that caused it.
 
-    ``look`` finds streams that are living. What does not fit is left for the next wake.
+    ``look`` returns the stream at a path, or None if a client may not use it. Streams beyond
+    MAX_WAKE_STREAMS items or MAX_WAKE_NAMES bytes of paths are left for the next wake.
     """
     items: list[WorkItem] = []
     size = 0

@@ -1,7 +1,7 @@
-"""One command in one transaction: the imperative side of `protocol.streams.transitions`.
+"""Execution of commands on streams: reads and writes around `protocol.streams.transitions`.
 
-Every store runs its commands through `apply`. It reads what the decision needs, asks the
-pure function, and writes what came of it.
+Every store carries out its commands with `apply`, which reads the state that the decision needs,
+calls the pure transition, and writes its outcome.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from durable_streams_tw.storage.commands.transaction import Transaction
 
 
 def apply(transaction: Transaction, command: Command, now: int) -> Outcome | None:
-    """Carry out a command at a time (ms since the Unix epoch).
+    """Carry out a command; return its outcome or a refusal.
 
-    Return None if it has to be carried out again once the fan-outs of the transaction are finished.
+    Return None if the caller has to carry it out again after the unfinished fan-outs of the
+    transaction. ``now`` is in ms since the Unix epoch. Raises `CorruptRecord`.
     """
     if isinstance(command, Append):
         outcome = append(transaction, command, now)
@@ -46,8 +47,8 @@ def body_position(
 ) -> tuple[int | None, int] | None:
     """Return the stream id and the position at which a command would write its body.
 
-    The id is None for a stream that the command would create. Return None if the command would not
-    write, or is a fork.
+    The id is None for a stream that the command would create. Return None if the command would
+    write no body or is a fork. ``now`` is in ms since the Unix epoch.
     """
     if isinstance(command, Append):
         return position(transaction, command, now)
@@ -64,7 +65,7 @@ def _create(transaction: Transaction, command: Create, now: int) -> Outcome | No
     if existing is not None and _has_ended(transaction, existing, now):
         end(transaction, existing, now)
         if command.path in transaction.fan_outs:
-            # The cursors of the ended stream would become those of the new one.
+            # The cursors of the ended stream that are still there would apply to the new one.
             return None
         existing = transaction.stream_at(command.path)
     if existing is not None:
@@ -117,7 +118,10 @@ def _delete(transaction: Transaction, command: Delete, now: int) -> Outcome:
 
 
 def expire(transaction: Transaction, stream_id: int, now: int) -> int | None:
-    """End a stream if its time has come; otherwise say when that will be (ms since 1970)."""
+    """End a stream if it has expired; otherwise return its deadline.
+
+    Times are in ms since the Unix epoch. Return None if the stream has ended or has no deadline.
+    """
     state = transaction.stream(stream_id)
     if state is None or state.deleted:
         return None
@@ -128,7 +132,10 @@ def expire(transaction: Transaction, stream_id: int, now: int) -> int | None:
 
 
 def touch(transaction: Transaction, stream_id: int, accessed_at: int) -> None:
-    """Write down when a stream was last accessed (milliseconds since 1970), if that matters."""
+    """Save the last access time of a stream (ms since the Unix epoch).
+
+    Streams without a TTL are not written, nor streams with a later access time.
+    """
     state = transaction.stream(stream_id)
     if state is None or state.deleted or state.lifetime.ttl is None:
         return
@@ -137,7 +144,10 @@ def touch(transaction: Transaction, stream_id: int, accessed_at: int) -> None:
 
 
 def end(transaction: Transaction, state: StreamState, now: int) -> Deleted:
-    """Delete a stream that exists, by request or because it has expired."""
+    """Delete an existing stream, by request or because it has expired.
+
+    Its record remains, marked as deleted, while it has forks.
+    """
     outcome = transitions.delete(state)
     if outcome.state.deleted:
         transaction.save(outcome.state)
@@ -151,7 +161,10 @@ def end(transaction: Transaction, state: StreamState, now: int) -> Deleted:
 
 
 def _release(transaction: Transaction, state: StreamState) -> None:
-    """Release a fork's source, and delete sources that only the fork kept alive (§4.2)."""
+    """Remove a fork's reference to its source (§4.2).
+
+    Also remove deleted sources whose last reference this was, up the chain.
+    """
     while state.fork is not None:
         source = transaction.stream(state.fork.source_id)
         assert source is not None, "a source outlives its forks"

@@ -22,18 +22,18 @@ _log = Logger()
 
 
 def subscription_by_id(snapshot: StoreSnapshot, subscription_id: str) -> Subscription | None:
-    """Return the subscription with an id, None if there is none."""
+    """Return the subscription with an id, or None."""
     return snapshot.get(SUBSCRIPTIONS, subscription_key(subscription_id))
 
 
 def explicit_paths(snapshot: StoreSnapshot, subscription: Subscription) -> list[str]:
-    """Return the paths of the streams that a subscription names one by one."""
+    """Return the paths of a subscription's explicit streams."""
     links = snapshot.range(LINKS, *owned_range(subscription.number))
     return [link.path for _, link in links]
 
 
 def acked_position(snapshot: StoreSnapshot, subscription: Subscription, path: str) -> int | None:
-    """Return the position up to which a stream is acknowledged, None if nothing is pending."""
+    """Return the position up to which a stream is acknowledged, or None if nothing is pending."""
     cursor = snapshot.get(CURSORS, stream_key(subscription.number, path))
     return None if cursor is None else cursor.acked
 
@@ -60,8 +60,8 @@ def select_subscriptions(
 def changed_subscription(change: RecordChange) -> tuple[str, Subscription | None] | None:
     """Return the id and the new state of a changed subscription.
 
-    The state is None if the subscription was deleted; the result is None if the record belongs to
-    another table.
+    The state is None if the subscription was deleted. Return None if the record belongs to another
+    table.
     """
     if change.table is not SUBSCRIPTIONS:
         return None

@@ -1,6 +1,7 @@
-"""Control requests in one transaction: the imperative side of `protocol.subscriptions.state`.
+"""Execution of subscription commands: reads and writes around `protocol.subscriptions.state`.
 
-Like `apply`: read what the decision needs, ask the pure function, write what came of it.
+Each function reads the state that the decision needs, calls the pure transition, and writes its
+outcome.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ _UNKNOWN_STREAM = Refusal(
 def carry_out(
     transaction: Transaction, command: SubscriptionCommand, now: int
 ) -> SubscriptionOutcome | Refusal:
-    """Carry out a control request at a time (milliseconds since 1970)."""
+    """Carry out a command on a subscription; return its outcome or a refusal.
+
+    ``now`` is in ms since the Unix epoch. Raises `CorruptRecord`.
+    """
     state = transaction.get(SUBSCRIPTIONS, subscription_key(command.id))
     if isinstance(command, Subscribe):
         return _subscribe(transaction, state, command, now)
@@ -107,11 +111,11 @@ def carry_out(
     return _release(transaction, state, command, now)
 
 
-# -- coming and going ---------------------------------------------------------------------------
+# -- subscriptions and links --------------------------------------------------------------------
 
 
 def register(index: SubscriptionIndex, state: Subscription) -> None:
-    """Tell an index of a subscription, but for its explicit links."""
+    """Add a subscription to an index, without its explicit links."""
     index.add(_member(state), _glob(state.config), state.config.wake_stream)
 
 
@@ -140,7 +144,7 @@ def _subscribe(
         transaction.new_id(), command.id, config, command.digest, now, len(command.streams)
     )
     if config.wake_stream is not None:
-        # Wake streams have no cursors: an event must not wake other subscriptions.
+        # With cursors on a wake stream, the events written to it would wake subscriptions.
         pending.ended(transaction, config.wake_stream, now)
     register(transaction.index, state)
     for path in command.streams:
@@ -199,14 +203,14 @@ def _unlink(transaction: Transaction, state: Subscription, path: str) -> Subscri
     return Relinked(state)
 
 
-# -- working --------------------------------------------------------------------------------------
+# -- leases, acks and deliveries ------------------------------------------------------------------
 
 
 def _claim(
     transaction: Transaction, state: Subscription, command: Claim, now: int
 ) -> SubscriptionOutcome | Refusal:
     if subscriptions_state.lease_expired(state, now):
-        # Its timer is only late.
+        # The timer that ends the expired lease is late: without this, the claim would be refused.
         state = _next(transaction, state, now)
     claimed = subscriptions_state.claim(state, command.worker, now)
     if isinstance(claimed, Refusal):
@@ -263,13 +267,13 @@ def _delivered(
         return Settled(state)
     if command.result is DeliveryResult.DONE:
         for ack in command.seen:
-            # This server told it the offset.
+            # ``between`` is None because the server chose the offsets: they are message boundaries.
             if _refuse_ack(transaction, state, ack, now, None) is None:
                 _acknowledge(transaction, state, ack, now)
         after = _next(transaction, state, now, command.seen)
         return Settled(after, next_wake=not after.idle)
     if state.leased:
-        # It has called back meanwhile, and knows better than its connection.
+        # The worker has called back, so the result of the webhook request must not end its lease.
         return Settled(state)
     if command.result is DeliveryResult.ACCEPTED:
         state = subscriptions_state.renew_lease(state, now)
@@ -295,7 +299,7 @@ def _due(transaction: Transaction, state: Subscription, now: int) -> Subscriptio
 def _next(
     transaction: Transaction, state: Subscription, now: int, acks: tuple[Ack, ...] = ()
 ) -> Subscription:
-    """End the wake; write and return the state that follows."""
+    """End the wake and begin the next if streams are pending; save and return the new state."""
     keys = [stream_key(state.number, ack.path) for ack in acks]
     behind = max(keys, default=stream_key(state.number, state.trigger))
     after = subscriptions_state.end_wake(state)
@@ -314,9 +318,10 @@ def _refuse_ack(
     now: int,
     between: frozenset[tuple[int, int]] | None,
 ) -> Refusal | None:
-    """Return a refusal if an ack is invalid.
+    """Return a refusal if an ack is invalid, otherwise None.
 
-    ``between`` has known message boundaries by stream id; None skips that check.
+    ``between`` contains pairs of stream id and position that are known to be message boundaries.
+    None skips that check.
     """
     if _member(state) not in transaction.index.matching(ack.path):
         return _UNKNOWN_STREAM
@@ -335,9 +340,11 @@ def _refuse_ack(
 
 
 def check_acks(reader: Reader, state: Subscription | None, command: Settle, now: int) -> Settle:
-    """Find the acks that lie between messages, before the request is carried out.
+    """Return the command with those of its acks that are at message boundaries.
 
-    Each costs a record that is read and parsed, and a request may have MAX_WAKE_STREAMS of them.
+    Called on a snapshot before the command is committed: each check reads and parses a record, and
+    a request has up to MAX_WAKE_STREAMS acks, which would occupy the committing thread. ``now`` is
+    in ms since the Unix epoch.
     """
     if state is None or subscriptions_state.check_wake(
         state, command.kind, command.proof, command.wake, now
@@ -352,12 +359,15 @@ def check_acks(reader: Reader, state: Subscription | None, command: Settle, now:
         if not reader.is_boundary(stream, position):
             break
         between.add((stream.id, position))
-    # The transaction refuses the request at the first one that is wrong.
+    # Acks after the first invalid one are not checked: the transaction refuses the request there.
     return replace(command, between=frozenset(between))
 
 
 def _acknowledge(transaction: Transaction, state: Subscription, ack: Ack, now: int) -> None:
-    """Move a cursor forward, as `_refuse_ack` lets it."""
+    """Move a cursor forward to an ack that `_refuse_ack` accepted.
+
+    Remove the cursor if the ack reaches the tail. Ignore an ack that is not ahead of the cursor.
+    """
     key = stream_key(state.number, ack.path)
     cursor = transaction.get(CURSORS, key)
     stream = living(transaction, ack.path, now)
@@ -373,7 +383,7 @@ def _acknowledge(transaction: Transaction, state: Subscription, ack: Ack, now: i
 
 
 def load_index(view: View, report: Callable[[CorruptRecord], None]) -> SubscriptionIndex:
-    """Return the index of all subscriptions by stream. Call ``report`` for each corrupt record."""
+    """Return the index of all subscriptions by stream; call ``report`` for each corrupt record."""
     index = SubscriptionIndex()
     names: dict[int, str] = {}
     for _, state in scan_with_errors(view, SUBSCRIPTIONS, b"", None):

@@ -1,4 +1,4 @@
-"""Interface between the commands and a store: reads and writes of one batch."""
+"""Interface of a store to the commands: reads and writes of one batch."""
 
 from __future__ import annotations
 
@@ -19,43 +19,44 @@ T = TypeVar("T")
 
 
 class Transaction(Protocol):
-    """Reads and writes that the commands of one batch make on a store.
+    """Reads and writes of the commands of one batch.
 
-    Later commands of the batch read what earlier ones wrote. A command decides before it writes,
-    so a refused command leaves no trace and nothing is rolled back.
+    Later commands of the batch read the writes of earlier ones. A command decides before it
+    writes, so a refused command has written nothing and needs no rollback. All methods that read
+    may raise `CorruptRecord`.
     """
 
     changes: list[Change]
-    """Changes that listeners are notified of after the commit."""
+    """Changes of streams, which the store passes to its listeners after the commit."""
 
     access: AccessTimes
-    """Access times that are not written yet."""
+    """Access times of streams, with those that no commit contains yet."""
 
     def stream_at(self, path: str) -> StreamState | None:
-        """Return the stream that holds a path, deleted ones that still have forks included."""
+        """Return the stream at a path, or None. Include deleted streams that still have forks."""
 
     def stream(self, stream_id: int) -> StreamState | None:
-        """Return the stream of an id."""
+        """Return the stream with an id, or None."""
 
     def new_id(self) -> int:
-        """Return a stream id that is never used twice."""
+        """Return a stream id that was never returned before, also by earlier processes."""
 
     @property
     def process_first_id(self) -> int:
-        """Return the least id that this process can give: greater than all given before it."""
+        """Least id that this process assigns, greater than those of all earlier processes."""
 
     def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
-        """Return the state of a stream's producer."""
+        """Return the state of a stream's producer, or None if the stream does not know it."""
 
     def message_runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
-        """Yield size and bytes of runs of messages of a JSON stream, from a boundary to its tail.
+        """Yield runs of messages of a JSON stream from a boundary to its tail: size and bytes.
 
-        Inherited messages are included. A run has whole messages, of at most a record. The
-        bytes of a single message that is larger than a record are None.
+        Include messages inherited from the source of a fork. A run consists of whole messages of
+        at most one record. The bytes are None for a single message that is larger than a record.
         """
 
     def is_boundary(self, state: StreamState, position: int) -> bool:
-        """Return whether a position lies between messages; always true outside JSON mode."""
+        """Return whether a position is a message boundary; always True outside JSON mode."""
 
     def save(self, state: StreamState) -> None:
         """Write the state of a new or changed stream."""
@@ -64,33 +65,33 @@ class Transaction(Protocol):
         """Write the state of a stream's producer."""
 
     def append(self, state: StreamState, start: int, body: Body) -> None:
-        """Append a body at ``start``, the old tail; ``state`` is the stream after the append."""
+        """Append a body at ``start``, the old tail. ``state`` is the stream after the append."""
 
     def is_receiving(self, path: str) -> bool:
-        """Return whether a large body is being written to a stream: then its tail must not move."""
+        """Return whether a large body is being staged for a stream, so its tail must not move."""
 
     def remove_stream(self, state: StreamState) -> None:
-        """Remove a stream's path, state, producers and bytes; bytes possibly in later steps."""
+        """Remove a stream's path and state now, its bytes and producers now or in later steps."""
 
     # -- records ----------------------------------------------------------------------------
 
     @property
     def index(self) -> SubscriptionIndex:
-        """Return the index of subscriptions; a command that writes their records updates it."""
+        """Index of subscriptions. A command that writes their records has to update it."""
 
     @property
     def fan_outs(self) -> OrderedDict[str, FanOut]:
-        """Return the unfinished fan-outs by stream name, the oldest first.
+        """Unfinished fan-outs by stream path, the oldest first.
 
-        A command that writes their records updates it.
+        A command that writes their records has to update it.
         """
 
     @property
     def has_space(self) -> bool:
-        """Return whether the disk has space; without it, commands that need more are refused."""
+        """Whether the disk has space. If not, commands that need more space are refused."""
 
     def get(self, table: Table[T], key: bytes) -> T | None:
-        """Return the record of a key."""
+        """Return the record of a key, or None."""
 
     def put(self, table: Table[T], key: bytes, value: T) -> None:
         """Write a record."""
@@ -101,19 +102,19 @@ class Transaction(Protocol):
     def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
         """Yield the records with ``first <= key < stop`` in order; ``stop=None`` has no bound.
 
-        Do not write to the table before the iteration ends.
+        The caller must not write to the table before the iteration ends.
         """
 
     def owns(self, table: Table[Any], number: int) -> bool:
         """Return whether a number owns any record of a table.
 
-        Takes constant time, however many records the number owns or owned.
+        The time does not depend on how many records the number owns or owned.
         """
 
     def remove_owned(self, number: int) -> None:
         """Remove all records that a number owns, possibly in later steps.
 
-        The number must not be used again.
+        The caller must not use the number again.
         """
 
     def random_bytes(self, size: int) -> bytes:

@@ -1,23 +1,24 @@
-"""Committer: carries out batches of commands, each in one durable commit.
+"""Committer: execution of batches of commands, each in one durable commit.
 
-It has no thread of its own: the store calls it on the committer thread, tests call it over an
-engine that fails on purpose. Rules of a batch:
+The committer has no thread of its own: the durable store calls it on the committing thread, and
+tests call it directly with an engine that injects failures. Rules of a batch:
 
-1. Commands are carried out in order, each on the state that the ones before it left.
-2. A refused command changes nothing, and the others go on. The same holds for a command that raises
-   because of a bug or a corrupt record: if it has written something by then, the batch starts over
-   without it.
+1. Commands are carried out in order, each on the state that the previous ones left.
+2. A refused command changes nothing, and the other commands are carried out. The same holds for a
+   command that raises because of a bug or a corrupt record: if it has written anything, the batch
+   starts over without it.
 3. A batch that changed nothing is not committed.
-4. Without space, commands that only delete are still carried out. As deleting takes pages too, the
-   batch is split into smaller and smaller parts, down to one command or one record.
-5. A batch is committed once BATCH_TIME is over; commands that are left stay queued. No command
-   takes much longer by itself: an event of a stream with many subscriptions (`pending`) and a large
-   body (`staging`) are worked off in several batches, and commands that would see the difference
-   wait until that is done.
-6. If a commit fails for any other reason its outcome is unknown, and so is that of every command in
-   the batch: even a refusal may rest on data that was not written. The committer then clears its
-   caches, and once the disk works again the next batch notifies the followers of all streams
-   concerned.
+4. If the disk or the quota is full, commands that only delete are still carried out. Deleting needs
+   pages too, so if the commit does not fit, the batch is split in halves, down to one command or
+   one record.
+5. A batch is committed after BATCH_TIME; the remaining commands stay queued. No single command
+   takes much longer: the fan-out of an event to many subscriptions (`pending`) and the staging of a
+   large body (`staging`) are divided over several batches, and commands that could observe an
+   intermediate state wait until the fan-out or the staging is finished.
+6. If a commit fails for any other reason, its outcome is unknown, and so is that of every command
+   in the batch: even a refusal may depend on data that was not written. The committer then clears
+   its caches. After the disk works again, the next batch notifies the followers of all streams that
+   the failed commit was to change.
 """
 
 from __future__ import annotations
@@ -79,15 +80,16 @@ _SPARED: Final = 16
 
 
 class BatchResult(Struct, frozen=True):
-    """What came of a batch.
+    """Result of a batch.
 
-    ``waiting`` are the indexes of commands that have to be given again, before all later ones,
-    because a fan-out has to finish first. ``outcomes`` belong to the other commands in order, as
-    far as there was time for them. ``changes``, ``notes`` and ``published`` are what listeners and
-    readers are to see of the commit numbered ``version``. ``more`` asks for a sweep at once.
-    ``failed`` says that nothing was written, or that the outcome is unknown: then ``doubt`` is the
-    version before which nothing that was seen may be trusted. ``seconds`` is how long the disk
-    took.
+    ``outcomes`` contains the outcomes of the commands in order, without those in ``waiting`` and
+    those that BATCH_TIME left over. ``waiting`` contains the indexes of commands that the caller
+    has to pass again, before all later ones, because a fan-out or a staged body has to be finished
+    first. ``changes`` and ``notes`` are for listeners and ``published`` is for readers; ``version``
+    is the number of the commit, 0 if nothing was committed. ``more`` requests another sweep
+    immediately. ``failed`` means that nothing was written or that the outcome is unknown. In the
+    latter case ``doubt`` is a version: what snapshots up to it showed may not be on the disk.
+    ``seconds`` is the duration of the commit.
     """
 
     outcomes: list[Outcome]
@@ -103,24 +105,27 @@ class BatchResult(Struct, frozen=True):
 
     @property
     def taken(self) -> int:
-        """Number of commands that were carried out or have to wait."""
+        """Number of commands that were carried out or that wait."""
         return len(self.outcomes) + len(self.waiting)
 
 
 class _Decided(Struct):
-    """Outcomes of commands, and the indexes of those that have to wait."""
+    """Outcomes of commands, and the indexes of commands that wait."""
 
     outcomes: list[Outcome]
     waiting: list[int]
 
 
 class Committer:
-    """Carries out batches, one at a time, on whatever thread calls it.
+    """Executor of batches, one at a time, on the calling thread.
 
-    ``now`` tells milliseconds since 1970; ``reserve`` and ``quota`` are bytes that stay free
-    on the disk and that stored pairs may take (None for no quota). ``clock`` counts monotonic
-    seconds, by which the time of a batch is bounded. ``max_producers`` is how many producers a
-    stream remembers at least.
+    ``now`` returns ms since the Unix epoch. ``clock`` returns monotonic seconds, which bound the
+    time of a batch. ``reserve`` is the number of bytes to leave free on the disk, and ``quota`` the
+    number of bytes that stored keys and values may occupy, None for no limit. ``max_producers`` is
+    the number of producers that a stream remembers at least.
+
+    The durable store calls all methods on the committing thread. They return failures of the disk
+    as results; anything they raise is a bug.
     """
 
     _log = Logger()
@@ -142,36 +147,38 @@ class Committer:
         self._reserve = reserve
         self._quota = quota
         self._had_room = True
-        # How much a sweep takes at a time.
+        # Number of entries that a step of the sweep may process; lower while the disk is full.
         self._portion = _LARGEST
-        # How much of that there was time for.
+        # Number of entries that a step of the sweep can process within BATCH_TIME.
         self._pace = _LARGEST
-        # How far it has come.
+        # Progress of the sweep.
         self._passed = _NOTHING_PASSED
-        # No id that an earlier process or a copy of the store has given.
+        # The first id exceeds those of earlier processes and of copies of the store: reused ids
+        # would make offsets valid for other bytes.
         self._written = WriteCache(first_id(now()), max_producers)
-        # Commands whose body is being written, by stream.
+        # Commands whose body is being staged, by stream path.
         self._uploads: dict[str, Upload] = {}
-        # Streams that a commit of unknown outcome was to change, as it was to leave them.
+        # States that commits of unknown outcome were to write, by stream id.
         self._doubtful: dict[int, StreamState] = {}
-        # Watched records that it was to change, by whole key.
+        # Watched records that commits of unknown outcome were to write, by whole key.
         self._doubtful_notes: dict[bytes, RecordChange] = {}
 
     def step(self, commands: Sequence[Command]) -> BatchResult:
-        """Carry out commands in one commit, one at least and as many as BATCH_TIME allows.
+        """Carry out commands in one commit, at least one and as many as BATCH_TIME allows.
 
-        Raises nothing that a disk or a client can cause.
+        Failures of the disk and errors of clients are in the result; anything raised is a bug. A
+        batch that is too large for a full disk takes several commits.
         """
         return self._step(commands, None, self._clock() + BATCH_TIME)
 
     def _step(self, commands: Sequence[Command], full: bool | None, until: float) -> BatchResult:
-        """Carry out commands up to a time of the clock.
+        """Carry out commands until ``until`` (monotonic seconds).
 
-        ``full`` says that nothing may grow; None, that this is to be found out.
+        ``full`` means that the disk or the quota is full; None means that it has to be checked.
         """
         spared: dict[int, Refusal] = {}
-        # Whether fan-outs can go on. Without room even for that, what would wait for them is
-        # refused instead: it might wait for ever.
+        # Whether fan-outs continue. If there is no space even for them, commands that would wait
+        # for them are refused: they could wait forever.
         resuming = not full
         while True:
             try:
@@ -204,27 +211,29 @@ class Committer:
                 raise
             self._drop(batch)
             if len(spared) > _SPARED:
-                # Each costs the whole batch another beginning.
+                # Each failed command restarts the whole batch: smaller batches bound that cost.
                 return self._in_halves(commands, full, until)
 
     def sweep(self) -> BatchResult | None:
-        """Go on with fan-outs, end expired streams and free records of ended ones: one step.
+        """Run one step of the sweep: continue fan-outs, end expired streams, delete garbage.
 
-        Return None if there is nothing to do. ``more`` says that another step is due at once.
+        Return None if there is nothing to do. If ``more`` is set in the result, the caller has to
+        run another step immediately. Failures of the disk are in the result.
         """
         now = self._now()
         until = self._clock() + BATCH_TIME
         spared: set[int] = set()
         while True:
             try:
-                # First of all, for it makes a broken engine whole again.
+                # Call this even if nothing is due: it repairs an engine after a failed commit.
                 batch = self._engine.begin()
             except EngineFailed as failure:
                 return self._failed(0, UNAVAILABLE, failure)
             portion = min(self._portion, self._pace)
             transaction = BatchTransaction(batch, self._written, self._access)
             try:
-                # Of an entry that is found, whichever clock its deadline is of has passed it.
+                # A deadline is due only when both the wall clock and the stream time have passed
+                # it, because an entry does not tell which of them it refers to.
                 due_by = now + min(0, self._access.lead())
                 try:
                     due, garbage = _due(batch, self._passed, due_by, portion)
@@ -239,7 +248,7 @@ class Committer:
                     return None
                 self._settle(batch, transaction)
                 if self._portion == _LARGEST:
-                    # Otherwise there was no room: first free some.
+                    # A smaller portion means that the disk is full: free space before fan-outs.
                     self._resume(transaction, until)
                 self._discard(batch, transaction, min(DELETE_STEP, portion), until)
                 ended = self._expire(transaction, due, spared, now, until)
@@ -249,12 +258,12 @@ class Committer:
                     more = left or ended < len(due) or ended == min(SWEEP_STEP, portion)
                     more = more or self._unfinished(transaction)
                     last = codec.deadline_key(*due[ended - 1]) if ended else b""
-                    # What there is no time for is not looked up either.
+                    # Look up fewer entries next time if there was no time to process these.
                     late = self._clock() >= until
                     self._pace = max(portion // 2, _SLOWEST) if late else min(2 * portion, _LARGEST)
                     committed = self._commit(batch, transaction, _Decided([], []), more)
                     passed = _Passed(last or self._passed.deadline, gone, freed)
-                    # What came in between, and belongs before that, is the next sweep's.
+                    # Entries added before this position meanwhile are left to the next sweep.
                     self._passed = passed if more else _NOTHING_PASSED
                     self._portion = min(2 * self._portion, _LARGEST)
                     return committed
@@ -271,7 +280,7 @@ class Committer:
             self._drop(batch)
 
     def write_accesses(self, accesses: Iterable[tuple[int, int]]) -> BatchResult:
-        """Write down when streams were last read: pairs of id and ms since 1970."""
+        """Save the last access times of streams: pairs of stream id and ms since the Unix epoch."""
         try:
             batch = self._engine.begin()
         except EngineFailed as failure:
@@ -295,7 +304,10 @@ class Committer:
             raise
 
     def obstacle(self) -> str | None:
-        """Why streams cannot grow, None where they can. On the thread that calls the rest."""
+        """Return the reason why streams cannot grow, or None if they can.
+
+        The readiness check calls this on the committing thread.
+        """
         try:
             if not self._has_room():
                 return "there is no room: streams cannot grow until some is made"
@@ -307,11 +319,11 @@ class Committer:
     # -- one batch ----------------------------------------------------------------------------
 
     def _in_halves(self, commands: Sequence[Command], full: bool, until: float) -> BatchResult:
-        """Carry out a batch in two, or the first of them where there is no time for more."""
+        """Carry out a batch as two, or only its first half if ``until`` has passed by then."""
         half = len(commands) // 2
         first = self._step(commands[:half], full, until)
         if len(first.outcomes) < half or self._clock() >= until:
-            # Later commands must not overtake those that wait.
+            # The second half must not overtake commands of the first that wait or are left over.
             return first
         second = self._step(commands[half:], full, until)
         return BatchResult(
@@ -336,18 +348,19 @@ class Committer:
         spared: dict[int, Refusal],
         until: float,
     ) -> _Decided | None:
-        """Carry out commands up to a time of the clock.
+        """Carry out commands until ``until`` (monotonic seconds).
 
-        Return None if one has failed and left a trace: it is among the ``spared`` now, and the
-        batch is to begin again.
+        Return None if the batch has to start over because a command failed and may have written
+        something. That command is then in ``spared`` with its refusal.
         """
         now = self._now()
         outcomes: list[Outcome] = []
         waiting: list[int] = []
-        # Whether a command of a subscription waits, and the streams whose commands wait.
+        # Whether a command of a subscription waits, and the paths of streams whose commands wait.
         held, blocked = False, set[str]()
         fan_outs, staged = transaction.fan_outs, transaction.staged
-        # Those before a spared one were decided before, so what a failure costs is bounded too.
+        # Carry out at least the commands up to the last spared one again. Otherwise a restarted
+        # batch could end before the failed command, and the next batch would fail there again.
         least = max(spared, default=0) + 1
         clock = self._clock
         for index, command in enumerate(commands):
@@ -390,7 +403,7 @@ class Committer:
                         return None
                 except (EngineFull, EngineFailed):
                     raise
-                except Exception:  # noqa: BLE001 - whatever it is, it is one command's
+                except Exception:  # noqa: BLE001 - fails one command, not the batch
                     self._log.failure("a command failed")
                     spared[index] = BUG
                     return None
@@ -408,7 +421,7 @@ class Committer:
     def _must_wait(
         self, transaction: BatchTransaction, command: Command, held: bool, blocked: set[str]
     ) -> bool:
-        """Whether a command has to wait for a fan-out, a large body or an earlier command."""
+        """Return whether a command has to wait for a fan-out, a staged body or another command."""
         if isinstance(command, Append | Create | Delete):
             path = command.path
             if path in blocked:
@@ -422,7 +435,7 @@ class Committer:
     def _carry_out_step(
         self, transaction: BatchTransaction, command: Append | Create, body: Body, now: int
     ) -> Outcome | None:
-        """Carry out the next step of a command with a large body; return None until the last."""
+        """Run the next step of a command with a large body; return None until the last one."""
         path = command.path
         upload = self._uploads.get(path)
         if upload is None:
@@ -430,7 +443,7 @@ class Committer:
             if target is None:
                 return apply(transaction, command, now)
             if transaction.staging:
-                # One step a batch, or its time would not be bounded.
+                # More than one step in a batch would exceed BATCH_TIME.
                 return None
             stream_id, start = target
             if stream_id is None:
@@ -441,7 +454,7 @@ class Committer:
         elif transaction.staging:
             return None
         if not transaction.has_space:
-            # The sweep deletes what was written.
+            # `_discard` deletes the staged records of a command that is not in _uploads.
             del self._uploads[path]
             return FULL
         if not upload.advance(transaction):
@@ -455,13 +468,16 @@ class Committer:
         return outcome
 
     def _unfinished(self, transaction: BatchTransaction) -> bool:
-        """Whether there is a fan-out to go on with, or a staged body to delete."""
+        """Return whether there are unfinished fan-outs, or staged bodies to delete."""
         return bool(transaction.fan_outs) or not transaction.staged.keys() <= self._uploads.keys()
 
     def _discard(
         self, batch: WriteBatch, transaction: BatchTransaction, most: int, until: float
     ) -> None:
-        """Delete records of staged bodies whose command is gone, up to a time of the clock."""
+        """Delete at most ``most`` records of staged bodies whose command is gone.
+
+        Stop at ``until`` (monotonic seconds), after at least one record.
+        """
         left = most
         for record in [*transaction.staged.values()]:
             if record.path in self._uploads:
@@ -480,7 +496,7 @@ class Committer:
             transaction.end_staging(record)
 
     def _resume(self, transaction: BatchTransaction, until: float) -> None:
-        """Go on with fan-outs, by one step at least and up to a time of the clock."""
+        """Continue fan-outs until ``until`` (monotonic seconds), by at least one step."""
         if not transaction.fan_outs:
             return
         now = self._now()
@@ -489,7 +505,7 @@ class Committer:
                 pending.resume(transaction, now)
             except (EngineFull, EngineFailed):
                 raise
-            except Exception:  # noqa: BLE001 - or no command would be carried out ever again
+            except Exception:  # noqa: BLE001 - else every later batch fails here
                 self._log.failure("a fan-out failed")
                 pending.abandon(transaction)
             if not transaction.fan_outs or self._clock() >= until:
@@ -525,12 +541,12 @@ class Committer:
         )
 
     def _settle(self, batch: WriteBatch, transaction: BatchTransaction) -> None:
-        """After a commit of unknown outcome: say anew what its streams are."""
+        """Report the stored state of all streams and records of commits of unknown outcome."""
         for stream_id, state in self._doubtful.items():
             try:
                 record = reader.load_stream(batch, stream_id)
             except CorruptRecord:
-                # Whoever reads the stream is told.
+                # Readers of the stream get the error. Raising it here would fail every batch.
                 continue
             gone = record is None or record.state.deleted
             state = state if record is None else record.state
@@ -548,7 +564,7 @@ class Committer:
         self._passed = _NOTHING_PASSED
 
     def _forget(self) -> None:
-        """Forget what is remembered of the disk, which may differ."""
+        """Clear the cache and the uploads, because the disk may differ from them."""
         self._written.clear()
         self._uploads.clear()
 
@@ -592,10 +608,10 @@ class Committer:
         now: int,
         until: float,
     ) -> int | None:
-        """End expired streams and move the entries of others; return how many were processed.
+        """End expired streams and move the entries of others; return the number processed.
 
-        Return None after a failure: the stream is in ``spared`` now, and the sweep begins
-        again.
+        Stop at ``until`` (monotonic seconds). ``now`` is in ms since the Unix epoch. Return None if
+        the step has to start over because a stream failed; that stream is then in ``spared``.
         """
         for done, (found_at, stream_id) in enumerate(due):
             if done > len(spared) and self._clock() >= until:
@@ -609,18 +625,20 @@ class Committer:
                 if state is not None and (
                     state.path in transaction.fan_outs or state.path in transaction.staged
                 ):
-                    # Its entry stays for a later sweep.
+                    # Leave the entry to a later sweep: ending the stream now would break the
+                    # fan-out or the staging in progress.
                     continue
                 deadline = expire(transaction, stream_id, now)
                 if deadline is not None:
-                    # An entry must not lie behind what is known of the stream after a crash.
+                    # If a crash lost the access time, the entry would be later than the deadline of
+                    # the stored state, and the stream would expire too late.
                     touch(transaction, stream_id, self._access.last_access(stream_id, now))
                 transaction.reindex(stream_id, found_at, deadline)
             except CorruptRecord as corrupt:
                 self._log.error("{corrupt}", corrupt=corrupt)
             except (EngineFull, EngineFailed):
                 raise
-            except Exception:  # noqa: BLE001 - the others' time has come too
+            except Exception:  # noqa: BLE001 - the other streams must expire too
                 self._log.failure("ending an expired stream failed")
             else:
                 continue
@@ -636,10 +654,10 @@ class Committer:
         most: int,
         until: float,
     ) -> tuple[bytes, bytes, bool]:
-        """Free so many records of ended streams and forgotten producers, up to a time of the clock.
+        """Delete at most ``most`` records of ended streams and forgotten producers.
 
-        Return the last key that was freed, the last entry with nothing left, and whether
-        some may be left.
+        Stop at ``until`` (monotonic seconds). Return the last deleted key, the last entry whose
+        records are all deleted, and whether garbage may be left.
         """
         freed, ended = self._passed.freed, self._passed.garbage
         left = most
@@ -660,17 +678,17 @@ class Committer:
                 transaction.delete_key(ended)
                 left -= 1
         except CorruptRecord as corrupt:
-            # The entry stays: its records are not all freed.
+            # Keep the entry, because some of its records are not deleted.
             self._log.error("{corrupt}", corrupt=corrupt)
             return freed, ended, False
         return freed, ended, len(garbage) == most
 
 
 class _Passed(Struct, frozen=True):
-    """Progress of a sweep: the last deadline, ended stream and freed record.
+    """Progress of a sweep: keys of the last deadline, garbage entry and deleted record.
 
-    Each step continues there. A search from the first key would pass over all keys removed since
-    the last checkpoint.
+    The next step continues there. A search from the first key would skip all keys removed since the
+    last checkpoint, one by one.
     """
 
     deadline: bytes = b""
@@ -682,10 +700,10 @@ _NOTHING_PASSED: Final = _Passed()
 
 
 def _ascending(batch: WriteBatch, first: bytes, stop: bytes) -> Iterator[bytes]:
-    """Yield the keys of a range. Raises `CorruptRecord` where they are out of order.
+    """Yield the keys of a range in order. Raises `CorruptRecord` if they are out of order.
 
-    In a damaged map a key may turn up again and again, and cannot be deleted where it is: a sweep
-    that went on from there would never end.
+    A scan of a damaged map can return a key repeatedly that cannot be deleted, so without this
+    check a sweep would never end.
     """
     for raw, _ in batch.scan(first, stop):
         key = bytes(raw)
@@ -698,9 +716,10 @@ def _ascending(batch: WriteBatch, first: bytes, stop: bytes) -> Iterator[bytes]:
 def _due(
     batch: WriteBatch, passed: _Passed, now: int, most: int
 ) -> tuple[list[tuple[int, int]], list[bytes]]:
-    """Return due deadlines (deadline and stream id), and entries of what is to be freed.
+    """Return due deadlines (ms since the Unix epoch, and stream id), and keys of garbage entries.
 
-    Raises `CorruptRecord` where their keys are out of order.
+    Return at most ``most`` of each, from ``passed`` on. Raises `CorruptRecord` if keys are out of
+    order.
     """
     due: list[tuple[int, int]] = []
     first = max(codec.DEADLINES[0], passed.deadline + b"\x00")
@@ -714,8 +733,9 @@ def _due(
 
 
 def _grows(command: Command) -> bool:
-    """Return True if a full disk refuses a command without deciding it.
+    """Return whether a command is refused without being carried out if the disk is full.
 
-    Commands on streams are decided: a duplicate, or a stream that exists, needs no space.
+    Commands on streams are carried out: a duplicate, or the creation of an existing stream, needs
+    no space.
     """
     return isinstance(command, Subscribe | LinkStreams)

@@ -1,7 +1,7 @@
 """Division of bodies into data records at JSON message boundaries.
 
-A record begins and ends between messages where possible. A message that is larger than a record
-takes several records of its own, and flags say at which ends they are inside the message.
+A record begins and ends at message boundaries where possible. A message that is larger than a
+record is stored in several records of its own, whose flags tell which ends lie inside the message.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from durable_streams_tw.protocol.streams.bodies import Body
 
 
 class Piece(Struct, frozen=True):
-    """Bytes ``[start, stop)`` of a body, for one record.
+    """Bytes ``[start, stop)`` of a body, to be stored in one record.
 
     ``torn_before`` and ``torn_after`` mean that the piece starts or ends inside a message.
     """
@@ -29,9 +29,9 @@ class Piece(Struct, frozen=True):
 def cut(body: Body, size: int) -> Iterator[Piece]:
     """Yield the pieces of a body, each of at most ``size`` bytes.
 
-    A body without cuts is one run of bytes with no message to tear: its pieces are just
-    full. (A JSON body of at most `MAX_UNDIVIDED_BODY` bytes has none either, so ``size`` is not
-    smaller.) An empty body has no pieces.
+    A body without cuts is divided every ``size`` bytes. JSON bodies of at most MAX_UNDIVIDED_BODY
+    bytes have no cuts either, so ``size`` must not be smaller: a message would be divided without
+    flags. An empty body has no pieces.
     """
     length = len(body.data)
     if 0 < length <= size:
@@ -52,7 +52,7 @@ def _between_messages(cuts: tuple[int, ...], length: int, size: int) -> Iterator
             yield Piece(start, stop)
             start = stop
             continue
-        # The next message alone is larger than a record.
+        # The next message is larger than a record: divide it into pieces with flags.
         stop = cuts[bisect_right(cuts, start)]
         first = start
         while start < stop:

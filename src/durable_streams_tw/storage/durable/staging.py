@@ -1,11 +1,11 @@
-"""Large bodies, written in steps before the transaction that makes them visible.
+"""Staging of large bodies: data records written in steps before the commit that appends them.
 
-A body of more than MAX_BATCH bytes would occupy the committing thread for tens of milliseconds.
-Its data records are written in several commits, at the tail of the stream, where nothing reads. A
-`StagedBody` record, written with the first of them, says so. The last commit moves the tail and
-deletes that record: before it the stream has nothing of the body, after it everything. Other
-commands of the stream wait in between, so the tail does not move. After a crash or a failed commit
-the records are deleted, in steps too, before the stream is written to again.
+Writing a body of more than MAX_BATCH bytes in one commit would occupy the committing thread for
+tens of milliseconds. Instead, several commits write its data records beyond the tail of the stream,
+where readers do not look. The first of these commits also writes a `StagedBody` record. The last
+one moves the tail and deletes that record, so the body becomes visible as a whole. Other commands
+of the stream wait in between, so the tail does not move. After a crash or a failed commit, the
+committer deletes the data records, also in steps, before it writes to the stream again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from durable_streams_tw.storage.limits import RECORD_PAYLOAD, STAGE_STEP
 
 
 class Upload:
-    """Command whose body is being written. ``last_start`` is the position of its last record."""
+    """Command whose body is being staged. ``last_start`` is the position of its last record."""
 
     def __init__(self, command: Append | Create, record: StagedBody, body: Body) -> None:
         self.command = command
@@ -31,7 +31,7 @@ class Upload:
         self._pieces: Iterator[Piece] = cut(body, RECORD_PAYLOAD)
 
     def advance(self, transaction: BatchTransaction) -> bool:
-        """Write about STAGE_STEP bytes; return whether all are written."""
+        """Write about STAGE_STEP bytes of the body; return whether all of it is written."""
         left = STAGE_STEP
         for piece in self._pieces:
             self.last_start = self.record.start + piece.start

@@ -1,8 +1,8 @@
-"""One batch of commands on a engine: what `apply` writes, gathered and put down at once.
+"""Transaction of one batch of commands on a key-value engine, written to it when the batch ends.
 
-Every call into LMDB gives the interpreter's lock away and has to win it back, so a batch
-makes few: one read of a stream's record, if it is not remembered; at the end one write of
-it, however many commands changed it, and as few data records as its new bytes fill.
+Every call into LMDB releases the GIL and has to acquire it again, so a batch makes few calls: it
+reads a stream's record once if it is not cached, writes it once however many commands changed it,
+and writes as few data records as the new bytes fill.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MISSING: Any = object()
 
 
 class Offered(Struct):
-    """Staged body that a command may take. ``taken`` says that it did."""
+    """Staged body that a command may append. ``taken`` is True once the command has done so."""
 
     record: StagedBody
     last_start: int
@@ -57,12 +57,13 @@ class Offered(Struct):
 
 
 class BatchTransaction:
-    """A `Transaction` over a batch.
+    """`Transaction` over a write batch of the engine.
 
-    ``published`` is what readers are to see once the batch is durable: states by path, None
-    where a stream is gone. ``writes`` grows with every change of a stream, so that whoever
-    met a failure can tell whether it left a trace. ``has_space`` is false while there is no room
-    on the disk for what grows.
+    ``published`` contains the states that readers see once the batch is durable, by path; None for
+    a removed stream. ``writes`` increases with every write, so that the committer can tell whether
+    a command that failed has written anything. ``has_space`` is False if streams must not grow
+    because the disk or the quota is full. Used on the committing thread only. All methods that
+    read may raise `CorruptRecord` and `EngineFailed`.
     """
 
     _log = Logger()
@@ -79,28 +80,30 @@ class BatchTransaction:
         self._written = written
         self.access = access
         self._dirty: dict[int, OpenStream] = {}
-        # Generation and state.
+        # Generation and state by stream id and producer id.
         self._dirty_producers: dict[tuple[int, str], tuple[int, ProducerState]] = {}
-        # Records by table and whole key, not put down yet.
+        # Records by table and whole key that are not in the engine's batch yet; None if removed.
         self._dirty_records: dict[Table[Any], dict[bytes, Any]] = {}
         self._puts: dict[bytes, bytes] = {}
-        # Data records among these, and streams with bodies that are not in any yet.
+        # Data records by key that are not in the engine's batch yet, and the streams with bodies
+        # that are in no data record yet.
         self._data: dict[bytes, bytes] = {}
         self._bodies: dict[int, OpenStream] = {}
         self._deletes: list[bytes] = []
         self._put_down = False
         self._absent: set[str] = set()
-        # Ids that have no record to be read: of streams that are gone, and of new ones.
+        # Ids of removed and new streams. Without this, their records would be read in vain, or the
+        # old record of a removed stream would be found.
         self._unwritten: set[int] = set()
-        # Staged body that the command under way may take for its own.
+        # Staged body that the current command may append.
         self._offered: Offered | None = None
-        # Whether bytes of a staged body are in this batch.
+        # Whether this batch contains bytes of a staged body.
         self.staging = False
 
     # -- Transaction ------------------------------------------------------------------------
 
     def stream_at(self, path: str) -> StreamState | None:
-        """Return the stream at a path."""
+        """Return the stream at a path, or None."""
         stream = self._written.by_path.get(path)
         if stream is None:
             if path in self._absent:
@@ -113,7 +116,7 @@ class BatchTransaction:
         return stream.state
 
     def stream(self, stream_id: int) -> StreamState | None:
-        """Return the stream with an id."""
+        """Return the stream with an id, or None."""
         stream = self._open(stream_id)
         return None if stream is None else stream.state
 
@@ -121,7 +124,7 @@ class BatchTransaction:
         """Return the next id. The counter becomes durable with this batch."""
         offered = self._offered
         if offered is not None and offered.new:
-            # The id under which the body was written.
+            # The keys of the staged data records contain this id.
             offered.new = False
             self._unwritten.add(offered.record.stream_id)
             return offered.record.stream_id
@@ -136,16 +139,17 @@ class BatchTransaction:
 
     @property
     def process_first_id(self) -> int:
-        """What all ids given by this process reach, and none given before."""
+        """Least id that this process assigns; 0 if the counter is corrupt."""
         written = self._written
         if written.process_first_id is None:
             try:
                 known = reader.load_next_id(self._batch)
-                # By chance, or copies whose clocks were set back would give the same ids.
+                # Without the random part, copies of a store whose clocks were set back would assign
+                # the same ids.
                 chance = int.from_bytes(self.random_bytes(2), "big")
                 written.process_first_id = max(known, written.first_id) + chance
             except CorruptRecord:
-                # Then no ids are given, and no incarnation can be told from another.
+                # `new_id` fails for the same reason, so no incarnation can be started.
                 return 0
         return written.process_first_id
 
@@ -155,7 +159,7 @@ class BatchTransaction:
         return None if known is None else known[1]
 
     def _producer(self, stream_id: int, producer_id: str) -> tuple[int, ProducerState] | None:
-        """Return a producer's generation and state, or None."""
+        """Return a producer's generation and state, or None if neither generation has it."""
         stream = self._open(stream_id)
         assert stream is not None, "producers are those of a stream that exists"
         current = stream.producers
@@ -175,18 +179,18 @@ class BatchTransaction:
         return None
 
     def message_runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
-        """Yield the stored messages of a stream, those of this batch included."""
+        """Yield the stored messages of a stream, including those of this batch."""
         self._flush_data()
         return reader.message_runs(self._batch, self.stream, state, start)
 
     def is_boundary(self, state: StreamState, position: int) -> bool:
-        """Whether a position lies between messages."""
+        """Return whether a position is a message boundary."""
         if position not in (0, state.tail):
             self._flush_data()
         return reader.is_boundary(self._batch, self.stream, state, position)
 
     def save(self, state: StreamState) -> None:
-        """Write a stream's state."""
+        """Write the state of a new or changed stream."""
         self.writes += 1
         stream = self._open(state.id)
         if stream is None:
@@ -200,7 +204,7 @@ class BatchTransaction:
         self.published[state.path] = state
 
     def save_producer(self, stream_id: int, producer_id: str, state: ProducerState) -> None:
-        """Write what a stream remembers of a producer."""
+        """Write the state of a stream's producer. The stream must have been saved in this batch."""
         stream = self._dirty[stream_id]
         whole = stream_id, producer_id
         known = self._written.producers.get(whole)
@@ -211,7 +215,7 @@ class BatchTransaction:
         self._dirty_producers[whole] = written
 
     def _join(self, stream: OpenStream, producer_id: str) -> None:
-        """Move a producer into the current generation, or the next one where that is full."""
+        """Move a producer into the current generation, or into the next one if that is full."""
         before, stream_id = stream.producers, stream.state.id
         known = self._producer(stream_id, producer_id)
         after = stream.producers = before.joined(self._written.max_producers)
@@ -222,7 +226,10 @@ class BatchTransaction:
             self._deletes.append(codec.producer_key(stream_id, known[0], name))
 
     def append(self, state: StreamState, start: int, body: Body) -> None:
-        """Write bytes at the tail."""
+        """Append a body at the old tail. The stream must have been saved in this batch.
+
+        If the body was staged, write no data: its records are already there.
+        """
         stream = self._dirty[state.id]
         offered = self._offered
         if offered is not None and offered.record.stream_id == state.id:
@@ -237,7 +244,7 @@ class BatchTransaction:
         stream.pending.append(body)
 
     def remove_stream(self, state: StreamState) -> None:
-        """End a stream: its names go now, its bytes in later steps."""
+        """Remove a stream's path and state; the sweep deletes its bytes and producers later."""
         stream = self._open(state.id)
         assert stream is not None, "only a stream that exists is forgotten"
         self.writes += 1
@@ -257,7 +264,7 @@ class BatchTransaction:
 
     @property
     def index(self) -> SubscriptionIndex:
-        """Which subscriptions there are."""
+        """Index of subscriptions, loaded on first use."""
         index = self._written.index
         if index is None:
             index = self._written.index = load_index(self._batch, self._unreadable)
@@ -265,7 +272,7 @@ class BatchTransaction:
 
     @property
     def fan_outs(self) -> OrderedDict[str, FanOut]:
-        """Unfinished fan-outs by the name of their stream, the oldest first."""
+        """Unfinished fan-outs by stream path, loaded on first use."""
         known = self._written.fan_outs
         if known is None:
             known = self._written.fan_outs = OrderedDict()
@@ -277,7 +284,7 @@ class BatchTransaction:
         return known
 
     def get(self, table: Table[T], key: bytes) -> T | None:
-        """Return the record of a key."""
+        """Return the record of a key, or None."""
         remembered = self._written.records
         whole = table.prefix + key
         known: T | None = remembered.get(whole, _MISSING)
@@ -287,23 +294,23 @@ class BatchTransaction:
         return known
 
     def put(self, table: Table[T], key: bytes, value: T) -> None:
-        """Set a record."""
+        """Write a record."""
         self._record(table, key, value)
 
     def remove(self, table: Table[T], key: bytes) -> None:
-        """Remove a record."""
+        """Remove a record if it exists."""
         self._record(table, key, None)
 
     def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
-        """Yield records in order, those of this batch included."""
+        """Yield the records of a range in order, including those of this batch."""
         self._flush_records(table)
         return tables.scan(self._batch, table, first, stop)
 
     def owns(self, table: Table[Any], number: int) -> bool:
         """Return whether a number owns any record of a table.
 
-        Keys are looked for some at a time, each time behind those before: a search from the
-        first would pass over all that were removed since the map was brought up to date.
+        Search for OWNED_AHEAD keys at a time, each time after the previous ones. A search from the
+        first key would skip all keys that were removed since the last checkpoint, one by one.
         """
         name = table.prefix, number
         known = self._written.ahead.get(name, [])
@@ -323,12 +330,12 @@ class BatchTransaction:
         return False
 
     def remove_owned(self, number: int) -> None:
-        """Let go of all that a number owns, in later steps."""
+        """Remove all records that a number owns, in later steps of the sweep."""
         self.writes += 1
         self._puts[codec.garbage_key(number)] = b""
 
     def random_bytes(self, size: int) -> bytes:
-        """Bytes that nobody can guess."""
+        """Return unpredictable bytes from the operating system."""
         return os.urandom(size)
 
     def _record(self, table: Table[T], key: bytes, value: T | None) -> None:
@@ -340,7 +347,10 @@ class BatchTransaction:
             self.notes.append(RecordChange(table, key, value))
 
     def _flush_records(self, table: Table[Any] | None = None) -> bool:
-        """Put records down, of one table or of all; whether there were any."""
+        """Write changed records of one table, or of all, to the engine's batch.
+
+        Return whether records or data were written to it so far, by this call or earlier ones.
+        """
         chosen = [table] if table is not None else list(self._dirty_records)
         for of in chosen:
             dirty = self._dirty_records.pop(of, None)
@@ -361,7 +371,7 @@ class BatchTransaction:
 
     @property
     def staged(self) -> dict[str, StagedBody]:
-        """Bodies that are being written, or were when the process crashed, by stream."""
+        """Staged bodies by stream path, including those that a crash left, loaded on first use."""
         known = self._written.staged
         if known is None:
             known = self._written.staged = {}
@@ -373,21 +383,21 @@ class BatchTransaction:
         return known
 
     def is_receiving(self, path: str) -> bool:
-        """Whether a body is being written beyond the tail of a stream."""
+        """Return whether a body is staged beyond the tail of a stream."""
         return path in self.staged
 
     def begin_staging(self, record: StagedBody) -> None:
-        """Record that data records from a position do not belong to the stream yet."""
+        """Write a record that marks data from a position on as not yet part of the stream."""
         self.staged[record.path] = record
         self.put(STAGED, name_key(record.path), record)
 
     def end_staging(self, record: StagedBody) -> None:
-        """Remove that record: the data belongs to the stream now, or is deleted."""
+        """Remove the record of a staged body, whose data was appended or deleted."""
         del self.staged[record.path]
         self.remove(STAGED, name_key(record.path))
 
     def stage(self, stream_id: int, position: int, data: bytes, piece: Piece) -> None:
-        """Write a data record beyond the tail."""
+        """Write a piece of a staged body as a data record beyond the tail."""
         self.writes += 1
         self.staging = True
         key = codec.data_key(stream_id, position)
@@ -395,9 +405,10 @@ class BatchTransaction:
 
     @contextmanager
     def offering(self, record: StagedBody, last_start: int, new: bool) -> Iterator[Offered]:
-        """Let the command within have a staged body in place of writing its own.
+        """Let the command in the ``with`` block append a staged body instead of writing its own.
 
-        ``new`` says that it creates the stream.
+        ``last_start`` is the position of the last staged record. ``new`` means that the command
+        creates the stream.
         """
         self._offered = offered = Offered(record, last_start, new)
         try:
@@ -405,10 +416,13 @@ class BatchTransaction:
         finally:
             self._offered = None
 
-    # -- for the sweep ------------------------------------------------------------------------
+    # -- sweep --------------------------------------------------------------------------------
 
     def reindex(self, stream_id: int, found_at: int, deadline: int | None) -> None:
-        """Move a stream's entry among the deadlines from where it was found."""
+        """Move a stream's entry in the deadline index from ``found_at`` to ``deadline``.
+
+        Times are in ms since the Unix epoch. Only delete the entry if the deadline is None.
+        """
         stream = self._open(stream_id)
         if stream is None or stream.indexed_at != found_at:
             self._deletes.append(codec.deadline_key(found_at, stream_id))
@@ -418,20 +432,24 @@ class BatchTransaction:
             self._dirty[stream_id] = stream
 
     def postpone(self, stream_id: int, found_at: int, until: int) -> None:
-        """Move the entry of a stream that cannot be read, unseen."""
+        """Move a stream's entry in the deadline index without reading the stream.
+
+        Used for streams whose expiry failed. Times are in ms since the Unix epoch.
+        """
         self._deletes.append(codec.deadline_key(found_at, stream_id))
         self._puts[codec.deadline_key(until, stream_id)] = b""
 
     def delete_key(self, key: bytes) -> None:
-        """Remove a key of a stream that is gone."""
+        """Delete a key of the engine: garbage, or a data record that was never appended."""
         self._deletes.append(key)
 
-    # -- writing down -------------------------------------------------------------------------
+    # -- flush --------------------------------------------------------------------------------
 
     def flush(self) -> bool:
-        """Put everything into the batch; whether there was anything.
+        """Write all changes to the engine's batch; return whether there were any.
 
-        Raises `KeyspaceFull` and `KeyspaceFailed`.
+        The committer calls this before it commits the batch. Raises `EngineFull` and
+        `EngineFailed`.
         """
         batch = self._batch
         for key in self._deletes:
@@ -440,7 +458,7 @@ class BatchTransaction:
         for stream in self._dirty.values():
             self._put(stream.key, codec.pack_stream(stream.record()))
         for (stream_id, producer_id), (number, producer) in self._dirty_producers.items():
-            # One that was deleted in this batch has none.
+            # A stream removed in this batch is not dirty: its producers must not be written.
             if stream_id in self._dirty:
                 name = codec.producer_name(producer_id)
                 key = codec.producer_key(stream_id, number, name)
@@ -474,8 +492,8 @@ class BatchTransaction:
         return stream
 
     def _index(self, stream: OpenStream, deadline: int | None) -> None:
-        # An entry that is early is harmless: the sweep looks and moves it. So a TTL that is
-        # reset by every append costs no write here.
+        # The sweep checks an entry that is too early and moves it. Replacing it here would cost a
+        # write for every append to a stream with a TTL.
         indexed = stream.indexed_at
         if deadline is not None and indexed is not None and indexed <= deadline:
             return
@@ -505,7 +523,7 @@ class BatchTransaction:
             self._write_record(stream, start, more, 0)
 
     def _write_long(self, stream: OpenStream, start: int, bodies: list[Body]) -> None:
-        """Write bodies into several records, whole ones together where they fit."""
+        """Write bodies as several records, with several whole bodies in a record where they fit."""
         run: list[bytes] = []
         filled = 0
         for body in bodies:
@@ -538,7 +556,7 @@ class BatchTransaction:
         self._written.keep(stream, value if extendable else None)
 
     def _extendable(self, stream: OpenStream, tail: int, added: int) -> bytes | None:
-        """Return the last record's value if it has room for that many more bytes."""
+        """Return the value of the last data record if ``added`` bytes fit in, otherwise None."""
         if stream.last_start is None or tail - stream.last_start + added > MERGE_RECORD:
             return None
         if stream.last_value is not None:
@@ -551,7 +569,7 @@ class BatchTransaction:
         try:
             flags, payload = codec.unpack_data(key, value)
         except CorruptRecord:
-            # Left as it is, so that reading finds it.
+            # Extending the record would compute a new checksum and hide the corruption.
             return None
         whole = not flags and len(payload) == tail - stream.last_start
         return value if whole else None
