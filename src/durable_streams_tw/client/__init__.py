@@ -1,1 +1,1 @@
-"""A client of any server of the protocol, on treq: requests, followers and producers."""
+"""Client for any server of the protocol, built on treq: requests, followers, producers."""

@@ -1,4 +1,4 @@
-"""How long to wait between attempts, and when to give up."""
+"""Retry policy: exponential backoff with jitter and a time limit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ _LAST: Final = 10.0
 
 
 class Patience:
-    """Attempts at one thing: doubling pauses, with chance in them, for so long and no longer.
+    """Backoff of one operation: delays double from 0.1 s to 10 s, with jitter.
 
-    ``limit`` is how many seconds of nothing but failures are endured, None for any number;
-    ``seconds`` gives the time and ``random`` a number from 0 to 1. A success begins anew.
+    ``limit`` is the maximum duration of consecutive failures in seconds, None for no limit.
+    ``seconds`` returns a monotonic time in seconds, ``random`` a number from 0 to 1. A success
+    resets the delay and the limit.
     """
 
     def __init__(
@@ -27,23 +28,24 @@ class Patience:
 
     @property
     def tried(self) -> bool:
-        """Whether the last attempt has failed."""
+        """True if the last attempt has failed."""
         return self._since is not None
 
     def succeeded(self) -> None:
-        """Record a successful attempt: the next delay is the shortest again."""
+        """Record a successful attempt: reset the delay and the start of the failures."""
         self._since = None
         self._pause = _FIRST
 
     def failed(self, asked: float = 0.0) -> float | None:
-        """How long to wait before the next attempt, in seconds; None: give up.
+        """Record a failed attempt; return the delay before the next one in seconds.
 
-        ``asked`` is what the server would have.
+        Return None if that attempt would start after the limit. ``asked`` is the minimum delay
+        that the server asks for (Retry-After), in seconds.
         """
         now = self._seconds()
         if self._since is None:
             self._since = now
-        # Half of it is left to chance, lest all clients come back at once.
+        # Without jitter, all clients of a restarted server would reconnect at the same moment.
         pause = max(asked, self._pause * (0.5 + self._random() / 2))
         self._pause = min(self._pause * 2, _LAST)
         if self._limit is not None and now - self._since + pause > self._limit:

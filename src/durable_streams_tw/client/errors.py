@@ -1,4 +1,4 @@
-"""What can go wrong between a client and a server, as exceptions with fields."""
+"""Exceptions of the client, and functions that read error responses."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-#: Statuses of requests that may succeed later: too early, too many, or a server or proxy with
-#: trouble of its own (RFC 9110 §15.5, §15.6; RFC 6585 §4; 520 to 524 are Cloudflare's).
+#: Statuses of transient errors: timeouts, rate limits, and failures of a server or proxy
+#: (RFC 9110 §15.5, §15.6; RFC 6585 §4; Cloudflare uses 520 to 524).
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 
-#: Statuses that say nothing about whether the server has carried the request out. A proxy answers
-#: 408 and 499 for a request that it may have passed on.
+#: Statuses after which the server may have carried out the request: a proxy also responds with
+#: 408 or 499 to a request that it has forwarded.
 _AMBIGUOUS: Final = frozenset({408, 499})
 
-#: Problems of this project's server, with a status from 500 on, that mean that nothing was
-#: changed.
+#: Problem types that this project's server sends with a status of 500 or above if it has changed
+#: nothing.
 _REFUSALS: Final = frozenset(
     f"urn:durable-streams:problem:{slug}"
     for slug in (
@@ -31,14 +31,14 @@ _REFUSALS: Final = frozenset(
     )
 )
 
-#: The longest `Retry-After` that anybody waits for, in seconds.
+#: Maximum `Retry-After` that the client accepts (seconds); longer ones are reduced to it.
 _LONGEST_WAIT: Final = 60.0
 
 
 class ClientError(Exception):
-    """Something went wrong; the message is a sentence for people.
+    """Base class of the client's errors; the message is for users.
 
-    ``url`` is that of the stream, without query, where the failure is about one.
+    ``url`` is the URL of the stream without its query, None if the error concerns no stream.
     """
 
     url: str | None = None
@@ -50,29 +50,28 @@ class ClientError(Exception):
 
 @contextmanager
 def about(url: str) -> Iterator[None]:
-    """Name a stream in the errors that the block raises, unless they name one already."""
+    """Set the URL of each `ClientError` that the block raises, unless it is set already."""
     try:
         yield
     except ClientError as error:
         if error.url is None:
-            # A query may hold a signature or a token.
+            # Error messages are logged, and a query may contain a signature or a token.
             error.url = url.partition("?")[0]
         raise
 
 
 class BadProducer(ClientError, ValueError):
-    """A producer's name or epoch is not one that a server can accept."""
+    """Invalid name or epoch of a producer."""
 
 
 class BadTarget(ClientError):
-    """What should be the URL of a stream is none."""
+    """Invalid URL of a stream."""
 
 
 class Unreachable(ClientError):
-    """There was no connection, or it was lost before the answer was complete.
+    """Connection failure: not established, or lost before the response was complete.
 
-    ``sent`` says that the request may have reached the server: what it was to change may
-    have been changed.
+    ``sent`` is true if the request may have reached the server, which may have carried it out.
     """
 
     def __init__(self, message: str, *, sent: bool) -> None:
@@ -81,19 +80,19 @@ class Unreachable(ClientError):
 
 
 class Untrusted(ClientError):
-    """The server's certificate is not one to trust; asking again would not change it."""
+    """Server certificate that fails verification; a retry would fail again."""
 
 
 class Broken(ClientError):
-    """The server's answer is not one of this protocol."""
+    """Response that violates the protocol or exceeds a limit of the client."""
 
 
 class Rejected(ClientError):
-    """The server has refused a request.
+    """Error response of the server.
 
-    ``status`` is that of the answer, ``header`` its fields by lower-case name, ``detail`` what
-    the server says about it, in one line, and may be empty; ``problem`` is the type of its problem
-    details (RFC 9457), empty without.
+    ``header`` contains the headers of the response by lower-case name. ``detail`` is the server's
+    message in one line, ``problem`` the type of the problem details (RFC 9457); both are empty if
+    the response has none.
     """
 
     def __init__(
@@ -107,19 +106,20 @@ class Rejected(ClientError):
 
     @property
     def closed(self) -> bool:
-        """Whether the reason is that the stream is closed (PROTOCOL.md §5.2)."""
+        """True if the request failed because the stream is closed (PROTOCOL.md §5.2)."""
         return self.header.get("stream-closed", "").lower() == "true"
 
     @property
     def passing(self) -> bool:
-        """Whether the same request may succeed a while later."""
+        """True if the error is transient: the same request may succeed later."""
         return self.status in _PASSING
 
     @property
     def definite(self) -> bool:
-        """Whether the request has certainly changed nothing.
+        """True if the request has certainly changed nothing.
 
-        Behind a proxy, a status from 500 on may follow a request that the server has carried out.
+        A proxy may respond with 500 or above to a request that the server has carried out, so
+        such a status counts only with a problem type that excludes this.
         """
         if self.status >= 500:
             return self.problem in _REFUSALS
@@ -127,17 +127,18 @@ class Rejected(ClientError):
 
 
 class Fenced(ClientError):
-    """Another producer of the same name has taken over, or was here before (§5.2.1)."""
+    """Producer that another one of the same name has fenced or preceded (PROTOCOL.md §5.2.1)."""
 
 
 class OutcomeUnknown(ClientError):
-    """What was to be appended may be there or not, and nothing tells which."""
+    """Append whose outcome is unknown: the server may have carried it out."""
 
 
 def detail_of(content_type: str, body: bytes) -> str:
-    """Return the message of an error's body as one printable line.
+    """Return the message in the body of an error response, as one printable line.
 
-    Servers send problem details (RFC 9457), other JSON, or text. HTML is ignored.
+    The body may be problem details (RFC 9457), other JSON, or text. Return an empty string for
+    HTML.
     """
     kind = content_type.partition(";")[0].strip().lower()
     text = body[:4096].decode("utf-8", "replace")
@@ -151,7 +152,7 @@ def detail_of(content_type: str, body: bytes) -> str:
 
 
 def problem_of(content_type: str, body: bytes) -> str:
-    """Return the type of the problem details in an error's body (RFC 9457), empty without."""
+    """Return the type of an error response's problem details (RFC 9457), empty if it has none."""
     if content_type.partition(";")[0].strip().lower() != "application/problem+json":
         return ""
     try:
@@ -163,9 +164,9 @@ def problem_of(content_type: str, body: bytes) -> str:
 
 
 def retry_after(header: Mapping[str, str], now: float) -> float:
-    """How long a server asks to be left alone, in seconds (RFC 9110 §10.2.3); 0 without.
+    """Return the delay of a Retry-After header in seconds, at most 60 (RFC 9110 §10.2.3).
 
-    ``now`` is seconds since 1970.
+    Return 0 if it is missing or malformed. ``now`` is in seconds since the Unix epoch.
     """
     text = header.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
@@ -189,6 +190,6 @@ def _words(said: object) -> str:
 
 
 def _line(text: str) -> str:
-    # What a server says goes to a terminal: no control sequences.
+    # The line is printed to a terminal, where control sequences of a server would be executed.
     kept = "".join(letter if letter.isprintable() else " " for letter in text)
     return " ".join(kept.split())[:500]

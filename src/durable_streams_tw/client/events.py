@@ -1,7 +1,6 @@
-"""Server-Sent Events as they come: bytes in, in any pieces; events out.
+"""Incremental parser for Server-Sent Events (WHATWG HTML, §9.2.5 and §9.2.6).
 
-WHATWG HTML, "Server-sent events", §9.2.5 and §9.2.6. Data stay bytes: what the lines of a
-text stream carry is nobody's business here.
+The parser does not decode data as UTF-8: it returns bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from msgspec import Struct
 
 from durable_streams_tw.client.errors import Broken
 
-#: The most bytes of one event: a server that sends more has no bound of its own.
+#: Maximum size of one event (bytes); without it, a server could exhaust the client's memory.
 MAX_EVENT: Final = 256 * 1024 * 1024
 
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
@@ -21,14 +20,14 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 class Event(Struct, frozen=True):
-    """One event: its type, and its data lines joined by line feeds."""
+    """One event: its type, and its data lines joined with line feeds."""
 
     type: bytes
     data: bytes
 
 
 class EventParser:
-    """An event stream that is being read."""
+    """Parser of one event stream, fed with bytes as they arrive."""
 
     def __init__(self) -> None:
         self._rest: list[bytes] = []
@@ -38,20 +37,21 @@ class EventParser:
         self._data: list[bytes] = []
 
     def feed(self, data: bytes) -> list[Event]:
-        """Return the events that these bytes complete. Raise `Broken` if one is too large."""
+        """Return the events that the bytes complete. Raises `Broken` if one exceeds MAX_EVENT."""
         self._size += len(data)
         if self._size > MAX_EVENT:
             raise Broken(f"the server sends an event of more than {MAX_EVENT} bytes")
         held = bool(self._rest) and self._rest[-1].endswith(b"\r")
         if not held and b"\n" not in data and b"\r" not in data:
-            # A long line in many pieces is joined once, when it ends.
+            # Joining a long line at each piece would take quadratic time: join it when it ends.
             self._rest.append(data)
             return []
         text = b"".join([*self._rest, data])
         if not self._begun:
             self._begun = True
             text = text.removeprefix(_BOM)
-        # Whether a CR at the end is a line end of its own, the next byte tells.
+        # A CR at the end may be half of a CR LF: keep it until the next byte arrives, or the LF
+        # would end an empty line and dispatch the event early.
         last = b"\r" if text.endswith(b"\r") else b""
         *lines, rest = _LINE_END.split(text.removesuffix(b"\r"))
         self._rest = [rest + last]

@@ -1,9 +1,9 @@
-"""Reading a stream from an offset on: what is there, then what comes (PROTOCOL.md §5.6-5.8).
+"""Catch-up and live reads of a stream (PROTOCOL.md §5.6-5.8).
 
-An answer may be as long as the stream: it is handed out in pieces, and only the last one has the
-offset that it leads to. Where a connection ends before that, the same answer is asked for again
-from the offset before, and what was handed out of it already is skipped: bytes of a stream never
-change. So nothing is lost and nothing comes twice, wherever the connection breaks.
+A response may be as long as the stream. It is yielded in batches, and only the last batch has an
+offset. If the connection is lost before that, the client repeats the request from the last offset
+and skips the bytes already yielded, which works because bytes of a stream never change. So each
+byte is yielded exactly once, wherever the connection breaks.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from durable_streams_tw.protocol.streams import sse
 from durable_streams_tw.protocol.streams.sse import Framing
 
 Live = Literal["auto", "sse", "long-poll"]
-"""How new bytes are waited for.
+"""Mode of live reads.
 
-``auto`` takes event streams for JSON and for binary streams, and long-polls for text: an event
-stream cannot carry the carriage returns of a text.
+``auto`` uses SSE for JSON and binary streams, and long-polls for text, because SSE cannot
+transfer carriage returns in text.
 """
 
-#: A connection of a live reader that has been silent for so long is taken to be dead. Servers
-#: end long-polls and event streams after a minute or less (PROTOCOL.md §10.2).
+#: Time without a byte after which a live connection counts as lost (seconds). Servers end
+#: long-polls and SSE responses after a minute or less (PROTOCOL.md §10.2).
 QUIET: Final = 90.0
 
-#: The least time between two live requests that have brought nothing.
+#: Minimum time between the starts of two live requests if the first returned no data (seconds).
 _LEAST_ROUND: Final = 0.5
 
 _SSE: Final = "text/event-stream"
-#: What a server without event streams says to one who asks for them.
+#: Statuses with which servers without SSE refuse a request for it.
 _NO_SUCH_MODE: Final = frozenset({400, 404, 405, 406, 415, 501})
 
 
 class Batch(Struct, frozen=True):
-    """Some bytes of a stream, and where they end.
+    """Contiguous bytes of a stream, and the offset at which they end.
 
-    ``data`` are as the protocol has them: in JSON mode an array. ``offset`` is where to go on
-    another time, None in the middle of an answer. ``up_to_date`` says that there was no more when
-    it was sent, ``closed`` that there never will be.
+    ``data`` is encoded as in the protocol: an array in JSON mode. ``offset`` is the offset from
+    which a later read continues, None before the end of a response. ``up_to_date`` is true if the
+    batch ended at the tail when the server sent it, ``closed`` if no more bytes will follow.
     """
 
     content_type: str
@@ -62,11 +62,14 @@ class Batch(Struct, frozen=True):
 
     @property
     def is_json(self) -> bool:
-        """Whether the stream is in JSON mode (PROTOCOL.md §9.1)."""
+        """True if the stream is in JSON mode (PROTOCOL.md §9.1)."""
         return content_types.is_json(self.content_type)
 
     def messages(self) -> list[bytes]:
-        """Return the messages of a stream in JSON mode, byte for byte. Raise `Broken`."""
+        """Return the messages of a batch in JSON mode, byte for byte.
+
+        Raises `Broken` if the data is not a JSON array.
+        """
         return messages.messages(self.data) if self.data else []
 
 
@@ -75,7 +78,8 @@ async def catch_up(
 ) -> AsyncGenerator[Batch, None]:
     """Yield the data of a stream from an offset to its tail.
 
-    Raises `ClientError`.
+    Retries transient errors. Raises `ClientError` for permanent errors, and when the client's
+    retry limit is reached.
     """
     while True:
         answer = _Reading(client, target.asked(offset=offset))
@@ -103,29 +107,30 @@ async def catch_up(
 
 
 class _Reading:
-    """One answer to a read, asked for until it has come whole.
+    """Response to one read, resumable after a lost connection.
 
-    ``content_type`` stands in where the answer names none.
+    ``content_type`` replaces the Content-Type of the response, unless it is None.
     """
 
     def __init__(self, client: StreamClient, url: str, content_type: str | None = None) -> None:
         self._client = client
         self.url = url
         self._content_type = content_type
-        # How many bytes of it, or messages in JSON mode, were handed out, and of which stream.
+        # Bytes of the response, or messages in JSON mode, already yielded; and the stream's id.
         self._told = 0
         self._life = ""
         self.header: dict[str, str] = {}
 
     @property
     def begun(self) -> bool:
-        """Whether some of the answer was handed out, and its end was not."""
+        """True while the response is yielded only in part."""
         return self._told > 0
 
     async def batches(self, wait: float | None = None) -> AsyncGenerator[Batch, None]:
-        """Ask once; what follows what was handed out before. The last batch has an offset.
+        """Send the request once; yield the batches that follow those already yielded.
 
-        ``wait`` is how many seconds the head may take. Raises `ClientError`.
+        Only the last batch has an offset. ``wait`` is the timeout of the head in seconds, None for
+        that of the client. Raises `ClientError`.
         """
         response = await self._client.open(self.url, wait=wait)
         inflow = response.body
@@ -146,9 +151,10 @@ class _Reading:
             inflow.close()
 
     def _same_stream(self) -> None:
-        """Refuse to go on in an answer of another stream under the same URL.
+        """Check that a resumed response is one of the same stream.
 
-        Entity tags begin with the id of the stream (PROTOCOL.md §5.6).
+        Entity tags begin with the id of the stream (PROTOCOL.md §5.6). Raises `Broken` if another
+        stream was created under the URL.
         """
         life, _, rest = self.header.get("etag", "").removeprefix("W/").partition(":")
         life = life if rest else ""
@@ -161,7 +167,7 @@ def _cutter(content_type: str, told: int) -> BytesCutter | ArrayCutter:
     if content_types.is_json(content_type):
         return ArrayCutter(told)
     if content_types.is_text(content_type):
-        # Characters are not torn.
+        # Without this, a batch could end within a UTF-8 character.
         return BytesCutter(told, lambda data: sse.deliverable_size(Framing.TEXT, data, True))
     return BytesCutter(told)
 
@@ -171,9 +177,9 @@ async def follow(
 ) -> AsyncGenerator[Batch, None]:
     """Yield the data of a stream from an offset on, until the stream is closed.
 
-    Reconnect from the last offset after lost connections. Raise `ClientError` when the server
-    refuses permanently, or fails for longer than the client retries. Close it
-    (`aclose`) to leave early.
+    Reconnects from the last offset after lost connections. Raises `ClientError` for permanent
+    errors, and when the client's retry limit is reached. Call `aclose` on the generator to stop
+    early.
     """
     batch: Batch | None = None
     async for batch in catch_up(client, target, offset):
@@ -188,7 +194,7 @@ async def follow(
 
 
 class _Following:
-    """A reader that is up to date."""
+    """Live reader of a stream, from its tail on."""
 
     def __init__(self, client: StreamClient, target: Target, at: Batch, live: Live) -> None:
         self._client = client
@@ -196,7 +202,7 @@ class _Following:
         self._content_type = at.content_type
         assert at.offset is not None, "catching up ends with an offset"
         self._offset = at.offset
-        # The answer to a long-poll that is under way.
+        # Response to the last long-poll; resumed if it was yielded only in part.
         self._reading: _Reading | None = None
         self._cursor: str | None = None
         text = content_types.is_text(at.content_type) and not at.is_json
@@ -206,7 +212,11 @@ class _Following:
         self.closed = False
 
     async def round(self) -> AsyncGenerator[Batch, None]:
-        """Yield the data of one live request; nothing if it failed and is worth a retry."""
+        """Yield the data of one live request.
+
+        Returns after a transient error, and waits first if no data arrived. Raises `ClientError`
+        for permanent errors, and when the client's retry limit is reached.
+        """
         began = self._client.wire.timers.seconds()
         moved = False
         batches = self._events() if self._sse else self._poll()
@@ -223,7 +233,7 @@ class _Following:
                 return
             if not passing(error):
                 raise
-            # One who was just served need not wait.
+            # Backing off after a response with data would delay the next data.
             if not moved:
                 await self._client.rest(self._patience, error)
             return
@@ -232,12 +242,12 @@ class _Following:
         self._patience.succeeded()
         took = self._client.wire.timers.seconds() - began
         if not moved and not self.closed and took < _LEAST_ROUND:
-            # A server whose waiting is short, or a cache in between.
+            # A server with a short timeout, or a cache, would cause a busy loop.
             await self._client.pause(_LEAST_ROUND - took)
 
     def _falls_back(self, error: Rejected | Unreachable) -> bool:
         if self._may_fall_back and isinstance(error, Rejected) and error.status in _NO_SUCH_MODE:
-            # If it is about something else, the long-poll will be told the same.
+            # If the status has another cause, the long-poll fails with it too.
             self._sse = False
             return True
         return False
@@ -261,7 +271,7 @@ class _Following:
         inflow = response.body
         try:
             if content_types.essence(response.header.get("content-type", "")) != _SSE:
-                # A server that does not know the parameter answers as if it were not there.
+                # A server without SSE ignores the parameter and sends a catch-up response.
                 raise Rejected(501, response.header, "it has no event streams")
             coded = response.header.get("stream-sse-data-encoding", "").lower() == "base64"
             gathering = _Gathering(self._content_type, coded)
@@ -279,7 +289,7 @@ class _Following:
 
 
 class _Gathering:
-    """Data events that wait for the control event that says where they end."""
+    """Buffer of data events until the control event that states their end offset."""
 
     def __init__(self, content_type: str, coded: bool) -> None:
         self._content_type = content_type
@@ -288,7 +298,10 @@ class _Gathering:
         self.cursor: str | None = None
 
     def take(self, event: Event) -> Batch | None:
-        """Return the batch that an event completes, or None. Raise `Broken`."""
+        """Return the batch that an event completes, or None.
+
+        Raises `Broken` for an invalid event.
+        """
         if event.type == b"data":
             self._data.append(self._decoded(event.data))
         if event.type != b"control":

@@ -1,4 +1,4 @@
-"""JSON mode from the reader's side: a document's messages, byte for byte (PROTOCOL.md §9.1)."""
+"""Splitting of responses into pieces, and of JSON arrays into messages (PROTOCOL.md §9.1)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from msgspec.json import Decoder
 from durable_streams_tw.client.errors import Broken
 
 _ELEMENTS: Final = Decoder(list[Raw])
-# Strings, what nests, what parts; all else is inside of something.
+# Strings, brackets and commas: the only tokens that matter for splitting an array.
 _MARKS: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{},]', re.DOTALL)
 
 
-#: How many bytes of an answer are gathered before they are handed out.
+#: Minimum number of bytes that are collected before a piece is returned.
 PIECE: Final = 256 * 1024
 
-# Up to the next mark of an array's structure that is not in a string: within its elements only
-# brackets count, between them commas too.
+# Match up to the next structural character outside of strings: brackets within elements,
+# brackets and commas between elements.
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _INSIDE: Final = re.compile(
     rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+([\[\]{}])', re.DOTALL
@@ -36,10 +36,10 @@ _GUESSES: Final = 3
 
 
 class BytesCutter:
-    """Hands out bytes that come in pieces, in pieces of about `PIECE`.
+    """Collector of received bytes into pieces of at least about `PIECE` bytes.
 
-    ``skip`` is how many bytes at the beginning were handed out before. ``whole`` says how many of
-    some bytes may be parted from what follows.
+    ``skip`` is the number of leading bytes to drop because they were returned before. ``whole``
+    returns how many leading bytes of its argument can be separated from the bytes that follow.
     """
 
     def __init__(self, skip: int, whole: Callable[[bytes], int] = len) -> None:
@@ -48,7 +48,7 @@ class BytesCutter:
         self._held = b""
 
     def feed(self, data: bytes) -> tuple[bytes, int]:
-        """Take bytes in; return what is handed out, perhaps nothing, and its length."""
+        """Add received bytes; return a piece, which may be empty, and its length in bytes."""
         if self._skip:
             skipped = min(self._skip, len(data))
             self._skip -= skipped
@@ -62,33 +62,36 @@ class BytesCutter:
         return held[:stop], stop
 
     def finish(self) -> bytes:
-        """Return the rest. Raises `Broken` where there is less than was to be skipped."""
+        """Return the remaining bytes. Raises `Broken` if fewer than ``skip`` were received."""
         if self._skip:
             raise Broken("the server's answer is shorter than it was before")
         return self._held
 
 
 class ArrayCutter:
-    """Hands out a JSON array that comes in pieces as arrays of whole elements.
+    """Splitter of a JSON array, received in pieces, into arrays of complete elements.
 
-    ``skip`` is how many elements at the beginning were handed out before. A short array is handed
-    out as it came.
+    ``skip`` is the number of leading elements to drop because they were returned before. A short
+    array is returned unchanged and unchecked.
     """
 
     def __init__(self, skip: int) -> None:
         self._skip = skip
         self._buffer = bytearray()
-        # Where the search for structure goes on, and how deep that is: 0 before the array has
-        # begun, and when it has ended.
+        # Position from which the search continues, and its nesting depth, which is 0 before the
+        # start and after the end of the array.
         self._position = self._depth = 0
         self._begun = False
-        # Where the elements begin that are to be handed out, where those that are complete end,
-        # and how many they are.
+        # Start of the elements not yet returned, end of the complete ones among them, and their
+        # number.
         self._start = self._stop = self._count = 0
         self._due = PIECE
 
     def feed(self, data: bytes) -> tuple[bytes, int]:
-        """Take bytes in; return an array of complete elements and their number, or nothing."""
+        """Add received bytes; return an array of complete elements and their number.
+
+        Return empty bytes and 0 if no element is due. Raises `Broken` if it is not an array.
+        """
         self._buffer += data
         if len(self._buffer) < self._due:
             return b"", 0
@@ -101,12 +104,16 @@ class ArrayCutter:
         del self._buffer[: self._start]
         self._position -= self._start
         self._start = self._stop = self._count = 0
-        # A long element is searched again only when there is twice as much of it.
+        # Parsing a long element again at each piece would take quadratic time: wait until the
+        # buffer has doubled.
         self._due = max(PIECE, 2 * len(self._buffer))
         return run, count
 
     def finish(self) -> bytes:
-        """Return the rest. Raises `Broken` where it does not end the array."""
+        """Return the remaining elements as an array.
+
+        Raises `Broken` if the array is incomplete or has fewer than ``skip`` elements.
+        """
         buffer = self._buffer
         if not self._begun and not self._skip:
             return bytes(buffer)
@@ -125,11 +132,12 @@ class ArrayCutter:
         return b"".join((b"[", self._buffer[self._start : stop], b"]"))
 
     def _guess(self) -> bool:
-        """Parse up to the commas at which elements that begin like the first one may end.
+        """Find the end of the complete elements by parsing; return whether that succeeded.
 
-        A parser is much faster than a search for the end. The bytes before a comma are an array
-        exactly if the comma separates elements: within a string or a nested value, its end would
-        be missing.
+        Tries the last commas that precede an element with the same first byte as the first
+        element. The parser is much faster than `_search`. The bytes before a comma parse as an
+        array only if the comma separates elements: within a string or a nested value, the closing
+        character would be missing.
         """
         buffer = self._buffer
         if self._depth != 1 or self._position or self._skip:
@@ -149,7 +157,10 @@ class ArrayCutter:
         return False
 
     def _search(self) -> None:
-        """Find the elements that are complete, from where the last search ended."""
+        """Find the complete elements, continuing at the end of the last search.
+
+        Raises `Broken` if the bytes do not begin an array.
+        """
         buffer = self._buffer
         if not self._begun:
             opening = _BETWEEN.match(buffer)
@@ -183,18 +194,18 @@ def _no_array() -> Broken:
 def messages(document: bytes) -> list[bytes]:
     """Return the elements of a JSON array, byte for byte.
 
-    Raise `Broken` if it is not an array.
+    Raises `Broken` if the document is not an array.
     """
     try:
         return [bytes(element) for element in _ELEMENTS.decode(document)]
     except (DecodeError, RecursionError):
-        # A lone surrogate escape, which tokens of a model may well be cut in, or deeper
-        # nesting than a recursive parser follows: neither is this client's business.
+        # The parser rejects lone surrogate escapes, which occur when the tokens of a language
+        # model are split, and deep nesting. Both are valid messages: split without parsing.
         return _cut(document.strip(_WHITE))
 
 
 def is_message(text: bytes) -> bool:
-    """Whether these bytes are one JSON value."""
+    """Return whether the bytes are exactly one JSON value."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):
@@ -203,7 +214,10 @@ def is_message(text: bytes) -> bool:
 
 
 def on_one_line(message: bytes) -> bytes:
-    """Return a message without line ends, which only separate tokens in JSON (RFC 8259 §2)."""
+    """Return a message with line ends replaced by spaces.
+
+    In JSON, line ends occur only between tokens (RFC 8259 §2).
+    """
     if b"\n" in message or b"\r" in message:
         return message.replace(b"\n", b" ").replace(b"\r", b" ")
     return message

@@ -24,14 +24,14 @@ _UNKNOWN: Final = "the batch may have been appended or not"
 
 
 class Producer:
-    """Appends to one stream, batch after batch: one at a time.
+    """Idempotent producer of one stream. Call `send` only after the previous call has finished.
 
-    Without a ``name`` it is a new one, with a random name. With one it fences the producers that
-    had the name before: its epoch is the time of its start in milliseconds, unless ``epoch``
-    says another. It goes on trying for as long as the client endures failures.
+    Without a ``name``, the producer gets a random name and epoch 0. With a name, it fences earlier
+    producers of that name: its epoch is ``epoch``, by default the current time in ms since the
+    Unix epoch. Transient errors are retried up to the client's retry limit.
 
-    Raises `BadProducer` for a name that is empty, too long or not printable, and for an epoch that
-    is negative or above 2**53 - 1.
+    Raises `BadProducer` if the name is empty, too long or not printable, or the epoch is negative
+    or above 2**53 - 1.
     """
 
     def __init__(
@@ -60,16 +60,17 @@ class Producer:
         self.name = str(uuid4()) if name is None else name
         self.epoch = epoch
         self._seq = 0
-        # Whether an answer to the batch at hand was lost.
+        # True if an attempt of the current batch may have been carried out without a response.
         self._doubtful = False
         self._numbered: bool | None = None
 
     async def send(self, data: bytes = b"", *, close: bool = False) -> Written:
-        """Append a batch, and perhaps close the stream with it; with no bytes, only close it.
+        """Append a batch, and close the stream with it if ``close`` is set.
 
-        Raises `Fenced` where another producer of this name is in the way, `OutcomeUnknown`
-        where the batch may have been appended and the client gives up, or the server does not
-        count batches; and all that the client raises.
+        Without data, only close the stream. Raises `Fenced` if another producer of this name has
+        taken over or has used the sequence number; `OutcomeUnknown` if the batch may have been
+        appended, and the retry limit is reached or the server does not deduplicate batches; and
+        the other subclasses of `ClientError`.
         """
         with about(self._target.url):
             return await self._send(data, close)
@@ -124,7 +125,8 @@ class Producer:
     def _doubt(self, error: Rejected | Unreachable, doubtful: bool) -> None:
         """Record that an attempt may have been carried out.
 
-        Raise `OutcomeUnknown` if the server would append a retry again.
+        Raises `OutcomeUnknown` if the server does not deduplicate batches, since a retry could
+        append the batch twice.
         """
         if doubtful and self._numbered is False:
             raise OutcomeUnknown(

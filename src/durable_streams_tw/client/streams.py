@@ -1,4 +1,4 @@
-"""The operations of the protocol, on streams of any server (PROTOCOL.md §5)."""
+"""Operations on streams of any server (PROTOCOL.md §5)."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ UNAUTHORIZED: Final = 401
 
 
 class Info(Struct, frozen=True):
-    """A stream at one moment.
+    """Metadata of a stream at one moment.
 
-    ``offset`` is its end. ``ttl`` (seconds) and ``expires_at`` (RFC 3339) are as the server
-    says them; ``created`` tells that the request has made the stream.
+    ``offset`` is its tail. ``ttl`` (seconds) and ``expires_at`` (RFC 3339) are those that the
+    server reports. ``created`` is true if the request created the stream.
     """
 
     content_type: str
@@ -46,10 +46,10 @@ class Info(Struct, frozen=True):
 
 
 class Written(Struct, frozen=True):
-    """What an append has come to: the stream's end, and whether it is closed now.
+    """Result of an append: the tail of the stream, and whether the stream is closed.
 
-    ``duplicate`` says that a producer's batch was there already; ``numbered`` that the server
-    keeps count of the producer's batches.
+    ``duplicate`` is true if the server had accepted the producer's batch before, ``numbered`` if
+    the server deduplicates the producer's batches.
     """
 
     offset: str
@@ -59,16 +59,17 @@ class Written(Struct, frozen=True):
 
 
 class StreamClient:
-    """Streams of any server.
+    """Client for streams of any server.
 
-    ``wire`` makes the requests. ``header`` gives the fields that each carries (a token, say):
-    it is called for every request, and once more where the server answers 401: a request whose
-    token was renewed meanwhile is sent again.
-    ``endure`` is how many seconds of failures in a row are endured, 0 for none, None for any
-    number; ``random`` is a number from 0 to 1. ``notice`` is told, in a sentence, when a
-    request failed and will be made again.
+    ``wire`` sends the requests. ``header`` returns headers for each request, such as a token. It
+    is called for every request, and again after a 401 response: if the headers have changed, the
+    request is sent again.
 
-    All methods raise `ClientError`.
+    ``endure`` is the maximum duration of consecutive failures in seconds: 0 disables retries, None
+    sets no limit. ``random`` returns a number from 0 to 1, for jitter. ``notice`` is called with a
+    message before the first retry of an operation.
+
+    The methods that send requests raise `ClientError`.
     """
 
     def __init__(
@@ -101,7 +102,11 @@ class StreamClient:
         fork_offset: str | None = None,
         fork_sub_offset: int | None = None,
     ) -> Info:
-        """Create a stream unless it exists (§5.1); with ``source``, as a fork of it (§4.2)."""
+        """Create a stream unless it exists (PROTOCOL.md §5.1).
+
+        With ``source``, create a fork of it (§4.2). ``ttl`` is in seconds. Raises `BadTarget` if
+        the source is on another server.
+        """
         if source is not None and source.origin != target.origin:
             raise BadTarget("a fork is on the same server as its source")
         moment = expires_at.isoformat() if isinstance(expires_at, datetime) else expires_at
@@ -114,7 +119,7 @@ class StreamClient:
             ("Stream-Fork-Offset", fork_offset),
             ("Stream-Fork-Sub-Offset", fork_sub_offset),
         )
-        # A PUT that is repeated finds what it has made: it may be sent again.
+        # PUT is idempotent: a retry returns the stream that the first attempt created.
         answer = await self.insist(
             lambda: self.ask("PUT", target.url, header, data), again=lambda _: True
         )
@@ -130,11 +135,11 @@ class StreamClient:
         close: bool = False,
         seq: str | None = None,
     ) -> Written:
-        """Add bytes, and perhaps close the stream with them (§5.2).
+        """Append data, and close the stream with it if ``close`` is set (PROTOCOL.md §5.2).
 
-        Such a request must not be sent twice. Raises `OutcomeUnknown` unless the server
-        has certainly not carried it out: where the answer was lost, and where a proxy may have
-        answered in place of the server. A `Producer` can send its batches again.
+        A retry could append the data twice, so a failed request is retried only if the server
+        has certainly not carried it out. Raises `OutcomeUnknown` if the response was lost or may
+        be that of a proxy. Use a `Producer` for appends that can be retried.
         """
         header = _fields(
             ("Content-Type", content_type),
@@ -155,7 +160,7 @@ class StreamClient:
         return written(answer)
 
     async def close(self, target: Target) -> Written:
-        """End a stream (§5.3). Closing it twice is closing it once."""
+        """Close a stream (PROTOCOL.md §5.3). Closing is idempotent."""
         header = {"Stream-Closed": "true"}
         answer = await self.insist(
             lambda: self.ask("POST", target.url, header), again=lambda _: True
@@ -163,7 +168,7 @@ class StreamClient:
         return written(answer)
 
     async def delete(self, target: Target) -> None:
-        """Remove a stream (§5.4)."""
+        """Delete a stream (PROTOCOL.md §5.4)."""
         gone = {404, 410}
         doubtful = False
 
@@ -175,7 +180,7 @@ class StreamClient:
                 doubtful = doubtful or error.sent
                 raise
             except Rejected as error:
-                # What the lost answer was about.
+                # An earlier attempt, whose response was lost, may have deleted the stream.
                 if not (doubtful and error.status in gone):
                     raise
 
@@ -184,7 +189,7 @@ class StreamClient:
     # -- reads ------------------------------------------------------------------------------
 
     async def head(self, target: Target) -> Info:
-        """Return the current metadata of a stream (§5.5)."""
+        """Return the current metadata of a stream (PROTOCOL.md §5.5)."""
         answer = await self.insist(lambda: self.ask("HEAD", target.url), again=lambda _: True)
         with about(target.url):
             return _info(answer)
@@ -199,12 +204,15 @@ class StreamClient:
         body: bytes | None = None,
         wait: float | None = None,
     ) -> Answer:
-        """One request, once. Raises `Rejected` for every answer that is no success."""
+        """Send a request and return its whole response, without retries of failures.
+
+        ``wait`` is as in `Wire.ask`. Raises `Rejected` unless the status is 2xx.
+        """
         with about(url):
             fields = self.fields(header)
             answer = await self.wire.ask(method, url, fields, body, wait)
             while answer.status == UNAUTHORIZED and (renewed := self.fields(header)) != fields:
-                # The token has expired while the request was on its way, or waited.
+                # The token may have expired before the server checked it: use the renewed one.
                 fields = renewed
                 answer = await self.wire.ask(method, url, fields, body, wait)
             return self.judged(answer)
@@ -216,9 +224,9 @@ class StreamClient:
         wait: float | None = None,
         quiet: float | None = None,
     ) -> Response:
-        """Send one GET, take the head of its answer (see `Wire.open`). The caller closes the body.
+        """Send a GET request and return its response once the head is there (see `Wire.open`).
 
-        Raises `Rejected` for every answer that is no success.
+        The caller must close the body. Raises `Rejected` unless the status is 2xx.
         """
         with about(url):
             fields = self.fields(header)
@@ -236,11 +244,11 @@ class StreamClient:
             return response
 
     def fields(self, header: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Return the headers of a request, with those that all requests have."""
+        """Return the headers of a request, including those of all requests."""
         return {**self._header(), **(header or {})}
 
     def judged(self, answer: Answer) -> Answer:
-        """Return the response if it is a success. Raise the error that it reports otherwise."""
+        """Return the response if its status is 2xx. Raises `Rejected` otherwise."""
         if 200 <= answer.status < 300:
             return answer
         said = detail_of(answer.header.get("content-type", ""), answer.body)
@@ -250,11 +258,11 @@ class StreamClient:
         raise Rejected(answer.status, answer.header, said, problem)
 
     def patience(self) -> Patience:
-        """For one thing that is to be done in spite of failures."""
+        """Return a new backoff for one operation, with the client's retry limit."""
         return Patience(self._endure, self.wire.timers.seconds, self._random)
 
     async def rest(self, patience: Patience, error: Exception) -> None:
-        """Wait after a failure, or raise it again where patience is at its end."""
+        """Wait before the next attempt, or raise ``error`` if the retry limit is reached."""
         first = not patience.tried
         asked = 0.0
         if isinstance(error, Rejected):
@@ -267,7 +275,7 @@ class StreamClient:
         await self.pause(pause)
 
     async def pause(self, seconds: float) -> None:
-        """Let time pass."""
+        """Wait for a time in seconds."""
         clock: Any = self.wire.timers
         await deferLater(clock, seconds)
 
@@ -276,9 +284,10 @@ class StreamClient:
         attempt: Callable[[], Any],
         again: Callable[[Rejected | Unreachable], bool],
     ) -> Any:
-        """Try until something comes of it: a success, a refusal for good, or too many failures.
+        """Call ``attempt`` until it succeeds, and return its result.
 
-        ``again`` says whether a failure leaves the world such that the request may be repeated.
+        Retries transient errors for which ``again`` returns true, that is, if the request can be
+        repeated safely. Raises other errors, and the last one when the retry limit is reached.
         """
         patience = self.patience()
         while True:
@@ -291,7 +300,7 @@ class StreamClient:
 
 
 def passing(error: Rejected | Unreachable) -> bool:
-    """Whether a failure may pass by itself."""
+    """Return whether an error is transient."""
     return isinstance(error, Unreachable) or error.passing
 
 
@@ -307,12 +316,12 @@ def written(answer: Answer) -> Written:
 
 
 def is_true(answer: Answer, name: str) -> bool:
-    """Whether a field says ``true`` (PROTOCOL.md §4.1)."""
+    """Return whether a header has the value ``true`` in any case (PROTOCOL.md §4.1)."""
     return answer.header.get(name, "").lower() == "true"
 
 
 def next_offset(answer: Answer) -> str:
-    """Where to read on. Raises `Broken` where the answer does not say."""
+    """Return the Stream-Next-Offset of a response. Raises `Broken` if it is missing."""
     offset = answer.header.get("stream-next-offset")
     if not offset:
         raise Broken("the answer has no Stream-Next-Offset: is this URL a durable stream?")
@@ -320,7 +329,7 @@ def next_offset(answer: Answer) -> str:
 
 
 def _without_effect(error: Rejected | Unreachable) -> bool:
-    """Whether an append that failed so has certainly not been carried out."""
+    """Return whether the server has certainly not carried out the request that failed."""
     return not error.sent if isinstance(error, Unreachable) else error.definite
 
 

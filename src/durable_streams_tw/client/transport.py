@@ -1,7 +1,7 @@
-"""One request and its answer, on treq: whole, or as its bytes come.
+"""HTTP transport of the client on treq: single requests, with buffered or streamed responses.
 
-Nothing is repeated, followed or decompressed here. An answer that does not come whole is
-none: what a broken connection has cut must not look like an end.
+The transport does not retry, follow redirects or decompress. A truncated body raises an error, so
+that a lost connection is not mistaken for the end of the data.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from durable_streams_tw.clocks import monotonic_timers, wall_clock
 from durable_streams_tw.outgoing.agent import IdentityAgent, WholeBody
 from durable_streams_tw.outgoing.cancel import cancellable
 
-#: The most bytes of an answer that is read whole: what streams have is read in pieces.
+#: Maximum size of a buffered response (bytes). Data of streams is read in pieces instead.
 MAX_ANSWER: Final = 16 * 1024 * 1024
 
-#: How much of an answer that comes in pieces may wait to be taken; then reading stops.
+#: Unread bytes of a streamed body above which reading from the connection pauses.
 _READ_AHEAD: Final = 1024 * 1024
 
-# A connection was never made, so nothing can have been sent.
+# Errors before a connection was established: the server cannot have received the request.
 _NEVER_SENT: Final = (
     error.ConnectError,
     error.DNSLookupError,
@@ -44,7 +44,7 @@ _NEVER_SENT: Final = (
 
 
 class Answer(Struct, frozen=True):
-    """A response that has come whole. ``header`` has lower-case names."""
+    """Complete response with its body. ``header`` has lower-case names."""
 
     status: int
     header: dict[str, str]
@@ -52,9 +52,9 @@ class Answer(Struct, frozen=True):
 
 
 class Inflow(Protocol):
-    """The body of a response, taken piece by piece as it comes.
+    """Body of a response, read in pieces as they arrive.
 
-    ``quiet`` is after how many seconds without a byte the connection counts as lost.
+    The connection counts as lost if a reader waits for ``quiet`` seconds without a byte.
     """
 
     def __init__(self, reactor: IReactorTime, quiet: float) -> None:
@@ -68,9 +68,10 @@ class Inflow(Protocol):
         self._timer: IDelayedCall | None = None
 
     async def take(self) -> bytes | None:
-        """All that has come, at least one byte; None at the end of a complete body.
+        """Return the unread bytes, at least one, waiting if there are none.
 
-        Raises `Unreachable` where the body ends in the middle.
+        Return None at the end of a complete body. Raises `Unreachable` if the connection is lost
+        before that.
         """
         if not self._pieces and self._ended is None:
             self._waiting = Deferred()
@@ -94,7 +95,10 @@ class Inflow(Protocol):
         raise _lost(self._ended.value)
 
     async def whole(self) -> bytes:
-        """All of the body. Raises `Unreachable`, or `Broken` where that is too much."""
+        """Return the whole body.
+
+        Raises `Unreachable` if the connection is lost, `Broken` if the body exceeds MAX_ANSWER.
+        """
         pieces, size = [], 0
         while (piece := await self.take()) is not None:
             pieces.append(piece)
@@ -104,7 +108,7 @@ class Inflow(Protocol):
         return b"".join(pieces)
 
     def close(self) -> None:
-        """Nobody wants the rest: the connection is ended."""
+        """Abort the connection unless the body has ended."""
         if self._ended is None:
             self._ended = Failure(error.ConnectionAborted())
             abort = getattr(self.transport, "abortConnection", None)
@@ -116,7 +120,7 @@ class Inflow(Protocol):
     # -- IProtocol --------------------------------------------------------------------------
 
     def dataReceived(self, data: bytes) -> None:
-        """Keep received bytes; pause the connection if too many are unread."""
+        """Buffer received bytes; pause the connection if too many are unread."""
         self._pieces.append(data)
         self._size += len(data)
         if self._size > _READ_AHEAD and not self._paused:
@@ -146,7 +150,7 @@ class Inflow(Protocol):
 
 
 class Response(Struct, frozen=True):
-    """A response whose body is still coming."""
+    """Response with a streamed body. ``header`` has lower-case names."""
 
     status: int
     header: dict[str, str]
@@ -154,15 +158,15 @@ class Response(Struct, frozen=True):
 
 
 class Wire:
-    """Makes requests.
+    """Sender of HTTP requests.
 
-    ``agent`` connects; ``reactor`` gives the time: ``timers`` is monotonic, ``wall`` the wall
-    clock. ``patience`` is how many seconds the head of an answer may take, and how long a body
-    that is read whole may be silent.
+    ``agent`` opens connections. ``reactor`` provides the clocks: ``timers`` is monotonic, ``wall``
+    is the wall clock. ``patience`` is the default timeout in seconds of the head of a response,
+    and of the wait for the next bytes of its body.
     """
 
     def __init__(self, agent: IAgent, reactor: Any, patience: float = 30.0) -> None:
-        # A proxy that compresses an event stream holds its events back until it has enough.
+        # Request no compression: a compressing proxy would buffer events of an SSE response.
         self._treq = HTTPClient(IdentityAgent(agent))
         self.reactor = reactor
         self.timers = monotonic_timers(reactor)
@@ -177,10 +181,11 @@ class Wire:
         body: bytes | None = None,
         wait: float | None = None,
     ) -> Answer:
-        """Send a request, take the whole answer.
+        """Send a request and return its complete response.
 
-        ``wait`` stands in for the usual patience. Raises `Unreachable`, or `Broken` where the
-        answer is larger than anybody would send.
+        ``wait`` replaces the default timeout of the head (seconds). Raises `Unreachable` if the
+        connection fails, `Untrusted` if the certificate does, and `Broken` if the body exceeds
+        MAX_ANSWER.
         """
         response = await self.open(method, url, header, body, wait)
         try:
@@ -197,13 +202,14 @@ class Wire:
         wait: float | None = None,
         quiet: float | None = None,
     ) -> Response:
-        """Send a request, take the head of the answer. Raises `Unreachable`.
+        """Send a request and return its response once the head has arrived.
 
-        ``quiet`` is how many seconds the body may be silent. Whoever calls this closes the
-        body when he has done.
+        ``wait`` and ``quiet`` replace the default timeouts of the head and of the body (seconds).
+        The caller must close the body. Raises `Unreachable` if the connection fails, `Untrusted`
+        if the certificate does.
         """
         patience = self._patience if wait is None else wait
-        # A body that is there and empty has a length: an empty POST may close a stream.
+        # For None, Twisted sends Content-Length: 0 with a POST, as a close without data requires.
         requested: Deferred[Any] = self._treq.request(
             method,
             url,
@@ -239,18 +245,18 @@ class Wire:
 
 
 class _Late(Exception):
-    """The head of an answer has not come in time."""
+    """Timeout of the head of a response."""
 
 
 class _Quiet(Exception):
-    """A connection has brought nothing for too long."""
+    """Timeout of the next bytes of a body."""
 
 
 def _lost(failure: BaseException | None) -> ClientError:
-    """Return the reason of a connection failure as a sentence."""
+    """Return the client's error for a failure of a connection."""
     reasons = getattr(failure, "reasons", None)
     if reasons:
-        # The last one is what the others have come to.
+        # The last reason is the most specific; ResponseDone explains nothing.
         inner = [reason.value for reason in reasons]
         telling = [one for one in inner if not isinstance(one, ResponseDone)]
         return _lost((telling or inner)[-1])
@@ -278,7 +284,7 @@ def _sentence(failure: BaseException | None) -> str:
 def _openssl(failure: BaseException | None) -> str:
     if type(failure).__module__.startswith("service_identity"):
         return "it is for another name"
-    # Its errors are a list of (library, function, reason).
+    # The argument of an OpenSSL error is a list of (library, function, reason).
     found = getattr(failure, "args", ())
     said = [entry[-1] for entry in (found[0] if found else ()) if isinstance(entry, tuple)]
     return ", ".join(said) or str(failure) or type(failure).__name__

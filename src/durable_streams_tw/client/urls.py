@@ -1,4 +1,4 @@
-"""URLs of streams: as a user writes them, and with the query of a request."""
+"""URLs of streams: parsing of user input, and construction of request URLs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from msgspec import Struct
 
 from durable_streams_tw.client.errors import BadTarget
 
-#: Where names that are no URLs lead when nothing else is said (PROTOCOL.md §13.1).
+#: Default base URL for stream names that are not URLs (PROTOCOL.md §13.1).
 DEFAULT_BASE: Final = "http://localhost:4437/v1/stream/"
 
 
 class Target(Struct, frozen=True):
-    """One stream.
+    """Parsed URL of a stream.
 
-    ``url`` is ASCII, without credentials and fragment; ``path`` is its path as it stands
-    there; ``origin`` its scheme, host and port. ``authorization`` is what the URL's
-    credentials come to (RFC 7617), None without.
+    ``url`` is ASCII, without credentials and fragment. ``path`` is its encoded path, ``origin``
+    its scheme, host and port. ``authorization`` is the Authorization header for the credentials
+    in the URL (RFC 7617), None if it has none.
     """
 
     url: str
@@ -29,7 +29,10 @@ class Target(Struct, frozen=True):
     authorization: str | None = None
 
     def asked(self, **query: str | None) -> str:
-        """Return the URL of a request, its query in lexicographic order (PROTOCOL.md §10.1)."""
+        """Return the URL with a query added, sorted by parameter name (PROTOCOL.md §10.1).
+
+        Parameters that are None are omitted.
+        """
         base, mark, own = self.url.partition("?")
         pairs = [pair for pair in own.split("&") if pair] if mark else []
         pairs += [
@@ -40,10 +43,10 @@ class Target(Struct, frozen=True):
 
 
 def target_of(text: str, base: str = DEFAULT_BASE) -> Target:
-    """Return the stream that a user names: a URL, or a path below ``base``.
+    """Parse a stream name from a user: a URL, or a path relative to ``base``.
 
-    Characters of a path that a URL cannot contain are percent-encoded, also ``?`` and ``%``.
-    Raise `BadTarget`.
+    In a relative path, characters that a URL path cannot contain are percent-encoded, including
+    ``?`` and ``%``. Raises `BadTarget` if it does not name a stream.
     """
     if "://" not in text:
         if not text.strip("/"):
@@ -57,7 +60,7 @@ def target_of(text: str, base: str = DEFAULT_BASE) -> Target:
         raise BadTarget(f"{_shown(text)} is no http or https URL")
     authorization = None
     if url.userinfo:
-        # Credentials may hold colons of their own behind the first (RFC 7617 §2).
+        # A password may contain colons, so only the first one separates (RFC 7617 §2).
         named, _, secret = url.userinfo.partition(":")
         pair = f"{unquote(named)}:{unquote(secret)}".encode()
         authorization = "Basic " + b64encode(pair).decode("ascii")

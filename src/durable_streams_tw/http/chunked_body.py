@@ -57,7 +57,7 @@ class ChunkedBody:
 
     @property
     def complete(self) -> bool:
-        """Whether the body and its trailers have ended."""
+        """True once the body and its trailers have ended."""
         return self._next == _NOTHING
 
     def feed(self, data: bytes, start: int) -> int:

@@ -35,7 +35,7 @@ class SystemdNotifier(Service):
 
     @property
     def wanted(self) -> bool:
-        """Whether notifications are enabled."""
+        """True if notifications are enabled."""
         return self._address is not None
 
     def startService(self) -> None:

@@ -39,8 +39,8 @@ class _Stored(Struct):
 class Keyring:
     """Signing keys and token secret of one server.
 
-    Stored in ``directory``, in memory only if that is None. ``seconds`` returns the time since the
-    Unix epoch. Call `open` before use.
+    The keyring is stored in ``directory``, or only in memory if that is None. ``seconds`` returns
+    the time in seconds since the Unix epoch. Call `open` before use.
     """
 
     def __init__(self, directory: str | None, seconds: Callable[[], float]) -> None:
@@ -50,10 +50,10 @@ class Keyring:
         self.secret = b""
 
     def open(self, rotate: bool = False) -> None:
-        """Read the keys or create the first one; with ``rotate`` add a successor.
+        """Read the keys, or create the first one; with ``rotate``, add a successor.
 
-        Raises `StoreUnusable` if they cannot be read, or if every user of the system can
-        read or change them.
+        Raises `StoreUnusable` if the file cannot be read or written, is damaged, or is accessible
+        to every user of the system.
         """
         now = self._now()
         stored = None if self._path is None else _read(self._path)
@@ -69,13 +69,13 @@ class Keyring:
             self._write()
 
     def sign(self, body: bytes) -> str:
-        """Return the Webhook-Signature header of a body that is sent now."""
+        """Return the Webhook-Signature header for a body sent at the current time."""
         now = self._now()
         return signing.signature(signing.signer(self._keys, now), body, now)
 
     @property
     def kid(self) -> str:
-        """Id of the key that signs now."""
+        """Id of the key that currently signs."""
         return signing.signer(self._keys, self._now()).kid
 
     def jwks(self) -> bytes:
@@ -96,7 +96,7 @@ class Keyring:
 
 def _replace(path: Path, content: bytes) -> None:
     """Replace a file atomically, readable only by its owner. Raises `StoreUnusable`."""
-    # Here, so that a program whose streams are in memory does without LMDB.
+    # At module level, this import would make LMDB a requirement of in-memory stores.
     from durable_streams_tw.storage.files import persist
 
     draft = path.with_name(path.name + ".new")
@@ -116,8 +116,8 @@ def _replace(path: Path, content: bytes) -> None:
 def _restrict(path: Path, descriptor: int) -> None:
     """Remove the group's access to the key file, if this process is allowed to.
 
-    Kubernetes gives the group (``fsGroup``) access to each file of a volume at each mount, and
-    OpenShift runs each pod as another user of that group; so group access is a warning.
+    Group access causes only a warning, because Kubernetes gives the ``fsGroup`` access to all
+    files of a volume at each mount, and OpenShift runs each pod as another user of that group.
     Raises `StoreUnusable` if every user of the system has access.
     """
     status = os.fstat(descriptor)

@@ -1,7 +1,7 @@
 """Signing keys of webhooks: creation, rotation, publication (PROTOCOL.md §6.5, §7.1).
 
-A key is published for ``KEY_OVERLAP`` before it signs and after, so that receivers with a cached
-key set or a delayed delivery find it.
+A key is published ``KEY_OVERLAP`` seconds before it starts to sign, for receivers with a cached
+key set, and ``KEY_OVERLAP`` seconds after it stops, for delayed deliveries.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from durable_streams_tw.subscriptions.limits import KEY_OVERLAP
 
 
 class SigningKey(Struct, frozen=True):
-    """Ed25519 key.
+    """Ed25519 key pair.
 
-    ``private`` is its seed (RFC 8032 §5.1.5), None once it no longer signs. It signs from
-    ``signs_from`` on (seconds since the Unix epoch).
+    ``private`` is the seed (RFC 8032 §5.1.5), None once the key no longer signs. The key signs
+    from ``signs_from`` on (seconds since the Unix epoch).
     """
 
     public: bytes
@@ -30,30 +30,30 @@ class SigningKey(Struct, frozen=True):
 
     @property
     def kid(self) -> str:
-        """Return the key's id, its JWK thumbprint (RFC 7638, RFC 8037 §2)."""
+        """Id of the key: its JWK thumbprint (RFC 7638, RFC 8037 §2)."""
         canonical = {"crv": "Ed25519", "kty": "OKP", "x": base64url(self.public)}
         text = json.dumps(canonical, separators=(",", ":"), sort_keys=True)
         return "ds_" + base64url(hashlib.sha256(text.encode("ascii")).digest())
 
 
 def base64url(data: bytes) -> str:
-    """Encode as base64url without padding (RFC 7515 §2)."""
+    """Encode bytes as base64url without padding (RFC 7515 §2)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def new_key(signs_from: int) -> SigningKey:
-    """Generate a key."""
+    """Generate a key that signs from ``signs_from`` on (seconds since the Unix epoch)."""
     key = Ed25519PrivateKey.generate()
     return SigningKey(key.public_key().public_bytes_raw(), key.private_bytes_raw(), signs_from)
 
 
 def rotated(keys: Sequence[SigningKey], now: int) -> tuple[SigningKey, ...]:
-    """Return the keys with a new one, which is published now and signs after KEY_OVERLAP."""
+    """Return the published keys and a new one that signs ``KEY_OVERLAP`` seconds after ``now``."""
     return (*pruned(keys, now), new_key(now + KEY_OVERLAP))
 
 
 def pruned(keys: Sequence[SigningKey], now: int) -> tuple[SigningKey, ...]:
-    """Return the keys that are still published, without private halves that no longer sign."""
+    """Return the keys published at ``now``, without the seeds of those that no longer sign."""
     kept: list[SigningKey] = []
     for index, key in enumerate(keys):
         after = keys[index + 1].signs_from if index + 1 < len(keys) else None
@@ -65,9 +65,9 @@ def pruned(keys: Sequence[SigningKey], now: int) -> tuple[SigningKey, ...]:
 
 
 def signer(keys: Sequence[SigningKey], now: int) -> SigningKey:
-    """Return the newest key that signs at ``now``.
+    """Return the newest key that signs at ``now`` (seconds since the Unix epoch).
 
-    If the clock was set back before all of them, return the oldest that can sign.
+    If the clock was set back to before all keys, return the oldest key that has a seed.
     """
     able = [key for key in keys if key.private is not None]
     assert able, "there is always a key that signs"
@@ -84,7 +84,7 @@ def signature(key: SigningKey, body: bytes, now: int) -> str:
 
 
 def jwks(keys: Sequence[SigningKey], now: int) -> bytes:
-    """Return the published keys as a JWK Set (RFC 7517 §5, RFC 8037 §2)."""
+    """Return the keys published at ``now`` as a JWK Set (RFC 7517 §5, RFC 8037 §2)."""
     published = [
         {
             "kty": "OKP",

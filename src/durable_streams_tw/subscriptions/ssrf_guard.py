@@ -1,6 +1,6 @@
 """SSRF guard: URLs and addresses that webhooks may use (PROTOCOL.md §12.8).
 
-A client that can create a subscription makes the server send requests, and must not reach hosts
+A client that can create a subscription makes the server send requests. It must not reach hosts
 that only the server can reach:
 
 1. URLs are ``https``, have no userinfo or fragment, and have only one interpretation.
@@ -28,8 +28,8 @@ from durable_streams_tw.protocol.limits import MAX_WEBHOOK_URL
 
 Address = IPv4Address | IPv6Address
 
-# RFC 6890 and the IANA special-purpose registries, multicast (RFC 5771), class E, and hosts of
-# clouds that lie among public addresses (Azure's 168.63.129.16).
+# RFC 6890 and the IANA special-purpose registries, multicast (RFC 5771), class E, and internal
+# cloud services at public addresses (168.63.129.16 of Azure).
 _REFUSED_4: Final = tuple(
     map(
         ip_network,
@@ -43,11 +43,11 @@ _REFUSED_4: Final = tuple(
     )
 )
 
-# Unicast addresses are given out from here only (RFC 4291 §2.4): mapped, NAT64, unique local,
-# link-local and multicast addresses lie outside.
+# Global unicast addresses are assigned from this range only (RFC 4291 §2.4); it excludes mapped,
+# NAT64, unique local, link-local and multicast addresses.
 _GLOBAL_6: Final = ip_network("2000::/3")
 
-# Protocol assignments with Teredo, documentation, 6to4, and what was given back.
+# Protocol assignments including Teredo, documentation, 6to4, and returned allocations.
 _REFUSED_6: Final = tuple(
     map(
         ip_network,
@@ -61,15 +61,15 @@ _REFUSED_6: Final = tuple(
 _LOOPBACK_4: Final = ip_network("127.0.0.0/8")
 _LOOPBACK_6: Final = ip_address("::1")
 
-# RFC 5214 §6.1: an interface identifier that carries an IPv4 address (ISATAP).
+# RFC 5214 §6.1: prefixes of interface identifiers that embed an IPv4 address (ISATAP).
 _ISATAP: Final = (0x00005EFE, 0x02005EFE)
 
-# RFC 1123 §2.1 labels; names are ASCII by then (RFC 5891).
+# RFC 1123 §2.1 labels. Only ASCII names are accepted: others must be encoded (RFC 5891).
 _NAME: Final = re.compile(
     r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*"
     r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 )
-# Names that some parsers read as an IPv4 address: they end in a number (WHATWG URL §3.5).
+# Names that end in a number: some parsers read them as an IPv4 address (WHATWG URL §3.5).
 _NUMBER_AT_END: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 _PLAIN: Final = re.compile(r"[!-~]+")
 _LOCAL_NAMES: Final = ("localhost",)
@@ -79,7 +79,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 class Target(Struct, frozen=True):
     """Parsed and allowed webhook URL.
 
-    ``host`` is a name or an address, ``local`` says whether it is this machine.
+    ``host`` is a name or an address. ``local`` is true if it denotes this machine.
     """
 
     url: str
@@ -121,14 +121,15 @@ def target_of(url: str, allow_local: bool) -> Target:
 
 
 def _judge_host(host: str, bracketed: bool, allow_local: bool) -> bool:
-    """Whether a host is this machine. Raises `Refused` where it may not be called."""
+    """Return whether a host is this machine. Raises `Refused` if calls to it are forbidden."""
     address = parse_address(host)
     if address is None:
         if bracketed or _NUMBER_AT_END.fullmatch(host) or not _NAME.fullmatch(host):
             raise _refused("its host is no name and no address")
         local = _is_this_machine(host)
     elif isinstance(address, IPv6Address):
-        # HTTP clients differ in how they parse these, including the one used here.
+        # HTTP clients parse IPv6 literals differently, so the call could go to another host than
+        # the one checked here.
         raise _refused("its host is an IPv6 address: give it a name")
     elif str(address) != host:
         raise _refused("its host is an address in a form that is read in several ways")
@@ -170,14 +171,14 @@ def parse_address(host: str) -> Address | None:
     except ValueError:
         pass
     try:
-        # 127.1, 2130706433, 0x7f.1, 0177.0.0.1.
+        # Short, decimal, hexadecimal and octal forms: 127.1, 2130706433, 0x7f.1, 0177.0.0.1.
         return IPv4Address(socket.inet_aton(host))
     except (OSError, ValueError):
         return None
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is on the public Internet, and leads nowhere else."""
+    """Return whether an address is on the public Internet and embeds no other address."""
     if isinstance(address, IPv4Address):
         return address.is_global and not any(address in network for network in _REFUSED_4)
     return (
@@ -190,14 +191,14 @@ def is_public(address: Address) -> bool:
 
 
 def _is_loopback(address: Address) -> bool:
-    # Some versions of Python treat mapped addresses as IPv4.
+    # Not `is_loopback`: some versions of Python also return true for IPv4-mapped addresses.
     return address in _LOOPBACK_4 or address == _LOOPBACK_6
 
 
 def check_addresses(target: Target, found: list[str]) -> list[Address]:
-    """Return the addresses of a target's name.
+    """Parse and check the addresses ``found`` for a target's host name.
 
-    Raise `Refused` (WEBHOOK_URL_REJECTED) if one of them may not be called: a mix of allowed and
+    Raises `Refused` (WEBHOOK_URL_REJECTED) if any of them is forbidden: a mix of allowed and
     forbidden addresses is an attack.
     """
     addresses: list[Address] = []

@@ -1,1 +1,1 @@
-"""What operators see: metrics, probes, logs for machines, traces."""
+"""Telemetry for operators: metrics, health probes, structured logs, traces."""

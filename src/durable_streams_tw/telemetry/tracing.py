@@ -1,6 +1,7 @@
 """OpenTelemetry tracing: a span for each request for a stream.
 
-Imported only if tracing is on. Spans have the route template, and no path, query or header value.
+This module is imported only if tracing is enabled. Spans contain the route template, but no path,
+query or header value.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from durable_streams_tw.protocol.subscriptions.control_paths import (
 )
 
 FLUSH_TIMEOUT: Final = 3.0
-"""Maximum time that undelivered spans delay the shutdown (seconds)."""
+"""Maximum time that the export of remaining spans delays the shutdown (seconds)."""
 
 QUIET: Final = 60.0
 """Minimum time between two log lines about the exporter (seconds)."""
@@ -109,14 +110,14 @@ class TracingHandler:
 
     def _answered(self, answer: Response | Failure, span: Span, request: Request) -> Any:
         if isinstance(answer, Failure) and answer.check(CancelledError) is None:
-            # The door would do the same; here its status is known.
+            # The connection would build the same response, but then the span would lack its status.
             answer = self._operations.error_response(answer, request.headers.get(b"origin"))
         _end(span, answer.status if isinstance(answer, Response) else None)
         return answer
 
 
 def route_of(request: Request) -> str:
-    """Return the route of a request: its path without names of streams."""
+    """Return the route template of a request: its path without stream names."""
     root = request.root.decode("latin-1")
     if not is_control(request.path):
         return root + "{stream}"
@@ -158,13 +159,16 @@ class Tracing(Service):
         self._complaints = _ExporterLog(self._timers.seconds)
 
     def around(self, operations: RequestHandler) -> RequestHandler:
-        """Return a handler that traces the requests of another one."""
+        """Return a handler that traces requests and passes them to ``operations``."""
         return TracingHandler(
             operations, self._provider.get_tracer("durable_streams_tw", __version__)
         )
 
     def startService(self) -> None:
-        """Start the exporter and its thread. Call after a daemon has forked."""
+        """Start the exporter and its thread.
+
+        Call this after a daemon has forked, because threads do not survive a fork.
+        """
         Service.startService(self)
         library = logging.getLogger(_LIBRARY)
         library.addHandler(self._complaints)
@@ -189,13 +193,13 @@ class Tracing(Service):
             self._reactor.callFromThread(end)
 
         patience = self._timers.callLater(FLUSH_TIMEOUT, end)
-        # A thread of its own: the library may block for 30 s.
+        # In the reactor's thread pool, a library call that blocks for 30 s would delay the exit.
         Thread(target=flush, name="durable-streams-spans", daemon=True).start()
         return stopped
 
 
 class _ExporterLog(logging.Handler):
-    """Handler that forwards messages of the exporter to the log, at a limited rate."""
+    """Logging handler that forwards the exporter's messages to the log at a limited rate."""
 
     _log = Logger(namespace=__name__)
 

@@ -245,7 +245,7 @@ class Http1Connection(Protocol):
 
     @property
     def _only_responding(self) -> bool:
-        """Whether nothing but the pending response keeps the connection from being idle."""
+        """True while the connection only waits for the pending response."""
         parser = self._parser
         if parser.queue or parser.consume is not None or self._receiver is not None:
             return False

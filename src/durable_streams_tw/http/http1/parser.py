@@ -121,12 +121,12 @@ class RequestParser:
 
     @property
     def in_head(self) -> bool:
-        """Whether a head is incomplete."""
+        """True while a head is incomplete."""
         return self.consume is RequestParser._consume_head
 
     @property
     def in_body(self) -> bool:
-        """Whether a body is incomplete."""
+        """True while a body is incomplete."""
         consume = self.consume
         return consume is RequestParser._consume_body or consume is RequestParser._consume_chunks
 

@@ -119,7 +119,7 @@ class FrameReader:
 
     @property
     def in_preface(self) -> bool:
-        """Whether the client's preface is incomplete."""
+        """True while the client's preface is incomplete."""
         return self._preface
 
     def next(self) -> Frame | None:

@@ -121,12 +121,12 @@ class Http2Stream:
 
     @property
     def bodiless(self) -> bool:
-        """Whether the request is a HEAD."""
+        """True if the request method is HEAD."""
         return self.head is not None and self.head.method == b"HEAD"
 
     @property
     def receiving(self) -> bool:
-        """Whether the body of the request is incomplete and not responded to."""
+        """True while the request's body is incomplete and no response has started."""
         return not self.complete and not self.responded
 
     def refuse_body(self) -> None:

@@ -226,7 +226,7 @@ class StreamChannel(HTTPChannel):
 
     @property
     def in_head(self) -> bool:
-        """Whether a head is incomplete."""
+        """True while a head is incomplete."""
         return bool(self.line_mode and (self._buffer or self._head)) and not self._refused
 
     def dataReceived(self, data: bytes) -> None:
