@@ -10,7 +10,11 @@ from importlib import import_module
 from typing import Final
 
 #: Modules that are otherwise imported on first use.
-LATER: Final = ("durable_streams_tw.subscriptions.webhook_transport",)
+LATER: Final = (
+    "durable_streams_tw.subscriptions.webhook_transport",
+    # The codec by which JSON escapes are checked.
+    "encodings.utf_16_be",
+)
 
 
 def preload() -> None:

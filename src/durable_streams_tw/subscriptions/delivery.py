@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from durable_streams_tw import __version__
 from durable_streams_tw.outgoing.fair_limiter import FairLimiter
@@ -95,12 +96,16 @@ class WebhookDelivery:
 
     async def _deliver_in_turn(self, state: Subscription) -> bool:
         slot = await self._limiter.enter(limiter_key(state.config.url or ""))
-        began, known = self._seconds(), False
-        try:
-            known = await self._deliver(state)
-        finally:
-            prompt = known and self._seconds() - began <= DELIVERY_PROMPT
+        began = self._seconds()
+
+        def leave(result: bool | Failure) -> bool | Failure:
+            prompt = result is True and self._seconds() - began <= DELIVERY_PROMPT
             self._limiter.leave(slot, prompt=prompt)
+            return result
+
+        # A callback, not a finally clause: that would also run when the collector closes the
+        # coroutine, and would resume others that it has closed.
+        known: bool = await ensureDeferred(self._deliver(state)).addBoth(leave)
         return known
 
     async def _deliver(self, state: Subscription) -> bool:
