@@ -159,7 +159,7 @@ class AuthorizedHandler:
         return partial(self._respond, host)
 
     def respond(self, request: Request) -> Response | Deferred[Response]:
-        """BufferedResponse a request from an unknown address. Fail only when cancelled."""
+        """Respond to a request from an unknown address. Fail only when cancelled."""
         return self._respond(None, request)
 
     def decide(self, host: str | None, request: Request) -> Decision | Deferred[Decision]:

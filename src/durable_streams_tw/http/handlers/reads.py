@@ -66,7 +66,7 @@ class ReadHandler:
         self._private = private
 
     def read(self, request: Request, path: str) -> Response | Deferred[Response]:
-        """BufferedResponse a GET. Raise `Refused` for a malformed query."""
+        """Respond to a GET. Raise `Refused` for a malformed query."""
         query = parsing.parse_read(request.query)
         piece = self._transfers.piece_size.current
         if query.live is LiveMode.SSE:

@@ -45,7 +45,7 @@ _METHOD_NOT_ALLOWED = Refusal(
 
 MaybePending = Response | Deferred[Response] | PendingResult[Response]
 Respond = Callable[[Request], MaybePending]
-"""BufferedResponse one complete request."""
+"""Respond to one complete request."""
 
 Decision = Response | Respond
 """Result of checking a request's head: a refusal, or the function for the complete request."""
@@ -96,7 +96,7 @@ class StreamHandler:
         }
 
     def respond(self, request: Request) -> MaybePending:
-        """BufferedResponse a request.
+        """Respond to a request.
 
         A pending response may fail; pass the failure to `error_response`. Cancel it when the
         client leaves: a waiting read ends, a write goes on.

@@ -82,7 +82,7 @@ class SubscriptionHandler:
         }
 
     def respond(self, request: Request) -> Deferred[Response]:
-        """BufferedResponse a control request. Fail only with an internal error."""
+        """Respond to a control request. Fail only with an internal error."""
         responded: Deferred[Any] = maybeDeferred(self._route, request)
         responded.addErrback(_refused_by)
         return responded.addCallback(
