@@ -14,7 +14,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Site
 
-from tests.http.server_rig import Client
+from tests.http.server_fixture import Client
 
 _PAGE = Path(__file__).parent.parent / "docs" / "embedding.md"
 

@@ -19,11 +19,11 @@ from durable_streams_tw.cli.store_tasks import EXIT_FAILED, EXIT_UNSOUND, amount
 from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.files import DATA_FILE
-from tests.storage.lmdb_rig import LMDBRig
-from tests.storage.store_rig import put
+from tests.storage.durable.store_case import DurableStoreCase
+from tests.storage.store_case import put
 
 
-class StoreCommandTests(LMDBRig, SynchronousTestCase):
+class StoreCommandTests(DurableStoreCase, SynchronousTestCase):
     """On a store that no server uses."""
 
     def setUp(self) -> None:

@@ -17,7 +17,7 @@ from zope.interface import implementer
 from durable_streams_tw.client.streams import StreamClient
 from durable_streams_tw.client.transport import Wire
 from durable_streams_tw.client.urls import Target, target_of
-from tests.http.server_rig import ServerRig
+from tests.http.server_fixture import ServerFixture
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ class Network:
 class Rig:
     """A client and the streams it talks to.
 
-    ``build`` makes the server's side of a connection in place of `ServerRig`. ``tokens`` are
+    ``build`` makes the server's side of a connection in place of `ServerFixture`. ``tokens`` are
     what the source of tokens gives, one after the other, the last one for ever.
     """
 
@@ -139,7 +139,7 @@ class Rig:
         settings: Any = None,
         tokens: list[str] | None = None,
     ) -> None:
-        self.rig = ServerRig(settings)
+        self.rig = ServerFixture(settings)
         self.clock = self.rig.clock
         at = End().getPeer()
         self.network = Network(build or (lambda: self.rig.site.buildProtocol(at)), cuts or [])

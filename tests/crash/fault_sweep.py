@@ -34,7 +34,7 @@ from typing import Final
 from durable_streams_tw.storage.admin.verify import check_directory
 from tests.crash.faulty_files import SHORT, Call, FaultyFiles
 from tests.crash.test_server_kill import Server
-from tests.storage.lmdb_rig import scratch_directory
+from tests.storage.durable.store_case import scratch_directory
 
 _PRODUCERS = 4
 _TIMEOUT = 30.0

@@ -47,7 +47,7 @@ from tests.crash.faulty_files import KILL, Call, FaultyFiles, Traced, read_trace
 from tests.crash.inline_store import NOW, InlineStore
 from tests.crash.lossy_disk import CUTS, HALF_KEPT, NOTHING_KEPT, Cut, Image, LossyDisk
 from tests.crash.workloads import BACKUP, DATA, RESTORED, unheard
-from tests.storage.lmdb_rig import scratch_directory
+from tests.storage.durable.store_case import scratch_directory
 
 _AT_DISK = frozenset(Call) - {Call.MARK, Call.CLOSE, Call.MSYNC, Call.RANGE}
 _PATIENCE = 120.0

@@ -14,7 +14,7 @@ from durable_streams_tw.cli.store_tasks import EXIT_FAILED
 from durable_streams_tw.storage.admin.backup import read_manifest
 from tests.crash.test_kill import SEED
 from tests.crash.test_server_kill import Producer, Server, ServerKillTests
-from tests.storage.soundness import assert_sound_directory
+from tests.storage.fsck_assertions import assert_sound_directory
 
 
 def command(*arguments: str) -> subprocess.Popen[bytes]:

@@ -12,7 +12,7 @@ import sys
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.crash.faulty_files import KILL, SHORT, SUPPORTED, Call, FaultyFiles, Traced, read_trace
-from tests.storage.lmdb_rig import scratch_directory
+from tests.storage.durable.store_case import scratch_directory
 
 _PROGRAM = """
 import errno, os, sys

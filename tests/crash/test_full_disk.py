@@ -20,9 +20,9 @@ from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import LOCK_FILE
 from tests.crash.load import read
 from tests.crash.processes import DriverProcess
-from tests.storage.lmdb_rig import LMDBRig, scratch_directory
-from tests.storage.soundness import assert_sound_directory
-from tests.storage.store_rig import post, put
+from tests.storage.durable.store_case import DurableStoreCase, scratch_directory
+from tests.storage.fsck_assertions import assert_sound_directory
+from tests.storage.store_case import post, put
 
 _SIZE = 12 * 2**20
 
@@ -36,7 +36,7 @@ def _mount(*options: str) -> None:
         raise SkipTest(f"a file system cannot be mounted: {error.stderr.strip()}") from None
 
 
-class _FullDisk(LMDBRig, SynchronousTestCase):
+class _FullDisk(DurableStoreCase, SynchronousTestCase):
     """Base of tests with a store on a small file system."""
 
     if not platform.isLinux():

@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.crash.load import Load
 from tests.crash.processes import DriverProcess
-from tests.storage.lmdb_rig import scratch_directory
-from tests.storage.soundness import assert_sound_directory
+from tests.storage.durable.store_case import scratch_directory
+from tests.storage.fsck_assertions import assert_sound_directory
 
 ROUNDS = int(os.environ.get("CRASH_ROUNDS", "3"))
 PLACE = os.environ.get("CRASH_DIRECTORY")

@@ -10,7 +10,7 @@ from twisted.python.runtime import platform
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.crash.processes import DriverProcess
-from tests.storage.lmdb_rig import scratch_directory
+from tests.storage.durable.store_case import scratch_directory
 
 _APPENDS = 100
 _APPEND = 2**20

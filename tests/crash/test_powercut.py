@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.crash import powercut
 from tests.crash.faulty_files import SUPPORTED, Call, Traced
 from tests.crash.lossy_disk import ALL_KEPT, NOTHING_KEPT, Cut, Image, LossyDisk
-from tests.storage.lmdb_rig import scratch_directory
+from tests.storage.durable.store_case import scratch_directory
 
 SEED = 0
 IMAGES = 80

@@ -17,8 +17,8 @@ from threading import Event, Thread
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.crash.test_kill import ROUNDS, SEED
-from tests.storage.lmdb_rig import scratch_directory
-from tests.storage.soundness import assert_sound_directory
+from tests.storage.durable.store_case import scratch_directory
+from tests.storage.fsck_assertions import assert_sound_directory
 
 _STARTS_IN = 30.0
 """When a server that does not answer has failed (seconds): machines may be busy."""

@@ -15,8 +15,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.crash.test_server_kill import Server
-from tests.storage.lmdb_rig import scratch_directory
-from tests.storage.soundness import assert_sound_directory
+from tests.storage.durable.store_case import scratch_directory
+from tests.storage.fsck_assertions import assert_sound_directory
 from tests.subscriptions.test_keyring import verify
 
 _PATIENCE = 30.0

@@ -18,7 +18,7 @@ from durable_streams_tw import Batch, DurableStreams, Settings, StreamError, Str
 from durable_streams_tw.http import limits
 from durable_streams_tw.live.limits import LONG_POLL_TIMEOUT
 from durable_streams_tw.protocol.errors import Problem
-from tests.http.server_rig import Client, ServerRig, Threads
+from tests.http.server_fixture import Client, ServerFixture, Threads
 from tests.tokens import at, bare, position_of
 
 T = TypeVar("T")
@@ -28,8 +28,8 @@ class Case(SynchronousTestCase):
     """Test case with a `DurableStreams` in memory."""
 
     def setUp(self) -> None:
-        self.rig = ServerRig()
-        self.streams = self.rig.streams
+        self.fixture = ServerFixture()
+        self.streams = self.fixture.streams
 
     def now(self, asked: Awaitable[T]) -> T:
         """Return the result of a call that fires at once."""
@@ -65,7 +65,7 @@ class CallTests(Case):
         again = self.now(self.streams.create("a/b c", "text/plain"))
         self.assertFalse(again.created)
         self.refused(self.streams.create("a/b c", "application/json"), Problem.STREAM_EXISTS)
-        self.assertEqual(self.rig.ask("GET", "a/b%20c").body, "é".encode())
+        self.assertEqual(self.fixture.ask("GET", "a/b%20c").body, "é".encode())
 
     def test_lifetimes(self) -> None:
         """A TTL or a deadline, as text or datetime, but not both."""
@@ -121,7 +121,7 @@ class CallTests(Case):
     def test_append_in_order(self) -> None:
         """Appends take effect in the order of the calls."""
         threads = Threads()
-        streams = ServerRig(in_thread=threads).streams
+        streams = ServerFixture(in_thread=threads).streams
         self.now(streams.create("a", "application/json"))
         large = '"' + "x" * limits.INLINE_BODY + '"'
         written = [streams.append("a", large), streams.append("a", "1"), streams.append("a", "2")]
@@ -193,10 +193,10 @@ class CallTests(Case):
         self.now(self.streams.create("a", ttl=2))
         self.now(self.streams.create("b"))
         store: Any = self.streams._store
-        self.rig.clock.pump([1.0] * 4)
+        self.fixture.clock.pump([1.0] * 4)
         self.assertEqual(store.count(), 1)
         self.now(self.streams.stopService())
-        self.assertEqual(self.rig.clock.getDelayedCalls(), [])
+        self.assertEqual(self.fixture.clock.getDelayedCalls(), [])
 
     def test_stop_with_a_bug(self) -> None:
         """The store is closed even if an earlier step of stopping fails."""
@@ -242,7 +242,7 @@ class TailTests(Case):
     def append(self, data: bytes, close: bool = False) -> None:
         """Append, and run the callbacks that are due."""
         self.now(self.streams.append("a", data, close=close))
-        self.rig.turn()
+        self.fixture.turn()
 
     def nothing_is_held(self) -> None:
         """Check that no long-poll waits and no stream is followed."""
@@ -291,7 +291,7 @@ class TailTests(Case):
         """The iterator waits longer than a long-poll's timeout."""
         reader = Reader(self.streams, "a")
         for _ in range(10):
-            self.rig.clock.advance(LONG_POLL_TIMEOUT)
+            self.fixture.clock.advance(LONG_POLL_TIMEOUT)
         self.append(b"new", close=True)
         self.assertEqual((reader.got, self.now(reader.done)), ([b"old", b"new"], "ended"))
 
@@ -306,13 +306,13 @@ class TailTests(Case):
                     await self.streams.append("a", b"%d" % len(got), close=len(got) == 4)
 
         done = ensureDeferred(read())
-        self.rig.turn()
+        self.fixture.turn()
         self.now(done)
         self.assertEqual(got, [b"old", b"1", b"2", b"3", b"4"])
 
     def test_large(self) -> None:
         """A large stream is read in bounded batches."""
-        streams = ServerRig(Settings(max_chunk=10)).streams
+        streams = ServerFixture(Settings(max_chunk=10)).streams
         self.now(streams.create("a", "text/plain", b"x" * 25, closed=True))
         reader = Reader(streams, "a")
         self.assertEqual([len(data) for data in reader.got], [10, 10, 5])
@@ -332,7 +332,7 @@ class TailTests(Case):
         reader = Reader(self.streams, "a")
         self.now(self.streams.delete("a"))
         self.now(self.streams.create("a", "text/plain", b"another"))
-        self.rig.turn()
+        self.fixture.turn()
         self.refused(reader.done, Problem.STREAM_NOT_FOUND)
         self.assertEqual(reader.got, [b"old"])
         self.nothing_is_held()
@@ -346,18 +346,18 @@ class TailTests(Case):
         """Stopping the streams ends the iteration with an error."""
         reader = Reader(self.streams, "a")
         self.now(self.streams.stopService())
-        self.rig.turn()
+        self.fixture.turn()
         self.refused(reader.done, Problem.STOPPING)
 
     def test_keeps_a_stream_alive(self) -> None:
         """Following a stream renews its TTL."""
         self.now(self.streams.create("t", "text/plain", ttl=5))
         reader = Reader(self.streams, "t")
-        self.rig.clock.pump([1.0] * 20)
+        self.fixture.clock.pump([1.0] * 20)
         self.assertEqual(self.now(self.streams.head("t")).ttl, 5)
         reader.done.addErrback(lambda _: None)
         reader.done.cancel()
-        self.rig.clock.pump([1.0] * 10)
+        self.fixture.clock.pump([1.0] * 10)
         self.refused(self.streams.head("t"), Problem.STREAM_NOT_FOUND)
 
 
@@ -390,11 +390,11 @@ class RecipeTests(Case):
 
         listening: Coroutine[Deferred[Any], Any, None] = listen()
         done = ensureDeferred(listening)
-        client = Client(Site(app.resource(), reactor=self.rig.clock))
+        client = Client(Site(app.resource(), reactor=self.fixture.clock))
         self.assertEqual(bare(client.ask("GET", "/say/hello").body.decode()), at(18))
-        self.rig.turn()
+        self.fixture.turn()
         client.ask("GET", "/say/bye")
-        self.rig.turn()
+        self.fixture.turn()
         self.now(done)
         self.assertEqual(words, ["hello", "bye"])
         self.assertEqual(

@@ -6,21 +6,20 @@ from types import ModuleType
 from typing import Any
 
 from durable_streams_tw.live import limits
-from tests.http import server_rig, test_bad_input, test_live
-from tests.http.twisted_web import test_resource as test_tree
-from tests.http.twisted_web import test_site
+from tests.http import server_fixture, test_invalid_input
+from tests.http.twisted_web import test_live, test_resource, test_site
 
 
-class Http1ServerRig(server_rig.ServerRig):
+class Http1ServerFixture(server_fixture.ServerFixture):
     """Streams behind the HTTP/1.1 engine, and behind a site of their own what it hands over."""
 
     def __init__(self, *arguments: Any, **others: Any) -> None:
-        server_rig.ServerRig.__init__(self, *arguments, **others)
+        server_fixture.ServerFixture.__init__(self, *arguments, **others)
         door: Any = self.streams.http_factory()
         self.site = door
 
 
-class Moved:
+class SharedTests:
     """Tests of a module, with another server."""
 
     module: ModuleType
@@ -28,24 +27,24 @@ class Moved:
     def setUp(self) -> None:
         """Have the module build servers of the HTTP/1.1 engine."""
         case: Any = self
-        case.patch(self.module, "ServerRig", Http1ServerRig)
+        case.patch(self.module, "ServerFixture", Http1ServerFixture)
         super().setUp()  # type: ignore[misc]
 
 
-class LongPollTests(Moved, test_live.LongPollTests):
+class LongPollTests(SharedTests, test_live.LongPollTests):
     """Long-polls."""
 
     module = test_live
 
 
-class EventStreamTests(Moved, test_live.EventStreamTests):
+class EventStreamTests(SharedTests, test_live.EventStreamTests):
     """Event streams."""
 
     module = test_live
 
     def test_full_from_the_first_write(self) -> None:
         """A transport that is full from the head on pauses the reader too."""
-        self.rig.put("big", "application/octet-stream", b"x" * 1_000_000)
+        self.fixture.put("big", "application/octet-stream", b"x" * 1_000_000)
         transport: Any = self.client.transport
         write = transport.write
 
@@ -59,41 +58,41 @@ class EventStreamTests(Moved, test_live.EventStreamTests):
         self.assertLess(size, 2 * limits.READ_PIECE)
         for _ in range(20):
             transport.producer.resumeProducing()
-            self.rig.turn()
+            self.fixture.turn()
         self.assertGreater(len(transport.value()), 1_000_000)
 
 
-class LeavingWriterTests(Moved, test_live.LeavingWriterTests):
+class LeavingWriterTests(SharedTests, test_live.LeavingWriterTests):
     """Writers that leave."""
 
     module = test_live
 
 
-class RawPathTests(Moved, test_tree.RawPathTests):
+class RawPathTests(SharedTests, test_resource.RawPathTests):
     """Raw paths."""
 
-    module = test_tree
+    module = test_resource
 
 
-class LocationTests(Moved, test_tree.LocationTests):
+class LocationTests(SharedTests, test_resource.LocationTests):
     """Where a new stream is."""
 
-    module = test_tree
+    module = test_resource
 
 
-class BadInputTests(Moved, test_bad_input.BadInputTests):
+class BadInputTests(SharedTests, test_invalid_input.BadInputTests):
     """Bad input."""
 
-    module = test_bad_input
+    module = test_invalid_input
 
 
-class HeadTests(Moved, test_site.HeadTests):
+class HeadTests(SharedTests, test_site.HeadTests):
     """Heads that are no heads."""
 
     module = test_site
 
 
-class BodyTests(Moved, test_site.BodyTests):
+class BodyTests(SharedTests, test_site.BodyTests):
     """Bodies that are too large."""
 
     module = test_site

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw import StreamError
 from durable_streams_tw.protocol.errors import Problem
-from tests.http.server_rig import ROOT, Client, ServerRig
+from tests.http.server_fixture import ROOT, Client, ServerFixture
 from tests.sse_parser import parse
 from tests.tokens import position_of
 
@@ -22,8 +22,8 @@ class OffsetTests(SynchronousTestCase):
 
     def doors(self) -> list[Client]:
         """Return clients of Klein and of the HTTP/1.1 engine."""
-        door: Any = ServerRig().streams.http_factory()
-        return [ServerRig().connect(), Client(door)]
+        door: Any = ServerFixture().streams.http_factory()
+        return [ServerFixture().connect(), Client(door)]
 
     def recreated(self, client: Client) -> str:
         """Make a stream and replace it by a longer one. Return the end of the first."""
@@ -54,18 +54,18 @@ class OffsetTests(SynchronousTestCase):
 
     def test_event_streams(self) -> None:
         """Control events carry the offsets that header fields carry."""
-        rig = ServerRig()
-        rig.put("a", body=b"abc")
-        client = rig.connect()
+        fixture = ServerFixture()
+        fixture.put("a", body=b"abc")
+        client = fixture.connect()
         client.send(f"GET {ROOT}a?offset=-1&live=sse HTTP/1.1\r\nHost: h\r\n\r\n".encode())
-        rig.turn()
+        fixture.turn()
         (answer,) = client.answers()
         told = json.loads(parse(answer.body)[-1].data)["streamNextOffset"]
-        self.assertEqual(told, rig.ask("HEAD", "a").header["stream-next-offset"])
+        self.assertEqual(told, fixture.ask("HEAD", "a").header["stream-next-offset"])
 
     def test_in_the_process(self) -> None:
         """Methods refuse them as HTTP does."""
-        streams = ServerRig().streams
+        streams = ServerFixture().streams
         first = self.successResultOf(streams.create("a", "text/plain", b"the first"))
         self.successResultOf(streams.delete("a"))
         self.successResultOf(streams.create("a", "text/plain", b"the second stream"))

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.http.settings import Settings
-from tests.http.server_rig import ROOT, Client, ServerRig
+from tests.http.server_fixture import ROOT, Client, ServerFixture
 
 TEXT = {"Content-Type": "text/plain"}
 
@@ -16,15 +16,17 @@ TEXT = {"Content-Type": "text/plain"}
 class PreconditionTests(SynchronousTestCase):
     """What a client that read a stream's ETag may rely on."""
 
-    def doors(self) -> list[ServerRig | Client]:
+    def doors(self) -> list[ServerFixture | Client]:
         """Return the ways into the same kind of server: Klein, and the HTTP/1.1 engine."""
-        door: Any = ServerRig().streams.http_factory()
-        return [ServerRig(), Client(door)]
+        door: Any = ServerFixture().streams.http_factory()
+        return [ServerFixture(), Client(door)]
 
     def test_both_doors(self) -> None:
         """A write with the current ETag is carried out, one with an older is 412."""
         for door in self.doors():
-            path = (lambda name: name) if isinstance(door, ServerRig) else lambda name: ROOT + name
+            path = (
+                (lambda name: name) if isinstance(door, ServerFixture) else lambda name: ROOT + name
+            )
 
             def ask(method: str, body: bytes | None = None, **more: str) -> tuple[int, str, str]:
                 header = {name.replace("_", "-"): value for name, value in more.items()}
@@ -49,7 +51,7 @@ class CorsHeaderTests(SynchronousTestCase):
 
     def test_setting(self) -> None:
         """Fields that the operator names are allowed beside those of the protocol."""
-        rig = ServerRig(Settings(cors_headers=("X-Request-Id",)))
-        allowed = rig.ask("OPTIONS", "a").header["access-control-allow-headers"].split(", ")
+        fixture = ServerFixture(Settings(cors_headers=("X-Request-Id",)))
+        allowed = fixture.ask("OPTIONS", "a").header["access-control-allow-headers"].split(", ")
         self.assertIn("X-Request-Id", allowed)
         self.assertIn("Stream-Seq", allowed)

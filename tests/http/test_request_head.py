@@ -19,8 +19,8 @@ from durable_streams_tw.http.request_head import (
     read_head,
 )
 from durable_streams_tw.protocol.errors import Problem, Refused
-from tests.http.hostile_rows import GET, HOST, LINE, get, post
-from tests.http.hostile_table import ROWS
+from tests.http.malformed.builders import GET, HOST, LINE, get, post
+from tests.http.malformed.table import ROWS
 
 AROUND = HeadContext(b"/v1/stream/", 1_000, local_address=b"127.0.0.1:4437")
 

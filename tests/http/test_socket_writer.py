@@ -21,11 +21,11 @@ from zope.interface import implementer
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.http1.factory import Http1Factory
 from durable_streams_tw.http.socket_writer import SocketWriter
-from tests.http.hostile import site_of
-from tests.http.hostile_rows import get, post
-from tests.http.http1_rig import HandlerDouble, ok
-from tests.http.server_rig import MORNING, Answer, parse
-from tests.http.test_http1_tls import certificate
+from tests.http.http1.connection_case import FakeHandler, ok
+from tests.http.http1.test_tls import certificate
+from tests.http.malformed.builders import get, post
+from tests.http.malformed.servers import site_of
+from tests.http.server_fixture import MORNING, Answer, parse
 
 #: What a socket holds, about.
 BUFFER = 32 * limits.KIB
@@ -92,7 +92,7 @@ class TcpTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = HandReactor()
         self.reactor.rightNow = MORNING
-        self.handler = HandlerDouble()
+        self.handler = FakeHandler()
         self.factory = Http1Factory(
             self.handler, site_of(self.handler, self.reactor), self.reactor, b"/v1/stream/"
         )

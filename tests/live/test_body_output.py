@@ -8,7 +8,7 @@ from durable_streams_tw.live import limits
 from durable_streams_tw.live.body_output import PieceSize
 from durable_streams_tw.live.limits import LEAST_PIECE, READ_PIECE
 from durable_streams_tw.protocol.limits import MIB
-from tests.live.rig import LiveTestCase, RecordingSink
+from tests.live.live_case import LiveTestCase, RecordingSink
 
 
 class PieceSizeTests(SynchronousTestCase):

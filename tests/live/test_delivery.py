@@ -17,7 +17,7 @@ from hypothesis.strategies import SearchStrategy
 from durable_streams_tw.live import limits, registry, tail_buffer
 from durable_streams_tw.live.sse import event_batch
 from durable_streams_tw.protocol.streams.offsets import NOW
-from tests.live.rig import PATH, LiveTestCase, RecordingSink
+from tests.live.live_case import PATH, LiveTestCase, RecordingSink
 from tests.sse_parser import parse
 from tests.tokens import position_of
 

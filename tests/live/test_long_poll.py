@@ -10,7 +10,7 @@ from durable_streams_tw.live.limits import FANOUT_SLICE
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.state import Lifetime, StreamState
 from durable_streams_tw.storage.api import Chunk
-from tests.live.rig import TIMEOUT, LiveTestCase
+from tests.live.live_case import TIMEOUT, LiveTestCase
 
 
 class LongPollTests(LiveTestCase):

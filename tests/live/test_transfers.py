@@ -15,8 +15,8 @@ from durable_streams_tw.protocol.limits import MAX_POSITION
 from durable_streams_tw.protocol.streams.offsets import START
 from durable_streams_tw.protocol.streams.state import Lifetime
 from durable_streams_tw.storage.api import Chunk
-from tests.http.server_rig import Threads, at_once
-from tests.live.rig import PATH, LiveTestCase, RecordingSink
+from tests.http.server_fixture import Threads, at_once
+from tests.live.live_case import PATH, LiveTestCase, RecordingSink
 
 BODY = bytes(range(251)) * (3 * READ_PIECE // 251 + 7)
 

@@ -15,7 +15,7 @@ from durable_streams_tw.protocol.caching import (
     etag,
     matches_etag,
 )
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 TAGS = st.builds(
     etag,
@@ -27,7 +27,7 @@ TAGS = st.builds(
 )
 
 
-class TagTests(RefusingTestCase):
+class TagTests(RefusalTestCase):
     """Entity tags."""
 
     def test_form(self) -> None:
@@ -46,7 +46,7 @@ class TagTests(RefusingTestCase):
         self.assertNotEqual(etag(*one), etag(*other, "gzip"))
 
 
-class MatchTests(RefusingTestCase):
+class MatchTests(RefusalTestCase):
     """If-None-Match."""
 
     TAG = etag(7, 0, 12, False)
@@ -96,7 +96,7 @@ class MatchTests(RefusingTestCase):
             self.assertFalse(matches_etag(value, self.TAG))
 
 
-class DirectivesTests(RefusingTestCase):
+class DirectivesTests(RefusalTestCase):
     """Cache-Control."""
 
     def test_of_a_stream_that_stays(self) -> None:
@@ -129,7 +129,7 @@ class DirectivesTests(RefusingTestCase):
         self.assertLessEqual(fresh, 60)
 
 
-class GzipTests(RefusingTestCase):
+class GzipTests(RefusalTestCase):
     """Accept-Encoding."""
 
     def test_accepted(self) -> None:

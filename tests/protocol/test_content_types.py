@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from durable_streams_tw.protocol import content_types
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 
-class ContentTypeTests(RefusingTestCase):
+class ContentTypeTests(RefusalTestCase):
     """Comparing media types, and reading them."""
 
     def test_essence(self) -> None:

@@ -12,7 +12,7 @@ from durable_streams_tw.protocol.limits import (
     CURSOR_MAX_JITTER,
     MAX_CURSOR_DIGITS,
 )
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 TIMES = st.floats(0, 4e9)
 CHANCES = st.floats(0, 1, exclude_max=True)
@@ -21,7 +21,7 @@ NOW = 1_795_521_607.0
 CURRENT = 3_354_480
 
 
-class IntervalTests(RefusingTestCase):
+class IntervalTests(RefusalTestCase):
     """The number of the interval."""
 
     def test_counted_from_the_epoch(self) -> None:
@@ -47,7 +47,7 @@ class IntervalTests(RefusingTestCase):
         self.assertLessEqual(interval_at(earlier), interval_at(later))
 
 
-class ParseTests(RefusingTestCase):
+class ParseTests(RefusalTestCase):
     """What clients echo."""
 
     def test_numbers(self) -> None:
@@ -71,7 +71,7 @@ class ParseTests(RefusingTestCase):
             self.assertIsNone(parse_cursor(text), text)
 
 
-class NextTests(RefusingTestCase):
+class NextTests(RefusalTestCase):
     """What clients are given."""
 
     def test_without_an_echo(self) -> None:

@@ -6,10 +6,10 @@ import re
 from http import HTTPStatus
 
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 
-class ProblemTests(RefusingTestCase):
+class ProblemTests(RefusalTestCase):
     """The registry of problems."""
 
     def test_distinct(self) -> None:
@@ -45,7 +45,7 @@ class ProblemTests(RefusingTestCase):
         self.assertEqual(Problem.STALE_EPOCH.type, "urn:durable-streams:problem:stale-epoch")
 
 
-class RefusedTests(RefusingTestCase):
+class RefusedTests(RefusalTestCase):
     """Refusals as exceptions."""
 
     def test_carries_a_refusal(self) -> None:

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from durable_streams_tw.protocol import headers
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.limits import MAX_SAFE_INTEGER, MAX_TOKEN, MAX_TTL
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 # 2030-01-31T12:00:00Z
 MOMENT = 1_896_091_200_000
 
 
-class TrueTests(RefusingTestCase):
+class TrueTests(RefusalTestCase):
     """Stream-Closed."""
 
     def test_only_true(self) -> None:
@@ -37,7 +37,7 @@ class TrueTests(RefusingTestCase):
             self.assertFalse(headers.is_true(other))
 
 
-class IntegerTests(RefusingTestCase):
+class IntegerTests(RefusalTestCase):
     """Numbers in fields."""
 
     def test_integer(self) -> None:
@@ -117,7 +117,7 @@ class IntegerTests(RefusingTestCase):
         self.assertEqual(text, str(number))
 
 
-class TimestampTests(RefusingTestCase):
+class TimestampTests(RefusalTestCase):
     """RFC 3339."""
 
     def _moment(self, text: str) -> int:
@@ -239,7 +239,7 @@ class TimestampTests(RefusingTestCase):
             self.assertEqual(refused.refusal.problem, Problem.MALFORMED_FIELD)
 
 
-class TokenTests(RefusingTestCase):
+class TokenTests(RefusalTestCase):
     """Strings of the client's."""
 
     def test_tokens(self) -> None:

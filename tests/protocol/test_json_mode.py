@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.json_mode import document, is_boundary, join, split
 from durable_streams_tw.protocol.limits import KIB, MAX_JSON_DEPTH, MAX_JSON_MESSAGES, MIB
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 LONE = rb"\ud83d"
 PAIR = rb"\ud83d\ude00"
@@ -75,7 +75,7 @@ def is_json(text: bytes) -> bool:
     return True
 
 
-class SplitTests(RefusingTestCase):
+class SplitTests(RefusalTestCase):
     """Bodies become messages."""
 
     def test_one_value(self) -> None:
@@ -362,7 +362,7 @@ class SplitTests(RefusingTestCase):
             self.assertEqual(repr(values), repr(value if isinstance(value, list) else [value]))
 
 
-class HostileTests(RefusingTestCase):
+class HostileTests(RefusalTestCase):
     """Bodies that were made to hurt. The bounds are generous: what they are to catch took
     minutes and gigabytes."""
 
@@ -411,7 +411,7 @@ class HostileTests(RefusingTestCase):
             self.assertLessEqual(len(messages), 3)
 
 
-class StoredTests(RefusingTestCase):
+class StoredTests(RefusalTestCase):
     """Messages in a stream."""
 
     def test_join(self) -> None:

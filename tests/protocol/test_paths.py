@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.protocol.limits import MAX_PATH
 from durable_streams_tw.protocol.paths import check_stream_path, is_reserved, parse_stream_path
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 
-class NameTests(RefusingTestCase):
+class NameTests(RefusalTestCase):
     """Paths that name streams."""
 
     def test_decoded_exactly_once(self) -> None:
@@ -128,7 +128,7 @@ class NameTests(RefusingTestCase):
         self.assertEqual(parse_stream_path(quote(name, safe="/").encode()), name)
 
 
-class ReservedTests(RefusingTestCase):
+class ReservedTests(RefusalTestCase):
     """PROTOCOL.md §6."""
 
     def test_reserved(self) -> None:

@@ -16,7 +16,7 @@ from durable_streams_tw.http.epoll import nested_poll
 from durable_streams_tw.service import ports
 from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.startup import CannotStart
-from tests.http.server_rig import Client, ServerRig
+from tests.http.server_fixture import Client, ServerFixture
 
 
 class Port:
@@ -69,7 +69,7 @@ class PortsTests(SynchronousTestCase):
     """Opening, failing to open, closing."""
 
     def setUp(self) -> None:
-        self.rig = ServerRig()
+        self.fixture = ServerFixture()
         self.reactor = Reactor()
         self.diary: list[str] = []
 
@@ -80,13 +80,15 @@ class PortsTests(SynchronousTestCase):
         ports.startService()
         port.closed.errback(OSError("a port that does not close"))
         self.successResultOf(ports.stopService())
-        self.assertTrue(self.rig.streams._released)
+        self.assertTrue(self.fixture.streams._released)
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
     def ports(self, *outcomes: Any) -> Ports:
         """The ports that these endpoints give."""
         endpoints: Any = [Endpoint(outcome) for outcome in outcomes]
-        return Ports(endpoints, self.rig.site, self.rig.streams, b"v1/stream/", self.reactor)
+        return Ports(
+            endpoints, self.fixture.site, self.fixture.streams, b"v1/stream/", self.reactor
+        )
 
     def refused(self, trouble: Exception) -> str:
         """The sentence that trouble ends in, however an endpoint reports it."""
@@ -141,10 +143,10 @@ class PortsTests(SynchronousTestCase):
         service = self.ports(succeed(port))
         service.privilegedStartService()
         service.startService()
-        self.rig.put("a")
-        client = self.rig.connect()
+        self.fixture.put("a")
+        client = self.fixture.connect()
         client.request("GET", "/v1/stream/a?offset=now&live=long-poll")
-        idle = Client(self.rig.site)
+        idle = Client(self.fixture.site)
         stopped = service.stopService()
         self.assertEqual(self.diary, ["closing"])
         self.assertEqual(client.answers(), [])
@@ -154,7 +156,7 @@ class PortsTests(SynchronousTestCase):
         self.assertNoResult(stopped)
         client.leave()
         idle.leave()
-        self.rig.clock.advance(1)
+        self.fixture.clock.advance(1)
         self.successResultOf(stopped)
 
     def test_read_together(self) -> None:
@@ -163,10 +165,13 @@ class PortsTests(SynchronousTestCase):
 
         if nested_poll(reactor) is None:
             raise SkipTest("this system has no epoll")
-        for door, together in ((self.rig.streams.http_factory(), True), (self.rig.site, False)):
+        for door, together in (
+            (self.fixture.streams.http_factory(), True),
+            (self.fixture.site, False),
+        ):
             port = tcp.Port(0, ServerFactory(), reactor=reactor)
             endpoints: Any = [Endpoint(succeed(port))]
-            service = Ports(endpoints, door, self.rig.streams, b"", reactor)
+            service = Ports(endpoints, door, self.fixture.streams, b"", reactor)
             service.privilegedStartService()
             self.assertEqual(port.transport is not tcp.Server, together)
 
@@ -178,11 +183,11 @@ class PortsTests(SynchronousTestCase):
             (("127.0.0.1", "0.0.0.0"), False),
             (("192.0.2.1", "127.0.0.1"), False),
         ):
-            self.rig = ServerRig()
+            self.fixture = ServerFixture()
             service = self.ports(*[succeed(Port(self.diary, host)) for host in hosts])
             service.privilegedStartService()
             service.startService()
-            streams = self.rig.streams
+            streams = self.fixture.streams
             self.assertEqual(streams._base(), f"http://{hosts[0]}:4437/v1/stream/")
             self.assertEqual(streams._allow_local(), local)
 

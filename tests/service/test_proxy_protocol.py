@@ -15,7 +15,7 @@ from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.service.limits import PROXY_HEADER_TIMEOUT
 from durable_streams_tw.service.listening import _endpoint
 from durable_streams_tw.service.proxy_protocol import HeaderFactory, ProxyEndpoint
-from tests.http.server_rig import MORNING, at_once, parse
+from tests.http.server_fixture import MORNING, at_once, parse
 
 PROXY = IPv4Address("TCP", "10.0.0.1", 5000)
 V1 = b"PROXY TCP4 %s 10.0.0.9 1234 443\r\n"

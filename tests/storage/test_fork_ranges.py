@@ -25,7 +25,7 @@ def chain(points: list[int], tails: list[int]) -> dict[int, StreamState]:
     return streams
 
 
-class ExtentsTests(SynchronousTestCase):
+class ForkRangeTests(SynchronousTestCase):
     """Extents of forks."""
 
     def test_of_its_own(self) -> None:

@@ -24,8 +24,8 @@ from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.memory.store import MemoryStore
 from durable_streams_tw.storage.metrics import Histogram, StoreMetrics
 from tests.storage import command_builders as commands
-from tests.storage.lmdb_rig import LMDBRig
-from tests.storage.store_rig import StoreRig, put
+from tests.storage.durable.store_case import DurableStoreCase
+from tests.storage.store_case import StoreCase, put
 
 
 class HistogramTests(SynchronousTestCase):
@@ -46,7 +46,7 @@ class HistogramTests(SynchronousTestCase):
             self.assertEqual(running, sum(value <= bound for value in values))
 
 
-class _Counting(StoreRig):
+class _Counting(StoreCase):
     """Counters that both stores update."""
 
     def measured(self) -> StoreMetrics:
@@ -116,7 +116,7 @@ class MemoryCountingTests(_Counting, SynchronousTestCase):
         self.assertIsNone(self.result(self.store.stats()))
 
 
-class DurableCountingTests(LMDBRig, _Counting, SynchronousTestCase):
+class DurableCountingTests(DurableStoreCase, _Counting, SynchronousTestCase):
     """Counters, stats and write checks of the durable store."""
 
     store: DurableStore

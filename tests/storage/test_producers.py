@@ -11,9 +11,9 @@ from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.codec import StreamRecord, producer_key
 from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage.command_builders import append, create, delete
-from tests.storage.committer_case import CommitterCase
-from tests.storage.lmdb_rig import LMDBRig
-from tests.storage.producer_suite import MOST, ProducerSuite
+from tests.storage.durable.committer_case import CommitterCase
+from tests.storage.durable.store_case import DurableStoreCase
+from tests.storage.suites.producer_suite import MOST, ProducerSuite
 
 
 class GenerationTests(SynchronousTestCase):
@@ -49,7 +49,7 @@ class MemoryProducerTests(ProducerSuite, SynchronousTestCase):
         self.assertLessEqual(len(log.producers) + len(log.earlier), 2 * MOST)
 
 
-class LMDBProducerTests(ProducerSuite, LMDBRig, SynchronousTestCase):
+class LMDBProducerTests(ProducerSuite, DurableStoreCase, SynchronousTestCase):
     """The durable store."""
 
     store: DurableStore

@@ -7,8 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.memory.store import MemoryStore
-from tests.storage.lmdb_rig import LMDBRig
-from tests.storage.subscription_suite import SubscriptionSuite
+from tests.storage.durable.store_case import DurableStoreCase
+from tests.storage.suites.subscription_suite import SubscriptionSuite
 
 
 class MemorySubscriptionTests(SubscriptionSuite, SynchronousTestCase):
@@ -24,5 +24,5 @@ class MemorySubscriptionTests(SubscriptionSuite, SynchronousTestCase):
         store.sweep()
 
 
-class LMDBSubscriptionTests(SubscriptionSuite, LMDBRig, SynchronousTestCase):
+class LMDBSubscriptionTests(SubscriptionSuite, DurableStoreCase, SynchronousTestCase):
     """On LMDB, with restarts that are real ones; the checker ends each test."""

@@ -24,15 +24,15 @@ from durable_streams_tw.subscriptions.limits import (
 )
 from durable_streams_tw.subscriptions.webhook_response import WebhookUnreachable
 from tests.storage.command_builders import JSON, create
-from tests.storage.subscription_suite import subscribe
-from tests.subscriptions.rig import BASE, LEASE, WakesCase
+from tests.storage.suites.subscription_suite import subscribe
 from tests.subscriptions.test_keyring import verify
+from tests.subscriptions.webhook_case import BASE, LEASE, WebhookCase
 from tests.tokens import at, bare
 
 DONE = b'{"done": true}'
 
 
-class WebhookTests(WakesCase):
+class WebhookTests(WebhookCase):
     """Calls of webhooks (§7.1)."""
 
     def test_what_is_told(self) -> None:
@@ -313,7 +313,7 @@ class WebhookTests(WakesCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
-class PullTests(WakesCase):
+class PullTests(WebhookCase):
     """Leases and wake events that wait (§7.2)."""
 
     def pull(self) -> None:
@@ -366,7 +366,7 @@ class FlakyStore(MemoryStore):
         return super().query(question)
 
 
-class FlakyTests(WakesCase):
+class FlakyTests(WebhookCase):
     """A store that does not answer: nothing is lost, and nobody is called in circles."""
 
     store: FlakyStore
@@ -442,7 +442,7 @@ class FlakyTests(WakesCase):
         self.assertEqual(self.wakes._entries, {})
 
 
-class ClockTests(WakesCase):
+class ClockTests(WebhookCase):
     """A store whose clock is a little behind the reactor's."""
 
     behind = 0.0

@@ -14,7 +14,7 @@ from durable_streams_tw.subscriptions.ssrf_guard import (
     is_public,
     target_of,
 )
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 PUBLIC = (
     *("1.1.1.1", "8.8.8.8", "93.184.216.34", "172.15.255.255", "172.32.0.1", "100.63.0.1"),
@@ -37,7 +37,7 @@ INSIDE = (
 )
 
 
-class AddressTests(RefusingTestCase):
+class AddressTests(RefusalTestCase):
     """Addresses alone."""
 
     def test_public(self) -> None:
@@ -58,7 +58,7 @@ class AddressTests(RefusingTestCase):
                 self.assertFalse(getattr(address, f"is_{flag}"), flag)
 
 
-class URLTests(RefusingTestCase):
+class URLTests(RefusalTestCase):
     """URLs as clients write them."""
 
     def assertRejected(self, url: str, allow_local: bool = False) -> None:
@@ -143,7 +143,7 @@ class URLTests(RefusingTestCase):
             self.assertTrue(target.secure and not target.local and target.host)
 
 
-class ScreenedTests(RefusingTestCase):
+class ScreenedTests(RefusalTestCase):
     """What a name resolves to."""
 
     def screen(self, *found: str, url: str = "https://worker.example/") -> list[str]:

@@ -22,7 +22,7 @@ from durable_streams_tw.protocol.subscriptions.state import (
 )
 from durable_streams_tw.subscriptions.limits import TOKEN_LIFETIME
 from durable_streams_tw.subscriptions.tokens import WakeTokens
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 SECRET = b"s" * 32
 STATE = Subscription(
@@ -36,7 +36,7 @@ STATE = Subscription(
 )
 
 
-class TokenTests(RefusingTestCase):
+class TokenTests(RefusalTestCase):
     """One token, changed in one way after the other."""
 
     def setUp(self) -> None:

@@ -18,7 +18,7 @@ from durable_streams_tw.subscriptions.limits import MAX_WEBHOOK_RESPONSE, WEBHOO
 from durable_streams_tw.subscriptions.webhook_client import WebhookClient
 from durable_streams_tw.subscriptions.webhook_response import WebhookResponse, WebhookUnreachable
 from tests.outgoing.name_service import LookupReactor, NameService
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 URL = "https://worker.example/hooks?x=1"
 LOCAL = "http://localhost:3000/hooks"
@@ -61,7 +61,7 @@ class Connection:
         return self.transport.disconnecting or self.transport.disconnected
 
 
-class CallingCase(RefusingTestCase):
+class CallingCase(RefusalTestCase):
     """A caller whose reactor and resolver are the test's."""
 
     def setUp(self) -> None:

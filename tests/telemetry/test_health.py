@@ -16,20 +16,20 @@ from durable_streams_tw.telemetry.health import (
     Live,
     Ready,
 )
-from tests.http.server_rig import Answer, Client, ServerRig
+from tests.http.server_fixture import Answer, Client, ServerFixture
 
 
 class ProbeTests(SynchronousTestCase):
     """What probes are told."""
 
     def setUp(self) -> None:
-        self.rig = ServerRig()
-        self.addCleanup(self.rig.streams.stopService)
-        observed = self.rig.streams.server_stats()
+        self.fixture = ServerFixture()
+        self.addCleanup(self.fixture.streams.stopService)
+        observed = self.fixture.streams.server_stats()
         tree = OperatorTree()
         tree.putChild(b"live", Live())
         tree.putChild(b"ready", Ready(observed))
-        self.site = self.rig.streams.site(b"v1/stream/", tree)
+        self.site = self.fixture.streams.site(b"v1/stream/", tree)
         self.looks: list[Deferred[Any]] = []
         self.answer: Any = None
         self.patch(observed, "obstacle", self.obstacle)
@@ -91,7 +91,7 @@ class ProbeTests(SynchronousTestCase):
         clients.append(self.begin())
         self.assertEqual([self.told(client)[0] for client in clients], [200] * 6)
         self.assertEqual(len(self.looks), 1)
-        self.rig.clock.advance(READY_FOR)
+        self.fixture.clock.advance(READY_FOR)
         self.begin()
         self.assertEqual(len(self.looks), 2)
 
@@ -100,7 +100,7 @@ class ProbeTests(SynchronousTestCase):
         first = self.begin()
         self.looks[0].callback("the disk is full")
         self.assertEqual((self.told(first)[0], self.told(self.begin())[0]), (503, 503))
-        self.rig.clock.advance(NOT_READY_FOR)
+        self.fixture.clock.advance(NOT_READY_FOR)
         second = self.begin()
         self.looks[1].callback(None)
         self.assertEqual((self.told(second)[0], self.told(self.begin())[0]), (200, 200))
@@ -109,15 +109,15 @@ class ProbeTests(SynchronousTestCase):
     def test_hangs(self) -> None:
         """A disk that does not answer is not ready, costs one look, and is ready afterwards."""
         first = self.begin()
-        self.rig.clock.advance(READY_TIMEOUT / 2)
+        self.fixture.clock.advance(READY_TIMEOUT / 2)
         second = self.begin()
         self.assertEqual(first.answers(), [])
-        self.rig.clock.advance(READY_TIMEOUT / 2)
+        self.fixture.clock.advance(READY_TIMEOUT / 2)
         status, said = self.told(first)
         self.assertEqual(status, 503)
         self.assertIn("dead", said["why"])
         self.assertEqual(second.answers(), [])
-        self.rig.clock.advance(READY_TIMEOUT / 2)
+        self.fixture.clock.advance(READY_TIMEOUT / 2)
         self.assertEqual(self.told(second)[0], 503)
         third = self.begin()
         self.assertEqual(len(self.looks), 1)
@@ -144,9 +144,9 @@ class StoreProbeTests(SynchronousTestCase):
 
     def test_memory(self) -> None:
         """Streams in memory are always ready."""
-        rig = ServerRig()
+        fixture = ServerFixture()
         tree = OperatorTree()
-        tree.putChild(b"ready", Ready(rig.streams.server_stats()))
-        client = Client(rig.streams.site(b"v1/stream/", tree))
+        tree.putChild(b"ready", Ready(fixture.streams.server_stats()))
+        client = Client(fixture.streams.site(b"v1/stream/", tree))
         self.assertEqual(client.ask("GET", "/-/ready").status, 200)
         client.leave()

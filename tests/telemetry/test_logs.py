@@ -35,7 +35,7 @@ from durable_streams_tw.subscriptions.webhook_client import WebhookClient
 from durable_streams_tw.telemetry.health import Ready
 from durable_streams_tw.telemetry.logs import JSONLog, LineWriter, entry, line_of, open_json_log
 from durable_streams_tw.telemetry.metrics import Metrics
-from tests.http.server_rig import MORNING, Client, at_once
+from tests.http.server_fixture import MORNING, Client, at_once
 from tests.service.black_box import PATIENCE, Foreground, command
 
 CANARY = "k4n4rienv0gel"

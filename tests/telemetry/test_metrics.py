@@ -20,9 +20,9 @@ from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.metrics import Histogram, StoreMetrics
 from durable_streams_tw.telemetry import families
 from durable_streams_tw.telemetry.metrics import LEVELS_TIMEOUT, Metrics
-from tests.http.server_rig import MORNING, ROOT, Answer, Client, at_once
-from tests.storage.inline_executor import InlineExecutor
-from tests.storage.lmdb_rig import scratch_directory
+from tests.http.server_fixture import MORNING, ROOT, Answer, Client, at_once
+from tests.storage.durable.inline_executor import InlineExecutor
+from tests.storage.durable.store_case import scratch_directory
 
 _TOP = Path(__file__).parent.parent.parent
 _OPENMETRICS = "application/openmetrics-text; version=1.0.0"

@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.telemetry.tracing import QUIET, Tracing
-from tests.http.server_rig import MORNING, Client
+from tests.http.server_fixture import MORNING, Client
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from durable_streams_tw.auth.identities import CheckerUnavailable, Identity, Rejected
-from tests.http.admission_case import AdmissionCase, both, granting
-from tests.http.server_rig import MORNING, ROOT, Client
+from tests.http.authorization_case import AuthorizationCase, both, granting
+from tests.http.server_fixture import MORNING, ROOT, Client
 
 
-class Credentials(AdmissionCase):
+class Credentials(AuthorizationCase):
     """Authentication."""
 
     def test_without(self) -> None:
@@ -159,7 +159,7 @@ class Credentials(AdmissionCase):
         self.assertEqual(self.successResultOf(self.streams.read("a")).data, b"x")
 
 
-class Permissions(AdmissionCase):
+class Permissions(AuthorizationCase):
     """Grants."""
 
     def test_verbs(self) -> None:
@@ -285,7 +285,7 @@ class Permissions(AdmissionCase):
         self.assertEqual([answer.status for answer in client.answers()], [200, 401, 200])
 
 
-class Lives(AdmissionCase):
+class Lives(AuthorizationCase):
     """Live reads and the expiry of their tokens."""
 
     def follow(self, token: str, mode: str) -> Client:
@@ -365,4 +365,4 @@ class Lives(AdmissionCase):
 FastCredentials, WebCredentials = both(Credentials)
 FastPermissions, WebPermissions = both(Permissions)
 FastLives, WebLives = both(Lives)
-del Credentials, Permissions, Lives, AdmissionCase
+del Credentials, Permissions, Lives, AuthorizationCase

@@ -15,7 +15,7 @@ from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol.limits import CURSOR_EPOCH, CURSOR_INTERVAL
 from durable_streams_tw.storage.memory.store import MemoryStore
-from tests.http.server_rig import MORNING, ServerRig, Threads
+from tests.http.server_fixture import MORNING, ServerFixture, Threads
 from tests.tokens import at, position_of
 
 
@@ -25,8 +25,8 @@ class Case(SynchronousTestCase):
     settings: Settings | None = None
 
     def setUp(self) -> None:
-        self.rig = ServerRig(self.settings)
-        self.operations = self.rig.streams.stream_handler
+        self.fixture = ServerFixture(self.settings)
+        self.operations = self.fixture.streams.stream_handler
 
     def begin(
         self, method: str, target: str, body: bytes = b"", **header: str
@@ -134,11 +134,11 @@ class WriteTests(Case):
     def test_describing_is_no_access(self) -> None:
         """HEAD does not renew the TTL; a read does, at the tail too."""
         self.ask("PUT", "a", Content_Type="text/plain", Stream_TTL="10")
-        self.rig.clock.rightNow += 9
+        self.fixture.clock.rightNow += 9
         self.assertEqual(self.ask("GET", "a?offset=now").status, 200)
-        self.rig.clock.rightNow += 9
+        self.fixture.clock.rightNow += 9
         self.assertEqual(self.ask("HEAD", "a").status, 200)
-        self.rig.clock.rightNow += 1.5
+        self.fixture.clock.rightNow += 1.5
         self.assertEqual(self.ask("HEAD", "a").status, 404)
 
     def test_options(self) -> None:
@@ -156,8 +156,8 @@ class WriteTests(Case):
     def test_a_large_body_is_validated_in_a_thread(self) -> None:
         """A large JSON body is validated in a thread, and later writes to the stream wait."""
         threads = Threads()
-        self.rig = ServerRig(in_thread=threads)
-        self.operations = self.rig.streams.stream_handler
+        self.fixture = ServerFixture(in_thread=threads)
+        self.operations = self.fixture.streams.stream_handler
         self.put("a", "application/json")
         self.put("b", "application/json")
         large = b'"' + b"x" * limits.INLINE_BODY + b'"'
@@ -174,8 +174,8 @@ class WriteTests(Case):
 
     def test_a_large_body_of_bytes_is_not(self) -> None:
         """A large binary body needs no thread."""
-        self.rig = ServerRig(in_thread=Threads())
-        self.operations = self.rig.streams.stream_handler
+        self.fixture = ServerFixture(in_thread=Threads())
+        self.operations = self.fixture.streams.stream_handler
         self.put("a", "text/plain", b"x" * (limits.INLINE_BODY + 1))
 
 
@@ -192,8 +192,8 @@ class ReadTests(Case):
 
     def test_chunks(self) -> None:
         """A large stream is read in chunks; only the last one says up-to-date."""
-        self.rig = ServerRig(Settings(max_chunk=1000))
-        self.operations = self.rig.streams.stream_handler
+        self.fixture = ServerFixture(Settings(max_chunk=1000))
+        self.operations = self.fixture.streams.stream_handler
         self.put("a", body=b"x" * 2500)
         self.ask("POST", "a", Stream_Closed="true")
         sizes, offset = [], "-1"
@@ -336,8 +336,8 @@ class GzipTests(Case):
     def test_large_ones_in_a_thread(self) -> None:
         """Large bodies are compressed in a thread."""
         threads = Threads()
-        self.rig = ServerRig(in_thread=threads)
-        self.operations = self.rig.streams.stream_handler
+        self.fixture = ServerFixture(in_thread=threads)
+        self.operations = self.fixture.streams.stream_handler
         self.put("a", body=b"x" * (limits.INLINE_GZIP + 1))
         asked = self.begin("GET", "a", Accept_Encoding="gzip")
         self.assertNoResult(asked)
@@ -376,8 +376,8 @@ class CorsTests(Case):
         self.assertNotIn("access-control-allow-origin", self.fields(self.ask("OPTIONS", "a")))
 
     def test_private(self) -> None:
-        self.rig = ServerRig(Settings(private=True))
-        self.operations = self.rig.streams.stream_handler
+        self.fixture = ServerFixture(Settings(private=True))
+        self.operations = self.fixture.streams.stream_handler
         self.put("a", body=b"x")
         self.assertEqual(
             self.fields(self.ask("GET", "a"))["cache-control"],
@@ -395,8 +395,8 @@ class FailureTests(Case):
             def get_state(self, path: str) -> Deferred[Any]:
                 raise RuntimeError("a secret")
 
-        self.rig = ServerRig(store=Broken(lambda: int(MORNING * 1000)))
-        self.operations = self.rig.streams.stream_handler
+        self.fixture = ServerFixture(store=Broken(lambda: int(MORNING * 1000)))
+        self.operations = self.fixture.streams.stream_handler
         answer = self.ask("HEAD", "a", Origin="https://app.example")
         self.assertEqual(answer.status, 500)
         self.assertEqual(self.fields(answer)["access-control-allow-origin"], "*")
@@ -409,7 +409,7 @@ class FailureTests(Case):
 
     def test_clock_is_a_wall_clock(self) -> None:
         """Cursors and deadlines use the wall clock."""
-        self.assertIsInstance(self.rig.clock, Clock)
+        self.assertIsInstance(self.fixture.clock, Clock)
         self.put("a", body=b"x")
         answer = self.ask("GET", "a?offset=-1&live=long-poll")
         cursor = int(self.fields(answer)["stream-cursor"])

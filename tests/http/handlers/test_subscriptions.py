@@ -15,7 +15,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.subscriptions import describe
 from durable_streams_tw.subscriptions.limits import MAX_LISTED_STREAMS, TOKEN_LIFETIME
 from durable_streams_tw.subscriptions.webhook_response import WebhookResponse
-from tests.http.server_rig import Answer, ServerRig, at_once
+from tests.http.server_fixture import Answer, ServerFixture, at_once
 from tests.tokens import at, bare, position_of
 
 BASE = "https://streams.example/v1/stream/"
@@ -59,13 +59,16 @@ class ControlCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.caller = FakeCaller()
-        self.rig = ServerRig(self.settings)
+        self.fixture = ServerFixture(self.settings)
         caller: Any = self.caller
-        self.rig.streams = DurableStreams(
-            settings=self.settings, reactor=self.rig.clock, in_thread=at_once, webhook_client=caller
+        self.fixture.streams = DurableStreams(
+            settings=self.settings,
+            reactor=self.fixture.clock,
+            in_thread=at_once,
+            webhook_client=caller,
         )
-        self.rig.streams.startService()
-        self.rig.site = self.rig.streams.site()
+        self.fixture.streams.startService()
+        self.fixture.site = self.fixture.streams.site()
 
     def ask(
         self, method: str, path: str, body: Any = b"", token: str | None = None, **header: str
@@ -74,7 +77,7 @@ class ControlCase(SynchronousTestCase):
         if token is not None:
             fields["Authorization"] = f"Bearer {token}"
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        answer: Answer = self.rig.ask(method, f"__ds/{path}", fields, raw or None)
+        answer: Answer = self.fixture.ask(method, f"__ds/{path}", fields, raw or None)
         decoded: Any = json.loads(answer.body) if answer.body else None
         if answer.status >= 400 and method != "HEAD":
             self.assertEqual(set(decoded), {"error"})
@@ -97,9 +100,9 @@ class ControlCase(SynchronousTestCase):
 
     def work(self) -> None:
         """Create a wake stream, a pull-wake subscription, and three pending bytes."""
-        self.rig.put("wake", "application/json")
+        self.fixture.put("wake", "application/json")
         self.assertEqual(self.pull().status, 201)
-        self.rig.put("events/a", body=b"abc")
+        self.fixture.put("events/a", body=b"abc")
 
 
 class SubscriptionTests(ControlCase):
@@ -171,8 +174,8 @@ class SubscriptionTests(ControlCase):
         self.assertEqual(made.body["lease_ttl_ms"], 30_000)
 
     def test_links(self) -> None:
-        self.rig.put("events/b", body=b"xy")
-        self.rig.put("events/a", body=b"x")
+        self.fixture.put("events/b", body=b"xy")
+        self.fixture.put("events/a", body=b"x")
         made = self.pull(streams=["events/b"])
         links = [
             (link["path"], link["link_type"], position_of(link["acked_offset"]))
@@ -189,9 +192,9 @@ class SubscriptionTests(ControlCase):
         self.patch(describe, "MAX_LISTED_STREAMS", 2)
         self.assertGreater(MAX_LISTED_STREAMS, 2)
         for path in ("events/a", "events/b"):
-            self.rig.put(path)
+            self.fixture.put(path)
         self.assertNotIn("streams_complete", self.pull().body)
-        self.rig.put("events/c")
+        self.fixture.put("events/c")
         body = self.ask("GET", "subscriptions/s").body
         self.assertEqual((len(body["streams"]), body["streams_complete"]), (2, False))
         self.patch(describe, "MAX_LISTED_STREAMS", 10)
@@ -233,16 +236,16 @@ class SubscriptionTests(ControlCase):
         self.assertEqual((made.status, made.body["id"]), (201, "team/sub 1"))
         self.assertEqual(self.ask("GET", "subscriptions/team%2fsub%201").status, 200)
         self.assertError(self.ask("GET", "subscriptions/team/sub%201"), 404, "NOT_FOUND")
-        self.rig.put("events/a", body=b"x")
-        self.rig.turn()
+        self.fixture.put("events/a", body=b"x")
+        self.fixture.turn()
         (told,) = self.caller.bodies
         self.assertEqual(told["callback_url"], BASE + "__ds/subscriptions/team%2Fsub%201/callback")
 
     def test_status(self) -> None:
         self.caller.answer = WebhookResponse(500, b"")
         self.hook()
-        self.rig.put("events/a", body=b"x")
-        self.rig.turn()
+        self.fixture.put("events/a", body=b"x")
+        self.fixture.turn()
         self.assertEqual(self.ask("GET", "subscriptions/s").body["status"], "failed")
 
 
@@ -255,7 +258,7 @@ class MembershipTests(ControlCase):
 
     def test_add_and_remove(self) -> None:
         self.pull()
-        self.rig.put("events/a")
+        self.fixture.put("events/a")
         for _ in range(2):
             body = {"streams": ["events/a", "manual/b", "/c"]}
             added = self.ask("POST", "subscriptions/s/streams", body)
@@ -289,7 +292,7 @@ class WorkerTests(ControlCase):
 
     def test_one_round(self) -> None:
         self.work()
-        event = json.loads(self.rig.ask("GET", "wake").body)
+        event = json.loads(self.fixture.ask("GET", "wake").body)
         self.assertEqual(
             event,
             [
@@ -339,7 +342,7 @@ class WorkerTests(ControlCase):
         claimed = self.claim().body
         released = self.settle("release", claimed)
         self.assertEqual((released.status, released.body), (204, None))
-        self.assertEqual(len(json.loads(self.rig.ask("GET", "wake").body)), 2)
+        self.assertEqual(len(json.loads(self.fixture.ask("GET", "wake").body)), 2)
         self.assertError(self.settle("release", claimed), 409, "FENCED")
 
     def test_next_wake(self) -> None:
@@ -352,7 +355,7 @@ class WorkerTests(ControlCase):
         """A lease expires by itself (§7.3)."""
         self.work()
         claimed = self.claim().body
-        self.rig.clock.advance(30)
+        self.fixture.clock.advance(30)
         self.assertError(self.settle("ack", claimed), 409, "FENCED")
         self.assertEqual(self.claim(worker="other").body["generation"], 2)
 
@@ -380,8 +383,8 @@ class WorkerTests(ControlCase):
         self.work()
         shown = self.claim().body
         old = shown["streams"][0]["tail_offset"]
-        self.rig.ask("DELETE", "events/a")
-        self.rig.put("events/a", body=b"another stream")
+        self.fixture.ask("DELETE", "events/a")
+        self.fixture.put("events/a", body=b"another stream")
         acks = [{"stream": "events/a", "offset": old}]
         refused = self.settle("ack", shown, acks=acks, done=True)
         self.assertError(refused, 409, "INVALID_OFFSET")
@@ -397,19 +400,19 @@ class WorkerTests(ControlCase):
         claimed = self.claim().body
         renewed: str | None = None
         for _ in range(TOKEN_LIFETIME // 20):
-            self.rig.clock.advance(20)
+            self.fixture.clock.advance(20)
             beat = self.settle("ack", claimed, renewed)
             self.assertEqual(beat.status, 200)
             renewed = beat.body.get("token", renewed)
-        self.rig.clock.advance(20)
+        self.fixture.clock.advance(20)
         self.assertError(self.settle("ack", claimed), 401, "TOKEN_EXPIRED")
         self.assertEqual(self.settle("ack", claimed, renewed, done=True).status, 200)
 
     def test_callback(self) -> None:
         """A webhook receiver can call back with the token of its request (§7.1)."""
         self.hook()
-        self.rig.put("events/a", body=b"abc")
-        self.rig.turn()
+        self.fixture.put("events/a", body=b"abc")
+        self.fixture.turn()
         (told,) = self.caller.bodies
         path = told["callback_url"].removeprefix(BASE + "__ds/")
         acks = [{"stream": "events/a", "offset": told["streams"][0]["tail_offset"]}]
@@ -439,7 +442,7 @@ class RouteTests(ControlCase):
     def test_reserved_however_it_is_encoded(self) -> None:
         """Paths below __ds are reserved, however they are encoded (§6)."""
         for path in ("__ds/jwks.json", "%5F%5Fds/jwks.json", "_%5fds/jwks%2Ejson"):
-            self.assertEqual(self.rig.ask("GET", path).status, 200)
+            self.assertEqual(self.fixture.ask("GET", path).status, 200)
         for path in (
             "__ds%2Fjwks.json",
             "__ds",
@@ -448,11 +451,11 @@ class RouteTests(ControlCase):
             "__ds%2fsubscriptions%2fs",
         ):
             for method in ("GET", "PUT", "POST", "DELETE"):
-                answer = self.rig.ask(method, path, JSON, b"[1]")
+                answer = self.fixture.ask(method, path, JSON, b"[1]")
                 self.assertEqual(answer.status, 404, (method, path))
                 self.assertEqual(json.loads(answer.body)["error"]["code"], "NOT_FOUND")
         for path in ("__dsx", "_ds/x", "a/__ds/jwks.json", "%255F_ds"):
-            self.assertEqual(self.rig.ask("PUT", path).status, 201)
+            self.assertEqual(self.fixture.ask("PUT", path).status, 201)
 
     def test_nothing_there(self) -> None:
         for path in (
@@ -474,7 +477,7 @@ class RouteTests(ControlCase):
             reply = self.ask(wrong, path, {})
             self.assertError(reply, 405, "METHOD_NOT_ALLOWED")
             self.assertEqual(reply.header["allow"], allow)
-        self.assertEqual(self.rig.ask("OPTIONS", "__ds/subscriptions/s").status, 204)
+        self.assertEqual(self.fixture.ask("OPTIONS", "__ds/subscriptions/s").status, 204)
 
     def test_common_fields(self) -> None:
         """Errors have the common headers too."""
@@ -489,8 +492,8 @@ class RouteTests(ControlCase):
         def broken(_: object) -> None:
             raise ZeroDivisionError("secret")
 
-        self.patch(self.rig.streams._store, "submit", broken)
-        answer = self.rig.ask("POST", "__ds/subscriptions/s/claim", JSON, b'{"worker": "w"}')
+        self.patch(self.fixture.streams._store, "submit", broken)
+        answer = self.fixture.ask("POST", "__ds/subscriptions/s/claim", JSON, b'{"worker": "w"}')
         self.assertEqual(answer.status, 500)
         self.assertNotIn(b"secret", answer.body)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
@@ -505,8 +508,8 @@ class NowhereTests(ControlCase):
         """Webhooks are refused until an endpoint is known; Host does not count (§7.1)."""
         self.assertError(self.hook(), 400, "INVALID_REQUEST")
         self.assertEqual(self.pull("p").status, 201)
-        self.rig.streams.set_endpoint("http://127.0.0.1:1/v1/stream/", True)
-        self.rig.streams.set_endpoint("http://127.0.0.1:2/v1/stream/", True)
+        self.fixture.streams.set_endpoint("http://127.0.0.1:1/v1/stream/", True)
+        self.fixture.streams.set_endpoint("http://127.0.0.1:2/v1/stream/", True)
         made = self.hook()
         self.assertEqual(made.status, 201)
         self.assertEqual(
@@ -517,16 +520,16 @@ class NowhereTests(ControlCase):
     def test_behind_a_proxy(self) -> None:
         """Behind a proxy, webhooks to loopback addresses are refused."""
         for settings in (Settings(trust_proxy=True), Settings(public_url=BASE)):
-            streams = DurableStreams(settings=settings, reactor=self.rig.clock)
+            streams = DurableStreams(settings=settings, reactor=self.fixture.clock)
             streams.set_endpoint("http://127.0.0.1:1/", True)
             self.assertFalse(streams._allow_local())
         allowed = Settings(trust_proxy=True, allow_local_webhooks=True)
-        streams = DurableStreams(settings=allowed, reactor=self.rig.clock)
+        streams = DurableStreams(settings=allowed, reactor=self.fixture.clock)
         self.assertTrue(streams._allow_local())
 
     def test_loopback_only(self) -> None:
         """Webhooks to loopback addresses are allowed while every port is a loopback one."""
-        streams = self.rig.streams
+        streams = self.fixture.streams
         self.assertFalse(streams._allow_local())
         streams.set_endpoint("http://127.0.0.1:1/", True)
         self.assertTrue(streams._allow_local())

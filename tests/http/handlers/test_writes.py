@@ -14,7 +14,7 @@ from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Chunk, Outcome
 from durable_streams_tw.storage.memory.store import MemoryStore
-from tests.http.server_rig import Threads
+from tests.http.server_fixture import Threads
 
 JSON = {b"content-type": b"application/json"}
 

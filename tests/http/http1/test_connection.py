@@ -12,8 +12,8 @@ from zope.interface.verify import verifyObject
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.settings import Settings
-from tests.http.hostile_rows import HOST, get, post, sized
-from tests.http.http1_rig import Caller, Http1TestCase, ok
+from tests.http.http1.connection_case import Caller, Http1TestCase, ok
+from tests.http.malformed.builders import HOST, get, post, sized
 
 
 class OrderTests(Http1TestCase):

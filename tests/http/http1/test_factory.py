@@ -14,9 +14,9 @@ from zope.interface.verify import verifyObject
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
 from durable_streams_tw.http.settings import Settings
-from tests.http.hostile_rows import HOST, get, post, sized
-from tests.http.http1_rig import Caller, Http1TestCase, Writes, ok
-from tests.http.server_rig import parse
+from tests.http.http1.connection_case import Caller, Http1TestCase, Writes, ok
+from tests.http.malformed.builders import HOST, get, post, sized
+from tests.http.server_fixture import parse
 
 HEALTH = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"
 

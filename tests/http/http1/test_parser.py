@@ -17,7 +17,7 @@ from durable_streams_tw.http.http1.parser import Handover, Item, MalformedReques
 from durable_streams_tw.http.messages import Request
 from durable_streams_tw.http.request_head import HeadContext
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from tests.http.hostile_rows import HIDDEN, HOST, chunked, get, post, sized
+from tests.http.malformed.builders import HIDDEN, HOST, chunked, get, post, sized
 
 MAX_BODY = 5_000
 AROUND = HeadContext(b"/v1/stream/", MAX_BODY)

@@ -11,8 +11,8 @@ from zope.interface import implementer
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.live.body_output import BodySink
-from tests.http.hostile_rows import HOST, get
-from tests.http.http1_rig import Caller, Http1TestCase, ok
+from tests.http.http1.connection_case import Caller, Http1TestCase, ok
+from tests.http.malformed.builders import HOST, get
 
 OLD = b"GET /v1/stream/s HTTP/1.0\r\n" + HOST + b"Connection: keep-alive\r\n\r\n"
 

@@ -9,9 +9,9 @@ from durable_streams_tw.http.limits import STOP_CHECK
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.live import limits
 from durable_streams_tw.protocol.streams.commands import Append
-from tests.http.http2_client import Got, Http2TestCase
-from tests.http.server_rig import MORNING, ServerRig
-from tests.http.test_live import Slow
+from tests.http.http2.client import Got, Http2TestCase
+from tests.http.server_fixture import MORNING, ServerFixture
+from tests.http.twisted_web.test_live import Slow
 from tests.sse_parser import parse as parse_events
 
 
@@ -34,7 +34,7 @@ class Http2Tests(Http2TestCase):
 
     def test_long_poll(self) -> None:
         """A pending request does not delay others."""
-        self.rig.put("a")
+        self.fixture.put("a")
         waiting = self.ask("GET", "a?offset=now&live=long-poll")
         self.assertEqual(waiting.header, {})
         self.assertEqual(self.ask("POST", "a", b"news", content_type="text/plain").status, 204)
@@ -42,19 +42,19 @@ class Http2Tests(Http2TestCase):
 
     def test_long_poll_given_up(self) -> None:
         """A reset cancels its request and keeps the connection."""
-        self.rig.put("a")
+        self.fixture.put("a")
         self.ask("GET", "a?offset=now&live=long-poll")
-        self.assertEqual(self.rig.streams._long_polls.count, 1)
+        self.assertEqual(self.fixture.streams._long_polls.count, 1)
         self.wire.reset_stream(1)
         self.flush()
-        self.assertEqual(self.rig.streams._long_polls.count, 0)
+        self.assertEqual(self.fixture.streams._long_polls.count, 0)
         self.assertEqual(self.ask("HEAD", "a").status, 200)
 
     def test_append_survives(self) -> None:
         """A complete append is executed even if the client resets it."""
         store = Slow()
-        self.begin(ServerRig(store=store))
-        self.rig.put("a")
+        self.begin(ServerFixture(store=store))
+        self.fixture.put("a")
         self.ask("POST", "a", b"kept", content_type="text/plain")
         self.assertIsInstance(store.waiting[0][0], Append)
         self.wire.reset_stream(1)
@@ -64,12 +64,12 @@ class Http2Tests(Http2TestCase):
 
     def test_too_large(self) -> None:
         """A body that is too large is discarded, then refused; the connection stays open."""
-        self.begin(ServerRig(Settings(max_body=10_000)))
-        self.rig.put("a")
+        self.begin(ServerFixture(Settings(max_body=10_000)))
+        self.fixture.put("a")
         answer = self.ask("POST", "a", b"x" * 50_000, content_type="text/plain")
         self.assertEqual(answer.status, 413)
         self.assertIn("body-too-large", json.loads(answer.body)["type"])
-        self.assertEqual(self.rig.site.bodies.held, 0)
+        self.assertEqual(self.fixture.site.bodies.held, 0)
         announced = self.ask(
             "POST", "a", b"x" * 50_000, content_type="text/plain", content_length="50000"
         )
@@ -78,7 +78,7 @@ class Http2Tests(Http2TestCase):
 
     def test_expect(self) -> None:
         """Expect: 100-continue gets 100."""
-        self.rig.put("a")
+        self.fixture.put("a")
         self.wire.send_headers(
             1, self.head("POST", "a", content_type="text/plain", expect="100-continue")
         )
@@ -91,7 +91,7 @@ class Http2Tests(Http2TestCase):
 
     def test_refused_by_its_head(self) -> None:
         """A refused body is not awaited, and the connection stays open."""
-        self.rig.put("a")
+        self.fixture.put("a")
         self.got[1] = Got()
         self.wire.send_headers(1, self.head("POST", "a", content_length="999999999"))
         self.flush()
@@ -102,7 +102,7 @@ class Http2Tests(Http2TestCase):
 
     def test_wrong_length(self) -> None:
         """A body whose length differs from Content-Length is refused."""
-        self.rig.put("a")
+        self.fixture.put("a")
         for body in (b"xyz", b"x"):
             answer = self.ask("POST", "a", body, content_type="text/plain", content_length="2")
             self.assertEqual(answer.status, 400)
@@ -117,7 +117,7 @@ class Http2Tests(Http2TestCase):
 
     def test_many_at_once(self) -> None:
         """All requests of one turn get responses, queued GETs too."""
-        self.rig.put("a", body=b"x" * 50_000)
+        self.fixture.put("a", body=b"x" * 50_000)
         self.wire.increment_flow_control_window(2**30)
         for number in range(1, 199, 2):
             self.got[number] = Got()
@@ -128,7 +128,7 @@ class Http2Tests(Http2TestCase):
 
     def test_large_blocks(self) -> None:
         """Heads of several frames are read, and heads above the limit refused."""
-        self.rig.put("a")
+        self.fixture.put("a")
         self.assertEqual(self.ask("GET", "a", x="y" * 16_000).status, 200)
         self.assertEqual(self.ask("GET", "a", x="y" * 20_000).status, 431)
         self.assertEqual(self.ask("GET", "a?" + "y" * 20_000).status, 414)
@@ -142,8 +142,8 @@ class Http2Tests(Http2TestCase):
             def get_state(self, *args: Any, **kwargs: Any) -> Any:
                 raise RuntimeError("a bug")
 
-        self.begin(ServerRig(store=Breaking(lambda: int(MORNING * 1000))))
-        self.rig.put("a")
+        self.begin(ServerFixture(store=Breaking(lambda: int(MORNING * 1000))))
+        self.fixture.put("a")
         self.assertEqual(self.ask("HEAD", "a").status, 500)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
         self.assertEqual(self.ask("GET", "a").status, 200)
@@ -156,7 +156,7 @@ class LongAnswerTests(Http2TestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.rig.put("a", body=self.BODY)
+        self.fixture.put("a", body=self.BODY)
 
     def test_whole(self) -> None:
         """The body has everything up to the tail, its length, and a clean end."""
@@ -185,15 +185,15 @@ class LongAnswerTests(Http2TestCase):
         self.flush()
         self.assertTrue(answer.reset)
         self.assertFalse(answer.ended)
-        self.assertEqual(self.rig.streams._transfers.running, set())
+        self.assertEqual(self.fixture.streams._transfers.running, set())
 
     def test_client_leaves(self) -> None:
         """A reset frees held bytes."""
         self.ask("GET", "a", credit=False)
-        self.assertEqual(len(self.rig.streams._transfers.running), 1)
+        self.assertEqual(len(self.fixture.streams._transfers.running), 1)
         self.wire.reset_stream(1)
         self.flush()
-        self.assertEqual(self.rig.streams._transfers.running, set())
+        self.assertEqual(self.fixture.streams._transfers.running, set())
 
 
 class EventStreamTests(Http2TestCase):
@@ -201,7 +201,7 @@ class EventStreamTests(Http2TestCase):
 
     def test_follows(self) -> None:
         """Events arrive, the end is clean, other requests are executed."""
-        self.rig.put("a", body=b"old")
+        self.fixture.put("a", body=b"old")
         events = self.ask("GET", "a?offset=-1&live=sse")
         self.assertEqual(events.header["content-type"], "text/event-stream")
         self.ask("POST", "a", b"new", content_type="text/plain", stream_closed="true")
@@ -211,19 +211,19 @@ class EventStreamTests(Http2TestCase):
 
     def test_idle(self) -> None:
         """A silent event stream keeps its connection open."""
-        rig = ServerRig(Settings(sse_reconnect_interval=600.0))
-        self.begin(rig)
-        rig.put("a")
+        fixture = ServerFixture(Settings(sse_reconnect_interval=600.0))
+        self.begin(fixture)
+        fixture.put("a")
         events = self.ask("GET", "a?offset=-1&live=sse")
         for _ in range(30):
-            rig.clock.advance(10)
+            fixture.clock.advance(10)
             self.flush()
         self.assertFalse(events.ended or events.reset or self.transport.disconnecting)
         self.assertIn(b": keep-alive", events.body)
 
     def test_reader_that_does_not_read(self) -> None:
         """Bytes that the window does not allow stay in the store."""
-        self.rig.put("a", body=b"x" * 2_000_000)
+        self.fixture.put("a", body=b"x" * 2_000_000)
         self.ask("GET", "a?offset=-1&live=sse", credit=False)
         (stream,) = self.connection.streams.values()
         self.assertLess(stream.unsent, 3 * limits.READ_PIECE)
@@ -248,8 +248,8 @@ class EventStreamTests(Http2TestCase):
                 return super().read(*args, **kwargs)
 
         store = Breaking(lambda: int(MORNING * 1000))
-        self.begin(ServerRig(store=store))
-        self.rig.put("a", body=b"x" * 2_000_000)
+        self.begin(ServerFixture(store=store))
+        self.fixture.put("a", body=b"x" * 2_000_000)
         events = self.ask("GET", "a?offset=-1&live=sse", credit=False)
         store.broken = True
         self.wire.increment_flow_control_window(4_000_000)
@@ -258,27 +258,27 @@ class EventStreamTests(Http2TestCase):
         self.assertTrue(events.reset)
         self.assertFalse(events.ended)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
-        self.assertEqual(self.rig.streams._broadcaster.count, 0)
+        self.assertEqual(self.fixture.streams._broadcaster.count, 0)
         store.broken = False
         self.assertEqual(self.ask("HEAD", "a").status, 200)
 
     def test_client_leaves(self) -> None:
         """A reset stops the reader."""
-        self.rig.put("a")
+        self.fixture.put("a")
         self.ask("GET", "a?offset=-1&live=sse")
-        self.assertEqual(self.rig.streams._broadcaster.count, 1)
+        self.assertEqual(self.fixture.streams._broadcaster.count, 1)
         self.wire.reset_stream(1)
         self.flush()
-        self.assertEqual(self.rig.streams._broadcaster.count, 0)
+        self.assertEqual(self.fixture.streams._broadcaster.count, 0)
 
     def test_drain(self) -> None:
         """A server that stops ends its event streams, then the connection."""
-        self.rig.put("a")
+        self.fixture.put("a")
         events = self.ask("GET", "a?offset=-1&live=sse")
-        self.successResultOf(self.rig.streams.release())
-        drained = self.rig.site.drain()
+        self.successResultOf(self.fixture.streams.release())
+        drained = self.fixture.site.drain()
         self.flush()
-        self.rig.clock.advance(STOP_CHECK)
+        self.fixture.clock.advance(STOP_CHECK)
         self.assertTrue(events.ended)
         self.assertTrue(self.gone_away)
         self.assertTrue(self.transport.disconnecting)

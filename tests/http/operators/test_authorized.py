@@ -11,8 +11,8 @@ from durable_streams_tw.auth.identities import CheckerUnavailable, Identity
 from durable_streams_tw.auth.rate_limits import Rate
 from durable_streams_tw.http.operators.resources import OperatorTree
 from durable_streams_tw.http.settings import Settings
-from tests.http.admission_case import AdmissionCase, both, granting
-from tests.http.server_rig import Answer
+from tests.http.authorization_case import AuthorizationCase, both, granting
+from tests.http.server_fixture import Answer
 
 
 class Shown(Resource):
@@ -29,11 +29,11 @@ class Shown(Resource):
         return self.name
 
 
-class OperatorsCase(AdmissionCase):
+class OperatorsCase(AuthorizationCase):
     """Test case with an operator tree."""
 
     def setUp(self) -> None:
-        AdmissionCase.setUp(self)
+        AuthorizationCase.setUp(self)
         tree = OperatorTree()
         for name in (b"live", b"ready", b"metrics", b"streams", b"console", b"other"):
             tree.putChild(name, Shown(name))

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.operators.console import Console, whole_page
 from durable_streams_tw.http.operators.resources import OperatorTree
-from tests.http.server_rig import Answer, Client, at_once
+from tests.http.server_fixture import Answer, Client, at_once
 
 
 class ConsoleTests(SynchronousTestCase):

@@ -14,7 +14,7 @@ from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.operators.resources import OperatorTree
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.storage.memory.store import MemoryStore
-from tests.http.server_rig import MORNING, ROOT, Answer, Client, at_once
+from tests.http.server_fixture import MORNING, ROOT, Answer, Client, at_once
 from tests.tokens import bare
 
 

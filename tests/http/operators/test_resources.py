@@ -12,7 +12,7 @@ from twisted.web.server import Request, Site
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.operators.resources import OperatorTree, page, read_only
 from durable_streams_tw.http.twisted_web.resource import send
-from tests.http.server_rig import MORNING, Answer, Client, at_once
+from tests.http.server_fixture import MORNING, Answer, Client, at_once
 
 
 class _Told(Resource):

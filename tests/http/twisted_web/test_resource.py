@@ -12,7 +12,7 @@ from twisted.web.server import Request, Site
 
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
-from tests.http.server_rig import MORNING, ROOT, Client, ServerRig, at_once
+from tests.http.server_fixture import MORNING, ROOT, Client, ServerFixture, at_once
 
 TEXT = {"Content-Type": "text/plain"}
 
@@ -21,63 +21,63 @@ class RawPathTests(SynchronousTestCase):
     """Names are those of the raw target, percent-decoded once."""
 
     def setUp(self) -> None:
-        self.rig = ServerRig()
+        self.fixture = ServerFixture()
 
     def test_encoded_slash(self) -> None:
         """``a%2Fb`` is decoded once, to the same name as ``a/b``."""
-        self.rig.put("a%2Fb", body=b"x")
-        self.assertEqual(self.rig.ask("GET", "a/b").body, b"x")
+        self.fixture.put("a%2Fb", body=b"x")
+        self.assertEqual(self.fixture.ask("GET", "a/b").body, b"x")
 
     def test_encoded_percent(self) -> None:
         """A percent sign of a name is not decoded twice."""
-        self.rig.put("a%252Fb", body=b"x")
-        self.assertEqual(self.rig.ask("GET", "a/b").status, 404)
-        self.assertEqual(self.rig.ask("GET", "a%252Fb").body, b"x")
+        self.fixture.put("a%252Fb", body=b"x")
+        self.assertEqual(self.fixture.ask("GET", "a/b").status, 404)
+        self.assertEqual(self.fixture.ask("GET", "a%252Fb").body, b"x")
 
     def test_double_slash(self) -> None:
         """``//`` is refused, never redirected."""
         for path in ("a//b", "/a", "a/", "a//"):
-            answer = self.rig.ask("PUT", path, TEXT)
+            answer = self.fixture.ask("PUT", path, TEXT)
             self.assertEqual((path, answer.status), (path, 400))
             self.assertEqual(json.loads(answer.body)["type"].rpartition(":")[2], "malformed-path")
 
     def test_dots(self) -> None:
         """Dot segments do not leave the root."""
         for path in ("..", "a/../b", "%2e%2e/a", "a/%2E%2E", ".", "a/%2e/b"):
-            self.assertEqual((path, self.rig.ask("PUT", path, TEXT).status), (path, 400))
+            self.assertEqual((path, self.fixture.ask("PUT", path, TEXT).status), (path, 400))
 
     def test_unicode(self) -> None:
         """A name may be any UTF-8 text."""
-        self.rig.put("caf%C3%A9/%E6%97%A5", body=b"x")
-        info = self.successResultOf(self.rig.streams.head("café/日"))
+        self.fixture.put("caf%C3%A9/%E6%97%A5", body=b"x")
+        info = self.successResultOf(self.fixture.streams.head("café/日"))
         self.assertEqual(info.path, "café/日")
 
     def test_not_unicode(self) -> None:
         """Bytes that are not UTF-8 are refused, and nothing is logged."""
-        self.assertEqual(self.rig.ask("PUT", "caf%E9", TEXT).status, 400)
-        self.assertEqual(self.rig.ask("PUT", "%FF%FE", TEXT).status, 400)
+        self.assertEqual(self.fixture.ask("PUT", "caf%E9", TEXT).status, 400)
+        self.assertEqual(self.fixture.ask("PUT", "%FF%FE", TEXT).status, 400)
 
     def test_colon_and_reserved_characters(self) -> None:
         """Names with characters that routers treat specially."""
         for path in ("a:b", "a;b=c", "a=b", "@", "<int:x>", "a+b", "*", "%3Cpath:x%3E", "a%20b"):
-            self.rig.put(path, body=path.encode())
-            self.assertEqual(self.rig.ask("GET", path).body, path.encode())
+            self.fixture.put(path, body=path.encode())
+            self.assertEqual(self.fixture.ask("GET", path).body, path.encode())
 
     def test_query_is_no_part_of_the_name(self) -> None:
         """A question mark ends the path."""
-        self.rig.put("a?b=c")
-        self.assertEqual(self.rig.ask("HEAD", "a").status, 200)
+        self.fixture.put("a?b=c")
+        self.assertEqual(self.fixture.ask("HEAD", "a").status, 200)
 
     def test_reserved(self) -> None:
         """Names below ``__ds`` are no streams."""
         for path in ("__ds", "__ds/x", "%5F_ds/x", "__ds%2Fsubscriptions%2Fx", "_%5Fd%73%2fx"):
-            self.assertEqual((path, self.rig.ask("PUT", path, TEXT).status), (path, 404))
-        self.rig.put("__dsx")
-        self.rig.put("a/__ds")
+            self.assertEqual((path, self.fixture.ask("PUT", path, TEXT).status), (path, 404))
+        self.fixture.put("__dsx")
+        self.fixture.put("a/__ds")
 
     def test_outside(self) -> None:
         """Other paths are 404 with problem details."""
-        client = self.rig.connect()
+        client = self.fixture.connect()
         for target in ("/", "/v1", "/v1/stream", "/v1/streams/a", "/v1//stream/a", "/V1/stream/a"):
             answer = client.ask("GET", target)
             self.assertEqual((target, answer.status), (target, 404))
@@ -87,11 +87,11 @@ class RawPathTests(SynchronousTestCase):
 
     def test_no_name(self) -> None:
         """The root itself is no stream."""
-        self.assertEqual(self.rig.ask("PUT", "", TEXT).status, 400)
+        self.assertEqual(self.fixture.ask("PUT", "", TEXT).status, 400)
 
     def test_absolute_form(self) -> None:
         """A target in absolute form is the same target (RFC 9112 §3.2.2)."""
-        client = self.rig.connect()
+        client = self.fixture.connect()
         answer = client.ask("PUT", f"http://streams.example{ROOT}a", TEXT)
         self.assertEqual(answer.status, 201)
         self.assertEqual(answer.header["location"], f"http://streams.example{ROOT}a")
@@ -105,7 +105,7 @@ class LocationTests(SynchronousTestCase):
     def location(self, settings: Settings | None = None, **header: str) -> str:
         """Create a stream and return its Location; hyphens of header names are omitted."""
         sent = {name.replace("_", "-"): value for name, value in header.items()}
-        answer = ServerRig(settings).ask("PUT", "a%2Fb?x=y", TEXT | sent)
+        answer = ServerFixture(settings).ask("PUT", "a%2Fb?x=y", TEXT | sent)
         return answer.header["location"]
 
     def test_from_host(self) -> None:
@@ -135,7 +135,7 @@ class LocationTests(SynchronousTestCase):
 
     def test_without_host(self) -> None:
         """HTTP/1.0 without Host gets the local address."""
-        client = ServerRig().connect()
+        client = ServerFixture().connect()
         client.send(b"PUT /v1/stream/a HTTP/1.0\r\nContent-Type: text/plain\r\n\r\n")
         (answer,) = client.answers()
         self.assertEqual(answer.header["location"], "http://10.0.0.1:12345/v1/stream/a")
@@ -232,13 +232,13 @@ class BugTests(SynchronousTestCase):
 
     def test_bug(self) -> None:
         """500 with problem details and an id under which the log has the error."""
-        rig = ServerRig()
+        fixture = ServerFixture()
 
         def respond(request: object) -> None:
             raise RuntimeError("a secret")
 
-        self.patch(rig.streams.stream_handler, "respond", respond)
-        answer = rig.ask("GET", "a", {"Origin": "https://app.example"})
+        self.patch(fixture.streams.stream_handler, "respond", respond)
+        answer = fixture.ask("GET", "a", {"Origin": "https://app.example"})
         self.assertEqual(answer.status, 500)
         self.assertEqual(answer.header["content-type"], "application/problem+json")
         self.assertEqual(answer.header["access-control-allow-origin"], "*")

@@ -13,7 +13,7 @@ from durable_streams_tw.http import limits
 from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web.site import StreamSite
-from tests.http.server_rig import ROOT, Answer, Client, ServerRig
+from tests.http.server_fixture import ROOT, Answer, Client, ServerFixture
 
 GET = f"GET {ROOT}a HTTP/1.1\r\n"
 POST = f"POST {ROOT}a HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n"
@@ -28,12 +28,12 @@ class HeadTests(SynchronousTestCase):
     """Malformed and incomplete heads."""
 
     def setUp(self) -> None:
-        self.rig = ServerRig()
-        self.rig.put("a", body=b"x")
+        self.fixture = ServerFixture()
+        self.fixture.put("a", body=b"x")
 
     def check(self, data: str | bytes, status: int, kind: str) -> Client:
         """Assert this response, and that the connection accepts nothing more."""
-        client = self.rig.connect()
+        client = self.fixture.connect()
         client.send(data.encode("latin-1") if isinstance(data, str) else data)
         self.assertEqual(client.transport.value()[:9], b"HTTP/1.1 ", data[:80])
         (answer,) = client.answers()
@@ -49,7 +49,7 @@ class HeadTests(SynchronousTestCase):
         client.transport.clear()
         client.send(f"{GET}Host: h\r\n\r\n".encode())
         self.assertEqual(client.transport.value(), b"")
-        self.rig.clock.advance(limits.LINGER + 1)
+        self.fixture.clock.advance(limits.LINGER + 1)
         self.assertTrue(client.transport.disconnected)
         client.leave()
 
@@ -96,9 +96,9 @@ class HeadTests(SynchronousTestCase):
         ):
             self.check(f"{GET}{host}\r\n", 400, "malformed-request")
         for host in ("h", "h:80", "H.example.", "[::1]:4437", "127.0.0.1", "a_b", "xn--caf-dma"):
-            client = self.rig.connect()
+            client = self.fixture.connect()
             client.send(f"{GET}Host: {host}\r\n\r\n".encode())
-            self.rig.clock.advance(0)
+            self.fixture.clock.advance(0)
             self.assertEqual(client.answers()[0].status, 200, host)
 
     def test_targets(self) -> None:
@@ -108,7 +108,7 @@ class HeadTests(SynchronousTestCase):
 
     def test_options_of_the_server(self) -> None:
         """``OPTIONS *`` gets the usual response."""
-        answer = self.rig.connect().ask("OPTIONS", "*")
+        answer = self.fixture.connect().ask("OPTIONS", "*")
         self.assertEqual(answer.status, 204)
         self.assertIn("DELETE", answer.header["allow"])
 
@@ -127,41 +127,41 @@ class HeadTests(SynchronousTestCase):
 
     def test_slow_heads(self) -> None:
         """A head has to be complete within ten seconds."""
-        client = self.rig.connect()
+        client = self.fixture.connect()
         for _ in range(9):
             client.send(b"G")
-            self.rig.clock.advance(1)
+            self.fixture.clock.advance(1)
         self.assertEqual(client.transport.value(), b"")
-        self.rig.clock.advance(1.5)
+        self.fixture.clock.advance(1.5)
         (answer,) = client.answers()
         self.assertEqual((answer.status, problem(answer)), (408, "request-timeout"))
         client.leave()
-        self.assertEqual(len(self.rig.site.connections), 0)
+        self.assertEqual(len(self.fixture.site.connections), 0)
 
     def test_head_in_pieces(self) -> None:
         """A complete head leaves no timer."""
-        client = self.rig.connect()
+        client = self.fixture.connect()
         data = f"{GET}Host: h\r\n\r\n".encode()
         for byte in range(len(data)):
             client.send(data[byte : byte + 1])
         self.assertEqual(client.answers()[0].body, b"x")
         client.transport.clear()
-        self.rig.clock.advance(limits.HEAD_TIMEOUT + 1)
+        self.fixture.clock.advance(limits.HEAD_TIMEOUT + 1)
         self.assertEqual(client.transport.value(), b"")
         self.assertEqual(client.ask("GET", f"{ROOT}a").body, b"x")
 
     def test_idle_connections(self) -> None:
         """A connection without a request is closed without a response."""
-        client = self.rig.connect()
-        self.rig.clock.advance(limits.IDLE_TIMEOUT + 1)
+        client = self.fixture.connect()
+        self.fixture.clock.advance(limits.IDLE_TIMEOUT + 1)
         self.assertTrue(client.transport.disconnecting)
         self.assertEqual(client.transport.value(), b"")
-        self.rig.clock.advance(20)
+        self.fixture.clock.advance(20)
         self.assertTrue(client.transport.disconnected)
 
     def test_pipelined(self) -> None:
         """Requests get their responses in order, also before a malformed one."""
-        client = self.rig.connect()
+        client = self.fixture.connect()
         client.send(f"{GET}Host: h\r\n\r\n".encode() * 3 + b"nonsense\r\n\r\n")
         self.assertEqual([answer.status for answer in client.answers()], [200, 200, 200, 400])
 
@@ -170,9 +170,9 @@ class BodyTests(SynchronousTestCase):
     """Bodies stay in memory and have limits."""
 
     def setUp(self) -> None:
-        self.rig = ServerRig(Settings(max_body=1000))
-        self.rig.put("a")
-        self.client = self.rig.connect()
+        self.fixture = ServerFixture(Settings(max_body=1000))
+        self.fixture.put("a")
+        self.client = self.fixture.connect()
 
     def refused(self, status: int, kind: str) -> None:
         """Assert the response, and that the connection accepts nothing more."""
@@ -182,11 +182,11 @@ class BodyTests(SynchronousTestCase):
         self.client.send(b"y" * 100_000)
         self.assertEqual(len(self.client.answers()), 1)
         self.assertFalse(self.client.transport.disconnected)
-        self.rig.clock.advance(limits.LINGER + 1)
+        self.fixture.clock.advance(limits.LINGER + 1)
         self.assertTrue(self.client.transport.disconnected)
         self.client.leave()
-        self.assertEqual(self.rig.site.bodies.held, 0)
-        self.assertEqual(self.rig.ask("GET", "a").body, b"")
+        self.assertEqual(self.fixture.site.bodies.held, 0)
+        self.assertEqual(self.fixture.ask("GET", "a").body, b"")
 
     def test_refused_at_the_head(self) -> None:
         """A body is refused by its Content-Length, before it arrives."""
@@ -217,7 +217,7 @@ class BodyTests(SynchronousTestCase):
         self.client.send(f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode())
         self.client.send(b"1f4\r\n" + b"x" * 500 + b"\r\n")
         self.assertEqual(self.client.answers(), [])
-        self.assertEqual(self.rig.site.bodies.held, 500)
+        self.assertEqual(self.fixture.site.bodies.held, 500)
         self.client.send(b"1f5\r\n" + b"x" * 501 + b"\r\n0\r\n\r\n")
         self.refused(413, "body-too-large")
 
@@ -227,28 +227,28 @@ class BodyTests(SynchronousTestCase):
         self.client.send(b"3\r\nabc\r\n3;ext=1\r\ndef\r\n0\r\nTrailer: x\r\n\r\n")
         (answer,) = self.client.answers()
         self.assertEqual(answer.status, 204)
-        self.assertEqual(self.rig.site.bodies.held, 0)
-        self.assertEqual(self.rig.ask("GET", "a").body, b"abcdef")
+        self.assertEqual(self.fixture.site.bodies.held, 0)
+        self.assertEqual(self.fixture.ask("GET", "a").body, b"abcdef")
 
     def test_all_together(self) -> None:
         """The bodies of all requests share a limit."""
-        self.rig.site.bodies.limit = 1500
-        other = self.rig.connect()
+        self.fixture.site.bodies.limit = 1500
+        other = self.fixture.connect()
         other.send(f"{POST}Content-Length: 1000\r\n\r\n".encode() + b"x" * 999)
         self.client.send(f"{POST}Content-Length: 1000\r\n\r\n".encode() + b"x" * 900)
         (answer,) = self.client.answers()
         self.assertEqual((answer.status, problem(answer)), (503, "overloaded"))
         self.assertEqual(answer.header["retry-after"], "1")
         self.client.leave()
-        self.assertEqual(self.rig.site.bodies.held, 999)
+        self.assertEqual(self.fixture.site.bodies.held, 999)
         other.send(b"x")
         self.assertEqual(other.answers()[0].status, 204)
-        self.assertEqual(self.rig.site.bodies.held, 0)
+        self.assertEqual(self.fixture.site.bodies.held, 0)
 
     def test_cors_of_a_refusal(self) -> None:
         """A page of an allowed origin may read the refusal."""
-        rig = ServerRig(Settings(max_body=10, cors_origins=("https://app.example",)))
-        client = rig.connect()
+        fixture = ServerFixture(Settings(max_body=10, cors_origins=("https://app.example",)))
+        client = fixture.connect()
         client.send(f"{POST}Origin: https://app.example\r\nContent-Length: 11\r\n\r\n".encode())
         (answer,) = client.answers()
         self.assertEqual(answer.header["access-control-allow-origin"], "https://app.example")
@@ -257,15 +257,17 @@ class BodyTests(SynchronousTestCase):
     def test_forms_are_bodies(self) -> None:
         """twisted.web does not parse form bodies."""
         for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
-            self.rig.put("form", kind, b"a=b")
-            self.rig.post("form", b"not a form", kind)
-            self.assertEqual(self.rig.ask("GET", "form").body, b"a=bnot a form")
-            self.rig.ask("DELETE", "form")
+            self.fixture.put("form", kind, b"a=b")
+            self.fixture.post("form", b"not a form", kind)
+            self.assertEqual(self.fixture.ask("GET", "form").body, b"a=bnot a form")
+            self.fixture.ask("DELETE", "form")
 
     def test_in_a_foreign_site(self) -> None:
         """`StreamRequest` alone limits bodies on any site."""
         site = Site(
-            self.rig.streams.resource(), requestFactory=StreamRequest, reactor=self.rig.clock
+            self.fixture.streams.resource(),
+            requestFactory=StreamRequest,
+            reactor=self.fixture.clock,
         )
         client = Client(site)
         size = limits.MAX_BODY + 1
@@ -303,9 +305,14 @@ class OtherResourceTests(SynchronousTestCase):
 
     def site(self, resource: Resource) -> StreamSite:
         """Return a `StreamSite` of another resource."""
-        rig = ServerRig()
+        fixture = ServerFixture()
         return StreamSite(
-            resource, rig.streams.stream_handler, ResponseHeaders(), Settings(), rig.clock, b"/s/"
+            resource,
+            fixture.streams.stream_handler,
+            ResponseHeaders(),
+            Settings(),
+            fixture.clock,
+            b"/s/",
         )
 
     def test_bug(self) -> None:
@@ -330,10 +337,10 @@ class DrainTests(SynchronousTestCase):
     """Draining."""
 
     def setUp(self) -> None:
-        self.clock = ServerRig().clock
+        self.clock = ServerFixture().clock
         self.site = StreamSite(
             Waiting(),
-            ServerRig().streams.stream_handler,
+            ServerFixture().streams.stream_handler,
             ResponseHeaders(),
             Settings(),
             self.clock,
@@ -367,18 +374,18 @@ class DrainTests(SynchronousTestCase):
 
     def test_answered_meanwhile(self) -> None:
         """A connection is closed after its response."""
-        rig = ServerRig()
-        rig.put("a")
-        client = rig.connect()
+        fixture = ServerFixture()
+        fixture.put("a")
+        client = fixture.connect()
         client.request("GET", f"{ROOT}a?offset=now&live=long-poll")
-        drained = rig.site.drain()
+        drained = fixture.site.drain()
         self.assertFalse(client.transport.disconnecting)
-        rig.streams.release()
-        rig.clock.advance(limits.STOP_CHECK)
+        fixture.streams.release()
+        fixture.clock.advance(limits.STOP_CHECK)
         self.assertEqual(client.answers()[0].status, 204)
         self.assertTrue(client.transport.disconnecting)
         client.leave()
-        rig.clock.advance(limits.STOP_CHECK)
+        fixture.clock.advance(limits.STOP_CHECK)
         self.successResultOf(drained)
 
 
@@ -387,25 +394,25 @@ class RoomTests(SynchronousTestCase):
 
     def test_turned_away(self) -> None:
         """The total is limited; a closed connection makes room for another."""
-        rig = ServerRig(Settings(max_connections=2))
-        clients = [rig.connect() for _ in range(3)]
+        fixture = ServerFixture(Settings(max_connections=2))
+        clients = [fixture.connect() for _ in range(3)]
         gone = [client.transport.disconnected for client in clients]
         self.assertEqual(gone, [False, False, True])
         clients[0].leave()
-        self.assertFalse(rig.connect().transport.disconnected)
+        self.assertFalse(fixture.connect().transport.disconnected)
 
     def test_each_address(self) -> None:
         """The connections of one address are limited."""
-        rig = ServerRig(Settings(max_connections_per_address=1))
-        client, other = rig.connect(), rig.connect()
+        fixture = ServerFixture(Settings(max_connections_per_address=1))
+        client, other = fixture.connect(), fixture.connect()
         self.assertTrue(other.transport.disconnected)
         client.leave()
-        self.assertFalse(rig.connect().transport.disconnected)
+        self.assertFalse(fixture.connect().transport.disconnected)
 
     def test_chosen_head_timeout(self) -> None:
         """The head timeout is configurable."""
-        rig = ServerRig(Settings(head_timeout=2))
-        client = rig.connect()
+        fixture = ServerFixture(Settings(head_timeout=2))
+        client = fixture.connect()
         client.send(b"G")
-        rig.clock.advance(3)
+        fixture.clock.advance(3)
         self.assertEqual(client.answers()[0].status, 408)

@@ -20,7 +20,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.limits import KIB, MIB, SSE_RETRY_FIRST_MS
 from durable_streams_tw.protocol.streams.offsets import NOW
 from durable_streams_tw.protocol.streams.state import Lifetime
-from tests.live.rig import (
+from tests.live.live_case import (
     BEGAN,
     COMMENT,
     RECONNECT,

@@ -9,13 +9,13 @@ from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.json_mode import document, split
 from durable_streams_tw.protocol.limits import MAX_JSON_MESSAGES, MAX_UNDIVIDED_BODY
 from durable_streams_tw.protocol.streams import bodies
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 JSON = "application/json; charset=utf-8"
 OTHERS = ("text/plain", "application/octet-stream", "application/ndjson")
 
 
-class InitialTests(RefusingTestCase):
+class InitialTests(RefusalTestCase):
     """Bodies of PUT."""
 
     def test_empty(self) -> None:
@@ -52,7 +52,7 @@ class InitialTests(RefusingTestCase):
                 self.assertEqual((body.data, body.cuts), (b"", ()))
 
 
-class AppendedTests(RefusingTestCase):
+class AppendedTests(RefusalTestCase):
     """Bodies of POST."""
 
     def test_an_empty_array_appends_nothing(self) -> None:
@@ -72,7 +72,7 @@ class AppendedTests(RefusingTestCase):
             self.assertEqual(bodies.appended(content_type, b"[]"), bodies.Body(b"[]"))
 
 
-class CutsTests(RefusingTestCase):
+class CutsTests(RefusalTestCase):
     """Where a store may cut a large JSON body."""
 
     def test_small_bodies_have_none(self) -> None:

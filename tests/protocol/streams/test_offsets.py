@@ -20,7 +20,7 @@ from durable_streams_tw.protocol.streams.offsets import (
     resolve,
 )
 from durable_streams_tw.protocol.streams.state import StreamState
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 POSITIONS = st.integers(0, MAX_POSITION)
 INCARNATIONS = st.integers(1, 2**64 - 1)
@@ -31,7 +31,7 @@ def stream(number: int, tail: int = MAX_POSITION) -> StreamState:
     return StreamState(number, "a", "text/plain", tail, created_at=0, touched_at=0)
 
 
-class FormatTests(RefusingTestCase):
+class FormatTests(RefusalTestCase):
     """What clients are given."""
 
     def test_has_one_width(self) -> None:
@@ -60,7 +60,7 @@ class FormatTests(RefusingTestCase):
         self.assertEqual(first == second, one == other)
 
 
-class ResolveTests(RefusingTestCase):
+class ResolveTests(RefusalTestCase):
     """Whether a stream has what an offset names."""
 
     def test_positions(self) -> None:
@@ -78,7 +78,7 @@ class ResolveTests(RefusingTestCase):
         self.assertEqual(OTHER_INCARNATION.problem.status, 410)
 
 
-class ParseTests(RefusingTestCase):
+class ParseTests(RefusalTestCase):
     """What clients send."""
 
     def test_sentinels(self) -> None:

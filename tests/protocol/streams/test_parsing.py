@@ -15,7 +15,7 @@ from durable_streams_tw.protocol.streams.offsets import NOW, START, format_offse
 from durable_streams_tw.protocol.streams.parsing import AppendHeaders, CreateHeaders
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 ROOT = b"/v1/stream/"
 # 2026-11-24T12:00:00Z in milliseconds.
@@ -24,7 +24,7 @@ AT_5 = format_offset(None, 5).encode()
 PRODUCER = {b"producer-id": b"p", b"producer-epoch": b"0", b"producer-seq": b"7"}
 
 
-class ReadQueryTests(RefusingTestCase):
+class ReadQueryTests(RefusalTestCase):
     """The query of GET."""
 
     def test_queries(self) -> None:
@@ -109,7 +109,7 @@ class ReadQueryTests(RefusingTestCase):
         self.assertRefused(Problem.MALFORMED_OFFSET, parsing.parse_read, query)
 
 
-class CreateFieldsTests(RefusingTestCase):
+class CreateFieldsTests(RefusalTestCase):
     """The header of PUT."""
 
     def _read(self, header: dict[bytes, bytes]) -> CreateHeaders:
@@ -184,7 +184,7 @@ class CreateFieldsTests(RefusingTestCase):
                 self.assertIn((b"Accept-Encoding", b"identity"), refusal.headers)
 
 
-class AppendFieldsTests(RefusingTestCase):
+class AppendFieldsTests(RefusalTestCase):
     """The header of POST."""
 
     def test_nothing(self) -> None:

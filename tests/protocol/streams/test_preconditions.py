@@ -13,13 +13,13 @@ from durable_streams_tw.protocol.streams.preconditions import (
     parse_precondition,
 )
 from durable_streams_tw.protocol.streams.state import StreamState
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 STREAM = StreamState(7, "a", "text/plain", 12, created_at=0, touched_at=0)
 TAG = caching.etag(7, 0, 12, False)
 
 
-class ParseTests(RefusingTestCase):
+class ParseTests(RefusalTestCase):
     """Header fields."""
 
     def test_fields(self) -> None:
@@ -44,7 +44,7 @@ class ParseTests(RefusingTestCase):
         self.assertRefused(Problem.PRECONDITION_FAILED, parse_precondition, date)
 
 
-class UnmetTests(RefusingTestCase):
+class UnmetTests(RefusalTestCase):
     """Whether a stream is as the client wants it to be."""
 
     def test_match(self) -> None:

@@ -17,7 +17,7 @@ from durable_streams_tw.protocol.streams.producers import (
     check_epoch,
     check_sequence,
 )
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 SMALL = st.integers(0, 4)
 CLAIMS = st.builds(ProducerClaim, st.just("p"), SMALL, SMALL)
@@ -30,7 +30,7 @@ def decide(
     return check_epoch(state, claim) or check_sequence(state, claim)
 
 
-class TableTests(RefusingTestCase):
+class TableTests(RefusalTestCase):
     """PROTOCOL.md §5.2.1, case by case."""
 
     def test_accepted(self) -> None:
@@ -93,7 +93,7 @@ class TableTests(RefusingTestCase):
         self.assertIsNone(check_epoch(ProducerState(4, 5), ProducerClaim("p", 5, 9)))
 
 
-class ModelTests(RefusingTestCase):
+class ModelTests(RefusalTestCase):
     """Any sequence of claims, in any order."""
 
     @given(st.lists(CLAIMS, max_size=30))

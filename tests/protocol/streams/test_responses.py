@@ -12,7 +12,7 @@ from durable_streams_tw.protocol.streams.offsets import format_offset
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created
 from durable_streams_tw.protocol.streams.producers import ProducerState
 from durable_streams_tw.protocol.streams.state import ForkPoint, Lifetime, StreamState
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 OPEN = StreamState(7, "a", "Text/Plain; charset=utf-8", 12, created_at=1, touched_at=1)
 CLOSED = replace(OPEN, closed=True)
@@ -23,7 +23,7 @@ CAUGHT_UP = (b"Stream-Up-To-Date", b"true")
 NO_STORE = (b"Cache-Control", b"no-store")
 
 
-class WritingTests(RefusingTestCase):
+class WritingTests(RefusalTestCase):
     """PUT, POST, DELETE."""
 
     def test_created(self) -> None:
@@ -65,7 +65,7 @@ class WritingTests(RefusingTestCase):
         self.assertEqual(responses.deleted(), responses.BufferedResponse(204, []))
 
 
-class ReadingTests(RefusingTestCase):
+class ReadingTests(RefusalTestCase):
     """HEAD and GET."""
 
     def test_described(self) -> None:
@@ -124,7 +124,7 @@ class ReadingTests(RefusingTestCase):
         self.assertEqual(responses.content_type_header(OPEN), TYPE)
 
 
-class RefusedTests(RefusingTestCase):
+class RefusedTests(RefusalTestCase):
     """Refusals as problem details (RFC 9457)."""
 
     def test_every_problem(self) -> None:

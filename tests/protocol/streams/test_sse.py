@@ -20,7 +20,7 @@ from durable_streams_tw.protocol.streams.sse import (
     framing,
 )
 from durable_streams_tw.protocol.streams.state import StreamState
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 from tests.sse_parser import Event, Parser, parse
 
 STATE = StreamState(7, "a", "text/plain", 12, created_at=0, touched_at=0)
@@ -50,7 +50,7 @@ def _with_line_feeds(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-class FramingTests(RefusingTestCase):
+class FramingTests(RefusalTestCase):
     """Which content types travel how."""
 
     def test_framing(self) -> None:
@@ -72,7 +72,7 @@ class FramingTests(RefusingTestCase):
             self.assertEqual(framing(content_type), kind, content_type)
 
 
-class DataTests(RefusingTestCase):
+class DataTests(RefusalTestCase):
     """``data`` events."""
 
     def test_lines(self) -> None:
@@ -134,7 +134,7 @@ class DataTests(RefusingTestCase):
         self.assertNotIn("\n", event.data)
 
 
-class ControlTests(RefusingTestCase):
+class ControlTests(RefusalTestCase):
     """``control`` events."""
 
     def test_states(self) -> None:
@@ -181,7 +181,7 @@ class ControlTests(RefusingTestCase):
         self.assertFalse(parser.pending)
 
 
-class DeliverableTests(RefusingTestCase):
+class DeliverableTests(RefusalTestCase):
     """How much of what is there may go out."""
 
     def test_other_framings(self) -> None:

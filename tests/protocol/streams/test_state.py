@@ -10,12 +10,12 @@ from msgspec.structs import replace
 from durable_streams_tw.protocol.limits import MAX_TTL
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY, ForkPoint, Lifetime, StreamState
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 STREAM = StreamState(1, "a", "text/plain", 10, created_at=1000, touched_at=5000)
 
 
-class LifetimeTests(RefusingTestCase):
+class LifetimeTests(RefusalTestCase):
     """How long a stream lives."""
 
     def test_matches(self) -> None:
@@ -30,7 +30,7 @@ class LifetimeTests(RefusingTestCase):
         self.assertFalse(Lifetime(ttl=1).matches(Lifetime(ttl=2)))
 
 
-class DeadlineTests(RefusingTestCase):
+class DeadlineTests(RefusalTestCase):
     """When a stream ends by itself."""
 
     def test_never(self) -> None:
@@ -76,7 +76,7 @@ class DeadlineTests(RefusingTestCase):
             self.assertTrue(stream.has_expired(now, earlier))
 
 
-class ValueTests(RefusingTestCase):
+class ValueTests(RefusalTestCase):
     """States as values."""
 
     def test_origin(self) -> None:

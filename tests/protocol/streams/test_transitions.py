@@ -16,7 +16,7 @@ from durable_streams_tw.protocol.streams.offsets import format_offset
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.streams.producers import ProducerClaim, ProducerState
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime, StreamState
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 NOW = 9000
 OPEN = StreamState(7, "a", "text/plain", 12, created_at=1000, touched_at=5000)
@@ -52,7 +52,7 @@ def post(
     return Append("a", content_type, body, closed, seq, claim)
 
 
-class AbsentTests(RefusingTestCase):
+class AbsentTests(RefusalTestCase):
     """Paths without a stream."""
 
     def test_usable(self) -> None:
@@ -74,7 +74,7 @@ class AbsentTests(RefusingTestCase):
             self.assertRefusal(problem, transitions.check_usable(state, expired))
 
 
-class CreateTests(RefusingTestCase):
+class CreateTests(RefusalTestCase):
     """PUT where nothing is."""
 
     def test_created(self) -> None:
@@ -107,7 +107,7 @@ class CreateTests(RefusingTestCase):
         self.assertRefusal(Problem.INVALID_JSON, outcome)
 
 
-class RecreateTests(RefusingTestCase):
+class RecreateTests(RefusalTestCase):
     """PUT where a stream is (§5.1)."""
 
     def test_the_same(self) -> None:
@@ -150,7 +150,7 @@ class RecreateTests(RefusingTestCase):
         self.assertRefusal(Problem.PATH_HELD, transitions.repeat_create(held, put()))
 
 
-class AppendTests(RefusingTestCase):
+class AppendTests(RefusalTestCase):
     """POST to an open stream."""
 
     def test_bytes(self) -> None:
@@ -287,7 +287,7 @@ class AppendTests(RefusingTestCase):
         )
 
 
-class ClosedTests(RefusingTestCase):
+class ClosedTests(RefusalTestCase):
     """POST to a closed stream (§5.2, §5.2.1)."""
 
     def test_close_again(self) -> None:
@@ -357,7 +357,7 @@ class ClosedTests(RefusingTestCase):
         self.assertRefusal(Problem.STALE_EPOCH, outcome)
 
 
-class PrecedenceTests(RefusingTestCase):
+class PrecedenceTests(RefusalTestCase):
     """Which of several faults is told."""
 
     def test_order(self) -> None:
@@ -402,7 +402,7 @@ APPENDS = st.builds(
 )
 
 
-class AnyTests(RefusingTestCase):
+class AnyTests(RefusalTestCase):
     """Any command in any state gives a legal state, or a refusal."""
 
     @given(STATES, st.none() | st.builds(ProducerState, SMALL, SMALL), APPENDS)
@@ -497,7 +497,7 @@ class AnyTests(RefusingTestCase):
         self.assertEqual(again, Created(outcome.state, fresh=False))
 
 
-class DeleteTests(RefusingTestCase):
+class DeleteTests(RefusalTestCase):
     """DELETE (§5.4)."""
 
     def test_delete(self) -> None:

@@ -17,7 +17,7 @@ from durable_streams_tw.protocol.subscriptions.globs import (
     parse_glob,
 )
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 _TABLE = (
     ("a", ("a",), ("b", "a/b", "aa")),
@@ -48,7 +48,7 @@ def by_regex(pattern: str, name: str) -> bool:
     return re.fullmatch(text, name + "/") is not None
 
 
-class GlobTests(RefusingTestCase):
+class GlobTests(RefusalTestCase):
     """Parsing and matching."""
 
     def test_table(self) -> None:

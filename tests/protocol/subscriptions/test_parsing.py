@@ -16,7 +16,7 @@ from durable_streams_tw.protocol.subscriptions import commands as requests
 from durable_streams_tw.protocol.subscriptions import parsing
 from durable_streams_tw.protocol.subscriptions.commands import Ack, Subscribe
 from durable_streams_tw.protocol.subscriptions.state import Config, Kind, TokenClaims, Wake
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 PROOF = TokenClaims(1, Wake(7, "w_a"))
 
@@ -46,7 +46,7 @@ def _nested(children: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.lists(children, max_size=3) | st.dictionaries(keys, children, max_size=5)
 
 
-class SubscribeTests(RefusingTestCase):
+class SubscribeTests(RefusalTestCase):
     """PUT (§6.2)."""
 
     def subscribe(self, value: Any) -> Subscribe:
@@ -151,7 +151,7 @@ class SubscribeTests(RefusingTestCase):
                 self.assertEqual(refused.refusal.problem, Problem.INVALID_REQUEST)
 
 
-class OtherTests(RefusingTestCase):
+class OtherTests(RefusalTestCase):
     """All others."""
 
     def test_ids(self) -> None:

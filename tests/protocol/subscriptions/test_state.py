@@ -20,7 +20,7 @@ from durable_streams_tw.protocol.subscriptions.state import (
     TokenClaims,
     Wake,
 )
-from tests.protocol.refusing import RefusingTestCase
+from tests.protocol.refusal_case import RefusalTestCase
 
 NOW = 1_800_000_000_000
 TTL = 30_000
@@ -43,7 +43,7 @@ def leased(config: Config = PULL) -> Subscription:
     return claimed
 
 
-class TransitionTests(RefusingTestCase):
+class TransitionTests(RefusalTestCase):
     """One by one."""
 
     def test_woken(self) -> None:
@@ -155,7 +155,7 @@ _events = st.one_of(
 )
 
 
-class AnyEventTests(RefusingTestCase):
+class AnyEventTests(RefusalTestCase):
     """Whatever happens in whatever order, a state is one of the phases, and wakes only count up."""
 
     @given(st.sampled_from((PULL, HOOK)), st.lists(_events, max_size=60))

@@ -29,8 +29,8 @@ from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, LOCK_FILE, OWNER_FILE
 from tests.storage.command_builders import fork
-from tests.storage.lmdb_rig import LMDBRig
-from tests.storage.store_rig import post, put
+from tests.storage.durable.store_case import DurableStoreCase
+from tests.storage.store_case import post, put
 
 KEYS = "keys.json"
 NOW = 5_000_000_000_000
@@ -54,7 +54,7 @@ def interrupting(phase: str) -> Any:
     return progress
 
 
-class StoreFileCase(LMDBRig, SynchronousTestCase):
+class StoreFileCase(DurableStoreCase, SynchronousTestCase):
     """Base of tests with a closed store and a free path beside it."""
 
     def setUp(self) -> None:

@@ -33,13 +33,13 @@ from durable_streams_tw.storage.engine.wal.format import Entry, pack_entry
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, SEGMENT_FILES
 from tests.storage.admin.test_backup import NOW, quiet
-from tests.storage.lmdb_rig import LMDBRig, scratch_directory
-from tests.storage.store_rig import post, put
+from tests.storage.durable.store_case import DurableStoreCase, scratch_directory
+from tests.storage.store_case import post, put
 
 _SEGMENT_SIZE = 256 * KIB
 
 
-class WALCase(LMDBRig, SynchronousTestCase):
+class WALCase(DurableStoreCase, SynchronousTestCase):
     """Base of tests with an open store: batches in both segments, none in LMDB."""
 
     store: DurableStore

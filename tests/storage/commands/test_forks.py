@@ -22,8 +22,8 @@ from durable_streams_tw.storage.commands import forks as commands_forks
 from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.memory.store import MemoryStore
-from tests.storage.lmdb_rig import LMDBRig
-from tests.storage.store_rig import JSON, StoreRig, post, put
+from tests.storage.durable.store_case import DurableStoreCase
+from tests.storage.store_case import JSON, StoreCase, post, put
 
 _LARGE = b'"' + b"x" * 50_000 + b'"'
 _MESSAGES = [b"%d" % number for number in range(3_000)] + [_LARGE, b"[1,2]", _LARGE, b"{}"]
@@ -43,7 +43,7 @@ class _Turns(Clock):
         return super().callLater(delay or 1, callable, *args, **kw)
 
 
-class CountingSuite(StoreRig):
+class CountingSuite(StoreCase):
     """What every store does. The source has more than a transaction would look at."""
 
     def setUp(self) -> None:
@@ -109,7 +109,7 @@ class MemoryCountingTests(CountingSuite, SynchronousTestCase):
         self.assertForked(self.result(forked), 3_003)
 
 
-class LMDBCountingTests(CountingSuite, LMDBRig, SynchronousTestCase):
+class LMDBCountingTests(CountingSuite, DurableStoreCase, SynchronousTestCase):
     """The durable store: in reading executor."""
 
     store: DurableStore

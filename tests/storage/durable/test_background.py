@@ -13,8 +13,8 @@ from durable_streams_tw.storage.durable.background import BackgroundTask, Backgr
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.limits import CHECKPOINT_INTERVAL, READER_CHECK_INTERVAL
+from tests.storage.durable.inline_executor import InlineExecutor
 from tests.storage.engine.fake_engine import FakeEngine
-from tests.storage.inline_executor import InlineExecutor
 
 
 class CountingEngine:

@@ -18,7 +18,7 @@ from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.kv import Buffer
 from durable_streams_tw.storage.limits import DELETE_STEP, MERGE_RECORD, RECORD_PAYLOAD, SWEEP_RETRY
 from tests.storage.command_builders import JSON, append, close, create, delete, fork
-from tests.storage.committer_case import CommitterCase
+from tests.storage.durable.committer_case import CommitterCase
 from tests.storage.engine.fake_engine import _FakeView
 
 

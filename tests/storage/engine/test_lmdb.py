@@ -20,9 +20,9 @@ from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, DRAFT, LOCK_FILE
+from tests.storage.durable.store_case import scratch_directory
+from tests.storage.engine.failing_files import SUPPORTED, break_meta, pages_fail
 from tests.storage.engine.fake_engine import FakeEngine
-from tests.storage.failing_files import SUPPORTED, break_meta, pages_fail
-from tests.storage.lmdb_rig import scratch_directory
 
 pairs = st.dictionaries(st.binary(min_size=1, max_size=3), st.binary(max_size=3), max_size=20)
 bounds = st.binary(min_size=1, max_size=3)

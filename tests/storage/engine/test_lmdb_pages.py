@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages, used_end
 from durable_streams_tw.storage.files import DATA_FILE
-from tests.storage.lmdb_rig import scratch_directory
+from tests.storage.durable.store_case import scratch_directory
 
 _PAGE = 4096
 

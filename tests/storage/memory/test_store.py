@@ -12,11 +12,11 @@ from durable_streams_tw.protocol.streams.state import Lifetime
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.limits import BATCH_TIME, SWEEP_INTERVAL
 from durable_streams_tw.storage.memory.store import MemoryStore
-from tests.storage.store_rig import StoreRig, post, put
-from tests.storage.store_suite import StoreSuite
+from tests.storage.store_case import StoreCase, post, put
+from tests.storage.suites.store_suite import StoreSuite
 
 
-class _InMemory(StoreRig):
+class _InMemory(StoreCase):
     def make_store(self) -> IStreamStore:
         self.clock = Clock()
         store = MemoryStore(lambda: self.now, self.clock, lambda: self.lead)

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage import command_builders as commands
-from tests.storage.store_rig import put
+from tests.storage.store_case import put
 
 _NAMES = st.text("ab/é", min_size=1, max_size=4)
 

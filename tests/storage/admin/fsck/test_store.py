@@ -30,9 +30,9 @@ from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE
 from durable_streams_tw.storage.limits import MAX_RECORD, RECORD_PAYLOAD
 from tests.storage.command_builders import JSON, append, create, delete, fork
+from tests.storage.durable.store_case import DurableStoreCase
 from tests.storage.engine.fake_engine import FakeEngine, Fault, always
-from tests.storage.lmdb_rig import LMDBRig
-from tests.storage.store_rig import put
+from tests.storage.store_case import put
 
 LONG = "long/" + "x" * 700
 
@@ -73,7 +73,7 @@ def leaf_pages(data: bytes) -> dict[bytes, int]:
     return found
 
 
-class SwappedPagesTests(LMDBRig, SynchronousTestCase):
+class SwappedPagesTests(DurableStoreCase, SynchronousTestCase):
     """Two swapped pages: their records are valid and out of order."""
 
     damaged = True

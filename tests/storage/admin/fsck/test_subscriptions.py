@@ -35,7 +35,7 @@ from durable_streams_tw.storage.engine.tables import (
 )
 from tests.storage.command_builders import JSON, append, create, delete
 from tests.storage.engine.fake_engine import FakeEngine
-from tests.storage.subscription_suite import subscribe
+from tests.storage.suites.subscription_suite import subscribe
 
 LONG = "events/" + "x" * 600
 

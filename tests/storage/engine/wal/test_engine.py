@@ -36,8 +36,8 @@ from durable_streams_tw.storage.engine.wal.files import WriteAheadLog
 from durable_streams_tw.storage.engine.wal.format import HEADER_SIZE
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DRAFT, SEGMENT_FILES
+from tests.storage.durable.store_case import scratch_directory
 from tests.storage.engine.fake_engine import FakeEngine, Fault, always, narrow, nth
-from tests.storage.lmdb_rig import scratch_directory
 
 SIZE = 4096
 

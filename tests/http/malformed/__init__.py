@@ -1,0 +1,1 @@
+"""Malformed and ambiguous requests, and the servers that parse them."""

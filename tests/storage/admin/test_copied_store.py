@@ -1,0 +1,80 @@
+"""Two copies of one store go their own ways, and take no offsets of each other."""
+
+from __future__ import annotations
+
+import shutil
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.storage.admin.backup import back_up
+from durable_streams_tw.storage.admin.restore import restore
+from tests.storage.durable.store_case import DurableStoreCase
+from tests.storage.store_case import START, post, put
+from tests.storage.suites.incarnation_suite import IncarnationSuite, offset
+
+
+class CopiedStoreTests(DurableStoreCase, IncarnationSuite, SynchronousTestCase):
+    """A copy of a data directory, however it was made."""
+
+    def go_on_in(self, copy: str) -> None:
+        """Close the store, and open a copy of it."""
+        self.result(self.store.close())
+        self.directory = copy
+        self.store = self.open_store()
+
+    def check_copies(self, copy: str) -> None:
+        """Append to the original, then to the copy, and read with offsets of the original."""
+        common = self.look()
+        self.restart()
+        original = self.appended(post(b"after the copy"))
+        self.created(put("new", raw=b"0123"))
+        new = self.look("new")
+        self.go_on_in(copy)
+        self.assertReads("a", offset(common, 2), b"23")
+        self.assertReads("a", offset(common), b"")
+        self.assertOffsetGone("a", offset(original))
+        self.appended(post(b"something else, and longer"))
+        self.assertReads("a", offset(common), b"something else, and longer")
+        self.assertOffsetGone("a", offset(original))
+        self.created(put("new", raw=b"ABCDEFGH"))
+        self.assertOffsetGone("new", offset(new))
+        self.restart()
+        self.assertOffsetGone("a", offset(original))
+
+    def test_copied_directory(self) -> None:
+        """Copied by the system's means while the server is stopped."""
+        self.created(put(raw=b"0123"))
+        self.result(self.store.close())
+        copy = self.directory + ".copy"
+        shutil.copytree(self.directory, copy)
+        self.store = self.open_store()
+        self.check_copies(copy)
+
+    def test_copied_while_the_clock_stands_still(self) -> None:
+        """Neither copy gets the ids of the other, though both start from the same counter."""
+        self.created(put(raw=b"0123"))
+        self.now -= 1_000_000_000
+        self.result(self.store.close())
+        copy = self.directory + ".copy"
+        shutil.copytree(self.directory, copy)
+        self.store = self.open_store()
+        self.check_copies(copy)
+
+    def test_restored_backup(self) -> None:
+        """A backup of the running server, restored to another place."""
+        self.created(put(raw=b"0123"))
+        self.appended(post(b"4"))
+        self.settle(self.store)
+        self.result(self.store.close())
+        backup, target = self.directory + ".backup", self.directory + ".restored"
+        back_up(self.directory, backup, (), lambda: START, lambda *_: None)
+        self.store = self.open_store()
+        restore(backup, target, START, lambda *_: None)
+        self.result(self.store.close())
+        self.store = self.open_store()
+        common = self.look()
+        original = self.appended(post(b"after the backup"))
+        self.go_on_in(target)
+        self.assertReads("a", offset(common, 2), b"234")
+        self.appended(post(b"something else, and longer"))
+        self.assertOffsetGone("a", offset(original))

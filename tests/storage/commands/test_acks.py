@@ -1,0 +1,90 @@
+"""Requests with many acks: message boundaries are looked at beside the committer."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.protocol.errors import Problem
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.protocol.subscriptions.commands import DeliveryResult
+from durable_streams_tw.storage.durable import reader
+from durable_streams_tw.storage.durable import store as durable_store
+from durable_streams_tw.storage.durable.store import DurableStore
+from durable_streams_tw.storage.durable.transaction import BatchTransaction
+from tests.storage.durable.store_case import DurableStoreCase
+from tests.storage.store_case import JSON, post, put
+from tests.storage.suites.subscription_suite import SubscriptionCase, SubscriptionSuite, subscribe
+
+_COUNT = 30
+
+
+class CheckedSuiteTests(SubscriptionSuite, DurableStoreCase, SynchronousTestCase):
+    """All that is asked of subscriptions, where every ack is checked before."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(durable_store, "INLINE_ACKS", 0)
+
+
+class ManyAcksTests(SubscriptionCase, DurableStoreCase, SynchronousTestCase):
+    """A subscription with many pending streams in JSON mode."""
+
+    store: DurableStore
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.paths = [f"events/{number:02}" for number in range(_COUNT)]
+        self.looked: list[int] = []
+        boundary = BatchTransaction.is_boundary
+
+        def counted(transaction: BatchTransaction, state: StreamState, position: int) -> bool:
+            self.looked.append(position)
+            return boundary(transaction, state, position)
+
+        self.patch(BatchTransaction, "is_boundary", counted)
+
+    def pending(self, wake_stream: str | None) -> None:
+        """All streams have something."""
+        if wake_stream is not None:
+            self.created(put(wake_stream, JSON))
+        self.subscribed(subscribe(wake_stream=wake_stream))
+        self.submit_all(*[put(path, JSON, b"[1,2,3]") for path in self.paths])
+
+    def test_between_messages(self) -> None:
+        """The transaction looks at none of them."""
+        self.pending("wake")
+        state = self.claimed().state
+        self.settled(self.ack(state, *[(path, 4) for path in self.paths], done=False))
+        self.assertEqual(self.looked, [])
+        self.assertEqual(set(self.cursors().values()), {4})
+
+    def test_one_is_wrong(self) -> None:
+        """Nothing of the request is done."""
+        self.pending("wake")
+        state = self.claimed().state
+        acks = [(path, 4) for path in self.paths]
+        for wrong in ((self.paths[7], 3), (self.paths[7], 99), ("none", 4)):
+            command = self.ack(state, *acks[:7], wrong, *acks[8:], done=False)
+            self.assertRefused(Problem.INVALID_OFFSET, self.submit(command))
+        self.assertLessEqual(len(self.looked), 3)
+        self.assertEqual(set(self.cursors().values()), {0})
+
+    def test_fenced(self) -> None:
+        """A request that is refused for its token costs no look at any stream."""
+        self.pending("wake")
+        old = self.claimed().state
+        self.settled(self.release(old))
+        self.patch(reader, "is_boundary", None)
+        command = self.ack(old, *[(path, 4) for path in self.paths])
+        self.assertRefused(Problem.FENCED, self.submit(command))
+
+    def test_told_by_the_server(self) -> None:
+        """A webhook's call acknowledges the tails that it was told, wherever these are now."""
+        self.pending(None)
+        state = self.now_is()
+        seen = [(path, 6) for path in self.paths]
+        self.submit_all(*[post(b"[4]", path, JSON) for path in self.paths])
+        self.looked.clear()
+        self.settled(self.delivered(state, DeliveryResult.DONE, *seen))
+        self.assertEqual(self.looked, [])
+        self.assertEqual(set(self.cursors().values()), {6})

@@ -1,0 +1,84 @@
+"""Whatever fails while a data directory is made, the next start makes it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import lmdb
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.storage.durable.store import DurableStore
+from durable_streams_tw.storage.errors import StoreUnusable
+from tests.storage.durable.store_case import DurableStoreCase
+from tests.storage.store_case import post, put
+
+_CALLS = ("open", "rename", "fsync", "pwrite", "posix_fallocate", "ftruncate", "unlink")
+
+
+class FailingCall:
+    """Fails the call of a number, of all calls of some kinds, and counts them."""
+
+    def __init__(self, number: int, error: Callable[[], Exception]) -> None:
+        self.number = number
+        self.count = 0
+        self._error = error
+
+    def over(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that stands in for another one."""
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.count += 1
+            if self.count - 1 == self.number:
+                raise self._error()
+            return real(*arguments, **options)
+
+        return call
+
+
+class FirstStartTests(DurableStoreCase, SynchronousTestCase):
+    """One call fails, and the process that met it ends."""
+
+    store: DurableStore
+
+    def test_each_call(self) -> None:
+        for error in (errno.EIO, errno.ENOSPC):
+            for kind in ("os", "lmdb"):
+                number = 0
+                while self.fails(kind, number, error):
+                    number += 1
+                # The directory was made, and started, without reaching that many calls.
+                self.assertGreater(number, 10 if kind == "os" else 0)
+
+    def fails(self, kind: str, number: int, error: int) -> bool:
+        """Start a new directory whose n-th call fails, and then again. Return whether it did."""
+        self.result(self.store.close())
+        shutil.rmtree(self.directory)
+        if kind == "os":
+            failing = FailingCall(number, partial(OSError, error, os.strerror(error)))
+            patches = [self.patch(os, name, failing.over(getattr(os, name))) for name in _CALLS]
+        else:
+            failing = FailingCall(number, partial(lmdb.Error, os.strerror(error)))
+            patches = [self.patch(lmdb, "open", failing.over(lmdb.open))]
+        try:
+            self.store = self.open_store()
+        except StoreUnusable:
+            pass
+        else:
+            # Without a journal, perhaps.
+            self.result(self.store.close())
+        finally:
+            for patch in patches:
+                patch.restore()
+        reached = failing.count > number
+        self.store = self.open_store()
+        self.assertIsNotNone(self.store._engine._wal)
+        self.created(put())
+        self.appended(post(b"here"))
+        self.restart()
+        self.assertEqual(self.content(), b"here")
+        return reached

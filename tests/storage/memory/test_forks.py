@@ -1,0 +1,43 @@
+"""Random trees of forks on the store in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from durable_streams_tw.storage.api import IStreamStore
+from durable_streams_tw.storage.commands import forks
+from durable_streams_tw.storage.memory.store import MemoryStore
+from tests.storage.suites.fork_suite import ForkSuite
+
+
+class MemoryForkTests(ForkSuite, SynchronousTestCase):
+    """The store that keeps nothing: a restart is none."""
+
+    def make_fork_store(self) -> IStreamStore:
+        return MemoryStore(lambda: self.now)
+
+    def reopen_fork_store(self, store: IStreamStore) -> IStreamStore:
+        return store
+
+    def sweep_fork_store(self, store: IStreamStore) -> None:
+        assert isinstance(store, MemoryStore)
+        store.sweep()
+
+    def finish_fork_store(self, store: IStreamStore, streams: int) -> None:
+        assert isinstance(store, MemoryStore)
+        store.sweep()
+        self.assertEqual(store.count(), streams)
+
+    def now_of(self, deferred: Deferred[Any]) -> Any:
+        return self.successResultOf(deferred)
+
+
+class CountedForkTests(MemoryForkTests):
+    """Where a transaction counts nothing itself."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(forks, "FORK_INLINE_COUNT", -1)
