@@ -303,11 +303,15 @@ class Cluster:
         *,
         tcp: bool = False,
         port: int | None = None,
-        **parameters: str,
     ) -> str:
-        """Return a URL of a database, over the Unix socket or TCP; ``port`` may be a proxy's."""
+        """Return a URL of a database, over the Unix socket or TCP.
+
+        ``port`` is that of a `FaultProxy` in front of the server, which reads no TLS.
+        """
         host = "127.0.0.1" if tcp or port is not None else str(self.directory)
-        query = {"host": host, "port": str(port or self.port), "user": USER, **parameters}
+        query = {"host": host, "port": str(port or self.port), "user": USER}
+        if port is not None:
+            query |= {"sslmode": "disable", "gssencmode": "disable"}
         return f"postgresql:///{quote(database)}?{urlencode(query)}"
 
     def _conninfo(self) -> str:
