@@ -110,11 +110,11 @@ class Client:
             raise Mismatch(f"{method} got {answer.status}")
 
 
-class Ruler:
+class AppendCounter:
     """Counter of the appends of one size in a stream, from the distance of two tails.
 
-    Servers count positions differently (bytes only, or with framing per append), so
-    the first two appends measure how far one moves the tail.
+    Servers count positions differently (bytes only, or with framing per append), so the first two
+    appends measure how far one moves the tail.
     """
 
     def __init__(self, client: Client, name: str, size: int) -> None:

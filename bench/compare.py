@@ -23,7 +23,7 @@ from pathlib import Path
 
 from bench import machine, report, results, wrk
 from bench.client import Mismatch
-from bench.figures import told
+from bench.figures import formatted
 from bench.held import NotHeld
 from bench.process import Fault, can_profile
 from bench.results import Results, Sample
@@ -95,7 +95,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def shown(arguments: Sequence[str]) -> str:
+def command_line(arguments: Sequence[str]) -> str:
     """Return the command line without paths of this machine."""
     words, path = ["python -m bench.compare"], False
     for word in arguments:
@@ -156,7 +156,7 @@ class Comparison:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         said = ", ".join(
-            f"{figure.title} {told(figure, figures[figure.key])} {figure.unit}".strip()
+            f"{figure.title} {formatted(figure, figures[figure.key])} {figure.unit}".strip()
             for figure in row.figures
             if figure.key in figures
         )
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str]) -> int:
         folder = Path(name).resolve()
         kept = Results(
             date=_now(),
-            command=shown(arguments),
+            command=command_line(arguments),
             machine=machine.describe(folder),
             versions=machine.python_versions() | found.versions,
             settings={

@@ -18,7 +18,7 @@ PIECE = 1 << 16
 WAIT = 0.5
 
 
-class _Talk:
+class _Connection:
     """Connection and the responses that it has received."""
 
     def __init__(self, port: int, requests: Iterator[bytes]) -> None:
@@ -51,88 +51,89 @@ class _Talk:
         return not self.rest
 
 
-class Crowd:
+class LoadGenerator:
     """Group of connections, each with its own requests, or all with one iterator."""
 
     def __init__(self, port: int, sources: Sequence[Iterator[bytes]]) -> None:
         self._poll = select.epoll()
-        self._talks: dict[int, _Talk] = {}
-        self.all: list[_Talk] = []
+        self._connections: dict[int, _Connection] = {}
+        self.all: list[_Connection] = []
         for requests in sources:
-            talk = _Talk(port, requests)
-            self.all.append(talk)
-            self._talks[talk.socket.fileno()] = talk
-            self._poll.register(talk.socket.fileno(), select.EPOLLIN)
+            connection = _Connection(port, requests)
+            self.all.append(connection)
+            self._connections[connection.socket.fileno()] = connection
+            self._poll.register(connection.socket.fileno(), select.EPOLLIN)
         self._begun = False
 
     @property
     def busy(self) -> bool:
         """Return True if a connection is open and has requests left."""
-        return bool(self._talks)
+        return bool(self._connections)
 
     @property
     def acknowledged(self) -> int:
         """Return the number of successful responses."""
-        return sum(talk.acknowledged for talk in self.all)
+        return sum(connection.acknowledged for connection in self.all)
 
     @property
     def refused(self) -> list[int]:
         """Return the statuses of all other responses."""
-        return [status for talk in self.all for status in talk.refused]
+        return [status for connection in self.all for status in connection.refused]
 
     def run(self, seconds: float) -> None:
         """Run until all requests have responses, all connections are closed, or time is up."""
         until = time.perf_counter() + seconds
         if not self._begun:
             self._begun = True
-            for talk in list(self._talks.values()):
-                self._next(talk)
-        while self._talks and time.perf_counter() < until:
+            for connection in list(self._connections.values()):
+                self._next(connection)
+        while self._connections and time.perf_counter() < until:
             for number, events in self._poll.poll(WAIT):
-                talk = self._talks[number]
-                if events & select.EPOLLOUT and talk.rest and talk.send(talk.rest):
+                connection = self._connections[number]
+                rest = connection.rest
+                if events & select.EPOLLOUT and rest and connection.send(rest):
                     self._poll.modify(number, select.EPOLLIN)
                 if events & ~select.EPOLLOUT:
-                    self._receive(talk)
+                    self._receive(connection)
 
     def close(self) -> None:
         """Close all connections."""
-        for talk in list(self._talks.values()):
-            self._leave(talk)
+        for connection in list(self._connections.values()):
+            self._leave(connection)
         self._poll.close()
 
-    def _receive(self, talk: _Talk) -> None:
+    def _receive(self, connection: _Connection) -> None:
         try:
-            data = talk.socket.recv(PIECE)
+            data = connection.socket.recv(PIECE)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         if not data:
-            self._leave(talk)
+            self._leave(connection)
             return
-        talk.parser.feed_data(data)
-        if talk.answered:
-            talk.answered = False
-            self._next(talk)
+        connection.parser.feed_data(data)
+        if connection.answered:
+            connection.answered = False
+            self._next(connection)
 
-    def _next(self, talk: _Talk) -> None:
-        request = next(talk.requests, None)
+    def _next(self, connection: _Connection) -> None:
+        request = next(connection.requests, None)
         if request is None:
-            self._leave(talk)
+            self._leave(connection)
             return
         try:
-            if not talk.send(request):
-                self._poll.modify(talk.socket.fileno(), select.EPOLLIN | select.EPOLLOUT)
+            if not connection.send(request):
+                self._poll.modify(connection.socket.fileno(), select.EPOLLIN | select.EPOLLOUT)
         except OSError:
             # The server may have responded before it died: count the responses that arrived.
-            self._receive(talk)
+            self._receive(connection)
 
-    def _leave(self, talk: _Talk) -> None:
-        number = talk.socket.fileno()
-        if self._talks.pop(number, None) is not None:
+    def _leave(self, connection: _Connection) -> None:
+        number = connection.socket.fileno()
+        if self._connections.pop(number, None) is not None:
             self._poll.unregister(number)
-            talk.socket.close()
+            connection.socket.close()
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def fill(
     Give up after a tenth of the limit if the rate so far is too low to finish within it, unless
     ``enough`` requests (fewer than ``total``) can be done by then.
     """
-    crowd = Crowd(port, [requests] * connections)
+    crowd = LoadGenerator(port, [requests] * connections)
     wanted = total if enough is None else enough
     started = time.perf_counter()
     try:

@@ -13,7 +13,6 @@ class Figure:
     """Figure that a row measures for each server.
 
     ``better`` is "more" or "less", or "context" for a figure that is printed but not compared.
-    printed beside the others, never compared).
     """
 
     key: str
@@ -51,17 +50,16 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def advantage(figure: Figure, ours: float, theirs: float) -> float | None:
-    """Return how many times better this server is (below 1: worse), or None.
+    """Return how many times better this server is (below 1: worse).
 
-    None for figures that are not compared, and for values that are not above zero.
-    nothing is worth.
+    Return None for figures that are not compared, and for values that are not above zero.
     """
     if figure.better == "context" or ours <= 0 or theirs <= 0:
         return None
     return ours / theirs if figure.better == "more" else theirs / ours
 
 
-def told(figure: Figure, value: float) -> str:
+def formatted(figure: Figure, value: float) -> str:
     """Format a value: counts in full, other values with three significant digits."""
     return short(value) if figure.unit else f"{value:,.0f}"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench import chart
-from bench.figures import Figure, Spread, advantage, times, told
+from bench.figures import Figure, Spread, advantage, formatted, times
 from bench.results import Results
 from bench.servers import OURS, STORES, TITLES
 from bench.work.row import Row
@@ -57,7 +57,7 @@ def write(results: Results, rows: Sequence[Row], folder: Path) -> None:
     (folder / "benchmarks.svg").write_text(plot(results, rows))
 
 
-def us(results: Results) -> str:
+def own_variant(results: Results) -> str:
     """Return the variant of this server that peers are compared with: "fast" if measured."""
     measured = {sample.server for sample in results.samples if sample.figures}
     return next((name for name in OURS if name in measured), OURS[0])
@@ -66,7 +66,7 @@ def us(results: Results) -> str:
 def peers(results: Results) -> list[str]:
     """Return the other servers that were measured, without the bare sender."""
     measured = {sample.server for sample in results.samples}
-    return [name for name in TITLES if name in measured - {us(results), "sender"}]
+    return [name for name in TITLES if name in measured - {own_variant(results), "sender"}]
 
 
 def page(results: Results, rows: Sequence[Row]) -> str:
@@ -112,18 +112,18 @@ def _ratios(results: Results, rows: Sequence[Row]) -> Iterator[str]:
     yield _cells(["---", "---", "--:", *("--:" for _ in others)])
     for row in rows:
         for store in STORES:
-            mine = results.spreads(row.name, us(results), store)
+            mine = results.spreads(row.name, own_variant(results), store)
             for figure in row.figures:
                 if figure.better != "context" and figure.key in mine:
                     ratios = [_ratio(results, row, figure, store, peer) for peer in others]
-                    value = f"{told(figure, mine[figure.key].median)} {figure.unit}".strip()
+                    value = f"{formatted(figure, mine[figure.key].median)} {figure.unit}".strip()
                     work = f"{row.title}, {store}"
                     yield _cells([work, figure.title, value, *map(times, ratios)])
     yield ""
 
 
 def _ratio(results: Results, row: Row, figure: Figure, store: str, peer: str) -> float | None:
-    mine = results.spreads(row.name, us(results), store).get(figure.key)
+    mine = results.spreads(row.name, own_variant(results), store).get(figure.key)
     theirs = results.spreads(row.name, peer, store).get(figure.key)
     if mine is None or theirs is None:
         return None
@@ -159,12 +159,12 @@ def _section(results: Results, row: Row) -> Iterator[str]:
 def _spread(figure: Figure, found: Spread | None) -> str:
     if found is None:
         return ""
-    middle = told(figure, found.median)
+    middle = formatted(figure, found.median)
     if figure.key in ("client_cpu", "load_cpu") and found.median >= BUSY:
         return f"{middle} (busy)"
     if found.least == found.most or figure.better == "context":
         return middle
-    return f"{middle} ({told(figure, found.least)} to {told(figure, found.most)})"
+    return f"{middle} ({formatted(figure, found.least)} to {formatted(figure, found.most)})"
 
 
 def _cells(cells: Sequence[str]) -> str:

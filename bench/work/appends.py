@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.client import BYTES, ROOT, Client, Ruler, check_count
+from bench.client import BYTES, ROOT, AppendCounter, Client, check_count
 from bench.crowd import fill, put
 from bench.figures import Figure
 from bench.process import Process
@@ -34,12 +34,12 @@ class Appends(Row):
 
 def to_one(server: Process, client: Client, connections: int, seconds: float) -> loads.Loaded:
     """Load one new stream with appends and check that all are present. Raise `Mismatch`."""
-    ruler = Ruler(client, "ruler", SIZE)
+    counter = AppendCounter(client, "ruler", SIZE)
     client.create("one")
     before = client.tail("one")
     target = ROOT + "one"
     loaded = loads.run(server, target, connections, seconds, ["append", str(SIZE)])
-    there = ruler.appends(before, client.tail("one"))
+    there = counter.appends(before, client.tail("one"))
     check_count(there, loaded.answered, loaded.under_way)
     return loaded
 
@@ -61,18 +61,18 @@ class AppendsToMany(Row):
             filled = fill(server.port, requests, count, 64, settings.fill_limit)
             if filled.acknowledged < count:
                 raise Unmeasurable(f"made only {filled.acknowledged} of {count} streams in time")
-            ruler = Ruler(client, "ruler", SIZE)
-            return to_many(server, client, ruler, "many", count, settings.seconds).figures
+            counter = AppendCounter(client, "ruler", SIZE)
+            return to_many(server, client, counter, "many", count, settings.seconds).figures
 
 
 def to_many(
-    server: Process, client: Client, ruler: Ruler, prefix: str, count: int, seconds: float
+    server: Process, client: Client, counter: AppendCounter, prefix: str, count: int, seconds: float
 ) -> loads.Loaded:
     """Load existing streams with appends and check that all are present."""
     names = [f"{prefix}{number}" for number in range(count)]
     before = sum(map(client.tail, names))
     arguments = ["append-to", str(SIZE), ROOT + prefix, "0", str(count)]
     loaded = loads.run(server, ROOT, 64, seconds, arguments)
-    there = ruler.appends(before, sum(map(client.tail, names)))
+    there = counter.appends(before, sum(map(client.tail, names)))
     check_count(there, loaded.answered, loaded.under_way)
     return loaded

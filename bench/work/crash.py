@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from itertools import repeat
 
-from bench.client import BYTES, ROOT, Client, Mismatch, Ruler
-from bench.crowd import Crowd, post
+from bench.client import BYTES, ROOT, AppendCounter, Client, Mismatch
+from bench.crowd import LoadGenerator, post
 from bench.figures import Figure
 from bench.process import Fault
 from bench.work.row import Row, Trial
@@ -58,12 +58,12 @@ def _kill(trial: Trial, load: float, totals: dict[str, int]) -> float:
     names = [f"writer{number}" for number in range(CONNECTIONS)]
     with trial.server(home) as server:
         with Client(server.port) as client:
-            ruler = Ruler(client, "ruler", SIZE)
+            counter = AppendCounter(client, "ruler", SIZE)
             for name in names:
                 client.create(name)
             empty = client.tail(names[0])
         bodies = [repeat(post(ROOT + name, BYTES, b"x" * SIZE)) for name in names]
-        crowd = Crowd(server.port, bodies)
+        crowd = LoadGenerator(server.port, bodies)
         crowd.run(load)
         server.kill()
         # Responses sent before the kill are read and counted.
@@ -74,7 +74,7 @@ def _kill(trial: Trial, load: float, totals: dict[str, int]) -> float:
         seconds = server.await_answer(ROOT + names[0], RESTART_SECONDS)
         with Client(server.port) as client:
             for name, talk in zip(names, crowd.all, strict=True):
-                there = ruler.appends(empty, client.tail(name))
+                there = counter.appends(empty, client.tail(name))
                 totals["acknowledged"] += talk.acknowledged
                 totals["lost"] += max(0, talk.acknowledged - there)
                 # One more append was in flight on each connection.

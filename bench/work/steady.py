@@ -7,7 +7,7 @@ the server's CPU per request, and its anonymous memory after each.
 from __future__ import annotations
 
 from bench import wrk
-from bench.client import ROOT, Client, Ruler, check_count
+from bench.client import ROOT, AppendCounter, Client, check_count
 from bench.figures import Figure
 from bench.process import Process
 from bench.work import loads
@@ -47,7 +47,7 @@ class Steady(Row):
         """Measure; check that every acknowledged append is present. Raise `Mismatch`."""
         with trial.server() as server:
             with Client(server.port) as client:
-                ruler = Ruler(client, "ruler", SIZE)
+                counter = AppendCounter(client, "ruler", SIZE)
                 client.create("one")
                 before = client.tail("one")
             warm = wrk.run(_url(server, ROOT + "one"), CONNECTIONS, 1, "append", str(SIZE))
@@ -55,7 +55,7 @@ class Steady(Row):
             figures = run(server, ROOT + "one", seconds, lambda _: ["append", str(SIZE)])
             # The server has closed the idle connection of the first client.
             with Client(server.port) as client:
-                there = ruler.appends(before, client.tail("one"))
+                there = counter.appends(before, client.tail("one"))
             answered = warm.requests + round(figures["requests"])
             check_count(there, answered, (SLICES + 1) * CONNECTIONS)
             return figures

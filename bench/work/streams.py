@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.client import BYTES, ROOT, Client, Mismatch, Ruler
+from bench.client import BYTES, ROOT, AppendCounter, Client, Mismatch
 from bench.crowd import fill, put
 from bench.figures import Figure
 from bench.process import Process
@@ -74,10 +74,10 @@ class Starts(Row):
             with Client(server.port) as client:
                 if not client.exists(f"old{streams - 1}"):
                     raise Mismatch("streams are gone after a start")
-                ruler = Ruler(client, f"ruler{trial.round}", SIZE)
+                counter = AppendCounter(client, f"ruler{trial.round}", SIZE)
                 count = min(streams, trial.settings.scaled(MANY))
                 length = trial.settings.seconds
-                append = to_many(server, client, ruler, "old", count, length)
+                append = to_many(server, client, counter, "old", count, length)
                 made = create(server, client, f"new{trial.round}", length)
             # The next start includes the streams created now.
             facts["more"] = facts.get("more", 0) + made.answered

@@ -1,1 +1,1 @@
-"""Tests of the benchmarks' arithmetic; the measuring itself is no unit test."""
+"""Tests of the benchmarks' arithmetic. The measurements themselves are not unit tests."""

@@ -1,4 +1,4 @@
-"""Medians, ranges, percentiles, ratios, and how numbers are written."""
+"""Tests of `bench.figures`: medians, ranges, percentiles, ratios and number formats."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ SHARE = Figure("cpu", "client's core", "%", "context")
 
 
 class SpreadTests(SynchronousTestCase):
-    """What rounds come to."""
+    """`spread`."""
 
-    def test_odd(self) -> None:
-        """The middle one."""
+    def test_odd_number(self) -> None:
+        """The median of an odd number of values is the middle one."""
         self.assertEqual(spread([3.0, 1.0, 2.0]), Spread(2.0, 1.0, 3.0, 3))
 
-    def test_even(self) -> None:
-        """Halfway between the middle two."""
+    def test_even_number(self) -> None:
+        """The median of an even number of values is the mean of the middle two."""
         self.assertEqual(spread([1.0, 2.0]), Spread(1.5, 1.0, 2.0, 2))
 
-    def test_nothing(self) -> None:
-        """Nothing has no median."""
+    def test_empty(self) -> None:
+        """Without values `spread` raises `ValueError`."""
         self.assertRaises(ValueError, spread, [])
 
 
 class PercentileTests(SynchronousTestCase):
-    """Nearest rank: a value that was measured, never one in between."""
+    """`percentile` uses the nearest rank, so it returns a measured value."""
 
-    def test_hundred(self) -> None:
-        """Of 1 to 100 the p-th is p."""
+    def test_hundred_values(self) -> None:
+        """The p-th percentile of 1 to 100 is p."""
         ordered = [float(number) for number in range(1, 101)]
         self.assertEqual([percentile(ordered, at) for at in (0.01, 0.5, 0.99, 1)], [1, 50, 99, 100])
 
-    def test_few(self) -> None:
-        """With few values the highest is soon reached."""
+    def test_few_values(self) -> None:
+        """Percentiles of one and two values."""
         self.assertEqual(percentile([1.0, 5.0], 0.5), 1.0)
         self.assertEqual(percentile([1.0, 5.0], 0.51), 5.0)
         self.assertEqual(percentile([7.0], 0.0), 7.0)
 
-    def test_nothing(self) -> None:
-        """Nothing has no percentile."""
+    def test_empty(self) -> None:
+        """Without values `percentile` raises `ValueError`."""
         self.assertRaises(ValueError, percentile, [], 0.5)
 
     @given(
@@ -51,7 +51,9 @@ class PercentileTests(SynchronousTestCase):
         st.fractions(0, 1, max_denominator=64),
     )
     def test_share(self, ordered: list[float], share: object) -> None:
-        """At least that share is not above it, and below it there is less."""
+        """At least ``share`` of all values do not exceed the percentile, and no smaller value has
+        this property.
+        """
         wanted = float(share)  # type: ignore[arg-type]
         value = percentile(ordered, wanted)
         self.assertIn(value, ordered)
@@ -61,31 +63,31 @@ class PercentileTests(SynchronousTestCase):
 
 
 class AdvantageTests(SynchronousTestCase):
-    """Above 1 is always good for us."""
+    """`advantage` is above 1 if this server is better."""
 
     def test_more_is_better(self) -> None:
-        """Twice the rate."""
+        """Twice the rate is an advantage of 2."""
         self.assertEqual(advantage(RATE, 200.0, 100.0), 2.0)
 
     def test_less_is_better(self) -> None:
-        """Half the delay."""
+        """Half the delay is an advantage of 2."""
         self.assertEqual(advantage(DELAY, 5.0, 10.0), 2.0)
 
-    def test_no_judgement(self) -> None:
-        """The context is not compared."""
+    def test_context(self) -> None:
+        """A figure of kind "context" has no advantage."""
         self.assertIsNone(advantage(SHARE, 1.0, 2.0))
 
-    def test_nothing_measurable(self) -> None:
-        """Zero per cent are not infinitely better."""
+    def test_zero(self) -> None:
+        """A value of zero has no advantage."""
         self.assertIsNone(advantage(DELAY, 0.0, 10.0))
         self.assertIsNone(advantage(RATE, 10.0, 0.0))
 
 
-class WritingTests(SynchronousTestCase):
-    """Three digits that matter."""
+class FormatTests(SynchronousTestCase):
+    """Number formats: three significant digits."""
 
     def test_short(self) -> None:
-        """From small to large, with the borders between the units."""
+        """`short` formats small to large numbers, also at the limits between units."""
         written = {
             0.0: "0",
             0.0063: "0.006",
@@ -106,5 +108,5 @@ class WritingTests(SynchronousTestCase):
         self.assertEqual({value: short(value) for value in written}, written)
 
     def test_times(self) -> None:
-        """A ratio, or an empty cell."""
+        """`times` formats a ratio, and None as an empty cell."""
         self.assertEqual([times(1.0), times(17.94), times(None)], ["1.00x", "17.9x", ""])

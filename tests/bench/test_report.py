@@ -1,4 +1,6 @@
-"""From samples to a page, a plot, and a file that can be read back."""
+"""Tests of `bench.report`, `bench.chart`, `bench.results` and the command line of
+`bench.compare`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from bench import chart, report, results
-from bench.compare import parse, shown
+from bench.compare import command_line, parse
 from bench.figures import Figure
 from bench.results import Results, Sample
 from bench.work import ROWS
@@ -19,8 +21,8 @@ from twisted.trial.unittest import SynchronousTestCase
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-class Made(Row):
-    """A row that is never measured."""
+class FakeRow(Row):
+    """Row that is never measured."""
 
     name = "made"
     title = "appends of nothing"
@@ -31,32 +33,32 @@ class Made(Row):
     )
 
     def measure(self, trial: Trial) -> dict[str, float]:
-        """Nothing calls it."""
+        """Raise: no test measures."""
         raise NotImplementedError
 
 
-ROW = Made()
+ROW = FakeRow()
 DATE = "2026-01-02 03:04 UTC"
 
 
 def sample(server: str, number: int, rate: float, late: float, cpu: float = 50.0) -> Sample:
-    """What one round gave."""
+    """Return a sample of one round."""
     figures = {"rate": rate, "late": late, "load_cpu": cpu}
     return Sample("made", server, "memory", number, DATE, figures)
 
 
 def failed(server: str, number: int, why: str) -> Sample:
-    """A round that gave nothing."""
+    """Return a sample of a round without figures."""
     return Sample("made", server, "memory", number, DATE, {}, why)
 
 
-def of(*samples: Sample) -> Results:
-    """Results with these samples."""
+def results_of(*samples: Sample) -> Results:
+    """Return results with these samples."""
     settings: dict[str, float] = {"rounds": 3, "seconds": 5.0, "scale": 1.0, "full": False}
     return Results(DATE, "run it", "a box", {"Thing": "1.0"}, settings, ["x: y"], list(samples))
 
 
-FIELD = of(
+FIELD = results_of(
     *(sample("fast", number, rate, 5.0) for number, rate in enumerate((90.0, 120.0, 100.0), 1)),
     *(sample("rust", number, 400.0, 2.5, cpu=99.0) for number in (1, 2, 3)),
     sample("caddy", 1, 10.0, 10.0),
@@ -67,7 +69,7 @@ FIELD = of(
 
 
 def table(page: str, start: str) -> list[list[str]]:
-    """The cells of all lines that begin so."""
+    """Return the cells of all lines with this start."""
     return [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in page.splitlines()
@@ -76,13 +78,15 @@ def table(page: str, start: str) -> list[list[str]]:
 
 
 class PageTests(SynchronousTestCase):
-    """What the page says."""
+    """`report.page`."""
 
     def setUp(self) -> None:
         self.page = report.page(FIELD, [ROW])
 
     def test_ratios(self) -> None:
-        """Ours by theirs for what is good, theirs by ours for what is bad; context is left out."""
+        """A ratio above 1 favours this server, for rates and delays; context figures
+        have no ratio.
+        """
         lines = table(self.page, "| appends of nothing, memory")
         work = "appends of nothing, memory"
         self.assertEqual(
@@ -94,48 +98,48 @@ class PageTests(SynchronousTestCase):
         )
 
     def test_medians_and_ranges(self) -> None:
-        """The range is told where there is one."""
+        """A median over several rounds has its range."""
         lines = table(self.page, "| ours |")
         self.assertEqual(lines, [["ours", "memory", "100 (90.0 to 120)", "5.00", "50.0"]])
 
     def test_busy_load(self) -> None:
-        """A load that had no room left is named."""
+        """A load generator without idle CPU time is marked as busy."""
         self.assertEqual(table(self.page, "| Rust server |")[0][-1], "99.0 (busy)")
 
-    def test_the_sender_is_no_peer(self) -> None:
-        """It stands in its row, and in no ratio."""
+    def test_sender_is_not_a_peer(self) -> None:
+        """The bare sender has a row, but no ratio."""
         self.assertEqual(report.peers(FIELD), ["caddy", "rust"])
         self.assertEqual(table(self.page, "| bare sender |")[0][1:3], ["", "900"])
 
     def test_failures(self) -> None:
-        """Each reason once."""
+        """A reason for failed rounds is listed once."""
         self.assertEqual(self.page.count("it fell over"), 1)
         self.assertIn("- Caddy plugin (Go), memory: it fell over", self.page)
 
-    def test_circumstances(self) -> None:
-        """Date, machine, versions, command, and what was left out."""
+    def test_conditions(self) -> None:
+        """The page has date, machine, versions, command and remarks."""
         for words in (DATE, "a box", "Thing 1.0", "`run it`", "- x: y"):
             self.assertIn(words, self.page)
         self.assertNotIn("Scaled", self.page)
 
     def test_scaled(self) -> None:
-        """A trial of the bench says that it is one."""
+        """Results of a scaled run say the factor."""
         page = report.page(replace(FIELD, settings=FIELD.settings | {"scale": 0.1}), [ROW])
         self.assertIn("Scaled by 0.1", page)
 
     def test_klein_alone(self) -> None:
-        """Without the fast channel the Klein door is compared."""
-        alone = of(sample("klein", 1, 50.0, 1.0), sample("rust", 1, 100.0, 1.0))
-        self.assertEqual(report.us(alone), "klein")
+        """Without the variant "fast", peers are compared with the variant "klein"."""
+        alone = results_of(sample("klein", 1, 50.0, 1.0), sample("rust", 1, 100.0, 1.0))
+        self.assertEqual(report.own_variant(alone), "klein")
         self.assertEqual(report.peers(alone), ["rust"])
         self.assertEqual(table(report.page(alone, [ROW]), "| appends of nothing")[0][-1], "0.50x")
 
 
 class PlotTests(SynchronousTestCase):
-    """What the plot shows."""
+    """`report.plot`."""
 
-    def test_a_bar_for_each_ratio(self) -> None:
-        """Left of the line where ours is worse, right of it where it is better."""
+    def test_bars(self) -> None:
+        """A ratio below 1 has a bar to the left of the line, one above 1 to its right."""
         tree = ElementTree.fromstring(report.plot(FIELD, [ROW]))
         bars = {
             bar.get("fill"): (float(bar.attrib["x"]), float(bar.attrib["width"]))
@@ -153,7 +157,7 @@ class PlotTests(SynchronousTestCase):
         )
     )
     def test_any_ratios(self, rows: list[tuple[str, float | None, None]]) -> None:
-        """Always XML, and nothing is drawn outside."""
+        """The chart of any ratios is well-formed, and no bar exceeds its width."""
         bars = [chart.Bars(label, (first, second)) for label, first, second in rows]
         tree = ElementTree.fromstring(chart.draw("<all>", ["a&b", "c"], bars))
         for bar in tree.iter(f"{SVG}rect"):
@@ -162,35 +166,35 @@ class PlotTests(SynchronousTestCase):
 
 
 class FileTests(SynchronousTestCase):
-    """What is kept between runs."""
+    """Results files."""
 
     def test_round_trip(self) -> None:
-        """All of it comes back."""
+        """A saved file loads to equal results."""
         path = Path(self.mktemp())
         FIELD.save(path)
         self.assertEqual(results.load(path), FIELD)
 
     def test_replace(self) -> None:
-        """A new run of a row takes the place of the old one, for its server alone."""
-        field = of(sample("fast", 1, 1.0, 1.0), sample("rust", 1, 2.0, 2.0))
+        """`replace` removes the samples of one row and one server."""
+        field = results_of(sample("fast", 1, 1.0, 1.0), sample("rust", 1, 2.0, 2.0))
         field.replace("made", "fast", "memory")
         self.assertEqual(field.samples, [sample("rust", 1, 2.0, 2.0)])
 
 
 class CommandTests(SynchronousTestCase):
-    """The command line."""
+    """Command line of `bench.compare`."""
 
-    def test_paths_are_not_shown(self) -> None:
-        """Nobody needs to know where somebody else's binaries are."""
-        told = shown(["--caddy", "/a/b", "--rust=/c", "--rounds", "3", "--add"])
+    def test_paths_are_omitted(self) -> None:
+        """Paths of this machine are replaced in the command line."""
+        told = command_line(["--caddy", "/a/b", "--rust=/c", "--rounds", "3", "--add"])
         self.assertEqual(told, "python -m bench.compare --caddy PATH --rust=PATH --rounds 3 --add")
 
     def test_names(self) -> None:
-        """Rows by name, with commas."""
+        """`--only` takes names of rows, separated by commas."""
         self.assertEqual(parse(["--only", "get-1k,kill"]).only, ["get-1k", "kill"])
 
-    def test_rows_have_different_names(self) -> None:
-        """And every figure of a row has a key of its own."""
+    def test_names_are_unique(self) -> None:
+        """Names of rows, and keys of the figures of a row, are unique."""
         names = [row.name for row in ROWS]
         self.assertEqual(len(set(names)), len(names))
         for row in ROWS:

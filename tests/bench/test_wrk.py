@@ -1,4 +1,4 @@
-"""Reading what wrk says."""
+"""Tests of `bench.wrk`."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ Transfer/sec:      9.94MB
 """
 
 
-def said(**more: int) -> str:
-    """The output of a run that ended so."""
+def output_of(**more: int) -> str:
+    """Return the output of wrk with these counts."""
     return BEFORE + json.dumps(GOOD | more) + "\n"
 
 
 class ParseTests(SynchronousTestCase):
-    """One line of JSON behind the prose."""
+    """`parse` reads the last line, which is JSON."""
 
-    def test_good(self) -> None:
-        """Numbers in seconds, milliseconds, and a share of a core."""
-        load = parse(said(), cpu_seconds=1.5)
+    def test_success(self) -> None:
+        """A load has seconds, milliseconds, and the share of one core."""
+        load = parse(output_of(), cpu_seconds=1.5)
         self.assertEqual(load, Load(109_744, 2.0, 20_851_360, 0.553, 1.25, 0.75))
         self.assertEqual(load.rate, 54_872.0)
 
     def test_errors(self) -> None:
-        """Whatever went wrong makes the rate mean nothing, and is named."""
+        """Every kind of error raises `BadLoad`, with its count."""
         for kind in ("status", "connect", "read", "write", "timeout"):
-            error = self.assertRaises(BadLoad, parse, said(**{kind: 7}))
+            error = self.assertRaises(BadLoad, parse, output_of(**{kind: 7}))
             self.assertIn("7 ", str(error))
             self.assertIn("of 109744 requests", str(error))
 
     def test_several_errors(self) -> None:
-        """All of them are told."""
-        error = self.assertRaises(BadLoad, parse, said(status=3, timeout=4))
+        """Several kinds of errors are all in the message."""
+        error = self.assertRaises(BadLoad, parse, output_of(status=3, timeout=4))
         self.assertIn("3 statuses above 399, 4 responses later", str(error))
 
     def test_no_requests(self) -> None:
-        """A server that answers nothing has no rate."""
-        self.assertRaises(BadLoad, parse, said(requests=0))
+        """A run without responses raises `BadLoad`."""
+        self.assertRaises(BadLoad, parse, output_of(requests=0))
 
     def test_no_result(self) -> None:
-        """The end of what it said instead is told."""
+        """Output without JSON raises `BadLoad` with its end."""
         error = self.assertRaises(BadLoad, parse, "unable to connect to 127.0.0.1:1\n")
         self.assertIn("unable to connect", str(error))

@@ -1,1 +1,3 @@
-"""Pages in a real Chromium, with real servers: run by `./check browser`, not by plain trial."""
+"""Tests of pages in a real Chromium, with real servers. `./check browser` runs them, trial does
+not.
+"""

@@ -1,4 +1,4 @@
-"""Where Chromium is, and how it is started to talk to nobody but us."""
+"""Path and options of Chromium for tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONS = [
 
 
 def program() -> str | None:
-    """The program, None where there is none."""
+    """Return the path of Chromium, None if it is not installed."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         found = shutil.which(name)
         if found is not None:

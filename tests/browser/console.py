@@ -1,4 +1,4 @@
-"""The console, used as an operator uses it."""
+"""Tests of the console in a browser, by its visible elements."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ expect.set_options(timeout=PATIENCE)
 
 
 class ConsoleTestCase(BrowserTestCase):
-    """A server with a console, and short words for what is on its page."""
+    """Test case with a server whose console is enabled."""
 
     def serve(self, *options: str) -> Foreground:
-        """A server on a port of its own."""
+        """Start a server on a free port."""
         where = () if "--listen" in options else ("--listen", "tcp:0:interface=127.0.0.1")
         return Foreground(self.directory, "durable-streams", "--console", *where, *options)
 
     def console(self, port: int, name: str = "", **context: object) -> Page:
-        """The console, open, perhaps on a stream."""
+        """Open the console, optionally on a stream."""
         page = self.page(**context)
         page.goto(f"{url(port)}/-/console" + (f"#{name}" if name else ""))
         return page
 
     def put(self, port: int, name: str, content_type: str, body: bytes = b"") -> None:
-        """Make a stream."""
+        """Create a stream."""
         self.assertEqual(ask(port, "PUT", name, body, content_type)[0], 201)
 
     def post(self, port: int, name: str, content_type: str, body: bytes) -> None:
-        """Append."""
+        """Append to a stream."""
         self.assertEqual(ask(port, "POST", name, body, content_type)[0], 204)
 
 
 class ConsoleTests(ConsoleTestCase):
-    """What can be done there."""
+    """Actions of a user."""
 
     def test_find_and_follow(self) -> None:
-        """With the keyboard alone: search, choose, see what is there and what comes."""
+        """The keyboard alone is enough to search, open and follow a stream."""
         with self.serve() as server:
             for name in ("chat/41", "chat/42", "jobs/nightly"):
                 self.put(server.port, name, JSON)
@@ -73,8 +73,8 @@ class ConsoleTests(ConsoleTestCase):
             server.stop()
         self.sound(server.log)
 
-    def test_a_life(self) -> None:
-        """Make a stream, append to it, close it, delete it."""
+    def test_lifecycle(self) -> None:
+        """The console creates a stream, appends to it, closes it and deletes it."""
         with self.serve() as server:
             page = self.console(server.port)
             expect(page.locator("#list-count")).to_have_text("0 streams")
@@ -103,7 +103,7 @@ class ConsoleTests(ConsoleTestCase):
             server.stop()
 
     def test_refused(self) -> None:
-        """What the server says is shown, and what was typed is kept."""
+        """A refused append shows the server's response and keeps the typed text."""
         with self.serve() as server:
             self.put(server.port, "a", JSON)
             page = self.console(server.port, "a")
@@ -114,8 +114,8 @@ class ConsoleTests(ConsoleTestCase):
             expect(page.get_by_label("What to append")).to_have_value("{no json")
             server.stop()
 
-    def test_streams_are_text(self) -> None:
-        """Nothing that a stream holds, or is called, becomes a part of the page."""
+    def test_content_is_escaped(self) -> None:
+        """Content and names of streams are shown as text, never as HTML."""
         evil = b"<img src=x onerror=alert(1)><script>alert(2)</script>"
         with self.serve() as server:
             self.put(server.port, "%3Cimg%20src=x%3E", "text/plain", evil)
@@ -128,8 +128,8 @@ class ConsoleTests(ConsoleTestCase):
             expect(page.locator("#tail .entry span")).to_have_text(["00 3c 62 3e ff (5 B)"])
             server.stop()
 
-    def test_more_than_a_page(self) -> None:
-        """A long list comes in pages."""
+    def test_pages(self) -> None:
+        """A long list of streams is loaded page by page."""
         with self.serve() as server:
             for number in range(130):
                 self.put(server.port, f"s{number:03}", JSON)
@@ -141,8 +141,8 @@ class ConsoleTests(ConsoleTestCase):
             expect(page.get_by_role("button", name="Show more")).to_be_hidden()
             server.stop()
 
-    def test_numbers(self) -> None:
-        """The server's numbers stand beside it, and move."""
+    def test_statistics(self) -> None:
+        """The console shows the server's statistics and updates them."""
         with self.serve("--data-dir", "data") as server:
             page = self.console(server.port, viewport={"width": 1300, "height": 800})
             row = page.locator("#numbers div")
@@ -157,7 +157,7 @@ class ConsoleTests(ConsoleTestCase):
             server.stop()
 
     def test_restart(self) -> None:
-        """A tail outlives the server: it goes on where it was, and shows nothing twice."""
+        """A followed stream continues after a restart of the server, without duplicates."""
         data = ("--data-dir", "data")
         with self.serve(*data) as server:
             port = server.port
@@ -174,7 +174,7 @@ class ConsoleTests(ConsoleTestCase):
             server.stop()
 
     def test_token(self) -> None:
-        """Without a token it says that one is needed; with it what the token allows is there."""
+        """Without a token the console asks for one; with one it shows what the token permits."""
         tokens = self.directory / "tokens.toml"
         digest = hashlib.sha256(b"an-operator-s-token").hexdigest()
         tokens.write_text(TOKENS.format(digest=digest))
@@ -195,10 +195,10 @@ class ConsoleTests(ConsoleTestCase):
 
 
 class SchemeTests(ConsoleTestCase):
-    """Light and dark, wide and narrow."""
+    """Colour schemes and widths."""
 
     def test_contrast(self) -> None:
-        """Text can be read in both, and nothing is wider than the page."""
+        """Text has enough contrast in both schemes, and no element is wider than the page."""
         with self.serve() as server:
             self.put(server.port, "a/" + "long-name-" * 20, JSON, b'"x"')
             for scheme in ("light", "dark"):

@@ -1,4 +1,4 @@
-"""A browser's own EventSource, which reconnects by itself: every message once, and an end."""
+"""Tests of EventSource in a browser: it reconnects by itself and loses no message."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ ENDED = "() => window.seen.state === EventSource.CLOSED"
 
 
 class EventSourceTests(BrowserTestCase):
-    """Connections that the server ends, and a stream that is closed."""
+    """EventSource on connections that the server ends, and on a stream that is closed."""
 
     def follow(self, *options: str) -> None:
-        """Append, before and after each reconnection; then close the stream."""
+        """Append before and after each reconnection, close the stream, and check the received
+        messages.
+        """
         options = ("--console", "--sse-reconnect-interval", "1s", *options)
         with Foreground(self.directory, "durable-streams", *options) as server:
             page = self.page()
@@ -55,9 +57,9 @@ class EventSourceTests(BrowserTestCase):
         self.sound(server.log)
 
     def test_fast_channel(self) -> None:
-        """Through the door that is the default."""
+        """EventSource works with the HTTP/1.1 engine."""
         self.follow()
 
     def test_twisted_web(self) -> None:
-        """Through the other one."""
+        """EventSource works with twisted.web."""
         self.follow("--no-fast-channel")

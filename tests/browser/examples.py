@@ -1,4 +1,4 @@
-"""Pages of the examples and of the tutorial, reloaded while the words come."""
+"""Tests of the pages of examples and tutorial, reloaded while tokens arrive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 
 from tests.browser.pages import PATIENCE, BrowserTestCase
 from tests.examples import tutorial
-from tests.examples.programs import EXAMPLES, Serving, finish
+from tests.examples.programs import EXAMPLES, RunningProgram, run_program
 from tests.examples.test_examples import ANSWER, QUESTION
 
 expect.set_options(timeout=PATIENCE)
@@ -21,11 +21,11 @@ expect.set_options(timeout=PATIENCE)
 
 class _Files(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nobody wants to know."""
+        """Log nothing."""
 
 
 class ReloadTests(BrowserTestCase):
-    """What was shown stays, the rest comes, and nothing comes twice."""
+    """A reloaded page shows every token once."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -33,7 +33,9 @@ class ReloadTests(BrowserTestCase):
         self.here.mkdir()
 
     def test_llm_tokens(self) -> None:
-        with Serving(self.here, sys.executable, str(EXAMPLES / "llm_tokens/app.py"), "0") as app:
+        with RunningProgram(
+            self.here, sys.executable, str(EXAMPLES / "llm_tokens/app.py"), "0"
+        ) as app:
             page = self.page()
             asked: list[str] = []
             page.on("request", lambda request: asked.append(request.url))
@@ -54,7 +56,7 @@ class ReloadTests(BrowserTestCase):
             self.assertEqual(answer.text_content(), ANSWER)
 
     def test_tutorial(self) -> None:
-        with Serving(self.here, "durable-streams-server", "dev", "--port", "0") as server:
+        with RunningProgram(self.here, "durable-streams-server", "dev", "--port", "0") as server:
             tutorial.write_files(self.here, server.url)
             files = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, directory=str(self.here)))
             self.addCleanup(files.server_close)
@@ -65,10 +67,10 @@ class ReloadTests(BrowserTestCase):
             create, append = (
                 f"export DURABLE_STREAMS_URL={server.url}; {command}" for command in commands
             )
-            finish(self.here, "sh", "-c", create)
+            run_program(self.here, "sh", "-c", create)
             page.goto(f"http://localhost:{files.server_port}/page.html")
             expect(page.locator("#state")).to_have_text("live")
-            appending = Thread(target=finish, args=(self.here, "sh", "-c", append))
+            appending = Thread(target=run_program, args=(self.here, "sh", "-c", append))
             appending.start()
             answer = page.locator("#answer")
             expect(answer).to_contain_text("You asked:")

@@ -1,4 +1,4 @@
-"""Live streams in a browser over HTTP/2: more in one page than HTTP/1.1 has connections."""
+"""Tests of live reads in a browser over HTTP/2: more streams than HTTP/1.1 allows connections."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ PROTOCOLS = """
 
 
 class ManyStreamsTests(BrowserTestCase):
-    """EventSource and fetch."""
+    """EventSource and fetch on many streams."""
 
     def follow(self, *options: str) -> None:
-        """Sixteen live streams in one page, all of which are told what is appended to them."""
+        """Follow sixteen streams in one page, and check that each receives its appends."""
         pem("browser").write(self.directory)
         listen = ("--listen", endpoint(self.directory), "--console", *options)
         with Foreground(self.directory, "durable-streams", *listen) as server:
@@ -86,9 +86,9 @@ class ManyStreamsTests(BrowserTestCase):
         self.sound(server.log)
 
     def test_fast_channel(self) -> None:
-        """Through the door that is the default."""
+        """The streams share a connection to the fast server."""
         self.follow()
 
     def test_twisted_web(self) -> None:
-        """Through the other one."""
+        """The streams share a connection to twisted.web."""
         self.follow("--no-fast-channel")

@@ -1,4 +1,4 @@
-"""A browser, and pages in it that must not complain."""
+"""Base of tests in a browser. Errors of a page fail its test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATIENCE = 15_000.0
 
 
 class BrowserTestCase(TwistdTestCase):
-    """A browser for every test."""
+    """Test case with a browser."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -25,8 +25,11 @@ class BrowserTestCase(TwistdTestCase):
         self.addCleanup(self.browser.close)
 
     def page(self, **context: Any) -> Page:
-        """An empty page of a browser that knows nothing yet. Whatever it complains of, the
-        policy's refusals among it, fails the test; but for answers that say no."""
+        """Return an empty page in a new browser context.
+
+        Errors on its console, such as violations of the content security policy, fail the test;
+        failed requests do not.
+        """
         made = self.browser.new_context(**context)
         made.set_default_timeout(PATIENCE)
         self.addCleanup(made.close)
@@ -46,10 +49,10 @@ class BrowserTestCase(TwistdTestCase):
 
 
 def url(port: int, scheme: str = "http") -> str:
-    """Where a server of this machine is."""
+    """Return the URL of a server on this machine."""
     return f"{scheme}://localhost:{port}"
 
 
 def stream(name: str) -> str:
-    """The path of a stream."""
+    """Return the path of a stream."""
     return ROOT + name

@@ -1,4 +1,4 @@
-"""Makes the picture of the console in the documentation: python -m tests.browser.picture"""
+"""Screenshot of the console for the documentation: python -m tests.browser.picture"""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STREAMS = {
 
 
 def fill(port: int) -> None:
-    """Streams to look at."""
+    """Create the streams of the screenshot."""
     for name, (content_type, body) in STREAMS.items():
         ask(port, "PUT", name, body, content_type)
     for message in CHAT[:3]:
@@ -44,7 +44,7 @@ def fill(port: int) -> None:
 
 
 def picture(path: Path, scheme: Literal["light", "dark"] = "light") -> None:
-    """Take a picture of a console that follows a stream."""
+    """Save a screenshot of a console that follows a stream."""
     with (
         tempfile.TemporaryDirectory(prefix="durable-streams-") as folder,
         Foreground(

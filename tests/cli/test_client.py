@@ -1,4 +1,4 @@
-"""The client commands as a user has them: processes, pipes, signals."""
+"""Tests of the client commands as processes, with pipes and signals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAIN = [sys.executable, "-c", "from durable_streams_tw.cli.commands import main
 
 
 class ClientCase(SynchronousTestCase):
-    """A folder, and commands that run in it."""
+    """Test case with a directory, in which commands run."""
 
     port = 1
 
@@ -32,7 +32,7 @@ class ClientCase(SynchronousTestCase):
         self.here = Path(self.mktemp())
         self.here.mkdir()
 
-    def begin(self, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
+    def start_command(self, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
         """Start a command."""
         variables = {"DURABLE_STREAMS_URL": f"http://127.0.0.1:{self.port}/v1/stream/"}
         return subprocess.Popen(
@@ -44,15 +44,15 @@ class ClientCase(SynchronousTestCase):
             stderr=subprocess.PIPE,
         )
 
-    def call(self, *arguments: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
-        """Run a command to its end: status, output, what it complains of."""
-        process = self.begin(*arguments)
+    def run_command(self, *arguments: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
+        """Run a command; return its exit status, standard output and standard error."""
+        process = self.start_command(*arguments)
         out, err = process.communicate(stdin, timeout=PATIENCE)
         return process.returncode, out, err
 
 
 class ClientTests(ClientCase):
-    """Against a server in a process of its own."""
+    """Client commands against a server process."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -61,33 +61,37 @@ class ClientTests(ClientCase):
         self.addCleanup(self.server.stop)
         self.port = self.server.port
 
-    def test_a_life(self) -> None:
-        """Every command, its output and its exit status."""
-        status, out, _ = self.call("create", "j", "-t", "application/json", "--json")
+    def test_all_commands(self) -> None:
+        """Every command writes its output and exits with its status."""
+        status, out, _ = self.run_command("create", "j", "-t", "application/json", "--json")
         self.assertEqual((status, json.loads(out)["created"]), (0, True))
-        self.assertEqual(self.call("append", "j", "--lines", stdin=b'{"a": 1.0}\n\n[1]\n')[0], 0)
-        status, out, err = self.call("append", "j", "--lines", stdin=b"2\nno\n")
+        self.assertEqual(
+            self.run_command("append", "j", "--lines", stdin=b'{"a": 1.0}\n\n[1]\n')[0], 0
+        )
+        status, out, err = self.run_command("append", "j", "--lines", stdin=b"2\nno\n")
         self.assertEqual((status, err), (1, b"Error: Line 2 is not valid JSON.\n"))
-        self.assertEqual(self.call("read", "j"), (0, b'{"a": 1.0}\n[1]\n2\n', b""))
-        told = json.loads(self.call("read", "j", "--json")[1])
+        self.assertEqual(self.run_command("read", "j"), (0, b'{"a": 1.0}\n[1]\n2\n', b""))
+        told = json.loads(self.run_command("read", "j", "--json")[1])
         self.assertEqual(told["messages"], [{"a": 1.0}, [1], 2])
-        self.assertEqual(json.loads(self.call("head", "j", "--json")[1])["offset"], told["offset"])
-        self.assertEqual(self.call("fork", "j", "k", "--offset", told["offset"])[0], 0)
-        self.assertEqual(self.call("close", "j")[0], 0)
-        status, _, err = self.call("append", "j", "-d", "3", "--json")
+        self.assertEqual(
+            json.loads(self.run_command("head", "j", "--json")[1])["offset"], told["offset"]
+        )
+        self.assertEqual(self.run_command("fork", "j", "k", "--offset", told["offset"])[0], 0)
+        self.assertEqual(self.run_command("close", "j")[0], 0)
+        status, _, err = self.run_command("append", "j", "-d", "3", "--json")
         self.assertEqual((status, json.loads(err)["closed"]), (4, True))
-        self.assertEqual(self.call("tail", "j", "--offset", told["offset"]), (0, b"", b""))
-        self.assertEqual(self.call("delete", "k")[0], 0)
-        self.assertEqual(self.call("head", "k")[0], 3)
+        self.assertEqual(self.run_command("tail", "j", "--offset", told["offset"]), (0, b"", b""))
+        self.assertEqual(self.run_command("delete", "k")[0], 0)
+        self.assertEqual(self.run_command("head", "k")[0], 3)
 
-    def test_tail_survives_the_server(self) -> None:
-        """Killed and started again, with bytes of every kind: all of them, once."""
+    def test_tail_across_a_restart(self) -> None:
+        """`tail` continues after the server is killed and restarted, without loss or duplicates."""
         self.server.stop()
         data = bytes(range(256)) * 40
         kept = ("--interface=127.0.0.1", f"--port={self.port}", f"--data-dir={self.here / 'd'}")
         with Foreground(self.here, "durable-streams", *kept) as server:
             ask(self.port, "PUT", "s", data[:5000], "application/x")
-            process = self.begin("tail", "s", "--offset-file", "at")
+            process = self.start_command("tail", "s", "--offset-file", "at")
             assert process.stdout is not None
             seen = process.stdout.read(5000)
             server.stop(signal.SIGKILL)
@@ -97,13 +101,15 @@ class ClientTests(ClientCase):
             self.assertEqual(process.returncode, 0, err)
             self.assertEqual(seen + rest, data)
             self.assertIn(b"trying again", err)
-            self.assertEqual(self.call("tail", "s", "--offset-file", "at"), (0, b"", b""))
+            self.assertEqual(self.run_command("tail", "s", "--offset-file", "at"), (0, b"", b""))
 
-    def test_a_tail_that_is_left(self) -> None:
-        """By Ctrl-C, and by its reader: at once, and without a word."""
+    def test_tail_interrupted(self) -> None:
+        """`tail` ends at once, and without a message, on Ctrl-C and when its reader closes the
+        pipe.
+        """
         ask(self.port, "PUT", "s", b"first")
         for leave in ("interrupt", "close"):
-            process = self.begin("tail", "s")
+            process = self.start_command("tail", "s")
             assert process.stdout is not None and process.stderr is not None
             # An event that has come is on its way out: nothing follows it.
             self.assertEqual(process.stdout.read(5), b"first")
@@ -118,11 +124,11 @@ class ClientTests(ClientCase):
                 assert pipe is not None
                 pipe.close()
 
-    def test_appended_while_it_comes(self) -> None:
-        """Nobody has to wait for the end of the input."""
+    def test_append_streams_its_input(self) -> None:
+        """`append` sends each line when it arrives, before the end of the input."""
         ask(self.port, "PUT", "s", b"")
-        process = self.begin("append", "s", "--lines", "--close")
-        reader = self.begin("tail", "s")
+        process = self.start_command("append", "s", "--lines", "--close")
+        reader = self.start_command("tail", "s")
         assert process.stdin is not None and reader.stdout is not None
         for line in (b"one\n", b"two\r\n"):
             process.stdin.write(line)
@@ -133,7 +139,7 @@ class ClientTests(ClientCase):
         self.assertEqual((process.returncode, reader.returncode), (0, 0))
 
     def test_secrets(self) -> None:
-        """From the environment, from files; and never in what is printed."""
+        """Tokens from the environment and from files are not printed."""
         canary = "canary-8c1f"
         (self.here / "token").write_text(canary + "\n")
         (self.here / "fields").write_text(f"X-Key: {canary}\n")
@@ -144,7 +150,9 @@ class ClientTests(ClientCase):
             (("-H", canary), {}),
             ((), {"DURABLE_STREAMS_TOKEN": canary}),
         ):
-            process = self.begin("read", "x", "--retry-for", "0", *arguments, **nowhere, **more)
+            process = self.start_command(
+                "read", "x", "--retry-for", "0", *arguments, **nowhere, **more
+            )
             out, err = process.communicate(timeout=PATIENCE)
             status = process.returncode
             self.assertIn(status, (2, 6))
@@ -152,19 +160,19 @@ class ClientTests(ClientCase):
 
 
 class SecureTests(ClientCase):
-    """TLS."""
+    """Client commands over TLS."""
 
     def test_trust(self) -> None:
-        """A certificate counts where it is trusted, and only for its own name."""
+        """A certificate is accepted only from a trusted CA, and for its own name."""
         pem().write(self.here)
         listen = "ssl:0:interface=127.0.0.1:privateKey=key.pem:certKey=cert.pem"
         with Foreground(self.here, "durable-streams", "--listen", listen) as server:
             url = f"https://127.0.0.1:{server.port}/v1/stream/"
             trusted = ("--cacert", "cert.pem")
-            self.assertEqual(self.call("create", url + "s", *trusted)[0], 0)
-            self.assertEqual(self.call("append", url + "s", *trusted, stdin=b"x")[0], 0)
-            self.assertEqual(self.call("read", url + "s", *trusted), (0, b"x", b""))
-            status, _, err = self.call("read", url + "s")
+            self.assertEqual(self.run_command("create", url + "s", *trusted)[0], 0)
+            self.assertEqual(self.run_command("append", url + "s", *trusted, stdin=b"x")[0], 0)
+            self.assertEqual(self.run_command("read", url + "s", *trusted), (0, b"x", b""))
+            status, _, err = self.run_command("read", url + "s")
             self.assertEqual(status, 6)
             self.assertIn(b"cannot be trusted", err)
             other = Foreground(
@@ -172,16 +180,16 @@ class SecureTests(ClientCase):
             )
             with other:
                 elsewhere = f"https://127.0.0.2:{other.port}/v1/stream/s"
-                status, _, err = self.call("read", elsewhere, *trusted)
+                status, _, err = self.run_command("read", elsewhere, *trusted)
             self.assertEqual(status, 6)
             self.assertIn(b"it is for another name", err)
 
 
-class AccessTests(SynchronousTestCase):
-    """Who asks."""
+class ClientOptionsTests(SynchronousTestCase):
+    """Tokens of requests."""
 
-    def test_a_token_that_is_renewed(self) -> None:
-        """The next request has the new one; a token that was given stands before the file."""
+    def test_renewed_token(self) -> None:
+        """A changed token file is read again; an explicit token overrides the file."""
         path = Path(self.mktemp())
         path.write_text("first\n")
         access = ClientOptions("http://h/", None, str(path), ("X-A: b",), None, None, False)
@@ -192,8 +200,8 @@ class AccessTests(SynchronousTestCase):
         self.assertEqual(given.request_headers(), {"Authorization": "Bearer third"})
 
 
-class CuttingTests(SynchronousTestCase):
-    """Input becomes batches, and nothing of it is lost."""
+class BatcherTests(SynchronousTestCase):
+    """Input is split into batches without loss."""
 
     @given(st.lists(st.binary(max_size=9) | st.sampled_from([b"\n", b"a\r\n\n"])))
     def test_lines(self, pieces: list[bytes]) -> None:
@@ -211,8 +219,8 @@ class CuttingTests(SynchronousTestCase):
         found = [value for batch in [*batches, *cut.end()] for value in json.loads(batch)]
         self.assertEqual(found, values)
 
-    def test_a_line_that_is_no_json(self) -> None:
-        """What stands before it is given out first."""
+    def test_invalid_json_line(self) -> None:
+        """Lines before an invalid one are returned first."""
         batches = LineBatcher(json_mode=True).feed(b"1\n2\n{\n3\n")
         self.assertEqual(next(batches), b"[1,2]")
         with self.assertRaisesRegex(click.ClickException, "Line 3"):

@@ -1,4 +1,4 @@
-"""The group of all commands: what it lists, and that it imports none for that."""
+"""Tests of the group of all commands, and of its imports."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from durable_streams_tw.cli.registry import COMMANDS, PROGRAM
 from tests.service.black_box import PATIENCE, environment
 
 
-def server(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The command, as the console script runs it, to its end."""
+def run_program(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the program as the console script does."""
     call = "from durable_streams_tw.cli.commands import main; main()"
     return subprocess.run(
         [sys.executable, "-c", call, *arguments],
@@ -30,10 +30,10 @@ def server(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
 
 
 class RegistryTests(SynchronousTestCase):
-    """The registry against the commands."""
+    """Registry of commands."""
 
     def test_commands(self) -> None:
-        """Each is a command, and its help begins with what the registry says."""
+        """Each entry has a command, whose help begins with the text of the registry."""
         context = click.Context(commands)
         for name, entry in COMMANDS.items():
             command = commands.get_command(context, name)
@@ -44,7 +44,7 @@ class RegistryTests(SynchronousTestCase):
         self.assertIsNone(commands.get_command(context, "nonsense"))
 
     def test_helps(self) -> None:
-        """Every command has a help."""
+        """Every command has a help text."""
         for name in COMMANDS:
             result = CliRunner().invoke(commands, [name, "--help"])
             self.assertEqual(result.exit_code, 0, result.output)
@@ -52,10 +52,10 @@ class RegistryTests(SynchronousTestCase):
 
 
 class GroupTests(SynchronousTestCase):
-    """As a process of its own."""
+    """The group of commands."""
 
-    def test_help_is_quick(self) -> None:
-        """The list of commands is printed without importing any, and without Twisted."""
+    def test_help_imports_little(self) -> None:
+        """`--help` imports no command and no Twisted."""
         call = (
             "import sys; from durable_streams_tw.cli.commands import commands\n"
             "commands.main(['--help'], standalone_mode=False)\n"
@@ -81,12 +81,12 @@ class GroupTests(SynchronousTestCase):
             self.assertEqual(words[0][1], entry.help.split()[0])
 
     def test_version(self) -> None:
-        """That of the package."""
+        """`--version` prints the version of the package."""
         result = CliRunner().invoke(commands, ["--version"])
         self.assertIn(__version__, result.output)
 
-    def test_mistakes(self) -> None:
-        """Exit status 2, and what was not understood."""
+    def test_usage_errors(self) -> None:
+        """A usage error exits with status 2 and names the wrong argument."""
         for arguments in (["nonsense"], ["run", "--nonsense"], ["dev", "--data-dir=x"]):
             result = CliRunner().invoke(commands, arguments)
             self.assertEqual(result.exit_code, 2)
@@ -94,21 +94,21 @@ class GroupTests(SynchronousTestCase):
 
 
 class CompletionTests(SynchronousTestCase):
-    """What shells get."""
+    """Shell completion."""
 
     def complete(self, *words: str) -> list[str]:
-        """What bash would offer for the last word."""
+        """Return the completions that bash offers for the last word."""
         variables = {
             VARIABLE: "bash_complete",
             "COMP_WORDS": " ".join([PROGRAM, *words]),
             "COMP_CWORD": str(len(words)),
         }
-        done = server(**variables)
+        done = run_program(**variables)
         self.assertEqual(done.stderr, "")
         return [line.partition(",")[2] for line in done.stdout.splitlines()]
 
     def test_scripts(self) -> None:
-        """A script for each shell, that asks by the variable that is answered."""
+        """The script of each shell names the variable that the program reads."""
         for shell in ("bash", "zsh", "fish"):
             result = CliRunner().invoke(commands, ["completion", shell])
             self.assertEqual(result.exit_code, 0, result.output)
@@ -116,16 +116,16 @@ class CompletionTests(SynchronousTestCase):
             self.assertIn(PROGRAM, result.stdout)
         self.assertEqual(CliRunner().invoke(commands, ["completion", "tcsh"]).exit_code, 2)
 
-    def test_bash_reads_it(self) -> None:
-        """The script is one that bash can read."""
+    def test_bash_syntax(self) -> None:
+        """bash parses its script."""
         script = CliRunner().invoke(commands, ["completion", "bash"]).stdout
         done = subprocess.run(
             ["bash", "-c", f"{script}\ncomplete -p {PROGRAM}"], capture_output=True, text=True
         )
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
-    def test_words(self) -> None:
-        """Commands, their options, and the words that options take."""
+    def test_completions(self) -> None:
+        """Commands, their options and the options' choices are completed."""
         self.assertEqual(self.complete("conf"), ["config"])
         self.assertEqual(self.complete("config", ""), ["check", "show"])
         self.assertEqual(self.complete("run", "--max-st"), ["--max-stored"])

@@ -1,4 +1,4 @@
-"""``config check`` and ``config show``."""
+"""Tests of ``config check`` and ``config show``."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from tests.settings_page import PAGE
 
 
 class ConfigTestCase(SynchronousTestCase):
-    """The command, in this process."""
+    """Test case that runs the commands in this process."""
 
     def run_config(self, *arguments: str, **variables: str) -> Result:
-        """What comes of a command line."""
+        """Run a command and return its result."""
         return CliRunner(env=variables).invoke(commands, ["config", *arguments])
 
     def file(self, content: str) -> str:
-        """A file with this content."""
+        """Write a settings file and return its path."""
         path = Path(self.mktemp())
         path.write_text(content)
         return str(path)
 
 
 class CheckTests(ConfigTestCase):
-    """Whether settings are good."""
+    """``config check``."""
 
-    def test_good(self) -> None:
-        """Nothing is made and nothing opened."""
+    def test_valid(self) -> None:
+        """Valid settings pass, and nothing is created or opened."""
         path = self.file("data-dir = 'nowhere'\nport = 1\n")
         result = self.run_config("check", "--config", path)
         self.assertEqual((result.exit_code, result.output), (0, "The settings are valid.\n"))
         self.assertFalse(Path("nowhere").exists())
 
-    def test_bad(self) -> None:
-        """A sentence for each reason, and status 2."""
+    def test_invalid(self) -> None:
+        """Each error has a line, and the exit status is 2."""
         path = self.file("max-body = 'much'\nmax-chunk = 'more'\n")
         result = self.run_config("check", "--config", path)
         self.assertEqual(result.exit_code, 2)
@@ -54,13 +54,13 @@ class CheckTests(ConfigTestCase):
         self.assertTrue(two.strip().startswith(f"{path}, line 1: max-body: expected a size"), two)
 
     def test_environment(self) -> None:
-        """It counts, as it would for the server."""
+        """Environment variables are checked, as for the server."""
         result = self.run_config("check", DURABLE_STREAMS_PORT="x")
         self.assertEqual(result.exit_code, 2)
         self.assertIn("DURABLE_STREAMS_PORT: expected a number", result.stderr)
 
     def test_endpoints(self) -> None:
-        """What only Twisted understands is understood; files that it needs are looked for."""
+        """Endpoint descriptions are parsed by Twisted, and missing files are errors."""
         path = self.file("listen = ['ssl:1:privateKey=/missing.pem']\n")
         result = self.run_config("check", "--config", path)
         self.assertEqual(result.exit_code, 2)
@@ -70,17 +70,17 @@ class CheckTests(ConfigTestCase):
 
 
 class ShowTests(ConfigTestCase):
-    """What is in force, and why."""
+    """``config show``."""
 
     def shown(self, *arguments: str, **variables: str) -> dict[str, str]:
-        """Printed lines by what they begin with."""
+        """Return the printed lines by setting."""
         result = self.run_config("show", *arguments, **variables)
         self.assertEqual(result.exit_code, 0, result.output)
         lines = [line.removeprefix("# ") for line in result.stdout.splitlines()]
         return {line.split(":")[0].split()[0]: line for line in lines if line.strip()}
 
-    def test_origins(self) -> None:
-        """Each setting has its place."""
+    def test_sources(self) -> None:
+        """Each setting is printed with its source."""
         path = self.file("\nmax-chunk = '2k'\n")
         lines = self.shown(
             "--config", path, "--max-body=8m", "--no-fast-channel", DURABLE_STREAMS_PORT="80"
@@ -93,14 +93,14 @@ class ShowTests(ConfigTestCase):
         self.assertRegex(lines["data-dir"], "^data-dir is not set +# default$")
         self.assertLessEqual(set(SETTINGS), set(lines))
 
-    def test_stood_in_for(self) -> None:
-        """A port that `listen` stands in for is no line of the file."""
+    def test_overridden_port(self) -> None:
+        """A port that `listen` replaces is not printed."""
         lines = self.shown("--listen=tcp:1", DURABLE_STREAMS_PORT="80")
         self.assertIn("port: overridden by listen", lines["port"])
         self.assertIn('listen = ["tcp:1"]', lines["listen"])
 
     def test_secrets(self) -> None:
-        """They are not printed, wherever they come from."""
+        """Secrets are not printed, from any source."""
         secret = Setting(
             name="secret", group="Secrets", meaning="", parse=str, metavar="N", secret=True
         )
@@ -114,7 +114,7 @@ class ShowTests(ConfigTestCase):
         self.assertRegex(text, r"# secret is set \(secret\) +# --secret")
 
     def test_secrets_of_auth(self) -> None:
-        """Neither `show` nor a refusal prints what a token's source is asked with."""
+        """Neither `show` nor an error message prints the credentials of a token source."""
         auth = "jwt:issuer=i,audience=a,jwks=https://me:hunter2@id.example/keys?hunter2"
         result = self.run_config("show", f"--auth={auth}")
         self.assertEqual(result.exit_code, 0)
@@ -145,8 +145,8 @@ class ShowTests(ConfigTestCase):
         ),
         st.lists(st.text(min_size=1).filter(str.strip), max_size=3),
     )
-    def test_is_a_file(self, given: dict[str, str], listen: list[str]) -> None:
-        """What is printed is a file that means the same."""
+    def test_output_is_a_file(self, given: dict[str, str], listen: list[str]) -> None:
+        """The output is a settings file with the same meaning."""
         options: dict[str, tuple[str, ...]] = {name: (text,) for name, text in given.items()}
         if listen:
             options = {"listen": tuple(listen), **options}
@@ -163,19 +163,19 @@ class ShowTests(ConfigTestCase):
 
 
 class PageTests(ConfigTestCase):
-    """docs/configuration.md says what happens."""
+    """Examples of docs/configuration.md."""
 
     def setUp(self) -> None:
         self.page = PAGE.read_text("utf-8")
 
     def blocks(self, language: str) -> list[str]:
-        """All blocks of code in a language."""
+        """Return all code blocks of a language."""
         found = re.findall(rf"```{language}\n(.*?)```", self.page, re.DOTALL)
         self.assertTrue(found)
         return found
 
     def test_files(self) -> None:
-        """Files can be used as they stand there, the one that a Caddyfile becomes too."""
+        """Every settings file of the page is valid, the translated Caddyfile included."""
         example, translated = self.blocks("toml")
         result = self.run_config("check", "--config", self.file(example))
         self.assertEqual((result.exit_code, result.stderr), (0, ""))
@@ -187,7 +187,7 @@ class PageTests(ConfigTestCase):
         self.assertEqual(chosen.settings.sse_reconnect_interval, 120)
 
     def test_translations(self) -> None:
-        """Each setting that a directive becomes is one, with a value that it takes."""
+        """Each Caddy directive is translated to a setting and a valid value."""
         _, _, table = self.page.partition("| Caddyfile | setting |")
         pairs = re.findall(r"`([a-z-]+) = ([^`]+)`", table)
         self.assertGreater(len(pairs), 8)
@@ -195,8 +195,8 @@ class PageTests(ConfigTestCase):
             beside = "" if name == "data-dir" else "data-dir = 'x'\n"
             load_configuration({}, {}, self.file(f"{beside}{name} = {value}\n"))
 
-    def test_refusals(self) -> None:
-        """What is printed there is printed."""
+    def test_errors(self) -> None:
+        """The printed error messages are those of the program."""
         example = self.blocks("toml")[0].replace("200GiB", "200 gigs")
         file, variable = re.findall(r"^(Error: .*)$", self.page, re.MULTILINE)
         Path("streams.toml").write_text(example)

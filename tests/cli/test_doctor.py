@@ -1,4 +1,4 @@
-"""``doctor``: its results, and what it prints."""
+"""Tests of ``doctor``: its checks and its output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULTS = Settings()
 
 
 class VerdictTests(SynchronousTestCase):
-    """StoreUsage, and what is made of them."""
+    """Checks of values."""
 
     def assertGrades(self, cases: list[tuple[CheckResult, str]]) -> None:
         self.assertEqual([result.grade for result, _ in cases], [grade for _, grade in cases])
@@ -116,10 +116,12 @@ class VerdictTests(SynchronousTestCase):
 
 
 class CommandTests(SynchronousTestCase):
-    """On this machine."""
+    """``doctor`` on this machine."""
 
     def test_printed(self) -> None:
-        """A line for each, and a status for what is bad; nothing is left in the directory."""
+        """Each check prints a line, a failed one sets the exit status, and the directory stays
+        empty.
+        """
         place = os.path.abspath(self.mktemp())
         os.mkdir(place)
         arguments = ["doctor", "--data-dir", place, "--max-connections", "10"]
@@ -135,7 +137,7 @@ class CommandTests(SynchronousTestCase):
         self.assertRegex(narrow.stdout, "(?m)^warn  request bodies")
 
     def test_failing_disk(self) -> None:
-        """What is timed is a flush: one that fails is told."""
+        """A disk whose flush fails is reported."""
 
         def failing(_: int) -> None:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -148,8 +150,8 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(flushing["grade"], "bad")
         self.assertIn("Input/output error", json.dumps(flushing))
 
-    def test_nowhere(self) -> None:
-        """Without a directory, and with one that can never be."""
+    def test_no_directory(self) -> None:
+        """Runs without a directory, and with one that cannot be created."""
         memory = CliRunner().invoke(commands, ["doctor"], env={"DURABLE_STREAMS_DATA_DIR": None})
         self.assertIn("streams are in memory", memory.stdout)
         place = os.path.abspath(self.mktemp())

@@ -1,4 +1,4 @@
-"""``dev`` and ``run``, as processes of their own: started, used, stopped."""
+"""Tests of ``dev`` and ``run`` as processes."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.cli.dev import greeting
-from tests.cli.test_commands import server
+from tests.cli.test_commands import run_program
 from tests.service.black_box import PATIENCE, ROOT, Foreground, ask
 
 CALL = [sys.executable, "-c", "from durable_streams_tw.cli.commands import main; main()"]
 
 
 class ServingTestCase(SynchronousTestCase):
-    """A directory to work in."""
+    """Test case with a working directory."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).resolve()
         self.directory.mkdir(parents=True)
 
     def start(self, *arguments: str, **variables: str) -> Foreground:
-        """The command, once the block is entered."""
+        """Return a process of the command, which starts when the block is entered."""
         return Foreground(self.directory, line=[*CALL, *arguments], variables=variables)
 
 
 class DevTests(ServingTestCase):
-    """Nothing to configure."""
+    """``dev``."""
 
     def test_dev(self) -> None:
-        """In memory, on the loopback, whatever the environment says; Ctrl-C is a good end."""
+        """``dev`` keeps streams in memory, listens on loopback, ignores the environment, and exits
+        with 0 on Ctrl-C.
+        """
         with self.start("dev", "--port=0", DURABLE_STREAMS_DATA_DIR="kept") as dev:
             self.assertIn("http://127.0.0.1:", dev.log)
             self.assertEqual(ask(dev.port, "PUT", "a", b"x")[0], 201)
@@ -47,7 +49,7 @@ class DevTests(ServingTestCase):
         self.assertNotIn("[", dev.log)
 
     def follow(self, port: int) -> BufferedReader:
-        """A reader of events, that has had its first one."""
+        """Return an SSE response after its first event."""
         ask(port, "PUT", "a")
         reader = socket.create_connection(("127.0.0.1", port), PATIENCE)
         self.addCleanup(reader.close)
@@ -59,16 +61,16 @@ class DevTests(ServingTestCase):
             line = events.readline()
         return events
 
-    def test_readers_are_let_go(self) -> None:
-        """Ctrl-C ends event streams whole."""
+    def test_streams_end(self) -> None:
+        """On Ctrl-C, SSE responses end as complete."""
         with self.start("dev", "--port=0") as dev:
             events = self.follow(dev.port)
             dev.signal(signal.SIGINT)
             self.assertTrue(events.read().endswith(b"0\r\n\r\n"))
             self.assertEqual(dev.wait(), 0)
 
-    def test_no_patience(self) -> None:
-        """A second Ctrl-C ends it at once, whatever is under way."""
+    def test_second_interrupt(self) -> None:
+        """A second Ctrl-C ends the process at once, with requests pending."""
         with self.start("dev", "--port=0") as dev:
             # A body that never comes to its end.
             writer = socket.create_connection(("127.0.0.1", dev.port), PATIENCE)
@@ -83,7 +85,7 @@ class DevTests(ServingTestCase):
             self.assertEqual(dev.stop(signal.SIGINT), -signal.SIGINT)
 
     def test_greeting(self) -> None:
-        """The lines can be pasted into a shell: each is a curl command for that URL."""
+        """The greeting has curl commands that work in a shell."""
         url = "http://127.0.0.1:4437/v1/stream/"
         text = greeting(url, console=True)
         self.assertIn("\n  http://127.0.0.1:4437/-/console\n", text)
@@ -95,22 +97,22 @@ class DevTests(ServingTestCase):
             self.assertTrue(target.startswith(url + "hello"), target)
 
     def test_taken_port(self) -> None:
-        """One sentence, and status 1."""
+        """A port in use is reported in one line, with exit status 1."""
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = str(taken.getsockname()[1])
-            done = server("dev", "--port", port)
+            done = run_program("dev", "--port", port)
         self.assertEqual((done.returncode, done.stdout), (1, ""))
         (line,) = done.stderr.splitlines()
         self.assertIn(f"cannot listen on port {port} of 127.0.0.1: ", line)
 
 
 class RunTests(ServingTestCase):
-    """The server as it is configured."""
+    """``run``."""
 
     def test_run(self) -> None:
-        """From a file, an option and the environment; what was kept is there again."""
+        """`run` reads file, options and environment; stored streams survive a restart."""
         (self.directory / "streams.toml").write_text('port = 0\ndata-dir = "data"\nroot = "/r"\n')
         arguments = ("run", "--config=streams.toml", f"--root={ROOT}")
         variables = {"DURABLE_STREAMS_INTERFACE": "127.0.0.1"}
@@ -124,11 +126,11 @@ class RunTests(ServingTestCase):
             self.assertNotIn("Traceback", run.log)
             self.assertNotIn("Unhandled", run.log)
 
-    def test_bad_settings(self) -> None:
-        """Refused at once."""
+    def test_invalid_settings(self) -> None:
+        """Invalid settings exit with status 2 and one line."""
         path = self.directory / "streams.toml"
         path.write_text("port = 0\nmax_body = 1\n")
-        done = server("run", f"--config={path}")
+        done = run_program("run", f"--config={path}")
         self.assertEqual((done.returncode, done.stdout), (2, ""))
         self.assertEqual(
             done.stderr,
@@ -136,11 +138,11 @@ class RunTests(ServingTestCase):
         )
 
     def test_directory_in_use(self) -> None:
-        """What prevents a start is a sentence, and status 1."""
+        """A data directory in use is reported in one line, with exit status 1."""
         arguments = ("run", "--port=0", "--interface=127.0.0.1", "--data-dir", "data")
         with self.start(*arguments) as run:
             data = str(self.directory / "data")
-            done = server("run", "--port=0", "--interface=127.0.0.1", "--data-dir", data)
+            done = run_program("run", "--port=0", "--interface=127.0.0.1", "--data-dir", data)
             self.assertEqual(done.returncode, 1, done)
             (line,) = done.stderr.splitlines()
             self.assertIn("in use", line)

@@ -1,4 +1,4 @@
-"""The store commands, from the outside."""
+"""Tests of the store commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.storage.store_case import put
 
 
 class StoreCommandTests(DurableStoreCase, SynchronousTestCase):
-    """On a store that no server uses."""
+    """Store commands on a store that no server uses."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -38,20 +38,22 @@ class StoreCommandTests(DurableStoreCase, SynchronousTestCase):
         self.backup = os.path.join(self.place, "backup")
 
     def run_command(self, *arguments: str, status: int = 0, **variables: str) -> Result:
-        """Run a command in this process, and its child."""
+        """Run a command in this process, and its worker process."""
         result = CliRunner().invoke(commands, arguments, env=variables)
         self.assertEqual(result.exit_code, status, result.output)
         return result
 
     def printed(self, *arguments: str, status: int = 0) -> Any:
-        """What a command prints as JSON."""
+        """Return the JSON output of a command."""
         result = self.run_command(
             *arguments, "--json", status=status, DURABLE_STREAMS_DATA_DIR=self.directory
         )
         return json.loads(result.stdout)
 
-    def test_rounds(self) -> None:
-        """There and back; the directory is the environment's, or said."""
+    def test_backup_and_restore(self) -> None:
+        """Backup, restore, check and compact work, with the directory from the environment or an
+        option.
+        """
         self.assertEqual(self.printed("check")["findings"], [])
         made = self.printed("backup", self.backup)
         self.assertEqual([file["name"] for file in made["files"]], [DATA_FILE])
@@ -74,8 +76,10 @@ class StoreCommandTests(DurableStoreCase, SynchronousTestCase):
         self.assertNotIn("largest", quick)
         self.assertIn("free pages", quick)
 
-    def test_flaws(self) -> None:
-        """Each is told, and the exit status says that there are some."""
+    def test_damage(self) -> None:
+        """`check` prints each finding and exits with `EXIT_UNSOUND`; `backup` needs
+        --even-flawed.
+        """
         self.damaged = True
         path = os.path.join(self.directory, DATA_FILE)
         with open(path, "r+b") as file:
@@ -99,8 +103,8 @@ class StoreCommandTests(DurableStoreCase, SynchronousTestCase):
         os.mkdir(copy)
         return shutil.copy(os.path.join(self.directory, DATA_FILE), copy)
 
-    def test_cut_short(self) -> None:
-        """A file that lacks pages is not read, and what is wrong is said."""
+    def test_truncated(self) -> None:
+        """A truncated file is reported and not read."""
         path = self.damaged_copy()
         # Two pages that say where all others are, and no others.
         os.truncate(path, 8192)
@@ -108,8 +112,8 @@ class StoreCommandTests(DurableStoreCase, SynchronousTestCase):
             result = self.run_command(*arguments, "-d", os.path.dirname(path), status=EXIT_FAILED)
             self.assertRegex(result.stderr, "data.mdb has 8192 bytes of .*: it was truncated")
 
-    def test_damaged_beyond_reading(self) -> None:
-        """A file that ends the process which reads it ends no other."""
+    def test_crash_of_the_worker(self) -> None:
+        """A file that crashes the worker process is reported by the command."""
         directory = os.path.join(self.place, "small")
         os.mkdir(directory)
         engine = LMDBEngine(directory)
@@ -123,8 +127,8 @@ class StoreCommandTests(DurableStoreCase, SynchronousTestCase):
         result = self.run_command("check", "-d", directory, status=EXIT_UNSOUND)
         self.assertIn("reading it crashed the process (SIG", result.stderr)
 
-    def test_system_call_that_fails(self) -> None:
-        """Whatever fails, a sentence says what and where."""
+    def test_failed_system_call(self) -> None:
+        """A failed system call is reported with its path."""
         for error, sentence in (
             (OSError(errno.EIO, "Input/output error"), "Input/output error"),
             (OSError(errno.ENOSPC, "No space left", "/data/x"), "/data/x: No space left"),
@@ -138,8 +142,8 @@ class StoreCommandTests(DurableStoreCase, SynchronousTestCase):
                 store_worker.main(task)
             send.assert_called_once_with("unusable", sentence)
 
-    def test_impossible(self) -> None:
-        """One sentence, and its own exit status."""
+    def test_unusable(self) -> None:
+        """An unusable directory is reported in one line, with exit status `EXIT_FAILED`."""
         for arguments, sentence in (
             (("check",), "No data directory is set"),
             (("check", "-d", self.place), "has no store"),
@@ -152,11 +156,11 @@ class StoreCommandTests(DurableStoreCase, SynchronousTestCase):
             self.assertNotIn("Traceback", result.output)
 
 
-class ShowingTests(SynchronousTestCase):
-    """How far a task is, for people."""
+class ProgressTests(SynchronousTestCase):
+    """Progress messages."""
 
     def test_plain_lines(self) -> None:
-        """One when something begins, and one every ten seconds."""
+        """A line is printed at the start of an activity and every ten seconds."""
         now = 0.0
         lines: list[str] = []
         show = plain_lines(lines.append, lambda: now)

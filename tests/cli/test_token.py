@@ -1,4 +1,4 @@
-"""``token``."""
+"""Tests of ``token``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from durable_streams_tw.cli.token import token
 
 
 class TokenTests(SynchronousTestCase):
-    """What it prints."""
+    """Output of ``token``."""
 
     def make(self, *arguments: str) -> Result:
-        """Run it."""
+        """Run the command."""
         return CliRunner().invoke(token, arguments)
 
     def test_entry(self) -> None:
-        """Entries can be appended to a file, and know the tokens that were shown."""
+        """Entries can be appended to a token file, and match the printed tokens."""
         made = [
             self.make("worker", "--grant", "read,append:jobs", "--grant", "metrics"),
             self.make('odd "name"', "--expires", "2030-01-31T12:00:00Z"),
@@ -41,7 +41,7 @@ class TokenTests(SynchronousTestCase):
         self.assertNotEqual(*shown)
 
     def test_refused(self) -> None:
-        """What would not be understood is not written."""
+        """Invalid arguments print no entry."""
         for arguments in (
             ("--grant", "write:jobs"),
             ("--grant", "read:/jobs"),

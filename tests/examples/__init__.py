@@ -1,1 +1,1 @@
-"""The programs of examples/ and the tutorial, run as a reader would run them."""
+"""Tests of the programs of examples/ and of the tutorial, run as a reader would run them."""

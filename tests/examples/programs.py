@@ -1,4 +1,4 @@
-"""Starting what the examples and the tutorial start."""
+"""Processes of the examples and the tutorial."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ EXAMPLES = TOP / "examples"
 _URL = re.compile(rb"(http://[a-z0-9.]+:(\d+)/\S*)")
 
 
-def surroundings(directory: Path) -> dict[str, str]:
-    """An environment that has the command and this Python, as an activated one would."""
+def process_environment(directory: Path) -> dict[str, str]:
+    """Return an environment like that of an activated virtual environment."""
     folder = directory / "bin"
     folder.mkdir(exist_ok=True)
     run = "from durable_streams_tw.cli.commands import main; main()"
@@ -32,21 +32,21 @@ def surroundings(directory: Path) -> dict[str, str]:
     return {**found, "PATH": f"{folder}{os.pathsep}{found['PATH']}"}
 
 
-class Serving:
-    """A program that says where it serves, until the block ends."""
+class RunningProgram:
+    """Program that runs during the block and prints its URL."""
 
     def __init__(self, directory: Path, *command: str) -> None:
         self._process = subprocess.Popen(
             command,
             cwd=directory,
-            env=surroundings(directory),
+            env=process_environment(directory),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
         self.url = ""
 
-    def __enter__(self) -> Serving:
+    def __enter__(self) -> RunningProgram:
         assert self._process.stdout is not None
         while True:
             line = self._process.stdout.readline()
@@ -66,12 +66,12 @@ class Serving:
         self._process.communicate(timeout=PATIENCE)
 
 
-def finish(directory: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
-    """Run something to its end."""
+def run_program(directory: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command to its end and return its output."""
     return subprocess.run(
         command,
         cwd=directory,
-        env=surroundings(directory),
+        env=process_environment(directory),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=PATIENCE,

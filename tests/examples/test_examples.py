@@ -1,4 +1,4 @@
-"""The three programs of examples/ do what they say."""
+"""Tests of the three programs of examples/."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.request import Request, urlopen
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.examples.programs import EXAMPLES, Serving, finish
+from tests.examples.programs import EXAMPLES, RunningProgram, run_program
 from tests.service.black_box import PATIENCE, Foreground, ask
 
 QUESTION = "Why streams?"
@@ -17,7 +17,7 @@ ANSWER = f"You asked: {QUESTION} A stream keeps each of my words, so you may rel
 
 
 class ExampleTests(SynchronousTestCase):
-    """Each in processes of its own."""
+    """Each example in processes of its own."""
 
     def setUp(self) -> None:
         self.here = Path(self.mktemp()).absolute()
@@ -27,39 +27,43 @@ class ExampleTests(SynchronousTestCase):
         return Foreground(self.here, "durable-streams", "--interface=127.0.0.1", "--port=0")
 
     def run_example(self, name: str, *arguments: str) -> tuple[int, bytes]:
-        done = finish(self.here, sys.executable, str(EXAMPLES / name), *arguments)
+        done = run_program(self.here, sys.executable, str(EXAMPLES / name), *arguments)
         self.assertEqual(done.stderr, b"")
         return done.returncode, done.stdout
 
     def test_job_log(self) -> None:
-        """Both outputs, byte for byte, and the end of the command."""
+        """`tail` and `read` print the job's log, and `tail` exits."""
         script = r"printf 'out\377\r\n'; head -c 3000000 /dev/zero; printf 'err' >&2; exit 3"
         with self.serve() as server:
             url = f"http://127.0.0.1:{server.port}/v1/stream/jobs/1"
             status, _ = self.run_example("job_log/job_log.py", url, "sh", "-c", script)
             self.assertEqual(status, 3)
-            read = finish(self.here, "durable-streams-server", "tail", url)
+            read = run_program(self.here, "durable-streams-server", "tail", url)
             self.assertEqual(read.returncode, 0, read.stderr)
         body, _, end = read.stdout.partition(b"\n[")
         self.assertEqual(end, b"exit status 3]\n")
         self.assertEqual(body.replace(b"err", b""), b"out\xff\r\n" + bytes(3_000_000))
 
     def test_llm_tokens(self) -> None:
-        """The answer is in its stream, token by token, whoever was there to see it."""
-        with Serving(self.here, sys.executable, str(EXAMPLES / "llm_tokens/app.py"), "0") as app:
+        """The answer is stored token by token, whether a client reads it or not."""
+        with RunningProgram(
+            self.here, sys.executable, str(EXAMPLES / "llm_tokens/app.py"), "0"
+        ) as app:
             with urlopen(app.url, timeout=PATIENCE) as page:
                 self.assertIn(b"EventSource", page.read())
             asked = Request(app.url + "ask", QUESTION.encode(), method="POST")
             with urlopen(asked, timeout=PATIENCE) as said:
                 stream = json.load(said)["stream"]
             url = app.url.rstrip("/") + stream
-            read = finish(self.here, "durable-streams-server", "tail", url)
+            read = run_program(self.here, "durable-streams-server", "tail", url)
         tokens = [json.loads(line)["token"] for line in read.stdout.splitlines()]
         self.assertEqual("".join(tokens), ANSWER)
         self.assertEqual(len(tokens), len(ANSWER.split()))
 
     def test_table_sync(self) -> None:
-        """A copy that is brought up to date by and by; a push whose answer was lost."""
+        """A copy of a table catches up in steps; a write whose response was lost is not
+        repeated.
+        """
         name = "table_sync/table_sync.py"
         with self.serve() as server:
             url = f"http://127.0.0.1:{server.port}/v1/stream/weather"

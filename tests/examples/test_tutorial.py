@@ -1,4 +1,4 @@
-"""Whoever follows the tutorial sees what it says."""
+"""Tests of the commands in docs/tutorial.md."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.examples import tutorial
-from tests.examples.programs import TOP, Serving, finish
+from tests.examples.programs import TOP, RunningProgram, run_program
 
 
 class TutorialTests(SynchronousTestCase):
-    """Each command, in its order, with its output. The page has a test in a browser."""
+    """Commands of the tutorial. `tests.browser.examples` tests its page."""
 
     def test_commands(self) -> None:
         here = Path(self.mktemp()).absolute()
         here.mkdir()
-        with Serving(here, "durable-streams-server", "dev", "--port", "0") as server:
+        with RunningProgram(here, "durable-streams-server", "dev", "--port", "0") as server:
             tutorial.write_files(here, server.url)
             sessions = tutorial.sessions()
             self.assertGreater(len(sessions), 12)
             for command, output in sessions:
                 line = f"export DURABLE_STREAMS_URL={server.url}; {command}"
-                done = finish(here, "sh", "-c", line)
+                done = run_program(here, "sh", "-c", line)
                 said = (done.returncode, done.stderr, done.stdout.decode().rstrip("\n"))
-                expected = tutorial.moved(output, server.url).rstrip("\n")
+                expected = tutorial.with_server_url(output, server.url).rstrip("\n")
                 self.assertEqual((command, *said), (command, 0, b"", expected))
 
     def test_installing(self) -> None:
-        """The first commands are those of the README, but for the server that is started."""
+        """The first commands equal those of the README, except for starting the server."""
         install, serve = tutorial.blocks("sh")
         self.assertEqual(install.splitlines()[-1], "durable-streams-server dev")
         readme = (TOP / "README.md").read_text("utf-8")
