@@ -1,8 +1,11 @@
-"""Limits of the process: open files, and the connections that fit."""
+"""Tests of the process settings: limit of open files, connections, memory allocator."""
 
 from __future__ import annotations
 
+import re
 import resource
+import subprocess
+import sys
 
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -61,3 +64,43 @@ class FileLimitTests(SynchronousTestCase):
         self.assertEqual(connections_within(1024, 0), 1024 - OWN_FILES)
         self.assertEqual(connections_within(64, 0), 32)
         self.assertEqual(connections_within(1, 0), 1)
+
+
+#: Frees a buffer of 24 MiB, then prints the resident KiB before and after freeing one of 16 MiB
+#: that lies below a small block.
+FREE_BUFFERS = """
+import ctypes, re
+from durable_streams_tw.service import process_tuning
+{tune}
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1])
+def allocate(size):
+    block = libc.malloc(ctypes.c_size_t(size))
+    ctypes.memset(block, 1, size)
+    return ctypes.c_void_p(block)
+libc.free(allocate(24 << 20))
+large, small = allocate(16 << 20), allocate(1000)
+before = resident()
+libc.free(large)
+print(before, resident())
+"""
+
+
+class AllocatorTests(SynchronousTestCase):
+    """Return of freed buffers to the system."""
+
+    def freed(self, tune: str) -> int:
+        """Run `FREE_BUFFERS` in a process; return the bytes that its last call of free returned."""
+        program = FREE_BUFFERS.format(tune=tune)
+        output = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout
+        before, after = map(int, re.findall(r"\d+", output))
+        return (before - after) << 10
+
+    def test_large_buffer(self) -> None:
+        """A tuned process returns a freed buffer to the system; glibc's default keeps it."""
+        self.assertGreater(self.freed("process_tuning.tune()"), 15 << 20)
+        self.assertLess(self.freed(""), 1 << 20)

@@ -5,6 +5,7 @@ The programs ``run``, ``dev`` and twistd set them; an embedding program decides 
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import resource
 import sys
@@ -20,6 +21,13 @@ SWITCH_INTERVAL: Final = 0.0002
 #: reference counting; with Python's default of 700 the collector would traverse them many times.
 COLLECTIONS: Final = (20_000, 20, 100)
 
+#: Parameters of glibc's ``mallopt`` and their value in bytes. Buffers of at least this size are
+#: mapped one by one and returned to the system when freed. By default glibc raises the threshold
+#: after each large buffer, and the heap grows by fragmentation.
+M_TRIM_THRESHOLD: Final = -1
+M_MMAP_THRESHOLD: Final = -3
+MMAP_THRESHOLD: Final = 1 << 20
+
 #: Maximum of open files to request if there is no hard limit: the kernel has its own limit
 #: (fs.nr_open, 1,048,576 by default).
 MOST_FILES: Final = 1 << 20
@@ -31,11 +39,18 @@ _log: Final = Logger()
 
 
 def tune() -> None:
-    """Set the interpreter options. Call once, after all permanent objects have been created."""
+    """Set the options of interpreter and allocator.
+
+    Call once, after all permanent objects have been created.
+    """
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*COLLECTIONS)
     # Exclude modules, classes and functions from later collections.
     gc.freeze()
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # absent from musl
+        mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
+        mallopt(M_TRIM_THRESHOLD, MMAP_THRESHOLD)
 
 
 def raise_file_limit() -> int:
