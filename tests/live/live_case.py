@@ -33,9 +33,9 @@ from durable_streams_tw.storage.api import (
     IStreamStore,
     Listener,
     Outcome,
+    Query,
     RecordListener,
     StoreObserver,
-    StoreSnapshot,
     StoreStats,
 )
 from durable_streams_tw.storage.memory.store import MemoryStore
@@ -171,7 +171,7 @@ class DelayedStore:
         """Return None."""
         return self.memory.check_writable()
 
-    def query(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
+    def query(self, question: Query[T]) -> Deferred[T | Refusal]:
         """Query the memory store."""
         return self.memory.query(question)
 

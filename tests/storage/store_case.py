@@ -13,9 +13,10 @@ A test of a store derives from `StoreSuite` (or one of its parts) and from
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -26,7 +27,14 @@ from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
 from durable_streams_tw.protocol.streams.producers import ProducerClaim
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime, StreamState
-from durable_streams_tw.storage.api import Change, Chunk, Command, IStreamStore, Outcome
+from durable_streams_tw.storage.api import (
+    Change,
+    Chunk,
+    Command,
+    IStreamStore,
+    Outcome,
+    StoreSnapshot,
+)
 
 if TYPE_CHECKING:
     _Base = SynchronousTestCase
@@ -66,6 +74,16 @@ def post(
     body = bodies.appended(content_type, raw) if raw else None
     claim = None if producer is None else ProducerClaim(*producer)
     return Append(path, content_type, body, closed, seq, claim)
+
+
+class Ask(Struct):
+    """Question of a test: the answer is what a function returns."""
+
+    function: Callable[[StoreSnapshot], Any]
+
+    def answer(self, snapshot: StoreSnapshot) -> Any:
+        """Call the function."""
+        return self.function(snapshot)
 
 
 class StoreCase(_Base):
@@ -116,6 +134,11 @@ class StoreCase(_Base):
         if store is not self.store:
             self.store = store
             store.add_listener(self.told.append)
+
+    @property
+    def owner(self) -> IStreamStore:
+        """The store that keeps the records: `store` itself, unless that is a remote one."""
+        return self.store
 
     def sleep(self, seconds: float) -> None:
         """Advance the time."""

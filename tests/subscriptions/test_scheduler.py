@@ -11,7 +11,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.commands import Delete
 from durable_streams_tw.protocol.subscriptions.commands import Delivered, Unsubscribe
 from durable_streams_tw.protocol.subscriptions.outcomes import Claimed
-from durable_streams_tw.storage.api import Command, IStreamStore, Outcome, StoreSnapshot
+from durable_streams_tw.storage.api import Command, IStreamStore, Outcome, Query
 from durable_streams_tw.storage.memory.store import MemoryStore
 from durable_streams_tw.subscriptions.limits import (
     DELIVERIES_RESERVED,
@@ -358,7 +358,7 @@ class FlakyStore(MemoryStore):
                 return succeed(self.refusal)
         return super().submit(command)
 
-    def query(self, question: Callable[[StoreSnapshot], Any]) -> Deferred[Any]:
+    def query(self, question: Query[Any]) -> Deferred[Any]:
         if self.error is not None:
             return fail(self.error)
         if self.refusal is not None:

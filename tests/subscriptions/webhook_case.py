@@ -22,6 +22,7 @@ from durable_streams_tw.subscriptions.scheduler import Scheduler
 from durable_streams_tw.subscriptions.tokens import WakeTokens
 from durable_streams_tw.subscriptions.webhook_response import WebhookResponse
 from tests.storage.command_builders import append, create
+from tests.storage.store_case import Ask
 from tests.storage.suites.subscription_suite import subscribe
 
 BASE = "https://streams.example/v1/stream/"
@@ -120,7 +121,7 @@ class WebhookCase(SynchronousTestCase):
 
     def state(self, name: str = "s") -> Subscription:
         asked: Deferred[Any] = self.store.query(
-            lambda moment: moment.get(SUBSCRIPTIONS, subscription_key(name))
+            Ask(lambda moment: moment.get(SUBSCRIPTIONS, subscription_key(name)))
         )
         state = self.successResultOf(asked)
         assert isinstance(state, Subscription), state

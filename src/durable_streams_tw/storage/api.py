@@ -118,6 +118,16 @@ class StoreSnapshot(Protocol):
         """
 
 
+class Query(Protocol[T_co]):
+    """Question to a store, for `IStreamStore.query`.
+
+    Questions are structs, so that a store in another process can be asked them.
+    """
+
+    def answer(self, snapshot: StoreSnapshot) -> T_co:
+        """Return the answer, without references to the snapshot. May run on a reader thread."""
+
+
 class StoreStats(Struct, frozen=True):
     """Fill level of a durable store at one moment. Sizes are bytes.
 
@@ -235,11 +245,8 @@ class IStreamStore(Interface):
         Called before outcomes are reported. A change may be reported twice.
         """
 
-    def query(question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
-        """Call a function on a snapshot of the current state and return its result.
-
-        The function may run on a reader thread and must copy what it keeps.
-        """
+    def query(question: Query[T]) -> Deferred[T | Refusal]:
+        """Return the answer to a question on a snapshot of the current state."""
 
     def set_observer(observer: StoreObserver) -> None:
         """Report measurements to ``observer`` from now on."""

@@ -111,6 +111,12 @@ INLINE_ACKS: Final = 16
 #: Bytes of all stream names in one wake.
 MAX_WAKE_NAMES: Final = 256 * KIB
 
+#: Streams in the description of a subscription.
+MAX_LISTED_STREAMS: Final = 10_000
+
+#: Names scanned for streams that the glob of a described subscription matches.
+MAX_SCANNED_NAMES: Final = 100_000
+
 #: Streams per page of a listing.
 LISTING_PAGE: Final = 100
 

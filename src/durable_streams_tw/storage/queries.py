@@ -22,34 +22,36 @@ class Page(Struct, frozen=True):
     unreadable: tuple[str, ...] = ()
 
 
-def list_streams(
-    snapshot: StoreSnapshot,
-    prefix: str = "",
-    after: str = "",
-    limit: int = LISTING_PAGE,
-    scan: int = MAX_LISTING_SCAN,
-) -> Page:
-    """Return up to ``limit`` streams whose names start with a prefix and sort after ``after``.
+class ListStreams(Struct, frozen=True, array_like=True, tag=True):
+    """Question for up to ``limit`` streams whose names start with a prefix, after ``after``.
 
     Streams that clients cannot use, expired or kept only for their forks, are left out. At most
     ``scan`` names are examined, so a page may be short or empty although more streams follow:
     continue at its ``after``.
     """
-    streams: list[StreamState] = []
-    unreadable: list[str] = []
-    last = after
-    for examined, name in enumerate(snapshot.stream_names(prefix, after)):
-        # Reached only if a name follows the page, so ``after`` is None on the last page.
-        if examined == scan or len(streams) == limit:
-            return Page(tuple(streams), last, tuple(unreadable))
-        last = name
-        if not name.startswith(prefix):
-            continue
-        try:
-            state = snapshot.active_stream(name)
-        except CorruptRecord:
-            unreadable.append(name)
-        else:
-            if state is not None:
-                streams.append(state)
-    return Page(tuple(streams), None, tuple(unreadable))
+
+    prefix: str = ""
+    after: str = ""
+    limit: int = LISTING_PAGE
+    scan: int = MAX_LISTING_SCAN
+
+    def answer(self, snapshot: StoreSnapshot) -> Page:
+        """Return the page."""
+        streams: list[StreamState] = []
+        unreadable: list[str] = []
+        last = self.after
+        for examined, name in enumerate(snapshot.stream_names(self.prefix, self.after)):
+            # Reached only if a name follows the page, so ``after`` is None on the last page.
+            if examined == self.scan or len(streams) == self.limit:
+                return Page(tuple(streams), last, tuple(unreadable))
+            last = name
+            if not name.startswith(self.prefix):
+                continue
+            try:
+                state = snapshot.active_stream(name)
+            except CorruptRecord:
+                unreadable.append(name)
+            else:
+                if state is not None:
+                    streams.append(state)
+        return Page(tuple(streams), None, tuple(unreadable))

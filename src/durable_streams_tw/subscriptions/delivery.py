@@ -20,10 +20,9 @@ from durable_streams_tw.protocol.errors import Refusal, Refused
 from durable_streams_tw.protocol.streams.offsets import format_offset, offset_at
 from durable_streams_tw.protocol.subscriptions.commands import Ack, Delivered, DeliveryResult
 from durable_streams_tw.protocol.subscriptions.outcomes import WorkItem
-from durable_streams_tw.protocol.subscriptions.state import Subscription, Wake, is_current
-from durable_streams_tw.storage.api import IStreamStore, StoreSnapshot
-from durable_streams_tw.storage.commands.pending import work_of
-from durable_streams_tw.storage.commands.subscription_queries import subscription_by_id
+from durable_streams_tw.protocol.subscriptions.state import Subscription, Wake
+from durable_streams_tw.storage.api import IStreamStore
+from durable_streams_tw.storage.commands.subscription_queries import WakeWork
 from durable_streams_tw.subscriptions.keyring import Keyring
 from durable_streams_tw.subscriptions.limits import (
     DELIVERIES_REMEMBERED,
@@ -111,7 +110,7 @@ class WebhookDelivery:
     async def _deliver(self, state: Subscription) -> bool:
         assert state.wake_id is not None, "a wake is delivered"
         wake = Wake(state.generation, state.wake_id)
-        items = await self._store.query(lambda snapshot: _work(snapshot, state, wake))
+        items = await self._store.query(WakeWork(state.id, state.number, wake))
         if isinstance(items, Refusal):
             return False
         if items is None:
@@ -170,14 +169,6 @@ class WebhookDelivery:
             "callback_token": self._tokens.issue(state),
         }
         return json.dumps(payload).encode("ascii")
-
-
-def _work(snapshot: StoreSnapshot, state: Subscription, wake: Wake) -> tuple[WorkItem, ...] | None:
-    """Return the work of a wake, None if the wake has ended."""
-    known = subscription_by_id(snapshot, state.id)
-    if known is None or known.number != state.number or not is_current(known, wake):
-        return None
-    return work_of(snapshot, snapshot.active_stream, known)
 
 
 def _says_done(body: bytes) -> bool:

@@ -6,12 +6,6 @@ from typing import Final
 
 KIB: Final = 1024
 
-#: Maximum number of streams in the description of a subscription.
-MAX_LISTED_STREAMS: Final = 10_000
-
-#: Maximum number of names scanned for streams that its glob matches.
-MAX_SCANNED_NAMES: Final = 100_000
-
 #: Maximum number of concurrent webhook calls; further calls are queued.
 MAX_DELIVERIES: Final = 512
 

@@ -26,8 +26,8 @@ from durable_streams_tw.protocol.subscriptions.state import (
 )
 from durable_streams_tw.storage.api import IStreamStore, RecordChange
 from durable_streams_tw.storage.commands.subscription_queries import (
+    ScheduledSubscriptions,
     changed_subscription,
-    select_subscriptions,
 )
 from durable_streams_tw.subscriptions.limits import DELIVERY_GRACE, DUTY_EARLY, DUTY_RETRY
 
@@ -105,7 +105,7 @@ class Scheduler:
     def _read(self) -> None:
         self._reading = None
         self._changed_since_read = set()
-        found = self._store.query(lambda snapshot: select_subscriptions(snapshot, _has_action))
+        found = self._store.query(ScheduledSubscriptions())
         found.addCallbacks(self._found, self._unfound)
 
     def _found(self, found: list[Subscription] | Refusal) -> None:
@@ -212,10 +212,6 @@ class Scheduler:
             unchanged = entry.state is before
             if entry.timer is None or unchanged:
                 self._plan(entry, pause if unchanged else 0.0)
-
-
-def _has_action(state: Subscription) -> bool:
-    return next_action(state) is not None
 
 
 def _cancel(call: IDelayedCall | None) -> None:

@@ -12,9 +12,12 @@ from durable_streams_tw import clocks
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.subscriptions.commands import Subscribe, SubscriptionCommand
 from durable_streams_tw.protocol.subscriptions.state import Kind
-from durable_streams_tw.storage.api import IStreamStore, Outcome, StoreSnapshot
+from durable_streams_tw.storage.api import IStreamStore, Outcome, Query
+from durable_streams_tw.storage.commands.subscription_queries import (
+    DescribeSubscription,
+    Description,
+)
 from durable_streams_tw.subscriptions.delivery import WebhookDelivery
-from durable_streams_tw.subscriptions.describe import Description, describe
 from durable_streams_tw.subscriptions.keyring import Keyring
 from durable_streams_tw.subscriptions.scheduler import Scheduler
 from durable_streams_tw.subscriptions.tokens import WakeTokens
@@ -84,10 +87,10 @@ class Subscriptions:
 
     def describe(self, name: str) -> Deferred[Description | Refusal]:
         """Return the subscription with an id and its streams."""
-        return self._store.query(lambda snapshot: describe(snapshot, name))
+        return self._store.query(DescribeSubscription(name))
 
-    def ask(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
-        """Run a query on a snapshot of the store."""
+    def ask(self, question: Query[T]) -> Deferred[T | Refusal]:
+        """Return the answer of the store to a question."""
         return self._store.query(question)
 
     def submit(self, command: SubscriptionCommand) -> Deferred[Outcome]:

@@ -12,8 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.subscriptions import describe
-from durable_streams_tw.subscriptions.limits import MAX_LISTED_STREAMS, TOKEN_LIFETIME
+from durable_streams_tw.storage.commands import subscription_queries
+from durable_streams_tw.storage.limits import MAX_LISTED_STREAMS
+from durable_streams_tw.subscriptions.limits import TOKEN_LIFETIME
 from durable_streams_tw.subscriptions.webhook_response import WebhookResponse
 from tests.http.server_fixture import Answer, ServerFixture, at_once
 from tests.tokens import at, bare, position_of
@@ -189,7 +190,7 @@ class SubscriptionTests(ControlCase):
 
     def test_too_many_to_list(self) -> None:
         """An incomplete list of streams says so."""
-        self.patch(describe, "MAX_LISTED_STREAMS", 2)
+        self.patch(subscription_queries, "MAX_LISTED_STREAMS", 2)
         self.assertGreater(MAX_LISTED_STREAMS, 2)
         for path in ("events/a", "events/b"):
             self.fixture.put(path)
@@ -197,9 +198,9 @@ class SubscriptionTests(ControlCase):
         self.fixture.put("events/c")
         body = self.ask("GET", "subscriptions/s").body
         self.assertEqual((len(body["streams"]), body["streams_complete"]), (2, False))
-        self.patch(describe, "MAX_LISTED_STREAMS", 10)
+        self.patch(subscription_queries, "MAX_LISTED_STREAMS", 10)
         self.assertNotIn("streams_complete", self.ask("GET", "subscriptions/s").body)
-        self.patch(describe, "MAX_SCANNED_NAMES", 1)
+        self.patch(subscription_queries, "MAX_SCANNED_NAMES", 1)
         body = self.ask("GET", "subscriptions/s").body
         self.assertEqual((len(body["streams"]), body["streams_complete"]), (1, False))
 

@@ -34,7 +34,7 @@ from durable_streams_tw.storage.limits import (
     RECORD_PAYLOAD,
     SWEEP_INTERVAL,
 )
-from durable_streams_tw.storage.queries import Page, list_streams
+from durable_streams_tw.storage.queries import ListStreams, Page
 from tests.storage.durable.inline_executor import InlineExecutor
 from tests.storage.durable.store_case import DurableStoreCase
 from tests.storage.store_case import JSON, START, post, put
@@ -624,7 +624,7 @@ class DamageTests(_Case):
         for key in (codec.stream_key(self.stream_id), codec.path_key("a")):
             self.damage(key)
             for after, listed, unreadable in (("", ["b"], ("a",)), ("a", ["b"], ())):
-                page = self.result(self.store.query(partial(list_streams, after=after)))
+                page = self.result(self.store.query(ListStreams(after=after)))
                 assert isinstance(page, Page), page
                 self.assertEqual([state.path for state in page.streams], listed)
                 self.assertEqual(page.unreadable, unreadable)

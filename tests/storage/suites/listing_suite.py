@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +9,7 @@ from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Create, Delete, ForkRequest
 from durable_streams_tw.protocol.streams.state import NO_EXPIRY, Lifetime
 from durable_streams_tw.storage.engine.codec import listing_key
-from durable_streams_tw.storage.queries import Page, list_streams
+from durable_streams_tw.storage.queries import ListStreams, Page
 from tests.storage.store_case import StoreCase, put
 
 # Names around every length at which a key changes its form, alike in their beginnings.
@@ -25,12 +23,11 @@ _NAMES = st.builds(
 
 
 class ListingSuite(StoreCase):
-    """`list_streams` on a store."""
+    """`ListStreams` on a store."""
 
     def page(self, prefix: str = "", after: str = "", limit: int = 100, scan: int = 10_000) -> Page:
         """Return one page."""
-        question = partial(list_streams, prefix=prefix, after=after, limit=limit, scan=scan)
-        page = self.result(self.store.query(question))
+        page = self.result(self.store.query(ListStreams(prefix, after, limit, scan)))
         assert isinstance(page, Page), page
         return page
 

@@ -45,15 +45,18 @@ from durable_streams_tw.protocol.subscriptions.state import (
     Wake,
 )
 from durable_streams_tw.storage.api import RecordChange
+from durable_streams_tw.storage.commands.subscription_queries import (
+    DescribeSubscription,
+    Description,
+)
 from durable_streams_tw.storage.engine.tables import (
     CURSORS,
     SUBSCRIPTIONS,
     owned_range,
     subscription_key,
 )
-from durable_streams_tw.subscriptions.describe import Description, describe
 from tests.storage.command_builders import fork
-from tests.storage.store_case import JSON, StoreCase, post, put
+from tests.storage.store_case import JSON, Ask, StoreCase, post, put
 
 LEASE = 1000
 
@@ -81,13 +84,13 @@ class SubscriptionCase(StoreCase):
     def begin(self) -> None:
         super().begin()
         self.notes: list[RecordChange] = []
-        self.store.add_record_listener(self.notes.extend)
+        self.owner.add_record_listener(self.notes.extend)
 
     def restart(self) -> None:
         before = self.store
         super().restart()
         if self.store is not before:
-            self.store.add_record_listener(self.notes.extend)
+            self.owner.add_record_listener(self.notes.extend)
 
     def subscribed(self, command: Subscribe, fresh: bool = True) -> Subscription:
         outcome = self.submit(command)
@@ -138,7 +141,7 @@ class SubscriptionCase(StoreCase):
     def now_is(self, name: str = "s") -> Subscription:
         """The subscription as the store has it."""
         state = self.result(
-            self.store.query(lambda moment: moment.get(SUBSCRIPTIONS, subscription_key(name)))
+            self.owner.query(Ask(lambda moment: moment.get(SUBSCRIPTIONS, subscription_key(name))))
         )
         assert isinstance(state, Subscription), state
         return state
@@ -147,11 +150,13 @@ class SubscriptionCase(StoreCase):
         """Acknowledged positions of streams with pending work."""
         number = self.now_is(name).number
         found = self.result(
-            self.store.query(
-                lambda moment: [
-                    (cursor.path, cursor.acked)
-                    for _, cursor in moment.range(CURSORS, *owned_range(number))
-                ]
+            self.owner.query(
+                Ask(
+                    lambda moment: [
+                        (cursor.path, cursor.acked)
+                        for _, cursor in moment.range(CURSORS, *owned_range(number))
+                    ]
+                )
             )
         )
         assert not isinstance(found, Refusal)
@@ -164,7 +169,7 @@ class SubscriptionCase(StoreCase):
 
     def asked(self, name: str) -> Description | Refusal:
         """Its description, or why there is none."""
-        asked: Deferred[Any] = self.store.query(lambda moment: describe(moment, name))
+        asked: Deferred[Any] = self.store.query(DescribeSubscription(name))
         found: Description | Refusal = self.result(asked)
         return found
 

@@ -57,7 +57,7 @@ from durable_streams_tw.protocol.subscriptions.control_paths import (
     parse_control_path,
 )
 from durable_streams_tw.protocol.subscriptions.state import GONE
-from durable_streams_tw.subscriptions.describe import glob_and_explicit_paths
+from durable_streams_tw.storage.commands.subscription_queries import SubscriptionPaths
 from durable_streams_tw.subscriptions.service import Subscriptions
 from durable_streams_tw.subscriptions.tokens import TOKEN_MISSING
 
@@ -290,9 +290,7 @@ class AuthorizedHandler:
             missing = required_grants.missing_for_links(identity.grants, request.body)
         if missing is not None:
             return self._refuse(request, forbidden(missing))
-        found: Deferred[Any] = self._subscriptions.ask(
-            lambda snapshot: glob_and_explicit_paths(snapshot, name)
-        )
+        found: Deferred[Any] = self._subscriptions.ask(SubscriptionPaths(name))
         return found.addCallback(self._authorize_existing, request, identity.grants, creates)
 
     def _authorize_existing(

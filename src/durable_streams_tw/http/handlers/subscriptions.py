@@ -39,8 +39,8 @@ from durable_streams_tw.protocol.subscriptions.state import (
     TokenClaims,
 )
 from durable_streams_tw.storage.api import Outcome
+from durable_streams_tw.storage.commands.subscription_queries import Description
 from durable_streams_tw.subscriptions.delivery import work_item
-from durable_streams_tw.subscriptions.describe import Description
 from durable_streams_tw.subscriptions.service import Subscriptions
 from durable_streams_tw.subscriptions.tokens import TOKEN_MISSING
 

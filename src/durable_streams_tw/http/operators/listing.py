@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -25,7 +24,7 @@ from durable_streams_tw.protocol.streams.offsets import format_offset
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.limits import LISTING_PAGE
-from durable_streams_tw.storage.queries import Page, list_streams
+from durable_streams_tw.storage.queries import ListStreams, Page
 
 _JSON: Final = b"application/json"
 _LIMIT: Final = re.compile("[0-9]{1,4}", re.ASCII)
@@ -53,7 +52,7 @@ class StreamListing(Resource):
         if request.postpath:
             return resources.NotFoundResource().render(request)
         try:
-            query = partial(list_streams, **_arguments(request.uri.partition(b"?")[2]))
+            query = ListStreams(**_arguments(request.uri.partition(b"?")[2]))
         except Refused as refused:
             return send(resources.refusal(refused.refusal), request)
         page: Deferred[Any] = self._store.query(query)
@@ -78,7 +77,7 @@ class StreamListing(Resource):
 
 
 def _arguments(query: bytes) -> dict[str, Any]:
-    """Return the arguments of `list_streams`. Raise `Refused` (MALFORMED_REQUEST).
+    """Return the arguments of `ListStreams`. Raise `Refused` (MALFORMED_REQUEST).
 
     Parse the query as `authorized.missing_for_listing` does, so that both see the same prefix.
     """

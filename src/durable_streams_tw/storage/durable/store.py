@@ -33,9 +33,9 @@ from durable_streams_tw.storage.api import (
     IStreamStore,
     Listener,
     Outcome,
+    Query,
     RecordListener,
     StoreObserver,
-    StoreSnapshot,
     StoreStats,
     notify_listeners,
 )
@@ -452,8 +452,8 @@ class DurableStore:
         )
         return result
 
-    def query(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
-        """Call a function on a snapshot, on a reader thread, and return its result."""
+    def query(self, question: Query[T]) -> Deferred[T | Refusal]:
+        """Answer a question on a snapshot, on a reader thread."""
         if not self._open:
             return succeed(_STOPPING)
         result: Deferred[T | Refusal] = self._submit_read(partial(self._run_query, question))
@@ -560,11 +560,11 @@ class DurableStore:
             return state
         return gather(view, lookup_in(view), state, start, stop, stop - start)
 
-    def _run_query(self, question: Callable[[StoreSnapshot], T]) -> T | Refusal:
+    def _run_query(self, question: Query[T]) -> T | Refusal:
         def usable(state: StreamState) -> bool:
             return not isinstance(self._check_usable(state), Refusal)
 
-        return self._on_snapshot(lambda view: question(ViewSnapshot(view, usable)))
+        return self._on_snapshot(lambda view: question.answer(ViewSnapshot(view, usable)))
 
     # -- operation ------------------------------------------------------------------------------
 

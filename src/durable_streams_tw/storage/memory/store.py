@@ -37,11 +37,11 @@ from durable_streams_tw.storage.api import (
     IStreamStore,
     Listener,
     Outcome,
+    Query,
     RecordChange,
     RecordListener,
     RecordTable,
     StoreObserver,
-    StoreSnapshot,
     StoreStats,
     notify_listeners,
 )
@@ -267,9 +267,9 @@ class MemoryStore:
         """Call ``listener`` with the changes of each command."""
         self._listeners.append(listener)
 
-    def query(self, question: Callable[[StoreSnapshot], T]) -> Deferred[T | Refusal]:
-        """Call a function on the store and return its result."""
-        result: T | Refusal = question(self)
+    def query(self, question: Query[T]) -> Deferred[T | Refusal]:
+        """Return the answer to a question."""
+        result: T | Refusal = question.answer(self)
         return succeed(result)
 
     def add_record_listener(self, listener: RecordListener) -> None:
