@@ -1,38 +1,37 @@
-"""The list of settings in docs/configuration.md, made from the table.
+"""List of settings in docs/configuration.md, generated from the settings table.
 
-``python -m tests.settings_page`` writes it anew; a test compares.
+``python -m tests.settings_page`` writes it; a test compares. The prose of a setting stands only in
+the page, after the line with its option, and is kept.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from durable_streams_tw.service.settings_table import TABLE, Setting
+from durable_streams_tw.service.settings_table import GROUPS, Setting
 
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 _BEGIN = "<!-- settings: written by `python -m tests.settings_page` -->\n"
 _END = "<!-- end of settings -->\n"
+# Name of a setting, its meaning, the line with its option, and its prose up to the next heading.
+_PROSE = re.compile(r"^#### (.*)\n\n.*\n\n.*\n((?:(?!#).*\n)*)", re.MULTILINE)
 
 
 def listed(page: str) -> str:
-    """The page with the list as the table has it now."""
+    """Return the page with the list that the table gives."""
     before, _, rest = page.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    return f"{before}{_BEGIN}{_settings()}{_END}{after}"
-
-
-def _settings() -> str:
+    entries, _, after = rest.partition(_END)
+    prose = dict(_PROSE.findall(entries))
     lines = []
-    group = ""
-    for setting in TABLE:
-        if setting.group != group:
-            group = setting.group
-            lines += ["", f"### {group}"]
-        lines += ["", *_entry(setting)]
-    return "\n".join([*lines, "", ""])
+    for group, settings in GROUPS.items():
+        lines += ["", f"### {group}"]
+        for setting in settings:
+            lines += ["", *_entry(setting, prose.get(setting.name, "").strip())]
+    return f"{before}{_BEGIN}" + "\n".join([*lines, "", ""]) + f"{_END}{after}"
 
 
-def _entry(setting: Setting) -> list[str]:
+def _entry(setting: Setting, prose: str) -> list[str]:
     name = setting.name
     if setting.kind == "flag":
         option, key = f"`--{name}`, `--no-{name}`", f"{name} = {_other(setting)}"
@@ -46,9 +45,10 @@ def _entry(setting: Setting) -> list[str]:
     return [
         f"#### {name}",
         "",
-        f"{meaning} {setting.more}".strip(),
+        meaning,
         "",
         f"{option} · `{setting.variable}` · `{key}` · {default}",
+        *(["", prose] if prose else []),
     ]
 
 

@@ -10,8 +10,7 @@ from twisted.cred import strcred
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.service.auth_checkers import checkers, read_jwt
-from durable_streams_tw.service.configuration import load_configuration
-from durable_streams_tw.service.sources import ConfigurationError
+from durable_streams_tw.service.configuration import ConfigurationError, load_configuration
 from tests.auth.issuer import key_set, private
 from tests.service.black_box import Foreground, ask, run
 

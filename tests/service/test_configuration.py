@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import structs
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.service import configuration
-from durable_streams_tw.service.configuration import Configuration, load_configuration
-from durable_streams_tw.service.settings_table import SETTINGS, TABLE, Setting
-from durable_streams_tw.service.sources import CommandLine, ConfigurationError, Environment, Preset
+from durable_streams_tw.service.configuration import (
+    Configuration,
+    ConfigurationError,
+    load_configuration,
+)
+from durable_streams_tw.service.settings_table import GROUPS, SETTINGS, Setting
+from durable_streams_tw.service.sources import command_line, environment_variables, preset
 from durable_streams_tw.service.value_parsers import count
 
 
@@ -22,20 +23,19 @@ class TableTests(SynchronousTestCase):
     """The rows."""
 
     def test_fields(self) -> None:
-        """A row's field is one of the settings of the streams, and no two share one."""
-        fields = [setting.field for setting in TABLE if setting.field is not None]
+        """Each field of `Settings` has one row, or is computed, and each ``field`` exists."""
+        fields = [row.field or row.name.replace("-", "_") for row in SETTINGS.values()]
         self.assertEqual(len(fields), len(set(fields)))
-        self.assertLessEqual(set(fields), {field.name for field in structs.fields(Settings)})
+        known = set(Settings.__struct_fields__)
+        self.assertEqual(known - set(fields), {"private"})
+        self.assertLessEqual({row.field for row in SETTINGS.values() if row.field}, known)
 
     def test_names(self) -> None:
-        """One name each, in small letters; one letter each; groups stand together."""
-        self.assertEqual(len(SETTINGS), len(TABLE))
-        letters = [setting.short for setting in TABLE if setting.short is not None]
+        """Names and letters are unique, and names are in small letters."""
+        self.assertEqual(len(SETTINGS), sum(map(len, GROUPS.values())))
+        letters = [row.short for row in SETTINGS.values() if row.short is not None]
         self.assertEqual(len({*letters, "c", "h"}), len(letters) + 2)
-        groups = [setting.group for setting in TABLE]
-        moves = sum(one != other for one, other in pairwise(groups))
-        self.assertEqual(moves + 1, len(set(groups)))
-        for setting in TABLE:
+        for setting in SETTINGS.values():
             self.assertRegex(setting.name, "^[a-z]+(-[a-z]+)*$")
             self.assertFalse(setting.name.startswith("no-"), setting.name)
             self.assertNotEqual(setting.name, "config")
@@ -43,7 +43,7 @@ class TableTests(SynchronousTestCase):
 
     def test_presets(self) -> None:
         """What `dev` sets is understood."""
-        for setting in TABLE:
+        for setting in SETTINGS.values():
             if setting.dev is not None:
                 setting.parse(setting.dev)
 
@@ -131,6 +131,17 @@ class ConfigurationTests(SynchronousTestCase):
         (problem,) = self.refused({}, {}, "\nmax-body = 'much'\n")
         self.assertTrue(problem.endswith(f", line 2: max-body: {sentence}"), problem)
 
+    def test_all_errors(self) -> None:
+        """The errors of options, environment and file are reported together."""
+        problems = self.refused(
+            {"port": ("x",)}, {"DURABLE_STREAMS_XYZZY": "1"}, "nonsense = 1\nmax-body = ''\n"
+        )
+        self.assertEqual(len(problems), 4, problems)
+        self.assertIn("DURABLE_STREAMS_XYZZY", problems[0])
+        self.assertIn("line 1: unknown setting 'nonsense'", problems[1])
+        self.assertIn("--port", problems[2])
+        self.assertIn("line 2: max-body", problems[3])
+
     def test_listen_and_port(self) -> None:
         """One stands in for the other: the nearer one counts, of one place neither."""
         one = load_configuration({"listen": ("tcp:1",)}, {"DURABLE_STREAMS_PORT": "2"}, None)
@@ -173,30 +184,27 @@ class ConfigurationTests(SynchronousTestCase):
 
     def test_secrets(self) -> None:
         """What is secret is in no sentence."""
-        secret = Setting(name="secret", group="", meaning="", parse=count, metavar="N", secret=True)
-        self.patch(configuration, "TABLE", (*TABLE, secret))
+        secret = Setting("secret", "", count, "N", redact=lambda text: "***")
         SETTINGS["secret"] = secret
         self.addCleanup(SETTINGS.pop, "secret")
         problems = self.refused({"secret": ("hunter2",)})
-        self.assertEqual(problems, ("--secret: expected a number, or 0 for no limit",))
+        self.assertEqual(problems, ("--secret: expected a number, or 0 for no limit, got '***'",))
         chosen = load_configuration({"secret": ("17",)}, {}, None)
-        self.assertEqual(str(chosen.error("secret", "is wrong", "17")), "--secret: is wrong")
+        self.assertEqual(str(chosen.error("secret", "is wrong", "17")), "--secret '***': is wrong")
 
     def test_preset(self) -> None:
         """What a command sets stands behind what it is told."""
         sources = [
-            CommandLine({"port": ("1",)}),
-            Preset({"port": ("2",), "interface": ("127.0.0.1",)}, "dev"),
+            command_line({"port": ("1",)}),
+            preset("dev", {"port": "2", "interface": "127.0.0.1"}),
         ]
         chosen = Configuration(sources)
         self.assertEqual((chosen["port"], chosen["interface"]), (1, "127.0.0.1"))
         self.assertEqual(chosen.origin("interface"), "dev")
-        bad = self.assertRaises(
-            ConfigurationError, Configuration, [Preset({"port": ("x",)}, "dev")]
-        )
+        bad = self.assertRaises(ConfigurationError, Configuration, [preset("dev", {"port": "x"})])
         self.assertIn("dev: port", str(bad))
 
     def test_environment_alone(self) -> None:
         """Any order of sources will do."""
-        chosen = Configuration([Environment({"DURABLE_STREAMS_TRUST_PROXY": "on"})])
+        chosen = Configuration([environment_variables({"DURABLE_STREAMS_TRUST_PROXY": "on"}, [])])
         self.assertIs(chosen.settings.trust_proxy, True)

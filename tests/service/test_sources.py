@@ -11,15 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.service.settings_table import TABLE
+from durable_streams_tw.service.settings_table import SETTINGS
 from durable_streams_tw.service.sources import (
     MAX_FILE,
-    CommandLine,
-    ConfigurationError,
-    Environment,
-    File,
+    Source,
+    command_line,
+    configuration_file,
+    environment_variables,
     lines_of_keys,
 )
+
+
+def texts_of(source: Source) -> dict[str, tuple[str, ...]]:
+    """Return the texts of each setting."""
+    return {name: given.texts for name, given in source.items()}
 
 
 def _quoted(text: str) -> str:
@@ -30,18 +35,26 @@ def _quoted(text: str) -> str:
 class FileTests(SynchronousTestCase):
     """TOML, and the places in it."""
 
-    def file(self, content: str | bytes) -> File:
-        """A file with this content."""
+    def read(self, content: str | bytes) -> tuple[Source, list[str]]:
+        """Return the settings and the errors of a file with this content."""
         self.path = Path(self.mktemp())
         self.path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return File(self.path)
+        problems: list[str] = []
+        return configuration_file(str(self.path), problems), problems
+
+    def file(self, content: str | bytes) -> Source:
+        """Return the settings of a valid file with this content."""
+        source, problems = self.read(content)
+        self.assertEqual(problems, [])
+        return source
 
     def refused(self, content: str | bytes) -> tuple[str, ...]:
-        """What is wrong with a file, without its name."""
-        bad = self.assertRaises(ConfigurationError, self.file, content)
-        for problem in bad.problems:
+        """Return the errors of a file with this content, without its name."""
+        problems = self.read(content)[1]
+        self.assertTrue(problems)
+        for problem in problems:
             self.assertTrue(problem.startswith(str(self.path)), problem)
-        return tuple(problem.removeprefix(str(self.path)) for problem in bad.problems)
+        return tuple(problem.removeprefix(str(self.path)) for problem in problems)
 
     def test_values(self) -> None:
         """Texts, numbers, switches and lists become texts."""
@@ -50,7 +63,7 @@ class FileTests(SynchronousTestCase):
             'fast-channel = false\ncors-origin = ["*"]\nlisten = "tcp:1"\n'
         )
         self.assertEqual(
-            file.given,
+            texts_of(file),
             {
                 "max-body": ("8MiB",),
                 "port": ("80",),
@@ -68,10 +81,10 @@ class FileTests(SynchronousTestCase):
             "# port = 1\n\nlisten = [\n  'tcp:1', # port = 2\n  'tcp:2',\n]\r\n"
             'root = """\\\n  /a\nport = 3\n"""\nport = 4'
         )
-        self.assertEqual(file.origin("listen"), f"{self.path}, line 3")
-        self.assertEqual(file.origin("root"), f"{self.path}, line 7")
-        self.assertEqual(file.label("port"), f"{self.path}, line 11: port")
-        self.assertEqual(file.given["port"], ("4",))
+        self.assertEqual(file["listen"].origin, f"{self.path}, line 3")
+        self.assertEqual(file["root"].origin, f"{self.path}, line 7")
+        self.assertEqual(file["port"].label, f"{self.path}, line 11: port")
+        self.assertEqual(file["port"].texts, ("4",))
 
     def test_lines_of_many_keys(self) -> None:
         """Each statement is parsed once: the work grows with the file, not with its square."""
@@ -96,7 +109,9 @@ class FileTests(SynchronousTestCase):
             "e = \"\\\"[\" # [ '''\nf = '\\'\n[g]\nh = 1\n[[i.j]]\n[g.k]\n"
         )
         self.assertEqual(list(tomllib.loads(text)), ["a", "d", "e", "f", "g", "i"])
-        self.assertEqual(lines_of_keys(text), {"a": 1, "d": 4, "e": 7, "f": 8, "g": 9, "i": 11})
+        self.assertEqual(
+            lines_of_keys(text), {"a": 1, "d": 4, "e": 7, "f": 8, "g": 9, "h": 10, "i": 11}
+        )
 
     @given(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=8))
     def test_lines_of_anything(self, values: dict[str, str]) -> None:
@@ -155,9 +170,9 @@ class FileTests(SynchronousTestCase):
     def test_no_file(self) -> None:
         """A file that is not there, or is none."""
         for path, trouble in {"missing.toml": "No such file", ".": "Is a directory"}.items():
-            bad = self.assertRaises(ConfigurationError, File, path)
-            self.assertIn(trouble, str(bad))
-            self.assertTrue(str(bad).startswith(f"{path}: "), bad)
+            problems: list[str] = []
+            self.assertEqual(configuration_file(path, problems), {})
+            self.assertIn(f"{path}: {trouble}", *problems)
 
     def test_strange_keys(self) -> None:
         """A key can be any text; a line of TOML ends where TOML says."""
@@ -169,12 +184,8 @@ class FileTests(SynchronousTestCase):
     @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
     def test_anything(self, content: bytes) -> None:
         """Whatever a file has, it is read or refused in sentences of one line."""
-        try:
-            self.file(content)
-        except ConfigurationError as bad:
-            self.assertTrue(bad.problems)
-            for problem in bad.problems:
-                self.assertEqual(problem.splitlines(), [problem])
+        for problem in self.read(content)[1]:
+            self.assertEqual(problem.splitlines(), [problem])
 
 
 class EnvironmentTests(SynchronousTestCase):
@@ -182,7 +193,8 @@ class EnvironmentTests(SynchronousTestCase):
 
     def test_values(self) -> None:
         """By the name of the setting; lists are split, what is empty or another's is left."""
-        environment = Environment(
+        problems: list[str] = []
+        environment = environment_variables(
             {
                 "DURABLE_STREAMS_MAX_BODY": "8 MiB",
                 "DURABLE_STREAMS_CORS_ORIGIN": " https://a.example  https://b.example ",
@@ -190,32 +202,34 @@ class EnvironmentTests(SynchronousTestCase):
                 "DURABLE_STREAMS_CONFIG": "streams.toml",
                 "DURABLE_STREAMS_URL": "http://localhost:4437",
                 "PATH": "/bin",
-            }
+            },
+            problems,
         )
+        self.assertEqual(problems, [])
         self.assertEqual(
-            environment.given,
+            texts_of(environment),
             {
                 "max-body": ("8 MiB",),
                 "cors-origin": ("https://a.example", "https://b.example"),
             },
         )
-        self.assertEqual(environment.label("max-body"), "DURABLE_STREAMS_MAX_BODY")
-        self.assertEqual(environment.origin("max-body"), "DURABLE_STREAMS_MAX_BODY")
+        self.assertEqual(environment["max-body"].label, "DURABLE_STREAMS_MAX_BODY")
+        self.assertEqual(environment["max-body"].origin, "DURABLE_STREAMS_MAX_BODY")
 
     def test_unknown(self) -> None:
         """A typo would go unnoticed."""
-        bad = self.assertRaises(
-            ConfigurationError,
-            Environment,
-            {"DURABLE_STREAMS_MAXBODY": "1", "DURABLE_STREAMS_XYZZY": "1"},
+        problems: list[str] = []
+        environment_variables(
+            {"DURABLE_STREAMS_MAXBODY": "1", "DURABLE_STREAMS_XYZZY": "1"}, problems
         )
-        self.assertEqual(len(bad.problems), 2)
-        self.assertIn("Did you mean 'DURABLE_STREAMS_MAX_BODY'?", bad.problems[0])
-        self.assertIn("Unknown environment variable 'DURABLE_STREAMS_XYZZY'", bad.problems[1])
+        self.assertEqual(len(problems), 2)
+        self.assertIn("Did you mean 'DURABLE_STREAMS_MAX_BODY'?", problems[0])
+        self.assertIn("Unknown environment variable 'DURABLE_STREAMS_XYZZY'", problems[1])
 
     def test_links(self) -> None:
         """What container platforms say of a service of the same name."""
-        environment = Environment(
+        problems: list[str] = []
+        environment = environment_variables(
             {
                 "DURABLE_STREAMS_SERVICE_HOST": "10.0.0.1",
                 "DURABLE_STREAMS_SERVICE_PORT": "4437",
@@ -223,14 +237,15 @@ class EnvironmentTests(SynchronousTestCase):
                 "DURABLE_STREAMS_PORT": "tcp://10.0.0.1:4437",
                 "DURABLE_STREAMS_PORT_4437_TCP": "tcp://10.0.0.1:4437",
                 "DURABLE_STREAMS_PORT_4437_TCP_ADDR": "10.0.0.1",
-            }
+            },
+            problems,
         )
-        self.assertEqual(environment.given, {})
+        self.assertEqual((environment, problems), ({}, []))
 
     def test_names(self) -> None:
         """No variable is two settings', and none looks like a platform's."""
-        names = {setting.variable: "1" for setting in TABLE}
-        self.assertEqual(set(Environment(names).given), {setting.name for setting in TABLE})
+        names = {setting.variable: "1" for setting in SETTINGS.values()}
+        self.assertEqual(set(environment_variables(names, [])), set(SETTINGS))
 
 
 class CommandLineTests(SynchronousTestCase):
@@ -238,7 +253,11 @@ class CommandLineTests(SynchronousTestCase):
 
     def test_called(self) -> None:
         """As it was typed."""
-        line = CommandLine({"trust-proxy": ("false",), "fast-channel": ("true",), "port": ("1",)})
-        self.assertEqual(line.label("trust-proxy"), "--no-trust-proxy")
-        self.assertEqual(line.label("fast-channel"), "--fast-channel")
-        self.assertEqual(line.origin("port"), "--port")
+        line = command_line({"trust-proxy": False, "fast-channel": True, "port": "1"})
+        self.assertEqual(line["trust-proxy"].label, "--no-trust-proxy")
+        self.assertEqual(line["fast-channel"].label, "--fast-channel")
+        self.assertEqual(line["port"].origin, "--port")
+
+    def test_absent(self) -> None:
+        """An option that is absent is no setting."""
+        self.assertEqual(command_line({"port": None, "listen": (), "trust-proxy": None}), {})

@@ -21,7 +21,7 @@ from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.service.limits import ACCEPT_BACKLOG
 from durable_streams_tw.service.listening import DualStackEndpoint
 from durable_streams_tw.service.make_service import Options
-from durable_streams_tw.service.settings_table import TABLE
+from durable_streams_tw.service.settings_table import SETTINGS
 
 
 class AdoptingReactor:
@@ -260,7 +260,7 @@ class OptionsTests(SynchronousTestCase):
     def test_help(self) -> None:
         """Every setting is an option, with what it is for and its default."""
         text = " ".join(str(Options()).split())
-        for setting in TABLE:
+        for setting in SETTINGS.values():
             self.assertIn(f"--{setting.name}", text)
             if setting.kind == "flag":
                 self.assertIn(f"--no-{setting.name}", text)

@@ -3,42 +3,46 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urljoin
 
 import click
 
-from durable_streams_tw.cli.settings_options import (
-    InvalidSettings,
-    SettingsCommand,
-    given,
-    with_dev_settings,
-)
+from durable_streams_tw.cli.settings_options import SettingsCommand, option
 from durable_streams_tw.service.configuration import Configuration
-from durable_streams_tw.service.settings_table import TABLE
-from durable_streams_tw.service.sources import CommandLine, ConfigurationError, Preset
+from durable_streams_tw.service.settings_table import SETTINGS
+from durable_streams_tw.service.sources import command_line, preset
 
-PRESET = {setting.name: (setting.dev,) for setting in TABLE if setting.dev is not None}
+PRESET = {row.name: row.dev for row in SETTINGS.values() if row.dev is not None}
 
 
-@click.command(cls=SettingsCommand)
-@with_dev_settings
-def dev(**options: Any) -> None:
+class DevCommand(SettingsCommand):
+    """Command whose settings come from its options and `PRESET` only."""
+
+    def options(self) -> list[click.Parameter]:
+        """Return the options that the command supports."""
+        rows = [row for row in SETTINGS.values() if row.in_dev]
+        return [option(row, PRESET.get(row.name, row.default)) for row in rows]
+
+    def load(self, values: Mapping[str, Any], file: str | None) -> Configuration:
+        """Return the settings: options override `PRESET`."""
+        return Configuration([command_line(values), preset("dev", PRESET)])
+
+
+@click.command(cls=DevCommand)
+def dev(configuration: Configuration) -> None:
     """Run a development server on this machine, with streams in memory.
 
     Listens on 127.0.0.1 only; streams are lost when it stops. Reads no environment variables and
     no file. Ctrl-C stops it.
     """
-    try:
-        configuration = Configuration([CommandLine(given(options)), Preset(PRESET, "dev")])
-        from durable_streams_tw.service.run import serve
+    from durable_streams_tw.service.run import serve
 
-        def greet(url: str) -> None:
-            click.echo(greeting(url, console=configuration["console"]))
+    def greet(url: str) -> None:
+        click.echo(greeting(url, console=configuration["console"]))
 
-        status = serve(configuration, greet=greet, quiet=True)
-    except ConfigurationError as bad:
-        raise InvalidSettings(bad) from None
+    status = serve(configuration, greet=greet, quiet=True)
     if status == 0:
         # Start on a new line, after the ^C that a terminal prints.
         click.echo("\nStopped.")

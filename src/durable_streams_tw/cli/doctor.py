@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
-from durable_streams_tw.cli.settings_options import (
-    SettingsCommand,
-    configuration_of,
-    with_settings,
-)
+from durable_streams_tw.cli.settings_options import SettingsCommand
 from durable_streams_tw.cli.store_options import with_json
 from durable_streams_tw.cli.store_tasks import EXIT_UNSOUND
+from durable_streams_tw.service.configuration import Configuration
 
 _MARKS = {"good": "ok", "warning": "warn", "bad": "BAD"}
 
 
 @click.command(cls=SettingsCommand)
-@with_settings
 @with_json
-def doctor(as_json: bool, **options: Any) -> None:
+def doctor(configuration: Configuration, as_json: bool) -> None:
     """Check this machine for problems with a server of these settings.
 
     Checks the limits of open files and memory, the disk of the data directory (file system, free
@@ -30,7 +25,6 @@ def doctor(as_json: bool, **options: Any) -> None:
 
     Exit status: 0 no errors (warnings are possible), 1 errors.
     """
-    configuration = configuration_of(options)
     from durable_streams_tw.cli.doctor_checks import run_checks
 
     results = list(run_checks(configuration))

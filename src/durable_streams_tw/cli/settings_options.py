@@ -1,16 +1,20 @@
-"""Options of click commands, built from the table of settings."""
+"""Click commands with an option for each setting."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from durable_streams_tw.service.configuration import Configuration, load_configuration
-from durable_streams_tw.service.settings_table import TABLE, Setting
-from durable_streams_tw.service.sources import CONFIG_VARIABLE, ConfigurationError
+from durable_streams_tw.service.configuration import (
+    Configuration,
+    ConfigurationError,
+    load_configuration,
+)
+from durable_streams_tw.service.settings_table import GROUPS, SETTINGS, Setting
+from durable_streams_tw.service.sources import CONFIG_VARIABLE
 
 
 class InvalidSettings(click.ClickException):
@@ -23,97 +27,65 @@ class InvalidSettings(click.ClickException):
 
 
 class SettingsCommand(click.Command):
-    """Command whose help lists its own options, then the settings by group."""
+    """Command with ``--config`` and an option for each setting.
+
+    Its callback gets the effective `Configuration` and may raise `ConfigurationError`.
+    """
+
+    def __init__(self, params: list[click.Parameter], **more: Any) -> None:
+        super().__init__(params=[*params, *self.options()], **more)
+
+    def options(self) -> list[click.Parameter]:
+        """Return the options of the settings."""
+        file = click.Option(
+            ["--config", "-c"],
+            metavar="FILE",
+            type=click.Path(dir_okay=False),
+            help=f"TOML file with settings (default: ${CONFIG_VARIABLE})",
+        )
+        return [file, *(option(setting, setting.default) for setting in SETTINGS.values())]
+
+    def load(self, values: Mapping[str, Any], file: str | None) -> Configuration:
+        """Return the settings: options override the environment, which overrides the file."""
+        return load_configuration(values, os.environ, file)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the callback. Raises `InvalidSettings`."""
+        file = ctx.params.pop("config", None)
+        values = {name: ctx.params.pop(name.replace("-", "_"), None) for name in SETTINGS}
+        try:
+            ctx.params["configuration"] = self.load(values, file)
+            return super().invoke(ctx)
+        except ConfigurationError as bad:
+            raise InvalidSettings(bad) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options of the command, then the settings by group."""
-        rows: dict[str, list[tuple[str, str]]] = {"Options": []}
-        groups = {setting.name: setting.group for setting in TABLE}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                name = (parameter.name or "").replace("_", "-")
-                rows.setdefault(groups.get(name, "Options"), []).append(record)
-        for group, records in rows.items():
-            with formatter.section(group):
-                formatter.write_dl(records)
+        records = {option.name: option.get_help_record(ctx) for option in self.get_params(ctx)}
+        sections = {
+            group: [records.pop(setting.name.replace("-", "_"), None) for setting in settings]
+            for group, settings in GROUPS.items()
+        }
+        for title, rows in {"Options": records.values(), **sections}.items():
+            with formatter.section(title):
+                formatter.write_dl([row for row in rows if row is not None])
 
 
-def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for each setting, and ``--config``, to a command."""
-    for setting in reversed(TABLE):
-        command = _option(setting, setting.default)(command)
-    file = click.option(
-        "--config",
-        "-c",
-        metavar="FILE",
-        type=click.Path(dir_okay=False),
-        help=f"TOML file with settings (default: ${CONFIG_VARIABLE})",
-    )
-    return file(command)
-
-
-def with_dev_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for each setting that ``dev`` supports to a command."""
-    for setting in reversed(TABLE):
-        if setting.in_dev:
-            command = _option(setting, setting.dev or setting.default)(command)
-    return command
-
-
-def given(parameters: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Return the texts of the options that were given on the command line."""
-    found: dict[str, tuple[str, ...]] = {}
-    for setting in TABLE:
-        value = parameters.get(setting.name.replace("-", "_"))
-        if setting.kind == "list":
-            if value:
-                found[setting.name] = tuple(value)
-        elif setting.kind == "flag":
-            if value is not None:
-                found[setting.name] = ("true" if value else "false",)
-        elif value is not None:
-            found[setting.name] = (value,)
-    return found
-
-
-def configuration_of(parameters: Mapping[str, Any]) -> Configuration:
-    """Return the effective settings of a command: options, environment, file, defaults.
-
-    Raises `InvalidSettings`.
-    """
-    try:
-        return load_configuration(given(parameters), os.environ, parameters.get("config"))
-    except ConfigurationError as bad:
-        raise InvalidSettings(bad) from None
-
-
-def _option(
-    setting: Setting, default: str | None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    names = [f"--{setting.name}"]
-    if setting.short is not None:
-        names.append(f"-{setting.short}")
-    text = setting.meaning
+def option(setting: Setting, default: str | None) -> click.Option:
+    """Return the option of a setting. ``default`` is only for its help text."""
     if setting.kind == "flag":
-        state = "on" if default == "true" else "off"
-        return click.option(
-            f"--{setting.name}/--no-{setting.name}", default=None, help=f"{text} (default: {state})"
-        )
-    if default is not None:
-        text = f"{text} (default: {default})"
-    return click.option(
-        *names,
+        text = setting.help("on" if default == "true" else "off")
+        return click.Option([f"--{setting.name}/--no-{setting.name}"], default=None, help=text)
+
+    def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+        return [word for word in setting.choices if word.startswith(incomplete)]
+
+    short = [] if setting.short is None else [f"-{setting.short}"]
+    return click.Option(
+        [f"--{setting.name}", *short],
         metavar=setting.metavar,
         multiple=setting.kind == "list",
-        help=text,
+        help=setting.help(default),
         type=click.Path(file_okay=False) if setting.directory else str,
-        shell_complete=_choice_completer(setting.choices) if setting.choices else None,
+        shell_complete=complete if setting.choices else None,
     )
-
-
-def _choice_completer(choices: tuple[str, ...]) -> Callable[..., list[str]]:
-    def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-        return [word for word in choices if word.startswith(incomplete)]
-
-    return complete

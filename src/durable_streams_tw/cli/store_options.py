@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from durable_streams_tw.cli.settings_options import InvalidSettings
-from durable_streams_tw.service.configuration import load_configuration
+from durable_streams_tw.service.configuration import ConfigurationError, load_configuration
 from durable_streams_tw.service.settings_table import SETTINGS
-from durable_streams_tw.service.sources import CONFIG_VARIABLE, ConfigurationError
+from durable_streams_tw.service.sources import CONFIG_VARIABLE
 
 
 def with_data_dir(command: Callable[..., Any]) -> Callable[..., Any]:

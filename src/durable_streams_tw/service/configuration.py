@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.service.settings_table import SETTINGS, TABLE, Setting
+from durable_streams_tw.service.settings_table import SETTINGS
 from durable_streams_tw.service.sources import (
     CONFIG_VARIABLE,
-    CommandLine,
-    ConfigurationError,
-    Environment,
-    File,
+    Given,
     Source,
+    command_line,
+    configuration_file,
+    environment_variables,
 )
 from durable_streams_tw.service.value_parsers import InvalidValue
+
+
+class ConfigurationError(Exception):
+    """The settings are invalid. ``problems`` has one message for each error."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
 
 
 class Configuration:
     """Values of all settings, with their sources.
 
     The first of ``sources`` that has a setting determines its value; lists are not merged. Raises
-    `ConfigurationError` with all errors.
+    `ConfigurationError` with all errors, ``problems`` of the sources included.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = tuple(sources)
+    def __init__(self, sources: Sequence[Source], problems: Iterable[str] = ()) -> None:
+        self._sources = sources
+        self._given: Mapping[str, Given] = ChainMap(*map(dict, sources))
         self._values: dict[str, Any] = {}
-        problems: list[str] = []
-        for setting in TABLE:
-            try:
-                self._values[setting.name] = self._value(setting)
-            except ConfigurationError as bad:
-                problems += bad.problems
+        problems = list(problems)
+        for name, setting in SETTINGS.items():
+            values = []
+            for text in self.texts(name):
+                try:
+                    values.append(setting.parse(text))
+                except InvalidValue as bad:
+                    got = setting.redact(text)
+                    problems.append(f"{self._label(name)}: {bad}, got {got!r}")
+            single = values[0] if values else None
+            self._values[name] = tuple(values) if setting.kind == "list" else single
         if not problems:
             problems += self._combination_errors()
         if problems:
@@ -46,34 +61,27 @@ class Configuration:
     @property
     def settings(self) -> Settings:
         """Settings of the streams and of the HTTP server."""
-        chosen = {row.field: self[row.name] for row in TABLE if row.field is not None}
+        fields = {row.field or row.name.replace("-", "_"): row.name for row in SETTINGS.values()}
+        chosen = {name: self[fields[name]] for name in Settings.__struct_fields__ if name in fields}
         url = self["public-url"]
-        return Settings(
-            **chosen,
-            private=self["cache"] == "private",
-            public_url=None if url is None else f"{url}/{self['root'].decode('ascii')}",
-        )
-
-    def source(self, name: str) -> Source | None:
-        """Return the source that determines a setting, None if the default applies."""
-        return next((source for source in self._sources if name in source.given), None)
+        chosen["public_url"] = None if url is None else f"{url}/{self['root'].decode('ascii')}"
+        return Settings(**chosen, private=self["cache"] == "private")
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Return the unparsed texts of a setting, empty if it has no value."""
-        source = self.source(name)
-        return SETTINGS[name].defaults if source is None else source.given[name]
+        given = self._given.get(name)
+        return SETTINGS[name].defaults if given is None else given.texts
 
     def origin(self, name: str) -> str:
         """Return the place of a setting in a few words."""
-        source = self.source(name)
-        return "default" if source is None else source.origin(name)
+        return self._given[name].origin if name in self._given else "default"
 
     def overridden_by(self, name: str) -> str | None:
         """Return the setting that makes this one ineffective, None if there is none."""
         if name in ("port", "interface"):
             return "listen" if self["listen"] else None
         if name == "listen" and self.texts(name) and not self[name]:
-            return "port" if self.source("port") is not None else "interface"
+            return "port" if "port" in self._given else "interface"
         return None
 
     def error(self, name: str, problem: str, text: str | None = None) -> ConfigurationError:
@@ -81,58 +89,46 @@ class Configuration:
 
         ``problem`` says what is wrong; ``text`` is the element of a list that it is about.
         """
-        source = self.source(name)
-        subject = name if source is None else source.label(name)
-        if text is not None and not SETTINGS[name].secret:
-            subject += f" '{SETTINGS[name].printable(text)}'"
-        return ConfigurationError([f"{subject}: {problem}"])
+        element = "" if text is None else f" '{SETTINGS[name].redact(text)}'"
+        return ConfigurationError([f"{self._label(name)}{element}: {problem}"])
 
-    def _value(self, setting: Setting) -> Any:
-        values = []
-        for text in self.texts(setting.name):
-            try:
-                values.append(setting.parse(text))
-            except InvalidValue as bad:
-                got = "" if setting.secret else f", got {setting.printable(text)!r}"
-                raise self.error(setting.name, f"{bad}{got}") from None
-        if setting.kind == "list":
-            return tuple(values)
-        return values[0] if values else None
+    def _label(self, name: str) -> str:
+        return self._given[name].label if name in self._given else name
+
+    def _rank(self, name: str) -> int:
+        """Return the number of the source of a setting, the highest for the default."""
+        ranks = (rank for rank, source in enumerate(self._sources) if name in source)
+        return next(ranks, len(self._sources))
 
     def _combination_errors(self) -> list[str]:
         """Return the errors of combinations; drop ``listen`` if a nearer source has a port."""
-        problems: list[str] = []
-        listen = self.source("listen")
-        if listen is not None and self["listen"]:
-            for name in ("port", "interface"):
-                other = self.source(name)
-                if other is listen:
-                    problems += self.error(
-                        "listen", f"cannot be combined with {name}; set one of them"
-                    ).problems
-                elif other is not None and self._rank(other) < self._rank(listen):
-                    self._values["listen"] = ()
+        problems = []
+        for name in ("port", "interface"):
+            if self["listen"] and self._rank(name) < self._rank("listen"):
+                self._values["listen"] = ()
+            elif self["listen"] and self._rank(name) == self._rank("listen"):
+                problems.append(
+                    f"{self._label('listen')}: cannot be combined with {name}; set one of them"
+                )
         if self["max-stored"] is not None and self["data-dir"] is None:
-            problems += self.error("max-stored", "requires data-dir").problems
+            problems.append(f"{self._label('max-stored')}: requires data-dir")
         memory = self["max-body-memory"]
         if memory is not None and memory < self["max-body"]:
-            problems += self.error("max-body-memory", "must be at least max-body").problems
+            problems.append(f"{self._label('max-body-memory')}: must be at least max-body")
         return problems
-
-    def _rank(self, source: Source) -> int:
-        return self._sources.index(source)
 
 
 def load_configuration(
-    given: Mapping[str, tuple[str, ...]], environment: Mapping[str, str], file: str | None
+    options: Mapping[str, Any], environment: Mapping[str, str], file: str | None
 ) -> Configuration:
-    """Return the settings from options, environment and file.
+    """Return the settings from options (see `command_line`), environment and file.
 
-    ``given`` has the texts of the options; ``file`` is the value of ``--config``, by default that
-    of `CONFIG_VARIABLE`. Raises `ConfigurationError`.
+    ``file`` is the value of ``--config``, by default that of `CONFIG_VARIABLE`. Raises
+    `ConfigurationError`.
     """
+    problems: list[str] = []
+    sources = [command_line(options), environment_variables(environment, problems)]
     path = file or environment.get(CONFIG_VARIABLE)
-    sources: list[Source] = [CommandLine(given), Environment(environment)]
     if path:
-        sources.append(File(path))
-    return Configuration(sources)
+        sources.append(configuration_file(path, problems))
+    return Configuration(sources, problems)

@@ -16,13 +16,12 @@ from durable_streams_tw import clocks
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.service.certificates import TLSEndpoint
-from durable_streams_tw.service.configuration import Configuration
+from durable_streams_tw.service.configuration import Configuration, ConfigurationError
 from durable_streams_tw.service.operator_tree import operator_tree
 from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.process_tuning import connections_within, raise_file_limit
 from durable_streams_tw.service.proxy_protocol import without_proxy
 from durable_streams_tw.service.reload import ReloadService
-from durable_streams_tw.service.sources import ConfigurationError
 from durable_streams_tw.service.startup import ServiceGroup, StderrReporter
 from durable_streams_tw.service.systemd_notify import SystemdNotifier
 from durable_streams_tw.service.twistd_options import Options

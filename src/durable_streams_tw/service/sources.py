@@ -1,20 +1,22 @@
 """Sources of settings: command line, environment, configuration file.
 
-A source maps the name of a setting to its texts and can name the place of each for error
-messages. It parses only its own format, not the values.
+A source maps names of settings to texts, and says where each was given. It parses only its own
+format, not the values. Each function appends an error message for what it cannot use to
+``problems``.
 """
 
 from __future__ import annotations
 
+import errno
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
-from durable_streams_tw.service.settings_table import PREFIX, SETTINGS, TABLE
+from msgspec import Struct
+
+from durable_streams_tw.service.settings_table import PREFIX, SETTINGS
 
 #: Environment variable that names the configuration file.
 CONFIG_VARIABLE: Final = PREFIX + "CONFIG"
@@ -30,237 +32,153 @@ MAX_FILE: Final = 1 << 20
 # Docker links and Kubernetes set such variables, and DURABLE_STREAMS_PORT=tcp://10.0.0.1:4437,
 # for a service called durable-streams; they are not settings.
 _LINKS: Final = re.compile(
-    r"DURABLE_STREAMS_(NAME|SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?|ENV_\w+)"
-)
-# Strings and comments, which may contain newlines and brackets, and newlines and brackets outside
-# them. A multi-line string may end with up to two quotes before its three closing ones.
-_TOKEN: Final = re.compile(
-    r'"""(?:\\.|[^"\\]|"{1,2}(?!"))*"{3,5}'
-    r"|'''(?:[^']|'{1,2}(?!'))*'{3,5}"
-    r'|"(?:\\.|[^"\\\n])*"'
-    r"|'[^'\n]*'"
-    r"|\#[^\n]*"
-    r"|[\[\]{}\n]",
+    r"DURABLE_STREAMS_((NAME|SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?|ENV_\w+)=.*"
+    r"|PORT=(tcp|udp)://.*)",
     re.DOTALL,
 )
-_AT: Final = re.compile(r" \(at (line \d+, column \d+|end of document)\)$")
+# Strings, which may contain newlines and "#", and comments. A multi-line string may end with up to
+# two quotes before its three closing ones.
+_STRING_OR_COMMENT: Final = re.compile(
+    r'"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|\#[^\n]*',
+    re.DOTALL,
+)
+_KEY: Final = re.compile(
+    r"""[ \t]*(?:\[\[?[ \t]*)?([\w-]+|"(?:\\.|[^"\\])*"|'[^']*')[ \t]*(?:[=.]|\]\]?[ \t]*$)"""
+)
 
 
-class ConfigurationError(Exception):
-    """The settings are invalid. ``problems`` has one message for each error."""
+class Given(Struct, frozen=True):
+    """Texts of a setting, and where they were given.
 
-    def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems))
-
-
-class Source:
-    """Texts of settings by name, from one place."""
-
-    def __init__(self, given: Mapping[str, tuple[str, ...]]) -> None:
-        self.given = dict(given)
-
-    def label(self, name: str) -> str:
-        """Return the name of a setting in this source, with its place, for an error message."""
-        raise NotImplementedError
-
-    def origin(self, name: str) -> str:
-        """Return the place of a setting in a few words."""
-        raise NotImplementedError
-
-
-class CommandLine(Source):
-    """Options of a command."""
-
-    def label(self, name: str) -> str:
-        """Return the option as it was given."""
-        setting = SETTINGS[name]
-        off = setting.kind == "flag" and self.given.get(name) == ("false",)
-        return f"--no-{name}" if off else f"--{name}"
-
-    def origin(self, name: str) -> str:
-        """Return the option as it was given."""
-        return self.label(name)
-
-
-class Preset(Source):
-    """Values that a command sets by default."""
-
-    def __init__(self, given: Mapping[str, tuple[str, ...]], command: str) -> None:
-        super().__init__(given)
-        self._command = command
-
-    def label(self, name: str) -> str:
-        """Return the command and the setting."""
-        return f"{self._command}: {name}"
-
-    def origin(self, name: str) -> str:
-        """Return the command."""
-        return self._command
-
-
-class Environment(Source):
-    """Environment variables that begin with ``DURABLE_STREAMS_``.
-
-    An empty variable counts as not set. A list is split at spaces. Raises `ConfigurationError`
-    for an unknown variable, which is probably a typo.
+    ``origin`` is an option, a variable, or a file and a line; ``label`` names the setting too, and
+    begins an error message.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        names = {setting.variable: setting for setting in TABLE}
-        given = {}
-        problems = []
-        for variable, text in sorted(environment.items()):
-            if not variable.startswith(PREFIX) or not text or _is_link(variable, text):
-                continue
-            setting = names.get(variable)
-            if setting is not None:
-                split = tuple(text.split()) if setting.kind == "list" else (text,)
-                given[setting.name] = split
-            elif variable not in {CONFIG_VARIABLE, *CLIENT_VARIABLES}:
-                problems.append(
-                    f"Unknown environment variable {variable!r}.{_suggestion(variable, names)}"
-                )
-        if problems:
-            raise ConfigurationError(problems)
-        super().__init__(given)
-
-    def label(self, name: str) -> str:
-        """Return the environment variable."""
-        return SETTINGS[name].variable
-
-    def origin(self, name: str) -> str:
-        """Return the environment variable."""
-        return SETTINGS[name].variable
+    texts: tuple[str, ...]
+    origin: str
+    label: str
 
 
-class File(Source):
-    """TOML file with settings as top-level keys.
+Source = Mapping[str, Given]
 
-    Raises `ConfigurationError` if it cannot be read or parsed, or has an unknown key or a value of
-    the wrong type.
+
+def command_line(values: Mapping[str, Any]) -> Source:
+    """Return the options that were given.
+
+    ``values`` has a text, a bool, a sequence of texts, or None for an option that is absent.
     """
+    source = {}
+    for name, value in values.items():
+        if value is not None and value not in ((), []):
+            texts = _texts(value)
+            off = SETTINGS[name].kind == "flag" and texts == ("false",)
+            option = f"--no-{name}" if off else f"--{name}"
+            source[name] = Given(texts, option, option)
+    return source
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._text = _text_of(self.path)
-        try:
-            document = tomllib.loads(self._text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigurationError([self._syntax_error(str(error))]) from None
-        super().__init__({})
-        problems = []
-        for key, value in document.items():
-            problem = self._take(key, value)
-            if problem is not None:
-                problems.append(f"{self.origin(key)}: {problem}")
-        if problems:
-            raise ConfigurationError(problems)
 
-    def label(self, name: str) -> str:
-        """Return the path, the line and the key of a setting."""
-        return f"{self.origin(name)}: {name}"
+def preset(command: str, values: Mapping[str, str]) -> Source:
+    """Return the values that a command sets by default."""
+    return {name: Given((text,), command, f"{command}: {name}") for name, text in values.items()}
 
-    def origin(self, name: str) -> str:
-        """Return the path and the line of a setting."""
-        return f"{self.path}, line {self._lines.get(name, 1)}"
 
-    def _syntax_error(self, trouble: str) -> str:
-        match = _AT.search(trouble)
-        if match is None:
-            return f"{self.path}: {trouble}"
-        where = f", {match[1]}" if match[1].startswith("line") else ", end of file"
-        trouble = trouble[: match.start()]
-        return f"{self.path}{where}: {trouble[0].lower()}{trouble[1:]}"
+def environment_variables(environment: Mapping[str, str], problems: list[str]) -> Source:
+    """Return the settings among the environment variables.
 
-    def _take(self, key: str, value: Any) -> str | None:
-        """Store a value; return the error message if it has the wrong type."""
-        setting = SETTINGS.get(key)
-        if setting is None:
-            if _is_table(value):
-                return f"unknown table {key!r}. Settings are top-level keys, not in tables."
-            return f"unknown setting {key!r}.{_suggestion(key, SETTINGS)}"
-        if setting.kind == "flag":
-            if not isinstance(value, bool):
-                return f"{key}: expected true or false, without quotes"
-            self.given[key] = ("true" if value else "false",)
-            return None
-        values = value if setting.kind == "list" and isinstance(value, list) else [value]
-        for one in values:
-            if isinstance(one, bool) or not isinstance(one, str | int | float):
-                wanted = "a list of strings" if setting.kind == "list" else "a string or a number"
-                return f"{key}: expected {wanted}"
-        self.given[key] = tuple(str(one) for one in values)
-        return None
+    An empty variable counts as not set. A list is split at spaces. An unknown variable with the
+    prefix is an error, because it is probably a typo.
+    """
+    source = {}
+    settings = {setting.variable: setting for setting in SETTINGS.values()}
+    for variable, text in sorted(environment.items()):
+        if not variable.startswith(PREFIX) or not text or _LINKS.fullmatch(f"{variable}={text}"):
+            continue
+        setting = settings.get(variable)
+        if setting is not None:
+            texts = tuple(text.split()) if setting.kind == "list" else (text,)
+            source[setting.name] = Given(texts, variable, variable)
+        elif variable not in {CONFIG_VARIABLE, *CLIENT_VARIABLES}:
+            problems.append(
+                f"Unknown environment variable {variable!r}.{_suggestion(variable, settings)}"
+            )
+    return source
 
-    @cached_property
-    def _lines(self) -> dict[str, int]:
-        """Line on which each key begins."""
-        return lines_of_keys(self._text)
+
+def configuration_file(path: str, problems: list[str]) -> Source:
+    """Return the top-level keys of a TOML file."""
+    raw = b""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_FILE + 1)
+        if len(raw) > MAX_FILE:
+            raise OSError(errno.EFBIG, "the file is larger than 1 MiB")
+        text = raw.decode("utf-8").replace("\r\n", "\n")
+        document = tomllib.loads(text)
+    except OSError as error:
+        problems.append(f"{path}: {error.strerror}")
+        return {}
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        problems.append(f"{path}, line {line}: not UTF-8")
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        reason, _, place = str(error).removesuffix(")").partition(" (at ")
+        place = place.replace("end of document", "end of file")
+        problems.append(f"{path}, {place}: {reason[0].lower()}{reason[1:]}")
+        return {}
+    source = {}
+    lines = lines_of_keys(text)
+    for key, value in document.items():
+        place = f"{path}, line {lines.get(key, 1)}"
+        problem = _type_error(key, value)
+        if problem is not None:
+            problems.append(f"{place}: {problem}")
+        else:
+            source[key] = Given(_texts(value), place, f"{place}: {key}")
+    return source
 
 
 def lines_of_keys(text: str) -> dict[str, int]:
-    """Return the line on which each key of a TOML document first stands, in linear time.
+    """Return the line on which each key of a TOML document first stands, those of tables included.
 
-    ``text`` is well-formed TOML. tomllib does not report positions, so this function splits the
-    document into statements and has tomllib parse the key of each.
+    tomllib does not report positions. ``text`` is well-formed TOML.
     """
     found: dict[str, int] = {}
-    in_table = False
-    for line, statement in _statements(text):
-        header = statement.lstrip().startswith("[")
-        in_table = in_table or header
-        if header or not in_table:
-            for key in tomllib.loads(statement):
-                found.setdefault(key, line)
+    plain = _STRING_OR_COMMENT.sub(_without_lines, text)
+    for line, statement in enumerate(plain.split("\n"), 1):
+        match = _KEY.match(statement)
+        if match is not None:
+            (key,) = tomllib.loads(f"{match[1]}=0")
+            found.setdefault(key, line)
     return found
 
 
-def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Yield each statement of a TOML document with its first line.
-
-    A statement is a key and its value, the header of a table, a comment or an empty line.
-    """
-    begin, line, depth = 0, 1, 0
-    for token in _TOKEN.finditer(text):
-        written = token[0]
-        if written in ("[", "{"):
-            depth += 1
-        elif written in ("]", "}"):
-            depth -= 1
-        elif written == "\n" and not depth:
-            statement = text[begin : token.end()]
-            yield line, statement
-            line += statement.count("\n")
-            begin = token.end()
-    yield line, text[begin:]
+def _without_lines(match: re.Match[str]) -> str:
+    """Return a string of one line unchanged, and only the newlines of other strings."""
+    lines = match[0].count("\n")
+    return "\n" * lines if lines or match[0].startswith("#") else match[0]
 
 
-def _text_of(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_FILE + 1)
-    except OSError as error:
-        raise ConfigurationError([f"{path}: {error.strerror}"]) from None
-    if len(raw) > MAX_FILE:
-        raise ConfigurationError([f"{path}: the file is larger than 1 MiB"])
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise ConfigurationError([f"{path}, line {line}: not UTF-8"]) from None
-    return text.replace("\r\n", "\n")
+def _type_error(key: str, value: Any) -> str | None:
+    """Return the error message if a value has the wrong type for its setting."""
+    setting = SETTINGS.get(key)
+    if setting is None:
+        tables = value if isinstance(value, list) else [value]
+        if tables and all(isinstance(one, dict) for one in tables):
+            return f"unknown table {key!r}. Settings are top-level keys, not in tables."
+        return f"unknown setting {key!r}.{_suggestion(key, SETTINGS)}"
+    if setting.kind == "flag":
+        return None if isinstance(value, bool) else f"{key}: expected true or false, without quotes"
+    values = value if setting.kind == "list" and isinstance(value, list) else [value]
+    if all(type(one) in (str, int, float) for one in values):
+        return None
+    wanted = "a list of strings" if setting.kind == "list" else "a string or a number"
+    return f"{key}: expected {wanted}"
 
 
-def _is_link(variable: str, text: str) -> bool:
-    port = variable == PREFIX + "PORT" and text.startswith(("tcp://", "udp://"))
-    return port or _LINKS.fullmatch(variable) is not None
-
-
-def _is_table(value: Any) -> bool:
-    return isinstance(value, dict) or (
-        isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
-    )
+def _texts(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list | tuple) else (value,)
+    return tuple(str(one).lower() if isinstance(one, bool) else str(one) for one in values)
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from twisted.python import usage
 
-from durable_streams_tw.service.configuration import Configuration, load_configuration
+from durable_streams_tw.service.configuration import (
+    Configuration,
+    ConfigurationError,
+    load_configuration,
+)
 from durable_streams_tw.service.listening import endpoints
-from durable_streams_tw.service.settings_table import TABLE, Setting
-from durable_streams_tw.service.sources import ConfigurationError
+from durable_streams_tw.service.settings_table import SETTINGS, Setting
 
-
-def help_text(setting: Setting) -> str:
-    """Return the help text of a setting, with its default."""
-    if setting.default is None or setting.kind == "flag":
-        return setting.meaning
-    return f"{setting.meaning} (default: {setting.default})"
+_ROWS: Final = SETTINGS.values()
+_VALUES: Final = [row for row in _ROWS if row.kind == "value"]
+_FLAGS: Final = [row for row in _ROWS if row.kind == "flag"]
+_LISTS: Final = [row for row in _ROWS if row.kind == "list"]
 
 
 class Options(usage.Options):
@@ -40,34 +41,21 @@ class Options(usage.Options):
 
     optParameters: ClassVar[list[list[Any]]] = [
         ["config", "c", None, "TOML file with settings (default: $DURABLE_STREAMS_CONFIG)"],
-        *(
-            [setting.name, setting.short, None, help_text(setting)]
-            for setting in TABLE
-            if setting.kind == "value"
-        ),
+        *([row.name, row.short, None, row.help(row.default)] for row in _VALUES),
     ]
     optFlags: ClassVar[list[list[Any]]] = [
-        flag
-        for setting in TABLE
-        if setting.kind == "flag"
-        for flag in (
-            [setting.name, setting.short, setting.meaning],
-            [f"no-{setting.name}", None, f"turn off --{setting.name}"],
-        )
+        *([row.name, row.short, row.meaning] for row in _FLAGS),
+        *([f"no-{row.name}", None, f"turn off --{row.name}"] for row in _FLAGS),
     ]
     compData = usage.Completions(
         optActions={
             "config": usage.CompleteFiles("*.toml"),
-            **{row.name: usage.CompleteDirs() for row in TABLE if row.directory},
-            **{row.name: usage.CompleteList(list(row.choices)) for row in TABLE if row.choices},
+            **{row.name: usage.CompleteDirs() for row in _ROWS if row.directory},
+            **{row.name: usage.CompleteList(list(row.choices)) for row in _ROWS if row.choices},
         },
-        multiUse=[row.name for row in TABLE if row.kind == "list"],
-        mutuallyExclusive=[(row.name, f"no-{row.name}") for row in TABLE if row.kind == "flag"],
+        multiUse=[row.name for row in _LISTS],
+        mutuallyExclusive=[(row.name, f"no-{row.name}") for row in _FLAGS],
     )
-
-    def __init__(self) -> None:
-        usage.Options.__init__(self)
-        self._lists: dict[str, list[str]] = {}
 
     def parseOptions(self, options: Any = None) -> None:
         """Parse the command line, the environment and the file. Raises `usage.UsageError`.
@@ -88,7 +76,9 @@ class Options(usage.Options):
         """Load the configuration from all sources. Raises `usage.UsageError`."""
         self._suppress_pid_file()
         try:
-            self.configuration = load_configuration(self._given(), self.environment, self["config"])
+            self.configuration = load_configuration(
+                self._values(), self.environment, self["config"]
+            )
             self.endpoints = endpoints(self.configuration)
         except ConfigurationError as bad:
             raise usage.UsageError(str(bad)) from None
@@ -104,32 +94,25 @@ class Options(usage.Options):
         if twistd is not None and twistd.get("nodaemon") and not asked:
             twistd["pidfile"] = ""
 
-    def _given(self) -> dict[str, tuple[str, ...]]:
-        given: dict[str, tuple[str, ...]] = {}
-        for setting in TABLE:
-            name = setting.name
-            if setting.kind == "list":
-                if name in self._lists:
-                    given[name] = tuple(self._lists[name])
-            elif setting.kind == "flag":
-                if self[name] and self[f"no-{name}"]:
-                    raise usage.UsageError(f"--{name} cannot be combined with --no-{name}")
-                if self[name] or self[f"no-{name}"]:
-                    given[name] = ("true" if self[name] else "false",)
-            elif self[name] is not None:
-                given[name] = (self[name],)
-        return given
+    def _values(self) -> dict[str, Any]:
+        """Return the value of each option, None if it is absent."""
+        values = {row.name: self.get(row.name) for row in (*_VALUES, *_LISTS)}
+        for row in _FLAGS:
+            on, off = self[row.name], self[f"no-{row.name}"]
+            if on and off:
+                raise usage.UsageError(f"--{row.name} cannot be combined with --no-{row.name}")
+            values[row.name] = bool(on) if on or off else None
+        return values
 
 
 def _collector(setting: Setting) -> Callable[[Options, str], None]:
     def collect(self: Options, text: str) -> None:
-        self._lists.setdefault(setting.name, []).append(text)
+        self.setdefault(setting.name, []).append(text)
 
-    collect.__doc__ = help_text(setting)
+    collect.__doc__ = setting.help(setting.default)
     return collect
 
 
 # usage.Options collects a repeatable option through a method named opt_NAME.
-for _setting in TABLE:
-    if _setting.kind == "list":
-        setattr(Options, "opt_" + _setting.name.replace("-", "_"), _collector(_setting))
+for _row in _LISTS:
+    setattr(Options, "opt_" + _row.name.replace("-", "_"), _collector(_row))

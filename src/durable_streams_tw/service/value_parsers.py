@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from durable_streams_tw.auth.bearer_tokens import COOKIE_NAME
@@ -20,15 +20,7 @@ _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES: Final = {
     "": 1,
     "b": 1,
-    "k": 1024,
-    "kb": 1024,
-    "kib": 1024,
-    "m": 1024**2,
-    "mb": 1024**2,
-    "mib": 1024**2,
-    "g": 1024**3,
-    "gb": 1024**3,
-    "gib": 1024**3,
+    **{unit + end: 1024**n for n, unit in enumerate("kmg", 1) for end in ("", "b", "ib")},
 }
 # RFC 6454 §6.2: the Origin header of a browser, except "null".
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]+)?")
@@ -37,7 +29,10 @@ _PUBLIC_URL: Final = re.compile(
     r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*"
 )
 _HOST_NAME: Final = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9._-]+")
-_RATE: Final = re.compile(r"([0-9]{1,9})/([0-9.]*(?:ms|s|m|h))", re.ASCII)
+_COUNT: Final = re.compile("[0-9]{1,9}")
+_FIELD_NAME: Final = re.compile(r"(?!\*$)[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
+_AUTH: Final = re.compile(r"[a-z][a-z0-9_-]*(?::\S*)?")
+_RATE: Final = re.compile(r"(?=0*[1-9])([0-9]{1,9})/([0-9.]*(?:ms|s|m|h))", re.ASCII)
 # RFC 3986 §3.3: segments without percent-escapes, so that each has one spelling.
 _ROOT: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/")
 
@@ -58,11 +53,7 @@ class InvalidValue(Exception):
 
 def seconds(text: str) -> float:
     """Parse a time such as ``500ms``, ``30s``, ``2m`` or ``1h``; a bare number is in seconds."""
-    match = _NUMBER.fullmatch(text.strip())
-    factor = None if match is None else _SECONDS.get(match[2].lower())
-    if match is None or factor is None:
-        raise InvalidValue("expected a time such as 500ms, 30s, 2m or 1h")
-    value = float(match[1]) * factor
+    value = _quantity(text, _SECONDS, "a time such as 500ms, 30s, 2m or 1h")
     if not 0 < value <= _DAY:
         raise InvalidValue("expected a time of more than 0 and at most 24h")
     return value
@@ -70,26 +61,34 @@ def seconds(text: str) -> float:
 
 def size(text: str) -> int:
     """Parse a size such as ``512k`` or ``64MiB`` in units of 1024; a bare number is in bytes."""
-    match = _NUMBER.fullmatch(text.strip())
-    factor = None if match is None else _BYTES.get(match[2].lower())
-    if match is None or factor is None:
-        raise InvalidValue("expected a size such as 65536, 512k or 64MiB")
-    value = int(float(match[1]) * factor)
+    value = int(_quantity(text, _BYTES, "a size such as 65536, 512k or 64MiB"))
     if value < 1:
         raise InvalidValue("expected at least one byte")
     return value
 
 
+def _quantity(text: str, units: Mapping[str, float], expected: str) -> float:
+    match = _match(_NUMBER, text.strip(), expected)
+    if match[2].lower() not in units:
+        raise InvalidValue(f"expected {expected}")
+    return float(match[1]) * units[match[2].lower()]
+
+
+def _match(pattern: re.Pattern[str], text: str, expected: str) -> re.Match[str]:
+    match = pattern.fullmatch(text)
+    if match is None:
+        raise InvalidValue(f"expected {expected}")
+    return match
+
+
 def count(text: str) -> int:
     """Parse a non-negative number; 0 usually means no limit."""
-    if not re.fullmatch("[0-9]{1,9}", text):
-        raise InvalidValue("expected a number, or 0 for no limit")
-    return int(text)
+    return int(_match(_COUNT, text, "a number, or 0 for no limit")[0])
 
 
 def port(text: str) -> int:
     """Parse a TCP port; with 0 the operating system chooses one."""
-    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
+    if not _COUNT.fullmatch(text) or int(text) > 65535:
         raise InvalidValue("expected a number from 0 to 65535")
     return int(text)
 
@@ -145,30 +144,23 @@ def origin(text: str) -> str:
     """Parse an origin as browsers send it, ``*`` (all) or ``local`` (this machine)."""
     if text in ("*", LOCAL):
         return text
-    if _ORIGIN.fullmatch(text.lower()) is None:
-        raise InvalidValue("expected an origin such as https://app.example, or *, or local")
-    return text.lower()
+    return _match(_ORIGIN, text.lower(), "an origin such as https://app.example, or *, or local")[0]
 
 
 def field_name(text: str) -> str:
     """Parse the name of a header (RFC 9110 §5.1)."""
-    if re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}", text) is None or text == "*":
-        raise InvalidValue("expected the name of a header such as X-Request-Id")
-    return text
+    return _match(_FIELD_NAME, text, "the name of a header such as X-Request-Id")[0]
 
 
 def host(text: str) -> str:
     """Parse an accepted host name without a port, or ``local``."""
-    if _HOST_NAME.fullmatch(text.lower()) is None:
-        raise InvalidValue("expected a host name such as streams.example, without a port, or local")
-    return text.lower()
+    expected = "a host name such as streams.example, without a port, or local"
+    return _match(_HOST_NAME, text.lower(), expected)[0]
 
 
 def auth(text: str) -> str:
     """Parse ``KIND:ARGUMENT`` of a token checker, which parses its argument later."""
-    if re.fullmatch(r"[a-z][a-z0-9_-]*(?::\S*)?", text) is None:
-        raise InvalidValue("expected KIND:ARGUMENT without spaces, such as file:tokens.toml")
-    return text
+    return _match(_AUTH, text, "KIND:ARGUMENT without spaces, such as file:tokens.toml")[0]
 
 
 def redact_auth(text: str) -> str:
@@ -183,25 +175,19 @@ def redact_auth(text: str) -> str:
 
 def cookie(text: str) -> str:
     """Parse the name of a cookie."""
-    if COOKIE_NAME.fullmatch(text) is None:
-        raise InvalidValue("expected the name of a cookie such as __Host-token")
-    return text
+    return _match(COOKIE_NAME, text, "the name of a cookie such as __Host-token")[0]
 
 
 def rate(text: str) -> Rate | None:
     """Parse a rate such as ``100/s``; 0 is no limit."""
     if text == "0":
         return None
-    match = _RATE.fullmatch(text)
-    if match is None or not int(match[1]):
-        raise InvalidValue("expected a rate such as 100/s, 3000/m or 50/10s, or 0")
+    match = _match(_RATE, text, "a rate such as 100/s, 3000/m or 50/10s, or 0")
     span = match[2] if match[2][0].isdigit() else f"1{match[2]}"
     return Rate(int(match[1]), seconds(span))
 
 
 def public_url(text: str) -> str:
     """Parse a URL of scheme, host and path prefix; return it without a trailing slash."""
-    base = text.rstrip("/")
-    if _PUBLIC_URL.fullmatch(base) is None:
-        raise InvalidValue("expected a URL such as https://streams.example, without a query")
-    return base
+    expected = "a URL such as https://streams.example, without a query"
+    return _match(_PUBLIC_URL, text.rstrip("/"), expected)[0]
