@@ -41,10 +41,13 @@ ORDER = (
 )
 
 # Parts of ``storage`` in import order. "" stands for the modules directly below it.
-STORAGE_ORDER = ("", "engine", "commands", "durable", "memory", "admin")
+STORAGE_ORDER = ("", "engine", "commands", "durable", "memory", "postgres", "admin")
 
 # Entry point of the child process that the store commands start.
 CHILD = f"{ROOT}.cli.store_worker"
+
+# Store that no setting selects yet.
+POSTGRES = f"{ROOT}.storage.postgres.store"
 
 # Target of the console script in pyproject.toml; it looks commands up by name.
 CONSOLE = f"{ROOT}.cli.commands"
@@ -230,7 +233,7 @@ class ArchitectureTests(SynchronousTestCase):
         }
         waiting = [ROOT, *(named & set(self.modules))]
         self.assertEqual(len(waiting), 2, "the plugin names a module of ours")
-        waiting += [AUTH_TYPES, CONSOLE, CHILD]
+        waiting += [AUTH_TYPES, CONSOLE, CHILD, POSTGRES]
         waiting += [entry.target.partition(":")[0] for entry in COMMANDS.values()]
         reached = self._reached(waiting)
         self.assertEqual(sorted(set(self.modules) - reached), [])

@@ -102,6 +102,12 @@ FORK_COUNT_STEP: Final = 512 * KIB
 FORK_COUNT_COST: Final = 1 * KIB
 MAX_COUNTED_FORKS: Final = 10_000
 
+# -- PostgreSQL store -----------------------------------------------------------------------
+
+#: Time in ms after which PostgreSQL ends a transaction whose node does nothing: a frozen node
+#: holds its locks no longer.
+MAX_IDLE_TRANSACTION: Final = 5_000
+
 # -- subscriptions (PROTOCOL.md §6, §7) ---------------------------------------------------
 
 #: Acks of one request that are checked against message boundaries in the transaction; more are

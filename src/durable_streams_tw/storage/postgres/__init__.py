@@ -1,0 +1,1 @@
+"""PostgreSQL store: streams in a database that any number of nodes share."""

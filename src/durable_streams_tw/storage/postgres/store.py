@@ -1,0 +1,67 @@
+"""PostgreSQL store: `IStreamStore` over a database that any number of nodes share."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+
+from durable_streams_tw.storage.durable.executor import Executor
+from durable_streams_tw.storage.limits import MAX_PRODUCERS
+from durable_streams_tw.storage.postgres.connection import (
+    DatabaseSettings,
+    check_durability,
+    connect,
+)
+from durable_streams_tw.storage.postgres.migrations import migrate
+
+
+class PostgresStore:
+    """Store that keeps streams in PostgreSQL and shares them with other nodes.
+
+    ``clock`` runs the background tasks. ``executor`` has the committing thread and the reader
+    threads, ``patient`` a second committing thread for commands on streams that other nodes are
+    writing (both a `ThreadExecutor` in a server). ``now`` and ``lead`` are those of a
+    `clocks.StreamTime`; the default is the wall clock. ``max_producers`` is the number of producers
+    that a stream remembers at least. With ``listen`` off no thread waits for notifications of other
+    nodes, whose changes are then found once a second.
+
+    `open` blocks while it connects, creates or migrates the tables and reads the guarantees of the
+    server; it raises `StoreUnusable`. No other method waits for the database on the reactor's
+    thread. ``node`` is the unique name of this node.
+    """
+
+    def __init__(
+        self,
+        settings: DatabaseSettings,
+        clock: IReactorTime,
+        executor: Executor,
+        patient: Executor,
+        *,
+        now: Callable[[], int] | None = None,
+        lead: Callable[[], int] = lambda: 0,
+        max_producers: int = MAX_PRODUCERS,
+        listen: bool = True,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._executor = executor
+        self._patient = patient
+        self._now = now or _wall_clock
+        self._lead = lead
+        self._max_producers = max_producers
+        self._listen = listen
+        self.node = f"{settings.node}-{secrets.token_hex(4)}"
+
+    def open(self) -> None:
+        """Connect, check the server, and create or migrate the tables."""
+        with connect(self._settings) as connection:
+            check_durability(connection, self._settings)
+            migrate(connection, self._settings, self._now())
+
+
+def _wall_clock() -> int:
+    """Return the time in ms since the Unix epoch."""
+    return time.time_ns() // 1_000_000
