@@ -1,7 +1,6 @@
-"""An event stream parser that does what the HTML standard says, and nothing else.
+"""Parser of event streams according to the HTML standard, independent of the server.
 
-WHATWG HTML, "Server-sent events", §9.2.5 and §9.2.6. Browsers parse like this, so tests that
-read with it see what a browser's client sees. Nothing of the server is used.
+WHATWG HTML, "Server-sent events", §9.2.5 and §9.2.6. Browsers parse the same way.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 @dataclass(frozen=True)
 class Event:
-    """One dispatched event: its type and its data."""
+    """Dispatched event: type and data."""
 
     type: str
     data: str
 
 
 class Parser:
-    """Bytes in, in pieces of any size; events out. Comments are counted."""
+    """Incremental parser. Comments are counted."""
 
     def __init__(self) -> None:
         self.comments = 0
@@ -34,7 +33,7 @@ class Parser:
         self._id = ""
 
     def feed(self, data: bytes) -> list[Event]:
-        """The events that these bytes complete."""
+        """Return the events that these bytes complete."""
         self._buffer += data
         if not self._begun:
             if len(self._buffer) < 3 and b"\xef\xbb\xbf".startswith(self._buffer):
@@ -50,7 +49,9 @@ class Parser:
 
     @property
     def pending(self) -> bool:
-        """Whether an event has begun that was not dispatched: at the end it is dropped."""
+        """Return True if an incomplete event is buffered, which the end of the stream
+        would drop.
+        """
         return bool(self._buffer.strip(b"\r\n") or self._data or self._type)
 
     def _line(self, line: str) -> Event | None:
@@ -81,7 +82,7 @@ class Parser:
 
 
 def parse(data: bytes) -> list[Event]:
-    """The events of a whole event stream."""
+    """Return the events of a complete event stream."""
     parser = Parser()
     events = parser.feed(data)
     # What ends in a lone CR is ended by the stream's end.

@@ -20,7 +20,7 @@ from durable_streams_tw.auth.jwks_sources import (
 )
 from durable_streams_tw.auth.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
 from durable_streams_tw.outgoing.resolver import Resolver
-from tests.outgoing.name_service import LookupReactor, NameService
+from tests.outgoing.name_service import FakeNameService, ThreadedMemoryReactor
 
 URL = "http://127.0.0.1:8080/jwks.json"
 
@@ -29,8 +29,8 @@ class FetchTests(SynchronousTestCase):
     """`fetch`."""
 
     def setUp(self) -> None:
-        self.reactor = LookupReactor()
-        self.names = NameService()
+        self.reactor = ThreadedMemoryReactor()
+        self.names = FakeNameService()
         self.resolver = Resolver(self.reactor, self.names)
         self.fetched = fetch(self.reactor, URL, self.resolver)
         self.reactor.advance(0)

@@ -71,7 +71,7 @@ class ConsoleTests(ConsoleTestCase):
             page.go_back()
             expect(page.locator("#empty")).to_be_visible()
             server.stop()
-        self.sound(server.log)
+        self.assert_clean(server.log)
 
     def test_lifecycle(self) -> None:
         """The console creates a stream, appends to it, closes it and deletes it."""

@@ -54,7 +54,7 @@ class EventSourceTests(BrowserTestCase):
             )
             page.close()
             server.stop()
-        self.sound(server.log)
+        self.assert_clean(server.log)
 
     def test_fast_channel(self) -> None:
         """EventSource works with the HTTP/1.1 engine."""

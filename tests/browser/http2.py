@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.browser.pages import BrowserTestCase, stream, url
 from tests.service.black_box import Foreground
-from tests.service.pem import endpoint, pem
+from tests.service.pem import cached_pem, endpoint
 
 #: As many of each kind; a browser opens six connections of HTTP/1.1 to a server.
 MANY = 8
@@ -66,7 +66,7 @@ class ManyStreamsTests(BrowserTestCase):
 
     def follow(self, *options: str) -> None:
         """Follow sixteen streams in one page, and check that each receives its appends."""
-        pem("browser").write(self.directory)
+        cached_pem("browser").write(self.directory)
         listen = ("--listen", endpoint(self.directory), "--console", *options)
         with Foreground(self.directory, "durable-streams", *listen) as server:
             page = self.page(ignore_https_errors=True)
@@ -83,7 +83,7 @@ class ManyStreamsTests(BrowserTestCase):
             self.assertEqual(protocols, ["h2"])
             page.close()
             server.stop()
-        self.sound(server.log)
+        self.assert_clean(server.log)
 
     def test_fast_channel(self) -> None:
         """The streams share a connection to the fast server."""

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.cli.client_input import LineBatcher, PieceBatcher
 from durable_streams_tw.cli.client_options import ClientOptions
 from tests.service.black_box import PATIENCE, Foreground, ask, environment
-from tests.service.pem import pem
+from tests.service.pem import cached_pem
 
 _MAIN = [sys.executable, "-c", "from durable_streams_tw.cli.commands import main; main()"]
 
@@ -164,7 +164,7 @@ class SecureTests(ClientCase):
 
     def test_trust(self) -> None:
         """A certificate is accepted only from a trusted CA, and for its own name."""
-        pem().write(self.here)
+        cached_pem().write(self.here)
         listen = "ssl:0:interface=127.0.0.1:privateKey=key.pem:certKey=cert.pem"
         with Foreground(self.here, "durable-streams", "--listen", listen) as server:
             url = f"https://127.0.0.1:{server.port}/v1/stream/"

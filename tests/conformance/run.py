@@ -1,12 +1,11 @@
-"""Runs the public conformance suite and the public clients against the real service.
+"""Run the public conformance suite and the public clients against the server.
 
     python -m tests.conformance.run                   both stores, each with both HTTP servers
-    python -m tests.conformance.run --store memory    one of them: memory or lmdb
-    python -m tests.conformance.run --server fast     one of them: fast or klein
-    python -m tests.conformance.run --url URL         a server that runs already, http://host:port
+    python -m tests.conformance.run --store memory    one store: memory or lmdb
+    python -m tests.conformance.run --server fast     one HTTP server: fast or klein
+    python -m tests.conformance.run --url URL         a running server, http://host:port
 
-Ends with 0 when all is well, 1 when anything failed, and 77 when there is no Node to run with.
-Nothing is tried twice.
+Exits with 0 on success, 1 on a failure, and 77 without Node. No test is retried.
 """
 
 import argparse
@@ -41,7 +40,7 @@ SERVERS = {"fast": [], "klein": ["--no-fast-channel"]}
 
 @dataclass
 class Tally:
-    """What has passed and failed so far, in tests where they can be counted."""
+    """Numbers of passed and excluded tests, and faults."""
 
     passed: int = 0
     excluded: int = 0
@@ -49,7 +48,7 @@ class Tally:
 
     @contextmanager
     def noting(self, what: str) -> Iterator[None]:
-        """Notes a fault of the service, or of a step that never ended, in place of raising it."""
+        """Record a fault of the service, or the timeout of a step, instead of raising it."""
         try:
             yield
         except (ServiceFault, subprocess.TimeoutExpired) as fault:
@@ -58,7 +57,7 @@ class Tally:
 
 
 def node_is_missing() -> str | None:
-    """The sentence to print when there is no Node that is new enough, else None."""
+    """Return an error message if Node is missing or too old, else None."""
     node = shutil.which("node")
     if node is None or shutil.which("npm") is None:
         return f"Node {NODE_MAJOR} or newer is needed, with npm, and is not on the path."
@@ -70,7 +69,7 @@ def node_is_missing() -> str | None:
 
 
 def install_packages() -> None:
-    """Brings the pinned npm packages here, unless they are here already."""
+    """Install the pinned npm packages unless they are installed."""
     lock = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()
     stamp = HERE / "node_modules" / ".stamp"
     if stamp.exists() and stamp.read_text() == lock:
@@ -80,14 +79,14 @@ def install_packages() -> None:
 
 
 def step(name: str, command: list[str], cwd: Path, variables: Mapping[str, str]) -> int:
-    """Runs one command with more environment variables; gives its exit code."""
+    """Run a command with additional environment variables; return its exit status."""
     print(f"--- {name}", flush=True)
     environment = {**os.environ, **variables, "NO_COLOR": "1"}
     return subprocess.run(command, cwd=cwd, env=environment, timeout=STEP_SECONDS).returncode
 
 
 def run_suite(tally: Tally, store: str, address: str, scratch: Path) -> None:
-    """The public suite, all of it but the groups that excluded.json names."""
+    """Run the public suite without the groups in excluded.json."""
     groups: dict[str, str] = json.loads((HERE / "excluded.json").read_text())
     report = scratch / "report.json"
     report.unlink(missing_ok=True)
@@ -115,7 +114,7 @@ def run_suite(tally: Tally, store: str, address: str, scratch: Path) -> None:
 def run_client(
     tally: Tally, what: str, command: list[str], cwd: Path, more: dict[str, str]
 ) -> None:
-    """One script of clients/: it counts as one, and says itself what went wrong."""
+    """Run a script of clients/. It counts as one test and prints its errors."""
     if step(what, command, cwd, more) == 0:
         tally.passed += 1
     else:
@@ -123,7 +122,7 @@ def run_client(
 
 
 def run_clients(tally: Tally, store: str, address: str, phase: str, scratch: Path) -> None:
-    """Both clients: ``phase`` is ``client``, or ``before`` or ``after`` a restart."""
+    """Run both clients: ``phase`` is ``client``, or ``before`` or ``after`` a restart."""
     script = "client" if phase == "client" else "restart"
     for kind in ("npm", "pypi"):
         variables = {
@@ -140,7 +139,7 @@ def run_clients(tally: Tally, store: str, address: str, phase: str, scratch: Pat
 
 
 def run_store(tally: Tally, store: str, server: str) -> None:
-    """Everything against one store; the durable one is stopped and started again in between."""
+    """Run all tests on one store; restart the server in between if the store is durable."""
     what = f"{store}, {server}"
     with tempfile.TemporaryDirectory(prefix="durable-streams-") as folder:
         scratch = Path(folder)
@@ -163,7 +162,7 @@ def run_store(tally: Tally, store: str, server: str) -> None:
 
 
 def main() -> int:
-    """Reads the command line, runs what it asks for, and prints the sums."""
+    """Parse the command line, run the tests and print the totals."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--store", action="append", choices=STORES, help="only this one")
     parser.add_argument("--server", action="append", choices=SERVERS, help="only this one")

@@ -1,4 +1,4 @@
-"""The real service as a child process: ``twistd -n durable-streams``, on a free loopback port."""
+"""Server as a child process: ``twistd -n durable-streams``, on a free loopback port."""
 
 import signal
 import socket
@@ -18,11 +18,11 @@ COMPLAINTS = ("Traceback", "Unhandled")
 
 
 class ServiceFault(Exception):
-    """The service did not start, did not stop in order, or complained in its log."""
+    """The server did not start, did not stop cleanly, or logged an error."""
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on just now."""
+    """Return a free TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -31,13 +31,13 @@ def free_port() -> int:
 
 @contextmanager
 def running(options: Sequence[str], log: Path) -> Iterator[str]:
-    """Runs the service while the block runs, and stops it in order.
+    """Run the server during the block, then stop it; yield ``http://host:port``.
 
-    ``options`` are those of ``durable-streams``, but for the address; ``log`` is a file that gets
-    all that the service prints (added to the end, when it exists). Gives ``http://host:port``.
+    ``options`` are those of ``durable-streams`` without the address. The output is appended to the
+    file ``log``.
 
-    Raises ``ServiceFault`` when the service does not answer within ``START_SECONDS``, ends by
-    itself, is not gone ``STOP_SECONDS`` after SIGTERM, or has logged a complaint.
+    Raise ``ServiceFault`` if the server does not answer within ``START_SECONDS``, exits by itself,
+    is still running ``STOP_SECONDS`` after SIGTERM, or has logged an error.
     """
     port = free_port()
     twistd = Path(sys.executable).with_name("twistd")

@@ -1,4 +1,4 @@
-"""What a report of the public suite means: every test passed, or is left out by name."""
+"""Verdict on a report of the public suite: every test passed, or is excluded by name."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ SUITE_SIZE = 338
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one run of the suite went.
+    """Result of one run of the suite.
 
-    ``excluded`` counts the tests left out, by the group's name in excluded.json; ``faults`` are
-    sentences, one for each failed test or broken rule. No faults means that the run is good.
+    ``excluded`` counts the excluded tests by group of excluded.json; ``faults`` has a sentence for
+    each failed test or broken rule. A run without faults is good.
     """
 
     passed: int
@@ -24,9 +24,9 @@ class Verdict:
 
 
 def judge(report: Mapping[str, Any], groups: Mapping[str, str]) -> Verdict:
-    """Judges a report in vitest's JSON form.
+    """Return the verdict on a report in vitest's JSON form.
 
-    ``groups`` maps the beginning of a test's full name to the reason why such tests are left out.
+    ``groups`` maps prefixes of full test names to the reason why these tests are excluded.
     """
     passed = 0
     excluded = Counter(dict.fromkeys(groups, 0))
@@ -58,7 +58,7 @@ def judge(report: Mapping[str, Any], groups: Mapping[str, str]) -> Verdict:
 
 
 def pattern(groups: Mapping[str, str]) -> str:
-    """A regular expression (JavaScript's) for the full names of the tests that are to run."""
+    """Return a JavaScript regular expression for the full names of the tests to run."""
     if not groups:
         return "^"
     return "^(?!" + "|".join(_literal(name) for name in groups) + ")"

@@ -1,5 +1,6 @@
-"""Tests with real processes and stores: killed at any moment, or on a full disk.
+"""Tests with processes and stores that are killed at any moment, or whose disk is full.
 
-A few kills are part of the usual run. ``CRASH_ROUNDS=1000 trial tests.crash`` takes its time;
-``CRASH_SEED`` repeats a run's script (not its timing), ``CRASH_DIRECTORY`` says on which disk.
+A few kills are part of the default run. ``CRASH_ROUNDS=1000 trial tests.crash`` runs longer;
+``CRASH_SEED`` repeats the requests of a run (not their timing), ``CRASH_DIRECTORY`` sets the
+directory, and so the disk, of the stores.
 """

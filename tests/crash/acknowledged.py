@@ -40,8 +40,11 @@ Contents = Mapping[str, tuple[bytes, bool]]
 
 @dataclass(frozen=True)
 class State:
-    """A store. ``producers`` has the last sequence number of each, by path and name; ``closers``
-    the producer's message that closed a stream, by path."""
+    """State of a store.
+
+    ``producers`` has the last sequence number of each producer, by path and name; ``closers`` has
+    the producer's message that closed a stream, by path.
+    """
 
     streams: dict[str, tuple[bytes, bool]] = field(default_factory=dict)
     producers: dict[tuple[str, str], int] = field(default_factory=dict)

@@ -3,14 +3,14 @@
     python -m tests.crash.fault_sweep
     python -m tests.crash.fault_sweep --seconds 1 --only fdatasync
 
-A real server runs under `faulty_files` while a few producers append. For each fault
+A server process runs under `faulty_files` while a few producers append. For each fault
 
-- every answer is 200, 204, 503 or 507, and no connection breaks;
-- while all appends are refused, ``/-/ready`` says so;
-- after its end each stream takes appends and is read again, and the server is ready, soon;
-- each stream has what was acknowledged, once and in order.
+- every response is 200, 204, 503 or 507, and no connection breaks;
+- while all appends are refused, ``/-/ready`` reports it;
+- after the fault, each stream accepts appends and reads, and the server becomes ready;
+- each stream has the acknowledged messages, once and in order.
 
-Now and then the server is killed and started again, and the checker looks at what it left.
+The server is killed and restarted regularly, and its store is checked.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _RESTART_EVERY = 12
 TIMES: Final = ("once", "five times", "seconds")
 
 
-class Wrong(AssertionError):
+class WrongResponse(AssertionError):
     """Wrong response of the server."""
 
 
@@ -147,11 +147,11 @@ class Sweep:
             assert status == 201, status
 
     def finish(self) -> None:
-        """Stop the server and check its store. Raises `Wrong`."""
+        """Stop the server and check its store. Raises `WrongResponse`."""
         self.restart()
         self._server.stop()
         if "Traceback" in self._server.log():
-            raise Wrong(self._server.log()[-4000:])
+            raise WrongResponse(self._server.log()[-4000:])
 
     def close(self) -> None:
         """Kill everything."""
@@ -160,11 +160,11 @@ class Sweep:
         shutil.rmtree(self._scratch)
 
     def restart(self) -> None:
-        """Kill the server, check the store, start again, compare. Raises `Wrong`."""
+        """Kill the server, check the store, start again, compare. Raises `WrongResponse`."""
         self._server.kill()
         findings = list(check_directory(self._directory, deep=True))
         if findings:
-            raise Wrong(f"check: {findings[:3]}")
+            raise WrongResponse(f"check: {findings[:3]}")
         self._server = Server(self._directory, **self.layer.environment)
         self._compare()
 
@@ -173,7 +173,7 @@ class Sweep:
         return self._server.log()
 
     def run(self, fault: Fault) -> None:
-        """Inject a fault and check the responses. Raises `Wrong`."""
+        """Inject a fault and check the responses. Raises `WrongResponse`."""
         for producer in self._producers:
             producer.statuses.clear()
         with self._load():
@@ -182,12 +182,12 @@ class Sweep:
             counts = sum((producer.statuses for producer in self._producers), Counter[int]())
             self._await_service(ended)
         if not set(counts) <= _RIGHT:
-            raise Wrong(f"answers: {dict(counts)}")
+            raise WrongResponse(f"answers: {dict(counts)}")
         if fault.times == "seconds" and not counts[200] + counts[204] and 503 not in ready:
-            raise Wrong(f"nothing was written, and readiness said {sorted(ready)}")
+            raise WrongResponse(f"nothing was written, and readiness said {sorted(ready)}")
         broken = [producer.broken for producer in self._producers if producer.broken]
         if broken:
-            raise Wrong(f"connections broke: {broken}")
+            raise WrongResponse(f"connections broke: {broken}")
         self._compare()
 
     @contextmanager
@@ -236,7 +236,7 @@ class Sweep:
 
         while not serves():
             if time.monotonic() - ended > self._within:
-                raise Wrong(f"no full service {self._within} s after the end of the fault")
+                raise WrongResponse(f"no full service {self._within} s after the end of the fault")
             time.sleep(0.02)
         self.slowest = max(self.slowest, time.monotonic() - ended)
 
@@ -245,10 +245,10 @@ class Sweep:
             status, content = self._request("GET", f"/v1/stream/{producer.name}")
             numbers = content.split(b";")[:-1]
             if status != 200 or numbers != [b"%d" % number for number in range(len(numbers))]:
-                raise Wrong(f"{producer.name}: {status}, {content[-100:]!r}")
+                raise WrongResponse(f"{producer.name}: {status}, {content[-100:]!r}")
             # The last append may have been applied without a response.
             if not producer.acknowledged <= len(numbers) <= producer.acknowledged + 1:
-                raise Wrong(f"{producer.name}: {len(numbers)} of {producer.acknowledged}")
+                raise WrongResponse(f"{producer.name}: {len(numbers)} of {producer.acknowledged}")
 
     def _request(
         self, method: str, path: str, fields: dict[str, str] | None = None, body: bytes = b""
@@ -283,7 +283,7 @@ def main(arguments: Sequence[str]) -> int:
                 sweep.finish()
             elif number % _RESTART_EVERY == 0:
                 sweep.restart()
-        except Wrong as wrong:
+        except WrongResponse as wrong:
             failed += 1
             said = f"WRONG: {wrong}"
             if options.log:

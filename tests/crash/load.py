@@ -1,7 +1,7 @@
 """Writers with a model of their acknowledged messages.
 
-Every message says who wrote it and which of the writer's it is, so a stream's content tells
-all: ``w3:17;`` is the 18th message of writer 3.
+Every message has the writer's name and its number, so that the content of a stream can be checked:
+``w3:17;`` is the 18th message of writer 3.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _MESSAGE = re.compile(r"(w\d+):(\d+):x*;")
 class Writer:
     """Idempotent producer with several pipelined messages on one stream.
 
-    ``next`` is the first message that it has not sent yet, ``acknowledged`` the first that
-    is not known to be stored. ``last`` is the message with which it closes its stream.
+    ``next`` is the first message that has not been sent, ``acknowledged`` the first that is not
+    known to be stored. ``last`` is the message with which it closes its stream.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Writer:
         return f"{self.name}:{number}:{'x' * self.sizes[number]};"
 
     def finished(self) -> bool:
-        """Whether all its messages have been sent."""
+        """Return True if all its messages have been sent."""
         return self.last is not None and self.next > self.last
 
 
@@ -91,11 +91,10 @@ class Load:
         return len(answers)
 
     def check(self, process: DriverProcess) -> int:
-        """After a crash: every writer's stream has all that was acknowledged, each message
-        once and in order, and it is closed exactly when it has its last one.
+        """Check the streams after a crash; return the number of stored but unacknowledged messages.
 
-        What more there is of a writer's messages is how far the store really was; returns
-        how many those are.
+        Each stream must have all acknowledged messages, each once and in order, and must be closed
+        if and only if it has the closing message.
         """
         self._asked.clear()
         more = 0
@@ -132,10 +131,11 @@ class Load:
         return found
 
     def retry(self, process: DriverProcess, stored: int) -> None:
-        """Send again what was not acknowledged: exactly what is stored is a duplicate.
+        """Send unacknowledged messages again, and check that exactly the stored ones are
+        duplicates.
 
-        On a closed stream only the message that closed it is one, all others are told that it
-        is closed (PROTOCOL.md §5.2.1).
+        On a closed stream only the closing message is a duplicate; all others get "stream closed"
+        (PROTOCOL.md §5.2.1).
         """
         asked: dict[int, tuple[Writer, int]] = {}
         for writer in self.writers:

@@ -33,7 +33,7 @@ _TEMPORARY: Final = getattr(os, "O_TMPFILE", 0) & ~os.O_DIRECTORY
 class _Change:
     """Write, or change of size if ``data`` is None.
 
-    ``safe`` after a flush, ``adrift`` after a failed flush.
+    ``safe`` is set by a flush, ``adrift`` by a failed flush.
     """
 
     __slots__ = ("adrift", "data", "offset", "safe", "shrinks")

@@ -1,20 +1,20 @@
-"""Power cuts: record what a store does to its files, cut anywhere, open what a disk may have left.
+"""Power cuts: record file system calls, cut them anywhere, and open what the disk may contain.
 
     python -m tests.crash.powercut --images 10000
     python -m tests.crash.powercut --images 500 --seed 7 --workload steady
 
 A workload runs in a process under `faulty_files`. For each image, a moment of its trace is chosen,
-and `lossy_disk` decides what became of all that was not flushed. The store's own code opens the
-image, in this process. Then
+and `lossy_disk` decides which unflushed changes are kept. The store opens the image in this
+process. Then
 
 - its streams are those of one moment between the last acknowledgement and the last command: nothing
-  acknowledged is missing, doubled or changed, and nothing refused is there;
-- producers that retry are told so, and go on; new writes work;
-- the checker finds nothing;
-- a backup that has its name is whole, a restore that was cut can be repeated, what was compacted is
-  so still, keys are the same.
+  acknowledged is missing, duplicated or changed, and nothing refused is present;
+- retries of producers are duplicates, and new writes work;
+- the checker has no findings;
+- a backup under its final name is complete, an interrupted restore can be repeated, a compacted
+  store is complete, and keys are unchanged.
 
-The same seed makes the same images, but for the workload ``threads``.
+The same seed yields the same images, except for the workload ``threads``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tests.crash.acknowledged import Ledger, Operation, State, digest, marked
 from tests.crash.faulty_files import KILL, Call, FaultyFiles, Traced, read_trace
 from tests.crash.inline_store import NOW, InlineStore
 from tests.crash.lossy_disk import CUTS, HALF_KEPT, NOTHING_KEPT, Cut, Image, LossyDisk
-from tests.crash.workloads import BACKUP, DATA, RESTORED, unheard
+from tests.crash.workloads import BACKUP, DATA, RESTORED, ignore_progress
 from tests.storage.durable.store_case import scratch_directory
 
 _AT_DISK = frozenset(Call) - {Call.MARK, Call.CLOSE, Call.MSYNC, Call.RANGE}
@@ -257,7 +257,7 @@ WORKLOADS: dict[str, Callable[[str], Recording]] = {
 
 @dataclass(frozen=True, order=True)
 class _Moment:
-    """After ``position`` calls, of which the last has ended or not."""
+    """Moment after ``position`` calls; the last call has ended or not."""
 
     position: int
     ended: bool
@@ -301,7 +301,7 @@ def _moments(recording: Recording, seed: str, numbers: Sequence[int]) -> list[_M
 
 
 def _renamed(calls: Sequence[Traced]) -> list[int]:
-    """The positions from each rename to the end of the flush that follows."""
+    """Return the positions from each rename to the end of the flush that follows."""
     found = []
     unsafe = False
     for position, call in enumerate(calls, 1):
@@ -316,9 +316,9 @@ def _renamed(calls: Sequence[Traced]) -> list[int]:
 def images(
     recording: Recording, seed: str, numbers: Sequence[int]
 ) -> Iterator[tuple[Image, Known]]:
-    """Images of a recording's disk, in the order of their moments, and what was known then.
+    """Yield images of a recording's disk in the order of their moments, with the known state.
 
-    Each number is an image; the recording's disk is used up.
+    Each number is an image. The recording's disk is consumed.
     """
     disk, known = recording.disk, Known(recording.ledgers)
     position = 0
@@ -372,7 +372,7 @@ def _judge_store(directory: str, ledger: Ledger, chance: random.Random) -> None:
         states = [state for state in possible if digest(state.streams) == held]
         if not states:
             raise Lost(_difference(found, possible))
-        _go_on(store, states[-1], chance)
+        _continue(store, states[-1], chance)
     finally:
         store.close()
     _sound(directory)
@@ -389,7 +389,7 @@ def _difference(found: Any, possible: list[State]) -> str:
     return "\n".join(lines)
 
 
-def _go_on(store: InlineStore, state: State, chance: random.Random) -> None:
+def _continue(store: InlineStore, state: State, chance: random.Random) -> None:
     """Retry as producers, append, create and delete streams."""
     operations: list[Operation] = []
     for path, name in chance.sample(sorted(state.producers), min(len(state.producers), 3)):
@@ -441,7 +441,7 @@ def _judge_restored(directory: str, backup: str, known: Known, chance: random.Ra
         if not os.path.exists(os.path.join(restored, KEYS_FILE)):
             raise Lost("the keys were not restored")
     else:
-        restore(backup, restored, NOW, unheard)
+        restore(backup, restored, NOW, ignore_progress)
         _judge_store(restored, Ledger([state]), chance)
 
 

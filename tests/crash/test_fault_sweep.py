@@ -1,4 +1,7 @@
-"""A few of the faults of `fault_sweep`: ``python -m tests.crash.fault_sweep`` has all."""
+"""Tests of a server under a few faults of `fault_sweep`.
+
+``python -m tests.crash.fault_sweep`` runs all of them.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,15 @@ _FAULTS = (
 
 
 class FaultSweepTests(SynchronousTestCase):
-    """A server under load whose disk fails for a while."""
+    """Server under load whose disk fails temporarily."""
 
     if not SUPPORTED:
         skip = "the layer under a server's files needs Linux and gcc"
 
     def test_faults(self) -> None:
-        """Right answers while it lasts, full service afterwards, nothing acknowledged lost."""
+        """Responses are correct during a fault; afterwards the server works and no acknowledged
+        message is lost.
+        """
         sweep = Sweep(seconds=2.5, within=20)
         self.addCleanup(sweep.close)
         for fault in _FAULTS:

@@ -1,4 +1,4 @@
-"""A stream of 100 MB, read by several at once: right to the last byte, in little memory."""
+"""Tests of a stream of 100 MB with several readers: correct bytes, bounded memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MEMORY = 40 * 2**20
 
 
 class LargeStreamTests(SynchronousTestCase):
-    """In a process of its own, whose memory is looked at all the while."""
+    """Store in a process whose memory is measured."""
 
     if not platform.isLinux():
         skip = "the system does not say how much memory another process takes"

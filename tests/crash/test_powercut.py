@@ -1,6 +1,6 @@
-"""Images of disks after power cuts, opened by the store and compared with what was acknowledged.
+"""Tests of disk images after power cuts: the store opens them with all acknowledged data.
 
-Many more: ``python -m tests.crash.powercut --images 10000``.
+``python -m tests.crash.powercut --images 10000`` checks many more.
 """
 
 from __future__ import annotations

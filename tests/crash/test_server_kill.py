@@ -1,4 +1,4 @@
-"""The whole server under HTTP load, killed, started again, asked again."""
+"""Tests of the server process, killed under HTTP load and restarted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STARTS_IN = 30.0
 class Server:
     """``twistd -n durable-streams`` on a free port of this machine.
 
-    ``environment`` is added to the process's own.
+    ``environment`` is added to that of this process.
     """
 
     def __init__(self, directory: str, **environment: str) -> None:
@@ -57,17 +57,17 @@ class Server:
                 time.sleep(0.01)
 
     def log(self) -> str:
-        """All that it has logged."""
+        """Return the log."""
         with open(self._log, encoding="utf-8", errors="replace") as log:
             return log.read()
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
 
     def stop(self) -> None:
-        """End it in order."""
+        """Stop the process with SIGTERM."""
         self._process.terminate()
         self._process.wait(_STARTS_IN)
         assert "Server Shut Down." in self.log(), self.log()
@@ -75,14 +75,16 @@ class Server:
 
 @dataclass
 class Producer:
-    """One client on a connection of its own, with one message under way at a time."""
+    """Client with a connection of its own and one request at a time."""
 
     name: str
     path: str
     acknowledged: int = 0
 
     def post(self, connection: http.client.HTTPConnection) -> int:
-        """Send the next message; the status. Raises as connections do when a server dies."""
+        """Send the next message and return the status. Raise the connection's error if the server
+        dies.
+        """
         connection.request(
             "POST",
             f"/v1/stream/{self.path}",
@@ -100,7 +102,7 @@ class Producer:
         return response.status
 
     def run(self, port: int, go_on: Event) -> None:
-        """Send message after message until the server is gone."""
+        """Send messages until the server is gone."""
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_STARTS_IN)
         try:
             while go_on.is_set():
@@ -112,7 +114,7 @@ class Producer:
 
 
 class ServerKillTests(SynchronousTestCase):
-    """Acknowledgements over HTTP hold after a crash."""
+    """Acknowledged appends over HTTP survive a crash."""
 
     def setUp(self) -> None:
         scratch = scratch_directory()
@@ -120,7 +122,7 @@ class ServerKillTests(SynchronousTestCase):
         self.directory = os.path.join(scratch, "data")
 
     def request(self, server: Server, method: str, path: str) -> tuple[int, bytes, str]:
-        """One request of its own: status, body, Stream-Next-Offset."""
+        """Send one request on a new connection; return status, body and Stream-Next-Offset."""
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_STARTS_IN)
         try:
             connection.request(method, f"/v1/stream/{path}", headers={"Content-Type": "text/plain"})
@@ -131,7 +133,7 @@ class ServerKillTests(SynchronousTestCase):
             connection.close()
 
     def content(self, server: Server, path: str) -> bytes:
-        """All of a stream."""
+        """Return the content of a stream."""
         found, offset = b"", "-1"
         while True:
             status, data, offset = self.request(server, "GET", f"{path}?offset={offset}")
@@ -141,8 +143,10 @@ class ServerKillTests(SynchronousTestCase):
             found += data
 
     def check(self, server: Server, producers: list[Producer]) -> list[int]:
-        """Return the number of stored messages of each producer: all acknowledged, perhaps
-        one more, each once and in order."""
+        """Return the number of stored messages of each producer.
+
+        Each must have all acknowledged messages, and at most one more, each once and in order.
+        """
         stored = []
         for producer in producers:
             messages = self.content(server, producer.path).split(b";")
@@ -155,7 +159,7 @@ class ServerKillTests(SynchronousTestCase):
         return stored
 
     def test_producers(self) -> None:
-        """Eight clients on five streams."""
+        """Eight clients on five streams lose no acknowledged message."""
         chance = random.Random(SEED)
         producers = [Producer(f"p{n}", "shared" if n < 4 else f"own{n}") for n in range(8)]
         server = Server(self.directory)

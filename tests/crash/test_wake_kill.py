@@ -1,4 +1,4 @@
-"""The whole server killed in the middle of wakes: a real receiver, real signatures, real tokens."""
+"""Tests of the server process, killed during webhook deliveries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _JSON = {"Content-Type": "application/json"}
 
 
 class Receiver:
-    """A webhook: it keeps what it is sent, and answers when the test lets it."""
+    """Webhook receiver that keeps its requests and responds when the test says."""
 
     def __init__(self) -> None:
         received: Queue[tuple[dict[str, Any], bytes, str]] = Queue()
@@ -57,7 +57,7 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
 
     def take(self) -> tuple[dict[str, Any], bytes, str]:
-        """The next call."""
+        """Return the next request."""
         return self.received.get(timeout=_PATIENCE)
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class Receiver:
 
 
 class WakeKillTests(SynchronousTestCase):
-    """No acknowledged cursor moves back, no wake is lost, no stale token works."""
+    """Acknowledged cursors never move back, no wake is lost, and stale tokens are refused."""
 
     def setUp(self) -> None:
         scratch = scratch_directory()
@@ -77,7 +77,7 @@ class WakeKillTests(SynchronousTestCase):
         self.server = Server(self.directory)
 
     def kill(self) -> None:
-        """Kill the server, and start it again."""
+        """Kill the server and start it again."""
         self.server.kill()
         assert_sound_directory(self, self.directory)
         self.server = Server(self.directory)

@@ -51,7 +51,7 @@ _REFUSED = {"storage-unavailable", "storage-full"}
 _ATTEMPTS = 100
 
 
-def say(**what: Any) -> None:
+def mark_json(**what: Any) -> None:
     """Write a mark."""
     mark(json.dumps(what))
 
@@ -100,9 +100,11 @@ class Writer:
     def _times(self) -> int:
         return self.chance.randrange(1, self.largest)
 
-    def took(self, operations: Sequence[Operation], outcomes: Sequence[str]) -> list[State]:
-        """Take in what the commands of a batch have come to; the states that are possible if the
-        disk has left that open."""
+    def update(self, operations: Sequence[Operation], outcomes: Sequence[str]) -> list[State]:
+        """Update the state from the outcomes of a batch.
+
+        Return the possible states if an outcome is unknown, else an empty list.
+        """
         possible: list[State] = []
         for operation, outcome in zip(operations, outcomes, strict=True):
             after, expected = self.state.after(operation)
@@ -125,28 +127,33 @@ class Session:
         self.directory = os.path.join(root, name)
         self.writer = Writer(seed)
         self.chance = self.writer.chance
-        say(store=name)
+        mark_json(store=name)
 
     def open(self, segment_size: int = SEGMENT_SIZE) -> None:
         """Open the store."""
         self.store = InlineStore(self.directory, segment_size)
 
+    def submit(self, operations: list[Operation]) -> list[str]:
+        """Carry out one batch, with marks; return the outcomes."""
+        for operation in operations:
+            mark_json(do=operation)
+        outcomes = self.store.submit(operations)
+        for outcome in outcomes:
+            mark_json(told=outcome)
+        return outcomes
+
     def batches(self, number: int, *, checkpoints: bool = True) -> None:
         """Carry out batches of random commands; advance the clock between some."""
         for _ in range(number):
             operations = self.writer.batch(self.chance.choice([1, 1, 2, 5]))
-            for operation in operations:
-                say(do=operation)
-            outcomes = self.store.submit(operations)
-            for outcome in outcomes:
-                say(told=outcome)
-            possible = self.writer.took(operations, outcomes)
+            outcomes = self.submit(operations)
+            possible = self.writer.update(operations, outcomes)
             if possible:
-                self._find_out(possible)
+                self._resolve(possible)
             if checkpoints and self.chance.random() < 0.15:
                 self.store.advance(self.chance.choice([CHECKPOINT_INTERVAL, SWEEP_INTERVAL, 6.0]))
 
-    def _find_out(self, possible: list[State]) -> None:
+    def _resolve(self, possible: list[State]) -> None:
         """Read until the disk works again, and continue from the content found."""
         paths = sorted({path for state in possible for path in state.streams})
         for _ in range(_ATTEMPTS):
@@ -156,7 +163,7 @@ class Session:
                 (self.writer.state,) = [
                     state for state in possible if digest(state.streams) == held
                 ][:1]
-                say(found=held)
+                mark_json(found=held)
                 return
             self.store.advance(SWEEP_INTERVAL)
         raise AssertionError("the disk never worked again")
@@ -167,7 +174,7 @@ class Session:
 
     def see(self) -> None:
         """Read all streams that may exist."""
-        say(seen=digest(self.store.contents(sorted(self.writer.state.streams))))
+        mark_json(seen=digest(self.store.contents(sorted(self.writer.state.streams))))
 
 
 # -- workloads -------------------------------------------------------------------------------
@@ -197,11 +204,16 @@ def steady(root: str, seed: str) -> None:
 
 def large(root: str, seed: str) -> None:
     """Batches that are committed to LMDB directly, between small ones."""
+    _mixed_sizes(root, seed, [60, 2000, 30_000], 3)
+
+
+def _mixed_sizes(root: str, seed: str, sizes: Sequence[int], batches: int) -> None:
+    """Batches whose largest body changes after every few, chosen from ``sizes``."""
     session = Session(root, seed)
     session.open()
     for _ in range(8):
-        session.writer.largest = session.chance.choice([60, 2000, 30_000])
-        session.batches(3)
+        session.writer.largest = session.chance.choice(sizes)
+        session.batches(batches)
     session.close()
 
 
@@ -219,7 +231,7 @@ def threads(root: str, seed: str) -> None:
 
     running: Any = reactor
     writer = Writer(seed)
-    say(store=DATA)
+    mark_json(store=DATA)
     executor = ThreadExecutor(running)
     store = DurableStore(
         os.path.join(root, DATA), running, executor, segment_size=SEGMENT_SIZE, now=lambda: NOW
@@ -236,17 +248,17 @@ def threads(root: str, seed: str) -> None:
         operations = writer.batch(writer.chance.choice([1, 3, 10, 25]))
         done: list[Deferred[str]] = []
         for operation in operations:
-            say(do=operation)
+            mark_json(do=operation)
             answered = store.submit(command(operation)).addCallback(outcome_of)
             done.append(answered.addCallback(told))
         gathered = DeferredList(done, fireOnOneErrback=True).addCallback(
-            lambda results: writer.took(operations, [outcome for _, outcome in results])
+            lambda results: writer.update(operations, [outcome for _, outcome in results])
         )
         gathered.addCallback(burst)
         gathered.addErrback(failed)
 
     def told(outcome: str) -> str:
-        say(told=outcome)
+        mark_json(told=outcome)
         return outcome
 
     def failed(failure: Any) -> None:
@@ -265,11 +277,11 @@ def keys(root: str, _seed: str) -> None:
     for rotate in (False, False, True, True):
         keyring = Keyring(directory, partial(float, seconds))
         keyring.open(rotate)
-        say(keys=[keyring.secret.hex(), keyring.jwks().count(b'"kid"')])
+        mark_json(keys=[keyring.secret.hex(), keyring.jwks().count(b'"kid"')])
         seconds += 10 * 86400
 
 
-def unheard(_what: str, _done: int, _of: int) -> None:
+def ignore_progress(_what: str, _done: int, _of: int) -> None:
     """Ignore the progress of a copy."""
 
 
@@ -282,12 +294,12 @@ def copies(root: str, seed: str) -> None:
     session.batches(40)
     session.close()
     backup, restored = os.path.join(root, BACKUP), os.path.join(root, RESTORED)
-    back_up(session.directory, backup, [KEYS_FILE], lambda: NOW, unheard)
-    say(copied="backup")
-    restore(backup, restored, NOW, unheard)
-    say(copied="restore")
-    compact(session.directory, unheard)
-    say(copied="compact", size=os.stat(os.path.join(session.directory, DATA_FILE)).st_size)
+    back_up(session.directory, backup, [KEYS_FILE], lambda: NOW, ignore_progress)
+    mark_json(copied="backup")
+    restore(backup, restored, NOW, ignore_progress)
+    mark_json(copied="restore")
+    compact(session.directory, ignore_progress)
+    mark_json(copied="compact", size=os.stat(os.path.join(session.directory, DATA_FILE)).st_size)
     session.open()
     session.batches(10)
     session.close()
@@ -303,12 +315,7 @@ def small(root: str, seed: str) -> None:
 
 def faults(root: str, seed: str) -> None:
     """Small and large batches, for a disk on which calls fail now and then."""
-    session = Session(root, seed)
-    session.open()
-    for _ in range(8):
-        session.writer.largest = session.chance.choice([60, 60, 3000])
-        session.batches(6)
-    session.close()
+    _mixed_sizes(root, seed, [60, 60, 3000], 6)
 
 
 def reopen(root: str, seed: str) -> None:
@@ -318,20 +325,17 @@ def reopen(root: str, seed: str) -> None:
         with open(os.path.join(os.path.dirname(root), "paths")) as file:
             paths = json.load(file)
         session.open()
-        say(seen=digest(session.store.contents(paths)))
-        _write_on(session)
+        mark_json(seen=digest(session.store.contents(paths)))
+        _append_to_new_streams(session)
         session.close()
 
 
-def _write_on(session: Session) -> None:
+def _append_to_new_streams(session: Session) -> None:
     """Write to new streams."""
     for number in range(4):
         operations: list[Operation] = [["create", f"again{number}", "<again>", number * 40]]
         operations.append(["append", f"again{number}", "<more>", 20, None, False])
-        for operation in operations:
-            say(do=operation)
-        for outcome in session.store.submit(operations):
-            say(told=outcome)
+        session.submit(operations)
         if number == 2:
             session.store.advance(CHECKPOINT_INTERVAL)
 

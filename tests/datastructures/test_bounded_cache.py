@@ -1,4 +1,4 @@
-"""Cache with a bound that evicts its oldest entries in constant time."""
+"""Tests of `durable_streams_tw.datastructures.bounded_cache`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = st.lists(
 
 
 class BoundedCacheTests(SynchronousTestCase):
-    """Its entries, its weight and what it evicts."""
+    """Entries, weight and eviction."""
 
     def test_evicts_the_oldest(self) -> None:
         cache: BoundedCache[str, int] = BoundedCache(2)
@@ -44,7 +44,9 @@ class BoundedCacheTests(SynchronousTestCase):
 
     @given(st.integers(0, 12), STEPS)
     def test_agrees_with_a_model(self, bound: int, steps: list[tuple[str, str, bytes]]) -> None:
-        """A weighed cache holds what an ordered dictionary that is trimmed by hand holds."""
+        """The cache has the same entries as an ordered dictionary that is trimmed after each
+        change.
+        """
         cache: BoundedCache[str, bytes] = BoundedCache(bound, len)
         model: OrderedDict[str, bytes] = OrderedDict()
         for step, key, value in steps:

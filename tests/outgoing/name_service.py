@@ -1,7 +1,7 @@
-"""A name service that behaves as the real one.
+"""Fake name service.
 
-A lookup that has begun cannot be cancelled: it keeps its thread until the name server answers, and
-what was found comes back through ``callFromThread``, in a later turn of the reactor.
+As with the real one, a lookup cannot be cancelled: it occupies its thread until the name server
+answers, and its result arrives through ``callFromThread``, in a later turn of the reactor.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 from twisted.internet.testing import MemoryReactorClock
 
 
-class LookupReactor(MemoryReactorClock):
-    """A reactor in memory that is called from threads."""
+class ThreadedMemoryReactor(MemoryReactorClock):
+    """In-memory reactor whose `callFromThread` queues calls."""
 
     def callFromThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:
         """Call a function in the next turn."""
         self.callLater(0, callable, *args, **kwargs)
 
 
-class NameService:
-    """Answers lookups at once, unless the name is one of ``hanging``: these when `answer` says."""
+class FakeNameService:
+    """Lookup function that answers at once, or on `answer` for names in ``hanging``."""
 
     def __init__(self) -> None:
         #: What is found; names that are not here have no address.
@@ -42,9 +42,9 @@ class NameService:
 
     @property
     def stuck(self) -> list[str]:
-        """The names whose threads wait for an answer."""
+        """Return the names whose lookups occupy a thread."""
         return list(self._stuck)
 
     def answer(self, name: str) -> None:
-        """The name server of a hanging name answers."""
+        """Complete the lookups of a hanging name."""
         self._stuck.pop(name)(self.known.get(name, []))

@@ -1,4 +1,4 @@
-"""Who gets a slot when more want one than there are."""
+"""Tests of `durable_streams_tw.outgoing.fair_limiter`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from durable_streams_tw.outgoing.fair_limiter import FairLimiter, Slot, group_of
 
 
 class FairLimiterTests(SynchronousTestCase):
-    """Six slots, three for each group, two kept for prompt hosts."""
+    """Limiter of six slots: at most three for each group, two reserved for prompt hosts."""
 
     def setUp(self) -> None:
         self.limiter = FairLimiter(total=6, share=3, kept=2, remembered=10)
@@ -21,19 +21,19 @@ class FairLimiterTests(SynchronousTestCase):
         self.limiter.leave(self.successResultOf(entered), prompt=prompt)
 
     def assertFired(self, entered: list[Deferred[Slot]], expected: str) -> None:
-        """``expected`` has a 1 for each that has fired, a 0 for each that waits."""
+        """Assert the state of each Deferred: 1 in ``expected`` for fired, 0 for waiting."""
         self.assertEqual("".join(str(int(one.called)) for one in entered), expected)
 
     def test_share(self) -> None:
-        """Names of one domain are one group; another one does not wait for it."""
+        """Hosts of one domain share a limit, and other domains do not wait for them."""
         entered = self.enter("a.x.example", "b.x.example", "x.example", "c.x.example", "y.test")
         self.assertFired(entered, "11101")
         self.leave(entered[1])
         self.assertFired(entered, "11111")
         self.assertEqual((self.limiter.running, self.limiter.waiting), (4, 0))
 
-    def test_kept(self) -> None:
-        """Hosts that nothing is known of leave some slots to those that were prompt."""
+    def test_reserved_slots(self) -> None:
+        """Unknown hosts leave the reserved slots to hosts that were prompt."""
         (first,) = self.enter("good.example")
         self.leave(first, prompt=True)
         entered = self.enter("a.one", "a.two", "a.three", "a.four", "a.five")
@@ -52,8 +52,8 @@ class FairLimiterTests(SynchronousTestCase):
         self.leave(second)
         self.assertFalse(self.limiter.is_prompt("good.example"))
 
-    def test_turns(self) -> None:
-        """A group with many that wait does not hold up one with a few."""
+    def test_groups_take_turns(self) -> None:
+        """Groups take turns, so a long queue of one does not delay another."""
         self.limiter = FairLimiter(total=1, share=1, kept=0, remembered=10)
         entered = self.enter("a.b.x", "a.b.y", "b.b.y", "c.b.y", "a.b.z")
         self.assertFired(entered, "10000")
@@ -61,8 +61,8 @@ class FairLimiterTests(SynchronousTestCase):
             self.leave(entered[place])
             self.assertFired(entered, expected)
 
-    def test_both_kinds_go_on(self) -> None:
-        """Prompt hosts that keep coming do not keep the others out."""
+    def test_unknown_hosts_get_slots(self) -> None:
+        """A sequence of prompt hosts does not keep unknown hosts waiting forever."""
         self.limiter = FairLimiter(total=1, share=1, kept=0, remembered=10)
         (first,) = self.enter("good.example")
         self.leave(first, prompt=True)
@@ -75,7 +75,7 @@ class FairLimiterTests(SynchronousTestCase):
         self.assertTrue(entered[6].called)
 
     def test_cancelled(self) -> None:
-        """Who waits no longer has no place in the queue."""
+        """A cancelled waiter leaves the queue."""
         entered = self.enter("a.x", "a.x", "a.x", "a.x", "a.x")
         entered[3].cancel()
         self.failureResultOf(entered[3], CancelledError)
@@ -83,8 +83,8 @@ class FairLimiterTests(SynchronousTestCase):
         self.assertTrue(entered[4].called)
         self.assertEqual(self.limiter.waiting, 0)
 
-    def test_thousands_that_end_at_once(self) -> None:
-        """Slots that are returned as soon as they are given do not nest."""
+    def test_no_recursion(self) -> None:
+        """Thousands of slots that are returned at once do not recurse."""
         self.limiter = FairLimiter(total=1, share=1, kept=0, remembered=10)
         (first,) = self.enter("a.x")
         for number in range(5000):

@@ -1,4 +1,4 @@
-"""Looking up names with name servers that hang."""
+"""Tests of `durable_streams_tw.outgoing.resolver` with name servers that hang."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from durable_streams_tw.outgoing.limits import (
     RESOLVER_THREADS,
 )
 from durable_streams_tw.outgoing.resolver import Resolver, ResolvingReactor, TooManyLookups
-from tests.outgoing.name_service import LookupReactor, NameService
+from tests.outgoing.name_service import FakeNameService, ThreadedMemoryReactor
 
 GOOD = "good.example"
 ADDRESS = "93.184.216.34"
 
 
 class ResolverCase(SynchronousTestCase):
-    """A resolver whose name servers are the test's."""
+    """Test case with a resolver and a fake name service."""
 
     def setUp(self) -> None:
-        self.reactor = LookupReactor()
-        self.names = NameService()
+        self.reactor = ThreadedMemoryReactor()
+        self.names = FakeNameService()
         self.names.known[GOOD] = [ADDRESS]
         self.resolver = Resolver(self.reactor, self.names)
 
@@ -46,7 +46,7 @@ class ResolverCase(SynchronousTestCase):
         return self.successResultOf(found)
 
     def hang(self, *names: str) -> list[Deferred[list[str]]]:
-        """Look up names whose name servers do not answer."""
+        """Start lookups of names whose name servers do not answer."""
         self.names.hanging.update(names)
         return [self.resolver.resolve(name) for name in names]
 
@@ -58,14 +58,14 @@ class ResolverTests(ResolverCase):
         self.assertEqual(self.resolved(), [ADDRESS])
         self.assertEqual(self.resolved("nobody.example"), [])
 
-    def test_address(self) -> None:
-        """An address is its own."""
+    def test_literal_address(self) -> None:
+        """A literal address resolves to itself without a lookup."""
         for text in (ADDRESS, "2606:4700::1111"):
             self.assertEqual(self.successResultOf(self.resolver.resolve(text)), [text])
         self.assertEqual(self.names.asked, [])
 
-    def test_used_again(self) -> None:
-        """For some seconds, also that there is no address."""
+    def test_cached(self) -> None:
+        """Results are cached for `RESOLVER_CACHE` seconds, empty ones too."""
         for _ in range(2):
             self.assertEqual(self.resolved(), [ADDRESS])
             self.assertEqual(self.resolved("nobody.example"), [])
@@ -74,8 +74,8 @@ class ResolverTests(ResolverCase):
         self.turn(RESOLVER_CACHE)
         self.assertEqual(self.resolved(), ["8.8.8.8"])
 
-    def test_asked_once(self) -> None:
-        """A name that is being looked up costs one thread, however many want it."""
+    def test_shared_lookup(self) -> None:
+        """Concurrent lookups of a name share one thread."""
         waiting = [*self.hang(GOOD), self.resolver.resolve(GOOD), self.resolver.resolve(GOOD)]
         self.assertEqual(self.names.asked, [GOOD])
         self.names.answer(GOOD)
@@ -84,7 +84,7 @@ class ResolverTests(ResolverCase):
             self.assertEqual(self.successResultOf(one), [ADDRESS])
 
     def test_cancelled(self) -> None:
-        """The wait ends; the lookup, which nothing can stop, goes on and serves the next."""
+        """Cancelling ends the wait; the lookup continues and its result serves the next caller."""
         (waiting,) = self.hang(GOOD)
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
@@ -101,13 +101,13 @@ class ResolverTests(ResolverCase):
         self.failureResultOf(waiting, TimeoutError)
 
     def test_one_slow_domain(self) -> None:
-        """Its names get a few threads, and others are found at once."""
+        """The lookups of one slow domain get `RESOLVER_SHARE` threads; others resolve at once."""
         self.hang(*[f"h{number}.slow.example.test" for number in range(200)])
         self.assertEqual(len(self.names.stuck), RESOLVER_SHARE)
         self.assertEqual(self.resolved(), [ADDRESS])
 
     def test_many_slow_domains(self) -> None:
-        """What was found promptly before is found again."""
+        """Slow domains leave threads to names that resolved promptly before."""
         self.resolved()
         self.turn(RESOLVER_CACHE)
         self.hang(*[f"slow{number}.test{number}" for number in range(200)])
@@ -115,7 +115,7 @@ class ResolverTests(ResolverCase):
         self.assertEqual(self.resolved(), [ADDRESS])
 
     def test_waits_for_a_thread(self) -> None:
-        """And gets one when a lookup ends; one that nobody waits for any more is not begun."""
+        """A queued lookup starts when a thread is free, unless it was cancelled."""
         names = [f"h{number}.slow.test" for number in range(RESOLVER_SHARE + 2)]
         waiting = self.hang(*names)
         waiting[-2].cancel()
@@ -125,7 +125,7 @@ class ResolverTests(ResolverCase):
         self.assertEqual(self.names.stuck, [*names[1:RESOLVER_SHARE], names[-1]])
 
     def test_bounded(self) -> None:
-        """Beyond so many, names that nothing is known of are refused at once."""
+        """Above `MAX_LOOKUPS`, lookups of unknown names are refused at once."""
         self.resolved()
         self.turn(RESOLVER_CACHE)
         self.hang(*[f"slow{number}.test{number}" for number in range(MAX_LOOKUPS)])
@@ -133,7 +133,7 @@ class ResolverTests(ResolverCase):
         self.assertEqual(self.resolved(), [ADDRESS])
 
     def test_no_thread(self) -> None:
-        """Where the system gives none, there is no address."""
+        """If no thread can be started, the result has no address."""
 
         def ask(name: str, told: object) -> None:
             raise RuntimeError("can't start new thread")
@@ -162,7 +162,7 @@ class EndpointTests(ResolverCase):
         self.failureResultOf(self.connect(), DNSLookupError)
 
     def test_cancelled(self) -> None:
-        """While the name server hangs: no traceback, and no connection later."""
+        """Cancelling a connection during a lookup logs nothing and connects nowhere later."""
         self.names.hanging.add(GOOD)
         connected = self.connect()
         connected.cancel()
@@ -173,7 +173,7 @@ class EndpointTests(ResolverCase):
 
 
 class ThreadTests(SynchronousTestCase):
-    """The operating system is asked in a thread."""
+    """Lookups on operating system threads."""
 
     def ask(self, name: str) -> list[str]:
         told, found = Event(), []
@@ -190,7 +190,7 @@ class ThreadTests(SynchronousTestCase):
         self.assertIn("127.0.0.1", self.ask("localhost"))
 
     def test_not_found(self) -> None:
-        """No name server, and a label that no name may have."""
+        """A failing name server, or an invalid label, yields no address."""
 
         def unreachable(*arguments: object, **more: object) -> None:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")

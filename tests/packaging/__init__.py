@@ -1,1 +1,3 @@
-"""Does what a user installs work? Slow, so ``python -m tests.packaging.run`` and not a trial."""
+"""Tests of installations. They are slow: `python -m tests.packaging.run` runs them,
+trial does not.
+"""

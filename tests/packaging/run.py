@@ -1,7 +1,7 @@
-"""Builds the package, installs it into fresh environments, and asks twistd whether it is there.
+"""Build the package, install it into new environments, and check that twistd finds the plugin.
 
-Twice: from the wheel (built from the source distribution, as a release is), and editable. Both
-have to bring the plugin file without bringing an ``__init__.py`` into ``twisted/``.
+It is installed from the wheel (built from the source distribution, as a release is), and editable.
+Both must install the plugin file without an ``__init__.py`` in ``twisted/``.
 """
 
 import json
@@ -23,7 +23,7 @@ PACKAGES = ("durable_streams_tw/", "twisted/plugins/", "durable_streams_tw-")
 
 
 def output_of(*command: str | Path, cwd: Path) -> str:
-    """What a command prints; ends the run with it when the command fails."""
+    """Return the output of a command. If it fails, print the output and exit."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -38,7 +38,7 @@ def output_of(*command: str | Path, cwd: Path) -> str:
 
 
 def wheel_faults(wheel: Path) -> list[str]:
-    """What is missing in the wheel, or has no business there."""
+    """Return missing and unexpected files of the wheel."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     faults = [f"the wheel lacks {name}" for name in NEEDED if name not in names]
@@ -52,8 +52,7 @@ def wheel_faults(wheel: Path) -> list[str]:
 
 
 def sbom_faults(sbom: Path) -> list[str]:
-    """Whether the list of what an installation brings has what the project asks for, and no more
-    than a user gets."""
+    """Return packages that the SBOM lacks, and packages that an installation does not have."""
     told = json.loads(sbom.read_text("utf-8"))
     listed = {_plain(component["name"]) for component in told["components"]}
     project = tomllib.loads((TOP / "pyproject.toml").read_text("utf-8"))["project"]
@@ -67,13 +66,13 @@ def sbom_faults(sbom: Path) -> list[str]:
 
 
 def _plain(requirement: str) -> str:
-    """The name in a requirement, as all ways to write it have in common (PEP 503)."""
+    """Return the normalized name of a requirement (PEP 503)."""
     name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def install_faults(kind: str, what: list[str], scratch: Path) -> list[str]:
-    """What is wrong in a fresh environment after ``pip install`` of ``what``."""
+    """Return faults of a new environment after ``pip install`` of ``what``."""
     home = scratch / kind
     venv.create(home, with_pip=True)
     python, twistd = home / "bin" / "python", home / "bin" / "twistd"
@@ -97,7 +96,7 @@ def install_faults(kind: str, what: list[str], scratch: Path) -> list[str]:
 
 
 def main() -> int:
-    """Builds, installs, looks; gives the exit code."""
+    """Build, install and check; return the exit status."""
     with tempfile.TemporaryDirectory(prefix="durable-streams-") as folder:
         scratch = Path(folder)
         wheel = release.build(scratch / "dist")

@@ -1,4 +1,4 @@
-"""The Dockerfile, read and followed as far as that goes without an engine."""
+"""Tests of the Dockerfile without a container engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TOP = Path(__file__).parents[2]
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Each instruction and what follows it, on one line."""
+    """Return each instruction and its arguments, joined to one line."""
     text = re.sub(r"^\s*#.*\n", "", (_TOP / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
     lines = re.sub(r"\\\n", " ", text).splitlines()
     pairs = (line.partition(" ") for line in lines if line.strip())
@@ -25,57 +25,57 @@ def instructions() -> list[tuple[str, str]]:
 
 
 class ImageTests(SynchronousTestCase):
-    """What has to hold of the image that would be built."""
+    """Properties of the image."""
 
     def setUp(self) -> None:
         self.given = instructions()
 
-    def of(self, name: str) -> list[str]:
-        """What follows each instruction of a name."""
+    def arguments_of(self, name: str) -> list[str]:
+        """Return the arguments of each instruction of a name."""
         return [rest for given, rest in self.given if given == name]
 
-    def test_bases_are_named_with_a_version(self) -> None:
-        """An image without one is another tomorrow."""
-        bases = [rest.split()[0] for rest in self.of("FROM")]
+    def test_base_images_have_versions(self) -> None:
+        """Each base image has a version."""
+        bases = [rest.split()[0] for rest in self.arguments_of("FROM")]
         self.assertEqual(len(bases), 2)
         for base in bases:
             self.assertRegex(base, r"^python:3\.\d+-slim$")
         self.assertEqual(len(set(bases)), 1, "an environment needs the Python that has made it")
 
-    def test_not_root(self) -> None:
-        """The last user is a number other than root's, and nothing is run after it."""
-        (user,) = self.of("USER")
+    def test_user(self) -> None:
+        """The last user is a number other than 0, and no later instruction runs commands."""
+        (user,) = self.arguments_of("USER")
         self.assertRegex(user, r"^[1-9]\d*:[1-9]\d*$")
         after = [name for name, _ in self.given[self.given.index(("USER", user)) :]]
         self.assertNotIn("RUN", after)
 
-    def test_the_process_gets_signals(self) -> None:
-        """No shell stands between the engine and the server."""
+    def test_exec_form(self) -> None:
+        """The entry point has no shell, so the server receives signals."""
         for name in ("ENTRYPOINT", "CMD"):
-            (rest,) = self.of(name)
+            (rest,) = self.arguments_of(name)
             self.assertIsInstance(json.loads(rest), list)
 
-    def test_copied_files_are_there(self) -> None:
-        """And nothing hides them from the engine."""
+    def test_copied_files_exist(self) -> None:
+        """Copied files exist and are not ignored by the engine."""
         ignored = (_TOP / ".dockerignore").read_text("utf-8").splitlines()
         shown = [line[1:] for line in ignored if line.startswith("!")]
-        for rest in self.of("COPY"):
+        for rest in self.arguments_of("COPY"):
             if rest.startswith("--from="):
                 continue
             for source in rest.split()[:-1]:
                 self.assertTrue((_TOP / source).exists(), source)
                 self.assertTrue(any(fnmatch(source, pattern) for pattern in shown), source)
 
-    def test_packaging_needs_no_more(self) -> None:
-        """What the build reads beside the sources is copied."""
+    def test_build_inputs(self) -> None:
+        """All files that the build reads are copied."""
         project = (_TOP / "pyproject.toml").read_text("utf-8")
-        copied = " ".join(self.of("COPY"))
+        copied = " ".join(self.arguments_of("COPY"))
         for name in re.findall(r'(?:readme|license-files) = \[?"([^"]+)"', project):
             self.assertIn(name, copied)
 
     def test_health(self) -> None:
-        """The check succeeds beside a server that serves, and fails where none does."""
-        (rest,) = self.of("HEALTHCHECK")
+        """The health check succeeds while the server runs and fails without it."""
+        (rest,) = self.arguments_of("HEALTHCHECK")
         program, flag, code = json.loads(rest.partition("CMD ")[2])
         self.assertEqual((program, flag), ("python", "-c"))
         self.assertIn(":4437/", code)

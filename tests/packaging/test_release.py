@@ -1,4 +1,4 @@
-"""What is released, and what is not."""
+"""Tests of `tools.release` and of the release workflow."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ CHANGELOG = """# Changelog
 
 
 class ReleaseTests(SynchronousTestCase):
-    """The parts of ``python -m tools.release`` that need no network."""
+    """Functions of ``python -m tools.release`` that need no network."""
 
     def refused(self, call: Any, *arguments: Any) -> str:
-        """The sentence that something is refused with."""
+        """Return the error message of a refused release."""
         return str(self.assertRaises(release.CannotRelease, call, *arguments))
 
     def test_version(self) -> None:
         self.assertEqual(release.version(), durable_streams_tw.__version__)
 
     def test_notes(self) -> None:
-        """One version's section, up to the next."""
+        """The notes of a version are its section of the changelog."""
         self.assertEqual(release.notes(CHANGELOG, "0.2.0"), "### New\n\n- Much.\n")
         self.assertEqual(release.notes(CHANGELOG, "0.1.0"), "- All of it.\n")
         for missing in ("0.3.0", "0.1", "0.1.00"):
             self.assertIn(missing, self.refused(release.notes, CHANGELOG, missing))
 
     def test_tag(self) -> None:
-        """A tag, a version and an empty folder of news belong together."""
+        """A release needs a tag equal to the version, and no news fragments."""
         release.check_tag("v0.2.0", "0.2.0", [])
         self.assertIn("0.1.0", self.refused(release.check_tag, "v0.2.0", "0.1.0", []))
         self.assertIn("v0.2", self.refused(release.check_tag, "v0.2", "0.2.0", []))
         self.assertIn("+x.md", self.refused(release.check_tag, "v1.0.0", "1.0.0", ["+x.md"]))
 
     def test_sums(self) -> None:
-        """As sha256sum writes them, and not of themselves."""
+        """Checksums have the format of sha256sum, without the checksum file itself."""
         folder = Path(self.mktemp())
         folder.mkdir(parents=True)
         (folder / "b").write_bytes(b"two")
@@ -66,14 +66,14 @@ class ReleaseTests(SynchronousTestCase):
 
 
 class WorkflowTests(SynchronousTestCase):
-    """The file that a forge reads."""
+    """Workflow of a release."""
 
     def setUp(self) -> None:
         self.text = _WORKFLOW.read_text("utf-8")
         self.jobs: dict[str, Any] = msgspec.yaml.decode(self.text)["jobs"]
 
-    def test_nothing_is_released_unchecked(self) -> None:
-        """All other jobs come first, and only the last may write."""
+    def test_needs_all_jobs(self) -> None:
+        """The publishing job needs all other jobs, and it alone has write permissions."""
         last = self.jobs["release"]
         self.assertEqual(sorted([*last["needs"], "release"]), sorted(self.jobs))
         for name in last["needs"]:
@@ -81,14 +81,14 @@ class WorkflowTests(SynchronousTestCase):
         runs = [step.get("run", "") for step in self.jobs["check"]["steps"]]
         self.assertIn(".ci/run", runs)
 
-    def test_no_expressions_in_scripts(self) -> None:
-        """A tag's name is data: in a script it would be code."""
+    def test_scripts_have_no_expressions(self) -> None:
+        """Scripts contain no expressions: a tag's name could inject code."""
         for job in self.jobs.values():
             for step in job["steps"]:
                 self.assertNotIn("${{", step.get("run", ""))
 
-    def test_what_it_calls_is_there(self) -> None:
-        """The release is made by the module that is tested here."""
+    def test_calls_the_release_module(self) -> None:
+        """The workflow calls the module that is tested here."""
         script = "".join(step.get("run", "") for step in self.jobs["release"]["steps"])
         called = re.findall(r"python -m (tools\.\w+)", script)
         self.assertEqual(called, [release.__name__])

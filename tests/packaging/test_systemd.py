@@ -1,4 +1,4 @@
-"""The units of docs/how-to/systemd, as systemd reads them."""
+"""Tests of the units of docs/how-to/systemd with systemd-analyze."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EXPOSURE = 2.0
 
 
 class UnitTests(SynchronousTestCase):
-    """Both units, in a directory of their own."""
+    """Both units in a directory."""
 
     def setUp(self) -> None:
         if shutil.which("systemd-analyze") is None:
@@ -30,7 +30,7 @@ class UnitTests(SynchronousTestCase):
             (self.directory / unit.name).write_text(text, "utf-8")
 
     def analyze(self, *arguments: str) -> str:
-        """What systemd-analyze says."""
+        """Return the output of systemd-analyze."""
         done = subprocess.run(
             ["systemd-analyze", *arguments],
             cwd=self.directory,
@@ -42,8 +42,8 @@ class UnitTests(SynchronousTestCase):
         self.assertEqual(done.returncode, 0, done.stdout)
         return done.stdout
 
-    def test_nothing_is_unknown(self) -> None:
-        """But for what the older versions are known not to know."""
+    def test_known_settings(self) -> None:
+        """systemd knows all settings, except those that older versions lack."""
         self.assertIn(_COMMAND, (_UNITS / "durable-streams.service").read_text("utf-8"))
         version = int(self.analyze("--version").split()[1].partition(".")[0].partition("~")[0])
         for kind in ("service", "socket"):
@@ -56,7 +56,7 @@ class UnitTests(SynchronousTestCase):
             self.assertEqual(ours, [])
 
     def test_hardened(self) -> None:
-        """systemd's own measure of what a service could do to its machine."""
+        """systemd's exposure score of the service is low."""
         path = str(self.directory / "durable-streams.service")
         said = self.analyze("security", "--offline=true", "--no-pager", path)
         found = re.search(r"Overall exposure level for durable-streams\.service: ([0-9.]+)", said)

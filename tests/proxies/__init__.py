@@ -1,1 +1,1 @@
-"""The configurations of docs/how-to/proxies, in the proxies that they are for."""
+"""Tests of the configurations of docs/how-to/proxies with the proxies themselves."""

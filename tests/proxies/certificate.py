@@ -1,4 +1,4 @@
-"""A certificate for localhost that nobody else trusts."""
+"""Self-signed certificate for localhost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Certificate:
-    """Files in a directory: the certificate, its key, and both in one."""
+    """Certificate and key as files in a directory, separate and joined."""
 
     def __init__(self, directory: Path) -> None:
         self.certificate = directory / "fullchain.pem"

@@ -1,4 +1,4 @@
-"""Real proxies, with the configurations of the documentation and other addresses in them."""
+"""Proxy processes with the documented configurations and the test's addresses."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def program(name: str) -> str | None:
-    """Where a program is, or None."""
+    """Return the path of a program, or None."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM}")
 
 
 def free_port() -> int:
-    """A port that nobody has at this moment."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 class Proxy:
-    """A proxy in front of a port, reached by TLS, from `start` to `stop`."""
+    """Proxy process with TLS before a server's port, from `start` to `stop`."""
 
     #: The program, and the page that has its configuration.
     name: ClassVar[str]
@@ -47,15 +47,17 @@ class Proxy:
         self._process: subprocess.Popen[bytes] | None = None
 
     def changes(self) -> dict[str, str]:
-        """What stands in the documentation, and what has to stand there for a test."""
+        """Return replacements in the documented configuration, for the test's addresses
+        and files.
+        """
         raise NotImplementedError
 
     def command(self, configuration: str) -> list[str]:
-        """The command line, behind the program's name; writes what it refers to."""
+        """Return the arguments of the program; write the files that they name."""
         raise NotImplementedError
 
     def configuration(self) -> str:
-        """The documented configuration, with this test's addresses and files."""
+        """Return the documented configuration with the test's addresses and files."""
         text = (PAGES / self.page).read_text("utf-8")
         for documented, ours in {"127.0.0.1:4437": self.server, **self.changes()}.items():
             assert documented in text, f"{self.page} no longer has {documented}"
@@ -64,11 +66,11 @@ class Proxy:
 
     @property
     def server(self) -> str:
-        """Host and port of the server behind it."""
+        """Return host and port of the server."""
         return f"127.0.0.1:{self.behind}"
 
     def start(self) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start the proxy and wait until it accepts connections."""
         found = program(self.name)
         assert found is not None, f"{self.name} is not here"
         log = (self.directory / "log").open("wb")
@@ -92,7 +94,7 @@ class Proxy:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Stop it, and wait for its end."""
+        """Stop the proxy and wait for its exit."""
         if self._process is None:
             return
         self._process.send_signal(signal.SIGTERM)
@@ -104,7 +106,7 @@ class Proxy:
 
     @property
     def log(self) -> str:
-        """What it has said."""
+        """Return the log."""
         return (self.directory / "log").read_text("utf-8", "replace")
 
     def _takes_connections(self) -> bool:

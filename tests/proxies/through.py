@@ -1,6 +1,6 @@
-"""What has to reach the server and its clients unchanged, through each of the proxies.
+"""Tests of requests and responses through each proxy.
 
-Not found by ``trial tests``: `./check proxies` runs it, where the proxies are installed.
+`./check proxies` runs them if the proxies are installed; ``trial tests`` does not.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ LONG_POLL = "2s"
 
 
 class _Events:
-    """An event stream that is being read."""
+    """SSE response that is being read."""
 
     def __init__(self, answer: HTTPResponse) -> None:
         self.answer = answer
 
     def next(self, kind: str) -> str:
-        """The data of the next event of a kind."""
+        """Return the data of the next event of a type."""
         found, data = "", []
         while True:
             line = self.answer.readline().decode()
@@ -58,12 +58,12 @@ class _Events:
 
 
 class _ProxyTests(_TestCase):
-    """One server, one proxy, many requests."""
+    """Tests with one server and one proxy."""
 
     kind: ClassVar[type[Proxy]]
 
     def setUp(self) -> None:
-        """A server and a proxy in front of it."""
+        """Start a server and a proxy before it."""
         for name in (self.kind.name, "curl"):
             if program(name) is None:
                 raise SkipTest(f"{name} is not installed")
@@ -84,10 +84,10 @@ class _ProxyTests(_TestCase):
         self.context = ssl.create_default_context(cafile=str(self.proxy.certificate.certificate))
 
     @contextmanager
-    def asked(
+    def send(
         self, method: str, target: str, body: bytes | None = None, **fields: str
     ) -> Iterator[HTTPResponse]:
-        """A request, and its answer while it comes."""
+        """Send a request; return its response, whose body may still arrive."""
         connection = HTTPSConnection(
             "localhost", self.proxy.port, timeout=PATIENCE, context=self.context
         )
@@ -102,16 +102,16 @@ class _ProxyTests(_TestCase):
     def ask(
         self, method: str, name: str, body: bytes | None = None, **fields: str
     ) -> tuple[HTTPResponse, bytes]:
-        """A request for a stream, and its whole answer."""
-        with self.asked(method, ROOT + name, body, **fields) as answer:
+        """Send a request for a stream and return its complete response."""
+        with self.send(method, ROOT + name, body, **fields) as answer:
             return answer, answer.read()
 
     def status(self, method: str, name: str, body: bytes | None = None, **f: str) -> int:
-        """The status of an answer."""
+        """Return the status of a response."""
         return self.ask(method, name, body, **f)[0].status
 
     def test_writing_and_reading(self) -> None:
-        """Header fields, statuses and bytes arrive as they were sent."""
+        """Headers, statuses and bytes pass unchanged."""
         made, _ = self.ask("PUT", "a")
         self.assertEqual(made.status, 201)
         self.assertEqual(made.getheader("Location"), f"https://localhost:{self.proxy.port}{ROOT}a")
@@ -134,27 +134,27 @@ class _ProxyTests(_TestCase):
         self.assertEqual(self.status("GET", "a"), 404)
 
     def test_names(self) -> None:
-        """A name is not decoded, merged or tidied up on its way."""
+        """Names of streams are not decoded, merged or normalized."""
         for name in ("b/c", "b%20c", "%C3%BC", "b;c=d", "b%252Fd"):
             self.assertEqual(self.status("PUT", name), 201, name)
             self.assertEqual(self.status("HEAD", name), 200, name)
         self.assertEqual(self.status("HEAD", "b/d"), 404)
         self.assertEqual(self.status("PUT", "b//c"), 400)
 
-    def test_operators_tree_stays_inside(self) -> None:
-        """Only streams are passed on."""
+    def test_operator_resources_are_not_proxied(self) -> None:
+        """Operator resources are not reachable through the proxy."""
         for target in ("/-/live", "/-/metrics", "/"):
-            with self.asked("GET", target) as answer:
+            with self.send("GET", target) as answer:
                 self.assertIn(answer.status, (404, 503))
                 self.assertNotIn(b"durable", answer.read())
 
-    def test_forged_fields(self) -> None:
-        """What a client says of itself is not believed."""
+    def test_forged_headers(self) -> None:
+        """Forwarded headers of a client are replaced."""
         made, _ = self.ask("PUT", "a", X_Forwarded_Host="evil.example", X_Forwarded_Proto="http")
         self.assertEqual(made.getheader("Location"), f"https://localhost:{self.proxy.port}{ROOT}a")
 
     def test_long_poll(self) -> None:
-        """It waits, and is answered by the append."""
+        """A long-poll waits and returns the append."""
         self.ask("PUT", "a")
         answers: list[tuple[int, bytes]] = []
 
@@ -175,17 +175,17 @@ class _ProxyTests(_TestCase):
         self.assertEqual(status, 200)
         self.assertEqual(body.strip(b"x"), b"")
 
-    def test_long_poll_in_vain(self) -> None:
-        """The server's own timeout ends it, and nobody's else."""
+    def test_long_poll_timeout(self) -> None:
+        """A long-poll without an append ends by the server's timeout, not the proxy's."""
         self.ask("PUT", "a")
         answer, _ = self.ask("GET", "a?offset=now&live=long-poll")
         self.assertEqual(answer.status, 204)
         self.assertEqual(answer.getheader("Stream-Up-To-Date"), "true")
 
     def test_events(self) -> None:
-        """Each event is there before the next append, and the end is an end."""
+        """Each event arrives before the next append, and the response ends as complete."""
         self.ask("PUT", "a")
-        with self.asked("GET", f"{ROOT}a?offset=-1&live=sse") as answer:
+        with self.send("GET", f"{ROOT}a?offset=-1&live=sse") as answer:
             self.assertEqual(answer.getheader("Content-Type"), "text/event-stream")
             events = _Events(answer)
             events.next("control")
@@ -199,7 +199,7 @@ class _ProxyTests(_TestCase):
         self.assertEqual(self.status("POST", "a", b"late"), 409)
 
     def test_events_over_http2(self) -> None:
-        """The same for a client that speaks HTTP/2."""
+        """The same for a client with HTTP/2."""
         self.ask("PUT", "a")
         address = f"https://localhost:{self.proxy.port}{ROOT}a?offset=-1&live=sse"
         trust = ["--cacert", str(self.proxy.certificate.certificate)]
@@ -225,7 +225,7 @@ class _ProxyTests(_TestCase):
         self.assertEqual((client.returncode, said), (0, b""))
 
     def test_large_bodies(self) -> None:
-        """Up to the server's own bound, both ways; and a refusal needs no upload."""
+        """Large bodies pass in both directions, and a refusal arrives before the upload ends."""
         data = random.Random(1).randbytes(60 * MIB)
         self.assertEqual(self.status("PUT", "a"), 201)
         self.assertEqual(self.status("POST", "a", data), 204)
@@ -238,7 +238,7 @@ class _ProxyTests(_TestCase):
             if answer.getheader("Stream-Up-To-Date"):
                 break
         self.assertEqual(read.digest(), hashlib.sha256(data).digest())
-        with self.asked("POST", f"{ROOT}a", None, Content_Length=str(65 * MIB)) as refused:
+        with self.send("POST", f"{ROOT}a", None, Content_Length=str(65 * MIB)) as refused:
             self.assertEqual(refused.status, 413)
 
 

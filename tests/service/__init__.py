@@ -1,1 +1,1 @@
-"""Tests of the twistd service: options, start, stop, and twistd itself."""
+"""Tests of the twistd service: settings, start, stop, and twistd processes."""

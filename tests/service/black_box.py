@@ -1,4 +1,4 @@
-"""The real twistd in a process of its own, seen from outside: signals, sockets, files."""
+"""twistd as a process, observed by signals, sockets and files."""
 
 from __future__ import annotations
 
@@ -30,20 +30,19 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """A command line of twistd, with the Python that runs the tests."""
+    """Return a command line of twistd with the Python of the tests."""
     run = "from twisted.scripts.twistd import run; run()"
     return [sys.executable, "-c", run, *map(str, arguments)]
 
 
 def environment() -> dict[str, str]:
-    """The environment, in which the plugin is found without being installed."""
+    """Return an environment in which twistd finds the plugin without an installation."""
     paths = [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def run(directory: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run twistd to its end: that of the process that was started, and of all that hold its
-    output."""
+    """Run twistd and wait until all processes that hold its output have exited."""
     return subprocess.run(
         command(*arguments),
         cwd=directory,
@@ -56,14 +55,14 @@ def run(directory: Path, *arguments: str | Path) -> subprocess.CompletedProcess[
 
 
 def ports_in(log: str) -> list[int]:
-    """The ports that a log names."""
+    """Return the ports that a log names."""
     return [int(port) for port in _URL.findall(log)]
 
 
 class Foreground:
-    """``twistd -n`` with these arguments, or another command line, until the block ends.
+    """Process of ``twistd -n`` with these arguments, or of another command, during the block.
 
-    ``inherited`` is a listening socket that it is handed as systemd would hand it.
+    ``inherited`` is a listening socket that is passed as systemd passes it.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class Foreground:
 
     @staticmethod
     def _activated(inherited: socket.socket | None) -> list[str]:
-        """What stands before a command that is to find a socket at descriptor 3."""
+        """Return a command prefix that passes a socket as descriptor 3."""
         if inherited is None:
             return []
         return [sys.executable, "-c", _ACTIVATE, str(inherited.fileno())]
@@ -103,7 +102,7 @@ class Foreground:
         return self
 
     def until(self, words: str) -> None:
-        """Wait for a line of its log that has not been read yet."""
+        """Wait for a log line that has not been read yet, and return it."""
         while words not in self._read():
             pass
 
@@ -125,33 +124,33 @@ class Foreground:
 
     @property
     def ports(self) -> list[int]:
-        """Where it serves."""
+        """Return the ports on which it listens."""
         return ports_in(self.log)
 
     @property
     def port(self) -> int:
-        """Where it serves, on one port."""
+        """Return its only port."""
         (port,) = self.ports
         return port
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Stop it, and wait for that. Gives the exit status."""
+        """Stop the process with a signal and return its exit status."""
         self.signal(number)
         return self.wait()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal."""
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        """Wait for its end. Gives the exit status."""
+        """Wait for the exit and return the status."""
         rest, _ = self._process.communicate(timeout=PATIENCE)
         self.log += rest.decode()
         return self._process.returncode
 
 
 class Daemon:
-    """``twistd`` with these arguments: it goes its own way, and leaves a pidfile and a log."""
+    """Process of ``twistd`` as a daemon, with a PID file and a log file."""
 
     def __init__(self, directory: Path, *arguments: str | Path) -> None:
         self._pidfile = directory / "twistd.pid"
@@ -163,22 +162,22 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        """What it has logged."""
+        """Return the log."""
         return self._logfile.read_text()
 
     @property
     def port(self) -> int:
-        """Where it serves."""
+        """Return its port."""
         (port,) = ports_in(self.log)
         return port
 
     @property
     def has_pidfile(self) -> bool:
-        """Whether its pidfile is there."""
+        """Return True if its PID file exists."""
         return self._pidfile.exists()
 
     def stop(self) -> None:
-        """Stop it, and wait for that."""
+        """Stop the daemon and wait for its exit."""
         if not self.has_pidfile:
             return
         number = int(self._pidfile.read_text())
@@ -198,7 +197,7 @@ def ask(
     content_type: str = "text/plain",
     **header: str,
 ) -> tuple[int, bytes]:
-    """One request; status and body of its answer."""
+    """Send one request; return status and body of the response."""
     connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         fields = {name.replace("_", "-"): value for name, value in header.items()}

@@ -1,4 +1,4 @@
-"""Program that serves, is asked for everything once, and prints the modules imported meanwhile.
+"""Program that serves each kind of request once and prints the modules imported while serving.
 
 python late_imports.py DIRECTORY
 """
@@ -22,7 +22,7 @@ called = threading.Event()
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """Receiver of webhooks that is done at once."""
+    """Webhook receiver that responds "done" at once."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -71,7 +71,7 @@ def ask(port: int, hook: int) -> None:
 
 
 def main() -> None:
-    """Serve until all requests were answered."""
+    """Serve until all requests have responses."""
     reactor: Any = installed
     receiver = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=receiver.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Keys and certificates in files, made for a test."""
+"""Keys and certificates as PEM files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 class Pem:
-    """A key, and a certificate for it that says ``localhost`` and 127.0.0.1."""
+    """Key and self-signed certificate for ``localhost`` and 127.0.0.1."""
 
     def __init__(self, name: str) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -39,17 +39,17 @@ class Pem:
         )
 
     def write(self, folder: Path) -> None:
-        """Write both, in place of what is there."""
+        """Write both files, replacing existing ones."""
         (folder / "key.pem").write_bytes(self.key)
         (folder / "cert.pem").write_bytes(self.certificate)
 
 
 @lru_cache
-def pem(name: str = "first") -> Pem:
-    """One for every name."""
+def cached_pem(name: str = "first") -> Pem:
+    """Return the pair of a name; each is generated once per process."""
     return Pem(name)
 
 
 def endpoint(folder: Path, port: int = 0) -> str:
-    """An endpoint with the files of a folder, reachable from this machine only."""
+    """Return an endpoint description with the files of a directory, on a loopback address."""
     return f"ssl:{port}:interface=127.0.0.1:privateKey={folder}/key.pem:certKey={folder}/cert.pem"

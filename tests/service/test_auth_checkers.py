@@ -1,4 +1,4 @@
-"""``--auth`` as an operator meets it."""
+"""Tests of ``--auth``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ANYWHERE = ("--listen", "tcp:0:interface=127.0.0.1")
 CANARY = "dst_canary-of-a-token"
 
 
-def trouble(*texts: str) -> str:
-    """Why these ``--auth`` cannot be used."""
+def error_of(*texts: str) -> str:
+    """Return the error message of invalid ``--auth`` values."""
     try:
         checkers(load_configuration({"auth": texts}, {}, None))
     except ConfigurationError as bad:
@@ -28,24 +28,24 @@ def trouble(*texts: str) -> str:
 
 
 class StringTests(SynchronousTestCase):
-    """What may be said."""
+    """Values of ``--auth``."""
 
     def test_kinds(self) -> None:
-        """Only what knows tokens: Twisted's own know passwords."""
+        """Only checkers of tokens are accepted; those of Twisted check passwords."""
         for text in ("memory:a:b", "unix", "nothing:x", "anonymous"):
-            told = trouble(text)
+            told = error_of(text)
             self.assertIn("expected one of: file, jwt", told)
 
     def test_files(self) -> None:
-        """A sentence that names the file."""
-        self.assertIn("/nowhere.toml", trouble("file:/nowhere.toml"))
-        self.assertIn("expected a file name", trouble("file:"))
+        """An unusable token file is named in the error."""
+        self.assertIn("/nowhere.toml", error_of("file:/nowhere.toml"))
+        self.assertIn("expected a file name", error_of("file:"))
         path = Path(self.mktemp())
         path.write_text("[tokens.a]\n")
-        self.assertIn("sha256", trouble(f"file:{path}"))
+        self.assertIn("sha256", error_of(f"file:{path}"))
 
     def test_jwt(self) -> None:
-        """Every part is looked at."""
+        """Each parameter of ``jwt:`` is validated."""
         good = "issuer=https://id.example,audience=streams,jwks=https://id.example/keys"
         for argument in (
             "",
@@ -59,10 +59,10 @@ class StringTests(SynchronousTestCase):
             "issuer=a,audience=b",
         ):
             self.assertRaises(strcred.InvalidAuthArgumentString, read_jwt, argument)
-        self.assertIn("https", trouble(f"jwt:{good.replace('https', 'http')}"))
+        self.assertIn("https", error_of(f"jwt:{good.replace('https', 'http')}"))
 
-    def test_choices(self) -> None:
-        """What is left out has its default; a comma can be written."""
+    def test_parameters(self) -> None:
+        """Omitted parameters have defaults, and commas can be escaped."""
         good = "issuer=https://id.example/a%2Cb,audience=streams,jwks=keys.json"
         expected, jwks = read_jwt(good)
         self.assertEqual((expected.issuer, jwks), ("https://id.example/a,b", "keys.json"))
@@ -74,7 +74,7 @@ class StringTests(SynchronousTestCase):
 
 
 class ServiceTests(SynchronousTestCase):
-    """twistd with tokens, and what it writes."""
+    """twistd with tokens, and its output."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).resolve()
@@ -87,7 +87,7 @@ class ServiceTests(SynchronousTestCase):
         (self.directory / "keys.json").write_bytes(key_set("p256"))
 
     def serve(self, *options: str) -> Foreground:
-        """A server with both kinds of tokens, kept on disk."""
+        """Start a server with both kinds of tokens and a data directory."""
         return Foreground(
             self.directory,
             "durable-streams",
@@ -99,7 +99,7 @@ class ServiceTests(SynchronousTestCase):
         )
 
     def use(self, *options: str) -> None:
-        """Use it, and look for tokens in all that it writes."""
+        """Send requests, and search all files and output for the tokens."""
         import time
 
         import jwt
@@ -144,15 +144,15 @@ class ServiceTests(SynchronousTestCase):
             self.assertNotIn(token.encode(), written)
 
     def test_fast(self) -> None:
-        """At the fast door."""
+        """No token is written by the HTTP/1.1 engine."""
         self.use()
 
     def test_web(self) -> None:
-        """At twisted.web's."""
+        """No token is written by twisted.web."""
         self.use("--no-fast-channel")
 
     def test_unusable(self) -> None:
-        """A sentence, and no start."""
+        """An unusable value prevents the start with one line."""
         result = run(self.directory, "-n", "--pidfile=", "durable-streams", "--auth=file:none")
         self.assertEqual(result.returncode, 1)
         self.assertIn("--auth 'file:none': ", result.stderr)

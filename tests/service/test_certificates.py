@@ -1,4 +1,4 @@
-"""Certificates that are replaced while they serve."""
+"""Tests of certificates that are replaced while the server runs."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.service.certificates import TLSEndpoint, UnusableCertificate
 from durable_streams_tw.service.reload import ReloadService
-from tests.service.pem import endpoint, pem
+from tests.service.pem import cached_pem, endpoint
 
 
 class CertificateTestCase(SynchronousTestCase):
-    """Files in a folder, and an endpoint that listens in memory."""
+    """Test case with PEM files in a directory, and an endpoint on an in-memory reactor."""
 
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).resolve()
         self.folder.mkdir()
-        pem("first").write(self.folder)
+        cached_pem("first").write(self.folder)
         self.reactor = MemoryReactorClock()
         self.endpoint = TLSEndpoint(self.reactor, endpoint(self.folder, 8443))
 
     def connected(self) -> Any:
-        """A client's end of a new connection, hands shaken."""
+        """Return the client's end of a new connection after the handshake."""
         *_, (port, _, creator, backlog, interface) = self.reactor.sslServers
         self.assertEqual((port, backlog, interface), (8443, 50, "127.0.0.1"))
         server = TLSMemoryBIOFactory(creator, False, Factory.forProtocol(Protocol), self.reactor)
@@ -45,28 +45,28 @@ class CertificateTestCase(SynchronousTestCase):
         self.pump = pump
         return theirs
 
-    def shown(self) -> str:
-        """The name on the certificate that a new connection gets."""
+    def certificate_name(self) -> str:
+        """Return the name on the certificate of a new connection."""
         return self.name(self.connected())
 
     def name(self, client: Any) -> str:
-        """The name on the certificate that a client has seen."""
+        """Return the name on the certificate that a client received."""
         seen: crypto.X509 = client.getPeerCertificate()
         return str(seen.get_subject().CN)
 
 
 class TLSEndpointTests(CertificateTestCase):
-    """Reading, and reading anew."""
+    """`TLSEndpoint`: loading and reloading."""
 
     def test_new_connections_get_the_new_certificate(self) -> None:
-        """Once it is reloaded, not before; connections that are there go on."""
+        """After a reload, new connections get the new certificate; old connections continue."""
         self.successResultOf(self.endpoint.listen(Factory.forProtocol(Protocol)))
         old = self.connected()
         old_pump = self.pump
-        pem("second").write(self.folder)
-        self.assertEqual(self.shown(), "first")
+        cached_pem("second").write(self.folder)
+        self.assertEqual(self.certificate_name(), "first")
         self.endpoint.reload()
-        self.assertEqual(self.shown(), "second")
+        self.assertEqual(self.certificate_name(), "second")
         got: list[bytes] = []
         old.wrappedProtocol.dataReceived = got.append
         old_pump.server.wrappedProtocol.transport.write(b"still there")
@@ -76,21 +76,21 @@ class TLSEndpointTests(CertificateTestCase):
         self.assertEqual(self.name(old), "first")
 
     def test_unusable(self) -> None:
-        """A sentence, and the old one goes on serving."""
+        """An unusable certificate is reported, and the old one stays in use."""
         self.successResultOf(self.endpoint.listen(Factory.forProtocol(Protocol)))
         key, certificate = self.folder / "key.pem", self.folder / "cert.pem"
         for path, content, word in (
-            (key, pem("second").key, "do not match"),
+            (key, cached_pem("second").key, "do not match"),
             (certificate, b"", "PEM"),
             (certificate, b"no certificate\n", "PEM"),
-            (certificate, pem("first").certificate[:300], "PEM"),
+            (certificate, cached_pem("first").certificate[:300], "PEM"),
             (key, b"", "PEM"),
         ):
-            pem("first").write(self.folder)
+            cached_pem("first").write(self.folder)
             path.write_bytes(content)
             error = self.assertRaises(UnusableCertificate, self.endpoint.reload)
             self.assertIn(word, str(error))
-            self.assertEqual(self.shown(), "first")
+            self.assertEqual(self.certificate_name(), "first")
             error = self.assertRaises(
                 UnusableCertificate, TLSEndpoint, self.reactor, self.endpoint.text
             )
@@ -98,11 +98,11 @@ class TLSEndpointTests(CertificateTestCase):
         certificate.unlink()
         error = self.assertRaises(UnusableCertificate, self.endpoint.reload)
         self.assertEqual(str(error), f"{certificate}: No such file or directory")
-        self.assertEqual(self.shown(), "first")
+        self.assertEqual(self.certificate_name(), "first")
 
 
 class ReloadingTests(CertificateTestCase):
-    """The signal."""
+    """SIGHUP."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -110,7 +110,7 @@ class ReloadingTests(CertificateTestCase):
         self.addCleanup(signal.signal, signal.SIGHUP, self.before)
 
     def test_signal(self) -> None:
-        """It is heard from start to stop, and acted on in the reactor's turn."""
+        """The signal is handled from start to stop, in a turn of the reactor."""
         called: list[Any] = []
 
         class Threads:
@@ -119,29 +119,29 @@ class ReloadingTests(CertificateTestCase):
         service = ReloadService([self.endpoint], Threads)
         service.startService()
         self.successResultOf(self.endpoint.listen(Factory.forProtocol(Protocol)))
-        pem("second").write(self.folder)
+        cached_pem("second").write(self.folder)
         os.kill(os.getpid(), signal.SIGHUP)
-        self.assertEqual(self.shown(), "first")
+        self.assertEqual(self.certificate_name(), "first")
         (reload,) = called
         reload()
-        self.assertEqual(self.shown(), "second")
+        self.assertEqual(self.certificate_name(), "second")
         self.successResultOf(service.stopService())
         self.assertEqual(signal.getsignal(signal.SIGHUP), self.before)
 
     def test_one_of_two(self) -> None:
-        """One that cannot be used keeps nobody else from being reloaded."""
+        """An unusable certificate does not prevent the reload of others."""
         other = Path(self.mktemp())
         other.mkdir()
-        pem("first").write(other)
+        cached_pem("first").write(other)
         broken = TLSEndpoint(self.reactor, endpoint(other, 8444))
         (other / "key.pem").unlink()
         self.successResultOf(self.endpoint.listen(Factory.forProtocol(Protocol)))
-        pem("second").write(self.folder)
+        cached_pem("second").write(self.folder)
         ReloadService([broken, self.endpoint], self.reactor).reload()
-        self.assertEqual(self.shown(), "second")
+        self.assertEqual(self.certificate_name(), "second")
 
     def test_two_services(self) -> None:
-        """Of two in one process both hear the signal."""
+        """SIGHUP reloads two services of one process."""
         called: list[Any] = []
 
         class Threads:
@@ -157,7 +157,7 @@ class ReloadingTests(CertificateTestCase):
         self.assertEqual(signal.getsignal(signal.SIGHUP), self.before)
 
     def test_nothing_to_reload(self) -> None:
-        """Without TLS the signal reopens the log, and the server goes on."""
+        """Without TLS the signal reopens the log, and the server continues."""
         reopened: list[None] = []
         service = ReloadService([], self.reactor, reopen_log=lambda: reopened.append(None))
         service.startService()
@@ -167,20 +167,20 @@ class ReloadingTests(CertificateTestCase):
         self.assertEqual(signal.getsignal(signal.SIGHUP), self.before)
 
     def test_log_that_cannot_be_opened(self) -> None:
-        """It is logged, and the certificates are loaded all the same."""
+        """A log that cannot be reopened is reported, and certificates are reloaded."""
 
         def refuse() -> None:
             raise PermissionError(13, "Permission denied", "twistd.log")
 
         self.successResultOf(self.endpoint.listen(Factory.forProtocol(Protocol)))
-        pem("second").write(self.folder)
+        cached_pem("second").write(self.folder)
         with capturedLogs() as events:
             ReloadService([self.endpoint], self.reactor, reopen_log=refuse).reload()
-        self.assertEqual(self.shown(), "second")
+        self.assertEqual(self.certificate_name(), "second")
         self.assertIn("Permission denied", str(formatEvent(events[0])))
 
     def test_closed_terminal(self) -> None:
-        """A server whose terminal was closed stops; under nohup it goes on."""
+        """A server whose terminal was closed stops; under nohup it continues."""
         leader, follower = os.openpty()
         os.close(leader)
         self.addCleanup(os.close, follower)

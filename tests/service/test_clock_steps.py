@@ -1,4 +1,4 @@
-"""The real server in a process whose wall clock is set while it serves."""
+"""Tests of the server process while its wall clock is set."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOUR = 3600
 
 
 class ClockStepTests(SynchronousTestCase):
-    """An hour forward, an hour back, with TTLs, long-polls and writes under way."""
+    """Steps of an hour in both directions, with TTLs, long-polls and writes."""
 
     def setUp(self) -> None:
         self.directory = Path(self.enterContext(tempfile.TemporaryDirectory()))

@@ -1,4 +1,4 @@
-"""What sources come to together."""
+"""Tests of the settings table and of `durable_streams_tw.service.configuration`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from durable_streams_tw.service.value_parsers import count
 
 
 class TableTests(SynchronousTestCase):
-    """The rows."""
+    """The table of settings."""
 
     def test_fields(self) -> None:
         """Each field of `Settings` has one row, or is computed, and each ``field`` exists."""
@@ -42,17 +42,17 @@ class TableTests(SynchronousTestCase):
             self.assertTrue(setting.metavar or setting.kind == "flag", setting.name)
 
     def test_presets(self) -> None:
-        """What `dev` sets is understood."""
+        """The values of `dev` are valid."""
         for setting in SETTINGS.values():
             if setting.dev is not None:
                 setting.parse(setting.dev)
 
 
 class ConfigurationTests(SynchronousTestCase):
-    """Precedence, contradictions, sentences."""
+    """Precedence, conflicts and error messages."""
 
     def file(self, content: str) -> str:
-        """A file with this content."""
+        """Write a file and return its path."""
         path = Path(self.mktemp())
         path.write_text(content)
         return str(path)
@@ -63,7 +63,7 @@ class ConfigurationTests(SynchronousTestCase):
         environment: dict[str, str] | None = None,
         file: str | None = None,
     ) -> tuple[str, ...]:
-        """Why these cannot be used."""
+        """Return the error messages of a configuration."""
         path = None if file is None else self.file(file)
         bad = self.assertRaises(
             ConfigurationError, load_configuration, options, environment or {}, path
@@ -72,11 +72,11 @@ class ConfigurationTests(SynchronousTestCase):
         return problems
 
     def test_defaults(self) -> None:
-        """Those of the streams are the defaults here."""
+        """Defaults equal those of `Settings`."""
         self.assertEqual(load_configuration({}, {}, None).settings, Settings())
 
     def test_file_of_the_environment(self) -> None:
-        """A variable may name the file; the option stands before it."""
+        """An environment variable may name the file; the option overrides it."""
         one, two = self.file("port = 1"), self.file("port = 2")
         environment = {"DURABLE_STREAMS_CONFIG": one}
         self.assertEqual(load_configuration({}, environment, None)["port"], 1)
@@ -84,7 +84,9 @@ class ConfigurationTests(SynchronousTestCase):
 
     @given(st.sets(st.sampled_from(["option", "variable", "file"])))
     def test_precedence(self, places: set[str]) -> None:
-        """Option, variable, file, default; a list comes whole from one of them."""
+        """Option, environment variable, file and default have this precedence; lists are not
+        merged.
+        """
         values = {"option": "1s", "variable": "2s", "file": "3s"}
         origins = {"https://option.example", "https://variable.example", "https://file.example"}
         options: dict[str, tuple[str, ...]] = {}
@@ -117,8 +119,8 @@ class ConfigurationTests(SynchronousTestCase):
         }
         self.assertEqual(chosen.origin("idle-timeout"), told[first])
 
-    def test_places(self) -> None:
-        """The same sentence, behind the place; all that is wrong at once."""
+    def test_errors_name_their_source(self) -> None:
+        """Errors name their source, and all errors are reported together."""
         sentence = "expected a size such as 65536, 512k or 64MiB, got 'much'"
         self.assertEqual(
             self.refused({"max-body": ("much",), "port": ("x",)}),
@@ -143,7 +145,9 @@ class ConfigurationTests(SynchronousTestCase):
         self.assertIn("line 2: max-body", problems[3])
 
     def test_listen_and_port(self) -> None:
-        """One stands in for the other: the nearer one counts, of one place neither."""
+        """`listen` and `port` exclude each other: the source of higher precedence wins, and one
+        source with both is an error.
+        """
         one = load_configuration({"listen": ("tcp:1",)}, {"DURABLE_STREAMS_PORT": "2"}, None)
         self.assertEqual(one["listen"], ("tcp:1",))
         self.assertEqual(one.overridden_by("port"), "listen")
@@ -163,7 +167,7 @@ class ConfigurationTests(SynchronousTestCase):
         )
 
     def test_max_stored(self) -> None:
-        """A bound on a directory that there is not."""
+        """max-stored requires data-dir."""
         (problem,) = self.refused({}, {"DURABLE_STREAMS_MAX_STORED": "1GiB"})
         self.assertIn("DURABLE_STREAMS_MAX_STORED: requires data-dir", problem)
         both = load_configuration(
@@ -172,7 +176,7 @@ class ConfigurationTests(SynchronousTestCase):
         self.assertEqual(both.settings.max_stored, 1024**3)
 
     def test_max_body_memory(self) -> None:
-        """Room for all bodies that none of the largest ever fits into."""
+        """max-body-memory must be at least max-body."""
         (problem,) = self.refused({}, {"DURABLE_STREAMS_MAX_BODY_MEMORY": "1MiB"})
         self.assertIn("DURABLE_STREAMS_MAX_BODY_MEMORY: must be at least max-body", problem)
         given = {"max-body-memory": ("1GiB",), "max-body": ("1GiB",)}
@@ -183,7 +187,7 @@ class ConfigurationTests(SynchronousTestCase):
         self.assertEqual(load_configuration({}, {}, None).settings.body_memory, 256 * 1024**2)
 
     def test_secrets(self) -> None:
-        """What is secret is in no sentence."""
+        """Values of secret settings are not in error messages."""
         secret = Setting("secret", "", count, "N", redact=lambda text: "***")
         SETTINGS["secret"] = secret
         self.addCleanup(SETTINGS.pop, "secret")
@@ -193,7 +197,7 @@ class ConfigurationTests(SynchronousTestCase):
         self.assertEqual(str(chosen.error("secret", "is wrong", "17")), "--secret '***': is wrong")
 
     def test_preset(self) -> None:
-        """What a command sets stands behind what it is told."""
+        """A preset has a lower precedence than options."""
         sources = [
             command_line({"port": ("1",)}),
             preset("dev", {"port": "2", "interface": "127.0.0.1"}),
@@ -204,7 +208,7 @@ class ConfigurationTests(SynchronousTestCase):
         bad = self.assertRaises(ConfigurationError, Configuration, [preset("dev", {"port": "x"})])
         self.assertIn("dev: port", str(bad))
 
-    def test_environment_alone(self) -> None:
-        """Any order of sources will do."""
+    def test_environment_only(self) -> None:
+        """A configuration can have the environment as its only source."""
         chosen = Configuration([environment_variables({"DURABLE_STREAMS_TRUST_PROXY": "on"}, [])])
         self.assertIs(chosen.settings.trust_proxy, True)

@@ -1,4 +1,4 @@
-"""What is logged when no file descriptor is free: little, however many clients come."""
+"""Tests of logging while no file descriptor is free: few lines, however many clients connect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from durable_streams_tw.service.file_exhaustion import QUIET, FileExhaustion
 
 
 class _Listener:
-    """A listening socket of a process that has as many files as it may; then nothing more comes."""
+    """Listening socket whose accept fails with EMFILE a few times."""
 
     def __init__(self, clients: int) -> None:
         self.clients = clients
@@ -36,7 +36,7 @@ class _Listener:
 
 
 class FileExhaustionTests(SynchronousTestCase):
-    """With Twisted's own port."""
+    """Twisted's TCP port without free descriptors."""
 
     def setUp(self) -> None:
         self.now = 0.0
@@ -49,7 +49,7 @@ class FileExhaustionTests(SynchronousTestCase):
         FileExhaustion(lambda: self.now).watch(self.port)
 
     def come(self, clients: int) -> list[str]:
-        """Clients come, one by one; what is logged of it."""
+        """Let clients connect one by one; return the log events."""
         self.logged.clear()
         for _ in range(clients):
             self.port.socket = _Listener(1)
@@ -58,7 +58,7 @@ class FileExhaustionTests(SynchronousTestCase):
         return [str(event["log_format"]).format(**event) for event in self.logged]
 
     def test_one_line_a_minute(self) -> None:
-        """The first is told of at once, the others together."""
+        """The first failure is logged at once, later ones together, once a minute."""
         (first,) = self.come(200)
         self.assertIn("1 connections were closed without a response", first)
         self.now = QUIET - 1
@@ -68,6 +68,6 @@ class FileExhaustionTests(SynchronousTestCase):
         self.assertIn("201 connections", second)
 
     def test_the_rest(self) -> None:
-        """Other events of a port are logged as ever."""
+        """Other log events of a port are unchanged."""
         self.port._logger.warn("something else")
         self.assertEqual([event["log_format"] for event in self.logged], ["something else"])

@@ -1,4 +1,4 @@
-"""The ports of a site: opened first, closed first."""
+"""Tests of `durable_streams_tw.service.ports`."""
 
 from __future__ import annotations
 
@@ -19,63 +19,63 @@ from durable_streams_tw.service.startup import CannotStart
 from tests.http.server_fixture import Client, ServerFixture
 
 
-class Port:
-    """A port that is open until the test says otherwise."""
+class FakePort:
+    """Port that closes when the test says."""
 
-    def __init__(self, diary: list[str], host: str = "127.0.0.1") -> None:
-        self.diary = diary
+    def __init__(self, events: list[str], host: str = "127.0.0.1") -> None:
+        self.events = events
         self.host = host
         self.closed: Deferred[None] = Deferred()
 
     def getHost(self) -> IPv4Address:
-        """Where it is."""
+        """Return its address."""
         return IPv4Address("TCP", self.host, 4437)
 
     def stopListening(self) -> Deferred[None]:
-        """Close."""
-        self.diary.append("closing")
+        """Start to close."""
+        self.events.append("closing")
         return self.closed
 
 
-class Endpoint:
-    """What gives a port, or does not."""
+class FakeEndpoint:
+    """Endpoint that returns a port or fails."""
 
     def __init__(self, outcome: Any) -> None:
         self.outcome = outcome
 
     def listen(self, factory: object) -> Any:
-        """Listen."""
+        """Return the port, or raise."""
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
 
 
-class Reactor:
-    """What may be told to stop."""
+class FakeReactor:
+    """Reactor that records `stop`."""
 
     def __init__(self) -> None:
         self.stopped = False
 
     def callWhenRunning(self, call: Any) -> None:
-        """It runs."""
+        """Call at once."""
         call()
 
     def stop(self) -> None:
-        """Stop."""
+        """Record the stop."""
         self.stopped = True
 
 
 class PortsTests(SynchronousTestCase):
-    """Opening, failing to open, closing."""
+    """Opening and closing of ports."""
 
     def setUp(self) -> None:
         self.fixture = ServerFixture()
-        self.reactor = Reactor()
-        self.diary: list[str] = []
+        self.reactor = FakeReactor()
+        self.events: list[str] = []
 
     def test_port_that_does_not_close(self) -> None:
-        """Readers are let go and connections drained all the same."""
-        port = Port(self.diary)
+        """If a port fails to close, live reads end and connections are drained nevertheless."""
+        port = FakePort(self.events)
         ports = self.ports(succeed(port))
         ports.startService()
         port.closed.errback(OSError("a port that does not close"))
@@ -84,49 +84,51 @@ class PortsTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
     def ports(self, *outcomes: Any) -> Ports:
-        """The ports that these endpoints give."""
-        endpoints: Any = [Endpoint(outcome) for outcome in outcomes]
+        """Return the ports of endpoints with these outcomes."""
+        endpoints: Any = [FakeEndpoint(outcome) for outcome in outcomes]
         return Ports(
             endpoints, self.fixture.site, self.fixture.streams, b"v1/stream/", self.reactor
         )
 
-    def refused(self, trouble: Exception) -> str:
-        """The sentence that trouble ends in, however an endpoint reports it."""
+    def start_error(self, trouble: Exception) -> str:
+        """Return the error message of a failing endpoint, which is the same however it
+        reports it.
+        """
         sentences = set()
         for outcome in (trouble, fail(trouble)):
-            service = self.ports(succeed(Port(self.diary)), outcome)
+            service = self.ports(succeed(FakePort(self.events)), outcome)
             sentences.add(str(self.assertRaises(CannotStart, service.privilegedStartService)))
         (sentence,) = sentences
         return sentence
 
-    def test_taken(self) -> None:
-        """A sentence that names the port."""
+    def test_port_in_use(self) -> None:
+        """A port in use is named in the error."""
         taken = OSError(errno.EADDRINUSE, "Address already in use")
         self.assertEqual(
-            self.refused(CannotListenError("", 4437, taken)),
+            self.start_error(CannotListenError("", 4437, taken)),
             "cannot listen on port 4437: Address already in use",
         )
         self.assertEqual(
-            self.refused(CannotListenError("192.0.2.1", 80, taken)),
+            self.start_error(CannotListenError("192.0.2.1", 80, taken)),
             "cannot listen on port 80 of 192.0.2.1: Address already in use",
         )
         unresolvable = CannotListenError("nowhere", 80, "DNS lookup failed")
-        self.assertIn("DNS lookup failed", self.refused(unresolvable))
+        self.assertIn("DNS lookup failed", self.start_error(unresolvable))
 
-    def test_socket_file(self) -> None:
-        """A socket of the file system has no number."""
+    def test_unix_socket(self) -> None:
+        """The path of a UNIX socket is named in the error."""
         error = CannotListenError(None, "/run/x.sock", OSError(13, "Permission denied"))
-        self.assertEqual(self.refused(error), "cannot listen on /run/x.sock: Permission denied")
+        self.assertEqual(self.start_error(error), "cannot listen on /run/x.sock: Permission denied")
 
-    def test_other_trouble(self) -> None:
-        """A missing file is the operator's to mend."""
-        self.assertIn("key.pem", self.refused(FileNotFoundError(2, "No such file", "key.pem")))
+    def test_missing_file(self) -> None:
+        """A missing file is named in the error."""
+        self.assertIn("key.pem", self.start_error(FileNotFoundError(2, "No such file", "key.pem")))
 
     def test_bug(self) -> None:
-        """A bug is not made into a sentence."""
+        """An unexpected exception is raised unchanged."""
         self.assertRaises(ZeroDivisionError, self.ports(ZeroDivisionError()).startService)
 
-    def test_too_late(self) -> None:
+    def test_failure_after_start(self) -> None:
         """An endpoint that fails after the start stops the process."""
         listening: Deferred[Any] = Deferred()
         service = self.ports(listening)
@@ -138,8 +140,8 @@ class PortsTests(SynchronousTestCase):
         self.successResultOf(service.stopService())
 
     def test_stop(self) -> None:
-        """Ports first; then who waits is answered; then connections end."""
-        port = Port(self.diary)
+        """Stopping closes the ports, then responds to long-polls, then closes connections."""
+        port = FakePort(self.events)
         service = self.ports(succeed(port))
         service.privilegedStartService()
         service.startService()
@@ -148,7 +150,7 @@ class PortsTests(SynchronousTestCase):
         client.request("GET", "/v1/stream/a?offset=now&live=long-poll")
         idle = Client(self.fixture.site)
         stopped = service.stopService()
-        self.assertEqual(self.diary, ["closing"])
+        self.assertEqual(self.events, ["closing"])
         self.assertEqual(client.answers(), [])
         port.closed.callback(None)
         self.assertEqual([answer.status for answer in client.answers()], [204])
@@ -159,8 +161,10 @@ class PortsTests(SynchronousTestCase):
         self.fixture.clock.advance(1)
         self.successResultOf(stopped)
 
-    def test_read_together(self) -> None:
-        """Connections of the fast channel are, where the reactor watches descriptors."""
+    def test_nested_poll(self) -> None:
+        """Connections of the HTTP/1.1 engine are read through a nested epoll if the reactor has
+        one.
+        """
         from twisted.internet import reactor
 
         if nested_poll(reactor) is None:
@@ -170,21 +174,22 @@ class PortsTests(SynchronousTestCase):
             (self.fixture.site, False),
         ):
             port = tcp.Port(0, ServerFactory(), reactor=reactor)
-            endpoints: Any = [Endpoint(succeed(port))]
+            endpoints: Any = [FakeEndpoint(succeed(port))]
             service = Ports(endpoints, door, self.fixture.streams, b"", reactor)
             service.privilegedStartService()
             self.assertEqual(port.transport is not tcp.Server, together)
 
-    def test_webhooks(self) -> None:
-        """They call back where the first port is, and may lead to this machine while nobody
-        else can reach any."""
+    def test_webhook_callbacks(self) -> None:
+        """The callback URL has the first port; loopback webhooks are allowed if all ports are
+        loopback ones.
+        """
         for hosts, local in (
             (("127.0.0.1",), True),
             (("127.0.0.1", "0.0.0.0"), False),
             (("192.0.2.1", "127.0.0.1"), False),
         ):
             self.fixture = ServerFixture()
-            service = self.ports(*[succeed(Port(self.diary, host)) for host in hosts])
+            service = self.ports(*[succeed(FakePort(self.events, host)) for host in hosts])
             service.privilegedStartService()
             service.startService()
             streams = self.fixture.streams
@@ -192,7 +197,7 @@ class PortsTests(SynchronousTestCase):
             self.assertEqual(streams._allow_local(), local)
 
     def test_urls(self) -> None:
-        """What is logged can be pasted into a client."""
+        """Logged URLs can be used by clients."""
         for address, url in (
             (IPv4Address("TCP", "0.0.0.0", 4437), "http://localhost:4437/v1/stream/"),
             (IPv6Address("TCP", "::", 4437), "http://localhost:4437/v1/stream/"),

@@ -19,10 +19,10 @@ from durable_streams_tw.service.process_tuning import (
 
 
 class FileLimitTests(SynchronousTestCase):
-    """The soft limit of open files."""
+    """Soft limit of open files."""
 
     def limits(self, soft: int, hard: int) -> list[tuple[int, int]]:
-        """Let the process have these limits; return the list of those that it sets."""
+        """Patch the limits of the process; return a list of the limits that it sets."""
         applied: list[tuple[int, int]] = []
         self.patch(resource, "getrlimit", lambda kind: (soft, hard))
         self.patch(resource, "setrlimit", lambda kind, pair: applied.append(pair))
@@ -39,14 +39,14 @@ class FileLimitTests(SynchronousTestCase):
             self.assertEqual(applied, [(expected, hard)])
 
     def test_enough(self) -> None:
-        """A limit is never lowered."""
+        """A sufficient limit is not lowered."""
         for soft, hard in ((4096, 4096), (1 << 21, 1 << 21), (resource.RLIM_INFINITY,) * 2):
             applied = self.limits(soft, hard)
             self.assertEqual(raise_file_limit(), MOST_FILES if soft < 0 else soft)
             self.assertEqual(applied, [])
 
     def test_refused(self) -> None:
-        """The server goes on with what it has, and says so."""
+        """If the limit cannot be raised, a warning is logged and the server continues."""
 
         def refuse(kind: int, pair: tuple[int, int]) -> None:
             raise ValueError("not allowed to raise maximum limit")
@@ -58,7 +58,7 @@ class FileLimitTests(SynchronousTestCase):
         self.assertEqual(events[0]["reason"], "not allowed to raise maximum limit")
 
     def test_connections(self) -> None:
-        """They leave files for the server itself."""
+        """The maximum of connections reserves file descriptors for the server."""
         self.assertEqual(connections_within(1024, 100), 100)
         self.assertEqual(connections_within(1024, 100_000), 1024 - OWN_FILES)
         self.assertEqual(connections_within(1024, 0), 1024 - OWN_FILES)

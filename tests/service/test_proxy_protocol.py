@@ -1,4 +1,4 @@
-"""Connections that begin with a PROXY header, in whatever pieces it comes."""
+"""Tests of `durable_streams_tw.service.proxy_protocol`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REQUEST = b"GET /v1/stream/a HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class ProxyProtocolTests(SynchronousTestCase):
-    """A door behind a proxy, with a request a minute for each client."""
+    """HTTP/1.1 engine behind a proxy, with one request per minute for each client."""
 
     fast = True
 
@@ -38,7 +38,7 @@ class ProxyProtocolTests(SynchronousTestCase):
         self.factory = HeaderFactory(self.door, self.clock)
 
     def connect(self, *pieces: bytes) -> StringTransport:
-        """A connection of the proxy's that brings these pieces."""
+        """Open a connection and send these pieces."""
         transport = StringTransport(peerAddress=PROXY)
         protocol = self.factory.buildProtocol(PROXY)
         protocol.makeConnection(transport)
@@ -53,7 +53,7 @@ class ProxyProtocolTests(SynchronousTestCase):
         return answer.status
 
     def test_rates(self) -> None:
-        """Each client has its own, by the address in the header."""
+        """Rate limits apply to the address in the header."""
         for host, status in (
             (b"203.0.113.1", 404),
             (b"203.0.113.2", 404),
@@ -63,13 +63,13 @@ class ProxyProtocolTests(SynchronousTestCase):
             self.assertEqual(self.status(self.connect(V1 % host, REQUEST)), status, host)
 
     def test_connections_per_address(self) -> None:
-        """So have connections their bound."""
+        """Limits on connections apply to the address in the header."""
         for host in (b"203.0.113.1", b"203.0.113.1", b"203.0.113.2"):
             self.assertFalse(self.connect(V1 % host).disconnected, host)
         self.assertTrue(self.connect(V1 % b"203.0.113.1").disconnected)
 
     def test_pieces(self) -> None:
-        """Headers of both versions, whole, with the request behind, or byte by byte."""
+        """Headers of both versions are read in any pieces, with the request after them."""
         for header in (V1 % b"203.0.113.7", V2):
             for pieces in (
                 [header + REQUEST],
@@ -81,7 +81,7 @@ class ProxyProtocolTests(SynchronousTestCase):
                 self.assertEqual(self.protocol.getPeer().host, "203.0.113.7")
 
     def test_no_header(self) -> None:
-        """Whoever speaks without one is not answered, and whoever is silent not waited for."""
+        """Connections without a valid header are closed, silent ones after a timeout."""
         transport = self.connect(REQUEST)
         self.assertTrue(transport.disconnecting)
         self.assertEqual(transport.value(), b"")
@@ -91,7 +91,7 @@ class ProxyProtocolTests(SynchronousTestCase):
             self.assertTrue(transport.disconnected)
 
     def test_ended_before(self) -> None:
-        """Without a header there was no client: nothing is left of the connection."""
+        """A connection that ends before its header leaves no state."""
         self.connect(b"PROXY ")
         self.protocol.connectionLost()
         self.assertEqual(self.factory.protocols, {})
@@ -99,7 +99,7 @@ class ProxyProtocolTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_endpoint(self) -> None:
-        """What ``--listen haproxy:tcp:...`` means."""
+        """The endpoint ``--listen haproxy:tcp:...`` is parsed."""
         reactor: Any = Clock()
         endpoint = _endpoint(reactor, "haproxy:tcp:4437:interface=127.0.0.1")
         assert isinstance(endpoint, ProxyEndpoint)
@@ -108,6 +108,6 @@ class ProxyProtocolTests(SynchronousTestCase):
 
 
 class SiteProxyProtocolTests(ProxyProtocolTests):
-    """The same behind twisted.web's door."""
+    """The same with twisted.web."""
 
     fast = False

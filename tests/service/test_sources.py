@@ -1,4 +1,4 @@
-"""Where settings are said: each source points to what it has."""
+"""Tests of `durable_streams_tw.service.sources`: files, environment and command line."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def texts_of(source: Source) -> dict[str, tuple[str, ...]]:
 
 
 def _quoted(text: str) -> str:
-    """A TOML string of one line."""
+    """Return a TOML string of one line."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 class FileTests(SynchronousTestCase):
-    """TOML, and the places in it."""
+    """TOML files and their line numbers."""
 
     def read(self, content: str | bytes) -> tuple[Source, list[str]]:
         """Return the settings and the errors of a file with this content."""
@@ -57,7 +57,7 @@ class FileTests(SynchronousTestCase):
         return tuple(problem.removeprefix(str(self.path)) for problem in problems)
 
     def test_values(self) -> None:
-        """Texts, numbers, switches and lists become texts."""
+        """Strings, numbers, booleans and lists are returned as strings."""
         file = self.file(
             'max-body = "8MiB"\nport = 80\nidle-timeout = 1.5\ntrust-proxy = true\n'
             'fast-channel = false\ncors-origin = ["*"]\nlisten = "tcp:1"\n'
@@ -76,7 +76,7 @@ class FileTests(SynchronousTestCase):
         )
 
     def test_lines(self) -> None:
-        """A key is where it begins, whatever stands between and in values."""
+        """A key has the line where it begins, whatever values precede it."""
         file = self.file(
             "# port = 1\n\nlisten = [\n  'tcp:1', # port = 2\n  'tcp:2',\n]\r\n"
             'root = """\\\n  /a\nport = 3\n"""\nport = 4'
@@ -87,7 +87,7 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(file["port"].texts, ("4",))
 
     def test_lines_of_many_keys(self) -> None:
-        """Each statement is parsed once: the work grows with the file, not with its square."""
+        """Each statement is parsed once, so the work is linear in the size of the file."""
         parsed: list[int] = []
         loads = tomllib.loads
 
@@ -103,7 +103,7 @@ class FileTests(SynchronousTestCase):
         self.assertLessEqual(sum(parsed), len(text))
 
     def test_lines_of_strings(self) -> None:
-        """What looks like a statement within a string is none."""
+        """Text inside of strings is not taken for statements."""
         text = (
             'a = """x\n[b]\nc = """"\nd = \'\'\'y\n"""\n\'\'\'\'\'\n'
             "e = \"\\\"[\" # [ '''\nf = '\\'\n[g]\nh = 1\n[[i.j]]\n[g.k]\n"
@@ -114,8 +114,8 @@ class FileTests(SynchronousTestCase):
         )
 
     @given(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=8))
-    def test_lines_of_anything(self, values: dict[str, str]) -> None:
-        """Whatever keys and values are, each key is on its line."""
+    def test_lines_of_any_keys(self, values: dict[str, str]) -> None:
+        """Any key is reported at its line."""
         lines, text = {}, ""
         for key, value in values.items():
             lines[key] = text.count("\n") + 1
@@ -127,7 +127,7 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(lines_of_keys(text), lines)
 
     def test_unknown_keys(self) -> None:
-        """All of them at once, with what may be meant."""
+        """All unknown keys are reported, with suggestions."""
         self.assertEqual(
             self.refused("port = 1\nmax_body = 1\n\n[server]\nport = 2\n"),
             (
@@ -136,8 +136,8 @@ class FileTests(SynchronousTestCase):
             ),
         )
 
-    def test_wrong_kinds(self) -> None:
-        """What no text could stand for."""
+    def test_wrong_types(self) -> None:
+        """A value of a wrong type is an error."""
         self.assertEqual(
             self.refused(
                 'trust-proxy = "yes"\nport = true\nmax-body = [1]\nroot = {}\n'
@@ -153,8 +153,8 @@ class FileTests(SynchronousTestCase):
             ),
         )
 
-    def test_no_toml(self) -> None:
-        """The place where the parser gave up."""
+    def test_invalid_toml(self) -> None:
+        """A syntax error has its line and column."""
         (problem,) = self.refused("port = 1\nmax-body = 3 3\n")
         self.assertTrue(problem.startswith(", line 2, column 14: "), problem)
         (problem,) = self.refused("port = 1\nport = 2\n")
@@ -162,37 +162,39 @@ class FileTests(SynchronousTestCase):
         (problem,) = self.refused("listen = [")
         self.assertTrue(problem.startswith(", end of file: "), problem)
 
-    def test_no_text(self) -> None:
-        """Bytes that are no text, and far too many."""
+    def test_invalid_bytes(self) -> None:
+        """A file that is not UTF-8, or larger than 1 MiB, is an error."""
         self.assertEqual(self.refused(b"port = 1\nroot = '\xff'\n"), (", line 2: not UTF-8",))
         self.assertIn("larger than 1 MiB", *self.refused(b"#" * (MAX_FILE + 1)))
 
-    def test_no_file(self) -> None:
-        """A file that is not there, or is none."""
+    def test_missing_file(self) -> None:
+        """A missing file and a directory are errors."""
         for path, trouble in {"missing.toml": "No such file", ".": "Is a directory"}.items():
             problems: list[str] = []
             self.assertEqual(configuration_file(path, problems), {})
             self.assertIn(f"{path}: {trouble}", *problems)
 
-    def test_strange_keys(self) -> None:
-        """A key can be any text; a line of TOML ends where TOML says."""
+    def test_unusual_keys(self) -> None:
+        """A key may be any text, and only TOML's line ends count."""
         self.assertEqual(
             self.refused("# \u2028 \x85\n'a b' = 1\n\"\\n\" = 1\n"),
             (", line 2: unknown setting 'a b'.", ", line 3: unknown setting '\\n'."),
         )
 
     @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-    def test_anything(self, content: bytes) -> None:
-        """Whatever a file has, it is read or refused in sentences of one line."""
+    def test_any_content(self, content: bytes) -> None:
+        """Any content is read, or refused with messages of one line each."""
         for problem in self.read(content)[1]:
             self.assertEqual(problem.splitlines(), [problem])
 
 
 class EnvironmentTests(SynchronousTestCase):
-    """Variables."""
+    """Environment variables."""
 
     def test_values(self) -> None:
-        """By the name of the setting; lists are split, what is empty or another's is left."""
+        """Variables have the names of settings; lists are split; empty and foreign variables are
+        ignored.
+        """
         problems: list[str] = []
         environment = environment_variables(
             {
@@ -217,7 +219,7 @@ class EnvironmentTests(SynchronousTestCase):
         self.assertEqual(environment["max-body"].origin, "DURABLE_STREAMS_MAX_BODY")
 
     def test_unknown(self) -> None:
-        """A typo would go unnoticed."""
+        """An unknown variable with our prefix is an error, with a suggestion."""
         problems: list[str] = []
         environment_variables(
             {"DURABLE_STREAMS_MAXBODY": "1", "DURABLE_STREAMS_XYZZY": "1"}, problems
@@ -226,8 +228,8 @@ class EnvironmentTests(SynchronousTestCase):
         self.assertIn("Did you mean 'DURABLE_STREAMS_MAX_BODY'?", problems[0])
         self.assertIn("Unknown environment variable 'DURABLE_STREAMS_XYZZY'", problems[1])
 
-    def test_links(self) -> None:
-        """What container platforms say of a service of the same name."""
+    def test_platform_variables(self) -> None:
+        """Variables that container platforms set for a service of this name are ignored."""
         problems: list[str] = []
         environment = environment_variables(
             {
@@ -243,7 +245,7 @@ class EnvironmentTests(SynchronousTestCase):
         self.assertEqual((environment, problems), ({}, []))
 
     def test_names(self) -> None:
-        """No variable is two settings', and none looks like a platform's."""
+        """Variables of settings are unique, and none looks like a platform's."""
         names = {setting.variable: "1" for setting in SETTINGS.values()}
         self.assertEqual(set(environment_variables(names, [])), set(SETTINGS))
 
@@ -251,8 +253,8 @@ class EnvironmentTests(SynchronousTestCase):
 class CommandLineTests(SynchronousTestCase):
     """Options."""
 
-    def test_called(self) -> None:
-        """As it was typed."""
+    def test_labels(self) -> None:
+        """Options are named as they were typed."""
         line = command_line({"trust-proxy": False, "fast-channel": True, "port": "1"})
         self.assertEqual(line["trust-proxy"].label, "--no-trust-proxy")
         self.assertEqual(line["fast-channel"].label, "--fast-channel")

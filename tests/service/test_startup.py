@@ -1,4 +1,4 @@
-"""Start and stop in order, and what an operator is told when there is no start."""
+"""Tests of `durable_streams_tw.service.startup`: order of start and stop, and start errors."""
 
 from __future__ import annotations
 
@@ -19,36 +19,38 @@ from durable_streams_tw.storage.errors import StoreUnusable
 from tests.service.black_box import PATIENCE, environment
 
 
-class Part(Service):
-    """A service that writes down what happens to it."""
+class RecordedService(Service):
+    """Service that records its calls."""
 
-    def __init__(self, name: str, diary: list[str], trouble: Exception | None = None) -> None:
+    def __init__(self, name: str, events: list[str], trouble: Exception | None = None) -> None:
         self.label = name
-        self.diary = diary
+        self.events = events
         self.trouble = trouble
         self.stopped: Deferred[None] = Deferred()
 
     def privilegedStartService(self) -> None:
-        """Open."""
-        self.diary.append(f"open {self.label}")
+        """Record the opening."""
+        self.events.append(f"open {self.label}")
 
     def startService(self) -> None:
-        """Start, or not."""
+        """Record the start, or raise."""
         if self.trouble is not None:
             raise self.trouble
-        self.diary.append(f"start {self.label}")
+        self.events.append(f"start {self.label}")
 
     def stopService(self) -> Deferred[None]:
-        """Stop, when the test says."""
-        self.diary.append(f"stop {self.label}")
+        """Record the stop; its Deferred is the test's."""
+        self.events.append(f"stop {self.label}")
         return self.stopped
 
 
 class PreloadTests(SynchronousTestCase):
-    """A running server imports nothing."""
+    """Imports of a running server."""
 
     def test_no_late_imports(self) -> None:
-        """An upgrade in place and a lack of file descriptors do not harm it."""
+        """A running server imports nothing: an upgraded package or exhausted descriptors do not
+        break it.
+        """
         program = Path(__file__).with_name("late_imports.py")
         done = subprocess.run(
             [sys.executable, program, self.mktemp()],
@@ -61,50 +63,50 @@ class PreloadTests(SynchronousTestCase):
 
 
 class StartupTests(SynchronousTestCase):
-    """Services in a row."""
+    """`ServiceGroup`."""
 
     def setUp(self) -> None:
         self.patch(sys, "excepthook", sys.excepthook)
         self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
         self.addCleanup(gc.set_threshold, *gc.get_threshold())
         self.addCleanup(gc.unfreeze)
-        self.diary: list[str] = []
+        self.events: list[str] = []
         self.said: list[str] = []
-        self.service = ServiceGroup(self.said.append, lambda: self.diary.append("started"))
+        self.service = ServiceGroup(self.said.append, lambda: self.events.append("started"))
 
-    def part(self, name: str, trouble: Exception | None = None) -> Part:
-        """One more service."""
-        part = Part(name, self.diary, trouble)
+    def part(self, name: str, trouble: Exception | None = None) -> RecordedService:
+        """Add a service."""
+        part = RecordedService(name, self.events, trouble)
         part.setServiceParent(self.service)
         return part
 
     def test_order(self) -> None:
-        """In the order in which they were added; all of them open before any starts."""
+        """All services open before the first one starts, in the order of their addition."""
         self.part("a")
         self.part("b")
         self.service.privilegedStartService()
         self.service.startService()
-        self.assertEqual(self.diary, ["open a", "open b", "start a", "start b", "started"])
+        self.assertEqual(self.events, ["open a", "open b", "start a", "start b", "started"])
         self.assertAlmostEqual(sys.getswitchinterval(), process_tuning.SWITCH_INTERVAL)
         self.assertEqual(gc.get_threshold(), process_tuning.COLLECTIONS)
         self.assertGreater(gc.get_freeze_count(), 0)
         self.assertEqual(self.said, [])
 
     def test_stop(self) -> None:
-        """One after the other, in reverse."""
+        """Services stop one after the other, in reverse order."""
         a, b = self.part("a"), self.part("b")
         self.service.startService()
-        self.diary.clear()
+        self.events.clear()
         stopped = self.service.stopService()
-        self.assertEqual(self.diary, ["stop b"])
+        self.assertEqual(self.events, ["stop b"])
         b.stopped.callback(None)
-        self.assertEqual(self.diary, ["stop b", "stop a"])
+        self.assertEqual(self.events, ["stop b", "stop a"])
         self.assertNoResult(stopped)
         a.stopped.callback(None)
         self.successResultOf(stopped)
 
-    def test_stop_with_trouble(self) -> None:
-        """What cannot stop holds nobody up, and is logged."""
+    def test_failing_stop(self) -> None:
+        """A service that fails to stop is logged, and the others stop."""
         a, b = self.part("a"), self.part("b")
         self.service.startService()
         stopped = self.service.stopService()
@@ -113,22 +115,24 @@ class StartupTests(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
-    def test_no_start(self) -> None:
-        """A sentence, no traceback; what twistd passes on points to it."""
+    def test_start_error(self) -> None:
+        """An expected error is printed in one line without a traceback, and raised as
+        `CannotStart`.
+        """
         for trouble in (StoreUnusable("the disk is full of sand"), CannotStart("no such port")):
             self.said.clear()
             self.setUp()
             self.part("a", trouble)
             error = self.assertRaises(CannotStart, self.service.startService)
             self.assertEqual(self.said, [str(trouble)])
-            self.assertNotIn("started", self.diary)
+            self.assertNotIn("started", self.events)
             self.assertIsNone(error.__cause__)
-            # What the process_tuning does at its end prints nothing, so that status 1 is all.
+            # The interpreter prints nothing at its exit, so status 1 is the only result.
             self.assertEqual(self.printed(error), b"")
             self.assertIn(b"ValueError: a bug", self.printed(ValueError("a bug")))
 
     def test_bug(self) -> None:
-        """A bug stays what it is."""
+        """An unexpected exception is raised unchanged."""
         before = sys.excepthook
         self.part("a", ZeroDivisionError("a bug"))
         self.assertRaises(ZeroDivisionError, self.service.startService)
@@ -136,7 +140,7 @@ class StartupTests(SynchronousTestCase):
         self.assertIs(sys.excepthook, before)
 
     def printed(self, error: Exception) -> bytes:
-        """What the process_tuning would print, ended by this."""
+        """Return what the interpreter prints when this exception ends it."""
         reading, writing = os.pipe()
         with os.fdopen(writing, "w") as stream:
             self.patch(sys, "stderr", stream)
@@ -145,27 +149,27 @@ class StartupTests(SynchronousTestCase):
             return result.read()
 
 
-class MouthTests(SynchronousTestCase):
-    """stderr, or a copy of it."""
+class StderrReporterTests(SynchronousTestCase):
+    """`StderrReporter`."""
 
     def test_copy(self) -> None:
-        """The copy says what it has to say, and is let go."""
-        mouth = StderrReporter(keep=True)
-        copy = mouth._descriptor
+        """With ``keep`` the reporter writes to a duplicate of stderr, and closes it."""
+        reporter = StderrReporter(keep=True)
+        copy = reporter._descriptor
         self.assertTrue(os.path.sameopenfile(copy, 2))
         reading, writing = os.pipe()
         self.addCleanup(os.close, reading)
         os.dup2(writing, copy)
         os.close(writing)
-        mouth.report("it is late")
-        mouth.close()
+        reporter.report("it is late")
+        reporter.close()
         self.assertEqual(os.read(reading, 100), b"durable-streams: it is late\n")
         self.assertEqual(os.read(reading, 100), b"")
         self.assertRaises(OSError, os.fstat, copy)
 
-    def test_stderr_itself(self) -> None:
-        """In the foreground there is nothing to copy, or to close."""
-        mouth = StderrReporter(keep=False)
-        self.assertEqual(mouth._descriptor, 2)
-        mouth.close()
+    def test_foreground(self) -> None:
+        """Without ``keep`` the reporter uses stderr itself and leaves it open."""
+        reporter = StderrReporter(keep=False)
+        self.assertEqual(reporter._descriptor, 2)
+        reporter.close()
         os.fstat(2)

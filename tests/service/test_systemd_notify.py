@@ -1,4 +1,4 @@
-"""What the service manager is told, and what it hands over."""
+"""Tests of `durable_streams_tw.service.systemd_notify` and of socket activation."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.service.black_box import PATIENCE, Foreground, ask, run
 HANDED_OVER = "--listen=systemd:domain=INET:name=streams"
 
 
-class Manager:
-    """A service manager's end of the socket; in a file, or as Linux has it too, without one."""
+class FakeManager:
+    """Service manager's end of the notification socket, with a path or an abstract name."""
 
     def __init__(self, case: SynchronousTestCase, *, abstract: bool = False) -> None:
         # Where trial works, paths are too long for a socket.
@@ -35,51 +35,51 @@ class Manager:
         self._socket.settimeout(PATIENCE)
         self._socket.bind(f"\0{path}" if abstract else path)
 
-    def hear(self) -> str:
-        """The next thing that it is told."""
+    def receive(self) -> str:
+        """Return the next notification."""
         return self._socket.recv(4096).decode()
 
 
 class SupervisionTests(SynchronousTestCase):
-    """One process, no signals."""
+    """`SystemdNotifier` without a process."""
 
     def setUp(self) -> None:
-        self.manager = Manager(self)
+        self.manager = FakeManager(self)
         self.supervision = SystemdNotifier(self.manager.address)
 
     def test_life(self) -> None:
-        """Ready, and later stopping."""
+        """The notifications are READY=1 and later STOPPING=1."""
         self.supervision.startService()
-        self.assertEqual(self.manager.hear(), "READY=1")
+        self.assertEqual(self.manager.receive(), "READY=1")
         self.successResultOf(self.supervision.stopService())
-        self.assertEqual(self.manager.hear(), "STOPPING=1")
+        self.assertEqual(self.manager.receive(), "STOPPING=1")
 
     def test_reloading(self) -> None:
-        """The manager's clock says when it began; then all is ready again."""
+        """A reload sends RELOADING=1 with the monotonic time, then READY=1."""
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         ReloadService([], None, self.supervision).reload()
-        told = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", self.manager.hear())
+        told = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", self.manager.receive())
         assert told is not None
         after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self.assertTrue(before <= int(told[1]) <= after)
-        self.assertEqual(self.manager.hear(), "READY=1")
+        self.assertEqual(self.manager.receive(), "READY=1")
 
     def test_abstract(self) -> None:
-        """An address that begins with @ is a name without a file."""
+        """An address that begins with @ is an abstract name."""
         if sys.platform != "linux":
             raise SkipTest("only Linux has such sockets")
-        manager = Manager(self, abstract=True)
+        manager = FakeManager(self, abstract=True)
         SystemdNotifier(manager.address).ready()
-        self.assertEqual(manager.hear(), "READY=1")
+        self.assertEqual(manager.receive(), "READY=1")
 
     def test_environment(self) -> None:
-        """Where the environment names nobody, nobody is told."""
+        """Without NOTIFY_SOCKET no notification is sent."""
         self.assertFalse(SystemdNotifier.of({}).wanted)
         self.assertFalse(SystemdNotifier.of({"NOTIFY_SOCKET": ""}).wanted)
         self.assertTrue(SystemdNotifier.of({"NOTIFY_SOCKET": self.manager.address}).wanted)
 
-    def test_manager_is_gone(self) -> None:
-        """A log line, and no more."""
+    def test_no_manager(self) -> None:
+        """A notification that fails is logged."""
         supervision = SystemdNotifier("@nobody-listens-here")
         with capturedLogs() as events:
             supervision.startService()
@@ -88,33 +88,35 @@ class SupervisionTests(SynchronousTestCase):
 
 
 class ManagedTests(SynchronousTestCase):
-    """The real process."""
+    """Server process under a fake service manager."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).resolve()
         self.directory.mkdir(parents=True)
 
     def test_notifications(self) -> None:
-        """Ready once requests are answered; a reload leaves it running; the stop is announced."""
-        manager = Manager(self)
+        """The server notifies readiness, reload and stop."""
+        manager = FakeManager(self)
         with Foreground(
             self.directory,
             "durable-streams",
             "--listen=tcp:0:interface=127.0.0.1",
             variables={"NOTIFY_SOCKET": manager.address},
         ) as server:
-            self.assertEqual(manager.hear(), "READY=1")
+            self.assertEqual(manager.receive(), "READY=1")
             self.assertEqual(ask(server.port, "PUT", "a", b"x")[0], 201)
             server.signal(signal.SIGHUP)
-            self.assertIn("RELOADING=1", manager.hear())
-            self.assertEqual(manager.hear(), "READY=1")
+            self.assertIn("RELOADING=1", manager.receive())
+            self.assertEqual(manager.receive(), "READY=1")
             self.assertEqual(ask(server.port, "GET", "a"), (200, b"x"))
             server.signal(signal.SIGTERM)
-            self.assertEqual(manager.hear(), "STOPPING=1")
+            self.assertEqual(manager.receive(), "STOPPING=1")
             server.wait()
 
     def test_socket_activation(self) -> None:
-        """It serves on a socket that was opened before it, and what came meanwhile is answered."""
+        """The server listens on a passed socket and serves clients that connected
+        before its start.
+        """
         with socket.create_server(("127.0.0.1", 0)) as listening:
             port = listening.getsockname()[1]
             early = socket.create_connection(("127.0.0.1", port), PATIENCE)
@@ -131,7 +133,7 @@ class ManagedTests(SynchronousTestCase):
             socket.create_connection(("127.0.0.1", port), PATIENCE).close()
 
     def test_no_socket(self) -> None:
-        """A sentence, where nothing was handed over."""
+        """Without a passed socket the start fails with one line."""
         done = run(self.directory, "--pidfile=", "-n", "durable-streams", HANDED_OVER)
         self.assertEqual(done.returncode, 1)
         self.assertIn("socket activation", done.stderr + done.stdout)

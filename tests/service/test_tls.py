@@ -1,4 +1,4 @@
-"""TLS as clients meet it: HTTP/2 by a real client, and a certificate replaced under way."""
+"""Tests of TLS with curl: HTTP/2, and a certificate replaced at run time."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pathlib import Path
 from unittest import SkipTest
 
 from tests.service.black_box import PATIENCE, ROOT, Foreground
-from tests.service.pem import endpoint, pem
+from tests.service.pem import cached_pem, endpoint
 from tests.service.test_twistd import TwistdTestCase
 
 
 class TlsTestCase(TwistdTestCase):
-    """A certificate in the directory."""
+    """Test case with a certificate in its directory."""
 
     def setUp(self) -> None:
         super().setUp()
-        pem("first").write(self.directory)
+        cached_pem("first").write(self.directory)
 
     def serve(self) -> Foreground:
-        """A server on a port of its own."""
+        """Start a server on a free port."""
         return Foreground(self.directory, "durable-streams", "--listen", endpoint(self.directory))
 
 
 class CurlTests(TlsTestCase):
-    """curl chooses HTTP/2 by ALPN."""
+    """curl negotiates HTTP/2 by ALPN."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -40,7 +40,7 @@ class CurlTests(TlsTestCase):
             raise SkipTest("this curl speaks no HTTP/2")
 
     def curl(self, *arguments: str) -> tuple[str, str, bytes]:
-        """The HTTP version, the status and the body that one request came to."""
+        """Send a request with curl; return HTTP version, status and body."""
         always = ["--silent", "--show-error", "--cacert", "cert.pem", "--http2"]
         always += ["--write-out", "%{stderr}%{http_version} %{http_code}"]
         done = subprocess.run(
@@ -54,7 +54,7 @@ class CurlTests(TlsTestCase):
         return version, status, done.stdout
 
     def test_http2(self) -> None:
-        """Create, append, read, follow to the end."""
+        """curl creates, appends, reads and follows a stream over HTTP/2."""
         with self.serve() as server:
             url = f"https://localhost:{server.port}{ROOT}a"
             typed = ("--header", "Content-Type: text/plain")
@@ -71,31 +71,33 @@ class CurlTests(TlsTestCase):
             plain = ("--http1.1", url)
             self.assertEqual(self.curl(*plain), ("1.1", "200", b"x" * 100_000))
             server.stop()
-        self.sound(server.log)
+        self.assert_clean(server.log)
 
 
 class ReloadTests(TlsTestCase):
     """SIGHUP."""
 
     def connect(self, port: int, folder: Path) -> HTTPSConnection:
-        """A connection that trusts the certificate of a folder, and no other."""
+        """Open a connection that trusts the certificate of a directory only."""
         context = ssl.create_default_context(cafile=str(folder / "cert.pem"))
         return HTTPSConnection("localhost", port, timeout=PATIENCE, context=context)
 
     def test_reload(self) -> None:
-        """New connections get the new certificate, a live reader on an old one goes on; a
-        certificate that is none is refused in a sentence."""
+        """After SIGHUP new connections get the new certificate, and a live read continues.
+
+        An invalid certificate is refused in one log line.
+        """
         first, second = self.directory / "first", self.directory / "second"
         for folder in (first, second):
             folder.mkdir()
-            pem(folder.name).write(folder)
+            cached_pem(folder.name).write(folder)
         with self.serve() as server:
             old = self.connect(server.port, first)
             old.request("PUT", ROOT + "a", headers={"Content-Type": "application/json"})
             old.getresponse().read()
             old.request("GET", ROOT + "a?offset=-1&live=sse")
             events = old.getresponse()
-            pem("second").write(self.directory)
+            cached_pem("second").write(self.directory)
             server.signal(signal.SIGHUP)
             server.until("Reloaded the certificate of")
             new = self.connect(server.port, second)
@@ -117,4 +119,4 @@ class ReloadTests(TlsTestCase):
             new.close()
             old.close()
             server.stop()
-        self.sound(server.log)
+        self.assert_clean(server.log)

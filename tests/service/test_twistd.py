@@ -1,4 +1,4 @@
-"""``twistd durable-streams`` as an operator meets it: started, used, stopped, started again."""
+"""Tests of ``twistd durable-streams`` as processes."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 class TwistdTestCase(SynchronousTestCase):
-    """A directory to work in."""
+    """Test case with a working directory."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()).resolve()
         self.directory.mkdir(parents=True)
 
-    def sound(self, log: str) -> None:
-        """The log of a service that has met with no surprise, and has stopped."""
+    def assert_clean(self, log: str) -> None:
+        """Assert that a log has no errors, and that the service stopped."""
         self.assertIn("Server Shut Down.", log)
         self.assertNotIn("Traceback", log)
         self.assertNotIn("Unhandled", log)
@@ -54,7 +54,7 @@ class ForegroundTests(TwistdTestCase):
     """``twistd -n``."""
 
     def test_memory(self) -> None:
-        """Without a data directory nothing is kept, and the log says so."""
+        """Without a data directory streams are in memory, and the log says so."""
         with Foreground(self.directory, "durable-streams", *ANYWHERE) as server:
             self.assertEqual(ask(server.port, "PUT", "a")[0], 201)
             self.assertEqual(ask(server.port, "POST", "a", b"first line")[0], 204)
@@ -62,11 +62,11 @@ class ForegroundTests(TwistdTestCase):
             self.assertEqual(ask(server.port, "PATCH", "a")[0], 405)
             self.assertEqual(server.stop(), -signal.SIGTERM)
         self.assertIn("lost at exit", server.log)
-        self.sound(server.log)
+        self.assert_clean(server.log)
         self.assertEqual(list(self.directory.iterdir()), [])
 
-    def test_kept(self) -> None:
-        """With one, all is there again: bytes, ends, producers."""
+    def test_durable(self) -> None:
+        """With a data directory bytes, closed states and producers survive a restart."""
         options = ("durable-streams", "--data-dir", "data", *ANYWHERE)
         batch = {"Producer_Id": "p", "Producer_Epoch": "0", "Producer_Seq": "0"}
         with Foreground(self.directory, *options) as server:
@@ -75,15 +75,15 @@ class ForegroundTests(TwistdTestCase):
             self.assertEqual(ask(server.port, "PUT", "b", b"x", Stream_Closed="true")[0], 201)
             self.assertEqual(server.stop(signal.SIGINT), -signal.SIGINT)
         self.assertNotIn("lost at exit", server.log)
-        self.sound(server.log)
+        self.assert_clean(server.log)
         with Foreground(self.directory, *options) as server:
             self.assertEqual(ask(server.port, "POST", "a", b"first line", **batch)[0], 204)
             self.assertEqual(ask(server.port, "GET", "a"), (200, b"first line"))
             self.assertEqual(ask(server.port, "POST", "b", b"y")[0], 409)
-        self.sound(server.log)
+        self.assert_clean(server.log)
 
-    def test_readers_are_let_go(self) -> None:
-        """A stop answers who waits, and ends event streams whole."""
+    def test_live_reads_end(self) -> None:
+        """On a stop, long-polls get responses and SSE responses end as complete."""
         with Foreground(self.directory, "durable-streams", *ANYWHERE) as server:
             ask(server.port, "PUT", "a")
             readers = []
@@ -103,20 +103,20 @@ class ForegroundTests(TwistdTestCase):
             server.wait()
         self.assertTrue(answer.startswith(b"HTTP/1.1 204 "), answer)
         self.assertTrue(rest.endswith(b"0\r\n\r\n"), rest)
-        self.sound(server.log)
+        self.assert_clean(server.log)
 
     def test_asyncio(self) -> None:
-        """The same on another reactor."""
+        """The server runs on asyncio's reactor."""
         with Foreground(
             self.directory, "--reactor=asyncio", "durable-streams", "--data-dir=d", *ANYWHERE
         ) as server:
             self.assertIn("asyncio", server.log)
             self.assertEqual(ask(server.port, "PUT", "a", b"x")[0], 201)
             self.assertEqual(ask(server.port, "GET", "a"), (200, b"x"))
-        self.sound(server.log)
+        self.assert_clean(server.log)
 
     def test_two_in_one_process(self) -> None:
-        """Services of one process have nothing in common."""
+        """Two services in one process share no state."""
         (self.directory / "two.tac").write_text(TWO)
         with Foreground(self.directory, "-y", "two.tac", ports=2) as server:
             first, second = server.ports
@@ -124,10 +124,10 @@ class ForegroundTests(TwistdTestCase):
             self.assertEqual(ask(second, "GET", "a")[0], 404)
             self.assertEqual(ask(second, "PUT", "a", b"y")[0], 201)
             self.assertEqual(ask(first, "GET", "a"), (200, b"x"))
-        self.sound(server.log)
+        self.assert_clean(server.log)
 
     def test_help(self) -> None:
-        """twistd knows of the service, and what it can be told."""
+        """twistd lists the service, and its help lists the options."""
         listed = run(self.directory, "--help")
         self.assertIn("durable-streams", listed.stdout)
         told = run(self.directory, "durable-streams", "--help")
@@ -135,7 +135,7 @@ class ForegroundTests(TwistdTestCase):
         self.assertIn("--data-dir", told.stdout)
 
     def test_usage(self) -> None:
-        """What cannot be understood is said in one sentence."""
+        """A usage error is reported in one line."""
         (self.directory / "a.toml").write_text("# Mine.\nlong-poll-timeout = 'soon'\n")
         for argument, named in {
             "--long-poll-timeout=soon": "--long-poll-timeout",
@@ -154,7 +154,9 @@ class DaemonTests(TwistdTestCase):
     """``twistd`` without ``-n``."""
 
     def test_daemon(self) -> None:
-        """It serves when twistd has returned, stops by a signal, and starts again."""
+        """The daemon accepts connections when twistd has returned, stops by signal, and
+        restarts.
+        """
         # A relative directory, and twistd goes elsewhere.
         (self.directory / "elsewhere").mkdir()
         arguments = ("--rundir=elsewhere", "durable-streams", "--data-dir", "data", *ANYWHERE)
@@ -164,7 +166,7 @@ class DaemonTests(TwistdTestCase):
         self.assertEqual(daemon.started.stderr, "")
         self.assertEqual(ask(daemon.port, "PUT", "a", b"kept")[0], 201)
         daemon.stop()
-        self.sound(daemon.log)
+        self.assert_clean(daemon.log)
         self.assertTrue((self.directory / "data").is_dir())
         self.assertEqual((self.directory / "data").stat().st_mode & 0o777, 0o700)
         again = Daemon(self.directory, *arguments)
@@ -173,10 +175,10 @@ class DaemonTests(TwistdTestCase):
 
 
 class HangUpTests(TwistdTestCase):
-    """SIGHUP, as logrotate and operators send it."""
+    """SIGHUP from logrotate and operators."""
 
     def rotated(self, *arguments: str) -> str:
-        """Rename the log of a daemon, send SIGHUP, use the server; return the new log."""
+        """Rename the log of a daemon, send SIGHUP, send a request; return the new log."""
         daemon = Daemon(self.directory, "durable-streams", *ANYWHERE, *arguments)
         self.addCleanup(daemon.stop)
         port = daemon.port
@@ -190,14 +192,14 @@ class HangUpTests(TwistdTestCase):
         return log.read_text()
 
     def test_text_log(self) -> None:
-        self.sound(self.rotated())
+        self.assert_clean(self.rotated())
 
     def test_json_log(self) -> None:
         lines = [json.loads(line) for line in self.rotated("--log-format=json").splitlines()]
         self.assertIn("SIGHUP", lines[0]["message"])
 
     def test_foreground(self) -> None:
-        """A server without a log file and without TLS goes on."""
+        """A server without a log file and without TLS ignores SIGHUP."""
         with Foreground(self.directory, "durable-streams", *ANYWHERE) as server:
             server.signal(signal.SIGHUP)
             server.until("SIGHUP")
@@ -205,7 +207,7 @@ class HangUpTests(TwistdTestCase):
 
 
 class KilledTests(TwistdTestCase):
-    """The command of the README after a kill -9, in a container where process numbers repeat."""
+    """Start after kill -9 with the README's command, where process ids repeat as in a container."""
 
     def test_starts_again(self) -> None:
         line = command("-n", "durable-streams", *ANYWHERE)
@@ -216,10 +218,10 @@ class KilledTests(TwistdTestCase):
 
 
 class NoStartTests(TwistdTestCase):
-    """What is no bug ends in one sentence and status 1, in the foreground and as a daemon."""
+    """Expected start errors: one line and exit status 1, in the foreground and as a daemon."""
 
     def refused(self, sentence: str, *arguments: str) -> None:
-        """The service does not start with these arguments, and says why."""
+        """Assert that the service does not start with these arguments, and return the error."""
         options = ("durable-streams", *arguments)
         result = run(self.directory, "--pidfile=x.pid", "-n", *options)
         self.assertEqual(result.returncode, 1, result)
@@ -238,7 +240,7 @@ class NoStartTests(TwistdTestCase):
         self.assertFalse(daemon.has_pidfile)
 
     def test_port(self) -> None:
-        """A port that somebody else has."""
+        """A port in use prevents the start."""
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
@@ -247,24 +249,24 @@ class NoStartTests(TwistdTestCase):
             self.refused(f"port {port}", *ANYWHERE, "--listen", f"tcp:{port}:interface=127.0.0.1")
 
     def test_directory_in_use(self) -> None:
-        """A data directory belongs to one process."""
+        """A data directory in use prevents the start."""
         options = ("--data-dir", "data", *ANYWHERE)
         with Foreground(self.directory, "durable-streams", *options) as server:
             self.refused("in use", *options)
             self.assertEqual(ask(server.port, "PUT", "a")[0], 201)
 
     def test_directory_is_a_file(self) -> None:
-        """A data directory is a directory."""
+        """A data directory that is a file prevents the start."""
         (self.directory / "file").touch()
         self.refused(str(self.directory / "file"), "--data-dir", "file", *ANYWHERE)
 
     def test_directory_cannot_be_made(self) -> None:
-        """A directory below a file."""
+        """A data directory that cannot be created prevents the start."""
         (self.directory / "file").touch()
         self.refused(str(self.directory / "file"), "--data-dir", "file/data", *ANYWHERE)
 
     def test_directory_is_not_ours(self) -> None:
-        """Somebody else's files are left alone."""
+        """A directory with foreign files prevents the start, and they stay unchanged."""
         foreign = self.directory / "foreign"
         foreign.mkdir()
         (foreign / "data.mdb").write_bytes(b"precious")

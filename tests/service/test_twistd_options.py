@@ -1,4 +1,4 @@
-"""The options of ``twistd durable-streams``."""
+"""Tests of the options of ``twistd durable-streams``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from durable_streams_tw.service.settings_table import SETTINGS
 
 
 class AdoptingReactor:
-    """Keeps the socket of the only port that it is handed."""
+    """Reactor that keeps the socket of the adopted port."""
 
     socket: socket.socket
 
@@ -35,21 +35,21 @@ class AdoptingReactor:
 
 
 class OptionsTests(SynchronousTestCase):
-    """What is given, what is left out, what is refused."""
+    """Values, defaults and errors."""
 
     def parse(self, *arguments: str, **environment: str) -> Options:
-        """The options of a command line."""
+        """Parse a command line."""
         self.patch(Options, "environment", environment)
         options = Options()
         options.parseOptions(list(arguments))
         return options
 
     def refused(self, *arguments: str) -> str:
-        """The sentence that a command line is refused with."""
+        """Return the error message of a command line."""
         return str(self.assertRaises(UsageError, self.parse, *arguments))
 
     def port(self, options: Options) -> tuple[int, str]:
-        """Port and interface of the only endpoint; ``any`` for all addresses."""
+        """Return port and interface of the only endpoint; ``any`` for all addresses."""
         (endpoint,) = options.endpoints
         if isinstance(endpoint, DualStackEndpoint):
             return endpoint._port, "any"
@@ -57,7 +57,7 @@ class OptionsTests(SynchronousTestCase):
         return endpoint._port, endpoint._interface
 
     def test_defaults(self) -> None:
-        """Everything in memory on the protocol's port."""
+        """The default is a memory store on the protocol's port."""
         options = self.parse()
         self.assertEqual(options.configuration.settings, Settings())
         self.assertIsNone(options.configuration["data-dir"])
@@ -65,14 +65,14 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(self.port(options), (4437, "any"))
 
     def test_max_stored(self) -> None:
-        """A bound on the disk is nothing without one."""
+        """--max-stored requires --data-dir."""
         options = self.parse("--data-dir=streams", "--max-stored=10GiB")
         self.assertEqual(options.configuration.settings.max_stored, 10 * 1024**3)
         self.assertIn("data-dir", self.refused("--max-stored=10GiB"))
         self.assertIn("--max-stored", self.refused("--data-dir=streams", "--max-stored=much"))
 
-    def test_all_of_them(self) -> None:
-        """Each finds its place."""
+    def test_all_options(self) -> None:
+        """Each option sets its setting."""
         options = self.parse(
             "--port=8080",
             "--interface=127.0.0.1",
@@ -119,35 +119,35 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(self.port(options), (8080, "127.0.0.1"))
 
     def test_data_dir_is_absolute(self) -> None:
-        """twistd changes its directory when it becomes a daemon."""
+        """The data directory is made absolute: a daemon changes its working directory."""
         self.assertEqual(
             self.parse("--data-dir=x/y").configuration["data-dir"], os.path.abspath("x/y")
         )
         self.assertIn("--data-dir", self.refused("--data-dir="))
 
     def test_listen(self) -> None:
-        """Endpoints as Twisted writes them, several of them."""
+        """--listen takes endpoint descriptions and may be repeated."""
         options = self.parse("--listen=tcp:1:interface=127.0.0.1", "--listen", "unix:/tmp/x.sock")
         self.assertEqual(len(options.endpoints), 2)
 
     def test_listen_in_place_of_port(self) -> None:
-        """Not both: one would be forgotten."""
+        """--listen and --port exclude each other."""
         self.assertIn("--listen", self.refused("--listen=tcp:1", "--port=2"))
         self.assertIn("--listen", self.refused("--listen=tcp:1", "--interface=::1"))
 
     def test_bad_endpoints(self) -> None:
-        """What Twisted cannot make of a description is named."""
+        """An invalid endpoint description is named in the error."""
         for text in ("nonsense", "tcp:x", "tcp", "what:ever", "ssl:1:privateKey=/missing.pem"):
             self.assertIn(f"--listen '{text}'", self.refused(f"--listen={text}"))
 
     def test_ipv6(self) -> None:
-        """An address with colons needs no escapes."""
+        """IPv6 addresses need no escapes in --interface."""
         for text in ("::1", "[::1]"):
             (endpoint,) = self.parse(f"--interface={text}", "--port=1").endpoints
             self.assertEqual(vars(endpoint)["_interface"], "::1")
 
     def test_backlog(self) -> None:
-        """Many may come at once, unless an endpoint says otherwise."""
+        """Endpoints get a large backlog unless they set one."""
         for argument, backlog in (
             ("--listen=tcp:1:interface=::1".replace("::", r"\:\:"), ACCEPT_BACKLOG),
             ("--listen=tcp:1:backlog=7", 7),
@@ -157,8 +157,8 @@ class OptionsTests(SynchronousTestCase):
         (unix,) = self.parse("--listen=unix:/tmp/x.sock:mode=600").endpoints
         self.assertEqual(vars(unix)["_backlog"], ACCEPT_BACKLOG)
 
-    def test_refused(self) -> None:
-        """A sentence that names the option."""
+    def test_invalid_values(self) -> None:
+        """The error for an invalid value names the option."""
         for argument in (
             "--port=x",
             "--root=x",
@@ -179,19 +179,19 @@ class OptionsTests(SynchronousTestCase):
         self.assertIn("nonsense", self.refused("--nonsense"))
         self.refused("stray")
 
-    def test_last_one_counts(self) -> None:
-        """A value that is given twice is the last one, as everywhere; a list has both."""
+    def test_repeated_options(self) -> None:
+        """The last value of a repeated option wins; values of a list are collected."""
         options = self.parse("--port=1", "--port=2")
         self.assertEqual(options.configuration["port"], 2)
 
     def test_flags_have_an_opposite(self) -> None:
-        """What a file switches on can be switched off; both at once mean nothing."""
+        """A flag can be switched off with --no-; both together are an error."""
         self.assertIs(self.parse("--no-fast-channel").configuration["fast-channel"], False)
         self.assertIs(self.parse("--fast-channel").configuration["fast-channel"], True)
         self.assertIn("--no-trust-proxy", self.refused("--trust-proxy", "--no-trust-proxy"))
 
     def test_sources(self) -> None:
-        """The command line stands before the environment, and that before the file."""
+        """Options override the environment, which overrides the file."""
         path = self.mktemp()
         Path(path).write_text('max-body = "1k"\nmax-chunk = "1k"\nroot = "/file"\n')
         options = self.parse(
@@ -207,12 +207,12 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(configuration["port"], 4437)
 
     def test_without_ipv6(self) -> None:
-        """A machine without IPv6 listens on IPv4."""
+        """Without IPv6 the server listens on IPv4."""
         self.patch(socket, "has_dualstack_ipv6", lambda: False)
         self.assertEqual(self.port(self.parse()), (4437, ""))
 
     def test_dual_stack(self) -> None:
-        """One port takes clients of IPv4 and IPv6, with room for many that come at once."""
+        """One port accepts IPv4 and IPv6 clients, with a large backlog."""
         endpoint: Any
         taken: Any
         (endpoint,) = self.parse("--port=0").endpoints
@@ -229,7 +229,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(failure.value.socketError.errno, errno.EADDRINUSE)
 
     def test_pid_file(self) -> None:
-        """In the foreground twistd writes a PID file only if one is asked for."""
+        """In the foreground a PID file is written only with --pidfile."""
         for asked, nodaemon, expected in (
             ([], True, ""),
             ([], False, "twistd.pid"),
@@ -243,8 +243,8 @@ class OptionsTests(SynchronousTestCase):
             options.parseOptions([])
             self.assertEqual(twistd["pidfile"], expected)
 
-    def test_end_below_twistd(self) -> None:
-        """twistd prints all of its help for a usage error, and reports success."""
+    def test_usage_error_status(self) -> None:
+        """A usage error exits with a failure status and without twistd's full help."""
         stderr = StringIO()
         self.patch(sys, "stderr", stderr)
         options = Options()
@@ -258,7 +258,7 @@ class OptionsTests(SynchronousTestCase):
         )
 
     def test_help(self) -> None:
-        """Every setting is an option, with what it is for and its default."""
+        """The help describes each setting with its default."""
         text = " ".join(str(Options()).split())
         for setting in SETTINGS.values():
             self.assertIn(f"--{setting.name}", text)

@@ -1,4 +1,4 @@
-"""Times, sizes, paths and origins on a command line."""
+"""Tests of `durable_streams_tw.service.value_parsers`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from durable_streams_tw.service.value_parsers import InvalidValue
 
 
 class UnitsTests(SynchronousTestCase):
-    """What is understood, and that all else is refused with what would be right."""
+    """Valid values, and the error messages of others."""
 
     def refused(self, parse: Callable[[str], object], wanted: str, *texts: str) -> None:
-        """None of these is understood."""
+        """Assert that each value is refused."""
         for text in texts:
             error = self.assertRaises(InvalidValue, parse, text)
             self.assertIn(wanted, str(error))
 
     def test_seconds(self) -> None:
-        """Milliseconds to hours; a bare number means seconds."""
+        """Durations are milliseconds to hours; a bare number is in seconds."""
         for text, value in {
             "500ms": 0.5,
             "30s": 30,
@@ -42,7 +42,7 @@ class UnitsTests(SynchronousTestCase):
         self.refused(parsers.seconds, "more than 0 and at most 24h", "0", "0ms", "25h")
 
     def test_size(self) -> None:
-        """Units of 1024, however they are written; a bare number means bytes."""
+        """Sizes have binary units in any spelling; a bare number is in bytes."""
         for text, value in {
             "1": 1,
             "65536": 65536,
@@ -62,14 +62,14 @@ class UnitsTests(SynchronousTestCase):
         self.refused(parsers.size, "at least one byte", "0", "0.1")
 
     def test_port(self) -> None:
-        """A TCP port."""
+        """A port is a number from 0 to 65535."""
         self.assertEqual([parsers.port(text) for text in ("0", "4437", "65535")], [0, 4437, 65535])
         self.refused(
             parsers.port, "0 to 65535", "", "-1", "65536", "http", "1.0", "123456", "\u0661"
         )
 
     def test_root(self) -> None:
-        """A path of plain characters; the slash at its end may be left out."""
+        """A root is a path of plain characters; its trailing slash is optional."""
         for text, value in {
             "/v1/stream/": b"v1/stream/",
             "/v1/stream": b"v1/stream/",
@@ -93,7 +93,7 @@ class UnitsTests(SynchronousTestCase):
         )
 
     def test_origin(self) -> None:
-        """What browsers send as Origin."""
+        """An origin has the form of the Origin header."""
         for text in ("*", "https://app.example", "http://localhost:3000", "http://[::1]:80"):
             self.assertEqual(parsers.origin(text), text)
         self.assertEqual(parsers.origin("HTTPS://App.Example"), "https://app.example")
@@ -104,7 +104,7 @@ class UnitsTests(SynchronousTestCase):
         )
 
     def test_public_url(self) -> None:
-        """Scheme, host and what a proxy has before the root."""
+        """A public URL has scheme, host, and an optional path prefix."""
         for text, value in {
             "https://streams.example": "https://streams.example",
             "http://10.0.0.1:4437/": "http://10.0.0.1:4437",
@@ -119,23 +119,23 @@ class UnitsTests(SynchronousTestCase):
         )
 
     def test_count(self) -> None:
-        """A number, without a sign."""
+        """A count is a number without a sign."""
         self.assertEqual([parsers.count(text) for text in ("0", "7", "100000")], [0, 7, 100000])
         self.refused(parsers.count, "a number", "", "-1", "1.5", "many", "1234567890", "\u0661")
 
     def test_flag(self) -> None:
-        """The words that people write for yes and no."""
+        """Flags accept the usual words for true and false."""
         self.assertEqual({parsers.flag(text) for text in ("true", "YES", "on", "1")}, {True})
         self.assertEqual({parsers.flag(text) for text in ("false", "No", "off", "0")}, {False})
         self.refused(parsers.flag, "true or false", "", "2", "maybe", "truetrue")
 
     def test_choice(self) -> None:
-        """One of some words."""
+        """A choice is one of a list of words."""
         self.assertEqual(parsers.choice("a", "b")("b"), "b")
         self.refused(parsers.choice("a", "b"), "expected a or b", "", "c", "A")
 
     def test_places(self) -> None:
-        """Addresses lose their brackets; what has to be there is not empty."""
+        """Addresses lose their brackets, and required values must not be empty."""
         self.assertEqual(parsers.interface("[::1]"), "::1")
         self.assertEqual(parsers.interface("10.0.0.1"), "10.0.0.1")
         self.assertEqual(parsers.endpoint("tcp:1"), "tcp:1")
@@ -144,7 +144,9 @@ class UnitsTests(SynchronousTestCase):
         self.refused(parsers.directory, "may not be empty", "")
 
     def test_auth_shown(self) -> None:
-        """Paths and issuers may be printed, what a URL or a foreign kind carries may not."""
+        """Shown `auth` values contain paths and issuers, but no credentials of URLs and unknown
+        kinds.
+        """
         for text, shown in {
             "file:tokens.toml": "file:tokens.toml",
             "jwt:issuer=https://id.example,jwks=https://id.example/keys,audience=a": None,

@@ -17,7 +17,7 @@ from durable_streams_tw.protocol.errors import Problem, Refused
 from durable_streams_tw.subscriptions.limits import MAX_WEBHOOK_RESPONSE, WEBHOOK_TIMEOUT
 from durable_streams_tw.subscriptions.webhook_client import WebhookClient
 from durable_streams_tw.subscriptions.webhook_response import WebhookResponse, WebhookUnreachable
-from tests.outgoing.name_service import LookupReactor, NameService
+from tests.outgoing.name_service import FakeNameService, ThreadedMemoryReactor
 from tests.protocol.refusal_case import RefusalTestCase
 
 URL = "https://worker.example/hooks?x=1"
@@ -65,9 +65,9 @@ class CallingCase(RefusalTestCase):
     """A caller whose reactor and resolver are the test's."""
 
     def setUp(self) -> None:
-        self.reactor = LookupReactor()
+        self.reactor = ThreadedMemoryReactor()
         self.local = False
-        self.names = NameService()
+        self.names = FakeNameService()
         self.resolver = Resolver(self.reactor, self.names)
         self.caller = WebhookClient(self.reactor, lambda: self.local, self.resolver.resolve)
         self.resolve_to(GOOD)

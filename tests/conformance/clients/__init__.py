@@ -1,1 +1,1 @@
-"""The public clients, unchanged, against a running service."""
+"""Scripts that run the public clients, unmodified, against a server."""

@@ -1,7 +1,7 @@
-"""The PyPI client ``durable-streams``, unchanged, against a running server.
+"""The PyPI client ``durable-streams``, unmodified, against a running server.
 
-``tests.conformance.run`` sets STREAMS_URL (the root under which streams live) and starts this
-with ``python -m unittest``. The name keeps ``trial tests`` away: here are real sockets.
+``tests.conformance.run`` sets STREAMS_URL (the URL of the root) and runs this with ``python -m
+unittest``. trial does not collect it because of its name.
 """
 
 import asyncio
@@ -32,30 +32,30 @@ LIVE: tuple[Live, ...] = ("long-poll", "sse")
 
 
 def url_of(name: str) -> str:
-    """A stream's address that no other run uses."""
+    """Return the URL of a stream that no other run uses."""
     return f"{ROOT}pypi-client/{os.getpid()}/{name}"
 
 
 def create(name: str, content_type: str, **more: Any) -> DurableStream:
-    """A new stream and its handle."""
+    """Create a stream and return its handle."""
     return DurableStream.create(url_of(name), content_type=content_type, timeout=TIMEOUT, **more)
 
 
 def text_of(url: str, offset: str | None = None) -> str:
-    """All the text from an offset to the tail."""
+    """Return all text from an offset to the tail."""
     with stream(url, offset=offset, live=False, timeout=TIMEOUT) as response:
         return response.read_text()
 
 
 def items_of(url: str, offset: str | None = None) -> list[Any]:
-    """All JSON messages from an offset to the tail."""
+    """Return all JSON messages from an offset to the tail."""
     with stream(url, offset=offset, live=False, timeout=TIMEOUT) as response:
         return response.read_json()
 
 
 @contextmanager
 def meanwhile(*steps: Callable[[], object]) -> Iterator[None]:
-    """Runs the steps in a thread, each after a short pause, while the block reads."""
+    """Run steps in a thread, each after a short pause, while the block reads."""
     failures: list[BaseException] = []
 
     def walk() -> None:
@@ -81,7 +81,7 @@ class Writing(unittest.TestCase):
     """Create, append, read and delete."""
 
     def test_text(self) -> None:
-        """Appends come back joined, and from any offset that was handed out."""
+        """Appends are read back in order, from each offset that a response contained."""
         with create("text", "text/plain", ttl_seconds=3600) as handle:
             first = handle.append("first line\n")
             last = handle.append("second line: é, 日本, 🙂\n")
@@ -92,7 +92,7 @@ class Writing(unittest.TestCase):
             self.assertEqual(handle.head().content_type, "text/plain")
 
     def test_bytes(self) -> None:
-        """Three megabytes in one append come back unchanged, in however many chunks."""
+        """An append of 3 MB is read back unchanged, in any number of chunks."""
         sent = bytes(i * 7919 >> 5 & 255 for i in range(3_000_000))
         with create("bytes", "application/octet-stream") as handle:
             handle.append(sent)
@@ -102,7 +102,7 @@ class Writing(unittest.TestCase):
             self.assertTrue(got == sent)
 
     def test_read_all(self) -> None:
-        """Everything is in the first answer: the client takes no second one."""
+        """The first response contains the whole stream; the client sends one request."""
         rows = [{"n": n, "text": "x" * 1000} for n in range(8000)]
         with create("all-json", "application/json") as handle:
             for start in range(0, len(rows), 1000):
@@ -115,7 +115,7 @@ class Writing(unittest.TestCase):
                 self.assertTrue(response.read_bytes() == sent)
 
     def test_json(self) -> None:
-        """Messages come back one by one; an array that was one message stays one."""
+        """JSON messages are read back one by one; a nested array stays one message."""
         sent: list[Any] = [{"n": 1}, [1, [2]], "data: x\n\n", 1.5, None, True, {"é": "🙂"}]
         with create("json", "application/json") as handle:
             for value in sent:
@@ -123,7 +123,7 @@ class Writing(unittest.TestCase):
             self.assertEqual(items_of(handle.url), sent)
 
     def test_concurrent_appends(self) -> None:
-        """The asynchronous client sends what piles up as one batch, in order."""
+        """The asynchronous client sends concurrent appends as one batch, in order."""
 
         async def write() -> None:
             url = url_of("concurrent")
@@ -136,12 +136,12 @@ class Writing(unittest.TestCase):
         self.assertEqual(items_of(url_of("concurrent")), [{"n": n} for n in range(200)])
 
     def test_create_twice(self) -> None:
-        """The same again is fine, another content type is a conflict."""
+        """An identical PUT succeeds; one with another content type is a conflict."""
         with create("twice", "text/plain"), create("twice", "text/plain"):
             self.assertRaises(StreamExistsError, create, "twice", "application/json")
 
     def test_sequence(self) -> None:
-        """A Stream-Seq that goes back is refused, and nothing of it is stored."""
+        """A lower Stream-Seq is refused, and nothing is stored."""
         with create("seq", "text/plain") as handle:
             handle.append("a", seq="002")
             self.assertRaises(SeqConflictError, handle.append, "b", seq="001")
@@ -149,7 +149,9 @@ class Writing(unittest.TestCase):
             self.assertEqual(text_of(handle.url), "ac")
 
     def test_producer(self) -> None:
-        """The producer headers, which this client leaves to its user: a repeat is stored once."""
+        """A repeated batch of a producer is stored once. The user of this client sets
+        the headers.
+        """
         with create("producer", "application/json"):
             url = url_of("producer")
         for sequence in (0, 1, 1, 1, 2, 0):
@@ -165,7 +167,7 @@ class Writing(unittest.TestCase):
         self.assertEqual(items_of(url), [{"sequence": n} for n in (0, 1, 2)])
 
     def test_delete(self) -> None:
-        """A deleted stream is gone for readers and writers."""
+        """Reads and appends of a deleted stream are refused."""
         with create("gone", "text/plain") as handle:
             handle.delete()
             self.assertRaises(StreamNotFoundError, text_of, handle.url)
@@ -173,10 +175,10 @@ class Writing(unittest.TestCase):
 
 
 class Tailing(unittest.TestCase):
-    """Both live modes, with appends that arrive while the reader waits."""
+    """Both live modes, with appends during the read."""
 
     def test_json(self) -> None:
-        """A tail brings what was there and what comes, once each, in order."""
+        """A live read returns stored and new messages in order, each once."""
         for live in LIVE:
             with self.subTest(live=live), create(f"json-{live}", "application/json") as handle:
                 handle.append({"n": 0})
@@ -189,7 +191,7 @@ class Tailing(unittest.TestCase):
                 self.assertEqual(items, [{"n": n} for n in range(5)])
 
     def test_text(self) -> None:
-        """Text that looks like the framing, or has odd line ends, comes back as it went in."""
+        """Text that looks like SSE fields, or has unusual line ends, is read back unchanged."""
         sent = [" leading space", "two\nlines\n", "event: forged\ndata: x", "é\u2028\ufeff🙂", "$"]
         for live in LIVE:
             with self.subTest(live=live), create(f"text-{live}", "text/plain") as handle:
@@ -206,7 +208,7 @@ class Tailing(unittest.TestCase):
                 self.assertEqual(got, "".join(sent))
 
     def test_asynchronous(self) -> None:
-        """The asynchronous client tails with ``async for``."""
+        """The asynchronous client follows a stream with ``async for``."""
 
         async def tail(live: Live) -> list[Any]:
             url = url_of(f"async-{live}")
@@ -234,7 +236,7 @@ class Tailing(unittest.TestCase):
                 self.assertEqual(asyncio.run(tail(live)), [{"n": n} for n in range(5)])
 
     def test_resume(self) -> None:
-        """A reader that lost its connection goes on from the offset it has saved."""
+        """A new reader continues at a saved offset."""
         for live in LIVE:
             with self.subTest(live=live), create(f"resume-{live}", "application/json") as handle:
                 for n in range(3):

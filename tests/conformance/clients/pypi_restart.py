@@ -1,6 +1,6 @@
-"""The PyPI client across a restart of the server: started twice, once on each side of it.
+"""The PyPI client across a restart of the server: run once before it and once after.
 
-RESTART_STATE is the file in which the first run leaves what a client would have saved.
+RESTART_STATE is the file in which the first run saves offsets for the second.
 """
 
 import json
@@ -19,7 +19,7 @@ TIMEOUT = 10.0
 
 
 def produce(sequence: int) -> str:
-    """Sends the message of this sequence number; gives the offset that the answer names."""
+    """Send the message of a sequence number; return the next offset."""
     headers: HeadersLike = {
         "Producer-Id": "py",
         "Producer-Epoch": "3",
@@ -32,18 +32,18 @@ def produce(sequence: int) -> str:
 
 
 class Restart(unittest.TestCase):
-    """What was acknowledged is there, and what a client has saved still holds."""
+    """Acknowledged messages and saved offsets survive a restart."""
 
     @unittest.skipUnless(PHASE == "before", "the server has been restarted")
     def test_before(self) -> None:
-        """Write, and save an offset in the middle."""
+        """Append messages and save an offset between them."""
         with DurableStream.create(URL, content_type="application/json", timeout=TIMEOUT):
             offsets = [produce(sequence) for sequence in range(10)]
         STATE.write_text(json.dumps({"offset": offsets[6], "tail": offsets[9]}))
 
     @unittest.skipUnless(PHASE == "after", "the server has not been restarted yet")
     def test_after(self) -> None:
-        """Repeats are recognised, and a tail goes on from the saved offset."""
+        """Repeated messages are duplicates, and a read continues at the saved offset."""
         saved: dict[str, Any] = json.loads(STATE.read_text())
         with DurableStream.connect(URL, timeout=TIMEOUT) as handle:
             self.assertEqual(handle.head().offset, saved["tail"])
