@@ -81,6 +81,8 @@ class DelayedStore:
     ``broken`` is set, reads fail with it.
     """
 
+    duties = None
+
     def __init__(self, now: Callable[[], int]) -> None:
         self.memory = MemoryStore(now)
         self.memory.add_listener(self._changed)

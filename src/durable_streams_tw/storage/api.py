@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
 from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
@@ -22,6 +22,7 @@ from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Dele
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import SubscriptionCommand
 from durable_streams_tw.protocol.subscriptions.outcomes import SubscriptionOutcome
+from durable_streams_tw.protocol.subscriptions.state import Subscription
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -180,12 +181,32 @@ class StoreObserver(Protocol):
         """Submit a function to the reader threads and record how long it waited for one."""
 
 
+class Duties(Protocol):
+    """Division of the next actions of subscriptions among the nodes that share a store.
+
+    One node holds the duty of each subscription that has a next action. A commit that changes the
+    subscription makes its node the holder. If the holder neither acts nor renews the duty for
+    `limits.DUTY_HELD` seconds after it was due, another node takes it.
+    """
+
+    def take(self) -> Deferred[list[Subscription] | Refusal]:
+        """Hold the duties whose holder is late, and return their subscriptions."""
+
+    def hold(self, ids: Sequence[str]) -> Deferred[list[Subscription] | Refusal]:
+        """Renew the duties of subscriptions, and return those that this node still holds."""
+
+    def release(self) -> Deferred[None]:
+        """Let other nodes take all duties of this node. Called when the node stops."""
+
+
 class IStreamStore(Interface):
     """Collection of streams. All methods are called on the reactor's thread.
 
     The order is: durable, then visible, then announced. An outcome is reported, and listeners are
     called, only after the commit can no longer be lost and every later read sees it.
     """
+
+    duties: Duties | None = Attribute("Duties of this node; None if one process owns the store.")
 
     def open() -> None:
         """Open the store. May block. Raises `StoreUnusable`."""

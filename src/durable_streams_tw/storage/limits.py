@@ -145,3 +145,7 @@ FAN_OUT_STEP: Final = 5_000
 #: any cursor left.
 FAN_OUT_WRITE: Final = 16
 FAN_OUT_DROP: Final = 40
+
+#: Time after a subscription's action was due at which another node takes it from a node that
+#: neither acts nor renews it (seconds).
+DUTY_HELD: Final = 20.0

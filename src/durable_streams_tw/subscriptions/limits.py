@@ -30,11 +30,15 @@ DELIVERY_GRACE: Final = 5.0
 #: Maximum size of a webhook response.
 MAX_WEBHOOK_RESPONSE: Final = 64 * KIB
 
-#: Pause before an action that the store refused is retried.
+#: Pause before an action that the store refused is retried, and between two looks for duties that
+#: other nodes have left.
 DUTY_RETRY: Final = 1.0
 
 #: The same if the action was not due yet by the store's clock.
 DUTY_EARLY: Final = 0.05
+
+#: Pause between two renewals of the subscriptions whose webhooks this node is calling.
+DUTY_RENEWAL: Final = 5.0
 
 #: Lifetime of a callback or claim token. Heartbeats in its second half renew it.
 TOKEN_LIFETIME: Final = 3600

@@ -3,6 +3,9 @@
 The action follows from the stored state of a subscription alone
 (`protocol.subscriptions.state.next_action`). The scheduler looks at all subscriptions at startup
 and at the changed ones after each commit. It has at most one timer or webhook call for each.
+
+If several nodes share the store, each schedules the subscriptions whose duties it holds, and
+confirms that it still holds a duty before it acts.
 """
 
 from __future__ import annotations
@@ -24,12 +27,17 @@ from durable_streams_tw.protocol.subscriptions.state import (
     is_current,
     next_action,
 )
-from durable_streams_tw.storage.api import IStreamStore, RecordChange
+from durable_streams_tw.storage.api import Duties, IStreamStore, RecordChange
 from durable_streams_tw.storage.commands.subscription_queries import (
     ScheduledSubscriptions,
     changed_subscription,
 )
-from durable_streams_tw.subscriptions.limits import DELIVERY_GRACE, DUTY_EARLY, DUTY_RETRY
+from durable_streams_tw.subscriptions.limits import (
+    DELIVERY_GRACE,
+    DUTY_EARLY,
+    DUTY_RENEWAL,
+    DUTY_RETRY,
+)
 
 _log = Logger()
 
@@ -44,10 +52,12 @@ class Deliver(Protocol):
 class _Entry:
     """Scheduled subscription: its state, its timer and its webhook call."""
 
-    __slots__ = ("call", "called", "grace_timer", "state", "timer")
+    __slots__ = ("call", "called", "grace_timer", "held", "state", "timer")
 
     def __init__(self, state: Subscription) -> None:
         self.state = state
+        # Whether the store has just said that this node holds the duty.
+        self.held = True
         self.timer: IDelayedCall | None = None
         self.call: Deferred[bool] | None = None
         # Wake of the call, and the timer that cancels the call after the wake has ended.
@@ -66,6 +76,7 @@ class Scheduler:
         self, store: IStreamStore, deliver: Deliver, clock: IReactorTime, now: Callable[[], int]
     ) -> None:
         self._store = store
+        self._duties = store.duties
         self._deliver = deliver
         self._clock = clock
         self._now = now
@@ -73,13 +84,16 @@ class Scheduler:
         # Ids of subscriptions that changed during the initial read; their states are newer.
         self._changed_since_read: set[str] | None = None
         self._reading: IDelayedCall | None = None
+        self._renewing: IDelayedCall | None = None
         self._running = False
         store.add_record_listener(self._committed)
 
     def start(self) -> None:
-        """Schedule the next actions of all stored subscriptions."""
+        """Schedule the next actions of all stored subscriptions, or of those of this node."""
         self._running = True
         self._read()
+        if self._duties is not None:
+            self._renew(self._duties)
 
     def stop(self) -> Deferred[None]:
         """Cancel all timers and calls. The Deferred fires when the calls have ended.
@@ -88,6 +102,7 @@ class Scheduler:
         """
         self._running = False
         _cancel(self._reading)
+        _cancel(self._renewing)
         calls = []
         for entry in self._entries.values():
             _cancel(entry.timer)
@@ -98,23 +113,31 @@ class Scheduler:
         ended: Deferred[Any] = DeferredList(calls, consumeErrors=True)
         for call in calls:
             call.cancel()
-        return ended.addCallback(lambda _: None)
+        ended.addCallback(lambda _: None)
+        if self._duties is not None:
+            release = self._duties.release
+            ended.addCallback(lambda _: release()).addErrback(_unheld)
+        return ended
 
     # -- changes -----------------------------------------------------------------------------
 
     def _read(self) -> None:
         self._reading = None
         self._changed_since_read = set()
-        found = self._store.query(ScheduledSubscriptions())
+        if self._duties is None:
+            found = self._store.query(ScheduledSubscriptions())
+        else:
+            found = self._duties.take()
         found.addCallbacks(self._found, self._unfound)
 
     def _found(self, found: list[Subscription] | Refusal) -> None:
         changed, self._changed_since_read = self._changed_since_read, None
         if not self._running or changed is None:
             return
-        if isinstance(found, Refusal):
-            # Read again later: the disk may recover.
+        if self._duties is not None or isinstance(found, Refusal):
+            # Read again later: another node may stop, the disk may recover.
             self._reading = self._clock.callLater(DUTY_RETRY, self._read)
+        if isinstance(found, Refusal):
             return
         for state in found:
             if state.id not in changed:
@@ -149,6 +172,7 @@ class Scheduler:
                 return
             entry = self._entries[state.id] = _Entry(state)
         entry.state = state
+        entry.held = True
         self._plan(entry)
 
     def _drop(self, name: str) -> None:
@@ -178,11 +202,17 @@ class Scheduler:
             self._entries.pop(entry.state.id, None)
             return
         delay = max((owed[1] - self._now()) / 1000, pause, 0.0)
+        entry.held = entry.held and not delay
         entry.timer = self._clock.callLater(delay, self._do, entry, owed[0])
 
     def _do(self, entry: _Entry, duty: Action) -> None:
         entry.timer = None
         state = entry.state
+        if self._duties is not None and not entry.held:
+            held = self._duties.hold([state.id])
+            held.addErrback(_unheld).addCallback(self._held, entry, state)
+            return
+        entry.held = False
         if duty is Action.CALL_WEBHOOK:
             assert state.wake_id is not None, "a wake is delivered"
             entry.called = Wake(state.generation, state.wake_id)
@@ -191,6 +221,29 @@ class Scheduler:
         else:
             updated = self._store.submit(Due(state.id, state.number))
             updated.addBoth(self._updated, entry, state)
+
+    def _held(
+        self, found: list[Subscription] | Refusal, entry: _Entry, before: Subscription
+    ) -> None:
+        """Act for a subscription if this node still holds its duty, else forget it."""
+        current = self._running and self._entries.get(before.id) is entry
+        if not current or entry.state is not before:
+            # Deleted, or changed by a commit of this node, which has planned the next action.
+            return
+        if isinstance(found, Refusal):
+            self._plan(entry, DUTY_RETRY)
+        elif not found or found[0].number != before.number:
+            self._drop(before.id)
+        else:
+            self._take(found[0])
+
+    def _renew(self, duties: Duties) -> None:
+        """Renew the duties of the webhooks that are being called."""
+        self._renewing = self._clock.callLater(DUTY_RENEWAL, self._renew, duties)
+        called = [name for name, entry in self._entries.items() if entry.call is not None]
+        if called:
+            # A call whose duty another node holds goes on: its wake id fences its result.
+            duties.hold(called).addErrback(_unheld)
 
     def _called(self, known: bool | Failure, entry: _Entry, before: Subscription) -> None:
         entry.call = entry.called = None
@@ -212,6 +265,11 @@ class Scheduler:
             unchanged = entry.state is before
             if entry.timer is None or unchanged:
                 self._plan(entry, pause if unchanged else 0.0)
+
+
+def _unheld(failure: Failure) -> Refusal:
+    _log.failure("Could not renew the duties of subscriptions", failure)
+    return Refusal(Problem.INTERNAL, "could not renew the duties of subscriptions")
 
 
 def _cancel(call: IDelayedCall | None) -> None:

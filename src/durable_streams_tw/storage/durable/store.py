@@ -120,6 +120,8 @@ class DurableStore:
 
     _log = Logger()
 
+    duties = None
+
     def __init__(
         self,
         directory: str,

@@ -128,6 +128,8 @@ class MemoryStore:
     producers that a stream remembers at least.
     """
 
+    duties = None
+
     def __init__(
         self,
         now: Callable[[], int],
