@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable
+from typing import Any, TypeVar
 
+import psycopg
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.storage.api import Duties
 from durable_streams_tw.storage.durable.executor import Executor
 from durable_streams_tw.storage.limits import MAX_PRODUCERS
 from durable_streams_tw.storage.postgres.connection import (
@@ -15,7 +21,10 @@ from durable_streams_tw.storage.postgres.connection import (
     check_durability,
     connect,
 )
+from durable_streams_tw.storage.postgres.duties import SubscriptionDuties
 from durable_streams_tw.storage.postgres.migrations import migrate
+
+T = TypeVar("T")
 
 
 class PostgresStore:
@@ -54,12 +63,32 @@ class PostgresStore:
         self._max_producers = max_producers
         self._listen = listen
         self.node = f"{settings.node}-{secrets.token_hex(4)}"
+        self._sessions = threading.local()
+        self.duties: Duties | None = SubscriptionDuties(self._in_session, self.node)
 
     def open(self) -> None:
         """Connect, check the server, and create or migrate the tables."""
         with connect(self._settings) as connection:
             check_durability(connection, self._settings)
             migrate(connection, self._settings, self._now())
+
+    def _in_session(
+        self, function: Callable[[psycopg.Connection[Any]], T]
+    ) -> Deferred[T | Refusal]:
+        """Call a function with a connection, on a reader thread; refuse if the database is away."""
+
+        def call() -> T | Refusal:
+            connection: psycopg.Connection[Any] | None = getattr(self._sessions, "open", None)
+            try:
+                if connection is None or connection.closed:
+                    connection = self._sessions.open = connect(self._settings)
+                return function(connection)
+            except psycopg.Error as error:
+                return Refusal(
+                    Problem.STORAGE_UNAVAILABLE, f"the database failed: {type(error).__name__}"
+                )
+
+        return self._executor.submit_read(call)
 
 
 def _wall_clock() -> int:
