@@ -18,7 +18,7 @@ from durable_streams_tw import Batch, DurableStreams, Settings, StreamError, Str
 from durable_streams_tw.http import limits
 from durable_streams_tw.live.limits import LONG_POLL_TIMEOUT
 from durable_streams_tw.protocol.errors import Problem
-from tests.http.server_fixture import Client, ServerFixture, Threads
+from tests.http.server_fixture import Client, FakeThreads, ServerFixture
 from tests.tokens import at, bare, position_of
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ class CallTests(Case):
 
     def test_append_in_order(self) -> None:
         """Appends take effect in the order of the calls."""
-        threads = Threads()
+        threads = FakeThreads()
         streams = ServerFixture(in_thread=threads).streams
         self.now(streams.create("a", "application/json"))
         large = '"' + "x" * limits.INLINE_BODY + '"'

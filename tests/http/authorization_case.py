@@ -14,12 +14,12 @@ from durable_streams_tw.auth.grants import Grants, grants_of
 from durable_streams_tw.auth.identities import IBearerToken, Identity, Rejected
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
-from tests.http.http1.connection_case import Caller
+from tests.http.http1.connection_case import FactoryClient
 from tests.http.server_fixture import MORNING, ROOT, Answer, Client, at_once
 
 
 @implementer(ICredentialsChecker)
-class Tokens:
+class FakeTokenChecker:
     """Checker whose tokens are names; those in ``later`` are checked asynchronously."""
 
     credentialInterfaces = (IBearerToken,)
@@ -45,9 +45,9 @@ def granting(*grants: tuple[str, str]) -> Grants:
 
 
 class AuthorizationCase(SynchronousTestCase):
-    """One set of streams that asks; ``fast`` says on which server.
+    """Test case with streams that require tokens; ``fast`` selects the HTTP server.
 
-    The token ``root`` may do everything.
+    The token ``root`` has all grants.
     """
 
     fast: ClassVar[bool] = True
@@ -57,7 +57,7 @@ class AuthorizationCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.rightNow = MORNING
-        self.tokens = Tokens()
+        self.tokens = FakeTokenChecker()
         self.streams = DurableStreams(
             settings=self.settings,
             reactor=self.clock,
@@ -83,7 +83,7 @@ class AuthorizationCase(SynchronousTestCase):
 
     def connect(self) -> Client:
         """Open a connection."""
-        client = Caller(self.site) if self.fast else Client(self.site)
+        client = FactoryClient(self.site) if self.fast else Client(self.site)
         self.clients.append(client)
         return client
 
@@ -120,7 +120,7 @@ class AuthorizationCase(SynchronousTestCase):
         return status
 
 
-def both(case: type[Any]) -> tuple[type[Any], type[Any]]:
+def both_servers(case: type[Any]) -> tuple[type[Any], type[Any]]:
     """Run a test case with both HTTP servers."""
     fast = type(f"Fast{case.__name__}", (case,), {"fast": True})
     slow = type(f"Web{case.__name__}", (case,), {"fast": False})

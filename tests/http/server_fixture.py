@@ -23,12 +23,12 @@ ROOT = "/v1/stream/"
 
 
 def at_once(call: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-    """Double of a thread pool that calls the function at once."""
+    """Fake thread pool that calls the function at once."""
     return maybeDeferred(call, *arguments)
 
 
-class Threads:
-    """Double of a thread pool whose calls wait for `run`."""
+class FakeThreads:
+    """Fake thread pool whose calls wait for `run`."""
 
     def __init__(self) -> None:
         self.waiting: list[Callable[[], object]] = []
@@ -39,7 +39,7 @@ class Threads:
         return done
 
     def run(self) -> None:
-        """Make the waiting calls."""
+        """Run the waiting calls."""
         waiting, self.waiting = self.waiting, []
         for call in waiting:
             call()
@@ -48,8 +48,8 @@ class Threads:
 class Answer(Struct):
     """Response as a client received it.
 
-    ``header`` has lower-case names, repeated fields joined. ``complete`` says that the body
-    has come whole.
+    ``header`` has lower-case names, repeated headers joined. ``complete`` is true if the whole body
+    was received.
     """
 
     status: int

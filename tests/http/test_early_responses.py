@@ -1,4 +1,4 @@
-"""Early responses by the head of a request, and pausing bodies, on both HTTP/1.1 servers."""
+"""Tests of responses to the head of a request, and of pausing bodies, on both HTTP/1.1 servers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from durable_streams_tw.auth.identities import Identity, Rejected
 from durable_streams_tw.auth.rate_limits import Rate
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.settings import Settings
-from tests.http.authorization_case import AuthorizationCase, both, granting
+from tests.http.authorization_case import AuthorizationCase, both_servers, granting
 from tests.http.server_fixture import ROOT, Client
 
 _BODY = b"x" * 100_000
@@ -134,7 +134,7 @@ class Heads(AuthorizationCase):
                 client.leave()
                 self.assertEqual(self.held(), 0)
 
-    def test_gone_meanwhile(self) -> None:
+    def test_disconnect_during_the_check(self) -> None:
         """A client may disconnect while its token is verified."""
         found: Deferred[Any] = Deferred()
         self.tokens.later["late"] = found
@@ -206,7 +206,7 @@ class Pauses(AuthorizationCase):
         self.assertEqual(self.ask("GET", "a").body, b"")
 
 
-FastHeads, WebHeads = both(Heads)
-FastCounted, WebCounted = both(Counted)
-FastPauses, WebPauses = both(Pauses)
+FastHeads, WebHeads = both_servers(Heads)
+FastCounted, WebCounted = both_servers(Counted)
+FastPauses, WebPauses = both_servers(Pauses)
 del Heads, Counted, Pauses

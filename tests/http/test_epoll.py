@@ -1,4 +1,4 @@
-"""Tests of `durable_streams_tw.http.epoll`: connections read together behave as read alone."""
+"""Tests of `durable_streams_tw.http.epoll`: connections of a nested epoll behave like others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from durable_streams_tw.http.socket_writer import SocketWriter
 
 @implementer(IReactorFDSet)
 class FakeReactor(Clock):
-    """Knows what it reads and writes, and does neither."""
+    """Reactor that records registrations and does no I/O."""
 
     def __init__(self) -> None:
         Clock.__init__(self)
@@ -44,15 +44,15 @@ class FakeReactor(Clock):
         raise NotImplementedError
 
 
-class Noting(Protocol):
-    """Notes what comes, and does something about it."""
+class RecordingProtocol(Protocol):
+    """Protocol that records received bytes and calls `act`."""
 
     def __init__(self) -> None:
         self.came: list[bytes] = []
         self.ended: list[object] = []
 
     def act(self) -> None:
-        """What it does when bytes come."""
+        """React to received bytes."""
 
     def dataReceived(self, data: bytes) -> None:
         self.came.append(data)
@@ -63,8 +63,8 @@ class Noting(Protocol):
 
 
 @implementer(IHalfCloseableProtocol)
-class Halved(Noting):
-    """One that goes on writing when its client has ended."""
+class HalfCloseProtocol(RecordingProtocol):
+    """Protocol that can write after its client has half-closed."""
 
     half = False
 
@@ -76,7 +76,7 @@ class Halved(Noting):
 
 
 class NestedPollCase(SynchronousTestCase):
-    """Sockets that are real, and a reactor that is not."""
+    """Test case with real sockets and a fake reactor."""
 
     def setUp(self) -> None:
         self.reactor = FakeReactor()
@@ -88,7 +88,7 @@ class NestedPollCase(SynchronousTestCase):
     def connect(
         self, protocol: Any, number: int | None = None
     ) -> tuple[PolledServer, socket.socket]:
-        """A connection, with this descriptor if it matters, and the client's end of it."""
+        """Return a connection, with this descriptor number if given, and the client's socket."""
         with socket.create_server(("127.0.0.1", 0)) as listening:
             client = socket.create_connection(listening.getsockname())
             accepted, address = listening.accept()
@@ -106,11 +106,11 @@ class NestedPollCase(SynchronousTestCase):
 
 
 class NestedPollTests(NestedPollCase):
-    """Connections side by side."""
+    """Connections in one nested epoll."""
 
     def test_several(self) -> None:
-        """All that is ready is read in one event, and only that."""
-        connections = [(protocol := Noting(), *self.connect(protocol)) for _ in range(3)]
+        """One event reads all ready connections, and only these."""
+        connections = [(protocol := RecordingProtocol(), *self.connect(protocol)) for _ in range(3)]
         self.assertEqual(self.reactor.readers, {self.nest})
         for number, (_, _, client) in enumerate(connections[:2]):
             client.sendall(b"%d" % number)
@@ -120,7 +120,7 @@ class NestedPollTests(NestedPollCase):
         self.assertEqual([each[0].came for each in connections], [[b"0"], [b"1"], []])
 
     def test_the_reactor_watches_while_there_are_any(self) -> None:
-        first, second = self.connect(Noting())[0], self.connect(Noting())[0]
+        first, second = self.connect(RecordingProtocol())[0], self.connect(RecordingProtocol())[0]
         first.stopReading()
         self.assertEqual(self.reactor.readers, {self.nest})
         second.stopReading()
@@ -131,8 +131,8 @@ class NestedPollTests(NestedPollCase):
         self.assertEqual(self.reactor.readers, {self.nest})
 
     def test_pauses(self) -> None:
-        """What comes meanwhile is read afterwards."""
-        protocol = Noting()
+        """Bytes that arrive during a pause are read after it."""
+        protocol = RecordingProtocol()
         server, client = self.connect(protocol)
         server.pauseProducing()
         client.sendall(b"later")
@@ -142,9 +142,9 @@ class NestedPollTests(NestedPollCase):
         self.nest.doRead()
         self.assertEqual(protocol.came, [b"later"])
 
-    def test_a_bug(self) -> None:
-        """It ends one connection, and is logged; the others are read all the same."""
-        buggy, well = Noting(), Noting()
+    def test_exception(self) -> None:
+        """An exception closes its connection and is logged; others are read."""
+        buggy, well = RecordingProtocol(), RecordingProtocol()
         buggy.act = self.fail_to_act  # type: ignore[method-assign]
         for protocol in (buggy, well):
             self.connect(protocol)[1].sendall(b"x")
@@ -157,7 +157,7 @@ class NestedPollTests(NestedPollCase):
         raise ZeroDivisionError
 
     def test_a_bug_at_the_end(self) -> None:
-        buggy, well = Noting(), Noting()
+        buggy, well = RecordingProtocol(), RecordingProtocol()
         self.patch(buggy, "connectionLost", lambda _: self.fail_to_act())
         self.connect(buggy)[1].close()
         self.connect(well)[1].sendall(b"x")
@@ -165,9 +165,9 @@ class NestedPollTests(NestedPollCase):
         self.assertEqual(well.came, [b"x"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_the_client_ends(self) -> None:
-        """Half of it, for those who know halves; all of it for others."""
-        whole, half = Noting(), Halved()
+    def test_disconnect(self) -> None:
+        """A half-close is reported to protocols that support it; for others the connection ends."""
+        whole, half = RecordingProtocol(), HalfCloseProtocol()
         self.connect(whole)[1].close()
         server, client = self.connect(half)
         client.shutdown(socket.SHUT_WR)
@@ -181,7 +181,7 @@ class NestedPollTests(NestedPollCase):
         self.assertEqual(client.recv(10), b"bye")
 
     def test_the_last_bytes_come_first(self) -> None:
-        protocol = Noting()
+        protocol = RecordingProtocol()
         _, client = self.connect(protocol)
         client.sendall(b"last")
         client.close()
@@ -191,7 +191,7 @@ class NestedPollTests(NestedPollCase):
         self.assertEqual((protocol.came, protocol.ended), ([b"last"], [error.ConnectionDone]))
 
     def test_reset(self) -> None:
-        for protocol in (Noting(), Halved()):
+        for protocol in (RecordingProtocol(), HalfCloseProtocol()):
             _, client = self.connect(protocol)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
@@ -199,8 +199,8 @@ class NestedPollTests(NestedPollCase):
             self.assertEqual(protocol.ended, [error.ConnectionLost])
 
     def test_one_ends_another(self) -> None:
-        """It is not read any more, though it was ready."""
-        protocols = [Noting(), Noting()]
+        """A ready connection that another one closes is not read."""
+        protocols = [RecordingProtocol(), RecordingProtocol()]
         ends = [self.connect(protocol) for protocol in protocols]
         for mine, theirs in ((0, 1), (1, 0)):
             gone = Failure(error.ConnectionAborted())
@@ -213,9 +213,9 @@ class NestedPollTests(NestedPollCase):
         self.assertEqual(sorted(len(each.ended) for each in protocols), [0, 1])
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_a_number_is_used_again(self) -> None:
-        """By a connection that has nothing to do with the first."""
-        first, second = Noting(), Noting()
+    def test_reused_descriptor(self) -> None:
+        """A new connection with the descriptor of a closed one is read."""
+        first, second = RecordingProtocol(), RecordingProtocol()
         server, _ = self.connect(first)
         number = server.fileno()
         server.connectionLost(Failure(error.ConnectionDone()))
@@ -226,10 +226,10 @@ class NestedPollTests(NestedPollCase):
         self.assertEqual((first.came, second.came), ([], [b"mine"]))
         self.assertEqual(self.reactor.readers, {self.nest})
 
-    def test_in_turn(self) -> None:
-        """So many are read at once; those that keep sending do not keep others from it."""
+    def test_fairness(self) -> None:
+        """One event reads at most `_MAX_EVENTS` connections, and busy ones do not starve others."""
         self.patch(module, "_MAX_EVENTS", 1)
-        protocols = [Noting() for _ in range(3)]
+        protocols = [RecordingProtocol() for _ in range(3)]
         clients = [self.connect(protocol)[1] for protocol in protocols]
         for _ in range(3):
             for client in clients:
@@ -238,7 +238,7 @@ class NestedPollTests(NestedPollCase):
         self.assertEqual([len(protocol.came) for protocol in protocols], [1, 1, 1])
 
     def test_the_reactor_ends(self) -> None:
-        protocols = [Noting(), Halved()]
+        protocols = [RecordingProtocol(), HalfCloseProtocol()]
         for protocol in protocols:
             self.connect(protocol)
         self.nest.connectionLost(Failure(error.ConnectionLost()))
@@ -246,8 +246,8 @@ class NestedPollTests(NestedPollCase):
         self.assertEqual(self.reactor.readers, set())
 
     def test_aborted(self) -> None:
-        """Nothing is read behind an abort."""
-        protocol = Noting()
+        """No bytes are read after an abort."""
+        protocol = RecordingProtocol()
         server, client = self.connect(protocol)
         client.sendall(b"x")
         server.abortConnection()
@@ -256,8 +256,8 @@ class NestedPollTests(NestedPollCase):
         self.assertEqual((protocol.came, protocol.ended), ([], [error.ConnectionAborted]))
 
     def test_eager_writes(self) -> None:
-        """They go out at once, as over any plain connection."""
-        server, client = self.connect(Noting())
+        """Writes are sent at once, as on other connections."""
+        server, client = self.connect(RecordingProtocol())
         outlet = SocketWriter(server)
         self.assertFalse(outlet.secure)
         outlet.send(b"now")
@@ -269,14 +269,14 @@ class NestedPollTests(NestedPollCase):
 
 
 class PortTests(NestedPollCase):
-    """Ports, whose connections are read together."""
+    """Ports."""
 
     def test_accepted(self) -> None:
-        """What a port accepts is read by the nest."""
-        protocols: list[Noting] = []
+        """Connections that a port accepts are read through the nested epoll."""
+        protocols: list[RecordingProtocol] = []
 
-        def build(_: object) -> Noting:
-            protocols.append(Noting())
+        def build(_: object) -> RecordingProtocol:
+            protocols.append(RecordingProtocol())
             return protocols[-1]
 
         factory = ServerFactory()
@@ -299,13 +299,13 @@ class PortTests(NestedPollCase):
         self.nest.doRead()
         self.assertEqual(protocol.ended, [error.ConnectionDone])
 
-    def test_not_theirs(self) -> None:
-        """Ports whose connections are of another kind are let alone."""
+    def test_other_ports(self) -> None:
+        """Ports with other kinds of connections are not attached."""
         self.assertFalse(self.nest.attach(unix.Port(b"x", ServerFactory(), reactor=self.reactor)))
         self.assertFalse(self.nest.attach(object()))
 
     def test_other_reactors(self) -> None:
-        """One that does not watch descriptors has no nest."""
+        """A reactor that does not watch descriptors has no nested epoll."""
         self.assertIsNone(nested_poll(Clock()))
 
 

@@ -11,12 +11,12 @@ from tests.http.twisted_web import test_live, test_resource, test_site
 
 
 class Http1ServerFixture(server_fixture.ServerFixture):
-    """Streams behind the HTTP/1.1 engine, and behind a site of their own what it hands over."""
+    """Fixture whose streams are behind the HTTP/1.1 engine and all else behind a site."""
 
     def __init__(self, *arguments: Any, **others: Any) -> None:
         server_fixture.ServerFixture.__init__(self, *arguments, **others)
-        door: Any = self.streams.http_factory()
-        self.site = door
+        factory: Any = self.streams.http_factory()
+        self.site = factory
 
 
 class SharedTests:
@@ -43,7 +43,7 @@ class EventStreamTests(SharedTests, test_live.EventStreamTests):
     module = test_live
 
     def test_full_from_the_first_write(self) -> None:
-        """A transport that is full from the head on pauses the reader too."""
+        """A transport that is full from the head on pauses the reader."""
         self.fixture.put("big", "application/octet-stream", b"x" * 1_000_000)
         transport: Any = self.client.transport
         write = transport.write
@@ -63,7 +63,7 @@ class EventStreamTests(SharedTests, test_live.EventStreamTests):
 
 
 class LeavingWriterTests(SharedTests, test_live.LeavingWriterTests):
-    """Writers that leave."""
+    """Writers that disconnect."""
 
     module = test_live
 
@@ -75,19 +75,19 @@ class RawPathTests(SharedTests, test_resource.RawPathTests):
 
 
 class LocationTests(SharedTests, test_resource.LocationTests):
-    """Where a new stream is."""
+    """Location of a new stream."""
 
     module = test_resource
 
 
-class BadInputTests(SharedTests, test_invalid_input.BadInputTests):
-    """Bad input."""
+class InvalidInputTests(SharedTests, test_invalid_input.InvalidInputTests):
+    """Invalid input."""
 
     module = test_invalid_input
 
 
 class HeadTests(SharedTests, test_site.HeadTests):
-    """Heads that are no heads."""
+    """Malformed heads."""
 
     module = test_site
 

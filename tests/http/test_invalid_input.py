@@ -1,5 +1,4 @@
-"""What bad input gets: the protocol's status, a problem type, a sentence. Nothing is stored,
-and nothing of it reaches the log."""
+"""Tests of invalid input: status, problem type and message; nothing is stored or logged."""
 
 from __future__ import annotations
 
@@ -22,22 +21,22 @@ Case = tuple[str, str, dict[str, str], bytes, int, str]
 
 
 def get(query: str, status: int, problem: str) -> Case:
-    """A read of the text stream."""
+    """Return a case of a GET on the text stream."""
     return ("GET", f"text?{query}", {}, b"", status, problem)
 
 
 def put(header: dict[str, str], body: bytes, status: int, problem: str) -> Case:
-    """The making of a stream that is not there."""
+    """Return a case of a PUT for a missing stream."""
     return ("PUT", "new", header, body, status, problem)
 
 
 def post(header: dict[str, str], body: bytes, status: int, problem: str) -> Case:
-    """An append to the text stream."""
+    """Return a case of a POST to the text stream."""
     return ("POST", "text", header, body, status, problem)
 
 
-def name(path: str, problem: str = "malformed-path") -> Case:
-    """A path that names no stream."""
+def invalid_path(path: str, problem: str = "malformed-path") -> Case:
+    """Return a case of a path that does not name a stream."""
     return ("PUT", path, TEXT, b"", 400, problem)
 
 
@@ -167,28 +166,28 @@ CASES: list[Case] = [
     post({**TEXT, **PRODUCER, "Producer-Seq": str(2**53)}, b"x", 400, "malformed-field"),
     post({**TEXT, **PRODUCER, "Producer-Seq": "1"}, b"x", 409, "sequence-gap"),
     # names
-    name("%00"),
-    name("a%0Ab"),
-    name("a%0D%0Ab"),
-    name("a%1Fb"),
-    name("a%7Fb"),
-    name("a%C2%85b"),
-    name("a%E2%80%A8b"),
-    name("a%"),
-    name("a%2"),
-    name("a%zz"),
-    name("%C3%28"),
-    name("%ED%A0%80"),
-    name(".."),
-    name("a/.."),
-    name("a/../b"),
-    name("a/%2e%2e/b"),
-    name("a//b"),
-    name("a%2F%2Fb"),
-    name("a/"),
-    name("a" * 2049),
-    name("%61" * 2049),
-    name("a#b", "malformed-request"),
+    invalid_path("%00"),
+    invalid_path("a%0Ab"),
+    invalid_path("a%0D%0Ab"),
+    invalid_path("a%1Fb"),
+    invalid_path("a%7Fb"),
+    invalid_path("a%C2%85b"),
+    invalid_path("a%E2%80%A8b"),
+    invalid_path("a%"),
+    invalid_path("a%2"),
+    invalid_path("a%zz"),
+    invalid_path("%C3%28"),
+    invalid_path("%ED%A0%80"),
+    invalid_path(".."),
+    invalid_path("a/.."),
+    invalid_path("a/../b"),
+    invalid_path("a/%2e%2e/b"),
+    invalid_path("a//b"),
+    invalid_path("a%2F%2Fb"),
+    invalid_path("a/"),
+    invalid_path("a" * 2049),
+    invalid_path("%61" * 2049),
+    invalid_path("a#b", "malformed-request"),
     # methods
     ("PATCH", "text", TEXT, b"x", 405, "method-not-allowed"),
     ("TRACE", "text", {}, b"", 405, "method-not-allowed"),
@@ -199,8 +198,8 @@ CASES: list[Case] = [
 ]
 
 
-class BadInputTests(SynchronousTestCase):
-    """Every case, one after another, on one server that must not change."""
+class InvalidInputTests(SynchronousTestCase):
+    """Cases on one server whose content must not change."""
 
     def setUp(self) -> None:
         self.fixture = ServerFixture()
@@ -208,7 +207,7 @@ class BadInputTests(SynchronousTestCase):
         self.fixture.put("json", "application/json", b'["a,b",{}]')
 
     def contents(self) -> list[object]:
-        """Everything that is stored: how many streams, and the two that are known."""
+        """Return the number of streams and the content of both streams."""
         store: Any = self.fixture.streams._store
         return [
             store.count(),
@@ -217,7 +216,7 @@ class BadInputTests(SynchronousTestCase):
         ]
 
     def test_cases(self) -> None:
-        """Status and problem type are right, the answer is complete, nothing changes."""
+        """Each case gets its status and problem type, a complete response, and no change."""
         before = self.contents()
         for method, path, header, body, status, problem in CASES:
             case = f"{method} {path[:60]} {header} {body[:30]!r}"[:200]
@@ -237,19 +236,19 @@ class BadInputTests(SynchronousTestCase):
         self.assertEqual(self.contents(), before)
         self.assertEqual(self.flushLoggedErrors(), [])
 
-    def test_405_says_what_is_allowed(self) -> None:
-        """RFC 9110 §15.5.6."""
+    def test_allow_header(self) -> None:
+        """A 405 response has the header Allow (RFC 9110 §15.5.6)."""
         answer = self.fixture.ask("PATCH", "text")
         self.assertEqual(answer.header["allow"], "GET, HEAD, POST, PUT, DELETE, OPTIONS")
 
-    def test_head_of_a_refusal(self) -> None:
-        """HEAD is answered as GET would be, without the body."""
+    def test_head_request(self) -> None:
+        """HEAD gets the status and headers of GET, without a body."""
         answer = self.fixture.ask("HEAD", "missing")
         self.assertEqual((answer.status, answer.body), (404, b""))
         self.assertEqual(answer.header["content-type"], "application/problem+json")
 
     def test_repeated_field(self) -> None:
-        """A field given twice is one value that no grammar here allows."""
+        """A header that was sent twice is refused."""
         client = self.fixture.connect()
         client.send(
             f"PUT {ROOT}new HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n"
@@ -258,7 +257,7 @@ class BadInputTests(SynchronousTestCase):
         self.assertEqual(client.answers()[0].status, 400)
 
     def test_body_too_large(self) -> None:
-        """The limit is the operator's; nothing is stored."""
+        """A body above the configured limit gets 413, and nothing is stored."""
         fixture = ServerFixture(Settings(max_body=3))
         fixture.put("text", body=b"abc")
         for method, path in (("POST", "text"), ("PUT", "new"), ("GET", "text"), ("X", "text")):

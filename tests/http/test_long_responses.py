@@ -1,4 +1,4 @@
-"""Answers that are longer than a piece, through each HTTP/1.1 server."""
+"""Tests of responses longer than one piece, with both HTTP/1.1 servers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ MESSAGES = [{"number": n, "text": "x" * 1000} for n in range(READ_PIECE // 300)]
 
 
 class StoreTests(SynchronousTestCase):
-    """The durable store under a transfer."""
+    """Durable store during a transfer."""
 
     def test_no_snapshot_waits_for_a_client(self) -> None:
-        """Between two pieces nothing of the map is pinned."""
+        """No LMDB snapshot is open between two pieces."""
         directory = scratch_directory()
         self.addCleanup(shutil.rmtree, directory)
         store = DurableStore(directory, Clock(), InlineExecutor(), segment_size=64 * 1024)
@@ -55,10 +55,10 @@ class StoreTests(SynchronousTestCase):
 
 
 class TokenTests(SynchronousTestCase):
-    """Answers to a token that expires."""
+    """Responses to a token that expires."""
 
     def test_long_answer(self) -> None:
-        """What the stream had when the token was good is sent to its end."""
+        """A response that started before the expiry is sent to its end."""
         clock = Clock()
         response = Response(200, [], StreamedBody(lambda sink: self.fail("not begun"), 7))
         self.assertIs(until(1.0, response, clock, lambda: response), response)
@@ -66,7 +66,7 @@ class TokenTests(SynchronousTestCase):
 
 
 class KleinTests(SynchronousTestCase):
-    """The site of twisted.web."""
+    """Transfers on the twisted.web site."""
 
     kind: type[ServerFixture] = ServerFixture
 
@@ -75,12 +75,12 @@ class KleinTests(SynchronousTestCase):
         self.fixture.put("a", body=BODY)
 
     def finish(self, client: Client) -> None:
-        """Let the client read all that comes."""
+        """Let the client read all bytes."""
         for _ in range(20):
             self.fixture.turn()
 
     def get(self, target: str, version: str = "HTTP/1.1", **header: str) -> Any:
-        """One GET on a connection of its own, read to its end."""
+        """Send one GET on a new connection and return the response."""
         client = self.fixture.connect()
         fields = {name.replace("_", "-"): value for name, value in header.items()}
         client.request("GET", ROOT + target, fields, version=version)
@@ -90,7 +90,7 @@ class KleinTests(SynchronousTestCase):
         return answer
 
     def test_whole(self) -> None:
-        """Everything up to the tail, with its length."""
+        """The body has everything up to the tail, and its length."""
         answer = self.get("a?offset=-1")
         self.assertEqual((answer.status, answer.complete), (200, True))
         self.assertTrue(answer.body == BODY)
@@ -105,26 +105,26 @@ class KleinTests(SynchronousTestCase):
         self.assertEqual(self.get(f"a?offset={end}").body, b"")
 
     def test_closed(self) -> None:
-        """The end of a closed stream is told with its bytes."""
+        """The end of a closed stream is in the response with its bytes."""
         self.fixture.ask("POST", "a", {"Stream-Closed": "true"}, b"")
         self.assertEqual(self.get("a").header["stream-closed"], "true")
 
     def test_json(self) -> None:
-        """One array of all messages."""
+        """A JSON response is one array of all messages."""
         self.fixture.put("j", "application/json", json.dumps(MESSAGES).encode())
         answer = self.get("j")
         self.assertTrue(json.loads(answer.body) == MESSAGES)
         self.assertEqual(answer.header["content-length"], str(len(answer.body)))
 
     def test_long_poll(self) -> None:
-        """A long-poll that finds much is answered at once, and whole."""
+        """A long-poll with much stored data gets a complete response at once."""
         answer = self.get("a?offset=-1&live=long-poll")
         self.assertTrue(answer.body == BODY)
         self.assertTrue(answer.header["stream-cursor"].isdigit())
         self.assertEqual(answer.header["content-length"], str(len(BODY)))
 
     def test_gzip(self) -> None:
-        """Compressed piece by piece, the length is not known before."""
+        """A compressed body is sent in pieces, without a length."""
         answer = self.get("a", Accept_Encoding="gzip")
         self.assertTrue(answer.complete)
         self.assertTrue(gzip.decompress(answer.body) == BODY)
@@ -133,14 +133,14 @@ class KleinTests(SynchronousTestCase):
         self.assertTrue(answer.header["etag"].endswith(':gzip"'))
 
     def test_http_1_0(self) -> None:
-        """With its length, and without chunks."""
+        """HTTP/1.0 gets the length and no chunks."""
         answer = self.get("a", version="HTTP/1.0")
         self.assertTrue(answer.complete and answer.body == BODY)
         self.assertEqual(answer.header["content-length"], str(len(BODY)))
         self.assertNotIn("transfer-encoding", answer.header)
 
     def test_pages(self) -> None:
-        """``max_chunk`` may be larger than a piece: its pages are long answers too."""
+        """With ``max_chunk`` above the piece size, pages are sent in pieces."""
         self.fixture = self.kind(Settings(max_chunk=READ_PIECE + 100))
         self.fixture.put("j", "application/json", json.dumps(MESSAGES).encode())
         found, offset, pages = [], "-1", 0
@@ -157,7 +157,7 @@ class KleinTests(SynchronousTestCase):
         self.assertGreater(pages, 2)
 
     def test_next_request(self) -> None:
-        """The connection goes on, with requests that came meanwhile too."""
+        """The connection stays open, and requests queued meanwhile are executed."""
         client = self.fixture.connect()
         client.request("GET", ROOT + "a")
         client.request("HEAD", ROOT + "a")
@@ -170,8 +170,8 @@ class KleinTests(SynchronousTestCase):
         self.assertFalse(client.transport.disconnecting)
         client.leave()
 
-    def stalled(self) -> Client:
-        """A client whose transport is full from the first piece on."""
+    def full_transport(self) -> Client:
+        """Return a client whose transport is full from the first piece on."""
         client = self.fixture.connect()
         client.request("GET", ROOT + "a")
         producer: Any = client.transport.producer
@@ -180,8 +180,8 @@ class KleinTests(SynchronousTestCase):
         return client
 
     def test_stream_deleted_midway(self) -> None:
-        """The connection is cut: the client must not take this for the end."""
-        client = self.stalled()
+        """Deleting the stream aborts the connection, since the body is incomplete."""
+        client = self.full_transport()
         self.assertEqual(self.fixture.ask("DELETE", "a").status, 204)
         producer: Any = client.transport.producer
         producer.resumeProducing()
@@ -192,9 +192,9 @@ class KleinTests(SynchronousTestCase):
         client.leave()
         self.assertEqual(self.fixture.streams._transfers.running, set())
 
-    def test_client_that_does_not_read(self) -> None:
-        """It is given up after the send timeout, and nothing is kept for it."""
-        client = self.stalled()
+    def test_slow_reader(self) -> None:
+        """A client that does not read is disconnected after the send timeout."""
+        client = self.full_transport()
         written = len(client.transport.value())
         self.assertLess(written, READ_PIECE + 2000)
         for _ in range(int(SEND_TIMEOUT) + 30):
@@ -204,21 +204,21 @@ class KleinTests(SynchronousTestCase):
         client.leave()
         self.assertEqual(self.fixture.streams._transfers.running, set())
 
-    def test_client_that_leaves(self) -> None:
-        """Nothing is kept for it."""
-        client = self.stalled()
+    def test_disconnect(self) -> None:
+        """A client that disconnects leaves no state."""
+        client = self.full_transport()
         self.assertEqual(len(self.fixture.streams._transfers.running), 1)
         client.leave()
         self.assertEqual(self.fixture.streams._transfers.running, set())
 
 
 class FastChannelTests(KleinTests):
-    """The HTTP/1.1 engine."""
+    """Transfers on the HTTP/1.1 engine."""
 
     kind = Http1ServerFixture
 
-    def test_client_that_sends_no_more(self) -> None:
-        """A client that has ended its side may still wait for the answer."""
+    def test_half_closed(self) -> None:
+        """A half-closed client receives the whole response."""
         client = self.fixture.connect()
         client.request("GET", ROOT + "a")
         IHalfCloseableProtocol(client.protocol).readConnectionLost()
@@ -228,8 +228,8 @@ class FastChannelTests(KleinTests):
         self.assertTrue(client.transport.disconnecting)
         client.leave()
 
-    def test_http_1_0_connection_that_goes_on(self) -> None:
-        """With a length an old client may keep its connection."""
+    def test_http_1_0_keep_alive(self) -> None:
+        """An HTTP/1.0 connection may persist, since the body has a length."""
         client = self.fixture.connect()
         client.request("GET", ROOT + "a", {"Connection": "keep-alive"}, version="HTTP/1.0")
         self.finish(client)

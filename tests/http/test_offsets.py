@@ -1,4 +1,4 @@
-"""Offsets of another incarnation, through both doors and inside the process."""
+"""Tests of offsets of another incarnation, over HTTP and in the process."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ GONE = "urn:durable-streams:problem:offset-gone"
 
 
 class OffsetTests(SynchronousTestCase):
-    """A reader that comes back to a stream that was deleted and created again."""
+    """Offsets of a stream that was deleted and created again."""
 
-    def doors(self) -> list[Client]:
-        """Return clients of Klein and of the HTTP/1.1 engine."""
-        door: Any = ServerFixture().streams.http_factory()
-        return [ServerFixture().connect(), Client(door)]
+    def servers(self) -> list[Client]:
+        """Return clients of twisted.web and of the HTTP/1.1 engine."""
+        factory: Any = ServerFixture().streams.http_factory()
+        return [ServerFixture().connect(), Client(factory)]
 
     def recreated(self, client: Client) -> str:
-        """Make a stream and replace it by a longer one. Return the end of the first."""
+        """Create a stream, replace it by a longer one, and return the tail of the first."""
         client.ask("PUT", f"{ROOT}a", TEXT, b"the first")
         saved = client.ask("HEAD", f"{ROOT}a").header["stream-next-offset"]
         client.ask("DELETE", f"{ROOT}a")
@@ -35,8 +35,8 @@ class OffsetTests(SynchronousTestCase):
         return saved
 
     def test_reads(self) -> None:
-        """Every kind of read is 410, and from the start all is there."""
-        for client in self.doors():
+        """Each kind of read gets 410, and a read from the start succeeds."""
+        for client in self.servers():
             saved = self.recreated(client)
             for mode in ("", "&live=long-poll", "&live=sse"):
                 answer = client.ask("GET", f"{ROOT}a?offset={saved}{mode}")
@@ -45,15 +45,15 @@ class OffsetTests(SynchronousTestCase):
             self.assertEqual(client.ask("GET", f"{ROOT}a?offset=-1").body, b"the second stream")
 
     def test_forks(self) -> None:
-        """A fork point is an offset of the source as it is now."""
-        for client in self.doors():
+        """The offset of a fork must belong to the current source."""
+        for client in self.servers():
             saved = self.recreated(client)
             header = {"Stream-Forked-From": f"{ROOT}a", "Stream-Fork-Offset": saved}
             answer = client.ask("PUT", f"{ROOT}b", header, b"")
             self.assertEqual((answer.status, json.loads(answer.body)["type"]), (410, GONE))
 
     def test_event_streams(self) -> None:
-        """Control events carry the offsets that header fields carry."""
+        """Control events have the same offsets as headers."""
         fixture = ServerFixture()
         fixture.put("a", body=b"abc")
         client = fixture.connect()
@@ -64,7 +64,7 @@ class OffsetTests(SynchronousTestCase):
         self.assertEqual(told, fixture.ask("HEAD", "a").header["stream-next-offset"])
 
     def test_in_the_process(self) -> None:
-        """Methods refuse them as HTTP does."""
+        """Calls in the process refuse them too."""
         streams = ServerFixture().streams
         first = self.successResultOf(streams.create("a", "text/plain", b"the first"))
         self.successResultOf(streams.delete("a"))

@@ -1,4 +1,4 @@
-"""Preconditions of writes, through both doors."""
+"""Tests of preconditions of writes, with both HTTP/1.1 servers."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ TEXT = {"Content-Type": "text/plain"}
 
 
 class PreconditionTests(SynchronousTestCase):
-    """What a client that read a stream's ETag may rely on."""
+    """Writes with If-Match and If-None-Match."""
 
-    def doors(self) -> list[ServerFixture | Client]:
-        """Return the ways into the same kind of server: Klein, and the HTTP/1.1 engine."""
-        door: Any = ServerFixture().streams.http_factory()
-        return [ServerFixture(), Client(door)]
+    def servers(self) -> list[ServerFixture | Client]:
+        """Return clients of twisted.web and of the HTTP/1.1 engine."""
+        factory: Any = ServerFixture().streams.http_factory()
+        return [ServerFixture(), Client(factory)]
 
-    def test_both_doors(self) -> None:
-        """A write with the current ETag is carried out, one with an older is 412."""
-        for door in self.doors():
+    def test_if_match(self) -> None:
+        """A write with the current ETag is executed, one with an older ETag gets 412."""
+        for factory in self.servers():
             path = (
-                (lambda name: name) if isinstance(door, ServerFixture) else lambda name: ROOT + name
+                (lambda name: name)
+                if isinstance(factory, ServerFixture)
+                else lambda name: ROOT + name
             )
 
             def ask(method: str, body: bytes | None = None, **more: str) -> tuple[int, str, str]:
                 header = {name.replace("_", "-"): value for name, value in more.items()}
-                answer = door.ask(method, path("a"), {**TEXT, **header}, body)  # noqa: B023
+                answer = factory.ask(method, path("a"), {**TEXT, **header}, body)  # noqa: B023
                 problem = json.loads(answer.body)["type"] if answer.status >= 400 else ""
                 return answer.status, answer.header.get("etag", ""), problem
 
@@ -47,10 +49,10 @@ class PreconditionTests(SynchronousTestCase):
 
 
 class CorsHeaderTests(SynchronousTestCase):
-    """What a preflight allows."""
+    """Headers that a preflight allows."""
 
     def test_setting(self) -> None:
-        """Fields that the operator names are allowed beside those of the protocol."""
+        """Configured headers are allowed in addition to those of the protocol."""
         fixture = ServerFixture(Settings(cors_headers=("X-Request-Id",)))
         allowed = fixture.ask("OPTIONS", "a").header["access-control-allow-headers"].split(", ")
         self.assertIn("X-Request-Id", allowed)

@@ -1,9 +1,9 @@
-"""No object of a request, a connection or a batch is part of a reference cycle.
+"""Tests that no object of a request, a connection or a batch is part of a reference cycle.
 
-The collector of a server is set to come by seldom (`service.interpreter`), and never while the
-server idles, so what is in a cycle keeps its bytes. Here the collector is off while one client does
-one thing and leaves; then it is asked what it would have had to free. That is nothing of ours, and
-no large body, whichever server, store and conditions there are.
+The server's garbage collector runs rarely (`service.process_tuning`), and never while the server is
+idle, so an object in a cycle keeps its bytes. Each test disables the collector, lets one client do
+one thing and disconnect, and then checks what the collector finds: no object of the package and no
+large body, with both HTTP servers, both stores, and with or without authorization.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.durable.store import DurableStore
-from tests.http.authorization_case import Tokens, granting
-from tests.http.http1.connection_case import Caller
-from tests.http.server_fixture import MORNING, ROOT, Client, Threads
+from tests.http.authorization_case import FakeTokenChecker, granting
+from tests.http.http1.connection_case import FactoryClient
+from tests.http.server_fixture import MORNING, ROOT, Client, FakeThreads
 from tests.storage.durable.inline_executor import InlineExecutor
 from tests.storage.durable.store_case import scratch_directory
 
@@ -45,7 +45,7 @@ _LARGE_JSON = b"[" + b",".join([b'"%s"' % _BODY] * 5) + b"]"
 
 
 def leaked(garbage: list[Any]) -> list[str]:
-    """Describe those objects of the collector's that are ours, or hold a large body."""
+    """Describe the objects of the collector that belong to the package or hold a large body."""
     found = set()
     for one in garbage:
         kind = type(one)
@@ -65,16 +65,16 @@ def leaked(garbage: list[Any]) -> list[str]:
     return sorted(found - _HELD_BY_KLEIN)
 
 
-class Stage:
-    """Streams on a store of one kind, on one server, that have nothing to do."""
+class CycleFixture:
+    """Streams on one store and one HTTP server."""
 
     def __init__(
         self, fast: bool, asks: bool, store: Callable[[Clock], IStreamStore] | None
     ) -> None:
         self.clock = Clock()
         self.clock.rightNow = MORNING
-        self.threads = Threads()
-        tokens = Tokens()
+        self.threads = FakeThreads()
+        tokens = FakeTokenChecker()
         tokens.known["root"] = Identity(
             "root", granting(("", "read append create delete subscribe list")), MORNING + 1e6
         )
@@ -98,22 +98,22 @@ class Stage:
         self.site: Any = self.streams.http_factory() if fast else self.streams.site()
 
     def header(self, **fields: str) -> dict[str, str]:
-        """Fields of a request, with a token where there have to be any."""
+        """Return headers, with a token if the server requires one."""
         token = {"Authorization": "Bearer root"} if self.asks else {}
         return {**token, **{name.replace("_", "-"): value for name, value in fields.items()}}
 
     def connect(self) -> Client:
-        """A new connection."""
-        return Caller(self.site) if self.fast else Client(self.site)
+        """Open a connection."""
+        return FactoryClient(self.site) if self.fast else Client(self.site)
 
     def head(self, method: str, path: str, *lines: str) -> bytes:
-        """The bytes of a head, in which a body may be announced."""
+        """Return the bytes of a head, optionally with the headers of a body."""
         given = [f"{method} {ROOT}{path} HTTP/1.1", "Host: streams.example"]
         given += [f"{name}: {value}" for name, value in self.header().items()]
         return "\r\n".join([*given, *lines, "", ""]).encode("ascii")
 
     def turn(self, seconds: float = 0.0) -> None:
-        """Let the reactor go round, and threads do what they were given."""
+        """Run turns of the reactor and the waiting calls of threads."""
         for _ in range(5):
             self.threads.run()
             self.clock.advance(0)
@@ -124,7 +124,7 @@ class Stage:
     def ask(
         self, method: str, path: str, body: bytes | None = None, **fields: str
     ) -> list[tuple[int, bytes]]:
-        """One request on a connection of its own, to its end; statuses and bodies."""
+        """Send one request on a new connection; return statuses and bodies."""
         client = self.connect()
         client.request(method, ROOT + path, self.header(**fields), body)
         self.turn()
@@ -133,7 +133,7 @@ class Stage:
         return [(answer.status, answer.body) for answer in answers]
 
     def stop(self) -> None:
-        """Stop the streams, with all connections gone."""
+        """Stop the streams after all connections have been closed."""
         self.streams.stopService()
         self.turn()
 
@@ -142,19 +142,19 @@ TEXT = {"Content_Type": "text/plain"}
 JSON = {"Content_Type": "application/json"}
 BINARY = {"Content_Type": "application/octet-stream"}
 
-Scenario = Callable[[Stage], None]
+Scenario = Callable[[CycleFixture], None]
 SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(done: Scenario) -> Scenario:
-    """Something that a client does, and that ends with its leaving."""
+    """Register a scenario: actions of a client that end with its disconnect."""
     SCENARIOS[done.__name__] = done
     return done
 
 
 def _asking(statuses: tuple[int, ...], *given: Any, **fields: str) -> Scenario:
-    def ask(stage: Stage) -> None:
-        asked: Any = stage.ask
+    def ask(fixture: CycleFixture) -> None:
+        asked: Any = fixture.ask
         answers = asked(*given, **fields)
         assert [status for status, _ in answers] == list(statuses), (given, answers)
 
@@ -240,86 +240,86 @@ SCENARIOS.update(
 
 
 @scenario
-def pipelined(stage: Stage) -> None:
-    """Many requests at once, answered at once and later."""
-    client = stage.connect()
-    one = stage.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20000") + _BODY
-    two = stage.head("POST", "json", "Content-Type: application/json", "Content-Length: 7")
-    client.send((one + two + b'["ab"] ' + stage.head("GET", "text")) * 4)
-    stage.turn()
+def pipelined(fixture: CycleFixture) -> None:
+    """Pipelined requests, with immediate and later responses."""
+    client = fixture.connect()
+    one = fixture.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20000") + _BODY
+    two = fixture.head("POST", "json", "Content-Type: application/json", "Content-Length: 7")
+    client.send((one + two + b'["ab"] ' + fixture.head("GET", "text")) * 4)
+    fixture.turn()
     assert len(client.answers()) == 12, client.answers()
     client.leave()
 
 
 @scenario
-def pipelined_and_gone(stage: Stage) -> None:
-    """The client leaves while requests wait for their turn."""
-    client = stage.connect()
-    wait = stage.head("GET", "text?offset=now&live=long-poll")
-    one = stage.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20000") + _BODY
+def pipelined_disconnect(fixture: CycleFixture) -> None:
+    """The client disconnects while requests are queued."""
+    client = fixture.connect()
+    wait = fixture.head("GET", "text?offset=now&live=long-poll")
+    one = fixture.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20000") + _BODY
     client.send(wait + one * 3)
-    stage.turn()
+    fixture.turn()
     client.leave()
 
 
 @scenario
-def chunked(stage: Stage) -> None:
-    """A body in chunks."""
-    client = stage.connect()
+def chunked(fixture: CycleFixture) -> None:
+    """A chunked body."""
+    client = fixture.connect()
     client.send(
-        stage.head("POST", "text", "Content-Type: text/plain", "Transfer-Encoding: chunked")
+        fixture.head("POST", "text", "Content-Type: text/plain", "Transfer-Encoding: chunked")
     )
     client.send(b"4e20\r\n" + _BODY[:100])
     client.send(_BODY[100:] + b"\r\n0\r\n\r\n")
-    stage.turn()
+    fixture.turn()
     assert [answer.status for answer in client.answers()] == [204], client.answers()
     client.leave()
 
 
 @scenario
-def in_pieces(stage: Stage) -> None:
-    """A head and a body that come in pieces."""
-    client = stage.connect()
-    data = stage.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20000") + _BODY
+def in_pieces(fixture: CycleFixture) -> None:
+    """A head and a body in pieces."""
+    client = fixture.connect()
+    data = fixture.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20000") + _BODY
     for start in range(0, len(data), 50):
         client.send(data[start : start + 50])
-    stage.turn()
+    fixture.turn()
     assert [answer.status for answer in client.answers()] == [204], client.answers()
     client.leave()
 
 
 @scenario
-def gone_before_a_head(stage: Stage) -> None:
-    """A client that says nothing."""
-    stage.connect().leave()
+def disconnect_before_a_head(fixture: CycleFixture) -> None:
+    """The client disconnects without a byte."""
+    fixture.connect().leave()
 
 
 @scenario
-def gone_in_a_head(stage: Stage) -> None:
-    """Gone within a head."""
-    client = stage.connect()
+def disconnect_in_a_head(fixture: CycleFixture) -> None:
+    """The client disconnects within a head."""
+    client = fixture.connect()
     client.send(
-        stage.head("POST", "text", "Content-Length: 20000")[:-4] + b"\r\nX: " + b"x" * 9_000
+        fixture.head("POST", "text", "Content-Length: 20000")[:-4] + b"\r\nX: " + b"x" * 9_000
     )
     client.leave()
 
 
 @scenario
-def gone_in_a_body(stage: Stage) -> None:
-    """Gone within a body."""
-    client = stage.connect()
-    client.send(stage.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20001"))
+def disconnect_in_a_body(fixture: CycleFixture) -> None:
+    """The client disconnects within a body."""
+    client = fixture.connect()
+    client.send(fixture.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20001"))
     client.send(_BODY[:10_000])
     client.send(_BODY[10_000:])
     client.leave()
 
 
 @scenario
-def gone_in_a_chunk(stage: Stage) -> None:
-    """Gone within a chunk."""
-    client = stage.connect()
+def disconnect_in_a_chunk(fixture: CycleFixture) -> None:
+    """The client disconnects within a chunk."""
+    client = fixture.connect()
     client.send(
-        stage.head("POST", "text", "Content-Type: text/plain", "Transfer-Encoding: chunked")
+        fixture.head("POST", "text", "Content-Type: text/plain", "Transfer-Encoding: chunked")
     )
     client.send(b"4e21\r\n")
     client.send(_BODY)
@@ -327,357 +327,362 @@ def gone_in_a_chunk(stage: Stage) -> None:
 
 
 @scenario
-def half_closed_in_a_body(stage: Stage) -> None:
-    """The client ends its side within a body."""
-    client = stage.connect()
-    client.send(stage.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20001"))
+def half_closed_in_a_body(fixture: CycleFixture) -> None:
+    """The client half-closes within a body."""
+    client = fixture.connect()
+    client.send(fixture.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20001"))
     client.send(_BODY)
-    if stage.fast:
+    if fixture.fast:
         client.protocol.readConnectionLost()
     client.leave()
 
 
 @scenario
-def gone_while_parsed(stage: Stage) -> None:
-    """Gone while a thread validates the body."""
-    client = stage.connect()
-    client.request("POST", ROOT + "json", stage.header(**JSON), _LARGE_JSON)
+def disconnect_during_validation(fixture: CycleFixture) -> None:
+    """The client disconnects while a thread validates the body."""
+    client = fixture.connect()
+    client.request("POST", ROOT + "json", fixture.header(**JSON), _LARGE_JSON)
     client.leave()
-    stage.turn()
+    fixture.turn()
 
 
 @scenario
-def gone_while_zipped(stage: Stage) -> None:
-    """Gone while a thread compresses the answer."""
-    client = stage.connect()
-    client.request("GET", ROOT + "text", stage.header(Accept_Encoding="gzip"))
+def disconnect_during_compression(fixture: CycleFixture) -> None:
+    """The client disconnects while a thread compresses the response."""
+    client = fixture.connect()
+    client.request("GET", ROOT + "text", fixture.header(Accept_Encoding="gzip"))
     client.leave()
-    stage.turn()
+    fixture.turn()
 
 
 @scenario
-def gone_while_checked(stage: Stage) -> None:
-    """Gone while a checker looks for the token."""
-    if not stage.asks:
+def disconnect_during_authorization(fixture: CycleFixture) -> None:
+    """The client disconnects while a checker verifies the token."""
+    if not fixture.asks:
         return
     from twisted.internet.defer import Deferred
 
-    stage.tokens.later["slow"] = Deferred()
-    client = stage.connect()
-    header = {**stage.header(**TEXT), "Authorization": "Bearer slow"}
+    fixture.tokens.later["slow"] = Deferred()
+    client = fixture.connect()
+    header = {**fixture.header(**TEXT), "Authorization": "Bearer slow"}
     client.request("POST", ROOT + "text", header, _BODY)
     client.leave()
-    del stage.tokens.later["slow"]
-    stage.turn()
+    del fixture.tokens.later["slow"]
+    fixture.turn()
 
 
 @scenario
-def without_a_token(stage: Stage) -> None:
-    """A client that nobody knows, with a body; one that may not."""
+def without_a_token(fixture: CycleFixture) -> None:
+    """Requests with a body: without a token, and without the grant."""
     for token in (None, "nobody", "brief"):
-        client = stage.connect()
+        client = fixture.connect()
         header = {} if token is None else {"Authorization": f"Bearer {token}"}
         client.request("PUT", ROOT + "text", {**header, "Content-Type": "text/plain"}, _BODY)
-        stage.turn()
+        fixture.turn()
         client.leave()
 
 
 @scenario
-def another_host(stage: Stage) -> None:
-    """A host that the server is not called by."""
-    client = stage.connect()
+def another_host(fixture: CycleFixture) -> None:
+    """A Host that is not allowed."""
+    client = fixture.connect()
     client.send(
         b"POST /v1/stream/text HTTP/1.1\r\nHost: evil\r\nContent-Length: 20000\r\n\r\n" + _BODY
     )
-    stage.turn()
+    fixture.turn()
     client.leave()
 
 
 @scenario
-def long_poll(stage: Stage) -> None:
-    """A long-poll that finds something."""
-    client = stage.connect()
-    client.request("GET", ROOT + "text?offset=now&live=long-poll", stage.header())
-    stage.turn()
-    stage.ask("POST", "text", _BODY, **TEXT)
+def long_poll(fixture: CycleFixture) -> None:
+    """A long-poll that returns data."""
+    client = fixture.connect()
+    client.request("GET", ROOT + "text?offset=now&live=long-poll", fixture.header())
+    fixture.turn()
+    fixture.ask("POST", "text", _BODY, **TEXT)
     assert [answer.status for answer in client.answers()] == [200], client.answers()
     client.leave()
 
 
 @scenario
-def long_poll_timed_out(stage: Stage) -> None:
-    """A long-poll that finds nothing."""
-    client = stage.connect()
-    client.request("GET", ROOT + "text?offset=now&live=long-poll", stage.header())
-    stage.turn(31)
+def long_poll_timed_out(fixture: CycleFixture) -> None:
+    """A long-poll that times out."""
+    client = fixture.connect()
+    client.request("GET", ROOT + "text?offset=now&live=long-poll", fixture.header())
+    fixture.turn(31)
     assert [answer.status for answer in client.answers()] == [204], client.answers()
     client.leave()
 
 
 @scenario
-def long_poll_gone(stage: Stage) -> None:
-    """Gone while it waits."""
-    client = stage.connect()
-    client.request("GET", ROOT + "text?offset=now&live=long-poll", stage.header())
-    stage.turn()
+def long_poll_disconnect(fixture: CycleFixture) -> None:
+    """The client disconnects during a long-poll."""
+    client = fixture.connect()
+    client.request("GET", ROOT + "text?offset=now&live=long-poll", fixture.header())
+    fixture.turn()
     client.leave()
 
 
 @scenario
-def long_poll_deleted(stage: Stage) -> None:
-    """The stream is deleted while one waits."""
-    stage.ask("PUT", "brief", b"", **TEXT)
-    client = stage.connect()
-    client.request("GET", ROOT + "brief?offset=now&live=long-poll", stage.header())
-    stage.turn()
-    stage.ask("DELETE", "brief")
-    stage.turn()
+def long_poll_deleted(fixture: CycleFixture) -> None:
+    """The stream is deleted during a long-poll."""
+    fixture.ask("PUT", "brief", b"", **TEXT)
+    client = fixture.connect()
+    client.request("GET", ROOT + "brief?offset=now&live=long-poll", fixture.header())
+    fixture.turn()
+    fixture.ask("DELETE", "brief")
+    fixture.turn()
     client.leave()
 
 
-def _follow(stage: Stage, path: str) -> Client:
-    client = stage.connect()
-    client.request("GET", ROOT + path, stage.header())
-    stage.turn()
+def _follow(fixture: CycleFixture, path: str) -> Client:
+    client = fixture.connect()
+    client.request("GET", ROOT + path, fixture.header())
+    fixture.turn()
     return client
 
 
 @scenario
-def events(stage: Stage) -> None:
-    """An event stream: catching up, new messages, a comment, gone."""
+def events(fixture: CycleFixture) -> None:
+    """An SSE response: catch-up, new messages, a comment, a disconnect."""
     for path in ("text", "json", "binary"):
-        client = _follow(stage, path + "?offset=-1&live=sse")
-        stage.turn(20)
+        client = _follow(fixture, path + "?offset=-1&live=sse")
+        fixture.turn(20)
         for _ in range(3):
-            stage.ask("POST", "text", _BODY, **TEXT)
-            stage.ask("POST", "json", _JSON, **JSON)
-            stage.ask("POST", "binary", _BODY, **BINARY)
+            fixture.ask("POST", "text", _BODY, **TEXT)
+            fixture.ask("POST", "json", _JSON, **JSON)
+            fixture.ask("POST", "binary", _BODY, **BINARY)
         assert len(client.transport.value()) > 20_000
         client.leave()
 
 
 @scenario
-def events_at_once(stage: Stage) -> None:
-    """Gone before the first event."""
-    client = stage.connect()
-    client.request("GET", ROOT + "text?offset=-1&live=sse", stage.header())
+def events_disconnect(fixture: CycleFixture) -> None:
+    """The client disconnects before the first event."""
+    client = fixture.connect()
+    client.request("GET", ROOT + "text?offset=-1&live=sse", fixture.header())
     client.leave()
-    stage.turn()
+    fixture.turn()
 
 
 @scenario
-def events_ended(stage: Stage) -> None:
-    """An event stream that is asked to reconnect."""
-    client = _follow(stage, "text?offset=now&live=sse")
-    stage.turn(65)
+def events_reconnect(fixture: CycleFixture) -> None:
+    """An SSE response that ends with the reconnect interval."""
+    client = _follow(fixture, "text?offset=now&live=sse")
+    fixture.turn(65)
     assert client.answers()[0].complete
     client.leave()
 
 
 @scenario
-def events_of_a_stream_that_ends(stage: Stage) -> None:
+def events_end(fixture: CycleFixture) -> None:
     """The stream is closed, or deleted, under its readers."""
-    for ending in (partial(stage.ask, "POST", Stream_Closed="true"), partial(stage.ask, "DELETE")):
-        stage.ask("PUT", "brief2", _BODY, **TEXT)
-        clients = [_follow(stage, "brief2?offset=-1&live=sse") for _ in range(3)]
+    for ending in (
+        partial(fixture.ask, "POST", Stream_Closed="true"),
+        partial(fixture.ask, "DELETE"),
+    ):
+        fixture.ask("PUT", "brief2", _BODY, **TEXT)
+        clients = [_follow(fixture, "brief2?offset=-1&live=sse") for _ in range(3)]
         ending("brief2")
-        stage.turn()
+        fixture.turn()
         for client in clients:
             client.leave()
-        stage.ask("DELETE", "brief2")
+        fixture.ask("DELETE", "brief2")
 
 
 @scenario
-def slow_reader(stage: Stage) -> None:
-    """An event stream whose transport is full, until it is cut or goes."""
+def slow_reader(fixture: CycleFixture) -> None:
+    """A full transport of an SSE response, until it is cut or the client disconnects."""
     for cut in (False, True):
-        client = _follow(stage, "text?offset=now&live=sse")
+        client = _follow(fixture, "text?offset=now&live=sse")
         producer: Any = client.transport.producer
         producer.pauseProducing()
-        stage.ask("POST", "text", _BODY, **TEXT)
-        stage.turn()
+        fixture.ask("POST", "text", _BODY, **TEXT)
+        fixture.turn()
         if cut:
             producer.resumeProducing()
-            stage.turn()
+            fixture.turn()
             producer.pauseProducing()
-            stage.turn(70)
+            fixture.turn(70)
         client.leave()
 
 
 @scenario
-def slow_reader_of_bytes(stage: Stage) -> None:
-    """A transport that is full while requests are answered."""
-    client = stage.connect()
+def slow_reader_of_bytes(fixture: CycleFixture) -> None:
+    """A full transport while responses are pending."""
+    client = fixture.connect()
     producer: Any = client.transport.producer
-    client.request("GET", ROOT + "text", stage.header())
+    client.request("GET", ROOT + "text", fixture.header())
     producer.pauseProducing()
-    client.request("GET", ROOT + "text", stage.header())
-    stage.turn(70)
+    client.request("GET", ROOT + "text", fixture.header())
+    fixture.turn(70)
     client.leave()
 
 
 @scenario
-def slow_writers(stage: Stage) -> None:
-    """Heads and bodies that do not come in time."""
-    head = stage.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20001")
+def slow_writers(fixture: CycleFixture) -> None:
+    """Heads and bodies that time out."""
+    head = fixture.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20001")
     for data in (head[:-4], head + _BODY[:10_000]):
-        client = stage.connect()
+        client = fixture.connect()
         client.send(data)
-        stage.turn(130)
+        fixture.turn(130)
         client.leave()
 
 
 @scenario
-def idle(stage: Stage) -> None:
-    """A connection that is closed for it says nothing more."""
-    client = stage.connect()
-    client.request("POST", ROOT + "text", stage.header(**TEXT), _BODY)
-    stage.turn(200)
+def idle(fixture: CycleFixture) -> None:
+    """An idle connection is closed."""
+    client = fixture.connect()
+    client.request("POST", ROOT + "text", fixture.header(**TEXT), _BODY)
+    fixture.turn(200)
     client.leave()
 
 
 @scenario
-def nonsense(stage: Stage) -> None:
-    """What is not HTTP; what is not asked like this."""
+def malformed(fixture: CycleFixture) -> None:
+    """Bytes that are not HTTP, and requests with invalid parameters."""
     for data in (
         b"nonsense\r\n\r\n" + _BODY,
         b"GET / HTTP/3.0\r\n\r\n",
         b"GET /" + b"x" * 20_000,
-        stage.head("POST", "text", "Content-Length: 5", "Transfer-Encoding: chunked") + _BODY,
-        stage.head("POST", "text", "Transfer-Encoding: chunked") + b"zz\r\n" + _BODY,
-        stage.head("POST", "text", "Transfer-Encoding: gzip") + _BODY,
-        stage.head("POST", "text", "Expect: wonders", "Content-Length: 9") + _BODY,
-        stage.head("POST", "text", "Content-Length: 99999999999") + _BODY,
-        stage.head("POST", "text", "Content-Type: a", "Content-Type: b", "Content-Length: 20000")
+        fixture.head("POST", "text", "Content-Length: 5", "Transfer-Encoding: chunked") + _BODY,
+        fixture.head("POST", "text", "Transfer-Encoding: chunked") + b"zz\r\n" + _BODY,
+        fixture.head("POST", "text", "Transfer-Encoding: gzip") + _BODY,
+        fixture.head("POST", "text", "Expect: wonders", "Content-Length: 9") + _BODY,
+        fixture.head("POST", "text", "Content-Length: 99999999999") + _BODY,
+        fixture.head("POST", "text", "Content-Type: a", "Content-Type: b", "Content-Length: 20000")
         + _BODY,
-        stage.head("GET", "text", "Host: two"),
+        fixture.head("GET", "text", "Host: two"),
     ):
-        client = stage.connect()
+        client = fixture.connect()
         client.send(data)
-        stage.turn(10)
+        fixture.turn(10)
         client.leave()
 
 
 @scenario
-def continued(stage: Stage) -> None:
-    """A client that waits for a word before it sends its body, and one that then goes."""
+def expect_continue(fixture: CycleFixture) -> None:
+    """A client awaits 100 Continue, and another one disconnects after it."""
     lines = ("Content-Type: text/plain", "Content-Length: 20000", "Expect: 100-continue")
     for sent in (_BODY, b"", _BODY[:9_000]):
-        client = stage.connect()
-        client.send(stage.head("POST", "text", *lines))
+        client = fixture.connect()
+        client.send(fixture.head("POST", "text", *lines))
         assert b" 100 Continue\r\n" in client.transport.value()
         client.send(sent)
-        stage.turn()
+        fixture.turn()
         client.leave()
 
 
 @scenario
-def handed_over(stage: Stage) -> None:
-    """A path outside the root, with a body and without."""
-    client = stage.connect()
-    client.send(stage.head("GET", "text"))
+def handed_over(fixture: CycleFixture) -> None:
+    """Requests for other paths, with a body and without."""
+    client = fixture.connect()
+    client.send(fixture.head("GET", "text"))
     client.send(b"GET /other HTTP/1.1\r\nHost: streams.example\r\n\r\n")
     client.send(b"POST /other HTTP/1.1\r\nHost: streams.example\r\nContent-Length: 20001\r\n\r\n")
     client.send(_BODY)
-    stage.turn()
+    fixture.turn()
     client.leave()
 
 
 @scenario
-def old_http(stage: Stage) -> None:
-    """HTTP/1.0, live too."""
+def http_1_0(fixture: CycleFixture) -> None:
+    """HTTP/1.0, also with live reads."""
     for path in ("text", "text?offset=-1&live=sse", "text?offset=now&live=long-poll"):
-        client = stage.connect()
-        client.request("GET", ROOT + path, stage.header(), version="HTTP/1.0")
-        stage.turn()
+        client = fixture.connect()
+        client.request("GET", ROOT + path, fixture.header(), version="HTTP/1.0")
+        fixture.turn()
         client.leave()
 
 
-def _long_read(stage: Stage, **fields: str) -> Client:
-    """Begin a read that is longer than one piece."""
-    client = stage.connect()
-    client.request("GET", ROOT + "long", stage.header(**fields))
+def _long_read(fixture: CycleFixture, **fields: str) -> Client:
+    """Start a read that is longer than one piece."""
+    client = fixture.connect()
+    client.request("GET", ROOT + "long", fixture.header(**fields))
     return client
 
 
 @scenario
-def long_answer(stage: Stage) -> None:
-    """An answer in pieces, plain and zipped, over HTTP/1.0 too."""
+def long_response(fixture: CycleFixture) -> None:
+    """A response in pieces, plain and compressed, also over HTTP/1.0."""
     for fields in ({}, {"Accept_Encoding": "gzip"}):
-        client = _long_read(stage, **fields)
+        client = _long_read(fixture, **fields)
         for _ in range(5):
-            stage.turn()
+            fixture.turn()
         (answer,) = client.answers()
         assert answer.complete, answer.header
         client.leave()
-    client = stage.connect()
-    client.request("GET", ROOT + "long", stage.header(), version="HTTP/1.0")
-    stage.turn()
+    client = fixture.connect()
+    client.request("GET", ROOT + "long", fixture.header(), version="HTTP/1.0")
+    fixture.turn()
     client.leave()
 
 
 @scenario
-def long_answer_gone(stage: Stage) -> None:
-    """Gone in the middle, also while a thread zips."""
+def long_response_disconnect(fixture: CycleFixture) -> None:
+    """The client disconnects in the middle, also while a thread compresses."""
     for fields in ({}, {"Accept_Encoding": "gzip"}):
         for turns in range(3):
-            client = _long_read(stage, **fields)
+            client = _long_read(fixture, **fields)
             producer: Any = client.transport.producer
             if turns < 2:
                 producer.pauseProducing()
             if turns:
-                stage.turn()
+                fixture.turn()
             client.leave()
-            stage.turn()
+            fixture.turn()
 
 
 @scenario
-def long_answer_unread(stage: Stage) -> None:
-    """Given up, for the client reads nothing."""
-    client = _long_read(stage)
+def long_response_unread(fixture: CycleFixture) -> None:
+    """The client reads nothing until the connection is closed."""
+    client = _long_read(fixture)
     producer: Any = client.transport.producer
     producer.pauseProducing()
-    stage.turn(100)
+    fixture.turn(100)
     assert client.transport.disconnecting
     client.leave()
 
 
 @scenario
-def long_answer_cut(stage: Stage) -> None:
-    """Cut, for the stream is deleted in the middle."""
-    client = _long_read(stage)
+def long_response_cut(fixture: CycleFixture) -> None:
+    """The stream is deleted in the middle, and the connection is cut."""
+    client = _long_read(fixture)
     producer: Any = client.transport.producer
     producer.pauseProducing()
-    stage.ask("DELETE", "long")
+    fixture.ask("DELETE", "long")
     producer.resumeProducing()
-    stage.turn()
+    fixture.turn()
     assert client.transport.disconnecting
     client.leave()
 
 
 @scenario
-def too_many(stage: Stage) -> None:
-    """More bytes of bodies on their way than may be."""
-    held = stage.site.bodies.limit
-    stage.site.bodies.limit = 15_000
-    client = stage.connect()
-    client.send(stage.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20001"))
+def body_budget_exceeded(fixture: CycleFixture) -> None:
+    """Incomplete bodies exceed the budget."""
+    held = fixture.site.bodies.limit
+    fixture.site.bodies.limit = 15_000
+    client = fixture.connect()
+    client.send(fixture.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20001"))
     client.send(_BODY)
-    stage.turn(10)
+    fixture.turn(10)
     assert b" 503 " in client.transport.value()
-    stage.site.bodies.limit = held
+    fixture.site.bodies.limit = held
     client.leave()
 
 
 class CycleCase:
-    """Each scenario, on one server, on one store, with or without conditions."""
+    """Base of test cases: all scenarios on one server and one store, with or without
+    authorization.
+    """
 
     fast: ClassVar[bool]
     asks: ClassVar[bool]
     durable: ClassVar[bool]
 
     def setUp(self) -> None:
-        """Prepare streams, and forget everything that there is at this moment."""
+        """Create streams, and freeze all existing objects."""
         case: Any = self
         directory: str | None = None
         if self.durable:
@@ -691,28 +696,28 @@ class CycleCase:
             )
             return made
 
-        self.stage = stage = Stage(self.fast, self.asks, store if self.durable else None)
+        self.fixture = fixture = CycleFixture(self.fast, self.asks, store if self.durable else None)
         for path, fields in (("text", TEXT), ("json", JSON), ("binary", BINARY)):
-            stage.ask("PUT", path, b"[1,2,3]" if fields is JSON else _BODY, **fields)
-        stage.ask("PUT", "wakes", b"", **JSON)
+            fixture.ask("PUT", path, b"[1,2,3]" if fields is JSON else _BODY, **fields)
+        fixture.ask("PUT", "wakes", b"", **JSON)
         for path in ("closing", "deleted", "long"):
-            stage.ask("PUT", path, b"", **TEXT)
+            fixture.ask("PUT", path, b"", **TEXT)
         for _ in range(4):
-            stage.ask("POST", "long", b"x" * 190_000, **TEXT)
+            fixture.ask("POST", "long", b"x" * 190_000, **TEXT)
         gc.collect()
         gc.freeze()
         gc.disable()
 
     def tearDown(self) -> None:
-        """Let the collector do its work again."""
+        """Enable the garbage collector."""
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
         gc.unfreeze()
-        self.stage.stop()
+        self.fixture.stop()
 
     def leaks(self, done: Callable[[], object]) -> list[str]:
-        """What is ours of what the collector finds after something was done."""
+        """Return the leaked objects of a call."""
         gc.collect()
         done()
         gc.set_debug(gc.DEBUG_SAVEALL)
@@ -722,12 +727,12 @@ class CycleCase:
         gc.garbage.clear()
         return found
 
-    def test_nothing_is_left(self) -> None:
-        """Every scenario, one after the other."""
+    def test_no_cycles(self) -> None:
+        """No scenario leaves a cycle."""
         case: Any = self
         found: dict[str, list[str]] = {}
         for name, done in SCENARIOS.items():
-            left = self.leaks(partial(done, self.stage))
+            left = self.leaks(partial(done, self.fixture))
             if left:
                 found[name] = left
             logged = case.flushLoggedErrors()
@@ -737,26 +742,26 @@ class CycleCase:
             case.fail(f"left to the collector:\n{described}")
 
     def test_stopped(self) -> None:
-        """A server that stops with readers, uploads and requests under way."""
+        """Stopping with readers, uploads and pending requests leaves no cycle."""
         case: Any = self
-        stage = self.stage
+        fixture = self.fixture
         clients = [
-            _follow(stage, "text?offset=-1&live=sse"),
-            _follow(stage, "text?offset=now&live=long-poll"),
-            stage.connect(),
-            stage.connect(),
+            _follow(fixture, "text?offset=-1&live=sse"),
+            _follow(fixture, "text?offset=now&live=long-poll"),
+            fixture.connect(),
+            fixture.connect(),
         ]
-        upload = stage.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20001")
+        upload = fixture.head("POST", "text", "Content-Type: text/plain", "Content-Length: 20001")
         clients[-1].send(upload)
         clients[-1].send(_BODY)
 
         def stop() -> None:
-            stage.streams.release()
-            stage.site.drain()
-            stage.turn(6)
+            fixture.streams.release()
+            fixture.site.drain()
+            fixture.turn(6)
             while clients:
                 clients.pop().leave()
-            stage.turn(6)
+            fixture.turn(6)
 
         case.assertEqual(self.leaks(stop), [])
 

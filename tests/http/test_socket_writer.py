@@ -1,6 +1,6 @@
-"""Tests of `durable_streams_tw.http.socket_writer`: real transports, driven by hand.
+"""Tests of `durable_streams_tw.http.socket_writer` with real transports and a manual reactor.
 
-The sockets are real and local; nothing here waits for anything.
+The sockets are real; no test waits for an event.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BUFFER = 32 * limits.KIB
 
 
 @implementer(IReactorFDSet)
-class HandReactor(Clock):
+class ManualReactor(Clock):
     """Reactor that reads and writes when called."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class TcpTestCase(SynchronousTestCase):
     """Server behind a real TCP transport."""
 
     def setUp(self) -> None:
-        self.reactor = HandReactor()
+        self.reactor = ManualReactor()
         self.reactor.rightNow = MORNING
         self.handler = FakeHandler()
         self.factory = Http1Factory(

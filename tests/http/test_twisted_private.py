@@ -1,7 +1,7 @@
-"""Private attributes of Twisted that the HTTP servers use.
+"""Tests that Twisted has the private attributes that the HTTP servers use.
 
-A Twisted release that renames one of them fails here, and not at a user's start of the server.
-`http.twisted_web.site` and `http.socket_writer` are the only modules that use them.
+A Twisted release that renames one fails this test instead of the server's start. Only
+`http.twisted_web.site` and `http.socket_writer` use such attributes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from twisted.web.http import HTTPChannel
 
 
 class PrivateAttributeTests(SynchronousTestCase):
-    """Names, and where they are set."""
+    """Names of attributes, and the classes that set them."""
 
     def test_http_channel(self) -> None:
         channel: Any = HTTPChannel()

@@ -15,7 +15,7 @@ from durable_streams_tw.protocol.limits import MAX_POSITION
 from durable_streams_tw.protocol.streams.offsets import START
 from durable_streams_tw.protocol.streams.state import Lifetime
 from durable_streams_tw.storage.api import Chunk
-from tests.http.server_fixture import Threads, at_once
+from tests.http.server_fixture import FakeThreads, at_once
 from tests.live.live_case import PATH, LiveTestCase, RecordingSink
 
 BODY = bytes(range(251)) * (3 * READ_PIECE // 251 + 7)
@@ -164,7 +164,7 @@ class TransferTests(LiveTestCase):
     def test_encoded(self) -> None:
         """A content coding spans all pieces and runs on a worker thread."""
         self.create("application/octet-stream", BODY)
-        self.in_thread = threads = Threads()
+        self.in_thread = threads = FakeThreads()
         sink = self.begin(encoder=zlib.compressobj())
         for number in range(4):
             self.assertEqual((self.store.reads, sink.ended), (number, False))

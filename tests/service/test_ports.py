@@ -169,13 +169,13 @@ class PortsTests(SynchronousTestCase):
 
         if nested_poll(reactor) is None:
             raise SkipTest("this system has no epoll")
-        for door, together in (
+        for factory, together in (
             (self.fixture.streams.http_factory(), True),
             (self.fixture.site, False),
         ):
             port = tcp.Port(0, ServerFactory(), reactor=reactor)
             endpoints: Any = [FakeEndpoint(succeed(port))]
-            service = Ports(endpoints, door, self.fixture.streams, b"", reactor)
+            service = Ports(endpoints, factory, self.fixture.streams, b"", reactor)
             service.privilegedStartService()
             self.assertEqual(port.transport is not tcp.Server, together)
 

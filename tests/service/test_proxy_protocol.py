@@ -34,8 +34,8 @@ class ProxyProtocolTests(SynchronousTestCase):
         settings = Settings(rate=Rate(1, 60.0), max_connections_per_address=2)
         self.streams = DurableStreams(settings=settings, reactor=self.clock, in_thread=at_once)
         self.streams.startService()
-        self.door: Any = self.streams.http_factory() if self.fast else self.streams.site()
-        self.factory = HeaderFactory(self.door, self.clock)
+        self.site: Any = self.streams.http_factory() if self.fast else self.streams.site()
+        self.factory = HeaderFactory(self.site, self.clock)
 
     def connect(self, *pieces: bytes) -> StringTransport:
         """Open a connection and send these pieces."""

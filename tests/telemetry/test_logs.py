@@ -298,12 +298,12 @@ class CanaryTests(SynchronousTestCase):
         self.tree.putChild(b"ready", Ready(self.observed))
         self.tree.putChild(b"metrics", Metrics(self.observed))
 
-    def send(self, *doors: Any) -> int:
+    def send(self, *factories: Any) -> int:
         """Send all of it; how many were answered."""
         answered = 0
-        for door in doors:
+        for factory in factories:
             for method, target, header, body in _requests():
-                client = Client(door)
+                client = Client(factory)
                 client.request(method, target, header, None if body is None else body.encode())
                 self.clock.pump([0] * 3)
                 answered += client.transport.value().startswith(b"HTTP/1.1 ")
@@ -319,28 +319,28 @@ class CanaryTests(SynchronousTestCase):
         self.assertIn(b"durable_streams_commands_total", output)
         self.assertNotIn(CANARY.encode(), output.lower())
 
-    def doors(self) -> list[Any]:
+    def factories(self) -> list[Any]:
         """Both of them."""
         root = b"v1/stream/"
         return [self.streams.site(root, self.tree), self.streams.http_factory(root, self.tree)]
 
     def test_all(self) -> None:
         """Requests that succeed, and that are refused."""
-        answered = self.send(*self.doors())
+        answered = self.send(*self.factories())
         self.assertGreater(answered, 2 * 0.9 * len(list(_requests())))
         self.check()
 
     def test_webhooks_that_fail(self) -> None:
         """A webhook's URL may have a password in it."""
-        (door, _) = self.doors()
+        (factory, _) = self.factories()
         body = {"type": "webhook", "streams": ["a"], "pattern": "**"}
         body["webhook"] = {"url": f"https://h.example/{CANARY}?t={CANARY}"}  # type: ignore[assignment]
         kind = {"Content-Type": "application/json"}
         name = "/v1/stream/__ds/subscriptions/s"
-        made = Client(door).ask("PUT", name, kind, json.dumps(body).encode())
+        made = Client(factory).ask("PUT", name, kind, json.dumps(body).encode())
         self.assertEqual(made.status, 201, made.body)
         plain = {"Content-Type": "text/plain"}
-        self.assertEqual(Client(door).ask("PUT", "/v1/stream/a", plain, b"x").status, 201)
+        self.assertEqual(Client(factory).ask("PUT", "/v1/stream/a", plain, b"x").status, 201)
         self.clock.pump([1] * 30)
         self.assertGreater(self.observed.calls["failed"], 0)
         self.assertIn("failed", self.text.getvalue())
@@ -355,13 +355,13 @@ class CanaryTests(SynchronousTestCase):
         self.patch(self.streams._store, "submit", bug)
         self.patch(self.streams._store, "read", bug)
         self.patch(self.streams._store, "get_state", bug)
-        self.send(*self.doors())
+        self.send(*self.factories())
         self.assertGreater(len(self.flushLoggedErrors(RuntimeError)), 10)
         told = [json.loads(line) for line in self.lines]
         marks = [line["request_id"] for line in told if "request_id" in line]
         self.assertEqual(len(set(marks)), len(marks))
         plain = {"Content-Type": "text/plain"}
-        answer = Client(self.doors()[0]).ask("PUT", "/v1/stream/b", plain, b"x")
+        answer = Client(self.factories()[0]).ask("PUT", "/v1/stream/b", plain, b"x")
         self.flushLoggedErrors(RuntimeError)
         mark = json.loads(self.lines[-1])["request_id"]
         self.assertEqual(answer.status, 500)

@@ -1,4 +1,4 @@
-"""Spans of requests, at both doors, with a collector that is a list."""
+"""Spans of requests, at both factories, with a collector that is a list."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TracingTests(SynchronousTestCase):
         self.addCleanup(setattr, library, "handlers", library.handlers[:])
         self.addCleanup(setattr, library, "propagate", library.propagate)
         self.tracing.startService()
-        self.doors: list[Any] = [self.streams.http_factory(), self.streams.site()]
+        self.factories: list[Any] = [self.streams.http_factory(), self.streams.site()]
 
     def spans(self) -> Sequence[ReadableSpan]:
         """What has come since the last look."""
@@ -56,16 +56,16 @@ class TracingTests(SynchronousTestCase):
         self.collector.clear()
         return found
 
-    def connect(self, door: Any) -> Client:
+    def connect(self, factory: Any) -> Client:
         """A new connection."""
-        client = Client(door)
+        client = Client(factory)
         self.addCleanup(client.leave)
         return client
 
     def test_requests(self) -> None:
         """One span each: method, route, status; no name."""
-        for door in self.doors:
-            client = self.connect(door)
+        for factory in self.factories:
+            client = self.connect(factory)
             for method, path, status in (
                 ("PUT", "secret-name", 201),
                 ("POST", "secret-name", 204),
@@ -95,8 +95,8 @@ class TracingTests(SynchronousTestCase):
 
     def test_control(self) -> None:
         """The kind of a control resource is its route."""
-        for door in self.doors:
-            client = self.connect(door)
+        for factory in self.factories:
+            client = self.connect(factory)
             client.ask("GET", "/v1/stream/__ds/subscriptions/secret")
             client.ask("GET", "/v1/stream/__ds/secret")
             routes = [(span.attributes or {})["http.route"] for span in self.spans()]
@@ -104,8 +104,8 @@ class TracingTests(SynchronousTestCase):
 
     def test_parent(self) -> None:
         """A client's span is the parent; what is none is ignored."""
-        for door in self.doors:
-            client = self.connect(door)
+        for factory in self.factories:
+            client = self.connect(factory)
             for value, parent in ((f"00-{TRACE}-{SPAN}-01", SPAN), ("nonsense", None)):
                 client.ask("HEAD", "/v1/stream/a", {"traceparent": value})
                 (span,) = self.spans()
@@ -114,10 +114,10 @@ class TracingTests(SynchronousTestCase):
 
     def test_wait(self) -> None:
         """A long-poll's span ends with its answer; one whose client leaves has no status."""
-        for door in self.doors:
-            self.connect(door).ask("PUT", "/v1/stream/w", {"Content-Type": "text/plain"})
+        for factory in self.factories:
+            self.connect(factory).ask("PUT", "/v1/stream/w", {"Content-Type": "text/plain"})
             self.spans()
-            waits, leaves = self.connect(door), self.connect(door)
+            waits, leaves = self.connect(factory), self.connect(factory)
             for client in (waits, leaves):
                 client.request("GET", "/v1/stream/w?offset=now&live=long-poll")
             self.assertEqual(self.spans(), ())
@@ -125,7 +125,7 @@ class TracingTests(SynchronousTestCase):
             (left,) = self.spans()
             self.assertNotIn("http.response.status_code", left.attributes or {})
             self.assertEqual(left.status.status_code, StatusCode.UNSET)
-            self.connect(door).ask("DELETE", "/v1/stream/w")
+            self.connect(factory).ask("DELETE", "/v1/stream/w")
             self.clock.advance(0)
             statuses = [
                 (span.attributes or {})["http.response.status_code"] for span in self.spans()
@@ -135,8 +135,8 @@ class TracingTests(SynchronousTestCase):
     def test_bug(self) -> None:
         """An answer of 500 is an error, and the client has it."""
         self.patch(self.streams._store, "get_state", lambda path: fail(ZeroDivisionError("secret")))
-        for door in self.doors:
-            answer = self.connect(door).ask("HEAD", "/v1/stream/a")
+        for factory in self.factories:
+            answer = self.connect(factory).ask("HEAD", "/v1/stream/a")
             self.assertEqual(answer.status, 500)
             (span,) = self.spans()
             self.assertEqual(span.status.status_code, StatusCode.ERROR)

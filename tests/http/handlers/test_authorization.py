@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from durable_streams_tw.auth.identities import CheckerUnavailable, Identity, Rejected
-from tests.http.authorization_case import AuthorizationCase, both, granting
+from tests.http.authorization_case import AuthorizationCase, both_servers, granting
 from tests.http.server_fixture import MORNING, ROOT, Client
 
 
@@ -362,7 +362,7 @@ class Lives(AuthorizationCase):
         self.assertEqual(len(client.answers()), 1)
 
 
-FastCredentials, WebCredentials = both(Credentials)
-FastPermissions, WebPermissions = both(Permissions)
-FastLives, WebLives = both(Lives)
+FastCredentials, WebCredentials = both_servers(Credentials)
+FastPermissions, WebPermissions = both_servers(Permissions)
+FastLives, WebLives = both_servers(Lives)
 del Credentials, Permissions, Lives, AuthorizationCase

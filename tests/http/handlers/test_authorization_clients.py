@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from durable_streams_tw.auth.rate_limits import Rate
 from durable_streams_tw.http.settings import Settings
-from tests.http.authorization_case import AuthorizationCase, both
+from tests.http.authorization_case import AuthorizationCase, both_servers
 from tests.http.server_fixture import ROOT
 
 WRITES = (("PUT", b"x"), ("POST", b"x"), ("DELETE", None))
@@ -271,7 +271,7 @@ for _case in (
     RatesBehindProxy,
     RatesByName,
 ):
-    for _one in both(_case):
+    for _one in both_servers(_case):
         globals()[_one.__name__] = _one
     del globals()[_case.__name__]
 del AuthorizationCase, _case, _one

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.http.authorization_case import AuthorizationCase, both
+from tests.http.authorization_case import AuthorizationCase, both_servers
 from tests.http.server_fixture import Answer
 
 SUBSCRIPTIONS = "__ds/subscriptions/"
@@ -190,5 +190,5 @@ class Subscriptions(AuthorizationCase):
         self.flushLoggedErrors(ZeroDivisionError)
 
 
-FastSubscriptions, WebSubscriptions = both(Subscriptions)
+FastSubscriptions, WebSubscriptions = both_servers(Subscriptions)
 del Subscriptions, AuthorizationCase

@@ -15,7 +15,7 @@ from durable_streams_tw.http.messages import Request, Response
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.protocol.limits import CURSOR_EPOCH, CURSOR_INTERVAL
 from durable_streams_tw.storage.memory.store import MemoryStore
-from tests.http.server_fixture import MORNING, ServerFixture, Threads
+from tests.http.server_fixture import MORNING, FakeThreads, ServerFixture
 from tests.tokens import at, position_of
 
 
@@ -155,7 +155,7 @@ class WriteTests(Case):
 
     def test_a_large_body_is_validated_in_a_thread(self) -> None:
         """A large JSON body is validated in a thread, and later writes to the stream wait."""
-        threads = Threads()
+        threads = FakeThreads()
         self.fixture = ServerFixture(in_thread=threads)
         self.operations = self.fixture.streams.stream_handler
         self.put("a", "application/json")
@@ -174,7 +174,7 @@ class WriteTests(Case):
 
     def test_a_large_body_of_bytes_is_not(self) -> None:
         """A large binary body needs no thread."""
-        self.fixture = ServerFixture(in_thread=Threads())
+        self.fixture = ServerFixture(in_thread=FakeThreads())
         self.operations = self.fixture.streams.stream_handler
         self.put("a", "text/plain", b"x" * (limits.INLINE_BODY + 1))
 
@@ -335,7 +335,7 @@ class GzipTests(Case):
 
     def test_large_ones_in_a_thread(self) -> None:
         """Large bodies are compressed in a thread."""
-        threads = Threads()
+        threads = FakeThreads()
         self.fixture = ServerFixture(in_thread=threads)
         self.operations = self.fixture.streams.stream_handler
         self.put("a", body=b"x" * (limits.INLINE_GZIP + 1))

@@ -14,13 +14,13 @@ from durable_streams_tw.protocol.streams.outcomes import Appended
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Chunk, Outcome
 from durable_streams_tw.storage.memory.store import MemoryStore
-from tests.http.server_fixture import Threads
+from tests.http.server_fixture import FakeThreads
 
 JSON = {b"content-type": b"application/json"}
 
 
-class LateLooks(MemoryStore):
-    """Store whose look-ups the test delays."""
+class DelayedStates(MemoryStore):
+    """Store whose `get_state` results the test delays."""
 
     def __init__(self) -> None:
         super().__init__(lambda: 0)
@@ -32,8 +32,8 @@ class LateLooks(MemoryStore):
         self.looks.append((path, found))
         return found
 
-    def find(self) -> None:
-        """Answer the waiting look-ups."""
+    def release(self) -> None:
+        """Return the waiting results."""
         looks, self.looks = self.looks, []
         for path, found in looks:
             super().get_state(path).chainDeferred(found)
@@ -43,8 +43,8 @@ class OrderTests(SynchronousTestCase):
     """Writes to a stream are carried out in the order of the calls."""
 
     def setUp(self) -> None:
-        self.store = LateLooks()
-        self.threads = Threads()
+        self.store = DelayedStates()
+        self.threads = FakeThreads()
         self.writing = WriteHandler(self.store, lambda: 0, self.threads)
         for path in ("a", "b"):
             self.successResultOf(self.writing.create(path, JSON, b"", b"/"))
@@ -55,25 +55,25 @@ class OrderTests(SynchronousTestCase):
         assert isinstance(chunk, Chunk)
         return chunk.data
 
-    def test_behind_a_look(self) -> None:
-        """A thousand appends queue after one that waits for a look-up."""
+    def test_queue_behind_a_read(self) -> None:
+        """A thousand appends queue after one that waits for a state."""
         outcomes = [self.writing.append_untyped("a", {}, b"0")]
         outcomes += [self.writing.append("a", JSON, b"%d" % n) for n in range(1, 2000)]
         other = self.writing.append("b", JSON, b"1")
         self.assertIsInstance(self.successResultOf(other), Appended)
         self.assertNoResult(outcomes[-1])
-        self.store.find()
+        self.store.release()
         for outcome in outcomes:
             self.assertIsInstance(self.successResultOf(outcome), Appended)
         self.assertEqual(self.content("a"), b"".join(b"%d," % n for n in range(2000)))
         self.assertEqual(self.writing._queues, {})
 
-    def test_every_one_looks(self) -> None:
-        """Appends that each wait for a look-up run one after another, without recursion."""
+    def test_many_reads(self) -> None:
+        """Appends that each wait for a state run one after another, without recursion."""
         outcomes = [self.writing.append_untyped("a", {}, b"%d" % n) for n in range(2000)]
         for _ in range(2000):
             self.assertEqual(len(self.store.looks), 1)
-            self.store.find()
+            self.store.release()
         for outcome in outcomes:
             self.assertIsInstance(self.successResultOf(outcome), Appended)
         self.assertEqual(self.content("a"), b"".join(b"%d," % n for n in range(2000)))
@@ -83,16 +83,16 @@ class OrderTests(SynchronousTestCase):
         appended = self.writing.append_untyped("a", {}, b"0")
         deleted = self.writing.delete("a", {})
         created = self.writing.create("a", {b"content-type": b"text/plain"}, b"new", b"/")
-        self.store.find()
+        self.store.release()
         for outcome in (appended, deleted, created):
             self.successResultOf(outcome)
         self.assertEqual(self.content("a"), b"new")
 
-    def test_refused_look(self) -> None:
-        """A refused look-up fails only its own append."""
+    def test_failed_read(self) -> None:
+        """A failing `get_state` fails only its own append."""
         lost = self.writing.append_untyped("missing", {}, b"0")
         created = self.writing.create("missing", JSON, b"1", b"/")
-        self.store.find()
+        self.store.release()
         refused = self.failureResultOf(lost, Refused).value
         self.assertEqual(refused.refusal.problem, Problem.STREAM_NOT_FOUND)
         self.successResultOf(created)
@@ -103,7 +103,7 @@ class OrderTests(SynchronousTestCase):
         outcome = self.writing.append_untyped("a", {}, b"0")
         outcome.addErrback(lambda _: None)
         outcome.cancel()
-        self.store.find()
+        self.store.release()
         self.assertEqual(self.content("a"), b"0,")
 
     @given(st.lists(st.sampled_from(["small", "large", "look"]), max_size=12), st.randoms())
@@ -122,10 +122,10 @@ class OrderTests(SynchronousTestCase):
             else:
                 outcomes.append(self.writing.append("a", JSON, raw))
             if luck.random() < 0.3:  # type: ignore[attr-defined]
-                self.store.find()
+                self.store.release()
                 self.threads.run()
         while self.store.looks or self.threads.waiting:
-            self.store.find()
+            self.store.release()
             self.threads.run()
         for outcome in outcomes:
             self.assertIsInstance(self.successResultOf(outcome), Appended)

@@ -17,7 +17,7 @@ from tests.http.server_fixture import MORNING, Client
 
 
 class FakeHandler(Recorder):
-    """Request handler whose responses the test gives, in ``at_once`` or later.
+    """Request handler whose responses the test gives, immediately (``at_once``) or later.
 
     ``waiting`` holds the Deferreds of pending responses, in order.
     """
@@ -42,7 +42,7 @@ class FakeHandler(Recorder):
         return answer
 
     def error_response(self, failure: Failure, origin: bytes | None) -> Response:
-        """What answers a request that met a bug."""
+        """Return the response to a request that raised an exception."""
         self.failures.append(failure)
         return Response(500, [], b"sorry")
 
@@ -50,7 +50,7 @@ class FakeHandler(Recorder):
         self.cancelled += 1
 
 
-class Writes(StringTransport):
+class RecordingTransport(StringTransport):
     """Transport that records each write, and can be full."""
 
     def __init__(self) -> None:
@@ -64,39 +64,39 @@ class Writes(StringTransport):
 
     @property
     def paused(self) -> bool:
-        """Whether reading is paused."""
+        """Return True if reading is paused."""
         return bool(self.producerState == "paused")
 
 
-class Caller(Client):
-    """One connection to a factory."""
+class FactoryClient(Client):
+    """Client with one connection to a factory."""
 
-    transport: Writes
+    transport: RecordingTransport
 
-    def __init__(self, door: Any, transport: Writes | None = None) -> None:
-        Client.__init__(self, door, transport or Writes())
+    def __init__(self, factory: Any, transport: RecordingTransport | None = None) -> None:
+        Client.__init__(self, factory, transport or RecordingTransport())
 
     def is_full(self) -> None:
-        """The transport is full."""
+        """Call the producer as a full transport does."""
         producer: Any = self.transport.producer
         producer.pauseProducing()
 
     def is_empty(self) -> None:
-        """The transport is empty again."""
+        """Call the producer as a drained transport does."""
         producer: Any = self.transport.producer
         producer.resumeProducing()
 
     def bodies(self) -> list[bytes]:
-        """Bodies of the responses so far."""
+        """Return the bodies of the responses so far."""
         return [answer.body for answer in self.answers()]
 
     def statuses(self) -> list[int]:
-        """Statuses of the responses so far."""
+        """Return the statuses of the responses so far."""
         return [answer.status for answer in self.answers()]
 
 
 class Http1TestCase(SynchronousTestCase):
-    """A factory, its handler, and connections to it."""
+    """Test case with a factory, its handler, and connections to it."""
 
     settings = SETTINGS
 
@@ -108,28 +108,28 @@ class Http1TestCase(SynchronousTestCase):
         self.factory = Http1Factory(
             self.handler, self.site, self.clock, b"/v1/stream/", self.settings
         )
-        self.callers: list[Caller] = []
+        self.callers: list[FactoryClient] = []
 
     def tearDown(self) -> None:
-        """A factory without connections holds nothing, and has no timer."""
+        """Check that a factory without connections holds no bytes and has no timer."""
         for caller in self.callers:
             caller.leave()
         self.clock.advance(0)
         self.assertEqual((len(self.factory.connections), self.factory.bodies.held), (0, 0))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def connect(self) -> Caller:
+    def connect(self) -> FactoryClient:
         """Open a connection."""
-        caller = Caller(self.factory)
+        caller = FactoryClient(self.factory)
         self.callers.append(caller)
         return caller
 
-    def owed(self) -> Deferred[Response]:
-        """The first answer that is owed."""
+    def pending_response(self) -> Deferred[Response]:
+        """Return the first pending response."""
         return self.handler.waiting.pop(0)
 
     def wait(self, seconds: float) -> None:
-        """Advance the clock, second by second."""
+        """Advance the clock in steps of one second."""
         self.clock.pump([1.0] * int(seconds))
 
 

@@ -12,7 +12,7 @@ from zope.interface.verify import verifyObject
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.settings import Settings
-from tests.http.http1.connection_case import Caller, Http1TestCase, ok
+from tests.http.http1.connection_case import FactoryClient, Http1TestCase, ok
 from tests.http.malformed.builders import HOST, get, post, sized
 
 
@@ -25,7 +25,7 @@ class OrderTests(Http1TestCase):
         client.send(sized(b"one") + sized(b"two") + sized(b"three"))
         for body in (b"one", b"two", b"three"):
             self.assertEqual([request.body for request in self.handler.requests][-1], body)
-            self.owed().callback(ok(body))
+            self.pending_response().callback(ok(body))
         self.assertEqual(client.bodies(), [b"one", b"two", b"three"])
         self.assertEqual(client.answers()[0].header["date"], "Fri, 15 Jan 2027 08:00:00 GMT")
 
@@ -37,8 +37,10 @@ class OrderTests(Http1TestCase):
         self.assertEqual(len(client.transport.writes), 1)
         self.assertEqual(client.bodies(), [b"now"] * 40)
 
-    def test_many_connections(self) -> None:
-        """With many connections, responses of one turn go out at its end, one write each."""
+    def test_many_connections_share_a_turn(self) -> None:
+        """With many connections, responses of one turn are written at its end, once per
+        connection.
+        """
         self.handler.at_once = ok(b"x")
         callers = [self.connect() for _ in range(limits.DEFERRED_SEND_CONNECTIONS + 2)]
         gone, cut, *others = callers
@@ -54,8 +56,8 @@ class OrderTests(Http1TestCase):
             self.assertEqual(len(caller.answers()), 2)
         self.assertEqual(gone.transport.writes + cut.transport.writes, [])
 
-    def test_last_word_of_many(self) -> None:
-        """The last response does not overtake gathered ones."""
+    def test_last_response_keeps_its_order(self) -> None:
+        """The last response of a connection does not overtake buffered ones."""
         self.handler.at_once = ok(b"x")
         callers = [self.connect() for _ in range(limits.DEFERRED_SEND_CONNECTIONS)]
         callers[0].send(get())
@@ -69,7 +71,7 @@ class OrderTests(Http1TestCase):
         client = self.connect()
         client.send(get() * 3)
         self.handler.at_once = ok(b"now")
-        self.owed().callback(ok(b"late"))
+        self.pending_response().callback(ok(b"late"))
         self.assertEqual(len(client.transport.writes), 1)
         self.assertEqual(client.bodies(), [b"late", b"now", b"now"])
 
@@ -86,9 +88,9 @@ class OrderTests(Http1TestCase):
         """Complete requests get their responses before the refusal of the bytes after them."""
         client = self.connect()
         client.send(get() + get() + b"nonsense\r\n\r\n")
-        self.owed().callback(ok(b"1"))
+        self.pending_response().callback(ok(b"1"))
         self.assertFalse(client.transport.disconnecting)
-        self.owed().callback(ok(b"2"))
+        self.pending_response().callback(ok(b"2"))
         self.assertEqual(client.statuses(), [200, 200, 400])
         self.assertEqual(client.answers()[-1].header["connection"], "close")
         self.assertTrue(client.transport.disconnecting)
@@ -121,7 +123,7 @@ class OrderTests(Http1TestCase):
         self.assertFalse(client.transport.paused)
         client.send(get())
         self.assertTrue(client.transport.paused)
-        self.owed().callback(ok())
+        self.pending_response().callback(ok())
         self.assertFalse(client.transport.paused)
 
 
@@ -132,8 +134,8 @@ class AnswerTests(Http1TestCase):
         """A failed result becomes an error response, and the connection stays open."""
         client = self.connect()
         client.send(get() + get())
-        self.owed().errback(Failure(ValueError("private")))
-        self.owed().callback(ok(b"fine"))
+        self.pending_response().errback(Failure(ValueError("private")))
+        self.pending_response().callback(ok(b"fine"))
         self.assertEqual(client.statuses(), [500, 200])
         self.assertEqual(client.bodies(), [b"sorry", b"fine"])
         self.assertEqual(len(self.handler.failures), 1)
@@ -165,7 +167,7 @@ class AnswerTests(Http1TestCase):
         """An internal error of the connection closes it and is logged."""
         client = self.connect()
         client.send(get())
-        self.owed().callback(Response(200, [(b"X", 5)]))  # type: ignore[list-item]
+        self.pending_response().callback(Response(200, [(b"X", 5)]))  # type: ignore[list-item]
         self.assertTrue(client.transport.disconnected)
         self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
 
@@ -218,7 +220,7 @@ class ContinueTests(Http1TestCase):
         client = self.connect()
         client.send(get() + self.expect)
         self.assertEqual(client.transport.value(), b"")
-        self.owed().callback(ok(b"first"))
+        self.pending_response().callback(ok(b"first"))
         self.assertTrue(client.transport.value().endswith(b"first" + self.word))
 
     def test_not_for_what_is_refused(self) -> None:
@@ -238,13 +240,13 @@ class PressureTests(Http1TestCase):
         client.send(get() * 2)
         client.is_full()
         self.assertTrue(client.transport.paused)
-        self.owed().callback(ok(b"1"))
+        self.pending_response().callback(ok(b"1"))
         self.assertEqual(len(self.handler.requests), 1)
         client.send(get())
         client.is_empty()
         self.assertFalse(client.transport.paused)
-        self.owed().callback(ok(b"2"))
-        self.owed().callback(ok(b"3"))
+        self.pending_response().callback(ok(b"2"))
+        self.pending_response().callback(ok(b"3"))
         self.assertEqual(client.bodies(), [b"1", b"2", b"3"])
 
     def test_full_within_a_write(self) -> None:
@@ -282,7 +284,7 @@ class LeavingTests(Http1TestCase):
         """A result that arrives after the disconnect is ignored."""
         client = self.connect()
         client.send(get())
-        answer = self.owed()
+        answer = self.pending_response()
         shielded: Deferred[Response] = Deferred()
         answer.addErrback(lambda _: shielded)
         client.leave()
@@ -302,9 +304,9 @@ class LeavingTests(Http1TestCase):
         verifyObject(IHalfCloseableProtocol, client.protocol)
         client.send(get() + get())
         client.protocol.readConnectionLost()
-        self.owed().callback(ok(b"1"))
+        self.pending_response().callback(ok(b"1"))
         self.assertFalse(client.transport.disconnecting)
-        self.owed().callback(ok(b"2"))
+        self.pending_response().callback(ok(b"2"))
         self.assertEqual(client.bodies(), [b"1", b"2"])
         self.assertTrue(client.transport.disconnecting)
 
@@ -330,7 +332,7 @@ class LeavingTests(Http1TestCase):
 class TimeoutTests(Http1TestCase):
     """Timeouts."""
 
-    def check_late(self, client: Caller) -> None:
+    def check_late(self, client: FactoryClient) -> None:
         """A timed-out request gets 408, and the connection closes."""
         (answer,) = client.answers()
         self.assertEqual(answer.status, 408)
@@ -396,7 +398,7 @@ class TimeoutTests(Http1TestCase):
         client.send(get() + get()[:5])
         self.wait(1_000)
         self.assertFalse(client.transport.disconnecting)
-        self.owed().callback(ok())
+        self.pending_response().callback(ok())
         self.wait(limits.HEAD_TIMEOUT - 2)
         self.assertFalse(client.transport.disconnecting)
         self.wait(4)
@@ -459,7 +461,7 @@ class LargeBodyTests(Http1TestCase):
         self.assertFalse(client.transport.paused)
         client.send(b"x")
         self.assertTrue(client.transport.paused)
-        self.owed().callback(ok())
+        self.pending_response().callback(ok())
         self.assertFalse(client.transport.paused)
 
     def test_many_bodies_behind_a_wait(self) -> None:
@@ -473,7 +475,7 @@ class LargeBodyTests(Http1TestCase):
         client.send(sized(body))
         self.assertTrue(client.transport.paused)
         self.assertEqual(self.factory.bodies.held, 5 * len(body))
-        self.owed().callback(ok())
+        self.pending_response().callback(ok())
         self.assertFalse(client.transport.paused)
 
     def test_bodies_have_a_bound(self) -> None:
@@ -496,7 +498,7 @@ class LargeBodyTests(Http1TestCase):
         last.send(b"x" * 1_600_000)
         # Until it is answered.
         self.assertEqual(self.factory.bodies.held, 2_000_000)
-        self.owed().callback(ok())
+        self.pending_response().callback(ok())
         self.assertEqual((self.factory.bodies.held, len(self.handler.requests)), (0, 1))
 
     def test_slow_body(self) -> None:

@@ -14,7 +14,7 @@ from zope.interface.verify import verifyObject
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
 from durable_streams_tw.http.settings import Settings
-from tests.http.http1.connection_case import Caller, Http1TestCase, Writes, ok
+from tests.http.http1.connection_case import FactoryClient, Http1TestCase, RecordingTransport, ok
 from tests.http.malformed.builders import HOST, get, post, sized
 from tests.http.server_fixture import parse
 
@@ -26,12 +26,12 @@ class CountTests(Http1TestCase):
 
     settings = Settings(max_connections=3, max_connections_per_address=2)
 
-    def come(self, host: str | None) -> Caller:
+    def come(self, host: str | None) -> FactoryClient:
         """Open a connection from this address."""
-        transport = Writes()
+        transport = RecordingTransport()
         peer: Any = UNIXAddress(None) if host is None else IPv4Address("TCP", host, 5)
         transport.peerAddr = peer
-        caller = Caller(self.factory, transport)
+        caller = FactoryClient(self.factory, transport)
         self.callers.append(caller)
         return caller
 
@@ -87,7 +87,7 @@ class HandOverTests(Http1TestCase):
         client.send(get() + HEALTH[:20])
         client.send(HEALTH[20:] + HEALTH)
         self.assertEqual(client.transport.value(), b"")
-        self.owed().callback(ok(b"first"))
+        self.pending_response().callback(ok(b"first"))
         self.assertEqual(client.statuses(), [200, 404, 404])
 
     def test_reading_goes_on(self) -> None:
@@ -95,7 +95,7 @@ class HandOverTests(Http1TestCase):
         client = self.connect()
         client.send(get() + HEALTH + b"x" * (limits.READ_AHEAD + 1))
         self.assertTrue(client.transport.paused)
-        self.owed().callback(ok())
+        self.pending_response().callback(ok())
         self.assertFalse(client.transport.paused)
 
     def test_leaving(self) -> None:
@@ -157,7 +157,7 @@ class StopTests(Http1TestCase):
         client = self.connect()
         client.send(get() + get())
         done = self.factory.drain()
-        self.owed().callback(ok(b"done"))
+        self.pending_response().callback(ok(b"done"))
         (answer,) = client.answers()
         self.assertEqual((answer.body, answer.header["connection"]), (b"done", "close"))
         self.assertTrue(client.transport.disconnecting)
@@ -195,7 +195,7 @@ class StopTests(Http1TestCase):
         self.successResultOf(done)
 
 
-class PlainTCP(Writes):
+class PlainTCP(RecordingTransport):
     """Transport that provides ITCPTransport."""
 
     def loseWriteConnection(self) -> None:

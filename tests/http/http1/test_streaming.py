@@ -11,7 +11,7 @@ from zope.interface import implementer
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.live.body_output import BodySink
-from tests.http.http1.connection_case import Caller, Http1TestCase, ok
+from tests.http.http1.connection_case import FactoryClient, Http1TestCase, ok
 from tests.http.malformed.builders import HOST, get
 
 OLD = b"GET /v1/stream/s HTTP/1.0\r\n" + HOST + b"Connection: keep-alive\r\n\r\n"
@@ -54,7 +54,7 @@ class LiveTestCase(Http1TestCase):
         self.begin(sink)
         return follower
 
-    def listen(self, request: bytes | None = None) -> tuple[Caller, Follower]:
+    def listen(self, request: bytes | None = None) -> tuple[FactoryClient, Follower]:
         """Open a connection with a streamed response."""
         client = self.connect()
         client.send(request or get())

@@ -1,4 +1,4 @@
-"""HTTP/1.1 over TLS in memory, and HTTP/2 where ALPN chose it."""
+"""Tests of HTTP/1.1 over TLS in memory, and of HTTP/2 chosen by ALPN."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SETTINGS_FRAME = b"\0\0\0\x04\0\0\0\0\0"
 
 @lru_cache
 def certificate() -> PrivateCertificate:
-    """Certificate of the server. Generating its key takes a moment."""
+    """Return the server's certificate, which is generated once."""
     key: Any = KeyPair.generate(size=2048)
     made: PrivateCertificate = key.selfSignedCert(1, CN="localhost")
     return made
@@ -108,8 +108,7 @@ class TlsTests(Http1TestCase):
         self.end(reader, pump)
 
     def test_stopped_while_idle(self) -> None:
-        """The server's end of an idle connection does not wait for the client's end of TLS, which
-        a client sends when it next looks."""
+        """When an idle connection ends, the server does not wait for the client's close_notify."""
         self.handler.at_once = ok(b"sealed")
         for send in (b"", sized()):
             self.factory.context.stopping = False
@@ -123,7 +122,7 @@ class TlsTests(Http1TestCase):
             self.clock.advance(1)
             self.successResultOf(done)
 
-    def test_handed_over_and_stopped_while_idle(self) -> None:
+    def test_handed_over_and_stopped(self) -> None:
         """The same for a connection that was handed over to twisted.web."""
         reader, pump = self.shake(b"http/1.1")
         reader.transport.write(HEALTH)
@@ -137,7 +136,7 @@ class TlsTests(Http1TestCase):
         self.successResultOf(done)
 
     def test_last(self) -> None:
-        """The last response is complete before the end, a large one too."""
+        """The last response is complete before the connection ends, also a large one."""
         self.handler.at_once = ok(b"x" * limits.MIB)
         reader, pump = self.shake(b"http/1.1")
         reader.transport.write(get(b"Connection: close"))
@@ -147,14 +146,14 @@ class TlsTests(Http1TestCase):
         self.assertTrue(reader.lost)
 
     def test_refused(self) -> None:
-        """A refusal is complete before the end."""
+        """A refusal is complete before the connection ends."""
         reader, pump = self.shake(b"http/1.1")
         reader.transport.write(b"nonsense\r\n\r\n" + b"x" * 100_000)
         self.pump(pump)
         self.assertEqual([answer.status for answer in parse(reader.received)], [400])
         self.assertTrue(reader.lost)
 
-    def test_no_choice(self) -> None:
+    def test_without_alpn(self) -> None:
         """Clients without ALPN get HTTP/1.1."""
         self.handler.at_once = ok(b"sealed")
         reader, pump = self.shake()
@@ -182,7 +181,7 @@ class TlsTests(Http1TestCase):
         self.assertEqual([answer.status for answer in parse(reader.received)], [200, 404, 200])
         self.end(reader, pump)
 
-    def test_nothing_around_tls(self) -> None:
+    def test_no_plaintext(self) -> None:
         """No byte of a response is sent unencrypted."""
         self.handler.at_once = ok(b"a secret")
         reader, pump = self.shake(b"http/1.1")

@@ -1,4 +1,4 @@
-"""Clients of HTTP/2 for tests: h2 over a transport in memory, and frames made by hand."""
+"""HTTP/2 clients for tests: h2 over an in-memory transport, and frames built by hand."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from durable_streams_tw.http.settings import Settings
 from tests.http.server_fixture import ROOT, ServerFixture
 
 
-class Got:
-    """What one request has been answered."""
+class ReceivedResponse:
+    """Response as far as it was received."""
 
     def __init__(self) -> None:
         self.header: dict[str, str] = {}
@@ -34,18 +34,18 @@ class Got:
 
     @property
     def status(self) -> int:
-        """The status."""
+        """Return the status."""
         return int(self.header[":status"])
 
 
 class ConnectionTestCase(SynchronousTestCase):
-    """One HTTP/2 connection to a server."""
+    """Test case with one HTTP/2 connection to a server."""
 
     fixture: Any = None
     left = False
 
     def connect(self, fixture: ServerFixture) -> None:
-        """Connect to a fixture, in place of the one before."""
+        """Connect to a fixture, replacing the previous connection."""
         self.leave()
         self.fixture = fixture
         self.left = False
@@ -55,7 +55,7 @@ class ConnectionTestCase(SynchronousTestCase):
         self.server.makeConnection(self.transport)
 
     def leave(self) -> None:
-        """The connection ends, and all that it held is free."""
+        """Lose the connection and check that the server holds nothing for it."""
         if self.fixture is None or self.left:
             return
         self.left = True
@@ -67,19 +67,19 @@ class ConnectionTestCase(SynchronousTestCase):
         self.assertEqual(self.fixture.streams._broadcaster.count, 0)
 
     def tearDown(self) -> None:
-        """Nothing is left, and nothing was logged as a failure."""
+        """Check that nothing is held and no error was logged."""
         self.leave()
         self.assertEqual(self.flushLoggedErrors(), [])
 
     @property
     def connection(self) -> Http2Connection:
-        """The server's side."""
+        """Return the server's connection."""
         connection: Http2Connection = self.server._channel
         return connection
 
 
 class Http2TestCase(ConnectionTestCase):
-    """A client that keeps the rules."""
+    """Test case with a conforming client."""
 
     def setUp(self) -> None:
         self.begin(ServerFixture())
@@ -90,14 +90,14 @@ class Http2TestCase(ConnectionTestCase):
         config = h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
         self.wire = h2.connection.H2Connection(config)
         self.wire.initiate_connection()
-        self.got: dict[int, Got] = {}
+        self.got: dict[int, ReceivedResponse] = {}
         self.gone_away = False
         self.flush()
 
     def flush(self, credit: bool = True) -> None:
-        """Let both sides talk until neither has anything to say.
+        """Exchange bytes until both sides have sent all.
 
-        Without ``credit`` the client does not make room for what it has received.
+        Without ``credit`` the client does not open its windows for the bytes that it has received.
         """
         for _ in range(50):
             sent = self.wire.data_to_send()
@@ -109,10 +109,10 @@ class Http2TestCase(ConnectionTestCase):
             if not received and not sent:
                 break
             for event in self.wire.receive_data(received):
-                self.take(event, credit)
+                self.handle_event(event, credit)
 
-    def take(self, event: Any, credit: bool) -> None:
-        """One event of the client's side."""
+    def handle_event(self, event: Any, credit: bool) -> None:
+        """Handle one event of the client's h2 connection."""
         if isinstance(event, h2.events.ConnectionTerminated):
             self.gone_away = True
         got = self.got.get(getattr(event, "stream_id", 0))
@@ -135,7 +135,7 @@ class Http2TestCase(ConnectionTestCase):
     def head(
         self, method: str, target: str, path: str | None = None, **header: str
     ) -> list[tuple[str, str]]:
-        """The fields of a request."""
+        """Return the headers of a request."""
         head = [
             (":method", method),
             (":scheme", "https"),
@@ -152,10 +152,10 @@ class Http2TestCase(ConnectionTestCase):
         credit: bool = True,
         path: str | None = None,
         **header: str,
-    ) -> Got:
-        """Send a request, and what has come of it so far."""
+    ) -> ReceivedResponse:
+        """Send a request and return its response so far."""
         stream = self.wire.get_next_available_stream_id()
-        self.got[stream] = Got()
+        self.got[stream] = ReceivedResponse()
         head = self.head(method, target, path, **header)
         self.wire.send_headers(stream, head, end_stream=not body)
         while body:
@@ -170,7 +170,7 @@ class Http2TestCase(ConnectionTestCase):
 
 
 class FramesTestCase(ConnectionTestCase):
-    """A client that sends frame by frame what no client would."""
+    """Test case with a client that sends arbitrary frames."""
 
     settings = Settings()
 
@@ -178,21 +178,21 @@ class FramesTestCase(ConnectionTestCase):
         self.begin()
 
     def begin(self, *values: tuple[int, int]) -> None:
-        """Connect to a fixture, with the client's settings."""
+        """Connect to a new fixture, with the client's settings."""
         fixture = ServerFixture(self.settings)
         fixture.put("a")
         self.decoder = hpack.Decoder()
         self.statuses: dict[int, int] = {}
         self.connect(fixture)
-        self.say(frames.PREFACE, frames.settings(*values))
+        self.send(frames.PREFACE, frames.settings(*values))
 
-    def say(self, *data: bytes) -> list[Frame]:
-        """Send bytes; return the frames that come back."""
+    def send(self, *data: bytes) -> list[Frame]:
+        """Send bytes and return the received frames."""
         self.server.dataReceived(b"".join(data))
-        return self.heard()
+        return self.received()
 
-    def heard(self) -> list[Frame]:
-        """The frames that have come since the last ones were taken."""
+    def received(self) -> list[Frame]:
+        """Return the frames received since the last call."""
         for _ in range(3):
             self.fixture.clock.advance(0)
         found = []
@@ -209,13 +209,13 @@ class FramesTestCase(ConnectionTestCase):
         return found
 
     def wait(self, seconds: float) -> list[Frame]:
-        """Let time pass, second by second; return the frames that come back."""
+        """Advance the clock in steps of one second; return the received frames."""
         for _ in range(int(seconds)):
             self.fixture.clock.advance(1)
-        return self.heard()
+        return self.received()
 
-    def ended(self, found: list[Frame]) -> Code | None:
-        """The code of the GOAWAY frame among these, after which the connection ends."""
+    def goaway_code(self, found: list[Frame]) -> Code | None:
+        """Return the code of the GOAWAY frame among these, and check that the connection ends."""
         for one in found:
             if one.kind == frames.GOAWAY:
                 self.assertTrue(self.transport.disconnecting or self.transport.disconnected)
@@ -223,14 +223,14 @@ class FramesTestCase(ConnectionTestCase):
         return None
 
     def status(self, found: list[Frame], stream: int) -> int | None:
-        """The status of a stream's answer, if it is among these frames."""
+        """Return the status of a stream's response if it is among these frames, else None."""
         if any(one.kind == frames.HEADERS and one.stream == stream for one in found):
             return self.statuses[stream]
         return None
 
 
 def resets(found: list[Frame]) -> dict[int, Code]:
-    """The streams that are reset by these frames."""
+    """Return the error codes of the reset streams by number."""
     return {
         one.stream: Code(int.from_bytes(one.payload, "big"))
         for one in found
@@ -239,19 +239,19 @@ def resets(found: list[Frame]) -> dict[int, Code]:
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """One frame."""
+    """Return a frame."""
     size = len(payload)
     return struct.pack(">HBBBL", size >> 8, size & 255, kind, flags, stream) + payload
 
 
 def block(method: str = "GET", path: str = ROOT + "a", *fields: tuple[str, str]) -> bytes:
-    """The field block of a request, which leaves the decoder's table as it is."""
+    """Return the field block of a request without changes to the decoder's table."""
     head = [(":method", method), (":scheme", "https"), (":authority", "a"), (":path", path)]
     return literals([(name.encode(), value.encode("latin-1")) for name, value in [*head, *fields]])
 
 
 def literals(fields: list[tuple[bytes, bytes]]) -> bytes:
-    """A field block in which every field is written as it is."""
+    """Return a field block of literals without Huffman coding."""
     return b"".join([b"\x00" + _string(name) + _string(value) for name, value in fields])
 
 

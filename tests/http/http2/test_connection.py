@@ -9,9 +9,9 @@ from durable_streams_tw.http.limits import STOP_CHECK
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.live import limits
 from durable_streams_tw.protocol.streams.commands import Append
-from tests.http.http2.client import Got, Http2TestCase
+from tests.http.http2.client import Http2TestCase, ReceivedResponse
 from tests.http.server_fixture import MORNING, ServerFixture
-from tests.http.twisted_web.test_live import Slow
+from tests.http.twisted_web.test_live import DelayedCommits
 from tests.sse_parser import parse as parse_events
 
 
@@ -52,7 +52,7 @@ class Http2Tests(Http2TestCase):
 
     def test_append_survives(self) -> None:
         """A complete append is executed even if the client resets it."""
-        store = Slow()
+        store = DelayedCommits()
         self.begin(ServerFixture(store=store))
         self.fixture.put("a")
         self.ask("POST", "a", b"kept", content_type="text/plain")
@@ -82,7 +82,7 @@ class Http2Tests(Http2TestCase):
         self.wire.send_headers(
             1, self.head("POST", "a", content_type="text/plain", expect="100-continue")
         )
-        self.got[1] = Got()
+        self.got[1] = ReceivedResponse()
         self.flush()
         self.assertEqual(self.got[1].informed, 100)
         self.wire.send_data(1, b"x", end_stream=True)
@@ -92,7 +92,7 @@ class Http2Tests(Http2TestCase):
     def test_refused_by_its_head(self) -> None:
         """A refused body is not awaited, and the connection stays open."""
         self.fixture.put("a")
-        self.got[1] = Got()
+        self.got[1] = ReceivedResponse()
         self.wire.send_headers(1, self.head("POST", "a", content_length="999999999"))
         self.flush()
         self.assertEqual(self.got[1].status, 413)
@@ -120,7 +120,7 @@ class Http2Tests(Http2TestCase):
         self.fixture.put("a", body=b"x" * 50_000)
         self.wire.increment_flow_control_window(2**30)
         for number in range(1, 199, 2):
-            self.got[number] = Got()
+            self.got[number] = ReceivedResponse()
             self.wire.send_headers(number, self.head("GET", "a"), end_stream=True)
         self.flush()
         self.assertEqual({len(got.body) for got in self.got.values()}, {50_000})

@@ -9,15 +9,15 @@ from twisted.internet.defer import Deferred, succeed
 from durable_streams_tw.auth.identities import Identity, Rejected
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
-from tests.http.authorization_case import Tokens, granting
-from tests.http.http2.client import Got, Http2TestCase
+from tests.http.authorization_case import FakeTokenChecker, granting
+from tests.http.http2.client import Http2TestCase, ReceivedResponse
 from tests.http.server_fixture import ServerFixture, at_once
 
 
 class Asking(ServerFixture):
     """Streams that require tokens."""
 
-    def __init__(self, tokens: Tokens) -> None:
+    def __init__(self, tokens: FakeTokenChecker) -> None:
         ServerFixture.__init__(self)
         self.streams = DurableStreams(
             settings=Settings(), reactor=self.clock, in_thread=at_once, checkers=(tokens,)
@@ -30,7 +30,7 @@ class EarlyTests(Http2TestCase):
     """Clients that send a head and wait, or continue with their body."""
 
     def setUp(self) -> None:
-        self.tokens = Tokens()
+        self.tokens = FakeTokenChecker()
         self.tokens.known["root"] = Identity("root", granting(("", "read append create")), None)
         self.tokens.known["reader"] = Identity("reader", granting(("", "read")), None)
         self.begin(Asking(self.tokens))
@@ -42,7 +42,7 @@ class EarlyTests(Http2TestCase):
     def start(self, method: str, target: str, token: str, **header: str) -> int:
         """Send the head of a request; return its stream."""
         number: int = self.wire.get_next_available_stream_id()
-        self.got[number] = Got()
+        self.got[number] = ReceivedResponse()
         authorization = f"Bearer {token}"
         self.wire.send_headers(
             number,

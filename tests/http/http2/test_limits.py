@@ -32,17 +32,17 @@ class TimeoutTests(FramesTestCase):
     def test_idle(self) -> None:
         """A connection without requests times out, with or without pings."""
         for _ in range(58):
-            self.assertIsNone(self.ended(self.wait(1)))
-            self.say(frame(frames.PING, 0, 0, bytes(8)))
-        self.assertEqual(self.ended(self.wait(3)), Code.NO_ERROR)
+            self.assertIsNone(self.goaway_code(self.wait(1)))
+            self.send(frame(frames.PING, 0, 0, bytes(8)))
+        self.assertEqual(self.goaway_code(self.wait(3)), Code.NO_ERROR)
 
     def test_waiting(self) -> None:
         """A connection with a pending request is not idle."""
-        self.say(frame(HEADERS, WHOLE, 1, LONG_POLL))
+        self.send(frame(HEADERS, WHOLE, 1, LONG_POLL))
         found = self.wait(29) + self.wait(3)
         self.assertEqual(self.status(found, 1), 204)
-        self.assertIsNone(self.ended(self.wait(50)))
-        self.assertEqual(self.ended(self.wait(15)), Code.NO_ERROR)
+        self.assertIsNone(self.goaway_code(self.wait(50)))
+        self.assertEqual(self.goaway_code(self.wait(15)), Code.NO_ERROR)
 
     def test_no_preface(self) -> None:
         """A client without a complete preface has the time of a head."""
@@ -50,8 +50,8 @@ class TimeoutTests(FramesTestCase):
             self.connect(self.fixture)
             self.server.dataReceived(b"P")
             self.server.dataReceived(said[1:])
-            self.assertIsNone(self.ended(self.wait(9)))
-            self.assertEqual(self.ended(self.wait(3)), Code.NO_ERROR, said)
+            self.assertIsNone(self.goaway_code(self.wait(9)))
+            self.assertEqual(self.goaway_code(self.wait(3)), Code.NO_ERROR, said)
 
     def test_half_a_head(self) -> None:
         """An incomplete head ends the connection, even if bytes keep arriving."""
@@ -61,37 +61,37 @@ class TimeoutTests(FramesTestCase):
             frame(frames.PING, 0, 0, bytes(8))[:5],
         ):
             self.begin()
-            self.say(start)
-            self.assertIsNone(self.ended(self.wait(8)))
-            self.assertEqual(self.ended(self.wait(4)), Code.NO_ERROR)
+            self.send(start)
+            self.assertIsNone(self.goaway_code(self.wait(8)))
+            self.assertEqual(self.goaway_code(self.wait(4)), Code.NO_ERROR)
 
     def test_half_a_body(self) -> None:
         """A pausing body is refused; the connection and other requests go on."""
-        self.say(frame(HEADERS, OPEN, 1, POST), frame(DATA, 0, 1, b"some"))
+        self.send(frame(HEADERS, OPEN, 1, POST), frame(DATA, 0, 1, b"some"))
         self.assertEqual(self.fixture.site.bodies.held, 4)
         self.assertEqual(resets(self.wait(limits.BODY_TIMEOUT - 2)), {})
         found = self.wait(4)
         self.assertEqual((self.status(found, 1), resets(found)), (408, {1: Code.NO_ERROR}))
         self.assertEqual(self.fixture.site.bodies.held, 0)
-        found = self.say(frame(DATA, 0, 1, b"late"), frame(HEADERS, WHOLE, 3, block()))
+        found = self.send(frame(DATA, 0, 1, b"late"), frame(HEADERS, WHOLE, 3, block()))
         self.assertEqual(self.status(found, 3), 200)
 
     def test_slow_body(self) -> None:
         """A body may pause several times, between its frames or within one."""
-        self.say(frame(HEADERS, OPEN, 1, POST))
+        self.send(frame(HEADERS, OPEN, 1, POST))
         for _ in range(3):
             data = frame(DATA, 0, 1, b"x" * 300)
-            self.say(data[:20])
+            self.send(data[:20])
             self.assertEqual(self.wait(limits.BODY_TIMEOUT - 20), [])
-            self.say(data[20:])
+            self.send(data[20:])
             self.assertEqual(self.wait(limits.BODY_TIMEOUT - 20), [])
-        self.assertEqual(self.status(self.say(frame(DATA, 1, 1)), 1), 204)
+        self.assertEqual(self.status(self.send(frame(DATA, 1, 1)), 1), 204)
 
     def test_unread(self) -> None:
         """A response that the client does not read is reset, and its bytes freed."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
         self.fixture.post("a", b"x" * 100_000)
-        self.say(frame(HEADERS, WHOLE, 1, block()))
+        self.send(frame(HEADERS, WHOLE, 1, block()))
         self.assertEqual(self.connection._unsent, 100_000)
         self.assertEqual(resets(self.wait(limits.SEND_TIMEOUT - 2)), {})
         self.assertEqual(resets(self.wait(4)), {1: Code.CANCEL})
@@ -100,7 +100,7 @@ class TimeoutTests(FramesTestCase):
     def test_full_transport(self) -> None:
         """A client that reads nothing is reset, and not read from until then."""
         producer: Any = self.transport.producer
-        self.say(frame(HEADERS, WHOLE, 1, LONG_POLL))
+        self.send(frame(HEADERS, WHOLE, 1, LONG_POLL))
         producer.pauseProducing()
         self.assertEqual(self.transport.producerState, "paused")
         self.wait(limits.SEND_TIMEOUT - 2)
@@ -110,11 +110,11 @@ class TimeoutTests(FramesTestCase):
 
     def test_never_closes(self) -> None:
         """A client that does not close is reset."""
-        self.assertEqual(self.ended(self.say(frame(DATA, 0, 0, b"x"))), Code.PROTOCOL_ERROR)
+        self.assertEqual(self.goaway_code(self.send(frame(DATA, 0, 0, b"x"))), Code.PROTOCOL_ERROR)
         # What it still sends is not read.
         self.assertEqual(self.transport.producerState, "paused")
         self.assertFalse(self.transport.disconnected)
-        self.say(frame(HEADERS, WHOLE, 1, block()))
+        self.send(frame(HEADERS, WHOLE, 1, block()))
         self.wait(limits.LINGER + 2)
         self.assertTrue(self.transport.disconnected)
 
@@ -129,14 +129,14 @@ class MemoryTests(FramesTestCase):
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
         self.fixture.post("a", b"x" * 200_000)
         requests = [frame(HEADERS, WHOLE, 2 * n + 1, block()) for n in range(100)]
-        found = self.say(*requests)
+        found = self.send(*requests)
         self.assertLess(self.connection._unsent, limits.MAX_UNSENT + 200_000)
         begun = sum(one.kind == HEADERS for one in found)
         self.assertLess(begun, 25)
         # As room is made, the others are answered, in their order.
         answered = begun
         for number in range(1, 201, 2):
-            found = self.say(window(number, 300_000), window(0, 300_000))
+            found = self.send(window(number, 300_000), window(0, 300_000))
             answered += sum(one.kind == HEADERS for one in found)
         self.assertEqual((answered, len(self.connection.streams)), (100, 0))
 
@@ -144,42 +144,42 @@ class MemoryTests(FramesTestCase):
         """Requests with small responses do not wait for a stalled reader."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
         self.fixture.post("a", b"x" * 200_000)
-        self.say(*[frame(HEADERS, WHOLE, 2 * n + 1, block()) for n in range(50)])
-        found = self.say(frame(HEADERS, OPEN, 101, POST), frame(DATA, 1, 101, b"more"))
+        self.send(*[frame(HEADERS, WHOLE, 2 * n + 1, block()) for n in range(50)])
+        found = self.send(frame(HEADERS, OPEN, 101, POST), frame(DATA, 1, 101, b"more"))
         self.assertEqual(self.status(found, 101), 204)
 
     def test_streams(self) -> None:
         """Requests above MAX_CONCURRENT_STREAMS are refused."""
         requests = [frame(HEADERS, WHOLE, 2 * n + 1, LONG_POLL) for n in range(102)]
         self.assertEqual(
-            resets(self.say(*requests)), {201: Code.REFUSED_STREAM, 203: Code.REFUSED_STREAM}
+            resets(self.send(*requests)), {201: Code.REFUSED_STREAM, 203: Code.REFUSED_STREAM}
         )
         self.assertEqual(self.fixture.streams._long_polls.count, limits.MAX_STREAMS)
 
     def test_bodies(self) -> None:
         """Bodies of all connections share a limit, and are freed with their connection."""
         self.fixture.site.bodies.limit = 10_000
-        self.say(frame(HEADERS, OPEN, 1, POST), frame(DATA, 0, 1, b"x" * 9_000))
-        found = self.say(frame(HEADERS, OPEN, 3, POST), frame(DATA, 0, 3, b"x" * 9_000))
+        self.send(frame(HEADERS, OPEN, 1, POST), frame(DATA, 0, 1, b"x" * 9_000))
+        found = self.send(frame(HEADERS, OPEN, 3, POST), frame(DATA, 0, 3, b"x" * 9_000))
         self.assertEqual(self.status(found, 3), 503)
         self.assertEqual(self.fixture.site.bodies.held, 9_000)
 
     def test_window_of_the_server(self) -> None:
         """A client that exceeds a window is stopped."""
         data = [frame(DATA, 0, 1, bytes(frames.MAX_FRAME)) for _ in range(40)]
-        self.say(frame(HEADERS, OPEN, 1, POST))
+        self.send(frame(HEADERS, OPEN, 1, POST))
         # Windows that are opened again and again let a long body through.
-        found = self.say(*data) + self.say(*data) + self.say(*data)
-        self.assertEqual(self.ended(found), None)
+        found = self.send(*data) + self.send(*data) + self.send(*data)
+        self.assertEqual(self.goaway_code(found), None)
         self.assertGreater(sum(one.kind == frames.WINDOW_UPDATE for one in found), 4)
 
     def test_slow_events(self) -> None:
         """A live reader with an exhausted window is paused: its bytes stay in the store."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 100))
-        self.say(frame(HEADERS, WHOLE, 1, block("GET", ROOT + "a?offset=now&live=sse")))
+        self.send(frame(HEADERS, WHOLE, 1, block("GET", ROOT + "a?offset=now&live=sse")))
         for _ in range(50):
             self.fixture.post("a", b"x" * 50_000)
-            self.heard()
+            self.received()
         self.assertLess(self.connection._unsent, 3 * READ_PIECE)
 
 
@@ -190,10 +190,10 @@ class FloodTests(FramesTestCase):
         """Return how a connection ends that sends something so many times."""
         found = []
         for _ in range(0, count, 100):
-            found += self.say(one * 100)
+            found += self.send(one * 100)
             if self.transport.disconnecting:
                 break
-        return self.ended(found)
+        return self.goaway_code(found)
 
     def test_idle_frames(self) -> None:
         """Frames without effect, of every kind."""
@@ -215,7 +215,7 @@ class FloodTests(FramesTestCase):
         """Empty DATA frames, padded or not."""
         for one in (frame(DATA, 0, 1), frame(DATA, frames.PADDED, 1, b"\xff" + bytes(255))):
             self.begin()
-            self.say(frame(HEADERS, OPEN, 1, POST))
+            self.send(frame(HEADERS, OPEN, 1, POST))
             self.assertIsNone(self.flood(one, 900))
             self.assertEqual(self.flood(one, 300), Code.ENHANCE_YOUR_CALM)
             self.assertEqual(self.fixture.site.bodies.held, 0)
@@ -225,14 +225,14 @@ class FloodTests(FramesTestCase):
         cancel = struct.pack(">L", Code.CANCEL)
         last = 0
         for number in range(1, 4_001, 2):
-            found = self.say(
+            found = self.send(
                 frame(HEADERS, WHOLE, number, LONG_POLL),
                 frame(frames.RST_STREAM, 0, number, cancel),
             )
             last = number
             if self.transport.disconnecting:
                 break
-        self.assertEqual(self.ended(found), Code.ENHANCE_YOUR_CALM)
+        self.assertEqual(self.goaway_code(found), Code.ENHANCE_YOUR_CALM)
         self.assertEqual(last, 2 * limits.RESET_BURST + 1)
         self.assertEqual(self.connection.streams, {})
 
@@ -240,7 +240,7 @@ class FloodTests(FramesTestCase):
         """Occasional resets are never limited."""
         cancel = struct.pack(">L", Code.CANCEL)
         for number in range(1, 6_001, 2):
-            self.say(
+            self.send(
                 frame(HEADERS, WHOLE, number, LONG_POLL),
                 frame(frames.RST_STREAM, 0, number, cancel),
             )
@@ -250,60 +250,60 @@ class FloodTests(FramesTestCase):
 
     def test_refused_streams(self) -> None:
         """Requests above the number that was offered."""
-        self.say(*[frame(HEADERS, WHOLE, 2 * n + 1, LONG_POLL) for n in range(100)])
+        self.send(*[frame(HEADERS, WHOLE, 2 * n + 1, LONG_POLL) for n in range(100)])
         found = []
         for number in range(201, 2_401, 2):
-            found += self.say(frame(HEADERS, WHOLE, number, LONG_POLL))
+            found += self.send(frame(HEADERS, WHOLE, number, LONG_POLL))
             if self.transport.disconnecting:
                 break
-        self.assertEqual(self.ended(found), Code.ENHANCE_YOUR_CALM)
+        self.assertEqual(self.goaway_code(found), Code.ENHANCE_YOUR_CALM)
 
     def test_malformed_requests(self) -> None:
         """Requests that are stream errors."""
         found = []
         for number in range(1, 2_401, 2):
-            found += self.say(frame(HEADERS, WHOLE, number, block("GET", "x")))
+            found += self.send(frame(HEADERS, WHOLE, number, block("GET", "x")))
             if self.transport.disconnecting:
                 break
-        self.assertEqual(self.ended(found), Code.ENHANCE_YOUR_CALM)
+        self.assertEqual(self.goaway_code(found), Code.ENHANCE_YOUR_CALM)
 
     def test_continuations(self) -> None:
         """Field blocks without an end, in large pieces, small ones or none."""
         for piece in (bytes(frames.MAX_FRAME), b"x", b""):
             self.begin()
-            found = self.say(frame(HEADERS, 0, 1, block()), frame(CONTINUATION, 0, 1, piece) * 50)
-            self.assertEqual(self.ended(found), Code.ENHANCE_YOUR_CALM)
+            found = self.send(frame(HEADERS, 0, 1, block()), frame(CONTINUATION, 0, 1, piece) * 50)
+            self.assertEqual(self.goaway_code(found), Code.ENHANCE_YOUR_CALM)
 
     def test_windows_byte_by_byte(self) -> None:
         """Responses cannot be requested byte by byte."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
         self.fixture.post("a", b"x" * 100_000)
-        self.say(frame(HEADERS, WHOLE, 1, block()))
+        self.send(frame(HEADERS, WHOLE, 1, block()))
         found = []
         for _ in range(2_000):
-            found += self.say(window(1, 1))
+            found += self.send(window(1, 1))
             if self.transport.disconnecting:
                 break
-        self.assertEqual(self.ended(found), Code.ENHANCE_YOUR_CALM)
+        self.assertEqual(self.goaway_code(found), Code.ENHANCE_YOUR_CALM)
         self.assertLess(sum(one.kind == DATA for one in found), 1_100)
 
     def test_slow_windows(self) -> None:
         """A response that progresses too slowly is reset."""
         self.begin((frames.INITIAL_WINDOW_SIZE, 0))
         self.fixture.post("a", b"x" * 100_000)
-        self.say(frame(HEADERS, WHOLE, 1, block()))
+        self.send(frame(HEADERS, WHOLE, 1, block()))
         found = []
         for _ in range(125):
-            found += self.say(window(1, 20)) + self.wait(1)
+            found += self.send(window(1, 20)) + self.wait(1)
         self.assertEqual(resets(found), {1: Code.CANCEL})
 
     def test_small_answers(self) -> None:
         """A client that opens its windows by what it has read violates nothing."""
-        self.say(frame(HEADERS, WHOLE, 1, block("GET", ROOT + "a?offset=now&live=sse")))
+        self.send(frame(HEADERS, WHOLE, 1, block("GET", ROOT + "a?offset=now&live=sse")))
         for _ in range(1_500):
             self.fixture.post("a", b"x")
-            size = sum(len(one.payload) for one in self.heard() if one.kind == DATA)
-            self.say(window(1, size), window(0, size))
+            size = sum(len(one.payload) for one in self.received() if one.kind == DATA)
+            self.send(window(1, size), window(0, size))
         self.assertFalse(self.transport.disconnecting)
 
     def test_turns(self) -> None:
@@ -313,7 +313,7 @@ class FloodTests(FramesTestCase):
         begun = -(-limits.FRAMES_PER_TURN // limits.REQUEST_COST)
         self.assertEqual(self.connection._last, 2 * begun - 1)
         self.assertEqual(self.transport.producerState, "paused")
-        found = self.heard()
+        found = self.received()
         self.assertEqual(self.connection._last, 1_199)
         self.assertEqual(self.transport.producerState, "producing")
         self.assertEqual(sum(one.kind == HEADERS for one in found), 600)
@@ -354,7 +354,7 @@ class ErrorTests(FramesTestCase):
             ),
         ):
             self.begin()
-            self.assertEqual(self.ended(self.say(data)), code, data)
+            self.assertEqual(self.goaway_code(self.send(data)), code, data)
 
     def test_stream_errors(self) -> None:
         """Violations that end their stream alone."""
@@ -369,20 +369,20 @@ class ErrorTests(FramesTestCase):
             (Code.PROTOCOL_ERROR, opened + frame(HEADERS, WHOLE, 1, block())),
         ):
             self.begin()
-            self.assertEqual(resets(self.say(data)).get(1), code, data)
-            self.assertEqual(self.status(self.say(frame(HEADERS, WHOLE, 3, block())), 3), 200)
+            self.assertEqual(resets(self.send(data)).get(1), code, data)
+            self.assertEqual(self.status(self.send(frame(HEADERS, WHOLE, 3, block())), 3), 200)
 
     def test_connect(self) -> None:
         """CONNECT is refused like other malformed requests."""
         connect = b"\x02\x07CONNECT\x01\x03a:1"
         for number, flags in ((1, WHOLE), (3, OPEN)):
-            found = self.say(frame(HEADERS, flags, number, connect))
+            found = self.send(frame(HEADERS, flags, number, connect))
             self.assertEqual(self.status(found, number), 400)
             self.assertEqual(resets(found)[number], Code.PROTOCOL_ERROR)
 
     def test_trailers(self) -> None:
         """Trailers end a body and are ignored."""
-        found = self.say(
+        found = self.send(
             frame(HEADERS, OPEN, 1, POST),
             frame(DATA, 0, 1, b"x"),
             frame(HEADERS, WHOLE, 1, b"\x00\x01x\x01y"),
@@ -391,7 +391,7 @@ class ErrorTests(FramesTestCase):
 
     def test_priorities(self) -> None:
         """Priorities are ignored."""
-        found = self.say(
+        found = self.send(
             frame(frames.PRIORITY, 0, 1, b"\0\0\0\x05\x10"),
             frame(frames.PRIORITY, 0, 99, b"\0\0\0\x05\x10"),
             frame(HEADERS, WHOLE | frames.WITH_PRIORITY, 1, b"\0\0\0\0\x10" + block()),
@@ -401,24 +401,24 @@ class ErrorTests(FramesTestCase):
     def test_settings_are_obeyed(self) -> None:
         """A window that a setting made negative has to be opened above zero."""
         self.fixture.post("a", b"x" * 100_000)
-        found = self.say(frame(HEADERS, WHOLE, 1, block()))
+        found = self.send(frame(HEADERS, WHOLE, 1, block()))
         self.assertEqual(sum(len(one.payload) for one in found if one.kind == DATA), 65_535)
-        self.say(window(0, 1_000_000), frames.settings((4, 0), (5, 20_000)))
-        self.assertEqual(self.say(window(1, 65_535))[0:], [])
-        found = self.say(window(1, 30_000))
+        self.send(window(0, 1_000_000), frames.settings((4, 0), (5, 20_000)))
+        self.assertEqual(self.send(window(1, 65_535))[0:], [])
+        found = self.send(window(1, 30_000))
         self.assertEqual([len(one.payload) for one in found], [20_000, 10_000])
 
     def test_drain(self) -> None:
         """A server that stops completes running requests and refuses others."""
-        self.say(frame(HEADERS, WHOLE, 1, LONG_POLL))
+        self.send(frame(HEADERS, WHOLE, 1, LONG_POLL))
         drained = self.fixture.site.drain()
-        found = self.heard()
+        found = self.received()
         self.assertEqual([one.kind for one in found], [frames.GOAWAY])
         self.assertFalse(self.transport.disconnecting)
-        found = self.say(frame(HEADERS, WHOLE, 3, block()))
+        found = self.send(frame(HEADERS, WHOLE, 3, block()))
         self.assertEqual(resets(found), {3: Code.REFUSED_STREAM})
         self.fixture.post("a", b"news")
-        self.assertEqual(self.status(self.heard(), 1), 200)
+        self.assertEqual(self.status(self.received(), 1), 200)
         self.assertTrue(self.transport.disconnecting)
         self.assertNoResult(drained)
         self.leave()

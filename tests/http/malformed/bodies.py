@@ -1,4 +1,4 @@
-"""Bodies whose ends are in doubt: lengths, codings, chunks, trailers."""
+"""Cases of ambiguous bodies: lengths, codings, chunks, trailers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builders for rows of the table of hostile requests."""
+"""Builders of malformed and ambiguous requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Expectations, other protocols, sizes, the ends of connections."""
+"""Cases of Expect, other protocols, sizes, and the end of connections."""
 
 from __future__ import annotations
 

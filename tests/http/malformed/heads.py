@@ -1,4 +1,4 @@
-"""Heads that nobody should send, and some that look so."""
+"""Cases of malformed heads, and of valid heads that look malformed."""
 
 from __future__ import annotations
 

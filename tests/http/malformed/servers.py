@@ -1,9 +1,9 @@
-"""Rows of bytes that a client may send, and the four servers that parse them.
+"""Cases of bytes that a client may send, and the four servers that parse them.
 
-A row states what the HTTP/1.1 engine does with its bytes: the statuses of its responses, how many
-requests it executes, and whether the connection stays open. The same bytes are shown to the
-twisted.web site and to h11; where one of them carries out another number of requests, the row
-says which and why. What HTTP/2 can say too is said to an HTTP/2 connection.
+A case has the result of the HTTP/1.1 engine: the statuses of its responses, the number of executed
+requests, and whether the connection stays open. The same bytes are sent to the twisted.web site and
+to h11; if one of them executes another number of requests, the case has the number and the reason.
+Cases that HTTP/2 can express are also sent to an HTTP/2 connection.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ _OF_HTTP11: Final = {b"connection", b"transfer-encoding", b"upgrade", b"keep-ali
 class Row(Struct, frozen=True, kw_only=True):
     """Expected result of the bytes ``data``.
 
-    ``tree`` and ``h11`` are how many requests these carry out where that is another number
-    than ``executed``, and ``because`` says why. ``open`` marks bytes that end within a
+    ``tree`` and ``h11`` are the numbers of requests that twisted.web and h11 execute if they differ
+    from ``executed``, and ``because`` is the reason. ``open`` marks bytes that end inside of a
     request.
     """
 
@@ -107,14 +107,14 @@ def site_of(recorder: Recorder, clock: Clock) -> StreamSite:
 
 
 def at_http1(pieces: list[bytes]) -> Outcome:
-    """Return what the HTTP/1.1 engine makes of bytes that arrive in these pieces."""
+    """Return the result of the HTTP/1.1 engine for bytes that arrive in these pieces."""
     recorder, clock = Recorder(), Clock()
-    door = Http1Factory(recorder, site_of(recorder, clock), clock, b"/v1/stream/", SETTINGS)
-    return _fed(door, recorder, clock, pieces)
+    factory = Http1Factory(recorder, site_of(recorder, clock), clock, b"/v1/stream/", SETTINGS)
+    return _fed(factory, recorder, clock, pieces)
 
 
 def at_twisted_web(pieces: list[bytes]) -> Outcome:
-    """Return what the twisted.web site makes of bytes that arrive in these pieces."""
+    """Return the result of the twisted.web site for bytes that arrive in these pieces."""
     recorder, clock = Recorder(), Clock()
     return _fed(site_of(recorder, clock), recorder, clock, pieces)
 
@@ -143,7 +143,7 @@ def _fed(factory: Any, recorder: Recorder, clock: Clock, pieces: list[bytes]) ->
 
 
 def at_http2(fields: RawFields, body: bytes) -> Outcome:
-    """Return what an HTTP/2 connection makes of a request with these headers."""
+    """Return the result of an HTTP/2 connection for a request with these headers."""
     recorder, clock = Recorder(), Clock()
     transport = StringTransport()
     transport.negotiatedProtocol = b"h2"  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The table of hostile requests on the HTTP/1.1 engine, the twisted.web site, HTTP/2 and h11."""
+"""Tests of malformed requests on the HTTP/1.1 engine, the twisted.web site, HTTP/2 and h11."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from durable_streams_tw.auth.identities import CheckerUnavailable, Identity
 from durable_streams_tw.auth.rate_limits import Rate
 from durable_streams_tw.http.operators.resources import OperatorTree
 from durable_streams_tw.http.settings import Settings
-from tests.http.authorization_case import AuthorizationCase, both, granting
+from tests.http.authorization_case import AuthorizationCase, both_servers, granting
 from tests.http.server_fixture import Answer
 
 
@@ -168,7 +168,7 @@ class OpenOperators(OperatorsCase):
         self.assertEqual(self.look("/-/metrics").body, b"metrics")
 
 
-FastOperators, WebOperators = both(Operators)
-FastLocalOperators, WebLocalOperators = both(LocalOperators)
-FastOpenOperators, WebOpenOperators = both(OpenOperators)
+FastOperators, WebOperators = both_servers(Operators)
+FastLocalOperators, WebLocalOperators = both_servers(LocalOperators)
+FastOpenOperators, WebOpenOperators = both_servers(OpenOperators)
 del Operators, LocalOperators, OpenOperators

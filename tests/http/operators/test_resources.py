@@ -41,8 +41,8 @@ class OperatorTreeTests(SynchronousTestCase):
         tree.putChild(b"told", _Told())
         self.tree = tree
 
-    def doors(self, root: bytes) -> list[Any]:
-        """Return a server of each kind."""
+    def servers(self, root: bytes) -> list[Any]:
+        """Return a client of each HTTP server."""
         return [self.streams.site(root, self.tree), self.streams.http_factory(root, self.tree)]
 
     def ask(self, site: Site, method: str, target: str, body: bytes | None = None) -> Answer:
@@ -56,7 +56,7 @@ class OperatorTreeTests(SynchronousTestCase):
     def test_found(self) -> None:
         """A resource of the tree is found whatever the root of the streams is."""
         for root in (b"v1/stream/", b"", b"-x/"):
-            for site in self.doors(root):
+            for site in self.servers(root):
                 answer = self.ask(site, "GET", "/-/told/a/b?c")
                 self.assertEqual((answer.status, answer.body), (200, b"a/b"))
                 self.assertEqual(self.ask(site, "HEAD", "/-/told").status, 200)
@@ -64,7 +64,7 @@ class OperatorTreeTests(SynchronousTestCase):
 
     def test_closed_to_other_sites(self) -> None:
         """Responses have no CORS headers and are not cached."""
-        for site in self.doors(b"v1/stream/"):
+        for site in self.servers(b"v1/stream/"):
             for target in ("/-/told", "/-/else", "/-/"):
                 header = self.ask(site, "GET", target).header
                 self.assertNotIn("access-control-allow-origin", header)
@@ -75,16 +75,16 @@ class OperatorTreeTests(SynchronousTestCase):
 
     def test_nothing_there(self) -> None:
         """A missing resource is a problem response."""
-        for site in self.doors(b""):
+        for site in self.servers(b""):
             for target in ("/-/", "/-/else", "/-/else/more"):
                 for method in ("GET", "PUT"):
                     answer = self.ask(site, method, target)
                     self.assertEqual(answer.status, 404)
                     self.assertEqual(answer.header["content-type"], "application/problem+json")
 
-    def test_streams_are_left_alone(self) -> None:
+    def test_other_paths(self) -> None:
         """All other targets reach the streams unchanged."""
-        for site in self.doors(b""):
+        for site in self.servers(b""):
             for target in ("/-", "/-x", "/a/-/told", "/%2D/told", "/a%2Fb"):
                 self.assertEqual(self.ask(site, "PUT", target, b"x").status // 100, 2, target)
                 self.assertEqual(self.ask(site, "GET", target).body, b"x")

@@ -1,4 +1,4 @@
-"""Readers that wait, through the Klein resource: woken, ended, gone, slow."""
+"""Tests of live reads through the twisted.web resource."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class LongPollTests(SynchronousTestCase):
         self.client = self.fixture.connect()
 
     def poll(self, offset: str = "now", more: str = "") -> None:
-        """Begin to wait."""
+        """Start a long-poll."""
         self.client.request("GET", f"{ROOT}a?offset={offset}&live=long-poll{more}")
 
     def test_append_wakes(self) -> None:
-        """What is appended is the answer."""
+        """An append is the response."""
         self.poll(START)
         self.assertEqual(self.client.answers(), [])
         self.fixture.post("a", b"news")
@@ -49,8 +49,8 @@ class LongPollTests(SynchronousTestCase):
         )
         self.assertTrue(answer.header["stream-cursor"].isdigit())
 
-    def test_now_is_not_cached(self) -> None:
-        """A URL that says ``now`` means other bytes a moment later."""
+    def test_now_is_not_cacheable(self) -> None:
+        """A response for ``offset=now`` is not cacheable."""
         self.poll()
         self.fixture.post("a", b"news")
         self.fixture.turn()
@@ -59,7 +59,7 @@ class LongPollTests(SynchronousTestCase):
         self.assertNotIn("etag", answer.header)
 
     def test_timeout(self) -> None:
-        """Nothing came: 204, where to go on, and a cursor beyond the client's."""
+        """A timeout is 204 with the next offset and a cursor above the client's."""
         self.poll(START, "&cursor=99999999")
         self.fixture.clock.advance(limits.LONG_POLL_TIMEOUT + 1)
         (answer,) = self.client.answers()
@@ -71,7 +71,7 @@ class LongPollTests(SynchronousTestCase):
         self.assertNotIn("content-length", answer.header)
 
     def test_closing_wakes(self) -> None:
-        """The end is told at once."""
+        """Closing the stream ends a long-poll."""
         self.poll(START)
         self.fixture.ask("POST", "a", {"Stream-Closed": "true"}, b"")
         self.fixture.turn()
@@ -79,22 +79,22 @@ class LongPollTests(SynchronousTestCase):
         self.assertEqual((answer.status, answer.header["stream-closed"]), (204, "true"))
 
     def test_closed_before(self) -> None:
-        """Nobody waits for a stream that has ended."""
+        """A long-poll at the end of a closed stream ends at once."""
         self.fixture.ask("POST", "a", {"Stream-Closed": "true"}, b"")
         self.poll()
         (answer,) = self.client.answers()
         self.assertEqual((answer.status, answer.header["stream-closed"]), (204, "true"))
 
     def test_deletion_wakes(self) -> None:
-        """A stream that goes away is told as such."""
+        """Deleting the stream ends a long-poll with a refusal."""
         self.poll()
         self.fixture.ask("DELETE", "a")
         self.fixture.turn()
         (answer,) = self.client.answers()
         self.assertEqual(answer.status, 404)
 
-    def test_client_leaves(self) -> None:
-        """Nobody waits for a client that is gone."""
+    def test_client_disconnects(self) -> None:
+        """A client that disconnects leaves no long-poll."""
         self.poll()
         self.assertEqual(self.fixture.streams._long_polls.count, 1)
         self.client.leave()
@@ -104,7 +104,7 @@ class LongPollTests(SynchronousTestCase):
         self.assertEqual(self.client.answers(), [])
 
     def test_service_stops(self) -> None:
-        """Who waits is answered before the server goes."""
+        """When the service stops, long-polls get responses."""
         self.poll()
         stopped = self.fixture.streams.stopService()
         (answer,) = self.client.answers()
@@ -112,7 +112,7 @@ class LongPollTests(SynchronousTestCase):
         self.successResultOf(stopped)
 
     def test_outlives_the_idle_timeout(self) -> None:
-        """A connection that waits is not idle."""
+        """The idle timeout does not apply during a long-poll."""
         fixture = ServerFixture(Settings(long_poll_timeout=600.0))
         fixture.put("a")
         client = fixture.connect()
@@ -135,18 +135,18 @@ class EventStreamTests(SynchronousTestCase):
         self.client = self.fixture.connect()
 
     def follow(self, path: str = "a", offset: str = "-1") -> None:
-        """Begin to follow."""
+        """Start an SSE response."""
         self.client.transport.clear()
         self.client.request("GET", f"{ROOT}{path}?offset={offset}&live=sse")
         self.fixture.turn()
 
     def events(self) -> list[tuple[str, str]]:
-        """The events that have come."""
+        """Return the received events."""
         (answer,) = self.client.answers()
         return [(event.type, event.data) for event in parse_events(answer.body)]
 
     def test_head(self) -> None:
-        """The head leaves at once, and lets nothing on the way keep or change the body."""
+        """The head is sent at once, and forbids proxies to buffer or change the body."""
         self.client.request("GET", f"{ROOT}a?offset=-1&live=sse")
         (answer,) = self.client.answers()
         self.assertEqual((answer.status, answer.complete), (200, False))
@@ -161,7 +161,7 @@ class EventStreamTests(SynchronousTestCase):
         self.assertNotIn("stream-sse-data-encoding", answer.header)
 
     def test_binary_says_base64(self) -> None:
-        """What is neither text nor JSON is base64, and the head says so."""
+        """Binary streams are sent as base64, and the head says so."""
         self.fixture.put("b", "application/octet-stream", b"\x00\xff")
         self.follow("b")
         (answer,) = self.client.answers()
@@ -169,7 +169,7 @@ class EventStreamTests(SynchronousTestCase):
         self.assertEqual(self.events()[0], ("data", "AP8="))
 
     def test_follows(self) -> None:
-        """What is there, then what comes, each followed by a control event."""
+        """Stored bytes, then new ones, each followed by a control event."""
         self.follow()
         self.fixture.post("a", b" new")
         self.fixture.turn()
@@ -178,15 +178,17 @@ class EventStreamTests(SynchronousTestCase):
         self.assertEqual([data for kind, data in self.events() if kind == "data"], ["old", " new"])
 
     def test_an_event_and_its_control_share_a_chunk(self) -> None:
-        """A client that stops reading between chunks knows where it stopped."""
+        """A data event and its control event share a chunk, so a client that stops between chunks
+        knows its offset.
+        """
         self.follow()
         wire = self.client.transport.value().partition(b"\r\n\r\n")[2]
         size, _, rest = wire.partition(b"\r\n")
         chunk = rest[: int(size, 16)]
         self.assertEqual([event.type for event in parse_events(chunk)], ["data", "control"])
 
-    def test_closing_ends_it(self) -> None:
-        """The last control event says so, and the body ends whole."""
+    def test_close(self) -> None:
+        """Closing the stream ends the response as complete after a last control event."""
         self.follow()
         self.fixture.ask("POST", "a", {"Stream-Closed": "true", "Content-Type": "text/plain"}, b"!")
         self.fixture.turn()
@@ -198,7 +200,7 @@ class EventStreamTests(SynchronousTestCase):
         self.assertEqual(self.client.ask("HEAD", f"{ROOT}a").status, 200)
 
     def test_closed_before(self) -> None:
-        """A stream that has ended says so in the head too (§8)."""
+        """For a closed stream the head says so (§8)."""
         self.fixture.ask("POST", "a", {"Stream-Closed": "true"}, b"")
         self.follow(offset="now")
         (answer,) = self.client.answers()
@@ -218,7 +220,7 @@ class EventStreamTests(SynchronousTestCase):
         return client
 
     def test_event_source_resumes_anywhere(self) -> None:
-        """Wherever the connection is cut, what was dispatched is neither lost nor repeated."""
+        """Wherever the connection is cut, dispatched messages are neither lost nor repeated."""
         self.fixture.put("j", "application/json", b'["first"]')
         self.follow("j")
         for message in (b'"second"', b'["third","fourth"]'):
@@ -247,7 +249,7 @@ class EventStreamTests(SynchronousTestCase):
             client.leave()
 
     def test_event_source_at_now(self) -> None:
-        """The first control event says where ``now`` was: nothing of the pause is lost."""
+        """The first control event has the offset of ``now``: nothing is lost across a reconnect."""
         self.follow(offset="now")
         (answer,) = self.client.answers()
         parser = Parser()
@@ -260,7 +262,9 @@ class EventStreamTests(SynchronousTestCase):
         client.leave()
 
     def test_event_source_at_the_end(self) -> None:
-        """204 ends an EventSource that has all of a closed stream; others get the last event."""
+        """At the end of a closed stream an EventSource gets 204; other clients get the
+        last event.
+        """
         self.fixture.ask("POST", "a", {"Stream-Closed": "true"}, b"")
         self.follow()
         (answer,) = self.client.answers()
@@ -281,29 +285,33 @@ class EventStreamTests(SynchronousTestCase):
         self.assertEqual([kind for kind, _ in self.events()], ["control"])
 
     def test_event_source_with_a_bad_id(self) -> None:
-        """What is no offset is refused, which ends an EventSource; none at all is none."""
+        """An invalid Last-Event-ID is refused, which stops an EventSource; an empty one
+        is ignored.
+        """
         for last, status in (("7", 400), ("0_99999", 400), ("é", 400), ("", 200)):
             client = self.resume(last)
             (answer,) = client.answers()
             self.assertEqual(answer.status, status)
             client.leave()
 
-    def test_not_there(self) -> None:
-        """A stream that is missing is an ordinary 404."""
+    def test_missing_stream(self) -> None:
+        """A missing stream is 404."""
         self.follow("missing")
         (answer,) = self.client.answers()
         self.assertEqual(answer.status, 404)
         self.assertEqual(answer.header["content-type"], "application/problem+json")
 
     def test_reconnect_interval(self) -> None:
-        """After a minute the body ends, whole, so that caches can collapse readers."""
+        """The response ends as complete after the reconnect interval, so that caches can collapse
+        readers.
+        """
         self.follow()
         self.fixture.clock.advance(limits.SSE_RECONNECT_INTERVAL + 2)
         (answer,) = self.client.answers()
         self.assertTrue(answer.complete)
 
     def test_http_1_0(self) -> None:
-        """Without chunks the end of the connection is the end of the body."""
+        """For HTTP/1.0 the body ends with the connection."""
         self.client.send(f"GET {ROOT}a?offset=-1&live=sse HTTP/1.0\r\n\r\n".encode())
         self.fixture.turn()
         (answer,) = self.client.answers()
@@ -314,22 +322,22 @@ class EventStreamTests(SynchronousTestCase):
         self.fixture.turn()
         self.assertTrue(self.client.transport.disconnecting)
 
-    def test_client_leaves(self) -> None:
-        """Nothing is kept for a client that is gone."""
+    def test_client_disconnects(self) -> None:
+        """A client that disconnects leaves no state."""
         self.follow()
         self.assertEqual(self.fixture.streams._broadcaster.count, 1)
         self.client.leave()
         self.assertEqual(self.fixture.streams._broadcaster.count, 0)
 
-    def test_client_leaves_between_transport_and_request(self) -> None:
-        """A connection that is lost without its producer being told frees all the same."""
+    def test_disconnect_before_the_request(self) -> None:
+        """A lost connection whose producer is not told leaves no state."""
         self.follow()
         self.client.transport.unregisterProducer()
         self.client.leave()
         self.assertEqual(self.fixture.streams._broadcaster.count, 0)
 
     def test_slow_reader(self) -> None:
-        """A full transport gets nothing more, and all of it later."""
+        """A full transport gets no bytes, and later all of them."""
         self.follow()
         producer: Any = self.client.transport.producer
         producer.pauseProducing()
@@ -344,7 +352,7 @@ class EventStreamTests(SynchronousTestCase):
         self.assertEqual(got, "old" + "".join(f"{number};" for number in range(50)))
 
     def test_full_from_the_first_write(self) -> None:
-        """A transport that is full before anything was followed pauses the reader too."""
+        """A transport that is full from its first write pauses the reader."""
         fixture = self.fixture
         fixture.put("big", "application/octet-stream", b"x" * 1_000_000)
         transport: Any = self.client.transport
@@ -362,7 +370,7 @@ class EventStreamTests(SynchronousTestCase):
         self.assertEqual(len(transport.value()), size)
 
     def test_service_stops(self) -> None:
-        """A last control event, and a body that ends whole."""
+        """When the service stops, the response ends as complete after a last control event."""
         self.follow()
         self.successResultOf(self.fixture.streams.stopService())
         (answer,) = self.client.answers()
@@ -370,7 +378,7 @@ class EventStreamTests(SynchronousTestCase):
         self.assertEqual(self.events()[-1][0], "control")
 
     def test_unreadable(self) -> None:
-        """Where the store fails midway, the connection is cut: no clean end."""
+        """An error of the store aborts the connection."""
 
         class Breaking(MemoryStore):
             broken = False
@@ -395,33 +403,33 @@ class EventStreamTests(SynchronousTestCase):
         self.assertEqual(fixture.streams._broadcaster.count, 0)
 
 
-class Slow(MemoryStore):
-    """A store whose commits take until the test says."""
+class DelayedCommits(MemoryStore):
+    """Store whose commits wait for `commit`."""
 
     def __init__(self) -> None:
         super().__init__(lambda: int(MORNING * 1000))
         self.waiting: list[tuple[Command, Callable[[Outcome], object]]] = []
 
     def execute(self, command: Command, told: Callable[[Outcome], object]) -> None:
-        """Let appends wait."""
+        """Queue appends."""
         if isinstance(command, Append):
             self.waiting.append((command, told))
         else:
             super().execute(command, told)
 
     def commit(self) -> None:
-        """Carry out what waits."""
+        """Carry out the queued appends."""
         waiting, self.waiting = self.waiting, []
         for command, told in waiting:
             super().execute(command, told)
 
 
 class LeavingWriterTests(SynchronousTestCase):
-    """An append that has come whole is carried out, whether its client waits or not."""
+    """A complete append is executed even if its client disconnects."""
 
     def test_append_survives(self) -> None:
-        """Klein cancels what the client waited for; the append goes on."""
-        store = Slow()
+        """The append is executed although Klein cancels its Deferred."""
+        store = DelayedCommits()
         fixture = ServerFixture(store=store)
         fixture.put("a")
         client = fixture.connect()
@@ -432,7 +440,7 @@ class LeavingWriterTests(SynchronousTestCase):
         self.assertEqual(fixture.ask("GET", "a").body, b"kept")
 
     def test_half_an_append(self) -> None:
-        """What has not come whole never was."""
+        """An incomplete append is not executed."""
         fixture = ServerFixture()
         fixture.put("a")
         client: Client = fixture.connect()

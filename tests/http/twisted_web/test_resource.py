@@ -180,24 +180,24 @@ class MountTests(SynchronousTestCase):
         self.assertIn(b"Stream-Seq was sent twice", answer.body)
 
     def test_as_the_whole_site(self) -> None:
-        """As the root of a site."""
+        """A resource as the root of a site works."""
         self.check(self.site(self.streams.resource()), "/")
 
     def test_as_a_child(self) -> None:
-        """Below a resource."""
+        """A resource below another resource works."""
         root = Resource()
         root.putChild(b"streams", self.streams.resource())
         self.check(self.site(root), "/streams/")
 
     def test_deep(self) -> None:
-        """Below resources, with a root of its own."""
+        """A resource several levels deep works, with a root of its own."""
         root, child = Resource(), Resource()
         root.putChild(b"api", child)
         child.putChild(b"v 2", self.streams.resource(b"streams/all/"))
         self.check(self.site(root), "/api/v%202/streams/all/")
 
     def test_in_a_klein_app(self) -> None:
-        """As a branch of another Klein app."""
+        """A resource mounted in another Klein app works."""
         app = Klein()
 
         @app.route("/hello")
