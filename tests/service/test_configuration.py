@@ -144,6 +144,31 @@ class ConfigurationTests(SynchronousTestCase):
         self.assertIn("--port", problems[2])
         self.assertIn("line 2: max-body", problems[3])
 
+    def test_data_dir_and_database(self) -> None:
+        """`data-dir` and `database` exclude each other: the source of higher precedence wins."""
+        url = "postgresql://streams@db/streams"
+        chosen = load_configuration({"database": (url,)}, {"DURABLE_STREAMS_DATA_DIR": "/d"}, None)
+        self.assertEqual((chosen["database"], chosen["data-dir"]), (url, None))
+        self.assertEqual(chosen.overridden_by("data-dir"), "database")
+        self.assertIsNone(chosen.overridden_by("database"))
+        chosen = load_configuration({"data-dir": ("/d",)}, {"DURABLE_STREAMS_DATABASE": url}, None)
+        self.assertEqual((chosen["database"], chosen["data-dir"]), (None, "/d"))
+        self.assertEqual(
+            self.refused({"data-dir": ("/d",), "database": (url,)}),
+            ("--database: cannot be combined with data-dir; set one of them",),
+        )
+        self.assertEqual(
+            self.refused({"database": (url,), "max-stored": ("1k",)}),
+            ("--max-stored: requires data-dir",),
+        )
+
+    def test_errors_have_no_password(self) -> None:
+        """An error about a database URL does not show its password."""
+        for text in ("mysql://u:geheim@host/db", "host=db password=geheim"):
+            (problem,) = self.refused({"database": (text,)})
+            self.assertIn("expected a URL such as postgresql://", problem)
+            self.assertNotIn("geheim", problem)
+
     def test_listen_and_port(self) -> None:
         """`listen` and `port` exclude each other: the source of higher precedence wins, and one
         source with both is an error.

@@ -158,3 +158,34 @@ class UnitsTests(SynchronousTestCase):
             "memory": "memory",
         }.items():
             self.assertEqual(parsers.redact_auth(text), shown or text)
+
+    def test_redacted_database(self) -> None:
+        """Passwords of a database URL are not shown; the rest is."""
+        for text, shown in {
+            "postgresql://db/streams": "postgresql://db/streams",
+            "postgresql://u@a,b:5433/streams": "postgresql://u@a,b:5433/streams",
+            "postgresql://u:geheim@a,b:5433/s": "postgresql://u:***@a,b:5433/s",
+            "postgres://u:ge/he@im@db/s?user=x": "postgres://u:***@db/s?user=x",
+            "postgresql:///s?host=/run&password=geheim&user=u": (
+                "postgresql:///s?host=/run&password=***&user=u"
+            ),
+            "postgresql:///s?sslpassword=geheim": "postgresql:///s?sslpassword=***",
+            "host=db password=geheim": "***",
+        }.items():
+            self.assertEqual(parsers.redact_database(text), shown)
+
+    def test_database(self) -> None:
+        """A database is a URL of libpq; a schema and a node have names without special
+        characters.
+        """
+        self.assertEqual(parsers.database("postgres://db/streams"), "postgres://db/streams")
+        for parse, bad in (
+            (parsers.database, "host=db"),
+            (parsers.database, "postgresql://db\n/x"),
+            (parsers.schema, "1st"),
+            (parsers.schema, 'a"b'),
+            (parsers.schema, "a" * 64),
+            (parsers.node, "a b"),
+            (parsers.node, ""),
+        ):
+            self.assertRaises(parsers.InvalidValue, parse, bad)

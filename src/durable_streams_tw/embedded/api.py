@@ -51,6 +51,8 @@ from durable_streams_tw.subscriptions.webhook_client import WebhookClient
 if TYPE_CHECKING:
     from twisted.cred.checkers import ICredentialsChecker
 
+    from durable_streams_tw.storage.postgres.connection import DatabaseSettings
+
 T = TypeVar("T")
 
 Producer = tuple[str, int, int]
@@ -71,7 +73,10 @@ class DurableStreams(Service):
     Parameters
     ----------
     data_dir
-        Directory of the durable store, created if it is missing. None: the streams are in memory.
+        Directory of the durable store, created if it is missing.
+    database
+        PostgreSQL database of the streams, instead of a directory. Without either, the streams are
+        in memory.
     settings
         See `Settings`.
     reactor
@@ -89,6 +94,7 @@ class DurableStreams(Service):
         self,
         data_dir: str | None = None,
         *,
+        database: DatabaseSettings | None = None,
         settings: Settings | None = None,
         reactor: Any = None,
         store: IStreamStore | None = None,
@@ -114,7 +120,10 @@ class DurableStreams(Service):
         self._report = in_thread or self._reports
         self._started = self._released = False
         if store is None:
-            store = self._in_memory() if data_dir is None else self._on_disk(data_dir)
+            if database is not None:
+                store = self._in_database(database)
+            else:
+                store = self._in_memory() if data_dir is None else self._on_disk(data_dir)
         self._store = store
         self._registry = registry = FollowerRegistry(store, timers)
         self._long_polls = LongPolls(store, registry, timers, settings.long_poll_timeout)
@@ -443,6 +452,23 @@ class DurableStreams(Service):
             max_producers=self._settings.max_producers,
         )
         return store
+
+    def _in_database(self, database: DatabaseSettings) -> IStreamStore:
+        # Imported here, because psycopg is optional.
+        from durable_streams_tw.storage.durable.executor import ThreadExecutor
+        from durable_streams_tw.storage.postgres.store import PostgresStore
+
+        store: Any = PostgresStore(
+            database,
+            self._timers,
+            ThreadExecutor(self._reactor, self._timers),
+            ThreadExecutor(self._reactor, self._timers),
+            now=self._time.now,
+            lead=self._time.lead,
+            max_producers=self._settings.max_producers,
+        )
+        shared: IStreamStore = store
+        return shared
 
 
 def _name(path: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.service.settings_table import SETTINGS
@@ -17,6 +17,9 @@ from durable_streams_tw.service.sources import (
     environment_variables,
 )
 from durable_streams_tw.service.value_parsers import InvalidValue
+
+# Settings that name the place of the streams, and exclude each other.
+_STORES: Final = ("data-dir", "database")
 
 
 class ConfigurationError(Exception):
@@ -82,6 +85,8 @@ class Configuration:
             return "listen" if self["listen"] else None
         if name == "listen" and self.texts(name) and not self[name]:
             return "port" if "port" in self._given else "interface"
+        if name in _STORES and self.texts(name) and not self[name]:
+            return next(other for other in _STORES if other != name)
         return None
 
     def error(self, name: str, problem: str, text: str | None = None) -> ConfigurationError:
@@ -101,7 +106,7 @@ class Configuration:
         return next(ranks, len(self._sources))
 
     def _combination_errors(self) -> list[str]:
-        """Return the errors of combinations; drop ``listen`` if a nearer source has a port."""
+        """Return the errors of combinations; drop what a nearer source excludes."""
         problems = []
         for name in ("port", "interface"):
             if self["listen"] and self._rank(name) < self._rank("listen"):
@@ -110,6 +115,13 @@ class Configuration:
                 problems.append(
                     f"{self._label('listen')}: cannot be combined with {name}; set one of them"
                 )
+        if self["data-dir"] and self["database"]:
+            near, far = sorted(_STORES, key=self._rank)
+            if self._rank(near) == self._rank(far):
+                problems.append(
+                    f"{self._label(far)}: cannot be combined with {near}; set one of them"
+                )
+            self._values[far] = None
         if self["max-stored"] is not None and self["data-dir"] is None:
             problems.append(f"{self._label('max-stored')}: requires data-dir")
         memory = self["max-body-memory"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from durable_streams_tw.service.twistd_options import Options
 from durable_streams_tw.telemetry.logs import JSONLog, open_json_log
 
 if TYPE_CHECKING:
+    from durable_streams_tw.storage.postgres.connection import DatabaseSettings
     from durable_streams_tw.telemetry.tracing import Tracing
 
 __all__ = ["Options", "build_service", "makeService"]
@@ -103,6 +105,26 @@ def _tracing(configuration: Configuration, reactor: Any) -> Tracing:
     return Tracing(reactor)
 
 
+def _database(configuration: Configuration) -> DatabaseSettings | None:
+    """Return the settings of the database, None if streams are stored elsewhere."""
+    if configuration["database"] is None:
+        return None
+    try:
+        from durable_streams_tw.storage.postgres.connection import DatabaseSettings
+    except ImportError:
+        raise configuration.error(
+            "database", "psycopg is not installed. Run: pip install 'durable-streams-tw[postgres]'"
+        ) from None
+    return DatabaseSettings(
+        url=configuration["database"],
+        schema=configuration["database-schema"],
+        listen_url=configuration["database-listen"],
+        patience=configuration["database-patience"],
+        node=configuration["node"] or socket.gethostname(),
+        unsafe=configuration["unsafe-database"],
+    )
+
+
 def build_service(
     configuration: Configuration,
     endpoints: list[IStreamServerEndpoint],
@@ -112,8 +134,8 @@ def build_service(
 ) -> ServiceGroup:
     """Return the service for the settings: store, ports, reload and systemd notification.
 
-    ``greet`` is called with the URL of the streams at each port; without it the log names the data
-    directory. ``reopen_log`` is called on SIGHUP. Raises `ConfigurationError`.
+    ``greet`` is called with the URL of the streams at each port; without it the log says where
+    streams are stored. ``reopen_log`` is called on SIGHUP. Raises `ConfigurationError`.
     """
     from twisted.internet import reactor
 
@@ -128,8 +150,10 @@ def build_service(
 
         known = checkers(configuration)
     tracing = _tracing(configuration, reactor) if configuration["tracing"] else None
+    database = _database(configuration)
     streams = DurableStreams(
         data_dir,
+        database=database,
         settings=_within_file_limit(configuration.settings),
         reactor=reactor,
         checkers=known,
@@ -142,10 +166,10 @@ def build_service(
         reporter.close()
         if greet is not None:
             return
-        if data_dir is None:
-            _log.warn("Streams are in memory and are lost at exit: use --data-dir to store them")
-        else:
+        if data_dir is not None:
             _log.info("Streams are stored in {directory}", directory=data_dir)
+        elif database is None:
+            _log.warn("Streams are in memory and are lost at exit: use --data-dir to store them")
 
     service = ServiceGroup(reporter.report, started)
     ports = Ports(endpoints, site, streams, root, reactor, greet, open_to_all=not known)

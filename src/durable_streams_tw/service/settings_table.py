@@ -79,6 +79,7 @@ _size = partial(Setting, parse=parsers.size, metavar="SIZE")
 _time = partial(Setting, parse=parsers.seconds, metavar="TIME")
 _count = partial(Setting, parse=parsers.count, metavar="N")
 _list = partial(Setting, kind="list")
+_database = partial(Setting, in_dev=False)
 
 #: Settings by group. A group is a section of ``--help`` and of the reference page.
 GROUPS: Final[dict[str, tuple[Setting, ...]]] = {
@@ -120,6 +121,45 @@ GROUPS: Final[dict[str, tuple[Setting, ...]]] = {
         _size(
             "max-stored",
             "maximum size of all streams in data-dir (default: limited by the disk)",
+            in_dev=False,
+        ),
+        _database(
+            "database",
+            "PostgreSQL database in which streams are stored, instead of data-dir",
+            parsers.database,
+            "URL",
+            redact=parsers.redact_database,
+        ),
+        _database(
+            "database-schema",
+            "schema of the tables, created if it does not exist",
+            parsers.schema,
+            "NAME",
+            "durable_streams",
+        ),
+        _database(
+            "database-listen",
+            "URL of the server itself, if database leads to a pooler (default: database)",
+            parsers.database,
+            "URL",
+            redact=parsers.redact_database,
+        ),
+        _database(
+            "database-patience",
+            "how long writes wait for a database that is away",
+            parsers.seconds,
+            "TIME",
+            "10s",
+        ),
+        _database(
+            "node",
+            "name of this server in the database and its logs (default: the host name)",
+            parsers.node,
+            "NAME",
+        ),
+        _flag(
+            "unsafe-database",
+            "accept a database with fsync=off, which loses acknowledged writes in a crash",
             in_dev=False,
         ),
         _count(

@@ -39,6 +39,11 @@ _ROOT: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]+)*/")
 # Userinfo and query of a URL.
 _URL_SECRETS: Final = re.compile(r"(?<=://)[^/?#,\s]*(?=@)|(?<=\?)[^,\s]*")
 
+# Password of a database URL: libpq takes everything up to the last "@" before the host.
+_PASSWORD: Final = re.compile(r"(?<=://)([^:@/?#]*):.*@|(?<=[?&])((?:ssl)?password=)[^&]*")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}", re.ASCII)
+_NODE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+
 #: Text printed in place of a secret.
 REDACTED: Final = "***"
 
@@ -191,3 +196,33 @@ def public_url(text: str) -> str:
     """Parse a URL of scheme, host and path prefix; return it without a trailing slash."""
     expected = "a URL such as https://streams.example, without a query"
     return _match(_PUBLIC_URL, text.rstrip("/"), expected)[0]
+
+
+def database(text: str) -> str:
+    """Return a database URL of libpq, which parses it later."""
+    if not text.startswith(("postgresql://", "postgres://")) or not text.isprintable():
+        raise InvalidValue("expected a URL such as postgresql://user@host/database")
+    return text
+
+
+def redact_database(text: str) -> str:
+    """Redact the passwords of a database URL, and all of a text that is no URL."""
+    if "://" not in text:
+        return REDACTED
+    return _PASSWORD.sub(
+        lambda found: f"{found[2]}{REDACTED}" if found[2] else f"{found[1]}:{REDACTED}@", text
+    )
+
+
+def schema(text: str) -> str:
+    """Parse the name of a schema, which needs no quotes in SQL."""
+    if _IDENTIFIER.fullmatch(text) is None:
+        raise InvalidValue("expected a name of letters, digits and underscores")
+    return text
+
+
+def node(text: str) -> str:
+    """Parse the name of a node."""
+    if _NODE.fullmatch(text) is None:
+        raise InvalidValue("expected a name of letters, digits, dots, hyphens and underscores")
+    return text
