@@ -32,6 +32,9 @@ from durable_streams_tw.http.operators.authorized import AuthorizedOperators
 from durable_streams_tw.http.operators.listing import StreamListing
 from durable_streams_tw.http.operators.resources import RootResource
 from durable_streams_tw.http.operators.server_stats import ServerStats
+from durable_streams_tw.http.operators.stream_bytes import StreamBytes
+from durable_streams_tw.http.operators.stream_changes import StreamChanges
+from durable_streams_tw.http.operators.subscription_listing import SubscriptionListing
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web.resource import StreamResources
 from durable_streams_tw.http.twisted_web.site import StreamSite
@@ -162,6 +165,8 @@ class DurableStreams(Service):
         )
         # Connections of the HTTP server made last.
         self._connections: Sized = ()
+        # Live reads of consoles.
+        self._changes: StreamChanges | None = None
         # Reported by set_endpoint.
         self._endpoint_url: str | None = None
         self._all_loopback: bool | None = None
@@ -229,6 +234,8 @@ class DurableStreams(Service):
         if self._released:
             return succeed(None)
         self._released = True
+        if self._changes is not None:
+            self._changes.stop()
         return stop_all(self._broadcaster.stop, self._long_polls.stop)
 
     def stopService(self) -> Deferred[None]:
@@ -305,8 +312,20 @@ class DurableStreams(Service):
 
     def stream_listing(self, root: bytes = b"v1/stream/") -> IResource:
         """Return the resource that lists streams, for the operator tree's child ``streams``."""
-        listing: IResource = StreamListing(self._store, root)
+        listing: IResource = StreamListing(self._store, root, self._timers)
         return listing
+
+    def console_resources(self) -> dict[bytes, IResource]:
+        """Return the resources that the console needs besides the listing, by their names.
+
+        They are children of the operator tree. Call it once.
+        """
+        self._changes = StreamChanges(self._store, self._timers)
+        return {
+            b"bytes": StreamBytes(self._store),
+            b"changes": self._changes,
+            b"subscriptions": SubscriptionListing(self._store, self._subscriptions.errors),
+        }
 
     def server_stats(self) -> ServerStats:
         """Return the statistics of these streams. Counters start at zero."""

@@ -165,5 +165,23 @@ MAX_CHUNK: Final = 1 * MIB
 #: Threads that validate large JSON bodies and compress large responses.
 WORK_THREADS: Final = 4
 
+# -- operators -------------------------------------------------------------------------
+
 #: Most streams of one page of the stream listing.
 MAX_LISTING_PAGE: Final = 1_000
+
+#: Names examined for one listing that is sorted by size or activity, and in one step of it.
+MAX_SORTED_SCAN: Final = 50_000
+SORT_STEP: Final = 500
+
+#: Stored bytes in one response of ``/-/bytes``.
+MAX_SHOWN_BYTES: Final = 256 * KIB
+
+#: Streams that one request to ``/-/changes`` watches, and the time after which it gets a response
+#: without a change. Less than the time that proxies wait.
+MAX_WATCHED: Final = 100
+WATCH_TIMEOUT: Final = 20.0
+
+#: Streams of which the positions of recent appends are kept, and positions per stream.
+RECENT_STREAMS: Final = 256
+RECENT_APPENDS: Final = 1_000

@@ -24,4 +24,6 @@ def operator_tree(configuration: Configuration, streams: DurableStreams) -> Oper
         from durable_streams_tw.http.operators.console import Console
 
         tree.putChild(b"console", Console())
+        for name, resource in streams.console_resources().items():
+            tree.putChild(name, resource)
     return tree

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -29,6 +29,7 @@ from durable_streams_tw.subscriptions.limits import (
     DELIVERIES_RESERVED,
     DELIVERIES_SHARE,
     DELIVERY_PROMPT,
+    ERRORS_REMEMBERED,
     MAX_DELIVERIES,
     MAX_WEBHOOK_RESPONSE,
 )
@@ -85,6 +86,8 @@ class WebhookDelivery:
         )
         #: Number of calls by result: done, accepted, refused (status not 2xx), failed.
         self.calls: Counter[str] = Counter()
+        #: Last errors by id of the subscription, the newest last. A successful call removes it.
+        self.errors: OrderedDict[str, str] = OrderedDict()
 
     def deliver(self, state: Subscription) -> Deferred[bool]:
         """Call the webhook of a wake; fire with True if the result has been stored.
@@ -146,7 +149,7 @@ class WebhookDelivery:
             detail = error.refusal.detail if isinstance(error, Refused) else repr(error)
             self._log.info("Webhook of subscription {id!r} failed: {why}", id=state.id, why=detail)
             self.calls["failed"] += 1
-            return DeliveryResult.FAILED
+            return self._failed(state, detail)
         if not 200 <= response.status < 300:
             self._log.info(
                 "Webhook of subscription {id!r} returned status {status}",
@@ -154,10 +157,18 @@ class WebhookDelivery:
                 status=response.status,
             )
             self.calls["refused"] += 1
-            return DeliveryResult.FAILED
+            return self._failed(state, f"status {response.status}")
+        self.errors.pop(state.id, None)
         done = _says_done(response.body)
         self.calls["done" if done else "accepted"] += 1
         return DeliveryResult.DONE if done else DeliveryResult.ACCEPTED
+
+    def _failed(self, state: Subscription, error: str) -> DeliveryResult:
+        self.errors.pop(state.id, None)
+        self.errors[state.id] = error
+        if len(self.errors) > ERRORS_REMEMBERED:
+            self.errors.popitem(last=False)
+        return DeliveryResult.FAILED
 
     def _body(self, state: Subscription, items: tuple[WorkItem, ...], base: str) -> bytes:
         payload = {

@@ -21,6 +21,9 @@ DELIVERIES_REMEMBERED: Final = 4096
 #: Maximum response time of a webhook that counts as prompt.
 DELIVERY_PROMPT: Final = 5.0
 
+#: Number of subscriptions whose last error is remembered for operators.
+ERRORS_REMEMBERED: Final = 1_000
+
 #: Maximum time of a webhook call, unless the lease is shorter.
 WEBHOOK_TIMEOUT: Final = 30.0
 

@@ -64,6 +64,8 @@ class Subscriptions:
         )
         #: Number of webhook calls by result.
         self.calls = deliveries.calls
+        #: Last errors of webhook calls by id of the subscription.
+        self.errors = deliveries.errors
         self._wakes = Scheduler(store, deliveries.deliver, timers, now)
 
     def start(self) -> None:

@@ -37,6 +37,8 @@ class OperatorsCase(AuthorizationCase):
         tree = OperatorTree()
         for name in (b"live", b"ready", b"metrics", b"streams", b"console", b"other"):
             tree.putChild(name, Shown(name))
+        for name in (b"bytes", b"changes", b"subscriptions"):
+            tree.putChild(name, Shown(name))
         self.site = (self.streams.http_factory if self.fast else self.streams.site)(operators=tree)
 
     def look(self, target: str, token: str | None = None, **fields: str) -> Answer:
@@ -117,6 +119,32 @@ class Operators(OperatorsCase):
             status = self.look(f"/-/streams{query}", "t").status
             self.assertEqual(status, 200 if allowed else 403, query)
         self.assertEqual(self.look("/-/streams?prefix=secret/", "root").status, 200)
+
+    def test_bytes_and_changes(self) -> None:
+        """Bytes and changes need the grant read on each stream that the query names."""
+        self.give("t", ("jobs", "read"))
+        for query, allowed in (
+            ("?stream=jobs/a", True),
+            ("?stream=jobs%2Fa&stream=jobs", True),
+            ("?stream=jobs/a&stream=secret", False),
+            ("?stream=jobs2", False),
+            ("?Stream=jobs", False),
+            ("?stream=", False),
+            ("", False),
+            ("?stream=jobs&x=%FF", False),
+        ):
+            for name in ("bytes", "changes"):
+                status = self.look(f"/-/{name}{query}", "t").status
+                self.assertEqual(status, 200 if allowed else 403, query)
+
+    def test_subscriptions(self) -> None:
+        """The list of subscriptions needs the grant subscribe on all streams."""
+        self.give("some", ("jobs", "subscribe"))
+        self.give("reader", ("", "read list metrics"))
+        self.give("all", ("", "subscribe"))
+        self.assertEqual(self.look("/-/subscriptions", "all").body, b"subscriptions")
+        for token in ("some", "reader"):
+            self.assertEqual(self.look("/-/subscriptions", token).status, 403)
 
     def test_checkers_that_take_their_time(self) -> None:
         """A checker may be asynchronous, and a client may leave meanwhile."""

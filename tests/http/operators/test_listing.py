@@ -11,11 +11,17 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.embedded.api import DurableStreams
+from durable_streams_tw.http.operators import listing
 from durable_streams_tw.http.operators.resources import OperatorTree
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.http.server_fixture import MORNING, ROOT, Answer, Client, at_once
 from tests.tokens import bare
+
+
+def paths(page: dict[str, Any]) -> list[str]:
+    """Return the paths of the streams on a page."""
+    return [stream["path"] for stream in page["streams"]]
 
 
 class Asked(MemoryStore):
@@ -32,7 +38,7 @@ class ListingTests(SynchronousTestCase):
     """Whole requests to a site."""
 
     def setUp(self) -> None:
-        clock = Clock()
+        self.clock = clock = Clock()
         clock.advance(MORNING)
         self.store = Asked(lambda: int(clock.seconds() * 1000))
         self.streams = DurableStreams(reactor=clock, in_thread=at_once, store=self.store)
@@ -73,6 +79,7 @@ class ListingTests(SynchronousTestCase):
                 "size": 0,
                 "closed": False,
                 "created_at": "2027-01-15T08:00:00.000Z",
+                "active_at": "2027-01-15T08:00:00.000Z",
                 "ttl_seconds": 60,
                 "expires_at": None,
                 "forked_from": None,
@@ -99,6 +106,49 @@ class ListingTests(SynchronousTestCase):
         self.assertEqual(self.page("pre%66ix=b")["streams"], [])
         self.assertEqual(self.page()["streams"][0]["expires_at"], "2030-01-01T00:00:00+01:00")
 
+    def test_search(self) -> None:
+        """A listing with ``contains`` has the names with that text, in upper or lower case."""
+        for name in ("jobs/Nightly", "jobs/hourly", "nightly"):
+            self.ask("PUT", ROOT + name)
+        page = self.page("contains=NIGHT")
+        self.assertEqual(paths(page), ["jobs/Nightly", "nightly"])
+        self.assertEqual(paths(self.page("contains=night&prefix=jobs/")), ["jobs/Nightly"])
+
+    def test_tree(self) -> None:
+        """A listing with ``tree`` has the folders of a level in place of their streams."""
+        for name in ("a", "b/1", "b/2", "b/c/3", "d"):
+            self.ask("PUT", ROOT + name)
+        page = self.page("tree=true")
+        self.assertEqual((paths(page), page["folders"]), (["a", "d"], ["b/"]))
+        page = self.page("tree=true&prefix=b/")
+        self.assertEqual((paths(page), page["folders"]), (["b/1", "b/2"], ["b/c/"]))
+
+    def sorted_page(self, query: str) -> dict[str, Any]:
+        """Return a sorted listing, whose steps take turns of the reactor."""
+        client = Client(self.site)
+        client.request("GET", f"/-/streams?{query}")
+        self.clock.pump([0] * 10)
+        (answer,) = client.answers()
+        client.leave()
+        found: dict[str, Any] = json.loads(answer.body)
+        return found
+
+    def test_sorted(self) -> None:
+        """Sorted listings begin with the largest stream, or with the one appended to last."""
+        for name, size in (("a", 1), ("b", 3), ("c", 2)):
+            self.ask("PUT", ROOT + name, Content_Type="text/plain")
+            self.clock.advance(1)
+            client = Client(self.site)
+            client.ask("POST", ROOT + name, {"Content-Type": "text/plain"}, b"x" * size)
+            client.leave()
+        self.patch(listing, "SORT_STEP", 1)
+        page = self.sorted_page("sort=size&limit=2")
+        self.assertEqual((paths(page), page["complete"]), (["b", "c"], True))
+        self.assertEqual(paths(self.sorted_page("sort=active")), ["c", "b", "a"])
+        self.patch(listing, "MAX_SORTED_SCAN", 2)
+        page = self.sorted_page("sort=active")
+        self.assertEqual((paths(page), page["complete"]), (["b", "a"], False))
+
     def test_refused(self) -> None:
         """Malformed queries and other methods are refused."""
         for query in (
@@ -106,7 +156,10 @@ class ListingTests(SynchronousTestCase):
             "limit=1001",
             "limit=x",
             "prefix=%FF",
-            "after=" + "x" * 2049,
+            "after=" + "x" * 2053,
+            "contains=" + "x" * 2049,
+            "sort=path",
+            "tree=yes",
             "prefix=a&pr%65fix=b",
         ):
             answer = self.ask("GET", f"/-/streams?{query}")

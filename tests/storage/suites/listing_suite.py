@@ -27,7 +27,11 @@ class ListingSuite(StoreCase):
 
     def page(self, prefix: str = "", after: str = "", limit: int = 100, scan: int = 10_000) -> Page:
         """Return one page."""
-        page = self.result(self.store.query(ListStreams(prefix, after, limit, scan)))
+        return self.answer(ListStreams(prefix, after, limit, scan))
+
+    def answer(self, question: ListStreams) -> Page:
+        """Return the answer to a question."""
+        page = self.result(self.store.query(question))
         assert isinstance(page, Page), page
         return page
 
@@ -102,6 +106,44 @@ class ListingSuite(StoreCase):
         self.assertEqual(self.names(), ["a"])
         self.sleep(1)
         self.assertEqual(self.names(), [])
+
+    def test_search(self) -> None:
+        """Search finds text anywhere in a name; names that do not match count as examined."""
+        for name in ("a/Xy", "b/xY", "c"):
+            self.created(put(name))
+        page = self.answer(ListStreams(contains="XY"))
+        self.assertEqual([state.path for state in page.streams], ["a/Xy", "b/xY"])
+        page = self.answer(ListStreams(contains="c", scan=2))
+        self.assertEqual((page.streams, page.after), ((), "b/xY"))
+
+    def level(self, prefix: str = "", limit: int = 100) -> list[str]:
+        """Return the names and folders of one level, page by page."""
+        found: list[str] = []
+        after: str | None = ""
+        while after is not None:
+            page = self.answer(ListStreams(prefix, after, limit, tree=True))
+            self.assertLessEqual(len(page.streams) + len(page.folders), limit)
+            found += [state.path for state in page.streams]
+            found += page.folders
+            after = page.after
+        return sorted(found)
+
+    def test_tree(self) -> None:
+        """A level has each folder once, whatever is in it, and passes over its names."""
+        names = ["a", "a/b", "a/\U0010fffe", "a-", "b/c/d", "b/c/e", "z/" + "n" * 600, "ä/é/ü"]
+        for name in names:
+            self.created(put(name))
+        for limit in (1, 2, 100):
+            self.assertEqual(self.level("", limit), ["a", "a-", "a/", "b/", "z/", "ä/"])
+            self.assertEqual(self.level("b/", limit), ["b/c/"])
+            self.assertEqual(self.level("b/c/", limit), ["b/c/d", "b/c/e"])
+        self.submit(Delete("b/c/d"))
+        self.submit(Delete("b/c/e"))
+        self.assertEqual(self.level("b/"), [])
+        for number in range(20):
+            self.created(put(f"many/{number}"))
+        page = self.answer(ListStreams("m", scan=2, tree=True))
+        self.assertEqual((page.folders, page.after), (("many/",), None))
 
     def test_bounded_work(self) -> None:
         """A page that examines many names ends early and has an ``after``."""

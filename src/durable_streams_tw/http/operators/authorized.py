@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import parse_qs
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -39,15 +38,35 @@ def missing_for_metrics(grants: Grants, request: Request) -> str | None:
 
 def missing_for_listing(grants: Grants, request: Request) -> str | None:
     """Require list on every stream whose name begins with the query parameter ``prefix``."""
-    query = request.uri.partition(b"?")[2].decode("latin-1")
-    try:
-        prefixes = parse_qs(query, keep_blank_values=True, errors="strict").get("prefix", [""])
-    except ValueError:
-        prefixes = [""]
     # StreamListing refuses several prefixes; until then each must be allowed.
-    if all(grants.allow_below(Verb.LIST, prefix) for prefix in prefixes):
+    if all(grants.allow_below(Verb.LIST, prefix) for prefix in _values(request, "prefix")):
         return None
     return "the request needs the grant list on every stream whose name begins with the prefix"
+
+
+def missing_for_streams(grants: Grants, request: Request) -> str | None:
+    """Require read on each stream that a query parameter ``stream`` names."""
+    if all(grants.allow(Verb.READ, name) for name in _values(request, "stream")):
+        return None
+    return "the request needs the grant read on the stream"
+
+
+def missing_for_subscriptions(grants: Grants, request: Request) -> str | None:
+    """Require subscribe on all streams: subscriptions name streams and URLs."""
+    if grants.allow_below(Verb.SUBSCRIBE, ""):
+        return None
+    return "the request needs the grant subscribe on all streams"
+
+
+def _values(request: Request, name: str) -> list[str]:
+    """Return the values of a query parameter, an empty one if there are none or the query is bad.
+
+    The resources parse the query by the same function.
+    """
+    try:
+        return resources.parameters(request).values.get(name, [""])
+    except Refused:
+        return [""]
 
 
 def missing_for_console(grants: Grants, request: Request) -> str | None:
@@ -62,6 +81,9 @@ _RULES: Final[dict[bytes, MissingGrant | None]] = {
     b"ready": None,
     b"console": missing_for_console,
     b"streams": missing_for_listing,
+    b"bytes": missing_for_streams,
+    b"changes": missing_for_streams,
+    b"subscriptions": missing_for_subscriptions,
 }
 
 

@@ -1,24 +1,20 @@
-"""``GET /-/streams``: list of streams for operators, in pages."""
+"""``GET /-/streams``: list of streams for operators, in pages, or sorted."""
 
 from __future__ import annotations
 
-import json
-import re
+from collections.abc import Callable
+from heapq import nlargest
 from typing import Any, Final
-from urllib.parse import parse_qs
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.python.failure import Failure
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from msgspec.structs import replace
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
-from durable_streams_tw.http import problems
-from durable_streams_tw.http.limits import MAX_LISTING_PAGE
-from durable_streams_tw.http.messages import Response
-from durable_streams_tw.http.operators import resources
-from durable_streams_tw.http.twisted_web.resource import send
+from durable_streams_tw.http.limits import MAX_LISTING_PAGE, MAX_SORTED_SCAN, SORT_STEP
+from durable_streams_tw.http.operators.resources import Parameters, QueryResource
 from durable_streams_tw.protocol import headers
-from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.limits import MAX_PATH
 from durable_streams_tw.protocol.streams.offsets import format_offset
 from durable_streams_tw.protocol.streams.state import StreamState
@@ -26,91 +22,85 @@ from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.limits import LISTING_PAGE
 from durable_streams_tw.storage.queries import ListStreams, Page
 
-_JSON: Final = b"application/json"
-_LIMIT: Final = re.compile("[0-9]{1,4}", re.ASCII)
-_TEXTS: Final = ("prefix", "after")
+_SORT_KEYS: Final[dict[str, Callable[[StreamState], int]]] = {
+    "size": lambda state: state.tail,
+    "active": lambda state: state.touched_at,
+}
+
+# `Page.after` of a folder is a little longer than the folder's name.
+_MAX_AFTER: Final = MAX_PATH + 4
 
 
-class StreamListing(Resource):
-    """List of streams, with the query parameters ``prefix``, ``after`` and ``limit``.
+class StreamListing(QueryResource):
+    """List of streams, with the query parameters of docs/console.md.
 
     ``after`` is the value of the same name in the previous page. ``root`` is the raw path of the
     streams, without its first slash.
     """
 
-    isLeaf = True
-
-    def __init__(self, store: IStreamStore, root: bytes) -> None:
-        Resource.__init__(self)
+    def __init__(self, store: IStreamStore, root: bytes, clock: IReactorTime) -> None:
+        QueryResource.__init__(self)
         self._store = store
         self._root = "/" + root.decode("ascii")
+        self._clock = clock
 
-    def render(self, request: Request) -> Any:
-        """Send one page."""
-        if request.method not in (b"GET", b"HEAD"):
-            return send(resources.read_only(), request)
-        if request.postpath:
-            return resources.NotFoundResource().render(request)
-        try:
-            query = ListStreams(**_arguments(request.uri.partition(b"?")[2]))
-        except Refused as refused:
-            return send(resources.refusal(refused.refusal), request)
-        page: Deferred[Any] = self._store.query(query)
-        # Without this, the callbacks would write to a request whose client has left.
-        request.notifyFinish().addErrback(lambda _: page.cancel())
-        page.addCallback(self._response)
-        page.addErrback(_failed)
-        page.addCallback(_finish, request)
-        return NOT_DONE_YET
+    def respond(self, given: Parameters) -> Deferred[dict[str, Any] | Refusal]:
+        """Return one page."""
+        question = ListStreams(
+            given.text("prefix"),
+            given.text("after", most=_MAX_AFTER),
+            given.number("limit", LISTING_PAGE, MAX_LISTING_PAGE),
+            contains=given.text("contains"),
+            tree=given.choice("tree", "false", "true") == "true",
+        )
+        sort = given.choice("sort", "name", *_SORT_KEYS)
+        if sort == "name":
+            page: Deferred[Page | Refusal] = self._store.query(question)
+            return page.addCallback(self._page)
+        return ensureDeferred(self._sorted(question, _SORT_KEYS[sort]))
 
-    def _response(self, page: Page | Refusal) -> Response:
-        if isinstance(page, Refusal):
-            return resources.refusal(page)
+    async def _sorted(
+        self, question: ListStreams, key: Callable[[StreamState], int]
+    ) -> dict[str, Any] | Refusal:
+        """Return the ``limit`` first streams by a sort key, the greatest first.
+
+        Each step examines `SORT_STEP` names, so that neither the reactor nor a reader thread is
+        occupied for long.
+        """
+        found: list[StreamState] = []
+        complete = False
+        step = replace(question, limit=SORT_STEP, scan=SORT_STEP, tree=False)
+        for examined in range(0, MAX_SORTED_SCAN, SORT_STEP):
+            if examined:
+                await deferLater(self._clock, 0)
+            page = await self._store.query(step)
+            if isinstance(page, Refusal):
+                return page
+            found = nlargest(question.limit, [*found, *page.streams], key=key)
+            if page.after is None:
+                complete = True
+                break
+            step = replace(step, after=page.after)
+        return {**self._described(Page(tuple(found))), "complete": complete}
+
+    def _page(self, page: Page | Refusal) -> dict[str, Any] | Refusal:
+        return page if isinstance(page, Refusal) else self._described(page)
+
+    def _described(self, page: Page) -> dict[str, Any]:
         body: dict[str, Any] = {
             "root": self._root,
-            "streams": [_described(state) for state in page.streams],
+            "streams": [describe(state) for state in page.streams],
             "after": page.after,
         }
+        if page.folders:
+            body["folders"] = page.folders
         if page.unreadable:
             body["unreadable"] = page.unreadable
-        return resources.page(200, _JSON, json.dumps(body, ensure_ascii=False).encode("utf-8"))
+        return body
 
 
-def _arguments(query: bytes) -> dict[str, Any]:
-    """Return the arguments of `ListStreams`. Raise `Refused` (MALFORMED_REQUEST).
-
-    Parse the query as `authorized.missing_for_listing` does, so that both see the same prefix.
-    """
-    try:
-        given = parse_qs(query.decode("latin-1"), keep_blank_values=True, errors="strict")
-    except ValueError:
-        raise Refused(Problem.MALFORMED_REQUEST, "the query is not UTF-8") from None
-    arguments: dict[str, Any] = {"limit": LISTING_PAGE}
-    # Unknown parameters are ignored (PROTOCOL.md §11.1).
-    for name in (*_TEXTS, "limit"):
-        if name not in given:
-            continue
-        value, *more = given[name]
-        if more:
-            raise Refused(Problem.MALFORMED_REQUEST, f"the query parameter {name} is given twice")
-        if name in _TEXTS:
-            if len(value.encode("utf-8")) > MAX_PATH:
-                raise Refused(
-                    Problem.MALFORMED_REQUEST,
-                    f"the query parameter {name} is longer than {MAX_PATH} bytes",
-                )
-            arguments[name] = value
-        elif _LIMIT.fullmatch(value) is None or not 1 <= int(value) <= MAX_LISTING_PAGE:
-            raise Refused(
-                Problem.MALFORMED_REQUEST,
-                f"the query parameter limit must be 1 to {MAX_LISTING_PAGE}",
-            )
-        else:
-            arguments[name] = int(value)
-    return arguments
-
-
-def _described(state: StreamState) -> dict[str, Any]:
+def describe(state: StreamState) -> dict[str, Any]:
+    """Return the JSON object of a stream in responses to operators."""
     described: dict[str, Any] = {
         "path": state.path,
         "content_type": state.content_type,
@@ -118,6 +108,7 @@ def _described(state: StreamState) -> dict[str, Any]:
         "size": state.tail,
         "closed": state.closed,
         "created_at": headers.format_timestamp(state.created_at),
+        "active_at": headers.format_timestamp(state.touched_at),
         "ttl_seconds": state.lifetime.ttl,
         "expires_at": None,
         "forked_from": None if state.fork is None else state.fork.source,
@@ -127,15 +118,3 @@ def _described(state: StreamState) -> dict[str, Any]:
             state.lifetime.expires_at
         )
     return described
-
-
-def _failed(failure: Failure) -> Response | None:
-    if failure.check(CancelledError):
-        return None
-    return resources.refusal(problems.internal_error(failure))
-
-
-def _finish(response: Response | None, request: Request) -> None:
-    if response is not None:
-        request.write(send(response, request))
-        request.finish()

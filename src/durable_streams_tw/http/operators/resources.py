@@ -8,15 +8,22 @@ Responses have no CORS headers, as pages of other origins must not read them, an
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any, Final
+from urllib.parse import parse_qs
 
+from msgspec import Struct
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import Request
+from twisted.web.server import NOT_DONE_YET, Request
 
-from durable_streams_tw.http import request_target
+from durable_streams_tw.http import problems, request_target
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.twisted_web.resource import send
-from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
+from durable_streams_tw.protocol.limits import MAX_PATH
 from durable_streams_tw.protocol.streams import responses
 from durable_streams_tw.protocol.streams.responses import Header
 
@@ -31,6 +38,9 @@ COMMON: Final[tuple[Header, ...]] = (
     (b"Cache-Control", b"no-store"),
     (b"Referrer-Policy", b"no-referrer"),
 )
+
+_JSON: Final = b"application/json"
+_NUMBER: Final = re.compile("[0-9]{1,9}", re.ASCII)
 
 _NOT_FOUND: Final = Refusal(Problem.NOT_FOUND, "there is no operator resource at this path")
 _READ_ONLY: Final = Refusal(
@@ -92,6 +102,94 @@ class OperatorResource(Resource):
     def show(self, request: Request) -> Any:
         """Respond to GET or HEAD, with a result as of `Resource.render`."""
         raise NotImplementedError
+
+
+class Parameters(Struct, frozen=True):
+    """Query parameters of a request. Unknown ones are ignored (PROTOCOL.md §11.1).
+
+    All methods raise `Refused` (MALFORMED_REQUEST).
+    """
+
+    values: dict[str, list[str]]
+
+    def text(self, name: str, default: str = "", most: int = MAX_PATH) -> str:
+        """Return a parameter that may be given once, of at most ``most`` bytes."""
+        value, *more = self.values.get(name, [default])
+        if more:
+            raise _malformed(f"the query parameter {name} is given twice")
+        if len(value.encode("utf-8")) > most:
+            raise _malformed(f"the query parameter {name} is longer than {most} bytes")
+        return value
+
+    def choice(self, name: str, *choices: str) -> str:
+        """Return a parameter that has one of some values; the first is the default."""
+        value = self.text(name, choices[0])
+        if value not in choices:
+            known = ", ".join(choices)
+            raise _malformed(f"the query parameter {name} must be one of: {known}")
+        return value
+
+    def number(self, name: str, default: int, most: int) -> int:
+        """Return a number from 1 to ``most``."""
+        value = self.text(name, str(default))
+        if _NUMBER.fullmatch(value) is None or not 1 <= int(value) <= most:
+            raise _malformed(f"the query parameter {name} must be 1 to {most}")
+        return int(value)
+
+
+def parameters(request: Request) -> Parameters:
+    """Return the query parameters of a request. Raise `Refused` (MALFORMED_REQUEST)."""
+    query = request.uri.partition(b"?")[2].decode("latin-1")
+    try:
+        return Parameters(parse_qs(query, keep_blank_values=True, errors="strict"))
+    except ValueError:
+        raise _malformed("the query is not UTF-8") from None
+
+
+def _malformed(detail: str) -> Refused:
+    return Refused(Problem.MALFORMED_REQUEST, detail)
+
+
+class QueryResource(OperatorResource):
+    """Resource that responds with JSON as soon as a Deferred fires."""
+
+    def show(self, request: Request) -> Any:
+        """Send the result of `respond`, or a refusal."""
+        try:
+            result: Deferred[Any] = self.respond(parameters(request))
+        except Refused as refused:
+            return send(refusal(refused.refusal), request)
+        # Without this, the callbacks would write to a request whose client has disconnected.
+        request.notifyFinish().addErrback(lambda _: result.cancel())
+        result.addCallback(_json_page).addErrback(_failed).addCallback(_finish, request)
+        return NOT_DONE_YET
+
+    def respond(self, given: Parameters) -> Deferred[dict[str, Any] | Refusal]:
+        """Return the JSON object of a response. Raise `Refused`, or fail the Deferred with it.
+
+        The Deferred is cancelled if the client disconnects.
+        """
+        raise NotImplementedError
+
+
+def _json_page(result: dict[str, Any] | Refusal) -> Response:
+    if isinstance(result, Refusal):
+        return refusal(result)
+    return page(200, _JSON, json.dumps(result, ensure_ascii=False).encode("utf-8"))
+
+
+def _failed(failure: Failure) -> Response | None:
+    if failure.check(CancelledError):
+        return None
+    if isinstance(failure.value, Refused):
+        return refusal(failure.value.refusal)
+    return refusal(problems.internal_error(failure))
+
+
+def _finish(response: Response | None, request: Request) -> None:
+    if response is not None:
+        request.write(send(response, request))
+        request.finish()
 
 
 class OperatorTree(Resource):
