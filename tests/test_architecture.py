@@ -234,7 +234,7 @@ class ArchitectureTests(SynchronousTestCase):
         waiting = [ROOT, *(named & set(self.modules))]
         self.assertEqual(len(waiting), 2, "the plugin names a module of ours")
         waiting += [AUTH_TYPES, CONSOLE, CHILD, POSTGRES]
-        waiting += [entry.target.partition(":")[0] for entry in COMMANDS.values()]
+        waiting += [f"{ROOT}.cli.{entry.module}" for entry in COMMANDS.values()]
         reached = self._reached(waiting)
         self.assertEqual(sorted(set(self.modules) - reached), [])
 

@@ -133,7 +133,7 @@ class StoreCommandTests(DurableStoreCase, SynchronousTestCase):
             (OSError(errno.EIO, "Input/output error"), "Input/output error"),
             (OSError(errno.ENOSPC, "No space left", "/data/x"), "/data/x: No space left"),
         ):
-            task = json.dumps({"name": "fail", "directory": self.directory})
+            task = json.dumps(["fail", {"directory": self.directory}])
             with (
                 mock.patch.object(store_worker, "send") as send,
                 mock.patch.dict(store_worker.TASKS, fail=mock.Mock(side_effect=error)),

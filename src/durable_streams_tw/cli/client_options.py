@@ -1,17 +1,18 @@
-"""Options common to all client commands: server, credentials, retries."""
+"""Client commands and the options common to all of them: server, credentials, retries."""
 
 from __future__ import annotations
 
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
 import click
 from msgspec import Struct
 
+from durable_streams_tw.cli.client_run import run
 from durable_streams_tw.cli.registry import PROGRAM
 from durable_streams_tw.client.errors import BadTarget
 from durable_streams_tw.client.urls import DEFAULT_BASE, Target, target_of
@@ -116,13 +117,17 @@ class ClientOptions(Struct, frozen=True):
         )
 
 
-def with_client_options(
+def client_command(
     retry_for: str = "30s",
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Add the client options to a command, which receives them as ``access``."""
+) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], click.Command]:
+    """Return a decorator that makes a command of a coroutine function.
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
+    The command runs the reactor until the coroutine ends. The function receives a `StreamClient` as
+    ``client``, targets as ``stream`` and ``source``, ``as_json``, and its own options.
+    """
+
+    def decorate(main: Callable[..., Coroutine[Any, Any, None]]) -> click.Command:
+        @functools.wraps(main)
         def called(
             url: str,
             token: str | None,
@@ -131,78 +136,80 @@ def with_client_options(
             cacert: str | None,
             retry_for: float | None,
             quiet: bool,
+            as_json: bool,
             **options: Any,
-        ) -> Any:
+        ) -> None:
             headers = (*_lines(os.environ.get(HEADERS, "")), *_expand_header_files(header))
-            for line in headers:
-                _parse_header(line)
             access = ClientOptions(url, token, token_file, headers, cacert, retry_for, quiet)
+            # Report invalid headers and an unreadable token file before the reactor runs.
             access.request_headers()
-            return command(access=access, **options)
+            targets = {
+                name: access.target(options.pop(name))
+                for name in ("stream", "source")
+                if name in options
+            }
 
-        for option in reversed(_options(retry_for)):
-            called = option(called)
-        return called
+            def work(reactor: Any) -> Coroutine[Any, Any, None]:
+                client = access.client(reactor, *targets.values())
+                return main(client=client, as_json=as_json, **targets, **options)
+
+            run(work, as_json=as_json)
+
+        command = click.command()(called)
+        command.params += _options(retry_for)
+        return command
 
     return decorate
 
 
-def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--json`` to a command."""
-    option = click.option(
-        "--json", "as_json", is_flag=True, help="Print results and errors as JSON."
-    )
-    return option(command)
-
-
-def _options(retry_for: str) -> list[Callable[[Callable[..., Any]], Callable[..., Any]]]:
+def _options(retry_for: str) -> list[click.Parameter]:
     return [
-        click.option(
-            "--url",
+        click.Option(["--json", "as_json"], is_flag=True, help="Print results and errors as JSON."),
+        click.Option(
+            ["--url"],
             metavar="URL",
             envvar=URL,
             default=DEFAULT_BASE,
             show_default=True,
             help=f"Base URL of streams given by name. [{URL}]",
         ),
-        click.option(
-            "--token",
+        click.Option(
+            ["--token"],
             metavar="TOKEN",
             envvar=TOKEN,
             help="Bearer token. Other users of this machine can see it in the process list: prefer "
             f"--token-file or the environment variable. [{TOKEN}]",
         ),
-        click.option(
-            "--token-file",
+        click.Option(
+            ["--token-file"],
             metavar="FILE",
             envvar=TOKEN_FILE,
             type=click.Path(dir_okay=False),
             help=f"File with the bearer token, read for each request. [{TOKEN_FILE}]",
         ),
-        click.option(
-            "-H",
-            "--header",
+        click.Option(
+            ["-H", "--header"],
             metavar="LINE",
             multiple=True,
             help="Additional request header 'Name: value', or @FILE with one per line; repeatable. "
             f"[{HEADERS}: one per line]",
         ),
-        click.option(
-            "--cacert",
+        click.Option(
+            ["--cacert"],
             metavar="FILE",
             envvar=CACERT,
             type=click.Path(exists=True, dir_okay=False),
             help=f"PEM file of CA certificates to trust instead of the system's. [{CACERT}]",
         ),
-        click.option(
-            "--retry-for",
+        click.Option(
+            ["--retry-for"],
             metavar="TIME",
             type=Duration(),
             default=retry_for,
             show_default=True,
             help="How long to retry transient errors; 0 for no retries, or forever.",
         ),
-        click.option("-q", "--quiet", is_flag=True, help="Do not report retries."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Do not report retries."),
     ]
 
 

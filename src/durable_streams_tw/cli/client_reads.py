@@ -10,13 +10,15 @@ from typing import Any
 
 import click
 from msgspec import json
+from twisted.internet.defer import CancelledError, ensureDeferred
 
-from durable_streams_tw.cli.client_options import ClientOptions, json_option, with_client_options
-from durable_streams_tw.cli.client_run import Output, OutputClosed, run
+from durable_streams_tw.cli.client_options import client_command
+from durable_streams_tw.cli.client_run import Output, OutputClosed, installed_reactor
 from durable_streams_tw.client.errors import about
 from durable_streams_tw.client.follow import Batch, Live, catch_up, follow
 from durable_streams_tw.client.messages import on_one_line
-from durable_streams_tw.client.streams import Info
+from durable_streams_tw.client.streams import StreamClient
+from durable_streams_tw.client.urls import Target
 from durable_streams_tw.protocol import content_types
 
 _offset = click.option(
@@ -29,24 +31,20 @@ _offset_file = click.option(
 )
 
 
-@click.command()
+@client_command()
 @click.argument("stream")
 @_offset
 @_offset_file
-@json_option
-@with_client_options()
-def read(
-    access: ClientOptions, stream: str, offset: str, offset_file: Path | None, as_json: bool
-) -> None:
+async def read(client: StreamClient, stream: Target, **options: Any) -> None:
     """Print the contents of a stream.
 
     Prints bytes unchanged, and messages of a JSON stream one per line. With --json prints one
     object per chunk with the offset after it, or null within a long response.
     """
-    _print_stream(access, stream, offset, offset_file, as_json, None)
+    await _print_stream(client, stream, None, **options)
 
 
-@click.command()
+@client_command("forever")
 @click.argument("stream")
 @_offset
 @_offset_file
@@ -57,61 +55,44 @@ def read(
     show_default=True,
     help="Live mode; SSE cannot carry carriage returns of text.",
 )
-@json_option
-@with_client_options("forever")
-def tail(
-    access: ClientOptions,
-    stream: str,
-    offset: str,
-    offset_file: Path | None,
-    live: Live,
-    as_json: bool,
-) -> None:
+async def tail(client: StreamClient, stream: Target, live: Live, **options: Any) -> None:
     """Print the contents of a stream and follow it until it is closed.
 
     Reconnects after connection errors and prints every byte once. The output is that of `read`.
     """
-    _print_stream(access, stream, offset, offset_file, as_json, live)
+    await _print_stream(client, stream, live, **options)
 
 
-@click.command()
+@client_command()
 @click.argument("stream")
-@json_option
-@with_client_options()
-def head(access: ClientOptions, stream: str, as_json: bool) -> None:
+async def head(client: StreamClient, stream: Target, as_json: bool) -> None:
     """Print metadata of a stream: content type, tail offset, closed, expiry."""
-    target = access.target(stream)
-
-    async def work(reactor: Any) -> None:
-        info: Info = await access.client(reactor, target).head(target)
-        rows = {
-            "contentType": info.content_type,
-            "offset": info.offset,
-            "closed": info.closed,
-            "ttl": info.ttl,
-            "expiresAt": info.expires_at,
-        }
-        if as_json:
-            click.echo(json.encode({"url": target.url, **rows}))
-            return
-        names = {"contentType": "content type", "ttl": "ttl (s)", "expiresAt": "expires at"}
-        for name, value in rows.items():
-            if value is not None:
-                shown = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
-                click.echo(f"{names.get(name, name):<13} {shown}")
-
-    run(work, as_json=as_json)
+    info = await client.head(stream)
+    rows = {
+        "contentType": info.content_type,
+        "offset": info.offset,
+        "closed": info.closed,
+        "ttl": info.ttl,
+        "expiresAt": info.expires_at,
+    }
+    if as_json:
+        click.echo(json.encode({"url": stream.url, **rows}))
+        return
+    names = {"contentType": "content type", "ttl": "ttl (s)", "expiresAt": "expires at"}
+    for name, value in rows.items():
+        if value is not None:
+            shown = {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+            click.echo(f"{names.get(name, name):<13} {shown}")
 
 
-def _print_stream(
-    access: ClientOptions,
-    stream: str,
+async def _print_stream(
+    client: StreamClient,
+    target: Target,
+    live: Live | None,
     offset: str,
     offset_file: Path | None,
     as_json: bool,
-    live: Live | None,
 ) -> None:
-    target = access.target(stream)
     if offset_file is not None:
         offset = _load_offset(offset_file) or offset
     output = Output()
@@ -123,30 +104,24 @@ def _print_stream(
             if offset_file is not None and batch.offset is not None:
                 _store_offset(offset_file, batch.offset)
 
-    async def work(reactor: Any) -> None:
-        from twisted.internet.defer import CancelledError, ensureDeferred
+    if live is None:
+        await show(catch_up(client, target, offset))
+        return
+    showing = ensureDeferred(show(follow(client, target, offset, live)))
+    closed = False
 
-        client = access.client(reactor, target)
-        if live is None:
-            await show(catch_up(client, target, offset))
-            return
-        showing = ensureDeferred(show(follow(client, target, offset, live)))
-        closed = False
+    def on_output_closed() -> None:
+        nonlocal closed
+        closed = True
+        showing.cancel()
 
-        def on_output_closed() -> None:
-            nonlocal closed
-            closed = True
-            showing.cancel()
-
-        output.notify_when_closed(reactor, on_output_closed)
-        try:
-            await showing
-        except CancelledError:
-            if closed:
-                raise OutputClosed from None
-            raise
-
-    run(work, as_json=as_json)
+    output.notify_when_closed(installed_reactor(), on_output_closed)
+    try:
+        await showing
+    except CancelledError:
+        if closed:
+            raise OutputClosed from None
+        raise
 
 
 def format_batch(batch: Batch) -> bytes:

@@ -89,16 +89,21 @@ class Output:
         threading.Thread(target=watch, name="output", daemon=True).start()
 
 
+def installed_reactor() -> Any:
+    """Return Twisted's reactor. Its import installs one."""
+    from twisted.internet import reactor
+
+    return reactor
+
+
 def run(main: Callable[[Any], Coroutine[Any, Any, None]], *, as_json: bool = False) -> None:
     """Run the reactor until ``main(reactor)`` returns; exit with an error status if it fails.
 
     SIGINT kills the process without cleanup.
     """
-    from twisted.internet import reactor as installed
-
     from durable_streams_tw.clocks import make_monotonic
 
-    reactor: Any = installed
+    reactor = installed_reactor()
     make_monotonic(reactor)
     outcome: list[Failure | None] = []
 
@@ -135,7 +140,8 @@ def _fail(failure: Failure, as_json: bool) -> NoReturn:
 def report_error(error: ClientError, as_json: bool) -> None:
     """Print an error on standard error."""
     if not as_json:
-        click.echo(f"Error: {capitalized(str(error))}", err=True)
+        sentence = str(error)
+        click.echo(f"Error: {sentence[:1].upper()}{sentence[1:]}", err=True)
         return
     details: dict[str, Any] = {"error": str(error)}
     if error.url is not None:
@@ -146,11 +152,6 @@ def report_error(error: ClientError, as_json: bool) -> None:
             details["closed"] = True
             details["offset"] = error.header.get("stream-next-offset")
     click.echo(json.encode(details), err=True)
-
-
-def capitalized(sentence: str) -> str:
-    """Return a sentence with a capital first letter."""
-    return sentence[:1].upper() + sentence[1:]
 
 
 def status_of(error: ClientError) -> int:

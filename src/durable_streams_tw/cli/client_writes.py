@@ -8,13 +8,8 @@ import click
 from msgspec import json
 
 from durable_streams_tw.cli.client_input import LineBatcher, PieceBatcher, StdinReader
-from durable_streams_tw.cli.client_options import (
-    ClientOptions,
-    Duration,
-    json_option,
-    with_client_options,
-)
-from durable_streams_tw.cli.client_run import run
+from durable_streams_tw.cli.client_options import Duration, client_command
+from durable_streams_tw.cli.client_run import installed_reactor
 from durable_streams_tw.client.producer import Producer
 from durable_streams_tw.client.streams import Info, StreamClient, Written
 from durable_streams_tw.client.urls import Target
@@ -37,7 +32,7 @@ def _with_expiry(command: Any) -> Any:
     return command
 
 
-@click.command()
+@client_command()
 @click.argument("stream")
 @click.option("-t", "--content-type", metavar="TYPE", help="Content type of the stream.")
 @_with_expiry
@@ -46,88 +41,60 @@ def _with_expiry(command: Any) -> Any:
 @click.option(
     "-f", "--file", type=click.File("rb"), help="File with the initial content, - for stdin."
 )
-@json_option
-@with_client_options()
-def create(
-    access: ClientOptions,
-    stream: str,
+async def create(
+    client: StreamClient,
+    stream: Target,
     content_type: str | None,
     ttl: float | None,
-    expires_at: str | None,
-    closed: bool,
     data: str | None,
     file: BinaryIO | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Create a stream unless it exists.
 
     STREAM is a URL, or a name relative to --url.
     """
-    target = access.target(stream)
     content = _content(data, file) or b""
-
-    async def work(reactor: Any) -> None:
-        client = access.client(reactor, target)
-        info = await client.create(
-            target,
-            content_type,
-            content,
-            ttl=_whole_seconds(ttl),
-            expires_at=expires_at,
-            closed=closed,
-        )
-        _print_info(target, info, as_json)
-
-    run(work, as_json=as_json)
+    info = await client.create(stream, content_type, content, ttl=_whole_seconds(ttl), **options)
+    _print_info(stream, info, as_json)
 
 
-@click.command()
+@client_command()
 @click.argument("source")
 @click.argument("stream")
-@click.option("--offset", help="Offset in the source at which the fork starts (default: its tail).")
+@click.option(
+    "--offset",
+    "fork_offset",
+    help="Offset in the source at which the fork starts (default: its tail).",
+)
 @click.option(
     "--sub-offset",
+    "fork_sub_offset",
     type=click.IntRange(min=0),
     help="Messages (JSON) or bytes after that offset.",
 )
 @_with_expiry
-@json_option
-@with_client_options()
-def fork(
-    access: ClientOptions,
-    source: str,
-    stream: str,
-    offset: str | None,
-    sub_offset: int | None,
+async def fork(
+    client: StreamClient,
+    source: Target,
+    stream: Target,
     ttl: float | None,
-    expires_at: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Create a stream that starts with the contents of another one.
 
     STREAM shares the contents of SOURCE up to the offset. Later appends to one do not affect the
     other.
     """
-    origin, target = access.target(source), access.target(stream)
-    if origin.origin != target.origin:
+    if source.origin != stream.origin:
         raise click.UsageError("The fork must be on the same server as its source.")
-
-    async def work(reactor: Any) -> None:
-        client = access.client(reactor, target, origin)
-        info = await client.create(
-            target,
-            ttl=_whole_seconds(ttl),
-            expires_at=expires_at,
-            source=origin,
-            fork_offset=offset,
-            fork_sub_offset=sub_offset,
-        )
-        _print_info(target, info, as_json)
-
-    run(work, as_json=as_json)
+    info = await client.create(stream, ttl=_whole_seconds(ttl), source=source, **options)
+    _print_info(stream, info, as_json)
 
 
-@click.command()
+@client_command()
 @click.argument("stream")
 @click.option("-d", "--data", metavar="TEXT", help="Data to append instead of stdin.")
 @click.option("-f", "--file", type=click.File("rb"), help="File to append instead of stdin.")
@@ -153,11 +120,9 @@ def fork(
     type=click.IntRange(min=0),
     help="Epoch of the producer (default: the time in ms).",
 )
-@json_option
-@with_client_options()
-def append(
-    access: ClientOptions,
-    stream: str,
+async def append(
+    client: StreamClient,
+    stream: Target,
     data: str | None,
     file: BinaryIO | None,
     lines: bool,
@@ -175,7 +140,6 @@ def append(
     idempotent producer, so that retries append nothing twice. In a JSON stream each line is a
     message.
     """
-    target = access.target(stream)
     streaming = lines or pieces
     if lines and pieces:
         raise click.UsageError("--lines cannot be combined with --pieces.")
@@ -188,28 +152,24 @@ def append(
     if seq is not None and producer is not None:
         raise click.UsageError("--seq cannot be combined with --producer.")
     content = _content(data, file)
-
-    async def work(reactor: Any) -> None:
-        client: StreamClient = access.client(reactor, target)
-        kind = content_type or (await client.head(target)).content_type
-        if streaming:
-            source = Producer(client, target, kind, name=producer, epoch=epoch)
-            done = await _append_input(StdinReader(reactor), source, lines, close)
+    kind = content_type or (await client.head(stream)).content_type
+    if streaming:
+        source = Producer(client, stream, kind, name=producer, epoch=epoch)
+        done = await _append_input(StdinReader(installed_reactor()), source, lines, close)
+    else:
+        if content is None:
+            content = await StdinReader(installed_reactor()).whole()
+        if not content and close:
+            done = await client.close(stream)
+        elif not content:
+            raise click.UsageError("No data to append.")
+        elif producer is not None:
+            named = Producer(client, stream, kind, name=producer, epoch=epoch)
+            done = await named.send(content, close=close)
         else:
-            body = await StdinReader(reactor).whole() if content is None else content
-            if not body and close:
-                done = await client.close(target)
-            elif not body:
-                raise click.UsageError("No data to append.")
-            elif producer is not None:
-                named = Producer(client, target, kind, name=producer, epoch=epoch)
-                done = await named.send(body, close=close)
-            else:
-                done = await client.append(target, body, kind, close=close, seq=seq)
-        if done is not None:
-            _print_written(done, as_json)
-
-    run(work, as_json=as_json)
+            done = await client.append(stream, content, kind, close=close, seq=seq)
+    if done is not None:
+        _print_written(done, as_json)
 
 
 async def _append_input(
@@ -229,34 +189,20 @@ async def _append_input(
     return await producer.send(close=True) if close else done
 
 
-@click.command()
+@client_command()
 @click.argument("stream")
-@json_option
-@with_client_options()
-def close(access: ClientOptions, stream: str, as_json: bool) -> None:
+async def close(client: StreamClient, stream: Target, as_json: bool) -> None:
     """Close a stream: its readers reach the end, and appends are refused."""
-    target = access.target(stream)
-
-    async def work(reactor: Any) -> None:
-        _print_written(await access.client(reactor, target).close(target), as_json)
-
-    run(work, as_json=as_json)
+    _print_written(await client.close(stream), as_json)
 
 
-@click.command()
+@client_command()
 @click.argument("stream")
-@json_option
-@with_client_options()
-def delete(access: ClientOptions, stream: str, as_json: bool) -> None:
+async def delete(client: StreamClient, stream: Target, as_json: bool) -> None:
     """Delete a stream and its contents."""
-    target = access.target(stream)
-
-    async def work(reactor: Any) -> None:
-        await access.client(reactor, target).delete(target)
-        if as_json:
-            _print_json({"deleted": target.url})
-
-    run(work, as_json=as_json)
+    await client.delete(stream)
+    if as_json:
+        _print_json({"deleted": stream.url})
 
 
 def _content(data: str | None, file: BinaryIO | None) -> bytes | None:

@@ -9,13 +9,12 @@ from typing import Any
 import click
 
 from durable_streams_tw.cli.store_options import (
-    resolve_data_dir,
     with_data_dir,
     with_deep,
     with_even_flawed,
     with_json,
 )
-from durable_streams_tw.cli.store_tasks import StoreUnsound, run_task, size
+from durable_streams_tw.cli.store_tasks import StoreUnsound, finding_line, run_task, size
 
 
 @click.command()
@@ -24,7 +23,7 @@ from durable_streams_tw.cli.store_tasks import StoreUnsound, run_task, size
 @with_deep
 @with_even_flawed
 @with_json
-def backup(destination: str, data_dir: str | None, config: str | None, **options: Any) -> None:
+def backup(directory: str, destination: str, **options: Any) -> None:
     """Back up a store into a new directory, also while its server runs.
 
     DESTINATION must not exist. The backup contains all writes that were acknowledged before it
@@ -33,10 +32,8 @@ def backup(destination: str, data_dir: str | None, config: str | None, **options
 
     Exit status: 0 success, 1 the store is damaged, 2 failure.
     """
-    directory = resolve_data_dir(data_dir, config)
-    done = _done("backup", options, directory=directory, place=destination)
-    if options["as_json"]:
-        click.echo(json.dumps(done, indent=2))
+    done = _run("backup", directory=directory, destination=destination, **options)
+    if done is None:
         return
     click.echo(f"Backed up {_contents(done)} to {destination}, as of {_moment(done['began_at'])}.")
     if done["flaws"]:
@@ -49,7 +46,7 @@ def backup(destination: str, data_dir: str | None, config: str | None, **options
 @with_deep
 @with_even_flawed
 @with_json
-def restore(backup: str, data_dir: str | None, config: str | None, **options: Any) -> None:
+def restore(directory: str, backup: str, **options: Any) -> None:
     """Restore a backup into an empty data directory.
 
     The data directory must be empty or must not exist: nothing is overwritten. The restored files
@@ -57,19 +54,16 @@ def restore(backup: str, data_dir: str | None, config: str | None, **options: An
 
     Exit status: 0 success, 1 the backup is damaged, 2 failure.
     """
-    directory = resolve_data_dir(data_dir, config)
-    done = _done("restore", options, directory=directory, place=backup)
-    if options["as_json"]:
-        click.echo(json.dumps(done, indent=2))
-        return
-    click.echo(f"Restored {_contents(done)} to {directory}, as of {_moment(done['began_at'])}.")
+    done = _run("restore", directory=directory, backup=backup, **options)
+    if done is not None:
+        click.echo(f"Restored {_contents(done)} to {directory}, as of {_moment(done['began_at'])}.")
 
 
 @click.command()
 @with_data_dir
 @with_even_flawed
 @with_json
-def compact(data_dir: str | None, config: str | None, **options: Any) -> None:
+def compact(directory: str, **options: Any) -> None:
     """Release the disk space of deleted streams.
 
     Copies the store without its free pages, checks the copy and replaces the store with it. Stop
@@ -77,24 +71,24 @@ def compact(data_dir: str | None, config: str | None, **options: Any) -> None:
 
     Exit status: 0 success, 1 the store is damaged, 2 failure.
     """
-    directory = resolve_data_dir(data_dir, config)
-    done = _done("compact", options, directory=directory)
-    if options["as_json"]:
-        click.echo(json.dumps(done, indent=2))
-        return
-    click.echo(f"Compacted {directory} from {size(done['before'])} to {size(done['after'])}.")
+    done = _run("compact", directory=directory, **options)
+    if done is not None:
+        click.echo(f"Compacted {directory} from {size(done['before'])} to {size(done['after'])}.")
 
 
-def _done(name: str, options: dict[str, Any], **where: str) -> Any:
-    chosen_ones = {key: value for key, value in options.items() if key != "as_json"}
+def _run(name: str, *, as_json: bool, **arguments: Any) -> Any:
+    """Run a task and return its result; with ``as_json``, print it and return None."""
     try:
-        return run_task({"name": name, **where, **chosen_ones})
+        done = run_task(name, **arguments)
     except StoreUnsound as flawed:
         for finding in flawed.findings:
-            line = f"{finding['meaning']}: {finding['detail']} (key {finding['key']})"
-            click.echo(line, err=True)
+            click.echo(finding_line(finding), err=True)
         sentence = f"{flawed.message}. Nothing was written. Use --even-flawed to continue anyway."
         raise StoreUnsound(sentence) from None
+    if as_json:
+        click.echo(json.dumps(done, indent=2))
+        return None
+    return done
 
 
 def _contents(manifest: dict[str, Any]) -> str:

@@ -7,13 +7,8 @@ import sys
 
 import click
 
-from durable_streams_tw.cli.store_options import (
-    resolve_data_dir,
-    with_data_dir,
-    with_deep,
-    with_json,
-)
-from durable_streams_tw.cli.store_tasks import EXIT_UNSOUND, run_task
+from durable_streams_tw.cli.store_options import with_data_dir, with_deep, with_json
+from durable_streams_tw.cli.store_tasks import EXIT_UNSOUND, finding_line, run_task
 
 _SHOWN = 50
 
@@ -22,7 +17,7 @@ _SHOWN = 50
 @with_data_dir
 @with_deep
 @with_json
-def check(data_dir: str | None, config: str | None, deep: bool, as_json: bool) -> None:
+def check(directory: str, deep: bool, as_json: bool) -> None:
     """Check the integrity of a store, also while its server runs.
 
     Reads all records of the last commit: checksums, lengths, indexes, forks, subscriptions.
@@ -30,15 +25,14 @@ def check(data_dir: str | None, config: str | None, deep: bool, as_json: bool) -
 
     Exit status: 0 no findings, 1 the store is damaged, 2 failure.
     """
-    directory = resolve_data_dir(data_dir, config)
     findings: list[dict[str, str]] = []
 
     def found(finding: dict[str, str]) -> None:
         findings.append(finding)
         if not as_json and len(findings) <= _SHOWN:
-            click.echo(f"{finding['meaning']}: {finding['detail']} (key {finding['key']})")
+            click.echo(finding_line(finding))
 
-    done = run_task({"name": "check", "directory": directory, "deep": deep}, found)
+    done = run_task("check", found, directory=directory, deep=deep)
     if as_json:
         click.echo(json.dumps({"entries": done["entries"], "findings": findings}, indent=2))
     elif not findings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,12 @@ from durable_streams_tw.service.sources import CONFIG_VARIABLE
 
 
 def with_data_dir(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options ``--data-dir`` and ``--config`` to a command."""
+    """Add ``--data-dir`` and ``--config`` to a command, which receives them as ``directory``."""
+
+    @functools.wraps(command)
+    def called(data_dir: str | None, config: str | None, **options: Any) -> Any:
+        return command(directory=_resolve(data_dir, config), **options)
+
     directory = click.option(
         "--data-dir",
         "-d",
@@ -30,10 +36,10 @@ def with_data_dir(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(dir_okay=False),
         help=f"TOML file with the settings of the server (default: ${CONFIG_VARIABLE}).",
     )
-    return directory(file(command))
+    return directory(file(called))
 
 
-def resolve_data_dir(data_dir: str | None, config: str | None) -> str:
+def _resolve(data_dir: str | None, config: str | None) -> str:
     """Return the data directory that `run` would use. Raises `click.ClickException`."""
     if data_dir is not None:
         return data_dir

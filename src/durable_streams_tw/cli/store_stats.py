@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from durable_streams_tw.cli.store_options import resolve_data_dir, with_data_dir, with_json
+from durable_streams_tw.cli.store_options import with_data_dir, with_json
 from durable_streams_tw.cli.store_tasks import run_task, size
 
 
@@ -25,13 +25,12 @@ from durable_streams_tw.cli.store_tasks import run_task, size
     help="Number of largest streams to list.",
 )
 @with_json
-def stats(data_dir: str | None, config: str | None, quick: bool, top: int, as_json: bool) -> None:
+def stats(directory: str, quick: bool, top: int, as_json: bool) -> None:
     """Show the size and contents of a store, also while its server runs.
 
     Exit status: 0 success, 2 failure.
     """
-    directory = resolve_data_dir(data_dir, config)
-    done = run_task({"name": "stats", "directory": directory, "quick": quick, "top": top})
+    done = run_task("stats", directory=directory, quick=quick, top=top)
     if as_json:
         click.echo(json.dumps(done, indent=2))
         return

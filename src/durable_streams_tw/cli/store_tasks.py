@@ -44,13 +44,12 @@ class StoreUnsound(click.ClickException):
         self.findings = findings or []
 
 
-def run_task(task: dict[str, Any], found: Found | None = None) -> Any:
-    """Run a task in a child process, show its progress and return its result.
+def run_task(name: str, found: Found | None = None, **arguments: Any) -> Any:
+    """Run a task of `store_worker.TASKS` in a child process, show its progress, return its result.
 
-    ``task`` has the fields of `store_worker.Task`. ``found`` is called with each finding as it
-    arrives. Raises `TaskFailed` and `StoreUnsound`.
+    ``found`` is called with each finding as it arrives. Raises `TaskFailed` and `StoreUnsound`.
     """
-    command = [sys.executable, "-P", "-m", _CHILD, json.dumps(task)]
+    command = [sys.executable, "-P", "-m", _CHILD, json.dumps([name, arguments])]
     # A session of its own: otherwise Ctrl-C would interrupt the child twice.
     with (
         _bars() as show,
@@ -117,6 +116,11 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.communicate(timeout=_TERMINATE_TIMEOUT)
     except subprocess.TimeoutExpired:
         child.kill()
+
+
+def finding_line(finding: dict[str, str]) -> str:
+    """Return a finding as text."""
+    return f"{finding['meaning']}: {finding['detail']} (key {finding['key']})"
 
 
 # -- progress -------------------------------------------------------------------------------

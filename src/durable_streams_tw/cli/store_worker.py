@@ -1,20 +1,20 @@
 """Child process of the store commands, which reads the data file.
 
 Reading a damaged LMDB file can crash the process, so the command itself never does it. The task is
-the first argument, as JSON. The output is lines of JSON, each an object with one field:
-``progress``, ``finding``, ``flawed``, ``unusable`` or ``done``.
+the first argument, as JSON of its name and its arguments. The output is lines of JSON, each an
+object with one field: ``progress``, ``finding``, ``flawed``, ``unusable`` or ``done``.
 """
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from msgspec import Struct
 
 from durable_streams_tw.storage.admin import backup, compact, copy, restore, stats, verify
 from durable_streams_tw.storage.admin.fsck.findings import Finding
@@ -31,25 +31,13 @@ _PROGRESS_INTERVAL: Final = 0.1
 _INTERRUPTED: Final = 130
 
 
-class Task(Struct, frozen=True, kw_only=True):
-    """Task of the worker. ``place`` is the directory of the backup."""
-
-    name: str
-    directory: str
-    place: str = ""
-    deep: bool = False
-    even_flawed: bool = False
-    top: int = 0
-    quick: bool = False
-
-
 def main(argument: str) -> None:
-    """Run a task, given as JSON, and write its result."""
+    """Run a task, given as JSON of its name and its arguments, and write its result."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    task = msgspec.json.decode(argument, type=Task)
+    name, arguments = json.loads(argument)
     try:
-        send("done", TASKS[task.name](task))
+        send("done", TASKS[name](**arguments))
     except verify.FlawedStore as flawed:
         findings = [_plain(finding) for finding in flawed.findings]
         send("flawed", {"sentence": str(flawed), "count": flawed.count, "findings": findings})
@@ -101,59 +89,38 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _check(task: Task) -> object:
+def _check(directory: str, deep: bool) -> object:
     count = 0
-    with Inspection(task.directory) as store:
+    with Inspection(directory) as store:
         entries = store.usage().entries
-        for finding in verify.find_flaws(store, task.deep, _progress_sender()):
+        for finding in verify.find_flaws(store, deep, _progress_sender()):
             count += 1
             send("finding", _plain(finding))
-    return {"entries": entries, "flaws": count, "owner": owner(task.directory)}
+    return {"entries": entries, "flaws": count, "owner": owner(directory)}
 
 
-def _back_up(task: Task) -> object:
-    return backup.back_up(
-        task.directory,
-        task.place,
-        BESIDE,
-        _now,
-        _progress_sender(),
-        even_flawed=task.even_flawed,
-        deep=task.deep,
-    )
-
-
-def _restore(task: Task) -> object:
-    return restore.restore(
-        task.place,
-        task.directory,
-        _now(),
-        _progress_sender(),
-        even_flawed=task.even_flawed,
-        deep=task.deep,
-    )
-
-
-def _compact(task: Task) -> object:
-    return compact.compact(task.directory, _progress_sender(), even_flawed=task.even_flawed)
-
-
-def _stats(task: Task) -> object:
+def _stats(directory: str, quick: bool, top: int) -> object:
     counted = None
-    with Inspection(task.directory) as store:
+    with Inspection(directory) as store:
         figures = store.usage()
-        if not task.quick:
+        if not quick:
             with verify.ProgressSource(store, _progress_sender(), "counting").snapshot() as view:
-                counted = stats.count(view, task.top)
-    return {"owner": owner(task.directory), "store": figures, "counted": counted}
+                counted = stats.count(view, top)
+    return {"owner": owner(directory), "store": figures, "counted": counted}
 
 
 #: Tasks by name.
-TASKS: Final[dict[str, Callable[[Task], Any]]] = {
+TASKS: Final[dict[str, Callable[..., object]]] = {
     "check": _check,
-    "backup": _back_up,
-    "restore": _restore,
-    "compact": _compact,
+    "backup": lambda directory, destination, **options: backup.back_up(
+        directory, destination, BESIDE, _now, _progress_sender(), **options
+    ),
+    "restore": lambda directory, backup, **options: restore.restore(
+        backup, directory, _now(), _progress_sender(), **options
+    ),
+    "compact": lambda directory, **options: compact.compact(
+        directory, _progress_sender(), **options
+    ),
     "stats": _stats,
 }
 
