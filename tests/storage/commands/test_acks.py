@@ -74,7 +74,7 @@ class ManyAcksTests(SubscriptionCase, DurableStoreCase, SynchronousTestCase):
         self.pending("wake")
         old = self.claimed().state
         self.settled(self.release(old))
-        self.patch(reader, "is_boundary", None)
+        self.patch(reader.ViewReader, "is_boundary", None)
         command = self.ack(old, *[(path, 4) for path in self.paths])
         self.assertRefused(Problem.FENCED, self.submit(command))
 

@@ -83,5 +83,4 @@ class CommitterCase(SynchronousTestCase):
             record = reader.load_stream_at(view, path)
             assert record is not None, path
             state = record.state
-            lookup = reader.lookup_in(view)
-            return reader.gather(view, lookup, state, 0, state.tail, state.tail)
+            return reader.ViewReader(view).gather(state, 0, state.tail, state.tail)

@@ -206,7 +206,6 @@ class ModelTests(SynchronousTestCase):
     def compare(self) -> None:
         assert_sound(self, self.engine)
         with self.engine.snapshot() as view:
-            lookup = reader.lookup_in(view)
             for path in PATHS:
                 record = reader.load_stream_at(view, path)
                 state = None if record is None else record.state
@@ -214,7 +213,7 @@ class ModelTests(SynchronousTestCase):
                 self.assertEqual(self.described(state), self.described(known), path)
                 if state is not None and known is not None:
                     self.assertEqual(
-                        reader.gather(view, lookup, state, 0, state.tail, state.tail),
+                        reader.ViewReader(view).gather(state, 0, state.tail, state.tail),
                         self.model.gather(known, 0, known.tail),
                         path,
                     )

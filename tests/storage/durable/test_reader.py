@@ -37,7 +37,7 @@ def read(engine: FakeEngine, path: str, start: int, limit: int) -> bytes:
         record = reader.load_stream_at(view, path)
         assert record is not None
         state = record.state
-        return reader.gather(view, reader.lookup_in(view), state, start, state.tail, limit)
+        return reader.ViewReader(view).gather(state, start, state.tail, limit)
 
 
 def between(engine: FakeEngine, path: str, position: int) -> bool:
@@ -45,7 +45,7 @@ def between(engine: FakeEngine, path: str, position: int) -> bool:
     with engine.snapshot() as view:
         record = reader.load_stream_at(view, path)
         assert record is not None
-        return reader.is_boundary(view, reader.lookup_in(view), record.state, position)
+        return reader.ViewReader(view).is_boundary(record.state, position)
 
 
 class LoadTests(SynchronousTestCase):
@@ -55,7 +55,7 @@ class LoadTests(SynchronousTestCase):
         with store().snapshot() as view:
             self.assertIsNone(reader.load_stream_at(view, "a"))
             self.assertIsNone(reader.load_stream(view, 1))
-            self.assertIsNone(reader.lookup_in(view)(1))
+            self.assertIsNone(reader.ViewReader(view).stream(1))
 
     def test_present(self) -> None:
         with store([create("a"), create("a" * 600), create("a" * 599 + "b")]).snapshot() as view:
@@ -65,7 +65,7 @@ class LoadTests(SynchronousTestCase):
                 assert record is not None
                 self.assertEqual((record.state.path, record.state.id), (path, number))
                 self.assertEqual(reader.load_stream(view, number), record)
-                self.assertEqual(reader.lookup_in(view)(number), record.state)
+                self.assertEqual(reader.ViewReader(view).stream(number), record.state)
 
     def test_a_path_that_leads_elsewhere(self) -> None:
         """A path record that refers to another path's stream is reported as corrupt."""

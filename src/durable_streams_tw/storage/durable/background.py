@@ -16,7 +16,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from durable_streams_tw.storage.access_times import AccessTimes
-from durable_streams_tw.storage.durable.committer import BatchResult, Committer
+from durable_streams_tw.storage.commands.batches import BatchResult
+from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.durable.executor import Executor
 from durable_streams_tw.storage.engine.kv import EngineFailed, EngineFull
 from durable_streams_tw.storage.limits import (

@@ -35,11 +35,15 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.bodies import Body
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.state import StreamState
-from durable_streams_tw.protocol.subscriptions.commands import LinkStreams, Subscribe
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Change, Command, Outcome, RecordChange
 from durable_streams_tw.storage.commands import pending
 from durable_streams_tw.storage.commands.appends import FULL
+from durable_streams_tw.storage.commands.batches import (
+    BatchResult,
+    SparedCommands,
+    grows,
+)
 from durable_streams_tw.storage.commands.streams import apply, body_position, expire, touch
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.staging import Upload
@@ -70,43 +74,10 @@ UNKNOWN = Refusal(
     "finds out",
 )
 UNAVAILABLE = Refusal(Problem.STORAGE_UNAVAILABLE, "the disk failed; nothing was written")
-CORRUPT = Refusal(Problem.CORRUPT_RECORD, "stored bytes of this stream failed their checksum")
-BUG = Refusal(Problem.INTERNAL, "the server failed; nothing was written")
 
 _LARGEST: Final = max(DELETE_STEP, SWEEP_STEP)
 _WITH_BODY: Final = (Append, Create)
 _SLOWEST: Final = 32
-_SPARED: Final = 16
-
-
-class BatchResult(Struct, frozen=True):
-    """Result of a batch.
-
-    ``outcomes`` contains the outcomes of the commands in order, without those in ``waiting`` and
-    those that BATCH_TIME left over. ``waiting`` contains the indexes of commands that the caller
-    has to pass again, before all later ones, because a fan-out or a staged body has to be finished
-    first. ``changes`` and ``notes`` are for listeners and ``published`` is for readers; ``version``
-    is the number of the commit, 0 if nothing was committed. ``more`` requests another sweep
-    immediately. ``failed`` means that nothing was written or that the outcome is unknown. In the
-    latter case ``doubt`` is a version: what snapshots up to it showed may not be on the disk.
-    ``seconds`` is the duration of the commit.
-    """
-
-    outcomes: list[Outcome]
-    changes: list[Change]
-    published: dict[str, StreamState | None]
-    version: int
-    more: bool = False
-    failed: bool = False
-    doubt: int | None = None
-    notes: Sequence[RecordChange] = ()
-    seconds: float = 0.0
-    waiting: Sequence[int] = ()
-
-    @property
-    def taken(self) -> int:
-        """Number of commands that were carried out or that wait."""
-        return len(self.outcomes) + len(self.waiting)
 
 
 class _Decided(Struct):
@@ -176,7 +147,7 @@ class Committer:
 
         ``full`` means that the disk or the quota is full; None means that it has to be checked.
         """
-        spared: dict[int, Refusal] = {}
+        spared = SparedCommands()
         # Whether fan-outs continue. If there is no space even for them, commands that would wait
         # for them are refused: they could wait forever.
         resuming = not full
@@ -210,8 +181,7 @@ class Committer:
                 self._drop(batch)
                 raise
             self._drop(batch)
-            if len(spared) > _SPARED:
-                # Each failed command restarts the whole batch: smaller batches bound that cost.
+            if spared.too_many:
                 return self._in_halves(commands, full, until)
 
     def sweep(self) -> BatchResult | None:
@@ -326,18 +296,7 @@ class Committer:
             # The second half must not overtake commands of the first that wait or are left over.
             return first
         second = self._step(commands[half:], full, until)
-        return BatchResult(
-            first.outcomes + second.outcomes,
-            first.changes + second.changes,
-            {**first.published, **second.published},
-            max(first.version, second.version),
-            failed=first.failed or second.failed,
-            doubt=first.doubt if second.doubt is None else second.doubt,
-            notes=[*first.notes, *second.notes],
-            seconds=first.seconds + second.seconds,
-            waiting=[half + index for index in second.waiting],
-            more=first.more or second.more,
-        )
+        return first.followed_by(second, half)
 
     def _decide(
         self,
@@ -345,7 +304,7 @@ class Committer:
         commands: Sequence[Command],
         full: bool,
         resuming: bool,
-        spared: dict[int, Refusal],
+        spared: SparedCommands,
         until: float,
     ) -> _Decided | None:
         """Carry out commands until ``until`` (monotonic seconds).
@@ -382,7 +341,7 @@ class Committer:
                 continue
             if index in spared:
                 outcome = spared[index]
-            elif full and _grows(command):
+            elif full and grows(command):
                 outcome = FULL
             else:
                 writes = transaction.writes
@@ -395,18 +354,12 @@ class Committer:
                         outcome = self._carry_out_step(transaction, command, command.body, now)
                     else:
                         outcome = apply(transaction, command, now)
-                except CorruptRecord as corrupt:
-                    self._log.error("{corrupt}", corrupt=corrupt)
-                    outcome = CORRUPT
-                    if transaction.writes != writes:
-                        spared[index] = CORRUPT
-                        return None
                 except (EngineFull, EngineFailed):
                     raise
-                except Exception:  # noqa: BLE001 - fails one command, not the batch
-                    self._log.failure("a command failed")
-                    spared[index] = BUG
-                    return None
+                except Exception as error:  # noqa: BLE001 - fails one command, not the batch
+                    outcome = spared.failed(index, error, transaction.writes != writes)
+                    if outcome is None:
+                        return None
             if outcome is None and not resuming:
                 outcome = FULL
             if outcome is None:
@@ -730,12 +683,3 @@ def _due(
     first, stop = codec.GARBAGE
     keys = _ascending(batch, max(first, passed.garbage + b"\x00"), stop)
     return due, list(islice(keys, min(DELETE_STEP, most)))
-
-
-def _grows(command: Command) -> bool:
-    """Return whether a command is refused without being carried out if the disk is full.
-
-    Commands on streams are carried out: a duplicate, or the creation of an existing stream, needs
-    no space.
-    """
-    return isinstance(command, Subscribe | LinkStreams)

@@ -7,11 +7,12 @@ record is stored in several records of its own, whose flags tell which ends lie 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
 
 from durable_streams_tw.protocol.streams.bodies import Body
+from durable_streams_tw.storage.engine import codec
 
 
 class Piece(Struct, frozen=True):
@@ -24,6 +25,12 @@ class Piece(Struct, frozen=True):
     stop: int
     torn_before: bool = False
     torn_after: bool = False
+
+    @property
+    def flags(self) -> int:
+        """Flags of the record (`codec`)."""
+        before = codec.STARTS_MID_MESSAGE if self.torn_before else 0
+        return before | (codec.ENDS_MID_MESSAGE if self.torn_after else 0)
 
 
 def cut(body: Body, size: int) -> Iterator[Piece]:
@@ -41,6 +48,31 @@ def cut(body: Body, size: int) -> Iterator[Piece]:
             yield Piece(start, min(start + size, length))
     else:
         yield from _between_messages(body.cuts, length, size)
+
+
+def fill(bodies: Iterable[Body], size: int) -> Iterator[tuple[bytes, Piece]]:
+    """Yield the records of consecutive bodies: bytes, and the piece that has its flags.
+
+    Whole bodies share a record while they fit; larger ones are divided as by `cut`.
+    """
+    run: list[bytes] = []
+    filled = 0
+    for body in bodies:
+        length = len(body.data)
+        if filled + length <= size:
+            run.append(body.data)
+            filled += length
+            continue
+        if run:
+            yield b"".join(run), Piece(0, filled)
+            run, filled = [], 0
+        if length <= size:
+            run, filled = [body.data], length
+            continue
+        for piece in cut(body, size):
+            yield body.data[piece.start : piece.stop], piece
+    if run:
+        yield b"".join(run), Piece(0, filled)
 
 
 def _between_messages(cuts: tuple[int, ...], length: int, size: int) -> Iterator[Piece]:

@@ -40,19 +40,17 @@ from durable_streams_tw.storage.api import (
     notify_listeners,
 )
 from durable_streams_tw.storage.commands import forks, subscriptions
+from durable_streams_tw.storage.commands.batches import BUG, CORRUPT, BatchResult
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
 from durable_streams_tw.storage.data_dir import DataDirLock, write_obstacle
 from durable_streams_tw.storage.durable.background import BackgroundTask, BackgroundTasks
-from durable_streams_tw.storage.durable.committer import BUG, CORRUPT, BatchResult, Committer
+from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.durable.executor import Executor
 from durable_streams_tw.storage.durable.read_cache import ChunkCache, NotCached, StateCache
 from durable_streams_tw.storage.durable.reader import (
     ViewReader,
     ViewSnapshot,
-    gather,
     load_stream_at,
-    lookup_in,
-    read_chunk,
 )
 from durable_streams_tw.storage.engine import tables
 from durable_streams_tw.storage.engine.format_version import check_format
@@ -545,7 +543,7 @@ class DurableStore:
             if isinstance(usable, Refusal):
                 chunk = usable
             else:
-                chunk = read_chunk(view, usable, offset, limit, stream_id, piece)
+                chunk = ViewReader(view).read_chunk(usable, offset, limit, stream_id, piece)
             return _ReadResult(state, chunk, view.version)
 
         result = self._on_snapshot(read)
@@ -560,7 +558,7 @@ class DurableStore:
         )
         if isinstance(state, Refusal):
             return state
-        return gather(view, lookup_in(view), state, start, stop, stop - start)
+        return ViewReader(view).gather(state, start, stop, stop - start)
 
     def _run_query(self, question: Query[T]) -> T | Refusal:
         def usable(state: StreamState) -> bool:

@@ -26,7 +26,7 @@ from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Change, RecordChange
 from durable_streams_tw.storage.commands.subscriptions import load_index
 from durable_streams_tw.storage.durable import reader
-from durable_streams_tw.storage.durable.record_layout import Piece, cut
+from durable_streams_tw.storage.durable.record_layout import Piece, fill
 from durable_streams_tw.storage.durable.write_cache import OpenStream, WriteCache
 from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import StreamRecord
@@ -77,6 +77,7 @@ class BatchTransaction:
         self.published: dict[str, StreamState | None] = {}
         self.writes = 0
         self._batch = batch
+        self._reader = reader.ViewReader(batch, self.stream)
         self._written = written
         self.access = access
         self._dirty: dict[int, OpenStream] = {}
@@ -181,13 +182,13 @@ class BatchTransaction:
     def message_runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
         """Yield the stored messages of a stream, including those of this batch."""
         self._flush_data()
-        return reader.message_runs(self._batch, self.stream, state, start)
+        return self._reader.message_runs(state, start)
 
     def is_boundary(self, state: StreamState, position: int) -> bool:
         """Return whether a position is a message boundary."""
         if position not in (0, state.tail):
             self._flush_data()
-        return reader.is_boundary(self._batch, self.stream, state, position)
+        return self._reader.is_boundary(state, position)
 
     def save(self, state: StreamState) -> None:
         """Write the state of a new or changed stream."""
@@ -401,7 +402,7 @@ class BatchTransaction:
         self.writes += 1
         self.staging = True
         key = codec.data_key(stream_id, position)
-        self._data[key] = codec.pack_data(key, _flags(piece), data[piece.start : piece.stop])
+        self._data[key] = codec.pack_data(key, piece.flags, data[piece.start : piece.stop])
 
     @contextmanager
     def offering(self, record: StagedBody, last_start: int, new: bool) -> Iterator[Offered]:
@@ -512,7 +513,8 @@ class BatchTransaction:
         run = [body.data for body in bodies]
         added = sum(map(len, run))
         if added > RECORD_PAYLOAD:
-            self._write_long(stream, start, bodies)
+            for payload, piece in fill(bodies, RECORD_PAYLOAD):
+                start = self._write_record(stream, start, payload, piece.flags)
             return
         more = b"".join(run)
         last = self._extendable(stream, start, added)
@@ -521,28 +523,6 @@ class BatchTransaction:
             self._put_data(stream, key, codec.extend_data(last, more))
         else:
             self._write_record(stream, start, more, 0)
-
-    def _write_long(self, stream: OpenStream, start: int, bodies: list[Body]) -> None:
-        """Write bodies as several records, with several whole bodies in a record where they fit."""
-        run: list[bytes] = []
-        filled = 0
-        for body in bodies:
-            size = len(body.data)
-            if filled + size <= RECORD_PAYLOAD:
-                run.append(body.data)
-                filled += size
-                continue
-            if run:
-                start = self._write_record(stream, start, b"".join(run), 0)
-                run, filled = [], 0
-            if size <= RECORD_PAYLOAD:
-                run, filled = [body.data], size
-                continue
-            for piece in cut(body, RECORD_PAYLOAD):
-                payload = body.data[piece.start : piece.stop]
-                start = self._write_record(stream, start, payload, _flags(piece))
-        if run:
-            self._write_record(stream, start, b"".join(run), 0)
 
     def _write_record(self, stream: OpenStream, start: int, payload: bytes, flags: int) -> int:
         key = codec.data_key(stream.state.id, start)
@@ -573,8 +553,3 @@ class BatchTransaction:
             return None
         whole = not flags and len(payload) == tail - stream.last_start
         return value if whole else None
-
-
-def _flags(piece: Piece) -> int:
-    before = codec.STARTS_MID_MESSAGE if piece.torn_before else 0
-    return before | (codec.ENDS_MID_MESSAGE if piece.torn_after else 0)

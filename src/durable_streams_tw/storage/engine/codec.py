@@ -316,8 +316,12 @@ def pack_stream(record: StreamRecord) -> bytes:
 
 
 def unpack_stream(key: bytes, value: Buffer) -> StreamRecord:
-    """Decode a stream's record. Raises `CorruptRecord`."""
-    payload = unseal(key, value)
+    """Decode a stream's sealed record. Raises `CorruptRecord`."""
+    return decode_stream(key, unseal(key, value))
+
+
+def decode_stream(key: bytes, payload: Buffer) -> StreamRecord:
+    """Decode the payload of a stream's record. Raises `CorruptRecord` with the key."""
     try:
         return _stream.decode(payload)
     except msgspec.MsgspecError as error:

@@ -59,8 +59,11 @@ class Table(Generic[T]):
         return self._encoder.encode(value)
 
     def unpack(self, key: bytes, value: Buffer) -> T:
-        """Decode the value of a full key (prefix included). Raises `CorruptRecord`."""
-        payload = unseal(key, value)
+        """Decode the sealed value of a full key (prefix included). Raises `CorruptRecord`."""
+        return self.decode(key, unseal(key, value))
+
+    def decode(self, key: bytes, payload: Buffer) -> T:
+        """Decode a record. Raises `CorruptRecord` with the key."""
         try:
             return self._decoder.decode(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:

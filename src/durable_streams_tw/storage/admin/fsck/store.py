@@ -376,7 +376,7 @@ class _StoreChecker:
 
     def _between_messages(self, source: StreamState, position: int) -> bool:
         try:
-            return reader.is_boundary(self._view, reader.lookup_in(self._view), source, position)
+            return reader.ViewReader(self._view).is_boundary(source, position)
         except CorruptRecord:
             # The corrupt record is reported where it is scanned.
             return True
