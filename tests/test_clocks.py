@@ -1,4 +1,4 @@
-"""Clocks that are set while timers are pending, and the time that stores count by."""
+"""Tests of `durable_streams_tw.clocks`: clocks that are set while timers are pending."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from durable_streams_tw.clocks import StreamTime
 NOON = 1_800_000_000.0
 
 
-class WallReactor(ReactorBase):
-    """A real reactor without I/O, whose clock the test sets."""
+class SettableReactor(ReactorBase):
+    """Reactor without I/O whose clock the test sets."""
 
     def __init__(self, seconds: clocks.Seconds | None = None) -> None:
         ReactorBase.__init__(self)
@@ -24,18 +24,18 @@ class WallReactor(ReactorBase):
             self.seconds = seconds
 
     def installWaker(self) -> None:
-        """Nothing sleeps."""
+        """Do nothing: no thread sleeps."""
 
     def wakeUp(self) -> None:
-        """Nothing sleeps."""
+        """Do nothing: no thread sleeps."""
 
     def turn(self) -> None:
-        """Do what is due."""
+        """Run due calls."""
         self.runUntilCurrent()
 
 
-class Machine:
-    """A machine's two clocks: ``step`` sets one of them, ``advance`` moves both."""
+class FakeClocks:
+    """Monotonic and wall clock: ``step`` sets one of them, ``advance`` moves both."""
 
     def __init__(self) -> None:
         self.wall = NOON
@@ -56,10 +56,10 @@ class Machine:
 
 
 class TimersCase(SynchronousTestCase):
-    """Calls in the order in which they are made."""
+    """Test case that records calls in their order."""
 
     def setUp(self) -> None:
-        self.machine = Machine()
+        self.machine = FakeClocks()
         self.made: list[str] = []
 
 
@@ -68,13 +68,13 @@ class SteadyTimersTests(TimersCase):
 
     def setUp(self) -> None:
         TimersCase.setUp(self)
-        self.reactor = WallReactor(self.machine.read_wall)
+        self.reactor = SettableReactor(self.machine.read_wall)
         self.timers = clocks.MonotonicTimers(
             self.reactor, self.machine.read_monotonic, self.machine.read_wall
         )
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass in steps of the watching thread's."""
+        """Advance time in steps of the watching thread."""
         while seconds > 0:
             self.machine.advance(min(seconds, clocks.STEP_CHECK))
             seconds -= clocks.STEP_CHECK
@@ -95,7 +95,7 @@ class SteadyTimersTests(TimersCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_set_back(self) -> None:
-        """The reactor's own timers freeze for the length of the step, these do not."""
+        """When the clock is set back, the reactor's own timers are delayed and these are not."""
         self.reactor.callLater(1, self.made.append, "reactor")
         self.later(1, "steady")
         self.later(5, "later")
@@ -114,15 +114,15 @@ class SteadyTimersTests(TimersCase):
         self.assertEqual(self.made, ["steady"])
 
     def test_next_turn(self) -> None:
-        """A delay of 0 means the next turn, also where the clock was set back in between."""
+        """A delay of 0 fires in the next turn, also after the clock was set back."""
         self.later(0, "next")
         self.machine.step(-8)
         self.assertEqual(self.made, [])
         self.reactor.turn()
         self.assertEqual(self.made, ["next"])
 
-    def test_next_turn_of_a_next_turn(self) -> None:
-        """Other events get their turn in between."""
+    def test_rescheduled_in_a_turn(self) -> None:
+        """Other events run between two calls with delay 0."""
 
         def first() -> None:
             self.made.append("a")
@@ -135,7 +135,7 @@ class SteadyTimersTests(TimersCase):
         self.assertEqual(self.made, ["a", "b"])
 
     def test_cancelled(self) -> None:
-        """The reactor has nothing left to do once every timer is cancelled."""
+        """When all timers are cancelled, the reactor has no delayed call."""
         calls = [self.later(seconds, "x") for seconds in (3, 1, 2)]
         for call in calls:
             call.cancel()
@@ -165,8 +165,8 @@ class SteadyTimersTests(TimersCase):
         self.pass_time(1)
         self.assertEqual(self.made, ["a", "b"])
 
-    def test_bug(self) -> None:
-        """What one call raises is logged, and the next one is made."""
+    def test_exception(self) -> None:
+        """An exception of a call is logged, and the next call runs."""
         self.timers.callLater(1, lambda: 1 // 0)
         self.later(1, "b")
         self.pass_time(1)
@@ -175,13 +175,13 @@ class SteadyTimersTests(TimersCase):
 
 
 class MonotonicReactorTests(TimersCase):
-    """A reactor of the server's own process."""
+    """Reactor of the server's own process."""
 
     def test_steps(self) -> None:
-        """Calls of before and after keep their distance from now."""
+        """Calls scheduled before and after a step keep their delays."""
         machine = self.machine
         fake = SimpleNamespace(time=machine.read_wall, monotonic=machine.read_monotonic)
-        reactor = WallReactor()
+        reactor = SettableReactor()
         self.patch(clocks, "time", fake)
         self.patch(clocks, "twisted_seconds", reactor.seconds)
         clocks.make_monotonic(reactor)
@@ -201,12 +201,12 @@ class MonotonicReactorTests(TimersCase):
         self.assertIs(clocks.monotonic_timers(reactor), reactor)
 
     def test_choice(self) -> None:
-        """A clock of a test's serves for everything; a foreign reactor gets timers beside it."""
+        """A test's clock is used for everything; a foreign reactor gets separate timers."""
         clock = Clock()
         clocks.make_monotonic(clock)
         self.assertIs(clocks.monotonic_timers(clock), clock)
         self.assertEqual(clocks.wall_clock(clock)(), 0)
-        reactor = WallReactor()
+        reactor = SettableReactor()
         self.patch(clocks.MonotonicTimers, "watch", lambda self: None)
         timers = clocks.monotonic_timers(reactor)
         self.assertIsInstance(timers, clocks.MonotonicTimers)
@@ -214,10 +214,10 @@ class MonotonicReactorTests(TimersCase):
 
 
 class StreamTimeTests(SynchronousTestCase):
-    """Milliseconds that no step moves."""
+    """Milliseconds that no clock step changes."""
 
     def test_steps(self) -> None:
-        machine = Machine()
+        machine = FakeClocks()
         time = StreamTime(machine.read_wall, machine.read_monotonic)
         self.assertEqual((time.now(), time.lead()), (int(NOON * 1000), 0))
         machine.step(3600)
@@ -227,7 +227,7 @@ class StreamTimeTests(SynchronousTestCase):
         self.assertEqual((time.now(), time.lead()), (int(NOON * 1000) + 1500, -3_600_000))
 
     def test_of_this_machine(self) -> None:
-        time = clocks.stream_time(WallReactor())
+        time = clocks.stream_time(SettableReactor())
         self.assertLess(abs(time.lead()), 60_000)
         first = time.now()
         self.assertLessEqual(first, time.now())

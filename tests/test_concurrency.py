@@ -1,4 +1,4 @@
-"""Threads of our own, and stopping that no failure keeps from going on."""
+"""Tests of `durable_streams_tw.concurrency`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from durable_streams_tw.concurrency import WorkerPool, in_daemon_thread, stop_al
 _PATIENCE = 30.0
 
 
-class Turns:
-    """A reactor that threads call, one call a turn."""
+class QueuedReactor:
+    """Reactor that queues the calls of threads, one per turn."""
 
     def __init__(self) -> None:
         self._calls: Queue[Callable[[], Any]] = Queue()
@@ -26,7 +26,7 @@ class Turns:
         self._calls.put(lambda: callable(*arguments))
 
     def turn(self) -> None:
-        """Make the next call."""
+        """Run the next call."""
         self._calls.get(timeout=_PATIENCE)()
 
 
@@ -34,7 +34,7 @@ class ThreadTests(SynchronousTestCase):
     """`in_daemon_thread` and `WorkerPool`."""
 
     def setUp(self) -> None:
-        self.reactor = Turns()
+        self.reactor = QueuedReactor()
 
     def result(self, deferred: Deferred[Any]) -> Any:
         while not deferred.called:
@@ -42,7 +42,7 @@ class ThreadTests(SynchronousTestCase):
         return self.successResultOf(deferred)
 
     def test_daemon_thread(self) -> None:
-        """A call that hangs does not keep the process from ending."""
+        """A call that hangs does not keep the process from exiting."""
         thread = self.result(in_daemon_thread(self.reactor, current_thread))
         self.assertTrue(thread.daemon)
         failed = in_daemon_thread(self.reactor, int, "x")
@@ -50,7 +50,7 @@ class ThreadTests(SynchronousTestCase):
         self.failureResultOf(failed, ValueError)
 
     def test_cancelled(self) -> None:
-        """The Deferred fails at once; what the thread brings later is dropped."""
+        """A cancelled Deferred fails at once, and the later result is dropped."""
         may_end = Event()
         waiting = in_daemon_thread(self.reactor, may_end.wait, _PATIENCE)
         waiting.cancel()
@@ -59,7 +59,7 @@ class ThreadTests(SynchronousTestCase):
         self.reactor.turn()
 
     def test_pool(self) -> None:
-        """Its calls share a few threads, which end with it."""
+        """Calls of a pool share a few threads, which end with it."""
         pool = WorkerPool(self.reactor, 2, "test")
         pool.stop()
         threads = {self.result(pool(current_thread)) for _ in range(10)}
@@ -72,7 +72,7 @@ class StopTests(SynchronousTestCase):
     """`stop_all`."""
 
     def test_in_order(self) -> None:
-        """Each step begins when the one before has ended, well or not."""
+        """Each step starts when the previous one has ended, also after a failure."""
         diary: list[str] = []
         waiting: Deferred[None] = Deferred()
 

@@ -1,4 +1,4 @@
-"""docs/glossary.md has a word for each part of the public names of modules and classes."""
+"""Test that docs/glossary.md has the words of all public module and class names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs of docs/embedding.md are programs: they run, and print what they say."""
+"""Tests of the programs in docs/embedding.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PAGE = Path(__file__).parent.parent / "docs" / "embedding.md"
 
 
 class RecipeTests(SynchronousTestCase):
-    """Each program of the page, in a process that it does not end."""
+    """Each program of the page runs in a process and prints what the page shows."""
 
     def programs(self) -> list[str]:
         return re.findall(r"```python\n(.*?)```", _PAGE.read_text("utf-8"), re.DOTALL)

@@ -1,4 +1,4 @@
-"""The pages that a user looks things up in name everything that there is."""
+"""Tests that reference pages of the docs are complete."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TOP = Path(__file__).parent.parent
 
 
 class ReferenceTests(SynchronousTestCase):
-    """Pages against code."""
+    """Pages compared with the code."""
 
     def test_problems(self) -> None:
-        """docs/protocol.md has every problem, with its status and title, and no other."""
+        """docs/protocol.md has every problem with its status and title, and no other."""
         page = (_TOP / "docs" / "protocol.md").read_text("utf-8")
         rows = re.findall(r"^\| `([a-z0-9-]+)` \| (\d+) \| (.+) \|$", page, re.MULTILINE)
         self.assertEqual(
@@ -28,22 +28,21 @@ class ReferenceTests(SynchronousTestCase):
         )
 
     def test_settings(self) -> None:
-        """docs/configuration.md lists the settings as they are; `python -m tests.settings_page`
-        writes the list."""
+        """docs/configuration.md has the current list of settings."""
         page = settings_page.PAGE.read_text("utf-8")
         self.assertEqual(settings_page.listed(page), page)
         for name in SETTINGS:
             self.assertIn(f"\n#### {name}\n", page)
 
     def test_readme(self) -> None:
-        """The options that the README names are options."""
+        """Options that the README names exist."""
         page = (_TOP / "README.md").read_text("utf-8")
         named = set(re.findall(r"^\| `([a-z-]+)", page, re.MULTILINE))
         self.assertGreater(len(named), 3)
         self.assertLessEqual(named, set(SETTINGS))
 
     def test_api(self) -> None:
-        """docs/api.md has an entry for everything that the package offers, and for no more."""
+        """docs/api.md has an entry for each public name of the package, and no other."""
         page = (_TOP / "docs" / "api.md").read_text("utf-8")
         named = re.findall(r"^\.\. auto(?:class|exception):: (\w+)$", page, re.MULTILINE)
         self.assertEqual(sorted(named), sorted(durable_streams_tw.__all__))

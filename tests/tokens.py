@@ -1,4 +1,4 @@
-"""Offsets in tests: tokens whose incarnation does not matter."""
+"""Helpers for offsets whose incarnation does not matter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test fixtures of live reads: a clock, a store with delays, and recording sinks."""
+"""Test case of live reads: a bounded clock, a store with delays, and recording sinks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ COMMENT = 15.0
 
 
 class BoundedClock(Clock):
-    """Clock that fails a test which schedules turns without end."""
+    """Clock that fails a test whose calls schedule further calls without end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,7 +207,9 @@ class DelayedStore:
 
 
 class RecordingSink:
-    """Recording sink. It pauses its producer above ``room`` bytes, as transports do."""
+    """Sink that records all calls. It pauses its producer above ``room`` bytes, as
+    transports do.
+    """
 
     def __init__(self, room: int | None = None) -> None:
         self.room = room

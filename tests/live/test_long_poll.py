@@ -111,7 +111,7 @@ class LongPollTests(LiveTestCase):
         self.assertEqual(self.store.reads, reads)
         self.assertNoResult(waiting)
 
-    def test_a_wake_for_nothing(self) -> None:
+    def test_wake_up_without_news(self) -> None:
         """A long-poll that reads nothing new after a wake-up keeps waiting."""
         self.store.mute = True
         self.append(b"def")

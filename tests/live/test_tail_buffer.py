@@ -30,8 +30,8 @@ class TailBufferTests(SynchronousTestCase):
         self.assertEqual(window.slice(10, 5), b"")
         self.assertEqual(window.slice(12, 5), b"")
 
-    def test_a_gap_begins_anew(self) -> None:
-        """After a gap the buffer restarts: bytes that do not follow are never joined."""
+    def test_a_gap_restarts_the_buffer(self) -> None:
+        """After a gap the buffer restarts: it never joins bytes that do not follow each other."""
         window = TailBuffer(0, whole=False)
         window.add(0, b"abc")
         window.add(5, b"fg")

@@ -1,1 +1,1 @@
-"""Tests of the protocol's rules and codecs: plain values, no reactor, no store."""
+"""Tests of the rules and codecs of the protocol: pure values, no reactor, no store."""

@@ -1,4 +1,4 @@
-"""A test case that knows refusals."""
+"""Test case with assertions on refusals."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 
 
 class RefusalTestCase(SynchronousTestCase):
-    """Asserts that something was refused, and why."""
+    """Test case with assertions on refusals."""
 
     def assertRefused(self, problem: Problem, call: Callable[..., Any], *args: Any) -> Refusal:
-        """Call what has to raise `Refused` with a problem; the refusal."""
+        """Assert that a call raises `Refused` with a problem; return the refusal."""
         try:
             result = call(*args)
         except Refused as refused:
@@ -23,7 +23,7 @@ class RefusalTestCase(SynchronousTestCase):
         raise self.failureException(f"{args!r} was accepted as {result!r}")
 
     def assertRefusal(self, problem: Problem, outcome: object) -> Refusal:
-        """Assert that an outcome is a refusal with a problem; the refusal."""
+        """Assert that an outcome is a refusal with a problem; return it."""
         if not isinstance(outcome, Refusal):
             raise self.failureException(f"not refused: {outcome!r}")
         self.assertEqual(outcome.problem, problem)

@@ -1,4 +1,4 @@
-"""Bodies take a bounded multiple of their size while they are framed, whatever is in them."""
+"""Tests of the memory that framing a body takes: a bounded multiple of its size."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ BOMBS = {
 
 
 class BodyMemoryTests(SynchronousTestCase):
-    """JSON that is meant to hurt."""
+    """JSON bodies with much overhead."""
 
     def test_bombs(self) -> None:
-        """The peak is bounded for what is taken and for what is refused alike."""
+        """The peak is bounded for accepted and for refused bodies."""
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         peaks = {}

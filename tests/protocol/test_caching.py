@@ -31,7 +31,7 @@ class TagTests(RefusalTestCase):
     """Entity tags."""
 
     def test_form(self) -> None:
-        """Stream, start, end; ``:c`` at a closed end; the coding, where there is one."""
+        """A tag has stream, start and end, ``:c`` at a closed end, and the coding if any."""
         self.assertEqual(etag(7, 0, 12, False), b'"7:0:12"')
         self.assertEqual(etag(7, 0, 12, True), b'"7:0:12:c"')
         self.assertEqual(etag(7, 0, 12, False, "gzip"), b'"7:0:12:gzip"')
@@ -41,7 +41,7 @@ class TagTests(RefusalTestCase):
     def test_distinct(
         self, one: tuple[int, int, int, bool], other: tuple[int, int, int, bool]
     ) -> None:
-        """Two tags are the same only for the same bytes, closed or not."""
+        """Different bytes, or another closed flag, have different tags."""
         self.assertEqual(etag(*one) == etag(*other), one == other)
         self.assertNotEqual(etag(*one), etag(*other, "gzip"))
 
@@ -52,7 +52,7 @@ class MatchTests(RefusalTestCase):
     TAG = etag(7, 0, 12, False)
 
     def test_match(self) -> None:
-        """The tag alone, weak, in a list, or any."""
+        """A single tag, a weak one, a list and ``*`` match."""
         for value in (
             *(
                 b'"7:0:12"',
@@ -66,7 +66,7 @@ class MatchTests(RefusalTestCase):
             self.assertTrue(matches_etag(value, self.TAG), value)
 
     def test_no_match(self) -> None:
-        """Another tag, or what is none."""
+        """Another tag and malformed values do not match."""
         for value in (
             *(None, b"", b'""', b'"7:0:1"', b'"7:0:12:c"', b'"7:0:12:gzip"', b'"wrong-etag"'),
             *(
@@ -85,13 +85,13 @@ class MatchTests(RefusalTestCase):
 
     @given(TAGS, st.lists(TAGS, max_size=4))
     def test_lists(self, tag: bytes, others: list[bytes]) -> None:
-        """A list matches what it has."""
+        """A list matches each tag that it contains."""
         self.assertEqual(matches_etag(b", ".join(others), tag), tag in others)
         self.assertTrue(matches_etag(b", ".join([*others, b"W/" + tag]), tag))
 
     @given(st.binary(max_size=30))
     def test_any_value(self, value: bytes) -> None:
-        """Any bytes are compared without complaint."""
+        """Any bytes are compared without an error."""
         if b"7:0:12" not in value and b"*" not in value:
             self.assertFalse(matches_etag(value, self.TAG))
 
@@ -100,14 +100,14 @@ class DirectivesTests(RefusalTestCase):
     """Cache-Control."""
 
     def test_of_a_stream_that_stays(self) -> None:
-        """PROTOCOL.md §10.1."""
+        """Directives for a stream without a deadline (PROTOCOL.md §10.1)."""
         for left in (None, 360.0, 10.0**9):
             self.assertEqual(cache_control(False, left), PUBLIC)
             self.assertEqual(cache_control(True, left), PRIVATE)
         self.assertEqual(PUBLIC, b"public, max-age=60, stale-while-revalidate=300")
 
     def test_of_a_stream_that_ends(self) -> None:
-        """No cache serves what has expired."""
+        """Caches do not serve an expired stream."""
         for left, fresh, stale in (
             (359.9, 60, 299),
             (61.0, 60, 1),
@@ -123,7 +123,7 @@ class DirectivesTests(RefusalTestCase):
 
     @given(st.floats(0, 1000), st.booleans())
     def test_never_beyond_the_end(self, left: float, private: bool) -> None:
-        """Fresh and stale time together are never more than is left."""
+        """max-age and stale-while-revalidate together do not exceed the remaining lifetime."""
         fresh, stale = map(int, re.findall(rb"=(\d+)", cache_control(private, left)))
         self.assertLessEqual(fresh + stale, left)
         self.assertLessEqual(fresh, 60)
@@ -133,7 +133,7 @@ class GzipTests(RefusalTestCase):
     """Accept-Encoding."""
 
     def test_accepted(self) -> None:
-        """By name, by star, with any weight but none."""
+        """gzip is accepted by name and by ``*`` with any weight above 0."""
         for value in (
             *(b"gzip", b"GZip", b"gzip, deflate, br", b"br;q=1.0, gzip;q=0.8, *;q=0.1", b"*"),
             *(
@@ -147,7 +147,7 @@ class GzipTests(RefusalTestCase):
             self.assertTrue(accepts_gzip(value), value)
 
     def test_not_accepted(self) -> None:
-        """Not named, or weighed nothing, or said in a way that cannot be read."""
+        """gzip is not accepted if it is not listed, has weight 0, or the header is malformed."""
         for value in (
             *(None, b"", b"identity", b"br, deflate", b"gzip;q=0", b"gzip;q=0.000", b"*;q=0"),
             *(
@@ -166,6 +166,6 @@ class GzipTests(RefusalTestCase):
 
     @given(st.binary(max_size=30))
     def test_any_value(self, value: bytes) -> None:
-        """Any bytes are read without complaint."""
+        """Any bytes are parsed without an error."""
         if b"gzip" not in value.lower() and b"*" not in value:
             self.assertFalse(accepts_gzip(value))

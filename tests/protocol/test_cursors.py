@@ -22,10 +22,10 @@ CURRENT = 3_354_480
 
 
 class IntervalTests(RefusalTestCase):
-    """The number of the interval."""
+    """Numbers of intervals."""
 
     def test_counted_from_the_epoch(self) -> None:
-        """Intervals of 20 seconds since 2024-10-09T00:00:00Z."""
+        """Intervals of 20 seconds are counted from 2024-10-09T00:00:00Z."""
         for now, interval in (
             (CURSOR_EPOCH, 0),
             (CURSOR_EPOCH + 19.999, 0),
@@ -35,23 +35,23 @@ class IntervalTests(RefusalTestCase):
         ):
             self.assertEqual(interval_at(now), interval)
 
-    def test_a_clock_before_the_epoch(self) -> None:
-        """A machine whose clock is not set has no negative cursors."""
+    def test_clock_before_the_epoch(self) -> None:
+        """A clock before the epoch yields no negative number."""
         self.assertEqual(interval_at(0.0), 0)
         self.assertEqual(interval_at(CURSOR_EPOCH - 0.5), 0)
 
     @given(TIMES, TIMES)
-    def test_never_backwards(self, one: float, other: float) -> None:
+    def test_monotonic(self, one: float, other: float) -> None:
         """A later time has no smaller number."""
         earlier, later = sorted((one, other))
         self.assertLessEqual(interval_at(earlier), interval_at(later))
 
 
 class ParseTests(RefusalTestCase):
-    """What clients echo."""
+    """Parsing of cursors."""
 
     def test_numbers(self) -> None:
-        """Decimal numbers of any sensible size are read exactly."""
+        """Decimal numbers up to a bound are parsed exactly."""
         for text, cursor in (
             ("0", 0),
             ("1000", 1000),
@@ -61,8 +61,8 @@ class ParseTests(RefusalTestCase):
         ):
             self.assertEqual(parse_cursor(text), cursor)
 
-    def test_anything_else_is_ignored(self) -> None:
-        """A cursor spreads cache keys; a strange one is no reason to refuse a read."""
+    def test_malformed_cursors_are_ignored(self) -> None:
+        """A malformed cursor is ignored: it only affects cache keys."""
         for text in (
             *("", " ", "abc", "-1", "+1", "1.0", "1e3", "1e+23", "0x10", " 1", "1 ", "1\n", "1_0"),
             *("\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT ONE}", "\N{FULLWIDTH DIGIT ONE}"),
@@ -72,20 +72,20 @@ class ParseTests(RefusalTestCase):
 
 
 class NextTests(RefusalTestCase):
-    """What clients are given."""
+    """Cursors of responses."""
 
-    def test_without_an_echo(self) -> None:
-        """The current interval."""
+    def test_without_a_cursor(self) -> None:
+        """Without a cursor the response has the current interval."""
         self.assertEqual(next_cursor(NOW, None, 0.5), CURRENT)
 
-    def test_behind(self) -> None:
-        """A client that is behind is brought to the current interval, whatever the chance."""
+    def test_older_cursor(self) -> None:
+        """An older cursor is followed by the current interval."""
         for chance in (0.0, 0.5, 0.999_999):
             self.assertEqual(next_cursor(NOW, CURRENT - 1, chance), CURRENT)
             self.assertEqual(next_cursor(NOW, 0, chance), CURRENT)
 
     def test_jitter(self) -> None:
-        """A client that is not behind goes on by 1 to 3600 seconds, in whole intervals."""
+        """A current cursor is increased by 1 to 3600 seconds, in whole intervals."""
         for echoed in (CURRENT, CURRENT + 1, CURRENT + 10_000):
             self.assertEqual(next_cursor(NOW, echoed, 0.0), echoed + 1)
             self.assertEqual(next_cursor(NOW, echoed, 0.5), echoed + 90)
@@ -95,7 +95,7 @@ class NextTests(RefusalTestCase):
 
     @given(TIMES, st.none() | st.integers(0, 10**40), CHANCES)
     def test_progress(self, now: float, echoed: int | None, chance: float) -> None:
-        """Never behind the clock; strictly beyond a client that was not behind."""
+        """The cursor is never before the clock, and above a current one of the client."""
         cursor = next_cursor(now, echoed, chance)
         current = interval_at(now)
         self.assertGreaterEqual(cursor, current)
@@ -110,11 +110,13 @@ class NextTests(RefusalTestCase):
         st.lists(st.tuples(st.floats(0, 1000), CHANCES), max_size=20),
         st.integers(0, 10**20) | st.none(),
     )
-    def test_never_backwards(
+    def test_sequence_increases(
         self, now: float, steps: list[tuple[float, float]], echoed: int | None
     ) -> None:
-        """A client that echoes what it was given is always given something that is not less,
-        and something new whenever it comes back within an interval."""
+        """The cursors of a client that sends back each one never decrease.
+
+        Within an interval each is greater than the one before.
+        """
         for passed, chance in steps:
             now += passed
             cursor = next_cursor(now, echoed, chance)

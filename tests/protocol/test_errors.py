@@ -10,17 +10,17 @@ from tests.protocol.refusal_case import RefusalTestCase
 
 
 class ProblemTests(RefusalTestCase):
-    """The registry of problems."""
+    """Table of problems."""
 
     def test_distinct(self) -> None:
-        """Every problem has a slug of its own, and none is an alias of another."""
+        """Each problem has its own slug."""
         slugs = [problem.slug for problem in Problem]
         self.assertEqual(len(set(slugs)), len(Problem.__members__))
         for slug in slugs:
             self.assertRegex(slug, re.compile(r"\A[a-z]+(-[a-z]+)*\Z"))
 
     def test_statuses(self) -> None:
-        """Each is an error that HTTP knows, with a title; the protocol's own are its own."""
+        """Each problem has an error status and a title; those of the protocol have its statuses."""
         for problem in Problem:
             self.assertGreaterEqual(HTTPStatus(problem.status), 400)
             self.assertTrue(problem.title)
@@ -40,16 +40,16 @@ class ProblemTests(RefusalTestCase):
             self.assertEqual([problem.status for problem in problems], [status] * len(problems))
 
     def test_types_are_stable(self) -> None:
-        """Clients may match on them, so they do not change with the enumeration's names."""
+        """Type URNs are fixed, since clients compare them."""
         self.assertEqual(Problem.STREAM_CLOSED.type, "urn:durable-streams:problem:stream-closed")
         self.assertEqual(Problem.STALE_EPOCH.type, "urn:durable-streams:problem:stale-epoch")
 
 
 class RefusedTests(RefusalTestCase):
-    """Refusals as exceptions."""
+    """`Refused`."""
 
-    def test_carries_a_refusal(self) -> None:
-        """The value and the exception say the same."""
+    def test_refusal(self) -> None:
+        """The exception has the refusal and its text."""
         refused = Refused(Problem.NOT_FOUND, "not here", ((b"X", b"1"),))
         self.assertEqual(refused.refusal, Refusal(Problem.NOT_FOUND, "not here", ((b"X", b"1"),)))
         self.assertEqual(str(refused), "not here")

@@ -20,7 +20,7 @@ class TrueTests(RefusalTestCase):
     """Stream-Closed."""
 
     def test_only_true(self) -> None:
-        """Exactly ``true``, in any case; everything else is as if it were not there (§4.1)."""
+        """Only ``true`` in any case is true; other values are ignored (§4.1)."""
         for value in (b"true", b"TRUE", b"True", b"tRuE"):
             self.assertTrue(headers.is_true(value))
         for other in (
@@ -38,10 +38,10 @@ class TrueTests(RefusalTestCase):
 
 
 class IntegerTests(RefusalTestCase):
-    """Numbers in fields."""
+    """Numbers in headers."""
 
     def test_integer(self) -> None:
-        """Decimal, without sign and leading zeros."""
+        """Integers are decimal without sign and leading zeros."""
         for value, number in (
             (b"0", 0),
             (b"1", 1),
@@ -51,7 +51,7 @@ class IntegerTests(RefusalTestCase):
             self.assertEqual(headers.parse_integer("X", value), number)
 
     def test_count(self) -> None:
-        """Producers' numbers may have leading zeros."""
+        """Counts of producers may have leading zeros."""
         for value, number in (
             (b"0", 0),
             (b"00", 0),
@@ -62,7 +62,7 @@ class IntegerTests(RefusalTestCase):
             self.assertEqual(headers.parse_count("X", value), number)
 
     def test_refused(self) -> None:
-        """What is no plain number, or one that JavaScript cannot hold; the field is named."""
+        """Malformed numbers, and those above 2^53-1, are refused with the header's name."""
         for value in (
             *(b"", b" ", b"-1", b"-0", b"+1", b"1.0", b"1e3", b"3.6e3", b"0x10", b"0xyz", b"1abc"),
             *(
@@ -86,7 +86,7 @@ class IntegerTests(RefusalTestCase):
             self.assertRefused(Problem.MALFORMED_FIELD, headers.parse_integer, "X", value)
 
     def test_ttl(self) -> None:
-        """PROTOCOL.md §5.1, and an end before a clock overflows."""
+        """A TTL has a bound, so that deadlines do not overflow (PROTOCOL.md §5.1)."""
         for value, seconds in (
             (b"0", 0),
             (b"1", 1),
@@ -103,13 +103,13 @@ class IntegerTests(RefusalTestCase):
 
     @given(st.integers(0, MAX_SAFE_INTEGER))
     def test_round_trip(self, number: int) -> None:
-        """Every number in range reads back."""
+        """Each number in range is parsed to itself."""
         self.assertEqual(headers.parse_integer("X", b"%d" % number), number)
         self.assertEqual(headers.parse_count("X", b"%d" % number), number)
 
     @given(st.text("0123456789+-.eEx ", max_size=20))
     def test_any_text(self, text: str) -> None:
-        """What is accepted is the number's own spelling."""
+        """Any accepted text is the number's canonical form."""
         try:
             number = headers.parse_integer("X", text.encode())
         except Refused:
@@ -124,7 +124,7 @@ class TimestampTests(RefusalTestCase):
         return headers.parse_timestamp("Stream-Expires-At", text.encode())
 
     def test_spellings(self) -> None:
-        """The same moment, however it is written."""
+        """Different spellings of a time are parsed to the same time."""
         for text in (
             *("2030-01-31T12:00:00Z", "2030-01-31t12:00:00z", "2030-01-31T12:00:00+00:00"),
             *(
@@ -138,7 +138,7 @@ class TimestampTests(RefusalTestCase):
             self.assertEqual(self._moment(text), MOMENT, text)
 
     def test_fractions(self) -> None:
-        """Any number of digits, of which milliseconds count."""
+        """Fractions have any number of digits and are truncated to milliseconds."""
         for fraction, milliseconds in (
             (".5", 500),
             (".05", 50),
@@ -154,7 +154,7 @@ class TimestampTests(RefusalTestCase):
             self.assertEqual(self._moment(text), MOMENT + milliseconds, text)
 
     def test_calendar(self) -> None:
-        """Leap days, ends of months, the ends of time."""
+        """Leap days, ends of months, and the first and last year are valid."""
         for text, moment in (
             ("1970-01-01T00:00:00Z", 0),
             ("1969-12-31T23:59:59.5Z", -500),
@@ -167,7 +167,7 @@ class TimestampTests(RefusalTestCase):
             self.assertEqual(self._moment(text), moment, text)
 
     def test_leap_seconds(self) -> None:
-        """Second 60 is the last of a day in UTC, and counts as the one after."""
+        """Second 60 is valid at the end of a UTC day, and counts as the next second."""
         midnight = 1_483_228_800_000
         for text, moment in (
             ("2016-12-31T23:59:60Z", midnight),
@@ -183,7 +183,7 @@ class TimestampTests(RefusalTestCase):
             self.assertRefused(Problem.MALFORMED_FIELD, self._moment, text)
 
     def test_refused(self) -> None:
-        """What the grammar does not have, and days that the calendar does not have."""
+        """Malformed times and missing days are refused."""
         for text in (
             *(
                 "",
@@ -225,14 +225,14 @@ class TimestampTests(RefusalTestCase):
             )
         )
     )
-    def test_any_moment(self, moment: datetime) -> None:
-        """Agrees with the standard library, at any offset."""
+    def test_any_time(self, moment: datetime) -> None:
+        """Any time with any offset equals the standard library's."""
         whole = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
         self.assertEqual(self._moment(moment.isoformat()), whole)
 
     @given(st.text("0123456789-+:.TtZz ", max_size=30) | st.text(max_size=30))
     def test_any_text(self, text: str) -> None:
-        """Any text is a moment or refused."""
+        """Any text is a time or refused."""
         try:
             self._moment(text)
         except Refused as refused:
@@ -240,10 +240,10 @@ class TimestampTests(RefusalTestCase):
 
 
 class TokenTests(RefusalTestCase):
-    """Strings of the client's."""
+    """Tokens: names chosen by clients."""
 
     def test_tokens(self) -> None:
-        """Anything printable, kept as it is; UTF-8, or else Latin-1."""
+        """Printable tokens are kept as sent, decoded as UTF-8 or else Latin-1."""
         for value, text in (
             (b"a", "a"),
             (b"order-service-1", "order-service-1"),
@@ -255,7 +255,7 @@ class TokenTests(RefusalTestCase):
             self.assertEqual(headers.parse_token("X", value), text)
 
     def test_refused(self) -> None:
-        """Nothing, too much, and what could break out of a header field."""
+        """Empty and long tokens, and control characters, are refused."""
         for value in (
             *(b"", b"a" * (MAX_TOKEN + 1), b"\xff" * (MAX_TOKEN + 1)),
             *(b"a\r\nSet-Cookie: b", b"a\nb", b"a\rb", b"a\0", b"\x1b[1m", b"a\x7f", b"\x08"),
@@ -267,7 +267,7 @@ class TokenTests(RefusalTestCase):
 
     @given(st.binary(max_size=20))
     def test_any_bytes(self, value: bytes) -> None:
-        """Any bytes are refused or become text that can be stored."""
+        """Any bytes are refused, or decoded to text that can be stored."""
         try:
             text = headers.parse_token("X", value)
         except Refused as refused:

@@ -46,7 +46,7 @@ VALUES = st.recursive(
 
 
 def _wire(value: Any, ascii_only: bool) -> bytes:
-    """JSON text of a value; lone surrogates can only be written as escapes."""
+    """Return the JSON text of a value, with lone surrogates as escapes."""
     text = json.dumps(value, ensure_ascii=ascii_only)
     try:
         return text.encode()
@@ -58,12 +58,12 @@ MESSAGES = st.builds(_wire, VALUES, st.booleans()) | st.sampled_from(SPELLINGS)
 
 
 def nested(depth: int) -> bytes:
-    """A message of a depth, no array at the top."""
+    """Return a message of a nesting depth, without an array at the top."""
     return b'{"a":' * depth + b"1" + b"}" * depth
 
 
 def is_json(text: bytes) -> bool:
-    """Whether the standard library takes the text for JSON, its extensions left out."""
+    """Return True if the standard library parses the text as strict JSON."""
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)
@@ -76,16 +76,16 @@ def is_json(text: bytes) -> bool:
 
 
 class SplitTests(RefusalTestCase):
-    """Bodies become messages."""
+    """Splitting of bodies into messages."""
 
     def test_one_value(self) -> None:
-        """What is not an array is one message, byte for byte."""
+        """A value that is not an array is one message with the same bytes."""
         for spelling in SPELLINGS:
             if not spelling.startswith(b"["):
                 self.assertEqual(split(spelling), (spelling,))
 
     def test_exactly_one_level(self) -> None:
-        """PROTOCOL.md §9.1.2."""
+        """One level of an array is split (PROTOCOL.md §9.1.2)."""
         for body, messages in (
             (b'{"event":"created"}', (b'{"event":"created"}',)),
             (b'[{"event":"a"}, {"event":"b"}]', (b'{"event":"a"}', b'{"event":"b"}')),
@@ -98,20 +98,22 @@ class SplitTests(RefusalTestCase):
             self.assertEqual(split(body), messages)
 
     def test_exact_bytes_in_a_batch(self) -> None:
-        """Every spelling comes out of an array as it went in."""
+        """Messages of an array keep their bytes."""
         for gap in (b"", b" ", b"\r\n\t"):
             body = b"[" + (gap + b"," + gap).join(SPELLINGS) + b"]"
             self.assertEqual(split(body), SPELLINGS)
 
     def test_white_space_around_a_message(self) -> None:
-        """What stands around a message is not of it; what stands within it is."""
+        """White space around a message is removed, white space inside is kept."""
         for message in (b'{"a" : 1}', b'"' + LONE + b'"', b"1"):
             self.assertEqual(split(b" \t\r\n" + message + b"\n\n "), (message,))
             self.assertEqual(split(b"\n[ \t" + message + b"\r\n]\r\n"), (message,))
 
-    def test_lone_surrogates_in_every_position(self) -> None:
-        """A token stream that was cut inside an emoji is accepted, before and after, as key
-        and as value, alone and beside whole pairs, at every place of a batch."""
+    def test_lone_surrogates(self) -> None:
+        """Lone surrogates are accepted at any place of a batch.
+
+        A token stream may be cut inside of an emoji.
+        """
         texts = (
             *(LONE, b"a" + LONE, LONE + b"a", LONE + LONE, LONE + PAIR, PAIR + LONE, b"\\uDE00"),
             *(
@@ -139,15 +141,15 @@ class SplitTests(RefusalTestCase):
                     split(b"[%b,[%b]]" % (message, message)), (message, b"[%b]" % message)
                 )
 
-    def test_what_only_looks_like_a_surrogate(self) -> None:
-        """An escaped backslash begins no escape, and a patch changes no other byte."""
+    def test_escaped_backslashes(self) -> None:
+        """An escaped backslash does not start an escape, and no other byte changes."""
         for message in (rb'"\\ud83d"', rb'"\\\\ud83d"', rb'"\\\\\\ud83d x"', rb'"ud83d"'):
             self.assertEqual(split(message), (message,))
         for bad in (rb'"\ud83"', rb'"\ud83g"', rb'"\ud83d\ud"', rb'"\ud83d\x"', rb'["\ud83d" 1]'):
             self.assertRefused(Problem.INVALID_JSON, split, bad)
 
     def test_invalid(self) -> None:
-        """What RFC 8259 does not allow."""
+        """Text that RFC 8259 forbids is refused."""
         for body in (
             *(b"", b" ", b"\n\t", b"{ invalid json }", b"{a:1}", b"{'a':1}", b"{1:2}", b'{"a" 1}'),
             *(b"[1,]", b"[,1]", b"[,]", b"[1,,2]", b'{"a":1,}', b"[1 2]", b"[1", b"1]", b"[", b"]"),
@@ -213,7 +215,7 @@ class SplitTests(RefusalTestCase):
             self.assertRefused(Problem.INVALID_JSON, split, body)
 
     def test_invalid_utf8(self) -> None:
-        """Bytes that are no text are refused wherever they stand, and it is said where."""
+        """Bytes that are not UTF-8 are refused with their position."""
         for bad in (
             *(
                 b"\xff",
@@ -233,8 +235,9 @@ class SplitTests(RefusalTestCase):
         self.assertRefused(Problem.INVALID_JSON, split, b'"' + LONE + b'\xff"')
 
     def test_invalid_utf8_in_a_large_body(self) -> None:
-        """Text is checked in steps; a character across two of them is whole, half of one is
-        not, and the byte that is named is the right one."""
+        """UTF-8 is checked in steps: a character across two steps is valid, and an error has its
+        position.
+        """
         for before in range(64 * KIB - 5, 64 * KIB + 3):
             text = b'"' + b"a" * before + "\U0001f600".encode() + b"b" * 100 + b'"'
             self.assertEqual(split(text), (text,))
@@ -244,7 +247,7 @@ class SplitTests(RefusalTestCase):
                 self.assertIn(f"at byte {before + 1}", refusal.detail)
 
     def test_depth(self) -> None:
-        """A message nests to the limit and no further, alone or in a batch."""
+        """A message may nest up to the limit, alone or in a batch."""
         deepest = nested(MAX_JSON_DEPTH)
         array = b"[" * MAX_JSON_DEPTH + b"]" * MAX_JSON_DEPTH
         self.assertEqual(split(deepest), (deepest,))
@@ -261,7 +264,7 @@ class SplitTests(RefusalTestCase):
             self.assertRefused(Problem.INVALID_JSON, split, bomb)
 
     def test_width_is_no_depth(self) -> None:
-        """Thousands of brackets side by side, or within strings, nest no deeper than they do."""
+        """Brackets side by side, or inside of strings, do not count as nesting."""
         flat = b'{"a":[' + b"[],{}," * 2000 + b"1]}"
         self.assertEqual(split(flat), (flat,))
         for text in (
@@ -276,8 +279,9 @@ class SplitTests(RefusalTestCase):
             self.assertRefused(Problem.INVALID_JSON, split, deep)
 
     def test_strings_across_the_steps_of_a_scan(self) -> None:
-        """Wherever a step ends, within a string, at a backslash or at a quote, the brackets of
-        strings are told from others."""
+        """Steps of the scan may end anywhere in a string: brackets inside of strings are not
+        counted.
+        """
         for before in range(64 * KIB - 12, 64 * KIB + 4):
             for text in (b'\\"[[[\\\\', b"\\\\", b'\\\\\\"[[', b"\\u005b[["):
                 body = b'["' + b"a" * before + text + b'",' + b'"[","{",' * 150 + b"1]"
@@ -286,7 +290,7 @@ class SplitTests(RefusalTestCase):
                 self.assertRefused(Problem.INVALID_JSON, split, b"[" * 257 + body + b"]" * 257)
 
     def test_number_of_messages(self) -> None:
-        """One request has at most so many messages, of whatever kind."""
+        """A request has a limited number of messages."""
         for message in (b"1", b'{"a":1,"b":[2,"],[\\",\\\\"]}'):
             most = b"[" + b",".join([message] * MAX_JSON_MESSAGES) + b"]"
             self.assertEqual(split(most), (message,) * MAX_JSON_MESSAGES)
@@ -294,7 +298,7 @@ class SplitTests(RefusalTestCase):
             self.assertRefused(Problem.TOO_MANY_MESSAGES, split, more)
 
     def test_commas_within_a_message(self) -> None:
-        """Commas that separate no messages are not counted, however many."""
+        """Commas inside of messages are not counted."""
         many = b"1," * (MAX_JSON_MESSAGES + 10) + b"1"
         for message in (b'{"a":[%b]}' % many, b'"%b"' % many, b'{"a":"%b"}' % many):
             self.assertEqual(split(message), (message,))
@@ -302,7 +306,7 @@ class SplitTests(RefusalTestCase):
 
     @given(st.lists(st.tuples(WHITESPACE, MESSAGES, WHITESPACE), max_size=6), WHITESPACE)
     def test_any_batch(self, parts: list[tuple[bytes, bytes, bytes]], gap: bytes) -> None:
-        """The messages of a batch come out in order with their bytes."""
+        """The messages of a batch are returned in order with their bytes."""
         body = gap + b"[" + b",".join([b"".join(part) for part in parts]) + b"]" + gap
         if not parts:
             body = gap + b"[" + gap + b"]"
@@ -310,7 +314,7 @@ class SplitTests(RefusalTestCase):
 
     @given(MESSAGES, WHITESPACE, WHITESPACE)
     def test_any_value(self, message: bytes, before: bytes, behind: bytes) -> None:
-        """A body that is no array is one message."""
+        """A body that is not an array is one message."""
         if not message.startswith(b"["):
             self.assertEqual(split(before + message + behind), (message,))
 
@@ -332,7 +336,7 @@ class SplitTests(RefusalTestCase):
     def test_agrees_with_the_standard_library(
         self, messages: list[bytes], changes: list[tuple[int, int, bytes]]
     ) -> None:
-        """Valid is what the standard library takes, for documents that were spoiled too."""
+        """Valid and mutated documents are accepted exactly if the standard library accepts them."""
         body = b"[" + b",".join(messages) + b"]"
         for at, removed, inserted in changes:
             body = body[:at] + inserted + body[at + removed :]
@@ -341,7 +345,7 @@ class SplitTests(RefusalTestCase):
     @given(st.text('[]{},:"\\ud83e0-+. \n1atn', max_size=14).map(str.encode))
     @example(b'"\\ud83d')
     def test_agrees_with_the_standard_library_on_scraps(self, body: bytes) -> None:
-        """The same for texts of the bytes that matter."""
+        """The same for short texts of significant characters."""
         self._compare(body)
 
     @given(st.binary(max_size=20))
@@ -362,9 +366,11 @@ class SplitTests(RefusalTestCase):
             self.assertEqual(repr(values), repr(value if isinstance(value, list) else [value]))
 
 
-class HostileTests(RefusalTestCase):
-    """Bodies that were made to hurt. The bounds are generous: what they are to catch took
-    minutes and gigabytes."""
+class PathologicalTests(RefusalTestCase):
+    """Bodies with extreme structure, in bounded time and memory.
+
+    The bounds are generous: such bodies once took minutes and gigabytes.
+    """
 
     BODIES = (
         # Everything opens and nothing ends.
@@ -385,14 +391,14 @@ class HostileTests(RefusalTestCase):
     )
 
     def test_time(self) -> None:
-        """None takes long."""
+        """Each body takes less than the bound on time."""
         for body in self.BODIES:
             begin = time.process_time()
             self._attempt(body)
             self.assertLess(time.process_time() - begin, 2, body[:300])
 
     def test_memory(self) -> None:
-        """None takes many times its own size."""
+        """Each body takes less than a multiple of its size."""
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         for body in (self.BODIES[3], self.BODIES[6]):
@@ -412,7 +418,7 @@ class HostileTests(RefusalTestCase):
 
 
 class StoredTests(RefusalTestCase):
-    """Messages in a stream."""
+    """Stored messages."""
 
     def test_join(self) -> None:
         """Each message is followed by one comma."""
@@ -421,19 +427,19 @@ class StoredTests(RefusalTestCase):
         self.assertEqual(join((b"1", b'"a"', b"[1,2]")), b'1,"a",[1,2],')
 
     def test_document(self) -> None:
-        """A run of messages is an array but for its brackets."""
+        """A range of messages is an array without its brackets."""
         self.assertEqual(document(b""), b"[]")
         self.assertEqual(document(b"1,"), b"[1]")
         self.assertEqual(document(b"1,[2,3],"), b"[1,[2,3]]")
 
     @given(st.lists(MESSAGES, max_size=6))
     def test_round_trip(self, messages: list[bytes]) -> None:
-        """What is stored reads back as an array that splits into the same messages."""
+        """Stored messages are read as an array that splits into the same messages."""
         self.assertEqual(split(document(join(tuple(messages)))), tuple(messages))
 
     @given(st.lists(MESSAGES, min_size=1, max_size=5), st.data())
     def test_any_run(self, messages: list[bytes], data: st.DataObject) -> None:
-        """So does every run of whole messages."""
+        """The same holds for each range of whole messages."""
         first = data.draw(st.integers(0, len(messages)))
         behind = data.draw(st.integers(first, len(messages)))
         run = tuple(messages[first:behind])
@@ -447,23 +453,23 @@ class StoredTests(RefusalTestCase):
 
     @given(st.lists(MESSAGES, max_size=4))
     def test_boundaries(self, messages: list[bytes]) -> None:
-        """Of all positions, those behind a message's comma are boundaries, and no others."""
+        """Exactly the positions after a message's comma are boundaries."""
         self._positions(messages)
 
     def test_boundaries_among_spellings(self) -> None:
-        """The same for every spelling, each beside each."""
+        """The same for all pairs of spellings."""
         self._positions(list(SPELLINGS))
 
-    def test_boundaries_of_the_deepest_message(self) -> None:
-        """The array that a run is read in costs a stored message no level."""
+    def test_boundaries_of_deep_messages(self) -> None:
+        """The array around a range does not count as a level of a message."""
         deepest = nested(MAX_JSON_DEPTH)
         array = b"[" * MAX_JSON_DEPTH + b"]" * MAX_JSON_DEPTH
         self.assertTrue(is_boundary(deepest + b","))
         self.assertTrue(is_boundary(array + b"," + deepest + b",1,"))
         self.assertFalse(is_boundary(b'1,{"b":1,'))
 
-    def test_boundaries_from_deep_within_a_program(self) -> None:
-        """A caller whose stack is deep already gets the same answers."""
+    def test_boundaries_on_a_deep_stack(self) -> None:
+        """A caller with a deep stack gets the same results."""
         deepest = nested(MAX_JSON_DEPTH)
 
         def at(depth: int) -> tuple[tuple[bytes, ...], bool]:

@@ -14,10 +14,10 @@ from tests.protocol.refusal_case import RefusalTestCase
 
 
 class NameTests(RefusalTestCase):
-    """Paths that name streams."""
+    """Stream names from paths."""
 
     def test_decoded_exactly_once(self) -> None:
-        """Percent escapes become bytes of UTF-8, and are not looked at again."""
+        """Percent escapes are decoded once, as UTF-8."""
         for raw, name in (
             (b"a", "a"),
             (b"a/b/c", "a/b/c"),
@@ -42,7 +42,7 @@ class NameTests(RefusalTestCase):
             self.assertEqual(parse_stream_path(raw), name)
 
     def test_traversal(self) -> None:
-        """Segments that other software would resolve, however they are written."""
+        """Dot segments are refused in any escaped form."""
         for raw in (
             *(b".", b"..", b"../a", b"a/..", b"a/../b", b"a/./b", b"./a", b"a/."),
             *(b"%2e", b"%2E%2e", b"%2e./a", b".%2e/a", b"a/%2E%2E/b", b"a%2F..%2Fb", b"a%2f%2e%2e"),
@@ -51,12 +51,12 @@ class NameTests(RefusalTestCase):
             self.assertRefused(Problem.MALFORMED_PATH, parse_stream_path, raw)
 
     def test_empty_segments(self) -> None:
-        """Nothing before, between or behind slashes is no name."""
+        """Empty segments are refused."""
         for raw in (b"", b"/", b"//", b"/a", b"a/", b"a//b", b"%2F", b"a%2F", b"%2Fa", b"a%2F/b"):
             self.assertRefused(Problem.MALFORMED_PATH, parse_stream_path, raw)
 
     def test_control_characters(self) -> None:
-        """C0, DEL, C1 and line separators, raw or escaped, anywhere."""
+        """Control characters and line separators are refused, raw or escaped."""
         for character in [*map(chr, (*range(0x20), *range(0x7F, 0xA0))), "\u2028", "\u2029"]:
             escaped = quote(character).encode()
             for form in (character.encode(), escaped, escaped.lower()):
@@ -65,7 +65,7 @@ class NameTests(RefusalTestCase):
         self.assertEqual(parse_stream_path(b"%C2%A0"), "\xa0")
 
     def test_broken_escapes(self) -> None:
-        """A percent sign is followed by two hexadecimal digits."""
+        """A percent sign without two hexadecimal digits is refused."""
         for raw in (
             b"%",
             b"a%",
@@ -81,7 +81,7 @@ class NameTests(RefusalTestCase):
             self.assertRefused(Problem.MALFORMED_PATH, parse_stream_path, raw)
 
     def test_not_utf8(self) -> None:
-        """Bytes that are no text, raw or escaped."""
+        """Bytes that are not UTF-8 are refused, raw or escaped."""
         for raw in (
             *(b"\xff", b"%FF", b"%C0%AF", b"%C0%80", b"%E0%80%AF", b"%C3", b"caf\xe9"),
             *(b"%ED%A0%80", b"%F4%90%80%80", b"%80", b"%E2%82"),
@@ -89,7 +89,7 @@ class NameTests(RefusalTestCase):
             self.assertRefused(Problem.MALFORMED_PATH, parse_stream_path, raw)
 
     def test_length(self) -> None:
-        """Counted in bytes of UTF-8, after decoding."""
+        """The limit counts bytes of UTF-8 after decoding."""
         for character in ("a", "é", "\u20ac", "\U0001f600"):
             size = len(character.encode())
             longest = character * (MAX_PATH // size) + "a" * (MAX_PATH % size)
@@ -103,14 +103,14 @@ class NameTests(RefusalTestCase):
         self.assertRefused(Problem.MALFORMED_PATH, parse_stream_path, b"a" * 1_000_000)
 
     def test_decoded_names(self) -> None:
-        """Names that come decoded, in bodies or from programs, have the same rules."""
+        """Decoded names, from bodies or programs, have the same rules."""
         check_stream_path("a/b%2F")
         for name in ("", "a//b", "..", "a\n", "a\x85", "\ud83d", "a/\udc80", "a" * (MAX_PATH + 1)):
             self.assertRefused(Problem.MALFORMED_PATH, check_stream_path, name)
 
     @given(st.binary(max_size=30) | st.text(max_size=10).map(lambda text: quote(text).encode()))
     def test_any_path(self, raw: bytes) -> None:
-        """Any path is refused or names a stream; writing the name as a path leads back."""
+        """Any path is refused or names a stream, whose path leads to the same name."""
         try:
             name = parse_stream_path(raw)
         except Refused as refused:
@@ -123,7 +123,7 @@ class NameTests(RefusalTestCase):
 
     @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"]), min_size=1))
     def test_any_name(self, segment: str) -> None:
-        """Any text without control characters can name a stream, if it is escaped."""
+        """Any text without control characters can name a stream if it is escaped."""
         name = f"a/{segment.replace('/', '_')}_"
         self.assertEqual(parse_stream_path(quote(name, safe="/").encode()), name)
 
@@ -132,7 +132,7 @@ class ReservedTests(RefusalTestCase):
     """PROTOCOL.md §6."""
 
     def test_reserved(self) -> None:
-        """The first segment decides, whole."""
+        """The first segment decides whether a name is reserved."""
         for name, reserved in (
             ("__ds", True),
             ("__ds/subscriptions/a", True),

@@ -1,1 +1,1 @@
-"""Tests of subscriptions, outside the store."""
+"""Tests of `durable_streams_tw.subscriptions`."""

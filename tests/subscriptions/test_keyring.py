@@ -1,4 +1,4 @@
-"""Signing keys: names, signatures, turns, and the file that keeps them."""
+"""Tests of `durable_streams_tw.subscriptions.keyring` and of signatures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def unpadded(text: str) -> bytes:
 
 
 def verify(body: bytes, header: str, jwks: bytes) -> bool:
-    """What a receiver does (§7.1)."""
+    """Verify a signature as a receiver does (§7.1)."""
     parts = dict(part.split("=", 1) for part in header.split(","))
     for key in json.loads(jwks)["keys"]:
         if key["kid"] == parts["kid"]:
@@ -46,16 +46,16 @@ def verify(body: bytes, header: str, jwks: bytes) -> bool:
 
 
 class SigningTests(SynchronousTestCase):
-    """The rules, without a file."""
+    """Signatures and key sets, without a file."""
 
     def test_thumbprint(self) -> None:
-        """The example of RFC 8037, appendix A.3."""
+        """The thumbprint of RFC 8037, appendix A.3, is reproduced."""
         public = unpadded("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo")
         key = SigningKey(public, None, 0)
         self.assertEqual(key.kid, "ds_kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k")
 
     def test_signature(self) -> None:
-        """The example of RFC 8032 §7.1 has its key and signature; here it signs our text."""
+        """The key of the example of RFC 8032 §7.1 signs webhook bodies."""
         key = signing.new_key(0)
         header = signing.signature(key, b'{"a":1}', 1_700_000_000)
         self.assertRegex(header, r"^t=1700000000,kid=ds_[\w-]{43},ed25519=[\w-]{86}$")
@@ -66,7 +66,7 @@ class SigningTests(SynchronousTestCase):
         self.assertFalse(verify(b'{"a":1}', header, signing.jwks([signing.new_key(0)], 0)))
 
     def test_jwks(self) -> None:
-        """Public halves only (§6.5)."""
+        """The JWKS has public keys only (§6.5)."""
         key = signing.new_key(0)
         (published,) = json.loads(signing.jwks([key], 0))["keys"]
         expected = {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": key.kid}
@@ -74,8 +74,9 @@ class SigningTests(SynchronousTestCase):
 
     @given(st.lists(st.integers(0, 3 * KEY_OVERLAP), min_size=1, max_size=8))
     def test_rotation(self, pauses: list[int]) -> None:
-        """Whenever keys are changed: the one that signs has been known for a while, and stays
-        known for a while."""
+        """The signing key is published before its first use, and remains published
+        after its last.
+        """
         now = 1_000_000
         keys: tuple[SigningKey, ...] = (signing.new_key(0),)
         published: dict[str, int] = {keys[0].kid: 0}
@@ -104,7 +105,7 @@ class SigningTests(SynchronousTestCase):
 
 
 class KeyringTests(SynchronousTestCase):
-    """The file."""
+    """The file of keys."""
 
     def setUp(self) -> None:
         self.directory = tempfile.mkdtemp(prefix="streams-test-")
@@ -126,7 +127,7 @@ class KeyringTests(SynchronousTestCase):
         self.assertTrue(verify(b"x", keyring.sign(b"x"), again.jwks()))
 
     def test_in_memory(self) -> None:
-        """Without a directory, keys are the process's own."""
+        """Without a directory, keys exist in memory only."""
         keyring, other = self.open(directory=None), self.open(directory=None)
         self.assertNotEqual(keyring.kid, other.kid)
         self.assertNotEqual(keyring.secret, other.secret)
@@ -185,7 +186,7 @@ class KeyringTests(SynchronousTestCase):
         self.assertRaises(StoreUnusable, self.open)
 
     def test_cannot_be_written(self) -> None:
-        """The first file, and one that is to be changed: each failure is a sentence."""
+        """Each failure to write the file has an error message."""
         draft = self.path.with_name(KEYS_FILE + ".new")
         draft.mkdir()
         error = self.assertRaises(StoreUnusable, self.open)
@@ -199,7 +200,7 @@ class KeyringTests(SynchronousTestCase):
             self.open()
 
     def test_rotation(self) -> None:
-        """Receivers know the new key before it signs, and the old one after (§6.5)."""
+        """A new key is published before it signs, and an old one after (§6.5)."""
         old = self.open()
         early = old.sign(b"x")
         rotated = self.open(rotate=True)
@@ -216,8 +217,8 @@ class KeyringTests(SynchronousTestCase):
         self.now += KEY_OVERLAP
         self.assertFalse(verify(b"x", early, self.open().jwks()))
 
-    def test_a_crash_leaves_one_or_the_other(self) -> None:
-        """A draft that was left behind is in nobody's way."""
+    def test_crash_during_rotation(self) -> None:
+        """A draft that a crash left does not prevent a rotation."""
         keyring = self.open()
         draft = self.path.with_name(KEYS_FILE + ".new")
         draft.write_text("half")

@@ -1,4 +1,4 @@
-"""What is owed to subscriptions is done when it is due, once, and again after a restart."""
+"""Tests of `durable_streams_tw.subscriptions.scheduler`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DONE = b'{"done": true}'
 
 
 class WebhookTests(WebhookCase):
-    """Calls of webhooks (§7.1)."""
+    """Webhook deliveries (§7.1)."""
 
     def test_what_is_told(self) -> None:
         self.hook("sub/1")
@@ -66,7 +66,7 @@ class WebhookTests(WebhookCase):
         self.assertEqual(call.timeout, LEASE / 1000)
 
     def test_done(self) -> None:
-        """What it was shown is acknowledged; what came meanwhile wakes again."""
+        """The delivered offsets are acknowledged, and later appends cause the next delivery."""
         self.hook()
         self.write()
         call = self.call()
@@ -83,7 +83,7 @@ class WebhookTests(WebhookCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_not_done(self) -> None:
-        """It is waited for, until its lease runs out (§7.3)."""
+        """Without ``"done": true`` the lease runs, and its end causes the next delivery (§7.3)."""
         for answer in (b"", b"ok", b"{}", b'{"done": false}', b'{"done": "true"}', b"[true]"):
             self.hook(f"s{len(answer)}", f"e{len(answer)}")
             self.write(f"e{len(answer)}")
@@ -110,8 +110,10 @@ class WebhookTests(WebhookCase):
         self.assertQuiet()
         self.assertTrue(self.state().idle)
 
-    def test_callback_before_the_answer(self) -> None:
-        """The next wake waits for the answer of the last, but not for ever."""
+    def test_callback_before_the_response(self) -> None:
+        """After a callback the next delivery waits for the previous response, up to
+        `DELIVERY_GRACE`.
+        """
         self.hook()
         self.write()
         for number in range(2):
@@ -128,8 +130,8 @@ class WebhookTests(WebhookCase):
                 call.answer(500)
         self.assertEqual(self.call().body["generation"], 3)
 
-    def test_heartbeat_before_the_answer(self) -> None:
-        """A lease that runs out ends the wake, whatever its call is about."""
+    def test_heartbeat_before_the_response(self) -> None:
+        """A lease that expires ends the wake, even with a pending request."""
         self.hook()
         self.write()
         call = self.call()
@@ -141,7 +143,9 @@ class WebhookTests(WebhookCase):
         self.assertEqual(self.call().body["generation"], 2)
 
     def test_retries(self) -> None:
-        """The same wake, at growing distances; a success makes all well (§7.1)."""
+        """A failed delivery is retried with the same wake id at growing delays, until a success
+        (§7.1).
+        """
         self.hook()
         self.write()
         call = self.call()
@@ -175,7 +179,7 @@ class WebhookTests(WebhookCase):
             self.call().answer(200, DONE)
 
     def test_restart(self) -> None:
-        """What was under way is done again, what was planned is kept (§7.1)."""
+        """A restart repeats pending requests, and keeps scheduled retries and leases (§7.1)."""
         self.hook("a", "a")
         self.hook("b", "b")
         self.hook("c", "c")
@@ -203,7 +207,9 @@ class WebhookTests(WebhookCase):
         self.assertEqual(self.call().body["subscription_id"], "c")
 
     def test_deleted(self) -> None:
-        """A call that is under way is ended; one that follows under the same id is another."""
+        """Deleting a subscription cancels its request; a new subscription with its id is another
+        one.
+        """
         asked = self.hook()
         self.write()
         call = self.call()
@@ -219,8 +225,8 @@ class WebhookTests(WebhookCase):
         self.assertQuiet()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_made_anew_in_one_commit(self) -> None:
-        """Notes may leave out what lies between."""
+    def test_recreated_in_one_commit(self) -> None:
+        """A notification may combine a deletion and a creation."""
         self.hook()
         self.write()
         call = self.call()
@@ -229,8 +235,8 @@ class WebhookTests(WebhookCase):
         self.assertTrue(call.cancelled)
         self.assertEqual(self.wakes._entries, {})
 
-    def test_work_that_is_gone(self) -> None:
-        """A stream is deleted while its wake waits for the retry."""
+    def test_stream_deleted_before_the_retry(self) -> None:
+        """Deleting the stream of a failed wake ends its retries."""
         self.hook()
         self.write()
         self.call().answer(500)
@@ -240,7 +246,7 @@ class WebhookTests(WebhookCase):
         self.assertTrue(self.state().idle)
 
     def test_bounded(self) -> None:
-        """So many calls of one host at once, however many are due."""
+        """At most `DELIVERIES_SHARE` requests to one host are pending."""
         for number in range(DELIVERIES_SHARE + 5):
             self.hook(f"s{number}", "a")
         self.write("a")
@@ -255,7 +261,7 @@ class WebhookTests(WebhookCase):
         self.assertTrue(all(call.cancelled for call in calls[3:] + self.calls))
 
     def test_hanging_receivers(self) -> None:
-        """Two hundred subscriptions whose receiver hangs delay no other receiver."""
+        """Two hundred subscriptions of a hanging receiver do not delay other receivers."""
         for number in range(200):
             self.hook(f"s{number}", "a", url=f"https://h{number}.hanging.example/{number}")
         self.hook("healthy", "a", url="https://healthy.example/")
@@ -265,8 +271,8 @@ class WebhookTests(WebhookCase):
         self.assertEqual(len(urls), DELIVERIES_SHARE + 1)
         self.assertIn("https://healthy.example/", urls)
 
-    def test_hanging_receivers_on_this_machine(self) -> None:
-        """Ports tell them apart."""
+    def test_hanging_receivers_on_localhost(self) -> None:
+        """Receivers on localhost are distinguished by port."""
         for number in range(200):
             self.hook(f"s{number}", "a", url=f"http://localhost:3000/{number}")
         self.hook("healthy", "a", url="http://localhost:3001/")
@@ -275,7 +281,9 @@ class WebhookTests(WebhookCase):
         self.assertIn("http://localhost:3001/", [call.url for call in self.calls])
 
     def test_receivers_that_hang_on_many_domains(self) -> None:
-        """They cannot have what is kept for receivers that answered promptly."""
+        """Hanging receivers on many domains leave the reserved slots to receivers that
+        were prompt.
+        """
         self.hook("healthy", "h", url="https://healthy.example/")
         self.write("h")
         self.call().answer(200, DONE)
@@ -295,7 +303,7 @@ class WebhookTests(WebhookCase):
         self.assertGreaterEqual(WEBHOOK_TIMEOUT, 1.5)
 
     def test_before_the_ports_are_open(self) -> None:
-        """Nobody knows yet where to call back."""
+        """Deliveries wait until the callback URL is known."""
         self.base = None
         self.hook()
         self.write()
@@ -305,7 +313,7 @@ class WebhookTests(WebhookCase):
         self.call()
 
     def test_stopped(self) -> None:
-        """Nothing is taken up any more."""
+        """After a stop nothing is delivered."""
         self.hook()
         self.stop()
         self.write()
@@ -314,7 +322,7 @@ class WebhookTests(WebhookCase):
 
 
 class PullTests(WebhookCase):
-    """Leases and wake events that wait (§7.2)."""
+    """Leases and wake events of pull-wake subscriptions (§7.2)."""
 
     def pull(self) -> None:
         self.submit(subscribe("p", "events/*", wake_stream="wake", lease_ttl=LEASE))
@@ -331,8 +339,8 @@ class PullTests(WebhookCase):
         self.turn(1)
         self.assertEqual((self.state("p").generation, self.state("p").holder), (2, None))
 
-    def test_wake_stream_that_is_missing(self) -> None:
-        """The event is tried again, and written when the stream is there."""
+    def test_missing_wake_stream(self) -> None:
+        """A wake event is retried until its stream exists."""
         self.pull()
         self.write()
         for _ in range(10):
@@ -345,7 +353,7 @@ class PullTests(WebhookCase):
 
 
 class FlakyStore(MemoryStore):
-    """Refuses, or fails, when told to."""
+    """Store whose commands and queries fail on demand."""
 
     refusal: Refusal | None = None
     error: Exception | None = None
@@ -367,7 +375,7 @@ class FlakyStore(MemoryStore):
 
 
 class FlakyTests(WebhookCase):
-    """A store that does not answer: nothing is lost, and nobody is called in circles."""
+    """Failures of the store lose nothing and cause no busy loop."""
 
     store: FlakyStore
 
@@ -394,7 +402,7 @@ class FlakyTests(WebhookCase):
         self.assertTrue(self.state().idle)
 
     def test_failed(self) -> None:
-        """A bug is logged, and tried again a while later."""
+        """An unexpected exception is logged, and the work is retried later."""
         self.hook()
         self.store.error = ZeroDivisionError()
         self.write()
@@ -405,7 +413,9 @@ class FlakyTests(WebhookCase):
         self.call()
 
     def test_unreadable_at_the_start(self) -> None:
-        """It is read later; what is heard of meanwhile is taken up at once."""
+        """Subscriptions that could not be read at the start are read later; notifications count at
+        once.
+        """
         self.hook("a", "a")
         self.hook("b", "b")
         self.write("a")
@@ -421,8 +431,8 @@ class FlakyTests(WebhookCase):
         self.turn(DUTY_RETRY)
         self.assertEqual(self.call().body["subscription_id"], "a")
 
-    def test_heard_while_it_is_read(self) -> None:
-        """What a commit says is newer than what was read before it."""
+    def test_notification_during_the_read(self) -> None:
+        """A notification is newer than the result of a pending read."""
         self.hook()
         self.write()
         self.call().answer(202)
@@ -443,7 +453,7 @@ class FlakyTests(WebhookCase):
 
 
 class ClockTests(WebhookCase):
-    """A store whose clock is a little behind the reactor's."""
+    """A store whose clock is behind the reactor's."""
 
     behind = 0.0
 

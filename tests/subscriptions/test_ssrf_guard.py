@@ -1,4 +1,4 @@
-"""Where webhooks may not lead."""
+"""Tests of `durable_streams_tw.subscriptions.ssrf_guard`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ INSIDE = (
 
 
 class AddressTests(RefusalTestCase):
-    """Addresses alone."""
+    """Addresses."""
 
     def test_public(self) -> None:
         for text in PUBLIC:
@@ -50,8 +50,8 @@ class AddressTests(RefusalTestCase):
         self.assertFalse(is_public(IPv6Address("2a00:1450::1%eth0")))
 
     @given(st.ip_addresses(v=4) | st.ip_addresses(v=6))
-    def test_never_wider_than_the_registry(self, address: IPv4Address | IPv6Address) -> None:
-        """What the standard library calls private, local or reserved is never is_public."""
+    def test_agrees_with_the_standard_library(self, address: IPv4Address | IPv6Address) -> None:
+        """No address that the standard library calls private, local or reserved is public."""
         if is_public(address):
             self.assertTrue(address.is_global)
             for flag in ("private", "loopback", "link_local", "multicast", "unspecified"):
@@ -59,7 +59,7 @@ class AddressTests(RefusalTestCase):
 
 
 class URLTests(RefusalTestCase):
-    """URLs as clients write them."""
+    """URLs."""
 
     def assertRejected(self, url: str, allow_local: bool = False) -> None:
         self.assertRefused(Problem.WEBHOOK_URL_REJECTED, target_of, url, allow_local)
@@ -81,8 +81,8 @@ class URLTests(RefusalTestCase):
                 self.assertRejected(f"{scheme}://{host}/")
                 self.assertRejected(f"{scheme}://{host}:8080/x")
 
-    def test_other_ways_to_write_them(self) -> None:
-        """What one parser takes for a name is an address for another."""
+    def test_unusual_addresses(self) -> None:
+        """Unusual spellings of addresses are refused."""
         for host in (
             *("127.1", "2130706433", "0x7f.1", "0x7f000001", "0177.0.0.1", "127.0.0.1."),
             *("127.000.000.001", "0", "1", "8.8.8", "0x8.8.8.8", "017700000001", "1.2.3.4.5"),
@@ -116,8 +116,8 @@ class URLTests(RefusalTestCase):
         ):
             self.assertRejected(url)
 
-    def test_this_machine(self) -> None:
-        """Only where that is wanted, and only the loopback (§6.2)."""
+    def test_loopback(self) -> None:
+        """Loopback URLs are allowed only if the server allows them (§6.2)."""
         for url in (
             *("http://localhost/", "http://localhost:3000/x", "http://127.0.0.1:80/"),
             *("http://127.0.0.9/", "http://127.0.0.1:65535", "https://localhost/"),
@@ -144,7 +144,7 @@ class URLTests(RefusalTestCase):
 
 
 class ScreenedTests(RefusalTestCase):
-    """What a name resolves to."""
+    """Resolved addresses."""
 
     def screen(self, *found: str, url: str = "https://worker.example/") -> list[str]:
         return [str(address) for address in check_addresses(target_of(url, True), list(found))]
@@ -157,8 +157,8 @@ class ScreenedTests(RefusalTestCase):
             for found in ((bad,), ("8.8.8.8", bad), (bad, "8.8.8.8")):
                 self.assertRefused(Problem.WEBHOOK_URL_REJECTED, self.screen, *found)
 
-    def test_this_machine(self) -> None:
-        """A local name leads to the loopback, and nowhere else."""
+    def test_loopback(self) -> None:
+        """A local name may resolve to loopback addresses only."""
         url = "http://localhost/"
         self.assertEqual(self.screen("127.0.0.1", "::1", url=url), ["127.0.0.1", "::1"])
         for bad in ("8.8.8.8", "10.0.0.1", "169.254.169.254", "::ffff:127.0.0.1"):

@@ -1,4 +1,4 @@
-"""WakeTokens of wakes, and RFC 8725's list of what may go wrong with them."""
+"""Tests of `durable_streams_tw.subscriptions.tokens` against RFC 8725."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STATE = Subscription(
 
 
 class TokenTests(RefusalTestCase):
-    """One token, changed in one way after the other."""
+    """A valid token with one change at a time."""
 
     def setUp(self) -> None:
         self.now = 1_800_000_000.0
@@ -53,7 +53,7 @@ class TokenTests(RefusalTestCase):
         self.assertRefusal(Problem.TOKEN_INVALID, self.check(token, **kwargs))
 
     def forge(self, header: dict[str, Any] | None = None, key: Any = SECRET, **claims: Any) -> str:
-        """A token with other claims (None leaves one out), signed all the same."""
+        """Return a signed token with changed claims; None removes a claim."""
         payload = {**self.claims(), **claims}
         payload = {name: value for name, value in payload.items() if value is not None}
         head = {"typ": "ds-wake+jwt", "alg": "HS256", **(header or {})}
@@ -70,7 +70,7 @@ class TokenTests(RefusalTestCase):
         self.assertEqual(self.check(self.forge()), self.check(self.token))
 
     def test_scope(self) -> None:
-        """For one subscription (§3.8 subject), and for one use (§3.9 audience)."""
+        """A token is valid for one subscription (§3.8 subject) and one use (§3.9 audience)."""
         self.assertInvalid(self.token, name="other")
         self.assertInvalid(self.token, kind=Kind.WEBHOOK)
         hook = replace(STATE, config=replace(STATE.config, kind=Kind.WEBHOOK))
@@ -87,7 +87,7 @@ class TokenTests(RefusalTestCase):
         self.assertInvalid(self.token[:-4] + "AAAA")
 
     def test_renewal(self) -> None:
-        """In the second half of its life, for the same wake."""
+        """A token is renewed in the second half of its lifetime, for the same wake."""
         self.assertIsNone(self.tokens.renew(self.token, STATE))
         self.now += TOKEN_LIFETIME / 2
         renewed = self.tokens.renew(self.token, STATE)
@@ -97,7 +97,7 @@ class TokenTests(RefusalTestCase):
         self.assertIsNone(self.tokens.renew(self.token, STATE))
 
     def test_algorithm(self) -> None:
-        """§2.1, §3.1: the token does not choose; none at all is no algorithm."""
+        """The algorithm of the header is not used, and "none" is refused (§2.1, §3.1)."""
         head, payload, _ = self.token.split(".")
         for alg in ("none", "None", "NONE", "nOnE", ""):
             text = json.dumps({"alg": alg, "typ": "ds-wake+jwt"}).encode()
@@ -111,25 +111,25 @@ class TokenTests(RefusalTestCase):
         self.assertInvalid(self.forge({"alg": "EdDSA"}, key=key))
 
     def test_other_secrets(self) -> None:
-        """§3.5: neither another server's key, nor a weak one."""
+        """Tokens of another server's secret, or a weak one, are refused (§3.5)."""
         for key in (b"t" * 32, b"secret" * 6, b"\x00" * 32):
             self.assertInvalid(self.forge(key=key))
 
     def test_type(self) -> None:
-        """§2.8, §3.11: other JWTs of the same secret are no tokens of wakes."""
+        """Other JWTs of the same secret are refused by their typ (§2.8, §3.11)."""
         for typ in ("JWT", "at+jwt", "DS-WAKE+JWT", "application/ds-wake+jwt"):
             self.assertInvalid(self.forge({"typ": typ}))
         self.assertInvalid(self.forge({"typ": None}))
 
-    def test_headers_that_change_the_meaning(self) -> None:
-        """§3.10: nothing in a header is followed; what is critical is not understood."""
+    def test_headers(self) -> None:
+        """Headers with keys or URLs are ignored, and critical ones refused (§3.10)."""
         tempting = {"kid": "../../dev/null", "jku": "https://evil.example/", "x5u": "file:///x"}
         for name, value in tempting.items():
             self.assertInvalid(self.forge({name: value}))
         self.assertInvalid(self.forge({"crit": ["exp"], "exp": 1}))
 
     def test_claims(self) -> None:
-        """§3.8, §3.9, §3.12: issuer, audience, and all that says something."""
+        """Issuer, audience and all claims are checked (§3.8, §3.9, §3.12)."""
         for name in self.claims():
             self.assertInvalid(self.forge(**{name: None}))
         audience = self.claims()["aud"]
@@ -159,7 +159,7 @@ class TokenTests(RefusalTestCase):
                 self.assertInvalid(self.forge(**changed))
 
     def test_form(self) -> None:
-        """§2.4, §2.6: no encryption, no other serialization, no other encoding."""
+        """Encrypted tokens, and other serializations and encodings, are refused (§2.4, §2.6)."""
         head, payload, end = self.token.split(".")
         for token in (
             *("", ".", "..", "...", head, f"{head}.{payload}", f"{self.token}.x", f" {self.token}"),
@@ -176,7 +176,7 @@ class TokenTests(RefusalTestCase):
 
     @given(st.data())
     def test_any_change(self, data: st.DataObject) -> None:
-        """One character changed, and it is no longer valid (but for bits that say nothing)."""
+        """A token with any changed character is invalid, except for unused bits."""
         at = data.draw(st.integers(0, len(self.token) - 1))
         other = data.draw(st.sampled_from("ABCxyz019-_."))
         changed = self.token[:at] + other + self.token[at + 1 :]

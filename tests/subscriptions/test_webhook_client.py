@@ -1,4 +1,4 @@
-"""Calls of webhooks: where connections go, and what is read of what comes back."""
+"""Tests of `durable_streams_tw.subscriptions.webhook_client`: connections and responses."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ LOCAL = "http://localhost:3000/hooks"
 GOOD = "93.184.216.34"
 
 
-class Wire(StringTransport):
-    """A transport in memory with what clients ask of TCP."""
+class FakeTCPTransport(StringTransport):
+    """In-memory transport with TCP options."""
 
     protocol: Any = None
 
     def setTcpNoDelay(self, _: bool) -> None:
-        """There is nothing to delay."""
+        """Do nothing."""
 
 
-class Connection:
-    """One connection that the reactor was asked for."""
+class FakeConnection:
+    """Connection that the reactor was asked for."""
 
     def __init__(self, attempt: Any) -> None:
         self.host, self.port, self.factory = attempt[:3]
-        self.transport = Wire()
+        self.transport = FakeTCPTransport()
         self.protocol: Any = None
 
     def accept(self) -> None:
@@ -61,8 +61,8 @@ class Connection:
         return self.transport.disconnecting or self.transport.disconnected
 
 
-class CallingCase(RefusalTestCase):
-    """A caller whose reactor and resolver are the test's."""
+class WebhookClientCase(RefusalTestCase):
+    """Test case with an in-memory reactor and a fake name service."""
 
     def setUp(self) -> None:
         self.reactor = ThreadedMemoryReactor()
@@ -74,7 +74,7 @@ class CallingCase(RefusalTestCase):
         self.seen = 0
 
     def resolve_to(self, *addresses: str) -> None:
-        """Set the addresses of every name. What was found before is forgotten."""
+        """Set the addresses of all names, and clear the resolver's cache."""
         self.names.known = {"worker.example": list(addresses), "localhost": list(addresses)}
         self.reactor.advance(RESOLVER_CACHE)
 
@@ -89,11 +89,11 @@ class CallingCase(RefusalTestCase):
         self.reactor.advance(0)
         return inspected
 
-    def connection(self) -> Connection:
-        """The next connection that was asked for."""
+    def connection(self) -> FakeConnection:
+        """Return the next requested connection."""
         self.seen += 1
         self.assertEqual(len(self.reactor.tcpClients), self.seen)
-        return Connection(self.reactor.tcpClients[-1])
+        return FakeConnection(self.reactor.tcpClients[-1])
 
     def assertUnconnected(self) -> None:
         self.assertEqual(len(self.reactor.tcpClients), self.seen)
@@ -103,8 +103,8 @@ class CallingCase(RefusalTestCase):
         refused: Any = self.failureResultOf(deferred, Refused).value
         self.assertEqual(refused.refusal.problem, Problem.WEBHOOK_URL_REJECTED)
 
-    def local_call(self) -> tuple[Deferred[WebhookResponse], Connection]:
-        """A call without TLS, connected."""
+    def open_local_request(self) -> tuple[Deferred[WebhookResponse], FakeConnection]:
+        """Start a request without TLS and connect it."""
         self.local = True
         self.resolve_to("127.0.0.1")
         posted = self.post(LOCAL)
@@ -113,11 +113,11 @@ class CallingCase(RefusalTestCase):
         return posted, connection
 
 
-class AddressTests(CallingCase):
-    """Which addresses connections go to."""
+class AddressTests(WebhookClientCase):
+    """Addresses of connections."""
 
-    def test_to_the_address_that_was_looked_at(self) -> None:
-        """With the name's SNI, and no second look at the name (§12.8)."""
+    def test_to_the_checked_address(self) -> None:
+        """A connection goes to the checked address, with the name as SNI (§12.8)."""
         posted = self.post()
         connection = self.connection()
         self.assertEqual((connection.host, connection.port), (GOOD, 443))
@@ -132,14 +132,14 @@ class AddressTests(CallingCase):
         self.failureResultOf(posted, CancelledError)
 
     def test_rebinding(self) -> None:
-        """A name that is good when the subscription is made, and bad when it is called."""
+        """A name that was public at creation and resolves to a private address later is refused."""
         self.successResultOf(self.inspect(URL))
         self.resolve_to("169.254.169.254")
         self.assertRejected(self.post())
         self.assertUnconnected()
 
     def test_mixed(self) -> None:
-        """One bad address among good ones, whichever would be tried first."""
+        """A name with a public and a private address is refused."""
         self.resolve_to(GOOD, "10.0.0.1")
         self.assertRejected(self.inspect(URL))
         self.assertRejected(self.post())
@@ -148,7 +148,7 @@ class AddressTests(CallingCase):
         self.assertUnconnected()
 
     def test_inspection(self) -> None:
-        """When the subscription is made: what is known to be bad is refused."""
+        """A URL that resolves to a private address is refused at creation."""
         for url in ("https://127.1/", "https://10.0.0.1/", "http://worker.example/", LOCAL):
             self.assertRejected(self.inspect(url))
         self.assertEqual(self.names.asked, [])
@@ -167,7 +167,7 @@ class AddressTests(CallingCase):
         self.successResultOf(inspected)
 
     def test_literal(self) -> None:
-        """Nobody is asked for the address of an address."""
+        """A literal address needs no lookup."""
         posted = self.post("https://8.8.8.8:8443/")
         connection = self.connection()
         self.assertEqual((connection.host, connection.port), ("8.8.8.8", 8443))
@@ -176,7 +176,7 @@ class AddressTests(CallingCase):
         self.failureResultOf(posted)
 
     def test_no_longer_allowed(self) -> None:
-        """A local webhook of before, on a server that others can reach now."""
+        """A loopback webhook is refused once the server is reachable by others."""
         self.resolve_to("127.0.0.1")
         self.assertRejected(self.post(LOCAL))
         self.local = True
@@ -201,17 +201,17 @@ class AddressTests(CallingCase):
         self.failureResultOf(self.post(), WebhookUnreachable)
 
     def test_no_proxy(self) -> None:
-        """Whatever the environment says."""
+        """Proxy variables of the environment are ignored."""
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
             self.patch(os, "environ", {**os.environ, name: "http://10.0.0.1:3128"})
-        posted, connection = self.local_call()
+        posted, connection = self.open_local_request()
         self.assertEqual((connection.host, connection.port), ("127.0.0.1", 3000))
         self.assertTrue(connection.transport.value().startswith(b"POST /hooks HTTP/1.1\r\n"))
         posted.cancel()
         self.failureResultOf(posted)
 
-    def test_both_kinds(self) -> None:
-        """Both kinds of addresses, in the order in which they are found."""
+    def test_both_families(self) -> None:
+        """IPv4 and IPv6 addresses are tried in the resolved order."""
         self.resolve_to("8.8.8.8", "2606:4700::1111")
         posted = self.post()
         self.connection().refuse()
@@ -220,11 +220,11 @@ class AddressTests(CallingCase):
         self.failureResultOf(posted)
 
 
-class AnswerTests(CallingCase):
-    """What is sent, and what is made of the answer."""
+class ResponseTests(WebhookClientCase):
+    """Requests and responses."""
 
     def test_request(self) -> None:
-        posted, connection = self.local_call()
+        posted, connection = self.open_local_request()
         head, _, body = connection.transport.value().partition(b"\r\n\r\n")
         lines = head.split(b"\r\n")
         self.assertEqual(lines[0], b"POST /hooks HTTP/1.1")
@@ -242,25 +242,25 @@ class AnswerTests(CallingCase):
 
     def test_redirects_are_not_followed(self) -> None:
         for status in (301, 302, 303, 307, 308):
-            posted, connection = self.local_call()
+            posted, connection = self.open_local_request()
             head = f"HTTP/1.1 {status} X\r\nLocation: http://169.254.169.254/\r\n"
             connection.receive(head.encode() + b"Content-Length: 0\r\n\r\n")
             self.assertEqual(self.successResultOf(posted).status, status)
         self.assertUnconnected()
 
     def test_cookies_are_not_kept(self) -> None:
-        posted, connection = self.local_call()
+        posted, connection = self.open_local_request()
         connection.receive(
             b"HTTP/1.1 204 OK\r\nSet-Cookie: a=b; Path=/\r\nContent-Length: 0\r\n\r\n"
         )
         self.successResultOf(posted)
-        posted, connection = self.local_call()
+        posted, connection = self.open_local_request()
         self.assertNotIn(b"Cookie", connection.transport.value())
         posted.cancel()
         self.failureResultOf(posted)
 
     def test_large_answers(self) -> None:
-        """Counted where they arrive, however they are framed."""
+        """Large responses are refused, with any framing."""
         for head in (
             b"Content-Length: 100000000\r\n\r\n",
             b"Transfer-Encoding: chunked\r\n\r\n5f5e100\r\n",
@@ -268,7 +268,7 @@ class AnswerTests(CallingCase):
             b"X: ",
             b"",
         ):
-            posted, connection = self.local_call()
+            posted, connection = self.open_local_request()
             connection.receive(b"HTTP/1.1 200 OK\r\n" + head)
             sent = 0
             piece = b"x: y\r\n" * 1000 if not head else b"x" * 10_000
@@ -282,13 +282,13 @@ class AnswerTests(CallingCase):
 
     def test_not_decompressed(self) -> None:
         packed = gzip.compress(b"{" + b" " * 10**7)
-        posted, connection = self.local_call()
+        posted, connection = self.open_local_request()
         head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
         connection.receive(head % len(packed) + packed)
         self.assertEqual(self.successResultOf(posted).body, packed)
 
     def test_timeout(self) -> None:
-        """For all of it together: name, connection, head and body."""
+        """The timeout covers the lookup, the connection, the head and the body."""
         for said in (None, b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"):
             self.local = True
             self.resolve_to("127.0.0.1")
@@ -315,7 +315,7 @@ class AnswerTests(CallingCase):
 
     def test_nonsense(self) -> None:
         for said in (b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"):
-            posted, connection = self.local_call()
+            posted, connection = self.open_local_request()
             connection.receive(said)
             self.failureResultOf(posted)
             self.assertTrue(connection.ended)

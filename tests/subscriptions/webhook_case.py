@@ -1,4 +1,4 @@
-"""A store in memory, a clock, and webhooks whose answers the test gives."""
+"""Test case with a memory store, a clock, and webhooks whose responses the test gives."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ MORNING = 1_800_000_000.0
 LEASE = 30_000
 
 
-class Call(Struct):
-    """One call of a webhook that waits for its answer."""
+class FakeCall(Struct):
+    """Pending request to a webhook."""
 
     url: str
     body: dict[str, Any]
@@ -46,7 +46,7 @@ class Call(Struct):
 
 
 class WebhookCase(SynchronousTestCase):
-    """Everything but the connections: `calls` are those of webhooks."""
+    """Test case with a scheduler; `calls` are the pending requests to webhooks."""
 
     chance = 0.5
 
@@ -54,7 +54,7 @@ class WebhookCase(SynchronousTestCase):
         self.clock = Clock()
         self.clock.rightNow = MORNING
         self.store: IStreamStore = self.make_store()
-        self.calls: list[Call] = []
+        self.calls: list[FakeCall] = []
         self.base: str | None = BASE
         self.begin()
 
@@ -65,7 +65,7 @@ class WebhookCase(SynchronousTestCase):
         return int(self.clock.seconds() * 1000)
 
     def begin(self) -> None:
-        """Start, or start again on the same store."""
+        """Start the scheduler, or restart it on the same store."""
         self.keyring = Keyring(None, self.clock.seconds)
         self.keyring.open()
         self.tokens = WakeTokens(lambda: self.keyring.secret, self.clock.seconds)
@@ -92,12 +92,12 @@ class WebhookCase(SynchronousTestCase):
             call.cancelled = True
 
         done: Deferred[WebhookResponse] = Deferred(cancel)
-        call = Call(url, json.loads(body), body, header, timeout, done)
+        call = FakeCall(url, json.loads(body), body, header, timeout, done)
         self.calls.append(call)
         return done
 
     def turn(self, seconds: float = 0.0) -> None:
-        """Let time pass, and what follows from it happen."""
+        """Advance the clock and run due calls."""
         self.clock.advance(seconds)
         for _ in range(3):
             self.clock.advance(0)
@@ -108,13 +108,13 @@ class WebhookCase(SynchronousTestCase):
         return outcome
 
     def hook(self, name: str = "s", pattern: str = "events/*", **changes: Any) -> Subscribe:
-        """Make a webhook subscription."""
+        """Create a webhook subscription."""
         asked = subscribe(name, pattern, wake_stream=None, lease_ttl=LEASE, **changes)
         self.submit(asked)
         return asked
 
     def write(self, path: str = "events/a", data: bytes = b"abc") -> None:
-        """Append to a stream, which is made if it is missing."""
+        """Append to a stream; create it if it is missing."""
         outcome = self.successResultOf(self.store.submit(append(path, data)))
         if isinstance(outcome, Refusal):
             self.submit(create(path, data))
@@ -127,8 +127,8 @@ class WebhookCase(SynchronousTestCase):
         assert isinstance(state, Subscription), state
         return state
 
-    def call(self) -> Call:
-        """The call that was made since the last one that was taken."""
+    def call(self) -> FakeCall:
+        """Return the only new request."""
         self.turn()
         self.assertEqual(len(self.calls), 1, self.calls)
         return self.calls.pop()
@@ -137,8 +137,8 @@ class WebhookCase(SynchronousTestCase):
         self.turn()
         self.assertEqual(self.calls, [])
 
-    def call_back(self, call: Call, *acks: tuple[str, int], done: bool = True) -> Outcome:
-        """What the receiver of a call asks the server."""
+    def call_back(self, call: FakeCall, *acks: tuple[str, int], done: bool = True) -> Outcome:
+        """Send a callback with the token of a request."""
         wake = Wake(call.body["generation"], call.body["wake_id"])
         name = call.body["subscription_id"]
         proof = self.tokens.check(call.body["callback_token"], name, Kind.WEBHOOK)

@@ -1,1 +1,1 @@
-"""Tests of what operators see."""
+"""Tests of `durable_streams_tw.telemetry`."""

@@ -1,4 +1,4 @@
-"""Probes, over requests; and readiness beside a store that fails, hangs or is gone."""
+"""Tests of `durable_streams_tw.telemetry.health`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.http.server_fixture import Answer, Client, ServerFixture
 
 
 class ProbeTests(SynchronousTestCase):
-    """What probes are told."""
+    """Responses to probes."""
 
     def setUp(self) -> None:
         self.fixture = ServerFixture()
@@ -35,36 +35,36 @@ class ProbeTests(SynchronousTestCase):
         self.patch(observed, "obstacle", self.obstacle)
 
     def obstacle(self) -> Deferred[Any]:
-        """Stands in for the store's."""
+        """Replacement of the store's check."""
         look: Deferred[Any] = self.answer() if self.answer else Deferred()
         self.looks.append(look)
         return look
 
     def begin(self, target: str = "/-/ready", method: str = "GET") -> Client:
-        """A probe that has asked."""
+        """Send a probe."""
         client = Client(self.site)
         self.addCleanup(client.leave)
         client.request(method, target)
         return client
 
-    def told(self, client: Client) -> tuple[int, dict[str, str]]:
-        """What it was answered."""
+    def response_of(self, client: Client) -> tuple[int, dict[str, str]]:
+        """Return status and content of the response to a probe."""
         (answer,) = client.answers()
-        return self.said(answer)
+        return self.parse(answer)
 
-    def said(self, answer: Answer) -> tuple[int, dict[str, str]]:
-        """Status and content."""
+    def parse(self, answer: Answer) -> tuple[int, dict[str, str]]:
+        """Return status and content of a response."""
         self.assertEqual(answer.header["content-type"], "application/json")
         self.assertEqual(answer.header["cache-control"], "no-store")
         return answer.status, json.loads(answer.body)
 
     def test_live(self) -> None:
-        """Whatever the store does."""
-        self.assertEqual(self.told(self.begin("/-/live")), (200, {"status": "live"}))
+        """/-/live succeeds whatever the store does."""
+        self.assertEqual(self.response_of(self.begin("/-/live")), (200, {"status": "live"}))
         self.assertEqual(self.looks, [])
 
     def test_methods_and_names(self) -> None:
-        """Probes look, and are nothing else."""
+        """Probes accept GET and HEAD only."""
         for target in ("/-/live", "/-/ready"):
             self.assertEqual(self.begin(target, "POST").answers()[0].status, 405)
             self.assertEqual(self.begin(target + "/x").answers()[0].status, 404)
@@ -72,78 +72,82 @@ class ProbeTests(SynchronousTestCase):
         self.assertEqual((head.status, head.body), (200, b""))
 
     def test_ready(self) -> None:
-        """Once the store has said so."""
+        """/-/ready succeeds once the store is writable."""
         client = self.begin()
         self.assertEqual(client.answers(), [])
         self.looks[0].callback(None)
-        self.assertEqual(self.told(client), (200, {"status": "ready"}))
+        self.assertEqual(self.response_of(client), (200, {"status": "ready"}))
 
     def test_obstacle(self) -> None:
-        """What stands in the way is told."""
+        """An obstacle is in the response."""
         self.answer = lambda: succeed("the disk is full")
-        told = self.told(self.begin())
-        self.assertEqual(told, (503, {"status": "not ready", "why": "the disk is full"}))
+        response_of = self.response_of(self.begin())
+        self.assertEqual(response_of, (503, {"status": "not ready", "why": "the disk is full"}))
 
     def test_shared(self) -> None:
-        """Many probes cost one look, and for a moment later ones none."""
+        """Concurrent probes share one check, whose success is cached briefly."""
         clients = [self.begin() for _ in range(5)]
         self.looks[0].callback(None)
         clients.append(self.begin())
-        self.assertEqual([self.told(client)[0] for client in clients], [200] * 6)
+        self.assertEqual([self.response_of(client)[0] for client in clients], [200] * 6)
         self.assertEqual(len(self.looks), 1)
         self.fixture.clock.advance(READY_FOR)
         self.begin()
         self.assertEqual(len(self.looks), 2)
 
-    def test_obstacle_is_gone(self) -> None:
-        """It is told for a shorter time than that there is none."""
+    def test_obstacle_is_cached_briefly(self) -> None:
+        """An obstacle is cached for a shorter time than a success."""
         first = self.begin()
         self.looks[0].callback("the disk is full")
-        self.assertEqual((self.told(first)[0], self.told(self.begin())[0]), (503, 503))
+        self.assertEqual(
+            (self.response_of(first)[0], self.response_of(self.begin())[0]), (503, 503)
+        )
         self.fixture.clock.advance(NOT_READY_FOR)
         second = self.begin()
         self.looks[1].callback(None)
-        self.assertEqual((self.told(second)[0], self.told(self.begin())[0]), (200, 200))
+        self.assertEqual(
+            (self.response_of(second)[0], self.response_of(self.begin())[0]), (200, 200)
+        )
         self.assertEqual(len(self.looks), 2)
 
     def test_hangs(self) -> None:
-        """A disk that does not answer is not ready, costs one look, and is ready afterwards."""
+        """A check that hangs is reported as not ready, is not repeated meanwhile, and recovers."""
         first = self.begin()
         self.fixture.clock.advance(READY_TIMEOUT / 2)
         second = self.begin()
         self.assertEqual(first.answers(), [])
         self.fixture.clock.advance(READY_TIMEOUT / 2)
-        status, said = self.told(first)
+        status, parse = self.response_of(first)
         self.assertEqual(status, 503)
-        self.assertIn("dead", said["why"])
+        self.assertIn("dead", parse["why"])
         self.assertEqual(second.answers(), [])
         self.fixture.clock.advance(READY_TIMEOUT / 2)
-        self.assertEqual(self.told(second)[0], 503)
+        self.assertEqual(self.response_of(second)[0], 503)
         third = self.begin()
         self.assertEqual(len(self.looks), 1)
         self.looks[0].callback(None)
-        self.assertEqual(self.told(third)[0], 200)
+        self.assertEqual(self.response_of(third)[0], 200)
 
-    def test_gone(self) -> None:
-        """A probe that has left is answered nothing, and nobody else is harmed."""
+    def test_disconnect(self) -> None:
+        """A probe that disconnects does not affect others."""
         leaver, stays = self.begin(), self.begin()
         leaver.leave()
         self.looks[0].callback(None)
         self.assertEqual(leaver.transport.value(), b"")
-        self.assertEqual(self.told(stays)[0], 200)
+        self.assertEqual(self.response_of(stays)[0], 200)
 
-    def test_bug(self) -> None:
-        """A look that fails is an obstacle, and in the log."""
+    def test_exception(self) -> None:
+        """A check that raises is logged and reported as an obstacle."""
         self.answer = lambda: fail(ZeroDivisionError())
-        self.assertEqual(self.told(self.begin())[0], 503)
+        self.assertEqual(self.response_of(self.begin())[0], 503)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
 class StoreProbeTests(SynchronousTestCase):
-    """With the store's own answer."""
+    """Probes with a real store."""
 
     def test_memory(self) -> None:
-        """Streams in memory are always ready."""
+        """The memory store is always ready."""
         fixture = ServerFixture()
         tree = OperatorTree()
         tree.putChild(b"ready", Ready(fixture.streams.server_stats()))

@@ -1,4 +1,4 @@
-"""Logs for machines: flat, a line for each event, no secrets, and no reason to stop."""
+"""Tests of `durable_streams_tw.telemetry.logs`."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ _values = st.one_of(
 
 
 class EntryTests(SynchronousTestCase):
-    """An event as an object."""
+    """Log events as JSON objects."""
 
-    def told(self, say: Callable[[Logger], None]) -> dict[str, Any]:
-        """What becomes of a logged event."""
+    def logged(self, say: Callable[[Logger], None]) -> dict[str, Any]:
+        """Return the JSON object of a log event."""
         events: list[dict[str, Any]] = []
         keep: Any = events.append
         say(Logger("a.place", observer=LogPublisher(keep)))
         (event,) = events
         event["log_time"] = MORNING + 0.25
-        told: dict[str, Any] = json.loads(line_of(event))
-        return told
+        logged: dict[str, Any] = json.loads(line_of(event))
+        return logged
 
     def test_flat(self) -> None:
-        """The sentence, and what it was made of."""
+        """An object has the message and the values of the event."""
         self.assertEqual(
-            self.told(lambda log: log.warn("{count} of {name}", count=3, name="x")),
+            self.logged(lambda log: log.warn("{count} of {name}", count=3, name="x")),
             {
                 "time": "2027-01-15T08:00:00.250Z",
                 "level": "warn",
@@ -73,39 +73,39 @@ class EntryTests(SynchronousTestCase):
         )
 
     def test_failure(self) -> None:
-        """A failure has its type and where it was, and the mark that the client was told."""
+        """A failure has its type, its traceback, and the id that the client received."""
         failure = Failure(KeyError("no"))
-        told = self.told(lambda log: log.failure("Oh {mark}", failure, mark="abc"))
-        self.assertEqual(told["level"], "critical")
-        self.assertEqual((told["message"], told["request_id"]), ("Oh abc", "abc"))
-        self.assertEqual(told["error"], "builtins.KeyError")
-        self.assertIn("KeyError", told["trace"])
-        self.assertNotIn("mark", told)
+        logged = self.logged(lambda log: log.failure("Oh {mark}", failure, mark="abc"))
+        self.assertEqual(logged["level"], "critical")
+        self.assertEqual((logged["message"], logged["request_id"]), ("Oh abc", "abc"))
+        self.assertEqual(logged["error"], "builtins.KeyError")
+        self.assertIn("KeyError", logged["trace"])
+        self.assertNotIn("mark", logged)
 
     @given(st.dictionaries(st.text(), _values), st.text())
-    def test_any(self, parts: dict[str, Any], form: str) -> None:
-        """Whatever an event has in it: one line, one object, nothing nested."""
+    def test_any_event(self, parts: dict[str, Any], form: str) -> None:
+        """Any event is one line with one flat object."""
         line = line_of({"log_format": form, "log_level": LogLevel.info, "log_time": 0.0, **parts})
         self.assertEqual(line.count(b"\n"), 1)
-        told = json.loads(line)
-        for value in told.values():
+        logged = json.loads(line)
+        for value in logged.values():
             self.assertNotIsInstance(value, dict | list)
         for name in ("time", "level", "source", "message"):
-            self.assertIsInstance(told[name], str)
+            self.assertIsInstance(logged[name], str)
 
-    def test_own_names_stay(self) -> None:
-        """An event's parts do not take the place of what every line has."""
-        told = self.told(lambda log: log.info("{message}", message="m", source="s", trace="t"))
-        self.assertEqual((told["source"], told["message"]), ("a.place", "m"))
-        self.assertNotIn("trace", told)
+    def test_reserved_names(self) -> None:
+        """Values of an event do not replace the standard fields."""
+        logged = self.logged(lambda log: log.info("{message}", message="m", source="s", trace="t"))
+        self.assertEqual((logged["source"], logged["message"]), ("a.place", "m"))
+        self.assertNotIn("trace", logged)
 
     def test_bounded(self) -> None:
-        """A long text is cut."""
-        told = self.told(lambda log: log.info("{text}", text="x" * 100_000))
-        self.assertLess(len(json.dumps(told)), 10_000)
+        """Long texts are truncated."""
+        logged = self.logged(lambda log: log.info("{text}", text="x" * 100_000))
+        self.assertLess(len(json.dumps(logged)), 10_000)
 
     def test_levels(self) -> None:
-        """Debugging is left out, also what older code logs has a level."""
+        """Debug events are omitted, and events without a level have the level info."""
         self.assertEqual(entry({"log_format": "x"})["level"], "info")
         reader, writer = os.pipe()
         self.addCleanup(os.close, reader)
@@ -117,10 +117,10 @@ class EntryTests(SynchronousTestCase):
 
 
 class RotatedTests(SynchronousTestCase):
-    """A log file that another program renames."""
+    """Log files that another program renames."""
 
     def test_reopened(self) -> None:
-        """Events go to the file that has the log's name now."""
+        """After a reopen, events go to a new file."""
         path = Path(self.mktemp())
         log = open_json_log(path)
         self.addCleanup(os.close, log._lines._descriptor)
@@ -137,7 +137,7 @@ class RotatedTests(SynchronousTestCase):
         )
 
     def test_cannot_be_opened(self) -> None:
-        """The file from before stays in use."""
+        """If the file cannot be reopened, the previous one stays in use."""
         path = Path(self.mktemp())
         log = open_json_log(path)
         self.addCleanup(os.close, log._lines._descriptor)
@@ -149,7 +149,7 @@ class RotatedTests(SynchronousTestCase):
 
 
 class LinesTests(SynchronousTestCase):
-    """A disk that does not take lines."""
+    """`LineWriter` on a disk that refuses writes."""
 
     def setUp(self) -> None:
         self.taken = b""
@@ -159,7 +159,7 @@ class LinesTests(SynchronousTestCase):
         self.addCleanup(patched.stop)
 
     def write(self, descriptor: int, data: bytes) -> int:
-        """Stands in for the system's, with so much room."""
+        """Replacement of os.write with limited space."""
         if not self.room:
             raise OSError(28, "No space left on device")
         part = data[: self.room]
@@ -167,8 +167,8 @@ class LinesTests(SynchronousTestCase):
         self.taken += part
         return len(part)
 
-    def test_lost_and_told(self) -> None:
-        """Lines that found no room are counted, and their number is the next line."""
+    def test_lost_lines(self) -> None:
+        """Lost lines are counted, and the next line has their number."""
         lines = LineWriter(1)
         lines.write(b"one\n")
         self.room = 0
@@ -177,25 +177,25 @@ class LinesTests(SynchronousTestCase):
         self.room = 1_000_000
         lines.write(b"two\n")
         lines.write(b"three\n")
-        first, told, *rest = self.taken.splitlines()
+        first, logged, *rest = self.taken.splitlines()
         self.assertEqual((first, rest), (b"one", [b"two", b"three"]))
-        self.assertEqual(json.loads(told)["lost"], 3)
+        self.assertEqual(json.loads(logged)["lost"], 3)
 
-    def test_cut_short(self) -> None:
-        """Half a line stays a line of its own, and counts as lost."""
+    def test_partial_line(self) -> None:
+        """A partially written line is terminated and counts as lost."""
         lines = LineWriter(1)
         self.room = 3
         lines.write(b"one line\n")
         lines.write(b"another\n")
         self.room = 1_000_000
         lines.write(b"two\n")
-        first, told, last = self.taken.splitlines()
+        first, logged, last = self.taken.splitlines()
         self.assertEqual((first, last), (b"one", b"two"))
-        self.assertEqual(json.loads(told)["lost"], 2)
+        self.assertEqual(json.loads(logged)["lost"], 2)
 
     @given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 30))))
     def test_any_disk(self, steps: list[tuple[int, int]]) -> None:
-        """Every line is there whole or counted, whenever there is room and however much."""
+        """Each line is written or counted, for any sequence of limits."""
         self.taken = b""
         lines = LineWriter(1)
         written = 0
@@ -219,16 +219,16 @@ class LinesTests(SynchronousTestCase):
 
 
 class FileTests(SynchronousTestCase):
-    """A log in a file."""
+    """Log files."""
 
-    def test_added(self) -> None:
-        """What was there stays, and the file is nobody else's."""
+    def test_append(self) -> None:
+        """A log file is appended to, and only its owner can read it."""
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory, "log")
             for text in ("one", "two"):
                 open_json_log(path)({"log_format": text, "log_level": LogLevel.info})
-            told = [json.loads(line)["message"] for line in path.read_text().splitlines()]
-            self.assertEqual(told, ["one", "two"])
+            logged = [json.loads(line)["message"] for line in path.read_text().splitlines()]
+            self.assertEqual(logged, ["one", "two"])
             self.assertEqual(path.stat().st_mode & 0o027, 0)
 
 
@@ -260,7 +260,7 @@ _BODIES = (
 
 
 def _requests() -> Iterator[tuple[str, str, dict[str, str], str | None]]:
-    """Requests with a canary in each field, in each kind of body, and in the query."""
+    """Yield requests with a secret in each header, each kind of body, and the query."""
     yield "PUT", "/v1/stream/a", {"Content-Type": "text/plain"}, CANARY
     for field in _FIELDS:
         value = f"Bearer {CANARY}" if field.endswith("Authorization") else CANARY
@@ -276,7 +276,7 @@ def _requests() -> Iterator[tuple[str, str, dict[str, str], str | None]]:
 
 
 class CanaryTests(SynchronousTestCase):
-    """Nothing that a client sends comes out at another end, whatever becomes of it."""
+    """Secrets of requests do not appear in logs, metrics or responses of operator resources."""
 
     def setUp(self) -> None:
         self.text = StringIO()
@@ -299,7 +299,7 @@ class CanaryTests(SynchronousTestCase):
         self.tree.putChild(b"metrics", Metrics(self.observed))
 
     def send(self, *factories: Any) -> int:
-        """Send all of it; how many were answered."""
+        """Send all requests; return the number of responses."""
         answered = 0
         for factory in factories:
             for method, target, header, body in _requests():
@@ -312,7 +312,7 @@ class CanaryTests(SynchronousTestCase):
         return answered
 
     def check(self) -> None:
-        """Search the logs, and what operators see."""
+        """Search the logs and the operator resources."""
         metrics = Client(self.streams.site(b"x/", self.tree)).ask("GET", "/-/metrics")
         ready = Client(self.streams.site(b"x/", self.tree)).ask("GET", "/-/ready")
         output = self.text.getvalue().encode() + b"".join(self.lines) + metrics.body + ready.body
@@ -320,18 +320,18 @@ class CanaryTests(SynchronousTestCase):
         self.assertNotIn(CANARY.encode(), output.lower())
 
     def factories(self) -> list[Any]:
-        """Both of them."""
+        """Return the factories of both HTTP servers."""
         root = b"v1/stream/"
         return [self.streams.site(root, self.tree), self.streams.http_factory(root, self.tree)]
 
     def test_all(self) -> None:
-        """Requests that succeed, and that are refused."""
+        """Requests that succeed and that are refused leak nothing."""
         answered = self.send(*self.factories())
         self.assertGreater(answered, 2 * 0.9 * len(list(_requests())))
         self.check()
 
     def test_webhooks_that_fail(self) -> None:
-        """A webhook's URL may have a password in it."""
+        """A webhook's URL may contain a password, which is not logged."""
         (factory, _) = self.factories()
         body = {"type": "webhook", "streams": ["a"], "pattern": "**"}
         body["webhook"] = {"url": f"https://h.example/{CANARY}?t={CANARY}"}  # type: ignore[assignment]
@@ -346,8 +346,8 @@ class CanaryTests(SynchronousTestCase):
         self.assertIn("failed", self.text.getvalue())
         self.check()
 
-    def test_bugs(self) -> None:
-        """A request that meets a bug is logged under a mark, which the client is told."""
+    def test_exceptions(self) -> None:
+        """An internal error is logged with the id that the client received."""
 
         def bug(*_: object) -> Deferred[Any]:
             raise RuntimeError("a bug")
@@ -357,8 +357,8 @@ class CanaryTests(SynchronousTestCase):
         self.patch(self.streams._store, "get_state", bug)
         self.send(*self.factories())
         self.assertGreater(len(self.flushLoggedErrors(RuntimeError)), 10)
-        told = [json.loads(line) for line in self.lines]
-        marks = [line["request_id"] for line in told if "request_id" in line]
+        logged = [json.loads(line) for line in self.lines]
+        marks = [line["request_id"] for line in logged if "request_id" in line]
         self.assertEqual(len(set(marks)), len(marks))
         plain = {"Content-Type": "text/plain"}
         answer = Client(self.factories()[0]).ask("PUT", "/v1/stream/b", plain, b"x")
@@ -370,16 +370,16 @@ class CanaryTests(SynchronousTestCase):
         self.check()
 
     def restore_store(self) -> None:
-        """Undo the bug, for what operators see is asked of the store."""
+        """Undo the fault: operator resources need the store."""
         for name in ("submit", "read", "get_state"):
             delattr(self.streams._store, name)
 
 
 class ServedTests(TestCase):
-    """The real server, seen from outside."""
+    """Logs of the server process."""
 
     def test_canary(self) -> None:
-        """Nothing secret is in all that it prints, in JSON lines that are whole."""
+        """No secret is printed, and each line is a JSON object."""
         directory = Path(self.mktemp())
         directory.mkdir()
         where = ("--interface", "127.0.0.1", "--port", "0", "--data-dir", "data")
@@ -402,7 +402,7 @@ class ServedTests(TestCase):
         self.assertIn("Durable streams are at", "".join(line["message"] for line in lines))
 
     def test_full_disk(self) -> None:
-        """A log that takes nothing costs its lines, and no request."""
+        """A log on a full disk loses its lines, and requests succeed."""
         if not os.path.exists("/dev/full"):
             self.skipTest("this system has no disk that is always full")
         directory = Path(self.mktemp())

@@ -1,4 +1,4 @@
-"""``/-/metrics``: whole scrapes, read as Prometheus reads them."""
+"""Tests of `durable_streams_tw.telemetry.metrics` by complete scrapes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SECRET = "c4n4ry"
 
 class _Scraping(SynchronousTestCase):
     def serve(self, streams: DurableStreams) -> None:
-        """Start a server, with metrics."""
+        """Start a server with metrics."""
         streams.startService()
         self.addCleanup(lambda: self.successResultOf(streams.stopService()))
         self.streams = streams
@@ -41,25 +41,25 @@ class _Scraping(SynchronousTestCase):
         self.site = streams.site(b"v1/stream/", tree)
 
     def connect(self) -> Client:
-        """A new connection."""
+        """Open a connection."""
         client = Client(self.site)
         self.addCleanup(client.leave)
         return client
 
     def ask(self, method: str, path: str, body: bytes | None = None, **header: str) -> Answer:
-        """A request for a stream."""
+        """Send a request for a stream."""
         given = {"Content-Type": "text/plain"}
         given |= {name.replace("_", "-"): value for name, value in header.items()}
         return self.connect().ask(method, ROOT + path, given, body)
 
     def scrape(self) -> dict[str, float]:
-        """All samples, by name and labels."""
+        """Return all samples by name and labels."""
         answer = self.connect().ask("GET", "/-/metrics")
         self.assertEqual(answer.status, 200)
         return self.samples(answer)
 
     def samples(self, answer: Answer) -> dict[str, float]:
-        """A scrape's samples."""
+        """Parse the samples of a response."""
         found = {}
         for family in text_string_to_metric_families(answer.body.decode("utf-8")):
             self.assertTrue(family.documentation, family.name)
@@ -70,15 +70,15 @@ class _Scraping(SynchronousTestCase):
 
 
 class MemoryMetricsTests(_Scraping):
-    """Streams in memory."""
+    """Memory store."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.rightNow = MORNING
         self.serve(DurableStreams(reactor=self.clock, in_thread=at_once))
 
-    def test_from_the_start(self) -> None:
-        """A counter is there before the first event, so that its rate is right."""
+    def test_initial_values(self) -> None:
+        """Counters exist before the first event, so that rates are correct."""
         samples = self.scrape()
         for operation in families.OPERATIONS:
             for result in families.RESULTS:
@@ -88,7 +88,7 @@ class MemoryMetricsTests(_Scraping):
             self.assertEqual(samples[f"durable_streams_webhook_calls_total{{result={result}}}"], 0)
 
     def test_writes(self) -> None:
-        """What requests have come to."""
+        """Results of requests are counted."""
         self.ask("PUT", "a", b"123")
         self.ask("POST", "a", b"4567")
         self.ask("POST", "missing", b"4567")
@@ -113,7 +113,7 @@ class MemoryMetricsTests(_Scraping):
         )
 
     def test_readers(self) -> None:
-        """Who follows, who lags, and who was dropped."""
+        """Live readers are counted: connected, slow and dropped ones."""
         self.ask("PUT", "a", b"123")
         follower, waiter = self.connect(), self.connect()
         follower.request("GET", f"{ROOT}a?offset=-1&live=sse")
@@ -136,19 +136,19 @@ class MemoryMetricsTests(_Scraping):
         self.assertEqual(samples["durable_streams_dropped_subscribers_total"], 1)
 
     def test_webhooks(self) -> None:
-        """Calls by result."""
+        """Webhook deliveries are counted by result."""
         calls: Any = self.observed.calls
         calls["failed"] += 2
         self.assertEqual(self.scrape()["durable_streams_webhook_calls_total{result=failed}"], 2)
 
-    def test_nothing_of_a_disk(self) -> None:
-        """What is not there is not told as nothing."""
+    def test_no_disk_metrics(self) -> None:
+        """The memory store has no metrics of a disk."""
         names = {key.split("{")[0] for key in self.scrape()}
         for family in families.ON_DISK:
             self.assertNotIn(family.full_name, names)
 
     def test_no_names(self) -> None:
-        """Neither paths nor anything else that a client chose is told."""
+        """Neither paths nor other strings of clients are in the metrics."""
         secret = {"Producer-Id": _SECRET, "Producer-Epoch": "0", "Producer-Seq": "0"}
         self.ask("PUT", _SECRET, _SECRET.encode())
         self.ask("POST", _SECRET, _SECRET.encode(), **secret, Authorization=f"Bearer {_SECRET}")
@@ -158,7 +158,7 @@ class MemoryMetricsTests(_Scraping):
         self.assertNotIn(_SECRET.encode(), answer.body)
 
     def test_formats(self) -> None:
-        """The classic text, or OpenMetrics where it is asked for; never kept by caches."""
+        """The text format is the default, OpenMetrics is sent on request; neither is cacheable."""
         self.ask("PUT", "a", b"123")
         classic = self.connect().ask("GET", "/-/metrics")
         self.assertEqual(classic.header["content-type"].partition(";")[0], "text/plain")
@@ -173,12 +173,12 @@ class MemoryMetricsTests(_Scraping):
         self.assertIn("durable_streams_commands", names)
 
     def test_methods_and_names(self) -> None:
-        """It is for looking at."""
+        """Only GET and HEAD are allowed."""
         self.assertEqual(self.connect().ask("POST", "/-/metrics", {}, b"").status, 405)
         self.assertEqual(self.connect().ask("GET", "/-/metrics/x").status, 404)
 
-    def test_registries_of_their_own(self) -> None:
-        """Two servers in a process do not meet."""
+    def test_separate_registries(self) -> None:
+        """Two servers of a process have separate metrics."""
         other = DurableStreams(reactor=self.clock, in_thread=at_once)
         other.startService()
         self.addCleanup(other.stopService)
@@ -193,7 +193,7 @@ class MemoryMetricsTests(_Scraping):
 
 
 class DurableMetricsTests(_Scraping):
-    """Streams on a disk."""
+    """Durable store."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -206,7 +206,7 @@ class DurableMetricsTests(_Scraping):
         self.serve(DurableStreams(reactor=self.clock, store=self.store, in_thread=at_once))
 
     def test_all(self) -> None:
-        """Every family of the table is there, and no other."""
+        """Exactly the families of the table are exported."""
         self.ask("PUT", "a", b"123")
         self.ask("POST", "missing", b"123")
         told = {key.split("{")[0] for key in self.scrape()}
@@ -219,7 +219,7 @@ class DurableMetricsTests(_Scraping):
         self.assertEqual(told, known)
 
     def test_levels(self) -> None:
-        """What the disk says, and what batches took."""
+        """Stats of the disk and durations of batches are exported."""
         self.ask("PUT", "a", b"1" * 100_000)
         samples = self.scrape()
         self.assertGreater(samples["durable_streams_map_used_bytes"], 0)
@@ -231,8 +231,8 @@ class DurableMetricsTests(_Scraping):
         self.assertEqual(samples["durable_streams_batch_size_bucket{le=+Inf}"], 1)
         self.assertEqual(samples["durable_streams_commit_seconds_count"], 1)
 
-    def test_a_disk_that_hangs(self) -> None:
-        """A scrape waits for it only so long, and the numbers that need none come."""
+    def test_disk_that_hangs(self) -> None:
+        """A scrape waits for stats a limited time, and then omits them."""
         late: Deferred[Any] = Deferred()
         self.patch(self.observed, "levels", lambda: late)
         client = self.connect()
@@ -245,8 +245,8 @@ class DurableMetricsTests(_Scraping):
         self.assertNotIn("durable_streams_disk_free_bytes", samples)
         late.callback(None)
 
-    def test_a_scraper_that_leaves(self) -> None:
-        """Nobody is answered, and nothing is logged."""
+    def test_disconnect(self) -> None:
+        """A scraper that disconnects causes no log entry."""
         late: Deferred[Any] = Deferred()
         self.patch(self.observed, "levels", lambda: late)
         client = self.connect()
@@ -255,8 +255,8 @@ class DurableMetricsTests(_Scraping):
         late.callback(None)
         self.assertEqual(client.transport.value(), b"")
 
-    def test_a_bug(self) -> None:
-        """500, and the log has it."""
+    def test_exception(self) -> None:
+        """An internal error is 500 and is logged."""
         self.patch(self.observed, "levels", lambda: fail(ZeroDivisionError()))
         self.assertEqual(self.connect().ask("GET", "/-/metrics").status, 500)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
@@ -265,10 +265,10 @@ class DurableMetricsTests(_Scraping):
 
 
 class HistogramTests(SynchronousTestCase):
-    """Bounds are of use only if values lie between them."""
+    """Buckets of histograms."""
 
     def test_bounds(self) -> None:
-        """They rise."""
+        """Bounds increase."""
         found = [value for value in vars(StoreMetrics()).values() if isinstance(value, Histogram)]
         self.assertEqual(len(found), 5)
         for distribution in found:
@@ -276,10 +276,10 @@ class HistogramTests(SynchronousTestCase):
 
 
 class PageTests(SynchronousTestCase):
-    """docs/observability.md and the dashboard against the table."""
+    """docs/observability.md and the dashboard."""
 
     def test_page(self) -> None:
-        """Every metric has its row, with kind, labels and meaning, and no other has one."""
+        """The page has one row for each metric, with kind, labels and meaning."""
         page = (_TOP / "docs" / "observability.md").read_text("utf-8")
         rows = [
             f"| `{family.full_name}` | {family.kind} "
@@ -290,7 +290,7 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(sorted(map(_spaced, told)), sorted(map(_spaced, rows)))
 
     def test_dashboard(self) -> None:
-        """It asks for metrics that there are, and leaves no family out but what runs."""
+        """The dashboard uses existing metrics, and all families except those of the process."""
         board = json.loads((_TOP / "docs/dashboards/durable-streams.json").read_text("utf-8"))
         asked = json.dumps([panel.get("targets", []) for panel in board["panels"]])
         known = {family.full_name for family in families.FAMILIES}

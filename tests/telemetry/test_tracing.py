@@ -1,4 +1,4 @@
-"""Spans of requests, at both factories, with a collector that is a list."""
+"""Tests of `durable_streams_tw.telemetry.tracing` with both HTTP servers and a fake collector."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SPAN = "00f067aa0ba902b7"
 
 
-class TurningClock(Clock):
-    """A clock that threads may call."""
+class ThreadedClock(Clock):
+    """Clock whose `callFromThread` queues calls."""
 
     def callFromThread(self, call: Any, *arguments: Any) -> None:
-        """In the next turn."""
+        """Call a function in the next turn."""
         self.callLater(0, call, *arguments)
 
 
 class TracingTests(SynchronousTestCase):
-    """What a request leaves behind."""
+    """Spans of requests."""
 
     def setUp(self) -> None:
-        self.clock = TurningClock()
+        self.clock = ThreadedClock()
         self.clock.rightNow = MORNING
         self.collector = InMemorySpanExporter()
         self.tracing = Tracing(self.clock, SimpleSpanProcessor(self.collector))
@@ -51,19 +51,19 @@ class TracingTests(SynchronousTestCase):
         self.factories: list[Any] = [self.streams.http_factory(), self.streams.site()]
 
     def spans(self) -> Sequence[ReadableSpan]:
-        """What has come since the last look."""
+        """Return the spans since the last call."""
         found = self.collector.get_finished_spans()
         self.collector.clear()
         return found
 
     def connect(self, factory: Any) -> Client:
-        """A new connection."""
+        """Open a connection."""
         client = Client(factory)
         self.addCleanup(client.leave)
         return client
 
     def test_requests(self) -> None:
-        """One span each: method, route, status; no name."""
+        """Each request has one span with method, route and status, without the stream's name."""
         for factory in self.factories:
             client = self.connect(factory)
             for method, path, status in (
@@ -94,7 +94,7 @@ class TracingTests(SynchronousTestCase):
                 self.assertNotIn("secret", span.to_json())
 
     def test_control(self) -> None:
-        """The kind of a control resource is its route."""
+        """The route of a control resource is its kind."""
         for factory in self.factories:
             client = self.connect(factory)
             client.ask("GET", "/v1/stream/__ds/subscriptions/secret")
@@ -103,7 +103,7 @@ class TracingTests(SynchronousTestCase):
             self.assertEqual(routes, ["/v1/stream/__ds/subscriptions/:id", "/v1/stream/__ds/*"])
 
     def test_parent(self) -> None:
-        """A client's span is the parent; what is none is ignored."""
+        """A valid traceparent is the parent of the span; an invalid one is ignored."""
         for factory in self.factories:
             client = self.connect(factory)
             for value, parent in ((f"00-{TRACE}-{SPAN}-01", SPAN), ("nonsense", None)):
@@ -112,8 +112,8 @@ class TracingTests(SynchronousTestCase):
                 found = None if span.parent is None else f"{span.parent.span_id:016x}"
                 self.assertEqual(found, parent)
 
-    def test_wait(self) -> None:
-        """A long-poll's span ends with its answer; one whose client leaves has no status."""
+    def test_long_poll(self) -> None:
+        """A long-poll's span ends with its response; without a status if the client disconnects."""
         for factory in self.factories:
             self.connect(factory).ask("PUT", "/v1/stream/w", {"Content-Type": "text/plain"})
             self.spans()
@@ -132,8 +132,8 @@ class TracingTests(SynchronousTestCase):
             ]
             self.assertEqual(sorted(map(str, statuses)), ["204", "404"])
 
-    def test_bug(self) -> None:
-        """An answer of 500 is an error, and the client has it."""
+    def test_exception(self) -> None:
+        """A 500 response is an error in its span, with the id that the client received."""
         self.patch(self.streams._store, "get_state", lambda path: fail(ZeroDivisionError("secret")))
         for factory in self.factories:
             answer = self.connect(factory).ask("HEAD", "/v1/stream/a")
@@ -143,8 +143,8 @@ class TracingTests(SynchronousTestCase):
             self.assertNotIn("secret", span.to_json())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
-    def test_complaints(self) -> None:
-        """A lost collector is told of now and then."""
+    def test_collector_errors(self) -> None:
+        """Errors of the collector are logged at intervals."""
         said: list[Any] = []
         observer: Any = said.append
         globalLogPublisher.addObserver(observer)
@@ -158,7 +158,7 @@ class TracingTests(SynchronousTestCase):
         self.assertEqual(len(said), 2)
 
     def test_stop(self) -> None:
-        """The end waits for spans, and not for ever."""
+        """Stopping waits for pending spans for a limited time."""
         stopped: Deferred[None] = self.tracing.stopService()
         self.assertNoResult(stopped)
         self.clock.advance(60)
@@ -166,10 +166,10 @@ class TracingTests(SynchronousTestCase):
 
 
 class OffTests(SynchronousTestCase):
-    """Without the setting."""
+    """Tracing disabled."""
 
     def test_not_imported(self) -> None:
-        """Nothing of the library is loaded by what makes the service."""
+        """Without the setting OpenTelemetry is not imported."""
         program = (
             "import sys, durable_streams_tw.service.make_service;"
             "import durable_streams_tw.service.operator_tree;"

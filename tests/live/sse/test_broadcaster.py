@@ -401,7 +401,7 @@ class TextTests(LiveTestCase):
         self.assertEqual(self.sink.payload, "a\N{REPLACEMENT CHARACTER}")
         self.assertEqual(self.sink.controls[-1], control(3, closed=True))
 
-    def test_a_reader_who_comes_while_a_character_is_torn(self) -> None:
+    def test_subscriber_at_a_torn_character(self) -> None:
         """A new subscriber starts at the first byte of the character."""
         self.send(b"a\xf0\x9f")
         late = self.subscribe()
@@ -413,8 +413,8 @@ class TextTests(LiveTestCase):
         self.assertEqual(at_the_tear.controls[0], control(1, up_to_date=False))
         self.assertEqual(at_the_tear.controls[-1], control(5))
 
-    def test_a_character_whose_rest_was_seen_and_not_told(self) -> None:
-        """Causes one read from the store instead of endless ones."""
+    def test_torn_character_without_notification(self) -> None:
+        """A read that saw the rest of a character causes one further read, not endless ones."""
         self.send(b"a", b"\xe2")
         self.store.mute = True
         self.append(b"\x82\xac")
@@ -439,7 +439,7 @@ class TextTests(LiveTestCase):
         self.assertEqual([kind for kind, _ in self.sink.events].count("data"), 1)
         self.assertEqual(self.sink.controls[-1], control(3))
 
-    def test_a_reader_who_comes_while_a_line_end_is_torn(self) -> None:
+    def test_subscriber_at_a_torn_line_end(self) -> None:
         """A subscriber that was not sent the carriage return is sent the line feed."""
         self.send(b"a\r")
         late = self.subscribe(NOW)
@@ -617,8 +617,10 @@ class PausingTests(LiveTestCase):
         self.store.release()
         self.assertEqual(sink.controls[-1], control(READ_PIECE * 2))
 
-    def test_one_that_never_reads_costs_nothing(self) -> None:
-        """No bytes, reads, comments or timers, except the timer that ends it."""
+    def test_stalled_reader_costs_nothing(self) -> None:
+        """A subscriber that never reads causes no bytes, reads, comments or timers, except the
+        timer that ends it.
+        """
         self.chance = 0.0
         sink = self.subscribe(room=0)
         self.turn()
@@ -662,7 +664,7 @@ class RaceTests(LiveTestCase):
         super().setUp()
         self.create(body=b"abc")
 
-    def test_between_the_requests_look_and_the_subscription(self) -> None:
+    def test_append_between_read_and_subscription(self) -> None:
         """The read after the subscription finds the commit."""
         chunk = self.chunk()
         self.append(b"def")
@@ -673,7 +675,7 @@ class RaceTests(LiveTestCase):
         self.turn()
         self.assertEqual(sink.payload, "abcdefghi")
 
-    def test_closed_between_look_and_subscription(self) -> None:
+    def test_close_between_read_and_subscription(self) -> None:
         """The read after the subscription finds the close."""
         chunk = self.chunk()
         self.close()
@@ -683,8 +685,8 @@ class RaceTests(LiveTestCase):
         self.assertEqual(sink.controls[-1], control(3, closed=True))
         self.assertTrue(sink.ended)
 
-    def test_while_the_look_is_under_way(self) -> None:
-        """The read missed the commit, which arrived before its result."""
+    def test_append_during_the_read(self) -> None:
+        """The read missed the commit, which was announced before its result."""
         self.store.holding = True
         sink = self.subscribe()
         self.turn()
@@ -698,8 +700,8 @@ class RaceTests(LiveTestCase):
         self.assertEqual(sink.payload, "abcdef")
         self.assertEqual(sink.controls[-1], control(6))
 
-    def test_closed_while_the_look_is_under_way(self) -> None:
-        """The read missed the close, which arrived before its result."""
+    def test_close_during_the_read(self) -> None:
+        """The read missed the close, which was announced before its result."""
         self.store.holding = True
         sink = self.subscribe()
         self.turn()
@@ -709,7 +711,7 @@ class RaceTests(LiveTestCase):
         self.assertEqual(sink.controls[-1], control(3, closed=True))
         self.assertTrue(sink.ended)
 
-    def test_read_before_it_is_told(self) -> None:
+    def test_read_before_the_notification(self) -> None:
         """A read that saw a commit before its notification sends nothing twice."""
         first = self.subscribe()
         self.turn()
@@ -726,7 +728,7 @@ class RaceTests(LiveTestCase):
         self.assertEqual((first.payload, second.payload), ("abcdefghi", "abcdefghi"))
         self.assertEqual(second.controls, [control(6), control(9)])
 
-    def test_resumed_before_it_is_told(self) -> None:
+    def test_resumed_before_the_notification(self) -> None:
         """A subscriber that learns of a newer tail from another one's read reads it."""
         first = self.subscribe()
         self.turn()
@@ -742,7 +744,7 @@ class RaceTests(LiveTestCase):
         self.turn()
         self.assertEqual(first.payload, "abcdef")
 
-    def test_closure_read_before_it_is_told(self) -> None:
+    def test_close_read_before_the_notification(self) -> None:
         """The subscriber whose read saw the close ends; the others end at its notification."""
         first = self.subscribe()
         self.turn()
@@ -757,7 +759,7 @@ class RaceTests(LiveTestCase):
         self.assertTrue(first.ended)
         self.assertNothingLeft()
 
-    def test_told_in_another_order(self) -> None:
+    def test_reordered_notifications(self) -> None:
         """A listener that appends makes later notifications arrive first."""
         sink = self.subscribe()
         self.turn()
@@ -771,7 +773,7 @@ class RaceTests(LiveTestCase):
         self.turn()
         self.assertEqual(sink.payload, "abcdefghi")
 
-    def test_told_without_the_bytes(self) -> None:
+    def test_notification_without_bytes(self) -> None:
         """Bytes missing in a notification are read from the store."""
         for number, pending in enumerate((b"", b"def")):
             path = f"s{number}"

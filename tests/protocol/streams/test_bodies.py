@@ -19,7 +19,7 @@ class InitialTests(RefusalTestCase):
     """Bodies of PUT."""
 
     def test_empty(self) -> None:
-        """Nothing, and in JSON mode no messages, make an empty stream (§9.1.3)."""
+        """An empty body, or an empty array in JSON mode, creates an empty stream (§9.1.3)."""
         for content_type, raw in (
             ("text/plain", b""),
             (JSON, b""),
@@ -29,18 +29,18 @@ class InitialTests(RefusalTestCase):
             self.assertEqual(bodies.initial(content_type, raw), bodies.EMPTY)
 
     def test_json(self) -> None:
-        """Messages, each followed by a comma."""
+        """JSON messages are stored each with a comma after it."""
         self.assertEqual(bodies.initial(JSON, b"[1.0, [2]]").data, b"1.0,[2],")
         self.assertEqual(bodies.initial(JSON, b' {"a":1}\n').data, b'{"a":1},')
 
     def test_bytes(self) -> None:
-        """All else is stored as it comes, whatever it looks like."""
+        """Other bodies are stored unchanged."""
         for content_type in OTHERS:
             for raw in (b"[]", b"[1", b"\xff\0", b" "):
                 self.assertEqual(bodies.initial(content_type, raw), bodies.Body(raw))
 
     def test_problems(self) -> None:
-        """What cannot be stored says why, and has no bytes."""
+        """A body that cannot be stored has a problem and no bytes."""
         for raw, problem in (
             (b"{", Problem.INVALID_JSON),
             (b" ", Problem.INVALID_JSON),
@@ -55,28 +55,29 @@ class InitialTests(RefusalTestCase):
 class AppendedTests(RefusalTestCase):
     """Bodies of POST."""
 
-    def test_an_empty_array_appends_nothing(self) -> None:
-        """PROTOCOL.md §9.1.3."""
+    def test_an_empty_array(self) -> None:
+        """An empty array is refused (PROTOCOL.md §9.1.3)."""
         for raw in (b"[]", b" [ \r\n] "):
             self.assertRefusal(Problem.INVALID_JSON, bodies.appended(JSON, raw).problem)
         self.assertEqual(bodies.appended(JSON, b"[[]]").data, b"[],")
 
     def test_json(self) -> None:
-        """Messages, each followed by a comma."""
+        """JSON messages are stored each with a comma after it."""
         self.assertEqual(bodies.appended("Application/JSON", b"[1,2]").data, b"1,2,")
 
     def test_bytes(self) -> None:
-        """Without a content type, or with another, bytes are bytes: whether that is wrong, the
-        stream decides."""
+        """Bodies of other types, or without a type, are stored unchanged; the stream checks the
+        type.
+        """
         for content_type in (None, *OTHERS):
             self.assertEqual(bodies.appended(content_type, b"[]"), bodies.Body(b"[]"))
 
 
 class CutsTests(RefusalTestCase):
-    """Where a store may cut a large JSON body."""
+    """Cuts of a large JSON body, where a store may split it."""
 
     def test_small_bodies_have_none(self) -> None:
-        """The cuts of a larger body end with the end of the body."""
+        """A small body has no cuts; the last cut of a larger one is its end."""
         largest = b'"' + b"a" * (MAX_UNDIVIDED_BODY - 3) + b'"'
         self.assertEqual(bodies.appended(JSON, largest).cuts, ())
         self.assertEqual(len(bodies.appended(JSON, largest).data), MAX_UNDIVIDED_BODY)
@@ -84,12 +85,12 @@ class CutsTests(RefusalTestCase):
         self.assertEqual(bodies.appended(JSON, larger).cuts, (MAX_UNDIVIDED_BODY + 1,))
 
     def test_bytes_have_none(self) -> None:
-        """In other bodies there is nothing to tear."""
+        """Bodies of other types have no cuts."""
         self.assertEqual(bodies.appended("text/plain", b"a" * 100_000).cuts, ())
 
     @given(st.lists(st.integers(0, 9000), min_size=2, max_size=8))
-    def test_ends_of_messages(self, sizes: list[int]) -> None:
-        """Every cut is the end of a message, and every message has its cut."""
+    def test_cuts_are_message_ends(self, sizes: list[int]) -> None:
+        """Each cut is the end of a message, and each message has a cut."""
         messages = [b'"' + b"a," * (size // 2) + b'"' for size in sizes]
         body = bodies.appended(JSON, b"[" + b",".join(messages) + b"]")
         self.assertEqual(split(document(body.data)), tuple(messages))

@@ -1,4 +1,4 @@
-"""Forks: where they leave, what they inherit, what a repeated PUT means."""
+"""Tests of `durable_streams_tw.protocol.streams.forks`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def forked(command: Create, of: StreamState) -> StreamState:
 
 
 class RequestTests(SynchronousTestCase):
-    """The three header fields."""
+    """Headers of a fork request."""
 
     ROOT = b"/v1/stream/"
 
@@ -97,7 +97,7 @@ class RequestTests(SynchronousTestCase):
 
 
 class AnchorTests(SynchronousTestCase):
-    """Where a fork leaves its source."""
+    """Fork points."""
 
     def problem(self, outcome: object) -> Problem:
         assert isinstance(outcome, Refusal), outcome
@@ -173,10 +173,10 @@ class AnchorTests(SynchronousTestCase):
 
 
 class InheritanceTests(SynchronousTestCase):
-    """What a new fork is."""
+    """State of a new fork."""
 
     def test_lifetimes(self) -> None:
-        """The nine rows of §4.2."""
+        """Lifetimes of a fork: the nine rows of §4.2."""
         for of, asked, got in [
             (NO_EXPIRY, NO_EXPIRY, NO_EXPIRY),
             (NO_EXPIRY, TTL, TTL),
@@ -218,7 +218,7 @@ class InheritanceTests(SynchronousTestCase):
 
 
 class RecreateTests(SynchronousTestCase):
-    """A PUT where the fork is already."""
+    """A PUT for an existing fork."""
 
     def status(self, first: Create, again: Create, of: StreamState | None = None) -> int:
         outcome = transitions.repeat_create(forked(first, of or source()), again)
@@ -274,7 +274,7 @@ class RecreateTests(SynchronousTestCase):
 
 
 class CountTests(SynchronousTestCase):
-    """References of forks to their source."""
+    """Reference counts of a source."""
 
     def test_the_last_reference_of_a_deleted_source(self) -> None:
         one = forks.add_reference(source())

@@ -29,7 +29,7 @@ def owners(state: StreamState, *positions: int) -> list[int]:
 
 
 class LineageTests(SynchronousTestCase):
-    """Which incarnation owns a position."""
+    """Incarnation that owns a position."""
 
     def test_plain(self) -> None:
         """A stream that one process has written has its id as the only incarnation."""
@@ -38,7 +38,7 @@ class LineageTests(SynchronousTestCase):
         self.assertFalse(lineage.owns(ROOT, 9, 0))
 
     def test_renewed(self) -> None:
-        """Bytes of a later process have an incarnation of their own; the old ones keep theirs."""
+        """Bytes of a later process have another incarnation; older bytes keep theirs."""
         state = lineage.start_incarnation(ROOT, 20, 100)
         self.assertEqual(owners(state, 0, 100, 101), [10, 10, 20])
         self.assertEqual(lineage.newest_incarnation(state), 20)
@@ -46,12 +46,12 @@ class LineageTests(SynchronousTestCase):
         self.assertFalse(lineage.owns(state, 10, 101))
 
     def test_renewed_empty(self) -> None:
-        """Position 0 stays with the stream that was created empty."""
+        """Position 0 belongs to the incarnation that created the empty stream."""
         state = lineage.start_incarnation(replace(ROOT, tail=0), 20, 0)
         self.assertEqual(owners(state, 0, 1), [10, 20])
 
     def test_fork(self) -> None:
-        """Inherited positions, the fork point too, have the offsets of the source."""
+        """Inherited positions, including the fork point, have offsets of the source."""
         fork = forked(ROOT, 20, 50, 10)
         self.assertEqual(owners(fork, 0, 50, 51), [10, 10, 20])
         inner = forked(fork, 30, 55, 5)
@@ -59,25 +59,27 @@ class LineageTests(SynchronousTestCase):
         self.assertFalse(lineage.owns(fork, 10, 51))
 
     def test_fork_before_the_last_renewal(self) -> None:
-        """What the source wrote after the fork point is none of the fork's."""
+        """Bytes that the source appended after the fork point do not belong to the fork."""
         source = replace(lineage.start_incarnation(ROOT, 20, 100), tail=120)
         self.assertEqual(forked(source, 30, 100).lineage, Lineage((10, 30), (0, 100), 10))
         self.assertEqual(forked(source, 30, 101).lineage, Lineage((10, 20, 30), (0, 100, 101), 10))
 
-    def test_fork_at_the_start(self) -> None:
-        """Position 0 is the source's, all others are the fork's."""
+    def test_fork_at_position_0(self) -> None:
+        """Position 0 belongs to the source, all others to the fork."""
         fork = forked(ROOT, 20, 0, 5)
         self.assertEqual(owners(fork, 0, 1), [10, 20])
         inner = forked(fork, 30, 0, 5)
         self.assertEqual(owners(inner, 0, 1), [10, 30])
 
     def test_fork_without_own_bytes_renewed(self) -> None:
-        """A range that has no position is left out."""
+        """A range without a position is omitted."""
         fork = lineage.start_incarnation(forked(ROOT, 20, 50), 30, 50)
         self.assertEqual(fork.lineage, Lineage((10, 30), (0, 50), 10))
 
     def test_fork_of_an_earlier_version(self) -> None:
-        """Its ancestors are not known: their offsets are taken, later streams' are not."""
+        """A fork of an earlier version has unknown ancestors: their offsets are accepted, those of
+        later streams are not.
+        """
         point = ForkPoint(10, 50, "root", 50, 0, 2, False)
         fork = replace(ROOT, id=20, fork=point)
         self.assertEqual(owners(fork, 0, 50, 51), [10, 10, 20])
@@ -85,8 +87,8 @@ class LineageTests(SynchronousTestCase):
             self.assertEqual(lineage.owns(fork, number, 50), owned)
         self.assertFalse(lineage.owns(fork, 10, 51))
 
-    def test_is_bounded(self) -> None:
-        """The oldest incarnations become one, which takes the offsets of all of them."""
+    def test_bounded(self) -> None:
+        """The oldest incarnations are merged into one, which accepts the offsets of all of them."""
         state = ROOT
         for number in range(MAX_LINEAGE + 1):
             state = lineage.start_incarnation(
@@ -99,7 +101,7 @@ class LineageTests(SynchronousTestCase):
             self.assertEqual(lineage.owns(state, number, 101), owned)
 
     def test_deep_forks(self) -> None:
-        """A fork has the offsets of all its sources, however many there are."""
+        """A fork accepts the offsets of all its sources, at any depth."""
         state = ROOT
         for depth in range(3 * MAX_LINEAGE):
             source, state = state, forked(state, 20 + depth, 50 + depth, 1)
@@ -112,7 +114,7 @@ class LineageTests(SynchronousTestCase):
 
     @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=12), st.data())
     def test_sorts(self, steps: list[tuple[bool, int]], data: st.DataObject) -> None:
-        """Tokens sort as positions do, whatever has become of a stream, and forks share them."""
+        """Offsets sort as positions do, across incarnations and forks."""
         state, number = replace(ROOT, tail=0), ROOT.id
         for forks, size in steps:
             number += 1

@@ -32,45 +32,47 @@ def stream(number: int, tail: int = MAX_POSITION) -> StreamState:
 
 
 class FormatTests(RefusalTestCase):
-    """What clients are given."""
+    """Formatting of offsets."""
 
     def test_has_one_width(self) -> None:
-        """The largest numbers take no more room than the smallest."""
+        """All offsets have the same width."""
         last = format_offset(stream(2**64 - 1), MAX_POSITION)
         self.assertEqual(last, "18446744073709551615_9999999999999999")
         self.assertEqual(format_offset(stream(7), 1), "00000000000000000007_0000000000000001")
 
     def test_without_a_stream(self) -> None:
-        """The offset that earlier versions gave, which sorts before all of a stream."""
+        """An offset without a stream is that of earlier versions, and sorts before all
+        positions.
+        """
         self.assertEqual(format_offset(None, 0), "0000000000000000_0000000000000000")
         self.assertLess(format_offset(None, MAX_POSITION), format_offset(stream(10**18), 0))
 
     @given(INCARNATIONS, POSITIONS)
     def test_round_trip(self, number: int, position: int) -> None:
-        """A token names the position that it was made from, and is no sentinel."""
+        """A formatted offset parses to the position it was made from, and is no sentinel."""
         token = format_offset(stream(number), position)
         self.assertEqual(parse_offset(token), Offset(number, position))
         self.assertRegex(token, re.compile(r"\A[0-9_]{37}\Z"))
 
     @given(INCARNATIONS, POSITIONS, POSITIONS)
     def test_sorts_as_positions_do(self, number: int, one: int, other: int) -> None:
-        """PROTOCOL.md §8: tokens compare as strings."""
+        """Offsets compare as strings like their positions (PROTOCOL.md §8)."""
         first, second = (format_offset(stream(number), each) for each in (one, other))
         self.assertEqual(first < second, one < other)
         self.assertEqual(first == second, one == other)
 
 
 class ResolveTests(RefusalTestCase):
-    """Whether a stream has what an offset names."""
+    """Resolution of offsets in a stream."""
 
     def test_positions(self) -> None:
-        """Bare positions and sentinels are the stream's own, up to its tail."""
+        """Bare positions and sentinels resolve up to the tail."""
         for asked, position in ((START, 0), (5, 5), (10, 10), (NOW, 10)):
             self.assertEqual(resolve(stream(7, 10), asked), position)
         self.assertEqual(resolve(stream(7, 10), 11), BEYOND_TAIL)
 
     def test_incarnations(self) -> None:
-        """An offset of another incarnation is refused, and so is one beyond the tail."""
+        """An offset of another incarnation is refused, and so is one after the tail."""
         self.assertEqual(resolve(stream(7, 10), Offset(7, 10)), 10)
         for asked in (Offset(6, 0), Offset(8, 10), Offset(7, 11)):
             refusal = resolve(stream(7, 10), asked)
@@ -79,16 +81,16 @@ class ResolveTests(RefusalTestCase):
 
 
 class ParseTests(RefusalTestCase):
-    """What clients send."""
+    """Parsing of offsets."""
 
     def test_sentinels(self) -> None:
-        """``-1`` is the start, ``now`` stands apart from every position."""
+        """``-1`` is the start of the stream, ``now`` its tail."""
         self.assertEqual(parse_offset("-1"), START)
         self.assertEqual(parse_offset("now"), NOW)
         self.assertLess(NOW, START)
 
     def test_other_widths(self) -> None:
-        """Leading zeros do not matter."""
+        """Leading zeros do not change a position."""
         for token, position in (
             ("0_0", 0),
             ("0_11", 11),
@@ -100,13 +102,13 @@ class ParseTests(RefusalTestCase):
         ):
             self.assertEqual(parse_offset(token), position, token)
 
-    def test_beyond_every_stream(self) -> None:
-        """A position that no stream can have."""
+    def test_beyond_the_largest_position(self) -> None:
+        """A position that no stream can have is refused as out of range."""
         for token in (f"0_{MAX_POSITION + 1}", f"1_{MAX_POSITION + 1}", "0_" + "9" * 32):
             self.assertRefused(Problem.OFFSET_OUT_OF_RANGE, parse_offset, token)
 
     def test_malformed(self) -> None:
-        """Everything that is not exactly an offset is refused, nothing is stripped."""
+        """Malformed offsets are refused; nothing is stripped."""
         for token in (
             *("", " ", "_", "0", "12345", "abc_def", "1_2_3", "_1", "1_", "0__0", "-1_0", "0_-1"),
             *("0,1", "0 1", "0_1 ", " 0_1", "+0_1", "0_1/..", "../0_1", "0_0x1", "0_1e3", "0_1.0"),
@@ -119,7 +121,7 @@ class ParseTests(RefusalTestCase):
 
     @given(st.text())
     def test_any_text(self, text: str) -> None:
-        """Any text is a position, a sentinel, or refused as the client's fault."""
+        """Any text is a position, a sentinel, or refused with 400."""
         try:
             position = parse_offset(text)
         except Refused as refused:
@@ -134,8 +136,8 @@ class ParseTests(RefusalTestCase):
         st.sampled_from([" ", "\n", "\r\n", "\0", ",", "/", "/..", "&", "=", "?", "_", "a", "\t"]),
         st.integers(0, 37),
     )
-    def test_spoiled_tokens(self, position: int, spoiler: str, at: int) -> None:
-        """A token of ours with anything put into it is none any more."""
+    def test_mutated_offsets(self, position: int, spoiler: str, at: int) -> None:
+        """An offset with any inserted text is refused."""
         token = format_offset(stream(7), position)
         self.assertRefused(
             Problem.MALFORMED_OFFSET, parse_offset, token[:at] + spoiler + token[at:]

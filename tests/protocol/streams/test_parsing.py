@@ -25,10 +25,10 @@ PRODUCER = {b"producer-id": b"p", b"producer-epoch": b"0", b"producer-seq": b"7"
 
 
 class ReadQueryTests(RefusalTestCase):
-    """The query of GET."""
+    """Query of GET."""
 
     def test_queries(self) -> None:
-        """PROTOCOL.md §5.6-§5.8; what is not known is ignored."""
+        """Parameters of PROTOCOL.md §5.6-§5.8 are parsed; unknown ones are ignored."""
         for query, expected in (
             (b"", ReadQuery(START)),
             (b"offset=-1", ReadQuery(START)),
@@ -52,7 +52,7 @@ class ReadQueryTests(RefusalTestCase):
             self.assertEqual(parsing.parse_read(query), expected, query)
 
     def test_refused(self) -> None:
-        """Doubled, unknown, malformed."""
+        """Repeated, unknown and malformed values are refused."""
         for query, problem in (
             (b"offset=", Problem.MALFORMED_OFFSET),
             (b"offset", Problem.MALFORMED_OFFSET),
@@ -94,7 +94,7 @@ class ReadQueryTests(RefusalTestCase):
         | st.text("offset=live&now-1_0%+;cursor", max_size=40).map(str.encode)
     )
     def test_any_query(self, query: bytes) -> None:
-        """Any query is read or the client's fault."""
+        """Any query is parsed or refused with 400."""
         try:
             parsing.parse_read(query)
         except Refused as refused:
@@ -104,23 +104,23 @@ class ReadQueryTests(RefusalTestCase):
         st.text(), st.sampled_from((" ", "\0", "\n", "\r\n", ",", "/", "/..", "&", "=")), st.text()
     )
     def test_spoiled_offsets(self, before: str, spoiler: str, behind: str) -> None:
-        """What no offset has is refused however it is escaped."""
+        """Characters that no offset contains are refused in any escaped form."""
         query = b"offset=" + quote(before + spoiler + behind, safe="").encode()
         self.assertRefused(Problem.MALFORMED_OFFSET, parsing.parse_read, query)
 
 
 class CreateFieldsTests(RefusalTestCase):
-    """The header of PUT."""
+    """Headers of PUT."""
 
     def _read(self, header: dict[bytes, bytes]) -> CreateHeaders:
         return parsing.parse_create(header, TODAY, ROOT)
 
     def test_nothing(self) -> None:
-        """Every field is optional."""
+        """All headers are optional."""
         self.assertEqual(self._read({}), CreateHeaders(None, NO_EXPIRY, False, None))
 
     def test_content_type(self) -> None:
-        """Kept as it is written; empty is as good as none."""
+        """Content-Type is kept as written; an empty one counts as missing."""
         for value, expected in (
             (b"text/plain", "text/plain"),
             (b"Text/Plain; charset=UTF-8", "Text/Plain; charset=UTF-8"),
@@ -140,19 +140,19 @@ class CreateFieldsTests(RefusalTestCase):
             self.assertRefused(Problem.MALFORMED_FIELD, self._read, {b"content-type": bad})
 
     def test_closed(self) -> None:
-        """Only ``true`` closes."""
+        """Only ``true`` closes the stream."""
         for value, closed in ((b"true", True), (b"TRUE", True), (b"false", False), (b"1", False)):
             self.assertEqual(self._read({b"stream-closed": value}).closed, closed)
 
     def test_ttl(self) -> None:
-        """PROTOCOL.md §5.1."""
+        """Stream-TTL is parsed (PROTOCOL.md §5.1)."""
         for value, ttl in ((b"0", 0), (b"1", 1), (b"3600", 3600)):
             self.assertEqual(self._read({b"stream-ttl": value}).lifetime, Lifetime(ttl=ttl))
         for bad in (b"", b"abc", b"-1", b"00060", b"+60", b"60.5", b"1e3", b"60, 60", b"60 "):
             self.assertRefused(Problem.MALFORMED_FIELD, self._read, {b"stream-ttl": bad})
 
     def test_expires_at(self) -> None:
-        """The moment, and the text that said it."""
+        """Stream-Expires-At is parsed to its time and kept as text."""
         text = b"2026-11-24T13:00:00.25+01:00"
         self.assertEqual(
             self._read({b"stream-expires-at": text}).lifetime,
@@ -167,13 +167,13 @@ class CreateFieldsTests(RefusalTestCase):
             self.assertRefused(Problem.MALFORMED_FIELD, self._read, {b"stream-expires-at": bad})
 
     def test_both(self) -> None:
-        """TTL and moment exclude each other."""
+        """Stream-TTL and Stream-Expires-At exclude each other."""
         for ttl in (b"60", b"x"):
             header = {b"stream-ttl": ttl, b"stream-expires-at": b"2030-01-31T12:00:00Z"}
             self.assertRefused(Problem.MALFORMED_FIELD, self._read, header)
 
     def test_encoding(self) -> None:
-        """Bodies are stored as they come, so they come without coding."""
+        """Content-Encoding is refused, since bodies are stored as sent."""
         for fine in (b"", b"identity", b"Identity", b" identity "):
             self._read({b"content-encoding": fine})
         for coded in (b"gzip", b"identity, gzip", b"br", b"x"):
@@ -185,14 +185,14 @@ class CreateFieldsTests(RefusalTestCase):
 
 
 class AppendFieldsTests(RefusalTestCase):
-    """The header of POST."""
+    """Headers of POST."""
 
     def test_nothing(self) -> None:
-        """Every field is optional here; what a body needs, the stream says."""
+        """All headers are optional."""
         self.assertEqual(parsing.parse_append({}), AppendHeaders(None, False, None, None))
 
     def test_all(self) -> None:
-        """All of them together."""
+        """All headers together are parsed."""
         header = {
             **PRODUCER,
             b"content-type": b"text/plain",
@@ -205,14 +205,14 @@ class AppendFieldsTests(RefusalTestCase):
         )
 
     def test_stream_seq(self) -> None:
-        """Opaque bytes, not empty, not too many, nothing that controls."""
+        """Stream-Seq is a non-empty string of bounded length without control characters."""
         for value in (b"0", b"a B", b"\xff", b"1, 2", b"a" * MAX_TOKEN):
             self.assertEqual(parsing.parse_append({b"stream-seq": value}).stream_seq, value)
         for bad in (b"", b"a" * (MAX_TOKEN + 1), b"a\nb", b"\0"):
             self.assertRefused(Problem.MALFORMED_FIELD, parsing.parse_append, {b"stream-seq": bad})
 
     def test_all_producer_fields_or_none(self) -> None:
-        """That a field is there counts, not what it says."""
+        """Producer headers must be sent together, even with empty values."""
         names = list(PRODUCER)
         for chosen in range(1, 7):
             header = {name: PRODUCER[name] for bit, name in enumerate(names) if chosen & 1 << bit}
@@ -221,7 +221,7 @@ class AppendFieldsTests(RefusalTestCase):
             self.assertRefused(Problem.MALFORMED_FIELD, parsing.parse_append, empty)
 
     def test_producer_fields(self) -> None:
-        """A name and two counts."""
+        """Producer-Id is a string, epoch and sequence are counts."""
         for name, bad in (
             *[(b"producer-id", value) for value in (b"", b"p" * (MAX_TOKEN + 1), b"p\r\n", b"\0")],
             *[
@@ -273,7 +273,7 @@ class AppendFieldsTests(RefusalTestCase):
         )
     )
     def test_any_header(self, header: dict[bytes, bytes]) -> None:
-        """Any values are read or the client's fault."""
+        """Any values are parsed or refused with 400."""
         for read in (
             parsing.parse_append,
             lambda header: parsing.parse_create(header, TODAY, ROOT),

@@ -20,10 +20,10 @@ TAG = caching.etag(7, 0, 12, False)
 
 
 class ParseTests(RefusalTestCase):
-    """Header fields."""
+    """Parsing of If-Match and If-None-Match."""
 
     def test_fields(self) -> None:
-        """Lists of tags, and any."""
+        """Lists of tags and ``*`` are parsed."""
         for header, asked in (
             ({}, None),
             ({b"if-modified-since": b"x", b"if-range": b"x"}, None),
@@ -36,7 +36,7 @@ class ParseTests(RefusalTestCase):
             self.assertEqual(parse_precondition(header), asked)
 
     def test_refused(self) -> None:
-        """What is no list of tags, and what nothing here can tell."""
+        """Malformed lists of tags are refused, and so is If-Unmodified-Since."""
         for value in (b"", b"a", b'"a', b"*, *", b'w/"a"', b'"a" "b"', b'"a", *'):
             for name in (b"if-match", b"if-none-match"):
                 self.assertRefused(Problem.MALFORMED_FIELD, parse_precondition, {name: value})
@@ -45,10 +45,10 @@ class ParseTests(RefusalTestCase):
 
 
 class UnmetTests(RefusalTestCase):
-    """Whether a stream is as the client wants it to be."""
+    """Evaluation of preconditions."""
 
     def test_match(self) -> None:
-        """The current tag, strongly compared; any means that there is a stream."""
+        """If-Match needs the current tag, compared strongly, or any stream for ``*``."""
         closed = replace(STREAM, closed=True)
         for tags, state, met in (
             ((b"*",), STREAM, True),
@@ -65,7 +65,9 @@ class UnmetTests(RefusalTestCase):
             self.assertEqual(refusal is None, met, tags)
 
     def test_none_match(self) -> None:
-        """Anything but these, weakly compared; any means that there must be no stream."""
+        """If-None-Match fails for the listed tags, compared weakly, or for any stream
+        with ``*``.
+        """
         for tags, state, met in (
             ((b"*",), None, True),
             ((b"*",), STREAM, False),
@@ -83,7 +85,7 @@ class UnmetTests(RefusalTestCase):
         self.assertEqual((refusal.problem.status, refusal.headers), (412, ((b"ETag", TAG),)))
 
     def test_without_tags(self) -> None:
-        """A resource without entity tags has none that could match."""
+        """No tag matches a resource without entity tags."""
         for asked, exists, met in (
             (None, True, True),
             (Precondition(match=(TAG,)), True, False),

@@ -26,15 +26,15 @@ CLAIMS = st.builds(ProducerClaim, st.just("p"), SMALL, SMALL)
 def decide(
     state: ProducerState | None, claim: ProducerClaim
 ) -> ProducerState | Duplicate | Refusal:
-    """Both steps, as an append takes them."""
+    """Run both steps of an append."""
     return check_epoch(state, claim) or check_sequence(state, claim)
 
 
 class TableTests(RefusalTestCase):
-    """PROTOCOL.md §5.2.1, case by case."""
+    """Cases of PROTOCOL.md §5.2.1."""
 
     def test_accepted(self) -> None:
-        """The next number of the epoch, or 0 of a later one."""
+        """The next sequence number of the epoch, or 0 of a later epoch, is accepted."""
         for state, epoch, seq in (
             (None, 0, 0),
             (None, 7, 0),
@@ -49,14 +49,14 @@ class TableTests(RefusalTestCase):
             self.assertEqual(outcome, ProducerState(epoch, seq))
 
     def test_duplicates(self) -> None:
-        """A number that was accepted; the highest is told, not the request's."""
+        """An accepted number is a duplicate; the response has the highest accepted number."""
         for last in (0, 5):
             state = ProducerState(2, last)
             for seq in range(last + 1):
                 self.assertEqual(decide(state, ProducerClaim("p", 2, seq)), Duplicate(state))
 
     def test_gaps(self) -> None:
-        """A number too far; the one that is missing is told."""
+        """A later number is a gap; the response has the expected number."""
         for state, seq, expected in (
             (None, 1, 0),
             (None, 9, 0),
@@ -74,33 +74,35 @@ class TableTests(RefusalTestCase):
             )
 
     def test_fenced(self) -> None:
-        """An older epoch, whatever its number; the epoch that fences it is told."""
+        """An older epoch is fenced; the response has the current epoch."""
         for seq in (0, 1, 5, 6, 7):
             outcome = decide(ProducerState(4, 5), ProducerClaim("p", 3, seq))
             refusal = self.assertRefusal(Problem.STALE_EPOCH, outcome)
             self.assertEqual(refusal.headers, ((headers.H_PRODUCER_EPOCH, b"4"),))
 
-    def test_a_new_epoch_starts_anew(self) -> None:
-        """A later epoch has to begin at 0."""
+    def test_new_epoch(self) -> None:
+        """A new epoch must start at 0."""
         for seq in (1, 5, 6):
             outcome = decide(ProducerState(4, 5), ProducerClaim("p", 5, seq))
             self.assertRefusal(Problem.EPOCH_WITHOUT_RESTART, outcome)
 
-    def test_fence_lets_the_rest_pass(self) -> None:
-        """Fencing says nothing of unknown producers and of epochs that are not older."""
+    def test_fence_passes_others(self) -> None:
+        """Fencing lets unknown producers and current epochs pass."""
         self.assertIsNone(check_epoch(None, ProducerClaim("p", 0, 9)))
         self.assertIsNone(check_epoch(ProducerState(4, 5), ProducerClaim("p", 4, 9)))
         self.assertIsNone(check_epoch(ProducerState(4, 5), ProducerClaim("p", 5, 9)))
 
 
 class ModelTests(RefusalTestCase):
-    """Any sequence of claims, in any order."""
+    """Random sequences of batches."""
 
     @given(st.lists(CLAIMS, max_size=30))
     def test_exactly_once(self, claims: list[ProducerClaim]) -> None:
-        """Each batch is accepted once at most, in the order of epochs and numbers, without
-        gaps; what comes again is a duplicate as long as its epoch lasts; what is refused
-        leaves the state."""
+        """Each batch is accepted at most once, in order and without gaps.
+
+        A repeated batch of the current epoch is a duplicate, and a refused batch does not change
+        the state.
+        """
         state: ProducerState | None = None
         accepted: list[tuple[int, int]] = []
         for claim in claims:
@@ -128,9 +130,8 @@ class ModelTests(RefusalTestCase):
         st.lists(st.integers(1, 5), min_size=1, max_size=4),
         st.randoms(use_true_random=False),
     )
-    def test_retries_until_all_are_in(self, epochs: list[int], random: Random) -> None:
-        """A producer that sends its batches in any order, and again until each is
-        acknowledged, gets all of them in, each once and in order."""
+    def test_retries_succeed(self, epochs: list[int], random: Random) -> None:
+        """A producer that retries its batches in any order gets all accepted once, in order."""
         state: ProducerState | None = None
         accepted: list[tuple[int, int]] = []
         for epoch, count in enumerate(epochs):

@@ -24,10 +24,10 @@ NO_STORE = (b"Cache-Control", b"no-store")
 
 
 class WritingTests(RefusalTestCase):
-    """PUT, POST, DELETE."""
+    """Responses to PUT, POST and DELETE."""
 
     def test_created(self) -> None:
-        """201 with the stream's URL, or 200 without it."""
+        """A new stream is 201 with its URL, an existing one 200 without it."""
         where = (b"Location", b"http://h/v1/stream/a")
         for state, fresh, status, expected in (
             (OPEN, True, 201, [TYPE, TAIL, where]),
@@ -41,7 +41,7 @@ class WritingTests(RefusalTestCase):
             self.assertEqual(answer.body, b"")
 
     def test_appended(self) -> None:
-        """200 for a producer's new bytes, 204 for every other success; the offset always."""
+        """A producer's new batch is 200, other successes are 204; all have the next offset."""
         producer = ProducerState(3, 9)
         told = [(b"Producer-Epoch", b"3"), (b"Producer-Seq", b"9")]
         for outcome, status, expected in (
@@ -61,15 +61,15 @@ class WritingTests(RefusalTestCase):
             self.assertEqual(answer.body, b"")
 
     def test_deleted(self) -> None:
-        """204 and nothing else."""
+        """A deletion is 204 without other headers."""
         self.assertEqual(responses.deleted(), responses.BufferedResponse(204, []))
 
 
 class ReadingTests(RefusalTestCase):
-    """HEAD and GET."""
+    """Responses to HEAD and GET."""
 
     def test_described(self) -> None:
-        """The stream as it is, never from a cache."""
+        """HEAD has the state of the stream and is not cacheable."""
         expiry = Lifetime(expires_at=5, expires_at_text="2030-01-31t12:00:00.50z")
         for state, expected in (
             (OPEN, [(b"ETag", b'"7:0:12"')]),
@@ -88,13 +88,13 @@ class ReadingTests(RefusalTestCase):
             self.assertEqual(sorted(answer.headers), sorted([TYPE, TAIL, NO_STORE, *expected]))
             self.assertEqual(answer.body, b"")
 
-    def test_a_fork_is_described_as_any_stream(self) -> None:
-        """Forks are transparent: their tag is that of all their bytes, inherited ones too."""
+    def test_fork_described(self) -> None:
+        """A fork is described like any stream; its ETag covers inherited bytes."""
         fork = replace(OPEN, fork=ForkPoint(1, 5, "b", None, 0, 1, False))
         self.assertEqual(responses.described(fork), responses.described(OPEN))
 
     def test_read_headers(self) -> None:
-        """Caught up, and closed, are said only at the tail (§5.6)."""
+        """Up-to-date and closed are sent only at the tail (§5.6)."""
         short = (b"Stream-Next-Offset", format_offset(OPEN, 5).encode())
         cursor = (b"Stream-Cursor", b"77")
         for state, end, echoed, expected in (
@@ -109,7 +109,7 @@ class ReadingTests(RefusalTestCase):
             self.assertEqual(sorted(fields), sorted(expected))
 
     def test_long_poll_timeout(self) -> None:
-        """A long-poll without data ends at the tail (§5.7)."""
+        """A long-poll that times out is at the tail (§5.7)."""
         cursor = (b"Stream-Cursor", b"77")
         for state, more in ((OPEN, []), (CLOSED, [ENDED])):
             answer = responses.long_poll_timeout(state, 77)
@@ -120,7 +120,7 @@ class ReadingTests(RefusalTestCase):
             self.assertEqual(answer.body, b"")
 
     def test_content_type(self) -> None:
-        """As it was first written."""
+        """Content-Type is that of the creation."""
         self.assertEqual(responses.content_type_header(OPEN), TYPE)
 
 
@@ -128,7 +128,7 @@ class RefusedTests(RefusalTestCase):
     """Refusals as problem details (RFC 9457)."""
 
     def test_every_problem(self) -> None:
-        """Status, stable type, a title, the sentence; never from a cache."""
+        """Each problem has status, type, title and detail, and is not cacheable."""
         for problem in Problem:
             refusal = Refusal(problem, 'a "sentence"\n\x7fé\ud83d', ((b"X-More", b"1"),))
             answer = responses.refused(refusal)

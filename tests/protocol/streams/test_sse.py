@@ -51,10 +51,10 @@ def _with_line_feeds(text: str) -> str:
 
 
 class FramingTests(RefusalTestCase):
-    """Which content types travel how."""
+    """Framing by content type."""
 
     def test_framing(self) -> None:
-        """PROTOCOL.md §5.8: text and JSON as they are, all else in base64."""
+        """Text and JSON are sent as they are, other types as base64 (PROTOCOL.md §5.8)."""
         for content_type, kind in (
             ("text/plain", Framing.TEXT),
             ("TEXT/Markdown; charset=utf-8", Framing.TEXT),
@@ -76,7 +76,7 @@ class DataTests(RefusalTestCase):
     """``data`` events."""
 
     def test_lines(self) -> None:
-        """Each line of the payload is a line of data; a space goes in only before a space."""
+        """Each line of the payload is a ``data`` line; a space is added only before a space."""
         for payload, event in (
             (b"abc", b"event: data\ndata:abc\n\n"),
             (
@@ -91,26 +91,26 @@ class DataTests(RefusalTestCase):
             self.assertEqual(data_event(Framing.TEXT, payload), event)
 
     def test_json(self) -> None:
-        """Messages travel as one array, without white space of our own."""
+        """Messages are sent as one array without additional white space."""
         self.assertEqual(
             data_event(Framing.JSON, b'{"a":1},[2],'), b'event: data\ndata:[{"a":1},[2]]\n\n'
         )
 
     def test_base64(self) -> None:
-        """Standard alphabet, padded, one line, empty for no bytes."""
+        """Bytes are sent as padded base64 in one line."""
         self.assertEqual(data_event(Framing.BASE64, b"\xfb\xff\n"), b"event: data\ndata:+/8K\n\n")
         self.assertEqual(data_event(Framing.BASE64, b"a"), b"event: data\ndata:YQ==\n\n")
         self.assertEqual(data_event(Framing.BASE64, b""), b"event: data\ndata:\n\n")
 
     @given(TEXTS)
     def test_any_text(self, text: str) -> None:
-        """Any text arrives as exactly one event, whole but for the kind of its line ends."""
+        """Any text is parsed as exactly one event with the same text, line ends normalized."""
         events = parse(data_event(Framing.TEXT, text.encode()))
         self.assertEqual(events, [Event("data", _with_line_feeds(text))])
 
     @given(st.lists(TEXTS, max_size=4))
     def test_any_messages(self, texts: list[str]) -> None:
-        """Messages whose white space has line ends arrive as the same values."""
+        """Messages with line ends in their white space are parsed to the same values."""
         messages = [
             b'{\r"t"\n:\r\n' + json.dumps(text, ensure_ascii=False).encode() + b"\n}"
             for text in texts
@@ -126,7 +126,7 @@ class DataTests(RefusalTestCase):
 
     @given(st.binary(max_size=200))
     def test_any_bytes(self, payload: bytes) -> None:
-        """Any bytes arrive exactly through base64."""
+        """Any bytes are decoded from base64 unchanged."""
         (event,) = parse(data_event(Framing.BASE64, payload))
         self.assertEqual(event.type, "data")
         self.assertEqual(b64decode(event.data, validate=True), payload)
@@ -138,7 +138,9 @@ class ControlTests(RefusalTestCase):
     """``control`` events."""
 
     def test_states(self) -> None:
-        """PROTOCOL.md §5.8: the cursor while the stream is open, the end when it is not."""
+        """A control event has the cursor while the stream is open, and ``streamClosed`` at its end
+        (PROTOCOL.md §5.8).
+        """
         offset = format_offset(STATE, 12)
         for up_to_date, closed, rest in (
             (False, False, {"streamCursor": "7"}),
@@ -152,20 +154,20 @@ class ControlTests(RefusalTestCase):
             self.assertEqual(json.loads(event.data), {"streamNextOffset": offset, **rest})
 
     def test_no_space_before_the_object(self) -> None:
-        """Readers that look for the object right behind the colon find it."""
+        """The object follows the colon without a space."""
         raw = control_event(STATE, 0, 1, True, False).decode()
         self.assertIsNotNone(re.match(r"event: control\s*\ndata:({[^}]+})", raw))
 
     def test_comment(self) -> None:
-        """A keep-alive is nothing to a reader."""
+        """A comment dispatches no event."""
         parser = Parser()
         self.assertEqual(parser.feed(COMMENT), [])
         self.assertEqual(parser.comments, 1)
         self.assertFalse(parser.pending)
 
     @given(st.lists(TEXTS, min_size=1, max_size=5), st.integers(1, 7))
-    def test_a_connection(self, texts: list[str], size: int) -> None:
-        """Events one behind the other, whatever pieces they arrive in."""
+    def test_many_events(self, texts: list[str], size: int) -> None:
+        """Consecutive events are parsed in any pieces."""
         expected: list[Event] = []
         raw = b""
         for position, text in enumerate(texts):
@@ -182,10 +184,10 @@ class ControlTests(RefusalTestCase):
 
 
 class DeliverableTests(RefusalTestCase):
-    """How much of what is there may go out."""
+    """Length of a payload that may be sent."""
 
     def test_other_framings(self) -> None:
-        """Only text has characters that can be torn."""
+        """Payloads that are not text are sent whole."""
         for kind in (Framing.JSON, Framing.BASE64):
             self.assertEqual(deliverable_size(kind, b"abc\xe2\x82", True), 5)
             self.assertEqual(deliverable_size(kind, b"abc\r", False), 4)
@@ -193,7 +195,7 @@ class DeliverableTests(RefusalTestCase):
             self.assertEqual(deliverable_size(kind, b"", True), 0)
 
     def test_text(self) -> None:
-        """An incomplete character is held back, a complete one and garbage are not."""
+        """An incomplete character is held back; complete ones and invalid bytes are sent."""
         for payload, size in (
             (b"abc", 3),
             (b"ab\xc3", 2),
@@ -224,16 +226,15 @@ class DeliverableTests(RefusalTestCase):
             self.assertEqual(deliverable_size(Framing.TEXT, payload, False), size, payload)
 
     def test_carriage_return(self) -> None:
-        """Short of the tail, a CR waits for the LF that may be next."""
+        """Before the tail, a CR is held back, since an LF may follow."""
         self.assertEqual(deliverable_size(Framing.TEXT, b"a\r", False), 1)
         self.assertEqual(deliverable_size(Framing.TEXT, b"a\r", True), 2)
         self.assertEqual(deliverable_size(Framing.TEXT, b"a\r\n", False), 3)
         self.assertEqual(deliverable_size(Framing.TEXT, b"a\r\r", False), 2)
 
     @given(st.text(max_size=8), st.integers(0, 40), st.booleans())
-    def test_never_tears(self, text: str, cut: int, at_tail: bool) -> None:
-        """Of text that was cut anywhere, whole characters go out and at most three bytes
-        stay."""
+    def test_characters_are_not_torn(self, text: str, cut: int, at_tail: bool) -> None:
+        """Of any prefix of a text, whole characters are sent and at most three bytes held back."""
         payload = text.encode()[:cut]
         size = deliverable_size(Framing.TEXT, payload, at_tail)
         payload[:size].decode()
@@ -242,7 +243,7 @@ class DeliverableTests(RefusalTestCase):
 
     @given(st.binary(max_size=12), st.booleans())
     def test_any_bytes(self, payload: bytes, at_tail: bool) -> None:
-        """Bytes that are no text are held back no longer."""
+        """Bytes that are not UTF-8 are not held back longer."""
         size = deliverable_size(Framing.TEXT, payload, at_tail)
         self.assertTrue(0 <= len(payload) - size <= 3)
         held = payload[size:]
@@ -250,8 +251,7 @@ class DeliverableTests(RefusalTestCase):
 
     @given(TEXTS, st.lists(st.integers(1, 5), min_size=1))
     def test_torn_by_appends(self, text: str, sizes: list[int]) -> None:
-        """However appends tear a text, its reader has it whole in the end, and never saw half
-        a character."""
+        """A text in any appends is received whole, and never with an incomplete character."""
         payload = text.replace("\r", "").encode()
         received = ""
         position = reach = 0

@@ -16,10 +16,10 @@ STREAM = StreamState(1, "a", "text/plain", 10, created_at=1000, touched_at=5000)
 
 
 class LifetimeTests(RefusalTestCase):
-    """How long a stream lives."""
+    """Lifetimes."""
 
     def test_matches(self) -> None:
-        """Moments are compared, not the texts that say them."""
+        """Deadlines are compared as times, not as texts."""
         one = Lifetime(expires_at=5, expires_at_text="1970-01-01T00:00:00.005Z")
         self.assertTrue(one.matches(Lifetime(expires_at=5, expires_at_text="other")))
         self.assertTrue(NO_EXPIRY.matches(Lifetime()))
@@ -31,15 +31,17 @@ class LifetimeTests(RefusalTestCase):
 
 
 class DeadlineTests(RefusalTestCase):
-    """When a stream ends by itself."""
+    """Deadlines of streams."""
 
     def test_never(self) -> None:
-        """Without a lifetime there is no end."""
+        """Without a lifetime a stream has no deadline."""
         self.assertIsNone(STREAM.deadline(10**15))
         self.assertFalse(STREAM.has_expired(10**15))
 
     def test_ttl(self) -> None:
-        """The window slides with the last access, written down or not, to the millisecond."""
+        """A TTL restarts with the last access, to the millisecond, whether that is
+        stored or not.
+        """
         stream = replace(STREAM, lifetime=Lifetime(ttl=2))
         self.assertEqual(stream.deadline(), 7000)
         self.assertEqual(stream.deadline(4000), 7000)
@@ -49,18 +51,18 @@ class DeadlineTests(RefusalTestCase):
         self.assertFalse(stream.has_expired(7000, 5001))
         self.assertTrue(stream.has_expired(7001, 5001))
 
-    def test_no_time(self) -> None:
-        """A window of nothing has passed at once."""
+    def test_zero_ttl(self) -> None:
+        """A TTL of 0 expires at once."""
         self.assertTrue(replace(STREAM, lifetime=Lifetime(ttl=0)).has_expired(5000))
 
-    def test_a_century(self) -> None:
-        """The longest window is counted without overflow."""
+    def test_longest_ttl(self) -> None:
+        """The longest TTL does not overflow."""
         stream = replace(STREAM, lifetime=Lifetime(ttl=MAX_TTL))
         self.assertEqual(stream.deadline(), 5000 + MAX_TTL * 1000)
         self.assertFalse(stream.has_expired(10**12))
 
     def test_expires_at(self) -> None:
-        """A deadline moves with no access."""
+        """An absolute deadline is unaffected by accesses."""
         stream = replace(STREAM, lifetime=Lifetime(expires_at=7000, expires_at_text="x"))
         for accessed_at in (0, 6999, 10**12):
             self.assertEqual(stream.deadline(accessed_at), 7000)
@@ -69,7 +71,7 @@ class DeadlineTests(RefusalTestCase):
 
     @given(st.integers(0, 100), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
     def test_access_never_shortens(self, ttl: int, one: int, other: int, now: int) -> None:
-        """A later access never ends a stream earlier."""
+        """A later access never moves the deadline back."""
         stream = replace(STREAM, lifetime=Lifetime(ttl=ttl))
         earlier, later = sorted((one, other))
         if stream.has_expired(now, later):
@@ -80,13 +82,13 @@ class ValueTests(RefusalTestCase):
     """States as values."""
 
     def test_origin(self) -> None:
-        """A fork's own bytes begin where it left its source."""
+        """A fork's own bytes begin at its fork point."""
         self.assertEqual(STREAM.origin, 0)
         point = ForkPoint(1, 7, "a", None, 0, 1, False)
         self.assertEqual(replace(STREAM, fork=point).origin, 7)
 
-    def test_stored_and_read_back(self) -> None:
-        """A state is the same after it was written and read."""
+    def test_round_trip(self) -> None:
+        """An encoded state decodes to an equal one."""
         point = ForkPoint(1, 7, "é", 5, 2, 1, True)
         full = StreamState(
             *(

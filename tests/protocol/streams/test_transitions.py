@@ -36,7 +36,7 @@ def put(
     closed: bool = False,
     body: Body = bodies.EMPTY,
 ) -> Create:
-    """A PUT of the stream ``a``."""
+    """Return a PUT of the stream ``a``."""
     return Create("a", content_type, lifetime, closed, body)
 
 
@@ -47,22 +47,24 @@ def post(
     seq: bytes | None = None,
     producer: tuple[str, int, int] | None = None,
 ) -> Append:
-    """A POST to the stream ``a``."""
+    """Return a POST to the stream ``a``."""
     claim = None if producer is None else ProducerClaim(*producer)
     return Append("a", content_type, body, closed, seq, claim)
 
 
 class AbsentTests(RefusalTestCase):
-    """Paths without a stream."""
+    """Paths without a usable stream."""
 
     def test_usable(self) -> None:
-        """A stream that is there, closed or not, and whose time has not come."""
+        """An open or closed stream that has not expired is usable."""
         mortal = replace(OPEN, lifetime=Lifetime(ttl=4))
         for state in (OPEN, CLOSED, mortal):
             self.assertIsNone(transitions.check_usable(state, expired=False))
 
     def test_refused(self) -> None:
-        """Unknown and expired: 404; deleted but held by forks: 410, also when it has expired."""
+        """A missing or expired stream is 404; one that is kept for its forks is 410, also after its
+        expiry.
+        """
         mortal = replace(OPEN, lifetime=Lifetime(ttl=4))
         held = replace(mortal, forks=1, deleted=True)
         for state, expired, problem in (
@@ -75,10 +77,10 @@ class AbsentTests(RefusalTestCase):
 
 
 class CreateTests(RefusalTestCase):
-    """PUT where nothing is."""
+    """PUT at a free path."""
 
     def test_created(self) -> None:
-        """The request's configuration, its bytes counted, born now."""
+        """The new stream has the requested configuration and the length of its body."""
         command = put("Text/Plain; a=b", Lifetime(ttl=5), True, HELLO)
         self.assertEqual(
             transitions.create(command, NOW),
@@ -94,24 +96,24 @@ class CreateTests(RefusalTestCase):
         )
 
     def test_defaults(self) -> None:
-        """Bytes, for ever, open, empty."""
+        """Defaults: application/octet-stream, no lifetime, open, empty."""
         outcome = transitions.create(put(None), NOW)
         assert isinstance(outcome, Created)
         self.assertEqual(
             outcome.state, StreamState(0, "a", "application/octet-stream", 0, NOW, NOW)
         )
 
-    def test_a_body_that_cannot_be_stored(self) -> None:
-        """Makes no stream."""
+    def test_invalid_body(self) -> None:
+        """A body that cannot be stored creates no stream."""
         outcome = transitions.create(put("application/json", body=BROKEN), NOW)
         self.assertRefusal(Problem.INVALID_JSON, outcome)
 
 
 class RecreateTests(RefusalTestCase):
-    """PUT where a stream is (§5.1)."""
+    """PUT at the path of a stream (§5.1)."""
 
-    def test_the_same(self) -> None:
-        """The same configuration: the stream as it is, whatever body comes along."""
+    def test_same_configuration(self) -> None:
+        """The same configuration returns the stream; the body is ignored."""
         expiry = Lifetime(expires_at=5, expires_at_text="1970-01-01T00:00:00.005Z")
         same_moment = Lifetime(expires_at=5, expires_at_text="1970-01-01T01:00:00.005+01:00")
         for existing, command in (
@@ -129,8 +131,8 @@ class RecreateTests(RefusalTestCase):
                 transitions.repeat_create(existing, command), Created(existing, fresh=False)
             )
 
-    def test_another(self) -> None:
-        """Anything that differs is a conflict."""
+    def test_other_configuration(self) -> None:
+        """Any other configuration is a conflict."""
         for existing, command in (
             (OPEN, put("text/html")),
             (OPEN, put(None)),
@@ -144,8 +146,8 @@ class RecreateTests(RefusalTestCase):
         ):
             self.assertRefusal(Problem.STREAM_EXISTS, transitions.repeat_create(existing, command))
 
-    def test_held(self) -> None:
-        """A deleted stream that lives on for its forks holds its path."""
+    def test_kept_for_forks(self) -> None:
+        """The path of a deleted stream that its forks need is not free."""
         held = replace(OPEN, forks=1, deleted=True)
         self.assertRefusal(Problem.PATH_HELD, transitions.repeat_create(held, put()))
 
@@ -154,14 +156,16 @@ class AppendTests(RefusalTestCase):
     """POST to an open stream."""
 
     def test_bytes(self) -> None:
-        """The tail moves, the stream was touched; nothing else changes."""
+        """An append moves the tail and is an access; nothing else changes."""
         self.assertEqual(
             transitions.append(OPEN, None, post(), NOW),
             Appended(replace(OPEN, tail=17, touched_at=NOW), grew=True),
         )
 
     def test_close(self) -> None:
-        """With a last append or without, the content type then being of no interest."""
+        """A stream is closed with a last append or without; then the content type is
+        not checked.
+        """
         closed = replace(CLOSED, touched_at=NOW)
         self.assertEqual(
             transitions.append(OPEN, None, post(closed=True), NOW),
@@ -174,7 +178,7 @@ class AppendTests(RefusalTestCase):
             )
 
     def test_content_type(self) -> None:
-        """A body has to be of the stream's type, case and parameters aside."""
+        """The content type must be the stream's, except for case and parameters."""
         for content_type in ("text/plain", "TEXT/PLAIN", "text/plain; charset=utf-8"):
             self.assertIsInstance(
                 transitions.append(OPEN, None, post(content_type=content_type), NOW), Appended
@@ -186,7 +190,7 @@ class AppendTests(RefusalTestCase):
         self.assertRefusal(Problem.MALFORMED_FIELD, outcome)
 
     def test_empty(self) -> None:
-        """An append without body is one only where it closes, from whomever it comes."""
+        """An empty body is refused unless the request closes the stream."""
         state = ProducerState(0, 3)
         for command in (
             post(None),
@@ -199,7 +203,7 @@ class AppendTests(RefusalTestCase):
             self.assertRefusal(Problem.EMPTY_BODY, transitions.append(OPEN, state, command, NOW))
 
     def test_stream_seq(self) -> None:
-        """Strictly increasing, byte by byte, not as numbers (§5.2)."""
+        """Stream-Seq must increase, compared byte by byte (§5.2)."""
         for last, seq, fine in (
             (None, b"0", True),
             (b"001", b"002", True),
@@ -221,7 +225,7 @@ class AppendTests(RefusalTestCase):
                 self.assertRefusal(Problem.SEQUENCE_REGRESSION, outcome)
 
     def test_stream_seq_is_kept(self) -> None:
-        """An append without one does not forget the last; one that closes has it too."""
+        """An append without Stream-Seq keeps the last one; a closing append stores its own."""
         known = replace(OPEN, last_seq=b"5")
         for command, last in (
             (post(), b"5"),
@@ -233,8 +237,7 @@ class AppendTests(RefusalTestCase):
             self.assertEqual(outcome.state.last_seq, last)
 
     def test_producer(self) -> None:
-        """A batch that is new moves stream and producer together; a duplicate moves nothing,
-        whatever else it says."""
+        """A new batch changes stream and producer together; a duplicate changes nothing."""
         known = ProducerState(0, 3)
         self.assertEqual(
             transitions.append(OPEN, known, post(producer=("p", 0, 4)), NOW),
@@ -256,7 +259,7 @@ class AppendTests(RefusalTestCase):
             )
 
     def test_a_producers_close(self) -> None:
-        """The batch that closes is remembered."""
+        """The closing batch is stored with the stream."""
         claim = ProducerClaim("p", 0, 4)
         closed = replace(CLOSED, touched_at=NOW, closed_by=claim)
         self.assertEqual(
@@ -266,8 +269,8 @@ class AppendTests(RefusalTestCase):
             Appended(closed, ProducerState(0, 4)),
         )
 
-    def test_a_body_that_cannot_be_stored(self) -> None:
-        """Moves nothing, the producer neither, and does not close."""
+    def test_invalid_body(self) -> None:
+        """A body that cannot be stored changes neither stream nor producer, and does not close."""
         json = replace(OPEN, content_type="application/json")
         for body in (BROKEN, bodies.appended("application/json", b"[]")):
             for closed in (False, True):
@@ -277,7 +280,7 @@ class AppendTests(RefusalTestCase):
                 self.assertRefusal(Problem.INVALID_JSON, outcome)
 
     def test_the_largest_stream(self) -> None:
-        """Offsets do not run out unnoticed."""
+        """An append beyond the largest position is refused."""
         full = replace(OPEN, tail=MAX_POSITION - 5)
         outcome = transitions.append(full, None, post(), NOW)
         assert isinstance(outcome, Appended)
@@ -291,7 +294,7 @@ class ClosedTests(RefusalTestCase):
     """POST to a closed stream (§5.2, §5.2.1)."""
 
     def test_close_again(self) -> None:
-        """Closing what is closed is done already."""
+        """Closing a closed stream succeeds."""
         for content_type in (None, "text/plain", "application/json"):
             self.assertEqual(
                 transitions.append(CLOSED, None, post(None, content_type, closed=True), NOW),
@@ -299,7 +302,7 @@ class ClosedTests(RefusalTestCase):
             )
 
     def test_refused(self) -> None:
-        """Whatever else is wrong with it: that it is closed, and where."""
+        """Other appends are refused with the final offset, whatever else is wrong with them."""
         state = ProducerState(0, 3)
         by_p = replace(CLOSED, closed_by=ProducerClaim("p", 0, 3))
         for stream, command in (
@@ -327,7 +330,7 @@ class ClosedTests(RefusalTestCase):
             self.assertEqual(refusal.headers, CLOSED_AT_12)
 
     def test_the_batch_that_closed(self) -> None:
-        """Its retry succeeds, whatever it says this time."""
+        """A retry of the closing batch succeeds, whatever its body."""
         state = ProducerState(0, 3)
         by_p = replace(CLOSED, closed_by=ProducerClaim("p", 0, 3))
         for command in (
@@ -343,7 +346,7 @@ class ClosedTests(RefusalTestCase):
             )
 
     def test_without_a_producer(self) -> None:
-        """Who closed by a producer's batch may still be asked to close without one."""
+        """A client may close without a producer after a producer has closed."""
         by_p = replace(CLOSED, closed_by=ProducerClaim("p", 0, 3))
         self.assertEqual(
             transitions.append(by_p, None, post(None, closed=True), NOW),
@@ -352,16 +355,16 @@ class ClosedTests(RefusalTestCase):
         self.assertRefusal(Problem.STREAM_CLOSED, transitions.append(by_p, None, post(), NOW))
 
     def test_a_fenced_producer(self) -> None:
-        """Is told that it is fenced, before it is told that the stream is closed."""
+        """A fenced producer is refused as fenced, not as closed."""
         outcome = transitions.append(CLOSED, ProducerState(2, 3), post(producer=("p", 1, 3)), NOW)
         self.assertRefusal(Problem.STALE_EPOCH, outcome)
 
 
 class PrecedenceTests(RefusalTestCase):
-    """Which of several faults is told."""
+    """Precedence of faults."""
 
     def test_order(self) -> None:
-        """Mended one after the other, the faults of a request come out in their order."""
+        """A request with several faults is refused for them in a fixed order."""
         stream = replace(CLOSED, last_seq=b"5", content_type="application/json")
         state = ProducerState(2, 3)
         command = post(BROKEN, "text/plain", seq=b"5", producer=("p", 1, 9))
@@ -403,14 +406,17 @@ APPENDS = st.builds(
 
 
 class AnyTests(RefusalTestCase):
-    """Any command in any state gives a legal state, or a refusal."""
+    """Random commands in random states lead to valid states or refusals."""
 
     @given(STATES, st.none() | st.builds(ProducerState, SMALL, SMALL), APPENDS)
     def test_append(
         self, state: StreamState, producer: ProducerState | None, command: Append
     ) -> None:
-        """The tail grows by the body or not at all, closed stays closed, Stream-Seq and the
-        producer only rise, and what is no append changes nothing."""
+        """An append moves the tail by its body or not at all.
+
+        A closed stream stays closed, Stream-Seq and producers only increase, and a refused append
+        changes nothing.
+        """
         outcome = transitions.append(state, producer, command, NOW)
         if isinstance(outcome, Refusal):
             self.assertTrue(400 <= outcome.problem.status < 500 or outcome.problem.status == 507)
@@ -452,9 +458,10 @@ class AnyTests(RefusalTestCase):
         self.assertEqual(same, state)
 
     @given(STATES, st.lists(APPENDS, max_size=12))
-    def test_a_history(self, state: StreamState, commands: list[Append]) -> None:
-        """Over any history the tail never goes back, nothing follows the close, and a batch
-        that was accepted is never appended again."""
+    def test_any_history(self, state: StreamState, commands: list[Append]) -> None:
+        """Over any history the tail never moves back, no bytes follow the close, and no accepted
+        batch is appended twice.
+        """
         producers: dict[str, ProducerState] = {}
         accepted: set[ProducerClaim] = set()
         for command in commands:
@@ -481,7 +488,7 @@ class AnyTests(RefusalTestCase):
         ),
     )
     def test_repeat_create(self, state: StreamState, command: Create) -> None:
-        """A PUT where a stream is never changes it."""
+        """A PUT for an existing stream does not change it."""
         outcome = transitions.repeat_create(state, command)
         if isinstance(outcome, Created):
             self.assertEqual(outcome, Created(state, fresh=False))
@@ -490,7 +497,7 @@ class AnyTests(RefusalTestCase):
 
     @given(st.builds(put, st.none() | CONTENT_TYPES, closed=st.booleans(), body=st.just(HELLO)))
     def test_create_twice(self, command: Create) -> None:
-        """A PUT that made a stream finds it the second time."""
+        """A repeated PUT finds the stream that the first one created."""
         outcome = transitions.create(command, NOW)
         assert isinstance(outcome, Created)
         again = transitions.repeat_create(outcome.state, command)
@@ -501,7 +508,7 @@ class DeleteTests(RefusalTestCase):
     """DELETE (§5.4)."""
 
     def test_delete(self) -> None:
-        """A stream ends; one that has forks stays for them, marked."""
+        """A deleted stream is removed, or marked if forks need it."""
         self.assertEqual(transitions.delete(OPEN), Deleted(OPEN))
         self.assertEqual(transitions.delete(CLOSED), Deleted(CLOSED))
         forked = replace(OPEN, forks=2)

@@ -1,4 +1,4 @@
-"""Globs over stream names: what matches, what is none, and how long it may take."""
+"""Tests of `durable_streams_tw.protocol.subscriptions.globs`: matches, errors and running time."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ _names = st.lists(_segments, min_size=1, max_size=7).map("/".join)
 _globs = st.lists(st.sampled_from(("a", "b", "*", "**")), min_size=1, max_size=7).map("/".join)
 
 
-def by_regex(pattern: str, name: str) -> bool:
-    """The same by the machine of the standard library, over names with a slash at their end."""
+def matches_by_regex(pattern: str, name: str) -> bool:
+    """Return the match of an equivalent regular expression."""
     parts = {"*": "[^/]+/", "**": "(?:[^/]+/)*"}
     text = "".join([parts.get(part, re.escape(part) + "/") for part in pattern.split("/")])
     return re.fullmatch(text, name + "/") is not None
@@ -64,7 +64,7 @@ class GlobTests(RefusalTestCase):
         self.assertEqual(parse_glob("a/*/**/**/b"), ("a", ONE, MANY, "b"))
 
     def test_refused(self) -> None:
-        """What could match no stream, or means something else than it seems to."""
+        """Globs that match no stream, or are ambiguous, are refused."""
         many = "/".join(["*"] * (MAX_GLOB_STARS + 1))
         for pattern in ("", "a//b", "a/../b", ".", "user-*", "a/***", "a/x**", "a\n", many):
             self.assertRefused(Problem.INVALID_REQUEST, parse_glob, pattern)
@@ -72,10 +72,10 @@ class GlobTests(RefusalTestCase):
 
     @given(_globs, _names)
     def test_like_a_regular_expression(self, pattern: str, name: str) -> None:
-        self.assertEqual(matches(parse_glob(pattern), name), by_regex(pattern, name))
+        self.assertEqual(matches(parse_glob(pattern), name), matches_by_regex(pattern, name))
 
-    def test_no_blow_up(self) -> None:
-        """Where each ** could be tried against each segment, nothing is."""
+    def test_running_time(self) -> None:
+        """Matching many ** against many segments does not take exponential time."""
         glob = parse_glob("/".join(["**", "a"] * MAX_GLOB_STARS))
         name = "/".join(["a"] * 1000) + "/b"
         self.assertFalse(matches(glob, name))

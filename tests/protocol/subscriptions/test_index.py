@@ -1,4 +1,4 @@
-"""The index finds what walking all subscriptions would find."""
+"""Tests of `durable_streams_tw.protocol.subscriptions.index`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _subscriptions = st.lists(
 
 
 class IndexTests(SynchronousTestCase):
-    """Against the obvious way."""
+    """Index compared with a loop over all subscriptions."""
 
     @given(_subscriptions, st.lists(_names, min_size=1, max_size=10))
-    def test_like_walking(
+    def test_equals_a_loop(
         self, asked: list[tuple[str | None, set[str], str | None, bool]], names: list[str]
     ) -> None:
-        """Also when some are gone again, and whatever was looked for in between."""
+        """Lookups equal those of a loop, also after removals and earlier lookups."""
         index = SubscriptionIndex()
         there = {}
         for number, (pattern, explicit, wake_stream, stays) in enumerate(asked):
@@ -63,8 +63,8 @@ class IndexTests(SynchronousTestCase):
         index.unlink((1, "s"), "a")
         self.assertEqual(index.matching("a"), ())
 
-    def test_nothing_is_left(self) -> None:
-        """Of subscriptions that are gone, and of names without end."""
+    def test_no_remains(self) -> None:
+        """Removed subscriptions and looked-up names leave no entries."""
         index = SubscriptionIndex()
         for number in range(100):
             glob = parse_glob(f"a/{number}/**/b")

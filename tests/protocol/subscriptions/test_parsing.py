@@ -1,4 +1,4 @@
-"""Control requests: what is understood, and what is refused with which code."""
+"""Tests of `durable_streams_tw.protocol.subscriptions.parsing`: requests and error codes."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class SubscribeTests(RefusalTestCase):
             self.assertEqual(self.subscribe(hook(lease_ttl_ms=ttl)).config.lease_ttl, ttl)
 
     def test_digest(self) -> None:
-        """Everything that is asked for counts; how it is written does not."""
+        """The digest depends on the configuration, not on its spelling."""
         base = hook(streams=["a", "b"], description="d", lease_ttl_ms=1000)
         same = [
             hook(streams=["b", "/a", "b"], description="d", lease_ttl_ms=1000),
@@ -142,8 +142,8 @@ class SubscribeTests(RefusalTestCase):
         self.assertEqual(self.subscribe({**hook(), "lease_ttl_ms": 30_000}), self.subscribe(hook()))
 
     @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), _nested))
-    def test_anything(self, value: Any) -> None:
-        """Any JSON is understood or refused."""
+    def test_any_json(self, value: Any) -> None:
+        """Any JSON is parsed or refused."""
         for parse in (parsing.parse_subscribe, parsing.parse_link_streams, parsing.parse_claim):
             try:
                 parse("s", raw(value))
@@ -152,7 +152,7 @@ class SubscribeTests(RefusalTestCase):
 
 
 class OtherTests(RefusalTestCase):
-    """All others."""
+    """Other requests."""
 
     def test_ids(self) -> None:
         for written, name in ((b"sub-1", "sub-1"), (b"a%2Fb", "a/b"), (b"%C3%A4", "ä")):

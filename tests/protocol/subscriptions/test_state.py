@@ -1,4 +1,4 @@
-"""What may become of a subscription: tables, and any event in any state."""
+"""Tests of `durable_streams_tw.protocol.subscriptions.state`: tables, and random events."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def leased(config: Config = PULL) -> Subscription:
 
 
 class TransitionTests(RefusalTestCase):
-    """One by one."""
+    """Single transitions."""
 
     def test_woken(self) -> None:
         state = waking()
@@ -98,7 +98,7 @@ class TransitionTests(RefusalTestCase):
 
     @given(st.integers(1, 10**6), st.floats(0, 1))
     def test_retry_delay(self, failures: int, chance: float) -> None:
-        """Doubling from one second to sixty, a fifth of it left to chance."""
+        """The delay doubles from one second to sixty, with 20 % jitter."""
         base = min(1000 * 2 ** min(failures - 1, 20), RETRY_LAST_MS)
         delay = rules.retry_delay(failures, chance)
         self.assertLessEqual(abs(delay - base), base * RETRY_JITTER + 0.5)
@@ -156,7 +156,7 @@ _events = st.one_of(
 
 
 class AnyEventTests(RefusalTestCase):
-    """Whatever happens in whatever order, a state is one of the phases, and wakes only count up."""
+    """Random events lead to valid phases, and generations only increase."""
 
     @given(st.sampled_from((PULL, HOOK)), st.lists(_events, max_size=60))
     def test_any(self, config: Config, events: list[tuple[Any, ...]]) -> None:
