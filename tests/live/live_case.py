@@ -82,6 +82,7 @@ class DelayedStore:
     """
 
     duties = None
+    keyring = None
 
     def __init__(self, now: Callable[[], int]) -> None:
         self.memory = MemoryStore(now)

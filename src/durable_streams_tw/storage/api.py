@@ -199,6 +199,20 @@ class Duties(Protocol):
         """Let other nodes take all duties of this node. Called when the node stops."""
 
 
+class KeyringStorage(Protocol):
+    """Keyring that the nodes of a store share."""
+
+    def update(self, change: Callable[[bytes | None], bytes | None]) -> None:
+        """Call ``change`` with the stored bytes, None at first, and store the bytes it returns.
+
+        With None nothing is stored. Nodes that call this at the same time wait for each other.
+        Blocks; called when the server starts. Raises `StoreUnusable`.
+        """
+
+    def read(self) -> Deferred[bytes | Refusal | None]:
+        """Return the stored bytes."""
+
+
 class IStreamStore(Interface):
     """Collection of streams. All methods are called on the reactor's thread.
 
@@ -207,6 +221,7 @@ class IStreamStore(Interface):
     """
 
     duties: Duties | None = Attribute("Duties of this node; None if one process owns the store.")
+    keyring: KeyringStorage | None = Attribute("Keyring of all nodes, None if the store has none.")
 
     def open() -> None:
         """Open the store. May block. Raises `StoreUnusable`."""

@@ -1,4 +1,4 @@
-"""Keyring: webhook signing keys and the secret of wake tokens, in a private file."""
+"""Keyring: webhook signing keys and the secret of wake tokens, in a private file or a database."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ import msgspec
 from msgspec import Struct
 from twisted.logger import Logger
 
+from durable_streams_tw.storage.api import KeyringStorage
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.subscriptions import signing
 from durable_streams_tw.subscriptions.signing import SigningKey
@@ -37,14 +39,20 @@ class _Stored(Struct):
 
 
 class Keyring:
-    """Signing keys and token secret of one server.
+    """Signing keys and token secret of one server, or of all nodes of a store.
 
-    The keyring is stored in ``directory``, or only in memory if that is None. ``seconds`` returns
-    the time in seconds since the Unix epoch. Call `open` before use.
+    The keyring is stored in ``directory``, in ``shared``, or only in memory if both are None.
+    ``seconds`` returns the time in seconds since the Unix epoch. Call `open` before use.
     """
 
-    def __init__(self, directory: str | None, seconds: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        directory: str | None,
+        seconds: Callable[[], float],
+        shared: KeyringStorage | None = None,
+    ) -> None:
         self._path = None if directory is None else Path(directory) / KEYS_FILE
+        self._shared = shared
         self._seconds = seconds
         self._keys: tuple[SigningKey, ...] = ()
         self.secret = b""
@@ -52,21 +60,40 @@ class Keyring:
     def open(self, rotate: bool = False) -> None:
         """Read the keys, or create the first one; with ``rotate``, add a successor.
 
-        Raises `StoreUnusable` if the file cannot be read or written, is damaged, or is accessible
-        to every user of the system.
+        Raises `StoreUnusable` if the keys cannot be read or written or are damaged, or if every
+        user of the system can read their file.
         """
+        change = partial(self._open, rotate)
+        if self._shared is not None:
+            self._shared.update(change)
+            return
+        content = None if self._path is None else _read(self._path)
+        changed = change(content)
+        if self._path is not None and changed is not None:
+            _replace(self._path, changed)
+
+    def adopt(self, content: bytes) -> None:
+        """Use the keys that another node has stored. Raises `StoreUnusable`."""
+        self.secret, self._keys = _decode(content, self._place)
+
+    def _open(self, rotate: bool, content: bytes | None) -> bytes | None:
+        """Use stored keys or create some; return the content to store if it has changed."""
         now = self._now()
-        stored = None if self._path is None else _read(self._path)
-        if stored is None:
+        if content is None:
             self.secret = secrets.token_bytes(_SECRET_BYTES)
             self._keys = (signing.new_key(0),)
-            self._write()
-            return
-        self.secret, keys = stored
-        kept = signing.rotated(keys, now) if rotate else signing.pruned(keys, now)
-        self._keys = kept
-        if kept != keys:
-            self._write()
+            return self._encode()
+        self.secret, keys = _decode(content, self._place)
+        # Nodes that start together with ``rotate`` add one successor.
+        if rotate and (self._shared is None or keys[-1].signs_from <= now):
+            self._keys = signing.rotated(keys, now)
+        else:
+            self._keys = signing.pruned(keys, now)
+        return None if self._keys == keys else self._encode()
+
+    @property
+    def _place(self) -> str:
+        return "the keyring in the database" if self._path is None else str(self._path)
 
     def sign(self, body: bytes) -> str:
         """Return the Webhook-Signature header for a body sent at the current time."""
@@ -85,13 +112,10 @@ class Keyring:
     def _now(self) -> int:
         return int(self._seconds())
 
-    def _write(self) -> None:
-        if self._path is None:
-            return
+    def _encode(self) -> bytes:
         keys = [_StoredKey(key.public, key.private, key.signs_from) for key in self._keys]
         # msgspec writes bytes as base64 (RFC 4648 §4).
-        text = msgspec.json.format(msgspec.json.encode(_Stored(_FORMAT, self.secret, keys)))
-        _replace(self._path, text)
+        return msgspec.json.format(msgspec.json.encode(_Stored(_FORMAT, self.secret, keys)))
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -153,20 +177,23 @@ def _restrict(path: Path, descriptor: int) -> None:
         )
 
 
-def _read(path: Path) -> tuple[bytes, tuple[SigningKey, ...]] | None:
+def _read(path: Path) -> bytes | None:
     try:
         with open(path, "rb") as file:
             _restrict(path, file.fileno())
-            content = file.read()
+            return file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StoreUnusable(f"could not read {path}: {error.strerror}") from None
+
+
+def _decode(content: bytes, place: str) -> tuple[bytes, tuple[SigningKey, ...]]:
     try:
         stored = msgspec.json.decode(content, type=_Stored)
     except msgspec.MsgspecError as error:
         raise StoreUnusable(
-            f"{path} is damaged ({error}): restore it, or remove it to get new keys"
+            f"{place} is damaged ({error}): restore it, or remove it to get new keys"
         ) from None
     keys = tuple([SigningKey(key.public, key.private, key.signs_from) for key in stored.keys])
     sound = (
@@ -176,5 +203,5 @@ def _read(path: Path) -> tuple[bytes, tuple[SigningKey, ...]] | None:
         and all(len(key.public) == 32 and len(key.private or b"x" * 32) == 32 for key in keys)
     )
     if not sound:
-        raise StoreUnusable(f"{path} is not a key file of this version: restore it")
+        raise StoreUnusable(f"{place} is not a keyring of this version: restore it")
     return stored.secret, keys

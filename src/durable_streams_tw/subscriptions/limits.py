@@ -49,3 +49,6 @@ TOKEN_LIFETIME: Final = 3600
 #: Time that a signing key is published before its first and after its last signature: longer than
 #: JWKS caches and replay windows (300 s each).
 KEY_OVERLAP: Final = 600
+
+#: Pause between two looks for keys that another node has added: less than `KEY_OVERLAP`.
+KEY_REFRESH: Final = 60.0

@@ -7,6 +7,8 @@ from random import random
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
 from durable_streams_tw import clocks
 from durable_streams_tw.protocol.errors import Problem, Refusal
@@ -19,11 +21,14 @@ from durable_streams_tw.storage.commands.subscription_queries import (
 )
 from durable_streams_tw.subscriptions.delivery import WebhookDelivery
 from durable_streams_tw.subscriptions.keyring import Keyring
+from durable_streams_tw.subscriptions.limits import KEY_REFRESH
 from durable_streams_tw.subscriptions.scheduler import Scheduler
 from durable_streams_tw.subscriptions.tokens import WakeTokens
 from durable_streams_tw.subscriptions.webhook_client import WebhookClient
 
 T = TypeVar("T")
+
+_log = Logger()
 
 _NOWHERE = Refusal(
     Problem.INVALID_REQUEST,
@@ -34,10 +39,10 @@ _NOWHERE = Refusal(
 class Subscriptions:
     """Subscriptions of a store, started after it and stopped before it.
 
-    ``now`` returns the store's time (ms since the Unix epoch). ``directory`` stores the keys, None
-    keeps them in memory. ``base`` returns the URL of the streams' root with a trailing slash, None
-    if it is unknown; ``allow_local`` whether webhooks on this machine are allowed. ``caller``
-    replaces the webhook client in tests.
+    ``now`` returns the store's time (ms since the Unix epoch). ``directory`` stores the keys; with
+    None the store shares them among its nodes, or they are in memory. ``base`` returns the URL of
+    the streams' root with a trailing slash, None if it is unknown; ``allow_local`` whether webhooks
+    on this machine are allowed. ``caller`` replaces the webhook client in tests.
     """
 
     def __init__(
@@ -56,7 +61,9 @@ class Subscriptions:
         self._rotate = rotate
         self.base = base
         wall, timers = clocks.wall_clock(reactor), clocks.monotonic_timers(reactor)
-        self.keyring = Keyring(directory, wall)
+        self.keyring = Keyring(directory, wall, store.keyring)
+        self._refreshing = LoopingCall(self._refresh)
+        self._refreshing.clock = timers
         self.tokens = WakeTokens(lambda: self.keyring.secret, wall)
         self._caller = caller or WebhookClient(reactor, allow_local)
         deliveries = WebhookDelivery(
@@ -71,11 +78,28 @@ class Subscriptions:
     def start(self) -> None:
         """Open the keyring and start the scheduler. Raises `StoreUnusable`."""
         self.keyring.open(self._rotate)
+        if self._store.keyring is not None:
+            self._refreshing.start(KEY_REFRESH, now=False)
         self._wakes.start()
 
     def stop(self) -> Deferred[None]:
         """Stop the scheduler. The Deferred fires when no call is in progress."""
+        if self._refreshing.running:
+            self._refreshing.stop()
         return self._wakes.stop()
+
+    def _refresh(self) -> Deferred[None]:
+        """Use the keys of all nodes. A failure is logged and tried again at the next turn."""
+        shared = self._store.keyring
+        assert shared is not None, "only shared keys are refreshed"
+        read: Deferred[Any] = shared.read()
+        return read.addCallback(self._adopt).addErrback(
+            lambda failure: _log.failure("Could not refresh the keyring", failure)
+        )
+
+    def _adopt(self, content: bytes | Refusal | None) -> None:
+        if isinstance(content, bytes):
+            self.keyring.adopt(content)
 
     def subscribe(self, command: Subscribe) -> Deferred[Outcome]:
         """Create a subscription. Fails with `Refused` if its webhook URL is not allowed."""

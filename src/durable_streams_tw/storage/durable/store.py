@@ -119,6 +119,7 @@ class DurableStore:
     _log = Logger()
 
     duties = None
+    keyring = None
 
     def __init__(
         self,

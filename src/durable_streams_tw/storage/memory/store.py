@@ -129,6 +129,7 @@ class MemoryStore:
     """
 
     duties = None
+    keyring = None
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.storage.api import Duties
+from durable_streams_tw.storage.api import Duties, KeyringStorage
 from durable_streams_tw.storage.durable.executor import Executor
 from durable_streams_tw.storage.limits import MAX_PRODUCERS
 from durable_streams_tw.storage.postgres.connection import (
@@ -22,6 +22,7 @@ from durable_streams_tw.storage.postgres.connection import (
     connect,
 )
 from durable_streams_tw.storage.postgres.duties import SubscriptionDuties
+from durable_streams_tw.storage.postgres.keyring import KeyringTable
 from durable_streams_tw.storage.postgres.migrations import migrate
 
 T = TypeVar("T")
@@ -65,6 +66,7 @@ class PostgresStore:
         self.node = f"{settings.node}-{secrets.token_hex(4)}"
         self._sessions = threading.local()
         self.duties: Duties | None = SubscriptionDuties(self._in_session, self.node)
+        self.keyring: KeyringStorage | None = KeyringTable(settings, self._in_session)
 
     def open(self) -> None:
         """Connect, check the server, and create or migrate the tables."""

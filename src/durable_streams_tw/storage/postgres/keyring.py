@@ -1,0 +1,53 @@
+"""Keyring of all nodes, in the table `secret`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import psycopg
+from twisted.internet.defer import Deferred
+
+from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.storage.errors import StoreUnusable
+from durable_streams_tw.storage.postgres.connection import (
+    DatabaseSettings,
+    advisory_class,
+    connect,
+)
+from durable_streams_tw.storage.postgres.duties import Run
+from durable_streams_tw.storage.postgres.locks import KEYRING
+
+_NAME: Final = "keyring"
+_SELECT: Final = b"SELECT value FROM secret WHERE name = %s"
+_SAVE: Final = b"""INSERT INTO secret (name, value) VALUES (%s, %s)
+ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value"""
+
+
+class KeyringTable:
+    """Keyring in a database, as `api.KeyringStorage` describes it. ``run`` is the store's."""
+
+    def __init__(self, settings: DatabaseSettings, run: Run[Any]) -> None:
+        self._settings = settings
+        self._run = run
+
+    def update(self, change: Callable[[bytes | None], bytes | None]) -> None:
+        """Store what ``change`` returns for the stored bytes, unless it returns None."""
+        key = advisory_class(self._settings.schema), KEYRING
+        try:
+            with connect(self._settings) as connection, connection.transaction():
+                connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", key)
+                changed = change(_stored(connection))
+                if changed is not None:
+                    connection.execute(_SAVE, (_NAME, changed))
+        except psycopg.Error as error:
+            raise StoreUnusable(f"could not read or write the keyring: {error}") from None
+
+    def read(self) -> Deferred[bytes | Refusal | None]:
+        """Return the stored bytes."""
+        return self._run(_stored)
+
+
+def _stored(connection: psycopg.Connection[Any]) -> bytes | None:
+    row = connection.execute(_SELECT, (_NAME,), binary=True).fetchone()
+    return None if row is None else bytes(row[0])
