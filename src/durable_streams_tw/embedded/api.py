@@ -48,6 +48,9 @@ from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.streams import offsets
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.memory.store import MemoryStore
+from durable_streams_tw.storage.remote.server import StoreServer
+from durable_streams_tw.storage.remote.store import RemoteStore
+from durable_streams_tw.subscriptions.keyring import Keyring, OwnerKeyring
 from durable_streams_tw.subscriptions.service import Subscriptions
 from durable_streams_tw.subscriptions.webhook_client import WebhookClient
 
@@ -85,7 +88,8 @@ class DurableStreams(Service):
     reactor
         Source of time, threads and connections. None: the global reactor.
     store, in_thread, webhook_client
-        Replacements for the store, the worker threads and the HTTP client of webhooks.
+        Replacements for the store, the worker threads and the HTTP client of webhooks. With a
+        `RemoteStore`, the process that owns the store also calls the webhooks.
     checkers
         Checkers of twisted.cred for bearer tokens (`auth.identities.IBearerToken`). Without any,
         clients need no token.
@@ -129,6 +133,9 @@ class DurableStreams(Service):
                 store = self._in_memory() if data_dir is None else self._on_disk(data_dir)
         self._store = store
         self._registry = registry = FollowerRegistry(store, timers)
+        remote = store if isinstance(store, RemoteStore) else None
+        if remote is not None:
+            remote.on_reconnect = registry.look_again
         self._long_polls = LongPolls(store, registry, timers, settings.long_poll_timeout)
         piece_size = PieceSize()
         self._broadcaster = Broadcaster(
@@ -174,7 +181,9 @@ class DurableStreams(Service):
             store,
             reactor,
             now=self._time.now,
-            directory=data_dir,
+            keyring=Keyring(data_dir, wall, store.keyring)
+            if remote is None
+            else OwnerKeyring(lambda: remote.shared, wall),
             base=self._base,
             allow_local=self._allow_local,
             rotate=settings.rotate_webhook_key,
@@ -326,6 +335,15 @@ class DurableStreams(Service):
             b"changes": self._changes,
             b"subscriptions": SubscriptionListing(self._store, self._subscriptions.errors),
         }
+
+    def store_server(self) -> StoreServer:
+        """Return a factory that serves the store to `RemoteStore`s of other processes.
+
+        Call this before the service is started.
+        """
+        keyring = self._subscriptions.keyring
+        assert isinstance(keyring, Keyring), "the store of this process is its own"
+        return StoreServer(self._store, self._reactor, keyring.export)
 
     def server_stats(self) -> ServerStats:
         """Return the statistics of these streams. Counters start at zero."""

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 
 from durable_streams_tw.live.limits import FANOUT_SLICE, FANOUT_SLICE_IN_BURSTS
 from durable_streams_tw.live.tail_buffer import TailBuffer
+from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Change, IStreamStore
 
@@ -110,6 +111,18 @@ class FollowerRegistry:
             if self._streams.get(stream_id) is stream:
                 del self._streams[stream_id]
             self._store.unpin(stream_id)
+
+    def look_again(self) -> None:
+        """Read the states of all followed streams, because changes may have been lost."""
+        for stream in list(self._streams.values()):
+            self._store.get_state(stream.state.path).addCallback(self._looked, stream)
+
+    def _looked(self, found: StreamState | Refusal, stream: FollowedStream) -> None:
+        known = stream.state
+        if isinstance(found, StreamState) and found.id == known.id:
+            self._committed([Change(found, found.tail, b"")])
+        elif isinstance(found, StreamState) or found.problem.status in (404, 410):
+            self._committed([Change(known, known.tail, b"", gone=True)])
 
     def schedule(self, follower: Follower) -> None:
         """Wake ``follower`` in one of the next reactor turns."""

@@ -16,7 +16,7 @@ HeaderList = tuple[tuple[bytes, bytes], ...]
 
 
 class Problem(Enum):
-    """Problem types of error responses: slug, HTTP status, title."""
+    """Problem types of error responses: slug, HTTP status, title. The value is the slug."""
 
     MALFORMED_REQUEST = "malformed-request", 400, "The request is malformed"
     MALFORMED_PATH = "malformed-path", 400, "The stream path is invalid"
@@ -82,6 +82,12 @@ class Problem(Enum):
     UNKNOWN_VERSION = "unknown-version", 505, "The HTTP version is not supported"
     STORAGE_FULL = "storage-full", 507, "The storage is full"
 
+    def __new__(cls, slug: str, status: int, title: str) -> Problem:
+        """Make a member whose value is its slug."""
+        member = object.__new__(cls)
+        member._value_ = slug
+        return member
+
     def __init__(self, slug: str, status: int, title: str) -> None:
         self.slug = slug
         self.status = status
@@ -93,7 +99,7 @@ class Problem(Enum):
         return f"urn:durable-streams:problem:{self.slug}"
 
 
-class Refusal(Struct, frozen=True):
+class Refusal(Struct, frozen=True, array_like=True, tag=True):
     """Refusal of a request: problem type, detail for people, headers of the error response."""
 
     problem: Problem

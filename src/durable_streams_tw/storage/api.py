@@ -8,14 +8,14 @@ streams.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import Attribute, Interface
 
-from durable_streams_tw.protocol.errors import Refusal
+from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.offsets import RequestedOffset
 from durable_streams_tw.protocol.streams.outcomes import Appended, Created, Deleted
@@ -30,10 +30,17 @@ T_co = TypeVar("T_co", covariant=True)
 Command = Create | Append | Delete | SubscriptionCommand
 Outcome = Created | Appended | Deleted | SubscriptionOutcome | Refusal
 
+#: Refusal of requests while the process that owns the store is away.
+STORE_AWAY: Final = Refusal(
+    Problem.STORAGE_UNAVAILABLE,
+    "the process that owns the store is restarting",
+    ((b"Retry-After", b"1"),),
+)
+
 _log = Logger()
 
 
-class Chunk(Struct, frozen=True):
+class Chunk(Struct, frozen=True, array_like=True, tag=True):
     """Result of a read, and the stream's state at that moment.
 
     ``data`` are stored bytes from position ``start``. ``more`` is the number of bytes of the
@@ -57,7 +64,7 @@ class Chunk(Struct, frozen=True):
         return self.end == self.state.tail
 
 
-class Change(Struct, frozen=True, gc=False):
+class Change(Struct, frozen=True, array_like=True, gc=False):
     """Effect of one commit on one stream; creating a stream is a change too.
 
     ``state`` is the stream after the commit, ``data`` the bytes appended from position ``start``.
@@ -129,7 +136,7 @@ class Query(Protocol[T_co]):
         """Return the answer, without references to the snapshot. May run on a reader thread."""
 
 
-class StoreStats(Struct, frozen=True):
+class StoreStats(Struct, frozen=True, array_like=True, tag=True):
     """Fill level of a durable store at one moment. Sizes are bytes.
 
     ``queued`` commands with ``queued_size`` bytes of bodies wait for the committer. ``journaled``

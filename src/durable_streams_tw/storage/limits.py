@@ -149,3 +149,28 @@ FAN_OUT_DROP: Final = 40
 #: Time after a subscription's action was due at which another node takes it from a node that
 #: neither acts nor renews it (seconds).
 DUTY_HELD: Final = 20.0
+
+# -- remote store -------------------------------------------------------------------------
+
+#: Size at which a frame between processes is sent, and size of the parts in which larger messages
+#: are sent.
+FRAME_SIZE: Final = 256 * KIB
+
+#: Largest frame that is accepted, and most bytes of one message in parts: the largest body with its
+#: message boundaries.
+MAX_FRAME: Final = 64 * MIB
+MAX_MESSAGE: Final = 2 * MAX_QUEUE
+
+#: Bytes that a front process may leave unread before the owner of the store closes its connection.
+MAX_BACKLOG: Final = 64 * MIB
+
+#: Largest append whose bytes are sent to front processes with live readers; as large as the tail
+#: buffer of their streams. Readers read larger ones from the store.
+MAX_SENT_CHANGE: Final = 1 * MIB
+
+#: Time for which live readers and transfers of a front process wait for the owner of the store.
+OUTAGE_GRACE: Final = 30.0
+
+#: First and longest delay between attempts to connect to the owner.
+RECONNECT_FIRST: Final = 0.05
+RECONNECT_LAST: Final = 0.5

@@ -12,9 +12,11 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from twisted.logger import Logger
 
-from durable_streams_tw.storage.api import KeyringStorage
+from durable_streams_tw.protocol.errors import Refused
+from durable_streams_tw.storage.api import STORE_AWAY, KeyringStorage
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.subscriptions import signing
 from durable_streams_tw.subscriptions.signing import SigningKey
@@ -36,6 +38,43 @@ class _Stored(Struct):
     format: int
     secret: bytes
     keys: list[_StoredKey]
+
+
+class _Exported(Struct, array_like=True):
+    secret: bytes
+    keys: tuple[SigningKey, ...]
+
+
+class OwnerKeyring:
+    """Keyring of the owner of the store as front processes have it, without the private keys.
+
+    ``exported`` returns the result of `Keyring.export` there, empty if it is unknown. ``seconds``
+    returns the time in seconds since the Unix epoch.
+    """
+
+    def __init__(self, exported: Callable[[], bytes], seconds: Callable[[], float]) -> None:
+        self._exported = exported
+        self._seconds = seconds
+
+    @property
+    def secret(self) -> bytes:
+        """Secret of wake tokens. Raises `Refused` if it is unknown."""
+        return self._read().secret
+
+    @property
+    def kid(self) -> str:
+        """Id of the key that currently signs. Raises `Refused` if it is unknown."""
+        return signing.signer(self._read().keys, int(self._seconds())).kid
+
+    def jwks(self) -> bytes:
+        """Return the published keys as a JWK Set. Raises `Refused` if they are unknown."""
+        return signing.jwks(self._read().keys, int(self._seconds()))
+
+    def _read(self) -> _Exported:
+        exported = self._exported()
+        if not exported:
+            raise Refused(STORE_AWAY.problem, STORE_AWAY.detail, STORE_AWAY.headers)
+        return msgspec.msgpack.decode(exported, type=_Exported)
 
 
 class Keyring:
@@ -108,6 +147,12 @@ class Keyring:
     def jwks(self) -> bytes:
         """Return the published keys as a JWK Set."""
         return signing.jwks(self._keys, self._now())
+
+    def export(self) -> bytes:
+        """Return the secret and the public keys for the `OwnerKeyring`s of front processes."""
+        # An empty seed marks a key that signs.
+        keys = [replace(key, private=key.private and b"") for key in self._keys]
+        return msgspec.msgpack.encode(_Exported(self.secret, tuple(keys)))
 
     def _now(self) -> int:
         return int(self._seconds())

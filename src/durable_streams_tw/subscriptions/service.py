@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import random
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from durable_streams_tw.storage.commands.subscription_queries import (
     Description,
 )
 from durable_streams_tw.subscriptions.delivery import WebhookDelivery
-from durable_streams_tw.subscriptions.keyring import Keyring
+from durable_streams_tw.subscriptions.keyring import Keyring, OwnerKeyring
 from durable_streams_tw.subscriptions.limits import KEY_REFRESH
 from durable_streams_tw.subscriptions.scheduler import Scheduler
 from durable_streams_tw.subscriptions.tokens import WakeTokens
@@ -39,10 +39,10 @@ _NOWHERE = Refusal(
 class Subscriptions:
     """Subscriptions of a store, started after it and stopped before it.
 
-    ``now`` returns the store's time (ms since the Unix epoch). ``directory`` stores the keys; with
-    None the store shares them among its nodes, or they are in memory. ``base`` returns the URL of
-    the streams' root with a trailing slash, None if it is unknown; ``allow_local`` whether webhooks
-    on this machine are allowed. ``caller`` replaces the webhook client in tests.
+    ``now`` returns the store's time (ms since the Unix epoch). With an `OwnerKeyring` another
+    process calls webhooks and ends leases. ``base`` returns the URL of the streams' root with a
+    trailing slash, None if it is unknown; ``allow_local`` whether webhooks on this machine are
+    allowed. ``caller`` replaces the webhook client in tests.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Subscriptions:
         reactor: Any,
         *,
         now: Callable[[], int],
-        directory: str | None,
+        keyring: Keyring | OwnerKeyring,
         base: Callable[[], str | None],
         allow_local: Callable[[], bool],
         rotate: bool = False,
@@ -61,32 +61,38 @@ class Subscriptions:
         self._rotate = rotate
         self.base = base
         wall, timers = clocks.wall_clock(reactor), clocks.monotonic_timers(reactor)
-        self.keyring = Keyring(directory, wall, store.keyring)
+        self.keyring = keyring
         self._refreshing = LoopingCall(self._refresh)
         self._refreshing.clock = timers
         self.tokens = WakeTokens(lambda: self.keyring.secret, wall)
         self._caller = caller or WebhookClient(reactor, allow_local)
-        deliveries = WebhookDelivery(
-            store, self._caller.post, self.keyring, self.tokens, base, random, timers.seconds
-        )
         #: Number of webhook calls by result.
-        self.calls = deliveries.calls
+        self.calls: Mapping[str, int] = {}
         #: Last errors of webhook calls by id of the subscription.
-        self.errors = deliveries.errors
-        self._wakes = Scheduler(store, deliveries.deliver, timers, now)
+        self.errors: Mapping[str, str] = {}
+        self._scheduler: Scheduler | None = None
+        if isinstance(keyring, Keyring):
+            deliveries = WebhookDelivery(
+                store, self._caller.post, keyring, self.tokens, base, random, timers.seconds
+            )
+            self.calls = deliveries.calls
+            self.errors = deliveries.errors
+            self._scheduler = Scheduler(store, deliveries.deliver, timers, now)
 
     def start(self) -> None:
         """Open the keyring and start the scheduler. Raises `StoreUnusable`."""
-        self.keyring.open(self._rotate)
+        if isinstance(self.keyring, Keyring):
+            self.keyring.open(self._rotate)
         if self._store.keyring is not None:
             self._refreshing.start(KEY_REFRESH, now=False)
-        self._wakes.start()
+        if self._scheduler is not None:
+            self._scheduler.start()
 
     def stop(self) -> Deferred[None]:
         """Stop the scheduler. The Deferred fires when no call is in progress."""
         if self._refreshing.running:
             self._refreshing.stop()
-        return self._wakes.stop()
+        return succeed(None) if self._scheduler is None else self._scheduler.stop()
 
     def _refresh(self) -> Deferred[None]:
         """Use the keys of all nodes. A failure is logged and tried again at the next turn."""
@@ -98,7 +104,7 @@ class Subscriptions:
         )
 
     def _adopt(self, content: bytes | Refusal | None) -> None:
-        if isinstance(content, bytes):
+        if isinstance(content, bytes) and isinstance(self.keyring, Keyring):
             self.keyring.adopt(content)
 
     def subscribe(self, command: Subscribe) -> Deferred[Outcome]:

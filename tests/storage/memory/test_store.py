@@ -16,7 +16,7 @@ from tests.storage.store_case import StoreCase, post, put
 from tests.storage.suites.store_suite import StoreSuite
 
 
-class _InMemory(StoreCase):
+class MemoryStoreCase(StoreCase):
     def make_store(self) -> IStreamStore:
         self.clock = Clock()
         store = MemoryStore(lambda: self.now, self.clock, lambda: self.lead)
@@ -28,11 +28,11 @@ class _InMemory(StoreCase):
         store.sweep()
 
 
-class MemoryStoreTests(_InMemory, StoreSuite, SynchronousTestCase):
+class MemoryStoreTests(MemoryStoreCase, StoreSuite, SynchronousTestCase):
     """Behaviour that all stores share."""
 
 
-class MemoryTests(_InMemory, SynchronousTestCase):
+class MemoryTests(MemoryStoreCase, SynchronousTestCase):
     """Behaviour of the memory store alone."""
 
     def test_interface(self) -> None:

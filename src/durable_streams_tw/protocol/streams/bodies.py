@@ -11,7 +11,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_UNDIVIDED_BODY
 
 
-class Body(Struct, frozen=True, gc=False):
+class Body(Struct, frozen=True, array_like=True, gc=False):
     """Body of a request in its stored form.
 
     ``cuts`` are the ends of the JSON messages within ``data``, at which a store may divide it.

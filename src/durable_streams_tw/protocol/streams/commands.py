@@ -20,7 +20,7 @@ class LiveMode(Enum):
     SSE = "sse"
 
 
-class CountedForkPoint(Struct, frozen=True):
+class CountedForkPoint(Struct, frozen=True, array_like=True):
     """Fork point that the store counted before the transaction.
 
     ``position`` is the requested number of messages after ``start`` in the stream ``source_id``.
@@ -35,7 +35,7 @@ class CountedForkPoint(Struct, frozen=True):
         return (self.source_id, self.start) == (source_id, start)
 
 
-class ForkRequest(Struct, frozen=True):
+class ForkRequest(Struct, frozen=True, array_like=True):
     """Source and fork point that a PUT asks for (§4.2).
 
     ``source`` is a stream path. ``offset`` is None for the tail of the source. ``sub_offset``
@@ -48,7 +48,7 @@ class ForkRequest(Struct, frozen=True):
     counted: CountedForkPoint | None = None
 
 
-class Create(Struct, frozen=True, gc=False):
+class Create(Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Command to create a stream or a fork (PUT).
 
     If ``content_type`` is None, a fork inherits the type of its source and ``body`` holds the
@@ -64,7 +64,7 @@ class Create(Struct, frozen=True, gc=False):
     precondition: Precondition | None = None
 
 
-class Append(Struct, frozen=True, gc=False):
+class Append(Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Command to append, close, or both (POST). ``body`` is None for an empty request body."""
 
     path: str
@@ -76,7 +76,7 @@ class Append(Struct, frozen=True, gc=False):
     precondition: Precondition | None = None
 
 
-class Delete(Struct, frozen=True):
+class Delete(Struct, frozen=True, array_like=True, tag=True):
     """Command to delete a stream (DELETE)."""
 
     path: str

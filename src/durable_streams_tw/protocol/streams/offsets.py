@@ -38,7 +38,7 @@ OTHER_INCARNATION: Final = Refusal(
 _TOKEN: Final = re.compile(r"([0-9]{1,32})_([0-9]{1,32})")
 
 
-class Offset(Struct, frozen=True):
+class Offset(Struct, frozen=True, array_like=True):
     """Position of a stream, and the incarnation that owned it when the offset was issued."""
 
     incarnation: int

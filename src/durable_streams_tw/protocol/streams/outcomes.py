@@ -9,7 +9,7 @@ from durable_streams_tw.protocol.streams.producers import ProducerState
 from durable_streams_tw.protocol.streams.state import StreamState
 
 
-class Created(Struct, frozen=True, gc=False):
+class Created(Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Outcome of a `Create`. ``fresh`` means that the command created the stream with ``body``."""
 
     state: StreamState
@@ -17,7 +17,7 @@ class Created(Struct, frozen=True, gc=False):
     body: Body = EMPTY
 
 
-class Appended(Struct, frozen=True, gc=False):
+class Appended(Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Outcome of an `Append`; ``state`` is the stream after it.
 
     ``producer`` is the new state of the request's producer, if it has one. ``duplicate`` means
@@ -31,7 +31,7 @@ class Appended(Struct, frozen=True, gc=False):
     grew: bool = False
 
 
-class Deleted(Struct, frozen=True):
+class Deleted(Struct, frozen=True, array_like=True, tag=True):
     """Outcome of a `Delete`; ``state`` is the last state, marked deleted if it has forks."""
 
     state: StreamState

@@ -30,7 +30,7 @@ _EACH: Final = re.compile(_TAG)
 _NOT_MET: Final = "the precondition failed: "
 
 
-class Precondition(Struct, frozen=True):
+class Precondition(Struct, frozen=True, array_like=True):
     """Entity tags of If-Match and If-None-Match as sent; ``*`` stands for any tag.
 
     None means that the header is missing.

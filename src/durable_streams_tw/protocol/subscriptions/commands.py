@@ -12,7 +12,7 @@ from durable_streams_tw.protocol.streams.preconditions import Precondition
 from durable_streams_tw.protocol.subscriptions.state import Config, Kind, TokenClaims, Wake
 
 
-class Subscribe(Struct, frozen=True):
+class Subscribe(Struct, frozen=True, array_like=True, tag=True):
     """Command to create a subscription (PUT). ``digest`` is that of its configuration."""
 
     id: str
@@ -22,42 +22,42 @@ class Subscribe(Struct, frozen=True):
     precondition: Precondition | None = None
 
 
-class Unsubscribe(Struct, frozen=True):
+class Unsubscribe(Struct, frozen=True, array_like=True, tag=True):
     """Command to delete a subscription (DELETE)."""
 
     id: str
     precondition: Precondition | None = None
 
 
-class LinkStreams(Struct, frozen=True):
+class LinkStreams(Struct, frozen=True, array_like=True, tag=True):
     """Command to add explicit streams (POST streams)."""
 
     id: str
     streams: tuple[str, ...]
 
 
-class UnlinkStream(Struct, frozen=True):
+class UnlinkStream(Struct, frozen=True, array_like=True, tag=True):
     """Command to remove an explicit stream (DELETE streams/:path)."""
 
     id: str
     path: str
 
 
-class Claim(Struct, frozen=True):
+class Claim(Struct, frozen=True, array_like=True, tag=True):
     """Command by which a worker claims the wake (POST claim)."""
 
     id: str
     worker: str
 
 
-class Ack(Struct, frozen=True):
+class Ack(Struct, frozen=True, array_like=True):
     """Acknowledgement of a stream up to an offset."""
 
     path: str
     offset: RequestedOffset
 
 
-class Settle(Struct, frozen=True):
+class Settle(Struct, frozen=True, array_like=True, tag=True):
     """Command to acknowledge streams and renew or end the lease (POST callback or ack).
 
     ``kind`` is the kind of subscription that the resource serves. ``proof`` is the claims of the
@@ -74,7 +74,7 @@ class Settle(Struct, frozen=True):
     between: frozenset[tuple[int, int]] = frozenset()
 
 
-class Release(Struct, frozen=True):
+class Release(Struct, frozen=True, array_like=True, tag=True):
     """Command to give the wake back without acknowledging it (POST release)."""
 
     id: str
@@ -90,7 +90,7 @@ class DeliveryResult(Enum):
     FAILED = "the webhook was not reached, or refused"
 
 
-class Delivered(Struct, frozen=True):
+class Delivered(Struct, frozen=True, array_like=True, tag=True):
     """Command of the server that records the result of a webhook call.
 
     ``seen`` are the tails that the call reported. ``chance``, a random number in [0, 1], spreads
@@ -105,7 +105,7 @@ class Delivered(Struct, frozen=True):
     chance: float = 0.5
 
 
-class Due(Struct, frozen=True):
+class Due(Struct, frozen=True, array_like=True, tag=True):
     """Command of the server to carry out the action of a subscription that is due, if any."""
 
     id: str

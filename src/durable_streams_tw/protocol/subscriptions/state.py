@@ -130,14 +130,14 @@ class ExplicitLink(Struct, frozen=True, array_like=True):
     path: str
 
 
-class Wake(Struct, frozen=True):
+class Wake(Struct, frozen=True, array_like=True):
     """Identity of a wake."""
 
     generation: int
     wake_id: str
 
 
-class TokenClaims(Struct, frozen=True):
+class TokenClaims(Struct, frozen=True, array_like=True, tag=True):
     """Claims of a valid token: the number of the subscription, and the wake it was issued for."""
 
     number: int

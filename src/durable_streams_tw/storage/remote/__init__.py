@@ -1,0 +1,1 @@
+"""Store in another process: front processes send requests to the owner of the store."""

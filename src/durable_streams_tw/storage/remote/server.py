@@ -1,0 +1,254 @@
+"""Server of a store for the remote stores of other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+from msgspec import Raw
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.protocol.streams.outcomes import Created
+from durable_streams_tw.storage.api import Change, Chunk, IStreamStore, Outcome
+from durable_streams_tw.storage.limits import FRAME_SIZE, MAX_BACKLOG, MAX_SENT_CHANGE
+from durable_streams_tw.storage.remote.frames import FrameConnection, MalformedFrame
+from durable_streams_tw.storage.remote.messages import (
+    VERSION,
+    Answer,
+    Ask,
+    BytesReply,
+    Changed,
+    CheckWritable,
+    Execute,
+    GetState,
+    GetStats,
+    Hello,
+    ObstacleReply,
+    Pin,
+    Read,
+    ReadRange,
+    Rejected,
+    Reply,
+    StateReply,
+    Unpin,
+    Welcome,
+    decode_requests,
+    encode,
+)
+
+_log = Logger()
+
+_INTERNAL: Final = Refusal(Problem.INTERNAL, "an internal error, see the log of the server")
+
+
+class StoreServer(Factory):
+    """Server of a store for `RemoteStore`s: a factory to listen with on a Unix socket.
+
+    The socket belongs in a directory that only this user can enter: a connection is trusted with
+    everything that the store can do. Create the server before the store is opened. ``shared``
+    returns what every connection is told first, as `RemoteStore.shared`. A connection that leaves
+    ``backlog`` bytes unread is closed.
+    """
+
+    def __init__(
+        self,
+        store: IStreamStore,
+        clock: IReactorTime,
+        shared: Callable[[], bytes] = bytes,
+        *,
+        backlog: int = MAX_BACKLOG,
+    ) -> None:
+        self.store = store
+        self.clock = clock
+        self.shared = shared
+        self.backlog = backlog
+        self.connections: set[StoreConnection] = set()
+        store.add_listener(self._committed)
+
+    def buildProtocol(self, address: IAddress | None) -> StoreConnection:
+        """Return the protocol of a new connection."""
+        return StoreConnection(self)
+
+    def stop(self) -> None:
+        """Close all connections. Stop listening first."""
+        for connection in list(self.connections):
+            connection.transport.abortConnection()
+
+    def _committed(self, changes: Sequence[Change]) -> None:
+        for connection in self.connections:
+            pinned = connection.pinned
+            if pinned:
+                for change in changes:
+                    if change.state.id in pinned:
+                        connection.send_change(change)
+
+
+class StoreConnection(FrameConnection):
+    """Connection of one remote store. ``pinned`` counts its pins by stream id."""
+
+    peer = "a front process"
+
+    def __init__(self, server: StoreServer) -> None:
+        super().__init__(server.clock, decode_requests, server.backlog)
+        self._server = server
+        self._store = server.store
+        self._welcome = False
+        self.pinned: dict[int, int] = {}
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            Execute: self._execute,
+            Read: self._read,
+            ReadRange: self._read_range,
+            GetState: self._get_state,
+            Ask: self._ask,
+            GetStats: self._get_stats,
+            CheckWritable: self._check_writable,
+            Pin: self._pin,
+            Unpin: self._unpin,
+        }
+
+    # -- connection -----------------------------------------------------------------------------
+
+    def messages_received(self, messages: list[Any]) -> None:
+        """Carry out the requests of one frame."""
+        if not self._welcome:
+            first, *messages = messages or [None]
+            self._greet(first)
+            if not self._welcome:
+                return
+        handlers = self._handlers
+        for message in messages:
+            handler = handlers.get(type(message))
+            if handler is None:
+                raise MalformedFrame(f"{type(message).__name__} is out of place")
+            handler(message)
+
+    def _greet(self, message: Any) -> None:
+        if not isinstance(message, Hello):
+            raise MalformedFrame("the first message is not Hello")
+        if message.version != VERSION:
+            reason = (
+                f"the process that owns the store runs version {VERSION}, "
+                f"this one {message.version}: restart the whole server"
+            )
+            self.send(Rejected(reason))
+            self._flush()
+            self.transport.loseConnection()
+            return
+        self._welcome = True
+        self._server.connections.add(self)
+        self.send(Welcome(self._server.shared()))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Drop the pins of the connection. Commands that were received are still carried out."""
+        super().connectionLost(reason)
+        self._server.connections.discard(self)
+        for stream_id, count in self.pinned.items():
+            for _ in range(count):
+                self._store.unpin(stream_id)
+        self.pinned.clear()
+
+    # -- changes --------------------------------------------------------------------------------
+
+    def send_change(self, change: Change) -> None:
+        """Send a change of a pinned stream."""
+        size = len(change.data)
+        if size > MAX_SENT_CHANGE:
+            change, size = Change(change.state, change.start, b"", change.gone), 0
+        self.send(Changed(change), size)
+
+    def _pin(self, request: Pin) -> None:
+        stream_id = request.stream_id
+        self.pinned[stream_id] = self.pinned.get(stream_id, 0) + 1
+        self._store.pin(stream_id)
+
+    def _unpin(self, request: Unpin) -> None:
+        stream_id = request.stream_id
+        count = self.pinned.get(stream_id)
+        if count is None:
+            raise MalformedFrame(f"stream {stream_id} is not pinned")
+        if count > 1:
+            self.pinned[stream_id] = count - 1
+        else:
+            del self.pinned[stream_id]
+        self._store.unpin(stream_id)
+
+    # -- requests -------------------------------------------------------------------------------
+
+    def _execute(self, request: Execute) -> None:
+        self._store.execute(request.command, partial(self._reply, request.number))
+
+    def _read(self, request: Read) -> None:
+        read = self._store.read(
+            request.path, request.offset, request.limit, request.stream_id, request.piece
+        )
+        self._reply_later(read, self._reply_chunk, request.number)
+
+    def _read_range(self, request: ReadRange) -> None:
+        read = self._store.read_range(request.path, request.stream_id, request.start, request.stop)
+        self._reply_later(read, self._reply_bytes, request.number)
+
+    def _get_state(self, request: GetState) -> None:
+        state = self._store.get_state(request.path)
+        self._reply_later(state, self._reply_state, request.number)
+
+    def _ask(self, request: Ask) -> None:
+        answer: Deferred[Any] = self._store.query(request.question)
+        self._reply_later(answer, self._reply_answer, request.number)
+
+    def _get_stats(self, request: GetStats) -> None:
+        self._reply_later(self._store.stats(), self._reply, request.number)
+
+    def _check_writable(self, request: CheckWritable) -> None:
+        obstacle = self._store.check_writable()
+        self._reply_later(obstacle, self._reply_obstacle, request.number)
+
+    # -- replies --------------------------------------------------------------------------------
+
+    def _reply_later(
+        self, result: Deferred[Any], reply: Callable[[int, Any], None], number: int
+    ) -> None:
+        def replied(value: Any) -> None:
+            if isinstance(value, Refusal):
+                self._reply(number, value)
+            else:
+                reply(number, value)
+
+        result.addCallback(replied).addErrback(self._failed, number)
+
+    def _failed(self, failure: Failure, number: int) -> None:
+        _log.failure("A request of a front process failed", failure)
+        self._reply(number, _INTERNAL)
+
+    def _reply(self, number: int, result: Outcome | None) -> None:
+        if type(result) is Created:
+            # The remote store has the body.
+            result = Created(result.state, result.fresh)
+        self.send(Reply(number, result))
+
+    def _reply_chunk(self, number: int, chunk: Chunk) -> None:
+        self._send_sized(Reply(number, chunk), len(chunk.data))
+
+    def _reply_bytes(self, number: int, data: bytes) -> None:
+        self._send_sized(BytesReply(number, data), len(data))
+
+    def _reply_state(self, number: int, state: Any) -> None:
+        self.send(StateReply(number, state))
+
+    def _reply_answer(self, number: int, answer: Any) -> None:
+        encoded = encode(answer)
+        self._send_sized(Answer(number, Raw(encoded)), len(encoded))
+
+    def _reply_obstacle(self, number: int, obstacle: str | None) -> None:
+        self.send(ObstacleReply(number, obstacle))
+
+    def _send_sized(self, message: Any, size: int) -> None:
+        if size > FRAME_SIZE:
+            self.send_large(encode([message]))
+        else:
+            self.send(message, size)
