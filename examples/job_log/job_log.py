@@ -16,20 +16,15 @@ import sys
 from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import react
-from twisted.web.client import Agent
 
-from durable_streams_tw.client.producer import Producer
-from durable_streams_tw.client.streams import StreamClient
-from durable_streams_tw.client.transport import Wire
-from durable_streams_tw.client.urls import target_of
+from durable_streams_tw.client import RetryPolicy, StreamClient
 
-#: While so many bytes wait for the server, the command is not read: it waits too.
+#: Unread bytes above which the output of the command is not read, so that the command waits.
 ENOUGH = 1024 * 1024
-MOST = 256 * 1024
 
 
 class Job(ProcessProtocol):
-    """A command whose output is taken piece by piece."""
+    """Command whose output is read piece by piece."""
 
     def __init__(self):
         self._arrived = DeferredQueue()
@@ -37,21 +32,14 @@ class Job(ProcessProtocol):
         self.status = None
 
     async def take(self):
-        """All output that has come and was not taken; None behind the last."""
-        pieces = [await self._arrived.get()]
-        while self._arrived.pending and pieces[-1] is not None:
-            pieces.append(await self._arrived.get())
-        if pieces[-1] is None and len(pieces) > 1:
-            self._arrived.put(pieces.pop())
-        if pieces == [None]:
-            return None
-        data = b"".join(pieces)
-        self._waiting -= len(data)
+        """Return the next output, None at its end."""
+        data = await self._arrived.get()
+        self._waiting -= len(data or b"")
         self._flow()
         return data
 
     def connectionMade(self):
-        # It has nobody to talk to.
+        # The command has no input.
         self.transport.closeStdin()
 
     def childDataReceived(self, descriptor, data):
@@ -74,18 +62,17 @@ class Job(ProcessProtocol):
 
 
 async def log(reactor, url, command):
-    """Run a command into a stream. Gives its exit status."""
-    client = StreamClient(Wire(Agent(reactor, connectTimeout=10), reactor), endure=None)
-    target = target_of(url)
-    await client.create(target, "text/plain")
-    producer = Producer(client, target, "text/plain")
-    job = Job()
-    reactor.spawnProcess(job, command[0], command, env=None)
-    while (data := await job.take()) is not None:
-        for start in range(0, len(data), MOST):
-            await producer.send(data[start : start + MOST])
-    await producer.send(f"\n[exit status {job.status}]\n".encode(), close=True)
-    return job.status
+    """Append the output of a command to a stream, and return its exit status."""
+    async with StreamClient(retry=RetryPolicy(retry_for=None)) as client:
+        stream = client.stream(url)
+        await stream.create("text/plain")
+        async with stream.producer() as producer:
+            job = Job()
+            reactor.spawnProcess(job, command[0], command, env=None)
+            while (data := await job.take()) is not None:
+                await producer.append(data)
+            await producer.close(f"\n[exit status {job.status}]\n")
+        return job.status
 
 
 def main(reactor, *arguments):

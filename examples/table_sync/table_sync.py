@@ -18,16 +18,12 @@ sends recorded changes, `pull` applies them. Each can be killed at any moment an
 import json
 import sqlite3
 import sys
+from contextlib import suppress
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
-from twisted.web.client import Agent
 
-from durable_streams_tw.client.errors import OutcomeUnknown, Rejected
-from durable_streams_tw.client.follow import catch_up, follow
-from durable_streams_tw.client.streams import StreamClient
-from durable_streams_tw.client.transport import Wire
-from durable_streams_tw.client.urls import target_of
+from durable_streams_tw.client import RetryPolicy, SequenceConflict, StreamClient
 
 JSON = "application/json"
 TABLES = """
@@ -60,43 +56,30 @@ def record(database, change):
         database.execute("insert into change (body) values (?)", (json.dumps(change),))
 
 
-async def push(client, database, target):
-    """Send the changes that are noted, in their order."""
-    await client.create(target, JSON)
+async def push(stream, database):
+    """Append the recorded changes, in order."""
+    await stream.create(JSON)
     noted = database.execute("select number, body from change order by number").fetchall()
     for number, body in noted:
-        await send(client, target, f"{number:016d}", body)
+        # If an earlier run has appended this change, its number does not increase.
+        with suppress(SequenceConflict):
+            await stream.append(body, seq=f"{number:016d}")
         with database:
             database.execute("delete from change where number = ?", (number,))
 
 
-async def send(client, target, number, body):
-    """Append one change, once: its number is in the stream or it is not."""
-    while True:
-        try:
-            await client.append(target, body.encode(), JSON, seq=number)
-            return
-        except OutcomeUnknown:
-            # Send it again: if it is there, the server says so.
-            await client.pause(0.5)
-        except Rejected as refused:
-            # We are the only one who writes, with numbers that only rise.
-            if refused.status == 409 and not refused.closed:
-                return
-            raise
-
-
-async def pull(client, database, target, live):
-    """Apply what the stream has, and with ``live`` what comes."""
-    row = database.execute("select reached from place where stream = ?", (target.url,)).fetchone()
+async def pull(stream, database, live):
+    """Apply the changes of the stream, and with ``live`` later ones too."""
+    row = database.execute("select reached from place where stream = ?", (stream.url,)).fetchone()
     offset = row[0] if row else "-1"
-    async for batch in (follow if live else catch_up)(client, target, offset):
+    async for batch in stream.follow(offset) if live else stream.read(offset):
         with database:
-            for message in batch.messages():
-                apply(database, json.loads(message))
-            database.execute(
-                "insert or replace into place values (?, ?)", (target.url, batch.offset)
-            )
+            for change in batch.json():
+                apply(database, change)
+            # Within a long response there is no offset: after a crash, changes are applied again.
+            if batch.offset is not None:
+                row = (stream.url, batch.offset)
+                database.execute("insert or replace into place values (?, ?)", row)
 
 
 def main(reactor, *arguments):
@@ -109,11 +92,11 @@ def main(reactor, *arguments):
             for city, degrees in opened(path).execute("select * from reading order by city"):
                 print(city, degrees)
         case ("push" | "pull" | "follow") as what, path, url:
-            client = StreamClient(Wire(Agent(reactor, connectTimeout=10), reactor), endure=None)
-            target, database = target_of(url), opened(path)
+            stream = StreamClient(retry=RetryPolicy(retry_for=None)).stream(url)
+            database = opened(path)
             if what == "push":
-                return Deferred.fromCoroutine(push(client, database, target))
-            return Deferred.fromCoroutine(pull(client, database, target, what == "follow"))
+                return Deferred.fromCoroutine(push(stream, database))
+            return Deferred.fromCoroutine(pull(stream, database, what == "follow"))
         case _:
             sys.exit(__doc__)
     return Deferred.fromCoroutine(nothing())

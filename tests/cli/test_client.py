@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import click
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.cli.client_input import LineBatcher, PieceBatcher
+from durable_streams_tw.cli import client_input
+from durable_streams_tw.cli.client_input import lines_of, pieces_of
 from durable_streams_tw.cli.client_options import ClientOptions
 from tests.service.black_box import PATIENCE, Foreground, ask, environment
 from tests.service.pem import cached_pem
@@ -205,23 +208,34 @@ class BatcherTests(SynchronousTestCase):
 
     @given(st.lists(st.binary(max_size=9) | st.sampled_from([b"\n", b"a\r\n\n"])))
     def test_lines(self, pieces: list[bytes]) -> None:
-        for cut in (LineBatcher(json_mode=False), PieceBatcher()):
-            batches = [batch for piece in pieces for batch in cut.feed(piece)]
-            if isinstance(cut, LineBatcher):
-                self.assertTrue(all(batch.endswith(b"\n") for batch in batches))
-            self.assertEqual(b"".join([*batches, *cut.end()]), b"".join(pieces))
+        """Lines and pieces are the input, however it arrives; each line but the last ends."""
+        whole = b"".join(pieces)
+        lines = self.all_of(lines_of, pieces)
+        self.assertEqual(lines, whole.splitlines(keepends=True) if b"\r" not in whole else lines)
+        self.assertEqual(b"".join(lines), whole)
+        self.assertTrue(all(line.endswith(b"\n") for line in lines[:-1]))
+        self.assertEqual(b"".join(self.all_of(pieces_of, pieces)), whole)
 
-    @given(st.lists(st.integers() | st.lists(st.integers())), st.integers(1, 9))
-    def test_json(self, values: list[Any], size: int) -> None:
-        text = "".join(json.dumps(value) + os.linesep for value in values).encode()
-        cut = LineBatcher(json_mode=True)
-        batches = [b for at in range(0, len(text), size) for b in cut.feed(text[at : at + size])]
-        found = [value for batch in [*batches, *cut.end()] for value in json.loads(batch)]
-        self.assertEqual(found, values)
+    def test_long_input(self) -> None:
+        """Pieces have a maximum size, and a line that exceeds its own is refused."""
+        with patch.object(client_input, "MAX_PIECE", 4), patch.object(client_input, "MAX_LINE", 4):
+            self.assertEqual(self.all_of(pieces_of, [b"123456"]), [b"1234", b"56"])
+            with self.assertRaisesRegex(click.ClickException, "Line 2 is longer"):
+                self.all_of(lines_of, [b"1\n234", b"56"])
 
-    def test_invalid_json_line(self) -> None:
-        """Lines before an invalid one are returned first."""
-        batches = LineBatcher(json_mode=True).feed(b"1\n2\n{\n3\n")
-        self.assertEqual(next(batches), b"[1,2]")
-        with self.assertRaisesRegex(click.ClickException, "Line 3"):
-            next(batches)
+    def all_of(self, split: Any, pieces: list[bytes]) -> list[bytes]:
+        left = [*filter(None, pieces)]
+
+        class Source:
+            async def take(self) -> bytes | None:
+                return left.pop(0) if left else None
+
+        async def work() -> list[bytes]:
+            return [part async for part in split(Source())]
+
+        found: list[Any] = []
+        Deferred.fromCoroutine(work()).addBoth(found.append)
+        if isinstance(found[0], Failure):
+            found[0].raiseException()
+        parts: list[bytes] = found[0]
+        return parts

@@ -14,9 +14,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from durable_streams_tw.client.streams import StreamClient
-from durable_streams_tw.client.transport import Wire
-from durable_streams_tw.client.urls import Target, target_of
+from durable_streams_tw.client import RetryEvent, RetryPolicy, Stream, StreamClient
 from tests.http.server_fixture import ServerFixture
 
 T = TypeVar("T")
@@ -138,6 +136,8 @@ class Rig:
         header: dict[str, str] | None = None,
         settings: Any = None,
         tokens: list[str] | None = None,
+        headers_fail: bool = False,
+        **options: Any,
     ) -> None:
         self.rig = ServerFixture(settings)
         self.clock = self.rig.clock
@@ -150,22 +150,31 @@ class Rig:
         left = list(tokens or ())
 
         def fields() -> dict[str, str]:
+            if headers_fail:
+                raise ZeroDivisionError
             if not left:
                 return header or {}
             token = left.pop(0) if len(left) > 1 else left[0]
             return {"Authorization": f"Bearer {token}"}
 
         self.client = StreamClient(
-            Wire(agent, self.clock),
-            fields,
-            endure=endure,
+            HOST,
+            headers=fields,
+            retry=RetryPolicy(retry_for=endure),
+            on_retry=self._note,
+            agent=agent,
+            reactor=self.clock,
             random=lambda: 0.0,
-            notice=self.notices.append,
+            **options,
         )
 
-    def target(self, name: str) -> Target:
+    def _note(self, event: RetryEvent) -> None:
+        if event.attempt == 1:
+            self.notices.append(str(event.error))
+
+    def stream(self, name: str) -> Stream:
         """A stream of the server."""
-        return target_of(name, HOST)
+        return self.client.stream(name)
 
     def turn(self, seconds: float = 0.0) -> None:
         """Let everything happen that happens by itself, then some time pass."""

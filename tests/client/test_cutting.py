@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.client import messages
-from durable_streams_tw.client.errors import Broken
+from durable_streams_tw.client.errors import BadResponse
 from durable_streams_tw.client.messages import ArrayCutter, BytesCutter
 
 VALUES = st.recursive(
@@ -63,12 +63,12 @@ class ArrayCutterTests(CutterCase):
     def test_no_array(self) -> None:
         """Is refused, and so is one that ends too early or too late."""
         for body in (b"x" * 50, b'{"a":"' + b"x" * 50 + b'"}', b"[" + b"1," * 50, b"[1] " * 20):
-            self.assertRaises(Broken, self.fed, ArrayCutter(0), body, 10)
+            self.assertRaises(BadResponse, self.fed, ArrayCutter(0), body, 10)
 
     def test_shorter_than_before(self) -> None:
         """Elements that were handed out have to be there."""
         for body in (b"[]", b"[1,2]", b"[" + b"1," * 50 + b"1]"):
-            self.assertRaises(Broken, self.fed, ArrayCutter(60), body, 10)
+            self.assertRaises(BadResponse, self.fed, ArrayCutter(60), body, 10)
 
 
 class BytesCutterTests(CutterCase):
@@ -82,4 +82,4 @@ class BytesCutterTests(CutterCase):
 
     def test_shorter_than_before(self) -> None:
         """Bytes that were handed out have to be there."""
-        self.assertRaises(Broken, self.fed, BytesCutter(11), b"x" * 10, 3)
+        self.assertRaises(BadResponse, self.fed, BytesCutter(11), b"x" * 10, 3)

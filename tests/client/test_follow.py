@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.client import messages
-from durable_streams_tw.client.errors import Broken, Rejected, Unreachable
-from durable_streams_tw.client.follow import Batch, Live, catch_up, follow
+from durable_streams_tw.client import BadResponse, Batch, Rejected, Unreachable, messages
+from durable_streams_tw.client.follow import Live
 from durable_streams_tw.http.settings import Settings
 from tests.client.rig import Rig, Script, answer
 
@@ -22,7 +21,7 @@ OFFSET = "0000000000000000_0000000000000000"
 
 
 async def gather(rig: Rig, into: list[Batch], name: str = "s", **how: Any) -> None:
-    async for batch in follow(rig.client, rig.target(name), **how):
+    async for batch in rig.stream(name).follow(**how):
         into.append(batch)
 
 
@@ -125,7 +124,7 @@ class FollowTests(SynchronousTestCase):
             self.assertIsNone(seen[-1].offset)
             rig.rig.ask("DELETE", "s")
             rig.rig.put("s", "text/plain", b"2" * 600_000)
-            self.assertRaises(Broken, rig.finish, done)
+            self.assertRaises(BadResponse, rig.finish, done)
         self.assertNotIn(b"2", content(seen))
 
     def test_offsets_resume(self) -> None:
@@ -346,7 +345,7 @@ class ScriptedTests(SynchronousTestCase):
                 answer("200 OK", event("data", "*"), Stream_SSE_Data_Encoding="base64", **sse),
             ],
         ):
-            with self.assertRaises(Broken):
+            with self.assertRaises(BadResponse):
                 self.run_script(*answers)
 
     def test_catch_up_ends(self) -> None:
@@ -355,7 +354,7 @@ class ScriptedTests(SynchronousTestCase):
         rig.rig.put("s", "text/plain", b"ab" * 100)
 
         async def read() -> list[Batch]:
-            return [batch async for batch in catch_up(rig.client, rig.target("s"))]
+            return [batch async for batch in rig.stream("s").read()]
 
         batches = rig.run(read())
         self.assertEqual(content(batches), b"ab" * 100)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.client.backoff import Patience
-from durable_streams_tw.client.errors import BadTarget, Broken, retry_after
+from durable_streams_tw.client.backoff import Backoff, RetryPolicy
+from durable_streams_tw.client.errors import BadResponse, BadTarget, retry_after
 from durable_streams_tw.client.events import EventParser
 from durable_streams_tw.client.messages import messages, on_one_line
 from durable_streams_tw.client.urls import target_of
@@ -88,28 +88,28 @@ class ReadingTests(SynchronousTestCase):
 
     def test_no_documents(self) -> None:
         for text in (b"", b"{}", b"[1", b"[1]]", b'["\\ud83d"'):
-            self.assertRaises(Broken, messages, text)
+            self.assertRaises(BadResponse, messages, text)
 
 
-class PatienceTests(SynchronousTestCase):
+class BackoffTests(SynchronousTestCase):
     """When to try again."""
 
     def test_pauses_grow_to_a_bound(self) -> None:
-        patience = Patience(None, lambda: 0.0, lambda: 1.0)
-        pauses = [patience.failed() for _ in range(12)]
+        backoff = Backoff(RetryPolicy(retry_for=None), lambda: 0.0, lambda: 1.0)
+        pauses = [backoff.failed() for _ in range(12)]
         self.assertEqual(pauses[:3] + pauses[-1:], [0.1, 0.2, 0.4, 10.0])
-        patience.succeeded()
-        self.assertEqual(patience.failed(3.0), 3.0)
+        backoff.succeeded()
+        self.assertEqual(backoff.failed(3.0), 3.0)
 
     def test_the_end(self) -> None:
         """Counted from the first failure in a row."""
         now = [0.0]
-        patience = Patience(5, lambda: now[0], lambda: 1.0)
-        self.assertIsNotNone(patience.failed())
+        backoff = Backoff(RetryPolicy(retry_for=5), lambda: now[0], lambda: 1.0)
+        self.assertIsNotNone(backoff.failed())
         now[0] = 4.9
-        self.assertIsNone(patience.failed())
-        patience.succeeded()
-        self.assertIsNotNone(patience.failed())
+        self.assertIsNone(backoff.failed())
+        backoff.succeeded()
+        self.assertIsNotNone(backoff.failed())
 
     def test_retry_after(self) -> None:
         """Seconds or a date, never for long."""

@@ -1,24 +1,21 @@
-"""Standard input of the client commands: read in a thread, divided into batches."""
+"""Standard input of the client commands: read in a thread, divided into lines or pieces."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import AsyncGenerator
+from typing import Any, Final, Protocol
 
 import click
 from twisted.internet.defer import Deferred
-
-from durable_streams_tw.client.messages import is_message
 
 #: Bytes that may be buffered; beyond it the thread stops reading.
 _READ_AHEAD: Final = 4 * 1024 * 1024
 _PIECE: Final = 64 * 1024
 
-#: Approximate maximum of bytes and of lines in a batch, far below the limits of servers.
-MAX_BATCH: Final = 256 * 1024
-MAX_LINES: Final = 5_000
+#: Maximum size of a piece in bytes, far below the limits of servers.
+MAX_PIECE: Final = 256 * 1024
 
 #: Maximum length of a line in bytes.
 MAX_LINE: Final = 64 * 1024 * 1024
@@ -89,79 +86,37 @@ class StdinReader:
             waiting.callback(None)
 
 
-class LineBatcher:
-    """Divider of input into batches of whole lines.
+class _Source(Protocol):
+    async def take(self) -> bytes | None:
+        """Return the next bytes, None at their end."""
 
-    In JSON mode each line is a message, empty lines are skipped, and a batch is an array. Raises
-    `click.ClickException` for a line that is not JSON, after the lines before it have been
-    returned, or that is longer than `MAX_LINE`.
+
+async def lines_of(source: _Source) -> AsyncGenerator[bytes, None]:
+    """Yield the lines of the input with their newlines.
+
+    Raises `click.ClickException` for a line longer than `MAX_LINE`.
     """
-
-    def __init__(self, json_mode: bool) -> None:
-        self._json = json_mode
-        self._rest: list[bytes] = []
-        self._held = 0
-        self._number = 0
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the batches that these bytes complete."""
+    rest: list[bytes] = []
+    held = number = 0
+    while (data := await source.take()) is not None:
         head, newline, tail = data.rpartition(b"\n")
-        if not newline:
-            self._hold(data)
-            return
-        text = b"".join([*self._rest, head, newline])
-        self._rest, self._held = [], 0
+        if newline:
+            lines = b"".join([*rest, head]).split(b"\n")
+            rest, held = [], 0
+            number += len(lines)
+            for line in lines:
+                yield line + b"\n"
         if tail:
-            self._hold(tail)
-        yield from self._batches(text.split(b"\n")[:-1], b"\n")
-
-    def end(self) -> Iterator[bytes]:
-        """Yield the last line if it has no newline."""
-        rest, self._rest = b"".join(self._rest), []
-        if rest:
-            yield from self._batches([rest], b"")
-
-    def _hold(self, data: bytes) -> None:
-        self._rest.append(data)
-        self._held += len(data)
-        if self._held > MAX_LINE:
-            raise click.ClickException(f"Line {self._number + 1} is longer than {MAX_LINE} bytes.")
-
-    def _batches(self, lines: list[bytes], ending: bytes) -> Iterator[bytes]:
-        batch: list[bytes] = []
-        size = 0
-        for line in lines:
-            self._number += 1
-            if self._json:
-                line = line.strip()
-                if not line:
-                    continue
-                if not is_message(line):
-                    if batch:
-                        yield self._joined(batch, ending)
-                    raise click.ClickException(f"Line {self._number} is not valid JSON.")
-            if batch and (size + len(line) > MAX_BATCH or len(batch) == MAX_LINES):
-                yield self._joined(batch, ending)
-                batch, size = [], 0
-            batch.append(line)
-            size += len(line) + 1
-        if batch:
-            yield self._joined(batch, ending)
-
-    def _joined(self, lines: list[bytes], ending: bytes) -> bytes:
-        if self._json:
-            return b"[" + b",".join(lines) + b"]"
-        return b"\n".join(lines) + ending
+            rest.append(tail)
+            held += len(tail)
+        if held > MAX_LINE:
+            raise click.ClickException(f"Line {number + 1} is longer than {MAX_LINE} bytes.")
+    if rest:
+        yield b"".join(rest)
 
 
-class PieceBatcher:
-    """Divider of input into batches of at most `MAX_BATCH` bytes."""
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield these bytes in batches."""
-        for start in range(0, len(data), MAX_BATCH):
-            yield data[start : start + MAX_BATCH]
-
-    def end(self) -> Iterator[bytes]:
-        """Yield nothing: no bytes are buffered."""
-        return iter(())
+async def pieces_of(source: _Source) -> AsyncGenerator[bytes, None]:
+    """Yield the input in pieces of at most `MAX_PIECE` bytes."""
+    while (data := await source.take()) is not None:
+        for start in range(0, len(data), MAX_PIECE):
+            yield data[start : start + MAX_PIECE]

@@ -7,15 +7,17 @@ import os
 import re
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from msgspec import Struct
 
 from durable_streams_tw.cli.client_run import run
 from durable_streams_tw.cli.registry import PROGRAM
-from durable_streams_tw.client.errors import BadTarget
-from durable_streams_tw.client.urls import DEFAULT_BASE, Target, target_of
+from durable_streams_tw.client.urls import DEFAULT_BASE
+
+if TYPE_CHECKING:
+    from durable_streams_tw.client import StreamClient
 
 _DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", re.ASCII)
 _SECONDS: Final = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -65,14 +67,6 @@ class ClientOptions(Struct, frozen=True):
     retry_for: float | None
     quiet: bool
 
-    def target(self, name: str) -> Target:
-        """Return the target of a URL or a stream name. Raises `click.UsageError`."""
-        base = self.base if "://" in self.base else f"http://{self.base}"
-        try:
-            return target_of(name, base)
-        except BadTarget as error:
-            raise click.UsageError(str(error)) from None
-
     def request_headers(self) -> dict[str, str]:
         """Return the headers of the next request.
 
@@ -86,34 +80,21 @@ class ClientOptions(Struct, frozen=True):
             headers["Authorization"] = f"Bearer {token}"
         return headers
 
-    def client(self, reactor: Any, *targets: Target) -> Any:
-        """Return a `StreamClient` for these targets."""
-        from twisted.web.client import Agent, HTTPConnectionPool
+    def client(self, reactor: Any) -> StreamClient:
+        """Return a client of the server."""
+        from durable_streams_tw.client import RetryEvent, RetryPolicy, StreamClient
 
-        from durable_streams_tw.client.streams import StreamClient
-        from durable_streams_tw.client.transport import Wire
-        from durable_streams_tw.outgoing.resolver import Resolver, ResolvingReactor
-
-        pool = HTTPConnectionPool(reactor)
-        # The client decides which requests to retry.
-        pool.retryAutomatically = False
-        more: dict[str, Any] = {}
-        if any(target.url.startswith("https:") for target in targets):
-            more["contextFactory"] = _trust(self.cacert)
-        resolving: Any = ResolvingReactor(reactor, Resolver(reactor))
-        agent = Agent(resolving, connectTimeout=10.0, pool=pool, **more)
-        known = [target.authorization for target in targets if target.authorization is not None]
-        own = {"Authorization": known[0]} if known else {}
-
-        def notice(sentence: str) -> None:
-            if not self.quiet:
-                click.echo(f"{PROGRAM}: {sentence}", err=True)
+        def on_retry(event: RetryEvent) -> None:
+            if event.attempt == 1 and not self.quiet:
+                click.echo(f"{PROGRAM}: {event.error}; trying again", err=True)
 
         return StreamClient(
-            Wire(agent, reactor),
-            lambda: {**own, **self.request_headers()},
-            endure=self.retry_for,
-            notice=notice,
+            self.base if "://" in self.base else f"http://{self.base}",
+            headers=self.request_headers,
+            ca_file=self.cacert,
+            retry=RetryPolicy(retry_for=self.retry_for),
+            on_retry=on_retry,
+            reactor=reactor,
         )
 
 
@@ -122,8 +103,8 @@ def client_command(
 ) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], click.Command]:
     """Return a decorator that makes a command of a coroutine function.
 
-    The command runs the reactor until the coroutine ends. The function receives a `StreamClient` as
-    ``client``, targets as ``stream`` and ``source``, ``as_json``, and its own options.
+    The command runs the reactor until the coroutine ends. The function receives `Stream` objects as
+    ``stream`` and ``source``, ``as_json``, and its own options.
     """
 
     def decorate(main: Callable[..., Coroutine[Any, Any, None]]) -> click.Command:
@@ -143,15 +124,12 @@ def client_command(
             access = ClientOptions(url, token, token_file, headers, cacert, retry_for, quiet)
             # Report invalid headers and an unreadable token file before the reactor runs.
             access.request_headers()
-            targets = {
-                name: access.target(options.pop(name))
-                for name in ("stream", "source")
-                if name in options
-            }
 
-            def work(reactor: Any) -> Coroutine[Any, Any, None]:
-                client = access.client(reactor, *targets.values())
-                return main(client=client, as_json=as_json, **targets, **options)
+            async def work(reactor: Any) -> None:
+                client = access.client(reactor)
+                for name in options.keys() & {"stream", "source"}:
+                    options[name] = client.stream(options[name])
+                await main(as_json=as_json, **options)
 
             run(work, as_json=as_json)
 
@@ -238,18 +216,3 @@ def _read(path: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise click.FileError(path, reason) from None
-
-
-def _trust(cacert: str | None) -> Any:
-    from twisted.internet.ssl import Certificate, trustRootFromCertificates
-    from twisted.web.client import BrowserLikePolicyForHTTPS
-
-    if cacert is None:
-        return BrowserLikePolicyForHTTPS()
-    blocks = re.findall(
-        "-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", _read(cacert), re.DOTALL
-    )
-    if not blocks:
-        raise click.UsageError(f"{cacert} contains no PEM certificate.")
-    trusted = trustRootFromCertificates([Certificate.loadPEM(block) for block in blocks])
-    return BrowserLikePolicyForHTTPS(trustRoot=trusted)

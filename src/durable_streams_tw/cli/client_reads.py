@@ -15,10 +15,9 @@ from twisted.internet.defer import CancelledError, ensureDeferred
 from durable_streams_tw.cli.client_options import client_command
 from durable_streams_tw.cli.client_run import Output, OutputClosed, installed_reactor
 from durable_streams_tw.client.errors import about
-from durable_streams_tw.client.follow import Batch, Live, catch_up, follow
+from durable_streams_tw.client.follow import Batch, Live
 from durable_streams_tw.client.messages import on_one_line
-from durable_streams_tw.client.streams import StreamClient
-from durable_streams_tw.client.urls import Target
+from durable_streams_tw.client.stream import Stream
 from durable_streams_tw.protocol import content_types
 
 _offset = click.option(
@@ -35,13 +34,13 @@ _offset_file = click.option(
 @click.argument("stream")
 @_offset
 @_offset_file
-async def read(client: StreamClient, stream: Target, **options: Any) -> None:
+async def read(stream: Stream, **options: Any) -> None:
     """Print the contents of a stream.
 
     Prints bytes unchanged, and messages of a JSON stream one per line. With --json prints one
     object per chunk with the offset after it, or null within a long response.
     """
-    await _print_stream(client, stream, None, **options)
+    await _print_stream(stream, None, **options)
 
 
 @client_command("forever")
@@ -55,19 +54,19 @@ async def read(client: StreamClient, stream: Target, **options: Any) -> None:
     show_default=True,
     help="Live mode; SSE cannot carry carriage returns of text.",
 )
-async def tail(client: StreamClient, stream: Target, live: Live, **options: Any) -> None:
+async def tail(stream: Stream, live: Live, **options: Any) -> None:
     """Print the contents of a stream and follow it until it is closed.
 
     Reconnects after connection errors and prints every byte once. The output is that of `read`.
     """
-    await _print_stream(client, stream, live, **options)
+    await _print_stream(stream, live, **options)
 
 
 @client_command()
 @click.argument("stream")
-async def head(client: StreamClient, stream: Target, as_json: bool) -> None:
+async def head(stream: Stream, as_json: bool) -> None:
     """Print metadata of a stream: content type, tail offset, closed, expiry."""
-    info = await client.head(stream)
+    info = await stream.head()
     rows = {
         "contentType": info.content_type,
         "offset": info.offset,
@@ -86,8 +85,7 @@ async def head(client: StreamClient, stream: Target, as_json: bool) -> None:
 
 
 async def _print_stream(
-    client: StreamClient,
-    target: Target,
+    stream: Stream,
     live: Live | None,
     offset: str,
     offset_file: Path | None,
@@ -99,15 +97,15 @@ async def _print_stream(
 
     async def show(batches: AsyncGenerator[Batch, None]) -> None:
         async for batch in batches:
-            with about(target.url):
+            with about(stream.url):
                 output.write(_json_line(batch) if as_json else format_batch(batch))
             if offset_file is not None and batch.offset is not None:
                 _store_offset(offset_file, batch.offset)
 
     if live is None:
-        await show(catch_up(client, target, offset))
+        await show(stream.read(offset))
         return
-    showing = ensureDeferred(show(follow(client, target, offset, live)))
+    showing = ensureDeferred(show(stream.follow(offset, live=live)))
     closed = False
 
     def on_output_closed() -> None:

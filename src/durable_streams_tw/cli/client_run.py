@@ -17,12 +17,12 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
 from durable_streams_tw.client.errors import (
-    BadProducer,
-    BadTarget,
     ClientError,
     Fenced,
+    InvalidArgument,
     OutcomeUnknown,
     Rejected,
+    StreamClosed,
     Unreachable,
     Untrusted,
 )
@@ -148,9 +148,9 @@ def report_error(error: ClientError, as_json: bool) -> None:
         details["url"] = error.url
     if isinstance(error, Rejected):
         details["status"] = error.status
-        if error.closed:
-            details["closed"] = True
-            details["offset"] = error.header.get("stream-next-offset")
+    if isinstance(error, StreamClosed):
+        details["closed"] = True
+        details["offset"] = error.offset
     click.echo(json.encode(details), err=True)
 
 
@@ -159,8 +159,7 @@ def status_of(error: ClientError) -> int:
     if isinstance(error, Rejected):
         return _STATUSES.get(error.status, FAILED)
     kinds: tuple[tuple[type[ClientError], int], ...] = (
-        (BadTarget, USAGE),
-        (BadProducer, USAGE),
+        (InvalidArgument, USAGE),
         (Fenced, CONFLICT),
         (OutcomeUnknown, UNKNOWN_OUTCOME),
         (Unreachable, UNREACHABLE),

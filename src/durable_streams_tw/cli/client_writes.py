@@ -7,12 +7,13 @@ from typing import Any, BinaryIO
 import click
 from msgspec import json
 
-from durable_streams_tw.cli.client_input import LineBatcher, PieceBatcher, StdinReader
+from durable_streams_tw.cli.client_input import StdinReader, lines_of, pieces_of
 from durable_streams_tw.cli.client_options import Duration, client_command
 from durable_streams_tw.cli.client_run import installed_reactor
-from durable_streams_tw.client.producer import Producer
-from durable_streams_tw.client.streams import Info, StreamClient, Written
-from durable_streams_tw.client.urls import Target
+from durable_streams_tw.client.errors import BadTarget, InvalidArgument
+from durable_streams_tw.client.producer import Delivery, Producer
+from durable_streams_tw.client.stream import Stream
+from durable_streams_tw.client.values import StreamInfo, Written
 from durable_streams_tw.protocol import content_types
 
 _expiry = (
@@ -42,8 +43,7 @@ def _with_expiry(command: Any) -> Any:
     "-f", "--file", type=click.File("rb"), help="File with the initial content, - for stdin."
 )
 async def create(
-    client: StreamClient,
-    stream: Target,
+    stream: Stream,
     content_type: str | None,
     ttl: float | None,
     data: str | None,
@@ -56,29 +56,23 @@ async def create(
     STREAM is a URL, or a name relative to --url.
     """
     content = _content(data, file) or b""
-    info = await client.create(stream, content_type, content, ttl=_whole_seconds(ttl), **options)
+    info = await stream.create(content_type, content, ttl=_whole_seconds(ttl), **options)
     _print_info(stream, info, as_json)
 
 
 @client_command()
 @click.argument("source")
 @click.argument("stream")
-@click.option(
-    "--offset",
-    "fork_offset",
-    help="Offset in the source at which the fork starts (default: its tail).",
-)
+@click.option("--offset", help="Offset in the source at which the fork starts (default: its tail).")
 @click.option(
     "--sub-offset",
-    "fork_sub_offset",
     type=click.IntRange(min=0),
     help="Messages (JSON) or bytes after that offset.",
 )
 @_with_expiry
 async def fork(
-    client: StreamClient,
-    source: Target,
-    stream: Target,
+    source: Stream,
+    stream: Stream,
     ttl: float | None,
     as_json: bool,
     **options: Any,
@@ -88,9 +82,10 @@ async def fork(
     STREAM shares the contents of SOURCE up to the offset. Later appends to one do not affect the
     other.
     """
-    if source.origin != stream.origin:
-        raise click.UsageError("The fork must be on the same server as its source.")
-    info = await client.create(stream, ttl=_whole_seconds(ttl), source=source, **options)
+    try:
+        info = await source.fork(stream, ttl=_whole_seconds(ttl), **options)
+    except BadTarget:
+        raise click.UsageError("The fork must be on the same server as its source.") from None
     _print_info(stream, info, as_json)
 
 
@@ -121,8 +116,7 @@ async def fork(
     help="Epoch of the producer (default: the time in ms).",
 )
 async def append(
-    client: StreamClient,
-    stream: Target,
+    stream: Stream,
     data: str | None,
     file: BinaryIO | None,
     lines: bool,
@@ -152,55 +146,65 @@ async def append(
     if seq is not None and producer is not None:
         raise click.UsageError("--seq cannot be combined with --producer.")
     content = _content(data, file)
-    kind = content_type or (await client.head(stream)).content_type
+    kind = content_type or await stream.content_type()
     if streaming:
-        source = Producer(client, stream, kind, name=producer, epoch=epoch)
-        done = await _append_input(StdinReader(installed_reactor()), source, lines, close)
+        source = stream.producer(producer, content_type=kind, epoch=epoch)
+        is_json = content_types.is_json(kind)
+        done = await _append_input(StdinReader(installed_reactor()), source, is_json, lines, close)
     else:
         if content is None:
             content = await StdinReader(installed_reactor()).whole()
         if not content and close:
-            done = await client.close(stream)
+            done = await stream.close()
         elif not content:
             raise click.UsageError("No data to append.")
         elif producer is not None:
-            named = Producer(client, stream, kind, name=producer, epoch=epoch)
-            done = await named.send(content, close=close)
+            done = await stream.append(
+                content, content_type=kind, close=close, producer=producer, epoch=epoch
+            )
         else:
-            done = await client.append(stream, content, kind, close=close, seq=seq)
+            done = await stream.append(
+                content, content_type=kind, close=close, seq=seq, idempotent=False
+            )
     if done is not None:
         _print_written(done, as_json)
 
 
 async def _append_input(
-    source: StdinReader, producer: Producer, lines: bool, close: bool
+    source: StdinReader, producer: Producer, is_json: bool, lines: bool, close: bool
 ) -> Written | None:
-    """Append input as it arrives. Input that arrives during a request forms the next batch."""
-    is_json = content_types.is_json(producer.content_type)
+    """Append input as it arrives. The producer batches it."""
     if is_json and not lines:
         raise click.UsageError("Use --lines to append to a JSON stream, with one message per line.")
-    batcher = LineBatcher(is_json) if lines else PieceBatcher()
-    done = None
-    while (piece := await source.take()) is not None:
-        for batch in batcher.feed(piece):
-            done = await producer.send(batch)
-    for batch in batcher.end():
-        done = await producer.send(batch)
-    return await producer.send(close=True) if close else done
+    number = 0
+    last: Delivery | None = None
+    async with producer:
+        async for piece in (lines_of if lines else pieces_of)(source):
+            number += 1
+            if is_json and not piece.strip():
+                continue
+            try:
+                last = await producer.append(piece.strip() if is_json else piece)
+            except InvalidArgument:
+                await producer.flush()
+                raise click.ClickException(f"Line {number} is not valid JSON.") from None
+        if close:
+            return await producer.close()
+    return None if last is None else await last
 
 
 @client_command()
 @click.argument("stream")
-async def close(client: StreamClient, stream: Target, as_json: bool) -> None:
+async def close(stream: Stream, as_json: bool) -> None:
     """Close a stream: its readers reach the end, and appends are refused."""
-    _print_written(await client.close(stream), as_json)
+    _print_written(await stream.close(), as_json)
 
 
 @client_command()
 @click.argument("stream")
-async def delete(client: StreamClient, stream: Target, as_json: bool) -> None:
+async def delete(stream: Stream, as_json: bool) -> None:
     """Delete a stream and its contents."""
-    await client.delete(stream)
+    await stream.delete()
     if as_json:
         _print_json({"deleted": stream.url})
 
@@ -219,11 +223,11 @@ def _whole_seconds(ttl: float | None) -> int | None:
     return None if ttl is None else int(ttl)
 
 
-def _print_info(target: Target, info: Info, as_json: bool) -> None:
+def _print_info(stream: Stream, info: StreamInfo, as_json: bool) -> None:
     if as_json:
         _print_json(
             {
-                "url": target.url,
+                "url": stream.url,
                 "contentType": info.content_type,
                 "offset": info.offset,
                 "closed": info.closed,
@@ -231,7 +235,7 @@ def _print_info(target: Target, info: Info, as_json: bool) -> None:
             }
         )
     else:
-        click.echo(f"{'Created' if info.created else 'Already exists'}: {target.url}")
+        click.echo(f"{'Created' if info.created else 'Already exists'}: {stream.url}")
 
 
 def _print_written(done: Written, as_json: bool) -> None:

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Final
 
+_PROBLEM: Final = "urn:durable-streams:problem:"
+
 #: Statuses of transient errors: timeouts, rate limits, and failures of a server or proxy
 #: (RFC 9110 §15.5, §15.6; RFC 6585 §4; Cloudflare uses 520 to 524).
-_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+_TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 
 #: Statuses after which the server may have carried out the request: a proxy also responds with
 #: 408 or 499 to a request that it has forwarded.
@@ -19,7 +21,7 @@ _AMBIGUOUS: Final = frozenset({408, 499})
 #: Problem types that this project's server sends with a status of 500 or above if it has changed
 #: nothing.
 _REFUSALS: Final = frozenset(
-    f"urn:durable-streams:problem:{slug}"
+    _PROBLEM + slug
     for slug in (
         "credentials-unchecked",
         "overloaded",
@@ -39,9 +41,13 @@ class ClientError(Exception):
     """Base class of the client's errors; the message is for users.
 
     ``url`` is the URL of the stream without its query, None if the error concerns no stream.
+    ``status`` is the HTTP status and ``problem`` the problem type (RFC 9457) of the response that
+    caused the error; None and empty if there is none.
     """
 
     url: str | None = None
+    status: int | None = None
+    problem: str = ""
 
     def __str__(self) -> str:
         message = super().__str__()
@@ -60,12 +66,20 @@ def about(url: str) -> Iterator[None]:
         raise
 
 
-class BadProducer(ClientError, ValueError):
-    """Invalid name or epoch of a producer."""
+class InvalidArgument(ClientError, ValueError):
+    """Invalid argument of a call; nothing was sent. ``argument`` is its name."""
+
+    def __init__(self, argument: str, message: str) -> None:
+        super().__init__(f"{argument} {message}")
+        self.argument = argument
 
 
-class BadTarget(ClientError):
+class BadTarget(InvalidArgument):
     """Invalid URL of a stream."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("url", message)
+        self.args = (message,)
 
 
 class Unreachable(ClientError):
@@ -83,36 +97,33 @@ class Untrusted(ClientError):
     """Server certificate that fails verification; a retry would fail again."""
 
 
-class Broken(ClientError):
+class BadResponse(ClientError):
     """Response that violates the protocol or exceeds a limit of the client."""
 
 
 class Rejected(ClientError):
-    """Error response of the server.
+    """Error response of the server. Its subclasses are the usual kinds.
 
     ``header`` contains the headers of the response by lower-case name. ``detail`` is the server's
-    message in one line, ``problem`` the type of the problem details (RFC 9457); both are empty if
-    the response has none.
+    message in one line, empty if the response has none.
     """
 
+    status: int
+
     def __init__(
-        self, status: int, header: Mapping[str, str], detail: str, problem: str = ""
+        self, status: int, header: Mapping[str, str], detail: str = "", problem: str = ""
     ) -> None:
-        super().__init__(f"the server answered {status}" + (f": {detail}" if detail else ""))
+        kind = f" ({problem.removeprefix(_PROBLEM)})" if problem else ""
+        super().__init__(f"the server answered {status}{kind}" + (f": {detail}" if detail else ""))
         self.status = status
         self.header = header
         self.detail = detail
         self.problem = problem
 
     @property
-    def closed(self) -> bool:
-        """True if the request failed because the stream is closed (PROTOCOL.md §5.2)."""
-        return self.header.get("stream-closed", "").lower() == "true"
-
-    @property
-    def passing(self) -> bool:
-        """True if the error is transient: the same request may succeed later."""
-        return self.status in _PASSING
+    def transient(self) -> bool:
+        """True if the same request may succeed later."""
+        return self.status in _TRANSIENT
 
     @property
     def definite(self) -> bool:
@@ -126,12 +137,100 @@ class Rejected(ClientError):
         return self.status not in _AMBIGUOUS
 
 
+class InvalidRequest(Rejected):
+    """The server considers the request malformed (400)."""
+
+
+class InvalidOffset(InvalidRequest):
+    """Malformed offset, or one after the end of the stream (400)."""
+
+
+class Unauthorized(Rejected):
+    """Missing or invalid credentials (401)."""
+
+
+class Forbidden(Rejected):
+    """Credentials that do not permit the request (403)."""
+
+
+class NotFound(Rejected):
+    """The stream does not exist (404)."""
+
+
+class Gone(Rejected):
+    """The stream was deleted, or the offset belongs to an earlier stream of this URL (410)."""
+
+
+class Conflict(Rejected):
+    """The request contradicts the state of the stream (409)."""
+
+
+class StreamClosed(Conflict):
+    """The stream is closed (409). ``offset`` is its end, empty if the server does not say."""
+
+    @property
+    def offset(self) -> str:
+        """Offset of the end of the stream."""
+        return self.header.get("stream-next-offset", "")
+
+
+class SequenceConflict(Conflict):
+    """Stream-Seq that does not increase, or a gap in a producer's batches (409)."""
+
+
+class TooLarge(Rejected):
+    """Body that exceeds a limit of the server (413)."""
+
+
+class RateLimited(Rejected):
+    """Too many requests (429)."""
+
+
+class Unavailable(Rejected):
+    """Failure of the server or of a proxy (500 and above)."""
+
+
 class Fenced(ClientError):
-    """Producer that another one of the same name has fenced or preceded (PROTOCOL.md §5.2.1)."""
+    """Producer or worker that another one of the same name has replaced or preceded."""
+
+
+class ProducerStopped(ClientError):
+    """Message that a producer did not send: it was closed, or an earlier batch has failed."""
 
 
 class OutcomeUnknown(ClientError):
     """Append whose outcome is unknown: the server may have carried it out."""
+
+
+_KINDS: Final = {
+    400: InvalidRequest,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    410: Gone,
+    413: TooLarge,
+    429: RateLimited,
+}
+
+
+def rejection(status: int, header: Mapping[str, str], body: bytes) -> Rejected:
+    """Return the error of an error response."""
+    content_type = header.get("content-type", "")
+    detail = detail_of(content_type, body)
+    if 300 <= status < 400 and "location" in header:
+        detail = f"the stream has moved to {header['location']}"
+    problem = problem_of(content_type, body)
+    slug = problem.removeprefix(_PROBLEM) or detail.lower()
+    kind = Unavailable if status >= 500 else _KINDS.get(status, Rejected)
+    if kind is InvalidRequest and "offset" in slug:
+        kind = InvalidOffset
+    if kind is Conflict:
+        if header.get("stream-closed", "").lower() == "true":
+            kind = StreamClosed
+        elif "sequence" in slug or "producer-expected-seq" in header:
+            kind = SequenceConflict
+    return kind(status, header, detail, problem)
 
 
 def detail_of(content_type: str, body: bytes) -> str:

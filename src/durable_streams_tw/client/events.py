@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from durable_streams_tw.client.errors import Broken
+from durable_streams_tw.client.errors import BadResponse
 
 #: Maximum size of one event (bytes); without it, a server could exhaust the client's memory.
 MAX_EVENT: Final = 256 * 1024 * 1024
@@ -37,10 +37,13 @@ class EventParser:
         self._data: list[bytes] = []
 
     def feed(self, data: bytes) -> list[Event]:
-        """Return the events that the bytes complete. Raises `Broken` if one exceeds MAX_EVENT."""
+        """Return the events that the bytes complete.
+
+        Raises `BadResponse` if one exceeds MAX_EVENT.
+        """
         self._size += len(data)
         if self._size > MAX_EVENT:
-            raise Broken(f"the server sends an event of more than {MAX_EVENT} bytes")
+            raise BadResponse(f"the server sends an event of more than {MAX_EVENT} bytes")
         held = bool(self._rest) and self._rest[-1].endswith(b"\r")
         if not held and b"\n" not in data and b"\r" not in data:
             # Joining a long line at each piece would take quadratic time: join it when it ends.

@@ -17,12 +17,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from durable_streams_tw.client import messages
-from durable_streams_tw.client.errors import Broken, Rejected, Unreachable, about
+from durable_streams_tw.client.errors import BadResponse, Rejected, Unreachable, about
 from durable_streams_tw.client.events import Event, EventParser
 from durable_streams_tw.client.messages import ArrayCutter, BytesCutter
-from durable_streams_tw.client.streams import StreamClient, is_true, next_offset, passing
+from durable_streams_tw.client.requests import Endpoint, Query, is_transient
 from durable_streams_tw.client.transport import Answer
-from durable_streams_tw.client.urls import Target
+from durable_streams_tw.client.values import is_true, next_offset
 from durable_streams_tw.protocol import content_types
 from durable_streams_tw.protocol.streams import sse
 from durable_streams_tw.protocol.streams.sse import Framing
@@ -68,41 +68,54 @@ class Batch(Struct, frozen=True):
     def messages(self) -> list[bytes]:
         """Return the messages of a batch in JSON mode, byte for byte.
 
-        Raises `Broken` if the data is not a JSON array.
+        Raises `BadResponse` if the data is not a JSON array.
         """
         return messages.messages(self.data) if self.data else []
 
+    def json(self) -> list[Any]:
+        """Return the messages of a batch in JSON mode, decoded.
 
-async def catch_up(
-    client: StreamClient, target: Target, offset: str = "-1"
-) -> AsyncGenerator[Batch, None]:
+        Raises `BadResponse` if the data is not a JSON array.
+        """
+        try:
+            return [json.loads(message) for message in self.messages()]
+        except (ValueError, RecursionError):
+            raise BadResponse("the data are not JSON") from None
+
+    def text(self) -> str:
+        """Return the data decoded as UTF-8. Raises `BadResponse` if it is not UTF-8."""
+        try:
+            return self.data.decode()
+        except UnicodeDecodeError as error:
+            raise BadResponse(f"the data are not UTF-8: {error}") from None
+
+
+async def catch_up(endpoint: Endpoint, offset: str = "-1") -> AsyncGenerator[Batch, None]:
     """Yield the data of a stream from an offset to its tail.
 
-    Retries transient errors. Raises `ClientError` for permanent errors, and when the client's
-    retry limit is reached.
+    Retries transient errors. Raises `ClientError` for permanent errors, and when a retry limit is
+    reached.
     """
     while True:
-        answer = _Reading(client, target.asked(offset=offset))
-        patience = client.patience()
+        reading = _Reading(endpoint, {"offset": offset})
+        backoff = endpoint.backoff()
         batch: Batch | None = None
         while batch is None or batch.offset is None:
-            batches = answer.batches()
+            batches = reading.batches()
             try:
-                with about(target.url):
+                with about(endpoint.target.url):
                     async for batch in batches:
-                        patience.succeeded()
+                        backoff.succeeded()
                         yield batch
             except (Rejected, Unreachable) as error:
-                if not passing(error):
-                    raise
-                await client.rest(patience, error)
+                await endpoint.rest(backoff, error)
             finally:
                 await batches.aclose()
         if batch.up_to_date or batch.closed:
             return
         if batch.offset == offset:
-            with about(target.url):
-                raise Broken("the server has no more at this offset, and does not say so")
+            with about(endpoint.target.url):
+                raise BadResponse("the server has no more at this offset, and does not say so")
         offset = batch.offset
 
 
@@ -112,9 +125,9 @@ class _Reading:
     ``content_type`` replaces the Content-Type of the response, unless it is None.
     """
 
-    def __init__(self, client: StreamClient, url: str, content_type: str | None = None) -> None:
-        self._client = client
-        self.url = url
+    def __init__(self, endpoint: Endpoint, query: Query, content_type: str | None = None) -> None:
+        self._endpoint = endpoint
+        self._query = query
         self._content_type = content_type
         # Bytes of the response, or messages in JSON mode, already yielded; and the stream's id.
         self._told = 0
@@ -132,7 +145,7 @@ class _Reading:
         Only the last batch has an offset. ``wait`` is the timeout of the head in seconds, None for
         that of the client. Raises `ClientError`.
         """
-        response = await self._client.open(self.url, wait=wait)
+        response = await self._endpoint.open(query=self._query, wait=wait)
         inflow = response.body
         try:
             self.header = response.header
@@ -153,13 +166,13 @@ class _Reading:
     def _same_stream(self) -> None:
         """Check that a resumed response is one of the same stream.
 
-        Entity tags begin with the id of the stream (PROTOCOL.md §5.6). Raises `Broken` if another
-        stream was created under the URL.
+        Entity tags begin with the id of the stream (PROTOCOL.md §5.6). Raises `BadResponse` if
+        another stream was created under the URL.
         """
         life, _, rest = self.header.get("etag", "").removeprefix("W/").partition(":")
         life = life if rest else ""
         if self._told and life != self._life:
-            raise Broken("the stream was deleted and created again while it was read")
+            raise BadResponse("the stream was deleted and created again while it was read")
         self._life = life
 
 
@@ -173,21 +186,21 @@ def _cutter(content_type: str, told: int) -> BytesCutter | ArrayCutter:
 
 
 async def follow(
-    client: StreamClient, target: Target, offset: str = "-1", live: Live = "auto"
+    endpoint: Endpoint, offset: str = "-1", live: Live = "auto"
 ) -> AsyncGenerator[Batch, None]:
     """Yield the data of a stream from an offset on, until the stream is closed.
 
     Reconnects from the last offset after lost connections. Raises `ClientError` for permanent
-    errors, and when the client's retry limit is reached. Call `aclose` on the generator to stop
+    errors, and when a retry limit is reached. Call `aclose` on the generator to stop
     early.
     """
     batch: Batch | None = None
-    async for batch in catch_up(client, target, offset):
+    async for batch in catch_up(endpoint, offset):
         yield batch
     assert batch is not None, "catching up yields at least once"
     if batch.closed:
         return
-    following = _Following(client, target, batch, live)
+    following = _Following(endpoint, batch, live)
     while not following.closed:
         async for batch in following.round():
             yield batch
@@ -196,9 +209,8 @@ async def follow(
 class _Following:
     """Live reader of a stream, from its tail on."""
 
-    def __init__(self, client: StreamClient, target: Target, at: Batch, live: Live) -> None:
-        self._client = client
-        self._target = target
+    def __init__(self, endpoint: Endpoint, at: Batch, live: Live) -> None:
+        self._endpoint = endpoint
         self._content_type = at.content_type
         assert at.offset is not None, "catching up ends with an offset"
         self._offset = at.offset
@@ -208,7 +220,7 @@ class _Following:
         text = content_types.is_text(at.content_type) and not at.is_json
         self._sse = live == "sse" or (live == "auto" and not text)
         self._may_fall_back = live == "auto"
-        self._patience = client.patience()
+        self._backoff = endpoint.backoff()
         self.closed = False
 
     async def round(self) -> AsyncGenerator[Batch, None]:
@@ -217,13 +229,14 @@ class _Following:
         Returns after a transient error, and waits first if no data arrived. Raises `ClientError`
         for permanent errors, and when the client's retry limit is reached.
         """
-        began = self._client.wire.timers.seconds()
+        timers = self._endpoint.common.wire.timers
+        began = timers.seconds()
         moved = False
         batches = self._events() if self._sse else self._poll()
         try:
-            with about(self._target.url):
+            with about(self._endpoint.target.url):
                 async for batch in batches:
-                    self._patience.succeeded()
+                    self._backoff.succeeded()
                     moved = moved or batch.offset != self._offset
                     self._offset = batch.offset or self._offset
                     self.closed = batch.closed
@@ -231,19 +244,17 @@ class _Following:
         except (Rejected, Unreachable) as error:
             if self._sse and self._falls_back(error):
                 return
-            if not passing(error):
-                raise
             # Backing off after a response with data would delay the next data.
-            if not moved:
-                await self._client.rest(self._patience, error)
+            if not (moved and is_transient(error)):
+                await self._endpoint.rest(self._backoff, error)
             return
         finally:
             await batches.aclose()
-        self._patience.succeeded()
-        took = self._client.wire.timers.seconds() - began
+        self._backoff.succeeded()
+        took = timers.seconds() - began
         if not moved and not self.closed and took < _LEAST_ROUND:
             # A server with a short timeout, or a cache, would cause a busy loop.
-            await self._client.pause(_LEAST_ROUND - took)
+            await self._endpoint.pause(_LEAST_ROUND - took)
 
     def _falls_back(self, error: Rejected | Unreachable) -> bool:
         if self._may_fall_back and isinstance(error, Rejected) and error.status in _NO_SUCH_MODE:
@@ -255,8 +266,8 @@ class _Following:
     async def _poll(self) -> AsyncGenerator[Batch, None]:
         reading = self._reading
         if reading is None or not reading.begun:
-            url = self._target.asked(offset=self._offset, live="long-poll", cursor=self._cursor)
-            reading = self._reading = _Reading(self._client, url, self._content_type)
+            query = {"offset": self._offset, "live": "long-poll", "cursor": self._cursor}
+            reading = self._reading = _Reading(self._endpoint, query, self._content_type)
         batches = reading.batches(wait=QUIET)
         try:
             async for batch in batches:
@@ -266,8 +277,8 @@ class _Following:
             await batches.aclose()
 
     async def _events(self) -> AsyncGenerator[Batch, None]:
-        url = self._target.asked(offset=self._offset, live="sse", cursor=self._cursor)
-        response = await self._client.open(url, {"Accept": _SSE}, quiet=QUIET)
+        query = {"offset": self._offset, "live": "sse", "cursor": self._cursor}
+        response = await self._endpoint.open({"Accept": _SSE}, query, quiet=QUIET)
         inflow = response.body
         try:
             if content_types.essence(response.header.get("content-type", "")) != _SSE:
@@ -300,7 +311,7 @@ class _Gathering:
     def take(self, event: Event) -> Batch | None:
         """Return the batch that an event completes, or None.
 
-        Raises `Broken` for an invalid event.
+        Raises `BadResponse` for an invalid event.
         """
         if event.type == b"data":
             self._data.append(self._decoded(event.data))
@@ -319,7 +330,7 @@ class _Gathering:
         try:
             return b64decode(data.replace(b"\n", b""), validate=True)
         except ValueError:
-            raise Broken("the server's event is not the base64 that it should be") from None
+            raise BadResponse("the server's event is not the base64 that it should be") from None
 
     def _joined(self) -> bytes:
         if len(self._data) > 1 and content_types.is_json(self._content_type):
@@ -334,7 +345,7 @@ def _control(data: bytes) -> dict[str, Any]:
     except ValueError:
         said = None
     if not isinstance(said, dict) or not isinstance(said.get("streamNextOffset"), str):
-        raise Broken("the server's control event does not say where the data end")
+        raise BadResponse("the server's control event does not say where the data end")
     return said
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import DecodeError, Raw
 from msgspec.json import Decoder
 
-from durable_streams_tw.client.errors import Broken
+from durable_streams_tw.client.errors import BadResponse
 
 _ELEMENTS: Final = Decoder(list[Raw])
 # Strings, brackets and commas: the only tokens that matter for splitting an array.
@@ -62,9 +62,9 @@ class BytesCutter:
         return held[:stop], stop
 
     def finish(self) -> bytes:
-        """Return the remaining bytes. Raises `Broken` if fewer than ``skip`` were received."""
+        """Return the remaining bytes. Raises `BadResponse` if fewer than ``skip`` were received."""
         if self._skip:
-            raise Broken("the server's answer is shorter than it was before")
+            raise BadResponse("the server's answer is shorter than it was before")
         return self._held
 
 
@@ -90,7 +90,7 @@ class ArrayCutter:
     def feed(self, data: bytes) -> tuple[bytes, int]:
         """Add received bytes; return an array of complete elements and their number.
 
-        Return empty bytes and 0 if no element is due. Raises `Broken` if it is not an array.
+        Return empty bytes and 0 if no element is due. Raises `BadResponse` if it is not an array.
         """
         self._buffer += data
         if len(self._buffer) < self._due:
@@ -112,7 +112,7 @@ class ArrayCutter:
     def finish(self) -> bytes:
         """Return the remaining elements as an array.
 
-        Raises `Broken` if the array is incomplete or has fewer than ``skip`` elements.
+        Raises `BadResponse` if the array is incomplete or has fewer than ``skip`` elements.
         """
         buffer = self._buffer
         if not self._begun and not self._skip:
@@ -125,7 +125,7 @@ class ArrayCutter:
             self._skip -= 1
             self._start = end
         if self._skip:
-            raise Broken("the server's answer is shorter than it was before")
+            raise BadResponse("the server's answer is shorter than it was before")
         return self._array(end)
 
     def _array(self, stop: int) -> bytes:
@@ -159,7 +159,7 @@ class ArrayCutter:
     def _search(self) -> None:
         """Find the complete elements, continuing at the end of the last search.
 
-        Raises `Broken` if the bytes do not begin an array.
+        Raises `BadResponse` if the bytes do not begin an array.
         """
         buffer = self._buffer
         if not self._begun:
@@ -187,14 +187,14 @@ class ArrayCutter:
                 self._depth -= 1
 
 
-def _no_array() -> Broken:
-    return Broken("the server's answer is not the JSON array that it should be")
+def _no_array() -> BadResponse:
+    return BadResponse("the server's answer is not the JSON array that it should be")
 
 
 def messages(document: bytes) -> list[bytes]:
     """Return the elements of a JSON array, byte for byte.
 
-    Raises `Broken` if the document is not an array.
+    Raises `BadResponse` if the document is not an array.
     """
     try:
         return [bytes(element) for element in _ELEMENTS.decode(document)]

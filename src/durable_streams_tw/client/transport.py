@@ -23,7 +23,8 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
-from durable_streams_tw.client.errors import Broken, ClientError, Unreachable, Untrusted
+from durable_streams_tw.client.errors import BadResponse, ClientError, Unreachable, Untrusted
+from durable_streams_tw.client.event_loops import settled
 from durable_streams_tw.clocks import monotonic_timers, wall_clock
 from durable_streams_tw.outgoing.agent import IdentityAgent, WholeBody
 from durable_streams_tw.outgoing.cancel import cancellable
@@ -77,7 +78,7 @@ class Inflow(Protocol):
             self._waiting = Deferred()
             self._timer = self._reactor.callLater(self._quiet, self._too_quiet)
             try:
-                await self._waiting
+                await settled(self._waiting)
             finally:
                 self._waiting = None
                 if self._timer.active():
@@ -97,14 +98,15 @@ class Inflow(Protocol):
     async def whole(self) -> bytes:
         """Return the whole body.
 
-        Raises `Unreachable` if the connection is lost, `Broken` if the body exceeds MAX_ANSWER.
+        Raises `Unreachable` if the connection is lost, `BadResponse` if the body exceeds
+        MAX_ANSWER.
         """
         pieces, size = [], 0
         while (piece := await self.take()) is not None:
             pieces.append(piece)
             size += len(piece)
             if size > MAX_ANSWER:
-                raise Broken(f"the server's answer has more than {MAX_ANSWER} bytes")
+                raise BadResponse(f"the server's answer has more than {MAX_ANSWER} bytes")
         return b"".join(pieces)
 
     def close(self) -> None:
@@ -161,17 +163,17 @@ class Wire:
     """Sender of HTTP requests.
 
     ``agent`` opens connections. ``reactor`` provides the clocks: ``timers`` is monotonic, ``wall``
-    is the wall clock. ``patience`` is the default timeout in seconds of the head of a response,
+    is the wall clock. ``timeout`` is the default timeout in seconds of the head of a response,
     and of the wait for the next bytes of its body.
     """
 
-    def __init__(self, agent: IAgent, reactor: Any, patience: float = 30.0) -> None:
+    def __init__(self, agent: IAgent, reactor: Any, timeout: float = 30.0) -> None:
         # Request no compression: a compressing proxy would buffer events of an SSE response.
         self._treq = HTTPClient(IdentityAgent(agent))
         self.reactor = reactor
         self.timers = monotonic_timers(reactor)
         self.wall = wall_clock(reactor)
-        self._patience = patience
+        self._timeout = timeout
 
     async def ask(
         self,
@@ -184,7 +186,7 @@ class Wire:
         """Send a request and return its complete response.
 
         ``wait`` replaces the default timeout of the head (seconds). Raises `Unreachable` if the
-        connection fails, `Untrusted` if the certificate does, and `Broken` if the body exceeds
+        connection fails, `Untrusted` if the certificate does, and `BadResponse` if the body exceeds
         MAX_ANSWER.
         """
         response = await self.open(method, url, header, body, wait)
@@ -208,7 +210,7 @@ class Wire:
         The caller must close the body. Raises `Unreachable` if the connection fails, `Untrusted`
         if the certificate does.
         """
-        patience = self._patience if wait is None else wait
+        timeout = self._timeout if wait is None else wait
         # For None, Twisted sends Content-Length: 0 with a POST, as a close without data requires.
         requested: Deferred[Any] = self._treq.request(
             method,
@@ -221,21 +223,21 @@ class Wire:
         )
         coming = cancellable(requested)
         timer = self.timers.callLater(
-            patience, lambda: coming.errback(_Late()) if not coming.called else None
+            timeout, lambda: coming.errback(_Late()) if not coming.called else None
         )
         try:
-            response = await coming
+            response = await settled(coming)
         except CancelledError:
             raise
         except _Late:
             requested.cancel()
-            raise Unreachable(f"no answer within {patience:g} s", sent=True) from None
+            raise Unreachable(f"no answer within {timeout:g} s", sent=True) from None
         except Exception as failure:
             raise _lost(failure) from failure
         finally:
             if timer.active():
                 timer.cancel()
-        inflow = Inflow(self.timers, self._patience if quiet is None else quiet)
+        inflow = Inflow(self.timers, self._timeout if quiet is None else quiet)
         response.deliverBody(inflow)
         fields = {
             name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
