@@ -1,4 +1,4 @@
-"""Commands, written short."""
+"""Builders of commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def create(
     expires_at: int | None = None,
     closed: bool = False,
 ) -> Create:
-    """A PUT; ``data`` is the request's body, ``ttl`` in seconds, ``expires_at`` in ms."""
+    """Return a PUT; ``data`` is the body, ``ttl`` in seconds, ``expires_at`` in ms
+    since the epoch.
+    """
     return Create(
         path,
         content_type,
@@ -31,7 +33,7 @@ def create(
 
 
 def fork(path: str, source: str, offset: int | None = None, data: bytes = b"") -> Create:
-    """A PUT that forks a stream of the default type."""
+    """Return a PUT that forks a stream of the default type."""
     return Create(path, None, NO_EXPIRY, False, bodies.Body(data), ForkRequest(source, offset, 0))
 
 
@@ -44,7 +46,7 @@ def append(
     seq: bytes | None = None,
     closed: bool = False,
 ) -> Append:
-    """A POST with a body; ``producer`` is id, epoch and sequence number."""
+    """Return a POST with a body; ``producer`` is id, epoch and sequence number."""
     return Append(
         path,
         content_type,
@@ -56,11 +58,11 @@ def append(
 
 
 def close(path: str, *, producer: tuple[str, int, int] | None = None) -> Append:
-    """A POST that closes only."""
+    """Return a POST that only closes."""
     claim = None if producer is None else ProducerClaim(*producer)
     return Append(path, None, None, True, None, claim)
 
 
 def delete(path: str) -> Delete:
-    """A DELETE."""
+    """Return a DELETE."""
     return Delete(path)

@@ -1,4 +1,4 @@
-"""Every test of the durable store ends with a walk over what it left."""
+"""Assertions that a store has no flaws."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from durable_streams_tw.storage.engine.kv import KeyValueEngine
 
 
 def assert_sound(case: SynchronousTestCase, engine: KeyValueEngine) -> None:
-    """Fail unless a store holds together."""
+    """Fail if a store has findings."""
     case.assertEqual(list(check(engine, deep=True)), [])
 
 
 def assert_sound_directory(case: SynchronousTestCase, directory: str) -> None:
-    """The same for a store that is closed."""
+    """Fail if a closed store has findings."""
     case.assertEqual(list(check_directory(directory, deep=True)), [])

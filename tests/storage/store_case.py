@@ -1,14 +1,14 @@
-"""What the suites of `IStreamStore` stand on: a store, its clock, and short words for requests.
+"""Base of the suites of `IStreamStore`: a store, its clock, and helpers for requests.
 
 A test of a store derives from `StoreSuite` (or one of its parts) and from
-`twisted.trial.unittest.SynchronousTestCase`, and says how to make a store:
+`twisted.trial.unittest.SynchronousTestCase`, and defines
 
-1. `make_store` gives an opened store whose clock is `now`;
-2. `result` gives what a Deferred comes to. By default it has to have fired already; a store
-   with threads or queues of its own runs them here until it has;
-3. `reopen` closes and opens the store again, where it can; by default nothing happens;
-4. `sweep` makes the store look for expired streams at once, and finish what follows;
-5. `settle` makes it do what is left to be done in the background, by default nothing.
+1. `make_store`: return an open store whose clock is `now`;
+2. `result`: return the result of a Deferred. By default it must have fired; a store with threads or
+   queues runs them here;
+3. `reopen`: close and open the store again, if it supports that;
+4. `sweep`: expire streams at once;
+5. `settle`: finish background work.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class _Counting(StoreCase):
         self.assertEqual(meter.sizes["done"], 6)
         self.assertEqual(meter.commands["append", "done"], 3)
 
-    def test_nothing_in_the_way(self) -> None:
+    def test_no_obstacle(self) -> None:
         """A working store has no obstacle."""
         self.assertIsNone(self.result(self.store.check_writable()))
 

@@ -1,4 +1,4 @@
-"""Producers of a stream are bounded: both stores alike, in memory and on the disk."""
+"""Tests of the bounded number of producers, on both stores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.storage.suites.producer_suite import MOST, ProducerSuite
 
 
 class GenerationTests(SynchronousTestCase):
-    """The rule alone."""
+    """Generations."""
 
     def test_joined(self) -> None:
         generation = Generation()
@@ -35,13 +35,13 @@ class GenerationTests(SynchronousTestCase):
 
 
 class MemoryProducerTests(ProducerSuite, SynchronousTestCase):
-    """The store in memory; a restart is none."""
+    """Memory store, whose restarts do nothing."""
 
     def make_store(self) -> IStreamStore:
         return MemoryStore(lambda: self.now, max_producers=MOST)
 
     def test_memory(self) -> None:
-        """Nothing is left of those that are forgotten."""
+        """Forgotten producers leave nothing in memory."""
         for number in range(100):
             self.known(f"p{number}")
         assert isinstance(self.store, MemoryStore)
@@ -50,18 +50,18 @@ class MemoryProducerTests(ProducerSuite, SynchronousTestCase):
 
 
 class LMDBProducerTests(ProducerSuite, DurableStoreCase, SynchronousTestCase):
-    """The durable store."""
+    """Durable store."""
 
     store: DurableStore
     max_producers = MOST
 
     def producers(self) -> int:
-        """How many records there are."""
+        """Return the number of producer records."""
         with self.store._engine.snapshot() as view:
             return sum(1 for _ in view.scan(b"q", b"r"))
 
     def test_disk(self) -> None:
-        """Those that are forgotten are freed by the sweep."""
+        """The sweep deletes the records of forgotten producers."""
         for number in range(100):
             self.known(f"p{number}")
         self.sweep(self.store)
@@ -73,12 +73,12 @@ class LMDBProducerTests(ProducerSuite, DurableStoreCase, SynchronousTestCase):
 
 
 class ProducerRecordTests(CommitterCase):
-    """Records as they lie on the disk."""
+    """Producer records on disk."""
 
     max_producers = MOST
 
     def producers(self) -> list[tuple[int, bytes]]:
-        """Generation and name of each, in order."""
+        """Return generation and name of each producer, in order."""
         return [
             codec.parse_producer_key(key) for key in sorted(self.engine.content) if key[:1] == b"q"
         ]
@@ -86,8 +86,8 @@ class ProducerRecordTests(CommitterCase):
     def append(self, *names: str, seq: int = 0) -> None:
         self.step(*[append("a", b"x", producer=(name, 0, seq)) for name in names])
 
-    def test_one_that_moves(self) -> None:
-        """It is in one generation at a time."""
+    def test_one_generation_each(self) -> None:
+        """A producer is in one generation at a time."""
         self.step(create("a"))
         self.append("a", "b", "c", "d")
         self.append("a", seq=1)
@@ -96,7 +96,7 @@ class ProducerRecordTests(CommitterCase):
         self.assertEqual(len(self.producers()), 4)
 
     def test_few_calls(self) -> None:
-        """An append of a producer that is known costs no read, and one put beside the others."""
+        """An append of a known producer causes no read and one additional put."""
         self.step(create("a"))
         self.append("p")
         self.engine.calls.clear()
@@ -105,7 +105,7 @@ class ProducerRecordTests(CommitterCase):
         self.assertEqual((calls["get"], calls["scan"], calls["put"], calls["delete"]), (0, 0, 3, 0))
 
     def test_a_store_of_format_3(self) -> None:
-        """Its producers are the first generation, however many there are."""
+        """The producers of a store of format 3 are the first generation."""
         self.step(create("a"))
         state = self.state("a")
         assert state is not None
@@ -127,7 +127,7 @@ class ProducerRecordTests(CommitterCase):
         self.assertEqual(len(self.producers()), 3 + 2)
 
     def test_deleted_in_the_same_batch(self) -> None:
-        """No producer is written for a stream that is gone by then."""
+        """No producer is written for a stream that the same batch deletes."""
         self.step(create("a"))
         self.step(append("a", b"x", producer=("p", 0, 0)), delete("a"))
         self.assertEqual(self.producers(), [])
@@ -149,7 +149,7 @@ class ProducerRecordTests(CommitterCase):
 
 
 class UnboundedTests(CommitterCase):
-    """0 is no bound."""
+    """A bound of 0 means unlimited."""
 
     max_producers = 0
 

@@ -1,4 +1,4 @@
-"""Subscriptions in both stores."""
+"""Tests of subscriptions on both stores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.storage.suites.subscription_suite import SubscriptionSuite
 
 
 class MemorySubscriptionTests(SubscriptionSuite, SynchronousTestCase):
-    """In memory."""
+    """Memory store."""
 
     def make_store(self) -> IStreamStore:
         store = MemoryStore(lambda: self.now, Clock())
@@ -25,4 +25,4 @@ class MemorySubscriptionTests(SubscriptionSuite, SynchronousTestCase):
 
 
 class LMDBSubscriptionTests(SubscriptionSuite, DurableStoreCase, SynchronousTestCase):
-    """On LMDB, with restarts that are real ones; the checker ends each test."""
+    """Durable store with restarts; each test ends with a check."""

@@ -1,4 +1,4 @@
-"""Two copies of one store go their own ways, and take no offsets of each other."""
+"""Tests of offsets in two copies of one store: neither accepts offsets of the other."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.storage.suites.incarnation_suite import IncarnationSuite, offset
 
 
 class CopiedStoreTests(DurableStoreCase, IncarnationSuite, SynchronousTestCase):
-    """A copy of a data directory, however it was made."""
+    """Copies of a data directory."""
 
-    def go_on_in(self, copy: str) -> None:
+    def open_copy(self, copy: str) -> None:
         """Close the store, and open a copy of it."""
         self.result(self.store.close())
         self.directory = copy
@@ -29,7 +29,7 @@ class CopiedStoreTests(DurableStoreCase, IncarnationSuite, SynchronousTestCase):
         original = self.appended(post(b"after the copy"))
         self.created(put("new", raw=b"0123"))
         new = self.look("new")
-        self.go_on_in(copy)
+        self.open_copy(copy)
         self.assertReads("a", offset(common, 2), b"23")
         self.assertReads("a", offset(common), b"")
         self.assertOffsetGone("a", offset(original))
@@ -42,7 +42,7 @@ class CopiedStoreTests(DurableStoreCase, IncarnationSuite, SynchronousTestCase):
         self.assertOffsetGone("a", offset(original))
 
     def test_copied_directory(self) -> None:
-        """Copied by the system's means while the server is stopped."""
+        """A directory copied while the server is stopped."""
         self.created(put(raw=b"0123"))
         self.result(self.store.close())
         copy = self.directory + ".copy"
@@ -50,8 +50,8 @@ class CopiedStoreTests(DurableStoreCase, IncarnationSuite, SynchronousTestCase):
         self.store = self.open_store()
         self.check_copies(copy)
 
-    def test_copied_while_the_clock_stands_still(self) -> None:
-        """Neither copy gets the ids of the other, though both start from the same counter."""
+    def test_copied_with_a_stopped_clock(self) -> None:
+        """Two copies with the same clock and counter create different ids."""
         self.created(put(raw=b"0123"))
         self.now -= 1_000_000_000
         self.result(self.store.close())
@@ -61,7 +61,7 @@ class CopiedStoreTests(DurableStoreCase, IncarnationSuite, SynchronousTestCase):
         self.check_copies(copy)
 
     def test_restored_backup(self) -> None:
-        """A backup of the running server, restored to another place."""
+        """A backup of the running server, restored to another directory."""
         self.created(put(raw=b"0123"))
         self.appended(post(b"4"))
         self.settle(self.store)
@@ -74,7 +74,7 @@ class CopiedStoreTests(DurableStoreCase, IncarnationSuite, SynchronousTestCase):
         self.store = self.open_store()
         common = self.look()
         original = self.appended(post(b"after the backup"))
-        self.go_on_in(target)
+        self.open_copy(target)
         self.assertReads("a", offset(common, 2), b"234")
         self.appended(post(b"something else, and longer"))
         self.assertOffsetGone("a", offset(original))

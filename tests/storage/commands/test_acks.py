@@ -1,4 +1,6 @@
-"""Requests with many acks: message boundaries are looked at beside the committer."""
+"""Tests of requests with many acks, whose message boundaries are checked outside of the
+committer.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ _COUNT = 30
 
 
 class CheckedSuiteTests(SubscriptionSuite, DurableStoreCase, SynchronousTestCase):
-    """All that is asked of subscriptions, where every ack is checked before."""
+    """Subscription suite with every ack checked in advance."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -27,7 +29,7 @@ class CheckedSuiteTests(SubscriptionSuite, DurableStoreCase, SynchronousTestCase
 
 
 class ManyAcksTests(SubscriptionCase, DurableStoreCase, SynchronousTestCase):
-    """A subscription with many pending streams in JSON mode."""
+    """A subscription with many pending JSON streams."""
 
     store: DurableStore
 
@@ -44,22 +46,22 @@ class ManyAcksTests(SubscriptionCase, DurableStoreCase, SynchronousTestCase):
         self.patch(BatchTransaction, "is_boundary", counted)
 
     def pending(self, wake_stream: str | None) -> None:
-        """All streams have something."""
+        """Append to all streams."""
         if wake_stream is not None:
             self.created(put(wake_stream, JSON))
         self.subscribed(subscribe(wake_stream=wake_stream))
         self.submit_all(*[put(path, JSON, b"[1,2,3]") for path in self.paths])
 
     def test_between_messages(self) -> None:
-        """The transaction looks at none of them."""
+        """The transaction reads no stream."""
         self.pending("wake")
         state = self.claimed().state
         self.settled(self.ack(state, *[(path, 4) for path in self.paths], done=False))
         self.assertEqual(self.looked, [])
         self.assertEqual(set(self.cursors().values()), {4})
 
-    def test_one_is_wrong(self) -> None:
-        """Nothing of the request is done."""
+    def test_one_invalid_ack(self) -> None:
+        """One invalid ack refuses the request, which changes nothing."""
         self.pending("wake")
         state = self.claimed().state
         acks = [(path, 4) for path in self.paths]
@@ -70,7 +72,7 @@ class ManyAcksTests(SubscriptionCase, DurableStoreCase, SynchronousTestCase):
         self.assertEqual(set(self.cursors().values()), {0})
 
     def test_fenced(self) -> None:
-        """A request that is refused for its token costs no look at any stream."""
+        """A request with a stale token is refused without a read of any stream."""
         self.pending("wake")
         old = self.claimed().state
         self.settled(self.release(old))
@@ -78,10 +80,10 @@ class ManyAcksTests(SubscriptionCase, DurableStoreCase, SynchronousTestCase):
         command = self.ack(old, *[(path, 4) for path in self.paths])
         self.assertRefused(Problem.FENCED, self.submit(command))
 
-    def test_told_by_the_server(self) -> None:
-        """A webhook's call acknowledges the tails that it was told, wherever these are now."""
+    def test_offsets_of_the_delivery(self) -> None:
+        """A callback acknowledges the tails of its delivery, wherever they are now."""
         self.pending(None)
-        state = self.now_is()
+        state = self.stored()
         seen = [(path, 6) for path in self.paths]
         self.submit_all(*[post(b"[4]", path, JSON) for path in self.paths])
         self.looked.clear()

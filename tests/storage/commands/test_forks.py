@@ -1,4 +1,4 @@
-"""Forks with a sub-offset: messages are counted beside the committer, in steps."""
+"""Tests of forks with a sub-offset, whose messages are counted outside of the committer."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _MESSAGES = [b"%d" % number for number in range(3_000)] + [_LARGE, b"[1,2]", _LA
 
 
 def fork(path: str, sub_offset: int, source: str = "a") -> Create:
-    """A PUT that forks a stream so many messages from its start."""
+    """Return a PUT that forks a stream at a number of messages from its start."""
     return Create(path, None, NO_EXPIRY, False, Body(b""), ForkRequest(source, START, sub_offset))
 
 
-class _Turns(Clock):
-    """A clock whose calls for the next turn wait for a second."""
+class _DelayedTurns(Clock):
+    """Clock whose calls for the next turn wait for a second."""
 
     def callLater(
         self, delay: float, callable: Callable[..., Any], *args: object, **kw: object
@@ -44,7 +44,7 @@ class _Turns(Clock):
 
 
 class CountingSuite(StoreCase):
-    """What every store does. The source has more than a transaction would look at."""
+    """Tests for every store. The source is larger than what a transaction examines."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -59,8 +59,8 @@ class CountingSuite(StoreCase):
         expected = sum(len(message) + 1 for message in _MESSAGES[:messages])
         self.assertEqual(outcome.state.tail, expected)
 
-    def test_counted(self) -> None:
-        """Up to any message, also through those that are larger than a record."""
+    def test_message_boundaries(self) -> None:
+        """A fork point may be after any message, also one larger than a record."""
         for messages in (1, 499, 500, 501, 2_999, 3_000, 3_001, 3_002, 3_003, len(_MESSAGES)):
             with self.subTest(messages):
                 self.assertForked(self.submit(fork(f"f{messages}", messages)), messages)
@@ -72,8 +72,8 @@ class CountingSuite(StoreCase):
             self.assertRefused(Problem.INVALID_FORK, outcome)
             self.submit(fork("f", 2_500))
 
-    def test_again(self) -> None:
-        """A fork that is there needs no count."""
+    def test_existing_fork(self) -> None:
+        """A PUT for an existing fork counts nothing."""
         self.submit(fork("f", 2_500))
         self.patch(commands_forks, "_count", None)
         outcome = self.submit(fork("f", 2_500))
@@ -88,14 +88,14 @@ class CountingSuite(StoreCase):
 
 
 class MemoryCountingTests(CountingSuite, SynchronousTestCase):
-    """The store in memory, with a clock and without."""
+    """Memory store with and without a clock."""
 
     def make_store(self) -> IStreamStore:
         return MemoryStore(lambda: self.now)
 
-    def test_other_requests_go_between(self) -> None:
-        """On the reactor's thread, a step in each turn."""
-        clock = _Turns()
+    def test_other_requests_run_between(self) -> None:
+        """On the reactor's thread one step runs per turn, so other requests run between."""
+        clock = _DelayedTurns()
         self.store = MemoryStore(lambda: self.now, clock)
         self.submit(put(content_type=JSON))
         self.submit(post(b"[" + b",".join(_MESSAGES) + b"]", content_type=JSON))
@@ -110,12 +110,12 @@ class MemoryCountingTests(CountingSuite, SynchronousTestCase):
 
 
 class LMDBCountingTests(CountingSuite, DurableStoreCase, SynchronousTestCase):
-    """The durable store: in reading executor."""
+    """Durable store, on reader threads."""
 
     store: DurableStore
 
-    def test_writers_go_between(self) -> None:
-        """No committing lane is given a fork before it is counted, however many there are."""
+    def test_writers_run_between(self) -> None:
+        """The committer gets a fork only after its messages are counted."""
         forked = [self.store.submit(fork(f"f{number}", 3_003)) for number in range(20)]
         self.executor.turn()
         self.appended(post(b"1", content_type=JSON))
@@ -124,8 +124,8 @@ class LMDBCountingTests(CountingSuite, DurableStoreCase, SynchronousTestCase):
         for made in forked:
             self.assertForked(self.result(made), 3_003)
 
-    def test_the_source_is_another(self) -> None:
-        """Nothing is made of what was counted in the one before."""
+    def test_replaced_source(self) -> None:
+        """If the source is deleted and created again during the count, the result is discarded."""
         forked = self.store.submit(fork("f", 3_003))
         while self.executor._reads:
             self.executor.turn()
@@ -155,7 +155,7 @@ class LMDBCountingTests(CountingSuite, DurableStoreCase, SynchronousTestCase):
             self.assertForked(self.result(made), 2_000)
 
     def test_failures(self) -> None:
-        """Records that cannot be read, and bugs, cost the fork that meets them."""
+        """Unreadable records and exceptions fail only their own fork."""
         for error, problem in (
             (CorruptRecord(b"d", "broken by the test"), Problem.CORRUPT_RECORD),
             (ZeroDivisionError(), Problem.INTERNAL),
@@ -172,10 +172,10 @@ class LMDBCountingTests(CountingSuite, DurableStoreCase, SynchronousTestCase):
 
 
 class ForkCounterTests(SynchronousTestCase):
-    """Turns of those that wait."""
+    """Order of waiting counts."""
 
-    def test_in_turn(self) -> None:
-        """One that takes many steps does not hold up one that takes few."""
+    def test_take_turns(self) -> None:
+        """A count of many steps does not delay one of few steps."""
         steps = {"long": 5, "short": 2}
         running: list[tuple[str, Deferred[Any]]] = []
         ended: list[str] = []

@@ -1,4 +1,4 @@
-"""Work of the committer for streams with pending work: counted, for no clock is to be trusted."""
+"""Tests of the committer's work for streams with pending work, counted in calls."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _COUNT = 1_000
 
 
 class PendingBoundsTests(CommitterCase):
-    """A subscription whose worker never comes, and many streams with pending work."""
+    """Subscription without a worker, and many pending streams."""
 
     def setUp(self) -> None:
         super().setUp()
         self.step(subscribe(pattern="**", wake_stream=None))
 
     def cursors(self) -> int:
-        """How many streams are pending on the disk."""
+        """Return the number of pending streams on disk."""
         return len([key for key in self.engine.content if key[:1] == b"k"])
 
     def idle(self) -> bool:
-        """Whether the subscription is idle on the disk."""
+        """Return True if the subscription is idle on disk."""
         with self.engine.snapshot() as view:
             state = tables.load(view, SUBSCRIPTIONS, subscription_key("s"))
         assert state is not None
         return state.idle
 
-    def all_at_once(self, commands: Sequence[Command]) -> None:
+    def in_one_batch(self, commands: Sequence[Command]) -> None:
         """Carry out commands in one batch."""
         self.step(*commands)
 
@@ -45,30 +45,30 @@ class PendingBoundsTests(CommitterCase):
         self.assertLessEqual(self.engine.calls["scan"], 3 * _COUNT // OWNED_AHEAD + 100)
 
     def test_deleted(self) -> None:
-        """In any order: streams that end are not looked for among all that are pending."""
+        """Deleting pending streams takes work linear in their number, in any order."""
         paths = [f"a/{number:04}" for number in range(_COUNT)]
         orders = {"up": paths, "down": paths[::-1], "mixed": Random(1).sample(paths, _COUNT)}
         for name, order in orders.items():
             with self.subTest(name):
-                self.all_at_once([create(path, b"x") for path in paths])
+                self.in_one_batch([create(path, b"x") for path in paths])
                 self.assertEqual((self.cursors(), self.idle()), (_COUNT, False))
                 ends = [delete(path) for path in order[:-1]]
-                self.assertFewScans(partial(self.all_at_once, ends))
+                self.assertFewScans(partial(self.in_one_batch, ends))
                 self.assertEqual((self.cursors(), self.idle()), (1, False))
                 self.step(delete(order[-1]))
                 self.assertEqual((self.cursors(), self.idle()), (0, True))
 
     def test_expired(self) -> None:
-        self.all_at_once([create(f"a/{number}", b"x", ttl=1) for number in range(_COUNT)])
+        self.in_one_batch([create(f"a/{number}", b"x", ttl=1) for number in range(_COUNT)])
         self.now += 1_000
         self.assertFewScans(self.committer.sweep)
         self.sweep()
         self.assertEqual((self.cursors(), self.idle()), (0, True))
 
-    def test_the_last_one_comes_before_all_others(self) -> None:
-        """What was pending behind it was removed; what is pending is found all the same."""
-        self.all_at_once([create(f"b/{number}", b"x") for number in range(10)])
-        self.all_at_once([delete(f"b/{number}") for number in range(9)])
+    def test_gap_before_the_last_key(self) -> None:
+        """A pending stream is found after many removed ones."""
+        self.in_one_batch([create(f"b/{number}", b"x") for number in range(10)])
+        self.in_one_batch([delete(f"b/{number}") for number in range(9)])
         self.step(create("a/late", b"x"))
         self.step(delete("b/9"))
         self.assertEqual((self.cursors(), self.idle()), (1, False))

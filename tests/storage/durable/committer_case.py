@@ -1,4 +1,4 @@
-"""The committer on a engine that fails on demand: what tests of it share."""
+"""Test case of the committer on an engine that fails on demand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.storage.fsck_assertions import assert_sound
 
 
 class CommitterCase(SynchronousTestCase):
-    """A committer on a fake engine, both sound in the end."""
+    """Test case with a committer on a fake engine; each test ends with a check of the store."""
 
     quota: int | None = None
     max_producers = MAX_PRODUCERS
@@ -34,7 +34,7 @@ class CommitterCase(SynchronousTestCase):
         assert_sound(self, self.engine)
 
     def restart(self) -> None:
-        """Crash: all that is left is what the disk has."""
+        """Crash: reopen with what the disk has."""
         self.engine = FakeEngine(self.engine.content)
         self.access = AccessTimes()
         self.committer = Committer(
@@ -47,16 +47,16 @@ class CommitterCase(SynchronousTestCase):
         )
 
     def clock(self) -> float:
-        """Seconds that only go on as the test says: ``tick`` whenever somebody looks."""
+        """Return the seconds of a clock that advances by ``tick`` per call."""
         self.seconds += self.tick
         return self.seconds
 
     def step(self, *commands: Command) -> list[Outcome]:
-        """The outcomes of commands in one batch."""
+        """Carry out commands in one batch and return their outcomes."""
         return self.committer.step(commands).outcomes
 
     def sweep(self) -> int:
-        """Sweep until nothing is left to do; how many steps that took."""
+        """Sweep until no work is left; return the number of steps."""
         steps = 0
         while True:
             committed = self.committer.sweep()
@@ -66,19 +66,19 @@ class CommitterCase(SynchronousTestCase):
             steps += 1
 
     def problems(self, outcomes: list[Outcome]) -> list[str]:
-        """The slugs of refusals, an empty string for every success."""
+        """Return the slugs of refusals, an empty string for each success."""
         return [
             outcome.problem.slug if isinstance(outcome, Refusal) else "" for outcome in outcomes
         ]
 
     def state(self, path: str) -> StreamState | None:
-        """A stream as the disk has it."""
+        """Return the state of a stream on disk."""
         with self.engine.snapshot() as view:
             record = reader.load_stream_at(view, path)
             return None if record is None else record.state
 
     def content(self, path: str) -> bytes:
-        """A stream's bytes as the disk has them."""
+        """Return the content of a stream on disk."""
         with self.engine.snapshot() as view:
             record = reader.load_stream_at(view, path)
             assert record is not None, path

@@ -57,7 +57,7 @@ class InlineExecutor:
 
     @property
     def busy(self) -> bool:
-        """Return whether anything is queued."""
+        """Return True if work is queued."""
         return bool(self._jobs or self._reads)
 
     def release(self) -> None:

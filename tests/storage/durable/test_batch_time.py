@@ -1,4 +1,4 @@
-"""No batch and no step of a sweep goes on for long, whatever there is to do."""
+"""Tests of the time bounds on batches and sweeps."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _COST = BATCH_TIME / 4
 
 
 class BatchTimeTests(CommitterCase):
-    """Commands of one batch, on a clock that moves as it is looked at."""
+    """Batches on a clock that advances with each call."""
 
     def setUp(self) -> None:
         super().setUp()
         self.tick = _COST
 
-    def test_as_many_as_there_is_time_for(self) -> None:
-        """The others are not looked at, and find what the first ones left."""
+    def test_remaining_commands_wait(self) -> None:
+        """Commands beyond the time bound stay queued, and run on the result of the first ones."""
         commands: list[Command] = [
             create("a"),
             *[append("a", b"%d" % number) for number in range(9)],
@@ -52,8 +52,8 @@ class BatchTimeTests(CommitterCase):
         self.assertIsNotNone(self.state("a"))
         self.assertIsNone(self.state("b"))
 
-    def test_failures_cost_no_more(self) -> None:
-        """A batch that begins again does not get its time again."""
+    def test_restarted_batch(self) -> None:
+        """A batch that restarts after an exception does not get its time again."""
         self.step(create("a"))
         decided = 0
 
@@ -72,8 +72,8 @@ class BatchTimeTests(CommitterCase):
         self.assertEqual(self.content("a"), b"01")
         self.flushLoggedErrors(ZeroDivisionError)
 
-    def test_without_room(self) -> None:
-        """Portions of a batch share its time."""
+    def test_split_batch(self) -> None:
+        """Parts of a batch that does not fit share its time."""
         (made,) = self.step(create("a"))
         self.assertIsInstance(made, Created)
         self.engine.room = False
@@ -83,7 +83,7 @@ class BatchTimeTests(CommitterCase):
 
 
 class SweepTimeTests(CommitterCase):
-    """What a sweep has no time for, the next step does."""
+    """Sweeps on a clock that advances with each call."""
 
     def everything_is_gone(self) -> None:
         self.assertEqual(set(self.engine.content), {codec.META_KEY, codec.NEXT_ID_KEY})
@@ -106,8 +106,8 @@ class SweepTimeTests(CommitterCase):
         self.assertGreater(self.sweep(), 10)
         self.everything_is_gone()
 
-    def test_what_comes_in_between(self) -> None:
-        """A sweep does not look behind itself; the next one does."""
+    def test_new_work_during_a_sweep(self) -> None:
+        """A sweep does not return to keys before its position; the next one does."""
         self.step(*[create(f"s{number}", b"x", expires_at=self.now + 9) for number in range(10)])
         self.now += 9
         self.tick = _COST
@@ -119,8 +119,8 @@ class SweepTimeTests(CommitterCase):
         self.sweep()
         self.everything_is_gone()
 
-    def test_a_step_that_fails(self) -> None:
-        """What it had passed is found again."""
+    def test_failed_step(self) -> None:
+        """Work of a failed step is found again."""
         self.step(create("a"), append("a", bytes(20 * RECORD_PAYLOAD)))
         self.step(delete("a"))
         self.tick = _COST
@@ -134,12 +134,12 @@ class SweepTimeTests(CommitterCase):
 
 
 def fail_commit(call: str) -> Fault | None:
-    """Fail every commit, and lose it."""
+    """Fail every commit without effect."""
     return Fault(EngineFailed) if call == "commit" else None
 
 
 class StoreTests(DurableStoreCase, SynchronousTestCase):
-    """The whole store: what a batch has no time for stays at the head of the queue."""
+    """The whole store: commands beyond the time bound stay at the head of the queue."""
 
     store: DurableStore
 

@@ -1,4 +1,4 @@
-"""Batches: what is written, what a refusal or a bug leaves, and what is told."""
+"""Tests of `durable_streams_tw.storage.durable.committer`: batches, sweeps, quota."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.storage.engine.fake_engine import _FakeView
 
 
 def data_records(content: Iterable[bytes]) -> int:
-    """How many data records a store has."""
+    """Return the number of data records."""
     return len([key for key in content if key[:1] == b"d"])
 
 
 class BatchTests(CommitterCase):
-    """Many commands, one commit."""
+    """Many commands in one commit."""
 
     def test_one_commit(self) -> None:
         commits = self.engine.commits
@@ -81,7 +81,9 @@ class BatchTests(CommitterCase):
         self.assertEqual(self.engine.content, content)
 
     def test_few_calls(self) -> None:
-        """However many appends there are: one put of the record, and as many as bytes need."""
+        """Appends to one stream in one batch put its record once, and as many data records as
+        needed.
+        """
         self.step(create("a"), append("a", b"warm"))
         self.engine.calls.clear()
         outcomes = self.step(*[append("a", b"x" * 100) for _ in range(64)])
@@ -91,7 +93,7 @@ class BatchTests(CommitterCase):
         self.assertEqual((calls["delete"], calls["commit"]), (0, 1))
 
     def test_few_calls_for_many_streams(self) -> None:
-        """A new stream costs one look for its path, and puts for path, record and bytes."""
+        """A new stream costs one get for its path, and puts of path, record and bytes."""
         self.step(create("warm"))
         self.engine.calls.clear()
         self.step(*[create(f"s{number}", b"x") for number in range(50)])
@@ -129,7 +131,7 @@ class BatchTests(CommitterCase):
         self.assertEqual(self.content("a"), small + b"," + b'"' + b"x" * 50_000 + b'",' + b"1,2,")
 
     def test_changes(self) -> None:
-        """Every change is told, in order, with its bytes; refusals are not."""
+        """Each change is announced in order with its bytes; refusals are not announced."""
         changes = self.committer.step(
             [create("a", b"x"), append("a", b"yz"), append("b", b"?"), close("a"), delete("a")]
         ).changes
@@ -174,8 +176,8 @@ class BatchTests(CommitterCase):
             self.sweep()
             self.restart()
 
-    def test_fork_reads_its_own_batch(self) -> None:
-        """Bytes that are not in the engine yet are inherited all the same."""
+    def test_fork_in_the_same_batch(self) -> None:
+        """A fork inherits bytes that the same batch appended."""
         outcomes = self.step(
             create("a", b"[1,2]", content_type=JSON),
             append("a", b"[3]", content_type=JSON),
@@ -189,7 +191,7 @@ class BatchTests(CommitterCase):
 
 
 class BugTests(CommitterCase):
-    """A bug of ours costs the command that meets it, and nobody else."""
+    """An exception fails only the command that raised it."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -214,8 +216,8 @@ class BugTests(CommitterCase):
         self.assertEqual(self.content("a"), b"")
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
-    def test_a_bug_that_all_meet(self) -> None:
-        """It is found out in fewer beginnings than there are commands."""
+    def test_exception_in_all_commands(self) -> None:
+        """A batch whose commands all raise is retried fewer times than it has commands."""
         self.break_apply()
         begun = self.engine.calls["begin"]
         outcomes = self.step(*[append("a", b"x") for _ in range(300)], append("b", b"1"))
@@ -224,8 +226,8 @@ class BugTests(CommitterCase):
         self.assertLess(self.engine.calls["begin"] - begun, 900)
         self.flushLoggedErrors(ZeroDivisionError)
 
-    def test_bug_while_writing_down(self) -> None:
-        """The batch is dropped with all that was remembered of it; the next one works."""
+    def test_exception_in_flush(self) -> None:
+        """An exception in the flush drops the batch and its caches; the next batch works."""
 
         def flush(_: BatchTransaction) -> bool:
             raise ZeroDivisionError
@@ -242,8 +244,8 @@ class BugTests(CommitterCase):
         self.step(append("a", b"kept"))
         self.assertEqual(self.content("a"), b"kept")
 
-    def test_bug_in_the_sweep(self) -> None:
-        """The stream that meets it is looked at again later; the others end in time."""
+    def test_exception_in_the_sweep(self) -> None:
+        """A stream whose expiry raises is retried later; the others expire."""
         self.step(create("c", ttl=1), create("d", ttl=1))
 
         def expire(transaction: Transaction, stream_id: int, now: int) -> int | None:
@@ -267,7 +269,7 @@ class BugTests(CommitterCase):
 
 
 class SweepTests(CommitterCase):
-    """Streams end by themselves, and ended streams' bytes are freed in bounded steps."""
+    """Expiry, and deletion of bytes in bounded steps."""
 
     def test_nothing_to_do(self) -> None:
         self.step(create("a"), create("b", ttl=10))
@@ -298,7 +300,9 @@ class SweepTests(CommitterCase):
         self.assertEqual(data_records(self.engine.content), 2)
 
     def test_appends_move_the_deadline(self) -> None:
-        """They cost no write to the index: the sweep finds the early entry, and moves it."""
+        """Appends do not write to the expiry index: the sweep finds the outdated entry and moves
+        it.
+        """
         self.step(create("a", ttl=10))
         for _ in range(5):
             self.now += 9_000
@@ -311,8 +315,8 @@ class SweepTests(CommitterCase):
         self.sweep()
         self.assertIsNone(self.state("a"))
 
-    def test_access_that_is_not_written_down(self) -> None:
-        """The sweep writes it down with the new entry: the two cannot part in a crash."""
+    def test_unwritten_access(self) -> None:
+        """The sweep writes the access time with the new index entry in one commit."""
         (made,) = self.step(create("a", ttl=10))
         assert isinstance(made, Created)
         self.now += 8_000
@@ -397,7 +401,7 @@ class SweepTests(CommitterCase):
 
 
 class QuotaTests(CommitterCase):
-    """A quota of our own, beside the disk's room."""
+    """Configured quota."""
 
     quota = 20_000
 
@@ -418,10 +422,10 @@ class QuotaTests(CommitterCase):
 
 
 class DamagedOrderTests(CommitterCase):
-    """A map whose keys are out of order, as two pages that have changed places."""
+    """LMDB with keys out of order, as after two pages were swapped."""
 
     def test_sweep_ends(self) -> None:
-        """It neither goes round nor deletes what lies outside its ranges."""
+        """The sweep ends, and deletes no record outside of its ranges."""
         self.step(*[create(f"a/{number}", b"x") for number in range(5)], create("b", b"x"))
         self.step(*[delete(f"a/{number}") for number in range(5)])
         scan = _FakeView.scan

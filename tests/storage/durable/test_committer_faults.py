@@ -1,4 +1,4 @@
-"""What becomes of a batch when the disk is full, fails, or has gone bad."""
+"""Tests of batches while the disk is full, fails, or has corrupt records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ APPLIED = Fault(EngineFailed, applied=True)
 
 
 class FullTests(CommitterCase):
-    """No room: what grows is refused with 507, what shrinks or ends goes on."""
+    """Full disk: commands that need space get 507, others succeed."""
 
     batch: tuple[Command, ...] = (
         append("a", b"grows"),
@@ -74,8 +74,8 @@ class FullTests(CommitterCase):
         self.check_full()
         self.check_recovered()
 
-    def test_for_good(self) -> None:
-        """Where not even a deletion can be written, everything waits for room."""
+    def test_no_space_for_deletions(self) -> None:
+        """If not even a deletion can be written, it is refused as well."""
         self.engine.plan = always("commit", FULL)
         content = self.engine.content
         outcomes = self.step(*self.batch)
@@ -101,9 +101,8 @@ class FullTests(CommitterCase):
             self.step(create("t", b"x", ttl=1), delete("a"), create("a"))
             self.now += 1000
 
-    def test_freeing_in_small_portions(self) -> None:
-        """To free takes pages too: where a whole step does not fit, less at a time does, and
-        more again as soon as it fits."""
+    def test_freeing_in_small_steps(self) -> None:
+        """Deletions need pages too: if a step does not fit, it is halved, and grows again later."""
         self.step(append("b", bytes(2_000_000), producer=("r", 0, 0)), create("t", ttl=1))
         self.step(delete("b"))
         self.now += 1000
@@ -132,8 +131,10 @@ class FullTests(CommitterCase):
         self.assertEqual(self.problems(outcomes), [""] * 30 + ["storage-full", ""])
         self.assertEqual([self.state(f"s{number}") for number in range(30)], [None] * 30)
 
-    def test_failure_in_small_portions(self) -> None:
-        """The halves have outcomes of their own; what is told of the others is told."""
+    def test_failure_of_a_part(self) -> None:
+        """Parts of a split batch have outcomes of their own, and changes of the others are
+        announced.
+        """
         self.step(create("c"), create("d"))
         calls = []
         scarce = narrow(3)
@@ -162,7 +163,7 @@ class FullTests(CommitterCase):
 
 
 class FailedTests(CommitterCase):
-    """The disk fails: every command of the batch is told that its outcome is unknown."""
+    """Failing disk: the outcome of each command of the batch is unknown."""
 
     retry = append("a", b"r", producer=("p", 0, 0))
     batch: tuple[Command, ...] = (
@@ -180,7 +181,7 @@ class FailedTests(CommitterCase):
         self.step(create("a"), create("b"), self.retry)
 
     def test_begin(self) -> None:
-        """Nothing was written, and that is known."""
+        """If the batch cannot begin, nothing was written, and commands are refused with 503."""
         content = self.engine.content
         self.engine.plan = nth("begin", 0, FAILED)
         committed = self.committer.step(self.batch)
@@ -190,7 +191,7 @@ class FailedTests(CommitterCase):
         self.assertEqual(self.problems(self.step(self.batch[1])), [""])
 
     def test_room(self) -> None:
-        """Not even how much room there is can be asked."""
+        """If the free space cannot be read, commands are refused with 503."""
         self.engine.plan = nth("has_space", 0, FAILED)
         self.assertEqual(set(self.problems(self.step(*self.batch))), {"storage-unavailable"})
 
@@ -205,7 +206,7 @@ class FailedTests(CommitterCase):
         self.assertEqual(self.engine.content != before, applied)
 
     def check_retries(self, applied: bool) -> None:
-        """What a retry is told is what the disk has."""
+        """Check that retries get the outcomes that the content of the disk implies."""
         committed = self.committer.step([self.batch[1], self.batch[5], delete("b")])
         outcomes = committed.outcomes
         duplicates = [made.duplicate for made in outcomes if isinstance(made, Appended)]
@@ -251,8 +252,8 @@ class FailedTests(CommitterCase):
             self.assertGreaterEqual(after.version, doubt)
         self.assertGreater(doubt, seen)
 
-    def test_followers_are_told_afterwards(self) -> None:
-        """Whatever comes next says anew what the doubtful streams are, and says it once."""
+    def test_followers_are_notified_afterwards(self) -> None:
+        """The next step announces the state of the affected streams once."""
         state = self.state("b")
         assert state is not None
         for fault, gone in ((FAILED, False), (APPLIED, True)):
@@ -296,7 +297,7 @@ class FailedTests(CommitterCase):
 
 
 class CorruptTests(CommitterCase):
-    """Bytes have gone bad: a 500 for whoever needs them, and for nobody else."""
+    """Corrupt records: 500 for commands that need them, and for no others."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -309,7 +310,7 @@ class CorruptTests(CommitterCase):
         )
 
     def tearDown(self) -> None:
-        """All that is wrong with the store is what the test has damaged."""
+        """Check that the store has no flaws except those of the test."""
         self.assertEqual(
             {finding.flaw for finding in check(self.engine)} - {Flaw.CORRUPT_RECORD}, self.also
         )
@@ -359,7 +360,7 @@ class CorruptTests(CommitterCase):
         self.assertEqual(self.content("a"), b"01234567")
 
     def test_last_data_record(self) -> None:
-        """It is not extended, for a new checksum would bless wrong bytes."""
+        """A corrupt last record is not extended, since a new checksum would hide the damage."""
         stream_id = self.id_of("a")
         self.damage(codec.data_key(stream_id, 0))
         self.assertEqual(self.problems(self.step(append("a", b"67"))), [""])
@@ -367,8 +368,8 @@ class CorruptTests(CommitterCase):
             self.content("a")
         self.assertIn(codec.data_key(stream_id, 6), self.engine.content)
 
-    def test_last_data_record_missing_or_short(self) -> None:
-        """A record that is not the whole of what lies behind it is not extended either."""
+    def test_incomplete_last_data_record(self) -> None:
+        """A missing or incomplete last record is not extended."""
         self.also = {Flaw.DATA}
         missing = codec.data_key(self.id_of("a"), 0)
         short = codec.data_key(self.id_of("b"), 0)
@@ -383,7 +384,9 @@ class CorruptTests(CommitterCase):
         self.assertNotIn(missing, self.engine.content)
 
     def test_next_id(self) -> None:
-        """Without it no stream is made: an id that is given twice would mix up two streams."""
+        """Without the record of the next id no stream is created: a repeated id would mix up two
+        streams.
+        """
         self.damage(codec.NEXT_ID_KEY)
         outcomes = self.step(create("c"), append("b", b"x"), fork("g", "b"))
         self.assertEqual(self.problems(outcomes), ["corrupt-record", "", "corrupt-record"])
@@ -391,8 +394,10 @@ class CorruptTests(CommitterCase):
         self.restart()
         self.assertEqual(self.problems(self.step(create("c"))), ["corrupt-record"])
 
-    def test_no_trace(self) -> None:
-        """A fork whose source cannot be read cannot be counted out, so it stays."""
+    def test_fork_of_an_unreadable_source(self) -> None:
+        """A fork whose source cannot be read cannot be deleted, since the count cannot
+        be updated.
+        """
         self.damage(codec.stream_key(self.id_of("a")))
         content = self.engine.content
         outcomes = self.step(delete("f"), append("b", b"x"))
@@ -404,7 +409,7 @@ class CorruptTests(CommitterCase):
         self.assertEqual(changed, written)
 
     def test_sweep_goes_on(self) -> None:
-        """A stream that cannot be read does not stop the others from ending."""
+        """An unreadable stream does not keep others from expiring."""
         self.step(create("t2", ttl=1), create("t3", ttl=2))
         self.damage(codec.stream_key(self.id_of("t")))
         self.now += 1000

@@ -1,7 +1,7 @@
-"""Random batches, random failures, crashes: the disk always has what was acknowledged.
+"""Model test of the committer: random batches, failures and crashes.
 
-The model is the store in memory: it is given exactly the commands that the disk must have
-taken, and afterwards both must hold the same.
+The model is a memory store with exactly the commands that the disk must have. After each step both
+must have the same content.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ producers = st.none() | st.tuples(
 
 @st.composite
 def payloads(draw: st.DrawFn, content_type: str) -> bytes:
-    """A request's body: any size that records are cut at, or several messages."""
+    """Draw a body: sizes around the limits of records, or several messages."""
     size = draw(sizes)
     filling = draw(st.sampled_from([b"a", b"b", b"c"]))
     if content_type == BYTES:
@@ -55,7 +55,7 @@ def payloads(draw: st.DrawFn, content_type: str) -> bytes:
 
 @st.composite
 def commands(draw: st.DrawFn) -> Command:
-    """A command on one of a few paths; many are refused, that is part of it."""
+    """Draw a command on one of a few paths; many are refused."""
     path = draw(paths)
     # JSON streams have paths of their own, so that most appends find their type.
     content_type = JSON if path in PATHS[1::2] else BYTES
@@ -103,7 +103,7 @@ faults = st.one_of(
 
 @dataclass(frozen=True)
 class Step:
-    """What happens next: time passes, perhaps a crash, then a batch or (empty) a sweep."""
+    """Step of a history: time passes, an optional crash, then a batch or (if empty) a sweep."""
 
     batch: list[Command]
     fault: tuple[str, int, Fault] | None
@@ -122,8 +122,8 @@ steps = st.builds(
 )
 
 
-def meaning(outcome: Outcome) -> tuple[object, ...]:
-    """What a client can tell of an outcome; ids differ between a store and its model."""
+def comparable(outcome: Outcome) -> tuple[object, ...]:
+    """Return the part of an outcome that a client sees; ids differ between store and model."""
     if isinstance(outcome, Refusal):
         return (outcome.problem,)
     assert isinstance(outcome, Created | Appended | Deleted), outcome
@@ -134,7 +134,7 @@ def meaning(outcome: Outcome) -> tuple[object, ...]:
 
 
 class ModelTests(SynchronousTestCase):
-    """The committer against the store in memory."""
+    """Committer compared with the memory store."""
 
     @given(st.lists(steps, min_size=1, max_size=12))
     def test_disk_has_what_was_acknowledged(self, script: list[Step]) -> None:
@@ -171,7 +171,7 @@ class ModelTests(SynchronousTestCase):
         outcomes = committed.outcomes
         self.assertEqual(len(outcomes), len(step.batch))
         fault = step.fault[2] if step.fault is not None and self.engine.fired else None
-        note(f"{step} -> {[meaning(outcome) for outcome in outcomes]}")
+        note(f"{step} -> {[comparable(outcome) for outcome in outcomes]}")
         full = not step.room
         if fault is not None and fault.error is EngineFailed:
             slugs = {outcome.problem.slug for outcome in outcomes if isinstance(outcome, Refusal)}
@@ -180,7 +180,9 @@ class ModelTests(SynchronousTestCase):
                 return
         elif fault is not None and full and len(step.batch) == 1:
             # Not even what shrinks could be written.
-            self.assertEqual({meaning(outcome) for outcome in outcomes}, {(Problem.STORAGE_FULL,)})
+            self.assertEqual(
+                {comparable(outcome) for outcome in outcomes}, {(Problem.STORAGE_FULL,)}
+            )
             return
         elif fault is not None:
             full = True
@@ -188,9 +190,9 @@ class ModelTests(SynchronousTestCase):
             self.model.has_space = not full
             outcome_of_model = apply(self.model, command, self.now)
             assert outcome_of_model is not None
-            expected = meaning(outcome_of_model)
+            expected = comparable(outcome_of_model)
             if fault is None or fault.error is EngineFull:
-                self.assertEqual(meaning(outcome), expected)
+                self.assertEqual(comparable(outcome), expected)
 
     def run_sweep(self, step: Step) -> None:
         committed = self.committer.sweep()

@@ -1,4 +1,4 @@
-"""Events of streams with more subscriptions than one step updates."""
+"""Tests of appends to streams with more subscriptions than one step updates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STEP = 8 * FAN_OUT_WRITE
 
 
 class FanOutTests(CommitterCase):
-    """A stream with many subscriptions; every batch has time for one step of a fan-out."""
+    """A stream with many subscriptions; each batch has time for one step of a fan-out."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -34,12 +34,12 @@ class FanOutTests(CommitterCase):
         self.tick = 1.0
         self.step(create("wake", content_type=JSON))
         for number in range(_COUNT):
-            self.one(subscribe(f"s{number:02}", pattern="a/*", wake_stream=None))
-        self.one(create("a/1"))
-        self.one(create("b"))
+            self.carry_out(subscribe(f"s{number:02}", pattern="a/*", wake_stream=None))
+        self.carry_out(create("a/1"))
+        self.carry_out(create("b"))
 
-    def one(self, command: Command) -> Outcome:
-        """Carry out a command, however many steps it has to wait."""
+    def carry_out(self, command: Command) -> Outcome:
+        """Carry out a command in as many steps as it needs."""
         for _ in range(4 * _COUNT):
             outcomes = self.step(command)
             if outcomes:
@@ -60,15 +60,15 @@ class FanOutTests(CommitterCase):
             return len(list(scan(view, FAN_OUTS, b"", None)))
 
     def test_append(self) -> None:
-        """One step with the append; the sweep wakes the others."""
-        self.one(append("a/1", b"x"))
+        """One step commits the append; the sweep wakes the other subscriptions."""
+        self.carry_out(append("a/1", b"x"))
         self.assertEqual((len(self.awake()), len(self.cursors()), self.fan_outs()), (8, 8, 1))
         self.assertGreater(self.sweep(), 2)
         self.assertEqual((len(self.awake()), self.fan_outs()), (_COUNT, 0))
         self.assertEqual(self.cursors(), [Cursor("a/1", 0)] * _COUNT)
 
     def test_each_step_is_bounded(self) -> None:
-        self.one(append("a/1", b"x"))
+        self.carry_out(append("a/1", b"x"))
         awake = len(self.awake())
         while self.fan_outs():
             committed = self.committer.sweep()
@@ -78,8 +78,8 @@ class FanOutTests(CommitterCase):
         self.assertEqual(awake, _COUNT)
 
     def test_crash(self) -> None:
-        """What is left is on record with the append."""
-        self.one(append("a/1", b"x"))
+        """The rest of a fan-out is stored with the append, and survives a crash."""
+        self.carry_out(append("a/1", b"x"))
         self.restart()
         self.committer.sweep()
         self.restart()
@@ -88,58 +88,60 @@ class FanOutTests(CommitterCase):
         self.assertEqual(self.cursors(), [Cursor("a/1", 0)] * _COUNT)
 
     def test_the_same_stream_waits(self) -> None:
-        """A later append is not taken for the first one of a subscription."""
-        self.one(append("a/1", b"x"))
+        """A later append waits, since it is not the first one of a subscription that is not updated
+        yet.
+        """
+        self.carry_out(append("a/1", b"x"))
         committed = self.committer.step([append("a/1", b"y"), append("b", b"z")])
         self.assertEqual((list(committed.waiting), len(committed.outcomes)), ([0], 1))
         self.assertEqual((self.content("a/1"), self.content("b")), (b"x", b"z"))
-        self.one(append("a/1", b"y"))
+        self.carry_out(append("a/1", b"y"))
         self.sweep()
         self.assertEqual(self.content("a/1"), b"xy")
         self.assertEqual(self.cursors(), [Cursor("a/1", 0)] * _COUNT)
 
     def test_subscriptions_wait(self) -> None:
-        self.one(append("a/1", b"x"))
+        self.carry_out(append("a/1", b"x"))
         self.assertEqual(self.step(Claim("s39", "w")), [])
-        self.assertIsInstance(self.one(Unsubscribe("s39")), Unsubscribed)
+        self.assertIsInstance(self.carry_out(Unsubscribe("s39")), Unsubscribed)
         self.assertEqual(self.fan_outs(), 0)
         self.assertEqual(len(self.awake()), _COUNT - 1)
 
     def test_no_further_fan_out_overtakes_a_subscription(self) -> None:
         self.patch(pending, "_ONE_STEP", 8)
-        self.one(create("a/2"))
-        self.one(append("a/1", b"x"))
+        self.carry_out(create("a/2"))
+        self.carry_out(append("a/1", b"x"))
         waits = Unsubscribe("s39")
         committed = self.committer.step([waits, append("a/2", b"y"), append("b", b"z")])
         self.assertEqual(list(committed.waiting), [0, 1])
 
     def test_deletion(self) -> None:
-        self.one(append("a/1", b"x"))
+        self.carry_out(append("a/1", b"x"))
         self.sweep()
-        self.one(delete("a/1"))
+        self.carry_out(delete("a/1"))
         self.assertEqual(self.fan_outs(), 1)
         self.assertGreater(len(self.cursors()), 30)
         self.restart()
         # The new stream must not inherit cursors of the old one.
-        self.one(create("a/1", b"new"))
+        self.carry_out(create("a/1", b"new"))
         self.sweep()
         self.assertEqual(self.cursors(), [Cursor("a/1", 0)] * _COUNT)
-        self.one(delete("a/1"))
+        self.carry_out(delete("a/1"))
         self.sweep()
         self.assertEqual((self.cursors(), self.awake(), self.fan_outs()), ([], [], 0))
 
     def test_creation_over_an_expired_stream(self) -> None:
-        self.one(create("a/2", b"old", ttl=1))
+        self.carry_out(create("a/2", b"old", ttl=1))
         self.sweep()
         self.now += 1_000
         self.assertEqual(self.step(create("a/2", b"newer")), [])
-        self.one(create("a/2", b"newer"))
+        self.carry_out(create("a/2", b"newer"))
         self.sweep()
         self.assertEqual(self.content("a/2"), b"newer")
         self.assertEqual(self.cursors(), [Cursor("a/2", 0)] * _COUNT)
 
     def test_expiry_waits(self) -> None:
-        self.one(create("a/2", b"x", ttl=1))
+        self.carry_out(create("a/2", b"x", ttl=1))
         self.now += 1_000
         self.sweep()
         self.sweep()
@@ -147,9 +149,9 @@ class FanOutTests(CommitterCase):
         self.assertIsNone(self.state("a/2"))
 
     def test_stream_becomes_a_wake_stream(self) -> None:
-        self.one(append("a/1", b"x"))
+        self.carry_out(append("a/1", b"x"))
         self.sweep()
-        self.one(subscribe("p", "b", wake_stream="a/1"))
+        self.carry_out(subscribe("p", "b", wake_stream="a/1"))
         self.assertEqual(self.fan_outs(), 1)
         self.restart()
         self.sweep()
@@ -157,21 +159,22 @@ class FanOutTests(CommitterCase):
 
     def test_wake_stream_is_created(self) -> None:
         for number in range(_COUNT):
-            self.one(subscribe(f"p{number:02}", "b", wake_stream="late"))
-        self.one(append("b", b"x"))
+            self.carry_out(subscribe(f"p{number:02}", "b", wake_stream="late"))
+        self.carry_out(append("b", b"x"))
         self.sweep()
-        self.one(create("late", content_type=JSON))
+        self.carry_out(create("late", content_type=JSON))
         self.assertEqual(self.fan_outs(), 1)
         self.restart()
         self.sweep()
         self.assertEqual(self.content("late").count(b"subscription_id"), _COUNT)
         self.assertEqual(len([s for s in self.awake() if s.config.kind is Kind.PULL]), _COUNT)
-        self.assertIsInstance(self.one(Claim("p39", "w")), Claimed)
+        self.assertIsInstance(self.carry_out(Claim("p39", "w")), Claimed)
 
     def test_no_room(self) -> None:
-        """Where not even a fan-out can be written, what waits for it is refused, and other
-        streams can be deleted."""
-        self.one(append("a/1", b"x"))
+        """If a fan-out cannot be written, its commands are refused; other streams can
+        be deleted.
+        """
+        self.carry_out(append("a/1", b"x"))
         self.tick = 0.0
         self.engine.plan = nth("put", 0, Fault(EngineFull))
         outcomes = self.step(append("a/1", b"y"), delete("b"))
@@ -180,14 +183,14 @@ class FanOutTests(CommitterCase):
         self.assertEqual(len(self.awake()), _COUNT)
 
     def test_damaged_subscription(self) -> None:
-        """The others are woken."""
+        """A damaged subscription does not keep others from waking."""
         key = SUBSCRIPTIONS.prefix + b"s20"
         self.restart()
         sound = self.engine.content[key]
-        self.one(append("b", b"x"))
+        self.carry_out(append("b", b"x"))
         self.engine.well()
         self.engine.content[key] = b"?"
-        self.one(append("a/1", b"x"))
+        self.carry_out(append("a/1", b"x"))
         self.sweep()
         self.engine.content[key] = sound
         self.assertEqual(len(self.awake()), _COUNT - 1)
@@ -199,7 +202,7 @@ def _note(order: list[str], name: str, _: Outcome) -> None:
 
 
 class QueueTests(DurableStoreCase, SynchronousTestCase):
-    """Commands that wait stay in the store's queue."""
+    """Order of commands in the store's queue."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -208,14 +211,14 @@ class QueueTests(DurableStoreCase, SynchronousTestCase):
         self.settle(self.store)
 
     def queue(self, *commands: Command) -> list[str]:
-        """Submit commands together; return the list that their names join when they are done."""
+        """Submit commands together; return a list that gets their names when they are done."""
         order: list[str] = []
         for number, command in enumerate(commands):
             self.store.execute(command, partial(_note, order, str(number)))
         return order
 
     def test_order_is_kept(self) -> None:
-        """Others go first, those that wait keep their order."""
+        """Other commands overtake waiting ones, which keep their order."""
         order = self.queue(
             post(b"x"), post(b"y"), Unsubscribe("s4"), post(b"1", "b"), post(b"z"), post(b"2", "b")
         )
@@ -230,7 +233,7 @@ class QueueTests(DurableStoreCase, SynchronousTestCase):
         self.assertTrue(self.executor.busy)
 
     def test_close(self) -> None:
-        """The store closes with everything done."""
+        """Closing the store carries out all commands."""
         order = self.queue(post(b"x"), post(b"y"), Unsubscribe("s4"))
         self.executor.turn()
         self.restart()

@@ -1,4 +1,4 @@
-"""Whatever fails while a data directory is made, the next start makes it."""
+"""Tests of failures while a data directory is created: the next start succeeds."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _CALLS = ("open", "rename", "fsync", "pwrite", "posix_fallocate", "ftruncate", "
 
 
 class FailingCall:
-    """Fails the call of a number, of all calls of some kinds, and counts them."""
+    """Fault injector: counts calls and fails the n-th one, or all of some kinds."""
 
     def __init__(self, number: int, error: Callable[[], Exception]) -> None:
         self.number = number
         self.count = 0
         self._error = error
 
-    def over(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that stands in for another one."""
+    def wrap(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a replacement of a function."""
 
         def call(*arguments: Any, **options: Any) -> Any:
             self.count += 1
@@ -41,7 +41,7 @@ class FailingCall:
 
 
 class FirstStartTests(DurableStoreCase, SynchronousTestCase):
-    """One call fails, and the process that met it ends."""
+    """Processes that end after one failed call."""
 
     store: DurableStore
 
@@ -55,15 +55,18 @@ class FirstStartTests(DurableStoreCase, SynchronousTestCase):
                 self.assertGreater(number, 10 if kind == "os" else 0)
 
     def fails(self, kind: str, number: int, error: int) -> bool:
-        """Start a new directory whose n-th call fails, and then again. Return whether it did."""
+        """Start in a new directory while the n-th call fails, then start again.
+
+        Return True if the first start failed.
+        """
         self.result(self.store.close())
         shutil.rmtree(self.directory)
         if kind == "os":
             failing = FailingCall(number, partial(OSError, error, os.strerror(error)))
-            patches = [self.patch(os, name, failing.over(getattr(os, name))) for name in _CALLS]
+            patches = [self.patch(os, name, failing.wrap(getattr(os, name))) for name in _CALLS]
         else:
             failing = FailingCall(number, partial(lmdb.Error, os.strerror(error)))
-            patches = [self.patch(lmdb, "open", failing.over(lmdb.open))]
+            patches = [self.patch(lmdb, "open", failing.wrap(lmdb.open))]
         try:
             self.store = self.open_store()
         except StoreUnusable:

@@ -41,7 +41,7 @@ def read(engine: FakeEngine, path: str, start: int, limit: int) -> bytes:
 
 
 def between(engine: FakeEngine, path: str, position: int) -> bool:
-    """Return whether a position lies between messages."""
+    """Return True if a position is between messages."""
     with engine.snapshot() as view:
         record = reader.load_stream_at(view, path)
         assert record is not None

@@ -13,14 +13,14 @@ SIZE = 10
 
 
 def batch(sizes: list[int]) -> Body:
-    """A JSON body of messages of these sizes, commas counted."""
+    """Return a JSON body of messages of these sizes, commas included."""
     data = b"".join([b"m" * (size - 1) + b"," for size in sizes])
     ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
     return Body(data, tuple(ends))
 
 
 class CutTests(SynchronousTestCase):
-    """Bodies become pieces."""
+    """Splitting of bodies into records."""
 
     def _pieces(self, body: Body) -> list[tuple[int, int, bool, bool]]:
         return [
@@ -33,19 +33,19 @@ class CutTests(SynchronousTestCase):
         self.assertEqual(self._pieces(Body(b"")), [])
 
     def test_small(self) -> None:
-        """What fits is one piece."""
+        """A body that fits is one record."""
         for size in (1, SIZE):
             self.assertEqual(list(cut(Body(b"x" * size), SIZE)), [Piece(0, size)])
 
     def test_bytes(self) -> None:
-        """A run of bytes is cut anywhere, and nothing is torn."""
+        """Bytes are split at any position, and no record is marked as torn."""
         self.assertEqual(
             self._pieces(Body(b"x" * 25)),
             [(0, 10, False, False), (10, 20, False, False), (20, 25, False, False)],
         )
 
     def test_between_messages(self) -> None:
-        """As many whole messages as fit."""
+        """A record has as many whole messages as fit."""
         self.assertEqual(
             self._pieces(batch([4, 4, 4, 10, 2, 9])),
             [
@@ -55,7 +55,7 @@ class CutTests(SynchronousTestCase):
         )
 
     def test_a_large_message(self) -> None:
-        """It has pieces of its own, which say on which side it goes on."""
+        """A large message has records of its own, marked as continued."""
         self.assertEqual(
             self._pieces(batch([3, 25, 3])),
             [
@@ -75,8 +75,11 @@ class CutTests(SynchronousTestCase):
 
     @given(st.lists(st.integers(2, 35), min_size=1, max_size=12), st.integers(2, 12))
     def test_any_batch(self, sizes: list[int], size: int) -> None:
-        """Pieces cover the body in order, none is too large; one is torn exactly where it
-        does not begin or end between messages, and then holds a part of one message alone."""
+        """Records cover the body in order within the size limit.
+
+        A record is torn if and only if it begins or ends inside of a message; it then has a part of
+        one message only.
+        """
         body = batch(sizes)
         boundaries = {0, *body.cuts}
         behind = 0
@@ -94,7 +97,7 @@ class CutTests(SynchronousTestCase):
 
     @given(st.integers(0, 100), st.integers(1, 12))
     def test_any_bytes(self, length: int, size: int) -> None:
-        """Runs of bytes are covered in full pieces."""
+        """Any bytes are covered by full records and one last record."""
         pieces = list(cut(Body(b"x" * length), size))
         self.assertEqual(
             [piece.stop - piece.start for piece in pieces[:-1]], [size] * (len(pieces) - 1)

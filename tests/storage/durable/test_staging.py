@@ -1,4 +1,4 @@
-"""Bodies that are larger than a batch: written in steps, visible at once."""
+"""Tests of `durable_streams_tw.storage.durable.staging`: large bodies, visible at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LARGE = bytes(range(256)) * 512
 
 
 class StagingTests(CommitterCase):
-    """A batch of two records' bytes at most."""
+    """Committer whose batches hold two records of bytes."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -34,7 +34,7 @@ class StagingTests(CommitterCase):
         self.step(create("a", b"old"), create("b"))
 
     def finish(self, *commands: Command) -> list[Outcome]:
-        """Carry out commands as the store does, however many steps they take."""
+        """Carry out commands in as many steps as they need."""
         left = list(commands)
         outcomes: list[Outcome] = []
         for _ in range(100):
@@ -77,7 +77,7 @@ class StagingTests(CommitterCase):
         self.assertEqual(self.content("d"), b"another")
 
     def test_json(self) -> None:
-        """Messages of all sizes are cut as in one step."""
+        """Messages of all sizes are split into the same records as in one step."""
         self.step(create("j", content_type=JSON))
         sizes = (10, RECORD_PAYLOAD - 40, 3 * RECORD_PAYLOAD, 100, _STEP, 5)
         messages = b",".join(b'"%s"' % (b"m" * size) for size in sizes)
@@ -85,7 +85,7 @@ class StagingTests(CommitterCase):
         self.assertEqual(self.content("j"), messages + b",")
 
     def test_others_go_on(self) -> None:
-        """Only commands of the same stream wait, in their order."""
+        """Only commands on the same stream wait, in their order."""
         commands: list[Command] = [
             append("a", _LARGE),
             append("a", b"2"),
@@ -111,10 +111,10 @@ class StagingTests(CommitterCase):
         self.finish(*commands)
         self.assertEqual(self.content("b"), _LARGE + b"2")
 
-    def crashes(
+    def contents_after_crashes(
         self, command: Append | Create, before: Iterable[Command] = ()
     ) -> list[bytes | None]:
-        """Crash after each step; return what the stream has then, once the sweep is done."""
+        """Crash after each step; return the content of the stream each time, after a sweep."""
         found: list[bytes | None] = []
         for steps in range(1, 6):
             path = command.path
@@ -132,15 +132,15 @@ class StagingTests(CommitterCase):
         return found
 
     def test_crash(self) -> None:
-        """All or nothing, and nothing is left behind."""
-        found = self.crashes(append("c", _LARGE), [create("c", b"old")])
+        """After a crash the stream has all or none of the body, and no staged records are left."""
+        found = self.contents_after_crashes(append("c", _LARGE), [create("c", b"old")])
         self.assertEqual(found, [b"old"] * 4 + [b"old" + _LARGE])
 
     def test_crash_of_a_creation(self) -> None:
-        self.assertEqual(self.crashes(create("c", _LARGE)), [None] * 4 + [_LARGE])
+        self.assertEqual(self.contents_after_crashes(create("c", _LARGE)), [None] * 4 + [_LARGE])
 
-    def test_written_to_after_a_crash(self) -> None:
-        """Without waiting for the sweep: other bytes at the same positions."""
+    def test_append_after_a_crash(self) -> None:
+        """Before the sweep, an append of other bytes at the same position succeeds."""
         for _ in range(3):
             self.step(append("a", _LARGE), create("c", _LARGE))
         self.restart()
@@ -149,7 +149,7 @@ class StagingTests(CommitterCase):
         self.assertEqual(self.content("c"), b"new")
 
     def test_refused(self) -> None:
-        """Nothing is written where that can be told at once."""
+        """If a refusal is known at once, nothing is staged."""
         self.step(create("closed", closed=True))
         self.step(append("a", b"x", producer=("p", 0, 0)))
         outcomes = self.step(
@@ -221,7 +221,7 @@ class StagingTests(CommitterCase):
         self.assertEqual(self.content("a"), b"old" + _LARGE)
 
     def test_wake_event_meanwhile(self) -> None:
-        """It waits: the tail of the wake stream must not move."""
+        """A wake event waits: the tail of the wake stream must not move."""
         self.step(create("w"), subscribe(pattern="b", wake_stream="w"))
         command = append("w", _LARGE)
         self.step(command)

@@ -1,4 +1,4 @@
-"""Tests of the durable store alone: batches, bounds, caches, directory, clock."""
+"""Tests of `durable_streams_tw.storage.durable.store`."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ class BatchTests(_Case):
         self.assertEqual(sizes, [4, 4, 2])
         self.assertEqual(self.content(), b"012345678")
 
-    def test_visible_then_answered_then_told(self) -> None:
-        """A commit is visible, then reported, then announced."""
+    def test_order_of_visibility(self) -> None:
+        """A commit is visible, then its outcome is reported, then it is announced."""
         self.submit(put())
         order: list[str] = []
 
@@ -147,7 +147,7 @@ class BatchTests(_Case):
         self.assertEqual(self.content(), b"x" * 900 + b"z" * 100 + b"ww")
         self.appended(post(b"!" * 900))
 
-    def test_a_bug_in_the_committing_lane(self) -> None:
+    def test_exception_on_the_committer_thread(self) -> None:
         """An exception fails its batch; the committer thread continues."""
         self.submit(put())
 
@@ -188,8 +188,8 @@ class ClosingTests(_Case):
             self.store.read("a", 0, 1),
             self.store.get_state("a"),
         ]
-        for asked in asks:
-            self.assertRefused(Problem.STOPPING, self.successResultOf(asked))
+        for needs_disk in asks:
+            self.assertRefused(Problem.STOPPING, self.successResultOf(needs_disk))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_closed_twice(self) -> None:
@@ -220,33 +220,33 @@ class ClosingTests(_Case):
 class ReadingTests(_Case):
     """Cached reads, and reads on reader threads."""
 
-    def asked(self, deferred: Deferred[Any]) -> bool:
-        """Return whether a read needed the disk."""
-        asked = not deferred.called
+    def needs_disk(self, deferred: Deferred[Any]) -> bool:
+        """Return True if a read needed the disk."""
+        needs_disk = not deferred.called
         self.executor.drain()
         self.assertNotIsInstance(self.successResultOf(deferred), Refusal)
-        return asked
+        return needs_disk
 
     def test_the_tail_is_in_memory(self) -> None:
         self.submit_all(put(), post(b"01234"))
         self.submit(post(b"56789"))
         store = self.store
-        self.assertFalse(self.asked(store.read("a", 5, 100)))
-        self.assertFalse(self.asked(store.read("a", 10, 100)))
-        self.assertFalse(self.asked(store.read("a", NOW, 100)))
-        self.assertFalse(self.asked(store.get_state("a")))
-        self.assertTrue(self.asked(store.read("a", 0, 100)))
-        self.assertFalse(self.asked(store.read("a", 0, 100)), "what was read is known then")
-        self.assertTrue(self.asked(store.read("a", 5, 2)), "a part of it is not")
+        self.assertFalse(self.needs_disk(store.read("a", 5, 100)))
+        self.assertFalse(self.needs_disk(store.read("a", 10, 100)))
+        self.assertFalse(self.needs_disk(store.read("a", NOW, 100)))
+        self.assertFalse(self.needs_disk(store.get_state("a")))
+        self.assertTrue(self.needs_disk(store.read("a", 0, 100)))
+        self.assertFalse(self.needs_disk(store.read("a", 0, 100)), "what was read is known then")
+        self.assertTrue(self.needs_disk(store.read("a", 5, 2)), "a part of it is not")
 
     def test_after_a_restart(self) -> None:
         self.submit_all(put(), post(b"01234"))
         self.restart()
         store = self.store
-        self.assertTrue(self.asked(store.get_state("a")))
-        self.assertFalse(self.asked(store.get_state("a")))
-        self.assertTrue(self.asked(store.read("a", 0, 100)))
-        self.assertFalse(self.asked(store.read("a", 0, 100)))
+        self.assertTrue(self.needs_disk(store.get_state("a")))
+        self.assertFalse(self.needs_disk(store.get_state("a")))
+        self.assertTrue(self.needs_disk(store.read("a", 0, 100)))
+        self.assertFalse(self.needs_disk(store.read("a", 0, 100)))
 
     def test_absence_is_remembered(self) -> None:
         for missing in (True, False):
@@ -271,7 +271,7 @@ class ReadingTests(_Case):
         self.assertEqual(self.content(), b"oldnew")
         self.assertNoResult(read)
 
-    def test_looking_is_no_access(self) -> None:
+    def test_state_is_no_access(self) -> None:
         """Reading the state is not an access."""
         self.created(put(lifetime=Lifetime(ttl=10)))
         self.restart()
@@ -280,7 +280,7 @@ class ReadingTests(_Case):
         self.sleep(4)
         self.assertGone()
 
-    def test_one_view(self) -> None:
+    def test_one_snapshot(self) -> None:
         """State and bytes of a chunk are from one snapshot."""
         self.submit_all(put(content_type=JSON), post(b"[1,2,3]", content_type=JSON))
         self.submit(post(b'"' + b"x" * 50_000 + b'"', content_type=JSON))
@@ -517,7 +517,7 @@ class DirectoryTests(_Case):
         self.assertUnusable(r"in use by another server \(process")
         self.created(put())
 
-    def test_refused_and_let_go(self) -> None:
+    def test_failed_open_unlocks(self) -> None:
         """A directory that could not be opened is unlocked."""
         self.result(self.store.close())
         engine = LMDBEngine(self.directory)

@@ -1,4 +1,4 @@
-"""The durable store passes the suite of all stores."""
+"""Tests of the durable store with the suite of all stores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LMDBForkTests(DurableStoreCase, ForkSuite, SynchronousTestCase):
     """Random trees of forks; ended streams leave no records."""
 
     def setUp(self) -> None:
-        """The suite makes its stores itself."""
+        """Do nothing: the suite creates its stores."""
 
     def make_fork_store(self) -> IStreamStore:
         return self.make_store()

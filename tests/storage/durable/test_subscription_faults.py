@@ -1,4 +1,4 @@
-"""Subscriptions and a disk that fails: what is told of them, and what is read of them then."""
+"""Tests of subscriptions on a failing disk."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tests.storage.engine.fake_engine import Fault, nth
 from tests.storage.suites.subscription_suite import subscribe
 
 
-class DoubtTests(CommitterCase):
-    """A commit of unknown outcome."""
+class UnknownOutcomeTests(CommitterCase):
+    """Commits of unknown outcome."""
 
     def fetch(self, name: str) -> Subscription | None:
         with self.engine.snapshot() as view:
             return load(view, SUBSCRIPTIONS, subscription_key(name))
 
-    def test_told_anew(self) -> None:
-        """Once the disk answers, whoever looks after subscriptions hears what they are."""
+    def test_notified_afterwards(self) -> None:
+        """Once the disk works, the scheduler is notified of the current state."""
         for applied in (True, False):
             name = f"s{applied}"
             self.step(subscribe(name, f"{name}/*"))
@@ -37,8 +37,8 @@ class DoubtTests(CommitterCase):
             self.assertEqual(note.value.generation, int(applied))
             self.assertIsNone(self.committer.sweep())
 
-    def test_the_index_is_read_anew(self) -> None:
-        """What was not written links nothing."""
+    def test_index_is_read_again(self) -> None:
+        """Links of a lost commit are not in the index."""
         self.step(subscribe("s", "a"))
         self.engine.plan = nth("commit", 0, Fault(EngineFailed))
         self.step(subscribe("t", "a"), Unsubscribe("s"))
@@ -49,8 +49,8 @@ class DoubtTests(CommitterCase):
         self.assertEqual(state.generation, 1)
         self.assertIsNone(self.fetch("t"))
 
-    def test_no_room(self) -> None:
-        """Workers go on; subscriptions and wake events wait."""
+    def test_full_disk(self) -> None:
+        """Acks and releases succeed; creation and wake events wait."""
         self.step(create("wake", content_type=JSON), subscribe("s", "a"), create("a", b"x"))
         self.step(Claim("s", "w"))
         self.engine.room = False
@@ -62,10 +62,10 @@ class DoubtTests(CommitterCase):
 
 
 class CorruptTests(CommitterCase):
-    """A subscription that cannot be read costs nobody else anything."""
+    """A subscription that cannot be read affects no other."""
 
     def tearDown(self) -> None:
-        """There is something wrong with this store."""
+        """Skip the check of the store."""
 
     def spoil(self, name: str) -> None:
         key = SUBSCRIPTIONS.prefix + subscription_key(name)
@@ -73,8 +73,8 @@ class CorruptTests(CommitterCase):
         value[-1] ^= 1
         self.engine.content[key] = bytes(value)
 
-    def test_left_out(self) -> None:
-        """Its streams are written to, and others are woken."""
+    def test_unreadable_subscription(self) -> None:
+        """Its streams accept appends, and other subscriptions wake."""
         named: Subscribe = subscribe("bad", None, ("a",), None)
         self.step(named, subscribe("good", "*", (), None), create("a"))
         self.spoil("bad")
@@ -89,15 +89,15 @@ class CorruptTests(CommitterCase):
             self.problems(outcomes), [Problem.CORRUPT_RECORD.slug, Problem.CORRUPT_RECORD.slug, ""]
         )
 
-    def test_damaged_while_it_is_known(self) -> None:
-        """The index has it, and its record is read only when it is needed."""
+    def test_damaged_while_indexed(self) -> None:
+        """A subscription that is damaged after it was indexed fails when its record is read."""
         self.step(subscribe("bad", "*", (), None), create("a"))
         self.spoil("bad")
         self.committer._written.records.clear()
         self.assertEqual(self.problems(self.step(append("a", b"x"))), [""])
 
     def test_damaged_wake_stream(self) -> None:
-        """The append is done, and the wake waits."""
+        """An append succeeds although the wake stream is damaged, and the wake is retried."""
         self.step(create("wake", content_type=JSON), subscribe("s", "a"), create("a"))
         (key,) = [k for k in self.engine.content if k == codec.path_key("wake")]
         self.engine.content[key] = b"nonsense"

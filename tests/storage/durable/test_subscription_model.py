@@ -1,11 +1,11 @@
-"""Random requests against the durable store on a disk that fails, beside the store in memory.
+"""Model test of subscriptions: random commands on a failing disk, compared with the memory store.
 
-A batch of unknown outcome, a crash at any moment: after each of them the disk holds one of the
-states that it may hold, the checker finds nothing wrong with it, and
+After each unknown outcome and each crash the disk has one of the possible states, the checker has
+no findings, and
 
-1. no acknowledged cursor has gone back, no generation either;
-2. whatever is fenced has changed nothing;
-3. where work is pending, a wake is in flight.
+1. no acknowledged cursor and no generation has decreased;
+2. fenced commands have changed nothing;
+3. each subscription with pending work has a wake.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _steps = st.one_of(
 
 
 def command_of(step: _Step, states: dict[str, Subscription]) -> Command | None:
-    """What a step asks of a store whose subscriptions are these."""
+    """Return the command of a step, given the current subscriptions."""
     what, *rest = step
     if what == "create":
         path, full, ttl = rest
@@ -118,8 +118,8 @@ def command_of(step: _Step, states: dict[str, Subscription]) -> Command | None:
     return Settle(name, kind, TokenClaims(number, shown), wake, (Ack(path, position),), done)
 
 
-def meaning(outcome: Outcome) -> object:
-    """What a client can tell of it; numbers, wake ids and chance differ between stores."""
+def comparable(outcome: Outcome) -> object:
+    """Return the part of an outcome that a client sees; numbers, wake ids and delays differ."""
     if isinstance(outcome, Refusal):
         return outcome.problem
     if isinstance(outcome, Created | Appended | Deleted):
@@ -137,7 +137,7 @@ def meaning(outcome: Outcome) -> object:
 
 
 class _World:
-    """The durable store's committer on a fake disk."""
+    """Committer on a fake disk, with the possible states of the model."""
 
     def __init__(self) -> None:
         self.now = START
@@ -162,7 +162,7 @@ class _World:
 
 
 class SubscriptionModelTests(SynchronousTestCase):
-    """Whatever is asked, in whatever order, wherever it fails."""
+    """Random commands and failures."""
 
     @settings(max_examples=60)
     @given(st.lists(_steps, max_size=40))
@@ -181,7 +181,7 @@ class SubscriptionModelTests(SynchronousTestCase):
             assert ours is not None and others is not None
             (outcome,) = world.committer.step([ours]).outcomes
             expected = self.successResultOf(memory.submit(others))
-            self.assertEqual(meaning(outcome), meaning(expected), (number, step))
+            self.assertEqual(comparable(outcome), comparable(expected), (number, step))
             told = {n: (s.generation, s.idle, s.leased) for n, s in world.states().items()}
             there = {
                 state.id: (state.generation, state.idle, state.leased)

@@ -18,8 +18,8 @@ from tests.storage.engine.failing_files import SUPPORTED, break_journal, break_m
 from tests.storage.store_case import post, put
 
 
-class DoubtTests(DurableStoreCase, SynchronousTestCase):
-    """A stream with a producer, and a failed commit without a write-ahead log."""
+class UnknownOutcomeTests(DurableStoreCase, SynchronousTestCase):
+    """A stream with a producer, and a failed commit without a WAL."""
 
     store: DurableStore
 
@@ -38,13 +38,13 @@ class DoubtTests(DurableStoreCase, SynchronousTestCase):
         self.look("b")
         self.told.clear()
 
-    def lose_journal(self, path: str) -> None:
+    def fail_wal(self, path: str) -> None:
         """Make the next writes to the WAL fail."""
         break_journal(self.directory)
         self.created(put(path))
         self.told.clear()
 
-    def lie(self) -> None:
+    def report_false_failure(self) -> None:
         """Make the next commit succeed and report a failure."""
         engine = self.store._lmdb
         begin = engine.begin
@@ -64,7 +64,7 @@ class DoubtTests(DurableStoreCase, SynchronousTestCase):
     def fail_batch(self, applied: bool = False) -> None:
         """Submit a batch of all commands whose outcome is unknown."""
         if applied:
-            self.lie()
+            self.report_false_failure()
         else:
             break_meta(self.directory)
         for outcome in self.submit_all(self.once, post(b"?", "missing"), put(), Delete("b")):
@@ -119,14 +119,14 @@ class DoubtTests(DurableStoreCase, SynchronousTestCase):
     def test_a_read_that_began_before(self) -> None:
         """A result of a read that began before the failure is returned, but not cached."""
         self.restart()
-        self.lose_journal("c")
+        self.fail_wal("c")
         seen = self.store._read("a", 0, 100, None, None)
         self.fail_batch(applied=True)
         self.store._chunk_read(seen, "a")
         self.assertEqual(self.content(), b"first,second")
 
     def test_full(self) -> None:
-        """A full disk is refused with 507, and leaves no doubt."""
+        """A full disk is refused with 507, and the outcome is known."""
         with pages_fail(self.directory, full=True):
             for outcome in self.submit_all(self.once, put("c"), Delete("b")):
                 self.assertRefused(Problem.STORAGE_FULL, outcome)
@@ -143,11 +143,11 @@ class DoubtTests(DurableStoreCase, SynchronousTestCase):
         self.appended(self.once)
 
     def test_again_and_again(self) -> None:
-        """After failures of each kind each append is stored once."""
+        """After repeated failures of each kind each append is stored once."""
         for number in range(2, 12):
             append = post(b"%d," % number, producer=("q", 0, number - 2))
             if number % 3 == 0:
-                self.lie()
+                self.report_false_failure()
             elif number % 3 == 1:
                 break_meta(self.directory)
             first = self.submit(append)
@@ -158,6 +158,6 @@ class DoubtTests(DurableStoreCase, SynchronousTestCase):
             self.assertEqual(outcome.duplicate, number % 3 != 1)
             if number % 4 == 0:
                 self.restart()
-                self.lose_journal(f"c{number}")
+                self.fail_wal(f"c{number}")
         expected = b"first," + b"".join([b"%d," % number for number in range(2, 12)])
         self.assertEqual(self.content(), expected)

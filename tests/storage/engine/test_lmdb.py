@@ -62,7 +62,7 @@ class MapTests(LMDBCase):
     """An environment without faults."""
 
     @given(pairs, pairs, bounds, bounds, bounds)
-    def test_like_the_fake(
+    def test_equals_a_sorted_dictionary(
         self,
         first: dict[bytes, bytes],
         second: dict[bytes, bytes],
@@ -198,7 +198,7 @@ class OpeningTests(SynchronousTestCase):
         self.assertUnusable("is empty: it was truncated")
         self.assertEqual(os.stat(self.path).st_size, 0)
 
-    def test_creation_that_a_crash_has_ended(self) -> None:
+    def test_interrupted_creation(self) -> None:
         """The draft of an interrupted creation is replaced."""
         for content in (b"", b"half", bytes(8192)):
             with open(self.path + DRAFT, "wb") as file:

@@ -1,4 +1,4 @@
-"""Random trees of forks on the store in memory."""
+"""Model tests of forks on the memory store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.storage.suites.fork_suite import ForkSuite
 
 
 class MemoryForkTests(ForkSuite, SynchronousTestCase):
-    """The store that keeps nothing: a restart is none."""
+    """Memory store, whose restarts do nothing."""
 
     def make_fork_store(self) -> IStreamStore:
         return MemoryStore(lambda: self.now)
@@ -36,7 +36,7 @@ class MemoryForkTests(ForkSuite, SynchronousTestCase):
 
 
 class CountedForkTests(MemoryForkTests):
-    """Where a transaction counts nothing itself."""
+    """Memory store whose transactions count no messages."""
 
     def setUp(self) -> None:
         super().setUp()

@@ -102,7 +102,7 @@ class MemoryTests(MemoryStoreCase, SynchronousTestCase):
         self.assertGreater(min(after), max(before))
         self.assertLess(max(after), 2**63)
 
-    def test_keeps_nothing_of_what_is_gone(self) -> None:
+    def test_ended_streams_are_freed(self) -> None:
         """Ended streams leave no bytes and no pins."""
         store = self.store
         assert isinstance(store, MemoryStore)

@@ -1,4 +1,4 @@
-"""A model of forks, simple enough to be right, and a suite that runs a store against it."""
+"""Suite: random trees of forks, compared with a model that copies bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JSON = "application/json"
 
 @dataclass
 class Copy:
-    """A stream of the model: all its bytes, inherited ones copied, and who came from it."""
+    """Stream of the model: all its bytes, inherited ones included, and its forks."""
 
     content: bytes
     source: Copy | None = None
@@ -31,13 +31,13 @@ class Copy:
 
 
 class Model:
-    """Streams by path. Forking copies."""
+    """Streams by path. A fork copies bytes."""
 
     def __init__(self) -> None:
         self.streams: dict[str, Copy] = {}
 
     def state_of(self, path: str, now: int) -> str:
-        """What a path has: nothing, a stream, or one that is deleted and held by its forks."""
+        """Return whether a path has no stream, a stream, or a deleted one that its forks need."""
         self.expire(now)
         stream = self.streams.get(path)
         if stream is None:
@@ -45,19 +45,19 @@ class Model:
         return "held" if stream.deleted else "alive"
 
     def end(self, path: str) -> None:
-        """Delete, or expire, a living stream."""
+        """Delete, or expire, a stream."""
         stream = self.streams[path]
         stream.deleted = True
         self._collect(path, stream)
 
     def expire(self, now: int) -> None:
-        """End every stream whose time has come."""
+        """Expire all streams that are due."""
         for path, stream in list(self.streams.items()):
             if not stream.deleted and stream.expires_at is not None and now >= stream.expires_at:
                 self.end(path)
 
     def fork(self, path: str, source: Copy, size: int, expires_at: int | None) -> None:
-        """A copy of the first ``size`` bytes."""
+        """Return a copy of the first ``size`` bytes."""
         stream = self.streams[path] = Copy(source.content[:size], source, expires_at)
         source.forks.add(id(stream))
 
@@ -91,28 +91,28 @@ steps = st.one_of(
 
 
 class ForkSuite:
-    """Random trees of forks. A store's test supplies how to make, run and look into one."""
+    """Random trees of forks. A test of a store defines how to create, run and inspect one."""
 
     now: int
 
     def make_fork_store(self) -> IStreamStore:
-        """A new store whose clock is ``self.now`` (milliseconds)."""
+        """Return a new store whose clock is ``self.now`` (ms)."""
         raise NotImplementedError
 
     def reopen_fork_store(self, store: IStreamStore) -> IStreamStore:
-        """The same store after a restart, where it has one."""
+        """Return the store after a restart if it supports one."""
         raise NotImplementedError
 
     def sweep_fork_store(self, store: IStreamStore) -> None:
-        """End what has expired, and free what is to be freed."""
+        """Expire streams and free what is no longer needed."""
         raise NotImplementedError
 
     def finish_fork_store(self, store: IStreamStore, streams: int) -> None:
-        """Assert that nothing but ``streams`` streams (held ones too) is stored, then close."""
+        """Check that exactly ``streams`` streams are stored (deleted ones included), then close."""
         raise NotImplementedError
 
     def now_of(self, deferred: Deferred[Any]) -> Any:
-        """The result of a Deferred that has fired, or fires when the store's lanes run."""
+        """Return the result of a Deferred, running the store's executor if needed."""
         raise NotImplementedError
 
     @given(st.booleans(), st.lists(steps, max_size=40))
@@ -129,7 +129,7 @@ class ForkSuite:
 
 
 class _Run:
-    """One script on a store and on the model."""
+    """One sequence of steps on a store and on the model."""
 
     def __init__(self, suite: ForkSuite, json: bool) -> None:
         self.suite = suite
@@ -188,7 +188,7 @@ class _Run:
             self.model.fork(path, source, size, inherited)
 
     def prefix(self, content: bytes, sub_offset: int) -> int | None:
-        """How many bytes the first so many messages, or bytes, take; None if there are fewer."""
+        """Return the length of the first messages, or bytes; None if there are fewer."""
         if not self.json:
             return sub_offset if sub_offset <= len(content) else None
         size = 0

@@ -1,4 +1,4 @@
-"""Offsets of one life of a stream are refused in another."""
+"""Suite: offsets of one incarnation of a stream are refused by others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.storage.store_case import StoreCase, post, put
 
 
 def offset(state: StreamState, position: int | None = None) -> RequestedOffset:
-    """Return a position of a stream, or its tail, as a client gives it back."""
+    """Return the offset of a position of a stream, or of its tail."""
     return parse_offset(format_offset(state, state.tail if position is None else position))
 
 
@@ -31,7 +31,7 @@ class IncarnationSuite(StoreCase):
     """Deleted, expired and forked streams."""
 
     def assertReads(self, path: str, asked: RequestedOffset, data: bytes) -> None:
-        """Assert that a read from an offset brings bytes."""
+        """Assert that a read from an offset returns bytes."""
         chunk = self.result(self.store.read(path, asked, 100))
         self.assertEqual(getattr(chunk, "data", chunk), data)
 
@@ -40,7 +40,7 @@ class IncarnationSuite(StoreCase):
         self.assertRefused(Problem.OFFSET_GONE, self.result(self.store.read(path, asked, 100)))
 
     def test_deleted_and_created_again(self) -> None:
-        """A reader of the first stream is not given the middle of the second."""
+        """A reader of a deleted stream gets no bytes of its successor."""
         first = self.created(put(raw=b"first"))
         self.assertReads("a", offset(first, 2), b"rst")
         self.deleted()
@@ -51,7 +51,7 @@ class IncarnationSuite(StoreCase):
         self.assertOffsetGone("a", offset(first))
 
     def test_expired_and_created_again(self) -> None:
-        """The same for a stream that ended by itself, while the store ran or not."""
+        """The same for a stream that expired, while the store was open or closed."""
         first = self.created(put(raw=b"first", lifetime=Lifetime(ttl=5)))
         self.sleep(6)
         self.restart()
@@ -59,13 +59,13 @@ class IncarnationSuite(StoreCase):
         self.assertOffsetGone("a", offset(first))
 
     def test_zero_names_no_incarnation(self) -> None:
-        """Offsets that earlier versions gave are positions."""
+        """Offsets of earlier versions, without incarnation, are positions."""
         self.created(put(raw=b"0123"))
         for token, data in (("0_0", b"0123"), (format_offset(None, 2), b"23"), ("-1", b"0123")):
             self.assertReads("a", parse_offset(token), data)
 
     def test_offsets_outlive_restarts(self) -> None:
-        """Appends of a later process have another incarnation; every offset stays valid."""
+        """Appends of a later process have another incarnation; all offsets stay valid."""
         states = [self.created(put(raw=b"0"))]
         for _ in range(3):
             self.restart()
@@ -78,7 +78,7 @@ class IncarnationSuite(StoreCase):
             self.assertReads("a", parse_offset(token), b"0121212"[state.tail :])
 
     def test_forks(self) -> None:
-        """A fork goes on from offsets of its source up to the fork point; each has its own then."""
+        """A fork accepts offsets of its source up to the fork point; after it each has its own."""
         source = self.created(put(raw=b"0123456789"))
         made = self.created(fork("b", "a", offset(source, 6), b"abcdef"))
         for position in range(7):
@@ -95,7 +95,7 @@ class IncarnationSuite(StoreCase):
         self.assertOffsetGone("c", offset(made, 9))
 
     def test_fork_requests(self) -> None:
-        """The fork point is an offset of the source as it is now."""
+        """The offset of a fork must belong to the current source."""
         first = self.created(put(raw=b"0123456789"))
         self.deleted()
         source = self.created(put(raw=b"abcdefgh"))
@@ -109,6 +109,6 @@ class IncarnationSuite(StoreCase):
         self.assertRefused(Problem.STREAM_EXISTS, other)
 
     def test_an_older_copy(self) -> None:
-        """An offset of this stream beyond its tail was given by a store that went further."""
+        """An offset after the tail, given by a newer copy of the store, is refused."""
         state = self.created(put(raw=b"0123"))
         self.assertOffsetGone("a", Offset(state.id, 5))

@@ -1,4 +1,4 @@
-"""Any sequence of requests, in batches of any size, against the model."""
+"""Suite: random histories compared with `store_model`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ STEPS = st.one_of(
 
 
 class ModelSuite(StoreCase):
-    """The store and the model give the same answers and have the same bytes."""
+    """The store returns the outcomes of the model and has its content."""
 
     # Every store's test inherits this, so it is run by several classes.
     @settings(suppress_health_check=[HealthCheck.differing_executors])

@@ -23,7 +23,7 @@ class NotificationSuite(StoreCase):
         self.assertTrue(all(told), "a commit that changed nothing is none")
         return [change for changes in told for change in changes]
 
-    def test_a_life(self) -> None:
+    def test_lifecycle(self) -> None:
         """Creation, appends, close and end are announced with state and bytes."""
         created = self.created(put(raw=b"one"))
         self.assertEqual(self.changes(), [Change(created, 0, b"one")])
@@ -52,7 +52,7 @@ class NotificationSuite(StoreCase):
         appended = self.appended(post(b"x" * 100_000))
         self.assertEqual(self.changes(), [Change(appended, 0, b"x" * 100_000)])
 
-    def test_one_call_a_commit(self) -> None:
+    def test_one_call_per_commit(self) -> None:
         """Concurrent commands may share a commit, sequential ones do not."""
         self.created(put())
         self.appended(post(b"1"))
@@ -104,7 +104,7 @@ class NotificationSuite(StoreCase):
         self.look()
         self.assertEqual(self.changes(), [])
 
-    def test_an_expired_stream_makes_room(self) -> None:
+    def test_expired_stream_is_announced_first(self) -> None:
         """The end of an expired stream is announced before the stream that replaces it."""
         first = self.created(put(lifetime=Lifetime(ttl=1)))
         self.changes()
@@ -123,7 +123,7 @@ class NotificationSuite(StoreCase):
         for other in others:
             self.assertEqual(other, self.told)
 
-    def test_visible_before_told(self) -> None:
+    def test_visible_before_announced(self) -> None:
         """A listener that reads sees the announced change."""
         looks: list[tuple[Change, Deferred[Any], Deferred[Any]]] = []
 
@@ -145,7 +145,7 @@ class NotificationSuite(StoreCase):
             read = self.result(chunk)
             self.assertEqual((read.state, read.data), (change.state, change.data))
 
-    def test_told_with_the_outcome(self) -> None:
+    def test_announced_with_the_outcome(self) -> None:
         """Listeners are called in the turn in which the outcome is reported."""
         self.created(put())
         for number in range(5):

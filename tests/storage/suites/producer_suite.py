@@ -1,5 +1,4 @@
-"""What every store does to remember a bounded number of producers. How to use it is said in
-`tests.storage.store_case`."""
+"""Suite: bounded number of producers per stream. `tests.storage.store_case` explains its use."""
 
 from __future__ import annotations
 
@@ -12,20 +11,20 @@ MOST = 3
 
 
 class ProducerSuite(StoreCase):
-    """Stores with ``max_producers=MOST``."""
+    """Tests of a store with ``max_producers=MOST``."""
 
     def setUp(self) -> None:
         super().setUp()
         self.submit(put())
 
     def known(self, name: str, seq: int = 0) -> bool:
-        """Whether a batch is known to be a duplicate; one that is not is appended."""
+        """Return True if a batch is a duplicate; append it otherwise."""
         outcome = self.submit(post(b"x", producer=(name, 0, seq)))
         assert isinstance(outcome, Appended), outcome
         return outcome.duplicate
 
     def test_those_that_appended_last(self) -> None:
-        """At least so many are remembered, however many there were before."""
+        """At least the newest ``max_producers`` producers are known, however many there were."""
         for number in range(50):
             self.assertFalse(self.known(f"p{number}"))
             for before in range(max(0, number - MOST + 1), number + 1):
@@ -34,7 +33,7 @@ class ProducerSuite(StoreCase):
         self.assertFalse(self.known("p10"))
 
     def test_one_that_goes_on(self) -> None:
-        """It is remembered for as long as it appends before so many others have."""
+        """A producer is known as long as it appends before ``max_producers`` others have."""
         for number in range(30):
             self.assertFalse(self.known("steady", number))
             self.assertTrue(self.known("steady", number))
@@ -42,7 +41,7 @@ class ProducerSuite(StoreCase):
         self.assertTrue(self.known("steady", 0))
 
     def test_forgotten(self) -> None:
-        """It is a new one: of any epoch, and with sequence 0."""
+        """A forgotten producer counts as new: any epoch, sequence 0."""
         self.submit(post(b"x", producer=("p", 5, 0)))
         self.assertRefused(Problem.STALE_EPOCH, self.submit(post(b"x", producer=("p", 4, 0))))
         for number in range(2 * MOST):
@@ -53,7 +52,7 @@ class ProducerSuite(StoreCase):
         self.assertTrue(self.known("p"))
 
     def test_in_one_batch(self) -> None:
-        """Whatever the commands of a batch do to each other's producers."""
+        """The commands of one batch are affected by each other's producers."""
         self.submit_all(*[post(b"x", producer=(f"p{number}", 0, 0)) for number in range(40)])
         for number in range(40 - MOST, 40):
             self.assertTrue(self.known(f"p{number}"))

@@ -171,7 +171,7 @@ class ReadingSuite(StoreCase):
         self.assertEqual(self.read(2, 1).state, late)
         self.assertFalse(self.read(2, 1).at_tail)
 
-    def test_the_stream_that_was_meant(self) -> None:
+    def test_other_stream_at_the_path(self) -> None:
         """A reader does not continue in another stream at the path."""
         first = self.created(put(raw=b"first"))
         self.assertEqual(self.read(2, stream_id=first.id).data, b"rst")

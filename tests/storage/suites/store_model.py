@@ -1,4 +1,4 @@
-"""A model of a store: the rules of PROTOCOL.md once more, in the plainest way."""
+"""Model of a store: the rules of PROTOCOL.md in the simplest form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Producer = tuple[str, int, int]
 
 @dataclass
 class Stream:
-    """One stream; ``content`` are its messages in JSON mode, its bytes otherwise."""
+    """Stream; ``content`` has messages in JSON mode, bytes otherwise."""
 
     number: int
     json: bool
@@ -25,11 +25,11 @@ class Stream:
 
     @property
     def stored(self) -> bytes:
-        """Its bytes as a store keeps them."""
+        """Return the bytes as a store keeps them."""
         return b"".join([part + b"," if self.json else part for part in self.content])
 
     def positions(self) -> list[int]:
-        """Where it can be read from."""
+        """Return the positions from which it can be read."""
         if not self.json:
             return list(range(len(self.stored) + 1))
         found = [0]
@@ -39,14 +39,14 @@ class Stream:
 
 
 class Model:
-    """Streams by path. Every request gives a status and, where there is one, the stream."""
+    """Streams by path. Each request returns a status, and the stream if there is one."""
 
     def __init__(self) -> None:
         self.streams: dict[str, Stream] = {}
         self.made = 0
 
     def find(self, path: str, now: int) -> Stream | None:
-        """The stream at a path, if its time has not passed."""
+        """Return the stream at a path unless it has expired."""
         stream = self.streams.get(path)
         if (
             stream is not None
@@ -135,7 +135,7 @@ class Model:
 
 
 def _content(raw: bytes, is_json: bool) -> list[bytes] | None:
-    """Messages, or bytes; None where JSON is not valid. Bodies of tests are compact JSON."""
+    """Return messages or bytes, None for invalid JSON. Bodies of tests are compact JSON."""
     if not is_json:
         return [raw]
     try:

@@ -1,4 +1,4 @@
-"""What every store does for subscriptions. How to use it is said in `tests.storage.store_case`."""
+"""Suite: subscriptions. `tests.storage.store_case` explains its use."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def subscribe(
     description: str | None = None,
     url: str = "https://hook.example/",
 ) -> Subscribe:
-    """A pull-wake subscription, or a webhook where it has no wake stream."""
+    """Return a pull-wake subscription, or a webhook if ``wake_stream`` is None."""
     kind = Kind.WEBHOOK if wake_stream is None else Kind.PULL
     config = Config(
         kind, pattern, url if wake_stream is None else None, wake_stream, lease_ttl, description
@@ -79,7 +79,7 @@ def subscribe(
 
 
 class SubscriptionCase(StoreCase):
-    """Short words for control requests. ``notes`` is what the store told of its subscriptions."""
+    """Helpers for control requests. ``notes`` has the notifications of the store."""
 
     def begin(self) -> None:
         super().begin()
@@ -115,7 +115,7 @@ class SubscriptionCase(StoreCase):
         done: bool = True,
         kind: Kind = Kind.PULL,
     ) -> Settle:
-        """A request of the worker that has this wake."""
+        """Return a settlement by the worker that holds the wake."""
         wake = self.wake(state)
         taken = tuple(Ack(path, position) for path, position in acks)
         return Settle(state.id, kind, TokenClaims(state.number, wake), wake, taken, done)
@@ -138,8 +138,8 @@ class SubscriptionCase(StoreCase):
         taken = tuple(Ack(path, position) for path, position in seen)
         return Delivered(state.id, state.number, self.wake(state), result, taken, chance)
 
-    def now_is(self, name: str = "s") -> Subscription:
-        """The subscription as the store has it."""
+    def stored(self, name: str = "s") -> Subscription:
+        """Return the subscription from the store."""
         state = self.result(
             self.owner.query(Ask(lambda moment: moment.get(SUBSCRIPTIONS, subscription_key(name))))
         )
@@ -147,8 +147,8 @@ class SubscriptionCase(StoreCase):
         return state
 
     def cursors(self, name: str = "s") -> dict[str, int]:
-        """Acknowledged positions of streams with pending work."""
-        number = self.now_is(name).number
+        """Return the acknowledged positions of streams with pending work."""
+        number = self.stored(name).number
         found = self.result(
             self.owner.query(
                 Ask(
@@ -163,33 +163,33 @@ class SubscriptionCase(StoreCase):
         return dict(found)
 
     def description(self, name: str = "s") -> Description:
-        found = self.asked(name)
+        found = self.described(name)
         assert isinstance(found, Description), found
         return found
 
-    def asked(self, name: str) -> Description | Refusal:
-        """Its description, or why there is none."""
-        asked: Deferred[Any] = self.store.query(DescribeSubscription(name))
-        found: Description | Refusal = self.result(asked)
+    def described(self, name: str) -> Description | Refusal:
+        """Return the description, or the refusal."""
+        described: Deferred[Any] = self.store.query(DescribeSubscription(name))
+        found: Description | Refusal = self.result(described)
         return found
 
     def links(self, name: str = "s") -> dict[str, tuple[str, int]]:
-        """Its streams: how they are linked, and how far they are acknowledged."""
+        """Return the linked streams: kind of link and acknowledged position."""
         return {
             link.path: ("explicit" if link.explicit else "glob", link.acked)
             for link in self.description(name).links
         }
 
     def events(self, path: str = "wake") -> list[dict[str, Any]]:
-        """The events of a wake stream."""
+        """Return the events of a wake stream."""
         return [json.loads(message) for message in self.messages(path)]
 
 
 class SubscriptionSuite(SubscriptionCase):
-    """Each rule of §6 and §7 that a store has a part in."""
+    """Rules of §6 and §7 that a store implements."""
 
     def pull(self, **changes: Any) -> Subscription:
-        """A wake stream and a subscription to events/*."""
+        """Create a wake stream and a subscription to events/*."""
         self.created(put("wake", JSON, b"[]"))
         return self.subscribed(subscribe(**changes))
 
@@ -212,8 +212,8 @@ class SubscriptionSuite(SubscriptionCase):
         self.restart()
         self.assertEqual(self.subscribed(subscribe(), fresh=False), state)
 
-    def test_back_fill_at_the_tail(self) -> None:
-        """What was there before is no work."""
+    def test_existing_content(self) -> None:
+        """Bytes from before the subscription are not pending."""
         self.created(put("events/a", raw=b"abc"))
         self.created(put("events/a/b", raw=b"abc"))
         self.created(put("other/a", raw=b"abc"))
@@ -226,12 +226,12 @@ class SubscriptionSuite(SubscriptionCase):
         }
         self.assertEqual(self.links(), expected)
         self.assertEqual(self.cursors(), {})
-        self.assertTrue(self.now_is().idle)
+        self.assertTrue(self.stored().idle)
         self.restart()
         self.assertEqual(self.links(), expected)
 
-    def test_linked_before_the_append(self) -> None:
-        """An append behind the back-fill is work, and so is a new stream's first content."""
+    def test_appends_after_the_link(self) -> None:
+        """Appends after the subscription are pending, and so is the content of new streams."""
         self.created(put("events/a", raw=b"abc"))
         self.pull()
         self.appended(post(b"de", "events/a"))
@@ -250,7 +250,7 @@ class SubscriptionSuite(SubscriptionCase):
         self.assertEqual([item.path for item in self.claimed().items], ["events/b", "events/a"])
 
     def test_explicit_membership(self) -> None:
-        """Explicit links take precedence, and leave the glob's when they go (§6.1, §6.4)."""
+        """An explicit link takes precedence; its removal leaves the link by glob (§6.1, §6.4)."""
         self.created(put("events/a", raw=b"abc"))
         self.created(put("other/b", raw=b"ab"))
         self.pull()
@@ -267,19 +267,19 @@ class SubscriptionSuite(SubscriptionCase):
             self.submit(UnlinkStream("s", "other/b"))
         self.assertEqual(self.links(), {"events/a": ("glob", 3)})
         self.assertEqual(self.cursors(), {"events/a": 3})
-        self.assertEqual(self.now_is().explicit, 0)
+        self.assertEqual(self.stored().explicit, 0)
 
     def test_too_many_names(self) -> None:
         self.subscribed(subscribe(streams=("a",)))
         paths = tuple(f"p{number}" for number in range(MAX_EXPLICIT_STREAMS))
         self.assertRefused(Problem.INVALID_REQUEST, self.submit(LinkStreams("s", paths)))
-        self.assertEqual(self.now_is().explicit, 1)
+        self.assertEqual(self.stored().explicit, 1)
         for start in range(0, MAX_EXPLICIT_STREAMS - MAX_LINKED_AT_ONCE, MAX_LINKED_AT_ONCE):
             added = paths[start : start + MAX_LINKED_AT_ONCE]
             self.assertIsInstance(self.submit(LinkStreams("s", added)), Relinked)
         last = LinkStreams("s", paths[-MAX_LINKED_AT_ONCE:])
         self.assertRefused(Problem.INVALID_REQUEST, self.submit(last))
-        self.assertEqual(self.now_is().explicit, MAX_EXPLICIT_STREAMS - MAX_LINKED_AT_ONCE + 1)
+        self.assertEqual(self.stored().explicit, MAX_EXPLICIT_STREAMS - MAX_LINKED_AT_ONCE + 1)
 
     def test_too_many_names_at_once(self) -> None:
         streams = tuple(f"p{number:05}" for number in range(MAX_LINKED_AT_ONCE + 1))
@@ -290,17 +290,17 @@ class SubscriptionSuite(SubscriptionCase):
         self.assertIsInstance(self.submit(Unsubscribe("s")), Unsubscribed)
         self.created(put("p00001", raw=b"x"))
         self.subscribed(subscribe(pattern=None, streams=("a",)))
-        self.assertTrue(self.now_is().idle)
+        self.assertTrue(self.stored().idle)
 
     def test_unlinking_the_last_work(self) -> None:
-        """A wake that nobody has taken up is over when its only cause is no longer linked."""
+        """Unlinking the only pending stream of an unclaimed wake ends the wake."""
         self.pull(pattern=None, streams=("a", "b"))
         self.created(put("a", raw=b"x"))
-        self.assertFalse(self.now_is().idle)
+        self.assertFalse(self.stored().idle)
         self.submit(UnlinkStream("s", "a"))
-        self.assertTrue(self.now_is().idle)
+        self.assertTrue(self.stored().idle)
         self.created(put("b", raw=b"x"))
-        self.assertEqual(self.now_is().generation, 2)
+        self.assertEqual(self.stored().generation, 2)
 
     def test_missing(self) -> None:
         proof = TokenClaims(1, Wake(0, ""))
@@ -313,13 +313,13 @@ class SubscriptionSuite(SubscriptionCase):
         ):
             self.assertRefused(Problem.SUBSCRIPTION_NOT_FOUND, self.submit(command))
         self.assertIsInstance(self.submit(Unsubscribe("s")), Unsubscribed)
-        self.assertEqual(self.asked("s"), GONE)
+        self.assertEqual(self.described("s"), GONE)
         self.assertEqual(self.settled(Due("s", 1)), Settled(None))
 
     # -- wakes ------------------------------------------------------------------------------------
 
     def test_one_wake_at_a_time(self) -> None:
-        """Only the first append of an idle subscription wakes, and writes its event (§7.2)."""
+        """Only the first append to an idle subscription causes a wake event (§7.2)."""
         self.pull()
         self.created(put("events/a"))
         self.assertEqual(self.events(), [])
@@ -329,8 +329,8 @@ class SubscriptionSuite(SubscriptionCase):
         expected = {"type": "wake", "subscription_id": "s", "stream": "events/a", "generation": 1}
         self.assertEqual(self.events(), [{**expected, "ts": self.now}])
 
-    def test_one_write_at_most(self) -> None:
-        """A stream that is pending already writes nothing for its subscription."""
+    def test_one_write_per_stream(self) -> None:
+        """Appends to a pending stream write nothing for its subscription."""
         self.pull()
         self.created(put("events/a", raw=b"x"))
         self.notes.clear()
@@ -343,8 +343,8 @@ class SubscriptionSuite(SubscriptionCase):
         self.created(put("other/a", raw=b"x"))
         self.assertEqual([note.value.idle for note in self.notes], [True])
 
-    def test_wake_streams_wake_nobody(self) -> None:
-        """Neither one's own nor another's (§6)."""
+    def test_wake_streams_cause_no_wakes(self) -> None:
+        """Wake streams are never pending, of the same subscription or another (§6)."""
         self.created(put("wake", JSON))
         self.created(put("wake2", JSON))
         self.subscribed(subscribe("x", "**"))
@@ -353,11 +353,13 @@ class SubscriptionSuite(SubscriptionCase):
         self.appended(post(b"[1]", "wake", JSON))
         for name, path in (("x", "wake"), ("y", "wake2")):
             self.assertEqual(self.cursors(name), {"a": 0})
-            self.assertEqual(self.now_is(name).generation, 1)
+            self.assertEqual(self.stored(name).generation, 1)
             self.assertEqual(len(self.events(path)), 2 if name == "x" else 1)
 
-    def test_a_stream_becomes_a_wake_stream(self) -> None:
-        """What is pending there is pending no more; when nobody wakes through it, it counts."""
+    def test_stream_becomes_a_wake_stream(self) -> None:
+        """A stream that becomes a wake stream is no longer pending; afterwards its appends count
+        again.
+        """
         self.created(put("wake", JSON))
         self.created(put("w", JSON, b"[1]"))
         self.subscribed(subscribe("x", "*"))
@@ -365,30 +367,30 @@ class SubscriptionSuite(SubscriptionCase):
         self.assertEqual(self.cursors("x"), {"w": 2})
         self.subscribed(subscribe("y", "a", wake_stream="w"))
         self.assertEqual(self.cursors("x"), {})
-        self.assertTrue(self.now_is("x").idle)
+        self.assertTrue(self.stored("x").idle)
         self.submit(Unsubscribe("y"))
         self.appended(post(b"[3]", "w", JSON))
         self.assertEqual(self.cursors("x"), {"w": 4})
 
-    def test_the_wake_stream_comes_later(self) -> None:
-        """No wake is lost for want of a stream to write it to."""
+    def test_missing_wake_stream(self) -> None:
+        """A wake without its wake stream is retried until the stream exists."""
         self.subscribed(subscribe())
         self.created(put("events/a", raw=b"x"))
-        state = self.now_is()
+        state = self.stored()
         self.assertEqual((state.failures, state.generation), (1, 1))
         assert state.next_attempt_at is not None
         self.assertTrue(800 <= state.next_attempt_at - self.now <= 1200)
         self.settled(Due("s", state.number))
-        self.assertEqual(self.now_is(), state)
+        self.assertEqual(self.stored(), state)
         self.now = state.next_attempt_at
         self.settled(Due("s", state.number))
-        self.assertEqual(self.now_is().failures, 2)
+        self.assertEqual(self.stored().failures, 2)
         self.created(put("wake", JSON))
         self.assertEqual([event["generation"] for event in self.events()], [1])
-        self.assertEqual((self.now_is().failures, self.now_is().next_attempt_at), (0, None))
+        self.assertEqual((self.stored().failures, self.stored().next_attempt_at), (0, None))
 
-    def test_the_wake_stream_comes_anew(self) -> None:
-        """An event that nobody has taken up is written again."""
+    def test_recreated_wake_stream(self) -> None:
+        """An unclaimed wake event is written again to a new wake stream."""
         self.pull()
         self.created(put("events/a", raw=b"x"))
         self.deleted("wake")
@@ -399,7 +401,7 @@ class SubscriptionSuite(SubscriptionCase):
         self.settled(self.ack(self.claimed().state, ("events/a", 1)))
         self.appended(post(b"x", "wake", closed=True))
         self.appended(post(b"x", "events/a"))
-        self.assertEqual(self.now_is().failures, 1)
+        self.assertEqual(self.stored().failures, 1)
         self.claimed()
 
     # -- claim, ack, release ----------------------------------------------------------------------
@@ -416,7 +418,7 @@ class SubscriptionSuite(SubscriptionCase):
         self.assertEqual((second.holder, second.generation), ("w1", 1))
         self.restart()
         self.assertRefused(Problem.ALREADY_CLAIMED, self.submit(Claim("s", "w1")))
-        self.assertEqual(self.now_is(), state)
+        self.assertEqual(self.stored(), state)
 
     def test_heartbeat_and_done(self) -> None:
         self.pull()
@@ -425,13 +427,13 @@ class SubscriptionSuite(SubscriptionCase):
         self.sleep(0.5)
         outcome = self.settled(self.ack(state, ("events/a", 2), done=False))
         self.assertEqual(outcome.next_wake, False)
-        self.assertEqual(self.now_is().lease_until, self.now + LEASE)
+        self.assertEqual(self.stored().lease_until, self.now + LEASE)
         self.assertEqual(self.cursors(), {"events/a": 2})
         self.restart()
         self.assertEqual(self.links(), {"events/a": ("glob", 2)})
         done = self.settled(self.ack(state, ("events/a", 4)))
         self.assertFalse(done.next_wake)
-        self.assertTrue(self.now_is().idle)
+        self.assertTrue(self.stored().idle)
         self.assertEqual(self.links(), {"events/a": ("glob", 4)})
         self.assertEqual(len(self.events()), 1)
 
@@ -447,19 +449,19 @@ class SubscriptionSuite(SubscriptionCase):
         after = self.claimed().state
         self.assertNotEqual(after.wake_id, state.wake_id)
         self.assertTrue(self.settled(self.release(after)).next_wake)
-        self.assertEqual(self.now_is().generation, 3)
+        self.assertEqual(self.stored().generation, 3)
         done = self.ack(self.claimed().state, ("events/a", 2), ("events/b", 1))
         self.assertFalse(self.settled(done).next_wake)
 
-    def test_acks_that_cannot_be(self) -> None:
-        """One of them, and nothing of the request is done."""
+    def test_invalid_acks(self) -> None:
+        """One invalid ack refuses the whole request."""
         self.created(put("events/j", JSON, b'["abc","d"]'))
         self.created(put("other", raw=b"x"))
         self.pull()
         self.created(put("events/a", raw=b"abcd"))
         state = self.claimed().state
         self.settled(self.ack(state, ("events/a", 2), done=False))
-        before = self.now_is()
+        before = self.stored()
         self.sleep(0.1)
         for ack in (
             ("events/a", 1),
@@ -471,7 +473,7 @@ class SubscriptionSuite(SubscriptionCase):
         ):
             command = self.ack(state, ("events/a", 3), ack)
             self.assertRefused(Problem.INVALID_OFFSET, self.submit(command))
-        self.assertEqual(self.now_is(), before)
+        self.assertEqual(self.stored(), before)
         self.assertEqual(self.cursors(), {"events/a": 2})
         self.appended(post(b'["ef"]', "events/j", JSON))
         self.assertRefused(Problem.INVALID_OFFSET, self.submit(self.ack(state, ("events/j", 13))))
@@ -479,7 +481,7 @@ class SubscriptionSuite(SubscriptionCase):
         self.assertEqual(self.cursors(), {"events/a": 3})
 
     def test_fencing(self) -> None:
-        """Generation, wake id and token have to be those of the wake in flight (§7.3)."""
+        """Generation, wake id and token must be those of the current wake (§7.3)."""
         self.pull()
         self.created(put("events/a", raw=b"abcd"))
         old = self.claimed().state
@@ -495,7 +497,7 @@ class SubscriptionSuite(SubscriptionCase):
             (proof, Wake(wake.generation + 1, wake.wake_id)),
             (TokenClaims(state.number + 1, wake), wake),
         ]
-        before, cursors = self.now_is(), self.cursors()
+        before, cursors = self.stored(), self.cursors()
         self.notes.clear()
         for shown, meant in stale:
             acks = (Ack("events/a", 4),)
@@ -509,7 +511,7 @@ class SubscriptionSuite(SubscriptionCase):
         self.assertRefused(Problem.TOKEN_EXPIRED, self.submit(Release("s", bad, wake)))
         wrong = Settle("s", Kind.WEBHOOK, proof, wake, (), True)
         self.assertRefused(Problem.INVALID_REQUEST, self.submit(wrong))
-        self.assertEqual((self.now_is(), self.cursors(), self.notes), (before, cursors, []))
+        self.assertEqual((self.stored(), self.cursors(), self.notes), (before, cursors, []))
 
     def test_lease_runs_out(self) -> None:
         self.pull()
@@ -518,7 +520,7 @@ class SubscriptionSuite(SubscriptionCase):
         self.sleep(LEASE / 1000)
         self.assertRefused(Problem.FENCED, self.submit(self.ack(state, ("events/a", 4))))
         self.settled(Due("s", state.number))
-        after = self.now_is()
+        after = self.stored()
         self.assertEqual((after.generation, after.holder, after.lease_until), (2, None, None))
         self.assertEqual([event["generation"] for event in self.events()], [1, 2])
         self.assertRefused(Problem.FENCED, self.submit(self.release(state)))
@@ -535,7 +537,7 @@ class SubscriptionSuite(SubscriptionCase):
         self.settled(self.ack(state, ("events/a", 4), done=False))
         self.sleep(LEASE / 1000)
         self.assertFalse(self.settled(Due("s", state.number)).next_wake)
-        self.assertTrue(self.now_is().idle)
+        self.assertTrue(self.stored().idle)
 
     def test_due_too_early(self) -> None:
         self.pull()
@@ -543,10 +545,10 @@ class SubscriptionSuite(SubscriptionCase):
         state = self.claimed().state
         self.settled(Due("s", state.number))
         self.settled(Due("s", state.number + 1))
-        self.assertEqual(self.now_is(), state)
+        self.assertEqual(self.stored(), state)
 
-    def test_all_have_their_turn(self) -> None:
-        """A wake shows so many streams; the next one begins behind them."""
+    def test_round_robin(self) -> None:
+        """A wake has at most `MAX_WAKE_STREAMS` streams; the next one starts after them."""
         self.pull()
         paths = [f"events/{number:05d}" for number in range(MAX_WAKE_STREAMS + 10)]
         self.submit_all(*[put(path, raw=b"x") for path in paths])
@@ -567,40 +569,40 @@ class SubscriptionSuite(SubscriptionCase):
         self.created(put("events/b", raw=b"x"))
         self.deleted("events/a")
         self.assertEqual(self.links(), {"events/b": ("explicit", 0)})
-        self.assertFalse(self.now_is().idle)
+        self.assertFalse(self.stored().idle)
         self.deleted("events/b")
         self.assertEqual(self.links(), {"events/b": ("explicit", 0)})
-        self.assertTrue(self.now_is().idle)
+        self.assertTrue(self.stored().idle)
         self.assertRefused(Problem.NO_PENDING_WORK, self.submit(Claim("s", "w")))
         self.created(put("events/b", raw=b"again"))
         self.assertEqual(self.cursors(), {"events/b": 0})
-        self.assertEqual(self.now_is().generation, 2)
+        self.assertEqual(self.stored().generation, 2)
 
     def test_a_stream_is_deleted_under_a_lease(self) -> None:
         self.pull()
         self.created(put("events/a", raw=b"x"))
         state = self.claimed().state
         self.deleted("events/a")
-        self.assertEqual(self.now_is(), state)
+        self.assertEqual(self.stored(), state)
         self.assertRefused(Problem.INVALID_OFFSET, self.submit(self.ack(state, ("events/a", 1))))
         self.assertFalse(self.settled(self.ack(state)).next_wake)
 
-    def test_a_stream_expires(self) -> None:
-        """Before the sweep has found it, too."""
+    def test_stream_expires(self) -> None:
+        """An expired stream is not pending, also before the sweep."""
         self.pull()
         self.created(put("events/a", raw=b"x", lifetime=Lifetime(ttl=1)))
         self.sleep(1)
         self.assertRefused(Problem.NO_PENDING_WORK, self.submit(Claim("s", "w")))
         self.sweep(self.store)
-        self.assertTrue(self.now_is().idle)
+        self.assertTrue(self.stored().idle)
         self.created(put("events/a", raw=b"x", lifetime=Lifetime(ttl=1)))
         state = self.claimed().state
         self.sleep(1)
         self.assertFalse(self.settled(Due("s", state.number)).next_wake)
-        self.assertEqual((self.now_is().idle, self.cursors()), (True, {}))
+        self.assertEqual((self.stored().idle, self.cursors()), (True, {}))
 
     def test_forks(self) -> None:
-        """What a fork inherits is no work; what is appended to it is."""
+        """Inherited bytes of a fork are not pending, appended ones are."""
         self.created(put("source", raw=b"abc"))
         self.pull()
         self.submit(fork("events/f", "source"))
@@ -617,33 +619,35 @@ class SubscriptionSuite(SubscriptionCase):
     def hook(self) -> Subscription:
         self.subscribed(subscribe(wake_stream=None))
         self.created(put("events/a", raw=b"abc"))
-        state = self.now_is()
+        state = self.stored()
         self.assertEqual((state.generation, state.next_attempt_at), (1, self.now))
         return state
 
     def test_webhook_done(self) -> None:
-        """It acknowledges what it was shown, and what came later wakes again (§7.1)."""
+        """A successful delivery acknowledges its offsets, and later appends cause the next wake
+        (§7.1).
+        """
         state = self.hook()
         self.appended(post(b"de", "events/a"))
         command = self.delivered(state, DeliveryResult.DONE, ("events/a", 3), ("events/gone", 7))
         outcome = self.settled(command)
         self.assertTrue(outcome.next_wake)
         self.assertEqual(self.cursors(), {"events/a": 3})
-        again = self.now_is()
+        again = self.stored()
         self.assertEqual((again.generation, again.next_attempt_at), (2, self.now))
         self.assertNotEqual(again.wake_id, state.wake_id)
         self.settled(self.delivered(state, DeliveryResult.DONE, ("events/a", 5)))
         self.assertEqual(self.cursors(), {"events/a": 3})
         self.settled(self.delivered(again, DeliveryResult.DONE, ("events/a", 5)))
-        self.assertTrue(self.now_is().idle)
+        self.assertTrue(self.stored().idle)
 
     def test_webhook_calls_back(self) -> None:
         state = self.hook()
         self.settled(self.delivered(state, DeliveryResult.ACCEPTED))
-        self.assertEqual(self.now_is().lease_until, self.now + LEASE)
+        self.assertEqual(self.stored().lease_until, self.now + LEASE)
         self.sleep(0.5)
         self.settled(self.ack(state, done=False, kind=Kind.WEBHOOK))
-        self.assertEqual(self.now_is().lease_until, self.now + LEASE)
+        self.assertEqual(self.stored().lease_until, self.now + LEASE)
         done = self.ack(state, ("events/a", 3), kind=Kind.WEBHOOK)
         self.assertEqual(self.settled(done).next_wake, False)
         self.assertRefused(Problem.FENCED, self.submit(done))
@@ -653,25 +657,25 @@ class SubscriptionSuite(SubscriptionCase):
     def test_webhook_calls_back_before_it_answers(self) -> None:
         state = self.hook()
         self.settled(self.ack(state, done=False, kind=Kind.WEBHOOK))
-        leased = self.now_is()
+        leased = self.stored()
         for result in (DeliveryResult.ACCEPTED, DeliveryResult.FAILED):
             self.sleep(0.1)
             self.settled(self.delivered(state, result))
-            self.assertEqual(self.now_is(), leased)
+            self.assertEqual(self.stored(), leased)
         self.settled(self.delivered(state, DeliveryResult.DONE, ("events/a", 3)))
-        self.assertTrue(self.now_is().idle)
+        self.assertTrue(self.stored().idle)
 
-    def test_webhook_answers_too_late(self) -> None:
-        """Its lease has run out, told or not."""
+    def test_late_webhook_response(self) -> None:
+        """A response after the end of the lease has no effect."""
         state = self.hook()
-        self.settled(self.settled_call(state))
+        self.settled(self.heartbeat(state))
         self.sleep(LEASE / 1000)
-        before = self.now_is()
+        before = self.stored()
         self.settled(self.delivered(state, DeliveryResult.DONE, ("events/a", 3)))
-        self.assertEqual((self.now_is(), self.cursors()), (before, {"events/a": 0}))
+        self.assertEqual((self.stored(), self.cursors()), (before, {"events/a": 0}))
 
-    def settled_call(self, state: Subscription) -> Settle:
-        """A sign of life that comes before the answer."""
+    def heartbeat(self, state: Subscription) -> Settle:
+        """Return a heartbeat that arrives before the response."""
         return self.ack(state, done=False, kind=Kind.WEBHOOK)
 
     def test_webhook_never_calls_back(self) -> None:
@@ -680,34 +684,34 @@ class SubscriptionSuite(SubscriptionCase):
         self.sleep(LEASE / 1000)
         self.restart()
         self.settled(Due("s", state.number))
-        again = self.now_is()
+        again = self.stored()
         self.assertEqual((again.generation, again.next_attempt_at), (2, self.now))
         late = self.ack(state, ("events/a", 3), kind=Kind.WEBHOOK)
         self.assertRefused(Problem.FENCED, self.submit(late))
 
-    def test_webhook_fails(self) -> None:
-        """The same wake again, later and later; the schedule outlives a restart (§7.1)."""
+    def test_failing_webhook(self) -> None:
+        """The same wake is retried with growing delays, also after a restart (§7.1)."""
         state = self.hook()
         pauses = []
         for _ in range(9):
             self.settled(self.delivered(state, DeliveryResult.FAILED))
             self.restart()
-            after = self.now_is()
+            after = self.stored()
             self.assertEqual(self.wake(after), self.wake(state))
             assert after.next_attempt_at is not None
             pauses.append(after.next_attempt_at - self.now)
             self.settled(Due("s", state.number))
-            self.assertEqual(self.now_is(), after)
+            self.assertEqual(self.stored(), after)
             self.now = after.next_attempt_at
         expected = [1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000, 60000]
         self.assertEqual(pauses, expected)
         self.settled(self.delivered(state, DeliveryResult.ACCEPTED))
-        self.assertEqual(self.now_is().failures, 0)
+        self.assertEqual(self.stored().failures, 0)
 
     # -- the end ----------------------------------------------------------------------------------
 
     def test_delete(self) -> None:
-        """What it was is fenced, also when the id is used again (§6.3)."""
+        """Commands of a deleted subscription are fenced, also if its id is used again (§6.3)."""
         self.pull(streams=("other",))
         self.created(put("events/a", raw=b"abc"))
         state = self.claimed().state
@@ -726,8 +730,8 @@ class SubscriptionSuite(SubscriptionCase):
         self.created(put("other", raw=b"x"))
         self.assertEqual(self.cursors(), {"events/a": 4})
 
-    def test_notes_come_first(self) -> None:
-        """Who waits for an outcome has heard of what it did."""
+    def test_notified_before_the_outcome(self) -> None:
+        """A notification precedes the outcome that caused it."""
         self.pull()
         heard: list[int] = []
         submitted = self.store.submit(put("events/a", raw=b"x"))
@@ -736,7 +740,7 @@ class SubscriptionSuite(SubscriptionCase):
         self.assertEqual(heard, [1])
 
     def test_many_subscriptions(self) -> None:
-        """A stream of several wakes all of them, in one commit."""
+        """An append wakes all subscriptions of the stream in one commit."""
         self.created(put("wake", JSON))
         for number, pattern in enumerate(("**", "events/*", "*/a", "events/**/a", "x/*", "a")):
             self.subscribed(subscribe(f"s{number}", pattern))

@@ -1,4 +1,4 @@
-"""Commands to a store, one at a time and many at once."""
+"""Suite: commands to a store, one at a time and many at once."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.storage.store_case import JSON, START, StoreCase, post, put
 
 
 class WritingSuite(StoreCase):
-    """Create, append, close, delete; producers and Stream-Seq."""
+    """Create, append, close and delete; producers and Stream-Seq."""
 
     # -- create -----------------------------------------------------------------------------
 
     def test_create(self) -> None:
-        """A new stream has what was asked for."""
+        """A new stream has the requested configuration and content."""
         lifetime = Lifetime(ttl=60)
         state = self.created(put("a/b", "Text/Plain; x=y", b"hello", lifetime))
         self.assertEqual(
@@ -31,7 +31,7 @@ class WritingSuite(StoreCase):
         self.assertEqual(self.content("a/b"), b"hello")
 
     def test_create_empty(self) -> None:
-        """Nothing is a content too."""
+        """A stream can be created empty."""
         for path, content_type, raw in (("a", None, b""), ("b", JSON, b""), ("c", JSON, b"[]")):
             state = self.created(put(path, content_type, raw))
             self.assertEqual(state.content_type, content_type or content_types.DEFAULT)
@@ -39,19 +39,19 @@ class WritingSuite(StoreCase):
             self.assertEqual((chunk.start, chunk.data, chunk.at_tail), (0, b"", True))
 
     def test_create_json(self) -> None:
-        """Initial messages are messages."""
+        """JSON content of a PUT is split into messages."""
         self.created(put("a", JSON, b' [1.0, {"a":[2,3]}] '))
         self.assertEqual(self.messages(), (b"1.0", b'{"a":[2,3]}'))
 
     def test_create_closed(self) -> None:
-        """Its content is whole; nothing follows."""
+        """A stream can be created closed."""
         state = self.created(put(raw=b"all", closed=True))
         self.assertTrue(state.closed)
         self.assertRefused(Problem.STREAM_CLOSED, self.submit(post(b"more")))
         self.assertEqual(self.content(), b"all")
 
     def test_create_again(self) -> None:
-        """The same request finds the stream as it is by now; its body is nothing to it."""
+        """A repeated PUT returns the current state; its body is ignored."""
         first = self.created(put(raw=b"one"))
         later = self.appended(post(b"two"))
         for raw in (b"one", b"", b"other"):
@@ -60,7 +60,7 @@ class WritingSuite(StoreCase):
         self.assertEqual(self.content(), b"onetwo")
 
     def test_create_another(self) -> None:
-        """What differs is a conflict, and leaves the stream."""
+        """A PUT with another configuration is a conflict and changes nothing."""
         state = self.created(put())
         for command in (
             put(content_type=JSON),
@@ -70,14 +70,14 @@ class WritingSuite(StoreCase):
             self.assertRefused(Problem.STREAM_EXISTS, self.submit(command))
         self.assertEqual(self.look(), state)
 
-    def test_create_with_a_bad_body(self) -> None:
-        """Makes nothing, and a later one makes it."""
+    def test_create_with_invalid_body(self) -> None:
+        """A PUT with an invalid body creates nothing; a later valid one succeeds."""
         self.assertRefused(Problem.INVALID_JSON, self.submit(put("a", JSON, b"{")))
         self.assertGone()
         self.created(put("a", JSON, b"1"))
 
     def test_ids(self) -> None:
-        """Every stream has an id of its own, and later ones are greater."""
+        """Ids of streams are unique and increase."""
         ids = [self.created(put(f"s{number}")).id for number in range(5)]
         self.deleted("s4")
         self.restart()
@@ -85,7 +85,7 @@ class WritingSuite(StoreCase):
         self.assertEqual(sorted(set(ids)), ids)
 
     def test_names(self) -> None:
-        """Any name that the protocol allows, short or long, is a stream's own."""
+        """Each valid name, short or long, is a separate stream."""
         names = ["a", "a/b", "A", "é", "\U0001f600", "a b", "%2F", "x" * 2048, "x" * 2047]
         names += ["é" * 1024, "x" * 2047 + "y", "x" * 480, "x" * 481, "x" * 479 + "é", "p", "s/d"]
         for number, name in enumerate(names):
@@ -101,7 +101,7 @@ class WritingSuite(StoreCase):
     # -- append and close ---------------------------------------------------------------------
 
     def test_append(self) -> None:
-        """Bytes go behind what is there."""
+        """Bytes are appended at the tail."""
         created = self.created(put(raw=b"one"))
         self.sleep(1)
         state = self.appended(post(b"two"))
@@ -111,7 +111,7 @@ class WritingSuite(StoreCase):
         self.assertEqual(self.look().tail, 9)
 
     def test_append_sizes(self) -> None:
-        """Appends of all sizes, around those at which a store may change its ways."""
+        """Appends of sizes around the limits of records and batches."""
         self.created(put())
         expected = b""
         for size in (
@@ -138,7 +138,7 @@ class WritingSuite(StoreCase):
         self.assertEqual(self.content(), expected)
 
     def test_append_refused(self) -> None:
-        """Whatever is refused leaves no trace."""
+        """A refused append changes nothing."""
         state = self.created(put("a", JSON, b"1"))
         for command, problem in (
             (post(b"x"), Problem.CONTENT_TYPE_MISMATCH),
@@ -159,7 +159,7 @@ class WritingSuite(StoreCase):
         self.assertEqual(outcome.producer, ProducerState(0, 0))
 
     def test_close(self) -> None:
-        """Closed is closed, also after a restart; closing again changes nothing."""
+        """A closed stream stays closed, also after a restart; closing again changes nothing."""
         self.created(put(raw=b"one"))
         state = self.appended(post(closed=True))
         self.assertEqual((state.closed, state.tail), (True, 3))
@@ -172,7 +172,7 @@ class WritingSuite(StoreCase):
         self.assertEqual(self.content(), b"one")
 
     def test_append_and_close(self) -> None:
-        """Both at once."""
+        """A stream can be closed with its last append."""
         self.created(put())
         state = self.appended(post(b"last", closed=True))
         self.assertEqual((state.closed, state.tail), (True, 4))
@@ -182,7 +182,7 @@ class WritingSuite(StoreCase):
     # -- delete ---------------------------------------------------------------------------------
 
     def test_delete(self) -> None:
-        """All of it is gone, also after a restart, and nothing else."""
+        """A deleted stream is gone, also after a restart, and no other stream is affected."""
         self.created(put(raw=b"x" * 50_000))
         self.created(put("b", raw=b"kept"))
         outcome = self.submit(Delete("a"))
@@ -193,8 +193,9 @@ class WritingSuite(StoreCase):
         self.assertEqual(self.content("b"), b"kept")
 
     def test_delete_and_create(self) -> None:
-        """A stream at a path that had one knows nothing of it: bytes, producers, Stream-Seq,
-        closure are its own."""
+        """A new stream at the path of a deleted one inherits nothing: no bytes, producers,
+        Stream-Seq or closed state.
+        """
         first = self.created(put("a", JSON, b"[1,2]"))
         self.appended(post(b"3", content_type=JSON, seq=b"9", producer=("p", 4, 0), closed=True))
         self.deleted()
@@ -212,7 +213,7 @@ class WritingSuite(StoreCase):
     # -- producers --------------------------------------------------------------------------------
 
     def test_producer(self) -> None:
-        """Each batch once, whatever is sent again; a restart forgets nothing."""
+        """Each batch is stored once, also when it is sent again after a restart."""
         self.created(put())
         for restart in (False, True):
             base = 3 if restart else 0
@@ -234,7 +235,7 @@ class WritingSuite(StoreCase):
         self.assertEqual(self.content(), b"abcabc")
 
     def test_producers_side_by_side(self) -> None:
-        """Each has its own numbers, on each stream, whatever it is called."""
+        """Each producer has its own sequence on each stream, whatever its id."""
         names = ["p", "q", "p/1", "é", "x" * 1024, "x" * 1023, "x" * 128, "x" * 129, "\U0001f600"]
         for path in ("a", "b"):
             self.created(put(path))
@@ -249,7 +250,7 @@ class WritingSuite(StoreCase):
         self.assertRefused(Problem.SEQUENCE_GAP, self.submit(post(b"x", producer=("r", 0, 1))))
 
     def test_producer_at_once(self) -> None:
-        """Batches sent without waiting are judged one behind the other."""
+        """Batches sent without waiting are processed in order."""
         self.created(put())
         outcomes = self.submit_all(
             *[post(b"%d" % seq, producer=("p", 0, seq)) for seq in range(4)],
@@ -275,7 +276,7 @@ class WritingSuite(StoreCase):
         self.assertEqual(self._verdict(self.submit(post(b"7", producer=("p", 1, 1)))), "new")
 
     def test_out_of_order_at_once(self) -> None:
-        """A batch that came before its predecessor is a gap; sent again, it fits."""
+        """A batch sent before its predecessor is a gap; sent again, it is accepted."""
         self.created(put())
         outcomes = self.submit_all(
             *[post(b"%d" % seq, producer=("p", 0, seq)) for seq in (1, 0, 2, 1, 2)]
@@ -287,7 +288,9 @@ class WritingSuite(StoreCase):
         self.assertEqual(self.content(), b"012")
 
     def test_producer_close(self) -> None:
-        """The batch that closed is recognised, also after a restart; nothing else is let in."""
+        """A retry of the closing batch is a duplicate, also after a restart; other appends are
+        refused.
+        """
         self.created(put())
         self.appended(post(b"a", producer=("p", 0, 0)))
         state = self.appended(post(b"b", producer=("p", 0, 1), closed=True))
@@ -319,7 +322,7 @@ class WritingSuite(StoreCase):
     # -- Stream-Seq -----------------------------------------------------------------------------
 
     def test_stream_seq(self) -> None:
-        """Strictly increasing per stream, at once, one by one and after a restart."""
+        """Stream-Seq must increase per stream, in one batch, in sequence and after a restart."""
         self.created(put())
         outcomes = self.submit_all(
             *[post(b"x", seq=seq) for seq in (b"09", b"10", b"10", b"2", b"10", b"\xff\0")],
@@ -336,8 +339,8 @@ class WritingSuite(StoreCase):
 
     # -- many at once -----------------------------------------------------------------------------
 
-    def test_a_life_at_once(self) -> None:
-        """Commands that were sent together act as if each had waited for the one before."""
+    def test_lifecycle_at_once(self) -> None:
+        """Commands sent together have the same effect as in sequence."""
         outcomes = self.submit_all(
             post(b"x"),
             put(raw=b"1"),
@@ -368,7 +371,9 @@ class WritingSuite(StoreCase):
             self.restart()
 
     def test_many_appends_at_once(self) -> None:
-        """All bytes are there once, in the order of submission, and every tail is exact."""
+        """All bytes are stored once, in the order of submission, and each outcome has its exact
+        tail.
+        """
         for path in ("a", "b", "c"):
             self.created(put(path))
         expected = dict.fromkeys("abc", b"")
@@ -389,7 +394,7 @@ class WritingSuite(StoreCase):
             self.restart()
 
     def test_many_streams(self) -> None:
-        """More than one step's worth of anything."""
+        """More streams than one step of the sweep or a scan handles."""
         paths = [f"s/{number}" for number in range(400)]
         self.submit_all(*[put(path, raw=path.encode()) for path in paths])
         self.submit_all(*[Delete(path) for path in paths[::2]])

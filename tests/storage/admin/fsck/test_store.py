@@ -1,4 +1,4 @@
-"""Tests of the check: it finds each kind of flaw, and none in a sound store."""
+"""Tests of the store check: it finds each kind of flaw, and none in a valid store."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ class CheckTests(SynchronousTestCase):
         self.assertNotEqual(list(check(engine)), [])
 
     @given(st.binary(min_size=1, max_size=30), st.binary(max_size=30))
-    def test_anything_added(self, key: bytes, value: bytes) -> None:
+    def test_added_records(self, key: bytes, value: bytes) -> None:
         """A check reaches its end with any garbage record."""
         engine = FakeEngine(self.engine.content)
         if key in engine.content or key == codec.CHECKPOINT_KEY:
@@ -213,7 +213,7 @@ class CheckTests(SynchronousTestCase):
                 self.assertNotEqual(list(check(engine, deep=True)), [], (prefix, size))
 
     @given(st.data(), st.binary(max_size=30))
-    def test_anything_sealed(self, data: st.DataObject, payload: bytes) -> None:
+    def test_sealed_garbage(self, data: st.DataObject, payload: bytes) -> None:
         """A check reaches its end with garbage that has a valid checksum."""
         engine = FakeEngine(self.engine.content)
         key = data.draw(st.sampled_from(sorted(engine.content)))

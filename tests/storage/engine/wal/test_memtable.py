@@ -57,7 +57,7 @@ class MergedViewTests(SynchronousTestCase):
         st.integers(0, 8),
         st.tuples(bounds, bounds, bounds),
     )
-    def test_like_one_map(
+    def test_equals_a_sorted_dictionary(
         self,
         below: dict[bytes, bytes],
         changes: list[Pairs],
@@ -140,7 +140,7 @@ class MergedViewTests(SynchronousTestCase):
             [memtable.as_of(number).get(b"a") for number in (2, 3, 4)], [b"1", b"1", None]
         )
 
-    def test_the_map_is_let_alone(self) -> None:
+    def test_base_is_not_read(self) -> None:
         """Keys in the memtable are not read from the base; deleted keys do not exist."""
         memtable = Memtable()
         memtable.add(1, {b"a": b"1", b"b": None})
