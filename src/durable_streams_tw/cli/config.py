@@ -26,9 +26,11 @@ def check(configuration: Configuration) -> None:
     Opens no port and writes no file. Exit status: 0 valid, 2 invalid.
     """
     # Imported here: importing Twisted is slow.
+    from durable_streams_tw.service.database import database_settings
     from durable_streams_tw.service.listening import endpoints
 
     endpoints(configuration)
+    database_settings(configuration)
     if configuration["auth"]:
         from durable_streams_tw.service.auth_checkers import checkers
 

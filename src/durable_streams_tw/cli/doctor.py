@@ -19,9 +19,10 @@ _MARKS = {"good": "ok", "warning": "warn", "bad": "BAD"}
 def doctor(configuration: Configuration, as_json: bool) -> None:
     """Check this machine for problems with a server of these settings.
 
-    Checks the limits of open files and memory, the disk of the data directory (file system, free
-    space, flush latency) and the combination of timeouts. Changes nothing, and can run next to a
-    running server. Run it as the user of the server, with the same resource limits.
+    Checks the limits of open files and memory, the combination of timeouts, and the disk of the
+    data directory (file system, free space, flush latency) or the database. Changes nothing, and
+    can run next to a running server. Run it as the user of the server, with the same resource
+    limits.
 
     Exit status: 0 no errors (warnings are possible), 1 errors.
     """

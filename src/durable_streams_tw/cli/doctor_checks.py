@@ -62,6 +62,13 @@ def run_checks(configuration: Configuration) -> Iterator[CheckResult]:
     yield from timeouts(settings)
     yield bodies(settings)
     directory: str | None = configuration["data-dir"]
+    if configuration["database"] is not None:
+        # Imported here, because psycopg is optional.
+        from durable_streams_tw.cli.doctor_database import run_database_checks
+
+        for name, grade, sentence in run_database_checks(configuration):
+            yield CheckResult(name, grade, sentence)
+        return
     if directory is None:
         yield CheckResult(
             "data directory",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.service.certificates import TLSEndpoint
 from durable_streams_tw.service.configuration import Configuration, ConfigurationError
+from durable_streams_tw.service.database import database_settings
 from durable_streams_tw.service.operator_tree import operator_tree
 from durable_streams_tw.service.ports import Ports
 from durable_streams_tw.service.process_tuning import connections_within, raise_file_limit
@@ -29,7 +29,6 @@ from durable_streams_tw.service.twistd_options import Options
 from durable_streams_tw.telemetry.logs import JSONLog, open_json_log
 
 if TYPE_CHECKING:
-    from durable_streams_tw.storage.postgres.connection import DatabaseSettings
     from durable_streams_tw.telemetry.tracing import Tracing
 
 __all__ = ["Options", "build_service", "makeService"]
@@ -105,26 +104,6 @@ def _tracing(configuration: Configuration, reactor: Any) -> Tracing:
     return Tracing(reactor)
 
 
-def _database(configuration: Configuration) -> DatabaseSettings | None:
-    """Return the settings of the database, None if streams are stored elsewhere."""
-    if configuration["database"] is None:
-        return None
-    try:
-        from durable_streams_tw.storage.postgres.connection import DatabaseSettings
-    except ImportError:
-        raise configuration.error(
-            "database", "psycopg is not installed. Run: pip install 'durable-streams-tw[postgres]'"
-        ) from None
-    return DatabaseSettings(
-        url=configuration["database"],
-        schema=configuration["database-schema"],
-        listen_url=configuration["database-listen"],
-        patience=configuration["database-patience"],
-        node=configuration["node"] or socket.gethostname(),
-        unsafe=configuration["unsafe-database"],
-    )
-
-
 def build_service(
     configuration: Configuration,
     endpoints: list[IStreamServerEndpoint],
@@ -150,7 +129,7 @@ def build_service(
 
         known = checkers(configuration)
     tracing = _tracing(configuration, reactor) if configuration["tracing"] else None
-    database = _database(configuration)
+    database = database_settings(configuration)
     streams = DurableStreams(
         data_dir,
         database=database,
