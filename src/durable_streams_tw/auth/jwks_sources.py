@@ -24,7 +24,7 @@ from durable_streams_tw.auth.limits import KEY_SET_TIMEOUT, MAX_KEY_SET
 from durable_streams_tw.auth.origins import is_local
 from durable_streams_tw.clocks import monotonic_timers
 from durable_streams_tw.concurrency import in_daemon_thread
-from durable_streams_tw.outgoing.agent import UndecodedAgent
+from durable_streams_tw.outgoing.agent import IdentityAgent
 from durable_streams_tw.outgoing.resolver import Resolver, ResolvingReactor
 
 Fetch = Callable[[], "Deferred[bytes]"]
@@ -79,7 +79,9 @@ def fetch(reactor: Any, url: str, resolver: Resolver) -> Deferred[bytes]:
         connectTimeout=KEY_SET_TIMEOUT,
         pool=HTTPConnectionPool(reactor, persistent=False),
     )
-    response = ensureDeferred(_fetch(HTTPClient(UndecodedAgent(agent)), url, reactor))
+    response = ensureDeferred(
+        _fetch(HTTPClient(IdentityAgent(agent, undecoded=True)), url, reactor)
+    )
     fetched: Deferred[bytes] = response.addTimeout(
         KEY_SET_TIMEOUT, monotonic_timers(reactor), _timed_out
     ).addErrback(_as_fetch_error)

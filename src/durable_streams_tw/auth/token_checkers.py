@@ -1,7 +1,7 @@
 """Checkers of bearer tokens (twisted.cred): a token file, and the JWTs of an issuer.
 
 Failures leave the last good state in force: an unreadable or invalid file the tokens read before,
-an issuer that does not respond its last keys (up to `KEY_SET_STALE`).
+an issuer that does not respond its last keys (up to `limits.KEY_SET_STALE`).
 """
 
 from __future__ import annotations
@@ -18,19 +18,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from durable_streams_tw.auth import jwts
+from durable_streams_tw.auth import jwts, limits
 from durable_streams_tw.auth.identities import CheckerUnavailable, IBearerToken, Identity, Rejected
 from durable_streams_tw.auth.jwks import KeySet, MalformedKeySet, read_key_set
 from durable_streams_tw.auth.jwks_refresh import RefreshAction, RefreshPolicy
 from durable_streams_tw.auth.jwks_sources import Fetch, FetchError
 from durable_streams_tw.auth.jwts import InvalidToken, TokenRequirements, UnknownKey
-from durable_streams_tw.auth.limits import (
-    KEY_SET_STALE,
-    MAX_KEY_WAITERS,
-    MAX_TOKEN_FILE,
-    TOKEN_CACHE,
-    TOKEN_FILE_CHECK,
-)
 from durable_streams_tw.auth.token_file import MalformedFile, TokenTable, read_table
 from durable_streams_tw.clocks import Seconds
 from durable_streams_tw.datastructures.bounded_cache import BoundedCache
@@ -67,7 +60,7 @@ class TokenFileChecker:
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
         """Return the identity of a token. Fail with `Rejected`."""
         now = self._clock.seconds()
-        if now >= self._checked_at + TOKEN_FILE_CHECK:
+        if now >= self._checked_at + limits.TOKEN_FILE_CHECK:
             self._checked_at = now
             self._reload()
         who = self._table.find(credentials.token, self._wall())
@@ -97,13 +90,15 @@ class TokenFileChecker:
         try:
             identity = self._file_identity()
             with open(self._path, "rb") as file:
-                raw = file.read(MAX_TOKEN_FILE + 1)
+                raw = file.read(limits.MAX_TOKEN_FILE + 1)
         except OSError as error:
             raise UnusableFile(
                 f"could not read the token file {self._path}: {error.strerror}"
             ) from None
-        if len(raw) > MAX_TOKEN_FILE:
-            raise UnusableFile(f"the token file {self._path} is larger than {MAX_TOKEN_FILE} bytes")
+        if len(raw) > limits.MAX_TOKEN_FILE:
+            raise UnusableFile(
+                f"the token file {self._path} is larger than {limits.MAX_TOKEN_FILE} bytes"
+            )
         try:
             table = read_table(raw, self._key)
         except MalformedFile as error:
@@ -139,7 +134,7 @@ class JwtChecker:
         self._raw = b""
         self._keys = KeySet(())
         # Tokens verified with these keys, by their SHA-256.
-        self._verified: BoundedCache[bytes, Identity] = BoundedCache(TOKEN_CACHE)
+        self._verified: BoundedCache[bytes, Identity] = BoundedCache(limits.TOKEN_CACHE)
         self._fetching = False
         self._failed = False
         self._waiting: dict[Deferred[None], None] = {}
@@ -212,7 +207,7 @@ class JwtChecker:
         if not self._fetching:
             # The fetch ended synchronously.
             return succeed(None)
-        if len(self._waiting) >= MAX_KEY_WAITERS:
+        if len(self._waiting) >= limits.MAX_KEY_WAITERS:
             raise self._unavailable()
         waiting: Deferred[None] = Deferred(lambda waiter: self._waiting.pop(waiter, None))
         self._waiting[waiting] = None
@@ -258,7 +253,7 @@ class JwtChecker:
             "{hours} hours: {reason}",
             source=self._source,
             reason=reason,
-            hours=round(KEY_SET_STALE / 3600),
+            hours=round(limits.KEY_SET_STALE / 3600),
         )
 
     def _fetch_ended(self, _: object) -> None:

@@ -16,16 +16,7 @@ from msgspec import json
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
-from durable_streams_tw.client.errors import (
-    ClientError,
-    Fenced,
-    InvalidArgument,
-    OutcomeUnknown,
-    Rejected,
-    StreamClosed,
-    Unreachable,
-    Untrusted,
-)
+from durable_streams_tw.client import errors
 
 #: Exit statuses, documented in docs/client.md. click exits with 2 for usage errors.
 FAILED: Final = 1
@@ -131,13 +122,13 @@ def _fail(failure: Failure, as_json: bool) -> NoReturn:
         sys.exit(OUTPUT_CLOSED)
     if isinstance(error, click.ClickException):
         raise error
-    if not isinstance(error, ClientError):
+    if not isinstance(error, errors.ClientError):
         failure.raiseException()
     report_error(error, as_json)
     sys.exit(status_of(error))
 
 
-def report_error(error: ClientError, as_json: bool) -> None:
+def report_error(error: errors.ClientError, as_json: bool) -> None:
     """Print an error on standard error."""
     if not as_json:
         sentence = str(error)
@@ -146,23 +137,23 @@ def report_error(error: ClientError, as_json: bool) -> None:
     details: dict[str, Any] = {"error": str(error)}
     if error.url is not None:
         details["url"] = error.url
-    if isinstance(error, Rejected):
+    if isinstance(error, errors.Rejected):
         details["status"] = error.status
-    if isinstance(error, StreamClosed):
+    if isinstance(error, errors.StreamClosed):
         details["closed"] = True
         details["offset"] = error.offset
     click.echo(json.encode(details), err=True)
 
 
-def status_of(error: ClientError) -> int:
+def status_of(error: errors.ClientError) -> int:
     """Return the exit status for an error."""
-    if isinstance(error, Rejected):
+    if isinstance(error, errors.Rejected):
         return _STATUSES.get(error.status, FAILED)
-    kinds: tuple[tuple[type[ClientError], int], ...] = (
-        (InvalidArgument, USAGE),
-        (Fenced, CONFLICT),
-        (OutcomeUnknown, UNKNOWN_OUTCOME),
-        (Unreachable, UNREACHABLE),
-        (Untrusted, UNREACHABLE),
+    kinds: tuple[tuple[type[errors.ClientError], int], ...] = (
+        (errors.InvalidArgument, USAGE),
+        (errors.Fenced, CONFLICT),
+        (errors.OutcomeUnknown, UNKNOWN_OUTCOME),
+        (errors.Unreachable, UNREACHABLE),
+        (errors.Untrusted, UNREACHABLE),
     )
     return next((status for kind, status in kinds if isinstance(error, kind)), FAILED)

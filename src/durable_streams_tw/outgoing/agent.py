@@ -35,10 +35,15 @@ class WholeBody:
 
 @implementer(IAgent)
 class IdentityAgent:
-    """Agent that sends ``Accept-Encoding: identity``."""
+    """Agent that sends ``Accept-Encoding: identity``.
 
-    def __init__(self, agent: IAgent) -> None:
+    With ``undecoded`` it also hides the content coding of responses: treq would expand a small
+    compressed response to any size.
+    """
+
+    def __init__(self, agent: IAgent, *, undecoded: bool = False) -> None:
         self._agent = agent
+        self._undecoded = undecoded
 
     def request(
         self,
@@ -51,25 +56,7 @@ class IdentityAgent:
         asked = Headers() if headers is None else headers.copy()
         asked.setRawHeaders(b"accept-encoding", [b"identity"])
         requested: Deferred[IResponse] = self._agent.request(method, uri, asked, bodyProducer)
-        return requested
-
-
-class UndecodedAgent(IdentityAgent):
-    """Agent whose responses are never decompressed.
-
-    treq would expand a small compressed response to any size.
-    """
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        """Send a request and hide the content coding of its response."""
-        requested = IdentityAgent.request(self, method, uri, headers, bodyProducer)
-        return requested.addCallback(_without_coding)
+        return requested.addCallback(_without_coding) if self._undecoded else requested
 
 
 def _without_coding(response: IResponse) -> IResponse:

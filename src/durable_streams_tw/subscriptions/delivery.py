@@ -23,16 +23,8 @@ from durable_streams_tw.protocol.subscriptions.outcomes import WorkItem
 from durable_streams_tw.protocol.subscriptions.state import Subscription, Wake
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.commands.subscription_queries import WakeWork
+from durable_streams_tw.subscriptions import limits
 from durable_streams_tw.subscriptions.keyring import Keyring
-from durable_streams_tw.subscriptions.limits import (
-    DELIVERIES_REMEMBERED,
-    DELIVERIES_RESERVED,
-    DELIVERIES_SHARE,
-    DELIVERY_PROMPT,
-    ERRORS_REMEMBERED,
-    MAX_DELIVERIES,
-    MAX_WEBHOOK_RESPONSE,
-)
 from durable_streams_tw.subscriptions.ssrf_guard import limiter_key
 from durable_streams_tw.subscriptions.tokens import WakeTokens
 from durable_streams_tw.subscriptions.webhook_response import WebhookResponse
@@ -55,7 +47,7 @@ _answer = msgspec.json.Decoder(_Done)
 
 
 class WebhookDelivery:
-    """Sender of webhook calls, at most `MAX_DELIVERIES` at a time, which stores the results.
+    """Sender of webhook calls, at most `limits.MAX_DELIVERIES` at a time, which stores the results.
 
     ``base`` returns the URL of the streams' root with a trailing slash; ``random`` a number from 0
     to 1; ``seconds`` monotonic time. A host that hangs delays other deliveries to its domain only
@@ -82,7 +74,10 @@ class WebhookDelivery:
         self._random = random
         self._seconds = seconds
         self._limiter = FairLimiter(
-            MAX_DELIVERIES, DELIVERIES_SHARE, DELIVERIES_RESERVED, DELIVERIES_REMEMBERED
+            limits.MAX_DELIVERIES,
+            limits.DELIVERIES_SHARE,
+            limits.DELIVERIES_RESERVED,
+            limits.DELIVERIES_REMEMBERED,
         )
         #: Number of calls by result: done, accepted, refused (status not 2xx), failed.
         self.calls: Counter[str] = Counter()
@@ -101,7 +96,7 @@ class WebhookDelivery:
         began = self._seconds()
 
         def leave(result: bool | Failure) -> bool | Failure:
-            prompt = result is True and self._seconds() - began <= DELIVERY_PROMPT
+            prompt = result is True and self._seconds() - began <= limits.DELIVERY_PROMPT
             self._limiter.leave(slot, prompt=prompt)
             return result
 
@@ -166,7 +161,7 @@ class WebhookDelivery:
     def _failed(self, state: Subscription, error: str) -> DeliveryResult:
         self.errors.pop(state.id, None)
         self.errors[state.id] = error
-        if len(self.errors) > ERRORS_REMEMBERED:
+        if len(self.errors) > limits.ERRORS_REMEMBERED:
             self.errors.popitem(last=False)
         return DeliveryResult.FAILED
 
@@ -183,7 +178,7 @@ class WebhookDelivery:
 
 
 def _says_done(body: bytes) -> bool:
-    if len(body) > MAX_WEBHOOK_RESPONSE:
+    if len(body) > limits.MAX_WEBHOOK_RESPONSE:
         return False
     try:
         return _answer.decode(body).done

@@ -32,12 +32,7 @@ from durable_streams_tw.storage.commands.subscription_queries import (
     ScheduledSubscriptions,
     changed_subscription,
 )
-from durable_streams_tw.subscriptions.limits import (
-    DELIVERY_GRACE,
-    DUTY_EARLY,
-    DUTY_RENEWAL,
-    DUTY_RETRY,
-)
+from durable_streams_tw.subscriptions import limits
 
 _log = Logger()
 
@@ -136,7 +131,7 @@ class Scheduler:
             return
         if self._duties is not None or isinstance(found, Refusal):
             # Read again later: another node may stop, the disk may recover.
-            self._reading = self._clock.callLater(DUTY_RETRY, self._read)
+            self._reading = self._clock.callLater(limits.DUTY_RETRY, self._read)
         if isinstance(found, Refusal):
             return
         for state in found:
@@ -195,7 +190,7 @@ class Scheduler:
             over = entry.called is None or not is_current(entry.state, entry.called)
             if over and entry.grace_timer is None:
                 # The wake has ended: leave the webhook some time to respond, then cancel.
-                entry.grace_timer = self._clock.callLater(DELIVERY_GRACE, entry.call.cancel)
+                entry.grace_timer = self._clock.callLater(limits.DELIVERY_GRACE, entry.call.cancel)
             if owed is None or owed[0] is Action.CALL_WEBHOOK:
                 return
         if owed is None:
@@ -231,7 +226,7 @@ class Scheduler:
             # Deleted, or changed by a commit of this node, which has planned the next action.
             return
         if isinstance(found, Refusal):
-            self._plan(entry, DUTY_RETRY)
+            self._plan(entry, limits.DUTY_RETRY)
         elif not found or found[0].number != before.number:
             self._drop(before.id)
         else:
@@ -239,7 +234,7 @@ class Scheduler:
 
     def _renew(self, duties: Duties) -> None:
         """Renew the duties of the webhooks that are being called."""
-        self._renewing = self._clock.callLater(DUTY_RENEWAL, self._renew, duties)
+        self._renewing = self._clock.callLater(limits.DUTY_RENEWAL, self._renew, duties)
         called = [name for name, entry in self._entries.items() if entry.call is not None]
         if called:
             # A call whose duty another node holds goes on: its wake id fences its result.
@@ -251,13 +246,13 @@ class Scheduler:
         entry.grace_timer = None
         if isinstance(known, Failure) and not known.check(CancelledError):
             _log.failure("Webhook delivery failed", known)
-        self._again(entry, before, DUTY_RETRY)
+        self._again(entry, before, limits.DUTY_RETRY)
 
     def _updated(self, outcome: object, entry: _Entry, before: Subscription) -> None:
         if isinstance(outcome, Failure):
             _log.failure("Could not update a subscription that is due", outcome)
         failed = isinstance(outcome, Failure | Refusal)
-        self._again(entry, before, DUTY_RETRY if failed else DUTY_EARLY)
+        self._again(entry, before, limits.DUTY_RETRY if failed else limits.DUTY_EARLY)
 
     def _again(self, entry: _Entry, before: Subscription, pause: float) -> None:
         """Schedule the next action, after a pause if the state has not changed."""

@@ -23,7 +23,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from durable_streams_tw.outgoing.agent import UndecodedAgent, WholeBody
+from durable_streams_tw.outgoing.agent import IdentityAgent, WholeBody
 from durable_streams_tw.subscriptions.limits import MAX_WEBHOOK_RESPONSE
 from durable_streams_tw.subscriptions.ssrf_guard import Address, Target
 from durable_streams_tw.subscriptions.webhook_response import WebhookResponse, WebhookUnreachable
@@ -48,7 +48,7 @@ async def post(
     pool = HTTPConnectionPool(reactor, persistent=False)
     agent = Agent.usingEndpointFactory(reactor, endpoints, pool)
     try:
-        response = await HTTPClient(UndecodedAgent(agent)).post(
+        response = await HTTPClient(IdentityAgent(agent, undecoded=True)).post(
             url,
             data=WholeBody(body),
             headers=Headers({name: [value] for name, value in header.items()}),

@@ -1,4 +1,4 @@
-"""Tests of subscription tables: codecs, keys, and the in-memory tables."""
+"""Tests of subscription tables: codecs, keys, and the records of the memory store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.engine.tables import CURSORS, LINKS, SUBSCRIPTIONS, Table
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import MAX_RECORD
-from durable_streams_tw.storage.memory.tables import MemoryTables
+from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage.engine.fake_engine import FakeEngine
 
 _text = st.text(max_size=20)
@@ -128,8 +128,8 @@ class KeyTests(SynchronousTestCase):
         self.assertTrue(any(a <= key < b for a, b in codec.path_ranges(prefix)))
 
 
-class MemoryTablesTests(SynchronousTestCase):
-    """In-memory tables compared with a sorted dictionary."""
+class MemoryRecordTests(SynchronousTestCase):
+    """Records of the memory store compared with a sorted dictionary."""
 
     @given(
         st.lists(
@@ -138,7 +138,7 @@ class MemoryTablesTests(SynchronousTestCase):
         )
     )
     def test_like_a_dictionary(self, steps: list[tuple[bool, int, str, int]]) -> None:
-        held = MemoryTables()
+        held = MemoryStore(lambda: 0)
         expected: dict[bytes, Cursor] = {}
         for put, number, path, acked in steps:
             key = tables.stream_key(number, path)
@@ -146,7 +146,7 @@ class MemoryTablesTests(SynchronousTestCase):
                 held.put(CURSORS, key, Cursor(path, acked))
                 expected[key] = Cursor(path, acked)
             else:
-                held.delete(CURSORS, key)
+                held.remove(CURSORS, key)
                 expected.pop(key, None)
             self.assertEqual(held.get(CURSORS, key), expected.get(key))
         self.assertEqual(list(held.range(CURSORS, b"", None)), sorted(expected.items()))

@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.clocks import Seconds
-from durable_streams_tw.http import limits
+from durable_streams_tw.http import limits, refusals
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler
 from durable_streams_tw.http.http2 import frames
 from durable_streams_tw.http.http2.frames import Code, ConnectionFault, Frame
@@ -36,13 +36,6 @@ from durable_streams_tw.http.http2.resource import RequestChannel, ResourceSite
 from durable_streams_tw.http.http2.stream import Http2Stream
 from durable_streams_tw.http.messages import NO_BODY, InvalidHeader, Response, StreamedBody
 from durable_streams_tw.http.problems import body_too_large
-from durable_streams_tw.http.refusals import (
-    BAD_TRAILER,
-    BODY_MEMORY_EXHAUSTED,
-    REQUEST_TIMEOUT,
-    WRONG_LENGTH,
-    RefusedHead,
-)
 from durable_streams_tw.http.request_head import CHUNKED, HeadContext, RequestHead
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.socket_writer import SocketWriter
@@ -420,7 +413,7 @@ class Http2Connection(Protocol):
             head = self._heads.read(block)
         except Refused as refused:
             stream = self._open(number, None, ends)
-            origin = refused.origin if isinstance(refused, RefusedHead) else None
+            origin = refused.origin if isinstance(refused, refusals.RefusedHead) else None
             malformed = refused.refusal.problem is Problem.MALFORMED_REQUEST
             self._refuse(stream, refused.refusal, origin, malformed)
             return
@@ -450,7 +443,7 @@ class Http2Connection(Protocol):
             self._count_reset()
             self.reset(stream, Code.STREAM_CLOSED)
         elif not ends or any(name.startswith(b":") for name, _ in fields):
-            self._refuse(stream, BAD_TRAILER, malformed=True)
+            self._refuse(stream, refusals.BAD_TRAILER, malformed=True)
         else:
             self._end_body(stream)
 
@@ -516,13 +509,13 @@ class Http2Connection(Protocol):
         if size > self._factory.settings.max_body:
             self._refuse(stream, body_too_large(self._factory.settings.max_body))
         elif 0 < length < size:
-            self._refuse(stream, WRONG_LENGTH, malformed=True)
+            self._refuse(stream, refusals.WRONG_LENGTH, malformed=True)
         elif not self._bodies.account(stream, size, arriving=True):
             stream.refuse_body()
 
     def refuse_body(self, stream: Http2Stream) -> None:
         """Refuse an incomplete body, to free memory for others."""
-        self._refuse(stream, BODY_MEMORY_EXHAUSTED)
+        self._refuse(stream, refusals.BODY_MEMORY_EXHAUSTED)
         if not self._working:
             self._flush_soon()
 
@@ -535,7 +528,7 @@ class Http2Connection(Protocol):
         length = stream.head.length
         given = b"content-length" in stream.head.headers
         if given and length != CHUNKED and length != len(stream.body):
-            self._refuse(stream, WRONG_LENGTH, malformed=True)
+            self._refuse(stream, refusals.WRONG_LENGTH, malformed=True)
         else:
             self._complete(stream)
 
@@ -1029,7 +1022,7 @@ class Http2Connection(Protocol):
                 # An incomplete DATA frame has grown.
                 stream.since, stream.moved = now, self._reader.pending
             elif passed >= patience:
-                self._refuse(stream, REQUEST_TIMEOUT)
+                self._refuse(stream, refusals.REQUEST_TIMEOUT)
                 return now + limits.SEND_TIMEOUT
             return min(stream.since + patience, now + limits.SEND_TIMEOUT)
         if stream.unsent and not self._blocked:

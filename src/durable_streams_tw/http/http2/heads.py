@@ -15,17 +15,10 @@ from hpack import Decoder, HPACKError, OversizedHeaderListError
 from hpack.table import HeaderTable
 from msgspec.structs import replace
 
+from durable_streams_tw.http import refusals
 from durable_streams_tw.http.http2.frames import Code, ConnectionFault
 from durable_streams_tw.http.limits import MAX_FIELD_BLOCK, MAX_FIELDS, MAX_HEAD, REMEMBERED_HEADS
 from durable_streams_tw.http.messages import CommonHeaders, InvalidHeader
-from durable_streams_tw.http.refusals import (
-    BAD_HOST,
-    BAD_TARGET,
-    HEAD_TOO_LARGE,
-    NOT_A_PROXY,
-    TARGET_TOO_LONG,
-    refused,
-)
 from durable_streams_tw.http.request_head import HeadContext, RequestHead, read_head
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.responses import Header
@@ -114,27 +107,27 @@ def read_fields(fields: RawFields, context: HeadContext) -> RequestHead:
     for name, value in fields:
         if name.startswith(b":"):
             if lines or cookies or name not in _PSEUDO or name in pseudo:
-                raise refused(_MALFORMED)
+                raise refusals.refused(_MALFORMED)
             if _LINE_BREAK.search(value):
-                raise refused(_MALFORMED)
+                raise refusals.refused(_MALFORMED)
             pseudo[name] = value
             continue
         if not _is_valid(name, value):
-            raise refused(_MALFORMED)
+            raise refusals.refused(_MALFORMED)
         if name == b"cookie":
             # Browsers send one header for each cookie (RFC 9113 §8.2.3).
             cookies.append(value)
         elif name == b"host":
             if host is not None:
-                raise refused(BAD_HOST)
+                raise refusals.refused(refusals.BAD_HOST)
             host = value
         else:
             lines.append(b"%b: %b\r\n" % (name, value))
     authority = pseudo.get(b":authority")
     if authority is not None and host is not None and authority.lower() != host.lower():
-        raise refused(BAD_HOST)
+        raise refusals.refused(refusals.BAD_HOST)
     if len(fields) - len(pseudo) + (authority is not None and host is None) > MAX_FIELDS:
-        raise refused(HEAD_TOO_LARGE)
+        raise refusals.refused(refusals.HEAD_TOO_LARGE)
     host = host if authority is None else authority
     line = _request_line(pseudo)
     if host is not None:
@@ -142,7 +135,7 @@ def read_fields(fields: RawFields, context: HeadContext) -> RequestHead:
     if cookies:
         lines.append(b"Cookie: %b\r\n" % b"; ".join(cookies))
     if len(line) > MAX_HEAD:
-        raise refused(TARGET_TOO_LONG)
+        raise refusals.refused(refusals.TARGET_TOO_LONG)
     head = read_head(b"".join((line, *lines, b"\r\n")), context)
     if not head.is_stream and _is_below(line.split(b" ")[1], context.root):
         # The request handler is responsible for control resources and reserved names too.
@@ -167,12 +160,12 @@ def _is_valid(name: bytes, value: bytes) -> bool:
 def _request_line(pseudo: dict[bytes, bytes]) -> bytes:
     method = pseudo.get(b":method")
     if method == b"CONNECT":
-        raise refused(NOT_A_PROXY)
+        raise refusals.refused(refusals.NOT_A_PROXY)
     path = pseudo.get(b":path")
     if method is None or path is None or pseudo.get(b":scheme") not in (b"http", b"https"):
-        raise refused(_MALFORMED)
+        raise refusals.refused(_MALFORMED)
     if not path.startswith(b"/") and path != b"*":
-        raise refused(BAD_TARGET)
+        raise refusals.refused(refusals.BAD_TARGET)
     return b"%b %b HTTP/1.1\r\n" % (method, path)
 
 

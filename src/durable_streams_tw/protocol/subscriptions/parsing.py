@@ -13,31 +13,12 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from durable_streams_tw.protocol import limits
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
-from durable_streams_tw.protocol.limits import (
-    DEFAULT_LEASE_TTL_MS,
-    MAX_CONTROL_BODY,
-    MAX_DESCRIPTION,
-    MAX_EXPLICIT_STREAMS,
-    MAX_LEASE_TTL_MS,
-    MAX_SAFE_INTEGER,
-    MAX_SUBSCRIPTION_ID,
-    MAX_WAKE_STREAMS,
-    MAX_WEBHOOK_URL,
-    MIN_LEASE_TTL_MS,
-)
 from durable_streams_tw.protocol.paths import check_stream_path, is_reserved, parse_stream_path
 from durable_streams_tw.protocol.streams.offsets import NOW, parse_offset
 from durable_streams_tw.protocol.streams.preconditions import Precondition
-from durable_streams_tw.protocol.subscriptions.commands import (
-    Ack,
-    Claim,
-    LinkStreams,
-    Release,
-    Settle,
-    Subscribe,
-    UnlinkStream,
-)
+from durable_streams_tw.protocol.subscriptions import commands
 from durable_streams_tw.protocol.subscriptions.globs import parse_glob
 from durable_streams_tw.protocol.subscriptions.state import Config, Kind, TokenClaims, Wake
 
@@ -46,7 +27,7 @@ T = TypeVar("T")
 #: Refusal of a control request whose body is too large.
 BODY_TOO_LARGE: Final = Refusal(
     Problem.BODY_TOO_LARGE,
-    f"the body of a control request must have at most {MAX_CONTROL_BODY} bytes",
+    f"the body of a control request must have at most {limits.MAX_CONTROL_BODY} bytes",
 )
 
 
@@ -56,7 +37,7 @@ _Text = Annotated[str, Meta(min_length=1)]
 
 
 class _Webhook(Struct):
-    url: Annotated[str, Meta(min_length=1, max_length=MAX_WEBHOOK_URL)]
+    url: Annotated[str, Meta(min_length=1, max_length=limits.MAX_WEBHOOK_URL)]
 
 
 class _Subscribe(Struct):
@@ -65,8 +46,10 @@ class _Subscribe(Struct):
     streams: list[_Text] | None = None
     webhook: _Webhook | None = None
     wake_stream: str | None = None
-    lease_ttl_ms: Annotated[int, Meta(ge=MIN_LEASE_TTL_MS, le=MAX_LEASE_TTL_MS)] | None = None
-    description: Annotated[str, Meta(max_length=MAX_DESCRIPTION)] | None = None
+    lease_ttl_ms: (
+        Annotated[int, Meta(ge=limits.MIN_LEASE_TTL_MS, le=limits.MAX_LEASE_TTL_MS)] | None
+    ) = None
+    description: Annotated[str, Meta(max_length=limits.MAX_DESCRIPTION)] | None = None
 
 
 class _Streams(Struct):
@@ -74,7 +57,7 @@ class _Streams(Struct):
 
 
 class _Claim(Struct):
-    worker: Annotated[str, Meta(min_length=1, max_length=MAX_DESCRIPTION)]
+    worker: Annotated[str, Meta(min_length=1, max_length=limits.MAX_DESCRIPTION)]
 
 
 class _Ack(Struct):
@@ -84,12 +67,12 @@ class _Ack(Struct):
 
 
 class _Wake(Struct):
-    wake_id: Annotated[str, Meta(max_length=MAX_DESCRIPTION)]
-    generation: Annotated[int, Meta(ge=0, le=MAX_SAFE_INTEGER)]
+    wake_id: Annotated[str, Meta(max_length=limits.MAX_DESCRIPTION)]
+    generation: Annotated[int, Meta(ge=0, le=limits.MAX_SAFE_INTEGER)]
 
 
 class _Settle(_Wake):
-    acks: Annotated[list[_Ack], Meta(max_length=MAX_WAKE_STREAMS)] | None = None
+    acks: Annotated[list[_Ack], Meta(max_length=limits.MAX_WAKE_STREAMS)] | None = None
     done: bool | None = None
 
 
@@ -101,15 +84,17 @@ def parse_subscription_id(raw: bytes) -> str:
         raise Refused(
             Problem.INVALID_REQUEST, f"subscription id: {refused.refusal.detail}"
         ) from None
-    if len(name.encode("utf-8")) > MAX_SUBSCRIPTION_ID:
+    if len(name.encode("utf-8")) > limits.MAX_SUBSCRIPTION_ID:
         raise Refused(
             Problem.INVALID_REQUEST,
-            f"subscription id: must have at most {MAX_SUBSCRIPTION_ID} bytes",
+            f"subscription id: must have at most {limits.MAX_SUBSCRIPTION_ID} bytes",
         )
     return name
 
 
-def parse_subscribe(name: str, raw: bytes, precondition: Precondition | None = None) -> Subscribe:
+def parse_subscribe(
+    name: str, raw: bytes, precondition: Precondition | None = None
+) -> commands.Subscribe:
     """Parse the body of a PUT (§6.2). The SSRF guard checks the URL later."""
     body = _decode(raw, _Subscribe)
     kind = body.type
@@ -132,9 +117,9 @@ def parse_subscribe(name: str, raw: bytes, precondition: Precondition | None = N
             raise Refused(
                 Problem.INVALID_REQUEST, "a subscription must not contain its own wake stream"
             )
-    ttl = DEFAULT_LEASE_TTL_MS if body.lease_ttl_ms is None else body.lease_ttl_ms
+    ttl = limits.DEFAULT_LEASE_TTL_MS if body.lease_ttl_ms is None else body.lease_ttl_ms
     config = Config(kind, pattern, url, wake_stream, ttl, body.description)
-    return Subscribe(name, config, streams, config_digest(config, streams), precondition)
+    return commands.Subscribe(name, config, streams, config_digest(config, streams), precondition)
 
 
 def config_digest(config: Config, streams: tuple[str, ...]) -> bytes:
@@ -143,40 +128,42 @@ def config_digest(config: Config, streams: tuple[str, ...]) -> bytes:
     return hashlib.sha256(canonical.encode("utf-8")).digest()
 
 
-def parse_link_streams(name: str, raw: bytes) -> LinkStreams:
+def parse_link_streams(name: str, raw: bytes) -> commands.LinkStreams:
     """Parse the body of POST streams (§6.4)."""
-    return LinkStreams(name, _names(_decode(raw, _Streams).streams))
+    return commands.LinkStreams(name, _names(_decode(raw, _Streams).streams))
 
 
-def parse_unlink_stream(name: str, raw_path: bytes) -> UnlinkStream:
+def parse_unlink_stream(name: str, raw_path: bytes) -> commands.UnlinkStream:
     """Parse the path of DELETE streams/:path (§6.4)."""
     try:
-        return UnlinkStream(name, parse_stream_path(raw_path.strip(b"/")))
+        return commands.UnlinkStream(name, parse_stream_path(raw_path.strip(b"/")))
     except Refused as refused:
         raise Refused(Problem.INVALID_REQUEST, refused.refusal.detail) from None
 
 
-def parse_claim(name: str, raw: bytes) -> Claim:
+def parse_claim(name: str, raw: bytes) -> commands.Claim:
     """Parse the body of POST claim (§7.2)."""
-    return Claim(name, _decode(raw, _Claim).worker)
+    return commands.Claim(name, _decode(raw, _Claim).worker)
 
 
-def parse_settle(name: str, kind: Kind, proof: TokenClaims | Refusal, raw: bytes) -> Settle:
+def parse_settle(
+    name: str, kind: Kind, proof: TokenClaims | Refusal, raw: bytes
+) -> commands.Settle:
     """Parse the body of POST callback (§7.1) or ack (§7.2)."""
     body = _decode(raw, _Settle)
     acks = tuple([_ack(ack) for ack in body.acks or ()])
     wake = Wake(body.generation, body.wake_id)
-    return Settle(name, kind, proof, wake, acks, body.done is True)
+    return commands.Settle(name, kind, proof, wake, acks, body.done is True)
 
 
-def parse_release(name: str, proof: TokenClaims | Refusal, raw: bytes) -> Release:
+def parse_release(name: str, proof: TokenClaims | Refusal, raw: bytes) -> commands.Release:
     """Parse the body of POST release (§7.2)."""
     body = _decode(raw, _Wake)
-    return Release(name, proof, Wake(body.generation, body.wake_id))
+    return commands.Release(name, proof, Wake(body.generation, body.wake_id))
 
 
 def _decode(raw: bytes, kind: type[T]) -> T:
-    if len(raw) > MAX_CONTROL_BODY:
+    if len(raw) > limits.MAX_CONTROL_BODY:
         raise Refused(BODY_TOO_LARGE.problem, BODY_TOO_LARGE.detail)
     try:
         # msgspec does not validate UTF-8 in members that it skips.
@@ -190,10 +177,10 @@ def _decode(raw: bytes, kind: type[T]) -> T:
 
 def _names(given: list[str] | tuple[()]) -> tuple[str, ...]:
     names = tuple(sorted({_name(path) for path in given}))
-    if len(names) > MAX_EXPLICIT_STREAMS:
+    if len(names) > limits.MAX_EXPLICIT_STREAMS:
         raise Refused(
             Problem.INVALID_REQUEST,
-            f"a subscription can have at most {MAX_EXPLICIT_STREAMS} streams: use a pattern",
+            f"a subscription can have at most {limits.MAX_EXPLICIT_STREAMS} streams: use a pattern",
         )
     return names
 
@@ -211,7 +198,7 @@ def _name(path: str) -> str:
     return name
 
 
-def _ack(given: _Ack) -> Ack:
+def _ack(given: _Ack) -> commands.Ack:
     path = _name(given.stream or given.path or "")
     try:
         offset = parse_offset(given.offset)
@@ -222,4 +209,4 @@ def _ack(given: _Ack) -> Ack:
             Problem.INVALID_OFFSET,
             "the offset of an ack must be one that this server returned, not -1 or now",
         )
-    return Ack(path, offset)
+    return commands.Ack(path, offset)

@@ -30,14 +30,7 @@ import msgspec
 from msgspec import Struct
 
 from durable_streams_tw import __version__
-from durable_streams_tw.storage.admin.copy import (
-    CopiedFile,
-    FileWriter,
-    Progress,
-    copy_file,
-    copy_store,
-    require_free_space,
-)
+from durable_streams_tw.storage.admin import copy
 from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.admin.verify import refuse_flawed_wal, verify
 from durable_streams_tw.storage.data_dir import DataDirLock
@@ -66,7 +59,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     began_at: int
     store_format: int
     commit: int
-    files: list[CopiedFile]
+    files: list[copy.CopiedFile]
     flaws: int = 0
 
 
@@ -75,7 +68,7 @@ def back_up(
     destination: str,
     others: Sequence[str],
     now: Callable[[], int],
-    progress: Progress,
+    progress: copy.Progress,
     *,
     even_flawed: bool = False,
     deep: bool = False,
@@ -96,12 +89,12 @@ def back_up(
         with Inspection(directory, tolerant=even_flawed) as source:
             refuse_flawed_wal(source, directory, even_flawed)
             usage = source.usage()
-            require_free_space(draft, usage.used)
-            files = [copy_store(source, os.path.join(draft, DATA_FILE), progress)]
+            copy.require_free_space(draft, usage.used)
+            files = [copy.copy_store(source, os.path.join(draft, DATA_FILE), progress)]
         for name in others:
             original = os.path.join(directory, name)
             if os.path.exists(original):
-                files.append(copy_file(original, os.path.join(draft, name), progress))
+                files.append(copy.copy_file(original, os.path.join(draft, name), progress))
         flaws, meta = _verify_copy(
             os.path.join(draft, DATA_FILE), directory, progress, even_flawed, deep
         )
@@ -115,7 +108,7 @@ def back_up(
             files=files,
             flaws=flaws,
         )
-        with FileWriter(os.path.join(draft, MANIFEST_FILE)) as writer:
+        with copy.FileWriter(os.path.join(draft, MANIFEST_FILE)) as writer:
             writer.write(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         lock.remove_file()
         persist(draft)
@@ -205,7 +198,7 @@ def _is_own(entry: os.DirEntry[str]) -> bool:
 
 
 def _verify_copy(
-    data: str, where: str, progress: Progress, even_flawed: bool, deep: bool
+    data: str, where: str, progress: copy.Progress, even_flawed: bool, deep: bool
 ) -> tuple[int, codec.Meta]:
     """Verify a copied store, and return the number of its flaws and its format record."""
     with Inspection(data, alone=True) as copied:

@@ -11,20 +11,14 @@ from typing import Final
 
 from msgspec import Struct
 
+from durable_streams_tw.storage import files
 from durable_streams_tw.storage.admin.copy import Progress, copy_store, require_free_space
 from durable_streams_tw.storage.admin.inspect import Inspection, match_owner
 from durable_streams_tw.storage.admin.verify import refuse_flawed_wal, verify
 from durable_streams_tw.storage.data_dir import DataDirLock, exclude_readers
 from durable_streams_tw.storage.errors import StoreUnusable
-from durable_streams_tw.storage.files import (
-    DATA_FILE,
-    LOCK_FILE,
-    OWNER_FILE,
-    persist,
-    remove_files,
-)
 
-_DRAFT: Final = DATA_FILE + ".compacting"
+_DRAFT: Final = files.DATA_FILE + ".compacting"
 
 
 class Compacted(Struct, frozen=True):
@@ -45,17 +39,17 @@ def compact(
     Raises `StoreUnusable`, and `FlawedStore` if the store fails its check, unless
     ``even_flawed``; the data file is then unchanged.
     """
-    data = os.path.join(directory, DATA_FILE)
+    data = os.path.join(directory, files.DATA_FILE)
     if not os.path.exists(data):
         raise StoreUnusable(f"{directory} has no store")
     if os.path.islink(data):
         raise StoreUnusable(f"{data} is a symbolic link: it cannot be replaced")
     lock = DataDirLock(directory)
-    match_owner(os.path.join(directory, OWNER_FILE), data)
+    match_owner(os.path.join(directory, files.OWNER_FILE), data)
     draft = os.path.join(directory, _DRAFT)
     try:
         with exclude_readers(directory):
-            remove_files(directory, [_DRAFT])
+            files.remove_files(directory, [_DRAFT])
             with Inspection(data, alone=True, wal=directory, tolerant=even_flawed) as source:
                 refuse_flawed_wal(source, directory, even_flawed)
                 usage = source.usage()
@@ -65,14 +59,14 @@ def compact(
                 verify(compacted, directory, progress, tolerant=even_flawed)
             match_owner(draft, data)
             # LMDB must not apply the old file's lock table to the new file.
-            remove_files(directory, [LOCK_FILE])
+            files.remove_files(directory, [files.LOCK_FILE])
             os.replace(draft, data)
-            persist(directory)
+            files.persist(directory)
     except OSError as error:
         raise StoreUnusable(
             f"the data directory {directory} cannot be used: {error.strerror}"
         ) from None
     finally:
-        remove_files(directory, [_DRAFT])
+        files.remove_files(directory, [_DRAFT])
         lock.release()
     return Compacted(usage.file, copied.size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from durable_streams_tw.storage import files
 from durable_streams_tw.storage.admin.backup import Manifest, read_manifest
 from durable_streams_tw.storage.admin.copy import (
     Progress,
@@ -20,13 +21,6 @@ from durable_streams_tw.storage.admin.inspect import Inspection, match_owner
 from durable_streams_tw.storage.admin.verify import verify
 from durable_streams_tw.storage.data_dir import DataDirLock
 from durable_streams_tw.storage.errors import StoreUnusable
-from durable_streams_tw.storage.files import (
-    DATA_FILE,
-    LOCK_FILE,
-    OWNER_FILE,
-    persist,
-    remove_files,
-)
 
 _DRAFT: Final = ".restoring"
 
@@ -47,7 +41,7 @@ def restore(
     ``even_flawed``.
     """
     manifest = read_manifest(backup)
-    if os.path.exists(os.path.join(directory, DATA_FILE)):
+    if os.path.exists(os.path.join(directory, files.DATA_FILE)):
         raise StoreUnusable(
             f"the data directory {directory} already has a store: restore into an empty directory"
         )
@@ -55,24 +49,24 @@ def restore(
     try:
         try:
             _copy_files(manifest, backup, directory, progress)
-            draft = os.path.join(directory, DATA_FILE + _DRAFT)
+            draft = os.path.join(directory, files.DATA_FILE + _DRAFT)
             with Inspection(draft, alone=True) as copied:
                 verify(copied, backup, progress, deep=deep, tolerant=even_flawed)
             detach(draft, now)
             for file in manifest.files:
                 match_owner(os.path.join(directory, file.name + _DRAFT), directory)
         except BaseException:
-            remove_files(directory, [file.name + _DRAFT for file in manifest.files])
+            files.remove_files(directory, [file.name + _DRAFT for file in manifest.files])
             raise
-        remove_files(directory, [LOCK_FILE])
+        files.remove_files(directory, [files.LOCK_FILE])
         # The data file last: without it there is no store. Flush before each rename: a power cut
         # may reorder unflushed ones, and leave a store without its keys, or keys without a store.
-        for file in sorted(manifest.files, key=lambda file: file.name == DATA_FILE):
-            persist(directory)
+        for file in sorted(manifest.files, key=lambda file: file.name == files.DATA_FILE):
+            files.persist(directory)
             path = os.path.join(directory, file.name)
             os.replace(path + _DRAFT, path)
-        persist(directory)
-        match_owner(os.path.join(directory, OWNER_FILE), directory)
+        files.persist(directory)
+        match_owner(os.path.join(directory, files.OWNER_FILE), directory)
     except OSError as error:
         raise StoreUnusable(
             f"the data directory {directory} cannot be used: {error.strerror}"
@@ -86,14 +80,14 @@ def _interrupted_files(directory: str, manifest: Manifest) -> frozenset[str]:
     """Return the names of files that an interrupted restore may have left."""
     names = {file.name for file in manifest.files}
     drafts = {name + _DRAFT for name in names}
-    if os.path.exists(os.path.join(directory, DATA_FILE + _DRAFT)):
+    if os.path.exists(os.path.join(directory, files.DATA_FILE + _DRAFT)):
         return frozenset(drafts | names)
     return frozenset(drafts)
 
 
 def _copy_files(manifest: Manifest, backup: str, directory: str, progress: Progress) -> None:
     """Copy the files of a backup to their draft names, and compare sizes and digests."""
-    remove_files(directory, [file.name + _DRAFT for file in manifest.files])
+    files.remove_files(directory, [file.name + _DRAFT for file in manifest.files])
     require_free_space(directory, sum(file.size for file in manifest.files))
     for file in manifest.files:
         draft = os.path.join(directory, file.name + _DRAFT)

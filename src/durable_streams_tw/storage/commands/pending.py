@@ -42,16 +42,7 @@ from durable_streams_tw.protocol.subscriptions.state import (
 from durable_streams_tw.storage.api import StoreSnapshot
 from durable_streams_tw.storage.commands.appends import append, living
 from durable_streams_tw.storage.commands.transaction import Transaction
-from durable_streams_tw.storage.engine.tables import (
-    CURSORS,
-    FAN_OUTS,
-    LINKS,
-    SUBSCRIPTIONS,
-    name_key,
-    owned_range,
-    stream_key,
-    subscription_key,
-)
+from durable_streams_tw.storage.engine import tables
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import (
     FAN_OUT_DROP,
@@ -101,13 +92,13 @@ def drop(transaction: Transaction, member: Member, path: str) -> int:
     Also end the subscription's wake if no other stream is pending, unless a worker holds the lease.
     """
     number, name = member
-    key = stream_key(number, path)
-    if transaction.get(CURSORS, key) is None:
+    key = tables.stream_key(number, path)
+    if transaction.get(tables.CURSORS, key) is None:
         return 1
-    state = transaction.get(SUBSCRIPTIONS, subscription_key(name))
+    state = transaction.get(tables.SUBSCRIPTIONS, tables.subscription_key(name))
     assert state is not None and state.number == number, "cursors belong to a subscription"
-    transaction.remove(CURSORS, key)
-    if not state.idle and not state.leased and not transaction.owns(CURSORS, number):
+    transaction.remove(tables.CURSORS, key)
+    if not state.idle and not state.leased and not transaction.owns(tables.CURSORS, number):
         save(transaction, subscriptions_state.end_wake(state))
     return FAN_OUT_DROP
 
@@ -145,7 +136,7 @@ def _oldest(transaction: Transaction) -> FanOut:
 
 def _forget(transaction: Transaction, fan_out: FanOut) -> None:
     del transaction.fan_outs[fan_out.path]
-    transaction.remove(FAN_OUTS, name_key(fan_out.path))
+    transaction.remove(tables.FAN_OUTS, tables.name_key(fan_out.path))
 
 
 def must_wait(transaction: Transaction, command: object, held: bool) -> bool:
@@ -175,7 +166,7 @@ def _fan_out(transaction: Transaction, fan_out: FanOut, now: int) -> None:
 
 def _record(transaction: Transaction, fan_out: FanOut) -> None:
     transaction.fan_outs[fan_out.path] = fan_out
-    transaction.put(FAN_OUTS, name_key(fan_out.path), fan_out)
+    transaction.put(tables.FAN_OUTS, tables.name_key(fan_out.path), fan_out)
 
 
 def _concerned(transaction: Transaction, fan_out: FanOut) -> tuple[Member, ...]:
@@ -213,13 +204,13 @@ def _tell(transaction: Transaction, fan_out: FanOut, member: Member, now: int) -
     if kind is FanOutKind.ENDED:
         return drop(transaction, member, path)
     number, name = member
-    key = stream_key(number, path)
-    if kind is FanOutKind.GROWN and transaction.get(CURSORS, key) is not None:
+    key = tables.stream_key(number, path)
+    if kind is FanOutKind.GROWN and transaction.get(tables.CURSORS, key) is not None:
         return 1
-    state = transaction.get(SUBSCRIPTIONS, subscription_key(name))
+    state = transaction.get(tables.SUBSCRIPTIONS, tables.subscription_key(name))
     assert state is not None and state.number == number, "the index knows what there is"
     if kind is FanOutKind.GROWN:
-        transaction.put(CURSORS, key, Cursor(path, fan_out.before))
+        transaction.put(tables.CURSORS, key, Cursor(path, fan_out.before))
         if state.idle:
             save(transaction, wake(transaction, state, path, now))
         return FAN_OUT_WRITE
@@ -234,7 +225,7 @@ def _tell(transaction: Transaction, fan_out: FanOut, member: Member, now: int) -
 
 def save(transaction: Transaction, state: Subscription) -> None:
     """Write a subscription's state."""
-    transaction.put(SUBSCRIPTIONS, subscription_key(state.id), state)
+    transaction.put(tables.SUBSCRIPTIONS, tables.subscription_key(state.id), state)
 
 
 def wake(transaction: Transaction, state: Subscription, trigger: str, now: int) -> Subscription:
@@ -256,16 +247,16 @@ def wake_if_pending(
     all pending streams even if a single wake has no space for them. Remove the cursors of deleted
     and expired streams found in between. ``now`` is in ms since the Unix epoch.
     """
-    first, stop = owned_range(state.number)
+    first, stop = tables.owned_range(state.number)
     for begin, end in ((after + b"\x00", stop), (first, after + b"\x00")):
         while True:
-            found = next(transaction.range(CURSORS, begin, end), None)
+            found = next(transaction.range(tables.CURSORS, begin, end), None)
             if found is None:
                 break
             key, cursor = found
             if living(transaction, cursor.path, now) is not None:
                 return wake(transaction, state, cursor.path, now)
-            transaction.remove(CURSORS, key)
+            transaction.remove(tables.CURSORS, key)
     return state
 
 
@@ -332,7 +323,7 @@ def work_of(
         size += len(cursor.path)
         if len(items) == MAX_WAKE_STREAMS or (items and size > MAX_WAKE_NAMES):
             break
-        explicit = records.get(LINKS, key) is not None
+        explicit = records.get(tables.LINKS, key) is not None
         items.append(WorkItem(cursor.path, explicit, cursor.acked, stream))
     return tuple(items)
 
@@ -340,7 +331,7 @@ def work_of(
 def _around(
     records: StoreSnapshot | Transaction, state: Subscription
 ) -> Iterator[tuple[bytes, Cursor]]:
-    first, stop = owned_range(state.number)
-    begin = stream_key(state.number, state.trigger)
-    yield from records.range(CURSORS, begin, stop)
-    yield from records.range(CURSORS, first, begin)
+    first, stop = tables.owned_range(state.number)
+    begin = tables.stream_key(state.number, state.trigger)
+    yield from records.range(tables.CURSORS, begin, stop)
+    yield from records.range(tables.CURSORS, first, begin)

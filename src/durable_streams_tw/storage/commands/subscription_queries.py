@@ -20,14 +20,7 @@ from durable_streams_tw.protocol.subscriptions.state import (
 )
 from durable_streams_tw.storage.api import RecordChange, StoreSnapshot
 from durable_streams_tw.storage.commands.pending import work_of
-from durable_streams_tw.storage.engine.tables import (
-    CURSORS,
-    LINKS,
-    SUBSCRIPTIONS,
-    owned_range,
-    stream_key,
-    subscription_key,
-)
+from durable_streams_tw.storage.engine import tables
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import MAX_LISTED_STREAMS, MAX_SCANNED_NAMES
 
@@ -105,13 +98,13 @@ class ScheduledSubscriptions(Struct, frozen=True, array_like=True, tag=True):
         first = b""
         while True:
             try:
-                for key, subscription in snapshot.range(SUBSCRIPTIONS, first, None):
+                for key, subscription in snapshot.range(tables.SUBSCRIPTIONS, first, None):
                     first = key + b"\x00"
                     if next_action(subscription) is not None:
                         found.append(subscription)
             except CorruptRecord as corrupt:
                 _log.error("Skipped a subscription that cannot be read: {corrupt}", corrupt=corrupt)
-                first = corrupt.key[len(SUBSCRIPTIONS.prefix) :] + b"\x00"
+                first = corrupt.key[len(tables.SUBSCRIPTIONS.prefix) :] + b"\x00"
             else:
                 return found
 
@@ -137,17 +130,17 @@ def changed_subscription(change: RecordChange) -> tuple[str, Subscription | None
     The state is None if the subscription was deleted. Return None if the record belongs to another
     table.
     """
-    if change.table is not SUBSCRIPTIONS:
+    if change.table is not tables.SUBSCRIPTIONS:
         return None
     return change.key.decode("utf-8"), change.value
 
 
 def _subscription_by_id(snapshot: StoreSnapshot, subscription_id: str) -> Subscription | None:
-    return snapshot.get(SUBSCRIPTIONS, subscription_key(subscription_id))
+    return snapshot.get(tables.SUBSCRIPTIONS, tables.subscription_key(subscription_id))
 
 
 def _explicit_paths(snapshot: StoreSnapshot, subscription: Subscription) -> list[str]:
-    links = snapshot.range(LINKS, *owned_range(subscription.number))
+    links = snapshot.range(tables.LINKS, *tables.owned_range(subscription.number))
     return [link.path for _, link in links]
 
 
@@ -172,7 +165,7 @@ def _glob_candidates(snapshot: StoreSnapshot, state: Subscription) -> Iterable[s
 def _link(
     snapshot: StoreSnapshot, state: Subscription, path: str, explicit: bool
 ) -> SubscriptionLink:
-    cursor = snapshot.get(CURSORS, stream_key(state.number, path))
+    cursor = snapshot.get(tables.CURSORS, tables.stream_key(state.number, path))
     stream = snapshot.active_stream(path)
     # A stream without a cursor has nothing pending.
     acked = cursor.acked if cursor is not None else 0 if stream is None else stream.tail

@@ -15,31 +15,10 @@ from durable_streams_tw.protocol.limits import MAX_EXPLICIT_STREAMS, MAX_LINKED_
 from durable_streams_tw.protocol.streams import offsets
 from durable_streams_tw.protocol.streams.preconditions import check_entity_tags
 from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.protocol.subscriptions import commands, outcomes
 from durable_streams_tw.protocol.subscriptions import state as subscriptions_state
-from durable_streams_tw.protocol.subscriptions.commands import (
-    Ack,
-    Claim,
-    Delivered,
-    DeliveryResult,
-    Due,
-    LinkStreams,
-    Release,
-    Settle,
-    Subscribe,
-    SubscriptionCommand,
-    UnlinkStream,
-    Unsubscribe,
-)
 from durable_streams_tw.protocol.subscriptions.globs import Glob, parse_glob
 from durable_streams_tw.protocol.subscriptions.index import Member, SubscriptionIndex
-from durable_streams_tw.protocol.subscriptions.outcomes import (
-    Claimed,
-    Relinked,
-    Settled,
-    Subscribed,
-    SubscriptionOutcome,
-    Unsubscribed,
-)
 from durable_streams_tw.protocol.subscriptions.state import (
     Config,
     Cursor,
@@ -51,15 +30,8 @@ from durable_streams_tw.storage.commands import pending
 from durable_streams_tw.storage.commands.appends import living
 from durable_streams_tw.storage.commands.forks import Reader
 from durable_streams_tw.storage.commands.transaction import Transaction
+from durable_streams_tw.storage.engine import tables
 from durable_streams_tw.storage.engine.kv import View
-from durable_streams_tw.storage.engine.tables import (
-    CURSORS,
-    LINKS,
-    SUBSCRIPTIONS,
-    scan_with_errors,
-    stream_key,
-    subscription_key,
-)
 from durable_streams_tw.storage.errors import CorruptRecord
 
 _BETWEEN = Refusal(
@@ -76,37 +48,37 @@ _UNKNOWN_STREAM = Refusal(
 
 
 def carry_out(
-    transaction: Transaction, command: SubscriptionCommand, now: int
-) -> SubscriptionOutcome | Refusal:
+    transaction: Transaction, command: commands.SubscriptionCommand, now: int
+) -> outcomes.SubscriptionOutcome | Refusal:
     """Carry out a command on a subscription; return its outcome or a refusal.
 
     ``now`` is in ms since the Unix epoch. Raises `CorruptRecord`.
     """
-    state = transaction.get(SUBSCRIPTIONS, subscription_key(command.id))
-    if isinstance(command, Subscribe):
+    state = transaction.get(tables.SUBSCRIPTIONS, tables.subscription_key(command.id))
+    if isinstance(command, commands.Subscribe):
         return _subscribe(transaction, state, command, now)
-    if isinstance(command, Unsubscribe):
+    if isinstance(command, commands.Unsubscribe):
         refusal = check_entity_tags(command.precondition, exists=state is not None)
         if refusal is not None:
             return refusal
         if state is not None:
             _end(transaction, state)
-        return Unsubscribed()
-    if isinstance(command, Delivered | Due):
+        return outcomes.Unsubscribed()
+    if isinstance(command, commands.Delivered | commands.Due):
         if state is None or state.number != command.number:
-            return Settled(None)
-        if isinstance(command, Due):
+            return outcomes.Settled(None)
+        if isinstance(command, commands.Due):
             return _due(transaction, state, now)
         return _delivered(transaction, state, command, now)
     if state is None:
         return subscriptions_state.GONE
-    if isinstance(command, LinkStreams):
+    if isinstance(command, commands.LinkStreams):
         return _link(transaction, state, command.streams)
-    if isinstance(command, UnlinkStream):
+    if isinstance(command, commands.UnlinkStream):
         return _unlink(transaction, state, command.path)
-    if isinstance(command, Claim):
+    if isinstance(command, commands.Claim):
         return _claim(transaction, state, command, now)
-    if isinstance(command, Settle):
+    if isinstance(command, commands.Settle):
         return _settle(transaction, state, command, now)
     return _release(transaction, state, command, now)
 
@@ -128,12 +100,12 @@ def _glob(config: Config) -> Glob | None:
 
 
 def _subscribe(
-    transaction: Transaction, existing: Subscription | None, command: Subscribe, now: int
-) -> SubscriptionOutcome | Refusal:
+    transaction: Transaction, existing: Subscription | None, command: commands.Subscribe, now: int
+) -> outcomes.SubscriptionOutcome | Refusal:
     if existing is not None:
         refusal = subscriptions_state.check_configuration(existing, command.digest)
         refusal = refusal or check_entity_tags(command.precondition, exists=True)
-        return refusal or Subscribed(existing, False)
+        return refusal or outcomes.Subscribed(existing, False)
     refusal = check_entity_tags(command.precondition, exists=False)
     if refusal is not None:
         return refusal
@@ -150,27 +122,29 @@ def _subscribe(
     for path in command.streams:
         _name(transaction, state, path)
     pending.save(transaction, state)
-    return Subscribed(state, True)
+    return outcomes.Subscribed(state, True)
 
 
 def _name(transaction: Transaction, state: Subscription, path: str) -> None:
-    transaction.put(LINKS, stream_key(state.number, path), ExplicitLink(path))
+    transaction.put(tables.LINKS, tables.stream_key(state.number, path), ExplicitLink(path))
     transaction.index.link(_member(state), path)
 
 
 def _end(transaction: Transaction, state: Subscription) -> None:
     transaction.index.remove(_member(state), _glob(state.config), state.config.wake_stream)
-    transaction.remove(SUBSCRIPTIONS, subscription_key(state.id))
+    transaction.remove(tables.SUBSCRIPTIONS, tables.subscription_key(state.id))
     transaction.remove_owned(state.number)
 
 
 def _link(
     transaction: Transaction, state: Subscription, paths: tuple[str, ...]
-) -> SubscriptionOutcome | Refusal:
+) -> outcomes.SubscriptionOutcome | Refusal:
     if len(paths) > MAX_LINKED_AT_ONCE:
         return _TOO_MANY_LINKS
     fresh = [
-        path for path in paths if transaction.get(LINKS, stream_key(state.number, path)) is None
+        path
+        for path in paths
+        if transaction.get(tables.LINKS, tables.stream_key(state.number, path)) is None
     ]
     if state.config.wake_stream in fresh:
         return Refusal(
@@ -187,28 +161,30 @@ def _link(
             _name(transaction, state, path)
         state = subscriptions_state.with_explicit_count(state, explicit)
         pending.save(transaction, state)
-    return Relinked(state)
+    return outcomes.Relinked(state)
 
 
-def _unlink(transaction: Transaction, state: Subscription, path: str) -> SubscriptionOutcome:
-    key = stream_key(state.number, path)
-    if transaction.get(LINKS, key) is None:
-        return Relinked(state)
-    transaction.remove(LINKS, key)
+def _unlink(
+    transaction: Transaction, state: Subscription, path: str
+) -> outcomes.SubscriptionOutcome:
+    key = tables.stream_key(state.number, path)
+    if transaction.get(tables.LINKS, key) is None:
+        return outcomes.Relinked(state)
+    transaction.remove(tables.LINKS, key)
     transaction.index.unlink(_member(state), path)
     state = subscriptions_state.with_explicit_count(state, state.explicit - 1)
     pending.save(transaction, state)
     if _member(state) not in transaction.index.matching(path):
         pending.drop(transaction, _member(state), path)
-    return Relinked(state)
+    return outcomes.Relinked(state)
 
 
 # -- leases, acks and deliveries ------------------------------------------------------------------
 
 
 def _claim(
-    transaction: Transaction, state: Subscription, command: Claim, now: int
-) -> SubscriptionOutcome | Refusal:
+    transaction: Transaction, state: Subscription, command: commands.Claim, now: int
+) -> outcomes.SubscriptionOutcome | Refusal:
     if subscriptions_state.lease_expired(state, now):
         # The timer that ends the expired lease is late: without this, the claim would be refused.
         state = _next(transaction, state, now)
@@ -223,12 +199,12 @@ def _claim(
     if not items:
         return subscriptions_state.NOTHING_PENDING
     pending.save(transaction, claimed)
-    return Claimed(claimed, items)
+    return outcomes.Claimed(claimed, items)
 
 
 def _settle(
-    transaction: Transaction, state: Subscription, command: Settle, now: int
-) -> SubscriptionOutcome | Refusal:
+    transaction: Transaction, state: Subscription, command: commands.Settle, now: int
+) -> outcomes.SubscriptionOutcome | Refusal:
     refusal = subscriptions_state.check_wake(state, command.kind, command.proof, command.wake, now)
     if refusal is not None:
         return refusal
@@ -240,68 +216,68 @@ def _settle(
         _acknowledge(transaction, state, ack, now)
     if command.done:
         after = _next(transaction, state, now, command.acks)
-        return Settled(after, next_wake=not after.idle)
+        return outcomes.Settled(after, next_wake=not after.idle)
     state = subscriptions_state.renew_lease(state, now)
     pending.save(transaction, state)
-    return Settled(state)
+    return outcomes.Settled(state)
 
 
 def _release(
-    transaction: Transaction, state: Subscription, command: Release, now: int
-) -> SubscriptionOutcome | Refusal:
+    transaction: Transaction, state: Subscription, command: commands.Release, now: int
+) -> outcomes.SubscriptionOutcome | Refusal:
     refusal = subscriptions_state.check_wake(state, Kind.PULL, command.proof, command.wake, now)
     if refusal is not None:
         return refusal
     after = _next(transaction, state, now)
-    return Settled(after, next_wake=not after.idle)
+    return outcomes.Settled(after, next_wake=not after.idle)
 
 
 def _delivered(
-    transaction: Transaction, state: Subscription, command: Delivered, now: int
-) -> SubscriptionOutcome:
+    transaction: Transaction, state: Subscription, command: commands.Delivered, now: int
+) -> outcomes.SubscriptionOutcome:
     if (
         state.config.kind is not Kind.WEBHOOK
         or not subscriptions_state.is_current(state, command.wake)
         or subscriptions_state.lease_expired(state, now)
     ):
-        return Settled(state)
-    if command.result is DeliveryResult.DONE:
+        return outcomes.Settled(state)
+    if command.result is commands.DeliveryResult.DONE:
         for ack in command.seen:
             # ``between`` is None because the server chose the offsets: they are message boundaries.
             if _refuse_ack(transaction, state, ack, now, None) is None:
                 _acknowledge(transaction, state, ack, now)
         after = _next(transaction, state, now, command.seen)
-        return Settled(after, next_wake=not after.idle)
+        return outcomes.Settled(after, next_wake=not after.idle)
     if state.leased:
         # The worker has called back, so the result of the webhook request must not end its lease.
-        return Settled(state)
-    if command.result is DeliveryResult.ACCEPTED:
+        return outcomes.Settled(state)
+    if command.result is commands.DeliveryResult.ACCEPTED:
         state = subscriptions_state.renew_lease(state, now)
     else:
         state = subscriptions_state.record_failure(state, now, command.chance)
     pending.save(transaction, state)
-    return Settled(state)
+    return outcomes.Settled(state)
 
 
-def _due(transaction: Transaction, state: Subscription, now: int) -> SubscriptionOutcome:
+def _due(transaction: Transaction, state: Subscription, now: int) -> outcomes.SubscriptionOutcome:
     owed = subscriptions_state.next_action(state)
     if owed is None or now < owed[1]:
-        return Settled(state)
+        return outcomes.Settled(state)
     if owed[0] is subscriptions_state.Action.EXPIRE_LEASE:
         after = _next(transaction, state, now)
-        return Settled(after, next_wake=not after.idle)
+        return outcomes.Settled(after, next_wake=not after.idle)
     if owed[0] is subscriptions_state.Action.WRITE_EVENT:
         state = pending.offer(transaction, state, now)
         pending.save(transaction, state)
-    return Settled(state)
+    return outcomes.Settled(state)
 
 
 def _next(
-    transaction: Transaction, state: Subscription, now: int, acks: tuple[Ack, ...] = ()
+    transaction: Transaction, state: Subscription, now: int, acks: tuple[commands.Ack, ...] = ()
 ) -> Subscription:
     """End the wake and begin the next if streams are pending; save and return the new state."""
-    keys = [stream_key(state.number, ack.path) for ack in acks]
-    behind = max(keys, default=stream_key(state.number, state.trigger))
+    keys = [tables.stream_key(state.number, ack.path) for ack in acks]
+    behind = max(keys, default=tables.stream_key(state.number, state.trigger))
     after = subscriptions_state.end_wake(state)
     after = pending.wake_if_pending(transaction, after, behind, now)
     pending.save(transaction, after)
@@ -314,7 +290,7 @@ def _next(
 def _refuse_ack(
     transaction: Transaction,
     state: Subscription,
-    ack: Ack,
+    ack: commands.Ack,
     now: int,
     between: frozenset[tuple[int, int]] | None,
 ) -> Refusal | None:
@@ -328,7 +304,7 @@ def _refuse_ack(
     stream = living(transaction, ack.path, now)
     if stream is None:
         return _UNKNOWN_STREAM
-    cursor = transaction.get(CURSORS, stream_key(state.number, ack.path))
+    cursor = transaction.get(tables.CURSORS, tables.stream_key(state.number, ack.path))
     acked = stream.tail if cursor is None else cursor.acked
     position = offsets.resolve(stream, ack.offset)
     if isinstance(position, Refusal):
@@ -339,7 +315,9 @@ def _refuse_ack(
     return None if transaction.is_boundary(stream, position) else _BETWEEN
 
 
-def check_acks(reader: Reader, state: Subscription | None, command: Settle, now: int) -> Settle:
+def check_acks(
+    reader: Reader, state: Subscription | None, command: commands.Settle, now: int
+) -> commands.Settle:
     """Return the command with those of its acks that are at message boundaries.
 
     Called on a snapshot before the command is committed: each check reads and parses a record, and
@@ -363,13 +341,15 @@ def check_acks(reader: Reader, state: Subscription | None, command: Settle, now:
     return replace(command, between=frozenset(between))
 
 
-def _acknowledge(transaction: Transaction, state: Subscription, ack: Ack, now: int) -> None:
+def _acknowledge(
+    transaction: Transaction, state: Subscription, ack: commands.Ack, now: int
+) -> None:
     """Move a cursor forward to an ack that `_refuse_ack` accepted.
 
     Remove the cursor if the ack reaches the tail. Ignore an ack that is not ahead of the cursor.
     """
-    key = stream_key(state.number, ack.path)
-    cursor = transaction.get(CURSORS, key)
+    key = tables.stream_key(state.number, ack.path)
+    cursor = transaction.get(tables.CURSORS, key)
     stream = living(transaction, ack.path, now)
     if cursor is None or stream is None:
         return
@@ -377,16 +357,16 @@ def _acknowledge(transaction: Transaction, state: Subscription, ack: Ack, now: i
     if isinstance(position, Refusal) or position <= cursor.acked:
         return
     if stream.tail == position:
-        transaction.remove(CURSORS, key)
+        transaction.remove(tables.CURSORS, key)
     else:
-        transaction.put(CURSORS, key, Cursor(ack.path, position))
+        transaction.put(tables.CURSORS, key, Cursor(ack.path, position))
 
 
 def load_index(view: View, report: Callable[[CorruptRecord], None]) -> SubscriptionIndex:
     """Return the index of all subscriptions by stream; call ``report`` for each corrupt record."""
     index = SubscriptionIndex()
     names: dict[int, str] = {}
-    for _, state in scan_with_errors(view, SUBSCRIPTIONS, b"", None):
+    for _, state in tables.scan_with_errors(view, tables.SUBSCRIPTIONS, b"", None):
         if isinstance(state, CorruptRecord):
             report(state)
             continue
@@ -394,7 +374,7 @@ def load_index(view: View, report: Callable[[CorruptRecord], None]) -> Subscript
         if state.explicit:
             names[state.number] = state.id
     if names:
-        for key, link in scan_with_errors(view, LINKS, b"", None):
+        for key, link in tables.scan_with_errors(view, tables.LINKS, b"", None):
             number = int.from_bytes(key[:8], "big")
             if isinstance(link, CorruptRecord):
                 report(link)

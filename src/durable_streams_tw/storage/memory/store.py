@@ -9,12 +9,12 @@ import math
 import os
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from sortedcontainers import SortedKeyList
+from sortedcontainers import SortedDict, SortedKeyList
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
@@ -29,6 +29,7 @@ from durable_streams_tw.protocol.streams.producers import Generation, ProducerSt
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
 from durable_streams_tw.protocol.subscriptions.state import FanOut
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.access_times import AccessTimes, check_usable
 from durable_streams_tw.storage.api import (
     Change,
@@ -50,20 +51,13 @@ from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
 from durable_streams_tw.storage.commands.streams import apply, expire
 from durable_streams_tw.storage.durable.record_layout import cut
 from durable_streams_tw.storage.engine.codec import listing_key, listing_range
-from durable_streams_tw.storage.engine.tables import Table, owned_range
+from durable_streams_tw.storage.engine.tables import OWNED, Table, owned_range
 from durable_streams_tw.storage.fork_ranges import (
     INSIDE_MESSAGE,
     check_same_stream,
     extents,
     resolve_offset,
 )
-from durable_streams_tw.storage.limits import (
-    BATCH_TIME,
-    MAX_PRODUCERS,
-    RECORD_PAYLOAD,
-    SWEEP_INTERVAL,
-)
-from durable_streams_tw.storage.memory.tables import MemoryTables
 
 T = TypeVar("T")
 
@@ -102,7 +96,7 @@ class _Log:
 
         A run is at most a record long, or one message that is larger.
         """
-        following = bisect_right(self.boundaries, position + RECORD_PAYLOAD)
+        following = bisect_right(self.boundaries, position + limits.RECORD_PAYLOAD)
         end = self.boundaries[following - 1]
         return end if end > position else self.boundaries[following]
 
@@ -113,7 +107,7 @@ class _Log:
             return True
         before, after = self.boundaries[following - 1], self.boundaries[following]
         # A range larger than a record without a cut is a single message.
-        return after - before <= RECORD_PAYLOAD and json_mode.is_boundary(
+        return after - before <= limits.RECORD_PAYLOAD and json_mode.is_boundary(
             self.slice(before, position)
         )
 
@@ -136,7 +130,7 @@ class MemoryStore:
         now: Callable[[], int],
         clock: IReactorTime | None = None,
         lead: Callable[[], int] = lambda: 0,
-        max_producers: int = MAX_PRODUCERS,
+        max_producers: int = limits.MAX_PRODUCERS,
     ) -> None:
         self._max_producers = max_producers
         self._now = now
@@ -160,7 +154,8 @@ class MemoryStore:
         self._record_listeners: list[RecordListener] = []
         self._notifying = False
         self._observer: StoreObserver | None = None
-        self._tables = MemoryTables()
+        # Records of each table by key.
+        self._tables: defaultdict[bytes, SortedDict] = defaultdict(SortedDict)
         self._record_changes: list[RecordChange] = []
         self.changes: list[Change] = []
         self.index = SubscriptionIndex()
@@ -172,7 +167,7 @@ class MemoryStore:
     def open(self) -> None:
         """Start the sweep."""
         if self._sweeps is not None:
-            self._sweeps.start(SWEEP_INTERVAL, now=False)
+            self._sweeps.start(limits.SWEEP_INTERVAL, now=False)
 
     def close(self) -> Deferred[None]:
         """Stop the sweep."""
@@ -292,14 +287,14 @@ class MemoryStore:
         return succeed(None)
 
     def sweep(self) -> None:
-        """End expired streams, for at most `BATCH_TIME` seconds per reactor turn."""
+        """End expired streams, for at most `limits.BATCH_TIME` seconds per reactor turn."""
         if not self._sweep_left:
             self._sweep_left = list(self._expiring)
             self._sweep_some()
 
     def _sweep_some(self) -> None:
         now, clock, left = self._now(), self._clock, self._sweep_left
-        until = math.inf if clock is None else clock.seconds() + BATCH_TIME
+        until = math.inf if clock is None else clock.seconds() + limits.BATCH_TIME
         while left:
             expire(self, left.pop(), now)
             self._finish_fan_outs(now)
@@ -365,7 +360,7 @@ class MemoryStore:
             while position < extent.stop:
                 end = min(log.run_end(position), extent.stop)
                 size = end - position
-                yield size, log.slice(position, end) if size <= RECORD_PAYLOAD else None
+                yield size, log.slice(position, end) if size <= limits.RECORD_PAYLOAD else None
                 position = end
 
     def is_boundary(self, state: StreamState, position: int) -> bool:
@@ -405,7 +400,7 @@ class MemoryStore:
         log = self._logs[state.id]
         log.data += body.data
         if content_types.is_json(state.content_type):
-            for piece in cut(body, RECORD_PAYLOAD):
+            for piece in cut(body, limits.RECORD_PAYLOAD):
                 if not piece.torn_after:
                     log.boundaries.append(start + piece.stop)
 
@@ -426,33 +421,41 @@ class MemoryStore:
 
     def get(self, table: RecordTable[T], key: bytes) -> T | None:
         """Return the record of a key."""
-        return self._tables.get(table, key)
+        record: T | None = self._tables[table.prefix].get(key)
+        return record
 
     def put(self, table: Table[T], key: bytes, value: T) -> None:
         """Write a record."""
-        self._tables.put(table, key, value)
+        self._tables[table.prefix][key] = value
         if table.watched:
             self._record_changes.append(RecordChange(table, key, value))
 
     def remove(self, table: Table[T], key: bytes) -> None:
         """Remove a record if it exists."""
-        self._tables.delete(table, key)
+        self._tables[table.prefix].pop(key, None)
         if table.watched:
             self._record_changes.append(RecordChange(table, key, None))
 
     def range(
         self, table: RecordTable[T], first: bytes, stop: bytes | None
     ) -> Iterator[tuple[bytes, T]]:
-        """Yield the records with ``first <= key < stop`` in order."""
-        return self._tables.range(table, first, stop)
+        """Yield the records with ``first <= key < stop`` in order.
+
+        The table must not change during the iteration.
+        """
+        records = self._tables[table.prefix]
+        for key in records.irange(first, stop, inclusive=(True, False)):
+            yield key, records[key]
 
     def owns(self, table: Table[Any], number: int) -> bool:
         """Return whether a number owns any record of a table."""
-        return next(self._tables.range(table, *owned_range(number)), None) is not None
+        return next(self.range(table, *owned_range(number)), None) is not None
 
     def remove_owned(self, number: int) -> None:
         """Remove all records that a number owns."""
-        self._tables.remove_owned(number)
+        for table in OWNED:
+            for key, _ in list(self.range(table, *owned_range(number))):
+                del self._tables[table.prefix][key]
 
     def random_bytes(self, size: int) -> bytes:
         """Return unpredictable bytes."""

@@ -23,21 +23,8 @@ from durable_streams_tw.protocol.subscriptions.globs import Glob, matches, parse
 from durable_streams_tw.protocol.subscriptions.state import Cursor, FanOutKind, Kind, Subscription
 from durable_streams_tw.storage.admin.fsck.findings import Finding, Flaw, unreadable
 from durable_streams_tw.storage.durable import reader
-from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.kv import View
-from durable_streams_tw.storage.engine.tables import (
-    CURSORS,
-    FAN_OUTS,
-    LINKS,
-    OWNED,
-    SUBSCRIPTIONS,
-    Table,
-    name_key,
-    owned_range,
-    scan_with_errors,
-    stream_key,
-    subscription_key,
-)
 from durable_streams_tw.storage.errors import CorruptRecord
 
 
@@ -56,22 +43,22 @@ class SubscriptionChecker:
         """Yield the flaws of subscriptions, links, cursors and fan-outs."""
         # After a corrupt subscription, records without an owner may be its own: do not report them.
         unknown = False
-        for _, state in scan_with_errors(self._view, SUBSCRIPTIONS, b"", None):
+        for _, state in tables.scan_with_errors(self._view, tables.SUBSCRIPTIONS, b"", None):
             if isinstance(state, CorruptRecord):
                 unknown = True
             elif state.config.wake_stream is not None:
                 self._wake_streams.add(state.config.wake_stream)
         yield from self._fan_outs()
-        for key, state in scan_with_errors(self._view, SUBSCRIPTIONS, b"", None):
+        for key, state in tables.scan_with_errors(self._view, tables.SUBSCRIPTIONS, b"", None):
             if isinstance(state, CorruptRecord):
                 yield unreadable(state)
             else:
-                yield from self._subscription(SUBSCRIPTIONS.prefix + key, state)
-        for table in OWNED:
+                yield from self._subscription(tables.SUBSCRIPTIONS.prefix + key, state)
+        for table in tables.OWNED:
             yield from self._owned(table, unknown)
 
     def _subscription(self, key: bytes, state: Subscription) -> Iterator[Finding]:
-        if key != SUBSCRIPTIONS.prefix + subscription_key(state.id):
+        if key != tables.SUBSCRIPTIONS.prefix + tables.subscription_key(state.id):
             yield _wrong(key, f"the record is that of subscription {state.id!r}")
         if state.number in self._numbers or self._has(codec.stream_key(state.number)):
             yield _wrong(key, f"its number {state.number} is used twice")
@@ -84,24 +71,28 @@ class SubscriptionChecker:
             return
         yield from self._phase(key, state)
         named: set[str] = set()
-        for link_key, link in scan_with_errors(self._view, LINKS, *owned_range(state.number)):
+        for link_key, link in tables.scan_with_errors(
+            self._view, tables.LINKS, *tables.owned_range(state.number)
+        ):
             if isinstance(link, CorruptRecord):
                 # Reported by `_owned`.
                 return
-            if link_key != stream_key(state.number, link.path):
-                yield _wrong(LINKS.prefix + link_key, f"the record is that of stream {link.path!r}")
+            if link_key != tables.stream_key(state.number, link.path):
+                yield _wrong(
+                    tables.LINKS.prefix + link_key, f"the record is that of stream {link.path!r}"
+                )
             named.add(link.path)
         if len(named) != state.explicit:
             yield _wrong(key, f"it has {len(named)} explicit links, and counts {state.explicit}")
         yield from self._cursors(key, state, glob, named)
 
     def _fan_outs(self) -> Iterator[Finding]:
-        for key, fan_out in scan_with_errors(self._view, FAN_OUTS, b"", None):
+        for key, fan_out in tables.scan_with_errors(self._view, tables.FAN_OUTS, b"", None):
             if isinstance(fan_out, CorruptRecord):
                 yield unreadable(fan_out)
-            elif key != name_key(fan_out.path):
+            elif key != tables.name_key(fan_out.path):
                 yield _wrong(
-                    FAN_OUTS.prefix + key, f"the record is that of stream {fan_out.path!r}"
+                    tables.FAN_OUTS.prefix + key, f"the record is that of stream {fan_out.path!r}"
                 )
             elif fan_out.kind is FanOutKind.ENDED:
                 self._ending.add(fan_out.path)
@@ -124,13 +115,15 @@ class SubscriptionChecker:
         self, key: bytes, state: Subscription, glob: Glob | None, named: set[str]
     ) -> Iterator[Finding]:
         count = 0
-        for cursor_key, cursor in scan_with_errors(self._view, CURSORS, *owned_range(state.number)):
+        for cursor_key, cursor in tables.scan_with_errors(
+            self._view, tables.CURSORS, *tables.owned_range(state.number)
+        ):
             count += 1
             if isinstance(cursor, CorruptRecord):
                 continue
-            whole = CURSORS.prefix + cursor_key
+            whole = tables.CURSORS.prefix + cursor_key
             path = cursor.path
-            if cursor_key != stream_key(state.number, path):
+            if cursor_key != tables.stream_key(state.number, path):
                 yield _wrong(whole, f"the record is that of stream {path!r}")
             if path not in named and (glob is None or not matches(glob, path)):
                 yield _wrong(whole, f"{path!r} is not linked")
@@ -153,8 +146,8 @@ class SubscriptionChecker:
         elif not 0 <= cursor.acked < record.state.tail:
             yield _wrong(key, f"acknowledged position {cursor.acked}, tail {record.state.tail}")
 
-    def _owned(self, table: Table[Any], unknown: bool) -> Iterator[Finding]:
-        for key, record in scan_with_errors(self._view, table, b"", None):
+    def _owned(self, table: tables.Table[Any], unknown: bool) -> Iterator[Finding]:
+        for key, record in tables.scan_with_errors(self._view, table, b"", None):
             whole = table.prefix + key
             if len(key) < 9:
                 yield Finding(
