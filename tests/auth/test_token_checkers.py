@@ -81,7 +81,7 @@ class FileTests(CheckerCase):
         self.clock.advance(2)
         self.assertEqual((self.who("one"), self.who("two")), (None, "b"))
 
-    def test_spoiled(self) -> None:
+    def test_invalid_file(self) -> None:
         """An invalid file leaves the previous tokens in force, and is logged once."""
         self.write("x = ")
         for _ in range(5):
@@ -92,7 +92,7 @@ class FileTests(CheckerCase):
         self.clock.advance(2)
         self.assertEqual((self.who("one"), self.who("two")), (None, "b"))
 
-    def test_gone(self) -> None:
+    def test_missing_file(self) -> None:
         """A missing file leaves the previous tokens in force."""
         self.path.unlink()
         self.clock.advance(2)
@@ -172,7 +172,7 @@ class JwtTests(CheckerCase):
         self.successResultOf(self.check(self.good()))
         self.assertEqual(len(self.asked), 1)
 
-    def test_clients_that_leave(self) -> None:
+    def test_disconnects(self) -> None:
         """A client that disconnects does not affect others that wait."""
         leaves, stays = self.check(self.good()), self.check(self.good())
         leaves.cancel()
@@ -180,7 +180,7 @@ class JwtTests(CheckerCase):
         self.answer("p256")
         self.successResultOf(stays)
 
-    def test_a_crowd_waits(self) -> None:
+    def test_waiters_are_bounded(self) -> None:
         """At most `MAX_KEY_WAITERS` clients wait for a fetch."""
         good = self.good()
         waiting = [self.check(good) for _ in range(MAX_KEY_WAITERS + 5)]
@@ -189,7 +189,7 @@ class JwtTests(CheckerCase):
         self.answer("p256")
         self.successResultOf(waiting[0])
 
-    def test_unknown_keys_are_no_lever(self) -> None:
+    def test_unknown_keys_are_rate_limited(self) -> None:
         """Unknown kids cause at most one fetch in `KEY_SET_PAUSE`."""
         self.started()
         self.clock.advance(KEY_SET_PAUSE)
@@ -206,7 +206,7 @@ class JwtTests(CheckerCase):
             self.failureResultOf(refused, Rejected)
         self.assertEqual(len(self.asked), 2)
 
-    def test_nonsense_asks_nobody(self) -> None:
+    def test_malformed_tokens(self) -> None:
         """Malformed tokens cause no fetch."""
         self.started()
         self.clock.advance(KEY_SET_PAUSE)
@@ -260,7 +260,7 @@ class JwtTests(CheckerCase):
         self.answer("p256")
         self.successResultOf(waiting)
 
-    def test_after_an_idle_night(self) -> None:
+    def test_idle_time(self) -> None:
         """After an idle time the first client waits for a fetch."""
         self.started()
         old = self.good("p256")
@@ -270,7 +270,7 @@ class JwtTests(CheckerCase):
         self.answer("p256-new")
         self.failureResultOf(waiting, Rejected)
 
-    def test_after_an_idle_night_without_the_issuer(self) -> None:
+    def test_idle_time_and_outage(self) -> None:
         """If that fetch fails, known keys stay valid."""
         self.started()
         old = self.good("p256")
@@ -287,7 +287,7 @@ class JwtTests(CheckerCase):
         self.failureResultOf(self.check(self.good()), CheckerUnavailable)
         self.assertEqual(len(self.asked), 1)
 
-    def test_nonsense_from_the_issuer(self) -> None:
+    def test_invalid_key_set(self) -> None:
         """An invalid JWKS leaves the known keys in force."""
         self.started()
         for raw in (b"", b"{}", b'{"keys": []}', b"<html>"):
@@ -304,7 +304,7 @@ class JwtTests(CheckerCase):
         self.fail_fetch()
         self.failureResultOf(waiting, CheckerUnavailable)
 
-    def test_remembered_until_it_ends(self) -> None:
+    def test_cached_until_expiry(self) -> None:
         """A cached token fails once it has expired."""
         self.started()
         text = token()
@@ -323,7 +323,7 @@ class JwtTests(CheckerCase):
             self.successResultOf(self.check(self.good(sub=f"{number}")))
         self.assertEqual(len(self.checker._verified), 3)
 
-    def test_nothing_secret_is_logged_or_kept(self) -> None:
+    def test_tokens_are_not_logged_or_kept(self) -> None:
         """Tokens appear neither in the log nor in the checker's state."""
         self.started()
         texts = [self.good(), self.good("p256-new"), "e30.canary.AA"]

@@ -272,7 +272,7 @@ class TailTests(Case):
         reader = Reader(self.streams, "a")
         self.assertEqual((reader.got, self.now(reader.done)), ([b"old"], "ended"))
 
-    def test_leaving(self) -> None:
+    def test_disconnect(self) -> None:
         """Leaving the loop leaves nothing behind in the registry."""
         reader = Reader(self.streams, "a")
         self.append(b"stop")

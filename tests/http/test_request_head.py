@@ -200,7 +200,7 @@ class RepeatedTests(SynchronousTestCase):
 class StartTests(SynchronousTestCase):
     """Incomplete heads."""
 
-    def test_told_early(self) -> None:
+    def test_early_refusal(self) -> None:
         """A head that cannot become valid is refused before it ends."""
         for start in (
             b"\x16\x03\x01",
@@ -223,7 +223,7 @@ class StartTests(SynchronousTestCase):
                 line = check_start(bytearray(data[:end]), seen, line)
                 seen = end
 
-    def test_slow_drip(self) -> None:
+    def test_byte_by_byte(self) -> None:
         """Checking a head byte by byte takes time linear in its length."""
         data = bytearray()
         line, began = False, time.process_time()

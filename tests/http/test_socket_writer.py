@@ -180,7 +180,7 @@ class EagerTests(TcpTestCase):
         self.read_all(600)
         self.assertEqual([answer.body for answer in self.answers()], bodies)
 
-    def test_behind_the_rest(self) -> None:
+    def test_after_buffered_bytes(self) -> None:
         """No send overtakes buffered bytes."""
         self.handler.at_once = ok(b"x" * limits.MIB)
         self.send(get())
@@ -358,7 +358,7 @@ class EndTests(TcpTestCase):
         self.assertEqual(self.reactor.readers, {self.transport})
 
 
-class OutletTests(SynchronousTestCase):
+class SocketWriterTests(SynchronousTestCase):
     """What a writer knows of its transport."""
 
     def test_unknown(self) -> None:

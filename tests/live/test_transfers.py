@@ -144,7 +144,7 @@ class TransferTests(LiveTestCase):
         self.assertTrue(sink.aborted)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
-    def test_client_leaves(self) -> None:
+    def test_client_disconnects(self) -> None:
         """After a disconnect nothing is read or written, also if a read is pending."""
         self.create("application/octet-stream", BODY)
         for reading in (False, True):

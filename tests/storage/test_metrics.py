@@ -175,14 +175,14 @@ class DurableCountingTests(DurableStoreCase, _Counting, SynchronousTestCase):
         self.result(self.store.submit(commands.create("a", b"1" * 3_000)))
         before = self.result(self.store.stats())
         assert before is not None
-        self.assertGreater(before.journaled, 3_000)
+        self.assertGreater(before.wal_bytes, 3_000)
         self.store._engine.checkpoint()
         before = self.result(self.store.stats())
         assert before is not None
-        self.assertEqual(before.journaled, 0)
-        self.assertGreater(before.map_used, 3_000)
-        self.assertGreaterEqual(before.file_size, before.map_used)
-        self.assertGreater(before.map_size, before.file_size)
+        self.assertEqual(before.wal_bytes, 0)
+        self.assertGreater(before.lmdb_used, 3_000)
+        self.assertGreaterEqual(before.file_size, before.lmdb_used)
+        self.assertGreater(before.lmdb_map_size, before.file_size)
         self.assertGreater(before.disk_free, 0)
         self.assertEqual((before.readers, before.reader_lag), (0, 0))
         with self.store._engine.snapshot():
@@ -194,7 +194,7 @@ class DurableCountingTests(DurableStoreCase, _Counting, SynchronousTestCase):
         asked = self.store.submit(commands.append("a", b"123"))
         queued = self.result(self.store.stats())
         assert queued is not None
-        self.assertEqual((queued.queued, queued.queued_size), (1, 3))
+        self.assertEqual((queued.queued, queued.queued_bytes), (1, 3))
         self.result(asked)
 
     def _elsewhere(self) -> StoreStats:

@@ -222,8 +222,8 @@ class DurableMetricsTests(_Scraping):
         """Stats of the disk and durations of batches are exported."""
         self.ask("PUT", "a", b"1" * 100_000)
         samples = self.scrape()
-        self.assertGreater(samples["durable_streams_map_used_bytes"], 0)
-        self.assertGreater(samples["durable_streams_journaled_bytes"], 100_000)
+        self.assertGreater(samples["durable_streams_lmdb_used_bytes"], 0)
+        self.assertGreater(samples["durable_streams_wal_bytes"], 100_000)
         self.assertGreater(samples["durable_streams_disk_free_bytes"], 0)
         self.assertEqual(samples["durable_streams_commits_total"], 1)
         self.assertEqual(samples["durable_streams_batch_size_sum"], 1)

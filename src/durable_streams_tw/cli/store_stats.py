@@ -50,7 +50,7 @@ def rows(directory: str, done: dict[str, Any]) -> list[tuple[str, str]]:
         ("file", size(store["file"])),
         ("in use", size(store["used"])),
         ("free pages", size(store["free"])),
-        ("LMDB map size", size(store["map"])),
+        ("LMDB map size", size(store["map_size"])),
         ("records", f"{store['entries']:,}"),
         ("last commit", f"{store['commit']:,}"),
         ("reader slots", f"{store['readers']:,}"),

@@ -139,18 +139,18 @@ class Query(Protocol[T_co]):
 class StoreStats(Struct, frozen=True, array_like=True, tag=True):
     """Fill level of a durable store at one moment. Sizes are bytes.
 
-    ``queued`` commands with ``queued_size`` bytes of bodies wait for the committer. ``journaled``
-    bytes are in the write-ahead log and not yet in LMDB. ``map_used`` is the size of LMDB pages
-    that hold data, ``map_size`` the most they can hold, ``file_size`` the size of LMDB's file, and
-    ``disk_free`` the free space of the file system. ``readers`` snapshots are open; the oldest is
-    ``reader_lag`` commits old, and pages freed since then cannot be reused.
+    ``queued`` commands with ``queued_bytes`` of bodies wait for the committer. ``wal_bytes`` are in
+    the write-ahead log and not yet in LMDB. ``lmdb_used`` is the size of LMDB's pages in use,
+    ``lmdb_map_size`` their maximum, ``file_size`` the size of LMDB's file, and ``disk_free`` the
+    free space of the file system. ``readers`` snapshots are open; the oldest is ``reader_lag``
+    commits old, and pages freed since then cannot be reused.
     """
 
     queued: int
-    queued_size: int
-    journaled: int
-    map_used: int
-    map_size: int
+    queued_bytes: int
+    wal_bytes: int
+    lmdb_used: int
+    lmdb_map_size: int
     file_size: int
     disk_free: int
     readers: int

@@ -67,11 +67,11 @@ LAGGING: Final = Family("lagging_subscribers", "gauge", "SSE connections that ar
 FOLLOWED: Final = Family("followed_streams", "gauge", "Streams with live readers.")
 QUEUED: Final = Family("queued_commands", "gauge", "Writes that wait for their commit.")
 QUEUED_BYTES: Final = Family("queued_bytes", "gauge", "Bytes in the bodies of these writes.")
-JOURNALED: Final = Family(
-    "journaled_bytes", "gauge", "Bytes in the write-ahead log that are not in LMDB yet."
+WAL_BYTES: Final = Family(
+    "wal_bytes", "gauge", "Bytes in the write-ahead log that are not in LMDB yet."
 )
-MAP_USED: Final = Family("map_used_bytes", "gauge", "Bytes of LMDB pages in use.")
-MAP_FREE: Final = Family("map_free_bytes", "gauge", "Bytes left in the LMDB map.")
+LMDB_USED: Final = Family("lmdb_used_bytes", "gauge", "Bytes of LMDB pages in use.")
+LMDB_FREE: Final = Family("lmdb_free_bytes", "gauge", "Bytes up to LMDB's map size.")
 FILE_SIZE: Final = Family("data_file_bytes", "gauge", "The size of the data file.")
 DISK_FREE: Final = Family("disk_free_bytes", "gauge", "Free bytes of the file system.")
 READERS: Final = Family("snapshots", "gauge", "Open snapshots of the store.")
@@ -86,7 +86,7 @@ BUILD: Final = Family("build_info", "gauge", "Always 1; the label is the version
 ON_DISK: Final = (
     *(BATCH_SIZE, BATCH_SECONDS, COMMIT_SECONDS, QUEUE_SECONDS, READ_WAIT_SECONDS),
     *(COMMITS, FAILED_BATCHES, QUEUED, QUEUED_BYTES),
-    *(JOURNALED, MAP_USED, MAP_FREE, FILE_SIZE, DISK_FREE, READERS, READER_LAG),
+    *(WAL_BYTES, LMDB_USED, LMDB_FREE, FILE_SIZE, DISK_FREE, READERS, READER_LAG),
 )
 
 FAMILIES: Final[tuple[Family, ...]] = (

@@ -86,10 +86,10 @@ class Exposition:
         if levels is None:
             return
         yield _single(families.QUEUED, levels.queued)
-        yield _single(families.QUEUED_BYTES, levels.queued_size)
-        yield _single(families.JOURNALED, levels.journaled)
-        yield _single(families.MAP_USED, levels.map_used)
-        yield _single(families.MAP_FREE, max(0, levels.map_size - levels.map_used))
+        yield _single(families.QUEUED_BYTES, levels.queued_bytes)
+        yield _single(families.WAL_BYTES, levels.wal_bytes)
+        yield _single(families.LMDB_USED, levels.lmdb_used)
+        yield _single(families.LMDB_FREE, max(0, levels.lmdb_map_size - levels.lmdb_used))
         yield _single(families.FILE_SIZE, levels.file_size)
         yield _single(families.DISK_FREE, levels.disk_free)
         yield _single(families.READERS, levels.readers)

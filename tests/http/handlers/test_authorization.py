@@ -122,7 +122,7 @@ class Credentials(AuthorizationCase):
             self.assertEqual(self.status("GET", "a", "odd"), 500)
         self.flushLoggedErrors(TypeError)
 
-    def test_reasons_are_told(self) -> None:
+    def test_rejection_message(self) -> None:
         """The client gets the message of a `Rejected`, and no other."""
         self.tokens.known["old"] = Rejected("the token has expired")
         self.assertIn(b"has expired", self.ask("GET", "a", "old").body)
@@ -227,7 +227,7 @@ class Permissions(AuthorizationCase):
             answer = client.ask("GET", target, {"Authorization": "Bearer t"})
             self.assertEqual(answer.status, 403, target)
 
-    def test_nothing_is_told(self) -> None:
+    def test_refusals_disclose_nothing(self) -> None:
         """A refusal does not depend on whether the stream exists."""
         self.put("x/a", b"x")
         self.give("t", ("jobs", "read append create delete"))
@@ -337,7 +337,7 @@ class Lives(AuthorizationCase):
         self.assertEqual(poll.answers()[0].body, b"news")
         self.assertIn(b"news", events.answers()[0].body)
 
-    def test_clients_that_leave(self) -> None:
+    def test_disconnects(self) -> None:
         """A client that disconnects leaves no timer behind."""
         self.put("a")
         self.clock.pump([0.0] * 5)

@@ -395,7 +395,7 @@ class WorkerTests(ControlCase):
         self.assertNotEqual(item["tail_offset"].partition("_")[0], old.partition("_")[0])
         self.assertEqual(position_of(item["acked_offset"]), 0)
 
-    def test_tokens_grow_old(self) -> None:
+    def test_tokens_expire(self) -> None:
         """Heartbeats renew tokens; an expired one is refused as such."""
         self.work()
         claimed = self.claim().body
@@ -500,7 +500,7 @@ class RouteTests(ControlCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
-class NowhereTests(ControlCase):
+class NoEndpointTests(ControlCase):
     """Server without a known endpoint."""
 
     settings = Settings()

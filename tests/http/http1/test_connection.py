@@ -66,7 +66,7 @@ class OrderTests(Http1TestCase):
         self.clock.advance(0)
         self.assertEqual(len(callers[0].transport.writes), 1)
 
-    def test_one_send_behind_a_wait(self) -> None:
+    def test_one_write_after_a_pending_response(self) -> None:
         """A pending response goes out in one write with those that are ready after it."""
         client = self.connect()
         client.send(get() * 3)
@@ -75,7 +75,7 @@ class OrderTests(Http1TestCase):
         self.assertEqual(len(client.transport.writes), 1)
         self.assertEqual(client.bodies(), [b"late", b"now", b"now"])
 
-    def test_before_a_wait(self) -> None:
+    def test_before_a_pending_response(self) -> None:
         """A response that is ready does not wait for a pending one."""
         self.handler.at_once = ok(b"now")
         client = self.connect()
@@ -215,7 +215,7 @@ class ContinueTests(Http1TestCase):
         self.assertEqual(client.transport.value(), self.word)
         self.assertEqual(self.handler.requests[0].body, b"hi")
 
-    def test_behind_an_answer(self) -> None:
+    def test_after_a_response(self) -> None:
         """100 Continue follows the responses to earlier requests."""
         client = self.connect()
         client.send(get() + self.expect)
@@ -453,7 +453,7 @@ class LargeBodyTests(Http1TestCase):
 
     settings = Settings()
 
-    def test_large_body_behind_a_wait(self) -> None:
+    def test_large_body_after_a_pending_request(self) -> None:
         """Bytes of queued requests are read up to a limit."""
         client = self.connect()
         client.send(get() + post(b"Content-Length: 1000000"))
@@ -464,7 +464,7 @@ class LargeBodyTests(Http1TestCase):
         self.pending_response().callback(ok())
         self.assertFalse(client.transport.paused)
 
-    def test_many_bodies_behind_a_wait(self) -> None:
+    def test_many_bodies_after_a_pending_request(self) -> None:
         """The limit holds for complete and incomplete requests."""
         client = self.connect()
         client.send(get())

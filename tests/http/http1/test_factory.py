@@ -81,7 +81,7 @@ class HandOverTests(Http1TestCase):
         self.assertEqual(client.statuses(), [200, 404, 200, 200])
         self.assertEqual([request.path for request in self.handler.requests], [b"s"] * 3)
 
-    def test_behind_an_answer(self) -> None:
+    def test_after_a_response(self) -> None:
         """The connection is handed over after the responses to earlier requests."""
         client = self.connect()
         client.send(get() + HEALTH[:20])
@@ -98,7 +98,7 @@ class HandOverTests(Http1TestCase):
         self.pending_response().callback(ok())
         self.assertFalse(client.transport.paused)
 
-    def test_leaving(self) -> None:
+    def test_disconnect(self) -> None:
         """A lost connection is reported to the site."""
         client = self.connect()
         client.send(HEALTH)
@@ -135,7 +135,7 @@ class HandOverTests(Http1TestCase):
 class StopTests(Http1TestCase):
     """Draining when the server stops."""
 
-    def test_nobody(self) -> None:
+    def test_no_connections(self) -> None:
         """Draining without connections ends at once."""
         self.assertIsNone(self.successResultOf(self.factory.drain()))
 
@@ -166,7 +166,7 @@ class StopTests(Http1TestCase):
         self.clock.advance(1)
         self.successResultOf(done)
 
-    def test_nobody_new(self) -> None:
+    def test_no_new_connections(self) -> None:
         """New connections are rejected."""
         first = self.connect()
         first.send(get())
@@ -202,7 +202,7 @@ class PlainTCP(RecordingTransport):
         """Record the half-close."""
 
 
-class TurnedAwayTests(SynchronousTestCase):
+class RejectedTests(SynchronousTestCase):
     """Connections above the limits."""
 
     def setUp(self) -> None:

@@ -100,7 +100,7 @@ def told(request: Request) -> tuple[bytes, bytes, bytes]:
     return request.method, request.root + request.path + query, request.body
 
 
-class Heard(Struct):
+class H11Request(Struct):
     """Request as h11 parses it."""
 
     method: bytes
@@ -108,7 +108,7 @@ class Heard(Struct):
     body: bytes = b""
 
 
-def heard_by_h11(data: bytes) -> list[Heard]:
+def requests_of_h11(data: bytes) -> list[H11Request]:
     """Return all complete requests that h11 finds."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     connection.receive_data(data)
@@ -119,14 +119,14 @@ def heard_by_h11(data: bytes) -> list[Heard]:
         if bytes(buffer).startswith(b"\r\n"):
             buffer.maybe_extract_at_most(2)
 
-    found: list[Heard] = []
-    current = Heard(b"", b"")
+    found: list[H11Request] = []
+    current = H11Request(b"", b"")
     skip_line()
     try:
         while True:
             event = connection.next_event()
             if isinstance(event, h11.Request):
-                current = Heard(event.method, event.target)
+                current = H11Request(event.method, event.target)
             elif isinstance(event, h11.Data):
                 current.body += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
@@ -254,7 +254,7 @@ class StateTests(SynchronousTestCase):
         parser.feed(b"h")
         self.assertFalse(parser.awaits_continue)
 
-    def test_nobody_waits(self) -> None:
+    def test_no_continue(self) -> None:
         """No 100 Continue if the body has arrived, is empty, or belongs to HTTP/1.0."""
         old = b"POST /v1/stream/s HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
         for data in (
@@ -392,7 +392,7 @@ class AnyBytesTests(SynchronousTestCase):
         # h11 keeps no connection of HTTP/1.0.
         assume(b"HTTP/1.0" not in damaged)
         ours = [told(request) for request in requests_of(items_of([damaged])[0])]
-        theirs = [(one.method, one.target, one.body) for one in heard_by_h11(damaged)]
+        theirs = [(one.method, one.target, one.body) for one in requests_of_h11(damaged)]
         # An empty query is none.
         trimmed = [(m, re.sub(rb"\A([^?]*)\?\Z", rb"\1", t), b) for m, t, b in theirs[: len(ours)]]
         self.assertEqual(ours, trimmed, damaged)

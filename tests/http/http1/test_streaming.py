@@ -125,7 +125,7 @@ class BodyTests(LiveTestCase):
         self.assertTrue(client.transport.disconnected)
         self.assertFalse(client.answers()[0].complete)
 
-    def test_nothing_behind_the_end(self) -> None:
+    def test_calls_after_the_end(self) -> None:
         """A finished body ignores further calls."""
         for end in ("finish", "abort"):
             client, follower = self.listen()
@@ -189,7 +189,7 @@ class PressureTests(LiveTestCase):
         client.is_empty()
         self.assertEqual(follower.told, ["pause", "resume"])
 
-    def test_leaving(self) -> None:
+    def test_disconnect(self) -> None:
         """A disconnect stops the producer once."""
         client, follower = self.listen()
         client.leave()

@@ -187,7 +187,7 @@ class LongAnswerTests(Http2TestCase):
         self.assertFalse(answer.ended)
         self.assertEqual(self.fixture.streams._transfers.running, set())
 
-    def test_client_leaves(self) -> None:
+    def test_client_disconnects(self) -> None:
         """A reset frees held bytes."""
         self.ask("GET", "a", credit=False)
         self.assertEqual(len(self.fixture.streams._transfers.running), 1)
@@ -262,7 +262,7 @@ class EventStreamTests(Http2TestCase):
         store.broken = False
         self.assertEqual(self.ask("HEAD", "a").status, 200)
 
-    def test_client_leaves(self) -> None:
+    def test_client_disconnects(self) -> None:
         """A reset stops the reader."""
         self.fixture.put("a")
         self.ask("GET", "a?offset=-1&live=sse")

@@ -46,7 +46,7 @@ class ReaderTests(SynchronousTestCase):
             dict(head.headers), {b"host": b"a:1", b"cookie": b"a=1; b=2", b"accept": b"x/y"}
         )
 
-    def test_whose(self) -> None:
+    def test_routing(self) -> None:
         """All targets below the root go to the request handler, except operator resources."""
         for path, stream in (
             (b"/s/x", True),
@@ -133,7 +133,7 @@ class ReaderTests(SynchronousTestCase):
             refused = self.assertRaises(Refused, head_of, *fields)
             self.assertEqual(refused.refusal.problem, problem)
 
-    def test_bomb(self) -> None:
+    def test_decompression_bomb(self) -> None:
         """A small block that decodes to a large head ends the connection."""
         reader = HeadReader(AROUND)
         encoder = Encoder()

@@ -73,7 +73,7 @@ class Http1EngineTests(SynchronousTestCase):
             for pieces in cuts(row):
                 self.assertEqual(self.check(row, pieces), whole, row.name)
 
-    def test_with_more_behind(self) -> None:
+    def test_followed_by_a_request(self) -> None:
         """A valid request after a row is executed exactly if the connection stays open."""
         for row in ROWS:
             if not row.open:

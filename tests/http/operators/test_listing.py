@@ -189,7 +189,7 @@ class ListingTests(SynchronousTestCase):
         self.assertEqual(self.ask("GET", "/-/streams").status, 500)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    def test_a_client_that_leaves(self) -> None:
+    def test_disconnect(self) -> None:
         """A client that disconnects leaves nothing behind."""
         cancelled: list[object] = []
         self.store.waiting = Deferred(cancelled.append)

@@ -39,7 +39,7 @@ class RecentAppendsTests(SynchronousTestCase):
         self.assertEqual(recent.within(2, 0, 9), [0])
         self.assertEqual(len(recent.within(0, 0, 10_000)), RECENT_APPENDS)
 
-    def test_gone(self) -> None:
+    def test_missing_file(self) -> None:
         """Positions of a deleted stream are forgotten."""
         recent = RecentAppends()
         recent.record([change(1, 0), change(1, 1, b"", gone=True)])

@@ -86,7 +86,7 @@ class StreamChangesTests(OperatorCase):
         self.clock.advance(1)
         self.assertEqual(self.streams_in(client), [None])
 
-    def test_a_client_that_leaves(self) -> None:
+    def test_disconnect(self) -> None:
         """A client that disconnects leaves no timer."""
         before = len(self.clock.getDelayedCalls())
         client = self.watch(("a", ""))

@@ -347,7 +347,7 @@ class DrainTests(SynchronousTestCase):
             b"/s/",
         )
 
-    def test_nobody_there(self) -> None:
+    def test_no_connections(self) -> None:
         """Draining without connections ends at once."""
         self.successResultOf(self.site.drain())
 
@@ -372,7 +372,7 @@ class DrainTests(SynchronousTestCase):
         self.assertTrue(client.transport.disconnected)
         self.successResultOf(drained)
 
-    def test_answered_meanwhile(self) -> None:
+    def test_response_while_draining(self) -> None:
         """A connection is closed after its response."""
         fixture = ServerFixture()
         fixture.put("a")
@@ -392,7 +392,7 @@ class DrainTests(SynchronousTestCase):
 class RoomTests(SynchronousTestCase):
     """Limits on connections."""
 
-    def test_turned_away(self) -> None:
+    def test_rejected(self) -> None:
         """The total is limited; a closed connection makes room for another."""
         fixture = ServerFixture(Settings(max_connections=2))
         clients = [fixture.connect() for _ in range(3)]
@@ -409,7 +409,7 @@ class RoomTests(SynchronousTestCase):
         client.leave()
         self.assertFalse(fixture.connect().transport.disconnected)
 
-    def test_chosen_head_timeout(self) -> None:
+    def test_configured_head_timeout(self) -> None:
         """The head timeout is configurable."""
         fixture = ServerFixture(Settings(head_timeout=2))
         client = fixture.connect()

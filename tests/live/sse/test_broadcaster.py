@@ -253,7 +253,7 @@ class FollowingTests(LiveTestCase):
         )
         self.assertLess(max(map(len, sink.writes)), READ_PIECE + KIB)
 
-    def test_more_than_the_window_holds(self) -> None:
+    def test_burst_above_the_buffer(self) -> None:
         """A burst larger than the buffer is read from the store."""
         sinks = [self.subscribe() for _ in range(3)]
         self.turn()
@@ -264,7 +264,7 @@ class FollowingTests(LiveTestCase):
             self.assertEqual(sink.payload, "x" * (TAIL_WINDOW + 5) + "end")
             self.assertEqual(sink.controls[-1], control(TAIL_WINDOW + 8))
 
-    def test_json_messages_that_the_window_cannot_cut(self) -> None:
+    def test_json_batch_above_an_event(self) -> None:
         """A batch larger than an event is cut between messages by the store."""
         self.create("application/json", path="j")
         sink = self.subscribe(path="j")
@@ -277,7 +277,7 @@ class FollowingTests(LiveTestCase):
         self.assertTrue(sink.payload.endswith("1]"))
         self.assertLess(max(map(len, sink.writes)), READ_PIECE + 20 * KIB)
 
-    def test_the_window_is_let_go(self) -> None:
+    def test_buffer_is_released(self) -> None:
         """Bytes sent to all are dropped, and all bytes without subscribers."""
         sink = self.subscribe()
         self.turn()
@@ -433,7 +433,7 @@ class TextTests(LiveTestCase):
         self.assertEqual([event["upToDate"] for event in self.sink.controls], [True] * 5)
         self.assertEqual(self.sink.controls[-1], control(8))
 
-    def test_a_lone_line_feed_behind_a_return(self) -> None:
+    def test_line_feed_after_a_sent_return(self) -> None:
         """The position moves without a data event."""
         self.send(b"a\r", b"\n")
         self.assertEqual([kind for kind, _ in self.sink.events].count("data"), 1)
@@ -859,7 +859,7 @@ class SilenceTests(LiveTestCase):
         self.assertEqual(self.sink.position, 3)
         self.assertNothingLeft()
 
-    def test_connections_that_began_together_end_apart(self) -> None:
+    def test_random_lifetimes(self) -> None:
         """Lifetimes are random, so that clients do not reconnect together."""
         sinks = []
         for step in range(100):
@@ -876,7 +876,7 @@ class SilenceTests(LiveTestCase):
         self.assertLess(most, 20)
         self.clock.advance(RECONNECT)
 
-    def test_browsers_are_told_to_come_back_apart(self) -> None:
+    def test_random_retry_field(self) -> None:
         """Each connection begins with a random ``retry`` field."""
         told = []
         for chance in (0.0, 0.5, 0.99):
@@ -913,7 +913,7 @@ class EndingTests(LiveTestCase):
         super().setUp()
         self.create()
 
-    def test_the_client_is_gone(self) -> None:
+    def test_client_disconnects(self) -> None:
         """All resources are released, without a call to the sink."""
         sink, other = self.subscribe(), self.subscribe()
         self.turn()

@@ -117,7 +117,7 @@ class WALCopyTests(WALCase):
         directory = self.crashed()
         self.damage(directory)
         found = {finding.flaw for finding in check_directory(directory)}
-        self.assertEqual(found, {Flaw.JOURNAL})
+        self.assertEqual(found, {Flaw.WAL})
         with self.assertRaisesRegex(FlawedStore, "journal"):
             back_up(directory, self.backup, (), lambda: NOW, quiet)
         with self.assertRaisesRegex(FlawedStore, "journal"):
@@ -195,7 +195,7 @@ class PortionsTests(WALCase):
         for name in SEGMENT_FILES:
             os.unlink(os.path.join(directory, name))
         findings = list(check_directory(directory))
-        self.assertEqual([f.flaw for f in findings], [Flaw.JOURNAL, Flaw.UNREADABLE])
+        self.assertEqual([f.flaw for f in findings], [Flaw.WAL, Flaw.UNREADABLE])
         for finding in findings:
             self.assertIn("batch 1 is missing from the WAL", finding.detail)
         for copy in (partial(compact, directory), partial(self.back_up, directory)):

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 # Flushing to a real disk tests the disk, and takes its time.
 # So small that tests fill its files again and again.
-_JOURNAL = 32 * KIB
+_SEGMENT_SIZE = 32 * KIB
 
 _SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
@@ -61,7 +61,7 @@ class DurableStoreCase(StoreCase):
             clock,
             executor,
             quota=self.quota,
-            segment_size=_JOURNAL,
+            segment_size=_SEGMENT_SIZE,
             now=lambda: self.now,
             lead=lambda: self.lead,
             max_producers=self.max_producers,

@@ -14,7 +14,7 @@ from durable_streams_tw.storage.durable.store import DurableStore, _ReadResult
 from durable_streams_tw.storage.engine.kv import WriteBatch
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from tests.storage.durable.store_case import DurableStoreCase
-from tests.storage.engine.failing_files import SUPPORTED, break_journal, break_meta, pages_fail
+from tests.storage.engine.failing_files import SUPPORTED, break_meta, break_wal, pages_fail
 from tests.storage.store_case import post, put
 
 
@@ -30,7 +30,7 @@ class UnknownOutcomeTests(DurableStoreCase, SynchronousTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        break_journal(self.directory)
+        break_wal(self.directory)
         # Otherwise the next fold opens it again.
         self.patch(self.store._engine, "_reopen_wal", lambda: None)
         self.submit_all(put(), put("b"), post(b"first,", producer=("p", 0, 0)))
@@ -40,7 +40,7 @@ class UnknownOutcomeTests(DurableStoreCase, SynchronousTestCase):
 
     def fail_wal(self, path: str) -> None:
         """Make the next writes to the WAL fail."""
-        break_journal(self.directory)
+        break_wal(self.directory)
         self.created(put(path))
         self.told.clear()
 

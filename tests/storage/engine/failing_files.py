@@ -30,7 +30,7 @@ def descriptors(directory: str) -> tuple[int, int]:
     return pages, meta
 
 
-def break_journal(directory: str) -> None:
+def break_wal(directory: str) -> None:
     """Make writes to the WAL fail until it is reopened."""
     paths = [os.path.realpath(os.path.join(directory, name)) for name in SEGMENT_FILES]
     for name in os.listdir("/proc/self/fd"):

@@ -370,7 +370,7 @@ class FailureTests(LMDBCase):
         self.put(b"b", b"new")
         self.assertEqual((self.get(b"a"), self.get(b"b")), (b"old", b"new"))
 
-    def test_gone(self) -> None:
+    def test_missing_file(self) -> None:
         """Reopening does not replace a missing file by an empty store."""
         path = os.path.join(self.directory, DATA_FILE)
         break_meta(self.directory)

@@ -54,14 +54,14 @@ class StoreUsage(Struct, frozen=True):
     """Disk usage of a store, in bytes unless noted.
 
     ``file`` is the size of the data file, ``used`` that of pages in use, ``free`` that of free
-    pages in the file, ``map`` the address space. ``entries`` is the number of pairs, ``commit`` the
-    number of the last commit, ``readers`` the number of reader slots of all processes.
+    pages in the file, ``map_size`` LMDB's map size. ``entries`` is the number of pairs, ``commit``
+    the number of the last commit, ``readers`` the number of reader slots of all processes.
     """
 
     file: int
     used: int
     free: int
-    map: int
+    map_size: int
     entries: int
     commit: int
     readers: int
@@ -196,7 +196,7 @@ class Inspection:
             sentences = [] if record is None else analyze(self._wal, record).findings
         except EngineFailed as failure:
             raise StoreUnusable(f"{self._path} cannot be read: {failure}") from None
-        return [Finding(Flaw.JOURNAL, b"", sentence) for sentence in sentences]
+        return [Finding(Flaw.WAL, b"", sentence) for sentence in sentences]
 
     def _record(self, view: View) -> CheckpointRecord | None:
         """Return the checkpoint record, None if there is none or it is corrupt."""
@@ -221,7 +221,7 @@ class Inspection:
             file=size,
             used=used * page,
             free=free * page,
-            map=int(info["map_size"]),
+            map_size=int(info["map_size"]),
             entries=int(found["entries"]),
             commit=int(info["last_txnid"]),
             readers=int(info["num_readers"]),

@@ -661,7 +661,7 @@ def _ascending(batch: WriteBatch, first: bytes, stop: bytes) -> Iterator[bytes]:
     for raw, _ in batch.scan(first, stop):
         key = bytes(raw)
         if not first <= key < stop:
-            raise CorruptRecord(key, "the keys of the map are out of order")
+            raise CorruptRecord(key, "keys in LMDB are out of order")
         yield key
         first = key + b"\x00"
 

@@ -784,7 +784,7 @@ class _Machine(RuleBasedStateMachine):
             ]
         )
     )
-    def spoil_map(self, make: Callable[[], Callable[[str], Fault | None]]) -> None:
+    def fail_lmdb(self, make: Callable[[], Callable[[str], Fault | None]]) -> None:
         self.lmdb.plan = make()
 
     @precondition(lambda self: self.engine._wal is not None)

@@ -504,7 +504,7 @@ async function numbers() {
   $("numbers-pane").hidden = rows.length === 0;
 }
 
-const UNSHOWN = /_sum$|^process_(virtual_memory_bytes|max_fds)$|^map_free_bytes$/;
+const UNSHOWN = /_sum$|^process_(virtual_memory_bytes|max_fds)$|^lmdb_free_bytes$/;
 
 const milliseconds = (seconds) =>
   `${(seconds * 1000).toLocaleString("en", { maximumFractionDigits: seconds < 0.01 ? 2 : 0 })} ms`;

@@ -14,7 +14,7 @@ class Flaw(Enum):
 
     UNREADABLE = "the store cannot be read"
     FORMAT = "the format record is missing or invalid"
-    JOURNAL = "the write-ahead log is damaged"
+    WAL = "the write-ahead log is damaged"
     STRANGE_KEY = "a key is not of a known kind"
     CORRUPT_RECORD = "a record fails its checksum or cannot be decoded"
     NEXT_ID = "the next id is already in use"
