@@ -49,6 +49,9 @@ CHILD = f"{ROOT}.cli.store_worker"
 # Store that no setting selects yet.
 POSTGRES = f"{ROOT}.storage.postgres.store"
 
+# Entry point of the worker processes of a server.
+WORKER = f"{ROOT}.service.workers.process"
+
 # Target of the console script in pyproject.toml; it looks commands up by name.
 CONSOLE = f"{ROOT}.cli.commands"
 
@@ -233,7 +236,7 @@ class ArchitectureTests(SynchronousTestCase):
         }
         waiting = [ROOT, *(named & set(self.modules))]
         self.assertEqual(len(waiting), 2, "the plugin names a module of ours")
-        waiting += [AUTH_TYPES, CONSOLE, CHILD, POSTGRES]
+        waiting += [AUTH_TYPES, CONSOLE, CHILD, POSTGRES, WORKER]
         waiting += [f"{ROOT}.cli.{entry.module}" for entry in COMMANDS.values()]
         reached = self._reached(waiting)
         self.assertEqual(sorted(set(self.modules) - reached), [])

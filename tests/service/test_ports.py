@@ -14,7 +14,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from durable_streams_tw.http.epoll import nested_poll
 from durable_streams_tw.service import ports
-from durable_streams_tw.service.ports import Ports
+from durable_streams_tw.service.ports import PortAnnouncer, Ports
 from durable_streams_tw.service.startup import CannotStart
 from tests.http.server_fixture import Client, ServerFixture
 
@@ -86,9 +86,8 @@ class PortsTests(SynchronousTestCase):
     def ports(self, *outcomes: Any) -> Ports:
         """Return the ports of endpoints with these outcomes."""
         endpoints: Any = [FakeEndpoint(outcome) for outcome in outcomes]
-        return Ports(
-            endpoints, self.fixture.site, self.fixture.streams, b"v1/stream/", self.reactor
-        )
+        announcer = PortAnnouncer(b"v1/stream/")
+        return Ports(endpoints, self.fixture.site, self.fixture.streams, self.reactor, announcer)
 
     def start_error(self, trouble: Exception) -> str:
         """Return the error message of a failing endpoint, which is the same however it
@@ -175,7 +174,7 @@ class PortsTests(SynchronousTestCase):
         ):
             port = tcp.Port(0, ServerFactory(), reactor=reactor)
             endpoints: Any = [FakeEndpoint(succeed(port))]
-            service = Ports(endpoints, factory, self.fixture.streams, b"", reactor)
+            service = Ports(endpoints, factory, self.fixture.streams, reactor)
             service.privilegedStartService()
             self.assertEqual(port.transport is not tcp.Server, together)
 

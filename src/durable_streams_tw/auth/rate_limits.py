@@ -6,6 +6,7 @@ A bucket is kept as one number, the time at which it will be full again. Full bu
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
@@ -29,12 +30,17 @@ class Rate(Struct, frozen=True):
 
 
 class RateLimiter:
-    """Token buckets of all clients of one server, at most `RATE_CLIENTS`."""
+    """Token buckets of all clients of one server, at most `RATE_CLIENTS`.
+
+    Several processes may share them: each charges the requests that the others have counted.
+    """
 
     def __init__(self, rate: Rate) -> None:
         self._step = rate.seconds / rate.count
         self._depth = rate.seconds
         self._full_at: BoundedCache[str, float] = BoundedCache(RATE_CLIENTS)
+        #: Number of requests counted by client; None if nothing empties it.
+        self.counted: Counter[str] | None = None
 
     def __len__(self) -> int:
         return len(self._full_at)
@@ -50,8 +56,15 @@ class RateLimiter:
         if late > 1e-5:
             return late
         self._full_at.put(client, full_at)
+        if self.counted is not None:
+            self.counted[client] += 1
         self._drop_full(now)
         return 0.0
+
+    def charge(self, client: str, requests: int, now: float) -> None:
+        """Count requests that another process has accepted; the bucket is empty at worst."""
+        full_at = max(self._full_at.get(client, now), now) + requests * self._step
+        self._full_at.put(client, min(full_at, now + self._depth))
 
     def _drop_full(self, now: float) -> None:
         """Drop up to two full buckets, least recently used first."""

@@ -25,7 +25,9 @@ from durable_streams_tw.protocol.streams import responses
 class ConnectionLimiter:
     """Counter of the connections of one factory.
 
-    ``rejecting`` is the number of `RejectedConnection` that are still open.
+    ``rejecting`` is the number of `RejectedConnection` that are still open. Other processes may
+    share the limits: ``elsewhere`` is the number of their connections, of which together there may
+    be ``shared_limit`` (0: no limit), and ``elsewhere_by_address`` the number for each client.
     """
 
     _log = Logger()
@@ -37,6 +39,11 @@ class ConnectionLimiter:
         self._full = False
         self.count = 0
         self.rejecting = 0
+        self.shared_limit = 0
+        self.elsewhere = 0
+        self.elsewhere_by_address: dict[str, int] = {}
+        #: Addresses whose number of connections has changed; None if nothing empties the set.
+        self.changed: set[str] | None = None
 
     def accepts(self, address: Any) -> bool:
         """Return whether one more connection is within the limits.
@@ -44,6 +51,7 @@ class ConnectionLimiter:
         Addresses without a host, such as those of UNIX sockets, count in total only.
         """
         full = 0 < self._limit <= self.count
+        full = full or 0 < self.shared_limit <= self.count + self.elsewhere
         if full and not self._full:
             self._log.warn(
                 "Connection limit reached: {count} connections are open, new ones are rejected"
@@ -56,7 +64,14 @@ class ConnectionLimiter:
     def address_is_full(self, address: Any) -> bool:
         """Return whether the host of an address has as many connections as allowed."""
         host = getattr(address, "host", None)
-        return host is not None and 0 < self._limit_per_address <= self._addresses[host]
+        if host is None or not self._limit_per_address:
+            return False
+        elsewhere = self.elsewhere_by_address.get(host, 0)
+        return self._limit_per_address <= self._addresses[host] + elsewhere
+
+    def count_of(self, host: str) -> int:
+        """Return the number of connections from an address."""
+        return self._addresses[host]
 
     def add(self, address: Any) -> None:
         """Count an opened connection."""
@@ -64,6 +79,7 @@ class ConnectionLimiter:
         host = getattr(address, "host", None)
         if host is not None:
             self._addresses[host] += 1
+            self._note(host)
 
     def remove(self, address: Any) -> None:
         """Stop counting a connection that was closed."""
@@ -73,6 +89,11 @@ class ConnectionLimiter:
             self._addresses[host] -= 1
             if not self._addresses[host]:
                 del self._addresses[host]
+            self._note(host)
+
+    def _note(self, host: str) -> None:
+        if self.changed is not None and self._limit_per_address:
+            self.changed.add(host)
 
 
 class RejectedConnection(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -35,27 +36,35 @@ class DualStackEndpoint:
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Open the port. The Deferred fails with `CannotListenError`."""
+        # The stand-ins for the reactor of `workers.shared_sockets` have such a method.
+        listen = getattr(self._reactor, "listen_dual_stack", self._listen)
         try:
-            return succeed(self._listen(protocolFactory))
+            return succeed(listen(self._port, protocolFactory, ACCEPT_BACKLOG))
         except OSError as error:
             return fail(CannotListenError("", self._port, error))
+        except CannotListenError:
+            return fail()
 
-    def _listen(self, factory: IProtocolFactory) -> IListeningPort:
+    def _listen(self, port: int, factory: IProtocolFactory, backlog: int) -> IListeningPort:
         with socket.create_server(
-            ("", self._port), family=socket.AF_INET6, backlog=ACCEPT_BACKLOG, dualstack_ipv6=True
+            ("", port), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True
         ) as opened:
             opened.setblocking(False)
             # The reactor duplicates the descriptor.
-            port: IListeningPort = self._reactor.adoptStreamPort(
+            listening: IListeningPort = self._reactor.adoptStreamPort(
                 opened.fileno(), socket.AF_INET6, factory
             )
-            return port
+            return listening
 
 
-def endpoints(configuration: Configuration) -> list[IStreamServerEndpoint]:
-    """Return the endpoints of the settings. Raises `ConfigurationError`."""
-    # Imported here: twistd installs the reactor first.
-    from twisted.internet import reactor
+def endpoints(configuration: Configuration, reactor: Any = None) -> list[IStreamServerEndpoint]:
+    """Return the endpoints of the settings. Raises `ConfigurationError`.
+
+    ``reactor`` replaces the global reactor.
+    """
+    if reactor is None:
+        # Imported here: twistd installs the reactor first.
+        from twisted.internet import reactor
 
     found: list[IStreamServerEndpoint] = []
     if not configuration["listen"] and not configuration["interface"] and _has_ipv6():
@@ -67,6 +76,12 @@ def endpoints(configuration: Configuration) -> list[IStreamServerEndpoint]:
             name = "listen" if configuration["listen"] else "interface"
             raise configuration.error(name, _why(error, text), text) from error
     return found
+
+
+def tls_endpoints(listening: Iterable[IStreamServerEndpoint]) -> list[TLSEndpoint]:
+    """Return the endpoints with a certificate that can be reloaded."""
+    inner = map(proxy_protocol.without_proxy, listening)
+    return [endpoint for endpoint in inner if isinstance(endpoint, TLSEndpoint)]
 
 
 def _endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from msgspec import structs
 from twisted.application.service import MultiService
 from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.logger import ILogObserver, Logger, textFileLogObserver
+from twisted.logger import ILogObserver, textFileLogObserver
 from twisted.python.logfile import LogFile
 
 from durable_streams_tw import clocks
-from durable_streams_tw.embedded.api import DurableStreams
-from durable_streams_tw.http.settings import Settings
-from durable_streams_tw.service.certificates import TLSEndpoint
+from durable_streams_tw.service.assembly import assemble, log_storage
 from durable_streams_tw.service.configuration import Configuration, ConfigurationError
-from durable_streams_tw.service.database import database_settings
-from durable_streams_tw.service.operator_tree import operator_tree
-from durable_streams_tw.service.ports import Ports
-from durable_streams_tw.service.process_tuning import connections_within, raise_file_limit
-from durable_streams_tw.service.proxy_protocol import without_proxy
+from durable_streams_tw.service.listening import tls_endpoints
+from durable_streams_tw.service.ports import PortAnnouncer, Ports
 from durable_streams_tw.service.reload import ReloadService
 from durable_streams_tw.service.startup import ServiceGroup, StderrReporter
 from durable_streams_tw.service.systemd_notify import SystemdNotifier
 from durable_streams_tw.service.twistd_options import Options
 from durable_streams_tw.telemetry.logs import JSONLog, open_json_log
 
-if TYPE_CHECKING:
-    from durable_streams_tw.telemetry.tracing import Tracing
-
 __all__ = ["Options", "build_service", "makeService"]
-
-_log = Logger()
 
 
 def makeService(options: Options) -> ServiceGroup:
@@ -78,32 +67,6 @@ def _log_of(
     return textFileLogObserver(file), file.reopen
 
 
-def _within_file_limit(settings: Settings) -> Settings:
-    """Return the settings with no more connections than there may be open files."""
-    files = raise_file_limit()
-    most = connections_within(files, settings.max_connections)
-    if settings.max_connections and most < settings.max_connections:
-        _log.info(
-            "{files} files may be open, so {most} connections are served, fewer than "
-            "max-connections ({wanted}): raise the hard limit (ulimit -Hn, LimitNOFILE=)",
-            files=files,
-            most=most,
-            wanted=settings.max_connections,
-        )
-    return structs.replace(settings, max_connections=most)
-
-
-def _tracing(configuration: Configuration, reactor: Any) -> Tracing:
-    try:
-        from durable_streams_tw.telemetry.tracing import Tracing
-    except ImportError as error:
-        raise configuration.error(
-            "tracing",
-            f"{error.name} is not installed. Run: pip install 'durable-streams-tw[tracing]'",
-        ) from None
-    return Tracing(reactor)
-
-
 def build_service(
     configuration: Configuration,
     endpoints: list[IStreamServerEndpoint],
@@ -120,46 +83,27 @@ def build_service(
 
     # First of all: later calls would mix two clocks in one reactor.
     clocks.make_monotonic(reactor)
-    data_dir: str | None = configuration["data-dir"]
-    root: bytes = configuration["root"]
-    known: tuple[Any, ...] = ()
-    if configuration["auth"]:
-        # Imported here: servers without authentication do not need it.
-        from durable_streams_tw.service.auth_checkers import checkers
+    if configuration["workers"] > 1:
+        # Imported here: a server of one process does not need it.
+        from durable_streams_tw.service.workers.supervisor import build_supervisor
 
-        known = checkers(configuration)
-    tracing = _tracing(configuration, reactor) if configuration["tracing"] else None
-    database = database_settings(configuration)
-    streams = DurableStreams(
-        data_dir,
-        database=database,
-        settings=_within_file_limit(configuration.settings),
-        reactor=reactor,
-        checkers=known,
-        wrap_handler=None if tracing is None else tracing.around,
-    )
-    door = streams.http_factory if configuration["fast-channel"] else streams.site
-    site = door(root, operator_tree(configuration, streams))
+        return build_supervisor(configuration, reporter, reactor, greet, reopen_log)
+    made = assemble(configuration, reactor, configuration.settings)
 
     def started() -> None:
         reporter.close()
-        if greet is not None:
-            return
-        if data_dir is not None:
-            _log.info("Streams are stored in {directory}", directory=data_dir)
-        elif database is None:
-            _log.warn("Streams are in memory and are lost at exit: use --data-dir to store them")
+        if greet is None:
+            log_storage(configuration)
 
     service = ServiceGroup(reporter.report, started)
-    ports = Ports(endpoints, site, streams, root, reactor, greet, open_to_all=not known)
-    inner = map(without_proxy, endpoints)
-    tls = [endpoint for endpoint in inner if isinstance(endpoint, TLSEndpoint)]
+    announcer = PortAnnouncer(configuration["root"], greet, open_to_all=made.open_to_all)
+    ports = Ports(endpoints, made.site, made.streams, reactor, announcer)
     supervision = SystemdNotifier.of()
-    reloading = ReloadService(tls, reactor, supervision, reopen_log)
-    if tracing is not None:
+    reloading = ReloadService(tls_endpoints(endpoints), reactor, supervision, reopen_log)
+    if made.tracing is not None:
         # Added before the streams, and therefore stopped after them.
-        MultiService.addService(service, tracing)
+        MultiService.addService(service, made.tracing)
     # The SIGHUP handler first: without it a SIGHUP after the port is open kills the process.
-    for part in (reloading, streams, ports, supervision):
+    for part in (reloading, made.streams, ports, supervision):
         MultiService.addService(service, part)
     return service

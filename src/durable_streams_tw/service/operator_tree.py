@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from twisted.web.resource import IResource
+
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.operators.resources import OperatorTree
+from durable_streams_tw.http.operators.server_stats import ServerStats
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.telemetry.health import Live, Ready
 from durable_streams_tw.telemetry.metrics import Metrics
 
 
-def operator_tree(configuration: Configuration, streams: DurableStreams) -> OperatorTree:
-    """Return the operator resources that the settings enable."""
+def operator_tree(
+    configuration: Configuration,
+    streams: DurableStreams,
+    observed: ServerStats,
+    metrics: IResource | None = None,
+) -> OperatorTree:
+    """Return the operator resources that the settings enable.
+
+    ``observed`` are the statistics of the streams; ``metrics`` replaces the resource that shows
+    them.
+    """
     tree = OperatorTree()
-    observed = streams.server_stats()
     tree.putChild(b"live", Live())
     tree.putChild(b"ready", Ready(observed))
     if configuration["metrics"]:
-        tree.putChild(b"metrics", Metrics(observed))
+        tree.putChild(b"metrics", metrics or Metrics(observed))
     if configuration["listing"] or configuration["console"]:
         tree.putChild(b"streams", streams.stream_listing(configuration["root"]))
     if configuration["console"]:

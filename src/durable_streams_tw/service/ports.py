@@ -32,14 +32,55 @@ from durable_streams_tw.service.startup import CannotStart
 _NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 
+class PortAnnouncer:
+    """Announcer of open ports in the log.
+
+    ``root`` is the path prefix of the streams without its first slash. ``greet`` is called with
+    the URL of each port. ``open_to_all`` says that requests need no credentials; the log then warns
+    about ports that other machines can reach.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, root: bytes, greet: Callable[[str], None] | None = None, *, open_to_all: bool = False
+    ) -> None:
+        self._root = root.decode("ascii")
+        self._greet = greet
+        self._open_to_all = open_to_all
+
+    def locate(self, endpoint: IStreamServerEndpoint, address: IAddress) -> tuple[str | None, bool]:
+        """Return the URL of a port, None if it has none, and whether it is loopback."""
+        if isinstance(address, IPv4Address | IPv6Address):
+            return self._url(endpoint, address), ip_address(address.host).is_loopback
+        return None, False
+
+    def announce(self, endpoint: IStreamServerEndpoint, address: IAddress) -> None:
+        """Log the URL of a port."""
+        url = self._url(endpoint, address)
+        versions = "HTTP/2 and HTTP/1.1 over TLS" if _is_secure(endpoint) else "HTTP/1.1"
+        self._log.info("Durable streams are at {url} ({versions})", url=url, versions=versions)
+        if self._greet is not None:
+            self._greet(url)
+        if not isinstance(address, IPv4Address | IPv6Address) or not self._open_to_all:
+            return
+        if not ip_address(address.host).is_loopback:
+            self._log.warn(
+                "Every client that can reach {where} may read and write all streams: "
+                "restrict it with --interface 127.0.0.1 or --auth",
+                where=_where(address),
+            )
+
+    def _url(self, endpoint: IStreamServerEndpoint, address: IAddress) -> str:
+        return _url("https" if _is_secure(endpoint) else "http", address, self._root)
+
+
 class Ports(Service):
     """Service that opens and closes the listening ports of one site.
 
     Ports are opened before privileges are dropped. On stop, waiting readers are released, and
-    connections get a short time to receive their responses. ``root`` is the path prefix of the
-    streams without its first slash. ``greet`` is called with the URL of each port.
-    ``open_to_all`` says that requests need no credentials; the log then warns about ports that
-    other machines can reach.
+    connections get a short time to receive their responses. Without an ``announcer``, another
+    process announces the ports.
     """
 
     _log = Logger()
@@ -49,19 +90,14 @@ class Ports(Service):
         endpoints: list[IStreamServerEndpoint],
         site: StreamSite | Http1Factory,
         streams: DurableStreams,
-        root: bytes,
         reactor: Any,
-        greet: Callable[[str], None] | None = None,
-        *,
-        open_to_all: bool = False,
+        announcer: PortAnnouncer | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._site = site
         self._streams = streams
-        self._root = root.decode("ascii")
         self._reactor = reactor
-        self._greet = greet
-        self._open_to_all = open_to_all
+        self._announcer = announcer
         self._opened: list[Deferred[IListeningPort | None]] = []
         self._poll: NestedEpoll | None = None
         self._exhaustion = FileExhaustion(monotonic)
@@ -82,7 +118,7 @@ class Ports(Service):
         for failure in failures:
             error = failure.value
             if isinstance(error, CannotListenError | OSError):
-                raise CannotStart(_why(error))
+                raise CannotStart(why_not_open(error))
             failure.raiseException()
 
     def startService(self) -> None:
@@ -121,26 +157,10 @@ class Ports(Service):
     def _announce(
         self, port: IListeningPort | None, endpoint: IStreamServerEndpoint
     ) -> IListeningPort | None:
-        if port is not None:
-            secure = isinstance(without_proxy(endpoint), SSL4ServerEndpoint | TLSEndpoint)
-            scheme = "https" if secure else "http"
+        if port is not None and self._announcer is not None:
             address = port.getHost()
-            url = _url(scheme, address, self._root)
-            versions = "HTTP/2 and HTTP/1.1 over TLS" if secure else "HTTP/1.1"
-            self._log.info("Durable streams are at {url} ({versions})", url=url, versions=versions)
-            if self._greet is not None:
-                self._greet(url)
-            if isinstance(address, IPv4Address | IPv6Address):
-                loopback = ip_address(address.host).is_loopback
-                self._streams.set_endpoint(url, loopback)
-                if self._open_to_all and not loopback:
-                    self._log.warn(
-                        "Every client that can reach {where} may read and write all streams: "
-                        "restrict it with --interface 127.0.0.1 or --auth",
-                        where=_where(address),
-                    )
-            else:
-                self._streams.set_endpoint(None, False)
+            self._announcer.announce(endpoint, address)
+            self._streams.set_endpoint(*self._announcer.locate(endpoint, address))
         return port
 
 
@@ -154,7 +174,8 @@ def _bound_kernel_buffers(port: Any) -> None:
         listening.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_IN_KERNEL)
 
 
-def _why(error: Exception) -> str:
+def why_not_open(error: Exception) -> str:
+    """Return a message about a port that could not be opened."""
     if not isinstance(error, CannotListenError):
         return f"cannot open a port: {error}"
     reason = getattr(error.socketError, "strerror", None) or error.socketError
@@ -162,6 +183,10 @@ def _why(error: Exception) -> str:
         return f"cannot listen on {error.port}: {reason}"
     where = f" of {error.interface}" if error.interface else ""
     return f"cannot listen on port {error.port}{where}: {reason}"
+
+
+def _is_secure(endpoint: IStreamServerEndpoint) -> bool:
+    return isinstance(without_proxy(endpoint), SSL4ServerEndpoint | TLSEndpoint)
 
 
 def _where(address: IPv4Address | IPv6Address) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -15,12 +15,15 @@ from twisted.logger import Logger
 from durable_streams_tw.service.certificates import TLSEndpoint, UnusableCertificate
 from durable_streams_tw.service.systemd_notify import SystemdNotifier
 
+_log = Logger()
+
 
 class ReloadService(Service):
     """Service that reloads certificates and reopens the log file on SIGHUP.
 
     ``reopen_log`` opens the log file by its name, after another program has renamed it. If SIGHUP
     means that the terminal was closed, the server stops, unless it was started with nohup.
+    ``reload_workers`` reloads the certificates of worker processes.
     """
 
     _log = Logger()
@@ -31,8 +34,10 @@ class ReloadService(Service):
         reactor: Any,
         supervision: SystemdNotifier | None = None,
         reopen_log: Callable[[], None] | None = None,
+        reload_workers: Callable[[], Deferred[None]] | None = None,
     ) -> None:
         self._endpoints = endpoints
+        self._reload_workers = reload_workers
         self._reactor = reactor
         self._supervision = supervision or SystemdNotifier(None)
         self._reopen_log = reopen_log
@@ -73,10 +78,10 @@ class ReloadService(Service):
                 "Received SIGHUP: reopened the log file, reloading certificates; other settings "
                 "take effect at the next start"
             )
-            for endpoint in self._endpoints:
-                self._reload(endpoint)
+            reload_certificates(self._endpoints)
         finally:
-            self._supervision.ready()
+            workers = succeed(None) if self._reload_workers is None else self._reload_workers()
+            workers.addCallback(lambda _: self._supervision.ready())
 
     def _reopen(self) -> None:
         if self._reopen_log is None:
@@ -86,21 +91,21 @@ class ReloadService(Service):
         except OSError as error:
             self._log.error("Could not reopen the log file: {reason}", reason=str(error))
 
-    def _reload(self, endpoint: TLSEndpoint) -> None:
+
+def reload_certificates(endpoints: Iterable[TLSEndpoint]) -> None:
+    """Reload the certificates of endpoints. Log failures and keep what is loaded."""
+    for endpoint in endpoints:
         try:
             endpoint.reload()
         except UnusableCertificate as unusable:
-            self._log.error(
+            _log.error(
                 "Could not reload the certificate of {endpoint}, the previous one stays in use: "
                 "{reason}",
                 endpoint=endpoint.text,
                 reason=str(unusable),
             )
         else:
-            self._log.info(
-                "Reloaded the certificate of {endpoint}",
-                endpoint=endpoint.text,
-            )
+            _log.info("Reloaded the certificate of {endpoint}", endpoint=endpoint.text)
 
 
 def _terminal_is_closed() -> bool:

@@ -102,6 +102,14 @@ GROUPS: Final[dict[str, tuple[Setting, ...]]] = {
             in_dev=False,
         ),
         Setting("root", "URL path prefix of the streams", parsers.root, "PATH", "/v1/stream/"),
+        Setting(
+            "workers",
+            "processes that serve HTTP, or auto: one less than there are cores",
+            parsers.workers,
+            "N",
+            "1",
+            in_dev=False,
+        ),
         _flag(
             "fast-channel",
             "serve HTTP/1.1 with the built-in engine; off: with twisted.web, which is slower",

@@ -89,6 +89,12 @@ ON_DISK: Final = (
     *(WAL_BYTES, LMDB_USED, LMDB_FREE, FILE_SIZE, DISK_FREE, READERS, READER_LAG),
 )
 
+#: Gauges of something that all workers of a server share.
+SHARED: Final = (
+    *(JOURNALED, MAP_USED, MAP_FREE, FILE_SIZE, DISK_FREE, READERS, READER_LAG),
+    BUILD,
+)
+
 FAMILIES: Final[tuple[Family, ...]] = (
     *(COMMANDS, BODY_BYTES, REFUSALS, WEBHOOK_CALLS),
     *(CONNECTIONS, SUBSCRIBERS, LAGGING, DROPPED, FOLLOWED, BUILD),

@@ -6,7 +6,7 @@ from that of an embedding application.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -24,6 +24,7 @@ from durable_streams_tw.storage.metrics import Histogram
 from durable_streams_tw.telemetry import families
 from durable_streams_tw.telemetry.deferred_response import respond_later
 from durable_streams_tw.telemetry.families import Family
+from durable_streams_tw.telemetry.metric_samples import Samples, collect_samples, exposition
 
 #: Maximum time that a scrape waits for the statistics of the store (seconds).
 LEVELS_TIMEOUT: Final = 2.0
@@ -45,6 +46,11 @@ class Exposition:
         self._levels = levels
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
+
+    def samples(self, levels: StoreStats | None) -> Samples:
+        """Return the metrics as plain values."""
+        self._levels = levels
+        return collect_samples(self._registry.collect())
 
     def describe(self) -> Iterable[Any]:
         """Return no metrics, so that registration does not read them."""
@@ -133,8 +139,30 @@ class Metrics(resources.OperatorResource):
         return self._exposition
 
 
+class TotalMetrics(resources.OperatorResource):
+    """Resource ``GET /-/metrics`` of a server with several workers.
+
+    ``fetch`` returns the metrics of all of them.
+    """
+
+    def __init__(self, fetch: Callable[[], Deferred[Samples]]) -> None:
+        resources.OperatorResource.__init__(self)
+        self._fetch = fetch
+
+    def show(self, request: Request) -> Any:
+        """Respond with the metrics."""
+        accept = request.getHeader("accept") or ""
+        told: Deferred[Any] = self._fetch().addCallback(
+            lambda samples: _text_page(*exposition(samples, accept))
+        )
+        return respond_later(request, told)
+
+
 def _page(exposition: Exposition, accept: str, levels: StoreStats | None) -> Response:
-    text, content_type = exposition.text(accept, levels)
+    return _text_page(*exposition.text(accept, levels))
+
+
+def _text_page(text: bytes, content_type: str) -> Response:
     return resources.page(200, content_type.encode("ascii"), text)
 
 

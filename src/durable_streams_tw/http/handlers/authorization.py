@@ -145,7 +145,8 @@ class AuthorizedHandler:
         self._policy = policy
         self._clock = clock
         self._wall = wall
-        self._rates = None if policy.rate is None else RateLimiter(policy.rate)
+        #: Rates of the clients; None without a limit.
+        self.rates = None if policy.rate is None else RateLimiter(policy.rate)
         # Hashes of tokens that were valid lately: their requests count for the identity only,
         # so that clients of one address with valid tokens do not share its rate.
         self._valid: BoundedCache[bytes, None] = BoundedCache(TOKEN_CACHE)
@@ -367,7 +368,7 @@ class AuthorizedHandler:
         except MalformedAuthorization:
             token = ""
         digest = hashlib.sha256((token or "").encode("ascii")).digest()
-        if not token or (self._rates is not None and digest not in self._valid):
+        if not token or (self.rates is not None and digest not in self._valid):
             wait = self._take("@" + request.client)
             if wait:
                 return refuse(too_many_requests(wait))
@@ -381,7 +382,7 @@ class AuthorizedHandler:
         def accepted(identity: Identity) -> Any:
             if identity.expires_at is not None and self._wall() >= identity.expires_at:
                 return refuse(unauthorized(_EXPIRED))
-            if self._rates is not None:
+            if self.rates is not None:
                 if digest not in self._valid:
                     self._valid.put(digest, None)
                 wait = self._take("#" + identity.name)
@@ -435,7 +436,7 @@ class AuthorizedHandler:
         )
 
     def _take(self, client: str) -> float:
-        return 0.0 if self._rates is None else self._rates.take(client, self._clock.seconds())
+        return 0.0 if self.rates is None else self.rates.take(client, self._clock.seconds())
 
 
 def unauthorized(detail: str) -> Refusal:

@@ -84,7 +84,7 @@ class Http1Factory(ServerFactory):
         self.bodies = site.bodies
         self.unread = BodyBudget(settings.max_unread_memory)
         self.connections: set[Http1Connection] = set()
-        self._limiter = ConnectionLimiter(settings)
+        self.limiter = ConnectionLimiter(settings)
         self._drained: Deferred[None] | None = None
         # Connections to flush at the end of this turn of the reactor.
         self._to_flush: list[Flushable] = []
@@ -131,8 +131,8 @@ class Http1Factory(ServerFactory):
         """Return a connection, or one that is rejected: above the limits or while stopping."""
         if self.context.stopping:
             return RejectedConnection()
-        if not self._limiter.accepts(address):
-            return RejectedConnection(self._limiter, self._clock)
+        if not self.limiter.accepts(address):
+            return RejectedConnection(self.limiter, self._clock)
         connection = Http1Connection(self.context, address)
         connection.factory = self
         return connection
@@ -141,12 +141,12 @@ class Http1Factory(ServerFactory):
 
     def _opened(self, connection: Http1Connection) -> None:
         self.connections.add(connection)
-        self._limiter.add(connection.address)
+        self.limiter.add(connection.address)
 
     def _closed(self, connection: Http1Connection) -> None:
         self.wheel.cancel(connection)
         self.connections.discard(connection)
-        self._limiter.remove(connection.address)
+        self.limiter.remove(connection.address)
         if not self.connections and self._drained is not None:
             drained, self._drained = self._drained, None
             drained.callback(None)

@@ -1,0 +1,349 @@
+"""Supervisor of worker processes: starts, restarts, reloads and stops them.
+
+It opens the listening ports, but serves nothing itself, so that it keeps running when a worker
+fails. Workers inherit its user and end when it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, DeferredList, gatherResults, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from durable_streams_tw.concurrency import stop_all
+from durable_streams_tw.service.assembly import log_storage
+from durable_streams_tw.service.configuration import Configuration
+from durable_streams_tw.service.listening import endpoints
+from durable_streams_tw.service.ports import PortAnnouncer, why_not_open
+from durable_streams_tw.service.reload import ReloadService
+from durable_streams_tw.service.settings_table import SETTINGS
+from durable_streams_tw.service.startup import CannotStart, ServiceGroup, StderrReporter
+from durable_streams_tw.service.systemd_notify import SystemdNotifier
+from durable_streams_tw.service.workers.limits import FRONT_STOP, OWNER_STOP
+from durable_streams_tw.service.workers.messages import (
+    AllSamples,
+    Assignment,
+    Failed,
+    OtherUsage,
+    OwnSamples,
+    OwnUsage,
+    PortNotice,
+    Ready,
+    Reload,
+    Reloaded,
+    SamplesRequest,
+    Stop,
+    ToSupervisor,
+)
+from durable_streams_tw.service.workers.restarts import RestartBackoff
+from durable_streams_tw.service.workers.shared_sockets import SocketBinder
+from durable_streams_tw.service.workers.usage import UsageTotals
+from durable_streams_tw.service.workers.worker_process import SPARE, WorkerProcess
+from durable_streams_tw.telemetry.metric_samples import Samples, add_ended
+
+OWNER: Final = "owner"
+
+# A worker inherits the socket, whatever its endpoint was.
+_INHERITED: Final = re.compile(r"systemd:.*", re.DOTALL)
+
+
+def build_supervisor(
+    configuration: Configuration,
+    reporter: StderrReporter,
+    reactor: Any,
+    greet: Callable[[str], None] | None = None,
+    reopen_log: Callable[[], None] | None = None,
+) -> ServiceGroup:
+    """Return the service of a server with workers: see `make_service.build_service`."""
+
+    def started() -> None:
+        reporter.close()
+        if greet is None:
+            log_storage(configuration)
+
+    service = ServiceGroup(reporter.report, started)
+    supervisor = Supervisor(configuration, reactor, greet)
+    notifier = SystemdNotifier.of()
+    reloading = ReloadService((), reactor, notifier, reopen_log, supervisor.reload)
+    for part in (reloading, supervisor, notifier):
+        MultiService.addService(service, part)
+    return service
+
+
+class Supervisor(Service):
+    """Service that runs the owner of the store and the fronts.
+
+    Raises `ConfigurationError` if the endpoints are unusable.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        reactor: Any,
+        greet: Callable[[str], None] | None = None,
+    ) -> None:
+        self._configuration = configuration
+        self._reactor = reactor
+        self._fronts: int = configuration["workers"]
+        self._binder = SocketBinder(reactor, self._fronts)
+        self._endpoints = endpoints(configuration, self._binder)
+        self._announcer = PortAnnouncer(
+            configuration["root"], greet, open_to_all=not configuration["auth"]
+        )
+        self._given = _given(configuration)
+        self._given_in = os.getcwd()
+        self._addresses: list[Any] | None = None
+        self._notices: tuple[PortNotice, ...] = ()
+        self._directory = ""
+        # Current processes by name, and a process that waits to replace one.
+        self._workers: dict[str, WorkerProcess] = {}
+        self._spare: WorkerProcess | None = None
+        self._restarted: set[str] = set()
+        self._backoffs: dict[str, RestartBackoff] = {}
+        self._restarts: dict[str, IDelayedCall] = {}
+        self._reloads: dict[WorkerProcess, Deferred[None]] = {}
+        self._usage = UsageTotals()
+        # Totals of processes that have ended.
+        self._ended: Samples = ()
+
+    # -- start ----------------------------------------------------------------------------------
+
+    def privilegedStartService(self) -> None:
+        """Open the ports. Raises `CannotStart` if that fails."""
+        Service.privilegedStartService(self)
+        failures: list[Failure] = []
+        ports: list[Any] = []
+        for endpoint in self._endpoints:
+            listening: Deferred[Any] = maybeDeferred(endpoint.listen, Factory())
+            listening.addCallbacks(ports.append, failures.append)
+        for failure in failures:
+            self._binder.close()
+            error = failure.value
+            if isinstance(error, CannotListenError | OSError):
+                raise CannotStart(why_not_open(error))
+            failure.raiseException()
+        self._addresses = [port.getHost() for port in ports]
+
+    def startService(self) -> None:
+        """Start all workers, and block until they are ready. Raises `CannotStart`."""
+        Service.startService(self)
+        if self._addresses is None:
+            self.privilegedStartService()
+        located = list(zip(self._endpoints, self._addresses or (), strict=True))
+        self._notices = tuple(PortNotice(*self._announcer.locate(*one)) for one in located)
+        # Only this user can enter it, and the owner trusts every connection.
+        self._directory = tempfile.mkdtemp(prefix="durable-streams-")
+        try:
+            # All import their modules at the same time, and the fronts need an open store.
+            self._workers = {name: self._spawn() for name in self._names()}
+            for starting in ({OWNER} & self._workers.keys(), self._workers.keys() - {OWNER}):
+                self._start_and_wait([self._workers[name] for name in sorted(starting)])
+        except BaseException:
+            for worker in self._workers.values():
+                worker.kill()
+            self._binder.close()
+            self._remove_directory()
+            raise
+        for worker in self._workers.values():
+            worker.adopt()
+        self._log.info(
+            "Workers: {workers}",
+            workers=", ".join(f"{one.name} (process {one.pid})" for one in self._workers.values()),
+        )
+        for one in located:
+            self._announcer.announce(*one)
+        self._prepare_spare()
+
+    def _names(self) -> list[str]:
+        numbers = range(1, self._fronts + 1)
+        if self._configuration["database"] is not None:
+            return [f"node-{number}" for number in numbers]
+        return [OWNER, *(f"front-{number}" for number in numbers)]
+
+    def _start_and_wait(self, starting: Sequence[WorkerProcess]) -> None:
+        """Assign roles and process messages until they are taken. Raises `CannotStart`."""
+        names = {worker: name for name, worker in self._workers.items()}
+        for worker in starting:
+            worker.assign(names[worker], self._assignment(names[worker]))
+        with selectors.DefaultSelector() as selector:
+            for worker in self._workers.values():
+                selector.register(worker, selectors.EVENT_READ, worker)
+            while not all(worker.is_ready for worker in starting):
+                for key, _ in selector.select():
+                    key.data.read()
+                    if key.data.problems:
+                        raise CannotStart("\n".join(key.data.problems))
+
+    def _spawn(self) -> WorkerProcess:
+        return WorkerProcess(self._reactor, self._binder.sockets, self._received, self._exited)
+
+    def _prepare_spare(self) -> None:
+        """Start a process that can replace any worker: the start of Python takes too long then."""
+        if self._spare is None and self.running:
+            self._spare = self._spawn()
+            self._spare.adopt()
+
+    def _assignment(self, name: str) -> Assignment:
+        kind, _, number = name.partition("-")
+        given = self._given
+        if kind == "node":
+            base = self._configuration["node"] or socket.gethostname()
+            given = {**given, "node": (f"{base}-{number}",)}
+        return Assignment(
+            role=kind,  # type: ignore[arg-type]
+            given=given,
+            given_in=self._given_in,
+            runs_in=os.getcwd(),
+            address="" if kind == "node" else os.path.join(self._directory, "store"),
+            inherited=len(self._binder.sockets),
+            served=self._binder.positions(int(number) - 1) if number else (),
+            workers=self._fronts,
+            notices=self._notices,
+            first=name not in self._restarted and number in ("", "1"),
+        )
+
+    # -- messages -------------------------------------------------------------------------------
+
+    def _received(self, worker: WorkerProcess, message: ToSupervisor) -> None:
+        name = worker.name
+        if isinstance(message, OwnSamples):
+            worker.samples = message.samples
+        elif isinstance(message, OwnUsage):
+            self._tell(self._usage.update(name, message))
+        elif isinstance(message, SamplesRequest):
+            current = {name: one.samples for name, one in self._workers.items()}
+            worker.send(AllSamples(message.number, current, self._ended))
+        elif isinstance(message, Reloaded):
+            self._end_reload(worker)
+        elif isinstance(message, Ready):
+            if name != OWNER:
+                worker.send(self._usage.add(name))
+            if name in self._restarted:
+                self._log.info("{worker} serves (process {pid})", worker=name, pid=worker.pid)
+                self._prepare_spare()
+        elif isinstance(message, Failed) and name in self._restarted:
+            for problem in message.problems:
+                self._log.error("{worker} cannot start: {why}", worker=name, why=problem)
+
+    def _tell(self, messages: Mapping[str, OtherUsage]) -> None:
+        for name, message in messages.items():
+            self._workers[name].send(message)
+
+    # -- restart --------------------------------------------------------------------------------
+
+    def _exited(self, worker: WorkerProcess, how: str) -> None:
+        name = worker.name
+        self._ended = add_ended(self._ended, worker.samples)
+        worker.samples = ()
+        self._end_reload(worker)
+        self._tell(self._usage.remove(name))
+        if not self.running:
+            return
+        now = self._reactor.seconds()
+        pause = self._backoffs.setdefault(name, RestartBackoff()).pause(worker.started, now)
+        if worker is self._spare:
+            self._spare = None
+            self._restarts[name] = self._reactor.callLater(pause, self._replace_spare)
+            return
+        self._log.error(
+            "{worker} (process {pid}) {how}; it restarts in {pause:g} s",
+            worker=name,
+            pid=worker.pid,
+            how=how,
+            pause=pause,
+        )
+        self._restarted.add(name)
+        self._restarts[name] = self._reactor.callLater(pause, self._restart, name)
+
+    def _replace_spare(self) -> None:
+        self._restarts.pop(SPARE, None)
+        self._prepare_spare()
+
+    def _restart(self, name: str) -> None:
+        del self._restarts[name]
+        self._prepare_spare()
+        worker, self._spare = self._spare, None
+        assert worker is not None, "one was prepared"
+        self._workers[name] = worker
+        worker.assign(name, self._assignment(name))
+
+    # -- reload ---------------------------------------------------------------------------------
+
+    def reload(self) -> Deferred[None]:
+        """Reload the certificates of all workers. Fires when they have, or have ended."""
+        waiting: list[Deferred[None]] = []
+        for worker in self._workers.values():
+            if worker.is_ready and worker not in self._reloads:
+                self._reloads[worker] = Deferred()
+                waiting.append(self._reloads[worker])
+                worker.send(Reload())
+        both: Deferred[Any] = gatherResults(waiting)
+        return both.addCallback(lambda _: None)
+
+    def _end_reload(self, worker: WorkerProcess) -> None:
+        done = self._reloads.pop(worker, None)
+        if done is not None:
+            done.callback(None)
+
+    # -- stop -----------------------------------------------------------------------------------
+
+    def stopService(self) -> Deferred[None]:
+        """Close the ports and stop the workers: first the fronts, then the owner."""
+        Service.stopService(self)
+        self._binder.close()
+        for restart in self._restarts.values():
+            restart.cancel()
+        self._restarts.clear()
+        if self._spare is not None:
+            self._spare.kill()
+        owners = [worker for name, worker in self._workers.items() if name == OWNER]
+        fronts = [worker for name, worker in self._workers.items() if name != OWNER]
+        return stop_all(
+            lambda: self._stop(fronts, FRONT_STOP),
+            lambda: self._stop(owners, OWNER_STOP),
+            self._remove_directory,
+        )
+
+    def _stop(self, workers: Iterable[WorkerProcess], patience: float) -> Deferred[Any]:
+        running = [worker for worker in workers if worker.is_running]
+        ended = []
+        for worker in running:
+            worker.send(Stop())
+            ended.append(worker.ended)
+            kill = self._reactor.callLater(patience, self._kill, worker)
+            worker.ended.addCallback(lambda _, kill: kill.active() and kill.cancel(), kill)
+        return DeferredList(ended)
+
+    def _kill(self, worker: WorkerProcess) -> None:
+        self._log.error("{worker} did not stop and is killed", worker=worker.name)
+        worker.kill()
+
+    def _remove_directory(self) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _given(configuration: Configuration) -> dict[str, tuple[str, ...]]:
+    """Return the texts of the settings for the workers, without those that have no effect."""
+    given = {
+        name: (configuration[name],) if setting.directory else configuration.texts(name)
+        for name, setting in SETTINGS.items()
+        if configuration.origin(name) != "default" and not configuration.overridden_by(name)
+    }
+    if "listen" in given:
+        given["listen"] = tuple(_INHERITED.sub("tcp:0", text) for text in given["listen"])
+    return given
