@@ -356,7 +356,7 @@ class DurableStreams(Service):
             lambda: self._connections,
             self._timers,
             self._report,
-            not isinstance(self._store, MemoryStore),
+            not isinstance(self._store, MemoryStore | RemoteStore),
         )
 
     # -- calls in process -------------------------------------------------------------------

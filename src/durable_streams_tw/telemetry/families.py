@@ -91,7 +91,7 @@ ON_DISK: Final = (
 
 #: Gauges of something that all workers of a server share.
 SHARED: Final = (
-    *(JOURNALED, MAP_USED, MAP_FREE, FILE_SIZE, DISK_FREE, READERS, READER_LAG),
+    *(WAL_BYTES, LMDB_USED, LMDB_FREE, FILE_SIZE, DISK_FREE, READERS, READER_LAG),
     BUILD,
 )
 
