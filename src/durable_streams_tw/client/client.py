@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
+from twisted.internet.task import deferLater
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.iweb import IAgent, IPolicyForHTTPS
 
@@ -78,6 +79,7 @@ class StreamClient:
         # An invalid URL raises here, not at the first request.
         target_of("any", url)
         self.url = url
+        self._reactor = reactor
         self._pool: HTTPConnectionPool | None = None
         if agent is None:
             self._pool = HTTPConnectionPool(reactor)
@@ -118,6 +120,9 @@ class StreamClient:
     async def aclose(self) -> None:
         """Close the idle connections. Requests that run are not affected."""
         if self._pool is not None:
+            # A response that has just been read returns its connection in the next turn.
+            self._pool.cachedConnectionTimeout = 0
+            await settled(deferLater(self._reactor, 0))
             await settled(self._pool.closeCachedConnections())
 
     async def __aenter__(self) -> Self:
