@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-from tests.proxies.certificate import Certificate
+from tests.conformance.service import free_port
+from tests.service.pem import cached_pem
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to" / "proxies"
 PATIENCE = 30.0
@@ -24,14 +25,6 @@ def program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM}")
 
 
-def free_port() -> int:
-    """Return a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Proxy:
     """Proxy process with TLS before a server's port, from `start` to `stop`."""
 
@@ -41,15 +34,15 @@ class Proxy:
 
     def __init__(self, directory: Path, behind: int) -> None:
         self.directory = directory
-        self.certificate = Certificate(directory)
+        cached_pem("localhost").write(directory)
+        self.certificate = directory / "cert.pem"
+        self.key = directory / "key.pem"
         self.behind = behind
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def changes(self) -> dict[str, str]:
-        """Return replacements in the documented configuration, for the test's addresses
-        and files.
-        """
+        """Return replacements in the configuration, for the test's addresses and files."""
         raise NotImplementedError
 
     def command(self, configuration: str) -> list[str]:
@@ -127,8 +120,8 @@ class Nginx(Proxy):
         return {
             "listen 443 ": f"listen 127.0.0.1:{self.port} ",
             "server_name streams.example;": "",
-            "/etc/ssl/streams.example/fullchain.pem": str(self.certificate.certificate),
-            "/etc/ssl/streams.example/privkey.pem": str(self.certificate.key),
+            "/etc/ssl/streams.example/fullchain.pem": str(self.certificate),
+            "/etc/ssl/streams.example/privkey.pem": str(self.key),
         }
 
     def command(self, configuration: str) -> list[str]:
@@ -158,7 +151,7 @@ class HAProxy(Proxy):
     def changes(self) -> dict[str, str]:
         return {
             "bind :443 ": f"bind 127.0.0.1:{self.port} ",
-            "/etc/haproxy/streams.example.pem": str(self.certificate.both),
+            "/etc/haproxy/streams.example.pem": str(self.directory / "both.pem"),
         }
 
     def command(self, configuration: str) -> list[str]:
@@ -176,7 +169,7 @@ class Caddy(Proxy):
     page = "Caddyfile"
 
     def changes(self) -> dict[str, str]:
-        certificate = f"tls {self.certificate.certificate} {self.certificate.key}"
+        certificate = f"tls {self.certificate} {self.key}"
         return {
             "\nstreams.example {": f"\nhttps://localhost:{self.port} {{\n\tbind 127.0.0.1\n"
             f"\t{certificate}\n"

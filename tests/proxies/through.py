@@ -81,7 +81,7 @@ class _ProxyTests(_TestCase):
         self.proxy = self.kind(self.directory, server.port)
         self.addCleanup(self.proxy.stop)
         self.proxy.start()
-        self.context = ssl.create_default_context(cafile=str(self.proxy.certificate.certificate))
+        self.context = ssl.create_default_context(cafile=str(self.proxy.certificate))
 
     @contextmanager
     def send(
@@ -202,7 +202,7 @@ class _ProxyTests(_TestCase):
         """The same for a client with HTTP/2."""
         self.ask("PUT", "a")
         address = f"https://localhost:{self.proxy.port}{ROOT}a?offset=-1&live=sse"
-        trust = ["--cacert", str(self.proxy.certificate.certificate)]
+        trust = ["--cacert", str(self.proxy.certificate)]
         client = subprocess.Popen(
             ["curl", "--http2", "-sSNi", "--max-time", str(PATIENCE), *trust, address],
             stdout=subprocess.PIPE,

@@ -102,7 +102,7 @@ class Foreground:
         return self
 
     def until(self, words: str) -> None:
-        """Wait for a log line that has not been read yet, and return it."""
+        """Wait for a log line with these words that has not been read yet."""
         while words not in self._read():
             pass
 

@@ -39,9 +39,10 @@ class Pem:
         )
 
     def write(self, folder: Path) -> None:
-        """Write both files, replacing existing ones."""
+        """Write key, certificate, and both in one file, replacing existing ones."""
         (folder / "key.pem").write_bytes(self.key)
         (folder / "cert.pem").write_bytes(self.certificate)
+        (folder / "both.pem").write_bytes(self.certificate + self.key)
 
 
 @lru_cache
