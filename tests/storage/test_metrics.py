@@ -218,7 +218,7 @@ class DurableCountingTests(DurableStoreCase, _Counting, SynchronousTestCase):
         self.patch(LMDBEngine, "free_disk_bytes", lambda _: 0)
         found = self.result(self.store.check_writable())
         assert found is not None
-        self.assertIn("no room", found)
+        self.assertIn("the disk is full", found)
 
         def broken(_: object) -> int:
             raise EngineFailed("input/output error")

@@ -39,7 +39,7 @@ class RateLimiter:
         self._step = rate.seconds / rate.count
         self._depth = rate.seconds
         self._full_at: BoundedCache[str, float] = BoundedCache(RATE_CLIENTS)
-        #: Number of requests counted by client; None if nothing empties it.
+        #: Numbers of requests by client, for other processes; None if no one reads them.
         self.counted: Counter[str] | None = None
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class RateLimiter:
         """
         full_at = max(self._full_at.get(client, now), now) + self._step
         late = full_at - self._depth - now
-        # Tolerate rounding errors, which add up: else a client that waits as told is refused.
+        # Tolerate rounding errors, which add up: a client that waited is refused otherwise.
         if late > 1e-5:
             return late
         self._full_at.put(client, full_at)

@@ -15,7 +15,7 @@ class Upload(Protocol):
     """Holder of bytes: a connection or a request."""
 
     held: int
-    """Number of bytes counted for it. Set by the budget alone."""
+    """Number of its bytes that the budget counts; set by the budget."""
 
     def refuse_body(self) -> None:
         """Respond with 503 and drop the body; account for that before returning."""

@@ -75,7 +75,7 @@ LINGER_BYTES: Final = 1 * MIB
 #: Time that a stopping server waits for clients to read their responses.
 STOP_GRACE: Final = 5.0
 
-#: Interval at which a stopping server looks for idle connections.
+#: Interval at which a stopping server checks for idle connections.
 STOP_CHECK: Final = 0.05
 
 #: Most connections over the limit that are sent a 429 or 503 at a time, and for how long each is

@@ -86,8 +86,8 @@ def tls_endpoints(listening: Iterable[IStreamServerEndpoint]) -> list[TLSEndpoin
 
 def _endpoint(reactor: Any, text: str) -> IStreamServerEndpoint:
     if text.startswith(proxy_protocol.KIND):
-        behind = _endpoint(reactor, text.removeprefix(proxy_protocol.KIND))
-        proxied: IStreamServerEndpoint = proxy_protocol.ProxyEndpoint(behind, reactor)
+        proxied_endpoint = _endpoint(reactor, text.removeprefix(proxy_protocol.KIND))
+        proxied: IStreamServerEndpoint = proxy_protocol.ProxyEndpoint(proxied_endpoint, reactor)
         return proxied
     text = _with_backlog(text)
     if text.startswith(KIND):

@@ -33,7 +33,7 @@ DELIVERY_GRACE: Final = 5.0
 #: Maximum size of a webhook response.
 MAX_WEBHOOK_RESPONSE: Final = 64 * KIB
 
-#: Pause before an action that the store refused is retried, and between two looks for duties that
+#: Pause before an action that the store refused is retried, and between two checks for duties that
 #: other nodes have left.
 DUTY_RETRY: Final = 1.0
 
@@ -50,5 +50,5 @@ TOKEN_LIFETIME: Final = 3600
 #: JWKS caches and replay windows (300 s each).
 KEY_OVERLAP: Final = 600
 
-#: Pause between two looks for keys that another node has added: less than `KEY_OVERLAP`.
+#: Pause between two checks for keys that another node has added: less than `KEY_OVERLAP`.
 KEY_REFRESH: Final = 60.0

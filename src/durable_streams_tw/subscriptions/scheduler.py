@@ -237,7 +237,7 @@ class Scheduler:
         self._renewing = self._clock.callLater(limits.DUTY_RENEWAL, self._renew, duties)
         called = [name for name, entry in self._entries.items() if entry.call is not None]
         if called:
-            # A call whose duty another node holds goes on: its wake id fences its result.
+            # A call whose duty another node holds continues: its wake id fences its result.
             duties.hold(called).addErrback(_unheld)
 
     def _called(self, known: bool | Failure, entry: _Entry, before: Subscription) -> None:

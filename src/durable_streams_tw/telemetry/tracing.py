@@ -183,8 +183,8 @@ class Tracing(Service):
 
         def end() -> None:
             if not stopped.called:
-                if patience.active():
-                    patience.cancel()
+                if timeout.active():
+                    timeout.cancel()
                 logging.getLogger(_LIBRARY).removeHandler(self._complaints)
                 stopped.callback(None)
 
@@ -192,7 +192,7 @@ class Tracing(Service):
             self._provider.shutdown()
             self._reactor.callFromThread(end)
 
-        patience = self._timers.callLater(FLUSH_TIMEOUT, end)
+        timeout = self._timers.callLater(FLUSH_TIMEOUT, end)
         # In the reactor's thread pool, a library call that blocks for 30 s would delay the exit.
         Thread(target=flush, name="durable-streams-spans", daemon=True).start()
         return stopped

@@ -96,7 +96,7 @@ class StreamHandler:
         """Respond to a request.
 
         A pending response may fail; pass the failure to `error_response`. Cancel it when the
-        client leaves: a waiting read ends, a write goes on.
+        client disconnects: a waiting read ends, a write continues.
         """
         try:
             return self._route(request)

@@ -302,7 +302,7 @@ class Http1Connection(Protocol):
                 self._since = self._wheel.now
         del queue[:done]
         if self._pending is not None and self._only_responding:
-            # Needs no `_enter`: the idle timeout, which is scheduled, is that of both phases.
+            # No `_enter`: the scheduled idle timeout applies to this phase too.
             self.phase = RESPONSE
             self._since = self._wheel.now
         if self._output:

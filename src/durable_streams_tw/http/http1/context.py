@@ -41,7 +41,7 @@ class ConnectionContext:
 
     The factory's callbacks: ``opened`` and ``closed`` count a connection; ``call_soon`` calls a
     function in the next turn of the reactor; ``flush_soon`` flushes a connection now or at the
-    end of this turn; ``check_after`` schedules a deadline check in so many seconds and returns
+    end of this turn; ``check_after`` schedules a deadline check after some seconds and returns
     the current time. ``build_site_protocol`` and ``build_http2_protocol`` return the protocol
     that takes a connection over.
     """

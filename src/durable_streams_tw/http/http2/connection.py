@@ -1017,14 +1017,14 @@ class Http2Connection(Protocol):
     def _check_stream(self, stream: Http2Stream, now: float) -> float:
         passed = now - stream.since
         if stream.receiving:
-            patience = self._factory.settings.body_timeout
+            timeout = self._factory.settings.body_timeout
             if self._reader.in_data == stream.id and self._reader.pending > stream.moved:
                 # An incomplete DATA frame has grown.
                 stream.since, stream.moved = now, self._reader.pending
-            elif passed >= patience:
+            elif passed >= timeout:
                 self._refuse(stream, refusals.REQUEST_TIMEOUT)
                 return now + limits.SEND_TIMEOUT
-            return min(stream.since + patience, now + limits.SEND_TIMEOUT)
+            return min(stream.since + timeout, now + limits.SEND_TIMEOUT)
         if stream.unsent and not self._blocked:
             if passed >= limits.SEND_TIMEOUT:
                 if stream.moved - stream.unsent < limits.SEND_RATE * passed:

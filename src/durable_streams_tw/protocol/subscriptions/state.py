@@ -104,7 +104,7 @@ class Cursor(Struct, frozen=True, array_like=True):
 
 
 class FanOutKind(Enum):
-    """Event of a stream that every subscription concerned has to be told of."""
+    """Event of a stream that is applied to each of its subscriptions."""
 
     GROWN = "grown"
     CREATED = "created"

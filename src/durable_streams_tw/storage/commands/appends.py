@@ -15,7 +15,7 @@ from durable_streams_tw.storage.access_times import check_usable
 from durable_streams_tw.storage.api import Change
 from durable_streams_tw.storage.commands.transaction import Transaction
 
-FULL: Final = Refusal(Problem.STORAGE_FULL, "there is no room for more bytes")
+FULL: Final = Refusal(Problem.STORAGE_FULL, "the storage is full: delete streams or add space")
 
 
 def append(transaction: Transaction, command: Append, now: int) -> Appended | Refusal:

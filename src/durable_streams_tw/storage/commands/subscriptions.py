@@ -277,9 +277,9 @@ def _next(
 ) -> Subscription:
     """End the wake and begin the next if streams are pending; save and return the new state."""
     keys = [tables.stream_key(state.number, ack.path) for ack in acks]
-    behind = max(keys, default=tables.stream_key(state.number, state.trigger))
+    last = max(keys, default=tables.stream_key(state.number, state.trigger))
     after = subscriptions_state.end_wake(state)
-    after = pending.wake_if_pending(transaction, after, behind, now)
+    after = pending.wake_if_pending(transaction, after, last, now)
     pending.save(transaction, after)
     return after
 

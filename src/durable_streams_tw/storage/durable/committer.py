@@ -70,9 +70,10 @@ from durable_streams_tw.storage.limits import (
 
 UNKNOWN = Refusal(
     Problem.OUTCOME_UNKNOWN,
-    "the disk failed while this was written: it may have happened or not. A producer's retry "
-    "finds out",
+    "the disk failed during the write, which may have been carried out or not: retry as an "
+    "idempotent producer to find out",
 )
+FULL_DISK = "the disk is full: appends and creates are refused until space is free"
 UNAVAILABLE = Refusal(Problem.STORAGE_UNAVAILABLE, "the disk failed; nothing was written")
 
 _LARGEST: Final = max(DELETE_STEP, SWEEP_STEP)
@@ -280,7 +281,7 @@ class Committer:
         """
         try:
             if not self._has_room():
-                return "there is no room: streams cannot grow until some is made"
+                return FULL_DISK
             self._engine.begin().abort()
         except EngineFailed as failure:
             return f"the disk failed: {failure}"
@@ -546,9 +547,11 @@ class Committer:
         if room != self._had_room:
             self._had_room = room
             if room:
-                self._log.info("there is room again: streams can grow")
+                self._log.info("the disk has space again: appends and creates are accepted")
             else:
-                self._log.warn("there is no room: streams cannot grow until some is made")
+                self._log.warn(
+                    "the disk is full: appends and creates are refused until space is free"
+                )
         return room
 
     # -- the sweep ----------------------------------------------------------------------------
@@ -616,10 +619,10 @@ class Committer:
         left = most
         try:
             for entry in garbage:
-                for first, behind in codec.garbage_ranges(entry):
-                    if first <= freed < behind:
+                for first, stop in codec.garbage_ranges(entry):
+                    if first <= freed < stop:
                         first = freed + b"\x00"
-                    for key in _ascending(batch, first, behind):
+                    for key in _ascending(batch, first, stop):
                         if not left or (left < most and self._clock() >= until):
                             return freed, ended, True
                         freed = key

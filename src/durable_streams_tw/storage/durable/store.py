@@ -102,7 +102,7 @@ class _ReadResult(Struct):
 
 
 def _do_nothing() -> None:
-    """Do nothing: a task that only makes the committer thread look at its queue."""
+    """Do nothing: a task that only wakes the committer thread."""
 
 
 @implementer(IStreamStore)

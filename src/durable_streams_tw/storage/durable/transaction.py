@@ -93,7 +93,7 @@ class BatchTransaction:
         self._deletes: list[bytes] = []
         self._put_down = False
         self._absent: set[str] = set()
-        # Ids of removed and new streams. Without this, their records would be read in vain, or the
+        # Ids of removed and new streams. Without this, their missing records would be read, or the
         # old record of a removed stream would be found.
         self._unwritten: set[int] = set()
         # Staged body that the current command may append.

@@ -394,7 +394,7 @@ class WALEngine:
 
     def _apply(self, pairs: Pairs, number: int) -> None:
         try:
-            # A number after the last batch is that of a batch to skip.
+            # A number above `_number` is that of a batch that recovery must skip.
             record = self._record.advanced_to(number)
             apply_checkpoint(self._lmdb, pairs, record, min(number, self._number))
         except (EngineFull, EngineFailed) as failure:
