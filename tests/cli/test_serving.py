@@ -45,8 +45,20 @@ class DevTests(ServingTestCase):
             self.assertEqual(dev.stop(signal.SIGINT), 0)
         self.assertEqual(list(self.directory.iterdir()), [])
         self.assertNotIn("Traceback", dev.log)
-        # Those who try things out are spared the log.
-        self.assertNotIn("[", dev.log)
+        # The log has accesses only.
+        events = [line for line in dev.log.splitlines() if "[" in line]
+        self.assertEqual(
+            [line.split()[3:6] for line in events],
+            [["PUT", f"{ROOT}a", "201"], ["GET", f"{ROOT}a", "200"]],
+        )
+
+    def test_dev_options(self) -> None:
+        """``dev --data-dir`` stores streams, and ``--interface`` sets the address."""
+        for status in (201, 200):
+            with self.start("dev", "--port=0", "--data-dir=kept", "--interface=0.0.0.0") as dev:
+                self.assertEqual(ask(dev.port, "PUT", "a", b"x")[0], status)
+                self.assertEqual(dev.stop(signal.SIGINT), 0)
+            self.assertIn("Streams are stored in", dev.log)
 
     def follow(self, port: int) -> BufferedReader:
         """Return an SSE response after its first event."""
@@ -87,9 +99,12 @@ class DevTests(ServingTestCase):
     def test_greeting(self) -> None:
         """The greeting has curl commands that work in a shell."""
         url = "http://127.0.0.1:4437/v1/stream/"
-        text = greeting(url, console=True)
-        self.assertIn("\n  http://127.0.0.1:4437/-/console\n", text)
-        self.assertNotIn("console", greeting(url, console=False))
+        text = greeting(url, None, console=True)
+        self.assertIn("\n  http://127.0.0.1:4437/\n", text)
+        self.assertIn("Streams are in memory", text)
+        stored = greeting(url, "/data", console=False)
+        self.assertNotIn("console", stored)
+        self.assertIn("Streams are stored in /data.", stored)
         lines = re.findall(r"^  (curl .*)$", text, re.MULTILINE)
         self.assertEqual(len(lines), 4)
         for line in lines:
@@ -122,7 +137,11 @@ class RunTests(ServingTestCase):
                 self.assertEqual(ask(run.port, "PUT", "a", b"x")[0], code)
                 self.assertEqual(ask(run.port, "GET", "a"), (200, b"x"))
                 self.assertEqual(run.stop(number), 0)
-            self.assertIn(f"Streams are stored in {self.directory / 'data'}", run.log)
+            self.assertIn(
+                f"stored in {self.directory / 'data'}, authentication off, "
+                "reachable from this machine",
+                run.log,
+            )
             self.assertNotIn("Traceback", run.log)
             self.assertNotIn("Unhandled", run.log)
 

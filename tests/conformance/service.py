@@ -12,7 +12,7 @@ from pathlib import Path
 START_SECONDS = 20.0
 STOP_SECONDS = 20.0
 # What twistd writes last when it has stopped in order.
-FAREWELL = "Server Shut Down."
+FAREWELL = "The server has stopped"
 # What no run may leave in the log, whatever the clients did.
 COMPLAINTS = ("Traceback", "Unhandled")
 

@@ -70,7 +70,7 @@ class Server:
         """Stop the process with SIGTERM."""
         self._process.terminate()
         self._process.wait(_STARTS_IN)
-        assert "Server Shut Down." in self.log(), self.log()
+        assert "The server has stopped" in self.log(), self.log()
 
 
 @dataclass

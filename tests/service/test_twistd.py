@@ -45,7 +45,7 @@ class TwistdTestCase(SynchronousTestCase):
 
     def assert_clean(self, log: str) -> None:
         """Assert that a log has no errors, and that the service stopped."""
-        self.assertIn("Server Shut Down.", log)
+        self.assertIn("The server has stopped", log)
         self.assertNotIn("Traceback", log)
         self.assertNotIn("Unhandled", log)
 

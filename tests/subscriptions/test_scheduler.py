@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.commands import Delete
@@ -129,6 +130,29 @@ class WebhookTests(WebhookCase):
                 self.assertQuiet()
                 call.answer(500)
         self.assertEqual(self.call().body["generation"], 3)
+
+    def test_failure_log(self) -> None:
+        """A failed call is one warning: subscription, server, error, and next retry."""
+        url = "https://user:secret@hooks.example/secret?token=secret"
+        self.hook(url=url)
+        self.write()
+        for answer, error in (
+            (lambda call: call.answer(503), "status 503"),
+            (lambda call: call.done.errback(WebhookUnreachable("refused")), "refused"),
+        ):
+            call = self.call()
+            with capturedLogs() as events:
+                answer(call)
+            (event,) = [event for event in events if event["log_level"] is LogLevel.warn]
+            message = formatEvent(event)
+            self.assertIn("Webhook of subscription 's' at https://hooks.example failed: ", message)
+            self.assertIn(error, message)
+            self.assertIn("; retry at 2027-01-15T08:00:", message)
+            self.assertNotIn("secret", message)
+            self.turn(10)
+        with capturedLogs() as events:
+            self.call().answer(200, DONE)
+        self.assertEqual([event for event in events if event["log_level"] is LogLevel.warn], [])
 
     def test_heartbeat_before_the_response(self) -> None:
         """A lease that expires ends the wake, even with a pending request."""

@@ -32,35 +32,38 @@ class DevCommand(SettingsCommand):
 
 @click.command(cls=DevCommand)
 def dev(configuration: Configuration) -> None:
-    """Run a development server on this machine, with streams in memory.
+    """Run a development server: console, access log, streams in memory.
 
-    Listens on 127.0.0.1 only; streams are lost when it stops. Reads no environment variables and
-    no file. Ctrl-C stops it.
+    Listens on 127.0.0.1 unless --interface names another address. Streams are lost when it stops
+    unless --data-dir stores them. Reads no environment variables and no file. Ctrl-C stops it.
     """
     from durable_streams_tw.service.run import serve
 
     def greet(url: str) -> None:
-        click.echo(greeting(url, console=configuration["console"]))
+        click.echo(greeting(url, configuration["data-dir"], console=configuration["console"]))
 
-    status = serve(configuration, greet=greet, quiet=True)
+    status = serve(configuration, greet=greet)
     if status == 0:
         # Start on a new line, after the ^C that a terminal prints.
         click.echo("\nStopped.")
     sys.exit(status)
 
 
-def greeting(url: str, *, console: bool) -> str:
+def greeting(url: str, data_dir: str | None, *, console: bool) -> str:
     """Return the text that ``dev`` prints once it listens, with commands to copy.
 
     ``url`` is the URL of the streams, with a trailing slash.
     """
-    stream = f"{url}hello"
-    look = (
-        f"\nOpen the console in a browser:\n\n  {urljoin(url, '/-/console')}\n" if console else ""
+    storage = (
+        f"Streams are stored in {data_dir}."
+        if data_dir
+        else "Streams are in memory and are lost when the server stops."
     )
+    stream = f"{url}hello"
+    look = f"\nOpen the console in a browser:\n\n  {urljoin(url, '/')}\n" if console else ""
     return f"""\
 Durable streams are at {url}
-Streams are in memory and are lost when the server stops. Press Ctrl-C to stop.
+{storage} Press Ctrl-C to stop.
 
 Create a stream, append to it, read it:
 

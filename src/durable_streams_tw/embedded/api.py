@@ -29,8 +29,9 @@ from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.http1.factory import Http1Factory
 from durable_streams_tw.http.limits import MAX_CHUNK, WORK_THREADS
 from durable_streams_tw.http.operators.authorized import AuthorizedOperators
+from durable_streams_tw.http.operators.index import Index
 from durable_streams_tw.http.operators.listing import StreamListing
-from durable_streams_tw.http.operators.resources import RootResource
+from durable_streams_tw.http.operators.resources import OperatorTree, RootResource
 from durable_streams_tw.http.operators.server_stats import ServerStats
 from durable_streams_tw.http.operators.stream_bytes import StreamBytes
 from durable_streams_tw.http.operators.stream_changes import StreamChanges
@@ -94,7 +95,10 @@ class DurableStreams(Service):
         Checkers of twisted.cred for bearer tokens (`auth.identities.IBearerToken`). Without any,
         clients need no token.
     wrap_handler
-        Function that wraps the request handler, for tracing.
+        Function that wraps the request handler, for tracing and access logs.
+    begin_web_request
+        Called with each request for another resource of `site`; the function that it returns is
+        called at the end of the response. For access logs.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class DurableStreams(Service):
         webhook_client: WebhookClient | None = None,
         checkers: Sequence[ICredentialsChecker] = (),
         wrap_handler: Callable[[RequestHandler], RequestHandler] | None = None,
+        begin_web_request: Callable[[Any], Callable[[], object]] | None = None,
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
@@ -218,7 +223,8 @@ class DurableStreams(Service):
         if wrap_handler is not None:
             handler = wrap_handler(handler)
         self._handler = handler
-        self._resources = StreamResources(handler, settings, timers)
+        self._begin_web_request = begin_web_request
+        self._resources = StreamResources(handler, settings, timers, self.stream_handler.refuse)
 
     # -- service ----------------------------------------------------------------------------
 
@@ -278,16 +284,20 @@ class DurableStreams(Service):
         """
         return self._resources.resource(root)
 
-    def site(self, root: bytes = b"v1/stream/", operators: IResource | None = None) -> StreamSite:
+    def site(
+        self, root: bytes = b"v1/stream/", operators: OperatorTree | None = None
+    ) -> StreamSite:
         """Return a twisted.web site with the streams at ``root``, and limits on its input.
 
-        ``operators`` (an `OperatorTree`) is served below ``/-/``.
+        ``operators`` is served below ``/-/``, and named at ``/``.
         """
         resource = self.resource(root)
         if operators is not None:
+            index = Index(b"/" + root, list(operators.children)) if root else None
+            served: IResource = operators
             if self.authorized_handler is not None:
-                operators = AuthorizedOperators(operators, self.authorized_handler)
-            resource = RootResource(operators, resource)
+                served = AuthorizedOperators(operators, self.authorized_handler)
+            resource = RootResource(served, resource, index)
         site = StreamSite(
             resource,
             self._handler,
@@ -298,11 +308,12 @@ class DurableStreams(Service):
             clocks.wall_clock(self._reactor),
         )
         site.decide = partial(self._resources.decide, b"/" + root)
+        site.begin_web_request = self._begin_web_request
         self._connections = site.connections
         return site
 
     def http_factory(
-        self, root: bytes = b"v1/stream/", operators: IResource | None = None
+        self, root: bytes = b"v1/stream/", operators: OperatorTree | None = None
     ) -> Http1Factory:
         """Return a factory with the fast HTTP/1.1 engine for streams.
 

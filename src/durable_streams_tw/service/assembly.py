@@ -8,7 +8,9 @@ from msgspec import Struct, structs
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
+from durable_streams_tw import clocks
 from durable_streams_tw.embedded.api import DurableStreams
+from durable_streams_tw.http.handlers.streams import RequestHandler
 from durable_streams_tw.http.http1.factory import Http1Factory
 from durable_streams_tw.http.operators.server_stats import ServerStats
 from durable_streams_tw.http.settings import Settings
@@ -18,6 +20,7 @@ from durable_streams_tw.service.database import database_settings
 from durable_streams_tw.service.operator_tree import operator_tree
 from durable_streams_tw.service.process_tuning import connections_within, raise_file_limit
 from durable_streams_tw.storage.api import IStreamStore
+from durable_streams_tw.telemetry.access_log import AccessLog
 
 if TYPE_CHECKING:
     from durable_streams_tw.telemetry.tracing import Tracing
@@ -58,6 +61,16 @@ def assemble(
 
         checkers = auth_checkers.checkers(configuration)
     tracing = _tracing(configuration, reactor) if configuration["tracing"] else None
+    access_log = None
+    if configuration["access-log"]:
+        seconds = clocks.monotonic_timers(reactor).seconds
+        access_log = AccessLog(seconds, trust_proxy=settings.trust_proxy)
+
+    def wrap(handler: RequestHandler) -> RequestHandler:
+        for observer in (access_log, tracing):
+            handler = handler if observer is None else observer.around(handler)
+        return handler
+
     streams = DurableStreams(
         configuration["data-dir"],
         database=database_settings(configuration),
@@ -65,7 +78,8 @@ def assemble(
         reactor=reactor,
         store=store,
         checkers=checkers,
-        wrap_handler=None if tracing is None else tracing.around,
+        wrap_handler=wrap,
+        begin_web_request=None if access_log is None else access_log.begin_web_request,
     )
     door = streams.http_factory if configuration["fast-channel"] else streams.site
     stats = streams.server_stats()
@@ -73,12 +87,12 @@ def assemble(
     return Assembly(streams, site, stats, tracing, not checkers)
 
 
-def log_storage(configuration: Configuration) -> None:
-    """Log where streams are stored."""
-    if configuration["data-dir"] is not None:
-        _log.info("Streams are stored in {directory}", directory=configuration["data-dir"])
-    elif configuration["database"] is None:
-        _log.warn("Streams are in memory and are lost at exit: use --data-dir to store them")
+def storage_name(configuration: Configuration) -> str:
+    """Return where streams are stored, for the log."""
+    if configuration["database"] is not None:
+        return "PostgreSQL"
+    directory: str | None = configuration["data-dir"]
+    return directory or "memory (lost at exit: use --data-dir to keep streams)"
 
 
 def within_file_limit(settings: Settings) -> Settings:

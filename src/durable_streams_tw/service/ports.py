@@ -36,17 +36,23 @@ class PortAnnouncer:
     """Announcer of open ports in the log.
 
     ``root`` is the path prefix of the streams without its first slash. ``greet`` is called with
-    the URL of each port. ``open_to_all`` says that requests need no credentials; the log then warns
-    about ports that other machines can reach.
+    the URL of each port. ``storage`` says where streams are stored. ``open_to_all`` says that
+    requests need no credentials; the log then warns about ports that other machines can reach.
     """
 
     _log = Logger()
 
     def __init__(
-        self, root: bytes, greet: Callable[[str], None] | None = None, *, open_to_all: bool = False
+        self,
+        root: bytes,
+        greet: Callable[[str], None] | None = None,
+        *,
+        storage: str = "memory",
+        open_to_all: bool = False,
     ) -> None:
         self._root = root.decode("ascii")
         self._greet = greet
+        self._storage = storage
         self._open_to_all = open_to_all
 
     def locate(self, endpoint: IStreamServerEndpoint, address: IAddress) -> tuple[str | None, bool]:
@@ -56,10 +62,18 @@ class PortAnnouncer:
         return None, False
 
     def announce(self, endpoint: IStreamServerEndpoint, address: IAddress) -> None:
-        """Log the URL of a port."""
+        """Log the URL of a port, the storage, and who can connect."""
         url = self._url(endpoint, address)
         versions = "HTTP/2 and HTTP/1.1 over TLS" if _is_secure(endpoint) else "HTTP/1.1"
-        self._log.info("Durable streams are at {url} ({versions})", url=url, versions=versions)
+        self._log.info(
+            "Durable streams are at {url} ({versions}), stored in {storage}, "
+            "authentication {authentication}, reachable from {reach}",
+            url=url,
+            versions=versions,
+            storage=self._storage,
+            authentication="off" if self._open_to_all else "on",
+            reach=_reach(address),
+        )
         if self._greet is not None:
             self._greet(url)
         if not isinstance(address, IPv4Address | IPv6Address) or not self._open_to_all:
@@ -187,6 +201,16 @@ def why_not_open(error: Exception) -> str:
 
 def _is_secure(endpoint: IStreamServerEndpoint) -> bool:
     return isinstance(without_proxy(endpoint), SSL4ServerEndpoint | TLSEndpoint)
+
+
+def _reach(address: IAddress) -> str:
+    """Return which machines can connect to an address."""
+    if not isinstance(address, IPv4Address | IPv6Address):
+        return "this machine"
+    host = ip_address(address.host)
+    if host.is_loopback:
+        return "this machine"
+    return "all networks of this machine" if host.is_unspecified else f"the network of {host}"
 
 
 def _where(address: IPv4Address | IPv6Address) -> str:

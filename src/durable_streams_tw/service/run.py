@@ -12,16 +12,14 @@ from twisted.logger import (
     ILogFilterPredicate,
     ILogObserver,
     LogEvent,
-    LogLevel,
-    LogLevelFilterPredicate,
     PredicateResult,
     globalLogBeginner,
-    textFileLogObserver,
 )
 from zope.interface import provider
 
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.listening import endpoints
+from durable_streams_tw.service.log_output import stream_log
 from durable_streams_tw.service.make_service import build_service
 from durable_streams_tw.service.startup import CannotStart, StderrReporter
 
@@ -30,18 +28,19 @@ def serve(
     configuration: Configuration,
     *,
     greet: Callable[[str], None] | None = None,
-    quiet: bool = False,
 ) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status.
 
-    ``greet`` is called with the URL of the streams when the port is open. ``quiet`` limits the log
-    to warnings. Raises `ConfigurationError`; prints other startup errors on stderr.
+    ``greet`` is called with the URL of the streams when the port is open; it may use stdout, which
+    has the log otherwise. Raises `ConfigurationError`; prints other startup errors on stderr.
     """
     from twisted.internet import reactor
 
     running: Any = reactor
     listening = endpoints(configuration)
-    globalLogBeginner.beginLoggingTo([_observer(configuration, quiet)], redirectStandardIO=False)
+    written = stream_log(configuration, sys.stdout if greet is None else sys.stderr)
+    observer: ILogObserver = FilteringLogObserver(written, [_not_reported])
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     service = build_service(configuration, listening, StderrReporter(keep=False), greet)
     try:
         service.privilegedStartService()
@@ -57,24 +56,6 @@ def serve(
     running.addSystemEventTrigger("before", "shutdown", stop)
     running.run()
     return 0
-
-
-def _observer(configuration: Configuration, quiet: bool) -> ILogObserver:
-    level = LogLevel.warn if quiet else LogLevel.info
-    output = sys.stderr if quiet else sys.stdout
-    written: ILogObserver
-    if configuration["log-format"] == "json":
-        # Imported here: a text log does not need it.
-        from durable_streams_tw.telemetry.logs import JSONLog
-
-        written = JSONLog(output.fileno())
-    else:
-        written = textFileLogObserver(output)
-    observer: ILogObserver = FilteringLogObserver(
-        written,
-        [_not_reported, LogLevelFilterPredicate(defaultLogLevel=level)],
-    )
-    return observer
 
 
 @provider(ILogFilterPredicate)

@@ -69,9 +69,9 @@ class Setting(Struct, frozen=True):
         return self.meaning if default is None else f"{self.meaning} (default: {default})"
 
 
-def _choice(name: str, meaning: str, *words: str) -> Setting:
+def _choice(name: str, meaning: str, *words: str, dev: str | None = None) -> Setting:
     """Return a setting with one of these words as its value, by default the first."""
-    return Setting(name, meaning, parsers.choice(*words), "WORD", words[0], choices=words)
+    return Setting(name, meaning, parsers.choice(*words), "WORD", words[0], choices=words, dev=dev)
 
 
 _flag = partial(Setting, parse=parsers.flag, default="false", kind="flag")
@@ -92,7 +92,6 @@ GROUPS: Final[dict[str, tuple[Setting, ...]]] = {
             "ADDRESS",
             short="i",
             dev="127.0.0.1",
-            in_dev=False,
         ),
         _list(
             "listen",
@@ -124,12 +123,10 @@ GROUPS: Final[dict[str, tuple[Setting, ...]]] = {
             "DIR",
             short="d",
             directory=True,
-            in_dev=False,
         ),
         _size(
             "max-stored",
             "maximum size of all streams in data-dir (default: limited by the disk)",
-            in_dev=False,
         ),
         _database(
             "database",
@@ -290,6 +287,16 @@ GROUPS: Final[dict[str, tuple[Setting, ...]]] = {
     ),
     "Operations": (
         _choice("log-format", "format of the log: text or json", "text", "json"),
+        _choice(
+            "log-level",
+            "least level of the events that are logged",
+            "info",
+            "debug",
+            "warn",
+            "error",
+            dev="warn",
+        ),
+        _flag("access-log", "log every request: client, method, path, status, size", dev="true"),
         _flag("metrics", "serve Prometheus metrics at /-/metrics", default="true"),
         _flag("tracing", "send a span for each request to an OpenTelemetry collector"),
         _flag("listing", "serve a list of all streams at /-/streams", dev="true"),

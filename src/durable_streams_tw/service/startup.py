@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
@@ -24,6 +24,8 @@ from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.service import process_tuning
 from durable_streams_tw.service.preload import preload
 from durable_streams_tw.storage.errors import StoreUnusable
+
+T = TypeVar("T")
 
 
 class CannotStart(Exception):
@@ -66,7 +68,14 @@ class ServiceGroup(MultiService):
     def stopService(self) -> Deferred[None]:
         """Stop all services. The Deferred fires when the last one has stopped."""
         Service.stopService(self)
-        return stop_all(*[service.stopService for service in reversed(list(self))])
+        self._log.info("The server is stopping")
+        stopped = stop_all(*[service.stopService for service in reversed(list(self))])
+
+        def log(result: T) -> T:
+            self._log.info("The server has stopped")
+            return result
+
+        return stopped.addBoth(log)
 
     @contextmanager
     def _reporting_errors(self) -> Iterator[None]:

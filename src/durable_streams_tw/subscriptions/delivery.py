@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -19,7 +20,7 @@ from durable_streams_tw.outgoing.fair_limiter import FairLimiter
 from durable_streams_tw.protocol.errors import Refusal, Refused
 from durable_streams_tw.protocol.streams.offsets import format_offset, offset_at
 from durable_streams_tw.protocol.subscriptions.commands import Ack, Delivered, DeliveryResult
-from durable_streams_tw.protocol.subscriptions.outcomes import WorkItem
+from durable_streams_tw.protocol.subscriptions.outcomes import Settled, WorkItem
 from durable_streams_tw.protocol.subscriptions.state import Subscription, Wake
 from durable_streams_tw.storage.api import IStreamStore
 from durable_streams_tw.storage.commands.subscription_queries import WakeWork
@@ -27,7 +28,7 @@ from durable_streams_tw.subscriptions import limits
 from durable_streams_tw.subscriptions.keyring import Keyring
 from durable_streams_tw.subscriptions.ssrf_guard import limiter_key
 from durable_streams_tw.subscriptions.tokens import WakeTokens
-from durable_streams_tw.subscriptions.webhook_response import WebhookResponse
+from durable_streams_tw.subscriptions.webhook_response import WebhookResponse, WebhookUnreachable
 
 
 class Post(Protocol):
@@ -118,16 +119,36 @@ class WebhookDelivery:
         if base is None:
             # The URL is unknown until the ports are open.
             return False
-        result = await self._call(state, items, base) if items else DeliveryResult.DONE
+        result, error = DeliveryResult.DONE, ""
+        if items:
+            result, error = await self._call(state, items, base)
         seen = tuple([Ack(item.path, offset_at(item.stream, item.tail)) for item in items])
         outcome = await self._store.submit(
             Delivered(state.id, state.number, wake, result, seen, self._random())
         )
+        if error:
+            after = outcome.state if isinstance(outcome, Settled) else None
+            self._log_failure(state, error, None if after is None else after.next_attempt_at)
         return not isinstance(outcome, Refusal)
+
+    def _log_failure(self, state: Subscription, error: str, next_attempt_at: int | None) -> None:
+        """Log a failed call; ``next_attempt_at`` are milliseconds since the Unix epoch."""
+        retry = "no retry"
+        if next_attempt_at is not None:
+            at = datetime.fromtimestamp(next_attempt_at / 1000, UTC)
+            retry = f"retry at {at.isoformat(timespec='seconds').replace('+00:00', 'Z')}"
+        self._log.warn(
+            "Webhook of subscription {id!r} at {server} failed: {error}; {retry}",
+            id=state.id,
+            server=server_of(state.config.url or ""),
+            error=error,
+            retry=retry,
+        )
 
     async def _call(
         self, state: Subscription, items: tuple[WorkItem, ...], base: str
-    ) -> DeliveryResult:
+    ) -> tuple[DeliveryResult, str]:
+        """Call the webhook; return the result, and the error if it failed."""
         url = state.config.url
         assert url is not None, "webhook subscriptions have a URL"
         body = self._body(state, items, base)
@@ -141,29 +162,23 @@ class WebhookDelivery:
         except CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - any error leads to a retry
-            detail = error.refusal.detail if isinstance(error, Refused) else repr(error)
-            self._log.info("Webhook of subscription {id!r} failed: {why}", id=state.id, why=detail)
+            detail = _detail(error)
             self.calls["failed"] += 1
             return self._failed(state, detail)
         if not 200 <= response.status < 300:
-            self._log.info(
-                "Webhook of subscription {id!r} returned status {status}",
-                id=state.id,
-                status=response.status,
-            )
             self.calls["refused"] += 1
             return self._failed(state, f"status {response.status}")
         self.errors.pop(state.id, None)
         done = _says_done(response.body)
         self.calls["done" if done else "accepted"] += 1
-        return DeliveryResult.DONE if done else DeliveryResult.ACCEPTED
+        return DeliveryResult.DONE if done else DeliveryResult.ACCEPTED, ""
 
-    def _failed(self, state: Subscription, error: str) -> DeliveryResult:
+    def _failed(self, state: Subscription, error: str) -> tuple[DeliveryResult, str]:
         self.errors.pop(state.id, None)
         self.errors[state.id] = error
         if len(self.errors) > limits.ERRORS_REMEMBERED:
             self.errors.popitem(last=False)
-        return DeliveryResult.FAILED
+        return DeliveryResult.FAILED, error
 
     def _body(self, state: Subscription, items: tuple[WorkItem, ...], base: str) -> bytes:
         payload = {
@@ -190,6 +205,18 @@ def _says_done(body: bytes) -> bool:
 def callback_url(base: str, name: str) -> str:
     """Return the callback URL; ``base`` is the URL of the streams' root."""
     return f"{base}__ds/subscriptions/{quote(name, safe='')}/callback"
+
+
+def _detail(error: Exception) -> str:
+    if isinstance(error, Refused):
+        return error.refusal.detail
+    return str(error) if isinstance(error, WebhookUnreachable) else repr(error)
+
+
+def server_of(url: str) -> str:
+    """Return scheme, host and port of a URL; the rest may be secret and is not logged."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def work_item(item: WorkItem) -> dict[str, Any]:

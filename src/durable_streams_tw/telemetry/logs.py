@@ -139,10 +139,8 @@ class JSONLog:
             self._lines.reopen(self._path)
 
     def __call__(self, event: LogEvent) -> None:
-        """Write an event unless its level is debug."""
-        level = event.get("log_level")
-        if level is not LogLevel.debug:
-            self._lines.write(line_of(event))
+        """Write an event."""
+        self._lines.write(line_of(event))
 
 
 def open_json_log(path: str | Path) -> JSONLog:

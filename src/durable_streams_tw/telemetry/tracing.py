@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from threading import Thread
 from typing import Any, Final
 
@@ -18,21 +19,19 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from durable_streams_tw import __version__
 from durable_streams_tw.clocks import monotonic_timers
-from durable_streams_tw.http.handlers.deferred_result import as_deferred
-from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
+from durable_streams_tw.http.handlers.streams import RequestHandler
 from durable_streams_tw.http.messages import Request, Response
-from durable_streams_tw.protocol.errors import Refusal
 from durable_streams_tw.protocol.subscriptions.control_paths import (
     ControlResource,
     is_control,
     parse_control_path,
 )
+from durable_streams_tw.telemetry.observing_handler import Begin, Finish, ObservingHandler
 
 FLUSH_TIMEOUT: Final = 3.0
 """Maximum time that the export of remaining spans delays the shutdown (seconds)."""
@@ -50,70 +49,24 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _LIBRARY: Final = "opentelemetry"
 
 
-class TracingHandler:
-    """Request handler that records a span for each request.
+def begin_span(tracer: Any) -> Begin:
+    """Return the function that starts the span of a request.
 
     A span ends with the head of the response, so that live reads do not keep spans open.
     """
 
-    def __init__(self, operations: RequestHandler, tracer: Any) -> None:
-        self._operations = operations
-        self._tracer = tracer
-
-    def responder(self, host: str | None) -> Respond:
-        """Return the function that handles requests of a connection from an address."""
-        inner = self._operations.responder(host)
-        return lambda request: self._traced(request, inner)
-
-    def decide(self, host: str | None, request: Request) -> Decision | Deferred[Decision]:
-        """Decide on a request by its head; record the span of a refused request."""
-        decision = self._operations.decide(host, request)
-        if isinstance(decision, Deferred):
-            return decision.addCallback(self._decided, request)
-        return self._decided(decision, request)
-
-    def _decided(self, decision: Decision, request: Request) -> Decision:
-        if not isinstance(decision, Response):
-            return lambda whole: self._traced(whole, decision)
-        refused = decision
-        self._traced(request, lambda _: refused)
-        return refused
-
-    def refuse(self, refusal: Refusal, origin: bytes | None) -> Response:
-        """Return the response for a refusal, for a request with this Origin."""
-        return self._operations.refuse(refusal, origin)
-
-    def error_response(self, failure: Failure, origin: bytes | None) -> Response:
-        """Return the response for a request whose handler has failed."""
-        return self._operations.error_response(failure, origin)
-
-    def _traced(self, request: Request, respond: Respond) -> Response | Deferred[Response]:
+    def begin(request: Request, host: str | None) -> Finish:
         method = _METHODS.get(request.method, _OTHER)
         route = route_of(request)
-        span = self._tracer.start_span(
+        span = tracer.start_span(
             f"{'HTTP' if method == _OTHER else method} {route}",
             context=_parent(request),
             kind=SpanKind.SERVER,
             attributes={"http.request.method": method, "http.route": route},
         )
-        try:
-            answer = respond(request)
-        except BaseException:
-            _end(span, 500)
-            raise
-        if isinstance(answer, Response):
-            _end(span, answer.status)
-            return answer
-        later: Any = as_deferred(answer)
-        traced: Deferred[Response] = later.addBoth(self._answered, span, request)
-        return traced
+        return partial(_end, span)
 
-    def _answered(self, answer: Response | Failure, span: Span, request: Request) -> Any:
-        if isinstance(answer, Failure) and answer.check(CancelledError) is None:
-            # The connection would build the same response, but then the span would lack its status.
-            answer = self._operations.error_response(answer, request.headers.get(b"origin"))
-        _end(span, answer.status if isinstance(answer, Response) else None)
-        return answer
+    return begin
 
 
 def route_of(request: Request) -> str:
@@ -134,11 +87,11 @@ def _parent(request: Request) -> Any:
     return _PROPAGATOR.extract(carried) if carried else None
 
 
-def _end(span: Span, status: int | None) -> None:
-    """End a span. The status is None if the client has disconnected."""
-    if status is not None:
-        span.set_attribute("http.response.status_code", status)
-        if status >= 500:
+def _end(span: Span, response: Response | None) -> None:
+    """End a span. The response is None if the client has disconnected."""
+    if response is not None:
+        span.set_attribute("http.response.status_code", response.status)
+        if response.status >= 500:
             span.set_status(Status(StatusCode.ERROR))
     span.end()
 
@@ -160,9 +113,8 @@ class Tracing(Service):
 
     def around(self, operations: RequestHandler) -> RequestHandler:
         """Return a handler that traces requests and passes them to ``operations``."""
-        return TracingHandler(
-            operations, self._provider.get_tracer("durable_streams_tw", __version__)
-        )
+        tracer = self._provider.get_tracer("durable_streams_tw", __version__)
+        return ObservingHandler(operations, begin_span(tracer))
 
     def startService(self) -> None:
         """Start the exporter and its thread.

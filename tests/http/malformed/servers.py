@@ -102,7 +102,9 @@ class Outcome(Struct):
 def site_of(recorder: Recorder, clock: Clock) -> StreamSite:
     """Return a twisted.web site."""
     operations: Any = recorder
-    resource = StreamResources(operations, SETTINGS, clock).resource(b"v1/stream/")
+    resource = StreamResources(operations, SETTINGS, clock, operations.refuse).resource(
+        b"v1/stream/"
+    )
     return StreamSite(resource, operations, ResponseHeaders(), SETTINGS, clock, b"/v1/stream/")
 
 

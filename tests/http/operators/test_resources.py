@@ -12,6 +12,7 @@ from twisted.web.server import Request, Site
 from durable_streams_tw.embedded.api import DurableStreams
 from durable_streams_tw.http.operators.resources import OperatorTree, page, read_only
 from durable_streams_tw.http.twisted_web.resource import send
+from durable_streams_tw.telemetry.health import Live
 from tests.http.server_fixture import MORNING, Answer, Client, at_once
 
 
@@ -81,6 +82,22 @@ class OperatorTreeTests(SynchronousTestCase):
                     answer = self.ask(site, method, target)
                     self.assertEqual(answer.status, 404)
                     self.assertEqual(answer.header["content-type"], "application/problem+json")
+
+    def test_index(self) -> None:
+        """`/` names the resources, or redirects to the console; streams at the root replace it."""
+        for site in self.servers(b"v1/stream/"):
+            answer = self.ask(site, "GET", "/?x")
+            self.assertEqual(answer.status, 200)
+            self.assertEqual(
+                answer.body, b"Durable Streams server\n\n/v1/stream/  streams\n/-/told\n"
+            )
+            self.assertEqual(self.ask(site, "POST", "/", b"x").status, 405)
+        self.tree.putChild(b"console", Live())
+        for site in self.servers(b"v1/stream/"):
+            answer = self.ask(site, "GET", "/")
+            self.assertEqual((answer.status, answer.header["location"]), (303, "/-/console"))
+        for site in self.servers(b""):
+            self.assertEqual(self.ask(site, "GET", "/").status, 400)
 
     def test_other_paths(self) -> None:
         """All other targets reach the streams unchanged."""

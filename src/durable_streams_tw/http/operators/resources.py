@@ -209,17 +209,24 @@ class OperatorTree(Resource):
 
 
 class RootResource(Resource):
-    """Root of a site: ``operators`` below ``/-/``, ``streams`` for all other paths."""
+    """Root of a site: ``operators`` below ``/-/``, ``index`` at ``/``, ``streams`` elsewhere.
 
-    def __init__(self, operators: IResource, streams: IResource) -> None:
+    Without ``index``, ``/`` is one of the streams' paths too.
+    """
+
+    def __init__(self, operators: IResource, streams: IResource, index: IResource | None) -> None:
         Resource.__init__(self)
         self._operators = operators
         self._streams = streams
+        self._index = index
 
     def getChildWithDefault(self, path: bytes, request: Request) -> IResource:
         """Choose by the raw target. The streams get the path with all segments."""
-        if request_target.origin_form(request.uri).startswith(PREFIX):
+        target = request_target.origin_form(request.uri)
+        if target.startswith(PREFIX):
             return self._operators
+        if self._index is not None and target.partition(b"?")[0] == b"/":
+            return self._index
         assert request.prepath is not None and request.postpath is not None
         request.postpath.insert(0, request.prepath.pop())
         return self._streams

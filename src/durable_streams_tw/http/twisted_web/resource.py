@@ -13,6 +13,7 @@ It converts requests and responses between twisted.web and `messages`, around Kl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import SEEK_END, BytesIO
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
@@ -42,13 +43,28 @@ _SINGLE: Final = SINGLE - CLOSING
 _OUTSIDE: Final = Refusal(Problem.NOT_FOUND, "no streams are served below this path")
 
 
+Refuse = Callable[[Refusal, bytes | None], Response]
+"""Return the response to a refused request with an Origin header."""
+
+
 class StreamResources:
-    """twisted.web resources of the streams of one `RequestHandler`."""
+    """twisted.web resources of the streams of one `RequestHandler`.
+
+    ``refuse`` is used for requests that are not for a stream, which wrappers of the handler do not
+    see.
+    """
 
     app = Klein()
 
-    def __init__(self, operations: RequestHandler, settings: Settings, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        operations: RequestHandler,
+        settings: Settings,
+        clock: IReactorTime,
+        refuse: Refuse,
+    ) -> None:
         self._operations = operations
+        self._refuse = refuse
         self._send_timeouts = TimerQueue(clock, SEND_TIMEOUT)
         self._settings = settings
         self._klein = self.app.resource()
@@ -58,7 +74,7 @@ class StreamResources:
 
         ``root`` is empty or a raw path that ends with a slash.
         """
-        return _Mount(self._operations, self._klein, root)
+        return _Mount(self._refuse, self._klein, root)
 
     def decide(self, root: bytes, request: WebRequest) -> Decision | Deferred[Decision] | None:
         """Authorize a request by its head, before its body is received.
@@ -142,9 +158,9 @@ class _Mount(Resource):
 
     isLeaf = True
 
-    def __init__(self, operations: RequestHandler, klein: KleinResource, root: bytes) -> None:
+    def __init__(self, refuse: Refuse, klein: KleinResource, root: bytes) -> None:
         Resource.__init__(self)
-        self._operations = operations
+        self._refuse = refuse
         self._klein = klein
         self._root = root
 
@@ -157,7 +173,7 @@ class _Mount(Resource):
             if not path.startswith(self._root):
                 raise Refused(_OUTSIDE.problem, _OUTSIDE.detail)
         except Refused as fault:
-            refuse(self._operations.refuse(fault.refusal, _origin(request)), request)
+            refuse(self._refuse(fault.refusal, _origin(request)), request)
             return NOT_DONE_YET
         request.postpath = [quote(path[len(self._root) :], safe="").encode("ascii")]
         return self._klein.render(request)

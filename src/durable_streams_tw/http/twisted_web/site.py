@@ -159,6 +159,9 @@ class StreamRequest(Request):
 
     def process(self) -> None:
         """Let the resource respond."""
+        site = self._site()
+        if isinstance(site, StreamSite):
+            site.observe(self)
         if self.uri.startswith(b"/"):
             Request.process(self)
         elif self.uri == b"*" and self.method == b"OPTIONS":
@@ -458,6 +461,8 @@ class StreamSite(Site):
 
     ``limiter`` counts its connections and ``bodies`` its request bodies. ``decide`` authorizes a
     request by its head; None accepts all bodies. ``http2`` makes its HTTP/2 connections.
+    ``begin_web_request`` is called with each request that is not for a stream, for an access log,
+    and the function that it returns at the end of the response.
     """
 
     noisy = False
@@ -486,6 +491,8 @@ class StreamSite(Site):
         self.head_timeout = settings.head_timeout
         self.body_timeout = settings.body_timeout
         self.decide: Decide | None = None
+        self.begin_web_request: Callable[[Request], Callable[[], object]] | None = None
+        self._streams_root = root
         self.limiter = ConnectionLimiter(settings)
         self.max_body = settings.max_body
         self.head_context = HeadContext(b"/", settings.max_body)
@@ -493,6 +500,12 @@ class StreamSite(Site):
         self.connections: set[_Connection] = set()
         self._draining: LoopingCall | None = None
         self.http2 = Http2Factory(operations, self, reactor, root, settings, wall)
+
+    def observe(self, request: Request) -> None:
+        """Call ``begin_web_request`` for a request that is not for a stream."""
+        if self.begin_web_request is not None and not request.uri.startswith(self._streams_root):
+            finish = self.begin_web_request(request)
+            request.notifyFinish().addBoth(lambda _: finish())
 
     def acceptableProtocols(self) -> list[bytes]:
         """Return the protocols that a client may choose over TLS (ALPN)."""

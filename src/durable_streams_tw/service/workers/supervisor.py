@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from durable_streams_tw.concurrency import stop_all
-from durable_streams_tw.service.assembly import log_storage
+from durable_streams_tw.service.assembly import storage_name
 from durable_streams_tw.service.configuration import Configuration
 from durable_streams_tw.service.listening import endpoints
 from durable_streams_tw.service.ports import PortAnnouncer, why_not_open
@@ -68,13 +68,7 @@ def build_supervisor(
     reopen_log: Callable[[], None] | None = None,
 ) -> ServiceGroup:
     """Return the service of a server with workers: see `make_service.build_service`."""
-
-    def started() -> None:
-        reporter.close()
-        if greet is None:
-            log_storage(configuration)
-
-    service = ServiceGroup(reporter.report, started)
+    service = ServiceGroup(reporter.report, reporter.close)
     supervisor = Supervisor(configuration, reactor, greet)
     notifier = SystemdNotifier.of()
     reloading = ReloadService((), reactor, notifier, reopen_log, supervisor.reload)
@@ -103,7 +97,10 @@ class Supervisor(Service):
         self._binder = SocketBinder(reactor, self._fronts)
         self._endpoints = endpoints(configuration, self._binder)
         self._announcer = PortAnnouncer(
-            configuration["root"], greet, open_to_all=not configuration["auth"]
+            configuration["root"],
+            greet,
+            storage=storage_name(configuration),
+            open_to_all=not configuration["auth"],
         )
         self._given = _given(configuration)
         self._given_in = os.getcwd()
