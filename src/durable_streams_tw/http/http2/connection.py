@@ -397,17 +397,12 @@ class Http2Connection(Protocol):
             self._trailers_complete(number, block, ends)
             return
         self._last = number
-        if self._draining:
+        if self._draining or len(self.streams) >= limits.MAX_STREAMS:
             # Clients retry a refused stream on another connection.
             self._heads.skip(block)
-            self._put(frames.rst_stream(number, Code.REFUSED_STREAM))
-            self._reset.append(number)
-            return
-        if len(self.streams) >= limits.MAX_STREAMS:
-            self._heads.skip(block)
-            self._put(frames.rst_stream(number, Code.REFUSED_STREAM))
-            self._reset.append(number)
-            self._count_reset()
+            self._put_reset(number, Code.REFUSED_STREAM)
+            if not self._draining:
+                self._count_reset()
             return
         try:
             head = self._heads.read(block)
@@ -516,14 +511,11 @@ class Http2Connection(Protocol):
     def refuse_body(self, stream: Http2Stream) -> None:
         """Refuse an incomplete body, to free memory for others."""
         self._refuse(stream, refusals.BODY_MEMORY_EXHAUSTED)
-        if not self._working:
-            self._flush_soon()
+        self._flush_soon()
 
     def _end_body(self, stream: Http2Stream) -> None:
         stream.complete = True
-        if stream.responded:
-            return
-        if stream.deciding:
+        if stream.responded or stream.deciding:
             return
         length = stream.head.length
         given = b"content-length" in stream.head.headers
@@ -587,8 +579,7 @@ class Http2Connection(Protocol):
             self._decided(stream, decision)
             if stream.complete and not stream.responded:
                 self._end_body(stream)
-        if not self._working:
-            self._flush_soon()
+        self._flush_soon()
 
     def _failed_to_decide(self, failure: Failure, stream: Http2Stream) -> None:
         if not stream.over:
@@ -617,11 +608,11 @@ class Http2Connection(Protocol):
             stream = waiting[0]
             if stream.over:
                 waiting.popleft()
-            elif self._may_execute(stream):
+            elif not self._may_execute(stream):
+                return
+            else:
                 waiting.popleft()
                 self._execute(stream)
-            else:
-                return
 
     def _execute(self, stream: Http2Stream) -> None:
         head = stream.head
@@ -644,13 +635,10 @@ class Http2Connection(Protocol):
         if stream.catch_up:
             self._catch_ups += 1
 
-        def ready(response: Response) -> None:
-            self._response_ready(stream, response)
-
-        def failed(failure: Failure) -> None:
-            self._response_failed(stream, failure)
-
-        result.addCallbacks(ready, failed)
+        result.addCallbacks(
+            lambda response: self._response_ready(stream, response),
+            lambda failure: self._response_failed(stream, failure),
+        )
 
     def _response_ready(self, stream: Http2Stream, response: Response) -> None:
         if stream.catch_up and stream.pending is not None:
@@ -660,8 +648,7 @@ class Http2Connection(Protocol):
             return
         with self._guarded():
             self._send_response(stream, response)
-        if not self._working:
-            self._flush_soon()
+        self._flush_soon()
 
     def _response_failed(self, stream: Http2Stream, failure: Failure) -> None:
         if stream.over:
@@ -692,8 +679,7 @@ class Http2Connection(Protocol):
         if malformed:
             while stream.id in self._sending and self._flush_one(stream):
                 pass
-            self._put(frames.rst_stream(stream.id, Code.PROTOCOL_ERROR))
-            self._reset.append(stream.id)
+            self._put_reset(stream.id, Code.PROTOCOL_ERROR)
             self._close_stream(stream)
 
     def _send_response(self, stream: Http2Stream, response: Response) -> None:
@@ -747,8 +733,7 @@ class Http2Connection(Protocol):
             self._restart_send_timeout(stream)
         stream.update_producer(self._blocked or self._window <= 0)
         self._streaming[stream.id] = stream
-        if not self._working:
-            self._flush_soon()
+        self._flush_soon()
 
     def finish(self, stream: Http2Stream) -> None:
         """End a body after its unsent bytes."""
@@ -756,8 +741,7 @@ class Http2Connection(Protocol):
         self._sending[stream.id] = stream
         if stream.unsent:
             self._restart_send_timeout(stream)
-        if not self._working:
-            self._flush_soon()
+        self._flush_soon()
 
     def _restart_send_timeout(self, stream: Http2Stream) -> None:
         stream.since = self._wheel.now
@@ -765,17 +749,14 @@ class Http2Connection(Protocol):
 
     def reset(self, stream: Http2Stream, code: Code) -> None:
         """Reset a stream: its response stays incomplete."""
-        self._put(frames.rst_stream(stream.id, code))
-        self._reset.append(stream.id)
+        self._put_reset(stream.id, code)
         self._close_stream(stream)
-        if not self._working:
-            self._flush_soon()
+        self._flush_soon()
 
     def _sent(self, stream: Http2Stream) -> None:
         """Close a stream after its response. The rest of its request is refused."""
         if not stream.complete:
-            self._put(frames.rst_stream(stream.id, Code.NO_ERROR))
-            self._reset.append(stream.id)
+            self._put_reset(stream.id, Code.NO_ERROR)
         self._close_stream(stream)
 
     def _close_stream(self, stream: Http2Stream) -> None:
@@ -793,7 +774,7 @@ class Http2Connection(Protocol):
             self._idle_since = self._wheel.now
             if self._draining and not self._over:
                 self._factory.later(self._close_drained)
-        if self._waiting and not self._working:
+        if self._waiting:
             self._flush_soon()
 
     def _close_drained(self) -> None:
@@ -807,9 +788,16 @@ class Http2Connection(Protocol):
         self._out.append(data)
         self._size += len(data)
 
+    def _put_reset(self, number: int, code: Code) -> None:
+        self._put(frames.rst_stream(number, code))
+        self._reset.append(number)
+
     def _flush_soon(self) -> None:
-        """Send gathered frames: now if there is one stream, otherwise at the end of this turn."""
-        if self._will_flush or self._over:
+        """Send gathered frames: now if there is one stream, otherwise at the end of this turn.
+
+        Do nothing inside `_guarded`, whose caller sends them.
+        """
+        if self._will_flush or self._over or self._working:
             return
         if len(self.streams) <= 1 and not self._waiting:
             self._flush_now()
