@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from durable_streams_tw.protocol.errors import Refused
 from durable_streams_tw.storage.api import STORE_AWAY, KeyringStorage
-from durable_streams_tw.storage.errors import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable, store_unusable
 from durable_streams_tw.subscriptions import signing
 from durable_streams_tw.subscriptions.signing import SigningKey
 
@@ -28,16 +28,10 @@ _FORMAT: Final = 1
 _log: Final = Logger()
 
 
-class _StoredKey(Struct):
-    public: bytes
-    private: bytes | None
-    signs_from: int
-
-
 class _Stored(Struct):
     format: int
     secret: bytes
-    keys: list[_StoredKey]
+    keys: tuple[SigningKey, ...]
 
 
 class _Exported(Struct, array_like=True):
@@ -158,9 +152,8 @@ class Keyring:
         return int(self._seconds())
 
     def _encode(self) -> bytes:
-        keys = [_StoredKey(key.public, key.private, key.signs_from) for key in self._keys]
         # msgspec writes bytes as base64 (RFC 4648 §4).
-        return msgspec.json.format(msgspec.json.encode(_Stored(_FORMAT, self.secret, keys)))
+        return msgspec.json.format(msgspec.json.encode(_Stored(_FORMAT, self.secret, self._keys)))
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -169,7 +162,7 @@ def _replace(path: Path, content: bytes) -> None:
     from durable_streams_tw.storage.files import persist
 
     draft = path.with_name(path.name + ".new")
-    try:
+    with store_unusable(f"could not write {path}"):
         draft.unlink(missing_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "wb") as file:
@@ -178,8 +171,6 @@ def _replace(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(draft, path)
         persist(str(path.parent))
-    except OSError as error:
-        raise StoreUnusable(f"could not write {path}: {error.strerror}") from None
 
 
 def _restrict(path: Path, descriptor: int) -> None:
@@ -240,7 +231,7 @@ def _decode(content: bytes, place: str) -> tuple[bytes, tuple[SigningKey, ...]]:
         raise StoreUnusable(
             f"{place} is damaged ({error}): restore it, or remove it to get new keys"
         ) from None
-    keys = tuple([SigningKey(key.public, key.private, key.signs_from) for key in stored.keys])
+    keys = stored.keys
     sound = (
         stored.format == _FORMAT
         and len(stored.secret) == _SECRET_BYTES

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -78,12 +80,8 @@ class _Settle(_Wake):
 
 def parse_subscription_id(raw: bytes) -> str:
     """Return the subscription id of a raw path segment."""
-    try:
+    with _refusing_with(Problem.INVALID_REQUEST, "subscription id: "):
         name = parse_stream_path(raw)
-    except Refused as refused:
-        raise Refused(
-            Problem.INVALID_REQUEST, f"subscription id: {refused.refusal.detail}"
-        ) from None
     if len(name.encode("utf-8")) > limits.MAX_SUBSCRIPTION_ID:
         raise Refused(
             Problem.INVALID_REQUEST,
@@ -135,10 +133,8 @@ def parse_link_streams(name: str, raw: bytes) -> commands.LinkStreams:
 
 def parse_unlink_stream(name: str, raw_path: bytes) -> commands.UnlinkStream:
     """Parse the path of DELETE streams/:path (§6.4)."""
-    try:
+    with _refusing_with(Problem.INVALID_REQUEST):
         return commands.UnlinkStream(name, parse_stream_path(raw_path.strip(b"/")))
-    except Refused as refused:
-        raise Refused(Problem.INVALID_REQUEST, refused.refusal.detail) from None
 
 
 def parse_claim(name: str, raw: bytes) -> commands.Claim:
@@ -160,6 +156,15 @@ def parse_release(name: str, proof: TokenClaims | Refusal, raw: bytes) -> comman
     """Parse the body of POST release (§7.2)."""
     body = _decode(raw, _Wake)
     return commands.Release(name, proof, Wake(body.generation, body.wake_id))
+
+
+@contextmanager
+def _refusing_with(problem: Problem, prefix: str = "") -> Iterator[None]:
+    """Replace the problem of a `Refused`, and put a prefix before its detail."""
+    try:
+        yield
+    except Refused as refused:
+        raise Refused(problem, prefix + refused.refusal.detail) from None
 
 
 def _decode(raw: bytes, kind: type[T]) -> T:
@@ -187,10 +192,8 @@ def _names(given: list[str] | tuple[()]) -> tuple[str, ...]:
 
 def _name(path: str) -> str:
     name = path.strip("/")
-    try:
+    with _refusing_with(Problem.INVALID_REQUEST):
         check_stream_path(name)
-    except Refused as refused:
-        raise Refused(Problem.INVALID_REQUEST, refused.refusal.detail) from None
     if is_reserved(name):
         raise Refused(
             Problem.INVALID_REQUEST, "paths below __ds are reserved for control resources"
@@ -200,10 +203,8 @@ def _name(path: str) -> str:
 
 def _ack(given: _Ack) -> commands.Ack:
     path = _name(given.stream or given.path or "")
-    try:
+    with _refusing_with(Problem.INVALID_OFFSET):
         offset = parse_offset(given.offset)
-    except Refused as refused:
-        raise Refused(Problem.INVALID_OFFSET, refused.refusal.detail) from None
     if offset == NOW or given.offset == "-1":
         raise Refused(
             Problem.INVALID_OFFSET,
