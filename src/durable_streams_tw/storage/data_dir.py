@@ -14,7 +14,7 @@ from typing import Final
 
 from twisted.logger import Logger
 
-from durable_streams_tw.storage.errors import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable, store_unusable
 from durable_streams_tw.storage.files import DATA_FILE, DRAFT, LOCK_FILE, OWNER_FILE, open_file
 
 _OWN_FILES: Final = frozenset((OWNER_FILE, LOCK_FILE, DATA_FILE + DRAFT, "lost+found"))
@@ -38,7 +38,7 @@ class DataDirLock:
 
     def __init__(self, directory: str, expected: Set[str] = frozenset()) -> None:
         self._path = os.path.join(directory, OWNER_FILE)
-        try:
+        with store_unusable(f"the data directory {directory} cannot be used"):
             os.makedirs(directory, mode=0o700, exist_ok=True)
             _refuse_other_files(directory, expected)
             _restrict_writers(directory)
@@ -48,10 +48,6 @@ class DataDirLock:
             except BaseException:
                 os.close(descriptor)
                 raise
-        except OSError as error:
-            raise StoreUnusable(
-                f"the data directory {directory} cannot be used: {error.strerror}"
-            ) from None
         self._descriptor = descriptor
 
     def remove_file(self) -> None:
@@ -90,17 +86,14 @@ def exclude_readers(directory: str) -> Iterator[None]:
 
 @contextmanager
 def _directory_lock(directory: str, kind: int, refusal: str) -> Iterator[None]:
-    try:
+    with store_unusable(f"{directory} cannot be used"):
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise StoreUnusable(f"{directory} cannot be used: {error.strerror}") from None
     try:
-        try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreUnusable(f"the store in {directory} {refusal}") from None
-        except OSError as error:
-            raise StoreUnusable(f"{directory} cannot be locked: {error.strerror}") from None
+        with store_unusable(f"{directory} cannot be locked"):
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreUnusable(f"the store in {directory} {refusal}") from None
         yield
     finally:
         os.close(descriptor)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
-from durable_streams_tw.storage.errors import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable, store_unusable
 
 DATA_FILE: Final = "data.mdb"
 """LMDB's data file."""
@@ -75,7 +75,7 @@ def persist(directory: str) -> None:
 
     Raises `StoreUnusable`.
     """
-    try:
+    with store_unusable(f"the data directory {directory} cannot be used"):
         sync_directory(directory)
         device, path = os.stat(directory).st_dev, os.path.realpath(directory)
         while os.path.dirname(path) != path:
@@ -86,10 +86,6 @@ def persist(directory: str) -> None:
             # A parent may be searchable but not readable.
             with suppress(PermissionError):
                 sync_directory(path)
-    except OSError as error:
-        raise StoreUnusable(
-            f"the data directory {directory} cannot be used: {error.strerror}"
-        ) from None
 
 
 def sync_directory(directory: str) -> None:

@@ -35,7 +35,7 @@ from durable_streams_tw.storage.admin.inspect import Inspection
 from durable_streams_tw.storage.admin.verify import refuse_flawed_wal, verify
 from durable_streams_tw.storage.data_dir import DataDirLock
 from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.errors import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable, store_unusable
 from durable_streams_tw.storage.files import DATA_FILE, OWNER_FILE, persist
 
 MANIFEST_FILE: Final = "backup.json"
@@ -112,7 +112,9 @@ def back_up(
             writer.write(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         lock.remove_file()
         persist(draft)
-        _rename(draft, destination)
+        with store_unusable(f"{destination} cannot be created"):
+            os.rename(draft, destination)
+            persist(destination)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -159,12 +161,10 @@ def _refuse_used(directory: str, destination: str) -> None:
 def _make_draft(destination: str) -> str:
     """Create a draft directory beside the destination. Return its path. Raises `StoreUnusable`."""
     parent, name = os.path.split(os.path.abspath(destination))
-    try:
+    with store_unusable(f"{destination} cannot be created"):
         os.makedirs(parent, exist_ok=True)
         # The name is random: another user could plant a symbolic link of a predictable one.
         return tempfile.mkdtemp(prefix=f"{name}{_PARTIAL}-", dir=parent)
-    except OSError as error:
-        raise StoreUnusable(f"{destination} cannot be created: {error.strerror}") from None
 
 
 def _discard_partial(destination: str, others: Sequence[str]) -> None:
@@ -213,11 +213,3 @@ def _verify_copy(
         if meta is None or meta.kind != codec.KIND:
             raise StoreUnusable(f"{where} holds a database that does not belong to this server")
         return flaws, meta
-
-
-def _rename(draft: str, destination: str) -> None:
-    try:
-        os.rename(draft, destination)
-        persist(destination)
-    except OSError as error:
-        raise StoreUnusable(f"{destination} cannot be created: {error.strerror}") from None

@@ -16,7 +16,7 @@ from durable_streams_tw.storage.admin.copy import Progress, copy_store, require_
 from durable_streams_tw.storage.admin.inspect import Inspection, match_owner
 from durable_streams_tw.storage.admin.verify import refuse_flawed_wal, verify
 from durable_streams_tw.storage.data_dir import DataDirLock, exclude_readers
-from durable_streams_tw.storage.errors import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable, store_unusable
 
 _DRAFT: Final = files.DATA_FILE + ".compacting"
 
@@ -48,7 +48,10 @@ def compact(
     match_owner(os.path.join(directory, files.OWNER_FILE), data)
     draft = os.path.join(directory, _DRAFT)
     try:
-        with exclude_readers(directory):
+        with (
+            store_unusable(f"the data directory {directory} cannot be used"),
+            exclude_readers(directory),
+        ):
             files.remove_files(directory, [_DRAFT])
             with Inspection(data, alone=True, wal=directory, tolerant=even_flawed) as source:
                 refuse_flawed_wal(source, directory, even_flawed)
@@ -62,10 +65,6 @@ def compact(
             files.remove_files(directory, [files.LOCK_FILE])
             os.replace(draft, data)
             files.persist(directory)
-    except OSError as error:
-        raise StoreUnusable(
-            f"the data directory {directory} cannot be used: {error.strerror}"
-        ) from None
     finally:
         files.remove_files(directory, [_DRAFT])
         lock.release()

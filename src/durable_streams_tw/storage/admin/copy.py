@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -27,7 +26,7 @@ from durable_streams_tw.storage.engine.wal.checkpoint import (
     read_checkpoint_record,
 )
 from durable_streams_tw.storage.engine.wal.format import Entry
-from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
+from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable, store_unusable
 from durable_streams_tw.storage.files import open_file
 
 Progress = Callable[[str, int, int], None]
@@ -57,7 +56,7 @@ class FileWriter:
         self.size = 0
 
     def __enter__(self) -> FileWriter:
-        with _translated_errors(self._path):
+        with store_unusable(self._path):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._file = open(os.open(self._path, flags, 0o600), "wb", buffering=0)
         return self
@@ -67,12 +66,12 @@ class FileWriter:
             if kind is not None:
                 os.unlink(self._path)
                 return
-            with _translated_errors(self._path):
+            with store_unusable(self._path):
                 os.fsync(self._file.fileno())
 
     def write(self, data: bytes) -> None:
         """Append bytes to the file. Raises `StoreUnusable`."""
-        with _translated_errors(self._path):
+        with store_unusable(self._path):
             left = memoryview(data)
             while left:
                 left = left[self._file.write(left) :]
@@ -89,7 +88,7 @@ def copy_store(source: Inspection, path: str, progress: Progress) -> CopiedFile:
 
     Raises `StoreUnusable`.
     """
-    try:
+    with store_unusable(f"{path} cannot be created", EngineFailed):
         # Read the WAL before LMDB: entries that leave it in between are in LMDB by then.
         entries = source.wal_entries()
         copied = _copy_data_file(source, path, progress)
@@ -98,8 +97,6 @@ def copy_store(source: Inspection, path: str, progress: Progress) -> CopiedFile:
             return source.unapplied(record, entries)
 
         return _digest_file(path) if _apply_wal(path, unapplied) else copied
-    except EngineFailed as failure:
-        raise StoreUnusable(f"{path} cannot be created: {failure}") from None
 
 
 def _copy_data_file(source: Inspection, path: str, progress: Progress) -> CopiedFile:
@@ -115,27 +112,27 @@ def _copy_data_file(source: Inspection, path: str, progress: Progress) -> Copied
 
     try:
         with FileWriter(path) as writer:
-            source.copy(write_to(writer))
+            source.copy(write_to(writer), compact=True)
     except LeakedPages:
         with FileWriter(path) as writer:
-            source.copy_all_pages(write_to(writer))
+            source.copy(write_to(writer), compact=False)
     return writer.copied_file()
 
 
 def _digest_file(path: str) -> CopiedFile:
-    with _translated_errors(path), open(path, "rb") as file:
+    with store_unusable(path), open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return CopiedFile(os.path.basename(path), os.fstat(file.fileno()).st_size, digest)
 
 
 def copy_file(source: str, path: str, progress: Progress) -> CopiedFile:
     """Copy a file into a new one. Raises `StoreUnusable`."""
-    with _translated_errors(source):
+    with store_unusable(source):
         descriptor = open_file(source, os.O_RDONLY)
     with open(descriptor, "rb", buffering=0) as original, FileWriter(path) as writer:
         size = os.fstat(original.fileno()).st_size
         while True:
-            with _translated_errors(source):
+            with store_unusable(source):
                 piece = original.read(_PIECE)
             if not piece:
                 break
@@ -146,22 +143,12 @@ def copy_file(source: str, path: str, progress: Progress) -> CopiedFile:
 
 def require_free_space(directory: str, size: int) -> None:
     """Raise `StoreUnusable` if a file system has fewer than ``size`` free bytes."""
-    with _translated_errors(directory):
+    with store_unusable(directory):
         free = shutil.disk_usage(directory).free
     if free < size:
         raise StoreUnusable(
             f"the file system of {directory} has {free:,} bytes free; {size:,} are needed"
         )
-
-
-@contextmanager
-def _translated_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else error.strerror
-        raise StoreUnusable(f"{path}: {reason}") from None
 
 
 # -- changes to a copy that no other process uses ---------------------------------------------

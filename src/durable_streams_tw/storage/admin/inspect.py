@@ -36,7 +36,7 @@ from durable_streams_tw.storage.engine.wal.checkpoint import (
 from durable_streams_tw.storage.engine.wal.files import analyze, read_wal
 from durable_streams_tw.storage.engine.wal.format import Entry
 from durable_streams_tw.storage.engine.wal.memtable import MergedSnapshot, memtable_of
-from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
+from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable, store_unusable
 from durable_streams_tw.storage.files import DATA_FILE, LOCK_FILE
 
 CHANGING: Final = "the disk is full, and the store is changing: try again"
@@ -97,10 +97,8 @@ class Inspection:
         with self._holds:
             self._environment = self._open()
             self._holds.callback(self._environment.close)
-            try:
+            with store_unusable(f"{self._path} cannot be read", lmdb.Error):
                 check_size(self._environment, self._data)
-            except (lmdb.Error, OSError) as error:
-                raise StoreUnusable(f"{self._path} cannot be read: {error}") from None
             self._holds = self._holds.pop_all()
         return self
 
@@ -190,12 +188,10 @@ class Inspection:
         """Return the flaws of the WAL, none while a server writes it. Raises `StoreUnusable`."""
         if self._wal is None or not (self._alone or owner(self._path) is None):
             return []
-        try:
+        with store_unusable(f"{self._path} cannot be read", EngineFailed):
             with self._lmdb_snapshot() as view:
                 record = self._record(view)
             sentences = [] if record is None else analyze(self._wal, record).findings
-        except EngineFailed as failure:
-            raise StoreUnusable(f"{self._path} cannot be read: {failure}") from None
         return [Finding(Flaw.WAL, b"", sentence) for sentence in sentences]
 
     def _record(self, view: View) -> CheckpointRecord | None:
@@ -208,11 +204,9 @@ class Inspection:
 
     def usage(self) -> StoreUsage:
         """Return the disk usage. Raises `StoreUnusable`."""
-        try:
+        with store_unusable(f"{self._path} cannot be read", lmdb.Error):
             info, found = self._environment.info(), self._environment.stat()
             size = os.stat(self._data).st_size
-        except (lmdb.Error, OSError) as error:
-            raise StoreUnusable(f"{self._path} cannot be read: {error}") from None
         page = int(found["psize"])
         used = used_pages(found)
         # The two meta pages are neither used nor free.
@@ -227,19 +221,12 @@ class Inspection:
             readers=int(info["num_readers"]),
         )
 
-    def copy(self, write: Callable[[bytes], None]) -> None:
-        """Write a data file of the last commit without free pages, in pieces.
+    def copy(self, write: Callable[[bytes], None], *, compact: bool) -> None:
+        """Write a data file of the last commit in pieces, with ``compact`` without free pages.
 
-        Raises `LeakedPages`, after all pieces, if LMDB's list of free pages is incomplete: call
-        `copy_all_pages` then. Raises `StoreUnusable` if the copy fails.
+        ``compact`` raises `LeakedPages`, after all pieces, if LMDB's list of free pages is
+        incomplete. Raises `StoreUnusable` if the copy fails.
         """
-        self._copy(write, compact=True)
-
-    def copy_all_pages(self, write: Callable[[bytes], None]) -> None:
-        """Write a data file of the last commit with all pages. Raises `StoreUnusable`."""
-        self._copy(write, compact=False)
-
-    def _copy(self, write: Callable[[bytes], None], compact: bool) -> None:
         # LMDB writes into a pipe on a thread: an exception here closes the pipe and ends its copy.
         source, sink = os.pipe()
         if hasattr(fcntl, "F_SETPIPE_SZ"):
@@ -274,12 +261,10 @@ def match_owner(path: str, like: str) -> None:
 
     Otherwise a server that runs as another user could not open it. Raises `StoreUnusable`.
     """
-    try:
-        if os.geteuid() == 0:
+    if os.geteuid() == 0:
+        with store_unusable(f"the owner of {path} cannot be changed"):
             model = os.stat(like)
             created = os.lstat(path)
             if (created.st_uid, created.st_gid) != (model.st_uid, model.st_gid):
                 # Following a planted symbolic link would give away another file.
                 os.chown(path, model.st_uid, model.st_gid, follow_symlinks=False)
-    except OSError as error:
-        raise StoreUnusable(f"the owner of {path} cannot be changed: {error.strerror}") from None

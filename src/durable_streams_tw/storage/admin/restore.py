@@ -20,7 +20,7 @@ from durable_streams_tw.storage.admin.copy import (
 from durable_streams_tw.storage.admin.inspect import Inspection, match_owner
 from durable_streams_tw.storage.admin.verify import verify
 from durable_streams_tw.storage.data_dir import DataDirLock
-from durable_streams_tw.storage.errors import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable, store_unusable
 
 _DRAFT: Final = ".restoring"
 
@@ -47,30 +47,28 @@ def restore(
         )
     lock = DataDirLock(directory, _interrupted_files(directory, manifest))
     try:
-        try:
-            _copy_files(manifest, backup, directory, progress)
-            draft = os.path.join(directory, files.DATA_FILE + _DRAFT)
-            with Inspection(draft, alone=True) as copied:
-                verify(copied, backup, progress, deep=deep, tolerant=even_flawed)
-            detach(draft, now)
-            for file in manifest.files:
-                match_owner(os.path.join(directory, file.name + _DRAFT), directory)
-        except BaseException:
-            files.remove_files(directory, [file.name + _DRAFT for file in manifest.files])
-            raise
-        files.remove_files(directory, [files.LOCK_FILE])
-        # The data file last: without it there is no store. Flush before each rename: a power cut
-        # may reorder unflushed ones, and leave a store without its keys, or keys without a store.
-        for file in sorted(manifest.files, key=lambda file: file.name == files.DATA_FILE):
+        with store_unusable(f"the data directory {directory} cannot be used"):
+            try:
+                _copy_files(manifest, backup, directory, progress)
+                draft = os.path.join(directory, files.DATA_FILE + _DRAFT)
+                with Inspection(draft, alone=True) as copied:
+                    verify(copied, backup, progress, deep=deep, tolerant=even_flawed)
+                detach(draft, now)
+                for file in manifest.files:
+                    match_owner(os.path.join(directory, file.name + _DRAFT), directory)
+            except BaseException:
+                files.remove_files(directory, [file.name + _DRAFT for file in manifest.files])
+                raise
+            files.remove_files(directory, [files.LOCK_FILE])
+            # The data file last: without it there is no store. Flush before each rename: a power
+            # cut may reorder unflushed ones, and leave a store without its keys, or keys without
+            # a store.
+            for file in sorted(manifest.files, key=lambda file: file.name == files.DATA_FILE):
+                files.persist(directory)
+                path = os.path.join(directory, file.name)
+                os.replace(path + _DRAFT, path)
             files.persist(directory)
-            path = os.path.join(directory, file.name)
-            os.replace(path + _DRAFT, path)
-        files.persist(directory)
-        match_owner(os.path.join(directory, files.OWNER_FILE), directory)
-    except OSError as error:
-        raise StoreUnusable(
-            f"the data directory {directory} cannot be used: {error.strerror}"
-        ) from None
+            match_owner(os.path.join(directory, files.OWNER_FILE), directory)
     finally:
         lock.release()
     return manifest

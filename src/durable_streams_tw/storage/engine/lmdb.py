@@ -23,7 +23,7 @@ import lmdb
 from durable_streams_tw.storage.engine.kv import Buffer, EngineFailed, EngineFull
 from durable_streams_tw.storage.engine.limits import MAP_SIZE, MAX_READERS
 from durable_streams_tw.storage.engine.lmdb_pages import DamagedPages, used_end
-from durable_streams_tw.storage.errors import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable, store_unusable
 from durable_streams_tw.storage.files import DATA_FILE, DRAFT, LOCK_FILE, open_file
 from durable_streams_tw.storage.limits import READ_THREADS
 
@@ -335,11 +335,9 @@ def used_pages(stat: Mapping[str, Any]) -> int:
 
 def refuse_empty(data_file: str) -> None:
     """Raise `StoreUnusable` if a data file is missing or empty: LMDB would create a new one."""
-    try:
+    with store_unusable(f"{data_file} cannot be opened"):
         if not os.stat(data_file).st_size:
             raise StoreUnusable(f"{data_file} is empty: it was truncated")
-    except OSError as error:
-        raise StoreUnusable(f"{data_file} cannot be opened: {error.strerror}") from None
 
 
 def check_size(environment: lmdb.Environment, data_file: str) -> int:
@@ -371,18 +369,15 @@ def allocate_lock_file(directory: str) -> None:
     disk would kill the process. Raises `StoreUnusable`.
     """
     path = os.path.join(directory, LOCK_FILE)
-    try:
-        with open(path, "ab", opener=open_file) as file:
-            file.write(bytes(max(0, _LOCK_SIZE - file.tell())))
-    except OSError as error:
-        raise StoreUnusable(f"{path} cannot be written: {error.strerror}") from None
+    with store_unusable(f"{path} cannot be written"), open(path, "ab", opener=open_file) as file:
+        file.write(bytes(max(0, _LOCK_SIZE - file.tell())))
 
 
 def _create(directory: str) -> None:
     """Create an empty data file, atomically. Raises `StoreUnusable`."""
     path = os.path.join(directory, DATA_FILE)
     draft = path + DRAFT
-    try:
+    with store_unusable(f"{path} cannot be created", lmdb.Error):
         with suppress(FileNotFoundError):
             os.unlink(draft)
         # LMDB would follow a symbolic link. It accepts an empty file as a new database.
@@ -394,9 +389,6 @@ def _create(directory: str) -> None:
             environment.close()
         # The caller flushes the directory before the first write is acknowledged.
         os.rename(draft, path)
-    except (lmdb.Error, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise StoreUnusable(f"{path} cannot be created: {reason}") from None
 
 
 def _is_active(row: list[str]) -> bool:

@@ -28,7 +28,7 @@ from durable_streams_tw.storage.engine.wal.format import (
     read_entries,
     unpack_header,
 )
-from durable_streams_tw.storage.errors import StoreUnusable
+from durable_streams_tw.storage.errors import StoreUnusable, store_unusable
 from durable_streams_tw.storage.files import DRAFT, SEGMENT_FILES, open_file, sync_directory
 
 # Unit of `st_blocks`, in bytes.
@@ -158,13 +158,13 @@ def _segment_paths(directory: str) -> list[str]:
 def _read_segments(directory: str, wal_id: bytes) -> list[_Segment]:
     found: list[_Segment] = []
     for path in _segment_paths(directory):
-        try:
-            with open(open_file(path, os.O_RDONLY), "rb", buffering=0) as file:
-                data = file.read()
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             continue
-        except OSError as error:
-            raise StoreUnusable(f"{path} cannot be read: {error.strerror}") from None
+        with (
+            store_unusable(f"{path} cannot be read"),
+            open(open_file(path, os.O_RDONLY), "rb", buffering=0) as file,
+        ):
+            data = file.read()
         # Read the entries even if the header is damaged: their checksums include the WAL id.
         found.append(_Segment(path, _header(path, data, wal_id), read_entries(data, wal_id), data))
     return found
@@ -187,16 +187,13 @@ def sync_segments(directory: str) -> None:
     Raises `StoreUnusable`.
     """
     for path in _segment_paths(directory):
-        try:
-            file = open_file(path, os.O_RDWR)
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             continue
-        except OSError as error:
-            raise StoreUnusable(f"{path} cannot be opened: {error.strerror}") from None
+        with store_unusable(f"{path} cannot be opened"):
+            file = open_file(path, os.O_RDWR)
         try:
-            os.fsync(file)
-        except OSError as error:
-            raise StoreUnusable(f"{path} cannot be written: {error.strerror}") from None
+            with store_unusable(f"{path} cannot be written"):
+                os.fsync(file)
         finally:
             os.close(file)
 
