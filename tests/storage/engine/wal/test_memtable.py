@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -57,6 +57,7 @@ class MergedViewTests(SynchronousTestCase):
         st.integers(0, 8),
         st.tuples(bounds, bounds, bounds),
     )
+    @example({b"-": b""}, [{b"d": b""}], 0, 1, (b"d", b"\x00", b"d"))
     def test_equals_a_sorted_dictionary(
         self,
         below: dict[bytes, bytes],

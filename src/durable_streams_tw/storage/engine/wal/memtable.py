@@ -221,7 +221,9 @@ class MergedView:
         self, first: bytes, lowest: bytes, stop: bytes
     ) -> Iterator[tuple[Buffer, Buffer]]:
         """Return an iterator over the pairs from the greatest key in ``[lowest, first]`` on."""
-        spans = [overlay.keys(lowest, stop) for overlay in self._overlays]
+        # ``first`` may be ``stop``, and is the floor then too if an overlay has it.
+        end = max(stop, first + b"\x00")
+        spans = [overlay.keys(lowest, end) for overlay in self._overlays]
         if not any(spans):
             return self._base().scan_from_floor(first, lowest, stop)
         return self.scan(self._floor(first, lowest, spans), stop)
