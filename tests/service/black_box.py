@@ -133,6 +133,11 @@ class Foreground:
         (port,) = self.ports
         return port
 
+    @property
+    def pid(self) -> int:
+        """Return the process id."""
+        return self._process.pid
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Stop the process with a signal and return its exit status."""
         self.signal(number)

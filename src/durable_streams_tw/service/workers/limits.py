@@ -10,6 +10,10 @@ MIB: Final = 1024 * 1024
 #: or the metrics of all workers.
 MAX_MESSAGE: Final = 16 * MIB
 
+#: Longest path of the directory for temporary files that has room for the path of a UNIX socket,
+#: which has at most 103 bytes.
+MAX_SOCKET_DIRECTORY: Final = 70
+
 #: Restarts of one worker without a pause within `RESTART_WINDOW`.
 QUICK_RESTARTS: Final = 3
 RESTART_WINDOW: Final = 10.0

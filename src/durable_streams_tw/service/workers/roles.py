@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from msgspec import structs
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
@@ -21,7 +22,7 @@ from durable_streams_tw.service import process_tuning
 from durable_streams_tw.service.assembly import assemble
 from durable_streams_tw.service.configuration import Configuration, ConfigurationError
 from durable_streams_tw.service.listening import endpoints, tls_endpoints
-from durable_streams_tw.service.ports import Ports
+from durable_streams_tw.service.ports import Ports, why_not_open
 from durable_streams_tw.service.preload import preload
 from durable_streams_tw.service.reload import reload_certificates
 from durable_streams_tw.service.sources import command_line
@@ -35,6 +36,7 @@ from durable_streams_tw.service.workers.messages import (
     ToSupervisor,
     ToWorker,
 )
+from durable_streams_tw.service.workers.parent import end_with_parent
 from durable_streams_tw.service.workers.shared_sockets import InheritedPorts
 from durable_streams_tw.service.workers.usage import UsageReporter
 from durable_streams_tw.service.workers.worker_process import PAIR
@@ -91,6 +93,8 @@ def problems_of(failure: Failure) -> tuple[str, ...] | None:
         return error.problems
     if isinstance(error, CannotStart | StoreUnusable):
         return (str(error),)
+    if isinstance(error, CannotListenError):
+        return (why_not_open(error),)
     return None
 
 
@@ -118,6 +122,8 @@ class OwnerRole:
         )
         self._stats = streams.server_stats()
         self._exposition = Exposition(self._stats)
+        # The owner has a directory to remove.
+        end_with_parent(0)
         self._server = streams.store_server()
         self._address = assignment.address
         self._reactor = reactor

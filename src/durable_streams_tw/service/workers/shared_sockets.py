@@ -133,7 +133,12 @@ class SocketBinder:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             if reuse_port:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            one.bind((interface, port))
+            try:
+                one.bind((interface, port))
+            except OSError:
+                opened.remove(one)
+                one.close()
+                raise
             return one
 
         try:

@@ -32,7 +32,11 @@ from durable_streams_tw.service.reload import ReloadService
 from durable_streams_tw.service.settings_table import SETTINGS
 from durable_streams_tw.service.startup import CannotStart, ServiceGroup, StderrReporter
 from durable_streams_tw.service.systemd_notify import SystemdNotifier
-from durable_streams_tw.service.workers.limits import FRONT_STOP, OWNER_STOP
+from durable_streams_tw.service.workers.limits import (
+    FRONT_STOP,
+    MAX_SOCKET_DIRECTORY,
+    OWNER_STOP,
+)
 from durable_streams_tw.service.workers.messages import (
     AllSamples,
     Assignment,
@@ -143,8 +147,7 @@ class Supervisor(Service):
             self.privilegedStartService()
         located = list(zip(self._endpoints, self._addresses or (), strict=True))
         self._notices = tuple(PortNotice(*self._announcer.locate(*one)) for one in located)
-        # Only this user can enter it, and the owner trusts every connection.
-        self._directory = tempfile.mkdtemp(prefix="durable-streams-")
+        self._directory = _private_directory()
         try:
             # All import their modules at the same time, and the fronts need an open store.
             self._workers = {name: self._spawn() for name in self._names()}
@@ -332,6 +335,13 @@ class Supervisor(Service):
 
     def _remove_directory(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _private_directory() -> str:
+    """Create the directory of the owner's socket; the owner trusts those who can enter it."""
+    usual = tempfile.gettempdir()
+    too_long = len(os.fsencode(usual)) > MAX_SOCKET_DIRECTORY
+    return tempfile.mkdtemp(prefix="durable-streams-", dir="/tmp" if too_long else usual)
 
 
 def _given(configuration: Configuration) -> dict[str, tuple[str, ...]]:
