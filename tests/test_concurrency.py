@@ -7,10 +7,10 @@ from queue import Queue
 from threading import Event, current_thread
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from durable_streams_tw.concurrency import WorkerPool, in_daemon_thread, stop_all
+from durable_streams_tw.concurrency import WorkerPool, continue_with, in_daemon_thread, stop_all
 
 _PATIENCE = 30.0
 
@@ -94,3 +94,40 @@ class StopTests(SynchronousTestCase):
         self.assertEqual(diary, ["raises", "slow", "fails", "last"])
         self.assertIsNone(self.successResultOf(stopped))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
+
+
+def join(result: str, argument: object) -> str:
+    """Return the result and the argument as one string."""
+    return f"{result} {argument}"
+
+
+class ContinueWithTests(SynchronousTestCase):
+    """`continue_with`."""
+
+    def test_fired(self) -> None:
+        """A result that is there is passed on synchronously."""
+        self.assertEqual(continue_with(succeed("a"), join, "b"), "a b")
+
+    def test_pending(self) -> None:
+        """A pending result is passed on when it comes."""
+        pending: Deferred[str] = Deferred()
+        later = continue_with(pending, join, "b")
+        assert isinstance(later, Deferred)
+        self.assertNoResult(later)
+        pending.callback("a")
+        self.assertEqual(self.successResultOf(later), "a b")
+
+    def test_failed(self) -> None:
+        """A failure stays in the Deferred, and the function is not called."""
+        later = continue_with(fail(ValueError()), join, "b")
+        assert isinstance(later, Deferred)
+        self.failureResultOf(later, ValueError)
+
+    def test_chained(self) -> None:
+        """A fired Deferred that waits for another one counts as pending."""
+        inner: Deferred[str] = Deferred()
+        outer = succeed("x").addCallback(lambda _: inner)
+        later = continue_with(outer, join, "b")
+        assert isinstance(later, Deferred)
+        inner.callback("a")
+        self.assertEqual(self.successResultOf(later), "a b")

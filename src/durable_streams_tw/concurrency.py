@@ -1,4 +1,4 @@
-"""Threads outside the reactor's thread pool, and sequential shutdown."""
+"""Threads outside the reactor's thread pool, results that are there, and sequential shutdown."""
 
 from __future__ import annotations
 
@@ -64,6 +64,22 @@ class WorkerPool:
         """Wait for running and queued calls, and end the threads."""
         if self._pool.started:
             self._pool.stop()
+
+
+def continue_with(
+    deferred: Deferred[Any], function: Callable[..., T | Deferred[T]], argument: object
+) -> T | Deferred[T]:
+    """Return ``function(result, argument)``, or a Deferred of it if the result is not there yet.
+
+    Most results on the hot path are there, and a callback costs more than they do.
+    The caller must not use ``deferred`` afterwards. A failure is returned as a Deferred.
+    """
+    if deferred.called and not deferred.paused:
+        result = deferred.result
+        if not isinstance(result, (Failure, Deferred)):
+            return function(result, argument)
+    later: Deferred[T] = deferred.addCallback(function, argument)
+    return later
 
 
 def stop_all(*steps: Callable[[], Any]) -> Deferred[None]:

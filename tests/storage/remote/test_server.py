@@ -13,7 +13,6 @@ from durable_streams_tw import storage
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.storage.limits import FRAME_SIZE, MAX_FRAME, MAX_SENT_CHANGE, RECONNECT_LAST
 from durable_streams_tw.storage.remote import frames, messages
-from durable_streams_tw.storage.remote import server as store_server
 from durable_streams_tw.storage.remote.messages import (
     ANSWERS,
     Fragment,
@@ -112,9 +111,12 @@ class VersionTests(ServerCase):
         """The remote store logs the sentence once, and connects again."""
         self.kill()
         self.logged.clear()
-        self.patch(store_server, "VERSION", "9.9/9")
+        self.front.wire.server = self.serve()
         for _ in range(5):
-            self.restart()
+            self.clock.advance(RECONNECT_LAST)
+            newer = self.patch(messages, "VERSION", "9.9/9")
+            self.settle()
+            newer.restore()
         self.assertEqual(len(self.front.wire.fronts), 6)
         (line,) = self.logged
         self.assertIn("runs version 9.9/9", line)

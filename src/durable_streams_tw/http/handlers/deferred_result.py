@@ -1,7 +1,4 @@
-"""Cheaper handling of results than by chains of Deferreds, for the hot path.
-
-Most results are available when they are requested, and a callback costs more than they do.
-"""
+"""Results of writes for a single waiter, which cost less than chains of Deferreds."""
 
 from __future__ import annotations
 
@@ -13,21 +10,6 @@ from twisted.python.failure import Failure
 
 A = TypeVar("A")
 T = TypeVar("T")
-
-
-def continue_with(
-    deferred: Deferred[Any], function: Callable[..., T | Deferred[T]], argument: object
-) -> T | Deferred[T]:
-    """Return ``function(result, argument)``, or a Deferred of it if the result is not there yet.
-
-    The caller must not use ``deferred`` afterwards. A failure is returned as a Deferred.
-    """
-    if deferred.called and not deferred.paused:
-        result = deferred.result
-        if not isinstance(result, Failure | Deferred):
-            return function(result, argument)
-    later: Deferred[T] = deferred.addCallback(function, argument)
-    return later
 
 
 class PendingResult(Generic[T]):

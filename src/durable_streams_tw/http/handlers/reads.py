@@ -10,9 +10,9 @@ from functools import partial
 
 from twisted.internet.defer import Deferred
 
+from durable_streams_tw.concurrency import continue_with
 from durable_streams_tw.http import compression
 from durable_streams_tw.http import headers as http_headers
-from durable_streams_tw.http.handlers.deferred_result import continue_with
 from durable_streams_tw.http.handlers.writes import InThread
 from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.limits import INLINE_GZIP

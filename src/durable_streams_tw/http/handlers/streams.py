@@ -12,12 +12,9 @@ from typing import Protocol
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from durable_streams_tw.concurrency import continue_with
 from durable_streams_tw.http import problems
-from durable_streams_tw.http.handlers.deferred_result import (
-    PendingResult,
-    as_deferred,
-    continue_with,
-)
+from durable_streams_tw.http.handlers.deferred_result import PendingResult, as_deferred
 from durable_streams_tw.http.handlers.reads import ReadHandler
 from durable_streams_tw.http.handlers.subscriptions import SubscriptionHandler
 from durable_streams_tw.http.handlers.writes import WriteHandler

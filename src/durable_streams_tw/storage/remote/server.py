@@ -13,34 +13,13 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from durable_streams_tw.concurrency import continue_with
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.outcomes import Created
 from durable_streams_tw.storage.api import Change, Chunk, IStreamStore, Outcome
 from durable_streams_tw.storage.limits import FRAME_SIZE, MAX_BACKLOG, MAX_SENT_CHANGE
+from durable_streams_tw.storage.remote import messages
 from durable_streams_tw.storage.remote.frames import FrameConnection, MalformedFrame
-from durable_streams_tw.storage.remote.messages import (
-    VERSION,
-    Answer,
-    Ask,
-    BytesReply,
-    Changed,
-    CheckWritable,
-    Execute,
-    GetState,
-    GetStats,
-    Hello,
-    ObstacleReply,
-    Pin,
-    Read,
-    ReadRange,
-    Rejected,
-    Reply,
-    StateReply,
-    Unpin,
-    Welcome,
-    decode_requests,
-    encode,
-)
 
 _log = Logger()
 
@@ -95,54 +74,54 @@ class StoreConnection(FrameConnection):
     peer = "a front process"
 
     def __init__(self, server: StoreServer) -> None:
-        super().__init__(server.clock, decode_requests, server.backlog)
+        super().__init__(server.clock, messages.decode_requests, server.backlog)
         self._server = server
         self._store = server.store
         self._welcome = False
         self.pinned: dict[int, int] = {}
         self._handlers: dict[type, Callable[[Any], None]] = {
-            Execute: self._execute,
-            Read: self._read,
-            ReadRange: self._read_range,
-            GetState: self._get_state,
-            Ask: self._ask,
-            GetStats: self._get_stats,
-            CheckWritable: self._check_writable,
-            Pin: self._pin,
-            Unpin: self._unpin,
+            messages.Execute: self._execute,
+            messages.Read: self._read,
+            messages.ReadRange: self._read_range,
+            messages.GetState: self._get_state,
+            messages.Ask: self._ask,
+            messages.GetStats: self._get_stats,
+            messages.CheckWritable: self._check_writable,
+            messages.Pin: self._pin,
+            messages.Unpin: self._unpin,
         }
 
     # -- connection -----------------------------------------------------------------------------
 
-    def messages_received(self, messages: list[Any]) -> None:
+    def messages_received(self, received: list[Any]) -> None:
         """Carry out the requests of one frame."""
         if not self._welcome:
-            first, *messages = messages or [None]
+            first, *received = received or [None]
             self._greet(first)
             if not self._welcome:
                 return
         handlers = self._handlers
-        for message in messages:
+        for message in received:
             handler = handlers.get(type(message))
             if handler is None:
                 raise MalformedFrame(f"{type(message).__name__} is out of place")
             handler(message)
 
     def _greet(self, message: Any) -> None:
-        if not isinstance(message, Hello):
+        if not isinstance(message, messages.Hello):
             raise MalformedFrame("the first message is not Hello")
-        if message.version != VERSION:
+        if message.version != messages.VERSION:
             reason = (
-                f"the process that owns the store runs version {VERSION}, "
+                f"the process that owns the store runs version {messages.VERSION}, "
                 f"this one {message.version}: restart the whole server"
             )
-            self.send(Rejected(reason))
+            self.send(messages.Rejected(reason))
             self._flush()
             self.transport.loseConnection()
             return
         self._welcome = True
         self._server.connections.add(self)
-        self.send(Welcome(self._server.shared()))
+        self.send(messages.Welcome(self._server.shared()))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Drop the pins of the connection. Commands that were received are still carried out."""
@@ -160,14 +139,14 @@ class StoreConnection(FrameConnection):
         size = len(change.data)
         if size > MAX_SENT_CHANGE:
             change, size = Change(change.state, change.start, b"", change.gone), 0
-        self.send(Changed(change), size)
+        self.send(messages.Changed(change), size)
 
-    def _pin(self, request: Pin) -> None:
+    def _pin(self, request: messages.Pin) -> None:
         stream_id = request.stream_id
         self.pinned[stream_id] = self.pinned.get(stream_id, 0) + 1
         self._store.pin(stream_id)
 
-    def _unpin(self, request: Unpin) -> None:
+    def _unpin(self, request: messages.Unpin) -> None:
         stream_id = request.stream_id
         count = self.pinned.get(stream_id)
         if count is None:
@@ -180,31 +159,31 @@ class StoreConnection(FrameConnection):
 
     # -- requests -------------------------------------------------------------------------------
 
-    def _execute(self, request: Execute) -> None:
+    def _execute(self, request: messages.Execute) -> None:
         self._store.execute(request.command, partial(self._reply, request.number))
 
-    def _read(self, request: Read) -> None:
+    def _read(self, request: messages.Read) -> None:
         read = self._store.read(
             request.path, request.offset, request.limit, request.stream_id, request.piece
         )
         self._reply_later(read, self._reply_chunk, request.number)
 
-    def _read_range(self, request: ReadRange) -> None:
+    def _read_range(self, request: messages.ReadRange) -> None:
         read = self._store.read_range(request.path, request.stream_id, request.start, request.stop)
         self._reply_later(read, self._reply_bytes, request.number)
 
-    def _get_state(self, request: GetState) -> None:
+    def _get_state(self, request: messages.GetState) -> None:
         state = self._store.get_state(request.path)
         self._reply_later(state, self._reply_state, request.number)
 
-    def _ask(self, request: Ask) -> None:
+    def _ask(self, request: messages.Ask) -> None:
         answer: Deferred[Any] = self._store.query(request.question)
         self._reply_later(answer, self._reply_answer, request.number)
 
-    def _get_stats(self, request: GetStats) -> None:
+    def _get_stats(self, request: messages.GetStats) -> None:
         self._reply_later(self._store.stats(), self._reply, request.number)
 
-    def _check_writable(self, request: CheckWritable) -> None:
+    def _check_writable(self, request: messages.CheckWritable) -> None:
         obstacle = self._store.check_writable()
         self._reply_later(obstacle, self._reply_obstacle, request.number)
 
@@ -213,13 +192,16 @@ class StoreConnection(FrameConnection):
     def _reply_later(
         self, result: Deferred[Any], reply: Callable[[int, Any], None], number: int
     ) -> None:
-        def replied(value: Any) -> None:
-            if isinstance(value, Refusal):
-                self._reply(number, value)
-            else:
-                reply(number, value)
+        later = continue_with(result, self._replied, (reply, number))
+        if later is not None:
+            later.addErrback(self._failed, number)
 
-        result.addCallback(replied).addErrback(self._failed, number)
+    def _replied(self, value: Any, reply_to: tuple[Callable[[int, Any], None], int]) -> None:
+        reply, number = reply_to
+        if isinstance(value, Refusal):
+            self._reply(number, value)
+        else:
+            reply(number, value)
 
     def _failed(self, failure: Failure, number: int) -> None:
         _log.failure("A request of a front process failed", failure)
@@ -229,26 +211,26 @@ class StoreConnection(FrameConnection):
         if type(result) is Created:
             # The remote store has the body.
             result = Created(result.state, result.fresh)
-        self.send(Reply(number, result))
+        self.send(messages.Reply(number, result))
 
     def _reply_chunk(self, number: int, chunk: Chunk) -> None:
-        self._send_sized(Reply(number, chunk), len(chunk.data))
+        self._send_sized(messages.Reply(number, chunk), len(chunk.data))
 
     def _reply_bytes(self, number: int, data: bytes) -> None:
-        self._send_sized(BytesReply(number, data), len(data))
+        self._send_sized(messages.BytesReply(number, data), len(data))
 
     def _reply_state(self, number: int, state: Any) -> None:
-        self.send(StateReply(number, state))
+        self.send(messages.StateReply(number, state))
 
     def _reply_answer(self, number: int, answer: Any) -> None:
-        encoded = encode(answer)
-        self._send_sized(Answer(number, Raw(encoded)), len(encoded))
+        encoded = messages.encode(answer)
+        self._send_sized(messages.Answer(number, Raw(encoded)), len(encoded))
 
     def _reply_obstacle(self, number: int, obstacle: str | None) -> None:
-        self.send(ObstacleReply(number, obstacle))
+        self.send(messages.ObstacleReply(number, obstacle))
 
     def _send_sized(self, message: Any, size: int) -> None:
         if size > FRAME_SIZE:
-            self.send_large(encode([message]))
+            self.send_large(messages.encode([message]))
         else:
             self.send(message, size)

@@ -44,31 +44,8 @@ from durable_streams_tw.storage.limits import (
     RECONNECT_FIRST,
     RECONNECT_LAST,
 )
+from durable_streams_tw.storage.remote import messages
 from durable_streams_tw.storage.remote.frames import FrameConnection, MalformedFrame
-from durable_streams_tw.storage.remote.messages import (
-    ANSWERS,
-    VERSION,
-    Answer,
-    Ask,
-    BytesReply,
-    Changed,
-    CheckWritable,
-    Execute,
-    GetState,
-    GetStats,
-    Hello,
-    ObstacleReply,
-    Pin,
-    Read,
-    ReadRange,
-    Rejected,
-    Reply,
-    StateReply,
-    Unpin,
-    Welcome,
-    decode_responses,
-    encode,
-)
 
 T = TypeVar("T")
 
@@ -87,6 +64,19 @@ _STOPPING: Final = Refusal(Problem.STOPPING, "the server is stopping")
 _AWAY_OBSTACLE: Final = "the process that owns the store is away"
 
 
+_ON_STREAM: Final = (Append, Create, Delete)
+_WITH_BODY: Final = (Append, Create)
+_REPLIES: Final = frozenset(
+    (
+        messages.Reply,
+        messages.StateReply,
+        messages.BytesReply,
+        messages.ObstacleReply,
+        messages.Answer,
+    )
+)
+
+
 class _Waiting(Struct):
     """Request without a reply yet.
 
@@ -97,7 +87,7 @@ class _Waiting(Struct):
     callback: Callable[[Any], object]
     size: int = 0
     lost: Any = STORE_AWAY
-    repeat: Read | ReadRange | None = None
+    repeat: messages.Read | messages.ReadRange | None = None
 
 
 @implementer(IStreamStore)
@@ -226,7 +216,7 @@ class RemoteStore:
         _cancel(self._grace)
         # The server carries out requests in order: nothing that changes after a pin is missed.
         for stream_id in self._pins:
-            connection.send(Pin(stream_id))
+            connection.send(messages.Pin(stream_id))
         for waiting in self._waiting.values():
             connection.send(waiting.repeat)
         self.on_reconnect()
@@ -266,18 +256,21 @@ class RemoteStore:
             if number not in self._waiting:
                 request.callback(request.lost)
 
-    def received(self, messages: list[Any]) -> None:
+    def take(self, received: list[Any]) -> None:
         """Take the messages of one frame: report all replies, then notify listeners."""
         changes: list[Change] = []
-        for message in messages:
-            if type(message) is Changed:
+        for message in received:
+            kind = type(message)
+            if kind is messages.Changed:
                 changes.append(message.change)
-            else:
-                request = self._waiting.pop(message.number, None)
-                if request is None:
-                    raise MalformedFrame(f"there is no request {message.number}")
-                self._queued_bytes -= request.size
-                request.callback(message.result)
+                continue
+            if kind not in _REPLIES:
+                raise MalformedFrame(f"{kind.__name__} is out of place")
+            request = self._waiting.pop(message.number, None)
+            if request is None:
+                raise MalformedFrame(f"there is no request {message.number}")
+            self._queued_bytes -= request.size
+            request.callback(message.result)
         notify_listeners(self._listeners, changes)
         if self._closing:
             self._close_if_idle()
@@ -296,8 +289,8 @@ class RemoteStore:
         if connection is None or not self._opened:
             self._refuse(command, callback, STORE_AWAY if self._opened else _STOPPING)
             return
-        path = command.path if isinstance(command, Append | Create | Delete) else ""
-        body = command.body if isinstance(command, Append | Create) else None
+        path = command.path if isinstance(command, _ON_STREAM) else ""
+        body = command.body if isinstance(command, _WITH_BODY) else None
         size = 0 if body is None else len(body.data)
         if self._queued_bytes + size > MAX_QUEUE or len(self._waiting) >= MAX_QUEUED_COMMANDS:
             self._refuse(command, callback, _OVERLOADED)
@@ -307,9 +300,9 @@ class RemoteStore:
         if size > FRAME_SIZE or path in self._large:
             self._large[path] += 1
             callback = partial(self._large_done, path, callback)
-            connection.send_large(encode([Execute(number, command)]))
+            connection.send_large(messages.encode([messages.Execute(number, command)]))
         else:
-            connection.send(Execute(number, command), size)
+            connection.send(messages.Execute(number, command), size)
         self._waiting[number] = _Waiting(callback, size, _UNKNOWN)
 
     def _refuse(
@@ -331,7 +324,7 @@ class RemoteStore:
 
     def get_state(self, path: str) -> Deferred[StreamState | Refusal]:
         """Return the state of the stream at a path."""
-        return self._request(GetState(self._next(), path))
+        return self._request(messages.GetState(self._next(), path))
 
     def read(
         self,
@@ -342,38 +335,42 @@ class RemoteStore:
         piece: int | None = None,
     ) -> Deferred[Chunk | Refusal]:
         """Return bytes of the stream at a path. With ``stream_id`` the read continues another."""
-        message = Read(self._next(), path, offset, limit, stream_id, piece)
+        message = messages.Read(self._next(), path, offset, limit, stream_id, piece)
         return self._request(message, repeat=None if stream_id is None else message)
 
     def read_range(
         self, path: str, stream_id: int, start: int, stop: int
     ) -> Deferred[bytes | Refusal]:
         """Return exactly the stored bytes ``[start, stop)`` of a stream."""
-        message = ReadRange(self._next(), path, stream_id, start, stop)
+        message = messages.ReadRange(self._next(), path, stream_id, start, stop)
         return self._request(message, repeat=message)
 
     def query(self, question: Query[T]) -> Deferred[T | Refusal]:
         """Return the answer of the server to a question."""
-        decode = ANSWERS[type(question)].decode
-        request: Any = Ask(self._next(), question)  # type: ignore[arg-type]
+        decode = messages.ANSWERS[type(question)].decode
+        request: Any = messages.Ask(self._next(), question)  # type: ignore[arg-type]
         return self._request(request).addCallback(
             lambda result: result if isinstance(result, Refusal) else decode(result)
         )
 
     def stats(self) -> Deferred[StoreStats | None]:
         """Return the fill level of the server's store, None if it is away."""
-        return self._request(GetStats(self._next()), lost=None)
+        return self._request(messages.GetStats(self._next()), lost=None)
 
     def check_writable(self) -> Deferred[str | None]:
         """Return why the server's store cannot write, None if it can."""
-        return self._request(CheckWritable(self._next()), lost=_AWAY_OBSTACLE)
+        return self._request(messages.CheckWritable(self._next()), lost=_AWAY_OBSTACLE)
 
     def _next(self) -> int:
         self._number += 1
         return self._number
 
     def _request(
-        self, message: Any, *, lost: Any = STORE_AWAY, repeat: Read | ReadRange | None = None
+        self,
+        message: Any,
+        *,
+        lost: Any = STORE_AWAY,
+        repeat: messages.Read | messages.ReadRange | None = None,
     ) -> Deferred[Any]:
         connection = self._connection
         if not self._opened:
@@ -392,7 +389,7 @@ class RemoteStore:
         """Keep a stream from expiring by its TTL, and have its changes told."""
         self._pins[stream_id] += 1
         if self._connection is not None and self._pins[stream_id] == 1:
-            self._connection.send(Pin(stream_id))
+            self._connection.send(messages.Pin(stream_id))
 
     def unpin(self, stream_id: int) -> None:
         """Undo one `pin`."""
@@ -400,7 +397,7 @@ class RemoteStore:
         if not self._pins[stream_id]:
             del self._pins[stream_id]
             if self._connection is not None:
-                self._connection.send(Unpin(stream_id))
+                self._connection.send(messages.Unpin(stream_id))
 
     def add_listener(self, listener: Listener) -> None:
         """Call ``listener`` with the changes of pinned streams."""
@@ -421,7 +418,7 @@ class _ServerConnection(FrameConnection):
     peer = "the process that owns the store"
 
     def __init__(self, store: RemoteStore, reactor: Any) -> None:
-        super().__init__(reactor, decode_responses, MAX_MESSAGE)
+        super().__init__(reactor, messages.decode_responses, MAX_MESSAGE)
         self._store = store
         self._welcome = False
         self._reason = "The process that owns the store has closed the connection"
@@ -429,31 +426,25 @@ class _ServerConnection(FrameConnection):
     def connectionMade(self) -> None:
         """Say the version."""
         super().connectionMade()
-        self.send(Hello(VERSION))
+        self.send(messages.Hello(messages.VERSION))
 
-    def messages_received(self, messages: list[Any]) -> None:
+    def messages_received(self, received: list[Any]) -> None:
         """Take the messages of one frame."""
         if not self._welcome:
-            first, *messages = messages or [None]
-            if isinstance(first, Rejected):
+            first, *received = received or [None]
+            if isinstance(first, messages.Rejected):
                 self._reason = f"Connection refused: {first.reason}"
                 return
-            if not isinstance(first, Welcome):
+            if not isinstance(first, messages.Welcome):
                 raise MalformedFrame("the first message is not Welcome")
             self._welcome = True
             self._store.connected(self, first.shared)
-        for message in messages:
-            if not isinstance(message, _AFTER_WELCOME):
-                raise MalformedFrame(f"{type(message).__name__} is out of place")
-        self._store.received(messages)
+        self._store.take(received)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Report the end to the store."""
         super().connectionLost(reason)
         self._store.disconnected(self, self._reason)
-
-
-_AFTER_WELCOME: Final = (Reply, Changed, StateReply, BytesReply, ObstacleReply, Answer)
 
 
 def _cancel(call: IDelayedCall | None) -> None:
