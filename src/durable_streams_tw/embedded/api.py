@@ -25,7 +25,6 @@ from durable_streams_tw.http.handlers.reads import ReadHandler
 from durable_streams_tw.http.handlers.streams import RequestHandler, StreamHandler
 from durable_streams_tw.http.handlers.subscriptions import SubscriptionHandler
 from durable_streams_tw.http.handlers.writes import InThread, WriteHandler
-from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.http1.factory import Http1Factory
 from durable_streams_tw.http.limits import MAX_CHUNK, WORK_THREADS
 from durable_streams_tw.http.operators.authorized import AuthorizedOperators
@@ -36,6 +35,7 @@ from durable_streams_tw.http.operators.server_stats import ServerStats
 from durable_streams_tw.http.operators.stream_bytes import StreamBytes
 from durable_streams_tw.http.operators.stream_changes import StreamChanges
 from durable_streams_tw.http.operators.subscription_listing import SubscriptionListing
+from durable_streams_tw.http.response_headers import ResponseHeaders
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web.resource import StreamResources
 from durable_streams_tw.http.twisted_web.site import StreamSite

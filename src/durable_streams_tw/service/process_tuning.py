@@ -13,7 +13,7 @@ from typing import Final
 
 from twisted.logger import Logger
 
-#: Seconds between switches of threads. The committing thread and the reactor switch hundreds of
+#: Seconds between switches of threads. The committer thread and the reactor switch hundreds of
 #: times per batch; with Python's default of 5 ms each switch away from a busy reactor takes 5 ms.
 SWITCH_INTERVAL: Final = 0.0002
 

@@ -22,11 +22,11 @@ from twisted.python.failure import Failure
 
 from durable_streams_tw.http import limits
 from durable_streams_tw.http.handlers.streams import Decision, Respond
-from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.http1.factory import Http1Factory
 from durable_streams_tw.http.http2 import frames as frames
 from durable_streams_tw.http.http2.heads import RawFields
 from durable_streams_tw.http.messages import Request, Response
+from durable_streams_tw.http.response_headers import ResponseHeaders
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web.resource import StreamResources
 from durable_streams_tw.http.twisted_web.site import StreamSite

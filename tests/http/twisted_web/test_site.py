@@ -10,7 +10,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from durable_streams_tw import StreamRequest
 from durable_streams_tw.http import limits
-from durable_streams_tw.http.headers import ResponseHeaders
+from durable_streams_tw.http.response_headers import ResponseHeaders
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.twisted_web.site import StreamSite
 from tests.http.server_fixture import ROOT, Answer, Client, ServerFixture

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import RETRY_JITTER, RETRY_LAST_MS
 from durable_streams_tw.protocol.subscriptions import state as rules
 from durable_streams_tw.protocol.subscriptions.state import (
     Action,
@@ -95,15 +94,6 @@ class TransitionTests(RefusalTestCase):
             self.assertEqual(state.failures, count)
             self.assertEqual(rules.next_action(state), (Action.CALL_WEBHOOK, NOW + pause * 1000))
             self.assertTrue(rules.is_current(state, WAKE) and state.failing)
-
-    @given(st.integers(1, 10**6), st.floats(0, 1))
-    def test_retry_delay(self, failures: int, chance: float) -> None:
-        """The delay doubles from one second to sixty, with 20 % jitter."""
-        base = min(1000 * 2 ** min(failures - 1, 20), RETRY_LAST_MS)
-        delay = rules.retry_delay(failures, chance)
-        self.assertLessEqual(abs(delay - base), base * RETRY_JITTER + 0.5)
-        self.assertLessEqual(delay, rules.retry_delay(failures, 1.0))
-        self.assertGreaterEqual(delay, rules.retry_delay(failures, 0.0))
 
     def test_fence(self) -> None:
         for kind, state in ((Kind.PULL, leased()), (Kind.WEBHOOK, leased(HOOK))):

@@ -44,8 +44,8 @@ from durable_streams_tw.http.handlers import subscriptions as handlers_subscript
 from durable_streams_tw.http.handlers.required_grants import WAKE_KINDS, Coverage
 from durable_streams_tw.http.handlers.streams import Decision, Respond, StreamHandler
 from durable_streams_tw.http.handlers.token_deadline import until
-from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.messages import Request, Response
+from durable_streams_tw.http.response_headers import ResponseHeaders
 from durable_streams_tw.protocol import headers
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.streams.parsing import HeaderMap

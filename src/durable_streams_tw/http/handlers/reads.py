@@ -12,11 +12,15 @@ from twisted.internet.defer import Deferred
 
 from durable_streams_tw.concurrency import continue_with
 from durable_streams_tw.http import compression
-from durable_streams_tw.http import headers as http_headers
 from durable_streams_tw.http.handlers.writes import InThread
-from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.limits import INLINE_GZIP
 from durable_streams_tw.http.messages import BodyProducer, Request, Response, StreamedBody
+from durable_streams_tw.http.response_headers import (
+    BASE64,
+    EVENT_STREAM,
+    ResponseHeaders,
+    content_headers,
+)
 from durable_streams_tw.live.body_output import BodySink
 from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.live.sse.broadcaster import Broadcaster
@@ -137,7 +141,7 @@ class ReadHandler:
             own.append((headers.H_CACHE_CONTROL, self._directives(chunk)))
             if caching.matches_etag(request_headers.get(headers.IF_NONE_MATCH), tag):
                 return Response(304, own, b"", common)
-        own.extend(http_headers.content_headers(content_type))
+        own.extend(content_headers(content_type))
         if chunk.more:
             return Response(200, own, self._streamed(chunk, own, gzips), common)
         body = json_mode.document(chunk.data) if content_types.is_json(content_type) else chunk.data
@@ -182,9 +186,9 @@ class ReadHandler:
         ended = not chunk.data and chunk.state.closed
         if ended and request.headers.get(headers.LAST_EVENT_ID):
             return self._plain(responses.event_source_end(chunk.state), request)
-        own: list[Header] = list(http_headers.EVENT_STREAM)
+        own: list[Header] = list(EVENT_STREAM)
         if sse.framing(chunk.state.content_type) is sse.Framing.BASE64:
-            own.append(http_headers.BASE64)
+            own.append(BASE64)
         if ended:
             own.extend(responses.read_headers(chunk.state, chunk.end, None))
         follow = partial(self._broadcaster.subscribe, chunk, query.cursor)

@@ -18,8 +18,8 @@ from durable_streams_tw.http.handlers.deferred_result import PendingResult, as_d
 from durable_streams_tw.http.handlers.reads import ReadHandler
 from durable_streams_tw.http.handlers.subscriptions import SubscriptionHandler
 from durable_streams_tw.http.handlers.writes import WriteHandler
-from durable_streams_tw.http.headers import ALLOW, ResponseHeaders
 from durable_streams_tw.http.messages import Request, Response
+from durable_streams_tw.http.response_headers import ALLOW, ResponseHeaders
 from durable_streams_tw.protocol import headers, paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.streams import responses

@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 
 from durable_streams_tw.auth.bearer_tokens import MalformedAuthorization, token_from_authorization
 from durable_streams_tw.http import problems
-from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.messages import Request, Response
+from durable_streams_tw.http.response_headers import ResponseHeaders
 from durable_streams_tw.protocol import caching, headers
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import MAX_CONTROL_BODY, RESERVED_SEGMENT

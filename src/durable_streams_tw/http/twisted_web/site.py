@@ -33,7 +33,6 @@ from durable_streams_tw.http.body_budget import BodyBudget
 from durable_streams_tw.http.chunked_body import ChunkedBody
 from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
-from durable_streams_tw.http.headers import ResponseHeaders
 from durable_streams_tw.http.http2.connection import Http2Factory
 from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.refusals import (
@@ -45,6 +44,7 @@ from durable_streams_tw.http.refusals import (
     RefusedHead,
 )
 from durable_streams_tw.http.request_head import HeadContext, check_line, check_start, read_head
+from durable_streams_tw.http.response_headers import ResponseHeaders
 from durable_streams_tw.http.settings import Settings
 from durable_streams_tw.http.socket_writer import close_without_wait
 from durable_streams_tw.http.twisted_web.resource import refuse

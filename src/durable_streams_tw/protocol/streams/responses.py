@@ -1,6 +1,6 @@
 """Responses for the outcomes of commands and reads (PROTOCOL.md §5.1-§5.7).
 
-`http.headers` adds the headers that every response has (CORS, security).
+`http.response_headers` adds the headers that every response has (CORS, security).
 """
 
 from __future__ import annotations

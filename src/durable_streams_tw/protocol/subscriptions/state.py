@@ -29,7 +29,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.limits import RETRY_FIRST_MS, RETRY_JITTER, RETRY_LAST_MS
+from durable_streams_tw.protocol.subscriptions.retries import retry_delay
 
 
 class Kind(Enum):
@@ -219,14 +219,6 @@ def record_failure(state: Subscription, now: int, chance: float) -> Subscription
     """
     failures = state.failures + 1
     return replace(state, failures=failures, next_attempt_at=now + retry_delay(failures, chance))
-
-
-def retry_delay(failures: int, chance: float) -> int:
-    """Return the delay in ms after a number of consecutive failures: exponential with jitter."""
-    pause = RETRY_LAST_MS
-    if failures < RETRY_LAST_MS.bit_length():
-        pause = min(RETRY_FIRST_MS << (failures - 1), RETRY_LAST_MS)
-    return round(pause * (1 + RETRY_JITTER * (2 * chance - 1)))
 
 
 def renew_lease(state: Subscription, now: int) -> Subscription:

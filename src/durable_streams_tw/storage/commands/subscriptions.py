@@ -321,7 +321,7 @@ def check_acks(
     """Return the command with those of its acks that are at message boundaries.
 
     Called on a snapshot before the command is committed: each check reads and parses a record, and
-    a request has up to MAX_WAKE_STREAMS acks, which would occupy the committing thread. ``now`` is
+    a request has up to MAX_WAKE_STREAMS acks, which would occupy the committer thread. ``now`` is
     in ms since the Unix epoch.
     """
     if state is None or subscriptions_state.check_wake(

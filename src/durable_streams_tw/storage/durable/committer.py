@@ -1,6 +1,6 @@
 """Committer: execution of batches of commands, each in one durable commit.
 
-The committer has no thread of its own: the durable store calls it on the committing thread, and
+The committer has no thread of its own: the durable store calls it on the committer thread, and
 tests call it directly with an engine that injects failures. Rules of a batch:
 
 1. Commands are carried out in order, each on the state that the previous ones left.
@@ -96,7 +96,7 @@ class Committer:
     number of bytes that stored keys and values may occupy, None for no limit. ``max_producers`` is
     the number of producers that a stream remembers at least.
 
-    The durable store calls all methods on the committing thread. They return failures of the disk
+    The durable store calls all methods on the committer thread. They return failures of the disk
     as results; anything they raise is a bug.
     """
 
@@ -277,7 +277,7 @@ class Committer:
     def obstacle(self) -> str | None:
         """Return the reason why streams cannot grow, or None if they can.
 
-        The readiness check calls this on the committing thread.
+        The readiness check calls this on the committer thread.
         """
         try:
             if not self._has_room():

@@ -1,6 +1,6 @@
 """Staging of large bodies: data records written in steps before the commit that appends them.
 
-Writing a body of more than MAX_BATCH bytes in one commit would occupy the committing thread for
+Writing a body of more than MAX_BATCH bytes in one commit would occupy the committer thread for
 tens of milliseconds. Instead, several commits write its data records beyond the tail of the stream,
 where readers do not look. The first of these commits also writes a `StagedBody` record. The last
 one moves the tail and deletes that record, so the body becomes visible as a whole. Other commands

@@ -62,7 +62,7 @@ class BatchTransaction:
     ``published`` contains the states that readers see once the batch is durable, by path; None for
     a removed stream. ``writes`` increases with every write, so that the committer can tell whether
     a command that failed has written anything. ``has_space`` is False if streams must not grow
-    because the disk or the quota is full. Used on the committing thread only. All methods that
+    because the disk or the quota is full. Used on the committer thread only. All methods that
     read may raise `CorruptRecord` and `EngineFailed`.
     """
 

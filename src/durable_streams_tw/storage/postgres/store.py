@@ -31,8 +31,8 @@ T = TypeVar("T")
 class PostgresStore:
     """Store that keeps streams in PostgreSQL and shares them with other nodes.
 
-    ``clock`` runs the background tasks. ``executor`` has the committing thread and the reader
-    threads, ``patient`` a second committing thread for commands on streams that other nodes are
+    ``clock`` runs the background tasks. ``executor`` has the committer thread and the reader
+    threads, ``patient`` a second committer thread for commands on streams that other nodes are
     writing (both a `ThreadExecutor` in a server). ``now`` and ``lead`` are those of a
     `clocks.StreamTime`; the default is the wall clock. ``max_producers`` is the number of producers
     that a stream remembers at least. With ``listen`` off no thread waits for notifications of other

@@ -73,7 +73,7 @@ class WALEngine:
     ``size`` is the size of each WAL segment in bytes. On creation, batches that a crash left in the
     WAL are recovered; raises `StoreUnusable` if the WAL is damaged or belongs to another store.
 
-    ``on_checkpoint_due`` is called on the committing thread when `checkpoint` should run: soon, or
+    ``on_checkpoint_due`` is called on the committer thread when `checkpoint` should run: soon, or
     at once if its argument is True.
     """
 
