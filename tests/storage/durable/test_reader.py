@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,6 +14,8 @@ from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Command
 from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.committer import Committer
+from durable_streams_tw.storage.durable.transaction import BatchTransaction
+from durable_streams_tw.storage.durable.write_cache import WriteCache
 from durable_streams_tw.storage.engine import codec
 from durable_streams_tw.storage.engine.format_version import check_format
 from durable_streams_tw.storage.errors import CorruptRecord
@@ -75,6 +80,35 @@ class LoadTests(SynchronousTestCase):
             engine.content[key] = codec.seal(key, codec.pack_path("a", stream_id))
             with engine.snapshot() as view, self.assertRaises(CorruptRecord):
                 reader.load_stream_at(view, "a")
+
+
+class ReferenceTests(SynchronousTestCase):
+    """A reader is in no reference cycle.
+
+    In a cycle it would keep LMDB transactions until a garbage collection, which is rare in a
+    server, and LMDB has no more than MAX_READERS reader slots.
+    """
+
+    def test_freed(self) -> None:
+        """A reader is freed after its use, and so is a transaction."""
+        engine = store([create("a", b"x")])
+        gc.disable()
+        self.addCleanup(gc.enable)
+        with engine.snapshot() as view:
+            used = reader.ViewReader(view)
+            state = used.stream_at("a")
+            assert state is not None
+            self.assertEqual(used.gather(state, 0, 1, 1), b"x")
+            freed = weakref.ref(used)
+            del used
+            self.assertIsNone(freed())
+        transaction = BatchTransaction(engine.begin(), WriteCache(), AccessTimes())
+        state = transaction.stream_at("a")
+        assert state is not None
+        self.assertTrue(transaction.is_boundary(state, 1))
+        ended = weakref.ref(transaction)
+        del transaction
+        self.assertIsNone(ended())
 
 
 class GatherTests(SynchronousTestCase):

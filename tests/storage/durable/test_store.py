@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -25,6 +26,7 @@ from durable_streams_tw.storage.durable import background, reader
 from durable_streams_tw.storage.durable import store as durable_store
 from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.limits import MAX_READERS
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.files import DATA_FILE, SEGMENT_FILES
@@ -226,6 +228,15 @@ class ReadingTests(_Case):
         self.executor.drain()
         self.assertNotIsInstance(self.successResultOf(deferred), Refusal)
         return needs_disk
+
+    def test_reader_slots(self) -> None:
+        """Reads free their reader slots of LMDB at once, not at the next garbage collection."""
+        state = self.created(put(raw=b"x" * 100_000))
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for _ in range(MAX_READERS + 100):
+            part = self.result(self.store.read_range("a", state.id, 50_000, 50_010))
+            self.assertEqual(part, b"x" * 10)
 
     def test_the_tail_is_in_memory(self) -> None:
         self.submit_all(put(), post(b"01234"))

@@ -6,6 +6,7 @@ Returned bytes are copies: memory of LMDB is valid only while the view is open.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from heapq import merge
 from itertools import starmap
 from typing import TypeVar
@@ -26,6 +27,12 @@ def load_stream(view: View, stream_id: int) -> codec.StreamRecord | None:
     key = codec.stream_key(stream_id)
     value = view.get(key)
     return None if value is None else codec.unpack_stream(key, value)
+
+
+def load_state(view: View, stream_id: int) -> StreamState | None:
+    """Return the state of a stream. Raises `CorruptRecord`."""
+    record = load_stream(view, stream_id)
+    return None if record is None else record.state
 
 
 def load_stream_at(view: View, path: str) -> codec.StreamRecord | None:
@@ -55,7 +62,9 @@ class ViewReader(ExtentReader):
     """
 
     def __init__(self, view: View, lookup: Lookup | None = None) -> None:
-        super().__init__(lookup or self.stream)
+        # Not `self.stream`: a reference cycle would keep the view's LMDB transaction, and its
+        # reader slot, until the next garbage collection.
+        super().__init__(lookup or partial(load_state, view))
         self._view = view
 
     def stream_at(self, path: str) -> StreamState | None:
@@ -65,8 +74,7 @@ class ViewReader(ExtentReader):
 
     def stream(self, stream_id: int) -> StreamState | None:
         """Return the stream of an id."""
-        record = load_stream(self._view, stream_id)
-        return None if record is None else record.state
+        return load_state(self._view, stream_id)
 
     def records(self, extent: Extent) -> Iterator[StoredRecord]:
         """Yield the records of an extent. The bytes are memory of LMDB."""

@@ -77,7 +77,6 @@ class BatchTransaction:
         self.published: dict[str, StreamState | None] = {}
         self.writes = 0
         self._batch = batch
-        self._reader = reader.ViewReader(batch, self.stream)
         self._written = written
         self.access = access
         self._dirty: dict[int, OpenStream] = {}
@@ -182,13 +181,17 @@ class BatchTransaction:
     def message_runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
         """Yield the stored messages of a stream, including those of this batch."""
         self._flush_data()
-        return self._reader.message_runs(state, start)
+        return self._reader().message_runs(state, start)
 
     def is_boundary(self, state: StreamState, position: int) -> bool:
         """Return whether a position is a message boundary."""
         if position not in (0, state.tail):
             self._flush_data()
-        return self._reader.is_boundary(state, position)
+        return self._reader().is_boundary(state, position)
+
+    def _reader(self) -> reader.ViewReader:
+        # Not an attribute: a reference cycle would keep each batch until a garbage collection.
+        return reader.ViewReader(self._batch, self.stream)
 
     def save(self, state: StreamState) -> None:
         """Write the state of a new or changed stream."""
