@@ -38,6 +38,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
             "store_backup", "Back up a store into a new directory, also while its server runs"
         ),
         "restore": Entry("store_backup", "Restore a backup into an empty data directory"),
+        "move": Entry("store_move", "Copy a store from a data directory to PostgreSQL, or back"),
         "compact": Entry("store_backup", "Release the disk space of deleted streams"),
         "stats": Entry(
             "store_stats", "Show the size and contents of a store, also while its server runs"

@@ -109,6 +109,23 @@ def _stats(directory: str, quick: bool, top: int) -> object:
     return {"owner": owner(directory), "store": figures, "counted": counted}
 
 
+def _move(source: str, destination: str, schema: str) -> object:
+    try:
+        # Imported here, because psycopg is optional.
+        from durable_streams_tw.storage.admin.move import move_to_database, move_to_directory
+        from durable_streams_tw.storage.postgres.connection import DatabaseSettings
+    except ImportError:
+        raise StoreUnusable(
+            "psycopg is not installed. Run: pip install 'durable-streams-tw[postgres]'"
+        ) from None
+    progress = _progress_sender()
+    if "://" in destination:
+        settings = DatabaseSettings(destination, schema, node="move")
+        return move_to_database(source, settings, KEYS_FILE, _now(), progress)
+    settings = DatabaseSettings(source, schema, node="move")
+    return move_to_directory(settings, destination, KEYS_FILE, _now(), progress)
+
+
 #: Tasks by name.
 TASKS: Final[dict[str, Callable[..., object]]] = {
     "check": _check,
@@ -122,6 +139,7 @@ TASKS: Final[dict[str, Callable[..., object]]] = {
         directory, _progress_sender(), **options
     ),
     "stats": _stats,
+    "move": _move,
 }
 
 

@@ -16,7 +16,7 @@ table           contents
 `subscription`  `Subscription`, and which node acts for it until when (`due`, `until` in ms)
 `link`          `ExplicitLink` by number and stream
 `cursor`        `Cursor` by number and stream
-`secret`        signing keys, which all nodes share
+`secret`        signing keys, which all nodes share; progress of a move into the schema
 ==============  ==============================================================================
 
 There are no foreign keys: they would lock rows outside the order of `locks`. The rows of `stream`
@@ -38,6 +38,9 @@ COMPATIBLE: Final = 1
 
 ID_BLOCK: Final = 1024
 """Ids that a node takes from the sequence at once."""
+
+MOVE_MARK: Final = "move"
+"""Name of the secret that marks a schema into which a store is being moved."""
 
 _UPDATED: Final = """WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.02,
   autovacuum_vacuum_cost_delay = 0)"""
