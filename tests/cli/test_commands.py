@@ -87,7 +87,7 @@ class GroupTests(SynchronousTestCase):
 
     def test_usage_errors(self) -> None:
         """A usage error exits with status 2 and names the wrong argument."""
-        for arguments in (["nonsense"], ["run", "--nonsense"], ["dev", "--data-dir=x"]):
+        for arguments in (["nonsense"], ["run", "--nonsense"], ["dev", "--listen=x"]):
             result = CliRunner().invoke(commands, arguments)
             self.assertEqual(result.exit_code, 2)
             self.assertIn(arguments[-1].partition("=")[0], result.output)

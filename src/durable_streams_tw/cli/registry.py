@@ -28,7 +28,7 @@ class Entry(Struct, frozen=True):
 #: Commands by section of ``--help``.
 SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "Server": {
-        "dev": Entry("dev", "Run a development server on this machine, with streams in memory"),
+        "dev": Entry("dev", "Run a development server: console, access log, streams in memory"),
         "run": Entry("run", "Run the server in the foreground"),
         "config": Entry("config", "Check or show the settings of a server"),
     },
