@@ -11,8 +11,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from durable_streams_tw.protocol import headers
-
 TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 
 #: One header with its line end.
@@ -27,35 +25,12 @@ BARE: Final = re.compile(rb"\r(?!\n|\Z)|(?<!\r)\n")
 #: Headers that have one value. A proxy and this server could each believe another of two.
 SINGLE: Final = frozenset(
     (
-        b"authorization",
-        b"content-length",
-        b"content-location",
-        b"content-range",
-        b"date",
-        b"from",
-        b"host",
-        b"if-modified-since",
-        b"if-range",
-        b"if-unmodified-since",
-        b"last-event-id",
-        b"max-forwards",
-        b"origin",
-        b"proxy-authorization",
-        b"range",
-        b"referer",
-        b"user-agent",
-        headers.CONTENT_TYPE,
-        headers.PRODUCER_EPOCH,
-        headers.PRODUCER_ID,
-        headers.PRODUCER_SEQ,
-        headers.STREAM_CLOSED,
-        headers.STREAM_EXPIRES_AT,
-        headers.STREAM_FORKED_FROM,
-        headers.STREAM_FORK_OFFSET,
-        headers.STREAM_FORK_SUB_OFFSET,
-        headers.STREAM_SEQ,
-        headers.STREAM_TTL,
-    )
+        b"authorization content-length content-location content-range content-type date from host "
+        b"if-modified-since if-range if-unmodified-since last-event-id max-forwards origin "
+        b"producer-epoch producer-id producer-seq proxy-authorization range referer stream-closed "
+        b"stream-expires-at stream-fork-offset stream-fork-sub-offset stream-forked-from "
+        b"stream-seq stream-ttl user-agent"
+    ).split()
 )
 
 #: Single-valued headers that decide what a request is or where it ends. The connection closes

@@ -18,46 +18,18 @@ ALLOW: Final[Header] = (b"Allow", METHODS)
 
 #: Request headers that CORS allows, besides those in the setting cors-headers.
 _REQUEST_HEADERS: Final = (
-    b"Accept",
-    b"Authorization",
-    b"Cache-Control",
-    b"Content-Type",
-    b"If-Match",
-    b"If-None-Match",
-    b"Last-Event-ID",
-    b"Producer-Epoch",
-    b"Producer-Id",
-    b"Producer-Seq",
-    b"Stream-Closed",
-    b"Stream-Expires-At",
-    b"Stream-Fork-Offset",
-    b"Stream-Fork-Sub-Offset",
-    b"Stream-Forked-From",
-    b"Stream-Seq",
-    b"Stream-TTL",
+    b"Accept, Authorization, Cache-Control, Content-Type, If-Match, If-None-Match, Last-Event-ID, "
+    b"Producer-Epoch, Producer-Id, Producer-Seq, Stream-Closed, Stream-Expires-At, "
+    b"Stream-Fork-Offset, Stream-Fork-Sub-Offset, Stream-Forked-From, Stream-Seq, Stream-TTL, "
     # W3C Trace Context, which browser instrumentation adds to every request.
-    b"traceparent",
-    b"tracestate",
+    b"traceparent, tracestate"
 )
 
 #: Response headers that CORS exposes to pages.
-_RESPONSE_HEADERS: Final = b", ".join(
-    (
-        headers.H_ETAG,
-        headers.H_LOCATION,
-        headers.H_PRODUCER_EPOCH,
-        headers.H_PRODUCER_EXPECTED_SEQ,
-        headers.H_PRODUCER_RECEIVED_SEQ,
-        headers.H_PRODUCER_SEQ,
-        b"Retry-After",
-        headers.H_CLOSED,
-        headers.H_CURSOR,
-        headers.H_EXPIRES_AT,
-        headers.H_NEXT_OFFSET,
-        headers.H_SSE_DATA_ENCODING,
-        headers.H_TTL,
-        headers.H_UP_TO_DATE,
-    )
+_RESPONSE_HEADERS: Final = (
+    b"ETag, Location, Producer-Epoch, Producer-Expected-Seq, Producer-Received-Seq, Producer-Seq, "
+    b"Retry-After, Stream-Closed, Stream-Cursor, Stream-Expires-At, Stream-Next-Offset, "
+    b"Stream-SSE-Data-Encoding, Stream-TTL, Stream-Up-To-Date"
 )
 
 _SECURITY: Final[tuple[Header, ...]] = (
@@ -104,7 +76,7 @@ class ResponseHeaders:
         request_headers: Collection[str] = (),
     ) -> None:
         named = [name.encode("ascii") for name in request_headers]
-        allowed_headers = b", ".join((*_REQUEST_HEADERS, *named))
+        allowed_headers = b", ".join((_REQUEST_HEADERS, *named))
         self._preflight = (*_PREFLIGHT, (b"Access-Control-Allow-Headers", allowed_headers))
         any_origin = (b"Access-Control-Allow-Origin", b"*")
         self._restricted = "*" not in origins
