@@ -85,7 +85,7 @@ class AppendTests(SynchronousTestCase):
         for body, kind, said in (
             (b'{"title":"t","detail":"no\\u001b[31m room"}', "application/problem+json", "no [31m"),
             (b"plain\nwords", "text/plain", "plain words"),
-            (b"<html>proxy</html>", "text/html", "answered 403"),
+            (b"<html>proxy</html>", "text/html", "responded with 403"),
             (b'{"error":{"message":"inner"}}', "application/json", "inner"),
         ):
             with self.assertRaises(Rejected) as caught:

@@ -114,7 +114,9 @@ class Rejected(ClientError):
         self, status: int, header: Mapping[str, str], detail: str = "", problem: str = ""
     ) -> None:
         kind = f" ({problem.removeprefix(_PROBLEM)})" if problem else ""
-        super().__init__(f"the server answered {status}{kind}" + (f": {detail}" if detail else ""))
+        super().__init__(
+            f"the server responded with {status}{kind}" + (f": {detail}" if detail else "")
+        )
         self.status = status
         self.header = header
         self.detail = detail
@@ -219,7 +221,7 @@ def rejection(status: int, header: Mapping[str, str], body: bytes) -> Rejected:
     content_type = header.get("content-type", "")
     detail = detail_of(content_type, body)
     if 300 <= status < 400 and "location" in header:
-        detail = f"the stream has moved to {header['location']}"
+        detail = f"redirect to {header['location']} was not followed"
     problem = problem_of(content_type, body)
     slug = problem.removeprefix(_PROBLEM) or detail.lower()
     kind = Unavailable if status >= 500 else _KINDS.get(status, Rejected)

@@ -43,7 +43,7 @@ class EventParser:
         """
         self._size += len(data)
         if self._size > MAX_EVENT:
-            raise BadResponse(f"the server sends an event of more than {MAX_EVENT} bytes")
+            raise BadResponse(f"an event is larger than {MAX_EVENT} bytes")
         held = bool(self._rest) and self._rest[-1].endswith(b"\r")
         if not held and b"\n" not in data and b"\r" not in data:
             # Joining a long line at each piece would take quadratic time: join it when it ends.

@@ -80,14 +80,14 @@ class Batch(Struct, frozen=True):
         try:
             return [json.loads(message) for message in self.messages()]
         except (ValueError, RecursionError):
-            raise BadResponse("the data are not JSON") from None
+            raise BadResponse("the response is not valid JSON") from None
 
     def text(self) -> str:
         """Return the data decoded as UTF-8. Raises `BadResponse` if it is not UTF-8."""
         try:
             return self.data.decode()
         except UnicodeDecodeError as error:
-            raise BadResponse(f"the data are not UTF-8: {error}") from None
+            raise BadResponse(f"the response is not valid UTF-8: {error}") from None
 
 
 async def catch_up(endpoint: Endpoint, offset: str = "-1") -> AsyncGenerator[Batch, None]:
@@ -115,7 +115,7 @@ async def catch_up(endpoint: Endpoint, offset: str = "-1") -> AsyncGenerator[Bat
             return
         if batch.offset == offset:
             with about(endpoint.target.url):
-                raise BadResponse("the server has no more at this offset, and does not say so")
+                raise BadResponse("the response is empty and has no Stream-Up-To-Date")
         offset = batch.offset
 
 
@@ -283,7 +283,7 @@ class _Following:
         try:
             if content_types.essence(response.header.get("content-type", "")) != _SSE:
                 # A server without SSE ignores the parameter and sends a catch-up response.
-                raise Rejected(501, response.header, "it has no event streams")
+                raise Rejected(501, response.header, "the server does not support event streams")
             coded = response.header.get("stream-sse-data-encoding", "").lower() == "base64"
             gathering = _Gathering(self._content_type, coded)
             parser = EventParser()
@@ -330,7 +330,7 @@ class _Gathering:
         try:
             return b64decode(data.replace(b"\n", b""), validate=True)
         except ValueError:
-            raise BadResponse("the server's event is not the base64 that it should be") from None
+            raise BadResponse("a data event is not valid base64") from None
 
     def _joined(self) -> bytes:
         if len(self._data) > 1 and content_types.is_json(self._content_type):
@@ -345,7 +345,7 @@ def _control(data: bytes) -> dict[str, Any]:
     except ValueError:
         said = None
     if not isinstance(said, dict) or not isinstance(said.get("streamNextOffset"), str):
-        raise BadResponse("the server's control event does not say where the data end")
+        raise BadResponse("a control event has no streamNextOffset")
     return said
 
 

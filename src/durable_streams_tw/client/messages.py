@@ -64,7 +64,7 @@ class BytesCutter:
     def finish(self) -> bytes:
         """Return the remaining bytes. Raises `BadResponse` if fewer than ``skip`` were received."""
         if self._skip:
-            raise BadResponse("the server's answer is shorter than it was before")
+            raise BadResponse("the repeated response is shorter than the first one")
         return self._held
 
 
@@ -125,7 +125,7 @@ class ArrayCutter:
             self._skip -= 1
             self._start = end
         if self._skip:
-            raise BadResponse("the server's answer is shorter than it was before")
+            raise BadResponse("the repeated response is shorter than the first one")
         return self._array(end)
 
     def _array(self, stop: int) -> bytes:
@@ -188,7 +188,7 @@ class ArrayCutter:
 
 
 def _no_array() -> BadResponse:
-    return BadResponse("the server's answer is not the JSON array that it should be")
+    return BadResponse("the response is not a JSON array")
 
 
 def messages(document: bytes) -> list[bytes]:

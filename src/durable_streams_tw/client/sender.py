@@ -22,7 +22,7 @@ from durable_streams_tw.client.transport import Answer
 from durable_streams_tw.client.values import Written, is_deduplicated, written
 from durable_streams_tw.protocol.limits import MAX_SAFE_INTEGER, MAX_TOKEN
 
-_UNKNOWN: Final = "the data may have been appended or not"
+_UNKNOWN: Final = "the data may or may not have been appended"
 
 
 class BatchSender:
@@ -89,8 +89,8 @@ class BatchSender:
             self._deduplicates = is_deduplicated(answer) or bool(self._deduplicates)
             if result.duplicate and data and not attempt.doubtful:
                 raise Fenced(
-                    f"the server knows batch {seq} of producer {self.name!r}, epoch {self.epoch}, "
-                    "already: it is another's, and this one was not appended"
+                    f"batch {seq} was not appended: another process has sent one with this number "
+                    f"as producer {self.name!r}, epoch {self.epoch}"
                 )
             return result
 
@@ -158,7 +158,7 @@ class _Attempt:
                 raise
             if self._seq == 0 and not self.doubtful and sender.claim(current):
                 return await self.send()
-            taken = f"producer {sender.name!r} was taken over: its epoch is {current} now"
+            taken = f"producer {sender.name!r} was fenced by epoch {current}"
             if self.doubtful:
                 raise _unknown(taken, error) from error
             raise _caused(Fenced(taken), error) from error
@@ -170,7 +170,9 @@ class _Attempt:
         batch twice.
         """
         if doubtful and not self._sender.is_sure:
-            raise _unknown(f"{error.args[0]}; this server ignores batch numbers", error) from error
+            raise _unknown(
+                f"{error.args[0]}; the server ignores producer headers", error
+            ) from error
         self.doubtful = self.doubtful or doubtful
 
 

@@ -231,7 +231,7 @@ class Wire:
             raise
         except _Late:
             requested.cancel()
-            raise Unreachable(f"no answer within {timeout:g} s", sent=True) from None
+            raise Unreachable(f"no response within {timeout:g} s", sent=True) from None
         except Exception as failure:
             raise _lost(failure) from failure
         finally:
@@ -276,7 +276,7 @@ def _sentence(failure: BaseException | None) -> str:
     if isinstance(failure, error.TimeoutError):
         return "could not connect: timed out"
     if isinstance(failure, PotentialDataLoss):
-        return "the answer has no length, so it may be incomplete"
+        return "the response has no length and may be incomplete"
     if isinstance(failure, error.ConnectionDone | error.ConnectionLost | ResponseFailed):
         return "the connection was lost"
     text = str(failure)
