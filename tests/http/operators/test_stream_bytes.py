@@ -42,11 +42,12 @@ class StreamBytesTests(OperatorCase):
         self.assertEqual(self.bytes_of("a", after="now")["data"], b"")
 
     def test_json(self) -> None:
-        """The bytes of a JSON stream may begin inside a message; an offset may not be there."""
+        """Bytes of a JSON stream may begin and end inside a message; only ``after`` may not."""
         self.put("a", "application/json")
         self.append("a", b'[{"n":1},{"n":2}]', "application/json")
         self.assertEqual(self.bytes_of("a", limit=7)["data"], b'"n":2},')
-        answer = self.ask("GET", "/-/bytes?stream=a&before=0_3")
+        self.assertEqual(self.bytes_of("a", before="0_3")["data"], b'{"n')
+        answer = self.ask("GET", "/-/bytes?stream=a&after=0_3")
         self.assertEqual(answer.status, 400)
 
     def test_appends(self) -> None:

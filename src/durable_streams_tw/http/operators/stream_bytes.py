@@ -19,7 +19,7 @@ from durable_streams_tw.http.operators.resources import Parameters, QueryResourc
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.limits import KIB
 from durable_streams_tw.protocol.streams.lineage import lineage_of
-from durable_streams_tw.protocol.streams.offsets import parse_offset
+from durable_streams_tw.protocol.streams.offsets import parse_offset, resolve
 from durable_streams_tw.storage.api import IStreamStore
 
 
@@ -47,12 +47,23 @@ class StreamBytes(QueryResource):
     async def _read(
         self, path: str, offset: str, forwards: bool, limit: int
     ) -> dict[str, Any] | Refusal:
-        # Checks the offset, and that it is not inside a message.
-        found = await self._store.read(path, parse_offset(offset), 0)
-        if isinstance(found, Refusal):
-            return found
-        state, at = found.state, found.start
-        start, stop = (at, min(at + limit, state.tail)) if forwards else (max(at - limit, 0), at)
+        requested = parse_offset(offset)
+        if forwards:
+            # Refuses an offset inside a message. Bytes that end inside one are allowed: a client
+            # that looks for the beginning of a large message asks for them.
+            found = await self._store.read(path, requested, 0)
+            if isinstance(found, Refusal):
+                return found
+            state, start = found.state, found.start
+            stop = min(start + limit, state.tail)
+        else:
+            known = await self._store.get_state(path)
+            if isinstance(known, Refusal):
+                return known
+            position = resolve(known, requested)
+            if isinstance(position, Refusal):
+                return position
+            state, start, stop = known, max(position - limit, 0), position
         data = await self._store.read_range(path, state.id, start, stop)
         if isinstance(data, Refusal):
             return data

@@ -1,16 +1,15 @@
 """``/-/console``: web page on which operators list, follow and write streams.
 
-The page is static and holds no data: its script sends requests with the token that the user
-enters, so the page itself needs no credentials. Script and style are inline, and the content
-security policy allows only their hashes.
+The page and its scripts hold no data: they send requests with the token that the user enters, so
+they need no credentials themselves. The content security policy allows the stylesheet and the first
+script by a nonce of each response; a browser extends the nonce to the modules that a script
+imports. So a stream that is served as a script or a stylesheet is never executed.
 """
 
 from __future__ import annotations
 
-from base64 import b64encode
-from functools import cache
-from hashlib import sha256
 from importlib.resources import files
+from secrets import token_urlsafe
 from typing import Any, Final
 
 from twisted.web.server import Request
@@ -19,53 +18,71 @@ from durable_streams_tw.http.messages import Response
 from durable_streams_tw.http.operators import resources
 from durable_streams_tw.http.twisted_web.resource import send
 
-_HTML: Final = b"text/html; charset=utf-8"
+_TYPES: Final = {
+    ".css": b"text/css; charset=utf-8",
+    ".html": b"text/html; charset=utf-8",
+    ".js": b"text/javascript; charset=utf-8",
+}
+_PAGE: Final = "page.html"
+_NONCE: Final = b"{nonce}"
 
 
 class Console(resources.OperatorResource):
-    """Resource of the console page."""
+    """Resource of the console page, and of its scripts and stylesheet below it."""
 
     def __init__(self) -> None:
         resources.OperatorResource.__init__(self)
         # Read the files at start: an upgrade may replace them while the server runs.
-        whole_page()
+        self._files = {
+            file.name: file.read_bytes()
+            for file in files(__name__).iterdir()
+            if _type_of(file.name) is not None
+        }
+
+    def render(self, request: Request) -> Any:
+        """Send the page, or the file that the path below it names."""
+        if request.method not in (b"GET", b"HEAD"):
+            return send(resources.read_only(), request)
+        if not request.postpath:
+            return self.show(request)
+        name = b"/".join(request.postpath).decode("latin-1")
+        content = self._files.get(name)
+        if content is None or name == _PAGE:
+            return resources.NotFoundResource().render(request)
+        return send(_page(_type_of(name) or b"", content), request)
 
     def show(self, request: Request) -> Any:
         """Send the page."""
-        body, policy = whole_page()
-        fields = ((b"Content-Security-Policy", policy), (b"Referrer-Policy", b"same-origin"))
-        return send(_page(body, *fields), request)
+        nonce = token_urlsafe(16).encode("ascii")
+        body = self._files[_PAGE].replace(_NONCE, nonce)
+        fields = (
+            (b"Content-Security-Policy", policy(nonce)),
+            (b"Referrer-Policy", b"same-origin"),
+        )
+        return send(_page(_TYPES[".html"], body, *fields), request)
 
 
-def _page(body: bytes, *fields: tuple[bytes, bytes]) -> Response:
-    return resources.page(200, _HTML, body, *fields)
-
-
-@cache
-def whole_page() -> tuple[bytes, bytes]:
-    """Return the page with script and style inlined, and its content security policy."""
-    folder = files(__name__)
-    style = folder.joinpath("page.css").read_bytes()
-    script = folder.joinpath("page.js").read_bytes()
-    page = folder.joinpath("page.html").read_bytes()
-    for placeholder, content in ((b"/* page.css */", style), (b"/* page.js */", script)):
-        before, found, after = page.partition(placeholder)
-        assert found, "page.html has every placeholder"
-        page = before + content + after
-    directives = (
-        b"default-src 'none'",
-        b"script-src " + _hash(script),
-        b"style-src " + _hash(style),
-        b"connect-src 'self'",
-        b"img-src data:",
-        b"base-uri 'none'",
-        b"form-action 'none'",
-        b"frame-ancestors 'none'",
-        b"require-trusted-types-for 'script'",
-        b"trusted-types 'none'",
+def policy(nonce: bytes) -> bytes:
+    """Return the content security policy of the page."""
+    return b"; ".join(
+        (
+            b"default-src 'none'",
+            b"script-src 'nonce-" + nonce + b"'",
+            b"style-src 'nonce-" + nonce + b"'",
+            b"connect-src 'self'",
+            b"img-src data:",
+            b"base-uri 'none'",
+            b"form-action 'none'",
+            b"frame-ancestors 'none'",
+            b"require-trusted-types-for 'script'",
+            b"trusted-types 'none'",
+        )
     )
-    return page, b"; ".join(directives)
 
 
-def _hash(content: bytes) -> bytes:
-    return b"'sha256-" + b64encode(sha256(content).digest()) + b"'"
+def _type_of(name: str) -> bytes | None:
+    return _TYPES.get(name[name.rfind(".") :])
+
+
+def _page(content_type: bytes, body: bytes, *fields: tuple[bytes, bytes]) -> Response:
+    return resources.page(200, content_type, body, *fields)

@@ -1,0 +1,74 @@
+// Requests to the server, with the token of this tab.
+
+// A proxy may serve everything below another path.
+export const base = location.pathname.replace(/\/-\/console\/?$/, "");
+
+const TOKEN = "durable-streams-token";
+const TITLES = {
+  401: "A valid token is needed.",
+  403: "The token does not allow this.",
+  404: "There is no such stream.",
+  410: "The stream or the offset is gone.",
+};
+
+let token = sessionStorage.getItem(TOKEN) || "";
+// Path of the streams; each response of the list has it.
+let root = "/v1/stream/";
+
+export const getToken = () => token;
+
+// The token is kept for this tab, until it is closed.
+export function setToken(value) {
+  token = value;
+  if (value) sessionStorage.setItem(TOKEN, value);
+  else sessionStorage.removeItem(TOKEN);
+}
+
+export class RequestError extends Error {
+  constructor(status, message, detail) {
+    super(message);
+    this.status = status;
+    this.detail = detail;
+  }
+}
+
+// Send a request; throw a RequestError with a sentence for the user if it is not successful.
+export async function request(path, options = {}) {
+  const headers = new Headers(options.headers);
+  if (token) headers.set("Authorization", `Bearer ${token}`);
+  let response;
+  try {
+    response = await fetch(base + path, { cache: "no-store", redirect: "error", ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new RequestError(0, "The server does not respond.", "");
+  }
+  if (response.ok) return response;
+  let detail = response.statusText;
+  try {
+    const problem = await response.json();
+    detail = problem.detail || problem.title || (problem.error && problem.error.message) || detail;
+  } catch {
+    // Not a problem of this server, or a response to HEAD.
+  }
+  const title = TITLES[response.status] || `${response.status}:`;
+  throw new RequestError(response.status, `${title} ${detail}`.trim(), detail);
+}
+
+export async function getJSON(path, query, options) {
+  const response = await request(`${path}?${new URLSearchParams(query)}`, options);
+  const body = await response.json();
+  if (body.root) root = body.root;
+  return body;
+}
+
+const encoded = (name) => name.split("/").map(encodeURIComponent).join("/");
+
+// Path of a stream for `request`.
+export const pathOf = (name) => root + encoded(name);
+
+// URL of a stream for other programs.
+export const urlOf = (name) => location.origin + base + pathOf(name);
+
+// Value of Stream-Forked-From.
+export const sourceOf = (name) => pathOf(name);
