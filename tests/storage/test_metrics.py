@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.api import StoreStats
 from durable_streams_tw.storage.data_dir import write_obstacle
-from durable_streams_tw.storage.durable import store as durable_store
+from durable_streams_tw.storage.durable import queued_store
 from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.engine.kv import EngineFailed
 from durable_streams_tw.storage.engine.lmdb import LMDBEngine
@@ -165,7 +165,7 @@ class DurableCountingTests(DurableStoreCase, _Counting, SynchronousTestCase):
     def test_overloaded(self) -> None:
         """Commands refused before they are queued are counted."""
         meter = self.measured()
-        self.patch(durable_store, "MAX_QUEUED_COMMANDS", 0)
+        self.patch(queued_store, "MAX_QUEUED_COMMANDS", 0)
         self.result(self.store.submit(commands.append("a", b"123")))
         self.assertEqual(meter.refusals["overloaded"], 1)
         self.assertEqual(meter.commands["append", "failed"], 1)

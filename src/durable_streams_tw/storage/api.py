@@ -87,7 +87,10 @@ class RecordTable(Protocol[T_co]):
     watched: bool
 
     def unpack(self, key: bytes, value: Any) -> T_co:
-        """Decode a stored value. Raises `CorruptRecord`."""
+        """Decode a stored value with its checksum. Raises `CorruptRecord`."""
+
+    def decode(self, key: bytes, payload: Any) -> T_co:
+        """Decode a stored value without a checksum. Raises `CorruptRecord`."""
 
 
 class RecordChange(Struct, frozen=True):
@@ -121,8 +124,9 @@ class StoreSnapshot(Protocol):
     def stream_names(self, prefix: str, after: str = "") -> Iterator[str]:
         """Yield at least the stream names that start with a prefix and sort after ``after``.
 
-        The order is that of `codec.listing_key`. Names without the prefix and names of deleted or
-        expired streams may be among them. ``after`` need not exist.
+        The order is that of `codec.listing_key`, in the PostgreSQL store that of their bytes. Names
+        without the prefix and names of deleted or expired streams may be among them. ``after`` need
+        not exist.
         """
 
 

@@ -9,8 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import DeliveryResult
-from durable_streams_tw.storage.durable import reader
-from durable_streams_tw.storage.durable import store as durable_store
+from durable_streams_tw.storage.durable import queued_store, reader
 from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.durable.transaction import BatchTransaction
 from tests.storage.durable.store_case import DurableStoreCase
@@ -25,7 +24,7 @@ class CheckedSuiteTests(SubscriptionSuite, DurableStoreCase, SynchronousTestCase
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(durable_store, "INLINE_ACKS", 0)
+        self.patch(queued_store, "INLINE_ACKS", 0)
 
 
 class ManyAcksTests(SubscriptionCase, DurableStoreCase, SynchronousTestCase):

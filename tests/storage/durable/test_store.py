@@ -22,7 +22,7 @@ from durable_streams_tw.protocol.streams.state import Lifetime, StreamState
 from durable_streams_tw.storage.admin.verify import check_directory
 from durable_streams_tw.storage.api import Chunk, Command, IStreamStore, Outcome
 from durable_streams_tw.storage.commands.batches import BatchResult
-from durable_streams_tw.storage.durable import background, reader
+from durable_streams_tw.storage.durable import background, queued_store, reader
 from durable_streams_tw.storage.durable import store as durable_store
 from durable_streams_tw.storage.durable.store import DurableStore
 from durable_streams_tw.storage.engine import codec
@@ -132,7 +132,7 @@ class BatchTests(_Case):
     def test_too_much_at_once(self) -> None:
         """Commands above the queue's bounds are refused; queued ones are carried out."""
         self.submit(put())
-        self.patch(durable_store, "MAX_QUEUE", 1000)
+        self.patch(queued_store, "MAX_QUEUE", 1000)
         first = self.store.submit(post(b"x" * 900))
         refusal = self.assertRefused(
             Problem.OVERLOADED, self.successResultOf(self.store.submit(post(b"y" * 101)))
@@ -142,7 +142,7 @@ class BatchTests(_Case):
         self.executor.drain()
         for answered in (first, second):
             self.assertNotIsInstance(self.successResultOf(answered), Refusal)
-        self.patch(durable_store, "MAX_QUEUED_COMMANDS", 2)
+        self.patch(queued_store, "MAX_QUEUED_COMMANDS", 2)
         answers = [self.store.submit(post(b"w")) for _ in range(3)]
         self.executor.drain()
         self.assertRefused(Problem.OVERLOADED, self.successResultOf(answers[2]))

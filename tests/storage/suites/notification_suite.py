@@ -136,9 +136,10 @@ class NotificationSuite(StoreCase):
 
         self.store.add_listener(look)
         self.created(put(raw=b"one"))
-        self.appended(post(b"two"))
-        self.appended(post(b"three" * 10_000))
-        self.appended(post(closed=True))
+        self.settle(self.store)
+        for command in (post(b"two"), post(b"three" * 10_000), post(closed=True)):
+            self.appended(command)
+            self.settle(self.store)
         self.assertEqual(len(looks), 4)
         for change, state, chunk in looks:
             self.assertEqual(self.result(state), change.state)

@@ -6,7 +6,7 @@ outcome.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
@@ -364,9 +364,22 @@ def _acknowledge(
 
 def load_index(view: View, report: Callable[[CorruptRecord], None]) -> SubscriptionIndex:
     """Return the index of all subscriptions by stream; call ``report`` for each corrupt record."""
+    return build_index(
+        [state for _, state in tables.scan_with_errors(view, tables.SUBSCRIPTIONS, b"", None)],
+        lambda: tables.scan_with_errors(view, tables.LINKS, b"", None),
+        report,
+    )
+
+
+def build_index(
+    subscriptions: Iterable[Subscription | CorruptRecord],
+    links: Callable[[], Iterable[tuple[bytes, ExplicitLink | CorruptRecord]]],
+    report: Callable[[CorruptRecord], None],
+) -> SubscriptionIndex:
+    """Return the index of subscriptions; ``links`` returns all explicit links with their keys."""
     index = SubscriptionIndex()
     names: dict[int, str] = {}
-    for _, state in tables.scan_with_errors(view, tables.SUBSCRIPTIONS, b"", None):
+    for state in subscriptions:
         if isinstance(state, CorruptRecord):
             report(state)
             continue
@@ -374,7 +387,7 @@ def load_index(view: View, report: Callable[[CorruptRecord], None]) -> Subscript
         if state.explicit:
             names[state.number] = state.id
     if names:
-        for key, link in tables.scan_with_errors(view, tables.LINKS, b"", None):
+        for key, link in links():
             number = int.from_bytes(key[:8], "big")
             if isinstance(link, CorruptRecord):
                 report(link)

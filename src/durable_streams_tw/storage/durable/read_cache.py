@@ -83,6 +83,15 @@ class ChunkCache:
         """Return the run of bytes that begins at a position, if it is cached."""
         return self._chunks.get((stream_id, start))
 
+    def response(self, state: StreamState, position: int, limit: int) -> bytes | None:
+        """Return the bytes of a whole response to a read, None if they are not cached."""
+        if position == state.tail or (limit == 0 and position == 0):
+            return b""
+        data = self.get(state.id, position)
+        if data is not None and position + len(data) == state.tail and len(data) <= limit:
+            return data
+        return None
+
     def put(self, stream_id: int, start: int, data: bytes) -> None:
         """Cache bytes from a position; in JSON mode whole messages."""
         if 0 < len(data) <= self._largest:

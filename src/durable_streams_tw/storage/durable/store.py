@@ -6,8 +6,7 @@ served on the reactor's thread if the read caches have the bytes, otherwise on a
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from time import perf_counter
@@ -17,35 +16,27 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from durable_streams_tw.concurrency import stop_all
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.protocol.streams.commands import Append, Create
+from durable_streams_tw.protocol.streams.commands import Create
 from durable_streams_tw.protocol.streams.offsets import START, RequestedOffset
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import Settle
-from durable_streams_tw.storage.access_times import AccessTimes, check_usable
 from durable_streams_tw.storage.api import (
     Chunk,
-    Command,
     IStreamStore,
-    Listener,
-    Outcome,
     Query,
-    RecordListener,
-    StoreObserver,
     StoreStats,
-    notify_listeners,
 )
 from durable_streams_tw.storage.commands import forks, subscriptions
 from durable_streams_tw.storage.commands.batches import BUG, CORRUPT, BatchResult
-from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
+from durable_streams_tw.storage.commands.forks import Counting
 from durable_streams_tw.storage.data_dir import DataDirLock, write_obstacle
 from durable_streams_tw.storage.durable.background import BackgroundTask, BackgroundTasks
 from durable_streams_tw.storage.durable.committer import Committer
 from durable_streams_tw.storage.durable.executor import Executor
+from durable_streams_tw.storage.durable.queued_store import STOPPING, QueuedCommand, QueuedStore
 from durable_streams_tw.storage.durable.read_cache import ChunkCache, NotCached, StateCache
 from durable_streams_tw.storage.durable.reader import (
     ViewReader,
@@ -64,30 +55,15 @@ from durable_streams_tw.storage.files import persist
 from durable_streams_tw.storage.fork_ranges import check_same_stream, resolve_offset
 from durable_streams_tw.storage.limits import (
     DISK_RESERVE,
-    INLINE_ACKS,
     MAX_BATCH,
     MAX_BATCH_COMMANDS,
     MAX_PRODUCERS,
-    MAX_QUEUE,
-    MAX_QUEUED_COMMANDS,
     STAGE_STEP,
 )
 
 T = TypeVar("T")
 
-_STOPPING: Final = Refusal(Problem.STOPPING, "the server is stopping")
 _UNREADABLE: Final = Refusal(Problem.STORAGE_UNAVAILABLE, "the disk failed: try again")
-_OVERLOADED: Final = Refusal(
-    Problem.OVERLOADED, "too many writes are waiting for the disk", ((b"Retry-After", b"1"),)
-)
-
-
-class _QueuedCommand(Struct):
-    """Command that waits for the committer thread; ``size`` is that of its body in bytes."""
-
-    command: Command
-    size: int
-    callback: Callable[[Outcome], object]
 
 
 class _ReadResult(Struct):
@@ -106,7 +82,7 @@ def _do_nothing() -> None:
 
 
 @implementer(IStreamStore)
-class DurableStore:
+class DurableStore(QueuedStore):
     """Store that keeps streams in a directory.
 
     ``directory`` is created if missing. ``clock`` runs the background tasks and limits the time of
@@ -133,27 +109,16 @@ class DurableStore:
         lead: Callable[[], int] = lambda: 0,
         max_producers: int = MAX_PRODUCERS,
     ) -> None:
+        super().__init__(executor, now, lead)
         self._max_producers = max_producers
         self._directory = directory
         self._clock = clock
-        self._executor = executor
         self._quota = quota
         self._segment_size = segment_size
-        self._now = now or _wall_clock
-        self._access = AccessTimes(lead)
         self._states = StateCache()
         self._chunks = ChunkCache()
-        self._listeners: list[Listener] = []
-        self._record_listeners: list[RecordListener] = []
-        self._open = False
-        self._closed: Deferred[None] | None = None
-        self._queued = self._queued_bytes = 0
         # On the committer thread: commands that wait for a fan-out, and those after them.
-        self._postponed: list[_QueuedCommand] = []
-        self._counter = ForkCounter(self._count, BUG)
-        self._observer: StoreObserver | None = None
-        # `perf_counter` when the oldest command was queued that the committer thread has not taken.
-        self._queued_since = 0.0
+        self._postponed: list[QueuedCommand] = []
 
     # -- open and close -------------------------------------------------------------------------
 
@@ -192,73 +157,16 @@ class DurableStore:
         )
         self._background.start()
 
-    def close(self) -> Deferred[None]:
-        """Commit all queued commands, then unlock the directory."""
-        if not self._open:
-            if self._closed is not None and not self._closed.called:
-                # Another call is closing the store: wait for the same end.
-                again: Deferred[None] = Deferred()
-                self._closed.chainDeferred(again)
-                return again
-            return succeed(None)
-        self._open = False
-        self._closed = stop_all(
-            lambda: self._counter.stop(_STOPPING),
+    def _closing_steps(self) -> Sequence[Callable[[], object]]:
+        """Stop the background tasks and the threads, then unlock the directory."""
+        return (
             self._background.stop,
             self._executor.stop,
             self._engine.close,
             self._lock.release,
         )
-        return self._closed
 
     # -- commands -------------------------------------------------------------------------------
-
-    def submit(self, command: Command) -> Deferred[Outcome]:
-        """Queue a command for the committer thread and return its outcome."""
-        done: Deferred[Outcome] = Deferred()
-        self.execute(command, done.callback)
-        return done
-
-    def execute(self, command: Command, callback: Callable[[Outcome], object]) -> None:
-        """Queue a command for the committer thread and call ``callback`` with its outcome."""
-        if not self._open:
-            callback(_STOPPING)
-            return
-        body = command.body if isinstance(command, Append | Create) else None
-        size = 0 if body is None else len(body.data)
-        if self._queued_bytes + size > MAX_QUEUE or self._queued >= MAX_QUEUED_COMMANDS:
-            if self._observer is not None:
-                self._observer.record_refusal(command, _OVERLOADED)
-            callback(_OVERLOADED)
-            return
-        self._queued += 1
-        self._queued_bytes += size
-        if forks.needs_count(command):
-            assert isinstance(command, Create)
-            self._counter.count(command, partial(self._prepared, size, callback))
-        elif isinstance(command, Settle) and len(command.acks) > INLINE_ACKS:
-            checked = self._submit_read(partial(self._check_acks, command))
-            checked.addErrback(self._check_failed).addCallback(
-                partial(self._prepared, size, callback)
-            )
-        else:
-            self._queue_command(_QueuedCommand(command, size, callback))
-
-    def _queue_command(self, queued: _QueuedCommand) -> None:
-        if not self._queued_since:
-            self._queued_since = perf_counter()
-        self._executor.submit_write(queued)
-
-    def _prepared(
-        self, size: int, callback: Callable[[Outcome], object], command: Create | Settle | Refusal
-    ) -> None:
-        """Queue a command that reader threads have prepared, or report their refusal."""
-        if self._open and not isinstance(command, Refusal):
-            self._queue_command(_QueuedCommand(command, size, callback))
-            return
-        self._queued -= 1
-        self._queued_bytes -= size
-        callback(command if isinstance(command, Refusal) else _STOPPING)
 
     def _check_acks(self, command: Settle) -> Settle | Refusal:
         """Check that acks lie between messages. Runs on a reader thread."""
@@ -273,22 +181,13 @@ class DurableStore:
             self._log.error("A read failed: {reason}", reason=failure)
             return _UNREADABLE
 
-    def _check_failed(self, failure: Failure) -> Refusal:
-        self._log.failure("Checking acks failed", failure)
-        return BUG
-
-    def _count(
-        self, command: Create, counting: Counting | None
-    ) -> Deferred[Create | Counting | Refusal]:
-        return self._submit_read(partial(self._count_some, command, counting))
-
     def _count_some(
         self, command: Create, counting: Counting | None
     ) -> Create | Counting | Refusal:
         """Count messages of a fork's source. Runs on a reader thread."""
         return self._on_snapshot(lambda view: forks.count_some(ViewReader(view), command, counting))
 
-    def _run_jobs(self, jobs: list[_QueuedCommand | BackgroundTask]) -> None:
+    def _run_jobs(self, jobs: list[QueuedCommand | BackgroundTask]) -> None:
         """Carry out queued jobs, commands in bounded batches. Runs on the committer thread.
 
         Commands that wait for a fan-out are postponed to the next call, so that jobs queued
@@ -326,8 +225,8 @@ class DurableStore:
             self._executor.submit_write(BackgroundTask(_do_nothing))
 
     def _run_batch(
-        self, batch: list[_QueuedCommand], waited: float
-    ) -> tuple[list[_QueuedCommand], bool]:
+        self, batch: list[QueuedCommand], waited: float
+    ) -> tuple[list[QueuedCommand], bool]:
         """Carry out a batch. Runs on the committer thread.
 
         Return the commands that wait or did not fit into the time of a batch, and whether any
@@ -347,17 +246,7 @@ class DurableStore:
         self._executor.call_from_thread(partial(self._batch_done, batch, result, waited, took))
         return left, bool(result.waiting)
 
-    def _run_guarded(self, work: Callable[[], BatchResult | None]) -> BatchResult | None:
-        """Call a function and log what it raises: a bug must not end the committer thread."""
-        try:
-            return work()
-        except Exception:  # noqa: BLE001
-            self._executor.call_from_thread(
-                partial(self._log.failure, "The committer failed", Failure())
-            )
-            return None
-
-    def _publish(self, batch: list[_QueuedCommand], result: BatchResult) -> None:
+    def _publish(self, batch: list[QueuedCommand], result: BatchResult) -> None:
         """Make a commit visible, then report outcomes, then notify listeners, in this order."""
         chunks = self._chunks
         if result.doubt is not None:
@@ -369,31 +258,16 @@ class DurableStore:
                 self._access.forget(change.state.id)
             elif change.data:
                 chunks.put(change.state.id, change.start, change.data)
-        notify_listeners(self._record_listeners, result.notes)
-        self._queued -= len(batch)
-        for job, outcome in zip(batch, result.outcomes, strict=True):
-            self._queued_bytes -= job.size
-            job.callback(outcome)
-        notify_listeners(self._listeners, result.changes)
+        self._report(batch, result)
 
     def _batch_done(
-        self, batch: list[_QueuedCommand], result: BatchResult, waited: float, took: float
+        self, batch: list[QueuedCommand], result: BatchResult, waited: float, took: float
     ) -> None:
         """Publish a batch of commands. Runs on the reactor's thread."""
         self._publish(batch, result)
         if result.more and self._open:
             self._background.sweep_now()
-        if self._observer is not None:
-            commands = [job.command for job in batch]
-            self._observer.record_batch(
-                commands,
-                result.outcomes,
-                result.changes,
-                waited,
-                took,
-                result.seconds,
-                result.failed,
-            )
+        self._observe(batch, result, waited, took)
 
     def _task_done(self, task: BackgroundTask, result: BatchResult | None) -> None:
         """Publish the changes of a background task. Runs on the reactor's thread."""
@@ -407,7 +281,7 @@ class DurableStore:
     def get_state(self, path: str) -> Deferred[StreamState | Refusal]:
         """Return the state of the stream at a path."""
         if not self._open:
-            return succeed(_STOPPING)
+            return succeed(STOPPING)
         state = self._states.get(path)
         if not isinstance(state, NotCached):
             return succeed(self._check_usable(state))
@@ -425,7 +299,7 @@ class DurableStore:
     ) -> Deferred[Chunk | Refusal]:
         """Return bytes of the stream at a path, from the caches if they have them."""
         if not self._open:
-            return succeed(_STOPPING)
+            return succeed(STOPPING)
         cached = self._states.get(path)
         if not isinstance(cached, NotCached):
             state = self._check_usable(cached)
@@ -436,7 +310,7 @@ class DurableStore:
                 return succeed(position)
             self._record_access(state)
             most = limit if piece is None or piece > limit else piece
-            data = self._cached_bytes(state, position, most)
+            data = self._chunks.response(state, position, most)
             if data is not None:
                 return succeed(Chunk(state, position, data))
         read = partial(self._read, path, offset, limit, stream_id, piece)
@@ -447,7 +321,7 @@ class DurableStore:
     ) -> Deferred[bytes | Refusal]:
         """Return exactly the bytes ``[start, stop)`` of a stream, read on a reader thread."""
         if not self._open:
-            return succeed(_STOPPING)
+            return succeed(STOPPING)
         result: Deferred[bytes | Refusal] = self._submit_read(
             partial(self._on_snapshot, partial(self._read_range, path, stream_id, start, stop))
         )
@@ -456,45 +330,13 @@ class DurableStore:
     def query(self, question: Query[T]) -> Deferred[T | Refusal]:
         """Answer a question on a snapshot, on a reader thread."""
         if not self._open:
-            return succeed(_STOPPING)
+            return succeed(STOPPING)
         result: Deferred[T | Refusal] = self._submit_read(partial(self._run_query, question))
         return result
-
-    def pin(self, stream_id: int) -> None:
-        """Keep a stream from expiring by its TTL."""
-        self._access.pin(stream_id)
-
-    def unpin(self, stream_id: int) -> None:
-        """Undo one `pin`."""
-        self._access.unpin(stream_id, self._now())
-
-    def add_listener(self, listener: Listener) -> None:
-        """Call ``listener`` with the changes of each commit."""
-        self._listeners.append(listener)
-
-    def add_record_listener(self, listener: RecordListener) -> None:
-        """Call ``listener`` with the changed records of watched tables."""
-        self._record_listeners.append(listener)
-
-    def _submit_read(self, function: Callable[[], T]) -> Deferred[T]:
-        observer, submit = self._observer, self._executor.submit_read
-        return submit(function) if observer is None else observer.time_read(submit, function)
-
-    def _check_usable(self, state: StreamState | None) -> StreamState | Refusal:
-        return check_usable(state, self._access, self._now())
 
     def _record_access(self, state: StreamState) -> None:
         if state.lifetime.ttl is not None:
             self._access.record(state.id, self._now())
-
-    def _cached_bytes(self, state: StreamState, position: int, limit: int) -> bytes | None:
-        """Return the bytes of a whole response, None if they are not cached."""
-        if position == state.tail or (limit == 0 and position == 0):
-            return b""
-        data = self._chunks.get(state.id, position)
-        if data is not None and position + len(data) == state.tail and len(data) <= limit:
-            return data
-        return None
 
     def _state_read(self, result: _ReadResult, path: str) -> StreamState | Refusal:
         """Cache the state from a reader thread. Runs on the reactor's thread."""
@@ -569,10 +411,6 @@ class DurableStore:
 
     # -- operation ------------------------------------------------------------------------------
 
-    def set_observer(self, observer: StoreObserver) -> None:
-        """Report measurements to ``observer`` from now on."""
-        self._observer = observer
-
     def stats(self) -> Deferred[StoreStats | None]:
         """Return the fill level, None if the disk cannot be read."""
         if not self._open:
@@ -614,8 +452,3 @@ class DurableStore:
         if obstacle is None and (failure := self._engine.obstacle()) is not None:
             obstacle = f"the store's file cannot be read or written: {failure}"
         return obstacle
-
-
-def _wall_clock() -> int:
-    """Return the time in ms since the Unix epoch."""
-    return time.time_ns() // 1_000_000

@@ -1,34 +1,122 @@
-"""PostgreSQL store: `IStreamStore` over a database that any number of nodes share."""
+"""PostgreSQL store: `IStreamStore` over a database that any number of nodes share.
+
+Commands queue for the first lane's thread, which commits all queued commands together; those on
+streams that another node is writing go to the patient lane. Each read asks the database for the
+state of its stream, together with all other reads of a turn of the reactor, because any node may
+have changed it. Bytes at a position never change, so they come from memory if they are there.
+"""
 
 from __future__ import annotations
 
 import secrets
-import threading
-import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from threading import Lock, local
+from time import perf_counter
+from typing import Any, Final, TypeVar
 
 import psycopg
-from twisted.internet.defer import Deferred
+from msgspec import Struct
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
-from durable_streams_tw.storage.api import Duties, KeyringStorage
+from durable_streams_tw.protocol.limits import KIB
+from durable_streams_tw.protocol.streams.commands import Create
+from durable_streams_tw.protocol.streams.offsets import RequestedOffset
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.protocol.subscriptions.commands import Settle
+from durable_streams_tw.storage.api import (
+    Change,
+    Chunk,
+    Duties,
+    IStreamStore,
+    KeyringStorage,
+    Query,
+    StoreStats,
+    notify_listeners,
+)
+from durable_streams_tw.storage.commands import forks, subscriptions
+from durable_streams_tw.storage.commands.batches import BUG, CORRUPT, BatchResult
+from durable_streams_tw.storage.commands.forks import Counting
+from durable_streams_tw.storage.durable.background import BackgroundTask
 from durable_streams_tw.storage.durable.executor import Executor
-from durable_streams_tw.storage.limits import MAX_PRODUCERS
+from durable_streams_tw.storage.durable.queued_store import STOPPING, QueuedCommand, QueuedStore
+from durable_streams_tw.storage.durable.read_cache import ChunkCache
+from durable_streams_tw.storage.engine.tables import SUBSCRIPTIONS, subscription_key
+from durable_streams_tw.storage.errors import CorruptRecord, StoreUnusable
+from durable_streams_tw.storage.fork_ranges import check_same_stream, resolve_offset
+from durable_streams_tw.storage.limits import MAX_BATCH, MAX_BATCH_COMMANDS, MAX_PRODUCERS
+from durable_streams_tw.storage.postgres import arrays
+from durable_streams_tw.storage.postgres.background import BackgroundTasks
+from durable_streams_tw.storage.postgres.committer import Committer, held_commands
 from durable_streams_tw.storage.postgres.connection import (
     DatabaseSettings,
+    Durability,
     check_durability,
     connect,
 )
 from durable_streams_tw.storage.postgres.duties import SubscriptionDuties
+from durable_streams_tw.storage.postgres.followed_streams import FollowedStreams
 from durable_streams_tw.storage.postgres.keyring import KeyringTable
+from durable_streams_tw.storage.postgres.locks import changes_registry, paths_of
 from durable_streams_tw.storage.postgres.migrations import migrate
+from durable_streams_tw.storage.postgres.notifications import (
+    NotificationListener,
+    channel_of,
+    encode_hints,
+)
+from durable_streams_tw.storage.postgres.packing import PackingQueue
+from durable_streams_tw.storage.postgres.reader import (
+    Connection,
+    ConnectionReader,
+    DatabaseSnapshot,
+    load,
+    load_states,
+    load_stream_at,
+    load_streams,
+)
+from durable_streams_tw.storage.postgres.session import NodeSession
 
 T = TypeVar("T")
 
+_UNREADABLE: Final = Refusal(
+    Problem.STORAGE_UNAVAILABLE, "the database is away: try again", ((b"Retry-After", b"1"),)
+)
 
-class PostgresStore:
+#: Time in ms before the deadline of a stream within which a read is answered only once it is
+#: written that the stream was read: another node would end the stream.
+_ACCESS_MARGIN: Final = 10_000
+
+#: Bytes up to which a read is answered together with others; larger ones have a thread each.
+_SHARED_READ: Final = 64 * KIB
+
+#: Time in ms after which a statement of a reader is cancelled.
+_READ_TIMEOUT: Final = 10_000
+
+
+class _Look(Struct):
+    """Read that waits for the state of its stream. Without bytes if ``offset`` is None."""
+
+    path: str
+    done: Deferred[Any]
+    offset: RequestedOffset | None = None
+    limit: int = 0
+    stream_id: int | None = None
+    piece: int | None = None
+
+
+class _LargeRead(Struct):
+    """Read whose bytes need a thread of their own; ``state`` was found at its path."""
+
+    state: StreamState
+
+
+@implementer(IStreamStore)
+class PostgresStore(QueuedStore):
     """Store that keeps streams in PostgreSQL and shares them with other nodes.
 
     ``clock`` runs the background tasks. ``executor`` has the committer thread and the reader
@@ -40,8 +128,11 @@ class PostgresStore:
 
     `open` blocks while it connects, creates or migrates the tables and reads the guarantees of the
     server; it raises `StoreUnusable`. No other method waits for the database on the reactor's
-    thread. ``node`` is the unique name of this node.
+    thread. ``node`` is the unique name of this node, ``durability`` tells which failures an
+    acknowledged write survives.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -55,44 +146,498 @@ class PostgresStore:
         max_producers: int = MAX_PRODUCERS,
         listen: bool = True,
     ) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._executor = executor
-        self._patient = patient
-        self._now = now or _wall_clock
-        self._lead = lead
-        self._max_producers = max_producers
-        self._listen = listen
+        super().__init__(executor, now, lead)
         self.node = f"{settings.node}-{secrets.token_hex(4)}"
-        self._sessions = threading.local()
         self.duties: Duties | None = SubscriptionDuties(self._in_session, self.node)
         self.keyring: KeyringStorage | None = KeyringTable(settings, self._in_session)
+        self.durability: Durability | None = None
+        self._settings = settings
+        self._clock = clock
+        self._executors = executor, patient
+        self._chunks = ChunkCache()
+        self._followed = FollowedStreams()
+        self._packing = PackingQueue()
+        self._lanes = [self._lane(number, max_producers) for number in range(2)]
+        self._background = BackgroundTasks(
+            clock,
+            patient,
+            self._lanes[1],
+            self._access,
+            self._followed,
+            self._packing,
+            self._look_at_followed,
+            self._now,
+        )
+        self._listener: NotificationListener | None = None
+        if listen:
+            self._listener = NotificationListener(settings, self.node, self._heard)
+        # Numbers of commands of the patient lane by path: later ones must not overtake them.
+        self._patient_paths: dict[str, int] = {}
+        self._patient_lock = Lock()
+        self._looks: list[_Look] = []
+        # Streams to look at after the look that is under way; None for all.
+        self._looking = False
+        self._look_next: set[int] | None = set()
+        self._sessions = local()
+        self._connections: list[Connection] = []
+
+    def _lane(self, number: int, max_producers: int) -> Committer:
+        return Committer(
+            NodeSession(self._settings, self.node, number, self._now, self._clock.seconds),
+            self._access,
+            self._now,
+            channel=channel_of(self._settings),
+            hints=self._hints,
+            packing=self._packing,
+            patient=bool(number),
+            clock=self._clock.seconds,
+            max_producers=max_producers,
+        )
+
+    # -- open and close -------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Connect, check the server, and create or migrate the tables."""
-        with connect(self._settings) as connection:
-            check_durability(connection, self._settings)
-            migrate(connection, self._settings, self._now())
+        """Connect, check the server, create or migrate the tables, and start the threads."""
+        try:
+            with connect(self._settings) as connection:
+                self.durability = check_durability(connection, self._settings)
+                migrate(connection, self._settings, self._now())
+        except psycopg.Error as error:
+            raise StoreUnusable(f"the database cannot be used: {str(error).strip()}") from None
+        self._log.info(
+            "{sentence} (node {node})", sentence=self.durability.describe(), node=self.node
+        )
+        self._executor.start(partial(self._run_jobs, 0))
+        self._executors[1].start(partial(self._run_jobs, 1))
+        self._open = True
+        self._background.start()
+        if self._listener is not None:
+            self._listener.start()
 
-    def _in_session(
-        self, function: Callable[[psycopg.Connection[Any]], T]
-    ) -> Deferred[T | Refusal]:
-        """Call a function with a connection, on a reader thread; refuse if the database is away."""
+    def _closing_steps(self) -> Sequence[Callable[[], object]]:
+        """Finish the commands of both lanes, then close all connections."""
+        return (
+            self._stop_listening,
+            self._background.stop,
+            partial(self._stop_lane, 0),
+            partial(self._stop_lane, 1),
+            self._close_connections,
+        )
 
-        def call() -> T | Refusal:
-            connection: psycopg.Connection[Any] | None = getattr(self._sessions, "open", None)
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.stop()
+        looks, self._looks = self._looks, []
+        for look in looks:
+            look.done.callback(STOPPING)
+
+    def _stop_lane(self, number: int) -> Deferred[None]:
+        executor = self._executors[number]
+        executor.submit_write(BackgroundTask(self._lanes[number].session.close))
+        return executor.stop()
+
+    def _close_connections(self) -> None:
+        for connection in self._connections:
+            connection.close()
+
+    # -- commands -------------------------------------------------------------------------------
+
+    def _run_jobs(self, number: int, jobs: list[QueuedCommand | BackgroundTask]) -> None:
+        """Carry out queued jobs in order, commands in bounded batches. Runs on a lane's thread."""
+        since, self._queued_since = self._queued_since, 0.0
+        waited = perf_counter() - since if since else 0.0
+        while jobs:
+            job = jobs[0]
+            if isinstance(job, BackgroundTask):
+                self._executors[number].call_from_thread(
+                    partial(self._task_done, job, self._run_guarded(job.run))
+                )
+                jobs = jobs[1:]
+                continue
+            batch = _first_batch(jobs)
+            jobs = self._run_batch(number, batch, waited) + jobs[len(batch) :]
+
+    def _run_batch(
+        self, number: int, batch: list[QueuedCommand], waited: float
+    ) -> list[QueuedCommand | BackgroundTask]:
+        """Carry out a batch; return the commands that are left over. Runs on a lane's thread."""
+        begun = perf_counter()
+        if not number and self._patient_paths:
+            with self._patient_lock:
+                blocked = held_commands([job.command for job in batch], set(self._patient_paths))
+            batch = self._defer(batch, blocked)
+            if not batch:
+                return []
+        commands = [job.command for job in batch]
+        result = self._run_guarded(partial(self._lanes[number].step, commands))
+        if result is None:
+            result = BatchResult([BUG] * len(batch), [], {}, 0, failed=True)
+        left = batch[result.taken :]
+        batch = self._defer(batch[: result.taken], result.waiting)
+        if number:
+            with self._patient_lock:
+                for job in batch:
+                    self._count_patient(job, -1)
+        took = perf_counter() - begun
+        self._executors[number].call_from_thread(
+            partial(self._batch_done, batch, result, waited, took)
+        )
+        return [*left]
+
+    def _defer(self, batch: list[QueuedCommand], indexes: Sequence[int]) -> list[QueuedCommand]:
+        """Pass commands of a batch to the patient lane; return the others."""
+        if not indexes:
+            return batch
+        chosen = set(indexes)
+        deferred = [job for index, job in enumerate(batch) if index in chosen]
+        with self._patient_lock:
+            for job in deferred:
+                self._count_patient(job, 1)
+        self._executor.call_from_thread(partial(self._queue_patient, deferred))
+        return [job for index, job in enumerate(batch) if index not in chosen]
+
+    def _count_patient(self, job: QueuedCommand, change: int) -> None:
+        counts = self._patient_paths
+        for path in paths_of(job.command):
+            counts[path] = counts.get(path, 0) + change
+            if counts[path] <= 0:
+                del counts[path]
+
+    def _queue_patient(self, jobs: list[QueuedCommand]) -> None:
+        for job in jobs:
+            self._executors[1].submit_write(job)
+
+    def _batch_done(
+        self, batch: list[QueuedCommand], result: BatchResult, waited: float, took: float
+    ) -> None:
+        """Publish a batch of commands. Runs on the reactor's thread."""
+        self._publish(batch, result)
+        self._observe(batch, result, waited, took)
+
+    def _task_done(self, task: BackgroundTask, result: BatchResult | None) -> None:
+        """Publish the changes of a background task. Runs on the reactor's thread."""
+        if result is not None:
+            self._publish([], result)
+        if task.on_done is not None:
+            task.on_done(result)
+
+    def _publish(self, batch: list[QueuedCommand], result: BatchResult) -> None:
+        for change in result.changes:
+            if change.gone:
+                self._access.forget(change.state.id)
+            elif change.data:
+                self._chunks.put(change.state.id, change.start, change.data)
+            self._followed.note(change.state)
+        self._report(batch, result)
+        if result.doubt is not None:
+            self._look_at_followed(None)
+
+    # -- other nodes ----------------------------------------------------------------------------
+
+    def _hints(self, ids: set[int]) -> list[str]:
+        """Return the notifications for other nodes, none if there are none. Runs on a lane."""
+        return [] if self._background.alone else encode_hints(self.node, ids)
+
+    def _heard(self, ids: set[int] | None) -> None:
+        """Look at the streams of a hint. Runs on the listener's thread."""
+        self._executor.call_from_thread(partial(self._look_at_followed, ids))
+
+    def _look_at_followed(self, ids: set[int] | None) -> None:
+        """Announce changes that other nodes have made to followed streams, None for all."""
+        chosen = self._followed.select(ids)
+        if not chosen or not self._open:
+            return
+        if self._looking:
+            known = self._look_next
+            self._look_next = None if known is None or ids is None else known | ids
+            return
+        self._looking = True
+        looked: Deferred[dict[int, StreamState] | Refusal] = self._in_session(
+            lambda connection: load_states(connection, chosen)
+        )
+        looked.addCallback(partial(self._looked, chosen)).addErrback(
+            lambda failure: self._log.failure("Looking at followed streams failed", failure)
+        )
+
+    def _looked(self, ids: list[int], found: dict[int, StreamState] | Refusal) -> None:
+        self._looking = False
+        again, self._look_next = self._look_next, set()
+        if not isinstance(found, Refusal):
+            notify_listeners(self._listeners, self._followed.compare(ids, found))
+        self._look_at_followed(again)
+
+    def pin(self, stream_id: int) -> None:
+        """Keep a stream from expiring by its TTL, and look at its changes at other nodes."""
+        super().pin(stream_id)
+        self._followed.pin(stream_id)
+
+    def unpin(self, stream_id: int) -> None:
+        """Undo one `pin`."""
+        self._followed.unpin(stream_id)
+        super().unpin(stream_id)
+
+    # -- reads ----------------------------------------------------------------------------------
+
+    def get_state(self, path: str) -> Deferred[StreamState | Refusal]:
+        """Return the state of the stream at a path."""
+        return self._queue_look(_Look(path, Deferred()))
+
+    def read(
+        self,
+        path: str,
+        offset: RequestedOffset,
+        limit: int,
+        stream_id: int | None = None,
+        piece: int | None = None,
+    ) -> Deferred[Chunk | Refusal]:
+        """Return bytes of the stream at a path."""
+        return self._queue_look(_Look(path, Deferred(), offset, limit, stream_id, piece))
+
+    def _queue_look(self, look: _Look) -> Deferred[Any]:
+        if not self._open:
+            return succeed(STOPPING)
+        if not self._looks:
+            self._clock.callLater(0, self._hand_over)
+        self._looks.append(look)
+        return look.done
+
+    def _hand_over(self) -> None:
+        """Ask for the states of all streams that this turn of the reactor has read."""
+        looks, self._looks = self._looks, []
+        if looks:
+            asked = self._in_session(partial(self._answer_all, looks))
+            asked.addCallbacks(self._answered, self._not_answered, (looks,), errbackArgs=(looks,))
+
+    def _answered(self, results: list[Any] | Refusal, looks: list[_Look]) -> None:
+        if isinstance(results, Refusal):
+            results = [results] * len(looks)
+        for look, result in zip(looks, results, strict=True):
+            if isinstance(result, _LargeRead):
+                read = self._in_session(partial(self._answer, look, result.state))
+                read.addCallbacks(
+                    self._finish_look, self._not_answered, (look,), errbackArgs=([look],)
+                )
+            else:
+                self._finish_look(result, look)
+
+    def _not_answered(self, failure: Failure, looks: list[_Look]) -> None:
+        for look in looks:
+            look.done.errback(failure)
+
+    def _finish_look(self, result: StreamState | Chunk | Refusal, look: _Look) -> None:
+        """Note the access and the bytes of a read, and report its result."""
+        if isinstance(result, StreamState):
+            self._note(result)
+        elif isinstance(result, Chunk):
+            state = result.state
+            self._note(state)
+            self._chunks.put(state.id, result.start, result.data)
+            if state.lifetime.ttl is not None:
+                now, deadline = self._now(), state.deadline()
+                self._access.record(state.id, now)
+                assert deadline is not None, "a TTL sets a deadline"
+                if self._open and deadline - now < _ACCESS_MARGIN:
+                    self._background.write_access(state.id, partial(look.done.callback, result))
+                    return
+        look.done.callback(result)
+
+    def _note(self, state: StreamState) -> None:
+        newer = self._followed.note(state)
+        if newer is not None:
+            notify_listeners(self._listeners, [Change(newer, newer.tail, b"")])
+
+    def read_range(
+        self, path: str, stream_id: int, start: int, stop: int
+    ) -> Deferred[bytes | Refusal]:
+        """Return exactly the bytes ``[start, stop)`` of a stream."""
+
+        def read(connection: Connection) -> bytes | Refusal:
+            found = self._check_usable(load_stream_at(connection, path))
+            state = check_same_stream(found, stream_id)
+            if isinstance(state, Refusal):
+                return state
+            reader = ConnectionReader(connection, reach=stop - start)
+            return reader.gather(state, start, stop, stop - start)
+
+        return self._submit(read)
+
+    def query(self, question: Query[T]) -> Deferred[T | Refusal]:
+        """Return the answer to a question on a snapshot, from a reader thread."""
+
+        def usable(state: StreamState) -> bool:
+            return not isinstance(self._check_usable(state), Refusal)
+
+        def ask(connection: Connection) -> T:
+            with connection.transaction():
+                connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                return question.answer(DatabaseSnapshot(connection, usable))
+
+        return self._submit(ask)
+
+    def _submit(self, function: Callable[[Connection], T | Refusal]) -> Deferred[T | Refusal]:
+        if not self._open:
+            return succeed(STOPPING)
+        return self._in_session(function)
+
+    # -- on reader threads ----------------------------------------------------------------------
+
+    def _in_session(self, function: Callable[[Connection], T]) -> Deferred[Any]:
+        """Call a function with a connection, on a reader thread.
+
+        Fires with a refusal if the database is away or a record is corrupt.
+        """
+        return self._submit_read(partial(self._call, function))
+
+    def _call(self, function: Callable[[Connection], T]) -> T | Refusal:
+        """Call a function with this thread's connection, twice if the connection breaks."""
+        for last in (False, True):
+            connection: Connection | None = getattr(self._sessions, "open", None)
             try:
                 if connection is None or connection.closed:
-                    connection = self._sessions.open = connect(self._settings)
+                    connection = self._sessions.open = self._connect_reader()
                 return function(connection)
+            except CorruptRecord as corrupt:
+                self._log.error("{corrupt}", corrupt=corrupt)
+                return CORRUPT
+            except (psycopg.ProgrammingError, psycopg.DataError):
+                raise
             except psycopg.Error as error:
-                return Refusal(
-                    Problem.STORAGE_UNAVAILABLE, f"the database failed: {type(error).__name__}"
-                )
+                if connection is not None:
+                    connection.close()
+                if last:
+                    self._log.error("A read failed: {reason}", reason=str(error).strip())
+        return _UNREADABLE
 
-        return self._executor.submit_read(call)
+    def _connect_reader(self) -> Connection:
+        connection = connect(self._settings)
+        arrays.register(connection)
+        connection.execute(f"SET statement_timeout = {_READ_TIMEOUT}".encode())
+        self._connections = [each for each in self._connections if not each.closed] + [connection]
+        return connection
+
+    def _answer_all(self, looks: list[_Look], connection: Connection) -> list[Any]:
+        """Return the results of reads of one turn: states, chunks, refusals or large reads."""
+        found = load_streams(connection, {look.path for look in looks})
+        results: list[Any] = []
+        for look in looks:
+            state = found.get(look.path)
+            if isinstance(state, CorruptRecord):
+                self._log.error("{corrupt}", corrupt=state)
+                results.append(CORRUPT)
+            elif isinstance(usable := self._check_usable(state), Refusal) or look.offset is None:
+                results.append(usable)
+            else:
+                results.append(self._read_shared(look, usable, connection, len(looks) == 1))
+        return results
+
+    def _read_shared(
+        self, look: _Look, state: StreamState, connection: Connection, alone: bool
+    ) -> Chunk | Refusal | _LargeRead:
+        assert look.offset is not None, "the look asks for bytes"
+        position = resolve_offset(state, look.offset, look.stream_id)
+        if isinstance(position, Refusal):
+            return position
+        limit = look.limit if look.piece is None else min(look.limit, look.piece)
+        data = self._chunks.response(state, position, limit)
+        if data is not None:
+            return Chunk(state, position, data)
+        if alone or min(limit, state.tail - position) <= _SHARED_READ:
+            return self._answer(look, state, connection)
+        return _LargeRead(state)
+
+    def _answer(self, look: _Look, state: StreamState, connection: Connection) -> Chunk | Refusal:
+        """Read the bytes of a usable stream."""
+        assert look.offset is not None, "the look asks for bytes"
+        reader = ConnectionReader(connection, reach=look.piece or look.limit)
+        try:
+            return reader.read_chunk(state, look.offset, look.limit, look.stream_id, look.piece)
+        except CorruptRecord as corrupt:
+            found = self._check_usable(load_stream_at(connection, look.path))
+            if isinstance(found, Refusal):
+                # The stream has ended since its state was read.
+                return found
+            if found.id != state.id:
+                return self._answer(look, found, connection)
+            self._log.error("{corrupt}", corrupt=corrupt)
+            return CORRUPT
+
+    def _count_some(
+        self, command: Create, counting: Counting | None
+    ) -> Create | Counting | Refusal:
+        """Count messages of a fork's source. Runs on a reader thread."""
+        return self._call(
+            lambda connection: forks.count_some(ConnectionReader(connection), command, counting)
+        )
+
+    def _check_acks(self, command: Settle) -> Settle | Refusal:
+        """Check that acks lie between messages. Runs on a reader thread."""
+
+        def check(connection: Connection) -> Settle:
+            try:
+                state = load(connection, SUBSCRIPTIONS, subscription_key(command.id))
+                reader = ConnectionReader(connection)
+                return subscriptions.check_acks(reader, state, command, self._now())
+            except CorruptRecord:
+                # The transaction reads the record again and reports it.
+                return command
+
+        return self._call(check)
+
+    # -- operation ------------------------------------------------------------------------------
+
+    def stats(self) -> Deferred[StoreStats | None]:
+        """Return None: the database has no disk of this server."""
+        return succeed(None)
+
+    def check_writable(self) -> Deferred[str | None]:
+        """Return why the store cannot write, None if it can.
+
+        Waits for a reader thread and for both lanes.
+        """
+        if not self._open:
+            return succeed("the store is closed")
+        obstacles: list[Deferred[str | None]] = [
+            self._in_session(_check_read).addCallback(
+                lambda found: found.detail if isinstance(found, Refusal) else None
+            )
+        ]
+        for executor, lane in zip(self._executors, self._lanes, strict=True):
+            obstacles.append(_ask_lane(executor, lane))
+        found: Deferred[list[str | None]] = gatherResults(obstacles)
+        return found.addCallback(lambda all_found: next(filter(None, all_found), None))
 
 
-def _wall_clock() -> int:
-    """Return the time in ms since the Unix epoch."""
-    return time.time_ns() // 1_000_000
+def _check_read(connection: Connection) -> None:
+    connection.execute("SELECT 1")
+
+
+def _ask_lane(executor: Executor, lane: Committer) -> Deferred[str | None]:
+    done: Deferred[str | None] = Deferred()
+    found: list[str | None] = []
+    executor.submit_write(
+        BackgroundTask(
+            lambda: found.append(lane.obstacle()),
+            lambda _: done.callback(found[0] if found else "a lane met a bug"),
+        )
+    )
+    return done
+
+
+def _first_batch(jobs: list[QueuedCommand | BackgroundTask]) -> list[QueuedCommand]:
+    """Return the first jobs that share a transaction.
+
+    Commands that change which subscriptions there are have transactions of their own, because
+    these stop the batches of all nodes.
+    """
+    first = jobs[0]
+    assert isinstance(first, QueuedCommand), "a batch begins with a command"
+    kind, size = changes_registry(first.command), 0
+    batch: list[QueuedCommand] = []
+    for job in jobs[:MAX_BATCH_COMMANDS]:
+        if isinstance(job, BackgroundTask) or changes_registry(job.command) is not kind:
+            break
+        size += job.size
+        if batch and size > MAX_BATCH:
+            break
+        batch.append(job)
+    return batch

@@ -1,0 +1,230 @@
+"""Background tasks of a node: looks at followed streams, sweep, packing, and access times.
+
+Timers run on the reactor's thread, the work on the patient lane or a reader thread. Every node runs
+all tasks. They share the work by leaving out rows that another node has locked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import chain, islice
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from durable_streams_tw.storage.access_times import AccessTimes
+from durable_streams_tw.storage.commands.batches import BatchResult
+from durable_streams_tw.storage.durable.background import BackgroundTask
+from durable_streams_tw.storage.durable.executor import Executor
+from durable_streams_tw.storage.limits import (
+    ACCESS_FLUSH_INTERVAL,
+    ACCESS_STEP,
+    SWEEP_INTERVAL,
+    SWEEP_STEP,
+)
+from durable_streams_tw.storage.postgres.committer import Committer
+from durable_streams_tw.storage.postgres.followed_streams import FollowedStreams
+from durable_streams_tw.storage.postgres.garbage import collect_garbage
+from durable_streams_tw.storage.postgres.packing import PackingQueue, pack
+from durable_streams_tw.storage.postgres.reader import Connection
+from durable_streams_tw.storage.postgres.session import DatabaseUnavailable
+
+#: Seconds between two looks at all followed streams, and between two looks for streams with live
+#: readers and a short TTL.
+LOOK_INTERVAL: Final = 1.0
+_SHORT_INTERVAL: Final = 0.25
+
+_DUE: Final = "SELECT id, path FROM stream WHERE due <= %s ORDER BY due LIMIT %s"
+# A node that has not written for 30 s needs no hints; after a day its rows are removed.
+_BEAT: Final = "UPDATE node SET beat = clock_timestamp() WHERE name = %s"
+_OTHERS: Final = """SELECT count(*) FROM node
+WHERE name <> %s AND beat > clock_timestamp() - interval '30 s'"""
+_REMOVE_DEAD: Final = "DELETE FROM node WHERE beat < clock_timestamp() - interval '1 day'"
+
+
+class BackgroundTasks:
+    """Timers and tasks of one store.
+
+    ``executor`` and ``committer`` are those of the patient lane. ``look`` looks at the followed
+    ones of some streams, None for all. ``now`` returns ms since the Unix epoch. ``alone`` is true
+    while no other node uses the database.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        executor: Executor,
+        committer: Committer,
+        access: AccessTimes,
+        followed: FollowedStreams,
+        packing: PackingQueue,
+        look: Callable[[set[int] | None], None],
+        now: Callable[[], int],
+    ) -> None:
+        self.alone = False
+        self._clock = clock
+        self._executor = executor
+        self._committer = committer
+        self._access = access
+        self._followed = followed
+        self._packing = packing
+        self._look = look
+        self._now = now
+        self._timers: dict[str, IDelayedCall] = {}
+        self._running = False
+        self._sweeping = False
+        # Access times that are being written, a step at a time.
+        self._accesses: Iterator[tuple[int, int]] | None = None
+        # Access times written in the current interval.
+        self._written_accesses: dict[int, int] = {}
+        # Accesses that readers wait for, with what to call once they are written.
+        self._awaited: dict[int, list[Callable[[], None]]] = {}
+
+    def start(self) -> None:
+        """Start all timers."""
+        self._running = True
+        self._start_timer("sweep", 0, self._sweep)
+        self._start_timer("look", LOOK_INTERVAL, self._look_at_all)
+        self._start_timer("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
+        self._start_timer("short", _SHORT_INTERVAL, self._write_short)
+
+    def stop(self) -> None:
+        """Stop all timers and queue the last access times."""
+        self._running = False
+        for timer in self._timers.values():
+            if timer.active():
+                timer.cancel()
+        self._timers.clear()
+        self._write_awaited()
+        left = self._accesses or iter(())
+        self._accesses = chain(left, self._access.take_unwritten(self._now()).items())
+        while self._accesses is not None:
+            self._write_some_accesses()
+
+    def _start_timer(self, name: str, delay: float, function: Callable[[], None]) -> None:
+        self._timers[name] = self._clock.callLater(delay, function)
+
+    def _look_at_all(self) -> None:
+        self._start_timer("look", LOOK_INTERVAL, self._look_at_all)
+        self._look(None)
+
+    # -- sweep ----------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        self._start_timer("sweep", SWEEP_INTERVAL, self._sweep)
+        if not self._sweeping:
+            self._sweeping = True
+            self._executor.submit_write(BackgroundTask(self._beat, self._beaten))
+
+    def _beaten(self, _: BatchResult | None) -> None:
+        self._executor.submit_write(BackgroundTask(self._sweep_step, self._sweep_done))
+
+    def _sweep_done(self, result: BatchResult | None) -> None:
+        self._sweeping = result is not None and result.more and self._running
+        if self._sweeping:
+            self._executor.submit_write(BackgroundTask(self._sweep_step, self._sweep_done))
+
+    def _beat(self) -> None:
+        """Say that this node lives, and look for others. Runs on the patient lane."""
+
+        def beat(connection: Connection) -> bool:
+            node = self._committer.session.node
+            connection.execute(_BEAT, (node,))
+            connection.execute(_REMOVE_DEAD)
+            row = connection.execute(_OTHERS, (node,)).fetchone()
+            return row is not None and not row[0]
+
+        try:
+            self.alone = self._committer.call(beat)
+        except DatabaseUnavailable:
+            self.alone = False
+
+    def _sweep_step(self) -> BatchResult | None:
+        """End expired streams, delete garbage, pack chunks. Runs on the patient lane.
+
+        Return None if there is nothing to do. If ``more`` is set in the result, the caller has to
+        run another step.
+        """
+        committer = self._committer
+        # A deadline is due only when both the wall clock and the stream time have passed it.
+        due_by = self._now() + min(0, self._access.lead())
+        try:
+            due = committer.call(
+                lambda connection: connection.execute(_DUE, (due_by, SWEEP_STEP)).fetchall()
+            )
+            ended = committer.expire(due) if due else BatchResult([], [], {}, 0)
+            more = committer.call(collect_garbage)
+            for stream_id, first in self._packing.take().items():
+                position: int | None = first
+                while position is not None:
+                    step = partial(pack, stream_id=stream_id, first=position)
+                    position = committer.call(step)
+        except DatabaseUnavailable:
+            return None
+        # Due streams that other nodes have locked are left to them.
+        more = more or (len(due) == SWEEP_STEP and bool(ended.seconds))
+        return BatchResult([], ended.changes, {}, 0, more=more, notes=ended.notes)
+
+    # -- access times ---------------------------------------------------------------------------
+
+    def write_access(self, stream_id: int, done: Callable[[], None]) -> None:
+        """Write an access to a stream at once; call ``done`` when it is written or has failed."""
+        if not self._awaited:
+            self._start_timer("awaited", 0, self._write_awaited)
+        self._awaited.setdefault(stream_id, []).append(done)
+
+    def _write_awaited(self) -> None:
+        awaited, self._awaited = self._awaited, {}
+        if not awaited:
+            return
+        now = self._now()
+        known = {number: self._access.last_access(number, now) for number in awaited}
+
+        def written(_: BatchResult | None) -> None:
+            for waiting in awaited.values():
+                for done in waiting:
+                    done()
+
+        self._write(known, written)
+
+    def _write(
+        self, accesses: Mapping[int, int], done: Callable[[BatchResult | None], None]
+    ) -> None:
+        write = partial(self._committer.write_accesses, accesses.items())
+        self._executor.submit_write(BackgroundTask(write, done))
+
+    def _write_short(self) -> None:
+        self._start_timer("short", _SHORT_INTERVAL, self._write_short)
+        due = self._followed.due_accesses(self._now())
+        if due:
+            self._write(due, lambda _: self._look(set(due)))
+
+    def _write_accesses(self) -> None:
+        self._start_timer("accesses", ACCESS_FLUSH_INTERVAL, self._write_accesses)
+        if self._accesses is not None:
+            return
+        # All reads that began before these were written have ended by now.
+        self._access.discard_written(self._written_accesses)
+        self._written_accesses = {}
+        self._accesses = iter(self._access.take_unwritten(self._now()).items())
+        self._write_some_accesses()
+
+    def _write_some_accesses(self) -> None:
+        """Queue the next step. One at a time, so that commands are committed in between."""
+        part = dict(islice(self._accesses or (), ACCESS_STEP))
+        if not part:
+            self._accesses = None
+            return
+        self._write(part, partial(self._accesses_written, part))
+
+    def _accesses_written(self, accesses: dict[int, int], result: BatchResult | None) -> None:
+        if result is None or result.failed:
+            self._access.restore(accesses)
+        else:
+            self._written_accesses.update(accesses)
+        if self._running:
+            self._write_some_accesses()

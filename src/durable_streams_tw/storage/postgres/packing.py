@@ -1,0 +1,109 @@
+"""Packing: small chunks of a stream are merged into larger ones.
+
+A batch writes a row for each stream to which it appends. A row costs some 60 bytes and an index
+entry, and reading many of them takes longer. Bytes keep their positions, so readers need no lock:
+they see the rows of before or of after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from threading import Lock
+from typing import Final
+
+from durable_streams_tw.datastructures.bounded_cache import BoundedCache
+from durable_streams_tw.protocol.limits import KIB
+from durable_streams_tw.storage.limits import STATE_CACHE
+from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array
+from durable_streams_tw.storage.postgres.reader import Connection
+
+#: Rows of a stream that this node has written since it was packed, from which it is packed again.
+PACKED_ROWS: Final = 64
+
+#: Size of rows that are merged, and of the rows that result.
+_SMALL: Final = 8 * KIB
+_LARGE: Final = 64 * KIB
+
+#: Rows that one transaction reads.
+_STEP: Final = 1_000
+
+_LOCK: Final = "SELECT 1 FROM stream WHERE id = %s FOR UPDATE SKIP LOCKED"
+_ROWS: Final = """SELECT position, flags, data FROM chunk
+WHERE stream_id = %s AND position >= %s ORDER BY position LIMIT %s"""
+_DELETE: Final = "DELETE FROM chunk WHERE stream_id = %s AND position = ANY(%s)"
+_INSERT: Final = """INSERT INTO chunk (stream_id, position, flags, data)
+SELECT %s, position, 0, data FROM unnest(%s, %s) AS w (position, data)"""
+
+
+class PackingQueue:
+    """Streams with many new rows: committing threads add them, one thread packs them."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        # First position that is not packed, and number of rows from there on, by stream id.
+        self._rows: BoundedCache[int, tuple[int, int]] = BoundedCache(STATE_CACHE)
+        self._ready: dict[int, int] = {}
+
+    def add(self, chunks: Mapping[int, tuple[int, int]]) -> None:
+        """Count rows that a commit has written: first position and number by stream id."""
+        with self._lock:
+            for stream_id, (first, count) in chunks.items():
+                known = self._rows.get(stream_id)
+                if known is not None:
+                    first, count = known[0], known[1] + count
+                if count < PACKED_ROWS:
+                    self._rows.put(stream_id, (first, count))
+                else:
+                    self._rows.pop(stream_id)
+                    self._ready.setdefault(stream_id, first)
+
+    def take(self) -> dict[int, int]:
+        """Return the streams to pack, with their first position that is not packed."""
+        with self._lock:
+            ready, self._ready = self._ready, {}
+            return ready
+
+
+def pack(connection: Connection, stream_id: int, first: int) -> int | None:
+    """Merge small chunks of a stream from a position on, in one transaction.
+
+    Return the position at which to continue, None at the end. A stream that another transaction
+    has locked is left as it is. Raises `psycopg.Error`.
+    """
+    with connection.transaction():
+        if connection.execute(_LOCK, (stream_id,)).fetchone() is None:
+            return None
+        rows = connection.execute(_ROWS, (stream_id, first, _STEP), binary=True).fetchall()
+        merged = merge(rows)
+        if merged:
+            old = Int8Array([position for run in merged for position, _ in run])
+            connection.execute(_DELETE, (stream_id, old))
+            connection.execute(
+                _INSERT,
+                (
+                    stream_id,
+                    Int8Array([run[0][0] for run in merged]),
+                    ByteaArray([b"".join([data for _, data in run]) for run in merged]),
+                ),
+            )
+    return None if len(rows) < _STEP else rows[-1][0]
+
+
+def merge(rows: list[tuple[int, int, bytes]]) -> list[list[tuple[int, bytes]]]:
+    """Return runs of consecutive small rows to merge: position and bytes.
+
+    ``rows`` are position, flags and bytes. Rows that hold a part of a message are left alone, and
+    so is the last row.
+    """
+    runs: list[list[tuple[int, bytes]]] = [[]]
+    size, end = 0, -1
+    for position, flags, data in rows[:-1]:
+        small = not flags and len(data) < _SMALL
+        if not small or position != end or size + len(data) > _LARGE:
+            runs.append([])
+            size = 0
+        if small:
+            runs[-1].append((position, data))
+            size += len(data)
+        end = position + len(data)
+    return [run for run in runs if len(run) > 1]

@@ -1,0 +1,269 @@
+"""Session of a lane: its connection, its row in `node`, and the fate of a batch in doubt.
+
+Each batch first writes its number into the row of its lane. If the connection breaks during the
+commit, the next session locks that row: PostgreSQL grants the lock only once the old transaction
+has ended, and then the number tells whether it was committed. The session then commits a change of
+its own. After that, a synchronous standby has everything that the row has shown.
+
+A server that was promoted or restored continues on another timeline, and may lack commits that
+clients and caches have seen. The first session there raises the least id of the store, so that
+bytes appended from now on belong to other incarnations than lost ones at the same positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Event
+from typing import Any, Final
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from twisted.logger import Logger
+
+from durable_streams_tw import __version__
+from durable_streams_tw.storage.postgres import arrays
+from durable_streams_tw.storage.postgres.connection import (
+    DatabaseSettings,
+    advisory_class,
+    connect,
+)
+from durable_streams_tw.storage.postgres.reader import Connection
+from durable_streams_tw.storage.postgres.schema import ID_BLOCK
+
+#: Time in ms for which a batch waits for a row.
+ROW_TIMEOUT: Final = 2_000
+
+#: Pauses between attempts to connect, in seconds.
+_PAUSE: Final = 0.1
+
+_LOCK_ROW: Final = "SELECT batch FROM node WHERE name = %s AND lane = %s FOR UPDATE"
+_WRITE_ROW: Final = """INSERT INTO node (name, lane, batch, beat, version)
+VALUES (%s, %s, %s, clock_timestamp(), %s)
+ON CONFLICT (name, lane) DO UPDATE SET batch = EXCLUDED.batch, beat = EXCLUDED.beat"""
+_HISTORY: Final = """SELECT (SELECT system_identifier FROM pg_control_system())::text || '/' ||
+  substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)"""
+_KNOWN_HISTORY: Final = "SELECT history FROM registry FOR UPDATE"
+# Ids of a lost block may have been given out: all later ones are above the clock's.
+_RAISE_IDS: Final = "SELECT setval('ids', greatest(nextval('ids'), %s))"
+_PART: Final = "UPDATE registry SET history = %s, lineage = nextval('ids')"
+_SET_HISTORY: Final = "UPDATE registry SET history = %s"
+
+
+class DatabaseUnavailable(Exception):
+    """Failure to carry out a batch within the patience of the settings; nothing was written."""
+
+
+class OutcomeUnknown(Exception):
+    """Failure to find out within the patience of the settings whether a batch was committed."""
+
+
+class NodeSession:
+    """Connection of one lane of a node, opened and opened again as needed.
+
+    ``number`` is that of the last committed batch. ``now`` returns ms since the Unix epoch,
+    ``clock`` monotonic seconds. All methods run on the lane's thread, except `stop`.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        settings: DatabaseSettings,
+        node: str,
+        lane: int,
+        now: Callable[[], int],
+        clock: Callable[[], float],
+    ) -> None:
+        self.node = node
+        self.lane = lane
+        self.number = 0
+        self.advisory = advisory_class(settings.schema)
+        self.reconnects = 0
+        self._settings = settings
+        self._now = now
+        self._clock = clock
+        self._connection: Connection | None = None
+        self._stopping = Event()
+        self._away = False
+        # Whether the commit of the last batch has been sent and not been answered.
+        self._in_doubt = False
+        self._warnings: list[str] = []
+        self._next_id = self._last_id = 0
+
+    def stop(self) -> None:
+        """Wait for the database no longer. Called on the reactor's thread."""
+        self._stopping.set()
+
+    def deadline(self) -> float:
+        """Return until when a batch that begins now waits for the database.
+
+        If the database has been away for longer than the patience already, one attempt is made.
+        """
+        return self._clock() + (0 if self._away else self._settings.patience)
+
+    # -- connection -----------------------------------------------------------------------------
+
+    def open(self, deadline: float) -> tuple[Connection, bool | None]:
+        """Return the connection, and whether a batch in doubt was committed; None if there is none.
+
+        Retry until ``deadline`` (monotonic seconds). Raises `DatabaseUnavailable`, and
+        `OutcomeUnknown` if a batch stays in doubt.
+        """
+        connection = self._connection
+        if connection is not None and not connection.closed:
+            return connection, None
+        while True:
+            try:
+                return self._connect(deadline)
+            except psycopg.Error as error:
+                if self._stopping.is_set() or self._clock() >= deadline:
+                    raise self._give_up(error) from None
+            self._stopping.wait(_PAUSE)
+
+    def _connect(self, deadline: float) -> tuple[Connection, bool | None]:
+        connection = connect(self._settings)
+        try:
+            arrays.register(connection)
+            connection.execute(f"SET lock_timeout = {ROW_TIMEOUT}".encode())
+            connection.add_notice_handler(self._noticed)
+            committed = self._claim(connection, deadline)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        self._away = self._in_doubt = False
+        return connection, committed
+
+    def _give_up(self, error: psycopg.Error) -> Exception:
+        if not self._away:
+            self._log.error("The database is away: {reason}", reason=str(error).strip())
+        self._away = True
+        in_doubt, self._in_doubt = self._in_doubt, False
+        return OutcomeUnknown(error) if in_doubt else DatabaseUnavailable(error)
+
+    def _claim(self, connection: Connection, deadline: float) -> bool | None:
+        """Write the lane's row; return whether the batch in doubt was committed.
+
+        Return None if none is in doubt. Raises `psycopg.Error`.
+        """
+        history = self._history(connection)
+        patience = max(int(1000 * (deadline - self._clock())), 1000)
+        connection.execute("BEGIN")
+        connection.execute(f"SET LOCAL lock_timeout = {patience}".encode())
+        row = connection.execute(_LOCK_ROW, (self.node, self.lane)).fetchone()
+        committed: bool | None = None
+        if self._in_doubt:
+            committed = row is not None and row[0] == self.number + 1
+        if row is not None and row[0] < self.number:
+            self._log.error(
+                "The database has lost batches that it had acknowledged: batch {had} of this node "
+                "was the last one, now it is {found}",
+                had=self.number,
+                found=row[0],
+            )
+        number = 0 if row is None else row[0]
+        connection.execute(_WRITE_ROW, (self.node, self.lane, number, __version__))
+        self._compare(connection, history)
+        self._warnings.clear()
+        connection.execute("COMMIT")
+        if self._warnings:
+            raise psycopg.OperationalError(self._warnings[0])
+        self.number = number
+        return committed
+
+    def _history(self, connection: Connection) -> str | None:
+        """Return what identifies the server's past, None if the role may not read it."""
+        try:
+            row = connection.execute(_HISTORY).fetchone()
+        except (
+            psycopg.errors.InsufficientPrivilege,
+            psycopg.errors.UndefinedFunction,
+            psycopg.errors.FeatureNotSupported,
+        ):
+            return None
+        return None if row is None else row[0]
+
+    def _compare(self, connection: Connection, history: str | None) -> None:
+        if history is None:
+            return
+        row = connection.execute(_KNOWN_HISTORY).fetchone()
+        assert row is not None, "a migration has made the row"
+        if row[0] == history:
+            return
+        if not row[0]:
+            connection.execute(_SET_HISTORY, (history,))
+            return
+        self._log.warn(
+            "The database was restored or has failed over: offsets of bytes that it may have lost "
+            "are no longer accepted"
+        )
+        connection.execute(_RAISE_IDS, (self._now() << 20,))
+        connection.execute(_PART, (history,))
+
+    def _noticed(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        if diagnostic.severity_nonlocalized == "WARNING":
+            self._warnings.append(diagnostic.message_primary or "")
+
+    def drop(self) -> None:
+        """Close the connection, because it is broken or may be."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self.reconnects += 1
+            connection.close()
+
+    def close(self) -> None:
+        """Remove the lane's row and close the connection."""
+        self.stop()
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            if not self._in_doubt:
+                connection.execute(
+                    "DELETE FROM node WHERE name = %s AND lane = %s", (self.node, self.lane)
+                )
+        except psycopg.Error as error:
+            self._log.error("Leaving the database failed: {reason}", reason=error)
+        connection.close()
+
+    # -- a batch --------------------------------------------------------------------------------
+
+    def committing(self) -> None:
+        """Mark the batch as in doubt: its commit is about to be sent."""
+        self._in_doubt = True
+        self._warnings.clear()
+
+    def committed(self) -> None:
+        """Mark the batch as committed.
+
+        Raises `psycopg.OperationalError` if the server has warned that the wait for its standby was
+        cancelled: the batch is still in doubt then.
+        """
+        if self._warnings:
+            raise psycopg.OperationalError(self._warnings[0])
+        self._in_doubt = False
+        self.number += 1
+
+    def roll_back(self) -> None:
+        """End a transaction that was not committed. Keeps the connection if it works."""
+        self._in_doubt = False
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            if connection.info.transaction_status != TransactionStatus.IDLE:
+                connection.execute("ROLLBACK")
+        except psycopg.Error:
+            self.drop()
+
+    def next_id(self, floor: int) -> int:
+        """Return an id above ``floor`` that no node has ever used. Raises `psycopg.Error`."""
+        if not floor < self._next_id < self._last_id:
+            connection = self._connection
+            assert connection is not None, "ids are taken in a transaction"
+            row: tuple[Any, ...] | None = connection.execute("SELECT nextval('ids')").fetchone()
+            assert row is not None, "a sequence has a value"
+            self._next_id = row[0]
+            self._last_id = row[0] + ID_BLOCK
+        self._next_id += 1
+        return self._next_id - 1

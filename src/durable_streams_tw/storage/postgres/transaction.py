@@ -1,0 +1,585 @@
+"""Transaction of one batch of commands in PostgreSQL.
+
+The lane (`committer`) has locked and read what the commands need; the transaction decides in memory
+and writes everything in one pipeline with the commit. What was not foreseen and is only read is
+read through the connection; what has to be locked raises `Unforeseen`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Final, Protocol, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from durable_streams_tw.protocol.limits import KIB
+from durable_streams_tw.protocol.streams import lineage
+from durable_streams_tw.protocol.streams.bodies import Body
+from durable_streams_tw.protocol.streams.producers import Generation, ProducerState
+from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
+from durable_streams_tw.protocol.subscriptions.state import FanOut, Subscription, next_action
+from durable_streams_tw.storage.access_times import AccessTimes
+from durable_streams_tw.storage.api import Change, RecordChange
+from durable_streams_tw.storage.durable.record_layout import fill
+from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine.codec import StreamRecord
+from durable_streams_tw.storage.engine.tables import (
+    CURSORS,
+    FAN_OUTS,
+    LINKS,
+    SUBSCRIPTIONS,
+    Table,
+    owned_range,
+)
+from durable_streams_tw.storage.errors import CorruptRecord
+from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array, TextArray
+from durable_streams_tw.storage.postgres.duties import DEADLINE
+from durable_streams_tw.storage.postgres.locks import Unforeseen
+from durable_streams_tw.storage.postgres.reader import (
+    TABLES,
+    Connection,
+    ConnectionReader,
+    load,
+    load_streams,
+    scan,
+)
+
+T = TypeVar("T")
+
+CHUNK_SIZE: Final = 64 * KIB
+"""Bytes of a stream in one row at most."""
+
+_INSERT_CHUNKS: Final = """INSERT INTO chunk (stream_id, position, flags, data)
+SELECT * FROM unnest(%s, %s, %s, %s)"""
+_INSERT_STREAMS: Final = """INSERT INTO stream (id, path, record, due, source)
+SELECT * FROM unnest(%s, %s, %s, %s, %s)"""
+_UPDATE_STREAMS: Final = """UPDATE stream s SET record = w.record, due = w.due
+FROM unnest(%s, %s, %s) AS w (id, record, due) WHERE s.id = w.id"""
+_DELETE_STREAMS: Final = "DELETE FROM stream WHERE id = ANY(%s)"
+_SAVE_PRODUCERS: Final = """INSERT INTO producer (stream_id, name, generation, epoch, last_seq)
+SELECT * FROM unnest(%s, %s, %s, %s, %s)
+ON CONFLICT (stream_id, name) DO UPDATE SET generation = EXCLUDED.generation,
+  epoch = EXCLUDED.epoch, last_seq = EXCLUDED.last_seq"""
+_INSERT_GARBAGE: Final = """INSERT INTO garbage (id, generation) SELECT * FROM unnest(%s, %s)
+ON CONFLICT DO NOTHING"""
+_DEADLINE: Final = DEADLINE.replace("%s", "(due - %s)")
+_SAVE_SUBSCRIPTIONS: Final = f"""INSERT INTO subscription (key, record, due, node, until)
+SELECT key, record, due, CASE WHEN due IS NOT NULL THEN %s END,
+  CASE WHEN due IS NOT NULL THEN {_DEADLINE} END FROM unnest(%s, %s, %s) AS w (key, record, due)
+ON CONFLICT (key) DO UPDATE SET record = EXCLUDED.record, due = EXCLUDED.due,
+  node = EXCLUDED.node, until = EXCLUDED.until"""
+_CHANGED_REGISTRY: Final = "UPDATE registry SET version = version + 1"
+_PRODUCERS: Final = """SELECT p.stream_id, p.name, p.generation, p.epoch, p.last_seq
+FROM unnest(%s, %s) AS w (id, name)
+CROSS JOIN LATERAL (SELECT * FROM producer p
+  WHERE p.stream_id = w.id AND p.name = w.name OFFSET 0) p"""
+
+_PACK: Final = {LINKS.prefix: LINKS.pack, CURSORS.prefix: CURSORS.pack}
+
+_MISSING: Any = object()
+
+
+class IdSource(Protocol):
+    """Source of ids that increase; `committer.Lane` takes blocks of them from the database."""
+
+    def next_id(self, floor: int) -> int:
+        """Return an id greater than ``floor`` that was never returned before, at any node."""
+
+
+class LockedStream:
+    """Row of a stream in a transaction, as fields that it changes in place."""
+
+    __slots__ = ("due", "pending", "pending_from", "producers", "state")
+
+    def __init__(self, record: StreamRecord) -> None:
+        self.state: StreamState = record.state
+        self.due = record.indexed_at
+        self.producers: Generation = record.producers
+        self.pending: list[Body] = []
+        self.pending_from = 0
+
+    def record(self) -> bytes:
+        """Return the record to write."""
+        return codec.pack_stream(StreamRecord(self.state, self.due, None, self.producers))
+
+
+class LockedRows(Struct):
+    """Streams that a lane has locked, and what it has looked for.
+
+    A path or id without a stream is absent. ``corrupt`` streams, by path and by id, cannot be
+    decoded.
+    """
+
+    streams: list[StreamRecord]
+    paths: set[str]
+    ids: set[int]
+    corrupt: dict[str | int, CorruptRecord]
+
+
+class NodeContext(Struct, frozen=True):
+    """What the transactions of a lane share.
+
+    ``node`` is written to subscriptions whose next action this node will carry out.
+    """
+
+    node: str
+    access: AccessTimes
+    ids: IdSource
+    max_producers: int
+
+
+class DatabaseTransaction:
+    """`Transaction` over rows that a lane has locked.
+
+    ``locked`` are the rows that the lane has locked. ``first_id`` is the least id of this copy of
+    the database. ``exclusive`` means that the registry's lock is exclusive, so commands may change
+    which subscriptions there are. ``now`` is in ms since the Unix epoch. ``writes`` increases with
+    every write. All methods that read may raise `CorruptRecord` and `psycopg.Error`, those of rows
+    that have to be locked also `Unforeseen`.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        context: NodeContext,
+        locked: LockedRows,
+        *,
+        index: SubscriptionIndex,
+        first_id: int,
+        now: int,
+        exclusive: bool = False,
+        has_space: bool = True,
+    ) -> None:
+        self.connection = connection
+        self.access = context.access
+        self.process_first_id = first_id
+        self.index = index
+        self.has_space = has_space
+        self.fan_outs: OrderedDict[str, FanOut] = OrderedDict()
+        self.changes: list[Change] = []
+        self.notes: list[RecordChange] = []
+        self.writes = 0
+        self.peeking = False
+        self._context = context
+        self._now = now
+        self._exclusive = exclusive
+        self._paths = locked.paths
+        self._ids = locked.ids
+        self._corrupt = locked.corrupt
+        self._by_path: dict[str, LockedStream] = {}
+        self._by_id: dict[int, LockedStream] = {}
+        for record in locked.streams:
+            stream = LockedStream(record)
+            self._by_path[record.state.path] = self._by_id[record.state.id] = stream
+        self._floor: int | None = None
+        self._peeked: dict[str, StreamState | CorruptRecord | None] = {}
+        self._reader = ConnectionReader(connection, self._lookup)
+        self._chains = ConnectionReader(connection)
+        self._dirty: dict[int, LockedStream] = {}
+        self._fresh: set[int] = set()
+        self._bodies: dict[int, LockedStream] = {}
+        self._deleted: list[int] = []
+        self._garbage: list[tuple[int, int]] = []
+        # Generation and state by stream id and producer id, None if the stream does not know it.
+        self._producers: dict[tuple[int, str], tuple[int, ProducerState] | None] = {}
+        self._dirty_producers: dict[tuple[int, str], tuple[int, ProducerState]] = {}
+        # Records by table and key, None if the key has none.
+        self._records: dict[bytes, dict[bytes, Any]] = {prefix: {} for prefix in TABLES}
+        self._dirty_records: dict[bytes, dict[bytes, Any]] = {prefix: {} for prefix in TABLES}
+        # Position of the first chunk and number of chunks of each stream that grew.
+        self.chunks: dict[int, tuple[int, int]] = {}
+        self._flushed = False
+
+    # -- what the lane has read -----------------------------------------------------------------
+
+    def knows_cursors(self, cursors: Mapping[bytes, Any]) -> None:
+        """Take cursors that were read under the locks of their streams; None if there is none."""
+        self._records[CURSORS.prefix].update(cursors)
+
+    def lock_subscriptions(self, subscriptions: Mapping[bytes, Subscription | None]) -> None:
+        """Take subscriptions whose rows are locked, by key; None if there is none."""
+        self._records[SUBSCRIPTIONS.prefix].update(subscriptions)
+
+    def load_producers(self, wanted: Iterable[tuple[int, str]]) -> None:
+        """Read producers of locked streams: pairs of stream id and producer id."""
+        pairs = [pair for pair in wanted if pair not in self._producers]
+        if not pairs:
+            return
+        names = ByteaArray([codec.producer_name(name) for _, name in pairs])
+        rows = self.connection.execute(
+            _PRODUCERS, (Int8Array([stream_id for stream_id, _ in pairs]), names), binary=True
+        ).fetchall()
+        found = {(row[0], row[1]): (row[2], ProducerState(row[3], row[4])) for row in rows}
+        for pair, name in zip(pairs, names, strict=True):
+            self._producers[pair] = found.get((pair[0], name))
+
+    # -- Transaction ----------------------------------------------------------------------------
+
+    def stream_at(self, path: str) -> StreamState | None:
+        """Return the stream at a path, or None.
+
+        While ``peeking``, a stream that clients can use and that the command does not write is
+        returned without a lock.
+        """
+        stream = self._by_path.get(path)
+        if stream is not None:
+            return stream.state
+        if path in self._corrupt:
+            raise self._corrupt[path]
+        if path in self._paths:
+            return None
+        if self.peeking and not self.index.with_wake_stream(path):
+            self.peek([path])
+            state = self._peeked[path]
+            if isinstance(state, CorruptRecord):
+                raise state
+            if (
+                state is not None
+                and not state.deleted
+                and not self.access.has_ended(state, self._now)
+            ):
+                return state
+        raise Unforeseen(path)
+
+    def peek(self, paths: list[str]) -> None:
+        """Read the states of streams without locks, those that are not known yet."""
+        wanted = [path for path in paths if path not in self._by_path and path not in self._peeked]
+        if wanted:
+            found = load_streams(self.connection, wanted)
+            for path in wanted:
+                self._peeked[path] = found.get(path)
+
+    def stream(self, stream_id: int) -> StreamState | None:
+        """Return the stream with an id, or None."""
+        stream = self._by_id.get(stream_id)
+        if stream is None:
+            if stream_id in self._corrupt:
+                raise self._corrupt[stream_id]
+            if stream_id not in self._ids:
+                raise Unforeseen(stream_id)
+        return None if stream is None else stream.state
+
+    def _lookup(self, stream_id: int) -> StreamState | None:
+        """Return the stream with an id for reading its bytes, which needs no lock."""
+        stream = self._by_id.get(stream_id)
+        if stream is not None:
+            return stream.state
+        return self._chains.stream(stream_id)
+
+    def new_id(self) -> int:
+        """Return an id greater than those of all locked streams and their lineages."""
+        if self._floor is None:
+            newest = [lineage.newest_incarnation(each.state) for each in self._by_id.values()]
+            self._floor = max([*newest, self.process_first_id, *self._by_id])
+        self._floor = self._context.ids.next_id(self._floor)
+        return self._floor
+
+    def producer(self, stream_id: int, producer_id: str) -> ProducerState | None:
+        """Return the state of a producer, or None."""
+        known = self._producer(self._by_id[stream_id], producer_id)
+        return None if known is None else known[1]
+
+    def _producer(self, stream: LockedStream, producer_id: str) -> tuple[int, ProducerState] | None:
+        """Return a producer's generation and state, or None if neither generation has it."""
+        pair = stream.state.id, producer_id
+        if pair not in self._producers:
+            if stream.state.id in self._fresh:
+                return None
+            self.load_producers([pair])
+        known = self._producers[pair]
+        current = stream.producers
+        if known is None or known[0] == current.number or current.remembers(known[0]):
+            return known
+        return None
+
+    def message_runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
+        """Yield the stored messages of a stream, including those of this batch."""
+        self._flush_chunks()
+        return self._reader.message_runs(state, start)
+
+    def is_boundary(self, state: StreamState, position: int) -> bool:
+        """Return whether a position is a message boundary."""
+        if position not in (0, state.tail):
+            self._flush_chunks()
+        return self._reader.is_boundary(state, position)
+
+    def save(self, state: StreamState) -> None:
+        """Write the state of a new or changed stream."""
+        self.writes += 1
+        stream = self._by_id.get(state.id)
+        if stream is None:
+            stream = LockedStream(StreamRecord(state))
+            self._by_id[state.id] = self._by_path[state.path] = stream
+            self._fresh.add(state.id)
+        elif state.touched_at < stream.state.touched_at:
+            # The clock of the node that touched the stream last is ahead of this one's.
+            state = replace(state, touched_at=stream.state.touched_at)
+        stream.state = state
+        deadline = None if state.deleted else state.deadline()
+        # The sweep moves an entry that is too early. Moving it here would change an index with
+        # every append to a stream with a TTL.
+        if deadline is None or stream.due is None or deadline < stream.due:
+            stream.due = deadline
+        self._dirty[state.id] = stream
+
+    def save_producer(self, stream_id: int, producer_id: str, state: ProducerState) -> None:
+        """Write the state of a stream's producer."""
+        stream = self._by_id[stream_id]
+        pair = stream_id, producer_id
+        known = self._producer(stream, producer_id)
+        if known is None or known[0] != stream.producers.number:
+            before = stream.producers
+            after = stream.producers = before.joined(self._context.max_producers)
+            if after.number > max(before.number, 1):
+                self._garbage.append((stream_id, after.number - 1))
+        written = stream.producers.number, state
+        self._producers[pair] = self._dirty_producers[pair] = written
+
+    def append(self, state: StreamState, start: int, body: Body) -> None:
+        """Append a body at the old tail. The stream must have been saved in this batch."""
+        stream = self._dirty[state.id]
+        if not stream.pending:
+            stream.pending_from = start
+            self._bodies[state.id] = stream
+        stream.pending.append(body)
+
+    def is_receiving(self, path: str) -> bool:
+        """Return False: a body is written in one transaction, whatever its size."""
+        return False
+
+    def remove_stream(self, state: StreamState) -> None:
+        """Remove a stream's row; the sweep deletes its bytes and producers later."""
+        self.writes += 1
+        stream = self._by_id.pop(state.id)
+        if self._by_path.get(state.path) is stream:
+            del self._by_path[state.path]
+        self._paths.add(state.path)
+        self._ids.add(state.id)
+        self._dirty.pop(state.id, None)
+        self._bodies.pop(state.id, None)
+        if state.id in self._fresh:
+            self._fresh.remove(state.id)
+        else:
+            self._deleted.append(state.id)
+        self._garbage.append((state.id, 0))
+
+    # -- records --------------------------------------------------------------------------------
+
+    def get(self, table: Table[T], key: bytes) -> T | None:
+        """Return the record of a key, or None. Subscriptions have to be locked."""
+        if table is FAN_OUTS:
+            return None
+        known: T | None = self._records[table.prefix].get(key, _MISSING)
+        if known is _MISSING:
+            if table.prefix == SUBSCRIPTIONS.prefix:
+                raise Unforeseen(key)
+            known = self._records[table.prefix][key] = load(self.connection, table, key)
+        return known
+
+    def put(self, table: Table[T], key: bytes, value: T) -> None:
+        """Write a record."""
+        self._record(table, key, value)
+
+    def remove(self, table: Table[T], key: bytes) -> None:
+        """Remove a record if it exists."""
+        self._record(table, key, None)
+
+    def _record(self, table: Table[T], key: bytes, value: T | None) -> None:
+        self.writes += 1
+        if table is FAN_OUTS:
+            # A fan-out ends in the transaction in which it begins: nothing of it is stored.
+            return
+        self._records[table.prefix][key] = self._dirty_records[table.prefix][key] = value
+        if table.watched:
+            self.notes.append(RecordChange(table, key, value))
+
+    def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
+        """Yield the records of a range in order, including those of this batch."""
+        self._flush_records(table.prefix)
+        rows = scan(self.connection, table, first, stop)
+        if table.prefix != CURSORS.prefix:
+            return rows
+        return self._peek_ahead(rows)
+
+    def _peek_ahead(self, cursors: Iterator[tuple[bytes, Any]]) -> Iterator[tuple[bytes, Any]]:
+        """Read the streams of cursors a few at a time: one by one, each would be a round trip."""
+        size = 1
+        while True:
+            page = list(islice(cursors, size))
+            if self.peeking:
+                self.peek([cursor.path for _, cursor in page])
+            yield from page
+            if len(page) < size:
+                return
+            size = min(8 * size, 512)
+
+    def owns(self, table: Table[Any], number: int) -> bool:
+        """Return whether a number owns any record of a table."""
+        self._flush_records(table.prefix)
+        first, stop = owned_range(number)
+        query = f"SELECT 1 FROM {TABLES[table.prefix]} WHERE key >= %s AND key < %s LIMIT 1"
+        return self.connection.execute(query.encode(), (first, stop)).fetchone() is not None
+
+    def remove_owned(self, number: int) -> None:
+        """Remove all records that a number owns, in later steps of the sweep."""
+        self.writes += 1
+        self._garbage.append((number, 0))
+
+    def random_bytes(self, size: int) -> bytes:
+        """Return unpredictable bytes from the operating system."""
+        return os.urandom(size)
+
+    # -- sweep ----------------------------------------------------------------------------------
+
+    def is_locked(self, stream_id: int) -> bool:
+        """Return whether a stream exists and no other node had locked it."""
+        return stream_id in self._by_id
+
+    def postpone(self, stream_id: int, until: int) -> None:
+        """Let the sweep look at a failed stream later; ``until`` is in ms since the Unix epoch."""
+        self.writes += 1
+        self._flushed = True
+        self.connection.execute("UPDATE stream SET due = %s WHERE id = %s", (until, stream_id))
+
+    def reindex(self, stream_id: int, deadline: int | None) -> None:
+        """Move the moment at which the sweep looks at a stream, in ms since the Unix epoch."""
+        stream = self._by_id.get(stream_id)
+        if stream is not None and stream.due != deadline:
+            self.writes += 1
+            stream.due = deadline
+            self._dirty[stream_id] = stream
+
+    # -- flush ----------------------------------------------------------------------------------
+
+    def flush(self) -> bool:
+        """Send all changes to the database; return whether there were any.
+
+        The lane calls this in a pipeline, before it sends the commit.
+        """
+        execute = self.connection.execute
+        written = self._flushed
+        if self._deleted:
+            written = True
+            execute(_DELETE_STREAMS, (Int8Array(self._deleted),))
+        if self._dirty:
+            written = True
+            self._flush_streams()
+        written = self._flush_chunks() or written
+        # The producers of a stream that was removed in this batch are not written.
+        producers = [
+            (pair, known) for pair, known in self._dirty_producers.items() if pair[0] in self._dirty
+        ]
+        if producers:
+            execute(
+                _SAVE_PRODUCERS,
+                (
+                    Int8Array([pair[0] for pair, _ in producers]),
+                    ByteaArray([codec.producer_name(pair[1]) for pair, _ in producers]),
+                    Int8Array([known[0] for _, known in producers]),
+                    Int8Array([known[1].epoch for _, known in producers]),
+                    Int8Array([known[1].last_seq for _, known in producers]),
+                ),
+            )
+        if self._garbage:
+            written = True
+            execute(
+                _INSERT_GARBAGE,
+                (
+                    Int8Array([number for number, _ in self._garbage]),
+                    Int8Array([generation for _, generation in self._garbage]),
+                ),
+            )
+        for prefix in TABLES:
+            written = self._flush_records(prefix) or written
+        if written and self._exclusive:
+            execute(_CHANGED_REGISTRY)
+        return written
+
+    def _flush_streams(self) -> None:
+        old = [stream for number, stream in self._dirty.items() if number not in self._fresh]
+        if old:
+            self.connection.execute(
+                _UPDATE_STREAMS,
+                (
+                    Int8Array([stream.state.id for stream in old]),
+                    ByteaArray([stream.record() for stream in old]),
+                    Int8Array([stream.due for stream in old]),
+                ),
+            )
+        if self._fresh:
+            # In the order of paths: nodes that create the same streams wait for each other here.
+            new = sorted(
+                [self._dirty[number] for number in self._fresh], key=lambda each: each.state.path
+            )
+            forks = [each.state.fork for each in new]
+            self.connection.execute(
+                _INSERT_STREAMS,
+                (
+                    Int8Array([each.state.id for each in new]),
+                    TextArray([each.state.path for each in new]),
+                    ByteaArray([each.record() for each in new]),
+                    Int8Array([each.due for each in new]),
+                    Int8Array([None if fork is None else fork.source_id for fork in forks]),
+                ),
+            )
+
+    def _flush_chunks(self) -> bool:
+        bodies, self._bodies = self._bodies, {}
+        ids, positions = Int8Array(), Int8Array()
+        flags, data = Int8Array(), ByteaArray()
+        for stream_id, stream in bodies.items():
+            known, position = len(ids), stream.pending_from
+            for payload, piece in fill(stream.pending, CHUNK_SIZE):
+                ids.append(stream_id)
+                positions.append(position)
+                flags.append(piece.flags)
+                data.append(payload)
+                position += len(payload)
+            stream.pending = []
+            first, count = self.chunks.get(stream_id, (stream.pending_from, 0))
+            self.chunks[stream_id] = first, count + len(ids) - known
+        if ids:
+            self._flushed = True
+            self.connection.execute(_INSERT_CHUNKS, (ids, positions, flags, data))
+        return bool(ids)
+
+    def _flush_records(self, prefix: bytes) -> bool:
+        dirty, self._dirty_records[prefix] = self._dirty_records[prefix], {}
+        if not dirty:
+            return False
+        self._flushed = True
+        table = TABLES[prefix]
+        removed = ByteaArray([key for key, value in dirty.items() if value is None])
+        if removed:
+            self.connection.execute(f"DELETE FROM {table} WHERE key = ANY(%s)".encode(), (removed,))
+        saved = {key: value for key, value in dirty.items() if value is not None}
+        if not saved:
+            return True
+        keys = ByteaArray(saved)
+        if prefix == SUBSCRIPTIONS.prefix:
+            due = [next_action(state) for state in saved.values()]
+            self.connection.execute(
+                _SAVE_SUBSCRIPTIONS,
+                (
+                    self._context.node,
+                    self._now,
+                    keys,
+                    ByteaArray([SUBSCRIPTIONS.pack(state) for state in saved.values()]),
+                    Int8Array([None if action is None else action[1] for action in due]),
+                ),
+            )
+        else:
+            pack: Any = _PACK[prefix]
+            query = (
+                f"INSERT INTO {table} (key, record) SELECT * FROM unnest(%s, %s) "
+                "ON CONFLICT (key) DO UPDATE SET record = EXCLUDED.record"
+            )
+            self.connection.execute(
+                query.encode(), (keys, ByteaArray([pack(value) for value in saved.values()]))
+            )
+        return True
