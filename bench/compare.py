@@ -32,11 +32,12 @@ from bench.subscribers import Missing
 from bench.work import ROWS
 from bench.work.row import Kept, Row, Settings, Trial, Unmeasurable, forget
 
-#: What can go wrong with a server, or between it and the load: the row says so, and others go on.
+#: Errors of a server, or of its connection to the load generator: the row reports them, and other
+#: rows continue.
 TROUBLE = (Fault, Mismatch, Missing, NotHeld, OSError, subprocess.TimeoutExpired, wrk.BadLoad)
-#: How much longer a store may be filled with --full.
+#: Factor of the time limit for filling a store with --full.
 FULL = 15
-#: More work of others than this on the machine is told.
+#: Share of other processes above which their load is reported.
 QUIET = 0.05
 PATHS = ("--caddy", "--rust", "--output", "--directory")
 

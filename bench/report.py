@@ -11,7 +11,7 @@ from bench.results import Results
 from bench.servers import OURS, STORES, TITLES
 from bench.work.row import Row
 
-#: Above this share of its core, in percent, a client may have been what limited the server.
+#: Above this share of its core, in percent, the load generator may have limited the result.
 BUSY = 95.0
 
 INTRODUCTION = """\

@@ -17,7 +17,7 @@ from bench.peers import node
 Store = Literal["memory", "durable"]
 STORES: tuple[Store, ...] = ("memory", "durable")
 
-#: What stands in tables, by the name on the command line.
+#: Titles in tables, by the name on the command line.
 TITLES = {
     "fast": "ours",
     "klein": "ours, Klein and twisted.web",

@@ -8,9 +8,9 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-# A slow machine is no bug, so an example has no deadline. In CI a run must not depend on luck.
-# One suite runs against every store, from a class for each; an example that one of them has
-# failed is tried on the others too, which is what we want.
+# No deadline per example: machines differ in speed. In CI runs must be reproducible. One suite runs
+# against every store, from a class for each, so an example that failed for one class is tried for
+# the others too.
 settings.register_profile(
     "ours",
     deadline=None,

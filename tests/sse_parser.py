@@ -85,5 +85,5 @@ def parse(data: bytes) -> list[Event]:
     """Return the events of a complete event stream."""
     parser = Parser()
     events = parser.feed(data)
-    # What ends in a lone CR is ended by the stream's end.
+    # A lone CR at the end is completed by the end of the stream.
     return events + (parser.feed(b"\n") if data.endswith(b"\r") else [])

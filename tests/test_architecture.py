@@ -19,7 +19,7 @@ ROOT = "durable_streams_tw"
 SOURCES = Path(__file__).resolve().parent.parent / "src"
 PLUGIN = SOURCES / "twisted" / "plugins" / f"{ROOT}.py"
 AUTH_PLUGIN = PLUGIN.with_name(f"{ROOT}_auth.py")
-# What the second one imports.
+# Module that the second plugin imports.
 AUTH_TYPES = f"{ROOT}.service.auth_plugin"
 
 # A package imports itself and the packages before it.

@@ -44,7 +44,7 @@ class RecipeTests(SynchronousTestCase):
     def test_mounted(self) -> None:
         """The app serves its own page and the streams."""
         program = self.load(0)
-        # In memory here, for the page's directory belongs to whoever copies it.
+        # In memory: the page's directory belongs to the user who copies the program.
         streams = program["DurableStreams"](reactor=MemoryReactorClock())
         streams.startService()
         program["mounted"].__globals__["streams_resource"] = streams.resource()

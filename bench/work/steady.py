@@ -82,7 +82,7 @@ class SteadyMixed(Row):
             client.subscribe("mixed", "mixed/**", "wakes")
             seconds = LONGER * trial.settings.seconds
 
-            # Measured from the moment on at which as many streams expire as are created.
+            # Measured from the time at which as many streams expire as are created.
             url, warm_up = _url(server, ROOT), max(seconds, EXPIRY)
             wrk.run(url, CONNECTIONS, warm_up, "mixed", f"{ROOT}mixed/w-", ROOT + "one", str(SIZE))
 

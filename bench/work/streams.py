@@ -13,7 +13,7 @@ from bench.work.row import START_SECONDS, Row, Trial, Unmeasurable
 CONNECTIONS = 64
 SAMPLES = 100
 MIB = 2**20
-# Fewer streams say nothing about a start with many.
+# A start with fewer streams is not meaningful.
 TELLING = 1_000
 
 

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.auth.grants import Grant, Grants, MalformedGrants, Verb, grants_of
 from durable_streams_tw.protocol.subscriptions.globs import matches, parse_glob
 
-# Few letters and short names, so that much coincides.
+# Few letters and short names, so that paths often coincide.
 SEGMENTS = st.sampled_from(["a", "b", "ab", "A", "*x"[1:]])
 NAMES = st.lists(SEGMENTS, min_size=1, max_size=4).map("/".join)
 PATHS = st.one_of(st.just(""), NAMES, NAMES.map(lambda name: name + "/"))

@@ -123,7 +123,7 @@ class BadTests(SynchronousTestCase):
         self.refused(token("ed-evil", {"kid": "ed"}), "ed")
         self.assertRaises(UnknownKey, check, token("p256-evil"), "p256")
         self.refused(token("p256-evil", {"kid": None}), "p256")
-        # Nobody tries one after the other.
+        # Keys are not tried one after the other.
         self.assertRaises(UnknownKey, check, token("p256", {"kid": None}), "p256", "p256-second")
 
     def test_names_of_keys(self) -> None:

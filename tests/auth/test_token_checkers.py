@@ -243,14 +243,14 @@ class JwtTests(CheckerCase):
             asked += 1
             self.assertEqual(len(self.asked), asked)
             self.fail_fetch()
-            # A new token of a key at hand is good, too.
+            # A new token of a known key is accepted too.
             self.successResultOf(self.check(self.good(sub="bob")))
         self.clock.advance(KEY_SET_FRESH)
         waiting = self.check(good)
         self.fail_fetch()
         sorry = self.failureResultOf(waiting, CheckerUnavailable)
         self.assertGreater(sorry.value.retry_after, 0)
-        # Not even what was found good before; and nobody is asked for each request.
+        # Tokens that were accepted before are refused too, without a fetch for each request.
         count = len(self.asked)
         for _ in range(20):
             self.failureResultOf(self.check(good), CheckerUnavailable)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 
-#: Chromium looks for its makers at every start, unless it is told not to. The sandbox is for
-#: pages of strangers, and root has none.
+#: Chromium requests servers of its vendor at every start unless these options disable it. The
+#: sandbox protects from foreign pages, and root cannot use it.
 OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",

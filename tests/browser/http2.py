@@ -9,10 +9,10 @@ from tests.browser.pages import BrowserTestCase, stream, url
 from tests.service.black_box import Foreground
 from tests.service.pem import cached_pem, endpoint
 
-#: As many of each kind; a browser opens six connections of HTTP/1.1 to a server.
+#: Number of streams of each kind; a browser opens six connections of HTTP/1.1 to a server.
 MANY = 8
 
-# A page follows streams in two ways, and makes them all itself: what it was told, by stream.
+# The page creates streams, follows them in two ways, and records the received messages by stream.
 FOLLOW = """
 async ([root, many]) => {
   const told = (window.told = {});

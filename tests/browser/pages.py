@@ -10,7 +10,7 @@ from tests.browser.chromium import OPTIONS, program
 from tests.service.black_box import ROOT
 from tests.service.test_twistd import TwistdTestCase
 
-#: How long anything may take to be seen (milliseconds).
+#: Maximum time until an expected change is visible (ms).
 PATIENCE = 15_000.0
 
 

@@ -114,7 +114,7 @@ class ClientTests(ClientCase):
         for leave in ("interrupt", "close"):
             process = self.start_command("tail", "s")
             assert process.stdout is not None and process.stderr is not None
-            # An event that has come is on its way out: nothing follows it.
+            # The event is complete on arrival: no byte follows it.
             self.assertEqual(process.stdout.read(5), b"first")
             if leave == "interrupt":
                 process.send_signal(signal.SIGINT)

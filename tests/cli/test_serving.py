@@ -45,7 +45,7 @@ class DevTests(ServingTestCase):
             self.assertEqual(dev.stop(signal.SIGINT), 0)
         self.assertEqual(list(self.directory.iterdir()), [])
         self.assertNotIn("Traceback", dev.log)
-        # The log has accesses only.
+        # The log contains requests only.
         events = [line for line in dev.log.splitlines() if "[" in line]
         self.assertEqual(
             [line.split()[3:6] for line in events],
@@ -84,7 +84,7 @@ class DevTests(ServingTestCase):
     def test_second_interrupt(self) -> None:
         """A second Ctrl-C ends the process at once, with requests pending."""
         with self.start("dev", "--port=0") as dev:
-            # A body that never comes to its end.
+            # A body without an end.
             writer = socket.create_connection(("127.0.0.1", dev.port), PATIENCE)
             self.addCleanup(writer.close)
             head = f"PUT {ROOT}b HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
@@ -92,7 +92,7 @@ class DevTests(ServingTestCase):
             self.assertIn(b"100", writer.recv(64))
             events = self.follow(dev.port)
             dev.signal(signal.SIGINT)
-            # It is let go, so the stop has begun.
+            # The response has ended, so the stop has begun.
             events.read()
             self.assertEqual(dev.stop(signal.SIGINT), -signal.SIGINT)
 

@@ -106,7 +106,7 @@ class StoreCommandTests(DurableStoreCase, SynchronousTestCase):
     def test_truncated(self) -> None:
         """A truncated file is reported and not read."""
         path = self.damaged_copy()
-        # Two pages that say where all others are, and no others.
+        # Only the two meta pages remain.
         os.truncate(path, 8192)
         for arguments in (("check",), ("backup", self.backup), ("stats",), ("compact",)):
             result = self.run_command(*arguments, "-d", os.path.dirname(path), status=EXIT_FAILED)
@@ -121,7 +121,7 @@ class StoreCommandTests(DurableStoreCase, SynchronousTestCase):
         engine.close()
         with open(os.path.join(directory, DATA_FILE), "r+b") as file:
             for page in range(2 * 4096, os.fstat(file.fileno()).st_size, 4096):
-                # Each page says that its first nodes lie far behind the end of the file.
+                # The node offsets of each page point far beyond the end of the file.
                 file.seek(page + 16)
                 file.write(b"\xff" * 4)
         result = self.run_command("check", "-d", directory, status=EXIT_UNSOUND)

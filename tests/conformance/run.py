@@ -30,11 +30,11 @@ TOP = HERE.parent.parent
 NODE_MAJOR = 20
 NO_NODE = 77
 LONG_POLL_SECONDS = 2
-# The suite gives its long-poll tests this long, plus a second.
+# Time limit of the suite's long-poll tests, to which the suite adds a second.
 LONG_POLL_TEST_MS = 10_000
 STEP_SECONDS = 300
 STORES = ("memory", "lmdb")
-# The options that make HTTP/1.1 come in there.
+# Options that select the HTTP/1.1 server.
 SERVERS = {"fast": [], "klein": ["--no-fast-channel"]}
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 START_SECONDS = 20.0
 STOP_SECONDS = 20.0
-# What twistd writes last when it has stopped in order.
+# Last line of twistd's log after a clean stop.
 FAREWELL = "The server has stopped"
-# What no run may leave in the log, whatever the clients did.
+# Words that the log must not contain.
 COMPLAINTS = ("Traceback", "Unhandled")
 
 

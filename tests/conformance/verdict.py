@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# The tests in @durable-streams/server-conformance-tests 0.3.6, subscriptions included. A run that
-# collects another number has not run the suite that package.json names.
+# Number of tests in @durable-streams/server-conformance-tests 0.3.6, subscriptions included.
+# Another number means that the run was not that of the suite in package.json.
 SUITE_SIZE = 338
 
 

@@ -40,7 +40,7 @@ _PRODUCERS = 4
 _TIMEOUT = 30.0
 _RIGHT = {200, 204, 503, 507}
 
-# As often as the rest of a sweep needs it: a start takes a second.
+# Restarts take a second each, about as long as the rest of the sweep.
 _RESTART_EVERY = 12
 
 TIMES: Final = ("once", "five times", "seconds")

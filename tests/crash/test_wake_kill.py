@@ -113,7 +113,7 @@ class WakeKillTests(SynchronousTestCase):
         self.assertEqual(status, 201)
         self.assertEqual(self.ask("PUT", "events/a", [1])[0], 201)
         first, _, _ = receiver.take()
-        # The receiver has it, and has not answered: this wake is in nobody's hands.
+        # The receiver has the request and has not responded: no worker holds the wake.
         self.kill()
         told, raw, signature = receiver.take()
         self.assertEqual((told["wake_id"], told["generation"]), (first["wake_id"], 1))
@@ -130,7 +130,7 @@ class WakeKillTests(SynchronousTestCase):
             "done": True,
         }
         path = told["callback_url"].partition(_ROOT)[2]
-        # The token of the call before the crash is as good: it is the same wake.
+        # The token of the request before the crash is valid: it belongs to the same wake.
         reply = self.ask("POST", path, done, first["callback_token"])
         self.assertEqual(reply, (200, {"ok": True, "next_wake": False}))
         self.kill()
@@ -170,7 +170,7 @@ class WakeKillTests(SynchronousTestCase):
         status, body = self.ask("POST", "__ds/subscriptions/p/claim", {"worker": "v"})
         if time.monotonic() < acknowledged + _LEASE / 1000:
             self.assertEqual((status, body["error"]["current_holder"]), (409, "w"))
-        # The lease runs out all the same, and what is left wakes the next worker.
+        # The lease expires, and the remaining work causes the next wake.
         deadline = time.monotonic() + _PATIENCE
         while status != 200:
             assert time.monotonic() < deadline, body

@@ -69,7 +69,8 @@ class ExampleTests(SynchronousTestCase):
             url = f"http://127.0.0.1:{server.port}/v1/stream/weather"
             for city, degrees in (("lisbon", "24"), ("oslo", "3"), ("lisbon", "25.5")):
                 self.run_example(name, "set", "source.db", city, degrees)
-            # The first change is there already, as if its sender had been killed before it knew.
+            # The first change is already stored, as if its sender had been killed before the
+            # response.
             first = b'{"op": "set", "city": "lisbon", "degrees": 24.0}'
             ask(server.port, "PUT", "weather", b"", "application/json")
             ask(server.port, "POST", "weather", first, "application/json", Stream_Seq=f"{1:016d}")

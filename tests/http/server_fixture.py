@@ -112,7 +112,7 @@ class Client:
         """Lose the connection."""
         if not self.gone:
             self.gone = True
-            # What a real transport does first.
+            # Real transports do this first.
             producer: Any = self.transport.producer
             if producer is not None:
                 producer.stopProducing()

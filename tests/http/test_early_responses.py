@@ -74,7 +74,7 @@ class Heads(AuthorizationCase):
     def test_not_read(self) -> None:
         """A refused upload is not read to its end."""
         if self.fast:
-            # Its transport has to be a real one: see test_channel_outlet.
+            # This needs a real transport: see test_socket_writer.
             return
         client = self.head(size=limits.MAX_BODY)
         for _ in range(limits.LINGER_BYTES // len(_BODY)):

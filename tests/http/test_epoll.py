@@ -93,7 +93,7 @@ class NestedPollCase(SynchronousTestCase):
             client = socket.create_connection(listening.getsockname())
             accepted, address = listening.accept()
         if number is not None:
-            # The first is free again, whatever was opened in between.
+            # The descriptor is free again, whatever was opened in between.
             given, client = client, client.dup()
             given.close()
             os.dup2(accepted.detach(), number)
@@ -174,7 +174,7 @@ class NestedPollTests(NestedPollCase):
         self.nest.doRead()
         self.assertEqual(whole.ended, [error.ConnectionDone])
         self.assertEqual((half.half, half.ended), (True, []))
-        # It is not told again, and can still write.
+        # The protocol is not called again, and can still write.
         self.nest.doRead()
         self.assertEqual(self.reactor.readers, set())
         server.writeSomeData(b"bye")

@@ -27,7 +27,7 @@ from tests.http.malformed.builders import get, post
 from tests.http.malformed.servers import site_of
 from tests.http.server_fixture import MORNING, Answer, parse
 
-#: What a socket holds, about.
+#: Approximate capacity of a socket's buffers.
 BUFFER = 32 * limits.KIB
 
 
@@ -96,7 +96,7 @@ class TcpTestCase(SynchronousTestCase):
         self.factory = Http1Factory(
             self.handler, site_of(self.handler, self.reactor), self.reactor, b"/v1/stream/"
         )
-        # Small buffers, inherited by what is accepted: little is large enough then.
+        # Small buffers, inherited by accepted sockets, so that few bytes fill them.
         listening = socket.create_server(("127.0.0.1", 0))
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         self.client = socket.socket()
@@ -163,7 +163,7 @@ class EagerTests(TcpTestCase):
         self.client.sendall(get() * 3)
         self.transport.doRead()
         self.assertEqual(self.reactor.writers, {self.transport})
-        # The transport is full, so nothing more was begun and nothing is read.
+        # The transport is full: no further request is executed, and nothing is read.
         self.assertEqual(len(self.handler.requests), 1)
         self.assertEqual(self.reactor.readers, set())
         self.read_all(2_000)

@@ -178,7 +178,7 @@ class DeliveryTests(LiveTestCase):
         self.readers: list[Reader] = []
         self.boundaries = [0]
         self.stale = self.chunk(limit=CHUNK)
-        # While news are held back, nobody can know the tail.
+        # While notifications are delayed, the tail is unknown.
         self.was_mute = False
         self.happen("subscribe", 0)
         self.happen("cramped", 0)
@@ -209,7 +209,7 @@ class DeliveryTests(LiveTestCase):
             self.stale = self.chunk(offset, limit=CHUNK)
             self.follow(None if what == "subscribe" else 10, stale=False)
         elif what == "stale":
-            # The request's own look was made some steps ago.
+            # The chunk of the request was read some steps earlier.
             self.follow(None, stale=True)
         elif what == "hold":
             store.holding = how
@@ -281,5 +281,5 @@ class DeliveryTests(LiveTestCase):
         if final:
             self.assertTrue(reader.ended)
             self.assertEqual(position, len(stored))
-        # Reconnecting or leaving is all that spares a reader the end.
+        # Only a reconnect or a disconnect prevents a reader from receiving the end.
         self.assertEqual(final, reader not in self.early)

@@ -24,10 +24,10 @@ class FakeNameService:
     """Lookup function that answers at once, or on `answer` for names in ``hanging``."""
 
     def __init__(self) -> None:
-        #: What is found; names that are not here have no address.
+        #: Results by name; other names have no address.
         self.known: dict[str, list[str]] = {}
         self.hanging: set[str] = set()
-        #: Names in the order in which a thread began to look them up.
+        #: Names in the order of their lookups.
         self.asked: list[str] = []
         self._stuck: dict[str, Callable[[list[str]], None]] = {}
 

@@ -78,7 +78,7 @@ def install_faults(kind: str, what: list[str], scratch: Path) -> list[str]:
     python, twistd = home / "bin" / "python", home / "bin" / "twistd"
     output_of(python, "-m", "pip", "install", "--quiet", *what, cwd=scratch)
     faults = []
-    # Twice: twistd writes a cache of its plugins, and reads it the second time.
+    # Run it twice: twistd writes a cache of its plugins, and reads it the second time.
     for attempt in ("first", "second"):
         if "durable-streams" not in output_of(twistd, "--help", cwd=scratch):
             faults.append(f"{kind}: the {attempt} twistd --help does not list durable-streams")

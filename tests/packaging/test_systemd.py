@@ -12,7 +12,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 _UNITS = Path(__file__).parents[2] / "docs" / "how-to" / "systemd"
 _COMMAND = "/opt/durable-streams/bin/durable-streams-server"
-# Of ten. What it has is the network, and memory that can be written and executed.
+# Out of ten. The rest is network access, and memory that is writable and executable.
 _EXPOSURE = 2.0
 
 
@@ -25,7 +25,7 @@ class UnitTests(SynchronousTestCase):
         self.directory = Path(self.mktemp()).resolve()
         self.directory.mkdir(parents=True)
         for unit in _UNITS.iterdir():
-            # systemd looks whether the command is there, and here it is not.
+            # systemd checks that the command exists, which is not the case here.
             text = unit.read_text("utf-8").replace(_COMMAND, sys.executable)
             (self.directory / unit.name).write_text(text, "utf-8")
 
@@ -51,7 +51,7 @@ class UnitTests(SynchronousTestCase):
             said = self.analyze("verify", "--man=no", path).splitlines()
             if version < 253:
                 said = [line for line in said if not line.endswith("ignoring: notify-reload")]
-            # It looks at what it depends on too, which is not ours.
+            # It also checks the units that this one depends on.
             ours = [line for line in said if "durable-streams" in line]
             self.assertEqual(ours, [])
 

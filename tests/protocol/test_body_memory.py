@@ -11,8 +11,8 @@ from durable_streams_tw.protocol.streams import bodies
 
 SIZE = 2 * MIB
 
-#: The most that framing takes at a time, in sizes of the body, which is not counted itself; and for
-#: each message that is taken, in bytes.
+#: Maximum memory of framing, as a multiple of the body's size (without the body itself), and in
+#: bytes per accepted message.
 MOST = 6
 PER_MESSAGE = 150
 

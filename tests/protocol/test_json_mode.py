@@ -20,7 +20,7 @@ from tests.protocol.refusal_case import RefusalTestCase
 LONE = rb"\ud83d"
 PAIR = rb"\ud83d\ude00"
 
-# Values as they may stand on the wire: each has another spelling that means the same.
+# Values in different spellings with the same meaning.
 SPELLINGS = (
     *(b"1.0", b"-0", b"-0.0", b"1e400", b"-1E+400", b"1e-400", b"123456789012345678901234567890"),
     *(b"0.1000", b"1E5", b"null", b"true", b"false", b'""', b"[]", b"{}"),
@@ -373,7 +373,7 @@ class PathologicalTests(RefusalTestCase):
     """
 
     BODIES = (
-        # Everything opens and nothing ends.
+        # Brackets that are opened and never closed.
         b"[" * 257 + b'"' + b'\\"' * 100_000,
         b"[" * 257 + b'"' * 100_000,
         b'["' + b"\\" * 200_000,

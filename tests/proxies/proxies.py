@@ -16,7 +16,7 @@ from tests.service.pem import cached_pem
 
 PAGES = Path(__file__).parents[2] / "docs" / "how-to" / "proxies"
 PATIENCE = 30.0
-# Where Debian has daemons, and the path of a user who is not root has nothing.
+# Directories of daemons in Debian that are not on the PATH of ordinary users.
 _SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -28,7 +28,7 @@ def program(name: str) -> str | None:
 class Proxy:
     """Proxy process with TLS before a server's port, from `start` to `stop`."""
 
-    #: The program, and the page that has its configuration.
+    #: Name of the program, and the page with its configuration.
     name: ClassVar[str]
     page: ClassVar[str]
 
@@ -125,9 +125,9 @@ class Nginx(Proxy):
         }
 
     def command(self, configuration: str) -> list[str]:
-        # The file that includes it, as small as it can be.
+        # Minimal main configuration that includes it.
         around = [
-            # Root's nginx gives its workers to a user who may not enter this directory.
+            # nginx started as root runs its workers as a user who cannot enter this directory.
             "user root;" if os.getuid() == 0 else "",
             "daemon off; worker_processes 1; error_log stderr; pid nginx.pid;",
             "events { worker_connections 512; }",
@@ -155,7 +155,7 @@ class HAProxy(Proxy):
         }
 
     def command(self, configuration: str) -> list[str]:
-        # What Debian's file has before it, as far as it is about HTTP.
+        # The global section of Debian's file, as far as it concerns HTTP.
         around = "defaults\n mode http\n timeout connect 5000\n timeout client 50000\n"
         path = self.directory / "haproxy.cfg"
         path.write_text(f"{around} timeout server 50000\n{configuration}", "utf-8")

@@ -23,14 +23,14 @@ from tests.proxies.proxies import PATIENCE, Caddy, HAProxy, Nginx, Proxy, progra
 from tests.service.black_box import ROOT, Foreground
 from tests.tokens import position_of
 
-# At run time what the proxies have in common is no test of its own.
+# Not imported at run time: the shared base class would be collected as a test.
 if TYPE_CHECKING:
     _TestCase = SynchronousTestCase
 else:
     _TestCase = object
 
 MIB = 1024 * 1024
-# Whoever waits for something that does not come waits so long.
+# Timeout of a wait for an expected event.
 LONG_POLL = "2s"
 
 
@@ -164,8 +164,8 @@ class _ProxyTests(_TestCase):
 
         waiter = threading.Thread(target=wait)
         waiter.start()
-        # Whether it waits already cannot be seen from outside; one who was late waits for the
-        # second, and nobody waits in vain.
+        # Whether the long-poll waits already is not visible from outside. If the append came first,
+        # the second one ends the wait.
         sent = 0
         while waiter.is_alive() and sent < 100:
             self.ask("POST", "a", b"x")

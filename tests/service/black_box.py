@@ -20,7 +20,7 @@ ROOT = "/v1/stream/"
 
 _URL = re.compile(r"Durable streams are at https?://[^:]+:(\d+)/")
 
-# sd_listen_fds(3): the process that it is meant for is named by its number.
+# sd_listen_fds(3): LISTEN_PID names the process that the socket is for.
 _ACTIVATE = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3, inheritable=True)
@@ -188,7 +188,7 @@ class Daemon:
         number = int(self._pidfile.read_text())
         os.kill(number, signal.SIGTERM)
         deadline = time.monotonic() + PATIENCE
-        # It is nobody's child, so there is nothing to wait for but its traces.
+        # The daemon is not a child process, so wait for its PID file and socket to disappear.
         while self.has_pidfile or Path(f"/proc/{number}").exists():
             assert time.monotonic() < deadline, self.log
             time.sleep(0.02)

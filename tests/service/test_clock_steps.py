@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.service.black_box import Foreground, ask
 
-# The wall clock is what the file says ahead of the real one. Twisted takes `time.time` when it is
-# imported, so this comes first.
+# The file has the offset of the wall clock from the real one. Twisted imports `time.time`, so the
+# patch must come first.
 _SERVER = """
 import sys, time
 real, path = time.time, sys.argv.pop(1)
@@ -62,7 +62,7 @@ class ClockStepTests(SynchronousTestCase):
                 self.assertEqual(ask(port, "HEAD", "ttl")[0], 200, step)
                 if step == HOUR:
                     self.assertEqual(ask(port, "HEAD", "date")[0], 404, "a date has passed")
-                # Frozen timers would let all of this wait for the length of the step.
+                # With frozen timers all of this would wait for the length of the step.
                 self.assertLess(time.monotonic() - began, 30)
 
     def test_in_memory(self) -> None:

@@ -25,7 +25,7 @@ class FakeManager:
     """Service manager's end of the notification socket, with a path or an abstract name."""
 
     def __init__(self, case: SynchronousTestCase, *, abstract: bool = False) -> None:
-        # Where trial works, paths are too long for a socket.
+        # Paths in trial's directory are too long for a socket.
         folder = mkdtemp(prefix="ds-")
         case.addCleanup(rmtree, folder)
         path = f"{folder}/notify"
@@ -129,7 +129,7 @@ class ManagedTests(SynchronousTestCase):
                 self.assertEqual(early.recv(12), b"HTTP/1.1 404")
                 self.assertEqual(ask(port, "PUT", "a", b"x")[0], 201)
                 server.stop()
-            # Whoever connects between two processes waits for the next one.
+            # A client that connects between two processes waits for the next one.
             socket.create_connection(("127.0.0.1", port), PATIENCE).close()
 
     def test_no_socket(self) -> None:

@@ -97,7 +97,7 @@ class ForegroundTests(TwistdTestCase):
             line = b""
             while not line.startswith(b"data:"):
                 line = events.readline()
-            # Both requests are under way: the second was answered behind the first.
+            # The first request is complete, since the second one has its response.
             server.signal(signal.SIGTERM)
             answer, rest = long_poll.read(), events.read()
             server.wait()
@@ -157,7 +157,7 @@ class DaemonTests(TwistdTestCase):
         """The daemon accepts connections when twistd has returned, stops by signal, and
         restarts.
         """
-        # A relative directory, and twistd goes elsewhere.
+        # A relative directory: twistd changes its working directory.
         (self.directory / "elsewhere").mkdir()
         arguments = ("--rundir=elsewhere", "durable-streams", "--data-dir", "data", *ANYWHERE)
         daemon = Daemon(self.directory, *arguments)

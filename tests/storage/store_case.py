@@ -39,7 +39,7 @@ from durable_streams_tw.storage.api import (
 if TYPE_CHECKING:
     _Base = SynchronousTestCase
 else:
-    # A mixin, so that nobody runs the suites without a store.
+    # A mixin, so that the suites are not run without a store.
     _Base = object
 
 TEXT = "text/plain"

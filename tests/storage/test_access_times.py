@@ -107,7 +107,7 @@ class AccessTimesTests(SynchronousTestCase):
         self.access.pin(1)
         self.access.unpin(1, 200)
         self.access.unpin(1, 300)
-        # An id is never used again, but a test may look: it would be as new.
+        # A pin after the end would count as a new stream.
         self.access.pin(1)
         self.access.unpin(1, 400)
         self.assertEqual(self.access.last_access(1, 500), 400)

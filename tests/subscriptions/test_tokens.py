@@ -83,7 +83,7 @@ class TokenTests(RefusalTestCase):
         self.assertIsInstance(self.check(self.token), TokenClaims)
         self.now += 1
         self.assertRefusal(Problem.TOKEN_EXPIRED, self.check(self.token))
-        # Whoever cannot sign does not learn that.
+        # The reason is not disclosed to clients without a valid signature.
         self.assertInvalid(self.token[:-4] + "AAAA")
 
     def test_renewal(self) -> None:

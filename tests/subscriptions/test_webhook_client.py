@@ -154,10 +154,10 @@ class AddressTests(WebhookClientCase):
         self.assertEqual(self.names.asked, [])
         self.resolve_to("192.168.0.1")
         self.assertRejected(self.inspect(URL))
-        # A name that has no address yet may get one.
+        # A name without an address may get one later.
         self.resolve_to()
         self.successResultOf(self.inspect(URL))
-        # A name server that hangs, and whose lookup nothing can stop, ends only the wait.
+        # A hanging name server ends only the wait: its lookup cannot be cancelled.
         self.reactor.advance(RESOLVER_CACHE)
         self.names.hanging.add("worker.example")
         inspected = self.inspect(URL)

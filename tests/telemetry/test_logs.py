@@ -211,7 +211,7 @@ class LinesTests(SynchronousTestCase):
                 lost += json.loads(line)["lost"]
             elif name.isdigit() and len(rest) == steps[int(name)][1]:
                 whole += 1
-        # A line without its end is whole to the eye, and counted all the same.
+        # A line without its line end looks complete, and counts as lost.
         self.assertGreaterEqual(whole + lost, written)
         self.assertLessEqual(lost, written)
         self.assertTrue(self.taken.endswith(b"end\n"))
@@ -231,7 +231,7 @@ class FileTests(SynchronousTestCase):
             self.assertEqual(path.stat().st_mode & 0o027, 0)
 
 
-#: Fields that a request may have, each with something secret in it.
+#: Headers of a request, each with a secret.
 _FIELDS = (
     *("Authorization", "Cookie", "Content-Type", "Content-Encoding", "Accept", "Origin", "Referer"),
     *("If-None-Match", "Last-Event-ID", "Producer-Id", "Producer-Epoch", "Producer-Seq"),

@@ -104,7 +104,7 @@ class LocalPages(AuthorizationCase):
             "notlocalhost",
         ):
             self.assertEqual(self.ask_as(host), 403, host)
-            # Such a page is of the same origin as it thinks.
+            # For the browser, such a page has the server's origin.
             rebound = {"Origin": f"http://{host}", "Sec_Fetch_Site": "same-origin"}
             self.assertEqual(self.ask_as(host, **rebound), 403, host)
             forwarded = {"X_Forwarded_Host": "localhost", "X_Forwarded_Proto": "http"}
@@ -164,7 +164,8 @@ class Cookies(AuthorizationCase):
             ):
                 status = self.status(method, "a", None, body, Origin=origin, **cookie)
                 self.assertEqual(status != 403, allowed, (method, origin))
-                # A token that the page itself has to know is no accident.
+                # The browser does not add an Authorization header by itself, so the page knows the
+                # token.
                 status = self.status(method, "a", "root", body, Origin=origin, **cookie)
                 self.assertNotEqual(status, 403)
         self.assertEqual(

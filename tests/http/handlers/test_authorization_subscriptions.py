@@ -158,7 +158,7 @@ class Subscriptions(AuthorizationCase):
         ack = {"wake_id": told["wake_id"], "generation": told["generation"], "done": True}
         body = json.dumps(ack).encode()
         for action in ("ack", "release", "callback"):
-            # Neither nobody, nor whoever may do everything else.
+            # Neither anonymous clients nor those with all grants may do this.
             for token in (None, "root", "worker", "a.b.c"):
                 answer = self.ask("POST", SUBSCRIPTIONS + f"s/{action}", token, body)
                 nowhere = self.ask("POST", SUBSCRIPTIONS + f"none/{action}", token, body)

@@ -262,7 +262,7 @@ class ReadTests(Case):
         self.assertEqual(self.caching("ttl"), "public, max-age=60, stale-while-revalidate=40")
         self.ask("PUT", "ttl2", b"x", Content_Type="text/plain", Stream_TTL="3600")
         self.assertEqual(self.caching("ttl2"), "public, max-age=60, stale-while-revalidate=300")
-        # Five seconds after the fixture's morning.
+        # Five seconds after `MORNING`.
         moment = "2027-01-15T08:00:05.900Z"
         self.ask("PUT", "at", b"x", Content_Type="text/plain", Stream_Expires_At=moment)
         self.assertEqual(self.caching("at"), "public, max-age=5, stale-while-revalidate=0")

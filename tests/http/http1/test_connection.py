@@ -496,7 +496,7 @@ class LargeBodyTests(Http1TestCase):
         (last,) = [client for client in clients[:2] if client not in refused]
         self.factory.bodies.limit = 2 * limits.MIB
         last.send(b"x" * 1_600_000)
-        # Until it is answered.
+        # Until the response is sent.
         self.assertEqual(self.factory.bodies.held, 2_000_000)
         self.pending_response().callback(ok())
         self.assertEqual((self.factory.bodies.held, len(self.handler.requests)), (0, 1))

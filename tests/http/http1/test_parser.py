@@ -112,7 +112,7 @@ def requests_of_h11(data: bytes) -> list[H11Request]:
     """Return all complete requests that h11 finds."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
     connection.receive_data(data)
-    # h11 wants no empty line before a request; RFC 9112 §2.2 allows one.
+    # h11 rejects empty lines before a request; RFC 9112 §2.2 allows one.
     buffer: Any = connection._receive_buffer
 
     def skip_line() -> None:
@@ -389,11 +389,11 @@ class AnyBytesTests(SynchronousTestCase):
     ) -> None:
         """Every parsed request is the one that h11 parses at that place."""
         damaged = mutated(b"".join([written for written, _ in sequence]), mutations)
-        # h11 keeps no connection of HTTP/1.0.
+        # h11 closes HTTP/1.0 connections.
         assume(b"HTTP/1.0" not in damaged)
         ours = [told(request) for request in requests_of(items_of([damaged])[0])]
         theirs = [(one.method, one.target, one.body) for one in requests_of_h11(damaged)]
-        # An empty query is none.
+        # h11 treats an empty query as missing.
         trimmed = [(m, re.sub(rb"\A([^?]*)\?\Z", rb"\1", t), b) for m, t, b in theirs[: len(ours)]]
         self.assertEqual(ours, trimmed, damaged)
 

@@ -157,7 +157,7 @@ class ReaderTests(SynchronousTestCase):
         again = reader.read(block)
         self.assertEqual(again, first)
         self.assertIs(reader.read(block), again)
-        # Every index in the block means another field from here on.
+        # From here on, every index in the block refers to another field.
         reader.skip(encoder.encode([(b":path", b"/s/other")]))
         self.assertEqual(reader._known, {})
         self.assertEqual(reader.read(encoder.encode(GET)), first)

@@ -111,7 +111,7 @@ class TimeoutTests(FramesTestCase):
     def test_never_closes(self) -> None:
         """A client that does not close is reset."""
         self.assertEqual(self.goaway_code(self.send(frame(DATA, 0, 0, b"x"))), Code.PROTOCOL_ERROR)
-        # What it still sends is not read.
+        # Further bytes of the client are not read.
         self.assertEqual(self.transport.producerState, "paused")
         self.assertFalse(self.transport.disconnected)
         self.send(frame(HEADERS, WHOLE, 1, block()))
@@ -133,7 +133,7 @@ class MemoryTests(FramesTestCase):
         self.assertLess(self.connection._unsent, limits.MAX_UNSENT + 200_000)
         begun = sum(one.kind == HEADERS for one in found)
         self.assertLess(begun, 25)
-        # As room is made, the others are answered, in their order.
+        # When bytes are acknowledged, the other requests get their responses in order.
         answered = begun
         for number in range(1, 201, 2):
             found = self.send(window(number, 300_000), window(0, 300_000))
@@ -168,7 +168,7 @@ class MemoryTests(FramesTestCase):
         """A client that exceeds a window is stopped."""
         data = [frame(DATA, 0, 1, bytes(frames.MAX_FRAME)) for _ in range(40)]
         self.send(frame(HEADERS, OPEN, 1, POST))
-        # Windows that are opened again and again let a long body through.
+        # A long body passes if the client may refill its windows.
         found = self.send(*data) + self.send(*data) + self.send(*data)
         self.assertEqual(self.goaway_code(found), None)
         self.assertGreater(sum(one.kind == frames.WINDOW_UPDATE for one in found), 4)

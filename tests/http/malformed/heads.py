@@ -24,7 +24,7 @@ ROWS = Rows()
 good = ROWS.good
 bad = ROWS.bad
 
-# Why another reader carries out fewer.
+# Reason why another server executes fewer requests.
 ONE_LINE: dict[str, Any] = {"h11": 0, "because": "h11 wants no line before a request"}
 
 # -- what is well-formed ------------------------------------------------------------------------

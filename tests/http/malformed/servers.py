@@ -33,12 +33,12 @@ from durable_streams_tw.http.twisted_web.site import StreamSite
 from durable_streams_tw.protocol.errors import Refusal
 from tests.http.server_fixture import parse
 
-#: Small, so that rows which go beyond it are.
+#: Small limits, so that short cases exceed them.
 MAX_BODY = 1_000
 
 SETTINGS = Settings(max_body=MAX_BODY)
 
-# What is about a connection or a coding of HTTP/1.1.
+# Headers that concern a connection or a coding of HTTP/1.1.
 _OF_HTTP11: Final = {b"connection", b"transfer-encoding", b"upgrade", b"keep-alive", b"te"}
 
 
@@ -129,11 +129,11 @@ def _fed(factory: Any, recorder: Recorder, clock: Clock, pieces: list[bytes]) ->
         if transport.disconnecting or transport.disconnected:
             break
         protocol.dataReceived(piece)
-        # Whatever asked for another turn of the reactor gets it.
+        # Run calls that were scheduled for the next turn.
         clock.advance(0)
     for _ in range(100):
         clock.advance(0)
-    # Who lingers has gone by then, and nobody else has lost patience.
+    # Lingering connections have closed by then, and no other timeout has fired.
     clock.advance(limits.LINGER + 0.1)
     kept = not (transport.disconnecting or transport.disconnected)
     protocol.connectionLost(Failure(ConnectionDone()))
@@ -209,7 +209,7 @@ def at_h11(data: bytes) -> int:
     """Return how many requests h11 would execute."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=16 * 1024)
     if data:
-        # No data would be the end of the connection.
+        # h11 takes empty data for the end of the connection.
         connection.receive_data(data)
     count = 0
     try:

@@ -13,7 +13,7 @@ from tests.http.malformed.builders import get
 from tests.http.malformed.servers import Row
 from tests.http.malformed.table import ROWS
 
-#: Longer rows are cut in a few places only.
+#: Longer rows are split at a few positions only.
 LONG = 600
 CUTS = 4
 

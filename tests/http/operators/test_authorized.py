@@ -79,7 +79,7 @@ class Operators(OperatorsCase):
         ):
             answer = self.look(target)
             if target.startswith("/-/%6Cive"):
-                # A leaf, and nothing is above it.
+                # A leaf: paths below it are missing.
                 self.assertEqual(answer.body, b"live")
                 continue
             self.assertEqual(answer.status, 401, target)

@@ -160,7 +160,7 @@ class CreateFieldsTests(RefusalTestCase):
         )
         for bad in (
             *(b"", b"not-a-timestamp", b"2026-11-25", b"1896091200", b"2026-02-30T00:00:00Z"),
-            # Past, or now.
+            # A time in the past, or the current one.
             *(b"2026-11-24T11:59:59.999Z", b"2026-11-24T12:00:00Z", b"1970-01-01T00:00:00Z"),
             b"2026-11-24T13:00:00+02:00",
         ):

@@ -25,7 +25,7 @@ from tests.sse_parser import Event, Parser, parse
 
 STATE = StreamState(7, "a", "text/plain", 12, created_at=0, touched_at=0)
 
-# What a payload may try, and what framing may trip over.
+# Characters of payloads that could break the framing.
 SCRAPS = (
     *(
         "\n",
@@ -209,11 +209,11 @@ class DeliverableTests(RefusalTestCase):
             (b"a\xf0\x9f\x98", 1),
             (b"a\xf0\x9f\x98\x80", 5),
             (b"\xf0\x9f\x98", 0),
-            # The first and the last beginnings of each width.
+            # The first and last lead bytes of each width.
             *((b"a\xc2", 1), (b"a\xdf", 1), (b"a\xdf\xbf", 3)),
             *((b"a\xe0\xa0", 1), (b"a\xef\xbf", 1), (b"a\xef\xbf\xbf", 4)),
             *((b"a\xf0\x90\x80", 1), (b"a\xf4\x8f\xbf", 1), (b"a\xf4\x8f\xbf\xbf", 5)),
-            # Continuation bytes without a beginning, and what begins nothing.
+            # Continuation bytes without a lead byte, and bytes that are never valid.
             (b"\x80", 1),
             (b"\x80\x80", 2),
             (b"\x80\x80\x80\x80", 4),

@@ -35,7 +35,7 @@ _TABLE = (
     ("a/%2A/%2a", ("a/*/*",), ("a/b/c", "a/%2A/%2a")),
 )
 
-# Few letters, so that names and globs meet.
+# Few letters, so that names often match.
 _segments = st.sampled_from(("a", "b", "c"))
 _names = st.lists(_segments, min_size=1, max_size=7).map("/".join)
 _globs = st.lists(st.sampled_from(("a", "b", "*", "**")), min_size=1, max_size=7).map("/".join)

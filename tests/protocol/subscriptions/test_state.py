@@ -117,7 +117,8 @@ class TransitionTests(RefusalTestCase):
             self.assertIs(rules.check_wake(state, kind, bad, WAKE, NOW), bad)
         wrong = rules.check_wake(leased(), Kind.WEBHOOK, PROOF, WAKE, NOW)
         self.assertRefusal(Problem.INVALID_REQUEST, wrong)
-        # A webhook may call back before it answers; nobody holds an offer.
+        # A webhook may call back before it responds; a wake of a pull-wake subscription has no
+        # holder.
         self.assertIsNone(rules.check_wake(waking(HOOK), Kind.WEBHOOK, PROOF, WAKE, NOW))
         offered = rules.mark_offered(waking())
         self.assertRefusal(Problem.FENCED, rules.check_wake(offered, Kind.PULL, PROOF, WAKE, NOW))

@@ -80,7 +80,7 @@ class InlineExecutor:
             read()
 
     def _run(self) -> None:
-        # What is told may bring more work: it is done in turn, not within.
+        # Callbacks may submit more work, which runs after this, not inside of it.
         if self._running or self.held:
             return
         self._running = True

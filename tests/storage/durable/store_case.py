@@ -20,8 +20,8 @@ from tests.storage.store_case import StoreCase
 
 T = TypeVar("T")
 
-# Flushing to a real disk tests the disk, and takes its time.
-# So small that tests fill its files again and again.
+# A RAM disk: flushes to a real disk would only cost time. Small, so that tests fill the segments
+# many times.
 _SEGMENT_SIZE = 32 * KIB
 
 _SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

@@ -108,7 +108,7 @@ class BatchTests(CommitterCase):
         self.restart()
         self.engine.calls.clear()
         self.step(append("a", b"after a restart"))
-        # Path, stream, and the record that is extended; the next id, twice, for the incarnation.
+        # Path, stream, and the extended record; the next id twice, for the incarnation.
         self.assertEqual(self.engine.calls["get"], 5)
         self.assertEqual(data_records(self.engine.content), 1)
         self.assertEqual(self.content("a"), b"0123456789" * 10 + b"after a restart")
@@ -383,7 +383,7 @@ class SweepTests(CommitterCase):
         count = DELETE_STEP
         self.step(*[create(f"s{number}", b"x") for number in range(count)])
         self.step(*[delete(f"s{number}") for number in range(count)])
-        # Each costs its data record and its entry.
+        # Each deletion removes its data record and its garbage entry.
         self.assertIn(self.sweep(), (2, 3))
         self.assertEqual(set(self.engine.content), {codec.META_KEY, codec.NEXT_ID_KEY})
 

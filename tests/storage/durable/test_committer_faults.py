@@ -34,7 +34,7 @@ class FullTests(CommitterCase):
         fork("f", "missing"),
         delete("b"),
     )
-    # What takes no room is answered as always.
+    # Commands that need no space succeed.
     expected = (
         ["storage-full"] * 2 + [""] * 2 + ["stream-not-found", ""] + ["storage-full"] * 2
     ) + ["stream-not-found", ""]
@@ -259,7 +259,7 @@ class FailedTests(CommitterCase):
         for fault, gone in ((FAILED, False), (APPLIED, True)):
             self.engine.plan = nth("commit", 0, fault)
             self.committer.step([append("a", b"x"), delete("b")])
-            # While the disk fails, it is not forgotten.
+            # The pending notification survives further failures.
             self.engine.plan = nth("begin", 0, FAILED)
             failed = self.committer.sweep()
             assert failed is not None

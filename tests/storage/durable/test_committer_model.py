@@ -57,7 +57,7 @@ def payloads(draw: st.DrawFn, content_type: str) -> bytes:
 def commands(draw: st.DrawFn) -> Command:
     """Draw a command on one of a few paths; many are refused."""
     path = draw(paths)
-    # JSON streams have paths of their own, so that most appends find their type.
+    # JSON streams have separate paths, so that most appends have the stream's type.
     content_type = JSON if path in PATHS[1::2] else BYTES
     kind = draw(st.sampled_from(["create", "append", "append", "append", "delete", "fork"]))
     if kind == "delete":
@@ -179,7 +179,7 @@ class ModelTests(SynchronousTestCase):
             if not fault.applied:
                 return
         elif fault is not None and full and len(step.batch) == 1:
-            # Not even what shrinks could be written.
+            # Not even a deletion could be written.
             self.assertEqual(
                 {comparable(outcome) for outcome in outcomes}, {(Problem.STORAGE_FULL,)}
             )
@@ -202,7 +202,7 @@ class ModelTests(SynchronousTestCase):
         if not failed or (fault is not None and fault.applied):
             self.model.sweep()
         if not failed and fault is not None:
-            # From now on it would take less at a time, and so not all at once.
+            # Afterwards the sweep uses smaller steps, so it needs several.
             self.open()
 
     def compare(self) -> None:

@@ -51,7 +51,7 @@ class FirstStartTests(DurableStoreCase, SynchronousTestCase):
                 number = 0
                 while self.fails(kind, number, error):
                     number += 1
-                # The directory was made, and started, without reaching that many calls.
+                # The start succeeded with fewer calls.
                 self.assertGreater(number, 10 if kind == "os" else 0)
 
     def fails(self, kind: str, number: int, error: int) -> bool:
@@ -72,7 +72,7 @@ class FirstStartTests(DurableStoreCase, SynchronousTestCase):
         except StoreUnusable:
             pass
         else:
-            # Without a journal, perhaps.
+            # The store may work without a WAL.
             self.result(self.store.close())
         finally:
             for patch in patches:

@@ -41,7 +41,7 @@ from tests.storage.durable.inline_executor import InlineExecutor
 from tests.storage.durable.store_case import DurableStoreCase
 from tests.storage.store_case import JSON, START, post, put
 
-# What a store without streams has.
+# Number of records of a store without streams.
 _EMPTY = [codec.CHECKPOINT_KEY, codec.META_KEY, codec.NEXT_ID_KEY]
 
 

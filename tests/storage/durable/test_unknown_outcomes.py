@@ -31,7 +31,7 @@ class UnknownOutcomeTests(DurableStoreCase, SynchronousTestCase):
     def setUp(self) -> None:
         super().setUp()
         break_wal(self.directory)
-        # Otherwise the next fold opens it again.
+        # Otherwise the next checkpoint opens it again.
         self.patch(self.store._engine, "_reopen_wal", lambda: None)
         self.submit_all(put(), put("b"), post(b"first,", producer=("p", 0, 0)))
         self.look()

@@ -71,7 +71,7 @@ class MemoryTests(MemoryStoreCase, SynchronousTestCase):
         self.sweep(self.store)
         turns = 0
         while later:
-            # The next sweep is due, while this one goes on.
+            # The next sweep is due while this one runs.
             self.sweep(self.store)
             self.assertEqual(len(later), 1)
             later.pop()()

@@ -101,7 +101,7 @@ class ExpirySuite(StoreCase):
             for _ in range(3 if number < 6 else 1):
                 self.sleep(1.5)
                 if number == 5:
-                    # Only what is new is a write.
+                    # Only a new batch is a write.
                     seq = self.now - START
                     self.appended(post(b"x", path, producer=(f"p{seq}", 0, 0)))
                 else:
@@ -273,6 +273,6 @@ class ExpirySuite(StoreCase):
             self.assertGone(path)
         self.told.clear()
         self.sweep(self.store)
-        # A refused request may have ended them already, and said so.
+        # A refused request may have ended and announced them already.
         ended = {change.state.path for changes in self.told for change in changes}
         self.assertLessEqual(ended, {"written", "read", "idle", "moment"})

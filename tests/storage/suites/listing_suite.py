@@ -12,7 +12,7 @@ from durable_streams_tw.storage.engine.codec import listing_key
 from durable_streams_tw.storage.queries import ListStreams, Page
 from tests.storage.store_case import StoreCase, put
 
-# Names around every length at which a key changes its form, alike in their beginnings.
+# Names with common prefixes, of lengths around each at which a key changes its form.
 _HEADS = ("", "a", "a" * 439, "a" * 440, "é" * 220, "a" * 439 + "é")
 _TAILS = ("", "/", "0", "b", "é", "z" * 40, "z" * 41, "b" * 60, "\U0001f600" * 20)
 _NAMES = st.builds(
@@ -171,7 +171,7 @@ class ListingSuite(StoreCase):
             self.assertEqual(self.names(limit=limit), expected)
         ones = [name for name in expected if name.startswith(stem + "1")]
         self.assertEqual(len(ones), 11)
-        # Those that begin otherwise are looked at, and count.
+        # Examined names with another prefix count too.
         for scan in (1, 4, 100):
             self.assertEqual(self.names(stem + "1", scan=scan), ones)
         self.assertEqual(self.names(stem + "x", scan=2), [])

@@ -54,7 +54,7 @@ STEPS = st.one_of(
 class ModelSuite(StoreCase):
     """The store returns the outcomes of the model and has its content."""
 
-    # Every store's test inherits this, so it is run by several classes.
+    # Several classes run this test by inheritance.
     @settings(suppress_health_check=[HealthCheck.differing_executors])
     @given(st.lists(STEPS, max_size=14))
     def test_any_history(self, steps: list[Any]) -> None:
@@ -126,7 +126,7 @@ class ModelSuite(StoreCase):
             self.assertRefused(Problem.STREAM_NOT_FOUND, outcome)
         elif offset != NOW and offset not in stream.positions():
             self.assertRefused(Problem.OFFSET_OUT_OF_RANGE, outcome)
-            # Whether this was an access is the store's to say; make it one.
+            # Stores may differ about whether this is an access: make it one.
             self._read(path, NOW, limit)
         else:
             self.model.read(path, self.now)

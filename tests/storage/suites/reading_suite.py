@@ -15,7 +15,7 @@ from durable_streams_tw.storage.api import Chunk
 from durable_streams_tw.storage.limits import RECORD_PAYLOAD
 from tests.storage.store_case import JSON, StoreCase, post, put
 
-# Messages of which every byte that could look like a boundary is none.
+# Messages that contain bytes which look like boundaries.
 TRICKY = (
     *(
         b"1",
@@ -28,7 +28,7 @@ TRICKY = (
     ),
     *(b'"],["', b'"\\ud83d,"', '"é,\U0001f600"'.encode(), b'{"a" : 1 ,\n"b":2 }', b"null"),
 )
-# From one byte to more than any record, so that records end between messages and in them.
+# From one byte to more than a record, so that records end between and inside of messages.
 SIZES = (1, 3, 900, 2, 16_362, 16_361, 16_363, 1, 1, 16_364, 5_000, 40_000, 2, 200_000, 7, 32_726)
 
 
@@ -249,7 +249,7 @@ class ReadingSuite(StoreCase):
             for chunk in chunks:
                 parts = json_mode.split(json_mode.document(chunk.data))
                 found += parts
-                # Nothing that begins behind the limit, a store's records aside.
+                # No message after the limit, except for the last record.
                 last = len(parts[-1]) + 1
                 self.assertLess(len(chunk.data) - max(last, self.record_size), limit)
             self.assertEqual(found, messages)

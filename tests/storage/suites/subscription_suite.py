@@ -524,7 +524,7 @@ class SubscriptionSuite(SubscriptionCase):
         self.assertEqual((after.generation, after.holder, after.lease_until), (2, None, None))
         self.assertEqual([event["generation"] for event in self.events()], [1, 2])
         self.assertRefused(Problem.FENCED, self.submit(self.release(state)))
-        # Nobody has told of this one, but a worker comes.
+        # No `Due` command was submitted, but a worker claims.
         lost = self.claimed(worker="lost").state
         self.sleep(LEASE / 1000)
         found = self.claimed(worker="found").state
