@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import select
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +61,8 @@ class ClientTests(ClientCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.server = Foreground(self.here, "durable-streams", "--interface=127.0.0.1", "--port=0")
+        arguments = ("durable-streams", "--interface=127.0.0.1", "--port=0", "--listing")
+        self.server = Foreground(self.here, *arguments)
         self.server.__enter__()
         self.addCleanup(self.server.stop)
         self.port = self.server.port
@@ -86,6 +89,103 @@ class ClientTests(ClientCase):
         self.assertEqual(self.run_command("tail", "j", "--offset", told["offset"]), (0, b"", b""))
         self.assertEqual(self.run_command("delete", "k")[0], 0)
         self.assertEqual(self.run_command("head", "k")[0], 3)
+
+    def test_append_input(self) -> None:
+        """`append` takes TEXT, lines of JSON, and creates a stream with --create."""
+        self.run_command("create", "j", "-t", "application/json")
+        self.assertEqual(self.run_command("append", "j", stdin=b'{"a":1}\n[2]\n')[0], 0)
+        self.assertEqual(self.run_command("append", "j", '"text"')[0], 0)
+        self.assertEqual(self.run_command("read", "j")[1], b'{"a":1}\n[2]\n"text"\n')
+        arguments = ("append", "new", "--create", "-t", "text/plain")
+        for text in ("one\n", "two\n"):
+            self.assertEqual(self.run_command(*arguments, text)[0], 0)
+        self.assertEqual(self.run_command("read", "new")[1], b"one\ntwo\n")
+        status, _, err = self.run_command("append", "missing", "x")
+        self.assertEqual(status, 3, err)
+
+    def test_several_streams(self) -> None:
+        """`read` and `tail` take several names and patterns, and count messages and lines."""
+        self.run_command("create", "jobs/j", "-t", "application/json", "-d", '[1,{"a":[2,","]},3]')
+        self.run_command(
+            "create", "jobs/t", "-t", "text/plain", "-d", "one\ntwo\nthree\n", "--closed"
+        )
+        titled = b'==> jobs/j <==\n1\n{"a":[2,","]}\n\n==> jobs/t <==\none\ntwo\n'
+        self.assertEqual(self.run_command("read", "jobs/*", "-n", "2"), (0, titled, b""))
+        out = self.run_command("read", "jobs/t", "jobs/j", "--json")[1]
+        names = [json.loads(line)["stream"] for line in out.splitlines()]
+        self.assertEqual(names, ["jobs/t", "jobs/j"])
+        self.assertEqual(self.run_command("tail", "jobs/t", "-n", "2")[1], b"two\nthree\n")
+        self.run_command("close", "jobs/j")
+        out = self.run_command("tail", "jobs/j", "jobs/t", "-n", "1")[1]
+        self.assertIn(b"==> jobs/j <==\n3\n", out)
+        self.assertIn(b"==> jobs/t <==\nthree\n", out)
+        status, _, err = self.run_command("read", "none/*")
+        self.assertEqual((status, err), (1, b"Error: No stream matches none/*.\n"))
+
+    def test_listing(self) -> None:
+        """`ls` lists names, details, a tree and JSON; `sub` manages subscriptions."""
+        for name in ("a/b/x", "a/b/y", "c"):
+            self.run_command("create", name, "-t", "text/plain", "-d", "12345")
+        self.assertEqual(self.run_command("ls")[1], b"a/b/x\na/b/y\nc\n")
+        self.assertEqual(self.run_command("ls", "a/*y")[1], b"a/b/y\n")
+        tree = b"a/\n  b/\n    x\n    y\nc\n"
+        self.assertEqual(self.run_command("ls", "--tree")[1], tree)
+        (line,) = self.run_command("ls", "c", "--long")[1].splitlines()
+        self.assertEqual(line.split()[:3], [b"5", b"B", b"open"])
+        self.assertEqual(json.loads(self.run_command("ls", "c", "--json")[1])["size"], 5)
+        create = ("sub", "create", "s", "--pattern", "a/*", "--wake-stream", "wakes")
+        self.assertEqual(self.run_command(*create)[1], b"Created: s\n")
+        self.assertEqual(self.run_command(*create)[1], b"Already exists: s\n")
+        self.assertEqual(json.loads(self.run_command("sub", "show", "s")[1])["pattern"], "a/*")
+        self.assertTrue(self.run_command("sub", "ls")[1].startswith(b"s "))
+        self.assertEqual(self.run_command("sub", "delete", "s")[0], 0)
+        self.assertEqual(self.run_command("sub", "show", "s")[0], 3)
+        self.assertEqual(self.run_command("sub", "create", "s", "--pattern", "a")[0], 2)
+
+    def test_watch(self) -> None:
+        """`watch` prints the changes of streams until it is interrupted."""
+        ask(self.port, "PUT", "old", b"")
+        process = self.start_command("watch", "--interval", "0.2", "--json")
+        assert process.stdout is not None
+        seen: list[tuple[str, str]] = []
+        number = 0
+        while not any(change == "created" for change, _ in seen):
+            # The first list may be read after any of these.
+            ask(self.port, "PUT", f"new{number}", b"x")
+            number += 1
+            if select.select([process.stdout], [], [], 0.5)[0]:
+                event = json.loads(process.stdout.readline())
+                seen.append((event["change"], event["path"]))
+        ask(self.port, "DELETE", "old")
+        while seen[-1] != ("deleted", "old"):
+            event = json.loads(process.stdout.readline())
+            seen.append((event["change"], event["path"]))
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=PATIENCE)
+        self.assertEqual(process.returncode, -signal.SIGINT)
+
+    def test_bench(self) -> None:
+        """`bench` reports figures and leaves no stream."""
+        arguments = ("bench", "--time", "500ms", "--writers", "2", "--json")
+        status, out, err = self.run_command(*arguments)
+        self.assertEqual(status, 0, err)
+        result = json.loads(out)
+        self.assertGreater(result["appends"], 0)
+        self.assertLessEqual(result["appendMs"]["p50"], result["appendMs"]["max"])
+        self.assertGreater(result["deliveryMs"]["max"], 0)
+        self.assertEqual(self.run_command("ls")[1], b"")
+
+    def test_upstream_variables(self) -> None:
+        """STREAM_URL and STREAM_AUTH are used where the server's own variables are not set."""
+        variables = {
+            "DURABLE_STREAMS_URL": "",
+            "STREAM_URL": f"127.0.0.1:{self.port}",
+            "STREAM_AUTH": "Bearer x",
+        }
+        process = self.start_command("create", "v", "--json", **variables)
+        out, err = process.communicate(timeout=PATIENCE)
+        self.assertEqual(process.returncode, 0, err)
+        self.assertEqual(json.loads(out)["url"], f"http://127.0.0.1:{self.port}/v1/stream/v")
 
     def test_tail_across_a_restart(self) -> None:
         """`tail` continues after the server is killed and restarted, without loss or duplicates."""
@@ -160,6 +260,36 @@ class ClientTests(ClientCase):
             status = process.returncode
             self.assertIn(status, (2, 6))
             self.assertNotIn(canary.encode(), out + err)
+
+
+class AbsentServerTests(ClientCase):
+    """Client commands while no server listens."""
+
+    def free_port(self) -> int:
+        """Return a port on which nothing listens."""
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port: int = found.getsockname()[1]
+            return port
+
+    def test_fails_at_once(self) -> None:
+        """Without --wait, a command fails without a retry and names the address."""
+        self.port = self.free_port()
+        for arguments in (("head", "x"), ("tail", "x"), ("append", "x", "y"), ("ls",)):
+            status, _, err = self.run_command(*arguments)
+            self.assertEqual(status, 6)
+            self.assertIn(f"http://127.0.0.1:{self.port}/".encode(), err)
+            self.assertNotIn(b"trying again", err)
+
+    def test_wait(self) -> None:
+        """With --wait, a command waits for a server that starts later."""
+        self.port = self.free_port()
+        process = self.start_command("create", "x", "--wait")
+        arguments = ("durable-streams", "--interface=127.0.0.1", f"--port={self.port}")
+        with Foreground(self.here, *arguments):
+            out, err = process.communicate(timeout=PATIENCE)
+        self.assertEqual(process.returncode, 0, err)
+        self.assertIn(b"Created", out)
 
 
 class SecureTests(ClientCase):

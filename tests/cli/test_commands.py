@@ -73,7 +73,9 @@ class GroupTests(SynchronousTestCase):
         *listed, foreign, own = done.stdout.splitlines()
         self.assertEqual(foreign, "[]")
         self.assertEqual(
-            own, "['durable_streams_tw.cli.registry', 'durable_streams_tw.cli.commands']"
+            own,
+            "['durable_streams_tw.cli.exit_status', 'durable_streams_tw.cli.registry', "
+            "'durable_streams_tw.cli.commands']",
         )
         for name, entry in COMMANDS.items():
             words = [line.split() for line in listed if line.split()[:1] == [name]]
@@ -127,6 +129,6 @@ class CompletionTests(SynchronousTestCase):
     def test_completions(self) -> None:
         """Commands, their options and the options' choices are completed."""
         self.assertEqual(self.complete("conf"), ["config"])
-        self.assertEqual(self.complete("config", ""), ["check", "show"])
+        self.assertEqual(self.complete("config", ""), ["check", "convert", "show"])
         self.assertEqual(self.complete("run", "--max-st"), ["--max-stored"])
         self.assertEqual(self.complete("run", "--cache", "p"), ["public", "private"])

@@ -134,7 +134,7 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(result.exit_code, EXIT_UNSOUND if "bad" in results.values() else 0)
         self.assertEqual(os.listdir(place), [])
         narrow = CliRunner().invoke(commands, [*arguments, "--max-body", "1GiB"])
-        self.assertRegex(narrow.stdout, "(?m)^warn  request bodies")
+        self.assertRegex(narrow.stdout, "(?m)^WARN  request bodies")
 
     def test_failing_disk(self) -> None:
         """A disk whose flush fails is reported."""

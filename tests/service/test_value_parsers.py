@@ -30,6 +30,7 @@ class UnitsTests(SynchronousTestCase):
             "2m": 120,
             "1h": 3600,
             "24h": 86400,
+            "1d": 86400,
             "10 S": 10,
             " 7s ": 7,
         }.items():
@@ -37,9 +38,9 @@ class UnitsTests(SynchronousTestCase):
         self.refused(
             parsers.seconds,
             "a time such as",
-            *("", "s", "x", "-1s", "+1s", "1d", "1s2", "1e3", "\u0661s", "1,5s"),
+            *("", "s", "x", "-1s", "+1s", "1w", "1s2", "1e3", "\u0661s", "1,5s"),
         )
-        self.refused(parsers.seconds, "more than 0 and at most 24h", "0", "0ms", "25h")
+        self.refused(parsers.seconds, "more than 0 and at most 24h", "0", "0ms", "25h", "2d")
 
     def test_size(self) -> None:
         """Sizes have binary units in any spelling; a bare number is in bytes."""

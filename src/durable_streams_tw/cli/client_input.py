@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, Protocol
 
 import click
@@ -24,12 +24,19 @@ MAX_LINE: Final = 64 * 1024 * 1024
 class StdinReader:
     """Asynchronous reader of a file descriptor.
 
-    A daemon thread reads, because the reactor cannot wait for regular files.
+    A daemon thread reads, because the reactor cannot wait for regular files. ``on_read`` is called
+    with the number of bytes that `take` returns.
     """
 
-    def __init__(self, reactor: Any, descriptor: int = 0) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        descriptor: int = 0,
+        on_read: Callable[[int], object] = lambda size: None,
+    ) -> None:
         self._reactor = reactor
         self._descriptor = descriptor
+        self._on_read = on_read
         self._lock = threading.Condition()
         self._pieces: list[bytes] = []
         self._size = 0
@@ -46,6 +53,7 @@ class StdinReader:
                     data = b"".join(self._pieces)
                     self._pieces, self._size = [], 0
                     self._lock.notify()
+                    self._on_read(len(data))
                     return data
                 if self._failure is not None:
                     raise click.FileError("standard input", str(self._failure.strerror))

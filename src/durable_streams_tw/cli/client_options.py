@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import re
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import click
 from msgspec import Struct
@@ -15,21 +17,27 @@ from msgspec import Struct
 from durable_streams_tw.cli.client_run import run
 from durable_streams_tw.cli.registry import PROGRAM
 from durable_streams_tw.client.urls import DEFAULT_BASE
+from durable_streams_tw.service import value_parsers
 
 if TYPE_CHECKING:
     from durable_streams_tw.client import StreamClient
 
-_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", re.ASCII)
-_SECONDS: Final = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 # RFC 9110 §5.1, §5.5.
 _FIELD: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 
-#: Environment variables of the client commands, which the server ignores.
+#: Port and perhaps path without a scheme, such as ``localhost:4437/v1/stream/a``.
+_WITHOUT_SCHEME: Final = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}(?:/.*)?")
+_WITHOUT_PATH: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
+
+#: Environment variables of the client commands, which the server ignores. The last two are those
+#: of the protocol's own command line.
 URL: Final = "DURABLE_STREAMS_URL"
 TOKEN: Final = "DURABLE_STREAMS_TOKEN"
 TOKEN_FILE: Final = "DURABLE_STREAMS_TOKEN_FILE"
 HEADERS: Final = "DURABLE_STREAMS_HEADERS"
 CACERT: Final = "DURABLE_STREAMS_CACERT"
+STREAM_URL: Final = "STREAM_URL"
+STREAM_AUTH: Final = "STREAM_AUTH"
 
 
 class Duration(click.ParamType["float | None"]):
@@ -45,18 +53,17 @@ class Duration(click.ParamType["float | None"]):
             return value
         if value == "forever":
             return None
-        match = _DURATION.fullmatch(value)
-        if match is None:
-            self.fail(
-                f"expected a time such as 90, 500ms, 5m, 1.5h or 7d, got {value!r}", param, ctx
-            )
-        return float(match[1]) * _SECONDS[match[2]]
+        try:
+            return value_parsers.duration(value)
+        except value_parsers.InvalidValue as invalid:
+            self.fail(f"{invalid}, got {value!r}", param, ctx)
 
 
 class ClientOptions(Struct, frozen=True):
     """Values of the options common to all client commands.
 
-    ``retry_for`` is in seconds, None for no limit.
+    ``authorization`` is an Authorization header, for use without a token. ``retry_for`` is in
+    seconds, None for no limit. Without ``wait``, commands fail if no server listens at first.
     """
 
     base: str
@@ -66,6 +73,8 @@ class ClientOptions(Struct, frozen=True):
     cacert: str | None
     retry_for: float | None
     quiet: bool
+    wait: bool = False
+    authorization: str | None = None
 
     def request_headers(self) -> dict[str, str]:
         """Return the headers of the next request.
@@ -78,6 +87,8 @@ class ClientOptions(Struct, frozen=True):
             token = _read(self.token_file).strip()
         if token:
             headers["Authorization"] = f"Bearer {token}"
+        elif self.authorization:
+            headers.setdefault("Authorization", self.authorization)
         return headers
 
     def client(self, reactor: Any) -> StreamClient:
@@ -89,10 +100,10 @@ class ClientOptions(Struct, frozen=True):
                 click.echo(f"{PROGRAM}: {event.error}; trying again", err=True)
 
         return StreamClient(
-            self.base if "://" in self.base else f"http://{self.base}",
+            base_url(self.base),
             headers=self.request_headers,
             ca_file=self.cacert,
-            retry=RetryPolicy(retry_for=self.retry_for),
+            retry=RetryPolicy(retry_for=self.retry_for, wait_for_server=self.wait),
             on_retry=on_retry,
             reactor=reactor,
         )
@@ -104,10 +115,13 @@ def client_command(
     """Return a decorator that makes a command of a coroutine function.
 
     The command runs the reactor until the coroutine ends. The function receives `Stream` objects as
-    ``stream`` and ``source``, ``as_json``, and its own options.
+    ``stream`` and ``source``, the `StreamClient` as ``client`` if it has that parameter,
+    ``as_json``, and its own options.
     """
 
     def decorate(main: Callable[..., Coroutine[Any, Any, None]]) -> click.Command:
+        needs_client = "client" in inspect.signature(main).parameters
+
         @functools.wraps(main)
         def called(
             url: str,
@@ -116,19 +130,25 @@ def client_command(
             header: tuple[str, ...],
             cacert: str | None,
             retry_for: float | None,
+            wait: bool,
             quiet: bool,
             as_json: bool,
             **options: Any,
         ) -> None:
             headers = (*_lines(os.environ.get(HEADERS, "")), *_expand_header_files(header))
-            access = ClientOptions(url, token, token_file, headers, cacert, retry_for, quiet)
+            authorization = os.environ.get(STREAM_AUTH)
+            access = ClientOptions(
+                url, token, token_file, headers, cacert, retry_for, quiet, wait, authorization
+            )
             # Report invalid headers and an unreadable token file before the reactor runs.
             access.request_headers()
 
             async def work(reactor: Any) -> None:
                 client = access.client(reactor)
                 for name in options.keys() & {"stream", "source"}:
-                    options[name] = client.stream(options[name])
+                    options[name] = client.stream(with_scheme(options[name]))
+                if needs_client:
+                    options["client"] = client
                 await main(as_json=as_json, **options)
 
             run(work, as_json=as_json)
@@ -146,17 +166,18 @@ def _options(retry_for: str) -> list[click.Parameter]:
         click.Option(
             ["--url"],
             metavar="URL",
-            envvar=URL,
+            envvar=[URL, STREAM_URL],
             default=DEFAULT_BASE,
             show_default=True,
-            help=f"Base URL of streams given by name. [{URL}]",
+            help=f"Base URL of streams given by name. [{URL}, {STREAM_URL}]",
         ),
         click.Option(
             ["--token"],
             metavar="TOKEN",
             envvar=TOKEN,
             help="Bearer token. Other users of this machine can see it in the process list: prefer "
-            f"--token-file or the environment variable. [{TOKEN}]",
+            f"--token-file or the environment variable. [{TOKEN}; {STREAM_AUTH}: a whole "
+            "Authorization header]",
         ),
         click.Option(
             ["--token-file"],
@@ -187,8 +208,24 @@ def _options(retry_for: str) -> list[click.Parameter]:
             show_default=True,
             help="How long to retry transient errors; 0 for no retries, or forever.",
         ),
+        click.Option(
+            ["--wait"],
+            is_flag=True,
+            help="Wait for a server that does not listen yet, as long as --retry-for says.",
+        ),
         click.Option(["-q", "--quiet"], is_flag=True, help="Do not report retries."),
     ]
+
+
+def with_scheme(name: str) -> str:
+    """Return a stream name; one that begins with a host and a port becomes an http URL."""
+    return f"http://{name}" if _WITHOUT_SCHEME.fullmatch(name) else name
+
+
+def base_url(text: str) -> str:
+    """Return the base URL that a user means: by default http, and the protocol's default path."""
+    url = text if "://" in text else f"http://{text}"
+    return url + urlsplit(DEFAULT_BASE).path if _WITHOUT_PATH.fullmatch(url) else url
 
 
 def _expand_header_files(given: tuple[str, ...]) -> list[str]:

@@ -16,18 +16,17 @@ from msgspec import json
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
+from durable_streams_tw.cli.exit_status import (
+    CONFLICT,
+    FAILED,
+    NOT_ALLOWED,
+    NOT_FOUND,
+    UNKNOWN_OUTCOME,
+    UNREACHABLE,
+    USAGE,
+    exit_output_closed,
+)
 from durable_streams_tw.client import errors
-
-#: Exit statuses, documented in docs/client.md. click exits with 2 for usage errors.
-FAILED: Final = 1
-USAGE: Final = 2
-NOT_FOUND: Final = 3
-CONFLICT: Final = 4
-NOT_ALLOWED: Final = 5
-UNREACHABLE: Final = 6
-UNKNOWN_OUTCOME: Final = 7
-#: Exit status that a shell reports for a process killed by SIGPIPE.
-OUTPUT_CLOSED: Final = 128 + signal.SIGPIPE
 
 _STATUSES: Final = {
     401: NOT_ALLOWED,
@@ -116,10 +115,8 @@ def run(main: Callable[[Any], Coroutine[Any, Any, None]], *, as_json: bool = Fal
 
 def _fail(failure: Failure, as_json: bool) -> NoReturn:
     error = failure.value
-    if isinstance(error, OutputClosed):
-        # Python flushes standard output at exit, which would fail with EPIPE again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(OUTPUT_CLOSED)
+    if isinstance(error, OutputClosed | BrokenPipeError):
+        exit_output_closed()
     if isinstance(error, click.ClickException):
         raise error
     if not isinstance(error, errors.ClientError):
@@ -132,13 +129,17 @@ def report_error(error: errors.ClientError, as_json: bool) -> None:
     """Print an error on standard error."""
     if not as_json:
         sentence = str(error)
-        click.echo(f"Error: {sentence[:1].upper()}{sentence[1:]}", err=True)
+        if error.url is None:
+            sentence = sentence[:1].upper() + sentence[1:]
+        click.echo(f"Error: {sentence}", err=True)
         return
     details: dict[str, Any] = {"error": str(error)}
     if error.url is not None:
         details["url"] = error.url
     if isinstance(error, errors.Rejected):
         details["status"] = error.status
+        if error.problem:
+            details["type"] = error.problem
     if isinstance(error, errors.StreamClosed):
         details["closed"] = True
         details["offset"] = error.offset

@@ -10,7 +10,9 @@ from msgspec import json
 from durable_streams_tw.cli.client_input import StdinReader, lines_of, pieces_of
 from durable_streams_tw.cli.client_options import Duration, client_command
 from durable_streams_tw.cli.client_run import installed_reactor
-from durable_streams_tw.client.errors import BadTarget, InvalidArgument
+from durable_streams_tw.cli.progress import StdinProgress
+from durable_streams_tw.client.errors import BadTarget, InvalidArgument, NotFound
+from durable_streams_tw.client.messages import is_message
 from durable_streams_tw.client.producer import Delivery, Producer
 from durable_streams_tw.client.stream import Stream
 from durable_streams_tw.client.values import StreamInfo, Written
@@ -91,7 +93,8 @@ async def fork(
 
 @client_command()
 @click.argument("stream")
-@click.option("-d", "--data", metavar="TEXT", help="Data to append instead of stdin.")
+@click.argument("text", required=False)
+@click.option("-d", "--data", metavar="TEXT", help="Data to append instead of stdin: as TEXT.")
 @click.option("-f", "--file", type=click.File("rb"), help="File to append instead of stdin.")
 @click.option("-l", "--lines", is_flag=True, help="Append stdin line by line as it arrives.")
 @click.option(
@@ -103,6 +106,7 @@ async def fork(
     metavar="TYPE",
     help="Content type of the stream (default: that of the stream).",
 )
+@click.option("--create", "creates", is_flag=True, help="Create the stream if it does not exist.")
 @click.option("--close", is_flag=True, help="Close the stream after the append.")
 @click.option("--seq", metavar="TEXT", help="Stream-Seq header of a single append.")
 @click.option(
@@ -117,23 +121,28 @@ async def fork(
 )
 async def append(
     stream: Stream,
+    text: str | None,
     data: str | None,
     file: BinaryIO | None,
     lines: bool,
     pieces: bool,
     content_type: str | None,
+    creates: bool,
     close: bool,
     seq: str | None,
     producer: str | None,
     epoch: int | None,
     as_json: bool,
 ) -> None:
-    """Append standard input or the given data to a stream.
+    """Append TEXT or standard input to a stream.
 
-    Sends one atomic append. With --lines or --pieces appends standard input as it arrives, as an
-    idempotent producer, so that retries append nothing twice. In a JSON stream each line is a
-    message.
+    Sends one atomic append. For a JSON stream the input is one JSON value, an array whose elements
+    are the messages, or one message per line. With --lines or --pieces appends standard input as it
+    arrives, as an idempotent producer, so that retries append nothing twice.
     """
+    if text is not None and data is not None:
+        raise click.UsageError("TEXT cannot be combined with --data.")
+    data = text if data is None else data
     streaming = lines or pieces
     if lines and pieces:
         raise click.UsageError("--lines cannot be combined with --pieces.")
@@ -146,14 +155,21 @@ async def append(
     if seq is not None and producer is not None:
         raise click.UsageError("--seq cannot be combined with --producer.")
     content = _content(data, file)
-    kind = content_type or await stream.content_type()
+    kind = content_type or ""
+    if creates:
+        kind = await _create_if_missing(stream, content_type)
+    kind = kind or await stream.content_type()
     if streaming:
         source = stream.producer(producer, content_type=kind, epoch=epoch)
         is_json = content_types.is_json(kind)
-        done = await _append_input(StdinReader(installed_reactor()), source, is_json, lines, close)
+        with StdinProgress() as progress:
+            reader = StdinReader(installed_reactor(), on_read=progress.update)
+            done = await _append_input(reader, source, is_json, lines, close)
     else:
         if content is None:
             content = await StdinReader(installed_reactor()).whole()
+        if content_types.is_json(kind):
+            content = json_document(content)
         if not content and close:
             done = await stream.close()
         elif not content:
@@ -168,6 +184,25 @@ async def append(
             )
     if done is not None:
         _print_written(done, as_json)
+
+
+async def _create_if_missing(stream: Stream, content_type: str | None) -> str:
+    """Return the content type of a stream, which is created if it does not exist."""
+    try:
+        return await stream.content_type()
+    except NotFound:
+        return (await stream.create(content_type)).content_type
+
+
+def json_document(data: bytes) -> bytes:
+    """Return input for a JSON stream as one document: lines of messages become an array.
+
+    Other input is returned unchanged; the server reports what is wrong with it.
+    """
+    lines = [line for line in data.splitlines() if line.strip()]
+    if len(lines) > 1 and not is_message(data) and all(map(is_message, lines)):
+        return b"[" + b",".join(lines) + b"]"
+    return data
 
 
 async def _append_input(

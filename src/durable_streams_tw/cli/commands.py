@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from difflib import get_close_matches
 from importlib import import_module
 
 import click
 from click.shell_completion import CompletionItem
 
+from durable_streams_tw.cli.exit_status import INTERRUPTED, exit_output_closed
 from durable_streams_tw.cli.registry import COMMANDS, PROGRAM, SECTIONS
 
 
@@ -24,6 +27,16 @@ class LazyGroup(click.Group):
         module = import_module(f"durable_streams_tw.cli.{COMMANDS[cmd_name].module}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command of the arguments. Raises `click.UsageError` with a suggestion."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            close = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else f" Try '{PROGRAM} --help'."
+            ctx.fail(f"No such command '{args[0]}'.{hint}")
+        return click.Group.resolve_command(self, ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands by section, without importing them."""
@@ -55,5 +68,14 @@ def commands() -> None:
 
 
 def main() -> None:
-    """Run the console script."""
-    commands.main(prog_name=PROGRAM)
+    """Run the console script. Ctrl-C exits with 130, as in a shell."""
+    try:
+        status = commands.main(prog_name=PROGRAM, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        exit_output_closed()
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,21 +1,24 @@
-"""Commands ``config check`` and ``config show``."""
+"""Commands ``config check``, ``config show`` and ``config convert``."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import click
 
+from durable_streams_tw.cli.caddyfile import convert as caddyfile_settings
 from durable_streams_tw.cli.settings_options import SettingsCommand
-from durable_streams_tw.service.configuration import Configuration
+from durable_streams_tw.service.configuration import Configuration, ConfigurationError
 from durable_streams_tw.service.settings_table import GROUPS, Setting
 
 
 @click.group()
 def config() -> None:
-    """Check or show the settings of a server.
+    """Check, show or convert the settings of a server.
 
-    Both commands accept the options of `run` and read the same environment and file.
+    `check` and `show` accept the options of `run` and read the same environment and file.
     """
 
 
@@ -26,15 +29,21 @@ def check(configuration: Configuration) -> None:
     Opens no port and writes no file. Exit status: 0 valid, 2 invalid.
     """
     # Imported here: importing Twisted is slow.
+    from durable_streams_tw.service.auth_checkers import checkers
     from durable_streams_tw.service.database import database_settings
     from durable_streams_tw.service.listening import endpoints
 
-    endpoints(configuration)
-    database_settings(configuration)
+    problems: list[str] = []
+    uses: list[Callable[[Configuration], object]] = [endpoints, database_settings]
     if configuration["auth"]:
-        from durable_streams_tw.service.auth_checkers import checkers
-
-        checkers(configuration)
+        uses.append(checkers)
+    for use in uses:
+        try:
+            use(configuration)
+        except ConfigurationError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigurationError(problems)
     click.echo("The settings are valid.")
 
 
@@ -45,6 +54,25 @@ def show(configuration: Configuration) -> None:
     The output is a valid configuration file. Secrets are redacted.
     """
     click.echo(format_settings(configuration), nl=False)
+
+
+@config.command()
+@click.argument("caddyfile", type=click.Path(dir_okay=False, path_type=Path))
+def convert(caddyfile: Path) -> None:
+    """Print the configuration file that a Caddyfile corresponds to.
+
+    Comments at the end name what has no counterpart.
+    """
+    try:
+        converted = caddyfile_settings(caddyfile.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise click.FileError(
+            str(caddyfile), getattr(error, "strerror", None) or str(error)
+        ) from None
+    for name, value in converted.settings.items():
+        click.echo(f"{name} = {value}")
+    for note in converted.notes:
+        click.echo(f"# {_escaped(note)}")
 
 
 def format_settings(configuration: Configuration) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -11,7 +12,7 @@ from durable_streams_tw.cli.store_options import with_json
 from durable_streams_tw.cli.store_tasks import EXIT_UNSOUND
 from durable_streams_tw.service.configuration import Configuration
 
-_MARKS = {"good": "ok", "warning": "warn", "bad": "BAD"}
+_MARKS = {"good": ("OK", "green"), "warning": ("WARN", "yellow"), "bad": ("FAIL", "red")}
 
 
 @click.command(cls=SettingsCommand)
@@ -35,6 +36,12 @@ def doctor(configuration: Configuration, as_json: bool) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(results)).decode())
     else:
         for result in results:
-            click.echo(f"{_MARKS[result.grade]:<5} {result.name:<18} {result.sentence}")
+            word, color = _MARKS[result.grade]
+            mark = click.style(f"{word:<5}", fg=color, bold=True)
+            click.echo(
+                f"{mark} {result.name:<18} {result.sentence}",
+                # https://no-color.org
+                color=False if os.environ.get("NO_COLOR") else None,
+            )
     if any(result.grade == "bad" for result in results):
         sys.exit(EXIT_UNSOUND)

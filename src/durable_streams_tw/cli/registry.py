@@ -30,7 +30,7 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     "Server": {
         "dev": Entry("dev", "Run a development server: console, access log, streams in memory"),
         "run": Entry("run", "Run the server in the foreground"),
-        "config": Entry("config", "Check or show the settings of a server"),
+        "config": Entry("config", "Check, show or convert the settings of a server"),
     },
     "Data directory": {
         "check": Entry("store_check", "Check the integrity of a store, also while its server runs"),
@@ -49,10 +49,10 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
     },
     "Client": {
         "create": Entry("client_writes", "Create a stream unless it exists"),
-        "append": Entry("client_writes", "Append standard input or the given data to a stream"),
-        "read": Entry("client_reads", "Print the contents of a stream"),
+        "append": Entry("client_writes", "Append TEXT or standard input to a stream"),
+        "read": Entry("client_reads", "Print the contents of streams"),
         "tail": Entry(
-            "client_reads", "Print the contents of a stream and follow it until it is closed"
+            "client_reads", "Print the contents of streams and follow them until all are closed"
         ),
         "head": Entry(
             "client_reads", "Print metadata of a stream: content type, tail offset, closed, expiry"
@@ -64,8 +64,19 @@ SECTIONS: Final[dict[str, dict[str, Entry]]] = {
             "client_writes", "Create a stream that starts with the contents of another one"
         ),
         "delete": Entry("client_writes", "Delete a stream and its contents"),
+        "ls": Entry("client_listing", "List streams"),
+        "watch": Entry(
+            "client_listing",
+            "Print changes of streams as they happen: created, appended, closed, deleted",
+        ),
+        "sub": Entry("client_subscriptions", "List, show, create and delete subscriptions"),
+        "bench": Entry(
+            "client_benchmark", "Measure appends and live delivery with a small load on a server"
+        ),
     },
     "Other": {
+        "help": Entry("help", "Show the help of a command"),
+        "version": Entry("help", "Show the versions of the server, Python, Twisted and LMDB"),
         "token": Entry("token", "Create a bearer token and its entry for a token file"),
         "completion": Entry("completion", "Print the completion script of a shell"),
     },

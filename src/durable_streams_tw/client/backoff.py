@@ -14,8 +14,9 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
 
     ``retry_for`` is the maximum duration of consecutive failures in seconds: 0 disables retries,
     None sets no limit. ``max_retries`` limits their number. Delays grow from ``initial_delay`` to
-    ``max_delay`` (seconds) by the factor ``multiplier``. Raises `InvalidArgument` for values out of
-    range.
+    ``max_delay`` (seconds) by the factor ``multiplier``. Without ``wait_for_server``, a connection
+    that cannot be established is retried only after the server has responded once. Raises
+    `InvalidArgument` for values out of range.
     """
 
     retry_for: float | None = 30.0
@@ -23,6 +24,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
     initial_delay: float = 0.1
     max_delay: float = 10.0
     multiplier: float = 2.0
+    wait_for_server: bool = True
 
     def __post_init__(self) -> None:
         for name, valid, rule in (

@@ -179,10 +179,10 @@ class Endpoint(Struct, frozen=True):
         """Wait before the next attempt.
 
         Raises ``error`` if it is permanent, unless the error hook asks for a retry, and if a retry
-        limit is reached.
+        limit is reached. The policy may exclude errors before the first response.
         """
         common = self.common
-        if not is_transient(error):
+        if not is_transient(error) or self._is_absent(error):
             if not await self._repeats(error):
                 raise error
             return
@@ -198,6 +198,13 @@ class Endpoint(Struct, frozen=True):
         if common.on_retry is not None:
             common.on_retry(RetryEvent(error, backoff.failures, pause))
         await self.pause(pause)
+
+    def _is_absent(self, error: Rejected | Unreachable) -> bool:
+        """Return whether there is no server, and the policy is not to wait for one."""
+        common = self.common
+        if common.retry.wait_for_server or common.wire.has_responded:
+            return False
+        return isinstance(error, Unreachable) and not error.sent
 
     async def _repeats(self, error: ClientError) -> bool:
         hook = self.common.on_error

@@ -174,6 +174,8 @@ class Wire:
         self.timers = monotonic_timers(reactor)
         self.wall = wall_clock(reactor)
         self._timeout = timeout
+        #: Whether the head of any response has arrived.
+        self.has_responded = False
 
     async def ask(
         self,
@@ -237,6 +239,7 @@ class Wire:
         finally:
             if timer.active():
                 timer.cancel()
+        self.has_responded = True
         inflow = Inflow(self.timers, self._timeout if quiet is None else quiet)
         response.deliverBody(inflow)
         fields = {

@@ -335,8 +335,8 @@ class DurableStreams(Service):
         listing: IResource = StreamListing(self._store, root, self._timers)
         return listing
 
-    def console_resources(self) -> dict[bytes, IResource]:
-        """Return the resources that the console needs besides the listing, by their names.
+    def listing_resources(self) -> dict[bytes, IResource]:
+        """Return the resources that console and command line need besides the listing, by name.
 
         They are children of the operator tree. Call it once.
         """

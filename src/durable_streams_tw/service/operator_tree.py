@@ -30,11 +30,11 @@ def operator_tree(
         tree.putChild(b"metrics", metrics or Metrics(observed))
     if configuration["listing"] or configuration["console"]:
         tree.putChild(b"streams", streams.stream_listing(configuration["root"]))
+        for name, resource in streams.listing_resources().items():
+            tree.putChild(name, resource)
     if configuration["console"]:
         # Imported here: most servers have no console.
         from durable_streams_tw.http.operators.console import Console
 
         tree.putChild(b"console", Console())
-        for name, resource in streams.console_resources().items():
-            tree.putChild(name, resource)
     return tree

@@ -299,8 +299,14 @@ GROUPS: Final[dict[str, tuple[Setting, ...]]] = {
         _flag("access-log", "log every request: client, method, path, status, size", dev="true"),
         _flag("metrics", "serve Prometheus metrics at /-/metrics", default="true"),
         _flag("tracing", "send a span for each request to an OpenTelemetry collector"),
-        _flag("listing", "serve a list of all streams at /-/streams", dev="true"),
-        _flag("console", "serve a web console at /-/console, and the listing", dev="true"),
+        _flag(
+            "listing",
+            "serve streams and subscriptions below /-/, for ls, watch and sub ls",
+            dev="true",
+        ),
+        _flag(
+            "console", "serve a web console at /-/console, and what --listing serves", dev="true"
+        ),
     ),
     "Webhooks": (
         Setting(

@@ -8,6 +8,7 @@ format, not the values. Each function appends an error message for what it canno
 from __future__ import annotations
 
 import errno
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -42,6 +43,7 @@ _STRING_OR_COMMENT: Final = re.compile(
     r'"""(?:\\.|[^\\])*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|\#[^\n]*',
     re.DOTALL,
 )
+_CADDYFILE: Final = re.compile(r"^\s*durable_streams\s*(?:\{|$)", re.MULTILINE)
 _KEY: Final = re.compile(
     r"""[ \t]*(?:\[\[?[ \t]*)?([\w-]+|"(?:\\.|[^"\\])*"|'[^']*')[ \t]*(?:[=.]|\]\]?[ \t]*$)"""
 )
@@ -122,6 +124,12 @@ def configuration_file(path: str, problems: list[str]) -> Source:
         problems.append(f"{path}, line {line}: not UTF-8")
         return {}
     except tomllib.TOMLDecodeError as error:
+        if _CADDYFILE.search(text) or os.path.basename(path).startswith("Caddyfile"):
+            problems.append(
+                f"{path} is a Caddyfile, not TOML. Convert it: "
+                f"durable-streams-server config convert {path}"
+            )
+            return {}
         reason, _, place = str(error).removesuffix(")").partition(" (at ")
         place = place.replace("end of document", "end of file")
         problems.append(f"{path}, {place}: {reason[0].lower()}{reason[1:]}")

@@ -16,7 +16,7 @@ from durable_streams_tw.auth.origins import LOCAL
 from durable_streams_tw.auth.rate_limits import Rate
 
 _NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*)", re.ASCII)
-_SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {
     "": 1,
     "b": 1,
@@ -56,9 +56,14 @@ class InvalidValue(Exception):
     """A value has the wrong form. The message says what was expected."""
 
 
+def duration(text: str) -> float:
+    """Parse a time such as ``500ms``, ``90``, ``1.5h`` or ``7d``; a bare number is in seconds."""
+    return _quantity(text, _SECONDS, "a time such as 500ms, 30s, 2m, 1h or 7d")
+
+
 def seconds(text: str) -> float:
-    """Parse a time such as ``500ms``, ``30s``, ``2m`` or ``1h``; a bare number is in seconds."""
-    value = _quantity(text, _SECONDS, "a time such as 500ms, 30s, 2m or 1h")
+    """Parse a time of more than 0 and at most a day."""
+    value = duration(text)
     if not 0 < value <= _DAY:
         raise InvalidValue("expected a time of more than 0 and at most 24h")
     return value
@@ -129,7 +134,7 @@ def directory(text: str) -> str:
     """Return the absolute path of a directory: a daemon changes its working directory."""
     if not text:
         raise InvalidValue("expected the path of a directory, which may not be empty")
-    return os.path.abspath(text)
+    return os.path.abspath(os.path.expanduser(text))
 
 
 def flag(text: str) -> bool:

@@ -40,7 +40,7 @@ class OperatorCase(SynchronousTestCase):
 
     def resources(self) -> dict[bytes, IResource]:
         """Return the children of the operator tree."""
-        return self.streams.console_resources()
+        return self.streams.listing_resources()
 
     def ask(self, method: str, target: str, body: bytes | None = None, **header: str) -> Answer:
         """Send one request on a new connection."""
