@@ -3,9 +3,11 @@
     python -m tests.conformance.run                   both stores, each with both HTTP servers
     python -m tests.conformance.run --store memory    one store: memory or lmdb
     python -m tests.conformance.run --server fast     one HTTP server: fast or klein
+    python -m tests.conformance.run --workers 3       with worker processes only
     python -m tests.conformance.run --url URL         a running server, http://host:port
 
-Exits with 0 on success, 1 on a failure, and 77 without Node. No test is retried.
+Without options, the durable store also runs with workers. Exits with 0 on success, 1 on a failure,
+and 77 without Node. No test is retried.
 """
 
 import argparse
@@ -138,13 +140,14 @@ def run_clients(tally: Tally, store: str, address: str, phase: str, scratch: Pat
         run_client(tally, f"{kind} {phase}, {store}", command, cwd, variables)
 
 
-def run_store(tally: Tally, store: str, server: str) -> None:
+def run_store(tally: Tally, store: str, server: str, workers: int = 1) -> None:
     """Run all tests on one store; restart the server in between if the store is durable."""
-    what = f"{store}, {server}"
+    what = f"{store}, {server}" + (f", {workers} workers" if workers > 1 else "")
     with tempfile.TemporaryDirectory(prefix="durable-streams-") as folder:
         scratch = Path(folder)
         log = scratch / "twistd.log"
         options = ["--long-poll-timeout", f"{LONG_POLL_SECONDS}s", *SERVERS[server]]
+        options += ["--workers", str(workers)]
         if store == "lmdb":
             options += ["--data-dir", str(scratch / "data")]
         before = len(tally.faults)
@@ -166,6 +169,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--store", action="append", choices=STORES, help="only this one")
     parser.add_argument("--server", action="append", choices=SERVERS, help="only this one")
+    parser.add_argument("--workers", type=int, help="only with this number of workers")
     parser.add_argument("--url", help="a running server, http://host:port, in place of our own")
     arguments = parser.parse_args()
     sentence = node_is_missing()
@@ -182,7 +186,9 @@ def main() -> int:
     else:
         for store in arguments.store or STORES:
             for server in arguments.server or SERVERS:
-                run_store(tally, store, server)
+                run_store(tally, store, server, arguments.workers or 1)
+        if not (arguments.store or arguments.server or arguments.workers):
+            run_store(tally, "lmdb", "fast", workers=3)
     for fault in tally.faults:
         print(f"FAULT {fault}")
     sums = f"{tally.passed} passed, {len(tally.faults)} failed, {tally.excluded} skipped"
