@@ -167,7 +167,7 @@ class ServerTests(WorkersTestCase):
         )
         assert process.stdout is not None
         log = b""
-        while b"are in memory" not in log:
+        while b"Durable streams are at" not in log:
             line_read = process.stdout.readline()
             assert line_read, log
             log += line_read
@@ -228,7 +228,6 @@ class EndpointTests(WorkersTestCase):
                 inherited=inherited,
             ) as server,
         ):
-            server.until("Streams are in memory")
             secure = server.ports[0]
             self.assertEqual(self.put_secure(secure, "first"), 201)
             for name in ("front-1", "front-2"):
