@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from durable_streams_tw.service.workers.limits import (
-    MAX_RESTART_PAUSE,
-    QUICK_RESTARTS,
-    RESTART_PAUSE,
-    RESTART_WINDOW,
-)
+from durable_streams_tw.service.workers import limits
 
 
 class RestartBackoff:
@@ -22,11 +17,11 @@ class RestartBackoff:
     def pause(self, started: float, ended: float) -> float:
         """Record that the worker ran between two times; return the seconds until its restart."""
         ends = self._ends
-        while ends and ends[0] <= ended - RESTART_WINDOW:
+        while ends and ends[0] <= ended - limits.RESTART_WINDOW:
             ends.popleft()
         ends.append(ended)
-        if ended - started >= RESTART_WINDOW:
+        if ended - started >= limits.RESTART_WINDOW:
             self._pause = 0.0
-        if self._pause or len(ends) > QUICK_RESTARTS:
-            self._pause = min(max(RESTART_PAUSE, 2 * self._pause), MAX_RESTART_PAUSE)
+        if self._pause or len(ends) > limits.QUICK_RESTARTS:
+            self._pause = min(max(limits.RESTART_PAUSE, 2 * self._pause), limits.MAX_RESTART_PAUSE)
         return self._pause

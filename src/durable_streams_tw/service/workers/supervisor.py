@@ -32,25 +32,11 @@ from durable_streams_tw.service.reload import ReloadService
 from durable_streams_tw.service.settings_table import SETTINGS
 from durable_streams_tw.service.startup import CannotStart, ServiceGroup, StderrReporter
 from durable_streams_tw.service.systemd_notify import SystemdNotifier
+from durable_streams_tw.service.workers import messages
 from durable_streams_tw.service.workers.limits import (
     FRONT_STOP,
     MAX_SOCKET_DIRECTORY,
     OWNER_STOP,
-)
-from durable_streams_tw.service.workers.messages import (
-    AllSamples,
-    Assignment,
-    Failed,
-    OtherUsage,
-    OwnSamples,
-    OwnUsage,
-    PortNotice,
-    Ready,
-    Reload,
-    Reloaded,
-    SamplesRequest,
-    Stop,
-    ToSupervisor,
 )
 from durable_streams_tw.service.workers.restarts import RestartBackoff
 from durable_streams_tw.service.workers.shared_sockets import SocketBinder
@@ -109,7 +95,7 @@ class Supervisor(Service):
         self._given = _given(configuration)
         self._given_in = os.getcwd()
         self._addresses: list[Any] | None = None
-        self._notices: tuple[PortNotice, ...] = ()
+        self._notices: tuple[messages.PortNotice, ...] = ()
         self._directory = ""
         # Current processes by name, and a process that waits to replace one.
         self._workers: dict[str, WorkerProcess] = {}
@@ -146,7 +132,7 @@ class Supervisor(Service):
         if self._addresses is None:
             self.privilegedStartService()
         located = list(zip(self._endpoints, self._addresses or (), strict=True))
-        self._notices = tuple(PortNotice(*self._announcer.locate(*one)) for one in located)
+        self._notices = tuple(messages.PortNotice(*self._announcer.locate(*one)) for one in located)
         self._directory = _private_directory()
         try:
             # All import their modules at the same time, and the fronts need an open store.
@@ -198,13 +184,13 @@ class Supervisor(Service):
             self._spare = self._spawn()
             self._spare.adopt()
 
-    def _assignment(self, name: str) -> Assignment:
+    def _assignment(self, name: str) -> messages.Assignment:
         kind, _, number = name.partition("-")
         given = self._given
         if kind == "node":
             base = self._configuration["node"] or socket.gethostname()
             given = {**given, "node": (f"{base}-{number}",)}
-        return Assignment(
+        return messages.Assignment(
             role=kind,  # type: ignore[arg-type]
             given=given,
             given_in=self._given_in,
@@ -219,29 +205,29 @@ class Supervisor(Service):
 
     # -- messages -------------------------------------------------------------------------------
 
-    def _received(self, worker: WorkerProcess, message: ToSupervisor) -> None:
+    def _received(self, worker: WorkerProcess, message: messages.ToSupervisor) -> None:
         name = worker.name
-        if isinstance(message, OwnSamples):
+        if isinstance(message, messages.OwnSamples):
             worker.samples = message.samples
-        elif isinstance(message, OwnUsage):
+        elif isinstance(message, messages.OwnUsage):
             self._tell(self._usage.update(name, message))
-        elif isinstance(message, SamplesRequest):
+        elif isinstance(message, messages.SamplesRequest):
             current = {name: one.samples for name, one in self._workers.items()}
-            worker.send(AllSamples(message.number, current, self._ended))
-        elif isinstance(message, Reloaded):
+            worker.send(messages.AllSamples(message.number, current, self._ended))
+        elif isinstance(message, messages.Reloaded):
             self._end_reload(worker)
-        elif isinstance(message, Ready):
+        elif isinstance(message, messages.Ready):
             if name != OWNER:
                 worker.send(self._usage.add(name))
             if name in self._restarted:
                 self._log.info("{worker} serves (process {pid})", worker=name, pid=worker.pid)
                 self._prepare_spare()
-        elif isinstance(message, Failed) and name in self._restarted:
+        elif isinstance(message, messages.Failed) and name in self._restarted:
             for problem in message.problems:
                 self._log.error("{worker} cannot start: {why}", worker=name, why=problem)
 
-    def _tell(self, messages: Mapping[str, OtherUsage]) -> None:
-        for name, message in messages.items():
+    def _tell(self, told: Mapping[str, messages.OtherUsage]) -> None:
+        for name, message in told.items():
             self._workers[name].send(message)
 
     # -- restart --------------------------------------------------------------------------------
@@ -291,7 +277,7 @@ class Supervisor(Service):
             if worker.is_ready and worker not in self._reloads:
                 self._reloads[worker] = Deferred()
                 waiting.append(self._reloads[worker])
-                worker.send(Reload())
+                worker.send(messages.Reload())
         both: Deferred[Any] = gatherResults(waiting)
         return both.addCallback(lambda _: None)
 
@@ -323,7 +309,7 @@ class Supervisor(Service):
         running = [worker for worker in workers if worker.is_running]
         ended = []
         for worker in running:
-            worker.send(Stop())
+            worker.send(messages.Stop())
             ended.append(worker.ended)
             kill = self._reactor.callLater(patience, self._kill, worker)
             worker.ended.addCallback(lambda _, kill: kill.active() and kill.cancel(), kill)

@@ -13,22 +13,9 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
 
-from durable_streams_tw.service.workers import roles
+from durable_streams_tw.service.workers import messages, roles
 from durable_streams_tw.service.workers.limits import METRICS_PERIOD
 from durable_streams_tw.service.workers.log_relay import LogRelay
-from durable_streams_tw.service.workers.messages import (
-    Assignment,
-    Failed,
-    MessageProtocol,
-    OwnSamples,
-    Ready,
-    Reload,
-    Reloaded,
-    Stop,
-    ToWorker,
-    decode_for_worker,
-    read_message,
-)
 from durable_streams_tw.service.workers.worker_process import PAIR
 from durable_streams_tw.telemetry.metric_samples import Samples
 
@@ -38,10 +25,12 @@ class Worker:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, assignment: Assignment, pair: socket.socket) -> None:
+    def __init__(self, reactor: Any, assignment: messages.Assignment, pair: socket.socket) -> None:
         self._reactor = reactor
         self._assignment = assignment
-        self._messages: Any = MessageProtocol(decode_for_worker, self._received, self._orphaned)
+        self._messages: Any = messages.MessageProtocol(
+            messages.decode_for_worker, self._received, self._orphaned
+        )
         self._relay = LogRelay(self._messages)
         self._role: roles.Role | None = None
         self._pair = pair
@@ -80,7 +69,7 @@ class Worker:
             os.chdir(self._assignment.runs_in)
         roles.settle()
         self._is_ready = True
-        self._messages.send(Ready())
+        self._messages.send(messages.Ready())
         self._reports.start(METRICS_PERIOD)
 
     def _failed(self, failure: Failure) -> None:
@@ -88,25 +77,27 @@ class Worker:
         if problems is None:
             self._log.failure("Could not start", failure)
             problems = (f"internal error: {failure.getErrorMessage()}; see the log",)
-        self._messages.send(Failed(problems))
+        self._messages.send(messages.Failed(problems))
         self._exit()
 
     # -- messages -------------------------------------------------------------------------------
 
-    def _received(self, message: ToWorker) -> None:
+    def _received(self, message: messages.ToWorker) -> None:
         role = self._role
-        if isinstance(message, Stop):
+        if isinstance(message, messages.Stop):
             self._stop()
-        elif role is not None and isinstance(message, Reload):
+        elif role is not None and isinstance(message, messages.Reload):
             role.reload()
-            self._messages.send(Reloaded())
+            self._messages.send(messages.Reloaded())
         elif role is not None:
             role.received(message)
 
     def _report(self) -> Deferred[None]:
         assert self._role is not None, "it reports once it has started"
         sampled: Deferred[Samples] = self._role.samples()
-        return sampled.addCallback(lambda samples: self._messages.send(OwnSamples(samples)))
+        return sampled.addCallback(
+            lambda samples: self._messages.send(messages.OwnSamples(samples))
+        )
 
     def _stop(self) -> None:
         if self._reports.running:
@@ -133,7 +124,7 @@ def run_worker(reactor: Any) -> None:
     """Wait for an assignment and carry it out. Return at once if the supervisor ends before."""
     pair = socket.socket(fileno=PAIR)
     try:
-        assignment = read_message(pair, decode_for_worker)
+        assignment = messages.read_message(pair, messages.decode_for_worker)
     except EOFError:
         return
     Worker(reactor, assignment, pair).run()

@@ -16,18 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from durable_streams_tw.service.settings_table import PREFIX
-from durable_streams_tw.service.workers import log_relay
-from durable_streams_tw.service.workers.messages import (
-    Assignment,
-    Failed,
-    LogRecord,
-    MessageProtocol,
-    Ready,
-    ToSupervisor,
-    ToWorker,
-    decode_for_supervisor,
-    encode,
-)
+from durable_streams_tw.service.workers import log_relay, messages
 from durable_streams_tw.telemetry.metric_samples import Samples
 
 _PROCESS: Final = "durable_streams_tw.service.workers.process"
@@ -51,7 +40,7 @@ class WorkerProcess(ProcessProtocol):
         self,
         reactor: Any,
         sockets: Sequence[socket.socket],
-        received: Callable[[WorkerProcess, ToSupervisor], None],
+        received: Callable[[WorkerProcess, messages.ToSupervisor], None],
         exited: Callable[[WorkerProcess, str], None],
     ) -> None:
         #: Name for the log, such as ``front-1``.
@@ -69,7 +58,9 @@ class WorkerProcess(ProcessProtocol):
         #: Fires when the process has ended.
         self.ended: Deferred[None] = Deferred()
         self.is_running = True
-        self._messages: Any = MessageProtocol(decode_for_supervisor, self._message, lambda: None)
+        self._messages: Any = messages.MessageProtocol(
+            messages.decode_for_supervisor, self._message, lambda: None
+        )
         self._pair, theirs = socket.socketpair()
         with theirs, open(os.devnull, "rb") as nothing:
             inherited = [theirs, *sockets]
@@ -89,14 +80,14 @@ class WorkerProcess(ProcessProtocol):
         """Return the descriptor of the pair, for a selector."""
         return self._pair.fileno()
 
-    def assign(self, name: str, assignment: Assignment) -> None:
+    def assign(self, name: str, assignment: messages.Assignment) -> None:
         """Give the process its name and role. Blocks until it reads, before the reactor runs."""
         self.name = name
         self.started = self._reactor.seconds()
         if self._messages.transport is not None:
             self.send(assignment)
             return
-        frame = encode(assignment)
+        frame = messages.encode(assignment)
         self._pair.sendall(len(frame).to_bytes(4, "big") + frame)
 
     def read(self) -> None:
@@ -122,17 +113,17 @@ class WorkerProcess(ProcessProtocol):
             # The reactor duplicates the descriptor.
             self._reactor.adoptStreamConnection(pair.fileno(), socket.AF_UNIX, factory)
 
-    def send(self, message: ToWorker) -> None:
+    def send(self, message: messages.ToWorker) -> None:
         """Send a message, unless the worker has ended."""
         self._messages.send(message)
 
-    def _message(self, message: ToSupervisor) -> None:
-        if isinstance(message, LogRecord):
+    def _message(self, message: messages.ToSupervisor) -> None:
+        if isinstance(message, messages.LogRecord):
             log_relay.publish(message, self.name)
             return
-        if isinstance(message, Ready):
+        if isinstance(message, messages.Ready):
             self.is_ready = True
-        elif isinstance(message, Failed):
+        elif isinstance(message, messages.Failed):
             self.problems = message.problems
         self._received(self, message)
 

@@ -10,13 +10,8 @@ import os
 from typing import Final
 
 from durable_streams_tw.storage import files
+from durable_streams_tw.storage.admin import copy
 from durable_streams_tw.storage.admin.backup import Manifest, read_manifest
-from durable_streams_tw.storage.admin.copy import (
-    Progress,
-    copy_file,
-    detach,
-    require_free_space,
-)
 from durable_streams_tw.storage.admin.inspect import Inspection, match_owner
 from durable_streams_tw.storage.admin.verify import verify
 from durable_streams_tw.storage.data_dir import DataDirLock
@@ -29,7 +24,7 @@ def restore(
     backup: str,
     directory: str,
     now: int,
-    progress: Progress,
+    progress: copy.Progress,
     *,
     even_flawed: bool = False,
     deep: bool = False,
@@ -53,7 +48,7 @@ def restore(
                 draft = os.path.join(directory, files.DATA_FILE + _DRAFT)
                 with Inspection(draft, alone=True) as copied:
                     verify(copied, backup, progress, deep=deep, tolerant=even_flawed)
-                detach(draft, now)
+                copy.detach(draft, now)
                 for file in manifest.files:
                     match_owner(os.path.join(directory, file.name + _DRAFT), directory)
             except BaseException:
@@ -83,13 +78,13 @@ def _interrupted_files(directory: str, manifest: Manifest) -> frozenset[str]:
     return frozenset(drafts)
 
 
-def _copy_files(manifest: Manifest, backup: str, directory: str, progress: Progress) -> None:
+def _copy_files(manifest: Manifest, backup: str, directory: str, progress: copy.Progress) -> None:
     """Copy the files of a backup to their draft names, and compare sizes and digests."""
     files.remove_files(directory, [file.name + _DRAFT for file in manifest.files])
-    require_free_space(directory, sum(file.size for file in manifest.files))
+    copy.require_free_space(directory, sum(file.size for file in manifest.files))
     for file in manifest.files:
         draft = os.path.join(directory, file.name + _DRAFT)
-        copied = copy_file(os.path.join(backup, file.name), draft, progress)
+        copied = copy.copy_file(os.path.join(backup, file.name), draft, progress)
         if (copied.size, copied.sha256) != (file.size, file.sha256):
             raise StoreUnusable(
                 f"{backup}/{file.name} does not match its digest in the manifest: "

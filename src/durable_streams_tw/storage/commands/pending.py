@@ -39,17 +39,12 @@ from durable_streams_tw.protocol.subscriptions.state import (
     Kind,
     Subscription,
 )
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.api import StoreSnapshot
 from durable_streams_tw.storage.commands.appends import append, living
 from durable_streams_tw.storage.commands.transaction import Transaction
 from durable_streams_tw.storage.engine import tables
 from durable_streams_tw.storage.errors import CorruptRecord
-from durable_streams_tw.storage.limits import (
-    FAN_OUT_DROP,
-    FAN_OUT_STEP,
-    FAN_OUT_WRITE,
-    MAX_WAKE_NAMES,
-)
 
 _log: Final = Logger()
 
@@ -57,7 +52,7 @@ _WAKE_ID_BYTES: Final = 12
 _CHANCE_BYTES: Final = 4
 
 # Number of subscriptions up to which the fan-out of an event is always finished in one step.
-_ONE_STEP: Final = FAN_OUT_STEP // FAN_OUT_DROP
+_ONE_STEP: Final = limits.FAN_OUT_STEP // limits.FAN_OUT_DROP
 
 
 # -- events of streams --------------------------------------------------------------------------
@@ -100,7 +95,7 @@ def drop(transaction: Transaction, member: Member, path: str) -> int:
     transaction.remove(tables.CURSORS, key)
     if not state.idle and not state.leased and not transaction.owns(tables.CURSORS, number):
         save(transaction, subscriptions_state.end_wake(state))
-    return FAN_OUT_DROP
+    return limits.FAN_OUT_DROP
 
 
 # -- fan-outs -----------------------------------------------------------------------------------
@@ -185,7 +180,7 @@ def _advance(
 
     Return the fan-out of the remaining subscriptions, or None if none remain.
     """
-    left = FAN_OUT_STEP
+    left = limits.FAN_OUT_STEP
     for at in range(bisect_left(members, (fan_out.reached + 1, "")), len(members)):
         if left <= 0:
             return replace(fan_out, reached=members[at - 1][0])
@@ -213,11 +208,11 @@ def _tell(transaction: Transaction, fan_out: FanOut, member: Member, now: int) -
         transaction.put(tables.CURSORS, key, Cursor(path, fan_out.before))
         if state.idle:
             save(transaction, wake(transaction, state, path, now))
-        return FAN_OUT_WRITE
+        return limits.FAN_OUT_WRITE
     if state.idle or state.leased:
         return 1
     save(transaction, offer(transaction, state, now))
-    return FAN_OUT_DROP
+    return limits.FAN_OUT_DROP
 
 
 # -- wakes --------------------------------------------------------------------------------------
@@ -321,7 +316,7 @@ def work_of(
         if stream is None:
             continue
         size += len(cursor.path)
-        if len(items) == MAX_WAKE_STREAMS or (items and size > MAX_WAKE_NAMES):
+        if len(items) == MAX_WAKE_STREAMS or (items and size > limits.MAX_WAKE_NAMES):
             break
         explicit = records.get(tables.LINKS, key) is not None
         items.append(WorkItem(cursor.path, explicit, cursor.acked, stream))

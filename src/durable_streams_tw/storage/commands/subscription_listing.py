@@ -6,12 +6,7 @@ from msgspec import Struct
 
 from durable_streams_tw.protocol.subscriptions.state import Subscription
 from durable_streams_tw.storage.api import StoreSnapshot
-from durable_streams_tw.storage.engine.tables import (
-    CURSORS,
-    SUBSCRIPTIONS,
-    owned_range,
-    subscription_key,
-)
+from durable_streams_tw.storage.engine import tables
 from durable_streams_tw.storage.limits import LISTING_PAGE, MAX_LISTING_SCAN
 
 
@@ -48,13 +43,13 @@ class ListSubscriptions(Struct, frozen=True, array_like=True, tag=True):
         """Return the page. Raises `CorruptRecord`."""
         found: list[PendingWork] = []
         left = self.scan
-        first = subscription_key(self.after) + b"\x00" if self.after else b""
-        for _, state in snapshot.range(SUBSCRIPTIONS, first, None):
+        first = tables.subscription_key(self.after) + b"\x00" if self.after else b""
+        for _, state in snapshot.range(tables.SUBSCRIPTIONS, first, None):
             if len(found) == self.limit:
                 return SubscriptionPage(tuple(found), found[-1].state.id)
             streams = size = 0
             complete = True
-            for _, cursor in snapshot.range(CURSORS, *owned_range(state.number)):
+            for _, cursor in snapshot.range(tables.CURSORS, *tables.owned_range(state.number)):
                 if not left:
                     complete = False
                     break

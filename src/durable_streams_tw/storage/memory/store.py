@@ -29,35 +29,14 @@ from durable_streams_tw.protocol.streams.producers import Generation, ProducerSt
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
 from durable_streams_tw.protocol.subscriptions.state import FanOut
-from durable_streams_tw.storage import limits
+from durable_streams_tw.storage import api, fork_ranges, limits
 from durable_streams_tw.storage.access_times import AccessTimes, check_usable
-from durable_streams_tw.storage.api import (
-    Change,
-    Chunk,
-    Command,
-    IStreamStore,
-    Listener,
-    Outcome,
-    Query,
-    RecordChange,
-    RecordListener,
-    RecordTable,
-    StoreObserver,
-    StoreStats,
-    notify_listeners,
-)
 from durable_streams_tw.storage.commands import forks, pending
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
 from durable_streams_tw.storage.commands.streams import apply, expire
 from durable_streams_tw.storage.durable.record_layout import cut
 from durable_streams_tw.storage.engine.codec import listing_key, listing_range
 from durable_streams_tw.storage.engine.tables import OWNED, Table, owned_range
-from durable_streams_tw.storage.fork_ranges import (
-    INSIDE_MESSAGE,
-    check_same_stream,
-    extents,
-    resolve_offset,
-)
 
 T = TypeVar("T")
 
@@ -112,7 +91,7 @@ class _Log:
         )
 
 
-@implementer(IStreamStore)
+@implementer(api.IStreamStore)
 class MemoryStore:
     """Store that keeps streams in memory.
 
@@ -150,14 +129,14 @@ class MemoryStore:
         # so ids must not repeat.
         self._next_id = self.process_first_id = (now() << 20) + 1
         self.access = AccessTimes(lead)
-        self._listeners: list[Listener] = []
-        self._record_listeners: list[RecordListener] = []
+        self._listeners: list[api.Listener] = []
+        self._record_listeners: list[api.RecordListener] = []
         self._notifying = False
-        self._observer: StoreObserver | None = None
+        self._observer: api.StoreObserver | None = None
         # Records of each table by key.
         self._tables: defaultdict[bytes, SortedDict] = defaultdict(SortedDict)
-        self._record_changes: list[RecordChange] = []
-        self.changes: list[Change] = []
+        self._record_changes: list[api.RecordChange] = []
+        self.changes: list[api.Change] = []
         self.index = SubscriptionIndex()
         self.has_space = True
         self.fan_outs: OrderedDict[str, FanOut] = OrderedDict()
@@ -177,13 +156,13 @@ class MemoryStore:
         self._counter.stop(_STOPPING)
         return succeed(None)
 
-    def submit(self, command: Command) -> Deferred[Outcome]:
+    def submit(self, command: api.Command) -> Deferred[api.Outcome]:
         """Carry out a command and return its outcome."""
-        done: Deferred[Outcome] = Deferred()
+        done: Deferred[api.Outcome] = Deferred()
         self.execute(command, done.callback)
         return done
 
-    def execute(self, command: Command, callback: Callable[[Outcome], object]) -> None:
+    def execute(self, command: api.Command, callback: Callable[[api.Outcome], object]) -> None:
         """Carry out a command and call ``callback`` with its outcome."""
         if forks.needs_count(command):
             assert isinstance(command, Create)
@@ -191,7 +170,9 @@ class MemoryStore:
         else:
             self._apply(command, callback)
 
-    def _counted(self, callback: Callable[[Outcome], object], counted: Create | Refusal) -> None:
+    def _counted(
+        self, callback: Callable[[api.Outcome], object], counted: Create | Refusal
+    ) -> None:
         if isinstance(counted, Refusal):
             callback(counted)
         else:
@@ -210,7 +191,7 @@ class MemoryStore:
         self._clock.callLater(0, later.callback, reached)
         return later
 
-    def _apply(self, command: Command, callback: Callable[[Outcome], object]) -> None:
+    def _apply(self, command: api.Command, callback: Callable[[api.Outcome], object]) -> None:
         known = len(self.changes)
         outcome = self._apply_to_end(command, self._now())
         if self._observer is not None:
@@ -218,7 +199,7 @@ class MemoryStore:
         self._notify()
         callback(outcome)
 
-    def _apply_to_end(self, command: Command, now: int) -> Outcome:
+    def _apply_to_end(self, command: api.Command, now: int) -> api.Outcome:
         outcome = None
         while outcome is None:
             outcome = apply(self, command, now)
@@ -240,7 +221,7 @@ class MemoryStore:
         limit: int,
         stream_id: int | None = None,
         piece: int | None = None,
-    ) -> Deferred[Chunk | Refusal]:
+    ) -> Deferred[api.Chunk | Refusal]:
         """Return bytes of the stream at a path."""
         return succeed(self._read(path, offset, limit, stream_id, piece))
 
@@ -248,7 +229,7 @@ class MemoryStore:
         self, path: str, stream_id: int, start: int, stop: int
     ) -> Deferred[bytes | Refusal]:
         """Return exactly the bytes ``[start, stop)`` of a stream."""
-        state = check_same_stream(self._usable_state(path, self._now()), stream_id)
+        state = fork_ranges.check_same_stream(self._usable_state(path, self._now()), stream_id)
         if isinstance(state, Refusal):
             return succeed(state)
         return succeed(b"".join(self._parts(state, start, stop)))
@@ -261,24 +242,24 @@ class MemoryStore:
         """Undo one `pin`."""
         self.access.unpin(stream_id, self._now())
 
-    def add_listener(self, listener: Listener) -> None:
+    def add_listener(self, listener: api.Listener) -> None:
         """Call ``listener`` with the changes of each command."""
         self._listeners.append(listener)
 
-    def query(self, question: Query[T]) -> Deferred[T | Refusal]:
+    def query(self, question: api.Query[T]) -> Deferred[T | Refusal]:
         """Return the answer to a question."""
         result: T | Refusal = question.answer(self)
         return succeed(result)
 
-    def add_record_listener(self, listener: RecordListener) -> None:
+    def add_record_listener(self, listener: api.RecordListener) -> None:
         """Call ``listener`` with the changed records of watched tables."""
         self._record_listeners.append(listener)
 
-    def set_observer(self, observer: StoreObserver) -> None:
+    def set_observer(self, observer: api.StoreObserver) -> None:
         """Report measurements to ``observer`` from now on."""
         self._observer = observer
 
-    def stats(self) -> Deferred[StoreStats | None]:
+    def stats(self) -> Deferred[api.StoreStats | None]:
         """Return None: there is no disk."""
         return succeed(None)
 
@@ -339,7 +320,7 @@ class MemoryStore:
         stop = start + limit
         if stop >= state.tail or not content_types.is_json(state.content_type):
             return min(stop, state.tail)
-        for extent in extents(self.stream, state, start, state.tail):
+        for extent in fork_ranges.extents(self.stream, state, start, state.tail):
             if stop < extent.stop:
                 # The fork point may lie before the next boundary in the source's log.
                 return min(extent.stop, self._logs[extent.stream_id].boundary_from(stop))
@@ -350,12 +331,12 @@ class MemoryStore:
     def _parts(self, state: StreamState, start: int, stop: int) -> list[bytes]:
         return [
             self._logs[extent.stream_id].slice(extent.start, extent.stop)
-            for extent in extents(self.stream, state, start, stop)
+            for extent in fork_ranges.extents(self.stream, state, start, stop)
         ]
 
     def message_runs(self, state: StreamState, start: int) -> Iterator[tuple[int, bytes | None]]:
         """Yield the stored messages of a JSON stream from a boundary to its tail."""
-        for extent in extents(self.stream, state, start, state.tail):
+        for extent in fork_ranges.extents(self.stream, state, start, state.tail):
             log, position = self._logs[extent.stream_id], extent.start
             while position < extent.stop:
                 end = min(log.run_end(position), extent.stop)
@@ -367,7 +348,7 @@ class MemoryStore:
         """Return whether a position lies between messages; always true outside JSON mode."""
         if position in (0, state.tail) or not content_types.is_json(state.content_type):
             return True
-        (extent,) = extents(self.stream, state, position - 1, position)
+        (extent,) = fork_ranges.extents(self.stream, state, position - 1, position)
         return self._logs[extent.stream_id].is_boundary(position)
 
     def save(self, state: StreamState) -> None:
@@ -419,7 +400,7 @@ class MemoryStore:
 
     # -- records ----------------------------------------------------------------------------
 
-    def get(self, table: RecordTable[T], key: bytes) -> T | None:
+    def get(self, table: api.RecordTable[T], key: bytes) -> T | None:
         """Return the record of a key."""
         record: T | None = self._tables[table.prefix].get(key)
         return record
@@ -428,16 +409,16 @@ class MemoryStore:
         """Write a record."""
         self._tables[table.prefix][key] = value
         if table.watched:
-            self._record_changes.append(RecordChange(table, key, value))
+            self._record_changes.append(api.RecordChange(table, key, value))
 
     def remove(self, table: Table[T], key: bytes) -> None:
         """Remove a record if it exists."""
         self._tables[table.prefix].pop(key, None)
         if table.watched:
-            self._record_changes.append(RecordChange(table, key, None))
+            self._record_changes.append(api.RecordChange(table, key, None))
 
     def range(
-        self, table: RecordTable[T], first: bytes, stop: bytes | None
+        self, table: api.RecordTable[T], first: bytes, stop: bytes | None
     ) -> Iterator[tuple[bytes, T]]:
         """Yield the records with ``first <= key < stop`` in order.
 
@@ -495,22 +476,22 @@ class MemoryStore:
         limit: int,
         stream_id: int | None,
         piece: int | None,
-    ) -> Chunk | Refusal:
+    ) -> api.Chunk | Refusal:
         now = self._now()
         state = self._usable_state(path, now)
         if isinstance(state, Refusal):
             return state
-        position = resolve_offset(state, offset, stream_id)
+        position = fork_ranges.resolve_offset(state, offset, stream_id)
         if isinstance(position, Refusal):
             return position
         if not self.is_boundary(state, position):
-            return INSIDE_MESSAGE
+            return fork_ranges.INSIDE_MESSAGE
         if state.lifetime.ttl is not None:
             self.access.record(state.id, now)
         end = self._response_end(state, position, limit)
         stop = end if piece is None else min(end, position + piece)
         data = b"".join(self._parts(state, position, stop))
-        return Chunk(state, position, data, end - stop)
+        return api.Chunk(state, position, data, end - stop)
 
     def _notify(self) -> None:
         # A listener may submit a command: its changes are announced after those of this one.
@@ -520,8 +501,8 @@ class MemoryStore:
         try:
             while self.changes or self._record_changes:
                 notes, self._record_changes = self._record_changes, []
-                notify_listeners(self._record_listeners, notes)
+                api.notify_listeners(self._record_listeners, notes)
                 changes, self.changes = self.changes, []
-                notify_listeners(self._listeners, changes)
+                api.notify_listeners(self._listeners, changes)
         finally:
             self._notifying = False

@@ -21,6 +21,7 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.offsets import RequestedOffset
 from durable_streams_tw.protocol.streams.state import StreamState
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.api import (
     STORE_AWAY,
     Change,
@@ -34,15 +35,6 @@ from durable_streams_tw.storage.api import (
     StoreObserver,
     StoreStats,
     notify_listeners,
-)
-from durable_streams_tw.storage.limits import (
-    FRAME_SIZE,
-    MAX_MESSAGE,
-    MAX_QUEUE,
-    MAX_QUEUED_COMMANDS,
-    OUTAGE_GRACE,
-    RECONNECT_FIRST,
-    RECONNECT_LAST,
 )
 from durable_streams_tw.storage.remote import messages
 from durable_streams_tw.storage.remote.frames import FrameConnection, MalformedFrame
@@ -201,7 +193,7 @@ class RemoteStore:
         if reason != self._logged:
             self._logged = reason
             _log.warn("{reason}", reason=reason)
-        delay = min(RECONNECT_FIRST * 2.0**self._failures, RECONNECT_LAST)
+        delay = min(limits.RECONNECT_FIRST * 2.0**self._failures, limits.RECONNECT_LAST)
         self._failures += 1
         # Without jitter, all front processes would connect at the same moment.
         self._retry = self._reactor.callLater(delay * (0.5 + self._random() / 2), self._connect)
@@ -237,7 +229,7 @@ class RemoteStore:
     def _begin_outage(self) -> None:
         self._holds = True
         if self._opened:
-            self._grace = self._reactor.callLater(OUTAGE_GRACE, self._end_grace)
+            self._grace = self._reactor.callLater(limits.OUTAGE_GRACE, self._end_grace)
 
     def _end_grace(self) -> None:
         self._holds = False
@@ -292,12 +284,15 @@ class RemoteStore:
         path = command.path if isinstance(command, _ON_STREAM) else ""
         body = command.body if isinstance(command, _WITH_BODY) else None
         size = 0 if body is None else len(body.data)
-        if self._queued_bytes + size > MAX_QUEUE or len(self._waiting) >= MAX_QUEUED_COMMANDS:
+        if (
+            self._queued_bytes + size > limits.MAX_QUEUE
+            or len(self._waiting) >= limits.MAX_QUEUED_COMMANDS
+        ):
             self._refuse(command, callback, _OVERLOADED)
             return
         self._number = number = self._number + 1
         self._queued_bytes += size
-        if size > FRAME_SIZE or path in self._large:
+        if size > limits.FRAME_SIZE or path in self._large:
             self._large[path] += 1
             callback = partial(self._large_done, path, callback)
             connection.send_large(messages.encode([messages.Execute(number, command)]))
@@ -418,7 +413,7 @@ class _ServerConnection(FrameConnection):
     peer = "the process that owns the store"
 
     def __init__(self, store: RemoteStore, reactor: Any) -> None:
-        super().__init__(reactor, messages.decode_responses, MAX_MESSAGE)
+        super().__init__(reactor, messages.decode_responses, limits.MAX_MESSAGE)
         self._store = store
         self._welcome = False
         self._reason = "The process that owns the store has closed the connection"

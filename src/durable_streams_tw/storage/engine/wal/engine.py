@@ -22,14 +22,7 @@ from typing import Final, Protocol
 
 from twisted.logger import Logger
 
-from durable_streams_tw.storage.engine import codec
-from durable_streams_tw.storage.engine.kv import (
-    EngineFailed,
-    EngineFull,
-    KeyValueEngine,
-    Snapshot,
-    View,
-)
+from durable_streams_tw.storage.engine import codec, kv
 from durable_streams_tw.storage.engine.limits import MAX_WAL_ENTRY
 from durable_streams_tw.storage.engine.wal.checkpoint import (
     CheckpointRecord,
@@ -60,7 +53,7 @@ _GENERATION_BITS: Final = 48
 _GROWTH: Final = 2
 
 
-class ReaderTableEngine(KeyValueEngine, Protocol):
+class ReaderTableEngine(kv.KeyValueEngine, Protocol):
     """Key-value engine with a table of reader slots that processes share."""
 
     def check_readers(self) -> None:
@@ -118,7 +111,7 @@ class WALEngine:
                 record = new_checkpoint_record()
                 value = pack_checkpoint_record(record)
                 commit_changes(self._lmdb, [(codec.CHECKPOINT_KEY, value)])
-        except (CorruptRecord, EngineFailed, EngineFull) as failure:
+        except (CorruptRecord, kv.EngineFailed, kv.EngineFull) as failure:
             raise StoreUnusable(f"{self._directory} cannot be used: {failure}") from None
         return record
 
@@ -134,7 +127,7 @@ class WALEngine:
         self._number = self._frozen_until = found.last
         try:
             self._checkpoint_frozen()
-        except (EngineFailed, EngineFull) as failure:
+        except (kv.EngineFailed, kv.EngineFull) as failure:
             # The batches stay in the WAL; snapshots read them from the memtable.
             self._log.error("the WAL cannot be applied yet: {reason}", reason=failure)
         else:
@@ -185,7 +178,7 @@ class WALEngine:
         return self._generation << _GENERATION_BITS
 
     @contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
+    def snapshot(self) -> Iterator[kv.Snapshot]:
         """Return a snapshot of the last batch. Raises `EngineFailed`."""
         with ExitStack() as held:
             with self._visible_lock:
@@ -222,7 +215,7 @@ class WALEngine:
         try:
             with self.snapshot():
                 return self._checkpoint_error
-        except EngineFailed as failure:
+        except kv.EngineFailed as failure:
             return str(failure)
 
     # -- batches ------------------------------------------------------------------------------
@@ -239,8 +232,8 @@ class WALEngine:
             with self._commit_lock:
                 try:
                     self._prepare()
-                except EngineFull as failure:
-                    raise EngineFailed(str(failure)) from failure
+                except kv.EngineFull as failure:
+                    raise kv.EngineFailed(str(failure)) from failure
         with self._visible_lock:
             overlays = self._overlays()
         return _Batch(self._lmdb, overlays, self._commit)
@@ -309,13 +302,13 @@ class WALEngine:
         try:
             try:
                 commit_changes(self._lmdb, changes)
-            except EngineFull:
+            except kv.EngineFull:
                 if not self._has_freed_pages:
                     raise
                 self._has_freed_pages = False
                 release_freed_pages(self._lmdb)
                 commit_changes(self._lmdb, changes)
-        except EngineFailed:
+        except kv.EngineFailed:
             self._set_unknown(number)
             raise
         self._has_freed_pages = True
@@ -336,9 +329,9 @@ class WALEngine:
         """
         try:
             self._checkpoint_all(number, always=True)
-        except (EngineFull, EngineFailed) as failure:
+        except (kv.EngineFull, kv.EngineFailed) as failure:
             self._set_unknown(number)
-            raise EngineFailed(str(failure)) from failure
+            raise kv.EngineFailed(str(failure)) from failure
 
     # -- checkpoints --------------------------------------------------------------------------
 
@@ -397,8 +390,8 @@ class WALEngine:
             # A number above `_number` is that of a batch that recovery must skip.
             record = self._record.advanced_to(number)
             apply_checkpoint(self._lmdb, pairs, record, min(number, self._number))
-        except (EngineFull, EngineFailed) as failure:
-            self._disk_full = isinstance(failure, EngineFull)
+        except (kv.EngineFull, kv.EngineFailed) as failure:
+            self._disk_full = isinstance(failure, kv.EngineFull)
             self._checkpoint_error = str(failure)
             raise
         self._disk_full, self._has_freed_pages, self._checkpoint_error = False, True, None
@@ -426,7 +419,7 @@ class _Batch(MergedView):
 
     def __init__(
         self,
-        lmdb_engine: KeyValueEngine,
+        lmdb_engine: kv.KeyValueEngine,
         overlays: list[Overlay],
         commit: Callable[[Pairs], int],
     ) -> None:
@@ -435,9 +428,9 @@ class _Batch(MergedView):
         self._lmdb = lmdb_engine
         self._commit = commit
         self._held = ExitStack()
-        self._view: View | None = None
+        self._view: kv.View | None = None
 
-    def _base(self) -> View:
+    def _base(self) -> kv.View:
         if self._view is None:
             self._view = self._held.enter_context(self._lmdb.snapshot())
         return self._view
