@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from twisted.logger import Logger
 
@@ -37,9 +37,10 @@ class FollowedStreams:
             self._known.pop(stream_id, None)
             self._short.pop(stream_id, None)
 
-    def select(self, ids: set[int] | None) -> list[int]:
-        """Return the followed ones of some streams, None for all."""
-        return list(self._pins if ids is None else self._pins.keys() & ids)
+    def select(self, ids: set[int] | None) -> dict[int, StreamState | None]:
+        """Return the followed ones of some streams, None for all, with their known states."""
+        chosen = self._pins if ids is None else self._pins.keys() & ids
+        return {stream_id: self._known.get(stream_id) for stream_id in chosen}
 
     def note(self, state: StreamState) -> StreamState | None:
         """Remember a state that a reader was given or that a commit of this node has announced.
@@ -58,16 +59,20 @@ class FollowedStreams:
             self._short[stream_id] = state
         return None
 
-    def compare(self, ids: Iterable[int], found: Mapping[int, StreamState]) -> list[Change]:
+    def compare(
+        self, before: Mapping[int, StreamState | None], found: Mapping[int, StreamState]
+    ) -> list[Change]:
         """Return the changes that have not been announced.
 
-        ``found`` are the states of the streams ``ids`` in the database; absent ones have ended.
+        ``before`` are the streams that `select` returned before the look, ``found`` their states in
+        the database; absent ones have ended. Ignore streams that have been noted meanwhile: what
+        was found may be older.
         """
         changes = []
-        for stream_id in ids:
-            if stream_id not in self._pins:
+        for stream_id, known in before.items():
+            if stream_id not in self._pins or self._known.get(stream_id) is not known:
                 continue
-            known, state = self._known.get(stream_id), found.get(stream_id)
+            state = found.get(stream_id)
             if state is None or state.deleted:
                 if known is not None and not known.deleted:
                     self._known[stream_id] = gone = state or known

@@ -61,6 +61,7 @@ from durable_streams_tw.storage.postgres.connection import (
 )
 from durable_streams_tw.storage.postgres.duties import SubscriptionDuties
 from durable_streams_tw.storage.postgres.followed_streams import FollowedStreams
+from durable_streams_tw.storage.postgres.frozen_sessions import end_frozen_sessions
 from durable_streams_tw.storage.postgres.keyring import KeyringTable
 from durable_streams_tw.storage.postgres.locks import changes_registry, paths_of
 from durable_streams_tw.storage.postgres.migrations import migrate
@@ -166,6 +167,7 @@ class PostgresStore(QueuedStore):
             self._followed,
             self._packing,
             self._look_at_followed,
+            partial(self._in_session, end_frozen_sessions),
             self._now,
         )
         self._listener: NotificationListener | None = None
@@ -353,17 +355,21 @@ class PostgresStore(QueuedStore):
             return
         self._looking = True
         looked: Deferred[dict[int, StreamState] | Refusal] = self._in_session(
-            lambda connection: load_states(connection, chosen)
+            lambda connection: load_states(connection, list(chosen))
         )
         looked.addCallback(partial(self._looked, chosen)).addErrback(
             lambda failure: self._log.failure("Looking at followed streams failed", failure)
         )
 
-    def _looked(self, ids: list[int], found: dict[int, StreamState] | Refusal) -> None:
+    def _looked(
+        self,
+        before: dict[int, StreamState | None],
+        found: dict[int, StreamState] | Refusal,
+    ) -> None:
         self._looking = False
         again, self._look_next = self._look_next, set()
         if not isinstance(found, Refusal):
-            notify_listeners(self._listeners, self._followed.compare(ids, found))
+            notify_listeners(self._listeners, self._followed.compare(before, found))
         self._look_at_followed(again)
 
     def pin(self, stream_id: int) -> None:
