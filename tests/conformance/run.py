@@ -1,7 +1,7 @@
 """Run the public conformance suite and the public clients against the server.
 
-    python -m tests.conformance.run                   both stores, each with both HTTP servers
-    python -m tests.conformance.run --store memory    one store: memory or lmdb
+    python -m tests.conformance.run                   all stores; memory and lmdb with both servers
+    python -m tests.conformance.run --store memory    one store: memory, lmdb or postgres
     python -m tests.conformance.run --server fast     one HTTP server: fast or klein
     python -m tests.conformance.run --workers 3       with worker processes only
     python -m tests.conformance.run --url URL         a running server, http://host:port
@@ -20,12 +20,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from tests.conformance.service import ServiceFault, running
+from tests.conformance.service import ServiceFault, free_port, running
 from tests.conformance.verdict import judge, pattern
+from tests.postgres.cluster import programs, shared_cluster
+from tests.postgres.nodes import round_robin
 
 HERE = Path(__file__).parent
 TOP = HERE.parent.parent
@@ -35,7 +38,8 @@ LONG_POLL_SECONDS = 2
 # Time limit of the suite's long-poll tests, to which the suite adds a second.
 LONG_POLL_TEST_MS = 10_000
 STEP_SECONDS = 300
-STORES = ("memory", "lmdb")
+# On PostgreSQL, HAProxy sends each request to the other one of two nodes.
+STORES = ("memory", "lmdb", "postgres")
 # Options that select the HTTP/1.1 server.
 SERVERS = {"fast": [], "klein": ["--no-fast-channel"]}
 
@@ -140,28 +144,47 @@ def run_clients(tally: Tally, store: str, address: str, phase: str, scratch: Pat
         run_client(tally, f"{kind} {phase}, {store}", command, cwd, variables)
 
 
+@contextmanager
+def two_nodes(options: list[str], scratch: Path) -> Iterator[str]:
+    """Run two nodes on one database behind HAProxy; yield the address of HAProxy."""
+    ports = [free_port(), free_port()]
+    with ExitStack() as stack:
+        address = f"http://127.0.0.1:{stack.enter_context(round_robin(scratch, ports))}"
+        for name, port in zip(("one", "two"), ports, strict=True):
+            more = ["--node", name, "--public-url", address, "--allow-local-webhooks"]
+            stack.enter_context(running([*options, *more], scratch / f"{name}.log", port))
+        yield address
+
+
 def run_store(tally: Tally, store: str, server: str, workers: int = 1) -> None:
     """Run all tests on one store; restart the server in between if the store is durable."""
     what = f"{store}, {server}" + (f", {workers} workers" if workers > 1 else "")
     with tempfile.TemporaryDirectory(prefix="durable-streams-") as folder:
         scratch = Path(folder)
-        log = scratch / "twistd.log"
         options = ["--long-poll-timeout", f"{LONG_POLL_SECONDS}s", *SERVERS[server]]
         options += ["--workers", str(workers)]
+        serve = partial(running, log=scratch / "twistd.log")
         if store == "lmdb":
             options += ["--data-dir", str(scratch / "data")]
+        elif store == "postgres":
+            cluster = shared_cluster()
+            options += ["--database", cluster.url(cluster.create_database()), "--unsafe-database"]
+            serve = partial(two_nodes, scratch=scratch)
         before = len(tally.faults)
-        with tally.noting(f"service, {what}"), running(options, log) as address:
+        with tally.noting(f"service, {what}"), serve(options) as address:
             run_suite(tally, what, address, scratch)
             run_clients(tally, what, address, "client", scratch)
-            if store == "lmdb":
+            if store != "memory":
                 run_clients(tally, what, address, "before", scratch)
-        if store == "lmdb":
-            with tally.noting(f"service, {what}, again"), running(options, log) as address:
+        if store != "memory":
+            with tally.noting(f"service, {what}, again"), serve(options) as address:
                 run_clients(tally, what, address, "after", scratch)
-        if len(tally.faults) > before and log.exists():
-            print(f"--- the log's end, {what}")
-            print("\n".join(log.read_text(errors="replace").splitlines()[-80:]), flush=True)
+        if store == "postgres" and (count := cluster.deadlocks()):
+            tally.faults.append(f"{what}: {count} deadlocks")
+        if len(tally.faults) > before:
+            for log in scratch.glob("*.log"):
+                print(f"--- the end of {log.name}, {what}")
+                print("\n".join(log.read_text(errors="replace").splitlines()[-80:]), flush=True)
 
 
 def main() -> int:
@@ -185,7 +208,10 @@ def main() -> int:
             run_clients(tally, "given server", address, "client", Path(folder))
     else:
         for store in arguments.store or STORES:
-            for server in arguments.server or SERVERS:
+            if store == "postgres" and not programs() and not os.environ.get("CI"):
+                print("public suite, postgres: skipped, PostgreSQL is not installed")
+                continue
+            for server in arguments.server or (SERVERS if store != "postgres" else ["fast"]):
                 run_store(tally, store, server, arguments.workers or 1)
         if not (arguments.store or arguments.server or arguments.workers):
             run_store(tally, "lmdb", "fast", workers=3)

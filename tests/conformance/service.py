@@ -30,16 +30,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(options: Sequence[str], log: Path) -> Iterator[str]:
+def running(options: Sequence[str], log: Path, port: int | None = None) -> Iterator[str]:
     """Run the server during the block, then stop it; yield ``http://host:port``.
 
     ``options`` are those of ``durable-streams`` without the address. The output is appended to the
-    file ``log``.
+    file ``log``. Without ``port``, a free one is used.
 
     Raise ``ServiceFault`` if the server does not answer within ``START_SECONDS``, exits by itself,
     is still running ``STOP_SECONDS`` after SIGTERM, or has logged an error.
     """
-    port = free_port()
+    port = port or free_port()
     twistd = Path(sys.executable).with_name("twistd")
     command = [str(twistd), "--pidfile=", "-n", "durable-streams"]
     command += ["--listen", f"tcp:{port}:interface=127.0.0.1", *options]

@@ -41,7 +41,7 @@ class Receiver:
                 self.send_header("Content-Length", "0")
                 try:
                     self.end_headers()
-                except BrokenPipeError:
+                except ConnectionError:
                     # The server has been killed meanwhile.
                     self.close_connection = True
 

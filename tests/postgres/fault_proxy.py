@@ -170,6 +170,11 @@ class FaultProxy:
         with self._lock:
             self._armed = (moment, statement.encode())
 
+    @property
+    def armed(self) -> bool:
+        """Whether `cut_at_commit` has not found its COMMIT yet."""
+        return self._armed is not None
+
     def cut_all(self) -> None:
         """Cut all connections."""
         with self._lock:
