@@ -13,7 +13,9 @@ project = "durable-streams-tw"
 author = "The durable-streams-tw maintainers"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
+# Copy the commands of a console block without prompts and output.
+copybutton_prompt_text = "$ "
 source_suffix = {".md": "markdown"}
 root_doc = "index"
 exclude_patterns = ["_build", "**/_*"]

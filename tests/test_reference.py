@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import durable_streams_tw
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.service.settings_table import SETTINGS
-from tests import settings_page
+from tests import limits_page, settings_page
 
 _TOP = Path(__file__).parent.parent
 
@@ -33,6 +33,19 @@ class ReferenceTests(SynchronousTestCase):
         self.assertEqual(settings_page.listed(page), page)
         for name in SETTINGS:
             self.assertIn(f"\n#### {name}\n", page)
+
+    def test_limits(self) -> None:
+        """docs/limits.md is what `python -m tests.limits_page` writes, for every package."""
+        self.assertEqual(limits_page.packages(), set(limits_page.PACKAGES))
+        if limits_page.PAGE.read_text("utf-8") != limits_page.page():
+            self.fail("docs/limits.md is outdated: run `python -m tests.limits_page`")
+
+    def test_environment(self) -> None:
+        """Environment variables in the manifests of docs/how-to/docker.md are settings."""
+        page = (_TOP / "docs" / "how-to" / "docker.md").read_text("utf-8")
+        named = set(re.findall(r"DURABLE_STREAMS_[A-Z_]+", page))
+        self.assertGreater(len(named), 0)
+        self.assertLessEqual(named, {setting.variable for setting in SETTINGS.values()})
 
     def test_readme(self) -> None:
         """Options that the README names exist."""

@@ -348,7 +348,7 @@ class DurableStreams(Service):
         }
 
     def store_server(self) -> StoreServer:
-        """Return a factory that serves the store to `RemoteStore`s of other processes.
+        """Return a factory that serves the store to `RemoteStore` objects of other processes.
 
         Call this before the service is started.
         """
