@@ -218,7 +218,7 @@ class Committer:
                 result = self._failed(len(commands), UNKNOWN, failure)
                 return BatchResult(result.outcomes, [], {}, 0, failed=True, doubt=0)
             break
-        if not full:
+        if transaction.chunks:
             self._set_room(True)
         self.counters.deferred += len(deferred)
         return BatchResult(
@@ -660,10 +660,11 @@ class Committer:
             session.committed()
         self._packing.add(transaction.chunks)
         for change in transaction.changes:
+            state = change.state
             if change.gone:
-                self._ids.pop(change.state.path)
-            else:
-                self._ids.insert(change.state.path, change.state.id)
+                self._ids.pop(state.path)
+            elif self._ids.get(state.path) != state.id:
+                self._ids.insert(state.path, state.id)
         if exclusive:
             # The commands have changed the index, and `flush` has counted that in the registry.
             self._version += written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from typing import Any, Final
 
@@ -11,6 +12,9 @@ from msgspec import Struct
 
 from durable_streams_tw.storage.errors import StoreUnusable
 from durable_streams_tw.storage.limits import MAX_IDLE_TRANSACTION
+
+# The store reports broken connections itself. Without a handler, psycopg would write to stderr.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 #: Seconds until a host that does not answer is given up, at the start of a connection and later.
 CONNECT_TIMEOUT: Final = 2

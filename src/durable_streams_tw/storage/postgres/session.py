@@ -13,7 +13,7 @@ bytes appended from now on belong to other incarnations than lost ones at the sa
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Event
+from time import monotonic, sleep
 from typing import Any, Final
 
 import psycopg
@@ -61,7 +61,7 @@ class NodeSession:
     """Connection of one lane of a node, opened and opened again as needed.
 
     ``number`` is that of the last committed batch. ``now`` returns ms since the Unix epoch,
-    ``clock`` monotonic seconds. All methods run on the lane's thread, except `stop`.
+    ``clock`` monotonic seconds. All methods run on the lane's thread.
     """
 
     _log = Logger()
@@ -72,7 +72,7 @@ class NodeSession:
         node: str,
         lane: int,
         now: Callable[[], int],
-        clock: Callable[[], float],
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self.node = node
         self.lane = lane
@@ -83,16 +83,11 @@ class NodeSession:
         self._now = now
         self._clock = clock
         self._connection: Connection | None = None
-        self._stopping = Event()
         self._away = False
         # Whether the commit of the last batch has been sent and not been answered.
         self._in_doubt = False
         self._warnings: list[str] = []
         self._next_id = self._last_id = 0
-
-    def stop(self) -> None:
-        """Wait for the database no longer. Called on the reactor's thread."""
-        self._stopping.set()
 
     def deadline(self) -> float:
         """Return until when a batch that begins now waits for the database.
@@ -116,9 +111,9 @@ class NodeSession:
             try:
                 return self._connect(deadline)
             except psycopg.Error as error:
-                if self._stopping.is_set() or self._clock() >= deadline:
+                if self._clock() >= deadline:
                     raise self._give_up(error) from None
-            self._stopping.wait(_PAUSE)
+            sleep(_PAUSE)
 
     def _connect(self, deadline: float) -> tuple[Connection, bool | None]:
         connection = connect(self._settings)
@@ -213,7 +208,6 @@ class NodeSession:
 
     def close(self) -> None:
         """Remove the lane's row and close the connection."""
-        self.stop()
         connection, self._connection = self._connection, None
         if connection is None:
             return

@@ -185,14 +185,13 @@ class PostgresStore(QueuedStore):
 
     def _lane(self, number: int, max_producers: int) -> Committer:
         return Committer(
-            NodeSession(self._settings, self.node, number, self._now, self._clock.seconds),
+            NodeSession(self._settings, self.node, number, self._now),
             self._access,
             self._now,
             channel=channel_of(self._settings),
             hints=self._hints,
             packing=self._packing,
             patient=bool(number),
-            clock=self._clock.seconds,
             max_producers=max_producers,
         )
 
