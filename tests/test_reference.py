@@ -8,6 +8,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 import durable_streams_tw
+from durable_streams_tw import client
 from durable_streams_tw.protocol.errors import Problem
 from durable_streams_tw.service.settings_table import SETTINGS
 from tests import limits_page, settings_page
@@ -55,7 +56,10 @@ class ReferenceTests(SynchronousTestCase):
         self.assertLessEqual(named, set(SETTINGS))
 
     def test_api(self) -> None:
-        """docs/api.md has an entry for each public name of the package, and no other."""
-        page = (_TOP / "docs" / "api.md").read_text("utf-8")
-        named = re.findall(r"^\.\. auto(?:class|exception):: (\w+)$", page, re.MULTILINE)
-        self.assertEqual(sorted(named), sorted(durable_streams_tw.__all__))
+        """The API pages have an entry for each public name of their package, and no other."""
+        for name, package in (("api", durable_streams_tw), ("client-api", client)):
+            page = (_TOP / "docs" / f"{name}.md").read_text("utf-8")
+            named = re.findall(r"^\.\. auto(?:class|exception):: (\w+)$", page, re.MULTILINE)
+            self.assertEqual(sorted(named), sorted(package.__all__))
+            for public in named:
+                self.assertTrue(getattr(package, public).__doc__, public)

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from durable_streams_tw.client.producer import Delivery, Producer
     from durable_streams_tw.client.stream import Stream
     from durable_streams_tw.client.values import StreamInfo, Written
+    from durable_streams_tw.client.wakes import PendingStream, Wake
+    from durable_streams_tw.client.webhooks import UnverifiedWebhook, WebhookReceiver
+    from durable_streams_tw.client.worker import PullWakeWorker
 
 __all__ = [
     "BadResponse",
@@ -55,8 +58,10 @@ __all__ = [
     "InvalidRequest",
     "NotFound",
     "OutcomeUnknown",
+    "PendingStream",
     "Producer",
     "ProducerStopped",
+    "PullWakeWorker",
     "RateLimited",
     "Rejected",
     "RetryEvent",
@@ -71,6 +76,9 @@ __all__ = [
     "Unavailable",
     "Unreachable",
     "Untrusted",
+    "UnverifiedWebhook",
+    "Wake",
+    "WebhookReceiver",
     "Written",
 ]
 
@@ -81,6 +89,9 @@ _MODULES = {
     "producer": ("Delivery", "Producer"),
     "stream": ("Stream",),
     "values": ("StreamInfo", "Written"),
+    "wakes": ("PendingStream", "Wake"),
+    "webhooks": ("UnverifiedWebhook", "WebhookReceiver"),
+    "worker": ("PullWakeWorker",),
 }
 _PLACES = {name: module for module, names in _MODULES.items() for name in names}
 

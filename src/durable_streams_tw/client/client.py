@@ -17,7 +17,7 @@ from twisted.web.iweb import IAgent, IPolicyForHTTPS
 
 from durable_streams_tw.client.backoff import RetryPolicy
 from durable_streams_tw.client.errors import InvalidArgument
-from durable_streams_tw.client.event_loops import settled, value_of
+from durable_streams_tw.client.event_loops import installed_reactor, settled, value_of
 from durable_streams_tw.client.requests import Common, Endpoint, ErrorHook, Fields, RetryHook, Value
 from durable_streams_tw.client.stream import Stream
 from durable_streams_tw.client.transport import Wire
@@ -42,8 +42,9 @@ class StreamClient:
     with an error that would end the operation; if it returns True, the request is repeated.
 
     ``ca_file`` names a PEM file with the certificates to trust instead of the system's, ``tls`` is
-    a policy for more, such as client certificates. ``agent`` replaces the connections; ``reactor``
-    is the installed one by default. ``random`` returns a number from 0 to 1, for jitter.
+    a policy for more, such as client certificates. ``agent`` replaces the connections. ``reactor``
+    is the installed one by default, or a new one on the running event loop of asyncio. ``random``
+    returns a number from 0 to 1, for jitter.
     """
 
     def __init__(
@@ -73,9 +74,7 @@ class StreamClient:
         if ca_file is not None and tls is not None:
             raise InvalidArgument("ca_file", "cannot be combined with tls")
         if reactor is None:
-            from twisted.internet import reactor as installed
-
-            reactor = installed
+            reactor = installed_reactor()
         # An invalid URL raises here, not at the first request.
         target_of("any", url)
         self.url = url

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Final
 
 _PROBLEM: Final = "urn:durable-streams:problem:"
@@ -204,6 +205,7 @@ class OutcomeUnknown(ClientError):
     """Append whose outcome is unknown: the server may have carried it out."""
 
 
+_STATUSES: Final = frozenset(HTTPStatus)
 _KINDS: Final = {
     400: InvalidRequest,
     401: Unauthorized,
@@ -222,6 +224,8 @@ def rejection(status: int, header: Mapping[str, str], body: bytes) -> Rejected:
     detail = detail_of(content_type, body)
     if 300 <= status < 400 and "location" in header:
         detail = f"redirect to {header['location']} was not followed"
+    elif not detail and status in _STATUSES:
+        detail = HTTPStatus(status).phrase
     problem = problem_of(content_type, body)
     slug = problem.removeprefix(_PROBLEM) or detail.lower()
     kind = Unavailable if status >= 500 else _KINDS.get(status, Rejected)
@@ -253,14 +257,20 @@ def detail_of(content_type: str, body: bytes) -> str:
 
 
 def problem_of(content_type: str, body: bytes) -> str:
-    """Return the type of an error response's problem details (RFC 9457), empty if it has none."""
-    if content_type.partition(";")[0].strip().lower() != "application/problem+json":
+    """Return the type of an error response's problem details (RFC 9457), empty if it has none.
+
+    For errors of subscriptions (PROTOCOL.md §7), return their code.
+    """
+    if not content_type.partition(";")[0].strip().lower().endswith(("/json", "+json")):
         return ""
     try:
         said = json.loads(body)
     except ValueError:
         return ""
-    kind = said.get("type") if isinstance(said, dict) else None
+    inner = said.get("error") if isinstance(said, dict) else None
+    kind = inner.get("code") if isinstance(inner, dict) else None
+    if kind is None and isinstance(said, dict):
+        kind = said.get("type")
     return kind if isinstance(kind, str) else ""
 
 

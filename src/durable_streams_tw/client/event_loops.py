@@ -7,12 +7,17 @@ and as ``await work()`` in a program of asyncio on Twisted's asyncio reactor.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet import asyncioreactor
+from twisted.internet.defer import CancelledError, Deferred
 
 T = TypeVar("T")
+
+CANCELLED: Final = (CancelledError, asyncio.CancelledError)
+"""Exceptions that a coroutine gets when it is cancelled, from Twisted and from asyncio."""
 
 Starter = Callable[[Coroutine[Any, Any, None]], object]
 """Function that runs a coroutine in the background."""
@@ -41,6 +46,31 @@ async def value_of(value: T | Awaitable[T]) -> T:
     if isinstance(value, Awaitable):
         return await value
     return value
+
+
+def installed_reactor() -> Any:
+    """Return the reactor of this process.
+
+    In a program of asyncio that has none yet, install Twisted's asyncio reactor on the running
+    event loop. Raises RuntimeError if the reactor belongs to another event loop, which would never
+    call back.
+    """
+    loop = asyncio._get_running_loop()
+    if loop is not None and "twisted.internet.reactor" not in sys.modules:
+        asyncioreactor.install(loop)
+        from twisted.internet import reactor as created
+
+        running: Any = created
+        running.startRunning(installSignalHandlers=False)
+    from twisted.internet import reactor
+
+    own = getattr(reactor, "_asyncioEventloop", None)
+    if loop is not None and own is not loop:
+        raise RuntimeError(
+            "Twisted's reactor does not run on this event loop: a process has one reactor, and "
+            "asyncio programs need that of twisted.internet.asyncioreactor"
+        )
+    return reactor
 
 
 def _loop_of_task() -> asyncio.AbstractEventLoop | None:

@@ -1,0 +1,25 @@
+"""A producer appends exactly once while the server is killed and the proxy misbehaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
+
+from tests.client.kill_producer import run
+
+
+class KillProducerTests(TestCase):
+    """A few kills; `python -m tests.client.kill_producer` does more."""
+
+    timeout = 240
+
+    async def test_exactly_once(self) -> None:
+        """Each message is stored once and seen once, in order."""
+        here = Path(self.mktemp())
+        here.mkdir()
+        outcome = await run(reactor, here, 3, 7, lambda line: None)
+        self.assertTrue(outcome.is_exact, vars(outcome))
+        self.assertEqual(outcome.kills, 3)
+        self.assertGreater(outcome.faults, 0)
