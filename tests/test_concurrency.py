@@ -73,25 +73,25 @@ class StopTests(SynchronousTestCase):
 
     def test_in_order(self) -> None:
         """Each step starts when the previous one has ended, also after a failure."""
-        diary: list[str] = []
+        events: list[str] = []
         waiting: Deferred[None] = Deferred()
 
         def slow() -> Deferred[None]:
-            diary.append("slow")
+            events.append("slow")
             return waiting
 
         def raises() -> None:
-            diary.append("raises")
+            events.append("raises")
             raise ValueError("a bug")
 
         def fails() -> Deferred[None]:
-            diary.append("fails")
+            events.append("fails")
             return fail(ValueError("another"))
 
-        stopped = stop_all(raises, slow, fails, lambda: diary.append("last"))
-        self.assertEqual(diary, ["raises", "slow"])
+        stopped = stop_all(raises, slow, fails, lambda: events.append("last"))
+        self.assertEqual(events, ["raises", "slow"])
         waiting.callback(None)
-        self.assertEqual(diary, ["raises", "slow", "fails", "last"])
+        self.assertEqual(events, ["raises", "slow", "fails", "last"])
         self.assertIsNone(self.successResultOf(stopped))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
 

@@ -31,14 +31,14 @@ class FakeNameService:
         self.asked: list[str] = []
         self._stuck: dict[str, Callable[[list[str]], None]] = {}
 
-    def __call__(self, name: str, told: Callable[[list[str]], None]) -> None:
+    def __call__(self, name: str, on_result: Callable[[list[str]], None]) -> None:
         """Look up a name."""
         self.asked.append(name)
         if name in self.hanging:
             assert name not in self._stuck, "a name that is looked up already"
-            self._stuck[name] = told
+            self._stuck[name] = on_result
         else:
-            told(self.known.get(name, []))
+            on_result(self.known.get(name, []))
 
     @property
     def stuck(self) -> list[str]:

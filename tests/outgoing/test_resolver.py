@@ -135,7 +135,7 @@ class ResolverTests(ResolverCase):
     def test_no_thread(self) -> None:
         """If no thread can be started, the result has no address."""
 
-        def ask(name: str, told: object) -> None:
+        def ask(name: str, on_result: object) -> None:
             raise RuntimeError("can't start new thread")
 
         found = Resolver(self.reactor, ask).resolve(GOOD)

@@ -48,14 +48,14 @@ class TooManyLookups(Exception):
 class Ask(Protocol):
     """Function that looks up a name without blocking the caller. It cannot be stopped."""
 
-    def __call__(self, name: str, told: Callable[[list[str]], None]) -> None:
-        """Call ``told`` once with the addresses, on any thread.
+    def __call__(self, name: str, on_result: Callable[[list[str]], None]) -> None:
+        """Call ``on_result`` once with the addresses, on any thread.
 
         Raise RuntimeError if no thread can be started.
         """
 
 
-def look_up_in_thread(name: str, told: Callable[[list[str]], None]) -> None:
+def look_up_in_thread(name: str, on_result: Callable[[list[str]], None]) -> None:
     """Ask the operating system, in a new thread that does not keep the process alive."""
 
     def run() -> None:
@@ -65,7 +65,7 @@ def look_up_in_thread(name: str, told: Callable[[list[str]], None]) -> None:
         except (OSError, UnicodeError):
             # No address, no name server, or a label that no name may have.
             found = []
-        told(found)
+        on_result(found)
 
     Thread(target=run, name="durable-streams-resolve", daemon=True).start()
 
@@ -124,16 +124,16 @@ class Resolver:
         return waiting
 
     def _begin(self, name: str, lookup: _Lookup) -> None:
-        told = partial(self._reactor.callFromThread, self._end, name, lookup)
+        on_result = partial(self._reactor.callFromThread, self._end, name, lookup)
 
         def start(slot: Slot) -> None:
             lookup.slot = slot
             lookup.began = self._timers.seconds()
             try:
-                self._ask(name, told)
+                self._ask(name, on_result)
             except RuntimeError as error:
                 _log.error("cannot look up {name}: {error}", name=name, error=error)
-                told([])
+                on_result([])
 
         lookup.slot = entered = self._limiter.enter(name)
         # Fails only when `_leave` cancels it.

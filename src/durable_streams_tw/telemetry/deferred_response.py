@@ -12,7 +12,7 @@ from durable_streams_tw.http.operators import resources
 from durable_streams_tw.http.twisted_web.resource import refuse
 
 
-def respond_later(request: Request, told: Deferred[Response]) -> int:
+def respond_later(request: Request, pending: Deferred[Response]) -> int:
     """Send a response when its Deferred fires, unless the client has disconnected."""
     gone: list[Failure] = []
     request.notifyFinish().addErrback(gone.append)
@@ -21,6 +21,6 @@ def respond_later(request: Request, told: Deferred[Response]) -> int:
         if not gone:
             refuse(response, request)
 
-    told.addErrback(lambda failure: resources.refusal(problems.internal_error(failure)))
-    told.addCallback(answer)
+    pending.addErrback(lambda failure: resources.refusal(problems.internal_error(failure)))
+    pending.addCallback(answer)
     return NOT_DONE_YET

@@ -38,7 +38,7 @@ class Live(resources.OperatorResource):
 
     def show(self, request: Request) -> Any:
         """Respond with 200."""
-        return send(_told(200, "live"), request)
+        return send(_status(200, "live"), request)
 
 
 class Readiness:
@@ -108,13 +108,13 @@ class Ready(resources.OperatorResource):
 
 def _ready(obstacle: str | None) -> Response:
     if obstacle is None:
-        return _told(200, "ready")
-    return _told(503, "not ready", obstacle)
+        return _status(200, "ready")
+    return _status(503, "not ready", obstacle)
 
 
-def _told(status: int, word: str, why: str | None = None) -> Response:
-    said = {"status": word} if why is None else {"status": word, "why": why}
-    return resources.page(status, _JSON, json.dumps(said).encode("ascii") + b"\n")
+def _status(status: int, word: str, why: str | None = None) -> Response:
+    body = {"status": word} if why is None else {"status": word, "why": why}
+    return resources.page(status, _JSON, json.dumps(body).encode("ascii") + b"\n")
 
 
 def _bug(failure: Failure) -> str:

@@ -42,23 +42,23 @@ def entry(event: LogEvent) -> dict[str, Any]:
     """
     when = event.get("log_time")
     moment = datetime.fromtimestamp(when if isinstance(when, float) else 0.0, UTC)
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "level": getattr(event.get("log_level"), "name", LogLevel.info.name),
         "source": _short(str(event.get("log_namespace") or "-"), _LONGEST),
         "message": _short(formatEvent(event), _LONGEST),
     }
     if "mark" in event:
-        told["request_id"] = event["mark"]
+        fields["request_id"] = event["mark"]
     failure = event.get("log_failure")
     if isinstance(failure, Failure) and failure.type is not None:
-        told["error"] = f"{failure.type.__module__}.{failure.type.__qualname__}"
-        told["trace"] = _short(failure.getTraceback(), _LONGEST_TRACE)
+        fields["error"] = f"{failure.type.__module__}.{failure.type.__qualname__}"
+        fields["trace"] = _short(failure.getTraceback(), _LONGEST_TRACE)
     for name, value in event.items():
         own = not name.startswith("log_") and name not in _LEGACY and name not in _TAKEN
         if own and name != "mark" and name.isidentifier():
-            told[name] = _part(value)
-    return told
+            fields[name] = _part(value)
+    return fields
 
 
 def line_of(event: LogEvent) -> bytes:
@@ -100,8 +100,8 @@ class LineWriter:
         """Write a line, or drop it on an `OSError`."""
         if self._lost:
             lost = {"level": "warn", "source": __name__, "message": "lines of this log were lost"}
-            told = json.dumps({**lost, "lost": self._lost}).encode("ascii") + b"\n"
-            if not self._written(told):
+            summary = json.dumps({**lost, "lost": self._lost}).encode("ascii") + b"\n"
+            if not self._written(summary):
                 self._lost += 1
                 return
             self._lost = 0

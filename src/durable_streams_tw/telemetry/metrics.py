@@ -113,8 +113,8 @@ class Metrics(resources.OperatorResource):
     def show(self, request: Request) -> Any:
         """Respond with the metrics, without the store statistics if they time out."""
         accept = request.getHeader("accept") or ""
-        told: Deferred[Any] = self._levels().addCallback(self._exposed, accept)
-        return respond_later(request, told)
+        response: Deferred[Any] = self._levels().addCallback(self._exposed, accept)
+        return respond_later(request, response)
 
     def _levels(self) -> Deferred[StoreStats | None]:
         observed = self._observed
@@ -152,10 +152,10 @@ class TotalMetrics(resources.OperatorResource):
     def show(self, request: Request) -> Any:
         """Respond with the metrics."""
         accept = request.getHeader("accept") or ""
-        told: Deferred[Any] = self._fetch().addCallback(
+        response: Deferred[Any] = self._fetch().addCallback(
             lambda samples: _text_page(*exposition(samples, accept))
         )
-        return respond_later(request, told)
+        return respond_later(request, response)
 
 
 def _page(exposition: Exposition, accept: str, levels: StoreStats | None) -> Response:

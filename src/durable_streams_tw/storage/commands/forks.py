@@ -155,7 +155,7 @@ def _count(
 class _Waiting(Struct):
     command: Create
     counting: Counting | None
-    told: Callable[[Create | Refusal], object]
+    callback: Callable[[Create | Refusal], object]
 
 
 class ForkCounter:
@@ -180,15 +180,15 @@ class ForkCounter:
         self._busy = False
         self._stopping: Refusal | None = None
 
-    def count(self, command: Create, told: Callable[[Create | Refusal], object]) -> None:
-        """Call ``told`` with the command once it is ready for the committer, or with a refusal.
+    def count(self, command: Create, callback: Callable[[Create | Refusal], object]) -> None:
+        """Call ``callback`` with the command once it is ready for the committer, or with a refusal.
 
         Refuse with `OVERLOADED` if MAX_COUNTED_FORKS commands are waiting.
         """
         if len(self._waiting) >= MAX_COUNTED_FORKS:
-            told(OVERLOADED)
+            callback(OVERLOADED)
             return
-        self._waiting.append(_Waiting(command, None, told))
+        self._waiting.append(_Waiting(command, None, callback))
         self._next()
 
     def stop(self, refusal: Refusal) -> None:
@@ -199,7 +199,7 @@ class ForkCounter:
     def _next(self) -> None:
         if self._stopping is not None:
             while self._waiting:
-                self._waiting.popleft().told(self._stopping)
+                self._waiting.popleft().callback(self._stopping)
         elif self._waiting and not self._busy:
             self._busy = True
             waiting = self._waiting.popleft()
@@ -213,7 +213,7 @@ class ForkCounter:
             waiting.counting = reached
             self._waiting.append(waiting)
         else:
-            waiting.told(reached)
+            waiting.callback(reached)
         self._next()
 
     def _bug(self, failure: Failure, waiting: _Waiting) -> None:

@@ -301,18 +301,18 @@ def _event(state: Subscription, stream: StreamState, now: int) -> Append:
 
 def work_of(
     records: StoreSnapshot | Transaction,
-    look: Callable[[str], StreamState | None],
+    find_stream: Callable[[str], StreamState | None],
     state: Subscription,
 ) -> tuple[WorkItem, ...]:
     """Return the pending streams that a wake lists, beginning with the stream that caused it.
 
-    ``look`` returns the stream at a path, or None if a client may not use it. Streams beyond
+    ``find_stream`` returns the stream at a path, or None if a client may not use it. Streams beyond
     MAX_WAKE_STREAMS items or MAX_WAKE_NAMES bytes of paths are left for the next wake.
     """
     items: list[WorkItem] = []
     size = 0
     for key, cursor in _around(records, state):
-        stream = look(cursor.path)
+        stream = find_stream(cursor.path)
         if stream is None:
             continue
         size += len(cursor.path)

@@ -192,10 +192,10 @@ def _claim(
     if isinstance(claimed, Refusal):
         return claimed
 
-    def look(path: str) -> StreamState | None:
+    def find_stream(path: str) -> StreamState | None:
         return living(transaction, path, now)
 
-    items = pending.work_of(transaction, look, claimed)
+    items = pending.work_of(transaction, find_stream, claimed)
     if not items:
         return subscriptions_state.NOTHING_PENDING
     pending.save(transaction, claimed)
