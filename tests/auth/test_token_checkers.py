@@ -37,7 +37,7 @@ class CheckerCase(SynchronousTestCase):
         globalLogPublisher.addObserver(remember)
         self.addCleanup(globalLogPublisher.removeObserver, remember)
 
-    def said(self, word: str) -> int:
+    def count_logged(self, word: str) -> int:
         """Return how many log events contain a text."""
         return sum(word in event.get("log_format", "") for event in self.logged)
 
@@ -87,7 +87,7 @@ class FileTests(CheckerCase):
         for _ in range(5):
             self.clock.advance(2)
             self.assertEqual(self.who("one"), "a")
-        self.assertEqual(self.said("stay in force"), 1)
+        self.assertEqual(self.count_logged("stay in force"), 1)
         self.write(_entry("b", "two"))
         self.clock.advance(2)
         self.assertEqual((self.who("one"), self.who("two")), (None, "b"))
@@ -97,7 +97,7 @@ class FileTests(CheckerCase):
         self.path.unlink()
         self.clock.advance(2)
         self.assertEqual(self.who("one"), "a")
-        self.assertEqual(self.said("stay in force"), 1)
+        self.assertEqual(self.count_logged("stay in force"), 1)
 
     def test_unusable_at_the_beginning(self) -> None:
         """An unusable file at start is an error."""
@@ -120,7 +120,7 @@ class JwtTests(CheckerCase):
 
     def setUp(self) -> None:
         CheckerCase.setUp(self)
-        self.asked: list[Deferred[bytes]] = []
+        self.fetches: list[Deferred[bytes]] = []
         self.checker = JwtChecker(
             TokenRequirements(ISSUER, AUDIENCE),
             self.fetch,
@@ -132,7 +132,7 @@ class JwtTests(CheckerCase):
     def fetch(self) -> Deferred[bytes]:
         """Return a Deferred that the test settles."""
         asked: Deferred[bytes] = Deferred()
-        self.asked.append(asked)
+        self.fetches.append(asked)
         return asked
 
     def check(self, text: str) -> Deferred[Any]:
@@ -145,11 +145,11 @@ class JwtTests(CheckerCase):
 
     def answer(self, *keys: str) -> None:
         """Settle the last fetch with keys."""
-        self.asked[-1].callback(key_set(*keys))
+        self.fetches[-1].callback(key_set(*keys))
 
     def fail_fetch(self) -> None:
         """Fail the last fetch."""
-        self.asked[-1].errback(FetchError("the response has status 500"))
+        self.fetches[-1].errback(FetchError("the response has status 500"))
 
     def started(self) -> None:
         """Fetch the first keys."""
@@ -159,7 +159,7 @@ class JwtTests(CheckerCase):
     def test_first(self) -> None:
         """The first clients wait for one shared fetch."""
         waiting = [self.check(self.good()) for _ in range(10)]
-        self.assertEqual(len(self.asked), 1)
+        self.assertEqual(len(self.fetches), 1)
         for one in waiting:
             self.assertNoResult(one)
         self.answer("p256")
@@ -170,7 +170,7 @@ class JwtTests(CheckerCase):
         """After `warm_up` no client waits."""
         self.started()
         self.successResultOf(self.check(self.good()))
-        self.assertEqual(len(self.asked), 1)
+        self.assertEqual(len(self.fetches), 1)
 
     def test_disconnects(self) -> None:
         """A client that disconnects does not affect others that wait."""
@@ -194,17 +194,17 @@ class JwtTests(CheckerCase):
         self.started()
         self.clock.advance(KEY_SET_PAUSE)
         first = self.check(self.good("p256-new"))
-        self.assertEqual(len(self.asked), 2)
+        self.assertEqual(len(self.fetches), 2)
         for number in range(50):
             self.check(token("p256", {"kid": f"made-up-{number}"})).addErrback(lambda _: None)
-        self.assertEqual(len(self.asked), 2)
+        self.assertEqual(len(self.fetches), 2)
         self.answer("p256")
         self.failureResultOf(first, Rejected)
         for number in range(50):
             self.clock.advance(KEY_SET_PAUSE / 100)
             refused = self.check(token("p256", {"kid": f"other-{number}"}))
             self.failureResultOf(refused, Rejected)
-        self.assertEqual(len(self.asked), 2)
+        self.assertEqual(len(self.fetches), 2)
 
     def test_malformed_tokens(self) -> None:
         """Malformed tokens cause no fetch."""
@@ -212,7 +212,7 @@ class JwtTests(CheckerCase):
         self.clock.advance(KEY_SET_PAUSE)
         for text in ("x", "a.b.c", "e30.e30.AA"):
             self.failureResultOf(self.check(text), Rejected)
-        self.assertEqual(len(self.asked), 1)
+        self.assertEqual(len(self.fetches), 1)
 
     def test_rotation(self) -> None:
         """A new key is fetched on first use; a withdrawn key fails after the next fetch."""
@@ -241,7 +241,7 @@ class JwtTests(CheckerCase):
             passed += KEY_SET_FRESH
             self.successResultOf(self.check(good))
             asked += 1
-            self.assertEqual(len(self.asked), asked)
+            self.assertEqual(len(self.fetches), asked)
             self.fail_fetch()
             # A new token of a known key is accepted too.
             self.successResultOf(self.check(self.good(sub="bob")))
@@ -251,10 +251,10 @@ class JwtTests(CheckerCase):
         sorry = self.failureResultOf(waiting, CheckerUnavailable)
         self.assertGreater(sorry.value.retry_after, 0)
         # Tokens that were accepted before are refused too, without a fetch for each request.
-        count = len(self.asked)
+        count = len(self.fetches)
         for _ in range(20):
             self.failureResultOf(self.check(good), CheckerUnavailable)
-        self.assertEqual(len(self.asked), count)
+        self.assertEqual(len(self.fetches), count)
         self.clock.advance(KEY_SET_PAUSE)
         waiting = self.check(good)
         self.answer("p256")
@@ -285,7 +285,7 @@ class JwtTests(CheckerCase):
         self.fail_fetch()
         self.failureResultOf(waiting, CheckerUnavailable)
         self.failureResultOf(self.check(self.good()), CheckerUnavailable)
-        self.assertEqual(len(self.asked), 1)
+        self.assertEqual(len(self.fetches), 1)
 
     def test_invalid_key_set(self) -> None:
         """An invalid JWKS leaves the known keys in force."""
@@ -293,7 +293,7 @@ class JwtTests(CheckerCase):
         for raw in (b"", b"{}", b'{"keys": []}', b"<html>"):
             self.clock.advance(KEY_SET_FRESH)
             self.successResultOf(self.check(self.good()))
-            self.asked[-1].callback(raw)
+            self.fetches[-1].callback(raw)
             self.successResultOf(self.check(self.good()))
 
     def test_new_key_in_an_outage(self) -> None:

@@ -73,7 +73,7 @@ class CheckTests(ConfigTestCase):
 class ShowTests(ConfigTestCase):
     """``config show``."""
 
-    def shown(self, *arguments: str, **variables: str) -> dict[str, str]:
+    def printed_lines(self, *arguments: str, **variables: str) -> dict[str, str]:
         """Return the printed lines by setting."""
         result = self.run_config("show", *arguments, **variables)
         self.assertEqual(result.exit_code, 0, result.output)
@@ -83,7 +83,7 @@ class ShowTests(ConfigTestCase):
     def test_sources(self) -> None:
         """Each setting is printed with its source."""
         path = self.file("\nmax-chunk = '2k'\n")
-        lines = self.shown(
+        lines = self.printed_lines(
             "--config", path, "--max-body=8m", "--no-fast-channel", DURABLE_STREAMS_PORT="80"
         )
         self.assertRegex(lines["max-body"], '^max-body = "8m" +# --max-body$')
@@ -96,7 +96,7 @@ class ShowTests(ConfigTestCase):
 
     def test_overridden_port(self) -> None:
         """A port that `listen` replaces is not printed."""
-        lines = self.shown("--listen=tcp:1", DURABLE_STREAMS_PORT="80")
+        lines = self.printed_lines("--listen=tcp:1", DURABLE_STREAMS_PORT="80")
         self.assertIn("port: overridden by listen", lines["port"])
         self.assertIn('listen = ["tcp:1"]', lines["listen"])
 

@@ -48,14 +48,14 @@ class RecordingProtocol(Protocol):
     """Protocol that records received bytes and calls `act`."""
 
     def __init__(self) -> None:
-        self.came: list[bytes] = []
+        self.received: list[bytes] = []
         self.ended: list[object] = []
 
     def act(self) -> None:
         """React to received bytes."""
 
     def dataReceived(self, data: bytes) -> None:
-        self.came.append(data)
+        self.received.append(data)
         self.act()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -83,7 +83,7 @@ class NestedPollCase(SynchronousTestCase):
         nest = nested_poll(self.reactor)
         if nest is None:
             raise SkipTest("this system has no epoll")
-        self.nest: NestedEpoll = nest
+        self.nested: NestedEpoll = nest
 
     def connect(
         self, protocol: Any, number: int | None = None
@@ -99,7 +99,7 @@ class NestedPollCase(SynchronousTestCase):
             os.dup2(accepted.detach(), number)
             accepted = socket.socket(fileno=number)
         self.addCleanup(client.close)
-        server = PolledServer(self.nest, accepted, protocol, address, None, 0, self.reactor)
+        server = PolledServer(self.nested, accepted, protocol, address, None, 0, self.reactor)
         protocol.makeConnection(server)
         self.addCleanup(_close, server)
         return server, client
@@ -111,24 +111,24 @@ class NestedPollTests(NestedPollCase):
     def test_several(self) -> None:
         """One event reads all ready connections, and only these."""
         connections = [(protocol := RecordingProtocol(), *self.connect(protocol)) for _ in range(3)]
-        self.assertEqual(self.reactor.readers, {self.nest})
+        self.assertEqual(self.reactor.readers, {self.nested})
         for number, (_, _, client) in enumerate(connections[:2]):
             client.sendall(b"%d" % number)
-        self.nest.doRead()
-        self.assertEqual([each[0].came for each in connections], [[b"0"], [b"1"], []])
-        self.nest.doRead()
-        self.assertEqual([each[0].came for each in connections], [[b"0"], [b"1"], []])
+        self.nested.doRead()
+        self.assertEqual([each[0].received for each in connections], [[b"0"], [b"1"], []])
+        self.nested.doRead()
+        self.assertEqual([each[0].received for each in connections], [[b"0"], [b"1"], []])
 
     def test_the_reactor_watches_while_there_are_any(self) -> None:
         first, second = self.connect(RecordingProtocol())[0], self.connect(RecordingProtocol())[0]
         first.stopReading()
-        self.assertEqual(self.reactor.readers, {self.nest})
+        self.assertEqual(self.reactor.readers, {self.nested})
         second.stopReading()
         second.stopReading()
         self.assertEqual(self.reactor.readers, set())
         first.startReading()
         first.startReading()
-        self.assertEqual(self.reactor.readers, {self.nest})
+        self.assertEqual(self.reactor.readers, {self.nested})
 
     def test_pauses(self) -> None:
         """Bytes that arrive during a pause are read after it."""
@@ -136,11 +136,11 @@ class NestedPollTests(NestedPollCase):
         server, client = self.connect(protocol)
         server.pauseProducing()
         client.sendall(b"later")
-        self.nest.doRead()
-        self.assertEqual(protocol.came, [])
+        self.nested.doRead()
+        self.assertEqual(protocol.received, [])
         server.resumeProducing()
-        self.nest.doRead()
-        self.assertEqual(protocol.came, [b"later"])
+        self.nested.doRead()
+        self.assertEqual(protocol.received, [b"later"])
 
     def test_exception(self) -> None:
         """An exception closes its connection and is logged; others are read."""
@@ -148,9 +148,9 @@ class NestedPollTests(NestedPollCase):
         buggy.act = self.fail_to_act  # type: ignore[method-assign]
         for protocol in (buggy, well):
             self.connect(protocol)[1].sendall(b"x")
-        self.nest.doRead()
+        self.nested.doRead()
         self.assertEqual((buggy.ended, well.ended), ([ZeroDivisionError], []))
-        self.assertEqual(well.came, [b"x"])
+        self.assertEqual(well.received, [b"x"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def fail_to_act(self) -> None:
@@ -161,8 +161,8 @@ class NestedPollTests(NestedPollCase):
         self.patch(buggy, "connectionLost", lambda _: self.fail_to_act())
         self.connect(buggy)[1].close()
         self.connect(well)[1].sendall(b"x")
-        self.nest.doRead()
-        self.assertEqual(well.came, [b"x"])
+        self.nested.doRead()
+        self.assertEqual(well.received, [b"x"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_disconnect(self) -> None:
@@ -171,11 +171,11 @@ class NestedPollTests(NestedPollCase):
         self.connect(whole)[1].close()
         server, client = self.connect(half)
         client.shutdown(socket.SHUT_WR)
-        self.nest.doRead()
+        self.nested.doRead()
         self.assertEqual(whole.ended, [error.ConnectionDone])
         self.assertEqual((half.half, half.ended), (True, []))
         # The protocol is not called again, and can still write.
-        self.nest.doRead()
+        self.nested.doRead()
         self.assertEqual(self.reactor.readers, set())
         server.writeSomeData(b"bye")
         self.assertEqual(client.recv(10), b"bye")
@@ -185,17 +185,17 @@ class NestedPollTests(NestedPollCase):
         _, client = self.connect(protocol)
         client.sendall(b"last")
         client.close()
-        self.nest.doRead()
-        self.assertEqual((protocol.came, protocol.ended), ([b"last"], []))
-        self.nest.doRead()
-        self.assertEqual((protocol.came, protocol.ended), ([b"last"], [error.ConnectionDone]))
+        self.nested.doRead()
+        self.assertEqual((protocol.received, protocol.ended), ([b"last"], []))
+        self.nested.doRead()
+        self.assertEqual((protocol.received, protocol.ended), ([b"last"], [error.ConnectionDone]))
 
     def test_reset(self) -> None:
         for protocol in (RecordingProtocol(), HalfCloseProtocol()):
             _, client = self.connect(protocol)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
-            self.nest.doRead()
+            self.nested.doRead()
             self.assertEqual(protocol.ended, [error.ConnectionLost])
 
     def test_one_ends_another(self) -> None:
@@ -208,8 +208,8 @@ class NestedPollTests(NestedPollCase):
             protocols[mine].act = end  # type: ignore[method-assign]
         for _, client in ends:
             client.sendall(b"x")
-        self.nest.doRead()
-        self.assertEqual(sorted(len(each.came) for each in protocols), [0, 1])
+        self.nested.doRead()
+        self.assertEqual(sorted(len(each.received) for each in protocols), [0, 1])
         self.assertEqual(sorted(len(each.ended) for each in protocols), [0, 1])
         self.assertEqual(self.flushLoggedErrors(), [])
 
@@ -222,9 +222,9 @@ class NestedPollTests(NestedPollCase):
         client = self.connect(second, number)[1]
         server.stopReading()
         client.sendall(b"mine")
-        self.nest.doRead()
-        self.assertEqual((first.came, second.came), ([], [b"mine"]))
-        self.assertEqual(self.reactor.readers, {self.nest})
+        self.nested.doRead()
+        self.assertEqual((first.received, second.received), ([], [b"mine"]))
+        self.assertEqual(self.reactor.readers, {self.nested})
 
     def test_fairness(self) -> None:
         """One event reads at most `_MAX_EVENTS` connections, and busy ones do not starve others."""
@@ -234,14 +234,14 @@ class NestedPollTests(NestedPollCase):
         for _ in range(3):
             for client in clients:
                 client.sendall(b"x")
-            self.nest.doRead()
-        self.assertEqual([len(protocol.came) for protocol in protocols], [1, 1, 1])
+            self.nested.doRead()
+        self.assertEqual([len(protocol.received) for protocol in protocols], [1, 1, 1])
 
     def test_the_reactor_ends(self) -> None:
         protocols = [RecordingProtocol(), HalfCloseProtocol()]
         for protocol in protocols:
             self.connect(protocol)
-        self.nest.connectionLost(Failure(error.ConnectionLost()))
+        self.nested.connectionLost(Failure(error.ConnectionLost()))
         self.assertEqual([each.ended for each in protocols], [[error.ConnectionLost]] * 2)
         self.assertEqual(self.reactor.readers, set())
 
@@ -251,9 +251,9 @@ class NestedPollTests(NestedPollCase):
         server, client = self.connect(protocol)
         client.sendall(b"x")
         server.abortConnection()
-        self.nest.doRead()
+        self.nested.doRead()
         self.reactor.advance(0)
-        self.assertEqual((protocol.came, protocol.ended), ([], [error.ConnectionAborted]))
+        self.assertEqual((protocol.received, protocol.ended), ([], [error.ConnectionAborted]))
 
     def test_eager_writes(self) -> None:
         """Writes are sent at once, as on other connections."""
@@ -265,7 +265,7 @@ class NestedPollTests(NestedPollCase):
         self.assertEqual(self.reactor.writers, set())
 
     def test_log_prefix(self) -> None:
-        self.assertEqual(self.nest.logPrefix(), "HTTP/1.1")
+        self.assertEqual(self.nested.logPrefix(), "HTTP/1.1")
 
 
 class PortTests(NestedPollCase):
@@ -283,26 +283,26 @@ class PortTests(NestedPollCase):
         factory.noisy = False
         factory.buildProtocol = build  # type: ignore[method-assign, assignment]
         port: Any = tcp.Port(0, factory, interface="127.0.0.1", reactor=self.reactor)
-        self.assertTrue(self.nest.attach(port))
-        self.assertFalse(self.nest.attach(port))
+        self.assertTrue(self.nested.attach(port))
+        self.assertFalse(self.nested.attach(port))
         port.startListening()
         self.addCleanup(port.connectionLost, Failure(error.ConnectionDone()))
         client = socket.create_connection(("127.0.0.1", port.getHost().port))
         self.addCleanup(client.close)
         port.doRead()
         client.sendall(b"hello")
-        self.nest.doRead()
+        self.nested.doRead()
         (protocol,) = protocols
-        self.assertEqual(protocol.came, [b"hello"])
+        self.assertEqual(protocol.received, [b"hello"])
         self.assertIsInstance(protocol.transport, PolledServer)
         client.close()
-        self.nest.doRead()
+        self.nested.doRead()
         self.assertEqual(protocol.ended, [error.ConnectionDone])
 
     def test_other_ports(self) -> None:
         """Ports with other kinds of connections are not attached."""
-        self.assertFalse(self.nest.attach(unix.Port(b"x", ServerFactory(), reactor=self.reactor)))
-        self.assertFalse(self.nest.attach(object()))
+        self.assertFalse(self.nested.attach(unix.Port(b"x", ServerFactory(), reactor=self.reactor)))
+        self.assertFalse(self.nested.attach(object()))
 
     def test_other_reactors(self) -> None:
         """A reactor that does not watch descriptors has no nested epoll."""

@@ -41,7 +41,7 @@ class FakeNameService:
             on_result(self.known.get(name, []))
 
     @property
-    def stuck(self) -> list[str]:
+    def blocked(self) -> list[str]:
         """Return the names whose lookups occupy a thread."""
         return list(self._stuck)
 

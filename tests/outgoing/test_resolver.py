@@ -45,7 +45,7 @@ class ResolverCase(SynchronousTestCase):
         self.turn()
         return self.successResultOf(found)
 
-    def hang(self, *names: str) -> list[Deferred[list[str]]]:
+    def start_hanging(self, *names: str) -> list[Deferred[list[str]]]:
         """Start lookups of names whose name servers do not answer."""
         self.names.hanging.update(names)
         return [self.resolver.resolve(name) for name in names]
@@ -76,7 +76,11 @@ class ResolverTests(ResolverCase):
 
     def test_shared_lookup(self) -> None:
         """Concurrent lookups of a name share one thread."""
-        waiting = [*self.hang(GOOD), self.resolver.resolve(GOOD), self.resolver.resolve(GOOD)]
+        waiting = [
+            *self.start_hanging(GOOD),
+            self.resolver.resolve(GOOD),
+            self.resolver.resolve(GOOD),
+        ]
         self.assertEqual(self.names.asked, [GOOD])
         self.names.answer(GOOD)
         self.turn()
@@ -85,50 +89,50 @@ class ResolverTests(ResolverCase):
 
     def test_cancelled(self) -> None:
         """Cancelling ends the wait; the lookup continues and its result serves the next caller."""
-        (waiting,) = self.hang(GOOD)
+        (waiting,) = self.start_hanging(GOOD)
         waiting.cancel()
         self.failureResultOf(waiting, CancelledError)
-        self.assertEqual(self.names.stuck, [GOOD])
+        self.assertEqual(self.names.blocked, [GOOD])
         later = self.resolver.resolve(GOOD)
         self.names.answer(GOOD)
         self.turn()
         self.assertEqual(self.successResultOf(later), [ADDRESS])
 
     def test_timeout(self) -> None:
-        (waiting,) = self.hang(GOOD)
+        (waiting,) = self.start_hanging(GOOD)
         waiting.addTimeout(RESOLVE_TIMEOUT, self.reactor)
         self.turn(RESOLVE_TIMEOUT)
         self.failureResultOf(waiting, TimeoutError)
 
     def test_one_slow_domain(self) -> None:
         """The lookups of one slow domain get `RESOLVER_SHARE` threads; others resolve at once."""
-        self.hang(*[f"h{number}.slow.example.test" for number in range(200)])
-        self.assertEqual(len(self.names.stuck), RESOLVER_SHARE)
+        self.start_hanging(*[f"h{number}.slow.example.test" for number in range(200)])
+        self.assertEqual(len(self.names.blocked), RESOLVER_SHARE)
         self.assertEqual(self.resolved(), [ADDRESS])
 
     def test_many_slow_domains(self) -> None:
         """Slow domains leave threads to names that resolved promptly before."""
         self.resolved()
         self.turn(RESOLVER_CACHE)
-        self.hang(*[f"slow{number}.test{number}" for number in range(200)])
-        self.assertEqual(len(self.names.stuck), RESOLVER_THREADS - RESOLVER_RESERVED)
+        self.start_hanging(*[f"slow{number}.test{number}" for number in range(200)])
+        self.assertEqual(len(self.names.blocked), RESOLVER_THREADS - RESOLVER_RESERVED)
         self.assertEqual(self.resolved(), [ADDRESS])
 
     def test_waits_for_a_thread(self) -> None:
         """A queued lookup starts when a thread is free, unless it was cancelled."""
         names = [f"h{number}.slow.test" for number in range(RESOLVER_SHARE + 2)]
-        waiting = self.hang(*names)
+        waiting = self.start_hanging(*names)
         waiting[-2].cancel()
         self.failureResultOf(waiting[-2], CancelledError)
         self.names.answer(names[0])
         self.turn()
-        self.assertEqual(self.names.stuck, [*names[1:RESOLVER_SHARE], names[-1]])
+        self.assertEqual(self.names.blocked, [*names[1:RESOLVER_SHARE], names[-1]])
 
     def test_bounded(self) -> None:
         """Above `MAX_LOOKUPS`, lookups of unknown names are refused at once."""
         self.resolved()
         self.turn(RESOLVER_CACHE)
-        self.hang(*[f"slow{number}.test{number}" for number in range(MAX_LOOKUPS)])
+        self.start_hanging(*[f"slow{number}.test{number}" for number in range(MAX_LOOKUPS)])
         self.failureResultOf(self.resolver.resolve("one.more"), TooManyLookups)
         self.assertEqual(self.resolved(), [ADDRESS])
 

@@ -48,7 +48,7 @@ class FileExhaustionTests(SynchronousTestCase):
         self.port: Any = tcp.Port(0, ServerFactory(), reactor=reactor)
         FileExhaustion(lambda: self.now).watch(self.port)
 
-    def come(self, clients: int) -> list[str]:
+    def connect_clients(self, clients: int) -> list[str]:
         """Let clients connect one by one; return the log events."""
         self.logged.clear()
         for _ in range(clients):
@@ -59,12 +59,12 @@ class FileExhaustionTests(SynchronousTestCase):
 
     def test_one_line_a_minute(self) -> None:
         """The first failure is logged at once, later ones together, once a minute."""
-        (first,) = self.come(200)
+        (first,) = self.connect_clients(200)
         self.assertIn("1 connections were closed without a response", first)
         self.now = QUIET - 1
-        self.assertEqual(self.come(1), [])
+        self.assertEqual(self.connect_clients(1), [])
         self.now = QUIET
-        (second,) = self.come(1)
+        (second,) = self.connect_clients(1)
         self.assertIn("201 connections", second)
 
     def test_the_rest(self) -> None:

@@ -22,10 +22,10 @@ from tests.service.black_box import PATIENCE, environment
 class RecordedService(Service):
     """Service that records its calls."""
 
-    def __init__(self, name: str, events: list[str], trouble: Exception | None = None) -> None:
+    def __init__(self, name: str, events: list[str], error: Exception | None = None) -> None:
         self.label = name
         self.events = events
-        self.trouble = trouble
+        self.error = error
         self.stopped: Deferred[None] = Deferred()
 
     def privilegedStartService(self) -> None:
@@ -34,8 +34,8 @@ class RecordedService(Service):
 
     def startService(self) -> None:
         """Record the start, or raise."""
-        if self.trouble is not None:
-            raise self.trouble
+        if self.error is not None:
+            raise self.error
         self.events.append(f"start {self.label}")
 
     def stopService(self) -> Deferred[None]:
@@ -71,12 +71,12 @@ class StartupTests(SynchronousTestCase):
         self.addCleanup(gc.set_threshold, *gc.get_threshold())
         self.addCleanup(gc.unfreeze)
         self.events: list[str] = []
-        self.said: list[str] = []
-        self.service = ServiceGroup(self.said.append, lambda: self.events.append("started"))
+        self.reported: list[str] = []
+        self.service = ServiceGroup(self.reported.append, lambda: self.events.append("started"))
 
-    def part(self, name: str, trouble: Exception | None = None) -> RecordedService:
+    def part(self, name: str, error: Exception | None = None) -> RecordedService:
         """Add a service."""
-        part = RecordedService(name, self.events, trouble)
+        part = RecordedService(name, self.events, error)
         part.setServiceParent(self.service)
         return part
 
@@ -90,7 +90,7 @@ class StartupTests(SynchronousTestCase):
         self.assertAlmostEqual(sys.getswitchinterval(), process_tuning.SWITCH_INTERVAL)
         self.assertEqual(gc.get_threshold(), process_tuning.COLLECTIONS)
         self.assertGreater(gc.get_freeze_count(), 0)
-        self.assertEqual(self.said, [])
+        self.assertEqual(self.reported, [])
 
     def test_stop(self) -> None:
         """Services stop one after the other, in reverse order."""
@@ -119,16 +119,16 @@ class StartupTests(SynchronousTestCase):
         """An expected error is printed in one line without a traceback, and raised as
         `CannotStart`.
         """
-        for trouble in (StoreUnusable("the disk is full of sand"), CannotStart("no such port")):
-            self.said.clear()
+        for error in (StoreUnusable("the disk is full of sand"), CannotStart("no such port")):
+            self.reported.clear()
             self.setUp()
-            self.part("a", trouble)
-            error = self.assertRaises(CannotStart, self.service.startService)
-            self.assertEqual(self.said, [str(trouble)])
+            self.part("a", error)
+            raised = self.assertRaises(CannotStart, self.service.startService)
+            self.assertEqual(self.reported, [str(error)])
             self.assertNotIn("started", self.events)
-            self.assertIsNone(error.__cause__)
+            self.assertIsNone(raised.__cause__)
             # The interpreter prints nothing at its exit, so status 1 is the only result.
-            self.assertEqual(self.printed(error), b"")
+            self.assertEqual(self.printed(raised), b"")
             self.assertIn(b"ValueError: a bug", self.printed(ValueError("a bug")))
 
     def test_bug(self) -> None:
@@ -136,7 +136,7 @@ class StartupTests(SynchronousTestCase):
         before = sys.excepthook
         self.part("a", ZeroDivisionError("a bug"))
         self.assertRaises(ZeroDivisionError, self.service.startService)
-        self.assertEqual(self.said, [])
+        self.assertEqual(self.reported, [])
         self.assertIs(sys.excepthook, before)
 
     def printed(self, error: Exception) -> bytes:

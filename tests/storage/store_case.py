@@ -120,9 +120,9 @@ class StoreCase(_Base):
     def begin(self) -> None:
         """Make a store and add a listener."""
         self.now = START
-        self.told: list[Sequence[Change]] = []
+        self.announced: list[Sequence[Change]] = []
         self.store = self.make_store()
-        self.store.add_listener(self.told.append)
+        self.store.add_listener(self.announced.append)
 
     def finish(self) -> None:
         self.settle(self.store)
@@ -133,7 +133,7 @@ class StoreCase(_Base):
         store = self.reopen(self.store)
         if store is not self.store:
             self.store = store
-            store.add_listener(self.told.append)
+            store.add_listener(self.announced.append)
 
     @property
     def owner(self) -> IStreamStore:
@@ -175,7 +175,7 @@ class StoreCase(_Base):
         assert isinstance(outcome, Deleted), outcome
         return outcome.state
 
-    def look(self, path: str = "a") -> StreamState:
+    def state_of(self, path: str = "a") -> StreamState:
         """Return the state of a stream that must exist."""
         state = self.result(self.store.get_state(path))
         assert isinstance(state, StreamState), state

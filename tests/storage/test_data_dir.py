@@ -310,5 +310,5 @@ class FormatTests(SynchronousTestCase):
             self.engine.plan = always(call, Fault(error))
             self.assertUnusable("here cannot be used: ")
             self.assertFalse(self.engine.busy)
-        self.engine.well()
+        self.engine.clear_plan()
         check_format(self.engine, "here", 5)

@@ -30,14 +30,14 @@ class ProbeTests(SynchronousTestCase):
         tree.putChild(b"live", Live())
         tree.putChild(b"ready", Ready(observed))
         self.site = self.fixture.streams.site(b"v1/stream/", tree)
-        self.looks: list[Deferred[Any]] = []
+        self.checks: list[Deferred[Any]] = []
         self.answer: Any = None
         self.patch(observed, "obstacle", self.obstacle)
 
     def obstacle(self) -> Deferred[Any]:
         """Replacement of the store's check."""
         look: Deferred[Any] = self.answer() if self.answer else Deferred()
-        self.looks.append(look)
+        self.checks.append(look)
         return look
 
     def begin(self, target: str = "/-/ready", method: str = "GET") -> Client:
@@ -61,7 +61,7 @@ class ProbeTests(SynchronousTestCase):
     def test_live(self) -> None:
         """/-/live succeeds whatever the store does."""
         self.assertEqual(self.response_of(self.begin("/-/live")), (200, {"status": "live"}))
-        self.assertEqual(self.looks, [])
+        self.assertEqual(self.checks, [])
 
     def test_methods_and_names(self) -> None:
         """Probes accept GET and HEAD only."""
@@ -75,7 +75,7 @@ class ProbeTests(SynchronousTestCase):
         """/-/ready succeeds once the store is writable."""
         client = self.begin()
         self.assertEqual(client.answers(), [])
-        self.looks[0].callback(None)
+        self.checks[0].callback(None)
         self.assertEqual(self.response_of(client), (200, {"status": "ready"}))
 
     def test_obstacle(self) -> None:
@@ -87,28 +87,28 @@ class ProbeTests(SynchronousTestCase):
     def test_shared(self) -> None:
         """Concurrent probes share one check, whose success is cached briefly."""
         clients = [self.begin() for _ in range(5)]
-        self.looks[0].callback(None)
+        self.checks[0].callback(None)
         clients.append(self.begin())
         self.assertEqual([self.response_of(client)[0] for client in clients], [200] * 6)
-        self.assertEqual(len(self.looks), 1)
+        self.assertEqual(len(self.checks), 1)
         self.fixture.clock.advance(READY_FOR)
         self.begin()
-        self.assertEqual(len(self.looks), 2)
+        self.assertEqual(len(self.checks), 2)
 
     def test_obstacle_is_cached_briefly(self) -> None:
         """An obstacle is cached for a shorter time than a success."""
         first = self.begin()
-        self.looks[0].callback("the disk is full")
+        self.checks[0].callback("the disk is full")
         self.assertEqual(
             (self.response_of(first)[0], self.response_of(self.begin())[0]), (503, 503)
         )
         self.fixture.clock.advance(NOT_READY_FOR)
         second = self.begin()
-        self.looks[1].callback(None)
+        self.checks[1].callback(None)
         self.assertEqual(
             (self.response_of(second)[0], self.response_of(self.begin())[0]), (200, 200)
         )
-        self.assertEqual(len(self.looks), 2)
+        self.assertEqual(len(self.checks), 2)
 
     def test_hangs(self) -> None:
         """A check that hangs is reported as not ready, is not repeated meanwhile, and recovers."""
@@ -124,15 +124,15 @@ class ProbeTests(SynchronousTestCase):
         self.fixture.clock.advance(READY_TIMEOUT / 2)
         self.assertEqual(self.response_of(second)[0], 503)
         third = self.begin()
-        self.assertEqual(len(self.looks), 1)
-        self.looks[0].callback(None)
+        self.assertEqual(len(self.checks), 1)
+        self.checks[0].callback(None)
         self.assertEqual(self.response_of(third)[0], 200)
 
     def test_disconnect(self) -> None:
         """A probe that disconnects does not affect others."""
         leaver, stays = self.begin(), self.begin()
         leaver.leave()
-        self.looks[0].callback(None)
+        self.checks[0].callback(None)
         self.assertEqual(leaver.transport.value(), b"")
         self.assertEqual(self.response_of(stays)[0], 200)
 

@@ -151,7 +151,7 @@ class LinesTests(SynchronousTestCase):
     """`LineWriter` on a disk that refuses writes."""
 
     def setUp(self) -> None:
-        self.taken = b""
+        self.written = b""
         self.room = 1_000_000
         patched = mock.patch.object(os, "write", self.write)
         patched.start()
@@ -163,7 +163,7 @@ class LinesTests(SynchronousTestCase):
             raise OSError(28, "No space left on device")
         part = data[: self.room]
         self.room -= len(part)
-        self.taken += part
+        self.written += part
         return len(part)
 
     def test_lost_lines(self) -> None:
@@ -176,7 +176,7 @@ class LinesTests(SynchronousTestCase):
         self.room = 1_000_000
         lines.write(b"two\n")
         lines.write(b"three\n")
-        first, logged, *rest = self.taken.splitlines()
+        first, logged, *rest = self.written.splitlines()
         self.assertEqual((first, rest), (b"one", [b"two", b"three"]))
         self.assertEqual(json.loads(logged)["lost"], 3)
 
@@ -188,14 +188,14 @@ class LinesTests(SynchronousTestCase):
         lines.write(b"another\n")
         self.room = 1_000_000
         lines.write(b"two\n")
-        first, logged, last = self.taken.splitlines()
+        first, logged, last = self.written.splitlines()
         self.assertEqual((first, last), (b"one", b"two"))
         self.assertEqual(json.loads(logged)["lost"], 2)
 
     @given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 30))))
     def test_any_disk(self, steps: list[tuple[int, int]]) -> None:
         """Each line is written or counted, for any sequence of limits."""
-        self.taken = b""
+        self.written = b""
         lines = LineWriter(1)
         written = 0
         for number, (room, size) in enumerate(steps):
@@ -205,7 +205,7 @@ class LinesTests(SynchronousTestCase):
         self.room = 1_000_000
         lines.write(b"end\n")
         whole = lost = 0
-        for line in self.taken.splitlines():
+        for line in self.written.splitlines():
             name, _, rest = line.partition(b":")
             if line.startswith(b'{"level') and line.endswith(b"}"):
                 lost += json.loads(line)["lost"]
@@ -214,7 +214,7 @@ class LinesTests(SynchronousTestCase):
         # A line without its line end looks complete, and counts as lost.
         self.assertGreaterEqual(whole + lost, written)
         self.assertLessEqual(lost, written)
-        self.assertTrue(self.taken.endswith(b"end\n"))
+        self.assertTrue(self.written.endswith(b"end\n"))
 
 
 class FileTests(SynchronousTestCase):

@@ -24,17 +24,17 @@ class DelayedStates(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__(lambda: 0)
-        self.looks: list[tuple[str, Deferred[StreamState | Refusal]]] = []
+        self.states: list[tuple[str, Deferred[StreamState | Refusal]]] = []
 
     def get_state(self, path: str) -> Deferred[StreamState | Refusal]:
         """Wait for the test."""
         found: Deferred[StreamState | Refusal] = Deferred()
-        self.looks.append((path, found))
+        self.states.append((path, found))
         return found
 
     def release(self) -> None:
         """Return the waiting results."""
-        looks, self.looks = self.looks, []
+        looks, self.states = self.states, []
         for path, found in looks:
             super().get_state(path).chainDeferred(found)
 
@@ -72,7 +72,7 @@ class OrderTests(SynchronousTestCase):
         """Appends that each wait for a state run one after another, without recursion."""
         outcomes = [self.writing.append_untyped("a", {}, b"%d" % n) for n in range(2000)]
         for _ in range(2000):
-            self.assertEqual(len(self.store.looks), 1)
+            self.assertEqual(len(self.store.states), 1)
             self.store.release()
         for outcome in outcomes:
             self.assertIsInstance(self.successResultOf(outcome), Appended)
@@ -124,7 +124,7 @@ class OrderTests(SynchronousTestCase):
             if luck.random() < 0.3:  # type: ignore[attr-defined]
                 self.store.release()
                 self.threads.run()
-        while self.store.looks or self.threads.waiting:
+        while self.store.states or self.threads.waiting:
             self.store.release()
             self.threads.run()
         for outcome in outcomes:

@@ -26,7 +26,7 @@ class CountTests(Http1TestCase):
 
     settings = Settings(max_connections=3, max_connections_per_address=2)
 
-    def come(self, host: str | None) -> FactoryClient:
+    def open_from(self, host: str | None) -> FactoryClient:
         """Open a connection from this address."""
         transport = RecordingTransport()
         peer: Any = UNIXAddress(None) if host is None else IPv4Address("TCP", host, 5)
@@ -37,31 +37,31 @@ class CountTests(Http1TestCase):
 
     def test_all(self) -> None:
         """The total is limited; a closed connection makes room for another."""
-        callers = [self.come(f"10.0.0.{number}") for number in range(4)]
+        callers = [self.open_from(f"10.0.0.{number}") for number in range(4)]
         gone = [caller.transport.disconnected for caller in callers]
         self.assertEqual((gone, len(self.factory.connections)), ([False] * 3 + [True], 3))
         callers[0].leave()
-        self.assertFalse(self.come("10.0.0.9").transport.disconnected)
+        self.assertFalse(self.open_from("10.0.0.9").transport.disconnected)
 
     def test_each(self) -> None:
         """The connections of one address are limited."""
-        callers = [self.come("10.0.0.1") for _ in range(3)]
+        callers = [self.open_from("10.0.0.1") for _ in range(3)]
         self.assertEqual(
             [caller.transport.disconnected for caller in callers], [False, False, True]
         )
-        self.assertFalse(self.come("10.0.0.2").transport.disconnected)
+        self.assertFalse(self.open_from("10.0.0.2").transport.disconnected)
         callers[0].leave()
         callers[1].leave()
-        self.assertFalse(self.come("10.0.0.1").transport.disconnected)
+        self.assertFalse(self.open_from("10.0.0.1").transport.disconnected)
 
     def test_no_address(self) -> None:
         """Clients of a UNIX socket have no address and count in total only."""
-        callers = [self.come(None) for _ in range(3)]
+        callers = [self.open_from(None) for _ in range(3)]
         self.assertFalse(any(caller.transport.disconnected for caller in callers))
 
     def test_handed_over_count(self) -> None:
         """A connection that was handed over counts until it closes."""
-        caller = self.come("10.0.0.1")
+        caller = self.open_from("10.0.0.1")
         caller.send(HEALTH)
         self.assertEqual(len(self.factory.connections), 1)
         caller.leave()
@@ -209,7 +209,7 @@ class RejectedTests(SynchronousTestCase):
         self.clock = Clock()
         self.room = ConnectionLimiter(Settings(max_connections=2, max_connections_per_address=1))
 
-    def come(self, host: str) -> Any:
+    def open_from(self, host: str) -> Any:
         """Open a connection from this address that is rejected, over plain TCP."""
         transport: Any = PlainTCP()
         alsoProvides(transport, ITCPTransport)
@@ -222,18 +222,18 @@ class RejectedTests(SynchronousTestCase):
     def test_one_address(self) -> None:
         """A client above its own limit gets 429 with Retry-After."""
         self.room.add(IPv4Address("TCP", "10.0.0.1", 5))
-        (answer,) = parse(self.come("10.0.0.1").value())
+        (answer,) = parse(self.open_from("10.0.0.1").value())
         self.assertEqual((answer.status, answer.header["retry-after"]), (429, "5"))
         self.assertTrue(answer.complete)
 
     def test_all(self) -> None:
         """Other clients get 503."""
-        (answer,) = parse(self.come("10.0.0.2").value())
+        (answer,) = parse(self.open_from("10.0.0.2").value())
         self.assertEqual((answer.status, answer.header["retry-after"]), (503, "5"))
 
     def test_not_for_long(self) -> None:
         """A client that does not close is reset after `REJECTED_LINGER`."""
-        transport = self.come("10.0.0.1")
+        transport = self.open_from("10.0.0.1")
         self.assertFalse(transport.disconnected)
         self.clock.advance(limits.REJECTED_LINGER)
         self.assertTrue(transport.disconnected)
@@ -242,7 +242,7 @@ class RejectedTests(SynchronousTestCase):
 
     def test_not_many(self) -> None:
         """Above `MAX_REJECTED` connections are reset without a response."""
-        flood = [self.come("10.0.0.1") for _ in range(limits.MAX_REJECTED + 3)]
+        flood = [self.open_from("10.0.0.1") for _ in range(limits.MAX_REJECTED + 3)]
         self.assertEqual([bool(one.value()) for one in flood[-4:]], [True, False, False, False])
         for one in flood:
             one.protocol.connectionLost()

@@ -94,7 +94,7 @@ def requests_of(items: list[Item]) -> list[Request]:
     return [item[1] for item in items if isinstance(item, tuple)]
 
 
-def told(request: Request) -> tuple[bytes, bytes, bytes]:
+def request_parts(request: Request) -> tuple[bytes, bytes, bytes]:
     """Return method, target and body of a request."""
     query = b"?" + request.query if request.query else b""
     return request.method, request.root + request.path + query, request.body
@@ -158,7 +158,9 @@ class GoodRequestsTests(SynchronousTestCase):
         ):
             items, _ = items_of(pieces)
             self.assertEqual(len(items), len(sequence))
-            got = [(m, t.removesuffix(b"?"), b) for m, t, b in map(told, requests_of(items))]
+            got = [
+                (m, t.removesuffix(b"?"), b) for m, t, b in map(request_parts, requests_of(items))
+            ]
             self.assertEqual(got, [(m, t.removesuffix(b"?"), b) for m, t, b in expected])
 
     def test_fields(self) -> None:
@@ -391,7 +393,7 @@ class AnyBytesTests(SynchronousTestCase):
         damaged = mutated(b"".join([written for written, _ in sequence]), mutations)
         # h11 closes HTTP/1.0 connections.
         assume(b"HTTP/1.0" not in damaged)
-        ours = [told(request) for request in requests_of(items_of([damaged])[0])]
+        ours = [request_parts(request) for request in requests_of(items_of([damaged])[0])]
         theirs = [(one.method, one.target, one.body) for one in requests_of_h11(damaged)]
         # h11 treats an empty query as missing.
         trimmed = [(m, re.sub(rb"\A([^?]*)\?\Z", rb"\1", t), b) for m, t, b in theirs[: len(ours)]]

@@ -23,19 +23,19 @@ class Follower:
 
     def __init__(self, sink: BodySink) -> None:
         self.sink = sink
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def pauseProducing(self) -> None:
         """Record a pause."""
-        self.told.append("pause")
+        self.calls.append("pause")
 
     def resumeProducing(self) -> None:
         """Record a resume."""
-        self.told.append("resume")
+        self.calls.append("resume")
 
     def stopProducing(self) -> None:
         """Record a stop."""
-        self.told.append("stop")
+        self.calls.append("stop")
 
 
 class LiveTestCase(Http1TestCase):
@@ -136,7 +136,7 @@ class BodyTests(LiveTestCase):
             follower.sink.abort()
             self.assertEqual(len(client.transport.value()), size)
             client.leave()
-            self.assertEqual(follower.told, [])
+            self.assertEqual(follower.calls, [])
 
     def test_at_once(self) -> None:
         """A producer may write and finish while it starts."""
@@ -176,7 +176,7 @@ class PressureTests(LiveTestCase):
         client.is_full()
         client.is_empty()
         client.is_full()
-        self.assertEqual(follower.told, ["pause", "resume", "pause"])
+        self.assertEqual(follower.calls, ["pause", "resume", "pause"])
         self.assertTrue(client.transport.paused)
 
     def test_full_while_it_begins(self) -> None:
@@ -185,15 +185,15 @@ class PressureTests(LiveTestCase):
         self.begin = lambda sink: client.is_full()
         client.send(get())
         (follower,) = self.followers
-        self.assertEqual(follower.told, ["pause"])
+        self.assertEqual(follower.calls, ["pause"])
         client.is_empty()
-        self.assertEqual(follower.told, ["pause", "resume"])
+        self.assertEqual(follower.calls, ["pause", "resume"])
 
     def test_disconnect(self) -> None:
         """A disconnect stops the producer once."""
         client, follower = self.listen()
         client.leave()
-        self.assertEqual(follower.told, ["stop"])
+        self.assertEqual(follower.calls, ["stop"])
 
     def test_half_closed(self) -> None:
         """A half-closed client of a live response is disconnected."""
@@ -201,7 +201,7 @@ class PressureTests(LiveTestCase):
         client.protocol.readConnectionLost()
         self.assertTrue(client.transport.disconnected)
         client.leave()
-        self.assertEqual(follower.told, ["stop"])
+        self.assertEqual(follower.calls, ["stop"])
 
     def test_patience(self) -> None:
         """A live body may be silent without a limit, a client that does not read may not."""
@@ -212,7 +212,7 @@ class PressureTests(LiveTestCase):
         self.wait(limits.SEND_TIMEOUT + 1)
         self.assertTrue(client.transport.disconnected)
         client.leave()
-        self.assertEqual(follower.told, ["pause", "stop"])
+        self.assertEqual(follower.calls, ["pause", "stop"])
 
     def test_more_requests(self) -> None:
         """Requests during a live response are queued up to a limit."""

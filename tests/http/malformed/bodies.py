@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from durable_streams_tw.http.limits import MAX_CHUNK_LINE, MAX_FIELDS, MAX_HEAD
-from tests.http.malformed.builders import CHUNKED, HIDDEN, HOST, Rows, chunked, get, post, shown
+from tests.http.malformed.builders import CHUNKED, HIDDEN, HOST, Rows, chunked, get, post, printable
 from tests.http.malformed.servers import MAX_BODY
 
 ROWS = Rows()
@@ -36,7 +36,7 @@ for length in (
     b",5",
     b"5,",
 ):
-    bad(f"the length {shown(length)}", post(b"Content-Length: " + length, body=b"hello"))
+    bad(f"the length {printable(length)}", post(b"Content-Length: " + length, body=b"hello"))
 bad("two lengths", post(b"Content-Length: 5", b"Content-Length: 6", body=b"hello" + HIDDEN))
 bad("the same length twice", post(b"Content-Length: 5", b"Content-Length: 5", body=b"hello"))
 bad(
@@ -101,7 +101,9 @@ for coding in (
     b"\xc3\xa7hunked",
 ):
     bad(
-        f"the coding {shown(coding)}", post(b"Transfer-Encoding: " + coding, body=b"0\r\n\r\n"), 501
+        f"the coding {printable(coding)}",
+        post(b"Transfer-Encoding: " + coding, body=b"0\r\n\r\n"),
+        501,
     )
 bad(
     "two codings",
@@ -145,7 +147,8 @@ for pair in (
     (b"Content-Length: x", b"Transfer-Encoding: chunked"),
 ):
     bad(
-        f"a length and a coding: {shown(b', '.join(pair))}", post(*pair, body=b"0\r\n\r\n" + HIDDEN)
+        f"a length and a coding: {printable(b', '.join(pair))}",
+        post(*pair, body=b"0\r\n\r\n" + HIDDEN),
     )
 bad(
     "chunks that hide a request behind a length",
@@ -193,9 +196,9 @@ for size in (
     b"5;a=\x7f",
     b"5;a\rb",
 ):
-    bad(f"the size {shown(size)}", chunked(size + b"\r\nhello\r\n0\r\n\r\n"))
+    bad(f"the size {printable(size)}", chunked(size + b"\r\nhello\r\n0\r\n\r\n"))
     bad(
-        f"the size {shown(size)} of the second chunk",
+        f"the size {printable(size)} of the second chunk",
         chunked(b"1\r\na\r\n" + size + b"\r\nhello\r\n0\r\n\r\n"),
     )
 for size in (
@@ -206,7 +209,7 @@ for size in (
     b"7fffffffffffffff",
     b"ffffffffffffffff",
 ):
-    bad(f"the size {shown(size)}", chunked(size + b"\r\nhello\r\n0\r\n\r\n"), 413)
+    bad(f"the size {printable(size)}", chunked(size + b"\r\nhello\r\n0\r\n\r\n"), 413)
 bad("a size of seventeen digits", chunked(b"10000000000000005\r\nhello\r\n0\r\n\r\n"))
 bad("LF behind a size", chunked(b"5\nhello\r\n0\r\n\r\n"))
 bad("CR behind a size", chunked(b"5\rhello\r\n0\r\n\r\n"))
@@ -257,7 +260,7 @@ for trailer in (
     b"X\x80: y",
     b"GET / HTTP/1.1",
 ):
-    bad(f"the trailer {shown(trailer)}", chunked(b"0\r\n" + trailer + b"\r\n\r\n"))
+    bad(f"the trailer {printable(trailer)}", chunked(b"0\r\n" + trailer + b"\r\n\r\n"))
 bad("a folded trailer", chunked(b"0\r\nX: y\r\n z\r\n\r\n"))
 bad("LF behind a trailer", chunked(b"0\r\nX: y\n\r\n"))
 bad("trailers without end", chunked(b"0\r\n" + b"X: y\r\n" * (MAX_FIELDS + 1)), 431)
@@ -268,4 +271,4 @@ bad(
     431,
 )
 for trailer in (b"Content-Length: 50", b"TRANSFER-ENCODING: gzip"):
-    bad(f"the trailer {shown(trailer)}", chunked(b"0\r\n" + trailer + b"\r\n\r\n"))
+    bad(f"the trailer {printable(trailer)}", chunked(b"0\r\n" + trailer + b"\r\n\r\n"))

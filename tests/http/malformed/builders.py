@@ -64,6 +64,6 @@ def chunked(body: bytes, *fields: bytes) -> bytes:
     return post(b"Transfer-Encoding: chunked", *fields, body=body)
 
 
-def shown(data: bytes) -> str:
+def printable(data: bytes) -> str:
     """Return bytes as text for a row's name."""
     return ascii(data)[2:-1]

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from durable_streams_tw.http.limits import MAX_FIELDS, MAX_HEAD
-from tests.http.malformed.builders import GET, HIDDEN, HOST, Rows, chunked, get, post, shown, sized
+from tests.http.malformed.builders import (
+    GET,
+    HIDDEN,
+    HOST,
+    Rows,
+    chunked,
+    get,
+    post,
+    printable,
+    sized,
+)
 
 ROWS = Rows()
 good = ROWS.good
@@ -35,7 +45,7 @@ for expectation in (
     b"continue",
 ):
     bad(
-        f"the expectation {shown(expectation)}",
+        f"the expectation {printable(expectation)}",
         post(b"Expect: " + expectation, b"Content-Length: 2", body=b"hi"),
         417,
     )
@@ -71,7 +81,7 @@ good(
 good("an Upgrade, then a request", get(b"Connection: upgrade", b"Upgrade: websocket") + get(), 2)
 for upgrade in (b"websocket", b"TLS/1.0", b"h2c, websocket", b"HTTP/2.0", b""):
     bad(
-        f"an Upgrade to {shown(upgrade)} with a body",
+        f"an Upgrade to {printable(upgrade)} with a body",
         post(b"Connection: upgrade", b"Upgrade: " + upgrade, b"Content-Length: 44", body=HIDDEN),
     )
 bad(

@@ -15,7 +15,7 @@ from tests.http.malformed.builders import (
     chunked,
     get,
     post,
-    shown,
+    printable,
     sized,
 )
 from tests.http.malformed.servers import MAX_BODY
@@ -132,9 +132,9 @@ for line in (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     b"",
 ):
-    bad(f"the line {shown(line)}", line + b"\r\n" + HOST + b"\r\n")
+    bad(f"the line {printable(line)}", line + b"\r\n" + HOST + b"\r\n")
     bad(
-        f"the line {shown(line)}, behind a request",
+        f"the line {printable(line)}, behind a request",
         sized() + line + b"\r\n" + HOST + b"\r\n",
         before=1,
     )
@@ -177,11 +177,11 @@ for target in (
     b"a:80",
     b"a",
 ):
-    bad(f"the target {shown(target)}", b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+    bad(f"the target {printable(target)}", b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
 bad("a target that closes its line", b"GET /v1/stream/a\r\nX: y HTTP/1.1\r\n" + HOST + b"\r\n")
 for authority in (b"a", b"A:80", b"a.example:4437", b"127.0.0.1", b"[::1]:80"):
     target = b"http://" + authority + b"/v1/stream/s?x"
-    good(f"the target {shown(target)}", b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+    good(f"the target {printable(target)}", b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
 good("an absolute target in capitals", b"GET HTTP://A/v1/stream/s HTTP/1.1\r\n" + HOST + b"\r\n")
 good("an absolute target of https", b"GET https://a/v1/stream/s HTTP/1.1\r\n" + HOST + b"\r\n")
 bad("an absolute target without a Host", b"GET http://a/v1/stream/s HTTP/1.1\r\n\r\n")
@@ -190,9 +190,9 @@ bad("an absolute target without a Host", b"GET http://a/v1/stream/s HTTP/1.1\r\n
 
 for sign in b'\x00\x01\x07\x08\x0b\x0c\x1b\x1f \t"(),/;<=>?@[\\]{}\x7f\x80\xe9\xff':
     name = b"X" + bytes([sign]) + b"Y"
-    bad(f"a name with {shown(bytes([sign]))}", get(name + b": z"))
+    bad(f"a name with {printable(bytes([sign]))}", get(name + b": z"))
 for sign in b"\x00\x01\x02\x07\x08\x0b\x0c\x0e\x1b\x1f\x7f":
-    bad(f"a value with {shown(bytes([sign]))}", get(b"X: y" + bytes([sign]) + b"z"))
+    bad(f"a value with {printable(bytes([sign]))}", get(b"X: y" + bytes([sign]) + b"z"))
 bad("a name that ends with a space", get(b"X : y"))
 bad("a name that ends with a tab", get(b"X\t: y"))
 bad("a length's name that ends with a space", post(b"Content-Length : 5", body=b"hello"))
@@ -277,7 +277,7 @@ for host in (
     b".",
     b"%00",
 ):
-    bad(f"the Host {shown(host)}", GET + b"Host: " + host + b"\r\n\r\n")
+    bad(f"the Host {printable(host)}", GET + b"Host: " + host + b"\r\n\r\n")
 for host in (
     b"A",
     b"a.b.example",
@@ -289,4 +289,4 @@ for host in (
     b"[::1]:80",
     b"a_b",
 ):
-    good(f"the Host {shown(host)}", GET + b"Host: " + host + b"\r\n\r\n")
+    good(f"the Host {printable(host)}", GET + b"Host: " + host + b"\r\n\r\n")

@@ -41,7 +41,7 @@ class OperatorsCase(AuthorizationCase):
             tree.putChild(name, Shown(name))
         self.site = (self.streams.http_factory if self.fast else self.streams.site)(operators=tree)
 
-    def look(self, target: str, token: str | None = None, **fields: str) -> Answer:
+    def request(self, target: str, token: str | None = None, **fields: str) -> Answer:
         """Send one request."""
         client = self.connect()
         answer = client.ask("GET", target, self.header(token, fields))
@@ -55,11 +55,11 @@ class Operators(OperatorsCase):
     def test_probes(self) -> None:
         """Probes need no token."""
         for name in ("live", "ready"):
-            self.assertEqual(self.look(f"/-/{name}").body, name.encode())
+            self.assertEqual(self.request(f"/-/{name}").body, name.encode())
 
     def test_the_console_is_a_page(self) -> None:
         """The console page needs no token."""
-        self.assertEqual(self.look("/-/console").body, b"console")
+        self.assertEqual(self.request("/-/console").body, b"console")
 
     def test_without(self) -> None:
         """Every other path needs a token, missing ones included."""
@@ -77,7 +77,7 @@ class Operators(OperatorsCase):
             "/-/live%2F..%2Fmetrics",
             "/-/%6Cive/../metrics",
         ):
-            answer = self.look(target)
+            answer = self.request(target)
             if target.startswith("/-/%6Cive"):
                 # A leaf: paths below it are missing.
                 self.assertEqual(answer.body, b"live")
@@ -91,10 +91,10 @@ class Operators(OperatorsCase):
         self.give("some", ("jobs", "metrics read list"))
         self.give("all", ("", "metrics"))
         self.give("reader", ("", "read append create delete subscribe list"))
-        self.assertEqual(self.look("/-/metrics", "all").body, b"metrics")
+        self.assertEqual(self.request("/-/metrics", "all").body, b"metrics")
         for token in ("some", "reader"):
-            self.assertEqual(self.look("/-/metrics", token).status, 403)
-            self.assertEqual(self.look("/-/other", token).status, 403)
+            self.assertEqual(self.request("/-/metrics", token).status, 403)
+            self.assertEqual(self.request("/-/other", token).status, 403)
 
     def test_listing(self) -> None:
         """The listing needs the grant for its prefix, however it is encoded."""
@@ -116,9 +116,9 @@ class Operators(OperatorsCase):
             ("?prefix=jobs/;prefix=secret", True),
             ("?prefix=%FF", False),
         ):
-            status = self.look(f"/-/streams{query}", "t").status
+            status = self.request(f"/-/streams{query}", "t").status
             self.assertEqual(status, 200 if allowed else 403, query)
-        self.assertEqual(self.look("/-/streams?prefix=secret/", "root").status, 200)
+        self.assertEqual(self.request("/-/streams?prefix=secret/", "root").status, 200)
 
     def test_bytes_and_changes(self) -> None:
         """Bytes and changes need the grant read on each stream that the query names."""
@@ -134,7 +134,7 @@ class Operators(OperatorsCase):
             ("?stream=jobs&x=%FF", False),
         ):
             for name in ("bytes", "changes"):
-                status = self.look(f"/-/{name}{query}", "t").status
+                status = self.request(f"/-/{name}{query}", "t").status
                 self.assertEqual(status, 200 if allowed else 403, query)
 
     def test_subscriptions(self) -> None:
@@ -142,9 +142,9 @@ class Operators(OperatorsCase):
         self.give("some", ("jobs", "subscribe"))
         self.give("reader", ("", "read list metrics"))
         self.give("all", ("", "subscribe"))
-        self.assertEqual(self.look("/-/subscriptions", "all").body, b"subscriptions")
+        self.assertEqual(self.request("/-/subscriptions", "all").body, b"subscriptions")
         for token in ("some", "reader"):
-            self.assertEqual(self.look("/-/subscriptions", token).status, 403)
+            self.assertEqual(self.request("/-/subscriptions", token).status, 403)
 
     def test_checkers_that_take_their_time(self) -> None:
         """A checker may be asynchronous, and a client may leave meanwhile."""
@@ -166,9 +166,9 @@ class Operators(OperatorsCase):
     def test_checkers_that_fail(self) -> None:
         """A failing checker shows nothing."""
         self.tokens.known["down"] = CheckerUnavailable("the issuer does not answer")
-        self.assertEqual(self.look("/-/metrics", "down").status, 503)
+        self.assertEqual(self.request("/-/metrics", "down").status, 503)
         self.tokens.known["bug"] = ZeroDivisionError()
-        self.assertEqual(self.look("/-/metrics", "bug").status, 500)
+        self.assertEqual(self.request("/-/metrics", "bug").status, 500)
         self.flushLoggedErrors(ZeroDivisionError)
 
 
@@ -181,10 +181,10 @@ class LocalOperators(OperatorsCase):
     def test_rebound(self) -> None:
         """Probes are answered for every Host, the other resources are not."""
         for name in ("metrics", "streams", "console", "other", ""):
-            answer = self.look(f"/-/{name}")
+            answer = self.request(f"/-/{name}")
             self.assertEqual(answer.status, 403)
             self.assertIn(b"host-not-allowed", answer.body)
-        self.assertEqual(self.look("/-/live").status, 200)
+        self.assertEqual(self.request("/-/live").status, 200)
 
 
 class OpenOperators(OperatorsCase):
@@ -193,7 +193,7 @@ class OpenOperators(OperatorsCase):
     asks = False
 
     def test_open(self) -> None:
-        self.assertEqual(self.look("/-/metrics").body, b"metrics")
+        self.assertEqual(self.request("/-/metrics").body, b"metrics")
 
 
 FastOperators, WebOperators = both_servers(Operators)

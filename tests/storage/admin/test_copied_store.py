@@ -24,11 +24,11 @@ class CopiedStoreTests(DurableStoreCase, IncarnationSuite, SynchronousTestCase):
 
     def check_copies(self, copy: str) -> None:
         """Append to the original, then to the copy, and read with offsets of the original."""
-        common = self.look()
+        common = self.state_of()
         self.restart()
         original = self.appended(post(b"after the copy"))
         self.created(put("new", raw=b"0123"))
-        new = self.look("new")
+        new = self.state_of("new")
         self.open_copy(copy)
         self.assertReads("a", offset(common, 2), b"23")
         self.assertReads("a", offset(common), b"")
@@ -72,7 +72,7 @@ class CopiedStoreTests(DurableStoreCase, IncarnationSuite, SynchronousTestCase):
         restore(backup, target, START, lambda *_: None)
         self.result(self.store.close())
         self.store = self.open_store()
-        common = self.look()
+        common = self.state_of()
         original = self.appended(post(b"after the backup"))
         self.open_copy(target)
         self.assertReads("a", offset(common, 2), b"234")

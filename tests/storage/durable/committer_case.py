@@ -30,7 +30,7 @@ class CommitterCase(SynchronousTestCase):
         self.restart()
 
     def tearDown(self) -> None:
-        self.engine.well()
+        self.engine.clear_plan()
         assert_sound(self, self.engine)
 
     def restart(self) -> None:

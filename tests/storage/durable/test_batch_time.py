@@ -128,7 +128,7 @@ class SweepTimeTests(CommitterCase):
         self.engine.plan = fail_commit
         committed = self.committer.sweep()
         assert committed is not None and committed.failed
-        self.engine.well()
+        self.engine.clear_plan()
         self.sweep()
         self.everything_is_gone()
 
@@ -153,7 +153,7 @@ class StoreTests(DurableStoreCase, SynchronousTestCase):
             return now
 
         self.patch(self.store._committer, "_clock", clock)
-        self.told.clear()
+        self.announced.clear()
         self.submit_all(*[post(b"%d" % number) for number in range(10)])
         self.assertEqual(self.content(), b"0123456789")
-        self.assertEqual([len(changes) for changes in self.told], [4, 4, 2])
+        self.assertEqual([len(changes) for changes in self.announced], [4, 4, 2])

@@ -83,7 +83,7 @@ class FullTests(CommitterCase):
         answered[2] = answered[5] = ""
         self.assertEqual(self.problems(outcomes), answered)
         self.assertEqual(self.engine.content, content)
-        self.engine.well()
+        self.engine.clear_plan()
         self.assertEqual(self.problems(self.step(delete("b"))), [""])
         self.check_recovered()
 
@@ -95,7 +95,7 @@ class FullTests(CommitterCase):
             committed = self.committer.sweep()
             assert committed is not None
             self.assertEqual((committed.failed, committed.doubt), (failed, None))
-            self.engine.well()
+            self.engine.clear_plan()
             self.sweep()
             self.assertIsNone(self.state("t"))
             self.step(create("t", b"x", ttl=1), delete("a"), create("a"))
@@ -111,7 +111,7 @@ class FullTests(CommitterCase):
         self.assertEqual([key for key in self.engine.content if key[:1] in b"gx"], [])
         self.assertIsNone(self.state("t"))
         self.step(append("a", bytes(2_000_000)))
-        self.engine.well()
+        self.engine.clear_plan()
         self.step(append("a", bytes(8_000_000)), delete("a"))
         self.assertLess(self.sweep(), 12)
 

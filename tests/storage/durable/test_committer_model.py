@@ -156,7 +156,7 @@ class ModelTests(SynchronousTestCase):
                 self.run_batch(step)
             else:
                 self.run_sweep(step)
-            self.engine.well()
+            self.engine.clear_plan()
             self.compare()
         while self.committer.sweep() is not None:
             self.model.sweep()

@@ -188,7 +188,7 @@ class FanOutTests(CommitterCase):
         self.restart()
         sound = self.engine.content[key]
         self.carry_out(append("b", b"x"))
-        self.engine.well()
+        self.engine.clear_plan()
         self.engine.content[key] = b"?"
         self.carry_out(append("a/1", b"x"))
         self.sweep()

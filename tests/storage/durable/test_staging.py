@@ -207,7 +207,7 @@ class StagingTests(CommitterCase):
             self.step(command)
             self.engine.plan = nth("commit", 0, Fault(EngineFailed, applied))
             self.assertEqual(self.problems(self.step(command)), ["outcome-unknown"])
-            self.engine.well()
+            self.engine.clear_plan()
             self.assertEqual(self.problems(self.finish(command)), [""])
         self.assertEqual(self.content("a"), b"old" + _LARGE * 2)
         self.flushLoggedErrors()

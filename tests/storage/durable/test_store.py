@@ -68,7 +68,7 @@ class _Case(DurableStoreCase, SynchronousTestCase):
         self.addCleanup(self.store.close)
         self.directory = directory
         self.store = self.open_store()
-        self.store.add_listener(self.told.append)
+        self.store.add_listener(self.announced.append)
 
     def touched_at(self, path: str = "a") -> int:
         """Return the last access of a stream on the disk."""
@@ -216,7 +216,7 @@ class ClosingTests(_Case):
         self.read()
         self.restart()
         self.sleep(9)
-        self.assertIsNotNone(self.look())
+        self.assertIsNotNone(self.state_of())
 
 
 class ReadingTests(_Case):
@@ -265,7 +265,7 @@ class ReadingTests(_Case):
             self.assertEqual(looked.called, not missing)
             self.assertRefused(Problem.STREAM_NOT_FOUND, self.result(looked))
         self.created(put())
-        self.look()
+        self.state_of()
 
     def test_a_read_that_is_overtaken(self) -> None:
         """A result older than a commit is not cached."""
@@ -278,7 +278,7 @@ class ReadingTests(_Case):
         chunk = self.store._chunk_read(seen, "a")
         assert isinstance(chunk, Chunk)
         self.assertEqual(chunk.data, b"old")
-        self.assertEqual(self.look().tail, 6)
+        self.assertEqual(self.state_of().tail, 6)
         self.assertEqual(self.content(), b"oldnew")
         self.assertNoResult(read)
 
@@ -287,7 +287,7 @@ class ReadingTests(_Case):
         self.created(put(lifetime=Lifetime(ttl=10)))
         self.restart()
         self.sleep(6)
-        self.look()
+        self.state_of()
         self.sleep(4)
         self.assertGone()
 
@@ -318,11 +318,11 @@ class HousekeepingTests(_Case):
     def test_streams_end_by_themselves(self) -> None:
         self.created(put(lifetime=Lifetime(ttl=10)))
         self.submit(post(b"x" * 100_000))
-        self.told.clear()
+        self.announced.clear()
         self.advance(9)
-        self.assertEqual(self.told, [])
+        self.assertEqual(self.announced, [])
         self.advance(1)
-        self.assertEqual([change.gone for changes in self.told for change in changes], [True])
+        self.assertEqual([change.gone for changes in self.announced for change in changes], [True])
         self.advance(2)
         self.assertEqual(self.keys(), _EMPTY)
 
@@ -339,7 +339,7 @@ class HousekeepingTests(_Case):
         self.advance(ACCESS_FLUSH_INTERVAL)
         self.assertEqual(self.touched_at(), START + 6000)
         self.crash()
-        self.look()
+        self.state_of()
         self.advance(5)
         self.assertGone()
 
@@ -362,7 +362,7 @@ class HousekeepingTests(_Case):
         self.advance(80)
         self.read()
         self.advance(99)
-        self.look()
+        self.state_of()
         self.advance(1)
         self.assertGone()
 
@@ -385,12 +385,12 @@ class HousekeepingTests(_Case):
         self.clock.advance(ACCESS_FLUSH_INTERVAL)
         self.executor.drain()
         self.assertEqual(queued, [0, 0, 0])
-        self.assertEqual({self.look(path).touched_at for path in paths}, {START + 1})
+        self.assertEqual({self.state_of(path).touched_at for path in paths}, {START + 1})
         self.now += 1
         for path in paths:
             self.result(self.store.read(path, 0, 100))
         self.restart()
-        self.assertEqual({self.look(path).touched_at for path in paths}, {self.now})
+        self.assertEqual({self.state_of(path).touched_at for path in paths}, {self.now})
 
     def test_accesses_that_could_not_be_written(self) -> None:
         """Access times that failed to be written count, and are retried."""
@@ -406,7 +406,7 @@ class HousekeepingTests(_Case):
         self.advance(2 * ACCESS_FLUSH_INTERVAL - 1)
         self.assertEqual(self.touched_at(), START)
         self.assertEqual(self.store._access.last_access(stream_id, self.now), noted)
-        self.look()
+        self.state_of()
         full.restore()
         self.read()
         self.advance(ACCESS_FLUSH_INTERVAL)
@@ -418,7 +418,7 @@ class HousekeepingTests(_Case):
         self.advance(20)
         self.assertGreaterEqual(self.touched_at(), self.now - ACCESS_FLUSH_INTERVAL * 1000)
         self.crash()
-        self.look()
+        self.state_of()
         self.advance(3)
         self.assertGone()
 
@@ -565,9 +565,9 @@ class DirectoryTests(_Case):
             post(b"[1e400]", long, "application/json; charset=utf-8", seq=b"s1"),
             post(b"[2]", long, JSON, closed=True, producer=("p" * 500, 3, 0)),
         )
-        before = [self.look(path) for path in (long, long + "x")]
+        before = [self.state_of(path) for path in (long, long + "x")]
         self.restart()
-        self.assertEqual([self.look(path) for path in (long, long + "x")], before)
+        self.assertEqual([self.state_of(path) for path in (long, long + "x")], before)
         self.assertEqual(self.content(long), b'1,{"a":"\xc3\xa9"},1e400,2,')
         again = self.submit(post(b"[2]", long, JSON, closed=True, producer=("p" * 500, 3, 0)))
         self.assertEqual(getattr(again, "duplicate", None), True)
@@ -602,7 +602,7 @@ class DamageTests(_Case):
     def setUp(self) -> None:
         super().setUp()
         self.submit_all(put(), put("b"), post(b"x" * 50_000), post(b"y", "b"))
-        self.stream_id = self.look().id
+        self.stream_id = self.state_of().id
 
     def test_bytes(self) -> None:
         self.damage(codec.data_key(self.stream_id, RECORD_PAYLOAD))

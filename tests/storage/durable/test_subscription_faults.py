@@ -29,7 +29,7 @@ class UnknownOutcomeTests(CommitterCase):
             self.engine.plan = nth("commit", 0, Fault(EngineFailed, applied))
             outcomes = self.step(create(f"{name}/a", b"x"))
             self.assertEqual(self.problems(outcomes), ["outcome-unknown"])
-            self.engine.well()
+            self.engine.clear_plan()
             committed = self.committer.sweep()
             assert committed is not None
             (note,) = committed.notes
@@ -42,7 +42,7 @@ class UnknownOutcomeTests(CommitterCase):
         self.step(subscribe("s", "a"))
         self.engine.plan = nth("commit", 0, Fault(EngineFailed))
         self.step(subscribe("t", "a"), Unsubscribe("s"))
-        self.engine.well()
+        self.engine.clear_plan()
         self.step(create("a", b"x"))
         state = self.fetch("s")
         assert state is not None

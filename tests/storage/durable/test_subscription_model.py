@@ -226,7 +226,7 @@ class SubscriptionModelTests(SynchronousTestCase):
                     fault = Fault(fault.error)
                 world.engine.plan = nth(call, nth_call, fault)
             committed = world.committer.step(commands)
-            world.engine.well()
+            world.engine.clear_plan()
             if index % 3 == 2 or committed.failed:
                 world.crash()
             assert_sound(self, world.engine)

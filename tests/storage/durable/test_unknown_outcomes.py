@@ -34,15 +34,15 @@ class UnknownOutcomeTests(DurableStoreCase, SynchronousTestCase):
         # Otherwise the next checkpoint opens it again.
         self.patch(self.store._engine, "_reopen_wal", lambda: None)
         self.submit_all(put(), put("b"), post(b"first,", producer=("p", 0, 0)))
-        self.look()
-        self.look("b")
-        self.told.clear()
+        self.state_of()
+        self.state_of("b")
+        self.announced.clear()
 
     def fail_wal(self, path: str) -> None:
         """Make the next writes to the WAL fail."""
         break_wal(self.directory)
         self.created(put(path))
-        self.told.clear()
+        self.announced.clear()
 
     def report_false_failure(self) -> None:
         """Make the next commit succeed and report a failure."""
@@ -69,20 +69,20 @@ class UnknownOutcomeTests(DurableStoreCase, SynchronousTestCase):
             break_meta(self.directory)
         for outcome in self.submit_all(self.once, post(b"?", "missing"), put(), Delete("b")):
             self.assertRefused(Problem.OUTCOME_UNKNOWN, outcome)
-        self.assertEqual(self.told, [])
+        self.assertEqual(self.announced, [])
 
     def test_lost(self) -> None:
         """The commit was lost: reads continue, and the retry is accepted."""
         self.fail_batch()
         self.assertEqual(self.content(), b"first,")
-        self.look("b")
+        self.state_of("b")
         self.appended(self.once)
         self.assertEqual(self.content(), b"first,second")
 
     def test_applied(self) -> None:
         """The commit was applied: reads see it, and the retry is a duplicate."""
         self.fail_batch(applied=True)
-        self.assertEqual(self.look().tail, 12)
+        self.assertEqual(self.state_of().tail, 12)
         self.assertEqual(self.content(), b"first,second")
         self.assertGone("b")
         outcome = self.submit(self.once)
@@ -95,18 +95,18 @@ class UnknownOutcomeTests(DurableStoreCase, SynchronousTestCase):
         for applied in (False, True):
             self.fail_batch(applied)
             self.sweep(self.store)
-            (changes,) = self.told
+            (changes,) = self.announced
             self.assertEqual(
                 {change.state.path: (change.state.tail, change.gone) for change in changes},
                 {"a": (12 if applied else 6, False), "b": (0, applied)},
             )
-            self.told.clear()
+            self.announced.clear()
             self.sweep(self.store)
-            self.assertEqual(self.told, [])
+            self.assertEqual(self.announced, [])
 
     def test_bytes_that_were_read_and_lost(self) -> None:
         """Cached bytes of a lost commit are not served in place of later ones."""
-        state = replace(self.look(), tail=12)
+        state = replace(self.state_of(), tail=12)
         with self.store._engine.snapshot() as view:
             version = view.version + 1
         seen = _ReadResult(state, Chunk(state, 3, b"st,second"), version)

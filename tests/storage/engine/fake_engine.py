@@ -101,7 +101,7 @@ class FakeEngine:
         if fault is not None:
             raise fault.error(f"{call} fails by plan")
 
-    def well(self) -> None:
+    def clear_plan(self) -> None:
         """Remove the plan: no call fails."""
         self.plan = _no_fault
 

@@ -41,10 +41,10 @@ class MemoryTests(MemoryStoreCase, SynchronousTestCase):
     def test_sweeps_by_itself(self) -> None:
         """The store sweeps while it is open and has a clock."""
         self.created(put(lifetime=Lifetime(ttl=1)))
-        self.told.clear()
+        self.announced.clear()
         self.sleep(1)
         self.clock.advance(SWEEP_INTERVAL)
-        self.assertEqual([change.gone for changes in self.told for change in changes], [True])
+        self.assertEqual([change.gone for changes in self.announced for change in changes], [True])
         self.result(self.store.close())
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -53,7 +53,7 @@ class MemoryTests(MemoryStoreCase, SynchronousTestCase):
         self.submit_all(*[put(f"a{number}", lifetime=Lifetime(ttl=1)) for number in range(50)])
         self.submit(put("b"))
         self.sleep(1)
-        self.told.clear()
+        self.announced.clear()
         now = 0.0
 
         def seconds() -> float:

@@ -25,8 +25,8 @@ class Front:
     def __init__(self, case: FrontCase) -> None:
         self.wire = Wire(case.server, case.clock)
         self.store = RemoteStore(case.clock, self.wire, random=lambda: 1.0)
-        self.told: list[Change] = []
-        self.store.add_listener(self.told.extend)
+        self.announced: list[Change] = []
+        self.store.add_listener(self.announced.extend)
         self.store.open()
 
 

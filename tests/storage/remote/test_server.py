@@ -234,13 +234,13 @@ class FrozenFrontTests(ServerCase):
             self.assertLess(appends * len(data), self.backlog + 2 * FRAME_SIZE + BUFFER)
         self.assertGreater(appends * len(data), self.backlog)
         self.assertIn("bytes unread", self.logged[0])
-        self.assertEqual(sum(len(change.data) for change in other.told), appends * len(data))
+        self.assertEqual(sum(len(change.data) for change in other.announced), appends * len(data))
         self.clock.advance(RECONNECT_LAST)
         self.settle()
-        self.front.told.clear()
+        self.front.announced.clear()
         self.append()
         self.settle()
-        self.assertEqual(len(self.front.told), 1)
+        self.assertEqual(len(self.front.announced), 1)
 
     def test_resumed(self) -> None:
         """It gets all that waited, in order, when it reads again."""
@@ -254,7 +254,7 @@ class FrozenFrontTests(ServerCase):
             self.settle()
         end.reads = True
         self.settle()
-        told = [change.data[:3] for change in self.front.told]
+        told = [change.data[:3] for change in self.front.announced]
         self.assertEqual(told, [b"%03d" % number for number in range(200)])
 
 
@@ -269,8 +269,10 @@ class StoreServerTests(ServerCase):
         for size in (MAX_SENT_CHANGE, MAX_SENT_CHANGE + 1):
             self.append("a", b"x" * size)
         self.settle()
-        self.assertEqual([len(change.data) for change in self.front.told], [MAX_SENT_CHANGE, 0])
-        self.assertEqual(self.front.told[1].state.tail, 2 * MAX_SENT_CHANGE + 1)
+        self.assertEqual(
+            [len(change.data) for change in self.front.announced], [MAX_SENT_CHANGE, 0]
+        )
+        self.assertEqual(self.front.announced[1].state.tail, 2 * MAX_SENT_CHANGE + 1)
 
     def test_failing_store(self) -> None:
         """An error of the store is logged, and its request gets an internal error."""

@@ -78,17 +78,17 @@ class RemoteStoreTests(FrontCase):
         for path in ("a", "b"):
             self.append(path)
         self.settle()
-        self.assertEqual([change.state.path for change in self.front.told], ["a"])
-        self.assertEqual([change.data for change in other.told], [b"x"])
+        self.assertEqual([change.state.path for change in self.front.announced], ["a"])
+        self.assertEqual([change.data for change in other.announced], [b"x"])
         store.unpin(a.id)
         self.append("a")
         self.settle()
-        self.assertEqual(len(self.front.told), 2)
+        self.assertEqual(len(self.front.announced), 2)
         store.unpin(a.id)
         self.settle()
         self.append("a")
         self.settle()
-        self.assertEqual(len(self.front.told), 2)
+        self.assertEqual(len(self.front.announced), 2)
 
     def test_order_of_pin_and_read(self) -> None:
         """At whatever moment a commit happens, a pin and the read after it miss nothing."""
@@ -96,14 +96,14 @@ class RemoteStoreTests(FrontCase):
         for delay in range(6):
             path = f"p{delay}"
             state = self.create(path)
-            self.front.told.clear()
+            self.front.announced.clear()
             store.pin(state.id)
             read = store.read(path, 0, 100)
             for _ in range(delay):
                 self.front.wire.turn()
             self.append(path)
             seen = self.result(read).end
-            told = [change.state.tail for change in self.front.told]
+            told = [change.state.tail for change in self.front.announced]
             self.assertEqual(max([seen, *told]), 1, delay)
 
     def test_large_body(self) -> None:
@@ -276,14 +276,14 @@ class OutageTests(FrontCase):
             self.kill()
             self.server = self.serve()
             self.front.wire.server = self.server
-            self.front.told.clear()
+            self.front.announced.clear()
             self.clock.advance(RECONNECT_LAST)
             for _ in range(delay):
                 self.front.wire.turn()
             tail = self.append().state.tail
             self.settle()
             seen = self.successResultOf(looks.pop()).tail
-            told = [change.state.tail for change in self.front.told]
+            told = [change.state.tail for change in self.front.announced]
             self.assertEqual(max([seen, *told]), tail, delay)
 
     def test_pins_end_with_the_connection(self) -> None:

@@ -23,7 +23,7 @@ class ExpirySuite(StoreCase):
     def assertEndsAfter(self, seconds: float, path: str = "a") -> None:
         """Assert that a stream expires after a duration; the check is no access."""
         self.sleep(seconds - 0.001)
-        self.look(path)
+        self.state_of(path)
         self.sleep(0.001)
         self.assertGone(path)
 
@@ -38,7 +38,7 @@ class ExpirySuite(StoreCase):
         self.sleep(2)
         self.appended(post(b"x"))
         self.read()
-        stream_id = self.look().id
+        stream_id = self.state_of().id
         self.store.pin(stream_id)
         self.sleep(0.5)
         self.appended(post(closed=True))
@@ -53,7 +53,7 @@ class ExpirySuite(StoreCase):
         self.lead = 3_600_000
         self.assertGone("date")
         self.sweep(self.store)
-        self.look("ttl")
+        self.state_of("ttl")
         self.assertEndsAfter(2, "ttl")
 
     def test_wall_clock_set_back(self) -> None:
@@ -64,7 +64,7 @@ class ExpirySuite(StoreCase):
         self.assertEndsAfter(2, "ttl")
         self.sleep(3600)
         self.sweep(self.store)
-        self.look("date")
+        self.state_of("date")
         self.assertEndsAfter(8, "date")
         self.sweep(self.store)
         self.assertGone("date")
@@ -112,9 +112,9 @@ class ExpirySuite(StoreCase):
         """Reading the state and refused requests do not restart a TTL."""
         self.created(put("a", JSON, b"1", TWO_SECONDS))
         self.sleep(1)
-        self.look()
+        self.state_of()
         self.assertEqual(
-            self.submit(put("a", JSON, b"", TWO_SECONDS)), Created(self.look(), fresh=False)
+            self.submit(put("a", JSON, b"", TWO_SECONDS)), Created(self.state_of(), fresh=False)
         )
         self.assertRefused(Problem.STREAM_EXISTS, self.submit(put()))
         self.assertRefused(Problem.CONTENT_TYPE_MISMATCH, self.submit(post(b"x")))
@@ -133,7 +133,7 @@ class ExpirySuite(StoreCase):
         self.created(put(lifetime=Lifetime(ttl=100 * 366 * 24 * 3600)))
         self.sleep(99 * 366 * 24 * 3600)
         self.sweep(self.store)
-        self.look()
+        self.state_of()
 
     def test_a_new_one(self) -> None:
         """The path of an expired stream is free, swept or not."""
@@ -159,11 +159,11 @@ class ExpirySuite(StoreCase):
         self.store.pin(stream_id)
         self.sleep(100)
         self.sweep(self.store)
-        self.look()
+        self.state_of()
         self.store.unpin(stream_id)
         self.sleep(100)
         self.sweep(self.store)
-        self.look()
+        self.state_of()
         self.store.unpin(stream_id)
         self.assertEndsAfter(2)
 
@@ -195,27 +195,27 @@ class ExpirySuite(StoreCase):
         self.sleep(1.5)
         self.read(path="read")
         written = self.appended(post(b"y", "written"))
-        self.told.clear()
+        self.announced.clear()
         self.sweep(self.store)
-        self.assertEqual(self.told, [])
+        self.assertEqual(self.announced, [])
         self.sleep(0.5)
         self.sweep(self.store)
-        ended = [change for changes in self.told for change in changes]
+        ended = [change for changes in self.announced for change in changes]
         self.assertTrue(all(change.gone and not change.data for change in ended))
         self.assertEqual(sorted(change.state.path for change in ended), ["moment", "ttl"])
         for path in ("ttl", "moment"):
             self.assertGone(path)
         for path in ("read", "written", "later", "pinned", "never"):
-            self.look(path)
-        self.told.clear()
+            self.state_of(path)
+        self.announced.clear()
         self.sleep(1)
         self.sweep(self.store)
         self.sweep(self.store)
-        ended = [change for changes in self.told for change in changes]
+        ended = [change for changes in self.announced for change in changes]
         self.assertEqual(sorted(change.state.path for change in ended), ["later"])
         self.sleep(0.5)
         self.sweep(self.store)
-        ended = [change for changes in self.told for change in changes]
+        ended = [change for changes in self.announced for change in changes]
         self.assertEqual(
             sorted(change.state.path for change in ended), ["later", "read", "written"]
         )
@@ -240,13 +240,13 @@ class ExpirySuite(StoreCase):
         paths = [f"s{number}" for number in range(1100)]
         self.submit_all(*[put(path, lifetime=Lifetime(ttl=1)) for path in paths])
         self.created(put("b", lifetime=TWO_SECONDS))
-        self.told.clear()
+        self.announced.clear()
         self.sleep(1)
         self.sweep(self.store)
-        ended = [change.state.path for changes in self.told for change in changes]
+        ended = [change.state.path for changes in self.announced for change in changes]
         self.assertEqual(sorted(ended), sorted(paths))
         self.assertGone("s1000")
-        self.look("b")
+        self.state_of("b")
 
     def test_restart(self) -> None:
         """Lifetimes and last accesses survive a restart."""
@@ -258,21 +258,21 @@ class ExpirySuite(StoreCase):
         self.appended(post(b"x", "written"))
         self.read(path="read")
         self.restart()
-        self.assertEqual(self.look("moment").lifetime, until(3))
+        self.assertEqual(self.state_of("moment").lifetime, until(3))
         self.sleep(0.5)
         self.assertGone("idle")
         self.sleep(0.999)
-        self.look("moment")
+        self.state_of("moment")
         self.sleep(0.001)
         self.assertGone("moment")
         self.sleep(0.499)
         for path in ("written", "read"):
-            self.look(path)
+            self.state_of(path)
         self.sleep(0.001)
         for path in ("written", "read"):
             self.assertGone(path)
-        self.told.clear()
+        self.announced.clear()
         self.sweep(self.store)
         # A refused request may have ended and announced them already.
-        ended = {change.state.path for changes in self.told for change in changes}
+        ended = {change.state.path for changes in self.announced for change in changes}
         self.assertLessEqual(ended, {"written", "read", "idle", "moment"})

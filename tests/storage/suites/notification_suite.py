@@ -19,7 +19,7 @@ class NotificationSuite(StoreCase):
 
     def changes(self) -> list[Change]:
         """Return all changes since the last call."""
-        told, self.told[:] = list(self.told), []
+        told, self.announced[:] = list(self.announced), []
         self.assertTrue(all(told), "a commit that changed nothing is none")
         return [change for changes in told for change in changes]
 
@@ -57,10 +57,10 @@ class NotificationSuite(StoreCase):
         self.created(put())
         self.appended(post(b"1"))
         self.appended(post(b"2"))
-        self.assertEqual([len(changes) for changes in self.told], [1, 1, 1])
+        self.assertEqual([len(changes) for changes in self.announced], [1, 1, 1])
         self.changes()
         self.submit_all(*[post(b"x") for _ in range(10)])
-        self.assertLessEqual(len(self.told), 10)
+        self.assertLessEqual(len(self.announced), 10)
         changes = self.changes()
         self.assertEqual([change.start for change in changes], list(range(2, 12)))
         self.assertEqual([change.state.tail for change in changes], list(range(3, 13)))
@@ -83,7 +83,7 @@ class NotificationSuite(StoreCase):
             ],
         )
         assert isinstance(outcomes[4], Created)
-        self.assertEqual(self.look("b").id, outcomes[4].state.id)
+        self.assertEqual(self.state_of("b").id, outcomes[4].state.id)
 
     def test_nothing_changed(self) -> None:
         """Refused and duplicate commands are not announced."""
@@ -101,7 +101,7 @@ class NotificationSuite(StoreCase):
             post(b"x", "b"),
         )
         self.read()
-        self.look()
+        self.state_of()
         self.assertEqual(self.changes(), [])
 
     def test_expired_stream_is_announced_first(self) -> None:
@@ -121,7 +121,7 @@ class NotificationSuite(StoreCase):
         self.created(put())
         self.appended(post(b"x"))
         for other in others:
-            self.assertEqual(other, self.told)
+            self.assertEqual(other, self.announced)
 
     def test_visible_before_announced(self) -> None:
         """A listener that reads sees the announced change."""
@@ -178,13 +178,13 @@ class NotificationSuite(StoreCase):
         later: list[Sequence[Change]] = []
         self.created(put())
         self.created(put("b"))
-        self.told.clear()
+        self.announced.clear()
         self.store.add_listener(answer)
         self.store.add_listener(later.append)
         self.submit_all(post(b"1"), post(b"2"))
         for deferred in done:
             self.assertIsInstance(self.result(deferred), Appended)
         self.assertEqual(self.content("b"), b"re: 1re: 2")
-        self.assertEqual(self.told, later)
+        self.assertEqual(self.announced, later)
         by_path = [change.data for change in self.changes() if change.state.path == "b"]
         self.assertEqual(by_path, [b"re: 1", b"re: 2"])

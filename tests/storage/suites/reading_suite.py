@@ -108,7 +108,7 @@ class ReadingSuite(StoreCase):
         request = ForkRequest("a", point)
         self.created(Create("f", None, NO_EXPIRY, False, Body(b"[3,4]"), request))
         for path in ("a", "b", "f"):
-            tail = self.look(path).tail
+            tail = self.state_of(path).tail
             whole = self.content(path)
             for _ in range(2):
                 for limit in (1, 3, 905, 16_363, 60_000, point, tail, 2**40):
@@ -200,7 +200,7 @@ class ReadingSuite(StoreCase):
         for number in range(1, 30):
             self.appended(post(b"x"))
             self.assertEqual(self.read(number - 1).data, b"x")
-            self.assertEqual(self.look().tail, number)
+            self.assertEqual(self.state_of().tail, number)
 
     # -- JSON mode ----------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ class WritingSuite(StoreCase):
             ("a/b", "Text/Plain; x=y", 5, lifetime, False),
         )
         self.assertEqual((state.created_at, state.touched_at), (START, START))
-        self.assertEqual(self.look("a/b"), state)
+        self.assertEqual(self.state_of("a/b"), state)
         self.assertEqual(self.content("a/b"), b"hello")
 
     def test_create_empty(self) -> None:
@@ -68,7 +68,7 @@ class WritingSuite(StoreCase):
             put(closed=True),
         ):
             self.assertRefused(Problem.STREAM_EXISTS, self.submit(command))
-        self.assertEqual(self.look(), state)
+        self.assertEqual(self.state_of(), state)
 
     def test_create_with_invalid_body(self) -> None:
         """A PUT with an invalid body creates nothing; a later valid one succeeds."""
@@ -93,7 +93,7 @@ class WritingSuite(StoreCase):
         self.restart()
         for number, name in enumerate(names):
             self.assertEqual(self.content(name), b"%d" % number)
-            self.assertEqual(self.look(name).path, name)
+            self.assertEqual(self.state_of(name).path, name)
         self.deleted(names[7])
         self.assertGone(names[7])
         self.assertEqual(self.content(names[8]), b"8")
@@ -108,7 +108,7 @@ class WritingSuite(StoreCase):
         self.assertEqual((state.id, state.tail, state.touched_at), (created.id, 6, START + 1000))
         self.assertEqual(self.appended(post(b"\0\xff\n")).tail, 9)
         self.assertEqual(self.content(), b"onetwo\0\xff\n")
-        self.assertEqual(self.look().tail, 9)
+        self.assertEqual(self.state_of().tail, 9)
 
     def test_append_sizes(self) -> None:
         """Appends of sizes around the limits of records and batches."""
@@ -152,7 +152,7 @@ class WritingSuite(StoreCase):
             (post(b"2", "b", content_type=JSON), Problem.STREAM_NOT_FOUND),
         ):
             self.assertRefused(problem, self.submit(command))
-            self.assertEqual(self.look(), state)
+            self.assertEqual(self.state_of(), state)
         self.assertEqual(self.messages(), (b"1",))
         outcome = self.submit(post(b"2", content_type=JSON, producer=("p", 0, 0), seq=b"0"))
         assert isinstance(outcome, Appended)
@@ -164,7 +164,7 @@ class WritingSuite(StoreCase):
         state = self.appended(post(closed=True))
         self.assertEqual((state.closed, state.tail), (True, 3))
         self.restart()
-        self.assertEqual(self.look(), state)
+        self.assertEqual(self.state_of(), state)
         again = self.submit(post(closed=True))
         self.assertEqual(again, Appended(state, duplicate=True))
         refusal = self.assertRefused(Problem.STREAM_CLOSED, self.submit(post(b"x", closed=True)))
@@ -208,7 +208,7 @@ class WritingSuite(StoreCase):
         self.settle(self.store)
         self.restart()
         self.assertEqual(self.content(), b"new")
-        self.assertEqual(self.look(), outcome.state)
+        self.assertEqual(self.state_of(), outcome.state)
 
     # -- producers --------------------------------------------------------------------------------
 
@@ -221,7 +221,7 @@ class WritingSuite(StoreCase):
                 outcome = self.submit(post(raw, producer=("p", 0, seq)))
                 assert isinstance(outcome, Appended)
                 self.assertEqual(outcome.producer, ProducerState(0, seq))
-            before = self.look()
+            before = self.state_of()
             if restart:
                 self.restart()
             for seq in range(base + 3):
@@ -333,7 +333,7 @@ class WritingSuite(StoreCase):
             [True, True, False, True, False, True, True],
         )
         self.restart()
-        self.assertEqual(self.look().last_seq, b"\xff\0")
+        self.assertEqual(self.state_of().last_seq, b"\xff\0")
         self.assertRefused(Problem.SEQUENCE_REGRESSION, self.submit(post(b"x", seq=b"\xff\0")))
         self.appended(post(b"x", seq=b"\xff\0\0"))
 

@@ -311,7 +311,7 @@ class FailingTests(_Case):
             with contextlib.suppress(EngineFailed):
                 self.engine.checkpoint()
             self.assertIn("fails by plan", self.engine.obstacle() or "")
-            self.lmdb.well()
+            self.lmdb.clear_plan()
             self.engine.checkpoint()
             self.assertIsNone(self.engine.obstacle())
 
@@ -350,7 +350,7 @@ class FailingTests(_Case):
         self.lmdb.plan = always("commit", Fault(EngineFailed))
         self.assertRaises(EngineFailed, self.engine.checkpoint)
         put(self.engine, {b"b": b"2"})
-        self.lmdb.well()
+        self.lmdb.clear_plan()
         self.engine.checkpoint()
         self.assertEqual(self.lmdb.content.keys(), {b"a", b"b", codec.CHECKPOINT_KEY})
 
@@ -362,7 +362,7 @@ class FailingTests(_Case):
         self.assertFalse(self.engine.has_space(0))
         self.assertRaises(EngineFull, put, self.engine, {b"b": bytes(SIZE)})
         self.assertEqual(content(self.engine), {b"a": b"1"})
-        self.lmdb.well()
+        self.lmdb.clear_plan()
         self.engine.checkpoint()
         self.assertTrue(self.engine.has_space(0))
 
@@ -446,7 +446,7 @@ class FailingTests(_Case):
         self.assertRaises(EngineFull, self.engine._checkpoint_all, 2)
         self.assertIn(b"b", self.lmdb.content)
         self.assertNotIn(b"c", self.lmdb.content)
-        self.lmdb.well()
+        self.lmdb.clear_plan()
         self.engine._checkpoint_frozen()
         with self.lmdb.snapshot() as view:
             mark = read_checkpoint_record(view)
@@ -505,7 +505,7 @@ class FailingTests(_Case):
         self.lmdb.plan = always("commit", Fault(EngineFull))
         self.assertRaises(EngineFailed, self.engine.begin)
         self.assertEqual(content(self.engine), {b"a": b"1"})
-        self.lmdb.well()
+        self.lmdb.clear_plan()
         put(self.engine, {b"c": b"3"})
         self.assertEqual(content(self.engine), {b"a": b"1", b"c": b"3"})
 
@@ -531,7 +531,7 @@ class OpeningTests(_Case):
         self.assertEqual(content(engine), {b"a": b"1"})
         self.assertRaises(EngineFull, put, engine, {b"b": b"2"})
         self.assertEqual(content(engine), {b"a": b"1"})
-        lmdb_engine.well()
+        lmdb_engine.clear_plan()
         put(engine, {b"b": b"2"})
         self.assertEqual(content(engine), {b"a": b"1", b"b": b"2"})
 
@@ -805,7 +805,7 @@ class _Machine(RuleBasedStateMachine):
 
     @rule()
     def mend(self) -> None:
-        self.lmdb.well()
+        self.lmdb.clear_plan()
 
     @rule()
     def crash(self) -> None:
