@@ -151,7 +151,7 @@ GROUPS: Final[dict[str, tuple[Setting, ...]]] = {
         ),
         _database(
             "database-patience",
-            "how long writes wait for a database that is away",
+            "how long writes wait for an unreachable database",
             parsers.seconds,
             "TIME",
             "10s",
