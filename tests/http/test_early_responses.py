@@ -16,7 +16,7 @@ from tests.http.server_fixture import ROOT, Client
 _BODY = b"x" * 100_000
 
 
-class Heads(AuthorizationCase):
+class EarlyResponses(AuthorizationCase):
     """Clients that send a head and wait, or continue with their body."""
 
     def setUp(self) -> None:
@@ -145,7 +145,7 @@ class Heads(AuthorizationCase):
         self.assertEqual(self.ask("GET", "a", "root").body, b"")
 
 
-class Counted(AuthorizationCase):
+class RequestCounts(AuthorizationCase):
     """Rate limits and bodies in pieces."""
 
     settings = Settings(rate=Rate(3, 3))
@@ -167,7 +167,7 @@ class Counted(AuthorizationCase):
         self.assertEqual(statuses, [204, 204, 429])
 
 
-class Pauses(AuthorizationCase):
+class PausedBodies(AuthorizationCase):
     """Pausing bodies, without authentication."""
 
     asks = False
@@ -206,7 +206,7 @@ class Pauses(AuthorizationCase):
         self.assertEqual(self.ask("GET", "a").body, b"")
 
 
-FastHeads, WebHeads = both_servers(Heads)
-FastCounted, WebCounted = both_servers(Counted)
-FastPauses, WebPauses = both_servers(Pauses)
-del Heads, Counted, Pauses
+FastEarlyResponses, WebEarlyResponses = both_servers(EarlyResponses)
+FastRequestCounts, WebRequestCounts = both_servers(RequestCounts)
+FastPausedBodies, WebPausedBodies = both_servers(PausedBodies)
+del EarlyResponses, RequestCounts, PausedBodies

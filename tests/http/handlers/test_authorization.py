@@ -285,7 +285,7 @@ class Permissions(AuthorizationCase):
         self.assertEqual([answer.status for answer in client.answers()], [200, 401, 200])
 
 
-class Lives(AuthorizationCase):
+class LiveReads(AuthorizationCase):
     """Live reads and the expiry of their tokens."""
 
     def follow(self, token: str, mode: str) -> Client:
@@ -364,5 +364,5 @@ class Lives(AuthorizationCase):
 
 FastCredentials, WebCredentials = both_servers(Credentials)
 FastPermissions, WebPermissions = both_servers(Permissions)
-FastLives, WebLives = both_servers(Lives)
-del Credentials, Permissions, Lives, AuthorizationCase
+FastLiveReads, WebLiveReads = both_servers(LiveReads)
+del Credentials, Permissions, LiveReads, AuthorizationCase
