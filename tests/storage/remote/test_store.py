@@ -11,11 +11,11 @@ from zope.interface.verify import verifyObject
 from durable_streams_tw.live.long_poll import LongPolls
 from durable_streams_tw.live.registry import FollowerRegistry
 from durable_streams_tw.protocol.errors import Problem, Refusal
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.api import Chunk, IStreamStore
 from durable_streams_tw.storage.limits import FRAME_SIZE, OUTAGE_GRACE, RECONNECT_LAST
 from durable_streams_tw.storage.metrics import StoreMetrics
 from durable_streams_tw.storage.queries import ListStreams
-from durable_streams_tw.storage.remote import store as remote_store
 from tests.storage.command_builders import append, create, delete
 from tests.storage.remote.front_case import FrontCase
 
@@ -146,13 +146,13 @@ class RemoteStoreTests(FrontCase):
         self.create()
         metrics = StoreMetrics()
         self.front.store.set_observer(metrics)
-        self.patch(remote_store, "MAX_QUEUE", 150)
+        self.patch(limits, "MAX_QUEUE", 150)
         bodies: list[Deferred[Any]] = [
             self.front.store.submit(append("a", b"x" * 100)) for _ in range(2)
         ]
         self.assertRefused(Problem.OVERLOADED, self.result(bodies[1]))
         self.assertEqual(self.successResultOf(bodies[0]).state.tail, 100)
-        self.patch(remote_store, "MAX_QUEUED_COMMANDS", 3)
+        self.patch(limits, "MAX_QUEUED_COMMANDS", 3)
         many = [self.front.store.submit(append("a", b"x")) for _ in range(5)]
         self.settle()
         refused = [isinstance(self.successResultOf(done), Refusal) for done in many]
