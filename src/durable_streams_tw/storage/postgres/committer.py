@@ -73,8 +73,8 @@ FULL_DISK: Final = (
 )
 UNKNOWN: Final = Refusal(
     Problem.OUTCOME_UNKNOWN,
-    "the database failed while this was written: it may have happened or not. A producer's retry "
-    "finds out",
+    "the database failed during the write, which may have been carried out or not: retry as an "
+    "idempotent producer to find out",
 )
 UNAVAILABLE: Final = Refusal(
     Problem.STORAGE_UNAVAILABLE,
