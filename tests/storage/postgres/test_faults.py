@@ -180,7 +180,7 @@ class AwayTests(FaultCase):
         """A commit without an answer is unknown; readers see later what became of it."""
         state = self.created(put())
         self.store.pin(state.id)
-        self.look()
+        self.state_of()
         told: list[Change] = []
         self.store.add_listener(told.extend)
         self.proxy.cut_at_commit(Cut.WITHIN, "INSERT INTO chunk")
@@ -219,7 +219,7 @@ class ErrorTests(FaultCase):
         self.assertRefused(Problem.STORAGE_FULL, outcomes[0])
         self.assertRefused(Problem.STORAGE_FULL, self.submit(put("c", raw=b"x")))
         self.assertGone("b")
-        self.assertTrue(self.look().closed)
+        self.assertTrue(self.state_of().closed)
         self.assertIsNotNone(self.result(self.store.check_writable()))
         self.query("DROP FUNCTION fault CASCADE")
         self.created(put("c", raw=b"x"))

@@ -57,7 +57,7 @@ class NodesCase(PostgresStoreCase):
         self.result(self.nodes[place].store.close())
         self.nodes[place] = self.open_node()
         made = self.nodes[place].store
-        made.add_listener(self.told.append)
+        made.add_listener(self.announced.append)
         notes = getattr(self, "notes", None)
         if notes is not None:
             made.add_record_listener(notes.extend)
@@ -130,7 +130,7 @@ class LookTests(NodesCase, SynchronousTestCase):
         self.changes.clear()
         return state
 
-    def look(self) -> list[tuple[int, int, bytes, bool]]:  # type: ignore[override]
+    def poll(self) -> list[tuple[int, int, bytes, bool]]:
         """Let a second pass at the readers' node; return the announced changes."""
         self.here.clock.advance(1)
         self.here.drain()
@@ -142,11 +142,11 @@ class LookTests(NodesCase, SynchronousTestCase):
         """A look announces a followed stream that another node changed, once and without bytes."""
         self.at(self.there, put(raw=b"one"))
         self.follow()
-        self.assertEqual(self.look(), [])
+        self.assertEqual(self.poll(), [])
         self.at(self.there, post(b"two"))
         self.at(self.there, post(b"three"))
-        self.assertEqual(self.look(), [(11, 11, b"", False)])
-        self.assertEqual(self.look(), [])
+        self.assertEqual(self.poll(), [(11, 11, b"", False)])
+        self.assertEqual(self.poll(), [])
 
     def test_own_append(self) -> None:
         """An append of the readers' node is announced with its bytes, and not again by a look."""
@@ -155,23 +155,23 @@ class LookTests(NodesCase, SynchronousTestCase):
         self.at(self.here, post(b"x"))
         self.assertEqual([(c.start, c.data) for c in self.changes], [(0, b"x")])
         self.changes.clear()
-        self.assertEqual(self.look(), [])
+        self.assertEqual(self.poll(), [])
 
     def test_close_and_end(self) -> None:
         """A look announces that a stream was closed or deleted elsewhere."""
         self.at(self.there, put())
         state = self.follow()
         self.at(self.there, post(closed=True))
-        self.assertEqual(self.look(), [(0, 0, b"", False)])
+        self.assertEqual(self.poll(), [(0, 0, b"", False)])
         self.at(self.there, Delete("a"))
-        self.assertEqual(self.look(), [(0, 0, b"", True)])
-        self.assertEqual(self.look(), [])
+        self.assertEqual(self.poll(), [(0, 0, b"", True)])
+        self.assertEqual(self.poll(), [])
         self.here.store.unpin(state.id)
 
     def test_streams_without_readers(self) -> None:
         """Nothing is asked for streams that are not followed."""
         self.at(self.there, put())
-        self.assertEqual(self.look(), [])
+        self.assertEqual(self.poll(), [])
 
     def test_reader_that_was_given_an_older_state(self) -> None:
         """A change between a reader's look and its answer is announced once it has the answer."""
