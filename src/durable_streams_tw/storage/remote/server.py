@@ -27,13 +27,15 @@ _INTERNAL: Final = Refusal(Problem.INTERNAL, "an internal error, see the log of 
 
 
 class StoreServer(Factory):
-    """Server of a store for `RemoteStore`s: a factory to listen with on a Unix socket.
+    """Server of a store for `RemoteStore` objects: a factory to listen with on a Unix socket.
 
     The socket belongs in a directory that only this user can enter: a connection is trusted with
     everything that the store can do. Create the server before the store is opened. ``shared``
     returns what every connection is told first, as `RemoteStore.shared`. A connection that leaves
     ``backlog`` bytes unread is closed.
     """
+
+    noisy = False
 
     def __init__(
         self,
