@@ -509,8 +509,7 @@ class DurableStreams(Service):
         store: Any = PostgresStore(
             database,
             self._timers,
-            ThreadExecutor(self._reactor, self._timers),
-            ThreadExecutor(self._reactor, self._timers),
+            *[ThreadExecutor(self._reactor, self._timers) for _ in range(3)],
             now=self._time.now,
             lead=self._time.lead,
             max_producers=self._settings.max_producers,

@@ -50,7 +50,7 @@ class Node:
 
     def __init__(self, case: StoreCase, settings: DatabaseSettings, max_producers: int) -> None:
         self.clock = Clock()
-        self.executors = [InlineExecutor(), InlineExecutor()]
+        self.executors = [InlineExecutor() for _ in range(3)]
         for executor in self.executors:
             executor.held = True
         self.store = PostgresStore(

@@ -160,7 +160,7 @@ class QueuedStore:
         """Check that acks lie between messages. Runs on a reader thread."""
         raise NotImplementedError
 
-    def _run_guarded(self, work: Callable[[], BatchResult | None]) -> BatchResult | None:
+    def _run_guarded(self, work: Callable[[], T]) -> T | None:
         """Call a function and log what it raises: a bug must not end the committer thread."""
         try:
             return work()

@@ -2,8 +2,8 @@
 
 Commands queue for the first lane's thread, which commits all queued commands together; those on
 streams that another node is writing go to the patient lane. Each read asks the database for the
-state of its stream, together with all other reads of a turn of the reactor, because any node may
-have changed it. Bytes at a position never change, so they come from memory if they are there.
+state of its stream, together with all other reads that wait, because any node may have changed it.
+Bytes at a position never change, so they come from memory if they are there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from durable_streams_tw.protocol.errors import Problem, Refusal
@@ -122,10 +121,11 @@ class PostgresStore(QueuedStore):
 
     ``clock`` runs the background tasks. ``executor`` has the committer thread and the reader
     threads, ``patient`` a second committer thread for commands on streams that other nodes are
-    writing (both a `ThreadExecutor` in a server). ``now`` and ``lead`` are those of a
-    `clocks.StreamTime`; the default is the wall clock. ``max_producers`` is the number of producers
-    that a stream remembers at least. With ``listen`` off no thread waits for notifications of other
-    nodes, whose changes are then found once a second.
+    writing, ``looker`` a thread that reads the states of streams (each a `ThreadExecutor` in a
+    server). ``now`` and ``lead`` are those of a `clocks.StreamTime`; the default is the wall clock.
+    ``max_producers`` is the number of producers that a stream remembers at least. With ``listen``
+    off no thread waits for notifications of other nodes, whose changes are then found once a
+    second.
 
     `open` blocks while it connects, creates or migrates the tables and reads the guarantees of the
     server; it raises `StoreUnusable`. No other method waits for the database on the reactor's
@@ -141,6 +141,7 @@ class PostgresStore(QueuedStore):
         clock: IReactorTime,
         executor: Executor,
         patient: Executor,
+        looker: Executor,
         *,
         now: Callable[[], int] | None = None,
         lead: Callable[[], int] = lambda: 0,
@@ -155,6 +156,7 @@ class PostgresStore(QueuedStore):
         self._settings = settings
         self._clock = clock
         self._executors = executor, patient
+        self._looker = looker
         self._chunks = ChunkCache()
         self._followed = FollowedStreams()
         self._packing = PackingQueue()
@@ -176,7 +178,6 @@ class PostgresStore(QueuedStore):
         # Numbers of commands of the patient lane by path: later ones must not overtake them.
         self._patient_paths: dict[str, int] = {}
         self._patient_lock = Lock()
-        self._looks: list[_Look] = []
         # Streams to look at after the look that is under way; None for all.
         self._looking = False
         self._look_next: set[int] | None = set()
@@ -210,6 +211,7 @@ class PostgresStore(QueuedStore):
         )
         self._executor.start(partial(self._run_jobs, 0))
         self._executors[1].start(partial(self._run_jobs, 1))
+        self._looker.start(self._run_looks)
         self._open = True
         self._background.start()
         if self._listener is not None:
@@ -222,15 +224,13 @@ class PostgresStore(QueuedStore):
             self._background.stop,
             partial(self._stop_lane, 0),
             partial(self._stop_lane, 1),
+            self._looker.stop,
             self._close_connections,
         )
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
             self._listener.stop()
-        looks, self._looks = self._looks, []
-        for look in looks:
-            look.done.callback(STOPPING)
 
     def _stop_lane(self, number: int) -> Deferred[None]:
         executor = self._executors[number]
@@ -401,33 +401,25 @@ class PostgresStore(QueuedStore):
     def _queue_look(self, look: _Look) -> Deferred[Any]:
         if not self._open:
             return succeed(STOPPING)
-        if not self._looks:
-            self._clock.callLater(0, self._hand_over)
-        self._looks.append(look)
+        self._looker.submit_write(look)
         return look.done
 
-    def _hand_over(self) -> None:
-        """Ask for the states of all streams that this turn of the reactor has read."""
-        looks, self._looks = self._looks, []
-        if looks:
-            asked = self._in_session(partial(self._answer_all, looks))
-            asked.addCallbacks(self._answered, self._not_answered, (looks,), errbackArgs=(looks,))
+    def _run_looks(self, looks: list[_Look]) -> None:
+        """Answer all reads that have queued. Runs on the looking thread."""
+        results = self._run_guarded(partial(self._call, partial(self._answer_all, looks)))
+        self._looker.call_from_thread(partial(self._answered, results or BUG, looks))
 
     def _answered(self, results: list[Any] | Refusal, looks: list[_Look]) -> None:
         if isinstance(results, Refusal):
             results = [results] * len(looks)
         for look, result in zip(looks, results, strict=True):
-            if isinstance(result, _LargeRead):
+            if isinstance(result, _LargeRead) and not self._open:
+                look.done.callback(STOPPING)
+            elif isinstance(result, _LargeRead):
                 read = self._in_session(partial(self._answer, look, result.state))
-                read.addCallbacks(
-                    self._finish_look, self._not_answered, (look,), errbackArgs=([look],)
-                )
+                read.addCallbacks(self._finish_look, look.done.errback, (look,))
             else:
                 self._finish_look(result, look)
-
-    def _not_answered(self, failure: Failure, looks: list[_Look]) -> None:
-        for look in looks:
-            look.done.errback(failure)
 
     def _finish_look(self, result: StreamState | Chunk | Refusal, look: _Look) -> None:
         """Note the access and the bytes of a read, and report its result."""
@@ -436,7 +428,8 @@ class PostgresStore(QueuedStore):
         elif isinstance(result, Chunk):
             state = result.state
             self._note(state)
-            self._chunks.put(state.id, result.start, result.data)
+            if self._chunks.get(state.id, result.start) is not result.data:
+                self._chunks.put(state.id, result.start, result.data)
             if state.lifetime.ttl is not None:
                 now, deadline = self._now(), state.deadline()
                 self._access.record(state.id, now)
