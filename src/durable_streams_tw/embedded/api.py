@@ -137,6 +137,7 @@ class DurableStreams(Service):
             else:
                 store = self._in_memory() if data_dir is None else self._on_disk(data_dir)
         self._store = store
+        self._data_dir = data_dir
         self._registry = registry = FollowerRegistry(store, timers)
         remote = store if isinstance(store, RemoteStore) else None
         if remote is not None:
@@ -354,7 +355,7 @@ class DurableStreams(Service):
         """
         keyring = self._subscriptions.keyring
         assert isinstance(keyring, Keyring), "the store of this process is its own"
-        return StoreServer(self._store, self._reactor, keyring.export)
+        return StoreServer(self._store, self._reactor, keyring.export, directory=self._data_dir)
 
     def server_stats(self) -> ServerStats:
         """Return the statistics of these streams. Counters start at zero."""

@@ -146,7 +146,7 @@ class MalformedFrameTests(ServerCase):
             (frame(["GetState", "1", "a"]), "malformed"),
             (frame(["Execute", 1, ["Append", "a"]]), "malformed"),
             (frame(["Execute", 1, ["Sweep", "a"]]), "malformed"),
-            (frame(Welcome(b"")), "malformed"),
+            (frame(Welcome(b"", None)), "malformed"),
             (frame(Reply(1, None)), "malformed"),
             (frame(Hello(messages.VERSION)), "Hello is out of place"),
             (frame(Unpin(7)), "stream 7 is not pinned"),

@@ -147,9 +147,13 @@ Request = (
 
 
 class Welcome(Struct, array_like=True, tag=True, gc=False):
-    """Reply to a `Hello`; ``shared`` becomes `RemoteStore.shared`."""
+    """Reply to a `Hello`; ``shared`` becomes `RemoteStore.shared`.
+
+    ``directory`` is the data directory of a durable store.
+    """
 
     shared: bytes
+    directory: str | None
 
 
 class Rejected(Struct, array_like=True, tag=True, gc=False):

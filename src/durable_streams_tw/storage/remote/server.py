@@ -31,8 +31,8 @@ class StoreServer(Factory):
 
     The socket belongs in a directory that only this user can enter: a connection is trusted with
     everything that the store can do. Create the server before the store is opened. ``shared``
-    returns what every connection is told first, as `RemoteStore.shared`. A connection that leaves
-    ``backlog`` bytes unread is closed.
+    returns what every connection is told first, as `RemoteStore.shared`. ``directory`` is the data
+    directory of a durable store. A connection that leaves ``backlog`` bytes unread is closed.
     """
 
     noisy = False
@@ -43,11 +43,13 @@ class StoreServer(Factory):
         clock: IReactorTime,
         shared: Callable[[], bytes] = bytes,
         *,
+        directory: str | None = None,
         backlog: int = MAX_BACKLOG,
     ) -> None:
         self.store = store
         self.clock = clock
         self.shared = shared
+        self.directory = directory
         self.backlog = backlog
         self.connections: set[StoreConnection] = set()
         store.add_listener(self._committed)
@@ -123,7 +125,7 @@ class StoreConnection(FrameConnection):
             return
         self._welcome = True
         self._server.connections.add(self)
-        self.send(messages.Welcome(self._server.shared()))
+        self.send(messages.Welcome(self._server.shared(), self._server.directory))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Drop the pins of the connection. Commands that were received are still carried out."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from random import random as default_random
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred, succeed
@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from durable_streams_tw.concurrency import WorkerPool
 from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.commands import Append, Create, Delete
 from durable_streams_tw.protocol.streams.offsets import RequestedOffset
@@ -38,6 +39,9 @@ from durable_streams_tw.storage.api import (
 )
 from durable_streams_tw.storage.remote import messages
 from durable_streams_tw.storage.remote.frames import FrameConnection, MalformedFrame
+
+if TYPE_CHECKING:
+    from durable_streams_tw.storage.remote.checkpoint_reader import CheckpointReader
 
 T = TypeVar("T")
 
@@ -101,6 +105,7 @@ class RemoteStore:
         endpoint: str | IStreamClientEndpoint,
         *,
         random: Callable[[], float] = default_random,
+        in_thread: Callable[..., Deferred[Any]] | None = None,
     ) -> None:
         self._reactor = reactor
         if isinstance(endpoint, str):
@@ -114,6 +119,10 @@ class RemoteStore:
         self.shared = b""
         #: Called after each connection, the first one included.
         self.on_reconnect: Callable[[], object] = lambda: None
+        self._threads = WorkerPool(reactor, limits.READ_THREADS, "durable-streams-read")
+        self._in_thread = in_thread or self._threads
+        # Reads the pieces of long responses that the last checkpoint of a durable store has.
+        self._checkpoint: CheckpointReader | None = None
         self._opened = False
         self._closing: list[Deferred[None]] = []
         self._connection: _ServerConnection | None = None
@@ -170,6 +179,9 @@ class RemoteStore:
             # `disconnected` follows.
             self._connection.transport.loseConnection()
             return
+        self._threads.stop()
+        if self._checkpoint is not None:
+            self._checkpoint.close()
         closing, self._closing = self._closing, []
         for closed in closing:
             closed.callback(None)
@@ -198,10 +210,17 @@ class RemoteStore:
         # Without jitter, all front processes would connect at the same moment.
         self._retry = self._reactor.callLater(delay * (0.5 + self._random() / 2), self._connect)
 
-    def connected(self, connection: _ServerConnection, shared: bytes) -> None:
+    def connected(self, connection: _ServerConnection, welcome: messages.Welcome) -> None:
         """Use a connection that the server has welcomed: pin and read again."""
         self._connection = connection
-        self.shared = shared
+        self.shared = welcome.shared
+        if welcome.directory is not None:
+            if self._checkpoint is None:
+                # At module level, this import would make LMDB a requirement of memory stores.
+                from durable_streams_tw.storage.remote.checkpoint_reader import CheckpointReader
+
+                self._checkpoint = CheckpointReader(welcome.directory, self._in_thread)
+            self._checkpoint.refresh()
         self._failures = 0
         self._logged = ""
         self._holds = True
@@ -338,7 +357,14 @@ class RemoteStore:
     ) -> Deferred[bytes | Refusal]:
         """Return exactly the stored bytes ``[start, stop)`` of a stream."""
         message = messages.ReadRange(self._next(), path, stream_id, start, stop)
-        return self._request(message, repeat=message)
+        read = None
+        if self._checkpoint is not None and self._opened:
+            read = self._checkpoint.read_range(stream_id, start, stop)
+        if read is None:
+            return self._request(message, repeat=message)
+        return read.addCallback(
+            lambda data: self._request(message, repeat=message) if data is None else data
+        )
 
     def query(self, question: Query[T]) -> Deferred[T | Refusal]:
         """Return the answer of the server to a question."""
@@ -433,7 +459,7 @@ class _ServerConnection(FrameConnection):
             if not isinstance(first, messages.Welcome):
                 raise MalformedFrame("the first message is not Welcome")
             self._welcome = True
-            self._store.connected(self, first.shared)
+            self._store.connected(self, first)
         self._store.take(received)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
