@@ -16,8 +16,10 @@ from durable_streams_tw.storage.api import Chunk, IStreamStore
 from durable_streams_tw.storage.limits import FRAME_SIZE, OUTAGE_GRACE, RECONNECT_LAST
 from durable_streams_tw.storage.metrics import StoreMetrics
 from durable_streams_tw.storage.queries import ListStreams
+from durable_streams_tw.storage.remote.store import RemoteStore
 from tests.storage.command_builders import append, create, delete
 from tests.storage.remote.front_case import FrontCase
+from tests.storage.remote.wire import Wire
 
 BIG = b"y" * (3 * FRAME_SIZE)
 
@@ -172,6 +174,16 @@ class RemoteStoreTests(FrontCase):
         self.assertRefused(Problem.STOPPING, self.submit(append("a", b"x")))
         self.assertRefused(Problem.STOPPING, self.result(store.get_state("a")))
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_close_before_the_welcome(self) -> None:
+        """A store that is closed while it connects does not stay connected."""
+        wire = Wire(self.server, self.clock)
+        store = RemoteStore(self.clock, wire)
+        store.open()
+        self.successResultOf(store.close())
+        while wire.turn():
+            pass
+        self.assertEqual([end.connected for end in wire.fronts], [False])
 
     def test_record_listeners(self) -> None:
         """A front process cannot listen to records."""

@@ -212,6 +212,9 @@ class RemoteStore:
 
     def connected(self, connection: _ServerConnection, welcome: messages.Welcome) -> None:
         """Use a connection that the server has welcomed: pin and read again."""
+        if not self._opened:
+            connection.transport.loseConnection()
+            return
         self._connection = connection
         self.shared = welcome.shared
         if welcome.directory is not None:
