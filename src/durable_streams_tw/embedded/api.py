@@ -47,10 +47,8 @@ from durable_streams_tw.live.transfers import Transfers
 from durable_streams_tw.protocol import headers, paths
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
 from durable_streams_tw.protocol.streams import offsets
-from durable_streams_tw.storage.api import IStreamStore
+from durable_streams_tw.storage.api import IRemoteStore, IStreamStore
 from durable_streams_tw.storage.memory.store import MemoryStore
-from durable_streams_tw.storage.remote.server import StoreServer
-from durable_streams_tw.storage.remote.store import RemoteStore
 from durable_streams_tw.subscriptions.keyring import Keyring, OwnerKeyring
 from durable_streams_tw.subscriptions.service import Subscriptions
 from durable_streams_tw.subscriptions.webhook_client import WebhookClient
@@ -59,6 +57,7 @@ if TYPE_CHECKING:
     from twisted.cred.checkers import ICredentialsChecker
 
     from durable_streams_tw.storage.postgres.connection import DatabaseSettings
+    from durable_streams_tw.storage.remote.server import StoreServer
 
 T = TypeVar("T")
 
@@ -139,7 +138,7 @@ class DurableStreams(Service):
         self._store = store
         self._data_dir = data_dir
         self._registry = registry = FollowerRegistry(store, timers)
-        remote = store if isinstance(store, RemoteStore) else None
+        remote: Any = store if IRemoteStore.providedBy(store) else None
         if remote is not None:
             remote.on_reconnect = registry.look_again
         self._long_polls = LongPolls(store, registry, timers, settings.long_poll_timeout)
@@ -353,6 +352,9 @@ class DurableStreams(Service):
 
         Call this before the service is started.
         """
+        # Only servers with workers need this.
+        from durable_streams_tw.storage.remote.server import StoreServer
+
         keyring = self._subscriptions.keyring
         assert isinstance(keyring, Keyring), "the store of this process is its own"
         return StoreServer(self._store, self._reactor, keyring.export, directory=self._data_dir)
@@ -368,7 +370,7 @@ class DurableStreams(Service):
             lambda: self._connections,
             self._timers,
             self._report,
-            not isinstance(self._store, MemoryStore | RemoteStore),
+            not isinstance(self._store, MemoryStore) and not IRemoteStore.providedBy(self._store),
         )
 
     # -- calls in process -------------------------------------------------------------------

@@ -308,6 +308,15 @@ class IStreamStore(Interface):
         """
 
 
+class IRemoteStore(IStreamStore):
+    """Store that another process keeps; changes of pinned streams only are reported."""
+
+    shared: bytes = Attribute("Bytes that the other process shares, empty if they are unknown.")
+    on_reconnect: Callable[[], object] = Attribute(
+        "Function that is called after a connection, when changes may have been missed."
+    )
+
+
 def notify_listeners(
     listeners: Iterable[Callable[[Sequence[T]], None]], changes: Sequence[T]
 ) -> None:

@@ -28,7 +28,7 @@ from durable_streams_tw.storage.api import (
     Change,
     Chunk,
     Command,
-    IStreamStore,
+    IRemoteStore,
     Listener,
     Outcome,
     Query,
@@ -86,7 +86,7 @@ class _Waiting(Struct):
     repeat: messages.Read | messages.ReadRange | None = None
 
 
-@implementer(IStreamStore)
+@implementer(IRemoteStore)
 class RemoteStore:
     """Store that a `StoreServer` of another process keeps.
 
