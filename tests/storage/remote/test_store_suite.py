@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from durable_streams_tw.storage.api import IStreamStore
+from durable_streams_tw.storage.memory.store import MemoryStore
 from tests.storage.durable.store_case import DurableStoreCase
 from tests.storage.memory.test_store import MemoryStoreCase
 from tests.storage.remote.remote_case import RemoteCase
@@ -25,17 +26,36 @@ class RemoteDurableTests(RemoteCase, DurableStoreCase, StoreSuite, SynchronousTe
     """All tests of the suite over the durable store, with real restarts."""
 
 
-class RemoteProducerTests(RemoteCase, ProducerSuite, DurableStoreCase, SynchronousTestCase):
-    """Bounded numbers of producers."""
+class MemoryProducerCase(MemoryStoreCase):
+    """Memory store with few producers per stream."""
+
+    def make_store(self) -> IStreamStore:
+        return MemoryStore(lambda: self.now, max_producers=MOST)
+
+
+class RemoteMemoryProducerTests(RemoteCase, ProducerSuite, MemoryProducerCase, SynchronousTestCase):
+    """Bounded numbers of producers over the memory store."""
+
+
+class RemoteDurableProducerTests(RemoteCase, ProducerSuite, DurableStoreCase, SynchronousTestCase):
+    """Bounded numbers of producers over the durable store."""
 
     max_producers = MOST
 
 
-class RemoteSubscriptionTests(RemoteCase, SubscriptionSuite, DurableStoreCase, SynchronousTestCase):
-    """Commands of subscriptions, with real restarts."""
+class RemoteMemorySubscriptionTests(
+    RemoteCase, SubscriptionSuite, MemoryStoreCase, SynchronousTestCase
+):
+    """Commands of subscriptions over the memory store."""
 
 
-class RemoteForkTests(RemoteCase, DurableStoreCase, ForkSuite, SynchronousTestCase):
+class RemoteDurableSubscriptionTests(
+    RemoteCase, SubscriptionSuite, DurableStoreCase, SynchronousTestCase
+):
+    """Commands of subscriptions over the durable store, with real restarts."""
+
+
+class RemoteForkCase(RemoteCase, ForkSuite):
     """Random trees of forks."""
 
     def setUp(self) -> None:
@@ -58,3 +78,11 @@ class RemoteForkTests(RemoteCase, DurableStoreCase, ForkSuite, SynchronousTestCa
 
     def now_of(self, deferred: Deferred[Any]) -> Any:
         return self.result(deferred)
+
+
+class RemoteMemoryForkTests(RemoteForkCase, MemoryStoreCase, SynchronousTestCase):
+    """Random trees of forks over the memory store."""
+
+
+class RemoteDurableForkTests(RemoteForkCase, DurableStoreCase, SynchronousTestCase):
+    """Random trees of forks over the durable store."""
