@@ -142,6 +142,17 @@ def run_clients(tally: Tally, store: str, address: str, phase: str, scratch: Pat
             module = f"tests.conformance.clients.pypi_{script}"
             command, cwd = [sys.executable, "-m", "unittest", module], TOP
         run_client(tally, f"{kind} {phase}, {store}", command, cwd, variables)
+    if phase == "client":
+        frameworks = ["node", "--test", "--test-force-exit", "npm_frameworks.test.mjs"]
+        variables = {"STREAMS_URL": f"{address}/v1/stream/"}
+        run_client(tally, f"npm frameworks, {store}", frameworks, HERE / "clients", variables)
+
+
+def run_chat(tally: Tally) -> None:
+    """Run the chat, whose server the script starts and kills itself."""
+    variables = {"STREAMS_TWISTD": str(Path(sys.executable).with_name("twistd"))}
+    command = ["node", "--test", "--test-force-exit", "npm_chat.test.mjs"]
+    run_client(tally, "npm chat", command, HERE / "clients", variables)
 
 
 @contextmanager
@@ -215,6 +226,7 @@ def main() -> int:
                 run_store(tally, store, server, arguments.workers or 1)
         if not (arguments.store or arguments.server or arguments.workers):
             run_store(tally, "lmdb", "fast", workers=3)
+            run_chat(tally)
     for fault in tally.faults:
         print(f"FAULT {fault}")
     sums = f"{tally.passed} passed, {len(tally.faults)} failed, {tally.excluded} skipped"

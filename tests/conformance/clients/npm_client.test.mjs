@@ -65,6 +65,18 @@ test("bytes: 3 MB in one append come back unchanged", limit, async () => {
   }
 })
 
+test("bytes: 50 MB are all in the first answer", { timeout: 60_000 }, async () => {
+  const handle = await create("all-bytes", "application/octet-stream")
+  const piece = new Uint8Array(10_000_000).map((_, i) => (i * 7919) >> 5)
+  for (let i = 0; i < 5; i++) await handle.append(piece)
+  const got = await (await stream({ url: handle.url, live: false })).body()
+  assert.equal(got.length, 5 * piece.length)
+  for (let i = 0; i < 5; i++) {
+    const part = got.subarray(i * piece.length, (i + 1) * piece.length)
+    assert.ok(Buffer.from(piece.buffer).equals(part))
+  }
+})
+
 test("json: 8 MB are all in the first answer", limit, async () => {
   const handle = await create("all-json", "application/json")
   const rows = Array.from({ length: 8000 }, (_, n) => ({ n, text: "x".repeat(1000) }))

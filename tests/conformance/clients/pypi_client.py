@@ -102,15 +102,17 @@ class Writing(unittest.TestCase):
             self.assertTrue(got == sent)
 
     def test_read_all(self) -> None:
-        """The first response contains the whole stream; the client sends one request."""
+        """The first response contains the whole stream, 50 MB; the client sends one request."""
         rows = [{"n": n, "text": "x" * 1000} for n in range(8000)]
         with create("all-json", "application/json") as handle:
             for start in range(0, len(rows), 1000):
                 handle.append(rows[start : start + 1000])
             self.assertTrue([row for batch in items_of(handle.url) for row in batch] == rows)
-        sent = bytes(range(256)) * 30_000
+        piece = bytes(range(256)) * 40_000
+        sent = piece * 5
         with create("all-bytes", "application/octet-stream") as handle:
-            handle.append(sent)
+            for _ in range(5):
+                handle.append(piece)
             with stream(handle.url, live=False, timeout=TIMEOUT) as response:
                 self.assertTrue(response.read_bytes() == sent)
 
