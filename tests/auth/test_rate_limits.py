@@ -33,7 +33,7 @@ class RatesTests(SynchronousTestCase):
             self.assertLessEqual(passed, 5 + (now - NOW) * 2.5 + 0.01)
 
     def test_waiting_helps(self) -> None:
-        """A client that waits as long as told passes."""
+        """A client that waits for the returned time passes."""
         rates = RateLimiter(Rate(3, 7.0))
         now = NOW
         for _ in range(20):

@@ -84,7 +84,7 @@ class EarlyResponses(AuthorizationCase):
         self.assertEqual(client.transport.producerState, "paused")
 
     def test_not_granted(self) -> None:
-        """So is a client without the grant, or a request for a missing stream."""
+        """A client without the grant, or for a missing stream, is refused before its body."""
         self.give("reader", ("", "read"))
         wait = "Expect: 100-continue"
         self.assert_refused(self.head("Authorization: Bearer reader", wait), 403)

@@ -73,7 +73,7 @@ class WheelTests(SynchronousTestCase):
         self.assertLessEqual(one.visits[0], 1_012)
 
     def test_removed(self) -> None:
-        """What is removed is not looked at, nor is it removed twice."""
+        """A cancelled object is not checked; a second cancel does nothing."""
         one, other = Visited(self.clock), Visited(self.clock)
         self.wheel.schedule(one, 1_005)
         self.wheel.schedule(other, 1_005)
@@ -125,7 +125,7 @@ class WheelTests(SynchronousTestCase):
         self.wheel.cancel(one)
 
     def test_clock_that_jumps(self) -> None:
-        """A clock that is put forward makes everything due, at no great cost."""
+        """A clock that jumps forward makes everything due, with bounded work."""
         watched = [Visited(self.clock) for _ in range(3)]
         for number, one in enumerate(watched):
             self.wheel.schedule(one, 1_010 + 10 * number)

@@ -205,7 +205,7 @@ class Cluster:
 
     @property
     def running(self) -> bool:
-        """Whether the server's process lives."""
+        """Return True if the server's process runs."""
         return self._process is not None and self._process.poll() is None
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:

@@ -141,7 +141,7 @@ class AnswerTests(Http1TestCase):
         self.assertEqual(len(self.handler.failures), 1)
 
     def test_failure_at_once(self) -> None:
-        """So does a result that has failed already; no unhandled error is logged."""
+        """An already failed result becomes an error response; no unhandled error is logged."""
         self.handler.at_once = Failure(ValueError("private"))
         client = self.connect()
         client.send(get())

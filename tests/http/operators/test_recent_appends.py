@@ -17,7 +17,7 @@ def change(stream_id: int, start: int, data: bytes = b"x", gone: bool = False) -
 
 
 class RecentAppendsTests(SynchronousTestCase):
-    """What is kept, and for how long."""
+    """Kept appends and their bound."""
 
     def test_within(self) -> None:
         """Positions of a range are returned in order; closing a stream is no append."""

@@ -66,7 +66,7 @@ class Node:
 
     @property
     def busy(self) -> bool:
-        """Whether anything is queued or due."""
+        """Return True if work is queued or due."""
         due = any(call.getTime() <= self.clock.seconds() for call in self.clock.getDelayedCalls())
         return due or any(executor.busy for executor in self.executors)
 

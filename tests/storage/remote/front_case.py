@@ -20,7 +20,7 @@ from tests.storage.remote.wire import Wire
 
 
 class Front:
-    """Front process: its store, its connection, and the changes that it was told."""
+    """Front process: its store, its connection, and the changes that it was sent."""
 
     def __init__(self, case: FrontCase) -> None:
         self.wire = Wire(case.server, case.clock)

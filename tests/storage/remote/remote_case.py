@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Everything(dict[int, int]):
-    """Pins of a connection that is told the changes of all streams, as the suites expect."""
+    """Pins of a connection that is sent the changes of all streams, as the suites expect."""
 
     def __bool__(self) -> bool:
         return True

@@ -69,7 +69,7 @@ class RemoteStoreTests(FrontCase):
             self.assertEqual(chunk.data, b"x" * (number + 1))
 
     def test_changes_of_pinned_streams_only(self) -> None:
-        """A front process is told the changes of streams that it has pinned, until it unpins."""
+        """A front process is sent the changes of streams that it has pinned, until it unpins."""
         a, b = self.create("a"), self.create("b")
         other = self.add_front()
         store = self.front.store
