@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from durable_streams_tw.protocol.subscriptions.commands import Claim, Unsubscribe
 from durable_streams_tw.protocol.subscriptions.outcomes import Claimed, Unsubscribed
 from durable_streams_tw.protocol.subscriptions.state import Cursor, Kind, Subscription
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.api import Command, Outcome
 from durable_streams_tw.storage.commands import pending
 from durable_streams_tw.storage.engine.kv import EngineFull
@@ -30,7 +31,7 @@ class FanOutTests(CommitterCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(pending, "FAN_OUT_STEP", _STEP)
+        self.patch(limits, "FAN_OUT_STEP", _STEP)
         self.tick = 1.0
         self.step(create("wake", content_type=JSON))
         for number in range(_COUNT):
@@ -206,7 +207,7 @@ class QueueTests(DurableStoreCase, SynchronousTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(pending, "FAN_OUT_STEP", 1)
+        self.patch(limits, "FAN_OUT_STEP", 1)
         self.submit_all(put("a"), put("b"), *[subscribe(f"s{n}", "a", (), None) for n in range(5)])
         self.settle(self.store)
 
