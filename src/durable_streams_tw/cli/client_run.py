@@ -16,26 +16,17 @@ from msgspec import json
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.python.failure import Failure
 
-from durable_streams_tw.cli.exit_status import (
-    CONFLICT,
-    FAILED,
-    NOT_ALLOWED,
-    NOT_FOUND,
-    UNKNOWN_OUTCOME,
-    UNREACHABLE,
-    USAGE,
-    exit_output_closed,
-)
+from durable_streams_tw.cli import exit_status
 from durable_streams_tw.client import errors
 
 _STATUSES: Final = {
-    401: NOT_ALLOWED,
-    403: NOT_ALLOWED,
-    404: NOT_FOUND,
-    409: CONFLICT,
-    410: NOT_FOUND,
-    **dict.fromkeys((408, 425, 429), UNREACHABLE),
-    **dict.fromkeys((500, 502, 503, 504, *range(520, 525)), UNREACHABLE),
+    401: exit_status.NOT_ALLOWED,
+    403: exit_status.NOT_ALLOWED,
+    404: exit_status.NOT_FOUND,
+    409: exit_status.CONFLICT,
+    410: exit_status.NOT_FOUND,
+    **dict.fromkeys((408, 425, 429), exit_status.UNREACHABLE),
+    **dict.fromkeys((500, 502, 503, 504, *range(520, 525)), exit_status.UNREACHABLE),
 }
 
 
@@ -116,7 +107,7 @@ def run(main: Callable[[Any], Coroutine[Any, Any, None]], *, as_json: bool = Fal
 def _fail(failure: Failure, as_json: bool) -> NoReturn:
     error = failure.value
     if isinstance(error, OutputClosed | BrokenPipeError):
-        exit_output_closed()
+        exit_status.exit_output_closed()
     if isinstance(error, click.ClickException):
         raise error
     if not isinstance(error, errors.ClientError):
@@ -149,12 +140,12 @@ def report_error(error: errors.ClientError, as_json: bool) -> None:
 def status_of(error: errors.ClientError) -> int:
     """Return the exit status for an error."""
     if isinstance(error, errors.Rejected):
-        return _STATUSES.get(error.status, FAILED)
+        return _STATUSES.get(error.status, exit_status.FAILED)
     kinds: tuple[tuple[type[errors.ClientError], int], ...] = (
-        (errors.InvalidArgument, USAGE),
-        (errors.Fenced, CONFLICT),
-        (errors.OutcomeUnknown, UNKNOWN_OUTCOME),
-        (errors.Unreachable, UNREACHABLE),
-        (errors.Untrusted, UNREACHABLE),
+        (errors.InvalidArgument, exit_status.USAGE),
+        (errors.Fenced, exit_status.CONFLICT),
+        (errors.OutcomeUnknown, exit_status.UNKNOWN_OUTCOME),
+        (errors.Unreachable, exit_status.UNREACHABLE),
+        (errors.Untrusted, exit_status.UNREACHABLE),
     )
-    return next((status for kind, status in kinds if isinstance(error, kind)), FAILED)
+    return next((status for kind, status in kinds if isinstance(error, kind)), exit_status.FAILED)

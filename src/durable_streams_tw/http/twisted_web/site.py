@@ -28,21 +28,13 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from durable_streams_tw.clocks import Seconds
-from durable_streams_tw.http import limits, problems, request_target
+from durable_streams_tw.http import limits, problems, refusals, request_target
 from durable_streams_tw.http.body_budget import BodyBudget
 from durable_streams_tw.http.chunked_body import ChunkedBody
 from durable_streams_tw.http.connection_limiter import ConnectionLimiter, RejectedConnection
 from durable_streams_tw.http.handlers.streams import Decision, RequestHandler, Respond
 from durable_streams_tw.http.http2.connection import Http2Factory
 from durable_streams_tw.http.messages import Response
-from durable_streams_tw.http.refusals import (
-    BODY_MEMORY_EXHAUSTED,
-    HEAD_TOO_LARGE,
-    MALFORMED,
-    REQUEST_TIMEOUT,
-    TARGET_TOO_LONG,
-    RefusedHead,
-)
 from durable_streams_tw.http.request_head import HeadContext, check_line, check_start, read_head
 from durable_streams_tw.http.response_headers import ResponseHeaders
 from durable_streams_tw.http.settings import Settings
@@ -136,7 +128,7 @@ class StreamRequest(Request):
 
     def refuse_body(self) -> None:
         """Refuse the incomplete body, to free memory for others."""
-        self._refuse_early(BODY_MEMORY_EXHAUSTED)
+        self._refuse_early(refusals.BODY_MEMORY_EXHAUSTED)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """Process the complete request, or wait for the decision on its head."""
@@ -268,7 +260,7 @@ class StreamChannel(HTTPChannel):
 
     def _body_timed_out(self) -> None:
         self._body_timer = None
-        self.requests[-1]._refuse_early(REQUEST_TIMEOUT)
+        self.requests[-1]._refuse_early(refusals.REQUEST_TIMEOUT)
 
     def end_body(self) -> None:
         """Stop decoding a body."""
@@ -339,14 +331,14 @@ class StreamChannel(HTTPChannel):
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Refuse a line that is longer than a head may be."""
-        self._refuse_early(HEAD_TOO_LARGE if self._head else TARGET_TOO_LONG)
+        self._refuse_early(refusals.HEAD_TOO_LARGE if self._head else refusals.TARGET_TOO_LONG)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         large = (
             self._receivedHeaderSize > self.totalHeadersSize
             or self._receivedHeaderCount > self.maxHeaders
         )
-        self._refuse_early(HEAD_TOO_LARGE if large else MALFORMED)
+        self._refuse_early(refusals.HEAD_TOO_LARGE if large else refusals.MALFORMED)
 
     def _refuses(self, raw: bytes, whole: bool) -> bool:
         try:
@@ -356,7 +348,7 @@ class StreamChannel(HTTPChannel):
             head = read_head(raw, self.site.head_context)
             self._keep_alive = head.keep_alive
         except Refused as refused:
-            origin = refused.origin if isinstance(refused, RefusedHead) else None
+            origin = refused.origin if isinstance(refused, refusals.RefusedHead) else None
             self._refuse_early(refused.refusal, origin)
             return True
         if head.refusal is not None:
@@ -365,7 +357,7 @@ class StreamChannel(HTTPChannel):
 
     def _head_timed_out(self) -> None:
         self._head_timer = None
-        self._refuse_early(REQUEST_TIMEOUT)
+        self._refuse_early(refusals.REQUEST_TIMEOUT)
 
     def _refuse_early(self, refusal: Refusal, origin: bytes | None = None) -> None:
         self._refused = True

@@ -49,14 +49,8 @@ from durable_streams_tw.storage.durable import reader
 from durable_streams_tw.storage.durable.staging import Upload
 from durable_streams_tw.storage.durable.transaction import BatchTransaction
 from durable_streams_tw.storage.durable.write_cache import WriteCache
-from durable_streams_tw.storage.engine import codec, tables
+from durable_streams_tw.storage.engine import codec, kv, tables
 from durable_streams_tw.storage.engine.format_version import first_id
-from durable_streams_tw.storage.engine.kv import (
-    EngineFailed,
-    EngineFull,
-    KeyValueEngine,
-    WriteBatch,
-)
 from durable_streams_tw.storage.engine.tables import StagedBody
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import (
@@ -104,7 +98,7 @@ class Committer:
 
     def __init__(
         self,
-        engine: KeyValueEngine,
+        engine: kv.KeyValueEngine,
         access: AccessTimes,
         now: Callable[[], int],
         reserve: int = 0,
@@ -157,7 +151,7 @@ class Committer:
                 if full is None:
                     full = not self._has_room()
                 batch = self._engine.begin()
-            except EngineFailed as failure:
+            except kv.EngineFailed as failure:
                 return self._failed(len(commands), UNAVAILABLE, failure)
             transaction = BatchTransaction(batch, self._written, self._access, not full)
             try:
@@ -169,14 +163,14 @@ class Committer:
                 if decided is not None:
                     more = self._unfinished(transaction)
                     return self._commit(batch, transaction, decided, more)
-            except EngineFull as failure:
+            except kv.EngineFull as failure:
                 if full:
                     self._drop(batch)
                     if len(commands) > 1:
                         return self._in_halves(commands, full, until)
                     return self._failed(1, FULL, failure)
                 full, resuming = True, False
-            except EngineFailed as failure:
+            except kv.EngineFailed as failure:
                 return self._unknown(batch, transaction, len(commands), failure)
             except BaseException:
                 self._drop(batch)
@@ -198,7 +192,7 @@ class Committer:
             try:
                 # Call this even if nothing is due: it repairs an engine after a failed commit.
                 batch = self._engine.begin()
-            except EngineFailed as failure:
+            except kv.EngineFailed as failure:
                 return self._failed(0, UNAVAILABLE, failure)
             portion = min(self._portion, self._pace)
             transaction = BatchTransaction(batch, self._written, self._access)
@@ -238,12 +232,12 @@ class Committer:
                     self._passed = passed if more else _NOTHING_PASSED
                     self._portion = min(2 * self._portion, _LARGEST)
                     return committed
-            except EngineFull as failure:
+            except kv.EngineFull as failure:
                 if self._portion == 1:
                     self._drop(batch)
                     return self._failed(0, FULL, failure)
                 self._portion = max(self._portion // 8, 1)
-            except EngineFailed as failure:
+            except kv.EngineFailed as failure:
                 return self._unknown(batch, transaction, 0, failure)
             except BaseException:
                 self._drop(batch)
@@ -254,7 +248,7 @@ class Committer:
         """Save the last access times of streams: pairs of stream id and ms since the Unix epoch."""
         try:
             batch = self._engine.begin()
-        except EngineFailed as failure:
+        except kv.EngineFailed as failure:
             return self._failed(0, UNAVAILABLE, failure)
         transaction = BatchTransaction(batch, self._written, self._access)
         try:
@@ -265,10 +259,10 @@ class Committer:
                 except CorruptRecord as corrupt:
                     self._log.error("{corrupt}", corrupt=corrupt)
             return self._commit(batch, transaction, _Decided([], []))
-        except EngineFull as failure:
+        except kv.EngineFull as failure:
             self._drop(batch)
             return self._failed(0, FULL, failure)
-        except EngineFailed as failure:
+        except kv.EngineFailed as failure:
             return self._unknown(batch, transaction, 0, failure)
         except BaseException:
             self._drop(batch)
@@ -283,7 +277,7 @@ class Committer:
             if not self._has_room():
                 return FULL_DISK
             self._engine.begin().abort()
-        except EngineFailed as failure:
+        except kv.EngineFailed as failure:
             return f"the disk failed: {failure}"
         return None
 
@@ -355,7 +349,7 @@ class Committer:
                         outcome = self._carry_out_step(transaction, command, command.body, now)
                     else:
                         outcome = apply(transaction, command, now)
-                except (EngineFull, EngineFailed):
+                except (kv.EngineFull, kv.EngineFailed):
                     raise
                 except Exception as error:  # noqa: BLE001 - fails one command, not the batch
                     outcome = spared.failed(index, error, transaction.writes != writes)
@@ -426,7 +420,7 @@ class Committer:
         return bool(transaction.fan_outs) or not transaction.staged.keys() <= self._uploads.keys()
 
     def _discard(
-        self, batch: WriteBatch, transaction: BatchTransaction, most: int, until: float
+        self, batch: kv.WriteBatch, transaction: BatchTransaction, most: int, until: float
     ) -> None:
         """Delete at most ``most`` records of staged bodies whose command is gone.
 
@@ -457,7 +451,7 @@ class Committer:
         while True:
             try:
                 pending.resume(transaction, now)
-            except (EngineFull, EngineFailed):
+            except (kv.EngineFull, kv.EngineFailed):
                 raise
             except Exception:  # noqa: BLE001 - else every later batch fails here
                 self._log.failure("a fan-out failed")
@@ -467,7 +461,7 @@ class Committer:
 
     def _commit(
         self,
-        batch: WriteBatch,
+        batch: kv.WriteBatch,
         transaction: BatchTransaction,
         decided: _Decided,
         more: bool = False,
@@ -494,7 +488,7 @@ class Committer:
             waiting=decided.waiting,
         )
 
-    def _settle(self, batch: WriteBatch, transaction: BatchTransaction) -> None:
+    def _settle(self, batch: kv.WriteBatch, transaction: BatchTransaction) -> None:
         """Report the stored state of all streams and records of commits of unknown outcome."""
         for stream_id, state in self._doubtful.items():
             try:
@@ -512,7 +506,7 @@ class Committer:
                 continue
             transaction.notes.append(RecordChange(note.table, note.key, value))
 
-    def _drop(self, batch: WriteBatch) -> None:
+    def _drop(self, batch: kv.WriteBatch) -> None:
         batch.abort()
         self._forget()
         self._passed = _NOTHING_PASSED
@@ -528,7 +522,7 @@ class Committer:
         return BatchResult([refusal] * count, [], {}, 0, failed=True)
 
     def _unknown(
-        self, batch: WriteBatch, transaction: BatchTransaction, count: int, failure: Exception
+        self, batch: kv.WriteBatch, transaction: BatchTransaction, count: int, failure: Exception
     ) -> BatchResult:
         self._drop(batch)
         for change in transaction.changes:
@@ -592,7 +586,7 @@ class Committer:
                 transaction.reindex(stream_id, found_at, deadline)
             except CorruptRecord as corrupt:
                 self._log.error("{corrupt}", corrupt=corrupt)
-            except (EngineFull, EngineFailed):
+            except (kv.EngineFull, kv.EngineFailed):
                 raise
             except Exception:  # noqa: BLE001 - the other streams must expire too
                 self._log.failure("ending an expired stream failed")
@@ -604,7 +598,7 @@ class Committer:
 
     def _free(
         self,
-        batch: WriteBatch,
+        batch: kv.WriteBatch,
         transaction: BatchTransaction,
         garbage: list[bytes],
         most: int,
@@ -655,7 +649,7 @@ class _Passed(Struct, frozen=True):
 _NOTHING_PASSED: Final = _Passed()
 
 
-def _ascending(batch: WriteBatch, first: bytes, stop: bytes) -> Iterator[bytes]:
+def _ascending(batch: kv.WriteBatch, first: bytes, stop: bytes) -> Iterator[bytes]:
     """Yield the keys of a range in order. Raises `CorruptRecord` if they are out of order.
 
     A scan of a damaged map can return a key repeatedly that cannot be deleted, so without this
@@ -670,7 +664,7 @@ def _ascending(batch: WriteBatch, first: bytes, stop: bytes) -> Iterator[bytes]:
 
 
 def _due(
-    batch: WriteBatch, passed: _Passed, now: int, most: int
+    batch: kv.WriteBatch, passed: _Passed, now: int, most: int
 ) -> tuple[list[tuple[int, int]], list[bytes]]:
     """Return due deadlines (ms since the Unix epoch, and stream id), and keys of garbage entries.
 

@@ -18,15 +18,8 @@ from durable_streams_tw.protocol.errors import Problem, Refusal
 from durable_streams_tw.protocol.streams.commands import Append, Create
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.commands import Settle
+from durable_streams_tw.storage import api
 from durable_streams_tw.storage.access_times import AccessTimes, check_usable
-from durable_streams_tw.storage.api import (
-    Command,
-    Listener,
-    Outcome,
-    RecordListener,
-    StoreObserver,
-    notify_listeners,
-)
 from durable_streams_tw.storage.commands import forks
 from durable_streams_tw.storage.commands.batches import BUG, BatchResult
 from durable_streams_tw.storage.commands.forks import Counting, ForkCounter
@@ -44,9 +37,9 @@ _OVERLOADED: Final = Refusal(
 class QueuedCommand(Struct):
     """Command that waits for a committing thread; ``size`` is that of its body in bytes."""
 
-    command: Command
+    command: api.Command
     size: int
-    callback: Callable[[Outcome], object]
+    callback: Callable[[api.Outcome], object]
 
 
 class QueuedStore:
@@ -65,9 +58,9 @@ class QueuedStore:
         self._executor = executor
         self._now = now or _wall_clock
         self._access = AccessTimes(lead)
-        self._listeners: list[Listener] = []
-        self._record_listeners: list[RecordListener] = []
-        self._observer: StoreObserver | None = None
+        self._listeners: list[api.Listener] = []
+        self._record_listeners: list[api.RecordListener] = []
+        self._observer: api.StoreObserver | None = None
         self._open = False
         self._closed: Deferred[None] | None = None
         self._queued = self._queued_bytes = 0
@@ -94,13 +87,13 @@ class QueuedStore:
 
     # -- commands -------------------------------------------------------------------------------
 
-    def submit(self, command: Command) -> Deferred[Outcome]:
+    def submit(self, command: api.Command) -> Deferred[api.Outcome]:
         """Queue a command for the committer thread and return its outcome."""
-        done: Deferred[Outcome] = Deferred()
+        done: Deferred[api.Outcome] = Deferred()
         self.execute(command, done.callback)
         return done
 
-    def execute(self, command: Command, callback: Callable[[Outcome], object]) -> None:
+    def execute(self, command: api.Command, callback: Callable[[api.Outcome], object]) -> None:
         """Queue a command for the committer thread and call ``callback`` with its outcome."""
         if not self._open:
             callback(STOPPING)
@@ -131,7 +124,10 @@ class QueuedStore:
         self._executor.submit_write(queued)
 
     def _prepared(
-        self, size: int, callback: Callable[[Outcome], object], command: Create | Settle | Refusal
+        self,
+        size: int,
+        callback: Callable[[api.Outcome], object],
+        command: Create | Settle | Refusal,
     ) -> None:
         """Queue a command that reader threads have prepared, or report their refusal."""
         if self._open and not isinstance(command, Refusal):
@@ -172,12 +168,12 @@ class QueuedStore:
 
     def _report(self, batch: Sequence[QueuedCommand], result: BatchResult) -> None:
         """Notify record listeners, report outcomes, then notify listeners, in this order."""
-        notify_listeners(self._record_listeners, result.notes)
+        api.notify_listeners(self._record_listeners, result.notes)
         self._queued -= len(batch)
         for job, outcome in zip(batch, result.outcomes, strict=True):
             self._queued_bytes -= job.size
             job.callback(outcome)
-        notify_listeners(self._listeners, result.changes)
+        api.notify_listeners(self._listeners, result.changes)
 
     def _observe(
         self, batch: Sequence[QueuedCommand], result: BatchResult, waited: float, took: float
@@ -204,11 +200,11 @@ class QueuedStore:
         """Undo one `pin`."""
         self._access.unpin(stream_id, self._now())
 
-    def add_listener(self, listener: Listener) -> None:
+    def add_listener(self, listener: api.Listener) -> None:
         """Call ``listener`` with the changes of each commit."""
         self._listeners.append(listener)
 
-    def add_record_listener(self, listener: RecordListener) -> None:
+    def add_record_listener(self, listener: api.RecordListener) -> None:
         """Call ``listener`` with the changed records of watched tables."""
         self._record_listeners.append(listener)
 
@@ -219,7 +215,7 @@ class QueuedStore:
     def _check_usable(self, state: StreamState | None) -> StreamState | Refusal:
         return check_usable(state, self._access, self._now())
 
-    def set_observer(self, observer: StoreObserver) -> None:
+    def set_observer(self, observer: api.StoreObserver) -> None:
         """Report measurements to ``observer`` from now on."""
         self._observer = observer
 

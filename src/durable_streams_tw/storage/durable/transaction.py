@@ -31,14 +31,6 @@ from durable_streams_tw.storage.durable.write_cache import OpenStream, WriteCach
 from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import StreamRecord
 from durable_streams_tw.storage.engine.kv import WriteBatch
-from durable_streams_tw.storage.engine.tables import (
-    FAN_OUTS,
-    STAGED,
-    StagedBody,
-    Table,
-    name_key,
-    owned_range,
-)
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import MERGE_RECORD, OWNED_AHEAD, RECORD_PAYLOAD
 
@@ -50,7 +42,7 @@ _MISSING: Any = object()
 class Offered(Struct):
     """Staged body that a command may append. ``taken`` is True once the command has done so."""
 
-    record: StagedBody
+    record: tables.StagedBody
     last_start: int
     new: bool
     taken: bool = False
@@ -83,7 +75,7 @@ class BatchTransaction:
         # Generation and state by stream id and producer id.
         self._dirty_producers: dict[tuple[int, str], tuple[int, ProducerState]] = {}
         # Records by table and whole key that are not in the engine's batch yet; None if removed.
-        self._dirty_records: dict[Table[Any], dict[bytes, Any]] = {}
+        self._dirty_records: dict[tables.Table[Any], dict[bytes, Any]] = {}
         self._puts: dict[bytes, bytes] = {}
         # Data records by key that are not in the engine's batch yet, and the streams with bodies
         # that are in no data record yet.
@@ -280,14 +272,14 @@ class BatchTransaction:
         known = self._written.fan_outs
         if known is None:
             known = self._written.fan_outs = OrderedDict()
-            for _, found in tables.scan_with_errors(self._batch, FAN_OUTS, b"", None):
+            for _, found in tables.scan_with_errors(self._batch, tables.FAN_OUTS, b"", None):
                 if isinstance(found, CorruptRecord):
                     self._log.error("a fan-out is left out: {corrupt}", corrupt=found)
                 else:
                     known[found.path] = found
         return known
 
-    def get(self, table: Table[T], key: bytes) -> T | None:
+    def get(self, table: tables.Table[T], key: bytes) -> T | None:
         """Return the record of a key, or None."""
         remembered = self._written.records
         whole = table.prefix + key
@@ -297,20 +289,22 @@ class BatchTransaction:
             remembered.insert(whole, known)
         return known
 
-    def put(self, table: Table[T], key: bytes, value: T) -> None:
+    def put(self, table: tables.Table[T], key: bytes, value: T) -> None:
         """Write a record."""
         self._record(table, key, value)
 
-    def remove(self, table: Table[T], key: bytes) -> None:
+    def remove(self, table: tables.Table[T], key: bytes) -> None:
         """Remove a record if it exists."""
         self._record(table, key, None)
 
-    def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
+    def range(
+        self, table: tables.Table[T], first: bytes, stop: bytes | None
+    ) -> Iterator[tuple[bytes, T]]:
         """Yield the records of a range in order, including those of this batch."""
         self._flush_records(table)
         return tables.scan(self._batch, table, first, stop)
 
-    def owns(self, table: Table[Any], number: int) -> bool:
+    def owns(self, table: tables.Table[Any], number: int) -> bool:
         """Return whether a number owns any record of a table.
 
         Search for OWNED_AHEAD keys at a time, each time after the previous ones. A search from the
@@ -323,7 +317,7 @@ class BatchTransaction:
             if self.get(table, known[-1]) is not None:
                 return True
             known.pop()
-        first, stop = owned_range(number)
+        first, stop = tables.owned_range(number)
         behind = max(behind, first)
         for begin, end in ((behind, stop), (first, behind)):
             found = [key for key, _ in islice(self.range(table, begin, end), OWNED_AHEAD)]
@@ -342,7 +336,7 @@ class BatchTransaction:
         """Return unpredictable bytes from the operating system."""
         return os.urandom(size)
 
-    def _record(self, table: Table[T], key: bytes, value: T | None) -> None:
+    def _record(self, table: tables.Table[T], key: bytes, value: T | None) -> None:
         self.writes += 1
         whole = table.prefix + key
         self._written.records.insert(whole, value)
@@ -350,7 +344,7 @@ class BatchTransaction:
         if table.watched:
             self.notes.append(RecordChange(table, key, value))
 
-    def _flush_records(self, table: Table[Any] | None = None) -> bool:
+    def _flush_records(self, table: tables.Table[Any] | None = None) -> bool:
         """Write changed records of one table, or of all, to the engine's batch.
 
         Return whether records or data were written to it so far, by this call or earlier ones.
@@ -374,12 +368,12 @@ class BatchTransaction:
     # -- staged bodies ------------------------------------------------------------------------
 
     @property
-    def staged(self) -> dict[str, StagedBody]:
+    def staged(self) -> dict[str, tables.StagedBody]:
         """Staged bodies by stream path, including those that a crash left, loaded on first use."""
         known = self._written.staged
         if known is None:
             known = self._written.staged = {}
-            for _, found in tables.scan_with_errors(self._batch, STAGED, b"", None):
+            for _, found in tables.scan_with_errors(self._batch, tables.STAGED, b"", None):
                 if isinstance(found, CorruptRecord):
                     self._log.error("a staged body is left out: {corrupt}", corrupt=found)
                 else:
@@ -390,15 +384,15 @@ class BatchTransaction:
         """Return whether a body is staged beyond the tail of a stream."""
         return path in self.staged
 
-    def begin_staging(self, record: StagedBody) -> None:
+    def begin_staging(self, record: tables.StagedBody) -> None:
         """Write a record that marks data from a position on as not yet part of the stream."""
         self.staged[record.path] = record
-        self.put(STAGED, name_key(record.path), record)
+        self.put(tables.STAGED, tables.name_key(record.path), record)
 
-    def end_staging(self, record: StagedBody) -> None:
+    def end_staging(self, record: tables.StagedBody) -> None:
         """Remove the record of a staged body, whose data was appended or deleted."""
         del self.staged[record.path]
-        self.remove(STAGED, name_key(record.path))
+        self.remove(tables.STAGED, tables.name_key(record.path))
 
     def stage(self, stream_id: int, position: int, data: bytes, piece: Piece) -> None:
         """Write a piece of a staged body as a data record beyond the tail."""
@@ -408,7 +402,7 @@ class BatchTransaction:
         self._data[key] = codec.pack_data(key, piece.flags, data[piece.start : piece.stop])
 
     @contextmanager
-    def offering(self, record: StagedBody, last_start: int, new: bool) -> Iterator[Offered]:
+    def offering(self, record: tables.StagedBody, last_start: int, new: bool) -> Iterator[Offered]:
         """Let the command in the ``with`` block append a staged body instead of writing its own.
 
         ``last_start`` is the position of the last staged record. ``new`` means that the command

@@ -15,16 +15,9 @@ from durable_streams_tw.protocol.streams.producers import ProducerState
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.protocol.subscriptions.index import SubscriptionIndex
 from durable_streams_tw.protocol.subscriptions.state import FanOut
+from durable_streams_tw.storage import limits
 from durable_streams_tw.storage.engine.codec import StreamRecord, stream_key
 from durable_streams_tw.storage.engine.tables import StagedBody
-from durable_streams_tw.storage.limits import (
-    MAX_PRODUCERS,
-    OWNED_AHEAD_CACHE,
-    PAYLOAD_CACHE,
-    PRODUCER_CACHE,
-    RECORD_CACHE,
-    STATE_CACHE,
-)
 
 
 class OpenStream:
@@ -68,19 +61,19 @@ class WriteCache:
     ``max_producers`` is the size of a generation of a stream's producers.
     """
 
-    def __init__(self, first_id: int = 0, max_producers: int = MAX_PRODUCERS) -> None:
+    def __init__(self, first_id: int = 0, max_producers: int = limits.MAX_PRODUCERS) -> None:
         self.first_id = first_id
         self.max_producers = max_producers
         self.process_first_id: int | None = None
-        self.by_path: BoundedCache[str, OpenStream] = BoundedCache(STATE_CACHE)
+        self.by_path: BoundedCache[str, OpenStream] = BoundedCache(limits.STATE_CACHE)
         self.by_id: dict[int, OpenStream] = {}
         # Generation and state by stream id and producer id.
         self.producers: BoundedCache[tuple[int, str], tuple[int, ProducerState]] = BoundedCache(
-            PRODUCER_CACHE
+            limits.PRODUCER_CACHE
         )
         self.next_id: int | None = None
         # Records by whole key, None if the key has no record.
-        self.records: BoundedCache[bytes, Any] = BoundedCache(RECORD_CACHE)
+        self.records: BoundedCache[bytes, Any] = BoundedCache(limits.RECORD_CACHE)
         self.index: SubscriptionIndex | None = None
         # Unfinished fan-outs by stream; None before they are loaded.
         self.fan_outs: OrderedDict[str, FanOut] | None = None
@@ -88,7 +81,9 @@ class WriteCache:
         self.staged: dict[str, StagedBody] | None = None
         # Keys of a table's records that a number owned when they were looked for, the next one
         # last, by the table's prefix and the number.
-        self.ahead: BoundedCache[tuple[bytes, int], list[bytes]] = BoundedCache(OWNED_AHEAD_CACHE)
+        self.ahead: BoundedCache[tuple[bytes, int], list[bytes]] = BoundedCache(
+            limits.OWNED_AHEAD_CACHE
+        )
         # Total size of the cached last data records.
         self._kept_bytes = 0
 
@@ -116,13 +111,13 @@ class WriteCache:
             self.keep(self.by_id.pop(stream.state.id), None)
         self.producers.trim()
         self.records.trim()
-        if self._kept_bytes > PAYLOAD_CACHE:
+        if self._kept_bytes > limits.PAYLOAD_CACHE:
             self._keep_less()
 
     def _keep_less(self) -> None:
         # Down to half of the bound: otherwise each batch would scan all streams.
         for stream in self.by_id.values():
-            if self._kept_bytes <= PAYLOAD_CACHE // 2:
+            if self._kept_bytes <= limits.PAYLOAD_CACHE // 2:
                 return
             self.keep(stream, None)
 

@@ -39,14 +39,8 @@ from durable_streams_tw.storage.engine.tables import (
 )
 from durable_streams_tw.storage.errors import CorruptRecord
 from durable_streams_tw.storage.limits import MAX_PRODUCERS, STATE_CACHE, SWEEP_RETRY
+from durable_streams_tw.storage.postgres import locks
 from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array, TextArray
-from durable_streams_tw.storage.postgres.locks import (
-    REGISTRY,
-    LockSet,
-    Unforeseen,
-    foresee,
-    paths_of,
-)
 from durable_streams_tw.storage.postgres.packing import PackingQueue
 from durable_streams_tw.storage.postgres.reader import (
     Connection,
@@ -189,7 +183,7 @@ class Committer:
 
     def _step(self, commands: Sequence[Command], full: bool) -> BatchResult:
         spared = SparedCommands()
-        needs = foresee(commands, self._index, self._wake_streams)
+        needs = locks.foresee(commands, self._index, self._wake_streams)
         needs.wait = self._patient
         deferred: list[int] = []
 
@@ -264,7 +258,7 @@ class Committer:
                 transaction.peeking = not isinstance(command, Append | Create | Delete)
                 try:
                     outcome = _carry_out(transaction, command, now)
-                except (Unforeseen, psycopg.Error):
+                except (locks.Unforeseen, psycopg.Error):
                     raise
                 except Exception as error:  # noqa: BLE001 - fails one command, not the batch
                     outcome = spared.failed(index, error, transaction.writes != writes)
@@ -303,7 +297,7 @@ class Committer:
 
     def expire(self, due: Sequence[tuple[int, str]]) -> BatchResult:
         """End expired ones of some streams, pairs of id and path, and reindex the others."""
-        needs = LockSet(ids={stream_id for stream_id, _ in due})
+        needs = locks.LockSet(ids={stream_id for stream_id, _ in due})
         if self._index:
             for _, path in due:
                 needs.add_cursors(self._index.linked(path), path, True)
@@ -318,7 +312,7 @@ class Committer:
                     continue
                 try:
                     self._expire(transaction, stream_id, now)
-                except (Unforeseen, psycopg.Error):
+                except (locks.Unforeseen, psycopg.Error):
                     raise
                 except Exception as error:
                     self._log.failure("ending an expired stream failed")
@@ -343,7 +337,7 @@ class Committer:
     def write_accesses(self, accesses: Iterable[tuple[int, int]]) -> BatchResult:
         """Save the last access times of streams: pairs of stream id and ms since the Unix epoch."""
         known = dict(accesses)
-        needs = LockSet(ids=set(known), wait=True)
+        needs = locks.LockSet(ids=set(known), wait=True)
 
         def save(transaction: DatabaseTransaction) -> None:
             for stream_id, accessed_at in known.items():
@@ -352,7 +346,7 @@ class Committer:
         return self._background(needs, save)
 
     def _background(
-        self, needs: LockSet, work: Callable[[DatabaseTransaction], None]
+        self, needs: locks.LockSet, work: Callable[[DatabaseTransaction], None]
     ) -> BatchResult:
         try:
             _, transaction, seconds = self._run(needs, lambda transaction, _: work(transaction))
@@ -388,7 +382,7 @@ class Committer:
 
     def _run(
         self,
-        needs: LockSet,
+        needs: locks.LockSet,
         decide: Callable[[DatabaseTransaction, set[str]], T],
         full: bool = False,
     ) -> tuple[T, DatabaseTransaction, float]:
@@ -413,7 +407,7 @@ class Committer:
                 result = decide(transaction, locked.held)
                 decided = result, transaction, 0.0
                 seconds = self._commit(connection, transaction, needs.exclusive)
-            except Unforeseen as unforeseen:
+            except locks.Unforeseen as unforeseen:
                 self._distrust_index(needs)
                 restarts += 1
                 self.counters.restarts += 1
@@ -448,7 +442,9 @@ class Committer:
                 raise
             return result, transaction, seconds
 
-    def _foresee_more(self, connection: Connection, needs: LockSet, unforeseen: Unforeseen) -> None:
+    def _foresee_more(
+        self, connection: Connection, needs: locks.LockSet, unforeseen: locks.Unforeseen
+    ) -> None:
         """Add what a decision lacked, and what it would lack next."""
         session, wanted = self.session, unforeseen.wanted
         session.roll_back()
@@ -476,7 +472,7 @@ class Committer:
                 members = self._index.linked(path)
                 needs.subscriptions.update([subscription_key(name) for _, name in members])
 
-    def _distrust_index(self, needs: LockSet) -> None:
+    def _distrust_index(self, needs: locks.LockSet) -> None:
         """Read the index again: commands have changed it whose transaction was not committed."""
         if needs.exclusive:
             self._version = -1
@@ -487,7 +483,7 @@ class Committer:
 
     # -- first round trip -----------------------------------------------------------------------
 
-    def _lock(self, connection: Connection, needs: LockSet) -> _Locked:
+    def _lock(self, connection: Connection, needs: locks.LockSet) -> _Locked:
         """Begin the transaction; lock and read streams."""
         session, ids = self.session, self._ids
         known = {path: stream_id for path in needs.paths if (stream_id := ids.get(path))}
@@ -496,7 +492,7 @@ class Committer:
         suffix = "" if needs.wait else " SKIP LOCKED"
         with connection.pipeline():
             connection.execute("BEGIN")
-            advisory = session.advisory, REGISTRY
+            advisory = session.advisory, locks.REGISTRY
             if needs.exclusive:
                 connection.execute(f"SET LOCAL lock_timeout = {_REGISTRY_TIMEOUT}".encode())
                 connection.execute(_OWN_REGISTRY, advisory)
@@ -567,7 +563,7 @@ class Committer:
         self._wake_streams.clear()
 
     def _begin(
-        self, connection: Connection, locked: _Locked, needs: LockSet, full: bool
+        self, connection: Connection, locked: _Locked, needs: locks.LockSet, full: bool
     ) -> DatabaseTransaction:
         """Return the transaction, with the producers, cursors and subscriptions that it needs."""
         transaction = DatabaseTransaction(
@@ -603,7 +599,7 @@ class Committer:
         self,
         connection: Connection,
         transaction: DatabaseTransaction,
-        needs: LockSet,
+        needs: locks.LockSet,
         wanted: set[bytes],
     ) -> None:
         found: dict[bytes, Subscription | None] = dict.fromkeys(wanted)
@@ -675,7 +671,7 @@ class _StartOver(Exception):
     """Failure of a command that may have written: the batch starts over without it."""
 
 
-class _Moved(Unforeseen):
+class _Moved(locks.Unforeseen):
     """Need of rows that have been added to the lock set already."""
 
 
@@ -699,7 +695,7 @@ def held_commands(commands: Sequence[Command], held: set[str]) -> list[int]:
         return []
     blocked, found = set(held), []
     for index, command in enumerate(commands):
-        paths = paths_of(command)
+        paths = locks.paths_of(command)
         if not blocked.isdisjoint(paths):
             blocked.update(paths)
             found.append(index)

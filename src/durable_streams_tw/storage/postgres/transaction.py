@@ -26,28 +26,13 @@ from durable_streams_tw.protocol.subscriptions.state import FanOut, Subscription
 from durable_streams_tw.storage.access_times import AccessTimes
 from durable_streams_tw.storage.api import Change, RecordChange
 from durable_streams_tw.storage.durable.record_layout import fill
-from durable_streams_tw.storage.engine import codec
+from durable_streams_tw.storage.engine import codec, tables
 from durable_streams_tw.storage.engine.codec import StreamRecord
-from durable_streams_tw.storage.engine.tables import (
-    CURSORS,
-    FAN_OUTS,
-    LINKS,
-    SUBSCRIPTIONS,
-    Table,
-    owned_range,
-)
 from durable_streams_tw.storage.errors import CorruptRecord
+from durable_streams_tw.storage.postgres import reader
 from durable_streams_tw.storage.postgres.arrays import ByteaArray, Int8Array, TextArray
 from durable_streams_tw.storage.postgres.duties import DEADLINE
 from durable_streams_tw.storage.postgres.locks import Unforeseen
-from durable_streams_tw.storage.postgres.reader import (
-    TABLES,
-    Connection,
-    ConnectionReader,
-    load,
-    load_streams,
-    scan,
-)
 
 T = TypeVar("T")
 
@@ -79,7 +64,7 @@ FROM unnest(%s, %s) AS w (id, name)
 CROSS JOIN LATERAL (SELECT * FROM producer p
   WHERE p.stream_id = w.id AND p.name = w.name OFFSET 0) p"""
 
-_PACK: Final = {LINKS.prefix: LINKS.pack, CURSORS.prefix: CURSORS.pack}
+_PACK: Final = {tables.LINKS.prefix: tables.LINKS.pack, tables.CURSORS.prefix: tables.CURSORS.pack}
 
 _MISSING: Any = object()
 
@@ -145,7 +130,7 @@ class DatabaseTransaction:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: reader.Connection,
         context: NodeContext,
         locked: LockedRows,
         *,
@@ -178,8 +163,8 @@ class DatabaseTransaction:
             self._by_path[record.state.path] = self._by_id[record.state.id] = stream
         self._floor: int | None = None
         self._peeked: dict[str, StreamState | CorruptRecord | None] = {}
-        self._reader = ConnectionReader(connection, self._lookup)
-        self._chains = ConnectionReader(connection)
+        self._reader = reader.ConnectionReader(connection, self._lookup)
+        self._chains = reader.ConnectionReader(connection)
         self._dirty: dict[int, LockedStream] = {}
         self._fresh: set[int] = set()
         self._bodies: dict[int, LockedStream] = {}
@@ -189,8 +174,10 @@ class DatabaseTransaction:
         self._producers: dict[tuple[int, str], tuple[int, ProducerState] | None] = {}
         self._dirty_producers: dict[tuple[int, str], tuple[int, ProducerState]] = {}
         # Records by table and key, None if the key has none.
-        self._records: dict[bytes, dict[bytes, Any]] = {prefix: {} for prefix in TABLES}
-        self._dirty_records: dict[bytes, dict[bytes, Any]] = {prefix: {} for prefix in TABLES}
+        self._records: dict[bytes, dict[bytes, Any]] = {prefix: {} for prefix in reader.TABLES}
+        self._dirty_records: dict[bytes, dict[bytes, Any]] = {
+            prefix: {} for prefix in reader.TABLES
+        }
         # Position of the first chunk and number of chunks of each stream that grew.
         self.chunks: dict[int, tuple[int, int]] = {}
         self._flushed = False
@@ -199,11 +186,11 @@ class DatabaseTransaction:
 
     def knows_cursors(self, cursors: Mapping[bytes, Any]) -> None:
         """Take cursors that were read under the locks of their streams; None if there is none."""
-        self._records[CURSORS.prefix].update(cursors)
+        self._records[tables.CURSORS.prefix].update(cursors)
 
     def lock_subscriptions(self, subscriptions: Mapping[bytes, Subscription | None]) -> None:
         """Take subscriptions whose rows are locked, by key; None if there is none."""
-        self._records[SUBSCRIPTIONS.prefix].update(subscriptions)
+        self._records[tables.SUBSCRIPTIONS.prefix].update(subscriptions)
 
     def load_producers(self, wanted: Iterable[tuple[int, str]]) -> None:
         """Read producers of locked streams: pairs of stream id and producer id."""
@@ -250,7 +237,7 @@ class DatabaseTransaction:
         """Read the states of streams without locks, those that are not known yet."""
         wanted = [path for path in paths if path not in self._by_path and path not in self._peeked]
         if wanted:
-            found = load_streams(self.connection, wanted)
+            found = reader.load_streams(self.connection, wanted)
             for path in wanted:
                 self._peeked[path] = found.get(path)
 
@@ -370,39 +357,41 @@ class DatabaseTransaction:
 
     # -- records --------------------------------------------------------------------------------
 
-    def get(self, table: Table[T], key: bytes) -> T | None:
+    def get(self, table: tables.Table[T], key: bytes) -> T | None:
         """Return the record of a key, or None. Subscriptions have to be locked."""
-        if table is FAN_OUTS:
+        if table is tables.FAN_OUTS:
             return None
         known: T | None = self._records[table.prefix].get(key, _MISSING)
         if known is _MISSING:
-            if table.prefix == SUBSCRIPTIONS.prefix:
+            if table.prefix == tables.SUBSCRIPTIONS.prefix:
                 raise Unforeseen(key)
-            known = self._records[table.prefix][key] = load(self.connection, table, key)
+            known = self._records[table.prefix][key] = reader.load(self.connection, table, key)
         return known
 
-    def put(self, table: Table[T], key: bytes, value: T) -> None:
+    def put(self, table: tables.Table[T], key: bytes, value: T) -> None:
         """Write a record."""
         self._record(table, key, value)
 
-    def remove(self, table: Table[T], key: bytes) -> None:
+    def remove(self, table: tables.Table[T], key: bytes) -> None:
         """Remove a record if it exists."""
         self._record(table, key, None)
 
-    def _record(self, table: Table[T], key: bytes, value: T | None) -> None:
+    def _record(self, table: tables.Table[T], key: bytes, value: T | None) -> None:
         self.writes += 1
-        if table is FAN_OUTS:
+        if table is tables.FAN_OUTS:
             # A fan-out ends in the transaction in which it begins: nothing of it is stored.
             return
         self._records[table.prefix][key] = self._dirty_records[table.prefix][key] = value
         if table.watched:
             self.notes.append(RecordChange(table, key, value))
 
-    def range(self, table: Table[T], first: bytes, stop: bytes | None) -> Iterator[tuple[bytes, T]]:
+    def range(
+        self, table: tables.Table[T], first: bytes, stop: bytes | None
+    ) -> Iterator[tuple[bytes, T]]:
         """Yield the records of a range in order, including those of this batch."""
         self._flush_records(table.prefix)
-        rows = scan(self.connection, table, first, stop)
-        if table.prefix != CURSORS.prefix:
+        rows = reader.scan(self.connection, table, first, stop)
+        if table.prefix != tables.CURSORS.prefix:
             return rows
         return self._peek_ahead(rows)
 
@@ -418,11 +407,11 @@ class DatabaseTransaction:
                 return
             size = min(8 * size, 512)
 
-    def owns(self, table: Table[Any], number: int) -> bool:
+    def owns(self, table: tables.Table[Any], number: int) -> bool:
         """Return whether a number owns any record of a table."""
         self._flush_records(table.prefix)
-        first, stop = owned_range(number)
-        query = f"SELECT 1 FROM {TABLES[table.prefix]} WHERE key >= %s AND key < %s LIMIT 1"
+        first, stop = tables.owned_range(number)
+        query = f"SELECT 1 FROM {reader.TABLES[table.prefix]} WHERE key >= %s AND key < %s LIMIT 1"
         return self.connection.execute(query.encode(), (first, stop)).fetchone() is not None
 
     def remove_owned(self, number: int) -> None:
@@ -494,7 +483,7 @@ class DatabaseTransaction:
                     Int8Array([generation for _, generation in self._garbage]),
                 ),
             )
-        for prefix in TABLES:
+        for prefix in reader.TABLES:
             written = self._flush_records(prefix) or written
         if written and self._exclusive:
             execute(_CHANGED_REGISTRY)
@@ -553,7 +542,7 @@ class DatabaseTransaction:
         if not dirty:
             return False
         self._flushed = True
-        table = TABLES[prefix]
+        table = reader.TABLES[prefix]
         removed = ByteaArray([key for key, value in dirty.items() if value is None])
         if removed:
             self.connection.execute(f"DELETE FROM {table} WHERE key = ANY(%s)".encode(), (removed,))
@@ -561,7 +550,7 @@ class DatabaseTransaction:
         if not saved:
             return True
         keys = ByteaArray(saved)
-        if prefix == SUBSCRIPTIONS.prefix:
+        if prefix == tables.SUBSCRIPTIONS.prefix:
             due = [next_action(state) for state in saved.values()]
             self.connection.execute(
                 _SAVE_SUBSCRIPTIONS,
@@ -569,7 +558,7 @@ class DatabaseTransaction:
                     self._context.node,
                     self._now,
                     keys,
-                    ByteaArray([SUBSCRIPTIONS.pack(state) for state in saved.values()]),
+                    ByteaArray([tables.SUBSCRIPTIONS.pack(state) for state in saved.values()]),
                     Int8Array([None if action is None else action[1] for action in due]),
                 ),
             )
