@@ -78,7 +78,8 @@ class WriteHandler:
         content_type = fields.content_type or content_types.DEFAULT
         if _is_slow(content_type, raw):
             return self._enqueue(
-                path, lambda: self._framed(bodies.initial, content_type, raw, command)
+                path,
+                lambda: self._in_thread(bodies.initial, content_type, raw).addCallback(command),
             )
         if path in self._queues:
             return self._enqueue(path, lambda: command(bodies.initial(content_type, raw)))
@@ -159,17 +160,8 @@ class WriteHandler:
         if not raw:
             return command(None)
         if _is_slow(content_type, raw):
-            return self._framed(bodies.appended, content_type, raw, command)
+            return self._in_thread(bodies.appended, content_type, raw).addCallback(command)
         return command(bodies.appended(content_type, raw))
-
-    def _framed(
-        self,
-        frame: Callable[[Any, bytes], Body],
-        content_type: str | None,
-        raw: bytes,
-        command: Callable[[Body], Command],
-    ) -> Deferred[Command]:
-        return self._in_thread(frame, content_type, raw).addCallback(command)
 
     # -- queues of streams --------------------------------------------------------------------
 
