@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from http.client import HTTPConnection
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, ViewportSize, expect
@@ -155,6 +156,9 @@ class ConsoleTests(ConsoleTestCase):
             page.locator("#jump").fill("7_0")
             page.locator("#jump-form button").click()
             expect(page.locator("#stream-error")).to_contain_text("the offset is gone")
+            page.get_by_role("button", name="Go to the newest").click()
+            expect(page.locator("#live-text")).to_have_text("live")
+            expect(page.locator("#stream-error")).to_be_hidden()
             server.stop()
 
     def test_missing_stream(self) -> None:
@@ -285,6 +289,23 @@ class ConsoleTests(ConsoleTestCase):
             expect(page.locator("#subscriptions-rows tr")).to_contain_text("failing")
             expect(page.locator("#subscriptions-rows tr")).to_contain_text("refused")
             expect(page.locator("#health-text")).to_have_text("ready")
+            page.close()
+            server.stop()
+
+    def test_other_root(self) -> None:
+        """The console works with another root and with the server of twisted.web."""
+        with self.serve("--root", "/logs", "--no-fast-channel") as server:
+            page = self.console(server.port, "a")
+            page.get_by_role("button", name="Create it").click()
+            page.get_by_role("button", name="Create", exact=True).click()
+            expect(page.locator("#live-text")).to_have_text("live")
+            page.get_by_label("Append", exact=True).fill('"x"')
+            page.keyboard.press("Control+Enter")
+            expect(page.locator(".body")).to_have_text(['"x"'])
+            connection = HTTPConnection("127.0.0.1", server.port)
+            connection.request("GET", "/logs/a")
+            self.assertEqual(connection.getresponse().read(), b'["x"]')
+            connection.close()
             page.close()
             server.stop()
 

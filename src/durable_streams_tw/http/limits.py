@@ -178,9 +178,10 @@ SORT_STEP: Final = 500
 MAX_SHOWN_BYTES: Final = 256 * KIB
 
 #: Streams that one request to ``/-/changes`` watches, and the time after which it gets a response
-#: without a change. Less than the time that proxies wait.
+#: without a change: less than the time that proxies wait, and shorter if a stream is missing.
 MAX_WATCHED: Final = 100
 WATCH_TIMEOUT: Final = 20.0
+MISSING_TIMEOUT: Final = 2.0
 
 #: Streams of which the positions of recent appends are kept, and positions per stream.
 RECENT_STREAMS: Final = 256

@@ -36,5 +36,5 @@ def operator_tree(
         # Imported here: most servers have no console.
         from durable_streams_tw.http.operators.console import Console
 
-        tree.putChild(b"console", Console())
+        tree.putChild(b"console", Console(configuration["root"]))
     return tree

@@ -26,7 +26,7 @@ class ConsoleTests(SynchronousTestCase):
         streams.startService()
         self.addCleanup(streams.stopService)
         tree = OperatorTree()
-        tree.putChild(b"console", Console())
+        tree.putChild(b"console", Console(b'a/"&/'))
         client = Client(streams.site(operators=tree))
         answer = client.ask(method, target)
         client.leave()
@@ -38,6 +38,7 @@ class ConsoleTests(SynchronousTestCase):
         self.assertEqual(answer.status, 200)
         self.assertEqual(answer.header["content-type"], "text/html; charset=utf-8")
         self.assertEqual(answer.header["x-content-type-options"], "nosniff")
+        self.assertIn(b'data-root="/a/&quot;&amp;/"', answer.body)
         self.assertEqual(self.ask("HEAD").status, 200)
         self.assertEqual(self.ask("POST").status, 405)
         for name, kind in (("page.css", "text/css"), ("main.js", "text/javascript")):

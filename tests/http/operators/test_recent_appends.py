@@ -39,7 +39,13 @@ class RecentAppendsTests(SynchronousTestCase):
         self.assertEqual(recent.within(2, 0, 9), [0])
         self.assertEqual(len(recent.within(0, 0, 10_000)), RECENT_APPENDS)
 
-    def test_missing_file(self) -> None:
+    def test_gap(self) -> None:
+        """After changes that were not reported, only later appends are known."""
+        recent = RecentAppends()
+        recent.record([change(1, 0), change(1, 1), change(1, 5), change(1, 6)])
+        self.assertEqual(recent.within(1, 0, 9), [5, 6])
+
+    def test_deleted(self) -> None:
         """Positions of a deleted stream are forgotten."""
         recent = RecentAppends()
         recent.record([change(1, 0), change(1, 1, b"", gone=True)])

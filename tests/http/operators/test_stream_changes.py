@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlencode
 
-from durable_streams_tw.http.limits import MAX_WATCHED, WATCH_TIMEOUT
+from durable_streams_tw.http.limits import MAX_WATCHED, MISSING_TIMEOUT, WATCH_TIMEOUT
 from tests.http.operators.operator_case import OperatorCase, parsed
 from tests.http.server_fixture import ROOT, Client
 
@@ -79,12 +79,34 @@ class StreamChangesTests(OperatorCase):
         self.assertEqual(self.streams_in(client), [None])
 
     def test_timeout(self) -> None:
-        """Without a change the response comes after a time."""
-        client = self.watch(("a", ""))
-        self.clock.advance(WATCH_TIMEOUT - 1)
-        self.assertTrue(self.waits(client))
-        self.clock.advance(1)
-        self.assertEqual(self.streams_in(client), [None])
+        """Without a change the response comes after a time, sooner if a stream is missing."""
+        self.put("a")
+        for path, timeout in (("a", WATCH_TIMEOUT), ("b", MISSING_TIMEOUT)):
+            client = self.watch((path, self.version(path) if path == "a" else ""))
+            self.clock.advance(timeout - 1)
+            self.assertTrue(self.waits(client))
+            self.clock.advance(1)
+            self.assertEqual(len(self.streams_in(client)), 1)
+
+    def test_pins(self) -> None:
+        """Watched streams are pinned, for stores that report the changes of those only."""
+        self.put("a")
+        pinned: list[int] = []
+        self.patch(self.store, "pin", pinned.append)
+        self.patch(self.store, "unpin", pinned.remove)
+        client = self.watch(("a", self.version("a")), ("b", ""))
+        self.assertEqual(len(pinned), 1)
+        self.append("a", b"x")
+        self.assertEqual(len(self.streams_in(client)), 2)
+        self.assertEqual(pinned, [])
+
+    def test_ttl(self) -> None:
+        """A watched stream does not expire by its TTL."""
+        self.put("a", Stream_TTL="10")
+        for _ in range(2):
+            client = self.watch(("a", self.version("a")))
+            self.clock.advance(WATCH_TIMEOUT)
+            self.assertIsNotNone(self.streams_in(client)[0])
 
     def test_disconnect(self) -> None:
         """A client that disconnects leaves no timer."""

@@ -14,6 +14,16 @@ from durable_streams_tw.http.limits import RECENT_APPENDS, RECENT_STREAMS
 from durable_streams_tw.storage.api import Change
 
 
+class _Starts:
+    """Start positions of appends to one stream, and the tail after the last of them."""
+
+    __slots__ = ("positions", "tail")
+
+    def __init__(self) -> None:
+        self.positions: deque[int] = deque(maxlen=RECENT_APPENDS)
+        self.tail = -1
+
+
 class RecentAppends:
     """Start positions of the last appends to the streams that were appended to last.
 
@@ -21,11 +31,11 @@ class RecentAppends:
     """
 
     def __init__(self) -> None:
-        self._starts: OrderedDict[int, deque[int]] = OrderedDict()
+        self._known: OrderedDict[int, _Starts] = OrderedDict()
 
     def record(self, changes: Sequence[Change]) -> None:
         """Record the appends of one commit."""
-        known = self._starts
+        known = self._known
         for change in changes:
             stream_id = change.state.id
             if change.gone:
@@ -33,16 +43,21 @@ class RecentAppends:
             elif change.data:
                 starts = known.get(stream_id)
                 if starts is None:
-                    starts = known[stream_id] = deque(maxlen=RECENT_APPENDS)
+                    starts = known[stream_id] = _Starts()
                     if len(known) > RECENT_STREAMS:
                         known.popitem(last=False)
                 else:
                     known.move_to_end(stream_id)
-                starts.append(change.start)
+                if change.start != starts.tail:
+                    # A store in another process reports the changes of pinned streams only.
+                    starts.positions.clear()
+                starts.positions.append(change.start)
+                starts.tail = change.state.tail
 
     def within(self, stream_id: int, start: int, stop: int) -> list[int]:
         """Return the known positions in ``[start, stop)``, in order.
 
         From the first one on no append is missing.
         """
-        return [at for at in self._starts.get(stream_id, ()) if start <= at < stop]
+        known = self._known.get(stream_id)
+        return [] if known is None else [at for at in known.positions if start <= at < stop]

@@ -2,7 +2,8 @@
 
 The request names streams and what the client knows of each. The response comes at once if one of
 them is different, otherwise after the next commit that changes one, and at the latest after
-`WATCH_TIMEOUT` seconds.
+`WATCH_TIMEOUT` seconds, or `MISSING_TIMEOUT` if one is missing. A watched stream does not expire by
+its TTL.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorTime
 
-from durable_streams_tw.http.limits import MAX_WATCHED, WATCH_TIMEOUT
+from durable_streams_tw.http.limits import MAX_WATCHED, MISSING_TIMEOUT, WATCH_TIMEOUT
 from durable_streams_tw.http.operators.listing import describe
 from durable_streams_tw.http.operators.resources import Parameters, QueryResource
 from durable_streams_tw.protocol.errors import Problem, Refusal, Refused
@@ -21,6 +22,8 @@ from durable_streams_tw.protocol.streams.offsets import format_offset
 from durable_streams_tw.protocol.streams.state import StreamState
 from durable_streams_tw.storage.api import Change, IStreamStore
 from durable_streams_tw.storage.queries import StreamStates
+
+States = tuple[StreamState | None, ...]
 
 _MALFORMED: Final = (
     f"the request needs 1 to {MAX_WATCHED} query parameters 'stream', each with one 'seen'"
@@ -58,23 +61,42 @@ class StreamChanges(QueryResource):
         return ensureDeferred(self._watch(tuple(paths), seen))
 
     async def _watch(self, paths: tuple[str, ...], seen: list[str]) -> dict[str, Any] | Refusal:
+        states = await self._store.query(StreamStates(paths))
+        if isinstance(states, Refusal):
+            return states
+        if not self._stopping and _versions(states) == seen:
+            newest = await self._watch_known(paths, seen, states)
+            if isinstance(newest, Refusal):
+                return newest
+            states = newest
+        return {"streams": [_described(state) for state in states]}
+
+    async def _watch_known(
+        self, paths: tuple[str, ...], seen: list[str], states: States
+    ) -> States | Refusal:
+        """Wait until a stream has changed since ``states`` were read."""
         changed: Deferred[None] = Deferred()
-        # Registered before the states are read, so that no commit in between is missed.
+        pinned = [state.id for state in states if state is not None]
         for path in paths:
             self._waiting.setdefault(path, []).append(changed)
+        # A store in another process reports the changes of pinned streams only, and no new ones.
+        for stream_id in pinned:
+            self._store.pin(stream_id)
         try:
-            states = await self._store.query(StreamStates(paths))
-            if not self._stopping and _versions(states) == seen:
-                await changed.addTimeout(WATCH_TIMEOUT, self._clock, lambda *_: None)
-                states = await self._store.query(StreamStates(paths))
+            # Again, as a commit in between was not reported.
+            newest = await self._store.query(StreamStates(paths))
+            if not self._stopping and _versions(newest) == seen:
+                timeout = MISSING_TIMEOUT if None in states else WATCH_TIMEOUT
+                await changed.addTimeout(timeout, self._clock, lambda *_: None)
+                newest = await self._store.query(StreamStates(paths))
+            return newest
         finally:
+            for stream_id in pinned:
+                self._store.unpin(stream_id)
             for path in paths:
                 self._waiting[path].remove(changed)
                 if not self._waiting[path]:
                     del self._waiting[path]
-        if isinstance(states, Refusal):
-            return states
-        return {"streams": [_described(state) for state in states]}
 
     def _committed(self, changes: Sequence[Change]) -> None:
         if not self._waiting:
@@ -100,7 +122,7 @@ def version(state: StreamState | None) -> str:
     return format_offset(state, state.tail) + (" closed" if state.closed else "")
 
 
-def _versions(states: Sequence[StreamState | None] | Refusal) -> list[str] | None:
+def _versions(states: States | Refusal) -> list[str] | None:
     return None if isinstance(states, Refusal) else [version(state) for state in states]
 
 

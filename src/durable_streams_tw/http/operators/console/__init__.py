@@ -8,6 +8,7 @@ imports. So a stream that is served as a script or a stylesheet is never execute
 
 from __future__ import annotations
 
+from html import escape
 from importlib.resources import files
 from secrets import token_urlsafe
 from typing import Any, Final
@@ -25,12 +26,16 @@ _TYPES: Final = {
 }
 _PAGE: Final = "page.html"
 _NONCE: Final = b"{nonce}"
+_ROOT: Final = b"{root}"
 
 
 class Console(resources.OperatorResource):
-    """Resource of the console page, and of its scripts and stylesheet below it."""
+    """Resource of the console page, and of its scripts and stylesheet below it.
 
-    def __init__(self) -> None:
+    ``root`` is the raw path of the streams, without its first slash.
+    """
+
+    def __init__(self, root: bytes) -> None:
         resources.OperatorResource.__init__(self)
         # Read the files at start: an upgrade may replace them while the server runs.
         self._files = {
@@ -38,6 +43,8 @@ class Console(resources.OperatorResource):
             for file in files(__name__).iterdir()
             if _type_of(file.name) is not None
         }
+        path = escape("/" + root.decode("ascii")).encode("ascii")
+        self._files[_PAGE] = self._files[_PAGE].replace(_ROOT, path)
 
     def render(self, request: Request) -> Any:
         """Send the page, or the file that the path below it names."""

@@ -11,9 +11,10 @@ const TITLES = {
   410: "The stream or the offset is gone.",
 };
 
+// Path of the streams.
+const { root } = document.body.dataset;
+
 let token = sessionStorage.getItem(TOKEN) || "";
-// Path of the streams; each response of the list has it.
-let root = "/v1/stream/";
 
 export const getToken = () => token;
 
@@ -56,10 +57,7 @@ export async function request(path, options = {}) {
 }
 
 export async function getJSON(path, query, options) {
-  const response = await request(`${path}?${new URLSearchParams(query)}`, options);
-  const body = await response.json();
-  if (body.root) root = body.root;
-  return body;
+  return (await request(`${path}?${new URLSearchParams(query)}`, options)).json();
 }
 
 const encoded = (name) => name.split("/").map(encodeURIComponent).join("/");
@@ -69,6 +67,3 @@ export const pathOf = (name) => root + encoded(name);
 
 // URL of a stream for other programs.
 export const urlOf = (name) => location.origin + base + pathOf(name);
-
-// Value of Stream-Forked-From.
-export const sourceOf = (name) => pathOf(name);

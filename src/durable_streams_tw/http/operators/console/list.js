@@ -16,7 +16,7 @@ let entries = [];
 let after = null;
 let wanted = PAGE; // entries to show
 let complete = true;
-let listing = 0; // number of list requests: a late response is dropped
+let loading = new AbortController(); // of the current list requests
 let byPrefix = false; // the token allows lists of a prefix only
 let timer = null;
 const expanded = new Set();
@@ -37,17 +37,18 @@ export function setUp(openStream) {
 
 // Request the list again, as far as it is shown.
 export async function refresh() {
-  const mine = ++listing;
+  loading.abort();
+  const mine = (loading = new AbortController());
   clearTimeout(timer);
   if (document.hidden) return;
   const began = performance.now();
   try {
     const found = await load();
-    if (mine !== listing) return;
+    if (mine !== loading) return;
     ({ entries, after, complete } = found);
     tell("list-error", "");
   } catch (error) {
-    if (mine !== listing) return;
+    if (mine !== loading) return;
     if (error.status === 403 && !byPrefix) {
       byPrefix = true;
       return refresh();
@@ -68,11 +69,13 @@ const plan = (began) => {
   timer = setTimeout(refresh, Math.max(EVERY, SHARE * (performance.now() - began)));
 };
 
+const ask = (query) => getJSON("/-/streams", query, { signal: loading.signal });
+
 async function load() {
   if (isTree()) return loadLevel("", 0);
   const query = byPrefix ? { prefix: search() } : { contains: search() };
   if (order() === "size" || order() === "active") {
-    const page = await getJSON("/-/streams", { ...query, sort: order(), limit: Math.min(wanted, MOST) });
+    const page = await ask({ ...query, sort: order(), limit: Math.min(wanted, MOST) });
     const more = page.streams.length === wanted && wanted < MOST ? "more" : null;
     return { entries: page.streams.map(flat), after: more, complete: page.complete };
   }
@@ -105,7 +108,7 @@ async function pages(query, enough) {
   for (let tries = 0; next !== null && streams.length + folders.length < enough; tries++) {
     if (tries === SHORT_PAGES + enough / MOST) break;
     const limit = Math.min(enough - streams.length - folders.length, MOST);
-    const page = await getJSON("/-/streams", { ...query, limit, after: next });
+    const page = await ask({ ...query, limit, after: next });
     streams.push(...page.streams);
     for (const folder of page.folders || []) if (!folders.includes(folder)) folders.push(folder);
     next = page.after;

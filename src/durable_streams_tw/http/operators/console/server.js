@@ -15,7 +15,7 @@ const SUBSCRIBERS = "live_subscribers";
 const COMMIT_SUM = "commit_seconds_sum";
 const COMMIT_COUNT = "commit_seconds_count";
 const BUILD = "build_info";
-const WORKERS = "workers";
+const START = "process_start_time_seconds";
 const LMDB = "lmdb_used_bytes";
 const UNSHOWN = /_sum$|_bucket$|_created$|_info$|^process_(virtual_memory_bytes|max_fds)$/;
 
@@ -26,7 +26,7 @@ const PICTURES = [
   ["Commit latency, mean", commitLatency, milliseconds],
 ];
 
-// Samples, oldest first: { at, values, labels, help }. `at` is in seconds since the Unix epoch.
+// Samples, oldest first, as `parse` returns them. Times are in seconds since the Unix epoch.
 let samples = [];
 
 const cards = PICTURES.map(([title]) => {
@@ -43,6 +43,7 @@ const cards = PICTURES.map(([title]) => {
 export function parse(text) {
   const values = {};
   const labels = {};
+  const workers = new Set();
   const help = {};
   for (const line of text.split("\n")) {
     const told = /^# HELP durable_streams_(\w+) (.*)/.exec(line);
@@ -53,10 +54,16 @@ export function parse(text) {
     values[name] = (values[name] || 0) + Number(value);
     if (!selector) continue;
     values[name + selector] = Number(value);
+    // Metrics of a process have this label if the server has several.
+    const worker = /worker="([^"]*)"/.exec(selector);
+    if (worker) workers.add(worker[1]);
     if (name.endsWith("_info"))
       labels[name] = Object.fromEntries([...selector.matchAll(/(\w+)="([^"]*)"/g)].map(([, key, text]) => [key, text]));
   }
-  return { at: Date.now() / 1000, values, labels, help };
+  // Start times are no sums: the server runs as long as its oldest process.
+  const starts = Object.keys(values).filter((name) => name.startsWith(`${START}{`) || name === START);
+  const start = Math.min(...starts.map((name) => values[name]));
+  return { at: Date.now() / 1000, values, labels, help, start, workers: [...workers].sort() };
 }
 
 function rate(name, now, before) {
@@ -148,9 +155,8 @@ function about(now) {
     rows.push(["Storage", LMDB in now.values ? "LMDB, on disk" : durable ? "durable" : "memory: lost at exit"]);
   for (const [name, labels] of Object.entries(now.labels))
     for (const [key, value] of Object.entries(labels)) rows.push([name === BUILD ? key : `${name} ${key}`, value]);
-  rows.push(["Workers", count(now.values[WORKERS] ?? 1)]);
-  const start = now.values.process_start_time_seconds;
-  if (start) rows.push(["Up for", duration(now.at - start)]);
+  rows.push(["Processes", now.workers.length ? `${now.workers.length}: ${now.workers.join(", ")}` : "1"]);
+  if (Number.isFinite(now.start)) rows.push(["Up for", duration(now.at - now.start)]);
   define("about", rows);
 }
 

@@ -1,6 +1,6 @@
 // The opened stream: its facts, its rows, and what can be done with it.
 
-import { getToken, pathOf, request, sourceOf, urlOf } from "./api.js";
+import { getToken, pathOf, request, urlOf } from "./api.js";
 import { chart, draw } from "./charts.js";
 import { confirmed, creation } from "./dialogs.js";
 import { $, ago, copy, element, notice, size, tell } from "./dom.js";
@@ -56,7 +56,7 @@ export function open(path, offset = null) {
   $("facts").replaceChildren();
   rows.clear("messages");
   for (const id of ["stream-error", "stream-missing"]) tell(id, "");
-  $("stream-body").hidden = true;
+  for (const id of ["stream-body", "reopen"]) $(id).hidden = true;
   live("", "opening");
   load(offset);
 }
@@ -99,7 +99,7 @@ async function load(offset) {
     else rows.showOldest();
   } catch (error) {
     if (opened !== mine || error.name === "AbortError") return;
-    missing(error);
+    missing(error, offset);
   } finally {
     mine.busy = false;
   }
@@ -110,8 +110,9 @@ async function load(offset) {
   }
 }
 
-function missing(error) {
+function missing(error, offset) {
   $("stream-body").hidden = true;
+  $("reopen").hidden = offset === null || error.status === 404;
   if (error.status === 404 && !opened.state) {
     tell("stream-missing", "There is no such stream. It opens here when it is created.");
     live("", "waiting for the stream");
@@ -254,7 +255,7 @@ function matching() {
 
 $("earlier").addEventListener("click", () => page(earlier));
 $("later").addEventListener("click", () => page(later));
-$("to-newest").addEventListener("click", () => navigate(opened.path));
+for (const id of ["to-newest", "reopen"]) $(id).addEventListener("click", () => navigate(opened.path));
 $("rows").addEventListener("scroll", () => {
   const { scrollTop, scrollHeight, clientHeight } = $("rows");
   const left = rows.newestFirst ? scrollHeight - clientHeight - scrollTop : scrollTop;
@@ -369,7 +370,7 @@ $("fork").addEventListener("click", async () => {
   const name = await creation({
     title: `Fork ${path}`,
     name: `${path}-fork`,
-    fork: { source: sourceOf(path), offset: state.next_offset },
+    fork: { source: pathOf(path), offset: state.next_offset },
   });
   if (name === null) return;
   navigate(name);
