@@ -155,7 +155,7 @@ class ConsoleTests(ConsoleTestCase):
             expect(page.locator("#stream-name")).to_have_text("b")
             page.locator("#jump").fill("7_0")
             page.locator("#jump-form button").click()
-            expect(page.locator("#stream-error")).to_contain_text("the offset is gone")
+            expect(page.locator("#stream-error")).to_contain_text("The offset belongs to another")
             page.get_by_role("button", name="Go to the newest").click()
             expect(page.locator("#live-text")).to_have_text("live")
             expect(page.locator("#stream-error")).to_be_hidden()

@@ -26,10 +26,9 @@ export function setToken(value) {
 }
 
 export class RequestError extends Error {
-  constructor(status, message, detail) {
+  constructor(status, message) {
     super(message);
     this.status = status;
-    this.detail = detail;
   }
 }
 
@@ -42,7 +41,7 @@ export async function request(path, options = {}) {
     response = await fetch(base + path, { cache: "no-store", redirect: "error", ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new RequestError(0, "The server does not respond.", "");
+    throw new RequestError(0, "The server does not respond.");
   }
   if (response.ok) return response;
   let detail = response.statusText;
@@ -52,8 +51,9 @@ export async function request(path, options = {}) {
   } catch {
     // Not a problem of this server, or a response to HEAD.
   }
-  const title = TITLES[response.status] || `${response.status}:`;
-  throw new RequestError(response.status, `${title} ${detail}`.trim(), detail);
+  const title = TITLES[response.status];
+  const sentence = detail.charAt(0).toUpperCase() + detail.slice(1);
+  throw new RequestError(response.status, title ? `${title} ${sentence}` : `${response.status}: ${detail}`);
 }
 
 export async function getJSON(path, query, options) {

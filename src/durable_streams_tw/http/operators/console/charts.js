@@ -26,9 +26,11 @@ export function draw(svg, values, label) {
     const y = (height - 2 - (value / most) * (height - 6)).toFixed(1);
     path += `${start === null ? "M" : "L"}${x} ${y}`;
     area += start === null ? `M${x} ${height}L${x} ${y}` : `L${x} ${y}`;
+    const ends = (values[index + 1] ?? null) === null;
+    if (ends) area += `L${x} ${height}Z`;
+    // A value between two gaps is a dash.
+    if (ends && start === null) path += "h2";
     start ??= x;
-    const next = values[index + 1];
-    if (next === undefined || next === null) area += `L${x} ${height}Z`;
   });
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("preserveAspectRatio", "none");

@@ -149,10 +149,9 @@ function show() {
 // Version, storage, workers and everything else that an info metric tells.
 function about(now) {
   const rows = [];
-  const build = now.labels[BUILD] || {};
+  // A store in memory has no commits, and only one on disk has figures of LMDB.
   const durable = COMMIT_COUNT in now.values;
-  if (!("storage" in build))
-    rows.push(["Storage", LMDB in now.values ? "LMDB, on disk" : durable ? "durable" : "memory: lost at exit"]);
+  rows.push(["Storage", LMDB in now.values ? "LMDB, on disk" : durable ? "PostgreSQL" : "memory: lost at exit"]);
   for (const [name, labels] of Object.entries(now.labels))
     for (const [key, value] of Object.entries(labels)) rows.push([name === BUILD ? key : `${name} ${key}`, value]);
   rows.push(["Processes", now.workers.length ? `${now.workers.length}: ${now.workers.join(", ")}` : "1"]);
